@@ -1,0 +1,53 @@
+# Everything runs in .venv, which is made once from pyproject.toml and constraints.txt; a second `make` installs nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALLED := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types unit bench constraints clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q --upgrade "pip>=24"
+	$(PIP) install -q -c constraints.txt "setuptools>=77,<82" wheel ninja py-cpuinfo packaging numpy torch
+	# deepspeed imports torch while it is built, so it is built in this environment and after torch
+	$(PIP) install -q -c constraints.txt --no-build-isolation "deepspeed>=0.19.8,<0.20"
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e ".[dev]"
+	$(PIP) check
+	@touch $(INSTALLED)
+
+install: $(INSTALLED) ## make .venv and install everything into it
+
+demo: $(INSTALLED) ## the whole path on virtual patients: shards, pretraining on 2 Ray workers, zero-shot evaluation, registry, report
+	$(BIN)/cardialign demo --out demo --overwrite
+
+test: lint types unit ## lint, types, tests
+
+lint: $(INSTALLED) ## ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED) ## mypy over the four packages
+	$(BIN)/mypy
+
+unit: $(INSTALLED) ## all tests: first those of the floors side by side, then those that start a Ray cluster
+	$(PYTEST) -q -n 2 --dist worksteal -m "not ray"
+	$(PYTEST) -q -m ray
+
+bench: $(INSTALLED) ## figures of the data floor, as ratios measured in one run
+	$(BIN)/cardialign bench data
+
+constraints: $(INSTALLED) ## write the exact set that is installed to constraints.txt
+	@head -2 constraints.txt > constraints.new
+	@$(PIP) freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' >> constraints.new
+	@mv constraints.new constraints.txt
+
+clean: ## remove the environment and what the demo made
+	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
