@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 
-class RanksFailed(AssertionError):
+class RankError(AssertionError):
     """A rank raised, died or ran past the deadline; the message holds the first traceback."""
 
 
@@ -76,7 +76,7 @@ def run_ranks(
 
     function: defined at module level; args and results picklable. init: start a gloo process group first (file rendezvous); otherwise
     RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT (set either way) are there for code that does it itself.
-    environment: more variables for the ranks. Raises RanksFailed with the first traceback when a rank fails, or which ranks were still
+    environment: more variables for the ranks. Raises RankError with the first traceback when a rank fails, or which ranks were still
     running at `deadline` seconds; no process is left behind.
     """
     shared = {
@@ -128,10 +128,10 @@ def _results(folder: Path, processes: list[Any], late: list[int], deadline: floa
     failures = sorted((outcome[1], rank, outcome[2]) for rank, outcome in outcomes.items() if not outcome[0])
     if failures:
         _, rank, text = failures[0]
-        raise RanksFailed(f"rank {rank} of {len(processes)} failed first:\n{text}")
+        raise RankError(f"rank {rank} of {len(processes)} failed first:\n{text}")
     if late:
-        raise RanksFailed(f"ranks {late} of {len(processes)} were still running after {deadline:g} s")
+        raise RankError(f"ranks {late} of {len(processes)} were still running after {deadline:g} s")
     missing = {rank: processes[rank].exitcode for rank in range(len(processes)) if rank not in outcomes}
     if missing:
-        raise RanksFailed(f"ranks ended without a result (rank: exit code): {missing}")
+        raise RankError(f"ranks ended without a result (rank: exit code): {missing}")
     return [outcomes[rank][1] for rank in range(len(processes))]

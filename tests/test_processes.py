@@ -9,7 +9,8 @@ import time
 import pytest
 import torch
 import torch.distributed as dist
-from tests.processes import RanksFailed, run_ranks
+
+from tests.processes import RankError, run_ranks
 
 pytestmark = pytest.mark.processes
 
@@ -32,7 +33,7 @@ def fail_on_rank_1(rank: int, world: int) -> None:
 
 def test_the_first_traceback_surfaces_and_the_waiting_rank_is_ended() -> None:
     started = time.monotonic()
-    with pytest.raises(RanksFailed, match=r"rank 1 of 2 failed first(.|\n)*the reason itself"):
+    with pytest.raises(RankError, match=r"rank 1 of 2 failed first(.|\n)*the reason itself"):
         run_ranks(2, fail_on_rank_1, deadline=60)
     assert time.monotonic() - started < 40
 
@@ -42,7 +43,7 @@ def wait_forever(rank: int, world: int) -> None:
 
 
 def test_a_deadline_names_the_ranks_that_were_late() -> None:
-    with pytest.raises(RanksFailed, match=r"ranks \[0\] of 1 were still running after 2 s"):
+    with pytest.raises(RankError, match=r"ranks \[0\] of 1 were still running after 2 s"):
         run_ranks(1, wait_forever, deadline=2, init=False)
 
 
@@ -51,5 +52,5 @@ def die(rank: int, world: int) -> None:
 
 
 def test_a_killed_rank_is_reported_by_its_exit_code() -> None:
-    with pytest.raises(RanksFailed, match=r"\{0: -9\}"):
+    with pytest.raises(RankError, match=r"\{0: -9\}"):
         run_ranks(1, die, init=False)

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.processes import RanksFailed, run_ranks
 
 from kernels.contrastive import NegativeWeights, Similarity, weighted_infonce
 from kernels.contrastive_reference import reference_infonce
+from tests.processes import RankError, run_ranks
 
 pytestmark = pytest.mark.processes
 WIDTH, FEATURES, CHUNK = 17, 9, 7
@@ -90,7 +90,7 @@ def loss_with_rank_dependent_width(rank: int, world: int) -> None:
 
 
 def test_ranks_with_different_widths_are_told_so_instead_of_hanging() -> None:
-    with pytest.raises(RanksFailed, match=r"ranks disagree about the embedding width: \{0: 8, 1: 4\}"):
+    with pytest.raises(RankError, match=r"ranks disagree about the embedding width: \{0: 8, 1: 4\}"):
         run_ranks(2, loss_with_rank_dependent_width, deadline=30)
 
 
