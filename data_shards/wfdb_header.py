@@ -43,7 +43,10 @@ class SignalLine:
         if scale is None:
             raise RecordRejected("bad-gain", f"{where}: lead {self.name!r} has the unit {self.units!r}, expected mV, uV or V")
         if not (math.isfinite(self.gain) and self.gain > 0):
-            raise RecordRejected("bad-gain", f"{where}: lead {self.name!r} has the gain {self.gain}, expected a positive number of counts per {self.units or 'mV'}")
+            raise RecordRejected(
+                "bad-gain",
+                f"{where}: lead {self.name!r} has the gain {self.gain}, expected a positive number of counts per {self.units or 'mV'}",
+            )
         return self.gain / scale
 
 

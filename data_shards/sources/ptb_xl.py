@@ -38,7 +38,16 @@ _STATEMENTS = "scp_statements.csv"
 _LAYOUT = "PTB-XL as published: ptbxl_database.csv, scp_statements.csv, records100/ and records500/"
 _REPORTS = ("scp", "original")
 _FILE_COLUMN = {100: "filename_lr", 500: "filename_hr"}
-_ANNOTATIONS = ("heart_axis", "infarction_stadium1", "baseline_drift", "static_noise", "burst_noise", "electrodes_problems", "extra_beats", "pacemaker")
+_ANNOTATIONS = (
+    "heart_axis",
+    "infarction_stadium1",
+    "baseline_drift",
+    "static_noise",
+    "burst_noise",
+    "electrodes_problems",
+    "extra_beats",
+    "pacemaker",
+)
 _SEX = {"0": "male", "1": "female"}
 
 
@@ -51,7 +60,9 @@ class PtbXl:
 
     name = "ptb-xl"
 
-    def __init__(self, root: Path, *, salt: str = "", sampling_rate: int | str = 500, report: str = "scp", labels: str | Path | None = None) -> None:
+    def __init__(
+        self, root: Path, *, salt: str = "", sampling_rate: int | str = 500, report: str = "scp", labels: str | Path | None = None
+    ) -> None:
         self.root = Path(root)
         if str(sampling_rate) not in ("100", "500"):
             raise UsageError(f"{self.name}: sampling_rate is {sampling_rate!r}", "choose 100 or 500 (Hz)")
@@ -99,7 +110,9 @@ class PtbXl:
             meta["labels"] = {**meta["labels"], **outside.get(_whole(row["ecg_id"]), {})}
             result.append(Entry(key, row[filename], meta))
         if statements.unknown:
-            log.warning("scp codes not in %s: %s", _STATEMENTS, " ".join(f"{code}={count}" for code, count in sorted(statements.unknown.items())))
+            log.warning(
+                "scp codes not in %s: %s", _STATEMENTS, " ".join(f"{code}={count}" for code, count in sorted(statements.unknown.items()))
+            )
         return result
 
     def read(self, entry: Entry) -> EcgRecord:
