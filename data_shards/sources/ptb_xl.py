@@ -20,6 +20,7 @@ from data_shards.sources.common import (
     check_layout,
     file_facts,
     find_table,
+    fold_of,
     label_set_names,
     patient_hash,
     read_ecg,
@@ -52,7 +53,7 @@ _SEX = {"0": "male", "1": "female"}
 
 
 class PtbXl:
-    """Source "ptb-xl". Folds are the published ones (strat_fold, 1..10, by patient).
+    """Source "ptb-xl". Folds are the published ones (strat_fold, 1..10, by patient); by patient hash where the field is empty.
 
     report "scp" writes English statements from the SCP codes; "original" keeps the published text (mostly German) as one statement. The
     recording annotations that are filled in (axis, infarction stage, noise, pacemaker ...) go to `extra["annotations"]`.
@@ -130,11 +131,12 @@ class PtbXl:
 
     def _meta(self, row: dict[str, str], age: float, statements: ScpStatements) -> dict[str, Any]:
         annotations = {name: text for name in _ANNOTATIONS if (text := row.get(name, "").strip(" ,"))}
+        patient = patient_hash(_whole(row["patient_id"]), self._salt)
         meta: dict[str, Any] = {
             "labels": {},
             "statements": clean_statements((row["report"],)) if self._report == "original" else (),
-            "patient": patient_hash(_whole(row["patient_id"]), self._salt),
-            "fold": int(float(row["strat_fold"] or 0)),
+            "patient": patient,
+            "fold": int(_whole(row["strat_fold"])) if _whole(row["strat_fold"]).isdigit() else fold_of(patient),
             "age_years": None if pd.isna(age) else 90.0 if age >= OVER_89 else float(age),
             "sex": _SEX.get(_whole(row["sex"])),
             "acquired": row["recording_date"].replace(" ", "T") or None,
