@@ -154,8 +154,7 @@ def _why_masked(record: EcgRecord, lead: str) -> str:
 
 def _head_blocks(record: EcgRecord) -> list[list[tuple[str, bool]]]:
     """Three columns of (line, bold): the recording, the report, labels and quality."""
-    age = "age unknown" if record.age_years is None else f"{record.age_years:.3g} years"
-    recording = [(record.key, True), (f"{age}, {record.sex or 'sex unknown'}", False)]
+    recording = [(record.key, True), (f"{_age(record.age_years)}, {record.sex or 'sex unknown'}", False)]
     recording += [(text, False) for text in (record.acquired and record.acquired.replace("T", " "), record.source) if text]
     if record.patient:
         recording.append((f"patient {record.patient}, fold {record.fold}", False))
@@ -168,6 +167,15 @@ def _head_blocks(record: EcgRecord) -> list[list[tuple[str, bool]]]:
         remarks.append(("Labels", True))
         remarks += [(line, False) for name, codes in record.labels.items() for line in _wrapped(f"{name}: {', '.join(codes)}", 2)]
     return [_shortened(block) for block in (recording, report, remarks)]
+
+
+def _age(years: float | None) -> str:
+    """In the unit a clinician would use: days in newborns, months in infants."""
+    if years is None:
+        return "age unknown"
+    if years < 0.25:
+        return f"{years * 365.25:.0f} days"
+    return f"{years * 12:.0f} months" if years < 2 else f"{years:.3g} years"
 
 
 def _wrapped(text: str, column: int) -> list[str]:

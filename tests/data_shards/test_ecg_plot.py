@@ -65,7 +65,7 @@ def test_report_patient_labels_and_flags_stand_beside_it():
         "Costs $5 and $6",
         "super: NORM",
         "clipped: V1",
-        "0.019 years, female",
+        "7 days, female",
         "25 mm/s",
         "10 mm/mV",
     ):
