@@ -244,7 +244,7 @@ def test_a_signal_file_outside_the_folder_is_not_followed(tmp_path):
     assert rejected(path).reason == "unreadable-header"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_a_damaged_header_gives_a_signal_or_a_rejection_and_nothing_else(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("damaged")
