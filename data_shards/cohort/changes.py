@@ -292,8 +292,8 @@ def lateral_elevation(draft: Draft, rng: np.random.Generator) -> None:
 
 def pericarditis(draft: Draft, rng: np.random.Generator) -> None:
     """ST up diffusely without mirror images but in aVR, PR segment down."""
-    size = _draw(rng, 0.18, 0.32)
-    draft.beat.st = np.array([0.62, 0.62, -0.30]) * size
+    size = _draw(rng, 0.20, 0.32)
+    draft.beat.st = np.array([0.86, 0.60, -0.28]) * size
     draft.beat.t = draft.beat.t * 0.8
     draft.beat.pr_segment = np.array([-0.55, -0.75, 0.30]) * _draw(rng, 0.075, 0.13)
 
