@@ -157,7 +157,7 @@ def normal_beat(age: float, male: bool, lead_field: np.ndarray, rng: np.random.G
         t_width=float(np.exp(0.08 * rng.standard_normal())),
     )
     axis = _by_age(age, (0, 0.1, 0.25, 1, 6, 20, 40, 60, 90), (125, 108, 78, 62, 62, 60, 48, 32, 14)) + 13 * rng.standard_normal()
-    turn_to_axis(shape, lead_field, float(np.clip(axis, *((85, 165) if age < 0.08 else (-12, 95) if age < 1 else (-15, 84)))))
+    turn_to_axis(shape, lead_field, float(np.clip(axis, *((85, 150) if age < 0.08 else (-12, 95) if age < 1 else (-15, 84)))))
     _within_normal_voltage(shape, lead_field, age)
     return shape
 

@@ -22,6 +22,12 @@ _ORDER = [STANDARD_LEADS.index(lead) for lead in LEADS]
 _INTERVALS = ("rr_interval", "p_onset", "p_end", "qrs_onset", "qrs_end", "t_end", "p_axis", "qrs_axis", "t_axis")
 
 
+def measuring_cart(patient: Patient, visit: Visit, seed: int) -> int | None:
+    """The cart that measured and interpreted a study, None for the few whose measurements are missing."""
+    rng = np.random.default_rng([seed, 5, patient.index, visit.number])
+    return None if rng.random() < WITHOUT_MEASUREMENTS else 6_840_000 + int(rng.integers(0, 9000))
+
+
 class MimicIvEcg:
     name = "mimic-iv-ecg"
     id_column = "study_id"
@@ -58,9 +64,8 @@ class MimicIvEcg:
         time = visit.time.strftime("%Y-%m-%d %H:%M:%S")
         who: dict[str, Any] = {"subject_id": subject, "study_id": study, "ecg_time": time}
         rows: Rows = {"record_list.csv": [{**who, "file_name": study, "path": (folder / study).as_posix()}]}
-        rng = np.random.default_rng([seed, 5, patient.index, visit.number])
-        cart = 6_840_000 + int(rng.integers(0, 9000))
-        if rng.random() >= WITHOUT_MEASUREMENTS:
+        cart = measuring_cart(patient, visit, seed)
+        if cart is not None:
             row = {
                 **who,
                 "cart_id": cart,

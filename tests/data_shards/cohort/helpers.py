@@ -30,24 +30,18 @@ class Measured:
         return next(q for q, early in zip(self.beats.qrs, self.beats.ventricular, strict=True) if q > 2.0 and not early)
 
     def cut(self, lead: str, start_ms: float, stop_ms: float) -> np.ndarray:
-        """The stretch of a lead between two times after QRS onset, against the level just before the P wave or, without one, the QRS."""
+        """The stretch of a lead between two times after QRS onset, mV. Leads without noise rest at zero, so nothing is subtracted."""
         at = self.beat()
-        values = self.leads[lead]
-        return values[round((at + start_ms / 1000) * RATE) : round((at + stop_ms / 1000) * RATE)] - self.baseline(lead)
-
-    def baseline(self, lead: str) -> float:
-        at = self.beat()
-        p = [x for x in self.beats.p if x < at and at - x < 0.45]
-        return float(self.leads[lead][round(((p[-1] if p else at) - 0.03) * RATE)])
+        return self.leads[lead][round((at + start_ms / 1000) * RATE) : round((at + stop_ms / 1000) * RATE)]
 
     def qrs_ms(self) -> int:
-        """Duration over which the leads move fast: the unbroken stretch above 7 % of their greatest speed, pauses of up to 14 ms at peaks allowed."""
+        """Duration over which the leads move fast: the unbroken stretch above 7 % of their greatest speed, pauses of up to 22 ms at peaks allowed."""
         at = round(self.beat() * RATE)
         start = at + (4 if self.heart.draft.beat.spike is not None else -30)  # a pacing spike is no part of the QRS
         speed = sum(np.abs(np.diff(x[start : at + 260])) for x in self.leads.values())
         fast = np.flatnonzero(speed > 0.07 * speed.max())
         top = int(np.searchsorted(fast, np.argmax(speed)))
-        breaks = np.flatnonzero(np.diff(fast) > 14)
+        breaks = np.flatnonzero(np.diff(fast) > 22)
         first = fast[max((b + 1 for b in breaks if b < top), default=0)]
         last = fast[min((b for b in breaks if b >= top), default=len(fast) - 1)]
         return int(last - first)
@@ -78,7 +72,7 @@ class Measured:
         at = round(self.beat() * RATE)
         start, stop = at + round(self.width()) + 80, at + 750
         after = [round(x * RATE) for x in (*self.beats.p, *self.beats.qrs) if x * RATE > start]
-        size = sum(np.abs(x[start : min([stop, *after])] - self.baseline(lead)) for lead, x in self.leads.items())
+        size = sum(np.abs(x[start : min([stop, *after])]) for x in self.leads.values())
         peak = int(np.argmax(size))
         below = np.flatnonzero(size[peak:] < 0.04 * size[peak])
         return float(start - at + peak + (below[0] if len(below) else len(size) - peak))
