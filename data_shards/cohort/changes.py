@@ -185,11 +185,11 @@ def preexcitation(draft: Draft, rng: np.random.Generator) -> None:
 
 def ventricular_pacing(draft: Draft, rng: np.random.Generator) -> None:
     """A spike before every QRS, QRS broad as from the right ventricular apex; with or without a P before it."""
-    draft.rhythm.rate = float(rng.choice([60, 60, 65, 70, 75, 80]))
+    draft.rhythm.rate = float(rng.choice([60, 60, 65, 70, 75, 80])) * float(np.interp(draft.age, (0, 1, 6, 16), (2.0, 1.7, 1.3, 1.0)))
     draft.rhythm.origin = "av-paced" if rng.random() < 0.5 else "paced"
     draft.rhythm.sinus_arrhythmia = 0.0
     draft.beat = wide_beat(draft.beat, "apex", rng)
-    draft.beat.pr_ms = _draw(rng, 140, 190)
+    draft.beat.pr_ms = _draw(rng, 140, 190) * float(np.interp(draft.age, (0, 16), (0.65, 1.0)))
     draft.beat.spike = np.array([0.35, 0.8, -0.5]) * _draw(rng, 0.5, 2.0)
     draft.facts["dual_chamber"] = draft.rhythm.origin == "av-paced"
 

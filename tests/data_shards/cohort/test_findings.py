@@ -112,7 +112,7 @@ def test_healthy_people_do_not_meet_the_criterion(code: str):
 
 def test_findings_combine_and_each_stays_visible():
     for pair in (
-        ("AFIB", "PVC"),
+        ("AFIB", "LVH"),
         ("1AVB", "LBBB"),
         ("RBBB", "LAE"),
         ("PVC", "ISTE"),
