@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +63,7 @@ def make_cohort(
 ) -> CohortReport:
     """Write a cohort of `patients` with `records` in total (None: about 2.4 each) to the new folder `out`.
 
-    `sampling_rate` in Hz; `findings` restricts the table to these codes; `prevalence` "balanced" (every finding about equally often) or "clinical".
+    `sampling_rate` in Hz; `workers` processes, 0 for one per core; `findings` restricts the table to these codes (who can have none of them is normal); `prevalence` "balanced" (every finding about equally often) or "clinical".
     `progress(done, total)` is called in patients. UsageError for options that make no sense, UserError where `out` exists, DataError on disk trouble.
     """
     started = time.monotonic()
@@ -69,6 +71,7 @@ def make_cohort(
     codes = _check(patients, records, layout, seed, workers, sampling_rate, findings, prevalence)
     if out.exists():
         raise UserError(f"{out} exists already", "choose another folder, or remove this one first")
+    workers = workers or _cores()
     plan = plan_cohort(patients, records, layout, seed, prevalence, codes)
     unfinished = out.with_name(out.name + ".unfinished")
     _clear(unfinished)
@@ -81,6 +84,10 @@ def make_cohort(
         _write_summary(unfinished / "cohort.json", layout, seed, sampling_rate, prevalence, codes, patients, total, counts)
         (unfinished / _UNFINISHED).unlink()
         unfinished.rename(out)
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a worker process died while making the cohort (killed, or out of memory?)", "run again with fewer workers"
+        ) from error
     except OSError as error:
         raise DataError(f"cannot write the cohort to {out}: {error}", "free some space or choose another folder, then run again") from error
     seconds = time.monotonic() - started
@@ -108,8 +115,8 @@ def _check(
         wrong.append(f"unknown layout {layout!r}, known are {', '.join(LAYOUTS)}")
     if seed < 0:
         wrong.append(f"seed must not be negative, got {seed}")
-    if workers < 1:
-        wrong.append(f"workers must be at least 1, got {workers}")
+    if workers < 0:
+        wrong.append(f"workers must not be negative (0 takes every core), got {workers}")
     if layout == "ptb-xl" and sampling_rate != 500:
         wrong.append("the ptb-xl layout holds 500 and 100 Hz side by side: sampling_rate must stay 500")
     if not 100 <= sampling_rate <= 2000:
@@ -123,6 +130,11 @@ def _check(
     if wrong:
         raise UsageError("; ".join(wrong), "correct the options named above")
     return chosen
+
+
+def _cores() -> int:
+    """Cores this process may use; where the system cannot say, all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _clear(unfinished: Path) -> None:

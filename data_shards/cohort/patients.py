@@ -137,6 +137,8 @@ def _deal_chronic(
     deck = _Deck(weights, rng, prevalence == "balanced")
     order = np.argsort(-(counts + rng.random(len(counts))), kind="stable")
     share = _CHRONIC_SHARE if prevalence == "balanced" else min(sum(weights.values()), 0.9)
+    if NORMAL not in codes and not _weights(codes, chronic=False):
+        share = 1.0  # nothing else could make these people ill
     healthy = _spread(len(order), 1 - share, rng)
     for place, index in enumerate(order.tolist()):
         if healthy[place]:

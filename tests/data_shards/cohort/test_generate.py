@@ -6,6 +6,8 @@ import ast
 import csv
 import hashlib
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -37,18 +39,18 @@ def digest(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def mimic(tmp_path_factory: pytest.TempPathFactory) -> CohortReport:
-    return make_cohort(tmp_path_factory.mktemp("mimic") / "cohort", patients=70, records=160, seed=5)
+    return make_cohort(tmp_path_factory.mktemp("mimic") / "cohort", patients=55, records=120, seed=5)
 
 
 @pytest.fixture(scope="module")
 def ptb_xl(tmp_path_factory: pytest.TempPathFactory) -> CohortReport:
-    return make_cohort(tmp_path_factory.mktemp("ptbxl") / "cohort", patients=40, records=80, seed=6, layout="ptb-xl")
+    return make_cohort(tmp_path_factory.mktemp("ptbxl") / "cohort", patients=25, records=44, seed=6, layout="ptb-xl")
 
 
 def test_mimic_records_read_in_wfdb_with_lead_order_gain_and_checksum(mimic: CohortReport):
     rows = table(mimic.path / "record_list.csv")
-    assert len(rows) == mimic.records == 160
-    assert len({r["study_id"] for r in rows}) == 160
+    assert len(rows) == mimic.records == 120
+    assert len({r["study_id"] for r in rows}) == 120
     limb_off = 0
     for row in rows:
         assert row["path"] == f"files/p{row['subject_id'][:4]}/p{row['subject_id']}/s{row['study_id']}/{row['study_id']}"
@@ -98,13 +100,13 @@ def test_mimic_tables_belong_together(mimic: CohortReport):
 
 
 def test_times_of_a_patient_increase_and_chronic_findings_stay(mimic: CohortReport):
-    plan = plan_cohort(70, 160, "mimic-iv-ecg", 5, "balanced", tuple(FINDINGS))
+    plan = plan_cohort(55, 120, "mimic-iv-ecg", 5, "balanced", tuple(FINDINGS))
     assert max(len(p.visits) for p in plan) > 2
     for patient in plan:
         times = [v.time for v in patient.visits]
         assert times == sorted(set(times))
         assert all(set(patient.chronic) <= set(v.findings) for v in patient.visits)
-    assert sum(len(p.visits) for p in plan) == 160
+    assert sum(len(p.visits) for p in plan) == 120
 
 
 def test_every_finding_has_25_of_1000_and_about_an_eighth_is_normal():
@@ -128,7 +130,7 @@ def test_measurement_rows_are_missing_about_as_often_as_in_the_real_set():
 def test_ptb_xl_has_both_rates_folds_codes_and_reports(ptb_xl: CohortReport):
     rows = table(ptb_xl.path / "ptbxl_database.csv")
     statements = {r[""]: r for r in table(ptb_xl.path / "scp_statements.csv")}
-    assert len(rows) == 80 and len(rows[0]) == 28
+    assert len(rows) == 44 and len(rows[0]) == 28
     folds: dict[str, set[str]] = {}
     for row in rows:
         low, high = (wfdb.rdrecord(str(ptb_xl.path / row[k])) for k in ("filename_lr", "filename_hr"))
@@ -148,7 +150,7 @@ def test_ptb_xl_has_both_rates_folds_codes_and_reports(ptb_xl: CohortReport):
 
 
 def test_paediatric_layout_goes_from_newborn_to_fifteen(tmp_path: Path):
-    made = make_cohort(tmp_path / "children", patients=40, seed=2, layout="paediatric")
+    made = make_cohort(tmp_path / "children", patients=26, seed=2, layout="paediatric")
     rows = table(made.path / "records.csv")
     assert len(rows) == made.records
     ages = [float(r["age_years"]) for r in rows]
@@ -163,7 +165,7 @@ def test_paediatric_layout_goes_from_newborn_to_fifteen(tmp_path: Path):
 
 @pytest.mark.processes
 def test_same_seed_same_bytes_whatever_the_worker_count(tmp_path: Path):
-    options = {"patients": 40, "records": 60, "sampling_rate": 200}
+    options = {"patients": 34, "records": 44, "sampling_rate": 200}
     alone = make_cohort(tmp_path / "a", seed=3, workers=1, **options)
     together = make_cohort(tmp_path / "b", seed=3, workers=2, **options)
     other = make_cohort(tmp_path / "c", seed=4, workers=1, **options)
@@ -183,6 +185,12 @@ def test_findings_can_be_restricted_and_the_summary_says_so(tmp_path: Path):
     assert seen[-1] == (40, 40)
 
 
+def test_without_normal_everyone_has_a_finding():
+    for codes in (("LBBB",), ("AFLT",), ("LBBB", "PVC")):
+        plan = plan_cohort(30, 60, "mimic-iv-ecg", 0, "balanced", codes)
+        assert {f for p in plan for v in p.visits for f in v.findings} == set(codes)
+
+
 def test_an_existing_folder_is_left_alone(tmp_path: Path):
     out = tmp_path / "mine"
     out.mkdir()
@@ -193,24 +201,37 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path):
     assert (out / "thesis.txt").read_text() == "do not lose"
 
 
+@pytest.mark.processes
 def test_a_killed_run_is_recognised_and_made_anew(tmp_path: Path):
+    script = (
+        "import sys\nfrom data_shards.cohort.generate import make_cohort\n"
+        "def stop(done, total):\n    print(done, flush=True)\n    sys.stdin.read()\n"
+        "make_cohort(sys.argv[1], patients=40, records=40, sampling_rate=100, progress=stop)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "c")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None and int(child.stdout.readline()) < 40, "killed in the middle"
+    child.kill()
+    child.communicate(timeout=30)
     left = tmp_path / "c.unfinished"
-    left.mkdir()
-    (left / "COHORT-UNFINISHED").write_text("")
+    assert not (tmp_path / "c").exists() and (left / "COHORT-UNFINISHED").exists()
     (left / "half.dat").write_bytes(b"x")
-    made = make_cohort(tmp_path / "c", patients=2, sampling_rate=100)
-    assert not left.exists() and not (made.path / "COHORT-UNFINISHED").exists() and not (made.path / "half.dat").exists()
-    made.path.rename(tmp_path / "done")
-    left.mkdir()
-    (left / "foreign.txt").write_text("someone else's")
+    again = make_cohort(tmp_path / "c", patients=40, records=40, sampling_rate=100)
+    fresh = make_cohort(tmp_path / "d", patients=40, records=40, sampling_rate=100)
+    assert not left.exists() and digest(again.path) == digest(fresh.path)
+
+
+def test_a_foreign_folder_in_the_way_is_not_removed(tmp_path: Path):
+    foreign = tmp_path / "c.unfinished"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("do not lose")
     with pytest.raises(UserError, match="in the way"):
         make_cohort(tmp_path / "c", patients=1)
-    assert (left / "foreign.txt").exists()
+    assert (foreign / "thesis.txt").exists()
 
 
 def test_all_wrong_options_are_named_at_once(tmp_path: Path):
     with pytest.raises(UsageError) as caught:
-        make_cohort(tmp_path / "c", patients=5, records=2, layout="mimic", findings=["AFIB", "XYZ"], prevalence="some", workers=0)
+        make_cohort(tmp_path / "c", patients=5, records=2, layout="mimic", findings=["AFIB", "XYZ"], prevalence="some", workers=-1)
     for word in ("records (2)", "'mimic'", "XYZ", "'some'", "workers", "ptb-xl", "clinical"):
         assert word in caught.value.problem
     assert not list(tmp_path.iterdir())

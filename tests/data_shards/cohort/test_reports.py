@@ -51,7 +51,7 @@ CLAIMS = {
 def reports() -> list[tuple[tuple[str, ...], Report]]:
     out = []
     for layout, seed in (("mimic-iv-ecg", 1), ("paediatric", 2)):
-        for patient in plan_cohort(220, 550, layout, seed, "balanced", tuple(FINDINGS)):
+        for patient in plan_cohort(180, 420, layout, seed, "balanced", tuple(FINDINGS)):
             for visit in patient.visits:
                 rng = np.random.default_rng(visit.number)
                 draft = draft_visit(patient, visit, seed, 10.0)
