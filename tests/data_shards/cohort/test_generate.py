@@ -23,6 +23,9 @@ from data_shards.cohort.synthesis import UNKNOWN
 from data_shards.errors import DataError, UsageError, UserError
 
 
+ROOT = Path(__file__).parents[3]
+
+
 def table(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
@@ -208,7 +211,7 @@ def test_a_killed_run_is_recognised_and_made_anew(tmp_path: Path):
         "def stop(done, total):\n    print(done, flush=True)\n    sys.stdin.read()\n"
         "make_cohort(sys.argv[1], patients=40, records=40, sampling_rate=100, progress=stop)\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "c")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "c")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     assert child.stdout is not None and int(child.stdout.readline()) < 40, "killed in the middle"
     child.kill()
     child.communicate(timeout=30)
