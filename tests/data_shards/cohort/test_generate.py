@@ -22,7 +22,6 @@ from data_shards.cohort.patients import plan_cohort
 from data_shards.cohort.synthesis import UNKNOWN
 from data_shards.errors import DataError, UsageError, UserError
 
-
 ROOT = Path(__file__).parents[3]
 
 
