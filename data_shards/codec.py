@@ -39,6 +39,7 @@ _LEADS = 12
 _DERIVED = (2, 3, 4, 5)
 _INDEPENDENT = (0, 1, 6, 7, 8, 9, 10, 11)
 _MAX_PACKED_BITS = 10  # pcodec at level 8 has 256 bins: wider symbols gain nothing over separate blocks
+_UNPACKED: tuple[int, ...] = (0, 0, 0, 0)
 _LEVEL = 8
 _CONFIGS = tuple(
     ChunkConfig(
@@ -88,7 +89,7 @@ def encode(record: EcgRecord, codec: str = "einthoven") -> bytes:
         raise DataError(f"record {record.key}: {record.samples} samples, {record.valid_samples} valid, cannot be stored")
     if codec == "npy":
         array = _npy_head(record.samples) + np.ascontiguousarray(record.counts, dtype="<i2").tobytes()
-        blocks, predicted, bits, minima = [array], 0, (0, 0, 0, 0), (0, 0, 0, 0)
+        blocks, predicted, bits, minima = [array], 0, _UNPACKED, _UNPACKED
     else:
         blocks, predicted, bits, minima = _encode_blocks(np.ascontiguousarray(record.counts))
     gains = gain[:1] if (gain == gain[0]).all() else gain
@@ -183,7 +184,7 @@ def _encode_blocks(counts: np.ndarray) -> tuple[list[bytes], int, tuple[int, ...
     for k, lead in enumerate(_DERIVED):
         coded, order = (residuals[k], orders[12 + k]) if predicted >> k & 1 else (counts[lead], orders[lead])
         blocks.append(simple_compress(coded, _CONFIGS[order]))
-    return blocks, predicted, (0, 0, 0, 0), (0, 0, 0, 0)
+    return blocks, predicted, _UNPACKED, _UNPACKED
 
 
 def _layout(payload: bytes) -> _Layout:
