@@ -16,7 +16,6 @@ from types import TracebackType
 
 import numpy as np
 
-from data_shards.buffer_pool import BufferPool
 from data_shards.codec import decode_into
 from data_shards.errors import DataError, UsageError
 from data_shards.order import GlobalOrder, local_slice
@@ -65,7 +64,6 @@ class _Decoder:
             raise UsageError(f"threads is {threads}; at least 1 is needed", "set threads to 1 or more")
         self._shards, self._rank = shards, rank
         self._shape = (12, shards.spec.samples)
-        self._buffers = BufferPool(kept=4)
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="shard-stream")
 
     def start(self, step: int, rows: np.ndarray, global_rows: np.ndarray) -> tuple[Batch, list[Future[tuple[float, float]]]]:
@@ -73,7 +71,7 @@ class _Decoder:
         batch = Batch(
             step=step,
             rows=rows,
-            signal=self._buffers.take((rows.size, *self._shape)),
+            signal=np.empty((rows.size, *self._shape), dtype=np.float32),
             lead_mask=shards.lead_masks(rows),
             valid_samples=np.empty(rows.size, dtype=np.int32),
             report=shards.report[rows],
