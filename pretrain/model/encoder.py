@@ -31,7 +31,7 @@ class EncoderOutput(NamedTuple):
 class EcgEncoder(nn.Module):
     """Twelve leads in mV -> one unit vector per record.
 
-    Sizes (parameters with the default groups and patches at 500 Hz, embedding_dim 256): tiny PARAMS_TINY, small PARAMS_SMALL, base PARAMS_BASE.
+    Sizes (parameters with the default groups and patches at 500 Hz, embedding_dim 256): tiny 0.64 M, small 10.8 M, base 116 M.
     Raises UsageError for patches that do not fit the record. Legend: B batch, T samples, G lead groups, S scales, N tokens, D width.
     """
 
