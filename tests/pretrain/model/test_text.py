@@ -31,7 +31,9 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory, minilm: TextEncoder) 
     folder = tmp_path_factory.mktemp("encoders") / "small-bert"
     torch.manual_seed(0)
     vocabulary = minilm.model_config["vocab_size"]
-    BertModel(BertConfig(vocab_size=vocabulary, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)).save_pretrained(folder)
+    BertModel(
+        BertConfig(vocab_size=vocabulary, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    ).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
         shutil.copy(minilm.folder / name, folder / name)
     return folder
