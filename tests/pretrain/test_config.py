@@ -114,7 +114,7 @@ def test_wrong_overrides_are_refused(override: str, message: str) -> None:
 
 
 def test_unreadable_recipes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no recipe 'cardialign-huge'[\\s\\S]*cardialign-tiny"):
+    with pytest.raises(UsageError, match=r"no recipe 'cardialign-huge'[\s\S]*cardialign-tiny"):
         load_config("cardialign-huge")
     broken = tmp_path / "broken.yaml"
     broken.write_text("model: {size: tiny\n")

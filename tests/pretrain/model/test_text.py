@@ -15,7 +15,7 @@ import torch
 
 from data_shards.errors import UserError
 from pretrain.config import TextConfig
-from pretrain.model.text import TextEncoder, TextHead, TextTower, encoder_folder, pool, pooling_of, transformer_layers
+from pretrain.model.text import TextEncoder, TextTower, encoder_folder, pool, pooling_of, transformer_layers
 
 
 @pytest.fixture(scope="module")
