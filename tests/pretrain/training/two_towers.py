@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import nn
 
 from pretrain.config import parse_config
 from pretrain.training import engine as engines
+from pretrain.training import resume
 from pretrain.training.gradient_cache import accumulate_gradients
 
 GLOBAL_BATCH = 26
@@ -114,3 +117,31 @@ def train_engine(stage: int, micro_batch: int | None, dropout: float = 0.0, **tr
         norms.append(engines.optimizer_step(engine))
         losses.append(loss.item())
     return {"losses": losses, "norms": norms, "weights": flat_weights(engines.full_weights(engine))}
+
+
+def train_with_checkpoints(run_dir: Path, stage: int, upto: int, micro_batch: int | None, dropout: float = 0.0) -> dict[str, Any]:
+    """Continue from the newest checkpoint under run_dir (or start), train to step `upto`, checkpoint there. Returns the losses of this leg."""
+    workers = engines.start_workers()
+    config = settings(stage, micro_batch)
+    plan = engines.plan_batches(GLOBAL_BATCH, workers.world_size, micro_batch)
+    torch.manual_seed(0)
+    model = TwoTowers(dropout)
+    point = resume.find_resume_point(run_dir, config, "selection", 1, workers)
+    engine = engines.make_engine(config, model, plan, workers.device, universal=point is not None and point.universal)
+    start = 0
+    resume.seed_random(config.seed, workers.rank, 0)
+    if point is not None:
+        resume.load_checkpoint(engine, point, workers)
+        start = point.state.step
+    xs, ys = data()
+    local = slice(workers.rank * GLOBAL_BATCH // workers.world_size, (workers.rank + 1) * GLOBAL_BATCH // workers.world_size)
+    losses = []
+    for step in range(start, upto):
+        k = step % STEPS
+        engines.set_learning_rate(engine, 1e-2 / (step + 1))
+        loss, _ = accumulate_gradients(engine, {"x": xs[k][local], "y": ys[k][local]}, gathered_infonce, plan)
+        engines.optimizer_step(engine)
+        losses.append(loss.item())
+    state = resume.TrainerState(upto, "digest", json.loads(json.dumps(config.resolved())), "selection", workers.world_size, 1)
+    path = resume.save_checkpoint(engine, run_dir, state, workers, keep=2)
+    return {"start": start, "losses": losses, "path": str(path), "weights": flat_weights(engines.full_weights(engine))}
