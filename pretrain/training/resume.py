@@ -253,9 +253,12 @@ def _save_rng(folder: Path, workers: Workers) -> None:
 
 def load_checkpoint(engine: Any, point: ResumePoint, workers: Workers) -> None:
     """Verified checkpoint -> engine and random state. At another world size the random state starts from (seed, rank, step) instead."""
+    decay = [group["weight_decay"] for group in engine.optimizer.param_groups]
     loaded, _ = engine.load_checkpoint(str(point.engine_folder), tag=TAG, load_lr_scheduler_states=False)
     if loaded is None:
         raise CheckpointError(f"checkpoint {point.path}: DeepSpeed found nothing to load under {point.engine_folder}", "use another checkpoint")
+    if point.universal:
+        _separate_groups(engine, decay)
     if point.state.world_size != workers.world_size:
         seed_random(point.state.config["seed"], workers.rank, point.state.step)
         return
@@ -263,6 +266,16 @@ def load_checkpoint(engine: Any, point: ResumePoint, workers: Workers) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and workers.device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], workers.device)
+
+
+def _separate_groups(engine: Any, decay: list[float]) -> None:
+    """DeepSpeed 0.19 loads a universal ZeRO-3 checkpoint as if there were one parameter group: it hands the first one's weight decay and one
+    shared step counter, which then counts twice per step, to all of them."""
+    for group, value in zip(engine.optimizer.param_groups, decay, strict=True):
+        group["weight_decay"] = value
+    for state in engine.basic_optimizer.state.values():
+        if torch.is_tensor(state.get("step")):
+            state["step"] = state["step"].clone()
 
 
 def seed_random(seed: int, rank: int, step: int) -> None:
