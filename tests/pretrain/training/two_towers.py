@@ -113,7 +113,7 @@ def train_engine(stage: int, micro_batch: int | None, dropout: float = 0.0, **tr
     losses, norms = [], []
     for step in range(STEPS):
         torch.manual_seed(step)
-        loss, _ = accumulate_gradients(engine, {"x": xs[step][local], "y": ys[step][local]}, gathered_infonce, plan)
+        loss = accumulate_gradients(engine, {"x": xs[step][local], "y": ys[step][local]}, gathered_infonce, plan).loss
         norms.append(engines.optimizer_step(engine))
         losses.append(loss.item())
     return {"losses": losses, "norms": norms, "weights": flat_weights(engines.full_weights(engine))}
@@ -139,7 +139,7 @@ def train_with_checkpoints(run_dir: Path, stage: int, upto: int, micro_batch: in
     for step in range(start, upto):
         k = step % STEPS
         engines.set_learning_rate(engine, 1e-2 / (step + 1))
-        loss, _ = accumulate_gradients(engine, {"x": xs[k][local], "y": ys[k][local]}, gathered_infonce, plan)
+        loss = accumulate_gradients(engine, {"x": xs[k][local], "y": ys[k][local]}, gathered_infonce, plan).loss
         engines.optimizer_step(engine)
         losses.append(loss.item())
     state = resume.TrainerState(upto, "digest", json.loads(json.dumps(config.resolved())), "selection", workers.world_size, 1)
