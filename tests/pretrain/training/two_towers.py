@@ -18,7 +18,7 @@ from pretrain.training import engine as engines
 from pretrain.training import resume
 from pretrain.training.gradient_cache import accumulate_gradients
 
-GLOBAL_BATCH = 26
+GLOBAL_BATCH = 25
 STEPS = 4
 
 
@@ -31,10 +31,14 @@ class TwoTowers(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {
-            "ecg": F.normalize(self.ecg(batch["x"]).float(), dim=1),
-            "text": F.normalize(self.text(batch["y"]).float(), dim=1),
+            "ecg": _unit(self.ecg(batch["x"])),
+            "text": _unit(self.text(batch["y"])),
             "log_scale": self.log_scale * 1.0,
         }
+
+
+def _unit(rows: torch.Tensor) -> torch.Tensor:
+    return F.normalize(rows.float() if rows.dtype == torch.bfloat16 else rows, dim=1)
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,18 +81,25 @@ def settings(stage: int, micro_batch: int | None, **training: Any):
     )
 
 
-def reference(dtype: torch.dtype = torch.float64) -> tuple[list[float], list[float], np.ndarray]:
-    """One process, plain torch, whole batch: loss and gradient norm per step and the weights after STEPS steps."""
+def reference(dropout: float = 0.0, micro_batch: int = GLOBAL_BATCH) -> tuple[list[float], list[float], np.ndarray]:
+    """One process, plain torch in float64, one graph over the whole batch: loss and gradient norm per step, weights after STEPS steps.
+
+    With dropout the batch is encoded in the pieces of the plan, so that the masks are drawn in the same order; the masks themselves are those of
+    float32 tensors, which is what the engine draws.
+    """
     torch.manual_seed(0)
-    model = TwoTowers().to(dtype)
+    model = TwoTowers(dropout)
+    if not dropout:
+        model = model.double()
     config = settings(0, None).optimizer
     optimizer = engines.make_optimizer(model, config, torch.device("cpu"))
-    xs, ys = data()
+    xs, ys = (t.to(next(model.parameters()).dtype) for t in data())
+    slices = engines.plan_batches(GLOBAL_BATCH, 1, micro_batch).slices(GLOBAL_BATCH)
     losses, norms = [], []
-    for x, y in zip(xs, ys, strict=True):
-        ecg = F.normalize(model.ecg(x.to(dtype)), dim=1)
-        text = F.normalize(model.text(y.to(dtype)), dim=1)
-        loss = infonce(ecg, text, model.log_scale)
+    for step in range(STEPS):
+        torch.manual_seed(step)
+        features = [model({"x": xs[step][rows], "y": ys[step][rows]}) for rows in slices]
+        loss = infonce(torch.cat([f["ecg"] for f in features]), torch.cat([f["text"] for f in features]), features[0]["log_scale"])
         optimizer.zero_grad()
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)))
