@@ -42,9 +42,7 @@ def highest(value: int, device: torch.device) -> int:
 
 
 def first_error(error: UserError | None) -> UserError:
-    """The UserError of the lowest rank that has one, with its rank in the message, for every rank to raise; called when one has failed."""
+    """The UserError of the lowest rank that has one, for every rank to raise; called by all ranks when one has failed."""
     errors: list[UserError | None] = [None] * dist.get_world_size()
     dist.all_gather_object(errors, error)
-    rank, first = next((rank, found) for rank, found in enumerate(errors) if found is not None)
-    first.problem = f"rank {rank}: {first.problem}"
-    return type(first)(first.problem, first.remedy)
+    return next(found for found in errors if found is not None)

@@ -17,7 +17,7 @@ import torch
 from data_shards.errors import UserError
 from data_shards.order import ORDER_VERSION, GlobalOrder
 from data_shards.shard_set import Selection, ShardSet
-from data_shards.stream import Batch, ShardStream
+from data_shards.stream import EMPTY_DIGEST, Batch, ShardStream
 from data_shards.text_bank import TextBank
 from pretrain.config import RunConfig
 from pretrain.model.dual import DualEncoder
@@ -92,7 +92,7 @@ class _Run:
     order: GlobalOrder
     bank: TextBank
     start: int = 0
-    digest: str | None = None
+    digest: str = EMPTY_DIGEST
     loss: float | None = None
     checkpoint: Path | None = None
     engine: Any = None
@@ -156,7 +156,7 @@ class _Run:
             self.last,
             loss,
             self.checkpoint,
-            self.digest or "",
+            self.digest,
             seconds,
             rate,
             share,
@@ -200,7 +200,7 @@ class _Run:
     def _save(self, step: int) -> None:
         config = json.loads(json.dumps(self.config.resolved()))
         state = resume.TrainerState(
-            step, self.digest or "", config, self.selection.fingerprint, self.workers.world_size, ORDER_VERSION, self.loss
+            step, self.digest, config, self.selection.fingerprint, self.workers.world_size, ORDER_VERSION, self.loss
         )
         self.checkpoint = resume.save_checkpoint(self.engine, self.run_dir, state, self.workers, keep=self.config.training.keep_checkpoints)
         self.reporter.checkpoint(step, self.checkpoint)

@@ -27,13 +27,8 @@ def open_data(config: RunConfig) -> tuple[ShardSet, Selection, GlobalOrder]:
         raise UserError("data.shards is not set", "name the folder of a shard set: --set data.shards=FOLDER")
     shard_set = ShardSet.open(config.data.shards)
     selection = shard_set.select(folds=config.data.folds, require_report=True)
-    records, batch = len(selection.rows), config.training.global_batch
-    if records < batch:
-        raise UserError(
-            f"{config.data.shards} has {records} usable records, fewer than training.global_batch {batch}", "lower training.global_batch"
-        )
     patients = shard_set.patients[selection.rows] if config.data.patient_disjoint else None
-    return shard_set, selection, GlobalOrder(selection.rows, patients, batch, config.seed, selection.fingerprint)
+    return shard_set, selection, GlobalOrder(selection.rows, patients, config.training.global_batch, config.seed, selection.fingerprint)
 
 
 def open_bank(config: RunConfig) -> TextBank:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from data_shards.errors import UserError
+from data_shards.order import local_slice
 from data_shards.record import SignalSpec
 from pretrain.config import RunConfig
 from pretrain.model.dual import DualEncoder
@@ -18,7 +19,8 @@ def test_every_rank_runs_the_same_number_of_micro_batches_and_every_row_once(wor
     batch = world + extra
     plan = plan_batches(batch, world, micro)
     for rank in range(world):
-        rows = (rank + 1) * batch // world - rank * batch // world
+        part = local_slice(batch, rank, world)
+        rows = part.stop - part.start
         slices = plan.slices(rows)
         assert len(slices) == plan.micro_batches
         assert [i for s in slices for i in range(rows)[s]] == list(range(rows))

@@ -43,7 +43,7 @@ def test_one_worker_equals_plain_float64_training(alone, reference):
 
 @pytest.mark.processes
 def test_two_workers_with_uneven_and_empty_micro_batches_equal_plain_float64_training(reference):
-    # 25 rows over 2 ranks: 12 and 13; with micro-batch 1 the first rank runs an empty thirteenth micro-batch.
+    # 25 rows over 2 ranks: 13 and 12; with micro-batch 1 the second rank runs an empty thirteenth micro-batch.
     for results in run_ranks(2, all_cases, init=False, deadline=100):
         for case, result in zip(CASES, results, strict=True):
             assert_same(result, reference, case)

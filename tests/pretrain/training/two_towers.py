@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from data_shards.order import local_slice
 from pretrain.config import parse_config
 from pretrain.training import engine as engines
 from pretrain.training import resume
@@ -120,7 +121,7 @@ def train_engine(stage: int, micro_batch: int | None, dropout: float = 0.0, **tr
     plan = engines.plan_batches(GLOBAL_BATCH, workers.world_size, micro_batch)
     engine = engines.make_engine(config, TwoTowers(dropout), plan, workers.device)
     xs, ys = data()
-    local = slice(workers.rank * GLOBAL_BATCH // workers.world_size, (workers.rank + 1) * GLOBAL_BATCH // workers.world_size)
+    local = local_slice(GLOBAL_BATCH, workers.rank, workers.world_size)
     losses, norms = [], []
     for step in range(STEPS):
         torch.manual_seed(step)
@@ -145,7 +146,7 @@ def train_with_checkpoints(run_dir: Path, stage: int, upto: int, micro_batch: in
         resume.load_checkpoint(engine, point, workers)
         start = point.state.step
     xs, ys = data()
-    local = slice(workers.rank * GLOBAL_BATCH // workers.world_size, (workers.rank + 1) * GLOBAL_BATCH // workers.world_size)
+    local = local_slice(GLOBAL_BATCH, workers.rank, workers.world_size)
     losses = []
     for step in range(start, upto):
         k = step % STEPS
