@@ -162,18 +162,25 @@ def train_and_die(rank: int, world: int, shards: Path, run_dir: Path, die_at: in
         if rank == 1 and step == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return train(with_dropout(shards), run_dir, NullReporter(), on_step=on_step)
+    config = with_dropout(shards)
+    config = config.model_copy(update={"training": config.training.model_copy(update={"checkpoint_every": 2})})
+    return train(config, run_dir, NullReporter(), on_step=on_step)
 
 
-def test_a_killed_rank_and_a_damaged_checkpoint_leave_the_same_trace(runs, shards):
+def test_after_a_killed_rank_and_a_damaged_checkpoint_the_trace_is_the_same(runs, shards):
     root = runs[0]
     run_dir = root / "killed"
     with pytest.raises(RankError):
         run_ranks(2, train_and_die, shards, run_dir, 5, init=False, deadline=60)
-    assert [info.step for info in list_checkpoints(run_dir)] == [3]
+    assert [info.step for info in list_checkpoints(run_dir)] == [2, 4]
     assert len(losses(root, "killed")) >= 4
+    (shard,) = (run_dir / "checkpoints" / "step-00000004" / "engine").glob("*pp_rank_1_*optim_states.pt")
+    raw = bytearray(shard.read_bytes())
+    raw[len(raw) // 2] ^= 0x01
+    shard.write_bytes(raw)
     results = run_ranks(2, train_and_die, shards, run_dir, None, init=False, deadline=60)
-    assert [result.resumed_from for result in results] == [3, 3]
+    assert [result.resumed_from for result in results] == [2, 2]
+    assert (run_dir / "checkpoints" / "quarantine" / "step-00000004" / "quarantine.txt").read_text().count(shard.name) == 1
     assert losses(root, "killed") == losses(root, "undisturbed")
     assert digests(root, "killed") == digests(root, "undisturbed")
 
