@@ -16,7 +16,6 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-
 PRELOAD = ["torch", "torch.distributed"]
 """Modules that every rank finds imported; tests that start engines add theirs in a conftest, before the first rank starts."""
 
