@@ -42,7 +42,7 @@ GO, STOP, FAILED = range(3)
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run left behind. `seconds` and `records_per_second` cover the steps of this start only; `data_wait_share` is the share of that time
+    """What a run left behind. `seconds` and `records_per_second` cover this start only, checkpoints included; `data_wait_share` is the share of that time
     in which the step waited for data. `stopped`: asked to stop before the last step, and can be continued from `checkpoint`."""
 
     steps: int

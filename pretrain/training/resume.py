@@ -238,7 +238,7 @@ def _write_error(problem: str, where: Path) -> CheckpointError:
     free = files.free_bytes(where)
     return CheckpointError(
         f"checkpoint not written under {where}: {problem} ({free:,} bytes free)",
-        "free space or choose another run directory, then run again: the run continues from the last committed checkpoint",
+        "free space, or use a run directory that every worker can write to and shares; then run again: it continues from the last committed checkpoint",
     )
 
 

@@ -66,6 +66,7 @@ def one_worker(rank: int, world: int, shards: Path, root: Path) -> tuple[list[Tr
     )
     witness = Witness()
     results.append(train(config_for(shards, zero_stage=1), root / "one-1", witness))
+    results.append(train(config_for(shards, zero_stage=1), root / "moved", NullReporter()))
     return results, message(CollapseError, collapsing, root / "collapse", NullReporter()), [witness.metric_steps, witness.checkpoints]
 
 
@@ -77,6 +78,7 @@ def two_workers(rank: int, world: int, shards: Path, damaged: Path, root: Path) 
     results.append(train(undisturbed, root / "stopped", asking))
     witness = Witness()
     results.append(train(undisturbed, root / "stopped", witness))
+    results.append(train(config_for(shards, zero_stage=1), root / "moved", Witness(stop_after=2)))
     return results, witness, message(DataError, config_for(damaged), root / "damaged", NullReporter())
 
 
@@ -94,8 +96,8 @@ def runs(shards, tmp_path_factory):
         raw = bytearray(tar.read_bytes())
         raw[512 + 200] ^= 0xFF  # inside the payload of the shard's first record
         tar.write_bytes(raw)
-    one = run_ranks(1, one_worker, shards, root, init=False, deadline=100)
     two = run_ranks(2, two_workers, shards, damaged, root, init=False, deadline=100)
+    one = run_ranks(1, one_worker, shards, root, init=False, deadline=100)
     return root, one[0], two
 
 
@@ -114,6 +116,14 @@ def test_one_and_two_workers_see_the_same_samples_and_the_same_losses(runs, stag
     assert digests(root, f"one-{stage}") == digests(root, f"two-{stage}") == digests(root, "one-1")
     np.testing.assert_allclose(losses(root, f"two-{stage}"), losses(root, "one-1"), rtol=2e-5)
     np.testing.assert_allclose(losses(root, f"one-{stage}"), losses(root, "one-1"), rtol=2e-5)
+
+
+def test_a_run_moves_from_two_workers_to_one(runs):
+    root, (results, _, _), two = runs
+    assert two[0][0][6].steps == 2 and results[5].resumed_from == 2 and results[5].steps == STEPS
+    assert digests(root, "moved") == digests(root, "one-1")
+    np.testing.assert_allclose(losses(root, "moved"), losses(root, "one-1"), rtol=2e-5)
+    assert not list((root / "moved" / "checkpoints").glob(".tmp-*"))
 
 
 def test_bf16_follows_full_precision(runs):
