@@ -306,3 +306,13 @@ def test_real_ptb_xl_goes_from_wfdb_to_shards_and_back(real_data: Path, tmp_path
         assert (got.counts == wanted.counts).all() and got.statements == wanted.statements and dict(got.labels) == dict(wanted.labels)
     batches = list(iterate_rows(shards, shards.select(require_report=True).rows, 16))
     assert all(np.isfinite(batch.signal).all() for batch in batches)
+
+
+def test_a_key_that_is_listed_twice_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    class Repeats(SmallSource):
+        def entries(self):
+            return [*super().entries(), super().entries()[7]]
+
+    with pytest.raises(DataError, match="'small-00007' occurs more than once"):
+        build(tmp_path / "s", source=Repeats(20))
+    assert not (tmp_path / "s").exists()
