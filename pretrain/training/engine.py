@@ -178,7 +178,8 @@ def full_weights(engine: Any) -> dict[str, torch.Tensor]:
         return {name: tensor.detach().cpu().clone() for name, tensor in engine.module.state_dict().items()}
     import deepspeed
 
-    state = {name: buffer.detach().cpu().clone() for name, buffer in engine.module.named_buffers()}
+    persistent = engine.module.state_dict().keys()
+    state = {name: buffer.detach().cpu().clone() for name, buffer in engine.module.named_buffers() if name in persistent}
     for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
             state[name] = parameter.detach().cpu().clone()
