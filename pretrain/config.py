@@ -189,7 +189,9 @@ class TrainingConfig(Strict):
     @model_validator(mode="after")
     def _one_duration(self) -> TrainingConfig:
         if (self.steps is None) == (self.epochs is None):
-            given = "neither steps nor epochs is set" if self.steps is None else f"steps {self.steps} and epochs {self.epochs:g} are both set"
+            given = (
+                "neither steps nor epochs is set" if self.steps is None else f"steps {self.steps} and epochs {self.epochs:g} are both set"
+            )
             _refuse([f"{given}; set exactly one of them (the other to null)"])
         return self
 

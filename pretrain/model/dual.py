@@ -61,7 +61,9 @@ class DualEncoder(nn.Module):
         objective = config.objective
         self.ecg = EcgEncoder(config.model, spec.sampling_rate, spec.samples, config.data.normalisation)
         self.text = TextTower(config.text, config.model.embedding_dim)
-        self.logit_scale = LogitScale(objective.temperature, objective.temperature_min, objective.temperature_max, objective.learn_temperature)
+        self.logit_scale = LogitScale(
+            objective.temperature, objective.temperature_min, objective.temperature_max, objective.learn_temperature
+        )
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """batch: signal (b, 12, T) mV, lead_mask bool (b, 12), valid_samples int (b,) unless no record is padded (`signal_inputs`), and

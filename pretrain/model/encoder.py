@@ -46,7 +46,8 @@ class EcgEncoder(nn.Module):
 
         self.patch_embedding = PatchEmbedding(self.scales, groups, config.width)
         self.temporal = nn.ModuleList(
-            TemporalEncoder(config.width, config.depth, config.heads, config.mlp_ratio, config.dropout, config.drop_path) for _ in self.scales
+            TemporalEncoder(config.width, config.depth, config.heads, config.mlp_ratio, config.dropout, config.drop_path)
+            for _ in self.scales
         )
         self.pooling = ScalePooling(config.pooling, [stride for _, stride in self.scales], config.width)
         self.feature_norm = nn.LayerNorm(features)

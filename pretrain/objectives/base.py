@@ -28,6 +28,8 @@ class Objective(Protocol):
     def batch_inputs(self, bank: ReportBank, report_ids: np.ndarray) -> dict[str, Tensor]:
         """What the loss needs to know of this rank's b reports (CPU tensors with b rows, meaning the same on every rank)."""
 
-    def loss(self, features: Mapping[str, Tensor], inputs: Mapping[str, Tensor], group: dist.ProcessGroup | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, features: Mapping[str, Tensor], inputs: Mapping[str, Tensor], group: dist.ProcessGroup | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """features: ecg, text (b, d), log_scale (1,) of this rank; returns the loss of the global batch (0-dim, equal on every rank) and
         detached 0-dim metrics. Called once a step with all of the rank's features (gradient caching feeds the gradients back)."""
