@@ -1,0 +1,58 @@
+"""Bring a record to the `SignalSpec` of a shard set: sampling rate by a polyphase filter, length by cropping or zero-padding at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from fractions import Fraction
+
+import numpy as np
+from scipy.signal import resample_poly
+
+from data_shards import quality
+from data_shards.record import STANDARD_LEADS, EcgRecord, SignalSpec
+
+_MARGIN_SECONDS = 0.5
+"""Signal kept beyond the crop while resampling, so that the filter sees no edge there."""
+
+
+def conform(record: EcgRecord, spec: SignalSpec) -> EcgRecord:
+    """`record` at spec.sampling_rate with exactly spec.samples samples.
+
+    Longer records keep their first spec.seconds, shorter ones are zero-padded (`valid_samples` says how far the signal goes). The gain stays;
+    counts are rounded, and a lead whose resampled peaks leave 16 bits gets the flag "clipped". The original rate and length go to `extra`
+    (original_sampling_rate in Hz, original_samples). A record that conforms already is returned as it is, without a copy.
+    """
+    same_rate = math.isclose(record.sampling_rate, spec.sampling_rate, rel_tol=1e-9)
+    if same_rate and record.samples == spec.samples:
+        return record
+    signal = record.counts[:, : record.valid_samples]
+    cropped = signal.shape[1] / record.sampling_rate > spec.seconds
+    overflow = np.zeros(12, dtype=bool)
+    if not same_rate:
+        signal, overflow = _resample(signal, record.sampling_rate, spec)
+    signal = signal[:, : spec.samples]
+    valid = signal.shape[1]
+    counts = np.zeros((12, spec.samples), dtype=np.int16)
+    counts[:, :valid] = signal
+    counts[~record.lead_mask] = 0
+    flags = quality.merge(record.quality, {"clipped": [STANDARD_LEADS[i] for i in np.flatnonzero(overflow)]})
+    lead_mask = record.lead_mask
+    if cropped:  # a lead may be flat in the part that is kept
+        flags = quality.merge(flags, quality.assess(signal, record.gain, record.lead_mask, spec.sampling_rate))
+        lead_mask = quality.usable(record.lead_mask, flags)
+    extra = {**record.extra, "original_sampling_rate": record.sampling_rate, "original_samples": record.valid_samples}
+    return dataclasses.replace(
+        record, counts=counts, sampling_rate=spec.sampling_rate, valid_samples=valid, lead_mask=lead_mask, quality=flags, extra=extra
+    )
+
+
+def _resample(signal: np.ndarray, sampling_rate: float, spec: SignalSpec) -> tuple[np.ndarray, np.ndarray]:
+    """int16 (12, T) -> int16 (12, T') at spec.sampling_rate, and bool (12,): leads that left 16 bits."""
+    needed = math.ceil((spec.seconds + _MARGIN_SECONDS) * sampling_rate)
+    ratio = Fraction(spec.sampling_rate / sampling_rate).limit_denominator(10_000)
+    # the filter takes what lies outside as zero: with "line", the line through both ends, so an offset makes no transient at the edges
+    wide = resample_poly(signal[:, :needed].astype(np.float64), ratio.numerator, ratio.denominator, axis=1, padtype="line")
+    rounded = np.rint(wide)
+    overflow = (np.abs(rounded) > 32767).any(axis=1)
+    return np.clip(rounded, -32767, 32767).astype(np.int16), overflow
