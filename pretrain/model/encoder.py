@@ -49,7 +49,7 @@ class EcgEncoder(nn.Module):
             TemporalEncoder(config.width, config.depth, config.heads, config.mlp_ratio, config.dropout, config.drop_path)
             for _ in self.scales
         )
-        self.pooling = ScalePooling(config.pooling, [stride for _, stride in self.scales], config.width)
+        self.pooling = ScalePooling(config.pooling, [stride for _, stride in self.scales], config.width, config.heads)
         self.feature_norm = nn.LayerNorm(features)
         self.group_attention = group_attention(config.group_attention, len(groups), features)
         self.projection = nn.Linear(len(groups) * features, config.embedding_dim)

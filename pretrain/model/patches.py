@@ -35,10 +35,11 @@ class PatchEmbedding(nn.Module):
         self.scales, self.groups = scales, groups
         for s, (kernel, _) in enumerate(scales):
             for g, leads in enumerate(groups):
-                # mV signals are small (about 0.2 mV rms): twice the usual 1/sqrt(fan-in) keeps the LayerNorm after it well conditioned
                 weight = torch.randn(width, len(leads), kernel) * 2.0 * (len(leads) * kernel) ** -0.5
                 self.register_parameter(f"weight_{s}_{g}", nn.Parameter(weight))
-            self.register_parameter(f"bias_{s}", nn.Parameter(torch.zeros(len(groups), width)))
+            # The LayerNorm after the projection would forget the amplitude of a patch, and blow up the noise of a quiet one; a bias of about
+            # the size of a projected wave (mV) keeps both: voltage is then the angle between projection and bias.
+            self.register_parameter(f"bias_{s}", nn.Parameter(torch.randn(len(groups), width) * 0.5))
             self.register_parameter(f"norm_weight_{s}", nn.Parameter(torch.ones(len(groups), width)))
             self.register_parameter(f"norm_bias_{s}", nn.Parameter(torch.zeros(len(groups), width)))
             self.register_parameter(f"missing_{s}", nn.Parameter(torch.randn(len(STANDARD_LEADS), width) * 0.02))

@@ -14,11 +14,11 @@ from kernels.attention import attention_pool
 
 
 class AttentionPool(nn.Module):
-    """One learned query looks over the valid tokens: (B, N, D) -> (B, D). A sequence without valid tokens gives 0."""
+    """One learned query per head looks over the valid tokens: (B, N, D) -> (B, D). A sequence without valid tokens gives 0."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.query = nn.Parameter(torch.randn(width) * width**-0.5)
+        self.query = nn.Parameter(torch.randn(heads, width // heads) * 0.5)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         return attention_pool(self.query, tokens, mask)
@@ -39,12 +39,12 @@ def resample_tokens(tokens: Tensor, mask: Tensor | None, length: int) -> Tensor:
 class ScalePooling(nn.Module):
     """Token lists of S scales -> (B, S * D). `attention`: pool each scale, then join; `resample`: join at the medium scale's length, then pool."""
 
-    def __init__(self, method: str, strides: list[int], width: int) -> None:
+    def __init__(self, method: str, strides: list[int], width: int, heads: int) -> None:
         super().__init__()
         self.method = method
         self.medium = sorted(range(len(strides)), key=strides.__getitem__)[len(strides) // 2]
         widths = [width * len(strides)] if method == "resample" else [width] * len(strides)
-        self.pools = nn.ModuleList(AttentionPool(w) for w in widths)
+        self.pools = nn.ModuleList(AttentionPool(w, heads) for w in widths)
 
     def forward(self, tokens: list[Tensor], masks: list[Tensor | None]) -> Tensor:
         if self.method == "resample":
