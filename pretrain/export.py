@@ -1,9 +1,9 @@
 """A finished encoder as a folder that a consumer can trust: safetensors, JSON, a `torch.export` program and the sha256 of every file. No pickle.
 
-    model.safetensors        ECG encoder            config.json            resolved run configuration (without paths)
-    text_head.safetensors    report head            signal_contract.json   leads, units, rate, length, normalisation, masks
-    text_encoder.safetensors only when it was trained  provenance.json     steps, data fingerprint, versions, text encoder
-    encoder.pt2              program for plain torch   digests.json        sha256 of all files above
+model.safetensors        ECG encoder            config.json            resolved run configuration (without paths)
+text_head.safetensors    report head            signal_contract.json   leads, units, rate, length, normalisation, masks
+text_encoder.safetensors only when it was trained  provenance.json     steps, data fingerprint, versions, text encoder
+encoder.pt2              program for plain torch   digests.json        sha256 of all files above
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def _encoder(config: RunConfig, spec: SignalSpec, state: Mapping[str, Tensor]) -
     try:
         encoder.load_state_dict(part(state, ECG))
     except RuntimeError as error:
-        raise UserError(f"the weights do not fit the configuration: {error}", "export with the configuration and spec of the run that trained them") from None
+        raise UserError(
+            f"the weights do not fit the configuration: {error}", "export with the configuration and spec of the run that trained them"
+        ) from None
     if not part(state, HEAD):
         raise UserError(f"the state dict has no {HEAD}* tensors", "give the state of the whole DualEncoder")
     return encoder.eval()
@@ -129,7 +131,10 @@ def _provenance(config: RunConfig, state: Mapping[str, Tensor], training: Mappin
     scale = state.get("logit_scale.log_scale")
     return {
         "training": dict(training),
-        "parameters": {"ecg_encoder": sum(t.numel() for t in part(state, ECG).values()), "text_head": sum(t.numel() for t in part(state, HEAD).values())},
+        "parameters": {
+            "ecg_encoder": sum(t.numel() for t in part(state, ECG).values()),
+            "text_head": sum(t.numel() for t in part(state, HEAD).values()),
+        },
         "temperature": None if scale is None else float(torch.exp(-scale.float()).item()),
         "text_encoder": TextEncoder(config.text, trained_text).describe(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -190,5 +195,7 @@ def _spec_of(config: RunConfig) -> SignalSpec:
 
     shards = config.data.shards
     if shards is None or not Path(shards).is_dir():
-        raise UserError(f"the run's shard set {shards} is not there, so its sampling rate and length are unknown", "give spec=SignalSpec(...)")
+        raise UserError(
+            f"the run's shard set {shards} is not there, so its sampling rate and length are unknown", "give spec=SignalSpec(...)"
+        )
     return ShardSet.open(shards).spec

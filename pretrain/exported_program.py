@@ -39,12 +39,18 @@ class EmbeddingProgram(nn.Module):
 def save_program(encoder: EcgEncoder, path: Path) -> None:
     """Trace the encoder on the CPU with a dynamic batch and write it to `path`."""
     samples = encoder.samples
-    example = (torch.zeros(2, len(STANDARD_LEADS), samples), torch.ones(2, len(STANDARD_LEADS), dtype=torch.bool), torch.full((2,), samples))
+    example = (
+        torch.zeros(2, len(STANDARD_LEADS), samples),
+        torch.ones(2, len(STANDARD_LEADS), dtype=torch.bool),
+        torch.full((2,), samples),
+    )
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     module = EmbeddingProgram(encoder).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(module, example, dynamic_shapes={name: {0: batch} for name in ("signal", "lead_mask", "valid_samples")})
+        program = torch.export.export(
+            module, example, dynamic_shapes={name: {0: batch} for name in ("signal", "lead_mask", "valid_samples")}
+        )
         program.example_inputs = None
         torch.export.save(program, path)
     found = pickled_parts(path)

@@ -68,7 +68,9 @@ class LoadedEncoder:
         return self._text_encoder
 
     @torch.inference_mode()
-    def encode(self, signal: np.ndarray | Tensor, lead_mask: np.ndarray | Tensor, valid_samples: np.ndarray | Tensor | None = None) -> EncoderOutput:
+    def encode(
+        self, signal: np.ndarray | Tensor, lead_mask: np.ndarray | Tensor, valid_samples: np.ndarray | Tensor | None = None
+    ) -> EncoderOutput:
         """A batch that already fulfils the contract: signal (B, 12, T) mV, lead_mask bool (B, 12), valid_samples (B,). Tensors stay on `device`."""
         signal, lead_mask = torch.as_tensor(signal), torch.as_tensor(lead_mask)
         valid = None
@@ -132,7 +134,9 @@ def untrained_encoder(config: RunConfig, spec: SignalSpec, seed: int = 0, device
         text = TextEncoder(config.text, device=device)
         head = TextHead(text.dim, config.model.embedding_dim)
     contract = SignalContract.of(spec, config.data.normalisation, config.model.embedding_dim, config.training.lead_dropout)
-    return LoadedEncoder(config, contract, ecg, head, text, provenance={"untrained_seed": seed}, digest=f"untrained-seed-{seed}", device=device)
+    return LoadedEncoder(
+        config, contract, ecg, head, text, provenance={"untrained_seed": seed}, digest=f"untrained-seed-{seed}", device=device
+    )
 
 
 def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> LoadedEncoder:

@@ -117,7 +117,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint {path}: {MANIFEST} cannot be read ({error})", "use an earlier checkpoint") from None
     if version != FORMAT_VERSION or not isinstance(files, dict):
-        raise CheckpointError(f"checkpoint {path}: format version {version}, this release reads {FORMAT_VERSION}", "use the release that wrote it")
+        raise CheckpointError(
+            f"checkpoint {path}: format version {version}, this release reads {FORMAT_VERSION}", "use the release that wrote it"
+        )
     return manifest
 
 

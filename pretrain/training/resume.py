@@ -1,8 +1,8 @@
 """What a checkpoint holds, and how a run continues from it: same world size bit for bit, another world size through conversion.
 
-    engine/                DeepSpeed's files: weights, optimizer state, one shard per rank under ZeRO
-    rng/rank-00000.pt      random number state of each rank
-    trainer_state.json     step, digest of consumed sample ids, configuration, fingerprints
+engine/                DeepSpeed's files: weights, optimizer state, one shard per rank under ZeRO
+rng/rank-00000.pt      random number state of each rank
+trainer_state.json     step, digest of consumed sample ids, configuration, fingerprints
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def check_continues(state: TrainerState, config: RunConfig, selection_fingerprin
             log.info("resume=%s action=accept key=%s was=%s now=%s", path, key, old, new)
     reasons = [f"{key} was {old!r}, now {new!r}" for key, (old, new) in harmful.items()]
     if state.selection_fingerprint != selection_fingerprint:
-        reasons.append(f"the selected records differ (fingerprint {state.selection_fingerprint[:12]} was, {selection_fingerprint[:12]} now)")
+        reasons.append(
+            f"the selected records differ (fingerprint {state.selection_fingerprint[:12]} was, {selection_fingerprint[:12]} now)"
+        )
     if state.order_version != order_version:
         reasons.append(f"the data order is version {order_version}, the checkpoint's is {state.order_version}")
     if reasons:
@@ -111,7 +113,9 @@ class ResumePoint:
     universal: bool
 
 
-def find_resume_point(run_dir: Path, config: RunConfig, selection_fingerprint: str, order_version: int, workers: Workers) -> ResumePoint | None:
+def find_resume_point(
+    run_dir: Path, config: RunConfig, selection_fingerprint: str, order_version: int, workers: Workers
+) -> ResumePoint | None:
     """Newest verified checkpoint that this run continues, agreed over ranks; None for a fresh start. Raises UserError (`check_continues`)."""
 
     def find() -> tuple[Path, TrainerState, Path, bool] | None:
@@ -256,7 +260,9 @@ def load_checkpoint(engine: Any, point: ResumePoint, workers: Workers) -> None:
     decay = [group["weight_decay"] for group in engine.optimizer.param_groups]
     loaded, _ = engine.load_checkpoint(str(point.engine_folder), tag=TAG, load_lr_scheduler_states=False)
     if loaded is None:
-        raise CheckpointError(f"checkpoint {point.path}: DeepSpeed found nothing to load under {point.engine_folder}", "use another checkpoint")
+        raise CheckpointError(
+            f"checkpoint {point.path}: DeepSpeed found nothing to load under {point.engine_folder}", "use another checkpoint"
+        )
     if point.universal:
         _separate_groups(engine, decay)
     if point.state.world_size != workers.world_size:
