@@ -31,9 +31,11 @@ class EncoderOutput(NamedTuple):
 class EcgEncoder(nn.Module):
     """Twelve leads in mV -> one unit vector per record.
 
-    Sizes (parameters with the default groups and patches at 500 Hz, embedding_dim 256): tiny PARAMS_TINY, small PARAMS_SMALL, base PARAMS_BASE.
+    Sizes (parameters with the default groups and patches at 500 Hz, embedding_dim 256): tiny 0.64 M, small 10.8 M, base 116 M.
     Raises UsageError for patches that do not fit the record. Legend: B batch, T samples, G lead groups, S scales, N tokens, D width.
     """
+
+    membership: Tensor
 
     def __init__(self, config: ModelConfig, sampling_rate: float, samples: int, normalisation: str = "none") -> None:
         super().__init__()
@@ -71,7 +73,7 @@ class EcgEncoder(nn.Module):
         masks: list[Tensor | None] = []
         for (kernel, stride), tokens, temporal in zip(self.scales, scale_tokens, self.temporal, strict=True):
             N = tokens.shape[2]
-            seconds = token_seconds(N, kernel, stride, self.sampling_rate).to(tokens.device)
+            seconds = token_seconds(N, kernel, stride, self.sampling_rate, tokens.device)
             mask = None
             if valid_samples is not None:
                 mask = token_valid(valid_samples, N, kernel, stride)[:, None, :].expand(B, G, N).flatten(0, 1)
