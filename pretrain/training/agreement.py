@@ -34,8 +34,15 @@ def first_problem(problem: str | None) -> str | None:
     return next((f"rank {rank}: {text}" for rank, text in enumerate(problems) if text), None)
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """True on every rank when it is true on one: a single number is exchanged."""
-    value = torch.tensor([1.0 if flag else 0.0], device=device)
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value.item())
+def highest(value: int, device: torch.device) -> int:
+    """The largest of the ranks' small numbers, on every rank: one number is exchanged."""
+    tensor = torch.tensor([value], dtype=torch.int32, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return int(tensor.item())
+
+
+def first_error(error: UserError | None) -> UserError:
+    """The UserError of the lowest rank that has one, for every rank to raise; called by all ranks when one has failed."""
+    errors: list[UserError | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(errors, error)
+    return next(found for found in errors if found is not None)

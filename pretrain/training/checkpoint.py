@@ -97,6 +97,7 @@ def commit(run_dir: Path, step: int, entries: Mapping[str, Mapping[str, Any]], s
         "summary": dict(summary),
         "files": dict(sorted(entries.items())),
     }
+    manifest["self"] = _manifest_digest(manifest)
     path = temporary / MANIFEST
     path.write_text(json.dumps(manifest, indent=1))
     _sync(path)
@@ -113,14 +114,23 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Raises CheckpointError when the manifest is absent, unreadable or of another version."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        version, files = manifest["version"], manifest["files"]
+        version, files, own = manifest["version"], manifest["files"], manifest.pop("self")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint {path}: {MANIFEST} cannot be read ({error})", "use an earlier checkpoint") from None
     if version != FORMAT_VERSION or not isinstance(files, dict):
         raise CheckpointError(
             f"checkpoint {path}: format version {version}, this release reads {FORMAT_VERSION}", "use the release that wrote it"
         )
+<<<<<<< HEAD
+=======
+    if own != _manifest_digest(manifest):
+        raise CheckpointError(f"checkpoint {path}: {MANIFEST} changed since it was written", "use an earlier checkpoint")
+>>>>>>> training
     return manifest
+
+
+def _manifest_digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def problems(path: Path) -> list[str]:

@@ -8,6 +8,7 @@ When the local batch is one micro-batch, the first pass is the second one and no
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -79,13 +80,21 @@ def _surrogate(
     return total
 
 
-def accumulate_gradients(engine: Any, inputs: Tensors, loss: Loss, plan: BatchPlan) -> tuple[torch.Tensor, dict[str, Any]]:
+@dataclass(frozen=True)
+class CachedStep:
+    """loss (0-dim, of the global batch), the objective's metrics, and the features of the local rows, all detached."""
+
+    loss: torch.Tensor
+    metrics: dict[str, Any]
+    features: dict[str, torch.Tensor]
+
+
+def accumulate_gradients(engine: Any, inputs: Tensors, loss: Loss, plan: BatchPlan) -> CachedStep:
     """Leave the gradient of the global loss in the engine, one `engine.step()` away from the update.
 
     inputs  tensors with the local rows (b, ...) first, at least one row; the engine is called with one such dict per micro-batch and returns a dict of
             features (b, ...) and shared values (1,).
     loss    features -> (global loss, metrics); its gradients must be exact for the local rows (not x world size) and global for shared values.
-    Returns (global loss, metrics), detached.
     """
     device = engine.device
     world_size = dist.get_world_size()
@@ -115,4 +124,4 @@ def accumulate_gradients(engine: Any, inputs: Tensors, loss: Loss, plan: BatchPl
             output = outputs[0]
         # DeepSpeed's division by the accumulation count is switched off: these are parts of one sum, not of a mean.
         engine.backward(_surrogate(output, gradients, rows, world_size, first=k == 0), scale_wrt_gas=False)
-    return value.detach(), metrics
+    return CachedStep(value.detach(), metrics, {name: leaf.detach() for name, leaf in leaves.items()})

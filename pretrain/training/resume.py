@@ -3,6 +3,7 @@
 engine/                DeepSpeed's files: weights, optimizer state, one shard per rank under ZeRO
 rng/rank-00000.pt      random number state of each rank
 trainer_state.json     step, digest of consumed sample ids, configuration, fingerprints
+model.safetensors      the whole model's weights in float32, for those who want the model and not the run: no pickle
 """
 
 from __future__ import annotations
@@ -18,18 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from data_shards.errors import UserError
 from pretrain.config import RunConfig
 from pretrain.training import checkpoint as files
 from pretrain.training.agreement import first_problem, on_rank_zero
 from pretrain.training.checkpoint import CheckpointError
-from pretrain.training.engine import Workers
+from pretrain.training.engine import Workers, full_weights
 
 log = logging.getLogger(__name__)
 
 TAG = "engine"
 STATE = "trainer_state.json"
+WEIGHTS = "model.safetensors"
 UNIVERSAL = "universal"
 
 # Keys that may differ between a checkpoint and the run that continues it: they change speed, duration or what is reported, not what a step computes.
@@ -59,6 +63,7 @@ class TrainerState:
     selection_fingerprint: str
     world_size: int
     order_version: int
+    loss: float | None = None
 
     @staticmethod
     def read(path: Path) -> TrainerState:
@@ -187,13 +192,15 @@ def save_checkpoint(engine: Any, run_dir: Path, state: TrainerState, workers: Wo
         engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
     finally:
         engine.checkpoint_engine = failures.writer
+    weights = full_weights(engine)
     problem = failures.problem
     try:
         if problem is None:
             _save_rng(folder, workers)
             if workers.rank == 0:
+                save_file({name: tensor.contiguous() for name, tensor in weights.items()}, str(folder / WEIGHTS))
                 (folder / STATE).write_text(json.dumps(asdict(state), indent=1))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         problem = str(error)
     _raise_together(problem, run_dir, folder)
     entries: dict[str, dict[str, Any]] = {}
@@ -272,6 +279,12 @@ def load_checkpoint(engine: Any, point: ResumePoint, workers: Workers) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and workers.device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], workers.device)
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The model's weights in a committed checkpoint, verified first; needs no DeepSpeed and no process group. Raises CheckpointError."""
+    files.verify(path)
+    return load_file(str(path / WEIGHTS))
 
 
 def _separate_groups(engine: Any, decay: list[float]) -> None:

@@ -13,12 +13,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from data_shards.order import local_slice
 from pretrain.config import parse_config
 from pretrain.training import engine as engines
 from pretrain.training import resume
 from pretrain.training.gradient_cache import accumulate_gradients
 
-GLOBAL_BATCH = 26
+GLOBAL_BATCH = 25
 STEPS = 4
 
 
@@ -31,10 +32,14 @@ class TwoTowers(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {
-            "ecg": F.normalize(self.ecg(batch["x"]).float(), dim=1),
-            "text": F.normalize(self.text(batch["y"]).float(), dim=1),
+            "ecg": _unit(self.ecg(batch["x"])),
+            "text": _unit(self.text(batch["y"])),
             "log_scale": self.log_scale * 1.0,
         }
+
+
+def _unit(rows: torch.Tensor) -> torch.Tensor:
+    return F.normalize(rows.float() if rows.dtype == torch.bfloat16 else rows, dim=1)
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,18 +82,25 @@ def settings(stage: int, micro_batch: int | None, **training: Any):
     )
 
 
-def reference(dtype: torch.dtype = torch.float64) -> tuple[list[float], list[float], np.ndarray]:
-    """One process, plain torch, whole batch: loss and gradient norm per step and the weights after STEPS steps."""
+def reference(dropout: float = 0.0, micro_batch: int = GLOBAL_BATCH) -> tuple[list[float], list[float], np.ndarray]:
+    """One process, plain torch in float64, one graph over the whole batch: loss and gradient norm per step, weights after STEPS steps.
+
+    With dropout the batch is encoded in the pieces of the plan, so that the masks are drawn in the same order; the masks themselves are those of
+    float32 tensors, which is what the engine draws.
+    """
     torch.manual_seed(0)
-    model = TwoTowers().to(dtype)
+    model = TwoTowers(dropout)
+    if not dropout:
+        model = model.double()
     config = settings(0, None).optimizer
     optimizer = engines.make_optimizer(model, config, torch.device("cpu"))
-    xs, ys = data()
+    xs, ys = (t.to(next(model.parameters()).dtype) for t in data())
+    slices = engines.plan_batches(GLOBAL_BATCH, 1, micro_batch).slices(GLOBAL_BATCH)
     losses, norms = [], []
-    for x, y in zip(xs, ys, strict=True):
-        ecg = F.normalize(model.ecg(x.to(dtype)), dim=1)
-        text = F.normalize(model.text(y.to(dtype)), dim=1)
-        loss = infonce(ecg, text, model.log_scale)
+    for step in range(STEPS):
+        torch.manual_seed(step)
+        features = [model({"x": xs[step][rows], "y": ys[step][rows]}) for rows in slices]
+        loss = infonce(torch.cat([f["ecg"] for f in features]), torch.cat([f["text"] for f in features]), features[0]["log_scale"])
         optimizer.zero_grad()
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)))
@@ -109,11 +121,11 @@ def train_engine(stage: int, micro_batch: int | None, dropout: float = 0.0, **tr
     plan = engines.plan_batches(GLOBAL_BATCH, workers.world_size, micro_batch)
     engine = engines.make_engine(config, TwoTowers(dropout), plan, workers.device)
     xs, ys = data()
-    local = slice(workers.rank * GLOBAL_BATCH // workers.world_size, (workers.rank + 1) * GLOBAL_BATCH // workers.world_size)
+    local = local_slice(GLOBAL_BATCH, workers.rank, workers.world_size)
     losses, norms = [], []
     for step in range(STEPS):
         torch.manual_seed(step)
-        loss, _ = accumulate_gradients(engine, {"x": xs[step][local], "y": ys[step][local]}, gathered_infonce, plan)
+        loss = accumulate_gradients(engine, {"x": xs[step][local], "y": ys[step][local]}, gathered_infonce, plan).loss
         norms.append(engines.optimizer_step(engine))
         losses.append(loss.item())
     return {"losses": losses, "norms": norms, "weights": flat_weights(engines.full_weights(engine))}
@@ -134,12 +146,12 @@ def train_with_checkpoints(run_dir: Path, stage: int, upto: int, micro_batch: in
         resume.load_checkpoint(engine, point, workers)
         start = point.state.step
     xs, ys = data()
-    local = slice(workers.rank * GLOBAL_BATCH // workers.world_size, (workers.rank + 1) * GLOBAL_BATCH // workers.world_size)
+    local = local_slice(GLOBAL_BATCH, workers.rank, workers.world_size)
     losses = []
     for step in range(start, upto):
         k = step % STEPS
         engines.set_learning_rate(engine, 1e-2 / (step + 1))
-        loss, _ = accumulate_gradients(engine, {"x": xs[k][local], "y": ys[k][local]}, gathered_infonce, plan)
+        loss = accumulate_gradients(engine, {"x": xs[k][local], "y": ys[k][local]}, gathered_infonce, plan).loss
         engines.optimizer_step(engine)
         losses.append(loss.item())
     state = resume.TrainerState(upto, "digest", json.loads(json.dumps(config.resolved())), "selection", workers.world_size, 1)
