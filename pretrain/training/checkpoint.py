@@ -121,11 +121,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"checkpoint {path}: format version {version}, this release reads {FORMAT_VERSION}", "use the release that wrote it"
         )
-<<<<<<< HEAD
-=======
     if own != _manifest_digest(manifest):
         raise CheckpointError(f"checkpoint {path}: {MANIFEST} changed since it was written", "use an earlier checkpoint")
->>>>>>> training
     return manifest
 
 
