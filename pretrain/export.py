@@ -186,7 +186,7 @@ def checkpoint_weights(path: Path) -> dict[str, Tensor]:
         return torch.load(path / TAG / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["module"]
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints, and draws a progress bar
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it prints, and draws progress bars
         return dict(get_fp32_state_dict_from_zero_checkpoint(str(path), tag=TAG))
 
 

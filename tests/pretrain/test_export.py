@@ -19,6 +19,16 @@ from pretrain.exported_program import pickled_parts
 from pretrain.loaded_encoder import untrained_encoder
 from tests.pretrain.small_encoder import SPEC, small_config, small_model
 
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """These models are so small that threads only wait for each other, most of all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 TEXTS = ["Atrial fibrillation", "Normal ECG. Sinus rhythm", "Left bundle branch block"]
 
 

@@ -19,6 +19,15 @@ from tests.pretrain.evaluation.planted_source import PROMPTS, PlantedSource
 from tests.pretrain.small_encoder import SPEC, small_config
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """These models are so small that threads only wait for each other, most of all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> ShardSet:
     folder = tmp_path_factory.mktemp("planted")
