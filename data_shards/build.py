@@ -27,10 +27,11 @@ from data_shards.build_shard import WORK_FOLDER, ShardOutcome, ShardTask, build_
 from data_shards.codec import CODEC_VERSION, CODECS
 from data_shards.commit_set import MANIFEST, commit_set
 from data_shards.errors import DataError, UsageError
+from data_shards.index import metadata_of
 from data_shards.record import SignalSpec
 from data_shards.reports import CLEANING_VERSION
-from data_shards.shard_writer import commit_file
-from data_shards.sources.base import Entry, Source
+from data_shards.shard_writer import commit_file, metadata_bytes
+from data_shards.sources.base import Entry, RecordRejected, Source
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int, int], None]
@@ -177,9 +178,22 @@ def _plan(
         "cleaning_version": CLEANING_VERSION,
         "records_per_shard": records_per_shard,
         "folds": folds,
+        "first_record": _first_record(source, entries),
         "entries": {"number": len(entries), "sha256": digest.hexdigest()},
     }
     return json.loads(json.dumps(plan, default=str))
+
+
+def _first_record(source: Source, entries: list[Entry]) -> str:
+    """Digest of what the reader makes of the first readable record. The source does not tell its salt; this notices that it changed."""
+    for entry in entries[:100]:
+        try:
+            return hashlib.sha256(metadata_bytes(metadata_of(source.read(entry)))).hexdigest()
+        except RecordRejected:
+            continue
+        except Exception as error:  # the build itself will report it with its record, and keep the shards before it
+            return type(error).__name__
+    return ""
 
 
 @contextlib.contextmanager

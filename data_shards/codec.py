@@ -39,6 +39,7 @@ _LEADS = 12
 _DERIVED = (2, 3, 4, 5)
 _INDEPENDENT = (0, 1, 6, 7, 8, 9, 10, 11)
 _MAX_PACKED_BITS = 10  # pcodec at level 8 has 256 bins: wider symbols gain nothing over separate blocks
+_LEAD_BITS = 1 << np.arange(_LEADS)
 _UNPACKED: tuple[int, ...] = (0, 0, 0, 0)
 _LEVEL = 8
 _CONFIGS = tuple(
@@ -73,6 +74,7 @@ class _Layout:
     packed_minima: tuple[int, ...]
     sizes: tuple[int, ...]
     body: int  # offset of the first block
+    one_gain: bool
 
 
 def encode(record: EcgRecord, codec: str = "einthoven") -> bytes:
@@ -137,7 +139,7 @@ def decode_into(payload: bytes, out: np.ndarray, *, verified: bool = False) -> H
             f"payload holds {counts.shape} samples, the buffer is {out.dtype} {out.shape}", "build the shards with one signal spec"
         )
     gain = layout.header.gain
-    np.divide(counts, gain[0] if (gain == gain[0]).all() else gain[:, None], out=out, dtype=np.float32, casting="unsafe")
+    np.divide(counts, gain[0] if layout.one_gain else gain[:, None], out=out, dtype=np.float32, casting="unsafe")
     return layout.header
 
 
@@ -207,10 +209,11 @@ def _layout(payload: bytes) -> _Layout:
     sizes = struct.unpack_from(f"<{blocks}I", payload, sizes_at)
     if body + sum(sizes) != len(payload):
         raise DataError(f"ECG payload of {len(payload)} bytes; its header says {body + sum(sizes)}", _REMEDY)
-    gain = np.frombuffer(payload, dtype="<f4", count=gains, offset=_START).astype(np.float32)
-    lead_mask = (mask >> np.arange(_LEADS) & 1).astype(bool)
-    header = Header(CODECS[codec], leads, samples, valid, rate, lead_mask, np.broadcast_to(gain, (_LEADS,)))
-    return _Layout(header, predicted, tuple(nibbles >> 4 * k & 15 for k in range(4)), minima, sizes, body)
+    gain = np.empty(_LEADS, dtype=np.float32)
+    gain[:] = np.frombuffer(payload, dtype="<f4", count=gains, offset=_START)
+    lead_mask = (mask & _LEAD_BITS) != 0
+    header = Header(CODECS[codec], leads, samples, valid, rate, lead_mask, gain)
+    return _Layout(header, predicted, tuple(nibbles >> 4 * k & 15 for k in range(4)), minima, sizes, body, gains == 1)
 
 
 def _decode(payload: bytes, verified: bool) -> tuple[_Layout, np.ndarray]:

@@ -123,6 +123,15 @@ def test_a_build_killed_midway_goes_on_and_ends_in_the_same_bytes(undisturbed: P
     assert digests(out) == digests(undisturbed)
 
 
+class OtherSalt(SmallSource):
+    """Hashes patients with another salt and, like every source, does not say which."""
+
+    def read(self, entry):
+        record = super().read(entry)
+        record.patient += "-salted"
+        return record
+
+
 def unfinished(out: Path) -> None:
     """An unfinished build: a source that breaks on its last record, after three shards are committed."""
 
@@ -145,6 +154,7 @@ def test_another_plan_does_not_go_on_in_an_unfinished_build(tmp_path: Path) -> N
         ({"folds": [1, 2]}, "folds"),
         ({"limit": 50}, "entries"),
         ({"source": SmallSource(60, seed=1)}, "source"),
+        ({"source": OtherSalt(60)}, "first_record"),
     ]
     for change, named in changes:
         with pytest.raises(DataError, match=f"another plan: .*{named}"):
