@@ -16,6 +16,8 @@ from data_shards.sources.base import RecordRejected
 
 DEFAULT_GAIN = 200.0
 """Counts per unit where a header gives none (WFDB's own default)."""
+GAIN_RANGE = (1e-6, 1e12)
+"""Counts per mV that are gains at all; what lies outside is damage, and would not survive 32-bit floats."""
 DEFAULT_SAMPLING_RATE = 250.0
 """Hz where a header gives none (WFDB's own default)."""
 MILLIVOLTS_PER_UNIT = {"mv": 1.0, "": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6, "v": 1e3}  # both code points of the micro sign
@@ -42,9 +44,13 @@ class SignalLine:
         scale = MILLIVOLTS_PER_UNIT.get(self.units.casefold())
         if scale is None:
             raise RecordRejected("bad-gain", f"{where}: lead {self.name!r} has the unit {self.units!r}, expected mV, uV or V")
-        if not (math.isfinite(self.gain) and self.gain > 0):
-            raise RecordRejected("bad-gain", f"{where}: lead {self.name!r} has the gain {self.gain}, expected a positive number of counts per {self.units or 'mV'}")
-        return self.gain / scale
+        gain = self.gain / scale
+        if not GAIN_RANGE[0] <= gain <= GAIN_RANGE[1]:  # false for NaN too
+            raise RecordRejected(
+                "bad-gain",
+                f"{where}: lead {self.name!r} has the gain {self.gain}, expected a positive number of counts per {self.units or 'mV'}",
+            )
+        return gain
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +153,16 @@ def _gain(word: str) -> tuple[float, int | None, str]:
         raise ValueError(f"invalid gain {word!r}, expected something like '200(0)/mV'")
     gain, baseline, units = match.groups()
     try:
-        return float(gain) if gain else DEFAULT_GAIN, int(baseline) if baseline else None, (units or "").strip()
+        return float(gain) if gain else DEFAULT_GAIN, _integer(baseline) if baseline else None, (units or "").strip()
     except ValueError:
         raise ValueError(f"invalid gain {word!r}, expected something like '200(0)/mV'") from None
 
 
 def _integer(word: str) -> int:
     try:
-        return int(word)
+        number = int(word)
     except ValueError:
-        raise ValueError(f"invalid ADC zero {word!r}, expected an integer") from None
+        raise ValueError(f"invalid number of counts {word!r}, expected an integer") from None
+    if abs(number) > 1 << 32:
+        raise ValueError(f"{number} counts are more than any WFDB format holds")
+    return number

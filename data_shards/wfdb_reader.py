@@ -77,11 +77,15 @@ def standard_leads(signal: WfdbSignal, where: str) -> StandardLeads:
     rows = [_LEAD_ROW.get(_plain_name(name), -1) for name in signal.lead_names]
     known = [row for row in rows if row >= 0]
     if not known:
-        raise RecordRejected("unknown-leads", f"{where}: leads {', '.join(map(repr, signal.lead_names))}, expected names such as {', '.join(STANDARD_LEADS)}")
+        raise RecordRejected(
+            "unknown-leads", f"{where}: leads {', '.join(map(repr, signal.lead_names))}, expected names such as {', '.join(STANDARD_LEADS)}"
+        )
     if len(set(known)) < len(known):
         twice = next(STANDARD_LEADS[row] for row in known if known.count(row) > 1)
         raise RecordRejected("unknown-leads", f"{where}: lead {twice!r} occurs more than once among {', '.join(signal.lead_names)}")
-    flags = {flag: tuple(STANDARD_LEADS[row] for row in sorted(rows[i] for i in where_) if row >= 0) for flag, where_ in signal.flags.items()}
+    flags = {
+        flag: tuple(STANDARD_LEADS[row] for row in sorted(rows[i] for i in where_) if row >= 0) for flag, where_ in signal.flags.items()
+    }
     flags = {flag: leads for flag, leads in flags.items() if leads}
     others = tuple(name for name, row in zip(signal.lead_names, rows, strict=True) if row < 0)
     if rows == list(range(12)):
@@ -103,7 +107,7 @@ def _plain_name(name: str) -> str:
 
 def _is_plain_format_16(header: WfdbHeader) -> bool:
     offset = header.signals[0].byte_offset
-    plain = all([s.format == 16 and s.samples_per_frame == 1 and s.skew == 0 and s.byte_offset == offset for s in header.signals])
+    plain = all(s.format == 16 and s.samples_per_frame == 1 and s.skew == 0 and s.byte_offset == offset for s in header.signals)
     return plain and len(set(header.files)) == 1
 
 
@@ -125,7 +129,9 @@ def _read_format_16(folder: Path, header: WfdbHeader) -> np.ndarray:
     samples = header.samples if header.samples is not None else max(available, 0) // (2 * leads)
     expected = 2 * leads * samples
     if available < expected:
-        raise RecordRejected("truncated-signal", f"{file}: {len(data)} bytes, expected {expected + offset} ({leads} leads x {samples} samples)")
+        raise RecordRejected(
+            "truncated-signal", f"{file}: {len(data)} bytes, expected {expected + offset} ({leads} leads x {samples} samples)"
+        )
     if samples == 0:
         raise RecordRejected("no-signal", f"{file}: {len(data)} bytes hold no sample of {leads} leads")
     return np.frombuffer(data, dtype="<i2", count=leads * samples, offset=offset).reshape(samples, leads)
@@ -211,14 +217,24 @@ def _check_signal_files(folder: Path, header: WfdbHeader) -> None:
         if not file.is_file():
             raise RecordRejected("missing-file", f"{file}: no such signal file")
         if file.stat().st_size < math.floor(needed):
-            raise RecordRejected("truncated-signal", f"{file}: {file.stat().st_size} bytes, expected {math.floor(needed)} for {header.samples} samples")
+            raise RecordRejected(
+                "truncated-signal", f"{file}: {file.stat().st_size} bytes, expected {math.floor(needed)} for {header.samples} samples"
+            )
 
 
 def _invalid_value(format_: str) -> int:
     """WFDB's "no value" of a storage format; the lowest number of formats that have none cannot occur."""
-    return {"212": -2048, "310": -512, "311": -512, "24": -(1 << 23), "32": -(1 << 31), "8": 1 << 40, "80": -128, "508": -128, "524": -(1 << 23)}.get(
-        format_, INVALID_16
-    )
+    return {
+        "212": -2048,
+        "310": -512,
+        "311": -512,
+        "24": -(1 << 23),
+        "32": -(1 << 31),
+        "8": 1 << 40,
+        "80": -128,
+        "508": -128,
+        "524": -(1 << 23),
+    }.get(format_, INVALID_16)
 
 
 def _power_of_two_into_int16(wide: np.ndarray) -> np.ndarray:

@@ -70,7 +70,9 @@ def check_keys(keys: Iterable[str], table: str) -> None:
     seen: set[str] = set()
     for key in keys:
         if not KEY_PATTERN.fullmatch(key):
-            raise DataError(f"{table}: record key {key!r} holds characters other than letters, digits, '-' and '_'", f"correct the id in {table}")
+            raise DataError(
+                f"{table}: record key {key!r} holds characters other than letters, digits, '-' and '_'", f"correct the id in {table}"
+            )
         if key in seen:
             raise DataError(f"{table}: record key {key!r} occurs more than once", f"remove the duplicated rows from {table}")
         seen.add(key)

@@ -59,7 +59,9 @@ def read_table(path: Path, required: Sequence[str], categorical: Sequence[str] =
             present = reader.schema.names
         absent = [name for name in (*required, *categorical) if name not in present]
         if absent:
-            raise DataError(f"{path} lacks the columns {', '.join(absent)}; it has {', '.join(present[:40])}", "give the table as it was published")
+            raise DataError(
+                f"{path} lacks the columns {', '.join(absent)}; it has {', '.join(present[:40])}", "give the table as it was published"
+            )
         wanted = [name for name in (*required, *categorical, *optional) if name in present]
         types = {name: pa.dictionary(pa.int32(), pa.string()) if name in categorical else pa.string() for name in wanted}
         convert = pa_csv.ConvertOptions(column_types=types, include_columns=wanted, null_values=[""], strings_can_be_null=True)

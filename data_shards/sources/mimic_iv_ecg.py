@@ -153,7 +153,9 @@ class MimicIvEcg:
             return None, None
         table = read_table(self._patients, ("subject_id", "gender", "anchor_age", "anchor_year"))
         self._note("patients", self._patients, table.num_rows)
-        frame = pd.DataFrame({name: strings(table, name) for name in table.column_names}).drop_duplicates("subject_id").set_index("subject_id")
+        frame = (
+            pd.DataFrame({name: strings(table, name) for name in table.column_names}).drop_duplicates("subject_id").set_index("subject_id")
+        )
         rows = frame.reindex(subjects)
         year = pd.to_numeric(pd.Series(times).str.slice(0, 4), errors="coerce").to_numpy()
         anchor_age = pd.to_numeric(rows["anchor_age"], errors="coerce").to_numpy()

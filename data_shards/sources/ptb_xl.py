@@ -20,6 +20,7 @@ from data_shards.sources.common import (
     check_layout,
     file_facts,
     find_table,
+    fold_of,
     label_set_names,
     patient_hash,
     read_ecg,
@@ -38,12 +39,21 @@ _STATEMENTS = "scp_statements.csv"
 _LAYOUT = "PTB-XL as published: ptbxl_database.csv, scp_statements.csv, records100/ and records500/"
 _REPORTS = ("scp", "original")
 _FILE_COLUMN = {100: "filename_lr", 500: "filename_hr"}
-_ANNOTATIONS = ("heart_axis", "infarction_stadium1", "baseline_drift", "static_noise", "burst_noise", "electrodes_problems", "extra_beats", "pacemaker")
+_ANNOTATIONS = (
+    "heart_axis",
+    "infarction_stadium1",
+    "baseline_drift",
+    "static_noise",
+    "burst_noise",
+    "electrodes_problems",
+    "extra_beats",
+    "pacemaker",
+)
 _SEX = {"0": "male", "1": "female"}
 
 
 class PtbXl:
-    """Source "ptb-xl". Folds are the published ones (strat_fold, 1..10, by patient).
+    """Source "ptb-xl". Folds are the published ones (strat_fold, 1..10, by patient); by patient hash where the field is empty.
 
     report "scp" writes English statements from the SCP codes; "original" keeps the published text (mostly German) as one statement. The
     recording annotations that are filled in (axis, infarction stage, noise, pacemaker ...) go to `extra["annotations"]`.
@@ -51,7 +61,9 @@ class PtbXl:
 
     name = "ptb-xl"
 
-    def __init__(self, root: Path, *, salt: str = "", sampling_rate: int | str = 500, report: str = "scp", labels: str | Path | None = None) -> None:
+    def __init__(
+        self, root: Path, *, salt: str = "", sampling_rate: int | str = 500, report: str = "scp", labels: str | Path | None = None
+    ) -> None:
         self.root = Path(root)
         if str(sampling_rate) not in ("100", "500"):
             raise UsageError(f"{self.name}: sampling_rate is {sampling_rate!r}", "choose 100 or 500 (Hz)")
@@ -99,7 +111,9 @@ class PtbXl:
             meta["labels"] = {**meta["labels"], **outside.get(_whole(row["ecg_id"]), {})}
             result.append(Entry(key, row[filename], meta))
         if statements.unknown:
-            log.warning("scp codes not in %s: %s", _STATEMENTS, " ".join(f"{code}={count}" for code, count in sorted(statements.unknown.items())))
+            log.warning(
+                "scp codes not in %s: %s", _STATEMENTS, " ".join(f"{code}={count}" for code, count in sorted(statements.unknown.items()))
+            )
         return result
 
     def read(self, entry: Entry) -> EcgRecord:
@@ -117,11 +131,12 @@ class PtbXl:
 
     def _meta(self, row: dict[str, str], age: float, statements: ScpStatements) -> dict[str, Any]:
         annotations = {name: text for name in _ANNOTATIONS if (text := row.get(name, "").strip(" ,"))}
+        patient = patient_hash(_whole(row["patient_id"]), self._salt)
         meta: dict[str, Any] = {
             "labels": {},
             "statements": clean_statements((row["report"],)) if self._report == "original" else (),
-            "patient": patient_hash(_whole(row["patient_id"]), self._salt),
-            "fold": int(float(row["strat_fold"] or 0)),
+            "patient": patient,
+            "fold": int(_whole(row["strat_fold"])) if _whole(row["strat_fold"]).isdigit() else fold_of(patient),
             "age_years": None if pd.isna(age) else 90.0 if age >= OVER_89 else float(age),
             "sex": _SEX.get(_whole(row["sex"])),
             "acquired": row["recording_date"].replace(" ", "T") or None,
