@@ -192,8 +192,14 @@ def _zero_shot_words(result: Mapping[str, Any]) -> str:
 
 
 def _zero_shot_notes(result: Mapping[str, Any]) -> str:
-    notes = [f"{escape(e['name'])} ({escape(e['code'])}): {escape(e['reason'])}" for e in result.get("excluded") or []]
+    by_reason: dict[str, list[str]] = {}
+    for entry in result.get("excluded") or []:
+        by_reason.setdefault(entry["reason"], []).append(f"{entry['name']} ({entry['code']})")
+    notes = [f"{escape(', '.join(names))}: {escape(reason)}" for reason, names in by_reason.items()]
     out = f'<p class="note">Left out of all means: {"; ".join(notes)}.</p>' if notes else ""
+    few = [c for c in result.get("classes") or [] if c.get("low") is None]
+    if few:
+        out += '<p class="note">No interval where fewer than 5 patients have, or lack, the finding: resampling them says nothing about other patients.</p>'
     unprompted = result.get("unprompted") or []
     return out + (f'<p class="note">Labels in the data without prompts: {escape(", ".join(unprompted))}.</p>' if unprompted else "")
 
@@ -207,12 +213,14 @@ def _training(trace: Sequence[Mapping[str, Any]]) -> str:
         ("effective_negatives", "Effective negatives", "mean of the sum of weights per record", {"smooth": True}),
         ("temperature", "Temperature", "", {}),
     ]
+    steps = [float(row["step"]) for row in trace if "step" in row]
+    extent = (min(steps), max(steps)) if steps else None
     drawn = []
     for key, title, unit, options in panels:
         steps, values = _series(trace, key)
         if values:
             values = [100 * v for v in values] if key == "data_wait_share" else values
-            drawn.append(line_chart(steps, values, title=title, unit=unit, **options))  # type: ignore[arg-type]
+            drawn.append(line_chart(steps, values, title=title, unit=unit, extent=extent, **options))  # type: ignore[arg-type]
     return f'<h2>Training</h2><div class="panels">{"".join(drawn)}</div>' if drawn else ""
 
 

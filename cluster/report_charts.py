@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 WIDTH, HEIGHT = 460, 210
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 38
@@ -25,18 +25,22 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [k * step for k in range(first, last + 1)]
 
 
-def tick_label(value: float, span: float) -> str:
-    """Shortest text that still tells ticks `span` apart from each other."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 10_000:
-        return f"{value / 1000:g}k"
-    if abs(value) < 0.001:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    digits = max(0, 1 - math.floor(math.log10(span))) if span > 0 else 3
-    text = f"{value:.{digits}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+def tick_labels(ticks: Sequence[float]) -> list[str]:
+    """One text per tick, all in one notation, with just enough digits to tell neighbours apart."""
+    gap = min((abs(b - a) for a, b in pairwise(ticks)), default=abs(ticks[0]) if ticks else 0.0)
+    top = max((abs(t) for t in ticks), default=0.0)
+    if top >= 10_000:
+        return ["0" if t == 0 else f"{t / 1000:g}k" for t in ticks]
+    if 0 < top < 0.01 and gap < 0.001:
+        return ["0" if abs(t) < gap / 1e6 else _scientific(t) for t in ticks]
+    digits = max(0, math.ceil(-math.log10(gap) - 1e-9)) if gap > 0 else 3
+    digits += any(abs(round(t, digits) - t) > gap / 100 for t in ticks)
+    return ["0" if abs(t) < gap / 1e6 else f"{t:.{digits}f}" for t in ticks]
+
+
+def _scientific(value: float) -> str:
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
 def _scale(low: float, high: float, start: float, end: float):
@@ -65,8 +69,10 @@ def line_chart(
     smooth: bool = False,
     from_zero: bool = False,
     reference: tuple[float, str] | None = None,
+    extent: tuple[float, float] | None = None,
 ) -> str:
-    """One curve over training steps. `smooth` draws the raw curve faintly under its moving average; `reference` = (value, label) a dashed line."""
+    """One curve over training steps. `smooth` draws the raw curve faintly under its moving average; `reference` = (value, label) a dashed line;
+    `extent` the first and last step of the axis, when several charts share one."""
     points = [(float(s), float(v)) for s, v in zip(steps, values, strict=True) if math.isfinite(v)]
     if not points:
         return ""
@@ -75,18 +81,18 @@ def line_chart(
     low, high = min(shown), max(shown)
     margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
     low, high = (low if from_zero and low >= 0 else low - margin), high + margin
-    x = _scale(xs[0], xs[-1], LEFT, WIDTH - RIGHT)
+    first, last = extent or (xs[0], xs[-1])
+    x = _scale(first, last, LEFT, WIDTH - RIGHT)
     y = _scale(low, high, HEIGHT - BOTTOM, TOP)
 
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title, quote=True)}">']
     ticks = nice_ticks(low, high, 5)
-    gap = ticks[1] - ticks[0] if len(ticks) > 1 else high - low
-    for tick in ticks:
+    for tick, label in zip(ticks, tick_labels(ticks), strict=True):
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-        parts.append(_text(LEFT - 8, y(tick) + 4, tick_label(tick, gap), "end"))
-    step_ticks = [t for t in nice_ticks(xs[0], xs[-1], 6) if t == int(t)]
-    for tick in step_ticks:
-        parts.append(_text(x(tick), HEIGHT - BOTTOM + 18, tick_label(tick, 1.0)))
+        parts.append(_text(LEFT - 8, y(tick) + 4, label, "end"))
+    step_ticks = [t for t in nice_ticks(first, last, 6) if t == int(t)]
+    for tick, label in zip(step_ticks, tick_labels(step_ticks), strict=True):
+        parts.append(_text(x(tick), HEIGHT - BOTTOM + 18, label))
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, "step", kind="axis-label"))
     if reference:
@@ -124,7 +130,10 @@ class IntervalScale:
         )
 
     def header(self) -> str:
-        return self._svg("".join(_text(self.x(t), INTERVAL_HEIGHT - 8, tick_label(t, 0.1)) for t in self.ticks), "AUROC axis")
+        return self._svg(
+            "".join(_text(self.x(t), INTERVAL_HEIGHT - 8, label) for t, label in zip(self.ticks, tick_labels(self.ticks), strict=True)),
+            "AUROC axis",
+        )
 
     def row(self, trained: tuple[float, float, float], untrained: tuple[float, float, float] | None) -> str:
         """(value, low, high) of both encoders; NaN bounds draw the dot alone."""

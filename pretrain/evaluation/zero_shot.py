@@ -10,9 +10,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,6 +25,8 @@ from pretrain.loaded_encoder import LoadedEncoder
 
 log = logging.getLogger(__name__)
 
+MIN_PATIENTS = 5
+"""Fewer patients with (or without) a finding give no interval: resampling one patient only ever shows that patient."""
 FREQUENT = 10
 """Classes with fewer positives swing the macro mean; it is reported with and without them."""
 
@@ -176,16 +177,20 @@ def _results(
     tables = bootstrap_auroc([s[:, usable] for s in scores], truth, task.patients, resamples=bootstrap, seed=seed)
     entries = [task.prompts.classes[c] for c in usable]
     positives = truth.sum(axis=0)
+    having = np.array([len(np.unique(task.patients[column])) for column in truth.T])
+    lacking = np.array([len(np.unique(task.patients[~column])) for column in truth.T])
     out = []
     for encoder, values, table in zip(encoders, scores, tables, strict=True):
         point = class_auroc(values[:, usable], truth)
-        estimates = [Estimate.of(point[k], table[:, k]) for k in range(len(usable))]
+        shown = np.where(np.minimum(having, lacking) >= MIN_PATIENTS, table, np.nan)
+        estimates = [Estimate.of(point[k], shown[:, k]) for k in range(len(usable))]
         macro = Estimate.of(point.mean(), row_means(table))
         result = ZeroShotResult(
             n=len(task.rows),
             patients=len(np.unique(task.patients)),
             classes=[
-                ClassResult(c.code, c.name, int(p), **_auroc_fields(e)) for c, p, e in zip(entries, positives, estimates, strict=True)
+                ClassResult(c.code, c.name, int(p), int(h), e.value, e.low, e.high)
+                for c, p, h, e in zip(entries, positives, having, estimates, strict=True)
             ],
             macro=macro.value,
             low=macro.low,
@@ -218,11 +223,6 @@ def _results(
         )
         out.append((result, table))
     return out
-
-
-def _auroc_fields(estimate: Estimate) -> dict[str, Any]:
-    values = asdict(estimate)
-    return {"auroc": values["value"], "low": values["low"], "high": values["high"]}
 
 
 def _frequent(point: np.ndarray, table: np.ndarray, positives: np.ndarray) -> MacroResult:

@@ -11,11 +11,12 @@ from pretrain.evaluation.metrics import Estimate
 
 @dataclass(frozen=True)
 class ClassResult:
-    """One class: number of positive records, AUROC and its 95 % interval."""
+    """One class: positive records, patients who have them, AUROC and its 95 % interval (undefined when too few patients have or lack it)."""
 
     code: str
     name: str
     positives: int
+    positive_patients: int
     auroc: float
     low: float
     high: float
@@ -103,6 +104,14 @@ def _figure(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "n/a"
 
 
+def _interval(entry: ClassResult | MacroResult | ZeroShotResult) -> str:
+    return f"{entry.low:.3f}-{entry.high:.3f}" if math.isfinite(entry.low) else "n/a"
+
+
+def _classes(count: int) -> str:
+    return f"{count} class{'es' * (count != 1)}"
+
+
 def _table(result: ZeroShotResult, baseline: ZeroShotResult | None) -> str:
     other = {c.code: c.auroc for c in baseline.classes} if baseline else {}
     head = ["code", "class", "positives", "AUROC", "95 % interval", *(["untrained"] if baseline else [])]
@@ -112,16 +121,16 @@ def _table(result: ZeroShotResult, baseline: ZeroShotResult | None) -> str:
             c.name,
             str(c.positives),
             _figure(c.auroc),
-            f"{_figure(c.low)}-{_figure(c.high)}",
+            _interval(c),
             *([_figure(other[c.code])] if baseline else []),
         ]
         for c in sorted(result.classes, key=lambda c: -c.auroc)
     ]
-    macros = [["", f"macro, {len(result.classes)} classes", "", _figure(result.macro), f"{_figure(result.low)}-{_figure(result.high)}"]]
+    macros = [["", f"macro, {_classes(len(result.classes))}", "", _figure(result.macro), _interval(result)]]
     frequent = result.macro_frequent
     if 0 < frequent.classes < len(result.classes):
-        name = f"macro, {frequent.classes} classes with n >= {frequent.min_positives}"
-        macros.append(["", name, "", _figure(frequent.value), f"{_figure(frequent.low)}-{_figure(frequent.high)}"])
+        name = f"macro, {_classes(frequent.classes)} with n >= {frequent.min_positives}"
+        macros.append(["", name, "", _figure(frequent.value), _interval(frequent)])
     if baseline:
         beside = [baseline.macro, baseline.macro_frequent.value]
         macros = [[*row, _figure(value)] for row, value in zip(macros, beside, strict=False)]
@@ -132,7 +141,8 @@ def _table(result: ZeroShotResult, baseline: ZeroShotResult | None) -> str:
         return "  ".join(cells).rstrip()
 
     rule = "  ".join("-" * w for w in widths)
-    notes = [f"left out: {e['code']} ({e['reason']})" for e in result.excluded]
+    reasons = dict.fromkeys(e["reason"] for e in result.excluded)
+    notes = [f"left out, {reason}: {', '.join(e['code'] for e in result.excluded if e['reason'] == reason)}" for reason in reasons]
     if result.unprompted:
         notes.append(f"labels without prompts: {', '.join(result.unprompted)}")
     title = f"zero-shot, {result.prompts['name']}: {result.n} records of {result.patients} patients"

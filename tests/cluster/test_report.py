@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from cluster.report import Picture, write_report
-from cluster.report_charts import IntervalScale, line_chart, nice_ticks, smoothed, tick_label, weight_bars
+from cluster.report_charts import IntervalScale, line_chart, nice_ticks, smoothed, tick_labels, weight_bars
 
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 TRACE = [{"step": s, "loss": 5.0 / s, "lr": 1e-4 * s, "records_per_second": 100.0, "data_wait_share": 0.002} for s in range(1, 41)]
@@ -169,8 +169,23 @@ def test_odd_traces_still_give_well_formed_charts(values):
 def test_ticks_are_round_and_inside():
     assert nice_ticks(0.0, 1.0, 6) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert nice_ticks(1.3, 6.4, 5) == pytest.approx([2, 4, 6])
-    assert [tick_label(v, 0.02) for v in (0.0, 0.02, 0.1)] == ["0", "0.02", "0.1"]
-    assert tick_label(2e-4, 1e-4) == "2e-4" and tick_label(25000, 5000) == "25k"
+
+
+@pytest.mark.parametrize(
+    ("ticks", "labels"),
+    [
+        ([0, 0.2, 0.4, 1.0], ["0", "0.2", "0.4", "1.0"]),
+        ([0, 0.025, 0.05], ["0", "0.025", "0.050"]),
+        ([0.0995, 0.1, 0.1005], ["0.0995", "0.1000", "0.1005"]),
+        ([0, 5e-4, 1e-3], ["0", "5e-4", "1e-3"]),
+        ([0, 100, 200], ["0", "100", "200"]),
+        ([0, 12500, 25000], ["0", "12.5k", "25k"]),
+        ([2.0], ["2"]),
+        ([], []),
+    ],
+)
+def test_tick_labels_share_one_notation_and_tell_neighbours_apart(ticks, labels):
+    assert tick_labels(ticks) == labels
 
 
 def test_smoothing_keeps_a_straight_line_straight_in_its_middle():

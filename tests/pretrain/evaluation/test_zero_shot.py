@@ -99,6 +99,19 @@ def test_a_class_without_positives_is_left_out_and_said_so(shards, prompts, untr
     assert result.excluded == [{"code": "RARE", "name": "Rare thing", "reason": "no positives among 103 records"}]
 
 
+def test_a_class_of_a_few_patients_has_a_figure_but_no_interval(shards, prompts, untrained):
+    keep = [row for row in range(14) if row % 7 != 6]
+    records = [shards.read_record(row) for row in keep]
+    patients_up = len({r.patient for r in records if "UP" in r.labels["finding"]})
+    few = ShardSet(shards.path, shards.manifest, shards.index.slice(0, 14))
+    result = evaluate_zero_shot(untrained, few, prompts=prompts, bootstrap=50)
+    up = next(c for c in result.classes if c.code == "UP")
+    assert up.positive_patients == patients_up < 5
+    assert 0 <= up.auroc <= 1 and np.isnan(up.low) and np.isnan(up.high)
+    assert result.to_dict()["classes"][0]["low"] is None
+    assert "n/a" in result.table()
+
+
 def test_training_beats_the_untrained_twin_on_unseen_patients_with_an_interval_that_excludes_nothing(shards, prompts, trained):
     comparison = compare_zero_shot(trained, trained.untrained(), shards, prompts=prompts, folds=[2], bootstrap=200)
     assert comparison.result.macro > 0.85
@@ -128,7 +141,13 @@ def test_the_result_is_json_with_everything_to_make_it_again_and_a_readable_tabl
     assert values["prompts"]["name"] == "planted-v1" and len(values["prompts"]["digest"]) == 64
     assert values["baseline"]["encoder"] == "untrained-seed-1"
     table = comparison.table()
-    for words in ("Upright", f"{comparison.result.macro:.3f}", f"{comparison.baseline.macro:.3f}", "left out: RARE", "paired"):
+    for words in (
+        "Upright",
+        f"{comparison.result.macro:.3f}",
+        f"{comparison.baseline.macro:.3f}",
+        f"left out, no positives among {comparison.result.n} records: RARE",
+        "paired",
+    ):
         assert words in table
 
 
