@@ -227,7 +227,10 @@ def _training(trace: Sequence[Mapping[str, Any]]) -> str:
 def _pictures(pictures: Sequence[Picture]) -> str:
     if not pictures:
         return ""
-    words = "How much each view of the heart contributed to the embedding of a record: the weight of each lead group, out of 1. It shows where the encoder looked, not why."
+    words = (
+        "The attention weight of each lead group (each view of the heart) in the embedding of a record; the weights of a record sum to 1. "
+        "They show where the encoder looked, not why."
+    )
     return f"<h2>Recordings and lead-group attention</h2><p>{words}</p>" + "".join(_picture(p) for p in pictures)
 
 

@@ -10,7 +10,7 @@ from itertools import accumulate, pairwise
 WIDTH, HEIGHT = 460, 210
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 38
 INTERVAL_WIDTH, INTERVAL_HEIGHT = 300, 26
-INTERVAL_PAD = 12
+INTERVAL_PAD = 18
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:

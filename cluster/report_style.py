@@ -55,10 +55,14 @@ line.untrained { stroke: var(--other); stroke-width: 1.4; } circle.untrained { f
 pre { background: var(--wash); border: 1px solid var(--line); border-radius: 5px; padding: 9px 12px; margin: 3px 0 14px; white-space: pre-wrap; overflow-wrap: anywhere; }
 details summary { cursor: pointer; color: var(--soft); font-size: 14px; } a { color: var(--accent); }
 footer { margin-top: 48px; padding-top: 10px; border-top: 1px solid var(--line); color: var(--soft); font-size: 13px; }
-@media (max-width: 760px) { .recording .below { grid-template-columns: 1fr; } .panels { grid-template-columns: 1fr; } .scroll { overflow-x: auto; } }
+@media screen and (max-width: 960px) { .scroll { overflow-x: auto; } }
+@media screen and (max-width: 760px) { .recording .below { grid-template-columns: 1fr; } .panels { grid-template-columns: 1fr; } .legend { flex-wrap: wrap; gap: 4px 18px; white-space: nowrap; } }
 @media print {
   :root { --paper:#fff; --wash:#f5f7f9; --ink:#000; --soft:#444; --line:#ccc; --grid:#e5e5e5; --accent:#1d5f8f; --faint:#9cc0da; --other:#777; }
   @page { size: A4; margin: 14mm; } body { max-width: none; padding: 0; font-size: 12px; -webkit-print-color-adjust: exact; print-color-adjust: exact; }
-  .panels { grid-template-columns: 1fr 1fr; } .tile, figure, .recording, tr, pre { break-inside: avoid; } h2, h3 { break-after: avoid; }
+  .tiles { grid-template-columns: repeat(5, 1fr); gap: 8px; } .tile { padding: 8px 9px; } .tile b { font-size: 18px; } .tile span { font-size: 10px; }
+  table, .legend, .note { font-size: 11px; } th { font-size: 10.5px; padding-right: 7px; } td { padding-right: 7px; } .panel figcaption { font-size: 12px; } .code { font-size: 9.5px; margin-left: 4px; }
+  .zero-shot td { height: 20px; } .zero-shot td.plot, .zero-shot th.plot { width: 150px; padding-left: 0; } svg.interval { width: 150px; height: 13px; } .zero-shot .tick { font-size: 19px; }
+  .panels { grid-template-columns: 1fr 1fr; gap: 10px 14px; } .tile, figure, .recording, tr, pre { break-inside: avoid; } h2, h3 { break-after: avoid; }
 }
 """
