@@ -155,12 +155,7 @@ def left_anterior_fascicular_block(draft: Draft, rng: np.random.Generator) -> No
     early[:, 2:4] = np.array([-0.10, 0.28]) * _draw(rng, 0.8, 1.2)
     beat.qrs[~late] = early
     beat.qrs[late, 3] = -np.abs(beat.qrs[late, 3]) - 0.05
-    wide_enough = beat.qrs_ms >= 120  # together with right bundle branch block
-    if wide_enough:
-        left_part = (beat.qrs[:, 0] > 0.2) & (beat.qrs[:, 2] > 0)
-        beat.qrs[left_part, 3] -= 0.35
-    else:
-        beat.qrs_ms = min(beat.qrs_ms + _draw(rng, 4, 14), 112)
+    beat.qrs_ms = min(beat.qrs_ms + _draw(rng, 4, 14), 112)
     shapes.turn_to_axis(beat, draft.lead_field, _draw(rng, -68, -50))
 
 
@@ -175,11 +170,11 @@ def preexcitation(draft: Draft, rng: np.random.Generator) -> None:
     beat.qrs[:, 0] = (beat.qrs[:, 0] * beat.qrs_ms + lead_time - 4) / new
     beat.qrs[:, 1] *= beat.qrs_ms / new
     septal = beat.qrs[:, 0] < 0.45
-    beat.qrs[septal, 2:] *= 0.3
+    beat.qrs[septal, 2:] = 0.0  # the septum is no longer the first to be excited
     left_sided = rng.random() < 0.5
     direction = np.array([0.24, 0.22, -0.34]) if left_sided else np.array([0.42, -0.14, 0.12])
-    delta = np.array([[0.22, 0.085], [0.36, 0.075]])
-    size = np.array([[0.8], [1.1]]) * _draw(rng, 0.85, 1.25)
+    delta = np.array([[0.25, 0.095], [0.44, 0.085]])
+    size = np.array([[0.62], [0.95]]) * _draw(rng, 0.85, 1.25)
     beat.qrs = np.vstack([np.hstack([delta, size * direction]), beat.qrs])
     beat.qrs_ms = new
     beat.t = beat.t - direction * _draw(rng, 0.35, 0.9)
@@ -190,11 +185,11 @@ def preexcitation(draft: Draft, rng: np.random.Generator) -> None:
 
 def ventricular_pacing(draft: Draft, rng: np.random.Generator) -> None:
     """A spike before every QRS, QRS broad as from the right ventricular apex; with or without a P before it."""
-    draft.rhythm.rate = float(rng.choice([60, 60, 65, 70, 75, 80]))
+    draft.rhythm.rate = float(rng.choice([60, 60, 65, 70, 75, 80])) * float(np.interp(draft.age, (0, 1, 6, 16), (2.0, 1.7, 1.3, 1.0)))
     draft.rhythm.origin = "av-paced" if rng.random() < 0.5 else "paced"
     draft.rhythm.sinus_arrhythmia = 0.0
     draft.beat = wide_beat(draft.beat, "apex", rng)
-    draft.beat.pr_ms = _draw(rng, 140, 190)
+    draft.beat.pr_ms = _draw(rng, 140, 190) * float(np.interp(draft.age, (0, 16), (0.65, 1.0)))
     draft.beat.spike = np.array([0.35, 0.8, -0.5]) * _draw(rng, 0.5, 2.0)
     draft.facts["dual_chamber"] = draft.rhythm.origin == "av-paced"
 
@@ -202,9 +197,9 @@ def ventricular_pacing(draft: Draft, rng: np.random.Generator) -> None:
 def wide_beat(beat: Morphology, focus: str, rng: np.random.Generator) -> Morphology:
     """A beat from the ventricles: `focus` "right" (outflow tract), "left" or "apex" (of the right ventricle); broad, with ST and T against it."""
     vectors = {
-        "right": [[0.1, 0.35, 0.10], [0.45, 1.15, 0.75], [0.30, 0.85, 0.75], [0.05, 0.15, 0.25]],
+        "right": [[0.1, 0.28, 0.10], [0.42, 0.90, 0.72], [0.28, 0.66, 0.70], [0.05, 0.12, 0.22]],
         "left": [[-0.15, -0.1, -0.35], [-0.70, -0.45, -0.95], [-0.55, -0.55, -0.65], [-0.30, -0.2, -0.10]],
-        "apex": [[0.30, -0.15, 0.10], [0.55, -0.85, 0.75], [0.25, -0.80, 0.70], [0.05, -0.25, 0.20]],
+        "apex": [[0.26, -0.12, 0.08], [0.46, -0.64, 0.62], [0.22, -0.60, 0.56], [0.05, -0.20, 0.16]],
     }[focus]
     times = [[0.18, 0.09], [0.40, 0.105], [0.61, 0.10], [0.82, 0.075]]
     waves = _waves(rng, [t + v for t, v in zip(times, vectors, strict=True)], 0.12)
@@ -224,12 +219,12 @@ def wide_beat(beat: Morphology, focus: str, rng: np.random.Generator) -> Morphol
 def left_ventricular_hypertrophy(draft: Draft, rng: np.random.Generator) -> None:
     """Sokolow-Lyon over 3.5 mV (over 4.6 in children); strain (ST down, T inverted laterally) in about half."""
     beat = draft.beat
-    goal = _draw(rng, 3.85, 5.2) if draft.age >= 16 else _draw(rng, 5.0, 6.2)
-    beat.qrs[:, 4] += 0.25 * (beat.qrs[:, 0] > 0.35)
-    for _ in range(3):
+    goal = _draw(rng, 3.8, 4.9) if draft.age >= 16 else _draw(rng, 4.9, 5.8)
+    beat.qrs[:, 4] += 0.10 * (beat.qrs[:, 0] > 0.35)
+    for _ in range(5):
         now = shapes.sokolow_mv(shapes.qrs_leads(beat, draft.lead_field))
-        beat.qrs[:, 2] *= np.sqrt(goal / now)
-        beat.qrs[:, 4] *= goal / now
+        beat.qrs[:, 2] *= goal / now
+        beat.qrs[:, 4] *= np.sqrt(goal / now)
         beat.qrs[:, 3] *= (goal / now) ** 0.25
     beat.qrs_ms = min(beat.qrs_ms + _draw(rng, 4, 12), max(112, beat.qrs_ms))
     if rng.random() < 0.5:
@@ -277,6 +272,7 @@ def right_atrial_enlargement(draft: Draft, rng: np.random.Generator) -> None:
 def _raise_st(draft: Draft, direction: np.ndarray, size: float, t_share: float) -> None:
     draft.beat.st = draft.beat.st * 0.3 + direction * size
     draft.beat.t = draft.beat.t + direction * size * t_share
+    draft.beat.t_width *= 1.22  # the raised segment runs into the T wave without a step
 
 
 def anterior_elevation(draft: Draft, rng: np.random.Generator) -> None:
@@ -296,8 +292,8 @@ def lateral_elevation(draft: Draft, rng: np.random.Generator) -> None:
 
 def pericarditis(draft: Draft, rng: np.random.Generator) -> None:
     """ST up diffusely without mirror images but in aVR, PR segment down."""
-    size = _draw(rng, 0.18, 0.32)
-    draft.beat.st = np.array([0.62, 0.62, -0.30]) * size
+    size = _draw(rng, 0.20, 0.32)
+    draft.beat.st = np.array([0.86, 0.60, -0.28]) * size
     draft.beat.t = draft.beat.t * 0.8
     draft.beat.pr_segment = np.array([-0.55, -0.75, 0.30]) * _draw(rng, 0.075, 0.13)
 

@@ -41,9 +41,7 @@ def torso(rng: np.random.Generator) -> np.ndarray:
     return field
 
 
-def loops(
-    centre: np.ndarray, left: np.ndarray, right: np.ndarray, vector: np.ndarray, samples: int, sampling_rate: float
-) -> np.ndarray:
+def loops(centre: np.ndarray, left: np.ndarray, right: np.ndarray, vector: np.ndarray, samples: int, sampling_rate: float) -> np.ndarray:
     """Heart vector float32 (3, T) in mV of n Gaussians: `centre` s (n,), `left`/`right` widths s (n,), `vector` mV (n, 3)."""
     out = np.zeros((3, samples))
     widest = np.maximum(left, right) * _REACH

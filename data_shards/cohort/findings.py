@@ -20,7 +20,7 @@ NORMAL = "NORM"
 class Finding:
     """One diagnosis or rhythm.
 
-    stage: order in which changes are made (0 rhythm, 1 conduction, 2 chambers, 3 infarct, 4 ST-T and QT, 5 voltage, 6 rhythm that copies the beat).
+    stage: order in which changes are made (0 rhythm, 1 conduction, 2 chambers and the late right ventricle of RBBB, 3 infarct, 4 ST-T and QT, 5 voltage, 6 rhythm that copies the beat).
     chronic: persists over a patient's records. clinical: share of records in everyday adult practice. youngest: age in years from which it occurs.
     statements: the diagnosis in report language, `{fact}` filled from the draft; features: what is seen in the waveform behind it.
     leads_report: the statement names the rhythm and comes first. suffix: ways to append it to a rhythm ("Sinus rhythm with PVCs").
@@ -135,14 +135,14 @@ _TABLE: tuple[Finding, ...] = (
         scp=(("CLBBB", 100.0),), chronic=True, plain=True, clinical=0.03, youngest=3,
     ),
     Finding(
-        "RBBB", "right bundle branch block", 1, do.right_bundle_branch_block,
+        "RBBB", "right bundle branch block", 2, do.right_bundle_branch_block,
         ("Right bundle branch block", "Complete right bundle branch block", "RBBB", "IV conduction defect of right bundle branch block type"),
         features=("RSR' pattern in V1", "Wide terminal S in lateral leads"),
         excludes=_BROAD | {"LVH", "RVH", "OAMI", "TINV", "ASTE", "LQT", "LVOLT", "3AVB"}, scp=(("CRBBB", 100.0),), chronic=True, plain=True,
         clinical=0.06, youngest=0.5,
     ),
     Finding(
-        "LAFB", "left anterior fascicular block", 2, do.left_anterior_fascicular_block,
+        "LAFB", "left anterior fascicular block", 1, do.left_anterior_fascicular_block,
         ("Left anterior fascicular block", "Left anterior hemiblock", "Left axis deviation - left anterior fascicular block", "LAFB"),
         features=("Left axis deviation", "Marked left axis deviation", "QRS axis {axis} degrees"),
         excludes=_BROAD | {"RVH", "OIMI", "LVH", "LVOLT", "3AVB"}, scp=(("LAFB", 100.0),), chronic=True, clinical=0.05, youngest=1,

@@ -137,7 +137,11 @@ def normal_beat(age: float, male: bool, lead_field: np.ndarray, rng: np.random.G
     qrs[:, 2:] *= size * (1.05 if male else 0.95)
     # T points forward in adults and in the first days of life, backward (inverted in V1-V3) in between.
     backward = _by_age(age, (0, 0.01, 0.03, 8, 13, 18), (-0.06, -0.02, 0.20, 0.17, 0.0, -0.15 if male else -0.11))
-    t = np.array([0.33, 0.24, backward]) * (1 + 0.1 * rng.standard_normal(3)) * _by_age(age, (0, 0.1, 1, 20, 90), (0.6, 0.75, 1.0, 1.0, 0.85))
+    t = (
+        np.array([0.33, 0.24, backward])
+        * (1 + 0.1 * rng.standard_normal(3))
+        * _by_age(age, (0, 0.1, 1, 20, 90), (0.6, 0.75, 1.0, 1.0, 0.85))
+    )
     small = _by_age(age, (0, 16), (0.9, 1.0))
     shape = Morphology(
         qrs=qrs,
@@ -147,11 +151,13 @@ def normal_beat(age: float, male: bool, lead_field: np.ndarray, rng: np.random.G
         pr_ms=_by_age(age, (0, 1, 6, 12, 18, 90), (102, 112, 128, 140, 150, 166)) + 8 * rng.uniform(-1.5, 1.5),
         st=np.array([0.012, 0.01, -0.03 if male else -0.015]) * rng.uniform(0.3, 1.3) * (age > 5),
         t=t,
-        qtc_ms=_by_age(age, (0, 1, 18, 90), (395, 400, 398, 408)) + (0 if male or age < 15 else 8) + float(np.clip(9 * rng.standard_normal(), -22, 18)),
+        qtc_ms=_by_age(age, (0, 1, 18, 90), (395, 400, 398, 408))
+        + (0 if male or age < 15 else 8)
+        + float(np.clip(9 * rng.standard_normal(), -22, 18)),
         t_width=float(np.exp(0.08 * rng.standard_normal())),
     )
     axis = _by_age(age, (0, 0.1, 0.25, 1, 6, 20, 40, 60, 90), (125, 108, 78, 62, 62, 60, 48, 32, 14)) + 13 * rng.standard_normal()
-    turn_to_axis(shape, lead_field, float(np.clip(axis, *((85, 165) if age < 0.08 else (-12, 95) if age < 1 else (-15, 84)))))
+    turn_to_axis(shape, lead_field, float(np.clip(axis, *((85, 150) if age < 0.08 else (-12, 95) if age < 1 else (-15, 84)))))
     _within_normal_voltage(shape, lead_field, age)
     return shape
 

@@ -14,7 +14,12 @@ import numpy as np
 from data_shards.cohort.findings import FINDINGS, NORMAL, compatible
 
 PREVALENCES = ("balanced", "clinical")
-_CHRONIC_SHARE, _HEALTHY_NORMAL, _CHRONIC_PASSING, _SECOND = 0.60, 0.34, 0.40, 0.18  # balanced: tuned to 25 positives in 1,000 and 13 % normal
+_CHRONIC_SHARE, _HEALTHY_NORMAL, _CHRONIC_PASSING, _SECOND = (
+    0.60,
+    0.34,
+    0.40,
+    0.18,
+)  # balanced: tuned to 25 positives in 1,000 and 13 % normal
 _PRIME = 9_999_991  # record numbers are spread over eight digits by multiplication modulo a prime: unique, and not in the order of creation
 
 
@@ -104,7 +109,7 @@ def plan_cohort(patients: int, records: int | None, layout: str, seed: int, prev
             number += 1
             longest = 40 if ages[index] < 1 else 500
             time += timedelta(days=int(rng.integers(0, longest)) if rng.random() < 0.6 else 0, minutes=int(rng.integers(20, 1400)))
-        subject = 10_000_000 + (offset + index * step) % _PRIME
+        subject = 10_000_000 + (7 * offset + 3 + index * (_PRIME - step)) % _PRIME
         plan.append(Patient(index, subject, bool(rng.random() < 0.52), ages[index], first, tuple(visits), tuple(chronic[index])))
     return plan
 
@@ -132,6 +137,8 @@ def _deal_chronic(
     deck = _Deck(weights, rng, prevalence == "balanced")
     order = np.argsort(-(counts + rng.random(len(counts))), kind="stable")
     share = _CHRONIC_SHARE if prevalence == "balanced" else min(sum(weights.values()), 0.9)
+    if NORMAL not in codes and not _weights(codes, chronic=False):
+        share = 1.0  # nothing else could make these people ill
     healthy = _spread(len(order), 1 - share, rng)
     for place, index in enumerate(order.tolist()):
         if healthy[place]:

@@ -22,7 +22,25 @@ _SINUS = ("Sinus rhythm", "Sinus rhythm", "Sinus rhythm", "Regular sinus rhythm"
 _NORMAL_SINUS = (*_SINUS, "Normal sinus rhythm", "Normal sinus rhythm")
 _QUALIFIERS = ("Possible", "Possible", "Probable", "Cannot rule out", "Consider", "Suggestive of")
 _SEVERITY = ("Normal ECG", "Otherwise normal ECG", "Borderline ECG", "Abnormal ECG")
-_ACRONYMS = ("LVH", "RVH", "LBBB", "RBBB", "LAFB", "LAE", "RAE", "WPW", "ST ", "IV ", "T ", "QT", "PR ", "A-V", "Wolff", "Wenckebach", "Mobitz")
+_ACRONYMS = (
+    "LVH",
+    "RVH",
+    "LBBB",
+    "RBBB",
+    "LAFB",
+    "LAE",
+    "RAE",
+    "WPW",
+    "ST ",
+    "IV ",
+    "T ",
+    "QT",
+    "PR ",
+    "A-V",
+    "Wolff",
+    "Wenckebach",
+    "Mobitz",
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,9 @@ def write_report(findings: tuple[str, ...], facts: Mapping[str, Any], rng: np.ra
     lines, waiting = _rhythm(present, said, facts, rng)
     lines += _diagnoses(waiting, facts, rng)
     if facts.get("fault_lead") and rng.random() < 0.4:
-        lines.insert(0, _pick(("Partial missing lead(s): {fault_lead}", "Lead(s) unsuitable for analysis: {fault_lead}"), rng).format_map(facts))
+        lines.insert(
+            0, _pick(("Partial missing lead(s): {fault_lead}", "Lead(s) unsuitable for analysis: {fault_lead}"), rng).format_map(facts)
+        )
     if facts.get("age", 40) < 16 and rng.random() < 0.3:
         lines.insert(0, "--- Pediatric criteria used ---")
     summary = _summary(present, facts, rng)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-_LEAD_IN = 1.6  # seconds generated before the record, so that it opens in the middle of a rhythm
+_LEAD_IN = 2.6  # seconds generated before the record, so that it opens in the middle of a rhythm
 
 
 @dataclass
@@ -77,7 +77,7 @@ def _sinus(plan: RhythmPlan, pr_s: float, seconds: float, rng: np.random.Generat
     atrial = _premature_times(plan.premature_atrial, cycle, seconds, rng) if plan.premature_atrial else []
     ventricular = _premature_times(plan.premature_ventricular, cycle, seconds, rng) if plan.premature_ventricular else []
     phase = rng.uniform(0, 2 * np.pi)
-    jitter = iter((0.012 * rng.standard_normal(int((seconds + 4) / cycle * 1.6) + 8)).tolist())
+    jitter = iter((0.012 * rng.standard_normal(int((seconds + 5) / cycle * 1.6) + 8)).tolist())
     time, place, pr = -_LEAD_IN - float(rng.uniform(0, cycle)), int(rng.integers(0, 4)), pr_s
     while time < seconds + 0.6:
         if plan.wenckebach:
@@ -112,7 +112,7 @@ def _fibrillation(plan: RhythmPlan, pr_s: float, seconds: float, rng: np.random.
     beats = Beats()
     cycle = 60 / plan.rate
     floor = max(0.27, 0.52 * cycle)
-    gaps = floor + rng.gamma(3.2, (cycle - floor) / 3.2, int((seconds + 4) / floor) + 4)
+    gaps = floor + rng.gamma(3.2, (cycle - floor) / 3.2, int((seconds + 5) / floor) + 4)
     ventricular = _premature_times(plan.premature_ventricular, cycle, seconds, rng) if plan.premature_ventricular else []
     time = -_LEAD_IN
     for gap in gaps.tolist():
