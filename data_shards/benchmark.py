@@ -41,15 +41,18 @@ def measure_data(
 ) -> dict[str, Any]:
     """Records per second per core of encoding, decoding and streaming, the compression ratio, and how many times faster than the alternatives.
 
-    Give a shard set, or a folder of WFDB headers with signals (searched recursively). `compare`: also `wfdb.rdsamp` on a WFDB copy of the same
-    records, and stock `webdataset` with the plain `.npy` payload on a tar of them. Everything is written to a temporary folder.
-    Raises DataError when neither gives a record, or when the records differ in length.
+    Measures a shard set, or a folder of WFDB headers with signals (searched recursively), or, when neither is given, a virtual cohort made for the
+    purpose. `compare`: also `wfdb.rdsamp` on a WFDB copy of the same records, and stock `webdataset` on a tar of them as plain float32 `.npy`.
+    Everything is written to a temporary folder. Raises DataError when there is no record to measure, or when the records differ in length.
     """
-    chosen = _from_set(shard_set, records, seed) if shard_set is not None else _from_wfdb(wfdb_folder, records, seed)
-    if len({record.samples for record in chosen}) != 1:
-        raise DataError("the records to measure differ in length", "measure a shard set, whose records all conform to one spec")
     with tempfile.TemporaryDirectory(prefix="cardialign-bench-") as name:
         folder = Path(name)
+        if shard_set is not None:
+            chosen = _from_set(shard_set, records, seed)
+        else:
+            chosen = _from_wfdb(wfdb_folder if wfdb_folder is not None else _virtual_wfdb(folder / "cohort", records, seed), records, seed)
+        if len({record.samples for record in chosen}) != 1:
+            raise DataError("the records to measure differ in length", "measure a shard set, whose records all conform to one spec")
         payloads = [encode(record) for record in chosen]
         jobs: dict[str, Callable[[], int]] = {
             "encode": lambda: sum(bool(encode(record)) for record in chosen),
@@ -60,12 +63,11 @@ def measure_data(
             jobs["wfdb_rdsamp"] = _rdsamp_job(folder / "wfdb", chosen)
             jobs["webdataset_npy"] = _webdataset_job(folder / "npy.tar", chosen)
         rates = _interleaved(jobs, rounds)
-    raw = sum(record.counts.nbytes for record in chosen)
     figures: dict[str, Any] = {
         "records": len(chosen),
         "samples": chosen[0].samples,
         "rounds": rounds,
-        "compression_ratio": raw / sum(map(len, payloads)),
+        "compression_ratio": sum(record.counts.nbytes for record in chosen) / sum(map(len, payloads)),
         "bytes_per_record": sum(map(len, payloads)) / len(payloads),
     }
     figures |= {f"{name}_records_per_s_per_core": rate for name, rate in rates.items()}
@@ -90,8 +92,15 @@ def _from_set(shards: ShardSet, records: int, seed: int) -> list[EcgRecord]:
     return [shards.read_record(int(row)) for row in rows]
 
 
-def _from_wfdb(folder: Path | None, records: int, seed: int) -> list[EcgRecord]:
-    headers = sorted(Path(folder).rglob("*.hea")) if folder is not None else []
+def _virtual_wfdb(folder: Path, records: int, seed: int) -> Path:
+    from data_shards.cohort.generate import make_cohort
+
+    make_cohort(folder, patients=max(1, records // 2), records=max(1, records), seed=seed)
+    return folder
+
+
+def _from_wfdb(folder: Path, records: int, seed: int) -> list[EcgRecord]:
+    headers = sorted(Path(folder).rglob("*.hea"))
     found: list[EcgRecord] = []
     for position in np.random.default_rng(seed).permutation(len(headers)):
         path = headers[int(position)].with_suffix("")

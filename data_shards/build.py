@@ -118,7 +118,7 @@ def _build(
     try:
         manifest = commit_set(out, len(tasks), source, spec, codec)
     except OSError as error:
-        raise disk_error(error, out / MANIFEST, 0, 0, 0) from error
+        raise disk_error(error, out / MANIFEST) from error
     counts = manifest["counts"]
     log.info("built out=%s records=%d rejected=%s fingerprint=%s", out, counts["records"], counts["rejected"], manifest["fingerprint"])
     return BuildReport(
@@ -211,7 +211,10 @@ def _claim(out: Path, plan: dict[str, Any], overwrite: bool) -> Iterator[None]:
     work = out / WORK_FOLDER
     if out.exists() and not work.exists() and any(out.iterdir()):
         raise DataError(f"{out} is not empty and holds no shard set", "choose an empty or new folder")
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, out) from error
     with (work / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -229,7 +232,7 @@ def _check_plan(out: Path, plan: dict[str, Any]) -> None:
         try:
             commit_file(plan_file, lambda temporary: temporary.write_text(json.dumps(plan, sort_keys=True)))
         except OSError as error:
-            raise disk_error(error, plan_file, 0, 0, 0) from error
+            raise disk_error(error, plan_file) from error
         return
     other = json.loads(plan_file.read_text())
     differing = sorted(key for key in plan.keys() | other.keys() if plan.get(key) != other.get(key))

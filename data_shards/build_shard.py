@@ -92,23 +92,23 @@ def _read(source: Source, entry: Entry, task: ShardTask, rejects: list[dict[str,
     except RecordRejected as rejection:
         rejects.append({"key": entry.key, "path": entry.path, "reason": rejection.reason, "detail": rejection.detail})
         return None
-    except (DataError, OSError):
+    except DataError:
         raise
     except Exception as error:
         raise DataError(
             f"record {entry.key} ({entry.path}): the {source.name} reader failed with {type(error).__name__}: {error}",
-            "report it: a reader should turn a bad record away with a reason; until then take the record out of the listing",
+            "check that the file may be read; else report it: a reader should turn a bad record away with a reason",
         ) from error
 
 
-def disk_error(error: OSError, path: Path, written: int, done: int, entries: int) -> Exception:
-    """A full disk as a DataError that says how many bytes were written, are free and are still needed; any other OSError as it is."""
+def disk_error(error: OSError, path: Path, written: int = 0, done: int = 0, entries: int = 0) -> DataError:
+    """A failed write as a DataError; for a full disk it says how many bytes were written, are free and are still needed."""
     if error.errno not in _DISK_FULL:
-        return error
-    needed = int(written / done * entries) if done else written
+        return DataError(f"cannot write {path}: {error}", "check that the folder exists, may be written to, and lies on a healthy disk")
+    needed = max(int(written / done * entries) if done else 0, written)
     free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
     return DataError(
-        f"disk full while writing {path}: {os.strerror(error.errno or 0)} after {written} bytes; this file needs about {max(needed, written)} bytes, "
+        f"disk full while writing {path}: {os.strerror(error.errno or 0)} after {written} bytes; this file needs about {needed} bytes, "
         f"{free} bytes are free",
         "free space (or raise the quota) and run the same build again: finished shards are kept, the unfinished file was removed",
     )

@@ -38,10 +38,11 @@ _START = _HEAD.size + _FIELDS.size
 _LEADS = 12
 _DERIVED = (2, 3, 4, 5)
 _INDEPENDENT = (0, 1, 6, 7, 8, 9, 10, 11)
-_MAX_PACKED_BITS = 10  # pcodec at level 8 has 256 bins: wider symbols gain nothing over separate blocks
+_MAX_PACKED_BITS = 10  # wider symbols than pcodec has bins for gain nothing over separate blocks
 _LEAD_BITS = 1 << np.arange(_LEADS)
 _UNPACKED: tuple[int, ...] = (0, 0, 0, 0)
-_LEVEL = 8
+_LEVEL = 6  # level 8 packs 1 % tighter and decodes 14 % slower
+_PROBE = 2048  # samples, from the middle, by which a lead's coding is chosen
 _CONFIGS = tuple(
     ChunkConfig(
         compression_level=_LEVEL,
@@ -171,7 +172,8 @@ def _best_delta_orders(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _encode_blocks(counts: np.ndarray) -> tuple[list[bytes], int, tuple[int, ...], tuple[int, ...]]:
     residuals = counts[2:6] - _predictions(counts[0], counts[1])
-    orders, costs = _best_delta_orders(np.concatenate([counts, residuals]))
+    start = max(0, (counts.shape[1] - _PROBE) // 2)
+    orders, costs = _best_delta_orders(np.concatenate([counts, residuals])[:, start : start + _PROBE])
     predicted = sum(1 << k for k in range(4) if costs[12 + k] <= costs[2 + k])
     blocks = [simple_compress(counts[lead], _CONFIGS[orders[lead]]) for lead in _INDEPENDENT]
     low, high = residuals.min(axis=1).astype(int), residuals.max(axis=1).astype(int)

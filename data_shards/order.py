@@ -108,8 +108,9 @@ class GlobalOrder:
             if epoch in self._epochs:
                 self._epochs.move_to_end(epoch)
                 return self._epochs[epoch]
-            order = self._compute(epoch)
-            order.setflags(write=False)
+        order = self._compute(epoch)  # without the lock: whoever needs another epoch at this moment must not wait for this one
+        order.setflags(write=False)
+        with self._lock:
             self._epochs[epoch] = order
             if len(self._epochs) > _CACHED_EPOCHS:
                 self._epochs.popitem(last=False)

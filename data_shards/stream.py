@@ -114,12 +114,12 @@ class _Prefetcher:
         self._under_way: deque[tuple[Batch, list[Future[tuple[float, float]]]]] = deque()
 
     def next(self) -> Batch | None:
+        started = time.perf_counter()
         self._top_up()
         if not self._under_way:
             return None
         batch, parts = self._under_way.popleft()
         self._top_up()
-        started = time.perf_counter()
         for part in parts:
             read, decode = part.result()
             batch.wait["read"] += read
@@ -171,14 +171,15 @@ class ShardStream:
     def _plan(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         step, prepared = self._start, self._order.epoch_of(self._start)
         while self._stop is None or step < self._stop:
-            epoch = self._order.epoch_of(step)
-            if epoch >= prepared:
-                # sorting a million rows takes a moment: have the next epoch's order ready before the first batch needs it
-                prepared = epoch + 1
-                self._decoder.pool.submit(self._order.epoch, prepared)
             global_rows = self._order.batch(step)
             yield step, global_rows[self._slice], global_rows
+            epoch = self._order.epoch_of(step)
             step += 1
+            if epoch >= prepared:
+                # sorting a million rows takes a moment: have the next epoch's order ready before its first batch, but after this epoch's first
+                prepared = epoch + 1
+                if self._stop is None or prepared <= self._order.epoch_of(self._stop):
+                    self._decoder.pool.submit(self._order.epoch, prepared)
 
     def __iter__(self) -> Iterator[Batch]:
         return self

@@ -196,7 +196,7 @@ def build_text_bank(
             _write_statements(folder, statements)
             (folder / BANK_FILE).write_text(json.dumps(description, indent=1, sort_keys=True), encoding="utf-8")
     except OSError as error:
-        raise disk_error(error, path, 0, 0, 0) from error
+        raise disk_error(error, path) from error
     log.info("text_bank path=%s built reports=%d", path, len(statements))
     return TextBank(path)
 

@@ -94,6 +94,12 @@ def _check_tables(path: Path, manifest: dict[str, Any], report: VerifyReport) ->
     counts = pc.value_counts(index.column("key"))
     for item in counts.filter(pc.greater(counts.field("counts"), 1)).to_pylist():
         report.problems.append(f"record {item['values']} occurs {item['counts']} times in {INDEX}: duplicated key")
+    shards = index.column("shard").to_numpy()
+    for number in np.unique(shards[(shards < 0) | (shards >= len(manifest["shards"]))]):
+        key = index.column("key")[int(np.argmax(shards == number))].as_py()
+        report.problems.append(
+            f"record {key} lies in shard number {number} according to {INDEX}; the manifest has {len(manifest['shards'])} shards"
+        )
     if REPORTS in tables:
         rows = index.column("report").to_numpy()
         beyond = np.flatnonzero((rows < -1) | (rows >= tables[REPORTS].num_rows))
@@ -162,6 +168,10 @@ def _check_members(file: Path, shard: dict[str, Any], rows: pa.Table | None, sam
     descriptor = os.open(file, os.O_RDONLY)
     try:
         listed = rows.select(["key", "offset", "size", "crc32", "meta_offset", "meta_size"]).to_pylist()
+        absent = [row for row in listed if not {f"{row['key']}.ecg", f"{row['key']}.json"} <= found.keys()]
+        if absent:  # one sentence: after a cut, every record from there on is missing
+            first = f"record {absent[0]['key']} in shard {name} at offset {absent[0]['offset']}"
+            report.problems.append(f"{first}: not in the tar, or not wholly ({len(absent)} such records in this shard)")
         for row in listed:
             report.records += 1
             report.problems += _record_problems(descriptor, name, row, found, samples)
@@ -176,8 +186,7 @@ def _record_problems(descriptor: int, shard: str, row: dict[str, Any], found: di
     for kind, offset, size in (("ecg", row["offset"], row["size"]), ("json", row["meta_offset"], row["meta_size"])):
         where = f"record {key} in shard {shard} at offset {offset}"
         if f"{key}.{kind}" not in found:
-            yield f"{where}: member {key}.{kind} is not in the tar"
-            continue
+            continue  # already counted as absent
         if found[f"{key}.{kind}"] != (offset, size):
             yield f"{where}: {INDEX} says {size} bytes there, the tar has {key}.{kind} at {found[f'{key}.{kind}']}: stale index"
             continue

@@ -28,6 +28,11 @@ def test_a_folder_of_wfdb_records_is_measured_as_well(real_data: Path) -> None:
     assert "wfdb_rdsamp_records_per_s_per_core" not in figures
 
 
+def test_without_a_set_a_virtual_cohort_is_measured() -> None:
+    figures = measure_data(records=12, rounds=1, batch=4, compare=False)
+    assert figures["records"] == 12 and figures["samples"] == 5000 and figures["compression_ratio"] > 4
+
+
 def test_nothing_to_measure_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no WFDB record to measure"):
         measure_data(wfdb_folder=tmp_path)

@@ -12,12 +12,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data_shards.build import build_shards
 from data_shards.errors import DataError, UsageError
 from data_shards.record import SignalSpec
 from data_shards.shard_set import ShardSet
+from data_shards.sources import open_source
+from data_shards.stream import iterate_rows
 from tests.data_shards.small_source import SmallSource
 
 SPEC = SignalSpec(500, 1)
@@ -145,6 +148,31 @@ def unfinished(out: Path) -> None:
         build(out, source=Breaks(60))
 
 
+class KillsItsProcess(SmallSource):
+    """Reading record 40 ends the process the way the kernel does when memory is short, as long as `marker` exists."""
+
+    def __init__(self, records: int, marker: Path) -> None:
+        super().__init__(records, bad=(3, 40))
+        self.marker = str(marker)
+
+    def read(self, entry):
+        if entry.meta["number"] == 40 and os.path.exists(self.marker):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(entry)
+
+
+def test_a_killed_worker_is_an_error_with_a_remedy_and_the_build_resumes(undisturbed: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "memory is short"
+    marker.touch()
+    source = KillsItsProcess(60, marker)
+    with pytest.raises(DataError, match="a build process was killed") as caught:
+        build(tmp_path / "s", source=source, workers=2)
+    assert "fewer workers" in caught.value.remedy and not (tmp_path / "s" / "manifest.json").exists()
+    marker.unlink()
+    build(tmp_path / "s", source=source)
+    assert digests(tmp_path / "s") == digests(undisturbed)
+
+
 def test_another_plan_does_not_go_on_in_an_unfinished_build(tmp_path: Path) -> None:
     unfinished(tmp_path)
     assert len(list(tmp_path.glob("shard-*.tar"))) == 3
@@ -179,6 +207,8 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
     for overwrite in (False, True):
         with pytest.raises(DataError, match="not empty"):
             build(tmp_path, overwrite=overwrite)
+    with pytest.raises(DataError, match=r"cannot write .*thesis.tex/set"):
+        build(tmp_path / "thesis.tex" / "set")
     with pytest.raises(DataError, match="is a file"):
         build(tmp_path / "thesis.tex")
     assert digests(tmp_path).keys() == {"thesis.tex"}
@@ -260,4 +290,29 @@ def test_impossible_settings_are_usage_errors(tmp_path: Path) -> None:
     for options, named in (({"codec": "zip"}, "codec"), ({"records_per_shard": 0}, "records_per_shard"), ({"limit": 0}, "limit")):
         with pytest.raises(UsageError, match=named):
             build(tmp_path / "s", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "s").exists()
+
+
+def test_real_ptb_xl_goes_from_wfdb_to_shards_and_back(real_data: Path, tmp_path: Path) -> None:
+    source = open_source("ptb-xl", real_data / "ptb-xl")
+    report = build_shards(source, tmp_path / "s", limit=60, workers=1)
+    shards = ShardSet.open(tmp_path / "s")
+    assert report.records + sum(report.rejected.values()) == 60 and report.records > 10
+    assert {"super", "scp"} <= set(shards.label_sets)
+    entries = {entry.key: entry for entry in source.entries()}
+    for row in range(len(shards)):
+        got = shards.read_record(row)
+        wanted = source.read(entries[got.key])
+        assert (got.counts == wanted.counts).all() and got.statements == wanted.statements and dict(got.labels) == dict(wanted.labels)
+    batches = list(iterate_rows(shards, shards.select(require_report=True).rows, 16))
+    assert all(np.isfinite(batch.signal).all() for batch in batches)
+
+
+def test_a_key_that_is_listed_twice_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    class Repeats(SmallSource):
+        def entries(self):
+            return [*super().entries(), super().entries()[7]]
+
+    with pytest.raises(DataError, match="'small-00007' occurs more than once"):
+        build(tmp_path / "s", source=Repeats(20))
     assert not (tmp_path / "s").exists()

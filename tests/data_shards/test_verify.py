@@ -60,7 +60,9 @@ def test_a_flipped_byte_in_a_tar_header_and_in_metadata_is_found(set_copy: Path)
     assert f"record {shards.key(3)} in shard shard-000000.tar" in problems(set_copy)
     content[int(shards.offset[5]) - 512] ^= 1
     file.write_bytes(content)
-    assert "shard-000000.tar is no whole tar after 10 members" in problems(set_copy) or "is not in the tar" in problems(set_copy)
+    found = problems(set_copy)
+    assert f"record {shards.key(5)} in shard shard-000000.tar at offset {shards.offset[5]}: not in the tar" in found
+    assert "shard-000000.tar holds 5 records, the manifest says 31" in found
 
 
 @pytest.mark.parametrize("at_member_boundary", [True, False])
@@ -72,7 +74,7 @@ def test_a_truncated_shard_is_found_even_when_cut_between_members(set_copy: Path
         opened.truncate(cut)
     assert f"shard-000001.tar has {cut} bytes" in problems(set_copy, quick=True) and "truncated" in problems(set_copy, quick=True)
     found = problems(set_copy)
-    assert f"record {shards.key(46)} in shard shard-000001.tar" in found and "member" in found
+    assert f"record {shards.key(45)} in shard shard-000001.tar at offset {shards.offset[45]}: not in the tar, or not wholly" in found
 
 
 def test_a_missing_a_stray_and_a_swapped_shard_are_found(set_copy: Path) -> None:
@@ -108,6 +110,20 @@ def test_a_duplicated_key_is_found(set_copy: Path) -> None:
     pq.write_table(index.set_column(0, "key", [keys]), set_copy / "index.parquet")
     declare_index_genuine(set_copy)
     assert "record small-00000 occurs 2 times in index.parquet: duplicated key" in problems(set_copy, quick=True)
+
+
+def test_rows_that_point_outside_the_set_are_found(set_copy: Path) -> None:
+    index = pq.read_table(set_copy / "index.parquet")
+    shard, report = index.column("shard").to_numpy().copy(), index.column("report").to_numpy().copy()
+    shard[7], report[8] = 9, 1000
+    for name, values in (("shard", shard), ("report", report)):
+        position = index.schema.get_field_index(name)
+        index = index.set_column(position, index.schema.field(position), [values])
+    pq.write_table(index, set_copy / "index.parquet")
+    declare_index_genuine(set_copy)
+    found = problems(set_copy, quick=True)
+    assert "record small-00008 lies in shard number 9" in found
+    assert "record small-00009 names report 1000" in found
 
 
 def test_a_manifest_changed_by_hand_is_found(set_copy: Path) -> None:
