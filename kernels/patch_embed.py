@@ -128,7 +128,7 @@ def patch_embed_reference(
             x = torch.where(mask[:, :, None], signal[:, leads], torch.zeros_like(signal[:, leads])).to(scale.weights[group].dtype)
             convolved = F.conv1d(x, scale.weights[group], stride=scale.stride)
             rescaled = convolved * (len(leads) / mask.sum(1).clamp(min=1).to(x.dtype))[:, None, None]
-            learned = sum((~mask[:, [i]]).to(x.dtype) * scale.missing[lead] for i, lead in enumerate(leads))
+            learned = (~mask).to(x.dtype) @ scale.missing[list(leads)]
             z = rescaled.transpose(1, 2) + scale.bias[group] + learned[:, None, :]
             tokens.append(F.gelu(F.layer_norm(z, z.shape[-1:], scale.ln_weight[group], scale.ln_bias[group], LAYER_NORM_EPS)))
         outputs.append(torch.stack(tokens, dim=1))

@@ -19,7 +19,9 @@ class ReportBank(Protocol):
 
     def statement_sets(self, report_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
-    def report_keys(self, report_ids: np.ndarray) -> np.ndarray: ...
+    def report_keys(self, report_ids: np.ndarray) -> np.ndarray:
+        """int64 (b,), never negative, equal exactly for equal reports."""
+        ...
 
 
 class Objective(Protocol):

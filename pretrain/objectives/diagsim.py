@@ -43,10 +43,9 @@ class DiagSim:
         self._basis: np.ndarray | None = None
 
     def batch_inputs(self, bank: ReportBank, report_ids: np.ndarray) -> dict[str, Tensor]:
-        """Report ids (b,) of this rank -> similarity features and duplicate keys. A record without a report (id -1) has no key."""
+        """Report ids (b,) of this rank -> similarity features and duplicate keys. The bank refuses a record without a report (id -1)."""
         self._learn_bank(bank)
-        keys = np.where(report_ids < 0, -1, bank.report_keys(report_ids) & np.int64(2**63 - 1))
-        inputs = {"report_key": torch.from_numpy(keys.astype(np.int64))}
+        inputs = {"report_key": torch.from_numpy(np.array(bank.report_keys(report_ids), dtype=np.int64))}
         if self.kind == "cosine":
             inputs["similarity"] = torch.from_numpy(self._embedding_features(bank, report_ids))
         elif self.kind == "jaccard":

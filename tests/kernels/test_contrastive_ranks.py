@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
 from kernels.contrastive import NegativeWeights, Similarity, weighted_infonce
@@ -94,7 +95,7 @@ def test_ranks_with_different_widths_are_told_so_instead_of_hanging() -> None:
         run_ranks(2, loss_with_rank_dependent_width, deadline=30)
 
 
-def bf16_loss(rank: int, world: int, batch: int) -> tuple[float, float]:
+def loss_at_two_tile_sizes(rank: int, world: int, batch: int) -> tuple[float, float]:
     results = []
     for chunk in (batch, 5):
         ecg, text, features, key, log_scale = global_batch(batch, torch.float32)
@@ -107,5 +108,22 @@ def bf16_loss(rank: int, world: int, batch: int) -> tuple[float, float]:
 
 
 def test_tile_size_does_not_change_the_loss_over_ranks() -> None:
-    for whole, tiled in run_ranks(2, bf16_loss, 24):
+    for whole, tiled in run_ranks(2, loss_at_two_tile_sizes, 24):
         assert tiled == pytest.approx(whole, rel=1e-6)
+
+
+def loss_in_a_group(rank: int, world: int) -> float:
+    group = dist.new_group([0, 2])
+    if rank == 1:
+        return 0.0
+    ecg, text, features, key, log_scale = global_batch(12, torch.float64)
+    mine = slice(0, 5) if rank == 0 else slice(5, 12)
+    similarity = Similarity("cosine", features[mine], key[mine])
+    return float(weighted_infonce(ecg[mine], text[mine], log_scale, similarity, NegativeWeights(), group=group).loss)
+
+
+def test_a_group_of_some_ranks_has_a_batch_of_its_own() -> None:
+    ecg, text, features, key, log_scale = global_batch(12, torch.float64)
+    expected, _ = reference_infonce(ecg, text, log_scale, Similarity("cosine", features, key), NegativeWeights())
+    first, _, last = run_ranks(3, loss_in_a_group)
+    assert first == last == pytest.approx(float(expected), rel=1e-12)
