@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from data_shards.order import local_slice
 from data_shards.stream import Batch
+from data_shards.text_bank import TextBank
 from pretrain.config import RunConfig
 from pretrain.model.dual import signal_inputs
 from pretrain.objectives.base import Objective
@@ -30,18 +29,20 @@ def dropped_leads(lead_mask: np.ndarray, probability: float, seed: int, step: in
     return kept
 
 
-def text_inputs(bank: Any, report: np.ndarray, config: RunConfig) -> Tensors:
+def text_inputs(bank: TextBank, report: np.ndarray, config: RunConfig) -> Tensors:
     """Reports (b,) -> text_embedding (b, d) float32 of the frozen encoder, or token_ids and token_mask (b, N) for a trained one."""
     if config.text.trainable == "frozen":
-        return {"text_embedding": torch.from_numpy(np.asarray(bank.embeddings[report], dtype=np.float32))}
-    lengths = np.asarray(bank.lengths[report])
-    longest = int(lengths.max())
-    token_ids = np.ascontiguousarray(bank.token_ids[report][:, :longest])
-    return {"token_ids": torch.from_numpy(token_ids), "token_mask": torch.from_numpy(np.arange(longest) < lengths[:, None])}
+        return {"text_embedding": torch.from_numpy(bank.embedding(report))}
+    token_ids, lengths = bank.tokens(report)
+    longest = int(lengths.max(initial=1))
+    return {
+        "token_ids": torch.from_numpy(np.ascontiguousarray(token_ids[:, :longest])),
+        "token_mask": torch.from_numpy(np.arange(longest) < lengths[:, None]),
+    }
 
 
 def step_inputs(
-    batch: Batch, bank: Any, objective: Objective, config: RunConfig, rank: int, world_size: int, device: torch.device
+    batch: Batch, bank: TextBank, objective: Objective, config: RunConfig, rank: int, world_size: int, device: torch.device
 ) -> tuple[Tensors, Tensors]:
     """Stream batch of this rank -> (model inputs, loss inputs), on the device."""
     training = config.training

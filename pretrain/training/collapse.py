@@ -1,7 +1,8 @@
 """The collapse alarm: stop a run that has stopped learning, and say what was seen and what to change.
 
 Two signs after warm-up. The loss sits at ln(1 + effective negatives), what a model reaches that sends every record to one point; or the effective
-rank of the ECG embeddings (RankMe, Garrido et al. 2023: exponential of the entropy of the normalised singular values) falls to a line.
+rank of the ECG embeddings (RankMe, Garrido et al. 2023: exponential of the entropy of the normalised singular values) falls towards a line.
+Both must last: a model that has just left its warm-up may still map all records into a narrow cone.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class CollapseAlarm:
         self.config = config
         self.warmup = warmup
         self.at_chance = 0
+        self.low_since: int | None = None
 
     def check_loss(self, step: int, loss: float, effective_negatives: float, digest: str) -> None:
         """After step `step` (1-based), before its update is applied. Raises CollapseError."""
@@ -68,9 +70,17 @@ class CollapseAlarm:
             raise CollapseError(f"step {step}: the gradient norm is {norm} (sample ids digest {digest})", NOT_FINITE_REMEDY)
 
     def check_rank(self, step: int, rank: float | None) -> None:
-        """Raises CollapseError when the effective rank of the ECG embeddings is below `min_rank` after warm-up; None = not looked at."""
-        if rank is not None and self.config.enabled and step > self.warmup and rank < self.config.min_rank:
+        """Raises CollapseError when the effective rank of the ECG embeddings has been below `min_rank` for `patience_steps` after warm-up, at every
+        step where it was looked at; None = not looked at."""
+        if rank is None or not self.config.enabled or step <= self.warmup:
+            return
+        if rank >= self.config.min_rank:
+            self.low_since = None
+            return
+        self.low_since = step if self.low_since is None else self.low_since
+        if step - self.low_since >= self.config.patience_steps:
             raise CollapseError(
-                f"step {step}: the ECG embeddings of the batch have effective rank {rank:.2f}, below collapse.min_rank {self.config.min_rank:g}",
+                f"step {step}: the ECG embeddings of the batch have effective rank {rank:.2f}, and since step {self.low_since} it has been below "
+                f"collapse.min_rank {self.config.min_rank:g}",
                 REMEDY,
             )

@@ -263,7 +263,7 @@ def _save_rng(folder: Path, workers: Workers) -> None:
 
 
 def load_checkpoint(engine: Any, point: ResumePoint, workers: Workers) -> None:
-    """Verified checkpoint -> engine and random state. At another world size the random state starts from (seed, rank, step) instead."""
+    """Verified checkpoint -> engine and random state; a converted copy is removed. At another world size the random state starts from (seed, rank, step) instead."""
     decay = [group["weight_decay"] for group in engine.optimizer.param_groups]
     loaded, _ = engine.load_checkpoint(str(point.engine_folder), tag=TAG, load_lr_scheduler_states=False)
     if loaded is None:
@@ -272,6 +272,7 @@ def load_checkpoint(engine: Any, point: ResumePoint, workers: Workers) -> None:
         )
     if point.universal:
         _separate_groups(engine, decay)
+        on_rank_zero(lambda: shutil.rmtree(point.engine_folder, ignore_errors=True))
     if point.state.world_size != workers.world_size:
         seed_random(point.state.config["seed"], workers.rank, point.state.step)
         return

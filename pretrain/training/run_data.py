@@ -35,7 +35,7 @@ def open_bank(config: RunConfig) -> TextBank:
     """Text bank of the shard set for the run's report encoder. Raises UserError when it has not been built."""
     assert config.data.shards is not None
     try:
-        return TextBank.open(config.data.shards, TextEncoder(config.text).fingerprint)
+        return TextBank.open(config.data.shards, TextEncoder(config.text).fingerprint, config.text.style)
     except DataError as error:
         raise UserError(
             f"no text bank of {config.data.shards} for report encoder {config.text.encoder}: {error.problem}",

@@ -54,12 +54,13 @@ def test_effective_rank_counts_directions():
     assert 3.0 < effective_rank(torch.randn(64, 4) @ torch.randn(4, 32)) <= 4.01
 
 
-def test_a_fallen_rank_stops_the_run_after_warm_up():
+def test_a_rank_that_stays_low_after_warm_up_stops_the_run():
     watch = alarm(min_rank=3.0)
-    watch.check_rank(10, 1.0)
-    watch.check_rank(11, None)
-    with pytest.raises(CollapseError, match=r"step 11: .* effective rank 1.50, below collapse.min_rank 3"):
-        watch.check_rank(11, 1.5)
+    watch.check_rank(10, 1.0)  # still warming up
+    for step, rank in ((12, 1.5), (14, 3.5), (16, 1.5), (18, 1.4), (19, None), (20, 1.5)):
+        watch.check_rank(step, rank)
+    with pytest.raises(CollapseError, match=r"step 22: .* effective rank 1.30, and since step 16 .* collapse.min_rank 3"):
+        watch.check_rank(22, 1.3)
 
 
 def rank_of_the_parts(rank: int, world: int) -> float:

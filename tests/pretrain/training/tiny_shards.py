@@ -13,7 +13,8 @@ from data_shards.record import EcgRecord, SignalSpec
 from data_shards.shard_set import ShardSet
 from data_shards.sources.base import Entry
 from data_shards.text_bank import build_text_bank
-from pretrain.config import RunConfig, parse_config
+from pretrain.config import RunConfig, TextConfig, parse_config
+from pretrain.model.text import TextEncoder
 
 RATE, SECONDS, RECORDS = 100.0, 2.5, 60
 STATEMENTS = (
@@ -63,11 +64,16 @@ class TinySource:
 
 
 class HashingEncoder:
-    """A deterministic stand-in for a language model with MiniLM's width: the sum of one fixed random vector per word."""
+    """A deterministic stand-in for MiniLM that loads no language model: the sum of one fixed random vector per word.
 
-    fingerprint = hashlib.sha256(b"hashing encoder, 384").hexdigest()
+    It carries MiniLM's fingerprint, so that a run with the default report encoder finds its bank.
+    """
+
     max_tokens = 16
     dim = 384
+
+    def __init__(self) -> None:
+        self.fingerprint = TextEncoder(TextConfig()).fingerprint
 
     def tokenize(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         ids = np.zeros((len(texts), self.max_tokens), dtype=np.int32)
