@@ -15,8 +15,9 @@ import torch
 
 from data_shards.errors import UserError
 from pretrain.export import export_encoder, load_encoder
-from pretrain.exported_program import pickled_parts
+from pretrain.exported_program import pickled_parts, save_program
 from pretrain.loaded_encoder import untrained_encoder
+from pretrain.model.encoder import EcgEncoder
 from tests.pretrain.small_encoder import SPEC, small_config, small_model
 
 
@@ -130,6 +131,16 @@ def test_plain_torch_runs_the_program_without_our_code_for_any_batch(exported, t
     assert done.returncode == 0, done.stderr
     for folder, expected in cases.items():
         np.testing.assert_allclose(np.load(folder / "out.npy"), expected, atol=1e-5)
+
+
+def test_the_other_ways_to_pool_weigh_and_normalise_can_be_traced_too(tmp_path):
+    config = small_config(model={**small_config().model.model_dump(), "pooling": "resample", "group_attention": "eca"})
+    torch.manual_seed(0)
+    encoder = EcgEncoder(config.model, SPEC.sampling_rate, SPEC.samples, "lead-std").eval()
+    save_program(encoder, tmp_path / "encoder.pt2")
+    given = (torch.from_numpy(ecg()), torch.rand(3, 12) > 0.2, torch.tensor([200, 150, 90]))
+    program = torch.export.load(tmp_path / "encoder.pt2").module()
+    torch.testing.assert_close(program(*given), encoder(*given).embedding, atol=1e-5, rtol=0)
 
 
 def test_no_file_holds_a_pickle(exported):
