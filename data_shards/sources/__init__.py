@@ -1,0 +1,46 @@
+"""Data set readers, one file each. `open_source` finds one by name; nothing is imported before it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_shards.errors import UsageError
+
+if TYPE_CHECKING:
+    from data_shards.sources.base import Source
+
+SOURCES: dict[str, str] = {
+    "mimic-iv-ecg": "data_shards.sources.mimic_iv_ecg:MimicIvEcg",
+    "ptb-xl": "data_shards.sources.ptb_xl:PtbXl",
+}
+"""Name -> "module:class". A new data set is one file here and one line in this table."""
+
+
+def source_class(name: str) -> type[Source]:
+    """The reader class called `name`. Raises UsageError for an unknown name."""
+    if name not in SOURCES:
+        raise UsageError(f"unknown source {name!r}{_nearest(name, SOURCES)}", f"known sources: {', '.join(SOURCES)}")
+    module, _, attribute = SOURCES[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def open_source(name: str, root: str | Path, **options: Any) -> Source:
+    """Open the data set at `root` with the reader called `name`. Options that are None mean "not given".
+
+    Raises UsageError for an unknown source or option, UserError when the folder does not have the expected layout.
+    """
+    cls = source_class(name)
+    known = cls.options()
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        described = "; ".join(f"{option}: {text}" for option, text in known.items())
+        raise UsageError(f"source {name!r} has no option {unknown[0]!r}{_nearest(unknown[0], known)}", f"its options are {described}")
+    return cls(Path(root), **{option: value for option, value in options.items() if value is not None})  # type: ignore[call-arg]
+
+
+def _nearest(word: str, known: dict[str, str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,78 @@
+"""What every data set reader shares: the `Source` protocol, its `Entry`, and `RecordRejected`, the way a single bad record is turned away."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from data_shards.errors import DataError
+from data_shards.record import EcgRecord
+
+KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
+"""Keys become member names of tar files: no dot (webdataset splits names there), no slash, no space."""
+
+
+class RecordRejected(Exception):  # noqa: N818  (an outcome of reading, counted by the build, not an error of the program)
+    """One record cannot be used. `reason` is a short stable slug that builds count by, `detail` names the file and what was found.
+
+    Slugs: missing-file, unreadable-header, truncated-signal, unknown-leads, bad-gain, no-signal, bad-format, bad-labels.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(f"{reason}: {detail}")
+
+    def __reduce__(self):  # raised in worker processes; keep both parts
+        return type(self), (self.reason, self.detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record of a listing: a unique `key`, the record's `path` below the root (no suffix), and what the tables say about it (`meta`)."""
+
+    key: str
+    path: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A data set on disk. Picklable before and after `entries()`, so that worker processes can `read`."""
+
+    name: str
+    root: Path
+    label_sets: tuple[str, ...]
+
+    @classmethod
+    def options(cls) -> dict[str, str]:
+        """Option name -> one line of help."""
+        ...
+
+    def entries(self) -> list[Entry]:
+        """All records in a deterministic order, tables joined by key. Raises UserError/DataError when the set as a whole is unusable."""
+        ...
+
+    def read(self, entry: Entry) -> EcgRecord:
+        """One record. Raises RecordRejected for a bad record."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Options and provenance for the manifest: no absolute path, no date, never the salt."""
+        ...
+
+
+def check_keys(keys: Iterable[str], table: str) -> None:
+    """Raise DataError unless all keys are well-formed (`KEY_PATTERN`) and distinct. `table` names where they come from."""
+    seen: set[str] = set()
+    for key in keys:
+        if not KEY_PATTERN.fullmatch(key):
+            raise DataError(
+                f"{table}: record key {key!r} holds characters other than letters, digits, '-' and '_'", f"correct the id in {table}"
+            )
+        if key in seen:
+            raise DataError(f"{table}: record key {key!r} occurs more than once", f"remove the duplicated rows from {table}")
+        seen.add(key)

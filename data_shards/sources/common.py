@@ -1,0 +1,134 @@
+"""Steps that data set readers share: tables, patient hashes and folds, outside labels, and the way from a WFDB file to an `EcgRecord`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from data_shards import quality
+from data_shards.errors import DataError, UserError
+from data_shards.record import EcgRecord
+from data_shards.sources.base import RecordRejected
+from data_shards.wfdb_reader import read_wfdb, standard_leads
+
+Labels = dict[str, tuple[str, ...]]
+
+
+def patient_hash(patient: str, salt: str = "") -> str:
+    """16 hex digits of a patient id, keyed with `salt` (BLAKE2b). The salt is kept outside the shards."""
+    key = salt.encode()
+    if len(key) > hashlib.blake2b.MAX_KEY_SIZE:
+        key = hashlib.blake2b(key).digest()
+    return hashlib.blake2b(patient.encode(), key=key, digest_size=8).hexdigest()
+
+
+def fold_of(hashed_patient: str) -> int:
+    """Fold 1..10 of a patient, for data sets that publish none."""
+    return 1 + int(hashed_patient, 16) % 10
+
+
+def check_layout(root: Path, source: str, files: Sequence[str], layout: str) -> None:
+    """Raise UserError unless `root` is a folder that holds all `files` (each plain or .gz). `layout` says in words what is expected."""
+    if not root.is_dir():
+        raise UserError(f"{source}: the folder {str(root)!r} does not exist", f"give the folder that holds {layout}")
+    missing = [name for name in files if find_table(root, name) is None]
+    if missing:
+        raise UserError(f"{source}: {', '.join(missing)} not found in {str(root)!r}", f"give the folder that holds {layout}")
+
+
+def find_table(root: Path, name: str) -> Path | None:
+    """`name` or `name`.gz below `root`, None when neither is there."""
+    return next((path for path in (root / name, root / f"{name}.gz") if path.is_file()), None)
+
+
+def read_table(path: Path, required: Sequence[str], categorical: Sequence[str] = (), optional: Sequence[str] = ()) -> pa.Table:
+    """The named columns of a CSV (plain or .gz) as strings, an empty field as null; `categorical` ones dictionary-encoded.
+
+    Raises UserError when the file is not there, DataError when it cannot be parsed or lacks a required column (all of them named).
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist", "check the path")
+    try:
+        with pa_csv.open_csv(path, parse_options=pa_csv.ParseOptions(newlines_in_values=True)) as reader:
+            present = reader.schema.names
+        absent = [name for name in (*required, *categorical) if name not in present]
+        if absent:
+            raise DataError(
+                f"{path} lacks the columns {', '.join(absent)}; it has {', '.join(present[:40])}", "give the table as it was published"
+            )
+        wanted = [name for name in (*required, *categorical, *optional) if name in present]
+        types = {name: pa.dictionary(pa.int32(), pa.string()) if name in categorical else pa.string() for name in wanted}
+        convert = pa_csv.ConvertOptions(column_types=types, include_columns=wanted, null_values=[""], strings_can_be_null=True)
+        return pa_csv.read_csv(path, parse_options=pa_csv.ParseOptions(newlines_in_values=True), convert_options=convert)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is not a readable CSV table: {error}", "give the table as it was published, in UTF-8") from None
+
+
+def strings(table: pa.Table, column: str) -> list[str]:
+    """A string column without nulls: an empty field becomes ""."""
+    return table.column(column).fill_null("").to_pylist()
+
+
+def file_facts(path: Path, rows: int) -> dict[str, Any]:
+    """Provenance of a table for the manifest: name without folder, rows, sha256."""
+    with path.open("rb") as stream:
+        return {"file": path.name, "rows": rows, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def read_labels(path: Path, id_column: str) -> tuple[dict[str, Labels], int]:
+    """A label CSV (columns `id_column`, label_set, label; one row per label) -> id -> label set -> codes, and the number of rows.
+
+    An empty label says "labelled in this set, with none of its codes". Equal labellings share one object.
+    """
+    table = read_table(path, (id_column, "label_set", "label"))
+    collected: dict[str, dict[str, list[str]]] = {}
+    for record, label_set, label in zip(strings(table, id_column), strings(table, "label_set"), strings(table, "label"), strict=True):
+        if not record or not label_set:
+            raise DataError(f"{path}: a row without {id_column} or label_set", "fill both in every row")
+        codes = collected.setdefault(record, {}).setdefault(label_set, [])
+        if label and label not in codes:
+            codes.append(label)
+    shared: dict[tuple[tuple[str, tuple[str, ...]], ...], Labels] = {}
+    result: dict[str, Labels] = {}
+    for record, sets in collected.items():
+        labels = tuple((name, tuple(codes)) for name, codes in sorted(sets.items()))
+        result[record] = shared.setdefault(labels, dict(labels))
+    return result, table.num_rows
+
+
+def label_set_names(labels: Iterable[Labels]) -> tuple[str, ...]:
+    return tuple(sorted({name for sets in labels for name in sets}))
+
+
+def read_ecg(path: Path, key: str, *, source: str, extra: Mapping[str, Any] | None = None, **fields: Any) -> EcgRecord:
+    """Read, reorder and assess the WFDB record at `path` (no suffix); `fields` go to the EcgRecord as they are.
+
+    Raises RecordRejected as `read_wfdb` and `standard_leads` do, and "no-signal" when no lead holds a signal.
+    """
+    signal = read_wfdb(path)
+    leads = standard_leads(signal, str(path))
+    flags = quality.merge(leads.flags, quality.assess(leads.counts, leads.gain, leads.lead_mask, signal.sampling_rate))
+    lead_mask = quality.usable(leads.lead_mask, flags)
+    if not lead_mask.any():
+        recorded = int(np.count_nonzero(leads.lead_mask))
+        raise RecordRejected("no-signal", f"{path}: all {recorded} recorded leads are flat or without values")
+    notes = dict(extra or {})
+    if leads.other_channels:
+        notes["other_channels"] = list(leads.other_channels)
+    return EcgRecord(
+        key=key,
+        counts=leads.counts,
+        gain=leads.gain,
+        sampling_rate=signal.sampling_rate,
+        lead_mask=lead_mask,
+        quality=flags,
+        source=source,
+        extra=notes,
+        **fields,
+    )
