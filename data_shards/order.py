@@ -1,0 +1,181 @@
+"""The global order: a pure function (seed, epoch, fingerprint, global batch) -> the rows of every global batch. It knows no ranks and no workers.
+
+Version 1. The run is the infinite concatenation of epochs, cut into global batches of B rows; every row occurs exactly once per epoch of n rows, so
+a batch may end one epoch and begin the next. Within an epoch:
+
+1. Every row gets a random 64-bit word from Philox, keyed by sha256(version, seed, epoch, fingerprint, purpose); sorting by these words (stable)
+   is the only shuffle, so the order rests on Philox and on sorting alone, never on a library's shuffle.
+2. The last t rows (the part of the epoch that shares its batch with the next epoch) are the first rows, in random order, of different patients.
+3. The first h rows (the part that shares its batch with the previous epoch) are of different patients, and of none in that epoch's last rows.
+4. The other rows are sorted by (random rank of the patient, random word) and dealt like cards to the full batches, which are then shuffled.
+
+So no batch holds two records of a patient, provided that no patient has more records than an epoch has full batches and that there are at least
+2 B patients. Beyond that the order stays a permutation, and a patient with more records than full batches is spread over them evenly: at most
+ceil(records / full batches) in one batch. Changing any of this changes what runs see: it needs a new version number (golden test).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from data_shards.errors import DataError, UsageError
+
+ORDER_VERSION = 1
+_CACHED_EPOCHS = 3
+
+
+def local_slice(global_batch: int, rank: int, world_size: int) -> slice:
+    """The part of a global batch that rank r of W takes: contiguous, the first `global_batch % W` ranks take one more; empty when W > B."""
+    if not 0 <= rank < world_size:
+        raise UsageError(f"rank {rank} is outside 0..{world_size - 1}", "set RANK and WORLD_SIZE of one launch")
+    share, more = divmod(global_batch, world_size)
+    start = rank * share + min(rank, more)
+    return slice(start, start + share + (rank < more))
+
+
+@dataclass(eq=False)
+class GlobalOrder:
+    """Order of `rows` (int64 (n,), dataset rows) in global batches.
+
+    patients: int64 (n,) codes aligned to rows, None = no patient-disjointness asked (only a row is then kept from meeting itself in a batch).
+    fingerprint: of the selection, so that another data set is another order. Raises DataError when there are fewer rows than a batch needs.
+    """
+
+    rows: np.ndarray
+    patients: np.ndarray | None
+    global_batch: int
+    seed: int
+    fingerprint: str
+    _epochs: OrderedDict[int, np.ndarray] = field(default_factory=OrderedDict, init=False, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.rows = np.ascontiguousarray(self.rows, dtype=np.int64)
+        n = self.rows.size
+        if self.global_batch < 1:
+            raise UsageError(f"global batch is {self.global_batch}; it must be at least 1", "set a positive global batch")
+        if n < self.global_batch:
+            raise DataError(
+                f"{n} records are selected, a global batch needs {self.global_batch}: a batch would hold the same record twice",
+                f"lower the global batch to {max(n, 1)} or less, or select more records",
+            )
+        given = np.arange(n) if self.patients is None else np.asarray(self.patients)
+        if given.shape != (n,):
+            raise UsageError(f"patients has shape {given.shape}, rows {(n,)}", "give one patient code per row")
+        self._codes = np.unique(given, return_inverse=True)[1].astype(np.int64)
+        self._patient_count = int(self._codes.max()) + 1
+
+    def __getstate__(self) -> dict:
+        return {name: getattr(self, name) for name in ("rows", "patients", "global_batch", "seed", "fingerprint")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @property
+    def records(self) -> int:
+        return int(self.rows.size)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.records / self.global_batch
+
+    def epoch_of(self, step: int) -> int:
+        """Epoch of the first row of a step."""
+        return step * self.global_batch // self.records
+
+    def batch(self, step: int) -> np.ndarray:
+        """int64 (global_batch,) dataset rows of a step, whichever ranks will read them."""
+        if step < 0:
+            raise UsageError(f"step is {step}; steps count from 0", "give a step of 0 or more")
+        start, n = step * self.global_batch, self.records
+        end, parts = start + self.global_batch, []
+        while start < end:
+            epoch, at = divmod(start, n)
+            part = self.epoch(epoch)[at : at + end - start]
+            parts.append(part)
+            start += part.size
+        return self.rows[np.concatenate(parts)]
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """int64 (n,): the positions (into `rows`) of one epoch, in order. Cached; safe to call from another thread ahead of time."""
+        with self._lock:
+            if epoch in self._epochs:
+                self._epochs.move_to_end(epoch)
+                return self._epochs[epoch]
+        order = self._compute(epoch)  # without the lock: whoever needs another epoch at this moment must not wait for this one
+        order.setflags(write=False)
+        with self._lock:
+            self._epochs[epoch] = order
+            if len(self._epochs) > _CACHED_EPOCHS:
+                self._epochs.popitem(last=False)
+            return order
+
+    def _words(self, epoch: int, purpose: str, size: int) -> np.ndarray:
+        """uint64 (size,): raw Philox words for one purpose in one epoch."""
+        label = json.dumps([ORDER_VERSION, self.seed, epoch, self.fingerprint, purpose])
+        key = int.from_bytes(hashlib.sha256(label.encode()).digest()[:16], "little")
+        return np.random.Philox(key=key).random_raw(size)
+
+    def _parts(self, epoch: int) -> tuple[int, int]:
+        """h, t: rows of the epoch in the batch shared with the previous epoch, and in the one shared with the next."""
+        n, batch = self.records, self.global_batch
+        return -(epoch * n) % batch, (epoch + 1) * n % batch
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        return np.argsort(self._words(epoch, "rows", self.records), kind="stable")
+
+    def _tail(self, epoch: int, shuffled: np.ndarray) -> np.ndarray:
+        _, tail = self._parts(epoch)
+        return _first_of_different_patients(shuffled, self._codes, tail, np.zeros(self._patient_count, dtype=bool))
+
+    def _compute(self, epoch: int) -> np.ndarray:
+        head_size, _ = self._parts(epoch)
+        shuffled = self._shuffled(epoch)
+        tail = self._tail(epoch, shuffled)
+        taken = np.zeros(self.records, dtype=bool)
+        taken[tail] = True
+        head = shuffled[:0]
+        if head_size:
+            met = np.zeros(self._patient_count, dtype=bool)
+            met[self._codes[self._tail(epoch - 1, self._shuffled(epoch - 1))]] = True
+            head = _first_of_different_patients(shuffled[~taken[shuffled]], self._codes, head_size, met)
+            taken[head] = True
+        middle = self._deal(epoch, shuffled[~taken[shuffled]])
+        return np.concatenate([head, middle, tail])
+
+    def _deal(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        """Deal shuffled positions, grouped by patient in random patient order, round-robin to the full batches; then shuffle the batches."""
+        batches = positions.size // self.global_batch
+        if batches == 0:
+            return positions
+        rank = np.empty(self._patient_count, dtype=np.int64)
+        rank[np.argsort(self._words(epoch, "patients", self._patient_count), kind="stable")] = np.arange(self._patient_count)
+        grouped = positions[np.argsort(rank[self._codes[positions]], kind="stable")]
+        dealt = grouped.reshape(self.global_batch, batches)  # column b = every `batches`-th card, from the b-th on
+        shuffle = np.argsort(self._words(epoch, "batches", batches), kind="stable")
+        return dealt[:, shuffle].T.ravel()
+
+
+def _first_of_different_patients(positions: np.ndarray, codes: np.ndarray, size: int, met: np.ndarray) -> np.ndarray:
+    """The first `size` positions whose patients differ from each other and from those in `met` (bool per patient).
+
+    Where there are too few, repeats fill up: first of patients already chosen here, then of patients in `met`; always in the given order.
+    """
+    if size == 0:
+        return positions[:0]
+    window = min(positions.size, 4 * size)  # almost always enough, and far shorter than an epoch
+    while True:
+        near = positions[:window]
+        patients = codes[near]
+        first = np.zeros(window, dtype=bool)
+        first[np.unique(patients, return_index=True)[1]] = True
+        rejection = np.where(met[patients], 2, np.where(first, 0, 1))
+        if window == positions.size or int((rejection == 0).sum()) >= size:
+            return near[np.argsort(rejection, kind="stable")[:size]]
+        window = min(positions.size, 4 * window)

@@ -1,0 +1,277 @@
+"""`ShardSet`: a committed shard set as one object: its index in memory, its records by row, its labels, its selections."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_shards.codec import decode_counts, decode_header
+from data_shards.commit_set import INDEX, MANIFEST, REPORTS, SCHEMA_VERSION
+from data_shards.errors import DataError
+from data_shards.record import EcgRecord, SignalSpec
+from data_shards.shard_files import ShardFiles
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows of a shard set, ascending int64, and a fingerprint of the set, the criteria and the rows."""
+
+    rows: np.ndarray
+    fingerprint: str
+
+
+class ShardSet:
+    """Open with `ShardSet.open(folder)`. Rows are positions in the index, 0..len-1; every array below is aligned to them.
+
+    shard int32, offset int64, size int32, crc32 uint32, fold int16, report int64 (-1 none), age_years float32 (NaN unknown), sex int8
+    (0 unknown, 1 female, 2 male), quality uint32 (bits of `data_shards.quality.FLAGS`), patients int64 (a code per distinct patient).
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], index: pa.Table) -> None:
+        self.path, self.manifest, self.index = path, manifest, index
+        self.spec = SignalSpec(manifest["spec"]["sampling_rate"], manifest["spec"]["seconds"])
+        self.fingerprint: str = manifest["fingerprint"]
+        self.shard_names: tuple[str, ...] = tuple(shard["name"] for shard in manifest["shards"])
+        self.files = ShardFiles(path, self.shard_names)
+
+    @classmethod
+    def open(cls, path: Path | str) -> ShardSet:
+        """Raises DataError for a folder that is missing, unfinished, of another schema, or whose index does not belong to its manifest."""
+        path = Path(path)
+        manifest = read_manifest(path)
+        index = read_table(path / INDEX)
+        records = manifest["counts"]["records"]
+        if index.num_rows != records:
+            raise DataError(
+                f"{path / INDEX} has {index.num_rows} rows, the manifest says {records} records",
+                "the index is stale; run `cardialign shards verify` and build the set again",
+            )
+        return cls(path, manifest, index)
+
+    def __len__(self) -> int:
+        return int(self.index.num_rows)
+
+    def __repr__(self) -> str:
+        return f"ShardSet({str(self.path)!r}, records={len(self)}, shards={len(self.shard_names)}, fingerprint={self.fingerprint[:12]})"
+
+    def _column(self, name: str, dtype: Any) -> np.ndarray:
+        return self.index.column(name).to_numpy().astype(dtype, copy=False)
+
+    @cached_property
+    def shard(self) -> np.ndarray:
+        return self._column("shard", np.int32)
+
+    @cached_property
+    def offset(self) -> np.ndarray:
+        return self._column("offset", np.int64)
+
+    @cached_property
+    def size(self) -> np.ndarray:
+        return self._column("size", np.int32)
+
+    @cached_property
+    def crc32(self) -> np.ndarray:
+        return self._column("crc32", np.uint32)
+
+    @cached_property
+    def fold(self) -> np.ndarray:
+        return self._column("fold", np.int16)
+
+    @cached_property
+    def report(self) -> np.ndarray:
+        return self._column("report", np.int64)
+
+    @cached_property
+    def age_years(self) -> np.ndarray:
+        return self._column("age_years", np.float32)
+
+    @cached_property
+    def quality(self) -> np.ndarray:
+        return self._column("quality", np.uint32)
+
+    @cached_property
+    def sex(self) -> np.ndarray:
+        codes = pc.index_in(self.index.column("sex"), value_set=pa.array(["female", "male"]))
+        return (pc.fill_null(codes, -1).to_numpy() + 1).astype(np.int8)
+
+    @cached_property
+    def patients(self) -> np.ndarray:
+        """One code per patient; a record without a patient id is a patient of its own."""
+        column = self.index.column("patient").combine_chunks()
+        codes = column.dictionary_encode().indices.to_numpy().astype(np.int64)
+        unknown = pc.equal(column, "").to_numpy(zero_copy_only=False)
+        codes[unknown] = codes.max(initial=0) + 1 + np.arange(int(unknown.sum()))
+        return codes
+
+    @cached_property
+    def reports(self) -> pa.Table:
+        """The distinct reports: report int32 (= row), key, statements, text, count."""
+        return read_table(self.path / REPORTS)
+
+    @property
+    def label_sets(self) -> tuple[str, ...]:
+        return tuple(sorted({name for name, _, _ in self._label_pairs}))
+
+    def key(self, row: int) -> str:
+        return self.index.column("key")[int(row)].as_py()
+
+    def lead_masks(self, rows: np.ndarray) -> np.ndarray:
+        """bool (n, 12): False where a lead is missing or unusable."""
+        return (self._lead_masks[rows][:, None] >> np.arange(12) & 1).astype(bool)
+
+    @cached_property
+    def _lead_masks(self) -> np.ndarray:
+        return self._column("lead_mask", np.uint16)
+
+    def select(
+        self,
+        folds: Iterable[int] | None = None,
+        require_report: bool = False,
+        label_set: str | None = None,
+        keys: Sequence[str] | None = None,
+    ) -> Selection:
+        """Rows that meet every criterion given. Raises DataError when a key, fold or label set does not exist or nothing is left."""
+        keep = np.ones(len(self), dtype=bool)
+        wanted = None if folds is None else sorted({int(fold) for fold in folds})
+        if wanted is not None:
+            keep &= np.isin(self.fold, wanted)
+        if require_report:
+            keep &= self.report >= 0
+        if label_set is not None:
+            self._check_label_set(label_set)
+            keep &= self._labelled(label_set)
+        if keys is not None:
+            found = pc.index_in(pa.array(list(keys), pa.string()), value_set=self.index.column("key").combine_chunks())
+            if found.null_count:
+                unknown = [key for key, row in zip(keys, found.to_pylist(), strict=True) if row is None]
+                raise DataError(
+                    f"{self.path} has no record {unknown[0]!r} ({len(unknown)} of {len(keys)} keys are unknown)", "check the keys"
+                )
+            chosen = np.zeros(len(self), dtype=bool)
+            chosen[found.to_numpy()] = True
+            keep &= chosen
+        rows = np.flatnonzero(keep).astype(np.int64)
+        if rows.size == 0:
+            present = ", ".join(map(str, np.unique(self.fold)))
+            raise DataError(
+                f"no record of {self.path} meets folds={wanted} require_report={require_report} label_set={label_set}",
+                f"folds present: {present}; label sets present: {', '.join(self.label_sets) or 'none'}; records with a report: {int((self.report >= 0).sum())}",
+            )
+        criteria = json.dumps([self.fingerprint, wanted, require_report, label_set, None if keys is None else sorted(keys)])
+        return Selection(rows, hashlib.sha256(criteria.encode() + rows.astype("<i8").tobytes()).hexdigest())
+
+    @cached_property
+    def _label_pairs(self) -> list[tuple[str, str, np.ndarray]]:
+        """(label set, code, rows) of every label; the code "" marks a row that is labelled and to which no code applies."""
+        column = self.index.column("labels").combine_chunks()
+        encoded = column.flatten().dictionary_encode()
+        row_of = pc.list_parent_indices(column).to_numpy()
+        codes = encoded.indices.to_numpy()
+        order = np.argsort(codes, kind="stable")
+        bounds = np.searchsorted(codes[order], np.arange(len(encoded.dictionary) + 1))
+        names = [label.partition(":") for label in encoded.dictionary.to_pylist()]
+        return [(name, code, row_of[order[bounds[i] : bounds[i + 1]]].astype(np.int64)) for i, (name, _, code) in enumerate(names)]
+
+    def _check_label_set(self, label_set: str) -> None:
+        if label_set not in self.label_sets:
+            raise DataError(
+                f"{self.path} has no label set {label_set!r}",
+                f"label sets present: {', '.join(self.label_sets) or 'none (build with labels)'}",
+            )
+
+    def _labelled(self, label_set: str) -> np.ndarray:
+        labelled = np.zeros(len(self), dtype=bool)
+        for name, _, rows in self._label_pairs:
+            if name == label_set:
+                labelled[rows] = True
+        return labelled
+
+    def labels(self, rows: np.ndarray, label_set: str) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Codes of the label set (sorted, over the whole set), bool (n, C), and bool (n,): labelled in this set at all.
+
+        A row that is not labelled is all False in the matrix and must not count as a negative. Raises DataError for an unknown label set.
+        """
+        self._check_label_set(label_set)
+        pairs = sorted((code, holders) for name, code, holders in self._label_pairs if name == label_set and code)
+        matrix = np.zeros((len(self), len(pairs)), dtype=bool)
+        for column, (_, holders) in enumerate(pairs):
+            matrix[holders, column] = True
+        return [code for code, _ in pairs], matrix[rows], self._labelled(label_set)[rows]
+
+    def read_payload(self, row: int) -> bytes:
+        """The coded signal of one record, checked against the index. Raises DataError naming record, shard and offset."""
+        return self.files.payload(self, int(row))
+
+    def read_metadata(self, row: int) -> dict[str, Any]:
+        """The JSON metadata of one record."""
+        columns = self.index.slice(int(row), 1).select(["key", "shard", "meta_offset", "meta_size"]).to_pylist()[0]
+        raw = self.files.read(columns["shard"], columns["meta_offset"], columns["meta_size"], columns["key"])
+        try:
+            meta: dict[str, Any] = json.loads(raw)
+        except ValueError as error:
+            raise DataError(
+                f"record {columns['key']}: metadata in shard {self.shard_names[columns['shard']]} at offset {columns['meta_offset']} is damaged",
+                "run `cardialign shards verify` and build the shard set again",
+            ) from error
+        return meta
+
+    def read_record(self, row: int) -> EcgRecord:
+        """One record with everything its shard knows about it."""
+        payload = self.read_payload(row)
+        meta = self.read_metadata(row)
+        header = decode_header(payload)
+        return EcgRecord(
+            key=meta["key"],
+            counts=decode_counts(payload),
+            gain=np.array(header.gain),
+            sampling_rate=header.sampling_rate,
+            statements=tuple(meta["statements"]),
+            labels={name: tuple(codes) for name, codes in meta["labels"].items()},
+            patient=meta["patient"],
+            fold=meta["fold"],
+            age_years=meta["age_years"],
+            sex=meta["sex"],
+            acquired=meta["acquired"],
+            lead_mask=header.lead_mask,
+            valid_samples=header.valid_samples,
+            quality={flag: tuple(leads) for flag, leads in meta["quality"].items()},
+            source=meta["source"],
+            extra=meta["extra"],
+        )
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a finished set. Raises DataError for a folder without one, a damaged one, or one of another schema."""
+    file = path / MANIFEST
+    if not path.is_dir():
+        raise DataError(f"{path} is not a folder", "name the folder of a shard set")
+    if not file.exists():
+        raise DataError(
+            f"{path} holds no finished shard set (no {MANIFEST})", "finish the build: run the same `cardialign shards build` again"
+        )
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        version = manifest["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is damaged: {error}", "build the shard set again") from error
+    if version != SCHEMA_VERSION:
+        raise DataError(f"{file} has schema version {version}; this software reads version {SCHEMA_VERSION}", "build the shard set again")
+    return manifest
+
+
+def read_table(path: Path) -> pa.Table:
+    """A parquet table. Raises DataError when it is missing or damaged."""
+    try:
+        return pq.read_table(path, memory_map=True)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read: {error}", "run `cardialign shards verify` and build the shard set again") from error

@@ -1,0 +1,30 @@
+"""A small shard set, built once per session from the small source; tests that damage it work on a copy."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from data_shards.build import build_shards
+from data_shards.record import SignalSpec
+from data_shards.shard_set import ShardSet
+from tests.data_shards.small_source import SmallSource
+
+
+@pytest.fixture(scope="session")
+def small_set_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("small") / "set"
+    build_shards(SmallSource(90, bad=(3, 40)), out, spec=SignalSpec(500, 1), records_per_shard=32, workers=1)
+    return out
+
+
+@pytest.fixture
+def small_set(small_set_folder: Path) -> ShardSet:
+    return ShardSet.open(small_set_folder)
+
+
+@pytest.fixture
+def set_copy(small_set_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_set_folder, tmp_path / "copy"))
