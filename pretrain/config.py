@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data_shards.errors import UsageError
 from data_shards.record import STANDARD_LEADS
+from pretrain.objectives import OBJECTIVES
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -21,6 +22,12 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def _refuse(problems: list[str]) -> None:
+    """One line per problem, each "what is wrong; what to do"; `parse_config` shows them all."""
+    if problems:
+        raise ValueError("\n".join(problems))
 
 
 class DataConfig(Strict):
@@ -43,8 +50,11 @@ class PatchScale(Strict):
     @model_validator(mode="after")
     def _covers_the_signal(self) -> PatchScale:
         if self.stride_ms > self.kernel_ms:
-            raise ValueError(
-                f"stride_ms {self.stride_ms:g} is longer than kernel_ms {self.kernel_ms:g}: samples between patches would be skipped"
+            _refuse(
+                [
+                    f"stride_ms {self.stride_ms:g} is longer than kernel_ms {self.kernel_ms:g}: samples between patches would be skipped; "
+                    f"set stride_ms to {self.kernel_ms:g} or less"
+                ]
             )
         return self
 
@@ -81,20 +91,23 @@ class ModelConfig(Strict):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         assert self.width is not None and self.heads is not None
+        problems = []
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        if (self.width // self.heads) % 2:
-            raise ValueError(f"width / heads = {self.width // self.heads} is odd; rotary positions need an even head size")
+            problems.append(f"width {self.width} is not a multiple of heads {self.heads}; choose another width or heads")
+        elif (self.width // self.heads) % 2:
+            problems.append(f"width / heads = {self.width // self.heads} is odd; choose an even head size (rotary positions turn pairs)")
         if not self.patches:
-            raise ValueError("patches is empty; give at least one scale")
+            problems.append("patches is empty; give at least one scale, e.g. {kernel_ms: 100, stride_ms: 100}")
         seen: list[str] = [lead for leads in self.lead_groups.values() for lead in leads]
         unknown = sorted(set(seen) - set(STANDARD_LEADS))
         if unknown:
-            raise ValueError(f"lead_groups names unknown leads {unknown}; known: {', '.join(STANDARD_LEADS)}")
-        if len(seen) != len(set(seen)):
-            raise ValueError("lead_groups names a lead twice")
+            problems.append(f"lead_groups names unknown leads {', '.join(unknown)}; known leads: {', '.join(STANDARD_LEADS)}")
+        twice = sorted({lead for lead in seen if seen.count(lead) > 1})
+        if twice:
+            problems.append(f"lead_groups names {', '.join(twice)} more than once; keep each lead in one group")
         if not seen or not all(self.lead_groups.values()):
-            raise ValueError("lead_groups has an empty group")
+            problems.append("lead_groups has an empty group; give it leads or remove it")
+        _refuse(problems)
         return self
 
 
@@ -118,6 +131,7 @@ class ObjectiveConfig(Strict):
     high: float = 0.8
     gamma: Annotated[float, Field(gt=0)] = 4.0
     drop_duplicates: bool = True
+    similarity_dim: Positive | None = None
     temperature: Annotated[float, Field(gt=0)] = 0.07
     temperature_min: Annotated[float, Field(gt=0)] = 0.01
     temperature_max: Annotated[float, Field(gt=0)] = 1.0
@@ -126,12 +140,17 @@ class ObjectiveConfig(Strict):
 
     @model_validator(mode="after")
     def _ordered(self) -> ObjectiveConfig:
+        problems = []
+        if self.name not in OBJECTIVES:
+            problems.append(f"unknown objective {self.name!r}; known: {', '.join(OBJECTIVES)}")
         if self.low >= self.high:
-            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+            problems.append(f"low {self.low:g} is not below high {self.high:g}; negatives are full below low and gone above high")
         if not self.temperature_min <= self.temperature <= self.temperature_max:
-            raise ValueError(
-                f"temperature {self.temperature:g} is outside temperature_min..temperature_max ({self.temperature_min:g}..{self.temperature_max:g})"
+            problems.append(
+                f"temperature {self.temperature:g} is outside temperature_min..temperature_max ({self.temperature_min:g}..{self.temperature_max:g}); "
+                "move it inside or widen the bounds"
             )
+        _refuse(problems)
         return self
 
 
@@ -170,7 +189,10 @@ class TrainingConfig(Strict):
     @model_validator(mode="after")
     def _one_duration(self) -> TrainingConfig:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("set exactly one of steps and epochs")
+            given = (
+                "neither steps nor epochs is set" if self.steps is None else f"steps {self.steps} and epochs {self.epochs:g} are both set"
+            )
+            _refuse([f"{given}; set exactly one of them (the other to null)"])
         return self
 
 
@@ -203,32 +225,59 @@ class RunConfig(Strict):
 
 
 REMEDIES = {
-    "extra_forbidden": "remove it, or correct its spelling",
     "missing": "add it",
-    "literal_error": "use one of the values listed",
+    "greater_than": "give a larger number",
+    "greater_than_equal": "give a larger number",
+    "less_than": "give a smaller number",
+    "less_than_equal": "give a smaller number",
+    "int_from_float": "write it without decimals",
+    "int_type": "write a whole number",
+    "int_parsing": "write a whole number",
+    "float_type": "write a number",
+    "float_parsing": "write a number",
+    "bool_type": "write true or false",
+    "bool_parsing": "write true or false",
+    "string_type": "write text, in quotes if it looks like a number",
+    "tuple_type": "write a list, e.g. [a, b]",
+    "too_long": "give fewer values",
+    "too_short": "give more values",
+    "dict_type": "write `name: value` lines under it",
+    "model_type": "write `key: value` lines under it",
 }
 
 
-def _nearest(key: str, location: tuple[Any, ...]) -> str:
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    """Keys of the section that `location` points into; through lists (patches) and sections."""
     model: Any = RunConfig
     for part in location[:-1]:
-        field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field is not None else None
-    known = list(getattr(model, "model_fields", {}))
-    near = difflib.get_close_matches(str(key), known, n=1)
-    return f"did you mean `{near[0]}`?" if near else f"known keys here: {', '.join(known)}" if known else REMEDIES["extra_forbidden"]
+        if isinstance(part, str):
+            field = getattr(model, "model_fields", {}).get(part)
+            model = field.annotation if field is not None else None
+            model = next((a for a in get_args(model) if hasattr(a, "model_fields")), model)
+    return list(getattr(model, "model_fields", {}))
 
 
-def _sentence(error: Any) -> str:
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean `{near[0]}`?" if near else ""
+
+
+def _sentences(error: Any) -> list[str]:
+    """One pydantic error -> lines "dotted.key: what is wrong (value); what to do"."""
     location = tuple(error["loc"])
     key = ".".join(str(part) for part in location) or "(recipe)"
-    if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {_nearest(str(location[-1]), location)}"
-    message = error["msg"].removeprefix("Value error, ")
-    value = error.get("input")
-    shown = "" if isinstance(value, dict | list | BaseModel) or value is None else f" (got {value!r})"
-    remedy = REMEDIES.get(error["type"], "")
-    return f"{key}: {message}{shown}" + (f"; {remedy}" if remedy else "")
+    kind, value = error["type"], error.get("input")
+    if kind == "extra_forbidden":
+        known = _known_keys(location)
+        return [f"{key}: unknown key; {_nearest(str(location[-1]), known) or 'known keys here: ' + ', '.join(known)}"]
+    if kind == "literal_error":
+        words = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        return [f"{key}: {value!r} is not one of {', '.join(words)}; {_nearest(str(value), words) or 'use one of these'}"]
+    shown = "" if isinstance(value, dict | list | BaseModel) else f" (got {value!r})"
+    if kind == "value_error":
+        return [f"{key}: {line}" for line in error["msg"].removeprefix("Value error, ").splitlines()]
+    reason = (error["msg"][:1].lower() + error["msg"][1:]).replace("valid tuple", "list").replace("valid dictionary", "mapping")
+    return [f"{key}: {reason}{shown}; {REMEDIES.get(kind, 'correct the value')}"]
 
 
 def parse_config(values: dict[str, Any], origin: str = "configuration") -> RunConfig:
@@ -236,7 +285,7 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> RunCo
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        lines = [_sentence(e) for e in error.errors()]
+        lines = [line for e in error.errors() for line in _sentences(e)]
         count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}"
         raise UsageError(
             f"{origin} has {count}:\n" + "\n".join(f"  - {line}" for line in lines), "correct the keys above and run again"
