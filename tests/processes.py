@@ -16,6 +16,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+PRELOAD = ["torch", "torch.distributed"]
+"""Modules that every rank finds imported; tests that start engines add theirs in a conftest, before the first rank starts."""
+
 
 class RankError(AssertionError):
     """A rank raised, died or ran past the deadline; the message holds the first traceback."""
@@ -30,9 +33,9 @@ def free_port() -> int:
 
 @functools.cache
 def _context() -> Any:
-    # The fork server imports torch once; every rank is then a fork of a process that never ran a thread.
+    # The fork server imports these once; every rank is then a fork of a process that never ran a thread.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed"])
+    context.set_forkserver_preload(PRELOAD)
     return context
 
 

@@ -1,0 +1,71 @@
+"""`torchrun --nproc-per-node N -m pretrain --recipe NAME --run-dir FOLDER --set data.shards=FOLDER`: one worker of a run without Ray.
+
+Exit codes: 0 done, 1 failed, 2 wrong configuration, 75 stopped at a committed checkpoint (SIGTERM or SIGINT): the same command continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+
+from data_shards.errors import UserError
+from pretrain.config import load_config
+from pretrain.reporting import NullReporter
+
+STOPPED = 75
+
+
+class _SignalReporter(NullReporter):
+    """Stops at the next step boundary after SIGTERM or SIGINT."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def should_stop(self) -> bool:
+        return self.asked
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", required=True, help="recipe name or YAML file")
+    parser.add_argument("--run-dir", required=True, type=Path, help="checkpoints and the loss trace go here; a run found here is continued")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one key of the recipe")
+    parser.add_argument("--threads", type=int, help="torch threads of each worker (default: OMP_NUM_THREADS)")
+    options = parser.parse_args(arguments)
+    reporter = _SignalReporter()
+    try:
+        config = load_config(options.recipe, options.overrides)
+        logging.basicConfig(
+            level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING, format="%(levelname)s %(message)s"
+        )
+        import torch
+
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        from pretrain.training.loop import train
+
+        result = train(config, options.run_dir, reporter)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    if torch.distributed.get_rank() == 0:
+        sys.stdout.write(json.dumps({**asdict(result), "checkpoint": str(result.checkpoint)}) + "\n")
+    torch.distributed.destroy_process_group()
+    return STOPPED if result.stopped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

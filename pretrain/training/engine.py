@@ -1,0 +1,186 @@
+"""The DeepSpeed engine of a run: processes, configuration, parameter groups, and the bookkeeping of uneven batches.
+
+DeepSpeed is imported inside functions: it reads `DS_ACCELERATOR` once, at import, and takes two seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import warnings
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from data_shards.errors import UserError
+from pretrain.config import OptimizerConfig, RunConfig
+
+log = logging.getLogger(__name__)
+
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
+UNDECAYED_WORDS = ("bias", "norm", "ln_", "log_scale", "logit_scale", "missing")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where this process stands: rank of world_size, and the device it computes on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a global batch is cut: rows per micro-batch (at most) and micro-batches per optimizer step, the same number on every rank.
+
+    The number is a pure function of the three inputs, because ranks that run a different number of forwards wait for each other for ever (ZeRO-3).
+    """
+
+    global_batch: int
+    world_size: int
+    micro_batch: int
+    micro_batches: int
+
+    def slices(self, local_rows: int) -> list[slice]:
+        """`micro_batches` consecutive slices of the local rows, sizes differing by at most one; some are empty when rows run out."""
+        n = self.micro_batches
+        return [slice(local_rows * k // n, local_rows * (k + 1) // n) for k in range(n)]
+
+
+def plan_batches(global_batch: int, world_size: int, micro_batch: int | None) -> BatchPlan:
+    """Cut a global batch over `world_size` ranks. Raises UserError when a rank would get no row."""
+    if global_batch < world_size:
+        raise UserError(
+            f"training.global_batch {global_batch} is smaller than the {world_size} workers: some would get no sample",
+            f"raise training.global_batch to at least {world_size}, or start fewer workers",
+        )
+    largest = -(-global_batch // world_size)
+    micro = min(micro_batch or largest, largest)
+    return BatchPlan(global_batch, world_size, micro, -(-largest // micro))
+
+
+def start_workers(timeout_seconds: float = 1800.0) -> Workers:
+    """Join the process group named by RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT (torchrun and Ray set them); alone when they are absent.
+
+    gloo on CPU, nccl on CUDA. A process group that exists already (Ray Train makes one) is used as it is.
+    """
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # A shared-memory all-reduce for inference that DeepSpeed would compile for half a minute and training never calls.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed 0.19 calls collectives by names that torch 2.13 renames; one line per call would drown everything else.
+    warnings.filterwarnings("ignore", message=".*torch.distributed.*is deprecated", category=FutureWarning)
+    if not dist.is_initialized():
+        defaults = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": ""}
+        for name, value in defaults.items():
+            os.environ.setdefault(name, value or _free_port())
+    os.environ.setdefault("LOCAL_RANK", "0" if not dist.is_initialized() else str(dist.get_rank()))
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    deepspeed.init_distributed(
+        dist_backend="nccl" if cuda else "gloo", auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout_seconds)
+    )
+    device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    return Workers(dist.get_rank(), dist.get_world_size(), device)
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: weights that decay, and what must not (biases, norms, logit scale, missing-lead embeddings). Frozen ones are in neither."""
+    in_norms = {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        if isinstance(module, NORMS)
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    decayed: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        last = name.rsplit(".", 1)[-1].lower()
+        plain = parameter.ndim < 2 or name in in_norms or any(word in last for word in UNDECAYED_WORDS)
+        (rest if plain else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
+    """torch's AdamW: the same arithmetic on CPU and CUDA, and nothing to compile on a machine without nvcc."""
+    groups = parameter_groups(model, config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=device.type == "cuda")
+
+
+def deepspeed_config(config: RunConfig, plan: BatchPlan) -> dict[str, Any]:
+    """RunConfig -> DeepSpeed's dictionary. The learning rate is set by the loop at every step, so no scheduler is named here."""
+    training = config.training
+    return {
+        "train_micro_batch_size_per_gpu": plan.micro_batch,
+        "gradient_accumulation_steps": plan.micro_batches,
+        "gradient_clipping": config.optimizer.grad_clip,
+        "zero_optimization": {"stage": training.zero_stage},
+        # Autocast keeps weights, optimizer and accumulated gradients in fp32: in bf16 the logit scale would move in steps of 0.4 %.
+        "torch_autocast": {"enabled": training.precision == "bf16", "dtype": "bfloat16"},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+
+
+def make_engine(config: RunConfig, model: nn.Module, plan: BatchPlan, device: torch.device, *, universal: bool = False) -> Any:
+    """Model -> DeepSpeed engine with its optimizer. `universal`: the next load reads a universal checkpoint (another world size)."""
+    import deepspeed
+
+    settings = deepspeed_config(config, plan)
+    if universal:
+        settings["checkpoint"] = {"load_universal": True}
+    model = model.to(device)
+    engine, _, _, _ = deepspeed.initialize(model=model, optimizer=make_optimizer(model, config.optimizer, device), config=settings)
+    return engine
+
+
+def set_learning_rate(engine: Any, lr: float) -> None:
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+
+
+def optimizer_step(engine: Any) -> float:
+    """Clip and update; returns the norm of the global gradient before clipping."""
+    norm = None
+    if engine.zero_optimization_stage() == 0:
+        # Without ZeRO, DeepSpeed clips by torch's rule and does not keep the norm; the gradients are averaged and whole here.
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+    engine.step()
+    if norm is None:
+        norm = engine.get_global_grad_norm()
+    return float("nan") if norm is None else float(norm)
+
+
+def full_weights(engine: Any) -> dict[str, torch.Tensor]:
+    """The whole model's state on the CPU, on every rank, whatever the ZeRO stage (a collective under ZeRO-3)."""
+    if engine.zero_optimization_stage() < 3:
+        return {name: tensor.detach().cpu().clone() for name, tensor in engine.module.state_dict().items()}
+    import deepspeed
+
+    persistent = engine.module.state_dict().keys()
+    state = {name: buffer.detach().cpu().clone() for name, buffer in engine.module.named_buffers() if name in persistent}
+    for name, parameter in engine.module.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter]):
+            state[name] = parameter.detach().cpu().clone()
+    return state

@@ -1,0 +1,52 @@
+"""The loss trace of a run: one JSON line per optimizer step in metrics.jsonl, written by rank 0, the proof that two runs were the same."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+FILE = "metrics.jsonl"
+
+
+def read_trace(path: Path) -> list[dict[str, Any]]:
+    """Lines of a metrics.jsonl (or of the run directory that holds it) by step. A line cut short by a crash ends the trace."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / FILE
+    lines: dict[int, dict[str, Any]] = {}
+    if not path.is_file():
+        return []
+    for text in path.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and "step" in line:
+            lines[int(line["step"])] = line
+    return [lines[step] for step in sorted(lines)]
+
+
+class TraceWriter:
+    """Appends lines; opening it for a resumed run first drops, by rename, every line beyond the step it resumes from."""
+
+    def __init__(self, run_dir: Path, resumed_step: int) -> None:
+        self.path = run_dir / FILE
+        kept = [line for line in read_trace(self.path) if line["step"] <= resumed_step]
+        temporary = self.path.with_name(f".tmp-{FILE}")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(temporary, self.path)
+        self.stream = self.path.open("a")
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        self.stream.write(json.dumps({"step": step, **values}) + "\n")
+        self.stream.flush()
+
+    def __enter__(self) -> TraceWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stream.close()

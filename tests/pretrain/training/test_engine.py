@@ -1,0 +1,62 @@
+"""Batch bookkeeping and parameter groups, without processes."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from data_shards.errors import UserError
+from data_shards.order import local_slice
+from data_shards.record import SignalSpec
+from pretrain.config import RunConfig
+from pretrain.model.dual import DualEncoder
+from pretrain.training.engine import deepspeed_config, parameter_groups, plan_batches
+
+
+@given(world=st.integers(1, 9), extra=st.integers(0, 60), micro=st.none() | st.integers(1, 40))
+def test_every_rank_runs_the_same_number_of_micro_batches_and_every_row_once(world, extra, micro):
+    batch = world + extra
+    plan = plan_batches(batch, world, micro)
+    for rank in range(world):
+        part = local_slice(batch, rank, world)
+        rows = part.stop - part.start
+        slices = plan.slices(rows)
+        assert len(slices) == plan.micro_batches
+        assert [i for s in slices for i in range(rows)[s]] == list(range(rows))
+        assert max(s.stop - s.start for s in slices) <= plan.micro_batch
+        assert micro is None or plan.micro_batch <= micro
+
+
+def test_a_batch_smaller_than_the_workers_is_refused():
+    with pytest.raises(UserError, match=r"global_batch 3 is smaller than the 4 workers"):
+        plan_batches(3, 4, None)
+
+
+def test_biases_norms_and_temperature_do_not_decay():
+    torch.manual_seed(0)
+    model = DualEncoder(RunConfig(model={"size": "tiny", "depth": 1}), SignalSpec(100.0, 2.5))
+    decayed, rest = parameter_groups(model, 0.3)
+    assert decayed["weight_decay"] == 0.3 and rest["weight_decay"] == 0.0
+    names = {id(p): name for name, p in model.named_parameters()}
+    grouped = [id(p) for group in (decayed, rest) for p in group["params"]]
+    assert sorted(grouped) == sorted(names)
+    in_decayed = {names[id(p)] for p in decayed["params"]}
+    assert all(p.ndim >= 2 for p in decayed["params"])
+    assert not [name for name in in_decayed if "bias" in name or "norm" in name or "ln_" in name or "log_scale" in name]
+    linear = {f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    assert linear and linear <= in_decayed
+
+
+def test_frozen_parameters_are_in_no_group():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    model[0].requires_grad_(False)
+    assert sum(len(group["params"]) for group in parameter_groups(model, 0.1)) == 2
+
+
+def test_bf16_keeps_master_weights_and_no_hidden_schedule():
+    config = RunConfig()
+    settings = deepspeed_config(config, plan_batches(256, 4, 16))
+    assert settings["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
+    assert settings["zero_optimization"]["stage"] == 2 and settings["gradient_clipping"] == 1.0
+    assert settings["gradient_accumulation_steps"] == 4 and "scheduler" not in settings
