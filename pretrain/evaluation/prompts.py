@@ -1,0 +1,112 @@
+"""Versioned prompt sets: which words stand for which label code in zero-shot evaluation. Data, not code (`pretrain/prompts/*.yaml`).
+
+A published figure names its prompt set and that set's digest. Changing any word makes a new version; files here are never edited after release.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_shards.errors import UsageError
+
+PROMPTS = Path(__file__).parent.parent / "prompts"
+
+
+@dataclass(frozen=True)
+class PromptClass:
+    """One label code, its human name, and the statements whose mean unit embedding stands for it (an ensemble)."""
+
+    code: str
+    name: str
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """All classes that are scored together, and the label set of the records that they answer to."""
+
+    name: str
+    version: int
+    label_set: str
+    style: str
+    classes: tuple[PromptClass, ...]
+
+    @property
+    def codes(self) -> list[str]:
+        return [c.code for c in self.classes]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over name, version, label set, codes and prompts in their order: equal iff the scores mean the same."""
+        content = [self.name, self.version, self.label_set, [[c.code, list(c.prompts)] for c in self.classes]]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+    def only(self, codes: Sequence[str]) -> PromptSet:
+        """The same set restricted to `codes`, in the set's order. Raises UsageError naming unknown codes and the known ones."""
+        unknown = [c for c in codes if c not in self.codes]
+        if unknown:
+            raise UsageError(f"prompt set {self.name} has no class {', '.join(unknown)}", f"choose from: {', '.join(self.codes)}")
+        kept = tuple(c for c in self.classes if c.code in set(codes))
+        return PromptSet(self.name, self.version, self.label_set, self.style, kept)
+
+
+def prompt_set_names() -> list[str]:
+    return sorted(p.stem for p in PROMPTS.glob("*.yaml"))
+
+
+def load_prompts(prompts: str | Path) -> PromptSet:
+    """Name of a shipped set (see `prompt_set_names`) or path of a YAML file of the same form. Raises UsageError, all mistakes at once."""
+    path = PROMPTS / f"{prompts}.yaml"
+    if not path.is_file():
+        path = Path(prompts)
+    if not path.is_file():
+        raise UsageError(f"no prompt set {str(prompts)!r}", f"use a YAML file or one of: {', '.join(prompt_set_names())}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"prompt set {path} is not valid YAML: {error}", "correct the line named above") from None
+    mistakes = _mistakes(values)
+    if mistakes:
+        listed = "\n".join(f"  - {line}" for line in mistakes)
+        raise UsageError(
+            f"prompt set {path} has {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}:\n{listed}", "correct them and run again"
+        )
+    classes = tuple(PromptClass(code, entry["name"], tuple(entry["prompts"])) for code, entry in values["classes"].items())
+    return PromptSet(values["name"], values["version"], values["label_set"], values["style"], classes)
+
+
+def _mistakes(values: Any) -> list[str]:
+    if not isinstance(values, dict):
+        return ["the file does not hold a mapping with name, version, label_set, style and classes"]
+    kinds = {"name": str, "version": int, "label_set": str, "style": str, "classes": dict}
+    out = [f"{key}: unknown key; known keys: {', '.join(kinds)}" for key in values if key not in kinds]
+    for key, kind in kinds.items():
+        if not isinstance(values.get(key), kind) or not values[key]:
+            out.append(f"{key}: must be a non-empty {kind.__name__}, got {values.get(key)!r}")
+    classes = values.get("classes")
+    for code, entry in (classes if isinstance(classes, dict) else {}).items():
+        out += [f"classes.{code}: {reason}" for reason in _class_mistakes(code, entry)]
+    return out
+
+
+def _class_mistakes(code: Any, entry: Any) -> list[str]:
+    if not isinstance(code, str):  # YAML reads 1 or NO as something else
+        return [f"the code was read as {type(code).__name__}; put it in quotes"]
+    if not isinstance(entry, dict) or set(entry) != {"name", "prompts"}:
+        return ["must hold exactly `name` and `prompts`"]
+    out = [] if isinstance(entry["name"], str) and entry["name"].strip() else ["name must be a non-empty text"]
+    prompts = entry["prompts"]
+    if not isinstance(prompts, list) or not prompts:
+        return [*out, "prompts must be a non-empty list"]
+    if any(not isinstance(p, str) or not p.strip() for p in prompts):
+        out.append("every prompt must be a non-empty text")
+    elif len({p.casefold() for p in prompts}) != len(prompts):
+        out.append("a prompt is listed twice")
+    return out

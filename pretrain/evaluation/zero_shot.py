@@ -1,0 +1,233 @@
+"""Zero-shot evaluation: how well does the cosine between an ECG and the words for a finding rank the records that have it?
+
+No label is used to fit anything: scores are raw cosines (no softmax: findings combine), each class is ranked on its own. Records without a label in the
+prompt set's label set are left out, never counted as negatives. Legend: n records, C classes, e embedding_dim.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_shards.errors import UsageError, UserError
+from data_shards.shard_set import ShardSet
+from data_shards.stream import iterate_rows
+from pretrain.evaluation.metrics import Estimate, bootstrap_auroc, class_auroc, row_means, usable_classes
+from pretrain.evaluation.prompts import PromptSet, load_prompts
+from pretrain.evaluation.zero_shot_result import ClassResult, MacroResult, ZeroShotComparison, ZeroShotResult
+from pretrain.loaded_encoder import LoadedEncoder
+
+log = logging.getLogger(__name__)
+
+MIN_PATIENTS = 5
+"""Fewer patients with (or without) a finding give no interval: resampling one patient only ever shows that patient."""
+FREQUENT = 10
+"""Classes with fewer positives swing the macro mean; it is reported with and without them."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is scored: rows (n,), truth bool (n, C) in the order of `prompts.classes`, patients (n,), and the label codes nobody has words for."""
+
+    prompts: PromptSet
+    rows: np.ndarray
+    truth: np.ndarray
+    patients: np.ndarray
+    unprompted: list[str]
+
+
+def evaluate_zero_shot(
+    encoder: LoadedEncoder,
+    shard_set: ShardSet,
+    *,
+    prompts: str | Path,
+    folds: Sequence[int] | None = None,
+    classes: Sequence[str] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    batch_size: int = 64,
+    threads: int = 2,
+    progress: Progress | None = None,
+) -> ZeroShotResult:
+    """AUROC per class and macro with 95 % patient-cluster bootstrap intervals, over the labelled records of `folds` (all by default).
+
+    prompts: name of a shipped prompt set or a YAML file; classes: only these codes of it; progress(done, total) in records.
+    Raises UsageError for an unknown prompt set, class or label set (listing the known ones), UserError when the records do not fit the encoder's
+    signal contract, DataError when nothing is selected or a record is damaged.
+    """
+    started = time.monotonic()
+    task = _task(shard_set, prompts, folds, classes)
+    scores = _scores([encoder], shard_set, task, batch_size, threads, progress)
+    return _results([encoder], scores, shard_set, task, folds, bootstrap, seed, started)[0][0]
+
+
+def compare_zero_shot(
+    encoder: LoadedEncoder,
+    baseline: LoadedEncoder,
+    shard_set: ShardSet,
+    *,
+    prompts: str | Path,
+    folds: Sequence[int] | None = None,
+    classes: Sequence[str] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    batch_size: int = 64,
+    threads: int = 2,
+    progress: Progress | None = None,
+) -> ZeroShotComparison:
+    """The same for two encoders in one pass over the records, with the paired difference: both are scored on the same patient resamples.
+
+    `encoder.untrained()` is the baseline that says what the recipe's architecture gives without any training.
+    """
+    started = time.monotonic()
+    task = _task(shard_set, prompts, folds, classes)
+    scores = _scores([encoder, baseline], shard_set, task, batch_size, threads, progress)
+    (result, table), (other, other_table) = _results([encoder, baseline], scores, shard_set, task, folds, bootstrap, seed, started)
+    per_class = {
+        a.code: Estimate.of(a.auroc - b.auroc, table[:, k] - other_table[:, k])
+        for k, (a, b) in enumerate(zip(result.classes, other.classes, strict=True))
+    }
+    macro = Estimate.of(result.macro - other.macro, row_means(table) - row_means(other_table))
+    return ZeroShotComparison(result, other, macro, per_class)
+
+
+def class_embeddings(encoder: LoadedEncoder, prompts: PromptSet) -> np.ndarray:
+    """float32 (C, e) unit rows: per class the mean of its prompts' unit embeddings (prompt ensemble, Radford et al. 2021, section 3.1.4)."""
+    embedded = encoder.embed_text([prompt for c in prompts.classes for prompt in c.prompts])
+    ends = np.cumsum([len(c.prompts) for c in prompts.classes])
+    means = np.stack([part.mean(axis=0) for part in np.split(embedded, ends[:-1])])
+    return means / np.linalg.norm(means, axis=1, keepdims=True).clip(1e-12)
+
+
+def _task(shard_set: ShardSet, prompts: str | Path, folds: Sequence[int] | None, classes: Sequence[str] | None) -> _Task:
+    words = load_prompts(prompts)
+    words = words if classes is None else words.only(classes)
+    if words.label_set not in shard_set.label_sets:
+        raise UsageError(
+            f"prompt set {words.name} answers to label set {words.label_set!r}, which {shard_set.path} does not have",
+            f"label sets there: {', '.join(shard_set.label_sets) or 'none (build the shards with labels)'}",
+        )
+    rows = shard_set.select(folds=folds, label_set=words.label_set).rows
+    known, matrix, _ = shard_set.labels(rows, words.label_set)
+    if not set(known) & set(words.codes):
+        raise UsageError(
+            f"no code of prompt set {words.name} occurs in label set {words.label_set!r} of {shard_set.path}",
+            f"codes there: {', '.join(known)}",
+        )
+    column = {code: k for k, code in enumerate(known)}
+    none = np.zeros(len(rows), dtype=bool)
+    truth = np.stack([matrix[:, column[c]] if c in column else none for c in words.codes], axis=1)
+    return _Task(words, rows, truth, shard_set.patients[rows], [] if classes else [code for code in known if code not in words.codes])
+
+
+def _scores(
+    encoders: Sequence[LoadedEncoder], shard_set: ShardSet, task: _Task, batch_size: int, threads: int, progress: Progress | None
+) -> list[np.ndarray]:
+    """Cosines, float32 (n, C) per encoder, in the order of `task.rows`; each record is read once."""
+    for encoder in encoders:
+        _check_contract(encoder, shard_set)
+    texts = [class_embeddings(encoder, task.prompts) for encoder in encoders]
+    out = [np.empty(task.truth.shape, dtype=np.float32) for _ in encoders]
+    done = 0
+    for batch in iterate_rows(shard_set, task.rows, batch_size, threads):
+        for encoder, text, scores in zip(encoders, texts, out, strict=True):
+            ecg = encoder.encode(batch.signal, batch.lead_mask, batch.valid_samples).embedding.float().cpu().numpy()
+            scores[done : done + len(ecg)] = ecg @ text.T
+        done += len(batch.rows)
+        if progress is not None:
+            progress(done, len(task.rows))
+    assert done == len(task.rows), f"{done} of {len(task.rows)} records were scored"
+    return out
+
+
+def _check_contract(encoder: LoadedEncoder, shard_set: ShardSet) -> None:
+    has, wants = shard_set.spec, encoder.contract
+    if has.sampling_rate != wants.sampling_rate or has.samples != wants.samples:
+        raise UserError(
+            f"{shard_set.path} holds {has.seconds:g} s at {has.sampling_rate:g} Hz, the encoder was trained on {wants.seconds:g} s at {wants.sampling_rate:g} Hz",
+            f"build shards with sampling rate {wants.sampling_rate:g} and {wants.seconds:g} seconds from the same source",
+        )
+
+
+def _results(
+    encoders: Sequence[LoadedEncoder],
+    scores: Sequence[np.ndarray],
+    shard_set: ShardSet,
+    task: _Task,
+    folds: Sequence[int] | None,
+    bootstrap: int,
+    seed: int,
+    started: float,
+) -> list[tuple[ZeroShotResult, np.ndarray]]:
+    usable, reasons = usable_classes(task.truth)
+    if not usable.size:
+        raise UserError(
+            f"no class of {task.prompts.name} has both positives and negatives among {len(task.rows)} records",
+            "evaluate on more records or other folds",
+        )
+    truth = task.truth[:, usable]
+    tables = bootstrap_auroc([s[:, usable] for s in scores], truth, task.patients, resamples=bootstrap, seed=seed)
+    entries = [task.prompts.classes[c] for c in usable]
+    positives = truth.sum(axis=0)
+    having = np.array([len(np.unique(task.patients[column])) for column in truth.T])
+    lacking = np.array([len(np.unique(task.patients[~column])) for column in truth.T])
+    out = []
+    for encoder, values, table in zip(encoders, scores, tables, strict=True):
+        point = class_auroc(values[:, usable], truth)
+        shown = np.where(np.minimum(having, lacking) >= MIN_PATIENTS, table, np.nan)
+        estimates = [Estimate.of(point[k], shown[:, k]) for k in range(len(usable))]
+        macro = Estimate.of(point.mean(), row_means(table))
+        result = ZeroShotResult(
+            n=len(task.rows),
+            patients=len(np.unique(task.patients)),
+            classes=[
+                ClassResult(c.code, c.name, int(p), int(h), e.value, e.low, e.high)
+                for c, p, h, e in zip(entries, positives, having, estimates, strict=True)
+            ],
+            macro=macro.value,
+            low=macro.low,
+            high=macro.high,
+            macro_frequent=_frequent(point, table, positives),
+            excluded=[
+                {"code": task.prompts.classes[c].code, "name": task.prompts.classes[c].name, "reason": why} for c, why in reasons.items()
+            ],
+            unprompted=task.unprompted,
+            prompts={
+                "name": task.prompts.name,
+                "version": task.prompts.version,
+                "label_set": task.prompts.label_set,
+                "digest": task.prompts.digest,
+            },
+            bootstrap={"resamples": bootstrap, "seed": seed, "unit": "patient", "level": 0.95},
+            folds=None if folds is None else [int(f) for f in folds],
+            encoder=encoder.digest,
+            shards=shard_set.fingerprint,
+            masked_leads=int((~shard_set.lead_masks(task.rows)).any(axis=1).sum()),
+            seconds=time.monotonic() - started,
+        )
+        log.info(
+            "zero_shot prompts=%s n=%d classes=%d macro=%.4f encoder=%s",
+            task.prompts.name,
+            result.n,
+            len(usable),
+            result.macro,
+            encoder.digest[:24],
+        )
+        out.append((result, table))
+    return out
+
+
+def _frequent(point: np.ndarray, table: np.ndarray, positives: np.ndarray) -> MacroResult:
+    chosen = positives >= FREQUENT
+    if not chosen.any():
+        return MacroResult(math.nan, math.nan, math.nan, 0, FREQUENT)
+    estimate = Estimate.of(point[chosen].mean(), row_means(table[:, chosen]))
+    return MacroResult(estimate.value, estimate.low, estimate.high, int(chosen.sum()), FREQUENT)

@@ -1,0 +1,188 @@
+"""Zero-shot figures are those of the plain definition, on labelled records only; a trained encoder beats its untrained twin by an honest margin."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from data_shards.build import build_shards
+from data_shards.errors import DataError, UsageError, UserError
+from data_shards.record import SignalSpec
+from data_shards.shard_set import ShardSet
+from pretrain.evaluation.metrics import auroc
+from pretrain.evaluation.zero_shot import class_embeddings, compare_zero_shot, evaluate_zero_shot
+from pretrain.loaded_encoder import untrained_encoder
+from tests.pretrain.evaluation.planted_source import PROMPTS, PlantedSource
+from tests.pretrain.small_encoder import SPEC, small_config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """These models are so small that threads only wait for each other, most of all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> ShardSet:
+    folder = tmp_path_factory.mktemp("planted")
+    build_shards(PlantedSource(folder), folder / "shards", spec=SPEC, workers=1, records_per_shard=50)
+    return ShardSet.open(folder / "shards")
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "planted-v1.yaml"
+    path.write_text(PROMPTS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    return untrained_encoder(small_config(), SPEC, seed=0)
+
+
+@pytest.fixture(scope="module")
+def trained(shards):
+    """The untrained encoder after a few seconds of plain contrastive training on fold 1 (no labels)."""
+    encoder = untrained_encoder(small_config(), SPEC, seed=0)
+    rows = shards.select(folds=[1]).rows
+    records = [shards.read_record(row) for row in rows]
+    signal = torch.from_numpy(np.stack([r.millivolts() for r in records]))
+    texts = [". ".join(r.statements) for r in records]
+    distinct = sorted(set(texts))
+    pooled = torch.from_numpy(encoder.text_encoder.embed(distinct))
+    report = torch.tensor([distinct.index(t) for t in texts])
+    encoder.ecg.requires_grad_(True).train()
+    encoder.head.requires_grad_(True).train()
+    optimizer = torch.optim.AdamW([*encoder.ecg.parameters(), *encoder.head.parameters()], lr=5e-3)
+    mask = torch.ones(len(rows), 12, dtype=torch.bool)
+    for _ in range(80):
+        logits = encoder.ecg(signal, mask).embedding @ encoder.head(pooled).T / 0.1
+        loss = torch.nn.functional.cross_entropy(logits, report)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    encoder.ecg.requires_grad_(False).eval()
+    encoder.head.requires_grad_(False).eval()
+    return encoder
+
+
+def test_the_figures_are_those_of_the_plain_definition_on_labelled_records_only(shards, prompts, untrained):
+    result = evaluate_zero_shot(untrained, shards, prompts=prompts, bootstrap=50, batch_size=7)
+    records = [r for r in (shards.read_record(row) for row in range(len(shards))) if "finding" in r.labels]
+    ecg = untrained.embed(np.stack([r.millivolts() for r in records]), sampling_rate=100)
+    words = {
+        "UP": ["Tall upright deflections", "Upright deflections"],
+        "DOWN": ["Deep inverted deflections"],
+        "FAST": ["Very rapid rhythm", "Rapid rhythm"],
+    }
+    assert result.n == len(records) == 120 - 17
+    assert result.patients == len({r.patient for r in records})
+    for entry in result.classes:
+        text = untrained.embed_text(words[entry.code]).mean(axis=0)
+        truth = np.array([entry.code in r.labels["finding"] for r in records])
+        assert entry.auroc == pytest.approx(auroc(ecg @ text, truth)[0], abs=2e-3)
+        assert entry.positives == truth.sum()
+        assert entry.low <= entry.auroc <= entry.high
+    assert result.macro == pytest.approx(np.mean([c.auroc for c in result.classes]))
+
+
+def test_a_class_without_positives_is_left_out_and_said_so(shards, prompts, untrained):
+    result = evaluate_zero_shot(untrained, shards, prompts=prompts, bootstrap=10)
+    assert [c.code for c in result.classes] == ["UP", "DOWN", "FAST"]
+    assert result.excluded == [{"code": "RARE", "name": "Rare thing", "reason": "no positives among 103 records"}]
+
+
+def test_a_class_of_a_few_patients_has_a_figure_but_no_interval(shards, prompts, untrained):
+    keep = [row for row in range(14) if row % 7 != 6]
+    records = [shards.read_record(row) for row in keep]
+    patients_up = len({r.patient for r in records if "UP" in r.labels["finding"]})
+    few = ShardSet(shards.path, shards.manifest, shards.index.slice(0, 14))
+    result = evaluate_zero_shot(untrained, few, prompts=prompts, bootstrap=50)
+    up = next(c for c in result.classes if c.code == "UP")
+    assert up.positive_patients == patients_up < 5
+    assert 0 <= up.auroc <= 1 and np.isnan(up.low) and np.isnan(up.high)
+    assert result.to_dict()["classes"][0]["low"] is None
+    assert "n/a" in result.table()
+
+
+def test_training_beats_the_untrained_twin_on_unseen_patients_with_an_interval_that_excludes_nothing(shards, prompts, trained):
+    comparison = compare_zero_shot(trained, trained.untrained(), shards, prompts=prompts, folds=[2], bootstrap=200)
+    assert comparison.result.macro > 0.85
+    assert comparison.result.low > 0.5
+    assert 0 < comparison.difference.low < comparison.difference.value < comparison.difference.high
+    assert comparison.difference.value == pytest.approx(comparison.result.macro - comparison.baseline.macro)
+    assert set(comparison.differences) == {"UP", "DOWN", "FAST"}
+
+
+def test_an_encoder_compared_with_itself_differs_by_exactly_nothing(shards, prompts, trained):
+    comparison = compare_zero_shot(trained, trained, shards, prompts=prompts, bootstrap=50)
+    assert (comparison.difference.value, comparison.difference.low, comparison.difference.high) == (0, 0, 0)
+    assert comparison.result.classes == comparison.baseline.classes
+
+
+def test_the_same_call_gives_the_same_figures_whatever_the_batch_size(shards, prompts, untrained):
+    one, two = (evaluate_zero_shot(untrained, shards, prompts=prompts, bootstrap=20, batch_size=b, threads=t) for b, t in ((5, 1), (64, 2)))
+    assert [c.auroc for c in one.classes] == pytest.approx([c.auroc for c in two.classes], abs=2e-3)
+    assert evaluate_zero_shot(untrained, shards, prompts=prompts, bootstrap=20).classes == two.classes
+
+
+def test_the_result_is_json_with_everything_to_make_it_again_and_a_readable_table(shards, prompts, untrained):
+    comparison = compare_zero_shot(untrained, untrained.untrained(1), shards, prompts=prompts, folds=[1], bootstrap=20, seed=5)
+    values = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
+    assert values["shards"] == shards.fingerprint and values["encoder"] == "untrained-seed-0" and values["folds"] == [1]
+    assert values["bootstrap"] == {"resamples": 20, "seed": 5, "unit": "patient", "level": 0.95}
+    assert values["prompts"]["name"] == "planted-v1" and len(values["prompts"]["digest"]) == 64
+    assert values["baseline"]["encoder"] == "untrained-seed-1"
+    table = comparison.table()
+    for words in (
+        "Upright",
+        f"{comparison.result.macro:.3f}",
+        f"{comparison.baseline.macro:.3f}",
+        f"left out, no positives among {comparison.result.n} records: RARE",
+        "paired",
+    ):
+        assert words in table
+
+
+def test_progress_counts_every_record_once(shards, prompts, untrained):
+    seen = []
+    result = evaluate_zero_shot(
+        untrained, shards, prompts=prompts, bootstrap=5, batch_size=40, progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen == [(40, 103), (80, 103), (103, 103)] and result.n == 103
+
+
+def test_prompt_ensembles_are_means_of_unit_vectors(prompts, untrained):
+    from pretrain.evaluation.prompts import load_prompts
+
+    embedded = class_embeddings(untrained, load_prompts(prompts))
+    both = untrained.embed_text(["Tall upright deflections", "Upright deflections"]).mean(axis=0)
+    np.testing.assert_allclose(embedded[0], both / np.linalg.norm(both), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"prompts": "nonsense"}, UsageError, r"no prompt set 'nonsense'(.|\n)*virtual-findings-v1"),
+        ({"prompts": "ptb-xl-super-v1"}, UsageError, r"label set 'super', which(.|\n)*label sets there: finding"),
+        ({"prompts": "virtual-findings-v1"}, UsageError, r"no code of prompt set(.|\n)*codes there: DOWN, FAST, UP"),
+        ({"classes": ["UP", "SIDEWAYS"]}, UsageError, r"no class SIDEWAYS(.|\n)*choose from: UP, DOWN, FAST, RARE"),
+        ({"folds": [9]}, DataError, r"folds present: 1, 2"),
+    ],
+)
+def test_wrong_words_are_answered_with_the_known_ones(shards, prompts, untrained, arguments, kind, message):
+    with pytest.raises(kind, match=message):
+        evaluate_zero_shot(untrained, shards, **{"prompts": prompts, **arguments})
+
+
+def test_shards_of_another_rate_are_refused(shards, prompts):
+    other = untrained_encoder(small_config(), SignalSpec(200, 2))
+    with pytest.raises(UserError, match=r"holds 2 s at 100 Hz, the encoder was trained on 2 s at 200 Hz"):
+        evaluate_zero_shot(other, shards, prompts=prompts)
