@@ -1,0 +1,49 @@
+"""The one table of commands: the words typed -> the module that does it, and one line of help.
+
+A command is one module with `add_arguments(parser)` and `run(args) -> dict`; it may have `summary(result) -> list[str]` for readers of a
+terminal. Modules are imported only when their command is typed, and must themselves import heavy packages inside functions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """module: import path; help: one line."""
+
+    module: str
+    help: str
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command("cluster.commands.demo", "the whole path on virtual patients: cohort to registry, with an HTML report"),
+    "doctor": Command("cluster.commands.doctor", "what this machine has, what is missing, and how to get it"),
+    "cohort": Command("cluster.commands.cohort", "make virtual patients in the file layout of a public data set"),
+    "shards build": Command("cluster.commands.shards_build", "ECG files and reports -> a shard set"),
+    "shards verify": Command("cluster.commands.shards_verify", "check every shard against its index and digests"),
+    "shards inspect": Command("cluster.commands.shards_inspect", "figures of a shard set, or a 12-lead picture of one record"),
+    "text-bank build": Command("cluster.commands.text_bank_build", "tokens and embeddings of every distinct report, beside the shards"),
+    "pretrain": Command("cluster.commands.pretrain", "train a recipe on a shard set with Ray and DeepSpeed; resumes by itself"),
+    "evaluate zero-shot": Command("cluster.commands.evaluate_zero_shot", "AUROC of a prompt set, with bootstrap intervals"),
+    "export": Command("cluster.commands.export", "newest verified checkpoint of a run -> safetensors encoder"),
+    "embed": Command("cluster.commands.embed", "embed one ECG with an exported or registered encoder"),
+    "registry list": Command("cluster.commands.registry_list", "registered encoders, versions and aliases"),
+    "registry promote": Command("cluster.commands.registry_promote", "point an alias at a version"),
+    "registry pull": Command("cluster.commands.registry_pull", "download an encoder and check its digests"),
+    "checkpoints list": Command("cluster.commands.checkpoints_list", "committed checkpoints of a run"),
+    "checkpoints verify": Command("cluster.commands.checkpoints_verify", "check every file of a run's checkpoints against its digest"),
+    "tracking sync": Command("cluster.commands.tracking_sync", "replay a run's metrics from its spool to MLflow"),
+    "bench data": Command("cluster.commands.bench_data", "records per second from shards to float batches"),
+}
+
+GROUPS: dict[str, str] = {
+    "shards": "build, verify and look into shard sets",
+    "text-bank": "the distinct reports of a shard set, embedded once",
+    "evaluate": "downstream evaluation of an encoder",
+    "registry": "the MLflow model registry",
+    "checkpoints": "the checkpoints of a run",
+    "tracking": "the metrics of a run and MLflow",
+    "bench": "benchmarks",
+}
+"""Help of the first word of two-word commands."""

@@ -1,0 +1,42 @@
+"""`cardialign cohort`: virtual patients in the file layout of a public data set."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cluster.options import add_workers
+from cluster.progress import Progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", type=Path, help="new folder")
+    parser.add_argument("--patients", type=int, required=True, metavar="N", help="how many patients; each has one or several records")
+    parser.add_argument("--records", type=int, metavar="N", help="stop at so many records")
+    parser.add_argument("--layout", default="mimic-iv-ecg", help="mimic-iv-ecg (default), ptb-xl or paediatric")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes, whatever --workers (default 0)")
+    parser.add_argument("--sampling-rate", type=int, default=500, metavar="HZ", help="default 500")
+    parser.add_argument("--findings", type=lambda text: tuple(text.split(",")), metavar="CODE,CODE", help="only these findings")
+    parser.add_argument("--prevalence", default="balanced", help="balanced (default: every finding about equally often) or clinical")
+    add_workers(parser, 1, "processes")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from data_shards.cohort.generate import make_cohort
+
+    with Progress("cohort") as progress:
+        report = make_cohort(
+            args.out,
+            patients=args.patients,
+            records=args.records,
+            layout=args.layout,
+            seed=args.seed,
+            workers=args.workers,
+            sampling_rate=args.sampling_rate,
+            findings=args.findings,
+            prevalence=args.prevalence,
+            progress=progress,
+        )
+    return asdict(report)

@@ -1,0 +1,59 @@
+"""`cardialign evaluate zero-shot`: how well an encoder tells the classes of a prompt set apart, without any training on them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from cluster.options import add_folds, add_tracking_uri
+from data_shards.errors import UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--encoder", required=True, help="exported folder, or models:/NAME@ALIAS")
+    parser.add_argument("--shards", type=Path, required=True, help="folder of the shard set")
+    parser.add_argument("--prompts", required=True, help="name of a shipped prompt set or a YAML file")
+    add_folds(parser, "score only these folds")
+    parser.add_argument(
+        "--bootstrap", type=int, default=1000, metavar="N", help="resamples by patient for the 95 %% intervals (default 1000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and of the untrained baseline (default 0)")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default 64")
+    parser.add_argument("--baseline", action="store_true", help="also score the same encoder with fresh weights")
+    parser.add_argument("--out", type=Path, help="write the full result there as JSON")
+    parser.add_argument("--track", action="store_true", help="also log the figures to the registered encoder's MLflow run and version")
+    add_tracking_uri(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cluster.encoders import open_encoder
+    from cluster.progress import Progress
+    from data_shards.shard_set import ShardSet
+    from pretrain.evaluation.zero_shot import compare_zero_shot, evaluate_zero_shot
+    from pretrain.evaluation.zero_shot_result import ZeroShotComparison, ZeroShotResult
+
+    if args.track and not args.encoder.startswith("models:/"):
+        raise UsageError(f"--track: {args.encoder} is a folder, not a registered encoder", "give --encoder models:/NAME@ALIAS")
+    shard_set = ShardSet.open(args.shards)
+    settings = {"prompts": args.prompts, "folds": args.folds, "bootstrap": args.bootstrap, "seed": args.seed, "batch_size": args.batch_size}
+    with open_encoder(args.encoder, args.tracking_uri) as encoder, Progress("zero-shot") as progress:
+        outcome: ZeroShotResult | ZeroShotComparison
+        if args.baseline:
+            outcome = compare_zero_shot(encoder, encoder.untrained(args.seed), shard_set, progress=progress, **settings)
+        else:
+            outcome = evaluate_zero_shot(encoder, shard_set, progress=progress, **settings)
+    result = outcome.to_dict()
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1))
+    if args.track:
+        from cluster.registry import log_evaluation
+
+        log_evaluation(args.encoder, args.tracking_uri, f"zero-shot/{result['prompts']['name']}", result)
+    return {**result, "_table": outcome.table()}
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    return str(result["_table"]).splitlines()

@@ -1,0 +1,19 @@
+"""`cardialign export`: newest verified checkpoint of a run -> a folder that a consumer can trust."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", type=Path, help="folder of the run")
+    parser.add_argument("--out", type=Path, help="new folder (default RUN_DIR/export)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cluster.exporting import export_run
+
+    return export_run(args.run_dir, args.out, overwrite=args.overwrite)

@@ -1,0 +1,78 @@
+"""`cardialign pretrain`: one recipe, one shard set, one run directory. Run it again and it continues."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from cluster.options import add_folds, add_tracking_uri, add_workers
+
+SHORTHANDS = {
+    "seed": "seed",
+    "steps": "training.steps",
+    "epochs": "training.epochs",
+    "global_batch": "training.global_batch",
+    "micro_batch": "training.micro_batch",
+    "zero_stage": "training.zero_stage",
+    "precision": "training.precision",
+    "checkpoint_every": "training.checkpoint_every",
+    "lr": "optimizer.lr",
+}
+"""Options that are the last word of a YAML key; every other key is reached with --set."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", required=True, help="name of a shipped recipe or a YAML file")
+    parser.add_argument("--shards", type=Path, required=True, help="folder of the shard set")
+    parser.add_argument("--run-dir", type=Path, required=True, help="folder of the run, on storage that every worker sees")
+    add_folds(parser, "train on these folds (YAML: data.folds)")
+    add_workers(parser, 2, "Ray workers; changes speed, not the result")
+    parser.add_argument(
+        "--address", metavar="ADDRESS", help="join the Ray cluster there (auto, ray://host:10001); default: start a local Ray"
+    )
+    parser.add_argument(
+        "--max-failures", type=int, default=3, metavar="N", help="worker groups that may die before the run fails (default 3)"
+    )
+    values = parser.add_argument_group("configuration (the words of the YAML)")
+    for option, key in SHORTHANDS.items():
+        values.add_argument(f"--{option.replace('_', '-')}", metavar="VALUE", help=f"YAML: {key}")
+    values.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="any dotted key, repeatable")
+    tracking = parser.add_argument_group("tracking")
+    add_tracking_uri(parser)
+    tracking.add_argument(
+        "--tracking-optional", action="store_true", help="train even when the store cannot be opened; replay later with `tracking sync`"
+    )
+    tracking.add_argument("--experiment", default="cardialign", help="MLflow experiment (default cardialign)")
+    tracking.add_argument("--register", metavar="NAME", help="register the exported encoder under this name, alias `candidate`")
+
+
+def overrides(args: argparse.Namespace) -> list[str]:
+    """Options -> `key=value` lines, before those of --set. Giving steps takes epochs out of the recipe, and the other way round."""
+    lines = [f"data.shards={json.dumps(str(args.shards.expanduser().absolute()))}"]
+    if args.folds is not None:
+        lines.append(f"data.folds={list(args.folds)}")
+    if args.steps is not None and args.epochs is None:
+        lines.append("training.epochs=null")
+    if args.epochs is not None and args.steps is None:
+        lines.append("training.steps=null")
+    lines += [f"{key}={getattr(args, option)}" for option, key in SHORTHANDS.items() if getattr(args, option) is not None]
+    return [*lines, *args.overrides]
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cluster.pretraining import pretrain_and_export
+    from pretrain.config import load_config
+
+    return pretrain_and_export(
+        load_config(args.recipe, overrides(args)),
+        args.run_dir,
+        workers=args.workers,
+        address=args.address,
+        max_failures=args.max_failures,
+        tracking_uri=args.tracking_uri,
+        tracking_optional=args.tracking_optional,
+        experiment=args.experiment,
+        register_as=args.register,
+    )

@@ -1,0 +1,252 @@
+"""The demo: every stage is the command a user would type, run in a process of its own; a record of what is finished makes it restartable.
+
+A stage is skipped when the same command has finished in this folder before, its outputs still verify, and no earlier stage had to run again.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.run_dir import EXPORT
+from cluster.spool import read_json, write_json
+from cluster.subcommand import run_command
+from data_shards.errors import UserError
+
+RECORD = "demo.json"
+NAME = "cardialign-demo"
+PROMPTS = "virtual-findings-v1"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """words: the command behind `cardialign`; verified: are the outputs there and whole; again: words added when it has to replace outputs."""
+
+    name: str
+    words: list[str]
+    verified: Callable[[], bool]
+    again: tuple[str, ...] = ()
+    clear: tuple[Path, ...] = ()
+
+
+@dataclass
+class Demo:
+    """One demo folder and the record of its finished stages."""
+
+    out: Path
+    settings: dict[str, Any]
+    say: Say
+    stages: dict[str, Any] = field(default_factory=dict)
+
+    def save(self) -> None:
+        write_json(self.out / RECORD, {"settings": self.settings, "stages": self.stages})
+
+
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def _open(out: Path, settings: dict[str, Any], overwrite: bool, say: Say) -> Demo:
+    """The demo in `out`. Raises UserError when the folder is something else, or a demo with other settings (unless `overwrite`)."""
+    record = read_json(out / RECORD)
+    if out.exists() and any(out.iterdir()) and record is None:
+        raise UserError(f"{out} is not empty and holds no demo", "give another --out")
+    if record is not None and overwrite:
+        shutil.rmtree(out)
+        record = None
+    if record is not None and record["settings"] != settings:
+        changed = [
+            f"{key} {record['settings'].get(key)} -> {value}" for key, value in settings.items() if record["settings"].get(key) != value
+        ]
+        raise UserError(
+            f"{out} holds a demo with other settings: {'; '.join(changed)}", "add --overwrite to start afresh, or give another --out"
+        )
+    demo = Demo(out, settings, say, record["stages"] if record else {})
+    out.mkdir(parents=True, exist_ok=True)
+    demo.save()
+    return demo
+
+
+def _run_stage(demo: Demo, stage: Stage, number: int, of: int, forced: bool) -> bool:
+    """Run or skip one stage; returns whether it ran."""
+    done = demo.stages.get(stage.name)
+    head = f"[{number}/{of}] {stage.name}"
+    demo.say(f"{head}\n      {shlex.join(['cardialign', *stage.words])}")
+    if done is not None and not forced and done["words"] == stage.words and stage.verified():
+        demo.say(f"      finished before, verified ({done['seconds']:.1f} s then)")
+        return False
+    for path in stage.clear:
+        shutil.rmtree(path, ignore_errors=True)
+    started = time.monotonic()
+    result = run_command([*stage.words, *(stage.again if done is not None else ())])
+    seconds = time.monotonic() - started
+    demo.stages[stage.name] = {"words": stage.words, "seconds": seconds, "result": result}
+    demo.save()
+    demo.say(f"      {seconds:.1f} s")
+    return True
+
+
+def _quick_shards(path: Path) -> bool:
+    from data_shards.verify import verify
+
+    try:
+        return bool(verify(path, quick=True).ok)
+    except UserError:
+        return False
+
+
+def _export_verifies(path: Path) -> bool:
+    from pretrain.export_integrity import verify_export
+
+    try:
+        return bool(verify_export(path))
+    except UserError:
+        return False
+
+
+def _cohort_stage(name: str, path: Path, patients: int, seed: int, workers: int) -> Stage:
+    words = ["cohort", str(path), "--patients", str(patients), "--layout", "mimic-iv-ecg", "--seed", str(seed), "--workers", str(workers)]
+    return Stage(name, words, lambda: (path / "cohort.json").is_file(), clear=(path,))
+
+
+def _shards_stage(name: str, root: Path, path: Path, workers: int) -> Stage:
+    words = ["shards", "build", "mimic-iv-ecg", "--root", str(root), "--out", str(path), "--patients", str(root / "patients.csv")]
+    words += ["--labels", str(root / "truth.csv"), "--records-per-shard", "512", "--workers", str(workers)]
+    return Stage(name, words, lambda: _quick_shards(path), again=("--overwrite",))
+
+
+def _first_record(cohort: Path) -> Path:
+    """A WFDB record of the unseen cohort, without suffix."""
+    headers = cohort.rglob("*.hea")
+    return min(headers).with_suffix("")
+
+
+def plan(out: Path, uri: str, settings: dict[str, Any]) -> list[Stage]:
+    """The stages up to the registered encoder in order; the last one, `embed`, is planned when the cohort exists."""
+    workers, seed = settings["workers"], settings["seed"]
+    run_dir, name = out / "run", f"models:/{NAME}@candidate"
+    tracking = ["--tracking-uri", uri]
+    sets = [word for assignment in settings["overrides"] for word in ("--set", assignment)]
+    pretrain = ["pretrain", "--recipe", settings["recipe"], "--shards", str(out / "shards"), "--run-dir", str(run_dir)]
+    pretrain += ["--workers", str(workers), "--micro-batch", "32"]  # the same result in less memory: the demo promises to fit in 4 GB
+    zero_shot = ["evaluate", "zero-shot", "--encoder", name, "--shards", str(out / "unseen-shards"), "--prompts", PROMPTS]
+    zero_shot += ["--baseline", "--track"]
+    return [
+        _cohort_stage("virtual patients to learn from", out / "cohort", settings["patients"], seed, workers),
+        _cohort_stage("virtual patients nobody has seen", out / "unseen-cohort", settings["unseen_patients"], seed + 1, workers),
+        _shards_stage("shards", out / "cohort", out / "shards", workers),
+        _shards_stage("shards of the unseen", out / "unseen-cohort", out / "unseen-shards", workers),
+        Stage("report embeddings", ["text-bank", "build", str(out / "shards")], lambda: (out / "shards" / "text_bank").is_dir()),
+        Stage(
+            "pretraining on Ray with DeepSpeed ZeRO",
+            [*pretrain, *sets, "--experiment", NAME, "--register", NAME, *tracking],
+            lambda: _export_verifies(run_dir / EXPORT),
+        ),
+        Stage(
+            "zero-shot on the unseen, untrained encoder beside it",
+            [*zero_shot, "--out", str(out / "zero_shot.json"), *tracking],
+            lambda: read_json(out / "zero_shot.json") is not None,
+        ),
+        Stage(
+            "the encoder as a consumer gets it",
+            ["registry", "pull", f"{NAME}@candidate", str(out / "encoder"), *tracking],
+            lambda: _export_verifies(out / "encoder"),
+            again=("--overwrite",),
+        ),
+    ]
+
+
+def _embed_stage(out: Path) -> Stage:
+    record = str(_first_record(out / "unseen-cohort"))
+    words = ["embed", record, "--encoder", str(out / "encoder"), "--allow-missing-leads", "--out", str(out / "embedding.npy")]
+    return Stage("one ECG through it", words, lambda: (out / "embedding.npy").is_file())
+
+
+def mlflow_command(uri: str) -> str:
+    """What opens the MLflow UI of this store from the current folder."""
+    beside = Path(sys.executable).parent / "mlflow"
+    program = "mlflow"
+    if shutil.which("mlflow") is None and beside.is_file():  # an environment that is not activated
+        program = str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
+    return f"{program} ui --backend-store-uri {uri}"
+
+
+def run_demo(
+    out: Path,
+    *,
+    patients: int = 1500,
+    unseen_patients: int = 400,
+    recipe: str = NAME,
+    overrides: list[str] | None = None,
+    workers: int = 2,
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Say = _to_stderr,
+) -> dict[str, Any]:
+    """All stages, then the HTML report. Returns the zero-shot figures, the report's path, the MLflow command, and seconds per stage.
+
+    Raises UserError when the folder holds something else or a stage fails; the same call goes on from there.
+    """
+    started = time.monotonic()
+    settings = {
+        "patients": patients, "unseen_patients": unseen_patients, "recipe": recipe, "overrides": list(overrides or []), "workers": workers, "seed": seed,
+    }  # fmt: skip
+    demo = _open(out, settings, overwrite, say)
+    uri = f"sqlite:///{out / 'mlflow.db'}"
+    stages = plan(out, uri, settings)
+    ran = False
+    for number, stage in enumerate(stages, 1):
+        ran = _run_stage(demo, stage, number, len(stages) + 2, ran) or ran
+    _run_stage(demo, _embed_stage(out), len(stages) + 1, len(stages) + 2, ran)
+    say(f"[{len(stages) + 2}/{len(stages) + 2}] report")
+    report_started = time.monotonic()
+    from cluster.demo_report import write_demo_report
+
+    results = {name: entry["result"] for name, entry in demo.stages.items()}
+    zero_shot = json.loads((out / "zero_shot.json").read_text())
+    report = write_demo_report(out, zero_shot, mlflow_command(uri), [shlex.join(["cardialign", *stage.words]) for stage in stages])
+    say(f"      {time.monotonic() - report_started:.1f} s")
+    training = results["pretraining on Ray with DeepSpeed ZeRO"]
+    return {
+        "out": str(out),
+        "report": str(report),
+        "mlflow_command": mlflow_command(uri),
+        "macro": zero_shot["macro"],
+        "untrained_macro": zero_shot["baseline"]["macro"],
+        "zero_shot": zero_shot,
+        "training": {key: training[key] for key in ("steps", "final_loss", "records_per_second", "data_wait_share", "training_seconds")},
+        "stage_seconds": {name: round(entry["seconds"], 1) for name, entry in demo.stages.items()},
+        "total_seconds": time.monotonic() - started,
+        "_table": _table(zero_shot),
+    }
+
+
+def _table(zero_shot: dict[str, Any]) -> str:
+    """Classes, AUROC with interval, untrained beside it."""
+    untrained = {entry["code"]: entry["auroc"] for entry in zero_shot["baseline"]["classes"]}
+
+    def figure(value: float | None) -> str:
+        return "n/a" if value is None else f"{value:.3f}"
+
+    width = max(len(entry["name"]) for entry in zero_shot["classes"])
+    lines = [f"{'class':<{width}}  records  AUROC  95 % interval  untrained"]
+    for entry in sorted(zero_shot["classes"], key=lambda entry: -(entry["auroc"] or 0)):
+        interval = f"{figure(entry['low'])}-{figure(entry['high'])}"
+        lines.append(
+            f"{entry['name']:<{width}}  {entry['positives']:>7}  {figure(entry['auroc'])}  {interval:>13}  {figure(untrained.get(entry['code'])):>9}"
+        )
+    interval = f"{figure(zero_shot['low'])}-{figure(zero_shot['high'])}"
+    macro = f"macro, {len(zero_shot['classes'])} classes"
+    lines.append(
+        f"{macro:<{width}}  {zero_shot['n']:>7}  {figure(zero_shot['macro'])}  {interval:>13}  {figure(zero_shot['baseline']['macro']):>9}"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,57 @@
+"""A run's newest verified checkpoint -> an exported encoder beside it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cluster.run_dir import CONFIG, EXPORT
+from cluster.spool import read_json
+from data_shards.errors import UserError
+
+
+def export_run(run_dir: Path, out: Path | None = None, *, overwrite: bool = False) -> dict[str, Any]:
+    """Export the encoder of the run in `run_dir` to `out` (default `run_dir/export`). Returns path, step, files, bytes, digest.
+
+    Damaged checkpoints are passed over, not moved. Raises UserError when the run has no verified checkpoint or `out` exists.
+    """
+    from data_shards.shard_set import ShardSet
+    from pretrain.config import parse_config
+    from pretrain.export import export_encoder
+    from pretrain.export_integrity import verify_export
+    from pretrain.training.checkpoint import list_checkpoints, problems
+    from pretrain.training.resume import TrainerState, load_weights
+
+    values = read_json(run_dir / CONFIG)
+    if values is None:
+        raise UserError(f"{run_dir} holds no run ({CONFIG} is missing)", "give the --run-dir of `cardialign pretrain`")
+    checkpoint = next((c.path for c in reversed(list_checkpoints(run_dir)) if not problems(c.path)), None)
+    if checkpoint is None:
+        raise UserError(f"{run_dir} has no verified checkpoint", "train first: `cardialign pretrain`; see `cardialign checkpoints verify`")
+    out = out or run_dir / EXPORT
+    if out.exists():
+        if not overwrite:
+            raise UserError(f"{out} exists already", "give another --out, or --overwrite")
+        shutil.rmtree(out)
+    config = parse_config(values, str(run_dir / CONFIG))
+    state = TrainerState.read(checkpoint)
+    assert config.data.shards is not None
+    shard_set = ShardSet.open(config.data.shards)
+    training = {
+        "steps": state.step,
+        "digest": state.digest,
+        "selection_fingerprint": state.selection_fingerprint,
+        "shards_fingerprint": shard_set.fingerprint,
+        "world_size": state.world_size,
+    }
+    path = export_encoder(config, load_weights(checkpoint), out, training=training, spec=shard_set.spec)
+    files = sorted(p for p in path.iterdir() if p.is_file())
+    return {
+        "path": str(path),
+        "checkpoint": str(checkpoint),
+        "step": state.step,
+        "files": [p.name for p in files],
+        "bytes": sum(p.stat().st_size for p in files),
+        "digest": verify_export(path),
+    }
