@@ -29,10 +29,11 @@ def reference():
 
 
 def assert_same(result, reference, case):
+    # float32 against float64 over a few optimizer steps: rounding grows with each; a mask or a row that differs shows in the second digit
     losses, norms, weights = reference
-    np.testing.assert_allclose(result["losses"], losses, rtol=2e-6, err_msg=str(case))
-    np.testing.assert_allclose(result["norms"], norms, rtol=2e-6, err_msg=str(case))
-    np.testing.assert_allclose(result["weights"], weights, atol=2e-6, err_msg=str(case))
+    np.testing.assert_allclose(result["losses"], losses, rtol=1e-5, err_msg=str(case))
+    np.testing.assert_allclose(result["norms"], norms, rtol=2e-5, err_msg=str(case))
+    np.testing.assert_allclose(result["weights"], weights, atol=1e-5, err_msg=str(case))
 
 
 @pytest.mark.processes
