@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def export_run(run_dir: Path, out: Path | None = None, *, overwrite: bool = Fals
     from data_shards.shard_set import ShardSet
     from pretrain.config import parse_config
     from pretrain.export import export_encoder
-    from pretrain.export_integrity import verify_export
+    from pretrain.export_integrity import refuse_to_replace, verify_export
     from pretrain.training.checkpoint import list_checkpoints, problems
     from pretrain.training.resume import TrainerState, load_weights
 
@@ -30,10 +31,7 @@ def export_run(run_dir: Path, out: Path | None = None, *, overwrite: bool = Fals
     if checkpoint is None:
         raise UserError(f"{run_dir} has no verified checkpoint", "train first: `cardialign pretrain`; see `cardialign checkpoints verify`")
     out = out or run_dir / EXPORT
-    if out.exists():
-        if not overwrite:
-            raise UserError(f"{out} exists already", "give another --out, or --overwrite")
-        shutil.rmtree(out)
+    refuse_to_replace(out, overwrite)
     config = parse_config(values, str(run_dir / CONFIG))
     state = TrainerState.read(checkpoint)
     assert config.data.shards is not None
@@ -45,7 +43,10 @@ def export_run(run_dir: Path, out: Path | None = None, *, overwrite: bool = Fals
         "shards_fingerprint": shard_set.fingerprint,
         "world_size": state.world_size,
     }
-    path = export_encoder(config, load_weights(checkpoint), out, training=training, spec=shard_set.spec)
+    fresh = out.with_name(f".{out.name}.{os.getpid()}")  # the old encoder stays until the new one is whole
+    export_encoder(config, load_weights(checkpoint), fresh, training=training, spec=shard_set.spec)
+    shutil.rmtree(out, ignore_errors=True)
+    path = fresh.replace(out)
     files = sorted(p for p in path.iterdir() if p.is_file())
     return {
         "path": str(path),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import mlflow_store
 from data_shards.errors import DataError, UsageError, UserError
-from pretrain.export_integrity import verify_export
+from pretrain.export_integrity import refuse_to_replace, verify_export
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -149,8 +149,7 @@ def pull(reference: str, out: Path, tracking_uri: str, *, overwrite: bool = Fals
 
     Raises UserError for an unknown reference, an existing folder, or a file that does not match its digest.
     """
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists already", "give another folder, or --overwrite")
+    refuse_to_replace(out, overwrite)
     uri = mlflow_store.absolute_uri(tracking_uri)
     client = mlflow_store.open_client(uri)
     version = _resolve(client, Reference.parse(reference), uri)

@@ -47,3 +47,13 @@ def verify_export(folder: Path) -> str:
             f"exported encoder {folder} is not as it was written:\n" + "\n".join(f"  - {line}" for line in wrong), "fetch it again"
         )
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def refuse_to_replace(out: Path, overwrite: bool) -> None:
+    """Raise UserError unless `out` is free, empty, or (with `overwrite`) an encoder: nothing else is ever replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / DIGESTS).is_file():
+        raise UserError(f"{out} holds something that is no encoder; it is left alone", "give another folder")
+    if not overwrite:
+        raise UserError(f"{out} exists already", "give another folder, or --overwrite")

@@ -88,17 +88,6 @@ def test_folder_that_does_not_match_its_digests_is_not_registered(store: tuple[s
     assert len(list_models(store[0])) == 1
 
 
-def test_existing_folder_is_kept_unless_asked(store: tuple[str, Path], tmp_path: Path) -> None:
-    out = tmp_path / "encoder"
-    out.mkdir()
-    (out / "mine.txt").write_text("precious")
-    with pytest.raises(UserError, match="exists"):
-        pull("tiny", out, store[0])
-    assert (out / "mine.txt").is_file()
-    pull("tiny", out, store[0], overwrite=True)
-    assert not (out / "mine.txt").exists() and (out / "digests.json").is_file()
-
-
 def test_unknown_name_alias_and_version_list_what_exists(store: tuple[str, Path], tmp_path: Path) -> None:
     for wanted, listed in (("nothing", "tiny"), ("tiny@staging", "candidate -> 1"), ("tiny/9", "versions 1")):
         with pytest.raises(UserError) as raised:
@@ -137,3 +126,15 @@ def test_references() -> None:
 def test_pull_by_command_says_what_it_made(store: tuple[str, Path], tmp_path: Path, cardialign: Callable[..., Any]) -> None:
     answer = cardialign("registry", "pull", "tiny@candidate", tmp_path / "encoder", "--tracking-uri", store[0])
     assert answer.code == 0 and answer.json["path"] == str(tmp_path / "encoder") and answer.json["digest"]
+
+
+def test_an_existing_encoder_is_replaced_when_asked_and_nothing_else_ever(store: tuple[str, Path], tmp_path: Path) -> None:
+    pull("tiny@candidate", tmp_path / "encoder", store[0])
+    with pytest.raises(UserError, match="exists already"):
+        pull("tiny@candidate", tmp_path / "encoder", store[0])
+    pull("tiny@candidate", tmp_path / "encoder", store[0], overwrite=True)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    with pytest.raises(UserError, match="no encoder"):
+        pull("tiny@candidate", tmp_path / "thesis", store[0], overwrite=True)
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"

@@ -33,7 +33,8 @@ def assert_same(result, reference, case):
     losses, norms, weights = reference
     np.testing.assert_allclose(result["losses"], losses, rtol=1e-5, err_msg=str(case))
     np.testing.assert_allclose(result["norms"], norms, rtol=2e-5, err_msg=str(case))
-    np.testing.assert_allclose(result["weights"], weights, atol=1e-5, err_msg=str(case))
+    # as one vector: Adam turns the rounding of a gradient near zero into a step of its own for a single weight
+    assert np.linalg.norm(result["weights"] - weights) <= 1e-4 * np.linalg.norm(weights), case
 
 
 @pytest.mark.processes
