@@ -49,6 +49,7 @@ def _packages() -> list[Check]:
         ("transformers", "transformers", True, "pip install transformers"),
         ("pcodec", "pcodec", True, "pip install pcodec"),
         ("wfdb", "wfdb", True, "pip install wfdb"),
+        ("webdataset", "webdataset", False, "pip install webdataset; only needed to read shards with the stock package"),
         ("triton", "triton", False, "pip install triton; without it the PyTorch kernels are used"),
     ]
     return [_distribution(*row) for row in rows]
@@ -60,7 +61,10 @@ def _cuda() -> list[Check]:
     import torch
 
     if not torch.cuda.is_available():
-        return [Check("accelerator", "ok", "none: runs use the CPU with gloo")]
+        return [
+            Check("accelerator", "ok", "none: runs use the CPU with gloo"),
+            Check("flash-attn", "ok", "not needed without CUDA: torch's own attention is used"),
+        ]
     names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
     flash = version("flash-attn")
     remedy = "" if flash else "optional: pip install 'cardialign[flash]'; torch's own attention is used without it"
