@@ -187,7 +187,7 @@ def _read_with_wfdb(path: Path, header: WfdbHeader, header_file: Path) -> WfdbSi
         wide = np.where(invalid, 0, digital - baseline[:, None]).astype(np.float64)
     if wide.shape[1] == 0:
         raise RecordRejected("no-signal", f"{path}: the record holds no sample")
-    scale = _power_of_two_into_int16(wide)
+    scale = power_of_two_into_int16(wide)
     flags = {"non-finite": _positions(invalid)} if invalid.any() else {}
     counts = np.rint(wide / scale[:, None]).astype(np.int16)
     return WfdbSignal(counts, gain / scale, baseline, names, header.sampling_rate, tuple(record.comments or header.comments), flags)
@@ -237,7 +237,7 @@ def _invalid_value(format_: str) -> int:
     }.get(format_, INVALID_16)
 
 
-def _power_of_two_into_int16(wide: np.ndarray) -> np.ndarray:
+def power_of_two_into_int16(wide: np.ndarray) -> np.ndarray:
     """Per lead, the power of two that brings 24- and 32-bit counts into 16 bits (1 where they fit)."""
     highest = np.abs(wide).max(axis=1)
     return 2.0 ** np.ceil(np.log2(np.maximum(highest / (_INT16_MAX - 0.5), 1.0)))
