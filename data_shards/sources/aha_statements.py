@@ -109,7 +109,7 @@ _STATEMENTS = """
 AHA_STATEMENTS: dict[int, str] = {
     int(number): text[0].upper() + text[1:] for number, _, text in (line.partition(" ") for line in _STATEMENTS.strip().splitlines())
 }
-_CODE = re.compile(r"[A-N]?(\d{1,3})(?:\+.*)?")
+_CODE = re.compile(r"[A-Z]?(\d+)(?:\+.*)?")
 
 
 def is_code(word: str) -> bool:
@@ -118,7 +118,8 @@ def is_code(word: str) -> bool:
 
 
 def statement(word: str) -> str | None:
-    """The statement of a code; a finding that is written out (some have no code) is its own statement; None for a code not in the table."""
+    """The statement of a code; a finding that is written out (some have no code) is its own statement; None for what looks like a code and is
+    not in the table."""
     match = _CODE.fullmatch(word)
     if match is not None:
         return AHA_STATEMENTS.get(int(match[1]))

@@ -114,6 +114,8 @@ class RecordFolder:
     prefix = ""
     label_sets: tuple[str, ...] = ()
     layout = "its records"
+    label_id = "record"
+    """Column of the `labels` table that names the record."""
 
     def __init__(self, root: Path, *, salt: str = "", labels: str | Path | None = None) -> None:
         self.root = Path(root)
@@ -124,7 +126,7 @@ class RecordFolder:
         self._given_tables: set[Path] = set()
         self._outside: dict[str, Labels] = {}
         if labels is not None:
-            self._outside, rows = read_labels(self._table_option("labels", labels), "record")
+            self._outside, rows = read_labels(self._table_option("labels", labels), self.label_id)
             self._facts["labels"] = file_facts(Path(labels), rows)
             self.label_sets = tuple(dict.fromkeys((*self.label_sets, *label_set_names(self._outside.values()))))
 
@@ -132,7 +134,7 @@ class RecordFolder:
     def options(cls) -> dict[str, str]:
         return {
             "salt": "secret mixed into the patient hash; keep it outside the shards (default: none)",
-            "labels": "CSV with record (its name or key), label_set, label: outside labels, one row each",
+            "labels": f"CSV with {cls.label_id}, label_set, label: outside labels, one row each",
         }
 
     def entries(self) -> list[Entry]:

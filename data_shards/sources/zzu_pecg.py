@@ -57,6 +57,7 @@ class ZzuPecg(RecordFolder):
     name = "zzu-pecg"
     prefix = "zzu"
     label_sets: tuple[str, ...] = ("aha", "icd10", "chn", "group")
+    label_id = "record_id"
     layout = "ZZU-pECG: AttributesDictionary.csv and the WFDB files, or records.csv and .npz files"
 
     def __init__(
