@@ -18,6 +18,7 @@ from data_shards.sources.common import Labels, file_facts, fold_of, label_set_na
 
 log = logging.getLogger(__name__)
 
+AGE_UNITS = ("years", "months", "weeks", "days")
 OLDEST = 130.0
 OVER_89 = 300.0
 """PTB-XL's age for everyone over 89; stored as 90.0 years."""

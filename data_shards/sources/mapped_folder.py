@@ -10,8 +10,9 @@ from typing import Any
 
 from data_shards.errors import DataError, UsageError
 from data_shards.reports import clean_statements
+from data_shards.sources.base import KEY_PATTERN
 from data_shards.sources.common import file_facts, read_table, strings
-from data_shards.sources.folder import RecordFolder, age_in_years, sex_in_words
+from data_shards.sources.folder import AGE_UNITS, RecordFolder, age_in_years, sex_in_words
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,10 @@ class MappedFolder(RecordFolder):
             raise UsageError(f"{self.name}: {next(iter(self._mapping))} is given without a table", "name the CSV with the option table")
         if self._table is not None and not {"key_column", "path_column"} & self._columns.keys():
             raise UsageError(f"{self.name}: the table has no key", "say which column names the record: key_column or path_column")
+        if self._mapping.get("age_unit", "years") not in AGE_UNITS:
+            raise UsageError(f"{self.name}: age_unit is {self._mapping['age_unit']!r}", f"choose one of {', '.join(AGE_UNITS)}")
+        if not KEY_PATTERN.fullmatch(self._label_set):
+            raise UsageError(f"{self.name}: label_set is {self._label_set!r}", "name it with letters, digits, '-' and '_'")
         if "labels_column" in self._columns:
             self.label_sets = tuple(dict.fromkeys((self._label_set, *self.label_sets)))
 

@@ -33,6 +33,11 @@ def signal_from_millivolts(
     scale = power_of_two_into_int16(wide)
     if (gain / scale).min() < GAIN_RANGE[0]:
         raise RecordRejected("bad-gain", f"{where}: values up to {np.abs(wide).max() / gain:.3g} mV are no voltages of a heart")
+    span = float(np.ptp(wide, axis=1).max())
+    if 0 < span <= 1:
+        raise RecordRejected(
+            "bad-gain", f"{where}: values span {span / gain:.3g} mV, less than one of {gain:g} counts per mV; is the unit mV?"
+        )
     counts = np.rint(wide / scale[:, None]).astype(np.int16)
     flags = {"non-finite": tuple(np.flatnonzero(invalid.any(axis=1)).tolist())} if invalid.any() else {}
     return WfdbSignal(counts, gain / scale, np.zeros(len(counts), dtype=np.int64), tuple(lead_names), sampling_rate, (), flags)

@@ -79,7 +79,8 @@ def test_rows_and_files_without_each_other_are_told_and_numbers_are_no_sexes(
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"report_column": "text"}, "no key"), ({"key_column": "id", "sex_values": "0:male"}, "0=male,1=female")],
+    [({"report_column": "text"}, "no key"), ({"key_column": "id", "sex_values": "0:male"}, "0=male,1=female"),
+     ({"key_column": "id", "age_unit": "moons"}, "age_unit is 'moons'"), ({"key_column": "id", "label_set": "a:b"}, "label_set is 'a:b'")],
 )  # fmt: skip
 def test_a_mapping_that_cannot_work_is_refused_at_once(folder: Path, table: Path, options: dict[str, str], says: str) -> None:
     with pytest.raises(UsageError, match=says):
@@ -152,6 +153,7 @@ def test_fewer_leads_in_another_order_are_masked_and_sorted(tmp_path: Path) -> N
     [(np.zeros((12, 12)), {"sampling_rate": 500}, "set the option orientation"), (np.zeros((3, 50)), {"sampling_rate": 500}, "of 12 leads"),
      (np.zeros((12, 50)), {}, "set the option sampling_rate"), (np.zeros(50), {"sampling_rate": 500}, "expected numbers"),
      (np.array([[None]]), {"sampling_rate": 500}, "bad-format"), (np.full((12, 50), 1e300), {"sampling_rate": 500}, "no voltages"),
+     (ecg_counts() / 2e9, {"sampling_rate": 500}, "less than one of 1000 counts per mV; is the unit mV"),
      (np.full((12, 50), np.nan), {"sampling_rate": 500}, "no-signal")],
 )  # fmt: skip
 def test_arrays_that_leave_a_doubt_are_rejected_with_the_way_out(tmp_path: Path, array: np.ndarray, options: dict, says: str) -> None:
@@ -188,3 +190,19 @@ def test_the_template_is_a_reader_that_works(tmp_path: Path, monkeypatch: pytest
     record = ShardSet.open(tmp_path / "out").read_record(0)
     np.testing.assert_array_equal(record.counts, ecg_counts(gain=1000))
     assert (record.key, record.age_years, record.sex, record.statements) == ("template-a", 54.0, "female", ("Sinus rhythm", "Normal ECG"))
+
+
+def test_a_mapped_real_ptb_xl_agrees_with_its_own_reader(real_data: Path) -> None:
+    root = real_data / "ptb-xl"
+    mapped = open_source(
+        "wfdb", root, table=root / "ptbxl_database.csv", key_column="ecg_id", path_column="filename_hr", patient_column="patient_id",
+        age_column="age", sex_column="sex", sex_values="0=male,1=female", fold_column="strat_fold", report_column="report", time_column="recording_date",
+    )  # fmt: skip
+    own = open_source("ptb-xl", root, report="original")
+    entries = {entry.path: entry for entry in own.entries() if (root / f"{entry.path}.hea").is_file()}
+    pairs = [(mapped.read(entry), own.read(entries[entry.path])) for entry in mapped.entries() if entry.path in entries][:40]
+    assert len(pairs) == 40
+    for ours, theirs in pairs:
+        np.testing.assert_array_equal(ours.counts, theirs.counts)
+        for name in ("patient", "age_years", "sex", "fold", "statements", "acquired", "sampling_rate"):
+            assert getattr(ours, name) == getattr(theirs, name), (theirs.key, name)

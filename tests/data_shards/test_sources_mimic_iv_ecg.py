@@ -205,7 +205,9 @@ def test_empty_tables_are_errors_of_the_whole_set(root):
 def test_the_published_headers_and_row_are_understood(real_data, tmp_path):
     for name in ("record_list.csv", "machine_measurements.csv"):
         shutil.copy(real_data / "mimic-iv-ecg-format" / name, tmp_path / name)
-    (entry,) = open_source("mimic-iv-ecg", tmp_path).entries()
+    links = real_data / "mimic-iv-ecg-format/waveform_note_links.csv"
+    (entry,) = open_source("mimic-iv-ecg", tmp_path, waveform_note_links=links).entries()
+    assert entry.meta["note"] == ("10000032-EK-4", 4)
     assert entry.path == "files/p1000/p10000032/s40689238/40689238"
     assert entry.meta["statements"] == ("Sinus rhythm", "Possible right atrial abnormality", "Borderline ECG")
 
