@@ -18,7 +18,7 @@ from data_shards.record import STANDARD_LEADS, EcgRecord
 from data_shards.sources import snomed
 from data_shards.sources.base import Entry, RecordRejected
 from data_shards.sources.challenge import Challenge
-from data_shards.sources.common import Labels, assemble, file_facts, find_table, read_table, strings
+from data_shards.sources.common import Labels, assemble, file_facts, read_table, strings
 from data_shards.sources.folder import age_in_years, find_files, number, sex_in_words
 from data_shards.sources.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
 
@@ -52,7 +52,7 @@ class Cpsc2018(Challenge):
     ) -> None:
         super().__init__(root, salt=salt, labels=labels)
         self._gain = number("gain", gain, self.name)
-        self._reference = self._table_option("reference", reference) if reference else find_table(self.root, "REFERENCE.csv")
+        self._reference = self._table_option("reference", reference) if reference else None
 
     @classmethod
     def options(cls) -> dict[str, str]:
@@ -65,6 +65,11 @@ class Cpsc2018(Challenge):
         headers = set(self._headers())
         if headers:
             yield from super()._listing()
+        if self._reference is None:
+            tables = find_files(self.root, ("REFERENCE.csv",))
+            if len(tables) > 1:
+                raise DataError(f"{self.name}: several REFERENCE.csv: {', '.join(tables)}", "name one with the option reference")
+            self._reference = self.root / tables[0] if tables else None
         reference = self._reference_codes()
         for path in find_files(self.root, (".mat",)):
             name = path.removesuffix(".mat")

@@ -51,9 +51,16 @@ def sex_in_words(text: str) -> str | None:
 
 
 def find_files(root: Path, suffixes: Sequence[str]) -> list[str]:
-    """Paths below `root`, with "/" whatever the system, of all files with one of the suffixes; sorted; hidden files and folders left out."""
-    found = []
+    """Paths below `root`, with "/" whatever the system, of all files with one of the suffixes; sorted; hidden files and folders left
+    out, and a folder that links lead to twice is read once."""
+    found: list[str] = []
+    seen: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link back to a folder above would never end
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         base = Path(folder).relative_to(root)
         found += [(base / name).as_posix() for name in names if name.endswith(tuple(suffixes)) and not name.startswith(".")]

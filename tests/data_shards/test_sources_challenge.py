@@ -89,6 +89,28 @@ def test_a_header_without_its_signal_is_rejected_alone(folder: Path) -> None:
     assert source.read(second).lead_mask.all()
 
 
+def test_a_mat_file_saved_again_in_matlab_5_is_read_and_never_as_noise(folder: Path) -> None:
+    counts = ecg_counts(600, gain=1000)
+    savemat(folder / "g1" / "E00001.mat", {"val": counts.astype(np.float64)}, do_compression=True)
+    savemat(folder / "g1" / "E00002.mat", {"val": counts / 1000})
+    savemat(folder / "g2" / "E00003.mat", {"val": counts[:, :300]})
+    savemat(folder / "g2" / "E00004.mat", {"ecg": counts})
+    source = open_source("challenge", folder)
+    good, *bad = source.entries()
+    np.testing.assert_array_equal(source.read(good).counts, counts)
+    reasons = []
+    for entry in bad:
+        with pytest.raises(RecordRejected) as caught:
+            source.read(entry)
+        reasons.append(caught.value.reason)
+    assert reasons == ["bad-format", "truncated-signal", "bad-format"]
+
+
+def test_a_link_back_to_the_folder_above_is_followed_once(folder: Path) -> None:
+    (folder / "g1" / "again").symlink_to(folder)
+    assert len(open_source("challenge", folder).entries()) == 4
+
+
 def test_outside_labels_join_by_name_or_key_and_must_fit_somewhere(folder: Path, tmp_path: Path) -> None:
     table = tmp_path / "truth.csv"
     table.write_text("record,label_set,label\nE00001,reviewed,AF\nchallenge-E00003,reviewed,\n")
@@ -131,7 +153,8 @@ def test_cpsc2018_original_files_give_counts_at_a_stated_gain(tmp_path: Path) ->
     millivolts = ecg_counts(1205, gain=1000).astype(np.float64) / 1000 + 3e-7
     original_record(tmp_path / "A1980.mat", millivolts)
     original_record(tmp_path / "A1981.mat", np.where(np.arange(1205) == 7, np.nan, millivolts), sex="", age=np.nan)
-    (tmp_path / "REFERENCE.csv").write_text("Recording,First_label,Second_label,Third_label\nA1980,5,8,\n")
+    (tmp_path / "Training").mkdir()
+    (tmp_path / "Training" / "REFERENCE.csv").write_text("Recording,First_label,Second_label,Third_label\nA1980,5,8,\n")
     source = open_source("cpsc2018", tmp_path)
     first, second = (source.read(entry) for entry in source.entries())
     np.testing.assert_array_equal(first.counts, ecg_counts(1205, gain=1000))
