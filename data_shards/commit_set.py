@@ -46,8 +46,10 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
     rejected = dict(sorted(Counter(reject["reason"] for reject in rejects).items()))
     commit_file(out / REJECTS, lambda path: _write_rejects(path, rejects))
     if not shards:
+        first = f"; the first: {rejects[0]['detail']}" if rejects else ""
         raise DataError(
-            f"no usable record for {out}: rejected {rejected}", f"see {out / REJECTS}, correct the source, build again with overwrite"
+            f"no usable record for {out}: rejected {rejected}{first}",
+            f"see {out / REJECTS}, correct the source, build again with overwrite",
         )
     index = pa.Table.from_batches(batches, schema=INDEX_SCHEMA)
     commit_file(out / INDEX, lambda path: write_table(index, path))

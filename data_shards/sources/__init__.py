@@ -25,9 +25,13 @@ SOURCES: dict[str, str] = {
 }
 """Name -> "module:class". A new data set is one file here and one line in this table; template.py is there to be copied."""
 
+ALIASES: dict[str, str] = {"npy": "arrays", "npz": "arrays", "csv": "arrays"}
+"""Other words for a source."""
+
 
 def source_class(name: str) -> type[Source]:
     """The reader class called `name`. Raises UsageError for an unknown name."""
+    name = ALIASES.get(name, name)
     if name not in SOURCES:
         raise UsageError(f"unknown source {name!r}{_nearest(name, SOURCES)}", f"known sources: {', '.join(SOURCES)}")
     module, _, attribute = SOURCES[name].partition(":")

@@ -151,7 +151,9 @@ class MappedFolder(RecordFolder):
             words = (word.strip() for word in row["labels_column"].split(self._mapping.get("label_separator") or "|"))
             meta["labels"] = {self._label_set: tuple(dict.fromkeys(word for word in words if word))}
         if "patient_column" in row:
-            meta["patient"] = row["patient_column"].removesuffix(".0")  # a column with gaps may have been written as floats
+            # A column with gaps may have been written as floats. Who is not named is a patient of his own, whatever numbers patients have.
+            record = row.get("key_column") or row.get("path_column")
+            meta["patient"] = row["patient_column"].removesuffix(".0") or f"record {record}"
         if "age_column" in row:
             meta["age_years"] = age_in_years(row["age_column"], self._mapping.get("age_unit", "years"))
         if "sex_column" in row:

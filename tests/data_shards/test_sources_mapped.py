@@ -64,6 +64,12 @@ def test_columns_mean_what_the_options_say(folder: Path, table: Path, found: str
     assert source.label_sets == ("mine",) and str(table.parent) not in str(source.describe())
 
 
+def test_a_record_without_a_patient_is_nobody_elses(folder: Path, table: Path) -> None:
+    table.write_text("id,person\none,two\ntwo,\n")
+    first, second = open_source("wfdb", folder, table=table, key_column="id", patient_column="person").entries()
+    assert first.meta["patient"] == patient_hash("two") != second.meta["patient"]
+
+
 def test_rows_and_files_without_each_other_are_told_and_numbers_are_no_sexes(
     folder: Path, table: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -118,7 +124,7 @@ def test_arrays_of_every_kind_give_the_same_counts(tmp_path: Path) -> None:
     names = "time," + ",".join(reversed(STANDARD_LEADS))
     timed = np.column_stack((np.arange(1000) / 500, millivolts.T[:, ::-1]))
     np.savetxt(tmp_path / "named.csv", timed, delimiter=",", fmt="%.6f", header=names, comments="")
-    source = open_source("arrays", tmp_path, sampling_rate="500")
+    source = open_source("npz", tmp_path, sampling_rate="500")  # another word for arrays
     records = {entry.key: source.read(entry) for entry in source.entries()}
     assert list(records) == ["arrays-csv", "arrays-named", "arrays-npy", "arrays-npz"]
     for record in records.values():
