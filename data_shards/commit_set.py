@@ -12,11 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from data_shards.build_shard import WORK_FOLDER, read_sidecar
 from data_shards.errors import DataError
 from data_shards.index import INDEX_SCHEMA, ReportTable, index_batch, write_table
+from data_shards.quality import FLAGS
 from data_shards.record import STANDARD_LEADS, SignalSpec
 from data_shards.shard_writer import commit_file, file_sha256, sync_folder
 from data_shards.sources.base import Source
@@ -44,8 +46,10 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
     rejected = dict(sorted(Counter(reject["reason"] for reject in rejects).items()))
     commit_file(out / REJECTS, lambda path: _write_rejects(path, rejects))
     if not shards:
+        first = f"; the first: {rejects[0]['detail']}" if rejects else ""
         raise DataError(
-            f"no usable record for {out}: rejected {rejected}", f"see {out / REJECTS}, correct the source, build again with overwrite"
+            f"no usable record for {out}: rejected {rejected}{first}",
+            f"see {out / REJECTS}, correct the source, build again with overwrite",
         )
     index = pa.Table.from_batches(batches, schema=INDEX_SCHEMA)
     commit_file(out / INDEX, lambda path: write_table(index, path))
@@ -61,6 +65,7 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
             "patients": len(index.column("patient").unique()),
             "reports": len(reports),
             "rejected": rejected,
+            "quality": _records_by_flag(index),
         },
         "shards": shards,
         "tables": {name: file_sha256(out / name) for name in (INDEX, REPORTS)},
@@ -70,6 +75,13 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
     shutil.rmtree(out / WORK_FOLDER)
     sync_folder(out)
     return json.loads(text)
+
+
+def _records_by_flag(index: pa.Table) -> dict[str, int]:
+    """Quality flag -> records that carry it, for the flags that occur."""
+    bits = index.column("quality").to_numpy()
+    counts = {flag: int(np.count_nonzero(bits >> np.uint32(i) & 1)) for i, flag in enumerate(FLAGS)}
+    return {flag: count for flag, count in counts.items() if count}
 
 
 def content_fingerprint(spec: SignalSpec, codec: dict[str, Any], shards: Sequence[dict[str, Any]]) -> str:
