@@ -79,8 +79,7 @@ def block_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles, chunk:
             rows_lse[rows] = torch.logaddexp(rows_lse[rows], torch.logsumexp(logits, 1))
             columns_lse[columns] = torch.logaddexp(columns_lse[columns], torch.logsumexp(logits, 0))
     if tiles.trivial:
-        positives_here = max(0, min(v.shape[0], t.shape[0] - tiles.row_offset) - max(0, -tiles.row_offset))
-        alpha_sum += v.shape[0] * t.shape[0] - positives_here
+        alpha_sum += tiles.others(len(v), len(t))
     return BlockSums(rows_lse, columns_lse, alpha_sum)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels.contrastive_chunked import Blocks, accumulation_dtype, positives
+from kernels.contrastive_chunked import TORCH, Blocks, accumulation_dtype, positives
 from kernels.contrastive_ranks import Exchange, Merge
 from kernels.similarity import NegativeTiles, NegativeWeights, Similarity
 from kernels.soft_targets import SoftTargets, TargetTiles, subtract_target_gradients, target_sums
@@ -36,6 +36,11 @@ def unpack(columns: Sequence[Tensor], like: Similarity, dtype: torch.dtype) -> t
     features = None if like.features is None else rest.pop(0)
     key = None if like.duplicate_key is None else rest.pop(0)
     return text, Similarity(like.kind, features, key).with_dtype(dtype), rest
+
+
+def _some(blocks: Blocks, rows: Tensor, columns: Tensor) -> Blocks:
+    """Backends need not launch on nothing: a block of an empty shard is PyTorch's."""
+    return blocks if len(rows) and len(columns) else TORCH
 
 
 class SoftmaxLoss(torch.autograd.Function):
@@ -66,9 +71,10 @@ class SoftmaxLoss(torch.autograd.Function):
 
         def visit(columns: Sequence[Tensor], offset: int) -> list[Tensor]:
             t, there, _ = unpack(columns, similarity, accumulate)
-            sums = blocks.sums(ecg, t, scale, NegativeTiles(here, there, weights, offset), chunk)
+            tiles = NegativeTiles(here, there, weights, offset)
+            sums = _some(blocks, ecg, t).sums(ecg, t, scale, tiles, chunk)
             row_lse.copy_(torch.logaddexp(row_lse, sums.rows))
-            alpha_sum.add_(sums.alpha)
+            alpha_sum.add_(tiles.others(len(ecg), len(t)) if tiles.trivial else sums.alpha)
             if targets is None:
                 return [sums.columns]
             matches = target_sums(ecg, t, scale, TargetTiles(here, there, targets, offset), chunk)
@@ -107,7 +113,7 @@ class SoftmaxLoss(torch.autograd.Function):
         def visit(columns: Sequence[Tensor], offset: int) -> list[Tensor]:
             t, there, (column_sums, *column_share) = unpack(columns, similarity, accumulate)
             tiles = NegativeTiles(here, there, ctx.weights, offset)
-            d_rows, d_columns = ctx.blocks.gradients(ecg, t, scale, tiles, row_lse, column_sums, chunk)
+            d_rows, d_columns = _some(ctx.blocks, ecg, t).gradients(ecg, t, scale, tiles, row_lse, column_sums, chunk)
             if targets is not None:
                 matches = TargetTiles(here, there, targets, offset)
                 subtract_target_gradients(d_rows, d_columns, ecg, t, matches, shares[0], column_share[0], chunk)

@@ -107,6 +107,10 @@ class SimilarityTiles:
         """Offset of the positives in a tile, as `Tensor.diagonal` takes it."""
         return self.row_offset + rows.start - columns.start
 
+    def others(self, rows: int, columns: int) -> int:
+        """Number of pairs of different records among `rows` rows and `columns` columns."""
+        return rows * columns - max(0, min(rows, columns - self.row_offset) - max(0, -self.row_offset))
+
     def similarity(self, rows: slice, columns: slice) -> Tensor:
         """S (m, n) of one tile, from features alone."""
         assert self.rows.features is not None and self.columns.features is not None
