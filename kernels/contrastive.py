@@ -251,13 +251,18 @@ def choose_blocks(backend: Backend, device: torch.device, logits: int) -> Blocks
         raise ValueError(f"unknown backend {backend!r}; use one of {', '.join(get_args(Backend))}")
     if backend == "torch" or (backend == "auto" and (device.type == "cpu" or logits < TRITON_FROM_LOGITS)):
         return TORCH
-    if importlib.util.find_spec("kernels.contrastive_triton") is not None:
-        triton = importlib.import_module("kernels.contrastive_triton")
-        if triton.available(device):
-            return Blocks(triton.triton_block_sums, triton.triton_block_gradients)
-    if backend == "triton":
+    found = triton_blocks(device)
+    if found is None and backend == "triton":
         raise ValueError(f"the Triton backend is not available on {device}; use backend 'auto' or 'torch'")
-    return TORCH
+    return found or TORCH
+
+
+def triton_blocks(device: torch.device) -> Blocks | None:
+    """The Triton block functions, None where they cannot run."""
+    if importlib.util.find_spec("kernels.contrastive_triton") is None:
+        return None
+    module = importlib.import_module("kernels.contrastive_triton")
+    return Blocks(module.triton_block_sums, module.triton_block_gradients) if module.available(device) else None
 
 
 def _check(ecg: Tensor, text: Tensor, similarity: Similarity, chunk: int, **scalars: Tensor | None) -> None:
