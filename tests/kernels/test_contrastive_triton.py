@@ -6,13 +6,15 @@ is what that rounding alone costs, of everything else the plain path in the same
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 
 from kernels.contrastive_chunked import block_gradients, block_sums
-from kernels.contrastive_triton import triton_block_gradients, triton_block_sums
+from kernels.contrastive_triton import available, supports, triton_block_gradients, triton_block_sums
 from kernels.similarity import NegativeTiles, NegativeWeights, Similarity
 from tests.kernels.interpreter import interpreted
 from tests.kernels.test_contrastive import Case
@@ -137,3 +139,115 @@ SETTINGS = [
 def test_sums_and_gradients_against_float64(setting: Setting) -> None:
     for name, (ours, yardstick) in interpreted(_measure, setting).items():
         assert ours <= 2 * yardstick + FLOOR, f"{name}: {ours:.1e}, yardstick {yardstick:.1e}"
+
+
+def _swap_modalities() -> float:
+    _limit_launches(1)
+    case = Case(90, 48).in_dtype(torch.bfloat16)
+    scale = case.log_scale.float().exp().reshape(())
+    tiles = NegativeTiles(*[case.similarity().with_dtype(torch.float32)] * 2, RAMP)
+    one = triton_block_sums(case.ecg, case.text, scale, tiles, 64)
+    other = triton_block_sums(case.text, case.ecg, scale, tiles, 64)
+    d_v, d_t = triton_block_gradients(case.ecg, case.text, scale, tiles, one.rows.clamp(min=0), one.columns.clamp(min=0), 64)
+    d_t2, d_v2 = triton_block_gradients(case.text, case.ecg, scale, tiles, other.rows.clamp(min=0), other.columns.clamp(min=0), 64)
+    pairs = [(one.rows, other.columns), (one.columns, other.rows), (one.alpha, other.alpha), (d_v, d_v2), (d_t, d_t2)]
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+
+
+def test_swapping_modalities_swaps_sums_and_gradients() -> None:
+    assert interpreted(_swap_modalities) < 1e-3
+
+
+def _nothing_counts(batch: int, width: int) -> list[bool]:
+    case = Case(batch, width).in_dtype(torch.float32)
+    scale = case.log_scale.exp().reshape(())
+    same = Similarity("none", None, torch.zeros(batch, dtype=torch.int64))
+    tiles = NegativeTiles(same, same, RAMP)
+    rows, columns, alpha = triton_block_sums(case.ecg, case.text, scale, tiles, 64)
+    gradients = triton_block_gradients(case.ecg, case.text, scale, tiles, torch.zeros(batch), torch.zeros(batch), 64)
+    minus_infinity = -float("inf")
+    return [bool((rows == minus_infinity).all()), bool((columns == minus_infinity).all()), float(alpha) == 0] + [
+        bool((gradient == 0).all()) for gradient in gradients
+    ]
+
+
+@pytest.mark.parametrize(("batch", "width"), [(1, 8), (70, 24), (20, 300)])
+def test_where_no_pair_counts_sums_are_minus_infinity_and_gradients_zero(batch: int, width: int) -> None:
+    assert all(interpreted(_nothing_counts, batch, width))
+
+
+def _poisoned_row(what: str) -> list[list[bool]]:
+    _limit_launches(1)
+    case = Case(40).in_dtype(torch.float32)
+    getattr(case, what)[3, 0] = float("nan")
+    scale = case.log_scale.exp().reshape(())
+    tiles = NegativeTiles(*[case.similarity()] * 2, RAMP)
+    lse = torch.full((2, 40), 20.0)
+    rows = []
+    for sums, gradients in ((triton_block_sums, triton_block_gradients), (block_sums, block_gradients)):
+        found = sums(case.ecg, case.text, scale, tiles, 64)
+        d_v, d_t = gradients(case.ecg, case.text, scale, tiles, *lse, 64)
+        rows.append(torch.cat((found.rows.isnan(), found.columns.isnan(), d_v.isnan().any(1), d_t.isnan().any(1))).tolist())
+    return rows
+
+
+@pytest.mark.parametrize("what", ["ecg", "text", "features"])
+def test_a_nan_goes_where_the_plain_path_lets_it_go(what: str) -> None:
+    ours, plain = interpreted(_poisoned_row, what)
+    assert any(plain)
+    assert [place for place in range(160) if plain[place] and not ours[place]] == []
+
+
+def _float32_features_of_bfloat16_embeddings() -> tuple[float, float]:
+    _limit_launches(1)
+    case = Case(140)
+    v, t = case.ecg.bfloat16(), case.text.bfloat16()
+    tiles = NegativeTiles(*[case.in_dtype(torch.float32).similarity()] * 2, RAMP)
+    scale = case.log_scale.float().exp().reshape(())
+    ours, plain = triton_block_sums(v, t, scale, tiles, 64), block_sums(v, t, scale, tiles, 64)
+    finite = plain.rows.isfinite()
+    return float((ours.rows - plain.rows)[finite].abs().max()), float(abs(ours.alpha / plain.alpha - 1))
+
+
+def test_features_lose_little_in_float16() -> None:
+    sums, alpha = interpreted(_float32_features_of_bfloat16_embeddings)
+    assert sums < 2e-3
+    assert alpha < 1e-4
+
+
+def _left_to_the_plain_path() -> list[bool]:
+    case = Case(20)
+    scale = case.log_scale.exp().reshape(())
+    same = []
+    for dtype, kind in ((torch.float64, "cosine"), (torch.float32, "jaccard")):
+        mine = case.in_dtype(dtype)
+        tiles = NegativeTiles(*[mine.similarity(kind)] * 2, RAMP)
+        assert not supports(mine.ecg, mine.text, tiles)
+        arguments = (mine.ecg, mine.text, scale.to(dtype), tiles)
+        ours, plain = triton_block_sums(*arguments, 8), block_sums(*arguments, 8)
+        same += [torch.equal(a, b) for a, b in zip(ours, plain, strict=True)]
+        lse = (plain.rows.clamp(min=30), plain.columns.clamp(min=30))
+        gradients = zip(triton_block_gradients(*arguments, *lse, 8), block_gradients(*arguments, *lse, 8), strict=True)
+        same += [torch.equal(a, b) for a, b in gradients]
+    empty = torch.empty(0, 24)
+    none = Similarity()
+    sums = triton_block_sums(empty, case.text.float(), scale.float(), NegativeTiles(none, none, PLAIN), 8)
+    return [*same, sums.rows.shape == (0,), bool((sums.columns == -float("inf")).all())]
+
+
+def test_float64_jaccard_and_empty_shards_take_the_plain_path() -> None:
+    assert all(interpreted(_left_to_the_plain_path))
+
+
+def _available() -> tuple[bool, bool]:
+    return available(torch.device("cpu")), available(torch.device("meta"))
+
+
+def test_the_cpu_is_for_the_interpreter_only() -> None:
+    assert interpreted(_available) == (True, False)
+    assert not available(torch.device("cpu"))
+
+
+def test_users_of_the_cpu_never_import_triton() -> None:
+    program = "import sys, kernels.contrastive, kernels.contrastive_triton, kernels.compile_check; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0
