@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kernels.similarity import Similarity
 
+TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 Merge = Literal["sum", "logsumexp"]
 Visit = Callable[[Sequence[Tensor], int], Sequence[Tensor]]
 """(column tensors (n, ...), row offset: row i here is column offset + i of the block) -> results (n, ...) that belong to the columns."""
@@ -102,6 +103,7 @@ def exchange_layout(ecg: Tensor, similarity: Similarity, group: dist.ProcessGrou
     features, key = similarity.features, similarity.duplicate_key
     facts = {
         "embedding width": ecg.shape[1],
+        "embedding type": TYPES.index(ecg.dtype) if ecg.dtype in TYPES else len(TYPES),
         "similarity feature width": -1 if features is None else features.shape[1],
         "presence of duplicate keys": -1 if key is None else 1,
         **agreed,
