@@ -99,26 +99,26 @@ def _work(batch: int, width: int, similarity_width: int) -> Work:
 
 
 def rows(device: torch.device, quick: bool) -> list[dict[str, Any]]:
-    """Rows for `cardialign bench kernels`; see kernels.benchmark.row."""
+    """Rows for `cardialign bench kernels`; see kernels.benchmark.row. quick: small batches, neither torch.compile nor memory."""
     cuda = device.type == "cuda"
     width, similarity_width, dtype = (512, 128, "bfloat16") if cuda else (256, 128, "float32")
     largest = 65536 if cuda else 32768
-    cases = [("weighted", 1024)] if quick else [("weighted", 2048), ("weighted", FULL_MATRIX_BATCH), ("weighted", largest)]
-    cases += [(loss, 1024 if quick else 4096) for loss in ("soft", "siglip")]
+    sizes = [512] if quick else [2048, FULL_MATRIX_BATCH, largest]
+    cases = [("weighted", batch) for batch in sizes] + [(loss, 512 if quick else 4096) for loss in ("soft", "siglip")]
     found: list[dict[str, Any]] = []
     for loss, batch in cases:
         size = {"loss": loss, "batch": batch, "width": width, "similarity_width": similarity_width, "dtype": dtype}
-        full = ["eager", "compiled", *(["clip-loss"] if loss == "weighted" else [])] if batch <= FULL_MATRIX_BATCH else []
-        tiled = ["tiled", *(["triton"] if cuda and loss != "siglip" else [])]
+        full = ["eager", *([] if quick else ["compiled"]), *(["clip-loss"] if loss == "weighted" else [])]
         found += measure(
             "contrastive",
             "kernels.benchmark_contrastive:job",
-            [*full, *tiled],
+            [*(full if batch <= FULL_MATRIX_BATCH else []), "tiled", *(["triton"] if loss != "siglip" else [])],
             size,
             device,
             work=_work(batch, width, similarity_width),
-            rounds=1 if batch > FULL_MATRIX_BATCH else 3,
+            rounds=1 if batch > FULL_MATRIX_BATCH and not cuda else 3 if quick or not cuda else 15,
             shown=f"{loss} B={batch} d={width} d_s={similarity_width} {dtype}",
             warm_size={**size, "batch": 64},
+            memory=not quick,
         )
     return found

@@ -71,7 +71,7 @@ class Alone:
 
 
 class Gather:
-    """Gather the columns, tile the logits."""
+    """Gather the columns, tile the logits. The backward pass gathers again: nothing of length B is kept between the passes."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout

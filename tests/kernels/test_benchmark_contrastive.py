@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels.benchmark import measure
-from kernels.benchmark_contrastive import _work, job
+from kernels.benchmark_contrastive import job, rows
 from tests.kernels.loss_family import relative
 
 CPU = torch.device("cpu")
@@ -23,22 +22,15 @@ def test_eager_and_tiled_do_the_same_work(loss: str) -> None:
         assert relative(tiled, naive) < 1e-4
 
 
-def test_rows_carry_times_rates_and_the_reason_of_what_is_missing() -> None:
-    size = {"loss": "weighted", "batch": 64, "width": 16, "similarity_width": 8}
-    rows = measure(
-        "contrastive",
-        "kernels.benchmark_contrastive:job",
-        ["eager", "clip-loss", "tiled", "unheard-of"],
-        size,
-        CPU,
-        work=_work(64, 16, 8),
-        rounds=1,
-        memory=False,
-    )
-    by_name = {each["implementation"]: each for each in rows}
-    assert by_name["eager"]["speedup"] == 1 and by_name["tiled"]["both_ms"] > 0
-    counted = 2 * 64 * 64 * (16 + 8)
-    assert by_name["tiled"]["forward_flop_s"] == pytest.approx(counted / by_name["tiled"]["forward_ms"] * 1e3)
-    assert by_name["unheard-of"]["both_ms"] is None and "unknown implementation" in by_name["unheard-of"]["note"]
+def test_a_quick_look_has_a_row_for_each_and_the_reason_of_what_is_missing() -> None:
+    found = {(each["size"].split()[0], each["implementation"]): each for each in rows(CPU, quick=True)}
+    assert {name for loss, name in found if loss == "weighted"} == {"eager", "clip-loss", "tiled", "triton"}
+    assert {name for loss, name in found if loss == "siglip"} == {"eager", "tiled"}
+    for (_, implementation), each in found.items():
+        assert (each["both_ms"] is None) == (implementation == "triton")
+    eager, tiled = found["weighted", "eager"], found["weighted", "tiled"]
+    assert tiled["speedup"] == pytest.approx(eager["both_ms"] / tiled["both_ms"])
+    assert tiled["forward_flop_s"] == pytest.approx(2 * 512 * 512 * (256 + 128) / tiled["forward_ms"] * 1e3)
+    assert "CUDA device of capability 8.0" in found["weighted", "triton"]["note"]
     with pytest.raises(ValueError, match="unknown implementation 'triton-lang'"):
         job("triton-lang", CPU, "weighted", 8, 4, 4)
