@@ -11,11 +11,11 @@ from tests.kernels.loss_family import relative
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("loss", ["weighted", "soft", "siglip"])
+@pytest.mark.parametrize("loss", ["weighted", "soft", "siglip", "share"])
 def test_eager_and_tiled_do_the_same_work(loss: str) -> None:
     results = []
     for implementation in ("eager", "tiled"):
-        made = job(implementation, CPU, loss, batch=60, width=16, similarity_width=8)
+        made = job(implementation, CPU, loss, batch=60, width=16, similarity_width=8, columns=150)
         value = made.run()
         results.append([value.detach(), *torch.autograd.grad(value, list(made.leaves))])
     for naive, tiled in zip(*results, strict=True):
