@@ -1,4 +1,4 @@
-"""DiagSim-weighted InfoNCE tile by tile: no b x B matrix is ever held, in the forward pass or the backward pass.
+"""DiagSim-weighted InfoNCE tile by tile: the block functions in plain PyTorch. No b x n matrix is ever held.
 
 With s_ij = exp(log_scale) v_i.t_j and alpha_ij the (constant) weight of a negative:
     r_i = log sum_{j!=i} alpha_ij e^s_ij,   c_j = log sum_{i!=j} alpha_ij e^s_ij        (negatives only)
@@ -6,24 +6,26 @@ With s_ij = exp(log_scale) v_i.t_j and alpha_ij the (constant) weight of a negat
     G_ij = alpha_ij (e^(s_ij - R_i) + e^(s_ij - C_j)) / (2B),   G_ii = -(sigmoid(r_i - s_ii) + sigmoid(c_i - s_ii)) / (2B)
 with R, C the log-sum-exp including the positive. Keeping the positives apart is what keeps small losses exact: G_ii is never P - 1.
 
-Shapes: b rows here, B columns (the global batch), d width. Row i of this block is column row_offset + i.
+A backend is a pair of block functions with the signatures of `block_sums` and `block_gradients`; every scheme over ranks and every backend
+meets there and nowhere else. A block is b rows of this rank against n columns: all B of the global batch, or those of one other rank. Row i
+and column tiles.row_offset + i are a matching pair and are left out; row_offset may be negative or past the end, then there is none.
+Shapes: b rows, n columns, d width; b or n may be 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from kernels.similarity import NegativeTiles, NegativeWeights, Similarity
+from kernels.similarity import NegativeTiles
 
 
 class BlockSums(NamedTuple):
-    """Negatives-only log-sum-exp of a block along rows (b,) and columns (B,), and the sum of alpha (0-dim)."""
+    """Negatives-only log-sum-exp of a block along rows (b,) and columns (n,), and its sum of alpha without the positives (0-dim float64)."""
 
     rows: Tensor
     columns: Tensor
@@ -46,7 +48,7 @@ def _negative_logits(
 ) -> tuple[Tensor, Tensor | None]:
     """s_ij + log alpha_ij of one tile (-inf where a pair does not count and on the diagonal), and alpha itself."""
     alpha = tiles.alpha(rows, columns)
-    diagonal = tiles.row_offset + rows.start - columns.start
+    diagonal = tiles.diagonal(rows, columns)
     if alpha is not None:
         alpha.diagonal(diagonal).zero_()
     logits = (v * scale) @ t.T
@@ -59,7 +61,11 @@ def _negative_logits(
 
 
 def block_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles, chunk: int) -> BlockSums:
-    """One pass over the tiles of v (b, d) against t (B, d): log-sum-exp of the negatives both ways."""
+    """One pass over the tiles of v (b, d) against t (n, d): log-sum-exp of the negatives both ways, -inf where there are none.
+
+    v, t may be bf16 or fp16. scale: 0-dim, exp(log_scale); its type (float32, or float64) is that of the accumulation and of the results.
+    tiles.rows and tiles.columns hold features in that type. chunk: side of a tile, for implementations that do not choose their own.
+    """
     accumulate = scale.dtype
     rows_lse = v.new_full((v.shape[0],), -math.inf, dtype=accumulate)
     columns_lse = v.new_full((t.shape[0],), -math.inf, dtype=accumulate)
@@ -73,16 +79,17 @@ def block_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles, chunk:
             rows_lse[rows] = torch.logaddexp(rows_lse[rows], torch.logsumexp(logits, 1))
             columns_lse[columns] = torch.logaddexp(columns_lse[columns], torch.logsumexp(logits, 0))
     if tiles.trivial:
-        alpha_sum += v.shape[0] * (t.shape[0] - 1)
+        alpha_sum += tiles.others(len(v), len(t))
     return BlockSums(rows_lse, columns_lse, alpha_sum)
 
 
 def block_gradients(
     v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles, row_lse: Tensor, column_lse: Tensor, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """Recompute the tiles; return sum_j H_ij t_j (b, d) and sum_i H_ij v_i (B, d), H_ij = alpha (e^(s-R_i) + e^(s-C_j)), i != j.
+    """Recompute the tiles; return sum_j H_ij t_j (b, d) and sum_i H_ij v_i (n, d), H_ij = alpha (e^(s-R_i) + e^(s-C_j)), i != j.
 
-    row_lse (b,) and column_lse (B,) include the positives. Accumulates in the type of `scale`.
+    row_lse (b,) and column_lse (n,) include the positives; they and the results have the type of `scale`. The common factor of the gradient
+    (scale / 2B and that of the loss) is applied by the caller.
     """
     accumulate = scale.dtype
     d_v = torch.zeros(v.shape, dtype=accumulate, device=v.device)
@@ -99,9 +106,20 @@ def block_gradients(
     return d_v, d_t
 
 
-class Positives(NamedTuple):
-    """Terms of the matching pairs (b,): their loss, the sums R and C including the positive, and -2B G_ii."""
+class Blocks(NamedTuple):
+    """One backend: its two block functions, with the signatures of `block_sums` and `block_gradients`."""
 
+    sums: Callable[[Tensor, Tensor, Tensor, NegativeTiles, int], BlockSums]
+    gradients: Callable[[Tensor, Tensor, Tensor, NegativeTiles, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
+
+TORCH = Blocks(block_sums, block_gradients)
+
+
+class Positives(NamedTuple):
+    """Terms of the matching pairs (b,): s_ii, their loss, the sums R and C including the positive, and -2B G_ii."""
+
+    logit: Tensor
     loss: Tensor
     row_lse: Tensor
     column_lse: Tensor
@@ -113,54 +131,10 @@ def positives(v: Tensor, t: Tensor, scale: Tensor, rows: Tensor, columns: Tensor
     s = (v.to(scale.dtype) * t.to(scale.dtype)).sum(1) * scale
     zero = torch.zeros_like(s)
     return Positives(
+        s,
         # softplus; F.softplus turns linear above 20, which float64 would see
         torch.logaddexp(rows - s, zero) + torch.logaddexp(columns - s, zero),
         torch.logaddexp(rows, s),
         torch.logaddexp(columns, s),
         torch.sigmoid(rows - s) + torch.sigmoid(columns - s),
     )
-
-
-class ChunkedInfoNCE(torch.autograd.Function):
-    """The loss of one process. Saves the inputs and three vectors of length B; the backward pass recomputes the tiles."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, ecg: Tensor, text: Tensor, log_scale: Tensor, similarity: Similarity, weights: NegativeWeights, chunk: int
-    ) -> tuple[Tensor, Tensor]:
-        accumulate = accumulation_dtype(ecg, text)
-        batch = ecg.shape[0]
-        similarity = similarity.with_dtype(accumulate)
-        tiles = NegativeTiles(similarity, similarity, weights)
-        with torch.autocast(ecg.device.type, enabled=False):
-            scale = log_scale.to(accumulate).exp().reshape(())
-            sums = block_sums(ecg, text, scale, tiles, chunk)
-            pairs = positives(ecg, text, scale, sums.rows, sums.columns)
-        ctx.save_for_backward(ecg, text, log_scale, pairs.row_lse, pairs.column_lse, pairs.pull)
-        ctx.tiles, ctx.chunk = tiles, chunk
-        effective = (sums.alpha / batch).to(torch.float32)
-        ctx.mark_non_differentiable(effective)
-        return pairs.loss.sum() / (2 * batch), effective
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        ecg, text, log_scale, row_lse, column_lse, pull = ctx.saved_tensors
-        with torch.autocast(ecg.device.type, enabled=False):
-            scale = log_scale.to(pull.dtype).exp().reshape(())
-            d_ecg, d_text = block_gradients(ecg, text, scale, ctx.tiles, row_lse, column_lse, ctx.chunk)
-            d_ecg -= pull[:, None] * text
-            d_text -= pull[:, None] * ecg
-            factor = grad_loss.to(pull.dtype) * scale / (2 * ecg.shape[0])
-            d_ecg *= factor
-            d_text *= factor
-            d_log_scale = (ecg.to(pull.dtype) * d_ecg).sum()
-        return d_ecg.to(ecg.dtype), d_text.to(text.dtype), d_log_scale.to(log_scale.dtype).reshape(log_scale.shape), None, None, None
-
-
-def chunked_infonce(
-    ecg: Tensor, text: Tensor, log_scale: Tensor, similarity: Similarity, weights: NegativeWeights, chunk: int
-) -> tuple[Tensor, Tensor]:
-    """Loss (0-dim) and mean effective number of negatives (0-dim) of one process; ecg, text (B, d), log_scale (1,)."""
-    loss, effective = ChunkedInfoNCE.apply(ecg, text, log_scale, similarity, weights, chunk)
-    return loss, effective

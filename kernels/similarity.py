@@ -90,20 +90,51 @@ class Similarity:
         return self if self.features is None else replace(self, features=self.features.to(dtype))
 
 
-class NegativeTiles:
-    """alpha of any tile of the global batch, made on demand from row and column features: the matrix is never held.
+class SimilarityTiles:
+    """S of any tile of the global batch, made on demand from row and column features: the matrix is never held.
 
-    `row_offset`: global index of row 0, so that the diagonal (the positives) is known. Forward and backward ask for the same tiles and
-    so get the same bits, also where S sits on a threshold.
+    `row_offset`: row i here and column row_offset + i are the same report, so that the diagonal (the positives) is known; it is negative, or
+    past the last column, where the columns are another rank's. Forward and backward ask for the same tiles and so get the same bits.
     """
 
-    def __init__(self, rows: Similarity, columns: Similarity, weights: NegativeWeights, row_offset: int = 0) -> None:
-        self.rows, self.columns, self.weights, self.row_offset = rows, columns, weights, row_offset
-        self._weighted = rows.kind != "none" and weights.form != "none"
-        self._drop = weights.drop_duplicates and rows.duplicate_key is not None
-        if self._weighted and rows.kind == "jaccard":
+    def __init__(self, rows: Similarity, columns: Similarity, row_offset: int = 0) -> None:
+        self.rows, self.columns, self.row_offset = rows, columns, row_offset
+        if rows.kind == "jaccard":
             assert rows.features is not None and columns.features is not None
             self._row_counts, self._column_counts = rows.features.sum(1), columns.features.sum(1)
+
+    def diagonal(self, rows: slice, columns: slice) -> int:
+        """Offset of the positives in a tile, as `Tensor.diagonal` takes it."""
+        return self.row_offset + rows.start - columns.start
+
+    def others(self, rows: int, columns: int) -> int:
+        """Number of pairs of different records among `rows` rows and `columns` columns."""
+        return rows * columns - max(0, min(rows, columns - self.row_offset) - max(0, -self.row_offset))
+
+    def similarity(self, rows: slice, columns: slice) -> Tensor:
+        """S (m, n) of one tile, from features alone."""
+        assert self.rows.features is not None and self.columns.features is not None
+        product = self.rows.features[rows] @ self.columns.features[columns].T
+        if self.rows.kind == "cosine":
+            return product
+        union = (self._row_counts[rows, None] + self._column_counts[None, columns]).sub_(product)
+        return product.div_(union.clamp_(min=1.0))  # an empty pair has product 0
+
+    def same_report(self, rows: slice, columns: slice) -> Tensor:
+        """True (m, n) where both reports have the same key, which is not negative. Only where there are keys."""
+        assert self.rows.duplicate_key is not None and self.columns.duplicate_key is not None
+        row_key = self.rows.duplicate_key[rows, None]
+        return (row_key == self.columns.duplicate_key[None, columns]) & (row_key >= 0)
+
+
+class NegativeTiles(SimilarityTiles):
+    """alpha of any tile of the global batch; equal bits in forward and backward also where S sits on a threshold."""
+
+    def __init__(self, rows: Similarity, columns: Similarity, weights: NegativeWeights, row_offset: int = 0) -> None:
+        super().__init__(rows, columns, row_offset)
+        self.weights = weights
+        self._weighted = rows.kind != "none" and weights.form != "none"
+        self._drop = weights.drop_duplicates and rows.duplicate_key is not None
 
     @property
     def trivial(self) -> bool:
@@ -114,20 +145,8 @@ class NegativeTiles:
         """alpha (m, n) of one tile, off-diagonal entries only being meaningful; None when all are 1."""
         if self.trivial:
             return None
-        weight = self.weights.alpha(self._similarity(rows, columns)) if self._weighted else None
+        weight = self.weights.alpha(self.similarity(rows, columns)) if self._weighted else None
         if not self._drop:
             return weight
-        assert self.rows.duplicate_key is not None and self.columns.duplicate_key is not None
-        row_key = self.rows.duplicate_key[rows, None]
-        same = (row_key == self.columns.duplicate_key[None, columns]) & (row_key >= 0)
-        if weight is None:
-            return same.logical_not().to(torch.float32)
-        return weight.masked_fill_(same, 0.0)
-
-    def _similarity(self, rows: slice, columns: slice) -> Tensor:
-        assert self.rows.features is not None and self.columns.features is not None
-        product = self.rows.features[rows] @ self.columns.features[columns].T
-        if self.rows.kind == "cosine":
-            return product
-        union = (self._row_counts[rows, None] + self._column_counts[None, columns]).sub_(product)
-        return product.div_(union.clamp_(min=1.0))  # an empty pair has product 0
+        same = self.same_report(rows, columns)
+        return same.logical_not().to(torch.float32) if weight is None else weight.masked_fill_(same, 0.0)

@@ -137,6 +137,7 @@ class ObjectiveConfig(Strict):
     temperature_max: Annotated[float, Field(gt=0)] = 1.0
     learn_temperature: bool = True
     chunk: Positive = 1024
+    scheme: Literal["auto", "gather", "ring"] = "auto"
 
     @model_validator(mode="after")
     def _ordered(self) -> ObjectiveConfig:

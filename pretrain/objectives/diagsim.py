@@ -58,7 +58,9 @@ class DiagSim:
         """Loss of the global batch and metrics loss, temperature, effective_negatives, retrieval_top1 (of this rank's records)."""
         similarity = Similarity(self.kind, inputs.get("similarity"), inputs["report_key"])
         ecg, text, log_scale = features["ecg"], features["text"], features["log_scale"]
-        output = weighted_infonce(ecg, text, log_scale, similarity, self.weights, group=group, chunk=self.config.chunk)
+        output = weighted_infonce(
+            ecg, text, log_scale, similarity, self.weights, group=group, chunk=self.config.chunk, scheme=self.config.scheme
+        )
         metrics = {
             "loss": output.loss.detach(),
             "temperature": torch.exp(-log_scale.detach()).squeeze(),

@@ -1,87 +1,69 @@
-"""Over any number of ranks and any split the loss and its gradients are those of one process in float64."""
+"""Over any number of ranks, any split and either scheme every loss and its gradients are those of one process in float64."""
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from kernels.contrastive import NegativeWeights, Similarity, weighted_infonce
+from kernels.contrastive import NegativeWeights, Similarity, choose_exchange, ets, siglip, weighted_infonce
+from kernels.contrastive_ranks import Gather
 from kernels.contrastive_reference import reference_infonce
+from kernels.contrastive_ring import Ring
+from tests.kernels.loss_family import FAMILY, Batch, poison_uninitialised_memory, relative
 from tests.processes import RankError, run_ranks
 
 pytestmark = pytest.mark.processes
-WIDTH, FEATURES, CHUNK = 17, 9, 7
+CHUNK = 7
+SPLITS = {1: [[12]], 2: [[9, 17], [0, 3]], 3: [[14, 1, 11], [0, 5, 0]], 4: [[5, 0, 15, 8], [1, 1, 1, 1]]}
+SCHEMES = ("gather", "ring")
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-6, torch.bfloat16: 1e-2}
+
+Case = tuple[str, str, tuple[int, ...], torch.dtype]
 
 
-def global_batch(batch: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    ecg = F.normalize(torch.randn(batch, WIDTH, generator=generator, dtype=torch.float64), dim=1)
-    text = F.normalize(ecg + 0.4 * torch.randn(batch, WIDTH, generator=generator, dtype=torch.float64), dim=1)
-    cluster = torch.randint(0, 5, (batch,), generator=generator)
-    centres = torch.randn(5, FEATURES, generator=generator, dtype=torch.float64)
-    features = F.normalize(centres[cluster] + 0.6 * torch.randn(batch, FEATURES, generator=generator, dtype=torch.float64), dim=1)
-    key = torch.randint(-1, batch // 2 + 1, (batch,), generator=generator)
-    return ecg.to(dtype), text.to(dtype), features.to(dtype), key, torch.tensor([math.log(1 / 0.07)], dtype=torch.float64)
+def cases(world: int) -> list[Case]:
+    """Every loss and scheme in float64 on every split; lower precision once each."""
+    found: list[Case] = [(name, scheme, tuple(sizes), torch.float64) for sizes in SPLITS[world] for scheme in SCHEMES for name in FAMILY]
+    low = ("weighted-ramp", "soft-ramp", "siglip-soft", "ets")
+    found += [
+        (name, scheme, tuple(SPLITS[world][0]), dtype) for dtype in (torch.float32, torch.bfloat16) for scheme in SCHEMES for name in low
+    ]
+    return found
 
 
-def loss_of_shard(
-    rank: int, world: int, sizes: list[int], dtype: torch.dtype, factor: float, weights: NegativeWeights
-) -> dict[str, torch.Tensor]:
-    ecg, text, features, key, log_scale = global_batch(sum(sizes), dtype)
-    mine = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
-    local_ecg, local_text = ecg[mine].clone().requires_grad_(), text[mine].clone().requires_grad_()
-    log_scale.requires_grad_()
-    similarity = Similarity("cosine", features[mine].clone(), key[mine].clone())
-    result = weighted_infonce(local_ecg, local_text, log_scale, similarity, weights, chunk=CHUNK)
-    (result.loss * factor).backward()
-    grads = {"ecg": local_ecg.grad, "text": local_text.grad, "log_scale": log_scale.grad}
-    return {
-        "loss": result.loss.detach(),
-        "effective": result.effective_negatives,
-        **{f"d_{name}": value / factor for name, value in grads.items() if value is not None},
-    }
+def run_case(rank: int, case: Case) -> dict[str, torch.Tensor]:
+    """Loss and gradients of this rank's rows. The local loss is scaled as a trainer might; the gradients are scaled back."""
+    name, scheme, sizes, dtype = case
+    member, factor = FAMILY[name], 3.0
+    batch = member.prepare(Batch.random(sum(sizes)).to(dtype)).rows(slice(sum(sizes[:rank]), sum(sizes[: rank + 1])))
+    found = member.value_and_gradients(lambda b, **o: factor * member.tiled(b, **o), batch, scheme=scheme, chunk=CHUNK)
+    return {name: value / factor for name, value in found.items()}
 
 
-def relative(value: torch.Tensor, truth: torch.Tensor) -> float:
-    return float((value.double() - truth).norm() / truth.norm())
+def run_cases(rank: int, world: int) -> list[dict[str, torch.Tensor]]:
+    return [run_case(rank, case) for case in cases(world)]
 
 
-@pytest.mark.parametrize("form", ["ramp", "exponential"])
-@pytest.mark.parametrize(
-    ("sizes", "dtype", "tolerance"),
-    [
-        ([40], torch.float64, 1e-12),
-        ([13, 27], torch.float64, 1e-12),
-        ([20, 1, 19], torch.float32, 2e-6),
-        ([5, 0, 24, 11], torch.float64, 1e-12),
-        ([10, 10, 3, 17], torch.bfloat16, 1e-2),
-    ],
-    ids=["1-rank", "2-ranks", "3-ranks-fp32", "4-ranks-one-empty", "4-ranks-bf16"],
-)
-def test_every_rank_gets_the_loss_and_gradients_of_the_global_batch(
-    sizes: list[int], dtype: torch.dtype, tolerance: float, form: str
-) -> None:
-    weights = NegativeWeights(form, low=0.2, high=0.8)  # type: ignore[arg-type]
-    ecg, text, features, key, log_scale = global_batch(sum(sizes), dtype)
-    truth_ecg, truth_text = ecg.double().requires_grad_(), text.double().requires_grad_()
-    log_scale.requires_grad_()
-    loss, effective = reference_infonce(truth_ecg, truth_text, log_scale, Similarity("cosine", features.double(), key), weights)
-    loss.backward()
-    assert truth_ecg.grad is not None and truth_text.grad is not None and log_scale.grad is not None
-
-    ranks = run_ranks(len(sizes), loss_of_shard, sizes, dtype, 3.0, weights)
-
-    for result in ranks:
-        assert relative(result["loss"], loss.detach()) < tolerance
-        assert relative(result["d_log_scale"], log_scale.grad) < tolerance
-        assert relative(result["effective"], effective) < 1e-6
-        assert torch.equal(result["loss"], ranks[0]["loss"])
-    assert relative(torch.cat([result["d_ecg"] for result in ranks]), truth_ecg.grad) < tolerance
-    assert relative(torch.cat([result["d_text"] for result in ranks]), truth_text.grad) < tolerance
+@pytest.mark.parametrize("world", SPLITS)
+def test_every_rank_gets_the_loss_and_gradients_of_the_global_batch(world: int) -> None:
+    ranks = run_ranks(world, run_cases)
+    for number, case in enumerate(cases(world)):
+        name, _, sizes, dtype = case
+        member = FAMILY[name]
+        whole = member.prepare(Batch.random(sum(sizes)).to(dtype)).to(torch.float64)
+        truth = member.value_and_gradients(member.plain, whole)
+        results = [rank[number] for rank in ranks]
+        for key, expected in truth.items():
+            found = [result[key] for result in results]
+            if key in ("ecg", "text"):
+                assert relative(torch.cat(found), expected) < TOLERANCE[dtype], (case, key)
+            else:
+                assert all(torch.equal(each, found[0]) for each in found), (case, key)
+                assert relative(found[0], expected) < TOLERANCE[dtype], (case, key)
 
 
 def loss_with_rank_dependent_width(rank: int, world: int) -> None:
@@ -95,35 +77,52 @@ def test_ranks_with_different_widths_are_told_so_instead_of_hanging() -> None:
         run_ranks(2, loss_with_rank_dependent_width, deadline=30)
 
 
-def loss_at_two_tile_sizes(rank: int, world: int, batch: int) -> tuple[float, float]:
-    results = []
-    for chunk in (batch, 5):
-        ecg, text, features, key, log_scale = global_batch(batch, torch.float32)
-        local = slice(rank * batch // world, (rank + 1) * batch // world)
-        output = weighted_infonce(
-            ecg[local], text[local], log_scale.float(), Similarity("cosine", features[local], key[local]), NegativeWeights(), chunk=chunk
-        )
-        results.append(float(output.loss))
-    return results[0], results[1]
-
-
-def test_tile_size_does_not_change_the_loss_over_ranks() -> None:
-    for whole, tiled in run_ranks(2, loss_at_two_tile_sizes, 24):
-        assert tiled == pytest.approx(whole, rel=1e-6)
-
-
-def loss_in_a_group(rank: int, world: int) -> float:
+def everything_else(rank: int, world: int) -> dict[str, Any]:
+    """Three ranks, one start: sub-groups, repeated runs, the choice by size, evaluation without gradients, unequal options."""
+    found: dict[str, Any] = {}
     group = dist.new_group([0, 2])
-    if rank == 1:
-        return 0.0
-    ecg, text, features, key, log_scale = global_batch(12, torch.float64)
-    mine = slice(0, 5) if rank == 0 else slice(5, 12)
-    similarity = Similarity("cosine", features[mine], key[mine])
-    return float(weighted_infonce(ecg[mine], text[mine], log_scale, similarity, NegativeWeights(), group=group).loss)
+    batch = Batch.random(12)
+    if rank != 1:
+        part = batch.rows(slice(0, 5) if rank == 0 else slice(5, 12))
+        for scheme in SCHEMES:
+            operands = (part.ecg, part.text, part.log_scale, part.similarity(), NegativeWeights())
+            found[f"group {scheme}"] = float(weighted_infonce(*operands, group=group, scheme=scheme).loss)  # type: ignore[arg-type]
+    poison_uninitialised_memory(True)
+    single = batch.to(torch.float32).rows(slice(4 * rank, 4 * rank + 4))
+    for scheme in SCHEMES:
+        for name in ("weighted-ramp", "soft-ramp", "siglip-soft"):
+            member = FAMILY[name]
+            runs = [member.value_and_gradients(member.tiled, single, scheme=scheme, chunk=3) for _ in range(2)]
+            found[f"bitwise {scheme} {name}"] = all(
+                torch.equal(runs[0][key], runs[1][key]) and bool(runs[0][key].isfinite().all()) for key in runs[0]
+            )
+    for width in (8, 1 << 26):  # 4 rows of 2^26 are expanded, not stored
+        wide = torch.zeros(1, 1).expand(4, width)
+        found[f"auto {width}"] = type(choose_exchange(wide, wide, Similarity(), None, "auto", {})) is (Gather if width == 8 else Ring)
+    with torch.no_grad():
+        found["evaluation"] = float(siglip(single.ecg, single.text, single.log_scale, single.bias))
+    for key, call in {
+        "scheme": lambda: ets(single.ecg, single.text, scheme=SCHEMES[rank % 2]),  # type: ignore[arg-type]
+        "need of gradients": lambda: ets(single.ecg.clone().requires_grad_(rank == 0), single.text),
+        "empty": lambda: ets(single.ecg[:0], single.text[:0]),
+    }.items():
+        try:
+            call()
+        except ValueError as error:
+            found[key] = str(error)
+    return found
 
 
-def test_a_group_of_some_ranks_has_a_batch_of_its_own() -> None:
-    ecg, text, features, key, log_scale = global_batch(12, torch.float64)
-    expected, _ = reference_infonce(ecg, text, log_scale, Similarity("cosine", features, key), NegativeWeights())
-    first, _, last = run_ranks(3, loss_in_a_group)
-    assert first == last == pytest.approx(float(expected), rel=1e-12)
+def test_groups_repetition_choice_and_refusals() -> None:
+    batch = Batch.random(12)
+    expected, _ = reference_infonce(batch.ecg, batch.text, batch.log_scale, batch.similarity(), NegativeWeights())
+    ranks = run_ranks(3, everything_else)
+    for scheme in SCHEMES:
+        assert ranks[0][f"group {scheme}"] == ranks[2][f"group {scheme}"] == pytest.approx(float(expected), rel=1e-12)
+    member = FAMILY["siglip"]
+    for found in ranks:
+        assert all(value for key, value in found.items() if key.startswith(("bitwise", "auto"))), found
+        assert found["evaluation"] == pytest.approx(float(member.plain(batch)), rel=1e-6)
+        assert "ranks disagree about the scheme: {0: 1, 1: 2, 2: 1}" in found["scheme"]
+        assert "ranks disagree about the need of gradients: {0: 1, 1: 0, 2: 0}" in found["need of gradients"]
+        assert "global batch is empty" in found["empty"]

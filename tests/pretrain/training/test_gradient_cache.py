@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from tests.pretrain.training import two_towers
 from tests.processes import run_ranks
@@ -13,9 +14,23 @@ def all_cases(rank: int, world: int) -> list[dict]:
     return [two_towers.train_engine(stage, micro_batch) for stage, micro_batch in CASES]
 
 
+def schemes_with_dropout(rank: int, world: int) -> dict[str, list[dict]]:
+    losses = {scheme: two_towers.diagsim(scheme) for scheme in ("gather", "ring")}
+    return {scheme: [two_towers.train_engine(2, size, dropout=0.3, loss=loss) for size in (4, None)] for scheme, loss in losses.items()}
+
+
 def one_worker(rank: int, world: int) -> tuple[list[dict], dict, dict]:
     dropped = two_towers.train_engine(2, 8, dropout=0.3)
     return all_cases(rank, world), dropped, two_towers.train_engine(2, 8, precision="bf16")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """As in the ranks: a product split over threads is summed in another order, and float32 references with dropout show it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +69,14 @@ def test_two_workers_with_uneven_and_empty_micro_batches_equal_plain_float64_tra
 @pytest.mark.processes
 def test_dropout_draws_the_same_masks_in_both_passes(alone):
     assert_same(alone[1], two_towers.reference(dropout=0.3, micro_batch=8), "dropout")
+
+
+@pytest.mark.processes
+def test_both_schemes_over_ranks_compose_with_micro_batches_and_replayed_dropout():
+    for results in run_ranks(2, schemes_with_dropout, init=False, deadline=100):
+        for scheme, (cached, whole) in results.items():
+            assert_same(cached, two_towers.reference(dropout=0.3, micro_batch=4, world=2), f"{scheme} micro-batch 4")
+            assert_same(whole, two_towers.reference(dropout=0.3, world=2), f"{scheme} one pass")
 
 
 @pytest.mark.processes

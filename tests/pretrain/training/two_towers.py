@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from data_shards.order import local_slice
-from pretrain.config import parse_config
+from pretrain.config import ObjectiveConfig, parse_config
+from pretrain.objectives.diagsim import DiagSim
 from pretrain.training import engine as engines
 from pretrain.training import resume
-from pretrain.training.gradient_cache import accumulate_gradients
+from pretrain.training.gradient_cache import Loss, accumulate_gradients
 
 GLOBAL_BATCH = 25
 STEPS = 4
@@ -66,6 +68,15 @@ def gathered_infonce(features: dict[str, torch.Tensor]) -> tuple[torch.Tensor, d
     return infonce(gather(features["ecg"]), gather(features["text"]), features["log_scale"]), {}
 
 
+def diagsim(scheme: str) -> Callable[..., tuple[torch.Tensor, dict[str, Any]]]:
+    """The product's objective, reduced to InfoNCE, over ranks by `scheme`."""
+    config = ObjectiveConfig.model_validate(
+        {"similarity": "none", "weighting": "none", "drop_duplicates": False, "chunk": 4, "scheme": scheme}
+    )
+    objective = DiagSim(config)
+    return lambda features: objective.loss(features, {"report_key": torch.arange(len(features["ecg"]))})
+
+
 def settings(stage: int, micro_batch: int | None, **training: Any):
     return parse_config(
         {
@@ -82,11 +93,11 @@ def settings(stage: int, micro_batch: int | None, **training: Any):
     )
 
 
-def reference(dropout: float = 0.0, micro_batch: int = GLOBAL_BATCH) -> tuple[list[float], list[float], np.ndarray]:
+def reference(dropout: float = 0.0, micro_batch: int = GLOBAL_BATCH, world: int = 1) -> tuple[list[float], list[float], np.ndarray]:
     """One process, plain torch in float64, one graph over the whole batch: loss and gradient norm per step, weights after STEPS steps.
 
-    With dropout the batch is encoded in the pieces of the plan, so that the masks are drawn in the same order; the masks themselves are those of
-    float32 tensors, which is what the engine draws.
+    With dropout the batch is encoded in the pieces of the plan, rank by rank, so that the masks are drawn in the same order; the masks themselves
+    are those of float32 tensors, which is what the engine draws.
     """
     torch.manual_seed(0)
     model = TwoTowers(dropout)
@@ -95,11 +106,15 @@ def reference(dropout: float = 0.0, micro_batch: int = GLOBAL_BATCH) -> tuple[li
     config = settings(0, None).optimizer
     optimizer = engines.make_optimizer(model, config, torch.device("cpu"))
     xs, ys = (t.to(next(model.parameters()).dtype) for t in data())
-    slices = engines.plan_batches(GLOBAL_BATCH, 1, micro_batch).slices(GLOBAL_BATCH)
+    plan = engines.plan_batches(GLOBAL_BATCH, world, micro_batch)
     losses, norms = [], []
     for step in range(STEPS):
-        torch.manual_seed(step)
-        features = [model({"x": xs[step][rows], "y": ys[step][rows]}) for rows in slices]
+        features = []
+        for rank in range(world):
+            torch.manual_seed(step)
+            local = local_slice(GLOBAL_BATCH, rank, world)
+            x, y = xs[step][local], ys[step][local]
+            features += [model({"x": x[rows], "y": y[rows]}) for rows in plan.slices(len(x))]
         loss = infonce(torch.cat([f["ecg"] for f in features]), torch.cat([f["text"] for f in features]), features[0]["log_scale"])
         optimizer.zero_grad()
         loss.backward()
@@ -113,7 +128,9 @@ def flat_weights(state: dict[str, torch.Tensor]) -> np.ndarray:
     return np.concatenate([state[name].detach().double().numpy().ravel() for name in sorted(state)])
 
 
-def train_engine(stage: int, micro_batch: int | None, dropout: float = 0.0, **training: Any) -> dict[str, Any]:
+def train_engine(
+    stage: int, micro_batch: int | None, dropout: float = 0.0, loss: Loss = gathered_infonce, **training: Any
+) -> dict[str, Any]:
     """STEPS steps through the engine on this rank: trace of losses and gradient norms, and the gathered weights."""
     workers = engines.start_workers()
     torch.manual_seed(0)
@@ -125,9 +142,9 @@ def train_engine(stage: int, micro_batch: int | None, dropout: float = 0.0, **tr
     losses, norms = [], []
     for step in range(STEPS):
         torch.manual_seed(step)
-        loss = accumulate_gradients(engine, {"x": xs[step][local], "y": ys[step][local]}, gathered_infonce, plan).loss
+        value = accumulate_gradients(engine, {"x": xs[step][local], "y": ys[step][local]}, loss, plan).loss
         norms.append(engines.optimizer_step(engine))
-        losses.append(loss.item())
+        losses.append(value.item())
     return {"losses": losses, "norms": norms, "weights": flat_weights(engines.full_weights(engine))}
 
 

@@ -1,0 +1,54 @@
+"""Whoever computes the tiles and however columns travel, the loss is the same: the Triton tiles through the public functions, interpreted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernels.contrastive import choose_blocks, weighted_infonce
+from kernels.contrastive_reference import reference_infonce
+from kernels.contrastive_triton import triton_block_gradients, triton_block_sums
+from kernels.similarity import NegativeWeights, Similarity
+from tests.kernels.loss_family import FAMILY, Batch, relative
+from tests.processes import run_ranks
+
+SIZES = (21, 0, 9)
+LOSSES = ("infonce", "weighted-ramp", "soft-ramp")
+
+
+def through_triton(rank: int, world: int) -> dict[tuple[str, str], dict[str, torch.Tensor]]:
+    assert choose_blocks("triton", torch.device("cpu"), 1) == (triton_block_sums, triton_block_gradients)
+    part = Batch.random(sum(SIZES)).to(torch.float32).rows(slice(sum(SIZES[:rank]), sum(SIZES[: rank + 1])))
+    found = {}
+    for scheme in ("gather", "ring"):
+        for name in LOSSES:
+            member = FAMILY[name]
+            found[name, scheme] = member.value_and_gradients(member.tiled, part, backend="triton", scheme=scheme)
+        operands = (part.ecg, part.text, part.log_scale, Similarity("none", None, part.key), NegativeWeights("none", drop_duplicates=False))
+        output = weighted_infonce(*operands, backend="triton", scheme=scheme)
+        found["negatives", scheme] = {"effective": output.effective_negatives}
+    return found
+
+
+@pytest.mark.processes
+def test_triton_tiles_serve_every_scheme() -> None:
+    ranks = run_ranks(len(SIZES), through_triton, environment={"TRITON_INTERPRET": "1"})
+    batch = Batch.random(sum(SIZES)).to(torch.float32).to(torch.float64)
+    for name, scheme in ranks[0]:
+        results = [rank[name, scheme] for rank in ranks]
+        if name == "negatives":
+            assert all(float(result["effective"]) == sum(SIZES) - 1 for result in results)
+            continue
+        truth = FAMILY[name].value_and_gradients(FAMILY[name].plain, batch)
+        for key, expected in truth.items():
+            found = torch.cat([result[key] for result in results]) if key in ("ecg", "text") else results[0][key]
+            assert relative(found, expected) < 5e-6, (name, scheme, key)
+
+
+def test_a_backend_that_cannot_run_is_refused_by_name() -> None:
+    batch = Batch.random(4)
+    with pytest.raises(ValueError, match="the Triton backend is not available on cpu; use backend 'auto' or 'torch'"):
+        weighted_infonce(batch.ecg, batch.text, batch.log_scale, batch.similarity(), NegativeWeights(), backend="triton")
+    automatic = weighted_infonce(batch.ecg, batch.text, batch.log_scale, batch.similarity(), NegativeWeights(), backend="auto")
+    expected, _ = reference_infonce(batch.ecg, batch.text, batch.log_scale, batch.similarity(), NegativeWeights())
+    assert relative(automatic.loss, expected) < 1e-12
