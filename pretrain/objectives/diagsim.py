@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from data_shards.text_similarity import principal_axes
 from kernels.contrastive import NegativeWeights, Similarity, weighted_infonce
 from pretrain.config import ObjectiveConfig
 from pretrain.objectives.base import ReportBank
@@ -96,20 +97,6 @@ class DiagSim:
         multi_hot = torch.zeros(len(report_ids), self._columns)
         multi_hot[torch.from_numpy(rows), torch.from_numpy(np.asarray(ids, dtype=np.int64) % self._columns)] = 1.0
         return multi_hot
-
-
-def principal_axes(bank: ReportBank, report_ids: np.ndarray, dim: int, block: int = 65536) -> tuple[np.ndarray, float]:
-    """(d, dim) leading axes of the centred report embeddings and the share of variance they keep; float64, with a fixed sign per axis, so that
-    every rank projects alike."""
-    width = bank.embeddings.shape[1]
-    covariance = np.zeros((width, width))
-    for start in range(0, len(report_ids), block):
-        rows = np.asarray(bank.centred(report_ids[start : start + block]), dtype=np.float64)
-        covariance += rows.T @ rows
-    values, vectors = np.linalg.eigh(covariance)
-    axes = vectors[:, ::-1][:, :dim]
-    signs = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(dim)])
-    return (axes * signs).astype(np.float32), float(values[::-1][:dim].sum() / max(values.sum(), 1e-12))
 
 
 def retrieval_top1(ecg: Tensor, text: Tensor, report_key: Tensor) -> Tensor:

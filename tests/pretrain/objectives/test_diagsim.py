@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from data_shards.errors import UsageError
+from data_shards.text_similarity import principal_axes
 from pretrain.config import ObjectiveConfig
 from pretrain.objectives import OBJECTIVES, create_objective
-from pretrain.objectives.diagsim import STATEMENT_COLUMNS, DiagSim, principal_axes, retrieval_top1
+from pretrain.objectives.diagsim import STATEMENT_COLUMNS, DiagSim, retrieval_top1
 
 
 class Bank:
