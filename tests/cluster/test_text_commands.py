@@ -1,0 +1,33 @@
+"""`text-bank` commands: what they print is what the floors below found, with the lines to paste."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_shards.shard_set import ShardSet
+from data_shards.text_bank import build_text_bank
+from pretrain.config import parse_config
+from tests.data_shards.hashing_encoder import HashingEncoder
+
+Call = Callable[..., Any]
+
+
+def test_statistics_advise_against_raw_cosine_and_give_lines_that_a_recipe_takes(cardialign: Call, shards: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shards, tmp_path / "shards", ignore=shutil.ignore_patterns("text_bank")))
+    missing = cardialign("text-bank", "stats", folder)
+    assert missing.code == 1 and "text-bank build" in missing.json["remedy"]
+    build_text_bank(ShardSet.open(folder), HashingEncoder())
+    answer = cardialign("text-bank", "stats", folder, "--global-batch", 16, 9999)
+    assert answer.code == 0 and "raw cosine is useless" in answer.json["advice"] and "0.835" in answer.json["advice"]
+    assert f"{answer.json['raw']['mean']:.3f}" in answer.json["advice"]
+    assert answer.json["left_out"] == [f"global batch 9999: only {answer.json['records']} records"]
+    for name, lines in answer.json["yaml"].items():
+        config = parse_config(yaml.safe_load("\n".join(lines)))
+        assert config.objective.similarity == name and config.objective.low < config.objective.high
+    printed = cardialign("text-bank", "stats", folder, "--global-batch", 16, plain=True).out
+    assert "raw cosine is useless" in printed and "  low: " in printed and "effective negatives: " in printed
