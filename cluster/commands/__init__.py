@@ -23,6 +23,7 @@ COMMANDS: dict[str, Command] = {
     "shards build": Command("cluster.commands.shards_build", "ECG files and reports -> a shard set"),
     "shards verify": Command("cluster.commands.shards_verify", "check every shard against its index and digests"),
     "shards inspect": Command("cluster.commands.shards_inspect", "figures of a shard set, or a 12-lead picture of one record"),
+    "shards leakage": Command("cluster.commands.shards_leakage", "patients and recordings that two shard sets or selections share"),
     "text-bank build": Command("cluster.commands.text_bank_build", "tokens and embeddings of every distinct report, beside the shards"),
     "text-bank stats": Command("cluster.commands.text_bank_stats", "how alike reports are within batches; thresholds for the loss"),
     "pretrain": Command("cluster.commands.pretrain", "train a recipe on a shard set with Ray and DeepSpeed; resumes by itself"),

@@ -31,3 +31,10 @@ def test_statistics_advise_against_raw_cosine_and_give_lines_that_a_recipe_takes
         assert config.objective.similarity == name and config.objective.low < config.objective.high
     printed = cardialign("text-bank", "stats", folder, "--global-batch", 16, plain=True).out
     assert "raw cosine is useless" in printed and "  low: " in printed and "effective negatives: " in printed
+
+
+def test_leakage_between_parts_fails_the_command_and_names_examples(cardialign: Call, shards: Path) -> None:
+    clean = cardialign("shards", "leakage", shards, shards, "--split-a", "train", "--split-b", "val")
+    assert clean.code == 0 and clean.json["leaked"] is False and clean.json["same_waveforms"] == 0
+    leaked = cardialign("shards", "leakage", shards, shards, "--split-b", "val", plain=True)
+    assert leaked.code == 1 and "LEAKED" in leaked.out and "in b is" in leaked.out and "  - patient " in leaked.out
