@@ -1,4 +1,4 @@
-"""`text-bank` commands: what they print is what the floors below found, with the lines to paste."""
+"""`text-bank stats`, `shards leakage` and protocols by command: they print what the floors below found, with what to do next."""
 
 from __future__ import annotations
 
@@ -38,3 +38,14 @@ def test_leakage_between_parts_fails_the_command_and_names_examples(cardialign: 
     assert clean.code == 0 and clean.json["leaked"] is False and clean.json["same_waveforms"] == 0
     leaked = cardialign("shards", "leakage", shards, shards, "--split-b", "val", plain=True)
     assert leaked.code == 1 and "LEAKED" in leaked.out and "in b is" in leaked.out and "  - patient " in leaked.out
+
+
+def test_protocols_by_command_say_what_they_expect(cardialign: Call, shards: Path, tmp_path: Path) -> None:
+    words = ("evaluate", "zero-shot", "--encoder", tmp_path, "--shards", shards)
+    other_data = cardialign(*words, "--protocol", "clean-v1:ptb-xl-super")
+    assert other_data.code == 2 and "was built from mimic-iv-ecg" in other_data.json["problem"]
+    unknown = cardialign(*words, "--protocol", "clean-v9:x")
+    assert unknown.code == 2 and "merl-v1" in unknown.json["remedy"]
+    folds = cardialign(*words, "--protocol", "clean-v1:ptb-xl-super", "--folds", "1-3")
+    assert folds.code == 2 and "--split" in folds.json["remedy"]
+    assert cardialign(*words, "--prompts", "virtual-findings-v1", "--label-files", tmp_path).code == 2
