@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data_shards.build_shard import disk_error
 from data_shards.errors import DataError, UsageError
+from data_shards.shard_writer import sync_folder
 
 if TYPE_CHECKING:
     from data_shards.text_bank import TextBank
@@ -109,18 +111,29 @@ def open_distant(bank: TextBank, k: int = NEIGHBOURS) -> np.ndarray:
 
 
 def build_distant(bank: TextBank, k: int = NEIGHBOURS, progress: Progress | None = None) -> np.ndarray:
-    """Make the table from centred embeddings and commit it by rename beside the bank's arrays; one that is there is opened."""
+    """Make the table from centred embeddings and commit it by rename beside the bank's arrays; one that is there is opened.
+
+    Raises DataError when the disk is full (the vectors stand in a mapped file meanwhile, so that memory does not grow with R).
+    """
     path = distant_path(bank, k)
-    if not path.exists():
-        table = most_distant(bank.centred(np.arange(len(bank))), k, progress=progress)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                np.save(file, table)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        log.info("distant_reports path=%s reports=%d k=%d", path, *table.shape)
+    if path.exists():
+        return open_distant(bank, k)
+    scratch, temporary = (path.with_name(f".{path.name}.{os.getpid()}.{part}") for part in ("vectors", "tmp"))
+    try:
+        vectors = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.float32, shape=(len(bank), bank.dim))
+        for at in range(0, len(bank), COLUMN_TILE):
+            vectors[at : at + COLUMN_TILE] = bank.centred(np.arange(at, min(at + COLUMN_TILE, len(bank))))
+        table = most_distant(vectors, k, progress=progress)
+        with temporary.open("wb") as file:
+            np.save(file, table)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    finally:
+        scratch.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+    log.info("distant_reports path=%s reports=%d k=%d", path, *table.shape)
     return open_distant(bank, k)

@@ -63,6 +63,7 @@ def test_the_table_is_made_once_and_must_fit_its_bank(set_copy: Path) -> None:
     table = build_distant(bank, 3, lambda *now: seen.append(now))
     np.testing.assert_array_equal(table, brute_force(bank.centred(np.arange(6)), 3))
     assert seen == [(6, 6)] and isinstance(table, np.memmap)
+    assert not [file.name for file in bank.path.iterdir() if file.name.startswith(".")]
     build_distant(bank, 3, lambda *now: pytest.fail("made twice"))
     np.testing.assert_array_equal(open_distant(TextBank(bank.path), 3), table)
     np.save(distant_path(bank, 3), np.zeros((5, 3), dtype=np.int32))
