@@ -167,7 +167,7 @@ def test_every_protocol_states_data_labels_split_preprocessing_and_prompts() -> 
             else:
                 assert load_prompts(task.values["prompts"]).label_set == task.values["label_set"]
                 assert task.values["split"]["by"] in ("folds", "patient-hash")
-    assert len(digests) == 11
+    assert len(digests) == 12
 
 
 def test_the_published_label_files_open_and_say_how_many_records_are_here(real_data: Path, tmp_path: Path) -> None:
