@@ -40,7 +40,7 @@ def most_distant(
 ) -> np.ndarray:
     """Unit rows float32 (R, d) -> int32 (R, min(k, R - 1)): the other rows of least cosine, the most distant first.
 
-    Exact in float32; among equal cosines the lower row comes first, except that any of those tied at the last place may hold it.
+    Exact in float32; among equal cosines the lower row comes first.
     progress(rows done, rows). Raises UsageError for k < 1 and ValueError for vectors that are not (R, d).
     """
     if k < 1:
@@ -66,11 +66,11 @@ def _most_distant_of(rows: np.ndarray, top: int, vectors: np.ndarray, k: int, co
         tile = rows @ np.asarray(vectors[left : left + column_tile], dtype=np.float32).T
         own = np.arange(max(top, left), min(top + m, left + tile.shape[1]))
         tile[own - top, own - left] = np.inf  # a report is not its own negative
-        if tile.shape[1] > 4 * k:  # what cannot be among the k of its own tile never enters the merge
-            bound = np.minimum(values[:, -1], np.partition(tile, k - 1, axis=1)[:, k - 1]) if left == 0 else values[:, -1]
+        if left == 0 and tile.shape[1] > k:  # nothing is held yet: only the k best of the first tile are worth sorting
+            beaten = tile <= np.partition(tile, k - 1, axis=1)[:, k - 1 : k]
         else:
-            bound = values[:, -1]
-        found, column = np.nonzero(tile <= bound[:, None]) if left == 0 else np.nonzero(tile < bound[:, None])
+            beaten = tile < values[:, -1:]  # a tie stays with the lower row, which was met first
+        found, column = np.nonzero(beaten)
         values, ids = _merge(values, ids, found, tile[found, column], (column + left).astype(np.int32))
     return ids
 

@@ -45,6 +45,8 @@ def test_equal_reports_tie_without_harm() -> None:
     picked = np.take_along_axis(cosine, table, axis=1)
     np.testing.assert_allclose(picked, np.sort(cosine, axis=1)[:, :30], atol=1e-6)
     assert all(len(set(row)) == 30 for row in table.tolist())
+    axes = np.eye(4, dtype=np.float32)[np.arange(40) % 4]  # cosines of exactly 0 and 1: the lower rows win
+    np.testing.assert_array_equal(most_distant(axes, 12, row_tile=16, column_tile=7), brute_force(axes, 12))
 
 
 def test_a_small_set_gives_every_other_report() -> None:
