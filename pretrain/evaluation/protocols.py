@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +91,7 @@ def open_task(spec: str, shard_set: ShardSet, *, split: str = "test", label_file
         "preprocessing": task.preprocessing,
         "deviations": [*task.deviations, *_signal_deviations(task, shard_set)],
     }
-    return EvaluationTask(
-        found.prompts, found.rows, found.truth, found.patients, found.unprompted, found.folds, protocol={**about, **found.protocol}
-    )
+    return replace(found, first_seconds=task.values.get("first_seconds"), protocol={**about, **found.protocol})
 
 
 def _from_shards(task: ProtocolTask, shard_set: ShardSet, split: str) -> EvaluationTask:
@@ -105,7 +103,7 @@ def _from_shards(task: ProtocolTask, shard_set: ShardSet, split: str) -> Evaluat
     else:
         found = labelled_task(shard_set, words, split=SplitRule(split, chosen["salt"], tuple(chosen["fractions"])))
     note = f"{len(found.rows)} {split} records of this shard set are labelled"
-    return EvaluationTask(found.prompts, found.rows, found.truth, found.patients, found.unprompted, found.folds, {"note": note})
+    return replace(found, protocol={"note": note})
 
 
 def _from_label_files(task: ProtocolTask, shard_set: ShardSet, split: str, folder: Path | None) -> EvaluationTask:

@@ -19,7 +19,7 @@ from pretrain.evaluation.prompts import PromptSet, load_prompts
 class EvaluationTask:
     """rows (n,), truth bool (n, C) in the order of `prompts.classes`, patients (n,), and the label codes nobody has words for.
 
-    `protocol`: where all this comes from when a published protocol chose it (`pretrain.evaluation.protocols`), None otherwise.
+    `first_seconds`: only so much of each signal is shown to the encoder, the rest is masked; None = all of it. `protocol`: where all this comes from when a published protocol chose it (`pretrain.evaluation.protocols`), None otherwise.
     """
 
     prompts: PromptSet
@@ -28,6 +28,7 @@ class EvaluationTask:
     patients: np.ndarray
     unprompted: list[str]
     folds: tuple[int, ...] | None = None
+    first_seconds: float | None = None
     protocol: dict[str, Any] | None = None
 
 

@@ -117,10 +117,14 @@ def _scores(
         _check_contract(encoder, shard_set)
     texts = [class_embeddings(encoder, task.prompts) for encoder in encoders]
     out = [np.empty(task.truth.shape, dtype=np.float32) for _ in encoders]
+    samples = shard_set.spec.samples
+    shown = samples if task.first_seconds is None else min(samples, round(task.first_seconds * shard_set.spec.sampling_rate))
     done = 0
     for batch in iterate_rows(shard_set, task.rows, batch_size, threads):
+        batch.signal[..., shown:] = 0.0
+        valid = np.minimum(batch.valid_samples, shown)
         for encoder, text, scores in zip(encoders, texts, out, strict=True):
-            ecg = encoder.encode(batch.signal, batch.lead_mask, batch.valid_samples).embedding.float().cpu().numpy()
+            ecg = encoder.encode(batch.signal, batch.lead_mask, valid).embedding.float().cpu().numpy()
             scores[done : done + len(ecg)] = ecg @ text.T
         done += len(batch.rows)
         if progress is not None:

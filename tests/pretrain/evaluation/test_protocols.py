@@ -74,6 +74,7 @@ def test_published_labels_are_joined_by_id_and_what_is_absent_is_counted(shards:
     assert task.protocol is not None and task.protocol["note"] == "3 of 5 test records are in this shard set"
     assert task.protocol["published"] == 5 and len(task.protocol["label_file"]["sha256"]) == 64
     assert any("0.04 s at 500 Hz, the protocol says 10 s" in each for each in task.protocol["deviations"])
+    assert task.first_seconds is None and load_task("merl-v1:cpsc2018").values["first_seconds"] == 5
     write_published(tmp_path, ["3"], split="val")
     assert shards.key(open_task("merl-v1:ptb-xl-super", shards, split="val", label_files=folder).rows[0]) == "ptbxl-3"
 

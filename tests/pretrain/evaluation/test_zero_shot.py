@@ -166,6 +166,20 @@ def test_a_task_chosen_elsewhere_is_scored_as_it_is_and_named_in_the_result(shar
         evaluate_zero_shot(untrained, shards)
 
 
+def test_a_task_may_show_only_the_first_seconds(shards, prompts, untrained):
+    task = dataclasses.replace(labelled_task(shards, prompts, folds=[1]), first_seconds=1.0)
+    result = evaluate_zero_shot(untrained, shards, task=task, bootstrap=5)
+    records = [shards.read_record(row) for row in task.rows]
+    signal = np.stack([r.millivolts() for r in records])
+    signal[..., 100:] = 7.0  # what is masked must not matter
+    ecg = untrained.encode(signal, np.ones((len(records), 12), dtype=bool), np.full(len(records), 100)).embedding.numpy()
+    words = class_embeddings(untrained, task.prompts)
+    for entry in result.classes:
+        k = task.prompts.codes.index(entry.code)
+        assert entry.auroc == pytest.approx(auroc(ecg @ words[k], task.truth[:, k])[0], abs=2e-3)
+    assert result.classes != evaluate_zero_shot(untrained, shards, prompts=prompts, folds=[1], bootstrap=5).classes
+
+
 def test_progress_counts_every_record_once(shards, prompts, untrained):
     seen = []
     result = evaluate_zero_shot(
