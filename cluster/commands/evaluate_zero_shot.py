@@ -64,9 +64,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.track:
         from cluster.registry import log_evaluation
 
-        log_evaluation(
-            args.encoder, args.tracking_uri, f"zero-shot/{(args.protocol or result['prompts']['name']).replace(':', '/')}", result
-        )
+        chosen = result["protocol"]
+        name = f"{chosen['protocol']}/{chosen['task']}/{chosen['split']}" if chosen else result["prompts"]["name"]
+        log_evaluation(args.encoder, args.tracking_uri, f"zero-shot/{name}", result)
     return {**result, "_table": outcome.table()}
 
 

@@ -28,6 +28,7 @@ class EvaluationTask:
     patients: np.ndarray
     unprompted: list[str]
     folds: tuple[int, ...] | None = None
+    split: SplitRule | None = None
     first_seconds: float | None = None
     protocol: dict[str, Any] | None = None
 
@@ -50,7 +51,8 @@ def labelled_task(
             f"prompt set {words.name} answers to label set {words.label_set!r}, which {shard_set.path} does not have",
             f"label sets there: {', '.join(shard_set.label_sets) or 'none (build the shards with labels)'}",
         )
-    rows = shard_set.select(folds=folds, label_set=words.label_set, split=split).rows
+    rule = SplitRule(split) if isinstance(split, str) else split
+    rows = shard_set.select(folds=folds, label_set=words.label_set, split=rule).rows
     known, matrix, _ = shard_set.labels(rows, words.label_set)
     if not set(known) & set(words.codes):
         raise UsageError(
@@ -60,5 +62,6 @@ def labelled_task(
     column = {code: k for k, code in enumerate(known)}
     none = np.zeros(len(rows), dtype=bool)
     truth = np.stack([matrix[:, column[c]] if c in column else none for c in words.codes], axis=1)
+    chosen = None if folds is None else tuple(int(f) for f in folds)
     unprompted = [] if classes else [code for code in known if code not in words.codes]
-    return EvaluationTask(words, rows, truth, shard_set.patients[rows], unprompted, None if folds is None else tuple(int(f) for f in folds))
+    return EvaluationTask(words, rows, truth, shard_set.patients[rows], unprompted, chosen, rule)

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,7 @@ def _results(
             folds=None if task.folds is None else list(task.folds),
             encoder=encoder.digest,
             shards=shard_set.fingerprint,
+            split=None if task.split is None else asdict(task.split),
             protocol=task.protocol,
             masked_leads=int((~shard_set.lead_masks(task.rows)).any(axis=1).sum()),
             seconds=time.monotonic() - started,

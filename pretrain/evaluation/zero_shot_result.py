@@ -35,7 +35,7 @@ class MacroResult:
 
 @dataclass(frozen=True)
 class ZeroShotResult:
-    """Figures and everything needed to make them again: prompt set digest, shard-set fingerprint, folds, bootstrap, encoder digest.
+    """Figures and everything needed to make them again: prompt set digest, shard-set fingerprint, folds, split rule, bootstrap, encoder digest.
 
     n records of `patients` patients; macro with low..high over all `classes`; `excluded` classes with the reason; `unprompted` label codes without
     words; `masked_leads` records with at least one missing lead; `protocol` which published protocol chose records, labels and prompts, if one did.
@@ -57,6 +57,7 @@ class ZeroShotResult:
     shards: str
     masked_leads: int
     seconds: float
+    split: dict[str, Any] | None = None
     protocol: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:

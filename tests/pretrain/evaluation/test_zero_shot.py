@@ -159,6 +159,7 @@ def test_a_task_chosen_elsewhere_is_scored_as_it_is_and_named_in_the_result(shar
     about = {"protocol": "planted-v1", "task": "all", "note": "3 of 4 test records are in this shard set", "deviations": ["no real heart"]}
     result = evaluate_zero_shot(untrained, shards, task=dataclasses.replace(chosen, protocol=about), bootstrap=10)
     same = evaluate_zero_shot(untrained, shards, prompts=prompts, folds=[2], split="train", bootstrap=10)
+    assert same.to_dict()["split"] == {"split": "train", "salt": "cardialign-split-1", "fractions": [0.8, 0.1, 0.1]}
     assert result.classes == same.classes and result.n == same.n == len(chosen.rows) and result.folds == [2]
     assert result.to_dict()["protocol"] == about and same.to_dict()["protocol"] is None
     assert "protocol planted-v1:all: 3 of 4 test records" in result.table() and "differs: no real heart" in result.table()
