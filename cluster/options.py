@@ -34,6 +34,10 @@ def add_folds(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--folds", type=folds, metavar="1-8", help=help)
 
 
+def add_split(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--split", choices=("train", "val", "test"), help=f"{help} (by patient hash, stable when data is added)")
+
+
 def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
     from cluster.mlflow_store import DEFAULT_URI
 

@@ -20,6 +20,7 @@ from data_shards.commit_set import INDEX, MANIFEST, REPORTS, SCHEMA_VERSION
 from data_shards.errors import DataError
 from data_shards.record import EcgRecord, SignalSpec
 from data_shards.shard_files import ShardFiles
+from data_shards.splits import SplitRule, in_split
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,9 @@ class ShardSet:
         require_report: bool = False,
         label_set: str | None = None,
         keys: Sequence[str] | None = None,
+        split: SplitRule | str | None = None,
     ) -> Selection:
-        """Rows that meet every criterion given. Raises DataError when a key, fold or label set does not exist or nothing is left."""
+        """Rows that meet every criterion given; `split` by patient (`data_shards.splits`), its name alone means the default rule. Raises DataError when a key, fold or label set does not exist or nothing is left."""
         keep = np.ones(len(self), dtype=bool)
         wanted = None if folds is None else sorted({int(fold) for fold in folds})
         if wanted is not None:
@@ -160,15 +162,32 @@ class ShardSet:
             chosen = np.zeros(len(self), dtype=bool)
             chosen[found.to_numpy()] = True
             keep &= chosen
+        rule = SplitRule(split) if isinstance(split, str) else split
+        if rule is not None:
+            keep &= self._in_split(rule)
         rows = np.flatnonzero(keep).astype(np.int64)
         if rows.size == 0:
             present = ", ".join(map(str, np.unique(self.fold)))
             raise DataError(
-                f"no record of {self.path} meets folds={wanted} require_report={require_report} label_set={label_set}",
+                f"no record of {self.path} meets folds={wanted} require_report={require_report} label_set={label_set}"
+                + (f" split={rule.split}" if rule else ""),
                 f"folds present: {present}; label sets present: {', '.join(self.label_sets) or 'none'}; records with a report: {int((self.report >= 0).sum())}",
             )
-        criteria = json.dumps([self.fingerprint, wanted, require_report, label_set, None if keys is None else sorted(keys)])
-        return Selection(rows, hashlib.sha256(criteria.encode() + rows.astype("<i8").tobytes()).hexdigest())
+        criteria: list[Any] = [self.fingerprint, wanted, require_report, label_set, None if keys is None else sorted(keys)]
+        if rule is not None:
+            criteria.append([rule.split, rule.salt, rule.fractions])
+        return Selection(rows, hashlib.sha256(json.dumps(criteria).encode() + rows.astype("<i8").tobytes()).hexdigest())
+
+    def _in_split(self, rule: SplitRule) -> np.ndarray:
+        """bool (records,); a record without a patient id is dealt by its key, as a patient of its own."""
+        encoded = self.index.column("patient").combine_chunks().dictionary_encode()
+        names = encoded.dictionary.to_pylist()
+        held = in_split(names, rule)[encoded.indices.to_numpy()]
+        if "" in names:
+            unknown = np.flatnonzero(encoded.indices.to_numpy() == names.index(""))
+            keys = self.index.column("key").take(unknown).to_pylist()
+            held[unknown] = in_split([f"record:{key}" for key in keys], rule)
+        return held
 
     @cached_property
     def _label_pairs(self) -> list[tuple[str, str, np.ndarray]]:

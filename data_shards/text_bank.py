@@ -1,8 +1,9 @@
 """The text bank: everything a run needs from its reports, computed once per distinct report, kept beside the shards and memory-mapped.
 
-<shards>/text_bank/<key>/: embeddings.npy, mean.npy, token_ids.npy, lengths.npy, statement_indptr.npy, statement_ids.npy, statements.json, bank.json.
+<shards>/text_bank/<key>/: embeddings.npy, mean.npy, token_ids.npy, lengths.npy, statement_indptr.npy, statement_ids.npy, axes.npy, statements.json,
+bank.json, and distant-64.npy where it was asked for (`data_shards.distant_reports`).
 The key follows from the encoder, the report cleaning, the shard set and the style of joining statements, so a bank is never stale: another encoder
-is another folder. Rows are those of `reports.parquet`.
+is another folder. Rows are those of `reports.parquet`. An unfinished build leaves `.<key>.building/`, and the next one goes on from there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -25,40 +26,23 @@ from data_shards.errors import DataError, UsageError
 from data_shards.reports import CLEANING_VERSION, STYLES, join_statements
 from data_shards.shard_set import ShardSet, read_manifest
 from data_shards.shard_writer import sync_folder
+from data_shards.text_blocks import BLOCK, TextEncoderLike, assemble, make_blocks
+from data_shards.text_similarity import jaccard, low_rank, low_rank_space, unit
 
 log = logging.getLogger(__name__)
-BANK_VERSION = 1
+BANK_VERSION = 2
 FOLDER = "text_bank"
 BANK_FILE = "bank.json"
-_ARRAYS = ("embeddings", "mean", "token_ids", "lengths", "statement_indptr", "statement_ids")
+_ARRAYS = ("embeddings", "mean", "token_ids", "lengths", "statement_indptr", "statement_ids", "axes")
 _BUILD_REMEDY = "run `cardialign text-bank build` for these shards and this text encoder"
-
-
-class TextEncoderLike(Protocol):
-    """A frozen text encoder as the bank sees it; `pretrain.model.text` implements it."""
-
-    fingerprint: str
-    max_tokens: int
-    dim: int
-
-    def tokenize(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """ids int32 (n, max_tokens), padded at the end; lengths (n,)."""
-        ...
-
-    def embed(self, texts: list[str]) -> np.ndarray:
-        """float32 (n, dim), pooled, L2-normalised."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """Id, digest of the weights, pooling and the like, JSON-able."""
-        ...
 
 
 class TextBank:
     """R distinct reports, width d. Open with `TextBank.open(shards)`; arrays are memory-mapped and must not be written to.
 
     embeddings float16 (R, d), unit rows; mean float32 (d,), over records (a frequent report weighs more); token_ids int32 (R, max_tokens);
-    lengths int32 (R,); description: bank.json.
+    lengths int32 (R,); axes float32 (d, d): principal axes of the centred embeddings, strongest first; description: bank.json, whose `low_rank`
+    states the error of using only the first axes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,6 +58,7 @@ class TextBank:
         self.lengths: np.ndarray = np.array(arrays["lengths"])
         self._indptr: np.ndarray = np.array(arrays["statement_indptr"])
         self._ids: np.ndarray = np.array(arrays["statement_ids"])
+        self.axes: np.ndarray = np.array(arrays["axes"])
         reports = self.description["reports"]
         if not (self.embeddings.shape[0] == self.token_ids.shape[0] == self.lengths.size == self._indptr.size - 1 == reports):
             raise DataError(f"text bank {path} holds arrays of different lengths", f"delete the folder and {_BUILD_REMEDY}")
@@ -117,11 +102,21 @@ class TextBank:
 
     def embedding(self, report_ids: np.ndarray) -> np.ndarray:
         """float32 (b, d) unit vectors, as the encoder gave them (to fp16 precision)."""
-        return _unit(self.embeddings[self._checked(report_ids)].astype(np.float32))
+        return unit(self.embeddings[self._checked(report_ids)].astype(np.float32))
 
     def centred(self, report_ids: np.ndarray) -> np.ndarray:
         """float32 (b, d): unit vectors of e - mean; the zero vector where a report is the mean itself."""
-        return _unit(self.embeddings[self._checked(report_ids)].astype(np.float32) - self.mean)
+        return unit(self.embeddings[self._checked(report_ids)].astype(np.float32) - self.mean)
+
+    def similarity_features(self, report_ids: np.ndarray, dim: int | None = None) -> np.ndarray:
+        """float32 unit rows whose products are S: `centred` (b, d), or its first `dim` principal axes (b, dim) at the error that bank.json states."""
+        centred = self.centred(report_ids)
+        return centred if dim is None or dim >= self.dim else low_rank(centred, self.axes[:, :dim])
+
+    def jaccard(self, first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
+        """float32 (m, n): overlap of the statement sets of reports `first` (m,) and `second` (n,; by default the same), exact."""
+        sets = self.statement_sets(first)
+        return jaccard(sets, sets if second is None else self.statement_sets(second))
 
     def tokens(self, report_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """token ids int32 (b, max_tokens) and lengths int32 (b,)."""
@@ -159,10 +154,12 @@ def build_text_bank(
     *,
     style: str = "sentences",
     batch_size: int = 256,
+    block: int = BLOCK,
     progress: Callable[[int, int], None] | None = None,
 ) -> TextBank:
     """Compute and commit the bank of a shard set (in `out`/<key>, by default <shards>/text_bank/<key>); a bank that is there is opened, not rebuilt.
 
+    A build that was killed is continued by the next one, at most `block` reports are embedded twice, and the result is the same to the bit.
     progress(reports done, reports). Raises DataError when the set has no report, when the encoder's output is not what it promises, or when the
     disk is full; UsageError for an unknown style.
     """
@@ -189,14 +186,25 @@ def build_text_bank(
     if (path / BANK_FILE).exists():
         log.info("text_bank path=%s reused reports=%d", path, len(statements))
         return TextBank(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = path.with_name(f".{path.name}.building")
     try:
+        counts = shard_set.reports.column("count").to_numpy()
+        texts = [join_statements(each, style) for each in statements]
+        make_blocks(building, encoder, texts, counts, batch_size=batch_size, block=block, progress=progress)
         with _committed_folder(path) as folder:
-            counts = shard_set.reports.column("count").to_numpy()
-            _write_text(folder, encoder, [join_statements(each, style) for each in statements], counts, batch_size, progress)
+            assemble(building, folder, encoder, counts, block)
             _write_statements(folder, statements)
-            (folder / BANK_FILE).write_text(json.dumps(description, indent=1, sort_keys=True), encoding="utf-8")
-    except OSError as error:
+            axes, errors = low_rank_space(_Centred(folder))
+            np.save(folder / "axes.npy", axes)
+            (folder / BANK_FILE).write_text(json.dumps({**description, "low_rank": errors}, indent=1, sort_keys=True), encoding="utf-8")
+    except (OSError, DataError) as error:
+        if (path / BANK_FILE).exists():  # another process finished the same bank and took the blocks away
+            return TextBank(path)
+        if isinstance(error, DataError):
+            raise
         raise disk_error(error, path) from error
+    shutil.rmtree(building, ignore_errors=True)
     log.info("text_bank path=%s built reports=%d", path, len(statements))
     return TextBank(path)
 
@@ -207,49 +215,15 @@ def bank_key(description: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps([description[part] for part in parts]).encode()).hexdigest()[:16]
 
 
-def _write_text(
-    folder: Path,
-    encoder: TextEncoderLike,
-    texts: list[str],
-    counts: np.ndarray,
-    batch_size: int,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    """Embeddings, their mean over records, tokens and lengths, batch by batch straight into the mapped files."""
-    embeddings = np.lib.format.open_memmap(folder / "embeddings.npy", mode="w+", dtype=np.float16, shape=(len(texts), encoder.dim))
-    token_ids = np.lib.format.open_memmap(folder / "token_ids.npy", mode="w+", dtype=np.int32, shape=(len(texts), encoder.max_tokens))
-    lengths = np.zeros(len(texts), dtype=np.int32)
-    total = np.zeros(encoder.dim, dtype=np.float64)
-    for at in range(0, len(texts), batch_size):
-        some = texts[at : at + batch_size]
-        vectors = np.asarray(encoder.embed(some), dtype=np.float32)
-        ids, sizes = encoder.tokenize(some)
-        _check_output(encoder, some, vectors, np.asarray(ids), np.asarray(sizes))
-        vectors = _unit(vectors)
-        total += counts[at : at + len(some)].astype(np.float64) @ vectors.astype(np.float64)
-        embeddings[at : at + len(some)] = vectors
-        token_ids[at : at + len(some)] = ids
-        lengths[at : at + len(some)] = sizes
-        if progress is not None:
-            progress(at + len(some), len(texts))
-    embeddings.flush()
-    token_ids.flush()
-    np.save(folder / "lengths.npy", lengths)
-    np.save(folder / "mean.npy", (total / counts.sum()).astype(np.float32))
+class _Centred:
+    """The centred embeddings of a bank that is not finished yet."""
 
+    def __init__(self, folder: Path) -> None:
+        self.embeddings: np.ndarray = np.load(folder / "embeddings.npy", mmap_mode="r", allow_pickle=False)
+        self.mean: np.ndarray = np.load(folder / "mean.npy", allow_pickle=False)
 
-def _check_output(encoder: TextEncoderLike, texts: list[str], vectors: np.ndarray, ids: np.ndarray, sizes: np.ndarray) -> None:
-    n = len(texts)
-    remedy = "check the text encoder (and that its weights are the right ones)"
-    if vectors.shape != (n, encoder.dim) or ids.shape != (n, encoder.max_tokens) or sizes.shape != (n,):
-        raise DataError(
-            f"text encoder {encoder.fingerprint}: for {n} reports it gave embeddings {vectors.shape}, tokens {ids.shape}, lengths {sizes.shape}; "
-            f"expected {(n, encoder.dim)}, {(n, encoder.max_tokens)}, {(n,)}",
-            remedy,
-        )
-    bad = ~np.isfinite(vectors).all(axis=1) | ~(np.abs(vectors).max(axis=1) > 0)
-    if bad.any():
-        raise DataError(f"text encoder {encoder.fingerprint}: no finite embedding for the report {texts[int(bad.argmax())]!r}", remedy)
+    def centred(self, report_ids: np.ndarray) -> np.ndarray:
+        return unit(self.embeddings[report_ids].astype(np.float32) - self.mean)
 
 
 def _write_statements(folder: Path, statements: list[list[str]]) -> None:
@@ -296,9 +270,3 @@ def _read_description(path: Path) -> dict[str, Any]:
     if missing:
         raise DataError(f"text bank {path} lacks {sorted(missing)} in {BANK_FILE}", f"delete the folder and {_BUILD_REMEDY}")
     return description
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    # a report that equals the mean to fp16 precision has no direction: 0 rather than amplified rounding
-    return np.divide(vectors, norm, out=np.zeros_like(vectors), where=norm > 1e-3)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from data_shards.errors import UsageError
 from data_shards.record import STANDARD_LEADS
+from data_shards.splits import FRACTIONS, SALT, SplitRule
 from pretrain.objectives import OBJECTIVES
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -37,8 +38,21 @@ class DataConfig(Strict):
     folds: tuple[int, ...] | None = None
     normalisation: Literal["none", "minmax", "zscore", "lead-std"] = "none"
     patient_disjoint: bool = True
+    split: Literal["train", "val", "test"] | None = None
+    split_fractions: tuple[Fraction, Fraction, Fraction] = FRACTIONS
+    split_salt: str = SALT
     threads: Positive = 2
     prefetch: Positive = 4
+
+    @model_validator(mode="after")
+    def _fractions_are_a_split(self) -> DataConfig:
+        if abs(sum(self.split_fractions) - 1) > 1e-9:
+            _refuse([f"split_fractions {list(self.split_fractions)} do not sum to 1; give train, val and test, e.g. [0.8, 0.1, 0.1]"])
+        return self
+
+    def split_rule(self) -> SplitRule | None:
+        """What `ShardSet.select` takes; None when no split is set."""
+        return None if self.split is None else SplitRule(self.split, self.split_salt, self.split_fractions)
 
 
 class PatchScale(Strict):

@@ -7,15 +7,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cluster.options import add_folds, add_tracking_uri
+from cluster.options import add_folds, add_split, add_tracking_uri
 from data_shards.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", required=True, help="exported folder, or models:/NAME@ALIAS")
     parser.add_argument("--shards", type=Path, required=True, help="folder of the shard set")
-    parser.add_argument("--prompts", required=True, help="name of a shipped prompt set or a YAML file")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--prompts", help="name of a shipped prompt set or a YAML file")
+    what.add_argument("--protocol", metavar="NAME:TASK", help="records, labels and prompts of a protocol, e.g. clean-v1:ptb-xl-super")
+    parser.add_argument("--label-files", type=Path, metavar="DIR", help="folder of a protocol's published label files, where it needs them")
     add_folds(parser, "score only these folds")
+    add_split(parser, "score only this part; with --protocol: the protocol's part, default test; else")
     parser.add_argument(
         "--bootstrap", type=int, default=1000, metavar="N", help="resamples by patient for the 95 %% intervals (default 1000)"
     )
@@ -31,13 +35,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cluster.encoders import open_encoder
     from cluster.progress import Progress
     from data_shards.shard_set import ShardSet
+    from pretrain.evaluation.protocols import open_task
     from pretrain.evaluation.zero_shot import compare_zero_shot, evaluate_zero_shot
     from pretrain.evaluation.zero_shot_result import ZeroShotComparison, ZeroShotResult
 
     if args.track and not args.encoder.startswith("models:/"):
         raise UsageError(f"--track: {args.encoder} is a folder, not a registered encoder", "give --encoder models:/NAME@ALIAS")
     shard_set = ShardSet.open(args.shards)
-    settings = {"prompts": args.prompts, "folds": args.folds, "bootstrap": args.bootstrap, "seed": args.seed, "batch_size": args.batch_size}
+    settings: dict[str, Any] = {"bootstrap": args.bootstrap, "seed": args.seed, "batch_size": args.batch_size}
+    if args.protocol is None:
+        if args.label_files is not None:
+            raise UsageError("--label-files belongs to a protocol", "add --protocol NAME:TASK or leave it out")
+        settings |= {"prompts": args.prompts, "folds": args.folds, "split": args.split}
+    else:
+        if args.folds is not None:
+            raise UsageError("--folds with --protocol: the protocol says which records", "leave --folds out, or choose --split")
+        settings["task"] = open_task(args.protocol, shard_set, split=args.split or "test", label_files=args.label_files)
     with open_encoder(args.encoder, args.tracking_uri) as encoder, Progress("zero-shot") as progress:
         outcome: ZeroShotResult | ZeroShotComparison
         if args.baseline:
@@ -51,7 +64,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.track:
         from cluster.registry import log_evaluation
 
-        log_evaluation(args.encoder, args.tracking_uri, f"zero-shot/{result['prompts']['name']}", result)
+        chosen = result["protocol"]
+        name = f"{chosen['protocol']}/{chosen['task']}/{chosen['split']}" if chosen else result["prompts"]["name"]
+        log_evaluation(args.encoder, args.tracking_uri, f"zero-shot/{name}", result)
     return {**result, "_table": outcome.table()}
 
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cluster.options import add_folds, add_tracking_uri, add_workers
+from cluster.options import add_folds, add_split, add_tracking_uri, add_workers
 
 SHORTHANDS = {
     "seed": "seed",
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shards", type=Path, required=True, help="folder of the shard set")
     parser.add_argument("--run-dir", type=Path, required=True, help="folder of the run, on storage that every worker sees")
     add_folds(parser, "train on these folds (YAML: data.folds)")
+    add_split(parser, "train on this part; YAML: data.split")
     add_workers(parser, 2, "Ray workers; changes speed, not the result")
     parser.add_argument(
         "--address", metavar="ADDRESS", help="join the Ray cluster there (auto, ray://host:10001); default: start a local Ray"
@@ -53,6 +54,8 @@ def overrides(args: argparse.Namespace) -> list[str]:
     lines = [f"data.shards={json.dumps(str(args.shards.expanduser().absolute()))}"]
     if args.folds is not None:
         lines.append(f"data.folds={list(args.folds)}")
+    if args.split is not None:
+        lines.append(f"data.split={args.split}")
     if args.steps is not None and args.epochs is None:
         lines.append("training.epochs=null")
     if args.epochs is not None and args.steps is None:

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ from data_shards.errors import UsageError, UserError
 from data_shards.shard_set import ShardSet
 from data_shards.stream import iterate_rows
 from pretrain.evaluation.metrics import Estimate, bootstrap_auroc, class_auroc, row_means, usable_classes
-from pretrain.evaluation.prompts import PromptSet, load_prompts
+from pretrain.evaluation.prompts import PromptSet
+from pretrain.evaluation.task import EvaluationTask, labelled_task
 from pretrain.evaluation.zero_shot_result import ClassResult, MacroResult, ZeroShotComparison, ZeroShotResult
 from pretrain.loaded_encoder import LoadedEncoder
 
@@ -33,40 +34,32 @@ FREQUENT = 10
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What is scored: rows (n,), truth bool (n, C) in the order of `prompts.classes`, patients (n,), and the label codes nobody has words for."""
-
-    prompts: PromptSet
-    rows: np.ndarray
-    truth: np.ndarray
-    patients: np.ndarray
-    unprompted: list[str]
-
-
 def evaluate_zero_shot(
     encoder: LoadedEncoder,
     shard_set: ShardSet,
     *,
-    prompts: str | Path,
+    prompts: str | Path | None = None,
     folds: Sequence[int] | None = None,
     classes: Sequence[str] | None = None,
+    split: str | None = None,
+    task: EvaluationTask | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
     batch_size: int = 64,
     threads: int = 2,
     progress: Progress | None = None,
 ) -> ZeroShotResult:
-    """AUROC per class and macro with 95 % patient-cluster bootstrap intervals, over the labelled records of `folds` (all by default).
+    """AUROC per class and macro with 95 % patient-cluster bootstrap intervals, over the labelled records of `folds` and `split` (all by default).
 
-    prompts: name of a shipped prompt set or a YAML file; classes: only these codes of it; progress(done, total) in records.
+    prompts: name of a shipped prompt set or a YAML file; classes: only these codes of it; task: instead of all these, what a protocol chose
+    (`pretrain.evaluation.protocols.open_task`); progress(done, total) in records.
     Raises UsageError for an unknown prompt set, class or label set (listing the known ones), UserError when the records do not fit the encoder's
     signal contract, DataError when nothing is selected or a record is damaged.
     """
     started = time.monotonic()
-    task = _task(shard_set, prompts, folds, classes)
+    task = task or _own_task(shard_set, prompts, folds, classes, split)
     scores = _scores([encoder], shard_set, task, batch_size, threads, progress)
-    return _results([encoder], scores, shard_set, task, folds, bootstrap, seed, started)[0][0]
+    return _results([encoder], scores, shard_set, task, bootstrap, seed, started)[0][0]
 
 
 def compare_zero_shot(
@@ -74,9 +67,11 @@ def compare_zero_shot(
     baseline: LoadedEncoder,
     shard_set: ShardSet,
     *,
-    prompts: str | Path,
+    prompts: str | Path | None = None,
     folds: Sequence[int] | None = None,
     classes: Sequence[str] | None = None,
+    split: str | None = None,
+    task: EvaluationTask | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
     batch_size: int = 64,
@@ -88,9 +83,9 @@ def compare_zero_shot(
     `encoder.untrained()` is the baseline that says what the recipe's architecture gives without any training.
     """
     started = time.monotonic()
-    task = _task(shard_set, prompts, folds, classes)
+    task = task or _own_task(shard_set, prompts, folds, classes, split)
     scores = _scores([encoder, baseline], shard_set, task, batch_size, threads, progress)
-    (result, table), (other, other_table) = _results([encoder, baseline], scores, shard_set, task, folds, bootstrap, seed, started)
+    (result, table), (other, other_table) = _results([encoder, baseline], scores, shard_set, task, bootstrap, seed, started)
     per_class = {
         a.code: Estimate.of(a.auroc - b.auroc, table[:, k] - other_table[:, k])
         for k, (a, b) in enumerate(zip(result.classes, other.classes, strict=True))
@@ -107,39 +102,30 @@ def class_embeddings(encoder: LoadedEncoder, prompts: PromptSet) -> np.ndarray:
     return means / np.linalg.norm(means, axis=1, keepdims=True).clip(1e-12)
 
 
-def _task(shard_set: ShardSet, prompts: str | Path, folds: Sequence[int] | None, classes: Sequence[str] | None) -> _Task:
-    words = load_prompts(prompts)
-    words = words if classes is None else words.only(classes)
-    if words.label_set not in shard_set.label_sets:
-        raise UsageError(
-            f"prompt set {words.name} answers to label set {words.label_set!r}, which {shard_set.path} does not have",
-            f"label sets there: {', '.join(shard_set.label_sets) or 'none (build the shards with labels)'}",
-        )
-    rows = shard_set.select(folds=folds, label_set=words.label_set).rows
-    known, matrix, _ = shard_set.labels(rows, words.label_set)
-    if not set(known) & set(words.codes):
-        raise UsageError(
-            f"no code of prompt set {words.name} occurs in label set {words.label_set!r} of {shard_set.path}",
-            f"codes there: {', '.join(known)}",
-        )
-    column = {code: k for k, code in enumerate(known)}
-    none = np.zeros(len(rows), dtype=bool)
-    truth = np.stack([matrix[:, column[c]] if c in column else none for c in words.codes], axis=1)
-    return _Task(words, rows, truth, shard_set.patients[rows], [] if classes else [code for code in known if code not in words.codes])
+def _own_task(
+    shard_set: ShardSet, prompts: str | Path | None, folds: Sequence[int] | None, classes: Sequence[str] | None, split: str | None
+) -> EvaluationTask:
+    if prompts is None:
+        raise UsageError("neither prompts nor a protocol's task is given", "name a prompt set or a protocol")
+    return labelled_task(shard_set, prompts, folds, classes, split)
 
 
 def _scores(
-    encoders: Sequence[LoadedEncoder], shard_set: ShardSet, task: _Task, batch_size: int, threads: int, progress: Progress | None
+    encoders: Sequence[LoadedEncoder], shard_set: ShardSet, task: EvaluationTask, batch_size: int, threads: int, progress: Progress | None
 ) -> list[np.ndarray]:
     """Cosines, float32 (n, C) per encoder, in the order of `task.rows`; each record is read once."""
     for encoder in encoders:
         _check_contract(encoder, shard_set)
     texts = [class_embeddings(encoder, task.prompts) for encoder in encoders]
     out = [np.empty(task.truth.shape, dtype=np.float32) for _ in encoders]
+    samples = shard_set.spec.samples
+    shown = samples if task.first_seconds is None else min(samples, round(task.first_seconds * shard_set.spec.sampling_rate))
     done = 0
     for batch in iterate_rows(shard_set, task.rows, batch_size, threads):
+        batch.signal[..., shown:] = 0.0
+        valid = np.minimum(batch.valid_samples, shown)
         for encoder, text, scores in zip(encoders, texts, out, strict=True):
-            ecg = encoder.encode(batch.signal, batch.lead_mask, batch.valid_samples).embedding.float().cpu().numpy()
+            ecg = encoder.encode(batch.signal, batch.lead_mask, valid).embedding.float().cpu().numpy()
             scores[done : done + len(ecg)] = ecg @ text.T
         done += len(batch.rows)
         if progress is not None:
@@ -161,8 +147,7 @@ def _results(
     encoders: Sequence[LoadedEncoder],
     scores: Sequence[np.ndarray],
     shard_set: ShardSet,
-    task: _Task,
-    folds: Sequence[int] | None,
+    task: EvaluationTask,
     bootstrap: int,
     seed: int,
     started: float,
@@ -207,9 +192,11 @@ def _results(
                 "digest": task.prompts.digest,
             },
             bootstrap={"resamples": bootstrap, "seed": seed, "unit": "patient", "level": 0.95},
-            folds=None if folds is None else [int(f) for f in folds],
+            folds=None if task.folds is None else list(task.folds),
             encoder=encoder.digest,
             shards=shard_set.fingerprint,
+            split=None if task.split is None else asdict(task.split),
+            protocol=task.protocol,
             masked_leads=int((~shard_set.lead_masks(task.rows)).any(axis=1).sum()),
             seconds=time.monotonic() - started,
         )

@@ -35,10 +35,10 @@ class MacroResult:
 
 @dataclass(frozen=True)
 class ZeroShotResult:
-    """Figures and everything needed to make them again: prompt set digest, shard-set fingerprint, folds, bootstrap, encoder digest.
+    """Figures and everything needed to make them again: prompt set digest, shard-set fingerprint, folds, split rule, bootstrap, encoder digest.
 
     n records of `patients` patients; macro with low..high over all `classes`; `excluded` classes with the reason; `unprompted` label codes without
-    words; `masked_leads` records with at least one missing lead.
+    words; `masked_leads` records with at least one missing lead; `protocol` which published protocol chose records, labels and prompts, if one did.
     """
 
     n: int
@@ -57,6 +57,8 @@ class ZeroShotResult:
     shards: str
     masked_leads: int
     seconds: float
+    split: dict[str, Any] | None = None
+    protocol: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; figures that are undefined are null."""
@@ -145,5 +147,8 @@ def _table(result: ZeroShotResult, baseline: ZeroShotResult | None) -> str:
     notes = [f"left out, {reason}: {', '.join(e['code'] for e in result.excluded if e['reason'] == reason)}" for reason in reasons]
     if result.unprompted:
         notes.append(f"labels without prompts: {', '.join(result.unprompted)}")
+    if result.protocol:
+        notes.append(f"protocol {result.protocol['protocol']}:{result.protocol['task']}: {result.protocol['note']}")
+        notes += [f"  differs: {deviation}" for deviation in result.protocol["deviations"]]
     title = f"zero-shot, {result.prompts['name']}: {result.n} records of {result.patients} patients"
     return "\n".join([title, line(head), rule, *map(line, rows), rule, *map(line, macros), *notes])

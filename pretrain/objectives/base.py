@@ -15,7 +15,9 @@ class ReportBank(Protocol):
 
     embeddings: np.ndarray
 
-    def centred(self, report_ids: np.ndarray) -> np.ndarray: ...
+    def similarity_features(self, report_ids: np.ndarray, dim: int | None = None) -> np.ndarray:
+        """float32 (b, d) or (b, dim) unit rows whose products are the centred cosines, or their low-rank approximation."""
+        ...
 
     def statement_sets(self, report_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 

@@ -40,7 +40,6 @@ class DiagSim:
         self.kind = kinds[config.similarity]
         self._bank: ReportBank | None = None
         self._columns = 0
-        self._basis: np.ndarray | None = None
 
     def batch_inputs(self, bank: ReportBank, report_ids: np.ndarray) -> dict[str, Tensor]:
         """Report ids (b,) of this rank -> similarity features and duplicate keys. The bank refuses a record without a report (id -1)."""
@@ -74,23 +73,15 @@ class DiagSim:
         """What must be the same on every rank is taken from the whole bank, never from a batch; once per bank."""
         if self._bank is bank:
             return
-        self._bank, self._basis, self._columns = bank, None, 0
+        self._bank, self._columns = bank, 0
         everything = np.arange(len(bank.embeddings), dtype=np.int64)
         if self.kind == "jaccard":
             vocabulary = int(bank.statement_sets(everything)[1].max(initial=0)) + 1
             self._columns = min(vocabulary, STATEMENT_COLUMNS)
             log.info("similarity=statements vocabulary=%d columns=%d folded=%s", vocabulary, self._columns, vocabulary > self._columns)
-        width = bank.embeddings.shape[1]
-        if self.kind == "cosine" and self.config.similarity_dim is not None and self.config.similarity_dim < width:
-            self._basis, kept = principal_axes(bank, everything, self.config.similarity_dim)
-            log.info("similarity=embedding width=%d similarity_dim=%d variance_kept=%.3f", width, self.config.similarity_dim, kept)
 
     def _embedding_features(self, bank: ReportBank, report_ids: np.ndarray) -> np.ndarray:
-        centred = np.ascontiguousarray(bank.centred(report_ids), dtype=np.float32)
-        if self._basis is None:
-            return centred
-        low = centred @ self._basis
-        return low / np.maximum(np.linalg.norm(low, axis=1, keepdims=True), 1e-6)
+        return np.ascontiguousarray(bank.similarity_features(report_ids, self.config.similarity_dim), dtype=np.float32)
 
     def _statement_features(self, bank: ReportBank, report_ids: np.ndarray) -> Tensor:
         indptr, ids = bank.statement_sets(report_ids)
@@ -98,20 +89,6 @@ class DiagSim:
         multi_hot = torch.zeros(len(report_ids), self._columns)
         multi_hot[torch.from_numpy(rows), torch.from_numpy(np.asarray(ids, dtype=np.int64) % self._columns)] = 1.0
         return multi_hot
-
-
-def principal_axes(bank: ReportBank, report_ids: np.ndarray, dim: int, block: int = 65536) -> tuple[np.ndarray, float]:
-    """(d, dim) leading axes of the centred report embeddings and the share of variance they keep; float64, with a fixed sign per axis, so that
-    every rank projects alike."""
-    width = bank.embeddings.shape[1]
-    covariance = np.zeros((width, width))
-    for start in range(0, len(report_ids), block):
-        rows = np.asarray(bank.centred(report_ids[start : start + block]), dtype=np.float64)
-        covariance += rows.T @ rows
-    values, vectors = np.linalg.eigh(covariance)
-    axes = vectors[:, ::-1][:, :dim]
-    signs = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(dim)])
-    return (axes * signs).astype(np.float32), float(values[::-1][:dim].sum() / max(values.sum(), 1e-12))
 
 
 def retrieval_top1(ecg: Tensor, text: Tensor, report_key: Tensor) -> Tensor:

@@ -22,11 +22,11 @@ def total_steps(config: RunConfig, records: int) -> int:
 
 
 def open_data(config: RunConfig) -> tuple[ShardSet, Selection, GlobalOrder]:
-    """Shard set, the rows of the run (its folds, with a report), and their order. Raises UserError or DataError with the remedy."""
+    """Shard set, the rows of the run (its folds and split, with a report), and their order. Raises UserError or DataError with the remedy."""
     if config.data.shards is None:
         raise UserError("data.shards is not set", "name the folder of a shard set: --set data.shards=FOLDER")
     shard_set = ShardSet.open(config.data.shards)
-    selection = shard_set.select(folds=config.data.folds, require_report=True)
+    selection = shard_set.select(folds=config.data.folds, require_report=True, split=config.data.split_rule())
     patients = shard_set.patients[selection.rows] if config.data.patient_disjoint else None
     return shard_set, selection, GlobalOrder(selection.rows, patients, config.training.global_batch, config.seed, selection.fingerprint)
 

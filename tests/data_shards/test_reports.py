@@ -28,7 +28,12 @@ def test_gaps_of_any_kind_are_dropped_and_the_order_kept():
         ("Abnormal EKG", "Abnormal ECG"),
         ("*** x. ***", "x"),
         ("--- Technically unsatisfactory tracing ---*", "Technically unsatisfactory tracing"),
-        ("(9@128) suggests early repolarization", "(9@128) suggests early repolarization"),
+        ("(9@128) suggests early repolarization", "suggests early repolarization"),
+        ("(9@192) - cannot rule out myocardial injury", "cannot rule out myocardial injury"),
+        ("*** (9@128) paced ***", "paced"),
+        ("(premature) beats", "(premature) beats"),
+        ("Atrial flutter with varied AV block,", "Atrial flutter with varied AV block"),
+        ("** INTERPRETATION MADE WITHOUT KNOWING PATIENT'S AGE **", "INTERPRETATION MADE WITHOUT KNOWING PATIENT'S AGE"),
         ("Prolonged QT interval of 0.48 s", "Prolonged QT interval of 0.48 s"),
     ],
 )
@@ -70,4 +75,6 @@ def test_the_3862_real_machine_phrases_clean_to_words(real_data):
     cleaned = [clean_statements([phrase]) for phrase in phrases]
     lost = [phrase for phrase, result in zip(phrases, cleaned, strict=True) if not result and any(map(str.isalnum, phrase))]
     assert not lost
-    assert not [result for result in cleaned if result and ("***" in result[0] or result[0].endswith("."))]
+    assert not [result for result in cleaned if result and ("***" in result[0] or "@" in result[0] or result[0][-1] in ".,;")]
+    assert len(phrases) == len(set(phrases)) == 3862 and all(cleaned)
+    assert len({result[0].casefold() for result in cleaned}) == len({report_key(result) for result in cleaned}) == 3080

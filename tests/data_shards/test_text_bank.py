@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,36 +16,9 @@ from data_shards.errors import DataError, UsageError
 from data_shards.record import SignalSpec
 from data_shards.shard_set import ShardSet
 from data_shards.text_bank import TextBank, build_text_bank
+from data_shards.text_similarity import RANKS
+from tests.data_shards.hashing_encoder import HashingEncoder
 from tests.data_shards.small_source import SmallSource
-
-
-class HashingEncoder:
-    """Feature hashing of words: a real, deterministic text encoder without weights. `calls` counts the reports it was given."""
-
-    def __init__(self, name: str = "hashing", dim: int = 32, max_tokens: int = 12) -> None:
-        self.fingerprint, self.dim, self.max_tokens, self.calls = name, dim, max_tokens, 0
-
-    def _word_ids(self, text: str) -> list[int]:
-        words = re.findall(r"\w+", text.lower())
-        return [int.from_bytes(hashlib.sha256(f"{self.fingerprint} {word}".encode()).digest()[:4], "little") % 30_000 + 1 for word in words]
-
-    def tokenize(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        ids = np.zeros((len(texts), self.max_tokens), dtype=np.int32)
-        rows = [self._word_ids(text)[: self.max_tokens] for text in texts]
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = row
-        return ids, np.array([len(row) for row in rows])
-
-    def embed(self, texts: list[str]) -> np.ndarray:
-        self.calls += len(texts)
-        out = np.ones((len(texts), self.dim), dtype=np.float32)
-        for i, text in enumerate(texts):
-            for word in self._word_ids(text):
-                out[i, word % self.dim] += 1.0
-        return out / np.linalg.norm(out, axis=1, keepdims=True)
-
-    def describe(self) -> dict:
-        return {"id": self.fingerprint, "pooling": "sum"}
 
 
 @pytest.fixture
@@ -170,3 +144,79 @@ def test_records_without_a_report_are_refused_with_the_remedy(bank: TextBank) ->
     assert "require_report" in caught.value.remedy
     with pytest.raises(DataError, match="report 99 is not in the text bank of 6"):
         bank.report_keys(np.array([99]))
+
+
+BUILD_AND_DIE = """
+import os, signal, sys
+from data_shards.shard_set import ShardSet
+from data_shards.text_bank import build_text_bank
+from tests.data_shards.hashing_encoder import HashingEncoder
+
+class Mortal(HashingEncoder):
+    def embed(self, texts):
+        if self.calls >= 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().embed(texts)
+
+build_text_bank(ShardSet.open(sys.argv[1]), Mortal(), block=2, batch_size=1)
+"""
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_killed_build_goes_on_where_it_stopped_and_gives_the_same_bytes(set_copy: Path, tmp_path: Path) -> None:
+    child = subprocess.run([sys.executable, "-c", BUILD_AND_DIE, str(set_copy)], cwd=Path(__file__).parents[2], timeout=60, check=False)
+    assert child.returncode == -signal.SIGKILL
+    (building,) = (set_copy / "text_bank").iterdir()
+    assert building.name.endswith(".building") and len(list(building.glob("reports-*.npz"))) == 2
+    with pytest.raises(DataError, match="has no text bank"):
+        TextBank.open(set_copy)
+    shards, encoder = ShardSet.open(set_copy), HashingEncoder()
+    bank = build_text_bank(shards, encoder, block=2, batch_size=1)
+    assert encoder.calls == 2 and not building.exists()
+    whole = build_text_bank(shards, HashingEncoder(), tmp_path / "elsewhere", block=2, batch_size=1)
+    assert files_of(bank.path) == files_of(whole.path)
+
+
+def test_a_damaged_block_is_made_again_and_blocks_of_another_encoder_are_not_met(set_copy: Path) -> None:
+    class Tired(HashingEncoder):
+        def embed(self, texts: list[str]) -> np.ndarray:
+            if self.calls >= 4:
+                raise KeyboardInterrupt
+            return super().embed(texts)
+
+    shards = ShardSet.open(set_copy)
+    with pytest.raises(KeyboardInterrupt):
+        build_text_bank(shards, Tired(), block=2, batch_size=2)
+    (building,) = (set_copy / "text_bank").iterdir()
+    first = sorted(building.iterdir())[0]
+    damaged = bytearray(first.read_bytes())
+    damaged[200] ^= 0xFF  # inside the embeddings
+    first.write_bytes(bytes(damaged))
+    other, again = HashingEncoder("other"), HashingEncoder()
+    build_text_bank(shards, other, block=2, batch_size=2)
+    bank = build_text_bank(shards, again, block=2, batch_size=2)
+    assert (other.calls, again.calls) == (6, 4)
+    np.testing.assert_allclose(bank.embedding(np.arange(6)), HashingEncoder().embed(shards.reports.column("text").to_pylist()), atol=1e-3)
+
+
+def test_the_low_rank_similarity_is_as_good_as_the_bank_says(bank: TextBank) -> None:
+    reports = np.arange(len(bank))
+    whole = bank.similarity_features(reports)
+    np.testing.assert_array_equal(whole, bank.centred(reports))
+    low = bank.similarity_features(reports, 16)
+    assert low.shape == (6, 16)
+    error = np.abs(whole @ whole.T - low @ low.T)[~np.eye(6, dtype=bool)]
+    (stated,) = bank.description["low_rank"]
+    assert stated["rank"] == 16 == RANKS[0] and stated["max_error"] == pytest.approx(error.max(), abs=2e-6)
+    assert stated["mean_error"] == pytest.approx(error.mean(), rel=0.05, abs=2e-6)  # 20,000 draws from 30 pairs
+
+
+def test_jaccard_is_that_of_the_statement_sets(bank: TextBank, set_copy: Path) -> None:
+    reports = [{s.casefold() for s in each} for each in ShardSet.open(set_copy).reports.column("statements").to_pylist()]
+    first, second = np.array([0, 3, 5, 3]), np.array([1, 3])
+    wanted = [[len(reports[i] & reports[j]) / len(reports[i] | reports[j]) for j in second] for i in first]
+    np.testing.assert_array_equal(bank.jaccard(first, second), np.array(wanted, dtype=np.float32))
+    assert (np.diag(bank.jaccard(first)) == 1).all() and bank.jaccard(first)[1, 3] == 1

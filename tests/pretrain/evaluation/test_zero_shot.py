@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ from data_shards.errors import DataError, UsageError, UserError
 from data_shards.record import SignalSpec
 from data_shards.shard_set import ShardSet
 from pretrain.evaluation.metrics import auroc
+from pretrain.evaluation.task import labelled_task
 from pretrain.evaluation.zero_shot import class_embeddings, compare_zero_shot, evaluate_zero_shot
 from pretrain.loaded_encoder import untrained_encoder
 from tests.pretrain.evaluation.planted_source import PROMPTS, PlantedSource
@@ -149,6 +151,34 @@ def test_the_result_is_json_with_everything_to_make_it_again_and_a_readable_tabl
         "paired",
     ):
         assert words in table
+
+
+def test_a_task_chosen_elsewhere_is_scored_as_it_is_and_named_in_the_result(shards, prompts, untrained):
+    chosen = labelled_task(shards, prompts, folds=[2], split="train")
+    assert 0 < len(chosen.rows) < len(labelled_task(shards, prompts, folds=[2]).rows)
+    about = {"protocol": "planted-v1", "task": "all", "note": "3 of 4 test records are in this shard set", "deviations": ["no real heart"]}
+    result = evaluate_zero_shot(untrained, shards, task=dataclasses.replace(chosen, protocol=about), bootstrap=10)
+    same = evaluate_zero_shot(untrained, shards, prompts=prompts, folds=[2], split="train", bootstrap=10)
+    assert same.to_dict()["split"] == {"split": "train", "salt": "cardialign-split-1", "fractions": [0.8, 0.1, 0.1]}
+    assert result.classes == same.classes and result.n == same.n == len(chosen.rows) and result.folds == [2]
+    assert result.to_dict()["protocol"] == about and same.to_dict()["protocol"] is None
+    assert "protocol planted-v1:all: 3 of 4 test records" in result.table() and "differs: no real heart" in result.table()
+    with pytest.raises(UsageError, match="neither prompts nor a protocol"):
+        evaluate_zero_shot(untrained, shards)
+
+
+def test_a_task_may_show_only_the_first_seconds(shards, prompts, untrained):
+    task = dataclasses.replace(labelled_task(shards, prompts, folds=[1]), first_seconds=1.0)
+    result = evaluate_zero_shot(untrained, shards, task=task, bootstrap=5)
+    records = [shards.read_record(row) for row in task.rows]
+    signal = np.stack([r.millivolts() for r in records])
+    signal[..., 100:] = 7.0  # what is masked must not matter
+    ecg = untrained.encode(signal, np.ones((len(records), 12), dtype=bool), np.full(len(records), 100)).embedding.numpy()
+    words = class_embeddings(untrained, task.prompts)
+    for entry in result.classes:
+        k = task.prompts.codes.index(entry.code)
+        assert entry.auroc == pytest.approx(auroc(ecg @ words[k], task.truth[:, k])[0], abs=2e-3)
+    assert result.classes != evaluate_zero_shot(untrained, shards, prompts=prompts, folds=[1], bootstrap=5).classes
 
 
 def test_progress_counts_every_record_once(shards, prompts, untrained):

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from data_shards.errors import UsageError
+from data_shards.text_similarity import low_rank, principal_axes
 from pretrain.config import ObjectiveConfig
 from pretrain.objectives import OBJECTIVES, create_objective
-from pretrain.objectives.diagsim import STATEMENT_COLUMNS, DiagSim, principal_axes, retrieval_top1
+from pretrain.objectives.diagsim import STATEMENT_COLUMNS, DiagSim, retrieval_top1
 
 
 class Bank:
@@ -31,6 +32,10 @@ class Bank:
         everything = self.embeddings.astype(np.float32)
         rows = everything[report_ids] - everything.mean(0)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def similarity_features(self, report_ids: np.ndarray, dim: int | None = None) -> np.ndarray:
+        rows = self.centred(report_ids)
+        return rows if dim is None else low_rank(rows, principal_axes(self, np.arange(len(self.embeddings)), dim)[0])
 
     def statement_sets(self, report_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         chosen = [self.sets[i] for i in report_ids]

@@ -1,0 +1,144 @@
+"""Evaluation protocols as versioned data (`pretrain/protocols/*.yaml`): data set, label set, split, preprocessing and prompts of a published figure.
+
+`clean-v1:ptb-xl-super` is task `ptb-xl-super` of protocol `clean-v1`. A task takes its labels from the shard set, or from label files that the user
+gives (published splits are not ours to ship). Files here are never edited after release: another choice is another version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_shards.errors import DataError, UsageError
+from data_shards.shard_set import ShardSet
+from data_shards.splits import SPLITS, SplitRule
+from pretrain.evaluation.label_files import read_label_file, read_prompt_file, rows_by_name
+from pretrain.evaluation.prompts import load_prompts
+from pretrain.evaluation.task import EvaluationTask, labelled_task
+
+PROTOCOLS = Path(__file__).parent.parent / "protocols"
+
+
+@dataclass(frozen=True)
+class ProtocolTask:
+    """One task of one protocol. `values` is the task's part of the file; `digest` sha256 over all that decides a figure."""
+
+    protocol: str
+    version: int
+    name: str
+    preprocessing: dict[str, Any]
+    deviations: tuple[str, ...]
+    values: dict[str, Any]
+
+    @property
+    def spec(self) -> str:
+        return f"{self.protocol}:{self.name}"
+
+    @property
+    def digest(self) -> str:
+        content = [self.protocol, self.version, self.name, self.preprocessing, self.values]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def protocol_names() -> list[str]:
+    return sorted(path.stem for path in PROTOCOLS.glob("*.yaml"))
+
+
+def load_task(spec: str) -> ProtocolTask:
+    """`PROTOCOL:TASK` -> the task. Raises UsageError for an unknown protocol or task, listing the known ones."""
+    name, _, task = spec.partition(":")
+    if name not in protocol_names():
+        raise UsageError(f"unknown evaluation protocol {name!r}", f"write PROTOCOL:TASK; known protocols: {', '.join(protocol_names())}")
+    values = yaml.safe_load((PROTOCOLS / f"{name}.yaml").read_text(encoding="utf-8"))
+    if task not in values["tasks"]:
+        known = ", ".join(f"{name}:{each}" for each in values["tasks"])
+        raise UsageError(
+            f"protocol {name} has no task {task!r}" if task else f"protocol {name} has several tasks", f"choose one of {known}"
+        )
+    chosen = dict(values["tasks"][task])
+    deviations = (*values.get("deviations", ()), *chosen.pop("deviations", ()))
+    return ProtocolTask(values["name"], values["version"], task, values["preprocessing"], deviations, chosen)
+
+
+def open_task(spec: str, shard_set: ShardSet, *, split: str = "test", label_files: Path | None = None) -> EvaluationTask:
+    """Rows, truth and words of one part of a protocol's task in this shard set.
+
+    Raises UsageError: unknown protocol, task or split, a shard set of another data set, or label files that are needed and not there;
+    DataError: a damaged label file, or none of the protocol's records in the shard set.
+    """
+    task = load_task(spec)
+    if split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}", f"choose one of {', '.join(SPLITS)}")
+    source = str(shard_set.manifest["source"].get("name"))
+    if source not in task.values["sources"]:
+        raise UsageError(
+            f"{task.spec} is about {task.values['sources'][0]}; {shard_set.path} was built from {source}",
+            f"give a shard set built from {' or '.join(task.values['sources'])}",
+        )
+    found = _from_label_files(task, shard_set, split, label_files) if "labels" in task.values else _from_shards(task, shard_set, split)
+    assert found.protocol is not None
+    about = {
+        "protocol": task.protocol,
+        "version": task.version,
+        "task": task.name,
+        "digest": task.digest,
+        "split": split,
+        "preprocessing": task.preprocessing,
+        "deviations": [*task.deviations, *_signal_deviations(task, shard_set)],
+    }
+    return replace(found, first_seconds=task.values.get("first_seconds"), protocol={**about, **found.protocol})
+
+
+def _from_shards(task: ProtocolTask, shard_set: ShardSet, split: str) -> EvaluationTask:
+    chosen = task.values["split"]
+    words = load_prompts(task.values["prompts"])
+    assert words.label_set == task.values["label_set"], f"{task.spec}: prompts answer to {words.label_set}"
+    if chosen["by"] == "folds":
+        found = labelled_task(shard_set, words, folds=chosen[split])
+    else:
+        found = labelled_task(shard_set, words, split=SplitRule(split, chosen["salt"], tuple(chosen["fractions"])))
+    note = f"{len(found.rows)} {split} records of this shard set are labelled"
+    return replace(found, protocol={"note": note})
+
+
+def _from_label_files(task: ProtocolTask, shard_set: ShardSet, split: str, folder: Path | None) -> EvaluationTask:
+    labels = task.values["labels"]
+    wanted = [labels[split], task.values["prompts"]["file"]]
+    if folder is None or not all((folder / name).is_file() for name in wanted):
+        given = (
+            f"{folder} lacks {' and '.join(name for name in wanted if not (folder / name).is_file())}" if folder else "no folder was given"
+        )
+        raise UsageError(
+            f"{task.spec} needs the published label files: {given}",
+            f"give --label-files FOLDER that holds {' and '.join(wanted)} (columns {labels['id']}, {', '.join(labels['classes'][:3])} ...)",
+        )
+    names, truth, digest = read_label_file(folder / labels[split], labels["id"], labels["classes"])
+    words = read_prompt_file(folder / task.values["prompts"]["file"], labels["classes"], name=f"{task.protocol}-prompts")
+    rows = rows_by_name(shard_set, names)
+    present = rows >= 0
+    note = f"{int(present.sum())} of {len(names)} {split} records are in this shard set"
+    if not present.any():
+        raise DataError(f"{task.spec}: {note} ({shard_set.path})", "build shards from the whole data set, or choose another --split")
+    order = rows[present].argsort()
+    chosen = rows[present][order]
+    facts = {
+        "note": note,
+        "published": len(names),
+        "present": int(present.sum()),
+        "label_file": {"file": labels[split], "sha256": digest},
+    }
+    return EvaluationTask(words, chosen, truth[present][order], shard_set.patients[chosen], [], protocol=facts)
+
+
+def _signal_deviations(task: ProtocolTask, shard_set: ShardSet) -> list[str]:
+    has, says = shard_set.spec, task.preprocessing
+    if (has.sampling_rate, has.seconds) == (says["sampling_rate"], says["seconds"]):
+        return []
+    return [
+        f"the shards hold {has.seconds:g} s at {has.sampling_rate:g} Hz, the protocol says {says['seconds']} s at {says['sampling_rate']} Hz"
+    ]

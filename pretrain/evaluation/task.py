@@ -1,0 +1,67 @@
+"""What an evaluation scores: rows of a shard set, the truth per class, and the words for each class. Legend: n records, C classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_shards.errors import UsageError
+from data_shards.shard_set import ShardSet
+from data_shards.splits import SplitRule
+from pretrain.evaluation.prompts import PromptSet, load_prompts
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """rows (n,), truth bool (n, C) in the order of `prompts.classes`, patients (n,), and the label codes nobody has words for.
+
+    `first_seconds`: only so much of each signal is shown to the encoder, the rest is masked; None = all of it. `protocol`: where all this comes from when a published protocol chose it (`pretrain.evaluation.protocols`), None otherwise.
+    """
+
+    prompts: PromptSet
+    rows: np.ndarray
+    truth: np.ndarray
+    patients: np.ndarray
+    unprompted: list[str]
+    folds: tuple[int, ...] | None = None
+    split: SplitRule | None = None
+    first_seconds: float | None = None
+    protocol: dict[str, Any] | None = None
+
+
+def labelled_task(
+    shard_set: ShardSet,
+    prompts: str | Path | PromptSet,
+    folds: Sequence[int] | None = None,
+    classes: Sequence[str] | None = None,
+    split: SplitRule | str | None = None,
+) -> EvaluationTask:
+    """The records that are labelled in the label set of `prompts`, of these folds and this split, with the shard set's own labels.
+
+    Raises UsageError for an unknown prompt set, class or label set (listing the known ones), DataError when nothing is selected.
+    """
+    words = prompts if isinstance(prompts, PromptSet) else load_prompts(prompts)
+    words = words if classes is None else words.only(classes)
+    if words.label_set not in shard_set.label_sets:
+        raise UsageError(
+            f"prompt set {words.name} answers to label set {words.label_set!r}, which {shard_set.path} does not have",
+            f"label sets there: {', '.join(shard_set.label_sets) or 'none (build the shards with labels)'}",
+        )
+    rule = SplitRule(split) if isinstance(split, str) else split
+    rows = shard_set.select(folds=folds, label_set=words.label_set, split=rule).rows
+    known, matrix, _ = shard_set.labels(rows, words.label_set)
+    if not set(known) & set(words.codes):
+        raise UsageError(
+            f"no code of prompt set {words.name} occurs in label set {words.label_set!r} of {shard_set.path}",
+            f"codes there: {', '.join(known)}",
+        )
+    column = {code: k for k, code in enumerate(known)}
+    none = np.zeros(len(rows), dtype=bool)
+    truth = np.stack([matrix[:, column[c]] if c in column else none for c in words.codes], axis=1)
+    chosen = None if folds is None else tuple(int(f) for f in folds)
+    unprompted = [] if classes else [code for code in known if code not in words.codes]
+    return EvaluationTask(words, rows, truth, shard_set.patients[rows], unprompted, chosen, rule)
