@@ -185,9 +185,14 @@ def log_evaluation(reference: str, tracking_uri: str, prefix: str, result: Mappi
     figures |= {f"auroc/{entry['code']}": entry["auroc"] for entry in result["classes"]}
     for key, value in figures.items():
         if value is not None and version.run_id:
-            client.log_metric(version.run_id, f"{prefix}/{key}", float(value))
+            client.log_metric(version.run_id, metric_name(f"{prefix}/{key}"), float(value))
     if result["macro"] is not None:
         client.set_model_version_tag(version.name, version.version, f"metric.{prefix}/macro", f"{result['macro']:.6g}")
+
+
+def metric_name(text: str) -> str:
+    """MLflow takes letters, digits and `_-. /` in a metric's name; label codes such as PRC(S) hold more."""
+    return re.sub(r"[^\w\-. /]", "_", text)
 
 
 def _download(source: str, scratch: str, uri: str, wanted: str) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster.mlflow_store import open_client
 from cluster.registry import Reference, list_models, log_evaluation, promote, pull, register
 from data_shards.errors import UsageError, UserError
 
@@ -103,7 +104,7 @@ def test_aliases_move_and_figures_follow_the_version(store: tuple[str, Path], ex
     assert promote("second", 1, "production", store[0])["before"] is None
     moved = cardialign("registry", "promote", "second", 2, "--alias", "production", "--tracking-uri", store[0])
     assert moved.code == 0 and moved.json["before"] == 1
-    result = {"macro": 0.9, "low": 0.88, "high": 0.92, "classes": [{"code": "AFIB", "auroc": 0.95}, {"code": "RARE", "auroc": None}]}
+    result = {"macro": 0.9, "low": 0.88, "high": 0.92, "classes": [{"code": "PRC(S)", "auroc": 0.95}, {"code": "RARE", "auroc": None}]}
     log_evaluation("models:/second@production", store[0], "zero-shot/trial", result)
     rows = {
         row["version"]: row
@@ -112,6 +113,8 @@ def test_aliases_move_and_figures_follow_the_version(store: tuple[str, Path], ex
     }
     assert rows[2]["aliases"] == ["candidate", "production"] and rows[1]["aliases"] == []
     assert rows[2]["metrics"] == {"zero-shot/trial/macro": 0.9}
+    metrics = open_client(store[0]).get_run(rows[2]["run_id"]).data.metrics
+    assert metrics["zero-shot/trial/auroc/PRC_S_"] == 0.95, "a code that MLflow would refuse"
 
 
 def test_references() -> None:
