@@ -215,6 +215,31 @@ def test_features_lose_little_in_float16() -> None:
     assert alpha < 1e-4
 
 
+def _gradients_with_sums_raised_by(shift: float, width: int) -> tuple[bool, float]:
+    _limit_launches(1)
+    case = Case(50, width).in_dtype(torch.float16)
+    exact = case.in_dtype(torch.float64)
+    scale = case.log_scale.float().exp().reshape(())
+    lse = torch.full((2, 50), float(scale) + shift)
+    none = Similarity()
+    tiles = NegativeTiles(none, none, PLAIN)
+    ours = triton_block_gradients(case.ecg, case.text, scale, tiles, *lse, 64)
+    truth = block_gradients(exact.ecg, exact.text, scale.double(), tiles, *lse.double(), 64)
+    return all(bool(d.isfinite().all()) for d in ours), _error([d.double() for d in ours], list(truth))
+
+
+@pytest.mark.parametrize("width", [24, 260])
+def test_weights_far_below_float16_keep_their_bits(width: int) -> None:
+    finite, error = interpreted(_gradients_with_sums_raised_by, 5.0, width)
+    assert finite and error < 1e-3
+
+
+@pytest.mark.parametrize("width", [24, 260])
+def test_sums_that_miss_a_logit_cannot_overflow(width: int) -> None:
+    finite, _ = interpreted(_gradients_with_sums_raised_by, -500.0, width)
+    assert finite
+
+
 def _columns_of_another_rank(offset: int, weights: NegativeWeights) -> tuple[float, float, float]:
     _limit_launches(1)
     case = Case(100).in_dtype(torch.float32)
