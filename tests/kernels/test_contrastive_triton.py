@@ -215,6 +215,57 @@ def test_features_lose_little_in_float16() -> None:
     assert alpha < 1e-4
 
 
+def _gradients_with_sums_raised_by(shift: float, width: int) -> tuple[bool, float]:
+    _limit_launches(1)
+    case = Case(50, width).in_dtype(torch.float16)
+    exact = case.in_dtype(torch.float64)
+    scale = case.log_scale.float().exp().reshape(())
+    lse = torch.full((2, 50), float(scale) + shift)
+    none = Similarity()
+    tiles = NegativeTiles(none, none, PLAIN)
+    ours = triton_block_gradients(case.ecg, case.text, scale, tiles, *lse, 64)
+    truth = block_gradients(exact.ecg, exact.text, scale.double(), tiles, *lse.double(), 64)
+    return all(bool(d.isfinite().all()) for d in ours), _error([d.double() for d in ours], list(truth))
+
+
+@pytest.mark.parametrize("width", [24, 260])
+def test_weights_far_below_float16_keep_their_bits(width: int) -> None:
+    finite, error = interpreted(_gradients_with_sums_raised_by, 5.0, width)
+    assert finite and error < 1e-3
+
+
+@pytest.mark.parametrize("width", [24, 260])
+def test_sums_that_miss_a_logit_cannot_overflow(width: int) -> None:
+    finite, _ = interpreted(_gradients_with_sums_raised_by, -500.0, width)
+    assert finite
+
+
+def _columns_of_another_rank(offset: int, weights: NegativeWeights) -> tuple[float, float, float]:
+    _limit_launches(1)
+    case = Case(100).in_dtype(torch.float32)
+    exact = case.in_dtype(torch.float64)
+    parts = []
+    for batch, sums in ((case, triton_block_sums), (exact, block_sums)):
+        similarity = batch.similarity()
+        assert similarity.features is not None and similarity.duplicate_key is not None
+        rows = Similarity("cosine", similarity.features[:40], similarity.duplicate_key[:40])
+        columns = Similarity("cosine", similarity.features[40:], similarity.duplicate_key[40:])
+        scale = case.log_scale.exp().reshape(()).to(batch.ecg.dtype)
+        parts.append(sums(batch.ecg[:40], batch.text[40:], scale, NegativeTiles(rows, columns, weights, offset), 64))
+    ours, truth = parts
+    return _error([ours.rows.double()], [truth.rows]), _error([ours.columns.double()], [truth.columns]), float(ours.alpha)
+
+
+@pytest.mark.parametrize(("offset", "positives"), [(-40, 0), (-10, 30), (0, 40), (50, 10), (60, 0)])
+def test_columns_may_be_those_of_another_rank(offset: int, positives: int) -> None:
+    rows, columns, alpha = interpreted(_columns_of_another_rank, offset, PLAIN)
+    assert max(rows, columns) < 1e-6
+    assert alpha == 40 * 60 - positives
+    rows, columns, alpha = interpreted(_columns_of_another_rank, offset, RAMP)
+    assert max(rows, columns) < 1e-6
+    assert 0 < alpha < 40 * 60 - positives
+
+
 def _left_to_the_plain_path() -> list[bool]:
     case = Case(20)
     scale = case.log_scale.exp().reshape(())
@@ -229,10 +280,12 @@ def _left_to_the_plain_path() -> list[bool]:
         lse = (plain.rows.clamp(min=30), plain.columns.clamp(min=30))
         gradients = zip(triton_block_gradients(*arguments, *lse, 8), block_gradients(*arguments, *lse, 8), strict=True)
         same += [torch.equal(a, b) for a, b in gradients]
-    empty = torch.empty(0, 24)
-    none = Similarity()
-    sums = triton_block_sums(empty, case.text.float(), scale.float(), NegativeTiles(none, none, PLAIN), 8)
-    return [*same, sums.rows.shape == (0,), bool((sums.columns == -float("inf")).all())]
+    empty, pairs, tiles = torch.empty(0, 24), case.text.float(), NegativeTiles(Similarity(), Similarity(), PLAIN)
+    for v, t in ((empty, pairs), (pairs, empty)):
+        sums = triton_block_sums(v, t, scale.float(), tiles, 8)
+        d_v, d_t = triton_block_gradients(v, t, scale.float(), tiles, torch.zeros(len(v)), torch.zeros(len(t)), 8)
+        same += [bool((torch.cat((sums.rows, sums.columns)) == -float("inf")).all()), bool((torch.cat((d_v, d_t)) == 0).all())]
+    return same
 
 
 def test_float64_jaccard_and_empty_shards_take_the_plain_path() -> None:
