@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from kernels import attention as module
-from kernels.attention import LONGEST_PERIOD, SHORTEST_PERIOD, attention, attention_pool, choose_backend, rotary
+from kernels.attention import LONGEST_PERIOD, SHORTEST_PERIOD, attention, attention_pool, rotary, rotate, rotation
+from kernels.attention_backends import Backend
 
 
 def queries(tokens: int = 9, keys: int | None = None, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -91,7 +91,7 @@ def test_masking_keys_equals_leaving_them_out() -> None:
 
 @pytest.mark.parametrize("backend", ["sdpa", "math"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_record_without_keys_gives_zero_and_finite_gradients(backend: module.Backend, dtype: torch.dtype) -> None:
+def test_a_record_without_keys_gives_zero_and_finite_gradients(backend: Backend, dtype: torch.dtype) -> None:
     q, k, v = queries(dtype=dtype)
     mask = torch.ones(3, 9, dtype=torch.bool)
     mask[1] = False
@@ -105,13 +105,15 @@ def test_a_record_without_keys_gives_zero_and_finite_gradients(backend: module.B
         assert float(tensor.grad[1].abs().max()) == 0
 
 
-def test_without_cuda_the_dispatch_takes_sdpa_and_says_why_flash_is_refused() -> None:
-    q, k, v = queries(dtype=torch.bfloat16)
-    assert choose_backend(q, None) == "sdpa"
-    with pytest.raises(ValueError, match="needs the package flash-attn, CUDA tensors and no key mask"):
-        attention(q, k, v, backend="flash")
-    with pytest.raises(ValueError, match="use auto, sdpa, flash or math"):
-        attention(q, k, v, backend="triton")  # type: ignore[arg-type]
+@pytest.mark.parametrize("per_record", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_table_made_once_turns_bit_for_bit_like_one_made_for_the_tokens(dtype: torch.dtype, per_record: bool) -> None:
+    q, _, _ = queries(dtype=dtype)
+    seconds = torch.rand(3, 9) * 10 if per_record else torch.linspace(0, 9.97, 9)
+    assert torch.equal(rotate(q, rotation(seconds, 8, q.dtype, axis=-3)), rotary(q, seconds))
+    record = seconds[1] if per_record else seconds
+    packed = rotate(q[1].transpose(0, 1), rotation(record, 8, q.dtype, axis=-2))
+    assert torch.equal(packed.transpose(0, 1), rotary(q, seconds)[1])
 
 
 def test_masks_that_do_not_fit_are_refused() -> None:
