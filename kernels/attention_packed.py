@@ -138,9 +138,9 @@ def _check(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> None:
 def _bucketed(q: Tensor, k: Tensor, v: Tensor, plan: BucketPlan) -> Tensor:
     outputs = []
     for rows, mask in plan.buckets:
-        parts = [x[rows].transpose(1, 2) for x in (q, k, v)]  # (n, H, L, Dh)
+        bucket_q, bucket_k, bucket_v = (x[rows].transpose(1, 2) for x in (q, k, v))  # (n, H, L, Dh)
         allowed = None if mask is None else mask[:, None, None, :]
-        outputs.append(F.scaled_dot_product_attention(*parts, attn_mask=allowed).transpose(1, 2).flatten(0, 1))
+        outputs.append(F.scaled_dot_product_attention(bucket_q, bucket_k, bucket_v, attn_mask=allowed).transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[plan.back]
 
 
