@@ -1,4 +1,4 @@
-"""Attention over tokens that carry a time: rotary positions in seconds, one dispatch point, exact zeros where nothing may be attended.
+"""Attention: one dispatch point over the libraries that compute it, exact zeros where nothing may be attended. We write none of our own.
 
 Shapes: B batch, H heads, N tokens, M keys, Dh head width, D = H * Dh. Masks are bool, True = may be attended.
 """
@@ -12,64 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.attention_backends import Available, Backend, choose_backend, first, flash_for, operands, probe
-
-# A beat's parts (0.1 s is a QRS complex) to a whole record: tokens 50 ms apart still see the shortest period without aliasing.
-SHORTEST_PERIOD = 0.1
-LONGEST_PERIOD = 20.0
-
-
-def rotary_table(
-    seconds: Tensor, head_width: int, shortest: float = SHORTEST_PERIOD, longest: float = LONGEST_PERIOD
-) -> tuple[Tensor, Tensor]:
-    """cos and sin (..., N, head_width / 2), float64, for times (..., N); periods in seconds, spaced evenly in log.
-
-    Raises ValueError for an odd head width or periods out of order.
-    """
-    if head_width % 2:
-        raise ValueError(f"head width {head_width} is odd; rotary positions turn pairs, choose an even head width")
-    if not 0 < shortest <= longest:
-        raise ValueError(f"periods {shortest:g} to {longest:g} s are not ordered; choose 0 < shortest <= longest")
-    pairs = head_width // 2
-    exponent = torch.arange(pairs, device=seconds.device, dtype=torch.float64) / max(pairs - 1, 1)
-    frequency = (longest / shortest) ** -exponent / shortest
-    # Turns in float64: 10 s at 0.1 s are 100 turns, and only their fraction matters.
-    angle = (2 * math.pi) * torch.frac(seconds.to(torch.float64)[..., None] * frequency)
-    return angle.cos(), angle.sin()
-
-
-def rotation(seconds: Tensor, head_width: int, dtype: torch.dtype, axis: int) -> tuple[Tensor, Tensor]:
-    """The table that `rotate` takes for tokens of `dtype`: computed in float64, kept in float32 or better.
-
-    axis: where the heads stand in the tokens to turn, counted from the end: -3 for (B, H, N, Dh), -2 for packed (M, H, Dh). It is the same for
-    queries, keys and all layers: compute it once per forward pass. Raises ValueError for an odd head width.
-    """
-    exact = torch.promote_types(dtype, torch.float32)
-    cos, sin = (table.to(exact) for table in rotary_table(seconds, head_width))
-    if axis == -3 and seconds.ndim == 1:  # (N, Dh / 2) already lines up with (B, H, N, Dh)
-        return cos, sin
-    return cos.unsqueeze(axis), sin.unsqueeze(axis)
-
-
-def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn queries or keys x (..., Dh) by a table (cos, sin) that lines up with (..., Dh / 2); same shape and type, computed in the table's."""
-    cos, sin = table
-    first_half, second_half = x.to(cos.dtype).chunk(2, dim=-1)
-    return torch.cat((first_half * cos - second_half * sin, second_half * cos + first_half * sin), dim=-1).to(x.dtype)
-
-
-def rotary(x: Tensor, seconds: Tensor, shortest: float = SHORTEST_PERIOD, longest: float = LONGEST_PERIOD) -> Tensor:
-    """Turn queries or keys x (B, H, N, Dh) by their times in seconds, (N,) or (B, N); same shape and type.
-
-    Dot products of turned queries and keys depend on time differences only, so scales and sampling rates share one clock.
-    Raises ValueError for an odd Dh or times that do not match the tokens. Source: RoPE (Su et al. 2021), positions in seconds.
-    """
-    if seconds.shape not in ((x.shape[-2],), (x.shape[0], x.shape[-2])):
-        raise ValueError(f"seconds has shape {tuple(seconds.shape)} for {x.shape[-2]} tokens; pass (N,) or (B, N)")
-    cos, sin = rotary_table(seconds, x.shape[-1], shortest, longest)
-    if seconds.ndim == 2:
-        cos, sin = cos[:, None], sin[:, None]
-    exact = torch.promote_types(x.dtype, torch.float32)
-    return rotate(x, (cos.to(exact), sin.to(exact)))
 
 
 def attention(

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.attention import attention, rotate, rotation
+from kernels.attention import attention
 from kernels.attention_packed import BucketPlan, pack, packed_attention, plan_buckets, unpack
+from kernels.rotary import Rotation, rotation, turn_heads
 
 
 class PackedSequences(NamedTuple):
@@ -29,7 +30,7 @@ class PackedSequences(NamedTuple):
 class Sequences(NamedTuple):
     """What every block needs to know of the tokens' places: the rotary table, and a key mask bool (B, N) or the packed sequences, or neither."""
 
-    table: tuple[Tensor, Tensor]
+    table: Rotation
     key_mask: Tensor | None = None
     packed: PackedSequences | None = None
 
@@ -63,14 +64,11 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, sequences: Sequences) -> Tensor:
-        heads = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
+        q, k, v = turn_heads(self.qkv(tokens).unflatten(-1, (3, self.heads, -1)), sequences.table)  # (B, N, H, Dh) or (M, H, Dh)
         if sequences.packed is not None:
-            q, k, v = heads.unbind(1)  # (M, H, Dh)
             cu_seqlens, longest, _, plan = sequences.packed
-            mixed = packed_attention(rotate(q, sequences.table), rotate(k, sequences.table), v, cu_seqlens, longest, plan=plan)
-            return self.out(mixed.flatten(1))
-        q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, H, N, Dh)
-        mixed = attention(rotate(q, sequences.table), rotate(k, sequences.table), v, sequences.key_mask)
+            return self.out(packed_attention(q, k, v, cu_seqlens, longest, plan=plan).flatten(1))
+        mixed = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), sequences.key_mask)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
@@ -106,7 +104,7 @@ class TemporalEncoder(nn.Module):
         self, width: int, depth: int, heads: int, mlp_ratio: float, dropout: float, drop_path: float, attention: str = "dense"
     ) -> None:
         super().__init__()
-        self.head_width, self.packs = width // heads, attention == "packed"
+        self.heads, self.head_width, self.packs = heads, width // heads, attention == "packed"
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout, rate) for rate in rates)
         self.norm = nn.LayerNorm(width)
@@ -114,7 +112,7 @@ class TemporalEncoder(nn.Module):
     def forward(self, tokens: Tensor, seconds: Tensor, key_mask: Tensor | None) -> Tensor:
         if key_mask is not None and self.packs and not torch.compiler.is_compiling():  # a traced graph has one shape
             return self._packed(tokens, seconds, key_mask)
-        return self._blocks(tokens, Sequences(rotation(seconds, self.head_width, tokens.dtype, axis=-3), key_mask))
+        return self._blocks(tokens, Sequences(rotation(seconds, self.heads, self.head_width, tokens.dtype), key_mask))
 
     def _blocks(self, tokens: Tensor, sequences: Sequences) -> Tensor:
         for block in self.blocks:
@@ -125,6 +123,6 @@ class TemporalEncoder(nn.Module):
         B, N, _ = tokens.shape
         kept, cu_seqlens, longest, indices = pack(tokens, key_mask)
         plan = plan_buckets(cu_seqlens) if tokens.device.type == "cpu" else None
-        table = rotation(seconds[indices % N], self.head_width, tokens.dtype, axis=-2)
+        table = rotation(seconds[indices % N], 1, self.head_width, tokens.dtype)
         sequences = Sequences(table, packed=PackedSequences(cu_seqlens, longest, indices // N, plan))
         return unpack(self._blocks(kept, sequences), indices, B, N)
