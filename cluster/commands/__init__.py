@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "checkpoints verify": Command("cluster.commands.checkpoints_verify", "check every file of a run's checkpoints against its digest"),
     "tracking sync": Command("cluster.commands.tracking_sync", "replay a run's metrics from its spool to MLflow"),
     "bench data": Command("cluster.commands.bench_data", "records per second from shards to float batches"),
+    "bench kernels": Command("cluster.commands.bench_kernels", "speed and memory of losses, patches, attention and one step"),
 }
 
 GROUPS: dict[str, str] = {
