@@ -6,7 +6,6 @@ over the tokens that are there; every operand and result moves once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kernels.attention import attention
+from kernels.attention_backends import choose_backend, operands, probe
 from kernels.attention_packed import pack, packed_attention, plan_buckets
 from kernels.benchmark import Job, Work, measure, words
 from kernels.rotary import rotary, rotation, turn_heads
@@ -87,7 +87,7 @@ def dense_job(implementation: str, device: torch.device, **size: int) -> Job:
     if implementation == "compiled":
         return Job(torch.compile(run), leaves)
     if implementation == "flash":
-        attention(*(x[:1].transpose(1, 2) for x in leaves), backend="flash")  # refuses here where it cannot serve
+        choose_backend(operands(leaves[0]), probe(device), "flash")  # a library that cannot serve refuses here
     if implementation == "sdpa-cudnn":
         try:
             cudnn()
@@ -103,15 +103,15 @@ def missing_job(implementation: str, device: torch.device, **size: int) -> Job:
     mask = (torch.arange(size["tokens"])[None, :] < lengths(size["sequences"], size["tokens"])[:, None]).to(device)
     dense = _operands(device, **size)
     if form == "masked":
-        return Job(lambda: attention(*(x.transpose(1, 2) for x in dense), mask, backend=backend), dense)
+        q, k, v = dense
+        return Job(lambda: attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, backend=backend), dense)
     parts = [pack(x.detach(), mask) for x in dense]
     cu_seqlens, longest = parts[0].cu_seqlens, parts[0].max_seqlen
-    leaves = [part.tokens.requires_grad_() for part in parts]
+    q, k, v = leaves = [part.tokens.requires_grad_() for part in parts]
     plan = plan_buckets(cu_seqlens) if name == "sdpa" else None
-    run: Callable[[], Tensor] = lambda: packed_attention(*leaves, cu_seqlens, longest, backend=backend, plan=plan)  # noqa: E731
-    if name != "sdpa":
-        packed_attention(*(x[:0] for x in leaves), cu_seqlens[:1], 0, backend=backend)  # refuses here where it cannot serve
-    return Job(run, leaves)
+    if name != "sdpa":  # a library that cannot serve refuses here, before anything is timed
+        choose_backend(operands(q, packed=True), probe(device), backend)
+    return Job(lambda: packed_attention(q, k, v, cu_seqlens, longest, backend=backend, plan=plan), leaves)
 
 
 def rotary_job(implementation: str, device: torch.device, **size: int) -> Job:

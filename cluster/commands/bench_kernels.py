@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default 1: times are CPU milliseconds)")
     parser.add_argument("--step", metavar="RECIPE", help="measure one optimizer step of a recipe instead; on a CPU only cardialign-demo")
     parser.add_argument("--batch", type=int, metavar="N", help="with --step: records per step (default: the recipe's, 32 on a CPU)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="with --step: override a key of the recipe")
     parser.add_argument("--profile", action="store_true", help="with --step: where the time goes, by operator")
     parser.add_argument("--markdown", action="store_true", help="print the tables to paste into a README")
 
@@ -35,11 +36,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if args.step is not None:
             from pretrain.benchmark_step import measure_step
 
-            return {
-                "step": measure_step(
-                    args.step, torch.device(names[-1]), batch=args.batch, rounds=3 if args.quick else 10, profile=args.profile
-                )
-            }
+            rounds = 3 if args.quick else 10
+            device = torch.device(names[-1])
+            return {"step": measure_step(args.step, device, overrides=args.set, batch=args.batch, rounds=rounds, profile=args.profile)}
         from kernels.benchmark import MODULES
         from kernels.benchmark_table import measured_report
 
