@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -13,6 +15,14 @@ from pretrain.objectives import create_objective
 from tests.pretrain.small_encoder import SPEC, small_config
 
 B, T = 6, SPEC.samples
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def batch(padded: bool = True) -> dict[str, torch.Tensor]:
