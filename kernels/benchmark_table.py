@@ -12,7 +12,17 @@ import torch
 
 from kernels.benchmark import collect, copy_rate, gemm_rate
 
-HEADER = ("implementation", "forward ms", "backward ms", "both ms", "speed-up", "FLOP/s (of GEMM)", "bytes/s (of copy)", "peak MiB")
+HEADER = (
+    "operation",
+    "implementation",
+    "forward ms",
+    "backward ms",
+    "both ms",
+    "speed-up",
+    "FLOP/s (of GEMM)",
+    "bytes/s (of copy)",
+    "peak MiB",
+)
 NO_GPU = "CUDA: not measured on a GPU."
 
 
@@ -70,7 +80,7 @@ def _triton_version() -> str | None:
 
 
 def markdown(report: dict[str, Any]) -> list[str]:
-    """The tables to paste into a README: one per operation, size and device, and a plain sentence where no GPU was measured."""
+    """The table of each device, to paste into a README, and a plain sentence where no GPU was measured. Rates are forward, then both."""
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items() if version)
     sizes = "small sizes, few rounds" if report["quick"] else "medians of interleaved rounds"
     lines = [f"Measured {report['date']} with `cardialign bench kernels` ({sizes}); {versions}."]
@@ -79,12 +89,15 @@ def markdown(report: dict[str, Any]) -> list[str]:
         where = "CPU milliseconds" if device["device"] == "cpu" else "CUDA"
         threads = f", {report['threads']} thread{'s' if report['threads'] > 1 else ''}" if device["device"] == "cpu" else ""
         lines += ["", f"**{where}**, {device['name']}{threads}: {limits}."]
-        for (op, size), rows in _grouped(report["rows"], device["device"]).items():
-            lines += ["", f"*{op}*, {size}", "", "| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
-            lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
+        lines += ["", "| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
+        above = ("", "")
+        for row in (row for row in report["rows"] if row["device"] == device["device"]):
+            group = (row["op"], row["size"])
+            lines.append("| " + " | ".join(["" if group == above else f"{row['op']}, {row['size']}", *_cells(row)]) + " |")
+            above = group
     if all(device["device"] != "cuda" for device in report["devices"]):
         lines += ["", NO_GPU]
-    return lines + [f"Not measured: {line}." for line in report["skipped"]]
+    return lines + [part for line in report["skipped"] for part in ("", f"Not measured: {line}.")]
 
 
 def plain(report: dict[str, Any]) -> list[str]:
@@ -103,17 +116,9 @@ def plain(report: dict[str, Any]) -> list[str]:
     return lines[:-1]
 
 
-def _grouped(rows: Sequence[dict[str, Any]], device: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        if row["device"] == device:
-            groups.setdefault((row["op"], row["size"]), []).append(row)
-    return groups
-
-
 def _cells(row: dict[str, Any]) -> list[str]:
     if row["both_ms"] is None:
-        return [row["implementation"], f"not measured: {row['note']}", *[""] * (len(HEADER) - 2)]
+        return [row["implementation"], f"not measured: {row['note']}", *[""] * (len(HEADER) - 3)]
 
     def rates(kind: str, unit: str, limit: str) -> str:
         """forward and both, each with its share."""
