@@ -41,8 +41,9 @@ unit: $(INSTALLED) ## all tests: first those of the floors side by side, then th
 	$(PYTEST) -q -n 2 --dist worksteal -m "not ray"
 	$(PYTEST) -q -m ray
 
-bench: $(INSTALLED) ## figures of the data floor, as ratios measured in one run
+bench: $(INSTALLED) ## figures of the data floor and of the kernels, as ratios measured in one run
 	$(BIN)/cardialign bench data
+	$(BIN)/cardialign bench kernels
 
 constraints: $(INSTALLED) ## write the exact set that is installed to constraints.txt
 	@head -2 constraints.txt > constraints.new

@@ -1,79 +1,39 @@
-"""Attention over tokens that carry a time: rotary positions in seconds, one dispatch point, exact zeros where nothing may be attended.
+"""Attention: one dispatch point over the libraries that compute it, exact zeros where nothing may be attended. We write none of our own.
 
 Shapes: B batch, H heads, N tokens, M keys, Dh head width, D = H * Dh. Masks are bool, True = may be attended.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.util
 import math
-from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Backend = Literal["auto", "sdpa", "flash", "math"]
-
-# A beat's parts (0.1 s is a QRS complex) to a whole record: tokens 50 ms apart still see the shortest period without aliasing.
-SHORTEST_PERIOD = 0.1
-LONGEST_PERIOD = 20.0
+from kernels.attention_backends import Available, Backend, choose_backend, first, flash_for, operands, probe
 
 
-def rotary_table(
-    seconds: Tensor, head_width: int, shortest: float = SHORTEST_PERIOD, longest: float = LONGEST_PERIOD
-) -> tuple[Tensor, Tensor]:
-    """cos and sin (..., N, head_width / 2), float64, for times (..., N); periods in seconds, spaced evenly in log.
-
-    Raises ValueError for an odd head width or periods out of order.
-    """
-    if head_width % 2:
-        raise ValueError(f"head width {head_width} is odd; rotary positions turn pairs, choose an even head width")
-    if not 0 < shortest <= longest:
-        raise ValueError(f"periods {shortest:g} to {longest:g} s are not ordered; choose 0 < shortest <= longest")
-    pairs = head_width // 2
-    exponent = torch.arange(pairs, device=seconds.device, dtype=torch.float64) / max(pairs - 1, 1)
-    frequency = (longest / shortest) ** -exponent / shortest
-    # Turns in float64: 10 s at 0.1 s are 100 turns, and only their fraction matters.
-    angle = (2 * math.pi) * torch.frac(seconds.to(torch.float64)[..., None] * frequency)
-    return angle.cos(), angle.sin()
-
-
-def rotary(x: Tensor, seconds: Tensor, shortest: float = SHORTEST_PERIOD, longest: float = LONGEST_PERIOD) -> Tensor:
-    """Turn queries or keys x (B, H, N, Dh) by their times in seconds, (N,) or (B, N); same shape and type.
-
-    Dot products of turned queries and keys depend on time differences only, so scales and sampling rates share one clock.
-    Raises ValueError for an odd Dh or times that do not match the tokens. Source: RoPE (Su et al. 2021), positions in seconds.
-    """
-    if seconds.shape not in ((x.shape[-2],), (x.shape[0], x.shape[-2])):
-        raise ValueError(f"seconds has shape {tuple(seconds.shape)} for {x.shape[-2]} tokens; pass (N,) or (B, N)")
-    cos, sin = rotary_table(seconds, x.shape[-1], shortest, longest)
-    if seconds.ndim == 2:
-        cos, sin = cos[:, None], sin[:, None]
-    exact = torch.promote_types(x.dtype, torch.float32)
-    cos, sin = cos.to(exact), sin.to(exact)
-    first, second = x.to(exact).chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, *, backend: Backend = "auto") -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, *, backend: Backend = "auto", available: Available | None = None
+) -> Tensor:
     """softmax(q k^T / sqrt(Dh)) v over the keys that may be attended: (B, H, N, Dh).
 
     q (B, H, N, Dh); k, v (B, H, M, Dh); key_mask bool (B, M). A row of the batch without any key gives 0 with zero gradients.
-    backend: `auto` takes flash-attn where it is installed, on CUDA, in half precision and without a mask, and PyTorch's SDPA otherwise;
-    `math` is the reference. Raises ValueError for an unknown or unavailable backend and for masks that do not fit.
+    backend: `auto` takes the first of flash-attn and PyTorch's SDPA that serves the operands (`attention_backends`); `math` is the reference.
+    available: what `probe` found, if known. Raises ValueError for an unknown or unavailable backend and for masks that do not fit.
     """
     if key_mask is not None and (key_mask.dtype != torch.bool or key_mask.shape != (k.shape[0], k.shape[-2])):
         raise ValueError(
             f"key_mask is {key_mask.dtype} {tuple(key_mask.shape)}; pass bool {(k.shape[0], k.shape[-2])}, True = may be attended"
         )
-    chosen = choose_backend(q, key_mask) if backend == "auto" else backend
+    about = operands(q, masked=key_mask is not None)
+    available = probe(q.device) if available is None else available
+    chosen = choose_backend(about, available, backend)
     if chosen == "flash":
-        return _flash(q, k, v, key_mask)
-    if chosen not in ("sdpa", "math"):
-        raise ValueError(f"unknown attention backend {backend!r}; use auto, sdpa, flash or math")
+        flash = flash_for(about, available)
+        assert flash is not None
+        return first(flash.dense(*(x.transpose(1, 2) for x in (q, k, v)))).transpose(1, 2)
     compute = F.scaled_dot_product_attention if chosen == "sdpa" else _math
     if key_mask is None:
         return compute(q, k, v)
@@ -81,29 +41,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, *
     some = key_mask.any(1)
     allowed = (key_mask | ~some[:, None])[:, None, None, :]
     return torch.where(some[:, None, None, None], compute(q, k, v, attn_mask=allowed), torch.zeros((), dtype=v.dtype, device=v.device))
-
-
-def choose_backend(q: Tensor, key_mask: Tensor | None) -> Backend:
-    """The implementation that `auto` stands for with these operands."""
-    half = q.dtype in (torch.float16, torch.bfloat16)
-    if q.is_cuda and key_mask is None and half and q.shape[-1] <= 256 and flash_attention() is not None:
-        return "flash"
-    return "sdpa"
-
-
-@functools.cache
-def flash_attention() -> Any:
-    """flash_attn_func of the installed flash-attn, None where there is none."""
-    if importlib.util.find_spec("flash_attn") is None:
-        return None
-    return importlib.import_module("flash_attn").flash_attn_func
-
-
-def _flash(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
-    function = flash_attention()
-    if function is None or not q.is_cuda or key_mask is not None:
-        raise ValueError("flash attention needs the package flash-attn, CUDA tensors and no key mask; use backend='auto'")
-    return function(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
 
 
 def _math(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:

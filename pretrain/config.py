@@ -74,7 +74,10 @@ class PatchScale(Strict):
 
 
 class ModelConfig(Strict):
-    """The ECG encoder of the main recipe. `size` sets width, depth and heads; each may be overridden."""
+    """The ECG encoder of the main recipe. `size` sets width, depth and heads; each may be overridden.
+
+    attention: `packed` leaves out the tokens of padded samples and of missing lead groups instead of masking them: same result, less work where
+    much is missing."""
 
     size: Literal["tiny", "small", "base"] = "small"
     width: Positive | None = None
@@ -96,6 +99,7 @@ class ModelConfig(Strict):
     )
     pooling: Literal["attention", "resample"] = "attention"
     group_attention: Literal["se", "eca"] = "se"
+    attention: Literal["dense", "packed"] = "dense"
     embedding_dim: Positive = 256
 
     @model_validator(mode="after")

@@ -40,6 +40,7 @@ COMMANDS: dict[str, Command] = {
         "cluster.commands.bench_compile", "registers, spills and tensor-core use of every Triton kernel; needs no GPU"
     ),
     "bench data": Command("cluster.commands.bench_data", "records per second from shards to float batches"),
+    "bench kernels": Command("cluster.commands.bench_kernels", "speed and memory of losses, patches, attention and one step"),
 }
 
 GROUPS: dict[str, str] = {

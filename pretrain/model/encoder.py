@@ -41,6 +41,7 @@ class EcgEncoder(nn.Module):
         super().__init__()
         assert config.width is not None and config.depth is not None and config.heads is not None
         self.sampling_rate, self.samples, self.normalisation = sampling_rate, samples, normalisation
+        self.packs = config.attention == "packed"
         self.group_names = tuple(config.lead_groups)
         self.scales = [samples_of(scale, sampling_rate, samples) for scale in config.patches]
         groups = [[STANDARD_LEADS.index(lead) for lead in leads] for leads in config.lead_groups.values()]
@@ -48,7 +49,7 @@ class EcgEncoder(nn.Module):
 
         self.patch_embedding = PatchEmbedding(self.scales, groups, config.width)
         self.temporal = nn.ModuleList(
-            TemporalEncoder(config.width, config.depth, config.heads, config.mlp_ratio, config.dropout, config.drop_path)
+            TemporalEncoder(config.width, config.depth, config.heads, config.mlp_ratio, config.dropout, config.drop_path, config.attention)
             for _ in self.scales
         )
         self.pooling = ScalePooling(config.pooling, [stride for _, stride in self.scales], config.width, config.heads)
@@ -65,6 +66,8 @@ class EcgEncoder(nn.Module):
         """signal (B, 12, T) in mV, lead_mask bool (B, 12), valid_samples int (B,) or None when no record is padded (faster: no key masks)."""
         B, G = signal.shape[0], len(self.group_names)
         present = (lead_mask[:, None, :] & self.membership).any(dim=-1)  # (B, G)
+        # A missing group has weight 0 below: packed sequences leave its tokens out. A traced graph may not depend on what is missing.
+        skip_absent = self.packs and not torch.compiler.is_compiling() and not bool(present.all())
 
         signal = normalise(signal, lead_mask, valid_samples, self.normalisation)
         scale_tokens = self.patch_embedding(signal, lead_mask)  # S x (B, G, N_s, D)
@@ -77,6 +80,9 @@ class EcgEncoder(nn.Module):
             mask = None
             if valid_samples is not None:
                 mask = token_valid(valid_samples, N, kernel, stride)[:, None, :].expand(B, G, N).flatten(0, 1)
+            if skip_absent:
+                there = present.flatten()[:, None].expand(B * G, N)
+                mask = there if mask is None else mask & there
             encoded.append(temporal(tokens.flatten(0, 1), seconds, mask))  # the groups share the encoder: (B * G, N_s, D)
             masks.append(mask)
 

@@ -1,68 +1,18 @@
-"""Attention equals its plain formula, a mask equals leaving tokens out, and time is counted in seconds."""
+"""Attention equals its plain formula, and a mask equals leaving tokens out."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
 
-from kernels import attention as module
-from kernels.attention import LONGEST_PERIOD, SHORTEST_PERIOD, attention, attention_pool, choose_backend, rotary
+from kernels.attention import attention, attention_pool
+from kernels.attention_backends import Backend
 
 
 def queries(tokens: int = 9, keys: int | None = None, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     sizes = (tokens, keys or tokens, keys or tokens)
     return [torch.randn(3, 2, size, 8, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for size in sizes]
-
-
-def test_a_turned_product_depends_on_time_differences_only() -> None:
-    q, k, _ = queries()
-    seconds = torch.linspace(0, 8, 9, dtype=torch.float64)
-    products = [rotary(q, seconds + shift) @ rotary(k, seconds + shift).transpose(-1, -2) for shift in (0.0, 1.234)]
-    assert torch.allclose(products[0], products[1], atol=1e-10)
-    assert not torch.allclose(products[0], q @ k.transpose(-1, -2), atol=1e-2)
-
-
-def test_turning_keeps_lengths_and_time_zero_turns_nothing() -> None:
-    q, _, _ = queries()
-    assert torch.allclose(rotary(q, torch.linspace(0, 9, 9)).norm(dim=-1), q.norm(dim=-1))
-    assert torch.equal(rotary(q, torch.zeros(9)), q)
-
-
-def test_periods_run_from_the_shortest_to_the_longest() -> None:
-    x = torch.zeros(1, 1, 1, 8, dtype=torch.float64)
-    x[..., 0] = x[..., 3] = 1  # the first halves of the fastest and the slowest pair
-    turned = rotary(x, torch.tensor([SHORTEST_PERIOD / 4], dtype=torch.float64))
-    assert float(turned[..., 4]) == pytest.approx(1)
-    assert float(turned[..., 7]) == pytest.approx(math.sin(math.pi / 2 * SHORTEST_PERIOD / LONGEST_PERIOD))
-
-
-def test_times_may_differ_per_record() -> None:
-    q, _, _ = queries()
-    seconds = torch.rand(3, 9)
-    together = rotary(q, seconds)
-    for record in range(3):
-        assert torch.allclose(together[record], rotary(q[record : record + 1], seconds[record])[0])
-
-
-def test_bf16_tokens_are_turned_in_float32() -> None:
-    q, _, _ = queries(dtype=torch.bfloat16)
-    seconds = torch.linspace(0, 9.97, 9)
-    turned = rotary(q, seconds)
-    assert turned.dtype == torch.bfloat16
-    assert torch.equal(turned, rotary(q.float(), seconds).bfloat16())
-
-
-def test_rotary_refuses_what_does_not_fit() -> None:
-    q, _, _ = queries()
-    with pytest.raises(ValueError, match="seconds has shape"):
-        rotary(q, torch.zeros(8))
-    with pytest.raises(ValueError, match="head width 7 is odd"):
-        rotary(q[..., :7], torch.zeros(9))
-    with pytest.raises(ValueError, match="not ordered"):
-        rotary(q, torch.zeros(9), shortest=2.0, longest=1.0)
 
 
 @pytest.mark.parametrize("keys", [9, 14])
@@ -91,7 +41,7 @@ def test_masking_keys_equals_leaving_them_out() -> None:
 
 @pytest.mark.parametrize("backend", ["sdpa", "math"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_record_without_keys_gives_zero_and_finite_gradients(backend: module.Backend, dtype: torch.dtype) -> None:
+def test_a_record_without_keys_gives_zero_and_finite_gradients(backend: Backend, dtype: torch.dtype) -> None:
     q, k, v = queries(dtype=dtype)
     mask = torch.ones(3, 9, dtype=torch.bool)
     mask[1] = False
@@ -103,15 +53,6 @@ def test_a_record_without_keys_gives_zero_and_finite_gradients(backend: module.B
         assert tensor.grad is not None
         assert bool(tensor.grad.isfinite().all())
         assert float(tensor.grad[1].abs().max()) == 0
-
-
-def test_without_cuda_the_dispatch_takes_sdpa_and_says_why_flash_is_refused() -> None:
-    q, k, v = queries(dtype=torch.bfloat16)
-    assert choose_backend(q, None) == "sdpa"
-    with pytest.raises(ValueError, match="needs the package flash-attn, CUDA tensors and no key mask"):
-        attention(q, k, v, backend="flash")
-    with pytest.raises(ValueError, match="use auto, sdpa, flash or math"):
-        attention(q, k, v, backend="triton")  # type: ignore[arg-type]
 
 
 def test_masks_that_do_not_fit_are_refused() -> None:

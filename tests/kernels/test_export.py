@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from kernels.attention import attention, attention_pool, rotary
+from kernels.attention import attention, attention_pool
 from kernels.patch_embed import PatchScaleParams, multi_scale_patch_embed, token_seconds, token_valid
+from kernels.rotary import rotation, turn_heads
 
 GROUPS = [[0, 3, 4, 10, 11], [1, 2, 5]]
 
@@ -27,8 +28,9 @@ class SmallEncoder(torch.nn.Module):
         tokens = multi_scale_patch_embed(signal, lead_mask, [scale], GROUPS)[0][:, 0]
         count = tokens.shape[1]
         valid, seconds = token_valid(valid_samples, count, 25, 12), token_seconds(count, 25, 12, 500.0)
-        heads = tokens.unflatten(-1, (2, 8)).transpose(1, 2)
-        mixed = attention(rotary(heads, seconds), rotary(heads, seconds), heads, valid)
+        heads = tokens.unflatten(-1, (2, 8))
+        turned = turn_heads(torch.stack((heads, heads, heads), dim=2), rotation(seconds, 2, 8, tokens.dtype))
+        mixed = attention(*(part.transpose(1, 2) for part in turned), valid)
         return attention_pool(self.query, mixed.transpose(1, 2).flatten(2), valid)
 
 

@@ -1,0 +1,130 @@
+"""What `cardialign bench kernels` measures of attention: dense sequences, sequences of which a third is missing, and rotary positions.
+
+Work is counted once for all implementations: 4 FLOPs per query, key and head element forward, 2.5 times that backward (FlashAttention's count),
+over the tokens that are there; every operand and result moves once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from kernels.attention import attention
+from kernels.attention_backends import choose_backend, operands, probe
+from kernels.attention_packed import pack, packed_attention, plan_buckets
+from kernels.benchmark import Job, Work, measure, words
+from kernels.rotary import rotary, rotation, turn_heads
+
+HERE = "kernels.benchmark_attention"
+DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
+WARM = {"sequences": 2, "tokens": 8, "heads": 2, "head_width": 16}
+
+
+def rows(device: torch.device, quick: bool) -> list[dict[str, Any]]:
+    """The rows of the table. Sizes are one patch scale of the demo recipe (CPU) and of `cardialign-base` (CUDA)."""
+    if device.type == "cuda":
+        size = {"sequences": 256 if quick else 1024, "tokens": 200, "heads": 8, "head_width": 64}
+        dense, packed = ["math", "compiled", "sdpa", "sdpa-cudnn", "flash"], ["masked math", "masked sdpa", "packed varlen", "packed flash"]
+        rounds = 5 if quick else 30
+    else:
+        size = {"sequences": 16 if quick else 128, "tokens": 100, "heads": 4, "head_width": 16}
+        dense, packed = ["math", *([] if quick else ["compiled"]), "sdpa"], ["masked math", "masked sdpa", "packed sdpa"]
+        rounds = 3 if quick else 15
+    kept = int(lengths(size["sequences"], size["tokens"]).square().sum()) / size["tokens"] ** 2  # in whole sequences, for the pairs
+    held = int(lengths(size["sequences"], size["tokens"]).sum()) / size["tokens"]
+    common: dict[str, Any] = {"rounds": rounds, "warm_size": WARM, "memory": not quick}
+    shown = words(size)
+    return [
+        *measure("attention", f"{HERE}:dense_job", dense, size, device, work=_work(size, size["sequences"], size["sequences"], device),
+                 shown=shown, **common),
+        *measure("attention, a third missing", f"{HERE}:missing_job", packed, size, device, work=_work(size, kept, held, device),
+                 shown=shown, **common),
+        *measure("rotary positions", f"{HERE}:rotary_job", ["formula", "one pass"], size, device, work=_rotary_work(size, device),
+                 shown=shown, **common),
+    ]  # fmt: skip
+
+
+def _work(size: dict[str, int], pairs: float, held: float, device: torch.device) -> Work:
+    """pairs, held: number of whole sequences that the attended pairs, and the tokens, would fill."""
+    flops = 4.0 * pairs * size["heads"] * size["tokens"] ** 2 * size["head_width"]
+    operand = held * size["tokens"] * size["heads"] * size["head_width"] * DTYPES[device.type].itemsize
+    return Work(flops, 3.5 * flops, 4 * operand, 12 * operand)  # q, k, v, out; then q, k, v, out, d out read and three gradients written
+
+
+def _rotary_work(size: dict[str, int], device: torch.device) -> Work:
+    operand = size["sequences"] * size["tokens"] * size["heads"] * size["head_width"] * DTYPES[device.type].itemsize
+    return Work(forward_bytes=4.0 * operand, both_bytes=4.0 * operand + 6.0 * operand)  # q, k read and written; three gradients likewise
+
+
+def lengths(sequences: int, tokens: int) -> Tensor:
+    """Of every six sequences one is empty (a missing lead group), two hold half their tokens (padded) and three are whole."""
+    share = torch.tensor([1.0, 0.5, 1.0, 0.0, 0.5, 1.0])[torch.arange(sequences) % 6]
+    return (share * tokens).long()
+
+
+def _operands(device: torch.device, sequences: int, tokens: int, heads: int, head_width: int) -> list[Tensor]:
+    torch.manual_seed(0)
+    shape = (sequences, tokens, heads, head_width)
+    return [torch.randn(shape, device=device, dtype=DTYPES[device.type], requires_grad=True) for _ in range(3)]
+
+
+def dense_job(implementation: str, device: torch.device, **size: int) -> Job:
+    """`compiled`: torch.compile of the formula. Raises ValueError for a library that is not available, as every job here."""
+    leaves = _operands(device, **size)
+    backends: dict[str, Any] = {"math": "math", "compiled": "math", "sdpa": "sdpa", "sdpa-cudnn": "sdpa", "flash": "flash"}
+
+    def run() -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in leaves)
+        return attention(q, k, v, backend=backends[implementation])
+
+    def cudnn() -> Tensor:
+        with sdpa_kernel([SDPBackend.CUDNN_ATTENTION]):
+            return run()
+
+    if implementation == "compiled":
+        return Job(torch.compile(run), leaves)
+    if implementation == "flash":
+        choose_backend(operands(leaves[0]), probe(device), "flash")  # a library that cannot serve refuses here
+    if implementation == "sdpa-cudnn":
+        try:
+            cudnn()
+        except RuntimeError as error:
+            raise ValueError(f"cuDNN attention cannot serve these operands here: {error}") from None
+    return Job(cudnn if implementation == "sdpa-cudnn" else run, leaves)
+
+
+def missing_job(implementation: str, device: torch.device, **size: int) -> Job:
+    """Masked dense sequences, or the same ones packed. The operands of `packed` are packed before: an encoder packs once for all its layers."""
+    form, _, name = implementation.partition(" ")
+    backend: Any = name
+    mask = (torch.arange(size["tokens"])[None, :] < lengths(size["sequences"], size["tokens"])[:, None]).to(device)
+    dense = _operands(device, **size)
+    if form == "masked":
+        q, k, v = dense
+        return Job(lambda: attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, backend=backend), dense)
+    parts = [pack(x.detach(), mask) for x in dense]
+    cu_seqlens, longest = parts[0].cu_seqlens, parts[0].max_seqlen
+    q, k, v = leaves = [part.tokens.requires_grad_() for part in parts]
+    plan = plan_buckets(cu_seqlens) if name == "sdpa" else None
+    if name != "sdpa":  # a library that cannot serve refuses here, before anything is timed
+        choose_backend(operands(q, packed=True), probe(device), backend)
+    return Job(lambda: packed_attention(q, k, v, cu_seqlens, longest, backend=backend, plan=plan), leaves)
+
+
+def rotary_job(implementation: str, device: torch.device, **size: int) -> Job:
+    """Queries and keys turned: the formula on each, or both at once with the table an encoder makes once per forward pass."""
+    qkv = torch.stack([x.detach() for x in _operands(device, **size)], dim=2).requires_grad_()
+    seconds = torch.linspace(0.0, 10.0, size["tokens"], device=device)
+    table = rotation(seconds, size["heads"], size["head_width"], qkv.dtype)
+
+    def formula() -> Tensor:
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return torch.stack((rotary(q, seconds), rotary(k, seconds), v))
+
+    def one_pass() -> Tensor:
+        return torch.stack([x.transpose(1, 2) for x in turn_heads(qkv, table)])
+
+    return Job({"formula": formula, "one pass": one_pass}[implementation], [qkv])

@@ -1,0 +1,76 @@
+"""What is compared computes the same thing, the counts are those of the operands, and the table shows what was measured."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernels.attention_packed import pack
+from kernels.benchmark import Job
+from kernels.benchmark_attention import dense_job, lengths, missing_job, rotary_job
+from kernels.benchmark_table import NO_GPU, amount, markdown, measured_report, plain, with_shares
+
+CPU = torch.device("cpu")
+SIZE = {"sequences": 6, "tokens": 10, "heads": 2, "head_width": 8}
+
+
+def gradients(job: Job) -> list[torch.Tensor]:
+    output = job.run()
+    return [output.detach(), *torch.autograd.grad(output, list(job.leaves), torch.ones_like(output))]
+
+
+def test_the_implementations_of_one_operation_agree() -> None:
+    for first, second in (
+        (dense_job("math", CPU, **SIZE), dense_job("sdpa", CPU, **SIZE)),
+        (rotary_job("formula", CPU, **SIZE), rotary_job("one pass", CPU, **SIZE)),
+    ):
+        for a, b in zip(gradients(first), gradients(second), strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+    mask = torch.arange(10)[None, :] < lengths(6, 10)[:, None]
+    assert mask.sum() == 40  # a third of 60 is missing
+    masked, packed = missing_job("masked math", CPU, **SIZE).run(), missing_job("packed sdpa", CPU, **SIZE).run()
+    assert torch.allclose(pack(masked.transpose(1, 2), mask).tokens, packed, atol=1e-5)
+
+
+@pytest.mark.parametrize(("build", "name"), [(dense_job, "flash"), (missing_job, "packed flash"), (missing_job, "packed varlen")])
+def test_a_library_that_is_not_there_refuses_before_anything_is_timed(build, name) -> None:
+    with pytest.raises(ValueError, match="cannot serve"):
+        build(name, CPU, **SIZE)
+
+
+def test_a_quick_look_fills_every_row_and_the_tables_show_them() -> None:
+    report = measured_report([CPU], quick=True, only=["attention"])
+    assert {row["op"] for row in report["rows"]} == {"attention", "attention, a third missing", "rotary positions"}
+    for row in report["rows"]:
+        assert row["both_ms"] > 0 and row["both_byte_s"] > 0 and row["both_of_copy"] > 0
+    dense = [row for row in report["rows"] if row["op"] == "attention"]
+    # 4 FLOPs for each of 16 x 4 heads, 100 x 100 pairs, 16 elements, and 2.5 times that backward
+    assert dense[0]["both_flop_s"] * dense[0]["both_ms"] == pytest.approx(1e3 * 3.5 * 4 * 16 * 4 * 100 * 100 * 16)
+    (limits,) = report["devices"]
+    assert dense[1]["forward_of_gemm"] == pytest.approx(dense[1]["forward_flop_s"] / limits["gemm_flop_s"])
+    text = markdown(report)
+    tables = [line for line in text if line.startswith("|")]
+    assert len(tables) == len(report["rows"]) + 2 and len({line.count("|") for line in tables}) == 1
+    assert NO_GPU in text
+    assert len(plain(report)) == len(text) - 1  # the same without the rule under the header
+
+
+def test_what_was_not_measured_is_said_and_never_a_number() -> None:
+    missing = {
+        "op": "x",
+        "implementation": "flash",
+        "device": "cuda",
+        "size": "n=1",
+        "speedup": None,
+        "peak_mib": None,
+        "note": "no package",
+    }
+    missing |= {f"{part}_{kind}": None for part in ("forward", "backward", "both") for kind in ("ms", "flop_s", "byte_s")}
+    report = {
+        "date": "2026-11-20", "quick": False, "threads": 1, "versions": {"torch": "2.13"}, "skipped": ["loss: not here"],
+        "devices": [{"device": "cuda", "name": "H", "copy_byte_s": 4e12, "gemm_flop_s": 7e14}], "rows": [with_shares(missing, 4e12, 7e14)],
+    }  # fmt: skip
+    text = markdown(report)
+    assert any(line.startswith("| x, n=1 | flash | not measured: no package |") for line in text)
+    assert NO_GPU not in text and text[-1] == "Not measured: loss: not here."
+    assert amount(4e12, "B/s") == "4 TB/s" and amount(12.3e6, "FLOP/s") == "12.3 MFLOP/s" and amount(5.0, "B/s") == "5 B/s"
