@@ -127,7 +127,7 @@ class ShardSet:
 
     def lead_masks(self, rows: np.ndarray) -> np.ndarray:
         """bool (n, 12): False where a lead is missing or unusable."""
-        return (self._lead_masks[rows][:, None] >> np.arange(12) & 1).astype(bool)
+        return unpack_lead_masks(self._lead_masks[rows])
 
     @cached_property
     def _lead_masks(self) -> np.ndarray:
@@ -248,6 +248,11 @@ class ShardSet:
             source=meta["source"],
             extra=meta["extra"],
         )
+
+
+def unpack_lead_masks(bits: np.ndarray) -> np.ndarray:
+    """uint16 (n,) of the index -> bool (n, 12)."""
+    return (bits[:, None] >> np.arange(12) & 1).astype(bool)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
