@@ -68,10 +68,10 @@ class GlobalOrder:
                 f"{n} records are selected, a global batch needs {self.global_batch}: a batch would hold the same record twice",
                 f"lower the global batch to {max(n, 1)} or less, or select more records",
             )
-        given = np.arange(n) if self.patients is None else np.asarray(self.patients)
+        given = np.arange(n, dtype=np.int32 if n < 2**31 else np.int64) if self.patients is None else np.asarray(self.patients)
         if given.shape != (n,):
             raise UsageError(f"patients has shape {given.shape}, rows {(n,)}", "give one patient code per row")
-        self.codes = np.unique(given, return_inverse=True)[1].astype(np.int64)
+        self.codes = _compact(given)
         self._patient_count = int(self.codes.max()) + 1
 
     def __getstate__(self) -> dict:
@@ -156,6 +156,15 @@ class GlobalOrder:
             met[self.codes[self._tail(epoch - 1, self._shuffled(epoch - 1))]] = True
         tail = self._tail(epoch, shuffled)
         return lay_out(shuffled, self.codes, tail, head, met, self.global_batch, partial(self._words, epoch))
+
+
+def _compact(codes: np.ndarray) -> np.ndarray:
+    """Codes -> 0..k-1 in the order of the codes: what `np.unique` gives, without sorting where the codes are small whole numbers."""
+    if codes.dtype.kind not in "iu" or codes.min() < 0 or codes.max() >= 4 * codes.size + 1024:
+        return np.unique(codes, return_inverse=True)[1]
+    present = np.zeros(int(codes.max()) + 1, dtype=bool)
+    present[codes] = True
+    return (np.cumsum(present, dtype=codes.dtype) - codes.dtype.type(1))[codes]
 
 
 def random_words(label: list[Any], size: int) -> np.ndarray:
