@@ -24,6 +24,7 @@ from data_shards.slow_reads import SlowReadWatch
 from data_shards.substitutes import BadSample
 
 _CHUNK = 32  # records per background task: small enough to share a batch among threads, large enough to make the hand-over cheap
+_KEPT = 8  # buffers to use again; a consumer that keeps more batches than this gets fresh ones
 _FREE = 2  # what sys.getrefcount says of a buffer that only the pool's list (and the question itself) refers to
 
 
@@ -161,7 +162,8 @@ class BatchDecoder:
             if buffer.shape[0] == rows and sys.getrefcount(buffer) == _FREE + 1:
                 return buffer
         fresh = np.empty((rows, *self._shape), dtype=np.float32)
-        self._buffers.append(fresh)
+        if len(self._buffers) < _KEPT:
+            self._buffers.append(fresh)
         return fresh
 
 

@@ -103,7 +103,7 @@ class GlobalOrder:
         return self.rows[self.positions(step)]
 
     def positions(self, step: int) -> np.ndarray:
-        """int64 (global_batch,) positions into `rows` and `codes` of a step."""
+        """int (global_batch,): positions into `rows` and `codes` of a step."""
         if step < 0:
             raise UsageError(f"step is {step}; steps count from 0", "give a step of 0 or more")
         start, n = step * self.global_batch, self.records
@@ -116,7 +116,7 @@ class GlobalOrder:
         return np.concatenate(parts)
 
     def epoch(self, epoch: int) -> np.ndarray:
-        """int64 (n,): the positions (into `rows`) of one epoch, in order. Cached; safe to call from another thread ahead of time."""
+        """int (n,): the positions (into `rows`) of one epoch, in order. Cached; safe to call from another thread ahead of time."""
         with self._lock:
             if epoch in self._epochs:
                 self._epochs.move_to_end(epoch)
@@ -142,7 +142,7 @@ class GlobalOrder:
         return -(epoch * n) % batch, (epoch + 1) * n % batch
 
     def _shuffled(self, epoch: int) -> np.ndarray:
-        return np.argsort(self._words(epoch, "rows", self.records), kind="stable")
+        return _narrow(np.argsort(self._words(epoch, "rows", self.records), kind="stable"))
 
     def _tail(self, epoch: int, shuffled: np.ndarray) -> np.ndarray:
         _, tail = self._parts(epoch)
@@ -156,6 +156,11 @@ class GlobalOrder:
             met[self.codes[self._tail(epoch - 1, self._shuffled(epoch - 1))]] = True
         tail = self._tail(epoch, shuffled)
         return lay_out(shuffled, self.codes, tail, head, met, self.global_batch, partial(self._words, epoch))
+
+
+def _narrow(positions: np.ndarray) -> np.ndarray:
+    """Positions in half the memory, where they fit: an epoch of ten million rows is then sorted in under half a gigabyte."""
+    return positions.astype(np.int32) if positions.size < 2**31 else positions
 
 
 def _compact(codes: np.ndarray) -> np.ndarray:
@@ -201,7 +206,7 @@ def _deal(
     batches = positions.size // global_batch
     if batches == 0:
         return positions
-    rank = np.empty(patient_count, dtype=np.int64)
+    rank = np.empty(patient_count, dtype=np.int32 if patient_count < 2**31 else np.int64)
     rank[np.argsort(words("patients", patient_count), kind="stable")] = np.arange(patient_count)
     grouped = positions[np.argsort(rank[codes[positions]], kind="stable")]
     dealt = grouped.reshape(global_batch, batches)  # column b = every `batches`-th card, from the b-th on

@@ -105,9 +105,10 @@ class Quarantine:
     def _write(self, batch: Batch, fresh: list[BadSample]) -> None:
         lines = []
         for sample in fresh:
-            stand_in = int(batch.global_rows[sample.position])
+            now = int(batch.global_rows[sample.position])
+            stand_in = None if now in self.rows else now  # beyond the budget nothing is put in its place
             lines.append({"step": batch.step, **asdict(sample), "substitute": stand_in, "selection": self._selection})
-            log.warning("action=quarantine step=%d substitute=%d %s", batch.step, stand_in, sample.where())
+            log.warning("action=quarantine step=%d substitute=%s %s", batch.step, stand_in, sample.where())
         _append(self._path, lines)
 
     def _check_budget(self) -> None:

@@ -20,7 +20,7 @@ from pretrain.training.checkpoint import list_checkpoints
 from pretrain.training.collapse import CollapseError
 from pretrain.training.loop import TrainResult, train
 from pretrain.training.resume import load_weights
-from pretrain.training.run_data import open_bank, total_steps
+from pretrain.training.run_data import open_bank, open_data, total_steps
 from pretrain.training.trace import read_trace
 from tests.pretrain.training.tiny_shards import config_for, make_shards
 from tests.processes import RankError, run_ranks
@@ -222,6 +222,15 @@ def test_a_missing_text_bank_is_an_error_with_its_remedy(shards, tmp_path):
 def test_epochs_become_steps(shards):
     config = config_for(shards, steps=None, epochs=2.5)
     assert total_steps(config, 60) == 12  # ceil(2.5 * 60 / 13)
+
+
+def test_a_window_in_the_recipe_bounds_the_shards_of_a_batch(shards):
+    config = config_for(shards)
+    windowed = config.model_copy(update={"data": config.data.model_copy(update={"window": 1})})
+    shard_set, selection, order = open_data(windowed)
+    assert all(np.unique(shard_set.shard[order.batch(step)]).size <= 2 for step in range(9))
+    assert any(np.unique(shard_set.shard[open_data(config)[2].batch(step)]).size == 3 for step in range(9))  # of three in all
+    assert sorted(np.concatenate([order.batch(step) for step in range(60)])) == sorted(np.repeat(selection.rows, 13))
 
 
 def test_torchrun_entry_stops_at_a_checkpoint_on_sigterm(shards, tmp_path):

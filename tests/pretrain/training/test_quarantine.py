@@ -117,6 +117,7 @@ def test_beyond_the_budget_all_ranks_stop_and_name_shards_and_records(runs):
     assert "2 of 60 selected records could not be read, data.max_bad_fraction 0.001 allows 1" in first
     for line in lines(root, "ruined"):
         assert line["key"] in first and line["shard"] in first
+    assert [(line["step"], line["substitute"] is None) for line in lines(root, "ruined")] == [(1, False), (BAD_STEP, True)]
     assert "last: record" in first and "crc32" in first and "shards verify" in first and quarantine.FILE in first
     assert len(read_trace(root / "ruined")) == BAD_STEP  # the step that broke the budget was not trained
 
