@@ -122,7 +122,7 @@ class _PeakMemory:
         return self
 
     def _sample(self) -> None:
-        while not self._ended.wait(0.002):
+        while not self._ended.wait(0.01):
             self.mib = max(self.mib, (_own_memory() - self._before) / 2**20)
 
     def __exit__(self, *_: object) -> None:

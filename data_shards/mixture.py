@@ -22,6 +22,7 @@ from data_shards.shard_set import ShardSet, unpack_lead_masks
 from data_shards.substitutes import Order
 
 MIXTURE_VERSION = 1
+_STRETCH = 64  # steps whose epochs are computed ahead together
 
 
 def slots_of(weights: Sequence[float], global_batch: int) -> tuple[int, ...]:
@@ -93,11 +94,15 @@ class MixtureOrder:
         return range(self._starts[number], self._starts[number + 1])
 
     def part_of(self, step: int) -> int:
-        """Parts of all sets begun before a step: grows by one or more whenever a set enters its next epoch or window."""
-        return sum(order.part_of(step) for order in self._orders)
+        """Parts are stretches of a fixed number of steps: the sets enter their epochs and windows at steps of their own."""
+        return step // _STRETCH
 
     def prepare(self, part: int) -> None:
-        """Nothing ahead: sets enter their epochs at different steps, and `positions` computes each when it comes."""
+        """Compute the epochs or windows that the sets enter in a stretch."""
+        first = part * _STRETCH
+        for order in self._orders:
+            for number in sorted({order.part_of(step) for step in (first, first + _STRETCH)}):
+                order.prepare(number)
 
     def _shuffle(self, step: int) -> np.ndarray:
         if step < 0:

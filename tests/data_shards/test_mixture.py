@@ -112,6 +112,18 @@ def test_the_stream_reads_a_mixture_on_any_world_with_one_digest(two_sets: list[
             assert stream.digest == digest
 
 
+def test_the_epochs_of_a_stretch_are_computed_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = make_mixture([3000, 200], [3, 1], 32, 0)
+    assert order.part_of(63) == 0 and order.part_of(64) == 1
+    order.prepare(1)  # steps 64..128: epochs 0 and 1 of the large set, 2 to 5 of the small one
+    computed: list[int] = []
+    compute = GlobalOrder._compute
+    monkeypatch.setattr(GlobalOrder, "_compute", lambda self, epoch: computed.append(epoch) or compute(self, epoch))
+    order.batch(64)
+    order.batch(127)
+    assert computed == []
+
+
 def test_a_substitute_comes_from_the_same_set(two_sets: list[ShardSet]) -> None:
     _, order = mix(two_sets, [1, 1], 12, 3, order_of)
     for step in range(6):
