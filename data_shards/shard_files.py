@@ -31,10 +31,11 @@ class _OpenFile:
 
 
 class ShardFiles:
-    """Reads byte ranges of shards by number. Thread-safe; the least recently used files are closed above `MAX_OPEN_SHARDS`."""
+    """Reads byte ranges of shards by number. Thread-safe; the least recently used files are closed above `max_open`."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self._folder, self._names = folder, names
+        self.max_open = MAX_OPEN_SHARDS
         self._open: OrderedDict[int, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -44,6 +45,11 @@ class ShardFiles:
     def __setstate__(self, state: tuple[Path, Sequence[str]]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
+    @property
+    def open_count(self) -> int:
+        """Shards that are kept open at this moment."""
+        return len(self._open)
+
     def close(self) -> None:
         with self._lock:
             self._open.clear()
@@ -51,7 +57,8 @@ class ShardFiles:
     def read(self, shard: int, offset: int, size: int, key: str) -> bytes:
         """`size` bytes at `offset`. Raises DataError naming record, shard and offset when the file is missing or ends early."""
         try:
-            data = os.pread(self._file(shard).descriptor, size, offset)
+            file = self._file(shard)  # held to the end of the read: the descriptor closes with its last holder
+            data = os.pread(file.descriptor, size, offset)
         except OSError as error:
             raise DataError(f"record {key}: shard {self._names[shard]} cannot be read at offset {offset}: {error}", REMEDY) from error
         if len(data) != size:
@@ -62,7 +69,8 @@ class ShardFiles:
         """The payload of one row, checked against the crc32 of the index. Raises DataError naming record, shard and offset."""
         shard, offset = int(shards.shard[row]), int(shards.offset[row])
         try:
-            data = os.pread(self._file(shard).descriptor, int(shards.size[row]), offset)
+            file = self._file(shard)
+            data = os.pread(file.descriptor, int(shards.size[row]), offset)
         except OSError:
             data = b""
         if zlib.crc32(data) != shards.crc32[row]:
@@ -77,7 +85,9 @@ class ShardFiles:
             if file is not None:
                 self._open.move_to_end(shard)
                 return file
-            file = self._open[shard] = _OpenFile(self._folder / self._names[shard])
-            if len(self._open) > MAX_OPEN_SHARDS:
+        file = _OpenFile(self._folder / self._names[shard])  # without the lock: a file that hangs must not hold up the reads of others
+        with self._lock:
+            file = self._open.setdefault(shard, file)
+            while len(self._open) > self.max_open:
                 self._open.popitem(last=False)
             return file

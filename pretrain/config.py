@@ -32,7 +32,12 @@ def _refuse(problems: list[str]) -> None:
 
 
 class DataConfig(Strict):
-    """What is read, in which order, and how the signal is normalised on the device."""
+    """What is read, in which order, and how the signal is normalised on the device.
+
+    window: shuffle within windows of this many shards, for object storage; null = over the whole set.
+    max_bad_fraction: share of the selected records that may turn out unreadable and be replaced (at least one record); 0 stops at the first.
+    slow_read_seconds: a read that takes longer is logged while it hangs.
+    """
 
     shards: Path | None = None
     folds: tuple[int, ...] | None = None
@@ -41,8 +46,11 @@ class DataConfig(Strict):
     split: Literal["train", "val", "test"] | None = None
     split_fractions: tuple[Fraction, Fraction, Fraction] = FRACTIONS
     split_salt: str = SALT
+    window: Positive | None = None
     threads: Positive = 2
     prefetch: Positive = 4
+    max_bad_fraction: Fraction = 0.001
+    slow_read_seconds: Annotated[float, Field(gt=0)] = 30.0
 
     @model_validator(mode="after")
     def _fractions_are_a_split(self) -> DataConfig:

@@ -112,6 +112,16 @@ def test_waiting_is_accounted_for(small_set: ShardSet) -> None:
             assert batch.wait["read"] > 0 and batch.wait["decode"] > 0 and batch.wait["queue"] >= 0
 
 
+def test_a_batch_that_is_still_held_is_never_written_again(small_set: ShardSet) -> None:
+    with ShardStream(small_set, order_of(small_set), stop_step=30, prefetch=1, threads=1) as stream:
+        held = next(stream)
+        view = next(stream).signal[3]  # a view holds its buffer, too
+        before, row = held.signal.copy(), view.copy()
+        assert sum(1 for _ in stream) == 28
+    np.testing.assert_array_equal(held.signal, before)
+    np.testing.assert_array_equal(view, row)
+
+
 def flip(folder: Path, shards: ShardSet, row: int, at: int = 60) -> None:
     file = folder / shards.shard_names[shards.shard[row]]
     content = bytearray(file.read_bytes())

@@ -20,7 +20,7 @@ from pretrain.training.checkpoint import list_checkpoints
 from pretrain.training.collapse import CollapseError
 from pretrain.training.loop import TrainResult, train
 from pretrain.training.resume import load_weights
-from pretrain.training.run_data import open_bank, total_steps
+from pretrain.training.run_data import open_bank, open_data, total_steps
 from pretrain.training.trace import read_trace
 from tests.pretrain.training.tiny_shards import config_for, make_shards
 from tests.processes import RankError, run_ranks
@@ -82,7 +82,8 @@ def two_workers(rank: int, world: int, shards: Path, damaged: Path, root: Path) 
     witness = Witness()
     results.append(train(undisturbed, root / "stopped", witness))
     results.append(train(config_for(shards, zero_stage=1), root / "moved", Witness(stop_after=2)))
-    return results, witness, message(DataError, config_for(damaged), root / "damaged", NullReporter())
+    strict = config_for(damaged).model_copy(update={"data": config_for(damaged).data.model_copy(update={"max_bad_fraction": 0.0})})
+    return results, witness, message(DataError, strict, root / "damaged", NullReporter())
 
 
 def with_dropout(shards: Path):
@@ -176,7 +177,7 @@ def test_all_ranks_stop_when_one_is_asked_and_the_run_continues_where_it_stopped
     assert digests(root, "stopped") == digests(root, "undisturbed")
 
 
-def test_a_damaged_record_stops_all_ranks_naming_record_shard_and_remedy(runs):
+def test_without_an_error_budget_a_damaged_record_stops_all_ranks_naming_record_shard_and_remedy(runs):
     first, second = (text for _, _, text in runs[2])
     assert first == second
     assert "record tiny-" in first and "shard-0000" in first and "rank " in first and "shards verify" in first
@@ -221,6 +222,15 @@ def test_a_missing_text_bank_is_an_error_with_its_remedy(shards, tmp_path):
 def test_epochs_become_steps(shards):
     config = config_for(shards, steps=None, epochs=2.5)
     assert total_steps(config, 60) == 12  # ceil(2.5 * 60 / 13)
+
+
+def test_a_window_in_the_recipe_bounds_the_shards_of_a_batch(shards):
+    config = config_for(shards)
+    windowed = config.model_copy(update={"data": config.data.model_copy(update={"window": 1})})
+    shard_set, selection, order = open_data(windowed)
+    assert all(np.unique(shard_set.shard[order.batch(step)]).size <= 2 for step in range(9))
+    assert any(np.unique(shard_set.shard[open_data(config)[2].batch(step)]).size == 3 for step in range(9))  # of three in all
+    assert sorted(np.concatenate([order.batch(step) for step in range(60)])) == sorted(np.repeat(selection.rows, 13))
 
 
 def test_torchrun_entry_stops_at_a_checkpoint_on_sigterm(shards, tmp_path):
