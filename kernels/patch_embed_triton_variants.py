@@ -1,0 +1,72 @@
+"""Every specialisation of the fused patch embedding that may be launched, for the compile check on a machine without a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from kernels import patch_embed_triton_backward as backward
+from kernels.compile_check import Variant
+from kernels.patch_embed_tiling import STEP, Tiling, precision, tilings
+from kernels.patch_embed_triton_forward import patch_embed_forward
+
+TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
+TABLES = ("offset_ptr", "lead_ptr", "tile_ptr", "block_ptr", "group_ptr", "chunk_ptr")
+FLOATS = ("affine_ptr", "moment_ptr", "sum_ptr", "part_ptr", "partial_ptr")
+
+
+def compile_variants() -> list[Variant]:
+    """Widths 128 to 1024 in bfloat16, one width in float16, for Hopper and Ampere; float32 as it runs when asked for (not dispatched)."""
+    variants = []
+    for architecture in (90, 80):
+        for width in (128, 256, 384, 512, 768, 1024):
+            variants += _kernels(width, torch.bfloat16, "*fp16", architecture)
+    variants += _kernels(256, torch.float16, "*i16", 90)
+    variants += _kernels(256, torch.float32, "*fp32", 90)
+    return variants
+
+
+def _kernels(width: int, dtype: torch.dtype, signal: str, architecture: int) -> list[Variant]:
+    chosen = tilings(width, dtype)
+    kernels: list[tuple[Any, Tiling]] = [(patch_embed_forward, chosen.forward), (backward.patch_embed_backward_tokens, chosen.backward)]
+    if width > chosen.backward.width:
+        kernels.append((backward.patch_embed_backward_rows, chosen.backward))
+    kernels.append((backward.patch_embed_backward_weight, chosen.weight))
+    return [_variant(kernel, tiling, width, dtype, signal, architecture) for kernel, tiling in kernels]
+
+
+def _variant(kernel: Any, tiling: Tiling, width: int, dtype: torch.dtype, signal: str, architecture: int) -> Variant:
+    constants = {
+        "LEADS": 12, "D": width, "DC": tiling.width, "BT": tiling.tokens, "BF": STEP, "AFFINE": signal == "*i16", "PRECISION": precision(),
+    }  # fmt: skip
+
+    def type_of(name: str) -> str:
+        if name == "signal_ptr":
+            return signal
+        if name == "present_ptr":
+            return "*u8"
+        if name == "eps":
+            return "fp32"
+        if name in TABLES:
+            return "*i32"
+        if name in FLOATS:
+            return "*fp32"
+        return TYPES[dtype] if name.endswith("_ptr") else "i32"
+
+    names = [name for name in kernel.arg_names if name not in constants]
+    # wgmma takes 64 rows at a time: tokens in the products, widths in the weight gradient. Fewer rows, and Ampere, use mma.
+    rows = tiling.width if kernel is backward.patch_embed_backward_weight else tiling.tokens
+    hopper = architecture == 90 and rows >= 64
+    return Variant(
+        name=f"{kernel.__name__} {width} {TYPES[dtype][1:]} from {signal[1:]}",
+        kernel=kernel,
+        types={name: type_of(name) for name in names},
+        constants=constants,
+        architecture=architecture,
+        num_warps=tiling.warps,
+        num_stages=tiling.stages,
+        multiplies_with="HGMMA" if hopper else "HMMA",
+        dispatched=dtype != torch.float32,
+        aligned=("columns",),
+    )
