@@ -155,11 +155,12 @@ def _scale_backward(saved: _Saved, s: int, grad: Tensor | None) -> tuple[list[Te
     chosen = tilings(width, dtype)
     tables = patch_tables(samples, saved.sizes, groups, chosen.forward.tokens, STEP, signal.device)
     features = [len(group) * kernel for group in groups]
-    flat = torch.zeros(sum(features) * width, dtype=dtype, device=signal.device)
+    unused = grad is None or grad.numel() == 0
+    flat = (torch.zeros if unused else torch.empty)(sum(features) * width, dtype=dtype, device=signal.device)
     per_group = [
         piece.view(width, len(group), kernel) for piece, group in zip(flat.split([n * width for n in features]), groups, strict=True)
     ]
-    if grad is None or grad.numel() == 0:
+    if grad is None or unused:
         return per_group, torch.zeros(batch, group_count, 3, width, device=signal.device)
 
     grad = grad.to(dtype).contiguous()
