@@ -38,12 +38,14 @@ def tilings(width: int, dtype: torch.dtype) -> Tilings:
     """Tile sizes for a width and the type of the weights.
 
     The forward holds one accumulator and fits 64 tokens, what a wgmma needs; the backward holds three tensors of that size besides the
-    vectors' sums and fits 32. float32 splits every operand in two and fits half of each.
+    vectors' sums and fits 32. A width made in chunks anyway takes narrower ones there: sm_80 spills at 256. float32 splits every operand
+    in two and fits half of each.
     """
     chunk = min(CHUNK, max(16, 1 << (width - 1).bit_length()))
     if dtype == torch.float32:
         return Tilings(Tiling(32, chunk, 8, 3), Tiling(16, chunk, 8, 2), Tiling(32, chunk, 8, 2))
-    return Tilings(Tiling(64, chunk, 16 if chunk == CHUNK else 8, 3), Tiling(32, chunk, 8, 3), Tiling(64, chunk, 8, 3))
+    in_backward = chunk if width <= CHUNK else CHUNK // 2
+    return Tilings(Tiling(64, chunk, 16 if chunk == CHUNK else 8, 3), Tiling(32, in_backward, 8, 3), Tiling(64, chunk, 8, 3))
 
 
 def precision() -> str:

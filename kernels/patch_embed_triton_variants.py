@@ -17,13 +17,17 @@ FLOATS = ("affine_ptr", "moment_ptr", "sum_ptr", "part_ptr", "partial_ptr")
 
 
 def compile_variants() -> list[Variant]:
-    """Widths 128 to 1024 in bfloat16, one width in float16, for Hopper and Ampere; float32 as it runs when asked for (not dispatched)."""
+    """One chunk, whole and partly used; several chunks, with and without a rest; raw counts; float32 as it runs when asked for (not dispatched).
+
+    Widths between these compile to the same tiles.
+    """
     variants = []
-    for architecture in (90, 80):
-        for width in (128, 256, 384, 512, 768, 1024):
-            variants += _kernels(width, torch.bfloat16, "*fp16", architecture)
+    for width in (128, 192, 256, 384, 1024):
+        variants += _kernels(width, torch.bfloat16, "*bf16", 90)
+    for width in (256, 768):
+        variants += _kernels(width, torch.bfloat16, "*bf16", 80)
     variants += _kernels(256, torch.float16, "*i16", 90)
-    variants += _kernels(256, torch.float32, "*fp32", 90)
+    variants += _kernels(512, torch.float32, "*fp32", 90)
     return variants
 
 
@@ -59,7 +63,7 @@ def _variant(kernel: Any, tiling: Tiling, width: int, dtype: torch.dtype, signal
     rows = tiling.width if kernel is backward.patch_embed_backward_weight else tiling.tokens
     hopper = architecture == 90 and rows >= 64
     return Variant(
-        name=f"{kernel.__name__} {width} {TYPES[dtype][1:]} from {signal[1:]}",
+        name=f"{kernel.__name__} d={width} {TYPES[dtype][1:]} from {signal[1:]}",
         kernel=kernel,
         types={name: type_of(name) for name in names},
         constants=constants,
