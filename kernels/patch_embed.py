@@ -107,7 +107,8 @@ def multi_scale_patch_embed(
 
 
 def fused_here(signal: Tensor, scales: Sequence[PatchScaleParams]) -> bool:
-    """True where backend "auto" takes the fused kernels: CUDA (compute capability 8.0 or newer), 16-bit weights of width 128 to 1024, no tracing.
+    """True where backend "auto" takes the fused kernels: CUDA (compute capability 8.0 or newer), 16-bit weights, width 128 to 1024
+    in steps of 16, no tracing.
 
     float32 and float64 weights stay with PyTorch: the fused kernels gain by writing less, and there the products weigh more than the bytes.
     """

@@ -11,7 +11,8 @@ STEP = 32
 CHUNK = 256
 """Widths above this are made in chunks, LayerNorm in two steps."""
 WIDEST = 1024
-DISPATCHED_WIDTHS = range(128, WIDEST + 1)
+DISPATCHED_WIDTHS = range(128, WIDEST + 1, 16)
+"""Rows of other widths cannot be read 16 bytes at a time; they run when asked for by name."""
 SIGNAL_TYPES = (torch.int16, torch.float16, torch.bfloat16, torch.float32)
 
 
