@@ -129,6 +129,7 @@ def calibrated(signal: Tensor, gain: Tensor | None, mean: Tensor | None, rstd: T
     """(signal * gain - mean) * rstd, in float32 or the signal's own wider type; the signal itself where none is given and it is no integer."""
     if gain is None and mean is None and rstd is None and signal.is_floating_point():
         return signal
+    _check_calibration(signal, gain, mean, rstd)
     x = signal.to(torch.promote_types(signal.dtype, torch.float32))
     if gain is not None:
         x = x * gain[..., None]
@@ -137,10 +138,17 @@ def calibrated(signal: Tensor, gain: Tensor | None, mean: Tensor | None, rstd: T
     return x if rstd is None else x * rstd[..., None]
 
 
+def _check_calibration(signal: Tensor, gain: Tensor | None, mean: Tensor | None, rstd: Tensor | None) -> None:
+    for name, values in (("gain", gain), ("mean", mean), ("rstd", rstd)):
+        if values is not None and values.shape not in (signal.shape[:2], signal.shape[1:2]):
+            raise ValueError(f"{name} has shape {tuple(values.shape)}; pass {tuple(signal.shape[:2])} or ({signal.shape[1]},)")
+
+
 def _affine(signal: Tensor, gain: Tensor | None, mean: Tensor | None, rstd: Tensor | None) -> Tensor | None:
     """(B, L, 2) float32 slope and centre, so that x = signal * slope - centre; None where there is nothing to do."""
     if gain is None and mean is None and rstd is None:
         return None
+    _check_calibration(signal, gain, mean, rstd)
     one = torch.ones(signal.shape[:2], dtype=torch.float32, device=signal.device)
     spread = one if rstd is None else one * rstd
     slope = spread if gain is None else spread * gain
