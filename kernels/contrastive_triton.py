@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from kernels.compile_check import Variant
+from kernels.compile_check import Instruction, Variant
 from kernels.contrastive_chunked import BlockSums, block_gradients, block_sums
 from kernels.contrastive_triton_operands import Operands
 from kernels.similarity import NegativeTiles, NegativeWeights, Similarity
@@ -41,15 +41,16 @@ def supports(v: Tensor, t: Tensor, tiles: NegativeTiles) -> bool:
 def triton_block_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles, chunk: int) -> BlockSums:
     """`block_sums` in one pass on the GPU; operands the kernels do not take go through the plain path.
 
-    v (b, d), t (B, d), scale 0-dim float32. `chunk` bounds nothing here: at most 64 MiB of partial sums exist beside the results.
+    v (b, d), t (n, d), scale 0-dim float32; tiles.row_offset may be negative or past the last column. `chunk` bounds nothing here: at most 64 MiB of partial sums exist beside the results.
     """
-    if not supports(v, t, tiles) or v.shape[0] == 0:
+    if not supports(v, t, tiles) or v.shape[0] == 0 or t.shape[0] == 0:
         return block_sums(v, t, scale, tiles, chunk)
     from kernels.contrastive_triton_forward import log_sums
 
     rows, columns, alpha = log_sums(Operands.of(v, t, scale, tiles), architecture_of(v.device))
     if tiles.trivial:
-        alpha = alpha.new_full((), v.shape[0] * (t.shape[0] - 1))
+        positives = min(v.shape[0], t.shape[0] - tiles.row_offset) - max(0, -tiles.row_offset)
+        alpha = alpha.new_full((), v.shape[0] * t.shape[0] - max(0, positives))
     return BlockSums(rows, columns, alpha)
 
 
@@ -58,10 +59,10 @@ def triton_block_gradients(
 ) -> tuple[Tensor, Tensor]:
     """`block_gradients` on the GPU, float32; operands the kernels do not take go through the plain path.
 
-    row_lse (b,), column_lse (B,) must include the positives: a weight e^(s - R) above 1 is taken for rounding and cut to 1. `chunk` bounds
+    row_lse (b,), column_lse (n,) must include the positives: a weight e^(s - R) above 1 is taken for rounding and cut to 1. `chunk` bounds
     nothing here: beside the results at most a 4096 x 4096 block of H exists (d > 256), or partial sums of a few hundred row blocks.
     """
-    if not supports(v, t, tiles) or v.shape[0] == 0:
+    if not supports(v, t, tiles) or v.shape[0] == 0 or t.shape[0] == 0:
         return block_gradients(v, t, scale, tiles, row_lse, column_lse, chunk)
     from kernels.contrastive_triton_backward import gradients
 
@@ -83,30 +84,33 @@ def _interpreted() -> bool:
 
 
 def compile_variants() -> Iterator[Variant]:
-    """Every specialisation that stands for a class of launches: both architectures, both backward ways, the forms of alpha, the types."""
+    """The launches that stand for all: both passes, both backward ways, both architectures, every type and form of alpha, an odd width."""
     from kernels import contrastive_triton_backward as backward
     from kernels.contrastive_triton_forward import forward_launch, forward_tile
 
-    for architecture, dtype, width, form in (
-        (90, torch.bfloat16, 256, "ramp"),
-        (90, torch.bfloat16, 512, "exponential"),
-        (80, torch.bfloat16, 256, "ramp"),
-        (80, torch.bfloat16, 512, "ramp"),
-        (90, torch.float32, 256, "ramp"),
+    for architecture, dtype, width, form, passes in (
+        (90, torch.bfloat16, 256, "ramp", "forward gradient"),
+        (90, torch.bfloat16, 512, "ramp", "gradient"),
+        (90, torch.bfloat16, 512, "exponential", "forward"),
+        (90, torch.float16, 200, "none", "gradient"),
+        (90, torch.float32, 256, "ramp", "forward gradient"),
+        (80, torch.bfloat16, 256, "ramp", "forward gradient"),
+        (80, torch.bfloat16, 512, "ramp", "gradient"),
     ):
         operands = _shapes_only(dtype, width, form)
-        instruction = "FFMA" if dtype == torch.float32 else "HGMMA" if architecture == 90 else "HMMA"
+        instruction: Instruction = "FFMA" if dtype == torch.float32 else "HGMMA" if architecture == 90 else "HMMA"
         label = f"d={width} {str(dtype)[6:]} {form}"
-        launch = forward_launch(operands, forward_tile(dtype, architecture))
-        yield launch.variant(f"loss forward {label}", architecture, instruction)
-        lse = operands.v.new_empty(operands.v.shape[0], dtype=torch.float32)
-        if backward.is_fused(width):
-            launch = backward.fused_launch(operands, lse, lse, backward.fused_tile(dtype, width, architecture))
-            yield launch.variant(f"loss gradient, fused {label}", architecture, instruction)
-        else:
-            room = torch.empty(operands.v.shape[0] ** 2, dtype=dtype, device="meta")
-            launch = backward.pull_launch(operands, lse, lse, room, backward.pull_tile(dtype, architecture))
-            yield launch.variant(f"loss gradient, strips {label}", architecture, instruction)
+        if "forward" in passes:
+            launch = forward_launch(operands, forward_tile(dtype, architecture))
+            yield launch.variant(f"loss forward {label}", architecture, instruction)
+        if "gradient" in passes:
+            lse = operands.v.new_empty(operands.v.shape[0], dtype=torch.float32)
+            if backward.is_fused(width):
+                launch, way = backward.fused_launch(operands, lse, lse, backward.fused_tile(dtype, architecture)), "fused"
+            else:
+                room = torch.empty(operands.v.shape[0] ** 2, dtype=dtype, device="meta")
+                launch, way = backward.pull_launch(operands, lse, lse, room, backward.pull_tile(dtype, architecture)), "strips"
+            yield launch.variant(f"loss gradient {label}, {way}", architecture, instruction)
 
 
 def _shapes_only(dtype: torch.dtype, width: int, form: str, similarity_width: int = 128, batch: int = 4096) -> Operands:

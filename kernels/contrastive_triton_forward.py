@@ -79,7 +79,7 @@ def log_sums(operands: Operands, architecture: int) -> tuple[Tensor, Tensor, Ten
     v, t = operands.v, operands.t
     rows, columns = v.shape[0], t.shape[0]
     tile = forward_tile(v.dtype, architecture)
-    strip = max(8, PARTIAL_BYTES // (4 * columns)) * tile.rows
+    strip = max(1, PARTIAL_BYTES // (4 * columns)) * tile.rows
     row_lse = torch.empty(rows, dtype=torch.float32, device=v.device)
     column_lse = torch.full((columns,), -float("inf"), dtype=torch.float32, device=v.device)
     alpha = torch.zeros((), dtype=torch.float64, device=v.device)

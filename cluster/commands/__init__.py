@@ -34,6 +34,9 @@ COMMANDS: dict[str, Command] = {
     "checkpoints list": Command("cluster.commands.checkpoints_list", "committed checkpoints of a run"),
     "checkpoints verify": Command("cluster.commands.checkpoints_verify", "check every file of a run's checkpoints against its digest"),
     "tracking sync": Command("cluster.commands.tracking_sync", "replay a run's metrics from its spool to MLflow"),
+    "bench compile": Command(
+        "cluster.commands.bench_compile", "registers, spills and tensor-core use of every Triton kernel; needs no GPU"
+    ),
     "bench data": Command("cluster.commands.bench_data", "records per second from shards to float batches"),
 }
 
