@@ -117,7 +117,7 @@ def _all_backends(setting: Setting) -> tuple[Gradients, Gradients, Gradients, bo
 
 
 SETTINGS = {
-    "lead groups of the main recipe, overlapping patches": Setting(torch.float32, 32, ((13, 6), (25, 12)), 101, groups=REGIONS),
+    "lead groups of the main recipe, overlapping patches": Setting(torch.float32, 32, ((9, 4), (16, 8)), 75, groups=REGIONS),
     "long loops over tiles and records": Setting(torch.float32, 16, ((5, 2),), 203, programs=1),
     "width above one chunk": Setting(torch.float32, 320, ((20, 20),), 55, batch=2),
     "width above one chunk in bfloat16": Setting(torch.bfloat16, 384, ((16, 8),), 70, batch=1, groups=((2, 7),)),
