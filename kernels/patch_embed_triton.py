@@ -196,7 +196,7 @@ def _weight_gradient(saved: _Saved, tables: PatchTables, tiling: Tiling, product
         batch, samples, end - first, first, count, saved.sizes[s][1], len(saved.groups), splits,
         **_constants(tiling, width, leads, saved.affine),
     )  # fmt: skip
-    sum_width = min(64, triton.next_power_of_2(width))
+    sum_width = min(32, triton.next_power_of_2(width))
     patch_embed_sum_partials[(len(chunk), triton.cdiv(width, sum_width))](
         partial, chunk, flat, end - first, splits, D=width, DC=sum_width, BF=STEP, num_warps=4
     )

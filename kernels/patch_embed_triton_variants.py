@@ -69,5 +69,5 @@ def _variant(kernel: Any, tiling: Tiling, width: int, dtype: torch.dtype, signal
         num_warps=tiling.warps,
         num_stages=tiling.stages,
         multiplies_with="HGMMA" if hopper else "HMMA",
-        aligned=("columns",),
+        aligned=("columns", "scale_columns"),
     )

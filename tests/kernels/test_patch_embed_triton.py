@@ -13,6 +13,8 @@ import torch
 from kernels.patch_embed import PatchScaleParams, fused_here, multi_scale_patch_embed, patch_embed_reference
 from tests.kernels.interpreter import interpreted
 
+CUDA_FLOOR = 2e-6
+"""float32 on the GPU: three tf32 products instead of one of float32."""
 FLOOR = {torch.float32: 4e-7, torch.float16: 2e-4, torch.bfloat16: 1e-3}
 """Relative to the norm: about three roundings of the type, where PyTorch happens to be exact."""
 REGIONS = ((0, 4, 10, 11, 3), (1, 2, 5), (6, 7), (8, 9))
@@ -34,12 +36,12 @@ class Setting(NamedTuple):
 Gradients = dict[str, torch.Tensor]
 
 
-def _parameters(setting: Setting, dtype: torch.dtype) -> list[PatchScaleParams]:
+def _parameters(setting: Setting, dtype: torch.dtype, device: str = "cpu") -> list[PatchScaleParams]:
     generator = torch.Generator().manual_seed(1)
 
     def normal(*shape: int) -> torch.Tensor:
         rounded = (0.3 * torch.randn(*shape, generator=generator)).to(setting.dtype)
-        return rounded.to(dtype).requires_grad_()
+        return rounded.to(device, dtype).requires_grad_()
 
     width, groups = setting.width, len(setting.groups)
     return [
@@ -75,45 +77,46 @@ def _batch(setting: Setting) -> tuple[torch.Tensor, torch.Tensor, dict[str, torc
     return (700 * signal).to(torch.int16).masked_fill(~mask[:, :, None], -32768), mask, calibration
 
 
-def _run(setting: Setting, backend: str) -> Gradients:
-    """Tokens and the gradient of every parameter, in float64 where the backend is "reference"."""
+def _run(setting: Setting, backend: str, device: str) -> Gradients:
+    """Tokens and the gradient of every parameter on the CPU, in float64 where the backend is "reference"."""
     signal, mask, calibration = _batch(setting)
     exact = backend == "reference"
-    scales = _parameters(setting, torch.float64 if exact else setting.dtype)
+    scales = _parameters(setting, torch.float64 if exact else setting.dtype, device)
+    signal, mask, calibration = signal.to(device), mask.to(device), {name: values.to(device) for name, values in calibration.items()}
     if exact:
         signal = signal if setting.counts else signal.double()
         calibration = {name: values.double() for name, values in calibration.items()}
         tokens = patch_embed_reference(signal, mask, scales, setting.groups, **calibration)
     else:
         tokens = multi_scale_patch_embed(signal, mask, scales, setting.groups, **calibration, backend=backend)  # type: ignore[arg-type]
-    torch.stack([(t.double() * torch.arange(t.numel()).cos().view_as(t)).sum() for t in tokens]).sum().backward()
+    torch.stack([(t.double() * torch.arange(t.numel(), device=device).cos().view_as(t)).sum() for t in tokens]).sum().backward()
     found: Gradients = {}
     for s, (scale, made) in enumerate(zip(scales, tokens, strict=True)):
         assert made.is_contiguous()
-        found[f"tokens of scale {s}"] = made.detach()
+        found[f"tokens of scale {s}"] = made.detach().cpu()
         named = {"bias": scale.bias, "ln_weight": scale.ln_weight, "ln_bias": scale.ln_bias, "missing": scale.missing}
         named |= {f"weights of group {g}": weight for g, weight in enumerate(scale.weights)}
         for name, tensor in named.items():
             assert tensor.grad is not None
-            found[f"{name} of scale {s}"] = tensor.grad
+            found[f"{name} of scale {s}"] = tensor.grad.cpu()
     return found
 
 
-def _all_backends(setting: Setting) -> tuple[Gradients, Gradients, Gradients, bool]:
+def _all_backends(setting: Setting, device: str = "cpu") -> tuple[Gradients, Gradients, Gradients, bool]:
     from kernels import patch_embed_triton
 
     shipped = patch_embed_triton.PROGRAMS, patch_embed_triton.WEIGHT_PROGRAMS
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     try:
-        assert torch.empty(3).isnan().all()
+        assert torch.empty(3, device=device).isnan().all()
         patch_embed_triton.PROGRAMS = patch_embed_triton.WEIGHT_PROGRAMS = setting.programs
-        fused, again = _run(setting, "triton"), _run(setting, "triton")
+        fused, again = _run(setting, "triton", device), _run(setting, "triton", device)
     finally:
         torch.use_deterministic_algorithms(False)
         patch_embed_triton.PROGRAMS, patch_embed_triton.WEIGHT_PROGRAMS = shipped
     same_bits = all(torch.equal(fused[name], again[name]) for name in fused)
-    return fused, _run(setting, "torch"), _run(setting, "reference"), same_bits
+    return fused, _run(setting, "torch", device), _run(setting, "reference", device), same_bits
 
 
 SETTINGS = {
@@ -129,12 +132,21 @@ SETTINGS = {
 
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS.keys())
 def test_fused_tokens_and_gradients_are_those_of_the_convolution(setting: Setting) -> None:
-    fused, plain, exact, same_bits = interpreted(_all_backends, setting)
+    _compare(setting, FLOOR[setting.dtype], *interpreted(_all_backends, setting))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS.keys())
+def test_the_same_compiled_on_a_gpu(setting: Setting) -> None:
+    _compare(setting, max(FLOOR[setting.dtype], CUDA_FLOOR), *_all_backends(setting, "cuda"))
+
+
+def _compare(setting: Setting, floor: float, fused: Gradients, plain: Gradients, exact: Gradients, same_bits: bool) -> None:
     assert fused.keys() == exact.keys()
     for name, truth in exact.items():
         assert fused[name].dtype == setting.dtype
         error, allowed = ((found[name].double() - truth).norm() for found in (fused, plain))
-        assert error <= 2 * allowed + FLOOR[setting.dtype] * truth.norm(), f"{name}: {error:.2e}, PyTorch {allowed:.2e}"
+        assert error <= 2 * allowed + floor * truth.norm(), f"{name}: {error:.2e}, PyTorch {allowed:.2e}"
     assert same_bits
 
 
