@@ -74,7 +74,7 @@ def parameters(device: torch.device, dtype: torch.dtype, width: int) -> list[Pat
 
 
 def patch_job(implementation: str, device: torch.device, batch: int, samples: int, width: int) -> Job:
-    """One of every eight records lacks a lead. Raises ValueError for the fused kernels where they cannot run."""
+    """One of every eight records lacks a lead. Raises ValueError for what cannot run here (fused kernels, torch.compile)."""
     torch.manual_seed(0)
     scales = parameters(device, DTYPES[device.type], width)
     leaves = [t for scale in scales for t in (*scale.weights, scale.bias, scale.ln_weight, scale.ln_bias, scale.missing)]
@@ -106,5 +106,10 @@ def patch_job(implementation: str, device: torch.device, batch: int, samples: in
         "fused from int16": fused_counts,
     }
     if implementation.startswith("compiled"):
-        return Job(torch.compile(conv1d if implementation == "compiled conv1d" else unfold), leaves)
+        compiled = torch.compile(conv1d if implementation == "compiled conv1d" else unfold)
+        try:
+            compiled()
+        except Exception as error:  # no C++ compiler, an unsupported Python: many types, one meaning
+            raise ValueError(f"torch.compile does not work here: {str(error).strip().splitlines()[0]}") from error
+        return Job(compiled, leaves)
     return Job(runs[implementation], leaves)
