@@ -47,7 +47,7 @@ def triton_block_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles,
         return block_sums(v, t, scale, tiles, chunk)
     from kernels.contrastive_triton_forward import log_sums
 
-    rows, columns, alpha = log_sums(Operands.of(v, t, scale, tiles), architecture_of(v.device))
+    rows, columns, alpha = log_sums(Operands.of(v, t, scale, tiles))
     if tiles.trivial:
         positives = min(v.shape[0], t.shape[0] - tiles.row_offset) - max(0, -tiles.row_offset)
         alpha = alpha.new_full((), v.shape[0] * t.shape[0] - max(0, positives))
@@ -101,12 +101,12 @@ def compile_variants() -> Iterator[Variant]:
         instruction: Instruction = "FFMA" if dtype == torch.float32 else "HGMMA" if architecture == 90 else "HMMA"
         label = f"d={width} {str(dtype)[6:]} {form}"
         if "forward" in passes:
-            launch = forward_launch(operands, forward_tile(dtype, architecture))
+            launch = forward_launch(operands, forward_tile(dtype))
             yield launch.variant(f"loss forward {label}", architecture, instruction)
         if "gradient" in passes:
             lse = operands.v.new_empty(operands.v.shape[0], dtype=torch.float32)
             if backward.is_fused(width):
-                launch, way = backward.fused_launch(operands, lse, lse, backward.fused_tile(dtype, architecture)), "fused"
+                launch, way = backward.fused_launch(operands, lse, lse, backward.fused_tile(dtype)), "fused"
             else:
                 room = torch.empty(operands.v.shape[0] ** 2, dtype=dtype, device="meta")
                 launch, way = backward.pull_launch(operands, lse, lse, room, backward.pull_tile(dtype, architecture)), "strips"

@@ -114,11 +114,11 @@ def is_fused(width: int) -> bool:
     return power_of_two(width) <= FUSED_WIDTH
 
 
-def fused_tile(dtype: torch.dtype, architecture: int) -> Tile:
+def fused_tile(dtype: torch.dtype) -> Tile:
     """Tile and launch of the fused kernel; `cardialign bench compile` shows that each is free of spills."""
     if dtype == torch.float32:
         return Tile(64, 32, depth=32, num_warps=8, num_stages=2)
-    return Tile(64, 64, depth=64, num_warps=4 if architecture >= 90 else 8, num_stages=2)
+    return Tile(64, 64, depth=64, num_warps=8, num_stages=2)
 
 
 def pull_tile(dtype: torch.dtype, architecture: int) -> Tile:
@@ -127,7 +127,7 @@ def pull_tile(dtype: torch.dtype, architecture: int) -> Tile:
         return Tile(64, 64, depth=32, num_warps=4, num_stages=2)
     if architecture >= 90:
         return Tile(128, 128, depth=64, num_warps=8, num_stages=3)
-    return Tile(128, 64, depth=64, num_warps=4, num_stages=3)
+    return Tile(128, 64, depth=64, num_warps=8, num_stages=3)
 
 
 def gain(dtype: torch.dtype) -> int:
@@ -140,7 +140,7 @@ def gradients(operands: Operands, row_lse: Tensor, column_lse: Tensor, architect
     row_lse, column_lse = row_lse.float().contiguous(), column_lse.float().contiguous()
     if not is_fused(operands.v.shape[1]):
         return _strip_gradients(operands, row_lse, column_lse, architecture)
-    tile = fused_tile(operands.v.dtype, architecture)
+    tile = fused_tile(operands.v.dtype)
     sums = []
     for side, own, other in ((operands, row_lse, column_lse), (operands.swapped(), column_lse, row_lse)):
         launch = fused_launch(side, own, other, tile)

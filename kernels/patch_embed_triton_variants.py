@@ -61,7 +61,7 @@ def _variant(kernel: Any, tiling: Tiling, width: int, dtype: torch.dtype, signal
     rows = tiling.width if kernel is backward.patch_embed_backward_weight else tiling.tokens
     hopper = architecture == 90 and rows >= 64
     return Variant(
-        name=f"{kernel.__name__} d={width} {TYPES[dtype][1:]} from {signal[1:]}",
+        name=f"patches {kernel.__name__.removeprefix('patch_embed_').replace('_', ' ')} d={width} {str(dtype).removeprefix('torch.')} from {signal[1:]}",
         kernel=kernel,
         types={name: type_of(name) for name in names},
         constants=constants,

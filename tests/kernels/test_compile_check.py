@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 from collections import Counter
 from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from tests.kernels.interpreter import interpreted
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is for Linux only")
 
+PAGE = (Path(__file__).parents[2] / "kernels" / "COMPILED.md").read_text()
 VARIANTS = list(all_variants()) if importlib.util.find_spec("triton") else []
 
 
@@ -29,10 +32,16 @@ def test_a_dispatched_variant_fits(variant: Variant) -> None:
     result = compile_variant(variant)
     assert result.registers > 0
     assert not variant.dispatched or not result.faults, result.faults
+    if f"triton {version('triton')}," in PAGE:
+        row = table([result])[-1]
+        start = row[: row.index("|", row.index("sm_"))]
+        written = [line for line in PAGE.splitlines() if line.startswith(start)]
+        assert written in ([], [row]), "kernels/COMPILED.md is out of date; `cardialign bench compile` prints it anew"
 
 
 def test_both_architectures_and_every_pass_of_the_loss_are_among_them() -> None:
     names = {(variant.name.split(" d=")[0], variant.architecture) for variant in VARIANTS if variant.dispatched}
+    assert all(f"| {variant.name} | sm_{variant.architecture} |" in PAGE for variant in VARIANTS if variant.name.startswith("loss"))
     assert names >= {("loss forward", 90), ("loss forward", 80), ("loss gradient", 90), ("loss gradient", 80)}
 
 
