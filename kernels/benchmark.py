@@ -33,9 +33,9 @@ FLUSH_BYTES = 256 << 20  # five times the second-level cache of an H200
 
 @dataclass(frozen=True)
 class Job:
-    """One implementation on fixed operands. run: () -> output (any shape); leaves: the operands whose gradients the backward pass computes."""
+    """One implementation on fixed operands. run: () -> output, or several; leaves: the operands whose gradients the backward pass computes."""
 
-    run: Callable[[], Tensor]
+    run: Callable[[], Tensor | Sequence[Tensor]]
     leaves: Sequence[Tensor]
 
 
@@ -68,7 +68,7 @@ def interleaved_medians(jobs: dict[str, Job], device: torch.device, rounds: int,
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=device) if device.type == "cuda" else None
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in jobs}
     failed: set[str] = set()
-    gradients: dict[str, Tensor] = {}
+    gradients: dict[str, list[Tensor]] = {}
     for number in range(warmup + rounds):
         for name, job in jobs.items():
             if name in failed:
@@ -91,21 +91,22 @@ def _medians(pairs: list[tuple[float, float]]) -> Timing:
     )
 
 
-def _once(job: Job, gradients: dict[str, Tensor], name: str, flush: Tensor | None) -> tuple[float, float]:
+def _once(job: Job, gradients: dict[str, list[Tensor]], name: str, flush: Tensor | None) -> tuple[float, float]:
     """(forward ms, backward ms) of one call. The gradient of the output is dense and made once: an expanded one would be copied by some."""
     if flush is not None:
         flush.zero_()
     clock = _CpuClock() if flush is None else _CudaClock()
     clock.mark()
-    output = job.run()
+    made = job.run()
     clock.mark()
+    outputs = [made] if isinstance(made, Tensor) else list(made)
     if job.leaves and name not in gradients:
-        gradients[name] = torch.randn_like(output)
+        gradients[name] = [torch.randn_like(output) for output in outputs]
         if flush is not None:
             flush.zero_()
     clock.mark()
     if job.leaves:
-        torch.autograd.grad(output, list(job.leaves), gradients[name], allow_unused=True)
+        torch.autograd.grad(outputs, list(job.leaves), gradients[name], allow_unused=True)
     clock.mark()
     forward, _, backward = clock.milliseconds()
     return forward, backward if job.leaves else 0.0

@@ -89,9 +89,10 @@ def _job(request: dict[str, Any], device: torch.device, size: dict[str, Any]) ->
 
 
 def _pass(job: Any) -> None:
-    output = job.run()
+    made = job.run()
     if job.leaves:
-        torch.autograd.grad(output, list(job.leaves), torch.ones_like(output), allow_unused=True)
+        outputs = [made] if isinstance(made, torch.Tensor) else list(made)
+        torch.autograd.grad(outputs, list(job.leaves), [torch.ones_like(output) for output in outputs], allow_unused=True)
 
 
 def _peak_on_cuda(builder: str, implementation: str, device: torch.device, size: dict[str, Any]) -> float:

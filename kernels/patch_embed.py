@@ -7,14 +7,18 @@ embedding of every missing lead, so "absent" is never confused with "flat".
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 LAYER_NORM_EPS = 1e-5
+
+Backend = Literal["auto", "torch", "triton"]
 
 
 @dataclass
@@ -58,17 +62,38 @@ def token_valid(valid_samples: Tensor, count: int, kernel: int, stride: int) -> 
 
 
 def multi_scale_patch_embed(
-    signal: Tensor, lead_mask: Tensor, scales: Sequence[PatchScaleParams], groups: Sequence[Sequence[int]]
+    signal: Tensor,
+    lead_mask: Tensor,
+    scales: Sequence[PatchScaleParams],
+    groups: Sequence[Sequence[int]],
+    *,
+    gain: Tensor | None = None,
+    mean: Tensor | None = None,
+    rstd: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> list[Tensor]:
     """Tokens (B, G, N_s, D) of every scale, in the type of the weights.
 
-    signal: (B, L, T), the unit is the caller's (mV or normalised); whatever a missing lead holds, NaN included, is ignored.
+    signal: (B, L, T), the unit is the caller's (mV, normalised, or int16 counts); whatever a missing lead holds, NaN included, is ignored.
     lead_mask: bool (B, L), True = present. groups: lead indices of every group.
-    Differentiable with respect to all parameters, and to the signal where it requires a gradient.
+    gain (unit per count), mean and rstd (in that unit): (B, L) or (L,), constants; the tokens are those of (signal * gain - mean) * rstd.
+    rstd 0 makes a lead flat; only lead_mask makes it missing.
+    backend: "torch"; "triton", one fused launch (CUDA, or Triton's interpreter); "auto", the fused one where `fused_here` says so.
+    Differentiable with respect to all parameters, and to the signal where it requires a gradient (always by PyTorch).
     Raises ValueError when the signal is shorter than a kernel or parameters do not fit the groups.
     Source: multi-scale strided patch embeddings per lead group (MS-SATE over MVCSE groups). `patch_embed_reference` defines the result.
     """
     check_patch_embed(signal, lead_mask, scales, groups)
+    if backend not in ("auto", "torch", "triton"):
+        raise ValueError(f"unknown backend {backend!r}; choose auto, torch or triton")
+    asks_signal_gradient = signal.requires_grad and torch.is_grad_enabled()
+    if backend == "triton" and asks_signal_gradient:
+        raise ValueError("the triton backend makes no gradient for the signal; choose backend auto or torch, or detach the signal")
+    if backend == "triton" or (backend == "auto" and not asks_signal_gradient and fused_here(signal, scales)):
+        from kernels.patch_embed_triton import patch_embed_triton
+
+        return patch_embed_triton(signal, lead_mask, _affine(signal, gain, mean, rstd), scales, groups)
+    signal = calibrated(signal, gain, mean, rstd)
     # Every tensor operation has a price of its own on small batches, so leads are gathered once and shared by all scales.
     present = _present_signal(signal, lead_mask).to(scales[0].weights[0].dtype)
     absent = (~lead_mask).to(scales[0].missing.dtype)
@@ -79,6 +104,56 @@ def multi_scale_patch_embed(
         absents.append(absent.index_select(1, index))
         factors.append(_present_factor(lead_mask.index_select(1, index), present.dtype))
     return [_scale_tokens(scale, groups, group_signals, factors, absents) for scale in scales]
+
+
+def fused_here(signal: Tensor, scales: Sequence[PatchScaleParams]) -> bool:
+    """True where backend "auto" takes the fused kernels: CUDA (compute capability 8.0 or newer), 16-bit weights, width 128 to 1024
+    in steps of 16, no tracing.
+
+    float32 and float64 weights stay with PyTorch: the fused kernels gain by writing less, and there the products weigh more than the bytes.
+    """
+    dtype, width = scales[0].weights[0].dtype, scales[0].weights[0].shape[0]
+    if not signal.is_cuda or torch.compiler.is_compiling() or importlib.util.find_spec("triton") is None:
+        return False
+    from kernels.patch_embed_tiling import DISPATCHED_WIDTHS, SIGNAL_TYPES
+
+    return (
+        dtype in (torch.float16, torch.bfloat16)
+        and signal.dtype in SIGNAL_TYPES
+        and width in DISPATCHED_WIDTHS
+        and torch.cuda.get_device_capability(signal.device) >= (8, 0)
+    )
+
+
+def calibrated(signal: Tensor, gain: Tensor | None, mean: Tensor | None, rstd: Tensor | None) -> Tensor:
+    """(signal * gain - mean) * rstd, in float32 or the signal's own wider type; the signal itself where none is given and it is no integer."""
+    if gain is None and mean is None and rstd is None and signal.is_floating_point():
+        return signal
+    _check_calibration(signal, gain, mean, rstd)
+    x = signal.to(torch.promote_types(signal.dtype, torch.float32))
+    if gain is not None:
+        x = x * gain[..., None]
+    if mean is not None:
+        x = x - mean[..., None]
+    return x if rstd is None else x * rstd[..., None]
+
+
+def _check_calibration(signal: Tensor, gain: Tensor | None, mean: Tensor | None, rstd: Tensor | None) -> None:
+    for name, values in (("gain", gain), ("mean", mean), ("rstd", rstd)):
+        if values is not None and values.shape not in (signal.shape[:2], signal.shape[1:2]):
+            raise ValueError(f"{name} has shape {tuple(values.shape)}; pass {tuple(signal.shape[:2])} or ({signal.shape[1]},)")
+
+
+def _affine(signal: Tensor, gain: Tensor | None, mean: Tensor | None, rstd: Tensor | None) -> Tensor | None:
+    """(B, L, 2) float32 slope and centre, so that x = signal * slope - centre; None where there is nothing to do."""
+    if gain is None and mean is None and rstd is None:
+        return None
+    _check_calibration(signal, gain, mean, rstd)
+    one = torch.ones(signal.shape[:2], dtype=torch.float32, device=signal.device)
+    spread = one if rstd is None else one * rstd
+    slope = spread if gain is None else spread * gain
+    centre = torch.zeros_like(one) if mean is None else spread * mean
+    return torch.stack((slope, centre), dim=-1).detach()
 
 
 def _scale_tokens(
@@ -116,10 +191,18 @@ def _present_factor(group_mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def patch_embed_reference(
-    signal: Tensor, lead_mask: Tensor, scales: Sequence[PatchScaleParams], groups: Sequence[Sequence[int]]
+    signal: Tensor,
+    lead_mask: Tensor,
+    scales: Sequence[PatchScaleParams],
+    groups: Sequence[Sequence[int]],
+    *,
+    gain: Tensor | None = None,
+    mean: Tensor | None = None,
+    rstd: Tensor | None = None,
 ) -> list[Tensor]:
     """The same tokens written plainly: conv1d, LayerNorm and GELU, one group after another. For tests and as the definition."""
     check_patch_embed(signal, lead_mask, scales, groups)
+    signal = calibrated(signal, gain, mean, rstd)
     outputs = []
     for scale in scales:
         tokens = []

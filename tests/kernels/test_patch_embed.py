@@ -164,3 +164,21 @@ def test_equal_patches_at_two_sampling_rates_share_their_centres() -> None:
 def test_only_patches_inside_the_recording_are_valid() -> None:
     valid = token_valid(torch.tensor([0, 9, 10, 14, 15, 100]), 4, kernel=10, stride=5)
     assert valid.int().tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
+
+
+def test_raw_counts_with_gain_mean_and_rstd_equal_the_signal_normalised_beforehand() -> None:
+    signal, mask = signal_and_mask()
+    counts = (900 * signal).to(torch.int16)
+    gain = torch.linspace(0.5, 2, 12, dtype=torch.float64) / 1000
+    mean, rstd = 0.1 * torch.randn(5, 12, dtype=torch.float64), 0.5 + torch.rand(5, 12, dtype=torch.float64)
+    rstd[0, 6] = 0  # flat, which is not missing
+    before = (counts.double() * gain[:, None] - mean[..., None]) * rstd[..., None]
+    scales = parameters([(25, 12), (50, 25)])
+    expected = multi_scale_patch_embed(before, mask, scales, GROUPS)
+    for function in (multi_scale_patch_embed, patch_embed_reference):
+        for tokens, wanted in zip(function(counts, mask, scales, GROUPS, gain=gain, mean=mean, rstd=rstd), expected, strict=True):
+            assert torch.allclose(tokens, wanted, atol=1e-5)
+    unscaled = multi_scale_patch_embed(counts, mask, scales, GROUPS)[0]
+    assert torch.allclose(unscaled, multi_scale_patch_embed(counts.double(), mask, scales, GROUPS)[0])
+    with pytest.raises(ValueError, match=r"gain has shape \(5,\); pass \(5, 12\) or \(12,\)"):
+        multi_scale_patch_embed(counts, mask, scales, GROUPS, gain=mean[:, 0])

@@ -1,0 +1,33 @@
+"""What the benchmark of the patch embedding compares is the same operation on the same operands, and what it counts is what is done."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernels.benchmark_patch_embed import patch_job, rows, work
+
+CPU = torch.device("cpu")
+SIZE = {"batch": 2, "samples": 300, "width": 16}
+
+
+def test_the_implementations_make_the_same_tokens_and_the_fused_one_says_what_it_needs() -> None:
+    first, second = (list(patch_job(name, CPU, **SIZE).run()) for name in ("conv1d", "unfold and matmul"))
+    for a, b in zip(first, second, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    with pytest.raises(ValueError, match="need CUDA"):
+        patch_job("fused", CPU, **SIZE)
+
+
+def test_counted_work_is_that_of_the_patches() -> None:
+    counted = work(CPU, **SIZE)
+    # tokens: (300 - 25) // 12 + 1 = 23, 11 and 1; twelve leads; two operations per multiply-add
+    assert counted.forward_flops == 2 * 2 * 16 * 12 * (23 * 25 + 11 * 50 + 1 * 250)
+    assert counted.forward_bytes == 4 * 2 * (12 * 300 + 4 * 35 * 16)
+
+
+def test_a_quick_run_on_the_cpu_has_a_row_for_each() -> None:
+    found = {row["implementation"]: row for row in rows(CPU, quick=True)}
+    assert found["conv1d"]["both_ms"] > 0 and found["unfold and matmul"]["backward_ms"] > 0
+    assert found["conv1d"]["speedup"] == 1.0
+    assert found["fused"]["both_ms"] is None and "CUDA" in found["fused"]["note"]
