@@ -79,9 +79,14 @@ def test_every_record_is_kept_or_listed_with_its_reason(undisturbed: Path, tmp_p
     assert digests(tmp_path / "s") == digests(undisturbed)
 
 
-def test_the_number_of_workers_does_not_change_a_byte(undisturbed: Path, tmp_path: Path) -> None:
-    build(tmp_path / "s", source=SmallSource(60, bad=(3, 40)), workers=2)
+def test_the_number_of_workers_does_not_change_a_byte_and_progress_goes_on_within_a_shard(undisturbed: Path, tmp_path: Path) -> None:
+    calls: list[tuple[int, int, int]] = []
+    source = SmallSource(60, bad=(3, 40), delay=0.04)
+    build(tmp_path / "s", source=source, workers=2, progress=lambda *now: calls.append(now))
     assert digests(tmp_path / "s") == digests(undisturbed)
+    done = [now[0] for now in calls]
+    assert done == sorted(done) and calls[-1] == (60, 60, 2)
+    assert any(number % 16 for number in done[:-1]), "progress moved by whole shards only"
 
 
 BUILD = """
