@@ -15,6 +15,9 @@ from data_shards.commit_set import MANIFEST
 from data_shards.errors import DataError
 from data_shards.shard_writer import commit_file
 
+PLAN = "plan.json"
+"""In the work folder: what an unfinished build was started with."""
+
 
 @contextlib.contextmanager
 def claim(out: Path, plan: dict[str, Any], overwrite: bool) -> Iterator[None]:
@@ -47,7 +50,7 @@ def claim(out: Path, plan: dict[str, Any], overwrite: bool) -> Iterator[None]:
 
 
 def _check_plan(out: Path, plan: dict[str, Any]) -> None:
-    plan_file = out / WORK_FOLDER / "plan.json"
+    plan_file = out / WORK_FOLDER / PLAN
     if not plan_file.exists():
         try:
             commit_file(plan_file, lambda temporary: temporary.write_text(json.dumps(plan, sort_keys=True)))

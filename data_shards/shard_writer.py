@@ -47,8 +47,8 @@ def shard_name(number: int) -> str:
 
 
 def temporary_name(path: Path) -> Path:
-    """Where this process writes `path` before it is committed; `.<name>.<pid>.tmp` beside it."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Where this process writes `path` before it is committed: `.<name>.<node>.<pid>.tmp` beside it (nodes may share the folder)."""
+    return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
 
 
 def metadata_bytes(meta: dict[str, Any]) -> bytes:
