@@ -19,6 +19,8 @@ from data_shards.codec import decode_counts, decode_header
 from data_shards.commit_set import INDEX, MANIFEST, REPORTS, SCHEMA_VERSION
 from data_shards.errors import DataError
 from data_shards.record import EcgRecord, SignalSpec
+from data_shards.remote import RemoteShards, open_remote
+from data_shards.shard_cache import ShardCache
 from data_shards.shard_files import ShardFiles
 
 
@@ -31,23 +33,27 @@ class Selection:
 
 
 class ShardSet:
-    """Open with `ShardSet.open(folder)`. Rows are positions in the index, 0..len-1; every array below is aligned to them.
+    """Open with `ShardSet.open(folder or URL)`. Rows are positions in the index, 0..len-1; every array below is aligned to them.
 
     shard int32, offset int64, size int32, crc32 uint32, fold int16, report int64 (-1 none), age_years float32 (NaN unknown), sex int8
     (0 unknown, 1 female, 2 male), quality uint32 (bits of `data_shards.quality.FLAGS`), patients int64 (a code per distinct patient).
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], index: pa.Table) -> None:
+    def __init__(self, path: Path, manifest: dict[str, Any], index: pa.Table, remote: RemoteShards | None = None) -> None:
         self.path, self.manifest, self.index = path, manifest, index
         self.spec = SignalSpec(manifest["spec"]["sampling_rate"], manifest["spec"]["seconds"])
         self.fingerprint: str = manifest["fingerprint"]
         self.shard_names: tuple[str, ...] = tuple(shard["name"] for shard in manifest["shards"])
-        self.files = ShardFiles(path, self.shard_names)
+        self.files = ShardFiles(path, self.shard_names, remote)
 
     @classmethod
-    def open(cls, path: Path | str) -> ShardSet:
-        """Raises DataError for a folder that is missing, unfinished, of another schema, or whose index does not belong to its manifest."""
-        path = Path(path)
+    def open(cls, path: Path | str, cache: ShardCache | None = None) -> ShardSet:
+        """A folder, or a URL whose shards are fetched into `cache` (default: CARDIALIGN_CACHE) as they are read; `path` is then the cache's folder.
+
+        Raises DataError for a set that is missing, unfinished, of another schema, or whose index does not belong to its manifest.
+        """
+        remote = open_remote(path, cache)
+        path = Path(path) if remote is None else remote.folder
         manifest = read_manifest(path)
         index = read_table(path / INDEX)
         records = manifest["counts"]["records"]
@@ -56,7 +62,7 @@ class ShardSet:
                 f"{path / INDEX} has {index.num_rows} rows, the manifest says {records} records",
                 "the index is stale; run `cardialign shards verify` and build the set again",
             )
-        return cls(path, manifest, index)
+        return cls(path, manifest, index, remote)
 
     def __len__(self) -> int:
         return int(self.index.num_rows)

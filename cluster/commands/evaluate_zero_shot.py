@@ -13,7 +13,7 @@ from data_shards.errors import UsageError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", required=True, help="exported folder, or models:/NAME@ALIAS")
-    parser.add_argument("--shards", type=Path, required=True, help="folder of the shard set")
+    parser.add_argument("--shards", type=Path, required=True, help="folder or URL of the shard set")
     parser.add_argument("--prompts", required=True, help="name of a shipped prompt set or a YAML file")
     add_folds(parser, "score only these folds")
     parser.add_argument(
