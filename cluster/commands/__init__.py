@@ -23,6 +23,7 @@ COMMANDS: dict[str, Command] = {
     "shards build": Command("cluster.commands.shards_build", "ECG files and reports -> a shard set"),
     "shards verify": Command("cluster.commands.shards_verify", "check every shard against its index and digests"),
     "shards inspect": Command("cluster.commands.shards_inspect", "figures of a shard set, or a 12-lead picture of one record"),
+    "shards stats": Command("cluster.commands.shards_stats", "labels, statements, patients, lengths and quality of a set, with histograms"),
     "text-bank build": Command("cluster.commands.text_bank_build", "tokens and embeddings of every distinct report, beside the shards"),
     "pretrain": Command("cluster.commands.pretrain", "train a recipe on a shard set with Ray and DeepSpeed; resumes by itself"),
     "evaluate zero-shot": Command("cluster.commands.evaluate_zero_shot", "AUROC of a prompt set, with bootstrap intervals"),
