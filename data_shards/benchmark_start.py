@@ -21,6 +21,7 @@ from data_shards.commit_set import INDEX, MANIFEST, REPORTS
 from data_shards.errors import DataError
 from data_shards.index import write_table
 from data_shards.shard_set import ShardSet
+from data_shards.shard_writer import file_sha256
 
 STEPS = 12
 RECORDS_PER_PATIENT = 5
@@ -53,7 +54,8 @@ def repeated_set(shards: ShardSet, folder: Path, records: int) -> Path:
     for number, name in enumerate(shards.shard_names):
         shards.read_payload(int(np.argmax(shards.shard == number)))  # a remote shard is fetched now
         (folder / name).symlink_to((shards.path / name).absolute())
-    manifest = {**shards.manifest, "counts": {**shards.manifest["counts"], "records": records}}
+    counts, tables = {**shards.manifest["counts"], "records": records}, {**shards.manifest["tables"], INDEX: file_sha256(folder / INDEX)}
+    manifest = {**shards.manifest, "counts": counts, "tables": tables}
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     return folder
 
