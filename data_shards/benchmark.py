@@ -16,6 +16,7 @@ from typing import Any
 from data_shards.benchmark_build import measure_build
 from data_shards.benchmark_codec import measure_codec
 from data_shards.benchmark_material import Job, Material, Measurement, records_of_set, records_of_wfdb, virtual_wfdb
+from data_shards.benchmark_order import measure_scale
 from data_shards.benchmark_others import measure_others
 from data_shards.benchmark_start import measure_start
 from data_shards.benchmark_stream import measure_stream
@@ -25,6 +26,14 @@ from data_shards.shard_set import ShardSet
 OURS: tuple[Callable[[Material], Measurement], ...] = (measure_codec, measure_build, measure_stream, measure_start)
 """A new figure is one module with one such function, and one name here."""
 OTHERS: tuple[Callable[[Material], Measurement], ...] = (measure_others,)
+
+
+def measure_ten_million(material: Material) -> Measurement:
+    """Order and memory on made-up indexes of 800,000 and 10 million records; the material plays no part."""
+    return Measurement(figures=measure_scale)
+
+
+SCALE: tuple[Callable[[Material], Measurement], ...] = (measure_ten_million,)
 
 
 def measure_data(
@@ -37,12 +46,13 @@ def measure_data(
     compare: bool = True,
     seed: int = 0,
     index_records: int = 800_000,
+    scale: bool = False,
 ) -> dict[str, Any]:
     """Records per second per core of every job, compression, start and memory, and how many times faster the stream is than the alternatives.
 
     Measures a shard set, or a folder of WFDB headers with signals (searched recursively), or, when neither is given, a virtual cohort made for the
     purpose. compare: also `wfdb.rdsamp`, one float32 `.mat` per record and stock `webdataset`, on copies of the same records. index_records: size of
-    the index for start and memory. Everything is written to a temporary folder. Raises DataError when there is no record to measure, or when the
+    the index for start and memory. scale: also the order of up to 10 million records (minutes). Everything is written to a temporary folder. Raises DataError when there is no record to measure, or when the
     records differ in length.
     """
     with tempfile.TemporaryDirectory(prefix="cardialign-bench-") as name:
@@ -55,7 +65,7 @@ def measure_data(
         if len({record.samples for record in chosen}) != 1:
             raise DataError("the records to measure differ in length", "measure a shard set, whose records all conform to one spec")
         material = Material(folder, chosen, shard_set, batch, seed, index_records)
-        ours = [measure(material) for measure in OURS]
+        ours = [measure(material) for measure in (*OURS, *(SCALE if scale else ()))]
         others = [measure(material) for measure in OTHERS] if compare else []
         rates = _interleaved({name: job for each in (*ours, *others) for name, job in each.jobs.items()}, rounds)
         figures: dict[str, Any] = {"records": len(chosen), "samples": chosen[0].samples, "rounds": rounds}

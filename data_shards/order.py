@@ -20,7 +20,10 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -65,11 +68,11 @@ class GlobalOrder:
                 f"{n} records are selected, a global batch needs {self.global_batch}: a batch would hold the same record twice",
                 f"lower the global batch to {max(n, 1)} or less, or select more records",
             )
-        given = np.arange(n) if self.patients is None else np.asarray(self.patients)
+        given = np.arange(n, dtype=np.int32 if n < 2**31 else np.int64) if self.patients is None else np.asarray(self.patients)
         if given.shape != (n,):
             raise UsageError(f"patients has shape {given.shape}, rows {(n,)}", "give one patient code per row")
-        self._codes = np.unique(given, return_inverse=True)[1].astype(np.int64)
-        self._patient_count = int(self._codes.max()) + 1
+        self.codes = _compact(given)
+        self._patient_count = int(self.codes.max()) + 1
 
     def __getstate__(self) -> dict:
         return {name: getattr(self, name) for name in ("rows", "patients", "global_batch", "seed", "fingerprint")}
@@ -89,8 +92,18 @@ class GlobalOrder:
         """Epoch of the first row of a step."""
         return step * self.global_batch // self.records
 
+    part_of = epoch_of
+
+    def pool(self, position: int) -> range:
+        """Positions a substitute for a row that cannot be read may be drawn from: all."""
+        return range(self.records)
+
     def batch(self, step: int) -> np.ndarray:
         """int64 (global_batch,) dataset rows of a step, whichever ranks will read them."""
+        return self.rows[self.positions(step)]
+
+    def positions(self, step: int) -> np.ndarray:
+        """int64 (global_batch,) positions into `rows` and `codes` of a step."""
         if step < 0:
             raise UsageError(f"step is {step}; steps count from 0", "give a step of 0 or more")
         start, n = step * self.global_batch, self.records
@@ -100,7 +113,7 @@ class GlobalOrder:
             part = self.epoch(epoch)[at : at + end - start]
             parts.append(part)
             start += part.size
-        return self.rows[np.concatenate(parts)]
+        return np.concatenate(parts)
 
     def epoch(self, epoch: int) -> np.ndarray:
         """int64 (n,): the positions (into `rows`) of one epoch, in order. Cached; safe to call from another thread ahead of time."""
@@ -116,11 +129,12 @@ class GlobalOrder:
                 self._epochs.popitem(last=False)
             return order
 
+    def prepare(self, part: int) -> None:
+        """Compute an epoch before its first batch is asked for."""
+        self.epoch(part)
+
     def _words(self, epoch: int, purpose: str, size: int) -> np.ndarray:
-        """uint64 (size,): raw Philox words for one purpose in one epoch."""
-        label = json.dumps([ORDER_VERSION, self.seed, epoch, self.fingerprint, purpose])
-        key = int.from_bytes(hashlib.sha256(label.encode()).digest()[:16], "little")
-        return np.random.Philox(key=key).random_raw(size)
+        return random_words([ORDER_VERSION, self.seed, epoch, self.fingerprint, purpose], size)
 
     def _parts(self, epoch: int) -> tuple[int, int]:
         """h, t: rows of the epoch in the batch shared with the previous epoch, and in the one shared with the next."""
@@ -132,37 +146,70 @@ class GlobalOrder:
 
     def _tail(self, epoch: int, shuffled: np.ndarray) -> np.ndarray:
         _, tail = self._parts(epoch)
-        return _first_of_different_patients(shuffled, self._codes, tail, np.zeros(self._patient_count, dtype=bool))
+        return first_of_different_patients(shuffled, self.codes, tail, np.zeros(self._patient_count, dtype=bool))
 
     def _compute(self, epoch: int) -> np.ndarray:
-        head_size, _ = self._parts(epoch)
+        head, _ = self._parts(epoch)
         shuffled = self._shuffled(epoch)
+        met = np.zeros(self._patient_count, dtype=bool)
+        if head:
+            met[self.codes[self._tail(epoch - 1, self._shuffled(epoch - 1))]] = True
         tail = self._tail(epoch, shuffled)
-        taken = np.zeros(self.records, dtype=bool)
-        taken[tail] = True
-        head = shuffled[:0]
-        if head_size:
-            met = np.zeros(self._patient_count, dtype=bool)
-            met[self._codes[self._tail(epoch - 1, self._shuffled(epoch - 1))]] = True
-            head = _first_of_different_patients(shuffled[~taken[shuffled]], self._codes, head_size, met)
-            taken[head] = True
-        middle = self._deal(epoch, shuffled[~taken[shuffled]])
-        return np.concatenate([head, middle, tail])
-
-    def _deal(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        """Deal shuffled positions, grouped by patient in random patient order, round-robin to the full batches; then shuffle the batches."""
-        batches = positions.size // self.global_batch
-        if batches == 0:
-            return positions
-        rank = np.empty(self._patient_count, dtype=np.int64)
-        rank[np.argsort(self._words(epoch, "patients", self._patient_count), kind="stable")] = np.arange(self._patient_count)
-        grouped = positions[np.argsort(rank[self._codes[positions]], kind="stable")]
-        dealt = grouped.reshape(self.global_batch, batches)  # column b = every `batches`-th card, from the b-th on
-        shuffle = np.argsort(self._words(epoch, "batches", batches), kind="stable")
-        return dealt[:, shuffle].T.ravel()
+        return lay_out(shuffled, self.codes, tail, head, met, self.global_batch, partial(self._words, epoch))
 
 
-def _first_of_different_patients(positions: np.ndarray, codes: np.ndarray, size: int, met: np.ndarray) -> np.ndarray:
+def _compact(codes: np.ndarray) -> np.ndarray:
+    """Codes -> 0..k-1 in the order of the codes: what `np.unique` gives, without sorting where the codes are small whole numbers."""
+    if codes.dtype.kind not in "iu" or codes.min() < 0 or codes.max() >= 4 * codes.size + 1024:
+        return np.unique(codes, return_inverse=True)[1]
+    present = np.zeros(int(codes.max()) + 1, dtype=bool)
+    present[codes] = True
+    return (np.cumsum(present, dtype=codes.dtype) - codes.dtype.type(1))[codes]
+
+
+def random_words(label: list[Any], size: int) -> np.ndarray:
+    """uint64 (size,): raw Philox words keyed by sha256 of the label; the only randomness of any order."""
+    key = int.from_bytes(hashlib.sha256(json.dumps(label).encode()).digest()[:16], "little")
+    return np.random.Philox(key=key).random_raw(size)
+
+
+def lay_out(
+    shuffled: np.ndarray,
+    codes: np.ndarray,
+    tail: np.ndarray,
+    head_size: int,
+    met: np.ndarray,
+    global_batch: int,
+    words: Callable[[str, int], np.ndarray],
+) -> np.ndarray:
+    """Shuffled positions -> head (of patients not in `met`, bool per patient), full batches dealt so that no patient meets itself, tail (as given).
+
+    codes: patient of every position. words(purpose, size): random words.
+    """
+    taken = np.zeros(codes.size, dtype=bool)
+    taken[tail] = True
+    head = first_of_different_patients(shuffled[~taken[shuffled]], codes, head_size, met)
+    taken[head] = True
+    middle = _deal(shuffled[~taken[shuffled]], codes, met.size, global_batch, words)
+    return np.concatenate([head, middle, tail])
+
+
+def _deal(
+    positions: np.ndarray, codes: np.ndarray, patient_count: int, global_batch: int, words: Callable[[str, int], np.ndarray]
+) -> np.ndarray:
+    """Deal shuffled positions, grouped by patient in random patient order, round-robin to the full batches; then shuffle the batches."""
+    batches = positions.size // global_batch
+    if batches == 0:
+        return positions
+    rank = np.empty(patient_count, dtype=np.int64)
+    rank[np.argsort(words("patients", patient_count), kind="stable")] = np.arange(patient_count)
+    grouped = positions[np.argsort(rank[codes[positions]], kind="stable")]
+    dealt = grouped.reshape(global_batch, batches)  # column b = every `batches`-th card, from the b-th on
+    shuffle = np.argsort(words("batches", batches), kind="stable")
+    return dealt[:, shuffle].T.ravel()
+
+
+def first_of_different_patients(positions: np.ndarray, codes: np.ndarray, size: int, met: np.ndarray) -> np.ndarray:
     """The first `size` positions whose patients differ from each other and from those in `met` (bool per patient).
 
     Where there are too few, repeats fill up: first of patients already chosen here, then of patients in `met`; always in the given order.

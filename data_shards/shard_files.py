@@ -58,6 +58,11 @@ class ShardFiles:
     def __setstate__(self, state: tuple[Path, Sequence[str], RemoteShards | None]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
+    @property
+    def open_count(self) -> int:
+        """Shards that are kept open at this moment."""
+        return len(self._open)
+
     def close(self) -> None:
         with self._lock:
             self._open.clear()

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from data_shards.codec import decode_counts, decode_header
 from data_shards.commit_set import INDEX, MANIFEST, REPORTS, SCHEMA_VERSION
 from data_shards.errors import DataError
+from data_shards.index_file import IndexFile, patient_codes
 from data_shards.record import EcgRecord, SignalSpec
 from data_shards.remote import RemoteShards, open_remote
 from data_shards.shard_cache import ShardCache
@@ -35,12 +36,13 @@ class Selection:
 class ShardSet:
     """Open with `ShardSet.open(folder or URL)`. Rows are positions in the index, 0..len-1; every array below is aligned to them.
 
-    shard int32, offset int64, size int32, crc32 uint32, fold int16, report int64 (-1 none), age_years float32 (NaN unknown), sex int8
-    (0 unknown, 1 female, 2 male), quality uint32 (bits of `data_shards.quality.FLAGS`), patients int64 (a code per distinct patient).
+    shard int32, offset int64, size int32, crc32 uint32, fold int16, report int32 (-1 none), age_years float32 (NaN unknown), sex int8
+    (0 unknown, 1 female, 2 male), quality uint32 (bits of `data_shards.quality.FLAGS`), patients int32 (a code per distinct patient).
+    Each is read when it is first used; those of a large set are memory-mapped (`index_file`).
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], index: pa.Table, remote: RemoteShards | None = None) -> None:
-        self.path, self.manifest, self.index = path, manifest, index
+    def __init__(self, path: Path, manifest: dict[str, Any], index: pa.Table | IndexFile, remote: RemoteShards | None = None) -> None:
+        self.path, self.manifest, self._source = path, manifest, index
         self.spec = SignalSpec(manifest["spec"]["sampling_rate"], manifest["spec"]["seconds"])
         self.fingerprint: str = manifest["fingerprint"]
         self.shard_names: tuple[str, ...] = tuple(shard["name"] for shard in manifest["shards"])
@@ -55,23 +57,33 @@ class ShardSet:
         remote = open_remote(path, cache)
         path = Path(path) if remote is None else remote.folder
         manifest = read_manifest(path)
-        index = read_table(path / INDEX)
+        index = IndexFile(path / INDEX, manifest["tables"][INDEX])
         records = manifest["counts"]["records"]
-        if index.num_rows != records:
+        if index.records != records:
             raise DataError(
-                f"{path / INDEX} has {index.num_rows} rows, the manifest says {records} records",
+                f"{path / INDEX} has {index.records} rows, the manifest says {records} records",
                 "the index is stale; run `cardialign shards verify` and build the set again",
             )
         return cls(path, manifest, index, remote)
 
     def __len__(self) -> int:
-        return int(self.index.num_rows)
+        return self._source.records if isinstance(self._source, IndexFile) else int(self._source.num_rows)
 
     def __repr__(self) -> str:
         return f"ShardSet({str(self.path)!r}, records={len(self)}, shards={len(self.shard_names)}, fingerprint={self.fingerprint[:12]})"
 
     def _column(self, name: str, dtype: Any) -> np.ndarray:
-        return self.index.column(name).to_numpy().astype(dtype, copy=False)
+        if isinstance(self._source, IndexFile):
+            return self._source.column(name, dtype)
+        return self._source.column(name).to_numpy().astype(dtype, copy=False)
+
+    def _arrow(self, name: str) -> pa.ChunkedArray:
+        return self._source.arrow(name) if isinstance(self._source, IndexFile) else self._source.column(name)
+
+    @cached_property
+    def index(self) -> pa.Table:
+        """The whole index as a table in memory: for looking at, not for streaming."""
+        return self._source.table() if isinstance(self._source, IndexFile) else self._source
 
     @cached_property
     def shard(self) -> np.ndarray:
@@ -95,7 +107,7 @@ class ShardSet:
 
     @cached_property
     def report(self) -> np.ndarray:
-        return self._column("report", np.int64)
+        return self._column("report", np.int32)
 
     @cached_property
     def age_years(self) -> np.ndarray:
@@ -107,17 +119,16 @@ class ShardSet:
 
     @cached_property
     def sex(self) -> np.ndarray:
-        codes = pc.index_in(self.index.column("sex"), value_set=pa.array(["female", "male"]))
-        return (pc.fill_null(codes, -1).to_numpy() + 1).astype(np.int8)
+        if isinstance(self._source, IndexFile):
+            return self._source.column("sex", np.int8, _sex_codes)
+        return _sex_codes(self._source.column("sex").combine_chunks())
 
     @cached_property
     def patients(self) -> np.ndarray:
         """One code per patient; a record without a patient id is a patient of its own."""
-        column = self.index.column("patient").combine_chunks()
-        codes = column.dictionary_encode().indices.to_numpy().astype(np.int64)
-        unknown = pc.equal(column, "").to_numpy(zero_copy_only=False)
-        codes[unknown] = codes.max(initial=0) + 1 + np.arange(int(unknown.sum()))
-        return codes
+        if isinstance(self._source, IndexFile):
+            return self._source.patients()
+        return patient_codes(self._source.column("patient"))
 
     @cached_property
     def reports(self) -> pa.Table:
@@ -129,15 +140,25 @@ class ShardSet:
         return tuple(sorted({name for name, _, _ in self._label_pairs}))
 
     def key(self, row: int) -> str:
-        return self.index.column("key")[int(row)].as_py()
+        if isinstance(self._source, IndexFile):
+            return self._source.key(int(row))
+        return self._source.column("key")[int(row)].as_py()
 
     def lead_masks(self, rows: np.ndarray) -> np.ndarray:
         """bool (n, 12): False where a lead is missing or unusable."""
-        return (self._lead_masks[rows][:, None] >> np.arange(12) & 1).astype(bool)
+        return unpack_lead_masks(self._lead_masks[rows])
 
     @cached_property
     def _lead_masks(self) -> np.ndarray:
         return self._column("lead_mask", np.uint16)
+
+    @cached_property
+    def _meta_offset(self) -> np.ndarray:
+        return self._column("meta_offset", np.int64)
+
+    @cached_property
+    def _meta_size(self) -> np.ndarray:
+        return self._column("meta_size", np.int32)
 
     def select(
         self,
@@ -157,7 +178,7 @@ class ShardSet:
             self._check_label_set(label_set)
             keep &= self._labelled(label_set)
         if keys is not None:
-            found = pc.index_in(pa.array(list(keys), pa.string()), value_set=self.index.column("key").combine_chunks())
+            found = pc.index_in(pa.array(list(keys), pa.string()), value_set=self._arrow("key").combine_chunks())
             if found.null_count:
                 unknown = [key for key, row in zip(keys, found.to_pylist(), strict=True) if row is None]
                 raise DataError(
@@ -179,7 +200,7 @@ class ShardSet:
     @cached_property
     def _label_pairs(self) -> list[tuple[str, str, np.ndarray]]:
         """(label set, code, rows) of every label; the code "" marks a row that is labelled and to which no code applies."""
-        column = self.index.column("labels").combine_chunks()
+        column = self._arrow("labels").combine_chunks()
         encoded = column.flatten().dictionary_encode()
         row_of = pc.list_parent_indices(column).to_numpy()
         codes = encoded.indices.to_numpy()
@@ -220,13 +241,13 @@ class ShardSet:
 
     def read_metadata(self, row: int) -> dict[str, Any]:
         """The JSON metadata of one record."""
-        columns = self.index.slice(int(row), 1).select(["key", "shard", "meta_offset", "meta_size"]).to_pylist()[0]
-        raw = self.files.read(columns["shard"], columns["meta_offset"], columns["meta_size"], columns["key"])
+        key, shard, offset = self.key(row), int(self.shard[row]), int(self._meta_offset[row])
+        raw = self.files.read(shard, offset, int(self._meta_size[row]), key)
         try:
             meta: dict[str, Any] = json.loads(raw)
         except ValueError as error:
             raise DataError(
-                f"record {columns['key']}: metadata in shard {self.shard_names[columns['shard']]} at offset {columns['meta_offset']} is damaged",
+                f"record {key}: metadata in shard {self.shard_names[shard]} at offset {offset} is damaged",
                 "run `cardialign shards verify` and build the shard set again",
             ) from error
         return meta
@@ -254,6 +275,16 @@ class ShardSet:
             source=meta["source"],
             extra=meta["extra"],
         )
+
+
+def _sex_codes(column: pa.Array) -> np.ndarray:
+    codes = pc.index_in(column, value_set=pa.array(["female", "male"]))
+    return (pc.fill_null(codes, -1).to_numpy() + 1).astype(np.int8)
+
+
+def unpack_lead_masks(bits: np.ndarray) -> np.ndarray:
+    """uint16 (n,) of the index -> bool (n, 12)."""
+    return (bits[:, None] >> np.arange(12) & 1).astype(bool)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

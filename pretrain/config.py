@@ -31,14 +31,22 @@ def _refuse(problems: list[str]) -> None:
 
 
 class DataConfig(Strict):
-    """What is read, in which order, and how the signal is normalised on the device."""
+    """What is read, in which order, and how the signal is normalised on the device.
+
+    window: shuffle within windows of this many shards, for object storage; null = over the whole set.
+    max_bad_fraction: share of the selected records that may turn out unreadable and be replaced (at least one record); 0 stops at the first.
+    slow_read_seconds: a read that takes longer is logged while it hangs.
+    """
 
     shards: Path | None = None
     folds: tuple[int, ...] | None = None
     normalisation: Literal["none", "minmax", "zscore", "lead-std"] = "none"
     patient_disjoint: bool = True
+    window: Positive | None = None
     threads: Positive = 2
     prefetch: Positive = 4
+    max_bad_fraction: Fraction = 0.001
+    slow_read_seconds: Annotated[float, Field(gt=0)] = 30.0
 
 
 class PatchScale(Strict):

@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--index-records", type=int, default=800_000, metavar="N", help="size of the index for start and memory (default 800000)"
     )
+    parser.add_argument("--scale", action="store_true", help="also the order and memory of 10 million made-up records (minutes)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -28,4 +29,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if getattr(args, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1", "give a positive number")
     shards = ShardSet.open(args.shards) if args.shards is not None else None
-    return measure_data(shards, wfdb_folder=args.wfdb, records=args.records, rounds=args.rounds, index_records=args.index_records)
+    return measure_data(
+        shards, wfdb_folder=args.wfdb, records=args.records, rounds=args.rounds, index_records=args.index_records, scale=args.scale
+    )

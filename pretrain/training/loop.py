@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from data_shards.errors import UserError
-from data_shards.order import ORDER_VERSION, GlobalOrder
+from data_shards.order import ORDER_VERSION
 from data_shards.shard_set import Selection, ShardSet
 from data_shards.stream import EMPTY_DIGEST, Batch, ShardStream
+from data_shards.substitutes import Order
 from data_shards.text_bank import TextBank
 from pretrain.config import RunConfig
 from pretrain.model.dual import DualEncoder
@@ -31,13 +32,15 @@ from pretrain.training.clock import StepClock
 from pretrain.training.collapse import CollapseAlarm, effective_rank
 from pretrain.training.engine import Workers, make_engine, optimizer_step, plan_batches, set_learning_rate, start_workers
 from pretrain.training.gradient_cache import accumulate_gradients
+from pretrain.training.quarantine import Quarantine
 from pretrain.training.run_data import open_bank, open_data, total_steps
 from pretrain.training.schedule import learning_rate, warmup_steps
 from pretrain.training.trace import TraceWriter
 
 log = logging.getLogger(__name__)
 
-GO, STOP, FAILED = range(3)
+GO, SUBSTITUTE, STOP, FAILED = range(4)
+"""What a rank asks for before a step; the highest of all ranks is what all do."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,14 @@ class _Run:
     workers: Workers
     shard_set: ShardSet
     selection: Selection
-    order: GlobalOrder
+    order: Order
     bank: TextBank
     start: int = 0
     digest: str = EMPTY_DIGEST
     loss: float | None = None
     checkpoint: Path | None = None
     engine: Any = None
+    quarantine: Quarantine | None = None
 
     def set_up(self) -> None:
         config, workers = self.config, self.workers
@@ -112,6 +116,9 @@ class _Run:
             resume.load_checkpoint(self.engine, point, workers)
             state = point.state
             self.start, self.digest, self.loss, self.checkpoint = state.step, state.digest, state.loss, point.path
+        fraction = config.data.max_bad_fraction
+        if fraction > 0:
+            self.quarantine = Quarantine(self.run_dir, self.order, self.selection.fingerprint, len(self.selection.rows), fraction)
         log.info(
             "run=%s step=%d of=%d records=%d global_batch=%d world_size=%d micro_batches=%d zero_stage=%d precision=%s device=%s",
             config.name, self.start, self.last, len(self.selection.rows), self.plan.global_batch, workers.world_size,
@@ -122,9 +129,9 @@ class _Run:
         config, workers, done = self.config, self.workers, self.start
         objective = create_objective(config.objective)
         alarm = CollapseAlarm(config.collapse, warmup_steps(config.schedule, self.last))
-        clock = StepClock(config.training.global_batch)
+        clock = StepClock(config.training.global_batch, workers.device)
         with self._stream() as stream, self._trace() as trace:
-            for batch in self._agreed(stream):
+            for batch in clock.waits_for(self._agreed(stream)):
                 inputs, known = step_inputs(batch, self.bank, objective, config, workers.rank, workers.world_size, workers.device)
                 step = accumulate_gradients(self.engine, inputs, partial(objective.loss, inputs=known), self.plan)
                 done, self.loss, self.digest = batch.step + 1, float(step.loss), stream.digest
@@ -133,10 +140,13 @@ class _Run:
                 set_learning_rate(self.engine, lr)
                 norm = optimizer_step(self.engine)
                 alarm.check_gradient(done, norm, self.digest)
-                clock.step(batch.wait)
+                clock.step(batch.wait, batch.slowest)
                 values = {name: float(value) for name, value in step.metrics.items()} | {"loss": self.loss, "lr": lr, "grad_norm": norm}
                 if done % config.training.log_every == 0 or done == self.last:
+                    seconds, shard = clock.slowest
+                    log.info("run=%s step=%d rank=%d slowest_shard=%s read_seconds=%.4f", config.name, done, workers.rank, shard, seconds)
                     values |= {"effective_rank": effective_rank(step.features["ecg"]), **clock.report()}
+                    values |= {"data_slow_reads": float(stream.slow_reads), "data_quarantined": float(self._quarantined())}
                     if workers.rank == 0:
                         self.reporter.metrics(done, values)
                 if trace is not None:
@@ -172,7 +182,8 @@ class _Run:
         data, workers = self.config.data, self.workers
         return ShardStream(
             self.shard_set, self.order, rank=workers.rank, world_size=workers.world_size, start_step=self.start, stop_step=self.last,
-            threads=data.threads, prefetch=data.prefetch, digest=self.digest,
+            threads=data.threads, prefetch=data.prefetch, digest=self.digest, slow_read_seconds=data.slow_read_seconds,
+            quarantined=None if self.quarantine is None else self.quarantine.rows,
         )  # fmt: skip
 
     def _trace(self) -> AbstractContextManager[TraceWriter | None]:
@@ -187,7 +198,9 @@ class _Run:
                 batch = next(batches, None)
             except UserError as error:
                 problem = error
-            verdict = highest(FAILED if problem else STOP if self.reporter.should_stop() else GO, self.workers.device)
+            bad = batch is not None and self.quarantine is not None and self.quarantine.touches(batch)
+            wish = FAILED if problem else STOP if self.reporter.should_stop() else SUBSTITUTE if bad else GO
+            verdict = highest(wish, self.workers.device)
             if verdict == FAILED:
                 raise first_error(problem)
             if batch is None:
@@ -195,7 +208,13 @@ class _Run:
             if verdict == STOP:
                 log.info("run=%s action=stop step=%d", self.config.name, batch.step)
                 return
+            if verdict == SUBSTITUTE:
+                assert self.quarantine is not None
+                self.quarantine.settle(stream, batch)
             yield batch
+
+    def _quarantined(self) -> int:
+        return 0 if self.quarantine is None else len(self.quarantine.rows)
 
     def _save(self, step: int) -> None:
         config = json.loads(json.dumps(self.config.resolved()))

@@ -42,6 +42,8 @@ HARMLESS = (
     "data.shards",  # the content is held to its fingerprint, wherever the folder lies
     "data.threads",
     "data.prefetch",
+    "data.max_bad_fraction",
+    "data.slow_read_seconds",
     "objective.chunk",
     "training.micro_batch",
     "training.steps",

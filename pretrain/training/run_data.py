@@ -8,6 +8,7 @@ from data_shards.errors import DataError, UserError
 from data_shards.order import GlobalOrder
 from data_shards.shard_set import Selection, ShardSet
 from data_shards.text_bank import TextBank
+from data_shards.window_order import WindowOrder
 from pretrain.config import RunConfig
 from pretrain.model.text import TextEncoder
 
@@ -21,14 +22,18 @@ def total_steps(config: RunConfig, records: int) -> int:
     return max(1, math.ceil(training.epochs * records / training.global_batch))
 
 
-def open_data(config: RunConfig) -> tuple[ShardSet, Selection, GlobalOrder]:
+def open_data(config: RunConfig) -> tuple[ShardSet, Selection, GlobalOrder | WindowOrder]:
     """Shard set, the rows of the run (its folds, with a report), and their order. Raises UserError or DataError with the remedy."""
     if config.data.shards is None:
         raise UserError("data.shards is not set", "name the folder of a shard set: --set data.shards=FOLDER")
     shard_set = ShardSet.open(config.data.shards)
     selection = shard_set.select(folds=config.data.folds, require_report=True)
     patients = shard_set.patients[selection.rows] if config.data.patient_disjoint else None
-    return shard_set, selection, GlobalOrder(selection.rows, patients, config.training.global_batch, config.seed, selection.fingerprint)
+    batch, seed, window = config.training.global_batch, config.seed, config.data.window
+    if window is None:
+        return shard_set, selection, GlobalOrder(selection.rows, patients, batch, seed, selection.fingerprint)
+    shards = shard_set.shard[selection.rows]
+    return shard_set, selection, WindowOrder(selection.rows, shards, patients, batch, seed, selection.fingerprint, window)
 
 
 def open_bank(config: RunConfig) -> TextBank:

@@ -82,7 +82,8 @@ def two_workers(rank: int, world: int, shards: Path, damaged: Path, root: Path) 
     witness = Witness()
     results.append(train(undisturbed, root / "stopped", witness))
     results.append(train(config_for(shards, zero_stage=1), root / "moved", Witness(stop_after=2)))
-    return results, witness, message(DataError, config_for(damaged), root / "damaged", NullReporter())
+    strict = config_for(damaged).model_copy(update={"data": config_for(damaged).data.model_copy(update={"max_bad_fraction": 0.0})})
+    return results, witness, message(DataError, strict, root / "damaged", NullReporter())
 
 
 def with_dropout(shards: Path):
@@ -176,7 +177,7 @@ def test_all_ranks_stop_when_one_is_asked_and_the_run_continues_where_it_stopped
     assert digests(root, "stopped") == digests(root, "undisturbed")
 
 
-def test_a_damaged_record_stops_all_ranks_naming_record_shard_and_remedy(runs):
+def test_without_an_error_budget_a_damaged_record_stops_all_ranks_naming_record_shard_and_remedy(runs):
     first, second = (text for _, _, text in runs[2])
     assert first == second
     assert "record tiny-" in first and "shard-0000" in first and "rank " in first and "shards verify" in first

@@ -1,0 +1,155 @@
+"""`index.parquet` one column at a time, as plain arrays: no table in memory, no Python object per record.
+
+The columns of a large index are laid down once as `.npy` files in the temporary folder of the machine (TMPDIR), keyed by the index's digest, and
+memory-mapped from there: all processes of a node share them, and the kernel drops pages that are not in use.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_shards.errors import DataError
+
+MAPPED_FROM = 2_000_000
+"""Records from which columns are memory-mapped; below, they take at most some 40 bytes a record."""
+_ROWS = 1 << 17  # decoded at a time
+
+
+def _plain(column: pa.Array) -> np.ndarray:
+    return column.to_numpy(zero_copy_only=False)
+
+
+class IndexFile:
+    """Columns of an index, each read when it is first asked for. Thread-safe. Raises DataError for a file that cannot be read.
+
+    digest: of the file's content, under which mapped columns are kept. mapped_from: records from which columns are mapped.
+    """
+
+    def __init__(self, path: Path, digest: str, mapped_from: int = MAPPED_FROM) -> None:
+        self.path, self._digest = path, digest
+        with self._reading() as file:
+            self.records = int(file.metadata.num_rows)
+            groups = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+        self._group_starts = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
+        self._mapped = self.records >= mapped_from
+        self._columns: dict[str, np.ndarray] = {}
+        self._keys: tuple[int, pa.ChunkedArray] | None = None
+        self._lock = threading.RLock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self._digest, 0 if self._mapped else self.records + 1)
+
+    def column(self, name: str, dtype: Any, convert: Callable[[pa.Array], np.ndarray] = _plain) -> np.ndarray:
+        """A column as an array of `dtype`, read-only; convert: Arrow values -> numbers, a stretch of rows at a time."""
+
+        def fill(out: np.ndarray) -> None:
+            at = 0
+            with self._reading() as file:
+                for part in file.iter_batches(_ROWS, columns=[name], use_threads=False):
+                    out[at : at + part.num_rows] = convert(part.column(0))
+                    at += part.num_rows
+
+        return self._made(name, np.dtype(dtype), fill)
+
+    def patients(self) -> np.ndarray:
+        """int32: one code per distinct patient, by first appearance; a record without a patient id is a patient of its own."""
+
+        def fill(out: np.ndarray) -> None:
+            with self._reading(read_dictionary=["patient"]) as file:
+                encoded = file.read(columns=["patient"], use_threads=False).unify_dictionaries().column(0)
+            out[:] = patient_codes(encoded)
+
+        return self._made("patient", np.dtype(np.int32), fill)
+
+    def key(self, row: int) -> str:
+        """Key of one record. Reads the keys of its row group, and keeps them for the next question."""
+        group = int(np.searchsorted(self._group_starts, row, side="right")) - 1
+        with self._lock:
+            if self._keys is None or self._keys[0] != group:
+                with self._reading() as file:
+                    self._keys = group, file.read_row_group(group, columns=["key"]).column(0)
+            return self._keys[1][row - int(self._group_starts[group])].as_py()
+
+    def arrow(self, name: str) -> pa.ChunkedArray:
+        """A column as Arrow holds it, not kept: for labels and look-ups by key."""
+        with self._reading() as file:
+            return file.read(columns=[name]).column(0)
+
+    def table(self) -> pa.Table:
+        """Everything."""
+        with self._reading() as file:
+            return file.read()
+
+    def _made(self, name: str, dtype: np.dtype, fill: Callable[[np.ndarray], None]) -> np.ndarray:
+        with self._lock:
+            if name not in self._columns:
+                if self._mapped:
+                    self._columns[name] = self._mapped_column(name, dtype, fill)
+                else:
+                    made = np.empty(self.records, dtype=dtype)
+                    fill(made)
+                    made.setflags(write=False)
+                    self._columns[name] = made
+            return self._columns[name]
+
+    def _mapped_column(self, name: str, dtype: np.dtype, fill: Callable[[np.ndarray], None]) -> np.ndarray:
+        path = _own_folder(self._digest) / f"{name}.npy"
+        if path.exists():
+            kept = np.load(path, mmap_mode="r")
+            if kept.shape == (self.records,) and kept.dtype == dtype:
+                return kept
+        temporary = path.with_name(f".tmp-{os.getpid()}-{threading.get_ident()}-{path.name}")
+        try:
+            fresh = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=(self.records,))
+            fill(fresh)
+            fresh.flush()
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return np.load(path, mmap_mode="r")
+
+    @contextmanager
+    def _reading(self, **options: Any) -> Iterator[pq.ParquetFile]:
+        try:
+            with pq.ParquetFile(self.path, memory_map=True, **options) as file:
+                yield file
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(
+                f"{self.path} cannot be read: {error}", "run `cardialign shards verify` and build the shard set again"
+            ) from error
+
+
+def patient_codes(column: pa.ChunkedArray) -> np.ndarray:
+    """Patient ids (strings, or dictionary-encoded with one dictionary) -> codes, as `IndexFile.patients` says."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode().unify_dictionaries()
+    if column.num_chunks == 0:
+        return np.empty(0, dtype=np.int32)
+    codes = np.concatenate([pc.fill_null(chunk.indices, -1).to_numpy() for chunk in column.chunks]).astype(np.int32, copy=False)
+    empty = pc.index(column.chunk(0).dictionary, "").as_py()
+    unknown = (codes < 0) | (codes == empty) if empty >= 0 else codes < 0
+    codes[unknown] = len(column.chunk(0).dictionary) + np.arange(int(unknown.sum()), dtype=np.int32)
+    return codes
+
+
+def _own_folder(digest: str) -> Path:
+    """A folder that belongs to this user alone: columns that another could have written must not be mapped."""
+    base = Path(tempfile.gettempdir()) / f"cardialign-index-{os.getuid()}"
+    base.mkdir(mode=0o700, exist_ok=True)
+    facts = base.lstat()
+    if facts.st_uid != os.getuid() or facts.st_mode & 0o077:
+        base = Path(tempfile.mkdtemp(prefix="cardialign-index-"))
+    folder = base / digest[:32]
+    folder.mkdir(exist_ok=True)
+    return folder
