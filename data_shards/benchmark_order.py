@@ -39,7 +39,8 @@ _PART = 1 << 18
 class _OneRecord:
     """A source of one short record: every row of the made-up index points at its payload."""
 
-    name, root, label_sets = "one", Path("."), ()
+    name, root = "one", Path(".")
+    label_sets: tuple[str, ...] = ()
 
     @classmethod
     def options(cls) -> dict[str, str]:
