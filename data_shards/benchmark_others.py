@@ -11,8 +11,19 @@ from data_shards.benchmark_material import Job, Material, Measurement
 
 
 def measure_others(material: Material) -> Measurement:
-    """Each job ends with float32 mV of every record, as the stream does."""
-    return Measurement({"wfdb_rdsamp": _rdsamp(material), "mat_float32": _mat(material), "webdataset_npy": _webdataset(material)})
+    """Each job ends with float32 mV of every record, as the stream does, but reads in file order and checks nothing."""
+    jobs = {"wfdb_rdsamp": _rdsamp(material), "mat_float32": _mat(material), "webdataset_npy": _webdataset(material)}
+    places = {
+        "wfdb_rdsamp": material.wfdb_paths[0].parent,
+        "mat_float32": material.folder / "mat",
+        "webdataset_npy": material.folder / "npy",
+    }
+
+    def figures() -> dict[str, float]:
+        sizes = {name: sum(file.stat().st_size for file in folder.iterdir()) for name, folder in places.items()}
+        return {f"{name}_bytes_per_record": size / len(material.records) for name, size in sizes.items()}
+
+    return Measurement(jobs, figures)
 
 
 def _rdsamp(material: Material) -> Job:
@@ -38,7 +49,8 @@ def _webdataset(material: Material) -> Job:
     """What most pipelines do: float32 `.npy` members, read and decoded by the stock loader."""
     import webdataset
 
-    path = material.folder / "npy.tar"
+    (material.folder / "npy").mkdir()
+    path = material.folder / "npy" / "records.tar"
     with tarfile.open(path, "w") as tar:
         for i, record in enumerate(material.records):
             buffer = io.BytesIO()
