@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from pcodec import ChunkConfig, DeltaSpec, ModeSpec
@@ -134,7 +136,7 @@ def decode_counts(payload: bytes, *, verified: bool = False) -> np.ndarray:
 
 def decode_into(payload: bytes, out: np.ndarray, *, verified: bool = False) -> Header:
     """Write the signal in mV into `out` float32 (12, T): the fast path of the stream. Equals `EcgRecord.millivolts()` bit for bit."""
-    layout, counts = _decode(payload, verified)
+    layout, counts = _decode(payload, verified, _SCRATCH)
     if out.shape != counts.shape or out.dtype != np.float32:
         raise DataError(
             f"payload holds {counts.shape} samples, the buffer is {out.dtype} {out.shape}", "build the shards with one signal spec"
@@ -144,9 +146,38 @@ def decode_into(payload: bytes, out: np.ndarray, *, verified: bool = False) -> H
     return layout.header
 
 
-def _predictions(lead_i: np.ndarray, lead_ii: np.ndarray) -> np.ndarray:
+class _Work:
+    """Arrays that a decoding works in, and its targets: counts int16 (12, T), symbol uint16 (T,), predictions and residuals (4, T)."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self.counts = np.empty((_LEADS, samples), dtype=np.int16)
+        self.symbol = np.empty(samples, dtype=np.uint16)
+        self.predictions = np.empty((4, samples), dtype=np.int16)
+        self.residuals = np.empty((4, samples), dtype=np.uint16)
+        independent = [self.counts[lead] for lead in _INDEPENDENT]
+        self.packed_targets = [*independent, self.symbol]
+        self.plain_targets = [*independent, *(self.counts[lead] for lead in _DERIVED)]
+
+
+class _Scratch(threading.local):
+    """The last `_Work` of every thread: records of a set are all of one length, and memory that is in the cache already is decoded into faster."""
+
+    work: _Work | None = None
+
+    def of(self, samples: int) -> _Work:
+        if self.work is None or self.work.samples != samples:
+            self.work = _Work(samples)
+        return self.work
+
+
+_SCRATCH = _Scratch()
+
+
+def _predictions(lead_i: np.ndarray, lead_ii: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """int16 (4, T): III, aVR, aVL, aVF from I and II, all modulo 2^16 (twice as fast as int32, and just as reversible)."""
-    out = np.empty((4, lead_i.size), dtype=np.int16)
+    if out is None:
+        out = np.empty((4, lead_i.size), dtype=np.int16)
     np.subtract(lead_ii, lead_i, out=out[0])
     np.add(lead_i, lead_ii, out=out[1])
     np.negative(out[1], out=out[1])
@@ -218,12 +249,15 @@ def _layout(payload: bytes) -> _Layout:
     return _Layout(header, predicted, tuple(nibbles >> 4 * k & 15 for k in range(4)), minima, sizes, body, gains == 1)
 
 
-def _decode(payload: bytes, verified: bool) -> tuple[_Layout, np.ndarray]:
+def _decode(payload: bytes, verified: bool, scratch: _Scratch | None = None) -> tuple[_Layout, np.ndarray]:
+    """Layout and int16 (12, T), which with `scratch` holds until this thread decodes again."""
     layout = _layout(payload)
     if not verified and zlib.crc32(memoryview(payload)[_HEAD.size :]) != _HEAD.unpack_from(payload)[1]:
         raise DataError("ECG payload whose checksum does not match its content", _REMEDY)
-    counts = _decode_npy(payload, layout) if layout.header.codec == "npy" else _decode_blocks(payload, layout)
-    return layout, counts
+    if layout.header.codec == "npy":
+        return layout, _decode_npy(payload, layout)
+    samples = layout.header.samples
+    return layout, _decode_blocks(payload, layout, _Work(samples) if scratch is None else scratch.of(samples))
 
 
 def _npy_head(samples: int) -> bytes:
@@ -241,33 +275,35 @@ def _decode_npy(payload: bytes, layout: _Layout) -> np.ndarray:
     return np.frombuffer(payload, dtype="<i2", offset=layout.body + len(head)).astype(np.int16).reshape(_LEADS, samples)
 
 
-def _decode_blocks(payload: bytes, layout: _Layout) -> np.ndarray:
-    samples = layout.header.samples
-    counts = np.empty((_LEADS, samples), dtype=np.int16)
+def _decode_blocks(payload: bytes, layout: _Layout, work: _Work) -> np.ndarray:
+    counts = work.counts
     packed = len(layout.sizes) == len(_INDEPENDENT) + 1
-    symbol = np.empty(samples, dtype=np.uint16)
-    targets = [counts[lead] for lead in _INDEPENDENT] + ([symbol] if packed else [counts[lead] for lead in _DERIVED])
     at = layout.body
-    for size, target in zip(layout.sizes, targets, strict=True):
+    for size, target in zip(layout.sizes, work.packed_targets if packed else work.plain_targets, strict=True):
         _decompress(payload[at : at + size], target)
         at += size
     if not packed and not layout.predicted:
         return counts
-    predictions = _predictions(counts[0], counts[1])
+    predictions = _predictions(counts[0], counts[1], work.predictions)
     if not packed:
         for k, lead in enumerate(_DERIVED):
             if layout.predicted >> k & 1:
                 counts[lead] += predictions[k]
         return counts
-    shift = 0
-    for k, lead in enumerate(_DERIVED):
-        width = layout.packed_bits[k]
-        row = ((symbol >> np.uint16(shift)) & np.uint16((1 << width) - 1)).view(np.int16)
-        np.add(row, predictions[k], out=counts[lead])
-        if layout.packed_minima[k]:
-            counts[lead] += np.int16(layout.packed_minima[k])
-        shift += width
+    shifts, masks, minima = _packing(layout.packed_bits, layout.packed_minima)
+    residuals = np.right_shift(work.symbol, shifts, out=work.residuals)
+    residuals &= masks
+    predictions += minima
+    np.add(residuals.view(np.int16), predictions, out=counts[2:6])
     return counts
+
+
+@lru_cache(maxsize=1024)
+def _packing(bits: tuple[int, ...], minima: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(4, 1) shifts, masks and minima of the residuals that share a symbol."""
+    widths = np.array(bits, dtype=np.uint16)[:, None]
+    shifts = np.cumsum(widths, axis=0, dtype=np.uint16) - widths
+    return shifts, (np.uint16(1) << widths) - np.uint16(1), np.array(minima, dtype=np.int16)[:, None]
 
 
 def _decompress(block: bytes, target: np.ndarray) -> None:

@@ -68,7 +68,7 @@ class IndexFile:
         def fill(out: np.ndarray) -> None:
             with self._reading(read_dictionary=["patient"]) as file:
                 encoded = file.read(columns=["patient"], use_threads=False).unify_dictionaries().column(0)
-            out[:] = patient_codes(encoded)
+            patient_codes(encoded, out)
 
         return self._made("patient", np.dtype(np.int32), fill)
 
@@ -130,16 +130,20 @@ class IndexFile:
             ) from error
 
 
-def patient_codes(column: pa.ChunkedArray) -> np.ndarray:
-    """Patient ids (strings, or dictionary-encoded with one dictionary) -> codes, as `IndexFile.patients` says."""
+def patient_codes(column: pa.ChunkedArray, out: np.ndarray | None = None) -> np.ndarray:
+    """Patient ids (strings, or dictionary-encoded with one dictionary) -> codes, as `IndexFile.patients` says; into `out` when given."""
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode().unify_dictionaries()
-    if column.num_chunks == 0:
-        return np.empty(0, dtype=np.int32)
-    codes = np.concatenate([pc.fill_null(chunk.indices, -1).to_numpy() for chunk in column.chunks]).astype(np.int32, copy=False)
-    empty = pc.index(column.chunk(0).dictionary, "").as_py()
-    unknown = (codes < 0) | (codes == empty) if empty >= 0 else codes < 0
-    codes[unknown] = len(column.chunk(0).dictionary) + np.arange(int(unknown.sum()), dtype=np.int32)
+    codes = np.empty(len(column), dtype=np.int32) if out is None else out
+    at = unknown = 0
+    for chunk in column.chunks:
+        empty = pc.index(chunk.dictionary, "").as_py()
+        indices = pc.fill_null(chunk.indices, -1).to_numpy()
+        part = codes[at : at + len(chunk)]
+        part[:] = indices
+        nameless = np.flatnonzero((indices < 0) | (indices == empty))
+        part[nameless] = len(chunk.dictionary) + unknown + np.arange(nameless.size, dtype=np.int32)
+        at, unknown = at + len(chunk), unknown + nameless.size
     return codes
 
 
