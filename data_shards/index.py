@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ class ReportTable:
             return -1
         row = self._rows.setdefault(report_key(statements), len(self._rows))
         if row == len(self._statements):
-            self._statements.append(statements)
+            self._statements.append([sys.intern(statement) for statement in statements])  # few phrases make up all reports
             self._counts.append(0)
         self._counts[row] += 1
         return row
