@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from data_shards.codec import CODEC_VERSION, CODECS
 from data_shards.commit_set import MANIFEST, commit_set
 from data_shards.errors import DataError, UsageError
 from data_shards.index import metadata_of
+from data_shards.quality import MILLIVOLT_RANGE
 from data_shards.record import SignalSpec
 from data_shards.reports import CLEANING_VERSION
 from data_shards.shard_writer import metadata_bytes
@@ -35,7 +36,7 @@ Progress = Callable[[int, int, int], None]
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build made. `rejected`: reason -> records; `seconds` of this run (a resumed build counts only what it did itself)."""
+    """What a build made. `rejected`: reason -> records; `quality`: flag -> records that carry it (`data_shards.quality`); `seconds` of this run (a resumed build counts only what it did itself)."""
 
     records: int
     rejected: dict[str, int]
@@ -47,6 +48,7 @@ class BuildReport:
     fingerprint: str = ""
     resumed_shards: int = 0
     bytes: int = 0
+    quality: dict[str, int] = field(default_factory=dict)
 
 
 def build_shards(
@@ -118,6 +120,14 @@ def _build(
         raise disk_error(error, out / MANIFEST) from error
     counts = manifest["counts"]
     log.info("built out=%s records=%d rejected=%s fingerprint=%s", out, counts["records"], counts["rejected"], manifest["fingerprint"])
+    suspect = counts["quality"].get("gain-suspect", 0)
+    if suspect:
+        log.warning(
+            "gain-suspect records=%d of=%d: median amplitudes outside %g .. %g mV, check the gain of the files",
+            suspect,
+            counts["records"],
+            *MILLIVOLT_RANGE,
+        )
     return BuildReport(
         records=counts["records"],
         rejected=counts["rejected"],
@@ -129,6 +139,7 @@ def _build(
         fingerprint=manifest["fingerprint"],
         resumed_shards=resumed,
         bytes=sum(shard["bytes"] for shard in manifest["shards"]),
+        quality=counts["quality"],
     )
 
 

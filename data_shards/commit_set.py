@@ -17,6 +17,7 @@ import pyarrow as pa
 from data_shards.build_shard import WORK_FOLDER, read_sidecar
 from data_shards.errors import DataError
 from data_shards.index import ReportTable, index_batch, write_index, write_table
+from data_shards.quality import FLAGS
 from data_shards.record import STANDARD_LEADS, SignalSpec
 from data_shards.shard_writer import commit_file, file_sha256, sync_folder
 from data_shards.sources.base import Source
@@ -33,6 +34,8 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
     shards: list[dict[str, Any]] = []
     patients: set[str] = set()
     rejected: Counter[str] = Counter()
+    flagged: Counter[str] = Counter()
+    first_reject: list[str] = []
     reports = ReportTable()
 
     def batches(rejects: TextIO) -> Iterator[pa.RecordBatch]:
@@ -44,8 +47,10 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
             assert facts is not None, f"slice {number} is unfinished"
             writer.writerows(facts["rejects"])
             rejected.update(reject["reason"] for reject in facts["rejects"])
+            first_reject.extend(reject["detail"] for reject in facts["rejects"][: 1 - len(first_reject)])
             if facts["shard"] is not None:
                 patients.update(row["patient"] for row in facts["rows"])
+                flagged.update(flag for row in facts["rows"] for bit, flag in enumerate(FLAGS) if row["quality"] >> bit & 1)
                 shards.append(facts["shard"])
                 yield index_batch(facts["rows"], len(shards) - 1, reports)
 
@@ -56,8 +61,9 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
     commit_file(out / REJECTS, write_both)
     if not shards:
         (out / INDEX).unlink()
+        first = f"; the first: {first_reject[0]}" if first_reject else ""
         raise DataError(
-            f"no usable record for {out}: rejected {dict(sorted(rejected.items()))}",
+            f"no usable record for {out}: rejected {dict(sorted(rejected.items()))}{first}",
             f"see {out / REJECTS}, correct the source, build again with overwrite",
         )
     commit_file(out / REPORTS, lambda path: write_table(reports.table(), path))
@@ -72,6 +78,7 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
             "patients": len(patients),
             "reports": len(reports),
             "rejected": dict(sorted(rejected.items())),
+            "quality": {flag: flagged[flag] for flag in FLAGS if flagged[flag]},
         },
         "shards": shards,
         "tables": {name: file_sha256(out / name) for name in (INDEX, REPORTS)},

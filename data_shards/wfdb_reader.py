@@ -125,6 +125,8 @@ def _read_format_16(folder: Path, header: WfdbHeader) -> np.ndarray:
     except OSError as error:
         raise RecordRejected("bad-format", f"{file}: {error.strerror or error}") from None
     leads = header.signal_count
+    if data.startswith(b"MATLAB 5.0"):
+        return _read_mat_5(file, header)
     available = len(data) - offset
     samples = header.samples if header.samples is not None else max(available, 0) // (2 * leads)
     expected = 2 * leads * samples
@@ -135,6 +137,24 @@ def _read_format_16(folder: Path, header: WfdbHeader) -> np.ndarray:
     if samples == 0:
         raise RecordRejected("no-signal", f"{file}: {len(data)} bytes hold no sample of {leads} leads")
     return np.frombuffer(data, dtype="<i2", count=leads * samples, offset=offset).reshape(samples, leads)
+
+
+def _read_mat_5(file: str, header: WfdbHeader) -> np.ndarray:
+    """int16 (T, L) of a Challenge .mat that somebody saved again: MATLAB 5 keeps `val` elsewhere, often compressed, and what the header says
+    of bytes is no longer true (`wfdb` reads noise there)."""
+    from scipy.io import loadmat
+
+    try:
+        values = np.asarray(loadmat(file, variable_names=("val",))["val"])
+    except Exception as error:  # a damaged file fails in many ways
+        raise RecordRejected("bad-format", f"{file}: no readable MATLAB variable 'val': {type(error).__name__}: {error}") from None
+    whole = values.ndim == 2 and values.dtype.kind in "iuf" and bool((values == np.rint(values)).all())
+    if not whole or np.abs(values, dtype=np.float64).max(initial=0) > -INVALID_16 or len(values) != header.signal_count:
+        found = f"{values.dtype} {values.shape}"
+        raise RecordRejected("bad-format", f"{file}: 'val' is {found}, expected 16-bit counts ({header.signal_count}, {header.samples})")
+    if header.samples is not None and values.shape[1] < header.samples:
+        raise RecordRejected("truncated-signal", f"{file}: {values.shape[1]} samples, expected {header.samples}")
+    return np.clip(values.T[: header.samples], INVALID_16, _INT16_MAX).astype("<i2")
 
 
 def _finish_int16(stored: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, dict[str, tuple[int, ...]]]:
@@ -187,7 +207,7 @@ def _read_with_wfdb(path: Path, header: WfdbHeader, header_file: Path) -> WfdbSi
         wide = np.where(invalid, 0, digital - baseline[:, None]).astype(np.float64)
     if wide.shape[1] == 0:
         raise RecordRejected("no-signal", f"{path}: the record holds no sample")
-    scale = _power_of_two_into_int16(wide)
+    scale = power_of_two_into_int16(wide)
     flags = {"non-finite": _positions(invalid)} if invalid.any() else {}
     counts = np.rint(wide / scale[:, None]).astype(np.int16)
     return WfdbSignal(counts, gain / scale, baseline, names, header.sampling_rate, tuple(record.comments or header.comments), flags)
@@ -237,7 +257,7 @@ def _invalid_value(format_: str) -> int:
     }.get(format_, INVALID_16)
 
 
-def _power_of_two_into_int16(wide: np.ndarray) -> np.ndarray:
+def power_of_two_into_int16(wide: np.ndarray) -> np.ndarray:
     """Per lead, the power of two that brings 24- and 32-bit counts into 16 bits (1 where they fit)."""
     highest = np.abs(wide).max(axis=1)
     return 2.0 ** np.ceil(np.log2(np.maximum(highest / (_INT16_MAX - 0.5), 1.0)))

@@ -18,14 +18,18 @@ FLAG_OF = {"sampling_rate": "record-rate"}
 
 
 def _reader_options() -> dict[str, str]:
-    """Option -> help, over all readers, each with the names of the readers that take it."""
+    """Option -> help, over all readers, each with the names of the readers that take it unless all do."""
     from data_shards.sources import SOURCES, source_class
 
     merged: dict[str, dict[str, list[str]]] = {}
     for name in SOURCES:
         for option, text in source_class(name).options().items():
             merged.setdefault(option, {}).setdefault(text, []).append(name)
-    return {option: "; ".join(f"{text} [{', '.join(names)}]" for text, names in texts.items()) for option, texts in merged.items()}
+    said = {
+        option: [text if len(names) == len(SOURCES) else f"{text} [{', '.join(names)}]" for text, names in texts.items()]
+        for option, texts in merged.items()
+    }
+    return {option: "; ".join(texts) for option, texts in said.items()}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,6 +24,7 @@ def _figures(shard_set: Any) -> dict[str, Any]:
         "source": manifest["source"].get("name"),
         "signal": {"sampling_rate": shard_set.spec.sampling_rate, "seconds": shard_set.spec.seconds},
         **{name: manifest["counts"][name] for name in ("records", "patients", "reports", "rejected")},
+        "quality": manifest["counts"].get("quality", {}),
         "shards": len(manifest["shards"]),
         "bytes": sum(shard["bytes"] for shard in manifest["shards"]),
         "label_sets": list(shard_set.label_sets),

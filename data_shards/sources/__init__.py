@@ -15,12 +15,23 @@ if TYPE_CHECKING:
 SOURCES: dict[str, str] = {
     "mimic-iv-ecg": "data_shards.sources.mimic_iv_ecg:MimicIvEcg",
     "ptb-xl": "data_shards.sources.ptb_xl:PtbXl",
+    "cpsc2018": "data_shards.sources.cpsc2018:Cpsc2018",
+    "csn": "data_shards.sources.csn:ChapmanShaoxingNingbo",
+    "challenge": "data_shards.sources.challenge:Challenge",
+    "code15": "data_shards.sources.code15:Code15",
+    "zzu-pecg": "data_shards.sources.zzu_pecg:ZzuPecg",
+    "wfdb": "data_shards.sources.wfdb_folder:WfdbFolder",
+    "arrays": "data_shards.sources.arrays:Arrays",
 }
-"""Name -> "module:class". A new data set is one file here and one line in this table."""
+"""Name -> "module:class". A new data set is one file here and one line in this table; template.py is there to be copied."""
+
+ALIASES: dict[str, str] = {"npy": "arrays", "npz": "arrays", "csv": "arrays"}
+"""Other words for a source."""
 
 
 def source_class(name: str) -> type[Source]:
     """The reader class called `name`. Raises UsageError for an unknown name."""
+    name = ALIASES.get(name, name)
     if name not in SOURCES:
         raise UsageError(f"unknown source {name!r}{_nearest(name, SOURCES)}", f"known sources: {', '.join(SOURCES)}")
     module, _, attribute = SOURCES[name].partition(":")

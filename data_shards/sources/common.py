@@ -15,7 +15,7 @@ from data_shards import quality
 from data_shards.errors import DataError, UserError
 from data_shards.record import EcgRecord
 from data_shards.sources.base import RecordRejected
-from data_shards.wfdb_reader import read_wfdb, standard_leads
+from data_shards.wfdb_reader import WfdbSignal, read_wfdb, standard_leads
 
 Labels = dict[str, tuple[str, ...]]
 
@@ -111,13 +111,20 @@ def read_ecg(path: Path, key: str, *, source: str, extra: Mapping[str, Any] | No
 
     Raises RecordRejected as `read_wfdb` and `standard_leads` do, and "no-signal" when no lead holds a signal.
     """
-    signal = read_wfdb(path)
-    leads = standard_leads(signal, str(path))
+    return assemble(read_wfdb(path), str(path), key, source=source, extra=extra, **fields)
+
+
+def assemble(signal: WfdbSignal, where: str, key: str, *, source: str, extra: Mapping[str, Any] | None = None, **fields: Any) -> EcgRecord:
+    """A signal, however it was read, as the EcgRecord `key`: leads reordered, quality assessed. `where` names the record in errors.
+
+    Raises RecordRejected as `standard_leads` does, and "no-signal" when no lead holds a signal.
+    """
+    leads = standard_leads(signal, where)
     flags = quality.merge(leads.flags, quality.assess(leads.counts, leads.gain, leads.lead_mask, signal.sampling_rate))
     lead_mask = quality.usable(leads.lead_mask, flags)
     if not lead_mask.any():
         recorded = int(np.count_nonzero(leads.lead_mask))
-        raise RecordRejected("no-signal", f"{path}: all {recorded} recorded leads are flat or without values")
+        raise RecordRejected("no-signal", f"{where}: all {recorded} recorded leads are flat or without values")
     notes = dict(extra or {})
     if leads.other_channels:
         notes["other_channels"] = list(leads.other_channels)

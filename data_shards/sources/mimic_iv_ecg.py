@@ -51,13 +51,22 @@ class MimicIvEcg:
 
     name = "mimic-iv-ecg"
 
-    def __init__(self, root: Path, *, salt: str = "", patients: str | Path | None = None, labels: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        salt: str = "",
+        patients: str | Path | None = None,
+        labels: str | Path | None = None,
+        waveform_note_links: str | Path | None = None,
+    ) -> None:
         self.root = Path(root)
         check_layout(self.root, self.name, (_RECORD_LIST, _MEASUREMENTS), _LAYOUT)
         self._salt = salt
         self._patients = Path(patients) if patients else find_table(self.root, _PATIENTS)
         self._labels = Path(labels) if labels else None
-        for option, path in (("patients", self._patients), ("labels", self._labels)):
+        self._notes = Path(waveform_note_links) if waveform_note_links else None
+        for option, path in (("patients", self._patients), ("labels", self._labels), ("waveform_note_links", self._notes)):
             if path is not None and not path.is_file():
                 raise UserError(f"{self.name}: the {option} table {str(path)!r} does not exist", f"check the path given as {option}")
         self._facts: dict[str, Any] = {}
@@ -69,6 +78,8 @@ class MimicIvEcg:
             "salt": "secret mixed into the patient hash; keep it outside the shards (default: none)",
             "patients": "MIMIC-IV's patients.csv or patients.csv.gz for age and sex (default: the one beside record_list.csv, if any)",
             "labels": "CSV with study_id, label_set, label: outside labels, one row each",
+            "waveform_note_links": "waveform_note_links.csv: keep note_id and note_seq of the cardiologist's note with each record "
+            "(a note_id holds the subject_id in clear)",
         }
 
     def entries(self) -> list[Entry]:
@@ -85,6 +96,7 @@ class MimicIvEcg:
         hashes = {subject: patient_hash(subject, self._salt) for subject in dict.fromkeys(subjects)}
         ages, sexes = self._ages_and_sexes(subjects, times)
         labels = self._label_table()
+        notes = self._note_links()
         result = []
         for i, (key, path) in enumerate(zip(keys, strings(listing, "path"), strict=True)):
             meta: dict[str, Any] = {"patient": hashes[subjects[i]], "acquired": times[i], "statements": reports[i]}
@@ -92,6 +104,8 @@ class MimicIvEcg:
                 meta["age"], meta["sex"] = ages[i], sexes[i]
             if studies[i] in labels:
                 meta["labels"] = labels[studies[i]]
+            if studies[i] in notes:
+                meta["note"] = notes[studies[i]]
             result.append(Entry(key, path, meta))
         return result
 
@@ -108,6 +122,7 @@ class MimicIvEcg:
             age_years=meta.get("age"),
             sex=meta.get("sex"),
             acquired=meta["acquired"].replace(" ", "T") or None,
+            extra={"note_id": meta["note"][0], "note_seq": meta["note"][1]} if "note" in meta else {},
         )
 
     def describe(self) -> dict[str, Any]:
@@ -163,6 +178,20 @@ class MimicIvEcg:
         age = np.maximum(anchor_age + (year - anchor_year), 0.0)
         ages = [None if np.isnan(value) else float(value) for value in age]
         return ages, [_SEX.get(gender) if isinstance(gender, str) else None for gender in rows["gender"]]
+
+    def _note_links(self) -> dict[str, tuple[str, int | None]]:
+        """study_id -> note_id and note_seq. A few studies are linked more than once: the first link counts."""
+        if self._notes is None:
+            return {}
+        table = read_table(self._notes, ("study_id", "note_id", "note_seq"))
+        self._note("notes", self._notes, table.num_rows)
+        links: dict[str, tuple[str, int | None]] = {}
+        for study, note, place in zip(*(strings(table, name) for name in ("study_id", "note_id", "note_seq")), strict=True):
+            if note:
+                links.setdefault(study, (note, int(place) if place.isdigit() else None))
+        if len(links) < table.num_rows:
+            log.warning("repeated or empty note links table=%s rows=%d kept=first", self._notes.name, table.num_rows - len(links))
+        return links
 
     def _label_table(self) -> dict[str, Labels]:
         if self._labels is None:

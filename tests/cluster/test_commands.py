@@ -36,6 +36,21 @@ def test_cohort_then_shards_then_verify_then_picture(cardialign: Call, tmp_path:
     assert Path(drawn["picture"]).read_bytes().startswith(b"\x89PNG")
 
 
+def test_plain_arrays_with_a_table_by_command_and_a_wrong_unit_is_shown(cardialign: Call, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).standard_normal((12, 2000))
+    np.save(tmp_path / "one.npy", noise * 300)
+    np.save(tmp_path / "two.npy", noise * 5)  # not in uV, as the options will say
+    table = tmp_path / "table.csv"
+    table.write_text("id,years,text\none,54,Sinus rhythm\ntwo,61,Sinus rhythm\n")
+    words = ["--record-rate", 500, "--unit", "uV", "--table", table, "--key-column", "id", "--age-column", "years"]
+    out = tmp_path / "out"
+    built = cardialign("shards", "build", "arrays", "--root", tmp_path, "--out", out, "--seconds", 4, "--workers", 1, *words)
+    assert built.code == 0 and built.json["records"] == 2
+    assert built.json["quality"] == {"gain-suspect": 1}
+    assert cardialign("shards", "inspect", out).json["quality"] == {"gain-suspect": 1}
+    assert cardialign("shards", "inspect", out, "--key", "arrays-one").json["age_years"] == 54.0
+
+
 def test_same_seed_same_bytes_by_command(cardialign: Call, cohort: Path, tmp_path: Path) -> None:
     again = cardialign("cohort", tmp_path / "cohort", "--patients", 30, "--seed", 3, "--sampling-rate", 100, "--workers", 2)
     assert again.code == 0

@@ -116,6 +116,22 @@ def test_outside_labels_are_attached_by_study(root, tmp_path):
     assert source.label_sets == ("finding",)
 
 
+def test_note_links_are_kept_on_request(root, tmp_path, caplog):
+    table = tmp_path / "waveform_note_links.csv"
+    header = ("subject_id", "study_id", "waveform_path", "note_id", "note_seq", "charttime")
+    links = [
+        (10000032, 40689238, "x", "10000032-EK-4", 4, ""),
+        (10000032, 40689238, "x", "10000032-EK-5", 5, ""),
+        (1, 44458630, "x", "n", "", ""),
+    ]
+    write_csv(table, header, links)
+    source = open_source("mimic-iv-ecg", root, waveform_note_links=table)
+    extras = [source.read(entry).extra for entry in source.entries()]
+    assert extras == [{"note_id": "10000032-EK-4", "note_seq": 4}, {"note_id": "n", "note_seq": None}, {}, {}]
+    assert "note links" in caplog.text and source.describe()["tables"]["notes"]["rows"] == 3
+    assert all("note" not in entry.meta for entry in open_source("mimic-iv-ecg", root).entries())
+
+
 def test_bad_records_are_rejected_one_by_one(root):
     source = open_source("mimic-iv-ecg", root)
     entries = source.entries()
@@ -189,7 +205,9 @@ def test_empty_tables_are_errors_of_the_whole_set(root):
 def test_the_published_headers_and_row_are_understood(real_data, tmp_path):
     for name in ("record_list.csv", "machine_measurements.csv"):
         shutil.copy(real_data / "mimic-iv-ecg-format" / name, tmp_path / name)
-    (entry,) = open_source("mimic-iv-ecg", tmp_path).entries()
+    links = real_data / "mimic-iv-ecg-format/waveform_note_links.csv"
+    (entry,) = open_source("mimic-iv-ecg", tmp_path, waveform_note_links=links).entries()
+    assert entry.meta["note"] == ("10000032-EK-4", 4)
     assert entry.path == "files/p1000/p10000032/s40689238/40689238"
     assert entry.meta["statements"] == ("Sinus rhythm", "Possible right atrial abnormality", "Borderline ECG")
 

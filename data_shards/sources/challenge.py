@@ -1,0 +1,62 @@
+"""PhysioNet/CinC Challenge 2020 and 2021 (https://physionet.org/content/challenge-2021/): any folder of .hea and .mat pairs, at any depth.
+
+Age, sex and diagnoses stand in the comments of the headers: `#Age: 59`, `#Sex: Male`, `#Dx: 164889003,59118001`; `# Dx:` with a space, an
+empty one, `NaN` and abbreviations instead of codes all occur.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from data_shards.record import EcgRecord
+from data_shards.sources import snomed
+from data_shards.sources.base import Entry
+from data_shards.sources.common import Labels, read_ecg
+from data_shards.sources.folder import RecordFolder, age_in_years, find_files, header_comments, sex_in_words
+
+log = logging.getLogger(__name__)
+
+
+class Challenge(RecordFolder):
+    """Source "challenge". Label sets: `snomed` (the codes as given) and `challenge` (the 26 classes scored in 2021; empty when a record's codes
+    are none of them). A record with an empty Dx is not labelled. Statements are written from the codes."""
+
+    name = "challenge"
+    prefix = "challenge"
+    label_sets: tuple[str, ...] = ("snomed", "challenge")
+    layout = "the .hea and .mat files of a Challenge, at any depth"
+
+    def _listing(self) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
+        unknown: Counter[str] = Counter()
+        blank = 0
+        for header in self._headers():
+            comments = header_comments(self.root / header)
+            codes = snomed.parse_dx(comments.get("dx", ""))
+            unknown += snomed.unknown(codes)
+            blank += not codes
+            yield header.removesuffix(".hea"), None, self._meta(comments, codes)
+        if blank:
+            log.warning("records without a diagnosis source=%s records=%d", self.name, blank)
+        if unknown:
+            listed = " ".join(f"{code}={count}" for code, count in sorted(unknown.items()))
+            log.warning("codes without a name are kept as labels, without a statement source=%s %s", self.name, listed)
+
+    def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
+        return read_ecg(self.root / entry.path, entry.key, source=self.name, **fields)
+
+    def _headers(self) -> Sequence[str]:
+        return find_files(self.root, (".hea",))
+
+    def _meta(self, comments: Mapping[str, str], codes: Sequence[str]) -> dict[str, Any]:
+        return {
+            "statements": snomed.statements(codes),
+            "labels": self._labels(codes) if codes else {},
+            "age_years": age_in_years(comments.get("age", "")),
+            "sex": sex_in_words(comments.get("sex", comments.get("gender", ""))),
+        }
+
+    def _labels(self, codes: Iterable[str]) -> Labels:
+        return {"snomed": tuple(codes), "challenge": snomed.classes(codes, snomed.SCORED)}

@@ -1,0 +1,103 @@
+"""CODE-15% (https://zenodo.org/records/4916206) in WFDB form, as the PhysioNet Challenge of 2025 distributes it: 400 Hz, 3 to 10 s.
+
+Headers give `# Age`, `# Sex`, `# Chagas label` and `# Source`; patients and the six classes stand in the set's own exams.csv.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_shards.errors import DataError
+from data_shards.record import EcgRecord
+from data_shards.sources.base import Entry
+from data_shards.sources.common import file_facts, find_table, read_ecg, read_table, strings
+from data_shards.sources.folder import RecordFolder, age_in_years, find_files, header_comments, sex_in_words
+
+log = logging.getLogger(__name__)
+
+CLASSES: dict[str, str] = {
+    "1dAVb": "First degree AV block",
+    "RBBB": "Right bundle branch block",
+    "LBBB": "Left bundle branch block",
+    "SB": "Sinus bradycardia",
+    "ST": "Sinus tachycardia",
+    "AF": "Atrial fibrillation",
+}
+"""Column of exams.csv -> report statement; AF is atrial fibrillation."""
+_YES, _NO = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
+
+
+class Code15(RecordFolder):
+    """Source "code15". Label sets: `chagas` (from the header: "Chagas" or empty; serology, so it is no report statement), and with exams.csv
+    `code15` (six classes, empty when the exam has none of them). Statements come from the classes; a normal ECG by exams.csv says so."""
+
+    name = "code15"
+    prefix = "code15"
+    label_sets: tuple[str, ...] = ("chagas", "code15")
+    layout = "CODE-15% in WFDB form: <exam>.hea and <exam>.dat, at any depth"
+
+    def __init__(self, root: Path, *, salt: str = "", labels: str | Path | None = None, exams: str | Path | None = None) -> None:
+        super().__init__(root, salt=salt, labels=labels)
+        self._exams = self._table_option("exams", exams) if exams else find_table(self.root, "exams.csv")
+
+    @classmethod
+    def options(cls) -> dict[str, str]:
+        return super().options() | {"exams": "CODE-15%'s exams.csv for patients and classes (default: the one in the folder, if any)"}
+
+    def _listing(self) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
+        exams = self._exam_table()
+        without = 0
+        for header in find_files(self.root, (".hea",)):
+            path = header.removesuffix(".hea")
+            exam = path.rpartition("/")[2]
+            comments = header_comments(self.root / header)
+            row = exams.get(exam)
+            without += row is None
+            meta: dict[str, Any] = {
+                "patient": row["patient_id"]
+                if row and row["patient_id"]
+                else f"exam {exam}",  # patients and exams share one range of numbers
+                "age_years": age_in_years((row or {}).get("age") or comments.get("age", "")),
+                "sex": _sex(row) or sex_in_words(comments.get("sex", "")),
+                "labels": _chagas(comments.get("chagas label", "")),
+                "extra": {"collection": comments["source"]} if comments.get("source") else {},
+            }
+            if row is not None:
+                found = tuple(name for name in CLASSES if row[name].casefold() in _YES)
+                meta["labels"]["code15"] = found
+                normal = not found and row["normal_ecg"].casefold() in _YES
+                meta["statements"] = ("Normal ECG",) if normal else tuple(CLASSES[name] for name in found)
+            yield path, None, meta
+        if exams and without:
+            log.warning("exams without a row source=%s records=%d table=%s", self.name, without, self._exams.name if self._exams else "")
+
+    def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
+        return read_ecg(self.root / entry.path, entry.key, source=self.name, **fields)
+
+    def _exam_table(self) -> dict[str, dict[str, str]]:
+        if self._exams is None:
+            return {}
+        table = read_table(self._exams, ("exam_id", "patient_id", *CLASSES), optional=("age", "is_male", "normal_ecg"))
+        self._facts["exams"] = file_facts(self._exams, table.num_rows)
+        columns = {name: strings(table, name) for name in table.column_names}
+        for name in CLASSES:
+            odd = next((value for value in columns[name] if value.casefold() not in _YES | _NO), None)
+            if odd is not None:
+                raise DataError(f"{self._exams}: column {name} holds {odd!r}, expected True or False", "give exams.csv as it was published")
+        blank = [""] * table.num_rows
+        names = ("patient_id", "age", "is_male", "normal_ecg", *CLASSES)
+        rows = zip(*(columns.get(name, blank) for name in names), strict=True)
+        return dict(zip(columns["exam_id"], (dict(zip(names, row, strict=True)) for row in rows), strict=True))
+
+
+def _sex(row: Mapping[str, str] | None) -> str | None:
+    word = row["is_male"].casefold() if row else ""
+    return "male" if word in _YES else "female" if word in _NO else None
+
+
+def _chagas(word: str) -> dict[str, tuple[str, ...]]:
+    word = word.casefold()
+    return {"chagas": ("Chagas",)} if word in _YES else {"chagas": ()} if word in _NO else {}

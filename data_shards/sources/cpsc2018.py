@@ -1,0 +1,133 @@
+"""CPSC2018 (http://2018.icbeb.org/Challenge.html): 6,877 ECGs of 6 to 60 s at 500 Hz in nine classes, in either of its two forms.
+
+Challenge form: .hea and .mat pairs as in PhysioNet's Challenges. Original form: one .mat per record that holds a struct `ECG` (sex, age, data
+in mV, 12 x T), with the labels in a REFERENCE.csv beside them. A folder may hold both.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_shards.errors import DataError
+from data_shards.record import STANDARD_LEADS, EcgRecord
+from data_shards.sources import snomed
+from data_shards.sources.base import Entry, RecordRejected
+from data_shards.sources.challenge import Challenge
+from data_shards.sources.common import Labels, assemble, file_facts, read_table, strings
+from data_shards.sources.folder import age_in_years, find_files, number, sex_in_words
+from data_shards.sources.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
+
+log = logging.getLogger(__name__)
+
+SAMPLING_RATE = 500.0
+"""Hz of the original form, whose files do not say it."""
+_REFERENCE_COLUMNS = ("First_label", "Second_label", "Third_label")
+
+
+class Cpsc2018(Challenge):
+    """Source "cpsc2018". Label sets: `cpsc2018` (Normal, AF, I-AVB, LBBB, RBBB, PAC, PVC, STD, STE), `snomed`, `challenge`.
+
+    Headers give abbreviations or SNOMED CT codes; both end as classes and codes. Records without a label (an original form without its
+    REFERENCE.csv) are not labelled and have no statement.
+    """
+
+    name = "cpsc2018"
+    prefix = "cpsc2018"
+    label_sets: tuple[str, ...] = ("cpsc2018", "snomed", "challenge")
+    layout = "CPSC2018: .hea and .mat pairs, or the original .mat files and REFERENCE.csv"
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        salt: str = "",
+        labels: str | Path | None = None,
+        reference: str | Path | None = None,
+        gain: float | str = COUNTS_PER_MILLIVOLT,
+    ) -> None:
+        super().__init__(root, salt=salt, labels=labels)
+        self._gain = number("gain", gain, self.name)
+        self._reference = self._table_option("reference", reference) if reference else None
+
+    @classmethod
+    def options(cls) -> dict[str, str]:
+        return super().options() | {
+            "reference": "REFERENCE.csv of the original form: Recording, First_label, ... (default: the one in the folder, if any)",
+            "gain": f"counts per mV at which signals published in mV are stored (default: {COUNTS_PER_MILLIVOLT:g})",
+        }
+
+    def _listing(self) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
+        headers = set(self._headers())
+        if headers:
+            yield from super()._listing()
+        if self._reference is None:
+            tables = find_files(self.root, ("REFERENCE.csv",))
+            if len(tables) > 1:
+                raise DataError(f"{self.name}: several REFERENCE.csv: {', '.join(tables)}", "name one with the option reference")
+            self._reference = self.root / tables[0] if tables else None
+        reference = self._reference_codes()
+        for path in find_files(self.root, (".mat",)):
+            name = path.removesuffix(".mat")
+            if f"{name}.hea" not in headers:
+                codes = reference.get(name.rpartition("/")[2], ())
+                meta = {"statements": snomed.statements(codes), "labels": self._labels(codes) if codes else {}}
+                yield path, None, meta
+
+    def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
+        if not entry.path.endswith(".mat"):
+            return super()._read(entry, fields)
+        path = self.root / entry.path
+        data, fields["age_years"], fields["sex"] = _read_struct(path)
+        signal = signal_from_millivolts(data, STANDARD_LEADS, SAMPLING_RATE, str(path), self._gain)
+        return assemble(signal, str(path), entry.key, source=self.name, **fields)
+
+    def _labels(self, codes: Iterable[str]) -> Labels:
+        return super()._labels(codes) | {"cpsc2018": snomed.classes(codes, snomed.CPSC2018)}
+
+    def _described(self) -> dict[str, Any]:
+        return {"gain": self._gain}
+
+    def _reference_codes(self) -> dict[str, tuple[str, ...]]:
+        """Record name -> codes of its one to three labels, which REFERENCE.csv gives as 1..9 in the order of CPSC2018_CLASSES."""
+        if self._reference is None:
+            return {}
+        table = read_table(self._reference, ("Recording", "First_label"), optional=_REFERENCE_COLUMNS[1:])
+        self._facts["reference"] = file_facts(self._reference, table.num_rows)
+        columns = [strings(table, name) for name in _REFERENCE_COLUMNS if name in table.column_names]
+        result: dict[str, tuple[str, ...]] = {}
+        for record, *numbers in zip(strings(table, "Recording"), *columns, strict=True):
+            places = [word.strip() for word in numbers if word.strip()]
+            if not all(word in _CODE_OF_NUMBER for word in places):
+                raise DataError(f"{self._reference}: {record} has the labels {places}, expected numbers from 1 to 9", "correct this row")
+            result[record.strip()] = tuple(_CODE_OF_NUMBER[word] for word in places)
+        return result
+
+
+_CODE_OF_NUMBER = {str(i): snomed.code_of(name) for i, name in enumerate(snomed.CPSC2018_CLASSES, start=1)}
+
+
+def _read_struct(path: Path) -> tuple[np.ndarray, float | None, str | None]:
+    """The struct `ECG` of an original file: data (12, T) in mV, age in years, sex."""
+    from scipy.io import loadmat
+
+    try:
+        struct = loadmat(path, variable_names=("ECG",))["ECG"].reshape(-1)[0]
+        data = np.asarray(struct["data"])
+        age, sex = (_first(struct[name]) if name in struct.dtype.names else "" for name in ("age", "sex"))
+    except FileNotFoundError:
+        raise RecordRejected("missing-file", f"{path}: no such file") from None
+    except Exception as error:  # a damaged file fails in many ways: KeyError, ValueError, zlib.error, MatReadError ...
+        detail = f"{path}: no readable MATLAB struct 'ECG' with 'data': {type(error).__name__}: {error}"
+        raise RecordRejected("bad-format", detail) from None
+    return data, age_in_years(age), sex_in_words(sex)
+
+
+def _first(value: Any) -> str:
+    """The content of a 1 x 1 MATLAB value, "" for an empty one."""
+    flat = np.asarray(value).reshape(-1)
+    return str(flat[0]) if flat.size else ""

@@ -1,0 +1,56 @@
+"""A template: copy this file, rename the class, change what is marked with (n), and add one line to the table in `sources/__init__.py`.
+
+It works as it stands, for a folder with records.csv (record, patient, age, sex, report) and one <record>.npy per record: float (12, T) in mV
+at 500 Hz. Its options, a folder that is not there, doubled names, patient hashes, folds and outside labels are taken care of by `RecordFolder`;
+leads, gains and quality by `assemble` (arrays) or `read_ecg` (WFDB files, `data_shards/sources/common.py`).
+
+A reader never repairs and never guesses: a record that cannot be used raises RecordRejected(reason, detail) in `_read`, and the build counts
+it; what makes the whole set unusable raises DataError in `_listing`, with a remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from data_shards.record import STANDARD_LEADS, EcgRecord
+from data_shards.reports import clean_statements
+from data_shards.sources.base import Entry
+from data_shards.sources.common import assemble, check_layout, file_facts, read_table, strings
+from data_shards.sources.folder import RecordFolder, age_in_years, sex_in_words
+from data_shards.sources.plain_arrays import read_array
+from data_shards.sources.voltages import signal_from_millivolts
+
+_TABLE = "records.csv"
+
+
+class Template(RecordFolder):
+    """Source "template" (1: what the set is, where it is published, its label sets, where its folds come from)."""
+
+    name = "template"  # (2) the word on the command line
+    prefix = "template"  # (3) first part of every key
+    label_sets: tuple[str, ...] = ()  # (4) the sets that `labels` below may hold
+    layout = "records.csv and one .npy file per record"  # (5) what the folder should hold, for error messages
+
+    def _listing(self) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
+        """(6) One (path below the root, name or None for the file's own, meta) per record, in an order that never changes."""
+        check_layout(self.root, self.name, (_TABLE,), self.layout)
+        path = self.root / _TABLE
+        table = read_table(path, ("record", "patient", "age", "sex", "report"))
+        self._facts["records"] = file_facts(path, table.num_rows)  # provenance for the manifest
+        columns = [strings(table, name) for name in table.column_names]
+        for values in zip(*columns, strict=True):
+            row = dict(zip(table.column_names, values, strict=True))
+            meta = {
+                "patient": row["patient"],
+                "age_years": age_in_years(row["age"]),
+                "sex": sex_in_words(row["sex"]),
+                "statements": clean_statements(row["report"].split("|")),
+            }
+            yield f"{row['record']}.npy", row["record"], meta
+
+    def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
+        """(7) One signal; `fields` holds what `meta` said, patient hash and fold included."""
+        path = self.root / entry.path
+        signal = signal_from_millivolts(read_array(path).values, STANDARD_LEADS, 500.0, str(path))
+        return assemble(signal, str(path), entry.key, source=self.name, **fields)

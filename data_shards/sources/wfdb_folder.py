@@ -1,0 +1,53 @@
+"""Any folder of WFDB records (https://wfdb.io), at any depth, with an optional table of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from data_shards.record import EcgRecord
+from data_shards.sources.base import Entry
+from data_shards.sources.common import read_ecg
+from data_shards.sources.folder import age_in_years, find_files, header_comments, sex_in_words
+from data_shards.sources.mapped_folder import MappedFolder
+
+_SUFFIXES = (".hea", ".dat", ".mat")
+
+
+class WfdbFolder(MappedFolder):
+    """Source "wfdb". Age and sex come from the header comments unless the table has them. Segments of a multi-segment record are read with it
+    and are no records of their own."""
+
+    name = "wfdb"
+    prefix = "wfdb"
+    layout = "WFDB records (.hea files), at any depth"
+
+    def _files(self) -> list[str]:
+        headers = find_files(self.root, (".hea",))
+        segments = {name for header in headers for name in _segments(self.root, header)}
+        return [path for header in headers if (path := header.removesuffix(".hea")) not in segments]
+
+    def _tidy(self, path: str) -> str:
+        return next((path.removesuffix(suffix) for suffix in _SUFFIXES if path.endswith(suffix)), path)
+
+    def _from_file(self, path: str) -> dict[str, Any]:
+        comments = header_comments(self.root / f"{path}.hea")
+        age = age_in_years(comments.get("age", ""))
+        return {"age_years": age, "sex": sex_in_words(comments.get("sex", comments.get("gender", "")))}
+
+    def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
+        return read_ecg(self.root / entry.path, entry.key, source=self.name, **fields)
+
+
+def _segments(root: Path, header: str) -> list[str]:
+    """Paths of the segments that a multi-segment header (record line `name/3 12 500 ...`) names, [] for any other."""
+    try:
+        with (root / header).open("rb") as stream:
+            lines = (line for line in stream if line.strip() and not line.lstrip().startswith(b"#"))
+            if b"/" not in next(lines, b"").split(b" ")[0]:
+                return []
+            names = [line.split()[0].decode("utf-8", "replace") for line in lines]
+    except OSError:
+        return []
+    folder = header.rpartition("/")[0]
+    return [f"{folder}/{name}" if folder else name for name in names]

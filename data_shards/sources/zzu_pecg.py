@@ -1,0 +1,193 @@
+"""ZZU-pECG (Tan et al., Scientific Data 2025): 14,190 ECGs of 11,643 children, newborns to 15 years, 9 or 12 leads, 500 Hz, 5 to 120 s.
+
+A table lists the records, in one of two forms: AttributesDictionary.csv as published (age in days, `572d`; quoted codes, `'C22';'C23'`; WFDB
+files), or a records.csv with one .npz per record that holds `signal` (leads, T) in mV (age as `7.5 yr`, `16 mo`, or years as a float), which
+is also the layout of a virtual paediatric cohort.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_shards.errors import DataError, UserError
+from data_shards.record import STANDARD_LEADS, EcgRecord
+from data_shards.reports import clean_statements
+from data_shards.sources import aha_statements
+from data_shards.sources.base import Entry
+from data_shards.sources.common import assemble, file_facts, find_table, read_ecg, read_table, strings
+from data_shards.sources.folder import RecordFolder, age_in_years, number, sex_in_words
+from data_shards.sources.plain_arrays import read_array
+from data_shards.sources.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
+
+log = logging.getLogger(__name__)
+
+SAMPLING_RATE = 500.0
+"""Hz of the published set, for arrays that do not say it."""
+_TABLES = ("AttributesDictionary.csv", "records.csv")
+_COLUMNS = {  # what is needed -> the columns that hold it, by table form
+    "record": ("ECG_ID", "record_id"),
+    "path": ("Filename", "path"),
+    "patient": ("Patient_ID", "patient_id"),
+    "age": ("Age", "age_years", "age"),
+    "sex": ("Gender", "sex"),
+}
+_OPTIONAL = {
+    "acquired": ("Acquisition_date", "recorded"),
+    "report": ("report",),
+    "labels": ("labels",),
+    "aha": ("AHA_code",),
+    "chn": ("CHN_code",),
+    "icd10": ("ICD-10 code",),
+    "rate": ("fs",),
+    "leads": ("leads",),
+}
+_ICD = re.compile(r"ICD-10:\s*(.*)", re.IGNORECASE)
+
+
+class ZzuPecg(RecordFolder):
+    """Source "zzu-pecg". Label sets: `aha` (codes as given, findings without a code in words), `icd10` (clinical diagnoses, never a report
+    statement), and `chn` or `group` where the table has them. Statements: the table's report, else those of the AHA codes."""
+
+    name = "zzu-pecg"
+    prefix = "zzu"
+    label_sets: tuple[str, ...] = ("aha", "icd10", "chn", "group")
+    label_id = "record_id"
+    layout = "ZZU-pECG: AttributesDictionary.csv and the WFDB files, or records.csv and .npz files"
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        salt: str = "",
+        labels: str | Path | None = None,
+        table: str | Path | None = None,
+        gain: float | str = COUNTS_PER_MILLIVOLT,
+    ) -> None:
+        super().__init__(root, salt=salt, labels=labels)
+        self._gain = number("gain", gain, self.name)
+        found = (
+            self._table_option("record", table) if table else next(filter(None, (find_table(self.root, name) for name in _TABLES)), None)
+        )
+        if found is None:
+            raise UserError(
+                f"{self.name}: none of {', '.join(_TABLES)} found in {str(root)!r}", "name the table of the records with the option table"
+            )
+        self._table = found
+
+    @classmethod
+    def options(cls) -> dict[str, str]:
+        return super().options() | {
+            "table": "CSV of the records (default: AttributesDictionary.csv or records.csv in the folder)",
+            "gain": f"counts per mV at which signals published in mV are stored (default: {COUNTS_PER_MILLIVOLT:g})",
+        }
+
+    def _listing(self) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
+        elsewhere = 0
+        unknown: Counter[str] = Counter()
+        for row in self._rows():
+            file = self._file_of(row["path"])
+            if file is None:
+                elsewhere += 1
+                continue
+            meta = _meta(row)
+            if "aha" in meta["labels"]:
+                unknown.update(code for code in meta["labels"]["aha"] if aha_statements.statement(code) is None)
+            yield file, row["record"], meta
+        if elsewhere:
+            log.warning("rows whose files lie outside the folder source=%s rows=%d table=%s", self.name, elsewhere, self._table.name)
+        if unknown:
+            listed = " ".join(f"{code}={count}" for code, count in sorted(unknown.items()))
+            log.warning("codes without a name are kept as labels, without a statement source=%s %s", self.name, listed)
+
+    def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
+        path = self.root / entry.path
+        if path.suffix != ".npz":
+            return read_ecg(path, entry.key, source=self.name, **fields)
+        array = read_array(path, "signal")
+        rate = entry.meta["rate"] or array.scalar("fs") or SAMPLING_RATE
+        leads = entry.meta["leads"] or array.words("leads") or STANDARD_LEADS
+        signal = signal_from_millivolts(array.values, leads, rate, str(path), self._gain)
+        return assemble(signal, str(path), entry.key, source=self.name, **fields)
+
+    def _described(self) -> dict[str, Any]:
+        return {"gain": self._gain}
+
+    def _rows(self) -> Iterator[dict[str, str]]:
+        names = [name for columns in (*_COLUMNS.values(), *_OPTIONAL.values()) for name in columns]
+        table = read_table(self._table, (), optional=names)
+        self._facts["records"] = file_facts(self._table, table.num_rows)
+        chosen = {
+            field: next((name for name in columns if name in table.column_names), None) for field, columns in (_COLUMNS | _OPTIONAL).items()
+        }
+        missing = ["/".join(columns) for field, columns in _COLUMNS.items() if chosen[field] is None]
+        if missing:
+            raise DataError(f"{self._table} lacks the columns {', '.join(missing)}", "give the table as it was published")
+        columns = {field: strings(table, name) for field, name in chosen.items() if name is not None}
+        for values in zip(*columns.values(), strict=True):
+            row = dict.fromkeys(_OPTIONAL, "") | dict(zip(columns, values, strict=True))
+            row |= {field: row[field].strip(" '\"") for field in _COLUMNS}
+            yield row | {"age_unit": "days" if chosen["age"] == "Age" else "years"}
+
+    def _file_of(self, path: str) -> str | None:
+        """Path below the root of the file that a row names: relative to the root, to its Child_ecg/ (as published), or to a table that lies
+        elsewhere and may serve several folders. None when the file is not in this one. WFDB records go without suffix."""
+        root = self.root.resolve()
+        suffix = "" if path.endswith(".npz") else ".hea"
+        for inside in (path, f"Child_ecg/{path}"):
+            if (root / (inside + suffix)).is_file():
+                return inside
+        whole = (self._table.parent / path).resolve()
+        return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else None
+
+
+def _meta(row: Mapping[str, str]) -> dict[str, Any]:
+    labels = {name: items for name in ("aha", "chn", "icd10") if (items := _quoted_items(row[name]))}
+    group, codes = _group_and_codes(row["labels"])
+    labels |= {name: items for name, items in (("group", group), ("aha", codes)) if items}
+    texts: list[str] = []
+    icd: list[str] = []
+    for text in _report_items(row["report"]):
+        match = _ICD.fullmatch(text)
+        (icd if match else texts).append(match[1] if match else text)
+    if icd:
+        labels["icd10"] = tuple(dict.fromkeys(icd))
+    written = [told for code in labels.get("aha", ()) if (told := aha_statements.statement(code))]
+    return {
+        "statements": clean_statements(texts) or tuple(dict.fromkeys(written)),
+        "labels": labels,
+        "patient": row["patient"],
+        "age_years": age_in_years(row["age"], row["age_unit"]),
+        "sex": sex_in_words(row["sex"]),
+        "acquired": row["acquired"].strip(" '\"").replace(" ", "T") or None,
+        "rate": number("fs", row["rate"], "zzu-pecg") if row["rate"] else None,
+        "leads": tuple(row["leads"].split()),
+    }
+
+
+def _group_and_codes(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """`Sinus_Bradycardia|C22|C23` -> the disease group that leads, if one does, and the codes."""
+    items = tuple(dict.fromkeys(item.strip() for item in text.split("|") if item.strip()))
+    leading = 1 if items and not aha_statements.is_code(items[0]) else 0
+    return items[:leading], items[leading:]
+
+
+def _quoted_items(text: str) -> tuple[str, ...]:
+    """`'C22';'Left ventricular high voltage'` -> items, each once."""
+    items = (item.strip(" '\"") for item in text.split(";"))
+    return tuple(dict.fromkeys(item for item in items if item and item.casefold() != "null"))
+
+
+def _report_items(text: str) -> list[str]:
+    """Statements of a report: a JSON list of strings, or texts with "|" between them."""
+    if text.lstrip().startswith("["):
+        try:
+            return [item.strip() for item in json.loads(text) if isinstance(item, str)]
+        except ValueError:
+            pass
+    return [item.strip() for item in text.split("|")]
