@@ -5,25 +5,20 @@ An unfinished set has a `.build` folder with the plan and one sidecar per finish
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
 import logging
 import os
-import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
-from data_shards.build_shard import WORK_FOLDER, ShardOutcome, ShardTask, build_one_shard, disk_error, read_sidecar
+from data_shards.build_claim import claim
+from data_shards.build_executors import BuildExecutor, InThisProcess, Processes
+from data_shards.build_shard import ShardTask, disk_error, read_sidecar
 from data_shards.codec import CODEC_VERSION, CODECS
 from data_shards.commit_set import MANIFEST, commit_set
 from data_shards.errors import DataError, UsageError
@@ -31,7 +26,7 @@ from data_shards.index import metadata_of
 from data_shards.quality import MILLIVOLT_RANGE
 from data_shards.record import SignalSpec
 from data_shards.reports import CLEANING_VERSION
-from data_shards.shard_writer import commit_file, metadata_bytes
+from data_shards.shard_writer import metadata_bytes
 from data_shards.sources.base import Entry, RecordRejected, Source
 
 log = logging.getLogger(__name__)
@@ -68,10 +63,11 @@ def build_shards(
     limit: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    executor: BuildExecutor | None = None,
 ) -> BuildReport:
     """Build a shard set in the folder `out`.
 
-    workers: processes, 0 = one per usable core, 1 = in this process. folds: keep only records of these folds. limit: read at most so many entries.
+    workers: processes, 0 = one per usable core, 1 = in this process; executor: where the tasks run instead. folds: keep only records of these folds. limit: read at most so many entries.
     An interrupted build of the same plan goes on where it stopped. Raises UsageError for settings out of range; DataError when `out` holds a
     finished set (unless `overwrite`), an unfinished build of another plan, or something else; when the disk is full; when no record is usable.
     """
@@ -82,8 +78,8 @@ def build_shards(
     kept_folds = None if folds is None else tuple(sorted(set(folds)))
     entries = _entries(source, kept_folds, limit)
     plan = _plan(source, entries, spec, codec, records_per_shard, kept_folds)
-    with _claim(out, plan, overwrite):
-        return _build(source, out, entries, spec, plan["codec"], records_per_shard, workers, kept_folds, progress, started)
+    with claim(out, plan, overwrite):
+        return _build(source, out, entries, spec, plan["codec"], records_per_shard, workers, executor, kept_folds, progress, started)
 
 
 def _build(
@@ -94,6 +90,7 @@ def _build(
     codec: dict[str, Any],
     records_per_shard: int,
     workers: int,
+    executor: BuildExecutor | None,
     folds: tuple[int, ...] | None,
     progress: Progress | None,
     started: float,
@@ -111,12 +108,12 @@ def _build(
         else:
             counter.add(len(task.entries), len(facts["rejects"]))
     resumed = len(tasks) - len(remaining)
-    workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(remaining)))
-    log.info("build out=%s entries=%d shards=%d resumed=%d workers=%d", out, len(entries), len(tasks), resumed, workers)
-    if workers == 1:
-        _build_here(source, remaining, counter)
-    else:
-        _build_in_processes(source, remaining, workers, counter)
+    if executor is None:
+        workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(remaining)))
+        executor = InThisProcess() if workers == 1 else Processes(workers)
+    log.info("build out=%s entries=%d shards=%d resumed=%d executor=%s", out, len(entries), len(tasks), resumed, executor)
+    for outcome in executor.run(source, remaining, counter.add):
+        log.debug("shard entries=%d records=%d rejected=%d", outcome.entries, outcome.records, outcome.rejected)
     try:
         manifest = commit_set(out, len(tasks), source, spec, codec)
     except OSError as error:
@@ -207,65 +204,6 @@ def _first_record(source: Source, entries: list[Entry]) -> str:
     return ""
 
 
-@contextlib.contextmanager
-def _claim(out: Path, plan: dict[str, Any], overwrite: bool) -> Iterator[None]:
-    """Hold `out` for this build alone: new, an unfinished build of the same plan, or (with `overwrite`) emptied.
-
-    The lock goes with the process, however it ends, so a killed build never has to be unlocked by hand.
-    """
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file, not a folder", "name a folder for the shard set")
-    if overwrite and out.exists():
-        _empty(out)
-    if (out / MANIFEST).exists():
-        raise DataError(f"{out} already holds a finished shard set", "choose another folder, or build with overwrite to replace it")
-    work = out / WORK_FOLDER
-    if out.exists() and not work.exists() and any(out.iterdir()):
-        raise DataError(f"{out} is not empty and holds no shard set", "choose an empty or new folder")
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(error, out) from error
-    with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"another build is writing {out} at this moment", "wait for it, or choose another folder") from error
-        _check_plan(out, plan)
-        for leftover in (*out.glob(".*.tmp"), *work.glob(".*.tmp")):
-            leftover.unlink(missing_ok=True)
-        yield
-
-
-def _check_plan(out: Path, plan: dict[str, Any]) -> None:
-    plan_file = out / WORK_FOLDER / "plan.json"
-    if not plan_file.exists():
-        try:
-            commit_file(plan_file, lambda temporary: temporary.write_text(json.dumps(plan, sort_keys=True)))
-        except OSError as error:
-            raise disk_error(error, plan_file) from error
-        return
-    other = json.loads(plan_file.read_text())
-    differing = sorted(key for key in plan.keys() | other.keys() if plan.get(key) != other.get(key))
-    if differing:
-        raise DataError(
-            f"{out} holds an unfinished build of another plan: {', '.join(differing)} differ",
-            "build with the settings it was started with, choose another folder, or build with overwrite to start again",
-        )
-
-
-def _empty(out: Path) -> None:
-    """Remove a shard set, finished or not, and nothing else: the manifest first, so that what is left is never taken for a whole set."""
-    if not (out / MANIFEST).exists() and not (out / WORK_FOLDER).exists() and any(out.iterdir()):
-        raise DataError(f"{out} is not empty and holds no shard set; it will not be overwritten", "choose an empty or new folder")
-    (out / MANIFEST).unlink(missing_ok=True)
-    for pattern in ("shard-*.tar", ".*.tmp", "index.parquet", "reports.parquet", "rejects.csv"):
-        for file in out.glob(pattern):
-            file.unlink()
-    for folder in (WORK_FOLDER, "text_bank"):
-        shutil.rmtree(out / folder, ignore_errors=True)
-
-
 class _ProgressCounter:
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress, self._total, self._done, self._rejected = progress, total, 0, 0
@@ -275,61 +213,3 @@ class _ProgressCounter:
         self._rejected += rejected
         if self._progress is not None:
             self._progress(self._done, self._total, self._rejected)
-
-
-def _build_here(source: Source, tasks: list[ShardTask], counter: _ProgressCounter) -> None:
-    for task in tasks:
-        outcome = build_one_shard(source, task, lambda: counter.add(1))
-        counter.add(0, outcome.rejected)
-
-
-_worker_source: Source | None = None
-
-
-def _start_worker(source: Source) -> None:
-    global _worker_source
-    _worker_source = source
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A build that is killed outright cannot tell its workers; they must not go on writing beside the build that resumes it."""
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-def _work(task: ShardTask) -> ShardOutcome:
-    assert _worker_source is not None
-    return build_one_shard(_worker_source, task)
-
-
-def _build_in_processes(source: Source, tasks: list[ShardTask], workers: int, counter: _ProgressCounter) -> None:
-    """Spawned processes (safe beside threads, CUDA and Ray); at most two tasks per worker are in flight, so memory does not grow with the set."""
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(source,))
-    try:
-        for outcome in _bounded(pool, tasks, 2 * workers):
-            counter.add(outcome.entries, outcome.rejected)
-    except BrokenProcessPool as error:
-        raise DataError(
-            "a build process was killed (out of memory, or by someone)",
-            "run the same build again with fewer workers: finished shards are kept",
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _bounded(pool: ProcessPoolExecutor, tasks: list[ShardTask], in_flight: int) -> Iterator[ShardOutcome]:
-    queue = iter(tasks)
-    pending: set[Future[ShardOutcome]] = set()
-    while True:
-        for task in queue:
-            pending.add(pool.submit(_work, task))
-            if len(pending) >= in_flight:
-                break
-        if not pending:
-            return
-        done, pending = wait(pending, return_when=FIRST_COMPLETED)
-        for future in done:
-            yield future.result()

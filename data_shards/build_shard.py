@@ -47,8 +47,8 @@ def sidecar_path(out: Path, number: int) -> Path:
     return out / WORK_FOLDER / f"shard-{number:06d}.json"
 
 
-def build_one_shard(source: Source, task: ShardTask, on_entry: Callable[[], None] | None = None) -> ShardOutcome:
-    """Read, conform, encode and write one slice. A slice without a usable record leaves no tar, only its sidecar.
+def build_one_shard(source: Source, task: ShardTask, on_entry: Callable[[bool], None] | None = None) -> ShardOutcome:
+    """Read, conform, encode and write one slice. A slice without a usable record leaves no tar, only its sidecar. on_entry(rejected) per entry.
 
     The sidecar is committed after the tar, so its presence says that the tar is whole. Raises DataError when the disk is full or when a
     source fails on a record in a way it does not declare (`RecordRejected` is counted instead).
@@ -61,13 +61,14 @@ def build_one_shard(source: Source, task: ShardTask, on_entry: Callable[[], None
     try:
         writer = ShardWriter(path)
         for entry in task.entries:
+            before = len(rejects)
             record = _read(source, entry, task, rejects)
             if record is not None:
                 payload, meta = pack_record(record, task.codec)
                 rows.append(index_row(record, writer.add(record.key, payload, meta)))
             done += 1
             if on_entry is not None:
-                on_entry()
+                on_entry(len(rejects) > before)
         shard: dict[str, Any] | None = None
         if rows:
             shard = asdict(writer.commit())

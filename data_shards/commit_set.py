@@ -7,17 +7,16 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import numpy as np
 import pyarrow as pa
 
 from data_shards.build_shard import WORK_FOLDER, read_sidecar
 from data_shards.errors import DataError
-from data_shards.index import INDEX_SCHEMA, ReportTable, index_batch, write_table
+from data_shards.index import ReportTable, index_batch, write_index, write_table
 from data_shards.quality import FLAGS
 from data_shards.record import STANDARD_LEADS, SignalSpec
 from data_shards.shard_writer import commit_file, file_sha256, sync_folder
@@ -33,26 +32,40 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
     Raises DataError when no record was usable.
     """
     shards: list[dict[str, Any]] = []
-    batches: list[pa.RecordBatch] = []
-    rejects: list[dict[str, str]] = []
+    patients: set[str] = set()
+    rejected: Counter[str] = Counter()
+    flagged: Counter[str] = Counter()
+    first_reject: list[str] = []
     reports = ReportTable()
-    for number in range(slices):
-        facts = read_sidecar(out, number)
-        assert facts is not None, f"slice {number} is unfinished"
-        rejects += facts["rejects"]
-        if facts["shard"] is not None:
-            batches.append(index_batch(facts["rows"], len(shards), reports))
-            shards.append(facts["shard"])
-    rejected = dict(sorted(Counter(reject["reason"] for reject in rejects).items()))
-    commit_file(out / REJECTS, lambda path: _write_rejects(path, rejects))
+
+    def batches(rejects: TextIO) -> Iterator[pa.RecordBatch]:
+        """One pass over the sidecars, one in memory at a time: index rows as they are wanted, everything else collected along the way."""
+        writer = csv.DictWriter(rejects, fieldnames=["key", "path", "reason", "detail"], lineterminator="\n")
+        writer.writeheader()
+        for number in range(slices):
+            facts = read_sidecar(out, number)
+            assert facts is not None, f"slice {number} is unfinished"
+            writer.writerows(facts["rejects"])
+            rejected.update(reject["reason"] for reject in facts["rejects"])
+            first_reject.extend(reject["detail"] for reject in facts["rejects"][: 1 - len(first_reject)])
+            if facts["shard"] is not None:
+                patients.update(row["patient"] for row in facts["rows"])
+                flagged.update(flag for row in facts["rows"] for bit, flag in enumerate(FLAGS) if row["quality"] >> bit & 1)
+                shards.append(facts["shard"])
+                yield index_batch(facts["rows"], len(shards) - 1, reports)
+
+    def write_both(rejects_path: Path) -> None:
+        with rejects_path.open("w", newline="", encoding="utf-8") as rejects:
+            commit_file(out / INDEX, lambda path: write_index(batches(rejects), path))
+
+    commit_file(out / REJECTS, write_both)
     if not shards:
-        first = f"; the first: {rejects[0]['detail']}" if rejects else ""
+        (out / INDEX).unlink()
+        first = f"; the first: {first_reject[0]}" if first_reject else ""
         raise DataError(
-            f"no usable record for {out}: rejected {rejected}{first}",
+            f"no usable record for {out}: rejected {dict(sorted(rejected.items()))}{first}",
             f"see {out / REJECTS}, correct the source, build again with overwrite",
         )
-    index = pa.Table.from_batches(batches, schema=INDEX_SCHEMA)
-    commit_file(out / INDEX, lambda path: write_table(index, path))
     commit_file(out / REPORTS, lambda path: write_table(reports.table(), path))
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -61,11 +74,11 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
         "spec": asdict(spec) | {"samples": spec.samples, "leads": list(STANDARD_LEADS), "unit": "mV"},
         "codec": {"name": codec["name"], "version": codec["version"]},
         "counts": {
-            "records": index.num_rows,
-            "patients": len(index.column("patient").unique()),
+            "records": sum(shard["records"] for shard in shards),
+            "patients": len(patients),
             "reports": len(reports),
-            "rejected": rejected,
-            "quality": _records_by_flag(index),
+            "rejected": dict(sorted(rejected.items())),
+            "quality": {flag: flagged[flag] for flag in FLAGS if flagged[flag]},
         },
         "shards": shards,
         "tables": {name: file_sha256(out / name) for name in (INDEX, REPORTS)},
@@ -77,13 +90,6 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
     return json.loads(text)
 
 
-def _records_by_flag(index: pa.Table) -> dict[str, int]:
-    """Quality flag -> records that carry it, for the flags that occur."""
-    bits = index.column("quality").to_numpy()
-    counts = {flag: int(np.count_nonzero(bits >> np.uint32(i) & 1)) for i, flag in enumerate(FLAGS)}
-    return {flag: count for flag, count in counts.items() if count}
-
-
 def content_fingerprint(spec: SignalSpec, codec: dict[str, Any], shards: Sequence[dict[str, Any]]) -> str:
     """sha256 over what the set holds: spec, codec and the content of every shard in order. Independent of folders, names and dates."""
     content = {
@@ -93,10 +99,3 @@ def content_fingerprint(spec: SignalSpec, codec: dict[str, Any], shards: Sequenc
         "shards": [[shard["records"], shard["sha256"]] for shard in shards],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _write_rejects(path: Path, rejects: Sequence[dict[str, str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=["key", "path", "reason", "detail"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rejects)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ INDEX_SCHEMA = pa.schema(
         ("meta_size", pa.int32()),
     ]
 )
+ROW_GROUP = 1 << 16
 REPORT_SCHEMA = pa.schema(
     [("report", pa.int32()), ("key", pa.string()), ("statements", pa.list_(pa.string())), ("text", pa.string()), ("count", pa.int32())]
 )
@@ -99,7 +101,7 @@ class ReportTable:
             return -1
         row = self._rows.setdefault(report_key(statements), len(self._rows))
         if row == len(self._statements):
-            self._statements.append(statements)
+            self._statements.append([sys.intern(statement) for statement in statements])  # few phrases make up all reports
             self._counts.append(0)
         self._counts[row] += 1
         return row
@@ -132,3 +134,17 @@ def index_batch(rows: Iterable[dict[str, Any]], shard: int, reports: ReportTable
 
 def write_table(table: pa.Table, path: Path) -> None:
     pq.write_table(table, path, compression="zstd", store_schema=True)
+
+
+def write_index(batches: Iterable[pa.RecordBatch], path: Path) -> None:
+    """Write the index as its batches come, in row groups of `ROW_GROUP` rows, so that it need not be in memory as a whole."""
+    waiting: list[pa.RecordBatch] = []
+    with pq.ParquetWriter(path, INDEX_SCHEMA, compression="zstd", store_schema=True) as writer:
+        for batch in batches:
+            waiting.append(batch)
+            while sum(each.num_rows for each in waiting) >= ROW_GROUP:
+                table = pa.Table.from_batches(waiting)
+                writer.write_table(table.slice(0, ROW_GROUP), row_group_size=ROW_GROUP)
+                waiting = table.slice(ROW_GROUP).to_batches()
+        if waiting:
+            writer.write_table(pa.Table.from_batches(waiting), row_group_size=ROW_GROUP)

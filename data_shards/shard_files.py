@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -11,10 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_shards.errors import DataError
+from data_shards.shard_cache import is_dropped, mark_used
 
 if TYPE_CHECKING:
+    from data_shards.remote import RemoteShards
     from data_shards.shard_set import ShardSet
 
+MARK_SECONDS = 10.0
 MAX_OPEN_SHARDS = 512  # below the usual limit of 1024 open files per process
 REMEDY = "run `cardialign shards verify` on the set, then build it again or copy the shard again"
 
@@ -22,27 +26,36 @@ REMEDY = "run `cardialign shards verify` on the set, then build it again or copy
 class _OpenFile:
     """A descriptor that closes when the last reader lets go of it, so that eviction never closes a file under a running read."""
 
-    def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.marked = time.monotonic()
 
     def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+        os.close(self.descriptor)
+
+    def mark_used(self) -> None:
+        """For the cache of remote shards: now and then, because a read must stay one system call."""
+        if time.monotonic() - self.marked > MARK_SECONDS:
+            self.marked = time.monotonic()
+            mark_used(self.descriptor)
 
 
 class ShardFiles:
-    """Reads byte ranges of shards by number. Thread-safe; the least recently used files are closed above `max_open`."""
+    """Reads byte ranges of shards by number. Thread-safe; the least recently used files are closed above `max_open`.
 
-    def __init__(self, folder: Path, names: Sequence[str]) -> None:
-        self._folder, self._names = folder, names
+    remote: fetches the shards that `folder`, its cache, lacks.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], remote: RemoteShards | None = None) -> None:
+        self._folder, self._names, self._remote = folder, names, remote
         self.max_open = MAX_OPEN_SHARDS
         self._open: OrderedDict[int, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> tuple[Path, Sequence[str]]:
-        return self._folder, self._names
+    def __getstate__(self) -> tuple[Path, Sequence[str], RemoteShards | None]:
+        return self._folder, self._names, self._remote
 
-    def __setstate__(self, state: tuple[Path, Sequence[str]]) -> None:
+    def __setstate__(self, state: tuple[Path, Sequence[str], RemoteShards | None]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
     @property
@@ -84,10 +97,19 @@ class ShardFiles:
             file = self._open.get(shard)
             if file is not None:
                 self._open.move_to_end(shard)
+                if self._remote is not None:
+                    file.mark_used()
                 return file
-        file = _OpenFile(self._folder / self._names[shard])  # without the lock: a file that hangs must not hold up the reads of others
+        file = self._opened(shard)  # without the lock: a file that hangs or is fetched must not hold up the reads of others
         with self._lock:
             file = self._open.setdefault(shard, file)
             while len(self._open) > self.max_open:
                 self._open.popitem(last=False)
+            if self._remote is not None:  # what the cache has dropped takes space as long as it is open
+                for number in [number for number, each in self._open.items() if is_dropped(each.descriptor)]:
+                    del self._open[number]
             return file
+
+    def _opened(self, shard: int) -> _OpenFile:
+        name = self._names[shard]
+        return _OpenFile(os.open(self._folder / name, os.O_RDONLY) if self._remote is None else self._remote.open(name))

@@ -20,6 +20,8 @@ from data_shards.commit_set import INDEX, MANIFEST, REPORTS, SCHEMA_VERSION
 from data_shards.errors import DataError
 from data_shards.index_file import IndexFile, patient_codes
 from data_shards.record import EcgRecord, SignalSpec
+from data_shards.remote import RemoteShards, open_remote
+from data_shards.shard_cache import ShardCache
 from data_shards.shard_files import ShardFiles
 from data_shards.splits import SplitRule, in_split
 
@@ -33,24 +35,28 @@ class Selection:
 
 
 class ShardSet:
-    """Open with `ShardSet.open(folder)`. Rows are positions in the index, 0..len-1; every array below is aligned to them.
+    """Open with `ShardSet.open(folder or URL)`. Rows are positions in the index, 0..len-1; every array below is aligned to them.
 
     shard int32, offset int64, size int32, crc32 uint32, fold int16, report int32 (-1 none), age_years float32 (NaN unknown), sex int8
     (0 unknown, 1 female, 2 male), quality uint32 (bits of `data_shards.quality.FLAGS`), patients int32 (a code per distinct patient).
     Each is read when it is first used; those of a large set are memory-mapped (`index_file`).
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], index: pa.Table | IndexFile) -> None:
+    def __init__(self, path: Path, manifest: dict[str, Any], index: pa.Table | IndexFile, remote: RemoteShards | None = None) -> None:
         self.path, self.manifest, self._source = path, manifest, index
         self.spec = SignalSpec(manifest["spec"]["sampling_rate"], manifest["spec"]["seconds"])
         self.fingerprint: str = manifest["fingerprint"]
         self.shard_names: tuple[str, ...] = tuple(shard["name"] for shard in manifest["shards"])
-        self.files = ShardFiles(path, self.shard_names)
+        self.files = ShardFiles(path, self.shard_names, remote)
 
     @classmethod
-    def open(cls, path: Path | str) -> ShardSet:
-        """Raises DataError for a folder that is missing, unfinished, of another schema, or whose index does not belong to its manifest."""
-        path = Path(path)
+    def open(cls, path: Path | str, cache: ShardCache | None = None) -> ShardSet:
+        """A folder, or a URL whose shards are fetched into `cache` (default: CARDIALIGN_CACHE) as they are read; `path` is then the cache's folder.
+
+        Raises DataError for a set that is missing, unfinished, of another schema, or whose index does not belong to its manifest.
+        """
+        remote = open_remote(path, cache)
+        path = Path(path) if remote is None else remote.folder
         manifest = read_manifest(path)
         index = IndexFile(path / INDEX, manifest["tables"][INDEX])
         records = manifest["counts"]["records"]
@@ -59,7 +65,7 @@ class ShardSet:
                 f"{path / INDEX} has {index.records} rows, the manifest says {records} records",
                 "the index is stale; run `cardialign shards verify` and build the set again",
             )
-        return cls(path, manifest, index)
+        return cls(path, manifest, index, remote)
 
     def __len__(self) -> int:
         return self._source.records if isinstance(self._source, IndexFile) else int(self._source.num_rows)

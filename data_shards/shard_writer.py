@@ -47,8 +47,8 @@ def shard_name(number: int) -> str:
 
 
 def temporary_name(path: Path) -> Path:
-    """Where this process writes `path` before it is committed; `.<name>.<pid>.tmp` beside it."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Where this process writes `path` before it is committed: `.<name>.<node>.<pid>.tmp` beside it (nodes may share the folder)."""
+    return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
 
 
 def metadata_bytes(meta: dict[str, Any]) -> bytes:
@@ -106,9 +106,7 @@ class ShardWriter:
         self.temporary.unlink(missing_ok=True)
 
     def _member(self, name: str, content: bytes) -> int:
-        info = tarfile.TarInfo(name)
-        info.size, info.mode, info.mtime = len(content), 0o644, 0
-        self._write(info.tobuf(tarfile.USTAR_FORMAT, "ascii"))
+        self._write(_tar_header(name, len(content)))
         offset = self.bytes
         self._write(content)
         self._write(b"\0" * (-len(content) % BLOCK))
@@ -118,6 +116,29 @@ class ShardWriter:
         self._file.write(data)
         self._sha256.update(data)
         self.bytes += len(data)
+
+
+def plain_tar_header(name: str, size: int) -> bytes:
+    """The 512 bytes before a member: mode 0644, no owner, no time. `_tar_header` gives the same bytes an order of magnitude faster."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = size, 0o644, 0
+    return info.tobuf(tarfile.USTAR_FORMAT, "ascii")
+
+
+_HEADER = bytearray(plain_tar_header("", 0))
+_HEADER[148:156] = b" " * 8  # what the checksum itself counts as
+_HEADER_SUM = sum(_HEADER) - sum(_HEADER[124:135])
+
+
+def _tar_header(name: str, size: int) -> bytes:
+    encoded, octal = name.encode("ascii"), b"%011o" % size
+    if len(encoded) > 100 or len(octal) > 11:
+        return plain_tar_header(name, size)
+    header = _HEADER.copy()
+    header[: len(encoded)] = encoded
+    header[124:135] = octal
+    header[148:155] = b"%06o\0" % (_HEADER_SUM + sum(encoded) + sum(octal))
+    return bytes(header)
 
 
 def commit_file(path: Path, write: Callable[[Path], object]) -> None:

@@ -20,9 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from data_shards.bank_files import add_digests
 from data_shards.build_shard import disk_error
 from data_shards.commit_set import REPORTS
 from data_shards.errors import DataError, UsageError
+from data_shards.remote import local_folder
 from data_shards.reports import CLEANING_VERSION, STYLES, join_statements
 from data_shards.shard_set import ShardSet, read_manifest
 from data_shards.shard_writer import sync_folder
@@ -66,7 +68,7 @@ class TextBank:
     @classmethod
     def open(cls, shard_set_path: Path | str, encoder_fingerprint: str | None = None, style: str | None = None) -> TextBank:
         """The bank of this encoder (or the only one there). Raises DataError when there is none, or several and the choice is open."""
-        shards = Path(shard_set_path)
+        shards = local_folder(shard_set_path)
         wanted = read_manifest(shards)["fingerprint"]
         found: list[Path] = []
         for file in sorted((shards / FOLDER).glob(f"[!.]*/{BANK_FILE}")):
@@ -248,6 +250,7 @@ def _committed_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        add_digests(temporary)
         for file in temporary.iterdir():
             with file.open("rb+") as opened:
                 os.fsync(opened.fileno())

@@ -9,6 +9,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_shards.bank_files import bank_problems
 from data_shards.codec import decode_counts
 from data_shards.commit_set import INDEX, REPORTS, content_fingerprint
 from data_shards.errors import DataError
 from data_shards.index import INDEX_SCHEMA
 from data_shards.record import SignalSpec
+from data_shards.remote import BANKS, RemoteShards, open_remote
 from data_shards.shard_set import read_manifest, read_table
 
 log = logging.getLogger(__name__)
@@ -43,11 +46,13 @@ class VerifyReport:
 
 
 def verify(path: Path | str, *, quick: bool = False, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
-    """Check a shard set. quick: presence, sizes and tables; otherwise every byte, member, checksum and payload too.
+    """Check a shard set and its text banks. quick: presence, sizes and tables; otherwise every byte, member, checksum and payload too.
 
-    progress(shards done, shards). Raises DataError only when there is no manifest to verify against.
+    path: a folder, or a URL whose shards are then fetched one by one (quick: its tables only). progress(shards done, shards). Raises DataError only
+    when there is no manifest to verify against.
     """
-    path = Path(path)
+    remote = open_remote(path)
+    path = Path(path) if remote is None else remote.folder
     manifest = read_manifest(path)
     report = VerifyReport(path, quick=quick)
     index = _check_tables(path, manifest, report)
@@ -56,17 +61,23 @@ def verify(path: Path | str, *, quick: bool = False, progress: Callable[[int, in
     for stray in sorted(file.name for file in path.glob("shard-*.tar") if file.name not in known):
         report.problems.append(f"shard {stray} is in the folder but not in the manifest")
     for number, shard in enumerate(manifest["shards"]):
-        whole = _check_shard_file(path, shard, report, quick)
         rows = None if index is None else _rows_of(index, number)
         if rows is not None and rows.num_rows != shard["records"]:
             report.problems.append(
                 f"{INDEX} lists {rows.num_rows} records in shard {shard['name']}, the manifest says {shard['records']}: stale index"
             )
-        if not quick and whole:
-            _check_members(path / shard["name"], shard, rows, manifest["spec"]["samples"], report)
+        if remote is None or not quick:
+            try:
+                with _located(path, remote, shard["name"]) as file:
+                    if _check_shard_file(file, shard, report, quick) and not quick:
+                        _check_members(file, shard, rows, manifest["spec"]["samples"], report)
+            except DataError as error:  # the URL does not give what the manifest lists
+                report.problems.append(error.problem)
         report.shards += 1
         if progress is not None:
             progress(report.shards, len(manifest["shards"]))
+    for bank in sorted((path / BANKS).glob("[!.]*")):
+        report.problems += bank_problems(bank, manifest["fingerprint"], quick=quick)
     log.info("verified path=%s quick=%s shards=%d records=%d problems=%d", path, quick, report.shards, report.records, len(report.problems))
     return report
 
@@ -121,9 +132,22 @@ def _rows_of(index: pa.Table, number: int) -> pa.Table:
     return index.filter(pc.equal(index.column("shard"), number))
 
 
-def _check_shard_file(path: Path, shard: dict[str, Any], report: VerifyReport, quick: bool) -> bool:
+@contextmanager
+def _located(path: Path, remote: RemoteShards | None, name: str) -> Iterator[Path]:
+    """Where a shard can be read; one that was fetched is held open, because the cache may drop it meanwhile."""
+    if remote is None:
+        yield path / name
+        return
+    descriptor = remote.open(name)
+    try:
+        yield Path(f"/dev/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def _check_shard_file(file: Path, shard: dict[str, Any], report: VerifyReport, quick: bool) -> bool:
     """Presence, size and, unless quick, sha256. True when the file can be looked into."""
-    file, name = path / shard["name"], shard["name"]
+    name = shard["name"]
     if not file.is_file():
         report.problems.append(f"shard {name} is missing")
         return False

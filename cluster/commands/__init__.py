@@ -24,6 +24,7 @@ COMMANDS: dict[str, Command] = {
     "shards verify": Command("cluster.commands.shards_verify", "check every shard against its index and digests"),
     "shards inspect": Command("cluster.commands.shards_inspect", "figures of a shard set, or a 12-lead picture of one record"),
     "shards leakage": Command("cluster.commands.shards_leakage", "patients and recordings that two shard sets or selections share"),
+    "shards stats": Command("cluster.commands.shards_stats", "labels, statements, patients, lengths and quality of a set, with histograms"),
     "text-bank build": Command("cluster.commands.text_bank_build", "tokens and embeddings of every distinct report, beside the shards"),
     "text-bank stats": Command("cluster.commands.text_bank_stats", "how alike reports are within batches; thresholds for the loss"),
     "pretrain": Command("cluster.commands.pretrain", "train a recipe on a shard set with Ray and DeepSpeed; resumes by itself"),

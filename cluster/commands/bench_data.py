@@ -1,4 +1,4 @@
-"""`cardialign bench data`: how fast records go from shards to float batches on this machine."""
+"""`cardialign bench data`: how fast records go from files to shards and from shards to float batches on this machine, beside the alternatives."""
 
 from __future__ import annotations
 
@@ -6,18 +6,29 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from data_shards.errors import UsageError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shards", nargs="?", type=Path, help="shard set to read (default: a small virtual one, made for the purpose)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("shards", nargs="?", type=Path, help="shard set to read (default: a small virtual one, made for the purpose)")
+    which.add_argument("--wfdb", type=Path, metavar="FOLDER", help="measure the WFDB records below this folder instead")
+    parser.add_argument("--records", type=int, default=256, metavar="N", help="records to measure with (default 256)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds; every rate is their median (default 5)")
     parser.add_argument(
-        "--scale", action="store_true", help="also the start of a run on made-up indexes of 0.8 and 10 million records (minutes)"
+        "--index-records", type=int, default=800_000, metavar="N", help="size of the index for start and memory (default 800000)"
     )
+    parser.add_argument("--scale", action="store_true", help="also the order and memory of 10 million made-up records (minutes)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from data_shards.benchmark import measure_data
-    from data_shards.benchmark_order import measure_scale
     from data_shards.shard_set import ShardSet
 
-    figures = measure_data(ShardSet.open(args.shards) if args.shards is not None else None)
-    return figures | measure_scale() if args.scale else figures
+    for name in ("records", "rounds", "index_records"):
+        if getattr(args, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1", "give a positive number")
+    shards = ShardSet.open(args.shards) if args.shards is not None else None
+    return measure_data(
+        shards, wfdb_folder=args.wfdb, records=args.records, rounds=args.rounds, index_records=args.index_records, scale=args.scale
+    )

@@ -13,7 +13,7 @@ from data_shards.errors import UsageError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", required=True, help="exported folder, or models:/NAME@ALIAS")
-    parser.add_argument("--shards", type=Path, required=True, help="folder of the shard set")
+    parser.add_argument("--shards", type=Path, required=True, help="folder or URL of the shard set")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompts", help="name of a shipped prompt set or a YAML file")
     what.add_argument("--protocol", metavar="NAME:TASK", help="records, labels and prompts of a protocol, e.g. clean-v1:ptb-xl-super")

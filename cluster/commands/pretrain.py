@@ -25,7 +25,7 @@ SHORTHANDS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", required=True, help="name of a shipped recipe or a YAML file")
-    parser.add_argument("--shards", type=Path, required=True, help="folder of the shard set")
+    parser.add_argument("--shards", type=Path, required=True, help="folder or URL of the shard set")
     parser.add_argument("--run-dir", type=Path, required=True, help="folder of the run, on storage that every worker sees")
     add_folds(parser, "train on these folds (YAML: data.folds)")
     add_split(parser, "train on this part; YAML: data.split")
@@ -51,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def overrides(args: argparse.Namespace) -> list[str]:
     """Options -> `key=value` lines, before those of --set. Giving steps takes epochs out of the recipe, and the other way round."""
-    lines = [f"data.shards={json.dumps(str(args.shards.expanduser().absolute()))}"]
+    from data_shards.remote import url_of
+
+    lines = [f"data.shards={json.dumps(url_of(args.shards) or str(args.shards.expanduser().absolute()))}"]
     if args.folds is not None:
         lines.append(f"data.folds={list(args.folds)}")
     if args.split is not None:

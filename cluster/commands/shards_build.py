@@ -45,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codec", default="einthoven", help="einthoven (default, lossless) or npy")
     parser.add_argument("--records-per-shard", type=int, default=2048, metavar="N", help="default 2048")
     add_workers(parser, 0, "processes, 0 = one per core")
+    parser.add_argument(
+        "--address",
+        metavar="auto|HOST:PORT|local",
+        help="build as Ray tasks: on the cluster at this address (--root and --out on a filesystem that all nodes share), or on a local Ray",
+    )
     add_folds(parser, "keep only these folds")
     parser.add_argument("--limit", type=int, metavar="N", help="read at most so many records")
     parser.add_argument("--overwrite", action="store_true", help="replace a finished shard set")
@@ -62,11 +67,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from data_shards.sources import open_source
 
     given = {name.removeprefix("reader_"): value for name, value in vars(args).items() if name.startswith("reader_") and value is not None}
-    source = open_source(args.source, args.root, **given, **key_values(args.option))
+    executor = None
+    if args.address is not None:
+        from cluster.ray_build import RayTasks
+
+        executor = RayTasks(None if args.address == "local" else args.address, args.workers)
+    source = open_source(args.source, args.root if executor is None else args.root.absolute(), **given, **key_values(args.option))
     with Progress("shards build") as progress:
         report = build_shards(
             source,
-            args.out,
+            args.out if executor is None else args.out.absolute(),
             spec=SignalSpec(args.sampling_rate, args.seconds),
             codec=args.codec,
             records_per_shard=args.records_per_shard,
@@ -75,5 +85,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             limit=args.limit,
             overwrite=args.overwrite,
             progress=progress,
+            executor=executor,
         )
     return asdict(report)

@@ -10,7 +10,7 @@ from data_shards.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shards", type=Path, help="folder of the shard set")
+    parser.add_argument("shards", type=Path, help="folder or URL of the shard set")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--key", help="record to draw")
     which.add_argument("--row", type=int, help="record to draw, by row of the index")

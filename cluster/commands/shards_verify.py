@@ -12,7 +12,7 @@ from cluster.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shards", type=Path, help="folder of the shard set")
+    parser.add_argument("shards", type=Path, help="folder or URL of the shard set")
     parser.add_argument("--quick", action="store_true", help="names, sizes and counts only; no digest and no decoding")
 
 

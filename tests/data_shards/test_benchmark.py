@@ -4,32 +4,59 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data_shards.benchmark import measure_data
+from data_shards.benchmark_codec import at_resolution
+from data_shards.benchmark_start import repeated_set
 from data_shards.errors import DataError
 from data_shards.shard_set import ShardSet
 
-SPEEDS = ("encode", "decode", "stream", "wfdb_rdsamp", "webdataset_npy")
+OTHERS = ("wfdb_rdsamp", "mat_float32", "webdataset_npy")
+SPEEDS = ("encode", "decode", "build", "stream", *OTHERS)
 
 
 def test_every_figure_is_there_and_follows_from_the_records(small_set: ShardSet) -> None:
-    figures = measure_data(small_set, records=24, rounds=1, batch=8)
+    figures = measure_data(small_set, records=24, rounds=1, batch=8, index_records=3000)
     assert figures["records"] == 24 and figures["samples"] == 500
     assert figures["compression_ratio"] == pytest.approx(12 * 500 * 2 / figures["bytes_per_record"])
     assert all(figures[f"{name}_records_per_s_per_core"] > 0 for name in SPEEDS)
     rate = {name: figures[f"{name}_records_per_s_per_core"] for name in SPEEDS}
-    assert figures["stream_times_wfdb_rdsamp"] == pytest.approx(rate["stream"] / rate["wfdb_rdsamp"])
+    for name in OTHERS:
+        assert figures[f"stream_times_{name}"] == pytest.approx(rate["stream"] / rate[name])
+    assert figures["mat_float32_bytes_per_record"] > 12 * 500 * 4 > figures["wfdb_rdsamp_bytes_per_record"] > 12 * 500 * 2
+    assert figures["compression_ratio_5uV"] == figures["compression_ratio"] > figures["compression_ratio_1uV"] > 1
+    assert (
+        figures["large_index_records"] == 3000 and 0 < figures["large_index_first_batch_seconds"] < figures["large_index_process_seconds"]
+    )
+    assert 0 < figures["large_index_memory_before_mb"] < figures["large_index_memory_streaming_mb"] <= figures["large_index_memory_peak_mb"]
+
+
+def test_a_large_index_points_into_real_shards_under_keys_and_patients_of_its_own(small_set: ShardSet, tmp_path: Path) -> None:
+    large = ShardSet.open(repeated_set(small_set, tmp_path / "large", 1000))
+    assert (
+        len(large) == 1000 and len(set(large.index.column("key").to_pylist())) == 1000 and np.bincount(large.patients).tolist() == [5] * 200
+    )
+    assert large.read_payload(999) == small_set.read_payload(999 % len(small_set))
+
+
+def test_at_another_resolution_a_record_is_the_same_signal_and_keeps_the_limb_lead_law(small_set: ShardSet) -> None:
+    record = small_set.read_record(0)
+    fine = at_resolution(record, 1000.0)
+    np.testing.assert_allclose(fine.millivolts(), record.millivolts(), atol=0.0085)  # III adds the rounding of I and II
+    np.testing.assert_array_equal(fine.counts[2], fine.counts[1] - fine.counts[0])
+    assert at_resolution(record, 200.0) is record
 
 
 def test_a_folder_of_wfdb_records_is_measured_as_well(real_data: Path) -> None:
-    figures = measure_data(wfdb_folder=real_data / "ptb-xl" / "records500", records=32, rounds=1, compare=False)
+    figures = measure_data(wfdb_folder=real_data / "ptb-xl" / "records500", records=32, rounds=1, compare=False, index_records=1000)
     assert figures["records"] == 32 and figures["compression_ratio"] > 4.5
     assert "wfdb_rdsamp_records_per_s_per_core" not in figures
 
 
 def test_without_a_set_a_virtual_cohort_is_measured() -> None:
-    figures = measure_data(records=12, rounds=1, batch=4, compare=False)
+    figures = measure_data(records=12, rounds=1, batch=4, compare=False, index_records=1000)
     assert figures["records"] == 12 and figures["samples"] == 5000 and figures["compression_ratio"] > 4
 
 

@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from data_shards.build import build_shards
 from data_shards.errors import DataError, UsageError
+from data_shards.index import write_index
 from data_shards.record import SignalSpec
 from data_shards.shard_set import ShardSet
 from data_shards.sources import open_source
@@ -79,15 +81,21 @@ def test_every_record_is_kept_or_listed_with_its_reason(undisturbed: Path, tmp_p
     assert digests(tmp_path / "s") == digests(undisturbed)
 
 
-def test_the_number_of_workers_does_not_change_a_byte(undisturbed: Path, tmp_path: Path) -> None:
-    build(tmp_path / "s", source=SmallSource(60, bad=(3, 40)), workers=2)
+def test_the_number_of_workers_does_not_change_a_byte_and_progress_goes_on_within_a_shard(undisturbed: Path, tmp_path: Path) -> None:
+    calls: list[tuple[int, int, int]] = []
+    source = SmallSource(60, bad=(3, 40), delay=0.04)
+    build(tmp_path / "s", source=source, workers=2, progress=lambda *now: calls.append(now))
     assert digests(tmp_path / "s") == digests(undisturbed)
+    done = [now[0] for now in calls]
+    assert done == sorted(done) and calls[-1] == (60, 60, 2)
+    assert any(number % 16 for number in done[:-1]), "progress moved by whole shards only"
 
 
 BUILD = """
 import sys
 from pathlib import Path
 from data_shards.build import build_shards
+from data_shards.index import write_index
 from data_shards.record import SignalSpec
 from tests.data_shards.small_source import SmallSource
 if __name__ == "__main__":
@@ -316,3 +324,16 @@ def test_a_key_that_is_listed_twice_is_named_before_anything_is_written(tmp_path
     with pytest.raises(DataError, match="'small-00007' occurs more than once"):
         build(tmp_path / "s", source=Repeats(20))
     assert not (tmp_path / "s").exists()
+
+
+def test_an_index_written_piece_by_piece_holds_every_row_in_order(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = ShardSet.open(undisturbed).index
+    monkeypatch.setattr("data_shards.index.ROW_GROUP", 7)
+    pieces = [piece for at, size in ((0, 3), (3, 20), (23, 0), (23, 35)) for piece in table.slice(at, size).combine_chunks().to_batches()]
+    write_index(pieces, tmp_path / "index.parquet")
+    written = pq.ParquetFile(tmp_path / "index.parquet")
+    assert [written.metadata.row_group(i).num_rows for i in range(written.num_row_groups)] == [7] * 8 + [2]
+    ages = ["age_years"]  # hold NaN, which equals nothing
+    assert written.read().drop_columns(ages).equals(table.drop_columns(ages))

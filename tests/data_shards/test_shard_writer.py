@@ -11,7 +11,7 @@ import pytest
 import webdataset
 
 from data_shards.errors import DataError
-from data_shards.shard_writer import ShardWriter, commit_file, file_sha256, metadata_bytes
+from data_shards.shard_writer import ShardWriter, _tar_header, commit_file, file_sha256, metadata_bytes, plain_tar_header
 
 RECORDS = [(f"rec-{i}", bytes([i]) * (100 + 300 * i), {"key": f"rec-{i}", "b": i, "a": "é"}) for i in range(5)]
 
@@ -68,3 +68,9 @@ def test_metadata_that_json_cannot_hold_names_the_record() -> None:
 def test_a_key_too_long_for_a_tar_name_is_refused(tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "a.tar") as writer, pytest.raises(DataError, match="longer than 90"):
         writer.add("k" * 91, b"", {})
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 25_184, 8**11 - 1])
+@pytest.mark.parametrize("name", ["a.ecg", "mimic-40689238.json", "k" * 86 + ".ecg", "n" * 100])
+def test_the_fast_tar_header_is_that_of_the_standard_library(name: str, size: int) -> None:
+    assert _tar_header(name, size) == plain_tar_header(name, size)

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,6 +15,7 @@ from data_shards.errors import DataError
 from data_shards.record import SignalSpec
 from data_shards.shard_set import ShardSet
 from data_shards.shard_writer import file_sha256
+from data_shards.text_bank import build_text_bank
 from data_shards.verify import verify
 from tests.data_shards.small_source import SmallSource
 
@@ -136,3 +138,42 @@ def test_a_manifest_changed_by_hand_is_found(set_copy: Path) -> None:
 def test_a_folder_without_a_manifest_cannot_be_verified(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no finished shard set"):
         verify(tmp_path)
+
+
+class _WordCount:
+    """A text encoder that counts words."""
+
+    fingerprint, max_tokens, dim = "words-v1", 3, 2
+
+    def tokenize(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((len(texts), 3), dtype=np.int32), np.full(len(texts), 3)
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        return np.array([[1.0, len(text.split())] for text in texts], dtype=np.float32)
+
+    def describe(self) -> dict[str, str]:
+        return {"id": self.fingerprint}
+
+
+def test_damage_to_a_text_bank_is_found_by_file(set_copy: Path) -> None:
+    bank = build_text_bank(ShardSet.open(set_copy), _WordCount()).path
+    assert problems(set_copy) == ""
+    mean = bytearray((bank / "mean.npy").read_bytes())
+    mean[-1] ^= 1
+    (bank / "mean.npy").write_bytes(mean)
+    assert problems(set_copy, quick=True) == ""
+    assert (
+        problems(set_copy)
+        == f"text bank {bank.name}: mean.npy is not the one the bank was built with (its sha256 differs): swapped or damaged"
+    )
+    with (bank / "embeddings.npy").open("r+b") as file:
+        file.truncate(130)
+    (bank / "lengths.npy").unlink()
+    found = problems(set_copy, quick=True)
+    for sentence in ("embeddings.npy has 130 bytes", "lengths.npy is missing"):
+        assert f"text bank {bank.name}: {sentence}" in found
+    description = json.loads((bank / "bank.json").read_text())
+    (bank / "bank.json").write_text(json.dumps({**description, "shards": "0" * 64}))
+    assert "belongs to another shard set (000000000000..." in problems(set_copy, quick=True)
+    (bank / "bank.json").write_text("{}")
+    assert "bank.json cannot be read or lists no digests" in problems(set_copy, quick=True)

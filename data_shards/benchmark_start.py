@@ -1,0 +1,96 @@
+"""Start and memory of a run on a large set: a fresh process opens an index of 800,000 records, takes its first batch, and streams on.
+
+The index is made of the rows of a real set, repeated under other keys and patients, so that every batch is read and decoded from real shards.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+
+from data_shards.benchmark_material import Material, Measurement
+from data_shards.commit_set import INDEX, MANIFEST, REPORTS
+from data_shards.errors import DataError
+from data_shards.index import write_table
+from data_shards.shard_set import ShardSet
+from data_shards.shard_writer import file_sha256
+
+STEPS = 12
+RECORDS_PER_PATIENT = 5
+
+
+def measure_start(material: Material) -> Measurement:
+    def figures() -> dict[str, float]:
+        large = repeated_set(material.shards, material.folder / "large", material.index_records)
+        command = [sys.executable, "-m", "data_shards.benchmark_start", str(large), str(material.batch), str(material.seed)]
+        root = Path(__file__).parents[1]
+        started = time.monotonic()
+        answer = subprocess.run(command, capture_output=True, text=True, cwd=root)
+        if answer.returncode:
+            raise DataError(f"the process that measures start and memory failed: {answer.stderr.strip().splitlines()[-1:]}")
+        found = {f"large_index_{name}": value for name, value in json.loads(answer.stdout).items()}
+        return {"large_index_records": material.index_records, **found, "large_index_process_seconds": time.monotonic() - started}
+
+    return Measurement(figures=figures)
+
+
+def repeated_set(shards: ShardSet, folder: Path, records: int) -> Path:
+    """A set of `records` records whose rows point into the shards of `shards`, again and again."""
+    folder.mkdir()
+    index = shards.index.take(pa.array(np.arange(records) % len(shards)))
+    columns = {"key": [f"large-{i:08d}" for i in range(records)], "patient": [f"p{i // RECORDS_PER_PATIENT}" for i in range(records)]}
+    for name, values in columns.items():
+        index = index.set_column(index.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    write_table(index, folder / INDEX)
+    (folder / REPORTS).symlink_to(shards.path / REPORTS)
+    for number, name in enumerate(shards.shard_names):
+        shards.read_payload(int(np.argmax(shards.shard == number)))  # a remote shard is fetched now
+        (folder / name).symlink_to((shards.path / name).absolute())
+    counts, tables = {**shards.manifest["counts"], "records": records}, {**shards.manifest["tables"], INDEX: file_sha256(folder / INDEX)}
+    manifest = {**shards.manifest, "counts": counts, "tables": tables}
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    return folder
+
+
+def start_and_stream(folder: Path, batch: int, seed: int) -> dict[str, float]:
+    """Seconds from opening the set to its first batch, by the clock and of CPU, and the memory of this process before, then and at its peak, in MB."""
+    from data_shards.order import GlobalOrder
+    from data_shards.stream import ShardStream
+
+    here = psutil.Process()
+    before, started, started_cpu = here.memory_info().rss, time.monotonic(), time.process_time()
+    shards = ShardSet.open(folder)
+    order = GlobalOrder(shards.select().rows, shards.patients, batch, seed, shards.fingerprint)
+    with ShardStream(shards, order, stop_step=STEPS, threads=1) as batches:
+        next(batches)
+        seconds, cpu_seconds = time.monotonic() - started, time.process_time() - started_cpu
+        for _ in batches:
+            pass
+    now = here.memory_info().rss
+    return {
+        "first_batch_seconds": seconds,
+        "first_batch_cpu_seconds": cpu_seconds,
+        "memory_before_mb": before / 1e6,
+        "memory_streaming_mb": now / 1e6,
+        "memory_peak_mb": max(now, _peak_memory()) / 1e6,  # the kernel's two counters differ by some pages
+    }
+
+
+def _peak_memory() -> int:
+    """Most bytes this program ever held. Linux: from the memory map, because `ru_maxrss` still counts the program that started this one."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(start_and_stream(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))) + "\n")
