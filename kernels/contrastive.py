@@ -9,8 +9,8 @@ log_scale and bias are the global gradients on every rank. Every rank of the gro
     chunk       side of a tile. Forward and backward hold chunk x chunk tiles, never b x B
     scheme      how columns reach a rank (contrastive_ranks): "gather", "ring", or "auto": ring when gathering would take more than
                 RING_ABOVE_BYTES on a rank
-    backend     who computes the tiles of the softmax losses: "torch", "triton", or "auto": Triton where it is available and a rank has at least
-                TRITON_FROM_LOGITS logits, PyTorch everywhere else (the CPU included). The pointwise losses run in PyTorch
+    backend     who computes the tiles of the softmax losses: "torch", "triton", or "auto": PyTorch, and Triton on CUDA from TRITON_FROM_LOGITS logits on where
+                `kernels.dispatch` allows it. The pointwise losses run in PyTorch
 bf16 and fp16 operands are accumulated in float32, float64 stays float64. Raises ValueError for operands that do not fit together.
 """
 
@@ -30,6 +30,7 @@ from kernels.contrastive_pointwise import Form, PointwiseLoss
 from kernels.contrastive_ranks import Alone, Exchange, Gather, exchange_layout
 from kernels.contrastive_ring import Ring
 from kernels.contrastive_softmax import SoftmaxLoss
+from kernels.dispatch import triton_by_default
 from kernels.similarity import NegativeWeights, Similarity
 from kernels.soft_targets import SoftTargets
 
@@ -249,7 +250,7 @@ def choose_blocks(backend: Backend, device: torch.device, logits: int) -> Blocks
     """The block functions for `logits` = b x B logits on this rank. Raises ValueError when Triton is asked for and not available."""
     if backend not in get_args(Backend):
         raise ValueError(f"unknown backend {backend!r}; use one of {', '.join(get_args(Backend))}")
-    if backend == "torch" or (backend == "auto" and (device.type == "cpu" or logits < TRITON_FROM_LOGITS)):
+    if backend == "torch" or (backend == "auto" and (not triton_by_default() or device.type == "cpu" or logits < TRITON_FROM_LOGITS)):
         return TORCH
     found = triton_blocks(device)
     if found is None and backend == "triton":

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.dispatch import triton_by_default
+
 LAYER_NORM_EPS = 1e-5
 
 Backend = Literal["auto", "torch", "triton"]
@@ -107,13 +109,13 @@ def multi_scale_patch_embed(
 
 
 def fused_here(signal: Tensor, scales: Sequence[PatchScaleParams]) -> bool:
-    """True where backend "auto" takes the fused kernels: CUDA (compute capability 8.0 or newer), 16-bit weights, width 128 to 1024
+    """True where backend "auto" takes the fused kernels: asked for (`kernels.dispatch`), CUDA (compute capability 8.0 or newer), 16-bit weights, width 128 to 1024
     in steps of 16, no tracing.
 
     float32 and float64 weights stay with PyTorch: the fused kernels gain by writing less, and there the products weigh more than the bytes.
     """
     dtype, width = scales[0].weights[0].dtype, scales[0].weights[0].shape[0]
-    if not signal.is_cuda or torch.compiler.is_compiling() or importlib.util.find_spec("triton") is None:
+    if not triton_by_default() or not signal.is_cuda or torch.compiler.is_compiling() or importlib.util.find_spec("triton") is None:
         return False
     from kernels.patch_embed_tiling import DISPATCHED_WIDTHS, SIGNAL_TYPES
 
