@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -10,7 +11,7 @@ import socket
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -29,6 +30,21 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _start_method(environment: dict[str, str], fresh: bool) -> Iterator[Any]:
+    """The context that starts ranks. `fresh`: new interpreters that have `environment` before they import anything."""
+    if not fresh:
+        yield _context()
+        return
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        yield multiprocessing.get_context("spawn")
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @functools.cache
@@ -74,12 +90,13 @@ def run_ranks(
     deadline: float = 60.0,
     init: bool = True,
     environment: dict[str, str] | None = None,
+    fresh: bool = False,
 ) -> list[Any]:
     """Call function(rank, world, *args) in `world` processes; return the results in rank order.
 
     function: defined at module level; args and results picklable. init: start a gloo process group first (file rendezvous); otherwise
     RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT (set either way) are there for code that does it itself.
-    environment: more variables for the ranks. Raises RankError with the first traceback when a rank fails, or which ranks were still
+    environment: more variables for the ranks. fresh: start new interpreters (slower), for variables that must be there before an import. Raises RankError with the first traceback when a rank fails, or which ranks were still
     running at `deadline` seconds; no process is left behind.
     """
     shared = {
@@ -92,13 +109,14 @@ def run_ranks(
     shared.update(environment or {})
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
         processes = []
-        for rank in range(world):
-            mine = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            process = _context().Process(
-                target=_rank_main, args=(folder, rank, world, function, args, mine, init, deadline), daemon=False, name=f"rank-{rank}"
-            )
-            process.start()
-            processes.append(process)
+        with _start_method(environment or {}, fresh) as context:
+            for rank in range(world):
+                mine = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+                process = context.Process(
+                    target=_rank_main, args=(folder, rank, world, function, args, mine, init, deadline), daemon=False, name=f"rank-{rank}"
+                )
+                process.start()
+                processes.append(process)
         try:
             late = _wait_for(processes, time.monotonic() + deadline)
         finally:
