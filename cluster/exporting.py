@@ -17,12 +17,12 @@ def export_run(run_dir: Path, out: Path | None = None, *, overwrite: bool = Fals
 
     Damaged checkpoints are passed over, not moved. Raises UserError when the run has no verified checkpoint or `out` exists.
     """
-    from data_shards.shard_set import ShardSet
     from pretrain.config import parse_config
     from pretrain.export import export_encoder
     from pretrain.export_integrity import refuse_to_replace, verify_export
     from pretrain.training.checkpoint import list_checkpoints, problems
     from pretrain.training.resume import TrainerState, load_weights
+    from pretrain.training.run_data import open_sets
 
     values = read_json(run_dir / CONFIG)
     if values is None:
@@ -34,17 +34,16 @@ def export_run(run_dir: Path, out: Path | None = None, *, overwrite: bool = Fals
     refuse_to_replace(out, overwrite)
     config = parse_config(values, str(run_dir / CONFIG))
     state = TrainerState.read(checkpoint)
-    assert config.data.shards is not None
-    shard_set = ShardSet.open(config.data.shards)
+    shards = open_sets(config.data)
     training = {
         "steps": state.step,
         "digest": state.digest,
         "selection_fingerprint": state.selection_fingerprint,
-        "shards_fingerprint": shard_set.fingerprint,
+        "shards_fingerprint": shards.fingerprint,
         "world_size": state.world_size,
     }
     fresh = out.with_name(f".{out.name}.{os.getpid()}")  # the old encoder stays until the new one is whole
-    export_encoder(config, load_weights(checkpoint), fresh, training=training, spec=shard_set.spec)
+    export_encoder(config, load_weights(checkpoint), fresh, training=training, spec=shards.spec)
     shutil.rmtree(out, ignore_errors=True)
     path = fresh.replace(out)
     files = sorted(p for p in path.iterdir() if p.is_file())

@@ -14,39 +14,37 @@ from cluster.versions import git_commit, versions
 from data_shards.errors import UsageError, UserError
 
 if TYPE_CHECKING:
-    from pretrain.config import RunConfig
+    from pretrain.config import RunConfig, TextConfig
 
 FINAL = ("final_loss", "records_per_second", "data_wait_share", "restarts")
 """Figures of a finished run that MLflow gets as `run/...`."""
 
 
 def prepare(config: RunConfig) -> dict[str, Any]:
-    """What can be found wrong before anything is started, and the text bank. Returns records, steps and fingerprints of the run's data."""
+    """What can be found wrong before anything is started, and the text bank of every set. Returns records, steps and fingerprints of the run's data."""
     from pretrain.training.run_data import open_data, total_steps
 
     shard_set, selection, _ = open_data(config)
-    assert config.data.shards is not None
-    bank = _bank(config)
+    banks = [_bank(part.shards, config.text) for part in config.data.parts]
     return {
         "records": len(selection.rows),
         "steps": total_steps(config, len(selection.rows)),
         "shards_fingerprint": shard_set.fingerprint,
         "selection_fingerprint": selection.fingerprint,
-        "text_encoder_fingerprint": bank["encoder_fingerprint"],
+        "text_encoder_fingerprint": banks[0]["encoder_fingerprint"],
     }
 
 
-def _bank(config: RunConfig) -> dict[str, Any]:
-    """The text bank, opened or made. Made in a process of its own, so that the report encoder is gone from memory before the workers start."""
+def _bank(shards: Path, text: TextConfig) -> dict[str, Any]:
+    """The text bank of a shard set, opened or made. Made in a process of its own, so that the report encoder is gone from memory before the workers start."""
     from cluster.subcommand import run_command
     from cluster.text_bank import find_text_bank
+    from data_shards.remote import url_of
 
-    assert config.data.shards is not None
-    bank = find_text_bank(config.data.shards, config.text)
+    bank = find_text_bank(shards, text)
     if bank is None:
-        text = config.text
         words = ["--encoder", text.encoder, "--max-tokens", str(text.max_tokens), "--style", text.style]
-        bank = run_command(["text-bank", "build", str(config.data.shards), *words])
+        bank = run_command(["text-bank", "build", url_of(shards) or str(shards), *words])
     return bank
 
 

@@ -124,7 +124,7 @@ def mix(
 class JoinedSets:
     """Several shard sets as one, for the stream: columns one after the other, records read from the set they belong to.
 
-    `report` stays the number within its own set; `set_of_rows` says which. Raises DataError for sets of different signal specs.
+    `report` counts on over the sets (-1 none), as `joined_bank.JoinedBank` reads it. Raises DataError for sets of different signal specs.
     """
 
     def __init__(self, sets: Sequence[ShardSet]) -> None:
@@ -136,8 +136,14 @@ class JoinedSets:
             )
         self.sets, self.spec = tuple(sets), specs.pop()
         self.offsets = tuple(np.concatenate([[0], np.cumsum([len(each) for each in sets])[:-1]]).tolist())
+        self._first_report = np.cumsum([0, *(each.manifest["counts"]["reports"] for each in sets)])[:-1]
         self._first_shard = np.concatenate([[0], np.cumsum([len(each.shard_names) for each in sets])[:-1]])
         self.shard_names = tuple(f"{each.path.name}/{name}" for each in sets for name in each.shard_names)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the contents of all sets, in their order."""
+        return hashlib.sha256(json.dumps([each.fingerprint for each in self.sets]).encode()).hexdigest()
 
     def __len__(self) -> int:
         return sum(map(len, self.sets))
@@ -159,7 +165,9 @@ class JoinedSets:
 
     @cached_property
     def report(self) -> np.ndarray:
-        return self._joined("report")
+        return np.concatenate(
+            [np.where(each.report < 0, -1, each.report + first) for each, first in zip(self.sets, self._first_report, strict=True)]
+        )
 
     @cached_property
     def age_years(self) -> np.ndarray:

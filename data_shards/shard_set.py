@@ -325,9 +325,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_table(path: Path) -> pa.Table:
-    """A parquet table. Raises DataError when it is missing or damaged."""
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A parquet table, or some of its columns. Raises DataError when it is missing or damaged."""
     try:
-        return pq.read_table(path, memory_map=True)
+        return pq.read_table(path, columns=columns, memory_map=True)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read: {error}", "run `cardialign shards verify` and build the shard set again") from error

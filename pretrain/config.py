@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data_shards.errors import UsageError
+from data_shards.mixture import slots_of
 from data_shards.record import STANDARD_LEADS
 from data_shards.splits import FRACTIONS, SALT, SplitRule
 from pretrain.objectives import OBJECTIVES
@@ -31,15 +32,26 @@ def _refuse(problems: list[str]) -> None:
         raise ValueError("\n".join(problems))
 
 
+class MixturePart(Strict):
+    """One shard set of a mixture. Its share of every global batch is its weight over the sum of weights; folds and split: null = those of `data`."""
+
+    shards: Path
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    folds: tuple[int, ...] | None = None
+    split: Literal["train", "val", "test"] | None = None
+
+
 class DataConfig(Strict):
     """What is read, in which order, and how the signal is normalised on the device.
 
+    shards: one shard set; or mixture: several with weights. One of the two, never both.
     window: shuffle within windows of this many shards, for object storage; null = over the whole set.
     max_bad_fraction: share of the selected records that may turn out unreadable and be replaced (at least one record); 0 stops at the first.
     slow_read_seconds: a read that takes longer is logged while it hangs.
     """
 
     shards: Path | None = None
+    mixture: tuple[MixturePart, ...] = ()
     folds: tuple[int, ...] | None = None
     normalisation: Literal["none", "minmax", "zscore", "lead-std"] = "none"
     patient_disjoint: bool = True
@@ -58,9 +70,29 @@ class DataConfig(Strict):
             _refuse([f"split_fractions {list(self.split_fractions)} do not sum to 1; give train, val and test, e.g. [0.8, 0.1, 0.1]"])
         return self
 
-    def split_rule(self) -> SplitRule | None:
-        """What `ShardSet.select` takes; None when no split is set."""
-        return None if self.split is None else SplitRule(self.split, self.split_salt, self.split_fractions)
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        problems = []
+        if self.shards is not None and self.mixture:
+            problems.append("shards and mixture are both set; keep one of them (the other to null or [])")
+        seen = [(str(part.shards), part.folds, part.split) for part in self.mixture]
+        for shards, folds, split in sorted({entry for entry in seen if seen.count(entry) > 1}, key=str):
+            problems.append(f"mixture names {shards} twice with folds {folds} and split {split}; name it once and add up the weights")
+        _refuse(problems)
+        return self
+
+    @property
+    def parts(self) -> tuple[MixturePart, ...]:
+        """The shard sets to read, one or several, with the folds and the split that apply to each; empty when none is named."""
+        named = (MixturePart(shards=self.shards),) if self.shards is not None else self.mixture
+        inherited = ("folds", "split")
+        return tuple(
+            part.model_copy(update={name: getattr(self, name) for name in inherited if getattr(part, name) is None}) for part in named
+        )
+
+    def split_rule(self, part: MixturePart) -> SplitRule | None:
+        """What `ShardSet.select` takes for one of `parts`; None when no split is set."""
+        return None if part.split is None else SplitRule(part.split, self.split_salt, self.split_fractions)
 
 
 class PatchScale(Strict):
@@ -245,6 +277,15 @@ class RunConfig(Strict):
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig = TrainingConfig(epochs=10)
     collapse: CollapseConfig = CollapseConfig()
+
+    @model_validator(mode="after")
+    def _every_set_has_a_slot(self) -> RunConfig:
+        if self.data.mixture:
+            try:
+                slots_of([part.weight for part in self.data.mixture], self.training.global_batch)
+            except UsageError as error:
+                _refuse([f"data.mixture: {error.problem}; {error.remedy}"])
+        return self
 
     def resolved(self) -> dict[str, Any]:
         """Plain JSON-able dict with every default filled in."""

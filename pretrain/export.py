@@ -121,7 +121,7 @@ def _write_weights(folder: Path, state: Mapping[str, Tensor]) -> None:
 def _portable(config: RunConfig) -> dict[str, Any]:
     """The resolved configuration without what only made sense on the machine that trained (provenance keeps the data's fingerprint)."""
     values = config.resolved()
-    values["data"]["shards"] = None
+    values["data"] |= {"shards": None, "mixture": []}
     return values
 
 
@@ -191,11 +191,11 @@ def checkpoint_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _spec_of(config: RunConfig) -> SignalSpec:
-    from data_shards.shard_set import ShardSet
+    from pretrain.training.run_data import open_sets
 
-    shards = config.data.shards
-    if shards is None or not Path(shards).is_dir():
+    try:
+        return open_sets(config.data).spec
+    except UserError as error:
         raise UserError(
-            f"the run's shard set {shards} is not there, so its sampling rate and length are unknown", "give spec=SignalSpec(...)"
-        )
-    return ShardSet.open(shards).spec
+            f"the run's shards are not there, so their sampling rate and length are unknown: {error.problem}", "give spec=SignalSpec(...)"
+        ) from None

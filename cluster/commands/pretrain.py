@@ -1,4 +1,4 @@
-"""`cardialign pretrain`: one recipe, one shard set, one run directory. Run it again and it continues."""
+"""`cardialign pretrain`: one recipe, one shard set or a mixture of several, one run directory. Run it again and it continues."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.options import add_folds, add_split, add_tracking_uri, add_workers
+from data_shards.errors import UsageError
 
 SHORTHANDS = {
     "seed": "seed",
@@ -25,7 +26,14 @@ SHORTHANDS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", required=True, help="name of a shipped recipe or a YAML file")
-    parser.add_argument("--shards", type=Path, required=True, help="folder or URL of the shard set")
+    data = parser.add_mutually_exclusive_group()
+    data.add_argument("--shards", type=Path, help="folder or URL of the shard set")
+    data.add_argument(
+        "--mixture",
+        action="append",
+        metavar="SHARDS=WEIGHT",
+        help="a shard set and its share of every global batch, repeatable; folds and split of its own: YAML data.mixture",
+    )
     parser.add_argument("--run-dir", type=Path, required=True, help="folder of the run, on storage that every worker sees")
     add_folds(parser, "train on these folds (YAML: data.folds)")
     add_split(parser, "train on this part; YAML: data.split")
@@ -51,9 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def overrides(args: argparse.Namespace) -> list[str]:
     """Options -> `key=value` lines, before those of --set. Giving steps takes epochs out of the recipe, and the other way round."""
-    from data_shards.remote import url_of
-
-    lines = [f"data.shards={json.dumps(url_of(args.shards) or str(args.shards.expanduser().absolute()))}"]
+    lines = []
+    if args.shards is not None:
+        lines += [f"data.shards={json.dumps(_location(args.shards))}", "data.mixture=[]"]
+    if args.mixture is not None:
+        lines += ["data.shards=null", f"data.mixture={json.dumps([_mixture_part(text) for text in args.mixture])}"]
     if args.folds is not None:
         lines.append(f"data.folds={list(args.folds)}")
     if args.split is not None:
@@ -64,6 +74,23 @@ def overrides(args: argparse.Namespace) -> list[str]:
         lines.append("training.steps=null")
     lines += [f"{key}={getattr(args, option)}" for option, key in SHORTHANDS.items() if getattr(args, option) is not None]
     return [*lines, *args.overrides]
+
+
+def _location(shards: Path) -> str:
+    from data_shards.remote import url_of
+
+    return url_of(shards) or str(shards.expanduser().absolute())
+
+
+def _mixture_part(text: str) -> dict[str, Any]:
+    shards, equals, weight = text.rpartition("=")
+    try:
+        number = float(weight)
+    except ValueError:
+        equals = ""
+    if not (equals and shards):
+        raise UsageError(f"--mixture {text!r} is not SHARDS=WEIGHT", "write for example --mixture ptb-xl=0.3 --mixture mimic=0.7")
+    return {"shards": _location(Path(shards)), "weight": number}
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from data_shards.errors import UserError
+from data_shards.mixture import JoinedSets
 from data_shards.order import ORDER_VERSION
 from data_shards.shard_set import Selection, ShardSet
 from data_shards.stream import EMPTY_DIGEST, Batch, ShardStream
@@ -90,7 +91,7 @@ class _Run:
     run_dir: Path
     reporter: Reporter
     workers: Workers
-    shard_set: ShardSet
+    shard_set: ShardSet | JoinedSets
     selection: Selection
     order: Order
     bank: TextBank

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,7 @@ HARMLESS = (
     "training.keep_checkpoints",
     "collapse.",
 )
+_MIXTURE_SHARDS = re.compile(r"data\.mixture\.\d+\.shards")  # as data.shards
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class TrainerState:
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = {str(number): each for number, each in enumerate(value)}
         if isinstance(value, dict) and value:
             flat.update(_flat(value, f"{prefix}{key}."))
         else:
@@ -92,7 +96,7 @@ def check_continues(state: TrainerState, config: RunConfig, selection_fingerprin
     """Raises UserError that names every change which would make the rest of the run another run; harmless ones are logged."""
     current = json.loads(json.dumps(config.resolved()))
     changed = changed_keys(state.config, current)
-    harmful = {key: pair for key, pair in changed.items() if not key.startswith(HARMLESS)}
+    harmful = {key: pair for key, pair in changed.items() if not (key.startswith(HARMLESS) or _MIXTURE_SHARDS.fullmatch(key))}
     for key, (old, new) in changed.items():
         if key not in harmful:
             log.info("resume=%s action=accept key=%s was=%s now=%s", path, key, old, new)

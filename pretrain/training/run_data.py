@@ -1,20 +1,24 @@
-"""What a run reads: its shard set, the rows it selects, their order, its text bank, and how many steps they make."""
+"""What a run reads: its shard set or its mixture of several, the rows it selects, their order, its text bank, and how many steps they make."""
 
 from __future__ import annotations
 
 import math
 
-from data_shards.errors import DataError, UserError
+from data_shards.errors import DataError, UsageError, UserError
+from data_shards.joined_bank import JoinedBank
+from data_shards.mixture import JoinedSets, MixtureOrder, slots_of
 from data_shards.order import GlobalOrder
 from data_shards.shard_set import Selection, ShardSet
+from data_shards.substitutes import Order
 from data_shards.text_bank import TextBank
 from data_shards.window_order import WindowOrder
-from pretrain.config import RunConfig
+from pretrain.config import DataConfig, MixturePart, RunConfig
 from pretrain.model.text import TextEncoder
 
 
 def total_steps(config: RunConfig, records: int) -> int:
-    """Optimizer steps of the run: as given, or enough for `epochs` passes over `records`."""
+    """Optimizer steps of the run: as given, or enough for `epochs` passes over `records`. In a mixture a pass is as many records as all sets have
+    selected together; a set with more than its share of the weights is passed more often."""
     training = config.training
     if training.steps is not None:
         return training.steps
@@ -22,27 +26,71 @@ def total_steps(config: RunConfig, records: int) -> int:
     return max(1, math.ceil(training.epochs * records / training.global_batch))
 
 
-def open_data(config: RunConfig) -> tuple[ShardSet, Selection, GlobalOrder | WindowOrder]:
-    """Shard set, the rows of the run (its folds and split, with a report), and their order. Raises UserError or DataError with the remedy."""
-    if config.data.shards is None:
-        raise UserError("data.shards is not set", "name the folder of a shard set: --set data.shards=FOLDER")
-    shard_set = ShardSet.open(config.data.shards)
-    selection = shard_set.select(folds=config.data.folds, require_report=True, split=config.data.split_rule())
-    patients = shard_set.patients[selection.rows] if config.data.patient_disjoint else None
-    batch, seed, window = config.training.global_batch, config.seed, config.data.window
-    if window is None:
-        return shard_set, selection, GlobalOrder(selection.rows, patients, batch, seed, selection.fingerprint)
-    shards = shard_set.shard[selection.rows]
-    return shard_set, selection, WindowOrder(selection.rows, shards, patients, batch, seed, selection.fingerprint, window)
+def open_sets(data: DataConfig) -> ShardSet | JoinedSets:
+    """The shard set of a run, or those of its mixture as one. Raises UsageError when none is named, DataError when one cannot be opened or read
+    together with the others."""
+    if not data.parts:
+        raise UsageError(
+            "neither data.shards nor data.mixture is set", "name a shard set: --set data.shards=FOLDER, or list several under data.mixture"
+        )
+    if data.shards is not None:
+        return ShardSet.open(data.shards)
+    return JoinedSets([ShardSet.open(part.shards) for part in data.parts])
+
+
+def open_data(config: RunConfig) -> tuple[ShardSet | JoinedSets, Selection, Order]:
+    """Shard set(s), the rows of the run (their folds and split, with a report), and their order. Raises UserError or DataError with the remedy."""
+    data, opened = config.data, open_sets(config.data)
+    if isinstance(opened, ShardSet):
+        selection = _select(data, opened, data.parts[0])
+        return opened, selection, _order(config, opened, selection, config.training.global_batch)
+    slots = slots_of([part.weight for part in data.parts], config.training.global_batch)
+    orders = [_order_in_mixture(config, part, each, slot) for part, each, slot in zip(data.parts, opened.sets, slots, strict=True)]
+    order = MixtureOrder(orders, opened.offsets, config.seed)
+    return opened, Selection(order.rows, order.fingerprint), order
 
 
 def open_bank(config: RunConfig) -> TextBank:
-    """Text bank of the shard set for the run's report encoder. Raises UserError when it has not been built."""
-    assert config.data.shards is not None
+    """Text bank of the shard set(s) for the run's report encoder. Raises UserError when one has not been built."""
+    opened = open_sets(config.data)
+    fingerprint = TextEncoder(config.text).fingerprint
+    banks = [_bank(config, part, fingerprint) for part in config.data.parts]
+    return banks[0] if isinstance(opened, ShardSet) else JoinedBank(opened, banks)
+
+
+def _select(data: DataConfig, shard_set: ShardSet, part: MixturePart) -> Selection:
     try:
-        return TextBank.open(config.data.shards, TextEncoder(config.text).fingerprint, config.text.style)
+        return shard_set.select(folds=part.folds, require_report=True, split=data.split_rule(part))
+    except DataError as error:
+        raise DataError(f"{part.shards}: {error.problem}", error.remedy) from error
+
+
+def _order(config: RunConfig, shard_set: ShardSet, selection: Selection, slots: int) -> GlobalOrder | WindowOrder:
+    rows, window = selection.rows, config.data.window
+    patients = shard_set.patients[rows] if config.data.patient_disjoint else None
+    if window is None:
+        return GlobalOrder(rows, patients, slots, config.seed, selection.fingerprint)
+    return WindowOrder(rows, shard_set.shard[rows], patients, slots, config.seed, selection.fingerprint, window)
+
+
+def _order_in_mixture(config: RunConfig, part: MixturePart, shard_set: ShardSet, slots: int) -> Order:
+    selection = _select(config.data, shard_set, part)
+    if selection.rows.size < slots:
+        raise DataError(
+            f"{part.shards}: {selection.rows.size} records are selected, its weight in the mixture gives it {slots} slots of every global batch",
+            "lower its weight or training.global_batch, or select more of its records",
+        )
+    order = _order(config, shard_set, selection, slots)
+    if isinstance(order, WindowOrder):
+        shard_set.files.max_open = min(shard_set.files.max_open, order.open_shards)
+    return order
+
+
+def _bank(config: RunConfig, part: MixturePart, fingerprint: str) -> TextBank:
+    try:
+        return TextBank.open(part.shards, fingerprint, config.text.style)
     except DataError as error:
         raise UserError(
-            f"no text bank of {config.data.shards} for report encoder {config.text.encoder}: {error.problem}",
-            f"build it once: cardialign text-bank build {config.data.shards} --encoder {config.text.encoder}",
+            f"no text bank of {part.shards} for report encoder {config.text.encoder}: {error.problem}",
+            f"build it once: cardialign text-bank build {part.shards} --encoder {config.text.encoder}",
         ) from None

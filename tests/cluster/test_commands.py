@@ -220,3 +220,15 @@ def test_run_directory_that_does_not_exist_is_named(cardialign: Call, tmp_path: 
     for command in (("checkpoints", "list"), ("checkpoints", "verify"), ("export",), ("tracking", "sync")):
         answer = cardialign(*command, tmp_path / "nothing")
         assert answer.code == 1 and "nothing" in answer.json["problem"], command
+
+
+def test_a_mixture_is_given_by_sets_with_weights(cardialign: Call, shards: Path, tmp_path: Path) -> None:
+    start = ("pretrain", "--recipe", "cardialign-demo", "--run-dir", tmp_path / "run")
+    assert cardialign(*start, "--mixture", f"{shards}=1", "--shards", shards).code == 2
+    wrong = cardialign(*start, "--mixture", shards)
+    assert wrong.code == 2 and "SHARDS=WEIGHT" in wrong.json["problem"]
+    answer = cardialign(*start, "--mixture", f"{shards}=0.5", "--mixture", f"{tmp_path / 'gone'}=-1")
+    assert answer.code == 2 and "data.mixture.1.weight" in answer.json["problem"]
+    answer = cardialign(*start, "--mixture", f"{shards}=0.5", "--mixture", f"{tmp_path / 'gone'}=1.5")
+    assert answer.code == 1 and str(tmp_path / "gone") in answer.json["problem"]
+    assert cardialign(*start).code == 2 and not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data_shards.codec import decode_counts, decode_header, decode_into, encode
@@ -18,6 +18,7 @@ from data_shards.record import EcgRecord
 from tests.data_shards.small_source import heart_counts
 
 LIMITS = np.iinfo(np.int16)
+KINDS = ("heart", "random", "constant", "saturated", "swapped", "flat", "residual-offset", "per-lead-gains")
 
 
 def record_of(counts: np.ndarray, gain: np.ndarray | None = None, **fields: object) -> EcgRecord:
@@ -49,13 +50,24 @@ def make_counts(kind: str, samples: int, seed: int) -> np.ndarray:
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    kind=st.sampled_from(["heart", "random", "constant", "saturated", "swapped", "flat", "residual-offset", "per-lead-gains"]),
+    kind=st.sampled_from(KINDS),
     samples=st.one_of(st.integers(1, 40), st.integers(1, 20_000)),
     seed=st.integers(0, 2**32 - 1),
     codec=st.sampled_from(["einthoven", "einthoven", "einthoven", "npy"]),
     one_gain=st.booleans(),
 )
 def test_every_int16_signal_comes_back_bit_for_bit(kind: str, samples: int, seed: int, codec: str, one_gain: bool) -> None:
+    comes_back(kind, samples, seed, codec, one_gain)
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(kind=st.sampled_from(KINDS), samples=st.integers(20_001, 100_000), seed=st.integers(0, 2**32 - 1), one_gain=st.booleans())
+@example(kind="heart", samples=100_000, seed=0, one_gain=False)
+def test_long_signals_come_back_bit_for_bit(kind: str, samples: int, seed: int, one_gain: bool) -> None:
+    comes_back(kind, samples, seed, "einthoven", one_gain)
+
+
+def comes_back(kind: str, samples: int, seed: int, codec: str, one_gain: bool) -> None:
     counts = make_counts(kind, samples, seed)
     rng = np.random.default_rng(seed)
     gain = (np.full(12, 200.0) if one_gain else rng.uniform(1, 5000, 12)).astype(np.float32)

@@ -50,7 +50,7 @@ def test_several_mistakes_of_one_section_are_all_named() -> None:
     [
         ({"optimiser": {}}, "did you mean `optimizer`"),
         ({"model": {"patches": [{"kernel_ms": 50, "stride": 50}]}}, "model.patches.0.stride: unknown key; did you mean `stride_ms`"),
-        ({"data": {"qqq": 1}}, "known keys here: shards, folds, normalisation"),
+        ({"data": {"qqq": 1}}, "known keys here: shards, mixture, folds, normalisation"),
         ({"model": {"patches": [{"kernel_ms": 50, "stride_ms": 60}]}}, "set stride_ms to 50 or less"),
         ({"model": {"width": 12, "heads": 4}}, "is odd; choose an even head size"),
         ({"training": {"steps": 5, "epochs": 2}}, "steps 5 and epochs 2 are both set; set exactly one"),
@@ -59,6 +59,15 @@ def test_several_mistakes_of_one_section_are_all_named() -> None:
         ({"objective": {"name": "siglop"}}, "unknown objective 'siglop'; known: diagsim"),
         ({"data": {"folds": "all"}}, "write a list"),
         ({"seed": "x"}, "write a whole number"),
+        ({"data": {"shards": "a", "mixture": [{"shards": "b"}]}}, "shards and mixture are both set; keep one of them"),
+        ({"data": {"mixture": [{"shards": "a"}, {"shards": "a"}]}}, "mixture names a twice with folds None and split None; name it once"),
+        (
+            {"data": {"mixture": [{"shards": "a", "weight": 0}]}},
+            "data.mixture.0.weight: input should be greater than 0 (got 0); give a larger",
+        ),
+        ({"data": {"mixture": [{"weight": 1}]}}, "data.mixture.0.shards: field required; add it"),
+        ({"data": {"mixture": [{"shards": "a", "wieght": 1}]}}, "data.mixture.0.wieght: unknown key; did you mean `weight`"),
+        ({"data": {"mixture": [{"shards": "a"}, {"shards": "b", "weight": 1e-6}]}}, "raise its weight or the global batch"),
     ],
 )
 def test_each_mistake_names_the_way_out(values: dict[str, Any], expected: str) -> None:
@@ -123,3 +132,11 @@ def test_unreadable_recipes_are_named(tmp_path: Path) -> None:
     broken.write_text("- a\n- b\n")
     with pytest.raises(UsageError, match="does not hold a mapping"):
         load_config(broken)
+
+
+def test_a_set_of_a_mixture_has_the_folds_and_split_of_the_data_unless_it_says_its_own() -> None:
+    parts = [{"shards": "a", "weight": 3}, {"shards": "b", "folds": [9], "split": "val"}]
+    first, second = parse_config({"data": {"mixture": parts, "folds": [1, 2], "split": "train"}}).data.parts
+    assert (first.weight, first.folds, first.split) == (3, (1, 2), "train") and (second.folds, second.split) == ((9,), "val")
+    (alone,) = parse_config({"data": {"shards": "a", "folds": [4]}}).data.parts
+    assert (str(alone.shards), alone.weight, alone.folds) == ("a", 1.0, (4,)) and parse_config({}).data.parts == ()
