@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from data_shards.build import build_shards
 from data_shards.errors import DataError, UserError
 from data_shards.joined_bank import JoinedBank
 from data_shards.mixture import JoinedSets
+from data_shards.order import ORDER_VERSION
 from data_shards.record import EcgRecord, SignalSpec
 from data_shards.shard_set import ShardSet
 from data_shards.sources.base import Entry
@@ -22,6 +24,7 @@ from data_shards.text_bank import build_text_bank
 from pretrain.config import RunConfig, parse_config
 from pretrain.reporting import NullReporter
 from pretrain.training.loop import TrainResult, train
+from pretrain.training.resume import TrainerState, check_continues
 from pretrain.training.run_data import open_bank, open_data, open_sets, total_steps
 from pretrain.training.trace import read_trace
 from tests.pretrain.training.tiny_shards import RATE, SECONDS, HashingEncoder, TinySource, config_for, make_shards
@@ -139,3 +142,12 @@ def test_what_is_wrong_with_a_set_names_it(sets, tmp_path) -> None:
     assert "text-bank build" in missing.value.remedy
     with pytest.raises(UserError, match=r"neither data.shards nor data.mixture is set"):
         open_data(mixture_of(sets, {"mixture": []}))
+
+
+def test_the_sets_of_a_mixture_may_move_but_not_change_their_weights(sets, tmp_path) -> None:
+    config = mixture_of(sets)
+    state = TrainerState(2, "0" * 32, json.loads(json.dumps(config.resolved())), "selection", 1, ORDER_VERSION)
+    check_continues(state, mixture_of((tmp_path / "a", tmp_path / "b")), "selection", ORDER_VERSION, tmp_path)
+    other = mixture_of(sets, {"mixture": [{"shards": str(sets[0]), "weight": 3.0}, {"shards": str(sets[1])}]})
+    with pytest.raises(UserError, match=r"data\.mixture\.0\.weight was 2\.0, now 3\.0"):
+        check_continues(state, other, "selection", ORDER_VERSION, tmp_path)
