@@ -44,7 +44,7 @@ class DaemonPool:
     def close(self, seconds: float) -> int:
         """Cancel what has not begun, wait up to `seconds` for what has, and return how many threads are still at it.
 
-        Those are left to themselves: their results are cancelled and they end when, if ever, their work returns. May be called twice.
+        Those are left to themselves: their results are cancelled and they end when, if ever, their work returns. A second call does nothing.
         """
         if self._end.alive:
             with contextlib.suppress(queue.Empty):
@@ -55,6 +55,7 @@ class DaemonPool:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         left = sum(thread.is_alive() for thread in self._threads)
+        self._threads = []  # a second call waits for none of them again
         if left:
             for future in list(self._running):
                 with contextlib.suppress(InvalidStateError):  # done a moment ago

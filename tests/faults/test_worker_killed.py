@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cluster.cli import main
 from cluster.ray_driver import pretrain
 from cluster.run_dir import ATTEMPTS, WORKERS
 from cluster.spool import read_json
@@ -72,7 +73,9 @@ def test_run_whose_worker_is_killed_finishes_by_itself_with_the_same_loss_trace(
 
 
 @pytest.mark.timeout(180)
-def test_sigterm_stops_at_a_committed_checkpoint_with_code_75(two_banked_sets: tuple[Path, Path], tmp_path: Path) -> None:
+def test_sigterm_stops_at_a_committed_checkpoint_with_code_75(
+    two_banked_sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["pretrain", "--recipe", "cardialign-demo", "--run-dir", str(tmp_path / "run"), "--json"]
     words += ["--mixture", f"{two_banked_sets[0]}=0.7", "--mixture", f"{two_banked_sets[1]}=0.3"]
     words += [part for assignment in SMALL for part in ("--set", assignment)]
@@ -83,6 +86,9 @@ def test_sigterm_stops_at_a_committed_checkpoint_with_code_75(two_banked_sets: t
         while process.poll() is None and not (trace.is_file() and trace.stat().st_size):
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(timeout=0.2)
+        assert main(words) == 2, "the run directory has a driver"
+        refusal = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+        assert f"{tmp_path / 'run'} is in use by process {process.pid} on " in refusal["problem"]
         process.send_signal(signal.SIGTERM)
         printed, _ = process.communicate(timeout=120)
     finally:
