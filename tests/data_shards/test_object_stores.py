@@ -1,8 +1,10 @@
-"""A real S3 client against a server that speaks S3: runs where `cardialign[s3]` and moto[server] are installed."""
+"""The real clients of object stores against servers that speak their protocols: run where `cardialign[s3]` and moto[server], or `cardialign[gs]` and
+gcp-storage-emulator, are installed."""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -22,22 +24,26 @@ from data_shards.verify import verify
 from tests.data_shards.test_remote import READ_ALL, ROOT
 from tests.processes import free_port
 
-s3fs = pytest.importorskip("s3fs", reason="needs s3fs: pip install cardialign[s3]")
-pytest.importorskip("moto.server", reason="needs a local S3 server: pip install moto[server]")
-
 SET = "s3://bucket/ecg/set"
 
 
-class LocalStore:
-    """A moto server of its own process; `fetched()` counts the objects it has handed out, `deny()` refuses whoever comes from then on."""
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    def __init__(self, folder: Path) -> None:
-        self.url, self._log = f"http://127.0.0.1:{free_port()}", folder / "requests.log"
-        words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", self.url.rpartition(":")[2]]
+
+class LocalStore:
+    """A server of its own process; of moto: `fetched()` counts the objects it has handed out, `deny()` refuses whoever comes from then on."""
+
+    def __init__(self, folder: Path, program: str, *options: str) -> None:
+        port = free_port()
+        self.url, self._log = f"http://127.0.0.1:{port}", folder / "requests.log"
         with self._log.open("w") as log:
-            self.process = subprocess.Popen(words, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", program, *(option.format(port=port) for option in options)], stdout=log, stderr=log
+            )
         deadline = time.monotonic() + 60
-        while "Running on" not in self._log.read_text():
+        while not _answers(port):
             assert self.process.poll() is None and time.monotonic() < deadline, self._log.read_text()
             time.sleep(0.05)
 
@@ -53,8 +59,10 @@ class LocalStore:
 @pytest.fixture
 def store(small_set_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalStore]:
     """The small set in a bucket, and an environment as a user of a store other than Amazon's would set it."""
+    s3fs = pytest.importorskip("s3fs", reason="needs s3fs: pip install cardialign[s3]")
+    pytest.importorskip("moto.server", reason="needs a local S3 server: pip install moto[server]")
     monkeypatch.setattr(remote_files, "FIRST_PAUSE_SECONDS", 0.0)
-    local = LocalStore(tmp_path)
+    local = LocalStore(tmp_path, "moto.server", "-H", "127.0.0.1", "-p", "{port}")
     settings = {
         "AWS_ENDPOINT_URL": local.url,
         "AWS_ACCESS_KEY_ID": "somebody",
@@ -92,6 +100,8 @@ def test_two_processes_of_a_node_fetch_every_shard_once_from_s3(store: LocalStor
 def test_what_is_wrong_in_a_bucket_is_named_with_its_url_and_the_way_out(
     store: LocalStore, small_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import s3fs
+
     files, cache = s3fs.S3FileSystem(), ShardCache(tmp_path / "other", 10**9)
     shards = ShardSet.open(SET, cache)
     changed = bytearray(files.cat_file("bucket/ecg/set/shard-000001.tar"))
@@ -125,3 +135,31 @@ def test_what_is_wrong_in_a_bucket_is_named_with_its_url_and_the_way_out(
             monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         with pytest.raises(DataError, match=words):
             ShardSet.open(SET, cache)
+
+
+def test_a_set_on_google_cloud_storage_reads_like_its_folder(small_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gcsfs = pytest.importorskip("gcsfs", reason="needs gcsfs: pip install cardialign[gs]")
+    pytest.importorskip("gcp_storage_emulator", reason="needs a local server: pip install gcp-storage-emulator")
+    options = ("start", "--host=127.0.0.1", "--port={port}", "--in-memory", "--default-bucket=bucket")
+    local = LocalStore(tmp_path, "gcp_storage_emulator", *options)
+    # the second: the client would ask for the kind of the bucket in a way that the emulator does not speak
+    settings = {
+        "STORAGE_EMULATOR_HOST": local.url,
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+        "CARDIALIGN_CACHE": str(tmp_path / "cache"),
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    try:
+        for file in small_set.path.iterdir():
+            place = f"{local.url}/upload/storage/v1/b/bucket/o?uploadType=media&name=ecg%2F{file.name}"
+            urllib.request.urlopen(urllib.request.Request(place, file.read_bytes(), {"Content-Type": "application/octet-stream"})).read()
+        assert verify("gs://bucket/ecg").problems == []
+        shards = ShardSet.open("gs://bucket/ecg")
+        assert [shards.read_payload(row) for row in range(len(shards))] == [small_set.read_payload(row) for row in range(len(shards))]
+        with pytest.raises(DataError, match="gs://bucket/other holds no finished shard set"):
+            ShardSet.open("gs://bucket/other")
+    finally:
+        local.process.kill()
+        local.process.wait()
+        gcsfs.GCSFileSystem.clear_instance_cache()
