@@ -48,6 +48,7 @@ bench: $(INSTALLED) ## figures of the data floor and of the kernels, as ratios m
 constraints: $(INSTALLED) ## write the exact set that is installed to constraints.txt
 	@head -2 constraints.txt > constraints.new
 	@$(PIP) freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' >> constraints.new
+	@sed -n '/^# Not installed/,$$p' constraints.txt >> constraints.new
 	@mv constraints.new constraints.txt
 
 clean: ## remove the environment and what the demo made

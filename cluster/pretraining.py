@@ -12,6 +12,7 @@ from cluster.run_dir import EXPORT
 from cluster.tracking import RunTracker
 from cluster.versions import git_commit, versions
 from data_shards.errors import UsageError, UserError
+from pretrain.run_lock import held
 
 if TYPE_CHECKING:
     from pretrain.config import RunConfig, TextConfig
@@ -68,49 +69,51 @@ def pretrain_and_export(
 ) -> dict[str, Any]:
     """Train, track, export to `run_dir/export`, register. The result's `exit_code` is 75 when the run stopped at a committed checkpoint.
 
-    Raises UserError: configuration, data, an MLflow store that cannot be opened (unless `tracking_optional`), or a failed run.
+    Raises UserError: configuration, data, an MLflow store that cannot be opened (unless `tracking_optional`), a run directory that another run
+    holds, or a failed run.
     """
     from cluster.ray_driver import pretrain
 
     if workers < 1:
         raise UsageError(f"--workers {workers} is less than 1", "one worker is the least")
-    data = prepare(config)
-    tracker = RunTracker(run_dir.expanduser().absolute(), tracking_uri, experiment=experiment, optional=tracking_optional)
-    tags = {"data.fingerprint": data["shards_fingerprint"], "data.selection": data["selection_fingerprint"], "git.commit": git_commit()}
-    tags |= {f"version.{name}": number for name, number in versions().items()}
-    parameters = {**config.resolved(), "workers": workers, "records": data["records"], "steps": data["steps"]}
-    tracker.start(config.name, parameters, {key: value for key, value in tags.items() if value})
-    status, final = "FAILED", {}
-    try:
-        with Progress("pretrain", data["steps"]) as progress:
-            outcome = pretrain(
-                config,
-                run_dir,
-                workers=workers,
-                address=address,
-                max_failures=max_failures,
-                on_step=lambda line: progress.update(int(line["step"]), figures=_figures(line)),
-            )
-        status = "KILLED" if outcome.stopped else "FINISHED"
-        final = {f"run/{name}": float(getattr(outcome, name)) for name in FINAL}
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        delivered = tracker.finish(status, final)
-    result = {
-        **{key: value for key, value in asdict(outcome).items() if key != "seconds"},
-        "training_seconds": outcome.seconds,
-        "records": data["records"],
-        "data_fingerprint": data["shards_fingerprint"],
-        "tracking_uri": tracker.uri,
-        "run_id": tracker.run_id or None,
-        "tracked": delivered,
-        "exit_code": STOPPED if outcome.stopped else DONE,
-    }
-    if outcome.stopped:
-        return {**result, "next": "run the same command again to continue"}
-    return {**result, **_hand_over(run_dir, outcome.final_loss, tracker, register_as)}
+    with held(run_dir.expanduser().absolute()):
+        data = prepare(config)
+        tracker = RunTracker(run_dir.expanduser().absolute(), tracking_uri, experiment=experiment, optional=tracking_optional)
+        tags = {"data.fingerprint": data["shards_fingerprint"], "data.selection": data["selection_fingerprint"], "git.commit": git_commit()}
+        tags |= {f"version.{name}": number for name, number in versions().items()}
+        parameters = {**config.resolved(), "workers": workers, "records": data["records"], "steps": data["steps"]}
+        tracker.start(config.name, parameters, {key: value for key, value in tags.items() if value})
+        status, final = "FAILED", {}
+        try:
+            with Progress("pretrain", data["steps"]) as progress:
+                outcome = pretrain(
+                    config,
+                    run_dir,
+                    workers=workers,
+                    address=address,
+                    max_failures=max_failures,
+                    on_step=lambda line: progress.update(int(line["step"]), figures=_figures(line)),
+                )
+            status = "KILLED" if outcome.stopped else "FINISHED"
+            final = {f"run/{name}": float(getattr(outcome, name)) for name in FINAL}
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            delivered = tracker.finish(status, final)
+        result = {
+            **{key: value for key, value in asdict(outcome).items() if key != "seconds"},
+            "training_seconds": outcome.seconds,
+            "records": data["records"],
+            "data_fingerprint": data["shards_fingerprint"],
+            "tracking_uri": tracker.uri,
+            "run_id": tracker.run_id or None,
+            "tracked": delivered,
+            "exit_code": STOPPED if outcome.stopped else DONE,
+        }
+        if outcome.stopped:
+            return {**result, "next": "run the same command again to continue"}
+        return {**result, **_hand_over(run_dir, outcome.final_loss, tracker, register_as)}
 
 
 def _hand_over(run_dir: Path, final_loss: float, tracker: RunTracker, register_as: str | None) -> dict[str, Any]:

@@ -6,12 +6,14 @@ lost has its tasks run again elsewhere: a shard appears by rename, whole or not 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cluster.ray_driver import ray_session
@@ -22,6 +24,7 @@ from data_shards.errors import DataError, UserError
 from data_shards.sources.base import Source
 
 log = logging.getLogger(__name__)
+NOTE_SECONDS = 2.0
 VISIBLE_SECONDS = 60.0
 """How long a network filesystem may take to show this machine what a node has committed."""
 _SHARED = "let --root and --out lie on a filesystem that every node mounts at the same path"
@@ -49,24 +52,73 @@ class RayTasks:
             shared = ray.put(source)
             queue = iter(tasks)
             pending: dict[Any, ShardTask] = {}
+            counted = Counted(count)
             while True:
                 # joined clusters may grow or be shared: their scheduler decides what runs, we only bound what waits
                 while len(pending) < TASKS_PER_WORKER * workers and (task := next(queue, None)) is not None:
                     pending[build.remote(shared, task)] = task
                 if not pending:
                     return
-                finished, _ = ray.wait(list(pending), num_returns=1)
+                finished, _ = ray.wait(list(pending), num_returns=1, timeout=NOTE_SECONDS)
                 for reference in finished:
                     task = pending.pop(reference)
                     outcome = _outcome(ray, reference, task)
-                    count(outcome.entries, outcome.rejected)
+                    counted.reach(task.number, outcome.entries, outcome.rejected)
                     yield outcome
+                for task in pending.values():
+                    counted.reach(task.number, *TaskNote(task.out, task.number).read())
 
 
 def _work(source: Source, task: ShardTask) -> ShardOutcome:
     if not (task.out / WORK_FOLDER / PLAN).is_file():
         raise DataError(f"node {platform.node()} does not see the build in {task.out}", _SHARED)
-    return build_one_shard(source, task)
+    note = TaskNote(task.out, task.number)
+    try:
+        return build_one_shard(source, task, note.add)
+    finally:
+        note.path.unlink(missing_ok=True)
+
+
+class TaskNote:
+    """How far a task has got, in a file of the work folder: written now and then where the task runs, read by the driver."""
+
+    def __init__(self, out: Path, number: int) -> None:
+        self.path = out / WORK_FOLDER / f"note-{number:06d}"
+        self._entries = self._rejected = 0
+        self._written = time.monotonic()
+
+    def add(self, rejected: bool) -> None:
+        """One more entry is done."""
+        self._entries += 1
+        self._rejected += rejected
+        if time.monotonic() - self._written >= NOTE_SECONDS:
+            self._written = time.monotonic()
+            with contextlib.suppress(OSError):  # progress is worth no failure; a full disk shows itself soon
+                self.path.write_text(f"{self._entries} {self._rejected}")
+
+    def read(self) -> tuple[int, int]:
+        """(entries, rejected); zeros before the first note and while it is being replaced."""
+        try:
+            entries, rejected = map(int, self.path.read_text().split())
+        except (OSError, ValueError):
+            return 0, 0
+        return entries, rejected
+
+
+class Counted:
+    """What has been told to `count` of every task: never more than it did, also when a task is lost and runs again from its beginning."""
+
+    def __init__(self, count: Count) -> None:
+        self._count = count
+        self._told: dict[int, tuple[int, int]] = {}
+
+    def reach(self, number: int, entries: int, rejected: int) -> None:
+        """Task `number` has now done so many entries in all."""
+        told = self._told.get(number, (0, 0))
+        more = max(0, entries - told[0]), max(0, rejected - told[1])
+        if any(more):
+            self._told[number] = told[0] + more[0], told[1] + more[1]
+            self._count(*more)
 
 
 def _outcome(ray: Any, reference: Any, task: ShardTask) -> ShardOutcome:

@@ -256,7 +256,7 @@ def pretrain(
 ) -> PretrainResult:
     """Train `config` in `run_dir` (on storage that every worker sees) with `workers` Ray workers; resumes what is there.
 
-    on_step gets each line of `metrics.jsonl` as it is written. Raises UserError: a worker's own (collapse, data, checkpoint), a cluster that
+    The caller holds `run_dir` (`pretrain.run_lock`). on_step gets each line of `metrics.jsonl` as it is written. Raises UserError: a worker's own (collapse, data, checkpoint), a cluster that
     cannot hold the workers, or more than `max_failures` dead worker groups.
     """
     run_dir = run_dir.expanduser().absolute()

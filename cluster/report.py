@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.report_charts import IntervalScale, line_chart, weight_bars
-from cluster.report_style import STYLE
+from cluster.report_style import write_page
 
 Triple = tuple[float, float, float]
 
@@ -60,17 +60,7 @@ def write_report(
         _config(run.get("config")),
         f"<footer>{escape(str(run.get('footer', 'Written by cardialign. Virtual or research data; not a medical device.')))}</footer>",
     ]
-    page = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{STYLE}</style></head>\n'
-        f"<body>\n{chr(10).join(part for part in body if part)}\n</body></html>\n"
-    )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
-    return path
+    return write_page(path, title, "\n".join(part for part in body if part))
 
 
 def _heading(title: str, run: Mapping[str, Any]) -> str:

@@ -1,4 +1,9 @@
-"""The style sheet of the HTML report: inline, light and dark, and a width that prints on A4."""
+"""What every HTML page of ours has: an inline style sheet, light and dark, a width that prints on A4, and a file that appears in one step."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
 
 STYLE = """
 :root { --paper:#ffffff; --wash:#f5f7f9; --ink:#1b2530; --soft:#586573; --line:#d9dfe5; --grid:#e8ecf0; --accent:#1d5f8f; --faint:#9cc0da; --other:#8b96a1; --alarm:#a8442a; }
@@ -66,3 +71,17 @@ footer { margin-top: 48px; padding-top: 10px; border-top: 1px solid var(--line);
   .panels { grid-template-columns: 1fr 1fr; gap: 10px 14px; } .tile, figure, .recording, tr, pre { break-inside: avoid; } h2, h3 { break-after: avoid; }
 }
 """
+
+
+def write_page(path: Path | str, title: str, body: str) -> Path:
+    """One self-contained page with this title (escaped here) and body (HTML) as `path`, replaced in one step; returns the path."""
+    page = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(path)
+    return path

@@ -6,6 +6,7 @@ checkpoints/           committed checkpoints              export/        the fin
 tracking.json          MLflow run id and cursors          result.json    figures of the finished (or stopped) run
 workers/rank-K.json    process and host of each worker    attempts.jsonl one line per start of the worker group
 failure.json           an error that repeating cannot cure, from whichever rank met it first
+driver.lock            held by the driver while it lives: its process and host (`pretrain.run_lock`)
 STOP                   somebody asked for a stop at a committed checkpoint
 """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.bar_charts import column_chart, frequency_bars, histogram
-from cluster.report_style import STYLE
+from cluster.report_style import write_page
 
 BARS = 20
 
@@ -20,16 +20,7 @@ def write_statistics_page(path: Path, figures: Mapping[str, Any]) -> Path:
     body = "\n".join(
         [*_head(title, figures), *_people(figures), *_labels(figures), *_reports(figures), *_signals(figures), _footer(figures)]
     )
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
-    )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
-    return path
+    return write_page(path, title, body)
 
 
 def _tile(value: str, below: str, kind: str = "") -> str:

@@ -20,7 +20,7 @@ def add_digests(folder: Path) -> None:
 
 def bank_problems(folder: Path, fingerprint: str, *, quick: bool = False) -> list[str]:
     """What is wrong with a committed bank of the shard set with this fingerprint, in sentences. quick: presence and sizes only. Files that `bank.json` does
-    not list were derived from the bank later and are not looked at."""
+    not list are not looked at."""
     name = f"text bank {folder.name}"
     try:
         description = json.loads((folder / BANK_FILE).read_text(encoding="utf-8"))

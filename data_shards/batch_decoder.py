@@ -10,12 +10,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from data_shards.codec import decode_into
+from data_shards.daemon_pool import DaemonPool
 from data_shards.errors import DataError, UsageError
 from data_shards.mixture import JoinedSets
 from data_shards.shard_files import REMEDY
@@ -25,6 +26,8 @@ from data_shards.substitutes import BadSample
 
 _CHUNK = 32  # records per background task: small enough to share a batch among threads, large enough to make the hand-over cheap
 _KEPT = 8  # buffers to use again; a consumer that keeps more batches than this gets fresh ones
+CLOSE_SECONDS = 5.0  # what a read under way may take when the decoder is closed, before it is left to itself
+SLOW_READ_SECONDS = 30.0
 _FREE = 2  # what sys.getrefcount says of a buffer that only the pool's list (and the question itself) refers to
 
 
@@ -71,6 +74,7 @@ class BatchDecoder:
 
     first: position in the global batch of this rank's first row. quarantined: row -> step from which it counts as unreadable and is not read
     again, shared with the caller; None = a record that cannot be read raises DataError, otherwise it is noted in `Batch.bad`.
+    slow_read_seconds: reads that take longer are logged while they hang. `close()` ends the threads.
     """
 
     def __init__(
@@ -81,14 +85,21 @@ class BatchDecoder:
         *,
         first: int = 0,
         quarantined: Mapping[int, int] | None = None,
-        slow_reads: SlowReadWatch | None = None,
+        slow_read_seconds: float = SLOW_READ_SECONDS,
     ) -> None:
         if threads < 1:
             raise UsageError(f"threads is {threads}; at least 1 is needed", "set threads to 1 or more")
-        self._shards, self._rank, self._first, self._quarantined, self._watch = shards, rank, first, quarantined, slow_reads
+        self._shards, self._rank, self._first, self._quarantined = shards, rank, first, quarantined
         self._shape = (12, shards.spec.samples)
         self._buffers: list[np.ndarray] = []
-        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="shard-stream")
+        self.watch = SlowReadWatch(slow_read_seconds, rank)
+        self.pool = DaemonPool(threads, "shard-stream")
+
+    def close(self) -> None:
+        """End the threads; a read that hangs beyond CLOSE_SECONDS is logged and left behind in its thread, which no longer holds anything up."""
+        if self.pool.close(CLOSE_SECONDS):
+            self.watch.report_left()
+        self.watch.close()
 
     def start(self, step: int, rows: np.ndarray, global_rows: np.ndarray) -> tuple[Batch, list[Future[Filled]]]:
         shards = self._shards
@@ -118,7 +129,7 @@ class BatchDecoder:
         """Read and decode the rows at these places of a batch, in place."""
         read = decode = 0.0
         slowest, bad = (0.0, -1), []
-        shards, watch = self._shards, self._watch
+        shards, watch = self._shards, self.watch
         now = time.perf_counter()
         for i in places:
             row = int(batch.rows[i])
@@ -126,13 +137,11 @@ class BatchDecoder:
             try:
                 if self._quarantined is not None and self._quarantined.get(row, batch.step + 1) <= batch.step:
                     raise DataError(f"record {shards.key(row)} is quarantined")
-                if watch is not None:
-                    watch.begin(shards.shard_names[shard])
+                watch.begin(shards.shard_names[shard])
                 try:
                     payload = shards.read_payload(row)
                 finally:
-                    if watch is not None:
-                        watch.end()
+                    watch.end()
                 then, now = now, time.perf_counter()
                 read += now - then
                 slowest = max(slowest, (now - then, shard))

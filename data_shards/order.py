@@ -21,7 +21,6 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -42,43 +41,28 @@ def local_slice(global_batch: int, rank: int, world_size: int) -> slice:
     return slice(start, start + share + (rank < more))
 
 
-@dataclass(eq=False)
-class GlobalOrder:
-    """Order of `rows` (int64 (n,), dataset rows) in global batches.
+class PartedOrder:
+    """What the orders of one set have in common: they are laid out one part (an epoch, a window) at a time, and the last few parts are kept.
 
-    patients: int64 (n,) codes aligned to rows, None = no patient-disjointness asked (only a row is then kept from meeting itself in a batch).
-    fingerprint: of the selection, so that another data set is another order. Raises DataError when there are fewer rows than a batch needs.
+    rows int64 (n,), dataset rows; codes (n,), patient of every row. A subclass says which part a row of the run lies in (`_locate`) and lays a part out
+    (`_compute`). Raises UsageError or DataError for a global batch that is none or larger than the selection.
     """
 
-    rows: np.ndarray
-    patients: np.ndarray | None
-    global_batch: int
-    seed: int
-    fingerprint: str
-    _epochs: OrderedDict[int, np.ndarray] = field(default_factory=OrderedDict, init=False, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    codes: np.ndarray
 
-    def __post_init__(self) -> None:
-        self.rows = np.ascontiguousarray(self.rows, dtype=np.int64)
+    def __init__(self, rows: np.ndarray, global_batch: int, seed: int, fingerprint: str, kept_parts: int) -> None:
+        self.rows = np.ascontiguousarray(rows, dtype=np.int64)
+        self.global_batch, self.seed, self.fingerprint = global_batch, seed, fingerprint
+        self._kept, self._kept_parts = OrderedDict[int, np.ndarray](), kept_parts
+        self._lock = threading.Lock()
         n = self.rows.size
-        if self.global_batch < 1:
-            raise UsageError(f"global batch is {self.global_batch}; it must be at least 1", "set a positive global batch")
-        if n < self.global_batch:
+        if global_batch < 1:
+            raise UsageError(f"global batch is {global_batch}; it must be at least 1", "set a positive global batch")
+        if n < global_batch:
             raise DataError(
-                f"{n} records are selected, a global batch needs {self.global_batch}: a batch would hold the same record twice",
+                f"{n} records are selected, a global batch needs {global_batch}: a batch would hold the same record twice",
                 f"lower the global batch to {max(n, 1)} or less, or select more records",
             )
-        given = np.arange(n, dtype=np.int32 if n < 2**31 else np.int64) if self.patients is None else np.asarray(self.patients)
-        if given.shape != (n,):
-            raise UsageError(f"patients has shape {given.shape}, rows {(n,)}", "give one patient code per row")
-        self.codes = _compact(given)
-        self._patient_count = int(self.codes.max()) + 1
-
-    def __getstate__(self) -> dict:
-        return {name: getattr(self, name) for name in ("rows", "patients", "global_batch", "seed", "fingerprint")}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)  # type: ignore[misc]
 
     @property
     def records(self) -> int:
@@ -92,7 +76,13 @@ class GlobalOrder:
         """Epoch of the first row of a step."""
         return step * self.global_batch // self.records
 
-    part_of = epoch_of
+    def part_of(self, step: int) -> int:
+        """Part, counted from the start of the run, of the first row of a step."""
+        return self._locate(step * self.global_batch)[0]
+
+    def prepare(self, part: int) -> None:
+        """Compute a part before its first batch is asked for."""
+        self.part(part)
 
     def pool(self, position: int) -> range:
         """Positions a substitute for a row that cannot be read may be drawn from: all."""
@@ -106,32 +96,63 @@ class GlobalOrder:
         """int (global_batch,): positions into `rows` and `codes` of a step."""
         if step < 0:
             raise UsageError(f"step is {step}; steps count from 0", "give a step of 0 or more")
-        start, n = step * self.global_batch, self.records
-        end, parts = start + self.global_batch, []
+        start = step * self.global_batch
+        end, pieces = start + self.global_batch, []
         while start < end:
-            epoch, at = divmod(start, n)
-            part = self.epoch(epoch)[at : at + end - start]
-            parts.append(part)
-            start += part.size
-        return np.concatenate(parts)
+            part, at = self._locate(start)
+            piece = self.part(part)[at : at + end - start]
+            pieces.append(piece)
+            start += piece.size
+        return np.concatenate(pieces)
 
-    def epoch(self, epoch: int) -> np.ndarray:
-        """int (n,): the positions (into `rows`) of one epoch, in order. Cached; safe to call from another thread ahead of time."""
+    def part(self, part: int) -> np.ndarray:
+        """int (m,): the positions (into `rows`) of one part, in order. Kept; safe to call from another thread ahead of time."""
         with self._lock:
-            if epoch in self._epochs:
-                self._epochs.move_to_end(epoch)
-                return self._epochs[epoch]
-        order = self._compute(epoch)  # without the lock: whoever needs another epoch at this moment must not wait for this one
+            if part in self._kept:
+                self._kept.move_to_end(part)
+                return self._kept[part]
+        order = self._compute(part)  # without the lock: whoever needs another part at this moment must not wait for this one
         order.setflags(write=False)
         with self._lock:
-            self._epochs[epoch] = order
-            if len(self._epochs) > _CACHED_EPOCHS:
-                self._epochs.popitem(last=False)
+            self._kept[part] = order
+            if len(self._kept) > self._kept_parts:
+                self._kept.popitem(last=False)
             return order
 
-    def prepare(self, part: int) -> None:
-        """Compute an epoch before its first batch is asked for."""
-        self.epoch(part)
+    def _locate(self, row: int) -> tuple[int, int]:
+        """Row of the run -> its part, and its place in it."""
+        raise NotImplementedError
+
+    def _compute(self, part: int) -> np.ndarray:
+        raise NotImplementedError
+
+
+class GlobalOrder(PartedOrder):
+    """Order of `rows` (int64 (n,), dataset rows) in global batches; its parts are the epochs.
+
+    patients: int64 (n,) codes aligned to rows, None = no patient-disjointness asked (only a row is then kept from meeting itself in a batch).
+    fingerprint: of the selection, so that another data set is another order. Raises DataError when there are fewer rows than a batch needs.
+    """
+
+    def __init__(self, rows: np.ndarray, patients: np.ndarray | None, global_batch: int, seed: int, fingerprint: str) -> None:
+        super().__init__(rows, global_batch, seed, fingerprint, _CACHED_EPOCHS)
+        self.patients = patients
+        n = self.records
+        given = np.arange(n, dtype=np.int32 if n < 2**31 else np.int64) if patients is None else np.asarray(patients)
+        if given.shape != (n,):
+            raise UsageError(f"patients has shape {given.shape}, rows {(n,)}", "give one patient code per row")
+        self.codes = _compact(given)
+        self._patient_count = int(self.codes.max()) + 1
+
+    def __reduce__(self):
+        return type(self), (self.rows, self.patients, self.global_batch, self.seed, self.fingerprint)
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """int (n,): the positions (into `rows`) of one epoch, in order."""
+        return self.part(epoch)
+
+    def _locate(self, row: int) -> tuple[int, int]:
+        return divmod(row, self.records)
 
     def _words(self, epoch: int, purpose: str, size: int) -> np.ndarray:
         return random_words([ORDER_VERSION, self.seed, epoch, self.fingerprint, purpose], size)

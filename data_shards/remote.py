@@ -8,7 +8,6 @@ they are first read, checked against the manifest's sha256, and appear by rename
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
@@ -16,19 +15,18 @@ import os
 import re
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_shards.build_shard import disk_error
 from data_shards.commit_set import INDEX, MANIFEST, REPORTS
-from data_shards.errors import DataError, UserError
+from data_shards.errors import DataError
+from data_shards.remote_files import RemoteFiles
 from data_shards.shard_cache import ShardCache, locked
-from data_shards.shard_writer import file_sha256
 
 log = logging.getLogger(__name__)
-ATTEMPTS = 4
-FIRST_PAUSE_SECONDS = 0.5
+GIVEN_UP_SECONDS = 60.0
 BANKS = "text_bank"
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/{1,3})(.*)", re.DOTALL)
 
@@ -64,7 +62,7 @@ def open_remote(location: Path | str, cache: ShardCache | None = None) -> Remote
     if url is None:
         return None
     cache = cache or ShardCache.from_environment()
-    files = _Remote(url)
+    files = RemoteFiles(url)
     text = files.read(MANIFEST)
     try:
         manifest: dict[str, Any] = json.loads(text)
@@ -93,7 +91,7 @@ def open_remote(location: Path | str, cache: ShardCache | None = None) -> Remote
     return remote
 
 
-def _fetch_banks(files: _Remote, folder: Path) -> None:
+def _fetch_banks(files: RemoteFiles, folder: Path) -> None:
     """Text banks beside the shards, each as one step, so that a half fetched bank is never opened."""
     for name in files.list(BANKS):
         if name.startswith(".") or (folder / BANKS / name).exists():
@@ -112,12 +110,19 @@ def _fetch_banks(files: _Remote, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class RemoteShards:
-    """The shards of one set behind `url`, cached in `folder`. `shards`: name -> (bytes, sha256), from the manifest. Picklable."""
+    """The shards of one set behind `url`, cached in `folder`. `shards`: name -> (bytes, sha256), from the manifest. Picklable.
+
+    A shard that could not be fetched is not asked for again for GIVEN_UP_SECONDS: each of its thousands of records would begin the attempts anew.
+    """
 
     url: str
     folder: Path
     cache: ShardCache
     shards: dict[str, tuple[int, str]]
+    _given_up: dict[str, tuple[float, DataError]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __reduce__(self):
+        return type(self), (self.url, self.folder, self.cache, self.shards)
 
     def open(self, name: str) -> int:
         """A descriptor of one shard, fetched first when the cache lacks it; the processes and threads of a node fetch a shard once.
@@ -131,106 +136,19 @@ class RemoteShards:
                 while True:
                     with contextlib.suppress(FileNotFoundError):  # or dropped by another process a moment ago
                         return self.cache.open(path)
+                    self._raise_again(name)
                     self.cache.make_room(size)
                     started = time.monotonic()
-                    _Remote(self.url).download(name, path, digest)
+                    try:
+                        RemoteFiles(self.url).download(name, path, digest)
+                    except DataError as error:
+                        self._given_up[name] = time.monotonic(), error
+                        raise
                     log.info("fetched shard=%s bytes=%d seconds=%.2f url=%s", name, size, time.monotonic() - started, self.url)
         except OSError as error:
             raise disk_error(error, path) from error
 
-
-class _Remote:
-    """The files below one URL. Every failure of the network is a DataError with the URL and, for passing ones, after some attempts."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.system, self.root = _file_system(url)
-
-    def read(self, name: str) -> bytes:
-        return self._attempt(name, lambda: self.system.cat_file(self._path(name)))
-
-    def list(self, name: str) -> list[str]:
-        """Names below a folder; empty when it does not exist or the server does not list folders."""
-        try:
-            self.system.invalidate_cache()
-            found = self.system.ls(self._path(name), detail=False)
-        except (FileNotFoundError, NotADirectoryError, NotImplementedError):
-            return []
-        except Exception as error:  # every protocol has a family of its own
-            log.warning("cannot list url=%s/%s error=%s", self.url, name, _short(error))
-            return []
-        inside = self._path(name).rstrip("/").rsplit("/", 1)[-1]
-        names = dict.fromkeys(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
-        return [each for each in names if each and each != inside and not each.startswith(("?", "#"))]
-
-    def download(self, name: str, path: Path, sha256: str | None) -> None:
-        """The file as `path`, in one step; checked when `sha256` is given (a damaged transfer is tried again)."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed: the caller holds the lock
-            leftover.unlink(missing_ok=True)
-
-        def fetch() -> None:
-            self.system.get_file(self._path(name), str(temporary))
-            if sha256 is not None and (found := file_sha256(temporary)) != sha256:
-                raise _DamagedError(f"its sha256 is {found[:12]}..., the manifest says {sha256[:12]}...")
-
-        try:
-            self._attempt(name, fetch)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _path(self, name: str) -> str:
-        return f"{self.root.rstrip('/')}/{name}"
-
-    def _attempt(self, name: str, act: Any) -> Any:
-        pause = FIRST_PAUSE_SECONDS
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return act()
-            except FileNotFoundError as error:
-                if name == MANIFEST:
-                    raise DataError(
-                        f"{self.url} holds no finished shard set (no {MANIFEST})", "check the URL, or copy the set again"
-                    ) from error
-                raise DataError(f"{self.url}/{name} is missing, though the manifest lists it", "copy the shard set there again") from error
-            except PermissionError as error:
-                raise DataError(f"{self.url}/{name} may not be read: {error}", "check the credentials of this protocol") from error
-            except Exception as error:  # every protocol has a family of its own
-                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                if attempt == ATTEMPTS:
-                    remedy = (
-                        "copy the shard set there again"
-                        if isinstance(error, _DamagedError)
-                        else "check the network and the URL, then run again"
-                    )
-                    raise DataError(f"{self.url}/{name} cannot be fetched ({attempt} attempts): {_short(error)}", remedy) from error
-                log.warning("retry url=%s/%s attempt=%d error=%s", self.url, name, attempt, _short(error))
-                time.sleep(pause)
-                pause *= 2
-
-
-class _DamagedError(OSError):
-    """What arrived is not what the manifest promises."""
-
-
-def _short(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
-def _file_system(url: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-    from fsspec.registry import known_implementations
-
-    protocol = url.partition("://")[0]
-    try:
-        return url_to_fs(url)
-    except ImportError as error:
-        package = known_implementations.get(protocol, {}).get("class", protocol).partition(".")[0]
-        wanted = "aiohttp and requests" if package == "fsspec" and protocol in ("http", "https") else package
-        raise UserError(
-            f"{url}: reading {protocol}:// needs the package {wanted}: {_short(error)}", f"install it: pip install {wanted}"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{url}: {_short(error)}", "use a protocol that fsspec knows, such as s3, gs, abfs, http or file") from error
+    def _raise_again(self, name: str) -> None:
+        at, error = self._given_up.get(name, (0.0, None))
+        if error is not None and time.monotonic() - at < GIVEN_UP_SECONDS:
+            raise DataError(error.problem, error.remedy)

@@ -7,18 +7,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SlowRead:
-    """A read of `shard` on `rank` that has taken `seconds` so far, or, when `done`, took them."""
+    """A read of `shard` on `rank` that has taken `seconds`: so far (`waiting`), in all (`done`), or until the stream was closed without it (`left`)."""
 
     shard: str
     rank: int
     seconds: float
-    done: bool
+    state: Literal["waiting", "done", "left"]
 
 
 @dataclass
@@ -30,9 +31,7 @@ class _Running:
 
 
 def log_slow_read(read: SlowRead) -> None:
-    log.warning(
-        "action=slow-read shard=%s rank=%d seconds=%.1f state=%s", read.shard, read.rank, read.seconds, "done" if read.done else "waiting"
-    )
+    log.warning("action=slow-read shard=%s rank=%d seconds=%.1f state=%s", read.shard, read.rank, read.seconds, read.state)
 
 
 class SlowReadWatch:
@@ -54,7 +53,12 @@ class SlowReadWatch:
     def end(self) -> None:
         running = self._running.pop(threading.get_ident())
         if running.reported:
-            self._report(SlowRead(running.shard, self._rank, time.perf_counter() - running.started, done=True))
+            self._report(SlowRead(running.shard, self._rank, time.perf_counter() - running.started, "done"))
+
+    def report_left(self) -> None:
+        """Report every read that is still running, which nobody will wait for."""
+        for running in list(self._running.values()):
+            self._report(SlowRead(running.shard, self._rank, time.perf_counter() - running.started, "left"))
 
     def close(self) -> None:
         self._closed.set()
@@ -69,4 +73,4 @@ class SlowReadWatch:
                 if not running.reported:
                     self.count += 1
                 running.reported, running.report_at = True, running.started + 2 * (now - running.started)
-                self._report(SlowRead(running.shard, self._rank, now - running.started, done=False))
+                self._report(SlowRead(running.shard, self._rank, now - running.started, "waiting"))

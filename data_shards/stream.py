@@ -8,12 +8,11 @@ from types import TracebackType
 
 import numpy as np
 
-from data_shards.batch_decoder import Batch, BatchDecoder, Prefetcher
+from data_shards.batch_decoder import SLOW_READ_SECONDS, Batch, BatchDecoder, Prefetcher
 from data_shards.errors import UsageError
 from data_shards.mixture import JoinedSets
 from data_shards.order import local_slice
 from data_shards.shard_set import ShardSet
-from data_shards.slow_reads import SlowReadWatch
 from data_shards.substitutes import Order
 from data_shards.window_order import WindowOrder
 
@@ -32,7 +31,7 @@ class ShardStream:
 
     rank, world_size: which slice of each global batch. threads decode in the background, `prefetch` batches ahead. digest: the digest of the steps
     before start_step, as a checkpoint kept it; `.digest` goes on from there over the global rows of every batch handed out, equal on all ranks.
-    Use as a context manager or call `close()`; after that no thread is left.
+    Use as a context manager or call `close()`; after that no thread is left but one whose read hangs, and that one holds up nothing.
 
     quarantined  None: a record that cannot be read ends the stream with a DataError naming record, shard, offset and rank. A dict (row -> step from
                  which it counts as unreadable, kept by the caller): such records are listed in `Batch.bad`, and the caller lets `substitute`
@@ -53,7 +52,7 @@ class ShardStream:
         prefetch: int = 4,
         digest: str = EMPTY_DIGEST,
         quarantined: Mapping[int, int] | None = None,
-        slow_read_seconds: float = 30.0,
+        slow_read_seconds: float = SLOW_READ_SECONDS,
     ) -> None:
         self._slice = local_slice(order.global_batch, rank, world_size)
         if len(bytes.fromhex(digest)) != 16:
@@ -66,17 +65,16 @@ class ShardStream:
         self._start, self._stop = start_step, stop_step
         self.digest = self._digest_before = digest
         self.next_step = start_step
-        self._watch = SlowReadWatch(slow_read_seconds, rank)
         self._decoder = BatchDecoder(
-            shard_set, threads, rank, first=self._slice.start, quarantined=quarantined, slow_reads=self._watch
-        )  # fmt: skip
+            shard_set, threads, rank, first=self._slice.start, quarantined=quarantined, slow_read_seconds=slow_read_seconds
+        )
         self._batches = Prefetcher(self._decoder, prefetch, self._plan())
         self._closed = False
 
     @property
     def slow_reads(self) -> int:
         """Reads so far that took longer than the threshold."""
-        return self._watch.count
+        return self._decoder.watch.count
 
     def _plan(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         step, prepared = self._start, self._order.part_of(self._start)
@@ -124,10 +122,9 @@ class ShardStream:
         self.digest = chain_digest(self._digest_before, batch.global_rows)
 
     def close(self) -> None:
-        """Drop what is under way and end the threads. May be called twice."""
+        """Drop what is under way and end the threads; a read that hangs is waited for a few seconds only. May be called twice."""
         self._closed = True
-        self._decoder.pool.shutdown(wait=True, cancel_futures=True)
-        self._watch.close()
+        self._decoder.close()
 
     def __enter__(self) -> ShardStream:
         return self
@@ -151,4 +148,4 @@ def iterate_rows(shard_set: ShardSet, rows: np.ndarray, batch_size: int, threads
         while (batch := batches.next()) is not None:
             yield batch
     finally:
-        decoder.pool.shutdown(wait=True, cancel_futures=True)
+        decoder.close()

@@ -26,16 +26,19 @@ from data_shards.index import INDEX_SCHEMA
 from data_shards.record import SignalSpec
 from data_shards.remote import BANKS, RemoteShards, open_remote
 from data_shards.shard_set import read_manifest, read_table
+from data_shards.stray_files import stray_files
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class VerifyReport:
-    """`problems` in sentences, empty when the set is whole. `records` and `shards` looked at; `quick`: sizes and tables only."""
+    """`problems` in sentences, empty when the set is whole; `notes`: files of a folder that belong to nothing, which harm no reader. `records` and
+    `shards` looked at; `quick`: sizes and tables only."""
 
     path: Path
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     records: int = 0
     shards: int = 0
     quick: bool = False
@@ -77,7 +80,10 @@ def verify(path: Path | str, *, quick: bool = False, progress: Callable[[int, in
         if progress is not None:
             progress(report.shards, len(manifest["shards"]))
     for bank in sorted((path / BANKS).glob("[!.]*")):
-        report.problems += bank_problems(bank, manifest["fingerprint"], quick=quick)
+        if bank.is_dir():
+            report.problems += bank_problems(bank, manifest["fingerprint"], quick=quick)
+    if remote is None:  # what else lies in the cache of a URL is the cache's own
+        report.notes = stray_files(path, manifest)
     log.info("verified path=%s quick=%s shards=%d records=%d problems=%d", path, quick, report.shards, report.records, len(report.problems))
     return report
 

@@ -11,21 +11,19 @@ the window has full batches; beyond that they are spread evenly. Smaller windows
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from functools import lru_cache, partial
 
 import numpy as np
 
-from data_shards.errors import DataError, UsageError
-from data_shards.order import first_of_different_patients, lay_out, random_words
+from data_shards.errors import UsageError
+from data_shards.order import PartedOrder, first_of_different_patients, lay_out, random_words
 
 WINDOW_ORDER_VERSION = 1
 _CACHED_WINDOWS = 4
 
 
-class WindowOrder:
-    """Order of `rows` (int64 (n,)) in global batches, shuffled within windows of `window` shards.
+class WindowOrder(PartedOrder):
+    """Order of `rows` (int64 (n,)) in global batches, shuffled within windows of `window` shards; its parts are the windows.
 
     shards: int (n,) shard of every row; patients: codes aligned to rows, or None. The other arguments and the errors are those of `GlobalOrder`;
     UsageError for a window below 1. Memory beyond rows, shards and codes is that of a few windows, whatever n.
@@ -43,78 +41,28 @@ class WindowOrder:
     ) -> None:
         if window < 1:
             raise UsageError(f"a shuffle window of {window} shards holds nothing", "set data.window to 1 or more")
-        if global_batch < 1:
-            raise UsageError(f"global batch is {global_batch}; it must be at least 1", "set a positive global batch")
+        super().__init__(rows, global_batch, seed, fingerprint, _CACHED_WINDOWS)
         self._arguments = (rows, shards, patients, global_batch, seed, fingerprint, window)
-        self.rows = np.ascontiguousarray(rows, dtype=np.int64)
-        n = self.rows.size
-        if n < global_batch:
-            raise DataError(
-                f"{n} records are selected, a global batch needs {global_batch}: a batch would hold the same record twice",
-                f"lower the global batch to {max(n, 1)} or less, or select more records",
-            )
+        n = self.records
         self.codes = np.arange(n) if patients is None else np.asarray(patients)
         shards = np.asarray(shards)
         if self.codes.shape != (n,) or shards.shape != (n,):
             raise UsageError(f"patients has shape {self.codes.shape}, shards {shards.shape}, rows {(n,)}", "give one of each per row")
-        self.global_batch, self.seed, self.fingerprint, self.window = global_batch, seed, fingerprint, window
+        self.window = window
         # positions sorted by shard; a selection in the order of the index is sorted already
         self._by_shard = None if (shards[1:] >= shards[:-1]).all() else np.argsort(shards, kind="stable")
         counts = np.unique(shards, return_counts=True)[1]
         self._bounds = np.concatenate([[0], np.cumsum(counts)])
         self._windows = -(-counts.size // window)
-        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
         self._layout = lru_cache(maxsize=4)(self._epoch_layout)
 
     def __reduce__(self):
         return type(self), self._arguments
 
     @property
-    def records(self) -> int:
-        return int(self.rows.size)
-
-    @property
-    def steps_per_epoch(self) -> float:
-        return self.records / self.global_batch
-
-    @property
     def open_shards(self) -> int:
         """Shards to keep open: more are never read at a time while windows hold at least a batch."""
         return 2 * self.window
-
-    def epoch_of(self, step: int) -> int:
-        """Epoch of the first row of a step."""
-        return step * self.global_batch // self.records
-
-    def part_of(self, step: int) -> int:
-        """Window, counted from the start of the run, of the first row of a step."""
-        return self._locate(step * self.global_batch)[0]
-
-    def prepare(self, part: int) -> None:
-        """Compute a window before its first batch is asked for."""
-        self._window(part)
-
-    def pool(self, position: int) -> range:
-        """Positions a substitute for a row that cannot be read may be drawn from: all."""
-        return range(self.records)
-
-    def batch(self, step: int) -> np.ndarray:
-        """int64 (global_batch,) dataset rows of a step, whichever ranks will read them."""
-        return self.rows[self.positions(step)]
-
-    def positions(self, step: int) -> np.ndarray:
-        """int64 (global_batch,) positions into `rows` and `codes` of a step."""
-        if step < 0:
-            raise UsageError(f"step is {step}; steps count from 0", "give a step of 0 or more")
-        start = step * self.global_batch
-        end, pieces = start + self.global_batch, []
-        while start < end:
-            part, at = self._locate(start)
-            piece = self._window(part)[at : at + end - start]
-            pieces.append(piece)
-            start += piece.size
-        return np.concatenate(pieces)
 
     def _words(self, epoch: int, window: int, purpose: str, size: int) -> np.ndarray:
         return random_words(["window", WINDOW_ORDER_VERSION, self.seed, epoch, self.fingerprint, self.window, window, purpose], size)
@@ -127,24 +75,10 @@ class WindowOrder:
         return windows, np.concatenate([[0], np.cumsum(sizes)])
 
     def _locate(self, row: int) -> tuple[int, int]:
-        """Row of the run -> its window, and its place in it."""
         epoch, at = divmod(row, self.records)
         starts = self._layout(epoch)[1]
         window = int(np.searchsorted(starts, at, side="right")) - 1
         return epoch * self._windows + window, at - int(starts[window])
-
-    def _window(self, part: int) -> np.ndarray:
-        with self._lock:
-            if part in self._cache:
-                self._cache.move_to_end(part)
-                return self._cache[part]
-        order = self._compute(part)
-        order.setflags(write=False)
-        with self._lock:
-            self._cache[part] = order
-            if len(self._cache) > _CACHED_WINDOWS:
-                self._cache.popitem(last=False)
-            return order
 
     def _members(self, part: int) -> tuple[np.ndarray, np.ndarray, int, int]:
         """Of a window: its positions, their shuffled places, and how many rows it shares with the previous batch's window and with the next."""

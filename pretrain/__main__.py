@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong configuration, 75 stopped at a committed c
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from types import FrameType
 from data_shards.errors import UserError
 from pretrain.config import load_config
 from pretrain.reporting import NullReporter
+from pretrain.run_lock import held
 
 STOPPED = 75
 
@@ -51,13 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.basicConfig(
             level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING, format="%(levelname)s %(message)s"
         )
-        import torch
+        with held(options.run_dir) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext():
+            import torch
 
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        from pretrain.training.loop import train
+            if options.threads:
+                torch.set_num_threads(options.threads)
+            from pretrain.training.loop import train
 
-        result = train(config, options.run_dir, reporter)
+            result = train(config, options.run_dir, reporter)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from data_shards.errors import UsageError
 from data_shards.mixture import slots_of
 from data_shards.record import STANDARD_LEADS
+from data_shards.remote import url_of
 from data_shards.splits import FRACTIONS, SALT, SplitRule
 from pretrain.objectives import OBJECTIVES
 
@@ -44,7 +45,8 @@ class MixturePart(Strict):
 class DataConfig(Strict):
     """What is read, in which order, and how the signal is normalised on the device.
 
-    shards: one shard set; or mixture: several with weights. One of the two, never both.
+    shards: one shard set, a folder or a URL; or mixture: several with weights. One of the two, never both. `load_config` takes a relative folder,
+    in either place, from where the command runs.
     window: shuffle within windows of this many shards, for object storage; null = over the whole set.
     max_bad_fraction: share of the selected records that may turn out unreadable and be replaced (at least one record); 0 stops at the first.
     slow_read_seconds: a read that takes longer is logged while it hangs.
@@ -396,4 +398,16 @@ def load_config(recipe: str | Path, overrides: tuple[str, ...] | list[str] = ())
         raise UsageError(f"{path} does not hold a mapping", "write `section:` blocks with `key: value` lines")
     for assignment in overrides:
         set_dotted(values, assignment)
+    _place_shards(values)
     return parse_config(values, str(path))
+
+
+def _place_shards(values: dict[str, Any]) -> None:
+    """Relative folders of `data.shards` and `data.mixture` -> absolute ones, in place: workers and later starts of a run have other working folders."""
+    data = values.get("data")
+    if not isinstance(data, dict):
+        return
+    mixture = data.get("mixture")
+    for section in [data, *(mixture if isinstance(mixture, list) else [])]:
+        if isinstance(section, dict) and isinstance(section.get("shards"), str):
+            section["shards"] = url_of(section["shards"]) or str(Path(section["shards"]).expanduser().absolute())

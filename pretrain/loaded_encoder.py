@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -15,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data_shards.errors import UserError
-from data_shards.record import STANDARD_LEADS, SignalSpec
+from data_shards.record import SignalSpec
 from pretrain.config import RunConfig, parse_config
 from pretrain.export_integrity import verify_export
 from pretrain.model.encoder import EcgEncoder, EncoderOutput
 from pretrain.model.text import TextEncoder, TextHead
-from pretrain.signal_contract import SignalContract, conform_signal
+from pretrain.signal_contract import SignalContract, SignalForm, conform_signal
 
 log = logging.getLogger(__name__)
 
@@ -78,37 +77,13 @@ class LoadedEncoder:
             valid = torch.as_tensor(valid_samples).to(self.device)
         return self.ecg(signal.to(self.device), lead_mask.to(self.device), valid)
 
-    def embed(
-        self,
-        signal: np.ndarray,
-        *,
-        sampling_rate: float,
-        leads: Sequence[str] = STANDARD_LEADS,
-        units: str = "mV",
-        lead_mask: np.ndarray | None = None,
-        valid_samples: np.ndarray | None = None,
-        allow_missing_leads: bool = False,
-        derive_limb_leads: bool = False,
-        resample: bool = False,
-        crop: bool = False,
-    ) -> np.ndarray:
-        """ECG array (B, L, T) or (L, T) -> float32 (B, embedding_dim), unit rows.
+    def embed(self, signal: np.ndarray, *, sampling_rate: float, **form: Unpack[SignalForm]) -> np.ndarray:
+        """ECG array (B, L, T) or (L, T) in mV -> float32 (B, embedding_dim), unit rows.
 
-        Every argument is one of `pretrain.signal_contract.conform_signal`, which refuses what differs from the contract and names the remedy.
+        form: leads, units, lead_mask, valid_samples, allow_missing_leads, derive_limb_leads, resample, crop, as in
+        `pretrain.signal_contract.conform_signal`, which refuses what differs from the contract and names the remedy.
         """
-        fit = conform_signal(
-            self.contract,
-            signal,
-            sampling_rate=sampling_rate,
-            leads=leads,
-            units=units,
-            lead_mask=lead_mask,
-            valid_samples=valid_samples,
-            allow_missing_leads=allow_missing_leads,
-            derive_limb_leads=derive_limb_leads,
-            resample=resample,
-            crop=crop,
-        )
+        fit = conform_signal(self.contract, signal, sampling_rate=sampling_rate, **form)
         if not fit.lead_mask.all() and self.contract.lead_dropout == 0:
             log.warning("masked_leads=%d remark=this encoder was trained without lead dropout", int((~fit.lead_mask).sum()))
         rows = [slice(start, start + EMBED_BATCH) for start in range(0, len(fit.signal), EMBED_BATCH)]

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -74,6 +74,19 @@ class ContractSignal(NamedTuple):
     signal: np.ndarray
     lead_mask: np.ndarray
     valid_samples: np.ndarray
+
+
+class SignalForm(TypedDict, total=False):
+    """How a user's signal is written, and which conversions are allowed: the arguments of `conform_signal`, where they are explained."""
+
+    leads: Sequence[str]
+    units: str
+    lead_mask: np.ndarray | None
+    valid_samples: np.ndarray | None
+    allow_missing_leads: bool
+    derive_limb_leads: bool
+    resample: bool
+    crop: bool
 
 
 def conform_signal(

@@ -61,7 +61,7 @@ def overrides(args: argparse.Namespace) -> list[str]:
     """Options -> `key=value` lines, before those of --set. Giving steps takes epochs out of the recipe, and the other way round."""
     lines = []
     if args.shards is not None:
-        lines += [f"data.shards={json.dumps(_location(args.shards))}", "data.mixture=[]"]
+        lines += [f"data.shards={json.dumps(str(args.shards))}", "data.mixture=[]"]
     if args.mixture is not None:
         lines += ["data.shards=null", f"data.mixture={json.dumps([_mixture_part(text) for text in args.mixture])}"]
     if args.folds is not None:
@@ -76,12 +76,6 @@ def overrides(args: argparse.Namespace) -> list[str]:
     return [*lines, *args.overrides]
 
 
-def _location(shards: Path) -> str:
-    from data_shards.remote import url_of
-
-    return url_of(shards) or str(shards.expanduser().absolute())
-
-
 def _mixture_part(text: str) -> dict[str, Any]:
     shards, equals, weight = text.rpartition("=")
     try:
@@ -90,7 +84,7 @@ def _mixture_part(text: str) -> dict[str, Any]:
         equals = ""
     if not (equals and shards):
         raise UsageError(f"--mixture {text!r} is not SHARDS=WEIGHT", "write for example --mixture ptb-xl=0.3 --mixture mimic=0.7")
-    return {"shards": _location(Path(shards)), "weight": number}
+    return {"shards": shards, "weight": number}
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

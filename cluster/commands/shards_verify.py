@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> list[str]:
+    notes = [f"  note: {note}" for note in result["notes"]]
     if not result["problems"]:
-        return [f"ok  {result['records']} records in {result['shards']} shards"]
-    return [f"{len(result['problems'])} problems", *(f"  - {problem}" for problem in result["problems"])]
+        return [f"ok  {result['records']} records in {result['shards']} shards", *notes]
+    return [f"{len(result['problems'])} problems", *(f"  - {problem}" for problem in result["problems"]), *notes]

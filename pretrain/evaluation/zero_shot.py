@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 
@@ -34,64 +35,70 @@ FREQUENT = 10
 Progress = Callable[[int, int], None]
 
 
-def evaluate_zero_shot(
-    encoder: LoadedEncoder,
-    shard_set: ShardSet,
-    *,
-    prompts: str | Path | None = None,
-    folds: Sequence[int] | None = None,
-    classes: Sequence[str] | None = None,
-    split: str | None = None,
-    task: EvaluationTask | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    batch_size: int = 64,
-    threads: int = 2,
-    progress: Progress | None = None,
-) -> ZeroShotResult:
-    """AUROC per class and macro with 95 % patient-cluster bootstrap intervals, over the labelled records of `folds` and `split` (all by default).
+class ZeroShotOptions(TypedDict, total=False):
+    """What to evaluate on, and how; the defaults stand in `_evaluate`.
 
-    prompts: name of a shipped prompt set or a YAML file; classes: only these codes of it; task: instead of all these, what a protocol chose
-    (`pretrain.evaluation.protocols.open_task`); progress(done, total) in records.
+    prompts: name of a shipped prompt set or a YAML file; classes: only these codes of it; folds, split: only these records (all by default); task:
+    instead of all these, what a protocol chose (`pretrain.evaluation.protocols.open_task`); bootstrap: resamples; progress(done, total) in records.
+    """
+
+    prompts: str | Path | None
+    folds: Sequence[int] | None
+    classes: Sequence[str] | None
+    split: str | None
+    task: EvaluationTask | None
+    bootstrap: int
+    seed: int
+    batch_size: int
+    threads: int
+    progress: Progress | None
+
+
+def evaluate_zero_shot(encoder: LoadedEncoder, shard_set: ShardSet, **options: Unpack[ZeroShotOptions]) -> ZeroShotResult:
+    """AUROC per class and macro with 95 % patient-cluster bootstrap intervals, over the labelled records that the options select.
+
     Raises UsageError for an unknown prompt set, class or label set (listing the known ones), UserError when the records do not fit the encoder's
     signal contract, DataError when nothing is selected or a record is damaged.
     """
-    started = time.monotonic()
-    task = task or _own_task(shard_set, prompts, folds, classes, split)
-    scores = _scores([encoder], shard_set, task, batch_size, threads, progress)
-    return _results([encoder], scores, shard_set, task, bootstrap, seed, started)[0][0]
+    return _evaluate([encoder], shard_set, **options)[0][0]
 
 
 def compare_zero_shot(
-    encoder: LoadedEncoder,
-    baseline: LoadedEncoder,
-    shard_set: ShardSet,
-    *,
-    prompts: str | Path | None = None,
-    folds: Sequence[int] | None = None,
-    classes: Sequence[str] | None = None,
-    split: str | None = None,
-    task: EvaluationTask | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    batch_size: int = 64,
-    threads: int = 2,
-    progress: Progress | None = None,
+    encoder: LoadedEncoder, baseline: LoadedEncoder, shard_set: ShardSet, **options: Unpack[ZeroShotOptions]
 ) -> ZeroShotComparison:
     """The same for two encoders in one pass over the records, with the paired difference: both are scored on the same patient resamples.
 
     `encoder.untrained()` is the baseline that says what the recipe's architecture gives without any training.
     """
-    started = time.monotonic()
-    task = task or _own_task(shard_set, prompts, folds, classes, split)
-    scores = _scores([encoder, baseline], shard_set, task, batch_size, threads, progress)
-    (result, table), (other, other_table) = _results([encoder, baseline], scores, shard_set, task, bootstrap, seed, started)
+    (result, table), (other, other_table) = _evaluate([encoder, baseline], shard_set, **options)
     per_class = {
         a.code: Estimate.of(a.auroc - b.auroc, table[:, k] - other_table[:, k])
         for k, (a, b) in enumerate(zip(result.classes, other.classes, strict=True))
     }
     macro = Estimate.of(result.macro - other.macro, row_means(table) - row_means(other_table))
     return ZeroShotComparison(result, other, macro, per_class)
+
+
+def _evaluate(
+    encoders: Sequence[LoadedEncoder],
+    shard_set: ShardSet,
+    *,
+    prompts: str | Path | None = None,
+    folds: Sequence[int] | None = None,
+    classes: Sequence[str] | None = None,
+    split: str | None = None,
+    task: EvaluationTask | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    batch_size: int = 64,
+    threads: int = 2,
+    progress: Progress | None = None,
+) -> list[tuple[ZeroShotResult, np.ndarray]]:
+    """Result and bootstrap table (resamples, classes) per encoder."""
+    started = time.monotonic()
+    task = task or _own_task(shard_set, prompts, folds, classes, split)
+    scores = _scores(encoders, shard_set, task, batch_size, threads, progress)
+    return _results(encoders, scores, shard_set, task, bootstrap, seed, started)
 
 
 def class_embeddings(encoder: LoadedEncoder, prompts: PromptSet) -> np.ndarray:

@@ -23,8 +23,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from data_shards.errors import UserError
-from pretrain.config import RunConfig
+from data_shards.errors import UsageError, UserError
+from pretrain.config import RunConfig, parse_config
 from pretrain.training import checkpoint as files
 from pretrain.training.agreement import first_problem, on_rank_zero
 from pretrain.training.checkpoint import CheckpointError
@@ -86,9 +86,17 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
+    """A saved configuration with the keys that it lacks, because they were added later, at their defaults."""
+    try:
+        return json.loads(json.dumps(parse_config(saved).resolved()))
+    except UsageError:  # it holds what this release does not know: compared as it stands, and refused
+        return saved
+
+
 def changed_keys(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (in the checkpoint, now) for every value that differs."""
-    a, b = _flat(saved), _flat(current)
+    """Dotted key -> (in the checkpoint, now) for every value that differs. A key that the checkpoint lacks counts as its default."""
+    a, b = _flat(_with_defaults(saved)), _flat(current)
     return {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)}
 
 

@@ -133,8 +133,9 @@ def test_flipped_byte_in_a_shard_is_found_and_fails(cardialign: Call, shards: Pa
     shard.write_bytes(content)
     answer = cardialign("shards", "verify", damaged)
     assert answer.code == 1 and any("shard-000000" in problem for problem in answer.json["problems"])
+    (damaged / "notes.txt").write_text("of somebody")
     plain = cardialign("shards", "verify", damaged, plain=True)
-    assert plain.code == 1 and "problems" in plain.out
+    assert plain.code == 1 and "problems" in plain.out and "note: notes.txt (11 bytes): belongs to nothing" in plain.out
 
 
 def test_three_mistakes_in_a_recipe_are_reported_at_once(cardialign: Call, shards: Path, tmp_path: Path) -> None:

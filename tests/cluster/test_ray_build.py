@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from cluster.ray_build import _work
+from cluster import ray_build
+from cluster.ray_build import Counted, TaskNote, _work
 from data_shards.build_shard import ShardTask
 from data_shards.errors import DataError
 from data_shards.sources import open_source
@@ -37,3 +38,19 @@ def test_a_node_that_does_not_see_the_build_says_so_instead_of_writing_elsewhere
     with pytest.raises(DataError, match="does not see the build") as caught:
         _work(source, task)
     assert "every node mounts" in caught.value.remedy and not (tmp_path / "not mounted").exists()
+
+
+def test_progress_moves_within_a_shard_and_a_task_that_runs_again_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_build, "NOTE_SECONDS", 0.0)
+    (tmp_path / ".build").mkdir()
+    told: list[tuple[int, int]] = []
+    counted = Counted(lambda *more: told.append(more))
+    for runs_to in (3, 5):  # the node is lost after three entries; the second run starts from the beginning
+        note = TaskNote(tmp_path, 7)
+        for number in range(runs_to):
+            note.add(rejected=number == 1)
+            counted.reach(7, *TaskNote(tmp_path, 7).read())
+    note.path.write_text("")
+    counted.reach(7, *note.read())
+    counted.reach(7, 6, 2)
+    assert told == [(1, 0), (1, 1), (1, 0), (1, 0), (1, 0), (1, 1)]

@@ -22,8 +22,8 @@ SMALL = [
 """Overrides that turn the demo recipe into a run of seconds."""
 
 
-def make_tiny_cohort(folder: Path, patients: int = 30) -> Path:
-    return make_cohort(folder / "cohort", patients=patients, seed=3, sampling_rate=100).path
+def make_tiny_cohort(folder: Path, patients: int = 30, seed: int = 3) -> Path:
+    return make_cohort(folder / "cohort", patients=patients, seed=seed, sampling_rate=100).path
 
 
 def make_tiny_shards(folder: Path, cohort: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import logging
 import os
 import pickle
 import re
@@ -18,7 +19,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from data_shards import remote
+from data_shards import remote_files
 from data_shards.errors import DataError, UsageError, UserError
 from data_shards.remote import local_folder, url_of
 from data_shards.shard_cache import ShardCache
@@ -33,7 +34,7 @@ MEMORY = "memory://bucket/set"
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(remote_files, "FIRST_PAUSE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -122,6 +123,11 @@ def test_a_shard_that_arrives_damaged_is_tried_again_and_never_read(bucket: str,
     with pytest.raises(DataError, match=r"memory://bucket/set/shard-000001.tar cannot be fetched \(4 attempts\): its sha256 is"):
         shards.read_payload(int(np.flatnonzero(shards.shard == 1)[0]))
     assert cached_shards(cache) == [] and not list(cache.folder.rglob("*.tmp"))
+    files.rm("/bucket/set/shard-000001.tar")
+    with pytest.raises(DataError, match="its sha256 is"):  # thousands of records lie in a shard: they do not all ask for it again at once
+        shards.read_payload(int(np.flatnonzero(shards.shard == 1)[1]))
+    with pytest.raises(DataError, match=r"shard-000001.tar is missing"):
+        pickle.loads(pickle.dumps(shards)).read_payload(int(np.flatnonzero(shards.shard == 1)[1]))
     files.rm("/bucket/set/shard-000002.tar")
     with pytest.raises(DataError, match=r"memory://bucket/set/shard-000002.tar is missing") as caught:
         shards.read_payload(len(shards) - 1)
@@ -246,6 +252,13 @@ def test_two_processes_of_a_node_fetch_every_shard_once_over_http(small_set: Sha
     assert {path: times for path, times in counted.items() if path.endswith((".tar", ".parquet"))} == {
         f"/{name}": 1 for name in (*small_set.shard_names, "index.parquet", "reports.parquet")
     }
+
+
+def test_a_fetch_that_takes_long_is_reported_while_it_does(small_set: ShardSet, tmp_path: Path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(remote_files, "SLOW_FETCH_SECONDS", 0.0)
+    with served(small_set.path) as (url, _), caplog.at_level(logging.WARNING):
+        ShardSet.open(url, cache_in(tmp_path)).read_payload(0)
+    assert f"action=slow-fetch url={url}/shard-000000.tar seconds=0 state=waiting" in caplog.messages
 
 
 def test_a_server_that_fails_for_a_moment_is_asked_again(small_set: ShardSet, tmp_path: Path) -> None:

@@ -177,3 +177,29 @@ def test_damage_to_a_text_bank_is_found_by_file(set_copy: Path) -> None:
     assert "belongs to another shard set (000000000000..." in problems(set_copy, quick=True)
     (bank / "bank.json").write_text("{}")
     assert "bank.json cannot be read or lists no digests" in problems(set_copy, quick=True)
+
+
+def test_files_that_belong_to_nothing_are_noted_and_harm_nothing(set_copy: Path) -> None:
+    bank = build_text_bank(ShardSet.open(set_copy), _WordCount()).path
+    np.save(bank / "distant-3.npy", np.zeros((1, 1), dtype=np.int32))
+    assert verify(set_copy).notes == []
+    for name, content in {
+        "README.md": "mine",
+        ".index.parquet.node.7.tmp": "half",
+        "text_bank/list.txt": "a",
+        f"{bank}/.distant-9.npy.7.vectors": "b",
+    }.items():
+        (set_copy / name).write_text(content)
+    (set_copy / ".build").mkdir()
+    (set_copy / "text_bank" / ".0123.building").mkdir()
+    (set_copy / "text_bank" / ".0123.building" / "reports-0-9.npz").write_text("blocks")
+    left, nothing = "left by a build that was interrupted or is still running", "belongs to nothing here and is not read"
+    report = verify(set_copy, quick=True)
+    assert report.ok and [note.partition(";")[0] for note in report.notes] == [
+        f".build (0 bytes): {left}",
+        f".index.parquet.node.7.tmp (4 bytes): {left}",
+        f"README.md (4 bytes): {nothing}",
+        f"text_bank/.0123.building (6 bytes): {left}",
+        f"text_bank/{bank.name}/.distant-9.npy.7.vectors (1 bytes): {left}",
+        f"text_bank/list.txt (1 bytes): {nothing}",
+    ]

@@ -1,4 +1,4 @@
-"""A tiny shard set with its text bank, for runs that are disturbed on purpose."""
+"""Two tiny shard sets with their text banks, for runs that are disturbed on purpose."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from tests.cluster.tiny_set import make_tiny_cohort, make_tiny_shards
 
 
 @pytest.fixture(scope="session")
-def banked_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_banked_sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     from cluster.text_bank import ensure_text_bank
     from pretrain.config import TextConfig
 
-    folder = tmp_path_factory.mktemp("tiny")
-    shards = make_tiny_shards(folder, make_tiny_cohort(folder))
-    ensure_text_bank(shards, TextConfig())
-    return shards
+    sets = []
+    for patients, seed in ((30, 3), (12, 4)):
+        folder = tmp_path_factory.mktemp("tiny")
+        sets.append(make_tiny_shards(folder, make_tiny_cohort(folder, patients, seed)))
+        ensure_text_bank(sets[-1], TextConfig())
+    return sets[0], sets[1]
+
+
+@pytest.fixture(scope="session")
+def banked_shards(two_banked_sets: tuple[Path, Path]) -> Path:
+    return two_banked_sets[0]

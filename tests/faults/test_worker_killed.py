@@ -1,4 +1,5 @@
-"""A worker that dies, a run that is asked to stop, a run that collapses: each ends as promised, on a real Ray with two workers."""
+"""A worker that dies, a run that is asked to stop (both over a mixture of two sets), a run that collapses: each ends as promised, on a real Ray with
+two workers."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cluster.cli import main
 from cluster.ray_driver import pretrain
 from cluster.run_dir import ATTEMPTS, WORKERS
 from cluster.spool import read_json
@@ -24,8 +26,8 @@ from tests.processes import run_ranks
 pytestmark = pytest.mark.ray
 
 
-def config_for(shards: Path, *more: str) -> RunConfig:
-    return load_config("cardialign-demo", [*SMALL, f"data.shards={shards}", *more])
+def config_for(*data: str) -> RunConfig:
+    return load_config("cardialign-demo", [*SMALL, *data])
 
 
 def train_undisturbed(rank: int, world: int, values: dict[str, Any], run_dir: str) -> None:
@@ -46,8 +48,9 @@ def starts(run_dir: Path) -> int:
 
 
 @pytest.mark.timeout(240)
-def test_run_whose_worker_is_killed_finishes_by_itself_with_the_same_loss_trace(banked_shards: Path, tmp_path: Path) -> None:
-    config = config_for(banked_shards)
+def test_run_whose_worker_is_killed_finishes_by_itself_with_the_same_loss_trace(two_banked_sets: tuple[Path, Path], tmp_path: Path) -> None:
+    large, small = two_banked_sets
+    config = config_for(f"data.mixture=[{{shards: {large}, weight: 3}}, {{shards: {small}}}]")
     killed: list[int] = []
 
     def kill_one_worker(line: dict[str, Any]) -> None:
@@ -70,8 +73,11 @@ def test_run_whose_worker_is_killed_finishes_by_itself_with_the_same_loss_trace(
 
 
 @pytest.mark.timeout(180)
-def test_sigterm_stops_at_a_committed_checkpoint_with_code_75(banked_shards: Path, tmp_path: Path) -> None:
-    words = ["pretrain", "--recipe", "cardialign-demo", "--shards", str(banked_shards), "--run-dir", str(tmp_path / "run"), "--json"]
+def test_sigterm_stops_at_a_committed_checkpoint_with_code_75(
+    two_banked_sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["pretrain", "--recipe", "cardialign-demo", "--run-dir", str(tmp_path / "run"), "--json"]
+    words += ["--mixture", f"{two_banked_sets[0]}=0.7", "--mixture", f"{two_banked_sets[1]}=0.3"]
     words += [part for assignment in SMALL for part in ("--set", assignment)]
     words += ["--steps", "100000", "--tracking-optional", "--tracking-uri", f"sqlite:///{tmp_path / 'absent' / 'mlflow.db'}"]
     process = subprocess.Popen([sys.executable, "-m", "cluster", *words], stdout=subprocess.PIPE, text=True)
@@ -80,6 +86,9 @@ def test_sigterm_stops_at_a_committed_checkpoint_with_code_75(banked_shards: Pat
         while process.poll() is None and not (trace.is_file() and trace.stat().st_size):
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(timeout=0.2)
+        assert main(words) == 2, "the run directory has a driver"
+        refusal = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+        assert f"{tmp_path / 'run'} is in use by process {process.pid} on " in refusal["problem"]
         process.send_signal(signal.SIGTERM)
         printed, _ = process.communicate(timeout=120)
     finally:
@@ -92,9 +101,8 @@ def test_sigterm_stops_at_a_committed_checkpoint_with_code_75(banked_shards: Pat
 
 @pytest.mark.timeout(180)
 def test_collapse_ends_the_run_with_its_own_message_and_without_another_try(banked_shards: Path, tmp_path: Path) -> None:
-    config = config_for(
-        banked_shards, "collapse.enabled=true", "collapse.min_rank=1000", "collapse.patience_steps=5", "schedule.warmup_steps=1"
-    )
+    collapse = ["collapse.enabled=true", "collapse.min_rank=1000", "collapse.patience_steps=5", "schedule.warmup_steps=1"]
+    config = config_for(f"data.shards={banked_shards}", *collapse)
     with pytest.raises(CollapseError) as raised:
         pretrain(config, tmp_path / "run", workers=2)
     assert "effective rank" in raised.value.problem and "warm-up" in raised.value.remedy

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from data_shards.errors import UsageError
+from data_shards.remote import url_of
 from pretrain.config import RunConfig, Strict, load_config, parse_config, recipe_names
 
 
@@ -140,3 +141,17 @@ def test_a_set_of_a_mixture_has_the_folds_and_split_of_the_data_unless_it_says_i
     assert (first.weight, first.folds, first.split) == (3, (1, 2), "train") and (second.folds, second.split) == ((9,), "val")
     (alone,) = parse_config({"data": {"shards": "a", "folds": [4]}}).data.parts
     assert (str(alone.shards), alone.weight, alone.folds) == ("a", 1.0, (4,)) and parse_config({}).data.parts == ()
+
+
+def test_relative_shard_folders_are_taken_from_where_the_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes").mkdir()
+    recipe = tmp_path / "recipes" / "mine.yaml"
+    recipe.write_text("data: {mixture: [{shards: sets/a}, {shards: s3://bucket/b}, {shards: /c}]}\n")
+    monkeypatch.chdir(tmp_path)
+    alone = load_config("recipes/mine.yaml", ["data.mixture=[]", "data.shards=sets/a"])
+    parts = load_config("recipes/mine.yaml").data.parts
+    monkeypatch.chdir("/")
+    assert alone.data.shards == parts[0].shards == tmp_path / "sets" / "a" and str(parts[2].shards) == "/c"
+    assert url_of(parts[1].shards) == "s3://bucket/b"
+    with pytest.raises(UsageError, match=r"data\.mixture\.0\.shards"):
+        load_config(recipe, ["data.mixture=[{shards: [a]}]"])

@@ -145,6 +145,18 @@ def test_harmless_changes_are_accepted():
     resume.check_continues(state_of(RunConfig()), now, "selection", 1, Path("x"))
 
 
+def test_a_checkpoint_from_before_a_key_existed_continues_at_the_keys_default_only():
+    mixture = {"mixture": [{"shards": "/a", "weight": 2.0}, {"shards": "/b"}]}
+    state = state_of(RunConfig(data=mixture))
+    del state.config["model"]["attention"], state.config["data"]["mixture"][1]["split"], state.config["collapse"]
+    resume.check_continues(state, RunConfig(data=mixture), "selection", 1, Path("x"))
+    with pytest.raises(UserError, match=r"model\.attention was 'dense', now 'packed'"):
+        resume.check_continues(state, RunConfig(data=mixture, model={"attention": "packed"}), "selection", 1, Path("x"))
+    state.config["model"]["gone"] = 3  # a key of another release still decides what a step computed
+    with pytest.raises(UserError, match=r"model\.gone was 3, now None"):
+        resume.check_continues(state, RunConfig(data=mixture), "selection", 1, Path("x"))
+
+
 def test_a_failed_conversion_names_both_world_sizes(tmp_path):
     (tmp_path / "checkpoints" / "step-00000005" / resume.TAG).mkdir(parents=True)
     path = checkpoint.committed_path(tmp_path, 5)
