@@ -109,13 +109,16 @@ def multi_scale_patch_embed(
 
 
 def fused_here(signal: Tensor, scales: Sequence[PatchScaleParams]) -> bool:
-    """True where backend "auto" takes the fused kernels: asked for (`kernels.dispatch`), CUDA (compute capability 8.0 or newer), 16-bit weights, width 128 to 1024
-    in steps of 16, no tracing.
+    """True where backend "auto" takes the fused kernels: allowed at this size (`kernels.dispatch`), CUDA (compute capability 8.0 or newer), 16-bit
+    weights, width 128 to 1024 in steps of 16, no tracing.
 
     float32 and float64 weights stay with PyTorch: the fused kernels gain by writing less, and there the products weigh more than the bytes.
     """
     dtype, width = scales[0].weights[0].dtype, scales[0].weights[0].shape[0]
-    if not triton_by_default() or not signal.is_cuda or torch.compiler.is_compiling() or importlib.util.find_spec("triton") is None:
+    if not signal.is_cuda or torch.compiler.is_compiling() or importlib.util.find_spec("triton") is None:
+        return False
+    tokens = sum(token_count(signal.shape[-1], scale.kernel, scale.stride) for scale in scales)
+    if not triton_by_default("patch-embed", signal.shape[0] * len(scales[0].weights) * tokens * width, signal.device):
         return False
     from kernels.patch_embed_tiling import DISPATCHED_WIDTHS, SIGNAL_TYPES
 
