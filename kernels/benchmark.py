@@ -181,6 +181,20 @@ def listed(device: torch.device, quick: bool, only: Sequence[str] | None = None)
     return cases, skipped
 
 
+def _told(row: dict[str, Any]) -> str:
+    """A row in a few words."""
+    if row["both_ms"] is None:
+        return not_measured(row)
+    memory = "" if row["peak_mib"] is None else f", {row['peak_mib']:.1f} MiB"
+    return f"{row['both_ms']:.3g} ms, {row['rounds']} round{'s' * (row['rounds'] > 1)}{memory}"
+
+
+def not_measured(row: dict[str, Any]) -> str:
+    """Why a row has no figures: it was left out ("not run: ..."), or it could not run."""
+    note = str(row["note"])
+    return note if note.startswith("not run") else f"not measured: {note}"
+
+
 def collect(device: torch.device, quick: bool, only: Sequence[str] | None = None, progress: Progress = silent) -> tuple[Rows, list[str]]:
     """(rows of all cases of the operations in `only`, default all; one sentence per operation that is not there).
 
@@ -193,13 +207,7 @@ def collect(device: torch.device, quick: bool, only: Sequence[str] | None = None
     for number, case in enumerate(cases, start=1):
         progress(f"{device.type} {number}/{len(cases)} {case.name}")
         for each in measure(case, device):
-            memory = "" if each["peak_mib"] is None else f", {each['peak_mib']:.1f} MiB"
-            done = (
-                f"{each['both_ms']:.3g} ms, {each['rounds']} round{'s' * (each['rounds'] > 1)}{memory}"
-                if each["both_ms"]
-                else f"not measured: {each['note']}"
-            )
-            progress(f"    {each['implementation']}: {done}")
+            progress(f"    {each['implementation']}: {_told(each)}")
             rows.append(each)
         if device.type == "cuda":
             torch.cuda.empty_cache()  # what one case leaves cached must not be missing to the next

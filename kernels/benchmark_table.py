@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from kernels.benchmark import Progress, collect, listed, silent
+from kernels.benchmark import Progress, collect, listed, not_measured, silent
 from kernels.benchmark_dispatch import contests
 from kernels.benchmark_targets import NO_GPU, outcomes
 from kernels.benchmark_timing import copy_rate, gemm_rate
@@ -182,7 +182,7 @@ def plain(report: dict[str, Any]) -> list[str]:
 def _cells(row: dict[str, Any]) -> list[str]:
     name = row["implementation"] + (" (auto)" if row["auto"] else "")
     if row["both_ms"] is None:
-        return [name, row["note"] if row["note"].startswith("not run") else f"not measured: {row['note']}", *[""] * (len(HEADER) - 3)]
+        return [name, not_measured(row), *[""] * (len(HEADER) - 3)]
 
     def rates(kind: str, unit: str, limit: str) -> str:
         """forward and both, each with its share."""

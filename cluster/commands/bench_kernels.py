@@ -52,10 +52,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
             rounds = 3 if args.quick else 10
             device = torch.device(names[-1])
-            return {"step": measure_step(args.step, device, overrides=args.set, batch=args.batch, rounds=rounds, profile=args.profile)}
+            step = measure_step(args.step, device, overrides=args.set, batch=args.batch, rounds=rounds, profile=args.profile)
+            return {"step": {**step, **_target(step, device)}}
         return _report([torch.device(name) for name in names], args)
     finally:
         torch.set_num_threads(before)
+
+
+def _target(step: dict[str, Any], device: Any) -> dict[str, str]:
+    """What is promised about this step, and whether this one keeps it."""
+    from kernels.benchmark_targets import outcomes
+
+    if step["recipe"] != STEP_RECIPES["cuda"]:
+        return {}
+    promise = outcomes({"devices": [{"device": device.type}], "rows": [], "steps": [step]})[-1]
+    return {"target": f"{promise.what}: {promise.verdict}"}
 
 
 def _report(devices: list[Any], args: argparse.Namespace) -> dict[str, Any]:
@@ -89,7 +100,7 @@ def _step(device: Any, args: argparse.Namespace) -> dict[str, Any]:
     _say(f"{device.type} one optimizer step of {recipe}")
     try:
         return measure_step(recipe, device, overrides=args.set, batch=args.batch, rounds=3 if args.quick else 10)
-    except UserError as error:
+    except (UserError, ImportError) as error:
         return {"recipe": recipe, "device": device.type, "note": str(error)}
 
 
