@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from kernels.benchmark_memory import keep_freed_blocks
 from kernels.benchmark_timing import Job, Timing, interleaved_medians, run_once
 
 MODULES: dict[str, str] = {
@@ -203,6 +204,8 @@ def collect(device: torch.device, quick: bool, only: Sequence[str] | None = None
     cases, skipped = listed(device, quick, only)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("no CUDA device is usable here; measure the CPU, or run on a machine with a GPU and a CUDA build of PyTorch")
+    if device.type == "cpu":
+        keep_freed_blocks()
     rows: Rows = []
     for number, case in enumerate(cases, start=1):
         progress(f"{device.type} {number}/{len(cases)} {case.name}")

@@ -34,8 +34,8 @@ WITHOUT_SIMILARITY = ("infonce", "ets")
 WEIGHTS = NegativeWeights("ramp", low=0.3, high=0.8)
 TARGETS = SoftTargets("ramp", low=0.3, high=0.8)
 
-NAIVE_BYTES_PER_LOGIT = 20
-"""Of the weighted loss on the whole float32 matrix, as its rows at 8,192 measure it: 1.3 GB there, sixteen times that at 32,768."""
+NAIVE_BYTES_PER_LOGIT = 24
+"""Of the weighted loss on the whole float32 matrix, as its row at 8,192 measures it: 1.6 GB there, sixteen times that at 32,768."""
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Similarity], Tensor]
 """(ecg (B, d), text (B, d), log_scale (1,), bias (1,), similarity) -> loss."""
@@ -175,15 +175,19 @@ def _function(implementation: str, device: torch.device, loss: str, others: Sequ
     raise ValueError(f"unknown implementation {implementation!r}; use eager, compiled, clip-loss, tiled or triton")
 
 
-def _work(loss: str, pairs: int, width: int, similarity_width: int) -> Work:
-    """The least FLOPs of that many pairs, matrix products only, without a matrix kept between the passes.
+def _work(loss: str, batch: int, columns: int, width: int, similarity_width: int, dtype: str) -> Work:
+    """The least work of batch x columns pairs without a matrix kept between the passes: FLOPs of the matrix products, and every operand once.
 
     Forward one product each of embeddings and similarity features; backward both again and two products for the gradients. A pointwise loss needs
-    no sum over a row before its gradient: the products once, and the two for the gradients.
+    no sum over a row before its gradient: the products once, and the two for the gradients. Bytes: embeddings and features, in the backward pass
+    again, and the gradients of the embeddings. A loss is bound by its products: the share of a copy is small by nature.
     """
-    similar = 0 if loss in WITHOUT_SIMILARITY else similarity_width
+    pairs, similar = batch * columns, 0 if loss in WITHOUT_SIMILARITY else similarity_width
     once = 2.0 * pairs * (width + similar)
-    return Work(once, once + 4.0 * pairs * width if loss in POINTWISE else 2 * once + 4.0 * pairs * width)
+    element = getattr(torch, dtype).itemsize
+    operands, gradients = float((batch + columns) * (width + similar) * element), float((batch + columns) * width * element)
+    flops = once + 4.0 * pairs * width if loss in POINTWISE else 2 * once + 4.0 * pairs * width
+    return Work(once, flops, operands, 2 * operands + gradients)
 
 
 def _dispatched(loss: str, logits: int) -> Callable[[torch.device], str]:
@@ -212,7 +216,7 @@ def _case(loss: str, batch: int, names: Sequence[str], device: torch.device, qui
         implementations=(*names, "tiled", *(["triton"] if cuda else [])),
         size=size,
         build=job,
-        work=_work(loss, batch * columns, width, similarity_width),
+        work=_work(loss, batch, columns, width, similarity_width, dtype),
         warm_size=warm,
         memory=not quick,
         kernels=("triton",),
@@ -244,7 +248,7 @@ def cases(device: torch.device, quick: bool) -> list[Case]:
     large = 32768
     naive = f"not run: its matrices would take about {NAIVE_BYTES_PER_LOGIT * large**2 / 1e9:.0f} GB"
     return [
-        case("weighted", 8192, [*full, "clip-loss"], seconds=30.0),
+        case("weighted", 8192, [*full, "clip-loss"], rounds=2, seconds=30.0),
         *(case(loss, 4096, ["eager"], seconds=6.0) for loss in LOSSES[1:]),
         case("share", 1024, full, columns=16384, seconds=10.0),
         case("weighted", large, ["eager"], absent={"eager": naive}, rounds=1, warmup=0),

@@ -45,23 +45,29 @@ def _growth(run: Callable[[], Any]) -> float | None:
     return high_water_mark() - before if known else None
 
 
+def keep_freed_blocks() -> None:
+    """Let the C library keep what is freed, as in a process that has run for a while (glibc; nothing elsewhere).
+
+    By default it returns memory to the system now and then, depending on what happened before; the pages then cost as much as the arithmetic.
+    """
+    _thresholds(mapped_from=32 << 20, trimmed_from=1 << 30)
+
+
 @contextmanager
 def _mapped_blocks() -> Iterator[None]:
-    """Every block above 64 KiB comes from the system and goes back at once (glibc; nothing elsewhere)."""
-    option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if option is None:
-        yield
-        return
-    _set(option, 64 << 10, 64 << 10)
+    """Every block above 64 KiB comes from the system and goes back at once."""
+    _thresholds(mapped_from=64 << 10, trimmed_from=64 << 10)
     try:
         yield
     finally:
-        _set(option, 32 << 20, 64 << 20)  # where its own adjustment ends in a process that frees large blocks
+        keep_freed_blocks()
 
 
-def _set(option: Any, mapped_from: int, trimmed_from: int) -> None:
-    option(-3, mapped_from)  # M_MMAP_THRESHOLD
-    option(-1, trimmed_from)  # M_TRIM_THRESHOLD
+def _thresholds(mapped_from: int, trimmed_from: int) -> None:
+    option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if option is not None:
+        option(-3, mapped_from)  # M_MMAP_THRESHOLD, at most 32 MiB
+        option(-1, trimmed_from)  # M_TRIM_THRESHOLD
 
 
 def high_water_mark() -> float:

@@ -31,7 +31,8 @@ INTRODUCTION = """\
 Medians of interleaved rounds: of each operation the implementations take turns, up to a number of rounds or of seconds, whichever comes first;
 "rounds" says how many were counted. The speed-up is that of forward and backward over the first implementation of the operation. Rates are counted
 work over measured time, forward and then both, in brackets as a share of what a GEMM, or a copy, did in the same run. Peak memory is beside the
-operands. "(auto)" is what backend="auto" takes there. CPU times are CPU milliseconds: ratios hold on a shared machine, milliseconds vary."""
+operands. "(auto)" is what backend="auto" takes there. CPU times are CPU milliseconds of one process that keeps freed memory, as a long run does: ratios hold on a
+shared machine, milliseconds vary; over ranks the wall clock of the slowest counts. The first run on a machine also compiles, for a minute."""
 
 
 def measured_report(
@@ -193,12 +194,16 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [
         name,
         str(row["rounds"]),
-        *(f"{row[f'{part}_ms']:.3g}" for part in ("forward", "backward", "both")),
+        *(_milliseconds(row[f"{part}_ms"]) for part in ("forward", "backward", "both")),
         "-" if row["speedup"] is None else f"{row['speedup']:.2f}x",
         rates("flop_s", "FLOP/s", "gemm"),
         rates("byte_s", "B/s", "copy"),
         "-" if row["peak_mib"] is None else f"{row['peak_mib']:.1f}",
     ]
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def amount(value: float, unit: str) -> str:
