@@ -26,8 +26,17 @@ from kernels.contrastive import NegativeWeights, Similarity, SoftTargets
 from kernels.contrastive_ranks import Layout, Merge, Visit
 from kernels.contrastive_softmax import SoftmaxLoss
 
-LOSSES = ("weighted", "infonce", "soft", "siglip", "ets", "fnm")
-"""The family; ets is un-normalised in training, here it gets unit rows like the others; fnm: false-negative mitigation."""
+NAMES = {
+    "weighted": "weighted",
+    "infonce": "InfoNCE",
+    "soft": "soft targets",
+    "siglip": "SigLIP",
+    "ets": "ETS",
+    "fnm": "false-negative mitigation",
+    "share": "weighted, one rank's share,",
+}
+LOSSES = tuple(name for name in NAMES if name != "share")
+"""The family; ETS is un-normalised in training, here it gets unit rows like the others."""
 
 POINTWISE = ("siglip", "ets", "fnm")
 WITHOUT_SIMILARITY = ("infonce", "ets")
@@ -169,6 +178,8 @@ def _function(implementation: str, device: torch.device, loss: str, others: Sequ
     if implementation == "tiled":
         return _tiled_share(others, "torch") if loss == "share" else _tiled(loss, "torch")
     if implementation == "triton":
+        if loss in POINTWISE and not _lets_choose(contrastive.siglip):
+            raise ValueError("the pointwise losses have no Triton tiles")
         if contrastive.triton_blocks(device) is None:
             raise ValueError("the Triton tiles need a CUDA device of capability 8.0 or newer")
         return _tiled_share(others, "triton") if loss == "share" else _tiled(loss, "triton")
@@ -212,7 +223,7 @@ def _case(loss: str, batch: int, names: Sequence[str], device: torch.device, qui
     similar = "" if loss in WITHOUT_SIMILARITY else f" d_s={similarity_width}"
     return Case(
         op="contrastive",
-        shown=f"{loss} {batch:,} x {columns:,} d={width}{similar} {dtype}",
+        shown=f"{NAMES[loss]} {batch:,} x {columns:,} d={width}{similar} {dtype}",
         implementations=(*names, "tiled", *(["triton"] if cuda else [])),
         size=size,
         build=job,
@@ -234,16 +245,12 @@ def cases(device: torch.device, quick: bool) -> list[Case]:
         return [case(loss, batch, ["eager", "clip-loss"] if loss == "weighted" else ["eager"]) for loss in LOSSES]
     full = ["eager", "compiled"]
     if device.type == "cuda":
+        too_large = f"not run: one float32 matrix is {4 * 65536**2 / 1e9:.0f} GB, and it keeps several"
         return [
             case("weighted", 8192, [*full, "clip-loss"], width=256),
             *(case(loss, 8192, full) for loss in LOSSES),
             case("share", 4096, full, columns=65536),
-            case(
-                "weighted",
-                65536,
-                full,
-                absent=dict.fromkeys(full, f"not run: one float32 matrix is {4 * 65536**2 / 1e9:.0f} GB, and it keeps several"),
-            ),
+            case("weighted", 65536, full, absent=dict.fromkeys(full, too_large)),
         ]
     large = 32768
     naive = f"not run: its matrices would take about {NAIVE_BYTES_PER_LOGIT * large**2 / 1e9:.0f} GB"
