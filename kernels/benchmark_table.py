@@ -31,8 +31,8 @@ INTRODUCTION = """\
 Medians of interleaved rounds: of each operation the implementations take turns, up to a number of rounds or of seconds, whichever comes first;
 "rounds" says how many were counted. The speed-up is that of forward and backward over the first implementation of the operation. Rates are counted
 work over measured time, forward and then both, in brackets as a share of what a GEMM, or a copy, did in the same run. Peak memory is beside the
-operands. "(auto)" is what backend="auto" takes there. CPU times are CPU milliseconds of one process that keeps freed memory, as a long run does: ratios hold on a
-shared machine, milliseconds vary; over ranks the wall clock of the slowest counts. The first run on a machine also compiles, for a minute."""
+operands. "(auto)" is what backend="auto" takes there. CPU times are CPU milliseconds of one process that keeps freed memory, as a long run does:
+ratios hold on a shared machine, milliseconds vary. Over ranks the wall clock of the slowest counts. The first run on a machine also compiles."""
 
 
 def measured_report(

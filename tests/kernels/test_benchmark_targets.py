@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from kernels import benchmark_contrastive, benchmark_patch_embed
-from kernels.benchmark import Case, Rows, compared
+from kernels.benchmark import Case, Rows, compared, listed
 from kernels.benchmark_dispatch import contests, dispatch_table
 from kernels.benchmark_table import markdown, with_shares
 from kernels.benchmark_targets import TARGETS, outcomes
@@ -127,3 +128,13 @@ def test_every_target_of_a_gpu_belongs_to_a_case_that_a_gpu_is_given() -> None:
     assert sum(target.device == "cuda" for target in TARGETS) == 8
     for each in (case(CUDA, "weighted", 65536), case(CUDA, "share", 4096), patch_case(256)):
         assert each.kernels and each.memory
+
+
+def test_the_page_of_figures_holds_every_case_that_is_measured_today() -> None:
+    page = (Path(benchmark_contrastive.__file__).parent / "FIGURES.md").read_text()
+    assert "`cardialign bench kernels --markdown > kernels/FIGURES.md`" in page
+    for device in (CPU, CUDA):
+        for each in listed(device, quick=False)[0]:
+            assert f"| {each.name} |" in page, f"{each.name} on {device.type} is not in FIGURES.md; run the command at its top again"
+    for target in TARGETS:
+        assert f"| {target.what} |" in page
