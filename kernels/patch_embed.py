@@ -117,8 +117,7 @@ def fused_here(signal: Tensor, scales: Sequence[PatchScaleParams]) -> bool:
     dtype, width = scales[0].weights[0].dtype, scales[0].weights[0].shape[0]
     if not signal.is_cuda or torch.compiler.is_compiling() or importlib.util.find_spec("triton") is None:
         return False
-    tokens = sum(token_count(signal.shape[-1], scale.kernel, scale.stride) for scale in scales)
-    if not triton_by_default("patch-embed", signal.shape[0] * len(scales[0].weights) * tokens * width, signal.device):
+    if not triton_by_default("patch-embed", token_elements(signal.shape[0], signal.shape[-1], scales), signal.device):
         return False
     from kernels.patch_embed_tiling import DISPATCHED_WIDTHS, SIGNAL_TYPES
 
@@ -128,6 +127,12 @@ def fused_here(signal: Tensor, scales: Sequence[PatchScaleParams]) -> bool:
         and width in DISPATCHED_WIDTHS
         and torch.cuda.get_device_capability(signal.device) >= (8, 0)
     )
+
+
+def token_elements(batch: int, samples: int, scales: Sequence[PatchScaleParams]) -> int:
+    """Elements of all tokens of a batch: B x G x D x the tokens of every scale. What the choice of a kernel goes by."""
+    groups, width = len(scales[0].weights), scales[0].bias.shape[-1]
+    return batch * groups * width * sum(token_count(samples, scale.kernel, scale.stride) for scale in scales)
 
 
 def calibrated(signal: Tensor, gain: Tensor | None, mean: Tensor | None, rstd: Tensor | None) -> Tensor:
