@@ -1,51 +1,37 @@
-"""The measuring core of `cardialign bench kernels`: one way to time, to count memory and to state a rate as a share of what the device can do.
+"""What `cardialign bench kernels` measures: the cases of every operation, each a few implementations on the same operands, and their rows.
 
-An operation is measured by a module of `MODULES` with `rows(device, quick) -> list[dict]`, which usually is one call of `measure`. Times on the
-CPU are CPU seconds of this process, so that other work on the machine disturbs less; set the number of threads before. On CUDA they are device
-events after the second-level cache was overwritten. Implementations take turns, so that a machine that slows down slows all of them alike.
+An operation is a module of `MODULES` with `cases(device, quick) -> list[Case]`; it lists them without touching the device, so that a report can
+also say what was not measured. Timing is in `benchmark_timing`, memory in `benchmark_memory`, tables in `benchmark_table`.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import statistics
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from kernels.benchmark_memory import peak_memory
+from kernels.benchmark_memory import keep_freed_blocks
+from kernels.benchmark_timing import Job, Timing, interleaved_medians, run_once
 
 MODULES: dict[str, str] = {
     "contrastive": "kernels.benchmark_contrastive",
+    "ranks": "kernels.benchmark_ranks",
     "patch-embed": "kernels.benchmark_patch_embed",
     "attention": "kernels.benchmark_attention",
 }
 """Operation -> the module that measures it; one that is not installed is reported, not an error."""
 
-FLUSH_BYTES = 256 << 20  # five times the second-level cache of an H200
+Rows = list[dict[str, Any]]
+Progress = Callable[[str], None]
+"""Told a line before and after every case."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """One implementation on fixed operands. run: () -> output, or several; leaves: the operands whose gradients the backward pass computes."""
-
-    run: Callable[[], Tensor | Sequence[Tensor]]
-    leaves: Sequence[Tensor]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Medians in milliseconds; forward records the graph, as in training. both is the median of the sums, not the sum of the medians."""
-
-    forward_ms: float
-    backward_ms: float
-    both_ms: float
+def silent(line: str) -> None:
+    """A `Progress` that shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -58,130 +44,92 @@ class Work:
     both_bytes: float | None = None
 
 
-def interleaved_medians(jobs: dict[str, Job], device: torch.device, rounds: int, warmup: int = 1) -> dict[str, Timing | None]:
-    """Every job once per round, in turn; the first `warmup` rounds are not counted. None for a job that ran out of device memory.
+@dataclass(frozen=True)
+class Case:
+    """One operation at one size: what to build, how often to run it, and what is known about it beforehand.
 
-    Raises ValueError for fewer than one counted round.
+    op, shown: the operation, and the size in words. implementations: the first is the baseline of the ratio `speedup`.
+    build: function(implementation, device, **size) -> Job; it raises ValueError, with the reason, for what this machine lacks.
+    warm_size: a small size run once before, so that libraries are loaded by then. rounds, seconds, warmup: see `interleaved_medians`.
+    absent: those of them that are left out at this size, and why. kernels: those that are kernels of ours, which must earn their dispatch.
+    scale: the number by which `kernels.dispatch` decides about them. dispatched: device -> the implementation that backend "auto" takes.
+    measured_by: instead of `measure`, for what does not run in this process.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds is {rounds}; measure at least one round")
-    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=device) if device.type == "cuda" else None
-    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in jobs}
-    failed: set[str] = set()
-    gradients: dict[str, list[Tensor]] = {}
-    for number in range(warmup + rounds):
-        for name, job in jobs.items():
-            if name in failed:
-                continue
-            try:
-                sample = _once(job, gradients, name, flush)
-            except torch.OutOfMemoryError:
-                failed.add(name)
-                continue
-            if number >= warmup:
-                samples[name].append(sample)
-    return {name: None if name in failed else _medians(pairs) for name, pairs in samples.items()}
+
+    op: str
+    shown: str
+    implementations: tuple[str, ...]
+    size: dict[str, Any]
+    build: Callable[..., Job] | None = None
+    work: Work = Work()
+    warm_size: dict[str, Any] | None = None
+    rounds: int = 15
+    seconds: float = 15.0
+    warmup: int = 1
+    memory: bool = True
+    absent: Mapping[str, str] = field(default_factory=dict)
+    kernels: tuple[str, ...] = ()
+    scale: int | None = None
+    dispatched: Callable[[torch.device], str] | None = None
+    measured_by: Callable[[Case, torch.device], Rows] | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.op}, {self.shown}"
 
 
-def _medians(pairs: list[tuple[float, float]]) -> Timing:
-    return Timing(
-        forward_ms=statistics.median(forward for forward, _ in pairs),
-        backward_ms=statistics.median(backward for _, backward in pairs),
-        both_ms=statistics.median(forward + backward for forward, backward in pairs),
-    )
-
-
-def _once(job: Job, gradients: dict[str, list[Tensor]], name: str, flush: Tensor | None) -> tuple[float, float]:
-    """(forward ms, backward ms) of one call. The gradient of the output is dense and made once: an expanded one would be copied by some."""
-    if flush is not None:
-        flush.zero_()
-    clock = _CpuClock() if flush is None else _CudaClock()
-    clock.mark()
-    made = job.run()
-    clock.mark()
-    outputs = [made] if isinstance(made, Tensor) else list(made)
-    if job.leaves and name not in gradients:
-        gradients[name] = [torch.randn_like(output) for output in outputs]
-        if flush is not None:
-            flush.zero_()
-    clock.mark()
-    if job.leaves:
-        torch.autograd.grad(outputs, list(job.leaves), gradients[name], allow_unused=True)
-    clock.mark()
-    forward, _, backward = clock.milliseconds()
-    return forward, backward if job.leaves else 0.0
-
-
-class _CpuClock:
-    def __init__(self) -> None:
-        self._at: list[float] = []
-
-    def mark(self) -> None:
-        self._at.append(time.process_time() * 1e3)
-
-    def milliseconds(self) -> list[float]:
-        """Between neighbouring marks."""
-        return [b - a for a, b in pairwise(self._at)]
-
-
-class _CudaClock:
-    def __init__(self) -> None:
-        self._at: list[torch.cuda.Event] = []
-
-    def mark(self) -> None:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        self._at.append(event)
-
-    def milliseconds(self) -> list[float]:
-        torch.cuda.synchronize()
-        return [a.elapsed_time(b) for a, b in pairwise(self._at)]
-
-
-def measure(
-    op: str,
-    builder: str,
-    implementations: Iterable[str],
-    size: dict[str, Any],
-    device: torch.device,
-    *,
-    work: Work,
-    rounds: int,
-    shown: str | None = None,
-    warm_size: dict[str, Any] | None = None,
-    memory: bool = True,
-) -> list[dict[str, Any]]:
-    """Rows of one operation at one size, one per implementation, the first being the baseline of the ratio `speedup`.
-
-    builder: "package.module:function" with function(implementation, device, **size) -> Job; it is called by name because peak memory on the
-    CPU is measured in a process of its own. An implementation that this machine lacks raises ValueError there and its row says why.
-    warm_size: a small size run once before memory is read, so that libraries are loaded by then and do not count. shown: the size in words.
-    """
-    build = resolve(builder)
+def measure(case: Case, device: torch.device) -> Rows:
+    """The rows of one case, one per implementation, with the reason where it could not run."""
+    if case.measured_by is not None:
+        return case.measured_by(case, device)
     jobs: dict[str, Job] = {}
-    notes: dict[str, str] = {}
-    for name in implementations:
+    notes: dict[str, str] = dict(case.absent)
+    for name in case.implementations:
+        if name in notes:
+            continue
         try:
-            jobs[name] = build(name, device, **size)
+            jobs[name] = _built(case, name, device)
         except ValueError as error:
             notes[name] = str(error)
-    timings = interleaved_medians(jobs, device, rounds)
-    del jobs
-    rows = []
-    for name in (*timings, *notes):
-        timing = timings.get(name)
-        if timing is None and name not in notes:
+        except torch.OutOfMemoryError:
             notes[name] = "out of device memory"
-        peak = peak_memory(builder, name, device, size, warm_size) if memory and timing is not None else None
-        rows.append(row(op, name, device, shown or words(size), timing, work, peak, notes.get(name, "")))
-    first = rows[0]["both_ms"]
+    timings = interleaved_medians(jobs, device, case.rounds, case.warmup, case.seconds, case.memory)
+    return compared(case, device, timings, notes)
+
+
+def _built(case: Case, name: str, device: torch.device) -> Job:
+    """The job at the size of the case, with libraries loaded and code compiled."""
+    assert case.build is not None
+    job = case.build(name, device, **case.size)
+    flush = torch.empty(1, dtype=torch.uint8, device=device) if device.type == "cuda" else None
+    if job.compiled:
+        try:
+            run_once(job, {}, name, flush)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # no C++ compiler, an unsupported Python: many types, one meaning
+            raise ValueError(f"torch.compile does not work here: {str(error).strip().splitlines()[0]}") from error
+    elif case.warm_size is not None:
+        run_once(case.build(name, device, **case.warm_size), {}, name, flush)
+    return job
+
+
+def compared(case: Case, device: torch.device, timings: Mapping[str, Timing | None], notes: Mapping[str, str]) -> Rows:
+    """Rows in the order of the case's implementations, `speedup` being the ratio of "both" to that of the first; None where that did not run."""
+    auto = case.dispatched(device) if case.dispatched is not None else None
+    rows = []
+    for name in case.implementations:
+        timing = timings.get(name)
+        note = notes.get(name, "" if timing is not None else "out of device memory")
+        rows.append(row(case, name, device, timing, note, auto))
+    baseline = rows[0]["both_ms"]
     for each in rows:
-        each["speedup"] = first / each["both_ms"] if first and each["both_ms"] else None
+        each["speedup"] = baseline / each["both_ms"] if baseline and each["both_ms"] else None
     return rows
 
 
 def row(
-    op: str, implementation: str, device: torch.device, size: str, timing: Timing | None, work: Work, peak_mib: float | None, note: str = ""
+    case: Case, implementation: str, device: torch.device, timing: Timing | None, note: str = "", auto: str | None = None
 ) -> dict[str, Any]:
     """One line of the table: every key is always there, None where it was not measured. Times in ms, rates in FLOP/s and bytes/s."""
 
@@ -191,19 +139,24 @@ def row(
     forward = timing.forward_ms if timing else None
     both = timing.both_ms if timing else None
     return {
-        "op": op,
+        "op": case.op,
         "implementation": implementation,
         "device": device.type,
-        "size": size,
+        "size": case.shown,
+        "operands": dict(case.size),
+        "scale": case.scale,
+        "kernel": implementation in case.kernels,
+        "auto": implementation == auto,
+        "rounds": timing.rounds if timing else 0,
         "forward_ms": forward,
         "backward_ms": timing.backward_ms if timing else None,
         "both_ms": both,
         "speedup": None,
-        "forward_flop_s": rate(work.forward_flops, forward),
-        "both_flop_s": rate(work.both_flops, both),
-        "forward_byte_s": rate(work.forward_bytes, forward),
-        "both_byte_s": rate(work.both_bytes, both),
-        "peak_mib": peak_mib,
+        "forward_flop_s": rate(case.work.forward_flops, forward),
+        "both_flop_s": rate(case.work.both_flops, both),
+        "forward_byte_s": rate(case.work.forward_bytes, forward),
+        "both_byte_s": rate(case.work.both_bytes, both),
+        "peak_mib": timing.peak_mib if timing else None,
         "note": note,
     }
 
@@ -212,50 +165,53 @@ def words(size: dict[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in size.items())
 
 
-def resolve(builder: str) -> Callable[..., Any]:
-    """The function that "package.module:function" names."""
-    module, _, name = builder.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return function
-
-
-def copy_rate(device: torch.device, rounds: int = 5, mib: int = 64) -> float:
-    """Bytes per second of a large copy, read and write both counted. On CUDA 2 GiB are copied, so that no cache helps."""
-    size = (2 << 30) if device.type == "cuda" else mib << 20
-    source = torch.empty(size, dtype=torch.uint8, device=device).fill_(1)
-    target = torch.empty_like(source)
-    timing = interleaved_medians({"copy": Job(lambda: target.copy_(source), ())}, device, rounds)["copy"]
-    assert timing is not None
-    return 2 * size / (timing.forward_ms * 1e-3)
-
-
-def gemm_rate(device: torch.device, rounds: int = 5, side: int | None = None) -> float:
-    """FLOP/s of a square matrix product: bf16 on CUDA (side 8192), float32 on the CPU (side 768)."""
-    side = side or (8192 if device.type == "cuda" else 768)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    timing = interleaved_medians({"gemm": Job(lambda: a @ b, ())}, device, rounds)["gemm"]
-    assert timing is not None
-    return 2 * side**3 / (timing.forward_ms * 1e-3)
-
-
-def collect(device: torch.device, quick: bool, only: Sequence[str] | None = None) -> tuple[list[dict[str, Any]], list[str]]:
-    """(rows of the operations in `only`, default all; one sentence per operation that is not there).
-
-    quick: small sizes and few rounds. Raises ValueError for an unknown operation and for CUDA where there is none.
-    """
+def listed(device: torch.device, quick: bool, only: Sequence[str] | None = None) -> tuple[list[Case], list[str]]:
+    """(cases of the operations in `only`, default all; one sentence per operation that is not there). Raises ValueError for an unknown one."""
     unknown = sorted(set(only or ()) - set(MODULES))
     if unknown:
         raise ValueError(f"unknown operation {', '.join(unknown)}; known: {', '.join(MODULES)}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("no CUDA device is usable here; measure the CPU, or run on a machine with a GPU and a CUDA build of PyTorch")
-    rows: list[dict[str, Any]] = []
+    cases: list[Case] = []
     skipped: list[str] = []
     for op, module in MODULES.items():
-        if only and op not in only:
+        if only is not None and op not in only:
             continue
         if importlib.util.find_spec(module) is None:
             skipped.append(f"{op}: the module {module} is not part of this installation")
             continue
-        rows += importlib.import_module(module).rows(device, quick)
+        cases += importlib.import_module(module).cases(device, quick)
+    return cases, skipped
+
+
+def _told(row: dict[str, Any]) -> str:
+    """A row in a few words."""
+    if row["both_ms"] is None:
+        return not_measured(row)
+    memory = "" if row["peak_mib"] is None else f", {row['peak_mib']:.1f} MiB"
+    return f"{row['both_ms']:.3g} ms, {row['rounds']} round{'s' * (row['rounds'] > 1)}{memory}"
+
+
+def not_measured(row: dict[str, Any]) -> str:
+    """Why a row has no figures: it was left out ("not run: ..."), or it could not run."""
+    note = str(row["note"])
+    return note if note.startswith("not run") else f"not measured: {note}"
+
+
+def collect(device: torch.device, quick: bool, only: Sequence[str] | None = None, progress: Progress = silent) -> tuple[Rows, list[str]]:
+    """(rows of all cases of the operations in `only`, default all; one sentence per operation that is not there).
+
+    quick: small sizes, few rounds, no memory. Raises ValueError for an unknown operation and for CUDA where there is none.
+    """
+    cases, skipped = listed(device, quick, only)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("no CUDA device is usable here; measure the CPU, or run on a machine with a GPU and a CUDA build of PyTorch")
+    if device.type == "cpu":
+        keep_freed_blocks()
+    rows: Rows = []
+    for number, case in enumerate(cases, start=1):
+        progress(f"{device.type} {number}/{len(cases)} {case.name}")
+        for each in measure(case, device):
+            progress(f"    {each['implementation']}: {_told(each)}")
+            rows.append(each)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # what one case leaves cached must not be missing to the next
     return rows, skipped

@@ -6,6 +6,7 @@ over the tokens that are there; every operand and result moves once.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -13,38 +14,53 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kernels.attention import attention
-from kernels.attention_backends import choose_backend, operands, probe
+from kernels.attention_backends import Operands, choose_backend, operands, probe
 from kernels.attention_packed import pack, packed_attention, plan_buckets
-from kernels.benchmark import Job, Work, measure, words
+from kernels.benchmark import Case, Work, words
+from kernels.benchmark_timing import Job
 from kernels.rotary import rotary, rotation, turn_heads
 
-HERE = "kernels.benchmark_attention"
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 WARM = {"sequences": 2, "tokens": 8, "heads": 2, "head_width": 16}
 
 
-def rows(device: torch.device, quick: bool) -> list[dict[str, Any]]:
-    """The rows of the table. Sizes are one patch scale of the demo recipe (CPU) and of `cardialign-base` (CUDA)."""
-    if device.type == "cuda":
-        size = {"sequences": 256 if quick else 1024, "tokens": 200, "heads": 8, "head_width": 64}
-        dense, packed = ["math", "compiled", "sdpa", "sdpa-cudnn", "flash"], ["masked math", "masked sdpa", "packed varlen", "packed flash"]
-        rounds = 5 if quick else 30
+def cases(device: torch.device, quick: bool) -> list[Case]:
+    """Sizes are one patch scale of the demo recipe (CPU), and the patch scales of `cardialign-base` at its micro-batch of 64 and 4 lead groups (CUDA)."""
+    cuda = device.type == "cuda"
+    dense: tuple[str, ...]
+    packed: tuple[str, ...]
+    if cuda:
+        sizes = [{"sequences": 256, "tokens": tokens, "heads": 8, "head_width": 64} for tokens in ((199,) if quick else (399, 199, 50))]
+        dense, packed = ("math", "compiled", "sdpa", "sdpa-cudnn", "flash"), ("masked math", "masked sdpa", "packed varlen", "packed flash")
     else:
-        size = {"sequences": 16 if quick else 128, "tokens": 100, "heads": 4, "head_width": 16}
-        dense, packed = ["math", *([] if quick else ["compiled"]), "sdpa"], ["masked math", "masked sdpa", "packed sdpa"]
-        rounds = 3 if quick else 15
-    kept = int(lengths(size["sequences"], size["tokens"]).square().sum()) / size["tokens"] ** 2  # in whole sequences, for the pairs
-    held = int(lengths(size["sequences"], size["tokens"]).sum()) / size["tokens"]
-    common: dict[str, Any] = {"rounds": rounds, "warm_size": WARM, "memory": not quick}
-    shown = words(size)
-    return [
-        *measure("attention", f"{HERE}:dense_job", dense, size, device, work=_work(size, size["sequences"], size["sequences"], device),
-                 shown=shown, **common),
-        *measure("attention, a third missing", f"{HERE}:missing_job", packed, size, device, work=_work(size, kept, held, device),
-                 shown=shown, **common),
-        *measure("rotary positions", f"{HERE}:rotary_job", ["formula", "one pass"], size, device, work=_rotary_work(size, device),
-                 shown=shown, **common),
-    ]  # fmt: skip
+        sizes = [{"sequences": 16 if quick else 128, "tokens": 100, "heads": 4, "head_width": 16}]
+        dense, packed = ("math", *([] if quick else ["compiled"]), "sdpa"), ("masked math", "masked sdpa", "packed sdpa")
+    found = []
+    for size in sizes:
+        kept = int(lengths(size["sequences"], size["tokens"]).square().sum()) / size["tokens"] ** 2  # in whole sequences, for the pairs
+        held = int(lengths(size["sequences"], size["tokens"]).sum()) / size["tokens"]
+        case = functools.partial(
+            Case,
+            shown=words(size),
+            size=size,
+            warm_size=WARM,
+            rounds=3 if quick else 30 if cuda else 15,
+            memory=not quick,
+        )
+        auto = functools.partial(_dispatched, size["head_width"])
+        found += [
+            case("attention", implementations=dense, build=dense_job, work=_work(size, size["sequences"], size["sequences"], device),
+                 dispatched=auto),
+            case("attention, a third missing", implementations=packed, build=missing_job, work=_work(size, kept, held, device),
+                 dispatched=functools.partial(_dispatched, size["head_width"], packed=True)),
+            case("rotary positions", implementations=("formula", "one pass"), build=rotary_job, work=_rotary_work(size, device)),
+        ]  # fmt: skip
+    return found
+
+
+def _dispatched(head_width: int, device: torch.device, packed: bool = False) -> str:
+    about = Operands(device.type, DTYPES[device.type], head_width, packed=packed)
+    return ("packed " if packed else "") + choose_backend(about, probe(device))
 
 
 def _work(size: dict[str, int], pairs: float, held: float, device: torch.device) -> Work:
@@ -85,7 +101,7 @@ def dense_job(implementation: str, device: torch.device, **size: int) -> Job:
             return run()
 
     if implementation == "compiled":
-        return Job(torch.compile(run), leaves)
+        return Job(torch.compile(run, dynamic=False), leaves, compiled=True)
     if implementation == "flash":
         choose_backend(operands(leaves[0]), probe(device), "flash")  # a library that cannot serve refuses here
     if implementation == "sdpa-cudnn":

@@ -1,15 +1,14 @@
-"""Benchmark of the contrastive losses in one process: the tiled path beside the full matrix, eager and compiled, and beside a ClipLoss.
+"""What `cardialign bench kernels` measures of the contrastive losses: the tiles beside the full matrix, eager and compiled, and beside a ClipLoss.
 
-The baselines are what one would write: the paper's formula on the whole matrix (contrastive_reference), the same through torch.compile, and for
-InfoNCE the plain loss of CLIP on gathered features, which weighs nothing and reads no similarity. Where the matrix is too large for the
-machine only the tiled path is measured.
-"share" is what one rank of many computes: its b rows against all B columns, with what other ranks would send made up beforehand; column sums stay
-those of its own rows. No network is measured.
+The baselines are what one would write: the paper's formula on the whole matrix (contrastive_reference), the same through torch.compile, and the
+plain loss of CLIP on gathered features, which weighs nothing and reads no similarity. "share" is the weighted loss as one rank of many computes
+it: its b rows against all B columns, with what other ranks would send made up beforehand; column sums stay those of its own rows, no network.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,34 +20,69 @@ from torch import Tensor
 
 from kernels import contrastive
 from kernels import contrastive_reference as reference
-from kernels.benchmark import Job, Work, measure
+from kernels.benchmark import Case, Work
+from kernels.benchmark_timing import Job
 from kernels.contrastive import NegativeWeights, Similarity, SoftTargets
 from kernels.contrastive_ranks import Layout, Merge, Visit
 from kernels.contrastive_softmax import SoftmaxLoss
 
+NAMES = {
+    "weighted": "weighted",
+    "infonce": "InfoNCE",
+    "soft": "soft targets",
+    "siglip": "SigLIP",
+    "ets": "ETS",
+    "fnm": "false-negative mitigation",
+    "share": "weighted, one rank's share,",
+}
+LOSSES = tuple(name for name in NAMES if name != "share")
+"""The family; ETS is un-normalised in training, here it gets unit rows like the others."""
+
+POINTWISE = ("siglip", "ets", "fnm")
+WITHOUT_SIMILARITY = ("infonce", "ets")
 WEIGHTS = NegativeWeights("ramp", low=0.3, high=0.8)
 TARGETS = SoftTargets("ramp", low=0.3, high=0.8)
-FULL_MATRIX_BATCH = 8192
-"""Largest batch at which the whole matrix is tried: float32 and its gradient take about 1.3 GB there, and 20 GB at four times that."""
+
+NAIVE_BYTES_PER_LOGIT = 24
+"""Of the weighted loss on the whole float32 matrix, as its row at 8,192 measures it: 1.6 GB there, sixteen times that at 32,768."""
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Similarity], Tensor]
 """(ecg (B, d), text (B, d), log_scale (1,), bias (1,), similarity) -> loss."""
 
 
 def _tiled(loss: str, backend: Any) -> Loss:
-    return {
+    losses: dict[str, Loss] = {
         "weighted": lambda v, t, s, b, S: contrastive.weighted_infonce(v, t, s, S, WEIGHTS, backend=backend).loss,
+        "infonce": lambda v, t, s, b, S: contrastive.infonce(v, t, s, backend=backend),
         "soft": lambda v, t, s, b, S: contrastive.soft_target_infonce(v, t, s, S, TARGETS, backend=backend),
-        "siglip": lambda v, t, s, b, S: contrastive.siglip(v, t, s, b, S, TARGETS),
-    }[loss]
+        "siglip": lambda v, t, s, b, S: contrastive.siglip(v, t, s, b, S, TARGETS, **_choice(contrastive.siglip, backend)),
+        "ets": lambda v, t, s, b, S: contrastive.ets(v, t, **_choice(contrastive.ets, backend)),
+        "fnm": lambda v, t, s, b, S: contrastive.false_negative_mitigation(
+            v, t, S, **_choice(contrastive.false_negative_mitigation, backend)
+        ),
+    }
+    return losses[loss]
+
+
+def _choice(loss: Callable[..., Any], backend: str) -> dict[str, Any]:
+    """The backend, for a loss that lets one choose."""
+    return {"backend": backend} if _lets_choose(loss) else {}
+
+
+def _lets_choose(loss: Callable[..., Any]) -> bool:
+    return "backend" in inspect.signature(loss).parameters
 
 
 def _eager(loss: str) -> Loss:
-    return {
+    losses: dict[str, Loss] = {
         "weighted": lambda v, t, s, b, S: reference.reference_infonce(v, t, s, S, WEIGHTS)[0],
+        "infonce": _clip,
         "soft": lambda v, t, s, b, S: reference.reference_soft_target_infonce(v, t, s, S, TARGETS),
         "siglip": lambda v, t, s, b, S: reference.reference_siglip(v, t, s, b, S, TARGETS),
-    }[loss]
+        "ets": lambda v, t, s, b, S: reference.reference_ets(v, t, torch.ones(len(v), dtype=torch.bool, device=v.device)),
+        "fnm": lambda v, t, s, b, S: reference.reference_false_negative_mitigation(v, t, S),
+    }
+    return losses[loss]
 
 
 class _Share:
@@ -93,7 +127,7 @@ def _full_share(others: Sequence[Tensor]) -> Loss:
 
 @functools.cache
 def _compiled(loss: str) -> Loss:
-    function: Loss = torch.compile(_eager(loss))
+    function: Loss = torch.compile(_eager(loss), dynamic=False)
     return function
 
 
@@ -127,8 +161,8 @@ def job(
         rest = columns - batch
         others = [rows(width, rest), rows(similarity_width, rest), torch.arange(batch, columns, device=device)]
     function = _function(implementation, device, loss, others)
-    leaves = [ecg, text, log_scale, *([bias] if loss == "siglip" else [])]
-    return Job(lambda: function(ecg, text, log_scale, bias, similarity), leaves)
+    leaves = [ecg, text, *([] if loss in ("ets", "fnm") else [log_scale]), *([bias] if loss == "siglip" else [])]
+    return Job(lambda: function(ecg, text, log_scale, bias, similarity), leaves, compiled=implementation == "compiled")
 
 
 def _function(implementation: str, device: torch.device, loss: str, others: Sequence[Tensor]) -> Loss:
@@ -137,50 +171,92 @@ def _function(implementation: str, device: torch.device, loss: str, others: Sequ
     if implementation == "compiled":
         if device.type == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
             raise ValueError("torch.compile needs a C++ compiler on the CPU; install g++")
-        function: Loss = torch.compile(_full_share(others)) if loss == "share" else _compiled(loss)
+        function: Loss = torch.compile(_full_share(others), dynamic=False) if loss == "share" else _compiled(loss)
         return function
     if implementation == "clip-loss":
         return _clip
     if implementation == "tiled":
         return _tiled_share(others, "torch") if loss == "share" else _tiled(loss, "torch")
     if implementation == "triton":
+        if loss in POINTWISE and not _lets_choose(contrastive.siglip):
+            raise ValueError("the pointwise losses have no Triton tiles")
         if contrastive.triton_blocks(device) is None:
             raise ValueError("the Triton tiles need a CUDA device of capability 8.0 or newer")
         return _tiled_share(others, "triton") if loss == "share" else _tiled(loss, "triton")
     raise ValueError(f"unknown implementation {implementation!r}; use eager, compiled, clip-loss, tiled or triton")
 
 
-def _work(pairs: int, width: int, similarity_width: int) -> Work:
-    """FLOPs of that many pairs. The least: forward one product each of embeddings and similarity features; backward both again and two products for the gradients."""
-    return Work(2.0 * pairs * (width + similarity_width), 2.0 * pairs * (4 * width + 2 * similarity_width))
+def _work(loss: str, batch: int, columns: int, width: int, similarity_width: int, dtype: str) -> Work:
+    """The least work of batch x columns pairs without a matrix kept between the passes: FLOPs of the matrix products, and every operand once.
+
+    Forward one product each of embeddings and similarity features; backward both again and two products for the gradients. A pointwise loss needs
+    no sum over a row before its gradient: the products once, and the two for the gradients. Bytes: embeddings and features, in the backward pass
+    again, and the gradients of the embeddings. A loss is bound by its products: the share of a copy is small by nature.
+    """
+    pairs, similar = batch * columns, 0 if loss in WITHOUT_SIMILARITY else similarity_width
+    once = 2.0 * pairs * (width + similar)
+    element = getattr(torch, dtype).itemsize
+    operands, gradients = float((batch + columns) * (width + similar) * element), float((batch + columns) * width * element)
+    flops = once + 4.0 * pairs * width if loss in POINTWISE else 2 * once + 4.0 * pairs * width
+    return Work(once, flops, operands, 2 * operands + gradients)
 
 
-def rows(device: torch.device, quick: bool) -> list[dict[str, Any]]:
-    """Rows for `cardialign bench kernels`; see kernels.benchmark.row. quick: small batches, neither torch.compile nor memory."""
+def _dispatched(loss: str, logits: int) -> Callable[[torch.device], str]:
+    def choose(device: torch.device) -> str:
+        if loss in POINTWISE and not _lets_choose(contrastive.siglip):
+            return "tiled"
+        return "tiled" if contrastive.choose_blocks("auto", device, logits) is contrastive.TORCH else "triton"
+
+    return choose
+
+
+def _case(loss: str, batch: int, names: Sequence[str], device: torch.device, quick: bool, *, columns: int = 0, **changes: Any) -> Case:
+    width, similarity_width, dtype = (512, 128, "bfloat16") if device.type == "cuda" else (256, 128, "float32")
+    width = changes.pop("width", width)
+    size: dict[str, Any] = {"loss": loss, "batch": batch, "width": width, "similarity_width": similarity_width, "dtype": dtype}
+    warm = {**size, "batch": 64}
+    if columns:
+        size["columns"], warm["columns"] = columns, 128
+    else:
+        columns = batch
     cuda = device.type == "cuda"
-    width, similarity_width, dtype = (512, 128, "bfloat16") if cuda else (256, 128, "float32")
-    largest = 65536 if cuda else 32768
-    sizes = [512] if quick else [2048, FULL_MATRIX_BATCH, largest]
-    cases = [("weighted", batch) for batch in sizes] + [(loss, 512 if quick else 4096) for loss in ("soft", "siglip")]
-    if not quick:
-        cases.append(("share", 4096 if cuda else 1024))
-    found: list[dict[str, Any]] = []
-    for loss, batch in cases:
-        size = {"loss": loss, "batch": batch, "width": width, "similarity_width": similarity_width, "dtype": dtype}
-        across = batch
-        if loss == "share":
-            across = size["columns"] = 16 * batch
-        full = ["eager", *([] if quick else ["compiled"]), *(["clip-loss"] if loss == "weighted" else [])]
-        found += measure(
-            "contrastive",
-            "kernels.benchmark_contrastive:job",
-            [*(full if batch <= FULL_MATRIX_BATCH else []), "tiled", *(["triton"] if loss != "siglip" else [])],
-            size,
-            device,
-            work=_work(batch * across, width, similarity_width),
-            rounds=1 if batch > FULL_MATRIX_BATCH and not cuda else 3 if quick or not cuda else 15,
-            shown=f"{loss} B={batch if across == batch else f'{batch} x {across}'} d={width} d_s={similarity_width} {dtype}",
-            warm_size={**size, "batch": 64, **({"columns": 128} if loss == "share" else {})},
-            memory=not quick,
-        )
-    return found
+    similar = "" if loss in WITHOUT_SIMILARITY else f" d_s={similarity_width}"
+    return Case(
+        op="contrastive",
+        shown=f"{NAMES[loss]} {batch:,} x {columns:,} d={width}{similar} {dtype}",
+        implementations=(*names, "tiled", *(["triton"] if cuda else [])),
+        size=size,
+        build=job,
+        work=_work(loss, batch, columns, width, similarity_width, dtype),
+        warm_size=warm,
+        memory=not quick,
+        kernels=("triton",),
+        scale=batch * columns,
+        dispatched=_dispatched(loss, batch * columns),
+        **{"rounds": 3 if quick else 30 if cuda else 5, **changes},
+    )
+
+
+def cases(device: torch.device, quick: bool) -> list[Case]:
+    """Every loss of the family, the weighted one also at the sizes for which memory and time are promised. quick: no torch.compile, small batches."""
+    case = functools.partial(_case, device=device, quick=quick)
+    if quick:
+        batch = 2048 if device.type == "cuda" else 256
+        return [case(loss, batch, ["eager", "clip-loss"] if loss == "weighted" else ["eager"]) for loss in LOSSES]
+    full = ["eager", "compiled"]
+    if device.type == "cuda":
+        too_large = f"not run: one float32 matrix is {4 * 65536**2 / 1e9:.0f} GB, and it keeps several"
+        return [
+            case("weighted", 8192, [*full, "clip-loss"], width=256),
+            *(case(loss, 8192, full) for loss in LOSSES),
+            case("share", 4096, full, columns=65536),
+            case("weighted", 65536, full, absent=dict.fromkeys(full, too_large)),
+        ]
+    large = 32768
+    naive = f"not run: its matrices would take about {NAIVE_BYTES_PER_LOGIT * large**2 / 1e9:.0f} GB"
+    return [
+        case("weighted", 8192, [*full, "clip-loss"], rounds=2, seconds=30.0),
+        *(case(loss, 4096, ["eager"], seconds=6.0) for loss in LOSSES[1:]),
+        case("share", 1024, full, columns=16384, seconds=10.0),
+        case("weighted", large, ["eager"], absent={"eager": naive}, rounds=1, warmup=0),
+    ]

@@ -6,49 +6,83 @@ token and token gradient moved once. The signal asks for no gradient, as in trai
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from kernels.benchmark import Job, Work, measure
-from kernels.patch_embed import PatchScaleParams, multi_scale_patch_embed, patch_embed_reference, token_count
+from kernels.benchmark import Case, Work, words
+from kernels.benchmark_timing import Job
+from kernels.patch_embed import PatchScaleParams, fused_here, multi_scale_patch_embed, patch_embed_reference, token_count
 
-HERE = "kernels.benchmark_patch_embed"
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 GROUPS = ((0, 3, 4, 10, 11), (1, 2, 5), (6, 7), (8, 9))
 LEADS = 12
 SCALES = ((25, 12), (50, 25), (250, 125))
 """(kernel, stride) in samples: 50, 100 and 500 ms at 500 Hz."""
-WARM = {"batch": 1, "samples": 250, "width": 16}
+WARM = {"batch": 1, "samples": 250, "width": 128}
+KERNELS = ("fused", "fused from int16")
 
 
-def rows(device: torch.device, quick: bool) -> list[dict[str, Any]]:
-    """The rows of the table: 10 s records at 500 Hz on CUDA, shorter ones on the CPU. Baseline: the convolution as a user would write it."""
-    if device.type == "cuda":
-        names = ["conv1d", "compiled conv1d", "unfold and matmul", "compiled unfold", "fused", "fused from int16"]
+def cases(device: torch.device, quick: bool) -> list[Case]:
+    """10 s records at 500 Hz, shorter ones in a quick look. Baseline: the convolution as a user would write it."""
+    cuda = device.type == "cuda"
+    names: tuple[str, ...]
+    if cuda:
+        names = ("conv1d", "compiled conv1d", "unfold and linear", "compiled unfold", *KERNELS)
         sizes = [{"batch": 256, "samples": 5000, "width": width} for width in ((256,) if quick else (128, 256, 512, 768, 1024))]
-        rounds = 5 if quick else 30
+    elif quick:
+        names = ("conv1d", "unfold and linear")
+        sizes = [{"batch": 4, "samples": 1000, "width": 64}]
     else:
-        names = ["conv1d", *([] if quick else ["compiled conv1d"]), "unfold and matmul", *([] if quick else ["compiled unfold"]), "fused"]
-        sizes = [{"batch": 4, "samples": 1000, "width": 64} if quick else {"batch": 16, "samples": 5000, "width": 128}]
-        rounds = 3 if quick else 9
-    found = []
-    for size in sizes:
-        found += measure(
-            "patch embedding", f"{HERE}:patch_job", names, size, device, work=work(device, **size), rounds=rounds, warm_size=WARM, memory=not quick
-        )  # fmt: skip
-    return found
+        names = ("conv1d", "compiled conv1d", "unfold and linear", "compiled unfold")
+        sizes = [{"batch": 16, "samples": 5000, "width": width} for width in (128, 256)]
+    return [
+        Case(
+            op="patch embedding",
+            shown=words(size),
+            implementations=names,
+            size=size,
+            build=patch_job,
+            work=work(device, **size),
+            warm_size=WARM,
+            rounds=30 if cuda and not quick else 3 if quick else 9,
+            seconds=10.0,
+            memory=not quick,
+            absent=dict.fromkeys(_left_out(device, size["width"]), "not run: compiling takes minutes on a CPU"),
+            kernels=KERNELS,
+            scale=token_elements(**size),
+            dispatched=functools.partial(_dispatched, size),
+        )
+        for size in sizes
+    ]
+
+
+def _left_out(device: torch.device, width: int) -> tuple[str, ...]:
+    """Twelve convolutions and their gradients are as many C++ programs: compiling all of them takes longer than the rest of the benchmark."""
+    if device.type == "cuda":
+        return ()
+    return ("compiled conv1d",) if width == 128 else ("compiled conv1d", "compiled unfold")
+
+
+def token_elements(batch: int, samples: int, width: int) -> int:
+    """Elements of all tokens of one pass."""
+    return batch * len(GROUPS) * sum(token_count(samples, kernel, stride) for kernel, stride in SCALES) * width
+
+
+def _dispatched(size: dict[str, int], device: torch.device) -> str:
+    scales = parameters(device, DTYPES[device.type], size["width"])
+    signal = torch.empty(size["batch"], LEADS, size["samples"], device=device, dtype=DTYPES[device.type])
+    return "fused" if fused_here(signal, scales) else "unfold and linear"
 
 
 def work(device: torch.device, batch: int, samples: int, width: int) -> Work:
     """FLOPs and bytes of one pass, from the sizes alone."""
-    counts = [token_count(samples, kernel, stride) for kernel, stride in SCALES]
-    leads = sum(len(group) for group in GROUPS)
-    flops = 2.0 * batch * width * leads * sum(count * kernel for count, (kernel, _) in zip(counts, SCALES, strict=True))
+    products = sum(token_count(samples, kernel, stride) * kernel for kernel, stride in SCALES)
+    flops = 2.0 * batch * width * sum(len(group) for group in GROUPS) * products
     element = DTYPES[device.type].itemsize
-    signal, tokens = batch * LEADS * samples * element, batch * len(GROUPS) * sum(counts) * width * element
+    signal, tokens = batch * LEADS * samples * element, token_elements(batch, samples, width) * element
     return Work(flops, 2 * flops, signal + tokens, 2 * signal + 2 * tokens)
 
 
@@ -74,7 +108,7 @@ def parameters(device: torch.device, dtype: torch.dtype, width: int) -> list[Pat
 
 
 def patch_job(implementation: str, device: torch.device, batch: int, samples: int, width: int) -> Job:
-    """One of every eight records lacks a lead. Raises ValueError for what cannot run here (fused kernels, torch.compile)."""
+    """One of every eight records lacks a lead. Raises ValueError for what cannot run here (the fused kernels)."""
     torch.manual_seed(0)
     scales = parameters(device, DTYPES[device.type], width)
     leaves = [t for scale in scales for t in (*scale.weights, scale.bias, scale.ln_weight, scale.ln_bias, scale.missing)]
@@ -101,15 +135,11 @@ def patch_job(implementation: str, device: torch.device, batch: int, samples: in
         raise ValueError("the fused kernels need CUDA")
     runs: dict[str, Callable[[], list[Tensor]]] = {
         "conv1d": conv1d,
-        "unfold and matmul": unfold,
+        "unfold and linear": unfold,
         "fused": fused,
         "fused from int16": fused_counts,
     }
     if implementation.startswith("compiled"):
-        compiled = torch.compile(conv1d if implementation == "compiled conv1d" else unfold)
-        try:
-            compiled()
-        except Exception as error:  # no C++ compiler, an unsupported Python: many types, one meaning
-            raise ValueError(f"torch.compile does not work here: {str(error).strip().splitlines()[0]}") from error
-        return Job(compiled, leaves)
+        run = conv1d if implementation == "compiled conv1d" else unfold
+        return Job(torch.compile(run, dynamic=False), leaves, compiled=True)
     return Job(runs[implementation], leaves)

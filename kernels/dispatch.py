@@ -1,17 +1,62 @@
 """Whether backend "auto" may take the Triton kernels.
 
-A kernel is dispatched where a benchmark has shown it faster than the best PyTorch on that kind of device. None of ours has run on a GPU yet
-(they are proven in the interpreter and compiled for sm_80 and sm_90), so "auto" is PyTorch everywhere until `cardialign bench kernels` on a GPU
-says otherwise. CARDIALIGN_TRITON=1 opts a process in; `backend="triton"` asks for them by name.
+A kernel is dispatched where a benchmark has shown it faster than the best PyTorch on that device. None of ours has run on a GPU yet (they are
+proven in the interpreter and compiled for sm_80 and sm_90), so "auto" is PyTorch everywhere until one has measured them. CARDIALIGN_TRITON is
+    not set, or 0   PyTorch
+    1               the kernels, wherever they can run
+    FILE            what `cardialign bench kernels --write-dispatch FILE` found on a GPU of this name with this Triton: the kernels from the size on
+                    from which they were faster, PyTorch below and on any other machine
+`backend="triton"` asks for them by name.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
 
 OPT_IN = "CARDIALIGN_TRITON"
 
+Operation = Literal["contrastive", "patch-embed"]
 
-def triton_by_default() -> bool:
-    """True where "auto" may choose a Triton kernel in this process."""
-    return os.environ.get(OPT_IN, "0") == "1"
+
+def triton_by_default(operation: Operation | None = None, scale: int | None = None, device: torch.device | None = None) -> bool:
+    """True where "auto" may choose a Triton kernel in this process.
+
+    scale: logits b x B of this rank, or elements of all tokens. A caller that does not say what it runs gets True only by 1. Raises ValueError,
+    naming the file and the remedy, for one that cannot be read.
+    """
+    setting = os.environ.get(OPT_IN, "0")
+    if setting in ("", "0", "1"):
+        return setting == "1"
+    if operation is None or scale is None or device is None or device.type != "cuda":
+        return False
+    table = _table(setting)
+    if table["device"] != torch.cuda.get_device_name(device) or table["versions"]["triton"] != _triton_version():
+        return False
+    smallest = table["kernels_from"].get(operation)
+    return smallest is not None and scale >= smallest
+
+
+@functools.cache
+def _table(path: str) -> dict[str, Any]:
+    try:
+        table = json.loads(Path(path).read_text())
+        return {"device": str(table["device"]), "versions": dict(table["versions"]), "kernels_from": dict(table["kernels_from"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{OPT_IN}={path} is not a dispatch table ({error}); set it to 0, 1, or a file of `cardialign bench kernels --write-dispatch FILE`"
+        ) from error
+
+
+@functools.cache
+def _triton_version() -> str | None:
+    try:
+        import triton
+    except ImportError:
+        return None
+    return str(triton.__version__)

@@ -109,13 +109,15 @@ def multi_scale_patch_embed(
 
 
 def fused_here(signal: Tensor, scales: Sequence[PatchScaleParams]) -> bool:
-    """True where backend "auto" takes the fused kernels: asked for (`kernels.dispatch`), CUDA (compute capability 8.0 or newer), 16-bit weights, width 128 to 1024
-    in steps of 16, no tracing.
+    """True where backend "auto" takes the fused kernels: allowed at this size (`kernels.dispatch`), CUDA (compute capability 8.0 or newer), 16-bit
+    weights, width 128 to 1024 in steps of 16, no tracing.
 
     float32 and float64 weights stay with PyTorch: the fused kernels gain by writing less, and there the products weigh more than the bytes.
     """
     dtype, width = scales[0].weights[0].dtype, scales[0].weights[0].shape[0]
-    if not triton_by_default() or not signal.is_cuda or torch.compiler.is_compiling() or importlib.util.find_spec("triton") is None:
+    if not signal.is_cuda or torch.compiler.is_compiling() or importlib.util.find_spec("triton") is None:
+        return False
+    if not triton_by_default("patch-embed", token_elements(signal.shape[0], signal.shape[-1], scales), signal.device):
         return False
     from kernels.patch_embed_tiling import DISPATCHED_WIDTHS, SIGNAL_TYPES
 
@@ -125,6 +127,12 @@ def fused_here(signal: Tensor, scales: Sequence[PatchScaleParams]) -> bool:
         and width in DISPATCHED_WIDTHS
         and torch.cuda.get_device_capability(signal.device) >= (8, 0)
     )
+
+
+def token_elements(batch: int, samples: int, scales: Sequence[PatchScaleParams]) -> int:
+    """Elements of all tokens of a batch: B x G x D x the tokens of every scale. What the choice of a kernel goes by."""
+    groups, width = len(scales[0].weights), scales[0].bias.shape[-1]
+    return batch * groups * width * sum(token_count(samples, scale.kernel, scale.stride) for scale in scales)
 
 
 def calibrated(signal: Tensor, gain: Tensor | None, mean: Tensor | None, rstd: Tensor | None) -> Tensor:

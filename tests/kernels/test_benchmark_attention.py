@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from kernels.attention_packed import pack
-from kernels.benchmark import Job
+from kernels.benchmark import Case, compared
 from kernels.benchmark_attention import dense_job, lengths, missing_job, rotary_job
-from kernels.benchmark_table import NO_GPU, amount, markdown, measured_report, plain, with_shares
+from kernels.benchmark_table import amount, markdown, measured_report, plain, with_shares
+from kernels.benchmark_timing import Job
 
 CPU = torch.device("cpu")
 SIZE = {"sequences": 6, "tokens": 10, "heads": 2, "head_width": 8}
@@ -39,38 +40,41 @@ def test_a_library_that_is_not_there_refuses_before_anything_is_timed(build, nam
 
 
 def test_a_quick_look_fills_every_row_and_the_tables_show_them() -> None:
-    report = measured_report([CPU], quick=True, only=["attention"])
+    said: list[str] = []
+    report = measured_report([CPU], quick=True, only=["attention"], progress=said.append)
     assert {row["op"] for row in report["rows"]} == {"attention", "attention, a third missing", "rotary positions"}
+    assert len(said) == len(report["rows"]) + 3 and said[0].startswith("cpu 1/3 attention, sequences=16")
     for row in report["rows"]:
         assert row["both_ms"] > 0 and row["both_byte_s"] > 0 and row["both_of_copy"] > 0
     dense = [row for row in report["rows"] if row["op"] == "attention"]
     # 4 FLOPs for each of 16 x 4 heads, 100 x 100 pairs, 16 elements, and 2.5 times that backward
     assert dense[0]["both_flop_s"] * dense[0]["both_ms"] == pytest.approx(1e3 * 3.5 * 4 * 16 * 4 * 100 * 100 * 16)
+    assert [row["implementation"] for row in report["rows"] if row["auto"]] == ["sdpa", "packed sdpa"]
     (limits,) = report["devices"]
     assert dense[1]["forward_of_gemm"] == pytest.approx(dense[1]["forward_flop_s"] / limits["gemm_flop_s"])
     text = markdown(report)
+    assert "Measured " in text[2] and "`cardialign bench kernels --quick --op attention --markdown > kernels/FIGURES.md`" in text[2]
+    assert sum(line.count("(auto)") for line in text if line.startswith("|")) == 2
+    assert any(line.startswith("|  | sdpa (auto) | 3 |") for line in text)
+    # One line for each row, and for each case that only a GPU would have; three tables.
     tables = [line for line in text if line.startswith("|")]
-    assert len(tables) == len(report["rows"]) + 2 and len({line.count("|") for line in tables}) == 1
-    assert NO_GPU in text
-    assert len(plain(report)) == len(text) - 1  # the same without the rule under the header
+    assert len(report["unmeasured"]) == 3 and all(case["implementations"] for case in report["unmeasured"])
+    targets = sum(line.endswith(("in this run |", "on a GPU |")) for line in tables)
+    assert len(tables) == len(report["rows"]) + 3 + targets + 3 * 2
+    assert "CUDA: not measured on a GPU. What a GPU would be given:" in text
+    assert len(plain(report)) == len(text) - 3  # the same without the rules under the headers
 
 
 def test_what_was_not_measured_is_said_and_never_a_number() -> None:
-    missing = {
-        "op": "x",
-        "implementation": "flash",
-        "device": "cuda",
-        "size": "n=1",
-        "speedup": None,
-        "peak_mib": None,
-        "note": "no package",
-    }
-    missing |= {f"{part}_{kind}": None for part in ("forward", "backward", "both") for kind in ("ms", "flop_s", "byte_s")}
+    cuda = torch.device("cuda")
+    (missing,) = compared(Case("x", "n=1", ("flash",), {}), cuda, {}, {"flash": "no package"})
     report = {
-        "date": "2026-11-20", "quick": False, "threads": 1, "versions": {"torch": "2.13"}, "skipped": ["loss: not here"],
+        "date": "2026-11-20", "quick": False, "only": [], "threads": 1, "versions": {"torch": "2.13"}, "skipped": ["loss: not here"],
         "devices": [{"device": "cuda", "name": "H", "copy_byte_s": 4e12, "gemm_flop_s": 7e14}], "rows": [with_shares(missing, 4e12, 7e14)],
+        "unmeasured": [], "steps": [{"recipe": "cardialign-base", "device": "cuda", "note": "no text encoder here"}],
     }  # fmt: skip
     text = markdown(report)
     assert any(line.startswith("| x, n=1 | flash | not measured: no package |") for line in text)
-    assert NO_GPU not in text and text[-1] == "Not measured: loss: not here."
+    assert "- `cardialign-base` on cuda: not measured: no text encoder here" in text
+    assert not any("What a GPU would be given" in line for line in text) and text[-1] == "Not measured: loss: not here."
     assert amount(4e12, "B/s") == "4 TB/s" and amount(12.3e6, "FLOP/s") == "12.3 MFLOP/s" and amount(5.0, "B/s") == "5 B/s"

@@ -1,0 +1,77 @@
+"""What a benchmark says about dispatch: where our kernels beat the best PyTorch, whether backend "auto" agrees, and the file that makes it agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from kernels.benchmark import Rows
+
+OPERATIONS = {"contrastive": "contrastive", "patch embedding": "patch-embed"}
+"""Operation in the rows -> its name in `kernels.dispatch`."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Our fastest kernel against the fastest PyTorch implementation of one case, by the time of forward and backward.
+
+    taken: "auto" takes a kernel of ours at this size. scale: what `kernels.dispatch` goes by.
+    """
+
+    op: str
+    size: str
+    scale: int
+    kernel: str
+    kernel_ms: float
+    best: str
+    best_ms: float
+    taken: bool
+
+    @property
+    def faster(self) -> bool:
+        return self.kernel_ms < self.best_ms
+
+    @property
+    def agrees(self) -> bool:
+        return self.taken == self.faster
+
+    def sentence(self) -> str:
+        taken = "auto takes the kernel" if self.taken else "auto takes PyTorch"
+        ratio = f"{self.kernel} is {self.best_ms / self.kernel_ms:.2f}x the best PyTorch ({self.best})"
+        return f"{self.op}, {self.size}: {ratio}; {taken}: {'agrees' if self.agrees else 'DISAGREES'} with the measurement"
+
+
+def contests(rows: Rows) -> list[Contest]:
+    """One per case in which a kernel of ours and something of PyTorch were measured."""
+    return list(_contests(rows))
+
+
+def _contests(rows: Rows) -> Iterator[Contest]:
+    for (op, size), group in groupby(rows, key=lambda row: (row["op"], row["size"])):
+        case = list(group)
+        measured = sorted((row for row in case if row["both_ms"] and row["scale"] is not None), key=lambda row: float(row["both_ms"]))
+        ours, others = ([row for row in measured if row["kernel"] is kernel] for kernel in (True, False))
+        if ours and others:
+            yield Contest(
+                op, size, ours[0]["scale"], ours[0]["implementation"], ours[0]["both_ms"], others[0]["implementation"], others[0]["both_ms"],
+                any(row["kernel"] and row["auto"] for row in case),
+            )  # fmt: skip
+
+
+def dispatch_table(report: dict[str, Any]) -> dict[str, Any]:
+    """What `kernels.dispatch` reads: device, versions, and per operation the smallest scale from which every measured case was won by a kernel.
+
+    An operation whose largest case was lost has None. Raises ValueError when the report holds no kernel that ran on a GPU.
+    """
+    device = next((each for each in report["devices"] if each["device"] == "cuda"), None)
+    found = contests([row for row in report["rows"] if row["device"] == "cuda"])
+    if device is None or not found:
+        raise ValueError("no kernel was measured on a GPU; run the benchmark on one, with --op contrastive or --op patch-embed")
+    smallest: dict[str, int | None] = {}
+    for op in {contest.op for contest in found}:
+        of_op = [contest for contest in found if contest.op == op]
+        lost = max((contest.scale for contest in of_op if not contest.faster), default=-1)
+        smallest[OPERATIONS[op]] = min((contest.scale for contest in of_op if contest.scale > lost), default=None)
+    return {"device": device["name"], "date": report["date"], "versions": report["versions"], "kernels_from": smallest}
