@@ -14,7 +14,8 @@ from data_shards.errors import DataError
 from data_shards.record import EcgRecord
 from data_shards.sources.base import Entry
 from data_shards.sources.common import file_facts, find_table, read_ecg, read_table, strings
-from data_shards.sources.folder import RecordFolder, age_in_years, find_files, header_comments, sex_in_words
+from data_shards.sources.file_walk import find_files
+from data_shards.sources.folder import RecordFolder, age_in_years, header_comments, sex_in_words
 
 log = logging.getLogger(__name__)
 

@@ -71,7 +71,7 @@ class MappedFolder(RecordFolder):
             }
         )
 
-    def _files(self) -> list[str]:
+    def _files(self) -> Iterator[str]:
         raise NotImplementedError
 
     def _tidy(self, path: str) -> str:
