@@ -16,7 +16,7 @@ REPORT_SCHEMA = pa.schema(
     [("report", pa.int32()), ("key", pa.string()), ("statements", pa.list_(pa.string())), ("text", pa.string()), ("count", pa.int32())]
 )
 _TEXTS = pa.schema([REPORT_SCHEMA.field(name) for name in ("key", "statements", "text")])
-ROW_GROUP = 1 << 18
+ROW_GROUP = 1 << 16
 """Rows that are in memory while the table is written, at some 0.3 KB each."""
 
 

@@ -30,15 +30,15 @@ class ReportColumns:
     def __init__(self, path: Path) -> None:
         self.phrases: list[str] = []
         position: dict[str, int] = {}
-        ids, lengths, numbers = [], [np.zeros(1, dtype=np.int64)], [np.empty(0, dtype=np.int16)]
+        ids, lengths, numbers = [], [np.zeros(1, dtype=np.int8)], [np.empty(0, dtype=np.int16)]
         for batch in stream_table(path, ("study_id",), categorical=REPORT_COLUMNS):
             ids.append(id_numbers(batch.column("study_id")))
             codes = _phrase_codes(batch, position)
-            lengths.append((codes >= 0).sum(axis=1, dtype=np.int64))
+            lengths.append((codes >= 0).sum(axis=1, dtype=np.int8))
             numbers.append(codes[codes >= 0].astype(np.int16 if len(position) < 1 << 15 else np.int32))
         self.phrases = list(position)
         self._numbers = np.concatenate(numbers)
-        self._starts = np.cumsum(np.concatenate(lengths))
+        self._starts = np.cumsum(np.concatenate(lengths), dtype=np.int64)
         self._rows = IdRows(ids)
         self.rows = len(self._rows)
         if self._rows.repeated:
