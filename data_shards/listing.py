@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 LISTING = "listing"
 """In the work folder of a build."""
 PROGRESS_SECONDS = 0.5
+_SCALARS = {str, int, float, bool, type(None)}
 _LIST, _DICT = "[]", "{}"
 """JSON has one kind of sequence; a list is written as {"[]": [...]}, a tuple as an array, a dict that could be taken for either as {"{}": {...}}."""
 
@@ -153,7 +154,9 @@ def encode_entries(entries: list[Entry], source: str = "") -> bytes:
     plain = []
     for entry in entries:
         try:
-            plain.append([entry.key, entry.path, {name: _plain(value) for name, value in entry.meta.items()}])
+            _check_names(entry.meta)
+            meta = {name: value if type(value) in _SCALARS else _plain(value) for name, value in entry.meta.items()}
+            plain.append([entry.key, entry.path, meta])
         except TypeError as error:
             raise DataError(
                 f"{source}: what the listing says about record {entry.key} cannot be kept: {error}",
@@ -170,16 +173,21 @@ def decode_entries(text: bytes) -> list[Entry]:
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
-    if isinstance(value, tuple):
-        return [_plain(each) for each in value]
+    if isinstance(value, tuple):  # JSON writes a tuple as an array by itself
+        return value if _SCALARS.issuperset(map(type, value)) else [_plain(each) for each in value]
     if isinstance(value, dict):
-        if any(not isinstance(name, str) for name in value):
-            raise TypeError(f"a dict with the key {next(name for name in value if not isinstance(name, str))!r}")
+        _check_names(value)
         made = {name: _plain(each) for name, each in value.items()}
         return {_DICT: made} if len(made) == 1 and (_LIST in made or _DICT in made) else made
     if isinstance(value, list):
         return {_LIST: [_plain(each) for each in value]}
     raise TypeError(f"a {type(value).__name__}: {value!r}")
+
+
+def _check_names(meta: dict[Any, Any]) -> None:
+    for name in meta:
+        if type(name) is not str:
+            raise TypeError(f"a dict with the key {name!r}")
 
 
 def _restored(value: Any) -> Any:
