@@ -98,7 +98,7 @@ def _write(path: Path, names: Sequence[str], parts: Iterator[list[Any]]) -> None
             writer.write(table)
 
 
-class _WithoutSignals:
+class WithoutSignals:
     """An executor that takes every entry for a record of one short signal, whose payload it does not make: slices become sidecars."""
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class _WithoutSignals:
 def build_without_signals(archive: Path, out: Path) -> dict[str, float]:
     """The figures, of this process."""
     before = peak_memory()
-    started, executor = time.process_time(), _WithoutSignals()
+    started, executor = time.process_time(), WithoutSignals()
     report = build_shards(open_source("mimic-iv-ecg", archive), out, spec=SignalSpec(500, 1), executor=executor)
     return {
         "records_per_s_per_core": report.records / (executor.started - started),

@@ -73,7 +73,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
         executor = RayTasks(None if args.address == "local" else args.address, args.workers)
     source = open_source(args.source, args.root if executor is None else args.root.absolute(), **given, **key_values(args.option))
-    with Progress("shards build") as progress:
+    with Progress("shards build: listing records") as listing, Progress("shards build") as building:
+
+        def progress(done: int, total: int, rejected: int) -> None:
+            if total == 0:
+                listing(done)
+            else:
+                listing.close()
+                building(done, total, rejected)
+
         report = build_shards(
             source,
             args.out if executor is None else args.out.absolute(),

@@ -67,6 +67,14 @@ def stream_table(
             yield from reader
 
 
+def rows_of(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+    """The rows of such a table one by one: column -> text, "" for an empty field."""
+    for batch in stream_table(path, required, optional=optional):
+        names = batch.schema.names
+        for values in zip(*(strings(batch, name) for name in names), strict=True):
+            yield dict(zip(names, values, strict=True))
+
+
 _PARSE = pa_csv.ParseOptions(newlines_in_values=True)
 
 

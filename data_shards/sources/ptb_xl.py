@@ -11,14 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from data_shards.errors import DataError, UsageError
 from data_shards.record import EcgRecord
 from data_shards.reports import clean_statements
 from data_shards.sources.base import Entry, RecordRejected
-from data_shards.sources.common import check_layout, file_facts, find_table, read_ecg, stream_table, strings
-from data_shards.sources.folder import OVER_89, RecordFolder
+from data_shards.sources.common import check_layout, file_facts, find_table, read_ecg, rows_of
+from data_shards.sources.folder import RecordFolder, age_in_years
 from data_shards.sources.scp_statements import ScpStatements, parse_scp_codes
 
 log = logging.getLogger(__name__)
@@ -82,13 +80,9 @@ class PtbXl(RecordFolder):
         required = ("ecg_id", "patient_id", "age", "sex", "recording_date", "report", "scp_codes", "strat_fold", filename)
         statements = self._statements()
         rows = 0
-        for batch in stream_table(path, required, optional=_ANNOTATIONS):
-            rows += batch.num_rows
-            names = batch.schema.names
-            ages = pd.to_numeric(pd.Series(strings(batch, "age"), dtype=object), errors="coerce").tolist()
-            for age, *values in zip(ages, *(strings(batch, name) for name in names), strict=True):
-                row = dict(zip(names, values, strict=True))
-                yield row[filename], _whole(row["ecg_id"]), self._meta(row, age, statements)
+        for row in rows_of(path, required, optional=_ANNOTATIONS):
+            yield row[filename], _whole(row["ecg_id"]), self._meta(row, statements)
+            rows += 1
         if rows == 0:
             raise DataError(f"{path} is empty: it lists no record", f"give the folder that holds {self.layout}")
         self._facts["records"] = file_facts(path, rows)
@@ -107,14 +101,14 @@ class PtbXl(RecordFolder):
     def _described(self) -> dict[str, Any]:
         return {"sampling_rate": self._sampling_rate, "report": self._report}
 
-    def _meta(self, row: dict[str, str], age: float, statements: ScpStatements) -> dict[str, Any]:
+    def _meta(self, row: dict[str, str], statements: ScpStatements) -> dict[str, Any]:
         annotations = {name: text for name in _ANNOTATIONS if (text := row.get(name, "").strip(" ,"))}
         fold = _whole(row["strat_fold"])
         meta: dict[str, Any] = {
             "labels": {},
             "statements": clean_statements((row["report"],)) if self._report == "original" else (),
             "patient": _whole(row["patient_id"]) or f"record {_whole(row['ecg_id'])}",
-            "age_years": None if pd.isna(age) else 90.0 if age >= OVER_89 else float(age),
+            "age_years": age_in_years(row["age"]),
             "sex": _SEX.get(_whole(row["sex"])),
             "acquired": row["recording_date"].replace(" ", "T") or None,
             "extra": {"annotations": annotations} if annotations else {},
