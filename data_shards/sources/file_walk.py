@@ -80,17 +80,17 @@ class _Walk:
                         names = []
         except OSError:  # a folder that may not be read holds nothing for us
             return []
-        return _PackedNames(pa.chunked_array([*packed, _packed(names)])) if packed else sorted(names)
+        return _PackedNames(pa.concat_arrays([*packed, _packed(names)])) if packed else sorted(names)
 
 
 def _packed(names: list[str]) -> pa.Array:
-    return pa.array([os.fsencode(name) for name in names], pa.binary())
+    return pa.array([os.fsencode(name) for name in names], pa.large_binary())
 
 
 class _PackedNames:
     """Many names as bytes, walked in sorted order: that of UTF-8 bytes is that of the characters."""
 
-    def __init__(self, names: pa.ChunkedArray) -> None:
+    def __init__(self, names: pa.Array) -> None:
         self._names, self._order = names, pc.sort_indices(names)
 
     def __iter__(self) -> Iterator[str]:

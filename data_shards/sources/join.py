@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+_T = TypeVar("_T")
+_LARGE = 10**18
+"""Whole numbers from here on are no numbers to us: not all of them fit."""
+STRETCH = 1024
+"""Rows that are looked up or packed together."""
+
+
+def stretches(values: Iterable[_T], size: int = STRETCH) -> Iterator[list[_T]]:
+    """The values in lists of `size`, the last one shorter."""
+    each = iter(values)
+    while stretch := list(islice(each, size)):
+        yield stretch
 
 
 def id_numbers(ids: pa.Array) -> np.ndarray:
@@ -16,7 +31,7 @@ def id_numbers(ids: pa.Array) -> np.ndarray:
     ids = pc.fill_null(ids, "")
     try:
         numbers = pc.cast(ids, pa.int64())
-        if pc.all(pc.and_(pc.equal(pc.cast(numbers, pa.string()), ids), pc.greater_equal(numbers, 0)), min_count=0).as_py():
+        if pc.cast(numbers, ids.type).equals(ids) and not pc.any(pc.or_(pc.less(numbers, 0), pc.greater_equal(numbers, _LARGE))).as_py():
             return numbers.to_numpy()
     except pa.ArrowInvalid:
         pass
@@ -24,7 +39,7 @@ def id_numbers(ids: pa.Array) -> np.ndarray:
 
 
 def _id_number(text: str) -> int:
-    if text.isascii() and text.isdigit() and len(text) < 19 and (text == "0" or text[0] != "0"):
+    if text.isascii() and text.isdigit() and (text == "0" or text[0] != "0") and len(text) < 19:
         return int(text)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True) | -(1 << 63)
 
@@ -47,3 +62,41 @@ class IdRows:
             return np.full(ids.size, -1, dtype=np.int64)
         at = np.minimum(np.searchsorted(self._ids, ids), len(self) - 1)
         return np.where(self._ids[at] == ids, self._rows[at], -1)
+
+    def runs(self) -> tuple[np.ndarray, np.ndarray]:
+        """First row of every distinct id, and in how many rows the id stands."""
+        starts = np.flatnonzero(np.concatenate([np.ones(min(len(self), 1), dtype=bool), self._ids[1:] != self._ids[:-1]]))
+        return self._rows[starts], np.diff(starts, append=len(self))
+
+
+class TextRows:
+    """Rows of text, found by the id in one of their columns: in memory as packed text, and 12 bytes a row. Of rows with one id the first counts.
+
+    names: all columns; id_name: the one with the id.
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, str]], names: Sequence[str], id_name: str) -> None:
+        self._schema = pa.schema([(name, pa.large_string()) for name in names])
+        parts = [pa.RecordBatch.from_pylist(list(stretch), schema=self._schema) for stretch in stretches(rows)]
+        self._texts = pa.Table.from_batches(parts, schema=self._schema).combine_chunks()  # `take` would join the chunks each time
+        self.ids = self._texts.column(id_name)
+        self._rows = IdRows([id_numbers(chunk) for chunk in self.ids.chunks])
+
+    def __len__(self) -> int:
+        return self._texts.num_rows
+
+    def find(self, ids: Sequence[str]) -> np.ndarray:
+        """Row of each id, -1 for one that is not there."""
+        return self._rows.find(id_numbers(pa.array(ids, pa.string())))
+
+    def take(self, rows: np.ndarray) -> list[dict[str, str] | None]:
+        """The rows of these numbers, None for -1."""
+        found = np.flatnonzero(rows >= 0)
+        result: list[dict[str, str] | None] = [None] * rows.size
+        for at, row in zip(found.tolist(), self._texts.take(pa.array(rows[found])).to_pylist(), strict=True):
+            result[at] = row
+        return result
+
+    def runs(self) -> tuple[np.ndarray, np.ndarray]:
+        """As `IdRows.runs`."""
+        return self._rows.runs()

@@ -126,10 +126,10 @@ class NoteTable:
             kept = batch.filter(named)
             ids.append(id_numbers(kept.column("study_id")))
             places.append(np.array([int(place) if place.isdigit() else -1 for place in strings(kept, "note_seq")], dtype=np.int64))
-            names.append(kept.column("note_id"))
+            names.append(kept.column("note_id").cast(pa.large_string()))
         self._rows = IdRows(ids)
         self._places = np.concatenate(places)
-        self._names = pa.chunked_array(names, pa.string())
+        self._names = pa.concat_arrays([pa.array([], pa.large_string()), *names])
         dropped = self.rows - len(self._rows) + self._rows.repeated
         if dropped:
             log.warning("repeated or empty note links table=%s rows=%d kept=first", path.name, dropped)

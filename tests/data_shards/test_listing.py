@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_shards import listing as listing_module
@@ -48,6 +48,7 @@ def same(one: Any, other: Any) -> bool:
     return repr(one) == repr(other)
 
 
+@settings(deadline=None)
 @given(st.lists(entries, max_size=4))
 def test_entries_come_back_as_they_were(listed: list[Entry]) -> None:
     restored = decode_entries(encode_entries(listed))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_shards import report_table
@@ -16,6 +16,7 @@ from data_shards.report_table import REPORT_SCHEMA, FirstSeen, ReportTable
 from data_shards.reports import join_statements, report_key
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 40) | st.integers(0, 2**64 - 1), max_size=30), max_size=12))
 def test_digests_are_numbered_by_first_appearance(batches: list[list[int]]) -> None:
     numbering, plain = FirstSeen(), {}
