@@ -20,10 +20,10 @@ from typing import Any
 
 from data_shards.build_claim import begin, claim
 from data_shards.build_executors import BuildExecutor, InThisProcess, Processes
-from data_shards.build_shard import WORK_FOLDER, ShardTask, disk_error, read_sidecar
+from data_shards.build_shard import WORK_FOLDER, ShardTask, read_sidecar
 from data_shards.codec import CODEC_VERSION, CODECS
 from data_shards.commit_set import MANIFEST, commit_set
-from data_shards.errors import UsageError
+from data_shards.errors import UsageError, disk_error
 from data_shards.index import metadata_of
 from data_shards.listing import LISTING, Listing, Slice, write_listing
 from data_shards.quality import MILLIVOLT_RANGE

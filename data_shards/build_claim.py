@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_shards.build_shard import WORK_FOLDER, disk_error
+from data_shards.build_shard import WORK_FOLDER
 from data_shards.commit_set import MANIFEST
-from data_shards.errors import DataError
+from data_shards.errors import DataError, disk_error
 from data_shards.shard_writer import commit_file
 
 PLAN = "plan.json"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data_shards.conform import conform
-from data_shards.errors import DataError
+from data_shards.errors import DataError, disk_error
 from data_shards.index import index_row, pack_record
 from data_shards.listing import LISTING, Slice, read_slice
 from data_shards.record import EcgRecord, SignalSpec
@@ -20,7 +17,6 @@ from data_shards.shard_writer import ShardWriter, commit_file, shard_name
 from data_shards.sources.base import Entry, RecordRejected, Source
 
 WORK_FOLDER = ".build"
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
@@ -102,19 +98,6 @@ def _read(source: Source, entry: Entry, task: ShardTask, rejects: list[dict[str,
             f"record {entry.key} ({entry.path}): the {source.name} reader failed with {type(error).__name__}: {error}",
             "check that the file may be read; else report it: a reader should turn a bad record away with a reason",
         ) from error
-
-
-def disk_error(error: OSError, path: Path, written: int = 0, done: int = 0, entries: int = 0) -> DataError:
-    """A failed write as a DataError; for a full disk it says how many bytes were written, are free and are still needed."""
-    if error.errno not in _DISK_FULL:
-        return DataError(f"cannot write {path}: {error}", "check that the folder exists, may be written to, and lies on a healthy disk")
-    needed = max(int(written / done * entries) if done else 0, written)
-    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-    return DataError(
-        f"disk full while writing {path}: {os.strerror(error.errno or 0)} after {written} bytes; this file needs about {needed} bytes, "
-        f"{free} bytes are free",
-        "free space (or raise the quota) and run the same build again: finished shards are kept, the unfinished file was removed",
-    )
 
 
 def read_sidecar(out: Path, number: int) -> dict[str, Any] | None:

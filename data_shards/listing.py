@@ -5,6 +5,7 @@ Memory does not grow with the entries, but for 8 bytes each while they are walke
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -14,12 +15,12 @@ from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from data_shards.errors import DataError
+from data_shards.errors import DataError, disk_error
 from data_shards.sources.base import KEY_PATTERN, Entry, Source
 
 log = logging.getLogger(__name__)
@@ -70,14 +71,12 @@ def write_listing(
     """Walk the source once, to its end, and write what is kept. A fold that the listing knows saves reading the signal; where it does not,
     the record is kept here. progress(entries walked) now and then.
 
-    Raises DataError for a key that is malformed or occurs twice, for facts that JSON cannot hold, and when nothing is kept; OSError when the
-    disk is full.
+    Raises DataError for a key that is malformed or occurs twice, for facts that JSON cannot hold, when nothing is kept, and when the disk is full.
     """
     hashes = array("q")
     kept = 0
     shown = time.monotonic()
-    with path.open("wb") as file:
-        writer = _SliceWriter(file, source.name, entries_per_slice)
+    with _SliceWriter(path, source.name, entries_per_slice) as writer:
         for entry in source.entries():
             if not KEY_PATTERN.fullmatch(entry.key):
                 raise DataError(
@@ -92,7 +91,7 @@ def write_listing(
             if not elsewhere and (limit is None or kept < limit):
                 writer.add(entry)
                 kept += 1
-        listing = writer.end(path)
+        listing = writer.end()
     _check_distinct(source, hashes)
     if not kept:
         raise DataError(f"{source.name}: no record to read under {source.root}" + (f" in folds {list(folds)}" if folds is not None else ""))
@@ -101,30 +100,44 @@ def write_listing(
 
 
 class _SliceWriter:
-    def __init__(self, file: BinaryIO, source: str, entries_per_slice: int) -> None:
-        self._file, self._source, self._per_slice = file, source, entries_per_slice
+    def __init__(self, path: Path, source: str, entries_per_slice: int) -> None:
+        self._path, self._source, self._per_slice = path, source, entries_per_slice
         self._codec = pa.Codec("zstd", compression_level=1)
         self._digest = hashlib.sha256()
         self._waiting: list[Entry] = []
         self._slices: list[Slice] = []
         self._offset = 0
+        try:
+            self._file = path.open("wb")
+        except OSError as error:
+            raise disk_error(error, path) from error
+
+    def __enter__(self) -> _SliceWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # a full disk refuses the last buffered bytes; it was said when they were written
+            self._file.close()
 
     def add(self, entry: Entry) -> None:
         self._waiting.append(entry)
         if len(self._waiting) == self._per_slice:
             self._write()
 
-    def end(self, path: Path) -> Listing:
+    def end(self) -> Listing:
         if self._waiting:
             self._write()
-        self._file.flush()
-        return Listing(path, tuple(self._slices), self._digest.hexdigest())
+        return Listing(self._path, tuple(self._slices), self._digest.hexdigest())
 
     def _write(self) -> None:
         text = encode_entries(self._waiting, self._source)
         packed = self._codec.compress(text, asbytes=True)
         self._digest.update(text[1:-1] + b",")  # without the brackets, so that where a slice ends does not matter
-        self._file.write(packed)
+        try:
+            self._file.write(packed)
+            self._file.flush()
+        except OSError as error:
+            raise disk_error(error, self._path, self._offset) from error
         self._slices.append(Slice(self._offset, len(packed), len(text), zlib.crc32(packed), len(self._waiting)))
         self._offset += len(packed)
         self._waiting = []

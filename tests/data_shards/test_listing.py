@@ -210,3 +210,10 @@ def test_progress_counts_what_is_listed_before_the_total_is_known(tmp_path: Path
     calls: list[tuple[int, int, int]] = []
     build(tmp_path / "s", 9000, limit=3, progress=lambda *now: calls.append(now))
     assert calls[:2] == [(4096, 0, 0), (8192, 0, 0)] and calls[-1] == (3, 3, 0)
+
+
+def test_a_full_disk_is_said_while_listing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="disk full while writing /dev/full"):
+        write_listing(SmallSource(20), Path("/dev/full"), 8)
+    with pytest.raises(DataError, match=r"cannot write .*nowhere"):
+        write_listing(SmallSource(20), tmp_path / "nowhere/listing", 8)
