@@ -16,16 +16,16 @@ from tests.data_shards.small_source import SmallSource
 
 
 def test_the_made_up_archive_is_listed_joined_and_committed_by_the_real_build(tmp_path: Path) -> None:
-    make_tables(tmp_path / "archive", 4000)
+    make_tables(tmp_path / "archive", 2400)
     figures = build_without_signals(tmp_path / "archive", tmp_path / "set")
     shards = ShardSet.open(tmp_path / "set")
-    assert len(shards) == 4000 and shards.manifest["counts"]["patients"] == 800 and len(shards.shard_names) == 2
-    assert figures["distinct_reports"] == len(shards.reports) > 1000 and (shards.report < 0).sum() == 50
-    assert sum(count for count in shards.reports.column("count").to_pylist()) == 3950
+    assert len(shards) == 2400 and shards.manifest["counts"]["patients"] == 480 and len(shards.shard_names) == 2
+    assert figures["distinct_reports"] == len(shards.reports) > 600 and (shards.report < 0).sum() == 30
+    assert sum(count for count in shards.reports.column("count").to_pylist()) == 2370
 
 
 def test_figures_of_a_listing_come_from_a_process_of_its_own() -> None:
-    figures = measure_listing(3000)
+    figures = measure_listing(1000)
     assert figures["records_per_s_per_core"] > 0 < figures["commit_cpu_s"] and 0 < figures["memory_before_mb"] < figures["memory_peak_mb"]
     json.dumps(figures)
 
@@ -47,8 +47,8 @@ def test_memory_of_a_build_grows_by_less_than_a_tenth_of_its_entries(tmp_path: P
         tracemalloc.stop()
         return made
 
-    peak(500)  # imports
-    grown = (peak(5000) - peak(1000)) / 4000
+    peak(250)  # imports
+    grown = (peak(3000) - peak(1000)) / 2000
     tracemalloc.start()
     entries = list(Large(1000).entries())
     held = tracemalloc.get_traced_memory()[0] / len(entries)
