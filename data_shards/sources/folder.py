@@ -98,11 +98,22 @@ class RecordFolder:
         self._salt = salt
         self._facts: dict[str, Any] = {}
         self._given_tables: set[Path] = set()
-        self._outside: dict[str, Labels] = {}
-        if labels is not None:
-            self._outside, rows = read_labels(self._table_option("labels", labels), self.label_id)
-            self._facts["labels"] = file_facts(Path(labels), rows)
+        self._label_table = None if labels is None else self._table_option("labels", labels)
+        self._outside: dict[str, Labels] | None = None
+        if self._label_table is not None:
+            self._outside, rows = read_labels(self._label_table, self.label_id)
+            self._facts["labels"] = file_facts(self._label_table, rows)
             self.label_sets = tuple(dict.fromkeys((*self.label_sets, *label_set_names(self._outside.values()))))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes, which only read: a label table of the whole set does not travel to each, but is read again where it is wanted."""
+        return self.__dict__ | {"_outside": None}
+
+    def _outside_labels(self) -> dict[str, Labels]:
+        """Name of a record in the table of outside labels -> its labels; {} without a table."""
+        if self._outside is None:
+            self._outside = {} if self._label_table is None else read_labels(self._label_table, self.label_id)[0]
+        return self._outside
 
     @classmethod
     def options(cls) -> dict[str, str]:
@@ -115,13 +126,14 @@ class RecordFolder:
         """All records in the order of their paths (or of their table), one by one. Raises DataError for an empty set, and at the end of the walk
         when the table of outside labels fits no record."""
         listed = labelled = 0
+        labels = self._outside_labels()
         for path, name, given in self._listing():
             word = name if name is not None else _stem(path)
             key = f"{self.prefix}-{_key_word(word)}"
             meta = dict(given)
             meta["patient"] = patient_hash(str(meta.get("patient") or word), self._salt)
             meta.setdefault("fold", fold_of(meta["patient"]))
-            outside = self._outside.get(word) or self._outside.get(key)
+            outside = labels.get(word) or labels.get(key)
             if outside is not None:
                 meta["labels"] = {**meta.get("labels", {}), **outside}
                 labelled += 1
@@ -129,7 +141,7 @@ class RecordFolder:
             listed += 1
         if not listed:
             raise DataError(f"{self.name}: no record found under {self.root}", f"give the folder that holds {self.layout}")
-        if self._outside and not labelled:
+        if labels and not labelled:
             raise DataError(
                 f"{self.name}: none of the labels belongs to a record of {self.root}",
                 f"the column {self.label_id} must hold record names",

@@ -72,6 +72,7 @@ class MimicIvEcg(RecordFolder):
         reports = self._read_reports()
         patients = None if self._patients is None else self._noted("patients", self._patients, PatientTable(self._patients))
         notes = None if self._notes is None else self._noted("notes", self._notes, NoteTable(self._notes))
+        labels = self._outside_labels()
         hashed = lru_cache(maxsize=1 << 14)(lambda subject: patient_hash(subject, self._salt))  # a patient's records stand together
         rows = without = 0
         for batch in chain((first,), batches):
@@ -84,8 +85,8 @@ class MimicIvEcg(RecordFolder):
                 meta: dict[str, Any] = {"patient": hashed(subjects[i]), "acquired": times[i], "statements": statements[i] or ()}
                 if persons is not None:
                     meta["age"], meta["sex"] = persons[i]
-                if studies[i] in self._outside:
-                    meta["labels"] = self._outside[studies[i]]
+                if studies[i] in labels:
+                    meta["labels"] = labels[studies[i]]
                 if linked is not None and linked[i] is not None:
                     meta["note"] = linked[i]
                 yield Entry(f"mimic-{studies[i]}", path, meta)

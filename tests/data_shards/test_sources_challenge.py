@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,9 @@ def test_outside_labels_join_by_name_or_key_and_must_fit_somewhere(folder: Path,
     source = open_source("challenge", folder, labels=table)
     assert source.label_sets == ("snomed", "challenge", "reviewed")
     assert [entry.meta["labels"].get("reviewed") for entry in source.entries()] == [("AF",), None, (), None]
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy._outside is None, "every worker process would hold the label table"
+    assert list(copy.entries()) == list(source.entries())
     table.write_text("record,label_set,label\nnobody,reviewed,AF\n")
     with pytest.raises(DataError, match="none of the labels belongs"):
         list(open_source("challenge", folder, labels=table).entries())
