@@ -15,7 +15,7 @@ from typing import Any
 
 from data_shards.benchmark_build import measure_build
 from data_shards.benchmark_codec import measure_codec
-from data_shards.benchmark_listing import measure_listings
+from data_shards.benchmark_listing import measure_large_listings
 from data_shards.benchmark_material import Job, Material, Measurement, records_of_set, records_of_wfdb, virtual_wfdb
 from data_shards.benchmark_order import measure_scale
 from data_shards.benchmark_others import measure_others
@@ -32,11 +32,6 @@ OTHERS: tuple[Callable[[Material], Measurement], ...] = (measure_others,)
 def measure_ten_million(material: Material) -> Measurement:
     """Order and memory on made-up indexes of 800,000 and 10 million records; the material plays no part."""
     return Measurement(figures=measure_scale)
-
-
-def measure_large_listings(material: Material) -> Measurement:
-    """Listing speed and memory of a build on made-up archives of up to 2 million records; the material plays no part."""
-    return Measurement(figures=measure_listings)
 
 
 SCALE: tuple[Callable[[Material], Measurement], ...] = (measure_ten_million, measure_large_listings)

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
+from data_shards.benchmark_material import Material, Measurement
 from data_shards.benchmark_start import peak_memory
 from data_shards.build import build_shards
 from data_shards.build_executors import Count
@@ -39,6 +40,11 @@ _PART = 1 << 17
 _PHRASES = 3000
 
 
+def measure_large_listings(material: Material) -> Measurement:
+    """The figures of `cardialign bench data --scale`; the material plays no part."""
+    return Measurement(figures=measure_listings)
+
+
 def measure_listing(records: int) -> dict[str, float]:
     """Entries listed per second (tables to listing and plan), seconds of the commit, and peak MB of the process, for an archive of `records`."""
     with tempfile.TemporaryDirectory(prefix="cardialign-bench-") as name:
@@ -49,7 +55,7 @@ def measure_listing(records: int) -> dict[str, float]:
 
 
 def measure_listings(sizes: Sequence[int] = SIZES) -> dict[str, float]:
-    """The figures of `cardialign bench data --scale`: listing speed and peak memory at each size."""
+    """The figures at each size."""
     figures: dict[str, float] = {}
     for records in sizes:
         figures |= {f"listing_{records}_{name}": value for name, value in measure_listing(records).items()}

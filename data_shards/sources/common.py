@@ -97,7 +97,7 @@ def _csv_errors(path: Path) -> Iterator[None]:
         raise UserError(f"{path} does not exist", "check the path")
     try:
         yield
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:  # the last for the names of the columns
         raise DataError(f"{path} is not a readable CSV table: {error}", "give the table as it was published, in UTF-8") from None
 
 
