@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--index-records", type=int, default=800_000, metavar="N", help="size of the index for start and memory (default 800000)"
     )
-    parser.add_argument("--scale", action="store_true", help="also the order of 10 million made-up records, and 2 million listed (minutes)")
+    parser.add_argument("--scale", action="store_true", help="also the order and memory of 10 million made-up records (minutes)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
