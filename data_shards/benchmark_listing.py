@@ -27,6 +27,7 @@ from data_shards.benchmark_start import peak_memory
 from data_shards.build import build_shards
 from data_shards.build_executors import Count
 from data_shards.build_shard import WORK_FOLDER, ShardOutcome, ShardTask, sidecar_path
+from data_shards.errors import DataError
 from data_shards.index import index_row
 from data_shards.listing import LISTING, read_slice
 from data_shards.record import EcgRecord, SignalSpec
@@ -50,7 +51,9 @@ def measure_listing(records: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="cardialign-bench-") as name:
         make_tables(Path(name) / "archive", records)
         words = [sys.executable, "-m", "data_shards.benchmark_listing", name]
-        done = subprocess.run(words, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+        done = subprocess.run(words, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+        if done.returncode:
+            raise DataError(f"the process that measures a listing of {records} records failed: {done.stderr.strip().splitlines()[-1:]}")
         return json.loads(done.stdout)
 
 
