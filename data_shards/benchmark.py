@@ -15,6 +15,7 @@ from typing import Any
 
 from data_shards.benchmark_build import measure_build
 from data_shards.benchmark_codec import measure_codec
+from data_shards.benchmark_listing import measure_large_listings
 from data_shards.benchmark_material import Job, Material, Measurement, records_of_set, records_of_wfdb, virtual_wfdb
 from data_shards.benchmark_order import measure_scale
 from data_shards.benchmark_others import measure_others
@@ -33,7 +34,7 @@ def measure_ten_million(material: Material) -> Measurement:
     return Measurement(figures=measure_scale)
 
 
-SCALE: tuple[Callable[[Material], Measurement], ...] = (measure_ten_million,)
+SCALE: tuple[Callable[[Material], Measurement], ...] = (measure_ten_million, measure_large_listings)
 
 
 def measure_data(
@@ -52,7 +53,7 @@ def measure_data(
 
     Measures a shard set, or a folder of WFDB headers with signals (searched recursively), or, when neither is given, a virtual cohort made for the
     purpose. compare: also `wfdb.rdsamp`, one float32 `.mat` per record and stock `webdataset`, on copies of the same records. index_records: size of
-    the index for start and memory. scale: also the order of up to 10 million records (minutes). Everything is written to a temporary folder. Raises DataError when there is no record to measure, or when the
+    the index for start and memory. scale: also the order of up to 10 million records and the listing of up to 2 million (minutes). Everything is written to a temporary folder. Raises DataError when there is no record to measure, or when the
     records differ in length.
     """
     with tempfile.TemporaryDirectory(prefix="cardialign-bench-") as name:

@@ -80,11 +80,11 @@ def start_and_stream(folder: Path, batch: int, seed: int) -> dict[str, float]:
         "first_batch_cpu_seconds": cpu_seconds,
         "memory_before_mb": before / 1e6,
         "memory_streaming_mb": now / 1e6,
-        "memory_peak_mb": max(now, _peak_memory()) / 1e6,  # the kernel's two counters differ by some pages
+        "memory_peak_mb": max(now, peak_memory()) / 1e6,  # the kernel's two counters differ by some pages
     }
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """Most bytes this program ever held. Linux: from the memory map, because `ru_maxrss` still counts the program that started this one."""
     status = Path("/proc/self/status")
     if status.exists():

@@ -19,9 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_shards.build_shard import disk_error
 from data_shards.commit_set import INDEX, MANIFEST, REPORTS
-from data_shards.errors import DataError
+from data_shards.errors import DataError, disk_error
 from data_shards.remote_files import RemoteFiles
 from data_shards.shard_cache import ShardCache, locked
 
