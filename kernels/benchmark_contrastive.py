@@ -39,7 +39,7 @@ def _tiled(loss: str, backend: Any) -> Loss:
     return {
         "weighted": lambda v, t, s, b, S: contrastive.weighted_infonce(v, t, s, S, WEIGHTS, backend=backend).loss,
         "soft": lambda v, t, s, b, S: contrastive.soft_target_infonce(v, t, s, S, TARGETS, backend=backend),
-        "siglip": lambda v, t, s, b, S: contrastive.siglip(v, t, s, b, S, TARGETS),
+        "siglip": lambda v, t, s, b, S: contrastive.siglip(v, t, s, b, S, TARGETS, backend=backend),
     }[loss]
 
 
@@ -174,7 +174,7 @@ def rows(device: torch.device, quick: bool) -> list[dict[str, Any]]:
         found += measure(
             "contrastive",
             "kernels.benchmark_contrastive:job",
-            [*(full if batch <= FULL_MATRIX_BATCH else []), "tiled", *(["triton"] if loss != "siglip" else [])],
+            [*(full if batch <= FULL_MATRIX_BATCH else []), "tiled", "triton"],
             size,
             device,
             work=_work(batch * across, width, similarity_width),

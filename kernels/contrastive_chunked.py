@@ -6,16 +6,14 @@ With s_ij = exp(log_scale) v_i.t_j and alpha_ij the (constant) weight of a negat
     G_ij = alpha_ij (e^(s_ij - R_i) + e^(s_ij - C_j)) / (2B),   G_ii = -(sigmoid(r_i - s_ii) + sigmoid(c_i - s_ii)) / (2B)
 with R, C the log-sum-exp including the positive. Keeping the positives apart is what keeps small losses exact: G_ii is never P - 1.
 
-A backend is a pair of block functions with the signatures of `block_sums` and `block_gradients`; every scheme over ranks and every backend
-meets there and nowhere else. A block is b rows of this rank against n columns: all B of the global batch, or those of one other rank. Row i
-and column tiles.row_offset + i are a matching pair and are left out; row_offset may be negative or past the end, then there is none.
+A block is b rows against n columns (contrastive_blocks); the matching pairs, row i and column tiles.row_offset + i, are left out.
 Shapes: b rows, n columns, d width; b or n may be 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -104,16 +102,6 @@ def block_gradients(
             d_v[rows].addmm_(gradient, t_tile)
             d_t[columns].addmm_(gradient.T, v_tile)
     return d_v, d_t
-
-
-class Blocks(NamedTuple):
-    """One backend: its two block functions, with the signatures of `block_sums` and `block_gradients`."""
-
-    sums: Callable[[Tensor, Tensor, Tensor, NegativeTiles, int], BlockSums]
-    gradients: Callable[[Tensor, Tensor, Tensor, NegativeTiles, Tensor, Tensor, int], tuple[Tensor, Tensor]]
-
-
-TORCH = Blocks(block_sums, block_gradients)
 
 
 class Positives(NamedTuple):

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels.contrastive_chunked import TORCH, Blocks, accumulation_dtype, positives
+from kernels.contrastive_blocks import Blocks, for_block
+from kernels.contrastive_chunked import accumulation_dtype, positives
 from kernels.contrastive_ranks import Exchange, Merge
 from kernels.similarity import NegativeTiles, NegativeWeights, Similarity
-from kernels.soft_targets import SoftTargets, TargetTiles, subtract_target_gradients, target_sums
+from kernels.soft_targets import SoftTargets, TargetTiles
 
 
 def pack(text: Tensor, similarity: Similarity, *more: Tensor) -> list[Tensor]:
@@ -36,11 +37,6 @@ def unpack(columns: Sequence[Tensor], like: Similarity, dtype: torch.dtype) -> t
     features = None if like.features is None else rest.pop(0)
     key = None if like.duplicate_key is None else rest.pop(0)
     return text, Similarity(like.kind, features, key).with_dtype(dtype), rest
-
-
-def _some(blocks: Blocks, rows: Tensor, columns: Tensor) -> Blocks:
-    """Backends need not launch on nothing: a block of an empty shard is PyTorch's."""
-    return blocks if len(rows) and len(columns) else TORCH
 
 
 class SoftmaxLoss(torch.autograd.Function):
@@ -72,12 +68,13 @@ class SoftmaxLoss(torch.autograd.Function):
         def visit(columns: Sequence[Tensor], offset: int) -> list[Tensor]:
             t, there, _ = unpack(columns, similarity, accumulate)
             tiles = NegativeTiles(here, there, weights, offset)
-            sums = _some(blocks, ecg, t).sums(ecg, t, scale, tiles, chunk)
+            of_block = for_block(blocks, ecg, t)
+            sums = of_block.sums(ecg, t, scale, tiles, chunk)
             row_lse.copy_(torch.logaddexp(row_lse, sums.rows))
             alpha_sum.add_(tiles.others(len(ecg), len(t)) if tiles.trivial else sums.alpha)
             if targets is None:
                 return [sums.columns]
-            matches = target_sums(ecg, t, scale, TargetTiles(here, there, targets, offset), chunk)
+            matches = of_block.target_sums(ecg, t, scale, TargetTiles(here, there, targets, offset), chunk)
             row_mass.add_(matches.row_mass)
             row_work.add_(matches.row_work)
             return [sums.columns, matches.column_mass, matches.column_work]
@@ -113,10 +110,11 @@ class SoftmaxLoss(torch.autograd.Function):
         def visit(columns: Sequence[Tensor], offset: int) -> list[Tensor]:
             t, there, (column_sums, *column_share) = unpack(columns, similarity, accumulate)
             tiles = NegativeTiles(here, there, ctx.weights, offset)
-            d_rows, d_columns = _some(ctx.blocks, ecg, t).gradients(ecg, t, scale, tiles, row_lse, column_sums, chunk)
+            of_block = for_block(ctx.blocks, ecg, t)
+            d_rows, d_columns = of_block.gradients(ecg, t, scale, tiles, row_lse, column_sums, chunk)
             if targets is not None:
                 matches = TargetTiles(here, there, targets, offset)
-                subtract_target_gradients(d_rows, d_columns, ecg, t, matches, shares[0], column_share[0], chunk)
+                of_block.subtract_target_gradients(d_rows, d_columns, ecg, t, matches, shares[0], column_share[0], chunk)
             d_ecg.add_(d_rows)
             return [d_columns]
 

@@ -7,23 +7,26 @@ import torch
 
 from kernels.contrastive import choose_blocks, weighted_infonce
 from kernels.contrastive_reference import reference_infonce
-from kernels.contrastive_triton import triton_block_gradients, triton_block_sums
+from kernels.contrastive_triton import TRITON
 from kernels.similarity import NegativeWeights, Similarity
 from tests.kernels.loss_family import FAMILY, Batch, relative
 from tests.processes import run_ranks
 
 SIZES = (21, 0, 9)
-LOSSES = ("infonce", "weighted-ramp", "soft-ramp")
+LOSSES = ("infonce", "weighted-ramp", "weighted-exponential", "soft-ramp", "siglip-soft", "ets", "false-negative-mitigation")
 
 
 def through_triton(rank: int, world: int) -> dict[tuple[str, str], dict[str, torch.Tensor]]:
-    assert choose_blocks("triton", torch.device("cpu"), 1) == (triton_block_sums, triton_block_gradients)
-    part = Batch.random(sum(SIZES)).to(torch.float32).rows(slice(sum(SIZES[:rank]), sum(SIZES[: rank + 1])))
+    assert choose_blocks("triton", torch.device("cpu"), 1) is TRITON
+    rows = slice(sum(SIZES[:rank]), sum(SIZES[: rank + 1]))
+    batch = Batch.random(sum(SIZES)).to(torch.float32)
+    part = batch.rows(rows)
     found = {}
     for scheme in ("gather", "ring"):
         for name in LOSSES:
             member = FAMILY[name]
-            found[name, scheme] = member.value_and_gradients(member.tiled, part, backend="triton", scheme=scheme)
+            mine = member.prepare(batch).rows(rows)
+            found[name, scheme] = member.value_and_gradients(member.tiled, mine, backend="triton", scheme=scheme)
         operands = (part.ecg, part.text, part.log_scale, Similarity("none", None, part.key), NegativeWeights("none", drop_duplicates=False))
         output = weighted_infonce(*operands, backend="triton", scheme=scheme)
         found["negatives", scheme] = {"effective": output.effective_negatives}
@@ -39,7 +42,8 @@ def test_triton_tiles_serve_every_scheme() -> None:
         if name == "negatives":
             assert all(float(result["effective"]) == sum(SIZES) - 1 for result in results)
             continue
-        truth = FAMILY[name].value_and_gradients(FAMILY[name].plain, batch)
+        member = FAMILY[name]
+        truth = member.value_and_gradients(member.plain, member.prepare(batch))
         for key, expected in truth.items():
             found = torch.cat([result[key] for result in results]) if key in ("ecg", "text") else results[0][key]
             assert relative(found, expected) < 5e-6, (name, scheme, key)
