@@ -104,6 +104,7 @@ def _patches(signal: torch.Tensor, grad: torch.Tensor) -> list[torch.Tensor]:
     """What the last program of each kernel makes of the last record: tokens, moments, and from the backward the ends of both intermediates."""
     from kernels import patch_embed_triton as fused
     from kernels.patch_embed import PatchScaleParams
+    from kernels.patch_embed_tiling import STEP
 
     fused.PROGRAMS, fused.MOST_SPLITS = 1, len(signal)  # a program of the backward has one record
     fused.WEIGHT_PROGRAMS = 1 << 30
@@ -122,13 +123,12 @@ def _patches(signal: torch.Tensor, grad: torch.Tensor) -> list[torch.Tensor]:
     moments = launches["patch_embed_forward"]["moment_ptr"]
     product_grad = launches["patch_embed_backward_tokens"]["product_grad_ptr"]
     partial = launches["patch_embed_backward_weight"]["partial_ptr"]
-    written = slice(WIDE - 128, WIDE)  # by the last program of a row of them
+    written = slice(WIDE - 128, WIDE)  # by the last of the programs that share the width
     assert tokens.shape[2] == TOKENS and len(partial) == len(signal)
-    return [tokens.detach()[-1, 0], moments[-TOKENS:], product_grad[-1, 0, :, written], partial[-1, written]]
+    return [tokens.detach()[-1, 0], moments[-TOKENS:], product_grad[-1, 0, :, written], partial[-1, written, -STEP:]]
 
 
 def _last_record() -> list[bool]:
-    torch.use_deterministic_algorithms(False)
     generator = torch.Generator().manual_seed(0)
     signal = far_tensor(torch.randn(1, LEADS, SAMPLES, generator=generator).half(), RECORDS, LEADS, SAMPLES)
     grad = far_tensor(torch.randn(1, 1, TOKENS, WIDE, generator=generator).bfloat16(), RECORDS, 1, TOKENS, WIDE)
