@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from kernels.contrastive_chunked import BlockSums, block_gradients, block_sums
+from kernels.contrastive_chunked import BlockGradients, BlockSums, block_gradients, block_sums
 from kernels.contrastive_terms import BlockTerms, Form, block_terms
 from kernels.similarity import NegativeTiles
 from kernels.soft_targets import TargetSums, TargetTiles, subtract_target_gradients, target_sums
@@ -21,7 +21,7 @@ class Blocks(NamedTuple):
     """Log-sums and gradients of the softmax losses, what soft targets add to both, and the terms of the pointwise losses."""
 
     sums: Callable[[Tensor, Tensor, Tensor, NegativeTiles, int], BlockSums]
-    gradients: Callable[[Tensor, Tensor, Tensor, NegativeTiles, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+    gradients: Callable[[Tensor, Tensor, Tensor, NegativeTiles, Tensor, Tensor, int], BlockGradients]
     target_sums: Callable[[Tensor, Tensor, Tensor, TargetTiles, int], TargetSums]
     subtract_target_gradients: Callable[[Tensor, Tensor, Tensor, Tensor, TargetTiles, Tensor, Tensor, int], None]
     terms: Callable[[Form, Tensor, Tensor, Tensor, Tensor, Tensor, TargetTiles, bool, int], BlockTerms]

@@ -30,6 +30,14 @@ class BlockSums(NamedTuple):
     alpha: Tensor
 
 
+class BlockGradients(NamedTuple):
+    """Of the negatives of a block: sum_j H_ij t_j (b, d), sum_i H_ij v_i (n, d), and the work sum_ij H_ij s_ij (0-dim float64)."""
+
+    d_v: Tensor
+    d_t: Tensor
+    work: Tensor
+
+
 def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
     """float64 when any operand is float64, float32 otherwise: bf16 and fp16 operands are accumulated in float32."""
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
@@ -83,11 +91,11 @@ def block_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles, chunk:
 
 def block_gradients(
     v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles, row_lse: Tensor, column_lse: Tensor, chunk: int
-) -> tuple[Tensor, Tensor]:
-    """Recompute the tiles; return sum_j H_ij t_j (b, d) and sum_i H_ij v_i (n, d), H_ij = alpha (e^(s-R_i) + e^(s-C_j)), i != j.
+) -> BlockGradients:
+    """Recompute the tiles; H_ij = alpha_ij (e^(s_ij - R_i) + e^(s_ij - C_j)), i != j.
 
-    row_lse (b,) and column_lse (n,) include the positives; they and the results have the type of `scale`. The common factor of the gradient
-    (scale / 2B and that of the loss) is applied by the caller.
+    row_lse (b,) and column_lse (n,) include the positives; they and the gradients have the type of `scale`. The common factor of the gradient
+    (scale / 2B and that of the loss) is applied by the caller. work / 2B is what the negatives give to the gradient of log_scale.
     """
     accumulate = scale.dtype
     d_v = torch.zeros(v.shape, dtype=accumulate, device=v.device)
@@ -101,7 +109,7 @@ def block_gradients(
             gradient += logits.sub_(column_lse[None, columns]).exp_()
             d_v[rows].addmm_(gradient, t_tile)
             d_t[columns].addmm_(gradient.T, v_tile)
-    return d_v, d_t
+    return BlockGradients(d_v, d_t, (v.to(accumulate) * d_v).sum(dtype=torch.float64) * scale)
 
 
 class Positives(NamedTuple):

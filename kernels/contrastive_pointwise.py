@@ -2,7 +2,8 @@
 
 With l_ij = exp(log_scale) v_i.t_j + bias (or v_i.t_j alone), f(l_ij) as in contrastive_terms and y_ij the target of the pair (soft_targets;
 y_ii = 1 unless said otherwise):
-    L = 1/n sum_ij f_ij,   dV = scale/n (df/dl) T,   dT = scale/n (df/dl)^T V,   d log_scale = sum <v, dV>,   d bias = 1/n sum df/dl
+    L = 1/n sum_ij f_ij,   dV = scale/n (df/dl) T,   dT = scale/n (df/dl)^T V
+    d log_scale = 1/n sum df/dl (l - bias) = sum <v, dV>,   d bias = 1/n sum df/dl
 No sum over the batch stands in a denominator, so the forward pass makes the gradients while it has the tile: nothing is computed twice.
 """
 
@@ -50,14 +51,14 @@ class PointwiseLoss(torch.autograd.Function):
         accumulate = accumulation_dtype(ecg, text)
         here = similarity.with_dtype(accumulate)
         d_ecg = torch.zeros(ecg.shape, dtype=accumulate, device=ecg.device) if gradients else None
-        sums = ecg.new_zeros(2, dtype=torch.float64)
+        sums = ecg.new_zeros(3, dtype=torch.float64)
 
         def visit(columns: Sequence[Tensor], offset: int) -> list[Tensor]:
             t, there, _ = unpack(columns, similarity, accumulate)
             tiles = TargetTiles(here, there, targets, offset)
             of_block = for_block(blocks, ecg, t)
             terms = of_block.terms(form, ecg, t, scale, shift, own.to(accumulate), tiles, gradients, chunk)
-            sums.add_(torch.stack((terms.loss, terms.slope)))
+            sums.add_(torch.stack((terms.loss, terms.slope, terms.work)))
             if d_ecg is None or terms.d_v is None or terms.d_t is None:
                 return []
             d_ecg.add_(terms.d_v)
@@ -72,8 +73,7 @@ class PointwiseLoss(torch.autograd.Function):
                 (d_text,) = home
                 d_ecg *= scale / mean_over
                 d_text *= scale / mean_over
-                d_log_scale = exchange.total((ecg.to(accumulate) * d_ecg).sum())
-                ctx.save_for_backward(d_ecg, d_text, d_log_scale, totals[1].to(accumulate))
+                ctx.save_for_backward(d_ecg, d_text, totals[2].to(accumulate), totals[1].to(accumulate))
         ctx.operands = [None if x is None else (x.dtype, x.shape) for x in (ecg, text, log_scale, bias)]
         return totals[0].to(accumulate)
 

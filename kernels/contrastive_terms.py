@@ -20,10 +20,14 @@ Form = Literal["logistic", "absolute"]
 
 
 class BlockTerms(NamedTuple):
-    """Of one block: sum of f and of df/dl (0-dim float64), sum_j g_ij t_j (b, d) and sum_i g_ij v_i (n, d) or None, g = df/dl."""
+    """Of one block, g = df/dl: sums of f, g and of the work g_ij scale v_i.t_j (0-dim float64); sum_j g_ij t_j (b, d) and sum_i g_ij v_i (n, d).
+
+    The last two are None, and the work is 0, where no gradients are wanted.
+    """
 
     loss: Tensor
     slope: Tensor
+    work: Tensor
     d_v: Tensor | None
     d_t: Tensor | None
 
@@ -44,7 +48,7 @@ def block_terms(
 ) -> BlockTerms:
     """One pass over the tiles of v (b, d) against t (n, d). own (b,): the target of row i and its own column. scale, bias: 0-dim."""
     accumulate = scale.dtype
-    loss, slope = (v.new_zeros((), dtype=torch.float64) for _ in range(2))
+    loss, slope, work = (v.new_zeros((), dtype=torch.float64) for _ in range(3))
     d_v = torch.zeros(v.shape, dtype=accumulate, device=v.device) if gradients else None
     d_t = torch.zeros(t.shape, dtype=accumulate, device=t.device) if gradients else None
     for rows in spans(v.shape[0], chunk):
@@ -64,4 +68,6 @@ def block_terms(
             if d_v is not None and d_t is not None:
                 d_v[rows].addmm_(gradient, t_tile)
                 d_t[columns].addmm_(gradient.T, v_tile)
-    return BlockTerms(loss, slope, d_v, d_t)
+    if d_v is not None:
+        work = (v.to(accumulate) * d_v).sum(dtype=torch.float64) * scale
+    return BlockTerms(loss, slope, work, d_v, d_t)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kernels.contrastive_blocks import TORCH, Blocks
-from kernels.contrastive_chunked import BlockSums
+from kernels.contrastive_chunked import BlockGradients, BlockSums
 from kernels.contrastive_terms import BlockTerms, Form
 from kernels.contrastive_triton_operands import Operands
 from kernels.similarity import NegativeTiles
@@ -52,7 +52,7 @@ def triton_block_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles,
 
 def triton_block_gradients(
     v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles, row_lse: Tensor, column_lse: Tensor, chunk: int
-) -> tuple[Tensor, Tensor]:
+) -> BlockGradients:
     """`block_gradients` on the GPU, float32; operands the kernels do not take go through the plain path.
 
     row_lse (b,), column_lse (n,) must include the positives: a weight e^(s - R) above 1 is taken for rounding and cut to 1. `chunk` bounds
@@ -63,7 +63,11 @@ def triton_block_gradients(
     from kernels.contrastive_triton_backward import Pairs, gradients
 
     operands = Operands.of(v, t, scale, tiles)
-    return gradients(Pairs(operands, "softmax", _side(row_lse), _side(column_lse), operands.scale), architecture_of(v.device))
+    pairs = Pairs(operands, "softmax", _side(row_lse), _side(column_lse), operands.scale)
+    # float32 slopes are not rounded, and their kernel has no registers to spare.
+    d_v, d_t, sums = gradients(pairs, v.dtype != torch.float32, architecture_of(v.device))
+    work = (v * d_v).sum(dtype=torch.float64) if sums is None else sums.work
+    return BlockGradients(d_v, d_t, work * scale)
 
 
 def triton_target_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: TargetTiles, chunk: int) -> TargetSums:
@@ -86,8 +90,9 @@ def triton_subtract_target_gradients(
 
     unused = row_share.new_ones(())
     pairs = Pairs(Operands.of(v, t, unused, tiles), "targets", _side(row_share), _side(column_share), unused)
-    for sum_of, found in zip((d_v, d_t), gradients(pairs, architecture_of(v.device)), strict=True):
-        sum_of += found
+    of_rows, of_columns, _ = gradients(pairs, False, architecture_of(v.device))
+    d_v += of_rows
+    d_t += of_columns
 
 
 def triton_block_terms(
@@ -96,7 +101,8 @@ def triton_block_terms(
     """`block_terms` on the GPU, gradients in float32; operands the kernels do not take go through the plain path."""
     if not supports(v, t):
         return TORCH.terms(form, v, t, scale, bias, own, tiles, gradients, chunk)
-    from kernels.contrastive_triton_backward import Pairs, judged
+    from kernels.contrastive_triton_backward import Pairs, evaluated
+    from kernels.contrastive_triton_backward import gradients as gradients_of
 
     # The own target of a column is that of the row it matches; columns that match no row here have none, and it is not read.
     of_columns = own.new_zeros(t.shape[0])
@@ -104,7 +110,12 @@ def triton_block_terms(
     if first < stop:
         of_columns[first:stop] = own[first - tiles.row_offset : stop - tiles.row_offset]
     pairs = Pairs(Operands.of(v, t, scale, tiles), form, _side(own), _side(of_columns), _side(bias))
-    return BlockTerms(*judged(pairs, gradients, architecture_of(v.device)))
+    if not gradients:
+        sums = evaluated(pairs)
+        return BlockTerms(sums.values, sums.slopes, torch.zeros_like(sums.work), None, None)
+    d_v, d_t, found = gradients_of(pairs, True, architecture_of(v.device))
+    assert found is not None
+    return BlockTerms(found.values, found.slopes, found.work * scale, d_v, d_t)
 
 
 TRITON = Blocks(triton_block_sums, triton_block_gradients, triton_target_sums, triton_subtract_target_gradients, triton_block_terms)

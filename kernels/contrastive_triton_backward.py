@@ -1,5 +1,5 @@
-"""Gradients of a block from the slopes g_ij of its pairs, whatever the loss: sum_j g_ij t_j and sum_i g_ij v_i, and for pointwise losses the
-sums of values and slopes from the same tiles.
+"""Gradients of a block from the slopes g_ij of its pairs, whatever the loss: sum_j g_ij t_j and sum_i g_ij v_i, and from the same
+tiles, before slopes are rounded, the sums of values, slopes and work.
 
 Two ways, both without atomics and with the same bits every time:
     fused   (d <= 256) a program owns a block of rows and accumulates g K in registers; run twice with the roles swapped
@@ -10,6 +10,7 @@ Two ways, both without atomics and with the same bits every time:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import triton
@@ -55,18 +56,18 @@ def is_fused(width: int) -> bool:
     return power_of_two(width) <= FUSED_WIDTH
 
 
-def fused_tile(dtype: torch.dtype) -> Tile:
+def fused_tile(dtype: torch.dtype, sums: bool) -> Tile:
     """Tile and launch of the fused kernel; `cardialign bench compile` shows that each is free of spills."""
     if dtype == torch.float32:
-        return Tile(64, 32, depth=32, num_warps=8, num_stages=2)
+        return Tile(64, 16 if sums else 32, depth=32, num_warps=8, num_stages=2)
     return Tile(64, 64, depth=64, num_warps=8, num_stages=2)
 
 
-def slope_tile(dtype: torch.dtype, architecture: int, loss: str) -> Tile:
+def slope_tile(pairs: Pairs, architecture: int) -> Tile:
     """Tile and launch of the kernel that writes g; `cardialign bench compile` shows that each is free of spills."""
-    if dtype == torch.float32:
-        return Tile(64, 64, depth=32, num_warps=4, num_stages=2)
-    if architecture >= 90 and loss == "softmax":
+    if pairs.operands.v.dtype == torch.float32:
+        return Tile(64, 64, depth=32, num_warps=8, num_stages=2)
+    if architecture >= 90 and pairs.loss == "softmax" and not pairs.operands.jaccard:
         return Tile(128, 128, depth=64, num_warps=8, num_stages=3)
     return Tile(128, 64, depth=64, num_warps=8, num_stages=3)
 
@@ -76,31 +77,33 @@ def gain(dtype: torch.dtype) -> int:
     return 14 if dtype == torch.float16 else 0
 
 
-def gradients(pairs: Pairs, architecture: int) -> tuple[Tensor, Tensor]:
-    """sum_j g_ij t_j (b, d) and sum_i g_ij v_i (n, d) in float32."""
+class Sums(NamedTuple):
+    """Of all pairs: values and slopes of the pointwise losses, and the work, slope times dot (0-dim float64)."""
+
+    values: Tensor
+    slopes: Tensor
+    work: Tensor
+
+
+def gradients(pairs: Pairs, sums: bool, architecture: int) -> tuple[Tensor, Tensor, Sums | None]:
+    """sum_j g_ij t_j (b, d), sum_i g_ij v_i (n, d) in float32, and the sums if wanted."""
     if not is_fused(pairs.operands.v.shape[1]):
-        return _strips(pairs, architecture)[:2]
-    sums = []
-    for side in (pairs, pairs.swapped()):
-        launch = fused_launch(side, sums=False)
-        launch.run()
-        sums.append(_over_spans(launch))
-    return sums[0], sums[1]
+        return _strips(pairs, sums, architecture)
+    rows, columns = fused_launch(pairs, sums), fused_launch(pairs.swapped(), sums=False)
+    rows.run()
+    columns.run()
+    return _over_spans(rows), _over_spans(columns), _sums(rows) if sums else None
 
 
-def judged(pairs: Pairs, wanted: bool, architecture: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Sums of values and of slopes (0-dim float64) and, if `wanted`, what `gradients` gives. Sides: the own targets of rows and of columns."""
-    if wanted and not is_fused(pairs.operands.v.shape[1]):
-        d_v, d_t, values, slopes = _strips(pairs, architecture, sums=True)
-        return values, slopes, d_v, d_t
-    launch = fused_launch(pairs, sums=True, gradient=wanted)
+def evaluated(pairs: Pairs) -> Sums:
+    """The sums alone."""
+    launch = fused_launch(pairs, sums=True, gradient=False)
     launch.run()
-    values, slopes = (launch.arguments[name].sum(dtype=torch.float64) for name in ("VALUES", "SLOPES"))
-    if not wanted:
-        return values, slopes, None, None
-    other = fused_launch(pairs.swapped(), sums=False)
-    other.run()
-    return values, slopes, _over_spans(launch), _over_spans(other)
+    return _sums(launch)
+
+
+def _sums(launch: Launch) -> Sums:
+    return Sums(*(launch.arguments[name].sum(dtype=torch.float64) for name in ("VALUES", "SLOPES", "WORK")))
 
 
 def _over_spans(launch: Launch) -> Tensor:
@@ -112,7 +115,7 @@ def fused_launch(pairs: Pairs, sums: bool, gradient: bool = True) -> Launch:
     """The gradient of the rows of `pairs`, and sums of values and slopes, with their partials allocated."""
     operands = pairs.operands
     (rows, width), columns = operands.v.shape, operands.t.shape[0]
-    tile = fused_tile(operands.v.dtype)
+    tile = fused_tile(operands.v.dtype, sums)
     row_blocks, spans, span = split(rows, columns, tile, PROGRAMS)
     arguments = {
         **_arguments(pairs, sums, spans),
@@ -127,12 +130,12 @@ def fused_launch(pairs: Pairs, sums: bool, gradient: bool = True) -> Launch:
     return Launch(fused_gradient, (row_blocks, spans), arguments, constants, tile.num_warps, tile.num_stages)
 
 
-def _strips(pairs: Pairs, architecture: int, sums: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _strips(pairs: Pairs, sums: bool, architecture: int) -> tuple[Tensor, Tensor, Sums | None]:
     v, t = pairs.operands.v, pairs.operands.t
-    tile = slope_tile(v.dtype, architecture, pairs.loss)
+    tile = slope_tile(pairs, architecture)
     d_v = torch.zeros(v.shape, dtype=torch.float32, device=v.device)
     d_t = torch.zeros(t.shape, dtype=torch.float32, device=t.device)
-    values, slopes = (torch.zeros((), dtype=torch.float64, device=v.device) for _ in range(2))
+    total = torch.zeros(3, dtype=torch.float64, device=v.device)
     room = torch.empty(_stride(v.shape[0]) * _stride(t.shape[0]), dtype=v.dtype, device=v.device)
     for i in range(0, v.shape[0], BLOCK_SIDE):
         for j in range(0, t.shape[0], BLOCK_SIDE):
@@ -143,10 +146,9 @@ def _strips(pairs: Pairs, architecture: int, sums: bool = False) -> tuple[Tensor
             d_v[rows] += _product(g, t[columns])
             d_t[columns] += _product(g.T, v[rows])
             if sums:
-                values += launch.arguments["VALUES"].sum(dtype=torch.float64)
-                slopes += launch.arguments["SLOPES"].sum(dtype=torch.float64)
+                total += torch.stack(_sums(launch))
     factor = 2.0 ** -gain(v.dtype)
-    return d_v.mul_(factor), d_t.mul_(factor), values, slopes
+    return d_v.mul_(factor), d_t.mul_(factor), Sums(*total) if sums else None
 
 
 def _stride(size: int) -> int:
@@ -166,7 +168,8 @@ def slope_launch(pairs: Pairs, room: Tensor, tile: Tile, sums: bool) -> Launch:
 
 def _arguments(pairs: Pairs, sums: bool, parts: int) -> dict[str, object]:
     operands = pairs.operands
-    partials = {name: _room(operands, parts if sums else 0, operands.v.shape[0]) for name in ("VALUES", "SLOPES")}
+    spans = {"VALUES": parts if pairs.loss != "softmax" else 0, "SLOPES": parts if pairs.loss != "softmax" else 0, "WORK": parts}
+    partials = {name: _room(operands, count if sums else 0, operands.v.shape[0]) for name, count in spans.items()}
     return {**operands.arguments, "BIAS": pairs.bias, "SIDEQ": pairs.row_side, "SIDEK": pairs.column_side, **partials}
 
 

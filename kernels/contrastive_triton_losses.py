@@ -1,4 +1,4 @@
-"""The losses as functions of one tile, f(s_ij, S_ij): value and slope of every pair. Device code; a new loss is one more branch here.
+"""The losses as functions of one tile, f(s_ij, S_ij): value, slope and work (slope times dot) of every pair. Device code; a new loss is one more branch here.
 
     SOFTMAX   slope H_ij = alpha_ij (e^(s_ij - R_i) + e^(s_ij - C_j)); side: the log sums R of rows, C of columns, with their positives
     TARGETS   slope -y_ij (a_i + a_j), what soft labels take off H; side: the shares a of rows and columns
@@ -60,8 +60,12 @@ def pair_slopes(
     Q, K, EQ, EK, SIZEQ, SIZEK, KEYQ, KEYK, SCALE, BIAS, SIDEQ, SIDEK, q_index, k_index, q_live, k_live, high, slope, low, weight,
     LOSS: tl.constexpr, FORM: tl.constexpr, KEYS: tl.constexpr, JACCARD: tl.constexpr, D: tl.constexpr, DS: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, DEPTH: tl.constexpr, DEPTH_S: tl.constexpr, PRECISION: tl.constexpr, GAIN: tl.constexpr,
+    SUMS: tl.constexpr,
 ):  # fmt: skip
-    """(2^GAIN slopes, values) of the tile at these pointers (M, N) each, 0 out of range; values only of LOGISTIC and ABSOLUTE.
+    """(2^GAIN slopes, values, 2^GAIN work) of the tile at these pointers (M, N) each, 0 out of range.
+
+    Values are those of LOGISTIC and ABSOLUTE, work is that of these and, if SUMS, of SOFTMAX; without them SOFTMAX needs one register tile
+    less, log2(alpha) / scale' being where its product begins.
 
     SIDEQ, SIDEK are read after the products, as late as can be: their elements take registers that the products want.
     """
@@ -73,12 +77,18 @@ def pair_slopes(
             EQ, EK, SIZEQ, SIZEK, KEYQ, KEYK, q_index, k_index, q_live, k_live, high, slope, low,
             FORM, KEYS, JACCARD, DS, M, N, DEPTH_S, PRECISION,
         )  # fmt: skip
-        scale = tl.load(SCALE) * LOG2E
-        z = dot_rows(log_alpha / scale, Q, K, q_live, k_live, D, M, N, DEPTH, PRECISION) * scale
+        scale = tl.load(SCALE)
+        if SUMS:
+            dots = dot_rows(tl.zeros((M, N), dtype=tl.float32), Q, K, q_live, k_live, D, M, N, DEPTH, PRECISION)
+            z = dots * (scale * LOG2E) + log_alpha
+        else:
+            dots = dot_rows(log_alpha / (scale * LOG2E), Q, K, q_live, k_live, D, M, N, DEPTH, PRECISION)
+            z = dots * (scale * LOG2E)
         lse_q = tl.load(SIDEQ + tl.arange(0, M), mask=q_live, other=0.0) * LOG2E - GAIN
         lse_k = tl.load(SIDEK + tl.arange(0, N), mask=k_live, other=0.0) * LOG2E - GAIN
         g = pull(z, lse_q, lse_k, GAIN)
         value = g
+        work = g * dots
     else:
         live = q_live[:, None] & k_live[None, :]
         y = soft_targets(
@@ -89,10 +99,12 @@ def pair_slopes(
             side_k = tl.load(SIDEK + tl.arange(0, N), mask=k_live, other=0.0)
             g = tl.where(live & (own == 0), -RAISED * y * (side_q[:, None] + side_k[None, :]), 0.0)
             value = g
+            work = g
         else:
             y = tl.where(own, side_q[:, None], y)
             dots = dot_rows(tl.zeros((M, N), dtype=tl.float32), Q, K, q_live, k_live, D, M, N, DEPTH, PRECISION)
             value, g = judge(dots * tl.load(SCALE) + tl.load(BIAS), y, LOSS == ABSOLUTE)
             value = tl.where(live, value, 0.0)
             g = tl.where(live, g * RAISED, 0.0)
-    return g, value
+            work = g * dots
+    return g, value, work

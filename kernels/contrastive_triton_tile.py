@@ -75,13 +75,16 @@ def log_weights(
     if FORM != 0:
         s = similarity(EQ, EK, SIZEQ, SIZEK, q_live, k_live, JACCARD, DS, M, N, DEPTH, PRECISION)
         if FORM == 1:
-            alpha = tl.minimum((high - s) * slope, 1.0, propagate_nan=tl.PropagateNan.ALL)
-            dead = dead | (alpha <= 0.0)
-            log_alpha = tl.log2(tl.where(dead, 1.0, alpha))
+            alpha = tl.maximum((high - s) * slope, 0.0, propagate_nan=tl.PropagateNan.ALL)
+            alpha = tl.minimum(alpha, 1.0, propagate_nan=tl.PropagateNan.ALL)
+            # log2(0) is -inf: nothing of the mask need be kept while the logarithm is computed.
+            log_alpha = tl.log2(tl.where(dead, 0.0, alpha))
         else:
-            dead = dead | (s >= high)
             log_alpha = -slope * tl.maximum(s - low, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    return tl.where(dead, float("-inf"), log_alpha)
+            log_alpha = tl.where(dead | (s >= high), float("-inf"), log_alpha)
+    else:
+        log_alpha = tl.where(dead, float("-inf"), log_alpha)
+    return log_alpha
 
 
 @triton.jit

@@ -19,7 +19,7 @@ BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 VARIANTS: tuple[tuple[int, torch.dtype, int, str, str, str, str], ...] = (
     (90, BF16, 256, "softmax", "cosine", "ramp", "forward gradient"),
     (90, BF16, 512, "softmax", "cosine", "ramp", "gradient"),
-    (90, BF16, 512, "softmax", "cosine", "exponential", "forward"),
+    (90, BF16, 512, "softmax", "cosine", "exponential", "forward gradient"),
     (90, FP16, 200, "softmax", "cosine", "none", "gradient"),
     (90, FP32, 256, "softmax", "cosine", "ramp", "forward gradient"),
     (80, BF16, 256, "softmax", "cosine", "ramp", "forward gradient"),
@@ -32,7 +32,8 @@ VARIANTS: tuple[tuple[int, torch.dtype, int, str, str, str, str], ...] = (
     (90, BF16, 512, "logistic", "jaccard", "sigmoid", "gradient"),
     (90, BF16, 512, "logistic", "cosine", "none", "forward"),
     (90, BF16, 256, "absolute", "jaccard", "identity", "gradient"),
-    (90, FP32, 256, "logistic", "jaccard", "ramp", "gradient"),
+    (90, FP32, 256, "logistic", "jaccard", "sigmoid", "gradient"),
+    (90, FP32, 512, "logistic", "jaccard", "sigmoid", "gradient"),
     (80, BF16, 256, "targets", "cosine", "ramp", "forward"),
     (80, BF16, 256, "logistic", "jaccard", "sigmoid", "gradient"),
     (80, BF16, 512, "logistic", "jaccard", "sigmoid", "gradient"),
@@ -51,12 +52,12 @@ def compile_variants() -> Iterator[Variant]:
         if "forward" in passes:
             yield _forward(pairs).variant(f"{name} forward {label}", architecture, instruction)
         if "gradient" in passes:
-            sums = loss in ("logistic", "absolute")
+            sums = loss != "targets" and (loss != "softmax" or dtype != FP32)
             if is_fused(width):
                 launch, way = fused_launch(pairs, sums), "fused"
             else:
                 room = torch.empty(pairs.operands.v.shape[0] ** 2, dtype=dtype, device="meta")
-                launch, way = slope_launch(pairs, room, slope_tile(dtype, architecture, loss), sums), "strips"
+                launch, way = slope_launch(pairs, room, slope_tile(pairs, architecture), sums), "strips"
             yield launch.variant(f"{name} gradient {label}, {way}", architecture, instruction)
 
 

@@ -9,6 +9,7 @@ from kernels.contrastive import choose_blocks, weighted_infonce
 from kernels.contrastive_reference import reference_infonce
 from kernels.contrastive_triton import TRITON
 from kernels.similarity import NegativeWeights, Similarity
+from tests.kernels.interpreter import interpreted
 from tests.kernels.loss_family import FAMILY, Batch, relative
 from tests.processes import run_ranks
 
@@ -47,6 +48,29 @@ def test_triton_tiles_serve_every_scheme() -> None:
         for key, expected in truth.items():
             found = torch.cat([result[key] for result in results]) if key in ("ecg", "text") else results[0][key]
             assert relative(found, expected) < 5e-6, (name, scheme, key)
+
+
+def in_low_precision(dtype: torch.dtype) -> dict[tuple[str, str], tuple[float, float]]:
+    """Error of every loss and gradient against float64, and that of the plain formula in the same type."""
+    from tests.kernels.test_contrastive_triton import _limit_launches
+
+    _limit_launches(2)
+    errors = {}
+    for name, member in FAMILY.items():
+        batch = member.prepare(Batch.random(50, width=24, noise=0.5)).to(dtype)
+        truth = member.value_and_gradients(member.plain, batch.to(torch.float64))
+        rough = member.value_and_gradients(member.plain, batch)
+        found = member.value_and_gradients(member.tiled, batch, backend="triton")
+        errors |= {(name, key): (relative(found[key], truth[key]), relative(rough[key], truth[key])) for key in truth}
+    return errors
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.bfloat16, 4e-3), (torch.float16, 5e-4)], ids=["bfloat16", "float16"])
+def test_low_precision_error_of_every_loss_is_at_most_twice_that_of_the_plain_formula(dtype: torch.dtype, rounding: float) -> None:
+    for (name, key), (ours, plain) in interpreted(in_low_precision, dtype).items():
+        floor = rounding if key in ("ecg", "text") else 3e-6
+        assert ours <= 2 * plain + floor, (name, key, ours, plain)
+        assert ours < 2 * floor + 1e-5, (name, key, ours)
 
 
 def test_a_backend_that_cannot_run_is_refused_by_name() -> None:

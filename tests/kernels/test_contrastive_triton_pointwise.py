@@ -52,7 +52,7 @@ class Block(NamedTuple):
     def terms(self, backend: Any, form: str, gradients: bool = True) -> Terms:
         if form != "soft":
             found = backend.terms(form, self.v, self.t, self.scale, self.bias, self.own, self.tiles, gradients, 64)
-            return {name: value for name, value in zip(("loss", "slope", "d_v", "d_t"), found, strict=True) if value is not None}
+            return {name: value for name, value in zip(("loss", "slope", "work", "d_v", "d_t"), found, strict=True) if value is not None}
         sums = backend.target_sums(self.v, self.t, self.scale, self.tiles, 64)
         d_v, d_t = (torch.zeros(side.shape, dtype=self.scale.dtype) for side in (self.v, self.t))
         backend.subtract_target_gradients(d_v, d_t, self.v, self.t, self.tiles, *self.sides, 64)
@@ -108,15 +108,16 @@ def _measure(setting: Setting) -> dict[str, tuple[float, float]]:
         truth = block64.terms(TORCH, setting.form)
         for name, value in ours.items():
             assert torch.equal(value.reshape(-1).view(torch.uint8), again[name].reshape(-1).view(torch.uint8)), name
-            assert value.dtype == (torch.float64 if name in ("loss", "slope") else torch.float32)
+            assert value.dtype == (torch.float64 if name in ("loss", "slope", "work") else torch.float32)
         if setting.dtype != torch.float32:
             slopes = _slopes(block64, setting.form).to(setting.dtype).double()
             plain |= {"d_v": slopes @ block64.t, "d_t": slopes.T @ block64.v}
         if "slope" in truth:
-            # positive and negative slopes cancel: their sum is known relative to the sum of their sizes
+            # positive and negative slopes cancel: sums are known relative to the sum of the sizes
             size_of = _slopes(block64, setting.form).abs().sum()
             for found in (ours, plain, truth):
                 found["slope"] = found["slope"].double() + size_of
+                found["work"] = found["work"].double() + size_of * block64.scale
             evaluated = block.terms(TRITON, setting.form, gradients=False)
             assert abs(float(evaluated["loss"] / ours["loss"]) - 1) < 1e-6
         for name, expected in truth.items():
@@ -177,7 +178,7 @@ def _confident_pairs(width: int) -> tuple[float, float]:
         tiles = TargetTiles(Similarity(), Similarity(), HARD)
         scale, bias = torch.tensor(60.0, dtype=batch.dtype), torch.tensor(-30.0, dtype=batch.dtype)
         errors.append(backend.terms("logistic", batch, batch, scale, bias, torch.ones(8, dtype=batch.dtype), tiles, True, 8))
-    (loss, _, d_v, _), (loss64, _, d_v64, _) = errors
+    (loss, _, _, d_v, _), (loss64, _, _, d_v64, _) = errors
     return abs(float(loss / loss64) - 1), _error([d_v.double()], [d_v64])
 
 

@@ -59,7 +59,7 @@ def _last_program(kernel: str, rows: int, columns: int) -> list[bool]:
             return forward.match_launch(pairs.operands, forward.match_tile(v.dtype))
         if kernel == "fused gradient":
             return backward.fused_launch(pairs, sums=True)
-        tile = backward.slope_tile(v.dtype, 90, pairs.loss)
+        tile = backward.slope_tile(pairs, 90)
         b, n = pairs.operands.v.shape[0], pairs.operands.t.shape[0]
         return backward.slope_launch(pairs, torch.empty(b * (n + 64), dtype=v.dtype), tile, sums=True)
 
