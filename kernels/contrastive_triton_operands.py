@@ -90,7 +90,8 @@ class Operands:
         """From the arguments of a block function.
 
         Features of half-precision embeddings are taken in float16: unit rows lose at most 5e-4 of S (2e-5 typically), multi-hot rows
-        nothing, at the full tensor-core rate. Features of float32 embeddings stay float32.
+        nothing, at the full tensor-core rate. The slope of |l - S| may so have the other sign where |l - S| is below that. Features of float32
+        embeddings stay float32.
         """
         v, t = v.contiguous(), t.contiguous()
         sides, jaccard = (tiles.rows, tiles.columns), tiles.valued and tiles.rows.kind == "jaccard"

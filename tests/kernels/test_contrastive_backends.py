@@ -9,7 +9,7 @@ from kernels.contrastive import choose_blocks, weighted_infonce
 from kernels.contrastive_reference import reference_infonce
 from kernels.contrastive_triton import TRITON
 from kernels.similarity import NegativeWeights, Similarity
-from tests.kernels.interpreter import interpreted
+from tests.kernels.interpreter import interpreted, limit_launches
 from tests.kernels.loss_family import FAMILY, Batch, relative
 from tests.processes import run_ranks
 
@@ -52,9 +52,7 @@ def test_triton_tiles_serve_every_scheme() -> None:
 
 def in_low_precision(dtype: torch.dtype) -> dict[tuple[str, str], tuple[float, float]]:
     """Error of every loss and gradient against float64, and that of the plain formula in the same type."""
-    from tests.kernels.test_contrastive_triton import _limit_launches
-
-    _limit_launches(2)
+    limit_launches(2)
     errors = {}
     for name, member in FAMILY.items():
         batch = member.prepare(Batch.random(50, width=24, noise=0.5)).to(dtype)

@@ -16,7 +16,7 @@ import torch
 from kernels.contrastive_chunked import block_gradients, block_sums
 from kernels.contrastive_triton import available, supports, triton_block_gradients, triton_block_sums
 from kernels.similarity import NegativeTiles, NegativeWeights, Similarity
-from tests.kernels.interpreter import interpreted
+from tests.kernels.interpreter import interpreted, limit_launches
 from tests.kernels.test_contrastive import Case
 
 RAMP = NegativeWeights("ramp", low=0.2, high=0.8)
@@ -51,19 +51,9 @@ def _tiles(case: Case, setting: Setting, rows: slice, dtype: torch.dtype) -> Neg
     return NegativeTiles(mine, everything, setting.weights, row_offset=rows.start)
 
 
-def _limit_launches(programs: int) -> None:
-    """Small limits, so that a small batch has several launches, spans and blocks."""
-    from kernels import contrastive_triton_backward as backward
-    from kernels import contrastive_triton_forward as forward
-
-    forward.PROGRAMS = backward.PROGRAMS = programs
-    forward.PARTIAL_BYTES = 0
-    backward.BLOCK_SIDE = 64
-
-
 def _measure(setting: Setting) -> dict[str, tuple[float, float]]:
     """Error and yardstick of every result, over the row blocks of `sizes` one after the other."""
-    _limit_launches(setting.programs)
+    limit_launches(setting.programs)
     # Memory that nobody wrote is NaN: an output or a partial that is read before it is written cannot pass.
     torch.use_deterministic_algorithms(True)
     rounded, exact = _case(setting)
@@ -100,7 +90,7 @@ def _measure(setting: Setting) -> dict[str, tuple[float, float]]:
         for name, *values in zip(results, (*fused, *gradients), (*plain, *yardstick), (*truth, *expected), strict=True):
             for place, value in zip(results[name], values, strict=True):
                 place.append(value.double())
-    return {name: (_error(ours, truth), _error(plain, truth)) for name, (ours, plain, truth) in results.items()}
+    return {name: (joint_error(ours, truth), joint_error(plain, truth)) for name, (ours, plain, truth) in results.items()}
 
 
 def _weights(v: torch.Tensor, t: torch.Tensor, scale: torch.Tensor, tiles: NegativeTiles, row_lse: Any, column_lse: Any) -> torch.Tensor:
@@ -111,7 +101,8 @@ def _weights(v: torch.Tensor, t: torch.Tensor, scale: torch.Tensor, tiles: Negat
     return alpha * ((s - row_lse[:, None]).exp() + (s - column_lse[None, :]).exp())
 
 
-def _error(values: list[torch.Tensor], truth: list[torch.Tensor]) -> float:
+def joint_error(values: list[torch.Tensor], truth: list[torch.Tensor]) -> float:
+    """Relative error of the tensors as one, infinities aside, which must be in the same places."""
     a, b = torch.cat([value.flatten() for value in values]), torch.cat([value.flatten() for value in truth])
     assert torch.equal(a.isinf(), b.isinf())
     a, b = a[b.isfinite()], b[b.isfinite()]
@@ -146,7 +137,7 @@ def test_sums_and_gradients_against_float64(setting: Setting) -> None:
 
 
 def _swap_modalities() -> float:
-    _limit_launches(1)
+    limit_launches(1)
     case = Case(90, 48).in_dtype(torch.bfloat16)
     scale = case.log_scale.float().exp().reshape(())
     tiles = NegativeTiles(*[case.similarity().with_dtype(torch.float32)] * 2, RAMP)
@@ -181,7 +172,7 @@ def test_where_no_pair_counts_sums_are_minus_infinity_and_gradients_zero(batch: 
 
 
 def _poisoned_row(what: str) -> list[list[bool]]:
-    _limit_launches(1)
+    limit_launches(1)
     case = Case(40).in_dtype(torch.float32)
     getattr(case, what)[3, 0] = float("nan")
     scale = case.log_scale.exp().reshape(())
@@ -205,7 +196,7 @@ def test_a_nan_goes_where_the_plain_path_lets_it_go(what: str) -> None:
 
 
 def _float32_features_of_bfloat16_embeddings() -> tuple[float, float]:
-    _limit_launches(1)
+    limit_launches(1)
     case = Case(140)
     v, t = case.ecg.bfloat16(), case.text.bfloat16()
     tiles = NegativeTiles(*[case.in_dtype(torch.float32).similarity()] * 2, RAMP)
@@ -222,7 +213,7 @@ def test_features_lose_little_in_float16() -> None:
 
 
 def _gradients_with_sums_raised_by(shift: float, width: int) -> tuple[bool, float]:
-    _limit_launches(1)
+    limit_launches(1)
     case = Case(50, width).in_dtype(torch.float16)
     exact = case.in_dtype(torch.float64)
     scale = case.log_scale.float().exp().reshape(())
@@ -231,7 +222,7 @@ def _gradients_with_sums_raised_by(shift: float, width: int) -> tuple[bool, floa
     tiles = NegativeTiles(none, none, PLAIN)
     ours = triton_block_gradients(case.ecg, case.text, scale, tiles, *lse, 64)
     truth = block_gradients(exact.ecg, exact.text, scale.double(), tiles, *lse.double(), 64)
-    return all(bool(d.isfinite().all()) for d in ours), _error([d.double() for d in ours], list(truth))
+    return all(bool(d.isfinite().all()) for d in ours), joint_error([d.double() for d in ours], list(truth))
 
 
 @pytest.mark.parametrize("width", [24, 260])
@@ -247,7 +238,7 @@ def test_sums_that_miss_a_logit_cannot_overflow(width: int) -> None:
 
 
 def _columns_of_another_rank(offset: int, weights: NegativeWeights) -> tuple[float, float, float]:
-    _limit_launches(1)
+    limit_launches(1)
     case = Case(100).in_dtype(torch.float32)
     exact = case.in_dtype(torch.float64)
     parts = []
@@ -259,7 +250,7 @@ def _columns_of_another_rank(offset: int, weights: NegativeWeights) -> tuple[flo
         scale = case.log_scale.exp().reshape(()).to(batch.ecg.dtype)
         parts.append(sums(batch.ecg[:40], batch.text[40:], scale, NegativeTiles(rows, columns, weights, offset), 64))
     ours, truth = parts
-    return _error([ours.rows.double()], [truth.rows]), _error([ours.columns.double()], [truth.columns]), float(ours.alpha)
+    return joint_error([ours.rows.double()], [truth.rows]), joint_error([ours.columns.double()], [truth.columns]), float(ours.alpha)
 
 
 @pytest.mark.parametrize(("offset", "positives"), [(-40, 0), (-10, 30), (0, 40), (50, 10), (60, 0)])

@@ -14,9 +14,9 @@ from kernels.contrastive_blocks import TORCH
 from kernels.contrastive_triton import TRITON
 from kernels.similarity import Similarity
 from kernels.soft_targets import SoftTargets, TargetTiles
-from tests.kernels.interpreter import interpreted
+from tests.kernels.interpreter import interpreted, limit_launches
 from tests.kernels.test_contrastive import Case
-from tests.kernels.test_contrastive_triton import FLOOR, _error, _limit_launches
+from tests.kernels.test_contrastive_triton import FLOOR, joint_error
 
 RAMP = SoftTargets("ramp", low=-0.1, high=0.7, weight=0.8)
 SIGMOID = SoftTargets("sigmoid", threshold=0.3, weight=0.6, match_duplicates=False)
@@ -92,7 +92,7 @@ def _slopes(block: Block, form: str) -> torch.Tensor:
 
 def _measure(setting: Setting) -> dict[str, tuple[float, float]]:
     """Error and yardstick of every term, over the row blocks of `sizes` one after the other."""
-    _limit_launches(setting.programs)
+    limit_launches(setting.programs)
     torch.use_deterministic_algorithms(True)  # memory that nobody wrote is NaN
     rounded = Case(sum(setting.sizes), setting.width, setting.tau).in_dtype(setting.dtype)
     exact = rounded.in_dtype(torch.float64)
@@ -123,13 +123,13 @@ def _measure(setting: Setting) -> dict[str, tuple[float, float]]:
         for name, expected in truth.items():
             for place, value in zip(results.setdefault(name, [[], [], []]), (ours[name], plain[name], expected), strict=True):
                 place.append(value.double())
-    return {name: (_error(ours, truth), _error(plain, truth)) for name, (ours, plain, truth) in results.items()}
+    return {name: (joint_error(ours, truth), joint_error(plain, truth)) for name, (ours, plain, truth) in results.items()}
 
 
 SETTINGS = [
     Setting("logistic", (90,), 24, torch.float32),
     Setting("logistic", (50, 1, 27), 40, torch.float32, SIGMOID, "jaccard", tau=0.02, programs=4),
-    Setting("logistic", (70,), 300, torch.float32, HARD, "none"),
+    Setting("logistic", (70,), 300, torch.float32, HARD, "none", tau=0.005),
     Setting("logistic", (1,), 8, torch.float32),
     Setting("logistic", (90,), 37, torch.bfloat16, RAMP, "jaccard", programs=4),
     Setting("logistic", (30, 5, 45), 264, torch.bfloat16, tau=0.02),
@@ -139,7 +139,7 @@ SETTINGS = [
     Setting("absolute", (40, 30), 260, torch.float32, IDENTITY, tau=1.0),
     Setting("absolute", (90,), 64, torch.bfloat16, IDENTITY, tau=1.0, programs=4),
     Setting("soft", (50, 13, 27), 24, torch.float32),
-    Setting("soft", (70,), 260, torch.float32, SIGMOID, "jaccard"),
+    Setting("soft", (70,), 260, torch.float32, SIGMOID, "jaccard", tau=0.005),
     Setting("soft", (2,), 24, torch.float32, SoftTargets("none"), "none"),
     Setting("soft", (90,), 64, torch.bfloat16, SIGMOID, programs=4),
     Setting("soft", (30, 5, 45), 264, torch.bfloat16, RAMP, "jaccard", tau=0.02),
@@ -155,13 +155,13 @@ def test_terms_against_float64(setting: Setting) -> None:
 
 def _columns_of_another_rank(form: str, offset: int) -> dict[str, float]:
     """Rows and columns that share no pair, or only some: 40 rows against 60 columns."""
-    _limit_launches(1)
+    limit_launches(1)
     case = Case(160).in_dtype(torch.float32)
     rows, columns = slice(60, 100), slice(60 - offset, 120 - offset)
     setting = Setting(form, (), 24, torch.float32)
     ours = _block(case, setting, rows, columns, torch.float32).terms(TRITON, form)
     truth = _block(case.in_dtype(torch.float64), setting, rows, columns, torch.float64).terms(TORCH, form)
-    return {name: _error([ours[name].double()], [truth[name].double()]) for name in truth}
+    return {name: joint_error([ours[name].double()], [truth[name].double()]) for name in truth}
 
 
 @pytest.mark.parametrize("offset", [-40, -10, 50, 60])
@@ -179,7 +179,7 @@ def _confident_pairs(width: int) -> tuple[float, float]:
         scale, bias = torch.tensor(60.0, dtype=batch.dtype), torch.tensor(-30.0, dtype=batch.dtype)
         errors.append(backend.terms("logistic", batch, batch, scale, bias, torch.ones(8, dtype=batch.dtype), tiles, True, 8))
     (loss, _, _, d_v, _), (loss64, _, _, d_v64, _) = errors
-    return abs(float(loss / loss64) - 1), _error([d_v.double()], [d_v64])
+    return abs(float(loss / loss64) - 1), joint_error([d_v.double()], [d_v64])
 
 
 @pytest.mark.parametrize("width", [8, 257])
@@ -209,7 +209,7 @@ def test_softplus_and_sigmoid_keep_their_relative_precision_over_the_whole_range
 
 
 def _poisoned_row(form: str, what: str) -> list[bool]:
-    _limit_launches(1)
+    limit_launches(1)
     case = Case(40).in_dtype(torch.float32)
     getattr(case, what)[3, 0] = float("nan")
     setting = Setting(form, (), 24, torch.float32, IDENTITY)
