@@ -8,7 +8,6 @@ it: its b rows against all B columns, with what other ranks would send made up b
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -55,22 +54,11 @@ def _tiled(loss: str, backend: Any) -> Loss:
         "weighted": lambda v, t, s, b, S: contrastive.weighted_infonce(v, t, s, S, WEIGHTS, backend=backend).loss,
         "infonce": lambda v, t, s, b, S: contrastive.infonce(v, t, s, backend=backend),
         "soft": lambda v, t, s, b, S: contrastive.soft_target_infonce(v, t, s, S, TARGETS, backend=backend),
-        "siglip": lambda v, t, s, b, S: contrastive.siglip(v, t, s, b, S, TARGETS, **_choice(contrastive.siglip, backend)),
-        "ets": lambda v, t, s, b, S: contrastive.ets(v, t, **_choice(contrastive.ets, backend)),
-        "fnm": lambda v, t, s, b, S: contrastive.false_negative_mitigation(
-            v, t, S, **_choice(contrastive.false_negative_mitigation, backend)
-        ),
+        "siglip": lambda v, t, s, b, S: contrastive.siglip(v, t, s, b, S, TARGETS, backend=backend),
+        "ets": lambda v, t, s, b, S: contrastive.ets(v, t, backend=backend),
+        "fnm": lambda v, t, s, b, S: contrastive.false_negative_mitigation(v, t, S, backend=backend),
     }
     return losses[loss]
-
-
-def _choice(loss: Callable[..., Any], backend: str) -> dict[str, Any]:
-    """The backend, for a loss that lets one choose."""
-    return {"backend": backend} if _lets_choose(loss) else {}
-
-
-def _lets_choose(loss: Callable[..., Any]) -> bool:
-    return "backend" in inspect.signature(loss).parameters
 
 
 def _eager(loss: str) -> Loss:
@@ -178,8 +166,6 @@ def _function(implementation: str, device: torch.device, loss: str, others: Sequ
     if implementation == "tiled":
         return _tiled_share(others, "torch") if loss == "share" else _tiled(loss, "torch")
     if implementation == "triton":
-        if loss in POINTWISE and not _lets_choose(contrastive.siglip):
-            raise ValueError("the pointwise losses have no Triton tiles")
         if contrastive.triton_blocks(device) is None:
             raise ValueError("the Triton tiles need a CUDA device of capability 8.0 or newer")
         return _tiled_share(others, "triton") if loss == "share" else _tiled(loss, "triton")
@@ -201,10 +187,8 @@ def _work(loss: str, batch: int, columns: int, width: int, similarity_width: int
     return Work(once, flops, operands, 2 * operands + gradients)
 
 
-def _dispatched(loss: str, logits: int) -> Callable[[torch.device], str]:
+def _dispatched(logits: int) -> Callable[[torch.device], str]:
     def choose(device: torch.device) -> str:
-        if loss in POINTWISE and not _lets_choose(contrastive.siglip):
-            return "tiled"
         return "tiled" if contrastive.choose_blocks("auto", device, logits) is contrastive.TORCH else "triton"
 
     return choose
@@ -232,7 +216,7 @@ def _case(loss: str, batch: int, names: Sequence[str], device: torch.device, qui
         memory=not quick,
         kernels=("triton",),
         scale=batch * columns,
-        dispatched=_dispatched(loss, batch * columns),
+        dispatched=_dispatched(batch * columns),
         **{"rounds": 3 if quick else 30 if cuda else 5, **changes},
     )
 

@@ -9,8 +9,8 @@ log_scale and bias are the global gradients on every rank. Every rank of the gro
     chunk       side of a tile. Forward and backward hold chunk x chunk tiles, never b x B
     scheme      how columns reach a rank (contrastive_ranks): "gather", "ring", or "auto": ring when gathering would take more than
                 RING_ABOVE_BYTES on a rank
-    backend     who computes the tiles of the softmax losses: "torch", "triton", or "auto": PyTorch, and Triton on CUDA from TRITON_FROM_LOGITS logits on where
-                `kernels.dispatch` allows it. The pointwise losses run in PyTorch
+    backend     who computes the tiles: "torch", "triton", or "auto": PyTorch, and Triton on CUDA from TRITON_FROM_LOGITS logits on where
+                `kernels.dispatch` allows it
 bf16 and fp16 operands are accumulated in float32, float64 stays float64. Raises ValueError for operands that do not fit together.
 """
 
@@ -25,11 +25,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kernels.contrastive_chunked import TORCH, Blocks, accumulation_dtype
-from kernels.contrastive_pointwise import Form, PointwiseLoss
+from kernels.contrastive_blocks import TORCH, Blocks
+from kernels.contrastive_chunked import accumulation_dtype
+from kernels.contrastive_pointwise import PointwiseLoss
 from kernels.contrastive_ranks import Alone, Exchange, Gather, exchange_layout
 from kernels.contrastive_ring import Ring
 from kernels.contrastive_softmax import SoftmaxLoss
+from kernels.contrastive_terms import Form
 from kernels.dispatch import triton_by_default
 from kernels.similarity import NegativeWeights, Similarity
 from kernels.soft_targets import SoftTargets
@@ -131,6 +133,7 @@ def siglip(
     group: dist.ProcessGroup | None = None,
     chunk: int = 1024,
     scheme: Scheme = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Sigmoid loss (0-dim): L = 1/B sum_ij softplus(l) - y_ij l, l_ij = exp(log_scale) ecg_i.text_j + bias, y_ii = 1, y_ij = targets(S_ij).
 
@@ -140,7 +143,7 @@ def siglip(
     similarity = Similarity() if similarity is None else similarity
     targets = SoftTargets("none", match_duplicates=False) if targets is None else targets
     own = torch.ones(len(ecg), device=ecg.device)
-    return _pointwise("logistic", ecg, text, log_scale, bias, own, similarity, targets, 1, group, chunk, scheme)
+    return _pointwise("logistic", ecg, text, log_scale, bias, own, similarity, targets, 1, group, chunk, scheme, backend)
 
 
 def ets(
@@ -151,6 +154,7 @@ def ets(
     group: dist.ProcessGroup | None = None,
     chunk: int = 1024,
     scheme: Scheme = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """ECG-text sigmoid loss (0-dim): L = -1/B^2 sum_ij log sigmoid(y_ij ecg_i.text_j), y = -1 for i != j, y_ii = +1, or -1 where not aligned.
 
@@ -163,7 +167,7 @@ def ets(
         raise ValueError(f"aligned is {aligned.dtype} {tuple(aligned.shape)} for a batch of {len(ecg)}; pass one bool per pair")
     # log sigmoid(y l) with y = +-1 is -(softplus(l) - (y + 1)/2 l)
     nothing = SoftTargets("none", match_duplicates=False)
-    return _pointwise("logistic", ecg, text, None, None, aligned, Similarity(), nothing, 2, group, chunk, scheme)
+    return _pointwise("logistic", ecg, text, None, None, aligned, Similarity(), nothing, 2, group, chunk, scheme, backend)
 
 
 def false_negative_mitigation(
@@ -174,6 +178,7 @@ def false_negative_mitigation(
     group: dist.ProcessGroup | None = None,
     chunk: int = 1024,
     scheme: Scheme = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Pulls the cosine of a pair to the similarity of its reports (0-dim): L = 1/B sum_ij |ecg_i.text_j - S_ij|, S_ii = 1.
 
@@ -181,7 +186,7 @@ def false_negative_mitigation(
     when all reports move together. S = 1 where duplicate keys are equal. Source: FG-CLEP, L_fnm.
     """
     own = torch.ones(len(ecg), device=ecg.device)
-    return _pointwise("absolute", ecg, text, None, None, own, similarity, SoftTargets("identity"), 1, group, chunk, scheme)
+    return _pointwise("absolute", ecg, text, None, None, own, similarity, SoftTargets("identity"), 1, group, chunk, scheme, backend)
 
 
 def _softmax(
@@ -215,6 +220,7 @@ def _pointwise(
     group: dist.ProcessGroup | None,
     chunk: int,
     scheme: Scheme,
+    backend: Backend,
 ) -> Tensor:
     """power: the mean is over B to the `power`."""
     _check(ecg, text, similarity, chunk, log_scale=log_scale, bias=bias)
@@ -223,8 +229,11 @@ def _pointwise(
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in operands)
     agreed = {"loss": 2 if form == "logistic" else 3, "need of gradients": int(wanted)}
     exchange = choose_exchange(ecg, text, similarity, group, scheme, agreed)
+    blocks = choose_blocks(backend, ecg.device, len(ecg) * exchange.layout.batch)
     mean_over = exchange.layout.batch**power
-    loss: Tensor = PointwiseLoss.apply(ecg, text, log_scale, bias, own, form, similarity, targets, mean_over, exchange, wanted, chunk)
+    loss: Tensor = PointwiseLoss.apply(
+        ecg, text, log_scale, bias, own, form, similarity, targets, mean_over, exchange, wanted, blocks, chunk
+    )
     return loss
 
 
@@ -250,7 +259,8 @@ def choose_blocks(backend: Backend, device: torch.device, logits: int) -> Blocks
     """The block functions for `logits` = b x B logits on this rank. Raises ValueError when Triton is asked for and not available."""
     if backend not in get_args(Backend):
         raise ValueError(f"unknown backend {backend!r}; use one of {', '.join(get_args(Backend))}")
-    if backend == "torch" or (backend == "auto" and (not triton_by_default() or device.type == "cpu" or logits < TRITON_FROM_LOGITS)):
+    small = device.type == "cpu" or logits < TRITON_FROM_LOGITS
+    if backend == "torch" or (backend == "auto" and (small or not triton_by_default("contrastive", logits, device))):
         return TORCH
     found = triton_blocks(device)
     if found is None and backend == "triton":
@@ -263,7 +273,8 @@ def triton_blocks(device: torch.device) -> Blocks | None:
     if importlib.util.find_spec("kernels.contrastive_triton") is None:
         return None
     module = importlib.import_module("kernels.contrastive_triton")
-    return Blocks(module.triton_block_sums, module.triton_block_gradients) if module.available(device) else None
+    found: Blocks | None = module.TRITON if module.available(device) else None
+    return found
 
 
 def _check(ecg: Tensor, text: Tensor, similarity: Similarity, chunk: int, **scalars: Tensor | None) -> None:

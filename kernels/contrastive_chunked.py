@@ -6,16 +6,14 @@ With s_ij = exp(log_scale) v_i.t_j and alpha_ij the (constant) weight of a negat
     G_ij = alpha_ij (e^(s_ij - R_i) + e^(s_ij - C_j)) / (2B),   G_ii = -(sigmoid(r_i - s_ii) + sigmoid(c_i - s_ii)) / (2B)
 with R, C the log-sum-exp including the positive. Keeping the positives apart is what keeps small losses exact: G_ii is never P - 1.
 
-A backend is a pair of block functions with the signatures of `block_sums` and `block_gradients`; every scheme over ranks and every backend
-meets there and nowhere else. A block is b rows of this rank against n columns: all B of the global batch, or those of one other rank. Row i
-and column tiles.row_offset + i are a matching pair and are left out; row_offset may be negative or past the end, then there is none.
+A block is b rows against n columns (contrastive_blocks); the matching pairs, row i and column tiles.row_offset + i, are left out.
 Shapes: b rows, n columns, d width; b or n may be 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -30,6 +28,14 @@ class BlockSums(NamedTuple):
     rows: Tensor
     columns: Tensor
     alpha: Tensor
+
+
+class BlockGradients(NamedTuple):
+    """Of the negatives of a block: sum_j H_ij t_j (b, d), sum_i H_ij v_i (n, d), and the work sum_ij H_ij s_ij (0-dim float64)."""
+
+    d_v: Tensor
+    d_t: Tensor
+    work: Tensor
 
 
 def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
@@ -85,11 +91,11 @@ def block_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles, chunk:
 
 def block_gradients(
     v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles, row_lse: Tensor, column_lse: Tensor, chunk: int
-) -> tuple[Tensor, Tensor]:
-    """Recompute the tiles; return sum_j H_ij t_j (b, d) and sum_i H_ij v_i (n, d), H_ij = alpha (e^(s-R_i) + e^(s-C_j)), i != j.
+) -> BlockGradients:
+    """Recompute the tiles; H_ij = alpha_ij (e^(s_ij - R_i) + e^(s_ij - C_j)), i != j.
 
-    row_lse (b,) and column_lse (n,) include the positives; they and the results have the type of `scale`. The common factor of the gradient
-    (scale / 2B and that of the loss) is applied by the caller.
+    row_lse (b,) and column_lse (n,) include the positives; they and the gradients have the type of `scale`. The common factor of the gradient
+    (scale / 2B and that of the loss) is applied by the caller. work / 2B is what the negatives give to the gradient of log_scale.
     """
     accumulate = scale.dtype
     d_v = torch.zeros(v.shape, dtype=accumulate, device=v.device)
@@ -103,17 +109,7 @@ def block_gradients(
             gradient += logits.sub_(column_lse[None, columns]).exp_()
             d_v[rows].addmm_(gradient, t_tile)
             d_t[columns].addmm_(gradient.T, v_tile)
-    return d_v, d_t
-
-
-class Blocks(NamedTuple):
-    """One backend: its two block functions, with the signatures of `block_sums` and `block_gradients`."""
-
-    sums: Callable[[Tensor, Tensor, Tensor, NegativeTiles, int], BlockSums]
-    gradients: Callable[[Tensor, Tensor, Tensor, NegativeTiles, Tensor, Tensor, int], tuple[Tensor, Tensor]]
-
-
-TORCH = Blocks(block_sums, block_gradients)
+    return BlockGradients(d_v, d_t, (v.to(accumulate) * d_v).sum(dtype=torch.float64) * scale)
 
 
 class Positives(NamedTuple):

@@ -6,6 +6,8 @@ N_i = sum_{j!=i} y_ij and A_i = sum_{j!=i} y_ij s_ij, Z_i = 1 + N_i, and N', A',
     soft   L = 1/(2B) sum_i H(y_i. / Z_i, softmax of row i) + H(y_.i / Z'_i, softmax of column i)
              = hard - 1/(2B) sum_i (A_i - N_i s_ii) / Z_i + (A'_i - N'_i s_ii) / Z'_i
 so both share the log-sums, and with hard labels nothing of the second line remains. H is the cross-entropy.
+The gradient of log_scale is the work sum_ij G_ij s_ij. It equals sum_i <v_i, dV_i>, but a backend may round the G of dV to half precision; the
+work it sums before that. The soft labels' share of it is their share of the loss, which is linear in s.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels.contrastive_chunked import TORCH, Blocks, accumulation_dtype, positives
+from kernels.contrastive_blocks import Blocks, for_block
+from kernels.contrastive_chunked import accumulation_dtype, positives
 from kernels.contrastive_ranks import Exchange, Merge
 from kernels.similarity import NegativeTiles, NegativeWeights, Similarity
-from kernels.soft_targets import SoftTargets, TargetTiles, subtract_target_gradients, target_sums
+from kernels.soft_targets import SoftTargets, TargetTiles
 
 
 def pack(text: Tensor, similarity: Similarity, *more: Tensor) -> list[Tensor]:
@@ -36,11 +39,6 @@ def unpack(columns: Sequence[Tensor], like: Similarity, dtype: torch.dtype) -> t
     features = None if like.features is None else rest.pop(0)
     key = None if like.duplicate_key is None else rest.pop(0)
     return text, Similarity(like.kind, features, key).with_dtype(dtype), rest
-
-
-def _some(blocks: Blocks, rows: Tensor, columns: Tensor) -> Blocks:
-    """Backends need not launch on nothing: a block of an empty shard is PyTorch's."""
-    return blocks if len(rows) and len(columns) else TORCH
 
 
 class SoftmaxLoss(torch.autograd.Function):
@@ -72,12 +70,13 @@ class SoftmaxLoss(torch.autograd.Function):
         def visit(columns: Sequence[Tensor], offset: int) -> list[Tensor]:
             t, there, _ = unpack(columns, similarity, accumulate)
             tiles = NegativeTiles(here, there, weights, offset)
-            sums = _some(blocks, ecg, t).sums(ecg, t, scale, tiles, chunk)
+            of_block = for_block(blocks, ecg, t)
+            sums = of_block.sums(ecg, t, scale, tiles, chunk)
             row_lse.copy_(torch.logaddexp(row_lse, sums.rows))
             alpha_sum.add_(tiles.others(len(ecg), len(t)) if tiles.trivial else sums.alpha)
             if targets is None:
                 return [sums.columns]
-            matches = target_sums(ecg, t, scale, TargetTiles(here, there, targets, offset), chunk)
+            matches = of_block.target_sums(ecg, t, scale, TargetTiles(here, there, targets, offset), chunk)
             row_mass.add_(matches.row_mass)
             row_work.add_(matches.row_work)
             return [sums.columns, matches.column_mass, matches.column_work]
@@ -88,13 +87,15 @@ class SoftmaxLoss(torch.autograd.Function):
             column_lse, *column_matches = exchange.columns(pack(text, similarity), visit, merges)
             pairs = positives(ecg, text, scale, row_lse, column_lse)
             loss, pull, shares = pairs.loss, pairs.pull, []
+            own_work = pull * pairs.logit
             for mass, work in ((row_mass, row_work), tuple(column_matches)) if targets is not None else ():
                 share = 1 / (1 + mass)
-                loss = loss - (work - mass * pairs.logit) * share
+                soft = (work - mass * pairs.logit) * share
+                loss, own_work = loss - soft, own_work + soft
                 pull = pull - mass * share
                 shares.append(share)
             totals = exchange.total(torch.stack((loss.sum(dtype=torch.float64), alpha_sum)))
-        ctx.save_for_backward(ecg, text, log_scale, pairs.row_lse, pairs.column_lse, pull, *shares)
+        ctx.save_for_backward(ecg, text, log_scale, pairs.row_lse, pairs.column_lse, pull, own_work.sum(dtype=torch.float64), *shares)
         ctx.similarity, ctx.weights, ctx.targets = similarity, weights, targets
         ctx.exchange, ctx.blocks, ctx.chunk = exchange, blocks, chunk
         effective = (totals[1] / batch).to(torch.float32)
@@ -104,20 +105,23 @@ class SoftmaxLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        ecg, text, log_scale, row_lse, column_lse, pull, *shares = ctx.saved_tensors
+        ecg, text, log_scale, row_lse, column_lse, pull, own_work, *shares = ctx.saved_tensors
         similarity, targets, chunk = ctx.similarity, ctx.targets, ctx.chunk
         accumulate = pull.dtype
         here = similarity.with_dtype(accumulate)
         d_ecg = torch.zeros(ecg.shape, dtype=accumulate, device=ecg.device)
+        work = -own_work
 
         def visit(columns: Sequence[Tensor], offset: int) -> list[Tensor]:
             t, there, (column_sums, *column_share) = unpack(columns, similarity, accumulate)
             tiles = NegativeTiles(here, there, ctx.weights, offset)
-            d_rows, d_columns = _some(ctx.blocks, ecg, t).gradients(ecg, t, scale, tiles, row_lse, column_sums, chunk)
+            of_block = for_block(ctx.blocks, ecg, t)
+            d_rows, d_columns, block_work = of_block.gradients(ecg, t, scale, tiles, row_lse, column_sums, chunk)
             if targets is not None:
                 matches = TargetTiles(here, there, targets, offset)
-                subtract_target_gradients(d_rows, d_columns, ecg, t, matches, shares[0], column_share[0], chunk)
+                of_block.subtract_target_gradients(d_rows, d_columns, ecg, t, matches, shares[0], column_share[0], chunk)
             d_ecg.add_(d_rows)
+            work.add_(block_work)
             return [d_columns]
 
         with torch.autocast(ecg.device.type, enabled=False):
@@ -128,7 +132,7 @@ class SoftmaxLoss(torch.autograd.Function):
             unit = scale / (2 * ctx.exchange.layout.batch)
             d_ecg *= unit
             d_text *= unit
-            d_log_scale = ctx.exchange.total((ecg.to(accumulate) * d_ecg).sum())
+            d_log_scale = ctx.exchange.total(work).to(accumulate) / (2 * ctx.exchange.layout.batch)
             # Only now the local factor: a rank may scale its loss, the sums over ranks must not see that.
             factor = grad_loss.to(accumulate)
             d_ecg *= factor

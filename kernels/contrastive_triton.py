@@ -1,4 +1,4 @@
-"""Triton tiles of the contrastive loss: the same contracts as `block_sums` and `block_gradients` of `contrastive_chunked`, for GPUs.
+"""Triton tiles of the loss family: the same contracts as the block functions of `contrastive_blocks.TORCH`, for GPUs.
 
 Importing this module needs no triton; the kernels are imported by the first call. Not measured on a GPU: values are held against float64
 through Triton's interpreter, registers and spills are read from what the compiler makes (`cardialign bench compile`).
@@ -7,15 +7,16 @@ through Triton's interpreter, registers and spills are read from what the compil
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from kernels.compile_check import Instruction, Variant
-from kernels.contrastive_chunked import BlockSums, block_gradients, block_sums
+from kernels.contrastive_blocks import TORCH, Blocks
+from kernels.contrastive_chunked import BlockGradients, BlockSums
+from kernels.contrastive_terms import BlockTerms, Form
 from kernels.contrastive_triton_operands import Operands
-from kernels.similarity import NegativeTiles, NegativeWeights, Similarity
+from kernels.similarity import NegativeTiles
+from kernels.soft_targets import TargetSums, TargetTiles
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -29,13 +30,9 @@ def available(device: torch.device) -> bool:
     return device.type == "cpu" and _interpreted()
 
 
-def supports(v: Tensor, t: Tensor, tiles: NegativeTiles) -> bool:
-    """Whether the kernels take these operands: one type of float32, bfloat16, float16, and cosine similarity or none.
-
-    float64 and Jaccard similarity are left to the plain path.
-    """
-    weighted = tiles.rows.kind != "none" and tiles.weights.form != "none"
-    return v.dtype == t.dtype and v.dtype in DTYPES and (not weighted or tiles.rows.kind == "cosine")
+def supports(v: Tensor, t: Tensor) -> bool:
+    """Whether the kernels take these operands: one type of float32, bfloat16, float16, and no empty shard. float64 is left to the plain path."""
+    return v.dtype == t.dtype and v.dtype in DTYPES and v.shape[0] > 0 and t.shape[0] > 0
 
 
 def triton_block_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles, chunk: int) -> BlockSums:
@@ -43,30 +40,89 @@ def triton_block_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles,
 
     v (b, d), t (n, d), scale 0-dim float32; tiles.row_offset may be negative or past the last column. `chunk` bounds nothing here: at most 64 MiB of partial sums exist beside the results.
     """
-    if not supports(v, t, tiles) or v.shape[0] == 0 or t.shape[0] == 0:
-        return block_sums(v, t, scale, tiles, chunk)
+    if not supports(v, t):
+        return TORCH.sums(v, t, scale, tiles, chunk)
     from kernels.contrastive_triton_forward import log_sums
 
     rows, columns, alpha = log_sums(Operands.of(v, t, scale, tiles))
     if tiles.trivial:
-        positives = min(v.shape[0], t.shape[0] - tiles.row_offset) - max(0, -tiles.row_offset)
-        alpha = alpha.new_full((), v.shape[0] * t.shape[0] - max(0, positives))
+        alpha = alpha.new_full((), tiles.others(len(v), len(t)))
     return BlockSums(rows, columns, alpha)
 
 
 def triton_block_gradients(
     v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles, row_lse: Tensor, column_lse: Tensor, chunk: int
-) -> tuple[Tensor, Tensor]:
+) -> BlockGradients:
     """`block_gradients` on the GPU, float32; operands the kernels do not take go through the plain path.
 
     row_lse (b,), column_lse (n,) must include the positives: a weight e^(s - R) above 1 is taken for rounding and cut to 1. `chunk` bounds
-    nothing here: beside the results at most a 4096 x 4096 block of H exists (d > 256), or partial sums of a few hundred row blocks.
+    nothing here: beside the results at most a 4096 x 4096 block of slopes exists (d > 256), or partial sums of a few hundred row blocks.
     """
-    if not supports(v, t, tiles) or v.shape[0] == 0 or t.shape[0] == 0:
-        return block_gradients(v, t, scale, tiles, row_lse, column_lse, chunk)
-    from kernels.contrastive_triton_backward import gradients
+    if not supports(v, t):
+        return TORCH.gradients(v, t, scale, tiles, row_lse, column_lse, chunk)
+    from kernels.contrastive_triton_backward import Pairs, gradients
 
-    return gradients(Operands.of(v, t, scale, tiles), row_lse, column_lse, architecture_of(v.device))
+    operands = Operands.of(v, t, scale, tiles)
+    pairs = Pairs(operands, "softmax", _side(row_lse), _side(column_lse), operands.scale)
+    # float32 slopes are not rounded, and their kernel has no registers to spare.
+    d_v, d_t, sums = gradients(pairs, v.dtype != torch.float32, architecture_of(v.device))
+    work = (v * d_v).sum(dtype=torch.float64) if sums is None else sums.work
+    return BlockGradients(d_v, d_t, work * scale)
+
+
+def triton_target_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: TargetTiles, chunk: int) -> TargetSums:
+    """`target_sums` in one pass on the GPU, float32; operands the kernels do not take go through the plain path."""
+    if not supports(v, t):
+        return TORCH.target_sums(v, t, scale, tiles, chunk)
+    from kernels.contrastive_triton_forward import match_totals
+
+    return match_totals(Operands.of(v, t, scale, tiles))
+
+
+def triton_subtract_target_gradients(
+    d_v: Tensor, d_t: Tensor, v: Tensor, t: Tensor, tiles: TargetTiles, row_share: Tensor, column_share: Tensor, chunk: int
+) -> None:
+    """`subtract_target_gradients` on the GPU: no logits are made again. Operands the kernels do not take go through the plain path."""
+    if not supports(v, t):
+        TORCH.subtract_target_gradients(d_v, d_t, v, t, tiles, row_share, column_share, chunk)
+        return
+    from kernels.contrastive_triton_backward import Pairs, gradients
+
+    unused = row_share.new_ones(())
+    pairs = Pairs(Operands.of(v, t, unused, tiles), "targets", _side(row_share), _side(column_share), unused)
+    of_rows, of_columns, _ = gradients(pairs, False, architecture_of(v.device))
+    d_v += of_rows
+    d_t += of_columns
+
+
+def triton_block_terms(
+    form: Form, v: Tensor, t: Tensor, scale: Tensor, bias: Tensor, own: Tensor, tiles: TargetTiles, gradients: bool, chunk: int
+) -> BlockTerms:
+    """`block_terms` on the GPU, gradients in float32; operands the kernels do not take go through the plain path."""
+    if not supports(v, t):
+        return TORCH.terms(form, v, t, scale, bias, own, tiles, gradients, chunk)
+    from kernels.contrastive_triton_backward import Pairs, evaluated
+    from kernels.contrastive_triton_backward import gradients as gradients_of
+
+    # The own target of a column is that of the row it matches; columns that match no row here have none, and it is not read.
+    of_columns = own.new_zeros(t.shape[0])
+    first, stop = max(0, tiles.row_offset), min(t.shape[0], tiles.row_offset + v.shape[0])
+    if first < stop:
+        of_columns[first:stop] = own[first - tiles.row_offset : stop - tiles.row_offset]
+    pairs = Pairs(Operands.of(v, t, scale, tiles), form, _side(own), _side(of_columns), _side(bias))
+    if not gradients:
+        sums = evaluated(pairs)
+        return BlockTerms(sums.values, sums.slopes, torch.zeros_like(sums.work), None, None)
+    d_v, d_t, found = gradients_of(pairs, True, architecture_of(v.device))
+    assert found is not None
+    return BlockTerms(found.values, found.slopes, found.work * scale, d_v, d_t)
+
+
+TRITON = Blocks(triton_block_sums, triton_block_gradients, triton_target_sums, triton_subtract_target_gradients, triton_block_terms)
+
+
+def _side(values: Tensor) -> Tensor:
+    return values.detach().float().contiguous()
 
 
 def architecture_of(device: torch.device) -> int:
@@ -81,41 +137,3 @@ def _interpreted() -> bool:
     import triton
 
     return bool(triton.knobs.runtime.interpret)
-
-
-def compile_variants() -> Iterator[Variant]:
-    """The launches that stand for all: both passes, both backward ways, both architectures, every type and form of alpha, an odd width."""
-    from kernels import contrastive_triton_backward as backward
-    from kernels.contrastive_triton_forward import forward_launch, forward_tile
-
-    for architecture, dtype, width, form, passes in (
-        (90, torch.bfloat16, 256, "ramp", "forward gradient"),
-        (90, torch.bfloat16, 512, "ramp", "gradient"),
-        (90, torch.bfloat16, 512, "exponential", "forward"),
-        (90, torch.float16, 200, "none", "gradient"),
-        (90, torch.float32, 256, "ramp", "forward gradient"),
-        (80, torch.bfloat16, 256, "ramp", "forward gradient"),
-        (80, torch.bfloat16, 512, "ramp", "gradient"),
-    ):
-        operands = _shapes_only(dtype, width, form)
-        instruction: Instruction = "FFMA" if dtype == torch.float32 else "HGMMA" if architecture == 90 else "HMMA"
-        label = f"d={width} {str(dtype)[6:]} {form}"
-        if "forward" in passes:
-            launch = forward_launch(operands, forward_tile(dtype))
-            yield launch.variant(f"loss forward {label}", architecture, instruction)
-        if "gradient" in passes:
-            lse = operands.v.new_empty(operands.v.shape[0], dtype=torch.float32)
-            if backward.is_fused(width):
-                launch, way = backward.fused_launch(operands, lse, lse, backward.fused_tile(dtype)), "fused"
-            else:
-                room = torch.empty(operands.v.shape[0] ** 2, dtype=dtype, device="meta")
-                launch, way = backward.pull_launch(operands, lse, lse, room, backward.pull_tile(dtype, architecture)), "strips"
-            yield launch.variant(f"loss gradient {label}, {way}", architecture, instruction)
-
-
-def _shapes_only(dtype: torch.dtype, width: int, form: str, similarity_width: int = 128, batch: int = 4096) -> Operands:
-    """Operands without storage, with duplicate keys."""
-    rows = torch.empty((batch, width), dtype=dtype, device="meta")
-    similarity = Similarity("cosine", rows.new_empty((batch, similarity_width)), rows.new_empty(batch, dtype=torch.int64))
-    tiles = NegativeTiles(similarity, similarity, NegativeWeights(form))  # type: ignore[arg-type]
-    return Operands.of(rows, rows, rows.new_empty((), dtype=torch.float32), tiles)

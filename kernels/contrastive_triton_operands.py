@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from kernels.similarity import NegativeTiles
+from kernels.soft_targets import TargetTiles
 
-FORMS = {"none": 0, "ramp": 1, "exponential": 2}
-"""Number by which a kernel knows a form of NegativeWeights."""
+WEIGHT_FORMS = {"none": 0, "ramp": 1, "exponential": 2}
+TARGET_FORMS = {"none": 0, "ramp": 1, "sigmoid": 2, "identity": 3}
+"""Numbers by which a kernel knows a form of NegativeWeights, of SoftTargets."""
+LOG2E = math.log2(math.e)
 
 
 class Tile(NamedTuple):
@@ -30,12 +33,41 @@ def power_of_two(size: int) -> int:
     return max(16, 1 << (size - 1).bit_length())
 
 
+def split(rows: int, columns: int, tile: Tile, programs: int) -> tuple[int, int, int]:
+    """(row blocks, spans, columns of a span): how a launch is cut so that about `programs` programs share it, or one for each tile."""
+    row_blocks, column_blocks = -(-rows // tile.rows), -(-columns // tile.columns)
+    span = -(-column_blocks // min(column_blocks, -(-programs // row_blocks))) * tile.columns
+    return row_blocks, -(-columns // span), span
+
+
+class Mapping(NamedTuple):
+    """From S to alpha or y: number of the form, and the numbers that `log_weights` or `soft_targets` take."""
+
+    form: int
+    high: float
+    slope: float
+    low: float
+    weight: float
+
+    @classmethod
+    def of(cls, tiles: NegativeTiles | TargetTiles) -> Mapping:
+        if isinstance(tiles, NegativeTiles):
+            weights = tiles.weights
+            slope = 1 / (weights.high - weights.low) if weights.form == "ramp" else weights.gamma * LOG2E
+            return cls(WEIGHT_FORMS[weights.form] if tiles.valued else 0, weights.high, slope, weights.low, 1.0)
+        targets = tiles.targets
+        form = TARGET_FORMS[targets.form] if tiles.valued else 0
+        if targets.form == "sigmoid":
+            return cls(form, 1.0, targets.slope * LOG2E, targets.threshold, targets.weight)
+        return cls(form, targets.high, 1 / (targets.high - targets.low), targets.low, targets.weight)
+
+
 @dataclass(frozen=True)
 class Operands:
     """v (b, d) against t (B, d), both of one type; scale 0-dim float32. Row i is global row row_offset + i, column j is column_offset + j.
 
-    row_features (b, d_s), column_features (B, d_s), row_key (b,), column_key (B,) stand for each other's absence by v and t: never read.
-    form: FORMS; slope: what `log_weights` says.
+    row_features (b, d_s), column_features (B, d_s), their sums row_sizes (b,), column_sizes (B,) for Jaccard similarity, row_key (b,),
+    column_key (B,): v and t stand for what is absent and never read.
     """
 
     v: Tensor
@@ -43,36 +75,37 @@ class Operands:
     scale: Tensor
     row_features: Tensor
     column_features: Tensor
+    row_sizes: Tensor
+    column_sizes: Tensor
     row_key: Tensor
     column_key: Tensor
-    form: int
+    mapping: Mapping
     has_keys: bool
-    high: float
-    slope: float
-    low: float
+    jaccard: bool
     row_offset: int
     column_offset: int = 0
 
     @classmethod
-    def of(cls, v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles) -> Operands:
-        """From the arguments of block_sums.
+    def of(cls, v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles | TargetTiles) -> Operands:
+        """From the arguments of a block function.
 
-        Features of half-precision embeddings are taken in float16: unit rows lose at most 5e-4 of S (2e-5 typically), at the full
-        tensor-core rate. Features of float32 embeddings stay float32.
+        Features of half-precision embeddings are taken in float16: unit rows lose at most 5e-4 of S (2e-5 typically), multi-hot rows
+        nothing, at the full tensor-core rate. The slope of |l - S| may so have the other sign where |l - S| is below that. Features of float32
+        embeddings stay float32.
         """
         v, t = v.contiguous(), t.contiguous()
-        weights, similarity = tiles.weights, tiles.rows
-        form = FORMS[weights.form] if similarity.kind != "none" else 0
-        has_keys = weights.drop_duplicates and similarity.duplicate_key is not None
-        features, keys = (v, t), (v, t)
-        if form:
-            assert tiles.rows.features is not None and tiles.columns.features is not None
+        sides, jaccard = (tiles.rows, tiles.columns), tiles.valued and tiles.rows.kind == "jaccard"
+        features, sizes, keys = [v, t], [v, t], [v, t]
+        if tiles.valued:
             kind = torch.float32 if v.dtype == torch.float32 else torch.float16
-            features = tuple(side.features.to(kind).contiguous() for side in (tiles.rows, tiles.columns))  # type: ignore[union-attr, assignment]
-        if has_keys:
-            keys = tuple(side.duplicate_key.to(torch.int64).contiguous() for side in (tiles.rows, tiles.columns))  # type: ignore[union-attr, assignment]
-        slope = 1 / (weights.high - weights.low) if weights.form == "ramp" else weights.gamma * math.log2(math.e)
-        return cls(v, t, scale.detach().float(), *features, *keys, form, has_keys, weights.high, slope, weights.low, tiles.row_offset)
+            features = [side.features.to(kind).contiguous() for side in sides]  # type: ignore[union-attr]
+        if jaccard:
+            sizes = [tiles.row_counts.float(), tiles.column_counts.float()]
+        if tiles.keyed:
+            keys = [side.duplicate_key.to(torch.int64).contiguous() for side in sides]  # type: ignore[union-attr]
+        (fq, fk), (sq, sk), (kq, kk) = features, sizes, keys
+        mapping, offset = Mapping.of(tiles), tiles.row_offset
+        return cls(v, t, scale.detach().float(), fq, fk, sq, sk, kq, kk, mapping, tiles.keyed, jaccard, offset)
 
     def block(self, rows: slice, columns: slice) -> Operands:
         """The operands of some rows against some columns."""
@@ -82,6 +115,8 @@ class Operands:
             t=self.t[columns],
             row_features=self.row_features[rows],
             column_features=self.column_features[columns],
+            row_sizes=self.row_sizes[rows],
+            column_sizes=self.column_sizes[columns],
             row_key=self.row_key[rows],
             column_key=self.column_key[columns],
             row_offset=self.row_offset + rows.start,
@@ -89,13 +124,15 @@ class Operands:
         )
 
     def swapped(self) -> Operands:
-        """Columns as rows and rows as columns; alpha is symmetric."""
+        """Columns as rows and rows as columns; alpha and y are symmetric."""
         return replace(
             self,
             v=self.t,
             t=self.v,
             row_features=self.column_features,
             column_features=self.row_features,
+            row_sizes=self.column_sizes,
+            column_sizes=self.row_sizes,
             row_key=self.column_key,
             column_key=self.row_key,
             row_offset=self.column_offset,
@@ -110,6 +147,8 @@ class Operands:
             "K": self.t,
             "EQ": self.row_features,
             "EK": self.column_features,
+            "SIZEQ": self.row_sizes,
+            "SIZEK": self.column_sizes,
             "KEYQ": self.row_key,
             "KEYK": self.column_key,
             "SCALE": self.scale,
@@ -117,17 +156,19 @@ class Operands:
             "columns": self.t.shape[0],
             "q_offset": self.row_offset,
             "k_offset": self.column_offset,
-            "high": self.high,
-            "slope": self.slope,
-            "low": self.low,
+            "high": self.mapping.high,
+            "slope": self.mapping.slope,
+            "low": self.mapping.low,
+            "weight": self.mapping.weight,
         }
 
     def constants(self, tile: Tile) -> dict[str, Any]:
         """Constants that every kernel takes. float32 is multiplied as float32, not as TF32."""
-        width, similarity_width = self.v.shape[1], self.row_features.shape[1] if self.form else 1
+        width, similarity_width = self.v.shape[1], self.row_features.shape[1] if self.mapping.form else 1
         return {
-            "FORM": self.form,
+            "FORM": self.mapping.form,
             "KEYS": self.has_keys,
+            "JACCARD": self.jaccard,
             "D": width,
             "DS": similarity_width,
             "M": tile.rows,

@@ -95,13 +95,16 @@ class SimilarityTiles:
 
     `row_offset`: row i here and column row_offset + i are the same report, so that the diagonal (the positives) is known; it is negative, or
     past the last column, where the columns are another rank's. Forward and backward ask for the same tiles and so get the same bits.
+    `valued`, `keyed`: whether anything follows from S, from duplicate keys; what follows, a subclass says.
     """
+
+    valued = keyed = False
 
     def __init__(self, rows: Similarity, columns: Similarity, row_offset: int = 0) -> None:
         self.rows, self.columns, self.row_offset = rows, columns, row_offset
         if rows.kind == "jaccard":
             assert rows.features is not None and columns.features is not None
-            self._row_counts, self._column_counts = rows.features.sum(1), columns.features.sum(1)
+            self.row_counts, self.column_counts = rows.features.sum(1), columns.features.sum(1)
 
     def diagonal(self, rows: slice, columns: slice) -> int:
         """Offset of the positives in a tile, as `Tensor.diagonal` takes it."""
@@ -117,7 +120,7 @@ class SimilarityTiles:
         product = self.rows.features[rows] @ self.columns.features[columns].T
         if self.rows.kind == "cosine":
             return product
-        union = (self._row_counts[rows, None] + self._column_counts[None, columns]).sub_(product)
+        union = (self.row_counts[rows, None] + self.column_counts[None, columns]).sub_(product)
         return product.div_(union.clamp_(min=1.0))  # an empty pair has product 0
 
     def same_report(self, rows: slice, columns: slice) -> Tensor:
@@ -133,20 +136,20 @@ class NegativeTiles(SimilarityTiles):
     def __init__(self, rows: Similarity, columns: Similarity, weights: NegativeWeights, row_offset: int = 0) -> None:
         super().__init__(rows, columns, row_offset)
         self.weights = weights
-        self._weighted = rows.kind != "none" and weights.form != "none"
-        self._drop = weights.drop_duplicates and rows.duplicate_key is not None
+        self.valued = rows.kind != "none" and weights.form != "none"
+        self.keyed = weights.drop_duplicates and rows.duplicate_key is not None
 
     @property
     def trivial(self) -> bool:
         """True when every negative counts fully."""
-        return not (self._weighted or self._drop)
+        return not (self.valued or self.keyed)
 
     def alpha(self, rows: slice, columns: slice) -> Tensor | None:
         """alpha (m, n) of one tile, off-diagonal entries only being meaningful; None when all are 1."""
         if self.trivial:
             return None
-        weight = self.weights.alpha(self.similarity(rows, columns)) if self._weighted else None
-        if not self._drop:
+        weight = self.weights.alpha(self.similarity(rows, columns)) if self.valued else None
+        if not self.keyed:
             return weight
         same = self.same_report(rows, columns)
         return same.logical_not().to(torch.float32) if weight is None else weight.masked_fill_(same, 0.0)

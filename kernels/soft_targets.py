@@ -62,21 +62,21 @@ class TargetTiles(SimilarityTiles):
     def __init__(self, rows: Similarity, columns: Similarity, targets: SoftTargets, row_offset: int = 0) -> None:
         super().__init__(rows, columns, row_offset)
         self.targets = targets
-        self._valued = rows.kind != "none" and targets.form != "none"
-        self._match = targets.match_duplicates and rows.duplicate_key is not None
+        self.valued = rows.kind != "none" and targets.form != "none"
+        self.keyed = targets.match_duplicates and rows.duplicate_key is not None
 
     @property
     def trivial(self) -> bool:
         """True when only the matching pairs have a target."""
-        return not (self._valued or self._match)
+        return not (self.valued or self.keyed)
 
     def off_diagonal(self, rows: slice, columns: slice, like: Tensor) -> Tensor:
         """y (m, n) of one tile with 0 in place of the matching pairs, in the type and on the device of `like`."""
-        if self._valued:
+        if self.valued:
             tile = self.targets.target(self.similarity(rows, columns))
-            if self._match:
+            if self.keyed:
                 tile.masked_fill_(self.same_report(rows, columns), 1.0)
-        elif self._match:
+        elif self.keyed:
             tile = self.same_report(rows, columns).to(like.dtype)
         else:
             return like.new_zeros(rows.stop - rows.start, columns.stop - columns.start)

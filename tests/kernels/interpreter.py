@@ -12,6 +12,7 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 ENVIRONMENT = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -39,4 +40,18 @@ def _helper() -> ProcessPoolExecutor:
 
 def interpreted(function: Callable[..., Any], *args: Any, deadline: float = 120.0) -> Any:
     """function(*args) in the helper; function at module level, args and result picklable. What it raises is raised here."""
-    return _helper().submit(function, *args).result(timeout=deadline)
+    try:
+        return _helper().submit(function, *args).result(timeout=deadline)
+    except BrokenProcessPool:
+        _helper.cache_clear()  # a kernel read beyond the end of the process: that is this test's failure, not that of all after it
+        raise
+
+
+def limit_launches(programs: int) -> None:
+    """Small limits for the loss kernels, so that a small batch has several launches, spans and blocks. Call it in the helper."""
+    from kernels import contrastive_triton_backward as backward
+    from kernels import contrastive_triton_forward as forward
+
+    forward.PROGRAMS = backward.PROGRAMS = programs
+    forward.PARTIAL_BYTES = 0
+    backward.BLOCK_SIDE = 64

@@ -42,7 +42,9 @@ def test_a_dispatched_variant_fits(variant: Variant) -> None:
 def test_both_architectures_and_every_pass_of_the_loss_are_among_them() -> None:
     names = {(variant.name.split(" d=")[0], variant.architecture) for variant in VARIANTS if variant.dispatched}
     assert all(f"| {variant.name} | sm_{variant.architecture} |" in PAGE for variant in VARIANTS if variant.name.startswith("loss"))
-    assert names >= {("loss forward", 90), ("loss forward", 80), ("loss gradient", 90), ("loss gradient", 80)}
+    passes = ("forward", "gradient", "targets forward", "logistic gradient")
+    assert names >= {(f"loss {each}", architecture) for each in passes for architecture in (90, 80)}
+    assert names >= {("loss targets gradient", 90), ("loss logistic forward", 90), ("loss absolute gradient", 90)}
 
 
 def test_a_spill_and_a_fall_from_tensor_cores_are_faults() -> None:

@@ -7,23 +7,27 @@ import torch
 
 from kernels.contrastive import choose_blocks, weighted_infonce
 from kernels.contrastive_reference import reference_infonce
-from kernels.contrastive_triton import triton_block_gradients, triton_block_sums
+from kernels.contrastive_triton import TRITON
 from kernels.similarity import NegativeWeights, Similarity
+from tests.kernels.interpreter import interpreted, limit_launches
 from tests.kernels.loss_family import FAMILY, Batch, relative
 from tests.processes import run_ranks
 
 SIZES = (21, 0, 9)
-LOSSES = ("infonce", "weighted-ramp", "soft-ramp")
+LOSSES = ("infonce", "weighted-ramp", "weighted-exponential", "soft-ramp", "siglip-soft", "ets", "false-negative-mitigation")
 
 
 def through_triton(rank: int, world: int) -> dict[tuple[str, str], dict[str, torch.Tensor]]:
-    assert choose_blocks("triton", torch.device("cpu"), 1) == (triton_block_sums, triton_block_gradients)
-    part = Batch.random(sum(SIZES)).to(torch.float32).rows(slice(sum(SIZES[:rank]), sum(SIZES[: rank + 1])))
+    assert choose_blocks("triton", torch.device("cpu"), 1) is TRITON
+    rows = slice(sum(SIZES[:rank]), sum(SIZES[: rank + 1]))
+    batch = Batch.random(sum(SIZES)).to(torch.float32)
+    part = batch.rows(rows)
     found = {}
     for scheme in ("gather", "ring"):
         for name in LOSSES:
             member = FAMILY[name]
-            found[name, scheme] = member.value_and_gradients(member.tiled, part, backend="triton", scheme=scheme)
+            mine = member.prepare(batch).rows(rows)
+            found[name, scheme] = member.value_and_gradients(member.tiled, mine, backend="triton", scheme=scheme)
         operands = (part.ecg, part.text, part.log_scale, Similarity("none", None, part.key), NegativeWeights("none", drop_duplicates=False))
         output = weighted_infonce(*operands, backend="triton", scheme=scheme)
         found["negatives", scheme] = {"effective": output.effective_negatives}
@@ -39,10 +43,32 @@ def test_triton_tiles_serve_every_scheme() -> None:
         if name == "negatives":
             assert all(float(result["effective"]) == sum(SIZES) - 1 for result in results)
             continue
-        truth = FAMILY[name].value_and_gradients(FAMILY[name].plain, batch)
+        member = FAMILY[name]
+        truth = member.value_and_gradients(member.plain, member.prepare(batch))
         for key, expected in truth.items():
             found = torch.cat([result[key] for result in results]) if key in ("ecg", "text") else results[0][key]
             assert relative(found, expected) < 5e-6, (name, scheme, key)
+
+
+def in_low_precision(dtype: torch.dtype) -> dict[tuple[str, str], tuple[float, float]]:
+    """Error of every loss and gradient against float64, and that of the plain formula in the same type."""
+    limit_launches(2)
+    errors = {}
+    for name, member in FAMILY.items():
+        batch = member.prepare(Batch.random(50, width=24, noise=0.5)).to(dtype)
+        truth = member.value_and_gradients(member.plain, batch.to(torch.float64))
+        rough = member.value_and_gradients(member.plain, batch)
+        found = member.value_and_gradients(member.tiled, batch, backend="triton")
+        errors |= {(name, key): (relative(found[key], truth[key]), relative(rough[key], truth[key])) for key in truth}
+    return errors
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.bfloat16, 4e-3), (torch.float16, 5e-4)], ids=["bfloat16", "float16"])
+def test_low_precision_error_of_every_loss_is_at_most_twice_that_of_the_plain_formula(dtype: torch.dtype, rounding: float) -> None:
+    for (name, key), (ours, plain) in interpreted(in_low_precision, dtype).items():
+        floor = rounding if key in ("ecg", "text") else 3e-6
+        assert ours <= 2 * plain + floor, (name, key, ours, plain)
+        assert ours < 2 * floor + 1e-5, (name, key, ours)
 
 
 def test_a_backend_that_cannot_run_is_refused_by_name() -> None:

@@ -16,7 +16,7 @@ import torch
 from kernels.contrastive_chunked import block_gradients, block_sums
 from kernels.contrastive_triton import available, supports, triton_block_gradients, triton_block_sums
 from kernels.similarity import NegativeTiles, NegativeWeights, Similarity
-from tests.kernels.interpreter import interpreted
+from tests.kernels.interpreter import interpreted, limit_launches
 from tests.kernels.test_contrastive import Case
 
 RAMP = NegativeWeights("ramp", low=0.2, high=0.8)
@@ -51,24 +51,14 @@ def _tiles(case: Case, setting: Setting, rows: slice, dtype: torch.dtype) -> Neg
     return NegativeTiles(mine, everything, setting.weights, row_offset=rows.start)
 
 
-def _limit_launches(programs: int) -> None:
-    """Small limits, so that a small batch has several launches, spans and blocks."""
-    from kernels import contrastive_triton_backward as backward
-    from kernels import contrastive_triton_forward as forward
-
-    forward.PROGRAMS = backward.PROGRAMS = programs
-    forward.PARTIAL_BYTES = 0
-    backward.BLOCK_SIDE = 64
-
-
 def _measure(setting: Setting) -> dict[str, tuple[float, float]]:
     """Error and yardstick of every result, over the row blocks of `sizes` one after the other."""
-    _limit_launches(setting.programs)
+    limit_launches(setting.programs)
     # Memory that nobody wrote is NaN: an output or a partial that is read before it is written cannot pass.
     torch.use_deterministic_algorithms(True)
     rounded, exact = _case(setting)
     scale = rounded.log_scale.float().exp().reshape(())
-    results: dict[str, list[list[torch.Tensor]]] = {name: [[], [], []] for name in ("rows", "columns", "alpha", "d_v", "d_t")}
+    results: dict[str, list[list[torch.Tensor]]] = {name: [[], [], []] for name in ("rows", "columns", "alpha", "d_v", "d_t", "work")}
     start = 0
     for size in setting.sizes:
         rows = slice(start, start + size)
@@ -81,7 +71,7 @@ def _measure(setting: Setting) -> dict[str, tuple[float, float]]:
         row_lse = torch.logaddexp(truth.rows, pairs)
         column_lse = torch.maximum(truth.columns, torch.full_like(truth.columns, -50.0))
         column_lse[rows] = torch.logaddexp(column_lse[rows], pairs)
-        d_v, d_t = block_gradients(v64, t64, scale64, tiles64, row_lse, column_lse, 64)
+        expected = block_gradients(v64, t64, scale64, tiles64, row_lse, column_lse, 64)
         fused = triton_block_sums(v, t, scale, tiles, 64)
         gradients = triton_block_gradients(v, t, scale, tiles, row_lse.float(), column_lse.float(), 64)
         again = (
@@ -96,11 +86,11 @@ def _measure(setting: Setting) -> dict[str, tuple[float, float]]:
         plain = block_sums(v, t, scale, tiles, 64)
         h = _weights(v64, t64, scale64, tiles64, row_lse, column_lse).to(setting.dtype).double()
         plain_gradients = block_gradients(v, t, scale, tiles, row_lse.float(), column_lse.float(), 64)
-        yardstick = (h @ t64, h.T @ v64) if setting.dtype != torch.float32 else plain_gradients
-        for name, *values in zip(results, (*fused, *gradients), (*plain, *yardstick), (*truth, d_v, d_t), strict=True):
+        yardstick = (h @ t64, h.T @ v64, plain_gradients.work) if setting.dtype != torch.float32 else plain_gradients
+        for name, *values in zip(results, (*fused, *gradients), (*plain, *yardstick), (*truth, *expected), strict=True):
             for place, value in zip(results[name], values, strict=True):
                 place.append(value.double())
-    return {name: (_error(ours, truth), _error(plain, truth)) for name, (ours, plain, truth) in results.items()}
+    return {name: (joint_error(ours, truth), joint_error(plain, truth)) for name, (ours, plain, truth) in results.items()}
 
 
 def _weights(v: torch.Tensor, t: torch.Tensor, scale: torch.Tensor, tiles: NegativeTiles, row_lse: Any, column_lse: Any) -> torch.Tensor:
@@ -111,7 +101,8 @@ def _weights(v: torch.Tensor, t: torch.Tensor, scale: torch.Tensor, tiles: Negat
     return alpha * ((s - row_lse[:, None]).exp() + (s - column_lse[None, :]).exp())
 
 
-def _error(values: list[torch.Tensor], truth: list[torch.Tensor]) -> float:
+def joint_error(values: list[torch.Tensor], truth: list[torch.Tensor]) -> float:
+    """Relative error of the tensors as one, infinities aside, which must be in the same places."""
     a, b = torch.cat([value.flatten() for value in values]), torch.cat([value.flatten() for value in truth])
     assert torch.equal(a.isinf(), b.isinf())
     a, b = a[b.isfinite()], b[b.isfinite()]
@@ -132,6 +123,10 @@ SETTINGS = [
     Setting((140,), 64, torch.float16, EXPONENTIAL),
     Setting((130,), 270, torch.float16, RAMP, tau=1.0),
     Setting((1, 2, 3), 17, torch.float32),
+    Setting((50, 13, 27), 24, torch.float32, EXPONENTIAL, "jaccard"),
+    Setting((70,), 264, torch.float32, RAMP, "jaccard"),
+    Setting((90,), 40, torch.bfloat16, NegativeWeights("exponential", 0.1, 0.25), "jaccard", programs=4),
+    Setting((70,), 270, torch.float16, NegativeWeights("ramp", 0.1, 0.5), "jaccard"),
 ]
 
 
@@ -142,15 +137,15 @@ def test_sums_and_gradients_against_float64(setting: Setting) -> None:
 
 
 def _swap_modalities() -> float:
-    _limit_launches(1)
+    limit_launches(1)
     case = Case(90, 48).in_dtype(torch.bfloat16)
     scale = case.log_scale.float().exp().reshape(())
     tiles = NegativeTiles(*[case.similarity().with_dtype(torch.float32)] * 2, RAMP)
     one = triton_block_sums(case.ecg, case.text, scale, tiles, 64)
     other = triton_block_sums(case.text, case.ecg, scale, tiles, 64)
-    d_v, d_t = triton_block_gradients(case.ecg, case.text, scale, tiles, one.rows.clamp(min=0), one.columns.clamp(min=0), 64)
-    d_t2, d_v2 = triton_block_gradients(case.text, case.ecg, scale, tiles, other.rows.clamp(min=0), other.columns.clamp(min=0), 64)
-    pairs = [(one.rows, other.columns), (one.columns, other.rows), (one.alpha, other.alpha), (d_v, d_v2), (d_t, d_t2)]
+    d_v, d_t, work = triton_block_gradients(case.ecg, case.text, scale, tiles, one.rows.clamp(min=0), one.columns.clamp(min=0), 64)
+    d_t2, d_v2, work2 = triton_block_gradients(case.text, case.ecg, scale, tiles, other.rows.clamp(min=0), other.columns.clamp(min=0), 64)
+    pairs = [(one.rows, other.columns), (one.columns, other.rows), (one.alpha, other.alpha), (d_v, d_v2), (d_t, d_t2), (work, work2)]
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
 
 
@@ -177,7 +172,7 @@ def test_where_no_pair_counts_sums_are_minus_infinity_and_gradients_zero(batch: 
 
 
 def _poisoned_row(what: str) -> list[list[bool]]:
-    _limit_launches(1)
+    limit_launches(1)
     case = Case(40).in_dtype(torch.float32)
     getattr(case, what)[3, 0] = float("nan")
     scale = case.log_scale.exp().reshape(())
@@ -186,8 +181,10 @@ def _poisoned_row(what: str) -> list[list[bool]]:
     rows = []
     for sums, gradients in ((triton_block_sums, triton_block_gradients), (block_sums, block_gradients)):
         found = sums(case.ecg, case.text, scale, tiles, 64)
-        d_v, d_t = gradients(case.ecg, case.text, scale, tiles, *lse, 64)
-        rows.append(torch.cat((found.rows.isnan(), found.columns.isnan(), d_v.isnan().any(1), d_t.isnan().any(1))).tolist())
+        d_v, d_t, work = gradients(case.ecg, case.text, scale, tiles, *lse, 64)
+        rows.append(
+            torch.cat((found.rows.isnan(), found.columns.isnan(), d_v.isnan().any(1), d_t.isnan().any(1), work.isnan()[None])).tolist()
+        )
     return rows
 
 
@@ -195,11 +192,11 @@ def _poisoned_row(what: str) -> list[list[bool]]:
 def test_a_nan_goes_where_the_plain_path_lets_it_go(what: str) -> None:
     ours, plain = interpreted(_poisoned_row, what)
     assert any(plain)
-    assert [place for place in range(160) if plain[place] and not ours[place]] == []
+    assert [place for place in range(161) if plain[place] and not ours[place]] == []
 
 
 def _float32_features_of_bfloat16_embeddings() -> tuple[float, float]:
-    _limit_launches(1)
+    limit_launches(1)
     case = Case(140)
     v, t = case.ecg.bfloat16(), case.text.bfloat16()
     tiles = NegativeTiles(*[case.in_dtype(torch.float32).similarity()] * 2, RAMP)
@@ -216,7 +213,7 @@ def test_features_lose_little_in_float16() -> None:
 
 
 def _gradients_with_sums_raised_by(shift: float, width: int) -> tuple[bool, float]:
-    _limit_launches(1)
+    limit_launches(1)
     case = Case(50, width).in_dtype(torch.float16)
     exact = case.in_dtype(torch.float64)
     scale = case.log_scale.float().exp().reshape(())
@@ -225,7 +222,7 @@ def _gradients_with_sums_raised_by(shift: float, width: int) -> tuple[bool, floa
     tiles = NegativeTiles(none, none, PLAIN)
     ours = triton_block_gradients(case.ecg, case.text, scale, tiles, *lse, 64)
     truth = block_gradients(exact.ecg, exact.text, scale.double(), tiles, *lse.double(), 64)
-    return all(bool(d.isfinite().all()) for d in ours), _error([d.double() for d in ours], list(truth))
+    return all(bool(d.isfinite().all()) for d in ours), joint_error([d.double() for d in ours], list(truth))
 
 
 @pytest.mark.parametrize("width", [24, 260])
@@ -241,7 +238,7 @@ def test_sums_that_miss_a_logit_cannot_overflow(width: int) -> None:
 
 
 def _columns_of_another_rank(offset: int, weights: NegativeWeights) -> tuple[float, float, float]:
-    _limit_launches(1)
+    limit_launches(1)
     case = Case(100).in_dtype(torch.float32)
     exact = case.in_dtype(torch.float64)
     parts = []
@@ -253,7 +250,7 @@ def _columns_of_another_rank(offset: int, weights: NegativeWeights) -> tuple[flo
         scale = case.log_scale.exp().reshape(()).to(batch.ecg.dtype)
         parts.append(sums(batch.ecg[:40], batch.text[40:], scale, NegativeTiles(rows, columns, weights, offset), 64))
     ours, truth = parts
-    return _error([ours.rows.double()], [truth.rows]), _error([ours.columns.double()], [truth.columns]), float(ours.alpha)
+    return joint_error([ours.rows.double()], [truth.rows]), joint_error([ours.columns.double()], [truth.columns]), float(ours.alpha)
 
 
 @pytest.mark.parametrize(("offset", "positives"), [(-40, 0), (-10, 30), (0, 40), (50, 10), (60, 0)])
@@ -270,25 +267,26 @@ def _left_to_the_plain_path() -> list[bool]:
     case = Case(20)
     scale = case.log_scale.exp().reshape(())
     same = []
-    for dtype, kind in ((torch.float64, "cosine"), (torch.float32, "jaccard")):
-        mine = case.in_dtype(dtype)
-        tiles = NegativeTiles(*[mine.similarity(kind)] * 2, RAMP)
-        assert not supports(mine.ecg, mine.text, tiles)
-        arguments = (mine.ecg, mine.text, scale.to(dtype), tiles)
-        ours, plain = triton_block_sums(*arguments, 8), block_sums(*arguments, 8)
-        same += [torch.equal(a, b) for a, b in zip(ours, plain, strict=True)]
-        lse = (plain.rows.clamp(min=30), plain.columns.clamp(min=30))
-        gradients = zip(triton_block_gradients(*arguments, *lse, 8), block_gradients(*arguments, *lse, 8), strict=True)
-        same += [torch.equal(a, b) for a, b in gradients]
+    assert not supports(case.ecg, case.text)
+    arguments = (case.ecg, case.text, scale, NegativeTiles(*[case.similarity()] * 2, RAMP))
+    ours, plain = triton_block_sums(*arguments, 8), block_sums(*arguments, 8)
+    same += [torch.equal(a, b) for a, b in zip(ours, plain, strict=True)]
+    lse = (plain.rows.clamp(min=30), plain.columns.clamp(min=30))
+    gradients = zip(triton_block_gradients(*arguments, *lse, 8), block_gradients(*arguments, *lse, 8), strict=True)
+    same += [torch.equal(a, b) for a, b in gradients]
     empty, pairs, tiles = torch.empty(0, 24), case.text.float(), NegativeTiles(Similarity(), Similarity(), PLAIN)
     for v, t in ((empty, pairs), (pairs, empty)):
         sums = triton_block_sums(v, t, scale.float(), tiles, 8)
-        d_v, d_t = triton_block_gradients(v, t, scale.float(), tiles, torch.zeros(len(v)), torch.zeros(len(t)), 8)
-        same += [bool((torch.cat((sums.rows, sums.columns)) == -float("inf")).all()), bool((torch.cat((d_v, d_t)) == 0).all())]
+        d_v, d_t, work = triton_block_gradients(v, t, scale.float(), tiles, torch.zeros(len(v)), torch.zeros(len(t)), 8)
+        same += [
+            bool((torch.cat((sums.rows, sums.columns)) == -float("inf")).all()),
+            bool((torch.cat((d_v, d_t)) == 0).all()),
+            float(work) == 0,
+        ]
     return same
 
 
-def test_float64_jaccard_and_empty_shards_take_the_plain_path() -> None:
+def test_float64_and_empty_shards_take_the_plain_path() -> None:
     assert all(interpreted(_left_to_the_plain_path))
 
 

@@ -22,7 +22,7 @@ from kernels.contrastive import (
     siglip,
     soft_target_infonce,
 )
-from kernels.contrastive_chunked import TORCH
+from kernels.contrastive_blocks import TORCH
 from tests.kernels.loss_family import FAMILY, Batch, Member, poison_uninitialised_memory, relative
 
 SCALED = [name for name, member in FAMILY.items() if "log_scale" in member.leaves]
