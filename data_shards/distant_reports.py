@@ -52,13 +52,14 @@ def most_distant(
     table = np.zeros((reports, k), dtype=np.int32)
     for top in range(0, reports if k else 0, row_tile):
         rows = np.ascontiguousarray(vectors[top : top + row_tile], dtype=np.float32)
-        table[top : top + row_tile] = _most_distant_of(rows, top, vectors, k, column_tile)
+        table[top : top + row_tile] = most_distant_of(rows, top, vectors, k, column_tile)
         if progress is not None:
             progress(min(top + row_tile, reports), reports)
     return table
 
 
-def _most_distant_of(rows: np.ndarray, top: int, vectors: np.ndarray, k: int, column_tile: int) -> np.ndarray:
+def most_distant_of(rows: np.ndarray, top: int, vectors: np.ndarray, k: int, column_tile: int) -> np.ndarray:
+    """One row tile of `most_distant`: for `rows` float32 (m, d), which are `vectors[top : top + m]`, int32 (m, k). 1 <= k < R."""
     m = len(rows)
     values = np.full((m, k), np.inf, dtype=np.float32)
     ids = np.full((m, k), -1, dtype=np.int32)

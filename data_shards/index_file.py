@@ -63,12 +63,30 @@ class IndexFile:
         return self._made(name, np.dtype(dtype), fill)
 
     def patients(self) -> np.ndarray:
-        """int32: one code per distinct patient, by first appearance; a record without a patient id is a patient of its own."""
+        """int32: one code per distinct patient, by first appearance; a record without a patient id is a patient of its own.
+
+        A row group at a time: its codes go straight to the column, only the distinct ids stay (`patient_codes` is the plain form).
+        """
 
         def fill(out: np.ndarray) -> None:
+            ids: list[pa.Array] = []
+            bounds = [0]
             with self._reading(read_dictionary=["patient"]) as file:
-                encoded = file.read(columns=["patient"], use_threads=False).unify_dictionaries().column(0)
-            patient_codes(encoded, out)
+                for group in range(file.metadata.num_row_groups):
+                    for chunk in file.read_row_group(group, columns=["patient"], use_threads=False).column(0).chunks:
+                        bounds.append(bounds[-1] + len(chunk))
+                        out[bounds[-2] : bounds[-1]] = pc.fill_null(chunk.indices, -1).to_numpy()
+                        ids.append(chunk.dictionary)
+            distinct = pa.chunked_array(ids, pa.string()).dictionary_encode()
+            names = distinct.chunk(0).dictionary if distinct.num_chunks else pa.array([], pa.string())
+            empty, unknown = pc.index(names, "").as_py(), 0
+            for start, stop, known in zip(bounds, bounds[1:], distinct.chunks, strict=False):
+                within = out[start:stop]
+                codes = np.append(known.indices.to_numpy(), np.int32(-1))[within]  # -1, no id, meets the -1 at the end
+                nameless = np.flatnonzero((codes < 0) | (codes == empty))
+                codes[nameless] = len(names) + unknown + np.arange(nameless.size, dtype=np.int32)
+                within[:] = codes
+                unknown += nameless.size
 
         return self._made("patient", np.dtype(np.int32), fill)
 
@@ -114,6 +132,7 @@ class IndexFile:
             fresh = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=(self.records,))
             fill(fresh)
             fresh.flush()
+            pa.default_memory_pool().release_unused()  # Arrow keeps what decoding took, and the order is about to need as much
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

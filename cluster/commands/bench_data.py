@@ -18,17 +18,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--index-records", type=int, default=800_000, metavar="N", help="size of the index for start and memory (default 800000)"
     )
+    parser.add_argument("--phrases", type=Path, metavar="FILE", help="report phrases, one per line (default: those of virtual cohorts)")
+    parser.add_argument(
+        "--encoder", default="minilm", help="report encoder of the similarity figures, or none: word counts (default minilm)"
+    )
+    parser.add_argument("--markdown", action="store_true", help="print the table to paste into a README")
     parser.add_argument("--scale", action="store_true", help="also the order and memory of 10 million made-up records (minutes)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from data_shards.benchmark import measure_data
+    from data_shards.benchmark_material import Sizes
     from data_shards.shard_set import ShardSet
 
     for name in ("records", "rounds", "index_records"):
         if getattr(args, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1", "give a positive number")
     shards = ShardSet.open(args.shards) if args.shards is not None else None
-    return measure_data(
-        shards, wfdb_folder=args.wfdb, records=args.records, rounds=args.rounds, index_records=args.index_records, scale=args.scale
+    encoder: dict[str, Any] = {}
+    if args.encoder != "none":
+        from pretrain.config import TextConfig
+        from pretrain.model.text import TextEncoder
+
+        encoder = {"text_encoder": TextEncoder(TextConfig(encoder=args.encoder, max_tokens=32)), "text_encoder_name": args.encoder}
+    figures = measure_data(
+        shards,
+        wfdb_folder=args.wfdb,
+        records=args.records,
+        rounds=args.rounds,
+        sizes=Sizes(index_records=args.index_records),
+        phrases=args.phrases,
+        scale=args.scale,
+        **encoder,
     )
+    return {"markdown": args.markdown, **figures}
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    from data_shards.benchmark_table import markdown, plain
+
+    return markdown(result) if result["markdown"] else plain(result)
