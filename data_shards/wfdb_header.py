@@ -6,7 +6,6 @@ any encoding. Strict where a guess would change the signal: gains, byte layout, 
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +19,8 @@ GAIN_RANGE = (1e-6, 1e12)
 """Counts per mV that are gains at all; what lies outside is damage, and would not survive 32-bit floats."""
 DEFAULT_SAMPLING_RATE = 250.0
 """Hz where a header gives none (WFDB's own default)."""
+RATE_RANGE = (10.0, 100_000.0)
+"""Hz in which ECGs are recorded; what lies outside is damage, or no ECG."""
 MILLIVOLTS_PER_UNIT = {"mv": 1.0, "": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6, "v": 1e3}  # both code points of the micro sign
 
 _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?")
@@ -70,7 +71,7 @@ class WfdbHeader:
 def read_header(path: Path) -> WfdbHeader:
     """Parse the header file at `path`. Raises RecordRejected: missing-file, unreadable-header."""
     try:
-        text = path.read_bytes().decode("utf-8", errors="replace")
+        text = header_text(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise RecordRejected("missing-file", f"{path}: no such header file") from None
     except OSError as error:
@@ -79,6 +80,20 @@ def read_header(path: Path) -> WfdbHeader:
         return parse_header(text)
     except ValueError as error:
         raise RecordRejected("unreadable-header", f"{path}: {error}") from None
+
+
+def header_text(raw: bytes) -> str:
+    """UTF-8, or Latin-1 where it is none: comments in German or Spanish, and units of \xb5V."""
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def signal_words(path: Path, signals: int) -> list[list[str]]:
+    """The fields of each signal line of the header at `path`, which has been read before."""
+    lines = [line.strip() for line in header_text(path.read_bytes()).splitlines()]
+    return [line.split(None, 8) for line in lines if line and not line.startswith("#")][1 : 1 + signals]
 
 
 def parse_header(text: str) -> WfdbHeader:
@@ -115,7 +130,7 @@ def _record_line(line: str) -> tuple[int, int, float, int | None]:
         samples = (int(words[3]) or None) if len(words) > 3 and words[3].isdigit() else None
     except (ValueError, IndexError):
         raise ValueError(f"invalid record line {line[:120]!r}, expected '<name> <signals> <Hz> <samples>'") from None
-    if signal_count < 0 or not (math.isfinite(sampling_rate) and sampling_rate > 0):
+    if signal_count < 0 or not RATE_RANGE[0] <= sampling_rate <= RATE_RANGE[1]:  # false for NaN too
         raise ValueError(f"invalid record line {line[:120]!r}: {signal_count} signals at {sampling_rate} Hz")
     return signal_count, segments, sampling_rate, samples
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from data_shards.record import STANDARD_LEADS
 from data_shards.sources.base import RecordRejected
 from data_shards.wfdb_header import WfdbHeader, read_header
+from data_shards.wfdb_surplus import check_announced, holds_more
 
 INVALID_16 = -32768
 """WFDB's "no value" in format 16."""
@@ -65,7 +67,7 @@ def read_wfdb(path: str | Path) -> WfdbSignal:
         return _read_with_wfdb(path, header, header_file)
     gain = np.array([line.counts_per_millivolt(str(header_file)) for line in header.signals])
     baseline = np.array([line.baseline for line in header.signals], dtype=np.int64)
-    counts, flags = _finish_int16(_read_format_16(path.parent, header), baseline)
+    counts, flags = _finish_int16(_read_format_16(header_file, header), baseline)
     return WfdbSignal(counts, gain, baseline, tuple(line.name for line in header.signals), header.sampling_rate, header.comments, flags)
 
 
@@ -101,8 +103,10 @@ def standard_leads(signal: WfdbSignal, where: str) -> StandardLeads:
 
 
 def _plain_name(name: str) -> str:
-    words = name.casefold().split()
-    return words[-1] if len(words) == 2 and words[0] in ("lead", "ecg") else " ".join(words)
+    """`Lead I`, `ECG_V1`, `DII` (derivation II, as in Brazil) -> i, v1, ii."""
+    words = re.split(r"[\s_-]+", name.casefold().strip())
+    word = words[-1] if len(words) == 2 and words[0] in ("lead", "ecg") else " ".join(words)
+    return word[1:] if word in ("di", "dii", "diii") else word
 
 
 def _is_plain_format_16(header: WfdbHeader) -> bool:
@@ -111,12 +115,16 @@ def _is_plain_format_16(header: WfdbHeader) -> bool:
     return plain and len(set(header.files)) == 1
 
 
-def _read_format_16(folder: Path, header: WfdbHeader) -> np.ndarray:
-    """int16 (T, L) as stored."""
-    name, offset = header.files[0], header.signals[0].byte_offset
+def _beside(folder: Path, name: str) -> str:
+    """Path of a signal file, which must lie in its header's folder: a header is no reason to read any other file."""
     if os.path.basename(name) != name or not name.strip("."):
         raise RecordRejected("unreadable-header", f"{folder}: signal file {name!r} is not a file name in the header's folder")
-    file = os.path.join(folder, name)
+    return os.path.join(folder, name)
+
+
+def _read_format_16(header_file: Path, header: WfdbHeader) -> np.ndarray:
+    """int16 (T, L) as stored."""
+    file, offset = _beside(header_file.parent, header.files[0]), header.signals[0].byte_offset
     try:
         with open(file, "rb", buffering=0) as stream:
             data = stream.read()
@@ -136,7 +144,10 @@ def _read_format_16(folder: Path, header: WfdbHeader) -> np.ndarray:
         )
     if samples == 0:
         raise RecordRejected("no-signal", f"{file}: {len(data)} bytes hold no sample of {leads} leads")
-    return np.frombuffer(data, dtype="<i2", count=leads * samples, offset=offset).reshape(samples, leads)
+    stored = np.frombuffer(data, dtype="<i2", count=leads * samples, offset=offset).reshape(samples, leads)
+    if available > expected and holds_more(data, expected + offset, 2 * leads):
+        check_announced(header_file, header, stored, file, len(data), expected + offset)
+    return stored
 
 
 def _read_mat_5(file: str, header: WfdbHeader) -> np.ndarray:
@@ -186,7 +197,7 @@ def _read_with_wfdb(path: Path, header: WfdbHeader, header_file: Path) -> WfdbSi
     gain, and put back onto the counts of the first segment."""
     import wfdb  # here: it costs a second, and builds of the large sets never need it
 
-    _check_signal_files(path.parent, header)
+    longer = _check_signal_files(path.parent, header)
     try:
         record: Any = wfdb.rdrecord(str(path), physical=bool(header.segments))
     except FileNotFoundError as error:
@@ -203,6 +214,8 @@ def _read_with_wfdb(path: Path, header: WfdbHeader, header_file: Path) -> WfdbSi
         wide = np.where(invalid, 0.0, physical) * np.array([line.gain for line in lines])[:, None]
     else:
         digital = np.asarray(record.d_signal, dtype=np.int64).T
+        for name, needed in longer.items():
+            check_announced(header_file, header, digital.T, str(path.parent / name), (path.parent / name).stat().st_size, needed)
         invalid = digital == np.array([_invalid_value(format_) for format_ in record.fmt])[:, None]
         wide = np.where(invalid, 0, digital - baseline[:, None]).astype(np.float64)
     if wide.shape[1] == 0:
@@ -223,23 +236,34 @@ def _lines_of(record: Any, names: Sequence[str]) -> list[Any]:
     return [SignalLine(0, 1, 0, 0, float(gains[i] or math.nan), int(baselines[i] or 0), units[i] or "", names[i]) for i in range(count)]
 
 
-def _check_signal_files(folder: Path, header: WfdbHeader) -> None:
-    """`wfdb` fails obscurely on short files: compare sizes first, for the formats of fixed size."""
+def _check_signal_files(folder: Path, header: WfdbHeader) -> dict[str, int]:
+    """`wfdb` fails obscurely on short files and takes long ones as they are: compare sizes first, for the formats of fixed size.
+
+    Returns the files that hold more than the header announces, with the bytes it does announce.
+    """
+    longer: dict[str, int] = {}
     bytes_needed: dict[str, float] = {}
     for name, line in zip(header.files, header.signals, strict=True):
         per_sample = _BYTES_PER_SAMPLE.get(line.format, 0.0)
         size = per_sample * line.samples_per_frame * (header.samples or 0)
         bytes_needed[name] = bytes_needed.get(name, float(line.byte_offset)) + size
     for name, needed in bytes_needed.items():
-        file = folder / name
         if name == "~":
             continue
+        file = Path(_beside(folder, name))
         if not file.is_file():
             raise RecordRejected("missing-file", f"{file}: no such signal file")
         if file.stat().st_size < math.floor(needed):
             raise RecordRejected(
                 "truncated-signal", f"{file}: {file.stat().st_size} bytes, expected {math.floor(needed)} for {header.samples} samples"
             )
+        sizes = {line.format: _BYTES_PER_SAMPLE.get(line.format) for line in header.signals}
+        plain = all(sizes.values()) and all(line.samples_per_frame == 1 and not line.skew for line in header.signals)
+        if header.samples and plain:
+            frame = math.ceil((needed - header.signals[0].byte_offset) / header.samples)
+            if file.stat().st_size - needed >= frame and holds_more(file.read_bytes(), math.ceil(needed), frame):
+                longer[name] = math.ceil(needed)
+    return longer
 
 
 def _invalid_value(format_: str) -> int:

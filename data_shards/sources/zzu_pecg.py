@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -165,9 +166,17 @@ def _meta(row: Mapping[str, str]) -> dict[str, Any]:
         "age_years": age_in_years(row["age"], row["age_unit"]),
         "sex": sex_in_words(row["sex"]),
         "acquired": row["acquired"].strip(" '\"").replace(" ", "T") or None,
-        "rate": number("fs", row["rate"], "zzu-pecg") if row["rate"] else None,
+        "rate": _rate(row["rate"]),
         "leads": tuple(row["leads"].split()),
     }
+
+
+def _rate(text: str) -> float | None:
+    """Hz, None where a table has none; a word that is no number is not a number, for which the one record is rejected."""
+    try:
+        return float(text) if text.strip() and text.strip().casefold() != "nan" else None
+    except ValueError:
+        return math.nan
 
 
 def _group_and_codes(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -95,7 +95,15 @@ def test_other_forms_are_read_through_wfdb(tmp_path, storage):
             write_dir=str(tmp_path),
         )
     else:
-        write_record(path, counts, leads=("I", "II"), storage=storage, rate="250", gains="40(0)/mV", record_line="r 2 250 100")
+        write_record(
+            path,
+            counts,
+            leads=("I", "II"),
+            storage=storage,
+            rate="250",
+            gains="40(0)/mV",
+            record_line=f"r 2 250 {200 if storage == '61' else 100}",
+        )
     assert_equals_wfdb(path, tolerance=1e-12)
 
 
