@@ -48,11 +48,12 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Sizes:
-    """batch: records per batch when streaming. index_records: size of the index for start and memory. distant_reports: size of the table of the most
-    distant reports."""
+    """batch: records per batch when streaming. index_records: size of the index for start and memory. reports: for the spread of similarities and for
+    their axes. distant_reports: size of the table of the most distant reports."""
 
     batch: int = 32
     index_records: int = 800_000
+    reports: int = 20_000
     distant_reports: int = 180_000
 
 

@@ -25,8 +25,6 @@ BATCH = 1024
 """Reports whose similarities are computed at once, as for a global batch."""
 REPEATS = 4
 """One matrix alone is too short to be timed."""
-FEW_REPORTS = 20_000
-"""Enough for the spread of similarities and for the axes."""
 _QUALIFIERS = ("", "Possible ", "Probable ", "Cannot rule out ", "Consider ", "Old ", "Borderline ")
 
 ROWS = (
@@ -105,9 +103,9 @@ class WordCounts:
 
 
 def measure_similarity(material: Material) -> Measurement:
-    vectors = Vectors(phrase_vectors(material), FEW_REPORTS, material.seed)
+    vectors = Vectors(phrase_vectors(material), material.sizes.reports, material.seed)
     axes, errors = vectors.space
-    ids = np.arange(BATCH)
+    ids = np.arange(min(BATCH, material.sizes.reports))
     wide = vectors.centred(ids)
     narrow = np.ascontiguousarray(low_rank(wide, axes[:, :RANK]))
 
@@ -115,7 +113,7 @@ def measure_similarity(material: Material) -> Measurement:
         return sum(len(rows @ rows.T) for _ in range(REPEATS))
 
     def figures() -> dict[str, Any]:
-        upper = np.triu_indices(BATCH, 1)
+        upper = np.triu_indices(ids.size, 1)
         found: dict[str, Any] = {"text_encoder_dim": vectors.embeddings.shape[1]}
         for name, rows in (("raw", vectors.embeddings[ids]), ("centred", wide)):
             cosines = (rows @ rows.T)[upper]

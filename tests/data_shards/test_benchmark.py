@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from data_shards.benchmark import measure_data
-from data_shards.benchmark_codec import at_resolution
+from data_shards.benchmark_build import measure_build
+from data_shards.benchmark_codec import at_resolution, measure_codec
 from data_shards.benchmark_material import Sizes
 from data_shards.benchmark_start import repeated_set
 from data_shards.errors import DataError
@@ -16,7 +17,8 @@ from data_shards.shard_set import ShardSet
 
 OTHERS = ("wfdb_rdsamp", "mat_float32", "webdataset_npy")
 SPEEDS = ("encode", "decode", "zlib_encode", "zlib_decode", "build", "build_by_hand", "stream", *OTHERS)
-SMALL = Sizes(batch=8, index_records=3000, distant_reports=3000)
+CHEAP = (measure_codec, measure_build)
+SMALL = Sizes(batch=8, index_records=3000, reports=1500, distant_reports=3000)
 
 
 def test_every_figure_is_there_and_follows_from_the_records(small_set: ShardSet) -> None:
@@ -61,13 +63,15 @@ def test_at_another_resolution_a_record_is_the_same_signal_and_keeps_the_limb_le
 
 
 def test_a_folder_of_wfdb_records_is_measured_as_well(real_data: Path) -> None:
-    figures = measure_data(wfdb_folder=real_data / "ptb-xl" / "records500", records=32, rounds=1, compare=False, sizes=SMALL)
+    figures = measure_data(
+        wfdb_folder=real_data / "ptb-xl" / "records500", records=32, rounds=1, compare=False, sizes=SMALL, measures=CHEAP
+    )
     assert figures["records"] == 32 and figures["compression_ratio"] > 4.5
     assert "wfdb_rdsamp_records_per_s_per_core" not in figures
 
 
 def test_without_a_set_a_virtual_cohort_is_measured() -> None:
-    figures = measure_data(records=12, rounds=1, compare=False, sizes=SMALL)
+    figures = measure_data(records=12, rounds=1, compare=False, sizes=SMALL, measures=CHEAP)
     assert figures["records"] == 12 and figures["samples"] == 5000 and figures["compression_ratio"] > 4
     (row,) = [row for row in figures["table"] if row["figure"] == "compression_ratio_1uV"]
     assert (
