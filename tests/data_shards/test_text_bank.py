@@ -126,7 +126,7 @@ def test_a_failing_encoder_leaves_no_bank(set_copy: Path) -> None:
         build_text_bank(shards, HashingEncoder(), style="poem")
 
 
-def test_a_damaged_bank_says_what_to_do(bank: TextBank) -> None:
+def test_a_bank_with_a_cut_array_or_an_incomplete_description_says_what_to_do(bank: TextBank) -> None:
     (bank.path / "token_ids.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(DataError, match="cannot be read") as caught:
         TextBank(bank.path)
@@ -180,7 +180,7 @@ def test_a_killed_build_goes_on_where_it_stopped_and_gives_the_same_bytes(set_co
     assert files_of(bank.path) == files_of(whole.path)
 
 
-def test_a_damaged_block_is_made_again_and_blocks_of_another_encoder_are_not_met(set_copy: Path) -> None:
+def test_a_block_with_flipped_embedding_bits_is_made_again_and_blocks_of_another_encoder_are_not_met(set_copy: Path) -> None:
     class Tired(HashingEncoder):
         def embed(self, texts: list[str]) -> np.ndarray:
             if self.calls >= 4:

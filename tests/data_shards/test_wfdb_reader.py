@@ -254,7 +254,7 @@ def test_a_signal_file_outside_the_folder_is_not_followed(tmp_path):
 
 @settings(max_examples=80, deadline=None)
 @given(st.data())
-def test_a_damaged_header_gives_a_signal_or_a_rejection_and_nothing_else(tmp_path_factory, data):
+def test_a_header_with_random_bytes_changed_gives_a_signal_or_a_rejection_and_nothing_else(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("damaged")
     path = write_record(folder / "a", ecg_counts(40, leads=3), leads=("I", "II", "V1"), gains="200.0(0)/mV")
     header = bytearray(path.with_suffix(".hea").read_bytes())
