@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from data_shards.mat5 import is_mat5, read_mat5
 from data_shards.record import STANDARD_LEADS
 from data_shards.sources.base import RecordRejected
 from data_shards.wfdb_header import WfdbHeader, read_header
@@ -133,7 +134,7 @@ def _read_format_16(header_file: Path, header: WfdbHeader) -> np.ndarray:
     except OSError as error:
         raise RecordRejected("bad-format", f"{file}: {error.strerror or error}") from None
     leads = header.signal_count
-    if data.startswith(b"MATLAB 5.0"):
+    if is_mat5(data):
         return _read_mat_5(file, header)
     available = len(data) - offset
     samples = header.samples if header.samples is not None else max(available, 0) // (2 * leads)
@@ -153,12 +154,10 @@ def _read_format_16(header_file: Path, header: WfdbHeader) -> np.ndarray:
 def _read_mat_5(file: str, header: WfdbHeader) -> np.ndarray:
     """int16 (T, L) of a Challenge .mat that somebody saved again: MATLAB 5 keeps `val` elsewhere, often compressed, and what the header says
     of bytes is no longer true (`wfdb` reads noise there)."""
-    from scipy.io import loadmat
-
     try:
-        values = np.asarray(loadmat(file, variable_names=("val",))["val"])
-    except Exception as error:  # a damaged file fails in many ways
-        raise RecordRejected("bad-format", f"{file}: no readable MATLAB variable 'val': {type(error).__name__}: {error}") from None
+        values = np.asarray(read_mat5(file, "val"))
+    except (OSError, ValueError) as error:
+        raise RecordRejected("bad-format", f"{file}: no readable MATLAB variable 'val': {error}") from None
     whole = values.ndim == 2 and values.dtype.kind in "iuf" and bool((values == np.rint(values)).all())
     if not whole or np.abs(values, dtype=np.float64).max(initial=0) > -INVALID_16 or len(values) != header.signal_count:
         found = f"{values.dtype} {values.shape}"
