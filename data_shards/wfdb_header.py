@@ -76,6 +76,8 @@ def read_header(path: Path) -> WfdbHeader:
         raise RecordRejected("missing-file", f"{path}: no such header file") from None
     except OSError as error:
         raise RecordRejected("unreadable-header", f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise RecordRejected("missing-file", f"{str(path)!r} is no path: {error}") from None
     try:
         return parse_header(text)
     except ValueError as error:

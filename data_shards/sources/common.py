@@ -67,7 +67,7 @@ def read_table(path: Path, required: Sequence[str], categorical: Sequence[str] =
         types = {name: pa.dictionary(pa.int32(), pa.string()) if name in categorical else pa.string() for name in wanted}
         convert = pa_csv.ConvertOptions(column_types=types, include_columns=wanted, null_values=[""], strings_can_be_null=True)
         return pa_csv.read_csv(path, parse_options=pa_csv.ParseOptions(newlines_in_values=True), convert_options=convert)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:  # the last for the names of the columns
         raise DataError(f"{path} is not a readable CSV table: {error}", "give the table as it was published, in UTF-8") from None
 
 

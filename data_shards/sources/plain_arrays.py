@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +51,9 @@ def read_array(path: Path, member: str = "") -> ArrayFile:
             arrays = {name: loaded[name] for name in loaded.files}
     except FileNotFoundError:
         raise RecordRejected("missing-file", f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, pd.errors.ParserError) as error:
+    except RecordRejected:
+        raise
+    except Exception as error:  # a changed byte fails in many ways: MemoryError, SyntaxError, TokenError, BadZipFile, zlib.error ...
         raise RecordRejected("bad-format", f"{path}: {type(error).__name__}: {error}") from None
     flat = [name for name, array in arrays.items() if array.ndim == 2]
     if not member and len(flat) != 1:

@@ -138,6 +138,8 @@ class ZzuPecg(RecordFolder):
     def _file_of(self, path: str) -> str | None:
         """Path below the root of the file that a row names: relative to the root, to its Child_ecg/ (as published), or to a table that lies
         elsewhere and may serve several folders. None when the file is not in this one. WFDB records go without suffix."""
+        if "\0" in path:
+            raise DataError(f"{self._table}: the path {path!r} holds a NUL", "give the table as it was published")
         root = self.root.resolve()
         suffix = "" if path.endswith(".npz") else ".hea"
         for inside in (path, f"Child_ecg/{path}"):
