@@ -57,7 +57,7 @@ class SignalLine:
 @dataclass(frozen=True, slots=True)
 class WfdbHeader:
     """A parsed header. samples is None when the header does not say; files holds the file name of each signal; segments > 0 means a
-    multi-segment record (no signal lines read)."""
+    multi-segment record (no signal lines read). checksums: of each signal, modulo 2^16; () when the header gives none."""
 
     signal_count: int
     sampling_rate: float
@@ -66,6 +66,7 @@ class WfdbHeader:
     files: tuple[str, ...]
     comments: tuple[str, ...]
     segments: int = 0
+    checksums: tuple[int, ...] = ()
 
 
 def read_header(path: Path) -> WfdbHeader:
@@ -92,12 +93,6 @@ def header_text(raw: bytes) -> str:
         return raw.decode("latin-1")
 
 
-def signal_words(path: Path, signals: int) -> list[list[str]]:
-    """The fields of each signal line of the header at `path`, which has been read before."""
-    lines = [line.strip() for line in header_text(path.read_bytes()).splitlines()]
-    return [line.split(None, 8) for line in lines if line and not line.startswith("#")][1 : 1 + signals]
-
-
 def parse_header(text: str) -> WfdbHeader:
     """Parse the text of a header. Raises ValueError that says which line and what was expected."""
     lines: list[str] = []
@@ -112,12 +107,16 @@ def parse_header(text: str) -> WfdbHeader:
         raise ValueError("the header is empty, expected a record line '<name> <signals> <Hz> <samples>'")
     signal_count, segments, sampling_rate, samples = _record_line(lines[0])
     described: list[tuple[str, SignalLine]] = []
+    checksums: list[int] = []
     if not segments:
         if len(lines) - 1 < signal_count:
             raise ValueError(f"the record line announces {signal_count} signals, the header describes {len(lines) - 1}")
-        described = [_signal_line(line) for line in lines[1 : 1 + signal_count]]
+        fields = [line.split(None, 8) for line in lines[1 : 1 + signal_count]]
+        described = [_signal_line(words) for words in fields]
+        checksums = [int(words[6]) & 0xFFFF for words in fields if len(words) > 6 and words[6].lstrip("-").isdigit()]
     files = tuple([file for file, _ in described])
-    return WfdbHeader(signal_count, sampling_rate, samples, tuple([line for _, line in described]), files, tuple(comments), segments)
+    given = tuple(checksums) if any(checksums) and len(checksums) == signal_count else ()
+    return WfdbHeader(signal_count, sampling_rate, samples, tuple([line for _, line in described]), files, tuple(comments), segments, given)
 
 
 def _record_line(line: str) -> tuple[int, int, float, int | None]:
@@ -137,11 +136,10 @@ def _record_line(line: str) -> tuple[int, int, float, int | None]:
     return signal_count, segments, sampling_rate, samples
 
 
-def _signal_line(line: str) -> tuple[str, SignalLine]:
-    words = line.split(None, 8)
+def _signal_line(words: list[str]) -> tuple[str, SignalLine]:
     if len(words) < 2:
-        raise ValueError(f"invalid signal line {line[:120]!r}, expected '<file> <format> <gain>/<unit> ... <lead>'")
-    words += [""] * (9 - len(words))
+        raise ValueError(f"invalid signal line {' '.join(words)[:120]!r}, expected '<file> <format> <gain>/<unit> ... <lead>'")
+    words = words + [""] * (9 - len(words))
     return words[0], _signal(words[1], words[2], words[4], words[8].strip())
 
 

@@ -19,8 +19,8 @@ import numpy as np
 from data_shards.mat5 import is_mat5, read_mat5
 from data_shards.record import STANDARD_LEADS
 from data_shards.sources.base import RecordRejected
+from data_shards.wfdb_checksums import check_announced, differing_checksums, holds_more
 from data_shards.wfdb_header import WfdbHeader, read_header
-from data_shards.wfdb_surplus import check_announced, holds_more
 
 INVALID_16 = -32768
 """WFDB's "no value" in format 16."""
@@ -33,7 +33,7 @@ _LEAD_ROW = {name.casefold(): row for row, name in enumerate(STANDARD_LEADS)}
 class WfdbSignal:
     """A record as stored. counts int16 (L, T) with the baseline already subtracted, so mV = counts / gain; gain float64 (L,) counts per mV;
     baseline int64 (L,) as the header gives it; sampling_rate in Hz; flags: quality flag -> positions of the leads concerned
-    ("non-finite": samples without a value, set to 0; "clipped": counts that did not fit into 16 bits)."""
+    ("non-finite": samples without a value, set to 0; "clipped": counts that did not fit into 16 bits; "checksum": not those of the header)."""
 
     counts: np.ndarray
     gain: np.ndarray
@@ -68,7 +68,7 @@ def read_wfdb(path: str | Path) -> WfdbSignal:
         return _read_with_wfdb(path, header, header_file)
     gain = np.array([line.counts_per_millivolt(str(header_file)) for line in header.signals])
     baseline = np.array([line.baseline for line in header.signals], dtype=np.int64)
-    counts, flags = _finish_int16(_read_format_16(header_file, header), baseline)
+    counts, flags = _finish_int16(_read_format_16(header_file, header), baseline, header)
     return WfdbSignal(counts, gain, baseline, tuple(line.name for line in header.signals), header.sampling_rate, header.comments, flags)
 
 
@@ -147,7 +147,7 @@ def _read_format_16(header_file: Path, header: WfdbHeader) -> np.ndarray:
         raise RecordRejected("no-signal", f"{file}: {len(data)} bytes hold no sample of {leads} leads")
     stored = np.frombuffer(data, dtype="<i2", count=leads * samples, offset=offset).reshape(samples, leads)
     if available > expected and holds_more(data, expected + offset, 2 * leads):
-        check_announced(header_file, header, stored, file, len(data), expected + offset)
+        check_announced(header, differing_checksums(header, stored.T), file, len(data), expected + offset)
     return stored
 
 
@@ -167,10 +167,11 @@ def _read_mat_5(file: str, header: WfdbHeader) -> np.ndarray:
     return np.clip(values.T[: header.samples], INVALID_16, _INT16_MAX).astype("<i2")
 
 
-def _finish_int16(stored: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, dict[str, tuple[int, ...]]]:
+def _finish_int16(stored: np.ndarray, baseline: np.ndarray, header: WfdbHeader) -> tuple[np.ndarray, dict[str, tuple[int, ...]]]:
     """(T, L) as stored -> counts int16 (L, T) with the baseline subtracted and no INVALID_16 left in them, and flags."""
     counts = np.ascontiguousarray(stored.T, dtype=np.int16)
-    flags: dict[str, tuple[int, ...]] = {}
+    differing = differing_checksums(header, counts)
+    flags: dict[str, tuple[int, ...]] = {"checksum": differing} if differing else {}
     lowest = counts.min(axis=1)
     invalid = counts == INVALID_16 if (lowest == INVALID_16).any() else None
     if baseline.any():
@@ -207,20 +208,23 @@ def _read_with_wfdb(path: Path, header: WfdbHeader, header_file: Path) -> WfdbSi
     lines = _lines_of(record, names)
     gain = np.array([line.counts_per_millivolt(str(header_file)) for line in lines])
     baseline = np.array([line.baseline for line in lines], dtype=np.int64)
+    differing: tuple[int, ...] = ()
     if header.segments:
         physical = np.asarray(record.p_signal, dtype=np.float64).T
         invalid = ~np.isfinite(physical)
         wide = np.where(invalid, 0.0, physical) * np.array([line.gain for line in lines])[:, None]
     else:
         digital = np.asarray(record.d_signal, dtype=np.int64).T
+        whole = all(line.samples_per_frame == 1 and not line.skew for line in header.signals)
+        differing = differing_checksums(header, digital) if whole else ()
         for name, needed in longer.items():
-            check_announced(header_file, header, digital.T, str(path.parent / name), (path.parent / name).stat().st_size, needed)
+            check_announced(header, differing, str(path.parent / name), (path.parent / name).stat().st_size, needed)
         invalid = digital == np.array([_invalid_value(format_) for format_ in record.fmt])[:, None]
         wide = np.where(invalid, 0, digital - baseline[:, None]).astype(np.float64)
     if wide.shape[1] == 0:
         raise RecordRejected("no-signal", f"{path}: the record holds no sample")
     scale = power_of_two_into_int16(wide)
-    flags = {"non-finite": _positions(invalid)} if invalid.any() else {}
+    flags = {flag: leads for flag, leads in (("checksum", differing), ("non-finite", _positions(invalid))) if leads}
     counts = np.rint(wide / scale[:, None]).astype(np.int16)
     return WfdbSignal(counts, gain / scale, baseline, names, header.sampling_rate, tuple(record.comments or header.comments), flags)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import wfdb
 
+from data_shards.build import build_shards
 from data_shards.conform import conform
 from data_shards.errors import DataError
 from data_shards.record import STANDARD_LEADS, EcgRecord, SignalSpec
@@ -173,6 +174,21 @@ def test_checksums_say_that_an_excerpt_is_the_record(tmp_path: Path) -> None:
     signed = [int(number) for number in sums.astype(np.int16)]  # as most software writes them
     record = only("wfdb", wfdb_record(tmp_path, ["r 12 500 900", *lines(checksums=signed)]))
     np.testing.assert_array_equal(record.counts, COUNTS[:, :900])
+
+
+@pytest.mark.parametrize("storage", ["16", "61"])
+def test_a_flipped_bit_in_a_signal_file_is_flagged_by_the_checksum_of_its_lead_and_counted_by_the_build(
+    tmp_path: Path, storage: str
+) -> None:
+    sums = COUNTS.astype(np.int64).sum(axis=1).tolist()
+    raw = bytearray(np.ascontiguousarray(COUNTS.T).astype("<i2" if storage == "16" else ">i2").tobytes())
+    header = [RECORD_LINE, *lines(storage=storage, checksums=sums)]
+    assert "checksum" not in only("wfdb", wfdb_record(tmp_path, header, raw=bytes(raw))).quality
+    raw[2 * (12 * 500 + 7)] ^= 4
+    record = only("wfdb", wfdb_record(tmp_path, header, raw=bytes(raw)))
+    assert record.quality["checksum"] == ("V2",) and record.lead_mask.all()
+    report = build_shards(open_source("wfdb", tmp_path), tmp_path / "out", spec=SignalSpec(500, 2), workers=1)
+    assert report.quality["checksum"] == 1
 
 
 def test_zeros_after_the_last_sample_are_padding(tmp_path: Path) -> None:
