@@ -95,6 +95,23 @@ def test_the_bank_of_another_shard_set_is_not_taken(bank: TextBank, set_copy: Pa
         assert "cardialign text-bank build" in caught.value.remedy
 
 
+def test_another_cleaning_rule_token_limit_or_format_is_another_bank(
+    bank: TextBank, set_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = ShardSet.open(set_copy)
+    longer = build_text_bank(shards, HashingEncoder(max_tokens=13))
+    assert longer.path != bank.path
+    for name in ("CLEANING_VERSION", "BANK_VERSION"):
+        with monkeypatch.context() as changed:
+            changed.setattr(f"data_shards.text_bank.{name}", 99)
+            with pytest.raises(DataError, match="has no text bank"):
+                TextBank.open(set_copy, "hashing")  # what was embedded under other rules is not taken
+            encoder = HashingEncoder()
+            made = build_text_bank(shards, encoder)
+            assert made.path not in (bank.path, longer.path) and encoder.calls == len(bank)
+            assert TextBank.open(set_copy, "hashing").path == made.path
+
+
 def test_an_empty_report_table_is_named(tmp_path: Path) -> None:
     class Silent(SmallSource):
         def read(self, entry):
