@@ -54,7 +54,7 @@ def measure_data(
     Measures a shard set, or a folder of WFDB headers with signals (searched recursively), or, when neither is given, a virtual cohort made for the
     purpose. compare: also `wfdb.rdsamp`, one float32 `.mat` per record, stock `webdataset` and the like, on copies of the same records. text_encoder,
     phrases: for the similarity of reports; by default word counts and the phrases of the virtual cohorts. scale: also the order of up to 10 million
-    records (minutes). measures: only these of OURS. Everything is written to a temporary folder. Raises DataError when there is no record to measure, or when the records differ
+    records (minutes). measures: only these of OURS; the stream's baselines come with it. Everything is written to a temporary folder. Raises DataError when there is no record to measure, or when the records differ
     in length.
     """
     with tempfile.TemporaryDirectory(prefix="cardialign-bench-") as name:
@@ -69,17 +69,17 @@ def measure_data(
         encoder = text_encoder if text_encoder is not None else WordCounts()
         material = Material(folder, chosen, shard_set, seed, sizes or Sizes(), encoder, phrases=phrases, compare=compare)
         ours = [measure(material) for measure in (*measures, *(SCALE if scale else ()))]
-        others = [measure(material) for measure in OTHERS] if compare else []
+        others = [measure(material) for measure in OTHERS] if compare and measure_stream in measures else []
         rates = _interleaved({name: job for each in (*ours, *others) for name, job in each.jobs.items()}, rounds)
         figures: dict[str, Any] = {"records": len(chosen), "samples": chosen[0].samples, "rounds": rounds}
-        figures |= {"real_records": wfdb_folder is not None or shard_set is not None, "text_encoder": text_encoder_name}
+        figures |= {"given_records": wfdb_folder is not None or shard_set is not None, "text_encoder": text_encoder_name}
         for each in (*ours, *others):
             figures |= each.figures()
     figures |= {rate(name): value for name, value in rates.items()}
     figures |= {f"stream_times_{name}": rates["stream"] / rates[name] for each in others for name in each.jobs}
     if "build" in rates:
         figures |= minutes_of_mimic_iv_ecg(rates["build"])
-    figures["table"] = measured_rows([row for each in ours for row in each.rows], figures, figures["real_records"])
+    figures["table"] = measured_rows([row for each in ours for row in each.rows], figures, figures["given_records"])
     return figures
 
 

@@ -44,7 +44,7 @@ class Row:
 
 
 def measured_rows(rows: Iterable[Row], figures: Mapping[str, Any], real: bool) -> list[dict[str, Any]]:
-    """The rows whose figures were measured. real: the records are recordings of people."""
+    """The rows whose figures were measured. real: the user gave the records, they were not made up here."""
     return [row.measured(figures, real) for row in rows if row.figure in figures]
 
 
@@ -64,7 +64,7 @@ def plain(report: Mapping[str, Any]) -> list[str]:
 
 
 def _about(report: Mapping[str, Any]) -> str:
-    kind = "recordings of people" if report["real_records"] else "made-up recordings"
+    kind = "given recordings" if report["given_records"] else "made-up recordings"
     return (
         f"{report['records']} {kind} of 12 x {report['samples']} samples; rates per core (CPU second), medians of {report['rounds']} "
         f"interleaved rounds; reports embedded by {report['text_encoder']}"

@@ -28,8 +28,7 @@ def test_a_protocol_runs_on_what_is_there(cardialign: Call, exported: Path, tmp_
     facts = result["protocol"]
     assert (facts["protocol"], facts["task"], facts["split"], facts["published"], facts["present"]) == ("merl-v1", task, "test", 24, 20)
     assert facts["missing_examples"] == RECORDS[task][20:] and "4 of 24 records are missing" in facts["deviations"]
-    several = cardialign(*words, "--protocol", "merl-v1", "--label-files", labels)
-    assert several.code == 2 and f"merl-v1:{task}" in several.json["remedy"]
+    assert facts["note"] == f"20 of 24 test records are in this shard set; 4 are not, such as {', '.join(RECORDS[task][20:])}"
     if task == "csn":
-        printed = cardialign(*words, "--protocol", f"merl-v1:{task}", "--label-files", labels, plain=True).out
-        assert "20 of 24 test records are in this shard set; 4 are not, such as JS00021" in printed
+        several = cardialign(*words, "--protocol", "merl-v1", "--label-files", labels)
+        assert several.code == 2 and "merl-v1:csn" in several.json["remedy"]

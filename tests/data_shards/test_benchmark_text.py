@@ -63,6 +63,6 @@ def test_a_row_says_whether_its_target_is_met_and_how_many_times_better_it_is() 
     assert [row["met"] for row in found] == [False, True, None, None]
     assert [row["ratios"] for row in found] == [{"slow": 3.0}, {"table": 2.0}, {}, {"plain": 4.0}]
     assert measured_rows(rows, figures, real=True)[2]["met"] is True
-    report = {"table": found, "records": 3, "samples": 5000, "rounds": 1, "real_records": False, "text_encoder": "minilm"}
+    report = {"table": found, "records": 3, "samples": 5000, "rounds": 1, "given_records": False, "text_encoder": "minilm"}
     assert "| rate | 99 records/s | >= 100 | NO | 3 x slow |" in markdown(report)
     assert plain(report)[-1] == "targets missed here: rate"
