@@ -86,7 +86,7 @@ def start_and_stream(folder: Path, batch: int, seed: int) -> dict[str, float]:
         "first_batch_cpu_seconds": cpu_seconds,
         "memory_before_mb": before / 1e6,
         "memory_streaming_mb": now / 1e6,
-        "memory_peak_mb": max(now, _peak_memory()) / 1e6,  # the kernel's two counters differ by some pages
+        "memory_peak_mb": max(now, peak_memory()) / 1e6,  # the kernel's two counters differ by some pages
     }
 
 
@@ -98,10 +98,10 @@ def pandas_start(folder: Path) -> dict[str, float]:
     started = time.monotonic()
     frame = pd.read_parquet(folder / INDEX).sample(frac=1.0, random_state=0)
     frame.head(1)
-    return {"pandas_seconds": time.monotonic() - started, "pandas_memory_mb": _peak_memory() / 1e6}
+    return {"pandas_seconds": time.monotonic() - started, "pandas_memory_mb": peak_memory() / 1e6}
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """Most bytes this program ever held. Linux: from the memory map, because `ru_maxrss` still counts the program that started this one."""
     status = Path("/proc/self/status")
     if status.exists():
