@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_shards.build_shard import disk_error
-from data_shards.errors import DataError, UsageError
+from data_shards.errors import UNREADABLE_ARRAY, DataError, UsageError
 from data_shards.shard_writer import sync_folder
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def open_distant(bank: TextBank, k: int = NEIGHBOURS) -> np.ndarray:
         table = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"text bank {bank.path} has no table of the {k} most distant reports", remedy) from None
-    except (OSError, ValueError, EOFError) as error:
+    except UNREADABLE_ARRAY as error:
         raise DataError(f"{path} cannot be read: {error}", f"delete it and {remedy}") from error
     if table.shape != (len(bank), min(k, len(bank) - 1)) or table.dtype != np.int32:
         raise DataError(f"{path} holds {table.dtype} {table.shape} for {len(bank)} reports", f"delete it and {remedy}")

@@ -10,7 +10,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_shards.errors import DataError
+from data_shards.errors import UNREADABLE_ARRAY, DataError
 
 MAPPED_FROM = 2_000_000
 """Records from which columns are memory-mapped; below, they take at most some 40 bytes a record."""
@@ -57,8 +57,10 @@ class IndexFile:
             at = 0
             with self._reading() as file:
                 for part in file.iter_batches(_ROWS, columns=[name], use_threads=False):
-                    out[at : at + part.num_rows] = convert(part.column(0))
+                    if at + part.num_rows <= self.records:
+                        out[at : at + part.num_rows] = convert(part.column(0))
                     at += part.num_rows
+                self._whole(name, at)
 
         return self._made(name, np.dtype(dtype), fill)
 
@@ -75,8 +77,10 @@ class IndexFile:
                 for group in range(file.metadata.num_row_groups):
                     for chunk in file.read_row_group(group, columns=["patient"], use_threads=False).column(0).chunks:
                         bounds.append(bounds[-1] + len(chunk))
-                        out[bounds[-2] : bounds[-1]] = pc.fill_null(chunk.indices, -1).to_numpy()
+                        if bounds[-1] <= self.records:
+                            out[bounds[-2] : bounds[-1]] = pc.fill_null(chunk.indices, -1).to_numpy()
                         ids.append(chunk.dictionary)
+                self._whole("patient", bounds[-1])
             distinct = pa.chunked_array(ids, pa.string()).dictionary_encode()
             names = distinct.chunk(0).dictionary if distinct.num_chunks else pa.array([], pa.string())
             empty, unknown = pc.index(names, "").as_py(), 0
@@ -96,7 +100,10 @@ class IndexFile:
         with self._lock:
             if self._keys is None or self._keys[0] != group:
                 with self._reading() as file:
-                    self._keys = group, file.read_row_group(group, columns=["key"]).column(0)
+                    keys = file.read_row_group(group, columns=["key"]).column(0)
+                    if len(keys) != int(self._group_starts[group + 1] - self._group_starts[group]):
+                        raise OSError(f"row group {group} holds {len(keys)} keys")
+                    self._keys = group, keys
             return self._keys[1][row - int(self._group_starts[group])].as_py()
 
     def arrow(self, name: str) -> pa.ChunkedArray:
@@ -123,8 +130,8 @@ class IndexFile:
 
     def _mapped_column(self, name: str, dtype: np.dtype, fill: Callable[[np.ndarray], None]) -> np.ndarray:
         path = _own_folder(self._digest) / f"{name}.npy"
-        if path.exists():
-            kept = np.load(path, mmap_mode="r")
+        with suppress(*UNREADABLE_ARRAY):  # not there, or damaged: it is laid down again
+            kept = np.load(path, mmap_mode="r", allow_pickle=False)
             if kept.shape == (self.records,) and kept.dtype == dtype:
                 return kept
         temporary = path.with_name(f".tmp-{os.getpid()}-{threading.get_ident()}-{path.name}")
@@ -138,12 +145,16 @@ class IndexFile:
             temporary.unlink(missing_ok=True)
         return np.load(path, mmap_mode="r")
 
+    def _whole(self, name: str, rows: int) -> None:
+        if rows != self.records:
+            raise OSError(f"its column {name} holds {rows} of {self.records} rows")
+
     @contextmanager
     def _reading(self, **options: Any) -> Iterator[pq.ParquetFile]:
         try:
-            with pq.ParquetFile(self.path, memory_map=True, **options) as file:
+            with pq.ParquetFile(self.path, memory_map=True, page_checksum_verification=True, **options) as file:
                 yield file
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, IndexError, KeyError) as error:  # the last two for a column that has another name
             raise DataError(
                 f"{self.path} cannot be read: {error}", "run `cardialign shards verify` and build the shard set again"
             ) from error

@@ -23,7 +23,7 @@ import numpy as np
 from data_shards.bank_files import add_digests
 from data_shards.build_shard import disk_error
 from data_shards.commit_set import REPORTS
-from data_shards.errors import DataError, UsageError
+from data_shards.errors import UNREADABLE_ARRAY, DataError, UsageError
 from data_shards.remote import local_folder
 from data_shards.reports import CLEANING_VERSION, STYLES, join_statements
 from data_shards.shard_set import ShardSet, read_manifest
@@ -52,7 +52,7 @@ class TextBank:
         self.description: dict[str, Any] = _read_description(path)
         try:
             arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
-        except (OSError, ValueError, EOFError) as error:
+        except UNREADABLE_ARRAY as error:
             raise DataError(f"text bank {path} cannot be read: {error}", f"delete the folder and {_BUILD_REMEDY}") from error
         self.embeddings: np.ndarray = arrays["embeddings"]
         self.mean: np.ndarray = np.array(arrays["mean"])

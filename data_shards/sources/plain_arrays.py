@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data_shards.errors import UNREADABLE_ARRAY
 from data_shards.sources.base import RecordRejected
 
 SUFFIXES = (".npy", ".npz", ".csv")
@@ -51,9 +52,7 @@ def read_array(path: Path, member: str = "") -> ArrayFile:
             arrays = {name: loaded[name] for name in loaded.files}
     except FileNotFoundError:
         raise RecordRejected("missing-file", f"{path}: no such file") from None
-    except RecordRejected:
-        raise
-    except Exception as error:  # a changed byte fails in many ways: MemoryError, SyntaxError, TokenError, BadZipFile, zlib.error ...
+    except (*UNREADABLE_ARRAY, pd.errors.ParserError) as error:
         raise RecordRejected("bad-format", f"{path}: {type(error).__name__}: {error}") from None
     flat = [name for name, array in arrays.items() if array.ndim == 2]
     if not member and len(flat) != 1:
