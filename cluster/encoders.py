@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_shards.errors import UNREADABLE_ARRAY, UserError
+from data_shards.errors import UserError
 from data_shards.record import STANDARD_LEADS
+from data_shards.unreadable import UNREADABLE_ARRAY
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_shards.build_shard import disk_error
-from data_shards.errors import UNREADABLE_ARRAY, DataError, UsageError
+from data_shards.errors import DataError, UsageError
 from data_shards.shard_writer import sync_folder
+from data_shards.unreadable import UNREADABLE_ARRAY
 
 if TYPE_CHECKING:
     from data_shards.text_bank import TextBank

@@ -6,13 +6,6 @@ what to do about it. The command line turns it into one readable line and an exi
 
 from __future__ import annotations
 
-import tokenize
-import zipfile
-import zlib
-
-UNREADABLE_ARRAY = (OSError, ValueError, EOFError, KeyError, SyntaxError, MemoryError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
-"""What `numpy.load` raises for a .npy or .npz with changed bytes: its header is parsed as Python."""
-
 
 class UserError(ValueError):
     """Something the user gave or set is wrong. `problem` names the thing, `remedy` the way out."""

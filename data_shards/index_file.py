@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_shards.errors import UNREADABLE_ARRAY, DataError
+from data_shards.errors import DataError
+from data_shards.unreadable import UNREADABLE_ARRAY
 
 MAPPED_FROM = 2_000_000
 """Records from which columns are memory-mapped; below, they take at most some 40 bytes a record."""

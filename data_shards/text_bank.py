@@ -23,13 +23,14 @@ import numpy as np
 from data_shards.bank_files import add_digests
 from data_shards.build_shard import disk_error
 from data_shards.commit_set import REPORTS
-from data_shards.errors import UNREADABLE_ARRAY, DataError, UsageError
+from data_shards.errors import DataError, UsageError
 from data_shards.remote import local_folder
 from data_shards.reports import CLEANING_VERSION, STYLES, join_statements
 from data_shards.shard_set import ShardSet, read_manifest
 from data_shards.shard_writer import sync_folder
 from data_shards.text_blocks import BLOCK, TextEncoderLike, assemble, make_blocks
 from data_shards.text_similarity import jaccard, low_rank, low_rank_space, unit
+from data_shards.unreadable import UNREADABLE_ARRAY
 
 log = logging.getLogger(__name__)
 BANK_VERSION = 2

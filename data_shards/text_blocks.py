@@ -15,9 +15,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_shards.errors import UNREADABLE_ARRAY, DataError
+from data_shards.errors import DataError
 from data_shards.shard_writer import sync_folder
 from data_shards.text_similarity import unit
+from data_shards.unreadable import UNREADABLE_ARRAY
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_shards.errors import UNREADABLE_ARRAY
 from data_shards.sources.base import RecordRejected
+from data_shards.unreadable import UNREADABLE_ARRAY
 
 SUFFIXES = (".npy", ".npz", ".csv")
 
