@@ -38,7 +38,7 @@ ROWS = (
 def measure_stream(material: Material) -> Measurement:
     shards, batch = material.shards, material.batch
     order = GlobalOrder(np.arange(len(shards)), shards.patients, batch, material.seed, shards.fingerprint)
-    order.epoch(0)  # once per epoch, and none of the stream's business
+    order.prepare(0)  # once per epoch, and none of the stream's business
     steps = max(1, 4 * len(material.records) // batch)  # long enough that starting and ending threads does not count
 
     def stream() -> int:

@@ -32,7 +32,7 @@ def measure_wait(material: Material) -> Measurement:
     shards, batch = material.shards, material.batch
     order = GlobalOrder(np.arange(len(shards)), shards.patients, batch, material.seed, shards.fingerprint)
     for epoch in range(1 + STEPS * batch // len(shards)):
-        order.epoch(epoch)
+        order.prepare(epoch)
 
     def waits(step_seconds: float) -> tuple[dict[str, float], tuple[float, str]]:
         """Mean seconds per step by kind, the first batch aside, and the slowest read."""
