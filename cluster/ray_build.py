@@ -19,6 +19,7 @@ from data_shards.build_claim import PLAN
 from data_shards.build_executors import TASKS_PER_WORKER, Count
 from data_shards.build_shard import WORK_FOLDER, ShardOutcome, ShardTask, build_one_shard, read_sidecar
 from data_shards.errors import DataError, UserError
+from data_shards.listing import LISTING
 from data_shards.sources.base import Source
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class RayTasks:
 
 
 def _work(source: Source, task: ShardTask) -> ShardOutcome:
-    if not (task.out / WORK_FOLDER / PLAN).is_file():
+    if not all((task.out / WORK_FOLDER / name).is_file() for name in (PLAN, LISTING)):
         raise DataError(f"node {platform.node()} does not see the build in {task.out}", _SHARED)
     return build_one_shard(source, task)
 

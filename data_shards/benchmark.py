@@ -16,6 +16,7 @@ from typing import Any
 from data_shards.benchmark_build import measure_build, minutes_of_mimic_iv_ecg
 from data_shards.benchmark_codec import measure_codec
 from data_shards.benchmark_distant import measure_distant
+from data_shards.benchmark_listing import measure_large_listings
 from data_shards.benchmark_material import Embedder, Job, Material, Measurement, Sizes, rate, records_of_set, records_of_wfdb, virtual_wfdb
 from data_shards.benchmark_order import measure_ten_million
 from data_shards.benchmark_others import measure_others
@@ -30,7 +31,7 @@ from data_shards.shard_set import ShardSet
 Measure = Callable[[Material], Measurement]
 OURS: tuple[Measure, ...] = (measure_codec, measure_build, measure_stream, measure_wait, measure_start, measure_similarity, measure_distant)
 """A new figure is one module with one such function, which also says its rows of the table, and one name here, or in SCALE if it takes minutes."""
-SCALE: tuple[Measure, ...] = (measure_ten_million,)
+SCALE: tuple[Measure, ...] = (measure_ten_million, measure_large_listings)
 OTHERS: tuple[Measure, ...] = (measure_others,)
 
 
@@ -54,7 +55,7 @@ def measure_data(
     Measures a shard set, or a folder of WFDB headers with signals (searched recursively), or, when neither is given, a virtual cohort made for the
     purpose. compare: also `wfdb.rdsamp`, one float32 `.mat` per record, stock `webdataset` and the like, on copies of the same records. text_encoder,
     phrases: for the similarity of reports; by default word counts and the phrases of the virtual cohorts. scale: also the order of up to 10 million
-    records (minutes). measures: only these of OURS; the stream's baselines come with it. Everything is written to a temporary folder. Raises DataError when there is no record to measure, or when the records differ
+    records and the listing of up to 2 million (minutes). measures: only these of OURS; the stream's baselines come with it. Everything is written to a temporary folder. Raises DataError when there is no record to measure, or when the records differ
     in length.
     """
     with tempfile.TemporaryDirectory(prefix="cardialign-bench-") as name:

@@ -1,6 +1,7 @@
 """`build_shards`: a source on disk -> a committed shard set. Parallel, restartable, and the same bytes whatever the number of workers.
 
-An unfinished set has a `.build` folder with the plan and one sidecar per finished shard; `manifest.json` is written last and is the commit.
+An unfinished set has a `.build` folder with the listing, the plan and one sidecar per finished shard; `manifest.json` is written last and is the
+commit. The source is walked once; from then on a shard's entries are read from the listing, so that no part of the build holds all of them.
 """
 
 from __future__ import annotations
@@ -13,25 +14,27 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_shards.build_claim import claim
+from data_shards.build_claim import begin, claim
 from data_shards.build_executors import BuildExecutor, InThisProcess, Processes
-from data_shards.build_shard import ShardTask, disk_error, read_sidecar
+from data_shards.build_shard import WORK_FOLDER, ShardTask, read_sidecar
 from data_shards.codec import CODEC_VERSION, CODECS
 from data_shards.commit_set import MANIFEST, commit_set
-from data_shards.errors import DataError, UsageError
+from data_shards.errors import UsageError, disk_error
 from data_shards.index import metadata_of
+from data_shards.listing import LISTING, Listing, Slice, write_listing
 from data_shards.quality import MILLIVOLT_RANGE
 from data_shards.record import SignalSpec
 from data_shards.reports import CLEANING_VERSION
-from data_shards.shard_writer import metadata_bytes
-from data_shards.sources.base import Entry, RecordRejected, Source
+from data_shards.shard_writer import metadata_bytes, temporary_name
+from data_shards.sources.base import RecordRejected, Source
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int, int], None]
-"""progress(entries done, entries in all, records rejected so far)"""
+"""progress(entries done, entries in all, records rejected so far); while the source is listed: progress(entries listed, 0, 0)"""
 
 
 @dataclass(frozen=True)
@@ -76,42 +79,47 @@ def build_shards(
     spec = spec or SignalSpec()
     _check_settings(codec, records_per_shard, workers, limit, spec)
     kept_folds = None if folds is None else tuple(sorted(set(folds)))
-    entries = _entries(source, kept_folds, limit)
-    plan = _plan(source, entries, spec, codec, records_per_shard, kept_folds)
-    with claim(out, plan, overwrite):
-        return _build(source, out, entries, spec, plan["codec"], records_per_shard, workers, executor, kept_folds, progress, started)
+    listed = None if progress is None else lambda records: progress(records, 0, 0)
+    with claim(out, overwrite):
+        place = out / WORK_FOLDER / LISTING
+        unfinished = temporary_name(place)
+        try:
+            listing = write_listing(source, unfinished, records_per_shard, folds=kept_folds, limit=limit, progress=listed)
+            plan = _plan(source, listing, spec, codec, records_per_shard, kept_folds)
+            begin(out, plan, overwrite)
+            os.replace(unfinished, place)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return _build(source, out, listing.slices, spec, plan["codec"], workers, executor, kept_folds, progress, started)
 
 
 def _build(
     source: Source,
     out: Path,
-    entries: list[Entry],
+    slices: Sequence[Slice],
     spec: SignalSpec,
     codec: dict[str, Any],
-    records_per_shard: int,
     workers: int,
     executor: BuildExecutor | None,
     folds: tuple[int, ...] | None,
     progress: Progress | None,
     started: float,
 ) -> BuildReport:
-    tasks = [
-        ShardTask(number, tuple(entries[at : at + records_per_shard]), out, spec, codec["name"], folds)
-        for number, at in enumerate(range(0, len(entries), records_per_shard))
-    ]
-    counter = _ProgressCounter(progress, len(entries))
+    tasks = [ShardTask(number, part, out, spec, codec["name"], folds) for number, part in enumerate(slices)]
+    entries = sum(part.entries for part in slices)
+    counter = _ProgressCounter(progress, entries)
     remaining = []
     for task in tasks:
         facts = read_sidecar(out, task.number)
         if facts is None:
             remaining.append(task)
         else:
-            counter.add(len(task.entries), len(facts["rejects"]))
+            counter.add(task.slice.entries, len(facts["rejects"]))
     resumed = len(tasks) - len(remaining)
     if executor is None:
         workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(remaining)))
         executor = InThisProcess() if workers == 1 else Processes(workers)
-    log.info("build out=%s entries=%d shards=%d resumed=%d executor=%s", out, len(entries), len(tasks), resumed, executor)
+    log.info("build out=%s entries=%d shards=%d resumed=%d executor=%s", out, entries, len(tasks), resumed, executor)
     for outcome in executor.run(source, remaining, counter.add):
         log.debug("shard entries=%d records=%d rejected=%d", outcome.entries, outcome.records, outcome.rejected)
     try:
@@ -156,29 +164,9 @@ def _check_settings(codec: str, records_per_shard: int, workers: int, limit: int
             raise UsageError(f"{name} is {value}; it must be at least {least}", f"set {name} to {least} or more")
 
 
-def _entries(source: Source, folds: tuple[int, ...] | None, limit: int | None) -> list[Entry]:
-    entries = source.entries()
-    seen: set[str] = set()
-    for entry in entries:
-        if entry.key in seen:
-            raise DataError(
-                f"{source.name}: record key {entry.key!r} occurs more than once in the listing", "remove the duplicate from the tables"
-            )
-        seen.add(entry.key)
-    if folds is not None:  # a fold that the listing knows saves reading the signal; the others are filtered after reading
-        entries = [entry for entry in entries if not isinstance(fold := entry.meta.get("fold"), int) or fold in folds]
-    entries = entries[:limit]
-    if not entries:
-        raise DataError(f"{source.name}: no record to read under {source.root}" + (f" in folds {list(folds)}" if folds is not None else ""))
-    return entries
-
-
 def _plan(
-    source: Source, entries: list[Entry], spec: SignalSpec, codec: str, records_per_shard: int, folds: tuple[int, ...] | None
+    source: Source, listing: Listing, spec: SignalSpec, codec: str, records_per_shard: int, folds: tuple[int, ...] | None
 ) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    for entry in entries:
-        digest.update(json.dumps([entry.key, entry.path, entry.meta], sort_keys=True, default=str).encode() + b"\n")
     plan = {
         "source": source.describe(),
         "spec": asdict(spec),
@@ -186,15 +174,15 @@ def _plan(
         "cleaning_version": CLEANING_VERSION,
         "records_per_shard": records_per_shard,
         "folds": folds,
-        "first_record": _first_record(source, entries),
-        "entries": {"number": len(entries), "sha256": digest.hexdigest()},
+        "first_record": _first_record(source, listing),
+        "entries": {"number": len(listing), "sha256": listing.sha256},
     }
     return json.loads(json.dumps(plan, default=str))
 
 
-def _first_record(source: Source, entries: list[Entry]) -> str:
+def _first_record(source: Source, listing: Listing) -> str:
     """Digest of what the reader makes of the first readable record. The source does not tell its salt; this notices that it changed."""
-    for entry in entries[:100]:
+    for entry in islice(listing, 100):
         try:
             return hashlib.sha256(metadata_bytes(metadata_of(source.read(entry)))).hexdigest()
         except RecordRejected:

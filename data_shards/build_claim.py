@@ -10,48 +10,62 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_shards.build_shard import WORK_FOLDER, disk_error
+from data_shards.build_shard import WORK_FOLDER
 from data_shards.commit_set import MANIFEST
-from data_shards.errors import DataError
+from data_shards.errors import DataError, disk_error
 from data_shards.shard_writer import commit_file
 
 PLAN = "plan.json"
 """In the work folder: what an unfinished build was started with."""
+_LOCK = "lock"
 
 
 @contextlib.contextmanager
-def claim(out: Path, plan: dict[str, Any], overwrite: bool) -> Iterator[None]:
-    """Hold `out` for this build alone: new, an unfinished build of the same plan, or (with `overwrite`) emptied.
+def claim(out: Path, overwrite: bool) -> Iterator[None]:
+    """Hold `out` for this build alone: new, an unfinished build, or (with `overwrite`) a finished set, which stays whole until `begin`.
 
-    The lock goes with the process, however it ends, so a killed build never has to be unlocked by hand.
+    The lock goes with the process, however it ends, so a killed build never has to be unlocked by hand. A build that fails before `begin` leaves
+    the folder as it was.
     """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file, not a folder", "name a folder for the shard set")
-    if overwrite and out.exists():
-        _empty(out)
-    if (out / MANIFEST).exists():
+    if (out / MANIFEST).exists() and not overwrite:
         raise DataError(f"{out} already holds a finished shard set", "choose another folder, or build with overwrite to replace it")
     work = out / WORK_FOLDER
-    if out.exists() and not work.exists() and any(out.iterdir()):
-        raise DataError(f"{out} is not empty and holds no shard set", "choose an empty or new folder")
+    made = [folder for folder in (work, out) if not folder.exists()]
+    if out not in made and work in made and not (out / MANIFEST).exists() and any(out.iterdir()):
+        raise DataError(f"{out} is not empty and holds no shard set; it will not be written to", "choose an empty or new folder")
     try:
         work.mkdir(parents=True, exist_ok=True)
+        lock = (work / _LOCK).open("w")
     except OSError as error:
         raise disk_error(error, out) from error
-    with (work / "lock").open("w") as lock:
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DataError(f"another build is writing {out} at this moment", "wait for it, or choose another folder") from error
-        _check_plan(out, plan)
         for leftover in (*out.glob(".*.tmp"), *work.glob(".*.tmp")):
             leftover.unlink(missing_ok=True)
-        yield
+        try:
+            yield
+        except BaseException:
+            rest = [path for path in out.iterdir() if path != work]
+            if work in made and not (work / PLAN).exists() and (not rest or out / MANIFEST in rest):
+                shutil.rmtree(work, ignore_errors=True)
+                if out in made and not rest:
+                    out.rmdir()
+            raise
 
 
-def _check_plan(out: Path, plan: dict[str, Any]) -> None:
+def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> None:
+    """Go on with the unfinished build of the same plan, or start this one in a folder without remains of another. To be called within `claim`.
+
+    Raises DataError when `out` holds an unfinished build of another plan, unless `overwrite`.
+    """
     plan_file = out / WORK_FOLDER / PLAN
-    if not plan_file.exists():
+    if overwrite or not plan_file.exists():
+        _empty(out)
         try:
             commit_file(plan_file, lambda temporary: temporary.write_text(json.dumps(plan, sort_keys=True)))
         except OSError as error:
@@ -67,12 +81,11 @@ def _check_plan(out: Path, plan: dict[str, Any]) -> None:
 
 
 def _empty(out: Path) -> None:
-    """Remove a shard set, finished or not, and nothing else: the manifest first, so that what is left is never taken for a whole set."""
-    if not (out / MANIFEST).exists() and not (out / WORK_FOLDER).exists() and any(out.iterdir()):
-        raise DataError(f"{out} is not empty and holds no shard set; it will not be overwritten", "choose an empty or new folder")
+    """Remove a shard set, finished or not, and nothing else. The manifest goes first, so that what is left is never taken for a whole set, and the
+    plan last, so that no other build ever takes over sidecars or shards that are left."""
     (out / MANIFEST).unlink(missing_ok=True)
-    for pattern in ("shard-*.tar", ".*.tmp", "index.parquet", "reports.parquet", "rejects.csv"):
+    for pattern in (f"{WORK_FOLDER}/shard-*.json", "shard-*.tar", "index.parquet", "reports.parquet", "rejects.csv"):
         for file in out.glob(pattern):
             file.unlink()
-    for folder in (WORK_FOLDER, "text_bank"):
-        shutil.rmtree(out / folder, ignore_errors=True)
+    shutil.rmtree(out / "text_bank", ignore_errors=True)
+    (out / WORK_FOLDER / PLAN).unlink(missing_ok=True)

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data_shards.conform import conform
-from data_shards.errors import DataError
+from data_shards.errors import DataError, disk_error
 from data_shards.index import index_row, pack_record
+from data_shards.listing import LISTING, Slice, read_slice
 from data_shards.record import EcgRecord, SignalSpec
 from data_shards.shard_writer import ShardWriter, commit_file, shard_name
 from data_shards.sources.base import Entry, RecordRejected, Source
 
 WORK_FOLDER = ".build"
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What one shard is made of. `entries` in the order of the listing; `folds` None = all."""
+    """What one shard is made of: the entries of `slice`, in the order of the listing in `out`'s work folder; `folds` None = all."""
 
     number: int
-    entries: tuple[Entry, ...]
+    slice: Slice
     out: Path
     spec: SignalSpec
     codec: str
@@ -50,17 +47,18 @@ def sidecar_path(out: Path, number: int) -> Path:
 def build_one_shard(source: Source, task: ShardTask, on_entry: Callable[[bool], None] | None = None) -> ShardOutcome:
     """Read, conform, encode and write one slice. A slice without a usable record leaves no tar, only its sidecar. on_entry(rejected) per entry.
 
-    The sidecar is committed after the tar, so its presence says that the tar is whole. Raises DataError when the disk is full or when a
+    The sidecar is committed after the tar, so its presence says that the tar is whole. Raises DataError when the listing is damaged, when the disk is full, or when a
     source fails on a record in a way it does not declare (`RecordRejected` is counted instead).
     """
     path = task.out / shard_name(task.number)
+    entries = read_slice(task.out / WORK_FOLDER / LISTING, task.slice)
     rows: list[dict[str, Any]] = []
     rejects: list[dict[str, str]] = []
     done = 0
     writer: ShardWriter | None = None
     try:
         writer = ShardWriter(path)
-        for entry in task.entries:
+        for entry in entries:
             before = len(rejects)
             record = _read(source, entry, task, rejects)
             if record is not None:
@@ -77,11 +75,11 @@ def build_one_shard(source: Source, task: ShardTask, on_entry: Callable[[bool], 
         sidecar = json.dumps({"shard": shard, "rows": rows, "rejects": rejects}, ensure_ascii=False).encode()
         commit_file(sidecar_path(task.out, task.number), lambda temporary: temporary.write_bytes(sidecar))
     except OSError as error:
-        raise disk_error(error, path, writer.bytes if writer else 0, done, len(task.entries)) from error
+        raise disk_error(error, path, writer.bytes if writer else 0, done, len(entries)) from error
     finally:
         if writer is not None:
             writer.abandon()
-    return ShardOutcome(len(task.entries), len(rows), len(rejects))
+    return ShardOutcome(len(entries), len(rows), len(rejects))
 
 
 def _read(source: Source, entry: Entry, task: ShardTask, rejects: list[dict[str, str]]) -> EcgRecord | None:
@@ -100,19 +98,6 @@ def _read(source: Source, entry: Entry, task: ShardTask, rejects: list[dict[str,
             f"record {entry.key} ({entry.path}): the {source.name} reader failed with {type(error).__name__}: {error}",
             "check that the file may be read; else report it: a reader should turn a bad record away with a reason",
         ) from error
-
-
-def disk_error(error: OSError, path: Path, written: int = 0, done: int = 0, entries: int = 0) -> DataError:
-    """A failed write as a DataError; for a full disk it says how many bytes were written, are free and are still needed."""
-    if error.errno not in _DISK_FULL:
-        return DataError(f"cannot write {path}: {error}", "check that the folder exists, may be written to, and lies on a healthy disk")
-    needed = max(int(written / done * entries) if done else 0, written)
-    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-    return DataError(
-        f"disk full while writing {path}: {os.strerror(error.errno or 0)} after {written} bytes; this file needs about {needed} bytes, "
-        f"{free} bytes are free",
-        "free space (or raise the quota) and run the same build again: finished shards are kept, the unfinished file was removed",
-    )
 
 
 def read_sidecar(out: Path, number: int) -> dict[str, Any] | None:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_shards.build_shard import disk_error
-from data_shards.errors import DataError, UsageError
+from data_shards.errors import DataError, UsageError, disk_error
 from data_shards.shard_writer import sync_folder
 from data_shards.unreadable import UNREADABLE_ARRAY
 

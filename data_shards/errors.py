@@ -6,6 +6,11 @@ what to do about it. The command line turns it into one readable line and an exi
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+from pathlib import Path
+
 
 class UserError(ValueError):
     """Something the user gave or set is wrong. `problem` names the thing, `remedy` the way out."""
@@ -29,3 +34,19 @@ class UsageError(UserError):
 
 class DataError(UserError):
     """A data set, shard, record or index that cannot be read as promised."""
+
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def disk_error(error: OSError, path: Path, written: int = 0, done: int = 0, entries: int = 0) -> DataError:
+    """A failed write as a DataError; for a full disk it says how many bytes were written, are free and are still needed."""
+    if error.errno not in _DISK_FULL:
+        return DataError(f"cannot write {path}: {error}", "check that the folder exists, may be written to, and lies on a healthy disk")
+    needed = max(int(written / done * entries) if done else 0, written)
+    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+    return DataError(
+        f"disk full while writing {path}: {os.strerror(error.errno or 0)} after {written} bytes; this file needs about {needed} bytes, "
+        f"{free} bytes are free",
+        "free space (or raise the quota) and run the same build again: finished shards are kept, the unfinished file was removed",
+    )

@@ -1,8 +1,7 @@
-"""The tables beside the shards: `index.parquet` (one row per record) and `reports.parquet` (one row per distinct report)."""
+"""`index.parquet`, one row per record: how a record becomes a row, and how the rows become the file."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 from data_shards.codec import encode
 from data_shards.quality import bits
 from data_shards.record import EcgRecord
-from data_shards.reports import join_statements, report_key
+from data_shards.report_table import ReportTable
 from data_shards.shard_writer import Member
 
 INDEX_SCHEMA = pa.schema(
@@ -37,9 +36,6 @@ INDEX_SCHEMA = pa.schema(
     ]
 )
 ROW_GROUP = 1 << 16
-REPORT_SCHEMA = pa.schema(
-    [("report", pa.int32()), ("key", pa.string()), ("statements", pa.list_(pa.string())), ("text", pa.string()), ("count", pa.int32())]
-)
 
 
 def metadata_of(record: EcgRecord) -> dict[str, Any]:
@@ -87,47 +83,12 @@ def index_row(record: EcgRecord, member: Member) -> dict[str, Any]:
     }
 
 
-class ReportTable:
-    """Distinct reports in the order of their first appearance; two spellings that differ in case only are one report."""
-
-    def __init__(self) -> None:
-        self._rows: dict[str, int] = {}
-        self._statements: list[list[str]] = []
-        self._counts: list[int] = []
-
-    def add(self, statements: list[str]) -> int:
-        """Row of this report, -1 for an empty one."""
-        if not statements:
-            return -1
-        row = self._rows.setdefault(report_key(statements), len(self._rows))
-        if row == len(self._statements):
-            self._statements.append([sys.intern(statement) for statement in statements])  # few phrases make up all reports
-            self._counts.append(0)
-        self._counts[row] += 1
-        return row
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def table(self) -> pa.Table:
-        return pa.table(
-            {
-                "report": np.arange(len(self), dtype=np.int32),
-                "key": list(self._rows),
-                "statements": self._statements,
-                "text": [join_statements(statements) for statements in self._statements],
-                "count": self._counts,
-            },
-            schema=REPORT_SCHEMA,
-        )
-
-
 def index_batch(rows: Iterable[dict[str, Any]], shard: int, reports: ReportTable) -> pa.RecordBatch:
     """Rows of one shard as an Arrow batch; their reports are added to the report table."""
     rows = list(rows)
     columns: dict[str, Any] = {name: [row.get(name) for row in rows] for name in INDEX_SCHEMA.names}
     columns["shard"] = np.full(len(rows), shard, dtype=np.int32)
-    columns["report"] = [reports.add(row["statements"]) for row in rows]
+    columns["report"] = reports.add([row["statements"] for row in rows])
     columns["age_years"] = [float("nan") if age is None else age for age in columns["age_years"]]
     return pa.RecordBatch.from_pydict(columns, schema=INDEX_SCHEMA)
 

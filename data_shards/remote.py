@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_shards.build_shard import disk_error
 from data_shards.commit_set import INDEX, MANIFEST, REPORTS
-from data_shards.errors import DataError, UserError
+from data_shards.errors import DataError, UserError, disk_error
 from data_shards.shard_cache import ShardCache, locked
 from data_shards.shard_writer import file_sha256
 

@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 
 from data_shards.bank_files import add_digests
-from data_shards.build_shard import disk_error
 from data_shards.commit_set import REPORTS
-from data_shards.errors import DataError, UsageError
+from data_shards.errors import DataError, UsageError, disk_error
 from data_shards.remote import local_folder
 from data_shards.reports import CLEANING_VERSION, STYLES, join_statements
 from data_shards.shard_set import ShardSet, read_manifest

@@ -7,6 +7,7 @@ which of a data set's published rates to read, while `--sampling-rate` is what t
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     readers.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="the same, by the reader's own word")
 
 
+def two_stages(listing: Progress, building: Progress) -> Callable[[int, int, int], None]:
+    """What `build_shards` takes: the records listed while their number is not known, then the records built, with an ETA of their own."""
+
+    def show(done: int, total: int, rejected: int) -> None:
+        if total == 0:
+            listing(done)
+        else:
+            listing.close()
+            building(done, total, rejected)
+
+    return show
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from data_shards.build import build_shards
     from data_shards.record import SignalSpec
@@ -73,7 +87,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
         executor = RayTasks(None if args.address == "local" else args.address, args.workers)
     source = open_source(args.source, args.root if executor is None else args.root.absolute(), **given, **key_values(args.option))
-    with Progress("shards build") as progress:
+    with Progress("shards build: listing records") as listing, Progress("shards build") as building:
         report = build_shards(
             source,
             args.out if executor is None else args.out.absolute(),
@@ -84,7 +98,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             folds=args.folds,
             limit=args.limit,
             overwrite=args.overwrite,
-            progress=progress,
+            progress=two_stages(listing, building),
             executor=executor,
         )
     return asdict(report)

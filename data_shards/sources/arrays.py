@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from data_shards.errors import UsageError
 from data_shards.record import STANDARD_LEADS, EcgRecord
 from data_shards.sources.base import Entry, RecordRejected
 from data_shards.sources.common import assemble
-from data_shards.sources.folder import find_files, number
+from data_shards.sources.file_walk import find_files
+from data_shards.sources.folder import number
 from data_shards.sources.mapped_folder import MappedFolder
 from data_shards.sources.plain_arrays import SUFFIXES, leads_first, read_array
 from data_shards.sources.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
@@ -67,8 +69,8 @@ class Arrays(MappedFolder):
             "member": "array of an .npz that holds the signal (default: its only 2-D array)",
         }
 
-    def _files(self) -> list[str]:
-        return [path for path in find_files(self.root, SUFFIXES) if (self.root / path).resolve() not in self._given_tables]
+    def _files(self) -> Iterator[str]:
+        return (path for path in find_files(self.root, SUFFIXES) if (self.root / path).resolve() not in self._given_tables)
 
     def _tidy(self, path: str) -> str:
         if path.endswith(SUFFIXES):

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from data_shards.errors import DataError
 from data_shards.record import EcgRecord
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
@@ -32,7 +31,8 @@ class RecordRejected(Exception):  # noqa: N818  (an outcome of reading, counted 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One record of a listing: a unique `key`, the record's `path` below the root (no suffix), and what the tables say about it (`meta`)."""
+    """One record of a listing: a unique `key`, the record's `path` below the root (no suffix), and what the tables say about it (`meta`): text,
+    numbers, None, and tuples, lists and dicts of them."""
 
     key: str
     path: str
@@ -52,8 +52,12 @@ class Source(Protocol):
         """Option name -> one line of help."""
         ...
 
-    def entries(self) -> list[Entry]:
-        """All records in a deterministic order, tables joined by key. Raises UserError/DataError when the set as a whole is unusable."""
+    def entries(self) -> Iterable[Entry]:
+        """All records in a deterministic order, tables joined by key; a new walk at every call, of which a large set yields one by one.
+
+        That no key occurs twice is for the caller to check. Raises UserError/DataError, in the walk or before it, when the set as a whole is
+        unusable. Only after a whole walk does `describe` know the tables.
+        """
         ...
 
     def read(self, entry: Entry) -> EcgRecord:
@@ -63,16 +67,3 @@ class Source(Protocol):
     def describe(self) -> dict[str, Any]:
         """Options and provenance for the manifest: no absolute path, no date, never the salt."""
         ...
-
-
-def check_keys(keys: Iterable[str], table: str) -> None:
-    """Raise DataError unless all keys are well-formed (`KEY_PATTERN`) and distinct. `table` names where they come from."""
-    seen: set[str] = set()
-    for key in keys:
-        if not KEY_PATTERN.fullmatch(key):
-            raise DataError(
-                f"{table}: record key {key!r} holds characters other than letters, digits, '-' and '_'", f"correct the id in {table}"
-            )
-        if key in seen:
-            raise DataError(f"{table}: record key {key!r} occurs more than once", f"remove the duplicated rows from {table}")
-        seen.add(key)

@@ -15,7 +15,8 @@ from data_shards.record import EcgRecord
 from data_shards.sources import snomed
 from data_shards.sources.base import Entry
 from data_shards.sources.common import Labels, read_ecg
-from data_shards.sources.folder import RecordFolder, age_in_years, find_files, header_comments, sex_in_words
+from data_shards.sources.file_walk import find_files
+from data_shards.sources.folder import RecordFolder, age_in_years, header_comments, sex_in_words
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Challenge(RecordFolder):
     def _listing(self) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
         unknown: Counter[str] = Counter()
         blank = 0
-        for header in self._headers():
+        for header in find_files(self.root, (".hea",)):
             comments = header_comments(self.root / header)
             codes = snomed.parse_dx(comments.get("dx", ""))
             unknown += snomed.unknown(codes)
@@ -46,9 +47,6 @@ class Challenge(RecordFolder):
 
     def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
         return read_ecg(self.root / entry.path, entry.key, source=self.name, **fields)
-
-    def _headers(self) -> Sequence[str]:
-        return find_files(self.root, (".hea",))
 
     def _meta(self, comments: Mapping[str, str], codes: Sequence[str]) -> dict[str, Any]:
         return {

@@ -13,8 +13,10 @@ from typing import Any
 from data_shards.errors import DataError
 from data_shards.record import EcgRecord
 from data_shards.sources.base import Entry
-from data_shards.sources.common import file_facts, find_table, read_ecg, read_table, strings
-from data_shards.sources.folder import RecordFolder, age_in_years, find_files, header_comments, sex_in_words
+from data_shards.sources.common import file_facts, find_table, read_ecg, rows_of
+from data_shards.sources.file_walk import find_files
+from data_shards.sources.folder import RecordFolder, age_in_years, header_comments, sex_in_words
+from data_shards.sources.join import TextRows, stretches
 
 log = logging.getLogger(__name__)
 
@@ -50,47 +52,56 @@ class Code15(RecordFolder):
     def _listing(self) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
         exams = self._exam_table()
         without = 0
-        for header in find_files(self.root, (".hea",)):
-            path = header.removesuffix(".hea")
-            exam = path.rpartition("/")[2]
-            comments = header_comments(self.root / header)
-            row = exams.get(exam)
-            without += row is None
-            meta: dict[str, Any] = {
-                "patient": row["patient_id"]
-                if row and row["patient_id"]
-                else f"exam {exam}",  # patients and exams share one range of numbers
-                "age_years": age_in_years((row or {}).get("age") or comments.get("age", "")),
-                "sex": _sex(row) or sex_in_words(comments.get("sex", "")),
-                "labels": _chagas(comments.get("chagas label", "")),
-                "extra": {"collection": comments["source"]} if comments.get("source") else {},
-            }
-            if row is not None:
-                found = tuple(name for name in CLASSES if row[name].casefold() in _YES)
-                meta["labels"]["code15"] = found
-                normal = not found and row["normal_ecg"].casefold() in _YES
-                meta["statements"] = ("Normal ECG",) if normal else tuple(CLASSES[name] for name in found)
-            yield path, None, meta
-        if exams and without:
+        for headers in stretches(find_files(self.root, (".hea",))):
+            paths = [header.removesuffix(".hea") for header in headers]
+            names = [path.rpartition("/")[2] for path in paths]
+            rows = exams.take(exams.find(names)) if exams is not None else [None] * len(names)
+            for path, exam, row in zip(paths, names, rows, strict=True):
+                yield path, None, self._meta(exam, row, header_comments(self.root / f"{path}.hea"))
+            without += rows.count(None)
+        if exams is not None and without:
             log.warning("exams without a row source=%s records=%d table=%s", self.name, without, self._exams.name if self._exams else "")
+
+    def _meta(self, exam: str, row: Mapping[str, str] | None, comments: Mapping[str, str]) -> dict[str, Any]:
+        meta: dict[str, Any] = {
+            # patients and exams share one range of numbers
+            "patient": row["patient_id"] if row and row["patient_id"] else f"exam {exam}",
+            "age_years": age_in_years((row or {}).get("age") or comments.get("age", "")),
+            "sex": _sex(row) or sex_in_words(comments.get("sex", "")),
+            "labels": _chagas(comments.get("chagas label", "")),
+            "extra": {"collection": comments["source"]} if comments.get("source") else {},
+        }
+        if row is not None:
+            found = tuple(name for name in CLASSES if row[name].casefold() in _YES)
+            meta["labels"]["code15"] = found
+            normal = not found and row["normal_ecg"].casefold() in _YES
+            meta["statements"] = ("Normal ECG",) if normal else tuple(CLASSES[name] for name in found)
+        return meta
 
     def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
         return read_ecg(self.root / entry.path, entry.key, source=self.name, **fields)
 
-    def _exam_table(self) -> dict[str, dict[str, str]]:
+    def _exam_table(self) -> TextRows | None:
         if self._exams is None:
-            return {}
-        table = read_table(self._exams, ("exam_id", "patient_id", *CLASSES), optional=("age", "is_male", "normal_ecg"))
-        self._facts["exams"] = file_facts(self._exams, table.num_rows)
-        columns = {name: strings(table, name) for name in table.column_names}
-        for name in CLASSES:
-            odd = next((value for value in columns[name] if value.casefold() not in _YES | _NO), None)
-            if odd is not None:
-                raise DataError(f"{self._exams}: column {name} holds {odd!r}, expected True or False", "give exams.csv as it was published")
-        blank = [""] * table.num_rows
-        names = ("patient_id", "age", "is_male", "normal_ecg", *CLASSES)
-        rows = zip(*(columns.get(name, blank) for name in names), strict=True)
-        return dict(zip(columns["exam_id"], (dict(zip(names, row, strict=True)) for row in rows), strict=True))
+            return None
+        path, rows = self._exams, 0
+        optional = ("age", "is_male", "normal_ecg")
+        names = ("exam_id", "patient_id", *optional, *CLASSES)
+
+        def checked() -> Iterator[dict[str, str]]:
+            nonlocal rows
+            for row in rows_of(path, ("exam_id", "patient_id", *CLASSES), optional):
+                odd = next((name for name in CLASSES if row[name].casefold() not in _YES | _NO), None)
+                if odd is not None:
+                    raise DataError(
+                        f"{path}: column {odd} holds {row[odd]!r}, expected True or False", "give exams.csv as it was published"
+                    )
+                yield dict.fromkeys(names, "") | row
+                rows += 1
+
+        table = TextRows(checked(), names, "exam_id")
+        self._facts["exams"] = file_facts(path, rows)
+        return table
 
 
 def _sex(row: Mapping[str, str] | None) -> str | None:

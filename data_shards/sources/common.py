@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,25 +54,55 @@ def read_table(path: Path, required: Sequence[str], categorical: Sequence[str] =
 
     Raises UserError when the file is not there, DataError when it cannot be parsed or lacks a required column (all of them named).
     """
+    with _csv_errors(path):
+        return pa_csv.read_csv(path, parse_options=_PARSE, convert_options=_conversion(path, required, categorical, optional))
+
+
+def stream_table(
+    path: Path, required: Sequence[str], categorical: Sequence[str] = (), optional: Sequence[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """The same a stretch of rows at a time, for tables that should not be in memory as a whole."""
+    with _csv_errors(path):
+        conversion = _conversion(path, required, categorical, optional)
+        with pa_csv.open_csv(path, parse_options=_PARSE, convert_options=conversion) as reader:
+            yield from reader
+
+
+def rows_of(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+    """The rows of such a table one by one: column -> text, "" for an empty field."""
+    for batch in stream_table(path, required, optional=optional):
+        names = batch.schema.names
+        for values in zip(*(strings(batch, name) for name in names), strict=True):
+            yield dict(zip(names, values, strict=True))
+
+
+_PARSE = pa_csv.ParseOptions(newlines_in_values=True)
+
+
+def _conversion(path: Path, required: Sequence[str], categorical: Sequence[str], optional: Sequence[str]) -> pa_csv.ConvertOptions:
+    with pa_csv.open_csv(path, parse_options=_PARSE) as reader:
+        present = reader.schema.names
+    absent = [name for name in (*required, *categorical) if name not in present]
+    if absent:
+        raise DataError(
+            f"{path} lacks the columns {', '.join(absent)}; it has {', '.join(present[:40])}", "give the table as it was published"
+        )
+    wanted = [name for name in (*required, *categorical, *optional) if name in present]
+    types = {name: pa.dictionary(pa.int32(), pa.string()) if name in categorical else pa.string() for name in wanted}
+    return pa_csv.ConvertOptions(column_types=types, include_columns=wanted, null_values=[""], strings_can_be_null=True)
+
+
+@contextmanager
+def _csv_errors(path: Path) -> Iterator[None]:
     if not path.is_file():
         raise UserError(f"{path} does not exist", "check the path")
     try:
-        with pa_csv.open_csv(path, parse_options=pa_csv.ParseOptions(newlines_in_values=True)) as reader:
-            present = reader.schema.names
-        absent = [name for name in (*required, *categorical) if name not in present]
-        if absent:
-            raise DataError(
-                f"{path} lacks the columns {', '.join(absent)}; it has {', '.join(present[:40])}", "give the table as it was published"
-            )
-        wanted = [name for name in (*required, *categorical, *optional) if name in present]
-        types = {name: pa.dictionary(pa.int32(), pa.string()) if name in categorical else pa.string() for name in wanted}
-        convert = pa_csv.ConvertOptions(column_types=types, include_columns=wanted, null_values=[""], strings_can_be_null=True)
-        return pa_csv.read_csv(path, parse_options=pa_csv.ParseOptions(newlines_in_values=True), convert_options=convert)
+        yield
     except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:  # the last for the names of the columns
         raise DataError(f"{path} is not a readable CSV table: {error}", "give the table as it was published, in UTF-8") from None
 
 
-def strings(table: pa.Table, column: str) -> list[str]:
+def strings(table: pa.Table | pa.RecordBatch, column: str) -> list[str]:
     """A string column without nulls: an empty field becomes ""."""
     return table.column(column).fill_null("").to_pylist()
 

@@ -20,7 +20,8 @@ from data_shards.sources import snomed
 from data_shards.sources.base import Entry, RecordRejected
 from data_shards.sources.challenge import Challenge
 from data_shards.sources.common import Labels, assemble, file_facts, read_table, strings
-from data_shards.sources.folder import age_in_years, find_files, number, sex_in_words
+from data_shards.sources.file_walk import find_files
+from data_shards.sources.folder import age_in_years, number, sex_in_words
 from data_shards.sources.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
 
 log = logging.getLogger(__name__)
@@ -63,18 +64,16 @@ class Cpsc2018(Challenge):
         }
 
     def _listing(self) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
-        headers = set(self._headers())
-        if headers:
-            yield from super()._listing()
+        yield from super()._listing()
         if self._reference is None:
-            tables = find_files(self.root, ("REFERENCE.csv",))
+            tables = list(find_files(self.root, ("REFERENCE.csv",)))
             if len(tables) > 1:
                 raise DataError(f"{self.name}: several REFERENCE.csv: {', '.join(tables)}", "name one with the option reference")
             self._reference = self.root / tables[0] if tables else None
         reference = self._reference_codes()
         for path in find_files(self.root, (".mat",)):
             name = path.removesuffix(".mat")
-            if f"{name}.hea" not in headers:
+            if not (self.root / f"{name}.hea").is_file():
                 codes = reference.get(name.rpartition("/")[2], ())
                 meta = {"statements": snomed.statements(codes), "labels": self._labels(codes) if codes else {}}
                 yield path, None, meta

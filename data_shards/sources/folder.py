@@ -1,13 +1,12 @@
-"""What the readers of record folders share: finding record files, keys that cannot collide, age and sex in words, header comments, and the
-base class `RecordFolder` with the options that all of them take."""
+"""What the readers of record folders share: keys, age and sex in words, header comments, and the base class `RecordFolder` with the options that
+all of them take."""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,39 +48,6 @@ def age_in_years(text: str, unit: str = "years") -> float | None:
 def sex_in_words(text: str) -> str | None:
     """`M`, `Female`, `'Male'` -> "male" or "female"; None for anything else, numbers included: what 0 and 1 mean differs between sets."""
     return _SEX.get(text.strip(" '\"").casefold())
-
-
-def find_files(root: Path, suffixes: Sequence[str]) -> list[str]:
-    """Paths below `root`, with "/" whatever the system, of all files with one of the suffixes; sorted; hidden files and folders left
-    out, and a folder that links lead to twice is read once."""
-    found: list[str] = []
-    seen: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link back to a folder above would never end
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        base = Path(folder).relative_to(root)
-        found += [(base / name).as_posix() for name in names if name.endswith(tuple(suffixes)) and not name.startswith(".")]
-    return sorted(found)
-
-
-def keys_of(prefix: str, paths: Iterable[str], names: Iterable[str] | None = None) -> list[str]:
-    """One key `<prefix>-<name>` per path; name = the file's name without suffix unless `names` gives others. Characters that a key cannot hold
-    become "_". Raises DataError when two records would have one key, naming both."""
-    owner: dict[str, str] = {}
-    paths = list(paths)
-    for path, name in zip(paths, names if names is not None else [_stem(path) for path in paths], strict=True):
-        key = f"{prefix}-{_key_word(name)}"
-        if key in owner:
-            raise DataError(
-                f"two records have the key {key!r}: {owner[key]} and {path}",
-                "records need names of their own; build folders that repeat names one by one, or remove the copy",
-            )
-        owner[key] = path
-    return list(owner)
 
 
 def header_comments(header: Path) -> dict[str, str]:
@@ -133,11 +99,22 @@ class RecordFolder:
         self._salt = salt
         self._facts: dict[str, Any] = {}
         self._given_tables: set[Path] = set()
-        self._outside: dict[str, Labels] = {}
-        if labels is not None:
-            self._outside, rows = read_labels(self._table_option("labels", labels), self.label_id)
-            self._facts["labels"] = file_facts(Path(labels), rows)
+        self._label_table = None if labels is None else self._table_option("labels", labels)
+        self._outside: dict[str, Labels] | None = None
+        if self._label_table is not None:
+            self._outside, rows = read_labels(self._label_table, self.label_id)
+            self._facts["labels"] = file_facts(self._label_table, rows)
             self.label_sets = tuple(dict.fromkeys((*self.label_sets, *label_set_names(self._outside.values()))))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes, which only read: a label table of the whole set does not travel to each, but is read again where it is wanted."""
+        return self.__dict__ | {"_outside": None}
+
+    def _outside_labels(self) -> dict[str, Labels]:
+        """Name of a record in the table of outside labels -> its labels; {} without a table."""
+        if self._outside is None:
+            self._outside = {} if self._label_table is None else read_labels(self._label_table, self.label_id)[0]
+        return self._outside
 
     @classmethod
     def options(cls) -> dict[str, str]:
@@ -146,29 +123,30 @@ class RecordFolder:
             "labels": f"CSV with {cls.label_id}, label_set, label: outside labels, one row each",
         }
 
-    def entries(self) -> list[Entry]:
-        """All records in the order of their paths (or of their table). Raises DataError for an empty set and for two records of one name."""
-        listed = list(self._listing())
-        if not listed:
-            raise DataError(f"{self.name}: no record found under {self.root}", f"give the folder that holds {self.layout}")
-        paths = [path for path, _, _ in listed]
-        words = [word if word is not None else _stem(path) for path, word, _ in listed]
-        result = []
-        for key, word, (path, _, meta) in zip(keys_of(self.prefix, paths, words), words, listed, strict=True):
-            meta = dict(meta)
+    def entries(self) -> Iterator[Entry]:
+        """All records in the order of their paths (or of their table), one by one. Raises DataError for an empty set, and at the end of the walk
+        when the table of outside labels fits no record."""
+        listed = labelled = 0
+        labels = self._outside_labels()
+        for path, name, given in self._listing():
+            word = name if name is not None else _stem(path)
+            key = f"{self.prefix}-{_key_word(word)}"
+            meta = dict(given)
             meta["patient"] = patient_hash(str(meta.get("patient") or word), self._salt)
             meta.setdefault("fold", fold_of(meta["patient"]))
-            outside = self._outside.get(word) or self._outside.get(key)
+            outside = labels.get(word) or labels.get(key)
             if outside is not None:
                 meta["labels"] = {**meta.get("labels", {}), **outside}
-            result.append(Entry(key, path, meta))
-        if self._outside and not any(
-            word in self._outside or entry.key in self._outside for word, entry in zip(words, result, strict=True)
-        ):
+                labelled += 1
+            yield Entry(key, path, meta)
+            listed += 1
+        if not listed:
+            raise DataError(f"{self.name}: no record found under {self.root}", f"give the folder that holds {self.layout}")
+        if labels and not labelled:
             raise DataError(
-                f"{self.name}: none of the labels belongs to a record of {self.root}", "the column record must hold record names"
+                f"{self.name}: none of the labels belongs to a record of {self.root}",
+                f"the column {self.label_id} must hold record names",
             )
-        return result
 
     def read(self, entry: Entry) -> EcgRecord:
         names = ("statements", "labels", "patient", "fold", "age_years", "sex", "acquired", "extra")
@@ -199,6 +177,9 @@ def _stem(path: str) -> str:
 
 
 def _key_word(name: str) -> str:
+    """The part of a key that names the record; characters that a key cannot hold become "_"."""
+    if KEY_PATTERN.fullmatch(name):
+        return name
     word = re.sub(r"[^A-Za-z0-9_-]", "_", name.strip())
     if not KEY_PATTERN.fullmatch(word):
         raise DataError(f"{name!r} is no record name", "give every record a name of letters and digits")

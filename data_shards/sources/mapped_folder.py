@@ -8,11 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from data_shards.errors import DataError, UsageError
 from data_shards.reports import clean_statements
 from data_shards.sources.base import KEY_PATTERN
-from data_shards.sources.common import file_facts, read_table, strings
+from data_shards.sources.common import file_facts, rows_of
 from data_shards.sources.folder import AGE_UNITS, RecordFolder, age_in_years, sex_in_words
+from data_shards.sources.join import TextRows, stretches
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +76,7 @@ class MappedFolder(RecordFolder):
             }
         )
 
-    def _files(self) -> list[str]:
+    def _files(self) -> Iterator[str]:
         raise NotImplementedError
 
     def _tidy(self, path: str) -> str:
@@ -96,49 +101,50 @@ class MappedFolder(RecordFolder):
 
     def _joined(self, rows: Iterable[dict[str, str]]) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
         """Files found in the folder, each with the row of its name."""
-        by_key: dict[str, dict[str, str]] = {}
-        doubled: set[str] = set()
-        for row in rows:
-            if row["key_column"] in by_key:
-                doubled.add(row["key_column"])  # no harm in rows of another folder's files
-            by_key[row["key_column"]] = row
-        unused, without = set(by_key), 0
-        for path in self._files():
-            key = PurePath(path).name if PurePath(path).name in by_key else PurePath(path).name.partition(".")[0]
-            if key in doubled:
-                raise DataError(
-                    f"{self._table}: {key!r} occurs in more than one row", "keep one row per record, or name files by path_column"
-                )
-            found = by_key.get(key)
-            unused.discard(key)
-            without += found is None
-            yield path, None, self._from_file(path) | (self._meta(found) if found else {})
-        if unused or without:
+        by_key = TextRows(rows, tuple(self._columns), "key_column")
+        firsts, times = by_key.runs()
+        doubled, unused = np.zeros((2, len(by_key)), dtype=bool)
+        doubled[firsts], unused[firsts] = times > 1, True
+        without = 0
+        for paths in stretches(self._files()):
+            names = [PurePath(path).name for path in paths]
+            by_name, by_stem = by_key.find(names), by_key.find([name.partition(".")[0] for name in names])
+            found = np.where(by_name >= 0, by_name, by_stem)
+            for path, place, row in zip(paths, found.tolist(), by_key.take(found), strict=True):
+                if row is not None and doubled[place]:  # no harm in rows of another folder's files
+                    raise DataError(
+                        f"{self._table}: {row['key_column']!r} occurs in more than one row",
+                        "keep one row per record, or name files by path_column",
+                    )
+                without += row is None
+                yield path, None, self._from_file(path) | (self._meta(row) if row is not None else {})
+            unused[found[found >= 0]] = False
+        left = int(np.count_nonzero(unused))
+        if left or without:
             log.warning(
                 "join by name source=%s files without a row=%d rows without a file=%d (%s)",
                 self.name,
                 without,
-                len(unused),
-                min(unused, default=""),
+                left,
+                pc.min(by_key.ids.filter(pa.array(unused))).as_py() if left else "",
             )
-        if by_key and len(unused) == len(by_key):
+        if left and left == firsts.size:
             raise DataError(
                 f"{self._table}: no name in {self._columns['key_column']!r} is that of a file under {self.root}", "check key_column"
             )
 
     def _rows(self, table: Path) -> Iterator[dict[str, str]]:
-        content = read_table(table, tuple(dict.fromkeys(self._columns.values())))
-        self._facts["records"] = file_facts(table, content.num_rows)
-        columns = [strings(content, name) for name in self._columns.values()]
         unknown: Counter[str] = Counter()
-        for number, values in enumerate(zip(*columns, strict=True), start=1):
-            row = {option: value.strip() for option, value in zip(self._columns, values, strict=True)}
+        number = 0
+        for number, columns in enumerate(rows_of(table, tuple(dict.fromkeys(self._columns.values()))), start=1):
+            row = {option: columns[name].strip() for option, name in self._columns.items()}
             for option in ("key_column", "path_column"):
                 if row.get(option) == "":
                     raise DataError(f"{table}: row {number} has nothing in {self._columns[option]!r}", "fill it in every row")
             if row.get("sex_column") and self._sex(row["sex_column"]) is None:
                 unknown[row["sex_column"]] += 1
             yield row
+        self._facts["records"] = file_facts(table, number)
         if unknown:
             log.warning("unknown sex source=%s values=%s: say what they mean with sex_values", self.name, dict(unknown))
 

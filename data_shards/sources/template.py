@@ -16,7 +16,7 @@ from typing import Any
 from data_shards.record import STANDARD_LEADS, EcgRecord
 from data_shards.reports import clean_statements
 from data_shards.sources.base import Entry
-from data_shards.sources.common import assemble, check_layout, file_facts, read_table, strings
+from data_shards.sources.common import assemble, check_layout, file_facts, rows_of
 from data_shards.sources.folder import RecordFolder, age_in_years, sex_in_words
 from data_shards.sources.plain_arrays import read_array
 from data_shards.sources.voltages import signal_from_millivolts
@@ -33,14 +33,15 @@ class Template(RecordFolder):
     layout = "records.csv and one .npy file per record"  # (5) what the folder should hold, for error messages
 
     def _listing(self) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
-        """(6) One (path below the root, name or None for the file's own, meta) per record, in an order that never changes."""
+        """(6) One (path below the root, name or None for the file's own, meta) per record, in an order that never changes.
+
+        The build walks this once and keeps nothing: yield, and read a large table a stretch of rows at a time, as here. meta holds text, numbers,
+        None, and tuples, lists and dicts of them.
+        """
         check_layout(self.root, self.name, (_TABLE,), self.layout)
         path = self.root / _TABLE
-        table = read_table(path, ("record", "patient", "age", "sex", "report"))
-        self._facts["records"] = file_facts(path, table.num_rows)  # provenance for the manifest
-        columns = [strings(table, name) for name in table.column_names]
-        for values in zip(*columns, strict=True):
-            row = dict(zip(table.column_names, values, strict=True))
+        rows = 0
+        for row in rows_of(path, ("record", "patient", "age", "sex", "report")):
             meta = {
                 "patient": row["patient"],
                 "age_years": age_in_years(row["age"]),
@@ -48,6 +49,8 @@ class Template(RecordFolder):
                 "statements": clean_statements(row["report"].split("|")),
             }
             yield f"{row['record']}.npy", row["record"], meta
+            rows += 1
+        self._facts["records"] = file_facts(path, rows)  # provenance for the manifest
 
     def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
         """(7) One signal; `fields` holds what `meta` said, patient hash and fold included."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from data_shards.record import EcgRecord
 from data_shards.sources.base import Entry
 from data_shards.sources.common import read_ecg
-from data_shards.sources.folder import age_in_years, find_files, header_comments, sex_in_words
+from data_shards.sources.file_walk import find_files
+from data_shards.sources.folder import age_in_years, header_comments, sex_in_words
 from data_shards.sources.mapped_folder import MappedFolder
 
 _SUFFIXES = (".hea", ".dat", ".mat")
@@ -22,10 +24,12 @@ class WfdbFolder(MappedFolder):
     prefix = "wfdb"
     layout = "WFDB records (.hea files), at any depth"
 
-    def _files(self) -> list[str]:
-        headers = find_files(self.root, (".hea",))
-        segments = {name for header in headers for name in _segments(self.root, header)}
-        return [path for header in headers if (path := header.removesuffix(".hea")) not in segments]
+    def _files(self) -> Iterator[str]:
+        return (header.removesuffix(".hea") for header in find_files(self.root, (".hea",), self._segments_in))
+
+    def _segments_in(self, folder: str, headers: Iterable[str]) -> set[str]:
+        """A record's segments lie beside it."""
+        return {f"{name}.hea" for header in headers for name in _segments(self.root / folder / header)}
 
     def _tidy(self, path: str) -> str:
         return next((path.removesuffix(suffix) for suffix in _SUFFIXES if path.endswith(suffix)), path)
@@ -39,15 +43,13 @@ class WfdbFolder(MappedFolder):
         return read_ecg(self.root / entry.path, entry.key, source=self.name, **fields)
 
 
-def _segments(root: Path, header: str) -> list[str]:
-    """Paths of the segments that a multi-segment header (record line `name/3 12 500 ...`) names, [] for any other."""
+def _segments(header: Path) -> list[str]:
+    """Names of the segments that a multi-segment header (record line `name/3 12 500 ...`) lists, [] for any other."""
     try:
-        with (root / header).open("rb") as stream:
+        with header.open("rb") as stream:
             lines = (line for line in stream if line.strip() and not line.lstrip().startswith(b"#"))
             if b"/" not in next(lines, b"").split(b" ")[0]:
                 return []
-            names = [line.split()[0].decode("utf-8", "replace") for line in lines]
+            return [line.split()[0].decode("utf-8", "replace") for line in lines]
     except OSError:
         return []
-    folder = header.rpartition("/")[0]
-    return [f"{folder}/{name}" if folder else name for name in names]

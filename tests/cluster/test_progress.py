@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+from cluster.commands.shards_build import two_stages
 from cluster.progress import Progress, clock
 
 
@@ -53,3 +54,14 @@ def test_short_work_leaves_a_log_alone() -> None:
 
 def test_clock() -> None:
     assert [clock(s) for s in (4.4, 65, 7265)] == ["4s", "1m05s", "2h01m"]
+
+
+def test_a_build_counts_what_it_lists_and_its_eta_starts_after_that() -> None:
+    stream, now = Terminal(), Clock()
+    with Progress("listing records", stream=stream, now=now) as listing, Progress("shards build", stream=stream, now=now) as building:
+        show = two_stages(listing, building)
+        for seconds, (done, total) in enumerate(((4000, 0), (9000, 0), (0, 100), (10, 100), (50, 100))):
+            now.at = 10.0 * seconds
+            show(done, total, 0)
+    assert "listing records 9000  10s\n" in stream.getvalue()
+    assert "50/100  40s  ETA 20s" in stream.getvalue()

@@ -12,6 +12,7 @@ import pytest
 from cluster.ray_build import _work
 from data_shards.build_shard import ShardTask
 from data_shards.errors import DataError
+from data_shards.listing import Slice
 from data_shards.sources import open_source
 from tests.cluster.tiny_set import SPEC
 
@@ -33,7 +34,7 @@ def test_ray_tasks_write_the_bytes_of_a_local_build(cardialign: Callable[..., An
 
 def test_a_node_that_does_not_see_the_build_says_so_instead_of_writing_elsewhere(cohort: Path, tmp_path: Path) -> None:
     source = open_source("mimic-iv-ecg", cohort)
-    task = ShardTask(0, tuple(source.entries()[:2]), tmp_path / "not mounted", SPEC, "einthoven", None)
+    task = ShardTask(0, Slice(0, 100, 200, 0, 2), tmp_path / "not mounted", SPEC, "einthoven", None)
     with pytest.raises(DataError, match="does not see the build") as caught:
         _work(source, task)
     assert "every node mounts" in caught.value.remedy and not (tmp_path / "not mounted").exists()

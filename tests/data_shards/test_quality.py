@@ -110,7 +110,7 @@ def test_merged_flags_keep_every_lead_once_in_standard_order():
 
 def test_few_real_ptb_xl_records_are_flagged(real_data):
     source = open_source("ptb-xl", real_data / "ptb-xl")
-    present = [entry for entry in source.entries()[:200] if (source.root / f"{entry.path}.hea").is_file()]
+    present = [entry for entry in list(source.entries())[:200] if (source.root / f"{entry.path}.hea").is_file()]
     flagged = [entry.key for entry in present if source.read(entry).quality]
     assert len(present) > 50
     assert len(flagged) <= len(present) * 0.05

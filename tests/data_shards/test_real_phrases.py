@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from data_shards.distant_reports import most_distant
-from data_shards.index import ReportTable
+from data_shards.report_table import ReportTable
 from data_shards.reports import clean_statements, join_statements
 from data_shards.text_similarity import jaccard, low_rank, low_rank_space, unit
 from tests.data_shards.hashing_encoder import HashingEncoder
@@ -24,13 +25,14 @@ class Phrases:
 
 
 @pytest.fixture(scope="module")
-def statements(real_data: Path) -> list[tuple[str, ...]]:
+def statements(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, ...]]:
     phrases = (real_data / "mimic-iv-ecg-format" / "report_phrases_esi.txt").read_text().splitlines()
-    table = ReportTable()
-    for phrase in phrases:
-        table.add(list(clean_statements([phrase])))
+    folder = tmp_path_factory.mktemp("phrases")
+    with ReportTable(folder / "texts") as table:
+        table.add([clean_statements([phrase]) for phrase in phrases])
+        table.write(folder / "reports.parquet")
     assert len(table) == 3080
-    return [tuple(each) for each in table.table().column("statements").to_pylist()]
+    return [tuple(each) for each in pq.read_table(folder / "reports.parquet").column("statements").to_pylist()]
 
 
 @pytest.fixture(scope="module")

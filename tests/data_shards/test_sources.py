@@ -11,7 +11,6 @@ import pytest
 
 from data_shards.errors import DataError, UsageError, UserError
 from data_shards.sources import SOURCES, open_source, source_class
-from data_shards.sources.base import check_keys
 from data_shards.sources.common import fold_of, patient_hash, read_labels, read_table
 
 
@@ -49,17 +48,6 @@ def test_folds_by_hash_are_1_to_10_and_about_even():
     folds = [fold_of(patient_hash(str(k))) for k in range(5000)]
     assert set(folds) == set(range(1, 11))
     assert all(400 < folds.count(fold) < 600 for fold in range(1, 11))
-
-
-@pytest.mark.parametrize("key", ["a b", "a.b", "a/b", "", "ü"])
-def test_keys_that_shards_cannot_hold_are_refused_by_name(key):
-    with pytest.raises(DataError, match=r"list\.csv"):
-        check_keys(["good-1", key], "list.csv")
-
-
-def test_doubled_keys_are_refused_by_name():
-    with pytest.raises(DataError, match="'a-1' occurs more than once"):
-        check_keys(["a-1", "a-2", "a-1"], "list.csv")
 
 
 def test_tables_name_every_missing_column(tmp_path):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.io import savemat
 
+from data_shards.build import build_shards
 from data_shards.errors import DataError, UserError
 from data_shards.sources import open_source, snomed
 from data_shards.sources.base import RecordRejected, Source
@@ -68,13 +70,13 @@ def test_a_challenge_folder_is_read_at_any_depth_with_codes_and_demographics(fol
 
 def test_two_records_of_one_name_are_refused_with_both_paths(folder: Path) -> None:
     challenge_record(folder / "g3" / "E00001")
-    with pytest.raises(DataError, match="'challenge-E00001': g1/E00001 and g3/E00001"):
-        open_source("challenge", folder).entries()
+    with pytest.raises(DataError, match=r"'challenge-E00001' occurs more than once: g1/E00001 \(record 1 .* and g3/E00001 \(record 5\)"):
+        build_shards(open_source("challenge", folder), folder / "set", workers=1)
 
 
 def test_an_empty_folder_and_none_at_all_say_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no record found") as caught:
-        open_source("csn", tmp_path).entries()
+        list(open_source("csn", tmp_path).entries())
     assert "JSnnnnn.hea" in caught.value.remedy
     with pytest.raises(UserError, match="does not exist"):
         open_source("csn", tmp_path / "nowhere")
@@ -108,7 +110,7 @@ def test_a_mat_file_saved_again_in_matlab_5_is_read_and_never_as_noise(folder: P
 
 def test_a_link_back_to_the_folder_above_is_followed_once(folder: Path) -> None:
     (folder / "g1" / "again").symlink_to(folder)
-    assert len(open_source("challenge", folder).entries()) == 4
+    assert len(list(open_source("challenge", folder).entries())) == 4
 
 
 def test_outside_labels_join_by_name_or_key_and_must_fit_somewhere(folder: Path, tmp_path: Path) -> None:
@@ -117,9 +119,12 @@ def test_outside_labels_join_by_name_or_key_and_must_fit_somewhere(folder: Path,
     source = open_source("challenge", folder, labels=table)
     assert source.label_sets == ("snomed", "challenge", "reviewed")
     assert [entry.meta["labels"].get("reviewed") for entry in source.entries()] == [("AF",), None, (), None]
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy._outside is None, "every worker process would hold the label table"
+    assert list(copy.entries()) == list(source.entries())
     table.write_text("record,label_set,label\nnobody,reviewed,AF\n")
     with pytest.raises(DataError, match="none of the labels belongs"):
-        open_source("challenge", folder, labels=table).entries()
+        list(open_source("challenge", folder, labels=table).entries())
 
 
 def test_chapman_acronyms_are_exact(tmp_path: Path) -> None:
@@ -162,7 +167,7 @@ def test_cpsc2018_original_files_give_counts_at_a_stated_gain(tmp_path: Path) ->
     assert first.labels["cpsc2018"] == ("RBBB", "STD") and first.statements == ("Right bundle branch block", "ST depression")
     assert (second.age_years, second.sex, second.labels, len(second.quality["non-finite"])) == (None, None, {}, 12)
     finer = open_source("cpsc2018", tmp_path, gain="4880")
-    assert set(finer.read(finer.entries()[0]).gain.tolist()) == {4880.0} and finer.describe()["options"]["gain"] == 4880.0
+    assert set(finer.read(next(iter(finer.entries()))).gain.tolist()) == {4880.0} and finer.describe()["options"]["gain"] == 4880.0
 
 
 def test_peaks_beyond_16_bits_halve_the_gain_of_their_lead_and_lose_nothing_else(tmp_path: Path) -> None:
@@ -170,7 +175,7 @@ def test_peaks_beyond_16_bits_halve_the_gain_of_their_lead_and_lose_nothing_else
     millivolts[3, 40] = 50.0
     original_record(tmp_path / "A0001.mat", millivolts)
     source = open_source("cpsc2018", tmp_path)
-    record = source.read(source.entries()[0])
+    record = source.read(next(iter(source.entries())))
     assert record.gain.tolist() == [500.0 if i == 3 else 1000.0 for i in range(12)]
     np.testing.assert_allclose(record.millivolts()[3], millivolts[3], atol=0.001)
 
@@ -184,14 +189,14 @@ def test_an_original_mat_that_is_empty_noise_or_another_variable_is_rejected_by_
         path.write_bytes(content)
     source = open_source("cpsc2018", tmp_path)
     with pytest.raises(RecordRejected, match=r"bad-format.*A0001\.mat"):
-        source.read(source.entries()[0])
+        source.read(next(iter(source.entries())))
 
 
 def test_a_reference_with_other_numbers_and_a_gain_that_is_none_are_refused(tmp_path: Path) -> None:
     original_record(tmp_path / "A0001.mat", np.zeros((12, 10)))
     (tmp_path / "REFERENCE.csv").write_text("Recording,First_label\nA0001,10\n")
     with pytest.raises(DataError, match=r"A0001 has the labels \['10'\]"):
-        open_source("cpsc2018", tmp_path).entries()
+        list(open_source("cpsc2018", tmp_path).entries())
     with pytest.raises(UserError, match="gain is '-3'"):
         open_source("cpsc2018", tmp_path, gain="-3")
 
@@ -234,7 +239,7 @@ def test_real_cpsc2018_labels_are_those_of_the_published_label_files(real_data: 
     }
     compared = [name for name in ours if name in rows]
     assert len(compared) > 100 and all(ours[name] <= rows[name] and ours[name] for name in compared)
-    assert source.read(source.entries()[0]).age_years == 74.0
+    assert source.read(next(iter(source.entries()))).age_years == 74.0
 
 
 def test_real_original_cpsc2018_files_read(real_data: Path) -> None:

@@ -60,7 +60,7 @@ def test_exams_give_patients_classes_and_statements(folder: Path, caplog: pytest
 def test_a_class_that_is_neither_true_nor_false_is_refused(folder: Path) -> None:
     (folder / "exams.csv").write_text(EXAMS + "1000104,66,False,60,perhaps,False,False,False,False,True,7,,,False,x\n")
     with pytest.raises(DataError, match="column 1dAVb holds 'perhaps'"):
-        open_source("code15", folder).entries()
+        list(open_source("code15", folder).entries())
 
 
 def test_real_code15_records_read(real_data: Path) -> None:

@@ -75,7 +75,7 @@ def test_the_order_is_that_of_record_list(root):
 def test_a_record_reads_in_standard_lead_order_with_everything_the_tables_say(root):
     source = open_source("mimic-iv-ecg", root, salt="s")
     assert isinstance(source, Source)
-    record = source.read(source.entries()[1])
+    record = source.read(list(source.entries())[1])
     stored = ecg_counts(5000, seed=1)
     for row, lead in enumerate(STANDARD_LEADS):
         np.testing.assert_array_equal(record.counts[row], stored[MIMIC_LEADS.index(lead)])
@@ -134,7 +134,7 @@ def test_note_links_are_kept_on_request(root, tmp_path, caplog):
 
 def test_a_signal_file_that_is_missing_cut_or_all_zeros_rejects_its_record_only(root):
     source = open_source("mimic-iv-ecg", root)
-    entries = source.entries()
+    entries = list(source.entries())
     (root / f"{entries[0].path}.dat").unlink()
     (root / f"{entries[1].path}.dat").write_bytes(b"\0" * 100)
     (root / f"{entries[2].path}.dat").write_bytes(b"\0" * 120_000)
@@ -149,7 +149,7 @@ def test_a_signal_file_that_is_missing_cut_or_all_zeros_rejects_its_record_only(
 
 def test_source_and_entries_travel_to_worker_processes(root):
     source = open_source("mimic-iv-ecg", root)
-    entries = source.entries()
+    entries = list(source.entries())
     copy, entry = pickle.loads(pickle.dumps((source, entries[0])))
     np.testing.assert_array_equal(copy.read(entry).counts, source.read(entries[0]).counts)
     assert len(pickle.dumps(entry)) < 500
@@ -157,7 +157,7 @@ def test_source_and_entries_travel_to_worker_processes(root):
 
 def test_the_description_names_tables_by_digest_and_holds_no_path_and_no_salt(root):
     source = open_source("mimic-iv-ecg", root, salt="secret-salt")
-    source.entries()
+    list(source.entries())
     text = json.dumps(source.describe())
     assert "record_list.csv" in text and "sha256" in text
     assert "secret-salt" not in text and str(root) not in text
@@ -187,19 +187,19 @@ def test_a_missing_root_and_a_wrong_layout_say_what_is_expected(root, tmp_path):
 def test_missing_columns_are_named(root):
     write_csv(root / "machine_measurements.csv", ("subject_id", "study_id", "report_0"), [(1, 2, "x")])
     with pytest.raises(DataError, match=r"machine_measurements\.csv lacks the columns report_1, report_2"):
-        open_source("mimic-iv-ecg", root).entries()
+        list(open_source("mimic-iv-ecg", root).entries())
     write_csv(root / "record_list.csv", ("subject_id", "path"), [(1, "x")])
     with pytest.raises(DataError, match=r"record_list\.csv lacks the columns study_id, ecg_time"):
-        open_source("mimic-iv-ecg", root).entries()
+        list(open_source("mimic-iv-ecg", root).entries())
 
 
 def test_empty_tables_are_errors_of_the_whole_set(root):
     write_csv(root / "machine_measurements.csv", MEASUREMENTS, [])
     with pytest.raises(DataError, match="empty report table"):
-        open_source("mimic-iv-ecg", root).entries()
+        list(open_source("mimic-iv-ecg", root).entries())
     write_csv(root / "record_list.csv", LIST, [])
     with pytest.raises(DataError, match=r"record_list\.csv is empty"):
-        open_source("mimic-iv-ecg", root).entries()
+        list(open_source("mimic-iv-ecg", root).entries())
 
 
 def test_the_published_headers_and_row_are_understood(real_data, tmp_path):
@@ -212,10 +212,23 @@ def test_the_published_headers_and_row_are_understood(real_data, tmp_path):
     assert entry.meta["statements"] == ("Sinus rhythm", "Possible right atrial abnormality", "Borderline ECG")
 
 
-def test_equal_reports_share_one_tuple_among_many_records(root):
+@pytest.mark.parametrize("form", ["{}", "ecg-{}", "0{}"], ids=["numbers", "words", "numbers written otherwise"])
+def test_tables_of_many_stretches_are_joined_whatever_the_ids_look_like(root, form):
     studies = range(40_000_000, 40_020_000)
-    write_csv(root / "record_list.csv", LIST, [(s % 9000, s, s, "2180-07-23 08:44:00", f"files/{s}") for s in studies])
-    write_csv(root / "machine_measurements.csv", MEASUREMENTS, [report_row(s, {0: f"Phrase {s % 50}", 4: "x"}) for s in reversed(studies)])
-    entries = open_source("mimic-iv-ecg", root).entries()
-    assert all(entry.meta["statements"] == (f"Phrase {study % 50}", "x") for entry, study in zip(entries, studies, strict=True))
-    assert len({id(entry.meta["statements"]) for entry in entries}) == 50
+    rows = [(s % 9000, form.format(s), s, "2180-07-23 08:44:00", f"files/{s}") for s in studies]
+    write_csv(root / "record_list.csv", LIST, [*rows, (1, "40000000x", 1, "", "files/x")])
+    reports = [report_row(form.format(s), {0: f"Phrase {s % 50}", 4: "x"}) for s in reversed(studies) if s % 7]
+    write_csv(root / "machine_measurements.csv", MEASUREMENTS, reports)
+    assert (root / "record_list.csv").stat().st_size > 1 << 20, "one stretch would hold the whole table"
+    *entries, other = open_source("mimic-iv-ecg", root).entries()
+    for entry, study in zip(entries, studies, strict=True):
+        assert (
+            entry.meta["statements"] == ((f"Phrase {study % 50}", "x") if study % 7 else ()) and entry.key == f"mimic-{form.format(study)}"
+        )
+    assert other.meta["statements"] == ()
+
+
+def test_an_id_that_is_written_otherwise_is_another_id(root):
+    with (root / "machine_measurements.csv").open("a", newline="") as stream:
+        csv.writer(stream).writerow(report_row("045090959", {0: "Something else"}))
+    assert entries_by_study(root)[45090959].meta["statements"] == ()

@@ -133,7 +133,7 @@ def test_the_original_report_is_kept_on_request(root):
 @pytest.mark.parametrize(("rate", "samples"), [(100, 1000), ("500", 5000)])
 def test_both_sampling_rates(root, rate, samples):
     source = open_source("ptb-xl", root, sampling_rate=rate, salt="s")
-    record = source.read(source.entries()[0])
+    record = source.read(next(iter(source.entries())))
     np.testing.assert_array_equal(record.counts, ecg_counts(samples, seed=1, rate=samples / 10, gain=1000))
     assert (record.key, record.sampling_rate, record.fold) == ("ptbxl-1", samples / 10, 1)
     assert record.patient == patient_hash("15700", "s")
@@ -147,7 +147,7 @@ def test_age_300_means_over_89_and_an_empty_one_unknown(root):
 
 def test_listed_files_that_are_absent_and_unreadable_codes_are_rejected(root):
     source = open_source("ptb-xl", root)
-    entries = source.entries()
+    entries = list(source.entries())
     for entry, reason, part in ((entries[3], "missing-file", "00004_hr.hea"), (entries[4], "bad-labels", "NORM and more")):
         with pytest.raises(RecordRejected) as caught:
             source.read(entry)
@@ -187,15 +187,15 @@ def test_missing_columns_and_empty_tables_are_named(root):
     database = root / "ptbxl_database.csv"
     database.write_text(database.read_text().splitlines()[0] + "\n")
     with pytest.raises(DataError, match=r"ptbxl_database\.csv is empty"):
-        open_source("ptb-xl", root).entries()
+        list(open_source("ptb-xl", root).entries())
     database.write_text("ecg_id,age\n1,2\n")
     with pytest.raises(DataError, match="lacks the columns patient_id, sex"):
-        open_source("ptb-xl", root).entries()
+        list(open_source("ptb-xl", root).entries())
 
 
 def test_the_description_holds_no_path(root):
     source = open_source("ptb-xl", root, salt="secret-salt")
-    source.entries()
+    list(source.entries())
     text = json.dumps(source.describe())
     assert "secret-salt" not in text and str(root) not in text and "sha256" in text
 

@@ -94,7 +94,7 @@ def test_a_missing_table_and_missing_columns_are_named(tmp_path: Path) -> None:
         open_source("zzu-pecg", tmp_path)
     (tmp_path / "records.csv").write_text("record_id,path\nx,y.npz\n")
     with pytest.raises(DataError, match="lacks the columns Patient_ID/patient_id, Age/age_years/age, Gender/sex"):
-        open_source("zzu-pecg", tmp_path).entries()
+        list(open_source("zzu-pecg", tmp_path).entries())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""Finding record files below a folder, one by one, in one order on every machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+PACKED_FROM = 1 << 16
+"""Names of one folder that are sorted as Python strings; more are kept as bytes, at their length and 12 bytes each."""
+LeaveOut = Callable[[str, Iterable[str]], Collection[str]]
+
+
+def find_files(root: Path, suffixes: Sequence[str], leave_out: LeaveOut | None = None) -> Iterator[str]:
+    """Paths below `root`, with "/" whatever the system, of all files with one of the suffixes, in the order of the sorted paths; hidden files and
+    folders left out, and a folder that links lead to twice is walked once.
+
+    leave_out(folder, its files' names) -> the names to leave out; folder is "" for the root, else ends with "/". In memory are the names of the
+    folders on the way to where the walk is, and one path per link to a folder.
+    """
+    yield from _Walk(root, tuple(suffixes), leave_out).below("", os.path.realpath(root))
+
+
+class _Walk:
+    def __init__(self, root: Path, suffixes: tuple[str, ...], leave_out: LeaveOut | None) -> None:
+        self._root, self._suffixes, self._leave_out = root, suffixes, leave_out
+        self._real_root = os.path.realpath(root).rstrip("/")
+        self._ways = {self._real_root or "/": ""}
+        """Real folder -> where the walk came to it: the root, and each folder that a link was followed to."""
+
+    def below(self, folder: str, real: str) -> Iterator[str]:
+        """Files below `folder` ("" or ending with "/"), whose real path is `real`."""
+        names = self._names(folder)
+        out = self._leave_out(folder, (name for name in names if not name.endswith("/"))) if self._leave_out is not None else ()
+        for name in names:
+            here = folder + name
+            if not name.endswith("/"):
+                if name not in out:
+                    yield here
+                continue
+            linked = os.path.islink(self._root / here[:-1])
+            there = os.path.realpath(self._root / here) if linked else f"{real.rstrip('/')}/{name[:-1]}"
+            if not self._been(there, here):
+                if linked:
+                    self._ways[there] = here
+                yield from self.below(here, there)
+
+    def _been(self, real: str, here: str) -> bool:
+        """Whether the walk came to the folder `real` before it came `here`: along one of the ways, at a place that is earlier in the order."""
+        if len(self._ways) == 1 and real == f"{self._real_root}/{here[:-1]}":
+            return False
+        above, inside = real, ""
+        while True:
+            way = self._ways.get(above)
+            if way is not None and way + inside < here:
+                return True
+            parent, _, name = above.rpartition("/")
+            if not name or name.startswith("."):
+                return False
+            above, inside = parent or "/", f"{name}/{inside}"
+
+    def _names(self, folder: str) -> Iterable[str]:
+        """Sorted names of the wanted files in a folder, and of its folders, which end with "/": that is the order of whole paths."""
+        names: list[str] = []
+        packed: list[pa.Array] = []
+        try:
+            with os.scandir(self._root / folder) as found:
+                for each in found:
+                    if each.name.startswith("."):
+                        continue
+                    if each.is_dir():
+                        names.append(f"{each.name}/")
+                    elif each.name.endswith(self._suffixes):
+                        names.append(each.name)
+                    if len(names) == PACKED_FROM:
+                        packed.append(_packed(names))
+                        names = []
+        except OSError:  # a folder that may not be read holds nothing for us
+            return []
+        return _PackedNames(pa.concat_arrays([*packed, _packed(names)])) if packed else sorted(names)
+
+
+def _packed(names: list[str]) -> pa.Array:
+    return pa.array([os.fsencode(name) for name in names], pa.large_binary())
+
+
+class _PackedNames:
+    """Many names as bytes, walked in sorted order: that of UTF-8 bytes is that of the characters."""
+
+    def __init__(self, names: pa.Array) -> None:
+        self._names, self._order = names, pc.sort_indices(names)
+
+    def __iter__(self) -> Iterator[str]:
+        for at in range(0, len(self._order), 4096):
+            yield from map(os.fsdecode, self._names.take(self._order.slice(at, 4096)).to_pylist())

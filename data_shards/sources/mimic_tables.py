@@ -1,0 +1,145 @@
+"""The tables of MIMIC-IV that its ECGs are joined with, each read once in stretches and kept as numbers, rows found by id."""
+
+from __future__ import annotations
+
+import logging
+from math import isnan
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from data_shards.reports import clean_statements
+from data_shards.sources.common import stream_table, strings
+from data_shards.sources.join import IdRows, id_numbers
+
+log = logging.getLogger(__name__)
+
+REPORT_COLUMNS = tuple(f"report_{k}" for k in range(18))
+_SEX = {"F": "female", "M": "male"}
+
+
+class ReportColumns:
+    """machine_measurements.csv: the report of each study. A study that stands in two rows has the report of the first.
+
+    The phrases are few (3,773 in the whole set): each is cleaned once and kept as text, and a report is the numbers of its phrases. In memory per
+    row: 20 bytes, and 2 per statement (4 when there are more than 32,768 phrases).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.phrases: list[str] = []
+        position: dict[str, int] = {}
+        ids, lengths, numbers = [], [np.zeros(1, dtype=np.int8)], [np.empty(0, dtype=np.int16)]
+        for batch in stream_table(path, ("study_id",), categorical=REPORT_COLUMNS):
+            ids.append(id_numbers(batch.column("study_id")))
+            codes = _phrase_codes(batch, position)
+            lengths.append((codes >= 0).sum(axis=1, dtype=np.int8))
+            numbers.append(codes[codes >= 0].astype(np.int16 if len(position) < 1 << 15 else np.int32))
+        self.phrases = list(position)
+        self._numbers = np.concatenate(numbers)
+        self._starts = np.cumsum(np.concatenate(lengths), dtype=np.int64)
+        self._rows = IdRows(ids)
+        self.rows = len(self._rows)
+        if self._rows.repeated:
+            log.warning("duplicated measurements table=%s rows=%d kept=first", path.name, self._rows.repeated)
+
+    def statements(self, studies: np.ndarray) -> list[tuple[str, ...] | None]:
+        """Statements of each of these studies, None where the table has no row for it. Equal reports share one tuple."""
+        rows = self._rows.find(studies)
+        starts, ends = (self._starts[np.maximum(rows, 0) + side].tolist() for side in (0, 1))
+        told: dict[bytes, tuple[str, ...]] = {}
+        result: list[tuple[str, ...] | None] = []
+        for row, start, end in zip(rows.tolist(), starts, ends, strict=True):
+            if row < 0:
+                result.append(None)
+                continue
+            numbers = self._numbers[start:end]
+            packed = numbers.tobytes()
+            if packed not in told:
+                told[packed] = tuple([self.phrases[number] for number in numbers.tolist()])
+            result.append(told[packed])
+        return result
+
+
+def _phrase_codes(batch: pa.RecordBatch, position: dict[str, int]) -> np.ndarray:
+    """int32 (rows, 18): numbers of the cleaned phrases, -1 where a report column is empty; new phrases are added to `position`."""
+    codes = np.full((batch.num_rows, len(REPORT_COLUMNS)), -1, dtype=np.int32)
+    for k, name in enumerate(REPORT_COLUMNS):
+        column = batch.column(name)
+        translation = []
+        for text in column.dictionary.to_pylist():
+            cleaned = clean_statements((text,))
+            translation.append(position.setdefault(cleaned[0], len(position)) if cleaned else -1)
+        gap = len(translation)
+        indices = column.indices.fill_null(gap).to_numpy(zero_copy_only=False)
+        codes[:, k] = np.array([*translation, -1], dtype=np.int32)[indices]
+    return codes
+
+
+class PatientTable:
+    """patients.csv of MIMIC-IV: 29 bytes per patient."""
+
+    def __init__(self, path: Path) -> None:
+        ids, ages, years, sexes = [], [np.empty(0)], [np.empty(0)], [np.empty(0, dtype=np.int8)]
+        for batch in stream_table(path, ("subject_id", "gender", "anchor_age", "anchor_year")):
+            ids.append(id_numbers(batch.column("subject_id")))
+            ages.append(_numbers(strings(batch, "anchor_age")))
+            years.append(_numbers(strings(batch, "anchor_year")))
+            sexes.append(np.array([_SEXES.index(_SEX.get(gender)) for gender in strings(batch, "gender")], dtype=np.int8))
+        self._age, self._year, self._sex = (np.concatenate(parts) for parts in (ages, years, sexes))
+        self._rows = IdRows(ids)
+        self.rows = len(self._rows)
+
+    def ages_and_sexes(self, subjects: np.ndarray, times: list[str]) -> list[tuple[float | None, str | None]]:
+        """Age in whole years at these times (which start with the year), and sex; None where the table does not say."""
+        rows = self._rows.find(subjects)
+        known = rows >= 0
+        age, year, sex = (np.where(known, column[rows] if column.size else 0, blank) for column, blank in self._columns())
+        ages = np.maximum(age + (_numbers([time[:4] for time in times]) - year), 0.0).tolist()
+        return [(None if isnan(each) else each, _SEXES[code]) for each, code in zip(ages, sex.tolist(), strict=True)]
+
+    def _columns(self) -> list[tuple[np.ndarray, float | int]]:
+        return [(self._age, np.nan), (self._year, np.nan), (self._sex, 0)]
+
+
+_SEXES = (None, *_SEX.values())
+
+
+def _numbers(texts: list[str]) -> np.ndarray:
+    """NaN for what is no number."""
+    return pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(dtype=np.float64)
+
+
+class NoteTable:
+    """waveform_note_links.csv: which cardiologist's note belongs to a study. A few studies are linked more than once: the first link counts.
+
+    In memory: 24 bytes per link and the text of its note_id.
+    """
+
+    def __init__(self, path: Path) -> None:
+        ids, places, names = [], [np.empty(0, dtype=np.int64)], []
+        self.rows = 0
+        for batch in stream_table(path, ("study_id", "note_id", "note_seq")):
+            self.rows += batch.num_rows
+            named = batch.column("note_id").is_valid()
+            kept = batch.filter(named)
+            ids.append(id_numbers(kept.column("study_id")))
+            places.append(np.array([int(place) if place.isdigit() else -1 for place in strings(kept, "note_seq")], dtype=np.int64))
+            names.append(kept.column("note_id").cast(pa.large_string()))
+        self._rows = IdRows(ids)
+        self._places = np.concatenate(places)
+        self._names = pa.concat_arrays([pa.array([], pa.large_string()), *names])
+        dropped = self.rows - len(self._rows) + self._rows.repeated
+        if dropped:
+            log.warning("repeated or empty note links table=%s rows=%d kept=first", path.name, dropped)
+
+    def find(self, studies: np.ndarray) -> list[tuple[str, int | None] | None]:
+        """note_id and note_seq of each of these studies, None where no note is linked."""
+        rows = self._rows.find(studies)
+        found = np.flatnonzero(rows >= 0)
+        result: list[tuple[str, int | None] | None] = [None] * rows.size
+        names = self._names.take(pa.array(rows[found])).to_pylist()
+        for at, name, place in zip(found.tolist(), names, self._places[rows[found]].tolist(), strict=True):
+            result[at] = name, place if place >= 0 else None
+        return result
