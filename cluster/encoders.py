@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_shards.errors import UserError
 from data_shards.record import STANDARD_LEADS
+from data_shards.unreadable import UNREADABLE_ARRAY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +78,7 @@ def _from_npy(path: Path, leads: str | None, sampling_rate: float | None) -> Sig
         raise UserError(f"{path} does not say its sampling rate", "give --sampling-rate")
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except UNREADABLE_ARRAY as error:
         raise UserError(
             f"{path} cannot be read as a .npy array: {error}", "save a float array (leads x samples) in mV with numpy.save"
         ) from None

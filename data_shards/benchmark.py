@@ -9,32 +9,30 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_shards.benchmark_build import measure_build
+from data_shards.benchmark_build import measure_build, minutes_of_mimic_iv_ecg
 from data_shards.benchmark_codec import measure_codec
+from data_shards.benchmark_distant import measure_distant
 from data_shards.benchmark_listing import measure_large_listings
-from data_shards.benchmark_material import Job, Material, Measurement, records_of_set, records_of_wfdb, virtual_wfdb
-from data_shards.benchmark_order import measure_scale
+from data_shards.benchmark_material import Embedder, Job, Material, Measurement, Sizes, rate, records_of_set, records_of_wfdb, virtual_wfdb
+from data_shards.benchmark_order import measure_ten_million
 from data_shards.benchmark_others import measure_others
 from data_shards.benchmark_start import measure_start
 from data_shards.benchmark_stream import measure_stream
+from data_shards.benchmark_table import measured_rows
+from data_shards.benchmark_text import WordCounts, measure_similarity
+from data_shards.benchmark_wait import measure_wait
 from data_shards.errors import DataError
 from data_shards.shard_set import ShardSet
 
-OURS: tuple[Callable[[Material], Measurement], ...] = (measure_codec, measure_build, measure_stream, measure_start)
-"""A new figure is one module with one such function, and one name here."""
-OTHERS: tuple[Callable[[Material], Measurement], ...] = (measure_others,)
-
-
-def measure_ten_million(material: Material) -> Measurement:
-    """Order and memory on made-up indexes of 800,000 and 10 million records; the material plays no part."""
-    return Measurement(figures=measure_scale)
-
-
-SCALE: tuple[Callable[[Material], Measurement], ...] = (measure_ten_million, measure_large_listings)
+Measure = Callable[[Material], Measurement]
+OURS: tuple[Measure, ...] = (measure_codec, measure_build, measure_stream, measure_wait, measure_start, measure_similarity, measure_distant)
+"""A new figure is one module with one such function, which also says its rows of the table, and one name here, or in SCALE if it takes minutes."""
+SCALE: tuple[Measure, ...] = (measure_ten_million, measure_large_listings)
+OTHERS: tuple[Measure, ...] = (measure_others,)
 
 
 def measure_data(
@@ -43,18 +41,22 @@ def measure_data(
     wfdb_folder: Path | None = None,
     records: int = 256,
     rounds: int = 5,
-    batch: int = 32,
     compare: bool = True,
     seed: int = 0,
-    index_records: int = 800_000,
+    sizes: Sizes | None = None,
+    text_encoder: Embedder | None = None,
+    text_encoder_name: str = WordCounts.name,
+    phrases: Path | None = None,
     scale: bool = False,
+    measures: Sequence[Measure] = OURS,
 ) -> dict[str, Any]:
-    """Records per second per core of every job, compression, start and memory, and how many times faster the stream is than the alternatives.
+    """Every figure of the data path by name, and under "table" those that stand in the README, each with its target and its baselines.
 
     Measures a shard set, or a folder of WFDB headers with signals (searched recursively), or, when neither is given, a virtual cohort made for the
-    purpose. compare: also `wfdb.rdsamp`, one float32 `.mat` per record and stock `webdataset`, on copies of the same records. index_records: size of
-    the index for start and memory. scale: also the order of up to 10 million records and the listing of up to 2 million (minutes). Everything is written to a temporary folder. Raises DataError when there is no record to measure, or when the
-    records differ in length.
+    purpose. compare: also `wfdb.rdsamp`, one float32 `.mat` per record, stock `webdataset` and the like, on copies of the same records. text_encoder,
+    phrases: for the similarity of reports; by default word counts and the phrases of the virtual cohorts. scale: also the order of up to 10 million
+    records and the listing of up to 2 million (minutes). measures: only these of OURS; the stream's baselines come with it. Everything is written to a temporary folder. Raises DataError when there is no record to measure, or when the records differ
+    in length.
     """
     with tempfile.TemporaryDirectory(prefix="cardialign-bench-") as name:
         folder = Path(name)
@@ -65,15 +67,20 @@ def measure_data(
             chosen = records_of_wfdb(root, records, seed)
         if len({record.samples for record in chosen}) != 1:
             raise DataError("the records to measure differ in length", "measure a shard set, whose records all conform to one spec")
-        material = Material(folder, chosen, shard_set, batch, seed, index_records)
-        ours = [measure(material) for measure in (*OURS, *(SCALE if scale else ()))]
-        others = [measure(material) for measure in OTHERS] if compare else []
+        encoder = text_encoder if text_encoder is not None else WordCounts()
+        material = Material(folder, chosen, shard_set, seed, sizes or Sizes(), encoder, phrases=phrases, compare=compare)
+        ours = [measure(material) for measure in (*measures, *(SCALE if scale else ()))]
+        others = [measure(material) for measure in OTHERS] if compare and measure_stream in measures else []
         rates = _interleaved({name: job for each in (*ours, *others) for name, job in each.jobs.items()}, rounds)
         figures: dict[str, Any] = {"records": len(chosen), "samples": chosen[0].samples, "rounds": rounds}
+        figures |= {"given_records": wfdb_folder is not None or shard_set is not None, "text_encoder": text_encoder_name}
         for each in (*ours, *others):
             figures |= each.figures()
-    figures |= {f"{name}_records_per_s_per_core": rate for name, rate in rates.items()}
+    figures |= {rate(name): value for name, value in rates.items()}
     figures |= {f"stream_times_{name}": rates["stream"] / rates[name] for each in others for name in each.jobs}
+    if "build" in rates:
+        figures |= minutes_of_mimic_iv_ecg(rates["build"])
+    figures["table"] = measured_rows([row for each in ours for row in each.rows], figures, figures["given_records"])
     return figures
 
 

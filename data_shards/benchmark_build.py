@@ -1,4 +1,7 @@
-"""The whole build in one process: WFDB files -> committed shards, with quality flags, codec, digests, index and manifest."""
+"""The whole build in one process: WFDB files -> committed shards, with quality flags, codec, digests, index and manifest.
+
+Beside it what is usually written by hand: `wfdb.rdsamp` and `webdataset.TarWriter`, float32 `.npy` members, nothing checked, no index.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,23 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data_shards.benchmark_material import Material, Measurement
+import numpy as np
+
+from data_shards.benchmark_material import Material, Measurement, rate
+from data_shards.benchmark_table import Row
 from data_shards.build import build_shards
 from data_shards.record import EcgRecord
 from data_shards.sources.base import Entry
 from data_shards.sources.common import read_ecg
+
+MIMIC_IV_ECG = 800_035
+CORES = (2, 32)
+BY_HAND_RECORDS = 64
+
+ROWS = (
+    Row("WFDB files -> committed shards", rate("build"), "records/s", at_least=400, against={"rdsamp -> TarWriter": rate("build_by_hand")}),
+    *(Row(f"... so all of MIMIC-IV-ECG on {cores} cores takes", f"mimic_iv_ecg_minutes_on_{cores}_cores", "minutes") for cores in CORES),
+)
 
 
 def measure_build(material: Material) -> Measurement:
@@ -21,7 +36,23 @@ def measure_build(material: Material) -> Measurement:
         shutil.rmtree(out, ignore_errors=True)
         return build_shards(source, out, spec=material.spec, workers=1).records
 
-    return Measurement({"build": build})
+    def by_hand() -> int:
+        import wfdb
+        from webdataset import TarWriter
+
+        names = [str(path) for path in material.wfdb_paths[:BY_HAND_RECORDS]]
+        with TarWriter(str(material.folder / "by-hand.tar")) as tar:
+            for number, name in enumerate(names):
+                tar.write({"__key__": f"record-{number:06d}", "npy": wfdb.rdsamp(name)[0].T.astype(np.float32)})
+        return len(names)
+
+    jobs = {"build": build, **({"build_by_hand": by_hand} if material.compare else {})}
+    return Measurement(jobs, dict, ROWS)
+
+
+def minutes_of_mimic_iv_ecg(records_per_s_per_core: float) -> dict[str, float]:
+    """What the rate of one core comes to for 800,035 records, if the disk keeps up."""
+    return {f"mimic_iv_ecg_minutes_on_{cores}_cores": MIMIC_IV_ECG / records_per_s_per_core / cores / 60 for cores in CORES}
 
 
 class _WfdbFiles:

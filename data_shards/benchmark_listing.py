@@ -24,6 +24,7 @@ import pyarrow.csv as pa_csv
 
 from data_shards.benchmark_material import Material, Measurement
 from data_shards.benchmark_start import peak_memory
+from data_shards.benchmark_table import Row
 from data_shards.build import build_shards
 from data_shards.build_executors import Count
 from data_shards.build_shard import WORK_FOLDER, ShardOutcome, ShardTask, sidecar_path
@@ -41,9 +42,15 @@ _PART = 1 << 17
 _PHRASES = 3000
 
 
+def _rows() -> Iterator[Row]:
+    for records in SIZES:
+        yield Row(f"{records:,} records listed: tables joined, shards planned", f"listing_{records}_records_per_s_per_core", "records/s")
+        yield Row("... memory of the build at its peak, imports included", f"listing_{records}_memory_peak_mb", "MB")
+
+
 def measure_large_listings(material: Material) -> Measurement:
     """The figures of `cardialign bench data --scale`; the material plays no part."""
-    return Measurement(figures=measure_listings)
+    return Measurement(figures=measure_listings, rows=tuple(_rows()))
 
 
 def measure_listing(records: int) -> dict[str, float]:

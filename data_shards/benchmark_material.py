@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from data_shards.benchmark_table import Row
 from data_shards.build import build_shards
 from data_shards.errors import DataError
 from data_shards.record import STANDARD_LEADS, EcgRecord, SignalSpec
@@ -24,21 +25,58 @@ Job = Callable[[], int]
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one measuring function offers: `jobs` are timed side by side in interleaved rounds; `figures` is asked once, after them."""
+    """What one measuring function offers: `jobs` are timed side by side in interleaved rounds and become `<name>_records_per_s_per_core`; `figures` is
+    asked once, after them; `rows` are its lines of the table, which name either kind."""
 
     jobs: Mapping[str, Job] = field(default_factory=dict)
-    figures: Callable[[], dict[str, float]] = dict
+    figures: Callable[[], dict[str, Any]] = dict
+    rows: tuple[Row, ...] = ()
+
+
+def rate(job: str) -> str:
+    """Name of the figure that a job becomes."""
+    return f"{job}_records_per_s_per_core"
+
+
+class Embedder(Protocol):
+    """What turns phrases into vectors: the text encoder of a recipe, or `benchmark_text.WordCounts`."""
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        """float32 (n, d), unit rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """batch: records per batch when streaming. index_records: size of the index for start and memory. reports: for the spread of similarities and for
+    their axes. distant_reports: size of the table of the most distant reports."""
+
+    batch: int = 32
+    index_records: int = 800_000
+    reports: int = 20_000
+    distant_reports: int = 180_000
 
 
 class Material:
-    """`records` of one length; everything else is made on first use below `folder`. `batch`: records per batch when streaming."""
+    """`records` of one length; everything else is made on first use below `folder`. compare: baselines are wanted too; text_encoder and phrases: what
+    made-up reports are made of (no file: the phrases of the virtual cohorts)."""
 
     def __init__(
-        self, folder: Path, records: Sequence[EcgRecord], shards: ShardSet | None, batch: int, seed: int, index_records: int
+        self,
+        folder: Path,
+        records: Sequence[EcgRecord],
+        shards: ShardSet | None,
+        seed: int,
+        sizes: Sizes,
+        text_encoder: Embedder,
+        *,
+        phrases: Path | None = None,
+        compare: bool = True,
     ) -> None:
-        self.folder, self.records, self.seed, self.index_records = folder, records, seed, index_records
+        self.folder, self.records, self.seed, self.sizes = folder, records, seed, sizes
+        self.text_encoder, self.phrases, self.compare = text_encoder, phrases, compare
         self._given = shards
-        self.batch = min(batch, len(shards) if shards is not None else len(records))
+        self.batch = min(sizes.batch, len(shards) if shards is not None else len(records))
 
     @property
     def spec(self) -> SignalSpec:

@@ -1,17 +1,16 @@
 """What the order and the index cost at scale, on a made-up index: no signal is read, memory and time are those of a run's start.
 
 Every measurement runs in a process of its own, so that nothing measured before it is counted; memory is what that process adds to a bare interpreter
-with the same imports, at its peak, without the file-backed pages of memory-mapped columns, which the kernel drops when it needs the room.
+with the same imports, at its peak (`benchmark_memory`).
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_shards.benchmark_material import Material, Measurement
+from data_shards.benchmark_memory import PeakMemory
+from data_shards.benchmark_process import measured_by
+from data_shards.benchmark_table import Row
 from data_shards.build import build_shards
 from data_shards.commit_set import INDEX, MANIFEST
 from data_shards.index import INDEX_SCHEMA
@@ -77,21 +80,20 @@ def make_large_set(folder: Path, records: int) -> Path:
     return folder
 
 
-def measure_order(records: int = 800_000, window: int | None = None, mapped: bool = False) -> dict[str, float]:
-    """Figures of a run's start on an index of `records` rows: seconds to the first batch (set opened, order made, records decoded), seconds per
-    further step, peak MiB. window: shards per shuffle window, None = whole set. mapped: columns laid down by an earlier run are there already."""
+def measure_order(folder: Path, window: int | None = None) -> dict[str, float]:
+    """Figures of two starts of a run on a set, each in a process of its own: seconds to the first batch (set opened, order made, records decoded),
+    seconds per further step, peak MB, most shards open at once. window: shards per shuffle window, None = whole set.
+
+    Without prefix: the later start, which finds the columns of a large index laid down; `first_start_mb`: the peak of the start that lays them down.
+    """
     with tempfile.TemporaryDirectory(prefix="cardialign-bench-") as name:
-        folder = make_large_set(Path(name) / "set", records)
-        words = [sys.executable, "-m", "data_shards.benchmark_order", str(folder), str(window or 0)]
-        environment = {"TMPDIR": name, "PYTHONPATH": str(Path(__file__).parent.parent)}
-        for _ in range(1 + mapped):
-            done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
-        return json.loads(done.stdout)
+        starts = [measured_by(__name__, str(folder), str(window or 0), TMPDIR=name) for _ in range(2)]
+    return {**starts[1], "first_start_mb": starts[0]["peak_mb"], "first_start_cpu_s": starts[0]["first_batch_cpu_s"]}
 
 
 def measure_start(folder: Path, window: int | None, steps: int = 64) -> dict[str, float]:
     """The same in this process, for a set that is there."""
-    peak = _PeakMemory()
+    peak = PeakMemory()
     with peak:
         started, worked = time.perf_counter(), time.process_time()
         shards = ShardSet.open(folder)
@@ -109,41 +111,54 @@ def measure_start(folder: Path, window: int | None, steps: int = 64) -> dict[str
             for _ in stream:
                 pass
         seconds = time.perf_counter() - started - first
-    return {"records": len(shards), "first_batch_s": first, "first_batch_cpu_s": first_cpu, "step_s": seconds / steps, "peak_mib": peak.mib}
+    spread = [np.unique(shards.shard[order.batch(step)]).size for step in range(steps)]
+    return {
+        "records": len(shards),
+        "first_batch_s": first,
+        "first_batch_cpu_s": first_cpu,
+        "step_s": seconds / steps,
+        "peak_mb": peak.mib * 2**20 / 1e6,
+        "shards_per_batch": max(spread),
+    }
 
 
-class _PeakMemory:
-    """Largest growth of this process's own (anonymous) memory inside the `with`, sampled."""
-
-    def __enter__(self) -> _PeakMemory:
-        self._before, self.mib, self._ended = _own_memory(), 0.0, threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-        return self
-
-    def _sample(self) -> None:
-        while not self._ended.wait(0.01):
-            self.mib = max(self.mib, (_own_memory() - self._before) / 2**20)
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self.mib = max(self.mib, (_own_memory() - self._before) / 2**20)
+WINDOW = 16
+"""Shards per shuffle window, for object storage."""
+CASES: tuple[tuple[str, int, int | None, str], ...] = (
+    ("800k", 800_000, None, "800,000 records, whole shuffle"),
+    ("10m_window", 10_000_000, WINDOW, f"10 million records, windows of {WINDOW} shards"),
+    ("10m_whole", 10_000_000, None, "10 million records, whole shuffle"),
+)
 
 
-def _own_memory() -> int:
-    """Bytes of anonymous memory (Linux)."""
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon:"))
+def _rows() -> Iterator[Row]:
+    for name, _, _, what in CASES:
+        yield Row(f"{what}: memory beside the imports, first start on a node", f"order_{name}_first_start_mb", "MB", below=500)
+        yield Row(
+            "... later starts, columns laid down",
+            f"order_{name}_peak_mb",
+            "MB",
+            below=500,
+            against={"first start": f"order_{name}_first_start_mb"},
+        )
+        yield Row("... CPU to the first batch", f"order_{name}_first_batch_cpu_s", "s", lower_is_better=True)
+    yield Row(f"shards that a batch is read from, of {10_000_000 // RECORDS_PER_SHARD:,}, in windows (at most 2 x {WINDOW})",
+              "order_10m_window_shards_per_batch", "shards", below=2 * WINDOW + 1, against={"whole shuffle": "order_10m_whole_shards_per_batch"})  # fmt: skip
 
 
-def measure_scale() -> dict[str, float]:
-    """The figures that `cardialign bench data` prints: first batch on 800,000 records, memory and steps on 10 million."""
-    figures: dict[str, float] = {}
-    for name, records, window in (("800k", 800_000, None), ("10m_window", 10_000_000, 16), ("10m_whole", 10_000_000, None)):
-        measured = measure_order(records, window)
-        figures |= {f"order_{name}_{key}": measured[key] for key in ("first_batch_s", "first_batch_cpu_s", "step_s", "peak_mib")}
-    return figures
+def measure_ten_million(material: Material) -> Measurement:
+    """Order and memory on made-up indexes of 800,000 and 10 million records; the material plays no part."""
+
+    def figures() -> dict[str, float]:
+        found: dict[str, float] = {}
+        folders: dict[int, Path] = {}
+        for name, records, window, _ in CASES:
+            if records not in folders:
+                folders[records] = make_large_set(material.folder / f"made-up-{records}", records)
+            found |= {f"order_{name}_{key}": value for key, value in measure_order(folders[records], window).items() if key != "records"}
+        return found
+
+    return Measurement(figures=figures, rows=tuple(_rows()))
 
 
 if __name__ == "__main__":

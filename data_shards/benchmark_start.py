@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,8 +16,9 @@ import psutil
 import pyarrow as pa
 
 from data_shards.benchmark_material import Material, Measurement
+from data_shards.benchmark_process import measured_by
+from data_shards.benchmark_table import Row
 from data_shards.commit_set import INDEX, MANIFEST, REPORTS
-from data_shards.errors import DataError
 from data_shards.index import write_table
 from data_shards.shard_set import ShardSet
 from data_shards.shard_writer import file_sha256
@@ -26,20 +26,26 @@ from data_shards.shard_writer import file_sha256
 STEPS = 12
 RECORDS_PER_PATIENT = 5
 
+ROWS = (
+    Row("index of 800,000 records: opening it to the first batch", "large_index_first_batch_seconds", "s", below=1.0,
+        against={"index as one pandas table, shuffled": "large_index_pandas_seconds"}),
+    Row("... the same in CPU seconds (what a busy machine cannot stretch)", "large_index_first_batch_cpu_seconds", "s"),
+    Row("... memory of the process at its peak, imports included", "large_index_memory_peak_mb", "MB", below=500,
+        against={"with the pandas table": "large_index_pandas_memory_mb"}),
+)  # fmt: skip
+
 
 def measure_start(material: Material) -> Measurement:
     def figures() -> dict[str, float]:
-        large = repeated_set(material.shards, material.folder / "large", material.index_records)
-        command = [sys.executable, "-m", "data_shards.benchmark_start", str(large), str(material.batch), str(material.seed)]
-        root = Path(__file__).parents[1]
+        large = repeated_set(material.shards, material.folder / "large", material.sizes.index_records)
         started = time.monotonic()
-        answer = subprocess.run(command, capture_output=True, text=True, cwd=root)
-        if answer.returncode:
-            raise DataError(f"the process that measures start and memory failed: {answer.stderr.strip().splitlines()[-1:]}")
-        found = {f"large_index_{name}": value for name, value in json.loads(answer.stdout).items()}
-        return {"large_index_records": material.index_records, **found, "large_index_process_seconds": time.monotonic() - started}
+        found = measured_by(__name__, str(large), str(material.batch), str(material.seed))
+        found["process_seconds"] = time.monotonic() - started
+        if material.compare:
+            found |= measured_by(__name__, str(large))
+        return {"large_index_records": material.sizes.index_records, **{f"large_index_{name}": value for name, value in found.items()}}
 
-    return Measurement(figures=figures)
+    return Measurement(figures=figures, rows=ROWS)
 
 
 def repeated_set(shards: ShardSet, folder: Path, records: int) -> Path:
@@ -84,6 +90,17 @@ def start_and_stream(folder: Path, batch: int, seed: int) -> dict[str, float]:
     }
 
 
+def pandas_start(folder: Path) -> dict[str, float]:
+    """The same up to the first batch of rows, as it is done without an index of plain columns: the table into pandas, then shuffled. No record is
+    read."""
+    import pandas as pd
+
+    started = time.monotonic()
+    frame = pd.read_parquet(folder / INDEX).sample(frac=1.0, random_state=0)
+    frame.head(1)
+    return {"pandas_seconds": time.monotonic() - started, "pandas_memory_mb": peak_memory() / 1e6}
+
+
 def peak_memory() -> int:
     """Most bytes this program ever held. Linux: from the memory map, because `ru_maxrss` still counts the program that started this one."""
     status = Path("/proc/self/status")
@@ -93,4 +110,7 @@ def peak_memory() -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(start_and_stream(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))) + "\n")
+    measured = (
+        start_and_stream(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])) if len(sys.argv) > 2 else pandas_start(Path(sys.argv[1]))
+    )
+    sys.stdout.write(json.dumps(measured) + "\n")

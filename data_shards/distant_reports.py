@@ -16,6 +16,7 @@ import numpy as np
 
 from data_shards.errors import DataError, UsageError, disk_error
 from data_shards.shard_writer import sync_folder
+from data_shards.unreadable import UNREADABLE_ARRAY
 
 if TYPE_CHECKING:
     from data_shards.text_bank import TextBank
@@ -51,13 +52,14 @@ def most_distant(
     table = np.zeros((reports, k), dtype=np.int32)
     for top in range(0, reports if k else 0, row_tile):
         rows = np.ascontiguousarray(vectors[top : top + row_tile], dtype=np.float32)
-        table[top : top + row_tile] = _most_distant_of(rows, top, vectors, k, column_tile)
+        table[top : top + row_tile] = most_distant_of(rows, top, vectors, k, column_tile)
         if progress is not None:
             progress(min(top + row_tile, reports), reports)
     return table
 
 
-def _most_distant_of(rows: np.ndarray, top: int, vectors: np.ndarray, k: int, column_tile: int) -> np.ndarray:
+def most_distant_of(rows: np.ndarray, top: int, vectors: np.ndarray, k: int, column_tile: int) -> np.ndarray:
+    """One row tile of `most_distant`: for `rows` float32 (m, d), which are `vectors[top : top + m]`, int32 (m, k). 1 <= k < R."""
     m = len(rows)
     values = np.full((m, k), np.inf, dtype=np.float32)
     ids = np.full((m, k), -1, dtype=np.int32)
@@ -102,7 +104,7 @@ def open_distant(bank: TextBank, k: int = NEIGHBOURS) -> np.ndarray:
         table = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"text bank {bank.path} has no table of the {k} most distant reports", remedy) from None
-    except (OSError, ValueError, EOFError) as error:
+    except UNREADABLE_ARRAY as error:
         raise DataError(f"{path} cannot be read: {error}", f"delete it and {remedy}") from error
     if table.shape != (len(bank), min(k, len(bank) - 1)) or table.dtype != np.int32:
         raise DataError(f"{path} holds {table.dtype} {table.shape} for {len(bank)} reports", f"delete it and {remedy}")

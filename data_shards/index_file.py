@@ -10,7 +10,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_shards.errors import DataError
+from data_shards.unreadable import UNREADABLE_ARRAY
 
 MAPPED_FROM = 2_000_000
 """Records from which columns are memory-mapped; below, they take at most some 40 bytes a record."""
@@ -57,18 +58,40 @@ class IndexFile:
             at = 0
             with self._reading() as file:
                 for part in file.iter_batches(_ROWS, columns=[name], use_threads=False):
-                    out[at : at + part.num_rows] = convert(part.column(0))
+                    if at + part.num_rows <= self.records:
+                        out[at : at + part.num_rows] = convert(part.column(0))
                     at += part.num_rows
+                self._whole(name, at)
 
         return self._made(name, np.dtype(dtype), fill)
 
     def patients(self) -> np.ndarray:
-        """int32: one code per distinct patient, by first appearance; a record without a patient id is a patient of its own."""
+        """int32: one code per distinct patient, by first appearance; a record without a patient id is a patient of its own.
+
+        A row group at a time: its codes go straight to the column, only the distinct ids stay (`patient_codes` is the plain form).
+        """
 
         def fill(out: np.ndarray) -> None:
+            ids: list[pa.Array] = []
+            bounds = [0]
             with self._reading(read_dictionary=["patient"]) as file:
-                encoded = file.read(columns=["patient"], use_threads=False).unify_dictionaries().column(0)
-            patient_codes(encoded, out)
+                for group in range(file.metadata.num_row_groups):
+                    for chunk in file.read_row_group(group, columns=["patient"], use_threads=False).column(0).chunks:
+                        bounds.append(bounds[-1] + len(chunk))
+                        if bounds[-1] <= self.records:
+                            out[bounds[-2] : bounds[-1]] = pc.fill_null(chunk.indices, -1).to_numpy()
+                        ids.append(chunk.dictionary)
+                self._whole("patient", bounds[-1])
+            distinct = pa.chunked_array(ids, pa.string()).dictionary_encode()
+            names = distinct.chunk(0).dictionary if distinct.num_chunks else pa.array([], pa.string())
+            empty, unknown = pc.index(names, "").as_py(), 0
+            for start, stop, known in zip(bounds, bounds[1:], distinct.chunks, strict=False):
+                within = out[start:stop]
+                codes = np.append(known.indices.to_numpy(), np.int32(-1))[within]  # -1, no id, meets the -1 at the end
+                nameless = np.flatnonzero((codes < 0) | (codes == empty))
+                codes[nameless] = len(names) + unknown + np.arange(nameless.size, dtype=np.int32)
+                within[:] = codes
+                unknown += nameless.size
 
         return self._made("patient", np.dtype(np.int32), fill)
 
@@ -78,7 +101,10 @@ class IndexFile:
         with self._lock:
             if self._keys is None or self._keys[0] != group:
                 with self._reading() as file:
-                    self._keys = group, file.read_row_group(group, columns=["key"]).column(0)
+                    keys = file.read_row_group(group, columns=["key"]).column(0)
+                    if len(keys) != int(self._group_starts[group + 1] - self._group_starts[group]):
+                        raise OSError(f"row group {group} holds {len(keys)} keys")
+                    self._keys = group, keys
             return self._keys[1][row - int(self._group_starts[group])].as_py()
 
     def arrow(self, name: str) -> pa.ChunkedArray:
@@ -105,8 +131,8 @@ class IndexFile:
 
     def _mapped_column(self, name: str, dtype: np.dtype, fill: Callable[[np.ndarray], None]) -> np.ndarray:
         path = _own_folder(self._digest) / f"{name}.npy"
-        if path.exists():
-            kept = np.load(path, mmap_mode="r")
+        with suppress(*UNREADABLE_ARRAY):  # not there, or damaged: it is laid down again
+            kept = np.load(path, mmap_mode="r", allow_pickle=False)
             if kept.shape == (self.records,) and kept.dtype == dtype:
                 return kept
         temporary = path.with_name(f".tmp-{os.getpid()}-{threading.get_ident()}-{path.name}")
@@ -114,17 +140,22 @@ class IndexFile:
             fresh = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=(self.records,))
             fill(fresh)
             fresh.flush()
+            pa.default_memory_pool().release_unused()  # Arrow keeps what decoding took, and the order is about to need as much
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
         return np.load(path, mmap_mode="r")
 
+    def _whole(self, name: str, rows: int) -> None:
+        if rows != self.records:
+            raise OSError(f"its column {name} holds {rows} of {self.records} rows")
+
     @contextmanager
     def _reading(self, **options: Any) -> Iterator[pq.ParquetFile]:
         try:
-            with pq.ParquetFile(self.path, memory_map=True, **options) as file:
+            with pq.ParquetFile(self.path, memory_map=True, page_checksum_verification=True, **options) as file:
                 yield file
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, IndexError, KeyError) as error:  # the last two for a column that has another name
             raise DataError(
                 f"{self.path} cannot be read: {error}", "run `cardialign shards verify` and build the shard set again"
             ) from error

@@ -190,6 +190,8 @@ def _compact(codes: np.ndarray) -> np.ndarray:
         return np.unique(codes, return_inverse=True)[1]
     present = np.zeros(int(codes.max()) + 1, dtype=bool)
     present[codes] = True
+    if present.all():
+        return codes  # they are so already, and ten million of them are 40 MB
     return (np.cumsum(present, dtype=codes.dtype) - codes.dtype.type(1))[codes]
 
 

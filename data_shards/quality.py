@@ -12,7 +12,7 @@ import numpy as np
 
 from data_shards.record import STANDARD_LEADS
 
-FLAGS: tuple[str, ...] = ("non-finite", "flat", "clipped", "dropout", "gain-suspect", "missing-lead")
+FLAGS: tuple[str, ...] = ("non-finite", "flat", "clipped", "dropout", "gain-suspect", "missing-lead", "checksum")
 """Position = bit in the index's `quality` column; append only.
 
 non-finite    samples without a value in the file, stored as 0
@@ -21,6 +21,7 @@ clipped       plateaus at the lead's highest or lowest value, or counts that did
 dropout       0.4 s or more at one exact value within a living lead
 gain-suspect  amplitudes outside 0.05 .. 20 mV: the header's gain is probably wrong
 missing-lead  not in the file: masked
+checksum      not the sum that the file's header gives: the signal file was damaged, or the header is another record's
 """
 
 DROPOUT_SECONDS = 0.4
@@ -36,7 +37,7 @@ _LEAST_SPAN = 32  # counts: below this, repeated extremes are quantisation, not 
 def assess(counts: np.ndarray, gain: np.ndarray, lead_mask: np.ndarray, sampling_rate: float = 500.0) -> dict[str, tuple[str, ...]]:
     """counts int16 (12, T), gain (12,) counts per mV, lead_mask bool (12,), sampling_rate in Hz -> flag name -> lead names.
 
-    Finds all flags but "non-finite", which only the file can tell. Flags without a lead are left out.
+    Finds all flags but "non-finite" and "checksum", which only the file can tell. Flags without a lead are left out.
     """
     lead_mask = np.asarray(lead_mask, dtype=bool)
     flags: dict[str, np.ndarray] = {"missing-lead": ~lead_mask}

@@ -71,7 +71,7 @@ class ReportTable:
         self._texts.close()
         self._file.close()
         at = 0
-        with pq.ParquetWriter(path, REPORT_SCHEMA, compression="zstd", store_schema=True) as writer:
+        with pq.ParquetWriter(path, REPORT_SCHEMA, compression="zstd", store_schema=True, write_page_checksum=True) as writer:
             for texts in self._groups():
                 end = at + texts.num_rows
                 numbers = {"report": np.arange(at, end, dtype=np.int32), "count": self._counts[at:end]}

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_shards.codec import decode_counts, decode_header
+from data_shards.codec import Header, decode_counts, decode_header
 from data_shards.commit_set import INDEX, MANIFEST, REPORTS, SCHEMA_VERSION
 from data_shards.errors import DataError
 from data_shards.index_file import IndexFile, patient_codes
@@ -192,7 +192,7 @@ class ShardSet:
         rule = SplitRule(split) if isinstance(split, str) else split
         if rule is not None:
             keep &= self._in_split(rule)
-        rows = np.flatnonzero(keep).astype(np.int64)
+        rows = np.flatnonzero(keep).astype(np.int64, copy=False)
         if rows.size == 0:
             present = ", ".join(map(str, np.unique(self.fold)))
             raise DataError(
@@ -203,7 +203,9 @@ class ShardSet:
         criteria: list[Any] = [self.fingerprint, wanted, require_report, label_set, None if keys is None else sorted(keys)]
         if rule is not None:
             criteria.append([rule.split, rule.salt, rule.fractions])
-        return Selection(rows, hashlib.sha256(json.dumps(criteria).encode() + rows.astype("<i8").tobytes()).hexdigest())
+        digest = hashlib.sha256(json.dumps(criteria).encode())
+        digest.update(rows.astype("<i8", copy=False).data)  # no copy: ten million rows are 80 MB
+        return Selection(rows, digest.hexdigest())
 
     def _in_split(self, rule: SplitRule) -> np.ndarray:
         """bool (records,); a record without a patient id is dealt by its key, as a patient of its own."""
@@ -276,6 +278,16 @@ class ShardSet:
         payload = self.read_payload(row)
         meta = self.read_metadata(row)
         header = decode_header(payload)
+        try:
+            return self._record(payload, meta, header)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"record {self.key(row)}: its metadata in shard {self.shard_names[int(self.shard[row])]} is damaged ({error})",
+                "run `cardialign shards verify` and build the shard set again",
+            ) from error
+
+    @staticmethod
+    def _record(payload: bytes, meta: dict[str, Any], header: Header) -> EcgRecord:
         return EcgRecord(
             key=meta["key"],
             counts=decode_counts(payload),
@@ -322,12 +334,27 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise DataError(f"{file} is damaged: {error}", "build the shard set again") from error
     if version != SCHEMA_VERSION:
         raise DataError(f"{file} has schema version {version}; this software reads version {SCHEMA_VERSION}", "build the shard set again")
+    try:
+        _check_form(manifest)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise DataError(f"{file} is damaged: {type(error).__name__}: {error}", "build the shard set again") from error
     return manifest
+
+
+def _check_form(manifest: dict[str, Any]) -> None:
+    """Raise what Python raises where a manifest lacks what is read from it, or holds it in another form."""
+    spec, counts, tables = manifest["spec"], manifest["counts"], manifest["tables"]
+    if not SignalSpec(float(spec["sampling_rate"]), float(spec["seconds"])).samples == int(spec["samples"]) > 0:
+        raise ValueError(f"spec is {spec}")
+    for shard in manifest["shards"]:
+        _ = str(shard["name"]), str(shard["sha256"]), int(shard["bytes"]), int(shard["records"])
+    _ = int(counts["records"]), counts["reports"], tables[INDEX], tables[REPORTS], manifest["source"].get("name")
+    _ = manifest["fingerprint"], manifest["codec"]
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """A parquet table, or some of its columns. Raises DataError when it is missing or damaged."""
     try:
-        return pq.read_table(path, columns=columns, memory_map=True)
+        return pq.read_table(path, columns=columns, memory_map=True, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read: {error}", "run `cardialign shards verify` and build the shard set again") from error

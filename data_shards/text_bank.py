@@ -29,6 +29,7 @@ from data_shards.shard_set import ShardSet, read_manifest
 from data_shards.shard_writer import sync_folder
 from data_shards.text_blocks import BLOCK, TextEncoderLike, assemble, make_blocks
 from data_shards.text_similarity import jaccard, low_rank, low_rank_space, unit
+from data_shards.unreadable import UNREADABLE_ARRAY
 
 log = logging.getLogger(__name__)
 BANK_VERSION = 2
@@ -51,7 +52,7 @@ class TextBank:
         self.description: dict[str, Any] = _read_description(path)
         try:
             arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
-        except (OSError, ValueError, EOFError) as error:
+        except UNREADABLE_ARRAY as error:
             raise DataError(f"text bank {path} cannot be read: {error}", f"delete the folder and {_BUILD_REMEDY}") from error
         self.embeddings: np.ndarray = arrays["embeddings"]
         self.mean: np.ndarray = np.array(arrays["mean"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from data_shards.errors import DataError
 from data_shards.shard_writer import sync_folder
 from data_shards.text_similarity import unit
+from data_shards.unreadable import UNREADABLE_ARRAY
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def _read(path: Path, encoder: TextEncoderLike, reports: int) -> Block | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             block = Block(arrays["embeddings"], arrays["token_ids"], arrays["lengths"], arrays["total"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE_ARRAY as error:
         log.warning("text_bank block=%s unusable reason=%s", path.name, error)
         return None
     wanted = ((reports, encoder.dim), (reports, encoder.max_tokens), (reports,), (encoder.dim,))

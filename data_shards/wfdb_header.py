@@ -6,7 +6,6 @@ any encoding. Strict where a guess would change the signal: gains, byte layout, 
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +19,8 @@ GAIN_RANGE = (1e-6, 1e12)
 """Counts per mV that are gains at all; what lies outside is damage, and would not survive 32-bit floats."""
 DEFAULT_SAMPLING_RATE = 250.0
 """Hz where a header gives none (WFDB's own default)."""
+RATE_RANGE = (10.0, 100_000.0)
+"""Hz in which ECGs are recorded; what lies outside is damage, or no ECG."""
 MILLIVOLTS_PER_UNIT = {"mv": 1.0, "": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6, "v": 1e3}  # both code points of the micro sign
 
 _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?")
@@ -56,7 +57,7 @@ class SignalLine:
 @dataclass(frozen=True, slots=True)
 class WfdbHeader:
     """A parsed header. samples is None when the header does not say; files holds the file name of each signal; segments > 0 means a
-    multi-segment record (no signal lines read)."""
+    multi-segment record (no signal lines read). checksums: of each signal, modulo 2^16; () when the header gives none."""
 
     signal_count: int
     sampling_rate: float
@@ -65,20 +66,31 @@ class WfdbHeader:
     files: tuple[str, ...]
     comments: tuple[str, ...]
     segments: int = 0
+    checksums: tuple[int, ...] = ()
 
 
 def read_header(path: Path) -> WfdbHeader:
     """Parse the header file at `path`. Raises RecordRejected: missing-file, unreadable-header."""
     try:
-        text = path.read_bytes().decode("utf-8", errors="replace")
+        text = header_text(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise RecordRejected("missing-file", f"{path}: no such header file") from None
     except OSError as error:
         raise RecordRejected("unreadable-header", f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise RecordRejected("missing-file", f"{str(path)!r} is no path: {error}") from None
     try:
         return parse_header(text)
     except ValueError as error:
         raise RecordRejected("unreadable-header", f"{path}: {error}") from None
+
+
+def header_text(raw: bytes) -> str:
+    """UTF-8, or Latin-1 where it is none: comments in German or Spanish, and units of \xb5V."""
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
 
 
 def parse_header(text: str) -> WfdbHeader:
@@ -95,12 +107,16 @@ def parse_header(text: str) -> WfdbHeader:
         raise ValueError("the header is empty, expected a record line '<name> <signals> <Hz> <samples>'")
     signal_count, segments, sampling_rate, samples = _record_line(lines[0])
     described: list[tuple[str, SignalLine]] = []
+    checksums: list[int] = []
     if not segments:
         if len(lines) - 1 < signal_count:
             raise ValueError(f"the record line announces {signal_count} signals, the header describes {len(lines) - 1}")
-        described = [_signal_line(line) for line in lines[1 : 1 + signal_count]]
+        fields = [line.split(None, 8) for line in lines[1 : 1 + signal_count]]
+        described = [_signal_line(words) for words in fields]
+        checksums = [int(words[6]) & 0xFFFF for words in fields if len(words) > 6 and words[6].lstrip("-").isdigit()]
     files = tuple([file for file, _ in described])
-    return WfdbHeader(signal_count, sampling_rate, samples, tuple([line for _, line in described]), files, tuple(comments), segments)
+    given = tuple(checksums) if any(checksums) and len(checksums) == signal_count else ()
+    return WfdbHeader(signal_count, sampling_rate, samples, tuple([line for _, line in described]), files, tuple(comments), segments, given)
 
 
 def _record_line(line: str) -> tuple[int, int, float, int | None]:
@@ -115,16 +131,15 @@ def _record_line(line: str) -> tuple[int, int, float, int | None]:
         samples = (int(words[3]) or None) if len(words) > 3 and words[3].isdigit() else None
     except (ValueError, IndexError):
         raise ValueError(f"invalid record line {line[:120]!r}, expected '<name> <signals> <Hz> <samples>'") from None
-    if signal_count < 0 or not (math.isfinite(sampling_rate) and sampling_rate > 0):
+    if signal_count < 0 or not RATE_RANGE[0] <= sampling_rate <= RATE_RANGE[1]:  # false for NaN too
         raise ValueError(f"invalid record line {line[:120]!r}: {signal_count} signals at {sampling_rate} Hz")
     return signal_count, segments, sampling_rate, samples
 
 
-def _signal_line(line: str) -> tuple[str, SignalLine]:
-    words = line.split(None, 8)
+def _signal_line(words: list[str]) -> tuple[str, SignalLine]:
     if len(words) < 2:
-        raise ValueError(f"invalid signal line {line[:120]!r}, expected '<file> <format> <gain>/<unit> ... <lead>'")
-    words += [""] * (9 - len(words))
+        raise ValueError(f"invalid signal line {' '.join(words)[:120]!r}, expected '<file> <format> <gain>/<unit> ... <lead>'")
+    words = words + [""] * (9 - len(words))
     return words[0], _signal(words[1], words[2], words[4], words[8].strip())
 
 

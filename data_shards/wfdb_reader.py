@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from data_shards.mat5 import is_mat5, read_mat5
 from data_shards.record import STANDARD_LEADS
 from data_shards.sources.base import RecordRejected
+from data_shards.wfdb_checksums import check_announced, differing_checksums, holds_more
 from data_shards.wfdb_header import WfdbHeader, read_header
 
 INVALID_16 = -32768
@@ -30,7 +33,7 @@ _LEAD_ROW = {name.casefold(): row for row, name in enumerate(STANDARD_LEADS)}
 class WfdbSignal:
     """A record as stored. counts int16 (L, T) with the baseline already subtracted, so mV = counts / gain; gain float64 (L,) counts per mV;
     baseline int64 (L,) as the header gives it; sampling_rate in Hz; flags: quality flag -> positions of the leads concerned
-    ("non-finite": samples without a value, set to 0; "clipped": counts that did not fit into 16 bits)."""
+    ("non-finite": samples without a value, set to 0; "clipped": counts that did not fit into 16 bits; "checksum": not those of the header)."""
 
     counts: np.ndarray
     gain: np.ndarray
@@ -65,7 +68,7 @@ def read_wfdb(path: str | Path) -> WfdbSignal:
         return _read_with_wfdb(path, header, header_file)
     gain = np.array([line.counts_per_millivolt(str(header_file)) for line in header.signals])
     baseline = np.array([line.baseline for line in header.signals], dtype=np.int64)
-    counts, flags = _finish_int16(_read_format_16(path.parent, header), baseline)
+    counts, flags = _finish_int16(_read_format_16(header_file, header), baseline, header)
     return WfdbSignal(counts, gain, baseline, tuple(line.name for line in header.signals), header.sampling_rate, header.comments, flags)
 
 
@@ -101,8 +104,10 @@ def standard_leads(signal: WfdbSignal, where: str) -> StandardLeads:
 
 
 def _plain_name(name: str) -> str:
-    words = name.casefold().split()
-    return words[-1] if len(words) == 2 and words[0] in ("lead", "ecg") else " ".join(words)
+    """`Lead I`, `ECG_V1`, `DII` (derivation II, as in Brazil) -> i, v1, ii."""
+    words = re.split(r"[\s_-]+", name.casefold().strip())
+    word = words[-1] if len(words) == 2 and words[0] in ("lead", "ecg") else " ".join(words)
+    return word[1:] if word in ("di", "dii", "diii") else word
 
 
 def _is_plain_format_16(header: WfdbHeader) -> bool:
@@ -111,12 +116,16 @@ def _is_plain_format_16(header: WfdbHeader) -> bool:
     return plain and len(set(header.files)) == 1
 
 
-def _read_format_16(folder: Path, header: WfdbHeader) -> np.ndarray:
-    """int16 (T, L) as stored."""
-    name, offset = header.files[0], header.signals[0].byte_offset
+def _beside(folder: Path, name: str) -> str:
+    """Path of a signal file, which must lie in its header's folder: a header is no reason to read any other file."""
     if os.path.basename(name) != name or not name.strip("."):
         raise RecordRejected("unreadable-header", f"{folder}: signal file {name!r} is not a file name in the header's folder")
-    file = os.path.join(folder, name)
+    return os.path.join(folder, name)
+
+
+def _read_format_16(header_file: Path, header: WfdbHeader) -> np.ndarray:
+    """int16 (T, L) as stored."""
+    file, offset = _beside(header_file.parent, header.files[0]), header.signals[0].byte_offset
     try:
         with open(file, "rb", buffering=0) as stream:
             data = stream.read()
@@ -125,7 +134,7 @@ def _read_format_16(folder: Path, header: WfdbHeader) -> np.ndarray:
     except OSError as error:
         raise RecordRejected("bad-format", f"{file}: {error.strerror or error}") from None
     leads = header.signal_count
-    if data.startswith(b"MATLAB 5.0"):
+    if is_mat5(data):
         return _read_mat_5(file, header)
     available = len(data) - offset
     samples = header.samples if header.samples is not None else max(available, 0) // (2 * leads)
@@ -136,18 +145,19 @@ def _read_format_16(folder: Path, header: WfdbHeader) -> np.ndarray:
         )
     if samples == 0:
         raise RecordRejected("no-signal", f"{file}: {len(data)} bytes hold no sample of {leads} leads")
-    return np.frombuffer(data, dtype="<i2", count=leads * samples, offset=offset).reshape(samples, leads)
+    stored = np.frombuffer(data, dtype="<i2", count=leads * samples, offset=offset).reshape(samples, leads)
+    if available > expected and holds_more(data, expected + offset, 2 * leads):
+        check_announced(header, differing_checksums(header, stored.T), file, len(data), expected + offset)
+    return stored
 
 
 def _read_mat_5(file: str, header: WfdbHeader) -> np.ndarray:
     """int16 (T, L) of a Challenge .mat that somebody saved again: MATLAB 5 keeps `val` elsewhere, often compressed, and what the header says
     of bytes is no longer true (`wfdb` reads noise there)."""
-    from scipy.io import loadmat
-
     try:
-        values = np.asarray(loadmat(file, variable_names=("val",))["val"])
-    except Exception as error:  # a damaged file fails in many ways
-        raise RecordRejected("bad-format", f"{file}: no readable MATLAB variable 'val': {type(error).__name__}: {error}") from None
+        values = np.asarray(read_mat5(file, "val"))
+    except (OSError, ValueError) as error:
+        raise RecordRejected("bad-format", f"{file}: no readable MATLAB variable 'val': {error}") from None
     whole = values.ndim == 2 and values.dtype.kind in "iuf" and bool((values == np.rint(values)).all())
     if not whole or np.abs(values, dtype=np.float64).max(initial=0) > -INVALID_16 or len(values) != header.signal_count:
         found = f"{values.dtype} {values.shape}"
@@ -157,10 +167,11 @@ def _read_mat_5(file: str, header: WfdbHeader) -> np.ndarray:
     return np.clip(values.T[: header.samples], INVALID_16, _INT16_MAX).astype("<i2")
 
 
-def _finish_int16(stored: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, dict[str, tuple[int, ...]]]:
+def _finish_int16(stored: np.ndarray, baseline: np.ndarray, header: WfdbHeader) -> tuple[np.ndarray, dict[str, tuple[int, ...]]]:
     """(T, L) as stored -> counts int16 (L, T) with the baseline subtracted and no INVALID_16 left in them, and flags."""
     counts = np.ascontiguousarray(stored.T, dtype=np.int16)
-    flags: dict[str, tuple[int, ...]] = {}
+    differing = differing_checksums(header, counts)
+    flags: dict[str, tuple[int, ...]] = {"checksum": differing} if differing else {}
     lowest = counts.min(axis=1)
     invalid = counts == INVALID_16 if (lowest == INVALID_16).any() else None
     if baseline.any():
@@ -186,7 +197,7 @@ def _read_with_wfdb(path: Path, header: WfdbHeader, header_file: Path) -> WfdbSi
     gain, and put back onto the counts of the first segment."""
     import wfdb  # here: it costs a second, and builds of the large sets never need it
 
-    _check_signal_files(path.parent, header)
+    longer = _check_signal_files(path.parent, header)
     try:
         record: Any = wfdb.rdrecord(str(path), physical=bool(header.segments))
     except FileNotFoundError as error:
@@ -197,18 +208,23 @@ def _read_with_wfdb(path: Path, header: WfdbHeader, header_file: Path) -> WfdbSi
     lines = _lines_of(record, names)
     gain = np.array([line.counts_per_millivolt(str(header_file)) for line in lines])
     baseline = np.array([line.baseline for line in lines], dtype=np.int64)
+    differing: tuple[int, ...] = ()
     if header.segments:
         physical = np.asarray(record.p_signal, dtype=np.float64).T
         invalid = ~np.isfinite(physical)
         wide = np.where(invalid, 0.0, physical) * np.array([line.gain for line in lines])[:, None]
     else:
         digital = np.asarray(record.d_signal, dtype=np.int64).T
+        whole = all(line.samples_per_frame == 1 and not line.skew for line in header.signals)
+        differing = differing_checksums(header, digital) if whole else ()
+        for name, needed in longer.items():
+            check_announced(header, differing, str(path.parent / name), (path.parent / name).stat().st_size, needed)
         invalid = digital == np.array([_invalid_value(format_) for format_ in record.fmt])[:, None]
         wide = np.where(invalid, 0, digital - baseline[:, None]).astype(np.float64)
     if wide.shape[1] == 0:
         raise RecordRejected("no-signal", f"{path}: the record holds no sample")
     scale = power_of_two_into_int16(wide)
-    flags = {"non-finite": _positions(invalid)} if invalid.any() else {}
+    flags = {flag: leads for flag, leads in (("checksum", differing), ("non-finite", _positions(invalid))) if leads}
     counts = np.rint(wide / scale[:, None]).astype(np.int16)
     return WfdbSignal(counts, gain / scale, baseline, names, header.sampling_rate, tuple(record.comments or header.comments), flags)
 
@@ -223,23 +239,34 @@ def _lines_of(record: Any, names: Sequence[str]) -> list[Any]:
     return [SignalLine(0, 1, 0, 0, float(gains[i] or math.nan), int(baselines[i] or 0), units[i] or "", names[i]) for i in range(count)]
 
 
-def _check_signal_files(folder: Path, header: WfdbHeader) -> None:
-    """`wfdb` fails obscurely on short files: compare sizes first, for the formats of fixed size."""
+def _check_signal_files(folder: Path, header: WfdbHeader) -> dict[str, int]:
+    """`wfdb` fails obscurely on short files and takes long ones as they are: compare sizes first, for the formats of fixed size.
+
+    Returns the files that hold more than the header announces, with the bytes it does announce.
+    """
+    longer: dict[str, int] = {}
     bytes_needed: dict[str, float] = {}
     for name, line in zip(header.files, header.signals, strict=True):
         per_sample = _BYTES_PER_SAMPLE.get(line.format, 0.0)
         size = per_sample * line.samples_per_frame * (header.samples or 0)
         bytes_needed[name] = bytes_needed.get(name, float(line.byte_offset)) + size
     for name, needed in bytes_needed.items():
-        file = folder / name
         if name == "~":
             continue
+        file = Path(_beside(folder, name))
         if not file.is_file():
             raise RecordRejected("missing-file", f"{file}: no such signal file")
         if file.stat().st_size < math.floor(needed):
             raise RecordRejected(
                 "truncated-signal", f"{file}: {file.stat().st_size} bytes, expected {math.floor(needed)} for {header.samples} samples"
             )
+        sizes = {line.format: _BYTES_PER_SAMPLE.get(line.format) for line in header.signals}
+        plain = all(sizes.values()) and all(line.samples_per_frame == 1 and not line.skew for line in header.signals)
+        if header.samples and plain:
+            frame = math.ceil((needed - header.signals[0].byte_offset) / header.samples)
+            if file.stat().st_size - needed >= frame and holds_more(file.read_bytes(), math.ceil(needed), frame):
+                longer[name] = math.ceil(needed)
+    return longer
 
 
 def _invalid_value(format_: str) -> int:

@@ -16,6 +16,7 @@ from data_shards import quality
 from data_shards.errors import DataError, UserError
 from data_shards.record import EcgRecord
 from data_shards.sources.base import RecordRejected
+from data_shards.wfdb_header import RATE_RANGE
 from data_shards.wfdb_reader import WfdbSignal, read_wfdb, standard_leads
 
 Labels = dict[str, tuple[str, ...]]
@@ -148,8 +149,11 @@ def read_ecg(path: Path, key: str, *, source: str, extra: Mapping[str, Any] | No
 def assemble(signal: WfdbSignal, where: str, key: str, *, source: str, extra: Mapping[str, Any] | None = None, **fields: Any) -> EcgRecord:
     """A signal, however it was read, as the EcgRecord `key`: leads reordered, quality assessed. `where` names the record in errors.
 
-    Raises RecordRejected as `standard_leads` does, and "no-signal" when no lead holds a signal.
+    Raises RecordRejected as `standard_leads` does, "bad-format" for a sampling rate outside 10 Hz to 100 kHz, and "no-signal" when no lead holds a
+    signal.
     """
+    if not RATE_RANGE[0] <= signal.sampling_rate <= RATE_RANGE[1]:  # false for NaN too
+        raise RecordRejected("bad-format", f"{where}: a sampling rate of {signal.sampling_rate:g} Hz is that of no ECG")
     leads = standard_leads(signal, where)
     flags = quality.merge(leads.flags, quality.assess(leads.counts, leads.gain, leads.lead_mask, signal.sampling_rate))
     lead_mask = quality.usable(leads.lead_mask, flags)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from data_shards.errors import DataError
+from data_shards.mat5 import read_mat5
 from data_shards.record import STANDARD_LEADS, EcgRecord
 from data_shards.sources import snomed
 from data_shards.sources.base import Entry, RecordRejected
@@ -112,17 +113,15 @@ _CODE_OF_NUMBER = {str(i): snomed.code_of(name) for i, name in enumerate(snomed.
 
 def _read_struct(path: Path) -> tuple[np.ndarray, float | None, str | None]:
     """The struct `ECG` of an original file: data (12, T) in mV, age in years, sex."""
-    from scipy.io import loadmat
-
     try:
-        struct = loadmat(path, variable_names=("ECG",))["ECG"].reshape(-1)[0]
-        data = np.asarray(struct["data"])
-        age, sex = (_first(struct[name]) if name in struct.dtype.names else "" for name in ("age", "sex"))
+        fields = read_mat5(path, "ECG")
+        if not isinstance(fields, dict) or not isinstance(fields.get("data"), np.ndarray):
+            raise ValueError("'ECG' is no struct with the array 'data'")
     except FileNotFoundError:
         raise RecordRejected("missing-file", f"{path}: no such file") from None
-    except Exception as error:  # a damaged file fails in many ways: KeyError, ValueError, zlib.error, MatReadError ...
-        detail = f"{path}: no readable MATLAB struct 'ECG' with 'data': {type(error).__name__}: {error}"
-        raise RecordRejected("bad-format", detail) from None
+    except (OSError, ValueError) as error:
+        raise RecordRejected("bad-format", f"{path}: no readable MATLAB struct 'ECG' with 'data': {error}") from None
+    data, age, sex = np.asarray(fields["data"]), _first(fields.get("age", "")), _first(fields.get("sex", ""))
     return data, age_in_years(age), sex_in_words(sex)
 
 

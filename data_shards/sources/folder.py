@@ -14,6 +14,7 @@ from data_shards.errors import DataError, UserError
 from data_shards.record import EcgRecord
 from data_shards.sources.base import KEY_PATTERN, Entry
 from data_shards.sources.common import Labels, file_facts, fold_of, label_set_names, patient_hash, read_labels
+from data_shards.wfdb_header import header_text
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def header_comments(header: Path) -> dict[str, str]:
     """The `# Name: value` lines of a WFDB header: name in lower case -> value, the first of each name; {} when the file cannot be read (the
     record will be rejected with the reason when its turn comes)."""
     try:
-        text = header.read_bytes().decode("utf-8", errors="replace")
+        text = header_text(header.read_bytes())
     except OSError:
         return {}
     fields: dict[str, str] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from data_shards.sources.base import RecordRejected
+from data_shards.unreadable import UNREADABLE_ARRAY
 
 SUFFIXES = (".npy", ".npz", ".csv")
 
@@ -24,9 +25,11 @@ class ArrayFile:
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def scalar(self, name: str) -> float | None:
-        """The single number called `name`, None when there is none."""
+        """The single number called `name`, written as a number or as text; None when there is none."""
         value = self.others.get(name)
-        return float(value.reshape(-1)[0]) if value is not None and value.size == 1 and value.dtype.kind in "iuf" else None
+        if value is None or value.size != 1 or value.dtype.kind not in "iufU" or not _is_number(str(value.reshape(-1)[0])):
+            return None
+        return float(value.reshape(-1)[0])
 
     def words(self, name: str) -> tuple[str, ...]:
         """The array of words called `name`, () when there is none."""
@@ -49,7 +52,7 @@ def read_array(path: Path, member: str = "") -> ArrayFile:
             arrays = {name: loaded[name] for name in loaded.files}
     except FileNotFoundError:
         raise RecordRejected("missing-file", f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, pd.errors.ParserError) as error:
+    except (*UNREADABLE_ARRAY, pd.errors.ParserError) as error:
         raise RecordRejected("bad-format", f"{path}: {type(error).__name__}: {error}") from None
     flat = [name for name, array in arrays.items() if array.ndim == 2]
     if not member and len(flat) != 1:
@@ -76,11 +79,46 @@ def leads_first(array: ArrayFile, leads: Sequence[str], orientation: str, where:
 
 
 def _read_csv(path: Path) -> ArrayFile:
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        first = [word.strip(' "\r\n') for word in stream.readline().split(",")]
-    named = not all(_is_number(word) for word in first)
-    frame = pd.read_csv(path, header=0 if named else None)
-    return ArrayFile(_checked(frame.to_numpy(), path), tuple(str(name).strip() for name in frame.columns) if named else ())
+    """Commas, semicolons, tabs or spaces between numbers; a decimal comma where the comma separates nothing; lines that begin with # left out."""
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
+        lines = ((number, line.strip("\r\n")) for number, line in enumerate(stream))
+        told = ((number, line) for number, line in lines if line.strip() and not line.lstrip().startswith("#"))
+        top = list(itertools.islice(told, 2))
+    if not top:
+        raise RecordRejected("bad-format", f"{path}: an empty file, expected one row per sample")
+    number, head = top[0]
+    separator = next((mark for mark in (";", "\t", ",") if mark in head), r"\s+")
+    decimal = "," if separator != "," and "," in top[-1][1] and "." not in top[-1][1] else "."
+    names = [word.strip(' "') for word in (head.split() if separator == r"\s+" else head.split(separator))]
+    named = not all(_is_number(word.replace(decimal, ".")) for word in names)
+    frame = pd.read_csv(
+        path,
+        header=None,
+        skiprows=number + 1 if named else number,
+        sep=separator,
+        decimal=decimal,
+        comment="#",
+        encoding="utf-8-sig",
+        encoding_errors="replace",
+    )
+    last = frame.shape[1] - 1
+    if last and frame.iloc[:, last].isna().all() and (not named or last >= len(names) or not names[last]):
+        frame, names = frame.iloc[:, :last], names[:last]  # a separator at the end of every line is no column
+    if named and frame.shape[1] != len(names):
+        raise RecordRejected("bad-format", f"{path}: rows of {frame.shape[1]} values under {len(names)} names")
+    return ArrayFile(_checked(_numbers(frame, names if named else (), path), path), tuple(names) if named else ())
+
+
+def _numbers(frame: pd.DataFrame, names: Sequence[str], path: Path) -> np.ndarray:
+    """Raises RecordRejected("bad-format") that names the first cell that is no number."""
+    for place, (_, column) in enumerate(frame.items()):
+        wrong = np.flatnonzero((pd.to_numeric(column, errors="coerce").isna() & column.notna()).to_numpy())
+        if wrong.size:
+            first = int(wrong[0])
+            cell = str(column.iloc[first])
+            where = f"row {first + 1} of column {names[place] if names else place + 1}"
+            raise RecordRejected("bad-format", f"{path}: {where} holds {cell[:40]!r}, expected a number")
+    return frame.to_numpy()
 
 
 def _checked(array: np.ndarray, path: Path) -> np.ndarray:

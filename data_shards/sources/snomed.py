@@ -203,9 +203,10 @@ _CPSC_CODE_OF = {name.casefold(): code for code, name in reversed(CPSC2018.items
 
 
 def parse_dx(text: str) -> tuple[str, ...]:
-    """`164889003,59118001` or `AF, I-AVB` -> codes, each once, in their order. An abbreviation becomes its code where it has one; whatever
-    is not known stays as it is. Blank, "Unknown" and "NaN" give ()."""
-    words = (word.strip() for word in re.split(r"[,;|]", text))
+    """`164889003,59118001`, `[164889003 59118001]` or `AF, I-AVB` -> codes, each once, in their order. An abbreviation becomes its code where it has
+    one; whatever is not known stays as it is. Blank, "Unknown" and "NaN" give ()."""
+    text = re.sub(r"(?<=\d)\.0\b", "", text.strip("[](){} "))
+    words = (word.strip(" '\"") for word in re.split(r"[,;|]|(?<=\d)\s+(?=\d)", text))
     codes = (word if word.isdigit() else code_of(word) for word in words if word.casefold() not in _NOTHING)
     return tuple(dict.fromkeys(codes))
 

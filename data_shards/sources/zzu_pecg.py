@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -137,6 +138,8 @@ class ZzuPecg(RecordFolder):
     def _file_of(self, path: str) -> str | None:
         """Path below the root of the file that a row names: relative to the root, to its Child_ecg/ (as published), or to a table that lies
         elsewhere and may serve several folders. None when the file is not in this one. WFDB records go without suffix."""
+        if "\0" in path:
+            raise DataError(f"{self._table}: the path {path!r} holds a NUL", "give the table as it was published")
         root = self.root.resolve()
         suffix = "" if path.endswith(".npz") else ".hea"
         for inside in (path, f"Child_ecg/{path}"):
@@ -165,9 +168,17 @@ def _meta(row: Mapping[str, str]) -> dict[str, Any]:
         "age_years": age_in_years(row["age"], row["age_unit"]),
         "sex": sex_in_words(row["sex"]),
         "acquired": row["acquired"].strip(" '\"").replace(" ", "T") or None,
-        "rate": number("fs", row["rate"], "zzu-pecg") if row["rate"] else None,
+        "rate": _rate(row["rate"]),
         "leads": tuple(row["leads"].split()),
     }
+
+
+def _rate(text: str) -> float | None:
+    """Hz, None where a table has none; a word that is no number is not a number, for which the one record is rejected."""
+    try:
+        return float(text) if text.strip() and text.strip().casefold() != "nan" else None
+    except ValueError:
+        return math.nan
 
 
 def _group_and_codes(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from data_shards.splits import SPLITS, SplitRule
 from pretrain.evaluation.label_files import read_label_file, read_prompt_file, rows_by_name
 from pretrain.evaluation.prompts import load_prompts
 from pretrain.evaluation.task import EvaluationTask, labelled_task
+
+log = logging.getLogger(__name__)
 
 PROTOCOLS = Path(__file__).parent.parent / "protocols"
 
@@ -82,7 +85,7 @@ def open_task(spec: str, shard_set: ShardSet, *, split: str = "test", label_file
         )
     found = _from_label_files(task, shard_set, split, label_files) if "labels" in task.values else _from_shards(task, shard_set, split)
     assert found.protocol is not None
-    about = {
+    about: dict[str, Any] = {
         "protocol": task.protocol,
         "version": task.version,
         "task": task.name,
@@ -91,7 +94,8 @@ def open_task(spec: str, shard_set: ShardSet, *, split: str = "test", label_file
         "preprocessing": task.preprocessing,
         "deviations": [*task.deviations, *_signal_deviations(task, shard_set)],
     }
-    return replace(found, first_seconds=task.values.get("first_seconds"), protocol={**about, **found.protocol})
+    about["deviations"] += found.protocol.get("deviations", [])
+    return replace(found, first_seconds=task.values.get("first_seconds"), protocol={**found.protocol, **about})
 
 
 def _from_shards(task: ProtocolTask, shard_set: ShardSet, split: str) -> EvaluationTask:
@@ -122,17 +126,29 @@ def _from_label_files(task: ProtocolTask, shard_set: ShardSet, split: str, folde
     rows = rows_by_name(shard_set, names)
     present = rows >= 0
     note = f"{int(present.sum())} of {len(names)} {split} records are in this shard set"
+    absent = [name for name, here in zip(names, present, strict=True) if not here]
     if not present.any():
-        raise DataError(f"{task.spec}: {note} ({shard_set.path})", "build shards from the whole data set, or choose another --split")
+        raise DataError(
+            f"{task.spec}: {note} ({shard_set.path}): the files name {', '.join(absent[:3])} ..., the set holds {shard_set.key(0)} ...",
+            "build shards from the whole data set, or choose another --split",
+        )
+    if absent:
+        note += f"; {len(absent)} are not, such as {', '.join(absent[:5])}"
+        log.warning(
+            "protocol=%s split=%s published=%d present=%d: not the published figure", task.spec, split, len(names), int(present.sum())
+        )
     order = rows[present].argsort()
     chosen = rows[present][order]
     facts = {
         "note": note,
         "published": len(names),
         "present": int(present.sum()),
+        "missing": len(absent),
+        "missing_examples": absent[:5],
         "label_file": {"file": labels[split], "sha256": digest},
     }
-    return EvaluationTask(words, chosen, truth[present][order], shard_set.patients[chosen], [], protocol=facts)
+    found = EvaluationTask(words, chosen, truth[present][order], shard_set.patients[chosen], [], protocol=facts)
+    return found if not absent else replace(found, protocol={**facts, "deviations": [f"{len(absent)} of {len(names)} records are missing"]})
 
 
 def _signal_deviations(task: ProtocolTask, shard_set: ShardSet) -> list[str]:

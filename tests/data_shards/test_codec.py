@@ -99,7 +99,7 @@ def test_leads_that_break_einthovens_law_cost_no_more_than_coding_them_plainly()
 
 
 @pytest.mark.parametrize("codec", ["einthoven", "npy"])
-def test_damage_anywhere_in_a_payload_is_a_data_error(codec: str) -> None:
+def test_a_flipped_bit_anywhere_in_a_payload_and_a_payload_cut_anywhere_is_a_data_error(codec: str) -> None:
     payload = encode(record_of(heart_counts(np.random.default_rng(1), 500)), codec)
     for at in range(0, len(payload), max(1, len(payload) // 300)):
         broken = bytearray(payload)

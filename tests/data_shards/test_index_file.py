@@ -63,7 +63,7 @@ def test_records_without_a_patient_are_patients_of_their_own() -> None:
     assert np.unique(codes).size == 6 and codes.dtype == np.int32
 
 
-def test_a_damaged_index_is_an_error_with_its_remedy(set_copy: Path) -> None:
+def test_an_index_with_zeros_over_its_first_pages_is_an_error_with_its_remedy(set_copy: Path) -> None:
     raw = bytearray((set_copy / INDEX).read_bytes())
     raw[4:200] = bytes(196)
     (set_copy / INDEX).write_bytes(raw)

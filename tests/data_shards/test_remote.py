@@ -113,7 +113,7 @@ def test_a_shard_that_was_read_lately_outlives_one_that_was_not(bucket: str, sma
     assert cached_shards(cache) == ["shard-000000.tar", "shard-000002.tar"]
 
 
-def test_a_shard_that_arrives_damaged_is_tried_again_and_never_read(bucket: str, tmp_path: Path) -> None:
+def test_a_shard_that_arrives_with_a_flipped_bit_or_not_at_all_is_tried_again_and_never_read(bucket: str, tmp_path: Path) -> None:
     files = fsspec.filesystem("memory")
     content = bytearray(files.cat_file("/bucket/set/shard-000001.tar"))
     content[600] ^= 1

@@ -59,7 +59,7 @@ def test_tables_name_every_missing_column(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n3\n", b"a,b\n\xff\xfe,2\n"], ids=["empty file", "ragged", "not UTF-8"])
-def test_broken_tables_are_named(tmp_path, content):
+def test_a_table_that_is_empty_ragged_or_not_utf_8_is_named(tmp_path, content):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(DataError, match=r"t\.csv"):
         read_table(tmp_path / "t.csv", ("a", "b"))

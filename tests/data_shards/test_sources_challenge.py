@@ -181,7 +181,7 @@ def test_peaks_beyond_16_bits_halve_the_gain_of_their_lead_and_lose_nothing_else
 
 
 @pytest.mark.parametrize("content", [b"", b"not a mat file" * 20, None], ids=["empty", "noise", "another variable"])
-def test_a_damaged_original_file_is_rejected_by_name(tmp_path: Path, content: bytes | None) -> None:
+def test_an_original_mat_that_is_empty_noise_or_another_variable_is_rejected_by_name(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "A0001.mat"
     if content is None:
         savemat(path, {"val": np.zeros((12, 10))})

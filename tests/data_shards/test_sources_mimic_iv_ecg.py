@@ -132,7 +132,7 @@ def test_note_links_are_kept_on_request(root, tmp_path, caplog):
     assert all("note" not in entry.meta for entry in open_source("mimic-iv-ecg", root).entries())
 
 
-def test_bad_records_are_rejected_one_by_one(root):
+def test_a_signal_file_that_is_missing_cut_or_all_zeros_rejects_its_record_only(root):
     source = open_source("mimic-iv-ecg", root)
     entries = list(source.entries())
     (root / f"{entries[0].path}.dat").unlink()

@@ -61,7 +61,7 @@ def test_the_patient_rule_yields_before_the_run_does_and_an_exhausted_selection_
 
 
 @pytest.mark.parametrize("world", [1, 3])
-def test_every_world_goes_on_with_the_same_batch_when_a_record_is_damaged(set_copy, world: int) -> None:
+def test_every_world_goes_on_with_the_same_batch_when_a_byte_of_a_payload_is_flipped(set_copy, world: int) -> None:
     shards = ShardSet.open(set_copy)
     order = order_of(shards)
     row = int(order.batch(2)[7])
@@ -94,7 +94,7 @@ def test_every_world_goes_on_with_the_same_batch_when_a_record_is_damaged(set_co
     assert stream_threads() == []
 
 
-def test_a_damaged_substitute_is_listed_in_its_turn(set_copy) -> None:
+def test_a_substitute_with_a_flipped_byte_is_listed_in_its_turn(set_copy) -> None:
     shards = ShardSet.open(set_copy)
     order = order_of(shards)
     row = int(order.batch(0)[1])

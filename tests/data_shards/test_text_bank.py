@@ -95,6 +95,23 @@ def test_the_bank_of_another_shard_set_is_not_taken(bank: TextBank, set_copy: Pa
         assert "cardialign text-bank build" in caught.value.remedy
 
 
+def test_another_cleaning_rule_token_limit_or_format_is_another_bank(
+    bank: TextBank, set_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = ShardSet.open(set_copy)
+    longer = build_text_bank(shards, HashingEncoder(max_tokens=13))
+    assert longer.path != bank.path
+    for name in ("CLEANING_VERSION", "BANK_VERSION"):
+        with monkeypatch.context() as changed:
+            changed.setattr(f"data_shards.text_bank.{name}", 99)
+            with pytest.raises(DataError, match="has no text bank"):
+                TextBank.open(set_copy, "hashing")  # what was embedded under other rules is not taken
+            encoder = HashingEncoder()
+            made = build_text_bank(shards, encoder)
+            assert made.path not in (bank.path, longer.path) and encoder.calls == len(bank)
+            assert TextBank.open(set_copy, "hashing").path == made.path
+
+
 def test_an_empty_report_table_is_named(tmp_path: Path) -> None:
     class Silent(SmallSource):
         def read(self, entry):
@@ -126,7 +143,7 @@ def test_a_failing_encoder_leaves_no_bank(set_copy: Path) -> None:
         build_text_bank(shards, HashingEncoder(), style="poem")
 
 
-def test_a_damaged_bank_says_what_to_do(bank: TextBank) -> None:
+def test_a_bank_with_a_cut_array_or_an_incomplete_description_says_what_to_do(bank: TextBank) -> None:
     (bank.path / "token_ids.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(DataError, match="cannot be read") as caught:
         TextBank(bank.path)
@@ -180,7 +197,7 @@ def test_a_killed_build_goes_on_where_it_stopped_and_gives_the_same_bytes(set_co
     assert files_of(bank.path) == files_of(whole.path)
 
 
-def test_a_damaged_block_is_made_again_and_blocks_of_another_encoder_are_not_met(set_copy: Path) -> None:
+def test_a_block_with_flipped_embedding_bits_is_made_again_and_blocks_of_another_encoder_are_not_met(set_copy: Path) -> None:
     class Tired(HashingEncoder):
         def embed(self, texts: list[str]) -> np.ndarray:
             if self.calls >= 4:

@@ -155,7 +155,7 @@ class _WordCount:
         return {"id": self.fingerprint}
 
 
-def test_damage_to_a_text_bank_is_found_by_file(set_copy: Path) -> None:
+def test_a_flipped_a_cut_and_a_missing_array_of_a_text_bank_are_found_by_file(set_copy: Path) -> None:
     bank = build_text_bank(ShardSet.open(set_copy), _WordCount()).path
     assert problems(set_copy) == ""
     mean = bytearray((bank / "mean.npy").read_bytes())

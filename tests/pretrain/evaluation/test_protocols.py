@@ -71,7 +71,8 @@ def test_published_labels_are_joined_by_id_and_what_is_absent_is_counted(shards:
     assert [SUPER[row.argmax()] for row in task.truth] == [SUPER[n % 3] for n in (7, 12, 58)] and task.truth.sum() == 3
     np.testing.assert_array_equal(task.patients, shards.patients[task.rows])
     assert task.prompts.classes[0].prompts == ("words for hyp, and more.",)
-    assert task.protocol is not None and task.protocol["note"] == "3 of 5 test records are in this shard set"
+    assert task.protocol is not None and task.protocol["note"] == "3 of 5 test records are in this shard set; 2 are not, such as 999, 1000"
+    assert "2 of 5 records are missing" in task.protocol["deviations"]
     assert task.protocol["published"] == 5 and len(task.protocol["label_file"]["sha256"]) == 64
     assert any("0.04 s at 500 Hz, the protocol says 10 s" in each for each in task.protocol["deviations"])
     assert task.first_seconds is None and load_task("merl-v1:cpsc2018").values["first_seconds"] == 5
