@@ -37,9 +37,9 @@ lint: $(INSTALLED) ## ruff: lint and format
 types: $(INSTALLED) ## mypy over the four packages
 	$(BIN)/mypy
 
-unit: $(INSTALLED) ## all tests: first those of the floors side by side, then those that start a Ray cluster
+unit: $(INSTALLED) ## all tests: first those of the floors, then those that start a Ray cluster, two at a time
 	$(PYTEST) -q -n 2 --dist worksteal -m "not ray"
-	$(PYTEST) -q -m ray
+	$(PYTEST) -q -n 2 --dist worksteal -m ray
 
 bench: $(INSTALLED) ## figures of the data floor and of the kernels, as ratios measured in one run
 	$(BIN)/cardialign bench data

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_shards.errors import UsageError
 from data_shards.record import SignalSpec
-from kernels.benchmark_timing import gemm_rate
+from kernels.benchmarks.timing import gemm_rate
 from pretrain.config import RunConfig, load_config
 from pretrain.model.dual import DualEncoder
 from pretrain.objectives import create_objective

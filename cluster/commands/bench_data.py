@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from data_shards.benchmark import OURS, measure_data
-    from data_shards.benchmark_material import Sizes
+    from data_shards.benchmarks.figures import OURS, measure_data
+    from data_shards.benchmarks.material import Sizes
     from data_shards.shard_set import ShardSet
 
     for name in ("records", "rounds", "index_records", "distant_reports"):
@@ -67,6 +67,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    from data_shards.benchmark_table import markdown, plain
+    from data_shards.benchmarks.table import markdown, plain
 
     return markdown(result) if result["markdown"] else plain(result)

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _target(step: dict[str, Any], device: Any) -> dict[str, str]:
     """What is promised about this step, and whether this one keeps it."""
-    from kernels.benchmark_targets import outcomes
+    from kernels.benchmarks.targets import outcomes
 
     if step["recipe"] != STEP_RECIPES["cuda"]:
         return {}
@@ -71,9 +71,9 @@ def _target(step: dict[str, Any], device: Any) -> dict[str, str]:
 
 def _report(devices: list[Any], args: argparse.Namespace) -> dict[str, Any]:
     from data_shards.errors import UsageError
-    from kernels.benchmark import MODULES
-    from kernels.benchmark_dispatch import dispatch_table
-    from kernels.benchmark_table import measured_report
+    from kernels.benchmarks.cases import MODULES
+    from kernels.benchmarks.dispatch import dispatch_table
+    from kernels.benchmarks.table import measured_report
 
     known = [*MODULES, "step"]
     unknown = sorted(set(args.op or ()) - set(known))
@@ -111,7 +111,7 @@ def _say(line: str) -> None:
 
 def summary(result: dict[str, Any]) -> list[str]:
     from cluster.cli import aligned
-    from kernels.benchmark_table import markdown, plain
+    from kernels.benchmarks.table import markdown, plain
 
     if "step" in result:
         figures = dict(result["step"])

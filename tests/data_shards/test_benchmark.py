@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_shards.benchmark import measure_data
-from data_shards.benchmark_build import measure_build
-from data_shards.benchmark_codec import at_resolution, measure_codec
-from data_shards.benchmark_material import Sizes
-from data_shards.benchmark_start import repeated_set
+from data_shards.benchmarks.build import measure_build
+from data_shards.benchmarks.codec import at_resolution, measure_codec
+from data_shards.benchmarks.figures import measure_data
+from data_shards.benchmarks.material import Sizes
+from data_shards.benchmarks.start import repeated_set
 from data_shards.errors import DataError
 from data_shards.shard_set import ShardSet
 

@@ -7,7 +7,7 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_shards.benchmark_listing import WithoutSignals, build_without_signals, make_tables, measure_listing
+from data_shards.benchmarks.listing import WithoutSignals, build_without_signals, make_tables, measure_listing
 from data_shards.build import build_shards
 from data_shards.record import SignalSpec
 from data_shards.shard_set import ShardSet

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_shards.benchmark_order import RECORDS_PER_SHARD, make_large_set, measure_order
+from data_shards.benchmarks.order import RECORDS_PER_SHARD, make_large_set, measure_order
 from data_shards.errors import DataError
 from data_shards.shard_set import ShardSet
 
@@ -28,5 +28,5 @@ def test_figures_of_a_start_come_from_processes_of_their_own(tmp_path: Path) -> 
 
 
 def test_a_process_that_fails_is_an_error_that_says_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"benchmark_order failed: (.|\n)*is not a folder"):
+    with pytest.raises(DataError, match=r"benchmarks.order failed: (.|\n)*is not a folder"):
         measure_order(tmp_path / "nothing")

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_shards.benchmark_table import Row, markdown, measured_rows, plain
-from data_shards.benchmark_text import Vectors, WordCounts, made_up_phrases, read_phrases
+from data_shards.benchmarks.table import Row, markdown, measured_rows, plain
+from data_shards.benchmarks.text import Vectors, WordCounts, made_up_phrases, read_phrases
 from data_shards.distant_reports import most_distant, most_distant_of
 from data_shards.errors import DataError
 
@@ -34,7 +34,7 @@ def test_a_row_tile_is_the_same_rows_of_the_whole_table(tmp_path: Path) -> None:
     tile = most_distant_of(np.ascontiguousarray(vectors[100:164]), 100, vectors, 7, 128)
     np.testing.assert_array_equal(tile, most_distant(vectors, 7)[100:164])
     np.save(tmp_path / "vectors.npy", vectors)
-    command = [sys.executable, "-m", "data_shards.benchmark_distant", str(tmp_path / "vectors.npy")]
+    command = [sys.executable, "-m", "data_shards.benchmarks.distant", str(tmp_path / "vectors.npy")]
     figures = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert figures["distant_reports"] == 400 and figures["distant_core_minutes"] > 0 and figures["distant_plain_core_minutes"] > 0
 

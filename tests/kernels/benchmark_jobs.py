@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kernels.benchmark import Job
+from kernels.benchmarks.cases import Job
 
 
 def job(implementation: str, device: torch.device, elements: int) -> Job:

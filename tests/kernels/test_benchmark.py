@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kernels import benchmark
-from kernels.benchmark import Case, Work, collect, compared, measure
-from kernels.benchmark_memory import peak_mib
-from kernels.benchmark_timing import Job, Timing, copy_rate, gemm_rate, interleaved_medians, run_once
+from kernels.benchmarks import cases as benchmark
+from kernels.benchmarks.cases import Case, Work, collect, compared, measure
+from kernels.benchmarks.memory import peak_mib
+from kernels.benchmarks.timing import Job, Timing, copy_rate, gemm_rate, interleaved_medians, run_once
 from tests.kernels.benchmark_jobs import job
 
 CPU = torch.device("cpu")
@@ -116,9 +116,9 @@ def test_the_device_limits_are_measured() -> None:
 
 
 def test_operations_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(benchmark.MODULES, "levitation", "kernels.benchmark_levitation")
+    monkeypatch.setitem(benchmark.MODULES, "levitation", "kernels.benchmarks.levitation")
     rows, skipped = collect(CPU, quick=True, only=["levitation"])
-    assert rows == [] and skipped == ["levitation: the module kernels.benchmark_levitation is not part of this installation"]
+    assert rows == [] and skipped == ["levitation: the module kernels.benchmarks.levitation is not part of this installation"]
     assert collect(CPU, quick=True, only=[]) == ([], [])
     with pytest.raises(ValueError, match="unknown operation teleport; known: contrastive"):
         collect(CPU, quick=True, only=["teleport"])

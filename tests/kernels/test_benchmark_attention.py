@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from kernels.attention_packed import pack
-from kernels.benchmark import Case, compared
-from kernels.benchmark_attention import dense_job, lengths, missing_job, rotary_job
-from kernels.benchmark_table import amount, markdown, measured_report, plain, with_shares
-from kernels.benchmark_timing import Job
+from kernels.benchmarks.attention import dense_job, lengths, missing_job, rotary_job
+from kernels.benchmarks.cases import Case, compared
+from kernels.benchmarks.table import amount, markdown, measured_report, plain, with_shares
+from kernels.benchmarks.timing import Job
 
 CPU = torch.device("cpu")
 SIZE = {"sequences": 6, "tokens": 10, "heads": 2, "head_width": 8}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels.benchmark import measure
-from kernels.benchmark_contrastive import LOSSES, cases, job
+from kernels.benchmarks.cases import measure
+from kernels.benchmarks.contrastive import LOSSES, cases, job
 from tests.kernels.loss_family import relative
 
 CPU = torch.device("cpu")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kernels import patch_embed
-from kernels.benchmark import measure
-from kernels.benchmark_patch_embed import cases, parameters, patch_job, token_elements, work
+from kernels.benchmarks.cases import measure
+from kernels.benchmarks.patch_embed import cases, parameters, patch_job, token_elements, work
 
 CPU = torch.device("cpu")
 SIZE = {"batch": 2, "samples": 300, "width": 16}

@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
-from kernels.benchmark import measure
-from kernels.benchmark_ranks import cases, run_processes
+from kernels.benchmarks.cases import measure
+from kernels.benchmarks.ranks import cases, run_processes
 
 CPU = torch.device("cpu")
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from kernels import benchmark_contrastive, benchmark_patch_embed
-from kernels.benchmark import Case, Rows, compared, listed
-from kernels.benchmark_dispatch import contests, dispatch_table
-from kernels.benchmark_table import markdown, with_shares
-from kernels.benchmark_targets import TARGETS, outcomes
-from kernels.benchmark_timing import Timing
+from kernels.benchmarks import contrastive as benchmark_contrastive
+from kernels.benchmarks import patch_embed as benchmark_patch_embed
+from kernels.benchmarks.cases import Case, Rows, compared, listed
+from kernels.benchmarks.dispatch import contests, dispatch_table
+from kernels.benchmarks.table import markdown, with_shares
+from kernels.benchmarks.targets import TARGETS, outcomes
+from kernels.benchmarks.timing import Timing
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 COPY, GEMM = 4e12, 7e14
@@ -131,7 +132,7 @@ def test_every_target_of_a_gpu_belongs_to_a_case_that_a_gpu_is_given() -> None:
 
 
 def test_the_page_of_figures_holds_every_case_that_is_measured_today() -> None:
-    page = (Path(benchmark_contrastive.__file__).parent / "FIGURES.md").read_text()
+    page = (Path(benchmark_contrastive.__file__).parents[1] / "FIGURES.md").read_text()
     assert "`cardialign bench kernels --markdown > kernels/FIGURES.md`" in page
     for device in (CPU, CUDA):
         for each in listed(device, quick=False)[0]:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kernels.benchmark import Case, Work, words
-from kernels.benchmark_timing import Job
+from kernels.benchmarks.cases import Case, Work, words
+from kernels.benchmarks.timing import Job
 from kernels.patch_embed import PatchScaleParams, fused_here, multi_scale_patch_embed, patch_embed_reference, token_count
 
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_shards.benchmark_material import Material, Measurement, rate
-from data_shards.benchmark_table import Row
+from data_shards.benchmarks.material import Material, Measurement, rate
+from data_shards.benchmarks.table import Row
 from data_shards.codec import decode_into, encode
 from data_shards.record import EcgRecord
 

@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from kernels.benchmark_memory import peak_mib
+from kernels.benchmarks.memory import peak_mib
 
 FLUSH_BYTES = 256 << 20  # five times the second-level cache of an H200
 

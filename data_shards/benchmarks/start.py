@@ -15,9 +15,9 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-from data_shards.benchmark_material import Material, Measurement
-from data_shards.benchmark_process import measured_by
-from data_shards.benchmark_table import Row
+from data_shards.benchmarks.material import Material, Measurement
+from data_shards.benchmarks.process import measured_by
+from data_shards.benchmarks.table import Row
 from data_shards.commit_set import INDEX, MANIFEST, REPORTS
 from data_shards.index import write_table
 from data_shards.shard_set import ShardSet

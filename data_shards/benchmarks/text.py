@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from data_shards.benchmark_material import Material, Measurement, rate
-from data_shards.benchmark_table import Row
+from data_shards.benchmarks.material import Material, Measurement, rate
+from data_shards.benchmarks.table import Row
 from data_shards.cohort.findings import FINDINGS
 from data_shards.errors import DataError
 from data_shards.text_similarity import low_rank, low_rank_space, unit

@@ -25,9 +25,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from kernels import contrastive
-from kernels.benchmark import Case, Rows, Work, compared
-from kernels.benchmark_memory import peak_mib
-from kernels.benchmark_timing import Timing
+from kernels.benchmarks.cases import Case, Rows, Work, compared
+from kernels.benchmarks.memory import peak_mib
+from kernels.benchmarks.timing import Timing
 from kernels.contrastive import NegativeWeights, Similarity
 from kernels.contrastive_ring import Ring
 
@@ -69,7 +69,7 @@ def measure_over_ranks(case: Case, device: torch.device) -> Rows:
     if device.type == "cuda" and torch.cuda.device_count() < world:
         return compared(case, device, {}, dict.fromkeys(case.implementations, f"{world} GPUs are needed, {torch.cuda.device_count()} here"))
     request = {**case.size, "device": device.type, "rounds": case.rounds, "seconds": case.seconds, "memory": case.memory}
-    answer = run_processes(world, "kernels.benchmark_ranks", request, DEADLINE_S)
+    answer = run_processes(world, "kernels.benchmarks.ranks", request, DEADLINE_S)
     chosen = answer.pop("auto")
     timings = {scheme: Timing(**figures) for scheme, figures in answer.items()}
     rows = compared(case, device, timings, {})
@@ -84,7 +84,7 @@ def run_processes(world: int, module: str, request: dict[str, Any], deadline: fl
     RANK, WORLD_SIZE and RENDEZVOUS (a file) are in the environment. No process is left behind. Raises RuntimeError with the last lines of the
     rank that failed first, or when the ranks have not ended after `deadline` seconds.
     """
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
         environment = {
             **os.environ,

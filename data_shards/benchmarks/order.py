@@ -1,7 +1,7 @@
 """What the order and the index cost at scale, on a made-up index: no signal is read, memory and time are those of a run's start.
 
 Every measurement runs in a process of its own, so that nothing measured before it is counted; memory is what that process adds to a bare interpreter
-with the same imports, at its peak (`benchmark_memory`).
+with the same imports, at its peak (`memory`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_shards.benchmark_material import Material, Measurement
-from data_shards.benchmark_memory import PeakMemory
-from data_shards.benchmark_process import measured_by
-from data_shards.benchmark_table import Row
+from data_shards.benchmarks.material import Material, Measurement
+from data_shards.benchmarks.memory import PeakMemory
+from data_shards.benchmarks.process import measured_by
+from data_shards.benchmarks.table import Row
 from data_shards.build import build_shards
 from data_shards.commit_set import INDEX, MANIFEST
 from data_shards.index import INDEX_SCHEMA

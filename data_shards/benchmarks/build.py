@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from data_shards.benchmark_material import Material, Measurement, rate
-from data_shards.benchmark_table import Row
+from data_shards.benchmarks.material import Material, Measurement, rate
+from data_shards.benchmarks.table import Row
 from data_shards.build import build_shards
 from data_shards.record import EcgRecord
 from data_shards.sources.base import Entry

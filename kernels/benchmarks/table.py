@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from kernels.benchmark import Progress, collect, listed, not_measured, silent
-from kernels.benchmark_dispatch import contests
-from kernels.benchmark_targets import NO_GPU, outcomes
-from kernels.benchmark_timing import copy_rate, gemm_rate
+from kernels.benchmarks.cases import Progress, collect, listed, not_measured, silent
+from kernels.benchmarks.dispatch import contests
+from kernels.benchmarks.targets import NO_GPU, outcomes
+from kernels.benchmarks.timing import copy_rate, gemm_rate
 
 HEADER = (
     "operation",

@@ -13,18 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_shards.benchmark_build import measure_build, minutes_of_mimic_iv_ecg
-from data_shards.benchmark_codec import measure_codec
-from data_shards.benchmark_distant import measure_distant
-from data_shards.benchmark_listing import measure_large_listings
-from data_shards.benchmark_material import Embedder, Job, Material, Measurement, Sizes, rate, records_of_set, records_of_wfdb, virtual_wfdb
-from data_shards.benchmark_order import measure_ten_million
-from data_shards.benchmark_others import measure_others
-from data_shards.benchmark_start import measure_start
-from data_shards.benchmark_stream import measure_stream
-from data_shards.benchmark_table import measured_rows
-from data_shards.benchmark_text import WordCounts, measure_similarity
-from data_shards.benchmark_wait import measure_wait
+from data_shards.benchmarks.build import measure_build, minutes_of_mimic_iv_ecg
+from data_shards.benchmarks.codec import measure_codec
+from data_shards.benchmarks.distant import measure_distant
+from data_shards.benchmarks.listing import measure_large_listings
+from data_shards.benchmarks.material import Embedder, Job, Material, Measurement, Sizes, rate, records_of_set, records_of_wfdb, virtual_wfdb
+from data_shards.benchmarks.order import measure_ten_million
+from data_shards.benchmarks.others import measure_others
+from data_shards.benchmarks.start import measure_start
+from data_shards.benchmarks.stream import measure_stream
+from data_shards.benchmarks.table import measured_rows
+from data_shards.benchmarks.text import WordCounts, measure_similarity
+from data_shards.benchmarks.wait import measure_wait
 from data_shards.errors import DataError
 from data_shards.shard_set import ShardSet
 

@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from data_shards.benchmark_material import Material, Measurement
-from data_shards.benchmark_start import peak_memory
-from data_shards.benchmark_table import Row
+from data_shards.benchmarks.material import Material, Measurement
+from data_shards.benchmarks.start import peak_memory
+from data_shards.benchmarks.table import Row
 from data_shards.build import build_shards
 from data_shards.build_executors import Count
 from data_shards.build_shard import WORK_FOLDER, ShardOutcome, ShardTask, sidecar_path
@@ -57,8 +57,8 @@ def measure_listing(records: int) -> dict[str, float]:
     """Entries listed per second (tables to listing and plan), seconds of the commit, and peak MB of the process, for an archive of `records`."""
     with tempfile.TemporaryDirectory(prefix="cardialign-bench-") as name:
         make_tables(Path(name) / "archive", records)
-        words = [sys.executable, "-m", "data_shards.benchmark_listing", name]
-        done = subprocess.run(words, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+        words = [sys.executable, "-m", "data_shards.benchmarks.listing", name]
+        done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True)
         if done.returncode:
             raise DataError(f"the process that measures a listing of {records} records failed: {done.stderr.strip().splitlines()[-1:]}")
         return json.loads(done.stdout)

@@ -1,7 +1,7 @@
 """What `cardialign bench kernels` measures: the cases of every operation, each a few implementations on the same operands, and their rows.
 
 An operation is a module of `MODULES` with `cases(device, quick) -> list[Case]`; it lists them without touching the device, so that a report can
-also say what was not measured. Timing is in `benchmark_timing`, memory in `benchmark_memory`, tables in `benchmark_table`.
+also say what was not measured. Timing is in `timing`, memory in `memory`, tables in `table`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from kernels.benchmark_memory import keep_freed_blocks
-from kernels.benchmark_timing import Job, Timing, interleaved_medians, run_once
+from kernels.benchmarks.memory import keep_freed_blocks
+from kernels.benchmarks.timing import Job, Timing, interleaved_medians, run_once
 
 MODULES: dict[str, str] = {
-    "contrastive": "kernels.benchmark_contrastive",
-    "ranks": "kernels.benchmark_ranks",
-    "patch-embed": "kernels.benchmark_patch_embed",
-    "attention": "kernels.benchmark_attention",
+    "contrastive": "kernels.benchmarks.contrastive",
+    "ranks": "kernels.benchmarks.ranks",
+    "patch-embed": "kernels.benchmarks.patch_embed",
+    "attention": "kernels.benchmarks.attention",
 }
 """Operation -> the module that measures it; one that is not installed is reported, not an error."""
 

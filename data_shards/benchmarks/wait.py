@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 
-from data_shards.benchmark_material import Material, Measurement
-from data_shards.benchmark_table import Row
+from data_shards.benchmarks.material import Material, Measurement
+from data_shards.benchmarks.table import Row
 from data_shards.order import GlobalOrder
 from data_shards.stream import ShardStream
 

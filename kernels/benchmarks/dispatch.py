@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from kernels.benchmark import Rows
+from kernels.benchmarks.cases import Rows
 
 OPERATIONS = {"contrastive": "contrastive", "patch embedding": "patch-embed"}
 """Operation in the rows -> its name in `kernels.dispatch`."""

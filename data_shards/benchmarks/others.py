@@ -7,7 +7,7 @@ import tarfile
 
 import numpy as np
 
-from data_shards.benchmark_material import Job, Material, Measurement
+from data_shards.benchmarks.material import Job, Material, Measurement
 
 
 def measure_others(material: Material) -> Measurement:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_shards.benchmark_table import Row
+from data_shards.benchmarks.table import Row
 from data_shards.build import build_shards
 from data_shards.errors import DataError
 from data_shards.record import STANDARD_LEADS, EcgRecord, SignalSpec
@@ -39,7 +39,7 @@ def rate(job: str) -> str:
 
 
 class Embedder(Protocol):
-    """What turns phrases into vectors: the text encoder of a recipe, or `benchmark_text.WordCounts`."""
+    """What turns phrases into vectors: the text encoder of a recipe, or `text.WordCounts`."""
 
     def embed(self, texts: list[str]) -> np.ndarray:
         """float32 (n, d), unit rows."""

@@ -16,8 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from kernels.attention import attention
 from kernels.attention_backends import Operands, choose_backend, operands, probe
 from kernels.attention_packed import pack, packed_attention, plan_buckets
-from kernels.benchmark import Case, Work, words
-from kernels.benchmark_timing import Job
+from kernels.benchmarks.cases import Case, Work, words
+from kernels.benchmarks.timing import Job
 from kernels.rotary import rotary, rotation, turn_heads
 
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}

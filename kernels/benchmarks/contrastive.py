@@ -19,8 +19,8 @@ from torch import Tensor
 
 from kernels import contrastive
 from kernels import contrastive_reference as reference
-from kernels.benchmark import Case, Work
-from kernels.benchmark_timing import Job
+from kernels.benchmarks.cases import Case, Work
+from kernels.benchmarks.timing import Job
 from kernels.contrastive import NegativeWeights, Similarity, SoftTargets
 from kernels.contrastive_ranks import Layout, Merge, Visit
 from kernels.contrastive_softmax import SoftmaxLoss
