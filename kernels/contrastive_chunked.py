@@ -100,6 +100,7 @@ def block_gradients(
     accumulate = scale.dtype
     d_v = torch.zeros(v.shape, dtype=accumulate, device=v.device)
     d_t = torch.zeros(t.shape, dtype=accumulate, device=t.device)
+    work = v.new_zeros((), dtype=torch.float64)
     for rows in spans(v.shape[0], chunk):
         v_tile = v[rows].to(accumulate)
         for columns in spans(t.shape[0], chunk):
@@ -109,7 +110,8 @@ def block_gradients(
             gradient += logits.sub_(column_lse[None, columns]).exp_()
             d_v[rows].addmm_(gradient, t_tile)
             d_t[columns].addmm_(gradient.T, v_tile)
-    return BlockGradients(d_v, d_t, (v.to(accumulate) * d_v).sum(dtype=torch.float64) * scale)
+        work += (v_tile * d_v[rows]).sum(dtype=torch.float64)
+    return BlockGradients(d_v, d_t, work * scale)
 
 
 class Positives(NamedTuple):

@@ -68,6 +68,6 @@ def block_terms(
             if d_v is not None and d_t is not None:
                 d_v[rows].addmm_(gradient, t_tile)
                 d_t[columns].addmm_(gradient.T, v_tile)
-    if d_v is not None:
-        work = (v.to(accumulate) * d_v).sum(dtype=torch.float64) * scale
-    return BlockTerms(loss, slope, work, d_v, d_t)
+        if d_v is not None:
+            work += (v_tile * d_v[rows]).sum(dtype=torch.float64)
+    return BlockTerms(loss, slope, work * scale, d_v, d_t)

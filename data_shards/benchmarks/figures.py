@@ -55,8 +55,8 @@ def measure_data(
     Measures a shard set, or a folder of WFDB headers with signals (searched recursively), or, when neither is given, a virtual cohort made for the
     purpose. compare: also `wfdb.rdsamp`, one float32 `.mat` per record, stock `webdataset` and the like, on copies of the same records. text_encoder,
     phrases: for the similarity of reports; by default word counts and the phrases of the virtual cohorts. scale: also the order of up to 10 million
-    records and the listing of up to 2 million (minutes). measures: only these of OURS; the stream's baselines come with it. Everything is written to a temporary folder. Raises DataError when there is no record to measure, or when the records differ
-    in length.
+    records and the listing of up to 2 million (minutes). measures: only these of OURS; the stream's baselines come with it. Everything is written
+    to a temporary folder. Raises DataError when there is no record to measure, or when the records differ in length.
     """
     with tempfile.TemporaryDirectory(prefix="cardialign-bench-") as name:
         folder = Path(name)
