@@ -41,7 +41,7 @@ dl.facts dt { color: var(--soft); } dl.facts dd { margin: 0; overflow-wrap: anyw
 .findings { display: grid; grid-template-columns: repeat(auto-fill, minmax(118px, 1fr)); gap: 3px 26px; font-size: 13px; margin: 0 0 18px; font-variant-numeric: tabular-nums; }
 .findings div { display: flex; justify-content: space-between; border-bottom: 1px dotted var(--line); }
 h3 { font-size: 14px; font-weight: 600; margin: 18px 0 6px; }
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(400px, 1fr)); gap: 18px 26px; }
+.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(400px, 1fr)); gap: 18px 26px; }
 figure { margin: 0; } .panel figcaption { font-size: 14px; font-weight: 600; margin: 0 0 2px 2px; } .panel figcaption span { color: var(--soft); font-weight: 400; }
 svg { display: block; } svg.chart { width: 100%; height: auto; } svg.interval { width: 300px; max-width: none; margin-left: auto; }
 svg text { font-family: inherit; } .tick, .axis-label { font-size: 12px; font-weight: 400; fill: var(--soft); } .bar-label { font-size: 13px; fill: var(--ink); }
