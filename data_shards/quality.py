@@ -12,7 +12,7 @@ import numpy as np
 
 from data_shards.record import STANDARD_LEADS
 
-FLAGS: tuple[str, ...] = ("non-finite", "flat", "clipped", "dropout", "gain-suspect", "missing-lead", "checksum")
+FLAGS: tuple[str, ...] = ("non-finite", "flat", "clipped", "dropout", "gain-suspect", "missing-lead", "checksum", "surplus")
 """Position = bit in the index's `quality` column; append only.
 
 non-finite    samples without a value in the file, stored as 0
@@ -22,6 +22,7 @@ dropout       0.4 s or more at one exact value within a living lead
 gain-suspect  amplitudes outside 0.05 .. 20 mV: the header's gain is probably wrong
 missing-lead  not in the file: masked
 checksum      not the sum that the file's header gives: the signal file was damaged, or the header is another record's
+surplus       the signal file holds more than its header announces and no checksum says why: only what is announced was read
 """
 
 DROPOUT_SECONDS = 0.4
@@ -37,7 +38,7 @@ _LEAST_SPAN = 32  # counts: below this, repeated extremes are quantisation, not 
 def assess(counts: np.ndarray, gain: np.ndarray, lead_mask: np.ndarray, sampling_rate: float = 500.0) -> dict[str, tuple[str, ...]]:
     """counts int16 (12, T), gain (12,) counts per mV, lead_mask bool (12,), sampling_rate in Hz -> flag name -> lead names.
 
-    Finds all flags but "non-finite" and "checksum", which only the file can tell. Flags without a lead are left out.
+    Finds all flags but "non-finite", "checksum" and "surplus", which only the file can tell. Flags without a lead are left out.
     """
     lead_mask = np.asarray(lead_mask, dtype=bool)
     flags: dict[str, np.ndarray] = {"missing-lead": ~lead_mask}

@@ -19,7 +19,7 @@ import numpy as np
 from data_shards.mat5 import is_mat5, read_mat5
 from data_shards.record import STANDARD_LEADS
 from data_shards.sources.base import RecordRejected
-from data_shards.wfdb_checksums import check_announced, differing_checksums, holds_more
+from data_shards.wfdb_checksums import differing_checksums, holds_more, unexplained_rest
 from data_shards.wfdb_header import WfdbHeader, read_header
 
 INVALID_16 = -32768
@@ -33,7 +33,8 @@ _LEAD_ROW = {name.casefold(): row for row, name in enumerate(STANDARD_LEADS)}
 class WfdbSignal:
     """A record as stored. counts int16 (L, T) with the baseline already subtracted, so mV = counts / gain; gain float64 (L,) counts per mV;
     baseline int64 (L,) as the header gives it; sampling_rate in Hz; flags: quality flag -> positions of the leads concerned
-    ("non-finite": samples without a value, set to 0; "clipped": counts that did not fit into 16 bits; "checksum": not those of the header)."""
+    ("non-finite": samples without a value, set to 0; "clipped": counts that did not fit into 16 bits; "checksum": not those of the header;
+    "surplus": the file holds more than it announces)."""
 
     counts: np.ndarray
     gain: np.ndarray
@@ -68,7 +69,10 @@ def read_wfdb(path: str | Path) -> WfdbSignal:
         return _read_with_wfdb(path, header, header_file)
     gain = np.array([line.counts_per_millivolt(str(header_file)) for line in header.signals])
     baseline = np.array([line.baseline for line in header.signals], dtype=np.int64)
-    counts, flags = _finish_int16(_read_format_16(header_file, header), baseline, header)
+    stored, surplus = _read_format_16(header_file, header)
+    counts, flags = _finish_int16(stored, baseline, header)
+    if surplus:
+        flags["surplus"] = tuple(range(len(counts)))
     return WfdbSignal(counts, gain, baseline, tuple(line.name for line in header.signals), header.sampling_rate, header.comments, flags)
 
 
@@ -123,8 +127,8 @@ def _beside(folder: Path, name: str) -> str:
     return os.path.join(folder, name)
 
 
-def _read_format_16(header_file: Path, header: WfdbHeader) -> np.ndarray:
-    """int16 (T, L) as stored."""
+def _read_format_16(header_file: Path, header: WfdbHeader) -> tuple[np.ndarray, bool]:
+    """int16 (T, L) as stored, and whether the file holds more than that for no reason known."""
     file, offset = _beside(header_file.parent, header.files[0]), header.signals[0].byte_offset
     try:
         with open(file, "rb", buffering=0) as stream:
@@ -135,7 +139,7 @@ def _read_format_16(header_file: Path, header: WfdbHeader) -> np.ndarray:
         raise RecordRejected("bad-format", f"{file}: {error.strerror or error}") from None
     leads = header.signal_count
     if is_mat5(data):
-        return _read_mat_5(file, header)
+        return _read_mat_5(file, header), False
     available = len(data) - offset
     samples = header.samples if header.samples is not None else max(available, 0) // (2 * leads)
     expected = 2 * leads * samples
@@ -147,8 +151,8 @@ def _read_format_16(header_file: Path, header: WfdbHeader) -> np.ndarray:
         raise RecordRejected("no-signal", f"{file}: {len(data)} bytes hold no sample of {leads} leads")
     stored = np.frombuffer(data, dtype="<i2", count=leads * samples, offset=offset).reshape(samples, leads)
     if available > expected and holds_more(data, expected + offset, 2 * leads):
-        check_announced(header, differing_checksums(header, stored.T), file, len(data), expected + offset)
-    return stored
+        return stored, unexplained_rest(header, differing_checksums(header, stored.T), file, len(data), expected + offset)
+    return stored, False
 
 
 def _read_mat_5(file: str, header: WfdbHeader) -> np.ndarray:
@@ -209,6 +213,7 @@ def _read_with_wfdb(path: Path, header: WfdbHeader, header_file: Path) -> WfdbSi
     gain = np.array([line.counts_per_millivolt(str(header_file)) for line in lines])
     baseline = np.array([line.baseline for line in lines], dtype=np.int64)
     differing: tuple[int, ...] = ()
+    surplus: list[bool] = []
     if header.segments:
         physical = np.asarray(record.p_signal, dtype=np.float64).T
         invalid = ~np.isfinite(physical)
@@ -218,13 +223,19 @@ def _read_with_wfdb(path: Path, header: WfdbHeader, header_file: Path) -> WfdbSi
         whole = all(line.samples_per_frame == 1 and not line.skew for line in header.signals)
         differing = differing_checksums(header, digital) if whole else ()
         for name, needed in longer.items():
-            check_announced(header, differing, str(path.parent / name), (path.parent / name).stat().st_size, needed)
+            file = path.parent / name
+            surplus.append(unexplained_rest(header, differing, str(file), file.stat().st_size, needed))
         invalid = digital == np.array([_invalid_value(format_) for format_ in record.fmt])[:, None]
         wide = np.where(invalid, 0, digital - baseline[:, None]).astype(np.float64)
     if wide.shape[1] == 0:
         raise RecordRejected("no-signal", f"{path}: the record holds no sample")
     scale = power_of_two_into_int16(wide)
-    flags = {flag: leads for flag, leads in (("checksum", differing), ("non-finite", _positions(invalid))) if leads}
+    concerned = (
+        ("checksum", differing),
+        ("surplus", tuple(range(len(names))) if any(surplus) else ()),
+        ("non-finite", _positions(invalid)),
+    )
+    flags = {flag: leads for flag, leads in concerned if leads}
     counts = np.rint(wide / scale[:, None]).astype(np.int16)
     return WfdbSignal(counts, gain / scale, baseline, names, header.sampling_rate, tuple(record.comments or header.comments), flags)
 

@@ -41,6 +41,11 @@ def wfdb_record(root: Path, header: Sequence[str], counts: np.ndarray = COUNTS, 
     return root
 
 
+def stored(counts: np.ndarray, storage: str) -> bytes:
+    """counts int16 (L, T) as the bytes of format 16 or 61."""
+    return np.ascontiguousarray(counts.T).astype("<i2" if storage == "16" else ">i2").tobytes()
+
+
 def only(name: str, root: Path, **options: object) -> EcgRecord:
     source = open_source(name, root, **options)
     (entry,) = source.entries()
@@ -160,13 +165,20 @@ def test_a_header_that_announces_more_samples_than_the_file_holds_is_rejected_wi
         only("wfdb", wfdb_record(tmp_path, ["r 12 500 1001", *lines()]))
 
 
-@pytest.mark.parametrize(("announced", "storage"), [("12 500 900", "16"), ("8 500 1000", "16"), ("12 500 600", "61")])
-def test_a_header_that_announces_less_than_the_file_holds_is_no_excuse_to_cut(tmp_path: Path, announced: str, storage: str) -> None:
+@pytest.mark.parametrize(("announced", "storage"), [("8 500 1000", "16"), ("6 500 1000", "61")])
+def test_a_file_of_more_leads_than_its_header_announces_is_not_scrambled(tmp_path: Path, announced: str, storage: str) -> None:
     leads = STANDARD_LEADS[: int(announced.split()[0])]
-    with pytest.raises(RecordRejected, match=r"bad-format.*24000 bytes, but its header announces .* no checksums"):
+    with pytest.raises(RecordRejected, match=r"bad-format.*24000 bytes, but its header announces .* no checksums, and would hold 12 leads"):
         only("wfdb", wfdb_record(tmp_path, [f"r {announced}", *lines(storage=storage, leads=leads)]))
+
+
+@pytest.mark.parametrize(("storage", "samples"), [("16", 900), ("16", 500), ("61", 900)])
+def test_the_rest_of_a_long_file_is_left_and_flagged_unless_checksums_differ(tmp_path: Path, storage: str, samples: int) -> None:
+    record = only("wfdb", wfdb_record(tmp_path, [f"r 12 500 {samples}", *lines(storage=storage)], raw=stored(COUNTS, storage)))
+    np.testing.assert_array_equal(record.counts, COUNTS[:, :samples])
+    assert record.quality["surplus"] == STANDARD_LEADS
     with pytest.raises(RecordRejected, match=r"bad-format.*the checksums of the first of them differ \(lead I, II, III\)"):
-        only("wfdb", wfdb_record(tmp_path, [f"r {announced}", *lines(storage=storage, leads=leads, checksums=[7] * len(leads))]))
+        only("wfdb", wfdb_record(tmp_path, ["r 12 500 900", *lines(storage=storage, checksums=[7] * 12)], raw=stored(COUNTS, storage)))
 
 
 def test_checksums_say_that_an_excerpt_is_the_record(tmp_path: Path) -> None:
@@ -174,6 +186,7 @@ def test_checksums_say_that_an_excerpt_is_the_record(tmp_path: Path) -> None:
     signed = [int(number) for number in sums.astype(np.int16)]  # as most software writes them
     record = only("wfdb", wfdb_record(tmp_path, ["r 12 500 900", *lines(checksums=signed)]))
     np.testing.assert_array_equal(record.counts, COUNTS[:, :900])
+    assert "surplus" not in record.quality
 
 
 @pytest.mark.parametrize("storage", ["16", "61"])
@@ -181,7 +194,7 @@ def test_a_flipped_bit_in_a_signal_file_is_flagged_by_the_checksum_of_its_lead_a
     tmp_path: Path, storage: str
 ) -> None:
     sums = COUNTS.astype(np.int64).sum(axis=1).tolist()
-    raw = bytearray(np.ascontiguousarray(COUNTS.T).astype("<i2" if storage == "16" else ">i2").tobytes())
+    raw = bytearray(stored(COUNTS, storage))
     header = [RECORD_LINE, *lines(storage=storage, checksums=sums)]
     assert "checksum" not in only("wfdb", wfdb_record(tmp_path, header, raw=bytes(raw))).quality
     raw[2 * (12 * 500 + 7)] ^= 4
