@@ -37,9 +37,8 @@ lint: $(INSTALLED) ## ruff: lint and format
 types: $(INSTALLED) ## mypy over the four packages
 	$(BIN)/mypy
 
-unit: $(INSTALLED) ## all tests: first those of the floors, then those that start a Ray cluster, two at a time
-	$(PYTEST) -q -n 2 --dist worksteal -m "not ray"
-	$(PYTEST) -q -n 2 --dist worksteal -m ray
+unit: $(INSTALLED) ## all tests, two at a time (those that start a Ray cluster: pytest -m ray)
+	$(PYTEST) -q -n 2 --dist worksteal
 
 bench: $(INSTALLED) ## figures of the data floor and of the kernels, as ratios measured in one run
 	$(BIN)/cardialign bench data
