@@ -93,10 +93,6 @@ def index_batch(rows: Iterable[dict[str, Any]], shard: int, reports: ReportTable
     return pa.RecordBatch.from_pydict(columns, schema=INDEX_SCHEMA)
 
 
-def write_table(table: pa.Table, path: Path) -> None:
-    pq.write_table(table, path, compression="zstd", store_schema=True, write_page_checksum=True)
-
-
 def write_index(batches: Iterable[pa.RecordBatch], path: Path) -> None:
     """Write the index as its batches come, in row groups of `ROW_GROUP` rows, so that it need not be in memory as a whole."""
     waiting: list[pa.RecordBatch] = []

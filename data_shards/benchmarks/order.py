@@ -24,7 +24,7 @@ from data_shards.benchmarks.process import measured_by
 from data_shards.benchmarks.table import Row
 from data_shards.build import build_shards
 from data_shards.commit_set import INDEX, MANIFEST
-from data_shards.index import INDEX_SCHEMA
+from data_shards.index import INDEX_SCHEMA, write_index
 from data_shards.order import GlobalOrder
 from data_shards.record import EcgRecord, SignalSpec
 from data_shards.shard_set import ShardSet
@@ -64,14 +64,17 @@ def make_large_set(folder: Path, records: int) -> Path:
     """A set whose index has `records` rows, all of which name the one record that is really there; about three records per patient."""
     build_shards(_OneRecord(), folder, spec=SignalSpec(500, 1), workers=1)
     (row,) = pq.read_table(folder / INDEX).to_pylist()
-    with pq.ParquetWriter(folder / INDEX, INDEX_SCHEMA, compression="zstd") as writer:
+
+    def batches() -> Iterator[pa.RecordBatch]:
         for start in range(0, records, _PART):
             numbers = np.arange(start, min(start + _PART, records))
             columns = {name: pa.repeat(pa.scalar(row[name], INDEX_SCHEMA.field(name).type), numbers.size) for name in INDEX_SCHEMA.names}
             columns["key"] = pa.array([f"record-{number:08d}" for number in numbers.tolist()])
             columns["patient"] = pa.array([f"{number * 2654435761 % 2**32:08x}" for number in (numbers // 3).tolist()])
             columns["shard"] = pa.array((numbers // RECORDS_PER_SHARD).astype(np.int32))
-            writer.write_table(pa.table(columns, schema=INDEX_SCHEMA))
+            yield pa.record_batch(columns, schema=INDEX_SCHEMA)
+
+    write_index(batches(), folder / INDEX)
     manifest = json.loads((folder / MANIFEST).read_text())
     shards = -(-records // RECORDS_PER_SHARD)
     manifest["counts"]["records"], manifest["tables"][INDEX] = records, file_sha256(folder / INDEX)

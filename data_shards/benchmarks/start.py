@@ -19,7 +19,7 @@ from data_shards.benchmarks.material import Material, Measurement
 from data_shards.benchmarks.process import measured_by
 from data_shards.benchmarks.table import Row
 from data_shards.commit_set import INDEX, MANIFEST, REPORTS
-from data_shards.index import write_table
+from data_shards.index import write_index
 from data_shards.shard_set import ShardSet
 from data_shards.shard_writer import file_sha256
 
@@ -55,7 +55,7 @@ def repeated_set(shards: ShardSet, folder: Path, records: int) -> Path:
     columns = {"key": [f"large-{i:08d}" for i in range(records)], "patient": [f"p{i // RECORDS_PER_PATIENT}" for i in range(records)]}
     for name, values in columns.items():
         index = index.set_column(index.schema.get_field_index(name), name, pa.array(values, pa.string()))
-    write_table(index, folder / INDEX)
+    write_index(index.to_batches(), folder / INDEX)
     (folder / REPORTS).symlink_to(shards.path / REPORTS)
     for number, name in enumerate(shards.shard_names):
         shards.read_payload(int(np.argmax(shards.shard == number)))  # a remote shard is fetched now
