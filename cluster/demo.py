@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.run_dir import EXPORT
-from cluster.spool import read_json, write_json
-from cluster.subcommand import run_command
-from data_shards.errors import UserError
+from cardialign.cluster.cli.subcommand import run_command
+from cardialign.cluster.runs.failure import EXPORT
+from cardialign.cluster.tracking.spool import read_json, write_json
+from cardialign.data_shards.errors import UserError
 
 RECORD = "demo.json"
 NAME = "cardialign-demo"
@@ -96,7 +96,7 @@ def _run_stage(demo: Demo, stage: Stage, number: int, of: int, forced: bool) -> 
 
 
 def _quick_shards(path: Path) -> bool:
-    from data_shards.verify import verify
+    from cardialign.data_shards.checks.verify import verify
 
     try:
         return bool(verify(path, quick=True).ok)
@@ -105,7 +105,7 @@ def _quick_shards(path: Path) -> bool:
 
 
 def _export_verifies(path: Path) -> bool:
-    from pretrain.export_integrity import verify_export
+    from cardialign.pretrain.export.integrity import verify_export
 
     try:
         return bool(verify_export(path))
@@ -209,7 +209,7 @@ def run_demo(
     _run_stage(demo, _embed_stage(out), len(stages) + 1, len(stages) + 2, ran)
     say(f"[{len(stages) + 2}/{len(stages) + 2}] report")
     report_started = time.monotonic()
-    from cluster.demo_report import write_demo_report
+    from cardialign.cluster.pages.demo_page import write_demo_report
 
     results = {name: entry["result"] for name, entry in demo.stages.items()}
     zero_shot = json.loads((out / "zero_shot.json").read_text())

@@ -43,7 +43,7 @@ class EcgRecord:
     fold           patient-level fold: the published one where the data set has folds, otherwise 1..10 by patient hash.
     age_years      years as a float (days matter in newborns), None when unknown. sex "female", "male" or None.
     acquired       ISO date and time, None when unknown.
-    quality        flag name -> lead names concerned (`data_shards.quality`); empty = nothing to remark.
+    quality        flag name -> lead names concerned (`cardialign.data_shards.signal.quality`); empty = nothing to remark.
     extra          anything else worth keeping in the shard's metadata (JSON-able), e.g. original rate and length.
     """
 

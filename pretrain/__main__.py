@@ -1,4 +1,4 @@
-"""`torchrun --nproc-per-node N -m pretrain --recipe NAME --run-dir FOLDER --set data.shards=FOLDER`: one worker of a run without Ray.
+"""`torchrun --nproc-per-node N -m cardialign.pretrain --recipe NAME --run-dir FOLDER --set data.shards=FOLDER`: one worker of a run without Ray.
 
 Exit codes: 0 done, 1 failed, 2 wrong configuration, 75 stopped at a committed checkpoint (SIGTERM or SIGINT): the same command continues.
 """
@@ -17,10 +17,10 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from data_shards.errors import UserError
-from pretrain.config import load_config
-from pretrain.reporting import NullReporter
-from pretrain.run_lock import held
+from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.config import load_config
+from cardialign.pretrain.run.lock import held
+from cardialign.pretrain.run.observer import NullReporter
 
 STOPPED = 75
 
@@ -41,7 +41,7 @@ class _SignalReporter(NullReporter):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m cardialign.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", required=True, help="recipe name or YAML file")
     parser.add_argument("--run-dir", required=True, type=Path, help="checkpoints and the loss trace go here; a run found here is continued")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one key of the recipe")
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             if options.threads:
                 torch.set_num_threads(options.threads)
-            from pretrain.training.loop import train
+            from cardialign.pretrain.training.loop import train
 
             result = train(config, options.run_dir, reporter)
     except UserError as error:

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster.options import add_workers
-from cluster.progress import Progress
+from cardialign.cluster.cli.options import add_workers
+from cardialign.cluster.cli.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from data_shards.cohort.generate import make_cohort
+    from cardialign.data_shards.cohort.generate import make_cohort
 
     with Progress("cohort") as progress:
         report = make_cohort(

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cluster.options import add_workers
+from cardialign.cluster.cli.options import add_workers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cluster.demo import run_demo
+    from cardialign.cluster.demo import run_demo
 
     return run_demo(
         args.out,

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cluster.exit_codes import DONE, FAILED
+from cardialign.cluster.cli.exit_codes import DONE, FAILED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cluster.doctor import examine
+    from cardialign.cluster.environment.doctor import examine
 
     checks = examine(args.run_dir)
     missing = [check.name for check in checks if check.state == "missing"]

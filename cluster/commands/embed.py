@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cluster.options import add_tracking_uri
-from data_shards.errors import UsageError
+from cardialign.cluster.cli.options import add_tracking_uri
+from cardialign.data_shards.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cluster.encoders import embed_signal, open_encoder, read_signal
+    from cardialign.cluster.registry.open_encoder import embed_signal, open_encoder, read_signal
 
     if (args.ecg is None) == (args.key is None) or (args.key is not None and args.shards is None):
         raise UsageError("name one ECG", "give a WFDB record or .npy file, or --shards FOLDER --key KEY")
@@ -48,6 +48,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    from cluster.cli import aligned
+    from cardialign.cluster.main import aligned
 
     return aligned({**result, "embedding": [*result["embedding"][:4], f"... {result['dimensions']} numbers"]})

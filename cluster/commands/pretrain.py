@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cluster.options import add_folds, add_split, add_tracking_uri, add_workers
-from data_shards.errors import UsageError
+from cardialign.cluster.cli.options import add_folds, add_split, add_tracking_uri, add_workers
+from cardialign.data_shards.errors import UsageError
 
 SHORTHANDS = {
     "seed": "seed",
@@ -88,8 +88,8 @@ def _mixture_part(text: str) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cluster.pretraining import pretrain_and_export
-    from pretrain.config import load_config
+    from cardialign.cluster.runs.lifecycle import pretrain_and_export
+    from cardialign.pretrain.config import load_config
 
     return pretrain_and_export(
         load_config(args.recipe, overrides(args)),

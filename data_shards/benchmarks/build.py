@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from data_shards.benchmarks.material import Material, Measurement, rate
-from data_shards.benchmarks.table import Row
-from data_shards.build import build_shards
-from data_shards.record import EcgRecord
-from data_shards.sources.base import Entry
-from data_shards.sources.common import read_ecg
+from cardialign.data_shards.benchmarks.material import Material, Measurement, rate
+from cardialign.data_shards.benchmarks.table import Row
+from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.record import EcgRecord
+from cardialign.data_shards.sources.base import Entry
+from cardialign.data_shards.sources.shared.common import read_ecg
 
 MIMIC_IV_ECG = 800_035
 CORES = (2, 32)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_shards.benchmarks.material import Material, Measurement, rate
-from data_shards.benchmarks.table import Row
-from data_shards.codec import decode_into, encode
-from data_shards.record import EcgRecord
+from cardialign.data_shards.benchmarks.material import Material, Measurement, rate
+from cardialign.data_shards.benchmarks.table import Row
+from cardialign.data_shards.record import EcgRecord
+from cardialign.data_shards.signal.codec import decode_into, encode
 
 COUNTS_PER_MV = {"1uV": 1000.0, "5uV": 200.0}
 """PTB-XL is published at 1 uV per count, MIMIC-IV-ECG at 5 uV."""

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data_shards.benchmarks.material import Material, Measurement
-from data_shards.benchmarks.memory import PeakMemory
-from data_shards.benchmarks.process import measured_by
-from data_shards.benchmarks.table import Row
-from data_shards.benchmarks.text import Vectors, phrase_vectors
-from data_shards.distant_reports import COLUMN_TILE, NEIGHBOURS, ROW_TILE, most_distant_of
+from cardialign.data_shards.benchmarks.material import Material, Measurement
+from cardialign.data_shards.benchmarks.memory import PeakMemory
+from cardialign.data_shards.benchmarks.process import measured_by
+from cardialign.data_shards.benchmarks.table import Row
+from cardialign.data_shards.benchmarks.text import Vectors, phrase_vectors
+from cardialign.data_shards.text.distant import COLUMN_TILE, NEIGHBOURS, ROW_TILE, most_distant_of
 
 TILES = 2
 PLAIN_ROWS = 256

@@ -13,20 +13,30 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_shards.benchmarks.build import measure_build, minutes_of_mimic_iv_ecg
-from data_shards.benchmarks.codec import measure_codec
-from data_shards.benchmarks.distant import measure_distant
-from data_shards.benchmarks.listing import measure_large_listings
-from data_shards.benchmarks.material import Embedder, Job, Material, Measurement, Sizes, rate, records_of_set, records_of_wfdb, virtual_wfdb
-from data_shards.benchmarks.order import measure_ten_million
-from data_shards.benchmarks.others import measure_others
-from data_shards.benchmarks.start import measure_start
-from data_shards.benchmarks.stream import measure_stream
-from data_shards.benchmarks.table import measured_rows
-from data_shards.benchmarks.text import WordCounts, measure_similarity
-from data_shards.benchmarks.wait import measure_wait
-from data_shards.errors import DataError
-from data_shards.shard_set import ShardSet
+from cardialign.data_shards.benchmarks.baselines import measure_others
+from cardialign.data_shards.benchmarks.build import measure_build, minutes_of_mimic_iv_ecg
+from cardialign.data_shards.benchmarks.codec import measure_codec
+from cardialign.data_shards.benchmarks.distant import measure_distant
+from cardialign.data_shards.benchmarks.listing import measure_large_listings
+from cardialign.data_shards.benchmarks.material import (
+    Embedder,
+    Job,
+    Material,
+    Measurement,
+    Sizes,
+    rate,
+    records_of_set,
+    records_of_wfdb,
+    virtual_wfdb,
+)
+from cardialign.data_shards.benchmarks.opening import measure_start
+from cardialign.data_shards.benchmarks.order import measure_ten_million
+from cardialign.data_shards.benchmarks.stream import measure_stream
+from cardialign.data_shards.benchmarks.table import measured_rows
+from cardialign.data_shards.benchmarks.text import WordCounts, measure_similarity
+from cardialign.data_shards.benchmarks.wait import measure_wait
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.shard_set.shard_set import ShardSet
 
 Measure = Callable[[Material], Measurement]
 OURS: tuple[Measure, ...] = (measure_codec, measure_build, measure_stream, measure_wait, measure_start, measure_similarity, measure_distant)

@@ -22,20 +22,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from data_shards.benchmarks.material import Material, Measurement
-from data_shards.benchmarks.start import peak_memory
-from data_shards.benchmarks.table import Row
-from data_shards.build import build_shards
-from data_shards.build_executors import Count
-from data_shards.build_shard import WORK_FOLDER, ShardOutcome, ShardTask, sidecar_path
-from data_shards.errors import DataError
-from data_shards.index import index_row
-from data_shards.listing import LISTING, read_slice
-from data_shards.record import EcgRecord, SignalSpec
-from data_shards.shard_writer import Member, ShardInfo, shard_name
-from data_shards.sources import open_source
-from data_shards.sources.base import Source
-from data_shards.sources.mimic_tables import REPORT_COLUMNS
+from cardialign.data_shards.benchmarks.material import Material, Measurement
+from cardialign.data_shards.benchmarks.opening import peak_memory
+from cardialign.data_shards.benchmarks.table import Row
+from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.executors import Count
+from cardialign.data_shards.build.index_rows import index_row
+from cardialign.data_shards.build.listing import LISTING, read_slice
+from cardialign.data_shards.build.shard_task import WORK_FOLDER, ShardOutcome, ShardTask, sidecar_path
+from cardialign.data_shards.build.shard_writer import Member, ShardInfo, shard_name
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.record import EcgRecord, SignalSpec
+from cardialign.data_shards.sources import open_source
+from cardialign.data_shards.sources.base import Source
+from cardialign.data_shards.sources.mimic_tables import REPORT_COLUMNS
 
 SIZES = (100_000, 800_000, 2_000_000)
 _PART = 1 << 17
@@ -57,8 +57,8 @@ def measure_listing(records: int) -> dict[str, float]:
     """Entries listed per second (tables to listing and plan), seconds of the commit, and peak MB of the process, for an archive of `records`."""
     with tempfile.TemporaryDirectory(prefix="cardialign-bench-") as name:
         make_tables(Path(name) / "archive", records)
-        words = [sys.executable, "-m", "data_shards.benchmarks.listing", name]
-        done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+        words = [sys.executable, "-m", "cardialign.data_shards.benchmarks.listing", name]
+        done = subprocess.run(words, cwd=Path(__file__).absolute().parents[3], capture_output=True, text=True)
         if done.returncode:
             raise DataError(f"the process that measures a listing of {records} records failed: {done.stderr.strip().splitlines()[-1:]}")
         return json.loads(done.stdout)

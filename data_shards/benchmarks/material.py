@@ -11,13 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_shards.benchmarks.table import Row
-from data_shards.build import build_shards
-from data_shards.errors import DataError
-from data_shards.record import STANDARD_LEADS, EcgRecord, SignalSpec
-from data_shards.shard_set import ShardSet
-from data_shards.sources.base import Entry, RecordRejected
-from data_shards.wfdb_reader import read_wfdb, standard_leads
+from cardialign.data_shards.benchmarks.table import Row
+from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.reading.wfdb.reader import read_wfdb, standard_leads
+from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord, SignalSpec
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.sources.base import Entry, RecordRejected
 
 Job = Callable[[], int]
 """Does its work once and returns the number of records it handled."""
@@ -137,7 +137,7 @@ def records_of_wfdb(folder: Path, records: int, seed: int) -> list[EcgRecord]:
 
 
 def virtual_wfdb(folder: Path, records: int, seed: int) -> Path:
-    from data_shards.cohort.generate import make_cohort
+    from cardialign.data_shards.cohort.generate import make_cohort
 
     make_cohort(folder, patients=max(1, records // 2), records=max(1, records), seed=seed)
     return folder

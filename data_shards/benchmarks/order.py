@@ -18,20 +18,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_shards.benchmarks.material import Material, Measurement
-from data_shards.benchmarks.memory import PeakMemory
-from data_shards.benchmarks.process import measured_by
-from data_shards.benchmarks.table import Row
-from data_shards.build import build_shards
-from data_shards.commit_set import INDEX, MANIFEST
-from data_shards.index import INDEX_SCHEMA, write_index
-from data_shards.order import GlobalOrder
-from data_shards.record import EcgRecord, SignalSpec
-from data_shards.shard_set import ShardSet
-from data_shards.shard_writer import file_sha256
-from data_shards.sources.base import Entry
-from data_shards.stream import ShardStream
-from data_shards.window_order import WindowOrder
+from cardialign.data_shards.benchmarks.material import Material, Measurement
+from cardialign.data_shards.benchmarks.memory import PeakMemory
+from cardialign.data_shards.benchmarks.process import measured_by
+from cardialign.data_shards.benchmarks.table import Row
+from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.commit import INDEX, MANIFEST
+from cardialign.data_shards.build.index_rows import INDEX_SCHEMA, write_index
+from cardialign.data_shards.build.shard_writer import file_sha256
+from cardialign.data_shards.order.global_order import GlobalOrder
+from cardialign.data_shards.order.window import WindowOrder
+from cardialign.data_shards.record import EcgRecord, SignalSpec
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.sources.base import Entry
+from cardialign.data_shards.stream.stream import ShardStream
 
 RECORDS_PER_SHARD = 4096
 _BATCH = 256

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_shards.errors import DataError
+from cardialign.data_shards.errors import DataError
 
 
 def measured_by(module: str, *words: str, **environment: str) -> dict[str, Any]:
     """Run `python -m module words` with more environment and read the JSON object that it prints. Raises DataError with its last words."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).absolute().parents[3]
     known: Mapping[str, str] = {**os.environ, "PYTHONPATH": str(root), **environment}
     answer = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, cwd=root, env=known)
     if answer.returncode:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_shards.benchmarks.material import Material, Measurement, rate
-from data_shards.benchmarks.table import Row
-from data_shards.order import GlobalOrder
-from data_shards.stream import ShardStream
+from cardialign.data_shards.benchmarks.material import Material, Measurement, rate
+from cardialign.data_shards.benchmarks.table import Row
+from cardialign.data_shards.order.global_order import GlobalOrder
+from cardialign.data_shards.stream.stream import ShardStream
 
 ROWS = (
     Row(

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from data_shards.benchmarks.material import Material, Measurement, rate
-from data_shards.benchmarks.table import Row
-from data_shards.cohort.findings import FINDINGS
-from data_shards.errors import DataError
-from data_shards.text_similarity import low_rank, low_rank_space, unit
+from cardialign.data_shards.benchmarks.material import Material, Measurement, rate
+from cardialign.data_shards.benchmarks.table import Row
+from cardialign.data_shards.cohort.findings import FINDINGS
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.text.similarity import low_rank, low_rank_space, unit
 
 RANK = 64
 BATCH = 1024

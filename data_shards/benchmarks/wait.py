@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 
-from data_shards.benchmarks.material import Material, Measurement
-from data_shards.benchmarks.table import Row
-from data_shards.order import GlobalOrder
-from data_shards.stream import ShardStream
+from cardialign.data_shards.benchmarks.material import Material, Measurement
+from cardialign.data_shards.benchmarks.table import Row
+from cardialign.data_shards.order.global_order import GlobalOrder
+from cardialign.data_shards.stream.stream import ShardStream
 
 STEPS = 16
 HEADROOM = 3.0

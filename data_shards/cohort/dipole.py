@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_shards.record import STANDARD_LEADS
+from cardialign.data_shards.record import STANDARD_LEADS
 
 INDEPENDENT_LEADS: tuple[str, ...] = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 """The eight leads a machine measures; the other four follow from I and II."""

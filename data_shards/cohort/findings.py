@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from data_shards.cohort import changes as do
-from data_shards.cohort.changes import Draft
+from cardialign.data_shards.cohort import waveform_changes as do
+from cardialign.data_shards.cohort.waveform_changes import Draft
 
 NORMAL = "NORM"
 

@@ -19,14 +19,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_shards.cohort.findings import FINDINGS
-from data_shards.cohort.layouts.base import Layout, Rows, write_table
-from data_shards.cohort.layouts.mimic_iv_ecg import MimicIvEcg
-from data_shards.cohort.layouts.paediatric import Paediatric
-from data_shards.cohort.layouts.ptb_xl import PtbXl
-from data_shards.cohort.patients import PREVALENCES, Patient, plan_cohort
-from data_shards.cohort.synthesis import record_visit
-from data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.cohort.findings import FINDINGS
+from cardialign.data_shards.cohort.layouts.base import Layout, Rows, write_table
+from cardialign.data_shards.cohort.layouts.mimic_iv_ecg import MimicIvEcg
+from cardialign.data_shards.cohort.layouts.paediatric import Paediatric
+from cardialign.data_shards.cohort.layouts.ptb_xl import PtbXl
+from cardialign.data_shards.cohort.patients import PREVALENCES, Patient, plan_cohort
+from cardialign.data_shards.cohort.synthesis import record_visit
+from cardialign.data_shards.errors import DataError, UsageError, UserError
 
 GENERATOR_VERSION = 1
 """Raised whenever the same seed gives other bytes."""

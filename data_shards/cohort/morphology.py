@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from data_shards.cohort.dipole import frontal_axis, limb_values, loops
+from cardialign.data_shards.cohort.dipole import frontal_axis, limb_values, loops
 
 Vector = np.ndarray  # float (3,): x left, y feet, z back, mV
 

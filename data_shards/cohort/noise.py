@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from data_shards.cohort.dipole import twelve_leads
+from cardialign.data_shards.cohort.dipole import twelve_leads
 
 ELECTRODES: tuple[str, ...] = ("RA", "LA", "LL", "V1", "V2", "V3", "V4", "V5", "V6")
 FAULT_SHARE = 0.06

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from data_shards.cohort.findings import FINDINGS, NORMAL, compatible
+from cardialign.data_shards.cohort.findings import FINDINGS, NORMAL, compatible
 
 PREVALENCES = ("balanced", "clinical")
 _CHRONIC_SHARE, _HEALTHY_NORMAL, _CHRONIC_PASSING, _SECOND = (

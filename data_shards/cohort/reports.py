@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_shards.cohort.findings import FINDINGS, NORMAL, Finding
+from cardialign.data_shards.cohort.findings import FINDINGS, NORMAL, Finding
 
 SLOTS = 18
 """report_0 to report_17 of MIMIC-IV-ECG."""

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from data_shards.cohort import morphology as shapes
-from data_shards.cohort import rhythm
-from data_shards.cohort.changes import Draft, wide_beat
-from data_shards.cohort.dipole import torso
-from data_shards.cohort.findings import FINDINGS
-from data_shards.cohort.noise import Fault, digitise, draw_fault, electrode_noise
-from data_shards.cohort.patients import Patient, Visit
-from data_shards.cohort.reports import Report, write_report
+from cardialign.data_shards.cohort import morphology as shapes
+from cardialign.data_shards.cohort import rhythm
+from cardialign.data_shards.cohort.dipole import torso
+from cardialign.data_shards.cohort.findings import FINDINGS
+from cardialign.data_shards.cohort.noise import Fault, digitise, draw_fault, electrode_noise
+from cardialign.data_shards.cohort.patients import Patient, Visit
+from cardialign.data_shards.cohort.reports import Report, write_report
+from cardialign.data_shards.cohort.waveform_changes import Draft, wide_beat
 
 UNKNOWN = 29999
 """What machine_measurements.csv holds where nothing could be measured, e.g. the P wave in atrial fibrillation."""

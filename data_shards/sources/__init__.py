@@ -7,21 +7,21 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_shards.errors import UsageError
+from cardialign.data_shards.errors import UsageError
 
 if TYPE_CHECKING:
-    from data_shards.sources.base import Source
+    from cardialign.data_shards.sources.base import Source
 
 SOURCES: dict[str, str] = {
-    "mimic-iv-ecg": "data_shards.sources.mimic_iv_ecg:MimicIvEcg",
-    "ptb-xl": "data_shards.sources.ptb_xl:PtbXl",
-    "cpsc2018": "data_shards.sources.cpsc2018:Cpsc2018",
-    "csn": "data_shards.sources.csn:ChapmanShaoxingNingbo",
-    "challenge": "data_shards.sources.challenge:Challenge",
-    "code15": "data_shards.sources.code15:Code15",
-    "zzu-pecg": "data_shards.sources.zzu_pecg:ZzuPecg",
-    "wfdb": "data_shards.sources.wfdb_folder:WfdbFolder",
-    "arrays": "data_shards.sources.arrays:Arrays",
+    "mimic-iv-ecg": "cardialign.data_shards.sources.mimic_iv_ecg:MimicIvEcg",
+    "ptb-xl": "cardialign.data_shards.sources.ptb_xl:PtbXl",
+    "cpsc2018": "cardialign.data_shards.sources.cpsc2018:Cpsc2018",
+    "csn": "cardialign.data_shards.sources.csn:ChapmanShaoxingNingbo",
+    "challenge": "cardialign.data_shards.sources.challenge:Challenge",
+    "code15": "cardialign.data_shards.sources.code15:Code15",
+    "zzu-pecg": "cardialign.data_shards.sources.zzu_pecg:ZzuPecg",
+    "wfdb": "cardialign.data_shards.sources.wfdb_folder:WfdbFolder",
+    "arrays": "cardialign.data_shards.sources.arrays:Arrays",
 }
 """Name -> "module:class". A new data set is one file here and one line in this table; template.py is there to be copied."""
 

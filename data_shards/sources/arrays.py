@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_shards.errors import UsageError
-from data_shards.record import STANDARD_LEADS, EcgRecord
-from data_shards.sources.base import Entry, RecordRejected
-from data_shards.sources.common import assemble
-from data_shards.sources.file_walk import find_files
-from data_shards.sources.folder import number
-from data_shards.sources.mapped_folder import MappedFolder
-from data_shards.sources.plain_arrays import SUFFIXES, leads_first, read_array
-from data_shards.sources.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
+from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.reading.arrays import SUFFIXES, leads_first, read_array
+from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
+from cardialign.data_shards.reading.walk import find_files
+from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
+from cardialign.data_shards.sources.base import Entry, RecordRejected
+from cardialign.data_shards.sources.shared.common import assemble
+from cardialign.data_shards.sources.shared.folder import number
+from cardialign.data_shards.sources.shared.mapped_folder import MappedFolder
 
 MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "v": 1e3}
 _RATES = ("fs", "sampling_rate")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from data_shards.record import EcgRecord
+from cardialign.data_shards.record import EcgRecord
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
 """Keys become member names of tar files: no dot (webdataset splits names there), no slash, no space."""

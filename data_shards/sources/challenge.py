@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from data_shards.record import EcgRecord
-from data_shards.sources import snomed
-from data_shards.sources.base import Entry
-from data_shards.sources.common import Labels, read_ecg
-from data_shards.sources.file_walk import find_files
-from data_shards.sources.folder import RecordFolder, age_in_years, header_comments, sex_in_words
+from cardialign.data_shards.reading.walk import find_files
+from cardialign.data_shards.record import EcgRecord
+from cardialign.data_shards.sources.base import Entry
+from cardialign.data_shards.sources.shared.common import Labels, read_ecg
+from cardialign.data_shards.sources.shared.folder import RecordFolder, age_in_years, header_comments, sex_in_words
+from cardialign.data_shards.sources.vocabularies import snomed
 
 log = logging.getLogger(__name__)
 

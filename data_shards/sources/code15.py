@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_shards.errors import DataError
-from data_shards.record import EcgRecord
-from data_shards.sources.base import Entry
-from data_shards.sources.common import file_facts, find_table, read_ecg, rows_of
-from data_shards.sources.file_walk import find_files
-from data_shards.sources.folder import RecordFolder, age_in_years, header_comments, sex_in_words
-from data_shards.sources.join import TextRows, stretches
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.reading.walk import find_files
+from cardialign.data_shards.record import EcgRecord
+from cardialign.data_shards.sources.base import Entry
+from cardialign.data_shards.sources.shared.common import file_facts, find_table, read_ecg, rows_of
+from cardialign.data_shards.sources.shared.folder import RecordFolder, age_in_years, header_comments, sex_in_words
+from cardialign.data_shards.sources.shared.join import TextRows, stretches
 
 log = logging.getLogger(__name__)
 

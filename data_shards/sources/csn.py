@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from data_shards.sources import snomed
-from data_shards.sources.challenge import Challenge
-from data_shards.sources.common import Labels
+from cardialign.data_shards.sources.challenge import Challenge
+from cardialign.data_shards.sources.shared.common import Labels
+from cardialign.data_shards.sources.vocabularies import snomed
 
 
 class ChapmanShaoxingNingbo(Challenge):

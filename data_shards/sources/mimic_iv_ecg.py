@@ -14,13 +14,22 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from data_shards.errors import DataError
-from data_shards.record import EcgRecord
-from data_shards.sources.base import Entry
-from data_shards.sources.common import check_layout, file_facts, find_table, fold_of, patient_hash, read_ecg, stream_table, strings
-from data_shards.sources.folder import RecordFolder
-from data_shards.sources.join import id_numbers
-from data_shards.sources.mimic_tables import NoteTable, PatientTable, ReportColumns
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.record import EcgRecord
+from cardialign.data_shards.sources.base import Entry
+from cardialign.data_shards.sources.mimic_tables import NoteTable, PatientTable, ReportColumns
+from cardialign.data_shards.sources.shared.common import (
+    check_layout,
+    file_facts,
+    find_table,
+    fold_of,
+    patient_hash,
+    read_ecg,
+    stream_table,
+    strings,
+)
+from cardialign.data_shards.sources.shared.folder import RecordFolder
+from cardialign.data_shards.sources.shared.join import id_numbers
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from data_shards.reports import clean_statements
-from data_shards.sources.common import stream_table, strings
-from data_shards.sources.join import IdRows, id_numbers
+from cardialign.data_shards.report_text import clean_statements
+from cardialign.data_shards.sources.shared.common import stream_table, strings
+from cardialign.data_shards.sources.shared.join import IdRows, id_numbers
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_shards.errors import DataError, UsageError
-from data_shards.record import EcgRecord
-from data_shards.reports import clean_statements
-from data_shards.sources.base import Entry, RecordRejected
-from data_shards.sources.common import check_layout, file_facts, find_table, read_ecg, rows_of
-from data_shards.sources.folder import RecordFolder, age_in_years
-from data_shards.sources.scp_statements import ScpStatements, parse_scp_codes
+from cardialign.data_shards.errors import DataError, UsageError
+from cardialign.data_shards.record import EcgRecord
+from cardialign.data_shards.report_text import clean_statements
+from cardialign.data_shards.sources.base import Entry, RecordRejected
+from cardialign.data_shards.sources.shared.common import check_layout, file_facts, find_table, read_ecg, rows_of
+from cardialign.data_shards.sources.shared.folder import RecordFolder, age_in_years
+from cardialign.data_shards.sources.vocabularies.scp import ScpStatements, parse_scp_codes
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 It works as it stands, for a folder with records.csv (record, patient, age, sex, report) and one <record>.npy per record: float (12, T) in mV
 at 500 Hz. Its options, a folder that is not there, doubled names, patient hashes, folds and outside labels are taken care of by `RecordFolder`;
-leads, gains and quality by `assemble` (arrays) or `read_ecg` (WFDB files, `data_shards/sources/common.py`).
+leads, gains and quality by `assemble` (arrays) or `read_ecg` (WFDB files, `data_shards/sources/shared/common.py`).
 
 A reader never repairs and never guesses: a record that cannot be used raises RecordRejected(reason, detail) in `_read`, and the build counts
 it; what makes the whole set unusable raises DataError in `_listing`, with a remedy.
@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from data_shards.record import STANDARD_LEADS, EcgRecord
-from data_shards.reports import clean_statements
-from data_shards.sources.base import Entry
-from data_shards.sources.common import assemble, check_layout, file_facts, rows_of
-from data_shards.sources.folder import RecordFolder, age_in_years, sex_in_words
-from data_shards.sources.plain_arrays import read_array
-from data_shards.sources.voltages import signal_from_millivolts
+from cardialign.data_shards.reading.arrays import read_array
+from cardialign.data_shards.reading.voltages import signal_from_millivolts
+from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
+from cardialign.data_shards.report_text import clean_statements
+from cardialign.data_shards.sources.base import Entry
+from cardialign.data_shards.sources.shared.common import assemble, check_layout, file_facts, rows_of
+from cardialign.data_shards.sources.shared.folder import RecordFolder, age_in_years, sex_in_words
 
 _TABLE = "records.csv"
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data_shards.record import EcgRecord
-from data_shards.sources.base import Entry
-from data_shards.sources.common import read_ecg
-from data_shards.sources.file_walk import find_files
-from data_shards.sources.folder import age_in_years, header_comments, sex_in_words
-from data_shards.sources.mapped_folder import MappedFolder
+from cardialign.data_shards.reading.walk import find_files
+from cardialign.data_shards.record import EcgRecord
+from cardialign.data_shards.sources.base import Entry
+from cardialign.data_shards.sources.shared.common import read_ecg
+from cardialign.data_shards.sources.shared.folder import age_in_years, header_comments, sex_in_words
+from cardialign.data_shards.sources.shared.mapped_folder import MappedFolder
 
 _SUFFIXES = (".hea", ".dat", ".mat")
 

@@ -16,15 +16,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_shards.errors import DataError, UserError
-from data_shards.record import STANDARD_LEADS, EcgRecord
-from data_shards.reports import clean_statements
-from data_shards.sources import aha_statements
-from data_shards.sources.base import Entry
-from data_shards.sources.common import assemble, file_facts, find_table, read_ecg, read_table, strings
-from data_shards.sources.folder import RecordFolder, age_in_years, number, sex_in_words
-from data_shards.sources.plain_arrays import read_array
-from data_shards.sources.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
+from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.reading.arrays import read_array
+from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
+from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
+from cardialign.data_shards.report_text import clean_statements
+from cardialign.data_shards.sources.base import Entry
+from cardialign.data_shards.sources.shared.common import assemble, file_facts, find_table, read_ecg, read_table, strings
+from cardialign.data_shards.sources.shared.folder import RecordFolder, age_in_years, number, sex_in_words
+from cardialign.data_shards.sources.vocabularies import aha as aha_statements
 
 log = logging.getLogger(__name__)
 

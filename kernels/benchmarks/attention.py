@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kernels.attention import attention
-from kernels.attention_backends import Operands, choose_backend, operands, probe
-from kernels.attention_packed import pack, packed_attention, plan_buckets
-from kernels.benchmarks.cases import Case, Work, words
-from kernels.benchmarks.timing import Job
-from kernels.rotary import rotary, rotation, turn_heads
+from cardialign.kernels.attention.backends import Operands, choose_backend, operands, probe
+from cardialign.kernels.attention.dense import attention
+from cardialign.kernels.attention.packed import pack, packed_attention, plan_buckets
+from cardialign.kernels.attention.rotary import rotary, rotation, turn_heads
+from cardialign.kernels.benchmarks.cases import Case, Work, words
+from cardialign.kernels.benchmarks.timing import Job
 
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 WARM = {"sequences": 2, "tokens": 8, "heads": 2, "head_width": 16}

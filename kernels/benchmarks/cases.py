@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from kernels.benchmarks.memory import keep_freed_blocks
-from kernels.benchmarks.timing import Job, Timing, interleaved_medians, run_once
+from cardialign.kernels.benchmarks.memory import keep_freed_blocks
+from cardialign.kernels.benchmarks.timing import Job, Timing, interleaved_medians, run_once
 
 MODULES: dict[str, str] = {
-    "contrastive": "kernels.benchmarks.contrastive",
-    "ranks": "kernels.benchmarks.ranks",
-    "patch-embed": "kernels.benchmarks.patch_embed",
-    "attention": "kernels.benchmarks.attention",
+    "contrastive": "cardialign.kernels.benchmarks.contrastive",
+    "ranks": "cardialign.kernels.benchmarks.ranks",
+    "patch-embed": "cardialign.kernels.benchmarks.patch_embed",
+    "attention": "cardialign.kernels.benchmarks.attention",
 }
 """Operation -> the module that measures it; one that is not installed is reported, not an error."""
 
@@ -52,7 +52,7 @@ class Case:
     build: function(implementation, device, **size) -> Job; it raises ValueError, with the reason, for what this machine lacks.
     warm_size: a small size run once before, so that libraries are loaded by then. rounds, seconds, warmup: see `interleaved_medians`.
     absent: those of them that are left out at this size, and why. kernels: those that are kernels of ours, which must earn their dispatch.
-    scale: the number by which `kernels.dispatch` decides about them. dispatched: device -> the implementation that backend "auto" takes.
+    scale: the number by which `cardialign.kernels.dispatch` decides about them. dispatched: device -> the implementation that backend "auto" takes.
     measured_by: instead of `measure`, for what does not run in this process.
     """
 

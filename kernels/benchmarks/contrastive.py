@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import contrastive
-from kernels import contrastive_reference as reference
-from kernels.benchmarks.cases import Case, Work
-from kernels.benchmarks.timing import Job
-from kernels.contrastive import NegativeWeights, Similarity, SoftTargets
-from kernels.contrastive_ranks import Layout, Merge, Visit
-from kernels.contrastive_softmax import SoftmaxLoss
+from cardialign.kernels.benchmarks.cases import Case, Work
+from cardialign.kernels.benchmarks.timing import Job
+from cardialign.kernels.contrastive import losses as contrastive
+from cardialign.kernels.contrastive import reference
+from cardialign.kernels.contrastive.exchange import Layout, Merge, Visit
+from cardialign.kernels.contrastive.losses import NegativeWeights, Similarity, SoftTargets
+from cardialign.kernels.contrastive.softmax import SoftmaxLoss
 
 NAMES = {
     "weighted": "weighted",

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from kernels.benchmarks.cases import Rows
+from cardialign.kernels.benchmarks.cases import Rows
 
 OPERATIONS = {"contrastive": "contrastive", "patch embedding": "patch-embed"}
-"""Operation in the rows -> its name in `kernels.dispatch`."""
+"""Operation in the rows -> its name in `cardialign.kernels.dispatch`."""
 
 
 @dataclass(frozen=True)
 class Contest:
     """Our fastest kernel against the fastest PyTorch implementation of one case, by the time of forward and backward.
 
-    taken: "auto" takes a kernel of ours at this size. scale: what `kernels.dispatch` goes by.
+    taken: "auto" takes a kernel of ours at this size. scale: what `cardialign.kernels.dispatch` goes by.
     """
 
     op: str
@@ -61,7 +61,7 @@ def _contests(rows: Rows) -> Iterator[Contest]:
 
 
 def dispatch_table(report: dict[str, Any]) -> dict[str, Any]:
-    """What `kernels.dispatch` reads: device, versions, and per operation the smallest scale from which every measured case was won by a kernel.
+    """What `cardialign.kernels.dispatch` reads: device, versions, and per operation the smallest scale from which every measured case was won by a kernel.
 
     An operation whose largest case was lost has None. Raises ValueError when the report holds no kernel that ran on a GPU.
     """

@@ -24,12 +24,12 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from kernels import contrastive
-from kernels.benchmarks.cases import Case, Rows, Work, compared
-from kernels.benchmarks.memory import peak_mib
-from kernels.benchmarks.timing import Timing
-from kernels.contrastive import NegativeWeights, Similarity
-from kernels.contrastive_ring import Ring
+from cardialign.kernels.benchmarks.cases import Case, Rows, Work, compared
+from cardialign.kernels.benchmarks.memory import peak_mib
+from cardialign.kernels.benchmarks.timing import Timing
+from cardialign.kernels.contrastive import losses as contrastive
+from cardialign.kernels.contrastive.losses import NegativeWeights, Similarity
+from cardialign.kernels.contrastive.ring import Ring
 
 WORLD = 2
 SCHEMES = ("gather", "ring")
@@ -69,7 +69,7 @@ def measure_over_ranks(case: Case, device: torch.device) -> Rows:
     if device.type == "cuda" and torch.cuda.device_count() < world:
         return compared(case, device, {}, dict.fromkeys(case.implementations, f"{world} GPUs are needed, {torch.cuda.device_count()} here"))
     request = {**case.size, "device": device.type, "rounds": case.rounds, "seconds": case.seconds, "memory": case.memory}
-    answer = run_processes(world, "kernels.benchmarks.ranks", request, DEADLINE_S)
+    answer = run_processes(world, "cardialign.kernels.benchmarks.ranks", request, DEADLINE_S)
     chosen = answer.pop("auto")
     timings = {scheme: Timing(**figures) for scheme, figures in answer.items()}
     rows = compared(case, device, timings, {})
@@ -84,7 +84,7 @@ def run_processes(world: int, module: str, request: dict[str, Any], deadline: fl
     RANK, WORLD_SIZE and RENDEZVOUS (a file) are in the environment. No process is left behind. Raises RuntimeError with the last lines of the
     rank that failed first, or when the ranks have not ended after `deadline` seconds.
     """
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).absolute().parents[3])
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
         environment = {
             **os.environ,

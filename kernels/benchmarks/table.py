@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from kernels.benchmarks.cases import Progress, collect, listed, not_measured, silent
-from kernels.benchmarks.dispatch import contests
-from kernels.benchmarks.targets import NO_GPU, outcomes
-from kernels.benchmarks.timing import copy_rate, gemm_rate
+from cardialign.kernels.benchmarks.cases import Progress, collect, listed, not_measured, silent
+from cardialign.kernels.benchmarks.dispatch import contests
+from cardialign.kernels.benchmarks.targets import NO_GPU, outcomes
+from cardialign.kernels.benchmarks.timing import copy_rate, gemm_rate
 
 HEADER = (
     "operation",
@@ -100,7 +100,7 @@ def markdown(report: dict[str, Any]) -> list[str]:
     options = " --quick" * report["quick"] + "".join(f" --op {op}" for op in report["only"])
     command = f"cardialign bench kernels{options} --markdown"
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items() if version)
-    lines = ["# Figures of the kernels", "", f"Measured {report['date']} by `{command} > kernels/FIGURES.md`; {versions}.", ""]
+    lines = ["# Figures of the kernels", "", f"Measured {report['date']} by `{command} > kernels/benchmarks/FIGURES.md`; {versions}.", ""]
     lines += [*INTRODUCTION.splitlines(), *_targets(report)]
     for device in report["devices"]:
         lines += _device(report, device)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from kernels.benchmarks.cases import Rows
+from cardialign.kernels.benchmarks.cases import Rows
 
 MIB = float(1 << 20)
 Verdict = Literal["pass", "fail", "not measured on a GPU", "not measured in this run"]
@@ -38,7 +38,7 @@ class Outcome:
 
 
 def outcomes(report: dict[str, Any]) -> list[Outcome]:
-    """Every promise against a report (`kernels.benchmarks.table.measured_report`)."""
+    """Every promise against a report (`cardialign.kernels.benchmarks.table.measured_report`)."""
     devices = {each["device"] for each in report["devices"]}
     found = []
     for target in TARGETS:

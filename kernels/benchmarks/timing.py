@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from kernels.benchmarks.memory import peak_mib
+from cardialign.kernels.benchmarks.memory import peak_mib
 
 FLUSH_BYTES = 256 << 20  # five times the second-level cache of an H200
 

@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data_shards.errors import DataError
-from data_shards.shard_set import ShardSet
-from data_shards.sources.common import read_table, strings
-from pretrain.evaluation.prompts import PromptClass, PromptSet
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.sources.shared.common import read_table, strings
+from cardialign.pretrain.evaluation.prompts import PromptClass, PromptSet
 
 _VALUES = {"0": False, "0.0": False, "1": True, "1.0": True}
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from data_shards.errors import UsageError
+from cardialign.data_shards.errors import UsageError
 
 PROMPTS = Path(__file__).parent.parent / "prompts"
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import yaml
 
-from data_shards.errors import DataError, UsageError
-from data_shards.shard_set import ShardSet
-from data_shards.splits import SPLITS, SplitRule
-from pretrain.evaluation.label_files import read_label_file, read_prompt_file, rows_by_name
-from pretrain.evaluation.prompts import load_prompts
-from pretrain.evaluation.task import EvaluationTask, labelled_task
+from cardialign.data_shards.errors import DataError, UsageError
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.shard_set.splits import SPLITS, SplitRule
+from cardialign.pretrain.evaluation.label_files import read_label_file, read_prompt_file, rows_by_name
+from cardialign.pretrain.evaluation.prompts import load_prompts
+from cardialign.pretrain.evaluation.task import EvaluationTask, labelled_task
 
 log = logging.getLogger(__name__)
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from data_shards.errors import UsageError
-from data_shards.shard_set import ShardSet
-from data_shards.splits import SplitRule
-from pretrain.evaluation.prompts import PromptSet, load_prompts
+from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.shard_set.splits import SplitRule
+from cardialign.pretrain.evaluation.prompts import PromptSet, load_prompts
 
 
 @dataclass(frozen=True)
 class EvaluationTask:
     """rows (n,), truth bool (n, C) in the order of `prompts.classes`, patients (n,), and the label codes nobody has words for.
 
-    `first_seconds`: only so much of each signal is shown to the encoder, the rest is masked; None = all of it. `protocol`: where all this comes from when a published protocol chose it (`pretrain.evaluation.protocols`), None otherwise.
+    `first_seconds`: only so much of each signal is shown to the encoder, the rest is masked; None = all of it. `protocol`: where all this comes from when a published protocol chose it (`cardialign.pretrain.evaluation.protocols`), None otherwise.
     """
 
     prompts: PromptSet

@@ -16,14 +16,14 @@ from typing import TypedDict, Unpack
 
 import numpy as np
 
-from data_shards.errors import UsageError, UserError
-from data_shards.shard_set import ShardSet
-from data_shards.stream import iterate_rows
-from pretrain.evaluation.metrics import Estimate, bootstrap_auroc, class_auroc, row_means, usable_classes
-from pretrain.evaluation.prompts import PromptSet
-from pretrain.evaluation.task import EvaluationTask, labelled_task
-from pretrain.evaluation.zero_shot_result import ClassResult, MacroResult, ZeroShotComparison, ZeroShotResult
-from pretrain.loaded_encoder import LoadedEncoder
+from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.stream.stream import iterate_rows
+from cardialign.pretrain.evaluation.prompts import PromptSet
+from cardialign.pretrain.evaluation.result import ClassResult, MacroResult, ZeroShotComparison, ZeroShotResult
+from cardialign.pretrain.evaluation.scoring import Estimate, bootstrap_auroc, class_auroc, row_means, usable_classes
+from cardialign.pretrain.evaluation.task import EvaluationTask, labelled_task
+from cardialign.pretrain.export.loaded import LoadedEncoder
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class ZeroShotOptions(TypedDict, total=False):
     """What to evaluate on, and how; the defaults stand in `_evaluate`.
 
     prompts: name of a shipped prompt set or a YAML file; classes: only these codes of it; folds, split: only these records (all by default); task:
-    instead of all these, what a protocol chose (`pretrain.evaluation.protocols.open_task`); bootstrap: resamples; progress(done, total) in records.
+    instead of all these, what a protocol chose (`cardialign.pretrain.evaluation.protocols.open_task`); bootstrap: resamples; progress(done, total) in records.
     """
 
     prompts: str | Path | None

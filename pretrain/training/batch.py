@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from data_shards.order import local_slice
-from data_shards.stream import Batch
-from data_shards.text_bank import TextBank
-from pretrain.config import RunConfig
-from pretrain.model.dual import signal_inputs
-from pretrain.objectives.base import Objective
+from cardialign.data_shards.order.global_order import local_slice
+from cardialign.data_shards.stream.stream import Batch
+from cardialign.data_shards.text.bank import TextBank
+from cardialign.pretrain.config import RunConfig
+from cardialign.pretrain.methods.base import Objective
+from cardialign.pretrain.methods.dual import signal_inputs
 
 Tensors = dict[str, torch.Tensor]
 

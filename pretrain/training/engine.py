@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from data_shards.errors import UserError
-from pretrain.config import OptimizerConfig, RunConfig
+from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.config import OptimizerConfig, RunConfig
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pretrain.training.engine import BatchPlan
+from cardialign.pretrain.training.engine import BatchPlan
 
 Tensors = Mapping[str, torch.Tensor]
 Loss = Callable[[dict[str, torch.Tensor]], tuple[torch.Tensor, dict[str, Any]]]

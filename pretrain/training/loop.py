@@ -14,29 +14,36 @@ from typing import Any
 
 import torch
 
-from data_shards.errors import UserError
-from data_shards.mixture import JoinedSets
-from data_shards.order import ORDER_VERSION
-from data_shards.shard_set import Selection, ShardSet
-from data_shards.stream import EMPTY_DIGEST, Batch, ShardStream
-from data_shards.substitutes import Order
-from data_shards.text_bank import TextBank
-from pretrain.config import RunConfig
-from pretrain.model.dual import DualEncoder
-from pretrain.objectives import create_objective
-from pretrain.reporting import Reporter
-from pretrain.training import resume
-from pretrain.training.agreement import first_error, highest, on_rank_zero
-from pretrain.training.batch import step_inputs
-from pretrain.training.checkpoint import committed_path
-from pretrain.training.clock import StepClock
-from pretrain.training.collapse import CollapseAlarm, effective_rank
-from pretrain.training.engine import Workers, make_engine, optimizer_step, plan_batches, set_learning_rate, start_workers
-from pretrain.training.gradient_cache import accumulate_gradients
-from pretrain.training.quarantine import Quarantine
-from pretrain.training.run_data import open_bank, open_data, total_steps
-from pretrain.training.schedule import learning_rate, warmup_steps
-from pretrain.training.trace import TraceWriter
+from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.order.global_order import ORDER_VERSION
+from cardialign.data_shards.order.mixture import JoinedSets
+from cardialign.data_shards.order.substitutes import Order
+from cardialign.data_shards.shard_set.shard_set import Selection, ShardSet
+from cardialign.data_shards.stream.stream import EMPTY_DIGEST, Batch, ShardStream
+from cardialign.data_shards.text.bank import TextBank
+from cardialign.pretrain.config import RunConfig
+from cardialign.pretrain.methods import create_objective
+from cardialign.pretrain.methods.dual import DualEncoder
+from cardialign.pretrain.run.observer import Reporter
+from cardialign.pretrain.run.trace import TraceWriter
+from cardialign.pretrain.training.alarms import CollapseAlarm, effective_rank
+from cardialign.pretrain.training.batch import step_inputs
+from cardialign.pretrain.training.checkpoints import state as resume
+from cardialign.pretrain.training.checkpoints.files import committed_path
+from cardialign.pretrain.training.collectives import first_error, highest, on_rank_zero
+from cardialign.pretrain.training.data import open_bank, open_data, total_steps
+from cardialign.pretrain.training.engine import (
+    Workers,
+    make_engine,
+    optimizer_step,
+    plan_batches,
+    set_learning_rate,
+    start_workers,
+)
+from cardialign.pretrain.training.gradient_cache import accumulate_gradients
+from cardialign.pretrain.training.quarantine import Quarantine
+from cardialign.pretrain.training.schedule import learning_rate, warmup_steps
+from cardialign.pretrain.training.step_clock import StepClock
 
 log = logging.getLogger(__name__)
 

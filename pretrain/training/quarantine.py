@@ -16,12 +16,12 @@ from typing import Any
 
 import torch.distributed as dist
 
-from data_shards.batch_decoder import Batch
-from data_shards.errors import DataError
-from data_shards.shard_files import REMEDY
-from data_shards.stream import ShardStream
-from data_shards.substitutes import BadSample, Order, describe_bad, substitutes
-from pretrain.training.agreement import on_rank_zero
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.order.substitutes import BadSample, Order, describe_bad, substitutes
+from cardialign.data_shards.shard_set.payloads import REMEDY
+from cardialign.data_shards.stream.decoder import Batch
+from cardialign.data_shards.stream.stream import ShardStream
+from cardialign.pretrain.training.collectives import on_rank_zero
 
 log = logging.getLogger(__name__)
 

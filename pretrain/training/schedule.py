@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pretrain.config import ScheduleConfig
+from cardialign.pretrain.config import ScheduleConfig
 
 
 def warmup_steps(config: ScheduleConfig, total_steps: int) -> int:

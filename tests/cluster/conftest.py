@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cluster.cli import main
-from tests.cluster.tiny_set import export_untrained, make_tiny_cohort, make_tiny_shards
+from cardialign.cluster.main import main
+from tests.support.tiny_set import export_untrained, make_tiny_cohort, make_tiny_shards
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cluster.cli import build_parser
-from cluster.demo import Demo, _open, _run_stage, _shards_stage, mlflow_command, plan, run_demo
-from data_shards.errors import UserError
+from cardialign.cluster.demo import Demo, _open, _run_stage, _shards_stage, mlflow_command, plan, run_demo
+from cardialign.cluster.main import build_parser
+from cardialign.data_shards.errors import UserError
 
 SETTINGS: dict[str, Any] = {
     "patients": 8,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from data_shards.build import build_shards
-from data_shards.record import SignalSpec
-from data_shards.shard_set import ShardSet
-from tests.data_shards.small_source import SmallSource
+from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from tests.support.small_source import SmallSource
 
 
 @pytest.fixture(scope="session")

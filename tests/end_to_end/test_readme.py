@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from data_shards.cohort.generate import make_cohort
+from cardialign.data_shards.cohort.generate import make_cohort
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
@@ -43,9 +43,9 @@ def shell(tmp_path: Path) -> dict[str, str]:
     program = tmp_path / "bin" / "cardialign"
     program.parent.mkdir()
     program.write_text(
-        f'#!/bin/sh\ncase "$1" in\n  pretrain|demo) exec {shlex.quote(sys.executable)} -m cluster "$@" {SHORT} {BATCH} ;;\n'
-        f'  cohort) [ "$4" = 200 ] && set -- "$@" --patients 60; exec {shlex.quote(sys.executable)} -m cluster "$@" ;;\n'
-        f'  *) exec {shlex.quote(sys.executable)} -m cluster "$@" ;;\nesac\n'
+        f'#!/bin/sh\ncase "$1" in\n  pretrain|demo) exec {shlex.quote(sys.executable)} -m cardialign "$@" {SHORT} {BATCH} ;;\n'
+        f'  cohort) [ "$4" = 200 ] && set -- "$@" --patients 60; exec {shlex.quote(sys.executable)} -m cardialign "$@" ;;\n'
+        f'  *) exec {shlex.quote(sys.executable)} -m cardialign "$@" ;;\nesac\n'
     )
     program.chmod(0o755)
     path = os.pathsep.join([str(program.parent), str(Path(sys.executable).parent), os.environ["PATH"]])

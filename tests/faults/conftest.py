@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.tiny_set import make_tiny_cohort, make_tiny_shards
+from tests.support.tiny_set import make_tiny_cohort, make_tiny_shards
 
 
 @pytest.fixture(scope="session")
 def two_banked_sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    from cluster.text_bank import ensure_text_bank
-    from pretrain.config import TextConfig
+    from cardialign.cluster.runs.text_bank import ensure_text_bank
+    from cardialign.pretrain.config import TextConfig
 
     sets = []
     for patients, seed in ((30, 3), (12, 4)):

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from cluster.cli import main
-from cluster.ray_driver import pretrain
-from cluster.run_dir import ATTEMPTS, WORKERS
-from cluster.spool import read_json
-from pretrain.config import RunConfig, load_config
-from pretrain.training.collapse import CollapseError
-from pretrain.training.trace import read_trace
-from tests.cluster.tiny_set import SMALL
-from tests.processes import run_ranks
+from cardialign.cluster.main import main
+from cardialign.cluster.runs.driver import pretrain
+from cardialign.cluster.runs.failure import ATTEMPTS, WORKERS
+from cardialign.cluster.tracking.spool import read_json
+from cardialign.pretrain.config import RunConfig, load_config
+from cardialign.pretrain.run.trace import read_trace
+from cardialign.pretrain.training.alarms import CollapseError
+from tests.support.processes import run_ranks
+from tests.support.tiny_set import SMALL
 
 pytestmark = pytest.mark.ray
 
@@ -32,9 +32,9 @@ def config_for(*data: str) -> RunConfig:
 
 def train_undisturbed(rank: int, world: int, values: dict[str, Any], run_dir: str) -> None:
     """The same loop without Ray: two plain processes over gloo."""
-    from pretrain.config import parse_config
-    from pretrain.reporting import NullReporter
-    from pretrain.training.loop import train
+    from cardialign.pretrain.config import parse_config
+    from cardialign.pretrain.run.observer import NullReporter
+    from cardialign.pretrain.training.loop import train
 
     train(parse_config(values), Path(run_dir), NullReporter())
 
@@ -80,7 +80,7 @@ def test_sigterm_stops_at_a_committed_checkpoint_with_code_75(
     words += ["--mixture", f"{two_banked_sets[0]}=0.7", "--mixture", f"{two_banked_sets[1]}=0.3"]
     words += [part for assignment in SMALL for part in ("--set", assignment)]
     words += ["--steps", "100000", "--tracking-optional", "--tracking-uri", f"sqlite:///{tmp_path / 'absent' / 'mlflow.db'}"]
-    process = subprocess.Popen([sys.executable, "-m", "cluster", *words], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "cardialign", *words], stdout=subprocess.PIPE, text=True)
     try:
         trace = tmp_path / "run" / "metrics.jsonl"
         while process.poll() is None and not (trace.is_file() and trace.stat().st_size):

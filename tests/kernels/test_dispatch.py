@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels import dispatch
-from kernels.dispatch import OPT_IN, triton_by_default
+from cardialign.kernels import dispatch
+from cardialign.kernels.dispatch import OPT_IN, triton_by_default
 
 CUDA = torch.device("cuda")
 

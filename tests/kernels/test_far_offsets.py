@@ -13,10 +13,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels.similarity import NegativeTiles, NegativeWeights, Similarity
-from kernels.soft_targets import SoftTargets, TargetTiles
-from tests.kernels.far_memory import StoppedError, far_tensor, last_program_of_every_launch
-from tests.kernels.interpreter import interpreted
+from cardialign.kernels.contrastive.similarity import NegativeTiles, NegativeWeights, Similarity
+from cardialign.kernels.contrastive.soft_targets import SoftTargets, TargetTiles
+from tests.support.kernels.far_memory import StoppedError, far_tensor, last_program_of_every_launch
+from tests.support.kernels.interpreter import interpreted
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sysconf") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") < 12 << 30,
@@ -38,9 +38,9 @@ def _side(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
 
 def _last_program(kernel: str, rows: int, columns: int) -> list[bool]:
     """Whether the last program gives the bits that it gives where rows and columns begin with its own tile."""
-    from kernels import contrastive_triton_backward as backward
-    from kernels import contrastive_triton_forward as forward
-    from kernels.contrastive_triton_operands import Operands
+    from cardialign.kernels.contrastive.triton import gradients as backward
+    from cardialign.kernels.contrastive.triton import sums as forward
+    from cardialign.kernels.contrastive.triton.operands import Operands
 
     forward.PROGRAMS = backward.PROGRAMS = 1 << 30  # a program has one tile
     backward.BLOCK_SIDE = 4096
@@ -102,9 +102,9 @@ RECORDS, LEADS, SAMPLES, TOKENS, WIDE = 32800, 12, 5500, 64, 1024
 
 def _patches(signal: torch.Tensor, grad: torch.Tensor) -> list[torch.Tensor]:
     """What the last program of each kernel makes of the last record: tokens, moments, and from the backward the ends of both intermediates."""
-    from kernels import patch_embed_triton as fused
-    from kernels.patch_embed import PatchScaleParams
-    from kernels.patch_embed_tiling import STEP
+    from cardialign.kernels.patch_embed.embed import PatchScaleParams
+    from cardialign.kernels.patch_embed.triton import backend as fused
+    from cardialign.kernels.patch_embed.triton.tiling import STEP
 
     fused.PROGRAMS, fused.MOST_SPLITS = 1, len(signal)  # a program of the backward has one record
     fused.WEIGHT_PROGRAMS = 1 << 30

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from data_shards.cohort.patients import Patient, Visit
-from data_shards.cohort.synthesis import Recording
+from cardialign.data_shards.cohort.patients import Patient, Visit
+from cardialign.data_shards.cohort.synthesis import Recording
 
 Rows = dict[str, list[dict[str, Any]]]
 """Table file name -> rows, as one patient or a whole cohort contributes them."""

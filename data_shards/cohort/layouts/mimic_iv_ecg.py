@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from data_shards.cohort.layouts.base import Rows, wfdb_header, write_wfdb
-from data_shards.cohort.patients import Patient, Visit
-from data_shards.cohort.reports import SLOTS
-from data_shards.cohort.synthesis import Recording
-from data_shards.record import STANDARD_LEADS
+from cardialign.data_shards.cohort.layouts.base import Rows, wfdb_header, write_wfdb
+from cardialign.data_shards.cohort.patients import Patient, Visit
+from cardialign.data_shards.cohort.reports import SLOTS
+from cardialign.data_shards.cohort.synthesis import Recording
+from cardialign.data_shards.record import STANDARD_LEADS
 
 LEADS: tuple[str, ...] = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6")
 """As the real files order them: aVF before aVL."""

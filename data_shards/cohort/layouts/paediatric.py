@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from data_shards.cohort.layouts.base import Rows
-from data_shards.cohort.patients import Patient, Visit
-from data_shards.cohort.synthesis import Recording
-from data_shards.record import STANDARD_LEADS
+from cardialign.data_shards.cohort.layouts.base import Rows
+from cardialign.data_shards.cohort.patients import Patient, Visit
+from cardialign.data_shards.cohort.synthesis import Recording
+from cardialign.data_shards.record import STANDARD_LEADS
 
 
 class Paediatric:

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from data_shards.cohort.findings import FINDINGS
-from data_shards.cohort.layouts.base import Rows, wfdb_header, write_table, write_wfdb
-from data_shards.cohort.patients import Patient, Visit
-from data_shards.cohort.synthesis import Recording
-from data_shards.record import STANDARD_LEADS
+from cardialign.data_shards.cohort.findings import FINDINGS
+from cardialign.data_shards.cohort.layouts.base import Rows, wfdb_header, write_table, write_wfdb
+from cardialign.data_shards.cohort.patients import Patient, Visit
+from cardialign.data_shards.cohort.synthesis import Recording
+from cardialign.data_shards.record import STANDARD_LEADS
 
 LEADS: tuple[str, ...] = tuple(lead.upper() for lead in STANDARD_LEADS)
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_shards.cohort.dipole import DOWER, frontal_axis, loops, torso, twelve_leads
+from cardialign.data_shards.cohort.dipole import DOWER, frontal_axis, loops, torso, twelve_leads
 
 
 @settings(max_examples=40, deadline=None)

@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from data_shards.cohort.findings import FINDINGS, compatible
-from tests.data_shards.cohort.helpers import ADULTS, Measured, measured
+from cardialign.data_shards.cohort.findings import FINDINGS, compatible
+from tests.support.cohort_measures import ADULTS, Measured, measured
 
 
 def _inverted(m: Measured, *leads: str) -> bool:

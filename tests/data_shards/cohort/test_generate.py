@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import wfdb
 
-from data_shards.cohort.findings import FINDINGS
-from data_shards.cohort.generate import CohortReport, make_cohort
-from data_shards.cohort.layouts.mimic_iv_ecg import measuring_cart
-from data_shards.cohort.patients import plan_cohort
-from data_shards.cohort.synthesis import UNKNOWN
-from data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.cohort.findings import FINDINGS
+from cardialign.data_shards.cohort.generate import CohortReport, make_cohort
+from cardialign.data_shards.cohort.layouts.mimic_iv_ecg import measuring_cart
+from cardialign.data_shards.cohort.patients import plan_cohort
+from cardialign.data_shards.cohort.synthesis import UNKNOWN
+from cardialign.data_shards.errors import DataError, UsageError, UserError
 
 ROOT = Path(__file__).parents[3]
 
@@ -206,7 +206,7 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path):
 @pytest.mark.processes
 def test_a_killed_run_is_recognised_and_made_anew(tmp_path: Path):
     script = (
-        "import sys\nfrom data_shards.cohort.generate import make_cohort\n"
+        "import sys\nfrom cardialign.data_shards.cohort.generate import make_cohort\n"
         "def stop(done, total):\n    print(done, flush=True)\n    sys.stdin.read()\n"
         "make_cohort(sys.argv[1], patients=40, records=40, sampling_rate=100, progress=stop)\n"
     )

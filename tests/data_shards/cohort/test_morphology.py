@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.data_shards.cohort.helpers import ADULTS, measured
+from tests.support.cohort_measures import ADULTS, measured
 
 NEWBORN = 3 / 365.25
 

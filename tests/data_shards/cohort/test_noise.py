@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_shards.cohort.noise import FAULT_SHARE, Fault, digitise, draw_fault, electrode_noise
+from cardialign.data_shards.cohort.noise import FAULT_SHARE, Fault, digitise, draw_fault, electrode_noise
 
 
 def test_noise_has_wander_mains_and_muscle_of_realistic_size():

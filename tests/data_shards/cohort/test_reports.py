@@ -7,11 +7,11 @@ import re
 import numpy as np
 import pytest
 
-from data_shards.cohort.findings import FINDINGS
-from data_shards.cohort.patients import plan_cohort
-from data_shards.cohort.reports import Report, write_report
-from data_shards.cohort.synthesis import beat_heart, draft_visit, measure, report_facts
-from tests.data_shards.cohort.helpers import measured, person
+from cardialign.data_shards.cohort.findings import FINDINGS
+from cardialign.data_shards.cohort.patients import plan_cohort
+from cardialign.data_shards.cohort.reports import Report, write_report
+from cardialign.data_shards.cohort.synthesis import beat_heart, draft_visit, measure, report_facts
+from tests.support.cohort_measures import measured, person
 
 # What a reader would take as a claim of the finding.
 CLAIMS = {

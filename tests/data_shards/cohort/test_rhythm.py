@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_shards.cohort.rhythm import RhythmPlan, fibrillatory_waves, flutter_waves, generate
+from cardialign.data_shards.cohort.rhythm import RhythmPlan, fibrillatory_waves, flutter_waves, generate
 
 
 @pytest.mark.parametrize("origin", ["sinus", "afib", "flutter", "paced", "av-paced", "complete-block"])

@@ -6,8 +6,8 @@ import importlib.util
 
 import pytest
 
-from data_shards.errors import UsageError
-from pretrain.evaluation.prompts import load_prompts, prompt_set_names
+from cardialign.data_shards.errors import UsageError
+from cardialign.pretrain.evaluation.prompts import load_prompts, prompt_set_names
 
 
 @pytest.mark.parametrize("name", prompt_set_names())
@@ -27,10 +27,10 @@ def test_no_two_classes_of_a_set_share_a_prompt_and_no_prompt_is_a_bare_code(nam
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("data_shards.cohort.findings") is None, reason="the virtual cohort has no findings module here"
+    importlib.util.find_spec("cardialign.data_shards.cohort.findings") is None, reason="the virtual cohort has no findings module here"
 )
 def test_the_virtual_set_covers_every_finding_of_the_virtual_cohort():
-    from data_shards.cohort.findings import FINDINGS
+    from cardialign.data_shards.cohort.findings import FINDINGS
 
     assert set(load_prompts("virtual-findings-v1").codes) == set(FINDINGS)
 

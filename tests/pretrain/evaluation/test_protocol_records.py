@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_shards.build import build_shards
-from data_shards.errors import DataError
-from data_shards.record import SignalSpec
-from data_shards.shard_set import ShardSet
-from data_shards.sources import open_source
-from pretrain.evaluation.label_files import read_label_file, read_prompt_file
-from pretrain.evaluation.prompts import load_prompts
-from pretrain.evaluation.protocols import load_task, open_task
-from tests.pretrain.evaluation.published_files import make_set, write_label_files
+from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.sources import open_source
+from cardialign.pretrain.evaluation.label_files import read_label_file, read_prompt_file
+from cardialign.pretrain.evaluation.prompts import load_prompts
+from cardialign.pretrain.evaluation.protocols import load_task, open_task
+from tests.support.published_files import make_set, write_label_files
 
 SPEC = SignalSpec(100, 2.5)
 NAMES = {"cpsc2018": ["A0001", "A0030", "A2600", "A6877"], "csn": ["JS00001", "JS00030", "JS18048", "JS45551"]}
@@ -81,7 +81,7 @@ def test_the_clean_protocol_deals_each_patient_of_these_sets_to_one_part(sets: d
 
 @pytest.mark.parametrize("task", ["cpsc2018", "csn"])
 def test_own_prompts_cover_every_class_that_a_reader_can_give(task: str) -> None:
-    from data_shards.sources import snomed
+    from cardialign.data_shards.sources.vocabularies import snomed
 
     codes = set(load_prompts(load_task(f"clean-v1:{task}").values["prompts"]).codes)
     names = snomed.CPSC2018 if task == "cpsc2018" else snomed.CHAPMAN

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_shards.build import build_shards
-from data_shards.errors import DataError, UsageError
-from data_shards.record import SignalSpec
-from data_shards.shard_set import ShardSet
-from data_shards.sources.base import Entry
-from pretrain.evaluation.label_files import record_name, rows_by_name
-from pretrain.evaluation.prompts import load_prompts
-from pretrain.evaluation.protocols import PROTOCOLS, load_task, open_task, protocol_names
-from tests.data_shards.small_source import SmallSource
+from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.errors import DataError, UsageError
+from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.sources.base import Entry
+from cardialign.pretrain.evaluation.label_files import record_name, rows_by_name
+from cardialign.pretrain.evaluation.prompts import load_prompts
+from cardialign.pretrain.evaluation.protocols import PROTOCOLS, load_task, open_task, protocol_names
+from tests.support.small_source import SmallSource
 
 SUPER = ("HYP", "NORM", "MI", "CD", "STTC")
 SPEC = SignalSpec(500, 0.04)
@@ -173,7 +173,7 @@ def test_every_protocol_states_data_labels_split_preprocessing_and_prompts() -> 
 
 
 def test_the_published_label_files_open_and_say_how_many_records_are_here(real_data: Path, tmp_path: Path) -> None:
-    from data_shards.sources import open_source
+    from cardialign.data_shards.sources import open_source
 
     source = open_source("ptb-xl", real_data / "ptb-xl", sampling_rate=100)
     build_shards(source, tmp_path / "set", spec=SignalSpec(100, 10), workers=1, limit=60)

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from data_shards.build import build_shards
-from data_shards.errors import DataError, UsageError, UserError
-from data_shards.record import SignalSpec
-from data_shards.shard_set import ShardSet
-from pretrain.evaluation.metrics import auroc
-from pretrain.evaluation.task import labelled_task
-from pretrain.evaluation.zero_shot import class_embeddings, compare_zero_shot, evaluate_zero_shot
-from pretrain.loaded_encoder import untrained_encoder
-from tests.pretrain.evaluation.planted_source import PROMPTS, PlantedSource
-from tests.pretrain.small_encoder import SPEC, small_config
+from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.pretrain.evaluation.scoring import auroc
+from cardialign.pretrain.evaluation.task import labelled_task
+from cardialign.pretrain.evaluation.zero_shot import class_embeddings, compare_zero_shot, evaluate_zero_shot
+from cardialign.pretrain.export.loaded import untrained_encoder
+from tests.support.planted_source import PROMPTS, PlantedSource
+from tests.support.small_encoder import SPEC, small_config
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -190,7 +190,7 @@ def test_progress_counts_every_record_once(shards, prompts, untrained):
 
 
 def test_prompt_ensembles_are_means_of_unit_vectors(prompts, untrained):
-    from pretrain.evaluation.prompts import load_prompts
+    from cardialign.pretrain.evaluation.prompts import load_prompts
 
     embedded = class_embeddings(untrained, load_prompts(prompts))
     both = untrained.embed_text(["Tall upright deflections", "Upright deflections"]).mean(axis=0)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from data_shards.order import local_slice
-from pretrain.training.batch import dropped_leads
+from cardialign.data_shards.order.global_order import local_slice
+from cardialign.pretrain.training.batch import dropped_leads
 
 GLOBAL = 11
 

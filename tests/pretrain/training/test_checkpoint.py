@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from pretrain.training import checkpoint
-from pretrain.training.checkpoint import MANIFEST, CheckpointError
+from cardialign.pretrain.training.checkpoints import files as checkpoint
+from cardialign.pretrain.training.checkpoints.files import MANIFEST, CheckpointError
 
 
 def write(run_dir, step, content=b"weights"):

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from data_shards.errors import UserError
-from data_shards.order import local_slice
-from data_shards.record import SignalSpec
-from pretrain.config import RunConfig
-from pretrain.model.dual import DualEncoder
-from pretrain.training.engine import deepspeed_config, parameter_groups, plan_batches
+from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.order.global_order import local_slice
+from cardialign.data_shards.record import SignalSpec
+from cardialign.pretrain.config import RunConfig
+from cardialign.pretrain.methods.dual import DualEncoder
+from cardialign.pretrain.training.engine import deepspeed_config, parameter_groups, plan_batches
 
 
 @given(world=st.integers(1, 9), extra=st.integers(0, 60), micro=st.none() | st.integers(1, 40))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pretrain.training import two_towers
-from tests.processes import run_ranks
+from tests.support import two_towers
+from tests.support.processes import run_ranks
 
 CASES = [(stage, micro_batch) for stage in range(4) for micro_batch in (4, 8, None)] + [(2, 1), (3, 1)]
 

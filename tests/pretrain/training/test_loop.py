@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_shards.errors import DataError, UserError
-from data_shards.shard_set import ShardSet
-from pretrain.model.dual import DualEncoder
-from pretrain.reporting import NullReporter
-from pretrain.training.checkpoint import list_checkpoints
-from pretrain.training.collapse import CollapseError
-from pretrain.training.loop import TrainResult, train
-from pretrain.training.resume import load_weights
-from pretrain.training.run_data import open_bank, open_data, total_steps
-from pretrain.training.trace import read_trace
-from tests.pretrain.training.tiny_shards import config_for, make_shards
-from tests.processes import RankError, run_ranks
+from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.pretrain.methods.dual import DualEncoder
+from cardialign.pretrain.run.observer import NullReporter
+from cardialign.pretrain.run.trace import read_trace
+from cardialign.pretrain.training.alarms import CollapseError
+from cardialign.pretrain.training.checkpoints.files import list_checkpoints
+from cardialign.pretrain.training.checkpoints.state import load_weights
+from cardialign.pretrain.training.data import open_bank, open_data, total_steps
+from cardialign.pretrain.training.loop import TrainResult, train
+from tests.support.processes import RankError, run_ranks
+from tests.support.tiny_shards import config_for, make_shards
 
 pytestmark = pytest.mark.processes
 STEPS = 6
@@ -236,7 +236,7 @@ def test_a_window_in_the_recipe_bounds_the_shards_of_a_batch(shards):
 def test_torchrun_entry_stops_at_a_checkpoint_on_sigterm(shards, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps(config_for(shards, steps=100_000, checkpoint_every=100_000).resolved()))
-    words = [sys.executable, "-m", "pretrain", "--recipe", str(recipe), "--run-dir", str(tmp_path / "run"), "--threads", "1"]
+    words = [sys.executable, "-m", "cardialign.pretrain", "--recipe", str(recipe), "--run-dir", str(tmp_path / "run"), "--threads", "1"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 60
@@ -253,6 +253,6 @@ def test_torchrun_entry_stops_at_a_checkpoint_on_sigterm(shards, tmp_path):
 
 
 def test_torchrun_entry_says_what_is_wrong_in_a_recipe(tmp_path):
-    words = [sys.executable, "-m", "pretrain", "--recipe", "cardialign-demo", "--run-dir", str(tmp_path), "--set", "training.stepz=3"]
+    words = [sys.executable, "-m", "cardialign.pretrain", "--recipe", "cardialign-demo", "--run-dir", str(tmp_path), "--set", "training.stepz=3"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2 and "training.stepz: unknown key" in done.stderr

@@ -10,25 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.exporting import export_run
-from cluster.pretraining import prepare
-from data_shards.build import build_shards
-from data_shards.errors import DataError, UserError
-from data_shards.joined_bank import JoinedBank
-from data_shards.mixture import JoinedSets
-from data_shards.order import ORDER_VERSION
-from data_shards.record import EcgRecord, SignalSpec
-from data_shards.shard_set import ShardSet
-from data_shards.sources.base import Entry
-from data_shards.text_bank import build_text_bank
-from pretrain.config import RunConfig, parse_config
-from pretrain.reporting import NullReporter
-from pretrain.training.loop import TrainResult, train
-from pretrain.training.resume import TrainerState, check_continues
-from pretrain.training.run_data import open_bank, open_data, open_sets, total_steps
-from pretrain.training.trace import read_trace
-from tests.pretrain.training.tiny_shards import RATE, SECONDS, HashingEncoder, TinySource, config_for, make_shards
-from tests.processes import run_ranks
+from cardialign.cluster.registry.export_run import export_run
+from cardialign.cluster.runs.lifecycle import prepare
+from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.order.global_order import ORDER_VERSION
+from cardialign.data_shards.order.mixture import JoinedSets
+from cardialign.data_shards.record import EcgRecord, SignalSpec
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.sources.base import Entry
+from cardialign.data_shards.text.bank import build_text_bank
+from cardialign.data_shards.text.joined_bank import JoinedBank
+from cardialign.pretrain.config import RunConfig, parse_config
+from cardialign.pretrain.run.observer import NullReporter
+from cardialign.pretrain.run.trace import read_trace
+from cardialign.pretrain.training.checkpoints.state import TrainerState, check_continues
+from cardialign.pretrain.training.data import open_bank, open_data, open_sets, total_steps
+from cardialign.pretrain.training.loop import TrainResult, train
+from tests.support.processes import run_ranks
+from tests.support.tiny_shards import RATE, SECONDS, HashingEncoder, TinySource, config_for, make_shards
 
 pytestmark = pytest.mark.processes
 STEPS = 6

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from data_shards.errors import DataError
-from data_shards.shard_set import ShardSet
-from data_shards.stream import EMPTY_DIGEST, chain_digest
-from data_shards.substitutes import substitutes
-from pretrain.reporting import NullReporter
-from pretrain.training import quarantine
-from pretrain.training.loop import TrainResult, train
-from pretrain.training.run_data import open_data
-from pretrain.training.trace import read_trace
-from tests.data_shards.test_stream import flip
-from tests.pretrain.training.tiny_shards import config_for, make_shards
-from tests.processes import run_ranks
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.order.substitutes import substitutes
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.stream.stream import EMPTY_DIGEST, chain_digest
+from cardialign.pretrain.run.observer import NullReporter
+from cardialign.pretrain.run.trace import read_trace
+from cardialign.pretrain.training import quarantine
+from cardialign.pretrain.training.data import open_data
+from cardialign.pretrain.training.loop import TrainResult, train
+from tests.data_shards.stream.test_stream import flip
+from tests.support.processes import run_ranks
+from tests.support.tiny_shards import config_for, make_shards
 
 pytestmark = pytest.mark.processes
 STEPS, BAD_STEP = 6, 3

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_shards.errors import UserError
-from pretrain.config import RunConfig
-from pretrain.training import checkpoint, resume
-from pretrain.training.checkpoint import CheckpointError
-from tests.pretrain.training import two_towers
-from tests.processes import run_ranks
+from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.config import RunConfig
+from cardialign.pretrain.training.checkpoints import files as checkpoint
+from cardialign.pretrain.training.checkpoints import state as resume
+from cardialign.pretrain.training.checkpoints.files import CheckpointError
+from tests.support import two_towers
+from tests.support.processes import run_ranks
 
 STAGES = (0, 1, 2, 3)
 ELSEWHERE = (0, 2, 3)  # ZeRO 1 moves to another world size in test_loop

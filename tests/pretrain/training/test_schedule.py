@@ -2,8 +2,8 @@
 
 import pytest
 
-from pretrain.config import ScheduleConfig
-from pretrain.training.schedule import learning_rate, warmup_steps
+from cardialign.pretrain.config import ScheduleConfig
+from cardialign.pretrain.training.schedule import learning_rate, warmup_steps
 
 
 def test_warms_up_by_default_and_ends_at_the_floor():

@@ -1,0 +1,1 @@
+"""CardiAlign: distributed ECG-language pretraining."""

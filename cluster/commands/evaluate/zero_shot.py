@@ -1,0 +1,74 @@
+"""`cardialign evaluate zero-shot`: how well an encoder tells the classes of a prompt set apart, without any training on them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from cardialign.cluster.cli.options import add_folds, add_split, add_tracking_uri
+from cardialign.data_shards.errors import UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--encoder", required=True, help="exported folder, or models:/NAME@ALIAS")
+    parser.add_argument("--shards", type=Path, required=True, help="folder or URL of the shard set")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--prompts", help="name of a shipped prompt set or a YAML file")
+    what.add_argument("--protocol", metavar="NAME:TASK", help="records, labels and prompts of a protocol, e.g. clean-v1:ptb-xl-super")
+    parser.add_argument("--label-files", type=Path, metavar="DIR", help="folder of a protocol's published label files, where it needs them")
+    add_folds(parser, "score only these folds")
+    add_split(parser, "score only this part; with --protocol: the protocol's part, default test; else")
+    parser.add_argument(
+        "--bootstrap", type=int, default=1000, metavar="N", help="resamples by patient for the 95 %% intervals (default 1000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and of the untrained baseline (default 0)")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default 64")
+    parser.add_argument("--baseline", action="store_true", help="also score the same encoder with fresh weights")
+    parser.add_argument("--out", type=Path, help="write the full result there as JSON")
+    parser.add_argument("--track", action="store_true", help="also log the figures to the registered encoder's MLflow run and version")
+    add_tracking_uri(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cardialign.cluster.cli.progress import Progress
+    from cardialign.cluster.registry.open_encoder import open_encoder
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+    from cardialign.pretrain.evaluation.protocols import open_task
+    from cardialign.pretrain.evaluation.result import ZeroShotComparison, ZeroShotResult
+    from cardialign.pretrain.evaluation.zero_shot import compare_zero_shot, evaluate_zero_shot
+
+    if args.track and not args.encoder.startswith("models:/"):
+        raise UsageError(f"--track: {args.encoder} is a folder, not a registered encoder", "give --encoder models:/NAME@ALIAS")
+    shard_set = ShardSet.open(args.shards)
+    settings: dict[str, Any] = {"bootstrap": args.bootstrap, "seed": args.seed, "batch_size": args.batch_size}
+    if args.protocol is None:
+        if args.label_files is not None:
+            raise UsageError("--label-files belongs to a protocol", "add --protocol NAME:TASK or leave it out")
+        settings |= {"prompts": args.prompts, "folds": args.folds, "split": args.split}
+    else:
+        if args.folds is not None:
+            raise UsageError("--folds with --protocol: the protocol says which records", "leave --folds out, or choose --split")
+        settings["task"] = open_task(args.protocol, shard_set, split=args.split or "test", label_files=args.label_files)
+    with open_encoder(args.encoder, args.tracking_uri) as encoder, Progress("zero-shot") as progress:
+        outcome: ZeroShotResult | ZeroShotComparison
+        if args.baseline:
+            outcome = compare_zero_shot(encoder, encoder.untrained(args.seed), shard_set, progress=progress, **settings)
+        else:
+            outcome = evaluate_zero_shot(encoder, shard_set, progress=progress, **settings)
+    result = outcome.to_dict()
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1))
+    if args.track:
+        from cardialign.cluster.registry.registry import log_evaluation
+
+        chosen = result["protocol"]
+        name = f"{chosen['protocol']}/{chosen['task']}/{chosen['split']}" if chosen else result["prompts"]["name"]
+        log_evaluation(args.encoder, args.tracking_uri, f"zero-shot/{name}", result)
+    return {**result, "_table": outcome.table()}
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    return str(result["_table"]).splitlines()

@@ -1,0 +1,30 @@
+"""`cardialign registry list`: what is registered."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from cardialign.cluster.cli.options import add_tracking_uri
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_tracking_uri(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cardialign.cluster.registry.registry import list_models
+
+    return {"encoders": list_models(args.tracking_uri)}
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    rows = result["encoders"]
+    if not rows:
+        return ["no encoder is registered"]
+    width = max(len(row["name"]) for row in rows)
+    return [
+        f"{row['name']:<{width}}  {row['version']:>3}  {', '.join(row['aliases']) or '-':<16}  "
+        + "  ".join(f"{key} {value:.4g}" for key, value in row["metrics"].items())
+        for row in rows
+    ]

@@ -1,0 +1,22 @@
+"""`cardialign registry pull`: a registered encoder as a folder of safetensors and JSON, every digest checked."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from cardialign.cluster.cli.options import add_tracking_uri
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("encoder", help="NAME (newest), NAME@ALIAS or NAME/VERSION")
+    parser.add_argument("out", type=Path, help="new folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder")
+    add_tracking_uri(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cardialign.cluster.registry.registry import pull
+
+    return pull(args.encoder, args.out, args.tracking_uri, overwrite=args.overwrite)

@@ -1,0 +1,104 @@
+"""`cardialign shards build`: a data set on disk -> a shard set.
+
+The options of the readers come from the readers themselves; an option called like one of the shard set's (`sampling_rate`) is spelled `--record-rate`:
+which of a data set's published rates to read, while `--sampling-rate` is what the shards hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cardialign.cluster.cli.options import add_folds, add_workers, key_values
+from cardialign.cluster.cli.progress import Progress
+
+FLAG_OF = {"sampling_rate": "record-rate"}
+
+
+def _reader_options() -> dict[str, str]:
+    """Option -> help, over all readers, each with the names of the readers that take it unless all do."""
+    from cardialign.data_shards.sources import SOURCES, source_class
+
+    merged: dict[str, dict[str, list[str]]] = {}
+    for name in SOURCES:
+        for option, text in source_class(name).options().items():
+            merged.setdefault(option, {}).setdefault(text, []).append(name)
+    said = {
+        option: [text if len(names) == len(SOURCES) else f"{text} [{', '.join(names)}]" for text, names in texts.items()]
+        for option, texts in merged.items()
+    }
+    return {option: "; ".join(texts) for option, texts in said.items()}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from cardialign.data_shards.sources import SOURCES
+
+    parser.add_argument("source", help=f"what kind of data set: {', '.join(SOURCES)}")
+    parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the shard set")
+    parser.add_argument(
+        "--sampling-rate", type=float, default=500.0, metavar="HZ", help="of the shards; records are resampled (default 500)"
+    )
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of every record; cropped or padded at the end (default 10)")
+    parser.add_argument("--codec", default="einthoven", help="einthoven (default, lossless) or npy")
+    parser.add_argument("--records-per-shard", type=int, default=2048, metavar="N", help="default 2048")
+    add_workers(parser, 0, "processes, 0 = one per core")
+    parser.add_argument(
+        "--address",
+        metavar="auto|HOST:PORT|local",
+        help="build as Ray tasks: on the cluster at this address (--root and --out on a filesystem that all nodes share), or on a local Ray",
+    )
+    add_folds(parser, "keep only these folds")
+    parser.add_argument("--limit", type=int, metavar="N", help="read at most so many records")
+    parser.add_argument("--overwrite", action="store_true", help="replace a finished shard set")
+    readers = parser.add_argument_group("options of the reader")
+    for option, text in _reader_options().items():
+        readers.add_argument(
+            f"--{FLAG_OF.get(option, option).replace('_', '-')}", dest=f"reader_{option}", metavar="VALUE", help=text.replace("%", "%%")
+        )
+    readers.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="the same, by the reader's own word")
+
+
+def two_stages(listing: Progress, building: Progress) -> Callable[[int, int, int], None]:
+    """What `build_shards` takes: the records listed while their number is not known, then the records built, with an ETA of their own."""
+
+    def show(done: int, total: int, rejected: int) -> None:
+        if total == 0:
+            listing(done)
+        else:
+            listing.close()
+            building(done, total, rejected)
+
+    return show
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cardialign.data_shards.build.build import build_shards
+    from cardialign.data_shards.record import SignalSpec
+    from cardialign.data_shards.sources import open_source
+
+    given = {name.removeprefix("reader_"): value for name, value in vars(args).items() if name.startswith("reader_") and value is not None}
+    executor = None
+    if args.address is not None:
+        from cardialign.cluster.builds.ray_tasks import RayTasks
+
+        executor = RayTasks(None if args.address == "local" else args.address, args.workers)
+    source = open_source(args.source, args.root if executor is None else args.root.absolute(), **given, **key_values(args.option))
+    with Progress("shards build: listing records") as listing, Progress("shards build") as building:
+        report = build_shards(
+            source,
+            args.out if executor is None else args.out.absolute(),
+            spec=SignalSpec(args.sampling_rate, args.seconds),
+            codec=args.codec,
+            records_per_shard=args.records_per_shard,
+            workers=args.workers,
+            folds=args.folds,
+            limit=args.limit,
+            overwrite=args.overwrite,
+            progress=two_stages(listing, building),
+            executor=executor,
+        )
+    return asdict(report)

@@ -1,0 +1,63 @@
+"""`cardialign shards inspect`: the figures of a shard set, or one of its records as a 12-lead picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from cardialign.data_shards.errors import UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shards", type=Path, help="folder or URL of the shard set")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--key", help="record to draw")
+    which.add_argument("--row", type=int, help="record to draw, by row of the index")
+    parser.add_argument("--out", type=Path, help="picture to write (.png); needs --key or --row")
+
+
+def _figures(shard_set: Any) -> dict[str, Any]:
+    manifest = shard_set.manifest
+    return {
+        "path": shard_set.path,
+        "source": manifest["source"].get("name"),
+        "signal": {"sampling_rate": shard_set.spec.sampling_rate, "seconds": shard_set.spec.seconds},
+        **{name: manifest["counts"][name] for name in ("records", "patients", "reports", "rejected")},
+        "quality": manifest["counts"].get("quality", {}),
+        "shards": len(manifest["shards"]),
+        "bytes": sum(shard["bytes"] for shard in manifest["shards"]),
+        "label_sets": list(shard_set.label_sets),
+        "fingerprint": shard_set.fingerprint,
+    }
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+
+    shard_set = ShardSet.open(args.shards)
+    if args.key is None and args.row is None:
+        if args.out is not None:
+            raise UsageError("--out names a picture, but no record is chosen", "add --key KEY or --row N")
+        return _figures(shard_set)
+    if args.row is not None and not 0 <= args.row < len(shard_set):
+        raise UsageError(f"--row {args.row} is outside 0..{len(shard_set) - 1}", "choose a row of the index")
+    row = args.row if args.row is not None else int(shard_set.select(keys=[args.key]).rows[0])
+    record = shard_set.read_record(row)
+    facts = {
+        "row": row,
+        "key": record.key,
+        "statements": list(record.statements),
+        "labels": {name: list(codes) for name, codes in record.labels.items()},
+        "age_years": record.age_years,
+        "sex": record.sex,
+        "fold": record.fold,
+        "quality": {flag: list(leads) for flag, leads in record.quality.items()},
+        "picture": None,
+    }
+    if args.out is not None:
+        from cardialign.data_shards.signal.plot import draw_ecg
+
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        facts["picture"] = str(draw_ecg(record, args.out))
+    return facts

@@ -1,0 +1,50 @@
+"""`cardialign shards stats`: what is in a shard set, as figures and as a page with histograms."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from cardialign.cluster.cli.progress import Progress
+from cardialign.data_shards.errors import UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shards", type=Path, help="folder or URL of the shard set")
+    parser.add_argument("--out", type=Path, help="page to write (.html)")
+    parser.add_argument("--sample", type=int, default=5000, metavar="N", help="records to read for lengths and rates (default 5000)")
+    parser.add_argument("--top", type=int, default=50, metavar="N", help="most frequent statements and reports to list (default 50)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cardialign.data_shards.checks.statistics import set_statistics
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+
+    for name in ("sample", "top"):
+        if getattr(args, name) < 1:
+            raise UsageError(f"--{name} is {getattr(args, name)}; it must be at least 1", f"set --{name} to 1 or more")
+    with Progress("shards stats") as progress:
+        figures = set_statistics(ShardSet.open(args.shards), sample=args.sample, top=args.top, progress=progress)
+    page = None
+    if args.out is not None:
+        from cardialign.cluster.pages.set_page import write_statistics_page
+
+        page = str(write_statistics_page(args.out, figures))
+    return {**figures, "page": page}
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    from cardialign.cluster.main import aligned
+
+    reports, ages = result["reports"], result["age_years"]
+    shown: dict[str, Any] = {name: result[name] for name in ("source", "records", "patients", "shards", "bytes", "rejected")}
+    shown["sampling rate"] = {f"{rate} Hz": count for rate, count in result["original_sampling_rate"].items()}
+    shown["valid seconds"] = {name: result["valid_seconds"][name] for name in ("least", "median", "padded_records")}
+    shown["reports"] = {name: reports[name] for name in ("with", "without", "distinct", "distinct_statements")}
+    shown["statements"] = dict(list(reports["statements"].items())[:5])
+    for name, labels in result["labels"].items():
+        shown[f"labels {name}"] = dict(list(labels["codes"].items())[:8])
+    shown["age"] = {name: ages[name] for name in ("known", "median", "p05", "p95") if name in ages}
+    shown |= {"sex": result["sex"], "quality": result["quality"], "page": result["page"]}
+    return aligned(shown)

@@ -1,0 +1,31 @@
+"""`cardialign shards verify`: is every byte of a shard set what its index and manifest promise?"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cardialign.cluster.cli.exit_codes import DONE, FAILED
+from cardialign.cluster.cli.progress import Progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shards", type=Path, help="folder or URL of the shard set")
+    parser.add_argument("--quick", action="store_true", help="names, sizes and counts only; no digest and no decoding")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cardialign.data_shards.checks.verify import verify
+
+    with Progress("shards verify") as progress:
+        report = verify(args.shards, quick=args.quick, progress=progress)
+    return {**asdict(report), "exit_code": DONE if report.ok else FAILED}
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    notes = [f"  note: {note}" for note in result["notes"]]
+    if not result["problems"]:
+        return [f"ok  {result['records']} records in {result['shards']} shards", *notes]
+    return [f"{len(result['problems'])} problems", *(f"  - {problem}" for problem in result["problems"]), *notes]

@@ -1,0 +1,38 @@
+"""`cardialign text-bank build`: tokens and frozen embeddings of every distinct report, beside the shards."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from cardialign.cluster.cli.progress import Progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shards", type=Path, help="folder of the shard set")
+    parser.add_argument("--encoder", default="minilm", help="minilm (default), a Hugging Face id, or a local folder")
+    parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="reports are cut there (default 128)")
+    parser.add_argument(
+        "--distant", type=int, nargs="?", const=64, metavar="K", help="also the table of the K (default 64) most distant reports of each"
+    )
+    parser.add_argument("--style", default="sentences", help="how statements are joined: sentences (default) or merl")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cardialign.cluster.runs.text_bank import ensure_text_bank
+    from cardialign.pretrain.config import parse_config
+
+    config = parse_config(
+        {"text": {"encoder": args.encoder, "max_tokens": args.max_tokens, "style": args.style}, "training": {"steps": 1}}, "text-bank build"
+    )
+    with Progress("text-bank build") as progress:
+        bank = ensure_text_bank(args.shards, config.text, progress)
+    if args.distant is None:
+        return bank
+    from cardialign.data_shards.text.bank import TextBank
+    from cardialign.data_shards.text.distant import build_distant
+
+    with Progress("distant reports") as progress:
+        table = build_distant(TextBank(Path(bank["path"])), args.distant, progress)
+    return {**bank, "distant": table.shape[1]}

@@ -1,0 +1,18 @@
+"""`cardialign tracking sync`: replay what a run has in its spool to MLflow. Repeating it changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", type=Path, help="folder of the run")
+    parser.add_argument("--tracking-uri", metavar="URI", help="another store than the run was started with")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cardialign.cluster.tracking.tracker import sync
+
+    return sync(args.run_dir, args.tracking_uri)

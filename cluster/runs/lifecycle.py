@@ -1,0 +1,134 @@
+"""`pretrain` from end to end: check and prepare what it needs, open tracking, train on Ray, export, register."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cardialign.cluster.cli.exit_codes import DONE, STOPPED
+from cardialign.cluster.cli.progress import Progress
+from cardialign.cluster.environment.versions import git_commit, versions
+from cardialign.cluster.runs.failure import EXPORT
+from cardialign.cluster.tracking.tracker import RunTracker
+from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.pretrain.run.lock import held
+
+if TYPE_CHECKING:
+    from cardialign.pretrain.config import RunConfig, TextConfig
+
+FINAL = ("final_loss", "records_per_second", "data_wait_share", "restarts")
+"""Figures of a finished run that MLflow gets as `run/...`."""
+
+
+def prepare(config: RunConfig) -> dict[str, Any]:
+    """What can be found wrong before anything is started, and the text bank of every set. Returns records, steps and fingerprints of the run's data."""
+    from cardialign.pretrain.training.data import open_data, total_steps
+
+    shard_set, selection, _ = open_data(config)
+    banks = [_bank(part.shards, config.text) for part in config.data.parts]
+    return {
+        "records": len(selection.rows),
+        "steps": total_steps(config, len(selection.rows)),
+        "shards_fingerprint": shard_set.fingerprint,
+        "selection_fingerprint": selection.fingerprint,
+        "text_encoder_fingerprint": banks[0]["encoder_fingerprint"],
+    }
+
+
+def _bank(shards: Path, text: TextConfig) -> dict[str, Any]:
+    """The text bank of a shard set, opened or made. Made in a process of its own, so that the report encoder is gone from memory before the workers start."""
+    from cardialign.cluster.cli.subcommand import run_command
+    from cardialign.cluster.runs.text_bank import find_text_bank
+    from cardialign.data_shards.shard_set.remote import url_of
+
+    bank = find_text_bank(shards, text)
+    if bank is None:
+        words = ["--encoder", text.encoder, "--max-tokens", str(text.max_tokens), "--style", text.style]
+        bank = run_command(["text-bank", "build", url_of(shards) or str(shards), *words])
+    return bank
+
+
+def _figures(line: dict[str, Any]) -> str:
+    shown = [f"loss {line['loss']:.4f}"] if "loss" in line else []
+    shown += [f"{line['records_per_second']:.0f} records/s"] if "records_per_second" in line else []
+    return "  ".join(shown)
+
+
+def pretrain_and_export(
+    config: RunConfig,
+    run_dir: Path,
+    *,
+    workers: int = 2,
+    address: str | None = None,
+    max_failures: int = 3,
+    tracking_uri: str,
+    tracking_optional: bool = False,
+    experiment: str = "cardialign",
+    register_as: str | None = None,
+) -> dict[str, Any]:
+    """Train, track, export to `run_dir/export`, register. The result's `exit_code` is 75 when the run stopped at a committed checkpoint.
+
+    Raises UserError: configuration, data, an MLflow store that cannot be opened (unless `tracking_optional`), a run directory that another run
+    holds, or a failed run.
+    """
+    from cardialign.cluster.runs.driver import pretrain
+
+    if workers < 1:
+        raise UsageError(f"--workers {workers} is less than 1", "one worker is the least")
+    with held(run_dir.expanduser().absolute()):
+        data = prepare(config)
+        tracker = RunTracker(run_dir.expanduser().absolute(), tracking_uri, experiment=experiment, optional=tracking_optional)
+        tags = {"data.fingerprint": data["shards_fingerprint"], "data.selection": data["selection_fingerprint"], "git.commit": git_commit()}
+        tags |= {f"version.{name}": number for name, number in versions().items()}
+        parameters = {**config.resolved(), "workers": workers, "records": data["records"], "steps": data["steps"]}
+        tracker.start(config.name, parameters, {key: value for key, value in tags.items() if value})
+        status, final = "FAILED", {}
+        try:
+            with Progress("pretrain", data["steps"]) as progress:
+                outcome = pretrain(
+                    config,
+                    run_dir,
+                    workers=workers,
+                    address=address,
+                    max_failures=max_failures,
+                    on_step=lambda line: progress.update(int(line["step"]), figures=_figures(line)),
+                )
+            status = "KILLED" if outcome.stopped else "FINISHED"
+            final = {f"run/{name}": float(getattr(outcome, name)) for name in FINAL}
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            delivered = tracker.finish(status, final)
+        result = {
+            **{key: value for key, value in asdict(outcome).items() if key != "seconds"},
+            "training_seconds": outcome.seconds,
+            "records": data["records"],
+            "data_fingerprint": data["shards_fingerprint"],
+            "tracking_uri": tracker.uri,
+            "run_id": tracker.run_id or None,
+            "tracked": delivered,
+            "exit_code": STOPPED if outcome.stopped else DONE,
+        }
+        if outcome.stopped:
+            return {**result, "next": "run the same command again to continue"}
+        return {**result, **_hand_over(run_dir, outcome.final_loss, tracker, register_as)}
+
+
+def _hand_over(run_dir: Path, final_loss: float, tracker: RunTracker, register_as: str | None) -> dict[str, Any]:
+    from cardialign.cluster.registry.export_run import export_run
+
+    exported = export_run(run_dir, overwrite=True)
+    handed: dict[str, Any] = {"export": str(run_dir / EXPORT), "digest_of_export": exported["digest"]}
+    if register_as:
+        from cardialign.cluster.registry.registry import CANDIDATE, register
+
+        if not tracker.run_id:
+            raise UserError(
+                f"the run is finished and exported to {run_dir / EXPORT}, but could not be registered: {tracker.uri} was not open",
+                "run `cardialign tracking sync`, then the same command again with --register",
+            )
+        version = register(run_dir / EXPORT, register_as, tracker.uri, tracker.run_id, {"final_loss": final_loss})
+        handed |= {"registered": register_as, "version": version, "alias": CANDIDATE}
+    return handed

@@ -1,0 +1,51 @@
+"""The text bank of a shard set for one report encoder: opened when it is there, built when it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cardialign.data_shards.errors import DataError
+
+if TYPE_CHECKING:
+    from cardialign.data_shards.text.bank import TextBank
+    from cardialign.pretrain.config import TextConfig
+
+
+def _facts(bank: TextBank, config: TextConfig, fingerprint: str, made: bool) -> dict[str, Any]:
+    return {
+        "path": str(bank.path),
+        "reports": len(bank),
+        "dimensions": bank.dim,
+        "encoder": config.encoder,
+        "encoder_fingerprint": fingerprint,
+        "made": made,
+    }
+
+
+def find_text_bank(shards: Path, config: TextConfig) -> dict[str, Any] | None:
+    """Path, reports and dimensions of the bank for this encoder and style, None when it has not been built. Raises UserError: no such encoder."""
+    from cardialign.data_shards.text.bank import TextBank
+    from cardialign.pretrain.text.encoder import TextEncoder
+
+    fingerprint = TextEncoder(config).fingerprint
+    try:
+        bank = TextBank.open(shards, fingerprint, config.style)
+    except DataError:  # absent, or of another state of the shard set
+        return None
+    return _facts(bank, config, fingerprint, made=False)
+
+
+def ensure_text_bank(shards: Path, config: TextConfig, progress: Callable[..., None] | None = None) -> dict[str, Any]:
+    """The same, building the bank when it is not there. Raises UserError (no such encoder) or DataError (no report, disk full)."""
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+    from cardialign.data_shards.text.bank import build_text_bank
+    from cardialign.pretrain.text.encoder import TextEncoder
+
+    shard_set = ShardSet.open(shards)
+    found = find_text_bank(shards, config)
+    if found is not None:
+        return found
+    encoder: Any = TextEncoder(config)
+    return _facts(build_text_bank(shard_set, encoder, style=config.style, progress=progress), config, encoder.fingerprint, made=True)

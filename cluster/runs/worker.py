@@ -1,0 +1,52 @@
+"""What Ray Train runs on every worker: the plain training loop of `pretrain`, inside the process group that Ray has set up."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import time
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from cardialign.cluster.runs.failure import ATTEMPTS, FAILURE, RESULT, WORKERS, write_failure
+from cardialign.cluster.runs.observer import RayReporter
+from cardialign.cluster.tracking.spool import append_line, write_json
+from cardialign.data_shards.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """Train until done or asked to stop; rank 0 leaves `result.json`.
+
+    A `UserError` is written to `failure.json` before it is raised: the driver ends the run on it. Anything else is a death that Ray Train
+    answers with a restart, and the loop resumes from the newest verified checkpoint.
+    """
+    import ray.train
+    import torch
+
+    from cardialign.pretrain.config import parse_config
+    from cardialign.pretrain.training.loop import train
+
+    logging.basicConfig(level=settings.get("log_level", logging.INFO), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    run_dir = Path(settings["run_dir"])
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    if (run_dir / FAILURE).exists():
+        return  # another rank met an error that a restart cannot cure
+    torch.set_num_threads(int(settings["threads"]))
+    started = time.time()
+    note = {"pid": os.getpid(), "host": platform.node(), "rank": rank, "world_size": context.get_world_size(), "started": started}
+    write_json(run_dir / WORKERS / f"rank-{rank}.json", note)
+    if rank == 0:
+        append_line(run_dir / ATTEMPTS, {"time": started, "world_size": context.get_world_size()})
+    try:
+        result = train(parse_config(settings["config"]), run_dir, RayReporter(run_dir))
+    except UserError as error:
+        write_failure(run_dir, error, rank)
+        raise
+    if rank == 0:
+        assert is_dataclass(result) and not isinstance(result, type)
+        write_json(run_dir / RESULT, {key: str(value) if isinstance(value, Path) else value for key, value in asdict(result).items()})

@@ -1,0 +1,116 @@
+"""Start and memory of a run on a large set: a fresh process opens an index of 800,000 records, takes its first batch, and streams on.
+
+The index is made of the rows of a real set, repeated under other keys and patients, so that every batch is read and decoded from real shards.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+
+from cardialign.data_shards.benchmarks.material import Material, Measurement
+from cardialign.data_shards.benchmarks.process import measured_by
+from cardialign.data_shards.benchmarks.table import Row
+from cardialign.data_shards.build.commit import INDEX, MANIFEST, REPORTS
+from cardialign.data_shards.build.index_rows import write_index
+from cardialign.data_shards.build.shard_writer import file_sha256
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+
+STEPS = 12
+RECORDS_PER_PATIENT = 5
+
+ROWS = (
+    Row("index of 800,000 records: opening it to the first batch", "large_index_first_batch_seconds", "s", below=1.0,
+        against={"index as one pandas table, shuffled": "large_index_pandas_seconds"}),
+    Row("... the same in CPU seconds (what a busy machine cannot stretch)", "large_index_first_batch_cpu_seconds", "s"),
+    Row("... memory of the process at its peak, imports included", "large_index_memory_peak_mb", "MB", below=500,
+        against={"with the pandas table": "large_index_pandas_memory_mb"}),
+)  # fmt: skip
+
+
+def measure_start(material: Material) -> Measurement:
+    def figures() -> dict[str, float]:
+        large = repeated_set(material.shards, material.folder / "large", material.sizes.index_records)
+        started = time.monotonic()
+        found = measured_by(__name__, str(large), str(material.batch), str(material.seed))
+        found["process_seconds"] = time.monotonic() - started
+        if material.compare:
+            found |= measured_by(__name__, str(large))
+        return {"large_index_records": material.sizes.index_records, **{f"large_index_{name}": value for name, value in found.items()}}
+
+    return Measurement(figures=figures, rows=ROWS)
+
+
+def repeated_set(shards: ShardSet, folder: Path, records: int) -> Path:
+    """A set of `records` records whose rows point into the shards of `shards`, again and again."""
+    folder.mkdir()
+    index = shards.index.take(pa.array(np.arange(records) % len(shards)))
+    columns = {"key": [f"large-{i:08d}" for i in range(records)], "patient": [f"p{i // RECORDS_PER_PATIENT}" for i in range(records)]}
+    for name, values in columns.items():
+        index = index.set_column(index.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    write_index(index.to_batches(), folder / INDEX)
+    (folder / REPORTS).symlink_to(shards.path / REPORTS)
+    for number, name in enumerate(shards.shard_names):
+        shards.read_payload(int(np.argmax(shards.shard == number)))  # a remote shard is fetched now
+        (folder / name).symlink_to((shards.path / name).absolute())
+    counts, tables = {**shards.manifest["counts"], "records": records}, {**shards.manifest["tables"], INDEX: file_sha256(folder / INDEX)}
+    manifest = {**shards.manifest, "counts": counts, "tables": tables}
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    return folder
+
+
+def start_and_stream(folder: Path, batch: int, seed: int) -> dict[str, float]:
+    """Seconds from opening the set to its first batch, by the clock and of CPU, and the memory of this process before, then and at its peak, in MB."""
+    from cardialign.data_shards.order.global_order import GlobalOrder
+    from cardialign.data_shards.stream.stream import ShardStream
+
+    here = psutil.Process()
+    before, started, started_cpu = here.memory_info().rss, time.monotonic(), time.process_time()
+    shards = ShardSet.open(folder)
+    order = GlobalOrder(shards.select().rows, shards.patients, batch, seed, shards.fingerprint)
+    with ShardStream(shards, order, stop_step=STEPS, threads=1) as batches:
+        next(batches)
+        seconds, cpu_seconds = time.monotonic() - started, time.process_time() - started_cpu
+        for _ in batches:
+            pass
+    now = here.memory_info().rss
+    return {
+        "first_batch_seconds": seconds,
+        "first_batch_cpu_seconds": cpu_seconds,
+        "memory_before_mb": before / 1e6,
+        "memory_streaming_mb": now / 1e6,
+        "memory_peak_mb": max(now, peak_memory()) / 1e6,  # the kernel's two counters differ by some pages
+    }
+
+
+def pandas_start(folder: Path) -> dict[str, float]:
+    """The same up to the first batch of rows, as it is done without an index of plain columns: the table into pandas, then shuffled. No record is
+    read."""
+    import pandas as pd
+
+    started = time.monotonic()
+    frame = pd.read_parquet(folder / INDEX).sample(frac=1.0, random_state=0)
+    frame.head(1)
+    return {"pandas_seconds": time.monotonic() - started, "pandas_memory_mb": peak_memory() / 1e6}
+
+
+def peak_memory() -> int:
+    """Most bytes this program ever held. Linux: from the memory map, because `ru_maxrss` still counts the program that started this one."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    measured = (
+        start_and_stream(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])) if len(sys.argv) > 2 else pandas_start(Path(sys.argv[1]))
+    )
+    sys.stdout.write(json.dumps(measured) + "\n")

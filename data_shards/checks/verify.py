@@ -1,0 +1,252 @@
+"""`verify`: does a shard set hold what its manifest and index promise? Every problem is a sentence that names shard, record and offset."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cardialign.data_shards.build.commit import INDEX, REPORTS, content_fingerprint
+from cardialign.data_shards.build.index_rows import INDEX_SCHEMA
+from cardialign.data_shards.checks.stray_files import stray_files
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.shard_set.remote import BANKS, RemoteShards, open_remote
+from cardialign.data_shards.shard_set.shard_set import read_manifest, read_table
+from cardialign.data_shards.signal.codec import decode_counts
+from cardialign.data_shards.text.bank_files import bank_problems
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class VerifyReport:
+    """`problems` in sentences, empty when the set is whole; `notes`: files of a folder that belong to nothing, which harm no reader. `records` and
+    `shards` looked at; `quick`: sizes and tables only."""
+
+    path: Path
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    records: int = 0
+    shards: int = 0
+    quick: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def verify(path: Path | str, *, quick: bool = False, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+    """Check a shard set and its text banks. quick: presence, sizes and tables; otherwise every byte, member, checksum and payload too.
+
+    path: a folder, or a URL whose shards are then fetched one by one (quick: its tables only). progress(shards done, shards). Raises DataError only
+    when there is no manifest to verify against.
+    """
+    remote = open_remote(path)
+    path = Path(path) if remote is None else remote.folder
+    manifest = read_manifest(path)
+    report = VerifyReport(path, quick=quick)
+    index = _check_tables(path, manifest, report)
+    _check_manifest(manifest, report)
+    known = {shard["name"] for shard in manifest["shards"]}
+    for stray in sorted(file.name for file in path.glob("shard-*.tar") if file.name not in known):
+        report.problems.append(f"shard {stray} is in the folder but not in the manifest")
+    for number, shard in enumerate(manifest["shards"]):
+        rows = None if index is None else _rows_of(index, number)
+        if rows is not None and rows.num_rows != shard["records"]:
+            report.problems.append(
+                f"{INDEX} lists {rows.num_rows} records in shard {shard['name']}, the manifest says {shard['records']}: stale index"
+            )
+        if remote is None or not quick:
+            try:
+                with _located(path, remote, shard["name"]) as file:
+                    if _check_shard_file(file, shard, report, quick) and not quick:
+                        _check_members(file, shard, rows, manifest["spec"]["samples"], report)
+            except DataError as error:  # the URL does not give what the manifest lists
+                report.problems.append(error.problem)
+        report.shards += 1
+        if progress is not None:
+            progress(report.shards, len(manifest["shards"]))
+    for bank in sorted((path / BANKS).glob("[!.]*")):
+        if bank.is_dir():
+            report.problems += bank_problems(bank, manifest["fingerprint"], quick=quick)
+    if remote is None:  # what else lies in the cache of a URL is the cache's own
+        report.notes = stray_files(path, manifest)
+    log.info("verified path=%s quick=%s shards=%d records=%d problems=%d", path, quick, report.shards, report.records, len(report.problems))
+    return report
+
+
+def _check_tables(path: Path, manifest: dict[str, Any], report: VerifyReport) -> pa.Table | None:
+    """Both tables against the manifest's digests, the index against itself. Returns the index when it can be read."""
+    tables: dict[str, pa.Table] = {}
+    for name in (INDEX, REPORTS):
+        try:
+            digest = hashlib.sha256((path / name).read_bytes()).hexdigest()
+            tables[name] = read_table(path / name)
+        except (OSError, DataError) as error:
+            report.problems.append(f"{name} cannot be read: {error.problem if isinstance(error, DataError) else error}")
+            continue
+        if digest != manifest["tables"][name]:
+            report.problems.append(f"{name} is not the one this set was built with (its sha256 differs): stale or damaged")
+    index = tables.get(INDEX)
+    if index is None:
+        return None
+    if not index.schema.equals(INDEX_SCHEMA):
+        report.problems.append(f"{INDEX} has other columns than this software writes: {index.schema.names}")
+        return None
+    if index.num_rows != manifest["counts"]["records"]:
+        report.problems.append(f"{INDEX} has {index.num_rows} rows, the manifest says {manifest['counts']['records']} records: stale index")
+    counts = pc.value_counts(index.column("key"))
+    for item in counts.filter(pc.greater(counts.field("counts"), 1)).to_pylist():
+        report.problems.append(f"record {item['values']} occurs {item['counts']} times in {INDEX}: duplicated key")
+    shards = index.column("shard").to_numpy()
+    for number in np.unique(shards[(shards < 0) | (shards >= len(manifest["shards"]))]):
+        key = index.column("key")[int(np.argmax(shards == number))].as_py()
+        report.problems.append(
+            f"record {key} lies in shard number {number} according to {INDEX}; the manifest has {len(manifest['shards'])} shards"
+        )
+    if REPORTS in tables:
+        rows = index.column("report").to_numpy()
+        beyond = np.flatnonzero((rows < -1) | (rows >= tables[REPORTS].num_rows))
+        if beyond.size:
+            key = index.column("key")[int(beyond[0])].as_py()
+            report.problems.append(
+                f"record {key} names report {rows[beyond[0]]}, {REPORTS} has {tables[REPORTS].num_rows} rows ({beyond.size} such records)"
+            )
+    return index
+
+
+def _check_manifest(manifest: dict[str, Any], report: VerifyReport) -> None:
+    spec = SignalSpec(manifest["spec"]["sampling_rate"], manifest["spec"]["seconds"])
+    if content_fingerprint(spec, manifest["codec"], manifest["shards"]) != manifest["fingerprint"]:
+        report.problems.append("the manifest's fingerprint does not follow from its shards: the manifest was changed by hand")
+
+
+def _rows_of(index: pa.Table, number: int) -> pa.Table:
+    return index.filter(pc.equal(index.column("shard"), number))
+
+
+@contextmanager
+def _located(path: Path, remote: RemoteShards | None, name: str) -> Iterator[Path]:
+    """Where a shard can be read; one that was fetched is held open, because the cache may drop it meanwhile."""
+    if remote is None:
+        yield path / name
+        return
+    descriptor = remote.open(name)
+    try:
+        yield Path(f"/dev/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def _check_shard_file(file: Path, shard: dict[str, Any], report: VerifyReport, quick: bool) -> bool:
+    """Presence, size and, unless quick, sha256. True when the file can be looked into."""
+    name = shard["name"]
+    if not file.is_file():
+        report.problems.append(f"shard {name} is missing")
+        return False
+    size = file.stat().st_size
+    if size != shard["bytes"]:
+        report.problems.append(
+            f"shard {name} has {size} bytes, the manifest says {shard['bytes']}: {'truncated' if size < shard['bytes'] else 'grown'}"
+        )
+    elif not quick:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        if digest != shard["sha256"]:
+            report.problems.append(f"shard {name} is not the one this set was built with (its sha256 differs): swapped or damaged")
+    return True
+
+
+def _members(file: Path) -> Iterator[tuple[str, int, int]]:
+    """(name, offset of the content, size) of every member, as any tar reader sees them. Raises tarfile.TarError where the tar is broken."""
+    with tarfile.open(file, "r:") as tar:
+        for member in tar:
+            yield member.name, member.offset_data, member.size
+
+
+def _check_members(file: Path, shard: dict[str, Any], rows: pa.Table | None, samples: int, report: VerifyReport) -> None:
+    """The members of one tar against the index rows of its shard, and every payload against its checksum, the codec and the spec."""
+    name = shard["name"]
+    found: dict[str, tuple[int, int]] = {}
+    try:
+        for member, offset, size in _members(file):
+            if member in found:
+                report.problems.append(
+                    f"shard {name} holds member {member} twice (offsets {found[member][0]} and {offset}): duplicated key"
+                )
+            found[member] = (offset, size)
+    except (tarfile.TarError, OSError) as error:
+        report.problems.append(f"shard {name} is no whole tar after {len(found)} members: {error}")
+    payloads = sum(1 for member in found if member.endswith(".ecg"))
+    if payloads != shard["records"]:
+        report.problems.append(f"shard {name} holds {payloads} records, the manifest says {shard['records']}")
+    if rows is None:
+        return
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        listed = rows.select(["key", "offset", "size", "crc32", "meta_offset", "meta_size"]).to_pylist()
+        absent = [row for row in listed if not {f"{row['key']}.ecg", f"{row['key']}.json"} <= found.keys()]
+        if absent:  # one sentence: after a cut, every record from there on is missing
+            first = f"record {absent[0]['key']} in shard {name} at offset {absent[0]['offset']}"
+            report.problems.append(f"{first}: not in the tar, or not wholly ({len(absent)} such records in this shard)")
+        for row in listed:
+            report.records += 1
+            report.problems += _record_problems(descriptor, name, row, found, samples)
+    finally:
+        os.close(descriptor)
+    for member in sorted(found.keys() - {f"{row['key']}.{kind}" for row in listed for kind in ("ecg", "json")}):
+        report.problems.append(f"shard {name} holds member {member} at offset {found[member][0]} that {INDEX} does not list: stale index")
+
+
+def _record_problems(descriptor: int, shard: str, row: dict[str, Any], found: dict[str, tuple[int, int]], samples: int) -> Iterator[str]:
+    key = row["key"]
+    for kind, offset, size in (("ecg", row["offset"], row["size"]), ("json", row["meta_offset"], row["meta_size"])):
+        where = f"record {key} in shard {shard} at offset {offset}"
+        if f"{key}.{kind}" not in found:
+            continue  # already counted as absent
+        if found[f"{key}.{kind}"] != (offset, size):
+            yield f"{where}: {INDEX} says {size} bytes there, the tar has {key}.{kind} at {found[f'{key}.{kind}']}: stale index"
+            continue
+        content = os.pread(descriptor, size, offset)
+        if len(content) != size:
+            yield f"{where}: the file ends after {len(content)} of {size} bytes: truncated"
+        elif kind == "ecg":
+            yield from _payload_problems(content, row["crc32"], where, samples)
+        else:
+            yield from _metadata_problems(content, key, where)
+
+
+def _payload_problems(content: bytes, crc32: int, where: str, samples: int) -> Iterator[str]:
+    if zlib.crc32(content) != crc32:
+        yield f"{where}: the payload does not match its crc32"
+        return
+    try:
+        decoded = decode_counts(content).shape[1]
+    except DataError as error:
+        yield f"{where}: {error.problem}"
+        return
+    if decoded != samples:
+        yield f"{where}: {decoded} samples, the signal spec says {samples}"
+
+
+def _metadata_problems(content: bytes, key: str, where: str) -> Iterator[str]:
+    try:
+        written = json.loads(content)["key"]
+    except (ValueError, KeyError, TypeError):
+        yield f"{where}: the metadata is no JSON of ours"
+        return
+    if written != key:
+        yield f"{where}: the metadata is that of record {written}"

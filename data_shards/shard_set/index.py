@@ -1,0 +1,190 @@
+"""`index.parquet` one column at a time, as plain arrays: no table in memory, no Python object per record.
+
+The columns of a large index are laid down once as `.npy` files in the temporary folder of the machine (TMPDIR), keyed by the index's digest, and
+memory-mapped from there: all processes of a node share them, and the kernel drops pages that are not in use.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.unreadable import UNREADABLE_ARRAY
+
+MAPPED_FROM = 2_000_000
+"""Records from which columns are memory-mapped; below, they take at most some 40 bytes a record."""
+_ROWS = 1 << 17  # decoded at a time
+
+
+def _plain(column: pa.Array) -> np.ndarray:
+    return column.to_numpy(zero_copy_only=False)
+
+
+class IndexFile:
+    """Columns of an index, each read when it is first asked for. Thread-safe. Raises DataError for a file that cannot be read.
+
+    digest: of the file's content, under which mapped columns are kept. mapped_from: records from which columns are mapped.
+    """
+
+    def __init__(self, path: Path, digest: str, mapped_from: int = MAPPED_FROM) -> None:
+        self.path, self._digest = path, digest
+        with self._reading() as file:
+            self.records = int(file.metadata.num_rows)
+            groups = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+        self._group_starts = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
+        self._mapped = self.records >= mapped_from
+        self._columns: dict[str, np.ndarray] = {}
+        self._keys: tuple[int, pa.ChunkedArray] | None = None
+        self._lock = threading.RLock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self._digest, 0 if self._mapped else self.records + 1)
+
+    def column(self, name: str, dtype: Any, convert: Callable[[pa.Array], np.ndarray] = _plain) -> np.ndarray:
+        """A column as an array of `dtype`, read-only; convert: Arrow values -> numbers, a stretch of rows at a time."""
+
+        def fill(out: np.ndarray) -> None:
+            at = 0
+            with self._reading() as file:
+                for part in file.iter_batches(_ROWS, columns=[name], use_threads=False):
+                    if at + part.num_rows <= self.records:
+                        out[at : at + part.num_rows] = convert(part.column(0))
+                    at += part.num_rows
+                self._whole(name, at)
+
+        return self._made(name, np.dtype(dtype), fill)
+
+    def patients(self) -> np.ndarray:
+        """int32: one code per distinct patient, by first appearance; a record without a patient id is a patient of its own.
+
+        A row group at a time: its codes go straight to the column, only the distinct ids stay (`patient_codes` is the plain form).
+        """
+
+        def fill(out: np.ndarray) -> None:
+            ids: list[pa.Array] = []
+            bounds = [0]
+            with self._reading(read_dictionary=["patient"]) as file:
+                for group in range(file.metadata.num_row_groups):
+                    for chunk in file.read_row_group(group, columns=["patient"], use_threads=False).column(0).chunks:
+                        bounds.append(bounds[-1] + len(chunk))
+                        if bounds[-1] <= self.records:
+                            out[bounds[-2] : bounds[-1]] = pc.fill_null(chunk.indices, -1).to_numpy()
+                        ids.append(chunk.dictionary)
+                self._whole("patient", bounds[-1])
+            distinct = pa.chunked_array(ids, pa.string()).dictionary_encode()
+            names = distinct.chunk(0).dictionary if distinct.num_chunks else pa.array([], pa.string())
+            empty, unknown = pc.index(names, "").as_py(), 0
+            for start, stop, known in zip(bounds, bounds[1:], distinct.chunks, strict=False):
+                within = out[start:stop]
+                codes = np.append(known.indices.to_numpy(), np.int32(-1))[within]  # -1, no id, meets the -1 at the end
+                nameless = np.flatnonzero((codes < 0) | (codes == empty))
+                codes[nameless] = len(names) + unknown + np.arange(nameless.size, dtype=np.int32)
+                within[:] = codes
+                unknown += nameless.size
+
+        return self._made("patient", np.dtype(np.int32), fill)
+
+    def key(self, row: int) -> str:
+        """Key of one record. Reads the keys of its row group, and keeps them for the next question."""
+        group = int(np.searchsorted(self._group_starts, row, side="right")) - 1
+        with self._lock:
+            if self._keys is None or self._keys[0] != group:
+                with self._reading() as file:
+                    keys = file.read_row_group(group, columns=["key"]).column(0)
+                    if len(keys) != int(self._group_starts[group + 1] - self._group_starts[group]):
+                        raise OSError(f"row group {group} holds {len(keys)} keys")
+                    self._keys = group, keys
+            return self._keys[1][row - int(self._group_starts[group])].as_py()
+
+    def arrow(self, name: str) -> pa.ChunkedArray:
+        """A column as Arrow holds it, not kept: for labels and look-ups by key."""
+        with self._reading() as file:
+            return file.read(columns=[name]).column(0)
+
+    def table(self) -> pa.Table:
+        """Everything."""
+        with self._reading() as file:
+            return file.read()
+
+    def _made(self, name: str, dtype: np.dtype, fill: Callable[[np.ndarray], None]) -> np.ndarray:
+        with self._lock:
+            if name not in self._columns:
+                if self._mapped:
+                    self._columns[name] = self._mapped_column(name, dtype, fill)
+                else:
+                    made = np.empty(self.records, dtype=dtype)
+                    fill(made)
+                    made.setflags(write=False)
+                    self._columns[name] = made
+            return self._columns[name]
+
+    def _mapped_column(self, name: str, dtype: np.dtype, fill: Callable[[np.ndarray], None]) -> np.ndarray:
+        path = _own_folder(self._digest) / f"{name}.npy"
+        with suppress(*UNREADABLE_ARRAY):  # not there, or damaged: it is laid down again
+            kept = np.load(path, mmap_mode="r", allow_pickle=False)
+            if kept.shape == (self.records,) and kept.dtype == dtype:
+                return kept
+        temporary = path.with_name(f".tmp-{os.getpid()}-{threading.get_ident()}-{path.name}")
+        try:
+            fresh = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=(self.records,))
+            fill(fresh)
+            fresh.flush()
+            pa.default_memory_pool().release_unused()  # Arrow keeps what decoding took, and the order is about to need as much
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return np.load(path, mmap_mode="r")
+
+    def _whole(self, name: str, rows: int) -> None:
+        if rows != self.records:
+            raise OSError(f"its column {name} holds {rows} of {self.records} rows")
+
+    @contextmanager
+    def _reading(self, **options: Any) -> Iterator[pq.ParquetFile]:
+        try:
+            with pq.ParquetFile(self.path, memory_map=True, page_checksum_verification=True, **options) as file:
+                yield file
+        except (OSError, pa.ArrowException, IndexError, KeyError) as error:  # the last two for a column that has another name
+            raise DataError(
+                f"{self.path} cannot be read: {error}", "run `cardialign shards verify` and build the shard set again"
+            ) from error
+
+
+def patient_codes(column: pa.ChunkedArray, out: np.ndarray | None = None) -> np.ndarray:
+    """Patient ids (strings, or dictionary-encoded with one dictionary) -> codes, as `IndexFile.patients` says; into `out` when given."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode().unify_dictionaries()
+    codes = np.empty(len(column), dtype=np.int32) if out is None else out
+    at = unknown = 0
+    for chunk in column.chunks:
+        empty = pc.index(chunk.dictionary, "").as_py()
+        indices = pc.fill_null(chunk.indices, -1).to_numpy()
+        part = codes[at : at + len(chunk)]
+        part[:] = indices
+        nameless = np.flatnonzero((indices < 0) | (indices == empty))
+        part[nameless] = len(chunk.dictionary) + unknown + np.arange(nameless.size, dtype=np.int32)
+        at, unknown = at + len(chunk), unknown + nameless.size
+    return codes
+
+
+def _own_folder(digest: str) -> Path:
+    """A folder that belongs to this user alone: columns that another could have written must not be mapped."""
+    base = Path(tempfile.gettempdir()) / f"cardialign-index-{os.getuid()}"
+    base.mkdir(mode=0o700, exist_ok=True)
+    facts = base.lstat()
+    if facts.st_uid != os.getuid() or facts.st_mode & 0o077:
+        base = Path(tempfile.mkdtemp(prefix="cardialign-index-"))
+    folder = base / digest[:32]
+    folder.mkdir(exist_ok=True)
+    return folder

@@ -1,0 +1,99 @@
+"""SCP-ECG statements of PTB-XL: from a record's codes to label sets and to English report statements."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.sources.shared.common import read_table
+
+_COLUMNS = ("description", "diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass")
+_WORDING = {  # descriptions that do not read as a statement, by the text they contain
+    "non-specific ischemic": "non-specific ischemic ST-T changes",
+    "ischemic in": "ischemic ST-T changes in",
+    "digitalis-effect": "ST-T changes suggesting digitalis effect",
+    "electrolytic disturbance or drug (former EDIS)": "ST-T changes due to electrolytic disturbance or drug",
+    "non-specific intraventricular conduction disturbance (block)": "non-specific intraventricular conduction disturbance",
+    "bigeminal pattern (unknown origin, SV or Ventricular)": "bigeminal pattern, supraventricular or ventricular",
+    "trigeminal pattern (unknown origin, SV or Ventricular)": "trigeminal pattern, supraventricular or ventricular",
+    "normal functioning artificial pacemaker": "artificial pacemaker, normal function",
+}
+
+
+def parse_scp_codes(text: str) -> dict[str, float]:
+    """`{'NORM': 100.0, 'SR': 0.0}` -> codes with likelihood in percent. Raises ValueError for anything else."""
+    try:
+        codes = ast.literal_eval(text)
+        return {str(code): float(likelihood) for code, likelihood in codes.items()}
+    except (ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError):
+        raise ValueError(f"scp_codes {text[:120]!r} is no dictionary of codes and likelihoods") from None
+
+
+@dataclass
+class ScpStatements:
+    """The table scp_statements.csv. codes maps a code to its row; unknown counts codes met that are not in the table."""
+
+    codes: dict[str, dict[str, str]]
+    unknown: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def read(cls, path: Path) -> ScpStatements:
+        """Raises DataError when columns are missing or the table is empty."""
+        table = read_table(path, _COLUMNS, optional=("", "code"))
+        identifier = next((name for name in ("", "code") if name in table.column_names), None)
+        if identifier is None or table.num_rows == 0:
+            raise DataError(f"{path} holds no statement codes in its first column", "give the table as PTB-XL publishes it")
+        frame = pd.DataFrame({name: table.column(name).fill_null("").to_pylist() for name in table.column_names})
+        return cls({str(row[identifier]): {name: str(row[name]).strip() for name in _COLUMNS} for row in frame.to_dict("records")})
+
+    def labels(self, codes: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
+        """Label sets scp, super, sub, form, rhythm; a set in which the record has no code is left out."""
+        rows = [(code, self.codes[code]) for code in codes if code in self.codes]
+        self.unknown.update(code for code in codes if code not in self.codes)
+        diagnostic = [row for _, row in rows if _is_set(row["diagnostic"])]
+        sets = {
+            "scp": list(codes),
+            "super": [row["diagnostic_class"] for row in diagnostic],
+            "sub": [row["diagnostic_subclass"] for row in diagnostic],
+            "form": [code for code, row in rows if _is_set(row["form"])],
+            "rhythm": [code for code, row in rows if _is_set(row["rhythm"])],
+        }
+        return {name: tuple(dict.fromkeys(filter(None, found))) for name, found in sets.items() if any(found)}
+
+    def report(self, codes: Mapping[str, float]) -> tuple[str, ...]:
+        """English statements in the order of a machine report: rhythm, diagnoses, form; unknown codes are left out."""
+        known = [(code, self.codes[code]) for code in codes if code in self.codes]
+        rhythm = [item for item in known if _is_set(item[1]["rhythm"])]
+        diagnosis = [item for item in known if _is_set(item[1]["diagnostic"])]
+        form = [item for item in known if _is_set(item[1]["form"])]
+        ordered = dict([*rhythm, *diagnosis, *form])
+        return tuple(_statement(code, row["description"], codes[code]) for code, row in ordered.items())
+
+
+def _is_set(cell: str) -> bool:
+    try:
+        return float(cell or 0) == 1
+    except ValueError:
+        return False
+
+
+def _statement(code: str, description: str, likelihood: float) -> str:
+    """One statement with its qualifier. PTB-XL codes the wording of the original report as a likelihood: 15 "cannot be excluded", 35
+    "possible", 50 and 80 "probable", 100 certain, and 0 when the report states none."""
+    if code == "NORM" and 50 <= likelihood < 100:
+        return "Otherwise normal ECG"  # what those reports say ("sonst normales EKG"): a normal ECG but for its rhythm
+    text = next((description.replace(found, wording) for found, wording in _WORDING.items() if found in description), description)
+    text = text.removeprefix("suggests ")
+    if 0 < likelihood <= 15:
+        return f"Cannot rule out {text}"
+    if 0 < likelihood < 50:
+        return f"Possible {text}"
+    if 0 < likelihood < 100:
+        return f"Probable {text}"
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,275 @@
+"""The text bank: everything a run needs from its reports, computed once per distinct report, kept beside the shards and memory-mapped.
+
+<shards>/text_bank/<key>/: embeddings.npy, mean.npy, token_ids.npy, lengths.npy, statement_indptr.npy, statement_ids.npy, axes.npy, statements.json,
+bank.json, and distant-64.npy where it was asked for (`cardialign.data_shards.text.distant`).
+The key follows from the encoder, the report cleaning, the shard set and the style of joining statements, so a bank is never stale: another encoder
+is another folder. Rows are those of `reports.parquet`. An unfinished build leaves `.<key>.building/`, and the next one goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cardialign.data_shards.build.commit import REPORTS
+from cardialign.data_shards.build.shard_writer import sync_folder
+from cardialign.data_shards.errors import DataError, UsageError, disk_error
+from cardialign.data_shards.report_text import CLEANING_VERSION, STYLES, join_statements
+from cardialign.data_shards.shard_set.remote import local_folder
+from cardialign.data_shards.shard_set.shard_set import ShardSet, read_manifest
+from cardialign.data_shards.text.bank_files import add_digests
+from cardialign.data_shards.text.blocks import BLOCK, TextEncoderLike, assemble, make_blocks
+from cardialign.data_shards.text.similarity import jaccard, low_rank, low_rank_space, unit
+from cardialign.data_shards.unreadable import UNREADABLE_ARRAY
+
+log = logging.getLogger(__name__)
+BANK_VERSION = 2
+FOLDER = "text_bank"
+BANK_FILE = "bank.json"
+_ARRAYS = ("embeddings", "mean", "token_ids", "lengths", "statement_indptr", "statement_ids", "axes")
+_BUILD_REMEDY = "run `cardialign text-bank build` for these shards and this text encoder"
+
+
+class TextBank:
+    """R distinct reports, width d. Open with `TextBank.open(shards)`; arrays are memory-mapped and must not be written to.
+
+    embeddings float16 (R, d), unit rows; mean float32 (d,), over records (a frequent report weighs more); token_ids int32 (R, max_tokens);
+    lengths int32 (R,); axes float32 (d, d): principal axes of the centred embeddings, strongest first; description: bank.json, whose `low_rank`
+    states the error of using only the first axes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.description: dict[str, Any] = _read_description(path)
+        try:
+            arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
+        except UNREADABLE_ARRAY as error:
+            raise DataError(f"text bank {path} cannot be read: {error}", f"delete the folder and {_BUILD_REMEDY}") from error
+        self.embeddings: np.ndarray = arrays["embeddings"]
+        self.mean: np.ndarray = np.array(arrays["mean"])
+        self.token_ids: np.ndarray = arrays["token_ids"]
+        self.lengths: np.ndarray = np.array(arrays["lengths"])
+        self._indptr: np.ndarray = np.array(arrays["statement_indptr"])
+        self._ids: np.ndarray = np.array(arrays["statement_ids"])
+        self.axes: np.ndarray = np.array(arrays["axes"])
+        reports = self.description["reports"]
+        if not (self.embeddings.shape[0] == self.token_ids.shape[0] == self.lengths.size == self._indptr.size - 1 == reports):
+            raise DataError(f"text bank {path} holds arrays of different lengths", f"delete the folder and {_BUILD_REMEDY}")
+
+    @classmethod
+    def open(cls, shard_set_path: Path | str, encoder_fingerprint: str | None = None, style: str | None = None) -> TextBank:
+        """The bank of this encoder (or the only one there). Raises DataError when there is none, or several and the choice is open."""
+        shards = local_folder(shard_set_path)
+        wanted = read_manifest(shards)["fingerprint"]
+        found: list[Path] = []
+        for file in sorted((shards / FOLDER).glob(f"[!.]*/{BANK_FILE}")):
+            bank = _read_description(file.parent)
+            if bank["shards"] != wanted or bank["cleaning_version"] != CLEANING_VERSION or bank["version"] != BANK_VERSION:
+                continue
+            if encoder_fingerprint in (None, bank["encoder_fingerprint"]) and style in (None, bank["style"]):
+                found.append(file.parent)
+        if not found:
+            encoder = f" of encoder {encoder_fingerprint}" if encoder_fingerprint else ""
+            raise DataError(f"{shards} has no text bank{encoder}" + (f" with style {style}" if style else ""), _BUILD_REMEDY)
+        if len(found) > 1:
+            raise DataError(
+                f"{shards} has {len(found)} text banks: {', '.join(path.name for path in found)}", "say which encoder and style are meant"
+            )
+        return cls(found[0])
+
+    def __len__(self) -> int:
+        return int(self.embeddings.shape[0])
+
+    @property
+    def dim(self) -> int:
+        return int(self.embeddings.shape[1])
+
+    @property
+    def max_tokens(self) -> int:
+        return int(self.token_ids.shape[1])
+
+    @property
+    def statements(self) -> list[str]:
+        """The distinct statements (by case-folded text); position = statement id."""
+        return json.loads((self.path / "statements.json").read_text(encoding="utf-8"))
+
+    def embedding(self, report_ids: np.ndarray) -> np.ndarray:
+        """float32 (b, d) unit vectors, as the encoder gave them (to fp16 precision)."""
+        return unit(self.embeddings[self._checked(report_ids)].astype(np.float32))
+
+    def centred(self, report_ids: np.ndarray) -> np.ndarray:
+        """float32 (b, d): unit vectors of e - mean; the zero vector where a report is the mean itself."""
+        return unit(self.embeddings[self._checked(report_ids)].astype(np.float32) - self.mean)
+
+    def similarity_features(self, report_ids: np.ndarray, dim: int | None = None) -> np.ndarray:
+        """float32 unit rows whose products are S: `centred` (b, d), or its first `dim` principal axes (b, dim) at the error that bank.json states."""
+        centred = self.centred(report_ids)
+        return centred if dim is None or dim >= self.dim else low_rank(centred, self.axes[:, :dim])
+
+    def jaccard(self, first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
+        """float32 (m, n): overlap of the statement sets of reports `first` (m,) and `second` (n,; by default the same), exact."""
+        sets = self.statement_sets(first)
+        return jaccard(sets, sets if second is None else self.statement_sets(second))
+
+    def tokens(self, report_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """token ids int32 (b, max_tokens) and lengths int32 (b,)."""
+        checked = self._checked(report_ids)
+        return np.array(self.token_ids[checked]), self.lengths[checked]
+
+    def statement_sets(self, report_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """CSR (indptr int64 (b + 1,), ids int32): the ascending, distinct statement ids of each report."""
+        checked = self._checked(report_ids)
+        starts, sizes = self._indptr[checked], np.diff(self._indptr)[checked]
+        indptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        within = np.arange(indptr[-1]) - np.repeat(indptr[:-1], sizes)
+        return indptr, self._ids[np.repeat(starts, sizes) + within]
+
+    def report_keys(self, report_ids: np.ndarray) -> np.ndarray:
+        """int64 (b,): equal exactly when two records have the same report (letter case aside)."""
+        return self._checked(report_ids)
+
+    def _checked(self, report_ids: np.ndarray) -> np.ndarray:
+        ids = np.asarray(report_ids, dtype=np.int64)
+        if ids.size and (ids.min() < 0 or ids.max() >= len(self)):
+            wrong = int(ids[(ids < 0) | (ids >= len(self))][0])
+            raise DataError(
+                f"report {wrong} is not in the text bank of {len(self)} reports"
+                + (" (-1: a record without a report)" if wrong == -1 else ""),
+                "select records with require_report=True" if wrong == -1 else _BUILD_REMEDY,
+            )
+        return ids
+
+
+def build_text_bank(
+    shard_set: ShardSet,
+    encoder: TextEncoderLike,
+    out: Path | None = None,
+    *,
+    style: str = "sentences",
+    batch_size: int = 256,
+    block: int = BLOCK,
+    progress: Callable[[int, int], None] | None = None,
+) -> TextBank:
+    """Compute and commit the bank of a shard set (in `out`/<key>, by default <shards>/text_bank/<key>); a bank that is there is opened, not rebuilt.
+
+    A build that was killed is continued by the next one, at most `block` reports are embedded twice, and the result is the same to the bit.
+    progress(reports done, reports). Raises DataError when the set has no report, when the encoder's output is not what it promises, or when the
+    disk is full; UsageError for an unknown style.
+    """
+    if style not in STYLES:
+        raise UsageError(f"unknown report style {style!r}", f"choose one of {', '.join(STYLES)}")
+    statements: list[list[str]] = shard_set.reports.column("statements").to_pylist()
+    if not statements:
+        raise DataError(
+            f"the report table {shard_set.path / REPORTS} is empty: no record of this set has a report",
+            "build shards from a source with reports",
+        )
+    description = {
+        "version": BANK_VERSION,
+        "encoder": encoder.describe(),
+        "encoder_fingerprint": encoder.fingerprint,
+        "max_tokens": int(encoder.max_tokens),
+        "dim": int(encoder.dim),
+        "style": style,
+        "cleaning_version": CLEANING_VERSION,
+        "shards": shard_set.fingerprint,
+        "reports": len(statements),
+    }
+    path = Path(out or shard_set.path / FOLDER) / bank_key(description)
+    if (path / BANK_FILE).exists():
+        log.info("text_bank path=%s reused reports=%d", path, len(statements))
+        return TextBank(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = path.with_name(f".{path.name}.building")
+    try:
+        counts = shard_set.reports.column("count").to_numpy()
+        texts = [join_statements(each, style) for each in statements]
+        make_blocks(building, encoder, texts, counts, batch_size=batch_size, block=block, progress=progress)
+        with _committed_folder(path) as folder:
+            assemble(building, folder, encoder, counts, block)
+            _write_statements(folder, statements)
+            axes, errors = low_rank_space(_Centred(folder))
+            np.save(folder / "axes.npy", axes)
+            (folder / BANK_FILE).write_text(json.dumps({**description, "low_rank": errors}, indent=1, sort_keys=True), encoding="utf-8")
+    except (OSError, DataError) as error:
+        if (path / BANK_FILE).exists():  # another process finished the same bank and took the blocks away
+            return TextBank(path)
+        if isinstance(error, DataError):
+            raise
+        raise disk_error(error, path) from error
+    shutil.rmtree(building, ignore_errors=True)
+    log.info("text_bank path=%s built reports=%d", path, len(statements))
+    return TextBank(path)
+
+
+def bank_key(description: dict[str, Any]) -> str:
+    """Short fingerprint of what a bank depends on: encoder, token limit, cleaning, shard set, style, format."""
+    parts = ("version", "encoder_fingerprint", "max_tokens", "style", "cleaning_version", "shards")
+    return hashlib.sha256(json.dumps([description[part] for part in parts]).encode()).hexdigest()[:16]
+
+
+class _Centred:
+    """The centred embeddings of a bank that is not finished yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self.embeddings: np.ndarray = np.load(folder / "embeddings.npy", mmap_mode="r", allow_pickle=False)
+        self.mean: np.ndarray = np.load(folder / "mean.npy", allow_pickle=False)
+
+    def centred(self, report_ids: np.ndarray) -> np.ndarray:
+        return unit(self.embeddings[report_ids].astype(np.float32) - self.mean)
+
+
+def _write_statements(folder: Path, statements: list[list[str]]) -> None:
+    ids: dict[str, int] = {}
+    spelled: list[str] = []
+    sets: list[list[int]] = []
+    for report in statements:
+        for statement in report:
+            if ids.setdefault(statement.casefold(), len(ids)) == len(spelled):
+                spelled.append(statement)
+        sets.append(sorted({ids[statement.casefold()] for statement in report}))
+    np.save(folder / "statement_indptr.npy", np.cumsum([0, *map(len, sets)]).astype(np.int64))
+    np.save(folder / "statement_ids.npy", np.array([i for each in sets for i in each], dtype=np.int32))
+    (folder / "statements.json").write_text(json.dumps(spelled, ensure_ascii=False), encoding="utf-8")
+
+
+@contextmanager
+def _committed_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that becomes `path` by one rename. If another process was faster, its result stands and ours goes."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        add_digests(temporary)
+        for file in temporary.iterdir():
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            if not (path / BANK_FILE).exists():
+                raise
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        description: dict[str, Any] = json.loads((path / BANK_FILE).read_text(encoding="utf-8"))
+        missing = {"version", "shards", "encoder_fingerprint", "cleaning_version", "style", "reports"} - description.keys()
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"text bank {path} cannot be read: {error}", f"delete the folder and {_BUILD_REMEDY}") from error
+    if missing:
+        raise DataError(f"text bank {path} lacks {sorted(missing)} in {BANK_FILE}", f"delete the folder and {_BUILD_REMEDY}")
+    return description

@@ -1,0 +1,186 @@
+"""Compile every Triton kernel variant for NVIDIA GPUs on a machine that has none, and read what came out.
+
+Triton's wheel carries ptxas, cuobjdump and nvdisasm, and its compiler needs no driver when the target is named. So registers, spills,
+shared memory and the instructions of each variant are known before a GPU is. Speed is not: nothing here is a timing.
+
+A module of this package whose name contains `triton` and that has `compile_variants() -> list[Variant]` is found by itself. A variant that
+is dispatched must fit: no local memory (spills), shared memory within the architecture's limit, and the tensor-core instruction it claims.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Instruction = Literal["HGMMA", "HMMA", "FFMA"]
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+"""Bytes of shared memory one program may have (CUDA programming guide, compute capabilities 8.0 and 9.0)."""
+REGISTERS_PER_SM, THREADS_PER_SM = 65536, 2048
+COUNTED = ("HGMMA", "HMMA", "FFMA", "MUFU", "LDL", "STL")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kernel as one launch would specialise it.
+
+    kernel: the `triton.jit` function. types: run-time argument -> '*bf16', '*fp32', '*i64', 'i32', 'fp32', ... constants: the constexpr
+    arguments. architecture: 90 (Hopper) or 80 (Ampere). multiplies_with: the instruction the dots must become; 'FFMA' says that float32
+    operands are multiplied exactly on purpose. dispatched: False for a variant kept to show why it is not chosen; it cannot fail.
+    aligned: integer arguments known to be multiples of 16 (pointers always are).
+    """
+
+    name: str
+    kernel: Any
+    types: dict[str, str]
+    constants: dict[str, Any]
+    architecture: int = 90
+    num_warps: int = 4
+    num_stages: int = 2
+    multiplies_with: Instruction = "HGMMA"
+    dispatched: bool = True
+    aligned: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler made of a variant: bytes of stack and shared memory, instruction counts, seconds. `refused`: why it made nothing."""
+
+    variant: Variant
+    registers: int = 0
+    stack: int = 0
+    shared: int = 0
+    instructions: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    refused: str = ""
+
+    @property
+    def programs_per_sm(self) -> int:
+        """How many programs one multiprocessor can hold at a time, by registers, shared memory and threads."""
+        threads = 32 * self.variant.num_warps
+        shared_per_sm = SHARED_LIMIT[self.variant.architecture] + 1024
+        return min(REGISTERS_PER_SM // (max(self.registers, 1) * threads), shared_per_sm // (self.shared + 1024), THREADS_PER_SM // threads)
+
+    @property
+    def faults(self) -> list[str]:
+        """Why this must not be dispatched; empty when it may be."""
+        if self.refused:
+            return [self.refused]
+        found = []
+        if self.stack or self.instructions["LDL"] or self.instructions["STL"]:
+            found.append(f"spills: {self.stack} B of stack, {self.instructions['LDL']} loads and {self.instructions['STL']} stores")
+        limit = SHARED_LIMIT[self.variant.architecture]
+        if self.shared > limit:
+            found.append(f"needs {self.shared} B of shared memory, the limit is {limit}")
+        wanted = self.variant.multiplies_with
+        if not self.instructions[wanted]:
+            found.append(f"has no {wanted}: {', '.join(f'{name} {self.instructions[name]}' for name in ('HGMMA', 'HMMA', 'FFMA'))}")
+        return found
+
+
+def all_variants() -> Iterator[Variant]:
+    """Variants of every module named `variants` of this package."""
+    from cardialign import kernels
+
+    for module in pkgutil.walk_packages(kernels.__path__, f"{kernels.__name__}."):
+        if module.name.endswith(".variants"):
+            yield from importlib.import_module(module.name).compile_variants()
+
+
+def compile_variant(variant: Variant) -> Compiled:
+    """Compile one variant; a refusal by the compiler is a result, not an exception.
+
+    Raises ValueError where triton is absent, or where TRITON_INTERPRET is set: kernels imported then cannot be compiled.
+    """
+    compiler, source, target = _toolchain(variant)
+    start = time.perf_counter()
+    try:
+        binary = compiler(source, target=target, options={"num_warps": variant.num_warps, "num_stages": variant.num_stages})
+    except Exception as error:
+        return Compiled(
+            variant, seconds=time.perf_counter() - start, refused=f"does not compile: {type(error).__name__}: {str(error).strip()[:200]}"
+        )
+    seconds = time.perf_counter() - start
+    with tempfile.TemporaryDirectory(prefix="cubin-") as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(binary.asm["cubin"])
+        usage = _tool("cuobjdump", "--dump-resource-usage", str(cubin))
+        assembly = _tool("nvdisasm", str(cubin))
+    registers, stack = (re.search(rf"{name}:(\d+)", usage) for name in ("REG", "STACK"))
+    if registers is None or stack is None:
+        raise ValueError(f"cuobjdump names no registers of {variant.name}; its output begins {usage[:200]!r}")
+    return Compiled(variant, int(registers[1]), int(stack[1]), int(binary.metadata.shared), count_instructions(assembly), seconds)
+
+
+def count_instructions(assembly: str) -> Counter[str]:
+    """How often each opcode of COUNTED occurs in nvdisasm's listing."""
+    opcodes = re.findall(rf"^\s*(?:/\*[0-9a-f]+\*/)?\s*(?:@!?U?P\w+\s+)?({'|'.join(COUNTED)})\b", assembly, re.MULTILINE)
+    return Counter(opcodes)
+
+
+def _toolchain(variant: Variant) -> tuple[Any, Any, Any]:
+    try:
+        import triton
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource
+    except ImportError as error:
+        raise ValueError("triton is not installed; `pip install triton` (Linux)") from error
+    kernel = variant.kernel
+    if not isinstance(kernel, triton.JITFunction):
+        raise ValueError(f"{variant.name} was imported for the interpreter; unset TRITON_INTERPRET and start again")
+    unknown = set(kernel.arg_names) ^ (set(variant.types) | set(variant.constants))
+    if unknown:
+        raise ValueError(f"{variant.name} and its kernel {kernel.__name__} disagree about the arguments {sorted(unknown)}")
+    signature = {name: "constexpr" if name in variant.constants else variant.types[name] for name in kernel.arg_names}
+    attributes = {
+        (position,): [["tt.divisibility", 16]]
+        for position, name in enumerate(kernel.arg_names)
+        if name in variant.aligned or signature[name].startswith("*")
+    }
+    source = ASTSource(fn=kernel, signature=signature, constexprs=variant.constants, attrs=attributes)
+    return triton.compile, source, GPUTarget("cuda", variant.architecture, 32)
+
+
+def _tool(name: str, *arguments: str) -> str:
+    import triton
+
+    bundled = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    found = str(bundled) if bundled.exists() else shutil.which(name)
+    if found is None:
+        raise ValueError(f"{name} is neither in triton's wheel nor on the PATH; install the CUDA binary tools")
+    return subprocess.run([found, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def table(results: Iterable[Compiled]) -> list[str]:
+    """One Markdown row per variant, with a header."""
+    rows = [
+        "| variant | arch | warps x stages | registers | spill B | shared KiB | programs/SM | HGMMA | HMMA | FFMA | MUFU | verdict |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        variant, count = result.variant, result.instructions
+        verdict = "; ".join(result.faults) or "fits"
+        if not variant.dispatched:
+            verdict = f"not dispatched ({verdict})"
+        cells = [
+            variant.name,
+            f"sm_{variant.architecture}",
+            f"{variant.num_warps} x {variant.num_stages}",
+            result.registers,
+            result.stack,
+            f"{result.shared / 1024:.0f}",
+            result.programs_per_sm,
+            *(count[name] for name in ("HGMMA", "HMMA", "FFMA", "MUFU")),
+            verdict,
+        ]
+        rows.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return rows

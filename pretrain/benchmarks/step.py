@@ -1,0 +1,169 @@
+"""One optimizer step of a recipe on one device: forward, loss, backward, clipping and update of the real model on signals made of noise.
+
+It is the arithmetic of a training step without data path, DeepSpeed and gradient caching: one micro-batch of the recipe, autocast as in training.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.record import SignalSpec
+from cardialign.kernels.benchmarks.timing import gemm_rate
+from cardialign.pretrain.config import RunConfig, load_config
+from cardialign.pretrain.methods import create_objective
+from cardialign.pretrain.methods.dual import DualEncoder
+from cardialign.pretrain.training.engine import make_optimizer
+
+CPU_RECIPES = ("cardialign-demo", "cardialign-tiny")
+CPU_BATCH = 32
+PARTS = ("forward", "backward", "optimizer")
+
+# Dense bf16 peaks of the makers' data sheets, FLOP/s: what MFU is a share of by definition (Chowdhery et al. 2022, PaLM).
+DATASHEET_BF16 = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+
+
+def measure_step(
+    recipe: str,
+    device: torch.device,
+    *,
+    overrides: Sequence[str] = (),
+    batch: int | None = None,
+    spec: SignalSpec | None = None,
+    rounds: int = 10,
+    profile: bool = False,
+) -> dict[str, Any]:
+    """Median milliseconds of a step and its parts, ECG/s, counted FLOPs per step and the rate as a share of a GEMM measured in the same run.
+
+    batch: records per step; default the recipe's micro-batch, on a CPU at most 32. spec: default 10 s at 500 Hz. Times are wall-clock on CUDA and CPU
+    seconds on a CPU. `mfu` is there where the device's data sheet is known and the recipe runs in bf16; `peak_mib` on CUDA, all of the step included.
+    profile: also `profile`, torch.profiler's table of one step. Raises UsageError for a CPU and a recipe that is not made for one.
+    """
+    config = load_config(recipe, list(overrides))
+    if device.type == "cpu" and config.name not in CPU_RECIPES:
+        raise UsageError(f"one step of {config.name} on a CPU takes minutes", f"measure {' or '.join(CPU_RECIPES)} here, or use a GPU")
+    largest = config.training.micro_batch or config.training.global_batch
+    records = batch or (min(CPU_BATCH, largest) if device.type == "cpu" else largest)
+    if records < 2:
+        raise UsageError(f"a batch of {records} has no negatives", "give 2 records or more")
+    step = _Step(config, spec or SignalSpec(500, 10), device, records)
+    flops = step.count_flops()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    step.once()
+    times = [step.once() for _ in range(rounds)]
+    median = {part: statistics.median(each[part] for each in times) for part in PARTS}
+    seconds = statistics.median(sum(each.values()) for each in times)
+    gemm = gemm_rate(device)
+    figures: dict[str, Any] = {
+        "recipe": config.name,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": config.training.precision,
+        "batch": records,
+        "parameters": sum(p.numel() for p in step.model.parameters() if p.requires_grad),
+        "ecg_per_s": records / seconds,
+        "step_ms": seconds * 1e3,
+        **{f"{part}_ms": median[part] * 1e3 for part in PARTS},
+        "flop_per_step": flops,
+        "flop_s": flops / seconds,
+        "gemm_flop_s": gemm,
+        "share_of_gemm": flops / seconds / gemm,
+    }
+    if device.type == "cuda":
+        figures["peak_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+        peak = next((value for name, value in DATASHEET_BF16.items() if name in figures["device"]), None)
+        if peak is not None and config.training.precision == "bf16":
+            figures["mfu"] = flops / seconds / peak
+    if profile:
+        figures["profile"] = _profile(step.once, device)
+    return figures
+
+
+class _Step:
+    """Model, optimizer, loss and one batch on the device."""
+
+    def __init__(self, config: RunConfig, spec: SignalSpec, device: torch.device, records: int) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.device = config, device
+        self.model = DualEncoder(config, spec).to(device).train()
+        self.optimizer = make_optimizer(self.model, config.optimizer, device)
+        self.objective = create_objective(config.objective)
+        self.inputs, self.known = _batch(config, spec, self.model, records, device)
+
+    def forward(self) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16) if self.config.training.precision == "bf16" else nullcontext():
+            features = self.model(self.inputs)
+        features = {name: value.float() for name, value in features.items()}
+        loss, _ = self.objective.loss(features, self.known)
+        return loss
+
+    def count_flops(self) -> float:
+        """FLOPs of matrix products and attention, forward and backward, as PyTorch counts them."""
+        with FlopCounterMode(display=False) as counter:
+            self.forward().backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(counter.get_total_flops())
+
+    def once(self) -> dict[str, float]:
+        """Seconds of the parts of one step."""
+        marks = [self._now()]
+        loss = self.forward()
+        marks.append(self._now())
+        loss.backward()
+        marks.append(self._now())
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.grad_clip or float("inf"))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        marks.append(self._now())
+        return dict(zip(PARTS, (after - before for before, after in pairwise(marks)), strict=True))
+
+    def _now(self) -> float:
+        if self.device.type != "cuda":
+            return time.process_time()
+        torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def _batch(
+    config: RunConfig, spec: SignalSpec, model: DualEncoder, records: int, device: torch.device
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Noise of ECG size with all leads, random report embeddings or tokens, and no two equal reports."""
+    generator = torch.Generator().manual_seed(config.seed)
+    inputs = {
+        "signal": 0.3 * torch.randn(records, 12, spec.samples, generator=generator),
+        "lead_mask": torch.ones(records, 12, dtype=torch.bool),
+    }
+    reports = nn.functional.normalize(torch.randn(records, model.text.head.linear.in_features, generator=generator), dim=1)
+    if model.text.transformer is None:
+        inputs["text_embedding"] = reports
+    else:
+        transformer: Any = model.text.transformer
+        vocabulary = transformer.get_input_embeddings().num_embeddings
+        inputs["token_ids"] = torch.randint(vocabulary, (records, config.text.max_tokens), generator=generator)
+        inputs["token_mask"] = torch.ones(records, config.text.max_tokens, dtype=torch.bool)
+    known = {"report_key": torch.arange(records)}
+    if config.objective.similarity == "embedding":
+        known["similarity"] = nn.functional.normalize(reports[:, : config.objective.similarity_dim], dim=1)
+    elif config.objective.similarity == "statements":
+        known["similarity"] = (torch.rand(records, 256, generator=generator) < 0.02).float()
+    return ({name: x.to(device) for name, x in inputs.items()}, {name: x.to(device) for name, x in known.items()})
+
+
+def _profile(once: Callable[[], Any], device: torch.device) -> str:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    by = "self_cpu_time_total"
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+        by = "self_cuda_time_total"
+    with torch.profiler.profile(activities=activities) as measured:
+        once()
+    return str(measured.key_averages().table(sort_by=by, row_limit=25, max_name_column_width=60))

@@ -1,0 +1,128 @@
+"""The temporal encoder of one patch scale: pre-norm transformer blocks with rotary positions in seconds.
+
+One encoder per scale, shared by all lead groups (the groups are folded into the batch axis). What only depends on where tokens stand is computed
+once per forward pass and handed to every block (`Sequences`). Tokens are (B, N, D), or (M, D) when the sequences are packed back to back.
+Legend: B sequences, N tokens, M tokens of all sequences, D width, H heads.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cardialign.kernels.attention.dense import attention
+from cardialign.kernels.attention.packed import BucketPlan, pack, packed_attention, plan_buckets, unpack
+from cardialign.kernels.attention.rotary import Rotation, rotation, turn_heads
+
+
+class PackedSequences(NamedTuple):
+    """cu_seqlens int32 (B + 1,), the longest length, the sequence of every token int64 (M,), and the plan of the SDPA path (CPU only)."""
+
+    cu_seqlens: Tensor
+    max_seqlen: int
+    sequence: Tensor
+    plan: BucketPlan | None
+
+
+class Sequences(NamedTuple):
+    """What every block needs to know of the tokens' places: the rotary table, and a key mask bool (B, N) or the packed sequences, or neither."""
+
+    table: Rotation
+    key_mask: Tensor | None = None
+    packed: PackedSequences | None = None
+
+    def per_token(self, per_sequence: Tensor) -> Tensor:
+        """(B,) -> what multiplies tokens."""
+        return per_sequence[:, None, None] if self.packed is None else per_sequence[self.packed.sequence][:, None]
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): drops a residual branch per sequence and rescales the others. Identity in evaluation."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor, sequences: Sequences) -> Tensor:
+        if self.rate == 0.0 or not self.training:
+            return branch
+        count = branch.shape[0] if sequences.packed is None else len(sequences.packed.cu_seqlens) - 1
+        keep = torch.rand(count, device=branch.device) >= self.rate
+        return branch * sequences.per_token(keep.to(branch.dtype)) / (1.0 - self.rate)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention within each sequence: (B, N, D) -> (B, N, D), or packed (M, D) -> (M, D)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, sequences: Sequences) -> Tensor:
+        q, k, v = turn_heads(self.qkv(tokens).unflatten(-1, (3, self.heads, -1)), sequences.table)  # (B, N, H, Dh) or (M, H, Dh)
+        if sequences.packed is not None:
+            cu_seqlens, longest, _, plan = sequences.packed
+            return self.out(packed_attention(q, k, v, cu_seqlens, longest, plan=plan).flatten(1))
+        mixed = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), sequences.key_mask)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + attention(norm(x)), then x + MLP(norm(x)), with dropout and drop path on both branches."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float, drop_path: float) -> None:
+        super().__init__()
+        hidden = round(width * mlp_ratio)
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = SelfAttention(width, heads)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, hidden)
+        self.contract = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, tokens: Tensor, sequences: Sequences) -> Tensor:
+        tokens = tokens + self.drop_path(self.dropout(self.attention(self.attention_norm(tokens), sequences)), sequences)
+        mlp = self.contract(F.gelu(self.expand(self.mlp_norm(tokens))))
+        return tokens + self.drop_path(self.dropout(mlp), sequences)
+
+
+class TemporalEncoder(nn.Module):
+    """`depth` blocks and a final LayerNorm: tokens (B, N, D), seconds (N,) of the patch centres -> (B, N, D). Drop path grows linearly with depth.
+
+    key_mask bool (B, N): False = the token of padded samples or of a missing lead group, None = all valid. `dense` computes such tokens, lets nobody
+    attend to them, and what stands at their places afterwards means nothing; `packed` leaves them out and puts zeros there. All other tokens are
+    equal. `packed` waits for the device once per call, and dropout (not drop path) draws other numbers.
+    """
+
+    def __init__(
+        self, width: int, depth: int, heads: int, mlp_ratio: float, dropout: float, drop_path: float, attention: str = "dense"
+    ) -> None:
+        super().__init__()
+        self.heads, self.head_width, self.packs = heads, width // heads, attention == "packed"
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout, rate) for rate in rates)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor, seconds: Tensor, key_mask: Tensor | None) -> Tensor:
+        if key_mask is not None and self.packs and not torch.compiler.is_compiling():  # a traced graph has one shape
+            return self._packed(tokens, seconds, key_mask)
+        return self._blocks(tokens, Sequences(rotation(seconds, self.heads, self.head_width, tokens.dtype), key_mask))
+
+    def _blocks(self, tokens: Tensor, sequences: Sequences) -> Tensor:
+        for block in self.blocks:
+            tokens = block(tokens, sequences)
+        return self.norm(tokens)
+
+    def _packed(self, tokens: Tensor, seconds: Tensor, key_mask: Tensor) -> Tensor:
+        B, N, _ = tokens.shape
+        kept, cu_seqlens, longest, indices = pack(tokens, key_mask)
+        plan = plan_buckets(cu_seqlens) if tokens.device.type == "cpu" else None
+        table = rotation(seconds[indices % N], 1, self.head_width, tokens.dtype)
+        sequences = Sequences(table, packed=PackedSequences(cu_seqlens, longest, indices // N, plan))
+        return unpack(self._blocks(kept, sequences), indices, B, N)

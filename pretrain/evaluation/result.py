@@ -1,0 +1,154 @@
+"""What a zero-shot evaluation found, as data (`to_dict`, JSON-able) and as a text table (`table`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cardialign.pretrain.evaluation.scoring import Estimate
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """One class: positive records, patients who have them, AUROC and its 95 % interval (undefined when too few patients have or lack it)."""
+
+    code: str
+    name: str
+    positives: int
+    positive_patients: int
+    auroc: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class MacroResult:
+    """Mean AUROC over the `classes` classes that have at least `min_positives` positives."""
+
+    value: float
+    low: float
+    high: float
+    classes: int
+    min_positives: int
+
+
+@dataclass(frozen=True)
+class ZeroShotResult:
+    """Figures and everything needed to make them again: prompt set digest, shard-set fingerprint, folds, split rule, bootstrap, encoder digest.
+
+    n records of `patients` patients; macro with low..high over all `classes`; `excluded` classes with the reason; `unprompted` label codes without
+    words; `masked_leads` records with at least one missing lead; `protocol` which published protocol chose records, labels and prompts, if one did.
+    """
+
+    n: int
+    patients: int
+    classes: list[ClassResult]
+    macro: float
+    low: float
+    high: float
+    macro_frequent: MacroResult
+    excluded: list[dict[str, str]]
+    unprompted: list[str]
+    prompts: dict[str, Any]
+    bootstrap: dict[str, Any]
+    folds: list[int] | None
+    encoder: str
+    shards: str
+    masked_leads: int
+    seconds: float
+    split: dict[str, Any] | None = None
+    protocol: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; figures that are undefined are null."""
+        return _plain(asdict(self))
+
+    def table(self) -> str:
+        """Text table, best class first."""
+        return _table(self, None)
+
+
+@dataclass(frozen=True)
+class ZeroShotComparison:
+    """An encoder beside a baseline on the same records and resamples; `difference` (macro) and `differences` (per class code) are paired."""
+
+    result: ZeroShotResult
+    baseline: ZeroShotResult
+    difference: Estimate
+    differences: dict[str, Estimate]
+
+    def to_dict(self) -> dict[str, Any]:
+        """`ZeroShotResult.to_dict()` of the encoder, with `baseline` (the same of the baseline), `difference` and `differences`."""
+        return {
+            **self.result.to_dict(),
+            "baseline": self.baseline.to_dict(),
+            "difference": _plain(asdict(self.difference)),
+            "differences": {code: _plain(asdict(estimate)) for code, estimate in self.differences.items()},
+        }
+
+    def table(self) -> str:
+        """Text table, best class first, with the baseline's AUROC beside and the paired difference below."""
+        gain = self.difference
+        line = f"difference to the baseline, paired: {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
+        return f"{_table(self.result, self.baseline)}\n{line}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _figure(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "n/a"
+
+
+def _interval(entry: ClassResult | MacroResult | ZeroShotResult) -> str:
+    return f"{entry.low:.3f}-{entry.high:.3f}" if math.isfinite(entry.low) else "n/a"
+
+
+def _classes(count: int) -> str:
+    return f"{count} class{'es' * (count != 1)}"
+
+
+def _table(result: ZeroShotResult, baseline: ZeroShotResult | None) -> str:
+    other = {c.code: c.auroc for c in baseline.classes} if baseline else {}
+    head = ["code", "class", "positives", "AUROC", "95 % interval", *(["untrained"] if baseline else [])]
+    rows = [
+        [
+            c.code,
+            c.name,
+            str(c.positives),
+            _figure(c.auroc),
+            _interval(c),
+            *([_figure(other[c.code])] if baseline else []),
+        ]
+        for c in sorted(result.classes, key=lambda c: -c.auroc)
+    ]
+    macros = [["", f"macro, {_classes(len(result.classes))}", "", _figure(result.macro), _interval(result)]]
+    frequent = result.macro_frequent
+    if 0 < frequent.classes < len(result.classes):
+        name = f"macro, {_classes(frequent.classes)} with n >= {frequent.min_positives}"
+        macros.append(["", name, "", _figure(frequent.value), _interval(frequent)])
+    if baseline:
+        beside = [baseline.macro, baseline.macro_frequent.value]
+        macros = [[*row, _figure(value)] for row, value in zip(macros, beside, strict=False)]
+    widths = [max(len(row[k]) for row in [head, *rows, *macros]) for k in range(len(head))]
+
+    def line(row: list[str]) -> str:
+        cells = [cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        return "  ".join(cells).rstrip()
+
+    rule = "  ".join("-" * w for w in widths)
+    reasons = dict.fromkeys(e["reason"] for e in result.excluded)
+    notes = [f"left out, {reason}: {', '.join(e['code'] for e in result.excluded if e['reason'] == reason)}" for reason in reasons]
+    if result.unprompted:
+        notes.append(f"labels without prompts: {', '.join(result.unprompted)}")
+    if result.protocol:
+        notes.append(f"protocol {result.protocol['protocol']}:{result.protocol['task']}: {result.protocol['note']}")
+        notes += [f"  differs: {deviation}" for deviation in result.protocol["deviations"]]
+    title = f"zero-shot, {result.prompts['name']}: {result.n} records of {result.patients} patients"
+    return "\n".join([title, line(head), rule, *map(line, rows), rule, *map(line, macros), *notes])

@@ -1,0 +1,248 @@
+"""What an exported encoder demands of a signal, and the one place where a user's array is brought to it or refused.
+
+Wrong lead order, microvolts for millivolts or 250 Hz for 500 Hz give embeddings that look fine and mean nothing. So nothing is guessed: what
+differs from the contract is an error that names the difference and the argument that allows the conversion. Legend: B batch, L leads, T samples.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+
+from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
+
+log = logging.getLogger(__name__)
+
+CONTRACT_VERSION = 1
+PER_MILLIVOLT = {"mv": 1.0, "uv": 1000.0, "µv": 1000.0, "μv": 1000.0}
+IMPLAUSIBLE_MV = 100.0
+"""Peak to peak. Surface ECGs stay under 20 mV even with wander; 1 mV given as 1000 uV is far above."""
+
+MEANINGS = {
+    "lead_mask": "bool (B, 12) in the order of `leads`; False = not recorded: masked by the encoder, whatever the samples hold (never read as 0 mV)",
+    "valid_samples": "int64 (B,): samples from here on are zero padding and are not attended to",
+    "missing_leads": "refused unless the caller says so (lead_mask, or allow_missing_leads=True by lead names)",
+    "normalisation_applied_by": "encoder: give plain mV, unfiltered as recorded",
+    "embedding": "float32 (B, embedding_dim), unit length",
+}
+
+
+@dataclass(frozen=True)
+class SignalContract:
+    """Leads in order, units, sampling_rate in Hz, seconds, samples = T, the normalisation inside the encoder, and the size of what comes out."""
+
+    sampling_rate: float
+    seconds: float
+    samples: int
+    normalisation: str
+    embedding_dim: int
+    lead_dropout: float = 0.0
+    leads: tuple[str, ...] = STANDARD_LEADS
+    units: str = "mV"
+
+    @classmethod
+    def of(cls, spec: SignalSpec, normalisation: str, embedding_dim: int, lead_dropout: float) -> SignalContract:
+        return cls(spec.sampling_rate, spec.seconds, spec.samples, normalisation, embedding_dim, lead_dropout)
+
+    @property
+    def spec(self) -> SignalSpec:
+        return SignalSpec(self.sampling_rate, self.seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"version": CONTRACT_VERSION, **asdict(self), "leads": list(self.leads), "meaning": MEANINGS}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SignalContract:
+        """Raises UserError for a version or a lead order that this release does not know."""
+        if values.get("version") != CONTRACT_VERSION or tuple(values.get("leads", ())) != STANDARD_LEADS:
+            raise UserError(
+                f"signal contract version {values.get('version')} with leads {values.get('leads')} is not known here (version {CONTRACT_VERSION})",
+                "load it with the release that wrote it",
+            )
+        return cls(**{k: v for k, v in values.items() if k not in ("version", "meaning", "leads")})
+
+
+class ContractSignal(NamedTuple):
+    """signal float32 (B, 12, T) in mV, lead_mask bool (B, 12), valid_samples int64 (B,): exactly as the encoder wants them."""
+
+    signal: np.ndarray
+    lead_mask: np.ndarray
+    valid_samples: np.ndarray
+
+
+class SignalForm(TypedDict, total=False):
+    """How a user's signal is written, and which conversions are allowed: the arguments of `conform_signal`, where they are explained."""
+
+    leads: Sequence[str]
+    units: str
+    lead_mask: np.ndarray | None
+    valid_samples: np.ndarray | None
+    allow_missing_leads: bool
+    derive_limb_leads: bool
+    resample: bool
+    crop: bool
+
+
+def conform_signal(
+    contract: SignalContract,
+    signal: np.ndarray,
+    *,
+    sampling_rate: float,
+    leads: Sequence[str] = STANDARD_LEADS,
+    units: str = "mV",
+    lead_mask: np.ndarray | None = None,
+    valid_samples: np.ndarray | None = None,
+    allow_missing_leads: bool = False,
+    derive_limb_leads: bool = False,
+    resample: bool = False,
+    crop: bool = False,
+) -> ContractSignal:
+    """Bring (B, L, T) or (L, T) to the contract, or raise UserError naming what differs and the argument that allows the conversion.
+
+    leads, lead_mask ((L,) or (B, L)) and the signal's second axis share one order, any order and letter case. sampling_rate in Hz; units "mV" or "uV".
+    derive_limb_leads computes absent III, aVR, aVL, aVF from I and II (exact, Einthoven and Goldberger). Shorter signals are zero-padded at the end.
+    """
+    signal = _array(signal)
+    columns = _columns(leads, signal.shape[1])
+    millivolts = _millivolts(signal, units)
+    B, _, T = millivolts.shape
+    recorded = np.ones((B, len(columns)), dtype=bool) if lead_mask is None else _mask(lead_mask, B, len(columns))
+    valid = np.full(B, T, dtype=np.int64) if valid_samples is None else np.clip(np.asarray(valid_samples, dtype=np.int64).reshape(-1), 0, T)
+    if valid.shape != (B,):
+        raise UserError(f"valid_samples has {valid.size} entries for {B} records", "give one number of samples per record")
+
+    out = np.zeros((B, len(STANDARD_LEADS), T), dtype=np.float32)
+    mask = np.zeros((B, len(STANDARD_LEADS)), dtype=bool)
+    out[:, columns], mask[:, columns] = millivolts, recorded
+    out[~mask] = 0.0
+    if derive_limb_leads:
+        _derive_limb_leads(out, mask)
+    absent = [lead for k, lead in enumerate(STANDARD_LEADS) if k not in columns and not mask[:, k].all()]
+    if absent and not allow_missing_leads:
+        derivable = {"I", "II"} <= {STANDARD_LEADS[c] for c in columns} and set(absent) & {"III", "aVR", "aVL", "aVF"}
+        raise UserError(
+            f"the encoder was trained on 12 leads; missing here: {', '.join(absent)}",
+            ("derive_limb_leads=True computes III, aVR, aVL and aVF from I and II; " if derivable else "")
+            + "allow_missing_leads=True masks what is missing (embeddings are then less certain)",
+        )
+    _check_values(out, mask, valid)
+    out, valid = _to_rate(out, valid, contract, sampling_rate, resample)
+    return _to_length(out, mask, valid, contract, crop)
+
+
+def _array(signal: np.ndarray) -> np.ndarray:
+    signal = np.asarray(signal)
+    if signal.ndim == 2:
+        signal = signal[None]
+    if signal.ndim != 3 or not signal.size:
+        raise UserError(f"signal has shape {signal.shape}", "give an array (B, leads, samples), or (leads, samples) for one record")
+    return signal
+
+
+def _columns(leads: Sequence[str], given: int) -> list[int]:
+    names = {lead.casefold(): k for k, lead in enumerate(STANDARD_LEADS)}
+    keys = [str(lead).strip().casefold() for lead in leads]
+    unknown = [str(lead) for lead, key in zip(leads, keys, strict=True) if key not in names]
+    if unknown:
+        raise UserError(f"unknown leads {', '.join(unknown)}", f"name them among {', '.join(STANDARD_LEADS)} (any order, any letter case)")
+    if len(set(keys)) != len(keys):
+        raise UserError("a lead is named twice in `leads`", "name each row of the signal once")
+    if len(keys) != given:
+        raise UserError(
+            f"signal has {given} leads but {len(keys)} names were given ({', '.join(leads)})", "give leads=[...] with one name per row"
+        )
+    return [names[key] for key in keys]
+
+
+def _millivolts(signal: np.ndarray, units: str) -> np.ndarray:
+    factor = PER_MILLIVOLT.get(str(units).strip().casefold())
+    if factor is None:
+        raise UserError(f"unknown units {units!r}", 'use units="mV" or units="uV"')
+    if not np.issubdtype(signal.dtype, np.floating) and factor == 1.0:
+        raise UserError(
+            f"signal is {signal.dtype}, which looks like raw counts, not mV", 'divide by the gain (counts per mV), or give units="uV"'
+        )
+    return (signal / factor).astype(np.float32)
+
+
+def _mask(lead_mask: np.ndarray, B: int, L: int) -> np.ndarray:
+    mask = np.asarray(lead_mask, dtype=bool)
+    if mask.shape not in ((L,), (B, L)):
+        raise UserError(f"lead_mask has shape {mask.shape}", f"give ({L},) or ({B}, {L}), in the order of `leads`")
+    return np.broadcast_to(mask, (B, L))
+
+
+def _derive_limb_leads(out: np.ndarray, mask: np.ndarray) -> None:
+    first, second = out[:, 0], out[:, 1]
+    derived = {2: second - first, 3: -(first + second) / 2, 4: first - second / 2, 5: second - first / 2}
+    for k, values in derived.items():
+        rows = mask[:, 0] & mask[:, 1] & ~mask[:, k]
+        out[rows, k] = values[rows]
+        mask[rows, k] = True
+
+
+def _check_values(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> None:
+    inside = np.arange(signal.shape[-1]) < valid[:, None]
+    if not mask.any(axis=1).all():
+        raise UserError(f"record {int(np.argmin(mask.any(axis=1)))} has no recorded lead", "leave it out")
+    if not (valid > 0).all():
+        raise UserError(f"record {int(np.argmin(valid > 0))} has no valid sample", "leave it out")
+    bad = (~np.isfinite(signal) & inside[:, None, :]).any(axis=-1)
+    if bad.any():
+        record = int(np.argmax(bad.any(axis=1)))
+        names = ", ".join(lead for lead, flag in zip(STANDARD_LEADS, bad[record], strict=True) if flag)
+        raise UserError(f"record {record}: NaN or infinite samples in lead {names}", "fill the gaps, or hide the lead with lead_mask")
+    signal[~np.broadcast_to(inside[:, None, :], signal.shape)] = 0.0
+    spread = signal.max(axis=-1) - signal.min(axis=-1)
+    if (spread > IMPLAUSIBLE_MV).any():
+        record, lead = (int(k) for k in np.argwhere(spread > IMPLAUSIBLE_MV)[0])
+        raise UserError(
+            f"record {record}: lead {STANDARD_LEADS[lead]} spans {spread[record, lead]:.0f} mV, which no ECG does",
+            'if these are microvolts give units="uV"; if they are counts divide by the gain',
+        )
+    flat = mask & (spread == 0)
+    if flat.any():
+        log.warning(
+            "flat_leads=%d remark=a lead of constant value is read as recorded; hide it with lead_mask when it is missing", int(flat.sum())
+        )
+
+
+def _to_rate(signal: np.ndarray, valid: np.ndarray, contract: SignalContract, rate: float, resample: bool) -> tuple[np.ndarray, np.ndarray]:
+    if abs(rate - contract.sampling_rate) < 1e-6 * contract.sampling_rate:
+        return signal, valid
+    if not resample:
+        raise UserError(
+            f"signal is sampled at {rate:g} Hz, the encoder was trained at {contract.sampling_rate:g} Hz",
+            "resample=True converts it (polyphase)",
+        )
+    if not rate > 0:
+        raise UserError(f"sampling_rate {rate:g} is not a rate", "give samples per second")
+    from scipy.signal import resample_poly
+
+    ratio = Fraction(contract.sampling_rate / rate).limit_denominator(1000)
+    resampled = resample_poly(signal, ratio.numerator, ratio.denominator, axis=-1, padtype="line").astype(np.float32)
+    log.info("resample=%g->%g Hz", rate, contract.sampling_rate)
+    return resampled, np.minimum(np.round(valid * float(ratio)).astype(np.int64), resampled.shape[-1])
+
+
+def _to_length(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray, contract: SignalContract, crop: bool) -> ContractSignal:
+    T = signal.shape[-1]
+    if contract.samples < T:
+        if not crop:
+            raise UserError(
+                f"signal lasts {T / contract.sampling_rate:g} s ({T} samples), the encoder reads {contract.seconds:g} s ({contract.samples})",
+                "crop=True keeps the beginning; or cut windows yourself",
+            )
+        signal, valid = signal[:, :, : contract.samples], np.minimum(valid, contract.samples)
+    elif contract.samples > T:
+        signal = np.pad(signal, ((0, 0), (0, 0), (0, contract.samples - T)))
+        log.info("padded=%d->%d samples remark=the padding is masked", T, contract.samples)
+    signal = np.ascontiguousarray(signal, dtype=np.float32)
+    signal[~mask] = 0.0
+    return ContractSignal(signal, mask, valid)

@@ -1,0 +1,59 @@
+"""The digest list of an exported encoder: what was written is what is read, file by file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from cardialign.data_shards.errors import UserError
+
+EXPORT_VERSION = 1
+DIGESTS = "digests.json"
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Relative name -> sha256 of every file below `folder` but the digest list itself."""
+    digests = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name != DIGESTS:
+            with path.open("rb") as stream:
+                digests[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return digests
+
+
+def verify_export(folder: Path) -> str:
+    """Check every file against `digests.json`; returns the digest of the whole export (sha256 of that list).
+
+    Raises UserError that names each changed, missing or extra file, or says that this is no exported encoder.
+    """
+    folder = Path(folder)
+    try:
+        listed = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+        version, files = listed["version"], dict(listed["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{folder} is not an exported encoder: {DIGESTS} is missing or unreadable", "give the folder that `export` wrote"
+        ) from None
+    if version != EXPORT_VERSION:
+        raise UserError(f"{folder} has export version {version}, this release reads {EXPORT_VERSION}", "use the release that wrote it")
+    found = file_digests(folder)
+    wrong = [f"{name}: missing" for name in files if name not in found]
+    wrong += [f"{name}: content changed (sha256 differs)" for name in files if name in found and found[name] != files[name]]
+    wrong += [f"{name}: not part of the export" for name in found if name not in files]
+    if wrong:
+        raise UserError(
+            f"exported encoder {folder} is not as it was written:\n" + "\n".join(f"  - {line}" for line in wrong), "fetch it again"
+        )
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def refuse_to_replace(out: Path, overwrite: bool) -> None:
+    """Raise UserError unless `out` is free, empty, or (with `overwrite`) an encoder: nothing else is ever replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / DIGESTS).is_file():
+        raise UserError(f"{out} holds something that is no encoder; it is left alone", "give another folder")
+    if not overwrite:
+        raise UserError(f"{out} exists already", "give another folder, or --overwrite")

@@ -1,0 +1,135 @@
+"""An exported encoder in use: arrays in mV and report texts in, unit vectors of the shared space out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.record import SignalSpec
+from cardialign.pretrain.config import RunConfig, parse_config
+from cardialign.pretrain.encoders.cardialign import EcgEncoder, EncoderOutput
+from cardialign.pretrain.export.contract import SignalContract, SignalForm, conform_signal
+from cardialign.pretrain.export.integrity import verify_export
+from cardialign.pretrain.text.encoder import TextEncoder, TextHead
+
+log = logging.getLogger(__name__)
+
+EMBED_BATCH = 64
+
+
+class LoadedEncoder:
+    """ECG encoder and report head of one run, in evaluation mode, with the signal contract they were trained under.
+
+    Attributes: `config`, `contract`, `provenance`, `digest` (of the export, or a word for a model that was never exported), `group_names`, `device`.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        contract: SignalContract,
+        ecg: EcgEncoder,
+        head: TextHead,
+        text_encoder: TextEncoder,
+        *,
+        provenance: dict[str, Any],
+        digest: str,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config, self.contract, self.provenance, self.digest = config, contract, provenance, digest
+        self.device = torch.device(device)
+        self.ecg = ecg.to(self.device).eval().requires_grad_(False)
+        self.head = head.to(self.device).eval().requires_grad_(False)
+        self._text_encoder = text_encoder
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Names of the lead groups, in the order of `EncoderOutput.group_weights`."""
+        return self.ecg.group_names
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        """The report encoder, checked to be the one that the head was trained on. Raises UserError when another one is installed."""
+        expected = self.provenance.get("text_encoder", {}).get("fingerprint")
+        if expected and self._text_encoder.fingerprint != expected:
+            raise UserError(
+                f"text encoder {self.config.text.encoder} here has fingerprint {self._text_encoder.fingerprint[:12]}, the encoder was trained with {expected[:12]}",
+                "install the same version of the text encoder; ECG embeddings alone do not need it",
+            )
+        return self._text_encoder
+
+    @torch.inference_mode()
+    def encode(
+        self, signal: np.ndarray | Tensor, lead_mask: np.ndarray | Tensor, valid_samples: np.ndarray | Tensor | None = None
+    ) -> EncoderOutput:
+        """A batch that already fulfils the contract: signal (B, 12, T) mV, lead_mask bool (B, 12), valid_samples (B,). Tensors stay on `device`."""
+        signal, lead_mask = torch.as_tensor(signal), torch.as_tensor(lead_mask)
+        valid = None
+        if valid_samples is not None and int(torch.as_tensor(valid_samples).min()) < self.contract.samples:
+            valid = torch.as_tensor(valid_samples).to(self.device)
+        return self.ecg(signal.to(self.device), lead_mask.to(self.device), valid)
+
+    def embed(self, signal: np.ndarray, *, sampling_rate: float, **form: Unpack[SignalForm]) -> np.ndarray:
+        """ECG array (B, L, T) or (L, T) in mV -> float32 (B, embedding_dim), unit rows.
+
+        form: leads, units, lead_mask, valid_samples, allow_missing_leads, derive_limb_leads, resample, crop, as in
+        `cardialign.pretrain.export.contract.conform_signal`, which refuses what differs from the contract and names the remedy.
+        """
+        fit = conform_signal(self.contract, signal, sampling_rate=sampling_rate, **form)
+        if not fit.lead_mask.all() and self.contract.lead_dropout == 0:
+            log.warning("masked_leads=%d remark=this encoder was trained without lead dropout", int((~fit.lead_mask).sum()))
+        rows = [slice(start, start + EMBED_BATCH) for start in range(0, len(fit.signal), EMBED_BATCH)]
+        parts = [self.encode(fit.signal[r], fit.lead_mask[r], fit.valid_samples[r]).embedding for r in rows]
+        return torch.cat(parts).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def embed_text(self, texts: list[str]) -> np.ndarray:
+        """Report texts -> float32 (n, embedding_dim), unit rows in the same space as `embed`."""
+        pooled = torch.from_numpy(self.text_encoder.embed(list(texts))).to(self.device)
+        return self.head(pooled).float().cpu().numpy()
+
+    def untrained(self, seed: int = 0) -> LoadedEncoder:
+        """The same configuration with fresh weights (encoder and head; the published text encoder stays): what pretraining has to beat."""
+        return untrained_encoder(self.config, self.contract.spec, seed, self.device)
+
+
+def untrained_encoder(config: RunConfig, spec: SignalSpec, seed: int = 0, device: torch.device | str = "cpu") -> LoadedEncoder:
+    """Encoder and report head with fresh weights from `seed`; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        ecg = EcgEncoder(config.model, spec.sampling_rate, spec.samples, config.data.normalisation)
+        text = TextEncoder(config.text, device=device)
+        head = TextHead(text.dim, config.model.embedding_dim)
+    contract = SignalContract.of(spec, config.data.normalisation, config.model.embedding_dim, config.training.lead_dropout)
+    return LoadedEncoder(
+        config, contract, ecg, head, text, provenance={"untrained_seed": seed}, digest=f"untrained-seed-{seed}", device=device
+    )
+
+
+def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> LoadedEncoder:
+    """Verify an exported folder and load it. Nothing in it is executed or unpickled. Raises UserError naming each file that is not as written."""
+    path = Path(path)
+    digest = verify_export(path)
+    config = parse_config(_read_json(path / "config.json"), str(path / "config.json"))
+    contract = SignalContract.from_dict(_read_json(path / "signal_contract.json"))
+    ecg = EcgEncoder(config.model, contract.sampling_rate, contract.samples, contract.normalisation)
+    ecg.load_state_dict(load_file(path / "model.safetensors"))
+    trained_text = path / "text_encoder.safetensors"
+    text = TextEncoder(config.text, load_file(trained_text) if trained_text.is_file() else None, device)
+    head_state = load_file(path / "text_head.safetensors")
+    head = TextHead(head_state["norm.weight"].numel(), config.model.embedding_dim)
+    head.load_state_dict(head_state)
+    log.info("encoder=%s digest=%s rate=%g leads=12", path, digest[:12], contract.sampling_rate)
+    return LoadedEncoder(config, contract, ecg, head, text, provenance=_read_json(path / "provenance.json"), digest=digest, device=device)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,71 @@
+"""The ECG encoder as a `torch.export` program: one file that plain torch runs, without this code base and without a pickle inside.
+
+    program = torch.export.load("encoder.pt2").module()
+    embedding = program(signal, lead_mask, valid_samples)   # (B, 12, T) mV, bool (B, 12), int64 (B,) -> (B, embedding_dim)
+
+torch stores graph and weights as JSON and raw bytes; only the example inputs would be pickled, so they are left out, and `pickled_parts` proves it.
+A program is read by the torch that wrote it or a newer one; the safetensors beside it have no such limit.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cardialign.data_shards.record import STANDARD_LEADS
+from cardialign.pretrain.encoders.cardialign import EcgEncoder
+
+log = logging.getLogger(__name__)
+
+MAX_BATCH = 65536
+
+
+class EmbeddingProgram(nn.Module):
+    """What a consumer calls: three tensors in, unit vectors out."""
+
+    def __init__(self, encoder: EcgEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor) -> Tensor:
+        return self.encoder(signal, lead_mask, valid_samples).embedding
+
+
+def save_program(encoder: EcgEncoder, path: Path) -> None:
+    """Trace the encoder on the CPU with a dynamic batch and write it to `path`."""
+    samples = encoder.samples
+    example = (
+        torch.zeros(2, len(STANDARD_LEADS), samples),
+        torch.ones(2, len(STANDARD_LEADS), dtype=torch.bool),
+        torch.full((2,), samples),
+    )
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+    module = EmbeddingProgram(encoder).eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(
+            module, example, dynamic_shapes={name: {0: batch} for name in ("signal", "lead_mask", "valid_samples")}
+        )
+        program.example_inputs = None
+        torch.export.save(program, path)
+    found = pickled_parts(path)
+    assert not found, f"torch wrote pickled parts into {path.name}: {found}"
+
+
+def pickled_parts(path: Path) -> list[str]:
+    """Members of a .pt2 archive that hold a pickle: a nested torch archive, a pickle stream, or a payload that its index declares as one."""
+    found = []
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            content = archive.read(name)
+            raw_tensor = "/data/weights/weight_" in name or "/data/constants/tensor_" in name
+            nested = content[:2] == b"PK" or (content[:1] == b"\x80" and content[-1:] == b".")
+            declared = name.endswith("_config.json") and b'"use_pickle": true' in content
+            if declared or (nested and not raw_tensor):
+                found.append(name)
+    return found

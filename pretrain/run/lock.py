@@ -1,0 +1,80 @@
+"""One process at a time drives a run directory: two would write over each other's configuration, metrics and checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cardialign.data_shards.errors import UsageError, UserError
+
+log = logging.getLogger(__name__)
+LOCK = "driver.lock"
+
+
+@contextlib.contextmanager
+def held(run_dir: Path) -> Iterator[None]:
+    """Hold `run_dir`, which is made when it is not there, for this process. A lock that dies with its process: what a killed run leaves blocks nobody.
+
+    Raises UsageError naming the process and host of the run that holds it, UserError when the folder cannot be written. A folder that was made
+    here and is still empty goes again. A filesystem without locks is logged and used without.
+    """
+    made = not run_dir.exists()
+    path = run_dir / LOCK
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = _locked(path)
+    except OSError as error:
+        raise UserError(f"run directory {run_dir} cannot be written: {error.strerror}", "give another --run-dir") from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+        if made:
+            with contextlib.suppress(OSError):
+                run_dir.rmdir()
+
+
+def _locked(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(descriptor)
+            os.close(descriptor)
+            raise UsageError(
+                f"run directory {path.parent} is in use by {holder}",
+                "wait for it, stop it with SIGTERM (it ends at a committed checkpoint), or give another --run-dir",
+            ) from None
+        except OSError as error:
+            log.warning("action=no-lock path=%s error=%s remark=nothing keeps a second run out", path, error)
+        if _is(path, descriptor):
+            break
+        os.close(descriptor)  # its holder removed it between our two calls
+    note = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(note).encode(), 0)
+    return descriptor
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        note = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {note['pid']} on {note['host']} since {note['since']}"
+    except (ValueError, KeyError):  # it has the lock and is about to write its note
+        return "another process"

@@ -1,0 +1,48 @@
+"""Ranks that succeed or fail together: what one rank learns, every rank learns, so that none is left waiting in a collective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from cardialign.data_shards.errors import UserError
+
+T = TypeVar("T")
+
+
+def on_rank_zero(work: Callable[[], T]) -> T:
+    """Run `work` on rank 0; every rank gets its result, or its UserError or OSError. The result must be picklable and small."""
+    outcome: list[object] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = work()
+        except (UserError, OSError) as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if isinstance(outcome[1], Exception):
+        raise outcome[1]
+    return outcome[0]  # type: ignore[return-value]
+
+
+def first_problem(problem: str | None) -> str | None:
+    """The problem of the lowest rank that has one, on every rank; None when all is well everywhere."""
+    problems: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    return next((f"rank {rank}: {text}" for rank, text in enumerate(problems) if text), None)
+
+
+def highest(value: int, device: torch.device) -> int:
+    """The largest of the ranks' small numbers, on every rank: one number is exchanged."""
+    tensor = torch.tensor([value], dtype=torch.int32, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return int(tensor.item())
+
+
+def first_error(error: UserError | None) -> UserError:
+    """The UserError of the lowest rank that has one, for every rank to raise; called by all ranks when one has failed."""
+    errors: list[UserError | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(errors, error)
+    return next(found for found in errors if found is not None)

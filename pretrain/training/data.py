@@ -1,0 +1,96 @@
+"""What a run reads: its shard set or its mixture of several, the rows it selects, their order, its text bank, and how many steps they make."""
+
+from __future__ import annotations
+
+import math
+
+from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.order.global_order import GlobalOrder
+from cardialign.data_shards.order.mixture import JoinedSets, MixtureOrder, slots_of
+from cardialign.data_shards.order.substitutes import Order
+from cardialign.data_shards.order.window import WindowOrder
+from cardialign.data_shards.shard_set.shard_set import Selection, ShardSet
+from cardialign.data_shards.text.bank import TextBank
+from cardialign.data_shards.text.joined_bank import JoinedBank
+from cardialign.pretrain.config import DataConfig, MixturePart, RunConfig
+from cardialign.pretrain.text.encoder import TextEncoder
+
+
+def total_steps(config: RunConfig, records: int) -> int:
+    """Optimizer steps of the run: as given, or enough for `epochs` passes over `records`. In a mixture a pass is as many records as all sets have
+    selected together; a set with more than its share of the weights is passed more often."""
+    training = config.training
+    if training.steps is not None:
+        return training.steps
+    assert training.epochs is not None
+    return max(1, math.ceil(training.epochs * records / training.global_batch))
+
+
+def open_sets(data: DataConfig) -> ShardSet | JoinedSets:
+    """The shard set of a run, or those of its mixture as one. Raises UsageError when none is named, DataError when one cannot be opened or read
+    together with the others."""
+    if not data.parts:
+        raise UsageError(
+            "neither data.shards nor data.mixture is set", "name a shard set: --set data.shards=FOLDER, or list several under data.mixture"
+        )
+    if data.shards is not None:
+        return ShardSet.open(data.shards)
+    return JoinedSets([ShardSet.open(part.shards) for part in data.parts])
+
+
+def open_data(config: RunConfig) -> tuple[ShardSet | JoinedSets, Selection, Order]:
+    """Shard set(s), the rows of the run (their folds and split, with a report), and their order. Raises UserError or DataError with the remedy."""
+    data, opened = config.data, open_sets(config.data)
+    if isinstance(opened, ShardSet):
+        selection = _select(data, opened, data.parts[0])
+        return opened, selection, _order(config, opened, selection, config.training.global_batch)
+    slots = slots_of([part.weight for part in data.parts], config.training.global_batch)
+    orders = [_order_in_mixture(config, part, each, slot) for part, each, slot in zip(data.parts, opened.sets, slots, strict=True)]
+    order = MixtureOrder(orders, opened.offsets, config.seed)
+    return opened, Selection(order.rows, order.fingerprint), order
+
+
+def open_bank(config: RunConfig) -> TextBank:
+    """Text bank of the shard set(s) for the run's report encoder. Raises UserError when one has not been built."""
+    opened = open_sets(config.data)
+    fingerprint = TextEncoder(config.text).fingerprint
+    banks = [_bank(config, part, fingerprint) for part in config.data.parts]
+    return banks[0] if isinstance(opened, ShardSet) else JoinedBank(opened, banks)
+
+
+def _select(data: DataConfig, shard_set: ShardSet, part: MixturePart) -> Selection:
+    try:
+        return shard_set.select(folds=part.folds, require_report=True, split=data.split_rule(part))
+    except DataError as error:
+        raise DataError(f"{part.shards}: {error.problem}", error.remedy) from error
+
+
+def _order(config: RunConfig, shard_set: ShardSet, selection: Selection, slots: int) -> GlobalOrder | WindowOrder:
+    rows, window = selection.rows, config.data.window
+    patients = shard_set.patients[rows] if config.data.patient_disjoint else None
+    if window is None:
+        return GlobalOrder(rows, patients, slots, config.seed, selection.fingerprint)
+    return WindowOrder(rows, shard_set.shard[rows], patients, slots, config.seed, selection.fingerprint, window)
+
+
+def _order_in_mixture(config: RunConfig, part: MixturePart, shard_set: ShardSet, slots: int) -> Order:
+    selection = _select(config.data, shard_set, part)
+    if selection.rows.size < slots:
+        raise DataError(
+            f"{part.shards}: {selection.rows.size} records are selected, its weight in the mixture gives it {slots} slots of every global batch",
+            "lower its weight or training.global_batch, or select more of its records",
+        )
+    order = _order(config, shard_set, selection, slots)
+    if isinstance(order, WindowOrder):
+        shard_set.files.max_open = min(shard_set.files.max_open, order.open_shards)
+    return order
+
+
+def _bank(config: RunConfig, part: MixturePart, fingerprint: str) -> TextBank:
+    try:
+        return TextBank.open(part.shards, fingerprint, config.text.style)
+    except DataError as error:
+        raise UserError(
+            f"no text bank of {part.shards} for report encoder {config.text.encoder}: {error.problem}",
+            f"build it once: cardialign text-bank build {part.shards} --encoder {config.text.encoder}",
+        ) from None

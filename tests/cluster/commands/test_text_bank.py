@@ -1,0 +1,51 @@
+"""`text-bank stats`, `shards leakage` and protocols by command: they print what the floors below found, with what to do next."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.text.bank import build_text_bank
+from cardialign.pretrain.config import parse_config
+from tests.support.hashing_encoder import HashingEncoder
+
+Call = Callable[..., Any]
+
+
+def test_statistics_advise_against_raw_cosine_and_give_lines_that_a_recipe_takes(cardialign: Call, shards: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shards, tmp_path / "shards", ignore=shutil.ignore_patterns("text_bank")))
+    missing = cardialign("text-bank", "stats", folder)
+    assert missing.code == 1 and "text-bank build" in missing.json["remedy"]
+    build_text_bank(ShardSet.open(folder), HashingEncoder())
+    answer = cardialign("text-bank", "stats", folder, "--global-batch", 16, 9999)
+    assert answer.code == 0 and "raw cosine is useless" in answer.json["advice"] and "0.835" in answer.json["advice"]
+    assert f"{answer.json['raw']['mean']:.3f}" in answer.json["advice"]
+    assert answer.json["left_out"] == [f"global batch 9999: only {answer.json['records']} records"]
+    for name, lines in answer.json["yaml"].items():
+        config = parse_config(yaml.safe_load("\n".join(lines)))
+        assert config.objective.similarity == name and config.objective.low < config.objective.high
+    printed = cardialign("text-bank", "stats", folder, "--global-batch", 16, plain=True).out
+    assert "raw cosine is useless" in printed and "  low: " in printed and "effective negatives: " in printed
+
+
+def test_leakage_between_parts_fails_the_command_and_names_examples(cardialign: Call, shards: Path) -> None:
+    clean = cardialign("shards", "leakage", shards, shards, "--split-a", "train", "--split-b", "val")
+    assert clean.code == 0 and clean.json["leaked"] is False and clean.json["same_waveforms"] == 0
+    leaked = cardialign("shards", "leakage", shards, shards, "--split-b", "val", plain=True)
+    assert leaked.code == 1 and "LEAKED" in leaked.out and "in b is" in leaked.out and "  - patient " in leaked.out
+
+
+def test_protocols_by_command_say_what_they_expect(cardialign: Call, shards: Path, tmp_path: Path) -> None:
+    words = ("evaluate", "zero-shot", "--encoder", tmp_path, "--shards", shards)
+    other_data = cardialign(*words, "--protocol", "clean-v1:ptb-xl-super")
+    assert other_data.code == 2 and "was built from mimic-iv-ecg" in other_data.json["problem"]
+    unknown = cardialign(*words, "--protocol", "clean-v9:x")
+    assert unknown.code == 2 and "merl-v1" in unknown.json["remedy"]
+    folds = cardialign(*words, "--protocol", "clean-v1:ptb-xl-super", "--folds", "1-3")
+    assert folds.code == 2 and "--split" in folds.json["remedy"]
+    assert cardialign(*words, "--prompts", "virtual-findings-v1", "--label-files", tmp_path).code == 2

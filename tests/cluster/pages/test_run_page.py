@@ -1,0 +1,207 @@
+"""The report is one page that needs nothing else, shows the figures it was given, and survives hostile or missing input."""
+
+from __future__ import annotations
+
+import base64
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import pytest
+
+from cardialign.cluster.pages.charts import IntervalScale, line_chart, nice_ticks, smoothed, tick_labels, weight_bars
+from cardialign.cluster.pages.run_page import Picture, write_report
+
+PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+TRACE = [{"step": s, "loss": 5.0 / s, "lr": 1e-4 * s, "records_per_second": 100.0, "data_wait_share": 0.002} for s in range(1, 41)]
+RESULT = {
+    "n": 612,
+    "patients": 204,
+    "macro": 0.9312,
+    "low": 0.921,
+    "high": 0.94,
+    "classes": [
+        {"code": "AFIB", "name": "Atrial fibrillation", "positives": 40, "auroc": 0.9876, "low": 0.97, "high": 0.99},
+        {"code": "LVH", "name": "Left ventricular hypertrophy", "positives": 7, "auroc": 0.8123, "low": 0.7, "high": 0.9},
+    ],
+    "macro_frequent": {"value": 0.9876, "low": 0.97, "high": 0.99, "classes": 1, "min_positives": 10},
+    "prompts": {"name": "virtual-findings-v1"},
+    "bootstrap": {"resamples": 1000},
+    "excluded": [{"code": "WPW", "name": "Pre-excitation", "reason": "no positives among 612 records"}],
+    "difference": {"value": 0.43, "low": 0.4, "high": 0.46},
+}
+BASELINE = {**RESULT, "macro": 0.5034, "classes": [{**c, "auroc": 0.5, "low": 0.4, "high": 0.6} for c in RESULT["classes"]]}
+
+
+class _Page(HTMLParser):
+    """Collects what a browser would load, and checks that tags nest."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.loads, self.text, self.tags = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loads += [
+            value for name, value in attrs if name in ("src", "srcset", "data", "xlink:href") or (tag == "link" and name == "href")
+        ]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text.append(data)
+
+
+def read(path):
+    page = _Page()
+    page.feed(path.read_text(encoding="utf-8"))
+    page.close()
+    assert page.open == []
+    return page
+
+
+@pytest.fixture
+def report(tmp_path):
+    def write(**changes):
+        given = {
+            "title": "Demo",
+            "run": {
+                "facts": {"recipe": "cardialign-demo"},
+                "data": [{"name": "train", "records": 6000, "findings": {"AFIB": 321}}],
+                "config": {"seed": 0},
+            },
+            "trace": TRACE,
+            "zero_shot": RESULT,
+            "baseline": BASELINE,
+            "pictures": [Picture("record-1", PNG, "Atrial fibrillation.", {"lateral": 0.41, "septal": 0.59})],
+            "commands": {"Open MLflow": "mlflow ui", "Server": "http://127.0.0.1:5000"},
+        }
+        return write_report(tmp_path / "report.html", **{**given, **changes})
+
+    return write
+
+
+def test_the_page_loads_nothing_from_outside_and_runs_no_script(report):
+    page = read(report())
+    assert page.loads and all(load.startswith("data:image/png;base64,") for load in page.loads)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert "url(" not in report().read_text() and "@import" not in report().read_text()
+
+
+def test_the_picture_comes_back_byte_for_byte(report):
+    assert base64.b64decode(read(report()).loads[0].split(",", 1)[1]) == PNG
+
+
+def test_the_figures_given_are_the_figures_shown(report):
+    text = " ".join(read(report()).text)
+    for figure in ("0.931", "0.921 to 0.940", "0.503", "0.988", "0.812", "612", "6,000", "321", "0.20 %", "+0.430", "0.41", "0.59"):
+        assert figure in text, figure
+    assert "Pre-excitation (WPW): no positives among 612 records" in text
+    assert "cardialign-demo" in text and "mlflow ui" in text
+
+
+def test_hostile_text_is_shown_and_never_becomes_markup(report):
+    attack = '"><script>alert(1)</script>'
+    classes = [{**RESULT["classes"][0], "name": attack, "code": attack}]
+    page = read(
+        report(
+            title=attack,
+            run={
+                "summary": attack,
+                "facts": {attack: attack},
+                "data": [{"name": attack, "findings": {attack: 1}}],
+                "config": {attack: attack},
+            },
+            zero_shot={
+                **RESULT,
+                "classes": classes,
+                "excluded": [{"code": attack, "name": attack, "reason": attack}],
+                "unprompted": [attack],
+            },
+            pictures=[Picture(attack, PNG, attack, {attack: 0.5})],
+            commands={attack: attack, "link": f"http://x/{attack}"},
+        )
+    )
+    assert "script" not in page.tags
+    assert "alert(1)" in "".join(page.text)
+
+
+def test_parts_that_do_not_exist_are_left_out_not_shown_empty(report):
+    path = report(run={}, trace=[], zero_shot=None, baseline=None, pictures=[], commands=None)
+    assert not {"h2", "h3", "table", "svg", "img"} & set(read(path).tags)
+
+
+def test_nan_figures_are_called_not_available(report):
+    classes = [{**RESULT["classes"][0], "low": float("nan"), "high": float("nan")}]
+    text = "".join(read(report(zero_shot={**RESULT, "low": None, "high": None, "classes": classes})).text)
+    assert not re.search(r"\bnan\b", text)
+    assert "None" not in text
+
+
+def points(svg):
+    return [tuple(map(float, p.split(","))) for p in re.search(r'class="curve" points="([^"]*)"', svg).group(1).split()]
+
+
+def test_a_falling_loss_falls_on_the_chart_and_stays_inside_it():
+    drawn = points(line_chart([1, 2, 3, 4], [4.0, 3.0, 2.0, 1.0], title="loss"))
+    assert [x for x, _ in drawn] == sorted(x for x, _ in drawn)
+    assert [y for _, y in drawn] == sorted(y for _, y in drawn)  # SVG's y grows downwards
+    assert all(0 <= x <= 460 and 0 <= y <= 210 for x, y in drawn)
+
+
+@pytest.mark.parametrize("values", [[1.0], [2.0, 2.0], [float("nan"), 1.0, 2.0], [float("nan")], [1e-9, 2e-9], [1e9, 2e9]])
+def test_odd_traces_still_give_well_formed_charts(values):
+    svg = line_chart(range(len(values)), values, title="a & b < c")
+    if svg:
+        ElementTree.fromstring(svg)
+        assert "nan" not in svg
+
+
+def test_ticks_are_round_and_inside():
+    assert nice_ticks(0.0, 1.0, 6) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert nice_ticks(1.3, 6.4, 5) == pytest.approx([2, 4, 6])
+
+
+@pytest.mark.parametrize(
+    ("ticks", "labels"),
+    [
+        ([0, 0.2, 0.4, 1.0], ["0", "0.2", "0.4", "1.0"]),
+        ([0, 0.025, 0.05], ["0", "0.025", "0.050"]),
+        ([0.0995, 0.1, 0.1005], ["0.0995", "0.1000", "0.1005"]),
+        ([0, 5e-4, 1e-3], ["0", "5e-4", "1e-3"]),
+        ([0, 100, 200], ["0", "100", "200"]),
+        ([0, 12500, 25000], ["0", "12.5k", "25k"]),
+        ([2.0], ["2"]),
+        ([], []),
+    ],
+)
+def test_tick_labels_share_one_notation_and_tell_neighbours_apart(ticks, labels):
+    assert tick_labels(ticks) == labels
+
+
+def test_smoothing_keeps_a_straight_line_straight_in_its_middle():
+    out = smoothed([float(k) for k in range(100)])
+    assert out[10:90] == pytest.approx(list(range(10, 90)))
+
+
+def test_all_rows_share_one_scale_that_holds_every_interval():
+    scale = IntervalScale([0.33, 0.99, 0.27])
+    row = ElementTree.fromstring(scale.row((0.99, 0.97, 1.0), (0.33, 0.27, 0.4)))
+    assert scale.low == pytest.approx(0.2)
+    dots = {c.get("class"): float(c.get("cx")) for c in row.iter("circle")}
+    assert 0 < dots["untrained"] < scale.x(0.5) < dots["trained"] < 300
+
+
+def test_weight_bars_are_as_long_as_the_weights_say():
+    bars = ElementTree.fromstring(weight_bars({"lateral": 0.5, "septal": 0.25}))
+    lengths = [float(r.get("width")) for r in bars.iter("rect") if r.get("class") == "bar"]
+    assert lengths[0] == pytest.approx(2 * lengths[1])

@@ -1,0 +1,73 @@
+"""Columns of an index: the same numbers in memory and memory-mapped, shared between processes, and never from a file that another could have written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cardialign.data_shards.build.commit import INDEX
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.shard_set.index import IndexFile, patient_codes
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+
+PLAIN = {"shard": np.int32, "offset": np.int64, "crc32": np.uint32, "fold": np.int16, "age_years": np.float32, "lead_mask": np.uint16}
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_mapped_columns_hold_what_the_table_says(small_set: ShardSet, scratch: Path) -> None:
+    table = small_set.index
+    for mapped_from in (0, 10**9):
+        file = IndexFile(small_set.path / INDEX, "d" * 64, mapped_from)
+        assert file.records == table.num_rows
+        for name, dtype in PLAIN.items():
+            column = file.column(name, dtype)
+            assert isinstance(column, np.memmap) == (mapped_from == 0) and not column.flags.writeable
+            np.testing.assert_array_equal(column, table.column(name).to_numpy().astype(dtype))
+        in_memory = ShardSet(small_set.path, small_set.manifest, table)
+        np.testing.assert_array_equal(file.patients(), in_memory.patients)
+        np.testing.assert_array_equal(small_set.sex, in_memory.sex)
+        assert [file.key(row) for row in (0, 87, 3)] == [table.column("key")[row].as_py() for row in (0, 87, 3)]
+        assert pickle.loads(pickle.dumps(file)).column("size", np.int32).tolist() == table.column("size").to_pylist()
+
+
+def test_a_column_is_laid_down_once_for_all_processes_and_again_when_it_does_not_fit(small_set: ShardSet, scratch: Path) -> None:
+    first = IndexFile(small_set.path / INDEX, "d" * 64, 0).column("size", np.int32)
+    path = Path(first.filename)
+    inode = path.stat().st_ino
+    assert IndexFile(small_set.path / INDEX, "d" * 64, 0).column("size", np.int32).tolist() == first.tolist()
+    assert path.stat().st_ino == inode
+    np.save(scratch / "short.npy", np.zeros(3, np.int32))
+    os.replace(scratch / "short.npy", path)
+    assert IndexFile(small_set.path / INDEX, "d" * 64, 0).column("size", np.int32).tolist() == first.tolist()
+    assert not list(path.parent.glob(".tmp-*"))
+    path.parent.parent.chmod(0o777)  # others may write here now: it is left alone
+    other = IndexFile(small_set.path / INDEX, "d" * 64, 0).column("size", np.int32)
+    assert path.parent not in Path(other.filename).parents and other.tolist() == first.tolist()
+    assert path.parent.parent.name == f"cardialign-index-{os.getuid()}"
+
+
+def test_records_without_a_patient_are_patients_of_their_own() -> None:
+    column = pa.chunked_array([["b", "", "a", None], ["a", "", "c"]])
+    codes = patient_codes(column)
+    assert codes[[0, 2, 4, 6]].tolist() == [0, codes[2], codes[2], codes[6]]
+    assert np.unique(codes).size == 6 and codes.dtype == np.int32
+
+
+def test_an_index_with_zeros_over_its_first_pages_is_an_error_with_its_remedy(set_copy: Path) -> None:
+    raw = bytearray((set_copy / INDEX).read_bytes())
+    raw[4:200] = bytes(196)
+    (set_copy / INDEX).write_bytes(raw)
+    shards = ShardSet.open(set_copy)
+    with pytest.raises(DataError, match=r"index.parquet cannot be read") as caught:
+        shards.key(0)
+    assert "shards verify" in caught.value.remedy

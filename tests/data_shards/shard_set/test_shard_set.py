@@ -1,0 +1,115 @@
+"""A shard set opens only when it is whole, and answers by row: records, labels, lead masks, selections."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.signal.codec import decode_counts
+from tests.support.small_source import SmallSource
+
+
+def test_stock_webdataset_iterates_every_record_of_a_set(small_set: ShardSet) -> None:
+    urls = [str(small_set.path / name) for name in small_set.shard_names]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == small_set.index.column("key").to_pylist()
+    for row, sample in enumerate(samples):
+        record = small_set.read_record(row)
+        np.testing.assert_array_equal(decode_counts(sample["ecg"]), record.counts)
+        assert json.loads(sample["json"])["statements"] == list(record.statements)
+
+
+def test_index_columns_agree_with_the_records(small_set: ShardSet) -> None:
+    rows = np.arange(len(small_set))
+    records = [small_set.read_record(row) for row in rows]
+    np.testing.assert_array_equal(small_set.lead_masks(rows), [record.lead_mask for record in records])
+    np.testing.assert_array_equal(small_set.fold, [record.fold for record in records])
+    assert (small_set.quality != 0).tolist() == [bool(record.quality) for record in records]
+    same_patient = small_set.patients[:, None] == small_set.patients[None, :]
+    assert same_patient.tolist() == [[a.patient == b.patient for b in records] for a in records]
+    texts = small_set.reports.column("statements").to_pylist()
+    for report, record in zip(small_set.report, records, strict=True):
+        assert (texts[report] if report >= 0 else []) == list(record.statements)
+    counts = small_set.reports.column("count").to_numpy()
+    np.testing.assert_array_equal(counts, np.bincount(small_set.report[small_set.report >= 0]))
+
+
+def test_a_record_without_a_label_set_is_not_labelled_rather_than_negative(small_set: ShardSet) -> None:
+    rows = np.array([0, 1, 2, 3, 5])
+    numbers = [int(small_set.key(row)[-5:]) for row in rows]
+    codes, matrix, labelled = small_set.labels(rows, "form")
+    assert codes == ["LBBB", "PVC"]
+    for number, held, known in zip(numbers, matrix, labelled, strict=True):
+        assert known == (number % 2 == 0)
+        assert [code for code, holds in zip(codes, held, strict=True) if holds] == (list(("LBBB", "PVC")[: number % 3]) if known else [])
+    # record 0 is labelled and no code applies to it
+    assert labelled[0] and not matrix[0].any()
+    with pytest.raises(DataError, match="no label set 'super'") as caught:
+        small_set.labels(rows, "super")
+    assert "form, rhythm" in caught.value.remedy
+
+
+def test_selections_keep_what_meets_every_criterion(small_set: ShardSet) -> None:
+    everything = small_set.select()
+    np.testing.assert_array_equal(everything.rows, np.arange(88))
+    chosen = small_set.select(folds=[1, 2, 3], require_report=True, label_set="form")
+    for row in range(88):
+        record = small_set.read_record(row)
+        assert (row in chosen.rows) == (record.fold in (1, 2, 3) and bool(record.statements) and "form" in record.labels)
+    assert small_set.select(keys=["small-00010", "small-00002"]).rows.tolist() == [2, 9]
+
+
+def test_a_selections_fingerprint_follows_set_criteria_and_rows(small_set: ShardSet) -> None:
+    assert small_set.select(folds=[2, 1]).fingerprint == ShardSet.open(small_set.path).select(folds=(1, 2)).fingerprint
+    different = {small_set.select().fingerprint, small_set.select(folds=[1]).fingerprint, small_set.select(require_report=True).fingerprint}
+    assert len(different) == 3
+
+
+def test_an_empty_selection_says_what_is_there(small_set: ShardSet) -> None:
+    with pytest.raises(DataError, match=r"meets folds=\[99\]") as caught:
+        small_set.select(folds=[99])
+    assert "folds present: 1, 2" in caught.value.remedy
+    with pytest.raises(DataError, match="no record 'nobody'"):
+        small_set.select(keys=["small-00002", "nobody"])
+
+
+def test_a_set_that_is_not_whole_does_not_open(set_copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not a folder"):
+        ShardSet.open(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="no finished shard set"):
+        ShardSet.open(tmp_path)
+    manifest = json.loads((set_copy / "manifest.json").read_text())
+    (set_copy / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 99}))
+    with pytest.raises(DataError, match="schema version 99"):
+        ShardSet.open(set_copy)
+    (set_copy / "manifest.json").write_text(json.dumps(manifest)[:-10])
+    with pytest.raises(DataError, match="is damaged"):
+        ShardSet.open(set_copy)
+    manifest["counts"]["records"] += 1
+    (set_copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="88 rows, the manifest says 89 records"):
+        ShardSet.open(set_copy)
+    (set_copy / "index.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(DataError, match=r"index.parquet cannot be read"):
+        ShardSet.open(set_copy)
+
+
+def test_records_without_a_patient_id_are_patients_of_their_own(tmp_path: Path) -> None:
+    from cardialign.data_shards.build.build import build_shards
+    from cardialign.data_shards.record import SignalSpec
+
+    class Anonymous(SmallSource):
+        def read(self, entry):
+            record = super().read(entry)
+            record.patient = "" if entry.meta["number"] < 4 else "known"
+            return record
+
+    build_shards(Anonymous(8), tmp_path / "s", spec=SignalSpec(500, 1), workers=1)
+    codes = ShardSet.open(tmp_path / "s").patients
+    assert len(set(codes[:4].tolist())) == 4 and len(set(codes[4:].tolist())) == 1 and not set(codes[:4]) & set(codes[4:])

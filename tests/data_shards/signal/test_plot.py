@@ -1,0 +1,102 @@
+"""The drawing is true to scale, shows every lead, the report and the flags, and leaves no global state behind."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib import image
+from matplotlib.figure import Figure
+
+from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
+from cardialign.data_shards.signal.plot import draw_ecg
+from tests.support.wfdb_files import ecg_counts
+
+
+def record_of(samples: int = 5000, **fields) -> EcgRecord:
+    return EcgRecord("ptbxl-1", ecg_counts(samples), np.full(12, 200.0, dtype=np.float32), 500.0, **fields)
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in (*figure.texts, *figure.axes[0].texts)]
+
+
+def curves(figure: Figure, least: int = 500) -> list[np.ndarray]:
+    return [line.get_xydata() for line in figure.axes[0].lines if len(line.get_xydata()) >= least]
+
+
+def test_a_png_is_written_and_its_path_returned(tmp_path):
+    path = draw_ecg(record_of(), tmp_path / "a.png")
+    pixels = image.imread(path)
+    assert path == tmp_path / "a.png"
+    assert pixels.shape[1] > 1000
+    assert pixels[..., :3].std() > 0.02
+
+
+def test_millimetres_on_paper_are_25_per_second_and_10_per_millivolt():
+    figure = draw_ecg(record_of())
+    axes = figure.axes[0]
+    width, height = figure.get_size_inches() * 25.4 * np.array([axes.get_position().width, axes.get_position().height])
+    assert np.ptp(axes.get_xlim()) == pytest.approx(width)
+    assert np.ptp(axes.get_ylim()) == pytest.approx(height)
+    strip = curves(figure, 5000)[0]
+    assert strip[-1, 0] - strip[0, 0] == pytest.approx(25 * (10 - 1 / 500))
+    assert np.ptp(strip[:, 1]) == pytest.approx(10 * np.ptp(ecg_counts(5000)[1]) / 200, rel=1e-5)
+
+
+def test_all_twelve_leads_and_the_rhythm_strip_are_named_and_drawn():
+    figure = draw_ecg(record_of())
+    assert sorted(name for name in texts(figure) if name in STANDARD_LEADS) == sorted([*STANDARD_LEADS, "II"])
+    assert [len(curve) for curve in curves(figure)].count(1250) == 12
+    assert [len(curve) for curve in curves(figure)].count(5000) == 1
+
+
+def test_report_patient_labels_and_flags_stand_beside_it():
+    record = record_of(
+        statements=("Sinus rhythm", "Costs $5 and $6"),
+        labels={"super": ("NORM",)},
+        quality={"clipped": ("V1",)},
+        age_years=0.019,
+        sex="female",
+    )
+    words = "\n".join(texts(draw_ecg(record)))
+    for expected in (
+        "ptbxl-1",
+        "Sinus rhythm",
+        "Costs $5 and $6",
+        "super: NORM",
+        "clipped: V1",
+        "7 days, female",
+        "25 mm/s",
+        "10 mm/mV",
+    ):
+        assert expected in words
+
+
+def test_masked_leads_are_grey_and_say_why():
+    mask = np.ones(12, dtype=bool)
+    mask[[7, 8, 9]] = False
+    figure = draw_ecg(record_of(lead_mask=mask, quality={"missing-lead": ("V2",), "flat": ("V3",)}))
+    assert {"V2  (not recorded)", "V3  (flat)", "V4  (masked)"} <= set(texts(figure))
+    black = [line for line in figure.axes[0].lines if len(line.get_xydata()) >= 500 and line.get_color() == "#1a1a1a"]
+    assert len(black) == 9 + 1
+
+
+@pytest.mark.parametrize("samples", [0, 1, 700, 1205, 30000])
+def test_records_of_any_length_can_be_drawn(samples):
+    record = record_of(samples)
+    figure = draw_ecg(record)
+    assert max((len(curve) for curve in curves(figure, 1)), default=0) >= min(samples, 5000)
+
+
+def test_a_long_report_is_shortened_with_a_count():
+    words = "\n".join(texts(draw_ecg(record_of(statements=tuple(f"Statement {k}" for k in range(30))))))
+    assert "more lines" in words
+    assert "Statement 29" not in words
+
+
+def test_drawing_leaves_no_figure_open():
+    from matplotlib import pyplot
+
+    before = pyplot.get_fignums()
+    draw_ecg(record_of())
+    assert pyplot.get_fignums() == before

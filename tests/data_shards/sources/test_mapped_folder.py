@@ -1,0 +1,215 @@
+"""Folders of WFDB records and of plain arrays, their tables mapped by options; and the template for readers of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.listing import write_listing
+from cardialign.data_shards.errors import DataError, UsageError
+from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.sources import SOURCES, open_source
+from cardialign.data_shards.sources.base import RecordRejected
+from cardialign.data_shards.sources.shared.common import fold_of, patient_hash
+from tests.support.wfdb_files import ecg_counts, write_record
+
+TABLE = (
+    "id,file,text,codes,person,years,gender,split\nr1,a/one.hea,Sinus rhythm; Normal ECG.,NORM|SR,7.0,54,1,3\nr2,b/two,,,8.0,16 mo,0,4\n"
+)
+COLUMNS = {
+    "report_column": "text", "report_separator": ";", "labels_column": "codes", "label_set": "mine", "patient_column": "person",
+    "age_column": "years", "sex_column": "gender", "sex_values": "0=male,1=female", "fold_column": "split",
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "set"
+    write_record(root / "a" / "one", ecg_counts(), comments=["Age: 40", "Sex: Male"])
+    write_record(root / "b" / "two", ecg_counts(seed=1), comments=["Age: 41"])
+    return root
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "table.csv"
+    path.write_text(TABLE)
+    return path
+
+
+def test_a_wfdb_folder_needs_no_table(folder: Path) -> None:
+    source = open_source("wfdb", folder)
+    records = [source.read(entry) for entry in source.entries()]
+    assert [(r.key, r.age_years, r.sex, r.patient) for r in records] == [
+        ("wfdb-one", 40.0, "male", patient_hash("one")), ("wfdb-two", 41.0, None, patient_hash("two"))
+    ]  # fmt: skip
+    assert records[0].fold == fold_of(patient_hash("one")) and records[0].statements == ()
+
+
+@pytest.mark.parametrize("found", ["path", "name"])
+def test_columns_mean_what_the_options_say(folder: Path, table: Path, found: str) -> None:
+    if found == "name":
+        table.write_text(TABLE.replace("r1,", "one,").replace("r2,", "two,"))
+    where = {"path_column": "file", "key_column": "id"} if found == "path" else {"key_column": "id"}
+    source = open_source("wfdb", folder, table=table, **where, **COLUMNS)
+    first, second = (source.read(entry) for entry in source.entries())
+    assert (first.key, second.key) == (("wfdb-r1", "wfdb-r2") if found == "path" else ("wfdb-one", "wfdb-two"))
+    assert first.statements == ("Sinus rhythm", "Normal ECG") and second.statements == ()
+    assert first.labels == {"mine": ("NORM", "SR")} and second.labels == {}
+    assert (first.patient, first.age_years, first.sex, first.fold) == (patient_hash("7"), 54.0, "female", 3)
+    assert (second.patient, second.age_years, second.sex, second.fold) == (patient_hash("8"), pytest.approx(16 / 12), "male", 4)
+    assert source.label_sets == ("mine",) and str(table.parent) not in str(source.describe())
+
+
+def test_a_record_without_a_patient_is_nobody_elses(folder: Path, table: Path) -> None:
+    table.write_text("id,person\none,two\ntwo,\n")
+    first, second = open_source("wfdb", folder, table=table, key_column="id", patient_column="person").entries()
+    assert first.meta["patient"] == patient_hash("two") != second.meta["patient"]
+
+
+def test_rows_and_files_without_each_other_are_told_and_numbers_are_no_sexes(
+    folder: Path, table: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table.write_text("id,gender\none,1\nnobody,0\n")
+    source = open_source("wfdb", folder, table=table, key_column="id", sex_column="gender")
+    assert [entry.meta.get("sex") for entry in source.entries()] == [None, None]
+    assert "files without a row=1 rows without a file=1 (nobody)" in caplog.text
+    assert "sex_values" in caplog.text
+    table.write_text("id\nnobody\n")
+    with pytest.raises(DataError, match="no name in 'id' is that of a file"):
+        list(open_source("wfdb", folder, table=table, key_column="id").entries())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"report_column": "text"}, "no key"), ({"key_column": "id", "sex_values": "0:male"}, "0=male,1=female"),
+     ({"key_column": "id", "age_unit": "moons"}, "age_unit is 'moons'"), ({"key_column": "id", "label_set": "a:b"}, "label_set is 'a:b'")],
+)  # fmt: skip
+def test_a_mapping_that_cannot_work_is_refused_at_once(folder: Path, table: Path, options: dict[str, str], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        open_source("wfdb", folder, table=table, **options)
+    with pytest.raises(UsageError, match="without a table"):
+        open_source("wfdb", folder, key_column="id")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("id,file\nr1,../x\n", "does not lie under"), ("id,file\nr1,/etc/x\n", "does not lie under"), ("id,file\nr1,\n", "row 1 has nothing in 'file'"),
+     ("id,file\nr1,a/one\nr1,b/two\n", "'wfdb-r1' occurs more than once: a/one .* and b/two"), ("id\nr1\n", "lacks the columns file")],
+)  # fmt: skip
+def test_rows_that_point_outside_nowhere_or_twice_are_named(folder: Path, table: Path, tmp_path: Path, text: str, says: str) -> None:
+    table.write_text(text)
+    with pytest.raises(DataError, match=says):
+        write_listing(open_source("wfdb", folder, table=table, key_column="id", path_column="file"), tmp_path / "listing", 10)
+
+
+def test_segments_are_part_of_their_record(folder: Path) -> None:
+    (folder / "a" / "long.hea").write_text("long/2 12 500 2000\none 1000\nother 1000\n")
+    write_record(folder / "a" / "other", ecg_counts(seed=2))
+    source = open_source("wfdb", folder)
+    entries = list(source.entries())
+    assert [entry.path for entry in entries] == ["a/long", "b/two"]
+    assert source.read(entries[0]).samples == 2000
+
+
+def test_arrays_of_every_kind_give_the_same_counts(tmp_path: Path) -> None:
+    counts = ecg_counts(gain=1000)
+    millivolts = counts / 1000
+    np.save(tmp_path / "npy.npy", millivolts.T)
+    np.savez(tmp_path / "npz.npz", ecg=millivolts.astype(np.float32), fs=500)
+    np.savetxt(tmp_path / "csv.csv", millivolts.T, delimiter=",", fmt="%.6f")
+    names = "time," + ",".join(reversed(STANDARD_LEADS))
+    timed = np.column_stack((np.arange(1000) / 500, millivolts.T[:, ::-1]))
+    np.savetxt(tmp_path / "named.csv", timed, delimiter=",", fmt="%.6f", header=names, comments="")
+    source = open_source("npz", tmp_path, sampling_rate="500")  # another word for arrays
+    records = {entry.key: source.read(entry) for entry in source.entries()}
+    assert list(records) == ["arrays-csv", "arrays-named", "arrays-npy", "arrays-npz"]
+    for record in records.values():
+        np.testing.assert_array_equal(record.counts, counts)
+        assert record.sampling_rate == 500.0 and set(record.gain.tolist()) == {1000.0}
+    assert records["arrays-named"].extra["other_channels"] == ["time"]
+
+
+@pytest.mark.parametrize(("unit", "gain", "factor"), [("uV", None, 1000.0), ("V", None, 0.001), ("counts", "200", 200.0)])
+def test_units_are_brought_to_millivolts_and_counts_are_kept(tmp_path: Path, unit: str, gain: str | None, factor: float) -> None:
+    counts = ecg_counts(gain=200)
+    stored = counts if unit == "counts" else counts / 200 * factor
+    np.save(tmp_path / "a.npy", stored)
+    source = open_source("arrays", tmp_path, sampling_rate=500, unit=unit, gain=gain)
+    record = source.read(next(iter(source.entries())))
+    np.testing.assert_allclose(record.millivolts(), counts / 200, atol=6e-4)
+    if unit == "counts":
+        np.testing.assert_array_equal(record.counts, counts)
+
+
+def test_fewer_leads_in_another_order_are_masked_and_sorted(tmp_path: Path) -> None:
+    counts = ecg_counts(gain=1000, leads=2)
+    np.save(tmp_path / "a.npy", counts / 1000)
+    source = open_source("arrays", tmp_path, sampling_rate=500, leads="v5, ii")
+    record = source.read(next(iter(source.entries())))
+    np.testing.assert_array_equal(record.counts[[10, 1]], counts)
+    assert record.lead_mask.sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("array", "options", "says"),
+    [(np.zeros((12, 12)), {"sampling_rate": 500}, "set the option orientation"), (np.zeros((3, 50)), {"sampling_rate": 500}, "of 12 leads"),
+     (np.zeros((12, 50)), {}, "set the option sampling_rate"), (np.zeros(50), {"sampling_rate": 500}, "expected numbers"),
+     (np.array([[None]]), {"sampling_rate": 500}, "bad-format"), (np.full((12, 50), 1e300), {"sampling_rate": 500}, "no voltages"),
+     (ecg_counts() / 2e9, {"sampling_rate": 500}, "less than one of 1000 counts per mV; is the unit mV"),
+     (np.full((12, 50), np.nan), {"sampling_rate": 500}, "no-signal")],
+)  # fmt: skip
+def test_arrays_that_leave_a_doubt_are_rejected_with_the_way_out(tmp_path: Path, array: np.ndarray, options: dict, says: str) -> None:
+    np.save(tmp_path / "a.npy", array, allow_pickle=True)
+    source = open_source("arrays", tmp_path, **options)
+    with pytest.raises(RecordRejected, match=says):
+        source.read(next(iter(source.entries())))
+
+
+def test_an_npz_with_two_signals_asks_which(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", raw=ecg_counts() / 200, filtered=ecg_counts(seed=1) / 200)
+    source = open_source("arrays", tmp_path, sampling_rate=500)
+    with pytest.raises(RecordRejected, match=r"name the array.*option member"):
+        source.read(next(iter(source.entries())))
+    chosen = open_source("arrays", tmp_path, sampling_rate=500, member="filtered")
+    assert chosen.read(next(iter(chosen.entries()))).samples == 1000
+
+
+@pytest.mark.parametrize("options", [{"unit": "furlong"}, {"unit": "counts"}, {"orientation": "sideways"}])
+def test_options_of_arrays_that_cannot_work_are_refused(tmp_path: Path, options: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=next(iter(options))):
+        open_source("arrays", tmp_path, **options)
+
+
+def test_the_template_is_a_reader_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "set"
+    root.mkdir()
+    for name in ("a", "b"):
+        np.save(root / f"{name}.npy", ecg_counts(gain=1000) / 1000)
+    (root / "records.csv").write_text("record,patient,age,sex,report\na,1,54,F,Sinus rhythm.|Normal ECG\nb,2,,M,\nc,2,60,M,\n")
+    monkeypatch.setitem(SOURCES, "template", "cardialign.data_shards.sources.template:Template")
+    report = build_shards(open_source("template", root, salt="s"), tmp_path / "out", spec=SignalSpec(500, 2), workers=1)
+    assert (report.records, report.patients, report.rejected) == (2, 2, {"missing-file": 1})
+    record = ShardSet.open(tmp_path / "out").read_record(0)
+    np.testing.assert_array_equal(record.counts, ecg_counts(gain=1000))
+    assert (record.key, record.age_years, record.sex, record.statements) == ("template-a", 54.0, "female", ("Sinus rhythm", "Normal ECG"))
+
+
+def test_a_mapped_real_ptb_xl_agrees_with_its_own_reader(real_data: Path) -> None:
+    root = real_data / "ptb-xl"
+    mapped = open_source(
+        "wfdb", root, table=root / "ptbxl_database.csv", key_column="ecg_id", path_column="filename_hr", patient_column="patient_id",
+        age_column="age", sex_column="sex", sex_values="0=male,1=female", fold_column="strat_fold", report_column="report", time_column="recording_date",
+    )  # fmt: skip
+    own = open_source("ptb-xl", root, report="original")
+    entries = {entry.path: entry for entry in own.entries() if (root / f"{entry.path}.hea").is_file()}
+    pairs = [(mapped.read(entry), own.read(entries[entry.path])) for entry in mapped.entries() if entry.path in entries][:40]
+    assert len(pairs) == 40
+    for ours, theirs in pairs:
+        np.testing.assert_array_equal(ours.counts, theirs.counts)
+        for name in ("patient", "age_years", "sex", "fold", "statements", "acquired", "sampling_rate"):
+            assert getattr(ours, name) == getattr(theirs, name), (theirs.key, name)

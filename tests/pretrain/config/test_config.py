@@ -1,0 +1,157 @@
+"""A wrong recipe is answered with every mistake at once, each with its place, its value and the way out."""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.shard_set.remote import url_of
+from cardialign.pretrain.config import RunConfig, Strict, load_config, parse_config, recipe_names
+
+
+def complaint(values: dict[str, Any]) -> list[str]:
+    with pytest.raises(UsageError) as caught:
+        parse_config(values, "my.yaml")
+    assert caught.value.exit_code == 2
+    return [line.removeprefix("  - ") for line in caught.value.problem.splitlines()]
+
+
+def test_three_mistakes_are_reported_at_once_each_with_its_remedy() -> None:
+    lines = complaint({"optimizer": {"lr": -1}, "model": {"group_attention": "see"}, "training": {"global_bach": 64, "epochs": 1}})
+    assert lines == [
+        "my.yaml has 3 mistakes:",
+        "model.group_attention: 'see' is not one of se, eca; did you mean `se`?",
+        "optimizer.lr: input should be greater than 0 (got -1); give a larger number",
+        "training.global_bach: unknown key; did you mean `global_batch`?",
+    ]
+
+
+def test_several_mistakes_of_one_section_are_all_named() -> None:
+    groups = {"limb": ["I", "II"], "odd": ["I", "V9"], "none": []}
+    lines = complaint({"model": {"width": 65, "lead_groups": groups}, "objective": {"low": 0.9, "temperature": 3}})
+    text = "\n".join(lines)
+    for part in (
+        "width 65 is not a multiple of heads 8",
+        "unknown leads V9",
+        "names I more than once",
+        "empty group",
+        "low 0.9",
+        "temperature 3",
+    ):
+        assert part in text
+    assert len(lines) == 7 and all("; " in line for line in lines[1:]), "every line says what to do"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"optimiser": {}}, "did you mean `optimizer`"),
+        ({"model": {"patches": [{"kernel_ms": 50, "stride": 50}]}}, "model.patches.0.stride: unknown key; did you mean `stride_ms`"),
+        ({"data": {"qqq": 1}}, "known keys here: shards, mixture, folds, normalisation"),
+        ({"model": {"patches": [{"kernel_ms": 50, "stride_ms": 60}]}}, "set stride_ms to 50 or less"),
+        ({"model": {"width": 12, "heads": 4}}, "is odd; choose an even head size"),
+        ({"training": {"steps": 5, "epochs": 2}}, "steps 5 and epochs 2 are both set; set exactly one"),
+        ({"training": {}}, "neither steps nor epochs is set"),
+        ({"training": {"steps": 1.5}}, "write it without decimals"),
+        ({"objective": {"name": "siglop"}}, "unknown objective 'siglop'; known: diagsim"),
+        ({"data": {"folds": "all"}}, "write a list"),
+        ({"seed": "x"}, "write a whole number"),
+        ({"data": {"shards": "a", "mixture": [{"shards": "b"}]}}, "shards and mixture are both set; keep one of them"),
+        ({"data": {"mixture": [{"shards": "a"}, {"shards": "a"}]}}, "mixture names a twice with folds None and split None; name it once"),
+        (
+            {"data": {"mixture": [{"shards": "a", "weight": 0}]}},
+            "data.mixture.0.weight: input should be greater than 0 (got 0); give a larger",
+        ),
+        ({"data": {"mixture": [{"weight": 1}]}}, "data.mixture.0.shards: field required; add it"),
+        ({"data": {"mixture": [{"shards": "a", "wieght": 1}]}}, "data.mixture.0.wieght: unknown key; did you mean `weight`"),
+        ({"data": {"mixture": [{"shards": "a"}, {"shards": "b", "weight": 1e-6}]}}, "raise its weight or the global batch"),
+    ],
+)
+def test_each_mistake_names_the_way_out(values: dict[str, Any], expected: str) -> None:
+    assert expected in "\n".join(complaint(values))
+
+
+def literals(model: type[Strict], prefix: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], tuple[Any, ...]]]:
+    found = []
+    for name, field in model.model_fields.items():
+        if typing.get_origin(field.annotation) is Literal:
+            found.append(((*prefix, name), typing.get_args(field.annotation)))
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, Strict):
+            found += literals(field.annotation, (*prefix, name))
+    return found
+
+
+@pytest.mark.parametrize(("path", "choices"), literals(RunConfig), ids=lambda value: ".".join(map(str, value)))
+def test_every_choice_lists_its_values(path: tuple[str, ...], choices: tuple[Any, ...]) -> None:
+    values: Any = "no-such-choice"
+    for part in reversed(path):
+        values = {part: values}
+    line = next(line for line in complaint(values) if line.startswith(".".join(path)))
+    assert all(str(choice) in line for choice in choices) and "no-such-choice" in line
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_and_says_its_own_name(name: str) -> None:
+    config = load_config(name)
+    assert config.name == name
+    assert parse_config(config.resolved()) == config, "the resolved configuration stored with a run reads back as itself"
+
+
+def test_the_main_recipe_comes_in_three_sizes_and_warms_up() -> None:
+    assert {"cardialign-tiny", "cardialign-small", "cardialign-base", "cardialign-demo"} <= set(recipe_names())
+    assert [load_config(f"cardialign-{size}").model.width for size in ("tiny", "small", "base")] == [64, 256, 512]
+    assert all(load_config(name).schedule.warmup_fraction > 0 for name in recipe_names())
+
+
+def test_overrides_are_read_as_yaml_in_order() -> None:
+    config = load_config(
+        "cardialign-tiny", ["optimizer.lr=1e-3", "training.steps=7", "training.epochs=null", "data.folds=[1, 2]", "seed=1", "seed=2"]
+    )
+    assert config.optimizer.lr == 1e-3 and config.training.steps == 7 and config.data.folds == (1, 2) and config.seed == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("optimizer.lr", "is not KEY=VALUE"), ("name.x=1", "is not a section"), ("optimizer.l=1", "did you mean `lr`")],
+)
+def test_wrong_overrides_are_refused(override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_config("cardialign-tiny", [override])
+
+
+def test_unreadable_recipes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no recipe 'cardialign-huge'[\s\S]*cardialign-tiny"):
+        load_config("cardialign-huge")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("model: {size: tiny\n")
+    with pytest.raises(UsageError, match=r"broken\.yaml is not valid YAML"):
+        load_config(broken)
+    broken.write_text("- a\n- b\n")
+    with pytest.raises(UsageError, match="does not hold a mapping"):
+        load_config(broken)
+
+
+def test_a_set_of_a_mixture_has_the_folds_and_split_of_the_data_unless_it_says_its_own() -> None:
+    parts = [{"shards": "a", "weight": 3}, {"shards": "b", "folds": [9], "split": "val"}]
+    first, second = parse_config({"data": {"mixture": parts, "folds": [1, 2], "split": "train"}}).data.parts
+    assert (first.weight, first.folds, first.split) == (3, (1, 2), "train") and (second.folds, second.split) == ((9,), "val")
+    (alone,) = parse_config({"data": {"shards": "a", "folds": [4]}}).data.parts
+    assert (str(alone.shards), alone.weight, alone.folds) == ("a", 1.0, (4,)) and parse_config({}).data.parts == ()
+
+
+def test_relative_shard_folders_are_taken_from_where_the_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes").mkdir()
+    recipe = tmp_path / "recipes" / "mine.yaml"
+    recipe.write_text("data: {mixture: [{shards: sets/a}, {shards: s3://bucket/b}, {shards: /c}]}\n")
+    monkeypatch.chdir(tmp_path)
+    alone = load_config("recipes/mine.yaml", ["data.mixture=[]", "data.shards=sets/a"])
+    parts = load_config("recipes/mine.yaml").data.parts
+    monkeypatch.chdir("/")
+    assert alone.data.shards == parts[0].shards == tmp_path / "sets" / "a" and str(parts[2].shards) == "/c"
+    assert url_of(parts[1].shards) == "s3://bucket/b"
+    with pytest.raises(UsageError, match=r"data\.mixture\.0\.shards"):
+        load_config(recipe, ["data.mixture=[{shards: [a]}]"])

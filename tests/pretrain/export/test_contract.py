@@ -1,0 +1,116 @@
+"""A signal is brought to the encoder's contract only as far as the caller allows; everything else is named, with the remedy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
+from cardialign.pretrain.export.contract import SignalContract, conform_signal
+
+CONTRACT = SignalContract.of(SignalSpec(500, 2), "none", 8, 0.0)
+RNG = np.random.default_rng(0)
+
+
+def ecg(leads=12, samples=1000, batch=2):
+    return RNG.normal(0, 0.3, (batch, leads, samples)).astype(np.float32)
+
+
+def test_a_conforming_signal_passes_unchanged():
+    signal = ecg()
+    out = conform_signal(CONTRACT, signal, sampling_rate=500)
+    assert np.array_equal(out.signal, signal)
+    assert out.lead_mask.all() and (out.valid_samples == 1000).all()
+    assert conform_signal(CONTRACT, signal[0], sampling_rate=500.0).signal.shape == (1, 12, 1000)
+
+
+def test_leads_are_ordered_by_name_in_any_letter_case():
+    signal = ecg()
+    names = [lead.lower() for lead in reversed(STANDARD_LEADS)]
+    assert np.array_equal(conform_signal(CONTRACT, signal[:, ::-1], sampling_rate=500, leads=names).signal, signal)
+
+
+def test_eight_leads_are_refused_by_name_and_masked_when_allowed():
+    eight = ["I", "II", "V1", "V2", "V3", "V4", "V5", "V6"]
+    with pytest.raises(UserError, match=r"missing here: III, aVR, aVL, aVF(.|\n)*derive_limb_leads=True(.|\n)*allow_missing_leads=True"):
+        conform_signal(CONTRACT, ecg(8), sampling_rate=500, leads=eight)
+    out = conform_signal(CONTRACT, ecg(8), sampling_rate=500, leads=eight, allow_missing_leads=True)
+    assert [lead for lead, there in zip(STANDARD_LEADS, out.lead_mask[0], strict=True) if not there] == ["III", "aVR", "aVL", "aVF"]
+    assert not out.signal[:, 2:6].any()
+
+
+def test_limb_leads_are_derived_by_einthovens_law():
+    signal = ecg(8)
+    out = conform_signal(
+        CONTRACT, signal, sampling_rate=500, leads=["I", "II", "V1", "V2", "V3", "V4", "V5", "V6"], derive_limb_leads=True
+    ).signal
+    lead = {name: out[:, k] for k, name in enumerate(STANDARD_LEADS)}
+    np.testing.assert_allclose(lead["I"] + lead["III"], lead["II"], atol=1e-6)
+    np.testing.assert_allclose(lead["aVR"] + lead["aVL"] + lead["aVF"], 0, atol=1e-6)
+    np.testing.assert_allclose(lead["aVL"], (lead["I"] - lead["III"]) / 2, atol=1e-6)
+
+
+def test_eight_unnamed_leads_and_unknown_or_repeated_names_are_refused():
+    with pytest.raises(UserError, match=r"signal has 8 leads but 12 names"):
+        conform_signal(CONTRACT, ecg(8), sampling_rate=500)
+    with pytest.raises(UserError, match=r"unknown leads X, MLII"):
+        conform_signal(CONTRACT, ecg(2), sampling_rate=500, leads=["X", "MLII"])
+    with pytest.raises(UserError, match="named twice"):
+        conform_signal(CONTRACT, ecg(2), sampling_rate=500, leads=["I", "i"])
+
+
+def test_another_rate_is_refused_naming_both_and_converted_when_allowed():
+    seconds = np.arange(500) / 250
+    signal = np.broadcast_to(np.sin(2 * np.pi * 5 * seconds), (1, 12, 500)).astype(np.float32)
+    with pytest.raises(UserError, match=r"250 Hz, the encoder was trained at 500 Hz(.|\n)*resample=True"):
+        conform_signal(CONTRACT, signal, sampling_rate=250)
+    out = conform_signal(CONTRACT, signal, sampling_rate=250, resample=True)
+    expected = np.sin(2 * np.pi * 5 * np.arange(1000) / 500)
+    assert out.signal.shape == (1, 12, 1000)
+    np.testing.assert_allclose(out.signal[0, 0, 50:-50], expected[50:-50], atol=5e-3)
+
+
+def test_shorter_is_padded_and_masked_longer_is_refused_unless_cropped():
+    out = conform_signal(CONTRACT, ecg(samples=700), sampling_rate=500)
+    assert (out.valid_samples == 700).all() and not out.signal[:, :, 700:].any()
+    long = ecg(samples=1300)
+    with pytest.raises(UserError, match=r"lasts 2\.6 s \(1300 samples\), the encoder reads 2 s \(1000\)(.|\n)*crop=True"):
+        conform_signal(CONTRACT, long, sampling_rate=500)
+    assert np.array_equal(conform_signal(CONTRACT, long, sampling_rate=500, crop=True).signal, long[:, :, :1000])
+
+
+def test_nan_names_record_and_lead_and_is_accepted_in_a_masked_lead():
+    signal = ecg()
+    signal[1, 7, 30] = np.nan
+    with pytest.raises(UserError, match=r"record 1: NaN or infinite samples in lead V2"):
+        conform_signal(CONTRACT, signal, sampling_rate=500)
+    mask = np.ones(12, dtype=bool)
+    mask[7] = False
+    out = conform_signal(CONTRACT, signal, sampling_rate=500, lead_mask=mask)
+    assert np.isfinite(out.signal).all() and not out.lead_mask[:, 7].any()
+
+
+def test_microvolts_are_converted_when_named_and_caught_when_not():
+    signal = ecg()
+    np.testing.assert_allclose(conform_signal(CONTRACT, signal * 1000, sampling_rate=500, units="uV").signal, signal, rtol=1e-5)
+    with pytest.raises(UserError, match=r'record 0: lead I spans \d+ mV(.|\n)*units="uV"'):
+        conform_signal(CONTRACT, signal * 1000, sampling_rate=500)
+    with pytest.raises(UserError, match="looks like raw counts"):
+        conform_signal(CONTRACT, (signal * 200).astype(np.int16), sampling_rate=500)
+    with pytest.raises(UserError, match="unknown units 'V'"):
+        conform_signal(CONTRACT, signal, sampling_rate=500, units="V")
+
+
+def test_a_record_without_any_lead_is_named():
+    mask = np.ones((2, 12), dtype=bool)
+    mask[1] = False
+    with pytest.raises(UserError, match="record 1 has no recorded lead"):
+        conform_signal(CONTRACT, ecg(), sampling_rate=500, lead_mask=mask)
+
+
+def test_the_contract_survives_json_and_refuses_what_it_does_not_know():
+    values = CONTRACT.to_dict()
+    assert SignalContract.from_dict(values) == CONTRACT
+    with pytest.raises(UserError, match="version 9"):
+        SignalContract.from_dict({**values, "version": 9})

