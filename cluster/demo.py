@@ -65,10 +65,13 @@ def _open(out: Path, settings: dict[str, Any], overwrite: bool, say: Say) -> Dem
         record = None
     if record is not None and record["settings"] != settings:
         changed = [
-            f"{key} {record['settings'].get(key)} -> {value}" for key, value in settings.items() if record["settings"].get(key) != value
+            f"{key} {record['settings'].get(key)} -> {value}"
+            for key, value in settings.items()
+            if record["settings"].get(key) != value
         ]
         raise UserError(
-            f"{out} holds a demo with other settings: {'; '.join(changed)}", "add --overwrite to start afresh, or give another --out"
+            f"{out} holds a demo with other settings: {'; '.join(changed)}",
+            "add --overwrite to start afresh, or give another --out",
         )
     demo = Demo(out, settings, say, record["stages"] if record else {})
     out.mkdir(parents=True, exist_ok=True)
@@ -114,12 +117,33 @@ def _export_verifies(path: Path) -> bool:
 
 
 def _cohort_stage(name: str, path: Path, patients: int, seed: int, workers: int) -> Stage:
-    words = ["cohort", str(path), "--patients", str(patients), "--layout", "mimic-iv-ecg", "--seed", str(seed), "--workers", str(workers)]
+    words = [
+        "cohort",
+        str(path),
+        "--patients",
+        str(patients),
+        "--layout",
+        "mimic-iv-ecg",
+        "--seed",
+        str(seed),
+        "--workers",
+        str(workers),
+    ]
     return Stage(name, words, lambda: (path / "cohort.json").is_file(), clear=(path,))
 
 
 def _shards_stage(name: str, root: Path, path: Path, workers: int) -> Stage:
-    words = ["shards", "build", "mimic-iv-ecg", "--root", str(root), "--out", str(path), "--patients", str(root / "patients.csv")]
+    words = [
+        "shards",
+        "build",
+        "mimic-iv-ecg",
+        "--root",
+        str(root),
+        "--out",
+        str(path),
+        "--patients",
+        str(root / "patients.csv"),
+    ]
     words += ["--labels", str(root / "truth.csv"), "--records-per-shard", "512", "--workers", str(workers)]
     return Stage(name, words, lambda: _quick_shards(path), again=("--overwrite",))
 
@@ -137,15 +161,35 @@ def plan(out: Path, uri: str, settings: dict[str, Any]) -> list[Stage]:
     tracking = ["--tracking-uri", uri]
     sets = [word for assignment in settings["overrides"] for word in ("--set", assignment)]
     pretrain = ["pretrain", "--recipe", settings["recipe"], "--shards", str(out / "shards"), "--run-dir", str(run_dir)]
-    pretrain += ["--workers", str(workers), "--micro-batch", "32"]  # the same result in less memory: the demo promises to fit in 4 GB
-    zero_shot = ["evaluate", "zero-shot", "--encoder", name, "--shards", str(out / "unseen-shards"), "--prompts", PROMPTS]
+    pretrain += [
+        "--workers",
+        str(workers),
+        "--micro-batch",
+        "32",
+    ]  # the same result in less memory: the demo promises to fit in 4 GB
+    zero_shot = [
+        "evaluate",
+        "zero-shot",
+        "--encoder",
+        name,
+        "--shards",
+        str(out / "unseen-shards"),
+        "--prompts",
+        PROMPTS,
+    ]
     zero_shot += ["--baseline", "--track"]
     return [
         _cohort_stage("virtual patients to learn from", out / "cohort", settings["patients"], seed, workers),
-        _cohort_stage("virtual patients nobody has seen", out / "unseen-cohort", settings["unseen_patients"], seed + 1, workers),
+        _cohort_stage(
+            "virtual patients nobody has seen", out / "unseen-cohort", settings["unseen_patients"], seed + 1, workers
+        ),
         _shards_stage("shards", out / "cohort", out / "shards", workers),
         _shards_stage("shards of the unseen", out / "unseen-cohort", out / "unseen-shards", workers),
-        Stage("report embeddings", ["text-bank", "build", str(out / "shards")], lambda: (out / "shards" / "text_bank").is_dir()),
+        Stage(
+            "report embeddings",
+            ["text-bank", "build", str(out / "shards")],
+            lambda: (out / "shards" / "text_bank").is_dir(),
+        ),
         Stage(
             "pretraining on Ray with DeepSpeed ZeRO",
             [*pretrain, *sets, "--experiment", NAME, "--register", NAME, *tracking],
@@ -167,7 +211,15 @@ def plan(out: Path, uri: str, settings: dict[str, Any]) -> list[Stage]:
 
 def _embed_stage(out: Path) -> Stage:
     record = str(_first_record(out / "unseen-cohort"))
-    words = ["embed", record, "--encoder", str(out / "encoder"), "--allow-missing-leads", "--out", str(out / "embedding.npy")]
+    words = [
+        "embed",
+        record,
+        "--encoder",
+        str(out / "encoder"),
+        "--allow-missing-leads",
+        "--out",
+        str(out / "embedding.npy"),
+    ]
     return Stage("one ECG through it", words, lambda: (out / "embedding.npy").is_file())
 
 
@@ -213,7 +265,9 @@ def run_demo(
 
     results = {name: entry["result"] for name, entry in demo.stages.items()}
     zero_shot = json.loads((out / "zero_shot.json").read_text())
-    report = write_demo_report(out, zero_shot, mlflow_command(uri), [shlex.join(["cardialign", *stage.words]) for stage in stages])
+    report = write_demo_report(
+        out, zero_shot, mlflow_command(uri), [shlex.join(["cardialign", *stage.words]) for stage in stages]
+    )
     say(f"      {time.monotonic() - report_started:.1f} s")
     training = results["pretraining on Ray with DeepSpeed ZeRO"]
     return {
@@ -223,7 +277,10 @@ def run_demo(
         "macro": zero_shot["macro"],
         "untrained_macro": zero_shot["baseline"]["macro"],
         "zero_shot": zero_shot,
-        "training": {key: training[key] for key in ("steps", "final_loss", "records_per_second", "data_wait_share", "training_seconds")},
+        "training": {
+            key: training[key]
+            for key in ("steps", "final_loss", "records_per_second", "data_wait_share", "training_seconds")
+        },
         "stage_seconds": {name: round(entry["seconds"], 1) for name, entry in demo.stages.items()},
         "total_seconds": time.monotonic() - started,
         "_table": _table(zero_shot),

@@ -51,9 +51,14 @@ class _Version(argparse.Action):
 
 def _common(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
-    group.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="last line of stdout is one JSON object")
     group.add_argument(
-        "--debug", action="store_true", default=argparse.SUPPRESS, help="log decisions, show tracebacks (or CARDIALIGN_DEBUG=1)"
+        "--json", action="store_true", default=argparse.SUPPRESS, help="last line of stdout is one JSON object"
+    )
+    group.add_argument(
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="log decisions, show tracebacks (or CARDIALIGN_DEBUG=1)",
     )
 
 
@@ -83,11 +88,16 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         where = top
         if second:
             if first not in groups:
-                group = top.add_parser(first, help=GROUPS[first], description=GROUPS[first].capitalize() + ".", formatter_class=_Help)
+                group = top.add_parser(
+                    first, help=GROUPS[first], description=GROUPS[first].capitalize() + ".", formatter_class=_Help
+                )
                 groups[first] = group.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
             where = groups[first]
         leaf = where.add_parser(
-            second or first, help=entry.help, description=entry.help[0].upper() + entry.help[1:] + ".", formatter_class=_Help
+            second or first,
+            help=entry.help,
+            description=entry.help[0].upper() + entry.help[1:] + ".",
+            formatter_class=_Help,
         )
         if name == command:
             importlib.import_module(entry.module).add_arguments(leaf)
@@ -98,7 +108,9 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 def _logging(debug: bool) -> None:
     logging.basicConfig(
-        level=logging.INFO if debug else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+        level=logging.INFO if debug else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
     )
 
 
@@ -115,7 +127,9 @@ def _value(value: Any) -> str:
 def aligned(result: dict[str, Any]) -> list[str]:
     """`key  value` lines with the values in one column; empty values are left out."""
     shown = {
-        key.replace("_", " "): _value(value) for key, value in result.items() if value is not None and key != "exit_code" and key[0] != "_"
+        key.replace("_", " "): _value(value)
+        for key, value in result.items()
+        if value is not None and key != "exit_code" and key[0] != "_"
     }
     width = max((len(key) for key in shown), default=0)
     return [f"{key:<{width}}  {value}" for key, value in shown.items()]
@@ -176,7 +190,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args, unknown = build_parser(command).parse_known_args(words)
         if unknown:
-            raise UsageError(f"{args.command}: unknown option {' '.join(unknown)}", f"see `cardialign {args.command} --help`")
+            raise UsageError(
+                f"{args.command}: unknown option {' '.join(unknown)}", f"see `cardialign {args.command} --help`"
+            )
         args.json, args.debug = as_json, debug
         command = args.command
         result = importlib.import_module(COMMANDS[args.command].module).run(args)
@@ -197,4 +213,6 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         problem = f"{type(error).__name__}: {error}"
-        return _report_error(command, problem, "this is a defect of ours; run again with --debug for the traceback", FAILED, as_json)
+        return _report_error(
+            command, problem, "this is a defect of ours; run again with --debug for the traceback", FAILED, as_json
+        )

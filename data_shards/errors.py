@@ -42,7 +42,10 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def disk_error(error: OSError, path: Path, written: int = 0, done: int = 0, entries: int = 0) -> DataError:
     """A failed write as a DataError; for a full disk it says how many bytes were written, are free and are still needed."""
     if error.errno not in _DISK_FULL:
-        return DataError(f"cannot write {path}: {error}", "check that the folder exists, may be written to, and lies on a healthy disk")
+        return DataError(
+            f"cannot write {path}: {error}",
+            "check that the folder exists, may be written to, and lies on a healthy disk",
+        )
     needed = max(int(written / done * entries) if done else 0, written)
     free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
     return DataError(

@@ -6,5 +6,15 @@ import tokenize
 import zipfile
 import zlib
 
-UNREADABLE_ARRAY = (OSError, ValueError, EOFError, KeyError, SyntaxError, MemoryError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
+UNREADABLE_ARRAY = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    SyntaxError,
+    MemoryError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 """What `numpy.load` raises for a .npy or .npz with changed bytes: its header is parsed as Python."""

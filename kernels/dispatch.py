@@ -24,7 +24,9 @@ OPT_IN = "CARDIALIGN_TRITON"
 Operation = Literal["contrastive", "patch-embed"]
 
 
-def triton_by_default(operation: Operation | None = None, scale: int | None = None, device: torch.device | None = None) -> bool:
+def triton_by_default(
+    operation: Operation | None = None, scale: int | None = None, device: torch.device | None = None
+) -> bool:
     """True where "auto" may choose a Triton kernel in this process.
 
     scale: logits b x B of this rank, or elements of all tokens. A caller that does not say what it runs gets True only by 1. Raises ValueError,
@@ -46,7 +48,11 @@ def triton_by_default(operation: Operation | None = None, scale: int | None = No
 def _table(path: str) -> dict[str, Any]:
     try:
         table = json.loads(Path(path).read_text())
-        return {"device": str(table["device"]), "versions": dict(table["versions"]), "kernels_from": dict(table["kernels_from"])}
+        return {
+            "device": str(table["device"]),
+            "versions": dict(table["versions"]),
+            "kernels_from": dict(table["kernels_from"]),
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{OPT_IN}={path} is not a dispatch table ({error}); set it to 0, 1, or a file of `cardialign bench kernels --write-dispatch FILE`"

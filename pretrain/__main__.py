@@ -41,17 +41,32 @@ class _SignalReporter(NullReporter):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m cardialign.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m cardialign.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--recipe", required=True, help="recipe name or YAML file")
-    parser.add_argument("--run-dir", required=True, type=Path, help="checkpoints and the loss trace go here; a run found here is continued")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one key of the recipe")
+    parser.add_argument(
+        "--run-dir",
+        required=True,
+        type=Path,
+        help="checkpoints and the loss trace go here; a run found here is continued",
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one key of the recipe",
+    )
     parser.add_argument("--threads", type=int, help="torch threads of each worker (default: OMP_NUM_THREADS)")
     options = parser.parse_args(arguments)
     reporter = _SignalReporter()
     try:
         config = load_config(options.recipe, options.overrides)
         logging.basicConfig(
-            level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING, format="%(levelname)s %(message)s"
+            level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING,
+            format="%(levelname)s %(message)s",
         )
         with held(options.run_dir) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext():
             import torch

@@ -49,8 +49,15 @@ def test_a_floor_imports_only_from_the_floors_under_it(package: str) -> None:
 
 
 def test_no_module_is_part_of_an_import_circle() -> None:
-    known = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for f in FLOORS for p in modules(f)}
-    graph = {name: {n for n in imported(path, top_level_only=True) if n in known and n != name} for name, path in known.items()}
+    known = {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
+        for f in FLOORS
+        for p in modules(f)
+    }
+    graph = {
+        name: {n for n in imported(path, top_level_only=True) if n in known and n != name}
+        for name, path in known.items()
+    }
     done: set[str] = set()
 
     def visit(name: str, trail: tuple[str, ...]) -> None:
@@ -74,4 +81,6 @@ def test_modules_stay_small() -> None:
 @pytest.mark.parametrize("package", [*FLOORS, "deploy"])
 def test_every_package_has_its_page(package: str) -> None:
     lines = (ROOT / package / "README.md").read_text().splitlines()
-    assert 5 < len(lines) <= 80, f"{package}/README.md has {len(lines)} lines; it is one page that holds the mental model"
+    assert 5 < len(lines) <= 80, (
+        f"{package}/README.md has {len(lines)} lines; it is one page that holds the mental model"
+    )

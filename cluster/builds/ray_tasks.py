@@ -129,7 +129,9 @@ def _outcome(ray: Any, reference: Any, task: ShardTask) -> ShardOutcome:
         cause = error.cause
         if isinstance(cause, UserError):
             raise cause from None
-        raise DataError(f"shard {task.number}: the task failed: {cause}", "see the log of the Ray worker, then build again") from error
+        raise DataError(
+            f"shard {task.number}: the task failed: {cause}", "see the log of the Ray worker, then build again"
+        ) from error
     except ray.exceptions.RayError as error:
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(
@@ -139,6 +141,9 @@ def _outcome(ray: Any, reference: Any, task: ShardTask) -> ShardOutcome:
     deadline = time.monotonic() + VISIBLE_SECONDS
     while read_sidecar(task.out, task.number) is None:
         if time.monotonic() > deadline:
-            raise DataError(f"a node says that shard {task.number} is committed, but this machine does not see it in {task.out}", _SHARED)
+            raise DataError(
+                f"a node says that shard {task.number} is committed, but this machine does not see it in {task.out}",
+                _SHARED,
+            )
         time.sleep(0.5)
     return outcome

@@ -35,13 +35,17 @@ def add_folds(parser: argparse.ArgumentParser, help: str) -> None:
 
 
 def add_split(parser: argparse.ArgumentParser, help: str) -> None:
-    parser.add_argument("--split", choices=("train", "val", "test"), help=f"{help} (by patient hash, stable when data is added)")
+    parser.add_argument(
+        "--split", choices=("train", "val", "test"), help=f"{help} (by patient hash, stable when data is added)"
+    )
 
 
 def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
     from cardialign.cluster.tracking.mlflow_store import DEFAULT_URI
 
-    parser.add_argument("--tracking-uri", default=DEFAULT_URI, metavar="URI", help=f"MLflow database or server (default {DEFAULT_URI})")
+    parser.add_argument(
+        "--tracking-uri", default=DEFAULT_URI, metavar="URI", help=f"MLflow database or server (default {DEFAULT_URI})"
+    )
 
 
 def add_workers(parser: argparse.ArgumentParser, default: int, help: str) -> None:

@@ -27,7 +27,9 @@ class Progress:
     `now` is a parameter so that tests need no sleep.
     """
 
-    def __init__(self, label: str, total: int = 0, *, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, label: str, total: int = 0, *, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self.label, self.total = label, total
         self.stream = stream or sys.stderr
         self.bar = bool(getattr(self.stream, "isatty", lambda: False)())
@@ -66,7 +68,9 @@ class Progress:
         started, before = self.first
         rate = (self.done - before) / (now - started) if now > started and self.done > before else 0.0
         counted = f"{self.done}/{self.total}" if self.total else str(self.done)
-        eta = f"  ETA {clock((self.total - self.done) / rate)}" if self.total and rate and self.done < self.total else ""
+        eta = (
+            f"  ETA {clock((self.total - self.done) / rate)}" if self.total and rate and self.done < self.total else ""
+        )
         share = min(1.0, self.done / self.total) if self.total else 0.0
         drawn = f" [{'#' * round(24 * share):<24}]" if self.bar and self.total else ""
         return f"{self.label}{drawn} {counted}{'  ' + figures if figures else ''}  {clock(now - self.started)}{eta}"

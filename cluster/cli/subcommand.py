@@ -21,8 +21,13 @@ def source_root() -> Path:
 
 def run_command(words: list[str]) -> dict[str, Any]:
     """Run `cardialign WORDS --json`. Raises UserError with the command's own problem and remedy when it fails, KeyboardInterrupt when interrupted."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(source_root()), os.environ.get("PYTHONPATH", "")]))}
-    process = subprocess.Popen([sys.executable, "-m", "cardialign", *words, "--json"], stdout=subprocess.PIPE, text=True, env=environment)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(source_root()), os.environ.get("PYTHONPATH", "")])),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cardialign", *words, "--json"], stdout=subprocess.PIPE, text=True, env=environment
+    )
     try:
         printed, _ = process.communicate()
     except BaseException:  # Ctrl-C reaches the command too: let it end cleanly
@@ -32,10 +37,16 @@ def run_command(words: list[str]) -> dict[str, Any]:
     try:
         result = dict(json.loads(printed.strip().splitlines()[-1]))
     except (IndexError, ValueError):
-        result = {"problem": f"it ended with code {process.returncode} and no result", "remedy": "run the command by hand with --debug"}
+        result = {
+            "problem": f"it ended with code {process.returncode} and no result",
+            "remedy": "run the command by hand with --debug",
+        }
     if process.returncode == INTERRUPTED:
         raise KeyboardInterrupt
     if process.returncode != 0:
         problem = result.get("problem", f"exit code {process.returncode}")
-        raise UserError(f"`{shlex.join(['cardialign', *words])}` failed: {problem}", result.get("remedy") or "run the command by hand")
+        raise UserError(
+            f"`{shlex.join(['cardialign', *words])}` failed: {problem}",
+            result.get("remedy") or "run the command by hand",
+        )
     return result

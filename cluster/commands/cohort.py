@@ -13,13 +13,19 @@ from cardialign.cluster.cli.progress import Progress
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="new folder")
-    parser.add_argument("--patients", type=int, required=True, metavar="N", help="how many patients; each has one or several records")
+    parser.add_argument(
+        "--patients", type=int, required=True, metavar="N", help="how many patients; each has one or several records"
+    )
     parser.add_argument("--records", type=int, metavar="N", help="stop at so many records")
     parser.add_argument("--layout", default="mimic-iv-ecg", help="mimic-iv-ecg (default), ptb-xl or paediatric")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes, whatever --workers (default 0)")
     parser.add_argument("--sampling-rate", type=int, default=500, metavar="HZ", help="default 500")
-    parser.add_argument("--findings", type=lambda text: tuple(text.split(",")), metavar="CODE,CODE", help="only these findings")
-    parser.add_argument("--prevalence", default="balanced", help="balanced (default: every finding about equally often) or clinical")
+    parser.add_argument(
+        "--findings", type=lambda text: tuple(text.split(",")), metavar="CODE,CODE", help="only these findings"
+    )
+    parser.add_argument(
+        "--prevalence", default="balanced", help="balanced (default: every finding about equally often) or clinical"
+    )
     add_workers(parser, 1, "processes")
 
 

@@ -11,12 +11,21 @@ from cardialign.cluster.cli.options import add_workers
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything (default demo)")
-    parser.add_argument("--patients", type=int, default=1500, metavar="N", help="virtual patients to train on (default 1500)")
-    parser.add_argument("--unseen-patients", type=int, default=400, metavar="N", help="virtual patients to evaluate on (default 400)")
+    parser.add_argument(
+        "--patients", type=int, default=1500, metavar="N", help="virtual patients to train on (default 1500)"
+    )
+    parser.add_argument(
+        "--unseen-patients", type=int, default=400, metavar="N", help="virtual patients to evaluate on (default 400)"
+    )
     parser.add_argument("--recipe", default="cardialign-demo", help="default cardialign-demo")
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="any key of the recipe, repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="any key of the recipe, repeatable",
     )
     add_workers(parser, 2, "Ray workers")
     parser.add_argument("--overwrite", action="store_true", help="start afresh instead of skipping finished stages")

@@ -10,7 +10,9 @@ from cardialign.cluster.cli.exit_codes import DONE, FAILED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run-dir", type=Path, default=Path("."), help="where runs will be stored (its free space is checked)")
+    parser.add_argument(
+        "--run-dir", type=Path, default=Path("."), help="where runs will be stored (its free space is checked)"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -18,7 +20,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     checks = examine(args.run_dir)
     missing = [check.name for check in checks if check.state == "missing"]
-    return {"checks": [check.__dict__ for check in checks], "missing": missing, "exit_code": FAILED if missing else DONE}
+    return {
+        "checks": [check.__dict__ for check in checks],
+        "missing": missing,
+        "exit_code": FAILED if missing else DONE,
+    }
 
 
 def summary(result: dict[str, Any]) -> list[str]:

@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", help="record of the shard set")
     parser.add_argument("--encoder", required=True, help="exported folder, or models:/NAME@ALIAS")
     parser.add_argument("--leads", help="lead names of a .npy file, comma-separated (default: the standard 12)")
-    parser.add_argument("--sampling-rate", type=float, metavar="HZ", help="of a .npy file; a WFDB record says so itself")
+    parser.add_argument(
+        "--sampling-rate", type=float, metavar="HZ", help="of a .npy file; a WFDB record says so itself"
+    )
     parser.add_argument("--resample", action="store_true", help="allow another sampling rate than the encoder's")
     parser.add_argument("--crop", action="store_true", help="allow longer records: the first seconds are used")
     parser.add_argument("--allow-missing-leads", action="store_true", help="mask leads that are not there")

@@ -34,27 +34,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARDS=WEIGHT",
         help="a shard set and its share of every global batch, repeatable; folds and split of its own: YAML data.mixture",
     )
-    parser.add_argument("--run-dir", type=Path, required=True, help="folder of the run, on storage that every worker sees")
+    parser.add_argument(
+        "--run-dir", type=Path, required=True, help="folder of the run, on storage that every worker sees"
+    )
     add_folds(parser, "train on these folds (YAML: data.folds)")
     add_split(parser, "train on this part; YAML: data.split")
     add_workers(parser, 2, "Ray workers; changes speed, not the result")
     parser.add_argument(
-        "--address", metavar="ADDRESS", help="join the Ray cluster there (auto, ray://host:10001); default: start a local Ray"
+        "--address",
+        metavar="ADDRESS",
+        help="join the Ray cluster there (auto, ray://host:10001); default: start a local Ray",
     )
     parser.add_argument(
-        "--max-failures", type=int, default=3, metavar="N", help="worker groups that may die before the run fails (default 3)"
+        "--max-failures",
+        type=int,
+        default=3,
+        metavar="N",
+        help="worker groups that may die before the run fails (default 3)",
     )
     values = parser.add_argument_group("configuration (the words of the YAML)")
     for option, key in SHORTHANDS.items():
         values.add_argument(f"--{option.replace('_', '-')}", metavar="VALUE", help=f"YAML: {key}")
-    values.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="any dotted key, repeatable")
+    values.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="any dotted key, repeatable"
+    )
     tracking = parser.add_argument_group("tracking")
     add_tracking_uri(parser)
     tracking.add_argument(
-        "--tracking-optional", action="store_true", help="train even when the store cannot be opened; replay later with `tracking sync`"
+        "--tracking-optional",
+        action="store_true",
+        help="train even when the store cannot be opened; replay later with `tracking sync`",
     )
     tracking.add_argument("--experiment", default="cardialign", help="MLflow experiment (default cardialign)")
-    tracking.add_argument("--register", metavar="NAME", help="register the exported encoder under this name, alias `candidate`")
+    tracking.add_argument(
+        "--register", metavar="NAME", help="register the exported encoder under this name, alias `candidate`"
+    )
 
 
 def overrides(args: argparse.Namespace) -> list[str]:
@@ -72,7 +86,9 @@ def overrides(args: argparse.Namespace) -> list[str]:
         lines.append("training.epochs=null")
     if args.epochs is not None and args.steps is None:
         lines.append("training.steps=null")
-    lines += [f"{key}={getattr(args, option)}" for option, key in SHORTHANDS.items() if getattr(args, option) is not None]
+    lines += [
+        f"{key}={getattr(args, option)}" for option, key in SHORTHANDS.items() if getattr(args, option) is not None
+    ]
     return [*lines, *args.overrides]
 
 
@@ -83,7 +99,9 @@ def _mixture_part(text: str) -> dict[str, Any]:
     except ValueError:
         equals = ""
     if not (equals and shards):
-        raise UsageError(f"--mixture {text!r} is not SHARDS=WEIGHT", "write for example --mixture ptb-xl=0.3 --mixture mimic=0.7")
+        raise UsageError(
+            f"--mixture {text!r} is not SHARDS=WEIGHT", "write for example --mixture ptb-xl=0.3 --mixture mimic=0.7"
+        )
     return {"shards": shards, "weight": number}
 
 

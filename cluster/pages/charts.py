@@ -131,7 +131,10 @@ class IntervalScale:
 
     def header(self) -> str:
         return self._svg(
-            "".join(_text(self.x(t), INTERVAL_HEIGHT - 8, label) for t, label in zip(self.ticks, tick_labels(self.ticks), strict=True)),
+            "".join(
+                _text(self.x(t), INTERVAL_HEIGHT - 8, label)
+                for t, label in zip(self.ticks, tick_labels(self.ticks), strict=True)
+            ),
             "AUROC axis",
         )
 
@@ -140,7 +143,10 @@ class IntervalScale:
         lines = [(t, "chance" if abs(t - 0.5) < 1e-9 else "grid") for t in self.ticks]
         if all(kind == "grid" for _, kind in lines):
             lines.append((0.5, "chance"))
-        parts = [f'<line class="{kind}" x1="{self.x(t):.1f}" x2="{self.x(t):.1f}" y1="0" y2="{INTERVAL_HEIGHT}"/>' for t, kind in lines]
+        parts = [
+            f'<line class="{kind}" x1="{self.x(t):.1f}" x2="{self.x(t):.1f}" y1="0" y2="{INTERVAL_HEIGHT}"/>'
+            for t, kind in lines
+        ]
         middle = INTERVAL_HEIGHT / 2
         if untrained is not None:
             parts.append(self._mark(untrained, "untrained", middle + 3, 3.2))
@@ -162,7 +168,9 @@ def weight_bars(weights: Mapping[str, float]) -> str:
     top = max(1.0, *weights.values())
     label, row, length = 74, 24, 150
     width = label + length + 46
-    parts = [f'<svg class="bars" viewBox="0 0 {width} {row * len(weights)}" width="{width}" role="img" aria-label="lead-group weights">']
+    parts = [
+        f'<svg class="bars" viewBox="0 0 {width} {row * len(weights)}" width="{width}" role="img" aria-label="lead-group weights">'
+    ]
     for k, (name, weight) in enumerate(weights.items()):
         y = k * row
         size = max(0.0, weight) / top * length

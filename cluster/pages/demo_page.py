@@ -56,7 +56,13 @@ def _data(out: Path) -> list[dict[str, Any]]:
         counts = ShardSet.open(out / shards).manifest["counts"]
         findings = json.loads((out / cohort / "cohort.json").read_text()).get("records_per_finding", {})
         rows.append(
-            {"name": name, "records": counts["records"], "patients": counts["patients"], "reports": counts["reports"], "findings": findings}
+            {
+                "name": name,
+                "records": counts["records"],
+                "patients": counts["patients"],
+                "reports": counts["reports"],
+                "findings": findings,
+            }
         )
     return rows
 
@@ -65,7 +71,12 @@ def write_demo_report(out: Path, zero_shot: dict[str, Any], mlflow_command: str,
     """Write `out/report.html` and return it."""
     run_dir = out / "run"
     result = read_json(run_dir / RESULT) or {}
-    shown = {"steps": "Steps", "final_loss": "Final loss", "records_per_second": "Records per second", "data_wait_share": "Data wait share"}
+    shown = {
+        "steps": "Steps",
+        "final_loss": "Final loss",
+        "records_per_second": "Records per second",
+        "data_wait_share": "Data wait share",
+    }
     facts = {label: result[key] for key, label in shown.items() if key in result}
     return write_report(
         out / "report.html",
@@ -80,5 +91,8 @@ def write_demo_report(out: Path, zero_shot: dict[str, Any], mlflow_command: str,
         zero_shot=zero_shot,
         baseline=zero_shot.get("baseline"),
         pictures=_pictures(out),
-        commands={"MLflow UI": mlflow_command, **{f"Stage {number}": command for number, command in enumerate(commands, 1)}},
+        commands={
+            "MLflow UI": mlflow_command,
+            **{f"Stage {number}": command for number, command in enumerate(commands, 1)},
+        },
     )

@@ -92,20 +92,38 @@ def _series(trace: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], 
     return [float(step) for step, _ in rows], [float(value) for _, value in rows]
 
 
-def _tiles(trace: Sequence[Mapping[str, Any]], zero_shot: Mapping[str, Any] | None, baseline: Mapping[str, Any] | None) -> str:
+def _tiles(
+    trace: Sequence[Mapping[str, Any]], zero_shot: Mapping[str, Any] | None, baseline: Mapping[str, Any] | None
+) -> str:
     tiles: list[tuple[str, str, str]] = []
     if zero_shot:
         tiles.append(
-            ("main", _auroc(zero_shot["macro"]), f"zero-shot macro AUROC<br>{_interval(zero_shot.get('low'), zero_shot.get('high'))}")
+            (
+                "main",
+                _auroc(zero_shot["macro"]),
+                f"zero-shot macro AUROC<br>{_interval(zero_shot.get('low'), zero_shot.get('high'))}",
+            )
         )
     if baseline:
-        tiles.append(("", _auroc(baseline["macro"]), f"untrained encoder<br>{_interval(baseline.get('low'), baseline.get('high'))}"))
+        tiles.append(
+            (
+                "",
+                _auroc(baseline["macro"]),
+                f"untrained encoder<br>{_interval(baseline.get('low'), baseline.get('high'))}",
+            )
+        )
     if zero_shot:
         patients = f"<br>of {_number(zero_shot['patients'])} patients" if zero_shot.get("patients") else ""
         tiles.append(("", _number(zero_shot["n"]), f"records scored{patients}"))
     steps, losses = _series(trace, "loss")
     if losses:
-        tiles.append(("", f"{losses[-1]:.3f}", f"loss at step {_number(steps[-1])}<br>{losses[0]:.3f} at step {_number(steps[0])}"))
+        tiles.append(
+            (
+                "",
+                f"{losses[-1]:.3f}",
+                f"loss at step {_number(steps[-1])}<br>{losses[0]:.3f} at step {_number(steps[0])}",
+            )
+        )
     waits = _series(trace, "data_wait_share")[1]
     if waits:
         tiles.append(("", f"{100 * sum(waits) / len(waits):.2f} %", "of step time waiting<br>for data, mean"))
@@ -120,7 +138,13 @@ def _triple(entry: Mapping[str, Any], value: str = "auroc") -> Triple:
 
 
 def _zero_shot_row(
-    name: str, code: str, positives: Any, trained: Triple, untrained: Triple | None, scale: IntervalScale, kind: str = ""
+    name: str,
+    code: str,
+    positives: Any,
+    trained: Triple,
+    untrained: Triple | None,
+    scale: IntervalScale,
+    kind: str = "",
 ) -> str:
     beside = f'<td class="number">{_auroc(untrained[0]) if untrained else ""}</td>'
     label = escape(name) + (f'<span class="code">{escape(code)}</span>' if code else "")
@@ -143,13 +167,21 @@ def _zero_shot(zero_shot: Mapping[str, Any] | None, baseline: Mapping[str, Any] 
     if frequent and frequent.get("classes") not in (None, 0, len(classes)):
         other = _triple(baseline["macro_frequent"], "value") if baseline and baseline.get("macro_frequent") else None
         name = f"Macro, at least {frequent.get('min_positives', 10)} positives"
-        rows.append(_zero_shot_row(name, "", f"{frequent['classes']} classes", _triple(frequent, "value"), other, scale, "macro"))
+        rows.append(
+            _zero_shot_row(
+                name, "", f"{frequent['classes']} classes", _triple(frequent, "value"), other, scale, "macro"
+            )
+        )
     rows[-1] = rows[-1].replace('class="macro"', 'class="macro last-macro"', 1)
-    rows += [_zero_shot_row(c["name"], c["code"], c["positives"], _triple(c), others.get(c["code"]), scale) for c in classes]
+    rows += [
+        _zero_shot_row(c["name"], c["code"], c["positives"], _triple(c), others.get(c["code"]), scale) for c in classes
+    ]
 
     legend = '<div class="legend"><span>' + _legend_mark("trained") + "trained, 95 % interval</span>"
     legend += ("<span>" + _legend_mark("untrained") + "untrained encoder</span>") if baseline else ""
-    legend += '<span><svg width="14" height="14"><line class="chance" x1="7" x2="7" y1="0" y2="14"/></svg>chance</span></div>'
+    legend += (
+        '<span><svg width="14" height="14"><line class="chance" x1="7" x2="7" y1="0" y2="14"/></svg>chance</span></div>'
+    )
     head = (
         '<tr><th>Class</th><th class="number">Positives</th><th class="number">AUROC</th><th class="number">95 % interval</th>'
         f'<th class="number">{"Untrained" if baseline else ""}</th><th class="plot">{scale.header()}</th></tr>'
@@ -167,9 +199,7 @@ def _legend_mark(kind: str) -> str:
 
 def _zero_shot_words(result: Mapping[str, Any]) -> str:
     prompts, bootstrap = result.get("prompts") or {}, result.get("bootstrap") or {}
-    words = (
-        f"{_number(result['n'])} records, scored by the cosine between the ECG embedding and the mean embedding of each class's prompts."
-    )
+    words = f"{_number(result['n'])} records, scored by the cosine between the ECG embedding and the mean embedding of each class's prompts."
     if prompts.get("name"):
         words += f" Prompt set {escape(str(prompts['name']))}."
     if bootstrap.get("resamples"):
@@ -191,7 +221,11 @@ def _zero_shot_notes(result: Mapping[str, Any]) -> str:
     if few:
         out += '<p class="note">No interval where fewer than 5 patients have, or lack, the finding: resampling them says nothing about other patients.</p>'
     unprompted = result.get("unprompted") or []
-    return out + (f'<p class="note">Labels in the data without prompts: {escape(", ".join(unprompted))}.</p>' if unprompted else "")
+    return out + (
+        f'<p class="note">Labels in the data without prompts: {escape(", ".join(unprompted))}.</p>'
+        if unprompted
+        else ""
+    )
 
 
 def _training(trace: Sequence[Mapping[str, Any]]) -> str:
@@ -226,7 +260,9 @@ def _pictures(pictures: Sequence[Picture]) -> str:
 
 def _picture(picture: Picture) -> str:
     image = base64.b64encode(picture.png).decode("ascii")
-    weights = f"<div><h4>Lead-group weight</h4>{weight_bars(picture.group_weights)}</div>" if picture.group_weights else ""
+    weights = (
+        f"<div><h4>Lead-group weight</h4>{weight_bars(picture.group_weights)}</div>" if picture.group_weights else ""
+    )
     return (
         f'<section class="recording"><h3>{escape(picture.title)}</h3><img alt="12-lead ECG: {escape(picture.title, quote=True)}" src="data:image/png;base64,{image}">'
         f'<div class="below"><p>{escape(picture.caption)}</p>{weights}</div></section>'
@@ -234,7 +270,9 @@ def _picture(picture: Picture) -> str:
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
-    return f'<dl class="facts">{"".join(f"<dt>{escape(str(k))}</dt><dd>{_number(v)}</dd>" for k, v in facts.items())}</dl>'
+    return (
+        f'<dl class="facts">{"".join(f"<dt>{escape(str(k))}</dt><dd>{_number(v)}</dd>" for k, v in facts.items())}</dl>'
+    )
 
 
 def _run(run: Mapping[str, Any]) -> str:
@@ -245,10 +283,17 @@ def _data(sets: Sequence[Mapping[str, Any]]) -> str:
     if not sets:
         return ""
     columns = list(
-        dict.fromkeys(k for entry in sets for k, v in entry.items() if k not in ("name", "findings") and not isinstance(v, Mapping))
+        dict.fromkeys(
+            k
+            for entry in sets
+            for k, v in entry.items()
+            if k not in ("name", "findings") and not isinstance(v, Mapping)
+        )
     )
     kinds = [' class="number"' if all(isinstance(e.get(c, 0), int | float) for e in sets) else "" for c in columns]
-    head = "".join(f"<th{kind}>{escape(c.replace('_', ' ').capitalize())}</th>" for c, kind in zip(columns, kinds, strict=True))
+    head = "".join(
+        f"<th{kind}>{escape(c.replace('_', ' ').capitalize())}</th>" for c, kind in zip(columns, kinds, strict=True)
+    )
     rows = ""
     for entry in sets:
         cells = "".join(f"<td{kind}>{_number(entry.get(c, ''))}</td>" for c, kind in zip(columns, kinds, strict=True))
@@ -259,8 +304,12 @@ def _data(sets: Sequence[Mapping[str, Any]]) -> str:
 
 def _findings(entry: Mapping[str, Any]) -> str:
     ordered = sorted(entry["findings"].items(), key=lambda item: -item[1])
-    cells = "".join(f"<div><span>{escape(str(code))}</span><span>{_number(count)}</span></div>" for code, count in ordered)
-    return f'<h3>Records per finding: {escape(str(entry.get("name", "records")))}</h3><div class="findings">{cells}</div>'
+    cells = "".join(
+        f"<div><span>{escape(str(code))}</span><span>{_number(count)}</span></div>" for code, count in ordered
+    )
+    return (
+        f'<h3>Records per finding: {escape(str(entry.get("name", "records")))}</h3><div class="findings">{cells}</div>'
+    )
 
 
 def _commands(commands: Mapping[str, str]) -> str:
@@ -270,7 +319,10 @@ def _commands(commands: Mapping[str, str]) -> str:
     for label, command in commands.items():
         text = escape(command, quote=True)
         link = command.startswith(("http://", "https://"))
-        parts.append(f"<div>{escape(label)}</div>" + (f'<pre><a href="{text}">{text}</a></pre>' if link else f"<pre>{text}</pre>"))
+        parts.append(
+            f"<div>{escape(label)}</div>"
+            + (f'<pre><a href="{text}">{text}</a></pre>' if link else f"<pre>{text}</pre>")
+        )
     return "<h2>Look further</h2>" + "".join(parts)
 
 

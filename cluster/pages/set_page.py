@@ -18,7 +18,14 @@ def write_statistics_page(path: Path, figures: Mapping[str, Any]) -> Path:
     """Write the page of `cardialign.data_shards.checks.statistics.set_statistics` to `path` (replaced in one step) and return it."""
     title = f"Shard set {figures['source'] or ''}".strip()
     body = "\n".join(
-        [*_head(title, figures), *_people(figures), *_labels(figures), *_reports(figures), *_signals(figures), _footer(figures)]
+        [
+            *_head(title, figures),
+            *_people(figures),
+            *_labels(figures),
+            *_reports(figures),
+            *_signals(figures),
+            _footer(figures),
+        ]
     )
     return write_page(path, title, body)
 
@@ -55,7 +62,11 @@ def _head(title: str, figures: Mapping[str, Any]) -> list[str]:
         _tile(_bytes(figures["bytes"]), f"on disk<br>{_bytes(figures['bytes'] / max(1, records))} per record"),
         _tile(_share(figures["quality"]["without_remark"], records), "of the records without a quality remark"),
     ]
-    return [f"<h1>{escape(title)}</h1>", f'<p class="lead">{escape(facts)}</p>', f'<div class="tiles">{"".join(tiles)}</div>']
+    return [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="lead">{escape(facts)}</p>',
+        f'<div class="tiles">{"".join(tiles)}</div>',
+    ]
 
 
 def _panels(*panels: str) -> str:
@@ -64,13 +75,20 @@ def _panels(*panels: str) -> str:
 
 def _people(figures: Mapping[str, Any]) -> list[str]:
     ages = figures["age_years"]
-    note = f"age known for {ages['known']:,} records" + (f", median {ages['median']:.1f} years" if ages["known"] else "")
+    note = f"age known for {ages['known']:,} records" + (
+        f", median {ages['median']:.1f} years" if ages["known"] else ""
+    )
     return [
         "<h2>Patients</h2>",
         _panels(
             histogram(ages["histogram"]["edges"], ages["histogram"]["counts"], title="Age", unit=note, axis="years"),
             column_chart(figures["sex"], title="Sex", unit="records"),
-            column_chart(figures["records_per_patient"]["patients_with"], title="Records per patient", unit="patients", axis="records"),
+            column_chart(
+                figures["records_per_patient"]["patients_with"],
+                title="Records per patient",
+                unit="patients",
+                axis="records",
+            ),
             column_chart(figures["folds"], title="Folds", unit="records", axis="fold"),
         ),
     ]
@@ -83,7 +101,11 @@ def _labels(figures: Mapping[str, Any]) -> list[str]:
     for name, labels in figures["labels"].items():
         codes = labels["codes"]
         more = f", the first {BARS} of {len(codes)} codes" if len(codes) > BARS else ""
-        charts.append(frequency_bars(_top(codes), labels["labelled"], title=name, unit=f"{labels['labelled']:,} records labelled{more}"))
+        charts.append(
+            frequency_bars(
+                _top(codes), labels["labelled"], title=name, unit=f"{labels['labelled']:,} records labelled{more}"
+            )
+        )
     return ["<h2>Labels</h2>", _panels(*charts)]
 
 
@@ -100,9 +122,15 @@ def _reports(figures: Mapping[str, Any]) -> list[str]:
         "<h2>Reports</h2>",
         f"<p>{text}</p>",
         _panels(
-            frequency_bars(_top(reports["statements"]), reports["with"], title="Statements", unit="records that hold them"),
-            frequency_bars(_top(reports["texts"]), reports["with"], title="Whole reports", unit="records that share them"),
-            column_chart(reports["statements_per_record"], title="Statements per record", unit="records", axis="statements"),
+            frequency_bars(
+                _top(reports["statements"]), reports["with"], title="Statements", unit="records that hold them"
+            ),
+            frequency_bars(
+                _top(reports["texts"]), reports["with"], title="Whole reports", unit="records that share them"
+            ),
+            column_chart(
+                reports["statements_per_record"], title="Statements per record", unit="records", axis="statements"
+            ),
         ),
     ]
 
@@ -110,7 +138,11 @@ def _reports(figures: Mapping[str, Any]) -> list[str]:
 def _signals(figures: Mapping[str, Any]) -> list[str]:
     lengths, records = figures["valid_seconds"], figures["records"]
     flags = {name: count for name, count in figures["quality"].items() if name != "without_remark"}
-    sampled = "all records" if figures["sampled_records"] == records else f"a sample of {figures['sampled_records']:,} records"
+    sampled = (
+        "all records"
+        if figures["sampled_records"] == records
+        else f"a sample of {figures['sampled_records']:,} records"
+    )
     return [
         "<h2>Signals</h2>",
         _panels(

@@ -29,7 +29,10 @@ def export_run(run_dir: Path, out: Path | None = None, *, overwrite: bool = Fals
         raise UserError(f"{run_dir} holds no run ({CONFIG} is missing)", "give the --run-dir of `cardialign pretrain`")
     checkpoint = next((c.path for c in reversed(list_checkpoints(run_dir)) if not problems(c.path)), None)
     if checkpoint is None:
-        raise UserError(f"{run_dir} has no verified checkpoint", "train first: `cardialign pretrain`; see `cardialign checkpoints verify`")
+        raise UserError(
+            f"{run_dir} has no verified checkpoint",
+            "train first: `cardialign pretrain`; see `cardialign checkpoints verify`",
+        )
     out = out or run_dir / EXPORT
     refuse_to_replace(out, overwrite)
     config = parse_config(values, str(run_dir / CONFIG))

@@ -30,7 +30,9 @@ def open_encoder(name: str, tracking_uri: str) -> Iterator[LoadedEncoder]:
     if not name.startswith(REGISTRY):
         folder = Path(name)
         if not folder.is_dir():
-            raise UserError(f"no encoder folder {name}", f"give the folder of `cardialign export`, or {REGISTRY}NAME@ALIAS")
+            raise UserError(
+                f"no encoder folder {name}", f"give the folder of `cardialign export`, or {REGISTRY}NAME@ALIAS"
+            )
         yield load_encoder(folder)
         return
     from cardialign.cluster.registry.registry import pull
@@ -53,7 +55,12 @@ class Signal:
 
 
 def read_signal(
-    path: Path | None, *, shards: Path | None = None, key: str | None = None, leads: str | None = None, sampling_rate: float | None = None
+    path: Path | None,
+    *,
+    shards: Path | None = None,
+    key: str | None = None,
+    leads: str | None = None,
+    sampling_rate: float | None = None,
 ) -> Signal:
     """A record of a shard set (`shards`, `key`), a .npy file in mV, or a WFDB record. Raises UserError naming the file and what is wrong."""
     if key is not None:
@@ -68,7 +75,9 @@ def _from_shards(shards: Path, key: str) -> Signal:
 
     shard_set = ShardSet.open(shards)
     record = shard_set.read_record(int(shard_set.select(keys=[key]).rows[0]))
-    return Signal(record.millivolts(), STANDARD_LEADS, record.sampling_rate, key, record.lead_mask, record.valid_samples)
+    return Signal(
+        record.millivolts(), STANDARD_LEADS, record.sampling_rate, key, record.lead_mask, record.valid_samples
+    )
 
 
 def _from_npy(path: Path, leads: str | None, sampling_rate: float | None) -> Signal:
@@ -80,7 +89,8 @@ def _from_npy(path: Path, leads: str | None, sampling_rate: float | None) -> Sig
         values = np.load(path, allow_pickle=False)
     except UNREADABLE_ARRAY as error:
         raise UserError(
-            f"{path} cannot be read as a .npy array: {error}", "save a float array (leads x samples) in mV with numpy.save"
+            f"{path} cannot be read as a .npy array: {error}",
+            "save a float array (leads x samples) in mV with numpy.save",
         ) from None
     names = tuple(name.strip() for name in leads.split(",")) if leads else STANDARD_LEADS
     return Signal(values, names, sampling_rate, str(path))
@@ -111,7 +121,9 @@ def embed_signal(encoder: LoadedEncoder, signal: Signal, allowed: dict[str, Any]
     if signal.valid_samples is not None:
         masks["valid_samples"] = np.array([signal.valid_samples])
     try:
-        embedding = encoder.embed(signal.millivolts[None], sampling_rate=signal.sampling_rate, leads=signal.leads, **masks, **allowed)[0]
+        embedding = encoder.embed(
+            signal.millivolts[None], sampling_rate=signal.sampling_rate, leads=signal.leads, **masks, **allowed
+        )[0]
     except UserError as error:  # the library names its arguments; here they are options
         remedy = re.sub(r"\b([a-z_]+)=True\b", lambda match: "--" + match[1].replace("_", "-"), error.remedy)
         raise UserError(f"{signal.origin}: {error.problem}", remedy) from None

@@ -42,7 +42,8 @@ class Reference:
         match = re.fullmatch(r"(?:models:/)?(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))?", text)
         if match is None:
             raise UsageError(
-                f"{text!r} names no registered encoder", "write NAME, NAME@ALIAS or NAME/VERSION, for example cardialign@candidate"
+                f"{text!r} names no registered encoder",
+                "write NAME, NAME@ALIAS or NAME/VERSION, for example cardialign@candidate",
             )
         return cls(match["name"], match["alias"], match["version"])
 
@@ -69,7 +70,9 @@ def register(
     client.log_artifacts(run_id, str(export_dir), ARTIFACT)
     artifact_uri = client.get_run(run_id).info.artifact_uri
     if name not in _names(client):
-        client.create_registered_model(name, description="ECG encoder: safetensors, configuration, signal contract, digests")
+        client.create_registered_model(
+            name, description="ECG encoder: safetensors, configuration, signal contract, digests"
+        )
     tags = {DIGEST_TAG: digest, **{f"metric.{key}": f"{value:.6g}" for key, value in (metrics or {}).items()}}
     version = client.create_model_version(name, source=f"{artifact_uri}/{ARTIFACT}", run_id=run_id, tags=tags)
     if alias:
@@ -86,7 +89,9 @@ def _known(client: MlflowClient, name: str) -> str:
     names = _names(client)
     if name not in names:
         return (
-            f"registered encoders: {', '.join(names)}" if names else "the registry is empty; `cardialign pretrain --register NAME` fills it"
+            f"registered encoders: {', '.join(names)}"
+            if names
+            else "the registry is empty; `cardialign pretrain --register NAME` fills it"
         )
     versions = sorted(int(v.version) for v in client.search_model_versions(f"name='{name}'"))
     aliases = client.get_registered_model(name).aliases
@@ -109,7 +114,9 @@ def _resolve(client: MlflowClient, reference: Reference, uri: str) -> Any:
             return max(versions, key=lambda version: int(version.version))
     except MlflowException:
         pass
-    wanted = reference.name + (f"@{reference.alias}" if reference.alias else f"/{reference.version}" if reference.version else "")
+    wanted = reference.name + (
+        f"@{reference.alias}" if reference.alias else f"/{reference.version}" if reference.version else ""
+    )
     raise UserError(f"{uri} has no encoder {wanted}", _known(client, reference.name))
 
 
@@ -125,9 +132,15 @@ def list_models(tracking_uri: str) -> list[dict[str, Any]]:
                 {
                     "name": name,
                     "version": int(version.version),
-                    "aliases": sorted(alias for alias, target in aliases.items() if str(target) == str(version.version)),
+                    "aliases": sorted(
+                        alias for alias, target in aliases.items() if str(target) == str(version.version)
+                    ),
                     "run_id": version.run_id,
-                    "metrics": {key.removeprefix("metric."): float(v) for key, v in version.tags.items() if key.startswith("metric.")},
+                    "metrics": {
+                        key.removeprefix("metric."): float(v)
+                        for key, v in version.tags.items()
+                        if key.startswith("metric.")
+                    },
                     "created": version.creation_timestamp,
                 }
             )
@@ -159,7 +172,10 @@ def pull(reference: str, out: Path, tracking_uri: str, *, overwrite: bool = Fals
         folder = _download(source, scratch, uri, f"{version.name}/{version.version}")
         digest = verify_export(folder)
         if version.tags.get(DIGEST_TAG, digest) != digest:
-            raise DataError(f"{version.name}/{version.version}: not the encoder that was registered", "register it again from its run")
+            raise DataError(
+                f"{version.name}/{version.version}: not the encoder that was registered",
+                "register it again from its run",
+            )
         if out.exists():
             shutil.rmtree(out)
         os.replace(folder, out)
@@ -203,5 +219,6 @@ def _download(source: str, scratch: str, uri: str, wanted: str) -> Path:
     except Exception as error:  # every artifact store has errors of its own
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(
-            f"{wanted}: its artifacts cannot be fetched from {source}: {first_line}", "check the artifact store, or register again"
+            f"{wanted}: its artifacts cannot be fetched from {source}: {first_line}",
+            "check the artifact store, or register again",
         ) from error

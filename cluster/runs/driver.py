@@ -108,7 +108,9 @@ def ray_session(workers: int, address: str | None) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            scratch = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # socket paths below it must stay under 108 bytes
+            scratch = Path(
+                tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+            )  # socket paths below it must stay under 108 bytes
             with _environment(
                 environment
             ):  # inherited by every process of the local Ray: cheaper than a runtime_env, which starts an agent
@@ -166,14 +168,23 @@ def _trainer(config: RunConfig, run_dir: Path, workers: int, max_failures: int) 
     gpu = resources.get("GPU", 0) >= workers
     if not gpu and resources.get("CPU", 0) < workers:
         raise UserError(
-            f"{workers} workers asked for, the Ray cluster has {resources.get('CPU', 0):g} CPUs", "set --workers lower or add nodes"
+            f"{workers} workers asked for, the Ray cluster has {resources.get('CPU', 0):g} CPUs",
+            "set --workers lower or add nodes",
         )
-    log.info("placement workers=%d accelerator=%s backend=%s", workers, "gpu" if gpu else "cpu", "nccl" if gpu else "gloo")
-    settings = {"config": config.resolved(), "run_dir": str(run_dir), "threads": max(1, (os.cpu_count() or 1) // workers)}
+    log.info(
+        "placement workers=%d accelerator=%s backend=%s", workers, "gpu" if gpu else "cpu", "nccl" if gpu else "gloo"
+    )
+    settings = {
+        "config": config.resolved(),
+        "run_dir": str(run_dir),
+        "threads": max(1, (os.cpu_count() or 1) // workers),
+    }
     return TorchTrainer(
         train_worker,
         train_loop_config=settings,
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})}),
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})}
+        ),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         run_config=RayRunConfig(
             name=f"start-{int(time.time() * 1000)}",  # a new name: resuming is the loop's work, never Ray's snapshot
@@ -216,7 +227,8 @@ def _watch(fit: _Fit, run_dir: Path, on_step: OnStep | None) -> None:
             raise failure
     if fit.error is not None:
         raise UserError(
-            _training_failed(fit.error), f"see the logs under {run_dir / 'ray'}, then run the same command again: it resumes"
+            _training_failed(fit.error),
+            f"see the logs under {run_dir / 'ray'}, then run the same command again: it resumes",
         ) from fit.error
 
 
@@ -236,7 +248,9 @@ def _claim(config: RunConfig, run_dir: Path) -> None:
         clear_requests(run_dir)
         write_json(run_dir / CONFIG, config.resolved())
     except OSError as error:
-        raise UserError(f"run directory {run_dir} cannot be written: {error.strerror}", "give another --run-dir") from None
+        raise UserError(
+            f"run directory {run_dir} cannot be written: {error.strerror}", "give another --run-dir"
+        ) from None
 
 
 def _starts(run_dir: Path) -> int:
@@ -267,7 +281,10 @@ def pretrain(
         _watch(fit, run_dir, on_step)
     values = read_json(run_dir / RESULT)
     if values is None:
-        raise UserError(f"the run in {run_dir} ended without a result", "run the same command again: it resumes from the newest checkpoint")
+        raise UserError(
+            f"the run in {run_dir} ended without a result",
+            "run the same command again: it resumes from the newest checkpoint",
+        )
     return PretrainResult(
         run_dir=run_dir,
         steps=int(values["steps"]),

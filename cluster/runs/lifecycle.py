@@ -78,8 +78,14 @@ def pretrain_and_export(
         raise UsageError(f"--workers {workers} is less than 1", "one worker is the least")
     with held(run_dir.expanduser().absolute()):
         data = prepare(config)
-        tracker = RunTracker(run_dir.expanduser().absolute(), tracking_uri, experiment=experiment, optional=tracking_optional)
-        tags = {"data.fingerprint": data["shards_fingerprint"], "data.selection": data["selection_fingerprint"], "git.commit": git_commit()}
+        tracker = RunTracker(
+            run_dir.expanduser().absolute(), tracking_uri, experiment=experiment, optional=tracking_optional
+        )
+        tags = {
+            "data.fingerprint": data["shards_fingerprint"],
+            "data.selection": data["selection_fingerprint"],
+            "git.commit": git_commit(),
+        }
         tags |= {f"version.{name}": number for name, number in versions().items()}
         parameters = {**config.resolved(), "workers": workers, "records": data["records"], "steps": data["steps"]}
         tracker.start(config.name, parameters, {key: value for key, value in tags.items() if value})

@@ -22,7 +22,9 @@ class RayReporter:
         self.step = 0
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        self.step = step  # `ray.train.report` is a barrier over all ranks: it belongs to `checkpoint`, which every rank calls
+        self.step = (
+            step  # `ray.train.report` is a barrier over all ranks: it belongs to `checkpoint`, which every rank calls
+        )
 
     def checkpoint(self, step: int, path: Path) -> None:
         """Tells Ray Train that the run is alive. Ray gets no checkpoint of its own: it can lose one that it acknowledged."""

@@ -48,4 +48,9 @@ def ensure_text_bank(shards: Path, config: TextConfig, progress: Callable[..., N
     if found is not None:
         return found
     encoder: Any = TextEncoder(config)
-    return _facts(build_text_bank(shard_set, encoder, style=config.style, progress=progress), config, encoder.fingerprint, made=True)
+    return _facts(
+        build_text_bank(shard_set, encoder, style=config.style, progress=progress),
+        config,
+        encoder.fingerprint,
+        made=True,
+    )

@@ -30,7 +30,9 @@ def train_worker(settings: dict[str, Any]) -> None:
     from cardialign.pretrain.config import parse_config
     from cardialign.pretrain.training.loop import train
 
-    logging.basicConfig(level=settings.get("log_level", logging.INFO), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(
+        level=settings.get("log_level", logging.INFO), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
     run_dir = Path(settings["run_dir"])
     context = ray.train.get_context()
     rank = context.get_world_rank()
@@ -38,7 +40,13 @@ def train_worker(settings: dict[str, Any]) -> None:
         return  # another rank met an error that a restart cannot cure
     torch.set_num_threads(int(settings["threads"]))
     started = time.time()
-    note = {"pid": os.getpid(), "host": platform.node(), "rank": rank, "world_size": context.get_world_size(), "started": started}
+    note = {
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "rank": rank,
+        "world_size": context.get_world_size(),
+        "started": started,
+    }
     write_json(run_dir / WORKERS / f"rank-{rank}.json", note)
     if rank == 0:
         append_line(run_dir / ATTEMPTS, {"time": started, "world_size": context.get_world_size()})
@@ -49,4 +57,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         raise
     if rank == 0:
         assert is_dataclass(result) and not isinstance(result, type)
-        write_json(run_dir / RESULT, {key: str(value) if isinstance(value, Path) else value for key, value in asdict(result).items()})
+        write_json(
+            run_dir / RESULT,
+            {key: str(value) if isinstance(value, Path) else value for key, value in asdict(result).items()},
+        )

@@ -38,7 +38,10 @@ def sqlite_path(uri: str) -> Path | None:
 def _check_sqlite(uri: str, path: Path) -> None:
     """SQLAlchemy would retry a hopeless file for minutes; the standard library answers at once."""
     if not path.parent.is_dir():
-        raise UserError(f"MLflow database {uri} cannot be opened: folder {path.parent} does not exist", f"make the folder, or {REMEDY}")
+        raise UserError(
+            f"MLflow database {uri} cannot be opened: folder {path.parent} does not exist",
+            f"make the folder, or {REMEDY}",
+        )
     try:
         connection = sqlite3.connect(path, timeout=5)
         try:
@@ -65,7 +68,9 @@ def open_client(uri: str) -> MlflowClient:
     """A client of the tracking store and the registry behind `uri`. Raises UserError naming the URI when it cannot be opened."""
     scheme = urllib.parse.urlsplit(uri).scheme
     if scheme in ("", "file"):
-        raise UserError(f"MLflow no longer keeps runs in a plain folder: {uri}", f"use a database, for example {DEFAULT_URI}")
+        raise UserError(
+            f"MLflow no longer keeps runs in a plain folder: {uri}", f"use a database, for example {DEFAULT_URI}"
+        )
     path = sqlite_path(uri)
     if path is not None:
         _check_sqlite(uri, path)

@@ -77,7 +77,11 @@ def _metrics(line: Line, read_at: float) -> list[Metric]:
     from mlflow.entities import Metric
 
     at = int(1000 * float(line.values.get("time", read_at)))
-    numbers = {k: v for k, v in line.values.items() if k not in ("step", "time") and isinstance(v, int | float) and not isinstance(v, bool)}
+    numbers = {
+        k: v
+        for k, v in line.values.items()
+        if k not in ("step", "time") and isinstance(v, int | float) and not isinstance(v, bool)
+    }
     return [Metric(key, float(value), at, max(0, line.step)) for key, value in numbers.items() if math.isfinite(value)]
 
 
@@ -154,11 +158,15 @@ def sync(run_dir: Path, tracking_uri: str | None = None) -> dict[str, Any]:
     state = TrackingState.load(run_dir)
     if state is None:
         raise UserError(
-            f"{run_dir} has no {STATE}: it is not the directory of a tracked run", "give the --run-dir that `cardialign pretrain` used"
+            f"{run_dir} has no {STATE}: it is not the directory of a tracked run",
+            "give the --run-dir that `cardialign pretrain` used",
         )
     if tracking_uri is not None and mlflow_store.absolute_uri(tracking_uri) != state.tracking_uri:
         state = replace(
-            state, tracking_uri=mlflow_store.absolute_uri(tracking_uri), run_id="", cursors={METRICS: Cursor(), SYSTEM: Cursor()}
+            state,
+            tracking_uri=mlflow_store.absolute_uri(tracking_uri),
+            run_id="",
+            cursors={METRICS: Cursor(), SYSTEM: Cursor()},
         )
     replay = Replay(run_dir, state, mlflow_store.open_client(state.tracking_uri))
     status = state.status
@@ -166,7 +174,12 @@ def sync(run_dir: Path, tracking_uri: str | None = None) -> dict[str, Any]:
     sent = replay.send_new()
     state.status = status
     replay.close_run()
-    return {"run_id": state.run_id, "tracking_uri": state.tracking_uri, "values_sent": sent, "steps": state.cursors[METRICS].last_step}
+    return {
+        "run_id": state.run_id,
+        "tracking_uri": state.tracking_uri,
+        "values_sent": sent,
+        "steps": state.cursors[METRICS].last_step,
+    }
 
 
 class RunTracker:
@@ -176,7 +189,9 @@ class RunTracker:
     Raises UserError from `start` otherwise.
     """
 
-    def __init__(self, run_dir: Path, tracking_uri: str, *, experiment: str = "cardialign", optional: bool = False) -> None:
+    def __init__(
+        self, run_dir: Path, tracking_uri: str, *, experiment: str = "cardialign", optional: bool = False
+    ) -> None:
         self.run_dir, self.optional = run_dir, optional
         self.uri, self.experiment = mlflow_store.absolute_uri(tracking_uri), experiment
         self.replay: Replay | None = None

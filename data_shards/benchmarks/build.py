@@ -23,8 +23,17 @@ CORES = (2, 32)
 BY_HAND_RECORDS = 64
 
 ROWS = (
-    Row("WFDB files -> committed shards", rate("build"), "records/s", at_least=400, against={"rdsamp -> TarWriter": rate("build_by_hand")}),
-    *(Row(f"... so all of MIMIC-IV-ECG on {cores} cores takes", f"mimic_iv_ecg_minutes_on_{cores}_cores", "minutes") for cores in CORES),
+    Row(
+        "WFDB files -> committed shards",
+        rate("build"),
+        "records/s",
+        at_least=400,
+        against={"rdsamp -> TarWriter": rate("build_by_hand")},
+    ),
+    *(
+        Row(f"... so all of MIMIC-IV-ECG on {cores} cores takes", f"mimic_iv_ecg_minutes_on_{cores}_cores", "minutes")
+        for cores in CORES
+    ),
 )
 
 
@@ -52,7 +61,9 @@ def measure_build(material: Material) -> Measurement:
 
 def minutes_of_mimic_iv_ecg(records_per_s_per_core: float) -> dict[str, float]:
     """What the rate of one core comes to for 800,035 records, if the disk keeps up."""
-    return {f"mimic_iv_ecg_minutes_on_{cores}_cores": MIMIC_IV_ECG / records_per_s_per_core / cores / 60 for cores in CORES}
+    return {
+        f"mimic_iv_ecg_minutes_on_{cores}_cores": MIMIC_IV_ECG / records_per_s_per_core / cores / 60 for cores in CORES
+    }
 
 
 class _WfdbFiles:

@@ -23,8 +23,12 @@ ZLIB_RECORDS = 48
 
 ROWS = (
     Row("size against int16, as stored", "compression_ratio", "x smaller", against={"zlib": "zlib_compression_ratio"}),
-    Row("size against int16 at 1 uV per count", "compression_ratio_1uV", "x smaller", at_least=5.0, target_on_real=True),
-    Row("size against int16 at 5 uV per count", "compression_ratio_5uV", "x smaller", at_least=8.0, target_on_real=True),
+    Row(
+        "size against int16 at 1 uV per count", "compression_ratio_1uV", "x smaller", at_least=5.0, target_on_real=True
+    ),
+    Row(
+        "size against int16 at 5 uV per count", "compression_ratio_5uV", "x smaller", at_least=8.0, target_on_real=True
+    ),
     Row("encode", rate("encode"), "records/s", at_least=500, against={"zlib": rate("zlib_encode")}),
     Row("decode", rate("decode"), "records/s", at_least=5000, against={"zlib": rate("zlib_decode")}),
 )
@@ -41,7 +45,9 @@ def measure_codec(material: Material) -> Measurement:
     def inflate() -> int:
         """To the same float32 mV as the codec."""
         for record, each in zip(records, packed, strict=False):
-            np.divide(np.frombuffer(zlib.decompress(each), np.int16).reshape(12, -1), record.gain[:, None], dtype=np.float32)
+            np.divide(
+                np.frombuffer(zlib.decompress(each), np.int16).reshape(12, -1), record.gain[:, None], dtype=np.float32
+            )
         return len(packed)
 
     def figures() -> dict[str, float]:
@@ -49,7 +55,9 @@ def measure_codec(material: Material) -> Measurement:
         found = {"compression_ratio": plain / small, "bytes_per_record": small / len(payloads)}
         found["zlib_compression_ratio"] = sum(map(len, packed_plain)) / sum(map(len, packed))
         for name, gain in COUNTS_PER_MV.items():
-            found[f"compression_ratio_{name}"] = plain / sum(len(encode(at_resolution(record, gain))) for record in records)
+            found[f"compression_ratio_{name}"] = plain / sum(
+                len(encode(at_resolution(record, gain))) for record in records
+            )
         return found
 
     jobs = {

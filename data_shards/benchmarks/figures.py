@@ -39,7 +39,15 @@ from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 
 Measure = Callable[[Material], Measurement]
-OURS: tuple[Measure, ...] = (measure_codec, measure_build, measure_stream, measure_wait, measure_start, measure_similarity, measure_distant)
+OURS: tuple[Measure, ...] = (
+    measure_codec,
+    measure_build,
+    measure_stream,
+    measure_wait,
+    measure_start,
+    measure_similarity,
+    measure_distant,
+)
 """A new figure is one module with one such function, which also says its rows of the table, and one name here, or in SCALE if it takes minutes."""
 SCALE: tuple[Measure, ...] = (measure_ten_million, measure_large_listings)
 OTHERS: tuple[Measure, ...] = (measure_others,)
@@ -76,14 +84,21 @@ def measure_data(
             root = wfdb_folder if wfdb_folder is not None else virtual_wfdb(folder / "cohort", records, seed)
             chosen = records_of_wfdb(root, records, seed)
         if len({record.samples for record in chosen}) != 1:
-            raise DataError("the records to measure differ in length", "measure a shard set, whose records all conform to one spec")
+            raise DataError(
+                "the records to measure differ in length", "measure a shard set, whose records all conform to one spec"
+            )
         encoder = text_encoder if text_encoder is not None else WordCounts()
-        material = Material(folder, chosen, shard_set, seed, sizes or Sizes(), encoder, phrases=phrases, compare=compare)
+        material = Material(
+            folder, chosen, shard_set, seed, sizes or Sizes(), encoder, phrases=phrases, compare=compare
+        )
         ours = [measure(material) for measure in (*measures, *(SCALE if scale else ()))]
         others = [measure(material) for measure in OTHERS] if compare and measure_stream in measures else []
         rates = _interleaved({name: job for each in (*ours, *others) for name, job in each.jobs.items()}, rounds)
         figures: dict[str, Any] = {"records": len(chosen), "samples": chosen[0].samples, "rounds": rounds}
-        figures |= {"given_records": wfdb_folder is not None or shard_set is not None, "text_encoder": text_encoder_name}
+        figures |= {
+            "given_records": wfdb_folder is not None or shard_set is not None,
+            "text_encoder": text_encoder_name,
+        }
         for each in (*ours, *others):
             figures |= each.figures()
     figures |= {rate(name): value for name, value in rates.items()}

@@ -44,7 +44,11 @@ _PHRASES = 3000
 
 def _rows() -> Iterator[Row]:
     for records in SIZES:
-        yield Row(f"{records:,} records listed: tables joined, shards planned", f"listing_{records}_records_per_s_per_core", "records/s")
+        yield Row(
+            f"{records:,} records listed: tables joined, shards planned",
+            f"listing_{records}_records_per_s_per_core",
+            "records/s",
+        )
         yield Row("... memory of the build at its peak, imports included", f"listing_{records}_memory_peak_mb", "MB")
 
 
@@ -60,7 +64,9 @@ def measure_listing(records: int) -> dict[str, float]:
         words = [sys.executable, "-m", "cardialign.data_shards.benchmarks.listing", name]
         done = subprocess.run(words, cwd=Path(__file__).absolute().parents[3], capture_output=True, text=True)
         if done.returncode:
-            raise DataError(f"the process that measures a listing of {records} records failed: {done.stderr.strip().splitlines()[-1:]}")
+            raise DataError(
+                f"the process that measures a listing of {records} records failed: {done.stderr.strip().splitlines()[-1:]}"
+            )
         return json.loads(done.stdout)
 
 
@@ -82,15 +88,22 @@ def make_tables(folder: Path, records: int, seed: int = 0) -> None:
     def listed() -> Iterator[list[Any]]:
         for at in _parts(records):
             study, subject = at + 40_000_000, at // 5 + 10_000_000
-            paths = [f"files/p{p // 10000}/p{p}/s{s}/{s}" for p, s in zip(subject.tolist(), study.tolist(), strict=True)]
+            paths = [
+                f"files/p{p // 10000}/p{p}/s{s}/{s}" for p, s in zip(subject.tolist(), study.tolist(), strict=True)
+            ]
             yield [subject, study, study, ["2180-07-23 08:44:00"] * at.size, paths]
 
     def measured() -> Iterator[list[Any]]:
         for part in reversed(list(_parts(records))):
             at = rng.permutation(part[part % 80 > 0])
             report = np.where(at % 4, at % (records // 8 + 1), at)
-            numbers = {k: (report * (2 * k + 1) + report // _PHRASES) % _PHRASES for k in (0, 1, 3, 4)}  # report_2 is a gap
-            columns = [phrases[numbers[k]] if k in numbers else pa.nulls(at.size, pa.string()) for k in range(len(REPORT_COLUMNS))]
+            numbers = {
+                k: (report * (2 * k + 1) + report // _PHRASES) % _PHRASES for k in (0, 1, 3, 4)
+            }  # report_2 is a gap
+            columns = [
+                phrases[numbers[k]] if k in numbers else pa.nulls(at.size, pa.string())
+                for k in range(len(REPORT_COLUMNS))
+            ]
             yield [at // 5 + 10_000_000, at + 40_000_000, *columns]
 
     def patients() -> Iterator[list[Any]]:
@@ -128,7 +141,15 @@ class WithoutSignals:
             rows = []
             for place, entry in enumerate(entries):
                 meta = entry.meta
-                record = EcgRecord(entry.key, counts, gain, 500.0, statements=meta["statements"], patient=meta["patient"], sex=meta["sex"])
+                record = EcgRecord(
+                    entry.key,
+                    counts,
+                    gain,
+                    500.0,
+                    statements=meta["statements"],
+                    patient=meta["patient"],
+                    sex=meta["sex"],
+                )
                 rows.append(index_row(record, Member(place * 1024, 512, place, place * 1024 + 512, 512)))
             name = shard_name(task.number)
             (task.out / name).write_bytes(b"")

@@ -128,7 +128,9 @@ def records_of_wfdb(folder: Path, records: int, seed: int) -> list[EcgRecord]:
         with contextlib.suppress(RecordRejected):
             signal = read_wfdb(path)
             leads = standard_leads(signal, str(path))
-            found.append(EcgRecord(path.name, leads.counts, leads.gain, signal.sampling_rate, lead_mask=leads.lead_mask))
+            found.append(
+                EcgRecord(path.name, leads.counts, leads.gain, signal.sampling_rate, lead_mask=leads.lead_mask)
+            )
         if len(found) == records:
             break
     if not found:

@@ -43,7 +43,10 @@ def measure_start(material: Material) -> Measurement:
         found["process_seconds"] = time.monotonic() - started
         if material.compare:
             found |= measured_by(__name__, str(large))
-        return {"large_index_records": material.sizes.index_records, **{f"large_index_{name}": value for name, value in found.items()}}
+        return {
+            "large_index_records": material.sizes.index_records,
+            **{f"large_index_{name}": value for name, value in found.items()},
+        }
 
     return Measurement(figures=figures, rows=ROWS)
 
@@ -52,7 +55,10 @@ def repeated_set(shards: ShardSet, folder: Path, records: int) -> Path:
     """A set of `records` records whose rows point into the shards of `shards`, again and again."""
     folder.mkdir()
     index = shards.index.take(pa.array(np.arange(records) % len(shards)))
-    columns = {"key": [f"large-{i:08d}" for i in range(records)], "patient": [f"p{i // RECORDS_PER_PATIENT}" for i in range(records)]}
+    columns = {
+        "key": [f"large-{i:08d}" for i in range(records)],
+        "patient": [f"p{i // RECORDS_PER_PATIENT}" for i in range(records)],
+    }
     for name, values in columns.items():
         index = index.set_column(index.schema.get_field_index(name), name, pa.array(values, pa.string()))
     write_index(index.to_batches(), folder / INDEX)
@@ -60,7 +66,10 @@ def repeated_set(shards: ShardSet, folder: Path, records: int) -> Path:
     for number, name in enumerate(shards.shard_names):
         shards.read_payload(int(np.argmax(shards.shard == number)))  # a remote shard is fetched now
         (folder / name).symlink_to((shards.path / name).absolute())
-    counts, tables = {**shards.manifest["counts"], "records": records}, {**shards.manifest["tables"], INDEX: file_sha256(folder / INDEX)}
+    counts, tables = (
+        {**shards.manifest["counts"], "records": records},
+        {**shards.manifest["tables"], INDEX: file_sha256(folder / INDEX)},
+    )
     manifest = {**shards.manifest, "counts": counts, "tables": tables}
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     return folder
@@ -105,12 +114,16 @@ def peak_memory() -> int:
     """Most bytes this program ever held. Linux: from the memory map, because `ru_maxrss` still counts the program that started this one."""
     status = Path("/proc/self/status")
     if status.exists():
-        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return next(
+            int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM:")
+        )
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":
     measured = (
-        start_and_stream(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])) if len(sys.argv) > 2 else pandas_start(Path(sys.argv[1]))
+        start_and_stream(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+        if len(sys.argv) > 2
+        else pandas_start(Path(sys.argv[1]))
     )
     sys.stdout.write(json.dumps(measured) + "\n")

@@ -54,7 +54,9 @@ class _OneRecord:
 
     def read(self, entry: Entry) -> EcgRecord:
         counts = (np.arange(12 * 500).reshape(12, 500) % 97).astype(np.int16)
-        return EcgRecord(entry.key, counts, np.full(12, 200, np.float32), 500.0, statements=("Sinus rhythm",), patient="p")
+        return EcgRecord(
+            entry.key, counts, np.full(12, 200, np.float32), 500.0, statements=("Sinus rhythm",), patient="p"
+        )
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name}
@@ -68,7 +70,10 @@ def make_large_set(folder: Path, records: int) -> Path:
     def batches() -> Iterator[pa.RecordBatch]:
         for start in range(0, records, _PART):
             numbers = np.arange(start, min(start + _PART, records))
-            columns = {name: pa.repeat(pa.scalar(row[name], INDEX_SCHEMA.field(name).type), numbers.size) for name in INDEX_SCHEMA.names}
+            columns = {
+                name: pa.repeat(pa.scalar(row[name], INDEX_SCHEMA.field(name).type), numbers.size)
+                for name in INDEX_SCHEMA.names
+            }
             columns["key"] = pa.array([f"record-{number:08d}" for number in numbers.tolist()])
             columns["patient"] = pa.array([f"{number * 2654435761 % 2**32:08x}" for number in (numbers // 3).tolist()])
             columns["shard"] = pa.array((numbers // RECORDS_PER_SHARD).astype(np.int32))
@@ -136,7 +141,9 @@ CASES: tuple[tuple[str, int, int | None, str], ...] = (
 
 def _rows() -> Iterator[Row]:
     for name, _, _, what in CASES:
-        yield Row(f"{what}: memory beside the imports, first start on a node", f"order_{name}_first_start_mb", "MB", below=500)
+        yield Row(
+            f"{what}: memory beside the imports, first start on a node", f"order_{name}_first_start_mb", "MB", below=500
+        )
         yield Row(
             "... later starts, columns laid down",
             f"order_{name}_peak_mb",
@@ -158,7 +165,11 @@ def measure_ten_million(material: Material) -> Measurement:
         for name, records, window, _ in CASES:
             if records not in folders:
                 folders[records] = make_large_set(material.folder / f"made-up-{records}", records)
-            found |= {f"order_{name}_{key}": value for key, value in measure_order(folders[records], window).items() if key != "records"}
+            found |= {
+                f"order_{name}_{key}": value
+                for key, value in measure_order(folders[records], window).items()
+                if key != "records"
+            }
         return found
 
     return Measurement(figures=figures, rows=tuple(_rows()))

@@ -20,5 +20,8 @@ def measured_by(module: str, *words: str, **environment: str) -> dict[str, Any]:
     answer = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, cwd=root, env=known)
     if answer.returncode:
         last = " ".join(line.strip() for line in answer.stderr.strip().splitlines()[-2:])
-        raise DataError(f"the process that measures with {module} failed: {last}", f"run `{sys.executable} -m {module} {' '.join(words)}`")
+        raise DataError(
+            f"the process that measures with {module} failed: {last}",
+            f"run `{sys.executable} -m {module} {' '.join(words)}`",
+        )
     return dict(json.loads(answer.stdout))

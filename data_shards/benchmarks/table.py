@@ -40,7 +40,15 @@ class Row:
         lower = self.lower_is_better or self.below is not None
         bases = {name: figures[key] for name, key in (self.against or {}).items() if key in figures}
         ratios = {name: base / max(value, 1e-12) if lower else value / max(base, 1e-12) for name, base in bases.items()}
-        return {"what": self.what, "figure": self.figure, "value": value, "unit": self.unit, "target": target, "met": met, "ratios": ratios}
+        return {
+            "what": self.what,
+            "figure": self.figure,
+            "value": value,
+            "unit": self.unit,
+            "target": target,
+            "met": met,
+            "ratios": ratios,
+        }
 
 
 def measured_rows(rows: Iterable[Row], figures: Mapping[str, Any], real: bool) -> list[dict[str, Any]]:

@@ -31,7 +31,11 @@ ROWS = (
     Row("raw cosine of two reports, mean (0.835 on MIMIC-IV-ECG with MedCPT: useless)", "raw_cosine_mean"),
     Row("raw cosine of two reports, 1st to 99th percentile span", "raw_cosine_span"),
     Row("centred cosine of two reports, mean", "centred_cosine_mean"),
-    Row("centred cosine of two reports, 1st to 99th percentile span", "centred_cosine_span", against={"raw cosine": "raw_cosine_span"}),
+    Row(
+        "centred cosine of two reports, 1st to 99th percentile span",
+        "centred_cosine_span",
+        against={"raw cosine": "raw_cosine_span"},
+    ),
     Row(f"low-rank similarity ({RANK} axes): mean error of S", "low_rank_mean_error"),
     Row(f"low-rank similarity ({RANK} axes): largest error of S", "low_rank_max_error"),
     Row(
@@ -74,9 +78,13 @@ def phrase_vectors(material: Material) -> np.ndarray:
 
 def read_phrases(path: Path) -> list[str]:
     try:
-        texts = sorted({line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()} - {""})
+        texts = sorted(
+            {line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()} - {""}
+        )
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", "give a text file with one report phrase per line") from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}", "give a text file with one report phrase per line"
+        ) from error
     if len(texts) < 2:
         raise DataError(f"{path} holds {len(texts)} phrases", "give a text file with one report phrase per line")
     return texts
@@ -84,7 +92,9 @@ def read_phrases(path: Path) -> list[str]:
 
 def made_up_phrases() -> list[str]:
     """The phrases of the virtual cohorts that name no number, with the qualifiers that machines put before them."""
-    plain = {text for finding in FINDINGS.values() for text in (*finding.statements, *finding.features) if "{" not in text}
+    plain = {
+        text for finding in FINDINGS.values() for text in (*finding.statements, *finding.features) if "{" not in text
+    }
     return sorted(qualifier + text for text in plain for qualifier in _QUALIFIERS)
 
 
@@ -120,7 +130,10 @@ def measure_similarity(material: Material) -> Measurement:
             low, high = np.percentile(cosines, (1, 99))
             found |= {f"{name}_cosine_mean": float(cosines.mean()), f"{name}_cosine_span": float(high - low)}
         chosen = next(each for each in errors if each["rank"] == RANK)
-        return {**found, **{f"low_rank_{key}": chosen[key] for key in ("variance_kept", "mean_error", "max_error", "pairs")}}
+        return {
+            **found,
+            **{f"low_rank_{key}": chosen[key] for key in ("variance_kept", "mean_error", "max_error", "pairs")},
+        }
 
     jobs = {"similarity_whole": lambda: similarities(wide), "similarity_low_rank": lambda: similarities(narrow)}
     return Measurement(jobs, figures, ROWS)

@@ -84,13 +84,17 @@ def build_shards(
         place = out / WORK_FOLDER / LISTING
         unfinished = temporary_name(place)
         try:
-            listing = write_listing(source, unfinished, records_per_shard, folds=kept_folds, limit=limit, progress=listed)
+            listing = write_listing(
+                source, unfinished, records_per_shard, folds=kept_folds, limit=limit, progress=listed
+            )
             plan = _plan(source, listing, spec, codec, records_per_shard, kept_folds)
             begin(out, plan, overwrite)
             os.replace(unfinished, place)
         finally:
             unfinished.unlink(missing_ok=True)
-        return _build(source, out, listing.slices, spec, plan["codec"], workers, executor, kept_folds, progress, started)
+        return _build(
+            source, out, listing.slices, spec, plan["codec"], workers, executor, kept_folds, progress, started
+        )
 
 
 def _build(
@@ -127,7 +131,13 @@ def _build(
     except OSError as error:
         raise disk_error(error, out / MANIFEST) from error
     counts = manifest["counts"]
-    log.info("built out=%s records=%d rejected=%s fingerprint=%s", out, counts["records"], counts["rejected"], manifest["fingerprint"])
+    log.info(
+        "built out=%s records=%d rejected=%s fingerprint=%s",
+        out,
+        counts["records"],
+        counts["rejected"],
+        manifest["fingerprint"],
+    )
     suspect = counts["quality"].get("gain-suspect", 0)
     if suspect:
         log.warning(
@@ -165,7 +175,12 @@ def _check_settings(codec: str, records_per_shard: int, workers: int, limit: int
 
 
 def _plan(
-    source: Source, listing: Listing, spec: SignalSpec, codec: str, records_per_shard: int, folds: tuple[int, ...] | None
+    source: Source,
+    listing: Listing,
+    spec: SignalSpec,
+    codec: str,
+    records_per_shard: int,
+    folds: tuple[int, ...] | None,
 ) -> dict[str, Any]:
     plan = {
         "source": source.describe(),

@@ -30,11 +30,15 @@ def claim(out: Path, overwrite: bool) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file, not a folder", "name a folder for the shard set")
     if (out / MANIFEST).exists() and not overwrite:
-        raise DataError(f"{out} already holds a finished shard set", "choose another folder, or build with overwrite to replace it")
+        raise DataError(
+            f"{out} already holds a finished shard set", "choose another folder, or build with overwrite to replace it"
+        )
     work = out / WORK_FOLDER
     made = [folder for folder in (work, out) if not folder.exists()]
     if out not in made and work in made and not (out / MANIFEST).exists() and any(out.iterdir()):
-        raise DataError(f"{out} is not empty and holds no shard set; it will not be written to", "choose an empty or new folder")
+        raise DataError(
+            f"{out} is not empty and holds no shard set; it will not be written to", "choose an empty or new folder"
+        )
     try:
         work.mkdir(parents=True, exist_ok=True)
         lock = (work / _LOCK).open("w")
@@ -44,7 +48,9 @@ def claim(out: Path, overwrite: bool) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DataError(f"another build is writing {out} at this moment", "wait for it, or choose another folder") from error
+            raise DataError(
+                f"another build is writing {out} at this moment", "wait for it, or choose another folder"
+            ) from error
         for leftover in (*out.glob(".*.tmp"), *work.glob(".*.tmp")):
             leftover.unlink(missing_ok=True)
         try:

@@ -54,7 +54,9 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
             first_reject.extend(reject["detail"] for reject in facts["rejects"][: 1 - len(first_reject)])
             if facts["shard"] is not None:
                 patients.extend(_digest(patient) for patient in {row["patient"] for row in facts["rows"]})
-                flagged.update(flag for row in facts["rows"] for bit, flag in enumerate(FLAGS) if row["quality"] >> bit & 1)
+                flagged.update(
+                    flag for row in facts["rows"] for bit, flag in enumerate(FLAGS) if row["quality"] >> bit & 1
+                )
                 shards.append(facts["shard"])
                 yield index_batch(facts["rows"], len(shards) - 1, reports)
 

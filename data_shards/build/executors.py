@@ -57,7 +57,9 @@ class Processes:
         board = context.RawArray("q", 2 * len(tasks))
         done = np.frombuffer(board, dtype=np.int64).reshape(-1, 2)
         counted = np.zeros(2, dtype=np.int64)
-        pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker, initargs=(source, board))
+        pool = ProcessPoolExecutor(
+            self.workers, mp_context=context, initializer=_start_worker, initargs=(source, board)
+        )
         try:
             for outcomes in _bounded(pool, tasks, TASKS_PER_WORKER * self.workers):
                 now = done.sum(axis=0)

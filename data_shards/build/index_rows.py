@@ -96,7 +96,9 @@ def index_batch(rows: Iterable[dict[str, Any]], shard: int, reports: ReportTable
 def write_index(batches: Iterable[pa.RecordBatch], path: Path) -> None:
     """Write the index as its batches come, in row groups of `ROW_GROUP` rows, so that it need not be in memory as a whole."""
     waiting: list[pa.RecordBatch] = []
-    with pq.ParquetWriter(path, INDEX_SCHEMA, compression="zstd", store_schema=True, write_page_checksum=True) as writer:
+    with pq.ParquetWriter(
+        path, INDEX_SCHEMA, compression="zstd", store_schema=True, write_page_checksum=True
+    ) as writer:
         for batch in batches:
             waiting.append(batch)
             while sum(each.num_rows for each in waiting) >= ROW_GROUP:

@@ -94,7 +94,10 @@ def write_listing(
         listing = writer.end()
     _check_distinct(source, hashes)
     if not kept:
-        raise DataError(f"{source.name}: no record to read under {source.root}" + (f" in folds {list(folds)}" if folds is not None else ""))
+        raise DataError(
+            f"{source.name}: no record to read under {source.root}"
+            + (f" in folds {list(folds)}" if folds is not None else "")
+        )
     log.info("listing source=%s records=%d kept=%d bytes=%d", source.name, len(hashes), kept, path.stat().st_size)
     return listing
 
@@ -116,7 +119,9 @@ class _SliceWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # a full disk refuses the last buffered bytes; it was said when they were written
+        with contextlib.suppress(
+            OSError
+        ):  # a full disk refuses the last buffered bytes; it was said when they were written
             self._file.close()
 
     def add(self, entry: Entry) -> None:
@@ -150,7 +155,9 @@ def read_slice(path: Path, part: Slice) -> list[Entry]:
             file.seek(part.offset)
             packed = file.read(part.size)
     except OSError as error:
-        raise DataError(f"cannot read the listing {path}: {error}", "run the same build again: it writes the listing anew") from error
+        raise DataError(
+            f"cannot read the listing {path}: {error}", "run the same build again: it writes the listing anew"
+        ) from error
     if len(packed) != part.size or zlib.crc32(packed) != part.crc32:
         raise DataError(
             f"the listing {path} is damaged at byte {part.offset}: {len(packed)} of {part.size} bytes, or another checksum",
@@ -180,7 +187,10 @@ def encode_entries(entries: list[Entry], source: str = "") -> bytes:
 
 
 def decode_entries(text: bytes) -> list[Entry]:
-    return [Entry(key, path, {name: _restored(value) for name, value in meta.items()}) for key, path, meta in json.loads(text)]
+    return [
+        Entry(key, path, {name: _restored(value) for name, value in meta.items()})
+        for key, path, meta in json.loads(text)
+    ]
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,13 @@ import pyarrow.parquet as pq
 from cardialign.data_shards.report_text import join_statements, report_key
 
 REPORT_SCHEMA = pa.schema(
-    [("report", pa.int32()), ("key", pa.string()), ("statements", pa.list_(pa.string())), ("text", pa.string()), ("count", pa.int32())]
+    [
+        ("report", pa.int32()),
+        ("key", pa.string()),
+        ("statements", pa.list_(pa.string())),
+        ("text", pa.string()),
+        ("count", pa.int32()),
+    ]
 )
 _TEXTS = pa.schema([REPORT_SCHEMA.field(name) for name in ("key", "statements", "text")])
 ROW_GROUP = 1 << 16
@@ -62,7 +68,9 @@ class ReportTable:
             statements = [list(reports[told[at]]) for at in firsts.tolist()]
             columns = [[keys[at] for at in firsts.tolist()], statements, [join_statements(each) for each in statements]]
             self._texts.write_batch(
-                pa.record_batch([pa.array(column, field.type) for column, field in zip(columns, _TEXTS, strict=True)], schema=_TEXTS)
+                pa.record_batch(
+                    [pa.array(column, field.type) for column, field in zip(columns, _TEXTS, strict=True)], schema=_TEXTS
+                )
             )
         return rows
 
@@ -71,12 +79,18 @@ class ReportTable:
         self._texts.close()
         self._file.close()
         at = 0
-        with pq.ParquetWriter(path, REPORT_SCHEMA, compression="zstd", store_schema=True, write_page_checksum=True) as writer:
+        with pq.ParquetWriter(
+            path, REPORT_SCHEMA, compression="zstd", store_schema=True, write_page_checksum=True
+        ) as writer:
             for texts in self._groups():
                 end = at + texts.num_rows
                 numbers = {"report": np.arange(at, end, dtype=np.int32), "count": self._counts[at:end]}
-                columns = {name: pa.array(values) for name, values in numbers.items()} | dict(zip(_TEXTS.names, texts.columns, strict=True))
-                writer.write_table(pa.table(columns).select(REPORT_SCHEMA.names).cast(REPORT_SCHEMA), row_group_size=ROW_GROUP)
+                columns = {name: pa.array(values) for name, values in numbers.items()} | dict(
+                    zip(_TEXTS.names, texts.columns, strict=True)
+                )
+                writer.write_table(
+                    pa.table(columns).select(REPORT_SCHEMA.names).cast(REPORT_SCHEMA), row_group_size=ROW_GROUP
+                )
                 at = end
 
     def _groups(self) -> Iterator[pa.Table]:

@@ -57,7 +57,8 @@ def metadata_bytes(meta: dict[str, Any]) -> bytes:
         return json.dumps(meta, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"record {meta.get('key')}: metadata that JSON cannot hold: {error}", "correct `extra` or `labels` in the source"
+            f"record {meta.get('key')}: metadata that JSON cannot hold: {error}",
+            "correct `extra` or `labels` in the source",
         ) from error
 
 
@@ -75,7 +76,9 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.abandon()
 
     def add(self, key: str, payload: bytes, meta: dict[str, Any]) -> Member:

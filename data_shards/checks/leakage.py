@@ -132,14 +132,21 @@ def _hashing(shard_set: ShardSet) -> tuple[str, bool]:
     return str(source.get("name")), bool(source.get("options", {}).get("salted", False))
 
 
-def _same_patients(a: ShardSet, b: ShardSet, rows_a: np.ndarray, rows_b: np.ndarray) -> tuple[int, list[tuple[str, str, str]], int]:
-    of_a, of_b = a.index.column("patient").take(rows_a).combine_chunks(), b.index.column("patient").take(rows_b).combine_chunks()
+def _same_patients(
+    a: ShardSet, b: ShardSet, rows_a: np.ndarray, rows_b: np.ndarray
+) -> tuple[int, list[tuple[str, str, str]], int]:
+    of_a, of_b = (
+        a.index.column("patient").take(rows_a).combine_chunks(),
+        b.index.column("patient").take(rows_b).combine_chunks(),
+    )
     found = pc.and_(pc.is_in(of_b, value_set=pc.unique(of_a)), pc.not_equal(of_b, "")).to_numpy(zero_copy_only=False)
     held = np.flatnonzero(found)
     shared = pc.unique(of_b.take(held)).to_pylist()
     examples = []
     for patient in shared[:EXAMPLES]:
-        examples.append((patient, a.key(rows_a[pc.index(of_a, patient).as_py()]), b.key(rows_b[pc.index(of_b, patient).as_py()])))
+        examples.append(
+            (patient, a.key(rows_a[pc.index(of_a, patient).as_py()]), b.key(rows_b[pc.index(of_b, patient).as_py()]))
+        )
     return len(shared), examples, len(held)
 
 
@@ -151,7 +158,13 @@ def _same_reports(a: ShardSet, b: ShardSet, rows_a: np.ndarray, rows_b: np.ndarr
 
 
 def _digests(
-    shard_set: ShardSet, rows: np.ndarray, scale_free: bool, threads: int, progress: Progress | None, done: int, total: int
+    shard_set: ShardSet,
+    rows: np.ndarray,
+    scale_free: bool,
+    threads: int,
+    progress: Progress | None,
+    done: int,
+    total: int,
 ) -> np.ndarray:
     """uint64 (n, 2) per row; (0, 0) where there is no signal."""
 

@@ -22,7 +22,12 @@ CROWDED = 11
 
 
 def set_statistics(
-    shards: ShardSet, *, sample: int = SAMPLE, top: int = TOP, seed: int = 0, progress: Callable[[int, int], None] | None = None
+    shards: ShardSet,
+    *,
+    sample: int = SAMPLE,
+    top: int = TOP,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Counts as plain numbers, lists and dicts, ready for JSON; see `_histogram` for the form of histograms.
 
@@ -41,12 +46,23 @@ def set_statistics(
         "shards": len(shards.shard_names),
         "bytes": sum(shard["bytes"] for shard in shards.manifest["shards"]),
         "rejected": counts["rejected"],
-        "signal": {"sampling_rate": shards.spec.sampling_rate, "seconds": shards.spec.seconds, "samples": shards.spec.samples},
+        "signal": {
+            "sampling_rate": shards.spec.sampling_rate,
+            "seconds": shards.spec.seconds,
+            "samples": shards.spec.samples,
+        },
         "payload_bytes": _spread(shards.size),
-        "reports": {"with": with_report, "without": records - with_report, "distinct": counts["reports"], **_reports(shards, top)},
+        "reports": {
+            "with": with_report,
+            "without": records - with_report,
+            "distinct": counts["reports"],
+            **_reports(shards, top),
+        },
         "labels": _labels(shards),
         "records_per_patient": _per_patient(shards),
-        "folds": {str(fold): int(number) for fold, number in zip(*np.unique(shards.fold, return_counts=True), strict=True)},
+        "folds": {
+            str(fold): int(number) for fold, number in zip(*np.unique(shards.fold, return_counts=True), strict=True)
+        },
         "age_years": _ages(shards.age_years),
         "sex": {name: int((shards.sex == code).sum()) for code, name in ((1, "female"), (2, "male"), (0, "unknown"))},
         "quality": {
@@ -88,7 +104,12 @@ def _per_patient(shards: ShardSet) -> dict[str, Any]:
 def _ages(ages: np.ndarray) -> dict[str, Any]:
     """90.0 and more is how some publishers write "older than 89"; it is shown as it stands."""
     known = ages[np.isfinite(ages)]
-    return {"known": int(known.size), "unknown": int(ages.size - known.size), **_spread(known), "histogram": _histogram(known, AGE_YEARS)}
+    return {
+        "known": int(known.size),
+        "unknown": int(ages.size - known.size),
+        **_spread(known),
+        "histogram": _histogram(known, AGE_YEARS),
+    }
 
 
 def _labels(shards: ShardSet) -> dict[str, Any]:
@@ -117,7 +138,9 @@ def _reports(shards: ShardSet, top: int) -> dict[str, Any]:
     per_record: dict[int, int] = {}
     for report, weight in zip(statements, weights.tolist(), strict=True):
         per_record[len(report)] = per_record.get(len(report), 0) + weight
-        for folded in {statement.casefold(): spelled.setdefault(statement.casefold(), statement) for statement in report}:
+        for folded in {
+            statement.casefold(): spelled.setdefault(statement.casefold(), statement) for statement in report
+        }:
             frequency[folded] = frequency.get(folded, 0) + weight
     frequent = sorted(frequency.items(), key=lambda item: (-item[1], item[0]))
     texts = shards.reports.column("text")
@@ -140,7 +163,11 @@ def _unusable_leads(shards: ShardSet) -> dict[str, int]:
 
 def _sampled(shards: ShardSet, sample: int, seed: int, progress: Callable[[int, int], None] | None) -> dict[str, Any]:
     """Valid length and original rate of a sample of records, in the order of the shards."""
-    rows = np.arange(len(shards)) if len(shards) <= sample else np.sort(np.random.default_rng(seed).permutation(len(shards))[:sample])
+    rows = (
+        np.arange(len(shards))
+        if len(shards) <= sample
+        else np.sort(np.random.default_rng(seed).permutation(len(shards))[:sample])
+    )
     seconds = np.empty(rows.size)
     rates: dict[float, int] = {}
     for done, row in enumerate(rows.tolist(), start=1):

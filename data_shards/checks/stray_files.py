@@ -19,14 +19,20 @@ _DERIVED = re.compile(r"distant-\d+\.npy")  # made from a bank after it was comm
 def stray_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
     """One sentence for every file or folder that neither the manifest nor a text bank lists; shards are not looked at (a stray one is a problem)."""
     known = {MANIFEST, INDEX, REPORTS, REJECTS, BANKS}
-    notes = [_note(folder, entry) for entry in _entries(folder) if entry.name not in known and not entry.match("shard-*.tar")]
+    notes = [
+        _note(folder, entry) for entry in _entries(folder) if entry.name not in known and not entry.match("shard-*.tar")
+    ]
     for bank in _entries(folder / BANKS):
         if not bank.is_dir() or bank.name.startswith("."):
             notes.append(_note(folder, bank))
             continue
         listed = _listed(bank)
         if listed is not None:
-            notes += [_note(folder, file) for file in _entries(bank) if file.name not in listed and not _DERIVED.fullmatch(file.name)]
+            notes += [
+                _note(folder, file)
+                for file in _entries(bank)
+                if file.name not in listed and not _DERIVED.fullmatch(file.name)
+            ]
     return notes
 
 

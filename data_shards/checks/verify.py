@@ -48,7 +48,9 @@ class VerifyReport:
         return not self.problems
 
 
-def verify(path: Path | str, *, quick: bool = False, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+def verify(
+    path: Path | str, *, quick: bool = False, progress: Callable[[int, int], None] | None = None
+) -> VerifyReport:
     """Check a shard set and its text banks. quick: presence, sizes and tables; otherwise every byte, member, checksum and payload too.
 
     path: a folder, or a URL whose shards are then fetched one by one (quick: its tables only). progress(shards done, shards). Raises DataError only
@@ -84,7 +86,14 @@ def verify(path: Path | str, *, quick: bool = False, progress: Callable[[int, in
             report.problems += bank_problems(bank, manifest["fingerprint"], quick=quick)
     if remote is None:  # what else lies in the cache of a URL is the cache's own
         report.notes = stray_files(path, manifest)
-    log.info("verified path=%s quick=%s shards=%d records=%d problems=%d", path, quick, report.shards, report.records, len(report.problems))
+    log.info(
+        "verified path=%s quick=%s shards=%d records=%d problems=%d",
+        path,
+        quick,
+        report.shards,
+        report.records,
+        len(report.problems),
+    )
     return report
 
 
@@ -99,7 +108,9 @@ def _check_tables(path: Path, manifest: dict[str, Any], report: VerifyReport) ->
             report.problems.append(f"{name} cannot be read: {error.problem if isinstance(error, DataError) else error}")
             continue
         if digest != manifest["tables"][name]:
-            report.problems.append(f"{name} is not the one this set was built with (its sha256 differs): stale or damaged")
+            report.problems.append(
+                f"{name} is not the one this set was built with (its sha256 differs): stale or damaged"
+            )
     index = tables.get(INDEX)
     if index is None:
         return None
@@ -107,7 +118,9 @@ def _check_tables(path: Path, manifest: dict[str, Any], report: VerifyReport) ->
         report.problems.append(f"{INDEX} has other columns than this software writes: {index.schema.names}")
         return None
     if index.num_rows != manifest["counts"]["records"]:
-        report.problems.append(f"{INDEX} has {index.num_rows} rows, the manifest says {manifest['counts']['records']} records: stale index")
+        report.problems.append(
+            f"{INDEX} has {index.num_rows} rows, the manifest says {manifest['counts']['records']} records: stale index"
+        )
     counts = pc.value_counts(index.column("key"))
     for item in counts.filter(pc.greater(counts.field("counts"), 1)).to_pylist():
         report.problems.append(f"record {item['values']} occurs {item['counts']} times in {INDEX}: duplicated key")
@@ -131,7 +144,9 @@ def _check_tables(path: Path, manifest: dict[str, Any], report: VerifyReport) ->
 def _check_manifest(manifest: dict[str, Any], report: VerifyReport) -> None:
     spec = SignalSpec(manifest["spec"]["sampling_rate"], manifest["spec"]["seconds"])
     if content_fingerprint(spec, manifest["codec"], manifest["shards"]) != manifest["fingerprint"]:
-        report.problems.append("the manifest's fingerprint does not follow from its shards: the manifest was changed by hand")
+        report.problems.append(
+            "the manifest's fingerprint does not follow from its shards: the manifest was changed by hand"
+        )
 
 
 def _rows_of(index: pa.Table, number: int) -> pa.Table:
@@ -166,7 +181,9 @@ def _check_shard_file(file: Path, shard: dict[str, Any], report: VerifyReport, q
         with file.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
         if digest != shard["sha256"]:
-            report.problems.append(f"shard {name} is not the one this set was built with (its sha256 differs): swapped or damaged")
+            report.problems.append(
+                f"shard {name} is not the one this set was built with (its sha256 differs): swapped or damaged"
+            )
     return True
 
 
@@ -177,7 +194,9 @@ def _members(file: Path) -> Iterator[tuple[str, int, int]]:
             yield member.name, member.offset_data, member.size
 
 
-def _check_members(file: Path, shard: dict[str, Any], rows: pa.Table | None, samples: int, report: VerifyReport) -> None:
+def _check_members(
+    file: Path, shard: dict[str, Any], rows: pa.Table | None, samples: int, report: VerifyReport
+) -> None:
     """The members of one tar against the index rows of its shard, and every payload against its checksum, the codec and the spec."""
     name = shard["name"]
     found: dict[str, tuple[int, int]] = {}
@@ -208,10 +227,14 @@ def _check_members(file: Path, shard: dict[str, Any], rows: pa.Table | None, sam
     finally:
         os.close(descriptor)
     for member in sorted(found.keys() - {f"{row['key']}.{kind}" for row in listed for kind in ("ecg", "json")}):
-        report.problems.append(f"shard {name} holds member {member} at offset {found[member][0]} that {INDEX} does not list: stale index")
+        report.problems.append(
+            f"shard {name} holds member {member} at offset {found[member][0]} that {INDEX} does not list: stale index"
+        )
 
 
-def _record_problems(descriptor: int, shard: str, row: dict[str, Any], found: dict[str, tuple[int, int]], samples: int) -> Iterator[str]:
+def _record_problems(
+    descriptor: int, shard: str, row: dict[str, Any], found: dict[str, tuple[int, int]], samples: int
+) -> Iterator[str]:
     key = row["key"]
     for kind, offset, size in (("ecg", row["offset"], row["size"]), ("json", row["meta_offset"], row["meta_size"])):
         where = f"record {key} in shard {shard} at offset {offset}"

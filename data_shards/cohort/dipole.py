@@ -28,25 +28,35 @@ DOWER = np.array(
 )
 """(8, 3) Dower's matrix: mV in INDEPENDENT_LEADS per mV of the Frank leads X, Y, Z."""
 
-_REACH = 3.6  # standard deviations after which a Gaussian is left out: 0.15 % of its peak, under one count of 5 uV for 3 mV
+_REACH = (
+    3.6  # standard deviations after which a Gaussian is left out: 0.15 % of its peak, under one count of 5 uV for 3 mV
+)
 
 
 def torso(rng: np.random.Generator) -> np.ndarray:
     """One person's lead field (8, 3): Dower's matrix with the spread of build and electrode placement between people."""
     field = DOWER * (1.0 + 0.05 * rng.standard_normal((8, 1)))
     chest = field[2:].copy()
-    shift = float(rng.uniform(-0.18, 0.18))  # electrodes a little too far right or left: each chest lead leans towards its neighbour
+    shift = float(
+        rng.uniform(-0.18, 0.18)
+    )  # electrodes a little too far right or left: each chest lead leans towards its neighbour
     neighbour = np.vstack([chest[1:], chest[-1:]]) if shift > 0 else np.vstack([chest[:1], chest[:-1]])
     field[2:] = (1 - abs(shift)) * chest + abs(shift) * neighbour
     return field
 
 
-def loops(centre: np.ndarray, left: np.ndarray, right: np.ndarray, vector: np.ndarray, samples: int, sampling_rate: float) -> np.ndarray:
+def loops(
+    centre: np.ndarray, left: np.ndarray, right: np.ndarray, vector: np.ndarray, samples: int, sampling_rate: float
+) -> np.ndarray:
     """Heart vector float32 (3, T) in mV of n Gaussians: `centre` s (n,), `left`/`right` widths s (n,), `vector` mV (n, 3)."""
     out = np.zeros((3, samples))
     widest = np.maximum(left, right) * _REACH
     inside = (centre + widest > 0) & (centre - widest < samples / sampling_rate)
-    for lower, upper in ((0.0, 0.08), (0.08, 0.2), (0.2, np.inf)):  # narrow QRS waves must not pay for the width of T waves
+    for lower, upper in (
+        (0.0, 0.08),
+        (0.08, 0.2),
+        (0.2, np.inf),
+    ):  # narrow QRS waves must not pay for the width of T waves
         chosen = np.flatnonzero(inside & (widest > lower) & (widest <= upper))
         if not len(chosen):
             continue
@@ -54,7 +64,9 @@ def loops(centre: np.ndarray, left: np.ndarray, right: np.ndarray, vector: np.nd
         first = np.rint(centre[chosen] * sampling_rate).astype(np.int64)
         at = first[:, None] + np.arange(-reach, reach + 1)
         away = (at / sampling_rate - centre[chosen, None]).astype(np.float32)
-        steep = np.where(away < 0, (1 / left[chosen, None]).astype(np.float32), (1 / right[chosen, None]).astype(np.float32))
+        steep = np.where(
+            away < 0, (1 / left[chosen, None]).astype(np.float32), (1 / right[chosen, None]).astype(np.float32)
+        )
         away *= steep
         np.multiply(away, away, out=away)
         away *= np.float32(-0.5)

@@ -77,11 +77,15 @@ def make_cohort(
     _clear(unfinished)
     try:
         unfinished.mkdir(parents=True)
-        (unfinished / _UNFINISHED).write_text("A cohort that was not finished. Safe to remove; making the cohort again removes it.\n")
+        (unfinished / _UNFINISHED).write_text(
+            "A cohort that was not finished. Safe to remove; making the cohort again removes it.\n"
+        )
         rows = _write_patients(unfinished, plan, layout, seed, workers, sampling_rate, progress)
         counts = _write_tables(unfinished, LAYOUTS[layout](), rows)
         total = sum(len(p.visits) for p in plan)
-        _write_summary(unfinished / "cohort.json", layout, seed, sampling_rate, prevalence, codes, patients, total, counts)
+        _write_summary(
+            unfinished / "cohort.json", layout, seed, sampling_rate, prevalence, codes, patients, total, counts
+        )
         (unfinished / _UNFINISHED).unlink()
         unfinished.rename(out)
     except BrokenProcessPool as error:
@@ -89,9 +93,13 @@ def make_cohort(
             "a worker process died while making the cohort (killed, or out of memory?)", "run again with fewer workers"
         ) from error
     except OSError as error:
-        raise DataError(f"cannot write the cohort to {out}: {error}", "free some space or choose another folder, then run again") from error
+        raise DataError(
+            f"cannot write the cohort to {out}: {error}", "free some space or choose another folder, then run again"
+        ) from error
     seconds = time.monotonic() - started
-    _log.info("cohort made path=%s layout=%s records=%d patients=%d seconds=%.1f", out, layout, total, patients, seconds)
+    _log.info(
+        "cohort made path=%s layout=%s records=%d patients=%d seconds=%.1f", out, layout, total, patients, seconds
+    )
     return CohortReport(total, patients, counts, seconds, out)
 
 
@@ -142,16 +150,27 @@ def _clear(unfinished: Path) -> None:
     if not unfinished.exists():
         return
     if not (unfinished / _UNFINISHED).exists():
-        raise UserError(f"{unfinished} is in the way and is no unfinished cohort", "move it, or choose another output folder")
+        raise UserError(
+            f"{unfinished} is in the way and is no unfinished cohort", "move it, or choose another output folder"
+        )
     _log.info("unfinished cohort removed path=%s", unfinished)
     shutil.rmtree(unfinished)
 
 
 def _write_patients(
-    root: Path, plan: list[Patient], layout: str, seed: int, workers: int, sampling_rate: int, progress: Callable[[int, int], None] | None
+    root: Path,
+    plan: list[Patient],
+    layout: str,
+    seed: int,
+    workers: int,
+    sampling_rate: int,
+    progress: Callable[[int, int], None] | None,
 ) -> Rows:
     """All recordings; the rows of all tables in the order of the plan."""
-    tasks = [(root, plan[i : i + _PATIENTS_PER_TASK], layout, seed, sampling_rate) for i in range(0, len(plan), _PATIENTS_PER_TASK)]
+    tasks = [
+        (root, plan[i : i + _PATIENTS_PER_TASK], layout, seed, sampling_rate)
+        for i in range(0, len(plan), _PATIENTS_PER_TASK)
+    ]
     rows: Rows = {}
     done = 0
     for task, part in zip(tasks, _run(tasks, workers), strict=True):
@@ -180,9 +199,13 @@ def write_patients(task: tuple[Path, list[Patient], str, int, int]) -> Rows:
     for patient in patients:
         parts = [layout.patient_rows(patient)]
         for visit in patient.visits:
-            recording = record_visit(patient, visit, seed, layout.seconds(patient, visit, seed), sampling_rate, layout.gain)
+            recording = record_visit(
+                patient, visit, seed, layout.seconds(patient, visit, seed), sampling_rate, layout.gain
+            )
             parts.append(layout.write_record(root, patient, visit, recording, seed))
-            rows["truth.csv"] += [{layout.id_column: layout.record_id(visit), "label_set": "finding", "label": c} for c in visit.findings]
+            rows["truth.csv"] += [
+                {layout.id_column: layout.record_id(visit), "label_set": "finding", "label": c} for c in visit.findings
+            ]
         for part in parts:
             for table, lines in part.items():
                 rows.setdefault(table, []).extend(lines)

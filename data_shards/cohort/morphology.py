@@ -54,7 +54,14 @@ class Morphology:
     limb_gain: float = 1.0
 
     def copy(self) -> Morphology:
-        return replace(self, qrs=self.qrs.copy(), p=self.p.copy(), st=self.st.copy(), t=self.t.copy(), pr_segment=self.pr_segment.copy())
+        return replace(
+            self,
+            qrs=self.qrs.copy(),
+            p=self.p.copy(),
+            st=self.st.copy(),
+            t=self.t.copy(),
+            pr_segment=self.pr_segment.copy(),
+        )
 
     def qt_ms(self, rr_s: np.ndarray) -> np.ndarray:
         """QT in ms of beats with preceding RR in s. The exponent lies between Bazett's and Fridericia's, as measured in people."""
@@ -133,7 +140,9 @@ def normal_beat(age: float, male: bool, lead_field: np.ndarray, rng: np.random.G
     qrs = (1 - right) * _ADULT_QRS + right * _NEWBORN_QRS
     qrs[:, 2:] *= 1 + 0.10 * rng.standard_normal((4, 3))
     qrs[:, 0] += 0.008 * rng.standard_normal(4)
-    size = _by_age(age, (0, 1, 6, 16, 30, 60, 90), (0.95, 1.05, 1.15, 1.15, 1.0, 0.92, 0.85)) * np.exp(0.13 * rng.standard_normal())
+    size = _by_age(age, (0, 1, 6, 16, 30, 60, 90), (0.95, 1.05, 1.15, 1.15, 1.0, 0.92, 0.85)) * np.exp(
+        0.13 * rng.standard_normal()
+    )
     qrs[:, 2:] *= size * (1.05 if male else 0.95)
     # T points forward in adults and in the first days of life, backward (inverted in V1-V3) in between.
     backward = _by_age(age, (0, 0.01, 0.03, 8, 13, 18), (-0.06, -0.02, 0.20, 0.17, 0.0, -0.15 if male else -0.11))
@@ -145,7 +154,9 @@ def normal_beat(age: float, male: bool, lead_field: np.ndarray, rng: np.random.G
     small = _by_age(age, (0, 16), (0.9, 1.0))
     shape = Morphology(
         qrs=qrs,
-        qrs_ms=_by_age(age, (0, 1, 6, 12, 18, 90), (58, 64, 72, 80, 88, 92)) + (4 if male and age > 12 else 0) + 4 * rng.uniform(-1, 1),
+        qrs_ms=_by_age(age, (0, 1, 6, 12, 18, 90), (58, 64, 72, 80, 88, 92))
+        + (4 if male and age > 12 else 0)
+        + 4 * rng.uniform(-1, 1),
         p=np.array([[0.05, 0.11, -0.06], [0.10, 0.05, 0.05]]) * small * (1 + 0.12 * rng.standard_normal((2, 3))),
         p_ms=_by_age(age, (0, 1, 6, 16, 90), (62, 70, 82, 96, 106)) + 4 * rng.standard_normal(),
         pr_ms=_by_age(age, (0, 1, 6, 12, 18, 90), (102, 112, 128, 140, 150, 166)) + 8 * rng.uniform(-1.5, 1.5),
@@ -156,8 +167,13 @@ def normal_beat(age: float, male: bool, lead_field: np.ndarray, rng: np.random.G
         + float(np.clip(9 * rng.standard_normal(), -22, 18)),
         t_width=float(np.exp(0.08 * rng.standard_normal())),
     )
-    axis = _by_age(age, (0, 0.1, 0.25, 1, 6, 20, 40, 60, 90), (125, 108, 78, 62, 62, 60, 48, 32, 14)) + 13 * rng.standard_normal()
-    turn_to_axis(shape, lead_field, float(np.clip(axis, *((85, 150) if age < 0.08 else (-12, 95) if age < 1 else (-15, 84)))))
+    axis = (
+        _by_age(age, (0, 0.1, 0.25, 1, 6, 20, 40, 60, 90), (125, 108, 78, 62, 62, 60, 48, 32, 14))
+        + 13 * rng.standard_normal()
+    )
+    turn_to_axis(
+        shape, lead_field, float(np.clip(axis, *((85, 150) if age < 0.08 else (-12, 95) if age < 1 else (-15, 84))))
+    )
     _within_normal_voltage(shape, lead_field, age)
     return shape
 
@@ -200,7 +216,13 @@ def beat_loops(
 
 
 def atrial_loops(
-    p: np.ndarray, p_ms: float, onsets: np.ndarray, pr: np.ndarray, pr_segment: Vector, samples: int, sampling_rate: float
+    p: np.ndarray,
+    p_ms: float,
+    onsets: np.ndarray,
+    pr: np.ndarray,
+    pr_segment: Vector,
+    samples: int,
+    sampling_rate: float,
 ) -> np.ndarray:
     """P waves with onsets in s (a,) and, where pericarditis lowers it, the PR segment up to the QRS: heart vector float32 (3, T)."""
     if not len(onsets):

@@ -81,7 +81,9 @@ def _motion(noise: np.ndarray, times: np.ndarray, sampling_rate: float, rng: np.
     for _ in range(int(rng.integers(1, 3))):
         start = int(rng.integers(0, len(times) - 10))
         jump = rng.uniform(0.15, 0.7) * rng.choice([-1, 1])
-        noise[electrode, start:] += (jump * np.exp(-(times[start:] - times[start]) / rng.uniform(0.15, 0.8))).astype(np.float32)
+        noise[electrode, start:] += (jump * np.exp(-(times[start:] - times[start]) / rng.uniform(0.15, 0.8))).astype(
+            np.float32
+        )
 
 
 def draw_fault(samples: int, rng: np.random.Generator) -> Fault | None:

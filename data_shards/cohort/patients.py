@@ -87,7 +87,9 @@ def draw_age(layout: str, rng: np.random.Generator) -> float:
     return float(np.clip(rng.normal(60, 18), 18.1, 97))
 
 
-def plan_cohort(patients: int, records: int | None, layout: str, seed: int, prevalence: str, codes: tuple[str, ...]) -> list[Patient]:
+def plan_cohort(
+    patients: int, records: int | None, layout: str, seed: int, prevalence: str, codes: tuple[str, ...]
+) -> list[Patient]:
     """The whole cohort without its signals."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xC0407]))
     counts = _visit_counts(patients, records, rng)
@@ -99,7 +101,9 @@ def plan_cohort(patients: int, records: int | None, layout: str, seed: int, prev
     for index in range(patients):
         first = datetime(2110, 1, 1) + timedelta(days=int(rng.integers(0, 36000)), minutes=int(rng.integers(0, 1440)))
         if layout == "ptb-xl":
-            first = datetime(1985, 1, 1) + timedelta(days=int(rng.integers(0, 5000)), minutes=int(rng.integers(0, 1440)))
+            first = datetime(1985, 1, 1) + timedelta(
+                days=int(rng.integers(0, 5000)), minutes=int(rng.integers(0, 1440))
+            )
         visits, time = [], first
         for _ in range(counts[index]):
             age = ages[index] + (time - first).days / 365.25
@@ -108,9 +112,13 @@ def plan_cohort(patients: int, records: int | None, layout: str, seed: int, prev
             visits.append(Visit(number + 1, study, age, time, findings))
             number += 1
             longest = 40 if ages[index] < 1 else 500
-            time += timedelta(days=int(rng.integers(0, longest)) if rng.random() < 0.6 else 0, minutes=int(rng.integers(20, 1400)))
+            time += timedelta(
+                days=int(rng.integers(0, longest)) if rng.random() < 0.6 else 0, minutes=int(rng.integers(20, 1400))
+            )
         subject = 10_000_000 + (7 * offset + 3 + index * (_PRIME - step)) % _PRIME
-        plan.append(Patient(index, subject, bool(rng.random() < 0.52), ages[index], first, tuple(visits), tuple(chronic[index])))
+        plan.append(
+            Patient(index, subject, bool(rng.random() < 0.52), ages[index], first, tuple(visits), tuple(chronic[index]))
+        )
     return plan
 
 

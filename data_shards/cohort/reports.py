@@ -65,7 +65,10 @@ def write_report(findings: tuple[str, ...], facts: Mapping[str, Any], rng: np.ra
     lines += _diagnoses(waiting, facts, rng)
     if facts.get("fault_lead") and rng.random() < 0.4:
         lines.insert(
-            0, _pick(("Partial missing lead(s): {fault_lead}", "Lead(s) unsuitable for analysis: {fault_lead}"), rng).format_map(facts)
+            0,
+            _pick(
+                ("Partial missing lead(s): {fault_lead}", "Lead(s) unsuitable for analysis: {fault_lead}"), rng
+            ).format_map(facts),
         )
     if facts.get("age", 40) < 16 and rng.random() < 0.3:
         lines.insert(0, "--- Pediatric criteria used ---")
@@ -89,7 +92,9 @@ def _rhythm(
     elif unnamed is not None and not unnamed.name.startswith("sinus"):
         opening = "Undetermined rhythm" if rng.random() < 0.5 else ""
     else:
-        opening = _pick(_NORMAL_SINUS if len(present) == 1 and present[0].code == NORMAL else _SINUS, rng).format_map(facts)
+        opening = _pick(_NORMAL_SINUS if len(present) == 1 and present[0].code == NORMAL else _SINUS, rng).format_map(
+            facts
+        )
     if opening:
         for one in [f for f in rest if f.suffix]:
             if rng.random() < 0.6:
@@ -113,7 +118,13 @@ def _diagnoses(findings: list[Finding], facts: Mapping[str, Any], rng: np.random
     lines: list[str] = []
     for one in findings:
         text = _phrase(one, facts, rng)
-        if not one.plain and rng.random() < 0.3 and "possibl" not in text and "consider" not in text and "may be" not in text:
+        if (
+            not one.plain
+            and rng.random() < 0.3
+            and "possibl" not in text
+            and "consider" not in text
+            and "may be" not in text
+        ):
             keep = text.startswith(_ACRONYMS) or text.split()[0].isupper()
             text = f"{_pick(_QUALIFIERS, rng)} {text if keep else text[0].lower() + text[1:]}"
         chance = float(rng.random())

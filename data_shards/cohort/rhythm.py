@@ -57,9 +57,13 @@ class Beats:
 
 def generate(plan: RhythmPlan, pr_s: float, seconds: float, rng: np.random.Generator) -> Beats:
     """The beats of one record under `plan`, with PR interval `pr_s`."""
-    maker = {"afib": _fibrillation, "flutter": _flutter, "paced": _paced, "av-paced": _sinus, "complete-block": _complete_block}.get(
-        plan.origin, _sinus
-    )
+    maker = {
+        "afib": _fibrillation,
+        "flutter": _flutter,
+        "paced": _paced,
+        "av-paced": _sinus,
+        "complete-block": _complete_block,
+    }.get(plan.origin, _sinus)
     return maker(plan, pr_s, seconds, rng)
 
 
@@ -75,7 +79,9 @@ def _sinus(plan: RhythmPlan, pr_s: float, seconds: float, rng: np.random.Generat
     beats = Beats()
     cycle = 60 / plan.rate
     atrial = _premature_times(plan.premature_atrial, cycle, seconds, rng) if plan.premature_atrial else []
-    ventricular = _premature_times(plan.premature_ventricular, cycle, seconds, rng) if plan.premature_ventricular else []
+    ventricular = (
+        _premature_times(plan.premature_ventricular, cycle, seconds, rng) if plan.premature_ventricular else []
+    )
     phase = rng.uniform(0, 2 * np.pi)
     jitter = iter((0.012 * rng.standard_normal(int((seconds + 5) / cycle * 1.6) + 8)).tolist())
     time, place, pr = -_LEAD_IN - float(rng.uniform(0, cycle)), int(rng.integers(0, 4)), pr_s
@@ -91,13 +97,17 @@ def _sinus(plan: RhythmPlan, pr_s: float, seconds: float, rng: np.random.Generat
         else:
             beats.atrial(time, pr)
             beats.ventricle(time + pr)
-        step = cycle * (1 + plan.sinus_arrhythmia * float(np.sin(2 * np.pi * plan.breathing_hz * time + phase)) + next(jitter, 0.0))
+        step = cycle * (
+            1 + plan.sinus_arrhythmia * float(np.sin(2 * np.pi * plan.breathing_hz * time + phase)) + next(jitter, 0.0)
+        )
         if atrial and time > atrial[0]:
             atrial.pop(0)
             early = time + step * (plan.coupling + 0.06)
             beats.atrial(early, pr + 0.015, early=True)
             beats.ventricle(early + pr + 0.015)
-            time = early + step * float(rng.uniform(1.08, 1.25))  # the sinus node is reset: the pause is not fully compensatory
+            time = early + step * float(
+                rng.uniform(1.08, 1.25)
+            )  # the sinus node is reset: the pause is not fully compensatory
         elif ventricular and time > ventricular[0]:
             ventricular.pop(0)
             beats.ventricle(time + pr + step * plan.coupling, premature=True)
@@ -113,7 +123,9 @@ def _fibrillation(plan: RhythmPlan, pr_s: float, seconds: float, rng: np.random.
     cycle = 60 / plan.rate
     floor = max(0.27, 0.52 * cycle)
     gaps = floor + rng.gamma(3.2, (cycle - floor) / 3.2, int((seconds + 5) / floor) + 4)
-    ventricular = _premature_times(plan.premature_ventricular, cycle, seconds, rng) if plan.premature_ventricular else []
+    ventricular = (
+        _premature_times(plan.premature_ventricular, cycle, seconds, rng) if plan.premature_ventricular else []
+    )
     time = -_LEAD_IN
     for gap in gaps.tolist():
         time += gap

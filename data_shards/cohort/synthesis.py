@@ -78,11 +78,19 @@ def beat_heart(draft: Draft, sampling_rate: float, rng: np.random.Generator) -> 
     beats = rhythm.generate(plan, beat.pr_ms / 1000, draft.seconds, rng)
     onsets, premature, rr = np.array(beats.qrs), np.array(beats.ventricular, dtype=bool), beats.rr()
     settled = 0.65 * float(np.median(rr)) + 0.35 * rr  # QT follows the rate with a lag
-    strength = 1 + 0.05 * np.sin(2 * np.pi * plan.breathing_hz * onsets + rng.uniform(0, 6.3)) + 0.012 * rng.standard_normal(len(onsets))
-    vector = shapes.beat_loops(beat, onsets[~premature], settled[~premature], strength[~premature], samples, sampling_rate)
+    strength = (
+        1
+        + 0.05 * np.sin(2 * np.pi * plan.breathing_hz * onsets + rng.uniform(0, 6.3))
+        + 0.012 * rng.standard_normal(len(onsets))
+    )
+    vector = shapes.beat_loops(
+        beat, onsets[~premature], settled[~premature], strength[~premature], samples, sampling_rate
+    )
     if premature.any():
         ectopic = wide_beat(beat, "right" if rng.random() < 0.55 else "left", rng)
-        vector += shapes.beat_loops(ectopic, onsets[premature], settled[premature], strength[premature], samples, sampling_rate)
+        vector += shapes.beat_loops(
+            ectopic, onsets[premature], settled[premature], strength[premature], samples, sampling_rate
+        )
     vector += _atria(draft, beats, samples, sampling_rate, rng)
     if beat.spike is not None:
         at = np.rint((onsets - 0.004) * sampling_rate).astype(int)
@@ -91,7 +99,9 @@ def beat_heart(draft: Draft, sampling_rate: float, rng: np.random.Generator) -> 
     return Heart(gain @ vector, draft, beats)
 
 
-def _atria(draft: Draft, beats: rhythm.Beats, samples: int, sampling_rate: float, rng: np.random.Generator) -> np.ndarray:
+def _atria(
+    draft: Draft, beats: rhythm.Beats, samples: int, sampling_rate: float, rng: np.random.Generator
+) -> np.ndarray:
     plan, beat = draft.rhythm, draft.beat
     times = np.arange(samples) / sampling_rate
     if plan.origin == "afib":
@@ -102,11 +112,15 @@ def _atria(draft: Draft, beats: rhythm.Beats, samples: int, sampling_rate: float
     out = shapes.atrial_loops(beat.p, beat.p_ms, onsets[~early], pr[~early], beat.pr_segment, samples, sampling_rate)
     if early.any():  # another focus: another direction
         p = beat.p * np.array([0.8, -0.35, 1.0])
-        out += shapes.atrial_loops(p, 0.9 * beat.p_ms, onsets[early], pr[early], beat.pr_segment, samples, sampling_rate)
+        out += shapes.atrial_loops(
+            p, 0.9 * beat.p_ms, onsets[early], pr[early], beat.pr_segment, samples, sampling_rate
+        )
     return out
 
 
-def record_visit(patient: Patient, visit: Visit, seed: int, seconds: float, sampling_rate: int, gain: float) -> Recording:
+def record_visit(
+    patient: Patient, visit: Visit, seed: int, seconds: float, sampling_rate: int, gain: float
+) -> Recording:
     """One recording of the cohort, from its plan and the seed alone."""
     draft = draft_visit(patient, visit, seed, seconds)
     rng = _stream(seed, 4, patient.index, visit.number)

@@ -185,7 +185,9 @@ def preexcitation(draft: Draft, rng: np.random.Generator) -> None:
 
 def ventricular_pacing(draft: Draft, rng: np.random.Generator) -> None:
     """A spike before every QRS, QRS broad as from the right ventricular apex; with or without a P before it."""
-    draft.rhythm.rate = float(rng.choice([60, 60, 65, 70, 75, 80])) * float(np.interp(draft.age, (0, 1, 6, 16), (2.0, 1.7, 1.3, 1.0)))
+    draft.rhythm.rate = float(rng.choice([60, 60, 65, 70, 75, 80])) * float(
+        np.interp(draft.age, (0, 1, 6, 16), (2.0, 1.7, 1.3, 1.0))
+    )
     draft.rhythm.origin = "av-paced" if rng.random() < 0.5 else "paced"
     draft.rhythm.sinus_arrhythmia = 0.0
     draft.beat = wide_beat(draft.beat, "apex", rng)

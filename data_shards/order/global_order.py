@@ -111,7 +111,9 @@ class PartedOrder:
             if part in self._kept:
                 self._kept.move_to_end(part)
                 return self._kept[part]
-        order = self._compute(part)  # without the lock: whoever needs another part at this moment must not wait for this one
+        order = self._compute(
+            part
+        )  # without the lock: whoever needs another part at this moment must not wait for this one
         order.setflags(write=False)
         with self._lock:
             self._kept[part] = order
@@ -134,7 +136,9 @@ class GlobalOrder(PartedOrder):
     fingerprint: of the selection, so that another data set is another order. Raises DataError when there are fewer rows than a batch needs.
     """
 
-    def __init__(self, rows: np.ndarray, patients: np.ndarray | None, global_batch: int, seed: int, fingerprint: str) -> None:
+    def __init__(
+        self, rows: np.ndarray, patients: np.ndarray | None, global_batch: int, seed: int, fingerprint: str
+    ) -> None:
         super().__init__(rows, global_batch, seed, fingerprint, _CACHED_EPOCHS)
         self.patients = patients
         n = self.records
@@ -223,7 +227,11 @@ def lay_out(
 
 
 def _deal(
-    positions: np.ndarray, codes: np.ndarray, patient_count: int, global_batch: int, words: Callable[[str, int], np.ndarray]
+    positions: np.ndarray,
+    codes: np.ndarray,
+    patient_count: int,
+    global_batch: int,
+    words: Callable[[str, int], np.ndarray],
 ) -> np.ndarray:
     """Deal shuffled positions, grouped by patient in random patient order, round-robin to the full batches; then shuffle the batches."""
     batches = positions.size // global_batch

@@ -32,7 +32,9 @@ def slots_of(weights: Sequence[float], global_batch: int) -> tuple[int, ...]:
     """
     shares = np.asarray(weights, dtype=np.float64)
     if shares.size == 0 or not (np.isfinite(shares).all() and (shares > 0).all()):
-        raise UsageError(f"mixture weights {list(weights)} are not all positive", "give every set of the mixture a weight above 0")
+        raise UsageError(
+            f"mixture weights {list(weights)} are not all positive", "give every set of the mixture a weight above 0"
+        )
     shares = shares / shares.sum() * global_batch
     slots = np.floor(shares).astype(np.int64)
     for place in np.argsort(-(shares - slots), kind="stable")[: global_batch - int(slots.sum())]:
@@ -107,18 +109,27 @@ class MixtureOrder:
     def _shuffle(self, step: int) -> np.ndarray:
         if step < 0:
             raise UsageError(f"step is {step}; steps count from 0", "give a step of 0 or more")
-        return np.argsort(random_words(["mixture", MIXTURE_VERSION, self.seed, step, list(self.slots)], self.global_batch), kind="stable")
+        return np.argsort(
+            random_words(["mixture", MIXTURE_VERSION, self.seed, step, list(self.slots)], self.global_batch),
+            kind="stable",
+        )
 
 
 def mix(
-    sets: Sequence[ShardSet], weights: Sequence[float], global_batch: int, seed: int, order_of: Callable[[ShardSet, int], Order]
+    sets: Sequence[ShardSet],
+    weights: Sequence[float],
+    global_batch: int,
+    seed: int,
+    order_of: Callable[[ShardSet, int], Order],
 ) -> tuple[JoinedSets, MixtureOrder]:
     """Shard sets and weights -> what the stream reads from, and the order. order_of(set, slots) makes the order of one set for its slots."""
     slots = slots_of(weights, global_batch)
     if len(slots) != len(sets):
         raise UsageError(f"{len(sets)} shard sets, {len(slots)} weights", "give one weight per set")
     joined = JoinedSets(sets)
-    return joined, MixtureOrder([order_of(each, slot) for each, slot in zip(sets, slots, strict=True)], joined.offsets, seed)
+    return joined, MixtureOrder(
+        [order_of(each, slot) for each, slot in zip(sets, slots, strict=True)], joined.offsets, seed
+    )
 
 
 class JoinedSets:
@@ -166,7 +177,10 @@ class JoinedSets:
     @cached_property
     def report(self) -> np.ndarray:
         return np.concatenate(
-            [np.where(each.report < 0, -1, each.report + first) for each, first in zip(self.sets, self._first_report, strict=True)]
+            [
+                np.where(each.report < 0, -1, each.report + first)
+                for each, first in zip(self.sets, self._first_report, strict=True)
+            ]
         )
 
     @cached_property

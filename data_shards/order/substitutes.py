@@ -80,7 +80,9 @@ def substitutes(order: Order, step: int, quarantined: Mapping[int, int]) -> dict
     return chosen
 
 
-def _stand_in(order: Order, step: int, position: int, quarantined: Mapping[int, int], held: set[int], patients: set[int]) -> int:
+def _stand_in(
+    order: Order, step: int, position: int, quarantined: Mapping[int, int], held: set[int], patients: set[int]
+) -> int:
     for other_patients_only in (True, False):
         for candidate in _candidates(order, step, position):
             row = int(order.rows[candidate])
@@ -96,7 +98,9 @@ def _stand_in(order: Order, step: int, position: int, quarantined: Mapping[int, 
 
 def _candidates(order: Order, step: int, position: int) -> Iterator[int]:
     """Random draws first, then the whole pool from the last draw on, so that a substitute is found when there is one."""
-    label = json.dumps(["substitute", SUBSTITUTE_VERSION, order.seed, step, int(order.rows[position]), order.fingerprint])
+    label = json.dumps(
+        ["substitute", SUBSTITUTE_VERSION, order.seed, step, int(order.rows[position]), order.fingerprint]
+    )
     key = int.from_bytes(hashlib.sha256(label.encode()).digest()[:16], "little")
     pool = order.pool(position)
     drawn = (np.random.Philox(key=key).random_raw(_DRAWS) % np.uint64(len(pool))).tolist()

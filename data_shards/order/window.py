@@ -47,7 +47,9 @@ class WindowOrder(PartedOrder):
         self.codes = np.arange(n) if patients is None else np.asarray(patients)
         shards = np.asarray(shards)
         if self.codes.shape != (n,) or shards.shape != (n,):
-            raise UsageError(f"patients has shape {self.codes.shape}, shards {shards.shape}, rows {(n,)}", "give one of each per row")
+            raise UsageError(
+                f"patients has shape {self.codes.shape}, shards {shards.shape}, rows {(n,)}", "give one of each per row"
+            )
         self.window = window
         # positions sorted by shard; a selection in the order of the index is sorted already
         self._by_shard = None if (shards[1:] >= shards[:-1]).all() else np.argsort(shards, kind="stable")
@@ -65,7 +67,9 @@ class WindowOrder(PartedOrder):
         return 2 * self.window
 
     def _words(self, epoch: int, window: int, purpose: str, size: int) -> np.ndarray:
-        return random_words(["window", WINDOW_ORDER_VERSION, self.seed, epoch, self.fingerprint, self.window, window, purpose], size)
+        return random_words(
+            ["window", WINDOW_ORDER_VERSION, self.seed, epoch, self.fingerprint, self.window, window, purpose], size
+        )
 
     def _epoch_layout(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         """The shards of every window of an epoch, and where in the epoch each window begins (one more than there are windows)."""
@@ -84,7 +88,9 @@ class WindowOrder(PartedOrder):
         """Of a window: its positions, their shuffled places, and how many rows it shares with the previous batch's window and with the next."""
         epoch, window = divmod(part, self._windows)
         windows, starts = self._layout(epoch)
-        places = np.concatenate([np.arange(self._bounds[shard], self._bounds[shard + 1]) for shard in np.sort(windows[window])])
+        places = np.concatenate(
+            [np.arange(self._bounds[shard], self._bounds[shard + 1]) for shard in np.sort(windows[window])]
+        )
         positions = places if self._by_shard is None else self._by_shard[places]
         head = min(positions.size, -(epoch * self.records + int(starts[window])) % self.global_batch)
         tail = (positions.size - head) % self.global_batch
@@ -101,5 +107,7 @@ class WindowOrder(PartedOrder):
         patients, codes = np.unique(self.codes[positions], return_inverse=True)
         tail = first_of_different_patients(shuffled, codes, size, np.zeros(patients.size, dtype=bool))
         met = np.isin(patients, self.codes[self._tail_of(part - 1)]) if head else np.zeros(patients.size, dtype=bool)
-        order = lay_out(shuffled, codes, tail, head, met, self.global_batch, partial(self._words, *divmod(part, self._windows)))
+        order = lay_out(
+            shuffled, codes, tail, head, met, self.global_batch, partial(self._words, *divmod(part, self._windows))
+        )
         return positions[order]

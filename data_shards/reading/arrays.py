@@ -27,7 +27,12 @@ class ArrayFile:
     def scalar(self, name: str) -> float | None:
         """The single number called `name`, written as a number or as text; None when there is none."""
         value = self.others.get(name)
-        if value is None or value.size != 1 or value.dtype.kind not in "iufU" or not _is_number(str(value.reshape(-1)[0])):
+        if (
+            value is None
+            or value.size != 1
+            or value.dtype.kind not in "iufU"
+            or not _is_number(str(value.reshape(-1)[0]))
+        ):
             return None
         return float(value.reshape(-1)[0])
 
@@ -56,25 +61,37 @@ def read_array(path: Path, member: str = "") -> ArrayFile:
         raise RecordRejected("bad-format", f"{path}: {type(error).__name__}: {error}") from None
     flat = [name for name, array in arrays.items() if array.ndim == 2]
     if not member and len(flat) != 1:
-        raise RecordRejected("bad-format", f"{path} holds {', '.join(arrays) or 'nothing'}: name the array of the signal (option member)")
+        raise RecordRejected(
+            "bad-format", f"{path} holds {', '.join(arrays) or 'nothing'}: name the array of the signal (option member)"
+        )
     chosen = member or flat[0]
     if chosen not in arrays:
         raise RecordRejected("bad-format", f"{path} has no array {chosen!r}; it holds {', '.join(arrays) or 'nothing'}")
     return ArrayFile(_checked(arrays.pop(chosen), path), others=arrays)
 
 
-def leads_first(array: ArrayFile, leads: Sequence[str], orientation: str, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def leads_first(
+    array: ArrayFile, leads: Sequence[str], orientation: str, where: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """The signal as (L, T) and its lead names. orientation: "leads-first", "samples-first", or "" to tell by which side has one entry per lead.
 
     A CSV whose first line names its columns needs neither. Raises RecordRejected("bad-format") when the shape fits no side or both.
     """
     if array.columns:
         return array.values.T, array.columns
-    fits = [side for side, size in zip(("leads-first", "samples-first"), array.values.shape, strict=True) if size == len(leads)]
+    fits = [
+        side
+        for side, size in zip(("leads-first", "samples-first"), array.values.shape, strict=True)
+        if size == len(leads)
+    ]
     if (orientation and orientation not in fits) or not fits:
-        raise RecordRejected("bad-format", f"{where}: an array {array.values.shape} is not {orientation or 'one'} of {len(leads)} leads")
+        raise RecordRejected(
+            "bad-format", f"{where}: an array {array.values.shape} is not {orientation or 'one'} of {len(leads)} leads"
+        )
     if not orientation and len(fits) > 1:
-        raise RecordRejected("bad-format", f"{where}: an array {array.values.shape} of {len(leads)} leads: set the option orientation")
+        raise RecordRejected(
+            "bad-format", f"{where}: an array {array.values.shape} of {len(leads)} leads: set the option orientation"
+        )
     return (array.values if (orientation or fits[0]) == "leads-first" else array.values.T), tuple(leads)
 
 
@@ -123,7 +140,9 @@ def _numbers(frame: pd.DataFrame, names: Sequence[str], path: Path) -> np.ndarra
 
 def _checked(array: np.ndarray, path: Path) -> np.ndarray:
     if array.ndim != 2 or array.dtype.kind not in "iuf":
-        raise RecordRejected("bad-format", f"{path}: an array of {array.dtype} {array.shape}, expected numbers (leads, samples)")
+        raise RecordRejected(
+            "bad-format", f"{path}: an array of {array.dtype} {array.shape}, expected numbers (leads, samples)"
+        )
     return array
 
 

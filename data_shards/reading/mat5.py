@@ -113,7 +113,9 @@ class _Matrix:
             if kind not in _TEXT:
                 raise ValueError(f"text stored as type {kind}")
             code = _TEXT[kind]
-            return content.decode(code + {"<": "-le", ">": "-be"}[self._order] if code in ("utf-16", "utf-32") else code, "replace")
+            return content.decode(
+                code + {"<": "-le", ">": "-be"}[self._order] if code in ("utf-16", "utf-32") else code, "replace"
+            )
         if self._class not in _CLASSES:
             raise ValueError(f"a matrix of class {self._class}, expected numbers, text or a struct")
         if self._complex:

@@ -15,7 +15,11 @@ COUNTS_PER_MILLIVOLT = 1000.0
 
 
 def signal_from_millivolts(
-    millivolts: np.ndarray, lead_names: Sequence[str], sampling_rate: float, where: str, gain: float = COUNTS_PER_MILLIVOLT
+    millivolts: np.ndarray,
+    lead_names: Sequence[str],
+    sampling_rate: float,
+    where: str,
+    gain: float = COUNTS_PER_MILLIVOLT,
 ) -> WfdbSignal:
     """float (L, T) in mV -> the nearest counts at `gain` counts per mV. A lead whose peaks would not fit into 16 bits gets half the gain, or a
     quarter, and so on; samples that are no number become 0 and are flagged. `where` names the record in errors.
@@ -23,21 +27,31 @@ def signal_from_millivolts(
     Raises RecordRejected: bad-format (not numbers, not one row per lead), no-signal, bad-gain.
     """
     if millivolts.ndim != 2 or not np.issubdtype(millivolts.dtype, np.number) or np.iscomplexobj(millivolts):
-        raise RecordRejected("bad-format", f"{where}: an array of {millivolts.dtype} {millivolts.shape}, expected numbers (leads, samples)")
+        raise RecordRejected(
+            "bad-format",
+            f"{where}: an array of {millivolts.dtype} {millivolts.shape}, expected numbers (leads, samples)",
+        )
     if len(millivolts) != len(lead_names):
-        raise RecordRejected("bad-format", f"{where}: {len(millivolts)} rows for {len(lead_names)} leads; is it (samples, leads)?")
+        raise RecordRejected(
+            "bad-format", f"{where}: {len(millivolts)} rows for {len(lead_names)} leads; is it (samples, leads)?"
+        )
     if millivolts.shape[1] == 0:
         raise RecordRejected("no-signal", f"{where}: the record holds no sample")
     invalid = ~np.isfinite(millivolts)
     wide = np.where(invalid, 0.0, millivolts).astype(np.float64) * gain
     scale = power_of_two_into_int16(wide)
     if (gain / scale).min() < GAIN_RANGE[0]:
-        raise RecordRejected("bad-gain", f"{where}: values up to {np.abs(wide).max() / gain:.3g} mV are no voltages of a heart")
+        raise RecordRejected(
+            "bad-gain", f"{where}: values up to {np.abs(wide).max() / gain:.3g} mV are no voltages of a heart"
+        )
     span = float(np.ptp(wide, axis=1).max())
     if 0 < span <= 1:
         raise RecordRejected(
-            "bad-gain", f"{where}: values span {span / gain:.3g} mV, less than one of {gain:g} counts per mV; is the unit mV?"
+            "bad-gain",
+            f"{where}: values span {span / gain:.3g} mV, less than one of {gain:g} counts per mV; is the unit mV?",
         )
     counts = np.rint(wide / scale[:, None]).astype(np.int16)
     flags = {"non-finite": tuple(np.flatnonzero(invalid.any(axis=1)).tolist())} if invalid.any() else {}
-    return WfdbSignal(counts, gain / scale, np.zeros(len(counts), dtype=np.int64), tuple(lead_names), sampling_rate, (), flags)
+    return WfdbSignal(
+        counts, gain / scale, np.zeros(len(counts), dtype=np.int64), tuple(lead_names), sampling_rate, (), flags
+    )

@@ -34,7 +34,11 @@ class _Walk:
     def below(self, folder: str, real: str) -> Iterator[str]:
         """Files below `folder` ("" or ending with "/"), whose real path is `real`."""
         names = self._names(folder)
-        out = self._leave_out(folder, (name for name in names if not name.endswith("/"))) if self._leave_out is not None else ()
+        out = (
+            self._leave_out(folder, (name for name in names if not name.endswith("/")))
+            if self._leave_out is not None
+            else ()
+        )
         for name in names:
             here = folder + name
             if not name.endswith("/"):

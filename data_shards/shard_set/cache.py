@@ -36,7 +36,9 @@ class ShardCache:
         except (ValueError, OverflowError):
             limit = -1
         if limit < 0:
-            raise UsageError(f"{SIZE_VARIABLE} is {size!r}, not a size", f"set {SIZE_VARIABLE} to gigabytes, for example 50")
+            raise UsageError(
+                f"{SIZE_VARIABLE} is {size!r}, not a size", f"set {SIZE_VARIABLE} to gigabytes, for example 50"
+            )
         return cls(Path(given).expanduser().absolute(), limit)
 
     @contextlib.contextmanager
@@ -60,7 +62,9 @@ class ShardCache:
         with locked(self.folder / ".room.lock"):
             total = sum(status.st_size for path in self.folder.rglob("*") if (status := _status(path)) is not None)
             shards = [
-                (status.st_mtime_ns, status.st_size, path) for path in self.folder.glob(_SHARDS) if (status := _status(path)) is not None
+                (status.st_mtime_ns, status.st_size, path)
+                for path in self.folder.glob(_SHARDS)
+                if (status := _status(path)) is not None
             ]
             for _, bytes_, path in sorted(shards):
                 if total + size <= self.limit:

@@ -155,7 +155,12 @@ class IndexFile:
         try:
             with pq.ParquetFile(self.path, memory_map=True, page_checksum_verification=True, **options) as file:
                 yield file
-        except (OSError, pa.ArrowException, IndexError, KeyError) as error:  # the last two for a column that has another name
+        except (
+            OSError,
+            pa.ArrowException,
+            IndexError,
+            KeyError,
+        ) as error:  # the last two for a column that has another name
             raise DataError(
                 f"{self.path} cannot be read: {error}", "run `cardialign shards verify` and build the shard set again"
             ) from error

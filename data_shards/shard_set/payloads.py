@@ -73,9 +73,14 @@ class ShardFiles:
             file = self._file(shard)  # held to the end of the read: the descriptor closes with its last holder
             data = os.pread(file.descriptor, size, offset)
         except OSError as error:
-            raise DataError(f"record {key}: shard {self._names[shard]} cannot be read at offset {offset}: {error}", REMEDY) from error
+            raise DataError(
+                f"record {key}: shard {self._names[shard]} cannot be read at offset {offset}: {error}", REMEDY
+            ) from error
         if len(data) != size:
-            raise DataError(f"record {key}: shard {self._names[shard]} ends early, {len(data)} of {size} bytes at offset {offset}", REMEDY)
+            raise DataError(
+                f"record {key}: shard {self._names[shard]} ends early, {len(data)} of {size} bytes at offset {offset}",
+                REMEDY,
+            )
         return data
 
     def payload(self, shards: ShardSet, row: int) -> bytes:
@@ -89,7 +94,10 @@ class ShardFiles:
         if zlib.crc32(data) != shards.crc32[row]:
             key = shards.key(row)
             self.read(shard, offset, int(shards.size[row]), key)  # says more when the file is missing or short
-            raise DataError(f"record {key}: payload in shard {self._names[shard]} at offset {offset} does not match its crc32", REMEDY)
+            raise DataError(
+                f"record {key}: payload in shard {self._names[shard]} at offset {offset} does not match its crc32",
+                REMEDY,
+            )
         return data
 
     def _file(self, shard: int) -> _OpenFile:
@@ -100,7 +108,9 @@ class ShardFiles:
                 if self._remote is not None:
                     file.mark_used()
                 return file
-        file = self._opened(shard)  # without the lock: a file that hangs or is fetched must not hold up the reads of others
+        file = self._opened(
+            shard
+        )  # without the lock: a file that hangs or is fetched must not hold up the reads of others
         with self._lock:
             file = self._open.setdefault(shard, file)
             while len(self._open) > self.max_open:

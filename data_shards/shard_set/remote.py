@@ -37,7 +37,9 @@ def url_of(location: Path | str) -> str | None:
     """
     text = str(location)
     if text.startswith("pipe:"):
-        raise DataError(f"{text!r} runs a shell command instead of naming a place", "give a folder or a URL such as s3://bucket/set")
+        raise DataError(
+            f"{text!r} runs a shell command instead of naming a place", "give a folder or a URL such as s3://bucket/set"
+        )
     match = _URL.fullmatch(text)
     if match is None or ("://" not in text and Path(text).exists()):
         return None
@@ -143,7 +145,13 @@ class RemoteShards:
                     except DataError as error:
                         self._given_up[name] = time.monotonic(), error
                         raise
-                    log.info("fetched shard=%s bytes=%d seconds=%.2f url=%s", name, size, time.monotonic() - started, self.url)
+                    log.info(
+                        "fetched shard=%s bytes=%d seconds=%.2f url=%s",
+                        name,
+                        size,
+                        time.monotonic() - started,
+                        self.url,
+                    )
         except OSError as error:
             raise disk_error(error, path) from error
 

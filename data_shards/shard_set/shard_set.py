@@ -42,7 +42,9 @@ class ShardSet:
     Each is read when it is first used; those of a large set are memory-mapped (`index_file`).
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], index: pa.Table | IndexFile, remote: RemoteShards | None = None) -> None:
+    def __init__(
+        self, path: Path, manifest: dict[str, Any], index: pa.Table | IndexFile, remote: RemoteShards | None = None
+    ) -> None:
         self.path, self.manifest, self._source = path, manifest, index
         self.spec = SignalSpec(manifest["spec"]["sampling_rate"], manifest["spec"]["seconds"])
         self.fingerprint: str = manifest["fingerprint"]
@@ -184,7 +186,8 @@ class ShardSet:
             if found.null_count:
                 unknown = [key for key, row in zip(keys, found.to_pylist(), strict=True) if row is None]
                 raise DataError(
-                    f"{self.path} has no record {unknown[0]!r} ({len(unknown)} of {len(keys)} keys are unknown)", "check the keys"
+                    f"{self.path} has no record {unknown[0]!r} ({len(unknown)} of {len(keys)} keys are unknown)",
+                    "check the keys",
                 )
             chosen = np.zeros(len(self), dtype=bool)
             chosen[found.to_numpy()] = True
@@ -200,7 +203,13 @@ class ShardSet:
                 + (f" split={rule.split}" if rule else ""),
                 f"folds present: {present}; label sets present: {', '.join(self.label_sets) or 'none'}; records with a report: {int((self.report >= 0).sum())}",
             )
-        criteria: list[Any] = [self.fingerprint, wanted, require_report, label_set, None if keys is None else sorted(keys)]
+        criteria: list[Any] = [
+            self.fingerprint,
+            wanted,
+            require_report,
+            label_set,
+            None if keys is None else sorted(keys),
+        ]
         if rule is not None:
             criteria.append([rule.split, rule.salt, rule.fractions])
         digest = hashlib.sha256(json.dumps(criteria).encode())
@@ -228,7 +237,10 @@ class ShardSet:
         order = np.argsort(codes, kind="stable")
         bounds = np.searchsorted(codes[order], np.arange(len(encoded.dictionary) + 1))
         names = [label.partition(":") for label in encoded.dictionary.to_pylist()]
-        return [(name, code, row_of[order[bounds[i] : bounds[i + 1]]].astype(np.int64)) for i, (name, _, code) in enumerate(names)]
+        return [
+            (name, code, row_of[order[bounds[i] : bounds[i + 1]]].astype(np.int64))
+            for i, (name, _, code) in enumerate(names)
+        ]
 
     def _check_label_set(self, label_set: str) -> None:
         if label_set not in self.label_sets:
@@ -325,7 +337,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is not a folder", "name the folder of a shard set")
     if not file.exists():
         raise DataError(
-            f"{path} holds no finished shard set (no {MANIFEST})", "finish the build: run the same `cardialign shards build` again"
+            f"{path} holds no finished shard set (no {MANIFEST})",
+            "finish the build: run the same `cardialign shards build` again",
         )
     try:
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -333,7 +346,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} is damaged: {error}", "build the shard set again") from error
     if version != SCHEMA_VERSION:
-        raise DataError(f"{file} has schema version {version}; this software reads version {SCHEMA_VERSION}", "build the shard set again")
+        raise DataError(
+            f"{file} has schema version {version}; this software reads version {SCHEMA_VERSION}",
+            "build the shard set again",
+        )
     try:
         _check_form(manifest)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -357,4 +373,6 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(path, columns=columns, memory_map=True, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read: {error}", "run `cardialign shards verify` and build the shard set again") from error
+        raise DataError(
+            f"{path} cannot be read: {error}", "run `cardialign shards verify` and build the shard set again"
+        ) from error

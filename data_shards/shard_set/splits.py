@@ -38,7 +38,10 @@ def check_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
     """The three fractions as a tuple. Raises UsageError unless there are three, none negative, summing to 1."""
     values = tuple(float(fraction) for fraction in fractions)
     if len(values) != 3 or not all(0 <= value <= 1 for value in values) or abs(sum(values) - 1) > 1e-9:
-        raise UsageError(f"split fractions {list(fractions)}", "give train, val and test, each 0 to 1, summing to 1, e.g. 0.8 0.1 0.1")
+        raise UsageError(
+            f"split fractions {list(fractions)}",
+            "give train, val and test, each 0 to 1, summing to 1, e.g. 0.8 0.1 0.1",
+        )
     return values
 
 

@@ -58,7 +58,9 @@ class RemoteFiles:
     def download(self, name: str, path: Path, sha256: str | None) -> None:
         """The file as `path`, in one step; checked when `sha256` is given (a damaged transfer is tried again)."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed: the caller holds the lock
+        for leftover in path.parent.glob(
+            f".{path.name}.*.tmp"
+        ):  # of a process that was killed: the caller holds the lock
             leftover.unlink(missing_ok=True)
 
         def fetch() -> None:
@@ -97,16 +99,23 @@ class RemoteFiles:
             except FileNotFoundError as error:
                 if name == MANIFEST:
                     raise DataError(
-                        f"{self.url} holds no finished shard set (no {MANIFEST})", "check the URL, or copy the set again"
+                        f"{self.url} holds no finished shard set (no {MANIFEST})",
+                        "check the URL, or copy the set again",
                     ) from error
-                raise DataError(f"{self.url}/{name} is missing, though the manifest lists it", "copy the shard set there again") from error
+                raise DataError(
+                    f"{self.url}/{name} is missing, though the manifest lists it", "copy the shard set there again"
+                ) from error
             except PermissionError as error:
                 raise DataError(f"{self.url}/{name} may not be read: {_short(error)}", _rights(self.url)) from error
             except Exception as error:  # every protocol has a family of its own
                 if _lacks_credentials(error):
                     raise DataError(f"{self.url}/{name} may not be read: {_short(error)}", _rights(self.url)) from error
-                if type(error) is ValueError:  # an address that is none (a subclass may be half an answer): waiting does not make it one
-                    raise DataError(f"{self.url}/{name} cannot be fetched: {_short(error)}", "check the URL and the endpoint") from error
+                if (
+                    type(error) is ValueError
+                ):  # an address that is none (a subclass may be half an answer): waiting does not make it one
+                    raise DataError(
+                        f"{self.url}/{name} cannot be fetched: {_short(error)}", "check the URL and the endpoint"
+                    ) from error
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 if attempt == ATTEMPTS:
@@ -115,7 +124,9 @@ class RemoteFiles:
                         if isinstance(error, _DamagedError)
                         else "check the network and the URL, then run again"
                     )
-                    raise DataError(f"{self.url}/{name} cannot be fetched ({attempt} attempts): {_short(error)}", remedy) from error
+                    raise DataError(
+                        f"{self.url}/{name} cannot be fetched ({attempt} attempts): {_short(error)}", remedy
+                    ) from error
                 log.warning("retry url=%s/%s attempt=%d error=%s", self.url, name, attempt, _short(error))
                 time.sleep(pause)
                 pause *= 2
@@ -150,7 +161,10 @@ def _file_system(url: str) -> tuple[Any, str]:
         package = known_implementations.get(protocol, {}).get("class", protocol).partition(".")[0]
         wanted = "aiohttp and requests" if package == "fsspec" and protocol in ("http", "https") else package
         raise UserError(
-            f"{url}: reading {protocol}:// needs the package {wanted}: {_short(error)}", f"install it: pip install {wanted}"
+            f"{url}: reading {protocol}:// needs the package {wanted}: {_short(error)}",
+            f"install it: pip install {wanted}",
         ) from error
     except ValueError as error:
-        raise UserError(f"{url}: {_short(error)}", "use a protocol that fsspec knows, such as s3, gs, abfs, http or file") from error
+        raise UserError(
+            f"{url}: {_short(error)}", "use a protocol that fsspec knows, such as s3, gs, abfs, http or file"
+        ) from error

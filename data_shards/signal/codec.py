@@ -53,7 +53,9 @@ _CONFIGS = tuple(
     )
     for order in range(4)
 )
-_REMEDY = "the payload is damaged or was not written by this codec; run `cardialign shards verify` and build the shard again"
+_REMEDY = (
+    "the payload is damaged or was not written by this codec; run `cardialign shards verify` and build the shard again"
+)
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,13 @@ def encode(record: EcgRecord, codec: str = "einthoven") -> bytes:
         raise UsageError(f"unknown codec {codec!r}", f"choose one of {', '.join(CODECS)}")
     gain = np.asarray(record.gain, dtype=np.float32)
     if not (np.isfinite(gain).all() and (gain > 0).all()):
-        raise DataError(f"record {record.key}: gain {gain.tolist()} counts per mV is not finite and positive in every lead")
+        raise DataError(
+            f"record {record.key}: gain {gain.tolist()} counts per mV is not finite and positive in every lead"
+        )
     if not 1 <= record.samples <= MAX_SAMPLES or not 0 <= record.valid_samples <= record.samples:
-        raise DataError(f"record {record.key}: {record.samples} samples, {record.valid_samples} valid, cannot be stored")
+        raise DataError(
+            f"record {record.key}: {record.samples} samples, {record.valid_samples} valid, cannot be stored"
+        )
     if codec == "npy":
         array = _npy_head(record.samples) + np.ascontiguousarray(record.counts, dtype="<i2").tobytes()
         blocks, predicted, bits, minima = [array], 0, _UNPACKED, _UNPACKED
@@ -139,7 +145,8 @@ def decode_into(payload: bytes, out: np.ndarray, *, verified: bool = False) -> H
     layout, counts = _decode(payload, verified, _SCRATCH)
     if out.shape != counts.shape or out.dtype != np.float32:
         raise DataError(
-            f"payload holds {counts.shape} samples, the buffer is {out.dtype} {out.shape}", "build the shards with one signal spec"
+            f"payload holds {counts.shape} samples, the buffer is {out.dtype} {out.shape}",
+            "build the shards with one signal spec",
         )
     gain = layout.header.gain
     np.divide(counts, gain[0] if layout.one_gain else gain[:, None], out=out, dtype=np.float32, casting="unsafe")
@@ -230,12 +237,19 @@ def _layout(payload: bytes) -> _Layout:
     minima, (mask, gains, blocks, samples, valid, rate) = tuple(rest[:4]), rest[4:]
     if version != CODEC_VERSION:
         raise DataError(
-            f"ECG payload of codec version {version}; this software reads version {CODEC_VERSION}", "use the version that wrote it"
+            f"ECG payload of codec version {version}; this software reads version {CODEC_VERSION}",
+            "use the version that wrote it",
         )
     sizes_at = _START + 4 * gains
     body = sizes_at + 4 * blocks
     legal_blocks = (1,) if codec == 1 else (9, 12)
-    if codec >= len(CODECS) or leads != _LEADS or gains not in (1, _LEADS) or blocks not in legal_blocks or not 1 <= samples <= MAX_SAMPLES:
+    if (
+        codec >= len(CODECS)
+        or leads != _LEADS
+        or gains not in (1, _LEADS)
+        or blocks not in legal_blocks
+        or not 1 <= samples <= MAX_SAMPLES
+    ):
         raise DataError("ECG payload with an impossible header", _REMEDY)
     if len(payload) < body or valid > samples:
         raise DataError(f"ECG payload cut inside its header ({len(payload)} bytes)", _REMEDY)

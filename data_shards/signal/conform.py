@@ -44,7 +44,13 @@ def conform(record: EcgRecord, spec: SignalSpec) -> EcgRecord:
         lead_mask = quality.usable(record.lead_mask, flags)
     extra = {**record.extra, "original_sampling_rate": record.sampling_rate, "original_samples": record.valid_samples}
     return dataclasses.replace(
-        record, counts=counts, sampling_rate=spec.sampling_rate, valid_samples=valid, lead_mask=lead_mask, quality=flags, extra=extra
+        record,
+        counts=counts,
+        sampling_rate=spec.sampling_rate,
+        valid_samples=valid,
+        lead_mask=lead_mask,
+        quality=flags,
+        extra=extra,
     )
 
 
@@ -55,9 +61,13 @@ def _resample(signal: np.ndarray, sampling_rate: float, spec: SignalSpec) -> tup
     # Without its offset, or the filter's ripple (0.06 % from phase to phase) would turn a large one into a tone; "line" goes on straight
     # beyond both ends, where zeros would make a step.
     kept = signal[:, :needed]
-    offset = np.median(kept, axis=1, keepdims=True).astype(np.float32)  # 32 bits hold every count and half count exactly
+    offset = np.median(kept, axis=1, keepdims=True).astype(
+        np.float32
+    )  # 32 bits hold every count and half count exactly
     filter_ = _low_pass(ratio.numerator, ratio.denominator)
-    wide = offset + resample_poly(kept - offset, ratio.numerator, ratio.denominator, axis=1, window=filter_, padtype="line")
+    wide = offset + resample_poly(
+        kept - offset, ratio.numerator, ratio.denominator, axis=1, window=filter_, padtype="line"
+    )
     rounded = np.rint(wide)
     overflow = (np.abs(rounded) > 32767).any(axis=1)
     return np.clip(rounded, -32767, 32767).astype(np.int16), overflow

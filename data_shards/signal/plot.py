@@ -52,7 +52,10 @@ def draw_ecg(record: EcgRecord, path: str | Path | None = None, *, dpi: int = 13
     duration = record.valid_samples / record.sampling_rate
     # a record shorter than 10 s shows its last piece again rather than empty columns
     starts = [min(k * COLUMN_SECONDS, max(duration - COLUMN_SECONDS, 0.0)) for k in range(4)]
-    rows = [[_Strip(lead, k * COLUMN_SECONDS * MM_PER_SECOND, starts[k], COLUMN_SECONDS) for k, lead in enumerate(row)] for row in LAYOUT]
+    rows = [
+        [_Strip(lead, k * COLUMN_SECONDS * MM_PER_SECOND, starts[k], COLUMN_SECONDS) for k, lead in enumerate(row)]
+        for row in LAYOUT
+    ]
     rows.append([_Strip(RHYTHM_LEAD, 0.0, 0.0, SECONDS)])
     millivolts = _centred(record)
     reaches = [_reach(record, millivolts, row) for row in rows]
@@ -117,7 +120,9 @@ def _draw_paper(axes: Axes, height: float) -> None:
     for spacing, color, width in ((1, _FINE, 0.35), (5, _BOLD, 0.6)):
         across = [[(0, y), (_WIDTH, y)] for y in np.arange(0, height + 0.1, spacing) if spacing == 5 or y % 5]
         upright = [[(x, 0), (x, height)] for x in np.arange(0, _WIDTH + 0.1, spacing) if spacing == 5 or x % 5]
-        axes.add_collection(LineCollection([*across, *upright], colors=color, linewidths=width, zorder=spacing / 10), autolim=False)
+        axes.add_collection(
+            LineCollection([*across, *upright], colors=color, linewidths=width, zorder=spacing / 10), autolim=False
+        )
 
 
 def _draw_calibration(axes: Axes, base: float) -> None:
@@ -132,7 +137,13 @@ def _draw_strip(axes: Axes, record: EcgRecord, millivolts: np.ndarray, strip: _S
     piece = _piece(record, millivolts, strip)
     color = _GREY if masked else _INK
     if strip.lead in record.quality.get("missing-lead", ()):
-        axes.plot([left + 1, left + strip.seconds * MM_PER_SECOND - 1], [base, base], color=_GREY, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.plot(
+            [left + 1, left + strip.seconds * MM_PER_SECOND - 1],
+            [base, base],
+            color=_GREY,
+            linewidth=0.9,
+            linestyle=(0, (4, 3)),
+        )
     else:
         x = left + np.arange(piece.size) / record.sampling_rate * MM_PER_SECOND
         axes.plot(x, base + piece * MM_PER_MILLIVOLT, color=color, linewidth=0.9, solid_joinstyle="round", zorder=3)
@@ -142,7 +153,17 @@ def _write_lead_name(axes: Axes, record: EcgRecord, strip: _Strip, y: float) -> 
     masked = not record.lead_mask[STANDARD_LEADS.index(strip.lead)]
     name = f"{strip.lead}  ({_why_masked(record, strip.lead)})" if masked else strip.lead
     color = _GREY if masked else _INK
-    axes.text(_LEFT + strip.left + 1.2, y, name, fontsize=9, fontweight="bold", color=color, va="center", parse_math=False, zorder=4)
+    axes.text(
+        _LEFT + strip.left + 1.2,
+        y,
+        name,
+        fontsize=9,
+        fontweight="bold",
+        color=color,
+        va="center",
+        parse_math=False,
+        zorder=4,
+    )
 
 
 def _why_masked(record: EcgRecord, lead: str) -> str:
@@ -155,17 +176,26 @@ def _why_masked(record: EcgRecord, lead: str) -> str:
 def _head_blocks(record: EcgRecord) -> list[list[tuple[str, bool]]]:
     """Three columns of (line, bold): the recording, the report, labels and quality."""
     recording = [(record.key, True), (f"{_age(record.age_years)}, {record.sex or 'sex unknown'}", False)]
-    recording += [(text, False) for text in (record.acquired and record.acquired.replace("T", " "), record.source) if text]
+    recording += [
+        (text, False) for text in (record.acquired and record.acquired.replace("T", " "), record.source) if text
+    ]
     if record.patient:
         recording.append((f"patient {record.patient}, fold {record.fold}", False))
-    report = [("Report", True), *((line, False) for statement in record.statements or ("none",) for line in _wrapped(statement, 1))]
-    remarks = [("Quality", True)]
-    remarks += [(line, False) for flag, leads in record.quality.items() for line in _wrapped(f"{flag}: {', '.join(leads)}", 2)] or [
-        ("no remark", False)
+    report = [
+        ("Report", True),
+        *((line, False) for statement in record.statements or ("none",) for line in _wrapped(statement, 1)),
     ]
+    remarks = [("Quality", True)]
+    remarks += [
+        (line, False) for flag, leads in record.quality.items() for line in _wrapped(f"{flag}: {', '.join(leads)}", 2)
+    ] or [("no remark", False)]
     if record.labels:
         remarks.append(("Labels", True))
-        remarks += [(line, False) for name, codes in record.labels.items() for line in _wrapped(f"{name}: {', '.join(codes)}", 2)]
+        remarks += [
+            (line, False)
+            for name, codes in record.labels.items()
+            for line in _wrapped(f"{name}: {', '.join(codes)}", 2)
+        ]
     return [_shortened(block) for block in (recording, report, remarks)]
 
 
@@ -191,7 +221,9 @@ def _write_head(figure: Figure, blocks: list[list[tuple[str, bool]]], total: flo
         for k, (line, bold) in enumerate(block):
             y = 1 - (4.5 + k * _HEAD_LINE) / total
             weight = "bold" if bold else "normal"
-            figure.text(left / _WIDTH, y, line, fontsize=9, fontweight=weight, color=_INK, va="center", parse_math=False)
+            figure.text(
+                left / _WIDTH, y, line, fontsize=9, fontweight=weight, color=_INK, va="center", parse_math=False
+            )
 
 
 def _write_foot(figure: Figure, record: EcgRecord, total: float) -> None:
@@ -200,4 +232,6 @@ def _write_foot(figure: Figure, record: EcgRecord, total: float) -> None:
     if rate != record.sampling_rate:
         words.append(f"recorded at {rate:g} Hz")
     words.append(f"{record.valid_samples / record.sampling_rate:.4g} s of signal")
-    figure.text(_LEFT / _WIDTH, _FOOT / 2 / total, "      ".join(words), fontsize=8, color=_INK, va="center", parse_math=False)
+    figure.text(
+        _LEFT / _WIDTH, _FOOT / 2 / total, "      ".join(words), fontsize=8, color=_INK, va="center", parse_math=False
+    )

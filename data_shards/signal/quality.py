@@ -12,7 +12,16 @@ import numpy as np
 
 from cardialign.data_shards.record import STANDARD_LEADS
 
-FLAGS: tuple[str, ...] = ("non-finite", "flat", "clipped", "dropout", "gain-suspect", "missing-lead", "checksum", "surplus")
+FLAGS: tuple[str, ...] = (
+    "non-finite",
+    "flat",
+    "clipped",
+    "dropout",
+    "gain-suspect",
+    "missing-lead",
+    "checksum",
+    "surplus",
+)
 """Position = bit in the index's `quality` column; append only.
 
 non-finite    samples without a value in the file, stored as 0
@@ -35,7 +44,9 @@ _WINDOW_SECONDS = 2.0  # long enough to hold a beat at 30 beats/min, short enoug
 _LEAST_SPAN = 32  # counts: below this, repeated extremes are quantisation, not clipping
 
 
-def assess(counts: np.ndarray, gain: np.ndarray, lead_mask: np.ndarray, sampling_rate: float = 500.0) -> dict[str, tuple[str, ...]]:
+def assess(
+    counts: np.ndarray, gain: np.ndarray, lead_mask: np.ndarray, sampling_rate: float = 500.0
+) -> dict[str, tuple[str, ...]]:
     """counts int16 (12, T), gain (12,) counts per mV, lead_mask bool (12,), sampling_rate in Hz -> flag name -> lead names.
 
     Finds all flags but "non-finite", "checksum" and "surplus", which only the file can tell. Flags without a lead are left out.
@@ -67,7 +78,9 @@ def merge(*parts: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
     for part in parts:
         for flag, leads in part.items():
             together.setdefault(flag, set()).update(leads)
-    return {flag: tuple(lead for lead in STANDARD_LEADS if lead in together[flag]) for flag in FLAGS if together.get(flag)}
+    return {
+        flag: tuple(lead for lead in STANDARD_LEADS if lead in together[flag]) for flag in FLAGS if together.get(flag)
+    }
 
 
 def bits(flags: Iterable[str]) -> int:
@@ -82,7 +95,11 @@ def names(bit_set: int) -> tuple[str, ...]:
 
 
 def _named(flags: Mapping[str, np.ndarray]) -> dict[str, tuple[str, ...]]:
-    return {flag: tuple(STANDARD_LEADS[i] for i in np.flatnonzero(flags[flag])) for flag in FLAGS if flag in flags and flags[flag].any()}
+    return {
+        flag: tuple(STANDARD_LEADS[i] for i in np.flatnonzero(flags[flag]))
+        for flag in FLAGS
+        if flag in flags and flags[flag].any()
+    }
 
 
 def _window_extremes(counts: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,4 +152,6 @@ def _has_suspect_gain(high: np.ndarray, low: np.ndarray, gain: np.ndarray, livin
         return living
     # a quiet lead is no wrong gain: hundredfold smaller than the others although it has many counts, or hundredfold larger
     digits = amplitude * gain
-    return living & (((amplitude < typical / 100) & (digits >= 2 * _LEAST_SPAN)) | (amplitude > max(typical * 100, most)))
+    return living & (
+        ((amplitude < typical / 100) & (digits >= 2 * _LEAST_SPAN)) | (amplitude > max(typical * 100, most))
+    )

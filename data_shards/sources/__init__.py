@@ -48,7 +48,9 @@ def open_source(name: str, root: str | Path, **options: Any) -> Source:
     unknown = [option for option in options if option not in known]
     if unknown:
         described = "; ".join(f"{option}: {text}" for option, text in known.items())
-        raise UsageError(f"source {name!r} has no option {unknown[0]!r}{_nearest(unknown[0], known)}", f"its options are {described}")
+        raise UsageError(
+            f"source {name!r} has no option {unknown[0]!r}{_nearest(unknown[0], known)}", f"its options are {described}"
+        )
     return cls(Path(root), **{option: value for option, value in options.items() if value is not None})  # type: ignore[call-arg]
 
 

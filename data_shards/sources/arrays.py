@@ -49,9 +49,13 @@ class Arrays(MappedFolder):
         if unit.casefold() not in (*MILLIVOLTS, "counts"):
             raise UsageError(f"{self.name}: unit is {unit!r}", "choose mV, uV, V or counts")
         if unit.casefold() == "counts" and gain is None:
-            raise UsageError(f"{self.name}: unit is counts, but not how many of them are 1 mV", "set gain to the counts per mV")
+            raise UsageError(
+                f"{self.name}: unit is counts, but not how many of them are 1 mV", "set gain to the counts per mV"
+            )
         if orientation and orientation not in _ORIENTATIONS:
-            raise UsageError(f"{self.name}: orientation is {orientation!r}", f"choose one of {', '.join(_ORIENTATIONS)}")
+            raise UsageError(
+                f"{self.name}: orientation is {orientation!r}", f"choose one of {', '.join(_ORIENTATIONS)}"
+            )
         self._rate = None if sampling_rate is None else number("sampling_rate", sampling_rate, self.name)
         self._gain = number("gain", COUNTS_PER_MILLIVOLT if gain is None else gain, self.name)
         self._millivolts = MILLIVOLTS.get(unit.casefold()) or 1 / self._gain
@@ -70,12 +74,16 @@ class Arrays(MappedFolder):
         }
 
     def _files(self) -> Iterator[str]:
-        return (path for path in find_files(self.root, SUFFIXES) if (self.root / path).resolve() not in self._given_tables)
+        return (
+            path for path in find_files(self.root, SUFFIXES) if (self.root / path).resolve() not in self._given_tables
+        )
 
     def _tidy(self, path: str) -> str:
         if path.endswith(SUFFIXES):
             return path
-        return next((path + suffix for suffix in SUFFIXES if (self.root / (path + suffix)).is_file()), path + SUFFIXES[0])
+        return next(
+            (path + suffix for suffix in SUFFIXES if (self.root / (path + suffix)).is_file()), path + SUFFIXES[0]
+        )
 
     def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
         path = self.root / entry.path

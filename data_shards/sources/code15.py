@@ -41,13 +41,17 @@ class Code15(RecordFolder):
     label_sets: tuple[str, ...] = ("chagas", "code15")
     layout = "CODE-15% in WFDB form: <exam>.hea and <exam>.dat, at any depth"
 
-    def __init__(self, root: Path, *, salt: str = "", labels: str | Path | None = None, exams: str | Path | None = None) -> None:
+    def __init__(
+        self, root: Path, *, salt: str = "", labels: str | Path | None = None, exams: str | Path | None = None
+    ) -> None:
         super().__init__(root, salt=salt, labels=labels)
         self._exams = self._table_option("exams", exams) if exams else find_table(self.root, "exams.csv")
 
     @classmethod
     def options(cls) -> dict[str, str]:
-        return super().options() | {"exams": "CODE-15%'s exams.csv for patients and classes (default: the one in the folder, if any)"}
+        return super().options() | {
+            "exams": "CODE-15%'s exams.csv for patients and classes (default: the one in the folder, if any)"
+        }
 
     def _listing(self) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
         exams = self._exam_table()
@@ -60,7 +64,12 @@ class Code15(RecordFolder):
                 yield path, None, self._meta(exam, row, header_comments(self.root / f"{path}.hea"))
             without += rows.count(None)
         if exams is not None and without:
-            log.warning("exams without a row source=%s records=%d table=%s", self.name, without, self._exams.name if self._exams else "")
+            log.warning(
+                "exams without a row source=%s records=%d table=%s",
+                self.name,
+                without,
+                self._exams.name if self._exams else "",
+            )
 
     def _meta(self, exam: str, row: Mapping[str, str] | None, comments: Mapping[str, str]) -> dict[str, Any]:
         meta: dict[str, Any] = {
@@ -94,7 +103,8 @@ class Code15(RecordFolder):
                 odd = next((name for name in CLASSES if row[name].casefold() not in _YES | _NO), None)
                 if odd is not None:
                     raise DataError(
-                        f"{path}: column {odd} holds {row[odd]!r}, expected True or False", "give exams.csv as it was published"
+                        f"{path}: column {odd} holds {row[odd]!r}, expected True or False",
+                        "give exams.csv as it was published",
                     )
                 yield dict.fromkeys(names, "") | row
                 rows += 1

@@ -68,7 +68,9 @@ class Cpsc2018(Challenge):
         if self._reference is None:
             tables = list(find_files(self.root, ("REFERENCE.csv",)))
             if len(tables) > 1:
-                raise DataError(f"{self.name}: several REFERENCE.csv: {', '.join(tables)}", "name one with the option reference")
+                raise DataError(
+                    f"{self.name}: several REFERENCE.csv: {', '.join(tables)}", "name one with the option reference"
+                )
             self._reference = self.root / tables[0] if tables else None
         reference = self._reference_codes()
         for path in find_files(self.root, (".mat",)):
@@ -103,7 +105,10 @@ class Cpsc2018(Challenge):
         for record, *numbers in zip(strings(table, "Recording"), *columns, strict=True):
             places = [word.strip() for word in numbers if word.strip()]
             if not all(word in _CODE_OF_NUMBER for word in places):
-                raise DataError(f"{self._reference}: {record} has the labels {places}, expected numbers from 1 to 9", "correct this row")
+                raise DataError(
+                    f"{self._reference}: {record} has the labels {places}, expected numbers from 1 to 9",
+                    "correct this row",
+                )
             result[record.strip()] = tuple(_CODE_OF_NUMBER[word] for word in places)
         return result
 

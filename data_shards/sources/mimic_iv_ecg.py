@@ -74,24 +74,40 @@ class MimicIvEcg(RecordFolder):
     def entries(self) -> Iterator[Entry]:
         """One entry per row of record_list.csv, in its order."""
         listing = self._table(_RECORD_LIST)
-        batches = (each for each in stream_table(listing, ("subject_id", "study_id", "ecg_time", "path")) if each.num_rows)
+        batches = (
+            each for each in stream_table(listing, ("subject_id", "study_id", "ecg_time", "path")) if each.num_rows
+        )
         first = next(batches, None)  # what is wrong with the list is said before the other tables are read
         if first is None:
             raise DataError(f"{listing} is empty: it lists no record", f"give the folder that holds {self.layout}")
         reports = self._read_reports()
-        patients = None if self._patients is None else self._noted("patients", self._patients, PatientTable(self._patients))
+        patients = (
+            None if self._patients is None else self._noted("patients", self._patients, PatientTable(self._patients))
+        )
         notes = None if self._notes is None else self._noted("notes", self._notes, NoteTable(self._notes))
         labels = self._outside_labels()
-        hashed = lru_cache(maxsize=1 << 14)(lambda subject: patient_hash(subject, self._salt))  # a patient's records stand together
+        hashed = lru_cache(maxsize=1 << 14)(
+            lambda subject: patient_hash(subject, self._salt)
+        )  # a patient's records stand together
         rows = without = 0
         for batch in chain((first,), batches):
-            studies, subjects, times = strings(batch, "study_id"), strings(batch, "subject_id"), strings(batch, "ecg_time")
+            studies, subjects, times = (
+                strings(batch, "study_id"),
+                strings(batch, "subject_id"),
+                strings(batch, "ecg_time"),
+            )
             numbers = id_numbers(batch.column("study_id"))
             statements = reports.statements(numbers)
-            persons = patients.ages_and_sexes(id_numbers(batch.column("subject_id")), times) if patients is not None else None
+            persons = (
+                patients.ages_and_sexes(id_numbers(batch.column("subject_id")), times) if patients is not None else None
+            )
             linked = notes.find(numbers) if notes is not None else None
             for i, path in enumerate(strings(batch, "path")):
-                meta: dict[str, Any] = {"patient": hashed(subjects[i]), "acquired": times[i], "statements": statements[i] or ()}
+                meta: dict[str, Any] = {
+                    "patient": hashed(subjects[i]),
+                    "acquired": times[i],
+                    "statements": statements[i] or (),
+                }
                 if persons is not None:
                     meta["age"], meta["sex"] = persons[i]
                 if studies[i] in labels:
@@ -133,5 +149,7 @@ class MimicIvEcg(RecordFolder):
         path = self._table(_MEASUREMENTS)
         reports: ReportColumns = self._noted("reports", path, ReportColumns(path))
         if reports.rows == 0:
-            raise DataError(f"{path}: empty report table, no record has a report", f"give the folder that holds {self.layout}")
+            raise DataError(
+                f"{path}: empty report table, no record has a report", f"give the folder that holds {self.layout}"
+            )
         return reports

@@ -86,7 +86,9 @@ class PatientTable:
             ids.append(id_numbers(batch.column("subject_id")))
             ages.append(_numbers(strings(batch, "anchor_age")))
             years.append(_numbers(strings(batch, "anchor_year")))
-            sexes.append(np.array([_SEXES.index(_SEX.get(gender)) for gender in strings(batch, "gender")], dtype=np.int8))
+            sexes.append(
+                np.array([_SEXES.index(_SEX.get(gender)) for gender in strings(batch, "gender")], dtype=np.int8)
+            )
         self._age, self._year, self._sex = (np.concatenate(parts) for parts in (ages, years, sexes))
         self._rows = IdRows(ids)
         self.rows = len(self._rows)
@@ -95,7 +97,9 @@ class PatientTable:
         """Age in whole years at these times (which start with the year), and sex; None where the table does not say."""
         rows = self._rows.find(subjects)
         known = rows >= 0
-        age, year, sex = (np.where(known, column[rows] if column.size else 0, blank) for column, blank in self._columns())
+        age, year, sex = (
+            np.where(known, column[rows] if column.size else 0, blank) for column, blank in self._columns()
+        )
         ages = np.maximum(age + (_numbers([time[:4] for time in times]) - year), 0.0).tolist()
         return [(None if isnan(each) else each, _SEXES[code]) for each, code in zip(ages, sex.tolist(), strict=True)]
 
@@ -125,7 +129,9 @@ class NoteTable:
             named = batch.column("note_id").is_valid()
             kept = batch.filter(named)
             ids.append(id_numbers(kept.column("study_id")))
-            places.append(np.array([int(place) if place.isdigit() else -1 for place in strings(kept, "note_seq")], dtype=np.int64))
+            places.append(
+                np.array([int(place) if place.isdigit() else -1 for place in strings(kept, "note_seq")], dtype=np.int64)
+            )
             names.append(kept.column("note_id").cast(pa.large_string()))
         self._rows = IdRows(ids)
         self._places = np.concatenate(places)

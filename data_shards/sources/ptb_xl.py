@@ -52,7 +52,13 @@ class PtbXl(RecordFolder):
     layout = "PTB-XL as published: ptbxl_database.csv, scp_statements.csv, records100/ and records500/"
 
     def __init__(
-        self, root: Path, *, salt: str = "", sampling_rate: int | str = 500, report: str = "scp", labels: str | Path | None = None
+        self,
+        root: Path,
+        *,
+        salt: str = "",
+        sampling_rate: int | str = 500,
+        report: str = "scp",
+        labels: str | Path | None = None,
     ) -> None:
         if str(sampling_rate) not in ("100", "500"):
             raise UsageError(f"{self.name}: sampling_rate is {sampling_rate!r}", "choose 100 or 500 (Hz)")
@@ -77,7 +83,17 @@ class PtbXl(RecordFolder):
         """One record per row of ptbxl_database.csv, in its order."""
         path = self._table(_DATABASE)
         filename = _FILE_COLUMN[self._sampling_rate]
-        required = ("ecg_id", "patient_id", "age", "sex", "recording_date", "report", "scp_codes", "strat_fold", filename)
+        required = (
+            "ecg_id",
+            "patient_id",
+            "age",
+            "sex",
+            "recording_date",
+            "report",
+            "scp_codes",
+            "strat_fold",
+            filename,
+        )
         statements = self._statements()
         rows = 0
         for row in rows_of(path, required, optional=_ANNOTATIONS):
@@ -88,14 +104,18 @@ class PtbXl(RecordFolder):
         self._facts["records"] = file_facts(path, rows)
         if statements.unknown:
             log.warning(
-                "scp codes not in %s: %s", _STATEMENTS, " ".join(f"{code}={count}" for code, count in sorted(statements.unknown.items()))
+                "scp codes not in %s: %s",
+                _STATEMENTS,
+                " ".join(f"{code}={count}" for code, count in sorted(statements.unknown.items())),
             )
 
     def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
         if "problem" in entry.meta:
             raise RecordRejected("bad-labels", f"{entry.key}: {entry.meta['problem']}")
         if not entry.path:
-            raise RecordRejected("missing-file", f"{entry.key}: the table names no signal file at {self._sampling_rate} Hz")
+            raise RecordRejected(
+                "missing-file", f"{entry.key}: the table names no signal file at {self._sampling_rate} Hz"
+            )
         return read_ecg(self.root / entry.path, entry.key, source=self.name, **fields)
 
     def _described(self) -> dict[str, Any]:

@@ -73,11 +73,14 @@ class ZzuPecg(RecordFolder):
         super().__init__(root, salt=salt, labels=labels)
         self._gain = number("gain", gain, self.name)
         found = (
-            self._table_option("record", table) if table else next(filter(None, (find_table(self.root, name) for name in _TABLES)), None)
+            self._table_option("record", table)
+            if table
+            else next(filter(None, (find_table(self.root, name) for name in _TABLES)), None)
         )
         if found is None:
             raise UserError(
-                f"{self.name}: none of {', '.join(_TABLES)} found in {str(root)!r}", "name the table of the records with the option table"
+                f"{self.name}: none of {', '.join(_TABLES)} found in {str(root)!r}",
+                "name the table of the records with the option table",
             )
         self._table = found
 
@@ -101,7 +104,12 @@ class ZzuPecg(RecordFolder):
                 unknown.update(code for code in meta["labels"]["aha"] if aha_statements.statement(code) is None)
             yield file, row["record"], meta
         if elsewhere:
-            log.warning("rows whose files lie outside the folder source=%s rows=%d table=%s", self.name, elsewhere, self._table.name)
+            log.warning(
+                "rows whose files lie outside the folder source=%s rows=%d table=%s",
+                self.name,
+                elsewhere,
+                self._table.name,
+            )
         if unknown:
             listed = " ".join(f"{code}={count}" for code, count in sorted(unknown.items()))
             log.warning("codes without a name are kept as labels, without a statement source=%s %s", self.name, listed)
@@ -124,11 +132,14 @@ class ZzuPecg(RecordFolder):
         table = read_table(self._table, (), optional=names)
         self._facts["records"] = file_facts(self._table, table.num_rows)
         chosen = {
-            field: next((name for name in columns if name in table.column_names), None) for field, columns in (_COLUMNS | _OPTIONAL).items()
+            field: next((name for name in columns if name in table.column_names), None)
+            for field, columns in (_COLUMNS | _OPTIONAL).items()
         }
         missing = ["/".join(columns) for field, columns in _COLUMNS.items() if chosen[field] is None]
         if missing:
-            raise DataError(f"{self._table} lacks the columns {', '.join(missing)}", "give the table as it was published")
+            raise DataError(
+                f"{self._table} lacks the columns {', '.join(missing)}", "give the table as it was published"
+            )
         columns = {field: strings(table, name) for field, name in chosen.items() if name is not None}
         for values in zip(*columns.values(), strict=True):
             row = dict.fromkeys(_OPTIONAL, "") | dict(zip(columns, values, strict=True))

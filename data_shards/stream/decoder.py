@@ -152,7 +152,9 @@ class BatchDecoder:
             except DataError as error:
                 sample = self._bad_sample(error, row, i)
                 if self._quarantined is None:
-                    raise DataError(sample.where(), error.remedy if "shards verify" in error.remedy else REMEDY) from error
+                    raise DataError(
+                        sample.where(), error.remedy if "shards verify" in error.remedy else REMEDY
+                    ) from error
                 batch.signal[i], batch.valid_samples[i] = 0.0, 0
                 bad.append(sample)
         return Filled(read, decode, slowest, bad)
@@ -179,7 +181,9 @@ class BatchDecoder:
 class Prefetcher:
     """Keeps up to `prefetch` batches under way and hands them out in order."""
 
-    def __init__(self, decoder: BatchDecoder, prefetch: int, plan: Iterator[tuple[int, np.ndarray, np.ndarray]]) -> None:
+    def __init__(
+        self, decoder: BatchDecoder, prefetch: int, plan: Iterator[tuple[int, np.ndarray, np.ndarray]]
+    ) -> None:
         self._decoder, self._prefetch, self._plan = decoder, max(1, prefetch), plan
         self._under_way: deque[tuple[Batch, list[Future[Filled]]]] = deque()
 

@@ -31,7 +31,9 @@ class _Running:
 
 
 def log_slow_read(read: SlowRead) -> None:
-    log.warning("action=slow-read shard=%s rank=%d seconds=%.1f state=%s", read.shard, read.rank, read.seconds, read.state)
+    log.warning(
+        "action=slow-read shard=%s rank=%d seconds=%.1f state=%s", read.shard, read.rank, read.seconds, read.state
+    )
 
 
 class SlowReadWatch:

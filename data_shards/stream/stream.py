@@ -66,7 +66,12 @@ class ShardStream:
         self.digest = self._digest_before = digest
         self.next_step = start_step
         self._decoder = BatchDecoder(
-            shard_set, threads, rank, first=self._slice.start, quarantined=quarantined, slow_read_seconds=slow_read_seconds
+            shard_set,
+            threads,
+            rank,
+            first=self._slice.start,
+            quarantined=quarantined,
+            slow_read_seconds=slow_read_seconds,
         )
         self._batches = Prefetcher(self._decoder, prefetch, self._plan())
         self._closed = False
@@ -129,7 +134,9 @@ class ShardStream:
     def __enter__(self) -> ShardStream:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

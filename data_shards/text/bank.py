@@ -53,7 +53,9 @@ class TextBank:
         try:
             arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
         except UNREADABLE_ARRAY as error:
-            raise DataError(f"text bank {path} cannot be read: {error}", f"delete the folder and {_BUILD_REMEDY}") from error
+            raise DataError(
+                f"text bank {path} cannot be read: {error}", f"delete the folder and {_BUILD_REMEDY}"
+            ) from error
         self.embeddings: np.ndarray = arrays["embeddings"]
         self.mean: np.ndarray = np.array(arrays["mean"])
         self.token_ids: np.ndarray = arrays["token_ids"]
@@ -62,27 +64,40 @@ class TextBank:
         self._ids: np.ndarray = np.array(arrays["statement_ids"])
         self.axes: np.ndarray = np.array(arrays["axes"])
         reports = self.description["reports"]
-        if not (self.embeddings.shape[0] == self.token_ids.shape[0] == self.lengths.size == self._indptr.size - 1 == reports):
-            raise DataError(f"text bank {path} holds arrays of different lengths", f"delete the folder and {_BUILD_REMEDY}")
+        if not (
+            self.embeddings.shape[0] == self.token_ids.shape[0] == self.lengths.size == self._indptr.size - 1 == reports
+        ):
+            raise DataError(
+                f"text bank {path} holds arrays of different lengths", f"delete the folder and {_BUILD_REMEDY}"
+            )
 
     @classmethod
-    def open(cls, shard_set_path: Path | str, encoder_fingerprint: str | None = None, style: str | None = None) -> TextBank:
+    def open(
+        cls, shard_set_path: Path | str, encoder_fingerprint: str | None = None, style: str | None = None
+    ) -> TextBank:
         """The bank of this encoder (or the only one there). Raises DataError when there is none, or several and the choice is open."""
         shards = local_folder(shard_set_path)
         wanted = read_manifest(shards)["fingerprint"]
         found: list[Path] = []
         for file in sorted((shards / FOLDER).glob(f"[!.]*/{BANK_FILE}")):
             bank = _read_description(file.parent)
-            if bank["shards"] != wanted or bank["cleaning_version"] != CLEANING_VERSION or bank["version"] != BANK_VERSION:
+            if (
+                bank["shards"] != wanted
+                or bank["cleaning_version"] != CLEANING_VERSION
+                or bank["version"] != BANK_VERSION
+            ):
                 continue
             if encoder_fingerprint in (None, bank["encoder_fingerprint"]) and style in (None, bank["style"]):
                 found.append(file.parent)
         if not found:
             encoder = f" of encoder {encoder_fingerprint}" if encoder_fingerprint else ""
-            raise DataError(f"{shards} has no text bank{encoder}" + (f" with style {style}" if style else ""), _BUILD_REMEDY)
+            raise DataError(
+                f"{shards} has no text bank{encoder}" + (f" with style {style}" if style else ""), _BUILD_REMEDY
+            )
         if len(found) > 1:
             raise DataError(
-                f"{shards} has {len(found)} text banks: {', '.join(path.name for path in found)}", "say which encoder and style are meant"
+                f"{shards} has {len(found)} text banks: {', '.join(path.name for path in found)}",
+                "say which encoder and style are meant",
             )
         return cls(found[0])
 
@@ -199,7 +214,9 @@ def build_text_bank(
             _write_statements(folder, statements)
             axes, errors = low_rank_space(_Centred(folder))
             np.save(folder / "axes.npy", axes)
-            (folder / BANK_FILE).write_text(json.dumps({**description, "low_rank": errors}, indent=1, sort_keys=True), encoding="utf-8")
+            (folder / BANK_FILE).write_text(
+                json.dumps({**description, "low_rank": errors}, indent=1, sort_keys=True), encoding="utf-8"
+            )
     except (OSError, DataError) as error:
         if (path / BANK_FILE).exists():  # another process finished the same bank and took the blocks away
             return TextBank(path)
@@ -267,9 +284,20 @@ def _committed_folder(path: Path) -> Iterator[Path]:
 def _read_description(path: Path) -> dict[str, Any]:
     try:
         description: dict[str, Any] = json.loads((path / BANK_FILE).read_text(encoding="utf-8"))
-        missing = {"version", "shards", "encoder_fingerprint", "cleaning_version", "style", "reports"} - description.keys()
+        missing = {
+            "version",
+            "shards",
+            "encoder_fingerprint",
+            "cleaning_version",
+            "style",
+            "reports",
+        } - description.keys()
     except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"text bank {path} cannot be read: {error}", f"delete the folder and {_BUILD_REMEDY}") from error
+        raise DataError(
+            f"text bank {path} cannot be read: {error}", f"delete the folder and {_BUILD_REMEDY}"
+        ) from error
     if missing:
-        raise DataError(f"text bank {path} lacks {sorted(missing)} in {BANK_FILE}", f"delete the folder and {_BUILD_REMEDY}")
+        raise DataError(
+            f"text bank {path} lacks {sorted(missing)} in {BANK_FILE}", f"delete the folder and {_BUILD_REMEDY}"
+        )
     return description

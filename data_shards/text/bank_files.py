@@ -30,13 +30,19 @@ def bank_problems(folder: Path, fingerprint: str, *, quick: bool = False) -> lis
         return [f"{name}: {BANK_FILE} cannot be read or lists no digests ({error}): build the bank again"]
     problems = []
     if shards != fingerprint:
-        problems.append(f"{name} belongs to another shard set ({str(shards)[:12]}..., this one is {fingerprint[:12]}...)")
+        problems.append(
+            f"{name} belongs to another shard set ({str(shards)[:12]}..., this one is {fingerprint[:12]}...)"
+        )
     for file, (size, sha256) in sorted(files.items()):
         path = folder / file
         if not path.is_file():
             problems.append(f"{name}: {file} is missing")
         elif (found := path.stat().st_size) != size:
-            problems.append(f"{name}: {file} has {found} bytes, {BANK_FILE} says {size}: {'truncated' if found < size else 'grown'}")
+            problems.append(
+                f"{name}: {file} has {found} bytes, {BANK_FILE} says {size}: {'truncated' if found < size else 'grown'}"
+            )
         elif not quick and file_sha256(path) != sha256:
-            problems.append(f"{name}: {file} is not the one the bank was built with (its sha256 differs): swapped or damaged")
+            problems.append(
+                f"{name}: {file} is not the one the bank was built with (its sha256 differs): swapped or damaged"
+            )
     return problems

@@ -86,8 +86,12 @@ def make_blocks(
 def assemble(folder: Path, out: Path, encoder: TextEncoderLike, counts: np.ndarray, block: int = BLOCK) -> None:
     """All blocks as embeddings.npy, token_ids.npy, lengths.npy and mean.npy (over records: a frequent report weighs more) in `out`."""
     reports = len(counts)
-    embeddings = np.lib.format.open_memmap(out / "embeddings.npy", mode="w+", dtype=np.float16, shape=(reports, encoder.dim))
-    token_ids = np.lib.format.open_memmap(out / "token_ids.npy", mode="w+", dtype=np.int32, shape=(reports, encoder.max_tokens))
+    embeddings = np.lib.format.open_memmap(
+        out / "embeddings.npy", mode="w+", dtype=np.float16, shape=(reports, encoder.dim)
+    )
+    token_ids = np.lib.format.open_memmap(
+        out / "token_ids.npy", mode="w+", dtype=np.int32, shape=(reports, encoder.max_tokens)
+    )
     lengths = np.zeros(reports, dtype=np.int32)
     total = np.zeros(encoder.dim, dtype=np.float64)
     for start in range(0, reports, block):
@@ -96,9 +100,14 @@ def assemble(folder: Path, out: Path, encoder: TextEncoderLike, counts: np.ndarr
         part = _read(path, encoder, stop - start)
         if part is None:
             raise DataError(
-                f"block {path} of the text bank vanished or changed while the bank was put together", "run the same build again"
+                f"block {path} of the text bank vanished or changed while the bank was put together",
+                "run the same build again",
             )
-        embeddings[start:stop], token_ids[start:stop], lengths[start:stop] = part.embeddings, part.token_ids, part.lengths
+        embeddings[start:stop], token_ids[start:stop], lengths[start:stop] = (
+            part.embeddings,
+            part.token_ids,
+            part.lengths,
+        )
         total += part.total
     embeddings.flush()
     token_ids.flush()
@@ -111,7 +120,13 @@ def block_path(folder: Path, start: int, stop: int) -> Path:
 
 
 def _embed(
-    encoder: TextEncoderLike, texts: list[str], counts: np.ndarray, start: int, stop: int, batch_size: int, progress: Progress | None
+    encoder: TextEncoderLike,
+    texts: list[str],
+    counts: np.ndarray,
+    start: int,
+    stop: int,
+    batch_size: int,
+    progress: Progress | None,
 ) -> Block:
     parts = []
     total = np.zeros(encoder.dim, dtype=np.float64)
@@ -134,7 +149,9 @@ def _write(path: Path, block: Block) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            np.savez(file, embeddings=block.embeddings, token_ids=block.token_ids, lengths=block.lengths, total=block.total)
+            np.savez(
+                file, embeddings=block.embeddings, token_ids=block.token_ids, lengths=block.lengths, total=block.total
+            )
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -152,10 +169,16 @@ def _read(path: Path, encoder: TextEncoderLike, reports: int) -> Block | None:
         log.warning("text_bank block=%s unusable reason=%s", path.name, error)
         return None
     wanted = ((reports, encoder.dim), (reports, encoder.max_tokens), (reports,), (encoder.dim,))
-    return block if (block.embeddings.shape, block.token_ids.shape, block.lengths.shape, block.total.shape) == wanted else None
+    return (
+        block
+        if (block.embeddings.shape, block.token_ids.shape, block.lengths.shape, block.total.shape) == wanted
+        else None
+    )
 
 
-def _check_output(encoder: TextEncoderLike, texts: list[str], vectors: np.ndarray, ids: np.ndarray, sizes: np.ndarray) -> None:
+def _check_output(
+    encoder: TextEncoderLike, texts: list[str], vectors: np.ndarray, ids: np.ndarray, sizes: np.ndarray
+) -> None:
     n = len(texts)
     remedy = "check the text encoder (and that its weights are the right ones)"
     if vectors.shape != (n, encoder.dim) or ids.shape != (n, encoder.max_tokens) or sizes.shape != (n,):
@@ -166,4 +189,7 @@ def _check_output(encoder: TextEncoderLike, texts: list[str], vectors: np.ndarra
         )
     bad = ~np.isfinite(vectors).all(axis=1) | ~(np.abs(vectors).max(axis=1) > 0)
     if bad.any():
-        raise DataError(f"text encoder {encoder.fingerprint}: no finite embedding for the report {texts[int(bad.argmax())]!r}", remedy)
+        raise DataError(
+            f"text encoder {encoder.fingerprint}: no finite embedding for the report {texts[int(bad.argmax())]!r}",
+            remedy,
+        )

@@ -76,7 +76,9 @@ def most_distant_of(rows: np.ndarray, top: int, vectors: np.ndarray, k: int, col
     return ids
 
 
-def _merge(values: np.ndarray, ids: np.ndarray, row: np.ndarray, value: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _merge(
+    values: np.ndarray, ids: np.ndarray, row: np.ndarray, value: np.ndarray, column: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The k smallest per row of what is held (m, k) and what was found (parallel lists), ordered by value, then by id."""
     if not row.size:
         return values, ids

@@ -65,10 +65,17 @@ class JoinedBank(TextBank):
         tables = [read_table(each.path / REPORTS, columns=["key", "count"]) for each in sets.sets]
         for each, bank, table in zip(sets.sets, banks, tables, strict=True):
             if bank.description["shards"] != each.fingerprint or table.num_rows != len(bank):
-                raise DataError(f"text bank {bank.path} does not belong to shard set {each.path}", "run `cardialign text-bank build` anew")
+                raise DataError(
+                    f"text bank {bank.path} does not belong to shard set {each.path}",
+                    "run `cardialign text-bank build` anew",
+                )
         self.path = banks[0].path
         self.description: dict[str, Any] = {name: banks[0].description[name] for name in ("version", "encoder", *_SAME)}
-        self.description |= {"shards": sets.fingerprint, "reports": sum(map(len, banks)), "parts": [str(bank.path) for bank in banks]}
+        self.description |= {
+            "shards": sets.fingerprint,
+            "reports": sum(map(len, banks)),
+            "parts": [str(bank.path) for bank in banks],
+        }
         # Read by rows only, which is all that a bank's readers do; joining them would copy what is memory-mapped.
         self.embeddings = cast(np.ndarray, JoinedRows([bank.embeddings for bank in banks]))
         self.token_ids = cast(np.ndarray, JoinedRows([bank.token_ids for bank in banks]))
@@ -76,7 +83,9 @@ class JoinedBank(TextBank):
         records = np.array([pc.sum(table["count"]).as_py() for table in tables], dtype=np.float64)
         means = np.stack([bank.mean for bank in banks]).astype(np.float64)
         self.mean = (records @ means / records.sum()).astype(np.float32)
-        self._keys = _first_of_each(pa.chunked_array([chunk for table in tables for chunk in table["key"].chunks], pa.string()))
+        self._keys = _first_of_each(
+            pa.chunked_array([chunk for table in tables for chunk in table["key"].chunks], pa.string())
+        )
         self._join_statements(banks)
 
     def _join_statements(self, banks: Sequence[TextBank]) -> None:

@@ -32,7 +32,9 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return np.divide(vectors, norm, out=np.zeros_like(vectors), where=norm > 1e-3)
 
 
-def principal_axes(bank: CentredReports, report_ids: np.ndarray, dim: int, block: int = 65536) -> tuple[np.ndarray, float]:
+def principal_axes(
+    bank: CentredReports, report_ids: np.ndarray, dim: int, block: int = 65536
+) -> tuple[np.ndarray, float]:
     """(d, dim) leading axes of the centred report embeddings and the share of their variance that these axes keep.
 
     In float64, with a fixed sign per axis, so that every process projects alike.

@@ -39,7 +39,9 @@ class Spread:
     def of(cls, values: np.ndarray) -> Spread:
         points = np.percentile(values, PERCENTILES)
         named = {str(p): round(float(v), 4) for p, v in zip(PERCENTILES, points, strict=True)}
-        mean, deviation, low, high = (round(float(v), 4) for v in (values.mean(), values.std(), values.min(), values.max()))
+        mean, deviation, low, high = (
+            round(float(v), 4) for v in (values.mean(), values.std(), values.min(), values.max())
+        )
         return cls(mean, deviation, low, high, named)
 
 
@@ -121,7 +123,10 @@ def similarity_statistics(
     Raises UsageError for sizes below 2, DataError when there are fewer records than the smallest global batch.
     """
     if batches < 1 or not global_batches or min(global_batches) < 2:
-        raise UsageError(f"batches={batches}, global batches {list(global_batches)}", "give at least one batch of at least two records")
+        raise UsageError(
+            f"batches={batches}, global batches {list(global_batches)}",
+            "give at least one batch of at least two records",
+        )
     possible = sorted({size for size in global_batches if size <= len(rows)})
     if not possible:
         raise DataError(
@@ -148,7 +153,9 @@ def similarity_statistics(
         duplicate_pairs=round(float(pairs.same.mean()), 6),
         duplicates=duplicates,
         suggested=suggested,
-        left_out=[f"global batch {size}: only {len(rows)} records" for size in sorted(set(global_batches) - set(possible))],
+        left_out=[
+            f"global batch {size}: only {len(rows)} records" for size in sorted(set(global_batches) - set(possible))
+        ],
     )
 
 
@@ -167,7 +174,12 @@ def _pairs(bank: TextBank, batches: Sequence[np.ndarray]) -> _Pairs:
         upper = np.triu_indices(len(reports), 1)
         raw, centred = bank.embedding(reports), bank.centred(reports)
         parts.append(
-            ((raw @ raw.T)[upper], (centred @ centred.T)[upper], bank.jaccard(reports)[upper], reports[upper[0]] == reports[upper[1]])
+            (
+                (raw @ raw.T)[upper],
+                (centred @ centred.T)[upper],
+                bank.jaccard(reports)[upper],
+                reports[upper[0]] == reports[upper[1]],
+            )
         )
     return _Pairs(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
@@ -188,9 +200,7 @@ def _embedding_thresholds(pairs: _Pairs, sizes: Sequence[int]) -> Thresholds:
 
 
 def _statement_thresholds(pairs: _Pairs, sizes: Sequence[int]) -> Thresholds:
-    reason = (
-        "low: a third of the statements in common; high: four in five (these need no measurement: the overlap has a meaning of its own)"
-    )
+    reason = "low: a third of the statements in common; high: four in five (these need no measurement: the overlap has a meaning of its own)"
     return _thresholds("statements", 1 / 3, 0.8, reason, pairs.jaccard, pairs, sizes)
 
 

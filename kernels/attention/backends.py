@@ -34,7 +34,9 @@ class FlashAttention:
 
     def runs_on(self, capability: tuple[int, int]) -> bool:
         """CUDA compute capability; FA3 was written for Hopper, FA4 for Hopper and Blackwell."""
-        return {"FA4": (9, 0) <= capability < (12, 0), "FA3": capability[0] == 9, "FA2": capability >= (8, 0)}[self.generation]
+        return {"FA4": (9, 0) <= capability < (12, 0), "FA3": capability[0] == 9, "FA2": capability >= (8, 0)}[
+            self.generation
+        ]
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,13 @@ def flash_for(about: Operands, available: Available) -> FlashAttention | None:
 
 def varlen_fits(about: Operands, available: Available) -> bool:
     """Whether PyTorch's varlen attention takes these operands: packed, on CUDA, in half precision, heads of a multiple of 8 up to 256."""
-    fits = about.packed and about.device == "cuda" and about.dtype in HALF and about.head_width % 8 == 0 and about.head_width <= 256
+    fits = (
+        about.packed
+        and about.device == "cuda"
+        and about.dtype in HALF
+        and about.head_width % 8 == 0
+        and about.head_width <= 256
+    )
     return fits and available.varlen is not None
 
 
@@ -126,7 +134,9 @@ def choose_backend(about: Operands, available: Available, asked: Backend = "auto
     if asked == "auto":
         return "flash" if flash else "varlen" if varlen else "sdpa"
     if asked == "flash" and not flash:
-        raise ValueError(f"flash attention cannot serve {_words(about)}: {_why_no_flash(about, available)}; or use backend='auto'")
+        raise ValueError(
+            f"flash attention cannot serve {_words(about)}: {_why_no_flash(about, available)}; or use backend='auto'"
+        )
     if asked == "varlen" and not varlen:
         raise ValueError(
             f"varlen attention cannot serve {_words(about)}: it needs packed sequences (packed_attention), a CUDA device of capability 8.0, float16 "

@@ -15,7 +15,13 @@ from cardialign.kernels.attention.backends import Available, Backend, choose_bac
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, *, backend: Backend = "auto", available: Available | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_mask: Tensor | None = None,
+    *,
+    backend: Backend = "auto",
+    available: Available | None = None,
 ) -> Tensor:
     """softmax(q k^T / sqrt(Dh)) v over the keys that may be attended: (B, H, N, Dh).
 
@@ -40,7 +46,9 @@ def attention(
     # A row without keys is computed over all of them and then replaced: softmax over nothing would give NaN, here or in a gradient.
     some = key_mask.any(1)
     allowed = (key_mask | ~some[:, None])[:, None, None, :]
-    return torch.where(some[:, None, None, None], compute(q, k, v, attn_mask=allowed), torch.zeros((), dtype=v.dtype, device=v.device))
+    return torch.where(
+        some[:, None, None, None], compute(q, k, v, attn_mask=allowed), torch.zeros((), dtype=v.dtype, device=v.device)
+    )
 
 
 def _math(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
@@ -62,7 +70,9 @@ def attention_pool(query: Tensor, tokens: Tensor, mask: Tensor | None = None) ->
             f"query has shape {tuple(query.shape)} for tokens of width {tokens.shape[-1]}; pass (D,) or (H, Dh) with H * Dh = D"
         )
     if mask is not None and (mask.dtype != torch.bool or mask.shape != tokens.shape[:2]):
-        raise ValueError(f"mask is {mask.dtype} {tuple(mask.shape)}; pass bool {tuple(tokens.shape[:2])}, True = counts")
+        raise ValueError(
+            f"mask is {mask.dtype} {tuple(mask.shape)}; pass bool {tuple(tokens.shape[:2])}, True = counts"
+        )
     parts = tokens.unflatten(-1, heads.shape)  # (B, N, H, Dh)
     scores = (parts * heads.to(tokens.dtype)).sum(-1) / math.sqrt(heads.shape[-1])  # (B, N, H)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))

@@ -81,7 +81,9 @@ def plan_buckets(cu_seqlens: Tensor) -> BucketPlan:
         begin = torch.tensor([start for _, start in group], device=device)[:, None]
         place = torch.arange(group[0][0], device=device)[None]
         mask = place < lengths
-        rows = begin + torch.minimum(place, lengths - 1)  # padding repeats the last token; nobody attends to it and nobody reads it
+        rows = begin + torch.minimum(
+            place, lengths - 1
+        )  # padding repeats the last token; nobody attends to it and nobody reads it
         flat = done + torch.arange(rows.numel(), device=device).view_as(rows)
         back[rows[mask]] = flat[mask]
         done += rows.numel()
@@ -115,7 +117,12 @@ def packed_attention(
     if chosen == "flash":
         flash = flash_for(about, available)
         assert flash is not None
-        keywords = {"cu_seqlens_q": cu_seqlens, "cu_seqlens_k": cu_seqlens, "max_seqlen_q": max_seqlen, "max_seqlen_k": max_seqlen}
+        keywords = {
+            "cu_seqlens_q": cu_seqlens,
+            "cu_seqlens_k": cu_seqlens,
+            "max_seqlen_q": max_seqlen,
+            "max_seqlen_k": max_seqlen,
+        }
         return first(flash.varlen(q, k, v, **keywords))
     if chosen == "varlen":
         assert available.varlen is not None
@@ -130,9 +137,13 @@ def _check(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> None:
         shapes: Sequence[tuple[int, ...]] = [tuple(x.shape) for x in (q, k, v)]
         raise ValueError(f"q, k, v have shapes {', '.join(map(str, shapes))}; pass three of (M, H, Dh)")
     if cu_seqlens.dtype != torch.int32 or cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 1:
-        raise ValueError(f"cu_seqlens is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}; pass int32 (B + 1,), from 0 to the number of tokens")
+        raise ValueError(
+            f"cu_seqlens is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}; pass int32 (B + 1,), from 0 to the number of tokens"
+        )
     if cu_seqlens.device.type == "cpu" and (int(cu_seqlens[-1]) != q.shape[0] or bool((cu_seqlens.diff() < 0).any())):
-        raise ValueError(f"cu_seqlens ends at {int(cu_seqlens[-1])} for {q.shape[0]} tokens or falls; pass what pack returned")
+        raise ValueError(
+            f"cu_seqlens ends at {int(cu_seqlens[-1])} for {q.shape[0]} tokens or falls; pass what pack returned"
+        )
 
 
 def _bucketed(q: Tensor, k: Tensor, v: Tensor, plan: BucketPlan) -> Tensor:
@@ -140,7 +151,11 @@ def _bucketed(q: Tensor, k: Tensor, v: Tensor, plan: BucketPlan) -> Tensor:
     for rows, mask in plan.buckets:
         bucket_q, bucket_k, bucket_v = (x[rows].transpose(1, 2) for x in (q, k, v))  # (n, H, L, Dh)
         allowed = None if mask is None else mask[:, None, None, :]
-        outputs.append(F.scaled_dot_product_attention(bucket_q, bucket_k, bucket_v, attn_mask=allowed).transpose(1, 2).flatten(0, 1))
+        outputs.append(
+            F.scaled_dot_product_attention(bucket_q, bucket_k, bucket_v, attn_mask=allowed)
+            .transpose(1, 2)
+            .flatten(0, 1)
+        )
     return torch.cat(outputs)[plan.back]
 
 

@@ -84,7 +84,9 @@ def turn_heads(qkv: Tensor, table: Rotation) -> tuple[Tensor, Tensor, Tensor]:
     except RuntimeError:
         fits = False
     if not fits or qkv.shape[-3] != 3:
-        raise ValueError(f"a table {tuple(table.cos.shape)} does not fit qkv {tuple(qkv.shape)}; make it for its tokens and head width")
+        raise ValueError(
+            f"a table {tuple(table.cos.shape)} does not fit qkv {tuple(qkv.shape)}; make it for its tokens and head width"
+        )
     q, k, v = _TurnHeads.apply(qkv, *table)
     return q, k, v
 

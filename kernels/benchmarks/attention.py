@@ -30,14 +30,25 @@ def cases(device: torch.device, quick: bool) -> list[Case]:
     dense: tuple[str, ...]
     packed: tuple[str, ...]
     if cuda:
-        sizes = [{"sequences": 256, "tokens": tokens, "heads": 8, "head_width": 64} for tokens in ((199,) if quick else (399, 199, 50))]
-        dense, packed = ("math", "compiled", "sdpa", "sdpa-cudnn", "flash"), ("masked math", "masked sdpa", "packed varlen", "packed flash")
+        sizes = [
+            {"sequences": 256, "tokens": tokens, "heads": 8, "head_width": 64}
+            for tokens in ((199,) if quick else (399, 199, 50))
+        ]
+        dense, packed = (
+            ("math", "compiled", "sdpa", "sdpa-cudnn", "flash"),
+            ("masked math", "masked sdpa", "packed varlen", "packed flash"),
+        )
     else:
         sizes = [{"sequences": 16 if quick else 128, "tokens": 100, "heads": 4, "head_width": 16}]
-        dense, packed = ("math", *([] if quick else ["compiled"]), "sdpa"), ("masked math", "masked sdpa", "packed sdpa")
+        dense, packed = (
+            ("math", *([] if quick else ["compiled"]), "sdpa"),
+            ("masked math", "masked sdpa", "packed sdpa"),
+        )
     found = []
     for size in sizes:
-        kept = int(lengths(size["sequences"], size["tokens"]).square().sum()) / size["tokens"] ** 2  # in whole sequences, for the pairs
+        kept = (
+            int(lengths(size["sequences"], size["tokens"]).square().sum()) / size["tokens"] ** 2
+        )  # in whole sequences, for the pairs
         held = int(lengths(size["sequences"], size["tokens"]).sum()) / size["tokens"]
         case = functools.partial(
             Case,
@@ -67,12 +78,16 @@ def _work(size: dict[str, int], pairs: float, held: float, device: torch.device)
     """pairs, held: number of whole sequences that the attended pairs, and the tokens, would fill."""
     flops = 4.0 * pairs * size["heads"] * size["tokens"] ** 2 * size["head_width"]
     operand = held * size["tokens"] * size["heads"] * size["head_width"] * DTYPES[device.type].itemsize
-    return Work(flops, 3.5 * flops, 4 * operand, 12 * operand)  # q, k, v, out; then q, k, v, out, d out read and three gradients written
+    return Work(
+        flops, 3.5 * flops, 4 * operand, 12 * operand
+    )  # q, k, v, out; then q, k, v, out, d out read and three gradients written
 
 
 def _rotary_work(size: dict[str, int], device: torch.device) -> Work:
     operand = size["sequences"] * size["tokens"] * size["heads"] * size["head_width"] * DTYPES[device.type].itemsize
-    return Work(forward_bytes=4.0 * operand, both_bytes=4.0 * operand + 6.0 * operand)  # q, k read and written; three gradients likewise
+    return Work(
+        forward_bytes=4.0 * operand, both_bytes=4.0 * operand + 6.0 * operand
+    )  # q, k read and written; three gradients likewise
 
 
 def lengths(sequences: int, tokens: int) -> Tensor:
@@ -90,7 +105,13 @@ def _operands(device: torch.device, sequences: int, tokens: int, heads: int, hea
 def dense_job(implementation: str, device: torch.device, **size: int) -> Job:
     """`compiled`: torch.compile of the formula. Raises ValueError for a library that is not available, as every job here."""
     leaves = _operands(device, **size)
-    backends: dict[str, Any] = {"math": "math", "compiled": "math", "sdpa": "sdpa", "sdpa-cudnn": "sdpa", "flash": "flash"}
+    backends: dict[str, Any] = {
+        "math": "math",
+        "compiled": "math",
+        "sdpa": "sdpa",
+        "sdpa-cudnn": "sdpa",
+        "flash": "flash",
+    }
 
     def run() -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in leaves)
@@ -120,7 +141,9 @@ def missing_job(implementation: str, device: torch.device, **size: int) -> Job:
     dense = _operands(device, **size)
     if form == "masked":
         q, k, v = dense
-        return Job(lambda: attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, backend=backend), dense)
+        return Job(
+            lambda: attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, backend=backend), dense
+        )
     parts = [pack(x.detach(), mask) for x in dense]
     cu_seqlens, longest = parts[0].cu_seqlens, parts[0].max_seqlen
     q, k, v = leaves = [part.tokens.requires_grad_() for part in parts]

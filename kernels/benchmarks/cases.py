@@ -129,7 +129,12 @@ def compared(case: Case, device: torch.device, timings: Mapping[str, Timing | No
 
 
 def row(
-    case: Case, implementation: str, device: torch.device, timing: Timing | None, note: str = "", auto: str | None = None
+    case: Case,
+    implementation: str,
+    device: torch.device,
+    timing: Timing | None,
+    note: str = "",
+    auto: str | None = None,
 ) -> dict[str, Any]:
     """One line of the table: every key is always there, None where it was not measured. Times in ms, rates in FLOP/s and bytes/s."""
 
@@ -196,14 +201,18 @@ def not_measured(row: dict[str, Any]) -> str:
     return note if note.startswith("not run") else f"not measured: {note}"
 
 
-def collect(device: torch.device, quick: bool, only: Sequence[str] | None = None, progress: Progress = silent) -> tuple[Rows, list[str]]:
+def collect(
+    device: torch.device, quick: bool, only: Sequence[str] | None = None, progress: Progress = silent
+) -> tuple[Rows, list[str]]:
     """(rows of all cases of the operations in `only`, default all; one sentence per operation that is not there).
 
     quick: small sizes, few rounds, no memory. Raises ValueError for an unknown operation and for CUDA where there is none.
     """
     cases, skipped = listed(device, quick, only)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("no CUDA device is usable here; measure the CPU, or run on a machine with a GPU and a CUDA build of PyTorch")
+        raise ValueError(
+            "no CUDA device is usable here; measure the CPU, or run on a machine with a GPU and a CUDA build of PyTorch"
+        )
     if device.type == "cpu":
         keep_freed_blocks()
     rows: Rows = []

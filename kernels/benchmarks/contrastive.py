@@ -67,7 +67,9 @@ def _eager(loss: str) -> Loss:
         "infonce": _clip,
         "soft": lambda v, t, s, b, S: reference.reference_soft_target_infonce(v, t, s, S, TARGETS),
         "siglip": lambda v, t, s, b, S: reference.reference_siglip(v, t, s, b, S, TARGETS),
-        "ets": lambda v, t, s, b, S: reference.reference_ets(v, t, torch.ones(len(v), dtype=torch.bool, device=v.device)),
+        "ets": lambda v, t, s, b, S: reference.reference_ets(
+            v, t, torch.ones(len(v), dtype=torch.bool, device=v.device)
+        ),
         "fnm": lambda v, t, s, b, S: reference.reference_false_negative_mitigation(v, t, S),
     }
     return losses[loss]
@@ -182,7 +184,10 @@ def _work(loss: str, batch: int, columns: int, width: int, similarity_width: int
     pairs, similar = batch * columns, 0 if loss in WITHOUT_SIMILARITY else similarity_width
     once = 2.0 * pairs * (width + similar)
     element = getattr(torch, dtype).itemsize
-    operands, gradients = float((batch + columns) * (width + similar) * element), float((batch + columns) * width * element)
+    operands, gradients = (
+        float((batch + columns) * (width + similar) * element),
+        float((batch + columns) * width * element),
+    )
     flops = once + 4.0 * pairs * width if loss in POINTWISE else 2 * once + 4.0 * pairs * width
     return Work(once, flops, operands, 2 * operands + gradients)
 
@@ -194,10 +199,18 @@ def _dispatched(logits: int) -> Callable[[torch.device], str]:
     return choose
 
 
-def _case(loss: str, batch: int, names: Sequence[str], device: torch.device, quick: bool, *, columns: int = 0, **changes: Any) -> Case:
+def _case(
+    loss: str, batch: int, names: Sequence[str], device: torch.device, quick: bool, *, columns: int = 0, **changes: Any
+) -> Case:
     width, similarity_width, dtype = (512, 128, "bfloat16") if device.type == "cuda" else (256, 128, "float32")
     width = changes.pop("width", width)
-    size: dict[str, Any] = {"loss": loss, "batch": batch, "width": width, "similarity_width": similarity_width, "dtype": dtype}
+    size: dict[str, Any] = {
+        "loss": loss,
+        "batch": batch,
+        "width": width,
+        "similarity_width": similarity_width,
+        "dtype": dtype,
+    }
     warm = {**size, "batch": 64}
     if columns:
         size["columns"], warm["columns"] = columns, 128

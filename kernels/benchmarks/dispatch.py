@@ -40,7 +40,9 @@ class Contest:
     def sentence(self) -> str:
         taken = "auto takes the kernel" if self.taken else "auto takes PyTorch"
         ratio = f"{self.kernel} is {self.best_ms / self.kernel_ms:.2f}x the best PyTorch ({self.best})"
-        return f"{self.op}, {self.size}: {ratio}; {taken}: {'agrees' if self.agrees else 'DISAGREES'} with the measurement"
+        return (
+            f"{self.op}, {self.size}: {ratio}; {taken}: {'agrees' if self.agrees else 'DISAGREES'} with the measurement"
+        )
 
 
 def contests(rows: Rows) -> list[Contest]:
@@ -51,7 +53,9 @@ def contests(rows: Rows) -> list[Contest]:
 def _contests(rows: Rows) -> Iterator[Contest]:
     for (op, size), group in groupby(rows, key=lambda row: (row["op"], row["size"])):
         case = list(group)
-        measured = sorted((row for row in case if row["both_ms"] and row["scale"] is not None), key=lambda row: float(row["both_ms"]))
+        measured = sorted(
+            (row for row in case if row["both_ms"] and row["scale"] is not None), key=lambda row: float(row["both_ms"])
+        )
         ours, others = ([row for row in measured if row["kernel"] is kernel] for kernel in (True, False))
         if ours and others:
             yield Contest(
@@ -68,7 +72,9 @@ def dispatch_table(report: dict[str, Any]) -> dict[str, Any]:
     device = next((each for each in report["devices"] if each["device"] == "cuda"), None)
     found = contests([row for row in report["rows"] if row["device"] == "cuda"])
     if device is None or not found:
-        raise ValueError("no kernel was measured on a GPU; run the benchmark on one, with --op contrastive or --op patch-embed")
+        raise ValueError(
+            "no kernel was measured on a GPU; run the benchmark on one, with --op contrastive or --op patch-embed"
+        )
     smallest: dict[str, int | None] = {}
     for op in {contest.op for contest in found}:
         of_op = [contest for contest in found if contest.op == op]

@@ -37,7 +37,10 @@ def cases(device: torch.device, quick: bool) -> list[Case]:
     names: tuple[str, ...]
     if cuda:
         names = ("conv1d", "compiled conv1d", "unfold and linear", "compiled unfold", *KERNELS)
-        sizes = [{"batch": 256, "samples": 5000, "width": width} for width in ((256,) if quick else (128, 256, 512, 768, 1024))]
+        sizes = [
+            {"batch": 256, "samples": 5000, "width": width}
+            for width in ((256,) if quick else (128, 256, 512, 768, 1024))
+        ]
     elif quick:
         names = ("conv1d", "unfold and linear")
         sizes = [{"batch": 4, "samples": 1000, "width": 64}]
@@ -117,7 +120,9 @@ def patch_job(implementation: str, device: torch.device, batch: int, samples: in
     """One of every eight records lacks a lead. Raises ValueError for what cannot run here (the fused kernels)."""
     torch.manual_seed(0)
     scales = parameters(device, DTYPES[device.type], width)
-    leaves = [t for scale in scales for t in (*scale.weights, scale.bias, scale.ln_weight, scale.ln_bias, scale.missing)]
+    leaves = [
+        t for scale in scales for t in (*scale.weights, scale.bias, scale.ln_weight, scale.ln_bias, scale.missing)
+    ]
     signal = torch.randn(batch, LEADS, samples, device=device)
     mask = torch.ones(batch, LEADS, dtype=torch.bool, device=device)
     mask[::8, 6] = False

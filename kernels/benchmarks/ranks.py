@@ -67,8 +67,19 @@ def measure_over_ranks(case: Case, device: torch.device) -> Rows:
     """The rows of both schemes. Says so where there are fewer GPUs than ranks; raises RuntimeError with a rank's last lines when one fails."""
     world = case.size["world"]
     if device.type == "cuda" and torch.cuda.device_count() < world:
-        return compared(case, device, {}, dict.fromkeys(case.implementations, f"{world} GPUs are needed, {torch.cuda.device_count()} here"))
-    request = {**case.size, "device": device.type, "rounds": case.rounds, "seconds": case.seconds, "memory": case.memory}
+        return compared(
+            case,
+            device,
+            {},
+            dict.fromkeys(case.implementations, f"{world} GPUs are needed, {torch.cuda.device_count()} here"),
+        )
+    request = {
+        **case.size,
+        "device": device.type,
+        "rounds": case.rounds,
+        "seconds": case.seconds,
+        "memory": case.memory,
+    }
     answer = run_processes(world, "cardialign.kernels.benchmarks.ranks", request, DEADLINE_S)
     chosen = answer.pop("auto")
     timings = {scheme: Timing(**figures) for scheme, figures in answer.items()}
@@ -175,12 +186,16 @@ def _rank_figures(request: dict[str, Any], rank: int, world: int, device: torch.
             break
         for scheme in SCHEMES:
             samples[scheme].append(_everyone(_seconds(operands, scheme, device), world))
-            spent += max(sum(each) for each in samples[scheme][-1])  # of the slowest rank, so all ranks stop after the same round
+            spent += max(
+                sum(each) for each in samples[scheme][-1]
+            )  # of the slowest rank, so all ranks stop after the same round
     ecg, text, similarity, _ = operands
     auto = contrastive.choose_exchange(ecg, text, similarity, None, "auto", {"loss": 0})
     answer: dict[str, Any] = {"auto": "ring" if isinstance(auto, Ring) else "gather"}
     for scheme in SCHEMES:
-        figures = [[max(rank_times[part] for rank_times in round_) * 1e3 for part in (0, 1)] for round_ in samples[scheme]]
+        figures = [
+            [max(rank_times[part] for rank_times in round_) * 1e3 for part in (0, 1)] for round_ in samples[scheme]
+        ]
         both = [max(sum(rank_times) for rank_times in round_) * 1e3 for round_ in samples[scheme]]
         held = [peak for peak in _everyone(peaks.get(scheme), world) if peak is not None]
         answer[scheme] = {
@@ -197,7 +212,9 @@ def _operands(request: dict[str, Any], rows: int, rank: int, device: torch.devic
     generator = torch.Generator().manual_seed(rank)
 
     def unit(width: int) -> torch.Tensor:
-        return F.normalize(torch.randn(rows, width, generator=generator), dim=1).to(device, getattr(torch, request["dtype"]))
+        return F.normalize(torch.randn(rows, width, generator=generator), dim=1).to(
+            device, getattr(torch, request["dtype"])
+        )
 
     key = torch.arange(rank * rows, (rank + 1) * rows, device=device)
     similarity = Similarity("cosine", unit(request["similarity_width"]), key)

@@ -62,7 +62,9 @@ def measured_report(
         report["skipped"] += [line for line in skipped if line not in report["skipped"]]
     if all(device.type != "cuda" for device in devices):
         for case in listed(torch.device("cuda"), quick, only)[0]:
-            report["unmeasured"].append({"op": case.op, "size": case.shown, "implementations": list(case.implementations)})
+            report["unmeasured"].append(
+                {"op": case.op, "size": case.shown, "implementations": list(case.implementations)}
+            )
     return report
 
 
@@ -81,7 +83,11 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     information = Path("/proc/cpuinfo")
-    models = [line for line in information.read_text().splitlines() if line.startswith("model name")] if information.is_file() else []
+    models = (
+        [line for line in information.read_text().splitlines() if line.startswith("model name")]
+        if information.is_file()
+        else []
+    )
     if models:
         return f"{len(models)}-core CPU ({models[0].partition(':')[2].strip()})"
     return platform.processor() or platform.machine()
@@ -100,7 +106,12 @@ def markdown(report: dict[str, Any]) -> list[str]:
     options = " --quick" * report["quick"] + "".join(f" --op {op}" for op in report["only"])
     command = f"cardialign bench kernels{options} --markdown"
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items() if version)
-    lines = ["# Figures of the kernels", "", f"Measured {report['date']} by `{command} > kernels/benchmarks/FIGURES.md`; {versions}.", ""]
+    lines = [
+        "# Figures of the kernels",
+        "",
+        f"Measured {report['date']} by `{command} > kernels/benchmarks/FIGURES.md`; {versions}.",
+        "",
+    ]
     lines += [*INTRODUCTION.splitlines(), *_targets(report)]
     for device in report["devices"]:
         lines += _device(report, device)
@@ -124,7 +135,9 @@ def _targets(report: dict[str, Any]) -> list[str]:
 
 
 def _device(report: dict[str, Any], device: dict[str, Any]) -> list[str]:
-    limits = f"copy {amount(device['copy_byte_s'], 'B/s')}, GEMM {amount(device['gemm_flop_s'], 'FLOP/s')} in the same run"
+    limits = (
+        f"copy {amount(device['copy_byte_s'], 'B/s')}, GEMM {amount(device['gemm_flop_s'], 'FLOP/s')} in the same run"
+    )
     threads = f", {report['threads']} thread{'s' if report['threads'] > 1 else ''}" if device["device"] == "cpu" else ""
     lines = ["", f"## {device['device'].upper()}", "", f"{device['name']}{threads}: {limits}.", *_header(HEADER)]
     above = ("", "")
@@ -137,7 +150,9 @@ def _device(report: dict[str, Any], device: dict[str, Any]) -> list[str]:
 
 def _unmeasured(cases: Sequence[dict[str, Any]]) -> list[str]:
     blank = [""] * (len(HEADER) - 3)
-    rows = [_line([f"{case['op']}, {case['size']}", ", ".join(case["implementations"]), NO_GPU, *blank]) for case in cases]
+    rows = [
+        _line([f"{case['op']}, {case['size']}", ", ".join(case["implementations"]), NO_GPU, *blank]) for case in cases
+    ]
     return ["", "## CUDA", "", f"CUDA: {NO_GPU}. What a GPU would be given:", *_header(HEADER), *rows]
 
 
@@ -145,7 +160,10 @@ def _dispatch(report: dict[str, Any]) -> list[str]:
     found = contests(report["rows"])
     lines = ["", "## Dispatch", ""]
     if not found:
-        return [*lines, f'No Triton kernel was timed: {NO_GPU}, and backend="auto" takes PyTorch everywhere (`kernels/dispatch.py`).']
+        return [
+            *lines,
+            f'No Triton kernel was timed: {NO_GPU}, and backend="auto" takes PyTorch everywhere (`kernels/dispatch.py`).',
+        ]
     return [*lines, *(f"- {contest.sentence()}" for contest in found)]
 
 
@@ -174,7 +192,10 @@ def plain(report: dict[str, Any]) -> list[str]:
                 table.append([cell.strip() for cell in line.strip("|").split("|")])
             continue
         widths = [max(map(len, column)) for column in zip(*table, strict=True)] if table else []
-        lines += ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+        lines += [
+            "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in table
+        ]
         table = []
         lines.append(line.replace("*", "").replace("`", "").lstrip("# "))
     return lines[:-1]

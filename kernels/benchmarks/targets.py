@@ -66,7 +66,11 @@ def _rows(report: dict[str, Any], device: str, op: str, **operands: Any) -> dict
 
 def _fastest(rows: dict[str, Row], names: Sequence[str], part: str = "both_ms") -> Row | None:
     """The quickest of these implementations that were measured."""
-    return min((rows[name] for name in names if name in rows and rows[name][part]), key=lambda row: float(row[part]), default=None)
+    return min(
+        (rows[name] for name in names if name in rows and rows[name][part]),
+        key=lambda row: float(row[part]),
+        default=None,
+    )
 
 
 def _named(row: Row, text: str) -> str:
@@ -91,7 +95,9 @@ def _loss_memory(device: str, batch: int, **operands: Any) -> Callable[[dict[str
         naive = rows.get("eager")
         beside = ""
         if naive is not None:
-            beside = f"; naive {_gigabytes(naive):.2f} GB" if naive["peak_mib"] is not None else f"; naive {naive['note']}"
+            beside = (
+                f"; naive {_gigabytes(naive):.2f} GB" if naive["peak_mib"] is not None else f"; naive {naive['note']}"
+            )
         return _gigabytes(row), _named(row, f"{_gigabytes(row):.3f} GB") + beside
 
     return value
@@ -112,7 +118,10 @@ def _ratio(
         if mine is None or theirs is None:
             return None
         ratio = theirs[part] / mine[part]
-        return ratio, f"{ratio:.2f}x ({mine['implementation']} {mine[part]:.3g} ms, {theirs['implementation']} {theirs[part]:.3g} ms)"
+        return (
+            ratio,
+            f"{ratio:.2f}x ({mine['implementation']} {mine[part]:.3g} ms, {theirs['implementation']} {theirs[part]:.3g} ms)",
+        )
 
     return value
 
@@ -123,7 +132,11 @@ def _patch_bandwidth(report: dict[str, Any]) -> Measured | None:
 
 
 def _utilisation(report: dict[str, Any]) -> Measured | None:
-    steps = [step for step in report.get("steps", ()) if step.get("recipe") == "cardialign-base" and step.get("mfu") is not None]
+    steps = [
+        step
+        for step in report.get("steps", ())
+        if step.get("recipe") == "cardialign-base" and step.get("mfu") is not None
+    ]
     return None if not steps else (steps[0]["mfu"], f"{steps[0]['mfu']:.1%} ({steps[0]['step_ms']:.3g} ms)")
 
 

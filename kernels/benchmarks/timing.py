@@ -49,7 +49,12 @@ class Timing:
 
 
 def interleaved_medians(
-    jobs: dict[str, Job], device: torch.device, rounds: int, warmup: int = 1, seconds: float = math.inf, memory: bool = False
+    jobs: dict[str, Job],
+    device: torch.device,
+    rounds: int,
+    warmup: int = 1,
+    seconds: float = math.inf,
+    memory: bool = False,
 ) -> dict[str, Timing | None]:
     """Every job once per round, in turn; the first `warmup` rounds are not counted. None for a job that ran out of device memory.
 
@@ -77,7 +82,9 @@ def interleaved_medians(
                 if memory and number == 0:
                     found: list[tuple[float, float]] = []
                     once = functools.partial(run_once, job, gradients, name, flush)
-                    peaks[name] = peak_mib(device, lambda once=once, found=found: found.append(once()), exact=warmup > 0)  # type: ignore[misc]
+                    peaks[name] = peak_mib(
+                        device, lambda once=once, found=found: found.append(once()), exact=warmup > 0
+                    )  # type: ignore[misc]
                     sample = found[0]
                 else:
                     sample = run_once(job, gradients, name, flush)

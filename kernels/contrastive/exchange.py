@@ -95,7 +95,9 @@ class Gather:
         return value
 
 
-def exchange_layout(ecg: Tensor, similarity: Similarity, group: dist.ProcessGroup | None, agreed: Mapping[str, int]) -> Layout:
+def exchange_layout(
+    ecg: Tensor, similarity: Similarity, group: dist.ProcessGroup | None, agreed: Mapping[str, int]
+) -> Layout:
     """Pairs per rank. Raises the same ValueError on every rank when the ranks disagree about anything but that, or have no pair at all.
 
     agreed: further facts, as whole numbers, on which the collectives depend and which must therefore be the same on every rank.
@@ -115,7 +117,9 @@ def exchange_layout(ecg: Tensor, similarity: Similarity, group: dist.ProcessGrou
     for column, name in enumerate(facts, start=1):
         values = [row[column] for row in rows]
         if len(set(values)) > 1:
-            raise ValueError(f"ranks disagree about the {name}: {dict(enumerate(values))}; give every rank the same configuration")
+            raise ValueError(
+                f"ranks disagree about the {name}: {dict(enumerate(values))}; give every rank the same configuration"
+            )
     layout = Layout(tuple(row[0] for row in rows), dist.get_rank(group), group)
     if layout.batch == 0:
         raise ValueError("the global batch is empty; give at least one rank a pair")

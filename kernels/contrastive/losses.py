@@ -80,7 +80,9 @@ def infonce(
     backend: Backend = "auto",
 ) -> Tensor:
     """InfoNCE (0-dim), both directions averaged, mean over the global batch; ecg, text L2-normalised. Source: CLIP (Radford et al. 2021)."""
-    return weighted_infonce(ecg, text, log_scale, Similarity(), ALL_COUNT, group=group, chunk=chunk, scheme=scheme, backend=backend).loss
+    return weighted_infonce(
+        ecg, text, log_scale, Similarity(), ALL_COUNT, group=group, chunk=chunk, scheme=scheme, backend=backend
+    ).loss
 
 
 def weighted_infonce(
@@ -143,7 +145,9 @@ def siglip(
     similarity = Similarity() if similarity is None else similarity
     targets = SoftTargets("none", match_duplicates=False) if targets is None else targets
     own = torch.ones(len(ecg), device=ecg.device)
-    return _pointwise("logistic", ecg, text, log_scale, bias, own, similarity, targets, 1, group, chunk, scheme, backend)
+    return _pointwise(
+        "logistic", ecg, text, log_scale, bias, own, similarity, targets, 1, group, chunk, scheme, backend
+    )
 
 
 def ets(
@@ -164,10 +168,14 @@ def ets(
     if aligned is None:
         aligned = torch.ones(len(ecg), dtype=torch.bool, device=ecg.device)
     if aligned.dtype != torch.bool or aligned.shape != ecg.shape[:1]:
-        raise ValueError(f"aligned is {aligned.dtype} {tuple(aligned.shape)} for a batch of {len(ecg)}; pass one bool per pair")
+        raise ValueError(
+            f"aligned is {aligned.dtype} {tuple(aligned.shape)} for a batch of {len(ecg)}; pass one bool per pair"
+        )
     # log sigmoid(y l) with y = +-1 is -(softplus(l) - (y + 1)/2 l)
     nothing = SoftTargets("none", match_duplicates=False)
-    return _pointwise("logistic", ecg, text, None, None, aligned, Similarity(), nothing, 2, group, chunk, scheme, backend)
+    return _pointwise(
+        "logistic", ecg, text, None, None, aligned, Similarity(), nothing, 2, group, chunk, scheme, backend
+    )
 
 
 def false_negative_mitigation(
@@ -186,7 +194,9 @@ def false_negative_mitigation(
     when all reports move together. S = 1 where duplicate keys are equal. Source: FG-CLEP, L_fnm.
     """
     own = torch.ones(len(ecg), device=ecg.device)
-    return _pointwise("absolute", ecg, text, None, None, own, similarity, SoftTargets("identity"), 1, group, chunk, scheme, backend)
+    return _pointwise(
+        "absolute", ecg, text, None, None, own, similarity, SoftTargets("identity"), 1, group, chunk, scheme, backend
+    )
 
 
 def _softmax(
@@ -204,7 +214,9 @@ def _softmax(
     _check(ecg, text, similarity, chunk, log_scale=log_scale)
     exchange = choose_exchange(ecg, text, similarity, group, scheme, {"loss": 0 if targets is None else 1})
     blocks = choose_blocks(backend, ecg.device, len(ecg) * exchange.layout.batch)
-    return ContrastiveOutput(*SoftmaxLoss.apply(ecg, text, log_scale, similarity, weights, targets, exchange, blocks, chunk))
+    return ContrastiveOutput(
+        *SoftmaxLoss.apply(ecg, text, log_scale, similarity, weights, targets, exchange, blocks, chunk)
+    )
 
 
 def _pointwise(
@@ -238,7 +250,12 @@ def _pointwise(
 
 
 def choose_exchange(
-    ecg: Tensor, text: Tensor, similarity: Similarity, group: dist.ProcessGroup | None, scheme: Scheme, agreed: dict[str, int]
+    ecg: Tensor,
+    text: Tensor,
+    similarity: Similarity,
+    group: dist.ProcessGroup | None,
+    scheme: Scheme,
+    agreed: dict[str, int],
 ) -> Exchange:
     """The scheme for this batch, the same on every rank; over ranks this is a collective (sizes, and `agreed` facts, are exchanged)."""
     if scheme not in get_args(Scheme):
@@ -279,7 +296,9 @@ def triton_blocks(device: torch.device) -> Blocks | None:
 
 def _check(ecg: Tensor, text: Tensor, similarity: Similarity, chunk: int, **scalars: Tensor | None) -> None:
     if ecg.ndim != 2 or ecg.shape != text.shape:
-        raise ValueError(f"ecg {tuple(ecg.shape)} and text {tuple(text.shape)} must both be (b, d); pass matching embeddings of one width")
+        raise ValueError(
+            f"ecg {tuple(ecg.shape)} and text {tuple(text.shape)} must both be (b, d); pass matching embeddings of one width"
+        )
     if not (ecg.is_floating_point() and text.is_floating_point()):
         raise ValueError(f"ecg {ecg.dtype} and text {text.dtype} must be floating point; convert them first")
     meanings = {"log_scale": "the log of the inverse temperature", "bias": "what is added to every logit"}

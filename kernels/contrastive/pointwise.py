@@ -65,7 +65,9 @@ class PointwiseLoss(torch.autograd.Function):
             return [terms.d_t]
 
         with torch.autocast(ecg.device.type, enabled=False):
-            scale = ecg.new_ones((), dtype=accumulate) if log_scale is None else log_scale.to(accumulate).exp().reshape(())
+            scale = (
+                ecg.new_ones((), dtype=accumulate) if log_scale is None else log_scale.to(accumulate).exp().reshape(())
+            )
             shift = ecg.new_zeros((), dtype=accumulate) if bias is None else bias.to(accumulate).reshape(())
             home = exchange.columns(pack(text, similarity), visit, ("sum",) if gradients else ())
             totals = exchange.total(sums) / mean_over

@@ -25,7 +25,9 @@ def reference_similarity(similarity: Similarity, dtype: torch.dtype) -> Tensor:
     return s
 
 
-def reference_alpha(similarity: Similarity, weights: NegativeWeights, batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def reference_alpha(
+    similarity: Similarity, weights: NegativeWeights, batch: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """Weights (B, B) of the negatives; the diagonal is 1."""
     alpha = torch.ones(batch, batch, dtype=dtype, device=device)
     if similarity.kind != "none" and weights.form != "none":
@@ -33,7 +35,9 @@ def reference_alpha(similarity: Similarity, weights: NegativeWeights, batch: int
         if weights.form == "ramp":
             alpha = ((weights.high - s) / (weights.high - weights.low)).clamp(0, 1)
         else:
-            alpha = torch.where(s < weights.high, torch.exp(-weights.gamma * torch.relu(s - weights.low)), torch.zeros_like(s))
+            alpha = torch.where(
+                s < weights.high, torch.exp(-weights.gamma * torch.relu(s - weights.low)), torch.zeros_like(s)
+            )
     key = similarity.duplicate_key
     if weights.drop_duplicates and key is not None:
         alpha = torch.where((key[:, None] == key[None, :]) & (key[:, None] >= 0), torch.zeros_like(alpha), alpha)
@@ -53,7 +57,9 @@ def reference_infonce(
     return loss, (alpha.sum() - batch) / batch
 
 
-def reference_targets(similarity: Similarity, targets: SoftTargets, batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def reference_targets(
+    similarity: Similarity, targets: SoftTargets, batch: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """Labels y (B, B); the diagonal is 1."""
     y = torch.zeros(batch, batch, dtype=dtype, device=device)
     if similarity.kind != "none" and targets.form != "none":
@@ -70,7 +76,9 @@ def reference_targets(similarity: Similarity, targets: SoftTargets, batch: int, 
     return torch.where(torch.eye(batch, dtype=torch.bool, device=device), torch.ones_like(y), y).detach()
 
 
-def reference_soft_target_infonce(ecg: Tensor, text: Tensor, log_scale: Tensor, similarity: Similarity, targets: SoftTargets) -> Tensor:
+def reference_soft_target_infonce(
+    ecg: Tensor, text: Tensor, log_scale: Tensor, similarity: Similarity, targets: SoftTargets
+) -> Tensor:
     """Mean of the cross-entropies of rows and of columns against labels that are normalised along them."""
     y = reference_targets(similarity, targets, len(ecg), ecg.dtype, ecg.device)
     logits = log_scale.exp() * (ecg @ text.T)
@@ -79,7 +87,9 @@ def reference_soft_target_infonce(ecg: Tensor, text: Tensor, log_scale: Tensor, 
     return (rows + columns) / 2
 
 
-def reference_siglip(ecg: Tensor, text: Tensor, log_scale: Tensor, bias: Tensor, similarity: Similarity, targets: SoftTargets) -> Tensor:
+def reference_siglip(
+    ecg: Tensor, text: Tensor, log_scale: Tensor, bias: Tensor, similarity: Similarity, targets: SoftTargets
+) -> Tensor:
     """Binary cross-entropy of every pair, summed over columns, mean over rows."""
     y = reference_targets(similarity, targets, len(ecg), ecg.dtype, ecg.device)
     logits = log_scale.exp() * (ecg @ text.T) + bias

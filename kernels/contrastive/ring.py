@@ -37,7 +37,9 @@ class Ring:
         for step in range(world):
             owner = (layout.rank - step) % world
             sends = [*(ahead if step < world - 1 else []), *behind]
-            arriving = [_rows_for(tensor, layout.sizes[(owner - 1) % world]) for tensor in ahead] if step < world - 1 else []
+            arriving = (
+                [_rows_for(tensor, layout.sizes[(owner - 1) % world]) for tensor in ahead] if step < world - 1 else []
+            )
             merged = [_rows_for(tensor, layout.sizes[owner]) for tensor in behind]
             works = self._shift(sends, [*arriving, *merged])
             found = [result.contiguous() for result in visit(ahead, start - layout.start(owner))]
@@ -59,8 +61,12 @@ class Ring:
         group, world = self.layout.group, len(self.layout.sizes)
         right, left = (_global_rank((self.layout.rank + step) % world, group) for step in (1, -1))
         # Ranks walk the same list, so the position names a tensor; backends without tags match by order.
-        operations = [dist.P2POp(dist.isend, tensor, right, group, tag) for tag, tensor in enumerate(sends) if tensor.numel()]
-        operations += [dist.P2POp(dist.irecv, tensor, left, group, tag) for tag, tensor in enumerate(receives) if tensor.numel()]
+        operations = [
+            dist.P2POp(dist.isend, tensor, right, group, tag) for tag, tensor in enumerate(sends) if tensor.numel()
+        ]
+        operations += [
+            dist.P2POp(dist.irecv, tensor, left, group, tag) for tag, tensor in enumerate(receives) if tensor.numel()
+        ]
         return dist.batch_isend_irecv(operations) if operations else []
 
 

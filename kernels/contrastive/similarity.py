@@ -69,7 +69,9 @@ class Similarity:
             self.features = None
         elif self.features is None or self.features.ndim != 2:
             shape = None if self.features is None else tuple(self.features.shape)
-            raise ValueError(f"similarity kind {self.kind!r} needs features of shape (b, d_s), got {shape}; pass features, or kind 'none'")
+            raise ValueError(
+                f"similarity kind {self.kind!r} needs features of shape (b, d_s), got {shape}; pass features, or kind 'none'"
+            )
         if self.features is not None:
             # alpha is a constant of the loss: a gradient through it would pull all reports together (dL/dalpha >= 0, alpha falls with S).
             self.features = self.features.detach()
@@ -83,7 +85,9 @@ class Similarity:
         """Raise ValueError unless features and keys describe exactly `rows` reports."""
         for name, value in (("features", self.features), ("duplicate_key", self.duplicate_key)):
             if value is not None and value.shape[0] != rows:
-                raise ValueError(f"similarity {name} has {value.shape[0]} rows for a batch of {rows}; pass one row per report")
+                raise ValueError(
+                    f"similarity {name} has {value.shape[0]} rows for a batch of {rows}; pass one row per report"
+                )
 
     def with_dtype(self, dtype: torch.dtype) -> Similarity:
         """The same similarity with features in `dtype`, the accumulation type of the loss."""

@@ -42,7 +42,9 @@ class SoftTargets:
         if self.low >= self.high:
             raise ValueError(f"low {self.low:g} is not below high {self.high:g}; choose low < high")
         if not 0 < self.weight <= 1:
-            raise ValueError(f"weight {self.weight:g} is outside (0, 1]; a soft match counts at most as much as the pair's own report")
+            raise ValueError(
+                f"weight {self.weight:g} is outside (0, 1]; a soft match counts at most as much as the pair's own report"
+            )
         if self.slope <= 0:
             raise ValueError(f"slope {self.slope:g} is not positive; choose slope > 0")
 
@@ -111,7 +113,14 @@ def target_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: TargetTiles, chunk: 
 
 
 def subtract_target_gradients(
-    d_v: Tensor, d_t: Tensor, v: Tensor, t: Tensor, tiles: TargetTiles, row_share: Tensor, column_share: Tensor, chunk: int
+    d_v: Tensor,
+    d_t: Tensor,
+    v: Tensor,
+    t: Tensor,
+    tiles: TargetTiles,
+    row_share: Tensor,
+    column_share: Tensor,
+    chunk: int,
 ) -> None:
     """d_v (b, d) -= sum_j Y_ij t_j and d_t (n, d) -= sum_i Y_ij v_i in place, Y_ij = y_ij (row_share_i + column_share_j), i != j."""
     accumulate = d_v.dtype

@@ -33,7 +33,9 @@ def pack(text: Tensor, similarity: Similarity, *more: Tensor) -> list[Tensor]:
     return [text, *known, *more]
 
 
-def unpack(columns: Sequence[Tensor], like: Similarity, dtype: torch.dtype) -> tuple[Tensor, Similarity, Sequence[Tensor]]:
+def unpack(
+    columns: Sequence[Tensor], like: Similarity, dtype: torch.dtype
+) -> tuple[Tensor, Similarity, Sequence[Tensor]]:
     """The inverse: text (n, d), the similarity of the columns with features in `dtype`, and the rest."""
     text, *rest = columns
     features = None if like.features is None else rest.pop(0)
@@ -95,7 +97,9 @@ class SoftmaxLoss(torch.autograd.Function):
                 pull = pull - mass * share
                 shares.append(share)
             totals = exchange.total(torch.stack((loss.sum(dtype=torch.float64), alpha_sum)))
-        ctx.save_for_backward(ecg, text, log_scale, pairs.row_lse, pairs.column_lse, pull, own_work.sum(dtype=torch.float64), *shares)
+        ctx.save_for_backward(
+            ecg, text, log_scale, pairs.row_lse, pairs.column_lse, pull, own_work.sum(dtype=torch.float64), *shares
+        )
         ctx.similarity, ctx.weights, ctx.targets = similarity, weights, targets
         ctx.exchange, ctx.blocks, ctx.chunk = exchange, blocks, chunk
         effective = (totals[1] / batch).to(torch.float32)
@@ -119,7 +123,9 @@ class SoftmaxLoss(torch.autograd.Function):
             d_rows, d_columns, block_work = of_block.gradients(ecg, t, scale, tiles, row_lse, column_sums, chunk)
             if targets is not None:
                 matches = TargetTiles(here, there, targets, offset)
-                of_block.subtract_target_gradients(d_rows, d_columns, ecg, t, matches, shares[0], column_share[0], chunk)
+                of_block.subtract_target_gradients(
+                    d_rows, d_columns, ecg, t, matches, shares[0], column_share[0], chunk
+                )
             d_ecg.add_(d_rows)
             work.add_(block_work)
             return [d_columns]

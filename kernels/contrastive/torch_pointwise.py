@@ -44,7 +44,15 @@ def _judge(form: Form, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def block_terms(
-    form: Form, v: Tensor, t: Tensor, scale: Tensor, bias: Tensor, own: Tensor, tiles: TargetTiles, gradients: bool, chunk: int
+    form: Form,
+    v: Tensor,
+    t: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    own: Tensor,
+    tiles: TargetTiles,
+    gradients: bool,
+    chunk: int,
 ) -> BlockTerms:
     """One pass over the tiles of v (b, d) against t (n, d). own (b,): the target of row i and its own column. scale, bias: 0-dim."""
     accumulate = scale.dtype

@@ -52,9 +52,13 @@ def token_count(samples: int, kernel: int, stride: int) -> int:
     return (samples - kernel) // stride + 1
 
 
-def token_seconds(count: int, kernel: int, stride: int, sampling_rate: float, device: torch.device | str | None = None) -> Tensor:
+def token_seconds(
+    count: int, kernel: int, stride: int, sampling_rate: float, device: torch.device | str | None = None
+) -> Tensor:
     """Patch centres in seconds, float32 (N,). Sample i covers [i, i + 1) / sampling_rate, so equal patches at two rates share their centres."""
-    return ((torch.arange(count, device=device, dtype=torch.float64) * stride + kernel / 2) / sampling_rate).to(torch.float32)
+    return ((torch.arange(count, device=device, dtype=torch.float64) * stride + kernel / 2) / sampling_rate).to(
+        torch.float32
+    )
 
 
 def token_valid(valid_samples: Tensor, count: int, kernel: int, stride: int) -> Tensor:
@@ -90,7 +94,9 @@ def multi_scale_patch_embed(
         raise ValueError(f"unknown backend {backend!r}; choose auto, torch or triton")
     asks_signal_gradient = signal.requires_grad and torch.is_grad_enabled()
     if backend == "triton" and asks_signal_gradient:
-        raise ValueError("the triton backend makes no gradient for the signal; choose backend auto or torch, or detach the signal")
+        raise ValueError(
+            "the triton backend makes no gradient for the signal; choose backend auto or torch, or detach the signal"
+        )
     if backend == "triton" or (backend == "auto" and not asks_signal_gradient and fused_here(signal, scales)):
         from cardialign.kernels.patch_embed.triton.backend import patch_embed_triton
 
@@ -151,7 +157,9 @@ def calibrated(signal: Tensor, gain: Tensor | None, mean: Tensor | None, rstd: T
 def _check_calibration(signal: Tensor, gain: Tensor | None, mean: Tensor | None, rstd: Tensor | None) -> None:
     for name, values in (("gain", gain), ("mean", mean), ("rstd", rstd)):
         if values is not None and values.shape not in (signal.shape[:2], signal.shape[1:2]):
-            raise ValueError(f"{name} has shape {tuple(values.shape)}; pass {tuple(signal.shape[:2])} or ({signal.shape[1]},)")
+            raise ValueError(
+                f"{name} has shape {tuple(values.shape)}; pass {tuple(signal.shape[:2])} or ({signal.shape[1]},)"
+            )
 
 
 def _affine(signal: Tensor, gain: Tensor | None, mean: Tensor | None, rstd: Tensor | None) -> Tensor | None:
@@ -167,7 +175,11 @@ def _affine(signal: Tensor, gain: Tensor | None, mean: Tensor | None, rstd: Tens
 
 
 def _scale_tokens(
-    scale: PatchScaleParams, groups: Sequence[Sequence[int]], signals: list[Tensor], factors: list[Tensor], absents: list[Tensor]
+    scale: PatchScaleParams,
+    groups: Sequence[Sequence[int]],
+    signals: list[Tensor],
+    factors: list[Tensor],
+    absents: list[Tensor],
 ) -> Tensor:
     tokens = []
     for group, leads in enumerate(groups):
@@ -176,7 +188,9 @@ def _scale_tokens(
         patches = _patches(signals[group], scale.kernel, scale.stride)
         projected = patches @ weight.flatten(1).T
         z = torch.addcmul(shift[:, None, :], projected, factors[group][:, None, None])
-        tokens.append(F.gelu(F.layer_norm(z, (z.shape[-1],), scale.ln_weight[group], scale.ln_bias[group], LAYER_NORM_EPS)))
+        tokens.append(
+            F.gelu(F.layer_norm(z, (z.shape[-1],), scale.ln_weight[group], scale.ln_bias[group], LAYER_NORM_EPS))
+        )
     return torch.stack(tokens, dim=1)
 
 
@@ -218,22 +232,30 @@ def patch_embed_reference(
         tokens = []
         for group, leads in enumerate(groups):
             mask = lead_mask[:, leads]
-            x = torch.where(mask[:, :, None], signal[:, leads], torch.zeros_like(signal[:, leads])).to(scale.weights[group].dtype)
+            x = torch.where(mask[:, :, None], signal[:, leads], torch.zeros_like(signal[:, leads])).to(
+                scale.weights[group].dtype
+            )
             convolved = F.conv1d(x, scale.weights[group], stride=scale.stride)
             rescaled = convolved * (len(leads) / mask.sum(1).clamp(min=1).to(x.dtype))[:, None, None]
             learned = (~mask).to(x.dtype) @ scale.missing[list(leads)]
             z = rescaled.transpose(1, 2) + scale.bias[group] + learned[:, None, :]
-            tokens.append(F.gelu(F.layer_norm(z, z.shape[-1:], scale.ln_weight[group], scale.ln_bias[group], LAYER_NORM_EPS)))
+            tokens.append(
+                F.gelu(F.layer_norm(z, z.shape[-1:], scale.ln_weight[group], scale.ln_bias[group], LAYER_NORM_EPS))
+            )
         outputs.append(torch.stack(tokens, dim=1))
     return outputs
 
 
-def check_patch_embed(signal: Tensor, lead_mask: Tensor, scales: Sequence[PatchScaleParams], groups: Sequence[Sequence[int]]) -> None:
+def check_patch_embed(
+    signal: Tensor, lead_mask: Tensor, scales: Sequence[PatchScaleParams], groups: Sequence[Sequence[int]]
+) -> None:
     """Raise ValueError, naming the numbers, when signal, mask, parameters and groups do not fit together."""
     if signal.ndim != 3:
         raise ValueError(f"signal has shape {tuple(signal.shape)}; pass (batch, leads, samples)")
     if lead_mask.dtype != torch.bool or lead_mask.shape != signal.shape[:2]:
-        raise ValueError(f"lead_mask is {lead_mask.dtype} {tuple(lead_mask.shape)}; pass bool {tuple(signal.shape[:2])}, True = present")
+        raise ValueError(
+            f"lead_mask is {lead_mask.dtype} {tuple(lead_mask.shape)}; pass bool {tuple(signal.shape[:2])}, True = present"
+        )
     if not scales or not groups:
         raise ValueError("scales or groups is empty; pass at least one of each")
     leads = signal.shape[1]
@@ -246,4 +268,6 @@ def check_patch_embed(signal: Tensor, lead_mask: Tensor, scales: Sequence[PatchS
         expected = [(width, len(group), scale.kernel) for group in groups]
         found = [tuple(weight.shape) for weight in scale.weights]
         if found != expected:
-            raise ValueError(f"weights of the {scale.kernel}-sample scale have shapes {found}; the groups need {expected}")
+            raise ValueError(
+                f"weights of the {scale.kernel}-sample scale have shapes {found}; the groups need {expected}"
+            )

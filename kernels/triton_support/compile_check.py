@@ -68,7 +68,11 @@ class Compiled:
         """How many programs one multiprocessor can hold at a time, by registers, shared memory and threads."""
         threads = 32 * self.variant.num_warps
         shared_per_sm = SHARED_LIMIT[self.variant.architecture] + 1024
-        return min(REGISTERS_PER_SM // (max(self.registers, 1) * threads), shared_per_sm // (self.shared + 1024), THREADS_PER_SM // threads)
+        return min(
+            REGISTERS_PER_SM // (max(self.registers, 1) * threads),
+            shared_per_sm // (self.shared + 1024),
+            THREADS_PER_SM // threads,
+        )
 
     @property
     def faults(self) -> list[str]:
@@ -77,13 +81,17 @@ class Compiled:
             return [self.refused]
         found = []
         if self.stack or self.instructions["LDL"] or self.instructions["STL"]:
-            found.append(f"spills: {self.stack} B of stack, {self.instructions['LDL']} loads and {self.instructions['STL']} stores")
+            found.append(
+                f"spills: {self.stack} B of stack, {self.instructions['LDL']} loads and {self.instructions['STL']} stores"
+            )
         limit = SHARED_LIMIT[self.variant.architecture]
         if self.shared > limit:
             found.append(f"needs {self.shared} B of shared memory, the limit is {limit}")
         wanted = self.variant.multiplies_with
         if not self.instructions[wanted]:
-            found.append(f"has no {wanted}: {', '.join(f'{name} {self.instructions[name]}' for name in ('HGMMA', 'HMMA', 'FFMA'))}")
+            found.append(
+                f"has no {wanted}: {', '.join(f'{name} {self.instructions[name]}' for name in ('HGMMA', 'HMMA', 'FFMA'))}"
+            )
         return found
 
 
@@ -104,10 +112,14 @@ def compile_variant(variant: Variant) -> Compiled:
     compiler, source, target = _toolchain(variant)
     start = time.perf_counter()
     try:
-        binary = compiler(source, target=target, options={"num_warps": variant.num_warps, "num_stages": variant.num_stages})
+        binary = compiler(
+            source, target=target, options={"num_warps": variant.num_warps, "num_stages": variant.num_stages}
+        )
     except Exception as error:
         return Compiled(
-            variant, seconds=time.perf_counter() - start, refused=f"does not compile: {type(error).__name__}: {str(error).strip()[:200]}"
+            variant,
+            seconds=time.perf_counter() - start,
+            refused=f"does not compile: {type(error).__name__}: {str(error).strip()[:200]}",
         )
     seconds = time.perf_counter() - start
     with tempfile.TemporaryDirectory(prefix="cubin-") as folder:
@@ -118,12 +130,16 @@ def compile_variant(variant: Variant) -> Compiled:
     registers, stack = (re.search(rf"{name}:(\d+)", usage) for name in ("REG", "STACK"))
     if registers is None or stack is None:
         raise ValueError(f"cuobjdump names no registers of {variant.name}; its output begins {usage[:200]!r}")
-    return Compiled(variant, int(registers[1]), int(stack[1]), int(binary.metadata.shared), count_instructions(assembly), seconds)
+    return Compiled(
+        variant, int(registers[1]), int(stack[1]), int(binary.metadata.shared), count_instructions(assembly), seconds
+    )
 
 
 def count_instructions(assembly: str) -> Counter[str]:
     """How often each opcode of COUNTED occurs in nvdisasm's listing."""
-    opcodes = re.findall(rf"^\s*(?:/\*[0-9a-f]+\*/)?\s*(?:@!?U?P\w+\s+)?({'|'.join(COUNTED)})\b", assembly, re.MULTILINE)
+    opcodes = re.findall(
+        rf"^\s*(?:/\*[0-9a-f]+\*/)?\s*(?:@!?U?P\w+\s+)?({'|'.join(COUNTED)})\b", assembly, re.MULTILINE
+    )
     return Counter(opcodes)
 
 
@@ -139,7 +155,9 @@ def _toolchain(variant: Variant) -> tuple[Any, Any, Any]:
         raise ValueError(f"{variant.name} was imported for the interpreter; unset TRITON_INTERPRET and start again")
     unknown = set(kernel.arg_names) ^ (set(variant.types) | set(variant.constants))
     if unknown:
-        raise ValueError(f"{variant.name} and its kernel {kernel.__name__} disagree about the arguments {sorted(unknown)}")
+        raise ValueError(
+            f"{variant.name} and its kernel {kernel.__name__} disagree about the arguments {sorted(unknown)}"
+        )
     signature = {name: "constexpr" if name in variant.constants else variant.types[name] for name in kernel.arg_names}
     attributes = {
         (position,): [["tt.divisibility", 16]]

@@ -50,7 +50,10 @@ def measure_step(
     """
     config = load_config(recipe, list(overrides))
     if device.type == "cpu" and config.name not in CPU_RECIPES:
-        raise UsageError(f"one step of {config.name} on a CPU takes minutes", f"measure {' or '.join(CPU_RECIPES)} here, or use a GPU")
+        raise UsageError(
+            f"one step of {config.name} on a CPU takes minutes",
+            f"measure {' or '.join(CPU_RECIPES)} here, or use a GPU",
+        )
     largest = config.training.micro_batch or config.training.global_batch
     records = batch or (min(CPU_BATCH, largest) if device.type == "cpu" else largest)
     if records < 2:
@@ -100,7 +103,11 @@ class _Step:
         self.inputs, self.known = _batch(config, spec, self.model, records, device)
 
     def forward(self) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16) if self.config.training.precision == "bf16" else nullcontext():
+        with (
+            torch.autocast(self.device.type, torch.bfloat16)
+            if self.config.training.precision == "bf16"
+            else nullcontext()
+        ):
             features = self.model(self.inputs)
         features = {name: value.float() for name, value in features.items()}
         loss, _ = self.objective.loss(features, self.known)
@@ -142,7 +149,9 @@ def _batch(
         "signal": 0.3 * torch.randn(records, 12, spec.samples, generator=generator),
         "lead_mask": torch.ones(records, 12, dtype=torch.bool),
     }
-    reports = nn.functional.normalize(torch.randn(records, model.text.head.linear.in_features, generator=generator), dim=1)
+    reports = nn.functional.normalize(
+        torch.randn(records, model.text.head.linear.in_features, generator=generator), dim=1
+    )
     if model.text.transformer is None:
         inputs["text_embedding"] = reports
     else:

@@ -69,7 +69,11 @@ class DataConfig(Strict):
     @model_validator(mode="after")
     def _fractions_are_a_split(self) -> DataConfig:
         if abs(sum(self.split_fractions) - 1) > 1e-9:
-            _refuse([f"split_fractions {list(self.split_fractions)} do not sum to 1; give train, val and test, e.g. [0.8, 0.1, 0.1]"])
+            _refuse(
+                [
+                    f"split_fractions {list(self.split_fractions)} do not sum to 1; give train, val and test, e.g. [0.8, 0.1, 0.1]"
+                ]
+            )
         return self
 
     @model_validator(mode="after")
@@ -79,7 +83,9 @@ class DataConfig(Strict):
             problems.append("shards and mixture are both set; keep one of them (the other to null or [])")
         seen = [(str(part.shards), part.folds, part.split) for part in self.mixture]
         for shards, folds, split in sorted({entry for entry in seen if seen.count(entry) > 1}, key=str):
-            problems.append(f"mixture names {shards} twice with folds {folds} and split {split}; name it once and add up the weights")
+            problems.append(
+                f"mixture names {shards} twice with folds {folds} and split {split}; name it once and add up the weights"
+            )
         _refuse(problems)
         return self
 
@@ -89,7 +95,8 @@ class DataConfig(Strict):
         named = (MixturePart(shards=self.shards),) if self.shards is not None else self.mixture
         inherited = ("folds", "split")
         return tuple(
-            part.model_copy(update={name: getattr(self, name) for name in inherited if getattr(part, name) is None}) for part in named
+            part.model_copy(update={name: getattr(self, name) for name in inherited if getattr(part, name) is None})
+            for part in named
         )
 
     def split_rule(self, part: MixturePart) -> SplitRule | None:
@@ -153,15 +160,21 @@ class ModelConfig(Strict):
         assert self.width is not None and self.heads is not None
         problems = []
         if self.width % self.heads:
-            problems.append(f"width {self.width} is not a multiple of heads {self.heads}; choose another width or heads")
+            problems.append(
+                f"width {self.width} is not a multiple of heads {self.heads}; choose another width or heads"
+            )
         elif (self.width // self.heads) % 2:
-            problems.append(f"width / heads = {self.width // self.heads} is odd; choose an even head size (rotary positions turn pairs)")
+            problems.append(
+                f"width / heads = {self.width // self.heads} is odd; choose an even head size (rotary positions turn pairs)"
+            )
         if not self.patches:
             problems.append("patches is empty; give at least one scale, e.g. {kernel_ms: 100, stride_ms: 100}")
         seen: list[str] = [lead for leads in self.lead_groups.values() for lead in leads]
         unknown = sorted(set(seen) - set(STANDARD_LEADS))
         if unknown:
-            problems.append(f"lead_groups names unknown leads {', '.join(unknown)}; known leads: {', '.join(STANDARD_LEADS)}")
+            problems.append(
+                f"lead_groups names unknown leads {', '.join(unknown)}; known leads: {', '.join(STANDARD_LEADS)}"
+            )
         twice = sorted({lead for lead in seen if seen.count(lead) > 1})
         if twice:
             problems.append(f"lead_groups names {', '.join(twice)} more than once; keep each lead in one group")
@@ -205,7 +218,9 @@ class ObjectiveConfig(Strict):
         if self.name not in OBJECTIVES:
             problems.append(f"unknown objective {self.name!r}; known: {', '.join(OBJECTIVES)}")
         if self.low >= self.high:
-            problems.append(f"low {self.low:g} is not below high {self.high:g}; negatives are full below low and gone above high")
+            problems.append(
+                f"low {self.low:g} is not below high {self.high:g}; negatives are full below low and gone above high"
+            )
         if not self.temperature_min <= self.temperature <= self.temperature_max:
             problems.append(
                 f"temperature {self.temperature:g} is outside temperature_min..temperature_max ({self.temperature_min:g}..{self.temperature_max:g}); "
@@ -251,7 +266,9 @@ class TrainingConfig(Strict):
     def _one_duration(self) -> TrainingConfig:
         if (self.steps is None) == (self.epochs is None):
             given = (
-                "neither steps nor epochs is set" if self.steps is None else f"steps {self.steps} and epochs {self.epochs:g} are both set"
+                "neither steps nor epochs is set"
+                if self.steps is None
+                else f"steps {self.steps} and epochs {self.epochs:g} are both set"
             )
             _refuse([f"{given}; set exactly one of them (the other to null)"])
         return self
@@ -342,11 +359,17 @@ def _sentences(error: Any) -> list[str]:
         return [f"{key}: unknown key; {_nearest(str(location[-1]), known) or 'known keys here: ' + ', '.join(known)}"]
     if kind == "literal_error":
         words = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-        return [f"{key}: {value!r} is not one of {', '.join(words)}; {_nearest(str(value), words) or 'use one of these'}"]
+        return [
+            f"{key}: {value!r} is not one of {', '.join(words)}; {_nearest(str(value), words) or 'use one of these'}"
+        ]
     shown = "" if isinstance(value, dict | list | BaseModel) else f" (got {value!r})"
     if kind == "value_error":
         return [f"{key}: {line}" for line in error["msg"].removeprefix("Value error, ").splitlines()]
-    reason = (error["msg"][:1].lower() + error["msg"][1:]).replace("valid tuple", "list").replace("valid dictionary", "mapping")
+    reason = (
+        (error["msg"][:1].lower() + error["msg"][1:])
+        .replace("valid tuple", "list")
+        .replace("valid dictionary", "mapping")
+    )
     return [f"{key}: {reason}{shown}; {REMEDIES.get(kind, 'correct the value')}"]
 
 
@@ -358,7 +381,8 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> RunCo
         lines = [line for e in error.errors() for line in _sentences(e)]
         count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}"
         raise UsageError(
-            f"{origin} has {count}:\n" + "\n".join(f"  - {line}" for line in lines), "correct the keys above and run again"
+            f"{origin} has {count}:\n" + "\n".join(f"  - {line}" for line in lines),
+            "correct the keys above and run again",
         ) from None
 
 
@@ -371,7 +395,9 @@ def set_dotted(values: dict[str, Any], assignment: str) -> None:
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise UsageError(f"--set {assignment!r}: {parent} is not a section", "give the dotted key of a single value")
+            raise UsageError(
+                f"--set {assignment!r}: {parent} is not a section", "give the dotted key of a single value"
+            )
     value = yaml.safe_load(text)
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
         with contextlib.suppress(ValueError):

@@ -49,7 +49,15 @@ class EcgEncoder(nn.Module):
 
         self.patch_embedding = PatchEmbedding(self.scales, groups, config.width)
         self.temporal = nn.ModuleList(
-            TemporalEncoder(config.width, config.depth, config.heads, config.mlp_ratio, config.dropout, config.drop_path, config.attention)
+            TemporalEncoder(
+                config.width,
+                config.depth,
+                config.heads,
+                config.mlp_ratio,
+                config.dropout,
+                config.drop_path,
+                config.attention,
+            )
             for _ in self.scales
         )
         self.pooling = ScalePooling(config.pooling, [stride for _, stride in self.scales], config.width, config.heads)
@@ -62,7 +70,9 @@ class EcgEncoder(nn.Module):
             membership[g, leads] = True
         self.register_buffer("membership", membership, persistent=False)
 
-    def forward(self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None, return_tokens: bool = False) -> EncoderOutput:
+    def forward(
+        self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None, return_tokens: bool = False
+    ) -> EncoderOutput:
         """signal (B, 12, T) in mV, lead_mask bool (B, 12), valid_samples int (B,) or None when no record is padded (faster: no key masks)."""
         B, G = signal.shape[0], len(self.group_names)
         present = (lead_mask[:, None, :] & self.membership).any(dim=-1)  # (B, G)
@@ -83,7 +93,9 @@ class EcgEncoder(nn.Module):
             if skip_absent:
                 there = present.flatten()[:, None].expand(B * G, N)
                 mask = there if mask is None else mask & there
-            encoded.append(temporal(tokens.flatten(0, 1), seconds, mask))  # the groups share the encoder: (B * G, N_s, D)
+            encoded.append(
+                temporal(tokens.flatten(0, 1), seconds, mask)
+            )  # the groups share the encoder: (B * G, N_s, D)
             masks.append(mask)
 
         views = self.feature_norm(self.pooling(encoded, masks)).unflatten(0, (B, G))  # (B, G, S * D)

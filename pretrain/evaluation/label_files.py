@@ -32,7 +32,9 @@ def read_label_file(path: Path, id_column: str, classes: Sequence[str]) -> tuple
     for k, column in enumerate(classes):
         for i, text in enumerate(strings(table, column)):
             if text not in _VALUES:
-                raise DataError(f"{path}, line {i + 2}: {column} is {text!r}, not 0 or 1", "give the label file as it was published")
+                raise DataError(
+                    f"{path}, line {i + 2}: {column} is {text!r}, not 0 or 1", "give the label file as it was published"
+                )
             truth[i, k] = _VALUES[text]
     return names, truth, hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -70,7 +72,9 @@ def read_prompt_file(path: Path, classes: Sequence[str], name: str) -> PromptSet
         texts = json.loads(path.read_text(encoding="utf-8"))
         missing = [code for code in classes if not str(texts.get(code) or "").strip()]
     except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} is no JSON object of class and text: {error}", "give the prompt file as it was published") from error
+        raise DataError(
+            f"{path} is no JSON object of class and text: {error}", "give the prompt file as it was published"
+        ) from error
     if missing:
         raise DataError(f"{path} has no text for {', '.join(missing)}", "give the prompt file as it was published")
     entries = tuple(PromptClass(code, code, (str(texts[code]).strip().lower(),)) for code in classes)

@@ -52,7 +52,9 @@ class PromptSet:
         """The same set restricted to `codes`, in the set's order. Raises UsageError naming unknown codes and the known ones."""
         unknown = [c for c in codes if c not in self.codes]
         if unknown:
-            raise UsageError(f"prompt set {self.name} has no class {', '.join(unknown)}", f"choose from: {', '.join(self.codes)}")
+            raise UsageError(
+                f"prompt set {self.name} has no class {', '.join(unknown)}", f"choose from: {', '.join(self.codes)}"
+            )
         kept = tuple(c for c in self.classes if c.code in set(codes))
         return PromptSet(self.name, self.version, self.label_set, self.style, kept)
 
@@ -67,7 +69,9 @@ def load_prompts(prompts: str | Path) -> PromptSet:
     if not path.is_file():
         path = Path(prompts)
     if not path.is_file():
-        raise UsageError(f"no prompt set {str(prompts)!r}", f"use a YAML file or one of: {', '.join(prompt_set_names())}")
+        raise UsageError(
+            f"no prompt set {str(prompts)!r}", f"use a YAML file or one of: {', '.join(prompt_set_names())}"
+        )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -76,9 +80,12 @@ def load_prompts(prompts: str | Path) -> PromptSet:
     if mistakes:
         listed = "\n".join(f"  - {line}" for line in mistakes)
         raise UsageError(
-            f"prompt set {path} has {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}:\n{listed}", "correct them and run again"
+            f"prompt set {path} has {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}:\n{listed}",
+            "correct them and run again",
         )
-    classes = tuple(PromptClass(code, entry["name"], tuple(entry["prompts"])) for code, entry in values["classes"].items())
+    classes = tuple(
+        PromptClass(code, entry["name"], tuple(entry["prompts"])) for code, entry in values["classes"].items()
+    )
     return PromptSet(values["name"], values["version"], values["label_set"], values["style"], classes)
 
 

@@ -56,19 +56,25 @@ def load_task(spec: str) -> ProtocolTask:
     """`PROTOCOL:TASK` -> the task. Raises UsageError for an unknown protocol or task, listing the known ones."""
     name, _, task = spec.partition(":")
     if name not in protocol_names():
-        raise UsageError(f"unknown evaluation protocol {name!r}", f"write PROTOCOL:TASK; known protocols: {', '.join(protocol_names())}")
+        raise UsageError(
+            f"unknown evaluation protocol {name!r}",
+            f"write PROTOCOL:TASK; known protocols: {', '.join(protocol_names())}",
+        )
     values = yaml.safe_load((PROTOCOLS / f"{name}.yaml").read_text(encoding="utf-8"))
     if task not in values["tasks"]:
         known = ", ".join(f"{name}:{each}" for each in values["tasks"])
         raise UsageError(
-            f"protocol {name} has no task {task!r}" if task else f"protocol {name} has several tasks", f"choose one of {known}"
+            f"protocol {name} has no task {task!r}" if task else f"protocol {name} has several tasks",
+            f"choose one of {known}",
         )
     chosen = dict(values["tasks"][task])
     deviations = (*values.get("deviations", ()), *chosen.pop("deviations", ()))
     return ProtocolTask(values["name"], values["version"], task, values["preprocessing"], deviations, chosen)
 
 
-def open_task(spec: str, shard_set: ShardSet, *, split: str = "test", label_files: Path | None = None) -> EvaluationTask:
+def open_task(
+    spec: str, shard_set: ShardSet, *, split: str = "test", label_files: Path | None = None
+) -> EvaluationTask:
     """Rows, truth and words of one part of a protocol's task in this shard set.
 
     Raises UsageError: unknown protocol, task or split, a shard set of another data set, or label files that are needed and not there;
@@ -83,7 +89,11 @@ def open_task(spec: str, shard_set: ShardSet, *, split: str = "test", label_file
             f"{task.spec} is about {task.values['sources'][0]}; {shard_set.path} was built from {source}",
             f"give a shard set built from {' or '.join(task.values['sources'])}",
         )
-    found = _from_label_files(task, shard_set, split, label_files) if "labels" in task.values else _from_shards(task, shard_set, split)
+    found = (
+        _from_label_files(task, shard_set, split, label_files)
+        if "labels" in task.values
+        else _from_shards(task, shard_set, split)
+    )
     assert found.protocol is not None
     about: dict[str, Any] = {
         "protocol": task.protocol,
@@ -115,14 +125,18 @@ def _from_label_files(task: ProtocolTask, shard_set: ShardSet, split: str, folde
     wanted = [labels[split], task.values["prompts"]["file"]]
     if folder is None or not all((folder / name).is_file() for name in wanted):
         given = (
-            f"{folder} lacks {' and '.join(name for name in wanted if not (folder / name).is_file())}" if folder else "no folder was given"
+            f"{folder} lacks {' and '.join(name for name in wanted if not (folder / name).is_file())}"
+            if folder
+            else "no folder was given"
         )
         raise UsageError(
             f"{task.spec} needs the published label files: {given}",
             f"give --label-files FOLDER that holds {' and '.join(wanted)} (columns {labels['id']}, {', '.join(labels['classes'][:3])} ...)",
         )
     names, truth, digest = read_label_file(folder / labels[split], labels["id"], labels["classes"])
-    words = read_prompt_file(folder / task.values["prompts"]["file"], labels["classes"], name=f"{task.protocol}-prompts")
+    words = read_prompt_file(
+        folder / task.values["prompts"]["file"], labels["classes"], name=f"{task.protocol}-prompts"
+    )
     rows = rows_by_name(shard_set, names)
     present = rows >= 0
     note = f"{int(present.sum())} of {len(names)} {split} records are in this shard set"
@@ -135,7 +149,11 @@ def _from_label_files(task: ProtocolTask, shard_set: ShardSet, split: str, folde
     if absent:
         note += f"; {len(absent)} are not, such as {', '.join(absent[:5])}"
         log.warning(
-            "protocol=%s split=%s published=%d present=%d: not the published figure", task.spec, split, len(names), int(present.sum())
+            "protocol=%s split=%s published=%d present=%d: not the published figure",
+            task.spec,
+            split,
+            len(names),
+            int(present.sum()),
         )
     order = rows[present].argsort()
     chosen = rows[present][order]
@@ -148,7 +166,11 @@ def _from_label_files(task: ProtocolTask, shard_set: ShardSet, split: str, folde
         "label_file": {"file": labels[split], "sha256": digest},
     }
     found = EvaluationTask(words, chosen, truth[present][order], shard_set.patients[chosen], [], protocol=facts)
-    return found if not absent else replace(found, protocol={**facts, "deviations": [f"{len(absent)} of {len(names)} records are missing"]})
+    return (
+        found
+        if not absent
+        else replace(found, protocol={**facts, "deviations": [f"{len(absent)} of {len(names)} records are missing"]})
+    )
 
 
 def _signal_deviations(task: ProtocolTask, shard_set: ShardSet) -> list[str]:

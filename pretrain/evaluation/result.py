@@ -144,7 +144,10 @@ def _table(result: ZeroShotResult, baseline: ZeroShotResult | None) -> str:
 
     rule = "  ".join("-" * w for w in widths)
     reasons = dict.fromkeys(e["reason"] for e in result.excluded)
-    notes = [f"left out, {reason}: {', '.join(e['code'] for e in result.excluded if e['reason'] == reason)}" for reason in reasons]
+    notes = [
+        f"left out, {reason}: {', '.join(e['code'] for e in result.excluded if e['reason'] == reason)}"
+        for reason in reasons
+    ]
     if result.unprompted:
         notes.append(f"labels without prompts: {', '.join(result.unprompted)}")
     if result.protocol:

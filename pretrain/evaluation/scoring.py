@@ -25,7 +25,9 @@ def auroc(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = No
     scores = np.asarray(scores, dtype=np.float64)
     truth = np.asarray(truth, dtype=bool)
     if scores.ndim != 1 or truth.shape != scores.shape:
-        raise ValueError(f"scores and truth must be one-dimensional and of one length, got {scores.shape} and {truth.shape}")
+        raise ValueError(
+            f"scores and truth must be one-dimensional and of one length, got {scores.shape} and {truth.shape}"
+        )
     if not np.isfinite(scores).all():
         raise ValueError(f"{int((~np.isfinite(scores)).sum())} of {scores.size} scores are not finite")
     weights = np.ones((1, scores.size)) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -70,7 +72,12 @@ def patient_resamples(patients: Sequence[str] | np.ndarray, resamples: int, seed
 
 
 def bootstrap_auroc(
-    scores: Sequence[np.ndarray], truth: np.ndarray, patients: Sequence[str] | np.ndarray, *, resamples: int = 1000, seed: int = 0
+    scores: Sequence[np.ndarray],
+    truth: np.ndarray,
+    patients: Sequence[str] | np.ndarray,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> list[np.ndarray]:
     """AUROC of every class in every patient resample, for one or more score sets over the same resamples (which makes differences paired).
 

@@ -54,7 +54,9 @@ class ZeroShotOptions(TypedDict, total=False):
     progress: Progress | None
 
 
-def evaluate_zero_shot(encoder: LoadedEncoder, shard_set: ShardSet, **options: Unpack[ZeroShotOptions]) -> ZeroShotResult:
+def evaluate_zero_shot(
+    encoder: LoadedEncoder, shard_set: ShardSet, **options: Unpack[ZeroShotOptions]
+) -> ZeroShotResult:
     """AUROC per class and macro with 95 % patient-cluster bootstrap intervals, over the labelled records that the options select.
 
     Raises UsageError for an unknown prompt set, class or label set (listing the known ones), UserError when the records do not fit the encoder's
@@ -110,7 +112,11 @@ def class_embeddings(encoder: LoadedEncoder, prompts: PromptSet) -> np.ndarray:
 
 
 def _own_task(
-    shard_set: ShardSet, prompts: str | Path | None, folds: Sequence[int] | None, classes: Sequence[str] | None, split: str | None
+    shard_set: ShardSet,
+    prompts: str | Path | None,
+    folds: Sequence[int] | None,
+    classes: Sequence[str] | None,
+    split: str | None,
 ) -> EvaluationTask:
     if prompts is None:
         raise UsageError("neither prompts nor a protocol's task is given", "name a prompt set or a protocol")
@@ -118,7 +124,12 @@ def _own_task(
 
 
 def _scores(
-    encoders: Sequence[LoadedEncoder], shard_set: ShardSet, task: EvaluationTask, batch_size: int, threads: int, progress: Progress | None
+    encoders: Sequence[LoadedEncoder],
+    shard_set: ShardSet,
+    task: EvaluationTask,
+    batch_size: int,
+    threads: int,
+    progress: Progress | None,
 ) -> list[np.ndarray]:
     """Cosines, float32 (n, C) per encoder, in the order of `task.rows`; each record is read once."""
     for encoder in encoders:
@@ -126,7 +137,11 @@ def _scores(
     texts = [class_embeddings(encoder, task.prompts) for encoder in encoders]
     out = [np.empty(task.truth.shape, dtype=np.float32) for _ in encoders]
     samples = shard_set.spec.samples
-    shown = samples if task.first_seconds is None else min(samples, round(task.first_seconds * shard_set.spec.sampling_rate))
+    shown = (
+        samples
+        if task.first_seconds is None
+        else min(samples, round(task.first_seconds * shard_set.spec.sampling_rate))
+    )
     done = 0
     for batch in iterate_rows(shard_set, task.rows, batch_size, threads):
         batch.signal[..., shown:] = 0.0
@@ -189,7 +204,8 @@ def _results(
             high=macro.high,
             macro_frequent=_frequent(point, table, positives),
             excluded=[
-                {"code": task.prompts.classes[c].code, "name": task.prompts.classes[c].name, "reason": why} for c, why in reasons.items()
+                {"code": task.prompts.classes[c].code, "name": task.prompts.classes[c].name, "reason": why}
+                for c, why in reasons.items()
             ],
             unprompted=task.unprompted,
             prompts={

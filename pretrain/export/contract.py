@@ -113,9 +113,15 @@ def conform_signal(
     millivolts = _millivolts(signal, units)
     B, _, T = millivolts.shape
     recorded = np.ones((B, len(columns)), dtype=bool) if lead_mask is None else _mask(lead_mask, B, len(columns))
-    valid = np.full(B, T, dtype=np.int64) if valid_samples is None else np.clip(np.asarray(valid_samples, dtype=np.int64).reshape(-1), 0, T)
+    valid = (
+        np.full(B, T, dtype=np.int64)
+        if valid_samples is None
+        else np.clip(np.asarray(valid_samples, dtype=np.int64).reshape(-1), 0, T)
+    )
     if valid.shape != (B,):
-        raise UserError(f"valid_samples has {valid.size} entries for {B} records", "give one number of samples per record")
+        raise UserError(
+            f"valid_samples has {valid.size} entries for {B} records", "give one number of samples per record"
+        )
 
     out = np.zeros((B, len(STANDARD_LEADS), T), dtype=np.float32)
     mask = np.zeros((B, len(STANDARD_LEADS)), dtype=bool)
@@ -141,7 +147,9 @@ def _array(signal: np.ndarray) -> np.ndarray:
     if signal.ndim == 2:
         signal = signal[None]
     if signal.ndim != 3 or not signal.size:
-        raise UserError(f"signal has shape {signal.shape}", "give an array (B, leads, samples), or (leads, samples) for one record")
+        raise UserError(
+            f"signal has shape {signal.shape}", "give an array (B, leads, samples), or (leads, samples) for one record"
+        )
     return signal
 
 
@@ -150,12 +158,16 @@ def _columns(leads: Sequence[str], given: int) -> list[int]:
     keys = [str(lead).strip().casefold() for lead in leads]
     unknown = [str(lead) for lead, key in zip(leads, keys, strict=True) if key not in names]
     if unknown:
-        raise UserError(f"unknown leads {', '.join(unknown)}", f"name them among {', '.join(STANDARD_LEADS)} (any order, any letter case)")
+        raise UserError(
+            f"unknown leads {', '.join(unknown)}",
+            f"name them among {', '.join(STANDARD_LEADS)} (any order, any letter case)",
+        )
     if len(set(keys)) != len(keys):
         raise UserError("a lead is named twice in `leads`", "name each row of the signal once")
     if len(keys) != given:
         raise UserError(
-            f"signal has {given} leads but {len(keys)} names were given ({', '.join(leads)})", "give leads=[...] with one name per row"
+            f"signal has {given} leads but {len(keys)} names were given ({', '.join(leads)})",
+            "give leads=[...] with one name per row",
         )
     return [names[key] for key in keys]
 
@@ -166,7 +178,8 @@ def _millivolts(signal: np.ndarray, units: str) -> np.ndarray:
         raise UserError(f"unknown units {units!r}", 'use units="mV" or units="uV"')
     if not np.issubdtype(signal.dtype, np.floating) and factor == 1.0:
         raise UserError(
-            f"signal is {signal.dtype}, which looks like raw counts, not mV", 'divide by the gain (counts per mV), or give units="uV"'
+            f"signal is {signal.dtype}, which looks like raw counts, not mV",
+            'divide by the gain (counts per mV), or give units="uV"',
         )
     return (signal / factor).astype(np.float32)
 
@@ -197,7 +210,10 @@ def _check_values(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> No
     if bad.any():
         record = int(np.argmax(bad.any(axis=1)))
         names = ", ".join(lead for lead, flag in zip(STANDARD_LEADS, bad[record], strict=True) if flag)
-        raise UserError(f"record {record}: NaN or infinite samples in lead {names}", "fill the gaps, or hide the lead with lead_mask")
+        raise UserError(
+            f"record {record}: NaN or infinite samples in lead {names}",
+            "fill the gaps, or hide the lead with lead_mask",
+        )
     signal[~np.broadcast_to(inside[:, None, :], signal.shape)] = 0.0
     spread = signal.max(axis=-1) - signal.min(axis=-1)
     if (spread > IMPLAUSIBLE_MV).any():
@@ -209,11 +225,14 @@ def _check_values(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> No
     flat = mask & (spread == 0)
     if flat.any():
         log.warning(
-            "flat_leads=%d remark=a lead of constant value is read as recorded; hide it with lead_mask when it is missing", int(flat.sum())
+            "flat_leads=%d remark=a lead of constant value is read as recorded; hide it with lead_mask when it is missing",
+            int(flat.sum()),
         )
 
 
-def _to_rate(signal: np.ndarray, valid: np.ndarray, contract: SignalContract, rate: float, resample: bool) -> tuple[np.ndarray, np.ndarray]:
+def _to_rate(
+    signal: np.ndarray, valid: np.ndarray, contract: SignalContract, rate: float, resample: bool
+) -> tuple[np.ndarray, np.ndarray]:
     if abs(rate - contract.sampling_rate) < 1e-6 * contract.sampling_rate:
         return signal, valid
     if not resample:
@@ -231,7 +250,9 @@ def _to_rate(signal: np.ndarray, valid: np.ndarray, contract: SignalContract, ra
     return resampled, np.minimum(np.round(valid * float(ratio)).astype(np.int64), resampled.shape[-1])
 
 
-def _to_length(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray, contract: SignalContract, crop: bool) -> ContractSignal:
+def _to_length(
+    signal: np.ndarray, mask: np.ndarray, valid: np.ndarray, contract: SignalContract, crop: bool
+) -> ContractSignal:
     T = signal.shape[-1]
     if contract.samples < T:
         if not crop:

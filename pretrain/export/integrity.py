@@ -34,17 +34,24 @@ def verify_export(folder: Path) -> str:
         version, files = listed["version"], dict(listed["files"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
-            f"{folder} is not an exported encoder: {DIGESTS} is missing or unreadable", "give the folder that `export` wrote"
+            f"{folder} is not an exported encoder: {DIGESTS} is missing or unreadable",
+            "give the folder that `export` wrote",
         ) from None
     if version != EXPORT_VERSION:
-        raise UserError(f"{folder} has export version {version}, this release reads {EXPORT_VERSION}", "use the release that wrote it")
+        raise UserError(
+            f"{folder} has export version {version}, this release reads {EXPORT_VERSION}",
+            "use the release that wrote it",
+        )
     found = file_digests(folder)
     wrong = [f"{name}: missing" for name in files if name not in found]
-    wrong += [f"{name}: content changed (sha256 differs)" for name in files if name in found and found[name] != files[name]]
+    wrong += [
+        f"{name}: content changed (sha256 differs)" for name in files if name in found and found[name] != files[name]
+    ]
     wrong += [f"{name}: not part of the export" for name in found if name not in files]
     if wrong:
         raise UserError(
-            f"exported encoder {folder} is not as it was written:\n" + "\n".join(f"  - {line}" for line in wrong), "fetch it again"
+            f"exported encoder {folder} is not as it was written:\n" + "\n".join(f"  - {line}" for line in wrong),
+            "fetch it again",
         )
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 

@@ -68,7 +68,10 @@ class LoadedEncoder:
 
     @torch.inference_mode()
     def encode(
-        self, signal: np.ndarray | Tensor, lead_mask: np.ndarray | Tensor, valid_samples: np.ndarray | Tensor | None = None
+        self,
+        signal: np.ndarray | Tensor,
+        lead_mask: np.ndarray | Tensor,
+        valid_samples: np.ndarray | Tensor | None = None,
     ) -> EncoderOutput:
         """A batch that already fulfils the contract: signal (B, 12, T) mV, lead_mask bool (B, 12), valid_samples (B,). Tensors stay on `device`."""
         signal, lead_mask = torch.as_tensor(signal), torch.as_tensor(lead_mask)
@@ -85,7 +88,9 @@ class LoadedEncoder:
         """
         fit = conform_signal(self.contract, signal, sampling_rate=sampling_rate, **form)
         if not fit.lead_mask.all() and self.contract.lead_dropout == 0:
-            log.warning("masked_leads=%d remark=this encoder was trained without lead dropout", int((~fit.lead_mask).sum()))
+            log.warning(
+                "masked_leads=%d remark=this encoder was trained without lead dropout", int((~fit.lead_mask).sum())
+            )
         rows = [slice(start, start + EMBED_BATCH) for start in range(0, len(fit.signal), EMBED_BATCH)]
         parts = [self.encode(fit.signal[r], fit.lead_mask[r], fit.valid_samples[r]).embedding for r in rows]
         return torch.cat(parts).float().cpu().numpy()
@@ -101,16 +106,27 @@ class LoadedEncoder:
         return untrained_encoder(self.config, self.contract.spec, seed, self.device)
 
 
-def untrained_encoder(config: RunConfig, spec: SignalSpec, seed: int = 0, device: torch.device | str = "cpu") -> LoadedEncoder:
+def untrained_encoder(
+    config: RunConfig, spec: SignalSpec, seed: int = 0, device: torch.device | str = "cpu"
+) -> LoadedEncoder:
     """Encoder and report head with fresh weights from `seed`; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ecg = EcgEncoder(config.model, spec.sampling_rate, spec.samples, config.data.normalisation)
         text = TextEncoder(config.text, device=device)
         head = TextHead(text.dim, config.model.embedding_dim)
-    contract = SignalContract.of(spec, config.data.normalisation, config.model.embedding_dim, config.training.lead_dropout)
+    contract = SignalContract.of(
+        spec, config.data.normalisation, config.model.embedding_dim, config.training.lead_dropout
+    )
     return LoadedEncoder(
-        config, contract, ecg, head, text, provenance={"untrained_seed": seed}, digest=f"untrained-seed-{seed}", device=device
+        config,
+        contract,
+        ecg,
+        head,
+        text,
+        provenance={"untrained_seed": seed},
+        digest=f"untrained-seed-{seed}",
+        device=device,
     )
 
 
@@ -128,7 +144,9 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> Loaded
     head = TextHead(head_state["norm.weight"].numel(), config.model.embedding_dim)
     head.load_state_dict(head_state)
     log.info("encoder=%s digest=%s rate=%g leads=12", path, digest[:12], contract.sampling_rate)
-    return LoadedEncoder(config, contract, ecg, head, text, provenance=_read_json(path / "provenance.json"), digest=digest, device=device)
+    return LoadedEncoder(
+        config, contract, ecg, head, text, provenance=_read_json(path / "provenance.json"), digest=digest, device=device
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

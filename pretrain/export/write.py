@@ -66,7 +66,9 @@ def export_encoder(
         spec = SignalSpec(model.ecg.sampling_rate, model.ecg.samples / model.ecg.sampling_rate)
         model = model.state_dict()
     if spec is None:
-        raise UserError("a state dict does not say which signals it was trained on", "give spec=SignalSpec(...) of the shard set")
+        raise UserError(
+            "a state dict does not say which signals it was trained on", "give spec=SignalSpec(...) of the shard set"
+        )
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}
     encoder = _encoder(config, spec, state)
 
@@ -74,7 +76,9 @@ def export_encoder(
     try:
         temporary.mkdir(parents=True)
         _write_weights(temporary, state)
-        contract = SignalContract.of(spec, config.data.normalisation, config.model.embedding_dim, config.training.lead_dropout)
+        contract = SignalContract.of(
+            spec, config.data.normalisation, config.model.embedding_dim, config.training.lead_dropout
+        )
         _write_json(temporary / "config.json", _portable(config))
         _write_json(temporary / "signal_contract.json", contract.to_dict())
         _write_json(temporary / "provenance.json", _provenance(config, state, training))
@@ -83,7 +87,9 @@ def export_encoder(
         _write_json(temporary / DIGESTS, {"version": EXPORT_VERSION, "files": file_digests(temporary)})
         temporary.rename(out)
     except OSError as error:
-        raise UserError(f"export to {out} failed: {error.strerror or error}", "free space or choose a writable folder") from error
+        raise UserError(
+            f"export to {out} failed: {error.strerror or error}", "free space or choose a writable folder"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     log.info("export=%s files=%d bytes=%d", out, len(list(out.iterdir())), sum(p.stat().st_size for p in out.iterdir()))
@@ -93,13 +99,16 @@ def export_encoder(
 def _encoder(config: RunConfig, spec: SignalSpec, state: Mapping[str, Tensor]) -> EcgEncoder:
     broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
     if broken:
-        raise UserError(f"{len(broken)} weight tensors hold NaN or infinity (first: {broken[0]})", "export an earlier checkpoint")
+        raise UserError(
+            f"{len(broken)} weight tensors hold NaN or infinity (first: {broken[0]})", "export an earlier checkpoint"
+        )
     encoder = EcgEncoder(config.model, spec.sampling_rate, spec.samples, config.data.normalisation)
     try:
         encoder.load_state_dict(part(state, ECG))
     except RuntimeError as error:
         raise UserError(
-            f"the weights do not fit the configuration: {error}", "export with the configuration and spec of the run that trained them"
+            f"the weights do not fit the configuration: {error}",
+            "export with the configuration and spec of the run that trained them",
         ) from None
     if not part(state, HEAD):
         raise UserError(f"the state dict has no {HEAD}* tensors", "give the state of the whole DualEncoder")
@@ -138,7 +147,10 @@ def _provenance(config: RunConfig, state: Mapping[str, Tensor], training: Mappin
         "temperature": None if scale is None else float(torch.exp(-scale.float()).item()),
         "text_encoder": TextEncoder(config.text, trained_text).describe(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
     }
 
 
@@ -161,7 +173,9 @@ def export_from_checkpoint(source: Path, out: Path, *, spec: SignalSpec | None =
     if (source / "checkpoints").is_dir():
         path = checkpoints.newest_verified(source)
         if path is None:
-            raise UserError(f"run {source} has no sound checkpoint", "train until the first checkpoint, or give the folder of one")
+            raise UserError(
+                f"run {source} has no sound checkpoint", "train until the first checkpoint, or give the folder of one"
+            )
     else:
         checkpoints.verify(source)
     assert path is not None
@@ -174,7 +188,9 @@ def export_from_checkpoint(source: Path, out: Path, *, spec: SignalSpec | None =
         "world_size": trainer.world_size,
         "checkpoint": path.name,
     }
-    return export_encoder(config, checkpoint_weights(path), out, training=training, spec=spec or _spec_of(config), program=program)
+    return export_encoder(
+        config, checkpoint_weights(path), out, training=training, spec=spec or _spec_of(config), program=program
+    )
 
 
 def checkpoint_weights(path: Path) -> dict[str, Tensor]:
@@ -186,7 +202,10 @@ def checkpoint_weights(path: Path) -> dict[str, Tensor]:
         return torch.load(path / TAG / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["module"]
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it prints, and draws progress bars
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):  # it prints, and draws progress bars
         return dict(get_fp32_state_dict_from_zero_checkpoint(str(path), tag=TAG))
 
 
@@ -197,5 +216,6 @@ def _spec_of(config: RunConfig) -> SignalSpec:
         return open_sets(config.data).spec
     except UserError as error:
         raise UserError(
-            f"the run's shards are not there, so their sampling rate and length are unknown: {error.problem}", "give spec=SignalSpec(...)"
+            f"the run's shards are not there, so their sampling rate and length are unknown: {error.problem}",
+            "give spec=SignalSpec(...)",
         ) from None

@@ -36,7 +36,11 @@ class DiagSim:
     def __init__(self, config: ObjectiveConfig) -> None:
         self.config = config
         self.weights = NegativeWeights(config.weighting, config.low, config.high, config.gamma, config.drop_duplicates)
-        kinds: dict[str, Literal["cosine", "jaccard", "none"]] = {"embedding": "cosine", "statements": "jaccard", "none": "none"}
+        kinds: dict[str, Literal["cosine", "jaccard", "none"]] = {
+            "embedding": "cosine",
+            "statements": "jaccard",
+            "none": "none",
+        }
         self.kind = kinds[config.similarity]
         self._bank: ReportBank | None = None
         self._columns = 0
@@ -58,7 +62,14 @@ class DiagSim:
         similarity = Similarity(self.kind, inputs.get("similarity"), inputs["report_key"])
         ecg, text, log_scale = features["ecg"], features["text"], features["log_scale"]
         output = weighted_infonce(
-            ecg, text, log_scale, similarity, self.weights, group=group, chunk=self.config.chunk, scheme=self.config.scheme
+            ecg,
+            text,
+            log_scale,
+            similarity,
+            self.weights,
+            group=group,
+            chunk=self.config.chunk,
+            scheme=self.config.scheme,
         )
         metrics = {
             "loss": output.loss.detach(),
@@ -78,7 +89,12 @@ class DiagSim:
         if self.kind == "jaccard":
             vocabulary = int(bank.statement_sets(everything)[1].max(initial=0)) + 1
             self._columns = min(vocabulary, STATEMENT_COLUMNS)
-            log.info("similarity=statements vocabulary=%d columns=%d folded=%s", vocabulary, self._columns, vocabulary > self._columns)
+            log.info(
+                "similarity=statements vocabulary=%d columns=%d folded=%s",
+                vocabulary,
+                self._columns,
+                vocabulary > self._columns,
+            )
 
     def _embedding_features(self, bank: ReportBank, report_ids: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(bank.similarity_features(report_ids, self.config.similarity_dim), dtype=np.float32)

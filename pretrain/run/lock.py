@@ -31,7 +31,9 @@ def held(run_dir: Path) -> Iterator[None]:
         run_dir.mkdir(parents=True, exist_ok=True)
         descriptor = _locked(path)
     except OSError as error:
-        raise UserError(f"run directory {run_dir} cannot be written: {error.strerror}", "give another --run-dir") from None
+        raise UserError(
+            f"run directory {run_dir} cannot be written: {error.strerror}", "give another --run-dir"
+        ) from None
     try:
         yield
     finally:

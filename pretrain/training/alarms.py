@@ -17,9 +17,7 @@ from cardialign.pretrain.config import CollapseConfig
 
 REMEDY = "lengthen the warm-up (schedule.warmup_fraction), lower optimizer.lr, or raise objective.temperature; then start again in a new run directory"
 
-NOT_FINITE_REMEDY = (
-    "the last checkpoint is intact; lower optimizer.lr, or look for bad records with `cardialign shards verify` and `shards inspect`"
-)
+NOT_FINITE_REMEDY = "the last checkpoint is intact; lower optimizer.lr, or look for bad records with `cardialign shards verify` and `shards inspect`"
 
 
 class CollapseError(UserError):
@@ -67,7 +65,9 @@ class CollapseAlarm:
     def check_gradient(self, step: int, norm: float, digest: str) -> None:
         """Raises CollapseError when the gradient is not finite, before the spoilt weights can reach a checkpoint."""
         if not math.isfinite(norm):
-            raise CollapseError(f"step {step}: the gradient norm is {norm} (sample ids digest {digest})", NOT_FINITE_REMEDY)
+            raise CollapseError(
+                f"step {step}: the gradient norm is {norm} (sample ids digest {digest})", NOT_FINITE_REMEDY
+            )
 
     def check_rank(self, step: int, rank: float | None) -> None:
         """Raises CollapseError when the effective rank of the ECG embeddings has been below `min_rank` for `patience_steps` after warm-up, at every

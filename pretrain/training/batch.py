@@ -15,7 +15,9 @@ from cardialign.pretrain.methods.dual import signal_inputs
 Tensors = dict[str, torch.Tensor]
 
 
-def dropped_leads(lead_mask: np.ndarray, probability: float, seed: int, step: int, rows: slice, global_batch: int) -> np.ndarray:
+def dropped_leads(
+    lead_mask: np.ndarray, probability: float, seed: int, step: int, rows: slice, global_batch: int
+) -> np.ndarray:
     """Lead mask bool (b, 12) with each present lead hidden with `probability`; a record keeps at least one of those it had.
 
     The draws are made for the whole global batch and `rows` of it are used, so that they do not depend on how the batch is spread over ranks.
@@ -42,13 +44,23 @@ def text_inputs(bank: TextBank, report: np.ndarray, config: RunConfig) -> Tensor
 
 
 def step_inputs(
-    batch: Batch, bank: TextBank, objective: Objective, config: RunConfig, rank: int, world_size: int, device: torch.device
+    batch: Batch,
+    bank: TextBank,
+    objective: Objective,
+    config: RunConfig,
+    rank: int,
+    world_size: int,
+    device: torch.device,
 ) -> tuple[Tensors, Tensors]:
     """Stream batch of this rank -> (model inputs, loss inputs), on the device."""
     training = config.training
     rows = local_slice(training.global_batch, rank, world_size)
-    lead_mask = dropped_leads(batch.lead_mask, training.lead_dropout, config.seed, batch.step, rows, training.global_batch)
-    model = signal_inputs(torch.from_numpy(batch.signal), torch.from_numpy(lead_mask), torch.from_numpy(batch.valid_samples))
+    lead_mask = dropped_leads(
+        batch.lead_mask, training.lead_dropout, config.seed, batch.step, rows, training.global_batch
+    )
+    model = signal_inputs(
+        torch.from_numpy(batch.signal), torch.from_numpy(lead_mask), torch.from_numpy(batch.valid_samples)
+    )
     model |= text_inputs(bank, batch.report, config)
     loss = objective.batch_inputs(bank, batch.report)
 

@@ -31,7 +31,8 @@ def open_sets(data: DataConfig) -> ShardSet | JoinedSets:
     together with the others."""
     if not data.parts:
         raise UsageError(
-            "neither data.shards nor data.mixture is set", "name a shard set: --set data.shards=FOLDER, or list several under data.mixture"
+            "neither data.shards nor data.mixture is set",
+            "name a shard set: --set data.shards=FOLDER, or list several under data.mixture",
         )
     if data.shards is not None:
         return ShardSet.open(data.shards)
@@ -45,7 +46,10 @@ def open_data(config: RunConfig) -> tuple[ShardSet | JoinedSets, Selection, Orde
         selection = _select(data, opened, data.parts[0])
         return opened, selection, _order(config, opened, selection, config.training.global_batch)
     slots = slots_of([part.weight for part in data.parts], config.training.global_batch)
-    orders = [_order_in_mixture(config, part, each, slot) for part, each, slot in zip(data.parts, opened.sets, slots, strict=True)]
+    orders = [
+        _order_in_mixture(config, part, each, slot)
+        for part, each, slot in zip(data.parts, opened.sets, slots, strict=True)
+    ]
     order = MixtureOrder(orders, opened.offsets, config.seed)
     return opened, Selection(order.rows, order.fingerprint), order
 

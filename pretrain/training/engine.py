@@ -88,7 +88,10 @@ def start_workers(timeout_seconds: float = 1800.0) -> Workers:
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     deepspeed.init_distributed(
-        dist_backend="nccl" if cuda else "gloo", auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout_seconds)
+        dist_backend="nccl" if cuda else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timedelta(seconds=timeout_seconds),
     )
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
     return Workers(dist.get_rank(), dist.get_world_size(), device)
@@ -142,7 +145,9 @@ def deepspeed_config(config: RunConfig, plan: BatchPlan) -> dict[str, Any]:
     }
 
 
-def make_engine(config: RunConfig, model: nn.Module, plan: BatchPlan, device: torch.device, *, universal: bool = False) -> Any:
+def make_engine(
+    config: RunConfig, model: nn.Module, plan: BatchPlan, device: torch.device, *, universal: bool = False
+) -> Any:
     """Model -> DeepSpeed engine with its optimizer. `universal`: the next load reads a universal checkpoint (another world size)."""
     import deepspeed
 
@@ -150,7 +155,9 @@ def make_engine(config: RunConfig, model: nn.Module, plan: BatchPlan, device: to
     if universal:
         settings["checkpoint"] = {"load_universal": True}
     model = model.to(device)
-    engine, _, _, _ = deepspeed.initialize(model=model, optimizer=make_optimizer(model, config.optimizer, device), config=settings)
+    engine, _, _, _ = deepspeed.initialize(
+        model=model, optimizer=make_optimizer(model, config.optimizer, device), config=settings
+    )
     return engine
 
 
@@ -179,7 +186,9 @@ def full_weights(engine: Any) -> dict[str, torch.Tensor]:
     import deepspeed
 
     persistent = engine.module.state_dict().keys()
-    state = {name: buffer.detach().cpu().clone() for name, buffer in engine.module.named_buffers() if name in persistent}
+    state = {
+        name: buffer.detach().cpu().clone() for name, buffer in engine.module.named_buffers() if name in persistent
+    }
     for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
             state[name] = parameter.detach().cpu().clone()

@@ -117,7 +117,9 @@ class _Run:
         torch.manual_seed(config.seed)
         model = DualEncoder(config, self.shard_set.spec)
         point = resume.find_resume_point(self.run_dir, config, self.selection.fingerprint, ORDER_VERSION, workers)
-        self.engine = make_engine(config, model, self.plan, workers.device, universal=point is not None and point.universal)
+        self.engine = make_engine(
+            config, model, self.plan, workers.device, universal=point is not None and point.universal
+        )
         self.engine.train()
         resume.seed_random(config.seed, workers.rank, 0)
         if point is not None:
@@ -126,7 +128,9 @@ class _Run:
             self.start, self.digest, self.loss, self.checkpoint = state.step, state.digest, state.loss, point.path
         fraction = config.data.max_bad_fraction
         if fraction > 0:
-            self.quarantine = Quarantine(self.run_dir, self.order, self.selection.fingerprint, len(self.selection.rows), fraction)
+            self.quarantine = Quarantine(
+                self.run_dir, self.order, self.selection.fingerprint, len(self.selection.rows), fraction
+            )
         log.info(
             "run=%s step=%d of=%d records=%d global_batch=%d world_size=%d micro_batches=%d zero_stage=%d precision=%s device=%s",
             config.name, self.start, self.last, len(self.selection.rows), self.plan.global_batch, workers.world_size,
@@ -140,7 +144,9 @@ class _Run:
         clock = StepClock(config.training.global_batch, workers.device)
         with self._stream() as stream, self._trace() as trace:
             for batch in clock.waits_for(self._agreed(stream)):
-                inputs, known = step_inputs(batch, self.bank, objective, config, workers.rank, workers.world_size, workers.device)
+                inputs, known = step_inputs(
+                    batch, self.bank, objective, config, workers.rank, workers.world_size, workers.device
+                )
                 step = accumulate_gradients(self.engine, inputs, partial(objective.loss, inputs=known), self.plan)
                 done, self.loss, self.digest = batch.step + 1, float(step.loss), stream.digest
                 alarm.check_loss(done, self.loss, float(step.metrics["effective_negatives"]), self.digest)
@@ -149,12 +155,26 @@ class _Run:
                 norm = optimizer_step(self.engine)
                 alarm.check_gradient(done, norm, self.digest)
                 clock.step(batch.wait, batch.slowest)
-                values = {name: float(value) for name, value in step.metrics.items()} | {"loss": self.loss, "lr": lr, "grad_norm": norm}
+                values = {name: float(value) for name, value in step.metrics.items()} | {
+                    "loss": self.loss,
+                    "lr": lr,
+                    "grad_norm": norm,
+                }
                 if done % config.training.log_every == 0 or done == self.last:
                     seconds, shard = clock.slowest
-                    log.info("run=%s step=%d rank=%d slowest_shard=%s read_seconds=%.4f", config.name, done, workers.rank, shard, seconds)
+                    log.info(
+                        "run=%s step=%d rank=%d slowest_shard=%s read_seconds=%.4f",
+                        config.name,
+                        done,
+                        workers.rank,
+                        shard,
+                        seconds,
+                    )
                     values |= {"effective_rank": effective_rank(step.features["ecg"]), **clock.report()}
-                    values |= {"data_slow_reads": float(stream.slow_reads), "data_quarantined": float(self._quarantined())}
+                    values |= {
+                        "data_slow_reads": float(stream.slow_reads),
+                        "data_quarantined": float(self._quarantined()),
+                    }
                     if workers.rank == 0:
                         self.reporter.metrics(done, values)
                 if trace is not None:
@@ -229,5 +249,7 @@ class _Run:
         state = resume.TrainerState(
             step, self.digest, config, self.selection.fingerprint, self.workers.world_size, ORDER_VERSION, self.loss
         )
-        self.checkpoint = resume.save_checkpoint(self.engine, self.run_dir, state, self.workers, keep=self.config.training.keep_checkpoints)
+        self.checkpoint = resume.save_checkpoint(
+            self.engine, self.run_dir, state, self.workers, keep=self.config.training.keep_checkpoints
+        )
         self.reporter.checkpoint(step, self.checkpoint)

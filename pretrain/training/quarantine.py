@@ -64,7 +64,9 @@ class Quarantine:
     `max_bad_fraction` of the selected ones allows (see `allowed_bad`).
     """
 
-    def __init__(self, run_dir: Path, order: Order, selection_fingerprint: str, records: int, max_bad_fraction: float) -> None:
+    def __init__(
+        self, run_dir: Path, order: Order, selection_fingerprint: str, records: int, max_bad_fraction: float
+    ) -> None:
         self._path, self._order, self._selection = run_dir / FILE, order, selection_fingerprint
         self._fraction, self._records = max_bad_fraction, records
         found = on_rank_zero(lambda: read_quarantine(run_dir, selection_fingerprint))
@@ -74,7 +76,9 @@ class Quarantine:
 
     def touches(self, batch: Batch) -> bool:
         """This rank could not read its part of the batch, or the batch holds a record that is quarantined by now (it may have been read before)."""
-        return bool(batch.bad) or any(self.rows.get(row, batch.step + 1) <= batch.step for row in batch.global_rows.tolist() if self.rows)
+        return bool(batch.bad) or any(
+            self.rows.get(row, batch.step + 1) <= batch.step for row in batch.global_rows.tolist() if self.rows
+        )
 
     def settle(self, stream: ShardStream, batch: Batch) -> None:
         """Put substitutes for everything unreadable into the batch of this step, and for substitutes that cannot be read either; called on

@@ -67,12 +67,17 @@ class StepClock:
         """Figures since the last report."""
         now = time.perf_counter()
         seconds = max(now - self.since, 1e-9)
-        figures = {"records_per_second": self.steps * self.global_batch / seconds, "data_wait_share": self.waits["queue"] / seconds}
+        figures = {
+            "records_per_second": self.steps * self.global_batch / seconds,
+            "data_wait_share": self.waits["queue"] / seconds,
+        }
         figures |= {f"data_{kind}_seconds": value for kind, value in self.waits.items()}
         figures["data_slowest_read_seconds"] = self.slowest[0]
         if self._events:
             self._events[-1][1].synchronize()
-            figures["data_device_wait_seconds"] = sum(begins.elapsed_time(ends) for begins, ends in self._events) / 1000.0
+            figures["data_device_wait_seconds"] = (
+                sum(begins.elapsed_time(ends) for begins, ends in self._events) / 1000.0
+            )
             self._events.clear()
         self.since, self.steps, self.waits, self.slowest = now, 0, _zeros(), (0.0, "")
         return figures

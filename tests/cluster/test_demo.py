@@ -32,7 +32,16 @@ def test_every_stage_is_a_command_that_a_user_can_type(tmp_path: Path) -> None:
         command = " ".join(stage.words[:2]) if stage.words[0] not in ("cohort", "pretrain") else stage.words[0]
         args = build_parser(command).parse_args([*stage.words, *stage.again])
         assert args.command == command
-    assert [stage.words[0] for stage in stages] == ["cohort", "cohort", "shards", "shards", "text-bank", "pretrain", "evaluate", "registry"]
+    assert [stage.words[0] for stage in stages] == [
+        "cohort",
+        "cohort",
+        "shards",
+        "shards",
+        "text-bank",
+        "pretrain",
+        "evaluate",
+        "registry",
+    ]
 
 
 def test_finished_stages_are_skipped_only_while_their_outputs_verify(tmp_path: Path, cohort: Path) -> None:

@@ -15,7 +15,20 @@ from cardialign.cluster import main as cli
 from cardialign.cluster.commands import COMMANDS, GROUPS
 from cardialign.data_shards.errors import DataError
 
-HEAVY = ("torch", "pandas", "ray", "mlflow", "deepspeed", "transformers", "pyarrow", "scipy", "matplotlib", "numpy", "pydantic", "yaml")
+HEAVY = (
+    "torch",
+    "pandas",
+    "ray",
+    "mlflow",
+    "deepspeed",
+    "transformers",
+    "pyarrow",
+    "scipy",
+    "matplotlib",
+    "numpy",
+    "pydantic",
+    "yaml",
+)
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -39,7 +52,9 @@ def test_every_group_has_a_line_of_help() -> None:
 
 
 def test_module_and_command_are_the_same_program() -> None:
-    done = subprocess.run([sys.executable, "-m", "cardialign", "--version"], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "cardialign", "--version"], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout.startswith("cardialign ")
 
 
@@ -60,7 +75,9 @@ def _command_that(monkeypatch: pytest.MonkeyPatch, act: Callable[..., dict[str, 
     monkeypatch.setattr(module, "run", act)
 
 
-def test_user_error_is_one_message_without_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_error_is_one_message_without_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail(args: Any) -> dict[str, Any]:
         raise DataError("shard 7 is torn", "build it again")
 
@@ -96,14 +113,22 @@ def test_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert capsys.readouterr().err == "cardialign: interrupted\n"
 
 
-def test_json_is_the_last_line_and_knows_numpy_paths_and_nan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_the_last_line_and_knows_numpy_paths_and_nan(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from pathlib import Path
 
     import numpy as np
 
     def noisy(args: Any) -> dict[str, Any]:
         sys.stdout.write("a library talks\n")
-        return {"path": Path("a/b"), "count": np.int64(3), "figures": np.array([1.0, np.nan]), "share": float("inf"), "_table": "hidden"}
+        return {
+            "path": Path("a/b"),
+            "count": np.int64(3),
+            "figures": np.array([1.0, np.nan]),
+            "share": float("inf"),
+            "_table": "hidden",
+        }
 
     _command_that(monkeypatch, noisy)
     assert cli.main(["registry", "list", "--json"]) == 0
@@ -113,7 +138,9 @@ def test_json_is_the_last_line_and_knows_numpy_paths_and_nan(monkeypatch: pytest
     assert "_table" not in values
 
 
-def test_stopped_at_a_checkpoint_is_75_and_not_ok(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stopped_at_a_checkpoint_is_75_and_not_ok(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     _command_that(monkeypatch, lambda args: {"exit_code": 75, "encoders": []})
     assert cli.main(["registry", "list", "--json"]) == 75
     assert json.loads(capsys.readouterr().out)["ok"] is False

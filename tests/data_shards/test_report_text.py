@@ -22,7 +22,10 @@ def test_gaps_of_any_kind_are_dropped_and_the_order_kept():
         ("Sinus rhythm.", "Sinus rhythm"),
         ("  Sinus \t rhythm ..", "Sinus rhythm"),
         ("*** INFERIOR INFARCT - POSSIBLY ACUTE ***", "INFERIOR INFARCT - POSSIBLY ACUTE"),
-        ("*** EXTENSIVE INFARCT *** with possible acute lateral changes", "EXTENSIVE INFARCT with possible acute lateral changes"),
+        (
+            "*** EXTENSIVE INFARCT *** with possible acute lateral changes",
+            "EXTENSIVE INFARCT with possible acute lateral changes",
+        ),
         ("--- Pediatric criteria used ---", "Pediatric criteria used"),
         ("- frequent PVCs", "frequent PVCs"),
         ("Abnormal EKG", "Abnormal ECG"),
@@ -33,7 +36,10 @@ def test_gaps_of_any_kind_are_dropped_and_the_order_kept():
         ("*** (9@128) paced ***", "paced"),
         ("(premature) beats", "(premature) beats"),
         ("Atrial flutter with varied AV block,", "Atrial flutter with varied AV block"),
-        ("** INTERPRETATION MADE WITHOUT KNOWING PATIENT'S AGE **", "INTERPRETATION MADE WITHOUT KNOWING PATIENT'S AGE"),
+        (
+            "** INTERPRETATION MADE WITHOUT KNOWING PATIENT'S AGE **",
+            "INTERPRETATION MADE WITHOUT KNOWING PATIENT'S AGE",
+        ),
         ("Prolonged QT interval of 0.48 s", "Prolonged QT interval of 0.48 s"),
     ],
 )
@@ -58,7 +64,9 @@ def test_the_key_ignores_case_and_trailing_dots_but_not_order_or_borders():
 
 
 def test_the_key_is_stable_across_versions():
-    assert report_key(("Sinus rhythm", "Normal ECG")) == report_key(("sinus rhythm", "normal ecg")) == "8d9bb306baf1d535"
+    assert (
+        report_key(("Sinus rhythm", "Normal ECG")) == report_key(("sinus rhythm", "normal ecg")) == "8d9bb306baf1d535"
+    )
 
 
 def test_joining():
@@ -73,8 +81,12 @@ def test_joining():
 def test_the_3862_real_machine_phrases_clean_to_words(real_data):
     phrases = (real_data / "mimic-iv-ecg-format" / "report_phrases_esi.txt").read_text().splitlines()
     cleaned = [clean_statements([phrase]) for phrase in phrases]
-    lost = [phrase for phrase, result in zip(phrases, cleaned, strict=True) if not result and any(map(str.isalnum, phrase))]
+    lost = [
+        phrase for phrase, result in zip(phrases, cleaned, strict=True) if not result and any(map(str.isalnum, phrase))
+    ]
     assert not lost
-    assert not [result for result in cleaned if result and ("***" in result[0] or "@" in result[0] or result[0][-1] in ".,;")]
+    assert not [
+        result for result in cleaned if result and ("***" in result[0] or "@" in result[0] or result[0][-1] in ".,;")
+    ]
     assert len(phrases) == len(set(phrases)) == 3862 and all(cleaned)
     assert len({result[0].casefold() for result in cleaned}) == len({report_key(result) for result in cleaned}) == 3080

@@ -55,9 +55,16 @@ def shell(tmp_path: Path) -> dict[str, str]:
 def run(code: str, folder: Path, environment: dict[str, str], deadline: float = 300) -> str:
     """Run a block with `bash -e` in `folder`; its stdout. Fails with everything it printed."""
     process = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=deadline
+        ["bash", "-euo", "pipefail", "-c", code],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=deadline,
     )
-    assert process.returncode == 0, f"{code}\n--- stdout\n{process.stdout[-4000:]}\n--- stderr\n{process.stderr[-4000:]}"
+    assert process.returncode == 0, (
+        f"{code}\n--- stdout\n{process.stdout[-4000:]}\n--- stderr\n{process.stderr[-4000:]}"
+    )
     return process.stdout
 
 
@@ -75,7 +82,14 @@ def test_make_demo_and_make_test_are_the_commands_behind_them(tmp_path: Path, sh
     command = command[command.index("cardialign demo") :]
     printed = run(f"{command} --patients 40 --unseen-patients 20", tmp_path, shell)
     assert (tmp_path / "demo" / "report.html").stat().st_size > 50_000
-    for shown in ("class", "AUROC", "untrained", "macro, 29 classes", "report     demo/report.html", "mlflow ui --backend-store-uri"):
+    for shown in (
+        "class",
+        "AUROC",
+        "untrained",
+        "macro, 29 classes",
+        "report     demo/report.html",
+        "mlflow ui --backend-store-uri",
+    ):
         assert shown in printed
         assert shown in block_with("macro, 29 classes", "text"), "the README shows what the demo prints"
 
@@ -103,14 +117,33 @@ def ray_head(folder: Path, environment: dict[str, str]) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
-    scratch = tempfile.mkdtemp(prefix="ray-", dir="/tmp" if Path("/tmp").is_dir() else None)  # socket paths must stay short
-    head = ["start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={address.partition(':')[2]}", "--num-cpus=2"]
-    quiet = ["--include-dashboard=false", "--object-store-memory=134217728", "--disable-usage-stats", f"--temp-dir={scratch}"]
+    scratch = tempfile.mkdtemp(
+        prefix="ray-", dir="/tmp" if Path("/tmp").is_dir() else None
+    )  # socket paths must stay short
+    head = [
+        "start",
+        "--head",
+        "--block",
+        "--node-ip-address=127.0.0.1",
+        f"--port={address.partition(':')[2]}",
+        "--num-cpus=2",
+    ]
+    quiet = [
+        "--include-dashboard=false",
+        "--object-store-memory=134217728",
+        "--disable-usage-stats",
+        f"--temp-dir={scratch}",
+    ]
     with (folder / "ray-head.log").open("w") as log:
         process = subprocess.Popen([*ray, *head, *quiet], env=environment, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 90
-        while subprocess.run([*ray, "health-check", "--address", address], env=environment, capture_output=True).returncode != 0:
+        while (
+            subprocess.run(
+                [*ray, "health-check", "--address", address], env=environment, capture_output=True
+            ).returncode
+            != 0
+        ):
             assert process.poll() is None and time.monotonic() < deadline, (folder / "ray-head.log").read_text()[-3000:]
         yield address
     finally:

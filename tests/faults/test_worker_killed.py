@@ -48,7 +48,9 @@ def starts(run_dir: Path) -> int:
 
 
 @pytest.mark.timeout(240)
-def test_run_whose_worker_is_killed_finishes_by_itself_with_the_same_loss_trace(two_banked_sets: tuple[Path, Path], tmp_path: Path) -> None:
+def test_run_whose_worker_is_killed_finishes_by_itself_with_the_same_loss_trace(
+    two_banked_sets: tuple[Path, Path], tmp_path: Path
+) -> None:
     large, small = two_banked_sets
     config = config_for(f"data.mixture=[{{shards: {large}, weight: 3}}, {{shards: {small}}}]")
     killed: list[int] = []
@@ -79,7 +81,13 @@ def test_sigterm_stops_at_a_committed_checkpoint_with_code_75(
     words = ["pretrain", "--recipe", "cardialign-demo", "--run-dir", str(tmp_path / "run"), "--json"]
     words += ["--mixture", f"{two_banked_sets[0]}=0.7", "--mixture", f"{two_banked_sets[1]}=0.3"]
     words += [part for assignment in SMALL for part in ("--set", assignment)]
-    words += ["--steps", "100000", "--tracking-optional", "--tracking-uri", f"sqlite:///{tmp_path / 'absent' / 'mlflow.db'}"]
+    words += [
+        "--steps",
+        "100000",
+        "--tracking-optional",
+        "--tracking-uri",
+        f"sqlite:///{tmp_path / 'absent' / 'mlflow.db'}",
+    ]
     process = subprocess.Popen([sys.executable, "-m", "cardialign", *words], stdout=subprocess.PIPE, text=True)
     try:
         trace = tmp_path / "run" / "metrics.jsonl"
@@ -100,8 +108,15 @@ def test_sigterm_stops_at_a_committed_checkpoint_with_code_75(
 
 
 @pytest.mark.timeout(180)
-def test_collapse_ends_the_run_with_its_own_message_and_without_another_try(banked_shards: Path, tmp_path: Path) -> None:
-    collapse = ["collapse.enabled=true", "collapse.min_rank=1000", "collapse.patience_steps=5", "schedule.warmup_steps=1"]
+def test_collapse_ends_the_run_with_its_own_message_and_without_another_try(
+    banked_shards: Path, tmp_path: Path
+) -> None:
+    collapse = [
+        "collapse.enabled=true",
+        "collapse.min_rank=1000",
+        "collapse.patience_steps=5",
+        "schedule.warmup_steps=1",
+    ]
     config = config_for(f"data.shards={banked_shards}", *collapse)
     with pytest.raises(CollapseError) as raised:
         pretrain(config, tmp_path / "run", workers=2)

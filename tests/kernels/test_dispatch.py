@@ -21,14 +21,22 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "kernels.json"
     versions = {"triton": dispatch._triton_version()}
     path.write_text(
-        json.dumps({"device": "NVIDIA H200", "versions": versions, "kernels_from": {"contrastive": 1 << 20, "patch-embed": None}})
+        json.dumps(
+            {
+                "device": "NVIDIA H200",
+                "versions": versions,
+                "kernels_from": {"contrastive": 1 << 20, "patch-embed": None},
+            }
+        )
     )
     monkeypatch.setenv(OPT_IN, str(path))
     return path
 
 
 @pytest.mark.parametrize(("setting", "allowed"), [(None, False), ("", False), ("0", False), ("1", True)])
-def test_a_switch_holds_for_every_operation(setting: str | None, allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_switch_holds_for_every_operation(
+    setting: str | None, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(OPT_IN, raising=False)
     if setting is not None:
         monkeypatch.setenv(OPT_IN, setting)

@@ -24,7 +24,9 @@ class SmallEncoder(torch.nn.Module):
         self.missing, self.query = parameter(12, 16), parameter(2, 8)
 
     def forward(self, signal: torch.Tensor, lead_mask: torch.Tensor, valid_samples: torch.Tensor) -> torch.Tensor:
-        scale = PatchScaleParams(25, 12, [self.first, self.second], self.bias, self.ln_weight, self.ln_bias, self.missing)
+        scale = PatchScaleParams(
+            25, 12, [self.first, self.second], self.bias, self.ln_weight, self.ln_bias, self.missing
+        )
         tokens = multi_scale_patch_embed(signal, lead_mask, [scale], GROUPS)[0][:, 0]
         count = tokens.shape[1]
         valid, seconds = token_valid(valid_samples, count, 25, 12), token_seconds(count, 25, 12, 500.0)

@@ -44,7 +44,10 @@ def _last_program(kernel: str, rows: int, columns: int) -> list[bool]:
 
     forward.PROGRAMS = backward.PROGRAMS = 1 << 30  # a program has one tile
     backward.BLOCK_SIDE = 4096
-    (v, row_features, row_key, row_side), (t, column_features, column_key, column_side) = _side(rows, 0), _side(columns, 1)
+    (v, row_features, row_key, row_side), (t, column_features, column_key, column_side) = (
+        _side(rows, 0),
+        _side(columns, 1),
+    )
     known = Similarity("cosine", row_features, row_key), Similarity("cosine", column_features, column_key)
     scale = torch.tensor(5.0)
     tiles: NegativeTiles | TargetTiles = TargetTiles(*known, SoftTargets("ramp", low=-0.2), rows)
@@ -71,12 +74,24 @@ def _last_program(kernel: str, rows: int, columns: int) -> list[bool]:
         whole.run()
         near.run()
     equal = []
-    for name in whole.arguments.keys() & {"ROW_PARTIAL", "ALPHA_PARTIAL", "ROW_MASS", "ROW_WORK", "PARTIAL", "VALUES", "SLOPES"}:
+    for name in whole.arguments.keys() & {
+        "ROW_PARTIAL",
+        "ALPHA_PARTIAL",
+        "ROW_MASS",
+        "ROW_WORK",
+        "PARTIAL",
+        "VALUES",
+        "SLOPES",
+    }:
         equal.append(torch.equal(whole.arguments[name][-1, first_row:], near.arguments[name][-1]))
     for name in whole.arguments.keys() & {"COLUMN_PARTIAL", "COLUMN_MASS", "COLUMN_WORK"}:
         equal.append(torch.equal(whole.arguments[name][-1, first_column:], near.arguments[name][-1]))
     if "G" in whole.arguments:
-        equal.append(torch.equal(whole.arguments["G"][first_row:, first_column:columns], near.arguments["G"][:, : columns - first_column]))
+        equal.append(
+            torch.equal(
+                whole.arguments["G"][first_row:, first_column:columns], near.arguments["G"][:, : columns - first_column]
+            )
+        )
     return [*equal, max(v.numel(), t.numel()) > 1 << 31]
 
 

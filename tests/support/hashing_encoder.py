@@ -16,7 +16,10 @@ class HashingEncoder:
 
     def _word_ids(self, text: str) -> list[int]:
         words = re.findall(r"\w+", text.lower())
-        return [int.from_bytes(hashlib.sha256(f"{self.fingerprint} {word}".encode()).digest()[:4], "little") % 30_000 + 1 for word in words]
+        return [
+            int.from_bytes(hashlib.sha256(f"{self.fingerprint} {word}".encode()).digest()[:4], "little") % 30_000 + 1
+            for word in words
+        ]
 
     def tokenize(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         ids = np.zeros((len(texts), self.max_tokens), dtype=np.int32)

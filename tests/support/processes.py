@@ -56,7 +56,14 @@ def _context() -> Any:
 
 
 def _rank_main(
-    folder: str, rank: int, world: int, function: Callable[..., Any], args: tuple, environment: dict, init: bool, deadline: float
+    folder: str,
+    rank: int,
+    world: int,
+    function: Callable[..., Any],
+    args: tuple,
+    environment: dict,
+    init: bool,
+    deadline: float,
 ) -> None:
     try:
         os.environ.update(environment)
@@ -67,7 +74,11 @@ def _rank_main(
         if init:
             # The collectives' own timeout lies past the deadline: the parent, not a stuck collective, ends the run.
             dist.init_process_group(
-                "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world, timeout=timedelta(seconds=deadline + 30)
+                "gloo",
+                init_method=f"file://{folder}/rendezvous",
+                rank=rank,
+                world_size=world,
+                timeout=timedelta(seconds=deadline + 30),
             )
         outcome: tuple = (True, function(rank, world, *args))
     except BaseException:
@@ -113,7 +124,10 @@ def run_ranks(
             for rank in range(world):
                 mine = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
                 process = context.Process(
-                    target=_rank_main, args=(folder, rank, world, function, args, mine, init, deadline), daemon=False, name=f"rank-{rank}"
+                    target=_rank_main,
+                    args=(folder, rank, world, function, args, mine, init, deadline),
+                    daemon=False,
+                    name=f"rank-{rank}",
                 )
                 process.start()
                 processes.append(process)

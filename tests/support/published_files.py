@@ -34,7 +34,16 @@ def write_data_set(folder: Path, records: Sequence[str]) -> Path:
         comments = [f"Age: {40 + number}", "Sex: Male", f"Dx: {DX[number % len(DX)]}"]
         counts = ecg_counts(250, rate=100, gain=1000, seed=number)
         path = folder / f"g{number // 2}" / name
-        write_record(path, counts, rate="100", gains="1000/mV", storage="16+24", prefix=b"\0" * 24, suffix=".mat", comments=comments)
+        write_record(
+            path,
+            counts,
+            rate="100",
+            gains="1000/mV",
+            storage="16+24",
+            prefix=b"\0" * 24,
+            suffix=".mat",
+            comments=comments,
+        )
     return folder
 
 

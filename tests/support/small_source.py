@@ -26,7 +26,9 @@ def heart_counts(rng: np.random.Generator, samples: int, rate: float = 500.0, ga
     time_s = np.arange(samples) / rate
     phase = (time_s * rng.uniform(0.9, 1.6) + rng.random()) % 1.0
     waves = [(0.2, 0.03, 0.12), (0.36, 0.012, 1.0), (0.39, 0.012, -0.25), (0.62, 0.06, 0.3)]
-    dipole = np.stack([sum(a * rng.normal(0.8, 0.3) * np.exp(-0.5 * ((phase - c) / w) ** 2) for c, w, a in waves) for _ in range(3)])
+    dipole = np.stack(
+        [sum(a * rng.normal(0.8, 0.3) * np.exp(-0.5 * ((phase - c) / w) ** 2) for c, w, a in waves) for _ in range(3)]
+    )
     dipole = np.asarray(dipole) + rng.normal(0, 0.004, (3, samples))
     independent = rng.normal(0, 0.8, (8, 3)) @ dipole + rng.normal(0, 0.006, (8, samples))
     i, ii = np.round(independent[:2] * gain)
@@ -41,7 +43,9 @@ class SmallSource:
     root = Path(".")
     label_sets = ("rhythm", "form")
 
-    def __init__(self, records: int, *, samples: int = 500, seed: int = 0, bad: tuple[int, ...] = (), delay: float = 0.0) -> None:
+    def __init__(
+        self, records: int, *, samples: int = 500, seed: int = 0, bad: tuple[int, ...] = (), delay: float = 0.0
+    ) -> None:
         self.records, self.samples, self.seed, self.bad, self.delay = records, samples, seed, bad, delay
 
     @classmethod

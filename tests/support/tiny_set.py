@@ -27,7 +27,9 @@ def make_tiny_cohort(folder: Path, patients: int = 30, seed: int = 3) -> Path:
 
 
 def make_tiny_shards(folder: Path, cohort: Path) -> Path:
-    source = open_source("mimic-iv-ecg", cohort, labels=str(cohort / "truth.csv"), patients=str(cohort / "patients.csv"))
+    source = open_source(
+        "mimic-iv-ecg", cohort, labels=str(cohort / "truth.csv"), patients=str(cohort / "patients.csv")
+    )
     return build_shards(source, folder / "shards", spec=SPEC, workers=1, records_per_shard=32).path
 
 

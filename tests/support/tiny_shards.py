@@ -46,7 +46,10 @@ class TinySource:
         rng = np.random.default_rng(i)
         samples = int(RATE * SECONDS)
         seconds = np.arange(samples) / RATE
-        beat = np.sin(2 * np.pi * (1.0 + 0.5 * kind) * seconds + rng.uniform(0, 6))[None, :] * np.linspace(100, 900, 12)[:, None]
+        beat = (
+            np.sin(2 * np.pi * (1.0 + 0.5 * kind) * seconds + rng.uniform(0, 6))[None, :]
+            * np.linspace(100, 900, 12)[:, None]
+        )
         counts = (beat + rng.normal(0, 40, (12, samples))).astype(np.int16)
         return EcgRecord(
             key=entry.key,
@@ -80,14 +83,17 @@ class HashingEncoder:
         lengths = np.zeros(len(texts), dtype=np.int32)
         for row, text in enumerate(texts):
             words = text.split()[: self.max_tokens] or ["empty"]
-            ids[row, : len(words)] = [int.from_bytes(hashlib.sha256(word.encode()).digest()[:2], "little") for word in words]
+            ids[row, : len(words)] = [
+                int.from_bytes(hashlib.sha256(word.encode()).digest()[:2], "little") for word in words
+            ]
             lengths[row] = len(words)
         return ids, lengths
 
     def embed(self, texts: list[str]) -> np.ndarray:
         ids, lengths = self.tokenize(texts)
         rows = [
-            sum(np.random.default_rng(int(word)).normal(size=self.dim) for word in row[:n]) for row, n in zip(ids, lengths, strict=True)
+            sum(np.random.default_rng(int(word)).normal(size=self.dim) for word in row[:n])
+            for row, n in zip(ids, lengths, strict=True)
         ]
         out = np.stack(rows).astype(np.float32)
         return out / np.linalg.norm(out, axis=1, keepdims=True)

@@ -46,7 +46,9 @@ def _unit(rows: torch.Tensor) -> torch.Tensor:
 
 def data() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(7)
-    return torch.randn(STEPS, GLOBAL_BATCH, 20, generator=generator), torch.randn(STEPS, GLOBAL_BATCH, 12, generator=generator)
+    return torch.randn(STEPS, GLOBAL_BATCH, 20, generator=generator), torch.randn(
+        STEPS, GLOBAL_BATCH, 12, generator=generator
+    )
 
 
 def infonce(ecg: torch.Tensor, text: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
@@ -93,7 +95,9 @@ def settings(stage: int, micro_batch: int | None, **training: Any):
     )
 
 
-def reference(dropout: float = 0.0, micro_batch: int = GLOBAL_BATCH, world: int = 1) -> tuple[list[float], list[float], np.ndarray]:
+def reference(
+    dropout: float = 0.0, micro_batch: int = GLOBAL_BATCH, world: int = 1
+) -> tuple[list[float], list[float], np.ndarray]:
     """One process, plain torch in float64, one graph over the whole batch: loss and gradient norm per step, weights after STEPS steps.
 
     With dropout the batch is encoded in the pieces of the plan, rank by rank, so that the masks are drawn in the same order; the masks themselves
@@ -115,7 +119,9 @@ def reference(dropout: float = 0.0, micro_batch: int = GLOBAL_BATCH, world: int 
             local = local_slice(GLOBAL_BATCH, rank, world)
             x, y = xs[step][local], ys[step][local]
             features += [model({"x": x[rows], "y": y[rows]}) for rows in plan.slices(len(x))]
-        loss = infonce(torch.cat([f["ecg"] for f in features]), torch.cat([f["text"] for f in features]), features[0]["log_scale"])
+        loss = infonce(
+            torch.cat([f["ecg"] for f in features]), torch.cat([f["text"] for f in features]), features[0]["log_scale"]
+        )
         optimizer.zero_grad()
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)))
@@ -148,7 +154,9 @@ def train_engine(
     return {"losses": losses, "norms": norms, "weights": flat_weights(engines.full_weights(engine))}
 
 
-def train_with_checkpoints(run_dir: Path, stage: int, upto: int, micro_batch: int | None, dropout: float = 0.0) -> dict[str, Any]:
+def train_with_checkpoints(
+    run_dir: Path, stage: int, upto: int, micro_batch: int | None, dropout: float = 0.0
+) -> dict[str, Any]:
     """Continue from the newest checkpoint under run_dir (or start), train to step `upto`, checkpoint there. Returns the losses of this leg."""
     workers = engines.start_workers()
     config = settings(stage, micro_batch)
@@ -171,6 +179,8 @@ def train_with_checkpoints(run_dir: Path, stage: int, upto: int, micro_batch: in
         loss = accumulate_gradients(engine, {"x": xs[k][local], "y": ys[k][local]}, gathered_infonce, plan).loss
         engines.optimizer_step(engine)
         losses.append(loss.item())
-    state = resume.TrainerState(upto, "digest", json.loads(json.dumps(config.resolved())), "selection", workers.world_size, 1)
+    state = resume.TrainerState(
+        upto, "digest", json.loads(json.dumps(config.resolved())), "selection", workers.world_size, 1
+    )
     path = resume.save_checkpoint(engine, run_dir, state, workers, keep=2)
     return {"start": start, "losses": losses, "path": str(path), "weights": flat_weights(engines.full_weights(engine))}

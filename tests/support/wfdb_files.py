@@ -12,7 +12,9 @@ from cardialign.data_shards.record import STANDARD_LEADS
 MIMIC_LEADS = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6")
 
 
-def ecg_counts(samples: int = 1000, leads: int = 12, seed: int = 0, rate: float = 500.0, gain: float = 200.0) -> np.ndarray:
+def ecg_counts(
+    samples: int = 1000, leads: int = 12, seed: int = 0, rate: float = 500.0, gain: float = 200.0
+) -> np.ndarray:
     """int16 (leads, samples): beats of one QRS a second on noise, every lead with an amplitude of its own, around 1 mV."""
     rng = np.random.default_rng(seed)
     seconds = np.arange(samples) / rate
@@ -39,7 +41,10 @@ def write_record(
     fields = [gains] * len(leads) if isinstance(gains, str) else list(gains)
     name = path.name
     lines = [record_line or f"{name} {len(leads)} {rate} {counts.shape[1]} 12:04:00 22/09/2182"]
-    lines += [f"{name}{suffix} {storage} {gain} 16 0 {row[0]} 0 0 {lead}" for gain, row, lead in zip(fields, counts, leads, strict=True)]
+    lines += [
+        f"{name}{suffix} {storage} {gain} 16 0 {row[0]} 0 0 {lead}"
+        for gain, row, lead in zip(fields, counts, leads, strict=True)
+    ]
     lines += [f"# {comment}" for comment in comments]
     path.with_name(f"{name}.hea").write_text("\n".join(lines) + "\n")
     path.with_name(f"{name}{suffix}").write_bytes(prefix + np.ascontiguousarray(counts.T).astype("<i2").tobytes())

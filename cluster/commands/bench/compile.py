@@ -10,7 +10,9 @@ from cardialign.cluster.cli.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--arch", type=int, choices=(80, 90), help="only this compute capability, times ten (default: both)")
+    parser.add_argument(
+        "--arch", type=int, choices=(80, 90), help="only this compute capability, times ten (default: both)"
+    )
     parser.add_argument("--name", default="", help="only variants whose name contains this")
 
 
@@ -20,14 +22,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     results = []
     try:
-        wanted = [variant for variant in all_variants() if args.name in variant.name and args.arch in (None, variant.architecture)]
+        wanted = [
+            variant
+            for variant in all_variants()
+            if args.name in variant.name and args.arch in (None, variant.architecture)
+        ]
         with Progress("bench compile", len(wanted)) as progress:
             for done, variant in enumerate(wanted, 1):
                 results.append(compile_variant(variant))
                 progress(done)
     except (ImportError, ValueError) as error:
-        raise UserError(f"the kernels cannot be compiled here: {error}", "install triton (Linux), and unset TRITON_INTERPRET") from error
-    refused = {f"{r.variant.name} sm_{r.variant.architecture}": r.faults for r in results if r.faults and r.variant.dispatched}
+        raise UserError(
+            f"the kernels cannot be compiled here: {error}", "install triton (Linux), and unset TRITON_INTERPRET"
+        ) from error
+    refused = {
+        f"{r.variant.name} sm_{r.variant.architecture}": r.faults for r in results if r.faults and r.variant.dispatched
+    }
     return {
         "variants": len(results),
         "refused": refused,

@@ -11,25 +11,46 @@ from cardialign.data_shards.errors import UsageError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("shards", nargs="?", type=Path, help="shard set to read (default: a small virtual one, made for the purpose)")
+    which.add_argument(
+        "shards", nargs="?", type=Path, help="shard set to read (default: a small virtual one, made for the purpose)"
+    )
     which.add_argument("--wfdb", type=Path, metavar="FOLDER", help="measure the WFDB records below this folder instead")
     parser.add_argument(
-        "--op", action="append", metavar="NAME", help="only codec, build, stream, wait, start, similarity or distant; may be repeated"
+        "--op",
+        action="append",
+        metavar="NAME",
+        help="only codec, build, stream, wait, start, similarity or distant; may be repeated",
     )
     parser.add_argument("--records", type=int, default=256, metavar="N", help="records to measure with (default 256)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds; every rate is their median (default 5)")
     parser.add_argument(
-        "--index-records", type=int, default=800_000, metavar="N", help="size of the index for start and memory (default 800000)"
+        "--rounds", type=int, default=5, metavar="N", help="rounds; every rate is their median (default 5)"
     )
     parser.add_argument(
-        "--distant-reports", type=int, default=180_000, metavar="N", help="size of the table of the most distant reports (default 180000)"
+        "--index-records",
+        type=int,
+        default=800_000,
+        metavar="N",
+        help="size of the index for start and memory (default 800000)",
     )
-    parser.add_argument("--phrases", type=Path, metavar="FILE", help="report phrases, one per line (default: those of virtual cohorts)")
     parser.add_argument(
-        "--encoder", default="minilm", help="report encoder of the similarity figures, or none: word counts (default minilm)"
+        "--distant-reports",
+        type=int,
+        default=180_000,
+        metavar="N",
+        help="size of the table of the most distant reports (default 180000)",
+    )
+    parser.add_argument(
+        "--phrases", type=Path, metavar="FILE", help="report phrases, one per line (default: those of virtual cohorts)"
+    )
+    parser.add_argument(
+        "--encoder",
+        default="minilm",
+        help="report encoder of the similarity figures, or none: word counts (default minilm)",
     )
     parser.add_argument("--markdown", action="store_true", help="print the table to paste into a README")
-    parser.add_argument("--scale", action="store_true", help="also the order and memory of 10 million made-up records (minutes)")
+    parser.add_argument(
+        "--scale", action="store_true", help="also the order and memory of 10 million made-up records (minutes)"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -40,7 +61,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for name in ("records", "rounds", "index_records", "distant_reports"):
         least = 2 if name == "distant_reports" else 1
         if getattr(args, name) < least:
-            raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least {least}", "give a larger number")
+            raise UsageError(
+                f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least {least}",
+                "give a larger number",
+            )
     measures = {measure.__name__.removeprefix("measure_"): measure for measure in OURS}
     unknown = sorted(set(args.op or ()) - measures.keys())
     if unknown:
@@ -51,7 +75,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from cardialign.pretrain.config import TextConfig
         from cardialign.pretrain.text.encoder import TextEncoder
 
-        encoder = {"text_encoder": TextEncoder(TextConfig(encoder=args.encoder, max_tokens=32)), "text_encoder_name": args.encoder}
+        encoder = {
+            "text_encoder": TextEncoder(TextConfig(encoder=args.encoder, max_tokens=32)),
+            "text_encoder_name": args.encoder,
+        }
     figures = measure_data(
         shards,
         wfdb_folder=args.wfdb,

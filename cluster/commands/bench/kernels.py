@@ -13,20 +13,34 @@ STEP_RECIPES = {"cpu": "cardialign-demo", "cuda": "cardialign-base"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="measure only there (default: the CPU, and CUDA where there is one)")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="measure only there (default: the CPU, and CUDA where there is one)"
+    )
     parser.add_argument(
         "--op",
         action="append",
         metavar="NAME",
         help="only contrastive, ranks, patch-embed, attention or step; may be repeated (default: all)",
     )
-    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds, no memory: a look in seconds (default: minutes)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default 1: times are CPU milliseconds)")
-    parser.add_argument("--markdown", action="store_true", help="print the page that kernels/benchmarks/FIGURES.md holds")
-    parser.add_argument("--write-dispatch", metavar="FILE", help="on a GPU: where the kernels won, for CARDIALIGN_TRITON=FILE")
-    parser.add_argument("--step", metavar="RECIPE", help="measure one optimizer step of a recipe instead; on a CPU only cardialign-demo")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes, few rounds, no memory: a look in seconds (default: minutes)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="CPU threads (default 1: times are CPU milliseconds)"
+    )
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the page that kernels/benchmarks/FIGURES.md holds"
+    )
+    parser.add_argument(
+        "--write-dispatch", metavar="FILE", help="on a GPU: where the kernels won, for CARDIALIGN_TRITON=FILE"
+    )
+    parser.add_argument(
+        "--step", metavar="RECIPE", help="measure one optimizer step of a recipe instead; on a CPU only cardialign-demo"
+    )
     parser.add_argument("--batch", type=int, metavar="N", help="records per step (default: the recipe's, 32 on a CPU)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of a step: override a key of the recipe")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="of a step: override a key of the recipe"
+    )
     parser.add_argument("--profile", action="store_true", help="with --step: where the time goes, by operator")
 
 
@@ -39,11 +53,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--threads {args.threads} is not a number of threads", "give 1 or more")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
-            "no CUDA device is usable here", "measure with --device cpu, or run on a machine with a GPU and a CUDA build of PyTorch"
+            "no CUDA device is usable here",
+            "measure with --device cpu, or run on a machine with a GPU and a CUDA build of PyTorch",
         )
     names = [args.device] if args.device else ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     if args.write_dispatch and names[-1] != "cuda":
-        raise UsageError("--write-dispatch needs figures of a GPU", "run it on a machine with a GPU and a CUDA build of PyTorch")
+        raise UsageError(
+            "--write-dispatch needs figures of a GPU", "run it on a machine with a GPU and a CUDA build of PyTorch"
+        )
     before = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:
@@ -52,7 +69,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
             rounds = 3 if args.quick else 10
             device = torch.device(names[-1])
-            step = measure_step(args.step, device, overrides=args.set, batch=args.batch, rounds=rounds, profile=args.profile)
+            step = measure_step(
+                args.step, device, overrides=args.set, batch=args.batch, rounds=rounds, profile=args.profile
+            )
             return {"step": {**step, **_target(step, device)}}
         return _report([torch.device(name) for name in names], args)
     finally:

@@ -24,6 +24,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def summary(result: dict[str, Any]) -> list[str]:
     rows = result["checkpoints"]
-    return [f"step {row['step']:>8}  {row['bytes'] / 2**20:8.1f} MiB  {row['created']}  {row['path']}" for row in rows] or [
-        "no committed checkpoint"
-    ]
+    return [
+        f"step {row['step']:>8}  {row['bytes'] / 2**20:8.1f} MiB  {row['created']}  {row['path']}" for row in rows
+    ] or ["no committed checkpoint"]

@@ -20,7 +20,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     existing_folder(args.run_dir, "run directory", "give the --run-dir of `cardialign pretrain`")
     rows = [{"step": c.step, "path": str(c.path), "problems": problems(c.path)} for c in list_checkpoints(args.run_dir)]
     bad = [row for row in rows if row["problems"]]
-    return {"checkpoints": rows, "verified": len(rows) - len(bad), "damaged": len(bad), "exit_code": FAILED if bad else DONE}
+    return {
+        "checkpoints": rows,
+        "verified": len(rows) - len(bad),
+        "damaged": len(bad),
+        "exit_code": FAILED if bad else DONE,
+    }
 
 
 def summary(result: dict[str, Any]) -> list[str]:

@@ -16,18 +16,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shards", type=Path, required=True, help="folder or URL of the shard set")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompts", help="name of a shipped prompt set or a YAML file")
-    what.add_argument("--protocol", metavar="NAME:TASK", help="records, labels and prompts of a protocol, e.g. clean-v1:ptb-xl-super")
-    parser.add_argument("--label-files", type=Path, metavar="DIR", help="folder of a protocol's published label files, where it needs them")
+    what.add_argument(
+        "--protocol", metavar="NAME:TASK", help="records, labels and prompts of a protocol, e.g. clean-v1:ptb-xl-super"
+    )
+    parser.add_argument(
+        "--label-files",
+        type=Path,
+        metavar="DIR",
+        help="folder of a protocol's published label files, where it needs them",
+    )
     add_folds(parser, "score only these folds")
     add_split(parser, "score only this part; with --protocol: the protocol's part, default test; else")
     parser.add_argument(
-        "--bootstrap", type=int, default=1000, metavar="N", help="resamples by patient for the 95 %% intervals (default 1000)"
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="resamples by patient for the 95 %% intervals (default 1000)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and of the untrained baseline (default 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the bootstrap and of the untrained baseline (default 0)"
+    )
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default 64")
     parser.add_argument("--baseline", action="store_true", help="also score the same encoder with fresh weights")
     parser.add_argument("--out", type=Path, help="write the full result there as JSON")
-    parser.add_argument("--track", action="store_true", help="also log the figures to the registered encoder's MLflow run and version")
+    parser.add_argument(
+        "--track", action="store_true", help="also log the figures to the registered encoder's MLflow run and version"
+    )
     add_tracking_uri(parser)
 
 
@@ -40,7 +55,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.pretrain.evaluation.zero_shot import compare_zero_shot, evaluate_zero_shot
 
     if args.track and not args.encoder.startswith("models:/"):
-        raise UsageError(f"--track: {args.encoder} is a folder, not a registered encoder", "give --encoder models:/NAME@ALIAS")
+        raise UsageError(
+            f"--track: {args.encoder} is a folder, not a registered encoder", "give --encoder models:/NAME@ALIAS"
+        )
     shard_set = ShardSet.open(args.shards)
     settings: dict[str, Any] = {"bootstrap": args.bootstrap, "seed": args.seed, "batch_size": args.batch_size}
     if args.protocol is None:
@@ -49,7 +66,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         settings |= {"prompts": args.prompts, "folds": args.folds, "split": args.split}
     else:
         if args.folds is not None:
-            raise UsageError("--folds with --protocol: the protocol says which records", "leave --folds out, or choose --split")
+            raise UsageError(
+                "--folds with --protocol: the protocol says which records", "leave --folds out, or choose --split"
+            )
         settings["task"] = open_task(args.protocol, shard_set, split=args.split or "test", label_files=args.label_files)
     with open_encoder(args.encoder, args.tracking_uri) as encoder, Progress("zero-shot") as progress:
         outcome: ZeroShotResult | ZeroShotComparison

@@ -27,7 +27,9 @@ def _reader_options() -> dict[str, str]:
         for option, text in source_class(name).options().items():
             merged.setdefault(option, {}).setdefault(text, []).append(name)
     said = {
-        option: [text if len(names) == len(SOURCES) else f"{text} [{', '.join(names)}]" for text, names in texts.items()]
+        option: [
+            text if len(names) == len(SOURCES) else f"{text} [{', '.join(names)}]" for text, names in texts.items()
+        ]
         for option, texts in merged.items()
     }
     return {option: "; ".join(texts) for option, texts in said.items()}
@@ -40,9 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--out", type=Path, required=True, help="folder of the shard set")
     parser.add_argument(
-        "--sampling-rate", type=float, default=500.0, metavar="HZ", help="of the shards; records are resampled (default 500)"
+        "--sampling-rate",
+        type=float,
+        default=500.0,
+        metavar="HZ",
+        help="of the shards; records are resampled (default 500)",
     )
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of every record; cropped or padded at the end (default 10)")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="length of every record; cropped or padded at the end (default 10)"
+    )
     parser.add_argument("--codec", default="einthoven", help="einthoven (default, lossless) or npy")
     parser.add_argument("--records-per-shard", type=int, default=2048, metavar="N", help="default 2048")
     add_workers(parser, 0, "processes, 0 = one per core")
@@ -57,9 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     readers = parser.add_argument_group("options of the reader")
     for option, text in _reader_options().items():
         readers.add_argument(
-            f"--{FLAG_OF.get(option, option).replace('_', '-')}", dest=f"reader_{option}", metavar="VALUE", help=text.replace("%", "%%")
+            f"--{FLAG_OF.get(option, option).replace('_', '-')}",
+            dest=f"reader_{option}",
+            metavar="VALUE",
+            help=text.replace("%", "%%"),
         )
-    readers.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="the same, by the reader's own word")
+    readers.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="the same, by the reader's own word"
+    )
 
 
 def two_stages(listing: Progress, building: Progress) -> Callable[[int, int, int], None]:
@@ -80,13 +93,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.record import SignalSpec
     from cardialign.data_shards.sources import open_source
 
-    given = {name.removeprefix("reader_"): value for name, value in vars(args).items() if name.startswith("reader_") and value is not None}
+    given = {
+        name.removeprefix("reader_"): value
+        for name, value in vars(args).items()
+        if name.startswith("reader_") and value is not None
+    }
     executor = None
     if args.address is not None:
         from cardialign.cluster.builds.ray_tasks import RayTasks
 
         executor = RayTasks(None if args.address == "local" else args.address, args.workers)
-    source = open_source(args.source, args.root if executor is None else args.root.absolute(), **given, **key_values(args.option))
+    source = open_source(
+        args.source, args.root if executor is None else args.root.absolute(), **given, **key_values(args.option)
+    )
     with Progress("shards build: listing records") as listing, Progress("shards build") as building:
         report = build_shards(
             source,

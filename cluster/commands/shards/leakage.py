@@ -13,12 +13,20 @@ from cardialign.cluster.cli.progress import Progress
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", type=Path, help="folder of a shard set, e.g. the one trained on")
-    parser.add_argument("b", type=Path, help="folder of another, e.g. the one evaluated on; may be the same with other parts")
+    parser.add_argument(
+        "b", type=Path, help="folder of another, e.g. the one evaluated on; may be the same with other parts"
+    )
     for side in ("a", "b"):
         parser.add_argument(f"--folds-{side}", type=folds, metavar="1-8", help=f"only these folds of {side}")
-        parser.add_argument(f"--split-{side}", choices=("train", "val", "test"), help=f"only this part of {side}, by patient hash")
-    parser.add_argument("--scale-free", action="store_true", help="recordings also match in another unit or with a shifted baseline")
-    parser.add_argument("--no-waveforms", action="store_true", help="compare patients and reports only; reads no signal")
+        parser.add_argument(
+            f"--split-{side}", choices=("train", "val", "test"), help=f"only this part of {side}, by patient hash"
+        )
+    parser.add_argument(
+        "--scale-free", action="store_true", help="recordings also match in another unit or with a shifted baseline"
+    )
+    parser.add_argument(
+        "--no-waveforms", action="store_true", help="compare patients and reports only; reads no signal"
+    )
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="that read and decode (default 2)")
 
 
@@ -36,13 +44,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    lines = [f"{'LEAKED' if result['leaked'] else 'ok'}  a {result['records'][0]} records, b {result['records'][1]} records"]
+    lines = [
+        f"{'LEAKED' if result['leaked'] else 'ok'}  a {result['records'][0]} records, b {result['records'][1]} records"
+    ]
     if result["same_patients"] is not None:
         lines.append(f"patients in both: {result['same_patients']} ({result['patient_records']} records of b)")
-        lines += [f"  - patient {patient}: {key_a} in a, {key_b} in b" for patient, key_a, key_b in result["patient_examples"]]
+        lines += [
+            f"  - patient {patient}: {key_a} in a, {key_b} in b" for patient, key_a, key_b in result["patient_examples"]
+        ]
     lines.append(result["patients_note"])
     if result["same_waveforms"] is not None:
         lines.append(f"records of b whose very recording is in a: {result['same_waveforms']}")
         lines += [f"  - {key_b} in b is {key_a} in a" for key_a, key_b in result["waveform_examples"]]
     share = f"{100 * result['same_reports_share']:.1f} %"
-    return [*lines, f"for information: {share} of the records of b have a report text that occurs in a ({result['same_reports']})"]
+    return [
+        *lines,
+        f"for information: {share} of the records of b have a report text that occurs in a ({result['same_reports']})",
+    ]

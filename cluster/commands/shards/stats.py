@@ -13,8 +13,12 @@ from cardialign.data_shards.errors import UsageError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shards", type=Path, help="folder or URL of the shard set")
     parser.add_argument("--out", type=Path, help="page to write (.html)")
-    parser.add_argument("--sample", type=int, default=5000, metavar="N", help="records to read for lengths and rates (default 5000)")
-    parser.add_argument("--top", type=int, default=50, metavar="N", help="most frequent statements and reports to list (default 50)")
+    parser.add_argument(
+        "--sample", type=int, default=5000, metavar="N", help="records to read for lengths and rates (default 5000)"
+    )
+    parser.add_argument(
+        "--top", type=int, default=50, metavar="N", help="most frequent statements and reports to list (default 50)"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -38,7 +42,9 @@ def summary(result: dict[str, Any]) -> list[str]:
     from cardialign.cluster.main import aligned
 
     reports, ages = result["reports"], result["age_years"]
-    shown: dict[str, Any] = {name: result[name] for name in ("source", "records", "patients", "shards", "bytes", "rejected")}
+    shown: dict[str, Any] = {
+        name: result[name] for name in ("source", "records", "patients", "shards", "bytes", "rejected")
+    }
     shown["sampling rate"] = {f"{rate} Hz": count for rate, count in result["original_sampling_rate"].items()}
     shown["valid seconds"] = {name: result["valid_seconds"][name] for name in ("least", "median", "padded_records")}
     shown["reports"] = {name: reports[name] for name in ("with", "without", "distinct", "distinct_statements")}

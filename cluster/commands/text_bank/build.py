@@ -14,7 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", default="minilm", help="minilm (default), a Hugging Face id, or a local folder")
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="reports are cut there (default 128)")
     parser.add_argument(
-        "--distant", type=int, nargs="?", const=64, metavar="K", help="also the table of the K (default 64) most distant reports of each"
+        "--distant",
+        type=int,
+        nargs="?",
+        const=64,
+        metavar="K",
+        help="also the table of the K (default 64) most distant reports of each",
     )
     parser.add_argument("--style", default="sentences", help="how statements are joined: sentences (default) or merl")
 
@@ -24,7 +29,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.pretrain.config import parse_config
 
     config = parse_config(
-        {"text": {"encoder": args.encoder, "max_tokens": args.max_tokens, "style": args.style}, "training": {"steps": 1}}, "text-bank build"
+        {
+            "text": {"encoder": args.encoder, "max_tokens": args.max_tokens, "style": args.style},
+            "training": {"steps": 1},
+        },
+        "text-bank build",
     )
     with Progress("text-bank build") as progress:
         bank = ensure_text_bank(args.shards, config.text, progress)

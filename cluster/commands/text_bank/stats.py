@@ -16,8 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", help="report encoder of the bank, when there are several")
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="of that bank (default 128)")
     parser.add_argument("--style", help="report style of the bank, when there are several")
-    parser.add_argument("--global-batch", type=int, nargs="+", default=[256, 1024, 4096], metavar="B", help="default 256 1024 4096")
-    parser.add_argument("--batches", type=int, default=8, metavar="N", help="batches of each size to look at (default 8)")
+    parser.add_argument(
+        "--global-batch", type=int, nargs="+", default=[256, 1024, 4096], metavar="B", help="default 256 1024 4096"
+    )
+    parser.add_argument(
+        "--batches", type=int, default=8, metavar="N", help="batches of each size to look at (default 8)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the order (default 0)")
     add_folds(parser, "only records of these folds")
 
@@ -56,7 +60,13 @@ def _fingerprint(encoder: str | None, max_tokens: int) -> str | None:
 
 
 def _row(name: str, spread: dict[str, Any]) -> str:
-    figures = [spread["mean"], spread["deviation"], spread["low"], *(spread["percentiles"][p] for p in SHOWN), spread["high"]]
+    figures = [
+        spread["mean"],
+        spread["deviation"],
+        spread["low"],
+        *(spread["percentiles"][p] for p in SHOWN),
+        spread["high"],
+    ]
     return f"{name:<22}" + "".join(f"{value:>8.3f}" for value in figures)
 
 
@@ -79,6 +89,10 @@ def summary(result: dict[str, Any]) -> list[str]:
     lines += result["left_out"]
     for each in result["suggested"]:
         negatives = ", ".join(f"{count:.0f} of {int(size) - 1}" for size, count in each["effective_negatives"].items())
-        lines += ["", f"suggested for similarity {each['similarity']} ({each['reason']})", f"effective negatives: {negatives}"]
+        lines += [
+            "",
+            f"suggested for similarity {each['similarity']} ({each['reason']})",
+            f"effective negatives: {negatives}",
+        ]
         lines += result["yaml"][each["similarity"]]
     return lines

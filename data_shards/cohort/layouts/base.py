@@ -39,7 +39,13 @@ class Layout(Protocol):
 
 
 def wfdb_header(
-    name: str, signals: np.ndarray, leads: Sequence[str], gain: float, sampling_rate: int, time: str = "", comments: Iterable[str] = ()
+    name: str,
+    signals: np.ndarray,
+    leads: Sequence[str],
+    gain: float,
+    sampling_rate: int,
+    time: str = "",
+    comments: Iterable[str] = (),
 ) -> str:
     """Header of a format-16 record, counts int16 (L, T). `time` is "HH:MM:SS dd/mm/yyyy" or empty. Initial value and checksum as WFDB defines them."""
     lines = [f"{name} {len(signals)} {sampling_rate} {signals.shape[1]}{' ' + time if time else ''}"]

@@ -86,7 +86,9 @@ class MimicIvEcg:
                     "gender": "M" if patient.male else "F",
                     "anchor_age": 91 if age > 89 else age,  # MIMIC-IV groups everyone over 89
                     "anchor_year": year,
-                    "anchor_year_group": ("2008 - 2010", "2011 - 2013", "2014 - 2016", "2017 - 2019")[patient.index % 4],
+                    "anchor_year_group": ("2008 - 2010", "2011 - 2013", "2014 - 2016", "2017 - 2019")[
+                        patient.index % 4
+                    ],
                     "dod": f"{year + 12}-06-30" if patient.index % 9 == 0 else "",
                 }
             ]

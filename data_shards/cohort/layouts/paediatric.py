@@ -18,7 +18,19 @@ class Paediatric:
     id_column = "record_id"
     gain = 1000.0
     tables: ClassVar[dict[str, tuple[str, ...]]] = {
-        "records.csv": ("record_id", "patient_id", "path", "fs", "n", "leads", "age_years", "age_days", "sex", "recorded", "report"),
+        "records.csv": (
+            "record_id",
+            "patient_id",
+            "path",
+            "fs",
+            "n",
+            "leads",
+            "age_years",
+            "age_days",
+            "sex",
+            "recorded",
+            "report",
+        ),
     }
 
     def record_id(self, visit: Visit) -> str:

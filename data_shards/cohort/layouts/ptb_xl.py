@@ -87,7 +87,11 @@ class PtbXl:
     def _row(self, patient: Patient, visit: Visit, recording: Recording, seed: int) -> dict[str, Any]:
         rng = np.random.default_rng([seed, 5, patient.index, visit.number])
         certain = bool(rng.random() < 0.7)
-        codes = {code: weight if weight == 0.0 or certain else 80.0 for f in visit.findings for code, weight in FINDINGS[f].scp}
+        codes = {
+            code: weight if weight == 0.0 or certain else 80.0
+            for f in visit.findings
+            for code, weight in FINDINGS[f].scp
+        }
         if not _NOT_SINUS.intersection(codes):
             codes["SR"] = 0.0
         stadium = next((FINDINGS[f].stadium for f in visit.findings if FINDINGS[f].stadium), "")

@@ -21,7 +21,15 @@ DEFAULT_SAMPLING_RATE = 250.0
 """Hz where a header gives none (WFDB's own default)."""
 RATE_RANGE = (10.0, 100_000.0)
 """Hz in which ECGs are recorded; what lies outside is damage, or no ECG."""
-MILLIVOLTS_PER_UNIT = {"mv": 1.0, "": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6, "v": 1e3}  # both code points of the micro sign
+MILLIVOLTS_PER_UNIT = {
+    "mv": 1.0,
+    "": 1.0,
+    "uv": 1e-3,
+    "µv": 1e-3,
+    "μv": 1e-3,
+    "nv": 1e-6,
+    "v": 1e3,
+}  # both code points of the micro sign
 
 _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?")
 _GAIN = re.compile(r"([^(/]*)(?:\(([^)]*)\))?(?:/(.*))?")
@@ -44,7 +52,9 @@ class SignalLine:
         """Gain in counts per mV. Raises RecordRejected("bad-gain") unless finite, positive, and of a voltage."""
         scale = MILLIVOLTS_PER_UNIT.get(self.units.casefold())
         if scale is None:
-            raise RecordRejected("bad-gain", f"{where}: lead {self.name!r} has the unit {self.units!r}, expected mV, uV or V")
+            raise RecordRejected(
+                "bad-gain", f"{where}: lead {self.name!r} has the unit {self.units!r}, expected mV, uV or V"
+            )
         gain = self.gain / scale
         if not GAIN_RANGE[0] <= gain <= GAIN_RANGE[1]:  # false for NaN too
             raise RecordRejected(
@@ -116,7 +126,16 @@ def parse_header(text: str) -> WfdbHeader:
         checksums = [int(words[6]) & 0xFFFF for words in fields if len(words) > 6 and words[6].lstrip("-").isdigit()]
     files = tuple([file for file, _ in described])
     given = tuple(checksums) if any(checksums) and len(checksums) == signal_count else ()
-    return WfdbHeader(signal_count, sampling_rate, samples, tuple([line for _, line in described]), files, tuple(comments), segments, given)
+    return WfdbHeader(
+        signal_count,
+        sampling_rate,
+        samples,
+        tuple([line for _, line in described]),
+        files,
+        tuple(comments),
+        segments,
+        given,
+    )
 
 
 def _record_line(line: str) -> tuple[int, int, float, int | None]:
@@ -138,7 +157,9 @@ def _record_line(line: str) -> tuple[int, int, float, int | None]:
 
 def _signal_line(words: list[str]) -> tuple[str, SignalLine]:
     if len(words) < 2:
-        raise ValueError(f"invalid signal line {' '.join(words)[:120]!r}, expected '<file> <format> <gain>/<unit> ... <lead>'")
+        raise ValueError(
+            f"invalid signal line {' '.join(words)[:120]!r}, expected '<file> <format> <gain>/<unit> ... <lead>'"
+        )
     words = words + [""] * (9 - len(words))
     return words[0], _signal(words[1], words[2], words[4], words[8].strip())
 

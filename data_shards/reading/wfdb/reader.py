@@ -73,7 +73,15 @@ def read_wfdb(path: str | Path) -> WfdbSignal:
     counts, flags = _finish_int16(stored, baseline, header)
     if surplus:
         flags["surplus"] = tuple(range(len(counts)))
-    return WfdbSignal(counts, gain, baseline, tuple(line.name for line in header.signals), header.sampling_rate, header.comments, flags)
+    return WfdbSignal(
+        counts,
+        gain,
+        baseline,
+        tuple(line.name for line in header.signals),
+        header.sampling_rate,
+        header.comments,
+        flags,
+    )
 
 
 def standard_leads(signal: WfdbSignal, where: str) -> StandardLeads:
@@ -85,13 +93,17 @@ def standard_leads(signal: WfdbSignal, where: str) -> StandardLeads:
     known = [row for row in rows if row >= 0]
     if not known:
         raise RecordRejected(
-            "unknown-leads", f"{where}: leads {', '.join(map(repr, signal.lead_names))}, expected names such as {', '.join(STANDARD_LEADS)}"
+            "unknown-leads",
+            f"{where}: leads {', '.join(map(repr, signal.lead_names))}, expected names such as {', '.join(STANDARD_LEADS)}",
         )
     if len(set(known)) < len(known):
         twice = next(STANDARD_LEADS[row] for row in known if known.count(row) > 1)
-        raise RecordRejected("unknown-leads", f"{where}: lead {twice!r} occurs more than once among {', '.join(signal.lead_names)}")
+        raise RecordRejected(
+            "unknown-leads", f"{where}: lead {twice!r} occurs more than once among {', '.join(signal.lead_names)}"
+        )
     flags = {
-        flag: tuple(STANDARD_LEADS[row] for row in sorted(rows[i] for i in where_) if row >= 0) for flag, where_ in signal.flags.items()
+        flag: tuple(STANDARD_LEADS[row] for row in sorted(rows[i] for i in where_) if row >= 0)
+        for flag, where_ in signal.flags.items()
     }
     flags = {flag: leads for flag, leads in flags.items() if leads}
     others = tuple(name for name, row in zip(signal.lead_names, rows, strict=True) if row < 0)
@@ -99,7 +111,9 @@ def standard_leads(signal: WfdbSignal, where: str) -> StandardLeads:
         return StandardLeads(signal.counts, signal.gain.astype(np.float32), np.ones(12, dtype=bool), flags, others)
     columns = [i for i, row in enumerate(rows) if row >= 0]
     counts = np.zeros((12, signal.counts.shape[1]), dtype=np.int16)
-    gain = np.full(12, signal.gain[columns[0]], dtype=np.float32)  # any positive number: the row is zero, but mV = counts / gain must hold
+    gain = np.full(
+        12, signal.gain[columns[0]], dtype=np.float32
+    )  # any positive number: the row is zero, but mV = counts / gain must hold
     lead_mask = np.zeros(12, dtype=bool)
     counts[known] = signal.counts[columns]
     gain[known] = signal.gain[columns]
@@ -116,14 +130,18 @@ def _plain_name(name: str) -> str:
 
 def _is_plain_format_16(header: WfdbHeader) -> bool:
     offset = header.signals[0].byte_offset
-    plain = all(s.format == 16 and s.samples_per_frame == 1 and s.skew == 0 and s.byte_offset == offset for s in header.signals)
+    plain = all(
+        s.format == 16 and s.samples_per_frame == 1 and s.skew == 0 and s.byte_offset == offset for s in header.signals
+    )
     return plain and len(set(header.files)) == 1
 
 
 def _beside(folder: Path, name: str) -> str:
     """Path of a signal file, which must lie in its header's folder: a header is no reason to read any other file."""
     if os.path.basename(name) != name or not name.strip("."):
-        raise RecordRejected("unreadable-header", f"{folder}: signal file {name!r} is not a file name in the header's folder")
+        raise RecordRejected(
+            "unreadable-header", f"{folder}: signal file {name!r} is not a file name in the header's folder"
+        )
     return os.path.join(folder, name)
 
 
@@ -145,13 +163,16 @@ def _read_format_16(header_file: Path, header: WfdbHeader) -> tuple[np.ndarray, 
     expected = 2 * leads * samples
     if available < expected:
         raise RecordRejected(
-            "truncated-signal", f"{file}: {len(data)} bytes, expected {expected + offset} ({leads} leads x {samples} samples)"
+            "truncated-signal",
+            f"{file}: {len(data)} bytes, expected {expected + offset} ({leads} leads x {samples} samples)",
         )
     if samples == 0:
         raise RecordRejected("no-signal", f"{file}: {len(data)} bytes hold no sample of {leads} leads")
     stored = np.frombuffer(data, dtype="<i2", count=leads * samples, offset=offset).reshape(samples, leads)
     if available > expected and holds_more(data, expected + offset, 2 * leads):
-        return stored, unexplained_rest(header, differing_checksums(header, stored.T), file, len(data), expected + offset)
+        return stored, unexplained_rest(
+            header, differing_checksums(header, stored.T), file, len(data), expected + offset
+        )
     return stored, False
 
 
@@ -165,13 +186,17 @@ def _read_mat_5(file: str, header: WfdbHeader) -> np.ndarray:
     whole = values.ndim == 2 and values.dtype.kind in "iuf" and bool((values == np.rint(values)).all())
     if not whole or np.abs(values, dtype=np.float64).max(initial=0) > -INVALID_16 or len(values) != header.signal_count:
         found = f"{values.dtype} {values.shape}"
-        raise RecordRejected("bad-format", f"{file}: 'val' is {found}, expected 16-bit counts ({header.signal_count}, {header.samples})")
+        raise RecordRejected(
+            "bad-format", f"{file}: 'val' is {found}, expected 16-bit counts ({header.signal_count}, {header.samples})"
+        )
     if header.samples is not None and values.shape[1] < header.samples:
         raise RecordRejected("truncated-signal", f"{file}: {values.shape[1]} samples, expected {header.samples}")
     return np.clip(values.T[: header.samples], INVALID_16, _INT16_MAX).astype("<i2")
 
 
-def _finish_int16(stored: np.ndarray, baseline: np.ndarray, header: WfdbHeader) -> tuple[np.ndarray, dict[str, tuple[int, ...]]]:
+def _finish_int16(
+    stored: np.ndarray, baseline: np.ndarray, header: WfdbHeader
+) -> tuple[np.ndarray, dict[str, tuple[int, ...]]]:
     """(T, L) as stored -> counts int16 (L, T) with the baseline subtracted and no INVALID_16 left in them, and flags."""
     counts = np.ascontiguousarray(stored.T, dtype=np.int16)
     differing = differing_checksums(header, counts)
@@ -207,7 +232,9 @@ def _read_with_wfdb(path: Path, header: WfdbHeader, header_file: Path) -> WfdbSi
     except FileNotFoundError as error:
         raise RecordRejected("missing-file", f"{path}: {error}") from None
     except Exception as error:  # the package raises many kinds, bare Exception among them
-        raise RecordRejected("bad-format", f"{path}: the wfdb package cannot read it: {type(error).__name__}: {error}") from None
+        raise RecordRejected(
+            "bad-format", f"{path}: the wfdb package cannot read it: {type(error).__name__}: {error}"
+        ) from None
     names = tuple(str(name or "") for name in record.sig_name)
     lines = _lines_of(record, names)
     gain = np.array([line.counts_per_millivolt(str(header_file)) for line in lines])
@@ -237,7 +264,9 @@ def _read_with_wfdb(path: Path, header: WfdbHeader, header_file: Path) -> WfdbSi
     )
     flags = {flag: leads for flag, leads in concerned if leads}
     counts = np.rint(wide / scale[:, None]).astype(np.int16)
-    return WfdbSignal(counts, gain / scale, baseline, names, header.sampling_rate, tuple(record.comments or header.comments), flags)
+    return WfdbSignal(
+        counts, gain / scale, baseline, names, header.sampling_rate, tuple(record.comments or header.comments), flags
+    )
 
 
 def _lines_of(record: Any, names: Sequence[str]) -> list[Any]:
@@ -247,7 +276,10 @@ def _lines_of(record: Any, names: Sequence[str]) -> list[Any]:
     gains = getattr(record, "adc_gain", None) or [1000.0] * count  # segments of different gain: 1 uV counts
     baselines = getattr(record, "baseline", None) or [0] * count
     units = getattr(record, "units", None) or ["mV"] * count
-    return [SignalLine(0, 1, 0, 0, float(gains[i] or math.nan), int(baselines[i] or 0), units[i] or "", names[i]) for i in range(count)]
+    return [
+        SignalLine(0, 1, 0, 0, float(gains[i] or math.nan), int(baselines[i] or 0), units[i] or "", names[i])
+        for i in range(count)
+    ]
 
 
 def _check_signal_files(folder: Path, header: WfdbHeader) -> dict[str, int]:
@@ -269,7 +301,8 @@ def _check_signal_files(folder: Path, header: WfdbHeader) -> dict[str, int]:
             raise RecordRejected("missing-file", f"{file}: no such signal file")
         if file.stat().st_size < math.floor(needed):
             raise RecordRejected(
-                "truncated-signal", f"{file}: {file.stat().st_size} bytes, expected {math.floor(needed)} for {header.samples} samples"
+                "truncated-signal",
+                f"{file}: {file.stat().st_size} bytes, expected {math.floor(needed)} for {header.samples} samples",
             )
         sizes = {line.format: _BYTES_PER_SAMPLE.get(line.format) for line in header.signals}
         plain = all(sizes.values()) and all(line.samples_per_frame == 1 and not line.skew for line in header.signals)

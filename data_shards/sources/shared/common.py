@@ -41,7 +41,9 @@ def check_layout(root: Path, source: str, files: Sequence[str], layout: str) -> 
         raise UserError(f"{source}: the folder {str(root)!r} does not exist", f"give the folder that holds {layout}")
     missing = [name for name in files if find_table(root, name) is None]
     if missing:
-        raise UserError(f"{source}: {', '.join(missing)} not found in {str(root)!r}", f"give the folder that holds {layout}")
+        raise UserError(
+            f"{source}: {', '.join(missing)} not found in {str(root)!r}", f"give the folder that holds {layout}"
+        )
 
 
 def find_table(root: Path, name: str) -> Path | None:
@@ -49,13 +51,17 @@ def find_table(root: Path, name: str) -> Path | None:
     return next((path for path in (root / name, root / f"{name}.gz") if path.is_file()), None)
 
 
-def read_table(path: Path, required: Sequence[str], categorical: Sequence[str] = (), optional: Sequence[str] = ()) -> pa.Table:
+def read_table(
+    path: Path, required: Sequence[str], categorical: Sequence[str] = (), optional: Sequence[str] = ()
+) -> pa.Table:
     """The named columns of a CSV (plain or .gz) as strings, an empty field as null; `categorical` ones dictionary-encoded.
 
     Raises UserError when the file is not there, DataError when it cannot be parsed or lacks a required column (all of them named).
     """
     with _csv_errors(path):
-        return pa_csv.read_csv(path, parse_options=_PARSE, convert_options=_conversion(path, required, categorical, optional))
+        return pa_csv.read_csv(
+            path, parse_options=_PARSE, convert_options=_conversion(path, required, categorical, optional)
+        )
 
 
 def stream_table(
@@ -79,13 +85,16 @@ def rows_of(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -
 _PARSE = pa_csv.ParseOptions(newlines_in_values=True)
 
 
-def _conversion(path: Path, required: Sequence[str], categorical: Sequence[str], optional: Sequence[str]) -> pa_csv.ConvertOptions:
+def _conversion(
+    path: Path, required: Sequence[str], categorical: Sequence[str], optional: Sequence[str]
+) -> pa_csv.ConvertOptions:
     with pa_csv.open_csv(path, parse_options=_PARSE) as reader:
         present = reader.schema.names
     absent = [name for name in (*required, *categorical) if name not in present]
     if absent:
         raise DataError(
-            f"{path} lacks the columns {', '.join(absent)}; it has {', '.join(present[:40])}", "give the table as it was published"
+            f"{path} lacks the columns {', '.join(absent)}; it has {', '.join(present[:40])}",
+            "give the table as it was published",
         )
     wanted = [name for name in (*required, *categorical, *optional) if name in present]
     types = {name: pa.dictionary(pa.int32(), pa.string()) if name in categorical else pa.string() for name in wanted}
@@ -99,7 +108,9 @@ def _csv_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:  # the last for the names of the columns
-        raise DataError(f"{path} is not a readable CSV table: {error}", "give the table as it was published, in UTF-8") from None
+        raise DataError(
+            f"{path} is not a readable CSV table: {error}", "give the table as it was published, in UTF-8"
+        ) from None
 
 
 def strings(table: pa.Table | pa.RecordBatch, column: str) -> list[str]:
@@ -120,7 +131,9 @@ def read_labels(path: Path, id_column: str) -> tuple[dict[str, Labels], int]:
     """
     table = read_table(path, (id_column, "label_set", "label"))
     collected: dict[str, dict[str, list[str]]] = {}
-    for record, label_set, label in zip(strings(table, id_column), strings(table, "label_set"), strings(table, "label"), strict=True):
+    for record, label_set, label in zip(
+        strings(table, id_column), strings(table, "label_set"), strings(table, "label"), strict=True
+    ):
         if not record or not label_set:
             raise DataError(f"{path}: a row without {id_column} or label_set", "fill both in every row")
         codes = collected.setdefault(record, {}).setdefault(label_set, [])
@@ -146,7 +159,9 @@ def read_ecg(path: Path, key: str, *, source: str, extra: Mapping[str, Any] | No
     return assemble(read_wfdb(path), str(path), key, source=source, extra=extra, **fields)
 
 
-def assemble(signal: WfdbSignal, where: str, key: str, *, source: str, extra: Mapping[str, Any] | None = None, **fields: Any) -> EcgRecord:
+def assemble(
+    signal: WfdbSignal, where: str, key: str, *, source: str, extra: Mapping[str, Any] | None = None, **fields: Any
+) -> EcgRecord:
     """A signal, however it was read, as the EcgRecord `key`: leads reordered, quality assessed. `where` names the record in errors.
 
     Raises RecordRejected as `standard_leads` does, "bad-format" for a sampling rate outside 10 Hz to 100 kHz, and "no-signal" when no lead holds a

@@ -73,7 +73,9 @@ def header_comments(header: Path) -> dict[str, str]:
     return fields
 
 
-def number(option: str, text: str | float, source: str, accept: Callable[[float], bool] = lambda value: value > 0) -> float:
+def number(
+    option: str, text: str | float, source: str, accept: Callable[[float], bool] = lambda value: value > 0
+) -> float:
     """An option's value as a finite number. Raises UserError."""
     try:
         value = float(text)
@@ -102,7 +104,9 @@ class RecordFolder:
     def __init__(self, root: Path, *, salt: str = "", labels: str | Path | None = None) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
-            raise UserError(f"{self.name}: the folder {str(root)!r} does not exist", f"give the folder that holds {self.layout}")
+            raise UserError(
+                f"{self.name}: the folder {str(root)!r} does not exist", f"give the folder that holds {self.layout}"
+            )
         self._salt = salt
         self._facts: dict[str, Any] = {}
         self._given_tables: set[Path] = set()
@@ -148,7 +152,9 @@ class RecordFolder:
             yield Entry(key, path, meta)
             listed += 1
         if not listed:
-            raise DataError(f"{self.name}: no record found under {self.root}", f"give the folder that holds {self.layout}")
+            raise DataError(
+                f"{self.name}: no record found under {self.root}", f"give the folder that holds {self.layout}"
+            )
         if labels and not labelled:
             raise DataError(
                 f"{self.name}: none of the labels belongs to a record of {self.root}",
@@ -174,7 +180,9 @@ class RecordFolder:
 
     def _table_option(self, option: str, path: str | Path) -> Path:
         if not Path(path).is_file():
-            raise UserError(f"{self.name}: the {option} table {str(path)!r} does not exist", f"check the path given as {option}")
+            raise UserError(
+                f"{self.name}: the {option} table {str(path)!r} does not exist", f"check the path given as {option}"
+            )
         self._given_tables.add(Path(path).resolve())
         return Path(path)
 

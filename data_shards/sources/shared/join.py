@@ -31,7 +31,10 @@ def id_numbers(ids: pa.Array) -> np.ndarray:
     ids = pc.fill_null(ids, "")
     try:
         numbers = pc.cast(ids, pa.int64())
-        if pc.cast(numbers, ids.type).equals(ids) and not pc.any(pc.or_(pc.less(numbers, 0), pc.greater_equal(numbers, _LARGE))).as_py():
+        if (
+            pc.cast(numbers, ids.type).equals(ids)
+            and not pc.any(pc.or_(pc.less(numbers, 0), pc.greater_equal(numbers, _LARGE))).as_py()
+        ):
             return numbers.to_numpy()
     except pa.ArrowInvalid:
         pass
@@ -65,7 +68,9 @@ class IdRows:
 
     def runs(self) -> tuple[np.ndarray, np.ndarray]:
         """First row of every distinct id, and in how many rows the id stands."""
-        starts = np.flatnonzero(np.concatenate([np.ones(min(len(self), 1), dtype=bool), self._ids[1:] != self._ids[:-1]]))
+        starts = np.flatnonzero(
+            np.concatenate([np.ones(min(len(self), 1), dtype=bool), self._ids[1:] != self._ids[:-1]])
+        )
         return self._rows[starts], np.diff(starts, append=len(self))
 
 
@@ -78,7 +83,9 @@ class TextRows:
     def __init__(self, rows: Iterable[Mapping[str, str]], names: Sequence[str], id_name: str) -> None:
         self._schema = pa.schema([(name, pa.large_string()) for name in names])
         parts = [pa.RecordBatch.from_pylist(list(stretch), schema=self._schema) for stretch in stretches(rows)]
-        self._texts = pa.Table.from_batches(parts, schema=self._schema).combine_chunks()  # `take` would join the chunks each time
+        self._texts = pa.Table.from_batches(
+            parts, schema=self._schema
+        ).combine_chunks()  # `take` would join the chunks each time
         self.ids = self._texts.column(id_name)
         self._rows = IdRows([id_numbers(chunk) for chunk in self.ids.chunks])
 

@@ -42,7 +42,13 @@ class MappedFolder(RecordFolder):
     """
 
     def __init__(
-        self, root: Path, *, salt: str = "", labels: str | Path | None = None, table: str | Path | None = None, **mapping: str
+        self,
+        root: Path,
+        *,
+        salt: str = "",
+        labels: str | Path | None = None,
+        table: str | Path | None = None,
+        **mapping: str,
     ) -> None:
         super().__init__(root, salt=salt, labels=labels)
         self._table = self._table_option("record", table) if table else None
@@ -51,13 +57,22 @@ class MappedFolder(RecordFolder):
         self._sexes = self._sex_values()
         self._label_set = self._mapping.get("label_set", "labels")
         if self._table is None and self._mapping:
-            raise UsageError(f"{self.name}: {next(iter(self._mapping))} is given without a table", "name the CSV with the option table")
+            raise UsageError(
+                f"{self.name}: {next(iter(self._mapping))} is given without a table",
+                "name the CSV with the option table",
+            )
         if self._table is not None and not {"key_column", "path_column"} & self._columns.keys():
-            raise UsageError(f"{self.name}: the table has no key", "say which column names the record: key_column or path_column")
+            raise UsageError(
+                f"{self.name}: the table has no key", "say which column names the record: key_column or path_column"
+            )
         if self._mapping.get("age_unit", "years") not in AGE_UNITS:
-            raise UsageError(f"{self.name}: age_unit is {self._mapping['age_unit']!r}", f"choose one of {', '.join(AGE_UNITS)}")
+            raise UsageError(
+                f"{self.name}: age_unit is {self._mapping['age_unit']!r}", f"choose one of {', '.join(AGE_UNITS)}"
+            )
         if not KEY_PATTERN.fullmatch(self._label_set):
-            raise UsageError(f"{self.name}: label_set is {self._label_set!r}", "name it with letters, digits, '-' and '_'")
+            raise UsageError(
+                f"{self.name}: label_set is {self._label_set!r}", "name it with letters, digits, '-' and '_'"
+            )
         if "labels_column" in self._columns:
             self.label_sets = tuple(dict.fromkeys((self._label_set, *self.label_sets)))
 
@@ -130,7 +145,8 @@ class MappedFolder(RecordFolder):
             )
         if left and left == firsts.size:
             raise DataError(
-                f"{self._table}: no name in {self._columns['key_column']!r} is that of a file under {self.root}", "check key_column"
+                f"{self._table}: no name in {self._columns['key_column']!r} is that of a file under {self.root}",
+                "check key_column",
             )
 
     def _rows(self, table: Path) -> Iterator[dict[str, str]]:
@@ -140,7 +156,9 @@ class MappedFolder(RecordFolder):
             row = {option: columns[name].strip() for option, name in self._columns.items()}
             for option in ("key_column", "path_column"):
                 if row.get(option) == "":
-                    raise DataError(f"{table}: row {number} has nothing in {self._columns[option]!r}", "fill it in every row")
+                    raise DataError(
+                        f"{table}: row {number} has nothing in {self._columns[option]!r}", "fill it in every row"
+                    )
             if row.get("sex_column") and self._sex(row["sex_column"]) is None:
                 unknown[row["sex_column"]] += 1
             yield row
@@ -152,7 +170,9 @@ class MappedFolder(RecordFolder):
         meta: dict[str, Any] = {}
         if "report_column" in row:
             separator = self._mapping.get("report_separator")
-            meta["statements"] = clean_statements(row["report_column"].split(separator) if separator else (row["report_column"],))
+            meta["statements"] = clean_statements(
+                row["report_column"].split(separator) if separator else (row["report_column"],)
+            )
         if row.get("labels_column"):
             words = (word.strip() for word in row["labels_column"].split(self._mapping.get("label_separator") or "|"))
             meta["labels"] = {self._label_set: tuple(dict.fromkeys(word for word in words if word))}
@@ -169,7 +189,9 @@ class MappedFolder(RecordFolder):
         if "fold_column" in row:
             fold = row["fold_column"].removesuffix(".0")
             if not fold.isdigit():
-                raise DataError(f"{self._table}: the fold {row['fold_column']!r} is no number", "give folds as whole numbers")
+                raise DataError(
+                    f"{self._table}: the fold {row['fold_column']!r} is no number", "give folds as whole numbers"
+                )
             meta["fold"] = int(fold)
         return meta
 
@@ -181,7 +203,9 @@ class MappedFolder(RecordFolder):
         if inside.is_absolute() and inside.is_relative_to(self.root.absolute()):
             inside = inside.relative_to(self.root.absolute())
         if inside.is_absolute() or ".." in inside.parts:
-            raise DataError(f"{self._table}: {path!r} does not lie under the root {self.root}", "give paths relative to the root")
+            raise DataError(
+                f"{self._table}: {path!r} does not lie under the root {self.root}", "give paths relative to the root"
+            )
         return inside.as_posix()
 
     def _sex(self, text: str) -> str | None:
@@ -193,6 +217,8 @@ class MappedFolder(RecordFolder):
             value, _, word = pair.partition("=")
             sex = sex_in_words(word)
             if sex is None:
-                raise UsageError(f"{self.name}: sex_values is {self._mapping['sex_values']!r}", "write for example 0=male,1=female")
+                raise UsageError(
+                    f"{self.name}: sex_values is {self._mapping['sex_values']!r}", "write for example 0=male,1=female"
+                )
             result[value.strip()] = sex
         return result

@@ -107,7 +107,8 @@ _STATEMENTS = """
 166 extensive anterior myocardial infarction
 """
 AHA_STATEMENTS: dict[int, str] = {
-    int(number): text[0].upper() + text[1:] for number, _, text in (line.partition(" ") for line in _STATEMENTS.strip().splitlines())
+    int(number): text[0].upper() + text[1:]
+    for number, _, text in (line.partition(" ") for line in _STATEMENTS.strip().splitlines())
 }
 _CODE = re.compile(r"[A-Z]?(\d+)(?:\+.*)?")
 

@@ -48,9 +48,16 @@ class ScpStatements:
         table = read_table(path, _COLUMNS, optional=("", "code"))
         identifier = next((name for name in ("", "code") if name in table.column_names), None)
         if identifier is None or table.num_rows == 0:
-            raise DataError(f"{path} holds no statement codes in its first column", "give the table as PTB-XL publishes it")
+            raise DataError(
+                f"{path} holds no statement codes in its first column", "give the table as PTB-XL publishes it"
+            )
         frame = pd.DataFrame({name: table.column(name).fill_null("").to_pylist() for name in table.column_names})
-        return cls({str(row[identifier]): {name: str(row[name]).strip() for name in _COLUMNS} for row in frame.to_dict("records")})
+        return cls(
+            {
+                str(row[identifier]): {name: str(row[name]).strip() for name in _COLUMNS}
+                for row in frame.to_dict("records")
+            }
+        )
 
     def labels(self, codes: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
         """Label sets scp, super, sub, form, rhythm; a set in which the record has no code is left out."""
@@ -88,7 +95,10 @@ def _statement(code: str, description: str, likelihood: float) -> str:
     "possible", 50 and 80 "probable", 100 certain, and 0 when the report states none."""
     if code == "NORM" and 50 <= likelihood < 100:
         return "Otherwise normal ECG"  # what those reports say ("sonst normales EKG"): a normal ECG but for its rhythm
-    text = next((description.replace(found, wording) for found, wording in _WORDING.items() if found in description), description)
+    text = next(
+        (description.replace(found, wording) for found, wording in _WORDING.items() if found in description),
+        description,
+    )
     text = text.removeprefix("suggests ")
     if 0 < likelihood <= 15:
         return f"Cannot rule out {text}"

@@ -80,7 +80,14 @@ def triton_target_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: TargetTiles, 
 
 
 def triton_subtract_target_gradients(
-    d_v: Tensor, d_t: Tensor, v: Tensor, t: Tensor, tiles: TargetTiles, row_share: Tensor, column_share: Tensor, chunk: int
+    d_v: Tensor,
+    d_t: Tensor,
+    v: Tensor,
+    t: Tensor,
+    tiles: TargetTiles,
+    row_share: Tensor,
+    column_share: Tensor,
+    chunk: int,
 ) -> None:
     """`subtract_target_gradients` on the GPU: no logits are made again. Operands the kernels do not take go through the plain path."""
     if not supports(v, t):
@@ -96,7 +103,15 @@ def triton_subtract_target_gradients(
 
 
 def triton_block_terms(
-    form: Form, v: Tensor, t: Tensor, scale: Tensor, bias: Tensor, own: Tensor, tiles: TargetTiles, gradients: bool, chunk: int
+    form: Form,
+    v: Tensor,
+    t: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    own: Tensor,
+    tiles: TargetTiles,
+    gradients: bool,
+    chunk: int,
 ) -> BlockTerms:
     """`block_terms` on the GPU, gradients in float32; operands the kernels do not take go through the plain path."""
     if not supports(v, t):
@@ -118,7 +133,9 @@ def triton_block_terms(
     return BlockTerms(found.values, found.slopes, found.work * scale, d_v, d_t)
 
 
-TRITON = Blocks(triton_block_sums, triton_block_gradients, triton_target_sums, triton_subtract_target_gradients, triton_block_terms)
+TRITON = Blocks(
+    triton_block_sums, triton_block_gradients, triton_target_sums, triton_subtract_target_gradients, triton_block_terms
+)
 
 
 def _side(values: Tensor) -> Tensor:

@@ -103,5 +103,7 @@ def slope_block(
             tl.store(VALUES + line, tl.sum(value, 1), mask=row_live)
             tl.store(SLOPES + line, tl.sum(g, 1) * (1.0 / (1 << GAIN)), mask=row_live)
         tl.store(WORK + line, tl.sum(pair_work, 1) * (1.0 / (1 << GAIN)), mask=row_live)
-    out = G + first * tl.multiple_of(stride, 16) + tl.arange(0, M)[:, None] * tl.multiple_of(stride, 16) + column[None, :]
+    out = (
+        G + first * tl.multiple_of(stride, 16) + tl.arange(0, M)[:, None] * tl.multiple_of(stride, 16) + column[None, :]
+    )
     tl.store(out, g.to(G.dtype.element_ty), mask=row_live[:, None] & column_live[None, :])

@@ -168,13 +168,22 @@ def slope_launch(pairs: Pairs, room: Tensor, tile: Tile, sums: bool) -> Launch:
 
 def _arguments(pairs: Pairs, sums: bool, parts: int) -> dict[str, object]:
     operands = pairs.operands
-    spans = {"VALUES": parts if pairs.loss != "softmax" else 0, "SLOPES": parts if pairs.loss != "softmax" else 0, "WORK": parts}
+    spans = {
+        "VALUES": parts if pairs.loss != "softmax" else 0,
+        "SLOPES": parts if pairs.loss != "softmax" else 0,
+        "WORK": parts,
+    }
     partials = {name: _room(operands, count if sums else 0, operands.v.shape[0]) for name, count in spans.items()}
     return {**operands.arguments, "BIAS": pairs.bias, "SIDEQ": pairs.row_side, "SIDEK": pairs.column_side, **partials}
 
 
 def _constants(pairs: Pairs, tile: Tile, sums: bool) -> dict[str, object]:
-    return {**pairs.operands.constants(tile), "LOSS": LOSSES[pairs.loss], "GAIN": gain(pairs.operands.v.dtype), "SUMS": sums}
+    return {
+        **pairs.operands.constants(tile),
+        "LOSS": LOSSES[pairs.loss],
+        "GAIN": gain(pairs.operands.v.dtype),
+        "SUMS": sums,
+    }
 
 
 def _room(operands: Operands, *shape: int) -> Tensor:

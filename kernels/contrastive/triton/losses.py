@@ -92,7 +92,25 @@ def pair_slopes(
     else:
         live = q_live[:, None] & k_live[None, :]
         y = soft_targets(
-            EQ, EK, SIZEQ, SIZEK, KEYQ, KEYK, q_live, k_live, slope, low, weight, FORM, KEYS, JACCARD, DS, M, N, DEPTH_S, PRECISION
+            EQ,
+            EK,
+            SIZEQ,
+            SIZEK,
+            KEYQ,
+            KEYK,
+            q_live,
+            k_live,
+            slope,
+            low,
+            weight,
+            FORM,
+            KEYS,
+            JACCARD,
+            DS,
+            M,
+            N,
+            DEPTH_S,
+            PRECISION,
         )
         side_q = tl.load(SIDEQ + tl.arange(0, M), mask=q_live, other=0.0)
         if LOSS == TARGETS:

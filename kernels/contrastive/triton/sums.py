@@ -70,7 +70,11 @@ def negative_log_sums(
         peak = higher
         column_peak = tl.maximum(tl.max(z, 0), FLOOR)
         column_total = tl.sum(tl.exp2(z - column_peak[None, :]), 0)
-        tl.store(COLUMN_PARTIAL + block.to(tl.int64) * columns + column, (column_peak + tl.log2(column_total)) * LN2, mask=column_live)
+        tl.store(
+            COLUMN_PARTIAL + block.to(tl.int64) * columns + column,
+            (column_peak + tl.log2(column_total)) * LN2,
+            mask=column_live,
+        )
     out = part.to(tl.int64) * rows + row
     tl.store(ROW_PARTIAL + out, (peak + tl.log2(total)) * LN2, mask=row_live)
     tl.store(ALPHA_PARTIAL + out, alpha_total, mask=row_live)
@@ -106,7 +110,9 @@ def match_sums(
         )  # fmt: skip
         other = ((q_offset + row)[:, None] != (k_offset + column)[None, :]) & row_live[:, None] & column_live[None, :]
         y = tl.where(other, y, 0.0)
-        dots = dot_rows(tl.zeros((M, N), dtype=tl.float32), Q, K + offset * D, row_live, column_live, D, M, N, DEPTH, PRECISION)
+        dots = dot_rows(
+            tl.zeros((M, N), dtype=tl.float32), Q, K + offset * D, row_live, column_live, D, M, N, DEPTH, PRECISION
+        )
         out = block.to(tl.int64) * columns + column
         mass += tl.sum(y, 1)
         tl.store(COLUMN_MASS + out, tl.sum(y, 0), mask=column_live)
@@ -173,7 +179,9 @@ def match_totals(operands: Operands) -> TargetSums:
 
 def forward_launch(operands: Operands, tile: Tile) -> Launch:
     """One launch of the log-sums over all of `operands`, with its partials allocated."""
-    return _launch(negative_log_sums, operands, tile, rows=("ROW_PARTIAL", "ALPHA_PARTIAL"), columns=("COLUMN_PARTIAL",))
+    return _launch(
+        negative_log_sums, operands, tile, rows=("ROW_PARTIAL", "ALPHA_PARTIAL"), columns=("COLUMN_PARTIAL",)
+    )
 
 
 def match_launch(operands: Operands, tile: Tile) -> Launch:

@@ -16,7 +16,16 @@ import triton.language as tl
 
 @triton.jit
 def dot_rows(
-    accumulator, Q, K, q_live, k_live, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr
+    accumulator,
+    Q,
+    K,
+    q_live,
+    k_live,
+    D: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    DEPTH: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """accumulator (M, N) + Q (M, D) K (N, D)^T, DEPTH columns at a time; Q and K point at the first row, rows not live count as zero."""
     q_row = tl.arange(0, M)[:, None] * D

@@ -65,10 +65,16 @@ def _forward(pairs: Pairs) -> Launch:
     dtype = pairs.operands.v.dtype
     if pairs.loss == "softmax":
         return forward_launch(pairs.operands, forward_tile(dtype))
-    return match_launch(pairs.operands, match_tile(dtype)) if pairs.loss == "targets" else fused_launch(pairs, sums=True, gradient=False)
+    return (
+        match_launch(pairs.operands, match_tile(dtype))
+        if pairs.loss == "targets"
+        else fused_launch(pairs, sums=True, gradient=False)
+    )
 
 
-def _shapes_only(dtype: torch.dtype, width: int, loss: str, kind: str, form: str, similarity_width: int = 128, batch: int = 4096) -> Pairs:
+def _shapes_only(
+    dtype: torch.dtype, width: int, loss: str, kind: str, form: str, similarity_width: int = 128, batch: int = 4096
+) -> Pairs:
     """A launch's worth without storage, with duplicate keys."""
     rows = torch.empty((batch, width), dtype=dtype, device="meta")
     reports = Similarity(kind, rows.new_empty((batch, similarity_width)), rows.new_empty(batch, dtype=torch.int64))  # type: ignore[arg-type]

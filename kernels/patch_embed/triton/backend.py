@@ -38,7 +38,11 @@ def interpreted() -> bool:
 
 
 def patch_embed_triton(
-    signal: Tensor, lead_mask: Tensor, affine: Tensor | None, scales: Sequence[PatchScaleParams], groups: Sequence[Sequence[int]]
+    signal: Tensor,
+    lead_mask: Tensor,
+    affine: Tensor | None,
+    scales: Sequence[PatchScaleParams],
+    groups: Sequence[Sequence[int]],
 ) -> list[Tensor]:
     """Tokens (B, G, N_s, D) of every scale, contiguous views of one buffer, in the type of the weights.
 
@@ -49,17 +53,27 @@ def patch_embed_triton(
     vectors = [getattr(scale, name) for name in ("bias", "ln_weight", "ln_bias", "missing") for scale in scales]
     width, dtype = weights[0].shape[0], weights[0].dtype
     if not signal.is_cuda and not interpreted():
-        raise ValueError(f"the triton backend needs CUDA tensors, the signal is on {signal.device}; choose backend auto or torch")
+        raise ValueError(
+            f"the triton backend needs CUDA tensors, the signal is on {signal.device}; choose backend auto or torch"
+        )
     if dtype not in (torch.float32, torch.float16, torch.bfloat16) or width > WIDEST:
-        raise ValueError(f"the triton backend takes float32, float16 or bfloat16 up to width {WIDEST}, not {dtype} at width {width}")
-    if any(tensor.dtype != dtype or tensor.shape[-1] != width for tensor in vectors) or any(w.dtype != dtype for w in weights):
+        raise ValueError(
+            f"the triton backend takes float32, float16 or bfloat16 up to width {WIDEST}, not {dtype} at width {width}"
+        )
+    if any(tensor.dtype != dtype or tensor.shape[-1] != width for tensor in vectors) or any(
+        w.dtype != dtype for w in weights
+    ):
         raise ValueError("parameters of the patch embedding differ in type or width; cast them to one type")
     if signal.dtype not in SIGNAL_TYPES:
         raise ValueError(f"the triton backend takes int16, float16, bfloat16 or float32 signals, not {signal.dtype}")
     if signal.shape[1] * signal.shape[2] >= 2**31:
-        raise ValueError(f"a record of {signal.shape[1]} x {signal.shape[2]} samples is too long for 32-bit offsets; cut it")
+        raise ValueError(
+            f"a record of {signal.shape[1]} x {signal.shape[2]} samples is too long for 32-bit offsets; cut it"
+        )
     sizes: Sizes = tuple((scale.kernel, scale.stride) for scale in scales)
-    outputs = _PatchEmbed.apply(signal, lead_mask, affine, sizes, tuple(tuple(leads) for leads in groups), *weights, *vectors)
+    outputs = _PatchEmbed.apply(
+        signal, lead_mask, affine, sizes, tuple(tuple(leads) for leads in groups), *weights, *vectors
+    )
     return list(outputs)
 
 
@@ -84,7 +98,13 @@ def _constants(tiling: Tiling, width: int, leads: int, affine: Tensor) -> dict[s
 class _PatchEmbed(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, signal: Tensor, lead_mask: Tensor, affine: Tensor | None, sizes: Sizes, groups: Groups, *parameters: Tensor
+        ctx: Any,
+        signal: Tensor,
+        lead_mask: Tensor,
+        affine: Tensor | None,
+        sizes: Sizes,
+        groups: Groups,
+        *parameters: Tensor,
     ) -> tuple[Tensor, ...]:
         blocks = len(sizes) * len(groups)
         weights, vectors = parameters[:blocks], parameters[blocks:]
@@ -97,7 +117,9 @@ class _PatchEmbed(torch.autograd.Function):
         tables = patch_tables(samples, sizes, groups, tiling.tokens, STEP, signal.device)
         # Two small copies per step: weights side by side, every block padded with zeros to whole chunks; all vectors below each other.
         zeros = weights[0].new_zeros(width, STEP)
-        pieces = [p for weight, pad in zip(weights, tables.padding, strict=True) for p in (weight.flatten(1), zeros[:, :pad])]
+        pieces = [
+            p for weight, pad in zip(weights, tables.padding, strict=True) for p in (weight.flatten(1), zeros[:, :pad])
+        ]
         packed_weights, packed_vectors = torch.cat(pieces, dim=1), torch.cat(vectors)
         rows = batch * len(groups) * sum(tables.tokens)
         tokens = weights[0].new_empty(rows, width)
@@ -113,7 +135,10 @@ class _PatchEmbed(torch.autograd.Function):
         ctx.sizes, ctx.groups = sizes, groups
         ctx.set_materialize_grads(False)
         starts = [batch * len(groups) * before for before in tables.tokens_before]
-        return tuple(tokens[starts[s] : starts[s + 1]].view(batch, len(groups), count, width) for s, count in enumerate(tables.tokens))
+        return tuple(
+            tokens[starts[s] : starts[s + 1]].view(batch, len(groups), count, width)
+            for s, count in enumerate(tables.tokens)
+        )
 
     @staticmethod
     @once_differentiable
@@ -158,7 +183,8 @@ def _scale_backward(saved: _Saved, s: int, grad: Tensor | None) -> tuple[list[Te
     unused = grad is None or grad.numel() == 0
     flat = (torch.zeros if unused else torch.empty)(sum(features) * width, dtype=dtype, device=signal.device)
     per_group = [
-        piece.view(width, len(group), kernel) for piece, group in zip(flat.split([n * width for n in features]), groups, strict=True)
+        piece.view(width, len(group), kernel)
+        for piece, group in zip(flat.split([n * width for n in features]), groups, strict=True)
     ]
     if grad is None or unused:
         return per_group, torch.zeros(batch, group_count, 3, width, device=signal.device)
@@ -171,25 +197,41 @@ def _scale_backward(saved: _Saved, s: int, grad: Tensor | None) -> tuple[list[Te
         signal, saved.affine, saved.present, tables.offset, tables.lead, tables.block, tables.group, saved.weights, saved.vectors,
         saved.moments[start : start + rows], grad,
     )  # fmt: skip
-    sizes = (samples, tables.columns, count, stride, parts, len(saved.sizes) * group_count, group_count, tables.group.shape[1], s)
+    sizes = (
+        samples,
+        tables.columns,
+        count,
+        stride,
+        parts,
+        len(saved.sizes) * group_count,
+        group_count,
+        tables.group.shape[1],
+        s,
+    )
     constants = _constants(chosen.backward, width, leads, saved.affine)
     row_means = torch.empty(rows if chunks > 1 else 0, 2, dtype=torch.float32, device=signal.device)
     if chunks > 1:
         patch_embed_backward_rows[(batch * group_count * parts,)](*read, row_means, *sizes, **constants)
     product_grad = torch.empty_like(grad)
     part = torch.empty(batch, group_count, parts, 3, width, dtype=torch.float32, device=signal.device)
-    patch_embed_backward_tokens[(batch * group_count * parts, chunks)](*read, row_means, product_grad, part, *sizes, **constants)
+    patch_embed_backward_tokens[(batch * group_count * parts, chunks)](
+        *read, row_means, product_grad, part, *sizes, **constants
+    )
     _weight_gradient(saved, tables, chosen.weight, product_grad, flat, s)
     return per_group, part.sum(2)
 
 
-def _weight_gradient(saved: _Saved, tables: PatchTables, tiling: Tiling, product_grad: Tensor, flat: Tensor, s: int) -> None:
+def _weight_gradient(
+    saved: _Saved, tables: PatchTables, tiling: Tiling, product_grad: Tensor, flat: Tensor, s: int
+) -> None:
     """Fill `flat`, the groups' (D, features) gradients of scale s one after another: partial sums over records, then their sum in fixed order."""
     batch, leads, samples = saved.signal.shape
     width, (first, end), count = product_grad.shape[-1], tables.scale_columns[s], tables.tokens[s]
     chunk = tables.chunk[first // STEP : end // STEP]
     across = triton.cdiv(width, tiling.width)
-    splits = min(batch, MOST_SPLITS, max(triton.cdiv(count, tiling.tokens), triton.cdiv(WEIGHT_PROGRAMS, len(chunk) * across)))
+    splits = min(
+        batch, MOST_SPLITS, max(triton.cdiv(count, tiling.tokens), triton.cdiv(WEIGHT_PROGRAMS, len(chunk) * across))
+    )
     partial = torch.empty(splits, width, end - first, dtype=torch.float32, device=flat.device)
     patch_embed_backward_weight[(len(chunk), across, splits)](
         saved.signal, saved.affine, saved.present, tables.offset, tables.lead, chunk, product_grad, partial,

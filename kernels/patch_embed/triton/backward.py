@@ -46,7 +46,9 @@ def patch_embed_backward_rows(
         alone = tl.zeros((BT,), dtype=tl.float32)
         for c in range(0, D, DC):
             d = c + tl.arange(0, DC)
-            factor, shift = record_shift(present_ptr, group_ptr, vector_ptr, b, group, group_fields, block, blocks, scale, d, LEADS, D)
+            factor, shift = record_shift(
+                present_ptr, group_ptr, vector_ptr, b, group, group_fields, block, blocks, scale, d, LEADS, D
+            )
             z = patch_product(
                 signal_ptr, affine_ptr, present_ptr, offset_ptr, lead_ptr, weight_ptr, b, first, features, columns, token, in_range, stride,
                 samples, d, LEADS, D, DC, BT, BF, AFFINE, PRECISION,
@@ -54,7 +56,9 @@ def patch_embed_backward_rows(
             gamma = tl.load(vector_ptr + (blocks + block) * D + d, mask=d < D, other=0.0).to(tl.float32)
             beta = tl.load(vector_ptr + (2 * blocks + block) * D + d, mask=d < D, other=0.0).to(tl.float32)
             mask = in_range[:, None] & (d < D)[None, :]
-            x_hat, du = normalised_gradient(z * factor + shift[None, :], mean, rstd, grad_ptr, gamma, beta, row, mask, d, D)
+            x_hat, du = normalised_gradient(
+                z * factor + shift[None, :], mean, rstd, grad_ptr, gamma, beta, row, mask, d, D
+            )
             dx = du * gamma[None, :]
             with_x_hat += tl.sum(dx * x_hat, 1)
             alone += tl.sum(dx, 1)
@@ -81,7 +85,9 @@ def patch_embed_backward_tokens(
     features = tl.load(block_ptr + block * 2)
     first = tl.load(block_ptr + block * 2 + 1)
     d = tl.program_id(1) * DC + tl.arange(0, DC)
-    factor, shift = record_shift(present_ptr, group_ptr, vector_ptr, b, group, group_fields, block, blocks, scale, d, LEADS, D)
+    factor, shift = record_shift(
+        present_ptr, group_ptr, vector_ptr, b, group, group_fields, block, blocks, scale, d, LEADS, D
+    )
     gamma = tl.load(vector_ptr + (blocks + block) * D + d, mask=d < D, other=0.0).to(tl.float32)
     beta = tl.load(vector_ptr + (2 * blocks + block) * D + d, mask=d < D, other=0.0).to(tl.float32)
     gamma_sum = tl.zeros((DC,), dtype=tl.float32)
@@ -110,7 +116,11 @@ def patch_embed_backward_tokens(
             alone = tl.load(sum_ptr + row * 2 + 1, mask=in_range, other=0.0)
         dz = tl.where(mask, (dx - x_hat * with_x_hat[:, None] - alone[:, None]) * rstd[:, None], 0.0)
         shift_sum += tl.sum(dz, 0)
-        tl.store(product_grad_ptr + row[:, None] * D + d[None, :], (dz * factor).to(product_grad_ptr.dtype.element_ty), mask=mask)
+        tl.store(
+            product_grad_ptr + row[:, None] * D + d[None, :],
+            (dz * factor).to(product_grad_ptr.dtype.element_ty),
+            mask=mask,
+        )
     out = part_ptr + pid.to(tl.int64) * 3 * D + d
     tl.store(out, gamma_sum, mask=d < D)
     tl.store(out + D, beta_sum, mask=d < D)
@@ -142,7 +152,9 @@ def patch_embed_backward_weight(
             LEADS, BF, AFFINE, product_grad_ptr.dtype.element_ty,
         )  # fmt: skip
         row = (b.to(tl.int64) * groups + group) * tokens + token
-        grad = tl.load(product_grad_ptr + row[:, None] * D + d[None, :], mask=in_range[:, None] & (d < D)[None, :], other=0.0)
+        grad = tl.load(
+            product_grad_ptr + row[:, None] * D + d[None, :], mask=in_range[:, None] & (d < D)[None, :], other=0.0
+        )
         total = tl.dot(tl.trans(grad), patches, total, input_precision=PRECISION)
     line = (split.to(tl.int64) * D + d) * scale_columns
     tl.store(partial_ptr + line[:, None] + (chunk * BF + tl.arange(0, BF))[None, :], total, mask=(d < D)[:, None])

@@ -10,7 +10,20 @@ import triton
 import triton.language as tl
 
 # Sizes that change from batch to batch must not compile a new variant when one of them happens to be 1 or a multiple of 16.
-VARYING = ["batch", "samples", "tiles", "tokens", "stride", "parts", "splits", "blocks", "groups", "group_fields", "scale", "first_column"]
+VARYING = [
+    "batch",
+    "samples",
+    "tiles",
+    "tokens",
+    "stride",
+    "parts",
+    "splits",
+    "blocks",
+    "groups",
+    "group_fields",
+    "scale",
+    "first_column",
+]
 
 
 @triton.jit
@@ -87,7 +100,11 @@ def store_tokens(z, mean, rstd, out_ptr, vector_ptr, row, in_range, block, block
     beta = tl.load(vector_ptr + (2 * blocks + block) * D + d, mask=d < D, other=0.0).to(tl.float32)
     u = (z - mean[:, None]) * rstd[:, None] * gamma[None, :] + beta[None, :]
     phi, _ = normal_cdf(u)
-    tl.store(out_ptr + row[:, None] * D + d[None, :], (u * phi).to(out_ptr.dtype.element_ty), mask=in_range[:, None] & (d < D)[None, :])
+    tl.store(
+        out_ptr + row[:, None] * D + d[None, :],
+        (u * phi).to(out_ptr.dtype.element_ty),
+        mask=in_range[:, None] & (d < D)[None, :],
+    )
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -121,7 +138,9 @@ def patch_embed_forward(
     square = tl.zeros((BT,), dtype=tl.float32)
     if D <= DC:
         d = tl.arange(0, DC)
-        factor, shift = record_shift(present_ptr, group_ptr, vector_ptr, b, group, group_fields, block, blocks, scale, d, LEADS, D)
+        factor, shift = record_shift(
+            present_ptr, group_ptr, vector_ptr, b, group, group_fields, block, blocks, scale, d, LEADS, D
+        )
         z = patch_product(
             signal_ptr, affine_ptr, present_ptr, offset_ptr, lead_ptr, weight_ptr, b, first, features, columns, token, in_range, stride,
             samples, d, LEADS, D, DC, BT, BF, AFFINE, PRECISION,
@@ -134,7 +153,9 @@ def patch_embed_forward(
     else:
         for c in range(0, D, DC):
             d = c + tl.arange(0, DC)
-            factor, shift = record_shift(present_ptr, group_ptr, vector_ptr, b, group, group_fields, block, blocks, scale, d, LEADS, D)
+            factor, shift = record_shift(
+                present_ptr, group_ptr, vector_ptr, b, group, group_fields, block, blocks, scale, d, LEADS, D
+            )
             z = patch_product(
                 signal_ptr, affine_ptr, present_ptr, offset_ptr, lead_ptr, weight_ptr, b, first, features, columns, token, in_range, stride,
                 samples, d, LEADS, D, DC, BT, BF, AFFINE, PRECISION,
@@ -150,11 +171,15 @@ def patch_embed_forward(
         rstd = tl.rsqrt(square / D + eps)
         for c in range(0, D, DC):
             d = c + tl.arange(0, DC)
-            factor, shift = record_shift(present_ptr, group_ptr, vector_ptr, b, group, group_fields, block, blocks, scale, d, LEADS, D)
+            factor, shift = record_shift(
+                present_ptr, group_ptr, vector_ptr, b, group, group_fields, block, blocks, scale, d, LEADS, D
+            )
             z = patch_product(
                 signal_ptr, affine_ptr, present_ptr, offset_ptr, lead_ptr, weight_ptr, b, first, features, columns, token, in_range, stride,
                 samples, d, LEADS, D, DC, BT, BF, AFFINE, PRECISION,
             )  # fmt: skip
-            store_tokens(z * factor + shift[None, :], mean, rstd, out_ptr, vector_ptr, row, in_range, block, blocks, d, D)
+            store_tokens(
+                z * factor + shift[None, :], mean, rstd, out_ptr, vector_ptr, row, in_range, block, blocks, d, D
+            )
     tl.store(moment_ptr + row * 2, mean, mask=in_range)
     tl.store(moment_ptr + row * 2 + 1, rstd, mask=in_range)

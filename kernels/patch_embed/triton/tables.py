@@ -44,7 +44,9 @@ class PatchTables:
 
 
 @functools.lru_cache(maxsize=64)
-def patch_tables(samples: int, sizes: Sizes, groups: Groups, tile_tokens: int, step: int, device: torch.device) -> PatchTables:
+def patch_tables(
+    samples: int, sizes: Sizes, groups: Groups, tile_tokens: int, step: int, device: torch.device
+) -> PatchTables:
     """Tables for signals of `samples` samples, `sizes` = ((kernel, stride), ...), tiles of tile_tokens tokens and column chunks of `step`."""
     offset: list[int] = []
     lead: list[int] = []
@@ -61,7 +63,9 @@ def patch_tables(samples: int, sizes: Sizes, groups: Groups, tile_tokens: int, s
             features = kernel * len(leads)
             padded = -(-features // step) * step
             first, number = len(offset), len(block)
-            tile += [[start, count, stride, padded, first, number, sum(tokens), 0] for start in range(0, count, tile_tokens)]
+            tile += [
+                [start, count, stride, padded, first, number, sum(tokens), 0] for start in range(0, count, tile_tokens)
+            ]
             chunk += [[group, features, start, features_before] for start in range(0, padded, step)]
             block.append([padded, first])
             padding.append(padded - features)

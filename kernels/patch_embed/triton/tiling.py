@@ -46,7 +46,9 @@ def tilings(width: int, dtype: torch.dtype) -> Tilings:
     if dtype == torch.float32:
         return Tilings(Tiling(32, chunk, 8, 3), Tiling(16, chunk, 8, 2), Tiling(32, chunk, 8, 2))
     in_backward = chunk if width <= CHUNK else CHUNK // 2
-    return Tilings(Tiling(64, chunk, 16 if chunk == CHUNK else 8, 3), Tiling(32, in_backward, 8, 3), Tiling(64, chunk, 8, 3))
+    return Tilings(
+        Tiling(64, chunk, 16 if chunk == CHUNK else 8, 3), Tiling(32, in_backward, 8, 3), Tiling(64, chunk, 8, 3)
+    )
 
 
 def precision() -> str:

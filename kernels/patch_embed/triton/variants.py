@@ -31,7 +31,10 @@ def compile_variants() -> list[Variant]:
 
 def _kernels(width: int, dtype: torch.dtype, signal: str, architecture: int) -> list[Variant]:
     chosen = tilings(width, dtype)
-    kernels: list[tuple[Any, Tiling]] = [(patch_embed_forward, chosen.forward), (backward.patch_embed_backward_tokens, chosen.backward)]
+    kernels: list[tuple[Any, Tiling]] = [
+        (patch_embed_forward, chosen.forward),
+        (backward.patch_embed_backward_tokens, chosen.backward),
+    ]
     if width > chosen.backward.width:
         kernels.append((backward.patch_embed_backward_rows, chosen.backward))
     kernels.append((backward.patch_embed_backward_weight, chosen.weight))

@@ -64,7 +64,9 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, sequences: Sequences) -> Tensor:
-        q, k, v = turn_heads(self.qkv(tokens).unflatten(-1, (3, self.heads, -1)), sequences.table)  # (B, N, H, Dh) or (M, H, Dh)
+        q, k, v = turn_heads(
+            self.qkv(tokens).unflatten(-1, (3, self.heads, -1)), sequences.table
+        )  # (B, N, H, Dh) or (M, H, Dh)
         if sequences.packed is not None:
             cu_seqlens, longest, _, plan = sequences.packed
             return self.out(packed_attention(q, k, v, cu_seqlens, longest, plan=plan).flatten(1))
@@ -87,7 +89,9 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens: Tensor, sequences: Sequences) -> Tensor:
-        tokens = tokens + self.drop_path(self.dropout(self.attention(self.attention_norm(tokens), sequences)), sequences)
+        tokens = tokens + self.drop_path(
+            self.dropout(self.attention(self.attention_norm(tokens), sequences)), sequences
+        )
         mlp = self.contract(F.gelu(self.expand(self.mlp_norm(tokens))))
         return tokens + self.drop_path(self.dropout(mlp), sequences)
 
@@ -101,7 +105,14 @@ class TemporalEncoder(nn.Module):
     """
 
     def __init__(
-        self, width: int, depth: int, heads: int, mlp_ratio: float, dropout: float, drop_path: float, attention: str = "dense"
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        dropout: float,
+        drop_path: float,
+        attention: str = "dense",
     ) -> None:
         super().__init__()
         self.heads, self.head_width, self.packs = heads, width // heads, attention == "packed"

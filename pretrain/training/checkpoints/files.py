@@ -116,13 +116,18 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads((path / MANIFEST).read_text())
         version, files, own = manifest["version"], manifest["files"], manifest.pop("self")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"checkpoint {path}: {MANIFEST} cannot be read ({error})", "use an earlier checkpoint") from None
+        raise CheckpointError(
+            f"checkpoint {path}: {MANIFEST} cannot be read ({error})", "use an earlier checkpoint"
+        ) from None
     if version != FORMAT_VERSION or not isinstance(files, dict):
         raise CheckpointError(
-            f"checkpoint {path}: format version {version}, this release reads {FORMAT_VERSION}", "use the release that wrote it"
+            f"checkpoint {path}: format version {version}, this release reads {FORMAT_VERSION}",
+            "use the release that wrote it",
         )
     if own != _manifest_digest(manifest):
-        raise CheckpointError(f"checkpoint {path}: {MANIFEST} changed since it was written", "use an earlier checkpoint")
+        raise CheckpointError(
+            f"checkpoint {path}: {MANIFEST} changed since it was written", "use an earlier checkpoint"
+        )
     return manifest
 
 
@@ -154,7 +159,9 @@ def verify(path: Path) -> None:
     found = problems(path)
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise CheckpointError(f"checkpoint {path}: {found[0]}{more}", "use another checkpoint; this one is not safe to load")
+        raise CheckpointError(
+            f"checkpoint {path}: {found[0]}{more}", "use another checkpoint; this one is not safe to load"
+        )
 
 
 def _committed(run_dir: Path) -> list[Path]:

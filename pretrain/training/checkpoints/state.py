@@ -100,11 +100,15 @@ def changed_keys(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, tu
     return {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)}
 
 
-def check_continues(state: TrainerState, config: RunConfig, selection_fingerprint: str, order_version: int, path: Path) -> None:
+def check_continues(
+    state: TrainerState, config: RunConfig, selection_fingerprint: str, order_version: int, path: Path
+) -> None:
     """Raises UserError that names every change which would make the rest of the run another run; harmless ones are logged."""
     current = json.loads(json.dumps(config.resolved()))
     changed = changed_keys(state.config, current)
-    harmful = {key: pair for key, pair in changed.items() if not (key.startswith(HARMLESS) or _MIXTURE_SHARDS.fullmatch(key))}
+    harmful = {
+        key: pair for key, pair in changed.items() if not (key.startswith(HARMLESS) or _MIXTURE_SHARDS.fullmatch(key))
+    }
     for key, (old, new) in changed.items():
         if key not in harmful:
             log.info("resume=%s action=accept key=%s was=%s now=%s", path, key, old, new)
@@ -146,8 +150,19 @@ def find_resume_point(
         check_continues(state, config, selection_fingerprint, order_version, path)
         # Without ZeRO the optimizer state is whole in one file and loads at any world size.
         convert = state.world_size != workers.world_size and config.training.zero_stage > 0
-        folder = convert_world_size(path, run_dir, config.training.zero_stage, state, workers.world_size) if convert else path
-        log.info("resume=%s step=%d world_size=%d->%d converted=%s", path, state.step, state.world_size, workers.world_size, convert)
+        folder = (
+            convert_world_size(path, run_dir, config.training.zero_stage, state, workers.world_size)
+            if convert
+            else path
+        )
+        log.info(
+            "resume=%s step=%d world_size=%d->%d converted=%s",
+            path,
+            state.step,
+            state.world_size,
+            workers.world_size,
+            convert,
+        )
         return path, state, folder, convert
 
     found = on_rank_zero(find)
@@ -161,7 +176,15 @@ def convert_world_size(path: Path, run_dir: Path, zero_stage: int, state: Traine
     """
     target = files.checkpoints_folder(run_dir) / f"{files.TEMPORARY}{UNIVERSAL}-{path.name}"
     shutil.rmtree(target, ignore_errors=True)
-    words = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--num_extract_workers", "1", "--num_merge_workers", "1"]
+    words = [
+        sys.executable,
+        "-m",
+        "deepspeed.checkpoint.ds_to_universal",
+        "--num_extract_workers",
+        "1",
+        "--num_merge_workers",
+        "1",
+    ]
     words += ["--input_folder", str(path / TAG), "--output_folder", str(target / TAG)]
     if zero_stage < 3:
         words.append("--inject_missing_state")
@@ -201,7 +224,9 @@ def save_checkpoint(engine: Any, run_dir: Path, state: TrainerState, workers: Wo
     on_rank_zero(lambda: _open(folder))
     failures = _WriteFailures(engine.checkpoint_engine)
     engine.checkpoint_engine = failures
-    engine._copy_recovery_script = lambda save_path: None  # a script of DeepSpeed's, useless here, whose copy can fail on one rank alone
+    engine._copy_recovery_script = lambda save_path: (
+        None
+    )  # a script of DeepSpeed's, useless here, whose copy can fail on one rank alone
     try:
         engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
     finally:
@@ -227,8 +252,14 @@ def save_checkpoint(engine: Any, run_dir: Path, state: TrainerState, workers: Wo
     torch.distributed.all_gather_object(shares, entries)
 
     def finish() -> Path:
-        summary = {"world_size": state.world_size, "digest": state.digest, "zero_stage": state.config["training"]["zero_stage"]}
-        path = files.commit(run_dir, state.step, {name: entry for share in shares for name, entry in share.items()}, summary)
+        summary = {
+            "world_size": state.world_size,
+            "digest": state.digest,
+            "zero_stage": state.config["training"]["zero_stage"],
+        }
+        path = files.commit(
+            run_dir, state.step, {name: entry for share in shares for name, entry in share.items()}, summary
+        )
         log.info("checkpoint=%s action=commit step=%d", path, state.step)
         files.prune(run_dir, keep)
         return path
@@ -282,7 +313,8 @@ def load_checkpoint(engine: Any, point: ResumePoint, workers: Workers) -> None:
     loaded, _ = engine.load_checkpoint(str(point.engine_folder), tag=TAG, load_lr_scheduler_states=False)
     if loaded is None:
         raise CheckpointError(
-            f"checkpoint {point.path}: DeepSpeed found nothing to load under {point.engine_folder}", "use another checkpoint"
+            f"checkpoint {point.path}: DeepSpeed found nothing to load under {point.engine_folder}",
+            "use another checkpoint",
         )
     if point.universal:
         _separate_groups(engine, decay)

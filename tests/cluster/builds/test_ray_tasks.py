@@ -23,10 +23,31 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.ray
-def test_ray_tasks_write_the_bytes_of_a_local_build(cardialign: Callable[..., Any], cohort: Path, shards: Path, tmp_path: Path) -> None:
+def test_ray_tasks_write_the_bytes_of_a_local_build(
+    cardialign: Callable[..., Any], cohort: Path, shards: Path, tmp_path: Path
+) -> None:
     answer = cardialign(
-        *("shards", "build", "mimic-iv-ecg", "--root", cohort, "--out", tmp_path / "set", "--sampling-rate", SPEC.sampling_rate),
-        *("--seconds", SPEC.seconds, "--records-per-shard", 32, "--labels", cohort / "truth.csv", "--patients", cohort / "patients.csv"),
+        *(
+            "shards",
+            "build",
+            "mimic-iv-ecg",
+            "--root",
+            cohort,
+            "--out",
+            tmp_path / "set",
+            "--sampling-rate",
+            SPEC.sampling_rate,
+        ),
+        *(
+            "--seconds",
+            SPEC.seconds,
+            "--records-per-shard",
+            32,
+            "--labels",
+            cohort / "truth.csv",
+            "--patients",
+            cohort / "patients.csv",
+        ),
         *("--address", "local", "--workers", 2),
     )
     assert answer.code == 0 and answer.json["shards"] > 1, answer.err
@@ -41,7 +62,9 @@ def test_a_node_that_does_not_see_the_build_says_so_instead_of_writing_elsewhere
     assert "every node mounts" in caught.value.remedy and not (tmp_path / "not mounted").exists()
 
 
-def test_progress_moves_within_a_shard_and_a_task_that_runs_again_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_moves_within_a_shard_and_a_task_that_runs_again_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ray_build, "NOTE_SECONDS", 0.0)
     (tmp_path / ".build").mkdir()
     told: list[tuple[int, int]] = []

@@ -58,7 +58,10 @@ def test_clock() -> None:
 
 def test_a_build_counts_what_it_lists_and_its_eta_starts_after_that() -> None:
     stream, now = Terminal(), Clock()
-    with Progress("listing records", stream=stream, now=now) as listing, Progress("shards build", stream=stream, now=now) as building:
+    with (
+        Progress("listing records", stream=stream, now=now) as listing,
+        Progress("shards build", stream=stream, now=now) as building,
+    ):
         show = two_stages(listing, building)
         for seconds, (done, total) in enumerate(((4000, 0), (9000, 0), (0, 100), (10, 100), (50, 100))):
             now.at = 10.0 * seconds

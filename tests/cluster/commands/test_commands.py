@@ -16,7 +16,20 @@ Call = Callable[..., Any]
 
 def build(cardialign: Call, root: Path, out: Path, *more: object) -> Any:
     return cardialign(
-        "shards", "build", "mimic-iv-ecg", "--root", root, "--out", out, "--sampling-rate", 100, "--seconds", 2.5, "--workers", 1, *more
+        "shards",
+        "build",
+        "mimic-iv-ecg",
+        "--root",
+        root,
+        "--out",
+        out,
+        "--sampling-rate",
+        100,
+        "--seconds",
+        2.5,
+        "--workers",
+        1,
+        *more,
     )
 
 
@@ -44,7 +57,9 @@ def test_plain_arrays_with_a_table_by_command_and_a_wrong_unit_is_shown(cardiali
     table.write_text("id,years,text\none,54,Sinus rhythm\ntwo,61,Sinus rhythm\n")
     words = ["--record-rate", 500, "--unit", "uV", "--table", table, "--key-column", "id", "--age-column", "years"]
     out = tmp_path / "out"
-    built = cardialign("shards", "build", "arrays", "--root", tmp_path, "--out", out, "--seconds", 4, "--workers", 1, *words)
+    built = cardialign(
+        "shards", "build", "arrays", "--root", tmp_path, "--out", out, "--seconds", 4, "--workers", 1, *words
+    )
     assert built.code == 0 and built.json["records"] == 2
     assert built.json["quality"] == {"gain-suspect": 1}
     assert cardialign("shards", "inspect", out).json["quality"] == {"gain-suspect": 1}
@@ -52,7 +67,9 @@ def test_plain_arrays_with_a_table_by_command_and_a_wrong_unit_is_shown(cardiali
 
 
 def test_same_seed_same_bytes_by_command(cardialign: Call, cohort: Path, tmp_path: Path) -> None:
-    again = cardialign("cohort", tmp_path / "cohort", "--patients", 30, "--seed", 3, "--sampling-rate", 100, "--workers", 2)
+    again = cardialign(
+        "cohort", tmp_path / "cohort", "--patients", 30, "--seed", 3, "--sampling-rate", 100, "--workers", 2
+    )
     assert again.code == 0
     for path in sorted(p for p in cohort.rglob("*") if p.is_file()):
         assert path.read_bytes() == (tmp_path / "cohort" / path.relative_to(cohort)).read_bytes(), path.name
@@ -86,7 +103,8 @@ def test_bad_records_are_counted_by_reason_and_listed(cardialign: Call, cohort: 
     unknown_leads = header_of(root, 2)
     lines = unknown_leads.read_text().splitlines()
     unknown_leads.write_text(
-        "\n".join([lines[0], *(line.rsplit(" ", 1)[0] + f" X{k}" for k, line in enumerate(lines[1:13])), *lines[13:]]) + "\n"
+        "\n".join([lines[0], *(line.rsplit(" ", 1)[0] + f" X{k}" for k, line in enumerate(lines[1:13])), *lines[13:]])
+        + "\n"
     )
     nan_gain = header_of(root, 3)
     lines = nan_gain.read_text().splitlines()
@@ -150,9 +168,23 @@ def test_three_mistakes_in_a_recipe_are_reported_at_once(cardialign: Call, shard
 
 def test_options_have_the_words_of_the_recipe(cardialign: Call, shards: Path, tmp_path: Path) -> None:
     answer = cardialign(
-        "pretrain", "--recipe", "cardialign-demo", "--shards", shards, "--run-dir", tmp_path, "--zero-stage", 9, "--set", "optimizer.lr=-2"
+        "pretrain",
+        "--recipe",
+        "cardialign-demo",
+        "--shards",
+        shards,
+        "--run-dir",
+        tmp_path,
+        "--zero-stage",
+        9,
+        "--set",
+        "optimizer.lr=-2",
     )
-    assert answer.code == 2 and "training.zero_stage" in answer.json["problem"] and "optimizer.lr" in answer.json["problem"]
+    assert (
+        answer.code == 2
+        and "training.zero_stage" in answer.json["problem"]
+        and "optimizer.lr" in answer.json["problem"]
+    )
 
 
 def test_encoder_refuses_eight_leads_and_another_rate_with_the_option_that_allows_it(
@@ -161,7 +193,16 @@ def test_encoder_refuses_eight_leads_and_another_rate_with_the_option_that_allow
     generator = np.random.default_rng(0)
     np.save(tmp_path / "eight.npy", generator.normal(size=(8, 250)).astype(np.float32))
     np.save(tmp_path / "fast.npy", generator.normal(size=(12, 625)).astype(np.float32))
-    eight = ("embed", tmp_path / "eight.npy", "--encoder", exported, "--sampling-rate", 100, "--leads", "I,II,V1,V2,V3,V4,V5,V6")
+    eight = (
+        "embed",
+        tmp_path / "eight.npy",
+        "--encoder",
+        exported,
+        "--sampling-rate",
+        100,
+        "--leads",
+        "I,II,V1,V2,V3,V4,V5,V6",
+    )
     refused = cardialign(*eight)
     assert refused.code == 1 and "III" in refused.json["problem"] and "--derive-limb-leads" in refused.json["remedy"]
     assert cardialign(*eight, "--derive-limb-leads").code == 0
@@ -174,7 +215,9 @@ def test_encoder_refuses_eight_leads_and_another_rate_with_the_option_that_allow
     assert np.linalg.norm(np.load(tmp_path / "embedding.npy")) == pytest.approx(1.0, abs=1e-4)
 
 
-def test_the_same_record_embeds_alike_from_wfdb_and_from_shards(cardialign: Call, exported: Path, cohort: Path, shards: Path) -> None:
+def test_the_same_record_embeds_alike_from_wfdb_and_from_shards(
+    cardialign: Call, exported: Path, cohort: Path, shards: Path
+) -> None:
     header = header_of(cohort, 0)
     options = ("--encoder", exported, "--resample", "--crop", "--allow-missing-leads")
     from_file = cardialign("embed", header.with_suffix(""), *options)

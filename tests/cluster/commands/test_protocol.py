@@ -21,14 +21,25 @@ def test_a_protocol_runs_on_what_is_there(cardialign: Call, exported: Path, tmp_
     make_set(tmp_path, task, RECORDS[task][:20], SPEC)
     labels = write_label_files(tmp_path / "labels", task, "test", RECORDS[task])
     words = ("evaluate", "zero-shot", "--encoder", exported, "--shards", tmp_path / "set", "--bootstrap", 10)
-    answer = cardialign(*words, "--protocol", f"merl-v1:{task}", "--label-files", labels, "--out", tmp_path / "result.json")
+    answer = cardialign(
+        *words, "--protocol", f"merl-v1:{task}", "--label-files", labels, "--out", tmp_path / "result.json"
+    )
     assert answer.code == 0, answer.err
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["n"] == 20 and 0 <= result["macro"] <= 1
     facts = result["protocol"]
-    assert (facts["protocol"], facts["task"], facts["split"], facts["published"], facts["present"]) == ("merl-v1", task, "test", 24, 20)
+    assert (facts["protocol"], facts["task"], facts["split"], facts["published"], facts["present"]) == (
+        "merl-v1",
+        task,
+        "test",
+        24,
+        20,
+    )
     assert facts["missing_examples"] == RECORDS[task][20:] and "4 of 24 records are missing" in facts["deviations"]
-    assert facts["note"] == f"20 of 24 test records are in this shard set; 4 are not, such as {', '.join(RECORDS[task][20:])}"
+    assert (
+        facts["note"]
+        == f"20 of 24 test records are in this shard set; 4 are not, such as {', '.join(RECORDS[task][20:])}"
+    )
     if task == "csn":
         several = cardialign(*words, "--protocol", "merl-v1", "--label-files", labels)
         assert several.code == 2 and "merl-v1:csn" in several.json["remedy"]

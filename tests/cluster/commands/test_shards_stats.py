@@ -41,7 +41,9 @@ def test_the_page_escapes_what_reports_and_labels_say_and_survives_a_set_without
     figures["labels"] = {}
     figures["reports"] |= {"with": 0}
     figures["age_years"] = {"known": 0, "unknown": 9, "histogram": {"edges": [], "counts": []}}
-    assert "No record of this set has a report" in write_statistics_page(tmp_path / "b.html", figures).read_text(encoding="utf-8")
+    assert "No record of this set has a report" in write_statistics_page(tmp_path / "b.html", figures).read_text(
+        encoding="utf-8"
+    )
 
 
 def heights(svg: str) -> list[float]:
@@ -55,7 +57,10 @@ def test_columns_are_as_high_as_their_counts() -> None:
     first, second = heights(column_chart({"female": 30, "male": 10}, title="Sex"))
     assert first == pytest.approx(3 * second, rel=0.01)
     widths = [
-        float(bar.attrib["width"]) for bar in ElementTree.fromstring(frequency_bars({"NORM": 40, "MI": 10}, 50, title="x")).iter("rect")
+        float(bar.attrib["width"])
+        for bar in ElementTree.fromstring(frequency_bars({"NORM": 40, "MI": 10}, 50, title="x")).iter("rect")
     ]
     assert widths[0] == pytest.approx(4 * widths[1], rel=0.01)
-    assert histogram([], [], title="none") == column_chart({}, title="none") == frequency_bars({}, 0, title="none") == ""
+    assert (
+        histogram([], [], title="none") == column_chart({}, title="none") == frequency_bars({}, 0, title="none") == ""
+    )

@@ -17,7 +17,9 @@ from tests.support.hashing_encoder import HashingEncoder
 Call = Callable[..., Any]
 
 
-def test_statistics_advise_against_raw_cosine_and_give_lines_that_a_recipe_takes(cardialign: Call, shards: Path, tmp_path: Path) -> None:
+def test_statistics_advise_against_raw_cosine_and_give_lines_that_a_recipe_takes(
+    cardialign: Call, shards: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(shards, tmp_path / "shards", ignore=shutil.ignore_patterns("text_bank")))
     missing = cardialign("text-bank", "stats", folder)
     assert missing.code == 1 and "text-bank build" in missing.json["remedy"]

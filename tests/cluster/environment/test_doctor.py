@@ -22,7 +22,9 @@ def test_here_everything_needed_is_there(cardialign: Callable[..., Any], tmp_pat
     assert any(line.startswith("ok ") and "torch" in line for line in plain.out.splitlines())
 
 
-def test_a_missing_package_fails_with_its_remedy(cardialign: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_fails_with_its_remedy(
+    cardialign: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = doctor.version
     monkeypatch.setattr(doctor, "version", lambda name: "" if name == "deepspeed" else real(name))
     answer = cardialign("doctor")

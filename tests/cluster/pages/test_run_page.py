@@ -12,8 +12,13 @@ import pytest
 from cardialign.cluster.pages.charts import IntervalScale, line_chart, nice_ticks, smoothed, tick_labels, weight_bars
 from cardialign.cluster.pages.run_page import Picture, write_report
 
-PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
-TRACE = [{"step": s, "loss": 5.0 / s, "lr": 1e-4 * s, "records_per_second": 100.0, "data_wait_share": 0.002} for s in range(1, 41)]
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+TRACE = [
+    {"step": s, "loss": 5.0 / s, "lr": 1e-4 * s, "records_per_second": 100.0, "data_wait_share": 0.002}
+    for s in range(1, 41)
+]
 RESULT = {
     "n": 612,
     "patients": 204,
@@ -22,7 +27,14 @@ RESULT = {
     "high": 0.94,
     "classes": [
         {"code": "AFIB", "name": "Atrial fibrillation", "positives": 40, "auroc": 0.9876, "low": 0.97, "high": 0.99},
-        {"code": "LVH", "name": "Left ventricular hypertrophy", "positives": 7, "auroc": 0.8123, "low": 0.7, "high": 0.9},
+        {
+            "code": "LVH",
+            "name": "Left ventricular hypertrophy",
+            "positives": 7,
+            "auroc": 0.8123,
+            "low": 0.7,
+            "high": 0.9,
+        },
     ],
     "macro_frequent": {"value": 0.9876, "low": 0.97, "high": 0.99, "classes": 1, "min_positives": 10},
     "prompts": {"name": "virtual-findings-v1"},
@@ -30,7 +42,11 @@ RESULT = {
     "excluded": [{"code": "WPW", "name": "Pre-excitation", "reason": "no positives among 612 records"}],
     "difference": {"value": 0.43, "low": 0.4, "high": 0.46},
 }
-BASELINE = {**RESULT, "macro": 0.5034, "classes": [{**c, "auroc": 0.5, "low": 0.4, "high": 0.6} for c in RESULT["classes"]]}
+BASELINE = {
+    **RESULT,
+    "macro": 0.5034,
+    "classes": [{**c, "auroc": 0.5, "low": 0.4, "high": 0.6} for c in RESULT["classes"]],
+}
 
 
 class _Page(HTMLParser):
@@ -45,7 +61,9 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.loads += [
-            value for name, value in attrs if name in ("src", "srcset", "data", "xlink:href") or (tag == "link" and name == "href")
+            value
+            for name, value in attrs
+            if name in ("src", "srcset", "data", "xlink:href") or (tag == "link" and name == "href")
         ]
         if tag not in self.VOID:
             self.open.append(tag)
@@ -103,7 +121,20 @@ def test_the_picture_comes_back_byte_for_byte(report):
 
 def test_the_figures_given_are_the_figures_shown(report):
     text = " ".join(read(report()).text)
-    for figure in ("0.931", "0.921 to 0.940", "0.503", "0.988", "0.812", "612", "6,000", "321", "0.20 %", "+0.430", "0.41", "0.59"):
+    for figure in (
+        "0.931",
+        "0.921 to 0.940",
+        "0.503",
+        "0.988",
+        "0.812",
+        "612",
+        "6,000",
+        "321",
+        "0.20 %",
+        "+0.430",
+        "0.41",
+        "0.59",
+    ):
         assert figure in text, figure
     assert "Pre-excitation (WPW): no positives among 612 records" in text
     assert "cardialign-demo" in text and "mlflow ui" in text
@@ -158,7 +189,9 @@ def test_a_falling_loss_falls_on_the_chart_and_stays_inside_it():
     assert all(0 <= x <= 460 and 0 <= y <= 210 for x, y in drawn)
 
 
-@pytest.mark.parametrize("values", [[1.0], [2.0, 2.0], [float("nan"), 1.0, 2.0], [float("nan")], [1e-9, 2e-9], [1e9, 2e9]])
+@pytest.mark.parametrize(
+    "values", [[1.0], [2.0, 2.0], [float("nan"), 1.0, 2.0], [float("nan")], [1e-9, 2e-9], [1e9, 2e9]]
+)
 def test_odd_traces_still_give_well_formed_charts(values):
     svg = line_chart(range(len(values)), values, title="a & b < c")
     if svg:

@@ -24,7 +24,9 @@ def store(tmp_path_factory: pytest.TempPathFactory, exported: Path) -> tuple[str
     return uri, folder
 
 
-def test_pulled_encoder_is_the_registered_one_and_loads(store: tuple[str, Path], exported: Path, tmp_path: Path) -> None:
+def test_pulled_encoder_is_the_registered_one_and_loads(
+    store: tuple[str, Path], exported: Path, tmp_path: Path
+) -> None:
     from cardialign.pretrain.export.write import load_encoder
 
     pulled = pull("tiny@candidate", tmp_path / "encoder", store[0])
@@ -32,7 +34,9 @@ def test_pulled_encoder_is_the_registered_one_and_loads(store: tuple[str, Path],
     signal = np.random.default_rng(0).normal(size=(2, 12, 250)).astype(np.float32)
     ours, theirs = load_encoder(exported), load_encoder(tmp_path / "encoder")
     np.testing.assert_array_equal(ours.embed(signal, sampling_rate=100), theirs.embed(signal, sampling_rate=100))
-    assert not [path for path in (tmp_path / "encoder").rglob("*") if path.suffix in (".pkl", ".pt", ".bin", ".pickle")], "no pickle"
+    assert not [
+        path for path in (tmp_path / "encoder").rglob("*") if path.suffix in (".pkl", ".pt", ".bin", ".pickle")
+    ], "no pickle"
 
 
 def test_mlflow_alone_fetches_it_with_code_execution_forbidden(
@@ -50,7 +54,9 @@ def test_mlflow_alone_fetches_it_with_code_execution_forbidden(
     assert (folder / "model.safetensors").read_bytes() == (exported / "model.safetensors").read_bytes()
 
 
-def test_flipped_byte_in_the_artifact_store_is_refused_and_nothing_appears(store: tuple[str, Path], tmp_path: Path) -> None:
+def test_flipped_byte_in_the_artifact_store_is_refused_and_nothing_appears(
+    store: tuple[str, Path], tmp_path: Path
+) -> None:
     weights = next((store[1] / "mlartifacts").rglob("model.safetensors"))
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -81,7 +87,9 @@ def test_another_export_under_the_registered_name_is_refused(store: tuple[str, P
         digests.write_bytes(before[1])
 
 
-def test_folder_that_does_not_match_its_digests_is_not_registered(store: tuple[str, Path], exported: Path, tmp_path: Path) -> None:
+def test_folder_that_does_not_match_its_digests_is_not_registered(
+    store: tuple[str, Path], exported: Path, tmp_path: Path
+) -> None:
     shutil.copytree(exported, tmp_path / "export")
     (tmp_path / "export" / "extra.txt").write_text("not listed")
     with pytest.raises(UserError, match=r"extra\.txt"):
@@ -98,13 +106,20 @@ def test_unknown_name_alias_and_version_list_what_exists(store: tuple[str, Path]
         promote("tiny", 9, "production", store[0])
 
 
-def test_aliases_move_and_figures_follow_the_version(store: tuple[str, Path], exported: Path, cardialign: Callable[..., Any]) -> None:
+def test_aliases_move_and_figures_follow_the_version(
+    store: tuple[str, Path], exported: Path, cardialign: Callable[..., Any]
+) -> None:
     assert register(exported, "second", store[0], alias=None) == 1
     assert register(exported, "second", store[0]) == 2
     assert promote("second", 1, "production", store[0])["before"] is None
     moved = cardialign("registry", "promote", "second", 2, "--alias", "production", "--tracking-uri", store[0])
     assert moved.code == 0 and moved.json["before"] == 1
-    result = {"macro": 0.9, "low": 0.88, "high": 0.92, "classes": [{"code": "PRC(S)", "auroc": 0.95}, {"code": "RARE", "auroc": None}]}
+    result = {
+        "macro": 0.9,
+        "low": 0.88,
+        "high": 0.92,
+        "classes": [{"code": "PRC(S)", "auroc": 0.95}, {"code": "RARE", "auroc": None}],
+    }
     log_evaluation("models:/second@production", store[0], "zero-shot/trial", result)
     rows = {
         row["version"]: row
@@ -126,12 +141,16 @@ def test_references() -> None:
             Reference.parse(text)
 
 
-def test_pull_by_command_says_what_it_made(store: tuple[str, Path], tmp_path: Path, cardialign: Callable[..., Any]) -> None:
+def test_pull_by_command_says_what_it_made(
+    store: tuple[str, Path], tmp_path: Path, cardialign: Callable[..., Any]
+) -> None:
     answer = cardialign("registry", "pull", "tiny@candidate", tmp_path / "encoder", "--tracking-uri", store[0])
     assert answer.code == 0 and answer.json["path"] == str(tmp_path / "encoder") and answer.json["digest"]
 
 
-def test_an_existing_encoder_is_replaced_when_asked_and_nothing_else_ever(store: tuple[str, Path], tmp_path: Path) -> None:
+def test_an_existing_encoder_is_replaced_when_asked_and_nothing_else_ever(
+    store: tuple[str, Path], tmp_path: Path
+) -> None:
     pull("tiny@candidate", tmp_path / "encoder", store[0])
     with pytest.raises(UserError, match="exists already"):
         pull("tiny@candidate", tmp_path / "encoder", store[0])

@@ -67,7 +67,9 @@ def test_replaying_again_changes_nothing(tmp_path: Path, uri: str) -> None:
     assert history(uri, tracker.run_id) == before == expected(9)
 
 
-def test_a_driver_that_died_between_sending_and_noting_doubles_nothing(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_died_between_sending_and_noting_doubles_nothing(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     state = TrackingState(uri, "cardialign", "trial")

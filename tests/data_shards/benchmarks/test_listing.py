@@ -31,7 +31,10 @@ def test_the_made_up_archive_is_listed_joined_and_committed_by_the_real_build(tm
 
 def test_figures_of_a_listing_come_from_a_process_of_its_own() -> None:
     figures = measure_listing(1000)
-    assert figures["records_per_s_per_core"] > 0 < figures["commit_cpu_s"] and 0 < figures["memory_before_mb"] < figures["memory_peak_mb"]
+    assert (
+        figures["records_per_s_per_core"] > 0 < figures["commit_cpu_s"]
+        and 0 < figures["memory_before_mb"] < figures["memory_peak_mb"]
+    )
     json.dumps(figures)
 
 
@@ -41,13 +44,23 @@ class Large(SmallSource):
     def entries(self) -> Iterator[Entry]:
         for number in range(self.records):
             statements = (f"Statement {number} of many", f"And another {number}", "Sinus rhythm")
-            yield Entry(f"large-{number}", f"files/{number}", {"patient": f"patient {number}", "statements": statements, "sex": None})
+            yield Entry(
+                f"large-{number}",
+                f"files/{number}",
+                {"patient": f"patient {number}", "statements": statements, "sex": None},
+            )
 
 
 def test_memory_of_a_build_grows_by_less_than_a_tenth_of_its_entries(tmp_path: Path) -> None:
     def peak(records: int) -> int:
         tracemalloc.start()
-        build_shards(Large(records), tmp_path / str(records), spec=SignalSpec(500, 1), records_per_shard=250, executor=WithoutSignals())
+        build_shards(
+            Large(records),
+            tmp_path / str(records),
+            spec=SignalSpec(500, 1),
+            records_per_shard=250,
+            executor=WithoutSignals(),
+        )
         made = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return made

@@ -25,7 +25,10 @@ def test_made_up_reports_sit_on_an_offset_that_centring_takes_away() -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors.embeddings, axis=1), 1, atol=1e-5)
     ids = np.arange(500)
     upper = np.triu_indices(500, 1)
-    raw, centred = (vectors.embeddings @ vectors.embeddings.T)[upper], (vectors.centred(ids) @ vectors.centred(ids).T)[upper]
+    raw, centred = (
+        (vectors.embeddings @ vectors.embeddings.T)[upper],
+        (vectors.centred(ids) @ vectors.centred(ids).T)[upper],
+    )
     assert raw.mean() > 0.5 and abs(centred.mean()) < 0.1 and centred.std() > raw.std()
 
 
@@ -36,7 +39,11 @@ def test_a_row_tile_is_the_same_rows_of_the_whole_table(tmp_path: Path) -> None:
     np.save(tmp_path / "vectors.npy", vectors)
     command = [sys.executable, "-m", "cardialign.data_shards.benchmarks.distant", str(tmp_path / "vectors.npy")]
     figures = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert figures["distant_reports"] == 400 and figures["distant_core_minutes"] > 0 and figures["distant_plain_core_minutes"] > 0
+    assert (
+        figures["distant_reports"] == 400
+        and figures["distant_core_minutes"] > 0
+        and figures["distant_plain_core_minutes"] > 0
+    )
 
 
 def test_phrases_come_from_a_file_of_lines(tmp_path: Path) -> None:
@@ -58,11 +65,26 @@ def test_a_row_says_whether_its_target_is_met_and_how_many_times_better_it_is() 
         Row("time", "time", "s", lower_is_better=True, against={"plain": "plain_time"}),
         Row("not measured", "absent"),
     )
-    figures = {"rate": 99.0, "slow_rate": 33.0, "memory": 499.0, "table_memory": 998.0, "size": 5.0, "time": 2.0, "plain_time": 8.0}
+    figures = {
+        "rate": 99.0,
+        "slow_rate": 33.0,
+        "memory": 499.0,
+        "table_memory": 998.0,
+        "size": 5.0,
+        "time": 2.0,
+        "plain_time": 8.0,
+    }
     found = measured_rows(rows, figures, real=False)
     assert [row["met"] for row in found] == [False, True, None, None]
     assert [row["ratios"] for row in found] == [{"slow": 3.0}, {"table": 2.0}, {}, {"plain": 4.0}]
     assert measured_rows(rows, figures, real=True)[2]["met"] is True
-    report = {"table": found, "records": 3, "samples": 5000, "rounds": 1, "given_records": False, "text_encoder": "minilm"}
+    report = {
+        "table": found,
+        "records": 3,
+        "samples": 5000,
+        "rounds": 1,
+        "given_records": False,
+        "text_encoder": "minilm",
+    }
     assert "| rate | 99 records/s | >= 100 | NO | 3 x slow |" in markdown(report)
     assert plain(report)[-1] == "targets missed here: rate"

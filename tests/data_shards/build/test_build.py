@@ -31,7 +31,9 @@ ROOT = Path(__file__).parents[3]
 
 def digests(folder: Path) -> dict[str, str]:
     return {
-        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.rglob("*")) if file.is_file()
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
     }
 
 
@@ -50,7 +52,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_record_is_kept_or_listed_with_its_reason(undisturbed: Path, tmp_path: Path) -> None:
     source = SmallSource(60, bad=(3, 40))
     calls: list[tuple[int, int, int]] = []
-    report = build_shards(source, tmp_path / "s", spec=SPEC, records_per_shard=16, workers=1, progress=lambda *now: calls.append(now))
+    report = build_shards(
+        source, tmp_path / "s", spec=SPEC, records_per_shard=16, workers=1, progress=lambda *now: calls.append(now)
+    )
     assert (report.records, report.rejected, report.shards) == (58, {"truncated": 2}, 4)
     assert calls[-1] == (60, 60, 2)
     with (tmp_path / "s" / "rejects.csv").open() as file:
@@ -63,7 +67,11 @@ def test_every_record_is_kept_or_listed_with_its_reason(undisturbed: Path, tmp_p
     kept = [entry for entry in source.entries() if entry.meta["number"] not in (3, 40)]
     for row, entry in enumerate(kept):
         wanted, got = source.read(entry), shards.read_record(row)
-        assert (got.counts == wanted.counts).all() and (got.gain == wanted.gain).all() and (got.lead_mask == wanted.lead_mask).all()
+        assert (
+            (got.counts == wanted.counts).all()
+            and (got.gain == wanted.gain).all()
+            and (got.lead_mask == wanted.lead_mask).all()
+        )
         for name in (
             "key",
             "statements",
@@ -81,7 +89,9 @@ def test_every_record_is_kept_or_listed_with_its_reason(undisturbed: Path, tmp_p
     assert digests(tmp_path / "s") == digests(undisturbed)
 
 
-def test_the_number_of_workers_does_not_change_a_byte_and_progress_goes_on_within_a_shard(undisturbed: Path, tmp_path: Path) -> None:
+def test_the_number_of_workers_does_not_change_a_byte_and_progress_goes_on_within_a_shard(
+    undisturbed: Path, tmp_path: Path
+) -> None:
     calls: list[tuple[int, int, int]] = []
     source = SmallSource(60, bad=(3, 40), delay=0.04)
     build(tmp_path / "s", source=source, workers=2, progress=lambda *now: calls.append(now))
@@ -112,10 +122,14 @@ def start(tmp_path: Path, *arguments: object) -> subprocess.Popen:
     script = tmp_path / "run_build.py"
     script.write_text(BUILD)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, script, *map(str, arguments)], env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, script, *map(str, arguments)], env=environment, stderr=subprocess.PIPE, text=True
+    )
 
 
-def test_a_build_of_two_workers_killed_midway_goes_on_and_ends_in_the_same_bytes(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_build_of_two_workers_killed_midway_goes_on_and_ends_in_the_same_bytes(
+    undisturbed: Path, tmp_path: Path
+) -> None:
     """Its workers must not go on beside the build that resumes it; test_build_kills.py kills a build in one process at every point."""
     out = tmp_path / "s"
     process = start(tmp_path, out, 60, 2, 0.04, 0)
@@ -239,7 +253,11 @@ def test_a_file_size_limit_ends_a_real_build_with_the_bytes_it_needs(tmp_path: P
     out = tmp_path / "s"
     process = start(tmp_path, out, 60, 1, 0.0, 20_000)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1 and "DataError: disk full while writing" in errors and "bytes; this file needs about" in errors
+    assert (
+        process.returncode == 1
+        and "DataError: disk full while writing" in errors
+        and "bytes; this file needs about" in errors
+    )
     assert "run the same build again" in errors
     assert list(out.glob("*.tar")) == [] and list(out.glob(".*.tmp")) == [] and not (out / "manifest.json").exists()
     build(out, source=SmallSource(60, bad=(3, 40)))
@@ -252,7 +270,9 @@ def test_a_full_disk_keeps_finished_shards_and_resumes_with_more_space(tmp_path:
     size = (undisturbed / "shard-000000.tar").stat().st_size
     if (
         os.geteuid() != 0
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={2 * size + 40_000}", "tmpfs", disk], capture_output=True).returncode
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={2 * size + 40_000}", "tmpfs", disk], capture_output=True
+        ).returncode
     ):
         pytest.skip("mounting a small tmpfs needs root")
     try:
@@ -295,7 +315,11 @@ def test_the_fingerprint_does_not_depend_on_the_folder(undisturbed: Path, tmp_pa
 
 
 def test_impossible_settings_are_usage_errors(tmp_path: Path) -> None:
-    for options, named in (({"codec": "zip"}, "codec"), ({"records_per_shard": 0}, "records_per_shard"), ({"limit": 0}, "limit")):
+    for options, named in (
+        ({"codec": "zip"}, "codec"),
+        ({"records_per_shard": 0}, "records_per_shard"),
+        ({"limit": 0}, "limit"),
+    ):
         with pytest.raises(UsageError, match=named):
             build(tmp_path / "s", **options)  # type: ignore[arg-type]
     assert not (tmp_path / "s").exists()
@@ -311,7 +335,11 @@ def test_real_ptb_xl_goes_from_wfdb_to_shards_and_back(real_data: Path, tmp_path
     for row in range(len(shards)):
         got = shards.read_record(row)
         wanted = source.read(entries[got.key])
-        assert (got.counts == wanted.counts).all() and got.statements == wanted.statements and dict(got.labels) == dict(wanted.labels)
+        assert (
+            (got.counts == wanted.counts).all()
+            and got.statements == wanted.statements
+            and dict(got.labels) == dict(wanted.labels)
+        )
     batches = list(iterate_rows(shards, shards.select(require_report=True).rows, 16))
     assert all(np.isfinite(batch.signal).all() for batch in batches)
 
@@ -331,7 +359,11 @@ def test_an_index_written_piece_by_piece_holds_every_row_in_order(
 ) -> None:
     table = ShardSet.open(undisturbed).index
     monkeypatch.setattr("cardialign.data_shards.build.index_rows.ROW_GROUP", 7)
-    pieces = [piece for at, size in ((0, 3), (3, 20), (23, 0), (23, 35)) for piece in table.slice(at, size).combine_chunks().to_batches()]
+    pieces = [
+        piece
+        for at, size in ((0, 3), (3, 20), (23, 0), (23, 35))
+        for piece in table.slice(at, size).combine_chunks().to_batches()
+    ]
     write_index(pieces, tmp_path / "index.parquet")
     written = pq.ParquetFile(tmp_path / "index.parquet")
     assert [written.metadata.row_group(i).num_rows for i in range(written.num_row_groups)] == [7] * 8 + [2]

@@ -22,7 +22,14 @@ EVERY = int(os.environ.get("CARDIALIGN_KILL_EVERY", "13"))
 
 
 def build(out: Path, records: int, overwrite: bool = False) -> None:
-    build_shards(SmallSource(records, samples=20), out, spec=SignalSpec(500, 0.04), records_per_shard=4, workers=1, overwrite=overwrite)
+    build_shards(
+        SmallSource(records, samples=20),
+        out,
+        spec=SignalSpec(500, 0.04),
+        records_per_shard=4,
+        workers=1,
+        overwrite=overwrite,
+    )
 
 
 def killed_before(operation: int, out: Path, records: int, overwrite: bool) -> bool:

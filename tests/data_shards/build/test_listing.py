@@ -79,7 +79,10 @@ def test_slices_hold_what_is_kept_in_order_and_their_cut_does_not_change_the_dig
 def test_folds_that_the_listing_knows_are_left_out_and_others_kept(tmp_path: Path) -> None:
     class Folded(SmallSource):
         def entries(self) -> Iterator[Entry]:
-            return (Entry(entry.key, entry.path, {"fold": number % 3} if number else {}) for number, entry in enumerate(super().entries()))
+            return (
+                Entry(entry.key, entry.path, {"fold": number % 3} if number else {})
+                for number, entry in enumerate(super().entries())
+            )
 
     kept = list(write_listing(Folded(9), tmp_path / "l", 4, folds=(1,), limit=3))
     assert [entry.key[-1] for entry in kept] == ["0", "1", "4"]
@@ -107,7 +110,9 @@ class Repeats(SmallSource):
 
 def test_a_key_that_is_listed_twice_is_named_with_both_records_even_when_only_few_are_built(tmp_path: Path) -> None:
     for limit in (None, 5):
-        with pytest.raises(DataError, match=r"'small-00007' occurs more than once: files/00007 \(record 8 .*copy/00007 \(record 21\)"):
+        with pytest.raises(
+            DataError, match=r"'small-00007' occurs more than once: files/00007 \(record 8 .*copy/00007 \(record 21\)"
+        ):
             build(tmp_path / "s", source=Repeats(20), limit=limit)
         assert not (tmp_path / "s").exists()
 
@@ -128,7 +133,9 @@ def test_a_damaged_listing_is_named_and_written_anew_by_the_next_build(tmp_path:
             if harm == "gone":
                 path.unlink()
             else:
-                path.write_bytes(content[:-9] if harm == "cut" else content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+                path.write_bytes(
+                    content[:-9] if harm == "cut" else content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+                )
             for task in tasks:
                 read_slice(path, task.slice)
             yield
@@ -205,7 +212,9 @@ def test_a_task_carries_a_place_and_no_entries(tmp_path: Path) -> None:
     assert sizes[4000] <= sizes[40] + 8
 
 
-def test_progress_counts_what_is_listed_before_the_total_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_counts_what_is_listed_before_the_total_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(listing_module, "PROGRESS_SECONDS", 0.0)
     calls: list[tuple[int, int, int]] = []
     build(tmp_path / "s", 9000, limit=3, progress=lambda *now: calls.append(now))

@@ -37,10 +37,15 @@ def test_a_long_numbering_stays_in_few_runs() -> None:
 
 
 @pytest.mark.parametrize("row_group", [3, 16, 1 << 16])
-def test_the_table_is_the_one_of_plain_dictionaries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row_group: int) -> None:
+def test_the_table_is_the_one_of_plain_dictionaries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row_group: int
+) -> None:
     monkeypatch.setattr(report_table, "ROW_GROUP", row_group)
     rng = np.random.default_rng(1)
-    batches = [[tuple(f"Phrase {word}" for word in rng.integers(0, 6, rng.integers(0, 3))) for _ in range(20)] for _ in range(9)]
+    batches = [
+        [tuple(f"Phrase {word}" for word in rng.integers(0, 6, rng.integers(0, 3))) for _ in range(20)]
+        for _ in range(9)
+    ]
     batches[3][4] = ("PHRASE 1",)
     order: dict[str, tuple[str, ...]] = {}
     counts: Counter[str] = Counter()

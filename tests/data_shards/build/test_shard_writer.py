@@ -11,7 +11,14 @@ import pytest
 import webdataset
 
 from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.build.shard_writer import ShardWriter, _tar_header, commit_file, file_sha256, metadata_bytes, plain_tar_header
+from cardialign.data_shards.build.shard_writer import (
+    ShardWriter,
+    _tar_header,
+    commit_file,
+    file_sha256,
+    metadata_bytes,
+    plain_tar_header,
+)
 
 RECORDS = [(f"rec-{i}", bytes([i]) * (100 + 300 * i), {"key": f"rec-{i}", "b": i, "a": "é"}) for i in range(5)]
 
@@ -55,7 +62,8 @@ def test_nothing_is_left_of_a_shard_that_was_not_committed(tmp_path: Path) -> No
             raise RuntimeError("power cut")
     with pytest.raises(RuntimeError, match="power cut"):
         commit_file(
-            tmp_path / "b", lambda path: (path.write_bytes(b"half"), (_ for _ in ()).throw(RuntimeError("power cut")))[1].__next__()
+            tmp_path / "b",
+            lambda path: (path.write_bytes(b"half"), (_ for _ in ()).throw(RuntimeError("power cut")))[1].__next__(),
         )
     assert list(tmp_path.iterdir()) == []
 

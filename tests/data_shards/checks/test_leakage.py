@@ -18,7 +18,14 @@ class Archive(SmallSource):
     """Recordings of its own, but for those of `copied` (number here -> number of the archive of seed 0), stored times `unit`."""
 
     def __init__(
-        self, records: int, *, prefix: str, seed: int, copied: dict[int, int] | None = None, unit: int = 1, **facts: object
+        self,
+        records: int,
+        *,
+        prefix: str,
+        seed: int,
+        copied: dict[int, int] | None = None,
+        unit: int = 1,
+        **facts: object,
     ) -> None:
         super().__init__(records, samples=100, seed=seed)
         self.prefix, self.copied, self.unit, self.facts = prefix, copied or {}, unit, facts
@@ -27,7 +34,9 @@ class Archive(SmallSource):
         number = entry.meta["number"]
         record = super().read(entry)
         if number in self.copied:
-            record.counts = (heart_counts(np.random.default_rng([0, self.copied[number]]), 100) * self.unit).astype(np.int16)
+            record.counts = (heart_counts(np.random.default_rng([0, self.copied[number]]), 100) * self.unit).astype(
+                np.int16
+            )
             record.lead_mask, record.quality, record.valid_samples = np.ones(12, dtype=bool), {}, 100
         record.patient = f"{self.prefix}{number // 2}"
         return record
@@ -51,9 +60,13 @@ def first(tmp_path: Path) -> ShardSet:
 
 def test_sets_of_different_people_share_nothing_but_report_texts(first: ShardSet, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    found = find_leakage(first, build(tmp_path, "b", Archive(12, prefix="q", seed=5)), progress=lambda *now: seen.append(now))
+    found = find_leakage(
+        first, build(tmp_path, "b", Archive(12, prefix="q", seed=5)), progress=lambda *now: seen.append(now)
+    )
     assert not found.leaked and (found.same_patients, found.same_waveforms, found.records) == (0, 0, (20, 12))
-    assert found.same_reports == 11 and found.same_reports_share == pytest.approx(11 / 12, abs=1e-4)  # every tenth has no report
+    assert found.same_reports == 11 and found.same_reports_share == pytest.approx(
+        11 / 12, abs=1e-4
+    )  # every tenth has no report
     assert seen[-1] == (32, 32)
 
 
@@ -78,7 +91,9 @@ def test_another_unit_is_found_only_when_asked_for(first: ShardSet, tmp_path: Pa
     assert find_leakage(first, other, scale_free=True).waveform_examples == [("small-00017", "small-00004")]
 
 
-def test_ids_of_other_archives_or_other_salts_are_not_taken_for_the_same_people(first: ShardSet, tmp_path: Path) -> None:
+def test_ids_of_other_archives_or_other_salts_are_not_taken_for_the_same_people(
+    first: ShardSet, tmp_path: Path
+) -> None:
     elsewhere = build(tmp_path, "b", Archive(4, prefix="p", seed=5, name="other-archive"))
     found = find_leakage(first, elsewhere)
     assert found.same_patients is None and not found.leaked and "small and other-archive" in found.patients_note
@@ -91,7 +106,9 @@ def test_ids_of_other_archives_or_other_salts_are_not_taken_for_the_same_people(
 
 def test_parts_of_one_set_leak_unless_they_are_cut_by_patient(first: ShardSet) -> None:
     halves = find_leakage(first, first, np.arange(0, 11), np.arange(11, 20))
-    assert (halves.same_patients, halves.same_waveforms) == (1, 0) and halves.patient_examples == [("p5", "small-00010", "small-00011")]
+    assert (halves.same_patients, halves.same_waveforms) == (1, 0) and halves.patient_examples == [
+        ("p5", "small-00010", "small-00011")
+    ]
     train, test = (first.select(split=name).rows for name in ("train", "test"))
     assert not find_leakage(first, first, train, test).leaked
     assert find_leakage(first, first, train, train[:3]).same_waveforms == 3

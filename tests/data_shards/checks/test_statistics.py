@@ -16,7 +16,9 @@ from tests.support.small_source import SmallSource
 def test_every_count_equals_a_count_over_the_records(small_set: ShardSet) -> None:
     figures = json.loads(json.dumps(set_statistics(small_set)))
     records = [small_set.read_record(row) for row in range(len(small_set))]
-    assert figures["records"] == figures["sampled_records"] == len(records) == 88 and figures["rejected"] == {"truncated": 2}
+    assert figures["records"] == figures["sampled_records"] == len(records) == 88 and figures["rejected"] == {
+        "truncated": 2
+    }
     patients = Counter(record.patient for record in records)
     assert figures["patients"] == len(patients)
     per_patient = figures["records_per_patient"]
@@ -27,8 +29,12 @@ def test_every_count_equals_a_count_over_the_records(small_set: ShardSet) -> Non
         labelled = [record.labels[name] for record in records if name in record.labels]
         assert figures["labels"][name]["labelled"] == len(labelled)
         assert figures["labels"][name]["codes"] == Counter(code for codes in labelled for code in codes)
-        assert figures["labels"][name]["codes_per_record"] == {str(n): k for n, k in Counter(map(len, labelled)).items()}
-    assert figures["reports"]["statements"] == Counter(statement for record in records for statement in record.statements)
+        assert figures["labels"][name]["codes_per_record"] == {
+            str(n): k for n, k in Counter(map(len, labelled)).items()
+        }
+    assert figures["reports"]["statements"] == Counter(
+        statement for record in records for statement in record.statements
+    )
     assert figures["reports"]["statements_per_record"] == {"2": figures["reports"]["with"]}
     assert figures["reports"]["without"] == sum(not record.statements for record in records)
     assert figures["sex"] == {(name or "unknown"): k for name, k in Counter(record.sex for record in records).items()}
@@ -37,10 +43,16 @@ def test_every_count_equals_a_count_over_the_records(small_set: ShardSet) -> Non
     bins = zip(histogram["edges"], histogram["edges"][1:], histogram["counts"], strict=False)
     assert all(count == sum(low <= age < high for age in ages) for low, high, count in bins)
     assert figures["age_years"]["known"] == sum(histogram["counts"]) == len(ages)
-    assert figures["quality"]["missing-lead"] == figures["unusable_leads"]["V3"] == sum(not record.lead_mask[8] for record in records)
+    assert (
+        figures["quality"]["missing-lead"]
+        == figures["unusable_leads"]["V3"]
+        == sum(not record.lead_mask[8] for record in records)
+    )
     assert figures["quality"]["without_remark"] == sum(not record.quality for record in records)
     lengths = [record.valid_samples / 500 for record in records]
-    assert figures["valid_seconds"]["least"] == min(lengths) and figures["valid_seconds"]["padded_records"] == sum(s < 1 for s in lengths)
+    assert figures["valid_seconds"]["least"] == min(lengths) and figures["valid_seconds"]["padded_records"] == sum(
+        s < 1 for s in lengths
+    )
     assert figures["original_sampling_rate"] == {"500": 88}
 
 

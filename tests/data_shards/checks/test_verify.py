@@ -48,7 +48,9 @@ def test_a_flipped_byte_names_the_record_and_its_offset(set_copy: Path) -> None:
     content[offset + 100] ^= 4
     (set_copy / shard).write_bytes(content)
     found = problems(set_copy)
-    assert f"record {shards.key(row)} in shard {shard} at offset {offset}: the payload does not match its crc32" in found
+    assert (
+        f"record {shards.key(row)} in shard {shard} at offset {offset}: the payload does not match its crc32" in found
+    )
     assert f"shard {shard} is not the one this set was built with" in found
     assert problems(set_copy, quick=True) == ""
 
@@ -74,9 +76,14 @@ def test_a_truncated_shard_is_found_even_when_cut_between_members(set_copy: Path
     cut = int(shards.offset[45]) - 512 + (0 if at_member_boundary else 700)
     with file.open("r+b") as opened:
         opened.truncate(cut)
-    assert f"shard-000001.tar has {cut} bytes" in problems(set_copy, quick=True) and "truncated" in problems(set_copy, quick=True)
+    assert f"shard-000001.tar has {cut} bytes" in problems(set_copy, quick=True) and "truncated" in problems(
+        set_copy, quick=True
+    )
     found = problems(set_copy)
-    assert f"record {shards.key(45)} in shard shard-000001.tar at offset {shards.offset[45]}: not in the tar, or not wholly" in found
+    assert (
+        f"record {shards.key(45)} in shard shard-000001.tar at offset {shards.offset[45]}: not in the tar, or not wholly"
+        in found
+    )
 
 
 def test_a_missing_a_stray_and_a_swapped_shard_are_found(set_copy: Path) -> None:
@@ -193,7 +200,10 @@ def test_files_that_belong_to_nothing_are_noted_and_harm_nothing(set_copy: Path)
     (set_copy / ".build").mkdir()
     (set_copy / "text_bank" / ".0123.building").mkdir()
     (set_copy / "text_bank" / ".0123.building" / "reports-0-9.npz").write_text("blocks")
-    left, nothing = "left by a build that was interrupted or is still running", "belongs to nothing here and is not read"
+    left, nothing = (
+        "left by a build that was interrupted or is still running",
+        "belongs to nothing here and is not read",
+    )
     report = verify(set_copy, quick=True)
     assert report.ok and [note.partition(";")[0] for note in report.notes] == [
         f".build (0 bytes): {left}",

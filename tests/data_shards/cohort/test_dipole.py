@@ -26,7 +26,9 @@ def test_lead_geometry_of_the_published_matrix():
     rows = {lead: DOWER[i] for i, lead in enumerate(("I", "II", "V1", "V2", "V3", "V4", "V5", "V6"))}
     assert rows["I"] @ left > 0.5 and rows["II"] @ feet > 1.0
     assert rows["V1"] @ left < 0 < rows["V6"] @ left, "a leftward vector is negative in V1 and positive in V6"
-    assert all(rows[lead] @ back < 0 for lead in ("V1", "V2", "V3")), "a backward vector points away from the anterior leads"
+    assert all(rows[lead] @ back < 0 for lead in ("V1", "V2", "V3")), (
+        "a backward vector points away from the anterior leads"
+    )
 
 
 def test_people_differ_in_lead_field_but_keep_the_geometry():

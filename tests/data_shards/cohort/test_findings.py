@@ -104,7 +104,9 @@ def test_the_drawn_waveform_meets_the_criterion(code: str):
     assert not failed, f"{code} not met for seeds {failed}"
 
 
-@pytest.mark.parametrize("code", [c for c in FINDINGS if c not in ("NORM", "AFLT", "TINV", "LAE", "OIMI", "OAMI", "LSTE", "LAFB")])
+@pytest.mark.parametrize(
+    "code", [c for c in FINDINGS if c not in ("NORM", "AFLT", "TINV", "LAE", "OIMI", "OAMI", "LSTE", "LAFB")]
+)
 def test_healthy_people_do_not_meet_the_criterion(code: str):
     met = [seed for seed in ADULTS if CRITERIA[code](measured("NORM", seed))]
     assert not met, f"{code} met by healthy seeds {met}"

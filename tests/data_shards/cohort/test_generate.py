@@ -55,11 +55,19 @@ def test_mimic_records_read_in_wfdb_with_lead_order_gain_and_checksum(mimic: Coh
     assert len({r["study_id"] for r in rows}) == 120
     limb_off = 0
     for row in rows:
-        assert row["path"] == f"files/p{row['subject_id'][:4]}/p{row['subject_id']}/s{row['study_id']}/{row['study_id']}"
+        assert (
+            row["path"] == f"files/p{row['subject_id'][:4]}/p{row['subject_id']}/s{row['study_id']}/{row['study_id']}"
+        )
         record = wfdb.rdrecord(str(mimic.path / row["path"]), physical=False)
         counts = record.d_signal
         assert record.sig_name == ["I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6"]
-        assert (record.fs, record.sig_len, set(record.adc_gain), set(record.baseline), set(record.fmt)) == (500, 5000, {200.0}, {0}, {"16"})
+        assert (record.fs, record.sig_len, set(record.adc_gain), set(record.baseline), set(record.fmt)) == (
+            500,
+            5000,
+            {200.0},
+            {0},
+            {"16"},
+        )
         raw = np.frombuffer((mimic.path / (row["path"] + ".dat")).read_bytes(), "<i2").reshape(5000, 12)
         assert np.array_equal(counts, raw)
         assert [c % 65536 for c in record.checksum] == [int(x) for x in raw.sum(axis=0, dtype=np.int64) % 65536]
@@ -67,7 +75,10 @@ def test_mimic_records_read_in_wfdb_with_lead_order_gain_and_checksum(mimic: Coh
         assert record.comments == [f"<subject_id>: {row['subject_id']}"]
         assert record.base_datetime.strftime("%Y-%m-%d %H:%M:%S") == row["ecg_time"]
         one, two, three, avr, avf, avl = counts[:, :6].T.astype(int)
-        assert max(np.abs(three - two + one).max(), np.abs(2 * avr + one + two).max(), np.abs(2 * avf - two - three).max()) <= 2
+        assert (
+            max(np.abs(three - two + one).max(), np.abs(2 * avr + one + two).max(), np.abs(2 * avf - two - three).max())
+            <= 2
+        )
         assert np.abs(2 * avl - one + three).max() <= 2
         limb_off += not one.any()
         assert np.abs(two).max() < 3000, "millivolts, not volts"
@@ -178,7 +189,12 @@ def test_same_seed_same_bytes_whatever_the_worker_count(tmp_path: Path):
 def test_findings_can_be_restricted_and_the_summary_says_so(tmp_path: Path):
     seen: list[tuple[int, int]] = []
     made = make_cohort(
-        tmp_path / "c", patients=40, records=50, findings=["NORM", "AFIB", "LBBB"], progress=lambda *at: seen.append(at), sampling_rate=100
+        tmp_path / "c",
+        patients=40,
+        records=50,
+        findings=["NORM", "AFIB", "LBBB"],
+        progress=lambda *at: seen.append(at),
+        sampling_rate=100,
     )
     assert set(made.findings) == {"NORM", "AFIB", "LBBB"}
     summary = json.loads((made.path / "cohort.json").read_text())
@@ -210,7 +226,9 @@ def test_a_killed_run_is_recognised_and_made_anew(tmp_path: Path):
         "def stop(done, total):\n    print(done, flush=True)\n    sys.stdin.read()\n"
         "make_cohort(sys.argv[1], patients=40, records=40, sampling_rate=100, progress=stop)\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "c")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "c")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    )
     assert child.stdout is not None and int(child.stdout.readline()) < 40, "killed in the middle"
     child.kill()
     child.communicate(timeout=30)
@@ -233,7 +251,15 @@ def test_a_foreign_folder_in_the_way_is_not_removed(tmp_path: Path):
 
 def test_all_wrong_options_are_named_at_once(tmp_path: Path):
     with pytest.raises(UsageError) as caught:
-        make_cohort(tmp_path / "c", patients=5, records=2, layout="mimic", findings=["AFIB", "XYZ"], prevalence="some", workers=-1)
+        make_cohort(
+            tmp_path / "c",
+            patients=5,
+            records=2,
+            layout="mimic",
+            findings=["AFIB", "XYZ"],
+            prevalence="some",
+            workers=-1,
+        )
     for word in ("records (2)", "'mimic'", "XYZ", "'some'", "workers", "ptb-xl", "clinical"):
         assert word in caught.value.problem
     assert not list(tmp_path.iterdir())

@@ -87,7 +87,11 @@ def test_omissions_gaps_and_qualifiers_are_as_frequent_as_promised(reports: list
     assert 0.3 < gaps < 0.75
     assert all(len(r.slots) == 18 and r.statements for _, r in reports)
     joined = [" ".join(r.statements) for _, r in reports]
-    assert 0.05 < np.mean([bool(re.search("(?i)possible|probable|cannot rule out|consider|suggestive", t)) for t in joined]) < 0.5
+    assert (
+        0.05
+        < np.mean([bool(re.search("(?i)possible|probable|cannot rule out|consider|suggestive", t)) for t in joined])
+        < 0.5
+    )
     assert 0.08 < np.mean([t.endswith(".") for t in joined]) < 0.25
     assert all("{" not in t for t in joined)
 

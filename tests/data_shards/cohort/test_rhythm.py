@@ -56,7 +56,9 @@ def test_fibrillation_is_irregular_without_p_and_respiration_moves_sinus_rhythm(
 def test_atrial_waves_have_their_frequencies():
     times = np.arange(0, 20, 0.004)
     hz = np.fft.rfftfreq(len(times), 0.004)
-    flutter = np.abs(np.fft.rfft(flutter_waves(RhythmPlan(70, "flutter", atrial_rate=280, atrial_size=0.2), times, 0.0)[1]))
+    flutter = np.abs(
+        np.fft.rfft(flutter_waves(RhythmPlan(70, "flutter", atrial_rate=280, atrial_size=0.2), times, 0.0)[1])
+    )
     assert abs(hz[np.argmax(flutter)] * 60 - 280) < 3
     power = np.abs(np.fft.rfft(fibrillatory_waves(RhythmPlan(90, "afib"), times, np.random.default_rng(2))[2])) ** 2
     assert power[(hz > 3.5) & (hz < 9.5)].sum() > 0.95 * power.sum()

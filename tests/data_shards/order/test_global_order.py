@@ -14,7 +14,9 @@ from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.order.global_order import ORDER_VERSION, GlobalOrder, local_slice
 
 
-def make_order(n: int, batch: int, seed: int = 0, patients: np.ndarray | None = None, fingerprint: str = "f") -> GlobalOrder:
+def make_order(
+    n: int, batch: int, seed: int = 0, patients: np.ndarray | None = None, fingerprint: str = "f"
+) -> GlobalOrder:
     return GlobalOrder(np.arange(n) * 3 + 7, patients, batch, seed, fingerprint)
 
 
@@ -37,8 +39,15 @@ sizes = st.integers(1, 300).flatmap(lambda batch: st.tuples(st.integers(batch, 9
 
 
 @settings(max_examples=80, deadline=None)
-@given(size=sizes, seed=st.integers(0, 2**63), epochs=st.integers(1, 4), per_patient=st.one_of(st.none(), st.integers(1, 20)))
-def test_every_record_occurs_exactly_once_per_epoch(size: tuple[int, int], seed: int, epochs: int, per_patient: int | None) -> None:
+@given(
+    size=sizes,
+    seed=st.integers(0, 2**63),
+    epochs=st.integers(1, 4),
+    per_patient=st.one_of(st.none(), st.integers(1, 20)),
+)
+def test_every_record_occurs_exactly_once_per_epoch(
+    size: tuple[int, int], seed: int, epochs: int, per_patient: int | None
+) -> None:
     n, batch = size
     patients = None if per_patient is None else np.random.default_rng(seed).integers(0, max(1, n // per_patient), n)
     order = make_order(n, batch, seed, patients)
@@ -50,7 +59,9 @@ def test_every_record_occurs_exactly_once_per_epoch(size: tuple[int, int], seed:
 
 @settings(max_examples=60, deadline=None)
 @given(size=sizes, seed=st.integers(0, 2**32), world=st.integers(1, 64), step=st.integers(0, 50))
-def test_the_ranks_of_any_world_share_out_the_same_global_batch(size: tuple[int, int], seed: int, world: int, step: int) -> None:
+def test_the_ranks_of_any_world_share_out_the_same_global_batch(
+    size: tuple[int, int], seed: int, world: int, step: int
+) -> None:
     n, batch = size
     rows = make_order(n, batch, seed).batch(step)
     parts = [rows[local_slice(batch, rank, world)] for rank in range(world)]
@@ -73,7 +84,9 @@ def test_resuming_anywhere_gives_the_same_batches(size: tuple[int, int], seed: i
 
 @settings(max_examples=60, deadline=None)
 @given(batch=st.integers(1, 60), seed=st.integers(0, 2**32), full=st.integers(2, 12), extra=st.integers(0, 59))
-def test_no_batch_holds_a_patient_twice_when_the_stated_conditions_hold(batch: int, seed: int, full: int, extra: int) -> None:
+def test_no_batch_holds_a_patient_twice_when_the_stated_conditions_hold(
+    batch: int, seed: int, full: int, extra: int
+) -> None:
     rng = np.random.default_rng(seed)
     n = (full + 2) * batch + extra
     # random sizes up to the number of full batches, with at least 2 B patients

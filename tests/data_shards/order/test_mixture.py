@@ -44,13 +44,23 @@ mixtures = st.lists(st.tuples(st.integers(130, 300), st.floats(0.2, 5)), min_siz
 
 
 @settings(max_examples=40, deadline=None)
-@given(sets=mixtures, batch=st.integers(30, 64), seed=st.integers(0, 2**63), world=st.integers(1, 64), resume=st.integers(0, 11))
-def test_every_set_is_passed_once_per_its_own_epoch_on_every_world_from_any_step(sets, batch, seed, world, resume) -> None:
+@given(
+    sets=mixtures,
+    batch=st.integers(30, 64),
+    seed=st.integers(0, 2**63),
+    world=st.integers(1, 64),
+    resume=st.integers(0, 11),
+)
+def test_every_set_is_passed_once_per_its_own_epoch_on_every_world_from_any_step(
+    sets, batch, seed, world, resume
+) -> None:
     sizes, weights = [n for n, _ in sets], [w for _, w in sets]
     order = make_mixture(sizes, weights, batch, seed)
     trace = [order.batch(step) for step in range(12)]
     np.testing.assert_array_equal(make_mixture(sizes, weights, batch, seed).batch(resume), trace[resume])
-    np.testing.assert_array_equal(np.concatenate([trace[resume][local_slice(batch, r, world)] for r in range(world)]), trace[resume])
+    np.testing.assert_array_equal(
+        np.concatenate([trace[resume][local_slice(batch, r, world)] for r in range(world)]), trace[resume]
+    )
     for step, rows in enumerate(trace):
         assert np.unique(rows).size == batch
         np.testing.assert_array_equal(order.slot_sets(step), order.set_of(rows))
@@ -83,14 +93,18 @@ def test_slots_are_shuffled_anew_at_every_step_and_differ_by_seed() -> None:
 def two_sets(tmp_path_factory: pytest.TempPathFactory) -> list[ShardSet]:
     root = tmp_path_factory.mktemp("mixture")
     for name, records, seed in (("large", 60, 0), ("small", 24, 9)):
-        build_shards(SmallSource(records, seed=seed), root / name, spec=SignalSpec(500, 1), records_per_shard=16, workers=1)
+        build_shards(
+            SmallSource(records, seed=seed), root / name, spec=SignalSpec(500, 1), records_per_shard=16, workers=1
+        )
     return [ShardSet.open(root / name) for name in ("large", "small")]
 
 
 def order_of(shards: ShardSet, slots: int) -> GlobalOrder | WindowOrder:
     chosen = shards.select()
     if len(shards) == 60:
-        return WindowOrder(chosen.rows, shards.shard[chosen.rows], shards.patients[chosen.rows], slots, 3, chosen.fingerprint, 2)
+        return WindowOrder(
+            chosen.rows, shards.shard[chosen.rows], shards.patients[chosen.rows], slots, 3, chosen.fingerprint, 2
+        )
     return GlobalOrder(chosen.rows, shards.patients[chosen.rows], slots, 3, chosen.fingerprint)
 
 

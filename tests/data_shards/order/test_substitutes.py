@@ -20,11 +20,22 @@ def plain_order(n: int, batch: int, seed: int, per_patient: int = 2) -> GlobalOr
 
 
 @settings(max_examples=60, deadline=None)
-@given(batch=st.integers(2, 20), more=st.integers(40, 200), seed=st.integers(0, 2**40), step=st.integers(0, 30), data=st.data())
-def test_a_substitute_is_selected_readable_new_to_the_batch_and_of_another_patient(batch, more, seed, step, data) -> None:
+@given(
+    batch=st.integers(2, 20),
+    more=st.integers(40, 200),
+    seed=st.integers(0, 2**40),
+    step=st.integers(0, 30),
+    data=st.data(),
+)
+def test_a_substitute_is_selected_readable_new_to_the_batch_and_of_another_patient(
+    batch, more, seed, step, data
+) -> None:
     order = plain_order(4 * batch + more, batch, seed)
     rows = order.batch(step)
-    lost = data.draw(st.lists(st.sampled_from(order.rows.tolist()), max_size=20)) + rows[: data.draw(st.integers(1, batch))].tolist()
+    lost = (
+        data.draw(st.lists(st.sampled_from(order.rows.tolist()), max_size=20))
+        + rows[: data.draw(st.integers(1, batch))].tolist()
+    )
     quarantined = dict.fromkeys(lost, step)
     chosen = substitutes(order, step, quarantined)
     assert sorted(chosen) == [i for i, row in enumerate(rows.tolist()) if row in quarantined]
@@ -69,20 +80,27 @@ def test_every_world_goes_on_with_the_same_batch_when_a_byte_of_a_payload_is_fli
     rows = []
     for rank in range(world):
         quarantined: dict[int, int] = {}
-        with ShardStream(shards, order_of(shards), rank=rank, world_size=world, stop_step=4, quarantined=quarantined) as stream:
+        with ShardStream(
+            shards, order_of(shards), rank=rank, world_size=world, stop_step=4, quarantined=quarantined
+        ) as stream:
             for batch in stream:
                 if batch.step == 2:
                     mine = [sample.position for sample in batch.bad]
                     assert mine in ([], [7])
                     if mine:
-                        assert (batch.signal[batch.rows.tolist().index(row)] == 0).all() and "crc32" in batch.bad[0].where()
+                        assert (batch.signal[batch.rows.tolist().index(row)] == 0).all() and "crc32" in batch.bad[
+                            0
+                        ].where()
                     quarantined[row] = 2  # what the ranks agree on
                     stream.substitute(batch, substitutes(order, 2, quarantined))
                     assert batch.bad == []
                 rows.append(batch.rows)
                 for i, each in enumerate(batch.rows.tolist()):
                     np.testing.assert_array_equal(batch.signal[i], shards.read_record(each).millivolts())
-                    assert batch.report[i] == shards.report[each] and batch.valid_samples[i] == shards.read_record(each).valid_samples
+                    assert (
+                        batch.report[i] == shards.report[each]
+                        and batch.valid_samples[i] == shards.read_record(each).valid_samples
+                    )
         expected = "0" * 32
         for step in range(4):
             final = order.batch(step)
@@ -104,7 +122,9 @@ def test_a_substitute_with_a_flipped_byte_is_listed_in_its_turn(set_copy) -> Non
     quarantined = {row: 0}
     with ShardStream(shards, order, stop_step=1, quarantined=quarantined) as stream:
         batch = next(stream)
-        assert [sample.row for sample in batch.bad] == [row] and "quarantined" in batch.bad[0].problem  # not read a second time
+        assert [sample.row for sample in batch.bad] == [row] and "quarantined" in batch.bad[
+            0
+        ].problem  # not read a second time
         stream.substitute(batch, {1: second})
         assert [(sample.row, sample.position) for sample in batch.bad] == [(second, 1)]
 

@@ -54,7 +54,9 @@ def test_every_record_occurs_exactly_once_per_epoch_whatever_the_windows(shape: 
     micro=st.integers(1, 16),
     steps=st.lists(st.integers(0, 60), min_size=1, max_size=5),
 )
-def test_any_world_micro_batch_and_resume_point_sees_the_same_batches(shape: tuple, seed: int, world: int, micro: int, steps: list) -> None:
+def test_any_world_micro_batch_and_resume_point_sees_the_same_batches(
+    shape: tuple, seed: int, world: int, micro: int, steps: list
+) -> None:
     batch, more, shards, window, per_patient = shape
     make = lambda: make_order(batch + more, min(shards, batch + more), batch, seed, window, per_patient)  # noqa: E731
     undisturbed, resumed = make(), make()
@@ -69,7 +71,13 @@ def test_any_world_micro_batch_and_resume_point_sees_the_same_batches(shape: tup
 
 
 @settings(max_examples=50, deadline=None)
-@given(batch=st.integers(1, 30), seed=st.integers(0, 2**32), window=st.integers(1, 5), shards=st.integers(1, 25), extra=st.integers(0, 9))
+@given(
+    batch=st.integers(1, 30),
+    seed=st.integers(0, 2**32),
+    window=st.integers(1, 5),
+    shards=st.integers(1, 25),
+    extra=st.integers(0, 9),
+)
 def test_a_batch_touches_at_most_two_windows_of_shards_and_no_patient_twice(
     batch: int, seed: int, window: int, shards: int, extra: int
 ) -> None:

@@ -58,7 +58,9 @@ def test_a_big_endian_file(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_named_with_what_is(tmp_path: Path) -> None:
-    savemat(tmp_path / "a.mat", {"other": 1.0, "cells": np.array([[1, "a"]], dtype=object), "complex": np.array([[1j]])})
+    savemat(
+        tmp_path / "a.mat", {"other": 1.0, "cells": np.array([[1, "a"]], dtype=object), "complex": np.array([[1j]])}
+    )
     with pytest.raises(ValueError, match="no variable 'val'; it holds other"):
         read_mat5(tmp_path / "a.mat", "val")
     with pytest.raises(ValueError, match="of class 1"):

@@ -28,7 +28,9 @@ RECORD_LINE = "r 12 500 1000"
 LEADS = ",".join(STANDARD_LEADS)
 
 
-def lines(gain: str = "1000(0)/mV", storage: str = "16", leads: Sequence[str] = STANDARD_LEADS, checksums: Sequence[int] = ()) -> list[str]:
+def lines(
+    gain: str = "1000(0)/mV", storage: str = "16", leads: Sequence[str] = STANDARD_LEADS, checksums: Sequence[int] = ()
+) -> list[str]:
     """Signal lines of a header."""
     sums = checksums or [0] * len(leads)
     return [f"r.dat {storage} {gain} 16 0 0 {number} 0 {lead}" for lead, number in zip(leads, sums, strict=True)]
@@ -64,7 +66,9 @@ def csv_rows(separator: str = ",") -> str:
 # WFDB: how numbers are stored
 
 
-@pytest.mark.parametrize(("storage", "counts_per_mv"), [("16", 1000), ("80", 60), ("212", 800), ("24", 1000), ("32", 1000)])
+@pytest.mark.parametrize(
+    ("storage", "counts_per_mv"), [("16", 1000), ("80", 60), ("212", 800), ("24", 1000), ("32", 1000)]
+)
 def test_storage_formats_are_read_to_the_count(tmp_path: Path, storage: str, counts_per_mv: int) -> None:
     counts = np.rint(MILLIVOLTS * counts_per_mv).astype(np.int64)
     wfdb.wrsamp(
@@ -79,10 +83,14 @@ def test_storage_formats_are_read_to_the_count(tmp_path: Path, storage: str, cou
 @pytest.mark.parametrize(("storage", "dtype", "zero"), [("61", ">i2", 0), ("160", "<u2", 32768)])
 def test_big_endian_and_offset_binary_counts(tmp_path: Path, storage: str, dtype: str, zero: int) -> None:
     raw = (COUNTS.T.astype(np.int64) + zero).astype(dtype).tobytes()
-    np.testing.assert_array_equal(only("wfdb", wfdb_record(tmp_path, [RECORD_LINE, *lines(storage=storage)], raw=raw)).counts, COUNTS)
+    np.testing.assert_array_equal(
+        only("wfdb", wfdb_record(tmp_path, [RECORD_LINE, *lines(storage=storage)], raw=raw)).counts, COUNTS
+    )
 
 
-@pytest.mark.parametrize("gain", ["1000.0(0)/mV", "1000/mV", "1000", "1e3/mv", "1/uV", "1.0(0)/µV", "1/μV", "1000000/V"])
+@pytest.mark.parametrize(
+    "gain", ["1000.0(0)/mV", "1000/mV", "1000", "1e3/mv", "1/uV", "1.0(0)/µV", "1/μV", "1000000/V"]
+)
 def test_a_gain_in_any_spelling_and_unit_is_the_same_gain(tmp_path: Path, gain: str) -> None:
     record = only("wfdb", wfdb_record(tmp_path, [RECORD_LINE, *lines(gain)]))
     np.testing.assert_array_equal(record.counts, COUNTS)
@@ -91,7 +99,9 @@ def test_a_gain_in_any_spelling_and_unit_is_the_same_gain(tmp_path: Path, gain: 
 
 def test_leads_in_volts_and_in_microvolts_side_by_side(tmp_path: Path) -> None:
     mixed = [*lines("1000000/V")[:6], *lines("1/uV")[6:]]
-    np.testing.assert_allclose(only("wfdb", wfdb_record(tmp_path, [RECORD_LINE, *mixed])).millivolts(), MILLIVOLTS, rtol=1e-6)
+    np.testing.assert_allclose(
+        only("wfdb", wfdb_record(tmp_path, [RECORD_LINE, *mixed])).millivolts(), MILLIVOLTS, rtol=1e-6
+    )
 
 
 def test_the_lowest_count_is_no_value_and_is_flagged(tmp_path: Path) -> None:
@@ -126,7 +136,9 @@ def test_a_latin_1_header_keeps_its_micro_volts_and_its_comments(tmp_path: Path)
 
 def test_lead_names_with_a_word_or_a_letter_before_them(tmp_path: Path) -> None:
     names = ["DI", "DII", "DIII", "Lead aVR", "ECG_aVL", "ecg avf", "Lead-V1", *STANDARD_LEADS[7:]]
-    np.testing.assert_array_equal(only("wfdb", wfdb_record(tmp_path, [RECORD_LINE, *lines(leads=names)])).counts, COUNTS)
+    np.testing.assert_array_equal(
+        only("wfdb", wfdb_record(tmp_path, [RECORD_LINE, *lines(leads=names)])).counts, COUNTS
+    )
 
 
 def test_a_lead_name_that_occurs_twice_is_rejected_and_a_channel_that_does_is_named(tmp_path: Path) -> None:
@@ -166,19 +178,35 @@ def test_a_header_that_announces_more_samples_than_the_file_holds_is_rejected_wi
 
 
 @pytest.mark.parametrize(("announced", "storage"), [("8 500 1000", "16"), ("6 500 1000", "61")])
-def test_a_file_of_more_leads_than_its_header_announces_is_not_scrambled(tmp_path: Path, announced: str, storage: str) -> None:
+def test_a_file_of_more_leads_than_its_header_announces_is_not_scrambled(
+    tmp_path: Path, announced: str, storage: str
+) -> None:
     leads = STANDARD_LEADS[: int(announced.split()[0])]
-    with pytest.raises(RecordRejected, match=r"bad-format.*24000 bytes, but its header announces .* no checksums, and would hold 12 leads"):
+    with pytest.raises(
+        RecordRejected,
+        match=r"bad-format.*24000 bytes, but its header announces .* no checksums, and would hold 12 leads",
+    ):
         only("wfdb", wfdb_record(tmp_path, [f"r {announced}", *lines(storage=storage, leads=leads)]))
 
 
 @pytest.mark.parametrize(("storage", "samples"), [("16", 900), ("16", 500), ("61", 900)])
-def test_the_rest_of_a_long_file_is_left_and_flagged_unless_checksums_differ(tmp_path: Path, storage: str, samples: int) -> None:
-    record = only("wfdb", wfdb_record(tmp_path, [f"r 12 500 {samples}", *lines(storage=storage)], raw=stored(COUNTS, storage)))
+def test_the_rest_of_a_long_file_is_left_and_flagged_unless_checksums_differ(
+    tmp_path: Path, storage: str, samples: int
+) -> None:
+    record = only(
+        "wfdb", wfdb_record(tmp_path, [f"r 12 500 {samples}", *lines(storage=storage)], raw=stored(COUNTS, storage))
+    )
     np.testing.assert_array_equal(record.counts, COUNTS[:, :samples])
     assert record.quality["surplus"] == STANDARD_LEADS
-    with pytest.raises(RecordRejected, match=r"bad-format.*the checksums of the first of them differ \(lead I, II, III\)"):
-        only("wfdb", wfdb_record(tmp_path, ["r 12 500 900", *lines(storage=storage, checksums=[7] * 12)], raw=stored(COUNTS, storage)))
+    with pytest.raises(
+        RecordRejected, match=r"bad-format.*the checksums of the first of them differ \(lead I, II, III\)"
+    ):
+        only(
+            "wfdb",
+            wfdb_record(
+                tmp_path, ["r 12 500 900", *lines(storage=storage, checksums=[7] * 12)], raw=stored(COUNTS, storage)
+            ),
+        )
 
 
 def test_checksums_say_that_an_excerpt_is_the_record(tmp_path: Path) -> None:
@@ -212,7 +240,12 @@ def test_zeros_after_the_last_sample_are_padding(tmp_path: Path) -> None:
 def test_a_challenge_mat_whose_header_forgot_the_byte_offset_is_not_shifted_by_a_sample(tmp_path: Path) -> None:
     raw = bytes(range(1, 25)) + np.ascontiguousarray(COUNTS.T).tobytes()
     with pytest.raises(RecordRejected, match=r"bad-format.*24024 bytes, but its header announces 24000"):
-        only("wfdb", wfdb_record(tmp_path, [RECORD_LINE, *lines(checksums=COUNTS.astype(np.int64).sum(axis=1).tolist())], raw=raw))
+        only(
+            "wfdb",
+            wfdb_record(
+                tmp_path, [RECORD_LINE, *lines(checksums=COUNTS.astype(np.int64).sum(axis=1).tolist())], raw=raw
+            ),
+        )
 
 
 @pytest.mark.parametrize("storage", ["16", "212"])
@@ -226,17 +259,23 @@ def test_a_signal_file_outside_the_folder_is_not_read_in_any_format(tmp_path: Pa
 # demographics and codes
 
 
-@pytest.mark.parametrize(("age", "years"), [("NaN", None), ("-1", None), ("300", 90.0), ("150", None), ("63Y", 63.0), ("0", 0.0)])
+@pytest.mark.parametrize(
+    ("age", "years"), [("NaN", None), ("-1", None), ("300", 90.0), ("150", None), ("63Y", 63.0), ("0", 0.0)]
+)
 def test_ages_that_nobody_has_are_unknown(tmp_path: Path, age: str, years: float | None) -> None:
     wfdb_record(tmp_path, [RECORD_LINE, *lines(), f"#Age: {age}", "#Sex: Unknown", "#Dx: 426783006"])
     record = only("challenge", tmp_path)
     assert (record.age_years, record.sex) == (years, None)
 
 
-def test_a_snomed_code_that_is_not_in_the_table_stays_a_label_without_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_snomed_code_that_is_not_in_the_table_stays_a_label_without_words(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     wfdb_record(tmp_path, [RECORD_LINE, *lines(), "#Dx: 426783006,999999999"])
     record = only("challenge", tmp_path)
-    assert record.labels == {"snomed": ("426783006", "999999999"), "challenge": ("NSR",)} and record.statements == ("Sinus rhythm",)
+    assert record.labels == {"snomed": ("426783006", "999999999"), "challenge": ("NSR",)} and record.statements == (
+        "Sinus rhythm",
+    )
     assert "999999999=1" in caplog.text
 
 
@@ -250,7 +289,9 @@ def test_codes_in_any_list_form_are_the_same_codes(dx: str) -> None:
 
 def test_an_npz_without_a_sampling_rate_asks_for_it_and_takes_one_written_as_text(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", signal=MILLIVOLTS)
-    with pytest.raises(RecordRejected, match=r"bad-format.*does not say its sampling rate: set the option sampling_rate"):
+    with pytest.raises(
+        RecordRejected, match=r"bad-format.*does not say its sampling rate: set the option sampling_rate"
+    ):
         only("arrays", tmp_path)
     np.savez(tmp_path / "a.npz", signal=MILLIVOLTS, fs="500")
     assert only("arrays", tmp_path).sampling_rate == 500
@@ -265,7 +306,9 @@ def test_a_sampling_rate_in_an_npz_that_is_that_of_no_ecg_is_rejected(tmp_path: 
 
 @pytest.mark.parametrize("head", [True, False])
 @pytest.mark.parametrize("separator", [",", ";", "\t", " ", ", "])
-def test_a_csv_with_and_without_names_whatever_separates_its_numbers(tmp_path: Path, separator: str, head: bool) -> None:
+def test_a_csv_with_and_without_names_whatever_separates_its_numbers(
+    tmp_path: Path, separator: str, head: bool
+) -> None:
     text = (LEADS.replace(",", separator) + "\n" if head else "") + csv_rows(separator)
     np.testing.assert_array_equal(csv_record(tmp_path, text).counts, COUNTS)
 
@@ -280,7 +323,14 @@ def test_a_csv_with_and_without_names_whatever_separates_its_numbers(tmp_path: P
         LEADS + "\n" + csv_rows().replace("\n", ",\n") + ",",
         ",".join(f'"{lead}"' for lead in STANDARD_LEADS) + "\n" + csv_rows(),
     ],
-    ids=["decimal-comma", "comment-lines", "byte-order-mark", "comma-at-every-end", "comma-at-the-end-of-numbers", "quoted-names"],
+    ids=[
+        "decimal-comma",
+        "comment-lines",
+        "byte-order-mark",
+        "comma-at-every-end",
+        "comma-at-the-end-of-numbers",
+        "quoted-names",
+    ],
 )
 def test_csv_dialects_are_the_same_numbers(tmp_path: Path, text: str) -> None:
     record = csv_record(tmp_path, text)
@@ -298,13 +348,24 @@ def test_a_csv_in_latin_1_is_read(tmp_path: Path) -> None:
     [
         (LEADS + "\n" + ",".join(["mV"] * 12) + "\n" + csv_rows(), "row 1 of column I holds 'mV', expected a number"),
         (LEADS + "\n" + csv_rows() + "\n" + "0," * 11 + "lost", "row 1001 of column V6 holds 'lost'"),
-        (LEADS + "\n" + "\n".join(f"{k},{row}" for k, row in enumerate(csv_rows().split("\n"))), "rows of 13 values under 12 names"),
+        (
+            LEADS + "\n" + "\n".join(f"{k},{row}" for k, row in enumerate(csv_rows().split("\n"))),
+            "rows of 13 values under 12 names",
+        ),
         ("time," + LEADS + "\n" + csv_rows(), "rows of 12 values under 13 names"),
         (LEADS.replace("II,III", "I,III") + "\n" + csv_rows(), "lead 'I' occurs more than once"),
         ("\n", "an empty file"),
         (LEADS + "\n", "bad-format"),
     ],
-    ids=["row-of-units", "word-at-the-end", "number-column-without-a-name", "name-without-a-column", "name-twice", "empty", "names-only"],
+    ids=[
+        "row-of-units",
+        "word-at-the-end",
+        "number-column-without-a-name",
+        "name-without-a-column",
+        "name-twice",
+        "empty",
+        "names-only",
+    ],
 )
 def test_a_csv_that_leaves_a_doubt_is_rejected_with_the_place(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(RecordRejected, match=says):
@@ -346,10 +407,14 @@ def test_a_table_that_is_no_csv_in_utf_8_is_refused_by_name(tmp_path: Path, cont
 def test_a_paediatric_table_with_a_rate_that_is_none_loses_that_record_only(tmp_path: Path) -> None:
     for name in "abc":
         np.savez(tmp_path / f"{name}.npz", signal=MILLIVOLTS)
-    rows = "".join(f"{name},{name}.npz,p,7,female,{rate}\n" for name, rate in (("a", "500"), ("b", "fast"), ("c", "NaN")))
+    rows = "".join(
+        f"{name},{name}.npz,p,7,female,{rate}\n" for name, rate in (("a", "500"), ("b", "fast"), ("c", "NaN"))
+    )
     (tmp_path / "records.csv").write_text("record_id,path,patient_id,age_years,sex,fs\n" + rows)
     source = open_source("zzu-pecg", tmp_path)
     first, second, third = source.entries()
-    assert source.read(first).sampling_rate == 500 and source.read(third).sampling_rate == 500  # the rate of the published set
+    assert (
+        source.read(first).sampling_rate == 500 and source.read(third).sampling_rate == 500
+    )  # the rate of the published set
     with pytest.raises(RecordRejected, match=r"bad-format.*a sampling rate of nan Hz"):
         source.read(second)

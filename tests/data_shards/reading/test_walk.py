@@ -38,13 +38,17 @@ def all_at_once(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
 
 
 names = st.sampled_from(["a", "a.b", "a-", "a_", "B", "é", "\U0001f600", ".hidden", "z"])
-trees = st.lists(st.tuples(st.lists(names, min_size=1, max_size=4), st.sampled_from([".hea", ".npy", ".dat", ""])), max_size=12)
+trees = st.lists(
+    st.tuples(st.lists(names, min_size=1, max_size=4), st.sampled_from([".hea", ".npy", ".dat", ""])), max_size=12
+)
 links = st.lists(st.tuples(st.lists(names, max_size=2), names, st.lists(names, max_size=2)), max_size=3)
 
 
 @settings(max_examples=60, deadline=None)
 @given(trees, links, st.booleans())
-def test_the_order_is_that_of_all_paths_sorted(tmp_path_factory: pytest.TempPathFactory, tree, linked, packed: bool) -> None:
+def test_the_order_is_that_of_all_paths_sorted(
+    tmp_path_factory: pytest.TempPathFactory, tree, linked, packed: bool
+) -> None:
     root = tmp_path_factory.mktemp("tree")
     for parts, suffix in tree:
         file = root.joinpath(*parts[:-1], f"file-{parts[-1]}{suffix}")

@@ -32,7 +32,9 @@ def assert_equals_wfdb(path: Path, tolerance: float = 0.0) -> None:
     scale = np.array([{"mV": 1.0, "uV": 1e-3, "V": 1e3}[unit] for unit in theirs.units])
     expected = (theirs.p_signal * scale).T
     invalid = np.isnan(expected)
-    np.testing.assert_allclose(ours.counts / ours.gain[:, None], np.where(invalid, 0, expected), rtol=1e-12, atol=tolerance)
+    np.testing.assert_allclose(
+        ours.counts / ours.gain[:, None], np.where(invalid, 0, expected), rtol=1e-12, atol=tolerance
+    )
     assert ours.flags.get("non-finite", ()) == tuple(np.flatnonzero(invalid.any(axis=1)))
     assert list(ours.lead_names) == theirs.sig_name
     assert ours.sampling_rate == theirs.fs
@@ -50,7 +52,15 @@ def assert_equals_wfdb(path: Path, tolerance: float = 0.0) -> None:
         ("1000", "16", b""),
         ("1000/mV", "16+24", b"MATLAB v4 header, 24 b  "),
     ],
-    ids=["mimic-iv-ecg", "challenge", "fine gain", "gain and baseline per lead", "microvolts", "no unit", "mat with offset"],
+    ids=[
+        "mimic-iv-ecg",
+        "challenge",
+        "fine gain",
+        "gain and baseline per lead",
+        "microvolts",
+        "no unit",
+        "mat with offset",
+    ],
 )
 @pytest.mark.usefixtures("only_fast_path")
 def test_fast_path_equals_wfdb(tmp_path, gains, storage, prefix):
@@ -58,13 +68,23 @@ def test_fast_path_equals_wfdb(tmp_path, gains, storage, prefix):
     counts[3, 10:20] = wfdb_reader.INVALID_16
     suffix = ".mat" if prefix else ".dat"
     path = write_record(
-        tmp_path / "a", counts, gains=gains, storage=storage, prefix=prefix, suffix=suffix, leads=MIMIC_LEADS, comments=["<age>: 61", "Dx:"]
+        tmp_path / "a",
+        counts,
+        gains=gains,
+        storage=storage,
+        prefix=prefix,
+        suffix=suffix,
+        leads=MIMIC_LEADS,
+        comments=["<age>: 61", "Dx:"],
     )
     assert_equals_wfdb(path)
 
 
 @settings(max_examples=25, deadline=None)
-@given(npst.arrays(np.int16, npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40)), st.integers(-40000, 40000))
+@given(
+    npst.arrays(np.int16, npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40)),
+    st.integers(-40000, 40000),
+)
 def test_any_int16_signal_reads_as_wfdb_reads_it_or_is_flagged_as_clipped(tmp_path_factory, counts, baseline):
     names = [f"lead {k}" for k in range(len(counts))]
     path = write_record(tmp_path_factory.mktemp("any") / "r", counts, leads=names, gains=f"200({baseline})/mV")
@@ -140,7 +160,11 @@ def test_segments_of_different_gain_are_joined_in_millivolts(tmp_path):
 def test_headers_that_make_wfdb_fail_or_guess_are_read(tmp_path):
     counts = ecg_counts(60)
     challenge = write_record(
-        tmp_path / "E00001", counts, gains="1000/mV", record_line="E00001 12 500 60 05-May-2020 14:50:55", comments=["Age: NaN"]
+        tmp_path / "E00001",
+        counts,
+        gains="1000/mV",
+        record_line="E00001 12 500 60 05-May-2020 14:50:55",
+        comments=["Age: NaN"],
     )
     np.testing.assert_array_equal(read_wfdb(challenge).counts, counts)
     assert read_wfdb(challenge).comments == ("Age: NaN",)
@@ -221,7 +245,9 @@ def test_an_unreadable_header_is_rejected(tmp_path, header):
     assert "a.hea" in error.detail
 
 
-@pytest.mark.parametrize("gain", ["nan(0)/mV", "0(0)/mV", "-200(0)/mV", "inf/mV", "1e-330/mV", "1e90/mV", "200(0)/mmHg"])
+@pytest.mark.parametrize(
+    "gain", ["nan(0)/mV", "0(0)/mV", "-200(0)/mV", "inf/mV", "1e-330/mV", "1e90/mV", "200(0)/mmHg"]
+)
 def test_a_gain_that_is_no_gain_is_rejected(tmp_path, gain):
     error = rejected(write_record(tmp_path / "a", ecg_counts(), gains=["200(0)/mV"] * 11 + [gain]))
     assert error.reason == "bad-gain"
@@ -278,7 +304,9 @@ def test_a_rejection_survives_the_way_out_of_a_worker_process():
     assert (error.reason, error.detail, str(error)) == ("bad-gain", "file x", "bad-gain: file x")
 
 
-@pytest.mark.parametrize("folder", ["ptb-xl/records500/00000", "ptb-xl/records100/00000", "code15", "cpsc2018", "chapman-shaoxing-ningbo"])
+@pytest.mark.parametrize(
+    "folder", ["ptb-xl/records500/00000", "ptb-xl/records100/00000", "code15", "cpsc2018", "chapman-shaoxing-ningbo"]
+)
 @pytest.mark.usefixtures("only_fast_path")
 def test_real_recordings_read_as_wfdb_reads_them(real_data, folder):
     headers = sorted((real_data / folder).glob("*.hea"))

@@ -25,12 +25,32 @@ from tests.support.wfdb_files import MIMIC_LEADS, ecg_counts, write_record
 
 COUNTS = ecg_counts(300, gain=1000)
 CHANGES = 30
-SPICE = (b"9" * 25, b"e-330", b"nan", b"/", b"(9)", b"\0", b"\xff\xfe", b'"', b",", b";", b"\n", b"-1", b"inf", b"\xb5", b"{", b"#", b" ")
+SPICE = (
+    b"9" * 25,
+    b"e-330",
+    b"nan",
+    b"/",
+    b"(9)",
+    b"\0",
+    b"\xff\xfe",
+    b'"',
+    b",",
+    b";",
+    b"\n",
+    b"-1",
+    b"inf",
+    b"\xb5",
+    b"{",
+    b"#",
+    b" ",
+)
 
 
 def challenge(root: Path) -> None:
     comments = ["Age: 63", "Sex: M", "Dx: 426783006,164889003"]
-    write_record(root / "E1", COUNTS, gains="1000/mV", storage="16+24", prefix=b"\0" * 24, suffix=".mat", comments=comments)
+    write_record(
+        root / "E1", COUNTS, gains="1000/mV", storage="16+24", prefix=b"\0" * 24, suffix=".mat", comments=comments
+    )
 
 
 def format_212(root: Path) -> None:
@@ -62,16 +82,24 @@ def paediatric(root: Path) -> None:
 
 def mimic_iv_ecg(root: Path) -> None:
     write_record(root / "files" / "7", COUNTS, leads=MIMIC_LEADS, gains="1000/mV", comments=["<subject_id>: 9"])
-    (root / "record_list.csv").write_text("subject_id,study_id,file_name,ecg_time,path\n9,7,7,2182-09-22 12:04:00,files/7\n")
+    (root / "record_list.csv").write_text(
+        "subject_id,study_id,file_name,ecg_time,path\n9,7,7,2182-09-22 12:04:00,files/7\n"
+    )
     columns = [f"report_{k}" for k in range(18)]
-    (root / "machine_measurements.csv").write_text(",".join(["study_id", *columns]) + "\n7,Sinus rhythm" + "," * 17 + "\n")
+    (root / "machine_measurements.csv").write_text(
+        ",".join(["study_id", *columns]) + "\n7,Sinus rhythm" + "," * 17 + "\n"
+    )
 
 
 def ptb_xl(root: Path) -> None:
     write_record(root / "records500/1_hr", COUNTS, gains="1000.0(0)/mV")
-    (root / "scp_statements.csv").write_text(",description,diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass\nSR,sinus,,,1.0,,\n")
+    (root / "scp_statements.csv").write_text(
+        ",description,diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass\nSR,sinus,,,1.0,,\n"
+    )
     head = "ecg_id,patient_id,age,sex,recording_date,report,scp_codes,strat_fold,filename_lr,filename_hr\n"
-    (root / "ptbxl_database.csv").write_text(head + "1,9.0,56.0,1,1984-11-09 09:17:34,sinus,{'SR': 0.0},3,,records500/1_hr\n")
+    (root / "ptbxl_database.csv").write_text(
+        head + "1,9.0,56.0,1,1984-11-09 09:17:34,sinus,{'SR': 0.0},3,,records500/1_hr\n"
+    )
 
 
 CASES: dict[str, tuple[str, Callable[[Path], None], dict[str, Any]]] = {

@@ -46,7 +46,9 @@ def flipped(raw: bytes, rng: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["shard-000001.tar", INDEX, REPORTS, MANIFEST])
-def test_a_set_with_flipped_bits_reads_as_written_or_is_refused_and_verify_finds_it(whole: Path, tmp_path: Path, name: str) -> None:
+def test_a_set_with_flipped_bits_reads_as_written_or_is_refused_and_verify_finds_it(
+    whole: Path, tmp_path: Path, name: str
+) -> None:
     truth = ShardSet.open(whole)
     counts = [truth.read_record(row).counts for row in range(RECORDS)]
     columns = {column: getattr(truth, column) for column in COLUMNS}
@@ -108,7 +110,9 @@ def test_a_manifest_without_a_part_is_named_as_damaged(whole: Path, tmp_path: Pa
         ShardSet.open(tmp_path / "set")
 
 
-def test_a_laid_down_column_that_was_damaged_is_laid_down_again(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_laid_down_column_that_was_damaged_is_laid_down_again(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     first = IndexFile(whole / INDEX, "d" * 64, 0).column("size", np.int32)
     path = Path(first.filename)  # type: ignore[attr-defined]

@@ -15,7 +15,14 @@ from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.shard_set.index import IndexFile, patient_codes
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 
-PLAIN = {"shard": np.int32, "offset": np.int64, "crc32": np.uint32, "fold": np.int16, "age_years": np.float32, "lead_mask": np.uint16}
+PLAIN = {
+    "shard": np.int32,
+    "offset": np.int64,
+    "crc32": np.uint32,
+    "fold": np.int16,
+    "age_years": np.float32,
+    "lead_mask": np.uint16,
+}
 
 
 @pytest.fixture
@@ -40,7 +47,9 @@ def test_mapped_columns_hold_what_the_table_says(small_set: ShardSet, scratch: P
         assert pickle.loads(pickle.dumps(file)).column("size", np.int32).tolist() == table.column("size").to_pylist()
 
 
-def test_a_column_is_laid_down_once_for_all_processes_and_again_when_it_does_not_fit(small_set: ShardSet, scratch: Path) -> None:
+def test_a_column_is_laid_down_once_for_all_processes_and_again_when_it_does_not_fit(
+    small_set: ShardSet, scratch: Path
+) -> None:
     first = IndexFile(small_set.path / INDEX, "d" * 64, 0).column("size", np.int32)
     path = Path(first.filename)
     inode = path.stat().st_ino

@@ -40,7 +40,9 @@ class LocalStore:
         self.url, self._log = f"http://127.0.0.1:{port}", folder / "requests.log"
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", program, *(option.format(port=port) for option in options)], stdout=log, stderr=log
+                [sys.executable, "-m", program, *(option.format(port=port) for option in options)],
+                stdout=log,
+                stderr=log,
             )
         deadline = time.monotonic() + 60
         while not _answers(port):
@@ -52,7 +54,9 @@ class LocalStore:
         return Counter(words[1].rpartition("/")[2] for words in requests if "?" not in words[1])
 
     def deny(self) -> None:
-        order = urllib.request.Request(f"{self.url}/moto-api/reset-auth", data=b"0", headers={"Content-Type": "text/plain"})
+        order = urllib.request.Request(
+            f"{self.url}/moto-api/reset-auth", data=b"0", headers={"Content-Type": "text/plain"}
+        )
         urllib.request.urlopen(order).read()
 
 
@@ -86,14 +90,15 @@ def store(small_set_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_two_processes_of_a_node_fetch_every_shard_once_from_s3(store: LocalStore, small_set: ShardSet) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     readers = [
-        subprocess.Popen([sys.executable, "-c", READ_ALL, SET], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", READ_ALL, SET], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
     ]
     answers = [int(reader.communicate(timeout=120)[0]) for reader in readers]
     assert answers == [int(small_set.crc32.astype(np.int64).sum())] * 2
     counted = store.fetched()
-    assert {name: counted[name] for name in (*small_set.shard_names, "index.parquet", "reports.parquet")} == dict.fromkeys(
-        (*small_set.shard_names, "index.parquet", "reports.parquet"), 1
-    )
+    assert {
+        name: counted[name] for name in (*small_set.shard_names, "index.parquet", "reports.parquet")
+    } == dict.fromkeys((*small_set.shard_names, "index.parquet", "reports.parquet"), 1)
     assert verify(SET).problems == []
 
 
@@ -108,10 +113,16 @@ def test_what_is_wrong_in_a_bucket_is_named_with_its_url_and_the_way_out(
     changed[700] ^= 1
     files.pipe_file("bucket/ecg/set/shard-000001.tar", bytes(changed))
     files.rm("bucket/ecg/set/shard-000002.tar")
-    for number, words in ((1, "cannot be fetched (4 attempts): its sha256 is"), (2, "is missing, though the manifest lists it")):
+    for number, words in (
+        (1, "cannot be fetched (4 attempts): its sha256 is"),
+        (2, "is missing, though the manifest lists it"),
+    ):
         with pytest.raises(DataError) as caught:
             shards.read_payload(int(np.flatnonzero(shards.shard == number)[0]))
-        assert f"{SET}/shard-00000{number}.tar {words}" in caught.value.problem and "copy the shard set" in caught.value.remedy
+        assert (
+            f"{SET}/shard-00000{number}.tar {words}" in caught.value.problem
+            and "copy the shard set" in caught.value.remedy
+        )
     for nowhere in ("s3://bucket/other", "s3://nobody/set"):
         with pytest.raises(DataError, match=f"{nowhere} holds no finished shard set"):
             ShardSet.open(nowhere, cache)
@@ -137,7 +148,9 @@ def test_what_is_wrong_in_a_bucket_is_named_with_its_url_and_the_way_out(
             ShardSet.open(SET, cache)
 
 
-def test_a_set_on_google_cloud_storage_reads_like_its_folder(small_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_on_google_cloud_storage_reads_like_its_folder(
+    small_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gcsfs = pytest.importorskip("gcsfs", reason="needs gcsfs: pip install cardialign[gs]")
     pytest.importorskip("gcp_storage_emulator", reason="needs a local server: pip install gcp-storage-emulator")
     options = ("start", "--host=127.0.0.1", "--port={port}", "--in-memory", "--default-bucket=bucket")
@@ -153,10 +166,14 @@ def test_a_set_on_google_cloud_storage_reads_like_its_folder(small_set: ShardSet
     try:
         for file in small_set.path.iterdir():
             place = f"{local.url}/upload/storage/v1/b/bucket/o?uploadType=media&name=ecg%2F{file.name}"
-            urllib.request.urlopen(urllib.request.Request(place, file.read_bytes(), {"Content-Type": "application/octet-stream"})).read()
+            urllib.request.urlopen(
+                urllib.request.Request(place, file.read_bytes(), {"Content-Type": "application/octet-stream"})
+            ).read()
         assert verify("gs://bucket/ecg").problems == []
         shards = ShardSet.open("gs://bucket/ecg")
-        assert [shards.read_payload(row) for row in range(len(shards))] == [small_set.read_payload(row) for row in range(len(shards))]
+        assert [shards.read_payload(row) for row in range(len(shards))] == [
+            small_set.read_payload(row) for row in range(len(shards))
+        ]
         with pytest.raises(DataError, match="gs://bucket/other holds no finished shard set"):
             ShardSet.open("gs://bucket/other")
     finally:

@@ -75,7 +75,11 @@ def test_a_remote_set_reads_like_its_folder_and_fetches_only_the_shards_that_are
 ) -> None:
     cache = cache_in(tmp_path)
     shards = ShardSet.open(bucket, cache)
-    assert shards.fingerprint == small_set.fingerprint and shards.reports.equals(small_set.reports) and cached_shards(cache) == []
+    assert (
+        shards.fingerprint == small_set.fingerprint
+        and shards.reports.equals(small_set.reports)
+        and cached_shards(cache) == []
+    )
     last = len(shards) - 1
     np.testing.assert_array_equal(shards.read_record(last).counts, small_set.read_record(last).counts)
     assert cached_shards(cache) == ["shard-000002.tar"]
@@ -104,7 +108,9 @@ def test_the_cache_stays_within_its_limit_and_a_dropped_shard_stays_readable_unt
     assert sum(path.stat().st_size for path in cache.folder.rglob("*") if path.is_file()) <= cache.limit
 
 
-def test_a_shard_that_was_read_lately_outlives_one_that_was_not(bucket: str, small_set: ShardSet, tmp_path: Path) -> None:
+def test_a_shard_that_was_read_lately_outlives_one_that_was_not(
+    bucket: str, small_set: ShardSet, tmp_path: Path
+) -> None:
     tables = sum(path.stat().st_size for path in small_set.path.iterdir() if path.suffix != ".tar")
     cache = cache_in(tmp_path, tables + 2 * max(shard["bytes"] for shard in small_set.manifest["shards"]) + 4096)
     for number in (0, 1, 0, 2):  # a new process each time: what counts is the use on this node
@@ -113,18 +119,24 @@ def test_a_shard_that_was_read_lately_outlives_one_that_was_not(bucket: str, sma
     assert cached_shards(cache) == ["shard-000000.tar", "shard-000002.tar"]
 
 
-def test_a_shard_that_arrives_with_a_flipped_bit_or_not_at_all_is_tried_again_and_never_read(bucket: str, tmp_path: Path) -> None:
+def test_a_shard_that_arrives_with_a_flipped_bit_or_not_at_all_is_tried_again_and_never_read(
+    bucket: str, tmp_path: Path
+) -> None:
     files = fsspec.filesystem("memory")
     content = bytearray(files.cat_file("/bucket/set/shard-000001.tar"))
     content[600] ^= 1
     files.pipe_file("/bucket/set/shard-000001.tar", bytes(content))
     cache = cache_in(tmp_path)
     shards = ShardSet.open(bucket, cache)
-    with pytest.raises(DataError, match=r"memory://bucket/set/shard-000001.tar cannot be fetched \(4 attempts\): its sha256 is"):
+    with pytest.raises(
+        DataError, match=r"memory://bucket/set/shard-000001.tar cannot be fetched \(4 attempts\): its sha256 is"
+    ):
         shards.read_payload(int(np.flatnonzero(shards.shard == 1)[0]))
     assert cached_shards(cache) == [] and not list(cache.folder.rglob("*.tmp"))
     files.rm("/bucket/set/shard-000001.tar")
-    with pytest.raises(DataError, match="its sha256 is"):  # thousands of records lie in a shard: they do not all ask for it again at once
+    with pytest.raises(
+        DataError, match="its sha256 is"
+    ):  # thousands of records lie in a shard: they do not all ask for it again at once
         shards.read_payload(int(np.flatnonzero(shards.shard == 1)[1]))
     with pytest.raises(DataError, match=r"shard-000001.tar is missing"):
         pickle.loads(pickle.dumps(shards)).read_payload(int(np.flatnonzero(shards.shard == 1)[1]))
@@ -155,7 +167,9 @@ def test_a_text_bank_beside_remote_shards_is_fetched_with_them(
     assert fetched.path.parent.parent == local_folder(MEMORY) and fetched.statements == bank.statements
 
 
-def test_verify_fetches_a_remote_set_and_names_what_does_not_arrive(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_fetches_a_remote_set_and_names_what_does_not_arrive(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CARDIALIGN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CARDIALIGN_CACHE_GB", "0")  # every shard is dropped as soon as the next one comes
     report = verify(bucket)
@@ -242,9 +256,14 @@ print(sum(zlib.crc32(shards.read_payload(row)) for row in range(len(shards))))
 
 def test_two_processes_of_a_node_fetch_every_shard_once_over_http(small_set: ShardSet, tmp_path: Path) -> None:
     with served(small_set.path) as (url, counted):
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "CARDIALIGN_CACHE": str(tmp_path / "cache"), "CARDIALIGN_CACHE_GB": "1"}
+        environment = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "CARDIALIGN_CACHE": str(tmp_path / "cache"),
+            "CARDIALIGN_CACHE_GB": "1",
+        }
         readers = [
-            subprocess.Popen([sys.executable, "-c", READ_ALL, url], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+            subprocess.Popen([sys.executable, "-c", READ_ALL, url], env=environment, stdout=subprocess.PIPE, text=True)
+            for _ in range(2)
         ]
         answers = [reader.communicate(timeout=60)[0] for reader in readers]
     assert [reader.returncode for reader in readers] == [0, 0]
@@ -254,7 +273,9 @@ def test_two_processes_of_a_node_fetch_every_shard_once_over_http(small_set: Sha
     }
 
 
-def test_a_fetch_that_takes_long_is_reported_while_it_does(small_set: ShardSet, tmp_path: Path, caplog, monkeypatch) -> None:
+def test_a_fetch_that_takes_long_is_reported_while_it_does(
+    small_set: ShardSet, tmp_path: Path, caplog, monkeypatch
+) -> None:
     monkeypatch.setattr(remote_files, "SLOW_FETCH_SECONDS", 0.0)
     with served(small_set.path) as (url, _), caplog.at_level(logging.WARNING):
         ShardSet.open(url, cache_in(tmp_path)).read_payload(0)

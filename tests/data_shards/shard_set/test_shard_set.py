@@ -47,7 +47,9 @@ def test_a_record_without_a_label_set_is_not_labelled_rather_than_negative(small
     assert codes == ["LBBB", "PVC"]
     for number, held, known in zip(numbers, matrix, labelled, strict=True):
         assert known == (number % 2 == 0)
-        assert [code for code, holds in zip(codes, held, strict=True) if holds] == (list(("LBBB", "PVC")[: number % 3]) if known else [])
+        assert [code for code, holds in zip(codes, held, strict=True) if holds] == (
+            list(("LBBB", "PVC")[: number % 3]) if known else []
+        )
     # record 0 is labelled and no code applies to it
     assert labelled[0] and not matrix[0].any()
     with pytest.raises(DataError, match="no label set 'super'") as caught:
@@ -61,13 +63,19 @@ def test_selections_keep_what_meets_every_criterion(small_set: ShardSet) -> None
     chosen = small_set.select(folds=[1, 2, 3], require_report=True, label_set="form")
     for row in range(88):
         record = small_set.read_record(row)
-        assert (row in chosen.rows) == (record.fold in (1, 2, 3) and bool(record.statements) and "form" in record.labels)
+        assert (row in chosen.rows) == (
+            record.fold in (1, 2, 3) and bool(record.statements) and "form" in record.labels
+        )
     assert small_set.select(keys=["small-00010", "small-00002"]).rows.tolist() == [2, 9]
 
 
 def test_a_selections_fingerprint_follows_set_criteria_and_rows(small_set: ShardSet) -> None:
     assert small_set.select(folds=[2, 1]).fingerprint == ShardSet.open(small_set.path).select(folds=(1, 2)).fingerprint
-    different = {small_set.select().fingerprint, small_set.select(folds=[1]).fingerprint, small_set.select(require_report=True).fingerprint}
+    different = {
+        small_set.select().fingerprint,
+        small_set.select(folds=[1]).fingerprint,
+        small_set.select(require_report=True).fingerprint,
+    }
     assert len(different) == 3
 
 
@@ -112,4 +120,6 @@ def test_records_without_a_patient_id_are_patients_of_their_own(tmp_path: Path) 
 
     build_shards(Anonymous(8), tmp_path / "s", spec=SignalSpec(500, 1), workers=1)
     codes = ShardSet.open(tmp_path / "s").patients
-    assert len(set(codes[:4].tolist())) == 4 and len(set(codes[4:].tolist())) == 1 and not set(codes[:4]) & set(codes[4:])
+    assert (
+        len(set(codes[:4].tolist())) == 4 and len(set(codes[4:].tolist())) == 1 and not set(codes[:4]) & set(codes[4:])
+    )

@@ -65,7 +65,9 @@ def test_records_without_a_patient_are_dealt_one_by_one(tmp_path: Path) -> None:
     rule = SplitRule("train", fractions=(0.5, 0.25, 0.25))
     rows = shards.select(split=rule).rows
     assert 15 < len(rows) < 45
-    np.testing.assert_array_equal(rows, np.flatnonzero(in_split([f"record:{shards.key(row)}" for row in range(60)], rule)))
+    np.testing.assert_array_equal(
+        rows, np.flatnonzero(in_split([f"record:{shards.key(row)}" for row in range(60)], rule))
+    )
 
 
 def test_what_is_no_split_is_refused(small_set: ShardSet) -> None:

@@ -31,13 +31,17 @@ def challenge(
     root: Path, counts: np.ndarray, *, gains: str | list[str] = "1000/mV", comments: tuple[str, ...] = (), **header: str
 ) -> EcgRecord:
     """One record in Challenge form, `comments` written to the header as they stand."""
-    path = write_record(root / "E00001", counts, gains=gains, storage="16+24", prefix=b"\0" * 24, suffix=".mat", **header)
+    path = write_record(
+        root / "E00001", counts, gains=gains, storage="16+24", prefix=b"\0" * 24, suffix=".mat", **header
+    )
     with path.with_name("E00001.hea").open("a") as stream:
         stream.writelines(f"{comment}\n" for comment in comments)
     return read_only("challenge", root)
 
 
-def mimic(root: Path, reports: dict[str, dict[str, str]], studies: tuple[str, ...] = ("45106466",), **change: np.ndarray) -> Path:
+def mimic(
+    root: Path, reports: dict[str, dict[str, str]], studies: tuple[str, ...] = ("45106466",), **change: np.ndarray
+) -> Path:
     """MIMIC-IV-ECG with `studies`, of which `reports` holds the measurements rows; `change` replaces the counts of lead names."""
     rows = []
     for study in studies:
@@ -45,17 +49,24 @@ def mimic(root: Path, reports: dict[str, dict[str, str]], studies: tuple[str, ..
         for lead, values in change.items():
             counts[MIMIC_LEADS.index(lead)] = values
         line = f"{study} 12 500 5000 12:04:00 22/09/2182"
-        write_record(root / "files" / study, counts, leads=MIMIC_LEADS, record_line=line, comments=["<subject_id>: 12177274"])
+        write_record(
+            root / "files" / study, counts, leads=MIMIC_LEADS, record_line=line, comments=["<subject_id>: 12177274"]
+        )
         rows.append(f"12177274,{study},{study},2182-09-22 12:04:00,files/{study}\n")
     (root / "record_list.csv").write_text("subject_id,study_id,file_name,ecg_time,path\n" + "".join(rows))
-    lines = [",".join([study, *(columns.get(name, "") for name in REPORTS)]) + "\n" for study, columns in reports.items()]
+    lines = [
+        ",".join([study, *(columns.get(name, "") for name in REPORTS)]) + "\n" for study, columns in reports.items()
+    ]
     (root / "machine_measurements.csv").write_text(",".join(["study_id", *REPORTS]) + "\n" + "".join(lines))
     return root
 
 
 def ptb_xl(root: Path, age: str = "56.0", report: str = "sinusrhythmus") -> EcgRecord:
     write_record(
-        root / "records500/00001_hr", ecg_counts(5000, gain=1000), leads=[lead.upper() for lead in STANDARD_LEADS], gains="1000.0(0)/mV"
+        root / "records500/00001_hr",
+        ecg_counts(5000, gain=1000),
+        leads=[lead.upper() for lead in STANDARD_LEADS],
+        gains="1000.0(0)/mV",
     )
     (root / "scp_statements.csv").write_text(
         ",description,diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass\nSR,sinus rhythm,,,1.0,,\n"
@@ -96,11 +107,15 @@ def test_gains_of_1000_and_4880_counts_per_millivolt(tmp_path: Path, gain: int) 
     assert "gain-suspect" not in record.quality
 
 
-def test_header_gain_1000_times_too_large_is_counted_in_the_build_and_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_header_gain_1000_times_too_large_is_counted_in_the_build_and_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     counts = ecg_counts(gain=1000)
     record = challenge(tmp_path / "set", counts, gains="1000000/mV", comments=("#Dx: 426783006",))
     assert record.quality["gain-suspect"] == STANDARD_LEADS and set(record.gain.tolist()) == {1e6}
-    report = build_shards(open_source("challenge", tmp_path / "set"), tmp_path / "out", spec=SignalSpec(500, 2), workers=1)
+    report = build_shards(
+        open_source("challenge", tmp_path / "set"), tmp_path / "out", spec=SignalSpec(500, 2), workers=1
+    )
     assert report.quality == {"gain-suspect": 1}
     assert ShardSet.open(tmp_path / "out").manifest["counts"]["quality"] == {"gain-suspect": 1}
     assert "gain-suspect records=1 of=1" in caplog.text
@@ -113,7 +128,9 @@ def test_gains_that_differ_from_lead_to_lead(tmp_path: Path) -> None:
     np.testing.assert_allclose(record.millivolts(), ecg_counts(gain=500) / record.gain[:, None], rtol=1e-6)
 
 
-@pytest.mark.parametrize("comment", ["#Dx: 270492004,164931005", "# Dx: 270492004, 164931005", "#Dx:I-AVB,STE", "# Dx: iavb, ste"])
+@pytest.mark.parametrize(
+    "comment", ["#Dx: 270492004,164931005", "# Dx: 270492004, 164931005", "#Dx:I-AVB,STE", "# Dx: iavb, ste"]
+)
 def test_dx_with_and_without_a_space_as_abbreviations_and_as_codes(tmp_path: Path, comment: str) -> None:
     record = challenge(tmp_path, ecg_counts(gain=1000), comments=(comment,))
     assert record.labels["snomed"] == ("270492004", "164931005")
@@ -142,7 +159,11 @@ def test_blank_report_is_no_statement(tmp_path: Path, report: str) -> None:
 
 def test_flat_lead_is_flagged_and_masked(tmp_path: Path) -> None:
     record = read_only("mimic-iv-ecg", mimic(tmp_path, {"1": {}}, V3=np.full(5000, 7)))
-    assert record.quality == {"flat": ("V3",)} and not record.lead_mask[STANDARD_LEADS.index("V3")] and record.lead_mask.sum() == 11
+    assert (
+        record.quality == {"flat": ("V3",)}
+        and not record.lead_mask[STANDARD_LEADS.index("V3")]
+        and record.lead_mask.sum() == 11
+    )
 
 
 def test_a_record_flat_throughout_is_rejected(tmp_path: Path) -> None:
@@ -161,14 +182,22 @@ def test_dropped_out_and_clipped_leads_are_flagged_and_kept(tmp_path: Path) -> N
 
 
 def test_report_columns_with_gaps_keep_their_order(tmp_path: Path) -> None:
-    reports = {"45106466": {"report_0": "Sinus rhythm", "report_1": "Possible right atrial abnormality", "report_3": "Borderline ECG"}}
+    reports = {
+        "45106466": {
+            "report_0": "Sinus rhythm",
+            "report_1": "Possible right atrial abnormality",
+            "report_3": "Borderline ECG",
+        }
+    }
     record = read_only("mimic-iv-ecg", mimic(tmp_path, reports))
     assert record.statements == ("Sinus rhythm", "Possible right atrial abnormality", "Borderline ECG")
 
 
 def test_a_statement_with_and_without_its_dot_is_one_report(tmp_path: Path) -> None:
     reports = {"1": {"report_0": "Sinus rhythm"}, "2": {"report_2": "Sinus rhythm."}}
-    out = build_shards(open_source("mimic-iv-ecg", mimic(tmp_path / "set", reports, ("1", "2"))), tmp_path / "out", workers=1)
+    out = build_shards(
+        open_source("mimic-iv-ecg", mimic(tmp_path / "set", reports, ("1", "2"))), tmp_path / "out", workers=1
+    )
     assert (out.records, out.reports) == (2, 1)
 
 

@@ -34,7 +34,9 @@ def make_counts(kind: str, samples: int, seed: int) -> np.ndarray:
     if kind == "constant":
         return np.repeat(rng.integers(LIMITS.min, LIMITS.max + 1, (12, 1), dtype=np.int16), samples, axis=1)
     if kind == "saturated":
-        return np.where(rng.random((12, samples)) < 0.3, rng.choice([LIMITS.min, LIMITS.max], (12, samples)), counts).astype(np.int16)
+        return np.where(
+            rng.random((12, samples)) < 0.3, rng.choice([LIMITS.min, LIMITS.max], (12, samples)), counts
+        ).astype(np.int16)
     if kind == "swapped":
         return counts[rng.permutation(12)]
     if kind == "flat":
@@ -56,12 +58,19 @@ def make_counts(kind: str, samples: int, seed: int) -> np.ndarray:
     codec=st.sampled_from(["einthoven", "einthoven", "einthoven", "npy"]),
     one_gain=st.booleans(),
 )
-def test_every_int16_signal_comes_back_bit_for_bit(kind: str, samples: int, seed: int, codec: str, one_gain: bool) -> None:
+def test_every_int16_signal_comes_back_bit_for_bit(
+    kind: str, samples: int, seed: int, codec: str, one_gain: bool
+) -> None:
     comes_back(kind, samples, seed, codec, one_gain)
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(kind=st.sampled_from(KINDS), samples=st.integers(20_001, 100_000), seed=st.integers(0, 2**32 - 1), one_gain=st.booleans())
+@given(
+    kind=st.sampled_from(KINDS),
+    samples=st.integers(20_001, 100_000),
+    seed=st.integers(0, 2**32 - 1),
+    one_gain=st.booleans(),
+)
 @example(kind="heart", samples=100_000, seed=0, one_gain=False)
 def test_long_signals_come_back_bit_for_bit(kind: str, samples: int, seed: int, one_gain: bool) -> None:
     comes_back(kind, samples, seed, "einthoven", one_gain)
@@ -76,7 +85,12 @@ def comes_back(kind: str, samples: int, seed: int, codec: str, one_gain: bool) -
     assert payload == encode(record, codec)
     np.testing.assert_array_equal(decode_counts(payload), counts)
     header = decode_header(payload)
-    assert (header.codec, header.samples, header.valid_samples, header.sampling_rate) == (codec, samples, record.valid_samples, 500.0)
+    assert (header.codec, header.samples, header.valid_samples, header.sampling_rate) == (
+        codec,
+        samples,
+        record.valid_samples,
+        500.0,
+    )
     np.testing.assert_array_equal(header.gain, gain)
     np.testing.assert_array_equal(header.lead_mask, record.lead_mask)
     out = np.full((12, samples), np.nan, np.float32)

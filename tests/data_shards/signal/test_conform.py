@@ -54,7 +54,8 @@ def test_a_lead_that_is_flat_in_the_part_kept_is_masked():
 
 
 @pytest.mark.parametrize(
-    ("rate", "target"), [(100.0, 500.0), (400.0, 500.0), (1000.0, 500.0), (500.0, 100.0), (257.0, 500.0), (500.0, 250.0)]
+    ("rate", "target"),
+    [(100.0, 500.0), (400.0, 500.0), (1000.0, 500.0), (500.0, 100.0), (257.0, 500.0), (500.0, 250.0)],
 )
 @pytest.mark.parametrize("seconds", [4.0, 10.0, 17.0])
 def test_resampling_keeps_the_waveform(rate, target, seconds):

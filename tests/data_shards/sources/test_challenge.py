@@ -23,7 +23,9 @@ from tests.support.wfdb_files import ecg_counts, write_record
 MAT_HEAD = b"\0" * 24
 
 
-def challenge_record(path: Path, dx: str = "#Dx: 164889003", age: str = "#Age: 59", sex: str = "#Sex: Male", samples: int = 600) -> Path:
+def challenge_record(
+    path: Path, dx: str = "#Dx: 164889003", age: str = "#Age: 59", sex: str = "#Sex: Male", samples: int = 600
+) -> Path:
     """A .hea and .mat pair as the Challenges publish them: 24 bytes before the counts, comments without a space."""
     counts = ecg_counts(samples, gain=1000)
     write_record(
@@ -53,7 +55,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_challenge_folder_is_read_at_any_depth_with_codes_and_demographics(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_challenge_folder_is_read_at_any_depth_with_codes_and_demographics(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     source = open_source("challenge", folder)
     assert isinstance(source, Source)
     records = {entry.key: source.read(entry) for entry in source.entries()}
@@ -62,7 +66,12 @@ def test_a_challenge_folder_is_read_at_any_depth_with_codes_and_demographics(fol
     assert first.statements == ("Atrial fibrillation", "Right bundle branch block", "T wave abnormality")
     assert (first.age_years, first.sex, first.patient) == (59.0, "male", patient_hash("E00001"))
     np.testing.assert_array_equal(first.counts, ecg_counts(600, gain=1000))
-    assert [(r.age_years, r.sex) for r in records.values()] == [(59.0, "male"), (None, "female"), (59.0, None), (90.0, "male")]
+    assert [(r.age_years, r.sex) for r in records.values()] == [
+        (59.0, "male"),
+        (None, "female"),
+        (59.0, None),
+        (90.0, "male"),
+    ]
     assert records["challenge-E00003"].labels == {} and records["challenge-E00003"].statements == ()
     assert records["challenge-E00004"].labels["snomed"] == ("164889003", "999000999")
     assert records["challenge-E00004"].statements == ("Atrial fibrillation",)
@@ -71,7 +80,9 @@ def test_a_challenge_folder_is_read_at_any_depth_with_codes_and_demographics(fol
 
 def test_two_records_of_one_name_are_refused_with_both_paths(folder: Path) -> None:
     challenge_record(folder / "g3" / "E00001")
-    with pytest.raises(DataError, match=r"'challenge-E00001' occurs more than once: g1/E00001 \(record 1 .* and g3/E00001 \(record 5\)"):
+    with pytest.raises(
+        DataError, match=r"'challenge-E00001' occurs more than once: g1/E00001 \(record 1 .* and g3/E00001 \(record 5\)"
+    ):
         build_shards(open_source("challenge", folder), folder / "set", workers=1)
 
 
@@ -150,7 +161,13 @@ def test_cpsc2018_reads_abbreviations_and_codes_as_the_same_classes(tmp_path: Pa
     }.items():
         challenge_record(tmp_path / name, f"#Dx: {dx}")
     metas = [entry.meta for entry in open_source("cpsc2018", tmp_path).entries()]
-    assert [meta["labels"]["cpsc2018"] for meta in metas] == [("RBBB",), ("Normal",), ("I-AVB", "STE"), ("AF", "LBBB"), ("PVC",)]
+    assert [meta["labels"]["cpsc2018"] for meta in metas] == [
+        ("RBBB",),
+        ("Normal",),
+        ("I-AVB", "STE"),
+        ("AF", "LBBB"),
+        ("PVC",),
+    ]
     assert metas[2]["labels"]["snomed"] == ("270492004", "164931005")
     assert metas[1]["statements"] == ("Sinus rhythm",)
 
@@ -164,11 +181,22 @@ def test_cpsc2018_original_files_give_counts_at_a_stated_gain(tmp_path: Path) ->
     source = open_source("cpsc2018", tmp_path)
     first, second = (source.read(entry) for entry in source.entries())
     np.testing.assert_array_equal(first.counts, ecg_counts(1205, gain=1000))
-    assert (set(first.gain.tolist()), first.sampling_rate, first.age_years, first.sex) == ({1000.0}, 500.0, 48.0, "female")
-    assert first.labels["cpsc2018"] == ("RBBB", "STD") and first.statements == ("Right bundle branch block", "ST depression")
+    assert (set(first.gain.tolist()), first.sampling_rate, first.age_years, first.sex) == (
+        {1000.0},
+        500.0,
+        48.0,
+        "female",
+    )
+    assert first.labels["cpsc2018"] == ("RBBB", "STD") and first.statements == (
+        "Right bundle branch block",
+        "ST depression",
+    )
     assert (second.age_years, second.sex, second.labels, len(second.quality["non-finite"])) == (None, None, {}, 12)
     finer = open_source("cpsc2018", tmp_path, gain="4880")
-    assert set(finer.read(next(iter(finer.entries()))).gain.tolist()) == {4880.0} and finer.describe()["options"]["gain"] == 4880.0
+    assert (
+        set(finer.read(next(iter(finer.entries()))).gain.tolist()) == {4880.0}
+        and finer.describe()["options"]["gain"] == 4880.0
+    )
 
 
 def test_peaks_beyond_16_bits_halve_the_gain_of_their_lead_and_lose_nothing_else(tmp_path: Path) -> None:
@@ -182,7 +210,9 @@ def test_peaks_beyond_16_bits_halve_the_gain_of_their_lead_and_lose_nothing_else
 
 
 @pytest.mark.parametrize("content", [b"", b"not a mat file" * 20, None], ids=["empty", "noise", "another variable"])
-def test_an_original_mat_that_is_empty_noise_or_another_variable_is_rejected_by_name(tmp_path: Path, content: bytes | None) -> None:
+def test_an_original_mat_that_is_empty_noise_or_another_variable_is_rejected_by_name(
+    tmp_path: Path, content: bytes | None
+) -> None:
     path = tmp_path / "A0001.mat"
     if content is None:
         savemat(path, {"val": np.zeros((12, 10))})
@@ -214,19 +244,32 @@ def test_the_table_of_codes_is_consistent() -> None:
 
 
 def _published(real_data: Path, files: str) -> list[dict[str, str]]:
-    return [row for part in ("train", "val", "test") for row in csv.DictReader((real_data / "protocols/merl" / files.format(part)).open())]
+    return [
+        row
+        for part in ("train", "val", "test")
+        for row in csv.DictReader((real_data / "protocols/merl" / files.format(part)).open())
+    ]
 
 
-def test_real_csn_labels_are_those_of_the_published_label_files(real_data: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_real_csn_labels_are_those_of_the_published_label_files(
+    real_data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.WARNING)
     source = open_source("csn", real_data / "chapman-shaoxing-ningbo")
     entries = {entry.key: entry for entry in source.entries()}
-    diagnoses = {row["ecg_path"].rpartition("/")[2][:-4]: row["diagnose"] for row in _published(real_data, "chapman/chapman_{}.csv")}
+    diagnoses = {
+        row["ecg_path"].rpartition("/")[2][:-4]: row["diagnose"]
+        for row in _published(real_data, "chapman/chapman_{}.csv")
+    }
     compared = {
-        key: (set(e.meta["labels"]["chapman"]), set(diagnoses[key[4:]].split(","))) for key, e in entries.items() if key[4:] in diagnoses
+        key: (set(e.meta["labels"]["chapman"]), set(diagnoses[key[4:]].split(",")))
+        for key, e in entries.items()
+        if key[4:] in diagnoses
     }
     assert len(compared) >= 20 and all(theirs <= ours for ours, theirs in compared.values())
-    assert sum(ours == theirs for ours, theirs in compared.values()) >= 0.9 * len(compared)  # the label files leave out a code of JS00005
+    assert sum(ours == theirs for ours, theirs in compared.values()) >= 0.9 * len(
+        compared
+    )  # the label files leave out a code of JS00005
     assert "codes without a name" not in caplog.text and len(entries) == 53
     assert all(source.read(entry).statements for entry in entries.values())
 
@@ -236,7 +279,8 @@ def test_real_cpsc2018_labels_are_those_of_the_published_label_files(real_data: 
     ours = {entry.key.removeprefix("cpsc2018-"): set(entry.meta["labels"]["cpsc2018"]) for entry in source.entries()}
     theirs = {"NORM": "Normal", "AFIB": "AF", "1AVB": "I-AVB", "CLBBB": "LBBB", "CRBBB": "RBBB", "VPC": "PVC"}
     rows = {
-        row["filename"]: {theirs.get(c, c) for c in list(row)[7:] if row[c] == "1"} for row in _published(real_data, "icbeb/icbeb_{}.csv")
+        row["filename"]: {theirs.get(c, c) for c in list(row)[7:] if row[c] == "1"}
+        for row in _published(real_data, "icbeb/icbeb_{}.csv")
     }
     compared = [name for name in ours if name in rows]
     assert len(compared) > 100 and all(ours[name] <= rows[name] and ours[name] for name in compared)
@@ -247,4 +291,6 @@ def test_real_original_cpsc2018_files_read(real_data: Path) -> None:
     source = open_source("cpsc2018", real_data / "cpsc2018-original")
     records = [source.read(entry) for entry in source.entries()]
     assert [record.key for record in records] == [f"cpsc2018-A{number}" for number in range(1980, 1985)]
-    assert [record.samples for record in records] == [5000, 7950, 5000, 7500, 9500] and not any(record.quality for record in records)
+    assert [record.samples for record in records] == [5000, 7950, 5000, 7500, 9500] and not any(
+        record.quality for record in records
+    )

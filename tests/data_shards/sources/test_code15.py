@@ -25,7 +25,9 @@ def folder(tmp_path: Path) -> Path:
     }.items():
         counts = ecg_counts(2934, rate=400, gain=1000)
         leads = [lead.upper() for lead in STANDARD_LEADS]
-        write_record(tmp_path / "data" / str(exam), counts, leads=leads, rate="400", gains="1000(0)/mV", comments=comments)
+        write_record(
+            tmp_path / "data" / str(exam), counts, leads=leads, rate="400", gains="1000(0)/mV", comments=comments
+        )
     return tmp_path
 
 
@@ -39,7 +41,11 @@ def test_headers_give_age_sex_and_the_chagas_label(folder: Path) -> None:
     assert [r.statements for r in records] == [(), (), ()]
     assert records[1].extra["collection"] == "SaMi-Trop"
     conformed = conform(records[0], SignalSpec())
-    assert (conformed.samples, conformed.valid_samples, conformed.extra["original_sampling_rate"]) == (5000, 3668, 400.0)
+    assert (conformed.samples, conformed.valid_samples, conformed.extra["original_sampling_rate"]) == (
+        5000,
+        3668,
+        400.0,
+    )
 
 
 def test_exams_give_patients_classes_and_statements(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,24 @@ from cardialign.data_shards.sources.shared import join
 from cardialign.data_shards.sources.shared.join import IdRows, TextRows, id_numbers, stretches
 
 ids = st.integers(-5, 40).map(str) | st.sampled_from(
-    ["", "007", "7", "7.0", " 7", "+7", "-0", "a", "A", "ü", "٧", str(10**18), str(10**18 - 1), str(2**63 - 1), str(2**63), "9" * 30]
+    [
+        "",
+        "007",
+        "7",
+        "7.0",
+        " 7",
+        "+7",
+        "-0",
+        "a",
+        "A",
+        "ü",
+        "٧",
+        str(10**18),
+        str(10**18 - 1),
+        str(2**63 - 1),
+        str(2**63),
+        "9" * 30,
+    ]
 )
 
 
@@ -26,12 +43,16 @@ def test_rows_are_found_as_by_the_text_whatever_stands_beside_it(listed: list[st
     assert rows.find(id_numbers(pa.array(wanted, pa.string()))).tolist() == [first.get(name, -1) for name in wanted]
     assert rows.repeated == len(listed) - len(first)
     starts, times = rows.runs()
-    assert {listed[row]: number for row, number in zip(starts.tolist(), times.tolist(), strict=True)} == {n: listed.count(n) for n in first}
+    assert {listed[row]: number for row, number in zip(starts.tolist(), times.tolist(), strict=True)} == {
+        n: listed.count(n) for n in first
+    }
     assert sorted(starts.tolist()) == sorted(first.values())
 
 
 def test_a_missing_id_is_an_empty_one() -> None:
-    assert id_numbers(pa.array([None, "7"], pa.string())).tolist() == id_numbers(pa.array(["", "7"], pa.string())).tolist()
+    assert (
+        id_numbers(pa.array([None, "7"], pa.string())).tolist() == id_numbers(pa.array(["", "7"], pa.string())).tolist()
+    )
 
 
 @pytest.mark.parametrize("size", [2, 1000])

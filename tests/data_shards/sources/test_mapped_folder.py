@@ -17,9 +17,7 @@ from cardialign.data_shards.sources.base import RecordRejected
 from cardialign.data_shards.sources.shared.common import fold_of, patient_hash
 from tests.support.wfdb_files import ecg_counts, write_record
 
-TABLE = (
-    "id,file,text,codes,person,years,gender,split\nr1,a/one.hea,Sinus rhythm; Normal ECG.,NORM|SR,7.0,54,1,3\nr2,b/two,,,8.0,16 mo,0,4\n"
-)
+TABLE = "id,file,text,codes,person,years,gender,split\nr1,a/one.hea,Sinus rhythm; Normal ECG.,NORM|SR,7.0,54,1,3\nr2,b/two,,,8.0,16 mo,0,4\n"
 COLUMNS = {
     "report_column": "text", "report_separator": ";", "labels_column": "codes", "label_set": "mine", "patient_column": "person",
     "age_column": "years", "sex_column": "gender", "sex_values": "0=male,1=female", "fold_column": "split",
@@ -61,7 +59,12 @@ def test_columns_mean_what_the_options_say(folder: Path, table: Path, found: str
     assert first.statements == ("Sinus rhythm", "Normal ECG") and second.statements == ()
     assert first.labels == {"mine": ("NORM", "SR")} and second.labels == {}
     assert (first.patient, first.age_years, first.sex, first.fold) == (patient_hash("7"), 54.0, "female", 3)
-    assert (second.patient, second.age_years, second.sex, second.fold) == (patient_hash("8"), pytest.approx(16 / 12), "male", 4)
+    assert (second.patient, second.age_years, second.sex, second.fold) == (
+        patient_hash("8"),
+        pytest.approx(16 / 12),
+        "male",
+        4,
+    )
     assert source.label_sets == ("mine",) and str(table.parent) not in str(source.describe())
 
 
@@ -89,7 +92,9 @@ def test_rows_and_files_without_each_other_are_told_and_numbers_are_no_sexes(
     [({"report_column": "text"}, "no key"), ({"key_column": "id", "sex_values": "0:male"}, "0=male,1=female"),
      ({"key_column": "id", "age_unit": "moons"}, "age_unit is 'moons'"), ({"key_column": "id", "label_set": "a:b"}, "label_set is 'a:b'")],
 )  # fmt: skip
-def test_a_mapping_that_cannot_work_is_refused_at_once(folder: Path, table: Path, options: dict[str, str], says: str) -> None:
+def test_a_mapping_that_cannot_work_is_refused_at_once(
+    folder: Path, table: Path, options: dict[str, str], says: str
+) -> None:
     with pytest.raises(UsageError, match=says):
         open_source("wfdb", folder, table=table, **options)
     with pytest.raises(UsageError, match="without a table"):
@@ -101,10 +106,14 @@ def test_a_mapping_that_cannot_work_is_refused_at_once(folder: Path, table: Path
     [("id,file\nr1,../x\n", "does not lie under"), ("id,file\nr1,/etc/x\n", "does not lie under"), ("id,file\nr1,\n", "row 1 has nothing in 'file'"),
      ("id,file\nr1,a/one\nr1,b/two\n", "'wfdb-r1' occurs more than once: a/one .* and b/two"), ("id\nr1\n", "lacks the columns file")],
 )  # fmt: skip
-def test_rows_that_point_outside_nowhere_or_twice_are_named(folder: Path, table: Path, tmp_path: Path, text: str, says: str) -> None:
+def test_rows_that_point_outside_nowhere_or_twice_are_named(
+    folder: Path, table: Path, tmp_path: Path, text: str, says: str
+) -> None:
     table.write_text(text)
     with pytest.raises(DataError, match=says):
-        write_listing(open_source("wfdb", folder, table=table, key_column="id", path_column="file"), tmp_path / "listing", 10)
+        write_listing(
+            open_source("wfdb", folder, table=table, key_column="id", path_column="file"), tmp_path / "listing", 10
+        )
 
 
 def test_segments_are_part_of_their_record(folder: Path) -> None:
@@ -134,8 +143,12 @@ def test_arrays_of_every_kind_give_the_same_counts(tmp_path: Path) -> None:
     assert records["arrays-named"].extra["other_channels"] == ["time"]
 
 
-@pytest.mark.parametrize(("unit", "gain", "factor"), [("uV", None, 1000.0), ("V", None, 0.001), ("counts", "200", 200.0)])
-def test_units_are_brought_to_millivolts_and_counts_are_kept(tmp_path: Path, unit: str, gain: str | None, factor: float) -> None:
+@pytest.mark.parametrize(
+    ("unit", "gain", "factor"), [("uV", None, 1000.0), ("V", None, 0.001), ("counts", "200", 200.0)]
+)
+def test_units_are_brought_to_millivolts_and_counts_are_kept(
+    tmp_path: Path, unit: str, gain: str | None, factor: float
+) -> None:
     counts = ecg_counts(gain=200)
     stored = counts if unit == "counts" else counts / 200 * factor
     np.save(tmp_path / "a.npy", stored)
@@ -163,7 +176,9 @@ def test_fewer_leads_in_another_order_are_masked_and_sorted(tmp_path: Path) -> N
      (ecg_counts() / 2e9, {"sampling_rate": 500}, "less than one of 1000 counts per mV; is the unit mV"),
      (np.full((12, 50), np.nan), {"sampling_rate": 500}, "no-signal")],
 )  # fmt: skip
-def test_arrays_that_leave_a_doubt_are_rejected_with_the_way_out(tmp_path: Path, array: np.ndarray, options: dict, says: str) -> None:
+def test_arrays_that_leave_a_doubt_are_rejected_with_the_way_out(
+    tmp_path: Path, array: np.ndarray, options: dict, says: str
+) -> None:
     np.save(tmp_path / "a.npy", array, allow_pickle=True)
     source = open_source("arrays", tmp_path, **options)
     with pytest.raises(RecordRejected, match=says):
@@ -190,13 +205,20 @@ def test_the_template_is_a_reader_that_works(tmp_path: Path, monkeypatch: pytest
     root.mkdir()
     for name in ("a", "b"):
         np.save(root / f"{name}.npy", ecg_counts(gain=1000) / 1000)
-    (root / "records.csv").write_text("record,patient,age,sex,report\na,1,54,F,Sinus rhythm.|Normal ECG\nb,2,,M,\nc,2,60,M,\n")
+    (root / "records.csv").write_text(
+        "record,patient,age,sex,report\na,1,54,F,Sinus rhythm.|Normal ECG\nb,2,,M,\nc,2,60,M,\n"
+    )
     monkeypatch.setitem(SOURCES, "template", "cardialign.data_shards.sources.template:Template")
     report = build_shards(open_source("template", root, salt="s"), tmp_path / "out", spec=SignalSpec(500, 2), workers=1)
     assert (report.records, report.patients, report.rejected) == (2, 2, {"missing-file": 1})
     record = ShardSet.open(tmp_path / "out").read_record(0)
     np.testing.assert_array_equal(record.counts, ecg_counts(gain=1000))
-    assert (record.key, record.age_years, record.sex, record.statements) == ("template-a", 54.0, "female", ("Sinus rhythm", "Normal ECG"))
+    assert (record.key, record.age_years, record.sex, record.statements) == (
+        "template-a",
+        54.0,
+        "female",
+        ("Sinus rhythm", "Normal ECG"),
+    )
 
 
 def test_a_mapped_real_ptb_xl_agrees_with_its_own_reader(real_data: Path) -> None:
@@ -207,7 +229,9 @@ def test_a_mapped_real_ptb_xl_agrees_with_its_own_reader(real_data: Path) -> Non
     )  # fmt: skip
     own = open_source("ptb-xl", root, report="original")
     entries = {entry.path: entry for entry in own.entries() if (root / f"{entry.path}.hea").is_file()}
-    pairs = [(mapped.read(entry), own.read(entries[entry.path])) for entry in mapped.entries() if entry.path in entries][:40]
+    pairs = [
+        (mapped.read(entry), own.read(entries[entry.path])) for entry in mapped.entries() if entry.path in entries
+    ][:40]
     assert len(pairs) == 40
     for ours, theirs in pairs:
         np.testing.assert_array_equal(ours.counts, theirs.counts)

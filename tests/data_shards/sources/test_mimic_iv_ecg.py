@@ -19,7 +19,15 @@ from cardialign.data_shards.sources.shared.common import fold_of, patient_hash
 from tests.support.wfdb_files import MIMIC_LEADS, ecg_counts, write_record
 
 LIST = ("subject_id", "study_id", "file_name", "ecg_time", "path")
-MEASUREMENTS = ("subject_id", "study_id", "cart_id", "ecg_time", *(f"report_{k}" for k in range(18)), "bandwidth", "rr_interval")
+MEASUREMENTS = (
+    "subject_id",
+    "study_id",
+    "cart_id",
+    "ecg_time",
+    *(f"report_{k}" for k in range(18)),
+    "bandwidth",
+    "rr_interval",
+)
 STUDIES = {40689238: 10000032, 44458630: 10000032, 49036311: 10000117, 45090959: 10000117}
 
 
@@ -31,7 +39,15 @@ def write_csv(path: Path, header, rows) -> None:
 
 
 def report_row(study: int, reports: dict[int, str]) -> list:
-    return [STUDIES.get(study, 0), study, 1, "2180-07-23 08:44:00", *(reports.get(k, "") for k in range(18)), "0.005-150 Hz", 659]
+    return [
+        STUDIES.get(study, 0),
+        study,
+        1,
+        "2180-07-23 08:44:00",
+        *(reports.get(k, "") for k in range(18)),
+        "0.005-150 Hz",
+        659,
+    ]
 
 
 @pytest.fixture
@@ -55,7 +71,9 @@ def root(tmp_path) -> Path:
 
 
 def entries_by_study(root: Path, **options) -> dict[int, object]:
-    return {int(entry.key.removeprefix("mimic-")): entry for entry in open_source("mimic-iv-ecg", root, **options).entries()}
+    return {
+        int(entry.key.removeprefix("mimic-")): entry for entry in open_source("mimic-iv-ecg", root, **options).entries()
+    }
 
 
 def test_reports_are_joined_by_study_and_never_by_row_order(root):
@@ -90,7 +108,9 @@ def test_a_record_reads_in_standard_lead_order_with_everything_the_tables_say(ro
 def test_age_and_sex_come_from_the_patients_table(root, tmp_path):
     table = tmp_path / "somewhere.csv"
     write_csv(
-        table, ("subject_id", "gender", "anchor_age", "anchor_year", "dod"), [(10000032, "F", 52, 2180, ""), (10000117, "M", 0, 2183, "")]
+        table,
+        ("subject_id", "gender", "anchor_age", "anchor_year", "dod"),
+        [(10000032, "F", 52, 2180, ""), (10000117, "M", 0, 2183, "")],
     )
     entries = entries_by_study(root, patients=str(table))
     source = open_source("mimic-iv-ecg", root, patients=table)
@@ -99,7 +119,9 @@ def test_age_and_sex_come_from_the_patients_table(root, tmp_path):
 
 
 def test_a_patient_absent_from_the_patients_table_is_unknown(root):
-    write_csv(root / "patients.csv", ("subject_id", "gender", "anchor_age", "anchor_year"), [(10000032, "F", 52, 2180)])  # found by itself
+    write_csv(
+        root / "patients.csv", ("subject_id", "gender", "anchor_age", "anchor_year"), [(10000032, "F", 52, 2180)]
+    )  # found by itself
     entry = entries_by_study(root)[49036311]
     assert (entry.meta["age"], entry.meta["sex"]) == (None, None)
 
@@ -223,7 +245,8 @@ def test_tables_of_many_stretches_are_joined_whatever_the_ids_look_like(root, fo
     *entries, other = open_source("mimic-iv-ecg", root).entries()
     for entry, study in zip(entries, studies, strict=True):
         assert (
-            entry.meta["statements"] == ((f"Phrase {study % 50}", "x") if study % 7 else ()) and entry.key == f"mimic-{form.format(study)}"
+            entry.meta["statements"] == ((f"Phrase {study % 50}", "x") if study % 7 else ())
+            and entry.key == f"mimic-{form.format(study)}"
         )
     assert other.meta["statements"] == ()
 

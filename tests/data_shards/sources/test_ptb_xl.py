@@ -85,7 +85,9 @@ def root(tmp_path) -> Path:
 
 
 def meta(root: Path, **options) -> dict[int, dict]:
-    return {int(entry.key.removeprefix("ptbxl-")): entry.meta for entry in open_source("ptb-xl", root, **options).entries()}
+    return {
+        int(entry.key.removeprefix("ptbxl-")): entry.meta for entry in open_source("ptb-xl", root, **options).entries()
+    }
 
 
 def test_label_sets_follow_the_published_rule(root):
@@ -148,7 +150,10 @@ def test_age_300_means_over_89_and_an_empty_one_unknown(root):
 def test_listed_files_that_are_absent_and_unreadable_codes_are_rejected(root):
     source = open_source("ptb-xl", root)
     entries = list(source.entries())
-    for entry, reason, part in ((entries[3], "missing-file", "00004_hr.hea"), (entries[4], "bad-labels", "NORM and more")):
+    for entry, reason, part in (
+        (entries[3], "missing-file", "00004_hr.hea"),
+        (entries[4], "bad-labels", "NORM and more"),
+    ):
         with pytest.raises(RecordRejected) as caught:
             source.read(entry)
         assert caught.value.reason == reason
@@ -167,7 +172,14 @@ def test_outside_labels_join_the_published_ones(root, tmp_path):
     assert entries[1]["labels"]["finding"] == ("normal",)
     assert "super" in entries[1]["labels"]
     assert "finding" not in entries[2]["labels"]
-    assert open_source("ptb-xl", root, labels=tmp_path / "truth.csv").label_sets == ("scp", "super", "sub", "form", "rhythm", "finding")
+    assert open_source("ptb-xl", root, labels=tmp_path / "truth.csv").label_sets == (
+        "scp",
+        "super",
+        "sub",
+        "form",
+        "rhythm",
+        "finding",
+    )
 
 
 def test_wrong_options_and_layouts_say_what_is_expected(root, tmp_path):
@@ -200,10 +212,15 @@ def test_the_description_holds_no_path(root):
     assert "secret-salt" not in text and str(root) not in text and "sha256" in text
 
 
-@pytest.mark.parametrize(("label_set", "folder"), [("super", "super_class"), ("sub", "sub_class"), ("form", "form"), ("rhythm", "rhythm")])
+@pytest.mark.parametrize(
+    ("label_set", "folder"), [("super", "super_class"), ("sub", "sub_class"), ("form", "form"), ("rhythm", "rhythm")]
+)
 def test_labels_agree_with_the_published_protocol_on_every_shared_record(real_data, label_set, folder):
     """MERL's label files drop the underscores of SCP codes; nothing else may differ, over all three splits."""
-    parts = [real_data / "protocols/merl/ptbxl" / folder / f"ptbxl_{folder}_{split}.csv" for split in ("train", "val", "test")]
+    parts = [
+        real_data / "protocols/merl/ptbxl" / folder / f"ptbxl_{folder}_{split}.csv"
+        for split in ("train", "val", "test")
+    ]
     published = pd.concat(map(pd.read_csv, parts)).set_index("ecg_id")
     classes = list(published.columns[5:])
     ours = meta(real_data / "ptb-xl")

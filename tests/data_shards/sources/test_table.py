@@ -35,7 +35,12 @@ def test_unknown_names_and_options_list_the_known_ones(tmp_path):
 
 def test_naming_the_sources_imports_no_heavy_package():
     code = "import sys, cardialign.data_shards.sources; print([m for m in ('numpy', 'pandas', 'pyarrow', 'scipy') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_patient_hashes_depend_on_the_salt_and_reveal_no_id():
@@ -58,7 +63,9 @@ def test_tables_name_every_missing_column(tmp_path):
         read_table(tmp_path / "none.csv", ("a",))
 
 
-@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n3\n", b"a,b\n\xff\xfe,2\n"], ids=["empty file", "ragged", "not UTF-8"])
+@pytest.mark.parametrize(
+    "content", [b"", b"a,b\n1,2\n3\n", b"a,b\n\xff\xfe,2\n"], ids=["empty file", "ragged", "not UTF-8"]
+)
 def test_a_table_that_is_empty_ragged_or_not_utf_8_is_named(tmp_path, content):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(DataError, match=r"t\.csv"):

@@ -31,7 +31,9 @@ def write_csv(path: Path, columns: tuple[str, ...], rows: list[tuple]) -> None:
 
 def test_the_published_form_days_quotes_and_nine_leads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_record(tmp_path / "Child_ecg/P00/P00001/P00001_E01", ecg_counts(2500, gain=1000), gains="1000/mV")
-    write_record(tmp_path / "Child_ecg/P00/P00002/P00002_E01", ecg_counts(2500, leads=9, gain=1000), leads=NINE, gains="1000/mV")
+    write_record(
+        tmp_path / "Child_ecg/P00/P00002/P00002_E01", ecg_counts(2500, leads=9, gain=1000), leads=NINE, gains="1000/mV"
+    )
     rows = [
         ("P00/P00001/P00001_E01", "P00001_E01", "P00001", "572d", "'Male'", "2018-01-09", 2500, 12, "'A1'", "'A1'", "'I40.0';'Q21.1'", ""),
         ("P00/P00002/P00002_E01", "P00002_E01", "P00002", "12d", "'Female'", "", 2500, 9, "'C22';'L145+Modifier362';'Left ventricular high voltage';'Z999'", "", "", ""),
@@ -60,7 +62,17 @@ def test_npz_records_with_reports_in_json(tmp_path: Path, caplog: pytest.LogCapt
     columns = ("record_id", "path", "fs", "leads", "age", "sex", "labels", "report", "patient_id")
     report = json.dumps(["Sinus bradycardia.", "ICD-10: Q18.0", "ICD-10: Z98.8"])
     rows = [
-        ("P1_E01", "set/a.npz", "500.0", "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6", "16 mo", "F", "Kawasaki|C22|Z123", report, "P1"),
+        (
+            "P1_E01",
+            "set/a.npz",
+            "500.0",
+            "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6",
+            "16 mo",
+            "F",
+            "Kawasaki|C22|Z123",
+            report,
+            "P1",
+        ),
         ("1", "elsewhere/b.npz", "500.0", "I II", "3", "M", "", "", "P2"),
     ]
     table = tmp_path.parent / f"{tmp_path.name}.csv"

@@ -51,7 +51,10 @@ def test_a_hanging_shard_is_named_while_the_consumer_waits(set_copy: Path, caplo
         except DataError as error:
             caught.append(error)
 
-    with caplog.at_level(logging.WARNING), ShardStream(shards, order_of(shards), rank=1, world_size=2, slow_read_seconds=0.05) as stream:
+    with (
+        caplog.at_level(logging.WARNING),
+        ShardStream(shards, order_of(shards), rank=1, world_size=2, slow_read_seconds=0.05) as stream,
+    ):
         consumer = threading.Thread(target=consume, args=(stream,))
         consumer.start()
         deadline = time.monotonic() + 20
@@ -146,5 +149,7 @@ with ShardStream(shards, order_of(shards), slow_read_seconds=0.05) as stream:
 
 def test_a_process_ends_although_a_read_hangs(set_copy: Path) -> None:
     hang(ShardSet.open(set_copy), 1)
-    ended = subprocess.run([sys.executable, "-c", EXIT_WITH_A_HANGING_READ, set_copy], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-c", EXIT_WITH_A_HANGING_READ, set_copy], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert (ended.returncode, ended.stdout) == (0, "interrupted\n"), ended.stderr

@@ -24,7 +24,16 @@ def stream_threads() -> list[str]:
 
 
 def content(batch: Batch) -> tuple:
-    arrays = (batch.rows, batch.signal, batch.lead_mask, batch.valid_samples, batch.report, batch.age_years, batch.sex, batch.global_rows)
+    arrays = (
+        batch.rows,
+        batch.signal,
+        batch.lead_mask,
+        batch.valid_samples,
+        batch.report,
+        batch.age_years,
+        batch.sex,
+        batch.global_rows,
+    )
     return batch.step, *(array.tobytes() for array in arrays)
 
 
@@ -41,7 +50,11 @@ def test_a_batch_holds_the_records_of_its_rows_in_millivolts(small_set: ShardSet
             assert batch.valid_samples[i] == record.valid_samples
             assert (batch.report[i] >= 0) == bool(record.statements)
             assert ("", "female", "male")[batch.sex[i]] == (record.sex or "")
-            assert np.isnan(batch.age_years[i]) if record.age_years is None else batch.age_years[i] == np.float32(record.age_years)
+            assert (
+                np.isnan(batch.age_years[i])
+                if record.age_years is None
+                else batch.age_years[i] == np.float32(record.age_years)
+            )
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 12])
@@ -74,7 +87,9 @@ def test_resuming_goes_on_with_the_same_batches_and_digest(small_set: ShardSet) 
     with ShardStream(small_set, order, stop_step=None) as first:
         head = [content(next(first)) for _ in range(7)]
         assert first.next_step == 7
-    with ShardStream(small_set, order_of(small_set), start_step=first.next_step, stop_step=20, digest=first.digest) as second:
+    with ShardStream(
+        small_set, order_of(small_set), start_step=first.next_step, stop_step=20, digest=first.digest
+    ) as second:
         tail = [content(batch) for batch in second]
     assert head + tail == undisturbed
     assert second.digest == stream.digest != EMPTY_DIGEST

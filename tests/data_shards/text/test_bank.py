@@ -81,7 +81,9 @@ def test_a_bank_is_built_once_per_encoder_and_style(bank: TextBank, set_copy: Pa
     assert TextBank.open(set_copy, "hashing", "merl").path == others[1].path
     with pytest.raises(DataError, match="has 3 text banks"):
         TextBank.open(set_copy)
-    assert sorted(path.name for path in (set_copy / "text_bank").iterdir()) == sorted(path.path.name for path in (bank, *others))
+    assert sorted(path.name for path in (set_copy / "text_bank").iterdir()) == sorted(
+        path.path.name for path in (bank, *others)
+    )
 
 
 def test_the_bank_of_another_shard_set_is_not_taken(bank: TextBank, set_copy: Path, tmp_path: Path) -> None:
@@ -184,7 +186,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_killed_build_goes_on_where_it_stopped_and_gives_the_same_bytes(set_copy: Path, tmp_path: Path) -> None:
-    child = subprocess.run([sys.executable, "-c", BUILD_AND_DIE, str(set_copy)], cwd=Path(__file__).parents[3], timeout=60, check=False)
+    child = subprocess.run(
+        [sys.executable, "-c", BUILD_AND_DIE, str(set_copy)], cwd=Path(__file__).parents[3], timeout=60, check=False
+    )
     assert child.returncode == -signal.SIGKILL
     (building,) = (set_copy / "text_bank").iterdir()
     assert building.name.endswith(".building") and len(list(building.glob("reports-*.npz"))) == 2
@@ -197,7 +201,9 @@ def test_a_killed_build_goes_on_where_it_stopped_and_gives_the_same_bytes(set_co
     assert files_of(bank.path) == files_of(whole.path)
 
 
-def test_a_block_with_flipped_embedding_bits_is_made_again_and_blocks_of_another_encoder_are_not_met(set_copy: Path) -> None:
+def test_a_block_with_flipped_embedding_bits_is_made_again_and_blocks_of_another_encoder_are_not_met(
+    set_copy: Path,
+) -> None:
     class Tired(HashingEncoder):
         def embed(self, texts: list[str]) -> np.ndarray:
             if self.calls >= 4:
@@ -216,7 +222,9 @@ def test_a_block_with_flipped_embedding_bits_is_made_again_and_blocks_of_another
     build_text_bank(shards, other, block=2, batch_size=2)
     bank = build_text_bank(shards, again, block=2, batch_size=2)
     assert (other.calls, again.calls) == (6, 4)
-    np.testing.assert_allclose(bank.embedding(np.arange(6)), HashingEncoder().embed(shards.reports.column("text").to_pylist()), atol=1e-3)
+    np.testing.assert_allclose(
+        bank.embedding(np.arange(6)), HashingEncoder().embed(shards.reports.column("text").to_pylist()), atol=1e-3
+    )
 
 
 def test_the_low_rank_similarity_is_as_good_as_the_bank_says(bank: TextBank) -> None:
@@ -232,7 +240,9 @@ def test_the_low_rank_similarity_is_as_good_as_the_bank_says(bank: TextBank) -> 
 
 
 def test_jaccard_is_that_of_the_statement_sets(bank: TextBank, set_copy: Path) -> None:
-    reports = [{s.casefold() for s in each} for each in ShardSet.open(set_copy).reports.column("statements").to_pylist()]
+    reports = [
+        {s.casefold() for s in each} for each in ShardSet.open(set_copy).reports.column("statements").to_pylist()
+    ]
     first, second = np.array([0, 3, 5, 3]), np.array([1, 3])
     wanted = [[len(reports[i] & reports[j]) / len(reports[i] | reports[j]) for j in second] for i in first]
     np.testing.assert_array_equal(bank.jaccard(first, second), np.array(wanted, dtype=np.float32))

@@ -26,7 +26,8 @@ def brute_force(rows: np.ndarray, k: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("reports", "k", "row_tile", "column_tile"), [(300, 5, 64, 50), (300, 5, 1024, 8192), (301, 64, 100, 77), (70, 64, 9, 4)]
+    ("reports", "k", "row_tile", "column_tile"),
+    [(300, 5, 64, 50), (300, 5, 1024, 8192), (301, 64, 100, 77), (70, 64, 9, 4)],
 )
 def test_the_table_is_that_of_brute_force(reports: int, k: int, row_tile: int, column_tile: int) -> None:
     rows = random_rows(reports)

@@ -38,7 +38,11 @@ class SecondSource(SmallSource):
     def read(self, entry: Entry) -> EcgRecord:
         record = super().read(entry)
         number = entry.meta["number"]
-        others = (tuple(map(str.upper, record.statements)), record.statements[::-1], ("Paced rhythm", PHRASES[number % 6]))
+        others = (
+            tuple(map(str.upper, record.statements)),
+            record.statements[::-1],
+            ("Paced rhythm", PHRASES[number % 6]),
+        )
         return replace(record, statements=others[number % 3] if record.statements else ())
 
 
@@ -79,7 +83,13 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     here = joined.report
     assert ((here < 0) == (there < 0)).all() and (here < 0).any()
     return Material(
-        joined, JoinedBank(joined, parts), parts, one, build_text_bank(one, HashingEncoder()), here[here >= 0], there[there >= 0]
+        joined,
+        JoinedBank(joined, parts),
+        parts,
+        one,
+        build_text_bank(one, HashingEncoder()),
+        here[here >= 0],
+        there[there >= 0],
     )
 
 
@@ -111,7 +121,9 @@ def test_any_batch_reads_as_from_the_bank_of_one_set(material: Material, data: s
 def test_the_sets_share_reports_and_the_mean_is_over_all_records(material: Material) -> None:
     bank, one = material.bank, material.one_bank
     everything = np.arange(len(bank))
-    assert len(bank) == sum(map(len, material.parts)) and np.unique(bank.report_keys(everything)).size == len(one) < len(bank)
+    assert len(bank) == sum(map(len, material.parts)) and np.unique(bank.report_keys(everything)).size == len(
+        one
+    ) < len(bank)
     assert (bank.dim, bank.max_tokens, sorted(map(str.casefold, bank.statements))) == (
         one.dim, one.max_tokens, sorted(map(str.casefold, one.statements))
     )  # fmt: skip

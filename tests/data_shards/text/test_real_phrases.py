@@ -42,7 +42,12 @@ def bank(statements: list[tuple[str, ...]]) -> Phrases:
 
 def test_centring_takes_the_offset_off_and_few_axes_keep_the_similarities(bank: Phrases) -> None:
     some = np.random.default_rng(0).integers(3080, size=500)
-    assert (bank.raw[some] @ bank.raw[some].T).mean() > 0.5 > 0.1 > abs((bank.embeddings[some] @ bank.embeddings[some].T).mean())
+    assert (
+        (bank.raw[some] @ bank.raw[some].T).mean()
+        > 0.5
+        > 0.1
+        > abs((bank.embeddings[some] @ bank.embeddings[some].T).mean())
+    )
     axes, errors = low_rank_space(bank)
     assert [each["rank"] for each in errors] == [16, 32, 64]
     assert errors[0]["mean_error"] > errors[1]["mean_error"] > errors[2]["mean_error"]
@@ -50,11 +55,15 @@ def test_centring_takes_the_offset_off_and_few_axes_keep_the_similarities(bank: 
     assert np.abs(whole @ whole.T - low @ low.T).mean() == pytest.approx(errors[2]["mean_error"], rel=0.1)
 
 
-def test_the_most_distant_phrases_are_those_of_brute_force_and_no_relatives(bank: Phrases, statements: list[tuple[str, ...]]) -> None:
+def test_the_most_distant_phrases_are_those_of_brute_force_and_no_relatives(
+    bank: Phrases, statements: list[tuple[str, ...]]
+) -> None:
     table = most_distant(bank.embeddings, 8, row_tile=700, column_tile=900)
     cosine = bank.embeddings @ bank.embeddings.T
     np.fill_diagonal(cosine, np.inf)
-    np.testing.assert_allclose(np.take_along_axis(cosine, table, 1), np.sort(np.partition(cosine, 8, axis=1)[:, :8], axis=1), atol=1e-6)
+    np.testing.assert_allclose(
+        np.take_along_axis(cosine, table, 1), np.sort(np.partition(cosine, 8, axis=1)[:, :8], axis=1), atol=1e-6
+    )
     words = [set(each[0].casefold().split()) for each in statements]
     shared = [bool(words[i] & words[j]) for i, row in enumerate(table.tolist()) for j in row]
     assert np.mean(shared) < 0.1

@@ -13,7 +13,9 @@ class Vectors:
 
     def __init__(self, reports: int, width: int, rank: int, noise: float) -> None:
         rng = np.random.default_rng(0)
-        rows = rng.normal(size=(reports, rank)) @ rng.normal(size=(rank, width)) + noise * rng.normal(size=(reports, width))
+        rows = rng.normal(size=(reports, rank)) @ rng.normal(size=(rank, width)) + noise * rng.normal(
+            size=(reports, width)
+        )
         self.embeddings = unit(rows.astype(np.float32))
 
     def centred(self, report_ids: np.ndarray) -> np.ndarray:
@@ -53,4 +55,6 @@ def test_axes_are_orthonormal_and_the_prefix_of_more_axes() -> None:
 
 def test_empty_statement_sets_overlap_with_nothing() -> None:
     sets = np.array([0, 0, 2, 3]), np.array([4, 9, 4])
-    np.testing.assert_array_equal(jaccard(sets, sets), np.array([[0, 0, 0], [0, 1, 0.5], [0, 0.5, 1]], dtype=np.float32))
+    np.testing.assert_array_equal(
+        jaccard(sets, sets), np.array([[0, 0, 0], [0, 1, 0.5], [0, 0.5, 1]], dtype=np.float32)
+    )

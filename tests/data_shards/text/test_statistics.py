@@ -18,7 +18,13 @@ from tests.support.hashing_encoder import HashingEncoder
 from tests.support.small_source import SmallSource
 
 RHYTHMS = ("Sinus rhythm", "Atrial fibrillation", "Sinus tachycardia", "Paced rhythm")
-FINDINGS = ("Left axis deviation", "Prolonged QT interval", "Anterior infarct", "Low voltage", "Incomplete right bundle branch block")
+FINDINGS = (
+    "Left axis deviation",
+    "Prolonged QT interval",
+    "Anterior infarct",
+    "Low voltage",
+    "Incomplete right bundle branch block",
+)
 
 
 class Talkative(SmallSource):
@@ -71,7 +77,9 @@ def test_the_figures_are_those_of_all_pairs_of_the_runs_batches(talkative: tuple
         assert each.effective_negatives["64"] == pytest.approx(63 * alpha.mean(), abs=0.11)
 
 
-def test_reports_that_share_most_statements_are_above_high_and_unrelated_ones_below_low(talkative: tuple[ShardSet, TextBank]) -> None:
+def test_reports_that_share_most_statements_are_above_high_and_unrelated_ones_below_low(
+    talkative: tuple[ShardSet, TextBank],
+) -> None:
     shards, bank = talkative
     found = similarity_statistics(shards, bank, np.arange(160), fingerprint="f", global_batches=(128,), batches=4)
     embedding = found.suggested[0]
@@ -87,7 +95,9 @@ def test_reports_that_share_most_statements_are_above_high_and_unrelated_ones_be
 def test_batches_that_cannot_be_filled_are_left_out_and_said_so(talkative: tuple[ShardSet, TextBank]) -> None:
     shards, bank = talkative
     found = similarity_statistics(shards, bank, np.arange(160), fingerprint="f", global_batches=(32, 4096), batches=1)
-    assert [each.global_batch for each in found.duplicates] == [32] and found.left_out == ["global batch 4096: only 160 records"]
+    assert [each.global_batch for each in found.duplicates] == [32] and found.left_out == [
+        "global batch 4096: only 160 records"
+    ]
     with pytest.raises(DataError, match="fewer than the smallest global batch 256"):
         similarity_statistics(shards, bank, np.arange(160), fingerprint="f")
     with pytest.raises(UsageError, match="at least two records"):

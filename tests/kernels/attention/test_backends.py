@@ -61,7 +61,8 @@ def test_the_newest_flash_attention_that_takes_the_head_width() -> None:
 
 def test_a_generation_runs_only_where_it_was_written_for() -> None:
     runs = {
-        capability: [f.generation for f in (FA4, FA3, FA2) if f.runs_on(capability)] for capability in [(7, 5), (8, 0), (9, 0), (10, 0)]
+        capability: [f.generation for f in (FA4, FA3, FA2) if f.runs_on(capability)]
+        for capability in [(7, 5), (8, 0), (9, 0), (10, 0)]
     }
     assert runs == {(7, 5): [], (8, 0): ["FA2"], (9, 0): ["FA4", "FA3", "FA2"], (10, 0): ["FA4", "FA2"]}
 
@@ -69,12 +70,27 @@ def test_a_generation_runs_only_where_it_was_written_for() -> None:
 @pytest.mark.parametrize(
     ("asked", "about", "available", "why"),
     [
-        ("flash", half(device="cpu"), Available(), "bfloat16 heads 64 wide on cpu: it needs CUDA tensors; or use backend='auto'"),
-        ("flash", half(), PLAIN_CUDA, r"no flash-attn that runs on this device is installed \(pip install 'cardialign\[flash\]'"),
+        (
+            "flash",
+            half(device="cpu"),
+            Available(),
+            "bfloat16 heads 64 wide on cpu: it needs CUDA tensors; or use backend='auto'",
+        ),
+        (
+            "flash",
+            half(),
+            PLAIN_CUDA,
+            r"no flash-attn that runs on this device is installed \(pip install 'cardialign\[flash\]'",
+        ),
         ("flash", half(masked=True), HOPPER, "takes no key mask; pack the sequences and call packed_attention"),
         ("flash", Operands("cuda", torch.float32, 64), HOPPER, "needs float16 or bfloat16"),
         ("flash", half(320), HOPPER, "multiple of 8 up to 256"),
-        ("varlen", half(), HOPPER, r"varlen attention cannot serve dense sequences .* needs packed sequences \(packed_attention\)"),
+        (
+            "varlen",
+            half(),
+            HOPPER,
+            r"varlen attention cannot serve dense sequences .* needs packed sequences \(packed_attention\)",
+        ),
         ("varlen", half(device="cpu", packed=True), HOPPER, "a CUDA device"),
         ("triton", half(), HOPPER, "unknown attention backend 'triton'; use auto, flash, varlen, sdpa or math"),
     ],
@@ -107,7 +123,9 @@ def test_pytorchs_varlen_attention_takes_our_arguments() -> None:
 def test_cuda_libraries_equal_the_formula_within_twice_sdpas_own_error(backend) -> None:
     device = torch.device("cuda")
     about, available = half(packed=True), probe(device)
-    if (backend == "flash" and flash_for(about, available) is None) or (backend == "varlen" and not varlen_fits(about, available)):
+    if (backend == "flash" and flash_for(about, available) is None) or (
+        backend == "varlen" and not varlen_fits(about, available)
+    ):
         pytest.skip(f"{backend} is not available here")
     torch.manual_seed(0)
     mask = torch.rand(5, 70, device=device) < torch.tensor([1.0, 0.7, 0.0, 0.4, 0.02], device=device)[:, None]

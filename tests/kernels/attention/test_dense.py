@@ -12,7 +12,10 @@ from cardialign.kernels.attention.dense import attention, attention_pool
 def queries(tokens: int = 9, keys: int | None = None, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     sizes = (tokens, keys or tokens, keys or tokens)
-    return [torch.randn(3, 2, size, 8, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for size in sizes]
+    return [
+        torch.randn(3, 2, size, 8, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        for size in sizes
+    ]
 
 
 @pytest.mark.parametrize("keys", [9, 14])
@@ -75,7 +78,9 @@ def test_pooling_is_single_query_attention() -> None:
     expected = attention(query[None, :, None].expand(3, 2, 1, 4), parts, parts, mask, backend="math")
     assert torch.allclose(attention_pool(query, tokens, mask), expected.transpose(1, 2).flatten(1), atol=1e-12)
     single = attention_pool(query.flatten(), tokens, mask)
-    alone = attention(query.reshape(1, 1, 1, 8).expand(3, 1, 1, 8), tokens[:, None], tokens[:, None], mask, backend="math")
+    alone = attention(
+        query.reshape(1, 1, 1, 8).expand(3, 1, 1, 8), tokens[:, None], tokens[:, None], mask, backend="math"
+    )
     assert torch.allclose(single, alone[:, 0, 0], atol=1e-12)
 
 

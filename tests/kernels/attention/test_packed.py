@@ -22,14 +22,19 @@ def masks(holes: bool = True) -> Tensor:
 
 def dense_operands(dtype: torch.dtype = torch.float64, batch: int = len(LENGTHS)) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(batch, 17, 3, 8, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for _ in range(3)]
+    return [
+        torch.randn(batch, 17, 3, 8, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        for _ in range(3)
+    ]
 
 
 @pytest.mark.parametrize("backend", ["auto", "sdpa", "math"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
 def test_packed_equals_masked_dense_forward_and_backward(dtype: torch.dtype, tolerance: float, backend) -> None:
     mask = masks()
-    weight = torch.randn(len(LENGTHS), 17, 3, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    weight = torch.randn(len(LENGTHS), 17, 3, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(
+        dtype
+    )
 
     dense = dense_operands(dtype)
     expected = attention(*(x.transpose(1, 2) for x in dense), mask, backend="math").transpose(1, 2)
@@ -37,7 +42,9 @@ def test_packed_equals_masked_dense_forward_and_backward(dtype: torch.dtype, tol
 
     leaves = dense_operands(dtype)
     parts = [pack(x, mask) for x in leaves]
-    output = packed_attention(*(part.tokens for part in parts), parts[0].cu_seqlens, parts[0].max_seqlen, backend=backend)
+    output = packed_attention(
+        *(part.tokens for part in parts), parts[0].cu_seqlens, parts[0].max_seqlen, backend=backend
+    )
     back = unpack(output, parts[0].indices, *mask.shape)
     (back * weight).sum().backward()
 
@@ -55,7 +62,9 @@ def test_bfloat16_stays_within_twice_the_error_of_the_plain_formula() -> None:
     cu, longest = parts[0].cu_seqlens, parts[0].max_seqlen
     truth = packed_attention(*(part.tokens for part in parts), cu, longest, backend="math")
     low = [part.tokens.bfloat16() for part in parts]
-    errors = {name: (packed_attention(*low, cu, longest, backend=name) - truth).abs().max() for name in ("math", "sdpa")}
+    errors = {
+        name: (packed_attention(*low, cu, longest, backend=name) - truth).abs().max() for name in ("math", "sdpa")
+    }
     assert errors["sdpa"] <= 2 * errors["math"] + 1e-3
 
 
@@ -90,7 +99,9 @@ def test_equal_lengths_need_no_mask() -> None:
 def test_only_empty_sequences_give_nothing_and_keep_the_graph(backend) -> None:
     leaves = dense_operands(batch=2)
     parts = [pack(x, torch.zeros(2, 17, dtype=torch.bool)) for x in leaves]
-    output = packed_attention(*(part.tokens for part in parts), parts[0].cu_seqlens, parts[0].max_seqlen, backend=backend)
+    output = packed_attention(
+        *(part.tokens for part in parts), parts[0].cu_seqlens, parts[0].max_seqlen, backend=backend
+    )
     assert output.shape == (0, 3, 8)
     unpack(output, parts[0].indices, 2, 17).sum().backward()
     assert leaves[2].grad is not None and float(leaves[2].grad.abs().max()) == 0

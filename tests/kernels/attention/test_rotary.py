@@ -65,14 +65,18 @@ def test_rotary_refuses_what_does_not_fit() -> None:
 
 @pytest.mark.parametrize("times", ["shared", "per record", "packed"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_turning_all_heads_at_once_equals_the_formula_bit_for_bit_in_value_and_gradient(dtype: torch.dtype, times: str) -> None:
+def test_turning_all_heads_at_once_equals_the_formula_bit_for_bit_in_value_and_gradient(
+    dtype: torch.dtype, times: str
+) -> None:
     seconds = torch.rand(3, 9) * 10 if times == "per record" else torch.linspace(0, 9.97, 9)
     q, k, v = (x.requires_grad_() for x in queries(dtype))
     expected = [rotary(q, seconds), rotary(k, seconds), v]
     weights = [torch.randn_like(x) for x in expected]
     reference = torch.autograd.grad(sum((a * b).sum() for a, b in zip(expected, weights, strict=True)), (q, k, v))
 
-    qkv = torch.stack([x.detach().transpose(1, 2) for x in (q, k, v)], dim=2)  # (B, N, 3, H, Dh), as a projection leaves it
+    qkv = torch.stack(
+        [x.detach().transpose(1, 2) for x in (q, k, v)], dim=2
+    )  # (B, N, 3, H, Dh), as a projection leaves it
     upstream = [w.transpose(1, 2) for w in weights]
     if times == "packed":
         qkv, upstream = qkv.flatten(0, 1), [w.flatten(0, 1) for w in upstream]
@@ -83,7 +87,10 @@ def test_turning_all_heads_at_once_equals_the_formula_bit_for_bit_in_value_and_g
     turned = turn_heads(qkv, table)
     (gradient,) = torch.autograd.grad(turned, qkv, upstream)
     for number in range(3):
-        got, slope = (x.view(3, 9, 2, 8).transpose(1, 2) for x in (turned[number].contiguous(), gradient[..., number, :, :].contiguous()))
+        got, slope = (
+            x.view(3, 9, 2, 8).transpose(1, 2)
+            for x in (turned[number].contiguous(), gradient[..., number, :, :].contiguous())
+        )
         assert torch.equal(got, expected[number])
         assert torch.equal(slope, reference[number])
 

@@ -33,7 +33,9 @@ def test_the_implementations_of_one_operation_agree() -> None:
     assert torch.allclose(pack(masked.transpose(1, 2), mask).tokens, packed, atol=1e-5)
 
 
-@pytest.mark.parametrize(("build", "name"), [(dense_job, "flash"), (missing_job, "packed flash"), (missing_job, "packed varlen")])
+@pytest.mark.parametrize(
+    ("build", "name"), [(dense_job, "flash"), (missing_job, "packed flash"), (missing_job, "packed varlen")]
+)
 def test_a_library_that_is_not_there_refuses_before_anything_is_timed(build, name) -> None:
     with pytest.raises(ValueError, match="cannot serve"):
         build(name, CPU, **SIZE)
@@ -53,7 +55,10 @@ def test_a_quick_look_fills_every_row_and_the_tables_show_them() -> None:
     (limits,) = report["devices"]
     assert dense[1]["forward_of_gemm"] == pytest.approx(dense[1]["forward_flop_s"] / limits["gemm_flop_s"])
     text = markdown(report)
-    assert "Measured " in text[2] and "`cardialign bench kernels --quick --op attention --markdown > kernels/benchmarks/FIGURES.md`" in text[2]
+    assert (
+        "Measured " in text[2]
+        and "`cardialign bench kernels --quick --op attention --markdown > kernels/benchmarks/FIGURES.md`" in text[2]
+    )
     assert sum(line.count("(auto)") for line in text if line.startswith("|")) == 2
     assert any(line.startswith("|  | sdpa (auto) | 3 |") for line in text)
     # One line for each row, and for each case that only a GPU would have; three tables.
@@ -77,4 +82,6 @@ def test_what_was_not_measured_is_said_and_never_a_number() -> None:
     assert any(line.startswith("| x, n=1 | flash | not measured: no package |") for line in text)
     assert "- `cardialign-base` on cuda: not measured: no text encoder here" in text
     assert not any("What a GPU would be given" in line for line in text) and text[-1] == "Not measured: loss: not here."
-    assert amount(4e12, "B/s") == "4 TB/s" and amount(12.3e6, "FLOP/s") == "12.3 MFLOP/s" and amount(5.0, "B/s") == "5 B/s"
+    assert (
+        amount(4e12, "B/s") == "4 TB/s" and amount(12.3e6, "FLOP/s") == "12.3 MFLOP/s" and amount(5.0, "B/s") == "5 B/s"
+    )

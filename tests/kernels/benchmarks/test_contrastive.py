@@ -24,7 +24,11 @@ def test_eager_and_tiled_do_the_same_work(loss: str) -> None:
 
 
 def test_a_quick_look_has_a_row_for_each_loss() -> None:
-    found = {(row["operands"]["loss"], row["implementation"]): row for case in cases(CPU, quick=True) for row in measure(case, CPU)}
+    found = {
+        (row["operands"]["loss"], row["implementation"]): row
+        for case in cases(CPU, quick=True)
+        for row in measure(case, CPU)
+    }
     assert {loss for loss, _ in found} == set(LOSSES)
     assert {name for loss, name in found if loss == "weighted"} == {"eager", "clip-loss", "tiled"}
     assert all(row["both_ms"] > 0 and row["auto"] == (name == "tiled") for (_, name), row in found.items())
@@ -40,7 +44,10 @@ def test_a_quick_look_has_a_row_for_each_loss() -> None:
 
 def test_the_sizes_for_which_memory_and_time_are_promised_are_measured() -> None:
     def sizes(device: str) -> set[tuple[str, int, int]]:
-        return {(case.size["loss"], case.size["batch"], case.size["width"]) for case in cases(torch.device(device), quick=False)}
+        return {
+            (case.size["loss"], case.size["batch"], case.size["width"])
+            for case in cases(torch.device(device), quick=False)
+        }
 
     assert {("weighted", 8192, 256), ("weighted", 32768, 256)} <= sizes("cpu")
     assert {("weighted", 8192, 256), ("weighted", 65536, 512), ("share", 4096, 512)} <= sizes("cuda")

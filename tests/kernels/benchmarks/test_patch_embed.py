@@ -39,8 +39,12 @@ def test_a_quick_run_on_the_cpu_has_a_row_for_each() -> None:
 
 def test_a_gpu_measures_every_width_against_both_forms_eager_and_compiled() -> None:
     listed = cases(torch.device("cuda"), quick=False)
-    assert [case.size["width"] for case in listed] == [128, 256, 512, 768, 1024] and {case.size["batch"] for case in listed} == {256}
+    assert [case.size["width"] for case in listed] == [128, 256, 512, 768, 1024] and {
+        case.size["batch"] for case in listed
+    } == {256}
     assert all(
-        {"conv1d", "compiled conv1d", "unfold and linear", "compiled unfold", *case.kernels} == set(case.implementations) for case in listed
+        {"conv1d", "compiled conv1d", "unfold and linear", "compiled unfold", *case.kernels}
+        == set(case.implementations)
+        for case in listed
     )
     assert not any(case.absent for case in listed)

@@ -40,7 +40,9 @@ def test_jobs_take_turns_and_only_the_rounds_after_the_warm_up_count() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "at_least", "at_most"), [(0.5, 2, 25), (0.0, 1, 1)])
-def test_the_bound_on_seconds_holds_the_repeats_and_one_round_is_always_counted(seconds: float, at_least: int, at_most: int) -> None:
+def test_the_bound_on_seconds_holds_the_repeats_and_one_round_is_always_counted(
+    seconds: float, at_least: int, at_most: int
+) -> None:
     def nap() -> torch.Tensor:
         time.sleep(0.02)
         return torch.ones(1)
@@ -102,7 +104,9 @@ def test_speed_ups_are_against_the_first_and_the_absent_say_why() -> None:
     assert rows[2]["note"] == "absent needs a machine of tomorrow; use copies" and rows[0]["size"] == "elements=65536"
     # Without its baseline a ratio would be one to something else.
     rows = measure(replace(CASE, absent={"one": "not run: too large"}), CPU)
-    assert [row["implementation"] for row in rows] == ["one", "four", "absent"] and rows[0]["note"] == "not run: too large"
+    assert [row["implementation"] for row in rows] == ["one", "four", "absent"] and rows[0][
+        "note"
+    ] == "not run: too large"
     assert rows[1]["both_ms"] > 0 and rows[1]["speedup"] is None
 
 
@@ -119,7 +123,9 @@ def test_the_device_limits_are_measured() -> None:
 def test_operations_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(benchmark.MODULES, "levitation", "cardialign.kernels.benchmarks.levitation")
     rows, skipped = collect(CPU, quick=True, only=["levitation"])
-    assert rows == [] and skipped == ["levitation: the module cardialign.kernels.benchmarks.levitation is not part of this installation"]
+    assert rows == [] and skipped == [
+        "levitation: the module cardialign.kernels.benchmarks.levitation is not part of this installation"
+    ]
     assert collect(CPU, quick=True, only=[]) == ([], [])
     with pytest.raises(ValueError, match="unknown operation teleport; known: contrastive"):
         collect(CPU, quick=True, only=["teleport"])

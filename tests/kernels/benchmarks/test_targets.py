@@ -21,10 +21,17 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 COPY, GEMM = 4e12, 7e14
 
 
-def measured(case: Case, device: torch.device, peak: float | None = None, auto: str = "", **milliseconds: float) -> Rows:
+def measured(
+    case: Case, device: torch.device, peak: float | None = None, auto: str = "", **milliseconds: float
+) -> Rows:
     """Rows of a case as if they had been timed: forward a third of these milliseconds."""
     timings = {name.replace("_", " "): Timing(ms / 3, 2 * ms / 3, ms, 5, peak) for name, ms in milliseconds.items()}
-    rows = compared(replace(case, dispatched=None), device, timings, dict.fromkeys(set(case.implementations) - set(timings), "not here"))
+    rows = compared(
+        replace(case, dispatched=None),
+        device,
+        timings,
+        dict.fromkeys(set(case.implementations) - set(timings), "not here"),
+    )
     for row in rows:
         row["auto"] = row["implementation"] == auto
     return [with_shares(row, COPY, GEMM) for row in rows]
@@ -39,7 +46,9 @@ def report(rows: Rows, *devices: str, **more: Any) -> dict[str, Any]:
 
 def case(device: torch.device, loss: str, batch: int) -> Case:
     return next(
-        each for each in reversed(benchmark_contrastive.cases(device, False)) if (each.size["loss"], each.size["batch"]) == (loss, batch)
+        each
+        for each in reversed(benchmark_contrastive.cases(device, False))
+        if (each.size["loss"], each.size["batch"]) == (loss, batch)
     )
 
 
@@ -55,7 +64,9 @@ def test_without_a_gpu_its_targets_say_so_and_only_those() -> None:
     assert all(each.measured == "not measured on a GPU" for each in found[2:])
 
 
-@pytest.mark.parametrize(("batch", "peak", "verdict"), [(8192, 381.0, "pass"), (8192, 382.0, "fail"), (32768, 954.0, "fail")])
+@pytest.mark.parametrize(
+    ("batch", "peak", "verdict"), [(8192, 381.0, "pass"), (8192, 382.0, "fail"), (32768, 954.0, "fail")]
+)
 def test_memory_is_judged_in_gigabytes_of_a_thousand_million_bytes(batch: int, peak: float, verdict: str) -> None:
     rows = measured(case(CPU, "weighted", batch), CPU, peak=peak, tiled=8.0)
     found = outcomes(report(rows, "cpu"))[0 if batch == 8192 else 1]
@@ -68,7 +79,10 @@ def test_the_loss_on_a_gpu_is_judged_by_the_fastest_of_ours_against_each_baselin
     found = outcomes(report(square + share, "cuda"))
     assert [each.verdict for each in found[2:6]] == ["pass", "pass", "pass", "fail"]
     assert found[2].measured == "59 ms (triton)" and found[3].measured.startswith("0.315 GB (triton); naive not here")
-    assert found[4].measured == "4.03x (triton 3 ms, eager 12.1 ms)" and found[5].measured == "1.47x (triton 3 ms, compiled 4.4 ms)"
+    assert (
+        found[4].measured == "4.03x (triton 3 ms, eager 12.1 ms)"
+        and found[5].measured == "1.47x (triton 3 ms, compiled 4.4 ms)"
+    )
     # A baseline that ran out of memory gives no ratio, and a quicker plain path is ours as well.
     share = measured(case(CUDA, "share", 4096), CUDA, compiled=4.4, tiled=2.0, triton=3.0)
     found = outcomes(report(share, "cuda"))
@@ -107,12 +121,16 @@ def test_a_kernel_that_is_not_faster_is_named_and_not_written_for_dispatch() -> 
     found = contests(rows)
     assert [each.agrees for each in found] == [False, True, False]
     assert (
-        found[0].sentence().endswith("triton is 0.67x the best PyTorch (compiled); auto takes the kernel: DISAGREES with the measurement")
+        found[0]
+        .sentence()
+        .endswith("triton is 0.67x the best PyTorch (compiled); auto takes the kernel: DISAGREES with the measurement")
     )
     assert (
         found[2]
         .sentence()
-        .endswith("fused is 2.00x the best PyTorch (unfold and linear); auto takes PyTorch: DISAGREES with the measurement")
+        .endswith(
+            "fused is 2.00x the best PyTorch (unfold and linear); auto takes PyTorch: DISAGREES with the measurement"
+        )
     )
     table = dispatch_table(report(rows, "cuda"))
     assert table["device"] == "NVIDIA H200" and table["versions"]["triton"] == "3.6.0"
@@ -136,6 +154,8 @@ def test_the_page_of_figures_holds_every_case_that_is_measured_today() -> None:
     assert "`cardialign bench kernels --markdown > kernels/benchmarks/FIGURES.md`" in page
     for device in (CPU, CUDA):
         for each in listed(device, quick=False)[0]:
-            assert f"| {each.name} |" in page, f"{each.name} on {device.type} is not in FIGURES.md; run the command at its top again"
+            assert f"| {each.name} |" in page, (
+                f"{each.name} on {device.type} is not in FIGURES.md; run the command at its top again"
+            )
     for target in TARGETS:
         assert f"| {target.what} |" in page

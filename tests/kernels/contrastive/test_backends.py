@@ -14,7 +14,15 @@ from tests.support.kernels.loss_family import FAMILY, Batch, relative
 from tests.support.processes import run_ranks
 
 SIZES = (21, 0, 9)
-LOSSES = ("infonce", "weighted-ramp", "weighted-exponential", "soft-ramp", "siglip-soft", "ets", "false-negative-mitigation")
+LOSSES = (
+    "infonce",
+    "weighted-ramp",
+    "weighted-exponential",
+    "soft-ramp",
+    "siglip-soft",
+    "ets",
+    "false-negative-mitigation",
+)
 
 
 def through_triton(rank: int, world: int) -> dict[tuple[str, str], dict[str, torch.Tensor]]:
@@ -28,7 +36,13 @@ def through_triton(rank: int, world: int) -> dict[tuple[str, str], dict[str, tor
             member = FAMILY[name]
             mine = member.prepare(batch).rows(rows)
             found[name, scheme] = member.value_and_gradients(member.tiled, mine, backend="triton", scheme=scheme)
-        operands = (part.ecg, part.text, part.log_scale, Similarity("none", None, part.key), NegativeWeights("none", drop_duplicates=False))
+        operands = (
+            part.ecg,
+            part.text,
+            part.log_scale,
+            Similarity("none", None, part.key),
+            NegativeWeights("none", drop_duplicates=False),
+        )
         output = weighted_infonce(*operands, backend="triton", scheme=scheme)
         found["negatives", scheme] = {"effective": output.effective_negatives}
     return found
@@ -63,8 +77,12 @@ def in_low_precision(dtype: torch.dtype) -> dict[tuple[str, str], tuple[float, f
     return errors
 
 
-@pytest.mark.parametrize(("dtype", "rounding"), [(torch.bfloat16, 4e-3), (torch.float16, 5e-4)], ids=["bfloat16", "float16"])
-def test_low_precision_error_of_every_loss_is_at_most_twice_that_of_the_plain_formula(dtype: torch.dtype, rounding: float) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "rounding"), [(torch.bfloat16, 4e-3), (torch.float16, 5e-4)], ids=["bfloat16", "float16"]
+)
+def test_low_precision_error_of_every_loss_is_at_most_twice_that_of_the_plain_formula(
+    dtype: torch.dtype, rounding: float
+) -> None:
     for (name, key), (ours, plain) in interpreted(in_low_precision, dtype).items():
         floor = rounding if key in ("ecg", "text") else 3e-6
         assert ours <= 2 * plain + floor, (name, key, ours, plain)
@@ -74,7 +92,11 @@ def test_low_precision_error_of_every_loss_is_at_most_twice_that_of_the_plain_fo
 def test_a_backend_that_cannot_run_is_refused_by_name() -> None:
     batch = Batch.random(4)
     with pytest.raises(ValueError, match="the Triton backend is not available on cpu; use backend 'auto' or 'torch'"):
-        weighted_infonce(batch.ecg, batch.text, batch.log_scale, batch.similarity(), NegativeWeights(), backend="triton")
-    automatic = weighted_infonce(batch.ecg, batch.text, batch.log_scale, batch.similarity(), NegativeWeights(), backend="auto")
+        weighted_infonce(
+            batch.ecg, batch.text, batch.log_scale, batch.similarity(), NegativeWeights(), backend="triton"
+        )
+    automatic = weighted_infonce(
+        batch.ecg, batch.text, batch.log_scale, batch.similarity(), NegativeWeights(), backend="auto"
+    )
     expected, _ = reference_infonce(batch.ecg, batch.text, batch.log_scale, batch.similarity(), NegativeWeights())
     assert relative(automatic.loss, expected) < 1e-12

@@ -34,10 +34,15 @@ Case = tuple[str, str, tuple[int, ...], torch.dtype]
 
 def cases(world: int) -> list[Case]:
     """Every loss and scheme in float64 on every split; lower precision once each."""
-    found: list[Case] = [(name, scheme, tuple(sizes), torch.float64) for sizes in SPLITS[world] for scheme in SCHEMES for name in FAMILY]
+    found: list[Case] = [
+        (name, scheme, tuple(sizes), torch.float64) for sizes in SPLITS[world] for scheme in SCHEMES for name in FAMILY
+    ]
     low = ("weighted-ramp", "soft-ramp", "siglip-soft", "ets")
     found += [
-        (name, scheme, tuple(SPLITS[world][0]), dtype) for dtype in (torch.float32, torch.bfloat16) for scheme in SCHEMES for name in low
+        (name, scheme, tuple(SPLITS[world][0]), dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+        for scheme in SCHEMES
+        for name in low
     ]
     return found
 
@@ -105,7 +110,9 @@ def everything_else(rank: int, world: int) -> dict[str, Any]:
             )
     for width in (8, 1 << 26):  # 4 rows of 2^26 are expanded, not stored
         wide = torch.zeros(1, 1).expand(4, width)
-        found[f"auto {width}"] = type(choose_exchange(wide, wide, Similarity(), None, "auto", {})) is (Gather if width == 8 else Ring)
+        found[f"auto {width}"] = type(choose_exchange(wide, wide, Similarity(), None, "auto", {})) is (
+            Gather if width == 8 else Ring
+        )
     with torch.no_grad():
         found["evaluation"] = float(siglip(single.ecg, single.text, single.log_scale, single.bias))
     for key, call in {

@@ -36,7 +36,9 @@ def member(request: pytest.FixtureRequest) -> Member:
 def assert_equal(found: dict[str, torch.Tensor], truth: dict[str, torch.Tensor], tolerance: float) -> None:
     for key, expected in truth.items():
         # gradients that vanish by symmetry have no relative precision
-        assert relative(found[key], expected) < tolerance or torch.allclose(found[key], expected, rtol=0, atol=1e-14), key
+        assert relative(found[key], expected) < tolerance or torch.allclose(found[key], expected, rtol=0, atol=1e-14), (
+            key
+        )
 
 
 @pytest.mark.parametrize("tau", [0.005, 0.07, 1.0])
@@ -67,7 +69,9 @@ def test_swapping_the_modalities_swaps_the_gradients(member: Member) -> None:
     found = member.value_and_gradients(member.tiled, batch, chunk=8)
     mirrored = member.value_and_gradients(member.tiled, replace(batch, ecg=batch.text, text=batch.ecg), chunk=8)
     assert_equal(
-        {"loss": mirrored["loss"], "ecg": mirrored["text"], "text": mirrored["ecg"]}, {k: found[k] for k in ("loss", "ecg", "text")}, 1e-11
+        {"loss": mirrored["loss"], "ecg": mirrored["text"], "text": mirrored["ecg"]},
+        {k: found[k] for k in ("loss", "ecg", "text")},
+        1e-11,
     )
 
 
@@ -83,7 +87,10 @@ def test_scale_gradient_equals_the_work_of_either_side(name: str, tau: float) ->
 def test_one_report_for_all_is_finite_and_exact(member: Member) -> None:
     batch = member.prepare(Batch.random(14))
     batch = replace(
-        batch, key=torch.zeros(14, dtype=torch.int64), features=batch.features[:1].expand(14, -1), text=batch.text[:1].expand(14, -1)
+        batch,
+        key=torch.zeros(14, dtype=torch.int64),
+        features=batch.features[:1].expand(14, -1),
+        text=batch.text[:1].expand(14, -1),
     )
     found = member.value_and_gradients(member.tiled, batch, chunk=5)
     assert all(bool(value.isfinite().all()) for value in found.values())
@@ -97,7 +104,9 @@ def poisoned_memory() -> Iterator[None]:
     poison_uninitialised_memory(False)
 
 
-def test_nothing_is_read_that_was_not_written_and_two_runs_are_bitwise_equal(member: Member, poisoned_memory: None) -> None:
+def test_nothing_is_read_that_was_not_written_and_two_runs_are_bitwise_equal(
+    member: Member, poisoned_memory: None
+) -> None:
     batch = member.prepare(Batch.random(26)).to(torch.float32)
     first, second = (member.value_and_gradients(member.tiled, batch, chunk=7) for _ in range(2))
     for key, value in first.items():
@@ -111,7 +120,9 @@ class LargestTensor(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.elements = max(self.elements, *(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)), 0)
+        self.elements = max(
+            self.elements, *(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)), 0
+        )
         return result
 
 
@@ -190,7 +201,10 @@ def test_the_cpu_takes_pytorch_and_the_missing_backend_is_named() -> None:
         (lambda b: ets(b.ecg, b.text, torch.ones(5)), r"aligned is torch.float32 \(5,\)"),
         (lambda b: ets(b.ecg, b.text, torch.ones(4, dtype=torch.bool)), "for a batch of 5; pass one bool per pair"),
         (lambda b: ets(b.ecg[:0], b.text[:0]), "the batch is empty"),
-        (lambda b: infonce(b.ecg, b.text, b.log_scale, scheme="star"), "unknown scheme 'star'; use one of auto, gather, ring"),
+        (
+            lambda b: infonce(b.ecg, b.text, b.log_scale, scheme="star"),
+            "unknown scheme 'star'; use one of auto, gather, ring",
+        ),
         (lambda b: false_negative_mitigation(b.ecg, b.text[:, :3], b.similarity()), "matching embeddings of one width"),
         (lambda b: SoftTargets("soft"), "unknown target form 'soft'; use one of none, ramp, sigmoid, identity"),  # type: ignore[arg-type]
         (lambda b: SoftTargets(low=0.9), "low 0.9 is not below high 0.8"),

@@ -32,20 +32,26 @@ class Case:
 
         self.ecg = F.normalize(normal(batch, width), dim=1)
         self.text = F.normalize(self.ecg + noise * normal(batch, width), dim=1)
-        self.features = F.normalize(normal(6, 11)[torch.randint(0, 6, (batch,), generator=generator)] + 0.6 * normal(batch, 11), dim=1)
+        self.features = F.normalize(
+            normal(6, 11)[torch.randint(0, 6, (batch,), generator=generator)] + 0.6 * normal(batch, 11), dim=1
+        )
         self.statements = (torch.rand(batch, 15, generator=generator) < 0.2).double()
         self.key = torch.randint(-1, max(batch // 2, 1), (batch,), generator=generator)
         self.log_scale = torch.tensor([math.log(1 / tau)], dtype=torch.float64)
 
     def in_dtype(self, dtype: torch.dtype) -> Case:
         other = object.__new__(Case)
-        other.__dict__ = {name: value.to(dtype) if value.is_floating_point() else value for name, value in self.__dict__.items()}
+        other.__dict__ = {
+            name: value.to(dtype) if value.is_floating_point() else value for name, value in self.__dict__.items()
+        }
         return other
 
     def similarity(self, kind: str = "cosine") -> Similarity:
         return Similarity(kind, {"cosine": self.features, "jaccard": self.statements, "none": None}[kind], self.key)  # type: ignore[arg-type]
 
-    def tiled(self, similarity: Similarity, weights: NegativeWeights, chunk: int = 1024) -> tuple[ContrastiveOutput, Gradients]:
+    def tiled(
+        self, similarity: Similarity, weights: NegativeWeights, chunk: int = 1024
+    ) -> tuple[ContrastiveOutput, Gradients]:
         leaves = [tensor.clone().requires_grad_() for tensor in (self.ecg, self.text, self.log_scale)]
         output = weighted_infonce(*leaves, similarity, weights, chunk=chunk)
         output.loss.backward()
@@ -59,13 +65,17 @@ class Case:
 
 
 def error(value: torch.Tensor, truth: torch.Tensor) -> float:
-    return float((value.detach().double() - truth.detach().double()).norm() / truth.detach().double().norm().clamp(min=1e-300))
+    return float(
+        (value.detach().double() - truth.detach().double()).norm() / truth.detach().double().norm().clamp(min=1e-300)
+    )
 
 
 @pytest.mark.parametrize("chunk", [10, 37, 64])
 @pytest.mark.parametrize("tau", [0.005, 0.07, 1.0])
 @pytest.mark.parametrize("kind", ["cosine", "jaccard", "none"])
-@pytest.mark.parametrize("weights", [RAMP, NegativeWeights("exponential", 0.1, 0.7, gamma=3.0), PLAIN], ids=lambda weights: weights.form)
+@pytest.mark.parametrize(
+    "weights", [RAMP, NegativeWeights("exponential", 0.1, 0.7, gamma=3.0), PLAIN], ids=lambda weights: weights.form
+)
 def test_equals_the_full_matrix_in_float64(weights: NegativeWeights, kind: str, tau: float, chunk: int) -> None:
     case = Case(37, tau=tau)
     loss, effective, truth = case.naive(case.similarity(kind), weights)
@@ -83,7 +93,10 @@ def test_tiles_of_one_pair_give_the_same(batch: int) -> None:
     loss, _, truth = case.naive(case.similarity(), RAMP)
     output, gradients = case.tiled(case.similarity(), RAMP, chunk=1)
     assert torch.allclose(output.loss, loss, rtol=1e-12, atol=1e-15)
-    assert all(torch.allclose(gradient, expected, rtol=1e-10, atol=1e-15) for gradient, expected in zip(gradients, truth, strict=True))
+    assert all(
+        torch.allclose(gradient, expected, rtol=1e-10, atol=1e-15)
+        for gradient, expected in zip(gradients, truth, strict=True)
+    )
 
 
 def test_equal_weights_are_cross_entropy_in_both_directions() -> None:
@@ -164,7 +177,9 @@ def test_low_precision_error_is_at_most_twice_that_of_the_plain_formula(dtype: t
     loss, _, truth = case.in_dtype(torch.float64).naive(case.in_dtype(torch.float64).similarity(), RAMP)
     plain_loss, _, plain = case.naive(case.similarity(), RAMP)
     output, gradients = case.tiled(case.similarity(), RAMP, chunk=24)
-    floor = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}[dtype]  # the result itself is rounded to this type
+    floor = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}[
+        dtype
+    ]  # the result itself is rounded to this type
     assert output.loss.dtype == torch.float32
     assert error(output.loss, loss) <= 2 * error(plain_loss, loss) + 1e-6
     assert error(output.loss, loss) < 1e-4

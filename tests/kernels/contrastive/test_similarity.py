@@ -33,7 +33,11 @@ def test_alpha_leaves_the_similarities_as_they_were() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"low": 0.8, "high": 0.8}, "not below high"), ({"gamma": 0.0}, "gamma 0"), ({"form": "step"}, "ramp, exponential")],
+    [
+        ({"low": 0.8, "high": 0.8}, "not below high"),
+        ({"gamma": 0.0}, "gamma 0"),
+        ({"form": "step"}, "ramp, exponential"),
+    ],
 )
 def test_weights_that_make_no_sense_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

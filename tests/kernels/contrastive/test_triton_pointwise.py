@@ -52,7 +52,11 @@ class Block(NamedTuple):
     def terms(self, backend: Any, form: str, gradients: bool = True) -> Terms:
         if form != "soft":
             found = backend.terms(form, self.v, self.t, self.scale, self.bias, self.own, self.tiles, gradients, 64)
-            return {name: value for name, value in zip(("loss", "slope", "work", "d_v", "d_t"), found, strict=True) if value is not None}
+            return {
+                name: value
+                for name, value in zip(("loss", "slope", "work", "d_v", "d_t"), found, strict=True)
+                if value is not None
+            }
         sums = backend.target_sums(self.v, self.t, self.scale, self.tiles, 64)
         d_v, d_t = (torch.zeros(side.shape, dtype=self.scale.dtype) for side in (self.v, self.t))
         backend.subtract_target_gradients(d_v, d_t, self.v, self.t, self.tiles, *self.sides, 64)
@@ -71,9 +75,18 @@ def _block(case: Case, setting: Setting, rows: slice, columns: slice, dtype: tor
     generator = torch.Generator().manual_seed(5)
     own, *shares = torch.rand(3, len(case.ecg), generator=generator, dtype=torch.float64).to(torch.float32).to(dtype)
     tiles = TargetTiles(reports(rows), reports(columns), setting.targets, rows.start - columns.start)
-    scale, bias = case.log_scale.float().exp().reshape(()).to(dtype), torch.tensor(-3.0 if setting.form == "logistic" else 0.0, dtype=dtype)
+    scale, bias = (
+        case.log_scale.float().exp().reshape(()).to(dtype),
+        torch.tensor(-3.0 if setting.form == "logistic" else 0.0, dtype=dtype),
+    )
     return Block(
-        case.ecg[rows], case.text[columns], scale, bias, own[rows].round(), tiles, (shares[0][rows].clone(), shares[1][columns].clone())
+        case.ecg[rows],
+        case.text[columns],
+        scale,
+        bias,
+        own[rows].round(),
+        tiles,
+        (shares[0][rows].clone(), shares[1][columns].clone()),
     )
 
 
@@ -104,7 +117,11 @@ def _measure(setting: Setting) -> dict[str, tuple[float, float]]:
         start += size
         block = _block(rounded, setting, rows, everything, torch.float32)
         block64 = _block(exact, setting, rows, everything, torch.float64)
-        ours, again, plain = block.terms(TRITON, setting.form), block.terms(TRITON, setting.form), block.terms(TORCH, setting.form)
+        ours, again, plain = (
+            block.terms(TRITON, setting.form),
+            block.terms(TRITON, setting.form),
+            block.terms(TORCH, setting.form),
+        )
         truth = block64.terms(TORCH, setting.form)
         for name, value in ours.items():
             assert torch.equal(value.reshape(-1).view(torch.uint8), again[name].reshape(-1).view(torch.uint8)), name
@@ -121,9 +138,13 @@ def _measure(setting: Setting) -> dict[str, tuple[float, float]]:
             evaluated = block.terms(TRITON, setting.form, gradients=False)
             assert abs(float(evaluated["loss"] / ours["loss"]) - 1) < 1e-6
         for name, expected in truth.items():
-            for place, value in zip(results.setdefault(name, [[], [], []]), (ours[name], plain[name], expected), strict=True):
+            for place, value in zip(
+                results.setdefault(name, [[], [], []]), (ours[name], plain[name], expected), strict=True
+            ):
                 place.append(value.double())
-    return {name: (joint_error(ours, truth), joint_error(plain, truth)) for name, (ours, plain, truth) in results.items()}
+    return {
+        name: (joint_error(ours, truth), joint_error(plain, truth)) for name, (ours, plain, truth) in results.items()
+    }
 
 
 SETTINGS = [
@@ -147,7 +168,9 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: f"{s.form}-{s.sizes}-{s.width}-{str(s.dtype)[6:]}-{s.targets.form}-{s.kind}")
+@pytest.mark.parametrize(
+    "setting", SETTINGS, ids=lambda s: f"{s.form}-{s.sizes}-{s.width}-{str(s.dtype)[6:]}-{s.targets.form}-{s.kind}"
+)
 def test_terms_against_float64(setting: Setting) -> None:
     for name, (ours, yardstick) in interpreted(_measure, setting).items():
         assert ours <= 2 * yardstick + FLOOR, f"{name}: {ours:.1e}, yardstick {yardstick:.1e}"
@@ -177,7 +200,9 @@ def _confident_pairs(width: int) -> tuple[float, float]:
     for batch, backend in ((eye, TRITON), (eye.double(), TORCH)):
         tiles = TargetTiles(Similarity(), Similarity(), HARD)
         scale, bias = torch.tensor(60.0, dtype=batch.dtype), torch.tensor(-30.0, dtype=batch.dtype)
-        errors.append(backend.terms("logistic", batch, batch, scale, bias, torch.ones(8, dtype=batch.dtype), tiles, True, 8))
+        errors.append(
+            backend.terms("logistic", batch, batch, scale, bias, torch.ones(8, dtype=batch.dtype), tiles, True, 8)
+        )
     (loss, _, _, d_v, _), (loss64, _, _, d_v64, _) = errors
     return abs(float(loss / loss64) - 1), joint_error([d_v.double()], [d_v64])
 

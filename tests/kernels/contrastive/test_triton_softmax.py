@@ -58,7 +58,9 @@ def _measure(setting: Setting) -> dict[str, tuple[float, float]]:
     torch.use_deterministic_algorithms(True)
     rounded, exact = _case(setting)
     scale = rounded.log_scale.float().exp().reshape(())
-    results: dict[str, list[list[torch.Tensor]]] = {name: [[], [], []] for name in ("rows", "columns", "alpha", "d_v", "d_t", "work")}
+    results: dict[str, list[list[torch.Tensor]]] = {
+        name: [[], [], []] for name in ("rows", "columns", "alpha", "d_v", "d_t", "work")
+    }
     start = 0
     for size in setting.sizes:
         rows = slice(start, start + size)
@@ -90,10 +92,14 @@ def _measure(setting: Setting) -> dict[str, tuple[float, float]]:
         for name, *values in zip(results, (*fused, *gradients), (*plain, *yardstick), (*truth, *expected), strict=True):
             for place, value in zip(results[name], values, strict=True):
                 place.append(value.double())
-    return {name: (joint_error(ours, truth), joint_error(plain, truth)) for name, (ours, plain, truth) in results.items()}
+    return {
+        name: (joint_error(ours, truth), joint_error(plain, truth)) for name, (ours, plain, truth) in results.items()
+    }
 
 
-def _weights(v: torch.Tensor, t: torch.Tensor, scale: torch.Tensor, tiles: NegativeTiles, row_lse: Any, column_lse: Any) -> torch.Tensor:
+def _weights(
+    v: torch.Tensor, t: torch.Tensor, scale: torch.Tensor, tiles: NegativeTiles, row_lse: Any, column_lse: Any
+) -> torch.Tensor:
     s = v @ t.T * scale
     alpha = tiles.alpha(slice(0, len(v)), slice(0, len(t)))
     alpha = torch.ones_like(s) if alpha is None else alpha
@@ -130,7 +136,9 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: f"{s.sizes}-{s.width}-{str(s.dtype)[6:]}-{s.weights.form}-{s.kind}-{s.tau}")
+@pytest.mark.parametrize(
+    "setting", SETTINGS, ids=lambda s: f"{s.sizes}-{s.width}-{str(s.dtype)[6:]}-{s.weights.form}-{s.kind}-{s.tau}"
+)
 def test_sums_and_gradients_against_float64(setting: Setting) -> None:
     for name, (ours, yardstick) in interpreted(_measure, setting).items():
         assert ours <= 2 * yardstick + FLOOR, f"{name}: {ours:.1e}, yardstick {yardstick:.1e}"
@@ -143,9 +151,20 @@ def _swap_modalities() -> float:
     tiles = NegativeTiles(*[case.similarity().with_dtype(torch.float32)] * 2, RAMP)
     one = triton_block_sums(case.ecg, case.text, scale, tiles, 64)
     other = triton_block_sums(case.text, case.ecg, scale, tiles, 64)
-    d_v, d_t, work = triton_block_gradients(case.ecg, case.text, scale, tiles, one.rows.clamp(min=0), one.columns.clamp(min=0), 64)
-    d_t2, d_v2, work2 = triton_block_gradients(case.text, case.ecg, scale, tiles, other.rows.clamp(min=0), other.columns.clamp(min=0), 64)
-    pairs = [(one.rows, other.columns), (one.columns, other.rows), (one.alpha, other.alpha), (d_v, d_v2), (d_t, d_t2), (work, work2)]
+    d_v, d_t, work = triton_block_gradients(
+        case.ecg, case.text, scale, tiles, one.rows.clamp(min=0), one.columns.clamp(min=0), 64
+    )
+    d_t2, d_v2, work2 = triton_block_gradients(
+        case.text, case.ecg, scale, tiles, other.rows.clamp(min=0), other.columns.clamp(min=0), 64
+    )
+    pairs = [
+        (one.rows, other.columns),
+        (one.columns, other.rows),
+        (one.alpha, other.alpha),
+        (d_v, d_v2),
+        (d_t, d_t2),
+        (work, work2),
+    ]
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
 
 
@@ -183,7 +202,9 @@ def _poisoned_row(what: str) -> list[list[bool]]:
         found = sums(case.ecg, case.text, scale, tiles, 64)
         d_v, d_t, work = gradients(case.ecg, case.text, scale, tiles, *lse, 64)
         rows.append(
-            torch.cat((found.rows.isnan(), found.columns.isnan(), d_v.isnan().any(1), d_t.isnan().any(1), work.isnan()[None])).tolist()
+            torch.cat(
+                (found.rows.isnan(), found.columns.isnan(), d_v.isnan().any(1), d_t.isnan().any(1), work.isnan()[None])
+            ).tolist()
         )
     return rows
 
@@ -250,7 +271,11 @@ def _columns_of_another_rank(offset: int, weights: NegativeWeights) -> tuple[flo
         scale = case.log_scale.exp().reshape(()).to(batch.ecg.dtype)
         parts.append(sums(batch.ecg[:40], batch.text[40:], scale, NegativeTiles(rows, columns, weights, offset), 64))
     ours, truth = parts
-    return joint_error([ours.rows.double()], [truth.rows]), joint_error([ours.columns.double()], [truth.columns]), float(ours.alpha)
+    return (
+        joint_error([ours.rows.double()], [truth.rows]),
+        joint_error([ours.columns.double()], [truth.columns]),
+        float(ours.alpha),
+    )
 
 
 @pytest.mark.parametrize(("offset", "positives"), [(-40, 0), (-10, 30), (0, 40), (50, 10), (60, 0)])

@@ -41,7 +41,11 @@ def parameters(
 
 
 def tensors(scales: list[PatchScaleParams]) -> list[torch.Tensor]:
-    return [tensor for scale in scales for tensor in (*scale.weights, scale.bias, scale.ln_weight, scale.ln_bias, scale.missing)]
+    return [
+        tensor
+        for scale in scales
+        for tensor in (*scale.weights, scale.bias, scale.ln_weight, scale.ln_bias, scale.missing)
+    ]
 
 
 def signal_and_mask(samples: int = 203, batch: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,7 +72,10 @@ def test_tokens_and_gradients_equal_the_convolution(sizes: list[tuple[int, int]]
         assert tokens.shape == (5, 4, token_count(203, kernel, stride), WIDTH)
         assert torch.allclose(tokens, expected, rtol=1e-11, atol=1e-11)
     for output in (fast, plain):
-        sum((tokens * torch.cos(torch.arange(tokens.numel(), dtype=tokens.dtype)).view_as(tokens)).sum() for tokens in output).backward()  # type: ignore[union-attr]
+        sum(
+            (tokens * torch.cos(torch.arange(tokens.numel(), dtype=tokens.dtype)).view_as(tokens)).sum()
+            for tokens in output
+        ).backward()  # type: ignore[union-attr]
     for fast_tensor, plain_tensor in zip(tensors(fast_scales), tensors(plain_scales), strict=True):
         assert fast_tensor.grad is not None and plain_tensor.grad is not None
         assert torch.allclose(fast_tensor.grad, plain_tensor.grad, rtol=1e-9, atol=1e-9)
@@ -102,14 +109,17 @@ def test_a_missing_lead_differs_from_a_flat_one_and_is_rescaled() -> None:
     signal = torch.randn(1, 12, 50, dtype=torch.float64)
     signal[0, 6] = signal[0, 7]
     with torch.no_grad():
-        scales[0].weights[2][:, 0] = scales[0].weights[2][:, 1]  # both septal leads alike: losing one must change nothing but its embedding
+        scales[0].weights[2][:, 0] = scales[0].weights[2][
+            :, 1
+        ]  # both septal leads alike: losing one must change nothing but its embedding
         whole = torch.ones(1, 12, dtype=torch.bool)
         without = whole.clone()
         without[0, 6] = False
         flat = signal.clone()
         flat[0, 6] = 0
         both, one, zeroed = (
-            multi_scale_patch_embed(x, mask, scales, GROUPS)[0][:, 2] for x, mask in ((signal, whole), (signal, without), (flat, whole))
+            multi_scale_patch_embed(x, mask, scales, GROUPS)[0][:, 2]
+            for x, mask in ((signal, whole), (signal, without), (flat, whole))
         )
         assert not torch.allclose(one, zeroed, atol=1e-3)
         assert not torch.allclose(one, both, atol=1e-3)
@@ -183,7 +193,9 @@ def test_raw_counts_with_gain_mean_and_rstd_equal_the_signal_normalised_beforeha
     scales = parameters([(25, 12), (50, 25)])
     expected = multi_scale_patch_embed(before, mask, scales, GROUPS)
     for function in (multi_scale_patch_embed, patch_embed_reference):
-        for tokens, wanted in zip(function(counts, mask, scales, GROUPS, gain=gain, mean=mean, rstd=rstd), expected, strict=True):
+        for tokens, wanted in zip(
+            function(counts, mask, scales, GROUPS, gain=gain, mean=mean, rstd=rstd), expected, strict=True
+        ):
             assert torch.allclose(tokens, wanted, atol=1e-5)
     unscaled = multi_scale_patch_embed(counts, mask, scales, GROUPS)[0]
     assert torch.allclose(unscaled, multi_scale_patch_embed(counts.double(), mask, scales, GROUPS)[0])

@@ -87,14 +87,20 @@ def _run(setting: Setting, backend: str, device: str) -> Gradients:
     signal, mask, calibration = _batch(setting)
     exact = backend == "reference"
     scales = _parameters(setting, torch.float64 if exact else setting.dtype, device)
-    signal, mask, calibration = signal.to(device), mask.to(device), {name: values.to(device) for name, values in calibration.items()}
+    signal, mask, calibration = (
+        signal.to(device),
+        mask.to(device),
+        {name: values.to(device) for name, values in calibration.items()},
+    )
     if exact:
         signal = signal if setting.counts else signal.double()
         calibration = {name: values.double() for name, values in calibration.items()}
         tokens = patch_embed_reference(signal, mask, scales, setting.groups, **calibration)
     else:
         tokens = multi_scale_patch_embed(signal, mask, scales, setting.groups, **calibration, backend=backend)  # type: ignore[arg-type]
-    torch.stack([(t.double() * torch.arange(t.numel(), device=device).cos().view_as(t)).sum() for t in tokens]).sum().backward()
+    torch.stack(
+        [(t.double() * torch.arange(t.numel(), device=device).cos().view_as(t)).sum() for t in tokens]
+    ).sum().backward()
     found: Gradients = {}
     for s, (scale, made) in enumerate(zip(scales, tokens, strict=True)):
         assert made.is_contiguous()
@@ -125,7 +131,9 @@ def _all_backends(setting: Setting, device: str = "cpu") -> tuple[Gradients, Gra
 
 
 SETTINGS = {
-    "lead groups of the main recipe, overlapping patches": Setting(torch.float32, 32, ((9, 4), (16, 8)), 75, groups=REGIONS),
+    "lead groups of the main recipe, overlapping patches": Setting(
+        torch.float32, 32, ((9, 4), (16, 8)), 75, groups=REGIONS
+    ),
     "long loops over tiles and records": Setting(torch.float32, 16, ((5, 2),), 203, programs=1),
     "width above one chunk": Setting(torch.float32, 320, ((20, 20),), 55, batch=2),
     "width above one chunk in bfloat16": Setting(torch.bfloat16, 384, ((16, 8),), 70, batch=1, groups=((2, 7),)),
@@ -146,7 +154,9 @@ def test_the_same_compiled_on_a_gpu(setting: Setting) -> None:
     _compare(setting, max(FLOOR[setting.dtype], CUDA_FLOOR), *_all_backends(setting, "cuda"))
 
 
-def _compare(setting: Setting, floor: float, fused: Gradients, plain: Gradients, exact: Gradients, same_bits: bool) -> None:
+def _compare(
+    setting: Setting, floor: float, fused: Gradients, plain: Gradients, exact: Gradients, same_bits: bool
+) -> None:
     assert fused.keys() == exact.keys()
     for name, truth in exact.items():
         assert fused[name].dtype == setting.dtype

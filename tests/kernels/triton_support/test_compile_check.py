@@ -30,7 +30,9 @@ def small(kind: str, **changes: object) -> Variant:
     """One 64 x 64 dot by 4 warps."""
     from tests.support.kernels.small_kernels import dot_kernel
 
-    variant = Variant(f"{kind} dot", dot_kernel, {"A": f"*{kind}", "B": f"*{kind}", "C": "*fp32"}, {"SIZE": 64}, num_stages=1)
+    variant = Variant(
+        f"{kind} dot", dot_kernel, {"A": f"*{kind}", "B": f"*{kind}", "C": "*fp32"}, {"SIZE": 64}, num_stages=1
+    )
     return replace(variant, **changes)  # type: ignore[arg-type]
 
 
@@ -43,12 +45,18 @@ def test_a_dispatched_variant_fits(variant: Variant) -> None:
         row = table([result])[-1]
         start = row[: row.index("|", row.index("sm_"))]
         written = [line for line in PAGE.splitlines() if line.startswith(start)]
-        assert written in ([], [row]), "kernels/triton_support/COMPILED.md is out of date; `cardialign bench compile` prints it anew"
+        assert written in ([], [row]), (
+            "kernels/triton_support/COMPILED.md is out of date; `cardialign bench compile` prints it anew"
+        )
 
 
 def test_both_architectures_and_every_pass_of_the_loss_are_among_them() -> None:
     names = {(variant.name.split(" d=")[0], variant.architecture) for variant in VARIANTS if variant.dispatched}
-    assert all(f"| {variant.name} | sm_{variant.architecture} |" in PAGE for variant in VARIANTS if variant.name.startswith("loss"))
+    assert all(
+        f"| {variant.name} | sm_{variant.architecture} |" in PAGE
+        for variant in VARIANTS
+        if variant.name.startswith("loss")
+    )
     passes = ("forward", "gradient", "targets forward", "logistic gradient")
     assert names >= {(f"loss {each}", architecture) for each in passes for architecture in (90, 80)}
     assert names >= {("loss targets gradient", 90), ("loss logistic forward", 90), ("loss absolute gradient", 90)}
@@ -60,7 +68,9 @@ def test_a_spill_and_a_fall_from_tensor_cores_are_faults() -> None:
     assert spills.startswith("spills:")
     assert fall.startswith("has no HGMMA")
     assert "spills" in table([result])[-1]
-    assert table([replace(result, variant=small("fp32", dispatched=False))])[-1].endswith("HGMMA 0, HMMA 0, FFMA 2048) |")
+    assert table([replace(result, variant=small("fp32", dispatched=False))])[-1].endswith(
+        "HGMMA 0, HMMA 0, FFMA 2048) |"
+    )
 
 
 def test_half_precision_of_the_same_kernel_has_none() -> None:

@@ -25,10 +25,14 @@ def one_thread() -> Iterator[None]:
 
 
 def test_a_step_of_the_demo_recipe_is_measured() -> None:
-    small, large = (measure_step("cardialign-demo", CPU, batch=batch, spec=SPEC, rounds=1, profile=batch == 2) for batch in (2, 4))
+    small, large = (
+        measure_step("cardialign-demo", CPU, batch=batch, spec=SPEC, rounds=1, profile=batch == 2) for batch in (2, 4)
+    )
     assert small["step_ms"] == pytest.approx(small["forward_ms"] + small["backward_ms"] + small["optimizer_ms"])
     assert small["ecg_per_s"] == pytest.approx(2 / (small["step_ms"] * 1e-3))
-    assert small["share_of_gemm"] == pytest.approx(small["flop_per_step"] / (small["step_ms"] * 1e-3) / small["gemm_flop_s"])
+    assert small["share_of_gemm"] == pytest.approx(
+        small["flop_per_step"] / (small["step_ms"] * 1e-3) / small["gemm_flop_s"]
+    )
     assert "aten::mm" in small["profile"] and "profile" not in large
     assert "mfu" not in small  # a share of a data sheet that this device does not have
     # Twice the records are twice the FLOPs, but for the loss, whose logits are few here.

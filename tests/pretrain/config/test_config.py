@@ -21,7 +21,9 @@ def complaint(values: dict[str, Any]) -> list[str]:
 
 
 def test_three_mistakes_are_reported_at_once_each_with_its_remedy() -> None:
-    lines = complaint({"optimizer": {"lr": -1}, "model": {"group_attention": "see"}, "training": {"global_bach": 64, "epochs": 1}})
+    lines = complaint(
+        {"optimizer": {"lr": -1}, "model": {"group_attention": "see"}, "training": {"global_bach": 64, "epochs": 1}}
+    )
     assert lines == [
         "my.yaml has 3 mistakes:",
         "model.group_attention: 'see' is not one of se, eca; did you mean `se`?",
@@ -50,7 +52,10 @@ def test_several_mistakes_of_one_section_are_all_named() -> None:
     ("values", "expected"),
     [
         ({"optimiser": {}}, "did you mean `optimizer`"),
-        ({"model": {"patches": [{"kernel_ms": 50, "stride": 50}]}}, "model.patches.0.stride: unknown key; did you mean `stride_ms`"),
+        (
+            {"model": {"patches": [{"kernel_ms": 50, "stride": 50}]}},
+            "model.patches.0.stride: unknown key; did you mean `stride_ms`",
+        ),
         ({"data": {"qqq": 1}}, "known keys here: shards, mixture, folds, normalisation"),
         ({"model": {"patches": [{"kernel_ms": 50, "stride_ms": 60}]}}, "set stride_ms to 50 or less"),
         ({"model": {"width": 12, "heads": 4}}, "is odd; choose an even head size"),
@@ -61,14 +66,23 @@ def test_several_mistakes_of_one_section_are_all_named() -> None:
         ({"data": {"folds": "all"}}, "write a list"),
         ({"seed": "x"}, "write a whole number"),
         ({"data": {"shards": "a", "mixture": [{"shards": "b"}]}}, "shards and mixture are both set; keep one of them"),
-        ({"data": {"mixture": [{"shards": "a"}, {"shards": "a"}]}}, "mixture names a twice with folds None and split None; name it once"),
+        (
+            {"data": {"mixture": [{"shards": "a"}, {"shards": "a"}]}},
+            "mixture names a twice with folds None and split None; name it once",
+        ),
         (
             {"data": {"mixture": [{"shards": "a", "weight": 0}]}},
             "data.mixture.0.weight: input should be greater than 0 (got 0); give a larger",
         ),
         ({"data": {"mixture": [{"weight": 1}]}}, "data.mixture.0.shards: field required; add it"),
-        ({"data": {"mixture": [{"shards": "a", "wieght": 1}]}}, "data.mixture.0.wieght: unknown key; did you mean `weight`"),
-        ({"data": {"mixture": [{"shards": "a"}, {"shards": "b", "weight": 1e-6}]}}, "raise its weight or the global batch"),
+        (
+            {"data": {"mixture": [{"shards": "a", "wieght": 1}]}},
+            "data.mixture.0.wieght: unknown key; did you mean `weight`",
+        ),
+        (
+            {"data": {"mixture": [{"shards": "a"}, {"shards": "b", "weight": 1e-6}]}},
+            "raise its weight or the global batch",
+        ),
     ],
 )
 def test_each_mistake_names_the_way_out(values: dict[str, Any], expected: str) -> None:
@@ -98,7 +112,9 @@ def test_every_choice_lists_its_values(path: tuple[str, ...], choices: tuple[Any
 def test_every_recipe_loads_and_says_its_own_name(name: str) -> None:
     config = load_config(name)
     assert config.name == name
-    assert parse_config(config.resolved()) == config, "the resolved configuration stored with a run reads back as itself"
+    assert parse_config(config.resolved()) == config, (
+        "the resolved configuration stored with a run reads back as itself"
+    )
 
 
 def test_the_main_recipe_comes_in_three_sizes_and_warms_up() -> None:
@@ -109,9 +125,12 @@ def test_the_main_recipe_comes_in_three_sizes_and_warms_up() -> None:
 
 def test_overrides_are_read_as_yaml_in_order() -> None:
     config = load_config(
-        "cardialign-tiny", ["optimizer.lr=1e-3", "training.steps=7", "training.epochs=null", "data.folds=[1, 2]", "seed=1", "seed=2"]
+        "cardialign-tiny",
+        ["optimizer.lr=1e-3", "training.steps=7", "training.epochs=null", "data.folds=[1, 2]", "seed=1", "seed=2"],
     )
-    assert config.optimizer.lr == 1e-3 and config.training.steps == 7 and config.data.folds == (1, 2) and config.seed == 2
+    assert (
+        config.optimizer.lr == 1e-3 and config.training.steps == 7 and config.data.folds == (1, 2) and config.seed == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,12 +157,17 @@ def test_unreadable_recipes_are_named(tmp_path: Path) -> None:
 def test_a_set_of_a_mixture_has_the_folds_and_split_of_the_data_unless_it_says_its_own() -> None:
     parts = [{"shards": "a", "weight": 3}, {"shards": "b", "folds": [9], "split": "val"}]
     first, second = parse_config({"data": {"mixture": parts, "folds": [1, 2], "split": "train"}}).data.parts
-    assert (first.weight, first.folds, first.split) == (3, (1, 2), "train") and (second.folds, second.split) == ((9,), "val")
+    assert (first.weight, first.folds, first.split) == (3, (1, 2), "train") and (second.folds, second.split) == (
+        (9,),
+        "val",
+    )
     (alone,) = parse_config({"data": {"shards": "a", "folds": [4]}}).data.parts
     assert (str(alone.shards), alone.weight, alone.folds) == ("a", 1.0, (4,)) and parse_config({}).data.parts == ()
 
 
-def test_relative_shard_folders_are_taken_from_where_the_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_shard_folders_are_taken_from_where_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "recipes").mkdir()
     recipe = tmp_path / "recipes" / "mine.yaml"
     recipe.write_text("data: {mixture: [{shards: sets/a}, {shards: s3://bucket/b}, {shards: /c}]}\n")

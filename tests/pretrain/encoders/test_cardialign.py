@@ -19,7 +19,9 @@ POOLINGS = ["attention", "resample"]
 
 def make(normalisation: str = "none", **values: Any) -> EcgEncoder:
     torch.manual_seed(0)
-    config = ModelConfig.model_validate({"size": "tiny", "width": 16, "depth": 1, "heads": 2, "embedding_dim": 8, **values})
+    config = ModelConfig.model_validate(
+        {"size": "tiny", "width": 16, "depth": 1, "heads": 2, "embedding_dim": 8, **values}
+    )
     return EcgEncoder(config, RATE, SAMPLES, normalisation).double().eval()
 
 
@@ -63,7 +65,9 @@ def test_samples_of_a_missing_lead_cannot_influence_the_embedding(pooling: str, 
     loud[0, leads("V5")] = 1e4
     loud[0, leads("aVF")] = torch.nan
     same(encoder(signal, mask, valid), encoder(loud, mask, valid))
-    assert not torch.allclose(encoder(signal, mask, valid).embedding[0], encoder(signal, torch.ones_like(mask), valid).embedding[0])
+    assert not torch.allclose(
+        encoder(signal, mask, valid).embedding[0], encoder(signal, torch.ones_like(mask), valid).embedding[0]
+    )
 
 
 @pytest.mark.parametrize("attention", ["se", "eca"])
@@ -140,13 +144,19 @@ def test_each_scale_has_its_own_encoder_and_all_groups_share_it() -> None:
 def test_gradient_reaches_every_parameter(pooling: str, attention: str) -> None:
     encoder = make(pooling=pooling, group_attention=attention, depth=2).train()
     signal, mask, valid = batch()
-    mask[0] = torch.tensor([True, False] * 6)  # every lead is missing once, so that each missing-lead embedding speaks ...
+    mask[0] = torch.tensor(
+        [True, False] * 6
+    )  # every lead is missing once, so that each missing-lead embedding speaks ...
     mask[1] = ~mask[0]
     mask[1, leads("V1", "V3")] = True  # ... from a group that is still present
     valid[2] = 150
     out = encoder(signal, mask, valid)
     (out.embedding * torch.randn(B, 8, generator=torch.Generator().manual_seed(3))).sum().backward()
-    silent = [n for n, p in encoder.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all() or p.grad.abs().max() == 0]
+    silent = [
+        n
+        for n, p in encoder.named_parameters()
+        if p.grad is None or not torch.isfinite(p.grad).all() or p.grad.abs().max() == 0
+    ]
     assert silent == []
 
 
@@ -176,7 +186,9 @@ def test_overlapping_patches_and_other_lead_groups_are_configuration() -> None:
     assert [tuple(t.shape[1:3]) for t in out.tokens] == [(5, 39), (5, 17)]
 
 
-@pytest.mark.parametrize(("patch", "reason"), [((3000, 3000), "longer than the record"), ((100, 1), "shorter than one sample")])
+@pytest.mark.parametrize(
+    ("patch", "reason"), [((3000, 3000), "longer than the record"), ((100, 1), "shorter than one sample")]
+)
 def test_patches_that_do_not_fit_the_record_are_refused(patch: tuple[int, int], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         make(patches=[{"kernel_ms": patch[0], "stride_ms": patch[1]}])
@@ -188,4 +200,6 @@ def test_the_encoder_can_be_exported_as_a_program() -> None:
     size = torch.export.Dim("batch", min=1, max=1024)
     program = torch.export.export(encoder, (signal, mask, valid), dynamic_shapes=({0: size}, {0: size}, {0: size}))
     mask[0, 3], valid[1] = False, 77
-    torch.testing.assert_close(program.module()(signal[:3], mask[:3], valid[:3])[0], encoder(signal[:3], mask[:3], valid[:3]).embedding)
+    torch.testing.assert_close(
+        program.module()(signal[:3], mask[:3], valid[:3])[0], encoder(signal[:3], mask[:3], valid[:3]).embedding
+    )

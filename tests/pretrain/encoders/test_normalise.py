@@ -42,7 +42,9 @@ def test_it_equals_its_definition_and_leaves_zero_where_nothing_was_recorded(met
 
 def test_flat_leads_and_empty_records_stay_finite() -> None:
     for method in NORMALISATIONS:
-        out = normalise(torch.full((2, 12, 20), 0.7), torch.tensor([[True] * 12, [False] * 12]), torch.tensor([20, 0]), method)
+        out = normalise(
+            torch.full((2, 12, 20), 0.7), torch.tensor([[True] * 12, [False] * 12]), torch.tensor([20, 0]), method
+        )
         assert torch.isfinite(out).all() and out[1].abs().sum() == 0
         if method != "none":
             assert out[0].abs().max() == 0

@@ -67,10 +67,14 @@ def test_packed_equals_dense_in_value_and_in_every_gradient(pooling: str, padded
 def test_packed_leaves_out_what_dense_computes_for_nothing() -> None:
     inputs = batch()
     with torch.no_grad():
-        dense, packed = (encoder(attention).eval()(**inputs, return_tokens=True).tokens for attention in ("dense", "packed"))
+        dense, packed = (
+            encoder(attention).eval()(**inputs, return_tokens=True).tokens for attention in ("dense", "packed")
+        )
     assert dense is not None and packed is not None
     for with_padding, without in zip(dense, packed, strict=True):
-        assert float(without[0, 2].abs().max()) == 0 < float(with_padding[0, 2].abs().max())  # the septal group of record 0
+        assert (
+            float(without[0, 2].abs().max()) == 0 < float(with_padding[0, 2].abs().max())
+        )  # the septal group of record 0
         torch.testing.assert_close(without[4:], with_padding[4:], rtol=0, atol=1e-12)
 
 
@@ -85,7 +89,9 @@ def test_a_batch_in_which_nothing_can_be_read_still_reaches_every_parameter() ->
 def test_a_short_run_has_the_same_losses() -> None:
     inputs = {
         **batch(),
-        "text_embedding": torch.nn.functional.normalize(torch.randn(B, 384, generator=torch.Generator().manual_seed(3)), dim=1),
+        "text_embedding": torch.nn.functional.normalize(
+            torch.randn(B, 384, generator=torch.Generator().manual_seed(3)), dim=1
+        ),
     }
     known = {"report_key": torch.arange(B), "similarity": inputs["text_embedding"]}
     losses: dict[str, list[float]] = {}

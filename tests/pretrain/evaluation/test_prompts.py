@@ -27,7 +27,8 @@ def test_no_two_classes_of_a_set_share_a_prompt_and_no_prompt_is_a_bare_code(nam
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("cardialign.data_shards.cohort.findings") is None, reason="the virtual cohort has no findings module here"
+    importlib.util.find_spec("cardialign.data_shards.cohort.findings") is None,
+    reason="the virtual cohort has no findings module here",
 )
 def test_the_virtual_set_covers_every_finding_of_the_virtual_cohort():
     from cardialign.data_shards.cohort.findings import FINDINGS

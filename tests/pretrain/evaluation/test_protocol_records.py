@@ -36,7 +36,9 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Shar
 @pytest.mark.parametrize("source", ["own", "challenge"])
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 @pytest.mark.parametrize("task", ["cpsc2018", "csn"])
-def test_published_names_find_their_keys(sets: dict[tuple[str, str], ShardSet], tmp_path: Path, task: str, split: str, source: str) -> None:
+def test_published_names_find_their_keys(
+    sets: dict[tuple[str, str], ShardSet], tmp_path: Path, task: str, split: str, source: str
+) -> None:
     shards = sets[task, task if source == "own" else source]
     published = [NAMES[task][k] for k in (3, 0, 2)]
     folder = write_label_files(tmp_path, task, split, published)
@@ -62,16 +64,22 @@ def test_a_partial_set_is_scored_on_what_is_there_and_says_what_is_not(
         found = open_task(f"merl-v1:{task}", sets[task, task], label_files=folder)
     assert len(found.rows) == 4 and found.protocol is not None
     assert (found.protocol["missing"], found.protocol["missing_examples"]) == (2, absent)
-    assert found.protocol["note"] == f"4 of 6 test records are in this shard set; 2 are not, such as {', '.join(absent)}"
+    assert (
+        found.protocol["note"] == f"4 of 6 test records are in this shard set; 2 are not, such as {', '.join(absent)}"
+    )
     assert found.protocol["deviations"][-1] == "2 of 6 records are missing"
     assert "published=6 present=4: not the published figure" in caplog.text
     write_label_files(tmp_path, task, "val", absent)
-    with pytest.raises(DataError, match=rf"0 of 2 val records are in this shard set .*name {absent[0]}.* the set holds {task}-"):
+    with pytest.raises(
+        DataError, match=rf"0 of 2 val records are in this shard set .*name {absent[0]}.* the set holds {task}-"
+    ):
         open_task(f"merl-v1:{task}", sets[task, task], split="val", label_files=folder)
 
 
 @pytest.mark.parametrize("task", ["cpsc2018", "csn"])
-def test_the_clean_protocol_deals_each_patient_of_these_sets_to_one_part(sets: dict[tuple[str, str], ShardSet], task: str) -> None:
+def test_the_clean_protocol_deals_each_patient_of_these_sets_to_one_part(
+    sets: dict[tuple[str, str], ShardSet], task: str
+) -> None:
     shards, rows = sets[task, task], []
     for split in ("train", "val", "test"):
         with contextlib.suppress(DataError):  # four patients need not fall into all three parts

@@ -56,22 +56,39 @@ def write_published(folder: Path, ids: list[str], split: str = "test", columns: 
         writer.writerow(["ecg_id", "patient_id", "strat_fold", "filename_lr", "filename_hr", "super_class", *columns])
         for name in ids:
             held = SUPER[int(name.removesuffix(".0")) % 3]
-            writer.writerow([name, "15709.0", 3, "records100/a", "records500/a", [held], *(int(held == column) for column in columns)])
+            writer.writerow(
+                [
+                    name,
+                    "15709.0",
+                    3,
+                    "records100/a",
+                    "records500/a",
+                    [held],
+                    *(int(held == column) for column in columns),
+                ]
+            )
     (folder / "zeroshot").mkdir(exist_ok=True)
-    (folder / "zeroshot/CKEPE_prompt.json").write_text(json.dumps({code: f"  Words for {code}, and More. " for code in SUPER}))
+    (folder / "zeroshot/CKEPE_prompt.json").write_text(
+        json.dumps({code: f"  Words for {code}, and More. " for code in SUPER})
+    )
     return folder
 
 
 def test_published_labels_are_joined_by_id_and_what_is_absent_is_counted(shards: ShardSet, tmp_path: Path) -> None:
     ids = ["58", "7", "999", "12.0", "1000"]
-    folder = write_published(tmp_path, ids, columns=("MI", "STTC", "HYP", "CD", "NORM"))  # the published files differ in their column order
+    folder = write_published(
+        tmp_path, ids, columns=("MI", "STTC", "HYP", "CD", "NORM")
+    )  # the published files differ in their column order
     task = open_task("merl-v1:ptb-xl-super", shards, label_files=folder)
     assert [shards.key(row) for row in task.rows] == ["ptbxl-7", "ptbxl-12", "ptbxl-58"]
     assert task.prompts.codes == list(SUPER)
     assert [SUPER[row.argmax()] for row in task.truth] == [SUPER[n % 3] for n in (7, 12, 58)] and task.truth.sum() == 3
     np.testing.assert_array_equal(task.patients, shards.patients[task.rows])
     assert task.prompts.classes[0].prompts == ("words for hyp, and more.",)
-    assert task.protocol is not None and task.protocol["note"] == "3 of 5 test records are in this shard set; 2 are not, such as 999, 1000"
+    assert (
+        task.protocol is not None
+        and task.protocol["note"] == "3 of 5 test records are in this shard set; 2 are not, such as 999, 1000"
+    )
     assert "2 of 5 records are missing" in task.protocol["deviations"]
     assert task.protocol["published"] == 5 and len(task.protocol["label_file"]["sha256"]) == 64
     assert any("0.04 s at 500 Hz, the protocol says 10 s" in each for each in task.protocol["deviations"])
@@ -104,7 +121,8 @@ def test_what_is_missing_is_named_with_what_is_expected(shards: ShardSet, tmp_pa
     with pytest.raises(UsageError, match=r"is about cpsc2018; .* was built from ptb-xl"):
         open_task("clean-v1:cpsc2018", shards)
     with pytest.raises(
-        UsageError, match=r"no folder was given(.|\n)*ptbxl_super_class_test.csv and zeroshot/CKEPE_prompt.json(.|\n)*ecg_id"
+        UsageError,
+        match=r"no folder was given(.|\n)*ptbxl_super_class_test.csv and zeroshot/CKEPE_prompt.json(.|\n)*ecg_id",
     ):
         open_task("merl-v1:ptb-xl-super", shards)
     folder = write_published(tmp_path, ["1"])
@@ -124,7 +142,9 @@ def test_what_is_missing_is_named_with_what_is_expected(shards: ShardSet, tmp_pa
         ("0,1,0,0,0", "0,maybe,0,0,0", "NORM is 'maybe', not 0 or 1"),
     ],
 )
-def test_a_damaged_label_file_is_named_with_line_and_column(shards: ShardSet, tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_a_damaged_label_file_is_named_with_line_and_column(
+    shards: ShardSet, tmp_path: Path, old: str, new: str, message: str
+) -> None:
     folder = write_published(tmp_path, ["8", "7"])
     file = folder / "ptbxl/super_class/ptbxl_super_class_test.csv"
     text = file.read_text()
@@ -149,7 +169,11 @@ def test_names_come_in_the_forms_that_are_published() -> None:
 def test_two_records_of_one_name_are_refused(shards: ShardSet) -> None:
     column = shards.index.column("key").to_pylist()
     column[3] = "other-1"
-    doubled = ShardSet(shards.path, shards.manifest, shards.index.set_column(shards.index.schema.get_field_index("key"), "key", [column]))
+    doubled = ShardSet(
+        shards.path,
+        shards.manifest,
+        shards.index.set_column(shards.index.schema.get_field_index("key"), "key", [column]),
+    )
     with pytest.raises(DataError, match=r"ptbxl-1 and other-1 both answer to the published name 1"):
         rows_by_name(doubled, ["1"])
 
@@ -165,7 +189,9 @@ def test_every_protocol_states_data_labels_split_preprocessing_and_prompts() -> 
             digests.add(task.digest)
             assert task.values["sources"] and {"sampling_rate", "seconds", "normalisation"} <= task.preprocessing.keys()
             if "labels" in task.values:
-                assert {"id", "train", "val", "test", "classes"} == task.values["labels"].keys() and task.values["prompts"]["file"]
+                assert {"id", "train", "val", "test", "classes"} == task.values["labels"].keys() and task.values[
+                    "prompts"
+                ]["file"]
             else:
                 assert load_prompts(task.values["prompts"]).label_set == task.values["label_set"]
                 assert task.values["split"]["by"] in ("folds", "patient-hash")
@@ -178,10 +204,19 @@ def test_the_published_label_files_open_and_say_how_many_records_are_here(real_d
     source = open_source("ptb-xl", real_data / "ptb-xl", sampling_rate=100)
     build_shards(source, tmp_path / "set", spec=SignalSpec(100, 10), workers=1, limit=60)
     shards = ShardSet.open(tmp_path / "set")
-    for task, published in (("super", (17084, 2146)), ("sub", (17084, 2146)), ("form", (7197, 901)), ("rhythm", (16832, 2100))):
+    for task, published in (
+        ("super", (17084, 2146)),
+        ("sub", (17084, 2146)),
+        ("form", (7197, 901)),
+        ("rhythm", (16832, 2100)),
+    ):
         for split, count in zip(("train", "val"), published, strict=True):
             found = open_task(f"merl-v1:ptb-xl-{task}", shards, split=split, label_files=real_data / "protocols/merl")
-            assert found.protocol is not None and found.protocol["published"] == count and 0 < found.protocol["present"] <= 60
+            assert (
+                found.protocol is not None
+                and found.protocol["published"] == count
+                and 0 < found.protocol["present"] <= 60
+            )
             if task == "form":
                 continue
             codes, ours, labelled = shards.labels(found.rows, task)

@@ -103,7 +103,9 @@ def test_the_interval_covers_the_true_auroc_about_as_often_as_it_says():
         rng = np.random.default_rng(1000 + trial)
         truth = (np.arange(120) < 50)[:, None]
         scores = rng.normal(size=(120, 1)) + truth
-        low, high = percentile_interval(bootstrap_auroc([scores], truth, np.arange(120), resamples=200, seed=trial)[0][:, 0])
+        low, high = percentile_interval(
+            bootstrap_auroc([scores], truth, np.arange(120), resamples=200, seed=trial)[0][:, 0]
+        )
         hits += low <= 0.7602 <= high
     assert hits >= 51  # 95 % nominal; 51 of 60 has a chance of about 1 in 500 of failing by luck
 

@@ -114,7 +114,9 @@ def test_a_class_of_a_few_patients_has_a_figure_but_no_interval(shards, prompts,
     assert "n/a" in result.table()
 
 
-def test_training_beats_the_untrained_twin_on_unseen_patients_with_an_interval_that_excludes_nothing(shards, prompts, trained):
+def test_training_beats_the_untrained_twin_on_unseen_patients_with_an_interval_that_excludes_nothing(
+    shards, prompts, trained
+):
     comparison = compare_zero_shot(trained, trained.untrained(), shards, prompts=prompts, folds=[2], bootstrap=200)
     assert comparison.result.macro > 0.85
     assert comparison.result.low > 0.5
@@ -130,13 +132,18 @@ def test_an_encoder_compared_with_itself_differs_by_exactly_nothing(shards, prom
 
 
 def test_the_same_call_gives_the_same_figures_whatever_the_batch_size(shards, prompts, untrained):
-    one, two = (evaluate_zero_shot(untrained, shards, prompts=prompts, bootstrap=20, batch_size=b, threads=t) for b, t in ((5, 1), (64, 2)))
+    one, two = (
+        evaluate_zero_shot(untrained, shards, prompts=prompts, bootstrap=20, batch_size=b, threads=t)
+        for b, t in ((5, 1), (64, 2))
+    )
     assert [c.auroc for c in one.classes] == pytest.approx([c.auroc for c in two.classes], abs=2e-3)
     assert evaluate_zero_shot(untrained, shards, prompts=prompts, bootstrap=20).classes == two.classes
 
 
 def test_the_result_is_json_with_everything_to_make_it_again_and_a_readable_table(shards, prompts, untrained):
-    comparison = compare_zero_shot(untrained, untrained.untrained(1), shards, prompts=prompts, folds=[1], bootstrap=20, seed=5)
+    comparison = compare_zero_shot(
+        untrained, untrained.untrained(1), shards, prompts=prompts, folds=[1], bootstrap=20, seed=5
+    )
     values = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
     assert values["shards"] == shards.fingerprint and values["encoder"] == "untrained-seed-0" and values["folds"] == [1]
     assert values["bootstrap"] == {"resamples": 20, "seed": 5, "unit": "patient", "level": 0.95}
@@ -156,13 +163,20 @@ def test_the_result_is_json_with_everything_to_make_it_again_and_a_readable_tabl
 def test_a_task_chosen_elsewhere_is_scored_as_it_is_and_named_in_the_result(shards, prompts, untrained):
     chosen = labelled_task(shards, prompts, folds=[2], split="train")
     assert 0 < len(chosen.rows) < len(labelled_task(shards, prompts, folds=[2]).rows)
-    about = {"protocol": "planted-v1", "task": "all", "note": "3 of 4 test records are in this shard set", "deviations": ["no real heart"]}
+    about = {
+        "protocol": "planted-v1",
+        "task": "all",
+        "note": "3 of 4 test records are in this shard set",
+        "deviations": ["no real heart"],
+    }
     result = evaluate_zero_shot(untrained, shards, task=dataclasses.replace(chosen, protocol=about), bootstrap=10)
     same = evaluate_zero_shot(untrained, shards, prompts=prompts, folds=[2], split="train", bootstrap=10)
     assert same.to_dict()["split"] == {"split": "train", "salt": "cardialign-split-1", "fractions": [0.8, 0.1, 0.1]}
     assert result.classes == same.classes and result.n == same.n == len(chosen.rows) and result.folds == [2]
     assert result.to_dict()["protocol"] == about and same.to_dict()["protocol"] is None
-    assert "protocol planted-v1:all: 3 of 4 test records" in result.table() and "differs: no real heart" in result.table()
+    assert (
+        "protocol planted-v1:all: 3 of 4 test records" in result.table() and "differs: no real heart" in result.table()
+    )
     with pytest.raises(UsageError, match="neither prompts nor a protocol"):
         evaluate_zero_shot(untrained, shards)
 
@@ -173,7 +187,9 @@ def test_a_task_may_show_only_the_first_seconds(shards, prompts, untrained):
     records = [shards.read_record(row) for row in task.rows]
     signal = np.stack([r.millivolts() for r in records])
     signal[..., 100:] = 7.0  # what is masked must not matter
-    ecg = untrained.encode(signal, np.ones((len(records), 12), dtype=bool), np.full(len(records), 100)).embedding.numpy()
+    ecg = untrained.encode(
+        signal, np.ones((len(records), 12), dtype=bool), np.full(len(records), 100)
+    ).embedding.numpy()
     words = class_embeddings(untrained, task.prompts)
     for entry in result.classes:
         k = task.prompts.codes.index(entry.code)
@@ -184,7 +200,12 @@ def test_a_task_may_show_only_the_first_seconds(shards, prompts, untrained):
 def test_progress_counts_every_record_once(shards, prompts, untrained):
     seen = []
     result = evaluate_zero_shot(
-        untrained, shards, prompts=prompts, bootstrap=5, batch_size=40, progress=lambda done, total: seen.append((done, total))
+        untrained,
+        shards,
+        prompts=prompts,
+        bootstrap=5,
+        batch_size=40,
+        progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(40, 103), (80, 103), (103, 103)] and result.n == 103
 

@@ -33,17 +33,28 @@ def test_leads_are_ordered_by_name_in_any_letter_case():
 
 def test_eight_leads_are_refused_by_name_and_masked_when_allowed():
     eight = ["I", "II", "V1", "V2", "V3", "V4", "V5", "V6"]
-    with pytest.raises(UserError, match=r"missing here: III, aVR, aVL, aVF(.|\n)*derive_limb_leads=True(.|\n)*allow_missing_leads=True"):
+    with pytest.raises(
+        UserError, match=r"missing here: III, aVR, aVL, aVF(.|\n)*derive_limb_leads=True(.|\n)*allow_missing_leads=True"
+    ):
         conform_signal(CONTRACT, ecg(8), sampling_rate=500, leads=eight)
     out = conform_signal(CONTRACT, ecg(8), sampling_rate=500, leads=eight, allow_missing_leads=True)
-    assert [lead for lead, there in zip(STANDARD_LEADS, out.lead_mask[0], strict=True) if not there] == ["III", "aVR", "aVL", "aVF"]
+    assert [lead for lead, there in zip(STANDARD_LEADS, out.lead_mask[0], strict=True) if not there] == [
+        "III",
+        "aVR",
+        "aVL",
+        "aVF",
+    ]
     assert not out.signal[:, 2:6].any()
 
 
 def test_limb_leads_are_derived_by_einthovens_law():
     signal = ecg(8)
     out = conform_signal(
-        CONTRACT, signal, sampling_rate=500, leads=["I", "II", "V1", "V2", "V3", "V4", "V5", "V6"], derive_limb_leads=True
+        CONTRACT,
+        signal,
+        sampling_rate=500,
+        leads=["I", "II", "V1", "V2", "V3", "V4", "V5", "V6"],
+        derive_limb_leads=True,
     ).signal
     lead = {name: out[:, k] for k, name in enumerate(STANDARD_LEADS)}
     np.testing.assert_allclose(lead["I"] + lead["III"], lead["II"], atol=1e-6)
@@ -75,7 +86,9 @@ def test_shorter_is_padded_and_masked_longer_is_refused_unless_cropped():
     out = conform_signal(CONTRACT, ecg(samples=700), sampling_rate=500)
     assert (out.valid_samples == 700).all() and not out.signal[:, :, 700:].any()
     long = ecg(samples=1300)
-    with pytest.raises(UserError, match=r"lasts 2\.6 s \(1300 samples\), the encoder reads 2 s \(1000\)(.|\n)*crop=True"):
+    with pytest.raises(
+        UserError, match=r"lasts 2\.6 s \(1300 samples\), the encoder reads 2 s \(1000\)(.|\n)*crop=True"
+    ):
         conform_signal(CONTRACT, long, sampling_rate=500)
     assert np.array_equal(conform_signal(CONTRACT, long, sampling_rate=500, crop=True).signal, long[:, :, :1000])
 
@@ -93,7 +106,9 @@ def test_nan_names_record_and_lead_and_is_accepted_in_a_masked_lead():
 
 def test_microvolts_are_converted_when_named_and_caught_when_not():
     signal = ecg()
-    np.testing.assert_allclose(conform_signal(CONTRACT, signal * 1000, sampling_rate=500, units="uV").signal, signal, rtol=1e-5)
+    np.testing.assert_allclose(
+        conform_signal(CONTRACT, signal * 1000, sampling_rate=500, units="uV").signal, signal, rtol=1e-5
+    )
     with pytest.raises(UserError, match=r'record 0: lead I spans \d+ mV(.|\n)*units="uV"'):
         conform_signal(CONTRACT, signal * 1000, sampling_rate=500)
     with pytest.raises(UserError, match="looks like raw counts"):

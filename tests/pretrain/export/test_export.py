@@ -45,7 +45,9 @@ def trained():
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
     config, model = trained
-    return export_encoder(config, model, tmp_path_factory.mktemp("export") / "encoder", training={"steps": 7, "data_fingerprint": "ab12"})
+    return export_encoder(
+        config, model, tmp_path_factory.mktemp("export") / "encoder", training={"steps": 7, "data_fingerprint": "ab12"}
+    )
 
 
 @pytest.fixture
@@ -65,13 +67,17 @@ def test_the_loaded_encoder_embeds_ecgs_as_the_trained_model_did(trained, export
 def test_the_loaded_encoder_embeds_texts_as_the_trained_model_did(trained, exported):
     loaded = load_encoder(exported)
     pooled = torch.from_numpy(loaded.text_encoder.embed(TEXTS))
-    np.testing.assert_allclose(loaded.embed_text(TEXTS), trained[1].text(text_embedding=pooled).detach().numpy(), atol=1e-6)
+    np.testing.assert_allclose(
+        loaded.embed_text(TEXTS), trained[1].text(text_embedding=pooled).detach().numpy(), atol=1e-6
+    )
 
 
 def test_large_batches_and_single_records_give_the_same_rows(exported):
     loaded, signal = load_encoder(exported), ecg(130)
     together = loaded.embed(signal, sampling_rate=100)
-    np.testing.assert_allclose(together[[0, 64, 129]], [loaded.embed(signal[k], sampling_rate=100)[0] for k in (0, 64, 129)], atol=1e-6)
+    np.testing.assert_allclose(
+        together[[0, 64, 129]], [loaded.embed(signal[k], sampling_rate=100)[0] for k in (0, 64, 129)], atol=1e-6
+    )
 
 
 def test_masked_leads_change_nothing_whatever_they_hold(exported):
@@ -88,7 +94,10 @@ def test_masked_leads_change_nothing_whatever_they_hold(exported):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"leads": ["I", "II", "V1", "V2", "V3", "V4", "V5", "V6"]}, r"missing here: III, aVR, aVL, aVF(.|\n)*allow_missing_leads=True"),
+        (
+            {"leads": ["I", "II", "V1", "V2", "V3", "V4", "V5", "V6"]},
+            r"missing here: III, aVR, aVL, aVF(.|\n)*allow_missing_leads=True",
+        ),
         ({"sampling_rate": 250}, r"250 Hz, the encoder was trained at 100 Hz(.|\n)*resample=True"),
     ],
 )
@@ -127,7 +136,9 @@ def test_plain_torch_runs_the_program_without_our_code_for_any_batch(exported, t
         cases[folder] = loaded.embed(signal, sampling_rate=100, lead_mask=mask, valid_samples=valid)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     words = [sys.executable, "-I", "-c", CONSUMER, str(exported / "encoder.pt2"), *map(str, cases)]
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     for folder, expected in cases.items():
         np.testing.assert_allclose(np.load(folder / "out.npy"), expected, atol=1e-5)
@@ -163,7 +174,12 @@ def test_a_pickle_in_a_program_would_be_found(tmp_path):
 def test_the_contract_and_the_provenance_say_what_a_consumer_must_know(exported):
     contract = json.loads((exported / "signal_contract.json").read_text())
     assert contract["leads"][:6] == ["I", "II", "III", "aVR", "aVL", "aVF"]
-    assert (contract["units"], contract["sampling_rate"], contract["samples"], contract["embedding_dim"]) == ("mV", 100.0, 200, 8)
+    assert (contract["units"], contract["sampling_rate"], contract["samples"], contract["embedding_dim"]) == (
+        "mV",
+        100.0,
+        200,
+        8,
+    )
     provenance = json.loads((exported / "provenance.json").read_text())
     assert provenance["training"] == {"steps": 7, "data_fingerprint": "ab12"}
     assert provenance["temperature"] == pytest.approx(0.07)
@@ -198,7 +214,9 @@ def flip(path):
     path.write_bytes(content)
 
 
-def test_an_existing_folder_is_not_overwritten_and_a_failed_export_leaves_nothing(trained, exported, tmp_path, monkeypatch):
+def test_an_existing_folder_is_not_overwritten_and_a_failed_export_leaves_nothing(
+    trained, exported, tmp_path, monkeypatch
+):
     config, model = trained
     with pytest.raises(UserError, match="exists already"):
         export_encoder(config, model, exported, training={})
@@ -237,7 +255,9 @@ def test_a_trained_text_encoder_travels_with_the_export(tmp_path):
     with torch.no_grad():
         expected = model.text(token_ids=torch.from_numpy(ids), token_mask=mask)
     np.testing.assert_allclose(loaded.embed_text(TEXTS), expected.numpy(), atol=1e-5)
-    assert not np.allclose(untrained_encoder(config, SPEC).text_encoder.embed(TEXTS), loaded.text_encoder.embed(TEXTS), atol=1e-3)
+    assert not np.allclose(
+        untrained_encoder(config, SPEC).text_encoder.embed(TEXTS), loaded.text_encoder.embed(TEXTS), atol=1e-3
+    )
 
 
 def test_another_text_encoder_than_the_trained_one_is_refused(copy):

@@ -63,7 +63,10 @@ def similarity_by_hand(bank: Bank, kind: str) -> np.ndarray:
         for j in range(n):
             a, b = REPORTS[i], REPORTS[j]
             if kind == "embedding":
-                S[i, j] = float(bank.centred(np.array([a]))[0].astype(np.float64) @ bank.centred(np.array([b]))[0].astype(np.float64))
+                S[i, j] = float(
+                    bank.centred(np.array([a]))[0].astype(np.float64)
+                    @ bank.centred(np.array([b]))[0].astype(np.float64)
+                )
             else:
                 first, second = set(bank.sets[a]), set(bank.sets[b])
                 S[i, j] = len(first & second) / len(first | second) if first | second else 0.0
@@ -86,13 +89,25 @@ def loss_by_hand(ecg: np.ndarray, text: np.ndarray, tau: float, alpha: np.ndarra
 @pytest.mark.parametrize("weighting", ["ramp", "exponential", "none"])
 @pytest.mark.parametrize("kind", ["embedding", "statements"])
 def test_the_loss_is_the_formula(kind: str, weighting: str, drop: bool) -> None:
-    values: dict[str, Any] = {"similarity": kind, "weighting": weighting, "drop_duplicates": drop, "low": 0.1, "high": 0.7, "chunk": 3}
+    values: dict[str, Any] = {
+        "similarity": kind,
+        "weighting": weighting,
+        "drop_duplicates": drop,
+        "low": 0.1,
+        "high": 0.7,
+        "chunk": 3,
+    }
     config = ObjectiveConfig.model_validate(values)
     bank, objective = Bank(), DiagSim(config)
     generator = torch.Generator().manual_seed(1)
-    ecg, text = (torch.nn.functional.normalize(torch.randn(8, 5, generator=generator, dtype=torch.float64), dim=-1) for _ in range(2))
+    ecg, text = (
+        torch.nn.functional.normalize(torch.randn(8, 5, generator=generator, dtype=torch.float64), dim=-1)
+        for _ in range(2)
+    )
     alpha = alpha_by_hand(similarity_by_hand(bank, kind), config)
-    same_report = np.array([[bank.sets[a] == bank.sets[b] and bank.keys[a] == bank.keys[b] for b in REPORTS] for a in REPORTS])
+    same_report = np.array(
+        [[bank.sets[a] == bank.sets[b] and bank.keys[a] == bank.keys[b] for b in REPORTS] for a in REPORTS]
+    )
     counts_by_hand = np.where(same_report | (REPORTS[:, None] == REPORTS[None]), 0.0, alpha) if drop else alpha
     tau = torch.tensor([0.2], dtype=torch.float64)
     features = {"ecg": ecg.requires_grad_(), "text": text.requires_grad_(), "log_scale": -tau.log()}
@@ -113,7 +128,9 @@ def test_without_similarity_and_weights_it_is_plain_infonce() -> None:
     ecg, text = (torch.nn.functional.normalize(torch.randn(8, 5, dtype=torch.float64), dim=-1) for _ in range(2))
     loss, _ = objective.loss({"ecg": ecg, "text": text, "log_scale": torch.tensor([2.0], dtype=torch.float64)}, inputs)
     logits, target = np.exp(2.0) * ecg @ text.T, torch.arange(8)
-    plain = (torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)) / 2
+    plain = (
+        torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)
+    ) / 2
     torch.testing.assert_close(loss, plain)
 
 

@@ -24,7 +24,9 @@ def make(**sections: Any) -> tuple[RunConfig, DualEncoder]:
 
 
 def signal_part(b: int) -> dict[str, torch.Tensor]:
-    return signal_inputs(torch.randn(b, 12, SPEC.samples), torch.ones(b, 12, dtype=torch.bool), torch.full((b,), SPEC.samples))
+    return signal_inputs(
+        torch.randn(b, 12, SPEC.samples), torch.ones(b, 12, dtype=torch.bool), torch.full((b,), SPEC.samples)
+    )
 
 
 def test_frozen_text_comes_from_the_bank() -> None:

@@ -30,12 +30,16 @@ def test_a_second_run_is_refused_with_the_process_of_the_first_and_a_killed_one_
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
-    first = subprocess.Popen([sys.executable, "-c", HOLD, run_dir], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        [sys.executable, "-c", HOLD, run_dir], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert first.stdin and first.stdout
     try:
         assert first.stdout.readline() == "held\n"
         with (
-            pytest.raises(UsageError, match=f"{run_dir} is in use by process {first.pid} on {platform.node()} since ") as caught,
+            pytest.raises(
+                UsageError, match=f"{run_dir} is in use by process {first.pid} on {platform.node()} since "
+            ) as caught,
             held(run_dir),
         ):
             raise AssertionError("held twice")
@@ -60,7 +64,9 @@ def test_what_was_made_for_a_run_that_did_not_begin_goes_again(tmp_path: Path) -
         pass
 
 
-def test_a_lock_file_that_its_holder_has_just_removed_is_not_taken_for_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_file_that_its_holder_has_just_removed_is_not_taken_for_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lock = fcntl.flock
 
     def flock_late(descriptor: int, how: int) -> None:

@@ -39,7 +39,9 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory, minilm: TextEncoder) 
     torch.manual_seed(0)
     vocabulary = minilm.model_config["vocab_size"]
     BertModel(
-        BertConfig(vocab_size=vocabulary, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+        BertConfig(
+            vocab_size=vocabulary, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+        )
     ).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
         shutil.copy(minilm.folder / name, folder / name)
@@ -67,13 +69,17 @@ def test_tokens_are_padded_truncated_and_counted(minilm: TextEncoder) -> None:
     assert (ids[0, lengths[0] :] == minilm.tokenizer.pad_token_id).all()
 
 
-def test_fingerprint_is_stable_and_changes_with_everything_that_changes_the_vectors(small_folder: Path, tmp_path: Path) -> None:
+def test_fingerprint_is_stable_and_changes_with_everything_that_changes_the_vectors(
+    small_folder: Path, tmp_path: Path
+) -> None:
     config = TextConfig(encoder=str(small_folder))
     first = TextEncoder(config)
     assert first.fingerprint == TextEncoder(config).fingerprint
     copy = tmp_path / "elsewhere"
     shutil.copytree(small_folder, copy)
-    assert TextEncoder(TextConfig(encoder=str(copy))).fingerprint == first.fingerprint, "the folder's place must not count"
+    assert TextEncoder(TextConfig(encoder=str(copy))).fingerprint == first.fingerprint, (
+        "the folder's place must not count"
+    )
     assert TextEncoder(TextConfig(encoder=str(small_folder), max_tokens=64)).fingerprint != first.fingerprint
     weights = copy / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -100,7 +106,10 @@ def test_the_fingerprint_needs_no_language_model_in_memory() -> None:
 def test_a_trained_state_replaces_the_published_weights(small_folder: Path) -> None:
     config = TextConfig(encoder=str(small_folder))
     published = TextEncoder(config)
-    state = {k: v + 0.05 * torch.randn_like(v) if v.is_floating_point() else v for k, v in published.transformer.state_dict().items()}
+    state = {
+        k: v + 0.05 * torch.randn_like(v) if v.is_floating_point() else v
+        for k, v in published.transformer.state_dict().items()
+    }
     trained = TextEncoder(config, state=state)
     assert trained.fingerprint != published.fingerprint
     assert not np.allclose(trained.embed(["Sinus rhythm"]), published.embed(["Sinus rhythm"]), atol=1e-3)
@@ -118,7 +127,9 @@ def test_t5_loads_its_encoder_half(tmp_path: Path, minilm: TextEncoder) -> None:
     from transformers import T5Config, T5ForConditionalGeneration
 
     folder = tmp_path / "small-t5"
-    config = T5Config(vocab_size=minilm.model_config["vocab_size"], d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    config = T5Config(
+        vocab_size=minilm.model_config["vocab_size"], d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2
+    )
     T5ForConditionalGeneration(config).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
         shutil.copy(minilm.folder / name, folder / name)
@@ -134,7 +145,9 @@ def test_an_unknown_id_without_network_names_the_remedy() -> None:
         "try:\n    encoder_folder('someone/no-such-encoder')\nexcept UserError as error:\n    print(error)\n"
     )
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=offline)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=offline
+    )
     assert "someone/no-such-encoder" in done.stdout
     assert "text.encoder=minilm" in done.stdout and "folder" in done.stdout
 
@@ -169,7 +182,9 @@ def test_gradient_reaches_exactly_the_layers_that_train(small_folder: Path, mode
     expected = mode == "full"
     assert (tower.transformer.embeddings.word_embeddings.weight.grad is not None) == expected
     assert all(p.grad is not None for p in tower.head.parameters())
-    assert all(p.grad is not None for p in tower.parameters() if p.requires_grad), "a trainable weight that never gets a gradient"
+    assert all(p.grad is not None for p in tower.parameters() if p.requires_grad), (
+        "a trainable weight that never gets a gradient"
+    )
 
 
 def test_partial_training_keeps_frozen_layers_deterministic(small_folder: Path) -> None:

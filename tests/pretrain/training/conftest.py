@@ -2,4 +2,9 @@
 
 from tests.support.processes import PRELOAD
 
-PRELOAD += ["torch._dynamo", "torch._inductor.compile_fx", "deepspeed.runtime.zero.muon.muon_optimizer", "cardialign.pretrain.training.loop"]
+PRELOAD += [
+    "torch._dynamo",
+    "torch._inductor.compile_fx",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "cardialign.pretrain.training.loop",
+]

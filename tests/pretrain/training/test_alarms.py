@@ -59,7 +59,9 @@ def test_a_rank_that_stays_low_after_warm_up_stops_the_run():
     watch.check_rank(10, 1.0)  # still warming up
     for step, rank in ((12, 1.5), (14, 3.5), (16, 1.5), (18, 1.4), (19, None), (20, 1.5)):
         watch.check_rank(step, rank)
-    with pytest.raises(CollapseError, match=r"step 22: .* effective rank 1.30, and since step 16 .* collapse.min_rank 3"):
+    with pytest.raises(
+        CollapseError, match=r"step 22: .* effective rank 1.30, and since step 16 .* collapse.min_rank 3"
+    ):
         watch.check_rank(22, 1.3)
 
 

@@ -62,7 +62,9 @@ def message(kind: type[Exception], *args) -> str:
 
 
 def one_worker(rank: int, world: int, shards: Path, root: Path) -> tuple[list[TrainResult], str, list]:
-    results = [train(config_for(shards, zero_stage=stage), root / f"one-{stage}", NullReporter()) for stage in (1, 2, 3)]
+    results = [
+        train(config_for(shards, zero_stage=stage), root / f"one-{stage}", NullReporter()) for stage in (1, 2, 3)
+    ]
     results.append(train(config_for(shards, zero_stage=2, precision="bf16"), root / "one-bf16", NullReporter()))
     collapsing = config_for(shards).model_copy(
         update={"collapse": config_for(shards).collapse.model_copy(update={"patience_steps": 2, "loss_margin": 9.0})}
@@ -70,11 +72,20 @@ def one_worker(rank: int, world: int, shards: Path, root: Path) -> tuple[list[Tr
     witness = Witness()
     results.append(train(config_for(shards, zero_stage=1), root / "one-1", witness))
     results.append(train(config_for(shards, zero_stage=1), root / "moved", NullReporter()))
-    return results, message(CollapseError, collapsing, root / "collapse", NullReporter()), [witness.metric_steps, witness.checkpoints]
+    return (
+        results,
+        message(CollapseError, collapsing, root / "collapse", NullReporter()),
+        [witness.metric_steps, witness.checkpoints],
+    )
 
 
-def two_workers(rank: int, world: int, shards: Path, damaged: Path, root: Path) -> tuple[list[TrainResult], Witness, str]:
-    results = [train(config_for(shards, zero_stage=stage, micro_batch=3), root / f"two-{stage}", NullReporter()) for stage in (1, 2, 3)]
+def two_workers(
+    rank: int, world: int, shards: Path, damaged: Path, root: Path
+) -> tuple[list[TrainResult], Witness, str]:
+    results = [
+        train(config_for(shards, zero_stage=stage, micro_batch=3), root / f"two-{stage}", NullReporter())
+        for stage in (1, 2, 3)
+    ]
     undisturbed = with_dropout(shards)
     results.append(train(undisturbed, root / "undisturbed", NullReporter()))
     asking = Witness(stop_after=2 if rank == 1 else None)  # one rank is asked, both stop
@@ -82,7 +93,9 @@ def two_workers(rank: int, world: int, shards: Path, damaged: Path, root: Path) 
     witness = Witness()
     results.append(train(undisturbed, root / "stopped", witness))
     results.append(train(config_for(shards, zero_stage=1), root / "moved", Witness(stop_after=2)))
-    strict = config_for(damaged).model_copy(update={"data": config_for(damaged).data.model_copy(update={"max_bad_fraction": 0.0})})
+    strict = config_for(damaged).model_copy(
+        update={"data": config_for(damaged).data.model_copy(update={"max_bad_fraction": 0.0})}
+    )
     return results, witness, message(DataError, strict, root / "damaged", NullReporter())
 
 
@@ -156,7 +169,11 @@ def test_results_say_what_happened(runs):
 
 def test_a_finished_run_is_not_trained_again(runs):
     _, (results, _, told), _ = runs
-    assert results[4].resumed_from == STEPS and results[4].final_loss == results[0].final_loss and results[4].digest == results[0].digest
+    assert (
+        results[4].resumed_from == STEPS
+        and results[4].final_loss == results[0].final_loss
+        and results[4].digest == results[0].digest
+    )
     assert told == [[], []]
 
 
@@ -206,7 +223,9 @@ def test_after_a_killed_rank_and_a_damaged_checkpoint_the_trace_is_the_same(runs
     shard.write_bytes(raw)
     results = run_ranks(2, train_and_die, shards, run_dir, None, init=False, deadline=60)
     assert [result.resumed_from for result in results] == [2, 2]
-    assert (run_dir / "checkpoints" / "quarantine" / "step-00000004" / "quarantine.txt").read_text().count(shard.name) == 1
+    assert (run_dir / "checkpoints" / "quarantine" / "step-00000004" / "quarantine.txt").read_text().count(
+        shard.name
+    ) == 1
     assert losses(root, "killed") == losses(root, "undisturbed")
     assert digests(root, "killed") == digests(root, "undisturbed")
 
@@ -229,14 +248,26 @@ def test_a_window_in_the_recipe_bounds_the_shards_of_a_batch(shards):
     windowed = config.model_copy(update={"data": config.data.model_copy(update={"window": 1})})
     shard_set, selection, order = open_data(windowed)
     assert all(np.unique(shard_set.shard[order.batch(step)]).size <= 2 for step in range(9))
-    assert any(np.unique(shard_set.shard[open_data(config)[2].batch(step)]).size == 3 for step in range(9))  # of three in all
+    assert any(
+        np.unique(shard_set.shard[open_data(config)[2].batch(step)]).size == 3 for step in range(9)
+    )  # of three in all
     assert sorted(np.concatenate([order.batch(step) for step in range(60)])) == sorted(np.repeat(selection.rows, 13))
 
 
 def test_torchrun_entry_stops_at_a_checkpoint_on_sigterm(shards, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps(config_for(shards, steps=100_000, checkpoint_every=100_000).resolved()))
-    words = [sys.executable, "-m", "cardialign.pretrain", "--recipe", str(recipe), "--run-dir", str(tmp_path / "run"), "--threads", "1"]
+    words = [
+        sys.executable,
+        "-m",
+        "cardialign.pretrain",
+        "--recipe",
+        str(recipe),
+        "--run-dir",
+        str(tmp_path / "run"),
+        "--threads",
+        "1",
+    ]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 60
@@ -253,6 +284,16 @@ def test_torchrun_entry_stops_at_a_checkpoint_on_sigterm(shards, tmp_path):
 
 
 def test_torchrun_entry_says_what_is_wrong_in_a_recipe(tmp_path):
-    words = [sys.executable, "-m", "cardialign.pretrain", "--recipe", "cardialign-demo", "--run-dir", str(tmp_path), "--set", "training.stepz=3"]
+    words = [
+        sys.executable,
+        "-m",
+        "cardialign.pretrain",
+        "--recipe",
+        "cardialign-demo",
+        "--run-dir",
+        str(tmp_path),
+        "--set",
+        "training.stepz=3",
+    ]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2 and "training.stepz: unknown key" in done.stderr

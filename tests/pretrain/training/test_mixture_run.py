@@ -42,7 +42,9 @@ class OtherSource(TinySource):
 
     def read(self, entry: Entry) -> EcgRecord:
         record = super().read(entry)
-        return record if entry.meta["i"] % 4 else replace(record, statements=("Sinus rhythm", "Right bundle branch block"))
+        return (
+            record if entry.meta["i"] % 4 else replace(record, statements=("Sinus rhythm", "Right bundle branch block"))
+        )
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,9 @@ def traced(root: Path, name: str, key: str) -> list[Any]:
 
 def test_one_and_two_workers_train_on_the_same_samples(runs) -> None:
     root, _ = runs
-    assert len(traced(root, "one", "digest")) == STEPS and traced(root, "one", "digest") == traced(root, "two", "digest")
+    assert len(traced(root, "one", "digest")) == STEPS and traced(root, "one", "digest") == traced(
+        root, "two", "digest"
+    )
     np.testing.assert_allclose(traced(root, "two", "loss"), traced(root, "one", "loss"), rtol=2e-5)
 
 
@@ -129,7 +133,11 @@ def test_weights_folds_and_windows_shape_the_batches(sets) -> None:
 
 def test_what_is_wrong_with_a_set_names_it(sets, tmp_path) -> None:
     with pytest.raises(DataError, match=r"other: \d+ records are selected, its weight in the mixture gives it 7 slots"):
-        open_data(mixture_of(sets, {"mixture": [{"shards": str(sets[0])}, {"shards": str(sets[1]), "folds": [1]}]}, global_batch=14))
+        open_data(
+            mixture_of(
+                sets, {"mixture": [{"shards": str(sets[0])}, {"shards": str(sets[1]), "folds": [1]}]}, global_batch=14
+            )
+        )
     with pytest.raises(DataError, match=r"other: "):
         open_data(mixture_of(sets, {"mixture": [{"shards": str(sets[0])}, {"shards": str(sets[1]), "folds": [77]}]}))
     build_shards(OtherSource(), tmp_path / "longer", spec=SignalSpec(RATE, SECONDS * 2), workers=1)

@@ -42,7 +42,9 @@ def config_of(shards: Path, **data):
     return config.model_copy(update={"data": config.data.model_copy(update=data)})
 
 
-def two_workers(rank: int, world: int, damaged: Path, ruined: Path, repairable: Path, root: Path) -> tuple[list[TrainResult], str, dict]:
+def two_workers(
+    rank: int, world: int, damaged: Path, ruined: Path, repairable: Path, root: Path
+) -> tuple[list[TrainResult], str, dict]:
     import torch.distributed as dist
 
     reporter = StopAfter(100)
@@ -70,7 +72,11 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("quarantine")
     damaged = make_shards(root / "shards")
     ruined, repairable = (shutil.copytree(damaged, root / name) for name in ("ruined-shards", "repairable-shards"))
-    for folder, rows in ((damaged, [victim(damaged)]), (repairable, [victim(damaged)]), (ruined, [victim(ruined), victim(ruined, 1)])):
+    for folder, rows in (
+        (damaged, [victim(damaged)]),
+        (repairable, [victim(damaged)]),
+        (ruined, [victim(ruined), victim(ruined, 1)]),
+    ):
         for row in rows:
             flip(folder, ShardSet.open(folder), row)
     return root, damaged, run_ranks(2, two_workers, damaged, ruined, repairable, root, init=False, deadline=100)
@@ -117,7 +123,10 @@ def test_beyond_the_budget_all_ranks_stop_and_name_shards_and_records(runs):
     assert "2 of 60 selected records could not be read, data.max_bad_fraction 0.001 allows 1" in first
     for line in lines(root, "ruined"):
         assert line["key"] in first and line["shard"] in first
-    assert [(line["step"], line["substitute"] is None) for line in lines(root, "ruined")] == [(1, False), (BAD_STEP, True)]
+    assert [(line["step"], line["substitute"] is None) for line in lines(root, "ruined")] == [
+        (1, False),
+        (BAD_STEP, True),
+    ]
     assert "last: record" in first and "crc32" in first and "shards verify" in first and quarantine.FILE in first
     assert len(read_trace(root / "ruined")) == BAD_STEP  # the step that broke the budget was not trained
 
@@ -129,7 +138,8 @@ def test_the_budget_is_a_fraction_but_at_least_one_record_unless_it_is_zero():
 def test_lines_of_another_selection_or_cut_short_do_not_count(tmp_path):
     sample = {"position": 1, "row": 7, "key": "k", "shard": "s", "offset": 0, "rank": 0, "problem": "p"}
     quarantine._append(
-        tmp_path / quarantine.FILE, [{"step": 4, **sample, "selection": "mine"}, {"step": 1, **sample, "selection": "other"}]
+        tmp_path / quarantine.FILE,
+        [{"step": 4, **sample, "selection": "mine"}, {"step": 1, **sample, "selection": "other"}],
     )
     with (tmp_path / quarantine.FILE).open("a") as file:
         file.write('{"step": 2, "row"')

@@ -36,7 +36,11 @@ def first_half(rank: int, world: int, root: Path) -> list[dict]:
 
 def second_half(rank: int, world: int, root: Path) -> tuple[list[dict], str, list[int]]:
     results = legs(rank, world, [(root / f"half{s}", s, 6, 0.2) for s in STAGES])
-    return results, write_on_a_full_disk(rank, root / "half2"), [info.step for info in checkpoint.list_checkpoints(root / "half2")]
+    return (
+        results,
+        write_on_a_full_disk(rank, root / "half2"),
+        [info.step for info in checkpoint.list_checkpoints(root / "half2")],
+    )
 
 
 def write_on_a_full_disk(rank: int, run_dir: Path) -> str:
@@ -95,7 +99,9 @@ def test_resume_at_another_world_size_continues_the_same_run(halves):
     for k, stage in enumerate(ELSEWHERE):
         half, rest = first[0][8 + k], rests[k]
         assert rest["start"] == 3
-        np.testing.assert_allclose(half["losses"] + rest["losses"], whole[0]["losses"], rtol=2e-6, err_msg=f"ZeRO {stage}")
+        np.testing.assert_allclose(
+            half["losses"] + rest["losses"], whole[0]["losses"], rtol=2e-6, err_msg=f"ZeRO {stage}"
+        )
         np.testing.assert_allclose(rest["weights"], whole[0]["weights"], atol=2e-6, err_msg=f"ZeRO {stage}")
 
 
@@ -131,7 +137,12 @@ def test_a_changed_run_is_refused_naming_every_key():
     now = RunConfig(seed=1, model={"size": "tiny"}, training={"epochs": 10, "global_batch": 128})
     with pytest.raises(UserError) as caught:
         resume.check_continues(state_of(saved), now, "other", 1, Path("run/checkpoints/step-00000005"))
-    for text in ("step-00000005", "seed was 0, now 1", "model.size was 'small', now 'tiny'", "training.global_batch was 256, now 128"):
+    for text in (
+        "step-00000005",
+        "seed was 0, now 1",
+        "model.size was 'small', now 'tiny'",
+        "training.global_batch was 256, now 128",
+    ):
         assert text in str(caught.value)
     assert "selected records differ" in str(caught.value)
 

@@ -18,7 +18,9 @@ def test_warms_up_by_default_and_ends_at_the_floor():
 
 def test_constant_keeps_the_peak_after_the_ramp():
     config = ScheduleConfig(name="constant", warmup_steps=3)
-    assert [learning_rate(step, 8, 0.5, config) for step in range(8)] == pytest.approx([0.5 / 3, 1.0 / 3, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
+    assert [learning_rate(step, 8, 0.5, config) for step in range(8)] == pytest.approx(
+        [0.5 / 3, 1.0 / 3, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+    )
 
 
 @pytest.mark.parametrize("total", [1, 2, 7])

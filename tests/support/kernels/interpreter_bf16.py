@@ -38,7 +38,9 @@ def _dot(self: Any, a: Any, b: Any, accumulator: Any, *rest: Any) -> Any:
     if tl.bfloat16 not in kinds:
         return _plain_dot(self, a, b, accumulator, *rest)
     if kinds != (tl.bfloat16, tl.bfloat16) or accumulator.dtype.scalar != tl.float32:
-        raise TypeError(f"a dot of {kinds[0]} and {kinds[1]} into {accumulator.dtype.scalar} is none that tensor cores have")
+        raise TypeError(
+            f"a dot of {kinds[0]} and {kinds[1]} into {accumulator.dtype.scalar} is none that tensor cores have"
+        )
     product = np.matmul(widened(a.data), widened(b.data))
     return interpreter.TensorHandle(product + accumulator.data, accumulator.dtype.scalar)
 

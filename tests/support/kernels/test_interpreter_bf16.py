@@ -18,7 +18,9 @@ def _multiply_and_cast(repaired: bool) -> tuple[float, float]:
     a, b = torch.randn(2, 16, 16, generator=generator).bfloat16()
     product = torch.full((16, 16), float("nan"))
     values = torch.randn(256, generator=generator)
-    values[:5] = torch.tensor([float("inf"), -float("inf"), 1.00390625, 1.01171875, 3.0e38])  # two ties, one towards each side
+    values[:5] = torch.tensor(
+        [float("inf"), -float("inf"), 1.00390625, 1.01171875, 3.0e38]
+    )  # two ties, one towards each side
     cast = torch.empty(256, dtype=torch.bfloat16)
     (interpreter_bf16.install if repaired else interpreter_bf16.remove)()
     try:
@@ -40,7 +42,9 @@ def test_the_repair_gives_what_tensor_cores_and_casts_give() -> None:
 @pytest.mark.parametrize(("operation", "limit"), [("tl.dot", 1.0), ("the cast", 0.2)])
 def test_the_repair_is_still_needed(operation: str, limit: float) -> None:
     measured = dict(zip(("tl.dot", "the cast"), interpreted(_multiply_and_cast, False), strict=True))[operation]
-    assert not measured < limit, f"triton's interpreter got {operation} right by itself: take that part of interpreter_bf16.py out"
+    assert not measured < limit, (
+        f"triton's interpreter got {operation} right by itself: take that part of interpreter_bf16.py out"
+    )
 
 
 def test_nothing_else_is_multiplied_by_the_repair() -> None:
@@ -53,7 +57,9 @@ def _mixed_types() -> str:
     from tests.support.kernels.small_kernels import dot_kernel
 
     try:
-        dot_kernel[(1,)](torch.ones(16, 16, dtype=torch.bfloat16), torch.ones(16, 16, dtype=torch.float16), torch.ones(16, 16), 16)
+        dot_kernel[(1,)](
+            torch.ones(16, 16, dtype=torch.bfloat16), torch.ones(16, 16, dtype=torch.float16), torch.ones(16, 16), 16
+        )
     except Exception as error:
         return "TypeError" if "TypeError" in repr(error) or "dtype" in repr(error) else repr(error)
     return "accepted"
