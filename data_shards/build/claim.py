@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cardialign.data_shards.build.shard_task import WORK_FOLDER
 from cardialign.data_shards.build.commit import MANIFEST
-from cardialign.data_shards.errors import DataError, disk_error
+from cardialign.data_shards.build.shard_task import WORK_FOLDER
 from cardialign.data_shards.build.shard_writer import commit_file
+from cardialign.data_shards.errors import DataError, disk_error
 
 PLAN = "plan.json"
 """In the work folder: what an unfinished build was started with."""

@@ -16,13 +16,13 @@ from typing import Any, TextIO
 import numpy as np
 import pyarrow as pa
 
-from cardialign.data_shards.build.shard_task import WORK_FOLDER, read_sidecar
-from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.build.index_rows import index_batch, write_index
-from cardialign.data_shards.signal.quality import FLAGS
-from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.build.report_table import ReportTable
+from cardialign.data_shards.build.shard_task import WORK_FOLDER, read_sidecar
 from cardialign.data_shards.build.shard_writer import commit_file, file_sha256, sync_folder, temporary_name
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
+from cardialign.data_shards.signal.quality import FLAGS
 from cardialign.data_shards.sources.base import Source
 
 SCHEMA_VERSION = 1

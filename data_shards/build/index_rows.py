@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cardialign.data_shards.signal.codec import encode
-from cardialign.data_shards.signal.quality import bits
-from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.build.report_table import ReportTable
 from cardialign.data_shards.build.shard_writer import Member
+from cardialign.data_shards.record import EcgRecord
+from cardialign.data_shards.signal.codec import encode
+from cardialign.data_shards.signal.quality import bits
 
 INDEX_SCHEMA = pa.schema(
     [

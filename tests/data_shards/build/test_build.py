@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cardialign.data_shards.build.build import build_shards
-from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.build.index_rows import write_index
+from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources import open_source

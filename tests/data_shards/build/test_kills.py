@@ -13,8 +13,8 @@ import pytest
 from cardialign.data_shards.build.build import build_shards
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.record import SignalSpec
-from tests.support.small_source import SmallSource
 from tests.data_shards.build.test_build import digests
+from tests.support.small_source import SmallSource
 
 OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 EVERY = int(os.environ.get("CARDIALIGN_KILL_EVERY", "13"))

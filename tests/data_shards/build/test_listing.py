@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from cardialign.data_shards.build import listing as listing_module
 from cardialign.data_shards.build.build import build_shards
-from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.build.listing import decode_entries, encode_entries, read_slice, write_listing
+from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.sources.base import Entry
-from tests.support.small_source import SmallSource
 from tests.data_shards.build.test_build import build, digests
+from tests.support.small_source import SmallSource
 
 words = st.text(st.characters(codec=None), max_size=8)  # lone surrogates too: names of files that are no UTF-8
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.build.shard_writer import (
     ShardWriter,
     _tar_header,
@@ -19,6 +18,7 @@ from cardialign.data_shards.build.shard_writer import (
     metadata_bytes,
     plain_tar_header,
 )
+from cardialign.data_shards.errors import DataError
 
 RECORDS = [(f"rec-{i}", bytes([i]) * (100 + 300 * i), {"key": f"rec-{i}", "b": i, "a": "é"}) for i in range(5)]
 
