@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.cli.lines import aligned
 from cardialign.cluster.cli.options import add_tracking_uri
 from cardialign.data_shards.errors import UsageError
 
@@ -50,6 +51,4 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    from cardialign.cluster.main import aligned
-
     return aligned({**result, "embedding": [*result["embedding"][:4], f"... {result['dimensions']} numbers"]})

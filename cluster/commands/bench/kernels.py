@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.cli.lines import aligned
+
 STEP_RECIPES = {"cpu": "cardialign-demo", "cuda": "cardialign-base"}
 """Whose optimizer step belongs to the whole report of a device."""
 
@@ -129,7 +131,6 @@ def _say(line: str) -> None:
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    from cardialign.cluster.main import aligned
     from cardialign.kernels.benchmarks.table import markdown, plain
 
     if "step" in result:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.cli.lines import aligned
 from cardialign.cluster.cli.progress import Progress
 from cardialign.data_shards.errors import UsageError
 
@@ -39,8 +40,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    from cardialign.cluster.main import aligned
-
     reports, ages = result["reports"], result["age_years"]
     shown: dict[str, Any] = {
         name: result[name] for name in ("source", "records", "patients", "shards", "bytes", "rejected")
