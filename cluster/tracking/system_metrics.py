@@ -1,4 +1,4 @@
-"""What the machine does while a run trains: CPU, memory of the driver and of the workers that run on this host, free memory."""
+"""What the machine does while a run trains: CPU, memory in use, memory of the driver and of its workers on this host."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ def worker_pids(run_dir: Path, host: str) -> list[int]:
 
 
 def sample(run_dir: Path) -> dict[str, float]:
-    """One reading: `system/...` -> percent or MiB. The first CPU reading of a process is 0 (psutil measures between calls)."""
+    """One reading: `system/...` -> percent or MiB.
+
+    The first CPU reading of a process is 0 (psutil measures between calls).
+    """
     import platform
 
     import psutil

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from cardialign.cluster.tracking import mlflow_store
+from cardialign.cluster.tracking.replay import Replay, sync
 from cardialign.cluster.tracking.spool import append_line
-from cardialign.cluster.tracking.tracker import METRICS, STATE, Replay, RunTracker, TrackingState, flatten, sync
+from cardialign.cluster.tracking.state import METRICS, STATE, TrackingState, flatten
+from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import UserError
 
 
