@@ -23,7 +23,7 @@ from cardialign.data_shards.errors import UserError
 
 CONFIG, RESULT, FAILURE, ATTEMPTS = "config.resolved.json", "result.json", "failure.json", "attempts.jsonl"
 STOP = "STOP"
-CHECKPOINTS, EXPORT, WORKERS = "checkpoints", "export", "workers"
+EXPORT, WORKERS = "export", "workers"
 
 
 def write_failure(run_dir: Path, error: UserError, rank: int) -> None:

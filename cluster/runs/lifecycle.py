@@ -1,8 +1,8 @@
-"""`pretrain` from end to end: check and prepare what it needs, open tracking, train on Ray, export, register."""
+"""A run from end to end: check and prepare what it needs, open tracking, train on Ray, export, register."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,27 @@ from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.pretrain.run.lock import held
 
 if TYPE_CHECKING:
+    from cardialign.cluster.runs.driver import PretrainResult
     from cardialign.pretrain.config import RunConfig, TextConfig
 
 FINAL = ("final_loss", "records_per_second", "data_wait_share", "restarts")
 """Figures of a finished run that MLflow gets as `run/...`."""
 
 
+@dataclass(frozen=True)
+class Tracking:
+    """The MLflow store and experiment of a run. optional: train also when the store cannot be opened."""
+
+    uri: str
+    experiment: str = "cardialign"
+    optional: bool = False
+
+
 def prepare(config: RunConfig) -> dict[str, Any]:
-    """What can be found wrong before anything is started, and the text bank of every set. Returns records, steps and fingerprints of the run's data."""
+    """What can be found wrong before anything is started, and the text bank of every set.
+
+    Returns records, steps and fingerprints of the run's data.
+    """
     from cardialign.pretrain.training.data import open_data, total_steps
 
     shard_set, selection, _ = open_data(config)
@@ -37,7 +50,10 @@ def prepare(config: RunConfig) -> dict[str, Any]:
 
 
 def _bank(shards: Path, text: TextConfig) -> dict[str, Any]:
-    """The text bank of a shard set, opened or made. Made in a process of its own, so that the report encoder is gone from memory before the workers start."""
+    """The text bank of a shard set, opened or made.
+
+    It is made in a process of its own: the report encoder is gone from memory before the workers start.
+    """
     from cardialign.cluster.cli.subcommand import run_command
     from cardialign.cluster.runs.text_bank import find_text_bank
     from cardialign.data_shards.shard_set.remote import url_of
@@ -49,50 +65,36 @@ def _bank(shards: Path, text: TextConfig) -> dict[str, Any]:
     return bank
 
 
-def _figures(line: dict[str, Any]) -> str:
-    shown = [f"loss {line['loss']:.4f}"] if "loss" in line else []
-    shown += [f"{line['records_per_second']:.0f} records/s"] if "records_per_second" in line else []
-    return "  ".join(shown)
-
-
-def pretrain_and_export(
+def run(
     config: RunConfig,
     run_dir: Path,
+    tracking: Tracking,
     *,
     workers: int = 2,
     address: str | None = None,
     max_failures: int = 3,
-    tracking_uri: str,
-    tracking_optional: bool = False,
-    experiment: str = "cardialign",
     register_as: str | None = None,
 ) -> dict[str, Any]:
-    """Train, track, export to `run_dir/export`, register. The result's `exit_code` is 75 when the run stopped at a committed checkpoint.
+    """Train, track, export to `run_dir/export`, register.
 
-    Raises UserError: configuration, data, an MLflow store that cannot be opened (unless `tracking_optional`), a run directory that another run
-    holds, or a failed run.
+    The result's `exit_code` is 75 when the run stopped at a committed checkpoint. Raises UserError: configuration,
+    data, an MLflow store that cannot be opened (unless `tracking.optional`), a run directory that another run holds,
+    or a failed run.
     """
-    from cardialign.cluster.runs.driver import pretrain
+    from cardialign.cluster.runs.driver import train_on_ray
 
     if workers < 1:
         raise UsageError(f"--workers {workers} is less than 1", "one worker is the least")
     with held(run_dir.expanduser().absolute()):
         data = prepare(config)
         tracker = RunTracker(
-            run_dir.expanduser().absolute(), tracking_uri, experiment=experiment, optional=tracking_optional
+            run_dir.expanduser().absolute(), tracking.uri, experiment=tracking.experiment, optional=tracking.optional
         )
-        tags = {
-            "data.fingerprint": data["shards_fingerprint"],
-            "data.selection": data["selection_fingerprint"],
-            "git.commit": git_commit(),
-        }
-        tags |= {f"version.{name}": number for name, number in versions().items()}
-        parameters = {**config.resolved(), "workers": workers, "records": data["records"], "steps": data["steps"]}
-        tracker.start(config.name, parameters, {key: value for key, value in tags.items() if value})
+        tracker.start(config.name, _parameters(config, workers, data), _tags(data))
         status, final = "FAILED", {}
         try:
             with Progress("pretrain", data["steps"]) as progress:
-                outcome = pretrain(
+                outcome = train_on_ray(
                     config,
                     run_dir,
                     workers=workers,
@@ -107,19 +109,43 @@ def pretrain_and_export(
             raise
         finally:
             delivered = tracker.finish(status, final)
-        result = {
-            **{key: value for key, value in asdict(outcome).items() if key != "seconds"},
-            "training_seconds": outcome.seconds,
-            "records": data["records"],
-            "data_fingerprint": data["shards_fingerprint"],
-            "tracking_uri": tracker.uri,
-            "run_id": tracker.run_id or None,
-            "tracked": delivered,
-            "exit_code": STOPPED if outcome.stopped else DONE,
-        }
+        result = _result(outcome, data, tracker, delivered)
         if outcome.stopped:
             return {**result, "next": "run the same command again to continue"}
         return {**result, **_hand_over(run_dir, outcome.final_loss, tracker, register_as)}
+
+
+def _parameters(config: RunConfig, workers: int, data: dict[str, Any]) -> dict[str, Any]:
+    return {**config.resolved(), "workers": workers, "records": data["records"], "steps": data["steps"]}
+
+
+def _tags(data: dict[str, Any]) -> dict[str, str]:
+    tags = {
+        "data.fingerprint": data["shards_fingerprint"],
+        "data.selection": data["selection_fingerprint"],
+        "git.commit": git_commit(),
+    }
+    tags |= {f"version.{name}": number for name, number in versions().items()}
+    return {key: value for key, value in tags.items() if value}
+
+
+def _figures(line: dict[str, Any]) -> str:
+    shown = [f"loss {line['loss']:.4f}"] if "loss" in line else []
+    shown += [f"{line['records_per_second']:.0f} records/s"] if "records_per_second" in line else []
+    return "  ".join(shown)
+
+
+def _result(outcome: PretrainResult, data: dict[str, Any], tracker: RunTracker, delivered: bool) -> dict[str, Any]:
+    return {
+        **{key: value for key, value in asdict(outcome).items() if key != "seconds"},
+        "training_seconds": outcome.seconds,
+        "records": data["records"],
+        "data_fingerprint": data["shards_fingerprint"],
+        "tracking_uri": tracker.uri,
+        "run_id": tracker.run_id or None,
+        "tracked": delivered,
+        "exit_code": STOPPED if outcome.stopped else DONE,
+    }
 
 
 def _hand_over(run_dir: Path, final_loss: float, tracker: RunTracker, register_as: str | None) -> dict[str, Any]:
@@ -132,7 +158,8 @@ def _hand_over(run_dir: Path, final_loss: float, tracker: RunTracker, register_a
 
         if not tracker.run_id:
             raise UserError(
-                f"the run is finished and exported to {run_dir / EXPORT}, but could not be registered: {tracker.uri} was not open",
+                f"the run is finished and exported to {run_dir / EXPORT}, but could not be registered: "
+                f"{tracker.uri} was not open",
                 "run `cardialign tracking sync`, then the same command again with --register",
             )
         version = register(run_dir / EXPORT, register_as, tracker.uri, tracker.run_id, {"final_loss": final_loss})

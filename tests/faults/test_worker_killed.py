@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cardialign.cluster.main import main
-from cardialign.cluster.runs.driver import pretrain
+from cardialign.cluster.runs.driver import train_on_ray
 from cardialign.cluster.runs.failure import ATTEMPTS, WORKERS
 from cardialign.cluster.tracking.spool import read_json
 from cardialign.pretrain.config import RunConfig, load_config
@@ -62,7 +62,7 @@ def test_run_whose_worker_is_killed_finishes_by_itself_with_the_same_loss_trace(
             os.kill(note["pid"], signal.SIGKILL)
             killed.append(note["pid"])
 
-    result = pretrain(config, tmp_path / "disturbed", workers=2, on_step=kill_one_worker)
+    result = train_on_ray(config, tmp_path / "disturbed", workers=2, on_step=kill_one_worker)
     assert killed and result.restarts == 1 and not result.stopped
     assert result.steps == 60 and starts(tmp_path / "disturbed") == 2
     resumed = read_json(tmp_path / "disturbed" / "result.json")
@@ -119,6 +119,6 @@ def test_collapse_ends_the_run_with_its_own_message_and_without_another_try(
     ]
     config = config_for(f"data.shards={banked_shards}", *collapse)
     with pytest.raises(CollapseError) as raised:
-        pretrain(config, tmp_path / "run", workers=2)
+        train_on_ray(config, tmp_path / "run", workers=2)
     assert "effective rank" in raised.value.problem and "warm-up" in raised.value.remedy
     assert starts(tmp_path / "run") == 1
