@@ -29,6 +29,7 @@ HEAVY = (
     "numpy",
     "pydantic",
     "yaml",
+    "jinja2",
 )
 
 

@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         figures = set_statistics(ShardSet.open(args.shards), sample=args.sample, top=args.top, progress=progress)
     page = None
     if args.out is not None:
-        from cardialign.cluster.pages.set_page import write_statistics_page
+        from cardialign.cluster.pages.set_page import write_set_page
 
-        page = str(write_statistics_page(args.out, figures))
+        page = str(write_set_page(args.out, figures))
     return {**figures, "page": page}
 
 
