@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import logging
 import os
 import sys
@@ -18,7 +17,7 @@ from typing import Any, NoReturn
 
 from cardialign.cluster.cli.exit_codes import DONE, FAILED, INTERRUPTED
 from cardialign.cluster.cli.lines import aligned, json_line
-from cardialign.cluster.commands import COMMANDS, GROUPS
+from cardialign.cluster.commands import COMMANDS, GROUPS, module_of
 from cardialign.data_shards.errors import UsageError, UserError
 
 
@@ -87,7 +86,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     _common(parser)
     top = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     groups: dict[str, Any] = {}
-    for name, entry in COMMANDS.items():
+    for name, told in COMMANDS.items():
         first, _, second = name.partition(" ")
         where = top
         if second:
@@ -99,12 +98,12 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
             where = groups[first]
         leaf = where.add_parser(
             second or first,
-            help=entry.help,
-            description=entry.help[0].upper() + entry.help[1:] + ".",
+            help=told,
+            description=told[0].upper() + told[1:] + ".",
             formatter_class=_Help,
         )
         if name == command:
-            importlib.import_module(entry.module).add_arguments(leaf)
+            module_of(name).add_arguments(leaf)
             _common(leaf)
             leaf.set_defaults(command=name)
     return parser
@@ -130,7 +129,7 @@ def _tell_result(command: str, result: dict[str, Any], seconds: float, as_json: 
         payload = {"ok": code == DONE, "command": command, "seconds": round(seconds, 3), **shown, "exit_code": code}
         _say([json_line(payload)])
         return code
-    module = importlib.import_module(COMMANDS[command].module)
+    module = module_of(command)
     lines = module.summary(result) if hasattr(module, "summary") else aligned({"seconds": round(seconds, 1), **result})
     _say(lines)
     return code
@@ -163,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
             )
         args.json, args.debug = as_json, debug
         command = args.command
-        result = importlib.import_module(COMMANDS[args.command].module).run(args)
+        result = module_of(args.command).run(args)
         return _tell_result(args.command, result, time.monotonic() - started, as_json)
     except UserError as error:
         if debug:

@@ -22,7 +22,7 @@ def aligned(result: Mapping[str, Any]) -> list[str]:
 
 
 def json_line(payload: Mapping[str, Any]) -> str:
-    """`payload` as one JSON object in one line: paths and numpy values are written plainly, NaN and infinities as null."""
+    """`payload` as one JSON object in one line: paths and numpy values plainly, NaN and infinities as null."""
     plain = json.loads(json.dumps(payload, default=_plain))
     return json.dumps(_finite(plain), allow_nan=False)
 

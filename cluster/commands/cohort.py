@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.cohort.generate import make_cohort
 
     with Progress("cohort") as progress:
-        report = make_cohort(
+        made = make_cohort(
             args.out,
             patients=args.patients,
             records=args.records,
@@ -45,4 +45,4 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             prevalence=args.prevalence,
             progress=progress,
         )
-    return asdict(report)
+    return asdict(made)

@@ -237,7 +237,7 @@ class IntervalScale:
 
 
 def weight_bars(weights: Mapping[str, float]) -> str:
-    """Horizontal bars on a 0..1 axis (wider when a weight exceeds 1), one per lead group, with its figure at the end."""
+    """Horizontal bars on a 0..1 axis (wider when a weight exceeds 1), one per lead group with its figure."""
     top = max(1.0, *weights.values())
     left, row, length = 74, 24, 150
     bars = [

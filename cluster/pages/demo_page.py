@@ -1,4 +1,4 @@
-"""The demo's page: figures from the run directory, pictures of unseen patients with the encoder's lead-group weights."""
+"""The demo's page: figures of its run, pictures of unseen patients with the encoder's lead-group weights."""
 
 from __future__ import annotations
 

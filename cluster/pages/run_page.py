@@ -1,4 +1,4 @@
-"""One self-contained page about one run: what was run, on which data, how it learnt, what it can tell on unseen patients.
+"""One self-contained page about a run: what was run, on which data, how it learnt, what it tells on unseen patients.
 
 It can be mailed, archived or attached to an MLflow run. Here is what the page says; `templates/run.html` is how.
 """

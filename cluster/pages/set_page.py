@@ -103,8 +103,9 @@ def _reports(figures: Mapping[str, Any]) -> Section:
         return _section("Reports", words="No record of this set has a report.")
     shared = _share(reports["records_in_shared_reports"], reports["with"])
     words = (
-        f"{reports['with']:,} records ({_share(reports['with'], records)}) have a report. {shared} of them share it word "
-        f"for word with another record; {reports['distinct_statements']:,} distinct statements, "
+        f"{reports['with']:,} records ({_share(reports['with'], records)}) have a report. "
+        f"{shared} of them share it word for word with another record; "
+        f"{reports['distinct_statements']:,} distinct statements, "
         f"{reports['statements_once']:,} of them in one record only."
     )
     statements, texts, known = _top(reports["statements"]), _top(reports["texts"]), reports["with"]

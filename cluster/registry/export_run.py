@@ -13,9 +13,10 @@ from cardialign.data_shards.errors import UserError
 
 
 def export_run(run_dir: Path, out: Path | None = None, *, overwrite: bool = False) -> dict[str, Any]:
-    """Export the encoder of the run in `run_dir` to `out` (default `run_dir/export`). Returns path, step, files, bytes, digest.
+    """Export the encoder of the run in `run_dir` to `out` (default `run_dir/export`).
 
-    Damaged checkpoints are passed over, not moved. Raises UserError when the run has no verified checkpoint or `out` exists.
+    Returns path, step, files, bytes, digest. Damaged checkpoints are passed over, not moved. Raises UserError when the
+    run has no verified checkpoint or `out` exists.
     """
     from cardialign.pretrain.config import parse_config
     from cardialign.pretrain.export.integrity import refuse_to_replace, verify_export

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Signal:
-    """One ECG as given: mV (L, T), the names of its L leads, Hz, where it came from. `lead_mask` None: every lead counts."""
+    """One ECG as given: mV (L, T), the names of its L leads, Hz, where it came from.
+
+    lead_mask (L,); None: every lead counts. valid_samples: how many of the T are signal; None: all.
+    """
 
     millivolts: np.ndarray
     leads: tuple[str, ...]

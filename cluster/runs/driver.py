@@ -184,11 +184,11 @@ def train_on_ray(
     max_failures: int = 3,
     on_step: OnStep | None = None,
 ) -> PretrainResult:
-    """Train `config` in `run_dir` (on storage that every worker sees) with `workers` Ray workers; resumes what is there.
+    """Train `config` in `run_dir` (on storage that every worker sees) with `workers` Ray workers.
 
-    The caller holds `run_dir` (`cardialign.pretrain.run.lock`). on_step gets each line of `metrics.jsonl` as it is
-    written. Raises UserError: a worker's own (collapse, data, checkpoint), a cluster that cannot hold the workers, or
-    more than `max_failures` dead worker groups.
+    It resumes what is there. The caller holds `run_dir` (`cardialign.pretrain.run.lock`). on_step gets each line of
+    `metrics.jsonl` as it is written. Raises UserError: a worker's own (collapse, data, checkpoint), a cluster that
+    cannot hold the workers, or more than `max_failures` dead worker groups.
     """
     run_dir = run_dir.expanduser().absolute()
     _claim(config, run_dir)

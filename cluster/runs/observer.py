@@ -16,7 +16,7 @@ LOOK_SECONDS = 0.2
 
 
 class RayObserver:
-    """One per rank. Metrics are already in the loop's spool, which the driver tails; nothing here waits for a network."""
+    """One per rank. Metrics are already in the loop's spool, which the driver tails: nothing waits for a network."""
 
     def __init__(self, run_dir: Path) -> None:
         self.stop_file = run_dir / STOP
@@ -24,7 +24,7 @@ class RayObserver:
         self._stop = False
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Nothing: `ray.train.report` is a barrier over all ranks and belongs to `checkpoint`, which every rank calls."""
+        """Nothing: `ray.train.report` is a barrier over all ranks and belongs to `checkpoint`, which all call."""
 
     def checkpoint(self, step: int, path: Path) -> None:
         """Tells Ray Train that the run is alive.

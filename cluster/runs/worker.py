@@ -1,4 +1,4 @@
-"""What Ray Train runs on every worker: the plain training loop of `pretrain`, in the process group that Ray has set up."""
+"""What Ray Train runs on every worker: the plain training loop of `pretrain`, in the process group that Ray set up."""
 
 from __future__ import annotations
 

@@ -104,7 +104,10 @@ class Replay:
 
 
 def sync(run_dir: Path, tracking_uri: str | None = None) -> dict[str, Any]:
-    """Replay everything a run has in its spool. Raises UserError when the run has none or the store cannot be opened."""
+    """Replay everything a run has in its spool.
+
+    Raises UserError when the run has none or the store cannot be opened.
+    """
     state = TrackingState.load(run_dir)
     if state is None:
         raise UserError(

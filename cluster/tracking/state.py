@@ -1,4 +1,4 @@
-"""What `tracking.json` in a run directory holds: the store, the run id, what was said about the run, and the cursors."""
+"""What `tracking.json` in a run directory holds: the store, the run id, what is known of the run, and the cursors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine does while a run trains: CPU, memory in use, memory of the driver and of its workers on this host."""
+"""What the machine does while a run trains: CPU, memory in use, memory of the driver and its workers on this host."""
 
 from __future__ import annotations
 

@@ -22,10 +22,10 @@ SYNC_SECONDS, SYSTEM_SECONDS = 2.0, 5.0
 
 
 class RunTracker:
-    """The driver's side of one run: `start`, then a thread that samples the system and replays the spool, then `finish`.
+    """The driver's side of a run: `start`, then a thread that samples the system and replays the spool, then `finish`.
 
-    `optional`: a store that cannot be opened is a warning, the run is spooled, and `cardialign tracking sync` replays it later.
-    Raises UserError from `start` otherwise.
+    `optional`: a store that cannot be opened is a warning, the run is spooled, and `cardialign tracking sync` replays
+    it later. Raises UserError from `start` otherwise.
     """
 
     def __init__(
@@ -92,7 +92,10 @@ class RunTracker:
         return True
 
     def finish(self, status: str, final: Mapping[str, float] | None = None) -> bool:
-        """Stop the thread, send the rest. Returns False when something waits in the spool for `cardialign tracking sync`."""
+        """Stop the thread, send the rest.
+
+        Returns False when something waits in the spool for `cardialign tracking sync`.
+        """
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=60)

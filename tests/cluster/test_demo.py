@@ -1,4 +1,7 @@
-"""The demo's stages: the printed command is the one that runs, finished work is kept when it verifies, and nobody's folder is lost."""
+"""The demo's stages: the printed command is the one that runs, finished work is kept when it verifies.
+
+Nobody's folder is lost.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 
 from cardialign.cluster import main as cli
 from cardialign.cluster.cli.lines import aligned
-from cardialign.cluster.commands import COMMANDS, GROUPS
+from cardialign.cluster.commands import COMMANDS, GROUPS, module_of
 from cardialign.data_shards.errors import DataError
 
 HEAVY = (
@@ -34,7 +33,10 @@ HEAVY = (
 
 
 def test_help_imports_nothing_heavy() -> None:
-    program = f"import sys; from cardialign.cluster.main import main; main(['--help']); print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules])"
+    program = (
+        "import sys; from cardialign.cluster.main import main; main(['--help']); "
+        f"print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip().splitlines()[-1] == "HEAVY []"
     assert "pretrain" in done.stdout and "registry" in done.stdout
@@ -42,7 +44,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    module = importlib.import_module(COMMANDS[name].module)
+    module = module_of(name)
     assert callable(module.run) and callable(module.add_arguments)
     assert cli.main([*name.split(), "--help"]) == 0
     printed = capsys.readouterr().out
@@ -73,8 +75,7 @@ def test_unknown_option_is_wrong_usage(cardialign: Callable[..., Any]) -> None:
 
 
 def _command_that(monkeypatch: pytest.MonkeyPatch, act: Callable[..., dict[str, Any]]) -> None:
-    module = importlib.import_module(COMMANDS["registry list"].module)
-    monkeypatch.setattr(module, "run", act)
+    monkeypatch.setattr(module_of("registry list"), "run", act)
 
 
 def test_user_error_is_one_message_without_traceback(

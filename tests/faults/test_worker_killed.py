@@ -1,5 +1,7 @@
-"""A worker that dies, a run that is asked to stop (both over a mixture of two sets), a run that collapses: each ends as promised, on a real Ray with
-two workers."""
+"""A worker that dies, a run that is asked to stop (both over a mixture of two sets), a run that collapses.
+
+Each ends as promised, on a real Ray with two workers.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """`cardialign shards build`: a data set on disk -> a shard set.
 
-The options of the readers come from the readers themselves; an option called like one of the shard set's (`sampling_rate`) is spelled `--record-rate`:
-which of a data set's published rates to read, while `--sampling-rate` is what the shards hold.
+The options of the readers come from the readers themselves. One that is called like an option of the shard set
+(`sampling_rate`) is spelled `--record-rate`: which of a data set's published rates to read, while `--sampling-rate` is
+what the shards hold.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address",
         metavar="auto|HOST:PORT|local",
-        help="build as Ray tasks: on the cluster at this address (--root and --out on a filesystem that all nodes share), or on a local Ray",
+        help="build as Ray tasks: on the cluster at this address "
+        "(--root and --out on a filesystem that all nodes share), or on a local Ray",
     )
     add_folds(parser, "keep only these folds")
     parser.add_argument("--limit", type=int, metavar="N", help="read at most so many records")
@@ -76,7 +78,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def two_stages(listing: Progress, building: Progress) -> Callable[[int, int, int], None]:
-    """What `build_shards` takes: the records listed while their number is not known, then the records built, with an ETA of their own."""
+    """What `build_shards` takes to tell its progress.
+
+    Records are listed while their number is not known; then they are built, with an ETA of their own.
+    """
 
     def show(done: int, total: int, rejected: int) -> None:
         if total == 0:
@@ -107,7 +112,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         args.source, args.root if executor is None else args.root.absolute(), **given, **key_values(args.option)
     )
     with Progress("shards build: listing records") as listing, Progress("shards build") as building:
-        report = build_shards(
+        built = build_shards(
             source,
             args.out if executor is None else args.out.absolute(),
             spec=SignalSpec(args.sampling_rate, args.seconds),
@@ -120,4 +125,4 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             progress=two_stages(listing, building),
             executor=executor,
         )
-    return asdict(report)
+    return asdict(built)

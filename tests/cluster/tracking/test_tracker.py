@@ -1,4 +1,4 @@
-"""MLflow replay against a real SQLite store: nothing lost, nothing doubled, and a store that is away stops no training."""
+"""MLflow replay against a real SQLite store: nothing lost, nothing doubled; a store that is away stops no training."""
 
 from __future__ import annotations
 
