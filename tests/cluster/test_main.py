@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from cardialign.cluster import main as cli
-from cardialign.cluster.cli.lines import aligned
 from cardialign.cluster.commands import COMMANDS, GROUPS, module_of
 from cardialign.data_shards.errors import DataError
 
@@ -147,8 +146,3 @@ def test_stopped_at_a_checkpoint_is_75_and_not_ok(
     _command_that(monkeypatch, lambda args: {"exit_code": 75, "encoders": []})
     assert cli.main(["registry", "list", "--json"]) == 75
     assert json.loads(capsys.readouterr().out)["ok"] is False
-
-
-def test_readers_of_a_terminal_get_aligned_lines() -> None:
-    lines = aligned({"records": 3, "share": 0.123456, "nothing": None, "rejected": {"bad-gain": 2}, "exit_code": 0})
-    assert lines == ["records   3", "share     0.1235", "rejected  bad-gain 2"]
