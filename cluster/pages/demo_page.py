@@ -39,7 +39,9 @@ def _pictures(out: Path) -> list[Picture]:
                 continue
             seen.add(record.statements)
             output = encoder.encode(record.millivolts()[None], record.lead_mask[None], np.array([record.valid_samples]))
-            weights = dict(zip(encoder.group_names, output.group_weights[0].tolist(), strict=True))
+            weights = {}
+            if output.group_weights is not None:
+                weights = dict(zip(encoder.group_names, output.group_weights[0].tolist(), strict=True))
             png = Path(scratch) / "ecg.png"
             draw_ecg(record, png)
             pictures.append(Picture(record.key, png.read_bytes(), ". ".join(record.statements), weights))

@@ -16,7 +16,7 @@ from torch import Tensor
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import RunConfig, parse_config
-from cardialign.pretrain.encoders.cardialign import EcgEncoder, EncoderOutput
+from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput, create_encoder
 from cardialign.pretrain.export.contract import SignalContract, SignalForm, conform_signal
 from cardialign.pretrain.export.integrity import verify_export
 from cardialign.pretrain.text.encoder import TextEncoder, TextHead
@@ -112,11 +112,11 @@ def untrained_encoder(
     """Encoder and report head with fresh weights from `seed`; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        ecg = EcgEncoder(config.model, spec.sampling_rate, spec.samples, config.data.normalisation)
+        ecg = create_encoder(config.encoder, spec, config.data.normalisation)
         text = TextEncoder(config.text, device=device)
-        head = TextHead(text.dim, config.model.embedding_dim)
+        head = TextHead(text.dim, config.encoder.embedding_dim)
     contract = SignalContract.of(
-        spec, config.data.normalisation, config.model.embedding_dim, config.training.lead_dropout
+        spec, config.data.normalisation, config.encoder.embedding_dim, config.training.lead_dropout
     )
     return LoadedEncoder(
         config,
@@ -136,12 +136,12 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> Loaded
     digest = verify_export(path)
     config = parse_config(_read_json(path / "config.json"), str(path / "config.json"))
     contract = SignalContract.from_dict(_read_json(path / "signal_contract.json"))
-    ecg = EcgEncoder(config.model, contract.sampling_rate, contract.samples, contract.normalisation)
+    ecg = create_encoder(config.encoder, contract.spec, contract.normalisation)
     ecg.load_state_dict(load_file(path / "model.safetensors"))
     trained_text = path / "text_encoder.safetensors"
     text = TextEncoder(config.text, load_file(trained_text) if trained_text.is_file() else None, device)
     head_state = load_file(path / "text_head.safetensors")
-    head = TextHead(head_state["norm.weight"].numel(), config.model.embedding_dim)
+    head = TextHead(head_state["norm.weight"].numel(), config.encoder.embedding_dim)
     head.load_state_dict(head_state)
     log.info("encoder=%s digest=%s rate=%g leads=12", path, digest[:12], contract.sampling_rate)
     return LoadedEncoder(

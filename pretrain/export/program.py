@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cardialign.data_shards.record import STANDARD_LEADS
-from cardialign.pretrain.encoders.cardialign import EcgEncoder
+from cardialign.pretrain.encoders.base import EcgEncoder
 
 log = logging.getLogger(__name__)
 

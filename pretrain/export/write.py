@@ -28,12 +28,12 @@ from torch import Tensor
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import RunConfig, parse_config
-from cardialign.pretrain.encoders.cardialign import EcgEncoder
+from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
 from cardialign.pretrain.export.contract import SignalContract
 from cardialign.pretrain.export.integrity import DIGESTS, EXPORT_VERSION, file_digests, verify_export
 from cardialign.pretrain.export.loaded import LoadedEncoder, load_encoder
 from cardialign.pretrain.export.program import save_program
-from cardialign.pretrain.methods.dual import DualEncoder
+from cardialign.pretrain.methods.base import Method
 from cardialign.pretrain.text.encoder import TextEncoder
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ ECG, HEAD, TRANSFORMER = "ecg.", "text.head.", "text.transformer."
 
 def export_encoder(
     config: RunConfig,
-    model: DualEncoder | Mapping[str, Tensor],
+    model: Method | Mapping[str, Tensor],
     out: Path,
     *,
     training: Mapping[str, Any],
@@ -54,7 +54,7 @@ def export_encoder(
 ) -> Path:
     """Write the encoder to the new folder `out` (it appears whole or not at all) and return it.
 
-    model     the trained `DualEncoder`, or its state dict together with the `spec` of the shard set it was trained on.
+    model     the trained `Method`, or its state dict together with the `spec` of the shard set it was trained on.
     training  provenance: steps, data fingerprint, digest of consumed samples ... (JSON-able).
     program   also trace `encoder.pt2` (seconds for tiny, about a minute for base).
     Raises UserError when `out` exists or cannot be written, and when the weights are not finite or do not fit the configuration.
@@ -62,7 +62,7 @@ def export_encoder(
     out = Path(out)
     if out.exists():
         raise UserError(f"export folder {out} exists already", "choose another name, or remove it first")
-    if isinstance(model, DualEncoder):
+    if isinstance(model, Method):
         spec = SignalSpec(model.ecg.sampling_rate, model.ecg.samples / model.ecg.sampling_rate)
         model = model.state_dict()
     if spec is None:
@@ -77,7 +77,7 @@ def export_encoder(
         temporary.mkdir(parents=True)
         _write_weights(temporary, state)
         contract = SignalContract.of(
-            spec, config.data.normalisation, config.model.embedding_dim, config.training.lead_dropout
+            spec, config.data.normalisation, config.encoder.embedding_dim, config.training.lead_dropout
         )
         _write_json(temporary / "config.json", _portable(config))
         _write_json(temporary / "signal_contract.json", contract.to_dict())
@@ -102,7 +102,7 @@ def _encoder(config: RunConfig, spec: SignalSpec, state: Mapping[str, Tensor]) -
         raise UserError(
             f"{len(broken)} weight tensors hold NaN or infinity (first: {broken[0]})", "export an earlier checkpoint"
         )
-    encoder = EcgEncoder(config.model, spec.sampling_rate, spec.samples, config.data.normalisation)
+    encoder = create_encoder(config.encoder, spec, config.data.normalisation)
     try:
         encoder.load_state_dict(part(state, ECG))
     except RuntimeError as error:
@@ -111,7 +111,7 @@ def _encoder(config: RunConfig, spec: SignalSpec, state: Mapping[str, Tensor]) -
             "export with the configuration and spec of the run that trained them",
         ) from None
     if not part(state, HEAD):
-        raise UserError(f"the state dict has no {HEAD}* tensors", "give the state of the whole DualEncoder")
+        raise UserError(f"the state dict has no {HEAD}* tensors", "give the state of the whole method")
     return encoder.eval()
 
 

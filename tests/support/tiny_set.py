@@ -39,8 +39,8 @@ def export_untrained(out: Path) -> Path:
 
     from cardialign.pretrain.config import load_config
     from cardialign.pretrain.export.write import export_encoder
-    from cardialign.pretrain.methods.dual import DualEncoder
+    from cardialign.pretrain.methods.base import create_method
 
     config = load_config("cardialign-demo", SMALL)
     torch.manual_seed(0)
-    return export_encoder(config, DualEncoder(config, SPEC), out, training={"steps": 0}, program=False)
+    return export_encoder(config, create_method(config, SPEC), out, training={"steps": 0}, program=False)

@@ -114,7 +114,7 @@ def config_for(shards: Path, **training: Any) -> RunConfig:
             "name": "tiny",
             "seed": 3,
             "data": {"shards": str(shards), "threads": 1},
-            "model": {
+            "encoder": {
                 "size": "tiny",
                 "depth": 1,
                 "width": 16,

@@ -1,4 +1,4 @@
-"""From the tokens of all scales to one feature vector per sequence, in two ways (config `model.pooling`).
+"""From the tokens of all scales to one feature vector per sequence, in two ways (config `encoder.pooling`).
 
 The scales have different token counts, so they are joined on the channel axis either after pooling each one (`attention`) or after resampling
 all to the medium scale's length (`resample`). Legend: B sequences, N tokens, D width, S scales.

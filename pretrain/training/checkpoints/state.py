@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.pretrain.config import RunConfig, parse_config
+from cardialign.pretrain.config.load import upgrade
 from cardialign.pretrain.training.checkpoints import files
 from cardialign.pretrain.training.checkpoints.files import CheckpointError
 from cardialign.pretrain.training.collectives import first_problem, on_rank_zero
@@ -45,7 +46,6 @@ HARMLESS = (
     "data.prefetch",
     "data.max_bad_fraction",
     "data.slow_read_seconds",
-    "objective.chunk",
     "training.micro_batch",
     "training.steps",
     "training.epochs",
@@ -91,7 +91,7 @@ def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
     try:
         return json.loads(json.dumps(parse_config(saved).resolved()))
     except UsageError:  # it holds what this release does not know: compared as it stands, and refused
-        return saved
+        return upgrade(saved)
 
 
 def changed_keys(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -106,8 +106,9 @@ def check_continues(
     """Raises UserError that names every change which would make the rest of the run another run; harmless ones are logged."""
     current = json.loads(json.dumps(config.resolved()))
     changed = changed_keys(state.config, current)
+    harmless = (*HARMLESS, *(f"method.{key}" for key in config.method.harmless))
     harmful = {
-        key: pair for key, pair in changed.items() if not (key.startswith(HARMLESS) or _MIXTURE_SHARDS.fullmatch(key))
+        key: pair for key, pair in changed.items() if not (key.startswith(harmless) or _MIXTURE_SHARDS.fullmatch(key))
     }
     for key, (old, new) in changed.items():
         if key not in harmful:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cardialign.data_shards.errors import UserError
-from cardialign.pretrain.encoders.cardialign import EcgEncoder
+from cardialign.pretrain.encoders.base import create_encoder
 from cardialign.pretrain.export.loaded import untrained_encoder
 from cardialign.pretrain.export.program import pickled_parts, save_program
 from cardialign.pretrain.export.write import export_encoder, load_encoder
@@ -145,9 +145,11 @@ def test_plain_torch_runs_the_program_without_our_code_for_any_batch(exported, t
 
 
 def test_the_other_ways_to_pool_weigh_and_normalise_can_be_traced_too(tmp_path):
-    config = small_config(model={**small_config().model.model_dump(), "pooling": "resample", "group_attention": "eca"})
+    config = small_config(
+        encoder={**small_config().encoder.model_dump(), "pooling": "resample", "group_attention": "eca"}
+    )
     torch.manual_seed(0)
-    encoder = EcgEncoder(config.model, SPEC.sampling_rate, SPEC.samples, "lead-std").eval()
+    encoder = create_encoder(config.encoder, SPEC, "lead-std").eval()
     save_program(encoder, tmp_path / "encoder.pt2")
     given = (torch.from_numpy(ecg()), torch.rand(3, 12) > 0.2, torch.tensor([200, 150, 90]))
     program = torch.export.load(tmp_path / "encoder.pt2").module()
@@ -236,7 +238,7 @@ def test_weights_that_are_not_finite_or_of_another_shape_are_refused(trained, tm
     state["ecg.projection.bias"][0] = float("nan")
     with pytest.raises(UserError, match=r"NaN or infinity \(first: ecg\.projection\.bias\)"):
         export_encoder(config, state, tmp_path / "a", training={}, spec=SPEC)
-    wider = small_config(model={**config.model.model_dump(), "width": 32})
+    wider = small_config(encoder={**config.encoder.model_dump(), "width": 32})
     with pytest.raises(UserError, match="do not fit the configuration"):
         export_encoder(wider, model, tmp_path / "b", training={})
     with pytest.raises(UserError, match="give spec="):

@@ -134,13 +134,13 @@ def state_of(config: RunConfig) -> resume.TrainerState:
 
 def test_a_changed_run_is_refused_naming_every_key():
     saved = RunConfig()
-    now = RunConfig(seed=1, model={"size": "tiny"}, training={"epochs": 10, "global_batch": 128})
+    now = RunConfig(seed=1, encoder={"size": "tiny"}, training={"epochs": 10, "global_batch": 128})
     with pytest.raises(UserError) as caught:
         resume.check_continues(state_of(saved), now, "other", 1, Path("run/checkpoints/step-00000005"))
     for text in (
         "step-00000005",
         "seed was 0, now 1",
-        "model.size was 'small', now 'tiny'",
+        "encoder.size was 'small', now 'tiny'",
         "training.global_batch was 256, now 128",
     ):
         assert text in str(caught.value)
@@ -160,12 +160,14 @@ def test_harmless_changes_are_accepted():
 def test_a_checkpoint_from_before_a_key_existed_continues_at_the_keys_default_only():
     mixture = {"mixture": [{"shards": "/a", "weight": 2.0}, {"shards": "/b"}]}
     state = state_of(RunConfig(data=mixture))
-    del state.config["model"]["attention"], state.config["data"]["mixture"][1]["split"], state.config["collapse"]
+    del state.config["encoder"]["attention"], state.config["data"]["mixture"][1]["split"], state.config["collapse"]
     resume.check_continues(state, RunConfig(data=mixture), "selection", 1, Path("x"))
-    with pytest.raises(UserError, match=r"model\.attention was 'dense', now 'packed'"):
-        resume.check_continues(state, RunConfig(data=mixture, model={"attention": "packed"}), "selection", 1, Path("x"))
-    state.config["model"]["gone"] = 3  # a key of another release still decides what a step computed
-    with pytest.raises(UserError, match=r"model\.gone was 3, now None"):
+    with pytest.raises(UserError, match=r"encoder\.attention was 'dense', now 'packed'"):
+        resume.check_continues(
+            state, RunConfig(data=mixture, encoder={"attention": "packed"}), "selection", 1, Path("x")
+        )
+    state.config["encoder"]["gone"] = 3  # a key of another release still decides what a step computed
+    with pytest.raises(UserError, match=r"encoder\.gone was 3, now None"):
         resume.check_continues(state, RunConfig(data=mixture), "selection", 1, Path("x"))
 
 
