@@ -183,7 +183,7 @@ class _Run:
     def _step(self, batch: Batch, alarm: CollapseAlarm) -> tuple[Tensors, dict[str, float]]:
         """One optimizer step: the features of this rank's rows, and the figures of the step."""
         config, method, step = self.config, self.method, batch.step
-        inputs = step_inputs(batch, self.bank, method, config, self.workers)
+        inputs = step_inputs(batch, self.shard_set.report, self.bank, method, config, self.workers)
         loss = partial(method.loss, inputs=inputs, group=None)
         value, features = accumulate_gradients(self.engine, inputs, loss, self.plan, method.counts(inputs))
         self.loss = float(value.loss)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from cardialign.data_shards.errors import UsageError, UserError
@@ -319,6 +319,7 @@ def load_checkpoint(engine: Any, point: ResumePoint, workers: Workers) -> None:
         )
     if point.universal:
         _separate_groups(engine, decay)
+        _load_buffers(engine, point.path / WEIGHTS)
         on_rank_zero(lambda: shutil.rmtree(point.engine_folder, ignore_errors=True))
     if point.state.world_size != workers.world_size:
         seed_random(point.state.config["seed"], workers.rank, point.state.step)
@@ -333,6 +334,14 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     """The model's weights in a committed checkpoint, verified first; needs no DeepSpeed and no process group. Raises CheckpointError."""
     files.verify(path)
     return load_file(str(path / WEIGHTS))
+
+
+def _load_buffers(engine: Any, weights: Path) -> None:
+    """DeepSpeed 0.19 does not convert buffers (teachers, queues, codebooks): they come from the checkpoint's verified weights."""
+    buffers = dict(engine.module.named_buffers())
+    with safe_open(weights, framework="pt") as stored, torch.no_grad():
+        for name in engine.module.state_dict().keys() & buffers.keys():
+            buffers[name].copy_(stored.get_tensor(name))
 
 
 def _separate_groups(engine: Any, decay: list[float]) -> None:
