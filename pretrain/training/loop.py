@@ -24,6 +24,7 @@ from cardialign.data_shards.text.bank import TextBank
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.methods import create_objective
 from cardialign.pretrain.methods.dual import DualEncoder
+from cardialign.pretrain.run.files import CONFIG
 from cardialign.pretrain.run.observer import Reporter
 from cardialign.pretrain.run.trace import TraceWriter
 from cardialign.pretrain.training.alarms import CollapseAlarm, effective_rank
@@ -204,7 +205,7 @@ class _Run:
 
     def _write_config(self) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        (self.run_dir / "config.resolved.json").write_text(json.dumps(self.config.resolved(), indent=1) + "\n")
+        (self.run_dir / CONFIG).write_text(json.dumps(self.config.resolved(), indent=1) + "\n")
 
     def _stream(self) -> ShardStream:
         data, workers = self.config.data, self.workers

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.run.files import CHECKPOINTS
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class CheckpointInfo:
 
 
 def checkpoints_folder(run_dir: Path) -> Path:
-    return Path(run_dir) / "checkpoints"
+    return Path(run_dir) / CHECKPOINTS
 
 
 def committed_path(run_dir: Path, step: int) -> Path:
