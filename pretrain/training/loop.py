@@ -29,8 +29,10 @@ from cardialign.pretrain.run.observer import Reporter
 from cardialign.pretrain.run.trace import TraceWriter
 from cardialign.pretrain.training.alarms import CollapseAlarm, effective_rank
 from cardialign.pretrain.training.batch import step_inputs
-from cardialign.pretrain.training.checkpoints import state as resume
 from cardialign.pretrain.training.checkpoints.files import committed_path
+from cardialign.pretrain.training.checkpoints.load import find_resume_point, load_checkpoint, seed_random
+from cardialign.pretrain.training.checkpoints.save import save_checkpoint
+from cardialign.pretrain.training.checkpoints.state import TrainerState
 from cardialign.pretrain.training.collectives import first_error, highest, on_rank_zero
 from cardialign.pretrain.training.data import open_bank, open_data, total_steps
 from cardialign.pretrain.training.engine import (
@@ -117,14 +119,14 @@ class _Run:
         on_rank_zero(self._write_config)
         torch.manual_seed(config.seed)
         model = DualEncoder(config, self.shard_set.spec)
-        point = resume.find_resume_point(self.run_dir, config, self.selection.fingerprint, ORDER_VERSION, workers)
+        point = find_resume_point(self.run_dir, config, self.selection.fingerprint, ORDER_VERSION, workers)
         self.engine = make_engine(
             config, model, self.plan, workers.device, universal=point is not None and point.universal
         )
         self.engine.train()
-        resume.seed_random(config.seed, workers.rank, 0)
+        seed_random(config.seed, workers.rank, 0)
         if point is not None:
-            resume.load_checkpoint(self.engine, point, workers)
+            load_checkpoint(self.engine, point, workers)
             state = point.state
             self.start, self.digest, self.loss, self.checkpoint = state.step, state.digest, state.loss, point.path
         fraction = config.data.max_bad_fraction
@@ -247,10 +249,11 @@ class _Run:
 
     def _save(self, step: int) -> None:
         config = json.loads(json.dumps(self.config.resolved()))
-        state = resume.TrainerState(
-            step, self.digest, config, self.selection.fingerprint, self.workers.world_size, ORDER_VERSION, self.loss
-        )
-        self.checkpoint = resume.save_checkpoint(
+        state = TrainerState(
+            step, self.digest, config, self.selection.fingerprint, self.workers.world_size, ORDER_VERSION, self.loss,
+            spec=self.shard_set.spec, shards_fingerprint=self.shard_set.fingerprint,
+        )  # fmt: skip
+        self.checkpoint = save_checkpoint(
             self.engine, self.run_dir, state, self.workers, keep=self.config.training.keep_checkpoints
         )
         self.reporter.checkpoint(step, self.checkpoint)
