@@ -123,7 +123,7 @@ def pretrain_and_export(
 
 
 def _hand_over(run_dir: Path, final_loss: float, tracker: RunTracker, register_as: str | None) -> dict[str, Any]:
-    from cardialign.cluster.registry.export_run import export_run
+    from cardialign.pretrain.export.from_run import export_run
 
     exported = export_run(run_dir, overwrite=True)
     handed: dict[str, Any] = {"export": str(run_dir / EXPORT), "digest_of_export": exported["digest"]}

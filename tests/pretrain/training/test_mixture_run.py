@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cardialign.cluster.registry.export_run import export_run
+from cardialign.pretrain.export.from_run import export_run
 from cardialign.cluster.runs.lifecycle import prepare
 from cardialign.data_shards.build.build import build_shards
 from cardialign.data_shards.errors import DataError, UserError

@@ -32,7 +32,7 @@ def legs(rank: int, world: int, jobs: list[tuple[Path, int, int, float]]) -> lis
 
 
 def first_half(rank: int, world: int, root: Path) -> list[dict]:
-    """Undisturbed runs to step 6; runs that stop at 3, with dropout (to resume here) and without (to resume elsewhere)."""
+    """Undisturbed runs to step 6; runs that stop at 3, with dropout (resumed here) and without (resumed elsewhere)."""
     jobs = [(root / f"whole{s}", s, 6, 0.2) for s in STAGES]
     jobs += [(root / f"half{s}", s, 3, 0.2) for s in STAGES]
     jobs += [(root / f"other{s}", s, 3, 0.0) for s in ELSEWHERE]
@@ -49,7 +49,7 @@ def second_half(rank: int, world: int, root: Path) -> tuple[list[dict], str, lis
 
 
 def write_on_a_full_disk(rank: int, run_dir: Path) -> str:
-    """Continue to step 9 while the operating system refuses larger writes of rank 1; returns this rank's error."""
+    """Continue to step 9 while the operating system refuses larger writes of rank 1; returns the error."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     if rank == 1:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
