@@ -41,7 +41,7 @@ def run_of(root: Path, world: int, stage: int) -> Path:
 
 
 def write_checkpoints(rank: int, world: int, root: Path) -> list[dict[str, torch.Tensor]]:
-    """One optimizer step and a committed checkpoint for each ZeRO stage; returns the weights that the engine gathers."""
+    """One optimizer step and a committed checkpoint for each ZeRO stage; returns the weights the engine gathers."""
     workers, weights = start_workers(), []
     for stage in STAGES:
         config, model = small_model(training={"steps": 1, "global_batch": 4, "precision": "fp32", "zero_stage": stage})
