@@ -25,7 +25,7 @@ REGISTRY = "models:/"
 @contextlib.contextmanager
 def open_encoder(name: str, tracking_uri: str) -> Iterator[LoadedEncoder]:
     """The encoder in folder `name`, or behind `models:/NAME@ALIAS` (pulled to a temporary folder, digests checked). Raises UserError."""
-    from cardialign.pretrain.export.write import load_encoder
+    from cardialign.pretrain.export.loaded import load_encoder
 
     if not name.startswith(REGISTRY):
         folder = Path(name)

@@ -43,4 +43,5 @@ def export_untrained(out: Path) -> Path:
 
     config = load_config("cardialign-demo", SMALL)
     torch.manual_seed(0)
-    return export_encoder(config, create_method(config, SPEC), out, training={"steps": 0}, program=False)
+    state = create_method(config, SPEC).state_dict()
+    return export_encoder(config, state, out, training={"steps": 0}, spec=SPEC, program=False)
