@@ -147,7 +147,7 @@ def _facts(encoder: LoadedEncoder, shard_set: ShardSet, rows: np.ndarray, option
 
     The encoder is known by its weights: the word that stands for the digest of one that was never exported says little.
     """
-    made = encoder.config.model.model_dump(mode="json"), encoder.contract.to_dict()
+    made = encoder.config.encoder.model_dump(mode="json"), encoder.contract.to_dict()
     digest = hashlib.sha256(json.dumps(made).encode())
     digest.update(save({name: tensor.cpu().contiguous() for name, tensor in encoder.ecg.state_dict().items()}))
     return {
