@@ -12,8 +12,7 @@ from cardialign.kernels.contrastive.soft_targets import SoftTargets, TargetTiles
 from cardialign.kernels.contrastive.triton.gradients import Pairs, fused_launch, is_fused, slope_launch, slope_tile
 from cardialign.kernels.contrastive.triton.operands import Operands
 from cardialign.kernels.contrastive.triton.sums import forward_launch, forward_tile, match_launch, match_tile
-from cardialign.kernels.triton_support.compile_check import Instruction, Variant
-from cardialign.kernels.triton_support.launch import Launch
+from cardialign.kernels.triton_support.launch import Instruction, Launch, Variant
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 VARIANTS: tuple[tuple[int, torch.dtype, int, str, str, str, str], ...] = (

@@ -9,7 +9,7 @@ import torch
 from cardialign.kernels.patch_embed.triton import backward
 from cardialign.kernels.patch_embed.triton.forward import patch_embed_forward
 from cardialign.kernels.patch_embed.triton.tiling import STEP, Tiling, precision, tilings
-from cardialign.kernels.triton_support.compile_check import Variant
+from cardialign.kernels.triton_support.launch import Variant
 
 TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 TABLES = ("offset_ptr", "lead_ptr", "tile_ptr", "block_ptr", "group_ptr", "chunk_ptr")
