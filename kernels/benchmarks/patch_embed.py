@@ -14,13 +14,8 @@ from torch import Tensor
 
 from cardialign.kernels.benchmarks.cases import Case, Work, words
 from cardialign.kernels.benchmarks.timing import Job
-from cardialign.kernels.patch_embed.embed import (
-    PatchScaleParams,
-    fused_here,
-    multi_scale_patch_embed,
-    patch_embed_reference,
-    token_count,
-)
+from cardialign.kernels.patch_embed import PatchScaleParams, multi_scale_patch_embed, patch_embed_reference, token_count
+from cardialign.kernels.patch_embed.embed import fused_here
 
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 GROUPS = ((0, 3, 4, 10, 11), (1, 2, 5), (6, 7), (8, 9))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -17,54 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cardialign.kernels.dispatch import triton_by_default
-
-LAYER_NORM_EPS = 1e-5
+from cardialign.kernels.patch_embed.geometry import LAYER_NORM_EPS, PatchScaleParams, token_count, token_elements
 
 Backend = Literal["auto", "torch", "triton"]
-
-
-@dataclass
-class PatchScaleParams:
-    """Parameters of one scale: kernel and stride in samples, and learned tensors.
-
-    weights: one (D, L_g, K) per group. bias, ln_weight, ln_bias: (G, D). missing: (L, D), the embedding of each missing lead.
-    """
-
-    kernel: int
-    stride: int
-    weights: Sequence[Tensor]
-    bias: Tensor
-    ln_weight: Tensor
-    ln_bias: Tensor
-    missing: Tensor
-
-
-def token_count(samples: int, kernel: int, stride: int) -> int:
-    """Tokens of a signal of `samples` samples. Raises ValueError when the signal is shorter than the kernel."""
-    if kernel < 1 or stride < 1:
-        raise ValueError(
-            f"kernel {kernel} and stride {stride} must be at least one sample; choose longer patches or a higher sampling rate"
-        )
-    if samples < kernel:
-        raise ValueError(
-            f"the signal has {samples} samples, the patch kernel {kernel}; choose a kernel of at most {samples} samples or longer signals"
-        )
-    return (samples - kernel) // stride + 1
-
-
-def token_seconds(
-    count: int, kernel: int, stride: int, sampling_rate: float, device: torch.device | str | None = None
-) -> Tensor:
-    """Patch centres in seconds, float32 (N,). Sample i covers [i, i + 1) / sampling_rate, so equal patches at two rates share their centres."""
-    return ((torch.arange(count, device=device, dtype=torch.float64) * stride + kernel / 2) / sampling_rate).to(
-        torch.float32
-    )
-
-
-def token_valid(valid_samples: Tensor, count: int, kernel: int, stride: int) -> Tensor:
-    """bool (B, N): True where a patch lies wholly inside the first valid_samples (B,) samples, before the padding."""
-    ends = torch.arange(count, device=valid_samples.device) * stride + kernel
-    return ends[None, :] <= valid_samples[:, None]
 
 
 def multi_scale_patch_embed(
@@ -133,12 +87,6 @@ def fused_here(signal: Tensor, scales: Sequence[PatchScaleParams]) -> bool:
         and width in DISPATCHED_WIDTHS
         and torch.cuda.get_device_capability(signal.device) >= (8, 0)
     )
-
-
-def token_elements(batch: int, samples: int, scales: Sequence[PatchScaleParams]) -> int:
-    """Elements of all tokens of a batch: B x G x D x the tokens of every scale. What the choice of a kernel goes by."""
-    groups, width = len(scales[0].weights), scales[0].bias.shape[-1]
-    return batch * groups * width * sum(token_count(samples, scale.kernel, scale.stride) for scale in scales)
 
 
 def calibrated(signal: Tensor, gain: Tensor | None, mean: Tensor | None, rstd: Tensor | None) -> Tensor:
@@ -212,38 +160,6 @@ def _present_signal(signal: Tensor, lead_mask: Tensor) -> Tensor:
 def _present_factor(group_mask: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, L_g) -> (B,): L_g / present, finite when none is."""
     return group_mask.shape[1] / group_mask.sum(1).clamp(min=1).to(dtype)
-
-
-def patch_embed_reference(
-    signal: Tensor,
-    lead_mask: Tensor,
-    scales: Sequence[PatchScaleParams],
-    groups: Sequence[Sequence[int]],
-    *,
-    gain: Tensor | None = None,
-    mean: Tensor | None = None,
-    rstd: Tensor | None = None,
-) -> list[Tensor]:
-    """The same tokens written plainly: conv1d, LayerNorm and GELU, one group after another. For tests and as the definition."""
-    check_patch_embed(signal, lead_mask, scales, groups)
-    signal = calibrated(signal, gain, mean, rstd)
-    outputs = []
-    for scale in scales:
-        tokens = []
-        for group, leads in enumerate(groups):
-            mask = lead_mask[:, leads]
-            x = torch.where(mask[:, :, None], signal[:, leads], torch.zeros_like(signal[:, leads])).to(
-                scale.weights[group].dtype
-            )
-            convolved = F.conv1d(x, scale.weights[group], stride=scale.stride)
-            rescaled = convolved * (len(leads) / mask.sum(1).clamp(min=1).to(x.dtype))[:, None, None]
-            learned = (~mask).to(x.dtype) @ scale.missing[list(leads)]
-            z = rescaled.transpose(1, 2) + scale.bias[group] + learned[:, None, :]
-            tokens.append(
-                F.gelu(F.layer_norm(z, z.shape[-1:], scale.ln_weight[group], scale.ln_bias[group], LAYER_NORM_EPS))
-            )
-        outputs.append(torch.stack(tokens, dim=1))
-    return outputs
 
 
 def check_patch_embed(

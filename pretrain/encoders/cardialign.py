@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cardialign.data_shards.record import STANDARD_LEADS
-from cardialign.kernels.patch_embed.embed import token_seconds, token_valid
+from cardialign.kernels.patch_embed import token_seconds, token_valid
 from cardialign.pretrain.config import ModelConfig
 from cardialign.pretrain.encoders.blocks.lead_groups import group_attention
 from cardialign.pretrain.encoders.blocks.normalise import normalise

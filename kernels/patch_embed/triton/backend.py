@@ -15,7 +15,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cardialign.kernels.patch_embed.embed import LAYER_NORM_EPS, PatchScaleParams
+from cardialign.kernels.patch_embed.geometry import LAYER_NORM_EPS, PatchScaleParams
 from cardialign.kernels.patch_embed.triton.backward import (
     patch_embed_backward_rows,
     patch_embed_backward_tokens,

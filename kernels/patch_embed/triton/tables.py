@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cardialign.kernels.patch_embed.embed import token_count
+from cardialign.kernels.patch_embed.geometry import token_count
 
 Sizes = tuple[tuple[int, int], ...]
 Groups = tuple[tuple[int, ...], ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cardialign.kernels.patch_embed.embed import (
+from cardialign.kernels.patch_embed import (
     PatchScaleParams,
     multi_scale_patch_embed,
     patch_embed_reference,

@@ -10,12 +10,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from cardialign.kernels.patch_embed.embed import (
-    PatchScaleParams,
-    fused_here,
-    multi_scale_patch_embed,
-    patch_embed_reference,
-)
+from cardialign.kernels.patch_embed import PatchScaleParams, multi_scale_patch_embed, patch_embed_reference
+from cardialign.kernels.patch_embed.embed import fused_here
 from tests.support.kernels.interpreter import interpreted
 
 CUDA_FLOOR = 2e-6
