@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from cardialign.kernels.attention import attention, pack, packed_attention, plan_buckets, rotation, turn_heads
 from cardialign.kernels.attention.backends import Operands, choose_backend, operands, probe
-from cardialign.kernels.attention.dense import attention
-from cardialign.kernels.attention.packed import pack, packed_attention, plan_buckets
-from cardialign.kernels.attention.rotary import rotary, rotation, turn_heads
+from cardialign.kernels.attention.rotary import rotary
 from cardialign.kernels.benchmarks.cases import Case, Work, words
 from cardialign.kernels.benchmarks.timing import Job
 

@@ -7,6 +7,7 @@ import inspect
 import pytest
 import torch
 
+from cardialign.kernels.attention import attention, pack, packed_attention
 from cardialign.kernels.attention.backends import (
     Available,
     FlashAttention,
@@ -16,8 +17,6 @@ from cardialign.kernels.attention.backends import (
     probe,
     varlen_fits,
 )
-from cardialign.kernels.attention.dense import attention
-from cardialign.kernels.attention.packed import pack, packed_attention
 
 
 def none_called(*_: object, **__: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cardialign.kernels.attention.packed import pack
+from cardialign.kernels.attention import pack
 from cardialign.kernels.benchmarks.attention import dense_job, lengths, missing_job, rotary_job
 from cardialign.kernels.benchmarks.cases import Case, compared
 from cardialign.kernels.benchmarks.table import amount, markdown, measured_report, plain, with_shares
