@@ -17,13 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cardialign.kernels import contrastive
 from cardialign.kernels.benchmarks.cases import Case, Work
 from cardialign.kernels.benchmarks.timing import Job
-from cardialign.kernels.contrastive import losses as contrastive
-from cardialign.kernels.contrastive import reference
+from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, SoftTargets, reference
 from cardialign.kernels.contrastive.exchange import Layout, Merge, Visit
-from cardialign.kernels.contrastive.losses import NegativeWeights, Similarity, SoftTargets
+from cardialign.kernels.contrastive.execution import Backend
+from cardialign.kernels.contrastive.plan import TORCH, Plan, choose_blocks
 from cardialign.kernels.contrastive.softmax import SoftmaxLoss
+from cardialign.kernels.contrastive.triton.backend import available
 
 NAMES = {
     "weighted": "weighted",
@@ -49,14 +51,15 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Similarity], Tensor]
 """(ecg (B, d), text (B, d), log_scale (1,), bias (1,), similarity) -> loss."""
 
 
-def _tiled(loss: str, backend: Any) -> Loss:
+def _tiled(loss: str, backend: Backend) -> Loss:
+    how = Execution(backend=backend)
     losses: dict[str, Loss] = {
-        "weighted": lambda v, t, s, b, S: contrastive.weighted_infonce(v, t, s, S, WEIGHTS, backend=backend).loss,
-        "infonce": lambda v, t, s, b, S: contrastive.infonce(v, t, s, backend=backend),
-        "soft": lambda v, t, s, b, S: contrastive.soft_target_infonce(v, t, s, S, TARGETS, backend=backend),
-        "siglip": lambda v, t, s, b, S: contrastive.siglip(v, t, s, b, S, TARGETS, backend=backend),
-        "ets": lambda v, t, s, b, S: contrastive.ets(v, t, backend=backend),
-        "fnm": lambda v, t, s, b, S: contrastive.false_negative_mitigation(v, t, S, backend=backend),
+        "weighted": lambda v, t, s, b, S: contrastive.weighted_infonce(v, t, s, S, WEIGHTS, how).loss,
+        "infonce": lambda v, t, s, b, S: contrastive.infonce(v, t, s, how),
+        "soft": lambda v, t, s, b, S: contrastive.soft_target_infonce(v, t, s, S, TARGETS, how),
+        "siglip": lambda v, t, s, b, S: contrastive.siglip(v, t, s, b, S, TARGETS, how),
+        "ets": lambda v, t, s, b, S: contrastive.ets(v, t, None, how),
+        "fnm": lambda v, t, s, b, S: contrastive.false_negative_mitigation(v, t, S, how),
     }
     return losses[loss]
 
@@ -91,11 +94,11 @@ class _Share:
         return value
 
 
-def _tiled_share(others: Sequence[Tensor], backend: Any) -> Loss:
+def _tiled_share(others: Sequence[Tensor], backend: Backend) -> Loss:
     def loss(v: Tensor, t: Tensor, s: Tensor, b: Tensor, S: Similarity) -> Tensor:
         share = _Share(len(v), others)
-        blocks = contrastive.choose_blocks(backend, v.device, len(v) * share.layout.batch)
-        value: Tensor = SoftmaxLoss.apply(v, t, s, S, WEIGHTS, None, share, blocks, 1024)[0]
+        plan = Plan(share, choose_blocks(backend, v.device, len(v) * share.layout.batch), chunk=1024)
+        value: Tensor = SoftmaxLoss.apply(v, t, s, S, WEIGHTS, None, plan)[0]
         return value
 
     return loss
@@ -168,7 +171,7 @@ def _function(implementation: str, device: torch.device, loss: str, others: Sequ
     if implementation == "tiled":
         return _tiled_share(others, "torch") if loss == "share" else _tiled(loss, "torch")
     if implementation == "triton":
-        if contrastive.triton_blocks(device) is None:
+        if not available(device):
             raise ValueError("the Triton tiles need a CUDA device of capability 8.0 or newer")
         return _tiled_share(others, "triton") if loss == "share" else _tiled(loss, "triton")
     raise ValueError(f"unknown implementation {implementation!r}; use eager, compiled, clip-loss, tiled or triton")
@@ -194,7 +197,7 @@ def _work(loss: str, batch: int, columns: int, width: int, similarity_width: int
 
 def _dispatched(logits: int) -> Callable[[torch.device], str]:
     def choose(device: torch.device) -> str:
-        return "tiled" if contrastive.choose_blocks("auto", device, logits) is contrastive.TORCH else "triton"
+        return "tiled" if choose_blocks("auto", device, logits) is TORCH else "triton"
 
     return choose
 

@@ -27,9 +27,8 @@ import torch.nn.functional as F
 from cardialign.kernels.benchmarks.cases import Case, Rows, Work, compared
 from cardialign.kernels.benchmarks.memory import peak_mib
 from cardialign.kernels.benchmarks.timing import Timing
-from cardialign.kernels.contrastive import losses as contrastive
-from cardialign.kernels.contrastive.losses import NegativeWeights, Similarity
-from cardialign.kernels.contrastive.ring import Ring
+from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, weighted_infonce
+from cardialign.kernels.contrastive.exchange import Ring, choose_exchange
 
 WORLD = 2
 SCHEMES = ("gather", "ring")
@@ -190,7 +189,7 @@ def _rank_figures(request: dict[str, Any], rank: int, world: int, device: torch.
                 sum(each) for each in samples[scheme][-1]
             )  # of the slowest rank, so all ranks stop after the same round
     ecg, text, similarity, _ = operands
-    auto = contrastive.choose_exchange(ecg, text, similarity, None, "auto", {"loss": 0})
+    auto = choose_exchange(ecg, text, similarity, Execution(), {"loss": 0})
     answer: dict[str, Any] = {"auto": "ring" if isinstance(auto, Ring) else "gather"}
     for scheme in SCHEMES:
         figures = [
@@ -227,7 +226,7 @@ def _seconds(operands: tuple[Any, Any, Similarity, Any], scheme: Any, device: to
     ecg, text, similarity, scale = operands
     dist.barrier()
     marks = [_now(device)]
-    loss = contrastive.weighted_infonce(ecg, text, scale, similarity, WEIGHTS, scheme=scheme).loss
+    loss = weighted_infonce(ecg, text, scale, similarity, WEIGHTS, Execution(scheme=scheme)).loss
     marks.append(_now(device))
     torch.autograd.grad(loss, [ecg, text, scale])
     marks.append(_now(device))

@@ -13,40 +13,14 @@ Shapes: b rows, n columns, d width; b or n may be 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from cardialign.kernels.contrastive.blocks import BlockGradients, BlockSums, TargetSums
 from cardialign.kernels.contrastive.similarity import NegativeTiles
-
-
-class BlockSums(NamedTuple):
-    """Negatives-only log-sum-exp of a block along rows (b,) and columns (n,), and its sum of alpha without the positives (0-dim float64)."""
-
-    rows: Tensor
-    columns: Tensor
-    alpha: Tensor
-
-
-class BlockGradients(NamedTuple):
-    """Of the negatives of a block: sum_j H_ij t_j (b, d), sum_i H_ij v_i (n, d), and the work sum_ij H_ij s_ij (0-dim float64)."""
-
-    d_v: Tensor
-    d_t: Tensor
-    work: Tensor
-
-
-def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
-    """float64 when any operand is float64, float32 otherwise: bf16 and fp16 operands are accumulated in float32."""
-    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
-
-
-def spans(total: int, chunk: int) -> Iterator[slice]:
-    """Consecutive slices of at most `chunk` that cover range(total)."""
-    for start in range(0, total, chunk):
-        yield slice(start, min(start + chunk, total))
+from cardialign.kernels.contrastive.soft_targets import TargetTiles
+from cardialign.kernels.contrastive.tiles import spans
 
 
 def _negative_logits(
@@ -114,25 +88,39 @@ def block_gradients(
     return BlockGradients(d_v, d_t, work * scale)
 
 
-class Positives(NamedTuple):
-    """Terms of the matching pairs (b,): s_ii, their loss, the sums R and C including the positive, and -2B G_ii."""
+def target_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: TargetTiles, chunk: int) -> TargetSums:
+    """What soft cross-entropy needs of the targets of v (b, d) against t (n, d), beside the log-sums."""
+    accumulate = scale.dtype
+    row_mass, row_work = (v.new_zeros(v.shape[0], dtype=accumulate) for _ in range(2))
+    column_mass, column_work = (v.new_zeros(t.shape[0], dtype=accumulate) for _ in range(2))
+    for rows in spans(v.shape[0], chunk):
+        v_tile = v[rows].to(accumulate) * scale
+        for columns in spans(t.shape[0], chunk):
+            target = tiles.off_diagonal(rows, columns, v_tile)
+            row_mass[rows] += target.sum(1)
+            column_mass[columns] += target.sum(0)
+            target *= v_tile @ t[columns].to(accumulate).T
+            row_work[rows] += target.sum(1)
+            column_work[columns] += target.sum(0)
+    return TargetSums(row_mass, row_work, column_mass, column_work)
 
-    logit: Tensor
-    loss: Tensor
-    row_lse: Tensor
-    column_lse: Tensor
-    pull: Tensor
 
-
-def positives(v: Tensor, t: Tensor, scale: Tensor, rows: Tensor, columns: Tensor) -> Positives:
-    """Combine the negatives' sums of matching rows and columns with s_ii. Rows without negatives (-inf) give 0, never NaN."""
-    s = (v.to(scale.dtype) * t.to(scale.dtype)).sum(1) * scale
-    zero = torch.zeros_like(s)
-    return Positives(
-        s,
-        # softplus; F.softplus turns linear above 20, which float64 would see
-        torch.logaddexp(rows - s, zero) + torch.logaddexp(columns - s, zero),
-        torch.logaddexp(rows, s),
-        torch.logaddexp(columns, s),
-        torch.sigmoid(rows - s) + torch.sigmoid(columns - s),
-    )
+def subtract_target_gradients(
+    d_v: Tensor,
+    d_t: Tensor,
+    v: Tensor,
+    t: Tensor,
+    tiles: TargetTiles,
+    row_share: Tensor,
+    column_share: Tensor,
+    chunk: int,
+) -> None:
+    """d_v (b, d) -= sum_j Y_ij t_j and d_t (n, d) -= sum_i Y_ij v_i in place, Y_ij = y_ij (row_share_i + column_share_j), i != j."""
+    accumulate = d_v.dtype
+    for rows in spans(v.shape[0], chunk):
+        v_tile = v[rows].to(accumulate)
+        for columns in spans(t.shape[0], chunk):
+            target = tiles.off_diagonal(rows, columns, v_tile)
+            target *= row_share[rows, None] + column_share[None, columns]
+            d_v[rows].addmm_(target, t[columns].to(accumulate), alpha=-1)
+            d_t[columns].addmm_(target.T, v_tile, alpha=-1)

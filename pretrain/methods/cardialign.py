@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cardialign.kernels.contrastive.losses import NegativeWeights, Similarity, weighted_infonce
+from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, weighted_infonce
 from cardialign.pretrain.config import ObjectiveConfig
 from cardialign.pretrain.methods.base import ReportBank
 
@@ -67,9 +67,7 @@ class DiagSim:
             log_scale,
             similarity,
             self.weights,
-            group=group,
-            chunk=self.config.chunk,
-            scheme=self.config.scheme,
+            Execution(group=group, chunk=self.config.chunk, scheme=self.config.scheme),
         )
         metrics = {
             "loss": output.loss.detach(),

@@ -13,8 +13,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cardialign.kernels.contrastive.similarity import NegativeTiles, NegativeWeights, Similarity
-from cardialign.kernels.contrastive.soft_targets import SoftTargets, TargetTiles
+from cardialign.kernels.contrastive import NegativeWeights, Similarity, SoftTargets
+from cardialign.kernels.contrastive.similarity import NegativeTiles
+from cardialign.kernels.contrastive.soft_targets import TargetTiles
 from tests.support.kernels.far_memory import StoppedError, far_tensor, last_program_of_every_launch
 from tests.support.kernels.interpreter import interpreted
 
@@ -117,7 +118,7 @@ RECORDS, LEADS, SAMPLES, TOKENS, WIDE = 32800, 12, 5500, 64, 1024
 
 def _patches(signal: torch.Tensor, grad: torch.Tensor) -> list[torch.Tensor]:
     """What the last program of each kernel makes of the last record: tokens, moments, and from the backward the ends of both intermediates."""
-    from cardialign.kernels.patch_embed.embed import PatchScaleParams
+    from cardialign.kernels.patch_embed import PatchScaleParams
     from cardialign.kernels.patch_embed.triton import backend as fused
     from cardialign.kernels.patch_embed.triton.tiling import STEP
 

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cardialign.kernels.contrastive.soft_targets import TargetSums
+from cardialign.kernels.contrastive.blocks import TargetSums
 from cardialign.kernels.contrastive.triton.operands import Operands, Tile, split
 from cardialign.kernels.contrastive.triton.tile import dot_rows, log_weights, soft_targets
 from cardialign.kernels.triton_support.launch import Launch
