@@ -1,8 +1,10 @@
-"""What `cardialign bench kernels` measures of the contrastive losses: the tiles beside the full matrix, eager and compiled, and beside a ClipLoss.
+"""What `cardialign bench kernels` measures of the contrastive losses.
 
-The baselines are what one would write: the paper's formula on the whole matrix (contrastive_reference), the same through torch.compile, and the
-plain loss of CLIP on gathered features, which weighs nothing and reads no similarity. "share" is the weighted loss as one rank of many computes
-it: its b rows against all B columns, with what other ranks would send made up beforehand; column sums stay those of its own rows, no network.
+The tiles beside the full matrix, eager and compiled, and beside a ClipLoss. The baselines are what one would write: the
+paper's formula on the whole matrix (`reference`), the same through torch.compile, and the plain loss of CLIP on
+gathered features, which weighs nothing and reads no similarity.
+"share" is the weighted loss as one rank of many computes it: its b rows against all B columns, with what other ranks
+would send made up beforehand; column sums stay those of its own rows, no network.
 """
 
 from __future__ import annotations
@@ -45,7 +47,10 @@ WEIGHTS = NegativeWeights("ramp", low=0.3, high=0.8)
 TARGETS = SoftTargets("ramp", low=0.3, high=0.8)
 
 NAIVE_BYTES_PER_LOGIT = 24
-"""Of the weighted loss on the whole float32 matrix, as its row at 8,192 measures it: 1.6 GB there, sixteen times that at 32,768."""
+"""Of the weighted loss on the whole float32 matrix, as its row at 8,192 measures it.
+
+1.6 GB there, sixteen times that at 32,768.
+"""
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Similarity], Tensor]
 """(ecg (B, d), text (B, d), log_scale (1,), bias (1,), similarity) -> loss."""
@@ -79,7 +84,10 @@ def _eager(loss: str) -> Loss:
 
 
 class _Share:
-    """An exchange that has the columns of all other ranks at hand. Their column sums are infinite: no gradient comes from them."""
+    """An exchange that has the columns of all other ranks at hand.
+
+    Their column sums are infinite: no gradient comes from them.
+    """
 
     def __init__(self, rows: int, others: Sequence[Tensor]) -> None:
         self.layout = Layout((rows, len(others[0])))
@@ -139,7 +147,10 @@ def job(
     dtype: str = "float32",
     columns: int = 0,
 ) -> Job:
-    """One loss on random unit rows; columns: B of "share". Raises ValueError, with the reason, for what cannot run on this machine."""
+    """One loss on random unit rows; columns: B of "share".
+
+    Raises ValueError, with the reason, for what cannot run on this machine.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def rows(wide: int, count: int = batch) -> Tensor:
@@ -178,11 +189,13 @@ def _function(implementation: str, device: torch.device, loss: str, others: Sequ
 
 
 def _work(loss: str, batch: int, columns: int, width: int, similarity_width: int, dtype: str) -> Work:
-    """The least work of batch x columns pairs without a matrix kept between the passes: FLOPs of the matrix products, and every operand once.
+    """The least work of batch x columns pairs without a matrix kept between the passes.
 
-    Forward one product each of embeddings and similarity features; backward both again and two products for the gradients. A pointwise loss needs
-    no sum over a row before its gradient: the products once, and the two for the gradients. Bytes: embeddings and features, in the backward pass
-    again, and the gradients of the embeddings. A loss is bound by its products: the share of a copy is small by nature.
+    FLOPs of the matrix products: forward one product each of embeddings and similarity features; backward both again
+    and two products for the gradients. A pointwise loss needs no sum over a row before its gradient: the products once,
+    and the two for the gradients.
+    Bytes, every operand once: embeddings and features, in the backward pass again, and the gradients of the embeddings.
+    A loss is bound by its products: the share of a copy is small by nature.
     """
     pairs, similar = batch * columns, 0 if loss in WITHOUT_SIMILARITY else similarity_width
     once = 2.0 * pairs * (width + similar)
@@ -238,7 +251,10 @@ def _case(
 
 
 def cases(device: torch.device, quick: bool) -> list[Case]:
-    """Every loss of the family, the weighted one also at the sizes for which memory and time are promised. quick: no torch.compile, small batches."""
+    """Every loss of the family, the weighted one also at the sizes for which memory and time are promised.
+
+    quick: no torch.compile, small batches.
+    """
     case = functools.partial(_case, device=device, quick=quick)
     if quick:
         batch = 2048 if device.type == "cuda" else 256

@@ -30,7 +30,10 @@ class BlockSums(NamedTuple):
 
 
 class BlockGradients(NamedTuple):
-    """Of the negatives of a block: sum_j H_ij t_j (b, d), sum_i H_ij v_i (n, d), and sum_ij H_ij s_ij (0-dim float64)."""
+    """Sums over the negatives of a block.
+
+    d_v: sum_j H_ij t_j (b, d). d_t: sum_i H_ij v_i (n, d). work: sum_ij H_ij s_ij (0-dim float64).
+    """
 
     d_v: Tensor
     d_t: Tensor

@@ -26,13 +26,18 @@ from cardialign.kernels.contrastive.similarity import Similarity
 from cardialign.kernels.contrastive.tiles import accumulation_dtype
 
 RING_ABOVE_BYTES = 1 << 30
-"""Gathered text and similarity features plus the accumulated gradient of all text. 65,536 pairs, d 512, d_s 128 in
-bf16: 0.2 GiB."""
+"""Gathered text and similarity features plus the accumulated gradient of all text.
+
+65,536 pairs, d 512, d_s 128 in bf16: 0.2 GiB.
+"""
 
 TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 Merge = Literal["sum", "logsumexp"]
 Visit = Callable[[Sequence[Tensor], int], Sequence[Tensor]]
-"""(column tensors (n, ...), row offset: row i here is column offset + i of the block) -> results (n, ...) that belong to the columns."""
+"""Called with the column tensors (n, ...) of a block and its row offset: row i here is column offset + i of the block.
+
+Returns results (n, ...) that belong to the columns.
+"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,10 @@ class Exchange(Protocol):
     layout: Layout
 
     def columns(self, mine: Sequence[Tensor], visit: Visit, merges: Sequence[Merge]) -> list[Tensor]:
-        """Show every rank's `mine` (b, ...) to every rank's `visit`; return the merged results of this rank's own columns (b, ...)."""
+        """Show every rank's `mine` (b, ...) to every rank's `visit`.
+
+        Returns the merged results of this rank's own columns (b, ...).
+        """
 
     def total(self, value: Tensor) -> Tensor:
         """Sum over ranks, the same on all."""
@@ -79,7 +87,10 @@ class Alone:
 
 
 class Gather:
-    """Gather the columns, tile the logits. The backward pass gathers again: nothing of length B is kept between the passes."""
+    """Gather the columns, tile the logits.
+
+    The backward pass gathers again: nothing of length B is kept between the passes.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -107,12 +118,15 @@ class Ring:
     """Columns travel past the rows: memory of a rank is O(b (d + d_s)), whatever the number of ranks.
 
     Ranks stand in a circle and send to the right. At step s rank r works on the columns of rank k = (r - s) mod W:
-        ahead    what `visit` reads (text, similarity features, keys; in the backward pass the column log-sums too). The next shard arrives while
-                 this one is at work: the buffers are double, and W - 1 steps show everything to everybody.
-        behind   what belongs to the columns (their log-sums; the gradient of their text) follows one step later, is merged on arrival, and is
-                 home after W steps. It travels while the next block is at work as well, in the accumulation type.
-    Per step and rank: forward b x (d + d_s) feature numbers and b log-sums, backward b x d float32 more. Shards may be uneven or empty: sizes are
-    exchanged before, and an empty tensor is not sent. Sums are always taken in the same order: two runs give the same bits.
+        ahead    what `visit` reads (text, similarity features, keys; in the backward pass the column log-sums too). The
+                 next shard arrives while this one is at work: the buffers are double, and W - 1 steps show everything
+                 to everybody.
+        behind   what belongs to the columns (their log-sums; the gradient of their text) follows one step later, is
+                 merged on arrival, and is home after W steps. It travels while the next block is at work as well, in
+                 the accumulation type.
+    Per step and rank: forward b x (d + d_s) feature numbers and b log-sums, backward b x d float32 more. Shards may be
+    uneven or empty: sizes are exchanged before, and an empty tensor is not sent. Sums are always taken in the same
+    order: two runs give the same bits.
     Source: ring exchange of blocks as in Inf-CL (Cheng et al. 2024), with both directions of the loss in one pass.
     """
 
@@ -184,9 +198,12 @@ def choose_exchange(
 def exchange_layout(
     ecg: Tensor, similarity: Similarity, group: dist.ProcessGroup | None, agreed: Mapping[str, int]
 ) -> Layout:
-    """Pairs per rank. Raises the same ValueError on every rank when the ranks disagree about anything but that, or have no pair at all.
+    """Pairs per rank; over ranks a collective.
 
-    agreed: further facts, as whole numbers, on which the collectives depend and which must therefore be the same on every rank.
+    agreed: further facts, as whole numbers, on which the collectives depend and which must therefore be the same on
+    every rank.
+    Raises the same ValueError on every rank when the ranks disagree about anything but the number of pairs, or have no
+    pair at all.
     """
     features, key = similarity.features, similarity.duplicate_key
     facts = {

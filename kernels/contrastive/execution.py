@@ -1,4 +1,7 @@
-"""How a loss of the family is carried out; it changes where the time and the memory go, never the value beyond rounding."""
+"""How a loss of the family is carried out.
+
+It changes where the time and the memory go, never the value beyond rounding.
+"""
 
 from __future__ import annotations
 

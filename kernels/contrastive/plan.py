@@ -1,6 +1,7 @@
-"""What an `Execution` comes to on one batch: how its columns travel, and who computes its blocks. The one dispatch point.
+"""What an `Execution` comes to on one batch: how its columns travel, and who computes its blocks.
 
-Backends lie below: plain PyTorch always, the Triton blocks where they can run. Importing those needs no triton.
+The one dispatch point of the family. Backends lie below: plain PyTorch always, the Triton blocks where they can run.
+Importing those needs no triton.
 """
 
 from __future__ import annotations
@@ -52,7 +53,11 @@ class Plan:
 def make_plan(
     ecg: Tensor, text: Tensor, similarity: Similarity, execution: Execution, agreed: Mapping[str, int]
 ) -> Plan:
-    """The plan for this batch, its exchange the same on every rank; over ranks this is a collective (`choose_exchange`)."""
+    """The plan for this batch, its exchange the same on every rank; over ranks this is a collective.
+
+    agreed: see `exchange_layout`.
+    Raises ValueError for a batch without any pair, for ranks that disagree, and for a backend that cannot run here.
+    """
     exchange = choose_exchange(ecg, text, similarity, execution, agreed)
     blocks = choose_blocks(execution.backend, ecg.device, len(ecg) * exchange.layout.batch)
     return Plan(exchange, blocks, execution.chunk)

@@ -1,10 +1,11 @@
-"""The losses that judge every pair by itself: SigLIP with soft targets, ETS, false-negative mitigation. Loss and gradient in one pass.
+"""The losses that judge every pair by itself: SigLIP with soft targets, ETS, false-negative mitigation.
 
-With l_ij = exp(log_scale) v_i.t_j + bias (or v_i.t_j alone), f(l_ij) as in contrastive_terms and y_ij the target of the pair (soft_targets;
-y_ii = 1 unless said otherwise):
+With l_ij = exp(log_scale) v_i.t_j + bias (or v_i.t_j alone), f(l_ij) as in `torch_pointwise` and y_ij the target of the
+pair (`soft_targets`; y_ii = 1 unless said otherwise):
     L = 1/n sum_ij f_ij,   dV = scale/n (df/dl) T,   dT = scale/n (df/dl)^T V
     d log_scale = 1/n sum df/dl (l - bias) = sum <v, dV>,   d bias = 1/n sum df/dl
-No sum over the batch stands in a denominator, so the forward pass makes the gradients while it has the tile: nothing is computed twice.
+No sum over the batch stands in a denominator, so the forward pass makes the gradients while it has the tile: loss and
+gradient take one pass, nothing is computed twice.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ class PairLoss:
 
 
 class PointwiseLoss(torch.autograd.Function):
-    """Global loss, equal on every rank; gradients are d(global loss)/d(local tensor), those of log_scale and bias the global ones.
+    """Global loss, equal on every rank; gradients are d(global loss)/d(local tensor).
 
-    log_scale, bias: one element each, or None for a scale of 1 and a bias of 0. gradients: whether any are wanted.
+    Those of log_scale and bias are the global ones. log_scale, bias: one element each, or None for a scale of 1 and a
+    bias of 0. gradients: whether any are wanted.
     """
 
     @staticmethod

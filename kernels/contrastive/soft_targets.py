@@ -1,14 +1,15 @@
-"""How much a pair of reports counts as a match (y), from their similarity (S): soft labels instead of "own report 1, every other 0".
+"""How much a pair of reports counts as a match (y), from their similarity (S).
 
-y_ii = 1. For i != j, with the pair's S (a constant, never differentiated):
+Soft labels instead of "own report 1, every other 0". y_ii = 1. For i != j, with the pair's S (a constant, never
+differentiated):
     none      y = 0: hard labels
     ramp      y = weight * clamp((S - low) / (high - low), 0, 1)
     sigmoid   y = weight * sigmoid(slope * (S - threshold)) * max(S, 0)
     identity  y = S itself
-and y = 1 where both reports have the same duplicate key (>= 0) and `match_duplicates` holds. Without features (similarity kind "none") every
-other pair has y = 0.
-Source: sigmoid, public code after DiagSim (threshold 0.95, slope 10, weight 0.05); identity, false-negative mitigation of FG-CLEP; ramp is the
-complement of the negative weights in `similarity`. Shapes: b rows, n columns, m x n one tile.
+and y = 1 where both reports have the same duplicate key (>= 0) and `match_duplicates` holds. Without features
+(similarity kind "none") every other pair has y = 0.
+Source: sigmoid, public code after DiagSim (threshold 0.95, slope 10, weight 0.05); identity, false-negative mitigation
+of FG-CLEP; ramp is the complement of the negative weights in `similarity`. Shapes: b rows, n columns, m x n one tile.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ TargetForm = Literal["none", "ramp", "sigmoid", "identity"]
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """The mapping from S to y. Raises ValueError for an unknown form, low >= high, a weight outside (0, 1], or slope <= 0."""
+    """The mapping from S to y.
+
+    Raises ValueError for an unknown form, low >= high, a weight outside (0, 1], or slope <= 0.
+    """
 
     form: TargetForm = "ramp"
     low: float = 0.3
@@ -42,7 +46,8 @@ class SoftTargets:
             raise ValueError(f"low {self.low:g} is not below high {self.high:g}; choose low < high")
         if not 0 < self.weight <= 1:
             raise ValueError(
-                f"weight {self.weight:g} is outside (0, 1]; a soft match counts at most as much as the pair's own report"
+                f"weight {self.weight:g} is outside (0, 1]; "
+                "a soft match counts at most as much as the pair's own report"
             )
         if self.slope <= 0:
             raise ValueError(f"slope {self.slope:g} is not positive; choose slope > 0")

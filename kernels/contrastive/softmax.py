@@ -1,13 +1,15 @@
-"""The losses that divide by a sum over the batch: InfoNCE, DiagSim-weighted InfoNCE and soft-target cross-entropy, over any number of ranks.
+"""The losses that divide by a sum over the batch, over any number of ranks.
 
-With r_i, c_j the negatives' log-sums of contrastive_chunked and, for soft targets (soft_targets), the sums over the other reports
-N_i = sum_{j!=i} y_ij and A_i = sum_{j!=i} y_ij s_ij, Z_i = 1 + N_i, and N', A', Z' the same along columns:
+InfoNCE, DiagSim-weighted InfoNCE and soft-target cross-entropy. With r_i, c_j the negatives' log-sums of
+`torch_softmax` and, for soft targets, the sums over the other reports N_i = sum_{j!=i} y_ij and A_i = sum_{j!=i} y_ij
+s_ij, Z_i = 1 + N_i, and N', A', Z' the same along columns:
     hard   L = 1/(2B) sum_i softplus(r_i - s_ii) + softplus(c_i - s_ii)
     soft   L = 1/(2B) sum_i H(y_i. / Z_i, softmax of row i) + H(y_.i / Z'_i, softmax of column i)
              = hard - 1/(2B) sum_i (A_i - N_i s_ii) / Z_i + (A'_i - N'_i s_ii) / Z'_i
 so both share the log-sums, and with hard labels nothing of the second line remains. H is the cross-entropy.
-The gradient of log_scale is the work sum_ij G_ij s_ij. It equals sum_i <v_i, dV_i>, but a backend may round the G of dV to half precision; the
-work it sums before that. The soft labels' share of it is their share of the loss, which is linear in s.
+The gradient of log_scale is the work sum_ij G_ij s_ij. It equals sum_i <v_i, dV_i>, but a backend may round the G of dV
+to half precision; the work it sums before that. The soft labels' share of it is their share of the loss, which is
+linear in s.
 """
 
 from __future__ import annotations
@@ -143,7 +145,10 @@ class Positives(NamedTuple):
 
 
 def positives(v: Tensor, t: Tensor, scale: Tensor, rows: Tensor, columns: Tensor) -> Positives:
-    """Combine the negatives' sums of matching rows and columns with s_ii. Rows without negatives (-inf) give 0, never NaN."""
+    """Combine the negatives' sums of matching rows and columns with s_ii.
+
+    Rows without negatives (-inf) give 0, never NaN.
+    """
     s = (v.to(scale.dtype) * t.to(scale.dtype)).sum(1) * scale
     zero = torch.zeros_like(s)
     return Positives(

@@ -1,9 +1,10 @@
 """The losses that judge every pair by itself, tile by tile: the block function in plain PyTorch.
 
-With y_ij the target of a pair (soft_targets; that of a matching pair is given):
+With y_ij the target of a pair (`soft_targets`; that of a matching pair is given):
     logistic   f = softplus(l) - y l,   df/dl = sigmoid(l) - y
     absolute   f = |l - y|,             df/dl = sign(l - y), 0 where they are equal
-Both are written without the differences that cancel (sigmoid(l) - 1 is -sigmoid(-l)): confident pairs keep exact gradients in float32.
+Both are written without the differences that cancel (sigmoid(l) - 1 is -sigmoid(-l)): confident pairs keep exact
+gradients in float32.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
-"""DiagSim-weighted InfoNCE tile by tile: the block functions in plain PyTorch. No b x n matrix is ever held.
+"""The softmax losses tile by tile: the block functions in plain PyTorch. No b x n matrix is ever held.
 
 With s_ij = exp(log_scale) v_i.t_j and alpha_ij the (constant) weight of a negative:
     r_i = log sum_{j!=i} alpha_ij e^s_ij,   c_j = log sum_{i!=j} alpha_ij e^s_ij        (negatives only)
     L = 1/(2B) sum_i softplus(r_i - s_ii) + softplus(c_i - s_ii)
-    G_ij = alpha_ij (e^(s_ij - R_i) + e^(s_ij - C_j)) / (2B),   G_ii = -(sigmoid(r_i - s_ii) + sigmoid(c_i - s_ii)) / (2B)
-with R, C the log-sum-exp including the positive. Keeping the positives apart is what keeps small losses exact: G_ii is never P - 1.
+    G_ij = alpha_ij (e^(s_ij - R_i) + e^(s_ij - C_j)) / (2B)
+    G_ii = -(sigmoid(r_i - s_ii) + sigmoid(c_i - s_ii)) / (2B)
+with R, C the log-sum-exp including the positive. Keeping the positives apart is what keeps small losses exact: G_ii is
+never P - 1.
 
-A block is b rows against n columns (contrastive_blocks); the matching pairs, row i and column tiles.row_offset + i, are left out.
+A block is b rows against n columns (`blocks`); the matching pairs, row i and column tiles.row_offset + i, are left out.
 Shapes: b rows, n columns, d width; b or n may be 0.
 """
 
@@ -41,10 +43,12 @@ def _negative_logits(
 
 
 def block_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles, chunk: int) -> BlockSums:
-    """One pass over the tiles of v (b, d) against t (n, d): log-sum-exp of the negatives both ways, -inf where there are none.
+    """One pass over the tiles of v (b, d) against t (n, d): log-sum-exp of the negatives both ways.
 
-    v, t may be bf16 or fp16. scale: 0-dim, exp(log_scale); its type (float32, or float64) is that of the accumulation and of the results.
-    tiles.rows and tiles.columns hold features in that type. chunk: side of a tile, for implementations that do not choose their own.
+    -inf where there are none. v, t may be bf16 or fp16.
+    scale: 0-dim, exp(log_scale); its type (float32, or float64) is that of the accumulation and of the results.
+    tiles: tiles.rows and tiles.columns hold features in that type.
+    chunk: side of a tile, for implementations that do not choose their own.
     """
     accumulate = scale.dtype
     rows_lse = v.new_full((v.shape[0],), -math.inf, dtype=accumulate)
@@ -68,8 +72,9 @@ def block_gradients(
 ) -> BlockGradients:
     """Recompute the tiles; H_ij = alpha_ij (e^(s_ij - R_i) + e^(s_ij - C_j)), i != j.
 
-    row_lse (b,) and column_lse (n,) include the positives; they and the gradients have the type of `scale`. The common factor of the gradient
-    (scale / 2B and that of the loss) is applied by the caller. work / 2B is what the negatives give to the gradient of log_scale.
+    row_lse (b,), column_lse (n,): with the positives; they and the gradients have the type of `scale`.
+    The common factor of the gradient (scale / 2B and that of the loss) is applied by the caller. work / 2B is what the
+    negatives give to the gradient of log_scale.
     """
     accumulate = scale.dtype
     d_v = torch.zeros(v.shape, dtype=accumulate, device=v.device)
@@ -115,7 +120,10 @@ def subtract_target_gradients(
     column_share: Tensor,
     chunk: int,
 ) -> None:
-    """d_v (b, d) -= sum_j Y_ij t_j and d_t (n, d) -= sum_i Y_ij v_i in place, Y_ij = y_ij (row_share_i + column_share_j), i != j."""
+    """d_v (b, d) -= sum_j Y_ij t_j and d_t (n, d) -= sum_i Y_ij v_i in place.
+
+    Y_ij = y_ij (row_share_i + column_share_j), i != j; row_share (b,), column_share (n,).
+    """
     accumulate = d_v.dtype
     for rows in spans(v.shape[0], chunk):
         v_tile = v[rows].to(accumulate)

@@ -1,8 +1,9 @@
 """Multi-scale patch embedding of lead groups: strided convolution, LayerNorm and GELU, token-major.
 
-Shapes: B batch, L leads, T samples, G lead groups, L_g leads of a group, K kernel samples, N tokens = floor((T - K) / stride) + 1, D width.
-A missing lead adds nothing; the present leads of its group are rescaled by L_g / present, and the group's tokens get the learned
-embedding of every missing lead, so "absent" is never confused with "flat".
+Shapes: B batch, L leads, T samples, G lead groups, L_g leads of a group, K kernel samples, D width,
+N = floor((T - K) / stride) + 1 tokens of a scale.
+A missing lead adds nothing; the present leads of its group are rescaled by L_g / present, and the group's tokens get
+the learned embedding of every missing lead, so "absent" is never confused with "flat".
 """
 
 from __future__ import annotations
@@ -34,14 +35,18 @@ def multi_scale_patch_embed(
 ) -> list[Tensor]:
     """Tokens (B, G, N_s, D) of every scale, in the type of the weights.
 
-    signal: (B, L, T), the unit is the caller's (mV, normalised, or int16 counts); whatever a missing lead holds, NaN included, is ignored.
-    lead_mask: bool (B, L), True = present. groups: lead indices of every group.
-    gain (unit per count), mean and rstd (in that unit): (B, L) or (L,), constants; the tokens are those of (signal * gain - mean) * rstd.
-    rstd 0 makes a lead flat; only lead_mask makes it missing.
-    backend: "torch"; "triton", one fused launch (CUDA, or Triton's interpreter); "auto", the fused one where `fused_here` says so.
+    signal: (B, L, T), the unit is the caller's (mV, normalised, or int16 counts); whatever a missing lead holds, NaN
+    included, is ignored.
+    lead_mask: bool (B, L), True = present.
+    groups: lead indices of every group.
+    gain (unit per count), mean and rstd (in that unit): (B, L) or (L,), constants. The tokens are those of
+    (signal * gain - mean) * rstd. rstd 0 makes a lead flat; only lead_mask makes it missing.
+    backend: "torch"; "triton", one fused launch (CUDA, or Triton's interpreter); "auto", the fused one where
+    `fused_here` says so.
     Differentiable with respect to all parameters, and to the signal where it requires a gradient (always by PyTorch).
     Raises ValueError when the signal is shorter than a kernel or parameters do not fit the groups.
-    Source: multi-scale strided patch embeddings per lead group (MS-SATE over MVCSE groups). `patch_embed_reference` defines the result.
+    Source: multi-scale strided patch embeddings per lead group (MS-SATE over MVCSE groups). `patch_embed_reference`
+    defines the result.
     """
     check_patch_embed(signal, lead_mask, scales, groups)
     if backend not in ("auto", "torch", "triton"):
@@ -56,7 +61,8 @@ def multi_scale_patch_embed(
 
         return patch_embed_triton(signal, lead_mask, _affine(signal, gain, mean, rstd), scales, groups)
     signal = calibrated(signal, gain, mean, rstd)
-    # Every tensor operation has a price of its own on small batches, so leads are gathered once and shared by all scales.
+    # Every tensor operation has a price of its own on small batches,
+    # so leads are gathered once and shared by all scales.
     present = _present_signal(signal, lead_mask).to(scales[0].weights[0].dtype)
     absent = (~lead_mask).to(scales[0].missing.dtype)
     group_signals, factors, absents = [], [], []
@@ -69,10 +75,11 @@ def multi_scale_patch_embed(
 
 
 def fused_here(signal: Tensor, scales: Sequence[PatchScaleParams]) -> bool:
-    """True where backend "auto" takes the fused kernels: allowed at this size (`cardialign.kernels.dispatch`), CUDA (compute capability 8.0 or newer), 16-bit
-    weights, width 128 to 1024 in steps of 16, no tracing.
+    """True where backend "auto" takes the fused kernels.
 
-    float32 and float64 weights stay with PyTorch: the fused kernels gain by writing less, and there the products weigh more than the bytes.
+    Allowed at this size (`cardialign.kernels.dispatch`), CUDA (compute capability 8.0 or newer), 16-bit weights, width
+    128 to 1024 in steps of 16, no tracing. float32 and float64 weights stay with PyTorch: the fused kernels gain by
+    writing less, and there the products weigh more than the bytes.
     """
     dtype, width = scales[0].weights[0].dtype, scales[0].weights[0].shape[0]
     if not signal.is_cuda or torch.compiler.is_compiling() or importlib.util.find_spec("triton") is None:
@@ -90,7 +97,10 @@ def fused_here(signal: Tensor, scales: Sequence[PatchScaleParams]) -> bool:
 
 
 def calibrated(signal: Tensor, gain: Tensor | None, mean: Tensor | None, rstd: Tensor | None) -> Tensor:
-    """(signal * gain - mean) * rstd, in float32 or the signal's own wider type; the signal itself where none is given and it is no integer."""
+    """(signal * gain - mean) * rstd, in float32 or the signal's own wider type.
+
+    The signal itself where none is given and it is no integer.
+    """
     if gain is None and mean is None and rstd is None and signal.is_floating_point():
         return signal
     _check_calibration(signal, gain, mean, rstd)
@@ -170,7 +180,8 @@ def check_patch_embed(
         raise ValueError(f"signal has shape {tuple(signal.shape)}; pass (batch, leads, samples)")
     if lead_mask.dtype != torch.bool or lead_mask.shape != signal.shape[:2]:
         raise ValueError(
-            f"lead_mask is {lead_mask.dtype} {tuple(lead_mask.shape)}; pass bool {tuple(signal.shape[:2])}, True = present"
+            f"lead_mask is {lead_mask.dtype} {tuple(lead_mask.shape)}; "
+            f"pass bool {tuple(signal.shape[:2])}, True = present"
         )
     if not scales or not groups:
         raise ValueError("scales or groups is empty; pass at least one of each")

@@ -19,7 +19,8 @@ LAYER_NORM_EPS = 1e-5
 class PatchScaleParams:
     """Parameters of one scale: kernel and stride in samples, and learned tensors.
 
-    weights: one (D, L_g, K) per group. bias, ln_weight, ln_bias: (G, D). missing: (L, D), the embedding of each missing lead.
+    weights: one (D, L_g, K) per group. bias, ln_weight, ln_bias: (G, D).
+    missing: (L, D), the embedding of each missing lead.
     """
 
     kernel: int
@@ -35,11 +36,13 @@ def token_count(samples: int, kernel: int, stride: int) -> int:
     """Tokens of a signal of `samples` samples. Raises ValueError when the signal is shorter than the kernel."""
     if kernel < 1 or stride < 1:
         raise ValueError(
-            f"kernel {kernel} and stride {stride} must be at least one sample; choose longer patches or a higher sampling rate"
+            f"kernel {kernel} and stride {stride} must be at least one sample; "
+            "choose longer patches or a higher sampling rate"
         )
     if samples < kernel:
         raise ValueError(
-            f"the signal has {samples} samples, the patch kernel {kernel}; choose a kernel of at most {samples} samples or longer signals"
+            f"the signal has {samples} samples, the patch kernel {kernel}; "
+            f"choose a kernel of at most {samples} samples or longer signals"
         )
     return (samples - kernel) // stride + 1
 
@@ -47,7 +50,10 @@ def token_count(samples: int, kernel: int, stride: int) -> int:
 def token_seconds(
     count: int, kernel: int, stride: int, sampling_rate: float, device: torch.device | str | None = None
 ) -> Tensor:
-    """Patch centres in seconds, float32 (N,). Sample i covers [i, i + 1) / sampling_rate, so equal patches at two rates share their centres."""
+    """Patch centres in seconds, float32 (N,).
+
+    Sample i covers [i, i + 1) / sampling_rate, so equal patches at two rates share their centres.
+    """
     return ((torch.arange(count, device=device, dtype=torch.float64) * stride + kernel / 2) / sampling_rate).to(
         torch.float32
     )

@@ -1,4 +1,7 @@
-"""The patch embedding written plainly: conv1d, LayerNorm and GELU, one group after another. For tests, as the definition."""
+"""The patch embedding written plainly: conv1d, LayerNorm and GELU, one group after another.
+
+For tests, as the definition.
+"""
 
 from __future__ import annotations
 

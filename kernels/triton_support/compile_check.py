@@ -1,7 +1,8 @@
 """Compile every Triton kernel variant for NVIDIA GPUs on a machine that has none, and read what came out.
 
-Triton's wheel carries ptxas, cuobjdump and nvdisasm, and its compiler needs no driver when the target is named. So registers, spills,
-shared memory and the instructions of each variant are known before a GPU is. Speed is not: nothing here is a timing.
+Triton's wheel carries ptxas, cuobjdump and nvdisasm, and its compiler needs no driver when the target is named. So
+registers, spills, shared memory and the instructions of each variant are known before a GPU is. Speed is not: nothing
+here is a timing.
 
 Every module named `variants` of the package is found by itself and asked for `compile_variants()`. A variant that is
 dispatched must fit: no local memory (spills), shared memory within the architecture's limit, and the tensor-core
@@ -35,7 +36,10 @@ COUNTED = ("HGMMA", "HMMA", "FFMA", "MUFU", "LDL", "STL")
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler made of a variant: bytes of stack and shared memory, instruction counts, seconds. `refused`: why it made nothing."""
+    """What the compiler made of a variant: bytes of stack and shared memory, instruction counts, seconds.
+
+    `refused`: why it made nothing.
+    """
 
     variant: Variant
     registers: int = 0
@@ -62,18 +66,16 @@ class Compiled:
         if self.refused:
             return [self.refused]
         found = []
-        if self.stack or self.instructions["LDL"] or self.instructions["STL"]:
-            found.append(
-                f"spills: {self.stack} B of stack, {self.instructions['LDL']} loads and {self.instructions['STL']} stores"
-            )
+        loads, stores = self.instructions["LDL"], self.instructions["STL"]
+        if self.stack or loads or stores:
+            found.append(f"spills: {self.stack} B of stack, {loads} loads and {stores} stores")
         limit = SHARED_LIMIT[self.variant.architecture]
         if self.shared > limit:
             found.append(f"needs {self.shared} B of shared memory, the limit is {limit}")
         wanted = self.variant.multiplies_with
         if not self.instructions[wanted]:
-            found.append(
-                f"has no {wanted}: {', '.join(f'{name} {self.instructions[name]}' for name in ('HGMMA', 'HMMA', 'FFMA'))}"
-            )
+            instead = ", ".join(f"{name} {self.instructions[name]}" for name in ("HGMMA", "HMMA", "FFMA"))
+            found.append(f"has no {wanted}: {instead}")
         return found
 
 
@@ -105,7 +107,8 @@ def _variant_modules(package: ModuleType) -> list[str]:
 def compile_variant(variant: Variant) -> Compiled:
     """Compile one variant; a refusal by the compiler is a result, not an exception.
 
-    Raises ValueError where triton is absent, or where TRITON_INTERPRET is set: kernels imported then cannot be compiled.
+    Raises ValueError where triton is absent, or where TRITON_INTERPRET is set: kernels imported then cannot be
+    compiled.
     """
     compiler, source, target = _toolchain(variant)
     start = time.perf_counter()
@@ -179,7 +182,8 @@ def _tool(name: str, *arguments: str) -> str:
 def table(results: Iterable[Compiled]) -> list[str]:
     """One Markdown row per variant, with a header."""
     rows = [
-        "| variant | arch | warps x stages | registers | spill B | shared KiB | programs/SM | HGMMA | HMMA | FFMA | MUFU | verdict |",
+        "| variant | arch | warps x stages | registers | spill B | shared KiB | programs/SM "
+        "| HGMMA | HMMA | FFMA | MUFU | verdict |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:

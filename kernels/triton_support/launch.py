@@ -29,9 +29,10 @@ POINTER = {
 class Variant:
     """One kernel as one launch would specialise it.
 
-    kernel: the `triton.jit` function. types: run-time argument -> '*bf16', '*fp32', '*i64', 'i32', 'fp32', ... constants: the constexpr
-    arguments. architecture: 90 (Hopper) or 80 (Ampere). multiplies_with: the instruction the dots must become; 'FFMA' says that float32
-    operands are multiplied exactly on purpose. dispatched: False for a variant kept to show why it is not chosen; it cannot fail.
+    kernel: the `triton.jit` function. types: run-time argument -> '*bf16', '*fp32', '*i64', 'i32', 'fp32', ...
+    constants: the constexpr arguments. architecture: 90 (Hopper) or 80 (Ampere). multiplies_with: the instruction the
+    dots must become; 'FFMA' says that float32 operands are multiplied exactly on purpose. dispatched: False for a
+    variant kept to show why it is not chosen; it cannot fail.
     aligned: integer arguments known to be multiples of 16 (pointers always are).
     """
 
@@ -49,7 +50,8 @@ class Variant:
 
 @dataclass(frozen=True)
 class Launch:
-    """kernel: the `triton.jit` function; grid: programs per axis; arguments, constants: by name, constants being the constexpr ones.
+    """kernel: the `triton.jit` function; grid: programs per axis; arguments, constants: by name, constants being the
+    constexpr ones.
 
     Integer arguments are taken to be unspecialised (`do_not_specialize`), so one variant serves every size.
     """

@@ -1,4 +1,7 @@
-"""The operations of the encoder go through torch.export with a free batch size: a consumer runs them without this package."""
+"""The operations of the encoder go through torch.export with a free batch size.
+
+A consumer runs them without this package.
+"""
 
 from __future__ import annotations
 

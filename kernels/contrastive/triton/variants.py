@@ -37,8 +37,8 @@ VARIANTS: tuple[tuple[int, torch.dtype, int, str, str, str, str], ...] = (
     (80, BF16, 256, "logistic", "jaccard", "sigmoid", "gradient"),
     (80, BF16, 512, "logistic", "jaccard", "sigmoid", "gradient"),
 )
-"""Architecture, type, width, loss, similarity, form and passes: both ways of the backward pass, both architectures, every loss, the
-costliest forms and similarities, an odd width."""
+"""Architecture, type, width, loss, similarity, form and passes: both ways of the backward pass, both architectures,
+every loss, the costliest forms and similarities, an odd width."""
 
 
 def compile_variants() -> Iterator[Variant]:

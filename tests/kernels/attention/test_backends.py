@@ -1,4 +1,7 @@
-"""The choice of a library is a pure function of the operands and of what is installed; what cannot serve is refused with the remedy."""
+"""The choice of a library is a pure function of the operands and of what is installed.
+
+What cannot serve is refused with the remedy.
+"""
 
 from __future__ import annotations
 

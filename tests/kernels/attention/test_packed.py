@@ -8,7 +8,8 @@ from torch import Tensor
 
 from cardialign.kernels.attention import attention, pack, packed_attention, plan_buckets, unpack
 
-# Full, shorter by less than an eighth (shares a bucket with padding), empty, with holes, one token, and the same length again.
+# Full, shorter by less than an eighth (shares a bucket with padding), empty, with holes, one token,
+# and the same length again.
 LENGTHS = [17, 16, 0, 7, 1, 17, 0]
 
 

@@ -1,4 +1,7 @@
-"""What the benchmark of the patch embedding compares is the same operation on the same operands, and what it counts is what is done."""
+"""The benchmark of the patch embedding compares the same operation on the same operands.
+
+And what it counts is what is done.
+"""
 
 from __future__ import annotations
 

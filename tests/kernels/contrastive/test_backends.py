@@ -1,4 +1,7 @@
-"""Whoever computes the tiles and however columns travel, the loss is the same: the Triton tiles through the public functions, interpreted."""
+"""Whoever computes the tiles and however columns travel, the loss is the same.
+
+The Triton tiles through the public functions, interpreted.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Over any number of ranks, any split and either scheme every loss and its gradients are those of one process in float64."""
+"""Over any number of ranks every loss and its gradients are those of one process in float64.
+
+For any split and either scheme.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,10 @@ def cases(world: int) -> list[Case]:
 
 
 def run_case(rank: int, case: Case) -> dict[str, torch.Tensor]:
-    """Loss and gradients of this rank's rows. The local loss is scaled as a trainer might; the gradients are scaled back."""
+    """Loss and gradients of this rank's rows.
+
+    The local loss is scaled as a trainer might; the gradients are scaled back.
+    """
     name, scheme, sizes, dtype = case
     member, factor = FAMILY[name], 3.0
     batch = member.prepare(Batch.random(sum(sizes)).to(dtype)).rows(slice(sum(sizes[:rank]), sum(sizes[: rank + 1])))
@@ -83,7 +89,10 @@ def test_ranks_with_different_widths_are_told_so_instead_of_hanging() -> None:
 
 
 def everything_else(rank: int, world: int) -> dict[str, Any]:
-    """Three ranks, one start: sub-groups, repeated runs, the choice by size, evaluation without gradients, unequal options."""
+    """Three ranks, one start.
+
+    Sub-groups, repeated runs, the choice by size, evaluation without gradients, unequal options.
+    """
     found: dict[str, Any] = {}
     group = dist.new_group([0, 2])
     batch = Batch.random(12)

@@ -1,4 +1,7 @@
-"""What holds for every loss of the family in one process: it is its full-matrix reference, it is symmetric, exact, repeatable, and holds no matrix."""
+"""What holds for every loss of the family in one process.
+
+It is its full-matrix reference, it is symmetric, exact, repeatable, and holds no matrix.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The tiled loss is the full-matrix loss, in value and in gradient, for every temperature, tile size and type; and it holds no matrix."""
+"""The tiled loss is the full-matrix loss, in value and in gradient, and it holds no matrix.
+
+For every temperature, tile size and type.
+"""
 
 from __future__ import annotations
 

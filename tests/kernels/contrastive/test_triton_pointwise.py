@@ -1,6 +1,7 @@
-"""The Triton tiles of the pointwise losses and of soft targets give the terms of the plain tiles, held against float64 through the interpreter.
+"""The Triton tiles of the pointwise losses and of soft targets give the terms of the plain tiles.
 
-The yardstick of a gradient in half precision is what rounding the slopes to the type of the embeddings alone costs, as for the softmax losses.
+Held against float64 through the interpreter. The yardstick of a gradient in half precision is what rounding the slopes
+to the type of the embeddings alone costs, as for the softmax losses.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ Terms = dict[str, torch.Tensor]
 
 
 class Setting(NamedTuple):
-    """A batch, how it is cut (the first rows of `sizes` against all), and the loss: a form of `block_terms`, or "soft" for soft targets."""
+    """A batch, how it is cut (the first rows of `sizes` against all), and the loss.
+
+    form: a form of `block_terms`, or "soft" for soft targets.
+    """
 
     form: str
     sizes: tuple[int, ...]

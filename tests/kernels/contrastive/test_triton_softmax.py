@@ -1,7 +1,8 @@
-"""The Triton tiles give the sums and gradients of the plain tiles, held against float64 through the interpreter: no GPU is needed.
+"""The Triton tiles give the sums and gradients of the plain tiles: no GPU is needed.
 
-Rounding the weights H to the type of the embeddings is the one liberty the kernels take in half precision. So the yardstick of a gradient
-is what that rounding alone costs, of everything else the plain path in the same type; an error may be twice the yardstick plus a floor.
+Held against float64 through the interpreter. Rounding the weights H to the type of the embeddings is the one liberty
+the kernels take in half precision. So the yardstick of a gradient is what that rounding alone costs, of everything else
+the plain path in the same type; an error may be twice the yardstick plus a floor.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ FLOOR = 2e-6
 
 
 class Setting(NamedTuple):
-    """A batch and how it is cut: the first rows of `sizes` against all, and how many programs a launch may have (1: long loops)."""
+    """A batch and how it is cut: the first rows of `sizes` against all.
+
+    programs: how many programs a launch may have (1: long loops).
+    """
 
     sizes: tuple[int, ...]
     width: int

@@ -1,4 +1,7 @@
-"""The fast patch embedding equals conv1d + LayerNorm + GELU in value and gradient, and a missing lead is missing, not flat."""
+"""The fast patch embedding equals conv1d + LayerNorm + GELU in value and gradient.
+
+And a missing lead is missing, not flat.
+"""
 
 from __future__ import annotations
 
