@@ -23,6 +23,8 @@ import torch
 OPT_IN = "CARDIALIGN_TRITON"
 
 Operation = Literal["contrastive", "patch-embed"]
+Backend = Literal["auto", "torch", "triton"]
+"""Who computes an operation that has Triton kernels: PyTorch or they, by name or as this module says."""
 
 
 def triton_by_default(

@@ -24,10 +24,10 @@ from cardialign.kernels.benchmarks.cases import Case, Work
 from cardialign.kernels.benchmarks.timing import Job
 from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, SoftTargets, reference
 from cardialign.kernels.contrastive.exchange import Layout, Merge, Visit
-from cardialign.kernels.contrastive.execution import Backend
 from cardialign.kernels.contrastive.plan import TORCH, Plan, choose_blocks
 from cardialign.kernels.contrastive.softmax import SoftmaxLoss
 from cardialign.kernels.contrastive.triton.backend import available
+from cardialign.kernels.dispatch import Backend
 
 NAMES = {
     "weighted": "weighted",

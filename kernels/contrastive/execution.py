@@ -10,8 +10,9 @@ from typing import Literal, get_args
 
 import torch.distributed as dist
 
+from cardialign.kernels.dispatch import Backend
+
 Scheme = Literal["auto", "gather", "ring"]
-Backend = Literal["auto", "torch", "triton"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cardialign.kernels.contrastive.blocks import Blocks
 from cardialign.kernels.contrastive.exchange import Exchange, choose_exchange
-from cardialign.kernels.contrastive.execution import Backend, Execution
+from cardialign.kernels.contrastive.execution import Execution
 from cardialign.kernels.contrastive.similarity import Similarity
 from cardialign.kernels.contrastive.torch_pointwise import block_terms
 from cardialign.kernels.contrastive.torch_softmax import (
@@ -24,7 +24,7 @@ from cardialign.kernels.contrastive.torch_softmax import (
     target_sums,
 )
 from cardialign.kernels.contrastive.triton.backend import TRITON, available
-from cardialign.kernels.dispatch import triton_by_default
+from cardialign.kernels.dispatch import Backend, triton_by_default
 
 TORCH = Blocks(block_sums, block_gradients, target_sums, subtract_target_gradients, block_terms)
 

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cardialign.kernels.dispatch import triton_by_default
+from cardialign.kernels.dispatch import Backend, triton_by_default
 from cardialign.kernels.patch_embed.geometry import LAYER_NORM_EPS, PatchScaleParams, token_count, token_elements
-
-Backend = Literal["auto", "torch", "triton"]
 
 
 def multi_scale_patch_embed(
