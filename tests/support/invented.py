@@ -23,7 +23,7 @@ from cardialign.pretrain.methods.parts.draws import Draws
 from cardialign.pretrain.methods.parts.row_losses import mean_over_batch
 from cardialign.pretrain.methods.parts.two_towers import TwoTowers, batch_signals
 from cardialign.pretrain.run.observer import NullReporter
-from cardialign.pretrain.training.checkpoints.state import load_weights
+from cardialign.pretrain.training.checkpoints.load import load_weights
 from cardialign.pretrain.training.loop import TrainResult, train
 from tests.support.tiny_shards import config_for
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cardialign.data_shards.order.global_order import local_slice
-from cardialign.kernels.contrastive.losses import NegativeWeights, Similarity, weighted_infonce
+from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, weighted_infonce
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.methods.base import StepLoss
 from cardialign.pretrain.training import engine as engines
@@ -80,7 +80,9 @@ def tiled_infonce(scheme: str) -> Callable[[dict[str, torch.Tensor]], StepLoss]:
     def loss(features: dict[str, torch.Tensor]) -> StepLoss:
         unlike = Similarity("none", None, torch.arange(len(features["ecg"])))
         ecg, text, log_scale = features["ecg"], features["text"], features["log_scale"]
-        return StepLoss(weighted_infonce(ecg, text, log_scale, unlike, everyone, chunk=4, scheme=scheme).loss, {})
+        return StepLoss(
+            weighted_infonce(ecg, text, log_scale, unlike, everyone, Execution(chunk=4, scheme=scheme)).loss, {}
+        )
 
     return loss
 
