@@ -11,6 +11,7 @@ METHODS = Table(
     "method",
     {
         "cardialign": "cardialign.pretrain.methods.cardialign:CardiAlign",
+        "siglip": "cardialign.pretrain.methods.siglip:SigLip",
     },
 )
 """`method.name` -> the class, a `pretrain.methods.base.Method`."""
