@@ -1,6 +1,9 @@
-"""`torchrun --nproc-per-node N -m cardialign.pretrain --recipe NAME --run-dir FOLDER --set data.shards=FOLDER`: one worker of a run without Ray.
+"""One worker of a run without Ray.
 
-Exit codes: 0 done, 1 failed, 2 wrong configuration, 75 stopped at a committed checkpoint (SIGTERM or SIGINT): the same command continues.
+    torchrun --nproc-per-node N -m cardialign.pretrain --recipe NAME --run-dir FOLDER --set data.shards=FOLDER
+
+Exit codes: 0 done, 1 failed, 2 wrong configuration, 75 stopped at a committed checkpoint (SIGTERM or SIGINT): the same
+command continues.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from types import FrameType
 
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config import load_config
-from cardialign.pretrain.run.lock import held
+from cardialign.pretrain.run.lock import locked_run
 from cardialign.pretrain.run.observer import NullReporter
 
 STOPPED = 75
@@ -68,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING,
             format="%(levelname)s %(message)s",
         )
-        with held(options.run_dir) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext():
+        with locked_run(options.run_dir) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext():
             import torch
 
             if options.threads:

@@ -22,7 +22,7 @@ def open_encoder(name: str, tracking_uri: str) -> Iterator[LoadedEncoder]:
 
     Raises UserError.
     """
-    from cardialign.pretrain.export.write import load_encoder
+    from cardialign.pretrain.export.loaded import load_encoder
 
     if not name.startswith(REGISTRY):
         folder = Path(name)

@@ -12,7 +12,7 @@ from cardialign.cluster.environment.versions import git_commit, versions
 from cardialign.cluster.runs.failure import EXPORT
 from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import UsageError, UserError
-from cardialign.pretrain.run.lock import held
+from cardialign.pretrain.run.lock import locked_run
 
 if TYPE_CHECKING:
     from cardialign.cluster.runs.driver import PretrainResult
@@ -85,7 +85,7 @@ def run(
 
     if workers < 1:
         raise UsageError(f"--workers {workers} is less than 1", "one worker is the least")
-    with held(run_dir.expanduser().absolute()):
+    with locked_run(run_dir.expanduser().absolute()):
         data = prepare(config)
         tracker = RunTracker(
             run_dir.expanduser().absolute(), tracking.uri, experiment=tracking.experiment, optional=tracking.optional
@@ -149,7 +149,7 @@ def _result(outcome: PretrainResult, data: dict[str, Any], tracker: RunTracker, 
 
 
 def _hand_over(run_dir: Path, final_loss: float, tracker: RunTracker, register_as: str | None) -> dict[str, Any]:
-    from cardialign.cluster.registry.export_run import export_run
+    from cardialign.pretrain.export.from_run import export_run
 
     exported = export_run(run_dir, overwrite=True)
     handed: dict[str, Any] = {"export": str(run_dir / EXPORT), "digest_of_export": exported["digest"]}

@@ -41,6 +41,7 @@ class Batch:
 
     rows int64 (b,); signal float32 (b, 12, T) in mV; lead_mask bool (b, 12); valid_samples int32 (b,); report int64 (b,), -1 none;
     age_years float32 (b,), NaN unknown; sex int8 (b,), 0 unknown 1 female 2 male; global_rows int64 (B,), the rows of all ranks;
+    global_report int64 (B,), their reports, where the training loop has filled it in;
     wait: seconds spent on this batch, read and decode in the background, queue = how long the consumer stood still for it;
     slowest: (seconds, shard) of its slowest read; bad: records that could not be read, whose signal is zero until they are substituted.
     """
@@ -57,6 +58,7 @@ class Batch:
     wait: dict[str, float] = field(default_factory=_no_wait)
     slowest: tuple[float, str] = (0.0, "")
     bad: list[BadSample] = field(default_factory=list)
+    global_report: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

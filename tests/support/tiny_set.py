@@ -39,8 +39,9 @@ def export_untrained(out: Path) -> Path:
 
     from cardialign.pretrain.config import load_config
     from cardialign.pretrain.export.write import export_encoder
-    from cardialign.pretrain.methods.dual import DualEncoder
+    from cardialign.pretrain.methods.base import create_method
 
     config = load_config("cardialign-demo", SMALL)
     torch.manual_seed(0)
-    return export_encoder(config, DualEncoder(config, SPEC), out, training={"steps": 0}, program=False)
+    state = create_method(config, SPEC).state_dict()
+    return export_encoder(config, state, out, training={"steps": 0}, spec=SPEC, program=False)

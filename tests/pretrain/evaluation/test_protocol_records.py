@@ -1,4 +1,7 @@
-"""Records of CPSC2018 and Chapman-Shaoxing-Ningbo are found by the names that the published label files give them, whichever reader built the shards."""
+"""Records of CPSC2018 and Chapman-Shaoxing-Ningbo are found by the names that the published label files give them.
+
+It does not matter which reader built the shards.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +99,10 @@ def test_own_prompts_cover_every_class_that_a_reader_can_give(task: str) -> None
     assert set(names.values()) <= codes
 
 
-@pytest.mark.parametrize(("task", "folder", "counts"), [("cpsc2018", "cpsc2018", (4950, 551, 1376)), ("csn", "chapman-shaoxing-ningbo", (16546, 1860, 4620))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("task", "folder", "counts"),
+    [("cpsc2018", "cpsc2018", (4950, 551, 1376)), ("csn", "chapman-shaoxing-ningbo", (16546, 1860, 4620))],
+)
 def test_every_published_split_file_is_complete_and_finds_the_real_records(
     real_data: Path, tmp_path: Path, task: str, folder: str, counts: tuple[int, int, int]
 ) -> None:

@@ -1,4 +1,7 @@
-"""A protocol chooses the records, labels and words it says, joined by record name; whatever is missing or different is said, never guessed."""
+"""A protocol chooses the records, labels and words it says, joined by record name.
+
+Whatever is missing or different is said, never guessed.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ SPEC = SignalSpec(500, 0.04)
 
 
 class LikePtbXl(SmallSource):
-    """Records with PTB-XL's keys (ptbxl-1 ...), folds 1 to 10 and super-classes of the reader's own; every sixth is not labelled."""
+    """Records with PTB-XL's keys (ptbxl-1 ...), folds 1 to 10 and super-classes of the reader's own.
+
+    Every sixth is not labelled.
+    """
 
     name = "ptb-xl"
     label_sets = ("super",)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cardialign.cluster.registry.export_run import export_run
 from cardialign.cluster.runs.lifecycle import prepare
 from cardialign.data_shards.build.build import build_shards
 from cardialign.data_shards.errors import DataError, UserError
@@ -22,6 +21,7 @@ from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.text.bank import build_text_bank
 from cardialign.data_shards.text.joined_bank import JoinedBank
 from cardialign.pretrain.config import RunConfig, parse_config
+from cardialign.pretrain.export.from_run import export_run
 from cardialign.pretrain.run.observer import NullReporter
 from cardialign.pretrain.run.trace import read_trace
 from cardialign.pretrain.training.checkpoints.state import TrainerState, check_continues
