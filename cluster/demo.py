@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.subcommand import run_command
-from cardialign.cluster.runs.failure import EXPORT
 from cardialign.cluster.tracking.spool import read_json, write_json
 from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.run.files import EXPORT
 
 RECORD = "demo.json"
 NAME = "cardialign-demo"

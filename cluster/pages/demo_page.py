@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.pages.run_page import Picture, write_run_page
-from cardialign.cluster.runs.failure import CONFIG, RESULT
 from cardialign.cluster.tracking.spool import read_json
+from cardialign.pretrain.run.files import CONFIG, RESULT
 
 PICTURES = 3
 SUMMARY = (

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.environment.session import ray_session, threads_of_each
-from cardialign.cluster.runs.failure import ATTEMPTS, CONFIG, RESULT, clear_requests, read_failure, request_stop
+from cardialign.cluster.runs.failure import clear_requests, read_failure, request_stop
 from cardialign.cluster.tracking.spool import SpoolReader, read_json, write_json
 from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.run.files import ATTEMPTS, CONFIG, METRICS, RESULT
 
 if TYPE_CHECKING:
     from cardialign.pretrain.config import RunConfig
@@ -125,7 +126,7 @@ def _watch(fit: _Fit, run_dir: Path, on_step: OnStep | None) -> None:
 
     An error of the user's is raised as soon as a worker has written it down.
     """
-    reader = SpoolReader(run_dir / "metrics.jsonl")
+    reader = SpoolReader(run_dir / METRICS)
     reader.skip_existing()
     alive = True
     while alive:

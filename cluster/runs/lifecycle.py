@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from cardialign.cluster.cli.exit_codes import DONE, STOPPED
 from cardialign.cluster.cli.progress import Progress
 from cardialign.cluster.environment.versions import git_commit, versions
-from cardialign.cluster.runs.failure import EXPORT
 from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.pretrain.run.files import EXPORT
 from cardialign.pretrain.run.lock import locked_run
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from cardialign.cluster.runs.failure import STOP
+from cardialign.pretrain.run.files import STOP
 
 LOOK_SECONDS = 0.2
 """A request is looked for at most this often: the run directory may be on a network file system."""

@@ -10,10 +10,11 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.runs.failure import ATTEMPTS, FAILURE, RESULT, WORKERS, write_failure
+from cardialign.cluster.runs.failure import write_failure
 from cardialign.cluster.runs.observer import RayObserver
 from cardialign.cluster.tracking.spool import append_line, write_json
 from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.run.files import ATTEMPTS, FAILURE, RESULT, WORKERS
 
 log = logging.getLogger(__name__)
 

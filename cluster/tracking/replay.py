@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.tracking import mlflow_store
 from cardialign.cluster.tracking.spool import Cursor, Line, SpoolReader
-from cardialign.cluster.tracking.state import METRICS, STATE, SYSTEM, TrackingState
+from cardialign.cluster.tracking.state import TrackingState
 from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.run.files import CONFIG, METRICS, SYSTEM, TRACKING
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,8 +60,8 @@ class Replay:
         for start in range(0, max(len(new), 1), 100):
             self.client.log_batch(state.run_id, params=new[start : start + 100], tags=tags if start == 0 else [])
         self.client.update_run(state.run_id, status="RUNNING")
-        if (self.run_dir / "config.resolved.json").is_file():
-            self.client.log_artifact(state.run_id, str(self.run_dir / "config.resolved.json"))
+        if (self.run_dir / CONFIG).is_file():
+            self.client.log_artifact(state.run_id, str(self.run_dir / CONFIG))
         return state.run_id
 
     def send_new(self) -> int:
@@ -111,7 +112,7 @@ def sync(run_dir: Path, tracking_uri: str | None = None) -> dict[str, Any]:
     state = TrackingState.load(run_dir)
     if state is None:
         raise UserError(
-            f"{run_dir} has no {STATE}: it is not the directory of a tracked run",
+            f"{run_dir} has no {TRACKING}: it is not the directory of a tracked run",
             "give the --run-dir that `cardialign pretrain` used",
         )
     if tracking_uri is not None and mlflow_store.absolute_uri(tracking_uri) != state.tracking_uri:

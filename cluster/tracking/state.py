@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.tracking.spool import Cursor, read_json, write_json
-
-STATE = "tracking.json"
-METRICS, SYSTEM = "metrics.jsonl", "system.jsonl"
+from cardialign.pretrain.run.files import METRICS, SYSTEM, TRACKING
 
 
 @dataclass
@@ -31,14 +29,14 @@ class TrackingState:
 
     @classmethod
     def load(cls, run_dir: Path) -> TrackingState | None:
-        values = read_json(run_dir / STATE)
+        values = read_json(run_dir / TRACKING)
         if values is None:
             return None
         values["cursors"] = {name: Cursor(**cursor) for name, cursor in values["cursors"].items()}
         return cls(**values)
 
     def save(self, run_dir: Path) -> None:
-        write_json(run_dir / STATE, asdict(self))
+        write_json(run_dir / TRACKING, asdict(self))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

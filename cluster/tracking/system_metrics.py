@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 
 from cardialign.cluster.tracking.spool import read_json
+from cardialign.pretrain.run.files import WORKERS
 
 MIB = 2**20
 
 
 def worker_pids(run_dir: Path, host: str) -> list[int]:
     """Processes of the current workers on `host`, from the notes they leave in `run_dir/workers`."""
-    notes = [read_json(path) for path in sorted((run_dir / "workers").glob("rank-*.json"))]
+    notes = [read_json(path) for path in sorted((run_dir / WORKERS).glob("rank-*.json"))]
     return [int(note["pid"]) for note in notes if note and note.get("host") == host]
 
 

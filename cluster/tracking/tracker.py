@@ -12,9 +12,10 @@ from typing import Any
 from cardialign.cluster.tracking import mlflow_store
 from cardialign.cluster.tracking.replay import Replay
 from cardialign.cluster.tracking.spool import append_line
-from cardialign.cluster.tracking.state import METRICS, SYSTEM, TrackingState, flatten
+from cardialign.cluster.tracking.state import TrackingState, flatten
 from cardialign.cluster.tracking.system_metrics import sample
 from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.run.files import METRICS, SYSTEM
 
 log = logging.getLogger(__name__)
 

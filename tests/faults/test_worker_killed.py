@@ -17,9 +17,9 @@ import pytest
 
 from cardialign.cluster.main import main
 from cardialign.cluster.runs.driver import train_on_ray
-from cardialign.cluster.runs.failure import ATTEMPTS, WORKERS
 from cardialign.cluster.tracking.spool import read_json
 from cardialign.pretrain.config import RunConfig, load_config
+from cardialign.pretrain.run.files import ATTEMPTS, WORKERS
 from cardialign.pretrain.run.trace import read_trace
 from cardialign.pretrain.training.alarms import CollapseError
 from tests.support.processes import run_ranks
