@@ -108,7 +108,8 @@ class HashingEncoder:
 
 def make_shards(folder: Path, silent: int = 0) -> Path:
     build_shards(TinySource(silent), folder, spec=SignalSpec(RATE, SECONDS), records_per_shard=20, workers=1)
-    build_text_bank(ShardSet.open(folder), HashingEncoder())
+    if silent < RECORDS:
+        build_text_bank(ShardSet.open(folder), HashingEncoder())
     return folder
 
 
