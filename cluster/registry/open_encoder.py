@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import UNREADABLE_ARRAY
 from cardialign.data_shards.record import STANDARD_LEADS
-from cardialign.data_shards.unreadable import UNREADABLE_ARRAY
 
 if TYPE_CHECKING:
     import numpy as np

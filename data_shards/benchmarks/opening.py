@@ -20,7 +20,7 @@ from cardialign.data_shards.benchmarks.process import measured_by
 from cardialign.data_shards.benchmarks.table import Row
 from cardialign.data_shards.build.commit import INDEX, MANIFEST, REPORTS
 from cardialign.data_shards.build.index_rows import write_index
-from cardialign.data_shards.build.shard_writer import file_sha256
+from cardialign.data_shards.files import sha256_of
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 
 STEPS = 12
@@ -68,7 +68,7 @@ def repeated_set(shards: ShardSet, folder: Path, records: int) -> Path:
         (folder / name).symlink_to((shards.path / name).absolute())
     counts, tables = (
         {**shards.manifest["counts"], "records": records},
-        {**shards.manifest["tables"], INDEX: file_sha256(folder / INDEX)},
+        {**shards.manifest["tables"], INDEX: sha256_of(folder / INDEX)},
     )
     manifest = {**shards.manifest, "counts": counts, "tables": tables}
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")

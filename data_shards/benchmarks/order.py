@@ -25,7 +25,7 @@ from cardialign.data_shards.benchmarks.table import Row
 from cardialign.data_shards.build.build import build_shards
 from cardialign.data_shards.build.commit import INDEX, MANIFEST
 from cardialign.data_shards.build.index_rows import INDEX_SCHEMA, write_index
-from cardialign.data_shards.build.shard_writer import file_sha256
+from cardialign.data_shards.files import sha256_of
 from cardialign.data_shards.order.global_order import GlobalOrder
 from cardialign.data_shards.order.window import WindowOrder
 from cardialign.data_shards.record import EcgRecord, SignalSpec
@@ -82,7 +82,7 @@ def make_large_set(folder: Path, records: int) -> Path:
     write_index(batches(), folder / INDEX)
     manifest = json.loads((folder / MANIFEST).read_text())
     shards = -(-records // RECORDS_PER_SHARD)
-    manifest["counts"]["records"], manifest["tables"][INDEX] = records, file_sha256(folder / INDEX)
+    manifest["counts"]["records"], manifest["tables"][INDEX] = records, sha256_of(folder / INDEX)
     manifest["shards"] = manifest["shards"] * shards
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder

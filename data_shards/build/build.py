@@ -24,8 +24,9 @@ from cardialign.data_shards.build.executors import BuildExecutor, InThisProcess,
 from cardialign.data_shards.build.index_rows import metadata_of
 from cardialign.data_shards.build.listing import LISTING, Listing, Slice, write_listing
 from cardialign.data_shards.build.shard_task import WORK_FOLDER, ShardTask, read_sidecar
-from cardialign.data_shards.build.shard_writer import metadata_bytes, temporary_name
+from cardialign.data_shards.build.shard_writer import metadata_bytes
 from cardialign.data_shards.errors import UsageError, disk_error
+from cardialign.data_shards.files import temporary_path
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.report_text import CLEANING_VERSION
 from cardialign.data_shards.signal.codec import CODEC_VERSION, CODECS
@@ -82,7 +83,7 @@ def build_shards(
     listed = None if progress is None else lambda records: progress(records, 0, 0)
     with claim(out, overwrite):
         place = out / WORK_FOLDER / LISTING
-        unfinished = temporary_name(place)
+        unfinished = temporary_path(place)
         try:
             listing = write_listing(
                 source, unfinished, records_per_shard, folds=kept_folds, limit=limit, progress=listed

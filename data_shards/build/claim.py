@@ -12,8 +12,8 @@ from typing import Any
 
 from cardialign.data_shards.build.commit import MANIFEST
 from cardialign.data_shards.build.shard_task import WORK_FOLDER
-from cardialign.data_shards.build.shard_writer import commit_file
 from cardialign.data_shards.errors import DataError, disk_error
+from cardialign.data_shards.files import write_json
 
 PLAN = "plan.json"
 """In the work folder: what an unfinished build was started with."""
@@ -73,7 +73,7 @@ def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> None:
     if overwrite or not plan_file.exists():
         _empty(out)
         try:
-            commit_file(plan_file, lambda temporary: temporary.write_text(json.dumps(plan, sort_keys=True)))
+            write_json(plan_file, plan, sort_keys=True)
         except OSError as error:
             raise disk_error(error, plan_file) from error
         return

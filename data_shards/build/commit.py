@@ -19,8 +19,8 @@ import pyarrow as pa
 from cardialign.data_shards.build.index_rows import index_batch, write_index
 from cardialign.data_shards.build.report_table import ReportTable
 from cardialign.data_shards.build.shard_task import WORK_FOLDER, read_sidecar
-from cardialign.data_shards.build.shard_writer import commit_file, file_sha256, sync_folder, temporary_name
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.files import commit_file, sha256_of, sync, temporary_path
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.signal.quality import FLAGS
 from cardialign.data_shards.sources.base import Source
@@ -64,7 +64,7 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
         with rejects_path.open("w", newline="", encoding="utf-8") as rejects:
             commit_file(out / INDEX, lambda path: write_index(batches(rejects, reports), path))
 
-    with ReportTable(temporary_name(out / WORK_FOLDER / REPORTS)) as reports:
+    with ReportTable(temporary_path(out / WORK_FOLDER / REPORTS)) as reports:
         commit_file(out / REJECTS, write_both)
         if shards:
             commit_file(out / REPORTS, reports.write)
@@ -89,12 +89,12 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
             "quality": {flag: flagged[flag] for flag in FLAGS if flagged[flag]},
         },
         "shards": shards,
-        "tables": {name: file_sha256(out / name) for name in (INDEX, REPORTS)},
+        "tables": {name: sha256_of(out / name) for name in (INDEX, REPORTS)},
     }
     text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, default=str)
     commit_file(out / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
     shutil.rmtree(out / WORK_FOLDER)
-    sync_folder(out)
+    sync(out)
     return json.loads(text)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from cardialign.data_shards.build.index_rows import index_row, pack_record
 from cardialign.data_shards.build.listing import LISTING, Slice, read_slice
-from cardialign.data_shards.build.shard_writer import ShardWriter, commit_file, shard_name
+from cardialign.data_shards.build.shard_writer import ShardWriter, shard_name
 from cardialign.data_shards.errors import DataError, disk_error
+from cardialign.data_shards.files import write_json
 from cardialign.data_shards.record import EcgRecord, SignalSpec
 from cardialign.data_shards.signal.conform import conform
 from cardialign.data_shards.sources.base import Entry, RecordRejected, Source
@@ -72,8 +73,8 @@ def build_one_shard(source: Source, task: ShardTask, on_entry: Callable[[bool], 
             shard = asdict(writer.commit())
         else:
             path.unlink(missing_ok=True)
-        sidecar = json.dumps({"shard": shard, "rows": rows, "rejects": rejects}, ensure_ascii=False).encode()
-        commit_file(sidecar_path(task.out, task.number), lambda temporary: temporary.write_bytes(sidecar))
+        facts = {"shard": shard, "rows": rows, "rejects": rejects}
+        write_json(sidecar_path(task.out, task.number), facts, ensure_ascii=False)
     except OSError as error:
         raise disk_error(error, path, writer.bytes if writer else 0, done, len(entries)) from error
     finally:

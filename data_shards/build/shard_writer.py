@@ -8,13 +8,13 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.files import sync, temporary_path
 
 BLOCK = tarfile.BLOCKSIZE
 TAR_RECORD = tarfile.RECORDSIZE
@@ -46,11 +46,6 @@ def shard_name(number: int) -> str:
     return f"shard-{number:06d}.tar"
 
 
-def temporary_name(path: Path) -> Path:
-    """Where this process writes `path` before it is committed: `.<name>.<node>.<pid>.tmp` beside it (nodes may share the folder)."""
-    return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
-
-
 def metadata_bytes(meta: dict[str, Any]) -> bytes:
     """A record's metadata as JSON with sorted keys, so that the same metadata is the same bytes. Raises DataError for NaN and unknown types."""
     try:
@@ -67,7 +62,7 @@ class ShardWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.temporary = temporary_name(path)
+        self.temporary = temporary_path(path)
         self.bytes = 0
         self._records = 0
         self._sha256 = hashlib.sha256()
@@ -99,7 +94,7 @@ class ShardWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         os.replace(self.temporary, self.path)
-        sync_folder(self.path.parent)
+        sync(self.path.parent)
         return ShardInfo(self.path.name, self._records, self.bytes, self._sha256.hexdigest())
 
     def abandon(self) -> None:
@@ -142,30 +137,3 @@ def _tar_header(name: str, size: int) -> bytes:
     header[124:135] = octal
     header[148:155] = b"%06o\0" % (_HEADER_SUM + sum(encoded) + sum(octal))
     return bytes(header)
-
-
-def commit_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file, flush it to the disk, give it the name `path`. Nothing is left behind when it fails."""
-    temporary = temporary_name(path)
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in this folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from cardialign.data_shards.build.commit import INDEX, REPORTS, content_fingerpr
 from cardialign.data_shards.build.index_rows import INDEX_SCHEMA
 from cardialign.data_shards.checks.stray_files import stray_files
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.files import FileFacts, difference, sha256_of
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.remote import BANKS, RemoteShards, open_remote
 from cardialign.data_shards.shard_set.shard_set import read_manifest, read_table
@@ -102,7 +102,7 @@ def _check_tables(path: Path, manifest: dict[str, Any], report: VerifyReport) ->
     tables: dict[str, pa.Table] = {}
     for name in (INDEX, REPORTS):
         try:
-            digest = hashlib.sha256((path / name).read_bytes()).hexdigest()
+            digest = sha256_of(path / name)
             tables[name] = read_table(path / name)
         except (OSError, DataError) as error:
             report.problems.append(f"{name} cannot be read: {error.problem if isinstance(error, DataError) else error}")
@@ -169,21 +169,21 @@ def _located(path: Path, remote: RemoteShards | None, name: str) -> Iterator[Pat
 def _check_shard_file(file: Path, shard: dict[str, Any], report: VerifyReport, quick: bool) -> bool:
     """Presence, size and, unless quick, sha256. True when the file can be looked into."""
     name = shard["name"]
-    if not file.is_file():
+    differing = difference(file, FileFacts(shard["sha256"], shard["bytes"]), quick=quick)
+    if differing is None:
+        return True
+    if differing.kind == "missing":
         report.problems.append(f"shard {name} is missing")
         return False
-    size = file.stat().st_size
-    if size != shard["bytes"]:
+    if differing.kind == "size":
+        size, listed = differing.bytes, shard["bytes"]
         report.problems.append(
-            f"shard {name} has {size} bytes, the manifest says {shard['bytes']}: {'truncated' if size < shard['bytes'] else 'grown'}"
+            f"shard {name} has {size} bytes, the manifest says {listed}: {'truncated' if size < listed else 'grown'}"
         )
-    elif not quick:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        if digest != shard["sha256"]:
-            report.problems.append(
-                f"shard {name} is not the one this set was built with (its sha256 differs): swapped or damaged"
-            )
+    else:
+        report.problems.append(
+            f"shard {name} is not the one this set was built with (its sha256 differs): swapped or damaged"
+        )
     return True
 
 

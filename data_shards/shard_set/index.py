@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.unreadable import UNREADABLE_ARRAY
+from cardialign.data_shards.files import UNREADABLE_ARRAY, commit_file
 
 MAPPED_FROM = 2_000_000
 """Records from which columns are memory-mapped; below, they take at most some 40 bytes a record."""
@@ -135,15 +135,15 @@ class IndexFile:
             kept = np.load(path, mmap_mode="r", allow_pickle=False)
             if kept.shape == (self.records,) and kept.dtype == dtype:
                 return kept
-        temporary = path.with_name(f".tmp-{os.getpid()}-{threading.get_ident()}-{path.name}")
-        try:
+
+        def lay_down(temporary: Path) -> None:
             fresh = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=(self.records,))
             fill(fresh)
             fresh.flush()
-            pa.default_memory_pool().release_unused()  # Arrow keeps what decoding took, and the order is about to need as much
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            # Arrow keeps what decoding took, and the order is about to need as much
+            pa.default_memory_pool().release_unused()
+
+        commit_file(path, lay_down, durable=False)
         return np.load(path, mmap_mode="r")
 
     def _whole(self, name: str, rows: int) -> None:

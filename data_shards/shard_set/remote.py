@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 from cardialign.data_shards.build.commit import INDEX, MANIFEST, REPORTS
 from cardialign.data_shards.errors import DataError, disk_error
+from cardialign.data_shards.files import commit_file, commit_folder
 from cardialign.data_shards.shard_set.cache import ShardCache, locked
 from cardialign.data_shards.shard_set.transfers import RemoteFiles
 
@@ -84,9 +84,7 @@ def open_remote(location: Path | str, cache: ShardCache | None = None) -> Remote
                     files.download(name, folder / name, tables.get(name))
             if not (folder / MANIFEST).exists() or not (folder / BANKS).is_dir():
                 _fetch_banks(files, folder)
-            temporary = folder / f".{MANIFEST}.tmp"
-            temporary.write_bytes(text)
-            os.replace(temporary, folder / MANIFEST)
+            commit_file(folder / MANIFEST, lambda temporary: temporary.write_bytes(text), durable=False)
     except OSError as error:
         raise disk_error(error, folder) from error
     return remote
@@ -100,12 +98,13 @@ def _fetch_banks(files: RemoteFiles, folder: Path) -> None:
         members = files.list(f"{BANKS}/{name}")
         if "bank.json" not in members:
             continue
-        temporary = folder / BANKS / f".{name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        for member in members:
-            files.download(f"{BANKS}/{name}/{member}", temporary / member, None)
-        os.replace(temporary, folder / BANKS / name)
+        for leftover in (folder / BANKS).glob(
+            f".{name}.*.tmp"
+        ):  # of a process that was killed: the caller holds the lock
+            shutil.rmtree(leftover, ignore_errors=True)
+        with commit_folder(folder / BANKS / name, durable=False) as temporary:
+            for member in members:
+                files.download(f"{BANKS}/{name}/{member}", temporary / member, None)
         log.info("fetched text_bank=%s url=%s", name, files.url)
 
 

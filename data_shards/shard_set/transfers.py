@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.build.commit import MANIFEST
-from cardialign.data_shards.build.shard_writer import file_sha256
 from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.files import commit_file, sha256_of
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 4
@@ -57,22 +56,16 @@ class RemoteFiles:
 
     def download(self, name: str, path: Path, sha256: str | None) -> None:
         """The file as `path`, in one step; checked when `sha256` is given (a damaged transfer is tried again)."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        for leftover in path.parent.glob(
-            f".{path.name}.*.tmp"
-        ):  # of a process that was killed: the caller holds the lock
+        # of a process that was killed: the caller holds the lock
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
             leftover.unlink(missing_ok=True)
 
-        def fetch() -> None:
+        def fetch(temporary: Path) -> None:
             self.system.get_file(self._path(name), str(temporary))
-            if sha256 is not None and (found := file_sha256(temporary)) != sha256:
+            if sha256 is not None and (found := sha256_of(temporary)) != sha256:
                 raise _DamagedError(f"its sha256 is {found[:12]}..., the manifest says {sha256[:12]}...")
 
-        try:
-            self._attempt(name, fetch)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        commit_file(path, lambda temporary: self._attempt(name, lambda: fetch(temporary)), durable=False)
 
     def _path(self, name: str) -> str:
         return f"{self.root.rstrip('/')}/{name}"

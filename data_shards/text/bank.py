@@ -11,30 +11,26 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cardialign.data_shards.build.commit import REPORTS
-from cardialign.data_shards.build.shard_writer import sync_folder
 from cardialign.data_shards.errors import DataError, UsageError, disk_error
+from cardialign.data_shards.files import UNREADABLE_ARRAY, commit_folder
 from cardialign.data_shards.report_text import CLEANING_VERSION, STYLES, join_statements
 from cardialign.data_shards.shard_set.remote import local_folder
 from cardialign.data_shards.shard_set.shard_set import ShardSet, read_manifest
-from cardialign.data_shards.text.bank_files import add_digests
+from cardialign.data_shards.text.bank_files import BANK_FILE, write_description
 from cardialign.data_shards.text.blocks import BLOCK, TextEncoderLike, assemble, make_blocks
 from cardialign.data_shards.text.similarity import jaccard, low_rank, low_rank_space, unit
-from cardialign.data_shards.unreadable import UNREADABLE_ARRAY
 
 log = logging.getLogger(__name__)
 BANK_VERSION = 2
 FOLDER = "text_bank"
-BANK_FILE = "bank.json"
 _ARRAYS = ("embeddings", "mean", "token_ids", "lengths", "statement_indptr", "statement_ids", "axes")
 _BUILD_REMEDY = "run `cardialign text-bank build` for these shards and this text encoder"
 
@@ -209,14 +205,12 @@ def build_text_bank(
         counts = shard_set.reports.column("count").to_numpy()
         texts = [join_statements(each, style) for each in statements]
         make_blocks(building, encoder, texts, counts, batch_size=batch_size, block=block, progress=progress)
-        with _committed_folder(path) as folder:
+        with commit_folder(path) as folder:
             assemble(building, folder, encoder, counts, block)
             _write_statements(folder, statements)
             axes, errors = low_rank_space(_Centred(folder))
             np.save(folder / "axes.npy", axes)
-            (folder / BANK_FILE).write_text(
-                json.dumps({**description, "low_rank": errors}, indent=1, sort_keys=True), encoding="utf-8"
-            )
+            write_description(folder, {**description, "low_rank": errors})
     except (OSError, DataError) as error:
         if (path / BANK_FILE).exists():  # another process finished the same bank and took the blocks away
             return TextBank(path)
@@ -257,28 +251,6 @@ def _write_statements(folder: Path, statements: list[list[str]]) -> None:
     np.save(folder / "statement_indptr.npy", np.cumsum([0, *map(len, sets)]).astype(np.int64))
     np.save(folder / "statement_ids.npy", np.array([i for each in sets for i in each], dtype=np.int32))
     (folder / "statements.json").write_text(json.dumps(spelled, ensure_ascii=False), encoding="utf-8")
-
-
-@contextmanager
-def _committed_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that becomes `path` by one rename. If another process was faster, its result stands and ours goes."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        add_digests(temporary)
-        for file in temporary.iterdir():
-            with file.open("rb+") as opened:
-                os.fsync(opened.fileno())
-        try:
-            os.rename(temporary, path)
-        except OSError:
-            if not (path / BANK_FILE).exists():
-                raise
-        sync_folder(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _read_description(path: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ folder of blocks belongs to one bank key, so blocks of another encoder, style, c
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cardialign.data_shards.build.shard_writer import sync_folder
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.files import UNREADABLE_ARRAY, commit_file
 from cardialign.data_shards.text.similarity import unit
-from cardialign.data_shards.unreadable import UNREADABLE_ARRAY
 
 log = logging.getLogger(__name__)
 
@@ -146,18 +144,12 @@ def _embed(
 
 def _write(path: Path, block: Block) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(
-                file, embeddings=block.embeddings, token_ids=block.token_ids, lengths=block.lengths, total=block.total
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a name, numpy would add .npz to it
+            np.savez(file, **vars(block))
+
+    commit_file(path, write)
 
 
 def _read(path: Path, encoder: TextEncoderLike, reports: int) -> Block | None:

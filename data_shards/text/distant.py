@@ -7,16 +7,14 @@ R x R similarities are never held: row tiles walk over column tiles, and only wh
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cardialign.data_shards.build.shard_writer import sync_folder
 from cardialign.data_shards.errors import DataError, UsageError, disk_error
-from cardialign.data_shards.unreadable import UNREADABLE_ARRAY
+from cardialign.data_shards.files import UNREADABLE_ARRAY, commit_file, temporary_path
 
 if TYPE_CHECKING:
     from cardialign.data_shards.text.bank import TextBank
@@ -121,22 +119,21 @@ def build_distant(bank: TextBank, k: int = NEIGHBOURS, progress: Progress | None
     path = distant_path(bank, k)
     if path.exists():
         return open_distant(bank, k)
-    scratch, temporary = (path.with_name(f".{path.name}.{os.getpid()}.{part}") for part in ("vectors", "tmp"))
+    scratch = temporary_path(path).with_suffix(".vectors")
     try:
         vectors = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.float32, shape=(len(bank), bank.dim))
         for at in range(0, len(bank), COLUMN_TILE):
             vectors[at : at + COLUMN_TILE] = bank.centred(np.arange(at, min(at + COLUMN_TILE, len(bank))))
         table = most_distant(vectors, k, progress=progress)
-        with temporary.open("wb") as file:
-            np.save(file, table)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:  # given a name, numpy would add .npy to it
+                np.save(file, table)
+
+        commit_file(path, write)
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
         scratch.unlink(missing_ok=True)
-        temporary.unlink(missing_ok=True)
     log.info("distant_reports path=%s reports=%d k=%d", path, *table.shape)
     return open_distant(bank, k)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.files import sha256_of
 from cardialign.data_shards.reading.wfdb.header import RATE_RANGE
 from cardialign.data_shards.reading.wfdb.reader import WfdbSignal, read_wfdb, standard_leads
 from cardialign.data_shards.record import EcgRecord
@@ -120,8 +121,7 @@ def strings(table: pa.Table | pa.RecordBatch, column: str) -> list[str]:
 
 def file_facts(path: Path, rows: int) -> dict[str, Any]:
     """Provenance of a table for the manifest: name without folder, rows, sha256."""
-    with path.open("rb") as stream:
-        return {"file": path.name, "rows": rows, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+    return {"file": path.name, "rows": rows, "sha256": sha256_of(path)}
 
 
 def read_labels(path: Path, id_column: str) -> tuple[dict[str, Labels], int]:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cardialign.data_shards.build.build import build_shards
-from cardialign.data_shards.build.shard_writer import file_sha256
 from cardialign.data_shards.checks.verify import verify
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.files import sha256_of
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.text.bank import build_text_bank
@@ -29,7 +29,7 @@ def problems(folder: Path, quick: bool = False) -> str:
 def declare_index_genuine(folder: Path) -> None:
     """Make the manifest vouch for the index as it lies there, so that only its content can give it away."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["tables"]["index.parquet"] = file_sha256(folder / "index.parquet")
+    manifest["tables"]["index.parquet"] = sha256_of(folder / "index.parquet")
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
