@@ -13,11 +13,11 @@ import numpy as np
 
 from cardialign.data_shards.benchmarks.table import Row
 from cardialign.data_shards.build.build import build_shards
-from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.errors import DataError, RecordRejected
 from cardialign.data_shards.reading.wfdb.reader import read_wfdb, standard_leads
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.sources.base import Entry, RecordRejected
+from cardialign.data_shards.sources.base import Entry
 
 Job = Callable[[], int]
 """Does its work once and returns the number of records it handled."""

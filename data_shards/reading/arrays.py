@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.files import UNREADABLE_ARRAY
-from cardialign.data_shards.sources.base import RecordRejected
 
 SUFFIXES = (".npy", ".npz", ".csv")
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.reading.wfdb.header import GAIN_RANGE
 from cardialign.data_shards.reading.wfdb.reader import WfdbSignal, power_of_two_into_int16
-from cardialign.data_shards.sources.base import RecordRejected
 
 COUNTS_PER_MILLIVOLT = 1000.0
 """Steps of 1 uV, finer than any ECG amplifier's noise, and +-32 mV within 16 bits."""

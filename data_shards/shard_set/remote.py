@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import re
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -21,30 +20,13 @@ from typing import Any
 from cardialign.data_shards.build.commit import INDEX, MANIFEST, REPORTS
 from cardialign.data_shards.errors import DataError, disk_error
 from cardialign.data_shards.files import commit_file, commit_folder
+from cardialign.data_shards.locations import url_of
 from cardialign.data_shards.shard_set.cache import ShardCache, locked
 from cardialign.data_shards.shard_set.transfers import RemoteFiles
 
 log = logging.getLogger(__name__)
 GIVEN_UP_SECONDS = 60.0
 BANKS = "text_bank"
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/{1,3})(.*)", re.DOTALL)
-
-
-def url_of(location: Path | str) -> str | None:
-    """The URL that `location` is, None for a folder. A URL that went through `Path` (which folds "//") is restored.
-
-    Raises DataError for `pipe:`, which would run a shell command.
-    """
-    text = str(location)
-    if text.startswith("pipe:"):
-        raise DataError(
-            f"{text!r} runs a shell command instead of naming a place", "give a folder or a URL such as s3://bucket/set"
-        )
-    match = _URL.fullmatch(text)
-    if match is None or ("://" not in text and Path(text).exists()):
-        return None
-    protocol, _, rest = match.groups()
-    return f"{protocol}://{'/' if protocol in ('file', 'local') else ''}{rest.lstrip('/')}".rstrip("/")
 
 
 def local_folder(location: Path | str) -> Path:

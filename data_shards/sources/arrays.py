@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.errors import RecordRejected, UsageError
 from cardialign.data_shards.reading.arrays import SUFFIXES, leads_first, read_array
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
 from cardialign.data_shards.reading.walk import find_files
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
-from cardialign.data_shards.sources.base import Entry, RecordRejected
+from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.shared.common import assemble
 from cardialign.data_shards.sources.shared.folder import number
 from cardialign.data_shards.sources.shared.mapped_folder import MappedFolder

@@ -1,4 +1,4 @@
-"""What every data set reader shares: the `Source` protocol, its `Entry`, and `RecordRejected`, the way a single bad record is turned away."""
+"""What every data set reader shares: the `Source` protocol and its `Entry`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,6 @@ from cardialign.data_shards.record import EcgRecord
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
 """Keys become member names of tar files: no dot (webdataset splits names there), no slash, no space."""
-
-
-class RecordRejected(Exception):  # noqa: N818  (an outcome of reading, counted by the build, not an error of the program)
-    """One record cannot be used. `reason` is a short stable slug that builds count by, `detail` names the file and what was found.
-
-    Slugs: missing-file, unreadable-header, truncated-signal, unknown-leads, bad-gain, no-signal, bad-format, bad-labels.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        self.reason = reason
-        self.detail = detail
-        super().__init__(f"{reason}: {detail}")
-
-    def __reduce__(self):  # raised in worker processes; keep both parts
-        return type(self), (self.reason, self.detail)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.locations import url_of
 from cardialign.data_shards.order.mixture import slots_of
 from cardialign.data_shards.record import STANDARD_LEADS
-from cardialign.data_shards.shard_set.remote import url_of
 from cardialign.data_shards.shard_set.splits import FRACTIONS, SALT, SplitRule
 from cardialign.pretrain.methods import OBJECTIVES
 

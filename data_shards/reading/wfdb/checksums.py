@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.reading.wfdb.header import WfdbHeader
-from cardialign.data_shards.sources.base import RecordRejected
 
 MOST_LEADS = 16
 """Of an ECG: twelve, right-sided or posterior ones, or three orthogonal ones beside them. A file of 24 is one of 12 and twice as long."""

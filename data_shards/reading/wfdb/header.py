@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from cardialign.data_shards.sources.base import RecordRejected
+from cardialign.data_shards.errors import RecordRejected
 
 DEFAULT_GAIN = 200.0
 """Counts per unit where a header gives none (WFDB's own default)."""

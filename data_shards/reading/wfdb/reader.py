@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.reading.mat5 import is_mat5, read_mat5
 from cardialign.data_shards.reading.wfdb.checksums import differing_checksums, holds_more, unexplained_rest
 from cardialign.data_shards.reading.wfdb.header import WfdbHeader, read_header
 from cardialign.data_shards.record import STANDARD_LEADS
-from cardialign.data_shards.sources.base import RecordRejected
 
 INVALID_16 = -32768
 """WFDB's "no value" in format 16."""

@@ -12,13 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.errors import DataError, RecordRejected, UserError
 from cardialign.data_shards.files import sha256_of
 from cardialign.data_shards.reading.wfdb.header import RATE_RANGE
 from cardialign.data_shards.reading.wfdb.reader import WfdbSignal, read_wfdb, standard_leads
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.signal import quality
-from cardialign.data_shards.sources.base import RecordRejected
 
 Labels = dict[str, tuple[str, ...]]
 

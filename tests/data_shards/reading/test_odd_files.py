@@ -14,11 +14,10 @@ import pytest
 import wfdb
 
 from cardialign.data_shards.build.build import build_shards
-from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.errors import DataError, RecordRejected
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord, SignalSpec
 from cardialign.data_shards.signal.conform import conform
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.base import RecordRejected
 from cardialign.data_shards.sources.vocabularies.snomed import parse_dx
 from tests.support.wfdb_files import ecg_counts
 

@@ -13,13 +13,12 @@ import pytest
 import wfdb
 from scipy.io import savemat
 
-from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.errors import DataError, RecordRejected, UserError
 from cardialign.data_shards.reading.arrays import read_array
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.signal.codec import decode_counts, encode
 from cardialign.data_shards.signal.conform import conform
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.base import RecordRejected
 from cardialign.data_shards.sources.shared.common import read_table
 from tests.support.wfdb_files import MIMIC_LEADS, ecg_counts, write_record
 

@@ -9,11 +9,11 @@ import pytest
 import wfdb
 
 from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.signal.conform import conform
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.base import RecordRejected
 from tests.support.wfdb_files import MIMIC_LEADS, ecg_counts, write_record
 
 REPORTS = [f"report_{k}" for k in range(18)]

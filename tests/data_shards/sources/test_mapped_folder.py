@@ -9,11 +9,10 @@ import pytest
 
 from cardialign.data_shards.build.build import build_shards
 from cardialign.data_shards.build.listing import write_listing
-from cardialign.data_shards.errors import DataError, UsageError
+from cardialign.data_shards.errors import DataError, RecordRejected, UsageError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources import SOURCES, open_source
-from cardialign.data_shards.sources.base import RecordRejected
 from cardialign.data_shards.sources.shared.common import fold_of, patient_hash
 from tests.support.wfdb_files import ecg_counts, write_record
 

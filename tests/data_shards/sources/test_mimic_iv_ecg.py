@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.errors import DataError, RecordRejected, UserError
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.base import RecordRejected, Source
+from cardialign.data_shards.sources.base import Source
 from cardialign.data_shards.sources.shared.common import fold_of, patient_hash
 from tests.support.wfdb_files import MIMIC_LEADS, ecg_counts, write_record
 

@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.errors import DataError, RecordRejected, UsageError, UserError
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.base import RecordRejected
 from cardialign.data_shards.sources.shared.common import patient_hash
 from cardialign.data_shards.sources.vocabularies.scp import parse_scp_codes
 from tests.support.wfdb_files import ecg_counts, write_record
