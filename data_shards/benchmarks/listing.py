@@ -29,10 +29,11 @@ from cardialign.data_shards.build.build import build_shards
 from cardialign.data_shards.build.executors import Count
 from cardialign.data_shards.build.index_rows import index_row
 from cardialign.data_shards.build.listing import LISTING, read_slice
-from cardialign.data_shards.build.shard_task import WORK_FOLDER, ShardOutcome, ShardTask, sidecar_path
-from cardialign.data_shards.build.shard_writer import Member, ShardInfo, shard_name
+from cardialign.data_shards.build.shard_task import ShardOutcome, ShardTask, sidecar_path
+from cardialign.data_shards.build.shard_writer import Member, ShardInfo
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.record import EcgRecord, SignalSpec
+from cardialign.data_shards.shard_set.layout import WORK_FOLDER, shard_name
 from cardialign.data_shards.sources import open_source
 from cardialign.data_shards.sources.base import Source
 from cardialign.data_shards.sources.mimic_tables import REPORT_COLUMNS

@@ -18,9 +18,9 @@ import pyarrow as pa
 from cardialign.data_shards.benchmarks.material import Material, Measurement
 from cardialign.data_shards.benchmarks.process import measured_by
 from cardialign.data_shards.benchmarks.table import Row
-from cardialign.data_shards.build.commit import INDEX, MANIFEST, REPORTS
 from cardialign.data_shards.build.index_rows import write_index
 from cardialign.data_shards.files import sha256_of
+from cardialign.data_shards.shard_set.layout import INDEX, MANIFEST, REPORTS
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 
 STEPS = 12

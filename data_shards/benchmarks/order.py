@@ -23,12 +23,12 @@ from cardialign.data_shards.benchmarks.memory import PeakMemory
 from cardialign.data_shards.benchmarks.process import measured_by
 from cardialign.data_shards.benchmarks.table import Row
 from cardialign.data_shards.build.build import build_shards
-from cardialign.data_shards.build.commit import INDEX, MANIFEST
-from cardialign.data_shards.build.index_rows import INDEX_SCHEMA, write_index
+from cardialign.data_shards.build.index_rows import write_index
 from cardialign.data_shards.files import sha256_of
 from cardialign.data_shards.order.global_order import GlobalOrder
 from cardialign.data_shards.order.window import WindowOrder
 from cardialign.data_shards.record import EcgRecord, SignalSpec
+from cardialign.data_shards.shard_set.layout import INDEX, INDEX_SCHEMA, MANIFEST
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.stream.stream import ShardStream

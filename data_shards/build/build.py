@@ -19,16 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.build.claim import begin, claim
-from cardialign.data_shards.build.commit import MANIFEST, commit_set
+from cardialign.data_shards.build.commit import commit_set
 from cardialign.data_shards.build.executors import BuildExecutor, InThisProcess, Processes
 from cardialign.data_shards.build.index_rows import metadata_of
 from cardialign.data_shards.build.listing import LISTING, Listing, Slice, write_listing
-from cardialign.data_shards.build.shard_task import WORK_FOLDER, ShardTask, read_sidecar
+from cardialign.data_shards.build.shard_task import ShardTask, read_sidecar
 from cardialign.data_shards.build.shard_writer import metadata_bytes
 from cardialign.data_shards.errors import RecordRejected, UsageError, disk_error
 from cardialign.data_shards.files import temporary_path
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.report_text import CLEANING_VERSION
+from cardialign.data_shards.shard_set.layout import MANIFEST, WORK_FOLDER
 from cardialign.data_shards.signal.codec import CODEC_VERSION, CODECS
 from cardialign.data_shards.signal.quality import MILLIVOLT_RANGE
 from cardialign.data_shards.sources.base import Source

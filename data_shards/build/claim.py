@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cardialign.data_shards.build.commit import MANIFEST
-from cardialign.data_shards.build.shard_task import WORK_FOLDER
 from cardialign.data_shards.errors import DataError, disk_error
 from cardialign.data_shards.files import write_json
+from cardialign.data_shards.shard_set.layout import BANKS, INDEX, MANIFEST, REJECTS, REPORTS, SHARDS, WORK_FOLDER
 
 PLAN = "plan.json"
 """In the work folder: what an unfinished build was started with."""
@@ -90,8 +89,8 @@ def _empty(out: Path) -> None:
     """Remove a shard set, finished or not, and nothing else. The manifest goes first, so that what is left is never taken for a whole set, and the
     plan last, so that no other build ever takes over sidecars or shards that are left."""
     (out / MANIFEST).unlink(missing_ok=True)
-    for pattern in (f"{WORK_FOLDER}/shard-*.json", "shard-*.tar", "index.parquet", "reports.parquet", "rejects.csv"):
+    for pattern in (f"{WORK_FOLDER}/shard-*.json", SHARDS, INDEX, REPORTS, REJECTS):
         for file in out.glob(pattern):
             file.unlink()
-    shutil.rmtree(out / "text_bank", ignore_errors=True)
+    shutil.rmtree(out / BANKS, ignore_errors=True)
     (out / WORK_FOLDER / PLAN).unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import json
 import shutil
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,15 +18,21 @@ import pyarrow as pa
 
 from cardialign.data_shards.build.index_rows import index_batch, write_index
 from cardialign.data_shards.build.report_table import ReportTable
-from cardialign.data_shards.build.shard_task import WORK_FOLDER, read_sidecar
+from cardialign.data_shards.build.shard_task import read_sidecar
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.files import commit_file, sha256_of, sync, temporary_path
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
+from cardialign.data_shards.shard_set.layout import (
+    INDEX,
+    MANIFEST,
+    REJECTS,
+    REPORTS,
+    SCHEMA_VERSION,
+    WORK_FOLDER,
+    content_fingerprint,
+)
 from cardialign.data_shards.signal.quality import FLAGS
 from cardialign.data_shards.sources.base import Source
-
-SCHEMA_VERSION = 1
-MANIFEST, INDEX, REPORTS, REJECTS = "manifest.json", "index.parquet", "reports.parquet", "rejects.csv"
 
 
 def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: dict[str, Any]) -> dict[str, Any]:
@@ -107,14 +113,3 @@ def _distinct(digests: array[int]) -> int:
     values = np.frombuffer(digests, dtype=np.uint64)
     values.sort()
     return int(np.count_nonzero(values[1:] != values[:-1])) + min(values.size, 1)
-
-
-def content_fingerprint(spec: SignalSpec, codec: dict[str, Any], shards: Sequence[dict[str, Any]]) -> str:
-    """sha256 over what the set holds: spec, codec and the content of every shard in order. Independent of folders, names and dates."""
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "spec": asdict(spec),
-        "codec": [codec["name"], codec["version"]],
-        "shards": [[shard["records"], shard["sha256"]] for shard in shards],
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -13,28 +13,10 @@ import pyarrow.parquet as pq
 from cardialign.data_shards.build.report_table import ReportTable
 from cardialign.data_shards.build.shard_writer import Member
 from cardialign.data_shards.record import EcgRecord
+from cardialign.data_shards.shard_set.layout import INDEX_SCHEMA
 from cardialign.data_shards.signal.codec import encode
 from cardialign.data_shards.signal.quality import bits
 
-INDEX_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("shard", pa.int32()),
-        ("offset", pa.int64()),
-        ("size", pa.int32()),
-        ("crc32", pa.int64()),
-        ("patient", pa.string()),
-        ("fold", pa.int16()),
-        ("report", pa.int32()),
-        ("labels", pa.list_(pa.string())),
-        ("age_years", pa.float32()),
-        ("sex", pa.string()),
-        ("lead_mask", pa.uint16()),
-        ("quality", pa.uint32()),
-        ("meta_offset", pa.int64()),
-        ("meta_size", pa.int32()),
-    ]
-)
 ROW_GROUP = 1 << 16
 
 

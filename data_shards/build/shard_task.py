@@ -10,14 +10,13 @@ from typing import Any
 
 from cardialign.data_shards.build.index_rows import index_row, pack_record
 from cardialign.data_shards.build.listing import LISTING, Slice, read_slice
-from cardialign.data_shards.build.shard_writer import ShardWriter, shard_name
+from cardialign.data_shards.build.shard_writer import ShardWriter
 from cardialign.data_shards.errors import DataError, RecordRejected, disk_error
 from cardialign.data_shards.files import write_json
 from cardialign.data_shards.record import EcgRecord, SignalSpec
+from cardialign.data_shards.shard_set.layout import WORK_FOLDER, shard_name
 from cardialign.data_shards.signal.conform import conform
 from cardialign.data_shards.sources.base import Entry, Source
-
-WORK_FOLDER = ".build"
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,6 @@ class ShardInfo:
     sha256: str
 
 
-def shard_name(number: int) -> str:
-    return f"shard-{number:06d}.tar"
-
-
 def metadata_bytes(meta: dict[str, Any]) -> bytes:
     """A record's metadata as JSON with sorted keys, so that the same metadata is the same bytes. Raises DataError for NaN and unknown types."""
     try:

@@ -7,10 +7,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cardialign.data_shards.build.commit import INDEX, MANIFEST, REJECTS, REPORTS
-from cardialign.data_shards.build.shard_task import WORK_FOLDER
-from cardialign.data_shards.shard_set.remote import BANKS
-from cardialign.data_shards.text.bank_files import BANK_FILE
+from cardialign.data_shards.shard_set.layout import (
+    BANK_FILE,
+    BANKS,
+    INDEX,
+    MANIFEST,
+    REJECTS,
+    REPORTS,
+    SHARDS,
+    WORK_FOLDER,
+)
 
 _LEFTOVER = re.compile(rf"\..+\.(tmp|building|vectors)|{re.escape(WORK_FOLDER)}")
 _DERIVED = re.compile(r"distant-\d+\.npy")  # made from a bank after it was committed
@@ -19,9 +25,7 @@ _DERIVED = re.compile(r"distant-\d+\.npy")  # made from a bank after it was comm
 def stray_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
     """One sentence for every file or folder that neither the manifest nor a text bank lists; shards are not looked at (a stray one is a problem)."""
     known = {MANIFEST, INDEX, REPORTS, REJECTS, BANKS}
-    notes = [
-        _note(folder, entry) for entry in _entries(folder) if entry.name not in known and not entry.match("shard-*.tar")
-    ]
+    notes = [_note(folder, entry) for entry in _entries(folder) if entry.name not in known and not entry.match(SHARDS)]
     for bank in _entries(folder / BANKS):
         if not bank.is_dir() or bank.name.startswith("."):
             notes.append(_note(folder, bank))

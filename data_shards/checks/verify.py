@@ -17,14 +17,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cardialign.data_shards.build.commit import INDEX, REPORTS, content_fingerprint
-from cardialign.data_shards.build.index_rows import INDEX_SCHEMA
 from cardialign.data_shards.checks.stray_files import stray_files
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.files import FileFacts, difference, sha256_of
-from cardialign.data_shards.record import SignalSpec
-from cardialign.data_shards.shard_set.remote import BANKS, RemoteShards, open_remote
-from cardialign.data_shards.shard_set.shard_set import read_manifest, read_table
+from cardialign.data_shards.shard_set.layout import (
+    BANKS,
+    INDEX,
+    INDEX_SCHEMA,
+    REPORTS,
+    SHARDS,
+    content_fingerprint,
+    read_manifest,
+    read_parquet,
+    spec_of,
+)
+from cardialign.data_shards.shard_set.remote import RemoteShards, open_remote
 from cardialign.data_shards.signal.codec import decode_counts
 from cardialign.data_shards.text.bank_files import bank_problems
 
@@ -63,7 +70,7 @@ def verify(
     index = _check_tables(path, manifest, report)
     _check_manifest(manifest, report)
     known = {shard["name"] for shard in manifest["shards"]}
-    for stray in sorted(file.name for file in path.glob("shard-*.tar") if file.name not in known):
+    for stray in sorted(file.name for file in path.glob(SHARDS) if file.name not in known):
         report.problems.append(f"shard {stray} is in the folder but not in the manifest")
     for number, shard in enumerate(manifest["shards"]):
         rows = None if index is None else _rows_of(index, number)
@@ -103,7 +110,7 @@ def _check_tables(path: Path, manifest: dict[str, Any], report: VerifyReport) ->
     for name in (INDEX, REPORTS):
         try:
             digest = sha256_of(path / name)
-            tables[name] = read_table(path / name)
+            tables[name] = read_parquet(path / name)
         except (OSError, DataError) as error:
             report.problems.append(f"{name} cannot be read: {error.problem if isinstance(error, DataError) else error}")
             continue
@@ -142,8 +149,7 @@ def _check_tables(path: Path, manifest: dict[str, Any], report: VerifyReport) ->
 
 
 def _check_manifest(manifest: dict[str, Any], report: VerifyReport) -> None:
-    spec = SignalSpec(manifest["spec"]["sampling_rate"], manifest["spec"]["seconds"])
-    if content_fingerprint(spec, manifest["codec"], manifest["shards"]) != manifest["fingerprint"]:
+    if content_fingerprint(spec_of(manifest), manifest["codec"], manifest["shards"]) != manifest["fingerprint"]:
         report.problems.append(
             "the manifest's fingerprint does not follow from its shards: the manifest was changed by hand"
         )

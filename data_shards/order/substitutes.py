@@ -11,11 +11,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.order.contract import Order
 
 SUBSTITUTE_VERSION = 1
 _DRAWS = 256
@@ -35,31 +35,6 @@ class BadSample:
 
     def where(self) -> str:
         return f"record {self.key}, shard {self.shard}, offset {self.offset}, rank {self.rank}: {self.problem}"
-
-
-class Order(Protocol):
-    """What streams and substitutes need of an order; `GlobalOrder`, `WindowOrder` and `MixtureOrder` are such."""
-
-    rows: np.ndarray
-    codes: np.ndarray
-    global_batch: int
-    seed: int
-    fingerprint: str
-
-    def batch(self, step: int) -> np.ndarray:
-        """int64 (global_batch,) dataset rows of a step."""
-
-    def positions(self, step: int) -> np.ndarray:
-        """The same as positions into `rows` and `codes`."""
-
-    def pool(self, position: int) -> range:
-        """Positions a substitute of this one may be drawn from."""
-
-    def part_of(self, step: int) -> int:
-        """Number of the part of the order (epoch, window) that a step begins in."""
-
-    def prepare(self, part: int) -> None:
-        """Compute a part ahead of its first batch, in another thread."""
 
 
 def substitutes(order: Order, step: int, quarantined: Mapping[int, int]) -> dict[int, int]:

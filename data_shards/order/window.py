@@ -16,7 +16,8 @@ from functools import lru_cache, partial
 import numpy as np
 
 from cardialign.data_shards.errors import UsageError
-from cardialign.data_shards.order.global_order import PartedOrder, first_of_different_patients, lay_out, random_words
+from cardialign.data_shards.order.contract import PartedOrder
+from cardialign.data_shards.order.global_order import first_of_different_patients, lay_out, random_words
 
 WINDOW_ORDER_VERSION = 1
 _CACHED_WINDOWS = 4

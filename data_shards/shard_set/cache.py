@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.shard_set.layout import SHARDS
 
 log = logging.getLogger(__name__)
 FOLDER_VARIABLE, SIZE_VARIABLE = "CARDIALIGN_CACHE", "CARDIALIGN_CACHE_GB"
 DEFAULT_GB = 100.0
-_SHARDS = "*/shard-*.tar"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ShardCache:
             total = sum(status.st_size for path in self.folder.rglob("*") if (status := _status(path)) is not None)
             shards = [
                 (status.st_mtime_ns, status.st_size, path)
-                for path in self.folder.glob(_SHARDS)
+                for path in self.folder.glob(f"*/{SHARDS}")
                 if (status := _status(path)) is not None
             ]
             for _, bytes_, path in sorted(shards):

@@ -68,7 +68,7 @@ class IndexFile:
     def patients(self) -> np.ndarray:
         """int32: one code per distinct patient, by first appearance; a record without a patient id is a patient of its own.
 
-        A row group at a time: its codes go straight to the column, only the distinct ids stay (`patient_codes` is the plain form).
+        A row group at a time: its codes go straight to the column, only the distinct ids stay.
         """
 
         def fill(out: np.ndarray) -> None:
@@ -164,23 +164,6 @@ class IndexFile:
             raise DataError(
                 f"{self.path} cannot be read: {error}", "run `cardialign shards verify` and build the shard set again"
             ) from error
-
-
-def patient_codes(column: pa.ChunkedArray, out: np.ndarray | None = None) -> np.ndarray:
-    """Patient ids (strings, or dictionary-encoded with one dictionary) -> codes, as `IndexFile.patients` says; into `out` when given."""
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode().unify_dictionaries()
-    codes = np.empty(len(column), dtype=np.int32) if out is None else out
-    at = unknown = 0
-    for chunk in column.chunks:
-        empty = pc.index(chunk.dictionary, "").as_py()
-        indices = pc.fill_null(chunk.indices, -1).to_numpy()
-        part = codes[at : at + len(chunk)]
-        part[:] = indices
-        nameless = np.flatnonzero((indices < 0) | (indices == empty))
-        part[nameless] = len(chunk.dictionary) + unknown + np.arange(nameless.size, dtype=np.int32)
-        at, unknown = at + len(chunk), unknown + nameless.size
-    return codes
 
 
 def _own_folder(digest: str) -> Path:

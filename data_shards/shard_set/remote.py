@@ -17,16 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cardialign.data_shards.build.commit import INDEX, MANIFEST, REPORTS
 from cardialign.data_shards.errors import DataError, disk_error
 from cardialign.data_shards.files import commit_file, commit_folder
 from cardialign.data_shards.locations import url_of
 from cardialign.data_shards.shard_set.cache import ShardCache, locked
+from cardialign.data_shards.shard_set.layout import BANK_FILE, BANKS, INDEX, MANIFEST, REPORTS
 from cardialign.data_shards.shard_set.transfers import RemoteFiles
 
 log = logging.getLogger(__name__)
 GIVEN_UP_SECONDS = 60.0
-BANKS = "text_bank"
 
 
 def local_folder(location: Path | str) -> Path:
@@ -78,7 +77,7 @@ def _fetch_banks(files: RemoteFiles, folder: Path) -> None:
         if name.startswith(".") or (folder / BANKS / name).exists():
             continue
         members = files.list(f"{BANKS}/{name}")
-        if "bank.json" not in members:
+        if BANK_FILE not in members:
             continue
         for leftover in (folder / BANKS).glob(
             f".{name}.*.tmp"

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cardialign.data_shards.build.commit import MANIFEST
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.files import commit_file, sha256_of
+from cardialign.data_shards.shard_set.layout import MANIFEST
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 4

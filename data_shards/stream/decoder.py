@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cardialign.data_shards.errors import DataError, UsageError
-from cardialign.data_shards.order.mixture import JoinedSets
 from cardialign.data_shards.order.substitutes import BadSample
+from cardialign.data_shards.shard_set.joined import JoinedSets
 from cardialign.data_shards.shard_set.payloads import REMEDY
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.signal.codec import decode_into

@@ -9,10 +9,9 @@ from types import TracebackType
 import numpy as np
 
 from cardialign.data_shards.errors import UsageError
-from cardialign.data_shards.order.global_order import local_slice
-from cardialign.data_shards.order.mixture import JoinedSets
-from cardialign.data_shards.order.substitutes import Order
+from cardialign.data_shards.order.contract import Order, local_slice
 from cardialign.data_shards.order.window import WindowOrder
+from cardialign.data_shards.shard_set.joined import JoinedSets
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.decoder import SLOW_READ_SECONDS, Batch, BatchDecoder, Prefetcher
 

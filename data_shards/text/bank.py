@@ -18,19 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from cardialign.data_shards.build.commit import REPORTS
 from cardialign.data_shards.errors import DataError, UsageError, disk_error
 from cardialign.data_shards.files import UNREADABLE_ARRAY, commit_folder
 from cardialign.data_shards.report_text import CLEANING_VERSION, STYLES, join_statements
+from cardialign.data_shards.shard_set.layout import BANK_FILE, BANKS, REPORTS, read_manifest
 from cardialign.data_shards.shard_set.remote import local_folder
-from cardialign.data_shards.shard_set.shard_set import ShardSet, read_manifest
-from cardialign.data_shards.text.bank_files import BANK_FILE, write_description
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.text.bank_files import write_description
 from cardialign.data_shards.text.blocks import BLOCK, TextEncoderLike, assemble, make_blocks
 from cardialign.data_shards.text.similarity import jaccard, low_rank, low_rank_space, unit
 
 log = logging.getLogger(__name__)
 BANK_VERSION = 2
-FOLDER = "text_bank"
 _ARRAYS = ("embeddings", "mean", "token_ids", "lengths", "statement_indptr", "statement_ids", "axes")
 _BUILD_REMEDY = "run `cardialign text-bank build` for these shards and this text encoder"
 
@@ -75,7 +74,7 @@ class TextBank:
         shards = local_folder(shard_set_path)
         wanted = read_manifest(shards)["fingerprint"]
         found: list[Path] = []
-        for file in sorted((shards / FOLDER).glob(f"[!.]*/{BANK_FILE}")):
+        for file in sorted((shards / BANKS).glob(f"[!.]*/{BANK_FILE}")):
             bank = _read_description(file.parent)
             if (
                 bank["shards"] != wanted
@@ -195,7 +194,7 @@ def build_text_bank(
         "shards": shard_set.fingerprint,
         "reports": len(statements),
     }
-    path = Path(out or shard_set.path / FOLDER) / bank_key(description)
+    path = Path(out or shard_set.path / BANKS) / bank_key(description)
     if (path / BANK_FILE).exists():
         log.info("text_bank path=%s reused reports=%d", path, len(statements))
         return TextBank(path)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.files import FileFacts, difference, facts_below, write_json
-
-BANK_FILE = "bank.json"
+from cardialign.data_shards.shard_set.layout import BANK_FILE
 
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:

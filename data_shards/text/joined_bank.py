@@ -15,10 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cardialign.data_shards.build.commit import REPORTS
 from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.order.mixture import JoinedSets
-from cardialign.data_shards.shard_set.shard_set import read_table
+from cardialign.data_shards.shard_set.joined import JoinedSets
+from cardialign.data_shards.shard_set.layout import REPORTS, read_parquet
 from cardialign.data_shards.text.bank import TextBank
 from cardialign.data_shards.text.similarity import principal_axes
 
@@ -62,7 +61,7 @@ class JoinedBank(TextBank):
                     f"text banks {banks[0].path} and {other.path} differ in {', '.join(differing)}",
                     "run `cardialign text-bank build` for every set of the mixture with the same encoder, token limit and style",
                 )
-        tables = [read_table(each.path / REPORTS, columns=["key", "count"]) for each in sets.sets]
+        tables = [read_parquet(each.path / REPORTS, columns=["key", "count"]) for each in sets.sets]
         for each, bank, table in zip(sets.sets, banks, tables, strict=True):
             if bank.description["shards"] != each.fingerprint or table.num_rows != len(bank):
                 raise DataError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-from scipy import sparse
 
 RANKS = (16, 32, 64, 128, 256)
 """Widths for which a bank states the error of its low-rank similarity."""
@@ -102,6 +101,8 @@ def low_rank(centred: np.ndarray, axes: np.ndarray) -> np.ndarray:
 
 def jaccard(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """float32 (m, n): |A and B| / |A or B| of two lists of statement sets in CSR form (indptr, ids); exact; 0 for two empty sets."""
+    from scipy import sparse  # here, because a run without statement sets does not need it
+
     columns = 1 + max(int(first[1].max(initial=0)), int(second[1].max(initial=0)))
     rows, others = (
         sparse.csr_matrix((np.ones(len(ids), dtype=np.int32), ids, indptr), shape=(len(indptr) - 1, columns))

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.order.contract import Order
 from cardialign.data_shards.order.global_order import ORDER_VERSION
-from cardialign.data_shards.order.mixture import JoinedSets
-from cardialign.data_shards.order.substitutes import Order
-from cardialign.data_shards.shard_set.shard_set import Selection, ShardSet
+from cardialign.data_shards.shard_set.joined import JoinedSets
+from cardialign.data_shards.shard_set.selection import Selection
+from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.stream import EMPTY_DIGEST, Batch, ShardStream
 from cardialign.data_shards.text.bank import TextBank
 from cardialign.pretrain.config import RunConfig

@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from cardialign.data_shards.order.global_order import local_slice
+from cardialign.data_shards.order.contract import local_slice
 from cardialign.pretrain.config import ObjectiveConfig, parse_config
 from cardialign.pretrain.methods.cardialign import DiagSim
 from cardialign.pretrain.training import engine as engines

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cardialign.data_shards.errors import DataError, UsageError
-from cardialign.data_shards.order.global_order import ORDER_VERSION, GlobalOrder, local_slice
+from cardialign.data_shards.order.contract import local_slice
+from cardialign.data_shards.order.global_order import ORDER_VERSION, GlobalOrder
 
 
 def make_order(

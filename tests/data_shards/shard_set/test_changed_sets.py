@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from cardialign.data_shards.build.build import build_shards
-from cardialign.data_shards.build.commit import INDEX, MANIFEST, REPORTS
 from cardialign.data_shards.checks.verify import verify
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.order.global_order import GlobalOrder
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.index import IndexFile
+from cardialign.data_shards.shard_set.layout import INDEX, MANIFEST, REPORTS
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.stream import ShardStream
 from cardialign.data_shards.text.bank import TextBank, build_text_bank

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from cardialign.data_shards.build.build import build_shards
 from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.order.mixture import JoinedSets
 from cardialign.data_shards.record import EcgRecord, SignalSpec
+from cardialign.data_shards.shard_set.joined import JoinedSets
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.text.bank import TextBank, build_text_bank

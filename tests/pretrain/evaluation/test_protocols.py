@@ -7,11 +7,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from cardialign.data_shards.build.build import build_shards
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.shard_set.index import IndexFile
+from cardialign.data_shards.shard_set.layout import INDEX
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources.base import Entry
 from cardialign.pretrain.evaluation.label_files import record_name, rows_by_name
@@ -166,14 +169,12 @@ def test_names_come_in_the_forms_that_are_published() -> None:
     assert [record_name(form) for form in forms] == ["9", "9", "A2600", "JS18048"]
 
 
-def test_two_records_of_one_name_are_refused(shards: ShardSet) -> None:
+def test_two_records_of_one_name_are_refused(shards: ShardSet, tmp_path: Path) -> None:
     column = shards.index.column("key").to_pylist()
     column[3] = "other-1"
-    doubled = ShardSet(
-        shards.path,
-        shards.manifest,
-        shards.index.set_column(shards.index.schema.get_field_index("key"), "key", [column]),
-    )
+    table = shards.index.set_column(shards.index.schema.get_field_index("key"), "key", [column])
+    pq.write_table(table, tmp_path / INDEX)
+    doubled = ShardSet(shards.path, shards.manifest, IndexFile(tmp_path / INDEX, digest="doubled"))
     with pytest.raises(DataError, match=r"ptbxl-1 and other-1 both answer to the published name 1"):
         rows_by_name(doubled, ["1"])
 
