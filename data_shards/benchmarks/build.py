@@ -16,7 +16,7 @@ from cardialign.data_shards.benchmarks.table import Row
 from cardialign.data_shards.build.build import build_shards
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.common import read_ecg
+from cardialign.data_shards.sources.shared.record import read_ecg
 
 MIMIC_IV_ECG = 800_035
 CORES = (2, 32)

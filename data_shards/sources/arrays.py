@@ -12,9 +12,9 @@ from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal
 from cardialign.data_shards.reading.walk import find_files
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.common import assemble
 from cardialign.data_shards.sources.shared.folder import number
 from cardialign.data_shards.sources.shared.mapped_folder import MappedFolder
+from cardialign.data_shards.sources.shared.record import assemble
 
 MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "v": 1e3}
 _RATES = ("fs", "sampling_rate")

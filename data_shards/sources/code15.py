@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.reading.tables import file_facts, find_table, rows_of
 from cardialign.data_shards.reading.walk import find_files
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.common import file_facts, find_table, read_ecg, rows_of
 from cardialign.data_shards.sources.shared.folder import RecordFolder, age_in_years, header_comments, sex_in_words
 from cardialign.data_shards.sources.shared.join import TextRows, stretches
+from cardialign.data_shards.sources.shared.record import read_ecg
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,15 @@ import numpy as np
 
 from cardialign.data_shards.errors import DataError, RecordRejected
 from cardialign.data_shards.reading.mat5 import read_mat5
+from cardialign.data_shards.reading.tables import file_facts, read_table, strings
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
 from cardialign.data_shards.reading.walk import find_files
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.challenge import Challenge
-from cardialign.data_shards.sources.shared.common import Labels, assemble, file_facts, read_table, strings
 from cardialign.data_shards.sources.shared.folder import age_in_years, number, sex_in_words
+from cardialign.data_shards.sources.shared.labels import Labels
+from cardialign.data_shards.sources.shared.record import assemble
 from cardialign.data_shards.sources.vocabularies import snomed
 
 log = logging.getLogger(__name__)

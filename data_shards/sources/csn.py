@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cardialign.data_shards.sources.challenge import Challenge
-from cardialign.data_shards.sources.shared.common import Labels
+from cardialign.data_shards.sources.shared.labels import Labels
 from cardialign.data_shards.sources.vocabularies import snomed
 
 

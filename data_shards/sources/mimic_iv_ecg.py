@@ -15,21 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.reading.tables import check_layout, file_facts, find_table, stream_table, strings
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.mimic_tables import NoteTable, PatientTable, ReportColumns
-from cardialign.data_shards.sources.shared.common import (
-    check_layout,
-    file_facts,
-    find_table,
-    fold_of,
-    patient_hash,
-    read_ecg,
-    stream_table,
-    strings,
-)
 from cardialign.data_shards.sources.shared.folder import RecordFolder
 from cardialign.data_shards.sources.shared.join import id_numbers
+from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
+from cardialign.data_shards.sources.shared.record import read_ecg
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from cardialign.data_shards.reading.tables import stream_table, strings
 from cardialign.data_shards.report_text import clean_statements
-from cardialign.data_shards.sources.shared.common import stream_table, strings
 from cardialign.data_shards.sources.shared.join import IdRows, id_numbers
 
 log = logging.getLogger(__name__)

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import DataError, RecordRejected, UsageError
+from cardialign.data_shards.reading.tables import check_layout, file_facts, find_table, rows_of
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.common import check_layout, file_facts, find_table, read_ecg, rows_of
 from cardialign.data_shards.sources.shared.folder import RecordFolder, age_in_years
+from cardialign.data_shards.sources.shared.record import read_ecg
 from cardialign.data_shards.sources.vocabularies.scp import ScpStatements, parse_scp_codes
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 It works as it stands, for a folder with records.csv (record, patient, age, sex, report) and one <record>.npy per record: float (12, T) in mV
 at 500 Hz. Its options, a folder that is not there, doubled names, patient hashes, folds and outside labels are taken care of by `RecordFolder`;
-leads, gains and quality by `assemble` (arrays) or `read_ecg` (WFDB files, `data_shards/sources/shared/common.py`).
+leads, gains and quality by `assemble` (arrays) or `read_ecg` (WFDB files), both in `data_shards/sources/shared/record.py`.
 
 A reader never repairs and never guesses: a record that cannot be used raises RecordRejected(reason, detail) in `_read`, and the build counts
 it; what makes the whole set unusable raises DataError in `_listing`, with a remedy.
@@ -14,12 +14,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cardialign.data_shards.reading.arrays import read_array
+from cardialign.data_shards.reading.tables import check_layout, file_facts, rows_of
 from cardialign.data_shards.reading.voltages import signal_from_millivolts
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.common import assemble, check_layout, file_facts, rows_of
 from cardialign.data_shards.sources.shared.folder import RecordFolder, age_in_years, sex_in_words
+from cardialign.data_shards.sources.shared.record import assemble
 
 _TABLE = "records.csv"
 

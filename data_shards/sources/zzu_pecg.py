@@ -18,12 +18,13 @@ from typing import Any
 
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.reading.arrays import read_array
+from cardialign.data_shards.reading.tables import file_facts, find_table, read_table, strings
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.common import assemble, file_facts, find_table, read_ecg, read_table, strings
 from cardialign.data_shards.sources.shared.folder import RecordFolder, age_in_years, number, sex_in_words
+from cardialign.data_shards.sources.shared.record import assemble, read_ecg
 from cardialign.data_shards.sources.vocabularies import aha as aha_statements
 
 log = logging.getLogger(__name__)

@@ -11,17 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.reading.tables import file_facts
 from cardialign.data_shards.reading.wfdb.header import header_text
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import KEY_PATTERN, Entry
-from cardialign.data_shards.sources.shared.common import (
-    Labels,
-    file_facts,
-    fold_of,
-    label_set_names,
-    patient_hash,
-    read_labels,
-)
+from cardialign.data_shards.sources.shared.labels import Labels, label_set_names, read_labels
+from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cardialign.data_shards.errors import DataError, UsageError
+from cardialign.data_shards.reading.tables import file_facts, rows_of
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import KEY_PATTERN
-from cardialign.data_shards.sources.shared.common import file_facts, rows_of
 from cardialign.data_shards.sources.shared.folder import AGE_UNITS, RecordFolder, age_in_years, sex_in_words
 from cardialign.data_shards.sources.shared.join import TextRows, stretches
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.sources.shared.common import read_table
+from cardialign.data_shards.reading.tables import read_table
 
 _COLUMNS = ("description", "diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass")
 _WORDING = {  # descriptions that do not read as a statement, by the text they contain

@@ -15,11 +15,11 @@ from scipy.io import savemat
 
 from cardialign.data_shards.errors import DataError, RecordRejected, UserError
 from cardialign.data_shards.reading.arrays import read_array
+from cardialign.data_shards.reading.tables import read_table
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.signal.codec import decode_counts, encode
 from cardialign.data_shards.signal.conform import conform
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.shared.common import read_table
 from tests.support.wfdb_files import MIMIC_LEADS, ecg_counts, write_record
 
 COUNTS = ecg_counts(300, gain=1000)

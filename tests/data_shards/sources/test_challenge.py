@@ -16,7 +16,7 @@ from cardialign.data_shards.build.build import build_shards
 from cardialign.data_shards.errors import DataError, RecordRejected, UserError
 from cardialign.data_shards.sources import open_source
 from cardialign.data_shards.sources.base import Source
-from cardialign.data_shards.sources.shared.common import patient_hash
+from cardialign.data_shards.sources.shared.patients import patient_hash
 from cardialign.data_shards.sources.vocabularies import snomed
 from tests.support.wfdb_files import ecg_counts, write_record
 

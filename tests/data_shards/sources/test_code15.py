@@ -10,7 +10,7 @@ from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.signal.conform import conform
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.shared.common import patient_hash
+from cardialign.data_shards.sources.shared.patients import patient_hash
 from tests.support.wfdb_files import ecg_counts, write_record
 
 EXAMS = "exam_id,age,is_male,nn_predicted_age,1dAVb,RBBB,LBBB,SB,ST,AF,patient_id,death,timey,normal_ecg,trace_file\n"

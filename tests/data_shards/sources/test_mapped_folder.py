@@ -13,7 +13,7 @@ from cardialign.data_shards.errors import DataError, RecordRejected, UsageError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources import SOURCES, open_source
-from cardialign.data_shards.sources.shared.common import fold_of, patient_hash
+from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
 from tests.support.wfdb_files import ecg_counts, write_record
 
 TABLE = "id,file,text,codes,person,years,gender,split\nr1,a/one.hea,Sinus rhythm; Normal ECG.,NORM|SR,7.0,54,1,3\nr2,b/two,,,8.0,16 mo,0,4\n"

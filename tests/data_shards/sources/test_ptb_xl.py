@@ -12,7 +12,7 @@ import pytest
 
 from cardialign.data_shards.errors import DataError, RecordRejected, UsageError, UserError
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.shared.common import patient_hash
+from cardialign.data_shards.sources.shared.patients import patient_hash
 from cardialign.data_shards.sources.vocabularies.scp import parse_scp_codes
 from tests.support.wfdb_files import ecg_counts, write_record
 

@@ -10,8 +10,10 @@ import sys
 import pytest
 
 from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.reading.tables import read_table
 from cardialign.data_shards.sources import SOURCES, open_source, source_class
-from cardialign.data_shards.sources.shared.common import fold_of, patient_hash, read_labels, read_table
+from cardialign.data_shards.sources.shared.labels import read_labels
+from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
 
 
 @pytest.mark.parametrize("name", SOURCES)

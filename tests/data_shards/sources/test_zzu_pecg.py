@@ -12,8 +12,8 @@ import pytest
 from cardialign.data_shards.cohort.generate import make_cohort
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.shared.common import patient_hash
 from cardialign.data_shards.sources.shared.folder import age_in_years
+from cardialign.data_shards.sources.shared.patients import patient_hash
 from tests.support.wfdb_files import ecg_counts, write_record
 
 PUBLISHED = (
