@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,15 +18,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cardialign.data_shards.checks.stray_files import stray_files
 from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.files import FileFacts, difference, sha256_of
+from cardialign.data_shards.files import FileFacts, difference, read_json, sha256_of
 from cardialign.data_shards.shard_set.layout import (
+    BANK_FILE,
     BANKS,
     INDEX,
     INDEX_SCHEMA,
+    MANIFEST,
+    REJECTS,
     REPORTS,
     SHARDS,
+    WORK_FOLDER,
     content_fingerprint,
     read_manifest,
     read_parquet,
@@ -36,10 +40,12 @@ from cardialign.data_shards.signal.codec import decode_counts
 from cardialign.data_shards.text.bank_files import bank_problems
 
 log = logging.getLogger(__name__)
+_LEFTOVER = re.compile(rf"\..+\.(tmp|building|vectors)|{re.escape(WORK_FOLDER)}")
+_DERIVED = re.compile(r"distant-\d+\.npy")  # made from a bank after it was committed
 
 
 @dataclass
-class VerifyReport:
+class Verification:
     """`problems` in sentences, empty when the set is whole; `notes`: files of a folder that belong to nothing, which harm no reader. `records` and
     `shards` looked at; `quick`: sizes and tables only."""
 
@@ -57,7 +63,7 @@ class VerifyReport:
 
 def verify(
     path: Path | str, *, quick: bool = False, progress: Callable[[int, int], None] | None = None
-) -> VerifyReport:
+) -> Verification:
     """Check a shard set and its text banks. quick: presence, sizes and tables; otherwise every byte, member, checksum and payload too.
 
     path: a folder, or a URL whose shards are then fetched one by one (quick: its tables only). progress(shards done, shards). Raises DataError only
@@ -66,7 +72,7 @@ def verify(
     remote = open_remote(path)
     path = Path(path) if remote is None else remote.folder
     manifest = read_manifest(path)
-    report = VerifyReport(path, quick=quick)
+    report = Verification(path, quick=quick)
     index = _check_tables(path, manifest, report)
     _check_manifest(manifest, report)
     known = {shard["name"] for shard in manifest["shards"]}
@@ -92,7 +98,7 @@ def verify(
         if bank.is_dir():
             report.problems += bank_problems(bank, manifest["fingerprint"], quick=quick)
     if remote is None:  # what else lies in the cache of a URL is the cache's own
-        report.notes = stray_files(path, manifest)
+        report.notes = _stray_files(path)
     log.info(
         "verified path=%s quick=%s shards=%d records=%d problems=%d",
         path,
@@ -104,7 +110,7 @@ def verify(
     return report
 
 
-def _check_tables(path: Path, manifest: dict[str, Any], report: VerifyReport) -> pa.Table | None:
+def _check_tables(path: Path, manifest: dict[str, Any], report: Verification) -> pa.Table | None:
     """Both tables against the manifest's digests, the index against itself. Returns the index when it can be read."""
     tables: dict[str, pa.Table] = {}
     for name in (INDEX, REPORTS):
@@ -148,7 +154,7 @@ def _check_tables(path: Path, manifest: dict[str, Any], report: VerifyReport) ->
     return index
 
 
-def _check_manifest(manifest: dict[str, Any], report: VerifyReport) -> None:
+def _check_manifest(manifest: dict[str, Any], report: Verification) -> None:
     if content_fingerprint(spec_of(manifest), manifest["codec"], manifest["shards"]) != manifest["fingerprint"]:
         report.problems.append(
             "the manifest's fingerprint does not follow from its shards: the manifest was changed by hand"
@@ -172,7 +178,7 @@ def _located(path: Path, remote: RemoteShards | None, name: str) -> Iterator[Pat
         os.close(descriptor)
 
 
-def _check_shard_file(file: Path, shard: dict[str, Any], report: VerifyReport, quick: bool) -> bool:
+def _check_shard_file(file: Path, shard: dict[str, Any], report: Verification, quick: bool) -> bool:
     """Presence, size and, unless quick, sha256. True when the file can be looked into."""
     name = shard["name"]
     differing = difference(file, FileFacts(shard["sha256"], shard["bytes"]), quick=quick)
@@ -201,7 +207,7 @@ def _members(file: Path) -> Iterator[tuple[str, int, int]]:
 
 
 def _check_members(
-    file: Path, shard: dict[str, Any], rows: pa.Table | None, samples: int, report: VerifyReport
+    file: Path, shard: dict[str, Any], rows: pa.Table | None, samples: int, report: Verification
 ) -> None:
     """The members of one tar against the index rows of its shard, and every payload against its checksum, the codec and the spec."""
     name = shard["name"]
@@ -279,3 +285,44 @@ def _metadata_problems(content: bytes, key: str, where: str) -> Iterator[str]:
         return
     if written != key:
         yield f"{where}: the metadata is that of record {written}"
+
+
+def _stray_files(folder: Path) -> list[str]:
+    """One sentence for every file or folder that neither the manifest nor a text bank lists: harmless for readers, but somebody wonders what they are.
+
+    Shards are not looked at: a stray one is a problem.
+    """
+    known = {MANIFEST, INDEX, REPORTS, REJECTS, BANKS}
+    notes = [_note(folder, entry) for entry in _entries(folder) if entry.name not in known and not entry.match(SHARDS)]
+    for bank in _entries(folder / BANKS):
+        if not bank.is_dir() or bank.name.startswith("."):
+            notes.append(_note(folder, bank))
+            continue
+        listed = _listed(bank)
+        if listed is not None:
+            notes += [
+                _note(folder, file)
+                for file in _entries(bank)
+                if file.name not in listed and not _DERIVED.fullmatch(file.name)
+            ]
+    return notes
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _listed(bank: Path) -> set[str] | None:
+    """What a bank's description lists; None when that cannot be read, which is a problem of its own."""
+    description = read_json(bank / BANK_FILE)
+    files = None if description is None else description.get("files")
+    return {BANK_FILE, *files} if isinstance(files, dict) else None
+
+
+def _note(folder: Path, entry: Path) -> str:
+    size = sum(file.lstat().st_size for file in [entry, *entry.rglob("*")] if not file.is_dir())
+    if _LEFTOVER.fullmatch(entry.name):
+        why = "left by a build that was interrupted or is still running; delete it when none is running"
+    else:
+        why = "belongs to nothing here and is not read"
+    return f"{entry.relative_to(folder)} ({size:,} bytes): {why}"
