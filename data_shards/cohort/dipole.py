@@ -11,9 +11,6 @@ import numpy as np
 
 from cardialign.data_shards.record import STANDARD_LEADS
 
-INDEPENDENT_LEADS: tuple[str, ...] = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
-"""The eight leads a machine measures; the other four follow from I and II."""
-
 DOWER = np.array(
     [
         [0.632, -0.235, 0.059],
@@ -26,7 +23,10 @@ DOWER = np.array(
         [0.831, 0.076, 0.230],
     ]
 )
-"""(8, 3) Dower's matrix: mV in INDEPENDENT_LEADS per mV of the Frank leads X, Y, Z."""
+"""(8, 3) Dower's matrix: mV in the independent leads per mV of the Frank leads X, Y, Z.
+
+The independent leads are the eight that a machine measures, I, II and V1 to V6; the other four follow from I and II.
+"""
 
 _REACH = (
     3.6  # standard deviations after which a Gaussian is left out: 0.15 % of its peak, under one count of 5 uV for 3 mV

@@ -12,11 +12,11 @@ import numpy as np
 
 from cardialign.data_shards.cohort.dipole import twelve_leads
 
-ELECTRODES: tuple[str, ...] = ("RA", "LA", "LL", "V1", "V2", "V3", "V4", "V5", "V6")
 FAULT_SHARE = 0.06
 """Share of records with a flat, partly flat or clipped lead (6.7 % in MIMIC-IV-ECG)."""
 
 _THIRD = -1.0 / 3.0
+# rows: I, II, V1 to V6; columns: the electrodes RA, LA, LL, V1 to V6
 _ELECTRODES_TO_LEADS = np.zeros((8, 9), dtype=np.float32)
 _ELECTRODES_TO_LEADS[0, [0, 1]] = (-1, 1)
 _ELECTRODES_TO_LEADS[1, [0, 2]] = (-1, 1)

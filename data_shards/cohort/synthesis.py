@@ -22,7 +22,7 @@ UNKNOWN = 29999
 
 @dataclass(frozen=True)
 class Heart:
-    """A visit without noise: `leads` float32 (8, T) mV in INDEPENDENT_LEADS, the draft and the beats that made it."""
+    """A visit without noise: `leads` float32 (8, T) mV in the independent leads (`dipole.DOWER`), the draft and the beats that made it."""
 
     leads: np.ndarray
     draft: Draft

@@ -53,10 +53,6 @@ class GlobalOrder(PartedOrder):
     def __reduce__(self):
         return type(self), (self.rows, self.patients, self.global_batch, self.seed, self.fingerprint)
 
-    def epoch(self, epoch: int) -> np.ndarray:
-        """int (n,): the positions (into `rows`) of one epoch, in order."""
-        return self.part(epoch)
-
     def _locate(self, row: int) -> tuple[int, int]:
         return divmod(row, self.records)
 

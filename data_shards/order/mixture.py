@@ -62,10 +62,6 @@ class MixtureOrder:
             first += int(order.codes.max()) + 1
         self.codes = np.concatenate(codes)
 
-    @property
-    def records(self) -> int:
-        return int(self.rows.size)
-
     def batch(self, step: int) -> np.ndarray:
         """int64 (global_batch,) rows of the joined sets, whichever ranks will read them."""
         return self.rows[self.positions(step)]

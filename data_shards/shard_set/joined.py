@@ -10,7 +10,6 @@ from functools import cached_property
 import numpy as np
 
 from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.shard_set.shard_set import ShardSet, unpack_lead_masks
 
 
@@ -89,8 +88,3 @@ class JoinedSets:
         """The coded signal of one record, checked against its index. Raises DataError naming record, shard and offset."""
         own, local = self._own(row)
         return own.read_payload(local)
-
-    def read_record(self, row: int) -> EcgRecord:
-        """One record with everything its shard knows about it."""
-        own, local = self._own(row)
-        return own.read_record(local)
