@@ -13,7 +13,7 @@ import numpy as np
 
 from cardialign.data_shards.benchmarks.material import Material, Measurement, rate
 from cardialign.data_shards.benchmarks.table import Row
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.shared.record import read_ecg
@@ -43,7 +43,7 @@ def measure_build(material: Material) -> Measurement:
 
     def build() -> int:
         shutil.rmtree(out, ignore_errors=True)
-        return build_shards(source, out, spec=material.spec, workers=1).records
+        return build_shards(source, out, SetPlan(material.spec), workers=1).records
 
     def by_hand() -> int:
         import wfdb

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cardialign.data_shards.benchmarks.material import Material, Measurement
-from cardialign.data_shards.benchmarks.memory import PeakMemory
-from cardialign.data_shards.benchmarks.process import measured_by
+from cardialign.data_shards.benchmarks.process import PeakMemory, measured_by
 from cardialign.data_shards.benchmarks.table import Row
 from cardialign.data_shards.benchmarks.text import Vectors, phrase_vectors
 from cardialign.data_shards.text.distant import COLUMN_TILE, NEIGHBOURS, ROW_TILE, most_distant_of

@@ -23,9 +23,9 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from cardialign.data_shards.benchmarks.material import Material, Measurement
-from cardialign.data_shards.benchmarks.opening import peak_memory
+from cardialign.data_shards.benchmarks.process import peak_memory
 from cardialign.data_shards.benchmarks.table import Row
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.build.executors import Count
 from cardialign.data_shards.build.index_rows import index_row
 from cardialign.data_shards.build.listing import LISTING, read_slice
@@ -166,7 +166,7 @@ def build_without_signals(archive: Path, out: Path) -> dict[str, float]:
     """The figures, of this process."""
     before = peak_memory()
     started, executor = time.process_time(), WithoutSignals()
-    report = build_shards(open_source("mimic-iv-ecg", archive), out, spec=SignalSpec(500, 1), executor=executor)
+    report = build_shards(open_source("mimic-iv-ecg", archive), out, SetPlan(SignalSpec(500, 1)), executor=executor)
     return {
         "records_per_s_per_core": report.records / (executor.started - started),
         "commit_cpu_s": time.process_time() - executor.ended,

@@ -1,7 +1,7 @@
 """What the order and the index cost at scale, on a made-up index: no signal is read, memory and time are those of a run's start.
 
 Every measurement runs in a process of its own, so that nothing measured before it is counted; memory is what that process adds to a bare interpreter
-with the same imports, at its peak (`memory`).
+with the same imports, at its peak (`process.PeakMemory`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cardialign.data_shards.benchmarks.material import Material, Measurement
-from cardialign.data_shards.benchmarks.memory import PeakMemory
-from cardialign.data_shards.benchmarks.process import measured_by
+from cardialign.data_shards.benchmarks.process import PeakMemory, measured_by
 from cardialign.data_shards.benchmarks.table import Row
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.build.index_rows import write_index
 from cardialign.data_shards.files import sha256_of
 from cardialign.data_shards.order.global_order import GlobalOrder
@@ -31,7 +30,7 @@ from cardialign.data_shards.record import EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.layout import INDEX, INDEX_SCHEMA, MANIFEST
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.stream.stream import ShardStream
+from cardialign.data_shards.stream.stream import ReadAhead, ShardStream
 
 RECORDS_PER_SHARD = 4096
 _BATCH = 256
@@ -64,7 +63,7 @@ class _OneRecord:
 
 def make_large_set(folder: Path, records: int) -> Path:
     """A set whose index has `records` rows, all of which name the one record that is really there; about three records per patient."""
-    build_shards(_OneRecord(), folder, spec=SignalSpec(500, 1), workers=1)
+    build_shards(_OneRecord(), folder, SetPlan(SignalSpec(500, 1)), workers=1)
     (row,) = pq.read_table(folder / INDEX).to_pylist()
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -113,7 +112,7 @@ def measure_start(folder: Path, window: int | None, steps: int = 64) -> dict[str
         else:
             order = WindowOrder(chosen.rows, shards.shard[chosen.rows], patients, _BATCH, 0, chosen.fingerprint, window)
         del patients
-        with ShardStream(shards, order, stop_step=1 + steps, threads=1) as stream:
+        with ShardStream(shards, order, stop_step=1 + steps, read_ahead=ReadAhead(threads=1)) as stream:
             next(stream)
             first, first_cpu = time.perf_counter() - started, time.process_time() - worked
             for _ in stream:

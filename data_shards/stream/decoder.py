@@ -27,12 +27,27 @@ from cardialign.data_shards.stream.slow_reads import SlowReadWatch
 _CHUNK = 32  # records per background task: small enough to share a batch among threads, large enough to make the hand-over cheap
 _KEPT = 8  # buffers to use again; a consumer that keeps more batches than this gets fresh ones
 CLOSE_SECONDS = 5.0  # what a read under way may take when the decoder is closed, before it is left to itself
-SLOW_READ_SECONDS = 30.0
 _FREE = 2  # what sys.getrefcount says of a buffer that only the pool's list (and the question itself) refers to
 
 
 def _no_wait() -> dict[str, float]:
     return {"read": 0.0, "decode": 0.0, "queue": 0.0}
+
+
+@dataclass(frozen=True)
+class ReadAhead:
+    """How batches are read in the background. Raises UsageError without a thread.
+
+    threads: that read and decode; prefetch: batches under way at a time; slow_read_seconds: reads that take longer are logged while they hang.
+    """
+
+    threads: int = 2
+    prefetch: int = 4
+    slow_read_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise UsageError(f"threads is {self.threads}; at least 1 is needed", "set threads to 1 or more")
 
 
 @dataclass
@@ -74,26 +89,23 @@ class BatchDecoder:
 
     first: position in the global batch of this rank's first row. quarantined: row -> step from which it counts as unreadable and is not read
     again, shared with the caller; None = a record that cannot be read raises DataError, otherwise it is noted in `Batch.bad`.
-    slow_read_seconds: reads that take longer are logged while they hang. `close()` ends the threads.
+    `close()` ends the threads.
     """
 
     def __init__(
         self,
         shards: ShardSet | JoinedSets,
-        threads: int,
+        read_ahead: ReadAhead,
         rank: int,
         *,
         first: int = 0,
         quarantined: Mapping[int, int] | None = None,
-        slow_read_seconds: float = SLOW_READ_SECONDS,
     ) -> None:
-        if threads < 1:
-            raise UsageError(f"threads is {threads}; at least 1 is needed", "set threads to 1 or more")
         self._shards, self._rank, self._first, self._quarantined = shards, rank, first, quarantined
         self._shape = (12, shards.spec.samples)
         self._buffers: list[np.ndarray] = []
-        self.watch = SlowReadWatch(slow_read_seconds, rank)
-        self.pool = DaemonPool(threads, "shard-stream")
+        self.watch = SlowReadWatch(read_ahead.slow_read_seconds, rank)
+        self.pool = DaemonPool(read_ahead.threads, "shard-stream")
 
     def close(self) -> None:
         """End the threads; a read that hangs beyond CLOSE_SECONDS is logged and left behind in its thread, which no longer holds anything up."""

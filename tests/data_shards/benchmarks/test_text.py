@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from cardialign.data_shards.benchmarks.table import Row, markdown, measured_rows, plain
-from cardialign.data_shards.benchmarks.text import Vectors, WordCounts, made_up_phrases, read_phrases
+from cardialign.data_shards.benchmarks.text import Vectors, made_up_phrases, read_phrases
+from cardialign.data_shards.benchmarks.word_counts import WordCounts
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.text.distant import most_distant, most_distant_of
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.record import SignalSpec
 from tests.data_shards.build.test_build import digests
@@ -25,8 +25,7 @@ def build(out: Path, records: int, overwrite: bool = False) -> None:
     build_shards(
         SmallSource(records, samples=20),
         out,
-        spec=SignalSpec(500, 0.04),
-        records_per_shard=4,
+        SetPlan(SignalSpec(500, 0.04), records_per_shard=4),
         workers=1,
         overwrite=overwrite,
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.checks.verify import verify
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.files import sha256_of
@@ -100,7 +100,9 @@ def test_a_missing_a_stray_and_a_swapped_shard_are_found(set_copy: Path) -> None
 
 
 def test_a_stale_index_is_found_by_digest_and_by_content(set_copy: Path, tmp_path: Path) -> None:
-    build_shards(SmallSource(90, seed=9), tmp_path / "other", spec=SignalSpec(500, 1), records_per_shard=32, workers=1)
+    build_shards(
+        SmallSource(90, seed=9), tmp_path / "other", SetPlan(SignalSpec(500, 1), records_per_shard=32), workers=1
+    )
     shutil.copy(tmp_path / "other" / "index.parquet", set_copy / "index.parquet")
     assert "index.parquet is not the one this set was built with" in problems(set_copy, quick=True)
     declare_index_genuine(set_copy)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.order.contract import local_slice
 from cardialign.data_shards.order.global_order import GlobalOrder
@@ -20,7 +20,7 @@ from cardialign.data_shards.order.window import WindowOrder
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.joined import JoinedSets
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.stream.stream import ShardStream, chain_digest
+from cardialign.data_shards.stream.stream import ReadAhead, ShardStream, chain_digest
 from tests.support.small_source import SmallSource
 
 
@@ -101,7 +101,7 @@ def two_sets(tmp_path_factory: pytest.TempPathFactory) -> list[ShardSet]:
     root = tmp_path_factory.mktemp("mixture")
     for name, records, seed in (("large", 60, 0), ("small", 24, 9)):
         build_shards(
-            SmallSource(records, seed=seed), root / name, spec=SignalSpec(500, 1), records_per_shard=16, workers=1
+            SmallSource(records, seed=seed), root / name, SetPlan(SignalSpec(500, 1), records_per_shard=16), workers=1
         )
     return [ShardSet.open(root / name) for name in ("large", "small")]
 
@@ -129,7 +129,9 @@ def test_the_stream_reads_a_mixture_on_any_world_with_one_digest(two_sets: list[
         digest = chain_digest(digest, order.batch(step))
     for world in (1, 3):
         for rank in range(world):
-            with ShardStream(joined, order, rank=rank, world_size=world, stop_step=8, threads=1) as stream:
+            with ShardStream(
+                joined, order, rank=rank, world_size=world, stop_step=8, read_ahead=ReadAhead(threads=1)
+            ) as stream:
                 for batch in stream:
                     for i, row in enumerate(batch.rows.tolist()):
                         number = int(set_of(np.array(row), sizes))
@@ -164,6 +166,6 @@ def test_a_substitute_comes_from_the_same_set(two_sets: list[ShardSet]) -> None:
 
 
 def test_sets_of_different_specs_do_not_mix(two_sets: list[ShardSet], tmp_path: Path) -> None:
-    build_shards(SmallSource(5), tmp_path / "longer", spec=SignalSpec(500, 2), workers=1)
+    build_shards(SmallSource(5), tmp_path / "longer", SetPlan(SignalSpec(500, 2)), workers=1)
     with pytest.raises(DataError, match="different signal specs"):
         JoinedSets([*two_sets, ShardSet.open(tmp_path / "longer")])

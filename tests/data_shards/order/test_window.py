@@ -17,7 +17,7 @@ from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.order.contract import local_slice
 from cardialign.data_shards.order.window import WINDOW_ORDER_VERSION, WindowOrder
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.stream.stream import ShardStream
+from cardialign.data_shards.stream.stream import ReadAhead, ShardStream
 
 
 def make_order(n: int, shards: int, batch: int, seed: int, window: int, per_patient: int = 1) -> WindowOrder:
@@ -129,7 +129,7 @@ def test_the_stream_keeps_no_more_shards_open_than_the_order_needs(set_copy: Pat
     shards = ShardSet.open(set_copy)  # three shards
     chosen = shards.select()
     order = WindowOrder(chosen.rows, shards.shard[chosen.rows], None, 10, 0, chosen.fingerprint, 1)
-    with ShardStream(shards, order, stop_step=18, threads=1, prefetch=1) as stream:
+    with ShardStream(shards, order, stop_step=18, read_ahead=ReadAhead(threads=1, prefetch=1)) as stream:
         for batch in stream:
             assert np.unique(shards.shard[batch.rows]).size <= 2
     assert sum(name.startswith(f"{set_copy}/shard-") for name in open_files()) == order.open_shards == 2

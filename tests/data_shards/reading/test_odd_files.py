@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import wfdb
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError, RecordRejected
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord, SignalSpec
 from cardialign.data_shards.signal.conform import conform
@@ -227,7 +227,7 @@ def test_a_flipped_bit_in_a_signal_file_is_flagged_by_the_checksum_of_its_lead_a
     raw[2 * (12 * 500 + 7)] ^= 4
     record = only("wfdb", wfdb_record(tmp_path, header, raw=bytes(raw)))
     assert record.quality["checksum"] == ("V2",) and record.lead_mask.all()
-    report = build_shards(open_source("wfdb", tmp_path), tmp_path / "out", spec=SignalSpec(500, 2), workers=1)
+    report = build_shards(open_source("wfdb", tmp_path), tmp_path / "out", SetPlan(SignalSpec(500, 2)), workers=1)
     assert report.quality["checksum"] == 1
 
 

@@ -109,7 +109,7 @@ def test_a_set_that_is_not_whole_does_not_open(set_copy: Path, tmp_path: Path) -
 
 
 def test_records_without_a_patient_id_are_patients_of_their_own(tmp_path: Path) -> None:
-    from cardialign.data_shards.build.build import build_shards
+    from cardialign.data_shards.build.build import SetPlan, build_shards
     from cardialign.data_shards.record import SignalSpec
 
     class Anonymous(SmallSource):
@@ -118,7 +118,7 @@ def test_records_without_a_patient_id_are_patients_of_their_own(tmp_path: Path) 
             record.patient = "" if entry.meta["number"] < 4 else "known"
             return record
 
-    build_shards(Anonymous(8), tmp_path / "s", spec=SignalSpec(500, 1), workers=1)
+    build_shards(Anonymous(8), tmp_path / "s", SetPlan(SignalSpec(500, 1)), workers=1)
     codes = ShardSet.open(tmp_path / "s").patients
     assert (
         len(set(codes[:4].tolist())) == 4 and len(set(codes[4:].tolist())) == 1 and not set(codes[:4]) & set(codes[4:])

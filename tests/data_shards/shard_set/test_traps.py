@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import wfdb
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -114,7 +114,7 @@ def test_header_gain_1000_times_too_large_is_counted_in_the_build_and_left_alone
     record = challenge(tmp_path / "set", counts, gains="1000000/mV", comments=("#Dx: 426783006",))
     assert record.quality["gain-suspect"] == STANDARD_LEADS and set(record.gain.tolist()) == {1e6}
     report = build_shards(
-        open_source("challenge", tmp_path / "set"), tmp_path / "out", spec=SignalSpec(500, 2), workers=1
+        open_source("challenge", tmp_path / "set"), tmp_path / "out", SetPlan(SignalSpec(500, 2)), workers=1
     )
     assert report.quality == {"gain-suspect": 1}
     assert ShardSet.open(tmp_path / "out").manifest["counts"]["quality"] == {"gain-suspect": 1}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.build.listing import write_listing
 from cardialign.data_shards.errors import DataError, RecordRejected, UsageError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
@@ -208,7 +208,9 @@ def test_the_template_is_a_reader_that_works(tmp_path: Path, monkeypatch: pytest
         "record,patient,age,sex,report\na,1,54,F,Sinus rhythm.|Normal ECG\nb,2,,M,\nc,2,60,M,\n"
     )
     monkeypatch.setitem(SOURCES, "template", "cardialign.data_shards.sources.template:Template")
-    report = build_shards(open_source("template", root, salt="s"), tmp_path / "out", spec=SignalSpec(500, 2), workers=1)
+    report = build_shards(
+        open_source("template", root, salt="s"), tmp_path / "out", SetPlan(SignalSpec(500, 2)), workers=1
+    )
     assert (report.records, report.patients, report.rejected) == (2, 2, {"missing-file": 1})
     record = ShardSet.open(tmp_path / "out").read_record(0)
     np.testing.assert_array_equal(record.counts, ecg_counts(gain=1000))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardialign.data_shards.cohort.generate import make_cohort
+from cardialign.data_shards.cohort.generate import Cohort, make_cohort
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.sources import open_source
 from cardialign.data_shards.sources.shared.folder import age_in_years
@@ -88,7 +88,7 @@ def test_npz_records_with_reports_in_json(tmp_path: Path, caplog: pytest.LogCapt
 
 
 def test_a_virtual_paediatric_cohort_reads_with_ages_to_the_day(tmp_path: Path) -> None:
-    make_cohort(tmp_path / "cohort", layout="paediatric", patients=3, records=6, seed=1)
+    make_cohort(tmp_path / "cohort", Cohort(layout="paediatric", patients=3, records=6, seed=1))
     rows = list(csv.DictReader((tmp_path / "cohort/records.csv").open()))
     source = open_source("zzu-pecg", tmp_path / "cohort", labels=tmp_path / "cohort/truth.csv")
     records = [source.read(entry) for entry in source.entries()]

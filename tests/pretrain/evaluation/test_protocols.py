@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.index import IndexFile
@@ -46,7 +46,7 @@ class LikePtbXl(SmallSource):
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     folder = tmp_path_factory.mktemp("ptb") / "set"
-    build_shards(LikePtbXl(60, samples=20), folder, spec=SPEC, workers=1)
+    build_shards(LikePtbXl(60, samples=20), folder, SetPlan(SPEC), workers=1)
     return ShardSet.open(folder)
 
 
@@ -203,7 +203,7 @@ def test_the_published_label_files_open_and_say_how_many_records_are_here(real_d
     from cardialign.data_shards.sources import open_source
 
     source = open_source("ptb-xl", real_data / "ptb-xl", sampling_rate=100)
-    build_shards(source, tmp_path / "set", spec=SignalSpec(100, 10), workers=1, limit=60)
+    build_shards(source, tmp_path / "set", SetPlan(SignalSpec(100, 10), limit=60), workers=1)
     shards = ShardSet.open(tmp_path / "set")
     for task, published in (
         ("super", (17084, 2146)),

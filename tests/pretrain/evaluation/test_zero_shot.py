@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.index import IndexFile
@@ -36,7 +36,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> ShardSet:
     folder = tmp_path_factory.mktemp("planted")
-    build_shards(PlantedSource(folder), folder / "shards", spec=SPEC, workers=1, records_per_shard=50)
+    build_shards(PlantedSource(folder), folder / "shards", SetPlan(SPEC, records_per_shard=50), workers=1)
     return ShardSet.open(folder / "shards")
 
 

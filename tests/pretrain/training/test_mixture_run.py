@@ -12,7 +12,7 @@ import pytest
 
 from cardialign.cluster.registry.export_run import export_run
 from cardialign.cluster.runs.lifecycle import prepare
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.order.global_order import ORDER_VERSION
 from cardialign.data_shards.record import EcgRecord, SignalSpec
@@ -50,7 +50,7 @@ class OtherSource(TinySource):
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("mixture")
-    build_shards(OtherSource(), root / "other", spec=SignalSpec(RATE, SECONDS), records_per_shard=20, workers=1)
+    build_shards(OtherSource(), root / "other", SetPlan(SignalSpec(RATE, SECONDS), records_per_shard=20), workers=1)
     build_text_bank(ShardSet.open(root / "other"), HashingEncoder())
     return make_shards(root / "tiny"), root / "other"
 
@@ -145,11 +145,11 @@ def test_what_is_wrong_with_a_set_names_it(sets, tmp_path) -> None:
         )
     with pytest.raises(DataError, match=r"other: "):
         open_data(mixture_of(sets, {"mixture": [{"shards": str(sets[0])}, {"shards": str(sets[1]), "folds": [77]}]}))
-    build_shards(OtherSource(), tmp_path / "longer", spec=SignalSpec(RATE, SECONDS * 2), workers=1)
+    build_shards(OtherSource(), tmp_path / "longer", SetPlan(SignalSpec(RATE, SECONDS * 2)), workers=1)
     with pytest.raises(DataError, match="different signal specs") as caught:
         open_data(mixture_of((sets[0], tmp_path / "longer")))
     assert str(sets[0]) in str(caught.value) and str(tmp_path / "longer") in str(caught.value)
-    build_shards(OtherSource(), tmp_path / "bare", spec=SignalSpec(RATE, SECONDS), workers=1)
+    build_shards(OtherSource(), tmp_path / "bare", SetPlan(SignalSpec(RATE, SECONDS)), workers=1)
     with pytest.raises(UserError, match=r"no text bank of .*bare") as missing:
         open_bank(mixture_of((sets[0], tmp_path / "bare")))
     assert "text-bank build" in missing.value.remedy
