@@ -1,7 +1,8 @@
 """Files that are whole or not there at all, and whether they still are what was written.
 
-A file or folder is written under a temporary name beside its place, flushed to the disk, and renamed: the rename is the commit. What is committed can
-be listed with sizes and sha256 (`facts_of`, `facts_below`) and compared with that list later (`difference`, `differences`).
+A file or folder is written under a temporary name beside its place, flushed to the disk, and renamed: the rename is the
+commit. What is committed can be listed with sizes and sha256 (`facts_of`, `facts_below`) and compared with that list
+later (`difference`, `differences`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,7 +61,9 @@ def sync_below(folder: Path) -> None:
 
 
 def commit_file(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
-    """Let `write` fill a temporary file, flush it to the disk, give it the name `path`. Nothing is left behind when it fails.
+    """Let `write` fill a temporary file, flush it to the disk, give it the name `path`.
+
+    Nothing is left behind when it fails.
 
     durable False: not flushed, for what can be made or fetched again.
     """
@@ -78,10 +81,12 @@ def commit_file(path: Path, write: Callable[[Path], object], *, durable: bool = 
 
 @contextmanager
 def commit_folder(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """A temporary folder beside `path` to be filled in the `with` block; at its end it becomes `path`. Nothing is left behind when that fails.
+    """A temporary folder beside `path` to be filled in the `with` block; at its end it becomes `path`.
 
-    The folders above are made. Raises OSError when `path` is a folder with something in it by then: another process may have been faster.
-    durable False: not flushed to the disk, for what can be made or fetched again.
+    Nothing is left behind when that fails.
+
+    The folders above are made. Raises OSError when `path` is a folder with something in it by then: another process may
+    have been faster. durable False: not flushed to the disk, for what can be made or fetched again.
     """
     temporary = temporary_path(path)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -107,7 +112,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, values: Any, **style: Any) -> None:
-    """Commit `values` as a JSON file in UTF-8. style: as `json.dumps` takes it, for example `indent=1, sort_keys=True`."""
+    """Commit `values` as a JSON file in UTF-8. style: as `json.dumps` takes it, for example `indent=1,
+    sort_keys=True`."""
     text = json.dumps(values, **style)
     commit_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
@@ -144,30 +150,34 @@ def facts_below(folder: Path, but: Container[str] = ()) -> dict[str, FileFacts]:
 
 @dataclass(frozen=True)
 class Difference:
-    """A file that is not as it was listed. bytes: its size now (0 when it is missing).
+    """A file that is not as it was listed.
 
-    kind: it is "missing", has another "size", other "content" of the same size, or is "unlisted".
+    kind: it is "missing", has another "size", other "content", or is "unlisted". bytes: its size now; listed: its size
+    in the list; 0 where there is none.
     """
 
     name: str
     kind: Literal["missing", "size", "content", "unlisted"]
     bytes: int = 0
+    listed: int = 0
 
 
 def difference(path: Path, listed: FileFacts, *, quick: bool = False) -> Difference | None:
     """How a file differs from what was listed; None when it does not. quick: by its size alone."""
+    expected = listed.bytes or 0
     if not path.is_file():
-        return Difference(path.name, "missing")
+        return Difference(path.name, "missing", 0, expected)
     size = path.stat().st_size
     if listed.bytes is not None and size != listed.bytes:
-        return Difference(path.name, "size", size)
+        return Difference(path.name, "size", size, expected)
     if not quick and sha256_of(path) != listed.sha256:
-        return Difference(path.name, "content", size)
+        return Difference(path.name, "content", size, expected)
     return None
 
 
 def differences(folder: Path, listed: Mapping[str, FileFacts], but: Container[str] = ()) -> list[Difference]:
-    """What differs from a list of all files below `folder` (names as in `names_below`): first what is listed, then what is not.
+    """What differs from a list of all files below `folder` (names as in `names_below`): first what is listed, then what
+    is not.
 
     The files in `but`, such as the one that holds the list, are not looked at.
     """
@@ -175,6 +185,6 @@ def differences(folder: Path, listed: Mapping[str, FileFacts], but: Container[st
     for name, facts in listed.items():
         differing = difference(folder / name, facts)
         if differing is not None:
-            found.append(Difference(name, differing.kind, differing.bytes))
+            found.append(replace(differing, name=name))
     unlisted = (name for name in names_below(folder, but) if name not in listed)
     return found + [Difference(name, "unlisted", (folder / name).stat().st_size) for name in unlisted]

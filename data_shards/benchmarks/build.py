@@ -1,6 +1,8 @@
-"""The whole build in one process: WFDB files -> committed shards, with quality flags, codec, digests, index and manifest.
+"""The whole build in one process: WFDB files -> committed shards, with quality flags, codec, digests, index and
+manifest.
 
-Beside it what is usually written by hand: `wfdb.rdsamp` and `webdataset.TarWriter`, float32 `.npy` members, nothing checked, no index.
+Beside it what is usually written by hand: `wfdb.rdsamp` and `webdataset.TarWriter`, float32 `.npy` members, nothing
+checked, no index.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Figures of the data path, measured on the same records in one run, with the common alternatives beside them as ratios.
+"""Figures of the data path, measured on the same records in one run, with the common alternatives beside them as
+ratios.
 
-Rates are medians over interleaved rounds, so that a machine that slows down slows everything in the round. CPU seconds of this process and its
-threads are used rather than wall-clock, so that other work on the machine disturbs less; "per core" means per CPU second.
+Rates are medians over interleaved rounds, so that a machine that slows down slows everything in the round. CPU seconds
+of this process and its threads are used rather than wall-clock, so that other work on the machine disturbs less; "per
+core" means per CPU second.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ OURS: tuple[Measure, ...] = (
     measure_similarity,
     measure_distant,
 )
-"""A new figure is one module with one such function, which also says its rows of the table, and one name here, or in SCALE if it takes minutes."""
+"""A new figure is one module with one such function, which also says its rows of the table, and one name here, or in
+SCALE if it takes minutes."""
 SCALE: tuple[Measure, ...] = (measure_ten_million, measure_large_listings)
 OTHERS: tuple[Measure, ...] = (measure_others,)
 
@@ -64,12 +67,14 @@ def measure_data(
     phrases: Phrases | None = None,
     measures: Sequence[Measure] = OURS,
 ) -> dict[str, Any]:
-    """Every figure of the data path by name, and under "table" those that stand in the README, each with its target and its baselines.
+    """Every figure of the data path by name, and under "table" those that stand in the README, each with its target and
+    its baselines.
 
-    given: a shard set, or a folder of WFDB headers with signals (searched recursively); None = a virtual cohort made for the purpose. records: so many
-    of them, drawn from `seed`. compare: also `wfdb.rdsamp`, one float32 `.mat` per record, stock `webdataset` and the like, on copies of the same
-    records. phrases: for the similarity of reports; by default those of the virtual cohorts, as word counts. measures: of OURS and, for minutes more,
-    of SCALE; the stream's baselines come with it. Everything is written to a temporary folder.
+    given: a shard set, or a folder of WFDB headers with signals (searched recursively); None = a virtual cohort made
+    for the purpose. records: so many of them, drawn from `seed`. compare: also `wfdb.rdsamp`, one float32 `.mat` per
+    record, stock `webdataset` and the like, on copies of the same records. phrases: for the similarity of reports; by
+    default those of the virtual cohorts, as word counts. measures: of OURS and, for minutes more, of SCALE; the
+    stream's baselines come with it. Everything is written to a temporary folder.
 
     Raises DataError when there is no record to measure, or when the records differ in length.
     """

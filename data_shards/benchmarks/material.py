@@ -1,4 +1,5 @@
-"""What every measuring function works on: the same records in memory, as a shard set and as WFDB files, in a temporary folder."""
+"""What every measuring function works on: the same records in memory, as a shard set and as WFDB files, in a temporary
+folder."""
 
 from __future__ import annotations
 
@@ -26,8 +27,9 @@ Job = Callable[[], int]
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one measuring function offers: `jobs` are timed side by side in interleaved rounds and become `<name>_records_per_s_per_core`; `figures` is
-    asked once, after them; `rows` are its lines of the table, which name either kind."""
+    """What one measuring function offers: `jobs` are timed side by side in interleaved rounds and become
+    `<name>_records_per_s_per_core`; `figures` is asked once, after them; `rows` are its lines of the table, which name
+    either kind."""
 
     jobs: Mapping[str, Job] = field(default_factory=dict)
     figures: Callable[[], dict[str, Any]] = dict
@@ -49,7 +51,8 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Phrases:
-    """What made-up reports are made of: phrases, one per line of `file` (None: those of the virtual cohorts), and what embeds them, with its name."""
+    """What made-up reports are made of: phrases, one per line of `file` (None: those of the virtual cohorts), and what
+    embeds them, with its name."""
 
     file: Path | None = None
     encoder: Embedder = field(default_factory=WordCounts)
@@ -58,8 +61,8 @@ class Phrases:
 
 @dataclass(frozen=True)
 class Sizes:
-    """batch: records per batch when streaming. index_records: size of the index for start and memory. reports: for the spread of similarities and for
-    their axes. distant_reports: size of the table of the most distant reports."""
+    """batch: records per batch when streaming. index_records: size of the index for start and memory. reports: for the
+    spread of similarities and for their axes. distant_reports: size of the table of the most distant reports."""
 
     batch: int = 32
     index_records: int = 800_000
@@ -68,7 +71,8 @@ class Sizes:
 
 
 class Material:
-    """`records` of one length; everything else is made on first use below `folder`. compare: baselines are wanted too."""
+    """`records` of one length; everything else is made on first use below `folder`. compare: baselines are wanted
+    too."""
 
     def __init__(
         self,

@@ -1,6 +1,8 @@
-"""Start and memory of a run on a large set: a fresh process opens an index of 800,000 records, takes its first batch, and streams on.
+"""Start and memory of a run on a large set: a fresh process opens an index of 800,000 records, takes its first batch,
+and streams on.
 
-The index is made of the rows of a real set, repeated under other keys and patients, so that every batch is read and decoded from real shards.
+The index is made of the rows of a real set, repeated under other keys and patients, so that every batch is read and
+decoded from real shards.
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ def repeated_set(shards: ShardSet, folder: Path, records: int) -> Path:
 
 
 def start_and_stream(folder: Path, batch: int, seed: int) -> dict[str, float]:
-    """Seconds from opening the set to its first batch, by the clock and of CPU, and the memory of this process before, then and at its peak, in MB."""
+    """Seconds from opening the set to its first batch, by the clock and of CPU, and the memory of this process before,
+    then and at its peak, in MB."""
     from cardialign.data_shards.order.global_order import GlobalOrder
     from cardialign.data_shards.stream.stream import ReadAhead, ShardStream
 
@@ -99,8 +102,8 @@ def start_and_stream(folder: Path, batch: int, seed: int) -> dict[str, float]:
 
 
 def pandas_start(folder: Path) -> dict[str, float]:
-    """The same up to the first batch of rows, as it is done without an index of plain columns: the table into pandas, then shuffled. No record is
-    read."""
+    """The same up to the first batch of rows, as it is done without an index of plain columns: the table into pandas,
+    then shuffled. No record is read."""
     import pandas as pd
 
     started = time.monotonic()

@@ -1,7 +1,8 @@
-"""What the order and the index cost at scale, on a made-up index: no signal is read, memory and time are those of a run's start.
+"""What the order and the index cost at scale, on a made-up index: no signal is read, memory and time are those of a
+run's start.
 
-Every measurement runs in a process of its own, so that nothing measured before it is counted; memory is what that process adds to a bare interpreter
-with the same imports, at its peak (`process.PeakMemory`).
+Every measurement runs in a process of its own, so that nothing measured before it is counted; memory is what that
+process adds to a bare interpreter with the same imports, at its peak (`process.PeakMemory`).
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class _OneRecord:
 
 
 def make_large_set(folder: Path, records: int) -> Path:
-    """A set whose index has `records` rows, all of which name the one record that is really there; about three records per patient."""
+    """A set whose index has `records` rows, all of which name the one record that is really there; about three records
+    per patient."""
     build_shards(_OneRecord(), folder, SetPlan(SignalSpec(500, 1)), workers=1)
     (row,) = pq.read_table(folder / INDEX).to_pylist()
 
@@ -88,10 +90,12 @@ def make_large_set(folder: Path, records: int) -> Path:
 
 
 def measure_order(folder: Path, window: int | None = None) -> dict[str, float]:
-    """Figures of two starts of a run on a set, each in a process of its own: seconds to the first batch (set opened, order made, records decoded),
-    seconds per further step, peak MB, most shards open at once. window: shards per shuffle window, None = whole set.
+    """Figures of two starts of a run on a set, each in a process of its own: seconds to the first batch (set opened,
+    order made, records decoded), seconds per further step, peak MB, most shards open at once. window: shards per
+    shuffle window, None = whole set.
 
-    Without prefix: the later start, which finds the columns of a large index laid down; `first_start_mb`: the peak of the start that lays them down.
+    Without prefix: the later start, which finds the columns of a large index laid down; `first_start_mb`: the peak of
+    the start that lays them down.
     """
     with tempfile.TemporaryDirectory(prefix="cardialign-bench-") as name:
         starts = [measured_by(__name__, str(folder), str(window or 0), TMPDIR=name) for _ in range(2)]
@@ -151,8 +155,14 @@ def _rows() -> Iterator[Row]:
             against={"first start": f"order_{name}_first_start_mb"},
         )
         yield Row("... CPU to the first batch", f"order_{name}_first_batch_cpu_s", "s", lower_is_better=True)
-    yield Row(f"shards that a batch is read from, of {10_000_000 // RECORDS_PER_SHARD:,}, in windows (at most 2 x {WINDOW})",
-              "order_10m_window_shards_per_batch", "shards", below=2 * WINDOW + 1, against={"whole shuffle": "order_10m_whole_shards_per_batch"})  # fmt: skip
+    in_all = 10_000_000 // RECORDS_PER_SHARD
+    yield Row(
+        f"shards that a batch is read from, of {in_all:,}, in windows (at most 2 x {WINDOW})",
+        "order_10m_window_shards_per_batch",
+        "shards",
+        below=2 * WINDOW + 1,
+        against={"whole shuffle": "order_10m_whole_shards_per_batch"},
+    )
 
 
 def measure_ten_million(material: Material) -> Measurement:

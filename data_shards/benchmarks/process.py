@@ -1,4 +1,5 @@
-"""A measurement in a process of its own, so that nothing measured before it is counted in its memory or its caches; and that memory."""
+"""A measurement in a process of its own, so that nothing measured before it is counted in its memory or its caches; and
+that memory."""
 
 from __future__ import annotations
 
@@ -16,7 +17,10 @@ from cardialign.data_shards.errors import DataError
 
 
 def measured_by(module: str, *words: str, **environment: str) -> dict[str, Any]:
-    """Run `python -m module words` with more environment and read the JSON object that it prints. Raises DataError with its last words."""
+    """Run `python -m module words` with more environment and read the JSON object that it prints.
+
+    Raises DataError with its last words.
+    """
     root = Path(__file__).absolute().parents[3]
     known: Mapping[str, str] = {**os.environ, "PYTHONPATH": str(root), **environment}
     answer = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, cwd=root, env=known)
@@ -58,7 +62,10 @@ def own_memory() -> int:
 
 
 def peak_memory() -> int:
-    """Most bytes this program ever held. Linux: from the memory map, because `ru_maxrss` still counts the program that started this one."""
+    """Most bytes this program ever held.
+
+    Linux: from the memory map, because `ru_maxrss` still counts the program that started this one.
+    """
     status = Path("/proc/self/status")
     if status.exists():
         return next(

@@ -1,7 +1,8 @@
 """The similarity space of reports: how useless raw cosines are, and what a low-rank projection saves and costs.
 
-Reports are made of phrases (real ones from a file, else those of the virtual cohorts): a report's vector is the mean of the vectors of one to six
-phrases, few phrases often and many rarely, as in machine reports. Only the phrases are embedded, so that 180,000 reports take seconds.
+Reports are made of phrases (real ones from a file, else those of the virtual cohorts): a report's vector is the mean of
+the vectors of one to six phrases, few phrases often and many rarely, as in machine reports. Only the phrases are
+embedded, so that 180,000 reports take seconds.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ ROWS = (
 
 
 class Vectors:
-    """`reports` made-up reports of the phrases, drawn from `seed`: raw unit vectors float32 (R, d) and what the text bank makes of them."""
+    """`reports` made-up reports of the phrases, drawn from `seed`: raw unit vectors float32 (R, d) and what the text
+    bank makes of them."""
 
     def __init__(self, phrases: np.ndarray, reports: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -68,7 +70,10 @@ class Vectors:
 
 
 def phrase_vectors(material: Material) -> np.ndarray:
-    """float32 (P, d): every distinct phrase once, the order drawn from the seed. Raises DataError for a file without phrases."""
+    """float32 (P, d): every distinct phrase once, the order drawn from the seed.
+
+    Raises DataError for a file without phrases.
+    """
     texts = made_up_phrases() if material.phrases.file is None else read_phrases(material.phrases.file)
     vectors = material.phrases.encoder.embed(texts)
     return np.asarray(vectors, dtype=np.float32)[np.random.default_rng(material.seed).permutation(len(texts))]

@@ -1,4 +1,5 @@
-"""What a step waits for its data, split into read, decode and queue, behind a consumer that is busy elsewhere (a GPU) for a fixed time per batch."""
+"""What a step waits for its data, split into read, decode and queue, behind a consumer that is busy elsewhere (a GPU)
+for a fixed time per batch."""
 
 from __future__ import annotations
 

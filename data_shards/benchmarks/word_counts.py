@@ -11,7 +11,10 @@ from cardialign.data_shards.text.similarity import unit
 
 
 class WordCounts:
-    """Feature hashing of words: a text encoder without weights, where no other is given. Its vectors share an offset, as those of real ones do."""
+    """Feature hashing of words: a text encoder without weights, where no other is given.
+
+    Its vectors share an offset, as those of real ones do.
+    """
 
     dim = 256
     name = "hashed word counts"

@@ -1,7 +1,10 @@
-"""`build_shards`: a source on disk -> a committed shard set. Parallel, restartable, and the same bytes whatever the number of workers.
+"""`build_shards`: a source on disk -> a committed shard set.
 
-An unfinished set has a `.build` folder with the listing, the plan and one sidecar per finished shard; `manifest.json` is written last and is the
-commit. The source is walked once; from then on a shard's entries are read from the listing, so that no part of the build holds all of them.
+Parallel, restartable, and the same bytes whatever the number of workers.
+
+An unfinished set has a `.build` folder with the listing, the plan and one sidecar per finished shard; `manifest.json`
+is written last and is the commit. The source is walked once; from then on a shard's entries are read from the listing,
+so that no part of the build holds all of them.
 """
 
 from __future__ import annotations
@@ -36,15 +39,16 @@ from cardialign.data_shards.sources.base import Source
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int, int], None]
-"""progress(entries done, entries in all, records rejected so far); while the source is listed: progress(entries listed, 0, 0)"""
+"""progress(entries done, entries in all, records rejected so far); while the source is listed: progress(entries listed,
+0, 0)"""
 
 
 @dataclass(frozen=True)
 class SetPlan:
     """What a set is to hold. Raises UsageError for a value out of range.
 
-    spec: what every record is conformed to. codec: how payloads are packed. records_per_shard: entries read for one shard.
-    folds: keep only records of these, None = all. limit: read at most so many entries, None = all.
+    spec: what every record is conformed to. codec: how payloads are packed. records_per_shard: entries read for one
+    shard. folds: keep only records of these, None = all. limit: read at most so many entries, None = all.
     """
 
     spec: SignalSpec = field(default_factory=SignalSpec)
@@ -98,9 +102,10 @@ def build_shards(
 ) -> BuildSummary:
     """Build a shard set in the folder `out`.
 
-    workers: processes, 0 = one per usable core, 1 = in this process; executor: where the tasks run instead. An interrupted build of the same plan
-    goes on where it stopped. Raises UsageError for settings out of range; DataError when `out` holds a finished set (unless `overwrite`), an
-    unfinished build of another plan, or something else; when the disk is full; when no record is usable.
+    workers: processes, 0 = one per usable core, 1 = in this process; executor: where the tasks run instead. An
+    interrupted build of the same plan goes on where it stopped. Raises UsageError for settings out of range; DataError
+    when `out` holds a finished set (unless `overwrite`), an unfinished build of another plan, or something else; when
+    the disk is full; when no record is usable.
     """
     started = time.monotonic()
     out, plan = Path(out), plan or SetPlan()
@@ -203,7 +208,8 @@ def _log_built(out: Path, manifest: dict[str, Any]) -> None:
 
 
 def _plan_facts(source: Source, listing: Listing, plan: SetPlan) -> dict[str, Any]:
-    """What an unfinished build keeps about its plan, as JSON gives it back: another build goes on only when all of it is equal."""
+    """What an unfinished build keeps about its plan, as JSON gives it back: another build goes on only when all of it
+    is equal."""
     facts = {
         "source": source.describe(),
         "spec": asdict(plan.spec),
@@ -218,7 +224,10 @@ def _plan_facts(source: Source, listing: Listing, plan: SetPlan) -> dict[str, An
 
 
 def _first_record(source: Source, listing: Listing) -> str:
-    """Digest of what the reader makes of the first readable record. The source does not tell its salt; this notices that it changed."""
+    """Digest of what the reader makes of the first readable record.
+
+    The source does not tell its salt; this notices that it changed.
+    """
     for entry in islice(listing, 100):
         try:
             return hashlib.sha256(metadata_bytes(metadata_of(source.read(entry)))).hexdigest()

@@ -1,4 +1,5 @@
-"""The last step of a build: finished shards and their sidecars -> index, report table, list of rejects, and last of all the manifest."""
+"""The last step of a build: finished shards and their sidecars -> index, report table, list of rejects, and last of all
+the manifest."""
 
 from __future__ import annotations
 
@@ -36,9 +37,12 @@ from cardialign.data_shards.sources.base import Source
 
 
 def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: dict[str, Any]) -> dict[str, Any]:
-    """Write the tables of a set whose `slices` are all finished, then its manifest, then drop the work folder. Returns the manifest.
+    """Write the tables of a set whose `slices` are all finished, then its manifest, then drop the work folder.
 
-    Memory: one sidecar, one row group of the table being written, 8 bytes per shard and patient in it, and 16 per distinct report.
+    Returns the manifest.
+
+    Memory: one sidecar, one row group of the table being written, 8 bytes per shard and patient in it, and 16 per
+    distinct report.
 
     Raises DataError when no record was usable.
     """
@@ -87,7 +91,8 @@ class _Found:
         self._patients = array("Q")
 
     def index_batches(self, out: Path, slices: int, rejects: TextIO, reports: ReportTable) -> Iterator[pa.RecordBatch]:
-        """Index rows as they are wanted, one sidecar in memory at a time; along the way rejects are written and reports added."""
+        """Index rows as they are wanted, one sidecar in memory at a time; along the way rejects are written and reports
+        added."""
         writer = csv.DictWriter(rejects, fieldnames=["key", "path", "reason", "detail"], lineterminator="\n")
         writer.writeheader()
         for number in range(slices):
@@ -119,7 +124,10 @@ class _Found:
 
 
 def _digest(patient: str) -> int:
-    """8 bytes for any patient id. That two of a million patients share them, and count as one, has the odds of 1 in 37 million."""
+    """8 bytes for any patient id.
+
+    That two of a million patients share them, and count as one, has the odds of 1 in 37 million.
+    """
     return int.from_bytes(hashlib.blake2b(patient.encode(), digest_size=8).digest())
 
 

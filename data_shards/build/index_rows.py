@@ -21,7 +21,8 @@ ROW_GROUP = 1 << 16
 
 
 def metadata_of(record: EcgRecord) -> dict[str, Any]:
-    """A record's JSON metadata: everything but the signal, which the payload carries with its gains, lead mask, rate and valid length."""
+    """A record's JSON metadata: everything but the signal, which the payload carries with its gains, lead mask, rate
+    and valid length."""
     return {
         "key": record.key,
         "source": record.source,
@@ -43,9 +44,11 @@ def pack_record(record: EcgRecord, codec: str) -> tuple[bytes, dict[str, Any]]:
 
 
 def index_row(record: EcgRecord, member: Member) -> dict[str, Any]:
-    """One row of the index, still without `shard` and `report`; `statements` travel along until the report table is made.
+    """One row of the index, still without `shard` and `report`; `statements` travel along until the report table is
+    made.
 
-    Labels are "set:code"; a set that is present without a code is "set:", so that "labelled, none apply" differs from "not labelled".
+    Labels are "set:code"; a set that is present without a code is "set:", so that "labelled, none apply" differs from
+    "not labelled".
     """
     return {
         "key": record.key,
@@ -76,7 +79,8 @@ def index_batch(rows: Iterable[dict[str, Any]], shard: int, reports: ReportTable
 
 
 def write_index(batches: Iterable[pa.RecordBatch], path: Path) -> None:
-    """Write the index as its batches come, in row groups of `ROW_GROUP` rows, so that it need not be in memory as a whole."""
+    """Write the index as its batches come, in row groups of `ROW_GROUP` rows, so that it need not be in memory as a
+    whole."""
     waiting: list[pa.RecordBatch] = []
     with pq.ParquetWriter(
         path, INDEX_SCHEMA, compression="zstd", store_schema=True, write_page_checksum=True

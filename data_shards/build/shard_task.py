@@ -1,4 +1,5 @@
-"""One task of a build: one slice of a source's entries -> one committed shard and, beside it, the facts the index needs about it."""
+"""One task of a build: one slice of a source's entries -> one committed shard and, beside it, the facts the index needs
+about it."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from cardialign.data_shards.sources.base import Entry, Source
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What one shard is made of: the entries of `slice`, in the order of the listing in `out`'s work folder; `folds` None = all."""
+    """What one shard is made of: the entries of `slice`, in the order of the listing in `out`'s work folder; `folds`
+    None = all."""
 
     number: int
     slice: Slice
@@ -45,10 +47,13 @@ def sidecar_path(out: Path, number: int) -> Path:
 
 
 def build_one_shard(source: Source, task: ShardTask, on_entry: Callable[[bool], None] | None = None) -> ShardOutcome:
-    """Read, conform, encode and write one slice. A slice without a usable record leaves no tar, only its sidecar. on_entry(rejected) per entry.
+    """Read, conform, encode and write one slice.
 
-    The sidecar is committed after the tar, so its presence says that the tar is whole. Raises DataError when the listing is damaged, when the disk is full, or when a
-    source fails on a record in a way it does not declare (`RecordRejected` is counted instead).
+    A slice without a usable record leaves no tar, only its sidecar. on_entry(rejected) per entry.
+
+    The sidecar is committed after the tar, so its presence says that the tar is whole. Raises DataError when the
+    listing is damaged, when the disk is full, or when a source fails on a record in a way it does not declare
+    (`RecordRejected` is counted instead).
     """
     path = task.out / shard_name(task.number)
     entries = read_slice(task.out / WORK_FOLDER / LISTING, task.slice)
@@ -101,7 +106,8 @@ def _read(source: Source, entry: Entry, task: ShardTask, rejects: list[dict[str,
 
 
 def read_sidecar(out: Path, number: int) -> dict[str, Any] | None:
-    """The facts about a finished slice, None when it is unfinished: no sidecar, or its tar is missing or has another size."""
+    """The facts about a finished slice, None when it is unfinished: no sidecar, or its tar is missing or has another
+    size."""
     path = sidecar_path(out, number)
     if not path.exists():
         return None

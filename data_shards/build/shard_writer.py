@@ -1,4 +1,5 @@
-"""One shard: a USTAR tar of `<key>.ecg` and `<key>.json` members, the same bytes whenever and wherever it is written, committed by rename."""
+"""One shard: a USTAR tar of `<key>.ecg` and `<key>.json` members, the same bytes whenever and wherever it is written,
+committed by rename."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ MAX_KEY = 90  # a USTAR name field holds 100 bytes, suffix included
 
 @dataclass(frozen=True)
 class Member:
-    """Where one record's payload and metadata lie in their shard: byte offsets of the contents themselves, sizes, crc32 of the payload."""
+    """Where one record's payload and metadata lie in their shard: byte offsets of the contents themselves, sizes, crc32
+    of the payload."""
 
     offset: int
     size: int
@@ -43,7 +45,10 @@ class ShardInfo:
 
 
 def metadata_bytes(meta: dict[str, Any]) -> bytes:
-    """A record's metadata as JSON with sorted keys, so that the same metadata is the same bytes. Raises DataError for NaN and unknown types."""
+    """A record's metadata as JSON with sorted keys, so that the same metadata is the same bytes.
+
+    Raises DataError for NaN and unknown types.
+    """
     try:
         return json.dumps(meta, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (ValueError, TypeError) as error:
@@ -54,7 +59,10 @@ def metadata_bytes(meta: dict[str, Any]) -> bytes:
 
 
 class ShardWriter:
-    """Writes one shard under a temporary name; `commit()` makes it appear. Leaving the `with` block without a commit leaves nothing behind."""
+    """Writes one shard under a temporary name; `commit()` makes it appear.
+
+    Leaving the `with` block without a commit leaves nothing behind.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -113,7 +121,10 @@ class ShardWriter:
 
 
 def plain_tar_header(name: str, size: int) -> bytes:
-    """The 512 bytes before a member: mode 0644, no owner, no time. `_tar_header` gives the same bytes an order of magnitude faster."""
+    """The 512 bytes before a member: mode 0644, no owner, no time.
+
+    `_tar_header` gives the same bytes an order of magnitude faster.
+    """
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.mtime = size, 0o644, 0
     return info.tobuf(tarfile.USTAR_FORMAT, "ascii")

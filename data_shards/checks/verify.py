@@ -1,4 +1,5 @@
-"""`verify`: does a shard set hold what its manifest and index promise? Every problem is a sentence that names shard, record and offset."""
+"""`verify`: does a shard set hold what its manifest and index promise? Every problem is a sentence that names shard,
+record and offset."""
 
 from __future__ import annotations
 
@@ -46,8 +47,8 @@ _DERIVED = re.compile(r"distant-\d+\.npy")  # made from a bank after it was comm
 
 @dataclass
 class Verification:
-    """`problems` in sentences, empty when the set is whole; `notes`: files of a folder that belong to nothing, which harm no reader. `records` and
-    `shards` looked at; `quick`: sizes and tables only."""
+    """`problems` in sentences, empty when the set is whole; `notes`: files of a folder that belong to nothing, which
+    harm no reader. `records` and `shards` looked at; `quick`: sizes and tables only."""
 
     path: Path
     problems: list[str] = field(default_factory=list)
@@ -64,10 +65,11 @@ class Verification:
 def verify(
     path: Path | str, *, quick: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> Verification:
-    """Check a shard set and its text banks. quick: presence, sizes and tables; otherwise every byte, member, checksum and payload too.
+    """Check a shard set and its text banks. quick: presence, sizes and tables; otherwise every byte, member, checksum
+    and payload too.
 
-    path: a folder, or a URL whose shards are then fetched one by one (quick: its tables only). progress(shards done, shards). Raises DataError only
-    when there is no manifest to verify against.
+    path: a folder, or a URL whose shards are then fetched one by one (quick: its tables only). progress(shards done,
+    shards). Raises DataError only when there is no manifest to verify against.
     """
     remote = open_remote(path)
     path = Path(path) if remote is None else remote.folder
@@ -82,7 +84,8 @@ def verify(
         rows = None if index is None else _rows_of(index, number)
         if rows is not None and rows.num_rows != shard["records"]:
             report.problems.append(
-                f"{INDEX} lists {rows.num_rows} records in shard {shard['name']}, the manifest says {shard['records']}: stale index"
+                f"{INDEX} lists {rows.num_rows} records in shard {shard['name']}, the manifest says "
+                f"{shard['records']}: stale index"
             )
         if remote is None or not quick:
             try:
@@ -141,7 +144,8 @@ def _check_tables(path: Path, manifest: dict[str, Any], report: Verification) ->
     for number in np.unique(shards[(shards < 0) | (shards >= len(manifest["shards"]))]):
         key = index.column("key")[int(np.argmax(shards == number))].as_py()
         report.problems.append(
-            f"record {key} lies in shard number {number} according to {INDEX}; the manifest has {len(manifest['shards'])} shards"
+            f"record {key} lies in shard number {number} according to {INDEX}; the manifest has "
+            f"{len(manifest['shards'])} shards"
         )
     if REPORTS in tables:
         rows = index.column("report").to_numpy()
@@ -149,7 +153,8 @@ def _check_tables(path: Path, manifest: dict[str, Any], report: Verification) ->
         if beyond.size:
             key = index.column("key")[int(beyond[0])].as_py()
             report.problems.append(
-                f"record {key} names report {rows[beyond[0]]}, {REPORTS} has {tables[REPORTS].num_rows} rows ({beyond.size} such records)"
+                f"record {key} names report {rows[beyond[0]]}, {REPORTS} has {tables[REPORTS].num_rows} rows "
+                f"({beyond.size} such records)"
             )
     return index
 
@@ -188,7 +193,7 @@ def _check_shard_file(file: Path, shard: dict[str, Any], report: Verification, q
         report.problems.append(f"shard {name} is missing")
         return False
     if differing.kind == "size":
-        size, listed = differing.bytes, shard["bytes"]
+        size, listed = differing.bytes, differing.listed
         report.problems.append(
             f"shard {name} has {size} bytes, the manifest says {listed}: {'truncated' if size < listed else 'grown'}"
         )
@@ -200,7 +205,10 @@ def _check_shard_file(file: Path, shard: dict[str, Any], report: Verification, q
 
 
 def _members(file: Path) -> Iterator[tuple[str, int, int]]:
-    """(name, offset of the content, size) of every member, as any tar reader sees them. Raises tarfile.TarError where the tar is broken."""
+    """(name, offset of the content, size) of every member, as any tar reader sees them.
+
+    Raises tarfile.TarError where the tar is broken.
+    """
     with tarfile.open(file, "r:") as tar:
         for member in tar:
             yield member.name, member.offset_data, member.size
@@ -209,14 +217,16 @@ def _members(file: Path) -> Iterator[tuple[str, int, int]]:
 def _check_members(
     file: Path, shard: dict[str, Any], rows: pa.Table | None, samples: int, report: Verification
 ) -> None:
-    """The members of one tar against the index rows of its shard, and every payload against its checksum, the codec and the spec."""
+    """The members of one tar against the index rows of its shard, and every payload against its checksum, the codec and
+    the spec."""
     name = shard["name"]
     found: dict[str, tuple[int, int]] = {}
     try:
         for member, offset, size in _members(file):
             if member in found:
                 report.problems.append(
-                    f"shard {name} holds member {member} twice (offsets {found[member][0]} and {offset}): duplicated key"
+                    f"shard {name} holds member {member} twice (offsets {found[member][0]} and {offset}): duplicated "
+                    "key"
                 )
             found[member] = (offset, size)
     except (tarfile.TarError, OSError) as error:
@@ -253,7 +263,10 @@ def _record_problems(
         if f"{key}.{kind}" not in found:
             continue  # already counted as absent
         if found[f"{key}.{kind}"] != (offset, size):
-            yield f"{where}: {INDEX} says {size} bytes there, the tar has {key}.{kind} at {found[f'{key}.{kind}']}: stale index"
+            yield (
+                f"{where}: {INDEX} says {size} bytes there, the tar has {key}.{kind} at {found[f'{key}.{kind}']}: "
+                "stale index"
+            )
             continue
         content = os.pread(descriptor, size, offset)
         if len(content) != size:
@@ -288,7 +301,8 @@ def _metadata_problems(content: bytes, key: str, where: str) -> Iterator[str]:
 
 
 def _stray_files(folder: Path) -> list[str]:
-    """One sentence for every file or folder that neither the manifest nor a text bank lists: harmless for readers, but somebody wonders what they are.
+    """One sentence for every file or folder that neither the manifest nor a text bank lists: harmless for readers, but
+    somebody wonders what they are.
 
     Shards are not looked at: a stray one is a problem.
     """

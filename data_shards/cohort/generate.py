@@ -1,7 +1,8 @@
 """`make_cohort`: a virtual patient cohort on disk, in the layout of a real data set, with the truth beside it.
 
-The folder is written under a name that says it is unfinished and renamed when complete. Everything follows from the seed: each patient, visit and
-finding has its own random stream, so neither the number of workers nor the order of work changes a byte.
+The folder is written under a name that says it is unfinished and renamed when complete. Everything follows from the
+seed: each patient, visit and finding has its own random stream, so neither the number of workers nor the order of work
+changes a byte.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ _log = logging.getLogger(__name__)
 class Cohort:
     """What is to be made; every byte follows from it.
 
-    records: in total, None = about 2.4 per patient. sampling_rate in Hz. findings: only these codes of the table, None = all; who can have none of
-    them is normal. prevalence: "balanced" (every finding about equally often) or "clinical".
+    records: in total, None = about 2.4 per patient. sampling_rate in Hz. findings: only these codes of the table, None
+    = all; who can have none of them is normal. prevalence: "balanced" (every finding about equally often) or
+    "clinical".
     """
 
     patients: int
@@ -99,8 +101,8 @@ def make_cohort(
 ) -> CohortSummary:
     """Write a cohort to the new folder `out`.
 
-    workers: processes, 0 for one per core. `progress(done, total)` is called in patients. Raises UsageError for options that make no sense,
-    UserError where `out` exists, DataError on disk trouble.
+    workers: processes, 0 for one per core. `progress(done, total)` is called in patients. Raises UsageError for options
+    that make no sense, UserError where `out` exists, DataError on disk trouble.
     """
     started = time.monotonic()
     out = Path(out)

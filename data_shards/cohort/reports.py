@@ -1,4 +1,5 @@
-"""Reports as machines print them: rhythm first, diagnoses with qualifiers, now and then the features behind them, a summary, gaps and omissions.
+"""Reports as machines print them: rhythm first, diagnoses with qualifiers, now and then the features behind them, a
+summary, gaps and omissions.
 
 Only findings that the record holds are ever mentioned; some are left out, as in real files.
 """
@@ -60,7 +61,10 @@ def omitted(findings: tuple[str, ...], rng: np.random.Generator) -> tuple[str, .
 
 
 def write_report(findings: tuple[str, ...], facts: Mapping[str, Any], rng: np.random.Generator) -> Report:
-    """The report of one record with `findings` (codes in table order). `facts` fills the phrases: rate, pr, qtc, axis, response, leads ..."""
+    """The report of one record with `findings` (codes in table order).
+
+    `facts` fills the phrases: rate, pr, qtc, axis, response, leads ...
+    """
     present = [FINDINGS[c] for c in findings]
     left_out = omitted(findings, rng)
     said = [f for f in present if f.code not in left_out]
@@ -86,7 +90,10 @@ def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
 def _rhythm(
     present: list[Finding], said: list[Finding], facts: Mapping[str, Any], rng: np.random.Generator
 ) -> tuple[list[str], list[Finding]]:
-    """The opening statement, and the findings it leaves to be said. Where the rhythm itself is omitted, no other rhythm is claimed."""
+    """The opening statement, and the findings it leaves to be said.
+
+    Where the rhythm itself is omitted, no other rhythm is claimed.
+    """
     rest = [f for f in said if f.code != NORMAL and not f.leads_report]
     leading = next((f for f in said if f.leads_report), None)
     unnamed = next((f for f in present if f.leads_report and f not in said), None)
@@ -153,7 +160,8 @@ def _summary(present: list[Finding], facts: Mapping[str, Any], rng: np.random.Ge
 
 
 def _lay_out(lines: list[str], summary: str, rng: np.random.Generator) -> tuple[str, ...]:
-    """Statements into 18 slots: now and then a blank one in between, mostly one before the summary; some carts end lines in dots, some shout."""
+    """Statements into 18 slots: now and then a blank one in between, mostly one before the summary; some carts end
+    lines in dots, some shout."""
     slots: list[str] = []
     for line in lines:
         if slots and rng.random() < 0.06:

@@ -1,6 +1,9 @@
-"""What an order is: the rows of every global batch of a run, as a pure function of the step. It knows no ranks and no workers.
+"""What an order is: the rows of every global batch of a run, as a pure function of the step.
 
-`Order` is what everybody else needs of one, `PartedOrder` what the orders of one set have in common, `local_slice` how a rank takes its part.
+It knows no ranks and no workers.
+
+`Order` is what everybody else needs of one, `PartedOrder` what the orders of one set have in common, `local_slice` how
+a rank takes its part.
 """
 
 from __future__ import annotations
@@ -40,10 +43,12 @@ class Order(Protocol):
 
 
 class PartedOrder:
-    """What the orders of one set have in common: they are laid out one part (an epoch, a window) at a time, and the last few parts are kept.
+    """What the orders of one set have in common: they are laid out one part (an epoch, a window) at a time, and the
+    last few parts are kept.
 
-    rows int64 (n,), dataset rows; codes (n,), patient of every row. A subclass says which part a row of the run lies in (`_locate`) and lays a part out
-    (`_compute`). Raises UsageError or DataError for a global batch that is none or larger than the selection.
+    rows int64 (n,), dataset rows; codes (n,), patient of every row. A subclass says which part a row of the run lies in
+    (`_locate`) and lays a part out (`_compute`). Raises UsageError or DataError for a global batch that is none or
+    larger than the selection.
     """
 
     codes: np.ndarray
@@ -58,7 +63,8 @@ class PartedOrder:
             raise UsageError(f"global batch is {global_batch}; it must be at least 1", "set a positive global batch")
         if n < global_batch:
             raise DataError(
-                f"{n} records are selected, a global batch needs {global_batch}: a batch would hold the same record twice",
+                f"{n} records are selected, a global batch needs {global_batch}: a batch would hold the same record "
+                "twice",
                 f"lower the global batch to {max(n, 1)} or less, or select more records",
             )
 
@@ -96,7 +102,10 @@ class PartedOrder:
         return np.concatenate(pieces)
 
     def part(self, part: int) -> np.ndarray:
-        """int (m,): the positions (into `rows`) of one part, in order. Kept; safe to call from another thread ahead of time."""
+        """int (m,): the positions (into `rows`) of one part, in order.
+
+        Kept; safe to call from another thread ahead of time.
+        """
         with self._lock:
             if part in self._kept:
                 self._kept.move_to_end(part)
@@ -119,7 +128,8 @@ class PartedOrder:
 
 
 def local_slice(global_batch: int, rank: int, world_size: int) -> slice:
-    """The part of a global batch that rank r of W takes: contiguous, the first `global_batch % W` ranks take one more; empty when W > B."""
+    """The part of a global batch that rank r of W takes: contiguous, the first `global_batch % W` ranks take one more;
+    empty when W > B."""
     if not 0 <= rank < world_size:
         raise UsageError(f"rank {rank} is outside 0..{world_size - 1}", "set RANK and WORLD_SIZE of one launch")
     share, more = divmod(global_batch, world_size)

@@ -1,17 +1,24 @@
-"""The global order: a pure function (seed, epoch, fingerprint, global batch) -> the rows of every global batch. It knows no ranks and no workers.
+"""The global order: a pure function (seed, epoch, fingerprint, global batch) -> the rows of every global batch.
 
-Version 1. The run is the infinite concatenation of epochs, cut into global batches of B rows; every row occurs exactly once per epoch of n rows, so
-a batch may end one epoch and begin the next. Within an epoch:
+It knows no ranks and no workers.
 
-1. Every row gets a random 64-bit word from Philox, keyed by sha256(version, seed, epoch, fingerprint, purpose); sorting by these words (stable)
-   is the only shuffle, so the order rests on Philox and on sorting alone, never on a library's shuffle.
-2. The last t rows (the part of the epoch that shares its batch with the next epoch) are the first rows, in random order, of different patients.
-3. The first h rows (the part that shares its batch with the previous epoch) are of different patients, and of none in that epoch's last rows.
-4. The other rows are sorted by (random rank of the patient, random word) and dealt like cards to the full batches, which are then shuffled.
+Version 1. The run is the infinite concatenation of epochs, cut into global batches of B rows; every row occurs exactly
+once per epoch of n rows, so a batch may end one epoch and begin the next. Within an epoch:
 
-So no batch holds two records of a patient, provided that no patient has more records than an epoch has full batches and that there are at least
-2 B patients. Beyond that the order stays a permutation, and a patient with more records than full batches is spread over them evenly: at most
-ceil(records / full batches) in one batch. Changing any of this changes what runs see: it needs a new version number (golden test).
+1. Every row gets a random 64-bit word from Philox, keyed by sha256(version, seed, epoch, fingerprint, purpose); sorting
+   by these words (stable) is the only shuffle, so the order rests on Philox and on sorting alone, never on a library's
+   shuffle.
+2. The last t rows (the part of the epoch that shares its batch with the next epoch) are the first rows, in random
+   order, of different patients.
+3. The first h rows (the part that shares its batch with the previous epoch) are of different patients, and of none in
+   that epoch's last rows.
+4. The other rows are sorted by (random rank of the patient, random word) and dealt like cards to the full batches,
+   which are then shuffled.
+
+So no batch holds two records of a patient, provided that no patient has more records than an epoch has full batches and
+that there are at least 2 B patients. Beyond that the order stays a permutation, and a patient with more records than
+full batches is spread over them evenly: at most ceil(records / full batches) in one batch. Changing any of this changes
+what runs see: it needs a new version number (golden test).
 """
 
 from __future__ import annotations
@@ -34,8 +41,9 @@ _CACHED_EPOCHS = 3
 class GlobalOrder(PartedOrder):
     """Order of `rows` (int64 (n,), dataset rows) in global batches; its parts are the epochs.
 
-    patients: int64 (n,) codes aligned to rows, None = no patient-disjointness asked (only a row is then kept from meeting itself in a batch).
-    fingerprint: of the selection, so that another data set is another order. Raises DataError when there are fewer rows than a batch needs.
+    patients: int64 (n,) codes aligned to rows, None = no patient-disjointness asked (only a row is then kept from
+    meeting itself in a batch). fingerprint: of the selection, so that another data set is another order. Raises
+    DataError when there are fewer rows than a batch needs.
     """
 
     def __init__(
@@ -82,12 +90,14 @@ class GlobalOrder(PartedOrder):
 
 
 def _narrow(positions: np.ndarray) -> np.ndarray:
-    """Positions in half the memory, where they fit: an epoch of ten million rows is then sorted in under half a gigabyte."""
+    """Positions in half the memory, where they fit: an epoch of ten million rows is then sorted in under half a
+    gigabyte."""
     return positions.astype(np.int32) if positions.size < 2**31 else positions
 
 
 def _compact(codes: np.ndarray) -> np.ndarray:
-    """Codes -> 0..k-1 in the order of the codes: what `np.unique` gives, without sorting where the codes are small whole numbers."""
+    """Codes -> 0..k-1 in the order of the codes: what `np.unique` gives, without sorting where the codes are small
+    whole numbers."""
     if codes.dtype.kind not in "iu" or codes.min() < 0 or codes.max() >= 4 * codes.size + 1024:
         return np.unique(codes, return_inverse=True)[1]
     present = np.zeros(int(codes.max()) + 1, dtype=bool)
@@ -112,7 +122,8 @@ def lay_out(
     global_batch: int,
     words: Callable[[str, int], np.ndarray],
 ) -> np.ndarray:
-    """Shuffled positions -> head (of patients not in `met`, bool per patient), full batches dealt so that no patient meets itself, tail (as given).
+    """Shuffled positions -> head (of patients not in `met`, bool per patient), full batches dealt so that no patient
+    meets itself, tail (as given).
 
     codes: patient of every position. words(purpose, size): random words.
     """
@@ -131,7 +142,8 @@ def _deal(
     global_batch: int,
     words: Callable[[str, int], np.ndarray],
 ) -> np.ndarray:
-    """Deal shuffled positions, grouped by patient in random patient order, round-robin to the full batches; then shuffle the batches."""
+    """Deal shuffled positions, grouped by patient in random patient order, round-robin to the full batches; then
+    shuffle the batches."""
     batches = positions.size // global_batch
     if batches == 0:
         return positions
@@ -146,7 +158,8 @@ def _deal(
 def first_of_different_patients(positions: np.ndarray, codes: np.ndarray, size: int, met: np.ndarray) -> np.ndarray:
     """The first `size` positions whose patients differ from each other and from those in `met` (bool per patient).
 
-    Where there are too few, repeats fill up: first of patients already chosen here, then of patients in `met`; always in the given order.
+    Where there are too few, repeats fill up: first of patients already chosen here, then of patients in `met`; always
+    in the given order.
     """
     if size == 0:
         return positions[:0]

@@ -1,9 +1,11 @@
-"""Several shard sets in one run, with weights: one order over all of them, and one set of columns and records for the stream.
+"""Several shard sets in one run, with weights: one order over all of them, and one set of columns and records for the
+stream.
 
-Version 1. A weight becomes a whole number of slots of the global batch, by largest remainder, the same at every step: the composition of a batch
-never varies, and the k-th batch of a set is a pure function of k alone, so that every set keeps the contract of its own order (each record exactly
-once per epoch of its set, patients apart, any step at random access). The sets' rows are then shuffled over the slots by a word stream of
-(seed, step). Rows of the joined sets are those of the first set, then those of the second, and so on. Patients of different sets count as different.
+Version 1. A weight becomes a whole number of slots of the global batch, by largest remainder, the same at every step:
+the composition of a batch never varies, and the k-th batch of a set is a pure function of k alone, so that every set
+keeps the contract of its own order (each record exactly once per epoch of its set, patients apart, any step at random
+access). The sets' rows are then shuffled over the slots by a word stream of (seed, step). Rows of the joined sets are
+those of the first set, then those of the second, and so on. Patients of different sets count as different.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ _STRETCH = 64  # steps whose epochs are computed ahead together
 
 
 def slots_of(weights: Sequence[float], global_batch: int) -> tuple[int, ...]:
-    """Slots of the global batch for every set: shares of the weights, rounded by largest remainder (the earlier set first on a tie).
+    """Slots of the global batch for every set: shares of the weights, rounded by largest remainder (the earlier set
+    first on a tie).
 
     Raises UsageError for a weight that is not positive and finite, or too small for one slot.
     """
@@ -39,14 +42,16 @@ def slots_of(weights: Sequence[float], global_batch: int) -> tuple[int, ...]:
     for number, (slot, share) in enumerate(zip(slots.tolist(), shares.tolist(), strict=True)):
         if slot == 0:
             raise UsageError(
-                f"set {number} of the mixture has weight {weights[number]:g}: {share:.3f} of the {global_batch} slots of a global batch",
+                f"set {number} of the mixture has weight {weights[number]:g}: {share:.3f} of the {global_batch} slots "
+                "of a global batch",
                 "raise its weight or the global batch, or leave the set out",
             )
     return tuple(slots.tolist())
 
 
 class MixtureOrder:
-    """Order over several sets: orders[k], whose global batch is the slots of set k, draws from rows that begin at offsets[k] of the joined sets."""
+    """Order over several sets: orders[k], whose global batch is the slots of set k, draws from rows that begin at
+    offsets[k] of the joined sets."""
 
     def __init__(self, orders: Sequence[Order], offsets: Sequence[int], seed: int) -> None:
         self._orders, self.seed = tuple(orders), seed
@@ -77,7 +82,8 @@ class MixtureOrder:
         return range(self._starts[number], self._starts[number + 1])
 
     def part_of(self, step: int) -> int:
-        """Parts are stretches of a fixed number of steps: the sets enter their epochs and windows at steps of their own."""
+        """Parts are stretches of a fixed number of steps: the sets enter their epochs and windows at steps of their
+        own."""
         return step // _STRETCH
 
     def prepare(self, part: int) -> None:

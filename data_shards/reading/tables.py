@@ -1,4 +1,5 @@
-"""The CSV tables that data sets are published with, plain or .gz: whole, a stretch of rows at a time, or row by row; every field as text."""
+"""The CSV tables that data sets are published with, plain or .gz: whole, a stretch of rows at a time, or row by row;
+every field as text."""
 
 from __future__ import annotations
 
@@ -15,7 +16,10 @@ from cardialign.data_shards.files import sha256_of
 
 
 def check_layout(root: Path, source: str, files: Sequence[str], layout: str) -> None:
-    """Raise UserError unless `root` is a folder that holds all `files` (each plain or .gz). `layout` says in words what is expected."""
+    """Raise UserError unless `root` is a folder that holds all `files` (each plain or .gz).
+
+    `layout` says in words what is expected.
+    """
     if not root.is_dir():
         raise UserError(f"{source}: the folder {str(root)!r} does not exist", f"give the folder that holds {layout}")
     missing = [name for name in files if find_table(root, name) is None]
@@ -33,9 +37,11 @@ def find_table(root: Path, name: str) -> Path | None:
 def read_table(
     path: Path, required: Sequence[str], categorical: Sequence[str] = (), optional: Sequence[str] = ()
 ) -> pa.Table:
-    """The named columns of a CSV (plain or .gz) as strings, an empty field as null; `categorical` ones dictionary-encoded.
+    """The named columns of a CSV (plain or .gz) as strings, an empty field as null; `categorical` ones
+    dictionary-encoded.
 
-    Raises UserError when the file is not there, DataError when it cannot be parsed or lacks a required column (all of them named).
+    Raises UserError when the file is not there, DataError when it cannot be parsed or lacks a required column (all of
+    them named).
     """
     with _csv_errors(path):
         return pa_csv.read_csv(

@@ -21,8 +21,10 @@ def signal_from_millivolts(
     where: str,
     gain: float = COUNTS_PER_MILLIVOLT,
 ) -> WfdbSignal:
-    """float (L, T) in mV -> the nearest counts at `gain` counts per mV. A lead whose peaks would not fit into 16 bits gets half the gain, or a
-    quarter, and so on; samples that are no number become 0 and are flagged. `where` names the record in errors.
+    """float (L, T) in mV -> the nearest counts at `gain` counts per mV.
+
+    A lead whose peaks would not fit into 16 bits gets half the gain, or a quarter, and so on; samples that are no
+    number become 0 and are flagged. `where` names the record in errors.
 
     Raises RecordRejected: bad-format (not numbers, not one row per lead), no-signal, bad-gain.
     """

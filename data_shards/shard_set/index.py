@@ -1,7 +1,8 @@
 """`index.parquet` one column at a time, as plain arrays: no table in memory, no Python object per record.
 
-The columns of a large index are laid down once as `.npy` files in the temporary folder of the machine (TMPDIR), keyed by the index's digest, and
-memory-mapped from there: all processes of a node share them, and the kernel drops pages that are not in use.
+The columns of a large index are laid down once as `.npy` files in the temporary folder of the machine (TMPDIR), keyed
+by the index's digest, and memory-mapped from there: all processes of a node share them, and the kernel drops pages that
+are not in use.
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ def _plain(column: pa.Array) -> np.ndarray:
 
 
 class IndexFile:
-    """Columns of an index, each read when it is first asked for. Thread-safe. Raises DataError for a file that cannot be read.
+    """Columns of an index, each read when it is first asked for.
 
-    digest: of the file's content, under which mapped columns are kept. mapped_from: records from which columns are mapped.
+    Thread-safe. Raises DataError for a file that cannot be read.
+
+    digest: of the file's content, under which mapped columns are kept. mapped_from: records from which columns are
+    mapped.
     """
 
     def __init__(self, path: Path, digest: str, mapped_from: int = MAPPED_FROM) -> None:
@@ -66,7 +70,8 @@ class IndexFile:
         return self._made(name, np.dtype(dtype), fill)
 
     def patients(self) -> np.ndarray:
-        """int32: one code per distinct patient, by first appearance; a record without a patient id is a patient of its own.
+        """int32: one code per distinct patient, by first appearance; a record without a patient id is a patient of its
+        own.
 
         A row group at a time: its codes go straight to the column, only the distinct ids stay.
         """

@@ -16,14 +16,16 @@ from cardialign.data_shards.shard_set.shard_set import ShardSet, unpack_lead_mas
 class JoinedSets:
     """Several shard sets as one, for the stream: columns one after the other, records read from the set they belong to.
 
-    `report` counts on over the sets (-1 none), as `joined_bank.JoinedBank` reads it. Raises DataError for sets of different signal specs.
+    `report` counts on over the sets (-1 none), as `joined_bank.JoinedBank` reads it. Raises DataError for sets of
+    different signal specs.
     """
 
     def __init__(self, sets: Sequence[ShardSet]) -> None:
         specs = {each.spec for each in sets}
         if len(specs) != 1:
             raise DataError(
-                f"shard sets of a mixture have different signal specs: {'; '.join(f'{each.path} {each.spec}' for each in sets)}",
+                "shard sets of a mixture have different signal specs: "
+                f"{'; '.join(f'{each.path} {each.spec}' for each in sets)}",
                 "build them with the same sampling rate and seconds",
             )
         self.sets, self.spec = tuple(sets), specs.pop()
@@ -85,6 +87,9 @@ class JoinedSets:
         return own.key(local)
 
     def read_payload(self, row: int) -> bytes:
-        """The coded signal of one record, checked against its index. Raises DataError naming record, shard and offset."""
+        """The coded signal of one record, checked against its index.
+
+        Raises DataError naming record, shard and offset.
+        """
         own, local = self._own(row)
         return own.read_payload(local)

@@ -1,7 +1,9 @@
-"""What a shard set on disk consists of: the names of its files, the columns of its index, its manifest and its fingerprint.
+"""What a shard set on disk consists of: the names of its files, the columns of its index, its manifest and its
+fingerprint.
 
-A set is a folder of `shard-NNNNNN.tar`, `index.parquet`, `reports.parquet`, `rejects.csv` and, written last, `manifest.json`. Text banks may be added
-below `text_bank/`. A set that is still being built has a `.build/` folder and no manifest.
+A set is a folder of `shard-NNNNNN.tar`, `index.parquet`, `reports.parquet`, `rejects.csv` and, written last,
+`manifest.json`. Text banks may be added below `text_bank/`. A set that is still being built has a `.build/` folder and
+no manifest.
 """
 
 from __future__ import annotations
@@ -47,9 +49,11 @@ INDEX_SCHEMA = pa.schema(
         ("meta_size", pa.int32()),
     ]
 )
-"""One row per record, in the order of the shards; offset, size and crc32 are those of the record's payload in its shard.
+"""One row per record, in the order of the shards; offset, size and crc32 are those of the record's payload in its
+shard.
 
-labels: "set:code"; a set that is present without a code is "set:", so that "labelled, none apply" differs from "not labelled".
+labels: "set:code"; a set that is present without a code is "set:", so that "labelled, none apply" differs from "not
+labelled".
 """
 
 
@@ -58,7 +62,10 @@ def shard_name(number: int) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished set. Raises DataError for a folder without one, a damaged one, or one of another schema."""
+    """The manifest of a finished set.
+
+    Raises DataError for a folder without one, a damaged one, or one of another schema.
+    """
     file = folder / MANIFEST
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder", "name the folder of a shard set")
@@ -101,7 +108,9 @@ def spec_of(manifest: Mapping[str, Any]) -> SignalSpec:
 
 
 def content_fingerprint(spec: SignalSpec, codec: Mapping[str, Any], shards: Sequence[Mapping[str, Any]]) -> str:
-    """sha256 over what a set holds: spec, codec and the content of every shard in order. Independent of folders, names and dates.
+    """sha256 over what a set holds: spec, codec and the content of every shard in order.
+
+    Independent of folders, names and dates.
 
     codec, shards: as the manifest holds them.
     """

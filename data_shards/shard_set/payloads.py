@@ -20,7 +20,8 @@ REMEDY = "run `cardialign shards verify` on the set, then build it again or copy
 
 
 class _OpenFile:
-    """A descriptor that closes when the last reader lets go of it, so that eviction never closes a file under a running read."""
+    """A descriptor that closes when the last reader lets go of it, so that eviction never closes a file under a running
+    read."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -59,7 +60,9 @@ class ShardFiles:
             self._open.clear()
 
     def read(self, shard: int, offset: int, size: int, key: Callable[[], str]) -> bytes:
-        """`size` bytes at `offset`. Raises DataError naming record, shard and offset when the file is missing or ends early.
+        """`size` bytes at `offset`.
+
+        Raises DataError naming record, shard and offset when the file is missing or ends early.
 
         key: of the record, asked for an error only, because it costs a look into the index.
         """
@@ -72,7 +75,8 @@ class ShardFiles:
             ) from error
         if len(data) != size:
             raise DataError(
-                f"record {key()}: shard {self._names[shard]} ends early, {len(data)} of {size} bytes at offset {offset}",
+                f"record {key()}: shard {self._names[shard]} ends early, "
+                f"{len(data)} of {size} bytes at offset {offset}",
                 REMEDY,
             )
         return data

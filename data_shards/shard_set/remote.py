@@ -1,8 +1,10 @@
-"""Shard sets behind a URL: whatever fsspec reaches (s3, gs, http, ...), read through a bounded cache that the processes of a node share.
+"""Shard sets behind a URL: whatever fsspec reaches (s3, gs, http, ...), read through a bounded cache that the processes
+of a node share.
 
-<cache>/<digest>/ holds one version of one set: `manifest.json`, the tables and text banks as they are, and those shards that were read lately. The
-digest follows from the URL and the manifest, so a set that is built anew under the same URL never mixes with its past. Shards are fetched when
-they are first read, checked against the manifest's sha256, and appear by rename; the least recently read ones go when the cache is full.
+<cache>/<digest>/ holds one version of one set: `manifest.json`, the tables and text banks as they are, and those shards
+that were read lately. The digest follows from the URL and the manifest, so a set that is built anew under the same URL
+never mixes with its past. Shards are fetched when they are first read, checked against the manifest's sha256, and
+appear by rename; the least recently read ones go when the cache is full.
 """
 
 from __future__ import annotations
@@ -29,16 +31,19 @@ GIVEN_UP_SECONDS = 60.0
 
 
 def local_folder(location: Path | str) -> Path:
-    """Where the manifest, the tables and the text banks of a shard set lie on this machine: a folder itself, or the cache of a URL."""
+    """Where the manifest, the tables and the text banks of a shard set lie on this machine: a folder itself, or the
+    cache of a URL."""
     remote = open_remote(location)
     return Path(location) if remote is None else remote.folder
 
 
 def open_remote(location: Path | str, cache: ShardCache | None = None) -> RemoteShards | None:
-    """None for a folder. For a URL: fetches manifest, tables and text banks into the cache and returns what fetches the shards.
+    """None for a folder.
 
-    cache: default `ShardCache.from_environment()`. Raises DataError when nothing whole is there or it cannot be reached, UserError when the package
-    for the protocol is missing.
+    For a URL: fetches manifest, tables and text banks into the cache and returns what fetches the shards.
+
+    cache: default `ShardCache.from_environment()`. Raises DataError when nothing whole is there or it cannot be
+    reached, UserError when the package for the protocol is missing.
     """
     url = url_of(location)
     if url is None:
@@ -91,9 +96,12 @@ def _fetch_banks(files: RemoteFiles, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class RemoteShards:
-    """The shards of one set behind `url`, cached in `folder`. `shards`: name -> (bytes, sha256), from the manifest. Picklable.
+    """The shards of one set behind `url`, cached in `folder`.
 
-    A shard that could not be fetched is not asked for again for GIVEN_UP_SECONDS: each of its thousands of records would begin the attempts anew.
+    `shards`: name -> (bytes, sha256), from the manifest. Picklable.
+
+    A shard that could not be fetched is not asked for again for GIVEN_UP_SECONDS: each of its thousands of records
+    would begin the attempts anew.
     """
 
     url: str
@@ -106,7 +114,8 @@ class RemoteShards:
         return type(self), (self.url, self.folder, self.cache, self.shards)
 
     def open(self, name: str) -> int:
-        """A descriptor of one shard, fetched first when the cache lacks it; the processes and threads of a node fetch a shard once.
+        """A descriptor of one shard, fetched first when the cache lacks it; the processes and threads of a node fetch a
+        shard once.
 
         The descriptor stays readable when the cache drops the file. Raises DataError naming the shard and the URL.
         """

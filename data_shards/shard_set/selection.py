@@ -1,4 +1,5 @@
-"""Which records of a shard set are meant: by fold, report, label set, key and split; and the labels that the records carry."""
+"""Which records of a shard set are meant: by fold, report, label set, key and split; and the labels that the records
+carry."""
 
 from __future__ import annotations
 
@@ -62,7 +63,10 @@ class Labels:
         return tuple(sorted({name for name, _, _ in self._pairs}))
 
     def labelled(self, label_set: str) -> np.ndarray:
-        """bool (records,): labelled in this set at all, be it with none of its codes. Raises DataError for an unknown label set."""
+        """bool (records,): labelled in this set at all, be it with none of its codes.
+
+        Raises DataError for an unknown label set.
+        """
         if label_set not in self.names:
             raise DataError(
                 f"{self._index.path.parent} has no label set {label_set!r}",

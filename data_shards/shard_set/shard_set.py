@@ -1,4 +1,5 @@
-"""`ShardSet`: a committed shard set as one object: its index in memory, its records by row, its labels, its selections."""
+"""`ShardSet`: a committed shard set as one object: its index in memory, its records by row, its labels, its
+selections."""
 
 from __future__ import annotations
 
@@ -25,11 +26,14 @@ from cardialign.data_shards.signal.codec import Header, decode_counts, decode_he
 
 
 class ShardSet:
-    """Open with `ShardSet.open(folder or URL)`. Rows are positions in the index, 0..len-1; every array below is aligned to them.
+    """Open with `ShardSet.open(folder or URL)`.
 
-    shard int32, offset int64, size int32, crc32 uint32, fold int16, report int32 (-1 none), age_years float32 (NaN unknown), sex int8
-    (0 unknown, 1 female, 2 male), quality uint32 (bits of `cardialign.data_shards.signal.quality.FLAGS`), patients int32 (a code per distinct patient).
-    Each is read when it is first used; those of a large set are memory-mapped (`index_file`).
+    Rows are positions in the index, 0..len-1; every array below is aligned to them.
+
+    shard int32, offset int64, size int32, crc32 uint32, fold int16, report int32 (-1 none), age_years float32 (NaN
+    unknown), sex int8 (0 unknown, 1 female, 2 male), quality uint32 (bits of
+    `cardialign.data_shards.signal.quality.FLAGS`), patients int32 (a code per distinct patient). Each is read when it
+    is first used; those of a large set are memory-mapped (`index_file`).
     """
 
     def __init__(
@@ -43,9 +47,11 @@ class ShardSet:
 
     @classmethod
     def open(cls, path: Path | str, cache: ShardCache | None = None) -> ShardSet:
-        """A folder, or a URL whose shards are fetched into `cache` (default: CARDIALIGN_CACHE) as they are read; `path` is then the cache's folder.
+        """A folder, or a URL whose shards are fetched into `cache` (default: CARDIALIGN_CACHE) as they are read; `path`
+        is then the cache's folder.
 
-        Raises DataError for a set that is missing, unfinished, of another schema, or whose index does not belong to its manifest.
+        Raises DataError for a set that is missing, unfinished, of another schema, or whose index does not belong to its
+        manifest.
         """
         remote = open_remote(path, cache)
         path = Path(path) if remote is None else remote.folder
@@ -63,7 +69,10 @@ class ShardSet:
         return self._index.records
 
     def __repr__(self) -> str:
-        return f"ShardSet({str(self.path)!r}, records={len(self)}, shards={len(self.shard_names)}, fingerprint={self.fingerprint[:12]})"
+        return (
+            f"ShardSet({str(self.path)!r}, records={len(self)}, shards={len(self.shard_names)}, "
+            f"fingerprint={self.fingerprint[:12]})"
+        )
 
     def _column(self, name: str, dtype: Any) -> np.ndarray:
         return self._index.column(name, dtype)
@@ -149,8 +158,8 @@ class ShardSet:
     ) -> Selection:
         """Rows that meet every criterion given; None asks nothing.
 
-        folds: one of them; label_set: labelled in it; keys: one of them; split: by patient (`shard_set.splits`), its name alone means the default rule.
-        Raises DataError when a key or label set does not exist or nothing is left.
+        folds: one of them; label_set: labelled in it; keys: one of them; split: by patient (`shard_set.splits`), its
+        name alone means the default rule. Raises DataError when a key or label set does not exist or nothing is left.
         """
         wanted = None if folds is None else sorted({int(fold) for fold in folds})
         rule = SplitRule(split) if isinstance(split, str) else split
@@ -168,12 +177,16 @@ class ShardSet:
     def labels(self, rows: np.ndarray, label_set: str) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Codes of the label set (sorted, over the whole set), bool (n, C), and bool (n,): labelled in this set at all.
 
-        A row that is not labelled is all False in the matrix and must not count as a negative. Raises DataError for an unknown label set.
+        A row that is not labelled is all False in the matrix and must not count as a negative. Raises DataError for an
+        unknown label set.
         """
         return self._labels.matrix(rows, label_set)
 
     def read_payload(self, row: int) -> bytes:
-        """The coded signal of one record, checked against the index. Raises DataError naming record, shard and offset."""
+        """The coded signal of one record, checked against the index.
+
+        Raises DataError naming record, shard and offset.
+        """
         row = int(row)
         shard, offset, size = int(self.shard[row]), int(self.offset[row]), int(self.size[row])
         return self.files.payload(shard, offset, size, int(self.crc32[row]), lambda: self.key(row))
@@ -200,7 +213,8 @@ class ShardSet:
             return self._record(payload, meta, header)
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"record {self.key(row)}: its metadata in shard {self.shard_names[int(self.shard[row])]} is damaged ({error})",
+                f"record {self.key(row)}: its metadata in shard {self.shard_names[int(self.shard[row])]} is damaged "
+                f"({error})",
                 "run `cardialign shards verify` and build the shard set again",
             ) from error
 

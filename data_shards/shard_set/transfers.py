@@ -1,4 +1,5 @@
-"""The files below one URL, by whatever protocol fsspec reaches: fetched whole, tried again when a failure may pass, every other failure in words."""
+"""The files below one URL, by whatever protocol fsspec reaches: fetched whole, tried again when a failure may pass,
+every other failure in words."""
 
 from __future__ import annotations
 
@@ -20,18 +21,23 @@ ATTEMPTS = 4
 FIRST_PAUSE_SECONDS = 0.5
 SLOW_FETCH_SECONDS = 60.0  # a shard has hundreds of megabytes
 _S3 = (
-    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, of somebody who may read it (a public bucket: FSSPEC_S3_ANON=true); "
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, of somebody who may read it (a public bucket: "
+    "FSSPEC_S3_ANON=true); "
     "for a store other than Amazon's also AWS_ENDPOINT_URL"
 )
 _GS = (
-    "set GOOGLE_APPLICATION_CREDENTIALS to a key file of somebody who may read it, or run `gcloud auth application-default login` "
+    "set GOOGLE_APPLICATION_CREDENTIALS to a key file of somebody who may read it, or run `gcloud auth "
+    "application-default login` "
     "(a public bucket: FSSPEC_GS_TOKEN=anon)"
 )
 _RIGHTS = {"s3": _S3, "s3a": _S3, "gs": _GS, "gcs": _GS}
 
 
 class RemoteFiles:
-    """The files below one URL. Every failure of the network is a DataError with the URL and, for passing ones, after some attempts."""
+    """The files below one URL.
+
+    Every failure of the network is a DataError with the URL and, for passing ones, after some attempts.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -130,7 +136,8 @@ class _DamagedError(OSError):
 
 
 def _lacks_credentials(error: BaseException) -> bool:
-    """True for the many exceptions of the cloud packages that mean it: botocore's NoCredentialsError, google.auth's DefaultCredentialsError, ..."""
+    """True for the many exceptions of the cloud packages that mean it: botocore's NoCredentialsError, google.auth's
+    DefaultCredentialsError, ..."""
     names = [kind.__name__ for kind in type(error).__mro__] + [type(error.__cause__).__name__]
     return any("Credential" in name or name in ("TokenRetrievalError", "UnauthorizedSSOTokenError") for name in names)
 

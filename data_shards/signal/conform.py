@@ -1,4 +1,5 @@
-"""Bring a record to the `SignalSpec` of a shard set: sampling rate by a polyphase filter, length by cropping or zero-padding at the end."""
+"""Bring a record to the `SignalSpec` of a shard set: sampling rate by a polyphase filter, length by cropping or
+zero-padding at the end."""
 
 from __future__ import annotations
 
@@ -19,9 +20,10 @@ _MARGIN_SECONDS = 0.5
 def conform(record: EcgRecord, spec: SignalSpec) -> EcgRecord:
     """`record` at spec.sampling_rate with exactly spec.samples samples.
 
-    Longer records keep their first spec.seconds, shorter ones are zero-padded (`valid_samples` says how far the signal goes). The gain stays;
-    counts are rounded, and a lead whose resampled peaks leave 16 bits gets the flag "clipped". The original rate and length go to `extra`
-    (original_sampling_rate in Hz, original_samples). A record that conforms already is returned as it is, without a copy.
+    Longer records keep their first spec.seconds, shorter ones are zero-padded (`valid_samples` says how far the signal
+    goes). The gain stays; counts are rounded, and a lead whose resampled peaks leave 16 bits gets the flag "clipped".
+    The original rate and length go to `extra` (original_sampling_rate in Hz, original_samples). A record that conforms
+    already is returned as it is, without a copy.
     """
     same_rate = math.isclose(record.sampling_rate, spec.sampling_rate, rel_tol=1e-9)
     if same_rate and record.samples == spec.samples:
@@ -59,8 +61,8 @@ def _resample(signal: np.ndarray, sampling_rate: float, spec: SignalSpec) -> tup
 
     needed = math.ceil((spec.seconds + _MARGIN_SECONDS) * sampling_rate)
     ratio = Fraction(spec.sampling_rate / sampling_rate).limit_denominator(10_000)
-    # Without its offset, or the filter's ripple (0.06 % from phase to phase) would turn a large one into a tone; "line" goes on straight
-    # beyond both ends, where zeros would make a step.
+    # Without its offset, or the filter's ripple (0.06 % from phase to phase) would turn a large one into a tone; "line"
+    # goes on straight beyond both ends, where zeros would make a step.
     kept = signal[:, :needed]
     # 32 bits hold every count and half count exactly
     offset = np.median(kept, axis=1, keepdims=True).astype(np.float32)
@@ -75,7 +77,8 @@ def _resample(signal: np.ndarray, sampling_rate: float, spec: SignalSpec) -> tup
 
 @lru_cache(maxsize=16)
 def _low_pass(up: int, down: int) -> np.ndarray:
-    """The filter that `resample_poly` would design anew for every record: Kaiser window (beta 5), cut-off at the lower Nyquist rate."""
+    """The filter that `resample_poly` would design anew for every record: Kaiser window (beta 5), cut-off at the lower
+    Nyquist rate."""
     from scipy.signal import firwin
 
     fastest = max(up, down)

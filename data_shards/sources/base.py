@@ -16,8 +16,8 @@ KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One record of a listing: a unique `key`, the record's `path` below the root (no suffix), and what the tables say about it (`meta`): text,
-    numbers, None, and tuples, lists and dicts of them."""
+    """One record of a listing: a unique `key`, the record's `path` below the root (no suffix), and what the tables say
+    about it (`meta`): text, numbers, None, and tuples, lists and dicts of them."""
 
     key: str
     path: str
@@ -38,10 +38,11 @@ class Source(Protocol):
         ...
 
     def entries(self) -> Iterable[Entry]:
-        """All records in a deterministic order, tables joined by key; a new walk at every call, of which a large set yields one by one.
+        """All records in a deterministic order, tables joined by key; a new walk at every call, of which a large set
+        yields one by one.
 
-        That no key occurs twice is for the caller to check. Raises UserError/DataError, in the walk or before it, when the set as a whole is
-        unusable. Only after a whole walk does `describe` know the tables.
+        That no key occurs twice is for the caller to check. Raises UserError/DataError, in the walk or before it, when
+        the set as a whole is unusable. Only after a whole walk does `describe` know the tables.
         """
         ...
 

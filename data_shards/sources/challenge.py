@@ -1,7 +1,8 @@
-"""PhysioNet/CinC Challenge 2020 and 2021 (https://physionet.org/content/challenge-2021/): any folder of .hea and .mat pairs, at any depth.
+"""PhysioNet/CinC Challenge 2020 and 2021 (https://physionet.org/content/challenge-2021/): any folder of .hea and .mat
+pairs, at any depth.
 
-Age, sex and diagnoses stand in the comments of the headers: `#Age: 59`, `#Sex: Male`, `#Dx: 164889003,59118001`; `# Dx:` with a space, an
-empty one, `NaN` and abbreviations instead of codes all occur.
+Age, sex and diagnoses stand in the comments of the headers: `#Age: 59`, `#Sex: Male`, `#Dx: 164889003,59118001`; `#
+Dx:` with a space, an empty one, `NaN` and abbreviations instead of codes all occur.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ log = logging.getLogger(__name__)
 
 
 class Challenge(RecordFolder):
-    """Source "challenge". Label sets: `snomed` (the codes as given) and `challenge` (the 26 classes scored in 2021; empty when a record's codes
-    are none of them). A record with an empty Dx is not labelled. Statements are written from the codes."""
+    """Source "challenge".
+
+    Label sets: `snomed` (the codes as given) and `challenge` (the 26 classes scored in 2021; empty when a record's
+    codes are none of them). A record with an empty Dx is not labelled. Statements are written from the codes.
+    """
 
     name = "challenge"
     prefix = "challenge"

@@ -1,6 +1,8 @@
-"""CODE-15% (https://zenodo.org/records/4916206) in WFDB form, as the PhysioNet Challenge of 2025 distributes it: 400 Hz, 3 to 10 s.
+"""CODE-15% (https://zenodo.org/records/4916206) in WFDB form, as the PhysioNet Challenge of 2025 distributes it: 400
+Hz, 3 to 10 s.
 
-Headers give `# Age`, `# Sex`, `# Chagas label` and `# Source`; patients and the six classes stand in the set's own exams.csv.
+Headers give `# Age`, `# Sex`, `# Chagas label` and `# Source`; patients and the six classes stand in the set's own
+exams.csv.
 """
 
 from __future__ import annotations
@@ -34,8 +36,12 @@ _YES, _NO = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
 
 
 class Code15(RecordFolder):
-    """Source "code15". Label sets: `chagas` (from the header: "Chagas" or empty; serology, so it is no report statement), and with exams.csv
-    `code15` (six classes, empty when the exam has none of them). Statements come from the classes; a normal ECG by exams.csv says so."""
+    """Source "code15".
+
+    Label sets: `chagas` (from the header: "Chagas" or empty; serology, so it is no report statement), and with
+    exams.csv `code15` (six classes, empty when the exam has none of them). Statements come from the classes; a normal
+    ECG by exams.csv says so.
+    """
 
     name = "code15"
     prefix = "code15"

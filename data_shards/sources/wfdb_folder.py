@@ -17,8 +17,11 @@ _SUFFIXES = (".hea", ".dat", ".mat")
 
 
 class WfdbFolder(MappedFolder):
-    """Source "wfdb". Age and sex come from the header comments unless the table has them. Segments of a multi-segment record are read with it
-    and are no records of their own."""
+    """Source "wfdb".
+
+    Age and sex come from the header comments unless the table has them. Segments of a multi-segment record are read
+    with it and are no records of their own.
+    """
 
     name = "wfdb"
     prefix = "wfdb"

@@ -1,8 +1,9 @@
-"""ZZU-pECG (Tan et al., Scientific Data 2025): 14,190 ECGs of 11,643 children, newborns to 15 years, 9 or 12 leads, 500 Hz, 5 to 120 s.
+"""ZZU-pECG (Tan et al., Scientific Data 2025): 14,190 ECGs of 11,643 children, newborns to 15 years, 9 or 12 leads, 500
+Hz, 5 to 120 s.
 
-A table lists the records, in one of two forms: AttributesDictionary.csv as published (age in days, `572d`; quoted codes, `'C22';'C23'`; WFDB
-files), or a records.csv with one .npz per record that holds `signal` (leads, T) in mV (age as `7.5 yr`, `16 mo`, or years as a float), which
-is also the layout of a virtual paediatric cohort.
+A table lists the records, in one of two forms: AttributesDictionary.csv as published (age in days, `572d`; quoted
+codes, `'C22';'C23'`; WFDB files), or a records.csv with one .npz per record that holds `signal` (leads, T) in mV (age
+as `7.5 yr`, `16 mo`, or years as a float), which is also the layout of a virtual paediatric cohort.
 """
 
 from __future__ import annotations
@@ -53,8 +54,12 @@ _ICD = re.compile(r"ICD-10:\s*(.*)", re.IGNORECASE)
 
 
 class ZzuPecg(RecordFolder):
-    """Source "zzu-pecg". Label sets: `aha` (codes as given, findings without a code in words), `icd10` (clinical diagnoses, never a report
-    statement), and `chn` or `group` where the table has them. Statements: the table's report, else those of the AHA codes."""
+    """Source "zzu-pecg".
+
+    Label sets: `aha` (codes as given, findings without a code in words), `icd10` (clinical diagnoses, never a report
+    statement), and `chn` or `group` where the table has them. Statements: the table's report, else those of the AHA
+    codes.
+    """
 
     name = "zzu-pecg"
     prefix = "zzu"
@@ -148,8 +153,9 @@ class ZzuPecg(RecordFolder):
             yield row | {"age_unit": "days" if chosen["age"] == "Age" else "years"}
 
     def _file_of(self, path: str) -> str | None:
-        """Path below the root of the file that a row names: relative to the root, to its Child_ecg/ (as published), or to a table that lies
-        elsewhere and may serve several folders. None when the file is not in this one. WFDB records go without suffix."""
+        """Path below the root of the file that a row names: relative to the root, to its Child_ecg/ (as published), or
+        to a table that lies elsewhere and may serve several folders. None when the file is not in this one. WFDB
+        records go without suffix."""
         if "\0" in path:
             raise DataError(f"{self._table}: the path {path!r} holds a NUL", "give the table as it was published")
         root = self.root.resolve()
@@ -186,7 +192,8 @@ def _meta(row: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _rate(text: str) -> float | None:
-    """Hz, None where a table has none; a word that is no number is not a number, for which the one record is rejected."""
+    """Hz, None where a table has none; a word that is no number is not a number, for which the one record is
+    rejected."""
     try:
         return float(text) if text.strip() and text.strip().casefold() != "nan" else None
     except ValueError:

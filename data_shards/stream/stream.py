@@ -1,4 +1,5 @@
-"""The stream: shards -> one rank's batches of a run, in the order's sequence, from any step, with a digest of what was consumed."""
+"""The stream: shards -> one rank's batches of a run, in the order's sequence, from any step, with a digest of what was
+consumed."""
 
 from __future__ import annotations
 
@@ -22,13 +23,17 @@ EMPTY_DIGEST = "0" * 32
 
 
 def chain_digest(digest: str, global_rows: np.ndarray) -> str:
-    """blake2b(previous digest || ids of this step), hex: two runs with the same digest have consumed the same records in the same order."""
+    """blake2b(previous digest || ids of this step), hex: two runs with the same digest have consumed the same records
+    in the same order."""
     return hashlib.blake2b(bytes.fromhex(digest) + global_rows.astype("<i8").tobytes(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
 class Position:
-    """A place in a run, as a checkpoint keeps it: the next step, and the digest of all steps before it. Raises UsageError for no digest of a stream."""
+    """A place in a run, as a checkpoint keeps it: the next step, and the digest of all steps before it.
+
+    Raises UsageError for no digest of a stream.
+    """
 
     step: int = 0
     digest: str = EMPTY_DIGEST
@@ -43,12 +48,13 @@ class Position:
 class ShardStream:
     """Iterate one rank's batches of a run: steps start.step..stop_step-1 (stop_step None = without end).
 
-    rank, world_size: which slice of each global batch. `.digest` goes on from that of `start` over the global rows of every batch handed out, equal
-    on all ranks. Use as a context manager or call `close()`; after that no thread is left but one whose read hangs, and that one holds up nothing.
+    rank, world_size: which slice of each global batch. `.digest` goes on from that of `start` over the global rows of
+    every batch handed out, equal on all ranks. Use as a context manager or call `close()`; after that no thread is left
+    but one whose read hangs, and that one holds up nothing.
 
-    quarantined: None: a record that cannot be read ends the stream with a DataError naming record, shard, offset and rank. A dict (row -> step from
-    which it counts as unreadable, kept by the caller): such records are listed in `Batch.bad`, and the caller lets `substitute` put others in their
-    place on every rank.
+    quarantined: None: a record that cannot be read ends the stream with a DataError naming record, shard, offset and
+    rank. A dict (row -> step from which it counts as unreadable, kept by the caller): such records are listed in
+    `Batch.bad`, and the caller lets `substitute` put others in their place on every rank.
     """
 
     def __init__(
@@ -88,7 +94,8 @@ class ShardStream:
             part = self._order.part_of(step)
             step += 1
             if part >= prepared:
-                # sorting a million rows takes a moment: have the next part's order ready before its first batch, but after this part's first
+                # sorting a million rows takes a moment: have the next part's order ready before its first batch, but
+                # after this part's first
                 prepared = part + 1
                 if self._stop is None or prepared <= self._order.part_of(self._stop):
                     self._decoder.pool.submit(self._order.prepare, prepared)
@@ -114,7 +121,8 @@ class ShardStream:
     def substitute(self, batch: Batch, chosen: Mapping[int, int]) -> None:
         """Put other rows into the batch handed out last: position in the global batch -> row, the same on every rank.
 
-        Those of this rank are read; `batch.bad` then lists those of them that could not be read either. The digest is that of the new rows.
+        Those of this rank are read; `batch.bad` then lists those of them that could not be read either. The digest is
+        that of the new rows.
         """
         assert batch.step == self.next_step - 1, "only the batch handed out last can still change"
         before = batch.rows.copy()
@@ -126,7 +134,10 @@ class ShardStream:
         self.digest = chain_digest(self._digest_before, batch.global_rows)
 
     def close(self) -> None:
-        """Drop what is under way and end the threads; a read that hangs is waited for a few seconds only. May be called twice."""
+        """Drop what is under way and end the threads; a read that hangs is waited for a few seconds only.
+
+        May be called twice.
+        """
         self._closed = True
         self._decoder.close()
 
@@ -140,9 +151,12 @@ class ShardStream:
 
 
 def iterate_rows(shard_set: ShardSet, rows: np.ndarray, batch_size: int, threads: int = 2) -> Iterator[Batch]:
-    """The given rows once, in the given order, for evaluation; the last batch may be shorter. Threads end with the iteration.
+    """The given rows once, in the given order, for evaluation; the last batch may be shorter.
 
-    Raises DataError naming record, shard and offset for a record that cannot be read: an evaluation never puts another in its place.
+    Threads end with the iteration.
+
+    Raises DataError naming record, shard and offset for a record that cannot be read: an evaluation never puts another
+    in its place.
     """
     if batch_size < 1:
         raise UsageError(f"batch size is {batch_size}; it must be at least 1", "set a positive batch size")

@@ -1,9 +1,11 @@
-"""The text bank: everything a run needs from its reports, computed once per distinct report, kept beside the shards and memory-mapped.
+"""The text bank: everything a run needs from its reports, computed once per distinct report, kept beside the shards and
+memory-mapped.
 
-<shards>/text_bank/<key>/: embeddings.npy, mean.npy, token_ids.npy, lengths.npy, statement_indptr.npy, statement_ids.npy, axes.npy, statements.json,
-bank.json, and distant-64.npy where it was asked for (`cardialign.data_shards.text.distant`).
-The key follows from the encoder, the report cleaning, the shard set and the style of joining statements, so a bank is never stale: another encoder
-is another folder. Rows are those of `reports.parquet`. An unfinished build leaves `.<key>.building/`, and the next one goes on from there.
+<shards>/text_bank/<key>/: embeddings.npy, mean.npy, token_ids.npy, lengths.npy, statement_indptr.npy,
+statement_ids.npy, axes.npy, statements.json, bank.json, and distant-64.npy where it was asked for
+(`cardialign.data_shards.text.distant`). The key follows from the encoder, the report cleaning, the shard set and the
+style of joining statements, so a bank is never stale: another encoder is another folder. Rows are those of
+`reports.parquet`. An unfinished build leaves `.<key>.building/`, and the next one goes on from there.
 """
 
 from __future__ import annotations
@@ -35,11 +37,13 @@ _BUILD_REMEDY = "run `cardialign text-bank build` for these shards and this text
 
 
 class TextBank:
-    """R distinct reports, width d. Open with `TextBank.open(shards)`; arrays are memory-mapped and must not be written to.
+    """R distinct reports, width d.
 
-    embeddings float16 (R, d), unit rows; mean float32 (d,), over records (a frequent report weighs more); token_ids int32 (R, max_tokens);
-    lengths int32 (R,); axes float32 (d, d): principal axes of the centred embeddings, strongest first; description: bank.json, whose `low_rank`
-    states the error of using only the first axes.
+    Open with `TextBank.open(shards)`; arrays are memory-mapped and must not be written to.
+
+    embeddings float16 (R, d), unit rows; mean float32 (d,), over records (a frequent report weighs more); token_ids
+    int32 (R, max_tokens); lengths int32 (R,); axes float32 (d, d): principal axes of the centred embeddings, strongest
+    first; description: bank.json, whose `low_rank` states the error of using only the first axes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,7 +74,10 @@ class TextBank:
     def open(
         cls, shard_set_path: Path | str, encoder_fingerprint: str | None = None, style: str | None = None
     ) -> TextBank:
-        """The bank of this encoder (or the only one there). Raises DataError when there is none, or several and the choice is open."""
+        """The bank of this encoder (or the only one there).
+
+        Raises DataError when there is none, or several and the choice is open.
+        """
         shards = local_folder(shard_set_path)
         wanted = read_manifest(shards)["fingerprint"]
         found: list[Path] = []
@@ -121,12 +128,14 @@ class TextBank:
         return unit(self.embeddings[self._checked(report_ids)].astype(np.float32) - self.mean)
 
     def similarity_features(self, report_ids: np.ndarray, dim: int | None = None) -> np.ndarray:
-        """float32 unit rows whose products are S: `centred` (b, d), or its first `dim` principal axes (b, dim) at the error that bank.json states."""
+        """float32 unit rows whose products are S: `centred` (b, d), or its first `dim` principal axes (b, dim) at the
+        error that bank.json states."""
         centred = self.centred(report_ids)
         return centred if dim is None or dim >= self.dim else low_rank(centred, self.axes[:, :dim])
 
     def jaccard(self, first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
-        """float32 (m, n): overlap of the statement sets of reports `first` (m,) and `second` (n,; by default the same), exact."""
+        """float32 (m, n): overlap of the statement sets of reports `first` (m,) and `second` (n,; by default the same),
+        exact."""
         sets = self.statement_sets(first)
         return jaccard(sets, sets if second is None else self.statement_sets(second))
 
@@ -169,11 +178,12 @@ def build_text_bank(
     block: int = BLOCK,
     progress: Callable[[int, int], None] | None = None,
 ) -> TextBank:
-    """Compute and commit the bank of a shard set (in `out`/<key>, by default <shards>/text_bank/<key>); a bank that is there is opened, not rebuilt.
+    """Compute and commit the bank of a shard set (in `out`/<key>, by default <shards>/text_bank/<key>); a bank that is
+    there is opened, not rebuilt.
 
-    A build that was killed is continued by the next one, at most `block` reports are embedded twice, and the result is the same to the bit.
-    progress(reports done, reports). Raises DataError when the set has no report, when the encoder's output is not what it promises, or when the
-    disk is full; UsageError for an unknown style.
+    A build that was killed is continued by the next one, at most `block` reports are embedded twice, and the result is
+    the same to the bit. progress(reports done, reports). Raises DataError when the set has no report, when the
+    encoder's output is not what it promises, or when the disk is full; UsageError for an unknown style.
     """
     if style not in STYLES:
         raise UsageError(f"unknown report style {style!r}", f"choose one of {', '.join(STYLES)}")
@@ -183,17 +193,7 @@ def build_text_bank(
             f"the report table {shard_set.path / REPORTS} is empty: no record of this set has a report",
             "build shards from a source with reports",
         )
-    description = {
-        "version": BANK_VERSION,
-        "encoder": encoder.describe(),
-        "encoder_fingerprint": encoder.fingerprint,
-        "max_tokens": int(encoder.max_tokens),
-        "dim": int(encoder.dim),
-        "style": style,
-        "cleaning_version": CLEANING_VERSION,
-        "shards": shard_set.fingerprint,
-        "reports": len(statements),
-    }
+    description = _description(encoder, style, shard_set.fingerprint, len(statements))
     path = Path(out or shard_set.path / BANKS) / bank_key(description)
     if (path / BANK_FILE).exists():
         log.info("text_bank path=%s reused reports=%d", path, len(statements))
@@ -219,6 +219,21 @@ def build_text_bank(
     shutil.rmtree(building, ignore_errors=True)
     log.info("text_bank path=%s built reports=%d", path, len(statements))
     return TextBank(path)
+
+
+def _description(encoder: TextEncoderLike, style: str, shards: str, reports: int) -> dict[str, Any]:
+    """`bank.json` as far as it is known before a report is embedded."""
+    return {
+        "version": BANK_VERSION,
+        "encoder": encoder.describe(),
+        "encoder_fingerprint": encoder.fingerprint,
+        "max_tokens": int(encoder.max_tokens),
+        "dim": int(encoder.dim),
+        "style": style,
+        "cleaning_version": CLEANING_VERSION,
+        "shards": shards,
+        "reports": reports,
+    }
 
 
 def bank_key(description: dict[str, Any]) -> str:

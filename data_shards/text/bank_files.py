@@ -1,4 +1,5 @@
-"""Sizes and digests of a text bank's files: written into its `bank.json` when the bank is committed, compared when a shard set is verified."""
+"""Sizes and digests of a text bank's files: written into its `bank.json` when the bank is committed, compared when a
+shard set is verified."""
 
 from __future__ import annotations
 
@@ -12,14 +13,15 @@ from cardialign.data_shards.shard_set.layout import BANK_FILE
 
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
-    """Write the `bank.json` of a bank that is about to be committed, with bytes and sha256 of every other file in its `files`."""
+    """Write the `bank.json` of a bank that is about to be committed, with bytes and sha256 of every other file in its
+    `files`."""
     files = {name: asdict(facts) for name, facts in facts_below(folder, but=(BANK_FILE,)).items()}
     write_json(folder / BANK_FILE, {**description, "files": files}, indent=1, sort_keys=True)
 
 
 def bank_problems(folder: Path, fingerprint: str, *, quick: bool = False) -> list[str]:
-    """What is wrong with a committed bank of the shard set with this fingerprint, in sentences. quick: presence and sizes only. Files that `bank.json` does
-    not list are not looked at."""
+    """What is wrong with a committed bank of the shard set with this fingerprint, in sentences. quick: presence and
+    sizes only. Files that `bank.json` does not list are not looked at."""
     name = f"text bank {folder.name}"
     try:
         description = json.loads((folder / BANK_FILE).read_text(encoding="utf-8"))
@@ -41,7 +43,7 @@ def bank_problems(folder: Path, fingerprint: str, *, quick: bool = False) -> lis
         if differing.kind == "missing":
             problems.append(f"{name}: {file} is missing")
         elif differing.kind == "size":
-            found, listed = differing.bytes, facts.bytes
+            found, listed = differing.bytes, differing.listed
             wrong = "truncated" if found < listed else "grown"
             problems.append(f"{name}: {file} has {found} bytes, {BANK_FILE} says {listed}: {wrong}")
         else:

@@ -94,9 +94,9 @@ def test_what_differs_from_a_list_is_told_file_by_file(tmp_path: Path) -> None:
     (tmp_path / "gone").unlink()
     (tmp_path / "deep/new").write_text("?")
     assert differences(tmp_path, listed, but=("list.json",)) == [
-        Difference("deep/changed", "content", 12),
-        Difference("gone", "missing"),
-        Difference("grown", "size", 6),
+        Difference("deep/changed", "content", 12, 12),
+        Difference("gone", "missing", 0, 4),
+        Difference("grown", "size", 6, 5),
         Difference("deep/new", "unlisted", 1),
     ]
 
@@ -105,4 +105,4 @@ def test_a_list_without_sizes_is_compared_by_content_and_a_quick_look_by_size_al
     (tmp_path / "a").write_text("a")
     assert difference(tmp_path / "a", FileFacts("0" * 64)) == Difference("a", "content", 1)
     assert difference(tmp_path / "a", FileFacts("0" * 64), quick=True) is None
-    assert difference(tmp_path / "a", FileFacts("0" * 64, 2), quick=True) == Difference("a", "size", 1)
+    assert difference(tmp_path / "a", FileFacts("0" * 64, 2), quick=True) == Difference("a", "size", 1, 2)

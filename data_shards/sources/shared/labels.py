@@ -1,4 +1,5 @@
-"""Labels from outside: a table with a row per label, for data sets that publish their records and their labels apart."""
+"""Labels from outside: a table with a row per label, for data sets that publish their records and their labels
+apart."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ Labels = dict[str, tuple[str, ...]]
 
 
 def read_labels(path: Path, id_column: str) -> tuple[dict[str, Labels], int]:
-    """A label CSV (columns `id_column`, label_set, label; one row per label) -> id -> label set -> codes, and the number of rows.
+    """A label CSV (columns `id_column`, label_set, label; one row per label) -> id -> label set -> codes, and the
+    number of rows.
 
     An empty label says "labelled in this set, with none of its codes". Equal labellings share one object.
     """

@@ -26,10 +26,12 @@ def read_ecg(path: Path, key: str, *, source: str, extra: Mapping[str, Any] | No
 def assemble(
     signal: WfdbSignal, where: str, key: str, *, source: str, extra: Mapping[str, Any] | None = None, **fields: Any
 ) -> EcgRecord:
-    """A signal, however it was read, as the EcgRecord `key`: leads reordered, quality assessed. `where` names the record in errors.
+    """A signal, however it was read, as the EcgRecord `key`: leads reordered, quality assessed.
 
-    Raises RecordRejected as `standard_leads` does, "bad-format" for a sampling rate outside 10 Hz to 100 kHz, and "no-signal" when no lead holds a
-    signal.
+    `where` names the record in errors.
+
+    Raises RecordRejected as `standard_leads` does, "bad-format" for a sampling rate outside 10 Hz to 100 kHz, and
+    "no-signal" when no lead holds a signal.
     """
     if not RATE_RANGE[0] <= signal.sampling_rate <= RATE_RANGE[1]:  # false for NaN too
         raise RecordRejected("bad-format", f"{where}: a sampling rate of {signal.sampling_rate:g} Hz is that of no ECG")

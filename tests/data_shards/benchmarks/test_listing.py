@@ -1,4 +1,5 @@
-"""The measurement of a large listing builds the real thing, and memory grows by a few numbers per record, not by its entry."""
+"""The measurement of a large listing builds the real thing, and memory grows by a few numbers per record, not by its
+entry."""
 
 from __future__ import annotations
 

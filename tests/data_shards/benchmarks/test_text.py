@@ -1,4 +1,5 @@
-"""The benchmark's made-up reports: unit vectors with an offset, one similarity space, and a table that a plain search confirms."""
+"""The benchmark's made-up reports: unit vectors with an offset, one similarity space, and a table that a plain search
+confirms."""
 
 from __future__ import annotations
 

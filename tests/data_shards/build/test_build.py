@@ -112,7 +112,8 @@ from cardialign.data_shards.build.index_rows import write_index
 from cardialign.data_shards.record import SignalSpec
 from tests.support.small_source import SmallSource
 if __name__ == "__main__":
-    out, records, workers, delay, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
+    out, delay = Path(sys.argv[1]), float(sys.argv[4])
+    records, workers, limit = (int(sys.argv[at]) for at in (2, 3, 5))
     if limit:
         import resource
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -133,7 +134,8 @@ def start(tmp_path: Path, *arguments: object) -> subprocess.Popen:
 def test_a_build_of_two_workers_killed_midway_goes_on_and_ends_in_the_same_bytes(
     undisturbed: Path, tmp_path: Path
 ) -> None:
-    """Its workers must not go on beside the build that resumes it; test_build_kills.py kills a build in one process at every point."""
+    """Its workers must not go on beside the build that resumes it; test_build_kills.py kills a build in one process at
+    every point."""
     out = tmp_path / "s"
     process = start(tmp_path, out, 60, 2, 0.04, 0)
     deadline = time.monotonic() + 60

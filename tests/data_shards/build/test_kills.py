@@ -1,4 +1,5 @@
-"""A build killed before any one of its file operations, and run again: the same bytes, or an error, never another set."""
+"""A build killed before any one of its file operations, and run again: the same bytes, or an error, never another
+set."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def build(out: Path, records: int, overwrite: bool = False) -> None:
 
 
 def killed_before(operation: int, out: Path, records: int, overwrite: bool) -> bool:
-    """The build in a forked process that dies just before its n-th operation on a file below `out`; False when it had fewer and ended well."""
+    """The build in a forked process that dies just before its n-th operation on a file below `out`; False when it had
+    fewer and ended well."""
     child = os.fork()
     if child == 0:
         seen = 0

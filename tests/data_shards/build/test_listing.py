@@ -1,4 +1,5 @@
-"""The listing on disk: entries come back as they were, keys are distinct, and a build that dies while it lists leaves nothing to trip over."""
+"""The listing on disk: entries come back as they were, keys are distinct, and a build that dies while it lists leaves
+nothing to trip over."""
 
 from __future__ import annotations
 

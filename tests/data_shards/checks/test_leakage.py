@@ -1,4 +1,5 @@
-"""Leaks are found where they are planted: a shared patient, a recording under another key, in another unit; and nowhere else."""
+"""Leaks are found where they are planted: a shared patient, a recording under another key, in another unit; and nowhere
+else."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from tests.support.small_source import SmallSource, heart_counts
 
 
 class Archive(SmallSource):
-    """Recordings of its own, but for those of `copied` (number here -> number of the archive of seed 0), stored times `unit`."""
+    """Recordings of its own, but for those of `copied` (number here -> number of the archive of seed 0), stored times
+    `unit`."""
 
     def __init__(
         self,

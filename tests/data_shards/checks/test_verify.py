@@ -81,8 +81,8 @@ def test_a_truncated_shard_is_found_even_when_cut_between_members(set_copy: Path
     )
     found = problems(set_copy)
     assert (
-        f"record {shards.key(45)} in shard shard-000001.tar at offset {shards.offset[45]}: not in the tar, or not wholly"
-        in found
+        f"record {shards.key(45)} in shard shard-000001.tar at offset {shards.offset[45]}: not in the tar, or not "
+        "wholly" in found
     )
 
 
@@ -171,9 +171,9 @@ def test_a_flipped_a_cut_and_a_missing_array_of_a_text_bank_are_found_by_file(se
     mean[-1] ^= 1
     (bank / "mean.npy").write_bytes(mean)
     assert problems(set_copy, quick=True) == ""
-    assert (
-        problems(set_copy)
-        == f"text bank {bank.name}: mean.npy is not the one the bank was built with (its sha256 differs): swapped or damaged"
+    assert problems(set_copy) == (
+        f"text bank {bank.name}: mean.npy is not the one the bank was built with (its sha256 differs): swapped or "
+        "damaged"
     )
     with (bank / "embeddings.npy").open("r+b") as file:
         file.truncate(130)

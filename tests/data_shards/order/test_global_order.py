@@ -1,4 +1,5 @@
-"""The order is a versioned contract: the same batches on any world, from any resume point, each record once per epoch, patients apart."""
+"""The order is a versioned contract: the same batches on any world, from any resume point, each record once per epoch,
+patients apart."""
 
 from __future__ import annotations
 

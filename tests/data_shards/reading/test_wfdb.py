@@ -1,4 +1,5 @@
-"""The fast format-16 reader gives what the wfdb package gives, other forms go through that package, and bad files are turned away by name."""
+"""The fast format-16 reader gives what the wfdb package gives, other forms go through that package, and bad files are
+turned away by name."""
 
 from __future__ import annotations
 

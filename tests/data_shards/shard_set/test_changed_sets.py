@@ -1,5 +1,5 @@
-"""Whatever bits of a committed shard set are flipped or cut: what is read is what was written, or is refused; and a full verify finds it in the shards
-and tables (a manifest also says things that nothing follows from)."""
+"""Whatever bits of a committed shard set are flipped or cut: what is read is what was written, or is refused; and a
+full verify finds it in the shards and tables (a manifest also says things that nothing follows from)."""
 
 from __future__ import annotations
 

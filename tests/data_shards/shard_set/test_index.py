@@ -1,4 +1,5 @@
-"""Columns of an index: the same numbers in memory and memory-mapped, shared between processes, and never from a file that another could have written."""
+"""Columns of an index: the same numbers in memory and memory-mapped, shared between processes, and never from a file
+that another could have written."""
 
 from __future__ import annotations
 

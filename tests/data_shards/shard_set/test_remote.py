@@ -1,4 +1,5 @@
-"""Shards behind a URL read like a folder: fetched once per node, checked, bounded on disk, and every failure names the URL and the way out."""
+"""Shards behind a URL read like a folder: fetched once per node, checked, bounded on disk, and every failure names the
+URL and the way out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A patient's split depends on the patient and the salt alone, so it survives added data; fractions hold; no patient is in two splits."""
+"""A patient's split depends on the patient and the salt alone, so it survives added data; fractions hold; no patient is
+in two splits."""
 
 from __future__ import annotations
 

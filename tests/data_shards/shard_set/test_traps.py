@@ -42,7 +42,8 @@ def challenge(
 def mimic(
     root: Path, reports: dict[str, dict[str, str]], studies: tuple[str, ...] = ("45106466",), **change: np.ndarray
 ) -> Path:
-    """MIMIC-IV-ECG with `studies`, of which `reports` holds the measurements rows; `change` replaces the counts of lead names."""
+    """MIMIC-IV-ECG with `studies`, of which `reports` holds the measurements rows; `change` replaces the counts of lead
+    names."""
     rows = []
     for study in studies:
         counts = ecg_counts(5000)

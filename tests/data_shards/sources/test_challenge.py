@@ -1,4 +1,5 @@
-"""Challenge folders, Chapman-Shaoxing-Ningbo and both forms of CPSC2018: headers' comments to labels, statements and demographics."""
+"""Challenge folders, Chapman-Shaoxing-Ningbo and both forms of CPSC2018: headers' comments to labels, statements and
+demographics."""
 
 from __future__ import annotations
 

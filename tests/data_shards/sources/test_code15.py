@@ -1,4 +1,5 @@
-"""CODE-15% in WFDB form: 400 Hz, demographics from headers or exams.csv, classes and statements only where the table gives them."""
+"""CODE-15% in WFDB form: 400 Hz, demographics from headers or exams.csv, classes and statements only where the table
+gives them."""
 
 from __future__ import annotations
 
@@ -49,7 +50,10 @@ def test_headers_give_age_sex_and_the_chagas_label(folder: Path) -> None:
 
 
 def test_exams_give_patients_classes_and_statements(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = "1000104,66,False,60.1,True,False,False,False,False,True,7,,,False,x.hdf5\n1000200,41,True,40,False,False,False,False,False,False,7,,,True,x.hdf5\n"
+    rows = (
+        "1000104,66,False,60.1,True,False,False,False,False,True,7,,,False,x.hdf5\n"
+        "1000200,41,True,40,False,False,False,False,False,False,7,,,True,x.hdf5\n"
+    )
     (folder / "exams.csv").write_text(EXAMS + rows)
     source = open_source("code15", folder)
     first, second, third = source.entries()

@@ -1,4 +1,5 @@
-"""MIMIC-IV-ECG as published: joined by study_id, leads reordered, reports cleaned, bad records and wrong layouts named."""
+"""MIMIC-IV-ECG as published: joined by study_id, leads reordered, reports cleaned, bad records and wrong layouts
+named."""
 
 from __future__ import annotations
 

@@ -36,7 +36,10 @@ def test_unknown_names_and_options_list_the_known_ones(tmp_path):
 
 
 def test_naming_the_sources_imports_no_heavy_package():
-    code = "import sys, cardialign.data_shards.sources; print([m for m in ('numpy', 'pandas', 'pyarrow', 'scipy') if m in sys.modules])"
+    code = (
+        "import sys, cardialign.data_shards.sources; print([m for m in ('numpy', 'pandas', 'pyarrow', 'scipy') if m in "
+        "sys.modules])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60

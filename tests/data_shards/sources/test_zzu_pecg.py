@@ -17,7 +17,8 @@ from cardialign.data_shards.sources.shared.patients import patient_hash
 from tests.support.wfdb_files import ecg_counts, write_record
 
 PUBLISHED = (
-    "Filename", "ECG_ID", "Patient_ID", "Age", "Gender", "Acquisition_date", "Sampling_point", "Lead", "AHA_code", "CHN_code", "ICD-10 code", "pSQI",
+    "Filename", "ECG_ID", "Patient_ID", "Age", "Gender", "Acquisition_date", "Sampling_point", "Lead", "AHA_code",
+    "CHN_code", "ICD-10 code", "pSQI",
 )  # fmt: skip
 NINE = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V3", "V5")
 
@@ -35,8 +36,10 @@ def test_the_published_form_days_quotes_and_nine_leads(tmp_path: Path, caplog: p
         tmp_path / "Child_ecg/P00/P00002/P00002_E01", ecg_counts(2500, leads=9, gain=1000), leads=NINE, gains="1000/mV"
     )
     rows = [
-        ("P00/P00001/P00001_E01", "P00001_E01", "P00001", "572d", "'Male'", "2018-01-09", 2500, 12, "'A1'", "'A1'", "'I40.0';'Q21.1'", ""),
-        ("P00/P00002/P00002_E01", "P00002_E01", "P00002", "12d", "'Female'", "", 2500, 9, "'C22';'L145+Modifier362';'Left ventricular high voltage';'Z999'", "", "", ""),
+        ("P00/P00001/P00001_E01", "P00001_E01", "P00001", "572d", "'Male'", "2018-01-09", 2500, 12, "'A1'", "'A1'",
+        "'I40.0';'Q21.1'", ""),
+        ("P00/P00002/P00002_E01", "P00002_E01", "P00002", "12d", "'Female'", "", 2500, 9,
+        "'C22';'L145+Modifier362';'Left ventricular high voltage';'Z999'", "", "", ""),
     ]  # fmt: skip
     write_csv(tmp_path / "AttributesDictionary.csv", PUBLISHED, rows)
     source = open_source("zzu-pecg", tmp_path)
@@ -111,7 +114,8 @@ def test_a_missing_table_and_missing_columns_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "years"),
-    [("572d", 572 / 365.25), ("16 mo", 16 / 12), ("7.5 yr", 7.5), ("59", 59.0), (" '3w' ", 21 / 365.25), ("90+", 90.0), ("300", 90.0),
+    [("572d", 572 / 365.25), ("16 mo", 16 / 12), ("7.5 yr", 7.5), ("59", 59.0), (" '3w' ", 21 / 365.25), ("90+", 90.0),
+    ("300", 90.0),
      ("NaN", None), ("", None), ("-1", None), ("old", None), ("131", None), ("7 parsecs", None)],
 )  # fmt: skip
 def test_ages_in_every_spelling(text: str, years: float | None) -> None:

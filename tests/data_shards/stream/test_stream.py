@@ -1,4 +1,5 @@
-"""The stream hands out exactly the order's records in mV, on any world, from any step, and says where a damaged record lies."""
+"""The stream hands out exactly the order's records in mV, on any world, from any step, and says where a damaged record
+lies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The bank holds each distinct report once, belongs to one encoder and one shard set, and appears whole or not at all."""
+"""The bank holds each distinct report once, belongs to one encoder and one shard set, and appears whole or not at
+all."""
 
 from __future__ import annotations
 

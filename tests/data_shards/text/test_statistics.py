@@ -1,4 +1,5 @@
-"""Similarity statistics are those of the pairs of a run's own batches; suggested thresholds leave the negatives they claim."""
+"""Similarity statistics are those of the pairs of a run's own batches; suggested thresholds leave the negatives they
+claim."""
 
 from __future__ import annotations
 
