@@ -2,7 +2,8 @@
 
 One entry says everything: name, what it changes in the heart, what it excludes, how machines put it, its SCP-ECG codes.
 
-Adding a finding is adding one entry to `_TABLE` (and, where no existing change fits, one function to `changes`).
+Adding a finding is adding one entry to `_TABLE` (and, where no existing change fits, one function to
+`waveform_changes`).
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class ShardSet:
     shard int32, offset int64, size int32, crc32 uint32, fold int16, report int32 (-1 none), age_years float32 (NaN
     unknown), sex int8 (0 unknown, 1 female, 2 male), quality uint32 (bits of
     `cardialign.data_shards.signal.quality.FLAGS`), patients int32 (a code per distinct patient). Each is read when it
-    is first used; those of a large set are memory-mapped (`index_file`).
+    is first used; those of a large set are memory-mapped (`shard_set.index`).
     """
 
     def __init__(

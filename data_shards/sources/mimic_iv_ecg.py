@@ -4,7 +4,7 @@ statements.
 record_list.csv lists the records, machine_measurements.csv holds 18 report columns (with gaps) for most of them. The
 two are joined by study_id: 10,554 records have no measurements row, so the row order of one says nothing about the
 other. Tables are read a stretch of rows at a time; what the join needs stays in memory as numbers, some 30 bytes per
-row of machine_measurements.csv (`sources/mimic_tables.py`).
+row of machine_measurements.csv (`sources.mimic_tables`).
 """
 
 from __future__ import annotations

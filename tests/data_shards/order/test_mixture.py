@@ -72,7 +72,9 @@ def test_every_set_is_passed_once_per_its_own_epoch_on_every_world_from_any_step
         assert np.unique(rows).size == batch
         np.testing.assert_array_equal(np.bincount(set_of(rows, sizes)), order.slots)
     for number, (n, slots) in enumerate(zip(sizes, order.slots, strict=True)):
-        alone = GlobalOrder(np.arange(n), None, slots, seed, f"set-{number}")  # whose passes test_order.py proves
+        alone = GlobalOrder(
+            np.arange(n), None, slots, seed, f"set-{number}"
+        )  # whose passes test_global_order.py proves
         for step, rows in enumerate(trace):
             mine = rows[set_of(rows, sizes) == number] - sum(sizes[:number])
             np.testing.assert_array_equal(np.sort(mine), np.sort(alone.batch(step)))
