@@ -23,7 +23,10 @@ SOURCES: dict[str, str] = {
     "wfdb": "cardialign.data_shards.sources.wfdb_folder:WfdbFolder",
     "arrays": "cardialign.data_shards.sources.arrays:Arrays",
 }
-"""Name -> "module:class". A new data set is one file here and one line in this table; template.py is there to be copied."""
+"""Name -> "module:class".
+
+A new data set is one file here and one line in this table; template.py is there to be copied.
+"""
 
 ALIASES: dict[str, str] = {"npy": "arrays", "npz": "arrays", "csv": "arrays"}
 """Other words for a source."""

@@ -46,6 +46,8 @@ class SimClr(Method):
     Config: ClassVar[type[MethodConfig]] = SimClrConfig
     reports: ClassVar[bool] = False
 
+    log_scale: Tensor
+
     def __init__(self, config: RunConfig, spec: SignalSpec) -> None:
         super().__init__(config, spec)
         method = config.method

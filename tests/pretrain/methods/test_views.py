@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cardialign.data_shards.errors import UsageError
-from cardialign.data_shards.order.global_order import local_slice
+from cardialign.data_shards.order.contract import local_slice
 from cardialign.data_shards.stream.stream import Batch
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.methods.parts.draws import Draws
