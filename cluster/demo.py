@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.subcommand import run_command
-from cardialign.cluster.tracking.spool import read_json, write_json
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import read_json, write_json
 from cardialign.pretrain.run.files import EXPORT
 
 RECORD = "demo.json"
@@ -63,7 +63,7 @@ class Demo:
     stages: dict[str, Any] = field(default_factory=dict)
 
     def save(self) -> None:
-        write_json(self.out / RECORD, {"settings": asdict(self.settings), "stages": self.stages})
+        write_json(self.out / RECORD, {"settings": asdict(self.settings), "stages": self.stages}, indent=1)
 
 
 def _to_stderr(line: str) -> None:

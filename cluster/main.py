@@ -15,10 +15,9 @@ import traceback
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from cardialign.cluster.cli.exit_codes import DONE, FAILED, INTERRUPTED
 from cardialign.cluster.cli.lines import aligned, json_line
 from cardialign.cluster.commands import COMMANDS, GROUPS, module_of
-from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.errors import DONE, FAILED, INTERRUPTED, UsageError, UserError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -144,7 +143,7 @@ def _tell_error(command: str | None, problem: str, remedy: str, code: int, as_js
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns its exit code (`cardialign.cluster.cli.exit_codes`).
+    """Run one command; returns its exit code (`cardialign.data_shards.errors`).
 
     Never raises for what a user can cause.
     """

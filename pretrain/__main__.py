@@ -20,12 +20,10 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import DONE, STOPPED, UserError
 from cardialign.pretrain.config import load_config
 from cardialign.pretrain.run.lock import locked_run
 from cardialign.pretrain.run.observer import NullReporter
-
-STOPPED = 75
 
 
 class _SignalReporter(NullReporter):
@@ -85,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if torch.distributed.get_rank() == 0:
         sys.stdout.write(json.dumps({**asdict(result), "checkpoint": str(result.checkpoint)}) + "\n")
     torch.distributed.destroy_process_group()
-    return STOPPED if result.stopped else 0
+    return STOPPED if result.stopped else DONE
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ import subprocess
 import sys
 from typing import Any
 
-from cardialign.cluster.cli.exit_codes import INTERRUPTED
 from cardialign.cluster.environment.versions import source_root
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import INTERRUPTED, UserError
 
 
 def run_command(words: list[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.pages.run_page import Picture, write_run_page
-from cardialign.cluster.tracking.spool import read_json
+from cardialign.data_shards.files import read_json
 from cardialign.pretrain.run.files import CONFIG, RESULT
 
 PICTURES = 3

@@ -13,6 +13,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from cardialign.data_shards.files import commit_file
+
 FOLDER = Path(__file__).parent
 
 
@@ -20,9 +22,7 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
     """The page of `templates/<template>` with `values` as `path`, replaced in one step; returns the path."""
     page = _environment().get_template(template).render(style=_style(), **values)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    commit_file(path, lambda temporary: temporary.write_text(page, encoding="utf-8"), durable=False)
     return path
 
 

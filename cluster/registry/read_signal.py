@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import RecordRejected, UserError
+from cardialign.data_shards.files import UNREADABLE_ARRAY
 from cardialign.data_shards.record import STANDARD_LEADS
-from cardialign.data_shards.unreadable import UNREADABLE_ARRAY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +76,6 @@ def _from_npy(path: Path, leads: str | None, sampling_rate: float | None) -> Sig
 
 def _from_wfdb(path: Path) -> Signal:
     from cardialign.data_shards.reading.wfdb.reader import read_wfdb
-    from cardialign.data_shards.sources.base import RecordRejected
 
     record = path.with_suffix("") if path.suffix in (".hea", ".dat") else path
     try:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.environment.session import ray_session, threads_of_each
 from cardialign.cluster.runs.failure import clear_requests, read_failure, request_stop
-from cardialign.cluster.tracking.spool import SpoolReader, read_json, write_json
+from cardialign.cluster.tracking.spool import SpoolReader
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import read_json, write_json
 from cardialign.pretrain.run.files import ATTEMPTS, CONFIG, METRICS, RESULT
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def _claim(config: RunConfig, run_dir: Path) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         clear_requests(run_dir)
-        write_json(run_dir / CONFIG, config.resolved())
+        write_json(run_dir / CONFIG, config.resolved(), indent=1)
     except OSError as error:
         raise UserError(
             f"run directory {run_dir} cannot be written: {error.strerror}", "give another --run-dir"

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.tracking.spool import read_json, write_json
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import read_json, write_json
 from cardialign.pretrain.run.files import FAILURE, RESULT, STOP, WORKERS
 
 
@@ -22,7 +22,7 @@ def write_failure(run_dir: Path, error: UserError, rank: int) -> None:
         "rank": rank,
     }
     own = run_dir / f".{FAILURE}.rank-{rank}"
-    write_json(own, values)
+    write_json(own, values, indent=1)
     try:
         os.link(own, run_dir / FAILURE)
     except FileExistsError:

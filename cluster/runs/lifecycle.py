@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.cli.exit_codes import DONE, STOPPED
 from cardialign.cluster.cli.progress import Progress
 from cardialign.cluster.environment.versions import git_commit, versions
 from cardialign.cluster.tracking.tracker import RunTracker
-from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.errors import DONE, STOPPED, UsageError, UserError
 from cardialign.pretrain.run.files import EXPORT
 from cardialign.pretrain.run.lock import locked_run
 
@@ -56,7 +55,7 @@ def _bank(shards: Path, text: TextConfig) -> dict[str, Any]:
     """
     from cardialign.cluster.cli.subcommand import run_command
     from cardialign.cluster.runs.text_bank import find_text_bank
-    from cardialign.data_shards.shard_set.remote import url_of
+    from cardialign.data_shards.locations import url_of
 
     bank = find_text_bank(shards, text)
     if bank is None:

@@ -12,8 +12,9 @@ from typing import Any
 
 from cardialign.cluster.runs.failure import write_failure
 from cardialign.cluster.runs.observer import RayObserver
-from cardialign.cluster.tracking.spool import append_line, write_json
+from cardialign.cluster.tracking.spool import append_line
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import write_json
 from cardialign.pretrain.run.files import ATTEMPTS, FAILURE, RESULT, WORKERS
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ def train_worker(settings: dict[str, Any]) -> None:
         "world_size": context.get_world_size(),
         "started": started,
     }
-    write_json(run_dir / WORKERS / f"rank-{rank}.json", note)
+    (run_dir / WORKERS).mkdir(exist_ok=True)
+    write_json(run_dir / WORKERS / f"rank-{rank}.json", note, indent=1)
     if rank == 0:
         append_line(run_dir / ATTEMPTS, {"time": started, "world_size": context.get_world_size()})
     try:
@@ -61,4 +63,5 @@ def train_worker(settings: dict[str, Any]) -> None:
         write_json(
             run_dir / RESULT,
             {key: str(value) if isinstance(value, Path) else value for key, value in asdict(result).items()},
+            indent=1,
         )

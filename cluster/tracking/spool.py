@@ -52,26 +52,6 @@ def append_line(path: Path, values: dict[str, Any]) -> None:
         file.write((json.dumps(values) + "\n").encode())
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Whole file or nothing: temporary name, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w") as file:
-        json.dump(values, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in `path`, None when the file is absent or not (yet) a JSON object."""
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return values if isinstance(values, dict) else None
-
-
 class SpoolReader:
     """Lines of one spool file after `cursor`.
 

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.tracking.spool import Cursor, read_json, write_json
+from cardialign.cluster.tracking.spool import Cursor
+from cardialign.data_shards.files import read_json, write_json
 from cardialign.pretrain.run.files import METRICS, SYSTEM, TRACKING
 
 
@@ -36,7 +37,7 @@ class TrackingState:
         return cls(**values)
 
     def save(self, run_dir: Path) -> None:
-        write_json(run_dir / TRACKING, asdict(self))
+        write_json(run_dir / TRACKING, asdict(self), indent=1)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

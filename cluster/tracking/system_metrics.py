@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cardialign.cluster.tracking.spool import read_json
+from cardialign.data_shards.files import read_json
 from cardialign.pretrain.run.files import WORKERS
 
 MIB = 2**20

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.reading.tables import read_table, strings
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.sources.shared.common import read_table, strings
 from cardialign.pretrain.evaluation.prompts import PromptClass, PromptSet
 
 _VALUES = {"0": False, "0.0": False, "1": True, "1.0": True}

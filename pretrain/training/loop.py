@@ -15,11 +15,12 @@ from typing import Any
 import torch
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.order.contract import Order
 from cardialign.data_shards.order.global_order import ORDER_VERSION
-from cardialign.data_shards.order.mixture import JoinedSets
-from cardialign.data_shards.order.substitutes import Order
-from cardialign.data_shards.shard_set.shard_set import Selection, ShardSet
-from cardialign.data_shards.stream.stream import EMPTY_DIGEST, Batch, ShardStream
+from cardialign.data_shards.shard_set.joined import JoinedSets
+from cardialign.data_shards.shard_set.selection import Selection
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.stream.stream import EMPTY_DIGEST, Batch, Position, ReadAhead, ShardStream
 from cardialign.data_shards.text.bank import TextBank
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.methods.base import Method, Tensors, create_method, method_class
@@ -221,10 +222,15 @@ class _Run:
     def _stream(self) -> ShardStream:
         data, workers = self.config.data, self.workers
         return ShardStream(
-            self.shard_set, self.order, rank=workers.rank, world_size=workers.world_size, start_step=self.start, stop_step=self.last,
-            threads=data.threads, prefetch=data.prefetch, digest=self.digest, slow_read_seconds=data.slow_read_seconds,
+            self.shard_set,
+            self.order,
+            rank=workers.rank,
+            world_size=workers.world_size,
+            start=Position(self.start, self.digest),
+            stop_step=self.last,
             quarantined=None if self.quarantine is None else self.quarantine.rows,
-        )  # fmt: skip
+            read_ahead=ReadAhead(data.threads, data.prefetch, data.slow_read_seconds),
+        )
 
     def _trace(self) -> AbstractContextManager[TraceWriter | None]:
         return TraceWriter(self.run_dir, self.start) if self.workers.rank == 0 else nullcontext()

@@ -17,7 +17,8 @@ from typing import Any
 import torch.distributed as dist
 
 from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.order.substitutes import BadSample, Order, describe_bad, substitutes
+from cardialign.data_shards.order.contract import Order
+from cardialign.data_shards.order.substitutes import BadSample, describe_bad, substitutes
 from cardialign.data_shards.shard_set.payloads import REMEDY
 from cardialign.data_shards.stream.decoder import Batch
 from cardialign.data_shards.stream.stream import ShardStream

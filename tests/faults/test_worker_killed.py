@@ -17,7 +17,7 @@ import pytest
 
 from cardialign.cluster.main import main
 from cardialign.cluster.runs.driver import train_on_ray
-from cardialign.cluster.tracking.spool import read_json
+from cardialign.data_shards.files import read_json
 from cardialign.pretrain.config import RunConfig, load_config
 from cardialign.pretrain.run.files import ATTEMPTS, WORKERS
 from cardialign.pretrain.run.trace import read_trace

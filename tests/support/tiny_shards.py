@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.record import EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources.base import Entry
@@ -107,8 +107,9 @@ class HashingEncoder:
 
 
 def make_shards(folder: Path, silent: int = 0) -> Path:
-    build_shards(TinySource(silent), folder, spec=SignalSpec(RATE, SECONDS), records_per_shard=20, workers=1)
-    build_text_bank(ShardSet.open(folder), HashingEncoder())
+    build_shards(TinySource(silent), folder, SetPlan(SignalSpec(RATE, SECONDS), records_per_shard=20), workers=1)
+    if silent < RECORDS:
+        build_text_bank(ShardSet.open(folder), HashingEncoder())
     return folder
 
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from cardialign.data_shards.order.global_order import local_slice
+from cardialign.data_shards.order.contract import local_slice
 from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, weighted_infonce
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.methods.base import StepLoss

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cardialign.cluster.runs.failure import clear_requests, read_failure, request_stop, write_failure
 from cardialign.cluster.runs.observer import RayObserver
-from cardialign.cluster.tracking.spool import write_json
 from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.files import write_json
 from cardialign.pretrain.run.files import FAILURE, RESULT, STOP
 from cardialign.pretrain.training.alarms import CollapseError
 

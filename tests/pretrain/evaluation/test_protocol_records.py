@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -109,7 +109,7 @@ def test_every_published_split_file_is_complete_and_finds_the_real_records(
     published = real_data / "protocols" / "merl"
     labels = load_task(f"merl-v1:{task}").values["labels"]
     read_prompt_file(published / "zeroshot/CKEPE_prompt.json", labels["classes"], "published")
-    build_shards(open_source(task, real_data / folder), tmp_path / "set", spec=SignalSpec(500, 2), workers=1)
+    build_shards(open_source(task, real_data / folder), tmp_path / "set", SetPlan(SignalSpec(500, 2)), workers=1)
     shards = ShardSet.open(tmp_path / "set")
     held = {shards.key(row).partition("-")[2] for row in range(len(shards))}
     found: set[str] = set()

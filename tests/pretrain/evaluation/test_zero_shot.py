@@ -9,11 +9,14 @@ import dataclasses
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.shard_set.index import IndexFile
+from cardialign.data_shards.shard_set.layout import INDEX
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.scoring import auroc
 from cardialign.pretrain.evaluation.task import labelled_task
@@ -88,11 +91,12 @@ def test_a_class_without_positives_is_left_out_and_said_so(shards, prompts, untr
     assert result.excluded == [{"code": "RARE", "name": "Rare thing", "reason": "no positives among 103 records"}]
 
 
-def test_a_class_of_a_few_patients_has_a_figure_but_no_interval(shards, prompts, untrained):
+def test_a_class_of_a_few_patients_has_a_figure_but_no_interval(shards, prompts, untrained, tmp_path):
     keep = [row for row in range(14) if row % 7 != 6]
     records = [shards.read_record(row) for row in keep]
     patients_up = len({r.patient for r in records if "UP" in r.labels["finding"]})
-    few = ShardSet(shards.path, shards.manifest, shards.index.slice(0, 14))
+    pq.write_table(shards.index.slice(0, 14), tmp_path / INDEX)
+    few = ShardSet(shards.path, shards.manifest, IndexFile(tmp_path / INDEX, digest="few"))
     result = evaluate_zero_shot(untrained, few, prompts=prompts, bootstrap=50)
     up = next(c for c in result.classes if c.code == "UP")
     assert up.positive_patients == patients_up < 5

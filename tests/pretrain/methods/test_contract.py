@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cardialign.data_shards.order.global_order import local_slice
+from cardialign.data_shards.order.contract import local_slice
 from cardialign.pretrain.methods.parts.draws import Draws
 from cardialign.pretrain.training.data import open_data
 from tests.support.invented import invented_config, run, state, trace

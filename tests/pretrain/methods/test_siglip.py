@@ -58,7 +58,10 @@ def test_the_loss_is_the_formula(match: bool) -> None:
 
 def test_it_starts_where_the_publication_starts() -> None:
     method = make()
-    assert float(method.logit_scale().detach()) == pytest.approx(math.log(10)) and float(method.logit_bias.detach()) == -10.0
+    assert (
+        float(method.logit_scale().detach()) == pytest.approx(math.log(10))
+        and float(method.logit_bias.detach()) == -10.0
+    )
     assert method.logit_bias.requires_grad and method.logit_scale.log_scale.requires_grad
 
 
