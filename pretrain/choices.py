@@ -19,6 +19,7 @@ ENCODERS = Table(
     "encoder",
     {
         "cardialign": "cardialign.pretrain.encoders.cardialign:CardiAlignEncoder",
+        "resnet1d": "cardialign.pretrain.encoders.resnet1d:ResNet1d",
     },
 )
 """`encoder.name` -> the class, a `pretrain.encoders.base.EcgEncoder`."""
