@@ -48,6 +48,7 @@ COMMANDS: dict[str, Command] = {
     "text-bank stats": Command(
         "cardialign.cluster.commands.text_bank.stats", "how alike reports are within batches; thresholds for the loss"
     ),
+    "recipes": Command("cardialign.cluster.commands.recipes", "the shipped recipes, their parameters and FLOPs"),
     "pretrain": Command(
         "cardialign.cluster.commands.pretrain",
         "train a recipe on a shard set with Ray and DeepSpeed; resumes by itself",
