@@ -55,15 +55,17 @@ def test_depth_counts_convolutions_and_ten_seconds_are_313_tokens(depth: int, bl
 @torch.no_grad()
 def test_a_padded_record_gives_what_the_cut_record_gives(values: dict[str, Any], valid: int) -> None:
     encoder = make(SignalSpec(100, 2), **{"width": 4, "heads": 2, **values}).double()
+    for parameter in encoder.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)  # a fresh bias of 0 hides what leaks through it
     signal = torch.randn(2, 12, 200, generator=torch.Generator().manual_seed(1))
     leads = torch.ones(2, 12, dtype=torch.bool)
     padded = encoder(signal, leads, torch.tensor([valid, 200]), return_tokens=True)
     cut = encoder(signal[:1, :, :valid], leads[:1], None, return_tokens=True)
     torch.testing.assert_close(padded.embedding[:1], cut.embedding, rtol=0, atol=1e-6)
-    torch.testing.assert_close(padded.features[:1], cut.features, rtol=0, atol=1e-12)
+    torch.testing.assert_close(padded.features[:1], cut.features, rtol=0, atol=1e-9)
     tokens = cut.tokens.shape[1]
     assert padded.token_mask[0].sum() == tokens
-    torch.testing.assert_close(padded.tokens[0, :tokens], cut.tokens[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(padded.tokens[0, :tokens], cut.tokens[0], rtol=0, atol=1e-9)
 
 
 def test_heads_that_do_not_divide_the_channels_are_refused() -> None:
