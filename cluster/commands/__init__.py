@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "shards stats": "labels, statements, patients, lengths and quality of a set, with histograms",
     "text-bank build": "tokens and embeddings of every distinct report, beside the shards",
     "text-bank stats": "how alike reports are within batches; thresholds for the loss",
+    "recipes": "the shipped recipes, their parameters and FLOPs",
     "pretrain": "train a recipe on a shard set with Ray and DeepSpeed; resumes by itself",
     "evaluate zero-shot": "AUROC of a prompt set, with bootstrap intervals",
     "export": "newest verified checkpoint of a run -> safetensors encoder",

@@ -10,7 +10,7 @@ from cardialign.cluster.cli.progress import Progress
 from cardialign.cluster.environment.versions import git_commit, versions
 from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import DONE, STOPPED, UsageError, UserError
-from cardialign.pretrain.run.files import EXPORT
+from cardialign.pretrain.run.files import EXPORT, START
 from cardialign.pretrain.run.lock import locked_run
 
 if TYPE_CHECKING:
@@ -35,16 +35,18 @@ def prepare(config: RunConfig) -> dict[str, Any]:
 
     Returns records, steps and fingerprints of the run's data.
     """
+    from cardialign.pretrain.methods.base import method_class
     from cardialign.pretrain.training.data import open_data, total_steps
 
     shard_set, selection, _ = open_data(config)
-    banks = [_bank(part.shards, config.text) for part in config.data.parts]
+    reports = method_class(config).reports
+    banks = [_bank(part.shards, config.text) for part in config.data.parts] if reports else []
     return {
         "records": len(selection.rows),
         "steps": total_steps(config, len(selection.rows)),
         "shards_fingerprint": shard_set.fingerprint,
         "selection_fingerprint": selection.fingerprint,
-        "text_encoder_fingerprint": banks[0]["encoder_fingerprint"],
+        "text_encoder_fingerprint": banks[0]["encoder_fingerprint"] if banks else "",
     }
 
 
@@ -85,6 +87,7 @@ def run(
     if workers < 1:
         raise UsageError(f"--workers {workers} is less than 1", "one worker is the least")
     with locked_run(run_dir.expanduser().absolute()):
+        config = _with_local_start(config, run_dir.expanduser().absolute(), tracking.uri)
         data = prepare(config)
         tracker = RunTracker(
             run_dir.expanduser().absolute(), tracking.uri, experiment=tracking.experiment, optional=tracking.optional
@@ -112,6 +115,22 @@ def run(
         if outcome.stopped:
             return {**result, "next": "run the same command again to continue"}
         return {**result, **_hand_over(run_dir, outcome.final_loss, tracker, register_as)}
+
+
+def _with_local_start(config: RunConfig, run_dir: Path, tracking_uri: str) -> RunConfig:
+    """`init_from: models:/NAME@ALIAS` -> the folder in the run directory that the encoder is pulled to, once.
+
+    Workers read files; and a run that continues starts from what it started from, wherever the alias points by then.
+    """
+    from cardialign.cluster.registry.open_encoder import REGISTRY
+    from cardialign.cluster.registry.registry import pull
+
+    if config.init_from is None or not config.init_from.startswith(REGISTRY):
+        return config
+    folder = run_dir / START
+    if not folder.is_dir():
+        pull(config.init_from, folder, tracking_uri)
+    return config.model_copy(update={"init_from": str(folder)})
 
 
 def _parameters(config: RunConfig, workers: int, data: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """What the training loop tells, and asks, inside a Ray Train worker: liveness at checkpoints, stop requests.
 
-The protocol is `cardialign.pretrain.run.observer.Reporter`.
+The protocol is `cardialign.pretrain.run.observer.Observer`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from cardialign.pretrain.run.files import STOP
@@ -22,9 +21,6 @@ class RayObserver:
         self.stop_file = run_dir / STOP
         self._looked = float("-inf")
         self._stop = False
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Nothing: `ray.train.report` is a barrier over all ranks and belongs to `checkpoint`, which all call."""
 
     def checkpoint(self, step: int, path: Path) -> None:
         """Tells Ray Train that the run is alive.

@@ -35,10 +35,10 @@ def config_for(*data: str) -> RunConfig:
 def train_undisturbed(rank: int, world: int, values: dict[str, Any], run_dir: str) -> None:
     """The same loop without Ray: two plain processes over gloo."""
     from cardialign.pretrain.config import parse_config
-    from cardialign.pretrain.run.observer import NullReporter
+    from cardialign.pretrain.run.observer import NullObserver
     from cardialign.pretrain.training.loop import train
 
-    train(parse_config(values), Path(run_dir), NullReporter())
+    train(parse_config(values), Path(run_dir), NullObserver())
 
 
 def losses(run_dir: Path) -> dict[int, float]:

@@ -21,15 +21,16 @@ FLAG_OF = {"sampling_rate": "record-rate"}
 
 def _reader_options() -> dict[str, str]:
     """Option -> help, over all readers, each with the names of the readers that take it unless all do."""
-    from cardialign.data_shards.sources import SOURCES, source_class
+    from cardialign.data_shards.sources import SOURCES
 
     merged: dict[str, dict[str, list[str]]] = {}
-    for name in SOURCES:
-        for option, text in source_class(name).options().items():
+    readers = dict(SOURCES.importable())
+    for name, reader in readers.items():
+        for option, text in reader.options().items():
             merged.setdefault(option, {}).setdefault(text, []).append(name)
     said = {
         option: [
-            text if len(names) == len(SOURCES) else f"{text} [{', '.join(names)}]" for text, names in texts.items()
+            text if len(names) == len(readers) else f"{text} [{', '.join(names)}]" for text, names in texts.items()
         ]
         for option, texts in merged.items()
     }
