@@ -11,6 +11,8 @@ METHODS = Table(
     "method",
     {
         "cardialign": "cardialign.pretrain.methods.cardialign:CardiAlign",
+        "siglip": "cardialign.pretrain.methods.siglip:SigLip",
+        "simclr": "cardialign.pretrain.methods.simclr:SimClr",
     },
 )
 """`method.name` -> the class, a `pretrain.methods.base.Method`."""

@@ -26,7 +26,7 @@ def _pictures(out: Path) -> list[Picture]:
 
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.data_shards.signal.plot import draw_ecg
-    from cardialign.pretrain.export.write import load_encoder
+    from cardialign.pretrain.export.loaded import load_encoder
 
     encoder = load_encoder(out / "encoder")
     shard_set = ShardSet.open(out / "unseen-shards")

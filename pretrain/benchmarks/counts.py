@@ -16,7 +16,8 @@ from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.pretrain.config import EncoderConfig, RunConfig, TextConfig
 from cardialign.pretrain.encoders.base import create_encoder
 from cardialign.pretrain.methods.base import create_method, method_class
-from cardialign.pretrain.text.encoder import T5_FAMILY, TextEncoder, encoder_folder, set_trainable
+from cardialign.pretrain.text.encoder import T5_FAMILY, TextEncoder, encoder_folder
+from cardialign.pretrain.text.tower import set_trainable
 
 FLOP_RULE = "one multiply-add is 2 FLOP; matrix products, convolutions and attention only"
 
@@ -98,6 +99,6 @@ def _report_encoder(config: TextConfig) -> nn.Module:
     folder = TextEncoder(config).folder
     described = AutoConfig.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):
-        kind = T5EncoderModel(described) if described.model_type in T5_FAMILY else AutoModel.from_config(described)
-    set_trainable(kind, config.trainable, config.train_layers)
-    return kind
+        model = T5EncoderModel(described) if described.model_type in T5_FAMILY else AutoModel.from_config(described)
+    set_trainable(model, config.trainable, config.train_layers)
+    return model

@@ -10,8 +10,8 @@ import yaml
 from pydantic import ValidationError
 
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.locations import url_of
 from cardialign.data_shards.plugins import Table
-from cardialign.data_shards.shard_set.remote import url_of
 from cardialign.pretrain.choices import ENCODERS, METHODS
 from cardialign.pretrain.config.fields import Strict
 from cardialign.pretrain.config.run import MAIN, RunConfig

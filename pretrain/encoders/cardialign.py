@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
-from cardialign.kernels.patch_embed.embed import token_seconds, token_valid
+from cardialign.kernels.patch_embed import token_seconds, token_valid
 from cardialign.pretrain.config import EncoderConfig, Positive, refuse
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
 from cardialign.pretrain.encoders.blocks.lead_groups import group_attention

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
-from cardialign.kernels.patch_embed.embed import token_seconds, token_valid
+from cardialign.kernels.patch_embed import token_seconds, token_valid
 from cardialign.pretrain.config import EncoderConfig, Positive, refuse
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
 from cardialign.pretrain.encoders.blocks.normalise import normalise

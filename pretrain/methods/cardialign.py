@@ -20,8 +20,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from cardialign.data_shards.record import SignalSpec
-from cardialign.data_shards.stream.stream import Batch
-from cardialign.kernels.contrastive.losses import NegativeWeights, Similarity, weighted_infonce
+from cardialign.data_shards.stream.batch import Batch
+from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, weighted_infonce
 from cardialign.pretrain.config import MethodConfig, Positive, RunConfig, refuse
 from cardialign.pretrain.methods.base import Chance, ReportBank, StepLoss, Tensors
 from cardialign.pretrain.methods.parts.draws import Draws
@@ -122,9 +122,7 @@ class CardiAlign(TwoTowers):
             log_scale,
             similarity,
             self.negatives,
-            group=group,
-            chunk=self.config.chunk,
-            scheme=self.config.scheme,
+            Execution(group=group, chunk=self.config.chunk, scheme=self.config.scheme),
         )
         metrics = {
             "loss": output.loss.detach(),

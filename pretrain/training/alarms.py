@@ -1,7 +1,7 @@
 """The collapse alarm: stop a run that has stopped learning, and say what was seen and what to change.
 
 Two signs after warm-up. The loss sits at chance: what the method says a model reaches that sends every record to one point. A method without such
-a figure is not judged by it. Or the effective rank of the ECG embeddings (RankMe, Garrido et al. 2023: exponential of the entropy of the normalised
+a figure is not judged by it, nor is a loss that is still falling from above. Or the effective rank of the ECG embeddings (RankMe, Garrido et al. 2023: exponential of the entropy of the normalised
 singular values) falls towards a line. Both must last: a model that has just left its warm-up may still map all records into a narrow cone.
 """
 
@@ -46,6 +46,7 @@ class CollapseAlarm:
         self.config = config
         self.warmup = warmup
         self.at_chance = 0
+        self.lowest = math.inf
         self.low_since: int | None = None
 
     def check_loss(self, step: int, loss: float, chance: Chance | None, digest: str) -> None:
@@ -57,7 +58,12 @@ class CollapseAlarm:
             )
         if chance is None or not self.config.enabled or step <= self.warmup:
             return
-        self.at_chance = self.at_chance + 1 if loss >= chance.loss - self.config.loss_margin else 0
+        margin = self.config.loss_margin
+        if (
+            loss > chance.loss + margin and loss < self.lowest - margin
+        ):  # above chance, as a bad start may be, but falling
+            self.lowest, self.at_chance = loss, 0
+        self.at_chance = self.at_chance + 1 if loss >= chance.loss - margin else 0
         if self.at_chance >= self.config.patience_steps:
             raise CollapseError(
                 f"step {step}: for {self.at_chance} steps the loss ({loss:.4f}) has not been below {chance.formula} = {chance.loss:.4f} "

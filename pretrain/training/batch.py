@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from cardialign.data_shards.order.global_order import local_slice
-from cardialign.data_shards.stream.stream import Batch
+from cardialign.data_shards.order.contract import local_slice
+from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.text.bank import TextBank
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.methods.base import Method, Tensors
@@ -31,11 +31,14 @@ def dropped_leads(
     return kept
 
 
-def step_inputs(batch: Batch, bank: TextBank | None, method: Method, config: RunConfig, workers: Workers) -> Tensors:
-    """Stream batch of this rank -> the method's inputs, on the device."""
+def step_inputs(
+    batch: Batch, reports: np.ndarray, bank: TextBank | None, method: Method, config: RunConfig, workers: Workers
+) -> Tensors:
+    """Stream batch of this rank -> the method's inputs, on the device. reports (records,): the report of every record of the set."""
     training = config.training
     rows = local_slice(training.global_batch, workers.rank, workers.world_size)
     shown = dropped_leads(batch.lead_mask, training.lead_dropout, config.seed, batch.step, rows, training.global_batch)
     draws = Draws(config.seed, batch.step, rows)
-    inputs = method.inputs(dataclasses.replace(batch, lead_mask=shown), bank, draws)
+    batch = dataclasses.replace(batch, lead_mask=shown, global_report=reports[batch.global_rows].astype(np.int64))
+    inputs = method.inputs(batch, bank, draws)
     return {name: tensor.to(workers.device, non_blocking=True) for name, tensor in inputs.items()}

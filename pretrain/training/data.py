@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 
 from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.order.contract import Order
 from cardialign.data_shards.order.global_order import GlobalOrder
-from cardialign.data_shards.order.mixture import JoinedSets, MixtureOrder, slots_of
-from cardialign.data_shards.order.substitutes import Order
+from cardialign.data_shards.order.mixture import MixtureOrder, slots_of
 from cardialign.data_shards.order.window import WindowOrder
-from cardialign.data_shards.shard_set.shard_set import Selection, ShardSet
+from cardialign.data_shards.shard_set.joined import JoinedSets
+from cardialign.data_shards.shard_set.selection import Selection
+from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.text.bank import TextBank
 from cardialign.data_shards.text.joined_bank import JoinedBank
 from cardialign.pretrain.config import DataConfig, MixturePart, RunConfig

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cardialign.data_shards.errors import UserError
-from cardialign.pretrain.export.integrity import DIGESTS, verify_export
+from cardialign.pretrain.run.integrity import DIGESTS, verify_export
 from cardialign.pretrain.training.checkpoints import files
-from cardialign.pretrain.training.checkpoints.state import load_weights
+from cardialign.pretrain.training.checkpoints.load import load_weights
 
 log = logging.getLogger(__name__)
 

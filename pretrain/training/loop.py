@@ -15,20 +15,25 @@ from typing import Any
 import torch
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.order.contract import Order
 from cardialign.data_shards.order.global_order import ORDER_VERSION
-from cardialign.data_shards.order.mixture import JoinedSets
-from cardialign.data_shards.order.substitutes import Order
-from cardialign.data_shards.shard_set.shard_set import Selection, ShardSet
-from cardialign.data_shards.stream.stream import EMPTY_DIGEST, Batch, ShardStream
+from cardialign.data_shards.shard_set.joined import JoinedSets
+from cardialign.data_shards.shard_set.selection import Selection
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.stream.batch import Batch
+from cardialign.data_shards.stream.stream import EMPTY_DIGEST, Position, ReadAhead, ShardStream
 from cardialign.data_shards.text.bank import TextBank
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.methods.base import Method, Tensors, create_method, method_class
+from cardialign.pretrain.run.files import CONFIG, INITIALISED
 from cardialign.pretrain.run.observer import Reporter
 from cardialign.pretrain.run.trace import TraceWriter
 from cardialign.pretrain.training.alarms import CollapseAlarm, effective_rank
 from cardialign.pretrain.training.batch import step_inputs
-from cardialign.pretrain.training.checkpoints import state as resume
 from cardialign.pretrain.training.checkpoints.files import committed_path
+from cardialign.pretrain.training.checkpoints.load import find_resume_point, load_checkpoint, seed_random
+from cardialign.pretrain.training.checkpoints.save import save_checkpoint
+from cardialign.pretrain.training.checkpoints.state import TrainerState
 from cardialign.pretrain.training.collectives import first_error, highest, on_rank_zero
 from cardialign.pretrain.training.data import open_bank, open_data, total_steps
 from cardialign.pretrain.training.engine import (
@@ -47,8 +52,6 @@ from cardialign.pretrain.training.schedule import learning_rate, warmup_steps
 from cardialign.pretrain.training.step_clock import StepClock
 
 log = logging.getLogger(__name__)
-
-CONFIG, INIT = "config.resolved.json", "initialised.json"
 
 GO, SUBSTITUTE, STOP, FAILED = range(4)
 """What a rank asks for before a step; the highest of all ranks is what all do."""
@@ -118,20 +121,20 @@ class _Run:
         config, workers = self.config, self.workers
         self.last = total_steps(config, len(self.selection.rows))
         self.plan = plan_batches(config.training.global_batch, workers.world_size, config.training.micro_batch)
-        on_rank_zero(partial(self._write, CONFIG, config.resolved()))
         torch.manual_seed(config.seed)
         method = create_method(config, self.shard_set.spec)
-        point = resume.find_resume_point(self.run_dir, config, self.selection.fingerprint, ORDER_VERSION, workers)
+        point = find_resume_point(self.run_dir, config, self.selection.fingerprint, ORDER_VERSION, workers)
+        on_rank_zero(partial(self._write, CONFIG, config.resolved()))  # only now: it may go on here
         if point is None and config.init_from is not None:
             start = initialise(method, config.init_from, config.init_fresh)
-            on_rank_zero(partial(self._write, INIT, asdict(start)))
+            on_rank_zero(partial(self._write, INITIALISED, asdict(start)))
         parts = tuple(method.learning_rates(0))
         universal = point is not None and point.universal
         self.engine = make_engine(config, method, self.plan, workers.device, universal=universal, parts=parts)
         self.engine.train()
-        resume.seed_random(config.seed, workers.rank, 0)
+        seed_random(config.seed, workers.rank, 0)
         if point is not None:
-            resume.load_checkpoint(self.engine, point, workers)
+            load_checkpoint(self.engine, point, workers)
             state = point.state
             self.start, self.digest, self.loss, self.checkpoint = state.step, state.digest, state.loss, point.path
         fraction = config.data.max_bad_fraction
@@ -183,7 +186,7 @@ class _Run:
     def _step(self, batch: Batch, alarm: CollapseAlarm) -> tuple[Tensors, dict[str, float]]:
         """One optimizer step: the features of this rank's rows, and the figures of the step."""
         config, method, step = self.config, self.method, batch.step
-        inputs = step_inputs(batch, self.bank, method, config, self.workers)
+        inputs = step_inputs(batch, self.shard_set.report, self.bank, method, config, self.workers)
         loss = partial(method.loss, inputs=inputs, group=None)
         value, features = accumulate_gradients(self.engine, inputs, loss, self.plan, method.counts(inputs))
         self.loss = float(value.loss)
@@ -220,10 +223,15 @@ class _Run:
     def _stream(self) -> ShardStream:
         data, workers = self.config.data, self.workers
         return ShardStream(
-            self.shard_set, self.order, rank=workers.rank, world_size=workers.world_size, start_step=self.start, stop_step=self.last,
-            threads=data.threads, prefetch=data.prefetch, digest=self.digest, slow_read_seconds=data.slow_read_seconds,
+            self.shard_set,
+            self.order,
+            rank=workers.rank,
+            world_size=workers.world_size,
+            start=Position(self.start, self.digest),
+            stop_step=self.last,
             quarantined=None if self.quarantine is None else self.quarantine.rows,
-        )  # fmt: skip
+            read_ahead=ReadAhead(data.threads, data.prefetch, data.slow_read_seconds),
+        )
 
     def _trace(self) -> AbstractContextManager[TraceWriter | None]:
         return TraceWriter(self.run_dir, self.start) if self.workers.rank == 0 else nullcontext()
@@ -254,10 +262,11 @@ class _Run:
 
     def _save(self, step: int) -> None:
         config = json.loads(json.dumps(self.config.resolved()))
-        state = resume.TrainerState(
-            step, self.digest, config, self.selection.fingerprint, self.workers.world_size, ORDER_VERSION, self.loss
-        )
-        self.checkpoint = resume.save_checkpoint(
+        state = TrainerState(
+            step, self.digest, config, self.selection.fingerprint, self.workers.world_size, ORDER_VERSION, self.loss,
+            spec=self.shard_set.spec, shards_fingerprint=self.shard_set.fingerprint,
+        )  # fmt: skip
+        self.checkpoint = save_checkpoint(
             self.engine, self.run_dir, state, self.workers, keep=self.config.training.keep_checkpoints
         )
         self.reporter.checkpoint(step, self.checkpoint)

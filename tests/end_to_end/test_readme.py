@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from cardialign.data_shards.cohort.generate import make_cohort
+from cardialign.data_shards.cohort.generate import Cohort, make_cohort
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
@@ -105,7 +105,7 @@ def test_the_path_by_hand_and_from_python(tmp_path: Path, shell: dict[str, str])
 
 
 def test_the_path_on_recordings_in_the_layout_of_ptb_xl(tmp_path: Path, shell: dict[str, str]) -> None:
-    recordings = make_cohort(tmp_path / "ptb-xl", patients=60, layout="ptb-xl", seed=5).path
+    recordings = make_cohort(tmp_path / "ptb-xl", Cohort(patients=60, layout="ptb-xl", seed=5)).path
     printed = run(block_with('"$PTB_XL"'), tmp_path, {**shell, "PTB_XL": str(recordings)})
     assert "zero-shot, ptb-xl-super-v1" in printed
 
@@ -156,7 +156,7 @@ def ray_head(folder: Path, environment: dict[str, str]) -> Iterator[str]:
 
 
 def test_the_path_on_a_cluster(tmp_path: Path, shell: dict[str, str]) -> None:
-    recordings = make_cohort(tmp_path / "mimic", patients=40, layout="mimic-iv-ecg", seed=6).path
+    recordings = make_cohort(tmp_path / "mimic", Cohort(patients=40, layout="mimic-iv-ecg", seed=6)).path
     settings = {
         "MIMIC": str(recordings),
         "SHARED": str(tmp_path),

@@ -14,12 +14,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from cardialign.data_shards.order.global_order import local_slice
-from cardialign.kernels.contrastive.losses import NegativeWeights, Similarity, weighted_infonce
+from cardialign.data_shards.order.contract import local_slice
+from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, weighted_infonce
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.methods.base import StepLoss
 from cardialign.pretrain.training import engine as engines
-from cardialign.pretrain.training.checkpoints import state as resume
+from cardialign.pretrain.training.checkpoints.load import find_resume_point, load_checkpoint, seed_random
+from cardialign.pretrain.training.checkpoints.save import save_checkpoint
+from cardialign.pretrain.training.checkpoints.state import TrainerState
 from cardialign.pretrain.training.gradient_cache import Loss, accumulate_gradients
 
 GLOBAL_BATCH = 25
@@ -78,7 +80,9 @@ def tiled_infonce(scheme: str) -> Callable[[dict[str, torch.Tensor]], StepLoss]:
     def loss(features: dict[str, torch.Tensor]) -> StepLoss:
         unlike = Similarity("none", None, torch.arange(len(features["ecg"])))
         ecg, text, log_scale = features["ecg"], features["text"], features["log_scale"]
-        return StepLoss(weighted_infonce(ecg, text, log_scale, unlike, everyone, chunk=4, scheme=scheme).loss, {})
+        return StepLoss(
+            weighted_infonce(ecg, text, log_scale, unlike, everyone, Execution(chunk=4, scheme=scheme)).loss, {}
+        )
 
     return loss
 
@@ -167,12 +171,12 @@ def train_with_checkpoints(
     plan = engines.plan_batches(GLOBAL_BATCH, workers.world_size, micro_batch)
     torch.manual_seed(0)
     model = TwoTowers(dropout)
-    point = resume.find_resume_point(run_dir, config, "selection", 1, workers)
+    point = find_resume_point(run_dir, config, "selection", 1, workers)
     engine = engines.make_engine(config, model, plan, workers.device, universal=point is not None and point.universal)
     start = 0
-    resume.seed_random(config.seed, workers.rank, 0)
+    seed_random(config.seed, workers.rank, 0)
     if point is not None:
-        resume.load_checkpoint(engine, point, workers)
+        load_checkpoint(engine, point, workers)
         start = point.state.step
     xs, ys = data()
     local = local_slice(GLOBAL_BATCH, workers.rank, workers.world_size)
@@ -183,8 +187,6 @@ def train_with_checkpoints(
         loss = accumulate_gradients(engine, {"x": xs[k][local], "y": ys[k][local]}, gathered_infonce, plan).value.loss
         engines.optimizer_step(engine)
         losses.append(loss.item())
-    state = resume.TrainerState(
-        upto, "digest", json.loads(json.dumps(config.resolved())), "selection", workers.world_size, 1
-    )
-    path = resume.save_checkpoint(engine, run_dir, state, workers, keep=2)
+    state = TrainerState(upto, "digest", json.loads(json.dumps(config.resolved())), "selection", workers.world_size, 1)
+    path = save_checkpoint(engine, run_dir, state, workers, keep=2)
     return {"start": start, "losses": losses, "path": str(path), "weights": flat_weights(engines.full_weights(engine))}

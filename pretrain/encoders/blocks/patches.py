@@ -1,4 +1,4 @@
-"""The parameters of the multi-scale patch embedding; the maths lives in `cardialign.kernels.patch_embed.embed`."""
+"""The parameters of the multi-scale patch embedding; the maths lives in `cardialign.kernels.patch_embed`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.record import STANDARD_LEADS
-from cardialign.kernels.patch_embed.embed import PatchScaleParams, multi_scale_patch_embed
+from cardialign.kernels.patch_embed import PatchScaleParams, multi_scale_patch_embed
 from cardialign.pretrain.config import Strict, refuse
 
 

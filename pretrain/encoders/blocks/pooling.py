@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cardialign.kernels.attention.dense import attention_pool
+from cardialign.kernels.attention import attention_pool
 
 
 class AttentionPool(nn.Module):

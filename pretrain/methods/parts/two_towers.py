@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from cardialign.data_shards.record import SignalSpec
-from cardialign.data_shards.stream.stream import Batch
+from cardialign.data_shards.stream.batch import Batch
 from cardialign.pretrain.config import RunConfig, TextConfig
 from cardialign.pretrain.methods.base import Method, ReportBank, Tensors
 from cardialign.pretrain.methods.parts.draws import Draws
-from cardialign.pretrain.text.encoder import TextTower
+from cardialign.pretrain.text.tower import TextTower
 
 RETRIEVAL_ROWS = 512
 """Rows of the local batch on which top-1 retrieval is watched: enough for a curve, never a cost."""

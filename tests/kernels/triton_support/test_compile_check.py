@@ -12,12 +12,12 @@ import pytest
 
 from cardialign.kernels.triton_support.compile_check import (
     Compiled,
-    Variant,
     all_variants,
     compile_variant,
     count_instructions,
     table,
 )
+from cardialign.kernels.triton_support.launch import Variant
 from tests.support.kernels.interpreter import interpreted
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is for Linux only")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from cardialign.data_shards.errors import UsageError
-from cardialign.data_shards.shard_set.remote import url_of
+from cardialign.data_shards.locations import url_of
 from cardialign.pretrain.config import RunConfig, Strict, load_config, parse_config, recipe_names
 
 

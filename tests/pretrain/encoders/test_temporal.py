@@ -71,7 +71,7 @@ def test_packed_leaves_out_what_dense_computes_for_nothing() -> None:
         )
     assert dense is not None and packed is not None
     start = 0
-    for tokens in (20, 9):  # of a lead group at each scale
+    for tokens in (40, 20, 10):  # of a lead group at each scale
         septal = slice(start + 2 * tokens, start + 3 * tokens)  # of record 0
         assert float(packed[0, septal].abs().max()) == 0 < float(dense[0, septal].abs().max())
         start += 4 * tokens

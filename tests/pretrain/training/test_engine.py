@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.order.global_order import local_slice
+from cardialign.data_shards.order.contract import local_slice
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.methods.base import create_method

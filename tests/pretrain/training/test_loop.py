@@ -19,7 +19,7 @@ from cardialign.pretrain.run.observer import NullReporter
 from cardialign.pretrain.run.trace import read_trace
 from cardialign.pretrain.training.alarms import CollapseError
 from cardialign.pretrain.training.checkpoints.files import list_checkpoints
-from cardialign.pretrain.training.checkpoints.state import load_weights
+from cardialign.pretrain.training.checkpoints.load import load_weights
 from cardialign.pretrain.training.data import open_bank, open_data, total_steps
 from cardialign.pretrain.training.loop import TrainResult, train
 from tests.support.processes import RankError, run_ranks

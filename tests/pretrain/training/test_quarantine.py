@@ -10,6 +10,7 @@ from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.order.substitutes import substitutes
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.stream import EMPTY_DIGEST, chain_digest
+from cardialign.pretrain.run.files import QUARANTINE
 from cardialign.pretrain.run.observer import NullReporter
 from cardialign.pretrain.run.trace import read_trace
 from cardialign.pretrain.training import quarantine
@@ -79,7 +80,7 @@ def runs(tmp_path_factory):
 
 
 def lines(root: Path, name: str) -> list[dict]:
-    return [json.loads(line) for line in (root / name / quarantine.FILE).read_text().splitlines()]
+    return [json.loads(line) for line in (root / name / QUARANTINE).read_text().splitlines()]
 
 
 def test_both_ranks_go_on_with_the_same_records_and_the_quarantine_names_the_damaged_one(runs):
@@ -123,7 +124,7 @@ def test_beyond_the_budget_all_ranks_stop_and_name_shards_and_records(runs):
         (1, False),
         (BAD_STEP, True),
     ]
-    assert "last: record" in first and "crc32" in first and "shards verify" in first and quarantine.FILE in first
+    assert "last: record" in first and "crc32" in first and "shards verify" in first and QUARANTINE in first
     assert len(read_trace(root / "ruined")) == BAD_STEP  # the step that broke the budget was not trained
 
 
@@ -134,10 +135,10 @@ def test_the_budget_is_a_fraction_but_at_least_one_record_unless_it_is_zero():
 def test_lines_of_another_selection_or_cut_short_do_not_count(tmp_path):
     sample = {"position": 1, "row": 7, "key": "k", "shard": "s", "offset": 0, "rank": 0, "problem": "p"}
     quarantine._append(
-        tmp_path / quarantine.FILE,
+        tmp_path / QUARANTINE,
         [{"step": 4, **sample, "selection": "mine"}, {"step": 1, **sample, "selection": "other"}],
     )
-    with (tmp_path / quarantine.FILE).open("a") as file:
+    with (tmp_path / QUARANTINE).open("a") as file:
         file.write('{"step": 2, "row"')
-    quarantine._append(tmp_path / quarantine.FILE, [{"step": 3, **sample, "selection": "mine"}])
+    quarantine._append(tmp_path / QUARANTINE, [{"step": 3, **sample, "selection": "mine"}])
     assert {row: step for row, (step, _) in quarantine.read_quarantine(tmp_path, "mine").items()} == {7: 3}
