@@ -99,6 +99,6 @@ def _report_encoder(config: TextConfig) -> nn.Module:
     folder = TextEncoder(config).folder
     described = AutoConfig.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):
-        kind = T5EncoderModel(described) if described.model_type in T5_FAMILY else AutoModel.from_config(described)
-    set_trainable(kind, config.trainable, config.train_layers)
-    return kind
+        model = T5EncoderModel(described) if described.model_type in T5_FAMILY else AutoModel.from_config(described)
+    set_trainable(model, config.trainable, config.train_layers)
+    return model

@@ -12,7 +12,7 @@ from cardialign.pretrain.config import RunConfig, parse_config
 from cardialign.pretrain.run.observer import NullObserver
 from cardialign.pretrain.run.trace import read_trace
 from cardialign.pretrain.training.checkpoints.files import list_checkpoints
-from cardialign.pretrain.training.checkpoints.state import load_weights
+from cardialign.pretrain.training.checkpoints.load import load_weights
 from cardialign.pretrain.training.loop import train
 from tests.support.processes import run_ranks
 from tests.support.tiny_shards import config_for, make_shards
