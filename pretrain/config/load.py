@@ -26,7 +26,9 @@ RENAMED_METHODS = {"diagsim": "cardialign"}
 
 
 def upgrade(values: dict[str, Any], origin: str = "configuration") -> dict[str, Any]:
-    """A configuration written by any release, as today's release words it; today's comes back as it is. The one place that knows old words.
+    """A configuration written by any release, as today's release words it; today's comes back as it is.
+
+    The one place that knows old words.
 
     Raises UsageError when a section stands there under its old and under its new name.
     """
@@ -116,7 +118,9 @@ def load_config(recipe: str | Path, overrides: tuple[str, ...] | list[str] = ())
 
 
 def _place_shards(values: dict[str, Any]) -> None:
-    """Relative folders of `data.shards` and `data.mixture` -> absolute ones, in place: workers and later starts of a run have other working folders."""
+    """Relative folders of `data.shards` and `data.mixture` -> absolute ones, in place:
+    workers and later starts of a run have other working folders.
+    """
     data = values.get("data")
     if not isinstance(data, dict):
         return
