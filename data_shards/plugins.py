@@ -16,10 +16,11 @@ log = logging.getLogger(__name__)
 
 
 class Table(Mapping[str, str]):
-    """Name -> "module:Attribute" of one kind of thing: our own rows first, then the entry points of the group `cardialign.<kind>s`.
+    """Name -> "module:Attribute" of one kind of thing.
 
-    Nothing is imported until `find` is asked for a name. A plug-in that takes a name of ours, or one that another package has taken, is named in
-    the log and left out; one that cannot be imported is named by `find`, and hides nothing else.
+    Our own rows come first, then the entry points of the group `cardialign.<kind>s`. Nothing is imported until it is
+    asked for. A plug-in that takes a name of ours, or one that another package has taken, is named in the log and left
+    out; one that cannot be imported is named by `find`, and hides nothing else.
     """
 
     def __init__(self, kind: str, own: dict[str, str]) -> None:
@@ -58,6 +59,16 @@ class Table(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self.own) + len(self.plugins)
+
+    def importable(self) -> Iterator[tuple[str, Any]]:
+        """Name and thing of every row. A plug-in that cannot be imported is named in the log and skipped."""
+        for name in self:
+            try:
+                yield name, self.find(name)
+            except UsageError as error:
+                if name in self.own:
+                    raise
+                log.warning("plugin=%s action=skip reason=%s", name, error.problem)
 
     def find(self, name: str) -> Any:
         """The thing itself, imported now.

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from cardialign.data_shards.shard_set.joined import JoinedSets
 from cardialign.data_shards.shard_set.payloads import REMEDY
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.signal.codec import decode_into
+from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.stream.daemon_pool import DaemonPool
 from cardialign.data_shards.stream.slow_reads import SlowReadWatch
 
@@ -29,10 +30,6 @@ _CHUNK = 32
 _KEPT = 8  # buffers to use again; a consumer that keeps more batches than this gets fresh ones
 CLOSE_SECONDS = 5.0  # what a read under way may take when the decoder is closed, before it is left to itself
 _FREE = 2  # what sys.getrefcount says of a buffer that only the pool's list (and the question itself) refers to
-
-
-def _no_wait() -> dict[str, float]:
-    return {"read": 0.0, "decode": 0.0, "queue": 0.0}
 
 
 @dataclass(frozen=True)
@@ -50,32 +47,6 @@ class ReadAhead:
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise UsageError(f"threads is {self.threads}; at least 1 is needed", "set threads to 1 or more")
-
-
-@dataclass
-class Batch:
-    """One rank's share of a global batch.
-
-    rows int64 (b,); signal float32 (b, 12, T) in mV; lead_mask bool (b, 12); valid_samples int32 (b,); report int64
-    (b,), -1 none; age_years float32 (b,), NaN unknown; sex int8 (b,), 0 unknown 1 female 2 male; global_rows int64
-    (B,), the rows of all ranks; global_report int64 (B,), their reports, where the training loop has filled it in; wait: seconds spent on this batch, read and decode in the background, queue = how long
-    the consumer stood still for it; slowest: (seconds, shard) of its slowest read; bad: records that could not be read,
-    whose signal is zero until they are substituted.
-    """
-
-    step: int
-    rows: np.ndarray
-    signal: np.ndarray
-    lead_mask: np.ndarray
-    valid_samples: np.ndarray
-    report: np.ndarray
-    age_years: np.ndarray
-    sex: np.ndarray
-    global_rows: np.ndarray
-    wait: dict[str, float] = field(default_factory=_no_wait)
-    slowest: tuple[float, str] = (0.0, "")
-    bad: list[BadSample] = field(default_factory=list)
-    global_report: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

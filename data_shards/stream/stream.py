@@ -15,9 +15,10 @@ from cardialign.data_shards.order.contract import Order, local_slice
 from cardialign.data_shards.order.window import WindowOrder
 from cardialign.data_shards.shard_set.joined import JoinedSets
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.stream.decoder import Batch, BatchDecoder, Prefetcher, ReadAhead
+from cardialign.data_shards.stream.batch import Batch
+from cardialign.data_shards.stream.decoder import BatchDecoder, Prefetcher, ReadAhead
 
-__all__ = ["EMPTY_DIGEST", "Batch", "Position", "ReadAhead", "ShardStream", "chain_digest", "iterate_rows"]
+__all__ = ["EMPTY_DIGEST", "Position", "ReadAhead", "ShardStream", "chain_digest", "iterate_rows"]
 
 EMPTY_DIGEST = "0" * 32
 

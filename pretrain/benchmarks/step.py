@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.record import SignalSpec
-from cardialign.data_shards.stream.stream import Batch
+from cardialign.data_shards.stream.batch import Batch
 from cardialign.kernels.benchmarks.timing import gemm_rate
 from cardialign.pretrain.config import RunConfig, load_config
 from cardialign.pretrain.methods.base import create_method

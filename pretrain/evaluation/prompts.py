@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.plugins import Table
 
 PROMPTS = Path(__file__).parent.parent / "prompts"
 
@@ -63,8 +64,12 @@ class PromptSet:
         return PromptSet(self.name, self.version, self.label_set, self.style, kept)
 
 
+PLUGINS = Table("prompt", {})
+"""Prompt sets of other packages: entry points of the group `cardialign.prompts`, each a path of a YAML file."""
+
+
 def prompt_set_names() -> list[str]:
-    return sorted(p.stem for p in PROMPTS.glob("*.yaml"))
+    return sorted({*(p.stem for p in PROMPTS.glob("*.yaml")), *PLUGINS})
 
 
 def load_prompts(prompts: str | Path) -> PromptSet:
@@ -74,7 +79,7 @@ def load_prompts(prompts: str | Path) -> PromptSet:
     """
     path = PROMPTS / f"{prompts}.yaml"
     if not path.is_file():
-        path = Path(prompts)
+        path = Path(PLUGINS.find(str(prompts)) if str(prompts) in PLUGINS else prompts)
     if not path.is_file():
         raise UsageError(
             f"no prompt set {str(prompts)!r}", f"use a YAML file or one of: {', '.join(prompt_set_names())}"

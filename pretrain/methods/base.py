@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cardialign.data_shards.record import SignalSpec
-from cardialign.data_shards.stream.stream import Batch
+from cardialign.data_shards.stream.batch import Batch
 from cardialign.pretrain.choices import METHODS
 from cardialign.pretrain.config import MethodConfig, RunConfig
 from cardialign.pretrain.encoders.base import create_encoder

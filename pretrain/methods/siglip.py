@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from cardialign.data_shards.record import SignalSpec
-from cardialign.data_shards.stream.stream import Batch
+from cardialign.data_shards.stream.batch import Batch
 from cardialign.kernels.contrastive import Execution, Similarity, SoftTargets, siglip
 from cardialign.pretrain.config import MethodConfig, Positive, RunConfig, refuse
 from cardialign.pretrain.methods.base import Chance, ReportBank, StepLoss, Tensors

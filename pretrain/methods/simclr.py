@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cardialign.data_shards.record import SignalSpec
-from cardialign.data_shards.stream.stream import Batch
+from cardialign.data_shards.stream.batch import Batch
 from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, weighted_infonce
 from cardialign.pretrain.config import MethodConfig, Positive, RunConfig
 from cardialign.pretrain.methods.base import Chance, Method, ReportBank, StepLoss, Tensors

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from cardialign.data_shards.order.contract import local_slice
-from cardialign.data_shards.stream.stream import Batch
+from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.text.bank import TextBank
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.methods.base import Method, Tensors

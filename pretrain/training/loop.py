@@ -23,7 +23,8 @@ from cardialign.data_shards.order.global_order import ORDER_VERSION
 from cardialign.data_shards.shard_set.joined import JoinedSets
 from cardialign.data_shards.shard_set.selection import Selection
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.stream.stream import EMPTY_DIGEST, Batch, Position, ReadAhead, ShardStream
+from cardialign.data_shards.stream.batch import Batch
+from cardialign.data_shards.stream.stream import EMPTY_DIGEST, Position, ReadAhead, ShardStream
 from cardialign.data_shards.text.bank import TextBank
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.methods.base import Method, Tensors, create_method, method_class

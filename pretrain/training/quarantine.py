@@ -22,7 +22,7 @@ from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.order.contract import Order
 from cardialign.data_shards.order.substitutes import BadSample, describe_bad, substitutes
 from cardialign.data_shards.shard_set.payloads import REMEDY
-from cardialign.data_shards.stream.decoder import Batch
+from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.stream.stream import ShardStream
 from cardialign.pretrain.run.files import QUARANTINE
 from cardialign.pretrain.training.collectives import on_rank_zero

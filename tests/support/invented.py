@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cardialign.data_shards.record import SignalSpec
-from cardialign.data_shards.stream.stream import Batch
+from cardialign.data_shards.stream.batch import Batch
 from cardialign.pretrain.choices import METHODS
 from cardialign.pretrain.config import MethodConfig, RunConfig, parse_config
 from cardialign.pretrain.methods.base import Chance, Method, ReportBank, StepLoss, Tensors, Weights

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cardialign.data_shards.record import SignalSpec
-from cardialign.data_shards.stream.stream import Batch
+from cardialign.data_shards.stream.batch import Batch
 from cardialign.pretrain.config import RunConfig, TextConfig
 from cardialign.pretrain.methods.base import Method, ReportBank, Tensors
 from cardialign.pretrain.methods.parts.draws import Draws

@@ -219,7 +219,7 @@ def test_the_template_is_a_reader_that_works(tmp_path: Path, monkeypatch: pytest
     (root / "records.csv").write_text(
         "record,patient,age,sex,report\na,1,54,F,Sinus rhythm.|Normal ECG\nb,2,,M,\nc,2,60,M,\n"
     )
-    monkeypatch.setitem(SOURCES, "template", "cardialign.data_shards.sources.template:Template")
+    monkeypatch.setitem(SOURCES.own, "template", "cardialign.data_shards.sources.template:Template")
     report = build_shards(
         open_source("template", root, salt="s"), tmp_path / "out", SetPlan(SignalSpec(500, 2)), workers=1
     )

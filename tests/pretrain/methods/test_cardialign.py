@@ -186,5 +186,5 @@ def test_retrieval_counts_an_equal_report_as_found() -> None:
 
 def test_methods_are_found_by_name() -> None:
     assert METHODS.find("cardialign") is CardiAlign
-    with pytest.raises(UsageError, match="unknown method 'clip'; known methods: " + ", ".join(METHODS)):
-        parse_config({"method": {"name": "clip"}})
+    with pytest.raises(UsageError, match="unknown method 'nothing'; known methods: " + ", ".join(METHODS)):
+        parse_config({"method": {"name": "nothing"}})

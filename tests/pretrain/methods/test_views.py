@@ -9,7 +9,7 @@ import pytest
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.order.contract import local_slice
-from cardialign.data_shards.stream.stream import Batch
+from cardialign.data_shards.stream.batch import Batch
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.methods.parts.draws import Draws
 from cardialign.pretrain.methods.parts.views import ViewConfig, draw_view
