@@ -1,4 +1,6 @@
-"""CardiAlign: ECG encoders pretrained against their clinical reports. What users write is `import cardialign`; the rooms behind it may move.
+"""CardiAlign: ECG encoders pretrained against their clinical reports.
+
+What users write is `import cardialign`; the rooms behind it may move.
 
     shards = cardialign.open_shards("work/shards")
     encoder = cardialign.load_encoder("work/run/export")

@@ -1,6 +1,9 @@
-"""What a recipe may name: one row per method and per encoder. The table imports nothing; a class is imported when it is asked for.
+"""What a recipe may name: one row per method and per encoder.
 
-A package of a user's own adds to both by entry points (`data_shards.plugins`); the entry point's name is the name in the recipe.
+The table imports nothing; a class is imported when it is asked for.
+
+A package of a user's own adds to both by entry points (`data_shards.plugins`); the entry point's name is the name in
+the recipe.
 """
 
 from __future__ import annotations

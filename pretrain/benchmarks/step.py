@@ -1,6 +1,8 @@
-"""One optimizer step of a recipe on one device: forward, loss, backward, clipping and update of the real model on signals made of noise.
+"""One optimizer step of a recipe on one device:
+forward, loss, backward, clipping and update of the real model on signals made of noise.
 
-It is the arithmetic of a training step without data path, DeepSpeed and gradient caching: one micro-batch of the recipe, autocast as in training.
+It is the arithmetic of a training step without data path, DeepSpeed and gradient caching: one micro-batch of the
+recipe, autocast as in training.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ CPU_RECIPES = ("cardialign-demo", "cardialign-tiny")
 CPU_BATCH = 32
 PARTS = ("forward", "backward", "optimizer")
 
-# Dense bf16 peaks of the makers' data sheets, FLOP/s: what MFU is a share of by definition (Chowdhery et al. 2022, PaLM).
+# Dense bf16 peaks of the makers' data sheets, FLOP/s: what MFU is a share of by definition (Chowdhery et al. 2022,
+# PaLM).
 DATASHEET_BF16 = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 
 
@@ -45,11 +48,14 @@ def measure_step(
     rounds: int = 10,
     profile: bool = False,
 ) -> dict[str, Any]:
-    """Median milliseconds of a step and its parts, ECG/s, counted FLOPs per step and the rate as a share of a GEMM measured in the same run.
+    """Median milliseconds of a step and its parts, ECG/s,
+    counted FLOPs per step and the rate as a share of a GEMM measured in the same run.
 
-    batch: records per step; default the recipe's micro-batch, on a CPU at most 32. spec: default 10 s at 500 Hz. Times are wall-clock on CUDA and CPU
-    seconds on a CPU. `mfu` is there where the device's data sheet is known and the recipe runs in bf16; `peak_mib` on CUDA, all of the step included.
-    profile: also `profile`, torch.profiler's table of one step. Raises UsageError for a CPU and a recipe that is not made for one.
+    batch: records per step; default the recipe's micro-batch, on a CPU at most 32. spec: default 10 s at 500 Hz. Times
+    are wall-clock on CUDA and CPU seconds on a CPU. `mfu` is there where the device's data sheet is known and the
+    recipe runs in bf16; `peak_mib` on CUDA, all of the step included.
+    profile: also `profile`, torch.profiler's table of one step. Raises UsageError for a CPU and a recipe that is not
+    made for one.
     """
     config = load_config(recipe, list(overrides))
     if device.type == "cpu" and config.name not in CPU_RECIPES:

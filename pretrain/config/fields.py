@@ -1,4 +1,6 @@
-"""What every section of the configuration stands on: a strict base, bounded types, and a refusal that names every problem at once."""
+"""What every section of the configuration stands on:
+a strict base, bounded types, and a refusal that names every problem at once.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,9 @@ class Strict(BaseModel):
 
 
 def refuse(problems: list[str]) -> None:
-    """One line per problem, each "what is wrong; what to do"; `parse_config` shows them all. Nothing to say: nothing happens."""
+    """One line per problem, each "what is wrong; what to do"; `parse_config` shows them all.
+
+    Nothing to say: nothing happens.
+    """
     if problems:
         raise ValueError("\n".join(problems))

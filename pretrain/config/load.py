@@ -26,7 +26,9 @@ RENAMED_METHODS = {"diagsim": "cardialign"}
 
 
 def upgrade(values: dict[str, Any], origin: str = "configuration") -> dict[str, Any]:
-    """A configuration written by any release, as today's release words it; today's comes back as it is. The one place that knows old words.
+    """A configuration written by any release, as today's release words it; today's comes back as it is.
+
+    The one place that knows old words.
 
     Raises UsageError when a section stands there under its old and under its new name.
     """

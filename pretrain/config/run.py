@@ -44,10 +44,12 @@ def _choice(table: Table) -> BeforeValidator:
 
 
 class RunConfig(Strict):
-    """Everything that decides a run. `resolved()` is stored with the run; the same words are YAML keys, options and Python arguments.
+    """Everything that decides a run.
 
-    init_from: start from the weights of a run directory, a checkpoint or an exported encoder (`models:/NAME@ALIAS` on the command line) instead of
-    random ones; init_fresh: prefixes of tensors that start random all the same.
+    `resolved()` is stored with the run; the same words are YAML keys, options and Python arguments.
+
+    init_from: start from the weights of a run directory, a checkpoint or an exported encoder (`models:/NAME@ALIAS` on
+    the command line) instead of random ones; init_fresh: prefixes of tensors that start random all the same.
     """
 
     name: str = "cardialign"

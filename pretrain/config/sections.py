@@ -1,4 +1,6 @@
-"""The sections of a recipe that every method shares, and the bases of the two that a method and an encoder bring themselves."""
+"""The sections of a recipe that every method shares,
+and the bases of the two that a method and an encoder bring themselves.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ from cardialign.pretrain.config.fields import Fraction, Positive, Strict, refuse
 
 
 class MixturePart(Strict):
-    """One shard set of a mixture. Its share of every global batch is its weight over the sum of weights; folds and split: null = those of `data`."""
+    """One shard set of a mixture.
+
+    Its share of every global batch is its weight over the sum of weights; folds and split: null = those of `data`.
+    """
 
     shards: Path
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -23,10 +28,11 @@ class MixturePart(Strict):
 class DataConfig(Strict):
     """What is read, in which order, and how the signal is normalised on the device.
 
-    shards: one shard set, a folder or a URL; or mixture: several with weights. One of the two, never both. `load_config` takes a relative folder,
-    in either place, from where the command runs.
+    shards: one shard set, a folder or a URL; or mixture: several with weights. One of the two, never both.
+    `load_config` takes a relative folder, in either place, from where the command runs.
     window: shuffle within windows of this many shards, for object storage; null = over the whole set.
-    max_bad_fraction: share of the selected records that may turn out unreadable and be replaced (at least one record); 0 stops at the first.
+    max_bad_fraction: share of the selected records that may turn out unreadable and be replaced (at least one record);
+    0 stops at the first.
     slow_read_seconds: a read that takes longer is logged while it hangs.
     """
 
@@ -49,7 +55,8 @@ class DataConfig(Strict):
         if abs(sum(self.split_fractions) - 1) > 1e-9:
             refuse(
                 [
-                    f"split_fractions {list(self.split_fractions)} do not sum to 1; give train, val and test, e.g. [0.8, 0.1, 0.1]"
+                    f"split_fractions {list(self.split_fractions)} do not sum to 1; "
+                    "give train, val and test, e.g. [0.8, 0.1, 0.1]"
                 ]
             )
         return self
@@ -62,14 +69,17 @@ class DataConfig(Strict):
         seen = [(str(part.shards), part.folds, part.split) for part in self.mixture]
         for shards, folds, split in sorted({entry for entry in seen if seen.count(entry) > 1}, key=str):
             problems.append(
-                f"mixture names {shards} twice with folds {folds} and split {split}; name it once and add up the weights"
+                f"mixture names {shards} twice with folds {folds} and split {split}; "
+                "name it once and add up the weights"
             )
         refuse(problems)
         return self
 
     @property
     def parts(self) -> tuple[MixturePart, ...]:
-        """The shard sets to read, one or several, with the folds and the split that apply to each; empty when none is named."""
+        """The shard sets to read, one or several, with the folds and the split that apply to each;
+        empty when none is named.
+        """
         named = (MixturePart(shards=self.shards),) if self.shards is not None else self.mixture
         inherited = ("folds", "split")
         return tuple(
@@ -83,7 +93,9 @@ class DataConfig(Strict):
 
 
 class EncoderConfig(Strict):
-    """The section `encoder:`. Every encoder has one of its own, which adds its keys; the name is a row of `pretrain.choices`.
+    """The section `encoder:`.
+
+    Every encoder has one of its own, which adds its keys; the name is a row of `pretrain.choices`.
 
     embedding_dim: width of the embedding, the space that is shared with reports where a method reads them.
     """
@@ -93,9 +105,12 @@ class EncoderConfig(Strict):
 
 
 class MethodConfig(Strict):
-    """The section `method:`. Every method has one of its own, which adds its keys; the name is a row of `pretrain.choices`.
+    """The section `method:`.
 
-    harmless: keys (without `method.`) that may differ between a checkpoint and the run that continues it: they change speed, not what a step computes.
+    Every method has one of its own, which adds its keys; the name is a row of `pretrain.choices`.
+
+    harmless: keys (without `method.`) that may differ between a checkpoint and the run that continues it: they change
+    speed, not what a step computes.
     """
 
     harmless: ClassVar[tuple[str, ...]] = ()
@@ -123,7 +138,10 @@ class OptimizerConfig(Strict):
 
 
 class ScheduleConfig(Strict):
-    """Linear warm-up, then cosine to `min_lr_ratio` x lr. Warm-up is on by default: without a ramp both towers can collapse within 25 steps."""
+    """Linear warm-up, then cosine to `min_lr_ratio` x lr.
+
+    Warm-up is on by default: without a ramp both towers can collapse within 25 steps.
+    """
 
     name: Literal["cosine", "constant"] = "cosine"
     warmup_fraction: Fraction = 0.1
@@ -132,7 +150,9 @@ class ScheduleConfig(Strict):
 
 
 class TrainingConfig(Strict):
-    """Global batch and duration decide the result; micro-batch, ZeRO stage and world size only decide speed and memory."""
+    """Global batch and duration decide the result;
+    micro-batch, ZeRO stage and world size only decide speed and memory.
+    """
 
     global_batch: Annotated[int, Field(ge=2)] = 256
     micro_batch: Positive | None = None

@@ -12,14 +12,18 @@ from cardialign.pretrain.config import EncoderConfig
 
 
 class EncoderOutput(NamedTuple):
-    """What an encoder says of B records. Legend: E embedding_dim, F feature_width, N tokens, D token_width, G lead groups.
+    """What an encoder says of B records.
+
+    Legend: E embedding_dim, F feature_width, N tokens, D token_width, G lead groups.
 
     embedding      float32 (B, E), L2-normalised.
     features       (B, F), pooled but not projected: what a linear probe reads.
     tokens         (B, N, D) when asked for, else None.
-    token_mask     bool (B, N) with the tokens: True where a token saw a recorded sample of a recorded lead. Other tokens mean nothing.
+    token_mask     bool (B, N) with the tokens: True where a token saw a recorded sample of a recorded lead. Other
+                   tokens mean nothing.
     valid_samples  int (B,) as they came in; None when no record is padded.
-    group_weights  float32 (B, G), 0 for a missing group, else summing to 1; None for an encoder that weighs no lead groups.
+    group_weights  float32 (B, G), 0 for a missing group, else summing to 1; None for an encoder that weighs no lead
+                   groups.
     """
 
     embedding: Tensor
@@ -33,9 +37,10 @@ class EncoderOutput(NamedTuple):
 class EcgEncoder(nn.Module):
     """Base of all encoders: one file each in this folder, one row each in `pretrain.choices.ENCODERS`.
 
-    The contract, held by one test over all rows: a sample of a missing lead or behind `valid_samples`, NaN included, changes no output; records do
-    not see each other (a published BatchNorm is an option that says so by name); in evaluation the output is a function of the input; the forward
-    pass can be traced by `torch.export` with a dynamic batch.
+    The contract, held by one test over all rows: a sample of a missing lead or behind `valid_samples`, NaN included,
+    changes no output; records do not see each other (a published BatchNorm is an option that says so by name); in
+    evaluation the output is a function of the input; the forward pass can be traced by `torch.export` with a dynamic
+    batch.
 
     sampling_rate in Hz, samples T per record, normalisation one of `encoders.blocks.normalise.NORMALISATIONS`.
     """
@@ -54,7 +59,9 @@ class EcgEncoder(nn.Module):
     def forward(
         self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None, return_tokens: bool = False
     ) -> EncoderOutput:
-        """signal (B, 12, T) in mV, lead_mask bool (B, 12), valid_samples int (B,) or None when no record is padded (faster)."""
+        """signal (B, 12, T) in mV, lead_mask bool (B, 12),
+        valid_samples int (B,) or None when no record is padded (faster).
+        """
         raise NotImplementedError
 
 

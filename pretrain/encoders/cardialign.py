@@ -1,4 +1,7 @@
-"""The ECG encoder of the main recipe: multi-view cardiac spatial encoding over multi-scale temporal encoders. The forward pass is one page."""
+"""The ECG encoder of the main recipe: multi-view cardiac spatial encoding over multi-scale temporal encoders.
+
+The forward pass is one page.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,8 @@ LEAD_GROUPS: dict[str, tuple[str, ...]] = {
 class CardiAlignEncoderConfig(EncoderConfig):
     """`size` sets width, depth and heads; each may be overridden.
 
-    attention: `packed` leaves out the tokens of padded samples and of missing lead groups instead of masking them: same result, less work where
-    much is missing.
+    attention: `packed` leaves out the tokens of padded samples and of missing lead groups instead of masking them: same
+    result, less work where much is missing.
     """
 
     name: str = "cardialign"
@@ -67,7 +70,8 @@ class CardiAlignEncoderConfig(EncoderConfig):
             )
         elif (self.width // self.heads) % 2:
             problems.append(
-                f"width / heads = {self.width // self.heads} is odd; choose an even head size (rotary positions turn pairs)"
+                f"width / heads = {self.width // self.heads} is odd; "
+                "choose an even head size (rotary positions turn pairs)"
             )
         if not self.patches:
             problems.append("patches is empty; give at least one scale, e.g. {kernel_ms: 100, stride_ms: 100}")
@@ -89,8 +93,10 @@ class CardiAlignEncoderConfig(EncoderConfig):
 class CardiAlignEncoder(EcgEncoder):
     """Twelve leads in mV -> one unit vector per record.
 
-    Sizes (parameters with the default groups and patches at 500 Hz, embedding_dim 256): tiny 0.64 M, small 10.8 M, base 116 M.
-    Raises UsageError for patches that do not fit the record. Legend: B batch, T samples, G lead groups, S scales, N tokens, D width.
+    Sizes (parameters with the default groups and patches at 500 Hz, embedding_dim 256): tiny 0.64 M, small 10.8 M, base
+    116 M.
+    Raises UsageError for patches that do not fit the record. Legend: B batch, T samples, G lead groups, S scales, N
+    tokens, D width.
     """
 
     Config: ClassVar[type[EncoderConfig]] = CardiAlignEncoderConfig
@@ -133,10 +139,13 @@ class CardiAlignEncoder(EcgEncoder):
     def forward(
         self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None, return_tokens: bool = False
     ) -> EncoderOutput:
-        """As every encoder; the tokens of a scale stand together, those of a lead group within it: N = sum over scales of G * N_s."""
+        """As every encoder; the tokens of a scale stand together, those of a lead group within it:
+        N = sum over scales of G * N_s.
+        """
         B, G = signal.shape[0], len(self.group_names)
         present = (lead_mask[:, None, :] & self.membership).any(dim=-1)  # (B, G)
-        # A missing group has weight 0 below: packed sequences leave its tokens out. A traced graph may not depend on what is missing.
+        # A missing group has weight 0 below: packed sequences leave its tokens out. A traced graph may not depend on
+        # what is missing.
         skip_absent = self.packs and not torch.compiler.is_compiling() and not bool(present.all())
 
         signal = normalise(signal, lead_mask, valid_samples, self.normalisation)

@@ -1,9 +1,12 @@
-"""The main recipe. DiagSim-weighted InfoNCE: negatives whose reports say nearly the same thing count less, or not at all.
+"""The main recipe.
+
+DiagSim-weighted InfoNCE: negatives whose reports say nearly the same thing count less, or not at all.
 
 For ECG i (and symmetrically for report i), with S_ij the similarity of reports i and j:
     L_i = -log  e^{s_ii} / ( e^{s_ii} + sum_{j != i} alpha(S_ij) e^{s_ij} ),   s_ij = <ecg_i, text_j> / temperature
-The mapping alpha and the choice of S are ours (the published description leaves them open): S is the cosine of *centred* frozen report
-embeddings, because raw ones sit near 0.83 for any two reports, or the Jaccard overlap of the two sets of statements.
+The mapping alpha and the choice of S are ours (the published description leaves them open): S is the cosine of
+*centred* frozen report embeddings, because raw ones sit near 0.83 for any two reports, or the Jaccard overlap of the
+two sets of statements.
 """
 
 from __future__ import annotations
@@ -31,7 +34,11 @@ from cardialign.pretrain.methods.parts.two_towers import TwoTowers, retrieval_to
 log = logging.getLogger(__name__)
 
 STATEMENT_COLUMNS = 4096
-"""Widest multi-hot row. MIMIC-IV-ECG has about 3,800 distinct statements; a larger vocabulary is folded (id modulo this), which only merges statements."""
+"""Widest multi-hot row.
+
+MIMIC-IV-ECG has about 3,800 distinct statements; a larger vocabulary is folded (id modulo this), which only merges
+statements.
+"""
 
 
 class CardiAlignConfig(MethodConfig):
@@ -63,7 +70,8 @@ class CardiAlignConfig(MethodConfig):
             )
         if not self.temperature_min <= self.temperature <= self.temperature_max:
             problems.append(
-                f"temperature {self.temperature:g} is outside temperature_min..temperature_max ({self.temperature_min:g}..{self.temperature_max:g}); "
+                f"temperature {self.temperature:g} is outside temperature_min..temperature_max "
+                f"({self.temperature_min:g}..{self.temperature_max:g}); "
                 "move it inside or widen the bounds"
             )
         refuse(problems)
@@ -71,7 +79,10 @@ class CardiAlignConfig(MethodConfig):
 
 
 class CardiAlign(TwoTowers):
-    """`method.name: cardialign`. Inputs besides both towers': report_key int64 (b,) and, unless similarity is none, similarity float32 (b, d_s)."""
+    """`method.name: cardialign`.
+
+    Inputs besides both towers': report_key int64 (b,) and, unless similarity is none, similarity float32 (b, d_s).
+    """
 
     Config: ClassVar[type[MethodConfig]] = CardiAlignConfig
 
@@ -97,7 +108,10 @@ class CardiAlign(TwoTowers):
         return {**super().inputs(batch, bank, draws), **self.report_relations(bank, batch.report)}
 
     def report_relations(self, bank: ReportBank, reports: np.ndarray) -> Tensors:
-        """Report ids (b,) -> duplicate keys and similarity features. The bank refuses a record without a report (id -1)."""
+        """Report ids (b,) -> duplicate keys and similarity features.
+
+        The bank refuses a record without a report (id -1).
+        """
         self._learn_bank(bank)
         inputs = {"report_key": torch.from_numpy(np.array(bank.report_keys(reports), dtype=np.int64))}
         if self.kind == "cosine":

@@ -1,4 +1,5 @@
-"""SigLIP (Zhai et al. 2023): every pair of ECG and report is a yes-or-no question of its own; no softmax, no comparison among negatives.
+"""SigLIP (Zhai et al. 2023): every pair of ECG and report is a yes-or-no question of its own;
+no softmax, no comparison among negatives.
 
     L = 1/B sum_ij softplus(l_ij) - y_ij l_ij,   l_ij = e^{log_scale} ecg_i.text_j + bias,   y_ii = 1, else 0
 Scale and bias are learnt; they start at log 10 and -10, so that the many negatives do not drown the first steps.
@@ -46,7 +47,8 @@ class SigLipConfig(MethodConfig):
         if not low <= self.temperature <= high:
             refuse(
                 [
-                    f"temperature {self.temperature:g} is outside temperature_min..temperature_max ({low:g}..{high:g}); move it inside"
+                    f"temperature {self.temperature:g} is outside "
+                    f"temperature_min..temperature_max ({low:g}..{high:g}); move it inside"
                 ]
             )
         return self

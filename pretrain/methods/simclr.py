@@ -1,9 +1,11 @@
-"""SimCLR (Chen et al. 2020): two random views of a record find each other among the views of all other records. No reports.
+"""SimCLR (Chen et al. 2020): two random views of a record find each other among the views of all other records.
+
+No reports.
 
 For view z_i of a record and its other view z_j, over the 2B views of the global batch:
     L_i = -log  e^{z_i.z_j / tau} / sum_{k != i} e^{z_i.z_k / tau},   averaged over all 2B views (NT-Xent)
-It is the weighted InfoNCE of [first; second] against [second; first], in which the view itself is an exact duplicate, and dropped.
-The representation is the encoder's embedding; the projector on top of it stays behind, as published.
+It is the weighted InfoNCE of [first; second] against [second; first], in which the view itself is an exact duplicate,
+and dropped. The representation is the encoder's embedding; the projector on top of it stays behind, as published.
 """
 
 from __future__ import annotations
@@ -60,7 +62,9 @@ class SimClr(Method):
         self.register_buffer("log_scale", torch.tensor([-math.log(method.temperature)]), persistent=False)
 
     def inputs(self, batch: Batch, bank: ReportBank | None, draws: Draws) -> Tensors:
-        """signal float32 (b, 2, 12, T) mV, lead_mask bool (b, 2, 12), valid_samples int64 (b, 2), and row int64 (b,), which says who is who."""
+        """signal float32 (b, 2, 12, T) mV, lead_mask bool (b, 2, 12),
+        valid_samples int64 (b, 2), and row int64 (b,), which says who is who.
+        """
         views = [
             draw_view(batch, self.config.views, draws, purpose, self.ecg.sampling_rate)
             for purpose in ("first", "second")
@@ -70,7 +74,9 @@ class SimClr(Method):
         return {**dict(zip(names, stacked, strict=True)), "row": torch.from_numpy(batch.rows)}
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensors:
-        """Features: ecg (b, embedding_dim), the embedding of the first view; projected float32 (b, 2, projection_dim), unit vectors."""
+        """Features: ecg (b, embedding_dim), the embedding of the first view;
+        projected float32 (b, 2, projection_dim), unit vectors.
+        """
         signal, lead_mask, valid = (inputs[name].flatten(0, 1) for name in ("signal", "lead_mask", "valid_samples"))
         embedding = self.ecg(signal, lead_mask, valid).embedding
         projected = F.normalize(self.projector(embedding.to(self.projector[0].weight.dtype)).float(), dim=-1)
@@ -79,7 +85,9 @@ class SimClr(Method):
     def loss(
         self, features: Mapping[str, Tensor], inputs: Mapping[str, Tensor], group: dist.ProcessGroup | None = None
     ) -> StepLoss:
-        """Metrics: loss, effective_negatives (2B - 2 for records that are all different), view_similarity (mean cosine of the two views)."""
+        """Metrics: loss, effective_negatives (2B - 2 for records that are all different),
+        view_similarity (mean cosine of the two views).
+        """
         first, second = features["projected"].unbind(dim=1)
         output = weighted_infonce(
             torch.cat([first, second]),

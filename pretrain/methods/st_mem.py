@@ -1,10 +1,13 @@
-"""ST-MEM (Na et al. 2024): most patches of every lead are hidden, and each lead is reconstructed from what all leads show. No reports.
+"""ST-MEM (Na et al. 2024): most patches of every lead are hidden and reconstructed from what all leads show.
 
-Per lead `mask_ratio` of the patches are hidden, drawn for each lead alone, so that every lead keeps the same number. The encoder sees the kept
-patches of all leads together; the decoder works lead by lead with shared weights, and sees the other leads only through what the encoder made of
-the kept patches. The loss is the mean squared error of the hidden, recorded patches, each normalised to mean 0 and variance 1:
+No reports. Per lead `mask_ratio` of the patches are hidden, drawn for each lead alone, so that every lead keeps the same
+number. The encoder sees the kept patches of all leads together. The decoder works lead by lead with shared weights: it
+sees the other leads only through what the encoder made of the kept patches. The loss is the mean squared error of the
+hidden, recorded patches, each normalised to mean 0 and variance 1:
+
     L = sum over hidden patches p of |decoded_p - normalised(x_p)|^2 / K  /  number of hidden patches in the global batch
-Ours: rotary positions in seconds, no separator tokens, patches that are padded or of a missing lead count nowhere.
+
+Ours: rotary positions in seconds, no separator tokens; patches that are padded or of a missing lead count nowhere.
 """
 
 from __future__ import annotations
@@ -44,8 +47,9 @@ class StMemConfig(MethodConfig):
 
 
 class StMem(Method):
-    """`method.name: st_mem`. Raises UsageError for another encoder than vit1d with lead-wise patches, or when a lead would keep no patch.
+    """`method.name: st_mem`.
 
+    Raises UsageError for another encoder than vit1d with lead-wise patches, or when a lead would keep no patch.
     Legend: b records, n patches per lead, N = 12 n, M kept patches, K samples per patch, d decoder_width.
     """
 
@@ -77,8 +81,11 @@ class StMem(Method):
         self.to_samples = nn.Linear(d, self.ecg.patch_samples)
 
     def inputs(self, batch: Batch, bank: ReportBank | None, draws: Draws) -> Tensors:
-        """The signal as every encoder reads it; kept int64 (b, M), the places of the patches that are shown, lead after lead; hidden bool (b, N),
-        the patches to be reconstructed: not shown, of a recorded lead, and recorded to their last sample."""
+        """The signal as every encoder reads it, and two more:
+
+        kept    int64 (b, M), the places of the patches that are shown, lead after lead.
+        hidden  bool (b, N), what is to be reconstructed: not shown, of a recorded lead, recorded to its last sample.
+        """
         shown = draws.chosen("shown patches", self.kept, self.patches, LEADS).reshape(len(batch.rows), -1)
         complete = (np.arange(self.patches) + 1) * self.ecg.patch_samples <= batch.valid_samples[:, None]
         recorded = (batch.lead_mask[:, :, None] & complete[:, None, :]).reshape(shown.shape)
@@ -86,7 +93,7 @@ class StMem(Method):
         return {**batch_signals(batch), "kept": torch.from_numpy(kept), "hidden": torch.from_numpy(recorded & ~shown)}
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensors:
-        """Features: ecg (b, embedding_dim) of what was shown, and reconstruction (b, 2): sum of the patches' errors, and their number."""
+        """Features: ecg (b, embedding_dim) of what was shown; reconstruction (b, 2), the errors' sum and number."""
         given = inputs["signal"], inputs["lead_mask"], inputs.get("valid_samples")
         everything = self.ecg.embed_patches(*given)
         shown = everything.keep(inputs["kept"])
@@ -113,7 +120,10 @@ class StMem(Method):
     def loss(
         self, features: Mapping[str, Tensor], inputs: Mapping[str, Tensor], group: dist.ProcessGroup | None = None
     ) -> StepLoss:
-        """Metrics: loss. A model that draws the mean everywhere stands at 1; masked models stay near it for a while, so it is no alarm."""
+        """Metrics: loss.
+
+        A model that draws the mean everywhere stands at 1. Masked models stay near it for a while, so it is no alarm.
+        """
         loss = mean_over_batch(features["reconstruction"], group)
         return StepLoss(loss, {"loss": loss.detach()})
 

@@ -1,8 +1,10 @@
 """The collapse alarm: stop a run that has stopped learning, and say what was seen and what to change.
 
-Two signs after warm-up. The loss sits at chance: what the method says a model reaches that sends every record to one point. A method without such
-a figure is not judged by it, nor is a loss that is still falling from above. Or the effective rank of the ECG embeddings (RankMe, Garrido et al. 2023: exponential of the entropy of the normalised
-singular values) falls towards a line. Both must last: a model that has just left its warm-up may still map all records into a narrow cone.
+Two signs after warm-up. The loss sits at chance: what the method says a model reaches that sends every record to one
+point. A method without such a figure is not judged by it, nor is a loss that is still falling from above. Or the
+effective rank of the ECG embeddings (RankMe, Garrido et al. 2023: exponential of the entropy of the normalised singular
+values) falls towards a line. Both must last: a model that has just left its warm-up may still map all records into a
+narrow cone.
 """
 
 from __future__ import annotations
@@ -17,11 +19,14 @@ from cardialign.pretrain.config import CollapseConfig
 from cardialign.pretrain.methods.base import Chance
 
 REMEDY = (
-    "lengthen the warm-up (schedule.warmup_fraction), lower optimizer.lr, or raise method.temperature where the method has one; "
-    "then start again in a new run directory"
+    "lengthen the warm-up (schedule.warmup_fraction), lower optimizer.lr, or raise method.temperature where the method "
+    "has one; then start again in a new run directory"
 )
 
-NOT_FINITE_REMEDY = "the last checkpoint is intact; lower optimizer.lr, or look for bad records with `cardialign shards verify` and `shards inspect`"
+NOT_FINITE_REMEDY = (
+    "the last checkpoint is intact; lower optimizer.lr, or look for bad records "
+    "with `cardialign shards verify` and `shards inspect`"
+)
 
 
 class CollapseError(UserError):
@@ -29,7 +34,9 @@ class CollapseError(UserError):
 
 
 def effective_rank(features: torch.Tensor) -> float:
-    """RankMe of the rows of all ranks together, 1..d. features (b, d) of this rank; the same value on every rank, no row leaves its rank."""
+    """RankMe of the rows of all ranks together, 1..d. features (b, d) of this rank;
+    the same value on every rank, no row leaves its rank.
+    """
     double = features.detach().double()
     gram = double.T @ double
     if dist.is_initialized():
@@ -40,7 +47,10 @@ def effective_rank(features: torch.Tensor) -> float:
 
 
 class CollapseAlarm:
-    """Fed with what every rank sees alike, so that all ranks stop together. `warmup`: steps during which nothing is judged."""
+    """Fed with what every rank sees alike, so that all ranks stop together.
+
+    `warmup`: steps during which nothing is judged.
+    """
 
     def __init__(self, config: CollapseConfig, warmup: int) -> None:
         self.config = config
@@ -66,8 +76,9 @@ class CollapseAlarm:
         self.at_chance = self.at_chance + 1 if loss >= chance.loss - margin else 0
         if self.at_chance >= self.config.patience_steps:
             raise CollapseError(
-                f"step {step}: for {self.at_chance} steps the loss ({loss:.4f}) has not been below {chance.formula} = {chance.loss:.4f} "
-                f"by more than {self.config.loss_margin:g}: every record looks the same to the model",
+                f"step {step}: for {self.at_chance} steps the loss ({loss:.4f}) has not been below "
+                f"{chance.formula} = {chance.loss:.4f} by more than {self.config.loss_margin:g}: "
+                "every record looks the same to the model",
                 REMEDY,
             )
 
@@ -79,8 +90,9 @@ class CollapseAlarm:
             )
 
     def check_rank(self, step: int, rank: float | None) -> None:
-        """Raises CollapseError when the effective rank of the ECG embeddings has been below `min_rank` for `patience_steps` after warm-up, at every
-        step where it was looked at; None = not looked at."""
+        """Raises CollapseError when the effective rank of the ECG embeddings has been below `min_rank` for
+        `patience_steps` after warm-up, at every step where it was looked at; None = not looked at.
+        """
         if rank is None or not self.config.enabled or step <= self.warmup:
             return
         if rank >= self.config.min_rank:
@@ -89,7 +101,7 @@ class CollapseAlarm:
         self.low_since = step if self.low_since is None else self.low_since
         if step - self.low_since >= self.config.patience_steps:
             raise CollapseError(
-                f"step {step}: the ECG embeddings of the batch have effective rank {rank:.2f}, and since step {self.low_since} it has been below "
-                f"collapse.min_rank {self.config.min_rank:g}",
+                f"step {step}: the ECG embeddings of the batch have effective rank {rank:.2f}, "
+                f"and since step {self.low_since} it has been below collapse.min_rank {self.config.min_rank:g}",
                 REMEDY,
             )

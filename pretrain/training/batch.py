@@ -18,9 +18,11 @@ from cardialign.pretrain.training.engine import Workers
 def dropped_leads(
     lead_mask: np.ndarray, probability: float, seed: int, step: int, rows: slice, global_batch: int
 ) -> np.ndarray:
-    """Lead mask bool (b, 12) with each present lead hidden with `probability`; a record keeps at least one of those it had.
+    """Lead mask bool (b, 12) with each present lead hidden with `probability`;
+    a record keeps at least one of those it had.
 
-    The draws are made for the whole global batch and `rows` of it are used, so that they do not depend on how the batch is spread over ranks.
+    The draws are made for the whole global batch and `rows` of it are used, so that they do not depend on how the batch
+    is spread over ranks.
     """
     if probability == 0:
         return lead_mask
@@ -34,7 +36,9 @@ def dropped_leads(
 def step_inputs(
     batch: Batch, reports: np.ndarray, bank: TextBank | None, method: Method, config: RunConfig, workers: Workers
 ) -> Tensors:
-    """Stream batch of this rank -> the method's inputs, on the device. reports (records,): the report of every record of the set."""
+    """Stream batch of this rank -> the method's inputs, on the device.
+    reports (records,): the report of every record of the set.
+    """
     training = config.training
     rows = local_slice(training.global_batch, workers.rank, workers.world_size)
     shown = dropped_leads(batch.lead_mask, training.lead_dropout, config.seed, batch.step, rows, training.global_batch)

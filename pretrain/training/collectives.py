@@ -1,4 +1,6 @@
-"""Ranks that succeed or fail together: what one rank learns, every rank learns, so that none is left waiting in a collective."""
+"""Ranks that succeed or fail together: what one rank learns,
+every rank learns, so that none is left waiting in a collective.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ T = TypeVar("T")
 
 
 def on_rank_zero(work: Callable[[], T]) -> T:
-    """Run `work` on rank 0; every rank gets its result, or its UserError or OSError. The result must be picklable and small."""
+    """Run `work` on rank 0; every rank gets its result, or its UserError or OSError.
+
+    The result must be picklable and small.
+    """
     outcome: list[object] = [None, None]
     if dist.get_rank() == 0:
         try:
@@ -42,7 +47,9 @@ def highest(value: int, device: torch.device) -> int:
 
 
 def first_error(error: UserError | None) -> UserError:
-    """The UserError of the lowest rank that has one, for every rank to raise; called by all ranks when one has failed."""
+    """The UserError of the lowest rank that has one, for every rank to raise;
+    called by all ranks when one has failed.
+    """
     errors: list[UserError | None] = [None] * dist.get_world_size()
     dist.all_gather_object(errors, error)
     return next(found for found in errors if found is not None)

@@ -1,4 +1,6 @@
-"""What a run reads: its shard set or its mixture of several, the rows it selects, their order, its text bank, and how many steps they make."""
+"""What a run reads: its shard set or its mixture of several,
+the rows it selects, their order, its text bank, and how many steps they make.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,11 @@ from cardialign.pretrain.text.encoder import TextEncoder
 
 
 def total_steps(config: RunConfig, records: int) -> int:
-    """Optimizer steps of the run: as given, or enough for `epochs` passes over `records`. In a mixture a pass is as many records as all sets have
-    selected together; a set with more than its share of the weights is passed more often."""
+    """Optimizer steps of the run: as given, or enough for `epochs` passes over `records`.
+
+    In a mixture a pass is as many records as all sets have selected together; a set with more than its share of the
+    weights is passed more often.
+    """
     training = config.training
     if training.steps is not None:
         return training.steps
@@ -30,8 +35,10 @@ def total_steps(config: RunConfig, records: int) -> int:
 
 
 def open_sets(data: DataConfig) -> ShardSet | JoinedSets:
-    """The shard set of a run, or those of its mixture as one. Raises UsageError when none is named, DataError when one cannot be opened or read
-    together with the others."""
+    """The shard set of a run, or those of its mixture as one.
+
+    Raises UsageError when none is named, DataError when one cannot be opened or read together with the others.
+    """
     if not data.parts:
         raise UsageError(
             "neither data.shards nor data.mixture is set",
@@ -43,7 +50,9 @@ def open_sets(data: DataConfig) -> ShardSet | JoinedSets:
 
 
 def open_data(config: RunConfig) -> tuple[ShardSet | JoinedSets, Selection, Order]:
-    """Shard set(s), the rows of the run (their folds and split, with a report where the method reads reports), and their order. Raises UserError or DataError with the remedy."""
+    """Shard set(s), the rows of the run (their folds and split, with a report where the method reads reports),
+    and their order. Raises UserError or DataError with the remedy.
+    """
     data, opened = config.data, open_sets(config.data)
     if isinstance(opened, ShardSet):
         selection = _select(config, opened, data.parts[0])
@@ -85,7 +94,8 @@ def _order_in_mixture(config: RunConfig, part: MixturePart, shard_set: ShardSet,
     selection = _select(config, shard_set, part)
     if selection.rows.size < slots:
         raise DataError(
-            f"{part.shards}: {selection.rows.size} records are selected, its weight in the mixture gives it {slots} slots of every global batch",
+            f"{part.shards}: {selection.rows.size} records are selected, "
+            f"its weight in the mixture gives it {slots} slots of every global batch",
             "lower its weight or training.global_batch, or select more of its records",
         )
     order = _order(config, shard_set, selection, slots)

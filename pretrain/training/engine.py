@@ -38,9 +38,11 @@ class Workers:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a global batch is cut: rows per micro-batch (at most) and micro-batches per optimizer step, the same number on every rank.
+    """How a global batch is cut: rows per micro-batch (at most) and micro-batches per optimizer step,
+    the same number on every rank.
 
-    The number is a pure function of the three inputs, because ranks that run a different number of forwards wait for each other for ever (ZeRO-3).
+    The number is a pure function of the three inputs, because ranks that run a different number of forwards wait for
+    each other for ever (ZeRO-3).
     """
 
     global_batch: int
@@ -49,7 +51,9 @@ class BatchPlan:
     micro_batches: int
 
     def slices(self, local_rows: int) -> list[slice]:
-        """`micro_batches` consecutive slices of the local rows, sizes differing by at most one; some are empty when rows run out."""
+        """`micro_batches` consecutive slices of the local rows, sizes differing by at most one;
+        some are empty when rows run out.
+        """
         n = self.micro_batches
         return [slice(local_rows * k // n, local_rows * (k + 1) // n) for k in range(n)]
 
@@ -67,7 +71,8 @@ def plan_batches(global_batch: int, world_size: int, micro_batch: int | None) ->
 
 
 def start_workers(timeout_seconds: float = 1800.0) -> Workers:
-    """Join the process group named by RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT (torchrun and Ray set them); alone when they are absent.
+    """Join the process group named by RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT (torchrun and Ray set them);
+    alone when they are absent.
 
     gloo on CPU, nccl on CUDA. A process group that exists already (Ray Train makes one) is used as it is.
     """
@@ -105,10 +110,12 @@ def _free_port() -> str:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, parts: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Groups of weights that decay, and of what must not (biases, norms, logit scale, missing-lead embeddings). Frozen ones are in none.
+    """Groups of weights that decay, and of what must not (biases, norms, logit scale, missing-lead embeddings).
 
-    parts: parameter-name prefixes with a learning rate of their own; each has two such groups of its own, which carry it as `part`. The longest
-    prefix that fits a name has it.
+    Frozen ones are in none.
+
+    parts: parameter-name prefixes with a learning rate of their own; each has two such groups of its own, which carry
+    it as `part`. The longest prefix that fits a name has it.
     """
     in_norms = {
         f"{path}.{name}" if path else name
@@ -143,14 +150,18 @@ def make_optimizer(
 
 
 def deepspeed_config(config: RunConfig, plan: BatchPlan) -> dict[str, Any]:
-    """RunConfig -> DeepSpeed's dictionary. The learning rate is set by the loop at every step, so no scheduler is named here."""
+    """RunConfig -> DeepSpeed's dictionary.
+
+    The learning rate is set by the loop at every step, so no scheduler is named here.
+    """
     training = config.training
     return {
         "train_micro_batch_size_per_gpu": plan.micro_batch,
         "gradient_accumulation_steps": plan.micro_batches,
         "gradient_clipping": config.optimizer.grad_clip,
         "zero_optimization": {"stage": training.zero_stage},
-        # Autocast keeps weights, optimizer and accumulated gradients in fp32: in bf16 the logit scale would move in steps of 0.4 %.
+        # Autocast keeps weights, optimizer and accumulated gradients in fp32: in bf16 the logit scale would move in
+        # steps of 0.4 %.
         "torch_autocast": {"enabled": training.precision == "bf16", "dtype": "bfloat16"},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
@@ -167,8 +178,11 @@ def make_engine(
     universal: bool = False,
     parts: Sequence[str] = (),
 ) -> Any:
-    """Model -> DeepSpeed engine with its optimizer. `universal`: the next load reads a universal checkpoint (another world size); `parts`: as
-    `parameter_groups`. The engine keeps the part of each optimizer group as `group_parts`: checkpoints may not carry it."""
+    """Model -> DeepSpeed engine with its optimizer.
+
+    `universal`: the next load reads a universal checkpoint (another world size); `parts`: as `parameter_groups`. The
+    engine keeps the part of each optimizer group as `group_parts`: checkpoints may not carry it.
+    """
     import deepspeed
 
     settings = deepspeed_config(config, plan)
@@ -192,7 +206,8 @@ def optimizer_step(engine: Any) -> float:
     """Clip and update; returns the norm of the global gradient before clipping."""
     norm = None
     if engine.zero_optimization_stage() == 0:
-        # Without ZeRO, DeepSpeed clips by torch's rule and does not keep the norm; the gradients are averaged and whole here.
+        # Without ZeRO, DeepSpeed clips by torch's rule and does not keep the norm; the gradients are averaged and whole
+        # here.
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
     engine.step()
@@ -202,7 +217,8 @@ def optimizer_step(engine: Any) -> float:
 
 
 def part_weights(engine: Any, prefix: str) -> dict[str, torch.Tensor]:
-    """The trained parameters whose names begin with `prefix` (left out), whole, on the device and detached, whatever the ZeRO stage.
+    """The trained parameters whose names begin with `prefix` (left out),
+    whole, on the device and detached, whatever the ZeRO stage.
 
     A collective under ZeRO-3. Below it the tensors are the parameters themselves: read them, never write.
     """

@@ -1,9 +1,9 @@
 """Gradient caching: the loss sees every row of the global batch while the encoders see one micro-batch at a time.
 
-Two passes (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"): encode every micro-batch without a graph,
-take the gradient of the global loss at the features, then encode again with a graph and back-propagate <feature, its gradient>.
-When the local batch is one micro-batch, the first pass is the second one and nothing is encoded twice. Nor is it where the loss is a mean of row
-losses whose counts are known beforehand.
+Two passes (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"): encode every
+micro-batch without a graph, take the gradient of the global loss at the features, then encode again with a graph and
+back-propagate <feature, its gradient>. When the local batch is one micro-batch, the first pass is the second one and
+nothing is encoded twice. Nor is it where the loss is a mean of row losses whose counts are known beforehand.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ class _RandomState:
 
 
 def _rows(inputs: Tensors, rows: slice) -> dict[str, torch.Tensor]:
-    """One micro-batch. An empty slice becomes row 0, whose features are dropped: every rank must run the same collectives."""
+    """One micro-batch.
+
+    An empty slice becomes row 0, whose features are dropped: every rank must run the same collectives.
+    """
     part = rows if rows.stop > rows.start else slice(0, 1)
     return {name: tensor[part] for name, tensor in inputs.items()}
 
@@ -61,10 +64,12 @@ def _leaves(outputs: list[dict[str, torch.Tensor]], slices: list[slice]) -> dict
 def _surrogate(
     outputs: Tensors, gradients: Mapping[str, torch.Tensor | None], rows: slice, world_size: int, *, first: bool
 ) -> torch.Tensor:
-    """Scalar whose gradient, averaged over ranks by DeepSpeed, is the exact gradient of the global loss for this micro-batch.
+    """Scalar whose gradient, averaged over ranks by DeepSpeed,
+    is the exact gradient of the global loss for this micro-batch.
 
-    Row features carry d(global loss)/d(local row): a sum over ranks, so x world_size before the average. Shared features carry the global gradient
-    on every rank already; it is counted once per step. The zero terms keep every parameter in every backward.
+    Row features carry d(global loss)/d(local row): a sum over ranks, so x world_size before the average. Shared
+    features carry the global gradient on every rank already; it is counted once per step. The zero terms keep every
+    parameter in every backward.
     """
     total = torch.zeros((), device=next(iter(outputs.values())).device)
     for name, feature in outputs.items():
@@ -93,10 +98,12 @@ def accumulate_gradients(
 ) -> CachedStep:
     """Leave the gradient of the global loss in the engine, one `engine.step()` away from the update.
 
-    inputs  tensors with the local rows (b, ...) first, at least one row; the engine is called with one such dict per micro-batch and returns a dict of
-            features (b, ...) and shared values (1,).
-    loss    features -> its value over the global batch; its gradients must be exact for the local rows (not x world size) and global for shared values.
-    counts  `Method.counts`: the gradient at the (sum, count) features follows from the counts, so that one pass is enough.
+    inputs  tensors with the local rows (b, ...) first, at least one row; the engine is called with one such dict per
+            micro-batch and returns a dict of features (b, ...) and shared values (1,).
+    loss    features -> its value over the global batch; its gradients must be exact for the local rows (not x world
+            size) and global for shared values.
+    counts  `Method.counts`: the gradient at the (sum, count) features follows from the counts, so that one pass is
+            enough.
     """
     slices = plan.slices(len(next(iter(inputs.values()))))
     if plan.micro_batches == 1:

@@ -1,4 +1,7 @@
-"""A run that starts from weights that exist: another run, one of its checkpoints, or an exported encoder. Verified, and accounted for by name."""
+"""A run that starts from weights that exist: another run, one of its checkpoints, or an exported encoder.
+
+Verified, and accounted for by name.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ EXPORTED = {"model": "ecg.", "text_head": "text.head.", "text_encoder": "text.tr
 
 @dataclass(frozen=True)
 class Initialised:
-    """Which tensors of the method were loaded, which start fresh because the source has none of that name, and what of the source was not used."""
+    """Which tensors of the method were loaded,
+    which start fresh because the source has none of that name, and what of the source was not used.
+    """
 
     source: str
     loaded: tuple[str, ...]
@@ -32,8 +37,10 @@ class Initialised:
 
 
 def starting_weights(source: Path) -> dict[str, Tensor]:
-    """Method-wide names -> tensors of a run directory (newest verified checkpoint), a checkpoint folder, or an exported encoder; every file is
-    verified before it is read. Raises UserError where there is none of them, or one is not as it was written."""
+    """Method-wide names -> tensors of a run directory (newest verified checkpoint), a checkpoint folder, or an exported
+    encoder; every file is verified before it is read. Raises UserError where there is none of them, or one is not as it
+    was written.
+    """
     if (source / DIGESTS).is_file():
         verify_export(source)
         return {
@@ -54,15 +61,20 @@ def starting_weights(source: Path) -> dict[str, Tensor]:
         return load_weights(source)
     raise UserError(
         f"init_from: {source} is no run directory, no checkpoint and no exported encoder",
-        "give the --run-dir of a run, a folder step-... of its checkpoints, or the folder that `cardialign export` or `registry pull` wrote",
+        "give the --run-dir of a run, a folder step-... of its checkpoints, "
+        "or the folder that `cardialign export` or `registry pull` wrote",
     )
 
 
 def initialise(method: nn.Module, source: str, fresh: Sequence[str] = ()) -> Initialised:
-    """Load what `source` has into the method, by name. The encoder (`ecg.`) must be complete: random weights there are an error.
+    """Load what `source` has into the method, by name.
 
-    fresh: prefixes of tensors that are left as they are, although the source may have them (`init_fresh` of the recipe).
-    Raises UserError naming the encoder's tensors that are missing or of another shape, and fresh prefixes that fit nothing.
+    The encoder (`ecg.`) must be complete: random weights there are an error.
+
+    fresh: prefixes of tensors that are left as they are, although the source may have them (`init_fresh` of the
+    recipe).
+    Raises UserError naming the encoder's tensors that are missing or of another shape, and fresh prefixes that fit
+    nothing.
     """
     weights = starting_weights(Path(source).expanduser())
     own = method.state_dict()

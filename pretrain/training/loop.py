@@ -1,4 +1,7 @@
-"""The training loop: shards in, checkpoints and a loss trace out. One loop for every method, ZeRO stage, precision and world size."""
+"""The training loop: shards in, checkpoints and a loss trace out.
+
+One loop for every method, ZeRO stage, precision and world size.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +62,12 @@ GO, SUBSTITUTE, STOP, FAILED = range(4)
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run left behind. `seconds` and `records_per_second` cover this start only, checkpoints included; `data_wait_share` is the share of that time
-    in which the step waited for data. `stopped`: asked to stop before the last step, and can be continued from `checkpoint`."""
+    """What a run left behind.
+
+    `seconds` and `records_per_second` cover this start only, checkpoints included; `data_wait_share` is the share of
+    that time in which the step waited for data. `stopped`: asked to stop before the last step, and can be continued
+    from `checkpoint`.
+    """
 
     steps: int
     total_steps: int
@@ -84,7 +91,8 @@ def train(
 ) -> TrainResult:
     """Train to the last step, from the newest verified checkpoint in `run_dir` or from the start; called on every rank.
 
-    bank     text bank when the caller has one open; otherwise the shard set's bank for `config.text` is opened, unless the method reads no reports.
+    bank     text bank when the caller has one open; otherwise the shard set's bank for `config.text` is opened, unless
+             the method reads no reports.
     on_step  called on every rank after each finished step (1-based).
     Raises UserError (CollapseError, CheckpointError, DataError): the last committed checkpoint stays in `run_dir`.
     """
@@ -143,7 +151,8 @@ class _Run:
                 self.run_dir, self.order, self.selection.fingerprint, len(self.selection.rows), fraction
             )
         log.info(
-            "run=%s step=%d of=%d records=%d global_batch=%d world_size=%d micro_batches=%d zero_stage=%d precision=%s device=%s",
+            "run=%s step=%d of=%d records=%d global_batch=%d world_size=%d "
+            "micro_batches=%d zero_stage=%d precision=%s device=%s",
             config.name, self.start, self.last, len(self.selection.rows), self.plan.global_batch, workers.world_size,
             self.plan.micro_batches, config.training.zero_stage, config.training.precision, workers.device,
         )  # fmt: skip
@@ -200,7 +209,9 @@ class _Run:
         return features, {**figures, "loss": self.loss, "lr": lr, "grad_norm": norm}
 
     def _observed(self, done: int, features: Tensors, clock: StepClock, stream: ShardStream) -> dict[str, float]:
-        """What is looked at every few steps only: where the time went, the rank of the embeddings, trouble with the data."""
+        """What is looked at every few steps only: where the time went,
+        the rank of the embeddings, trouble with the data.
+        """
         seconds, shard = clock.slowest
         log.info(
             "run=%s step=%d rank=%d slowest_shard=%s read_seconds=%.4f",
@@ -237,7 +248,9 @@ class _Run:
         return TraceWriter(self.run_dir, self.start) if self.workers.rank == 0 else nullcontext()
 
     def _agreed(self, stream: ShardStream) -> Iterator[Batch]:
-        """Batches until a rank is asked to stop; all ranks leave, or fail, before the same step, none waits for one that is gone."""
+        """Batches until a rank is asked to stop; all ranks leave,
+        or fail, before the same step, none waits for one that is gone.
+        """
         batches = iter(stream)
         while True:
             batch, problem = None, None

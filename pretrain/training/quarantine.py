@@ -1,7 +1,9 @@
-"""Records that cannot be read during a run: agreed by all ranks, replaced on all ranks, written down, and counted against the error budget.
+"""Records that cannot be read during a run:
+agreed by all ranks, replaced on all ranks, written down, and counted against the error budget.
 
-quarantine.jsonl in the run directory has one line per quarantined record, with the step from which it counts as unreadable. It is written before the
-step is trained and read at every start, so that a run that is killed, or whose storage has recovered meanwhile, replays the same substitutes.
+quarantine.jsonl in the run directory has one line per quarantined record, with the step from which it counts as
+unreadable. It is written before the step is trained and read at every start, so that a run that is killed, or whose
+storage has recovered meanwhile, replays the same substitutes.
 """
 
 from __future__ import annotations
@@ -31,12 +33,16 @@ _FIELDS = tuple(BadSample.__dataclass_fields__)
 
 
 def allowed_bad(max_bad_fraction: float, records: int) -> int:
-    """Records that a run may lose: the fraction of the selected ones, rounded down, but at least 1; none when the fraction is 0."""
+    """Records that a run may lose: the fraction of the selected ones, rounded down, but at least 1;
+    none when the fraction is 0.
+    """
     return max(1, math.floor(max_bad_fraction * records)) if max_bad_fraction > 0 else 0
 
 
 def read_quarantine(run_dir: Path, selection_fingerprint: str) -> dict[int, tuple[int, BadSample]]:
-    """Row -> (step, sample) of a run's quarantined records; lines of another selection, or cut short by a crash, do not count."""
+    """Row -> (step, sample) of a run's quarantined records;
+    lines of another selection, or cut short by a crash, do not count.
+    """
     found: dict[int, tuple[int, BadSample]] = {}
     path = run_dir / QUARANTINE
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
@@ -61,8 +67,8 @@ def _append(path: Path, lines: list[dict[str, Any]]) -> None:
 class Quarantine:
     """The quarantined records of a run, the same on every rank. Made and called by all ranks together.
 
-    `rows` (row -> step) is the dict to give to `ShardStream`. Raises DataError, the same on every rank, as soon as more records are quarantined than
-    `max_bad_fraction` of the selected ones allows (see `allowed_bad`).
+    `rows` (row -> step) is the dict to give to `ShardStream`. Raises DataError, the same on every rank, as soon as more
+    records are quarantined than `max_bad_fraction` of the selected ones allows (see `allowed_bad`).
     """
 
     def __init__(
@@ -76,14 +82,17 @@ class Quarantine:
         self._check_budget()
 
     def touches(self, batch: Batch) -> bool:
-        """This rank could not read its part of the batch, or the batch holds a record that is quarantined by now (it may have been read before)."""
+        """This rank could not read its part of the batch,
+        or the batch holds a record that is quarantined by now (it may have been read before).
+        """
         return bool(batch.bad) or any(
             self.rows.get(row, batch.step + 1) <= batch.step for row in batch.global_rows.tolist() if self.rows
         )
 
     def settle(self, stream: ShardStream, batch: Batch) -> None:
-        """Put substitutes for everything unreadable into the batch of this step, and for substitutes that cannot be read either; called on
-        every rank when the batch of any rank is touched."""
+        """Put substitutes for everything unreadable into the batch of this step,
+        and for substitutes that cannot be read either; called on every rank when the batch of any rank is touched.
+        """
         fresh: list[BadSample] = []
         bad = self._gather(batch.bad)
         while True:
@@ -122,7 +131,8 @@ class Quarantine:
             return
         last = max(self._samples.values(), key=lambda sample: (self.rows[sample.row], sample.position))
         raise DataError(
-            f"{len(self.rows)} of {self._records} selected records could not be read, data.max_bad_fraction {self._fraction:g} allows {allowed}: "
+            f"{len(self.rows)} of {self._records} selected records could not be read, "
+            f"data.max_bad_fraction {self._fraction:g} allows {allowed}: "
             f"{describe_bad(self._samples.values())}; last: {last.where()}",
             f"{REMEDY}; then delete {self._path} and run again, or raise data.max_bad_fraction",
         )

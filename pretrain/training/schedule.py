@@ -8,7 +8,9 @@ from cardialign.pretrain.config import ScheduleConfig
 
 
 def warmup_steps(config: ScheduleConfig, total_steps: int) -> int:
-    """Steps of the linear ramp: `warmup_steps` when set, else `warmup_fraction` of the run; at least one unless switched off with 0."""
+    """Steps of the linear ramp: `warmup_steps` when set, else `warmup_fraction` of the run;
+    at least one unless switched off with 0.
+    """
     if config.warmup_steps is not None:
         return min(config.warmup_steps, total_steps)
     return min(total_steps, math.ceil(config.warmup_fraction * total_steps))
@@ -17,7 +19,8 @@ def warmup_steps(config: ScheduleConfig, total_steps: int) -> int:
 def learning_rate(step: int, total_steps: int, peak: float, config: ScheduleConfig) -> float:
     """Learning rate of optimizer step `step` (0-based) of `total_steps`.
 
-    The ramp ends at `peak` on its last step and never starts at 0, so that no step is wasted; the cosine ends at `peak * min_lr_ratio`.
+    The ramp ends at `peak` on its last step and never starts at 0, so that no step is wasted; the cosine ends at
+    `peak * min_lr_ratio`.
     """
     ramp = warmup_steps(config, total_steps)
     if step < ramp:

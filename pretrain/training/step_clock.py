@@ -20,11 +20,13 @@ def _zeros() -> dict[str, float]:
 
 @dataclass
 class StepClock:
-    """Steps and data wait since the last report and since the start. queue = seconds in which the step waited for its batch;
-    read and decode = seconds spent by the background threads, which cost nothing while they stay hidden behind the step.
+    """Steps and data wait since the last report and since the start. queue = seconds in which the step waited for its
+    batch; read and decode = seconds spent by the background threads, which cost nothing while they stay hidden behind
+    the step.
 
-    On CUDA the device has a figure of its own, `data_device_wait_seconds`: between the last kernel of one step and the arrival of the next batch,
-    by device events. The host's wait overstates it whenever kernels are still queued while the host waits.
+    On CUDA the device has a figure of its own, `data_device_wait_seconds`: between the last kernel of one step and the
+    arrival of the next batch, by device events. The host's wait overstates it whenever kernels are still queued while
+    the host waits.
     """
 
     global_batch: int

@@ -1,4 +1,6 @@
-"""Tiny invented methods that use everything a method may ask for, and the runs that the contract tests start with them."""
+"""Tiny invented methods that use everything a method may ask for,
+and the runs that the contract tests start with them.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ class EverythingConfig(MethodConfig):
 
 
 class Everything(TwoTowers):
-    """Global contrast, row and token losses, views, segments, masks, exchanged texts, a teacher, a queue, a codebook, an adversary, batch statistics."""
+    """Global contrast, row and token losses, views, segments, masks, exchanged texts,
+    a teacher, a queue, a codebook, an adversary, batch statistics.
+    """
 
     Config: ClassVar[type[MethodConfig]] = EverythingConfig
 
@@ -92,7 +96,9 @@ class Everything(TwoTowers):
         self.seen: Tensor | None = None
 
     def inputs(self, batch: Batch, bank: ReportBank | None, draws: Draws) -> Tensors:
-        """Besides both towers': a second view with masked leads, the mask of segments, the text of another row, and its own text half masked."""
+        """Besides both towers': a second view with masked leads,
+        the mask of segments, the text of another row, and its own text half masked.
+        """
         assert bank is not None and batch.global_report is not None
         inputs = super().inputs(batch, bank, draws)
         other = draws.permutation("exchange", len(batch.global_rows))[draws.rows]
@@ -174,7 +180,10 @@ class RowsConfig(MethodConfig):
 
 
 class RowsOnly(Method):
-    """A mean over all masked segments of the batch, of records that need no report. `passes: 2` hides that the counts follow from the inputs."""
+    """A mean over all masked segments of the batch, of records that need no report.
+
+    `passes: 2` hides that the counts follow from the inputs.
+    """
 
     Config: ClassVar[type[MethodConfig]] = RowsConfig
     reports: ClassVar[bool] = False

@@ -1,4 +1,6 @@
-"""Sets of CPSC2018 and Chapman-Shaoxing-Ningbo in their own layouts, and label files of merl-v1 as they are published, both made up."""
+"""Sets of CPSC2018 and Chapman-Shaoxing-Ningbo in their own layouts,
+and label files of merl-v1 as they are published, both made up.
+"""
 
 from __future__ import annotations
 

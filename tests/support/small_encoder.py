@@ -1,4 +1,6 @@
-"""The main recipe, very small, of the real classes: 2 s at 100 Hz, one layer per scale, MiniLM as the report encoder."""
+"""The main recipe, very small, of the real classes:
+2 s at 100 Hz, one layer per scale, MiniLM as the report encoder.
+"""
 
 from __future__ import annotations
 

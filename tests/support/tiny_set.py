@@ -1,4 +1,6 @@
-"""A small cohort, its shard set at 100 Hz x 2.5 s, and an encoder that was never trained: what tests of the top floor stand on."""
+"""A small cohort, its shard set at 100 Hz x 2.5 s, and an encoder that was never trained:
+what tests of the top floor stand on.
+"""
 
 from __future__ import annotations
 

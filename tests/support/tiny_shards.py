@@ -27,7 +27,9 @@ STATEMENTS = (
 
 
 class TinySource:
-    """Records whose beat rate and amplitude follow their report, so that there is something to learn; two records per patient."""
+    """Records whose beat rate and amplitude follow their report, so that there is something to learn;
+    two records per patient.
+    """
 
     name = "tiny"
     root = Path(".")

@@ -1,9 +1,11 @@
-"""Channel attention between lead groups: one weight per group and record, readable as "which view of the heart decided".
+"""Channel attention between lead groups: one weight per group and record,
+readable as "which view of the heart decided".
 
-Both blocks take group features (B, G, C) and `present` bool (B, G) and give weights (B, G): 0 for a group without any recorded lead, the others
-sum to 1 (a record without leads gets all 0). An absent group's features never enter the weights of the others.
-Classic squeezing (the mean of a channel) says nothing here, because each group's feature vector has just been layer-normalised to mean 0;
-the squeeze is therefore a learned projection. Legend: B batch, G lead groups, C features of a group.
+Both blocks take group features (B, G, C) and `present` bool (B, G) and give weights (B, G): 0 for a group without any
+recorded lead, the others sum to 1 (a record without leads gets all 0). An absent group's features never enter the
+weights of the others. Classic squeezing (the mean of a channel) says nothing here, because each group's feature vector
+has just been layer-normalised to mean 0; the squeeze is therefore a learned projection. Legend: B batch, G lead groups,
+C features of a group.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ def _over_present(scores: Tensor, present: Tensor) -> Tensor:
 
 
 class SqueezeExcitation(nn.Module):
-    """Squeeze-and-excitation over groups (Hu et al. 2018): squeeze each group, two fully connected layers over all groups, sigmoid."""
+    """Squeeze-and-excitation over groups (Hu et al. 2018):
+    squeeze each group, two fully connected layers over all groups, sigmoid.
+    """
 
     def __init__(self, groups: int, channels: int, squeeze: int = 8) -> None:
         super().__init__()
@@ -36,7 +40,9 @@ class SqueezeExcitation(nn.Module):
 
 
 class EfficientChannelAttention(nn.Module):
-    """ECA over groups (Wang et al. 2020): a convolution across neighbouring groups, no bottleneck; kernel size from log2(G), odd, at least 3."""
+    """ECA over groups (Wang et al. 2020): a convolution across neighbouring groups, no bottleneck;
+    kernel size from log2(G), odd, at least 3.
+    """
 
     def __init__(self, groups: int, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""Signal normalisation on the device, so that every recipe reads the same shards. Missing leads and padded samples never count.
+"""Signal normalisation on the device, so that every recipe reads the same shards.
+
+Missing leads and padded samples never count.
 
 Legend: B batch, L leads, T samples.
 """
@@ -14,7 +16,9 @@ FLAT_MV = 1e-6
 
 
 def recorded_samples(signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None) -> Tensor:
-    """bool (B, L, T) or (B, L, 1): True where a sample was recorded. valid_samples None says that no record of the batch is padded."""
+    """bool (B, L, T) or (B, L, 1): True where a sample was recorded.
+    valid_samples None says that no record of the batch is padded.
+    """
     if valid_samples is None:
         return lead_mask[:, :, None]
     time = torch.arange(signal.shape[-1], device=signal.device)

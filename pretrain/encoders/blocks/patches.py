@@ -25,7 +25,8 @@ class PatchScale(Strict):
         if self.stride_ms > self.kernel_ms:
             refuse(
                 [
-                    f"stride_ms {self.stride_ms:g} is longer than kernel_ms {self.kernel_ms:g}: samples between patches would be skipped; "
+                    f"stride_ms {self.stride_ms:g} is longer than kernel_ms {self.kernel_ms:g}: "
+                    "samples between patches would be skipped; "
                     f"set stride_ms to {self.kernel_ms:g} or less"
                 ]
             )
@@ -33,13 +34,18 @@ class PatchScale(Strict):
 
 
 def samples_of(scale: PatchScale, sampling_rate: float, samples: int) -> tuple[int, int]:
-    """(kernel, stride) in samples at `sampling_rate` Hz. Raises UsageError when a patch is shorter than a sample or longer than the record."""
+    """(kernel, stride) in samples at `sampling_rate` Hz.
+
+    Raises UsageError when a patch is shorter than a sample or longer than the record.
+    """
     kernel, stride = (round(ms * sampling_rate / 1000.0) for ms in (scale.kernel_ms, scale.stride_ms))
     if stride < 1 or kernel > samples:
         what = "shorter than one sample" if stride < 1 else "longer than the record"
         raise UsageError(
-            f"encoder.patches: kernel_ms {scale.kernel_ms:g} with stride_ms {scale.stride_ms:g} is {what} ({samples} samples at {sampling_rate:g} Hz)",
-            f"choose stride_ms of at least {1000.0 / sampling_rate:g} and kernel_ms of at most {1000.0 * samples / sampling_rate:g}",
+            f"encoder.patches: kernel_ms {scale.kernel_ms:g} with stride_ms {scale.stride_ms:g} is {what} "
+            f"({samples} samples at {sampling_rate:g} Hz)",
+            f"choose stride_ms of at least {1000.0 / sampling_rate:g} "
+            f"and kernel_ms of at most {1000.0 * samples / sampling_rate:g}",
         )
     return kernel, stride
 
@@ -58,8 +64,9 @@ class PatchEmbedding(nn.Module):
             for g, leads in enumerate(groups):
                 weight = torch.randn(width, len(leads), kernel) * 2.0 * (len(leads) * kernel) ** -0.5
                 self.register_parameter(f"weight_{s}_{g}", nn.Parameter(weight))
-            # The LayerNorm after the projection would forget the amplitude of a patch, and blow up the noise of a quiet one; a bias of about
-            # the size of a projected wave (mV) keeps both: voltage is then the angle between projection and bias.
+            # The LayerNorm after the projection would forget the amplitude of a patch, and blow up the noise of a quiet
+            # one; a bias of about the size of a projected wave (mV) keeps both: voltage is then the angle between
+            # projection and bias.
             self.register_parameter(f"bias_{s}", nn.Parameter(torch.randn(len(groups), width) * 0.5))
             self.register_parameter(f"norm_weight_{s}", nn.Parameter(torch.ones(len(groups), width)))
             self.register_parameter(f"norm_bias_{s}", nn.Parameter(torch.zeros(len(groups), width)))

@@ -16,7 +16,10 @@ from cardialign.kernels.attention import attention_pool
 
 
 class AttentionPool(nn.Module):
-    """One learned query per head looks over the valid tokens: (B, N, D) -> (B, D). A sequence without valid tokens gives 0."""
+    """One learned query per head looks over the valid tokens: (B, N, D) -> (B, D).
+
+    A sequence without valid tokens gives 0.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -43,7 +46,9 @@ def token_pooling(name: str, width: int, heads: int) -> nn.Module:
 
 
 def resample_tokens(tokens: Tensor, mask: Tensor | None, length: int) -> Tensor:
-    """(B, N, D) -> (B, length, D), linear along time; tokens of padded samples (mask (B, N) False) do not bleed into their neighbours."""
+    """(B, N, D) -> (B, length, D), linear along time;
+    tokens of padded samples (mask (B, N) False) do not bleed into their neighbours.
+    """
 
     def stretch(rows: Tensor) -> Tensor:
         return F.interpolate(rows.transpose(1, 2), size=length, mode="linear", align_corners=False).transpose(1, 2)
@@ -55,7 +60,10 @@ def resample_tokens(tokens: Tensor, mask: Tensor | None, length: int) -> Tensor:
 
 
 class ScalePooling(nn.Module):
-    """Token lists of S scales -> (B, S * D). `attention`: pool each scale, then join; `resample`: join at the medium scale's length, then pool."""
+    """Token lists of S scales -> (B, S * D).
+
+    `attention`: pool each scale, then join; `resample`: join at the medium scale's length, then pool.
+    """
 
     def __init__(self, method: str, strides: list[int], width: int, heads: int) -> None:
         super().__init__()

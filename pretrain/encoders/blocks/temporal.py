@@ -1,8 +1,8 @@
 """The temporal encoder of one patch scale: pre-norm transformer blocks with rotary positions in seconds.
 
-One encoder per scale, shared by all lead groups (the groups are folded into the batch axis). What only depends on where tokens stand is computed
-once per forward pass and handed to every block (`Sequences`). Tokens are (B, N, D), or (M, D) when the sequences are packed back to back.
-Legend: B sequences, N tokens, M tokens of all sequences, D width, H heads.
+One encoder per scale, shared by all lead groups (the groups are folded into the batch axis). What only depends on where
+tokens stand is computed once per forward pass and handed to every block (`Sequences`). Tokens are (B, N, D), or (M, D)
+when the sequences are packed back to back. Legend: B sequences, N tokens, M tokens of all sequences, D width, H heads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from cardialign.kernels.attention import (
 
 
 class PackedSequences(NamedTuple):
-    """cu_seqlens int32 (B + 1,), the longest length, the sequence of every token int64 (M,), and the plan of the SDPA path (CPU only)."""
+    """cu_seqlens int32 (B + 1,), the longest length,
+    the sequence of every token int64 (M,), and the plan of the SDPA path (CPU only).
+    """
 
     cu_seqlens: Tensor
     max_seqlen: int
@@ -36,7 +38,9 @@ class PackedSequences(NamedTuple):
 
 
 class Sequences(NamedTuple):
-    """What every block needs to know of the tokens' places: the rotary table, and a key mask bool (B, N) or the packed sequences, or neither."""
+    """What every block needs to know of the tokens' places:
+    the rotary table, and a key mask bool (B, N) or the packed sequences, or neither.
+    """
 
     table: Rotation
     key_mask: Tensor | None = None
@@ -48,7 +52,10 @@ class Sequences(NamedTuple):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016): drops a residual branch per sequence and rescales the others. Identity in evaluation."""
+    """Stochastic depth (Huang et al. 2016): drops a residual branch per sequence and rescales the others.
+
+    Identity in evaluation.
+    """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -83,7 +90,9 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: x + attention(norm(x)), then x + MLP(norm(x)), with dropout and drop path on both branches."""
+    """Pre-norm transformer block: x + attention(norm(x)),
+    then x + MLP(norm(x)), with dropout and drop path on both branches.
+    """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float, drop_path: float) -> None:
         super().__init__()
@@ -109,10 +118,10 @@ class TemporalEncoder(nn.Module):
 
     Drop path grows linearly with depth.
     seconds (N,), or (B, N) where each sequence holds other patches: a masked autoencoder's kept ones.
-
-    key_mask bool (B, N): False = the token of padded samples or of a missing lead group, None = all valid. `dense` computes such tokens, lets nobody
-    attend to them, and what stands at their places afterwards means nothing; `packed` leaves them out and puts zeros there. All other tokens are
-    equal. `packed` waits for the device once per call, and dropout (not drop path) draws other numbers.
+    key_mask bool (B, N): False = the token of padded samples or of a missing lead group, None = all valid. `dense`
+    computes such tokens, lets nobody attend to them, and what stands at their places afterwards means nothing; `packed`
+    leaves them out and puts zeros there. All other tokens are equal. `packed` waits for the device once per call, and
+    dropout (not drop path) draws other numbers.
     """
 
     def __init__(

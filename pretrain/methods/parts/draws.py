@@ -1,4 +1,6 @@
-"""Random draws of a step that belong to rows of the global batch: the same for a row, on whichever rank and in whichever thread it is computed."""
+"""Random draws of a step that belong to rows of the global batch:
+the same for a row, on whichever rank and in whichever thread it is computed.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ _PER_COUNT = 4
 class Draws:
     """Draws of optimizer step `step` (0-based) for `rows`, this rank's slice of the global batch.
 
-    Every call names its purpose ("view 1", "mask"): (seed, step, global row, purpose) decides a number, nothing else does. Two calls with one
-    purpose give the same numbers.
+    Every call names its purpose ("view 1", "mask"): (seed, step, global row, purpose) decides a number, nothing else
+    does. Two calls with one purpose give the same numbers.
     """
 
     seed: int

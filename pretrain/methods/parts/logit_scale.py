@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 
 class _ClampInward(torch.autograd.Function):
-    """Clamp whose gradient still passes at a bound when a descent step would lead back inside (a plain clamp would freeze there for ever)."""
+    """Clamp whose gradient still passes at a bound when a descent step would lead back inside.
+
+    A plain clamp would freeze there for ever.
+    """
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, low: float, high: float) -> Tensor:
@@ -27,7 +30,9 @@ class _ClampInward(torch.autograd.Function):
 
 
 class LogitScale(nn.Module):
-    """log(1/temperature), learnable, shape (1,) (DeepSpeed refuses 0-dimensional parameters), clamped to the temperature bounds of the recipe."""
+    """log(1/temperature), learnable, shape (1,) (DeepSpeed refuses 0-dimensional parameters),
+    clamped to the temperature bounds of the recipe.
+    """
 
     def __init__(self, temperature: float, low: float, high: float, learn: bool) -> None:
         super().__init__()

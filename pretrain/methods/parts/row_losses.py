@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def mean_over_batch(pairs: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """(sum, count) of this rank's rows, float (b, 2) -> 0-dim sum of all sums / sum of all counts over the ranks of `group`.
+    """(sum, count) of this rank's rows, float (b, 2) -> 0-dim: all sums by all counts over the ranks of `group`.
 
-    The gradient reaches the sums and is exact for the rows of this rank. Summed in float64, so that cutting a batch another way changes nothing
-    that float32 shows. A batch that counts nothing has loss 0.
+    The gradient reaches the sums and is exact for the rows of this rank. Summed in float64, so that cutting a batch
+    another way changes nothing that float32 shows. A batch that counts nothing has loss 0.
     """
     local = pairs.double().sum(dim=0)
     total = local.detach().clone()

@@ -1,4 +1,6 @@
-"""What every method of one ECG and its report shares: an ECG encoder, a text tower, and unit vectors of both in one space."""
+"""What every method of one ECG and its report shares:
+an ECG encoder, a text tower, and unit vectors of both in one space.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,11 @@ RETRIEVAL_ROWS = 512
 
 
 def signal_inputs(signal: Tensor, lead_mask: Tensor, valid_samples: Tensor) -> Tensors:
-    """Stream batch -> encoder inputs, on the CPU, before the copy to the device. `valid_samples` is left out when no record is padded: the encoder
-    then needs no key masks. The decision is made here because in `forward` it would wait for the device."""
+    """Stream batch -> encoder inputs, on the CPU, before the copy to the device.
+
+    `valid_samples` is left out when no record is padded: the encoder then needs no key masks. The decision is made here
+    because in `forward` it would wait for the device.
+    """
     inputs = {"signal": signal, "lead_mask": lead_mask}
     if int(valid_samples.min()) < signal.shape[-1]:
         inputs["valid_samples"] = valid_samples
@@ -36,7 +41,9 @@ def batch_signals(batch: Batch) -> Tensors:
 
 
 def report_inputs(bank: ReportBank, reports: np.ndarray, config: TextConfig) -> Tensors:
-    """Reports (b,) -> text_embedding (b, d) float32 of the frozen encoder, or token_ids and token_mask (b, N) for a trained one."""
+    """Reports (b,) -> text_embedding (b, d) float32 of the frozen encoder,
+    or token_ids and token_mask (b, N) for a trained one.
+    """
     if config.trainable == "frozen":
         return {"text_embedding": torch.from_numpy(bank.embedding(reports))}
     token_ids, lengths = bank.tokens(reports)
@@ -56,8 +63,9 @@ class TwoTowers(Method):
         self.text = TextTower(config.text, config.encoder.embedding_dim)
 
     def inputs(self, batch: Batch, bank: ReportBank | None, draws: Draws) -> Tensors:
-        """signal (b, 12, T) mV, lead_mask bool (b, 12), valid_samples int (b,) unless no record is padded, and the report: text_embedding (b, d)
-        from the bank, or token_ids and token_mask (b, N) where the tower trains."""
+        """signal (b, 12, T) mV, lead_mask bool (b, 12), valid_samples int (b,) unless no record is padded,
+        and the report: text_embedding (b, d) from the bank, or token_ids and token_mask (b, N) where the tower trains.
+        """
         assert bank is not None
         return {**batch_signals(batch), **report_inputs(bank, batch.report, self.text_config)}
 
@@ -68,7 +76,9 @@ class TwoTowers(Method):
 
 
 def retrieval_top1(ecg: Tensor, text: Tensor, report_key: Tensor) -> Tensor:
-    """Share of ECGs whose nearest report in the local batch is their own or says exactly the same. ecg, text (b, d), report_key (b,) -> 0-dim."""
+    """Share of ECGs whose nearest report in the local batch is their own or says exactly the same.
+    ecg, text (b, d), report_key (b,) -> 0-dim.
+    """
     rows = min(len(ecg), RETRIEVAL_ROWS)
     nearest = (ecg[:rows] @ text[:rows].T).argmax(dim=1)
     own = nearest == torch.arange(rows, device=nearest.device)

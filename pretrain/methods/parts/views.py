@@ -1,4 +1,7 @@
-"""Random views of a record: what may change without changing the diagnosis. Drawn on the CPU, the same for a row on every topology."""
+"""Random views of a record: what may change without changing the diagnosis.
+
+Drawn on the CPU, the same for a row on every topology.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,11 @@ NonNegative = Annotated[float, Field(ge=0)]
 class ViewConfig(Strict):
     """How far a view may go from the record. Every default is ours: no publication of the field fixes them.
 
-    shortest       a view is a window of at least this share of the recorded signal, anywhere in it; 1 = always the whole record.
+    shortest       a view is a window of at least this share of the recorded signal, anywhere in it; 1 = always the
+                   whole record.
     hidden_leads   chance of each recorded lead to be hidden; one of them always stays.
-    scale          the amplitude is multiplied by up to this factor, or divided by it (one factor per record, log-uniform).
+    scale          the amplitude is multiplied by up to this factor, or divided by it (one factor per record,
+                   log-uniform).
     noise_mv       largest standard deviation of added white noise, mV (uniform from 0).
     wander_mv      largest amplitude of an added baseline wander, mV: one sine of 0.05 to 0.5 Hz per lead.
     """
@@ -35,7 +40,8 @@ class ViewConfig(Strict):
         if self == ViewConfig.model_construct(shortest=1.0, hidden_leads=0.0, scale=1.0, noise_mv=0.0, wander_mv=0.0):
             refuse(
                 [
-                    "every view is the record itself; set at least one of shortest, hidden_leads, scale, noise_mv, wander_mv"
+                    "every view is the record itself; "
+                    "set at least one of shortest, hidden_leads, scale, noise_mv, wander_mv"
                 ]
             )
         return self
@@ -44,7 +50,10 @@ class ViewConfig(Strict):
 def draw_view(
     batch: Batch, config: ViewConfig, draws: Draws, purpose: str, sampling_rate: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One view of every record: signal float32 (b, 12, T) mV, lead_mask bool (b, 12), valid_samples int64 (b,). The batch stays as it is."""
+    """One view of every record: signal float32 (b, 12, T) mV, lead_mask bool (b, 12), valid_samples int64 (b,).
+
+    The batch stays as it is.
+    """
     leads, T = batch.signal.shape[1:]
     valid = batch.valid_samples.astype(np.int64)
     length = np.maximum(
@@ -71,7 +80,9 @@ def draw_view(
 
 
 def _hidden(lead_mask: np.ndarray, chance: float, uniform: np.ndarray) -> np.ndarray:
-    """The lead mask with each recorded lead hidden by `chance`; the one with the largest draw stays where none would."""
+    """The lead mask with each recorded lead hidden by `chance`;
+    the one with the largest draw stays where none would.
+    """
     kept = lead_mask & (uniform >= chance)
     emptied = ~kept.any(axis=1) & lead_mask.any(axis=1)
     kept[emptied, np.where(lead_mask, uniform, -1.0).argmax(axis=1)[emptied]] = True

@@ -1,4 +1,7 @@
-"""Every Triton kernel that is dispatched compiles for both architectures without spills and onto tensor cores; and the check can say no."""
+"""Every Triton kernel that is dispatched compiles for both architectures without spills and onto tensor cores.
+
+And the check can say no.
+"""
 
 from __future__ import annotations
 

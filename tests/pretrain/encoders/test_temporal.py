@@ -1,4 +1,6 @@
-"""Packed sequences give the encoder's dense results, its gradients and the losses of a run, whatever is missing or padded."""
+"""Packed sequences give the encoder's dense results,
+its gradients and the losses of a run, whatever is missing or padded.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def one_thread() -> Iterator[None]:
 
 
 def batch(padded: bool = True) -> dict[str, torch.Tensor]:
-    """One record without septal leads, one without any lead, and (padded) one that ends inside a patch and one without a whole patch."""
+    """One record without septal leads, one without any lead,
+    and (padded) one that ends inside a patch and one without a whole patch.
+    """
     generator = torch.Generator().manual_seed(1)
     lead_mask = torch.ones(B, 12, dtype=torch.bool)
     lead_mask[0, [STANDARD_LEADS.index(lead) for lead in ("V1", "V2")]] = False

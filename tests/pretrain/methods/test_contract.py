@@ -1,4 +1,6 @@
-"""What a method may be made of: each kind of loss, draw and state gives the same run on every topology, through stops and moves."""
+"""What a method may be made of: each kind of loss,
+draw and state gives the same run on every topology, through stops and moves.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ def test_teacher_queue_and_codebook_are_the_same_on_every_topology(runs: Any, na
 
 @pytest.mark.processes
 def test_the_teacher_is_the_moving_average_of_the_student(runs: Any) -> None:
-    """After one update from equal weights: teacher = 0.9 start + 0.1 student; so it lies between, and nearer to the start."""
+    """After one update from equal weights: teacher = 0.9 start + 0.1 student;
+    so it lies between, and nearer to the start.
+    """
     _, results = runs
     found = state(results["one"])
     student, teacher = found["student.0.weight"], found["teacher.0.weight"]

@@ -1,4 +1,4 @@
-"""Hidden patches are those that the publication hides, the loss is the mean over them, and it learns to fill them in."""
+"""What is hidden is what the publication hides, the loss is the mean over it, and it learns to fill it in."""
 
 from __future__ import annotations
 

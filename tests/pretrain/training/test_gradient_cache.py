@@ -1,4 +1,6 @@
-"""The loss, the gradient norm and the weights do not depend on ZeRO stage, world size or micro-batch (real engines, gloo)."""
+"""The loss, the gradient norm and the weights do not depend on ZeRO stage,
+world size or micro-batch (real engines, gloo).
+"""
 
 import numpy as np
 import pytest
@@ -29,7 +31,9 @@ def one_worker(rank: int, world: int) -> tuple[list[dict], dict, dict]:
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """As in the ranks: a product split over threads is summed in another order, and float32 references with dropout show it."""
+    """As in the ranks: a product split over threads is summed in another order,
+    and float32 references with dropout show it.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -47,7 +51,8 @@ def reference():
 
 
 def assert_same(result, reference, case):
-    # float32 against float64 over a few optimizer steps: rounding grows with each; a mask or a row that differs shows in the second digit
+    # float32 against float64 over a few optimizer steps: rounding grows with each; a mask or a row that differs shows
+    # in the second digit
     losses, norms, weights = reference
     np.testing.assert_allclose(result["losses"], losses, rtol=1e-5, err_msg=str(case))
     np.testing.assert_allclose(result["norms"], norms, rtol=2e-5, err_msg=str(case))

@@ -147,7 +147,8 @@ def test_weights_of_a_checkpoint_fit_the_model_whatever_the_stage(runs, shards, 
     model.load_state_dict(weights, strict=True)
     reference = load_weights(root / "one-1" / "checkpoints" / "step-00000006")
     for key, tensor in weights.items():
-        # The gradient of a key bias is zero but for rounding (softmax does not see it), and Adam makes steps of it: only those may differ visibly.
+        # The gradient of a key bias is zero but for rounding (softmax does not see it), and Adam makes steps of it:
+        # only those may differ visibly.
         np.testing.assert_allclose(tensor, reference[key], atol=1e-3 if key.endswith("qkv.bias") else 2e-5, err_msg=key)
 
 

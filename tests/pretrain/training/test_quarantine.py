@@ -1,4 +1,6 @@
-"""Damaged records in a real run of two ranks: replaced alike on both, written down, kept through a resume, and bounded by the error budget."""
+"""Damaged records in a real run of two ranks:
+replaced alike on both, written down, kept through a resume, and bounded by the error budget.
+"""
 
 import json
 import shutil

@@ -1,4 +1,6 @@
-"""Every loss of the family beside its full-matrix reference, on one batch whose reports, duplicates and labels are all in use."""
+"""Every loss of the family beside its full-matrix reference,
+on one batch whose reports, duplicates and labels are all in use.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Member:
-    """tiled(batch, **options) and plain(batch) give the same loss; `leaves` name what it is differentiated by. gain: scale of the embeddings."""
+    """tiled(batch, **options) and plain(batch) give the same loss;
+    `leaves` name what it is differentiated by. gain: scale of the embeddings.
+    """
 
     tiled: Callable[..., Tensor]
     plain: Callable[[Batch], Tensor]
