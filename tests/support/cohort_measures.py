@@ -30,12 +30,18 @@ class Measured:
         return next(q for q, early in zip(self.beats.qrs, self.beats.ventricular, strict=True) if q > 2.0 and not early)
 
     def cut(self, lead: str, start_ms: float, stop_ms: float) -> np.ndarray:
-        """The stretch of a lead between two times after QRS onset, mV. Leads without noise rest at zero, so nothing is subtracted."""
+        """The stretch of a lead between two times after QRS onset, mV.
+
+        Leads without noise rest at zero, so nothing is subtracted.
+        """
         at = self.beat()
         return self.leads[lead][round((at + start_ms / 1000) * RATE) : round((at + stop_ms / 1000) * RATE)]
 
     def qrs_ms(self) -> int:
-        """Duration over which the leads move fast: the unbroken stretch above 7 % of their greatest speed, pauses of up to 22 ms at peaks allowed."""
+        """Duration over which the leads move fast, ms.
+
+        It is the unbroken stretch above 7 % of their greatest speed; pauses of up to 22 ms at peaks are allowed.
+        """
         at = round(self.beat() * RATE)
         start = at + (4 if self.heart.draft.beat.spike is not None else -30)  # a pacing spike is no part of the QRS
         speed = sum(np.abs(np.diff(x[start : at + 260])) for x in self.leads.values())

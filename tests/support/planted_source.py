@@ -1,4 +1,7 @@
-"""Records whose label is planted in the signal, so that what an evaluation must find is known: UP and DOWN deflections, FAST pulses, and neither."""
+"""Records whose label is planted in the signal, so that what an evaluation must find is known.
+
+UP and DOWN deflections, FAST pulses, and neither.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ RECORDS_PER_PATIENT = 2
 
 
 class PlantedSource:
-    """`count` records of 2 s at 100 Hz, two per patient, folds 1 and 2; every seventh is not labelled; RARE is never present."""
+    """`count` records of 2 s at 100 Hz, two per patient, folds 1 and 2.
+
+    Every seventh is not labelled; RARE is never present.
+    """
 
     name = "planted"
     label_sets = ("finding",)

@@ -1,4 +1,4 @@
-"""A small real two-tower model, its full-matrix InfoNCE, and the training steps that the process tests run on every rank."""
+"""A small real two-tower model, its full-matrix InfoNCE, and the training steps that tests run on every rank."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ def infonce(ecg: torch.Tensor, text: torch.Tensor, log_scale: torch.Tensor) -> t
 
 
 def gathered_infonce(features: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Full-matrix loss on every rank; autograd reaches the local rows and, because log_scale enters the whole matrix, its global gradient."""
+    """Full-matrix loss on every rank.
+
+    Autograd reaches the local rows and, because log_scale enters the whole matrix, its global gradient.
+    """
 
     def gather(tensor: torch.Tensor) -> torch.Tensor:
         parts: list[Any] = [None] * dist.get_world_size()
@@ -98,10 +101,11 @@ def settings(stage: int, micro_batch: int | None, **training: Any):
 def reference(
     dropout: float = 0.0, micro_batch: int = GLOBAL_BATCH, world: int = 1
 ) -> tuple[list[float], list[float], np.ndarray]:
-    """One process, plain torch in float64, one graph over the whole batch: loss and gradient norm per step, weights after STEPS steps.
+    """One process, plain torch in float64, one graph over the whole batch.
 
-    With dropout the batch is encoded in the pieces of the plan, rank by rank, so that the masks are drawn in the same order; the masks themselves
-    are those of float32 tensors, which is what the engine draws.
+    Returns loss and gradient norm per step, and the weights after STEPS steps. With dropout the batch is encoded in the
+    pieces of the plan, rank by rank, so that the masks are drawn in the same order; the masks themselves are those of
+    float32 tensors, which is what the engine draws.
     """
     torch.manual_seed(0)
     model = TwoTowers(dropout)
@@ -157,7 +161,10 @@ def train_engine(
 def train_with_checkpoints(
     run_dir: Path, stage: int, upto: int, micro_batch: int | None, dropout: float = 0.0
 ) -> dict[str, Any]:
-    """Continue from the newest checkpoint under run_dir (or start), train to step `upto`, checkpoint there. Returns the losses of this leg."""
+    """Continue from the newest checkpoint under run_dir (or start), train to step `upto`, checkpoint there.
+
+    Returns the losses of this leg.
+    """
     workers = engines.start_workers()
     config = settings(stage, micro_batch)
     plan = engines.plan_batches(GLOBAL_BATCH, workers.world_size, micro_batch)

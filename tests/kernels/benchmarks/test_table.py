@@ -78,8 +78,9 @@ def test_memory_is_what_the_pass_itself_holds(exact: bool) -> None:
     peak = peak_mib(CPU, lambda: run_once(four, {}, "", None), exact)
     if peak is None:
         pytest.skip("the system does not tell the memory of a process")
-    # Four saved vectors, and in the backward pass a gradient or two; the operand of 32 MiB and PyTorch's own hundreds are not in it. The kernel
-    # counts pages in batches, and a block that was free before may be used again: a MiB is within the error.
+    # Four saved vectors, and in the backward pass a gradient or two; the operand of 32 MiB and PyTorch's own hundreds
+    # are not in it. The kernel counts pages in batches, and a block that was free before may be used again: a MiB is
+    # within the error.
     assert 4 * 32 - 1 <= peak < 4 * 32 + 3 * 32
 
 

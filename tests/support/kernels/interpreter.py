@@ -1,7 +1,8 @@
-"""Run functions where Triton kernels are interpreted on the CPU: one helper process per test session, started with TRITON_INTERPRET=1.
+"""Run functions where Triton kernels are interpreted on the CPU: one helper per session, with TRITON_INTERPRET=1.
 
-Whether a kernel is compiled or interpreted is settled when it is imported, so the variable must be there before triton is; the process of
-the tests itself stays free to compile. This module must import neither torch nor triton at the top: the helper sets its environment first.
+Whether a kernel is compiled or interpreted is settled when it is imported, so the variable must be there before triton
+is; the process of the tests itself stays free to compile. This module must import neither torch nor triton at the top:
+the helper sets its environment first.
 """
 
 from __future__ import annotations
@@ -39,16 +40,20 @@ def _helper() -> ProcessPoolExecutor:
 
 
 def interpreted(function: Callable[..., Any], *args: Any, deadline: float = 120.0) -> Any:
-    """function(*args) in the helper; function at module level, args and result picklable. What it raises is raised here."""
+    """function(*args) in the helper; function at module level, args and result picklable. What it raises comes back."""
     try:
         return _helper().submit(function, *args).result(timeout=deadline)
     except BrokenProcessPool:
-        _helper.cache_clear()  # a kernel read beyond the end of the process: that is this test's failure, not that of all after it
+        # A kernel read beyond the end of the process: that is this test's failure, not that of all after it.
+        _helper.cache_clear()
         raise
 
 
 def limit_launches(programs: int) -> None:
-    """Small limits for the loss kernels, so that a small batch has several launches, spans and blocks. Call it in the helper."""
+    """Small limits for the loss kernels, so that a small batch has several launches, spans and blocks.
+
+    Call it in the helper.
+    """
     from cardialign.kernels.contrastive.triton import gradients as backward
     from cardialign.kernels.contrastive.triton import sums as forward
 

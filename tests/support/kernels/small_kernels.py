@@ -1,4 +1,7 @@
-"""Kernels of a few lines, for the tests of the tools that kernels are tested with. Import only where triton may be imported."""
+"""Kernels of a few lines, for tests of the tools that kernels are tested with.
+
+Import only where triton may be imported.
+"""
 
 from __future__ import annotations
 
