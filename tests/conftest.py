@@ -12,6 +12,29 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
 
+LONG = (
+    "tests/end_to_end/test_demo.py",
+    "tests/end_to_end/test_by_hand.py",
+    "tests/end_to_end/",
+    "tests/faults/",
+    "tests/pretrain/training/",
+    "tests/kernels/triton_support/",
+    "tests/cluster/",
+    "tests/pretrain/",
+    "tests/kernels/",
+)
+"""Where the long modules are, longest first. Two processes end together when the short ones come last."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long modules first; the order within them, and of all others, stays."""
+
+    def place(item: pytest.Item) -> int:
+        return next((rank for rank, start in enumerate(LONG) if item.nodeid.startswith(start)), len(LONG))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder with real recordings; tests that need it are skipped where it is absent."""

@@ -82,7 +82,7 @@ def install(wheel: Path, folder: Path) -> Environment:
 
 def copy_tests(folder: Path) -> None:
     """Tests, their configuration and the pages they read; no module of the package."""
-    for path in ("pyproject.toml", "Makefile"):
+    for path in ("pyproject.toml", "Makefile", "constraints.txt"):
         shutil.copy(ROOT / path, folder)
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=_NOT_COPIED)
     for page in [
