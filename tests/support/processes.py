@@ -1,4 +1,9 @@
-"""Run one function in several real processes that talk over gloo, with a deadline and the first traceback."""
+"""Run one function in several real processes that talk over gloo, with a deadline and the first traceback.
+
+Ranks are not kept from one call to the next: each is a fork of a server that has imported torch and DeepSpeed once, and
+starts within hundredths of a second (measured: 0.12 s and 0.05 CPU s for two). So every job finds fresh global state,
+random numbers, threads and process groups, and one that hangs, crashes or is killed leaves nothing to the next.
+"""
 
 from __future__ import annotations
 
