@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 
 class UserError(ValueError):
@@ -22,7 +23,7 @@ class UserError(ValueError):
         self.remedy = remedy
         super().__init__(f"{problem}\n  remedy: {remedy}" if remedy else problem)
 
-    def __reduce__(self):  # exceptions cross process borders; keep both parts
+    def __reduce__(self) -> tuple[Any, ...]:  # exceptions cross process borders; keep both parts
         return type(self), (self.problem, self.remedy)
 
 
