@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from cardialign.cluster.pages.charts import (
@@ -84,7 +84,7 @@ def frequency_bars(counts: Mapping[str, int], total: int, *, title: str, unit: s
     return _panel(title, unit, parts)
 
 
-def _frame(title: str, y: Callable[[float], float], highest: int, axis: str) -> list[str]:
+def _frame(title: str, y, highest: int, axis: str) -> list[str]:
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title, quote=True)}">']
     ticks = [tick for tick in nice_ticks(0, max(highest, 1), 5) if tick == int(tick)]
     for tick, label in zip(ticks, tick_labels(ticks), strict=True):
@@ -96,7 +96,7 @@ def _frame(title: str, y: Callable[[float], float], highest: int, axis: str) -> 
     return parts
 
 
-def _column(left: float, right: float, y: Callable[[float], float], count: int, told: str) -> str:
+def _column(left: float, right: float, y, count: int, told: str) -> str:
     width = max(right - left - GAP, 0.8)
     height = y(0) - y(count)
     return f'<rect class="bar" x="{left + GAP / 2:.1f}" y="{y(count):.1f}" width="{width:.1f}" height="{height:.1f}"><title>{escape(told)}</title></rect>'

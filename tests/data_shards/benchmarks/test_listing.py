@@ -1,4 +1,4 @@
-"""The measurement of a large listing builds the real thing; memory grows by a few numbers per record."""
+"""The measurement of a large listing builds the real thing, and memory grows by a few numbers per record, not by its entry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark's made-up reports: unit vectors with an offset, one similarity space, a table that search confirms."""
+"""The benchmark's made-up reports: unit vectors with an offset, one similarity space, and a table that a plain search confirms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is compared computes the same, the counts are those of the operands, and the table shows what was measured."""
+"""What is compared computes the same thing, the counts are those of the operands, and the table shows what was measured."""
 
 from __future__ import annotations
 
@@ -74,10 +74,8 @@ def test_what_was_not_measured_is_said_and_never_a_number() -> None:
     cuda = torch.device("cuda")
     (missing,) = compared(Case("x", "n=1", ("flash",), {}), cuda, {}, {"flash": "no package"})
     report = {
-        "date": "2026-11-20", "quick": False, "only": [], "threads": 1, "versions": {"torch": "2.13"},
-        "skipped": ["loss: not here"],
-        "devices": [{"device": "cuda", "name": "H", "copy_byte_s": 4e12, "gemm_flop_s": 7e14}],
-        "rows": [with_shares(missing, 4e12, 7e14)],
+        "date": "2026-11-20", "quick": False, "only": [], "threads": 1, "versions": {"torch": "2.13"}, "skipped": ["loss: not here"],
+        "devices": [{"device": "cuda", "name": "H", "copy_byte_s": 4e12, "gemm_flop_s": 7e14}], "rows": [with_shares(missing, 4e12, 7e14)],
         "unmeasured": [], "steps": [{"recipe": "cardialign-base", "device": "cuda", "note": "no text encoder here"}],
     }  # fmt: skip
     text = markdown(report)

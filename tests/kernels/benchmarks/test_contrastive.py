@@ -1,4 +1,4 @@
-"""The benchmark of the losses compares like with like: same value, gradients and operands, for the whole family."""
+"""The benchmark of the losses compares like with like: the same value and gradients from the same operands, for every loss of the family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of the patch embedding compares one operation on the same operands; what it counts is what is done."""
+"""What the benchmark of the patch embedding compares is the same operation on the same operands, and what it counts is what is done."""
 
 from __future__ import annotations
 
