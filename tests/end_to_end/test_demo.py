@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.readme import ROOT, block_with, run
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(700)]
 
 
 def test_make_demo_and_make_test_are_the_commands_behind_them(tmp_path: Path, shell: dict[str, str]) -> None:

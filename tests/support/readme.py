@@ -20,7 +20,7 @@ def block_with(word: str, language: str = "bash") -> str:
     return found[0]
 
 
-def run(code: str, folder: Path, environment: dict[str, str], deadline: float = 300) -> str:
+def run(code: str, folder: Path, environment: dict[str, str], deadline: float = 600) -> str:
     """Run a block with `bash -e` in `folder`; its stdout. Fails with everything it printed."""
     process = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", code],
