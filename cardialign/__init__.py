@@ -1,1 +1,69 @@
-"""CardiAlign: distributed ECG-language pretraining."""
+"""CardiAlign: ECG encoders pretrained against their clinical reports. What users write is `import cardialign`; the rooms behind it may move.
+
+    shards = cardialign.open_shards("work/shards")
+    encoder = cardialign.load_encoder("work/run/export")
+    embedding = encoder.embed(shards.read_record(7).millivolts(), sampling_rate=500)
+
+Every name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cardialign.cluster.runs.lifecycle import run as train
+    from cardialign.data_shards.build.build import build_shards
+    from cardialign.data_shards.errors import UserError
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+    from cardialign.data_shards.signal.plot import draw_ecg
+    from cardialign.data_shards.sources import open_source
+    from cardialign.pretrain.config.load import load_config as load_recipe
+    from cardialign.pretrain.evaluation.zero_shot import evaluate_zero_shot as evaluate
+    from cardialign.pretrain.export.from_run import export_run as export
+    from cardialign.pretrain.export.loaded import load_encoder
+
+    open_shards = ShardSet.open
+
+NAMES = {
+    "UserError": "cardialign.data_shards.errors:UserError",
+    "open_source": "cardialign.data_shards.sources:open_source",
+    "build_shards": "cardialign.data_shards.build.build:build_shards",
+    "open_shards": "cardialign.data_shards.shard_set.shard_set:ShardSet.open",
+    "draw_ecg": "cardialign.data_shards.signal.plot:draw_ecg",
+    "load_recipe": "cardialign.pretrain.config.load:load_config",
+    "train": "cardialign.cluster.runs.lifecycle:run",
+    "export": "cardialign.pretrain.export.from_run:export_run",
+    "load_encoder": "cardialign.pretrain.export.loaded:load_encoder",
+    "evaluate": "cardialign.pretrain.evaluation.zero_shot:evaluate_zero_shot",
+}
+"""Public name -> "module:attribute". `pretrain` is a room, so the verb is `train`."""
+
+__all__ = [
+    "UserError",
+    "build_shards",
+    "draw_ecg",
+    "evaluate",
+    "export",
+    "load_encoder",
+    "load_recipe",
+    "open_shards",
+    "open_source",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in NAMES:
+        raise AttributeError(f"module 'cardialign' has no attribute {name!r}; it has {', '.join(__all__)}")
+    module, _, path = NAMES[name].partition(":")
+    found: Any = import_module(module)
+    for attribute in path.split("."):
+        found = getattr(found, attribute)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *NAMES]

@@ -108,7 +108,7 @@ def _quick_shards(path: Path) -> bool:
 
 
 def _export_verifies(path: Path) -> bool:
-    from cardialign.pretrain.export.integrity import verify_export
+    from cardialign.pretrain.run.integrity import verify_export
 
     try:
         return bool(verify_export(path))

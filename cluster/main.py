@@ -16,9 +16,8 @@ import time
 import traceback
 from typing import Any, NoReturn
 
-from cardialign.cluster.cli.exit_codes import DONE, FAILED, INTERRUPTED
 from cardialign.cluster.commands import COMMANDS, GROUPS
-from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.errors import DONE, FAILED, INTERRUPTED, UsageError, UserError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -180,7 +179,7 @@ def _report_error(command: str | None, problem: str, remedy: str, code: int, as_
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code (`cardialign.cluster.cli.exit_codes`). Never raises for what a user can cause."""
+    """Run one command; returns the exit code (`cardialign.data_shards.errors`). Never raises for what a user can cause."""
     words = sys.argv[1:] if argv is None else list(argv)
     as_json = "--json" in words
     debug = "--debug" in words or os.environ.get("CARDIALIGN_DEBUG", "") not in ("", "0")

@@ -1,7 +1,9 @@
-"""The one family of errors that a user can cause, raised by every floor above the kernels.
+"""What can go wrong without a mistake of our own, for every floor above the kernels; and the exit codes of the
+programs.
 
-`assert` is for invariants of our own; everything a user can get wrong raises `UserError` (or a subclass) and says what is wrong, where, and
-what to do about it. The command line turns it into one readable line and an exit code.
+`assert` is for invariants of our own; everything a user can get wrong raises `UserError` (or a subclass) and says what
+is wrong, where, and what to do about it. The command line turns it into one readable line and an exit code.
+`RecordRejected` is no error: so a single bad record is turned away while a data set is read.
 """
 
 from __future__ import annotations
@@ -12,11 +14,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+DONE = 0
+FAILED = 1
+STOPPED = 75
+"""EX_TEMPFAIL: stopped at a committed checkpoint; the same command continues."""
+INTERRUPTED = 130
+"""128 + SIGINT: Ctrl-C."""
+
 
 class UserError(ValueError):
     """Something the user gave or set is wrong. `problem` names the thing, `remedy` the way out."""
 
-    exit_code = 1
+    exit_code = FAILED
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         self.problem = problem
@@ -30,18 +39,37 @@ class UserError(ValueError):
 class UsageError(UserError):
     """Wrong words on the command line or in a configuration (exit code 2)."""
 
-    exit_code = 2
+    exit_code = 2  # as argparse has it
 
 
 class DataError(UserError):
     """A data set, shard, record or index that cannot be read as promised."""
 
 
+class RecordRejected(Exception):  # noqa: N818  (an outcome of reading, counted by the build, not an error of the program)
+    """One record cannot be used.
+
+    `reason` is a short stable slug that builds count by, `detail` names the file and what was found.
+
+    Slugs: missing-file, unreadable-header, truncated-signal, unknown-leads, bad-gain, no-signal, bad-format,
+    bad-labels.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(f"{reason}: {detail}")
+
+    def __reduce__(self):  # raised in worker processes; keep both parts
+        return type(self), (self.reason, self.detail)
+
+
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def disk_error(error: OSError, path: Path, written: int = 0, done: int = 0, entries: int = 0) -> DataError:
-    """A failed write as a DataError; for a full disk it says how many bytes were written, are free and are still needed."""
+    """A failed write as a DataError; for a full disk it says how many bytes were written, are free and are still
+    needed."""
     if error.errno not in _DISK_FULL:
         return DataError(
             f"cannot write {path}: {error}",
@@ -50,7 +78,9 @@ def disk_error(error: OSError, path: Path, written: int = 0, done: int = 0, entr
     needed = max(int(written / done * entries) if done else 0, written)
     free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
     return DataError(
-        f"disk full while writing {path}: {os.strerror(error.errno or 0)} after {written} bytes; this file needs about {needed} bytes, "
+        f"disk full while writing {path}: {os.strerror(error.errno or 0)} after {written} bytes; this file needs about "
+        f"{needed} bytes, "
         f"{free} bytes are free",
-        "free space (or raise the quota) and run the same build again: finished shards are kept, the unfinished file was removed",
+        "free space (or raise the quota) and run the same build again: finished shards are kept, the unfinished file "
+        "was removed",
     )

@@ -1,4 +1,5 @@
-"""Report text: cleaning that keeps statements apart, a key that tells equal reports, and the two ways of joining statements."""
+"""Report text: cleaning that keeps statements apart, a key that tells equal reports, and the two ways of joining
+statements."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 CLEANING_VERSION = 2
-"""Raised when `clean_statements` or `report_key` changes what it returns; stored beside everything derived from reports."""
+"""Raised when `clean_statements` or `report_key` changes what it returns; stored beside everything derived from
+reports."""
 
 STYLES = ("sentences", "merl")
 
@@ -22,9 +24,9 @@ _CODE = re.compile(r"^\(\d+@\d+\)")  # what some devices print before a statemen
 def clean_statements(raw: Iterable[object]) -> tuple[str, ...]:
     """Report columns or lines as found -> cleaned statements in their order.
 
-    Gaps (None, NaN, blank) are dropped; decoration (`***`, `---`, `=`), leading device codes (`(9@128)`), trailing dots and commas and surplus
-    space are stripped, EKG becomes ECG, case stays. "Sinus rhythm." and "Sinus rhythm" become the same statement. The 3,862 machine phrases
-    of MIMIC-IV-ECG become 3,080 statements, letter case aside.
+    Gaps (None, NaN, blank) are dropped; decoration (`***`, `---`, `=`), leading device codes (`(9@128)`), trailing dots
+    and commas and surplus space are stripped, EKG becomes ECG, case stays. "Sinus rhythm." and "Sinus rhythm" become
+    the same statement. The 3,862 machine phrases of MIMIC-IV-ECG become 3,080 statements, letter case aside.
     """
     return tuple(clean for clean in map(_clean, (text for text in raw if isinstance(text, str))) if clean)
 
@@ -35,8 +37,11 @@ def report_key(statements: Iterable[str]) -> str:
 
 
 def join_statements(statements: Iterable[str], style: str = "sentences") -> str:
-    """One text of cleaned statements. "sentences": "Sinus rhythm. Normal ECG."; "merl": the same in lower case, as MERL prepares its reports
-    (Liu et al., ICML 2024). Raises ValueError for another style."""
+    """One text of cleaned statements.
+
+    "sentences": "Sinus rhythm. Normal ECG."; "merl": the same in lower case, as MERL prepares its reports (Liu et al.,
+    ICML 2024). Raises ValueError for another style.
+    """
     if style not in STYLES:
         raise ValueError(f"style is {style!r}, expected one of {', '.join(STYLES)}")
     parts = list(statements)

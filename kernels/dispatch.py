@@ -1,11 +1,12 @@
 """Whether backend "auto" may take the Triton kernels.
 
-A kernel is dispatched where a benchmark has shown it faster than the best PyTorch on that device. None of ours has run on a GPU yet (they are
-proven in the interpreter and compiled for sm_80 and sm_90), so "auto" is PyTorch everywhere until one has measured them. CARDIALIGN_TRITON is
+A kernel is dispatched where a benchmark has shown it faster than the best PyTorch on that device. None of ours has run
+on a GPU yet: they are proven in the interpreter and compiled for sm_80 and sm_90. So "auto" is PyTorch everywhere until
+one has measured them. CARDIALIGN_TRITON is
     not set, or 0   PyTorch
     1               the kernels, wherever they can run
-    FILE            what `cardialign bench kernels --write-dispatch FILE` found on a GPU of this name with this Triton: the kernels from the size on
-                    from which they were faster, PyTorch below and on any other machine
+    FILE            what `cardialign bench kernels --write-dispatch FILE` found on a GPU of this name with this Triton:
+                    the kernels from the size on from which they were faster, PyTorch below and on any other machine
 `backend="triton"` asks for them by name.
 """
 
@@ -22,6 +23,8 @@ import torch
 OPT_IN = "CARDIALIGN_TRITON"
 
 Operation = Literal["contrastive", "patch-embed"]
+Backend = Literal["auto", "torch", "triton"]
+"""Who computes an operation that has Triton kernels: PyTorch or they, by name or as this module says."""
 
 
 def triton_by_default(
@@ -29,8 +32,9 @@ def triton_by_default(
 ) -> bool:
     """True where "auto" may choose a Triton kernel in this process.
 
-    scale: logits b x B of this rank, or elements of all tokens. A caller that does not say what it runs gets True only by 1. Raises ValueError,
-    naming the file and the remedy, for one that cannot be read.
+    scale: logits b x B of this rank, or elements of all tokens. A caller that does not say what it runs gets True only
+    by 1.
+    Raises ValueError, naming the file and the remedy, for one that cannot be read.
     """
     setting = os.environ.get(OPT_IN, "0")
     if setting in ("", "0", "1"):
@@ -55,7 +59,8 @@ def _table(path: str) -> dict[str, Any]:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{OPT_IN}={path} is not a dispatch table ({error}); set it to 0, 1, or a file of `cardialign bench kernels --write-dispatch FILE`"
+            f"{OPT_IN}={path} is not a dispatch table ({error}); "
+            "set it to 0, 1, or a file of `cardialign bench kernels --write-dispatch FILE`"
         ) from error
 
 

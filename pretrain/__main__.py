@@ -1,6 +1,9 @@
-"""`torchrun --nproc-per-node N -m cardialign.pretrain --recipe NAME --run-dir FOLDER --set data.shards=FOLDER`: one worker of a run without Ray.
+"""One worker of a run without Ray.
 
-Exit codes: 0 done, 1 failed, 2 wrong configuration, 75 stopped at a committed checkpoint (SIGTERM or SIGINT): the same command continues.
+    torchrun --nproc-per-node N -m cardialign.pretrain --recipe NAME --run-dir FOLDER --set data.shards=FOLDER
+
+Exit codes: 0 done, 1 failed, 2 wrong configuration, 75 stopped at a committed checkpoint (SIGTERM or SIGINT): the same
+command continues.
 """
 
 from __future__ import annotations
@@ -17,12 +20,10 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import DONE, STOPPED, UserError
 from cardialign.pretrain.config import load_config
-from cardialign.pretrain.run.lock import held
+from cardialign.pretrain.run.lock import locked_run
 from cardialign.pretrain.run.observer import NullReporter
-
-STOPPED = 75
 
 
 class _SignalReporter(NullReporter):
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING,
             format="%(levelname)s %(message)s",
         )
-        with held(options.run_dir) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext():
+        with locked_run(options.run_dir) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext():
             import torch
 
             if options.threads:
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if torch.distributed.get_rank() == 0:
         sys.stdout.write(json.dumps({**asdict(result), "checkpoint": str(result.checkpoint)}) + "\n")
     torch.distributed.destroy_process_group()
-    return STOPPED if result.stopped else 0
+    return STOPPED if result.stopped else DONE
 
 
 if __name__ == "__main__":

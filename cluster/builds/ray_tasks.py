@@ -20,8 +20,9 @@ from cardialign.cluster.runs.driver import ray_session
 from cardialign.data_shards.build.claim import PLAN
 from cardialign.data_shards.build.executors import TASKS_PER_WORKER, Count
 from cardialign.data_shards.build.listing import LISTING
-from cardialign.data_shards.build.shard_task import WORK_FOLDER, ShardOutcome, ShardTask, build_one_shard, read_sidecar
+from cardialign.data_shards.build.shard_task import ShardOutcome, ShardTask, build_one_shard, read_sidecar
 from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.shard_set.layout import WORK_FOLDER
 from cardialign.data_shards.sources.base import Source
 
 log = logging.getLogger(__name__)

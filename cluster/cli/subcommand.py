@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.exit_codes import INTERRUPTED
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import INTERRUPTED, UserError
 
 
 def source_root() -> Path:

@@ -30,19 +30,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cardialign.data_shards.cohort.generate import make_cohort
+    from cardialign.data_shards.cohort.generate import Cohort, make_cohort
 
     with Progress("cohort") as progress:
         report = make_cohort(
             args.out,
-            patients=args.patients,
-            records=args.records,
-            layout=args.layout,
-            seed=args.seed,
+            Cohort(
+                patients=args.patients,
+                records=args.records,
+                layout=args.layout,
+                seed=args.seed,
+                sampling_rate=args.sampling_rate,
+                findings=args.findings,
+                prevalence=args.prevalence,
+            ),
             workers=args.workers,
-            sampling_rate=args.sampling_rate,
-            findings=args.findings,
-            prevalence=args.prevalence,
             progress=progress,
         )
     return asdict(report)

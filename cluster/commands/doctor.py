@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.exit_codes import DONE, FAILED
+from cardialign.data_shards.errors import DONE, FAILED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cardialign.cluster.registry.export_run import export_run
+    from cardialign.pretrain.export.from_run import export_run
 
     return export_run(args.run_dir, args.out, overwrite=args.overwrite)

@@ -26,7 +26,7 @@ def _pictures(out: Path) -> list[Picture]:
 
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.data_shards.signal.plot import draw_ecg
-    from cardialign.pretrain.export.write import load_encoder
+    from cardialign.pretrain.export.loaded import load_encoder
 
     encoder = load_encoder(out / "encoder")
     shard_set = ShardSet.open(out / "unseen-shards")
@@ -39,7 +39,9 @@ def _pictures(out: Path) -> list[Picture]:
                 continue
             seen.add(record.statements)
             output = encoder.encode(record.millivolts()[None], record.lead_mask[None], np.array([record.valid_samples]))
-            weights = dict(zip(encoder.group_names, output.group_weights[0].tolist(), strict=True))
+            weights = {}
+            if output.group_weights is not None:
+                weights = dict(zip(encoder.group_names, output.group_weights[0].tolist(), strict=True))
             png = Path(scratch) / "ecg.png"
             draw_ecg(record, png)
             pictures.append(Picture(record.key, png.read_bytes(), ". ".join(record.statements), weights))

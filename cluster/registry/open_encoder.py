@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import UNREADABLE_ARRAY
 from cardialign.data_shards.record import STANDARD_LEADS
-from cardialign.data_shards.unreadable import UNREADABLE_ARRAY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ REGISTRY = "models:/"
 @contextlib.contextmanager
 def open_encoder(name: str, tracking_uri: str) -> Iterator[LoadedEncoder]:
     """The encoder in folder `name`, or behind `models:/NAME@ALIAS` (pulled to a temporary folder, digests checked). Raises UserError."""
-    from cardialign.pretrain.export.write import load_encoder
+    from cardialign.pretrain.export.loaded import load_encoder
 
     if not name.startswith(REGISTRY):
         folder = Path(name)
@@ -97,8 +97,8 @@ def _from_npy(path: Path, leads: str | None, sampling_rate: float | None) -> Sig
 
 
 def _from_wfdb(path: Path) -> Signal:
+    from cardialign.data_shards.errors import RecordRejected
     from cardialign.data_shards.reading.wfdb.reader import read_wfdb
-    from cardialign.data_shards.sources.base import RecordRejected
 
     record = path.with_suffix("") if path.suffix in (".hea", ".dat") else path
     try:

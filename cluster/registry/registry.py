@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.tracking import mlflow_store
 from cardialign.data_shards.errors import DataError, UsageError, UserError
-from cardialign.pretrain.export.integrity import refuse_to_replace, verify_export
+from cardialign.pretrain.run.integrity import refuse_to_replace, verify_export
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -6,13 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.cli.exit_codes import DONE, STOPPED
 from cardialign.cluster.cli.progress import Progress
 from cardialign.cluster.environment.versions import git_commit, versions
 from cardialign.cluster.runs.failure import EXPORT
 from cardialign.cluster.tracking.tracker import RunTracker
-from cardialign.data_shards.errors import UsageError, UserError
-from cardialign.pretrain.run.lock import held
+from cardialign.data_shards.errors import DONE, STOPPED, UsageError, UserError
+from cardialign.pretrain.run.lock import locked_run
 
 if TYPE_CHECKING:
     from cardialign.pretrain.config import RunConfig, TextConfig
@@ -40,7 +39,7 @@ def _bank(shards: Path, text: TextConfig) -> dict[str, Any]:
     """The text bank of a shard set, opened or made. Made in a process of its own, so that the report encoder is gone from memory before the workers start."""
     from cardialign.cluster.cli.subcommand import run_command
     from cardialign.cluster.runs.text_bank import find_text_bank
-    from cardialign.data_shards.shard_set.remote import url_of
+    from cardialign.data_shards.locations import url_of
 
     bank = find_text_bank(shards, text)
     if bank is None:
@@ -76,7 +75,7 @@ def pretrain_and_export(
 
     if workers < 1:
         raise UsageError(f"--workers {workers} is less than 1", "one worker is the least")
-    with held(run_dir.expanduser().absolute()):
+    with locked_run(run_dir.expanduser().absolute()):
         data = prepare(config)
         tracker = RunTracker(
             run_dir.expanduser().absolute(), tracking_uri, experiment=experiment, optional=tracking_optional
@@ -123,7 +122,7 @@ def pretrain_and_export(
 
 
 def _hand_over(run_dir: Path, final_loss: float, tracker: RunTracker, register_as: str | None) -> dict[str, Any]:
-    from cardialign.cluster.registry.export_run import export_run
+    from cardialign.pretrain.export.from_run import export_run
 
     exported = export_run(run_dir, overwrite=True)
     handed: dict[str, Any] = {"export": str(run_dir / EXPORT), "digest_of_export": exported["digest"]}

@@ -1,4 +1,5 @@
-"""What is done without shards of this kind, on the same records: `wfdb.rdsamp`, one `.mat` file per record, stock `webdataset`."""
+"""What is done without shards of this kind, on the same records: `wfdb.rdsamp`, one `.mat` file per record, stock
+`webdataset`."""
 
 from __future__ import annotations
 

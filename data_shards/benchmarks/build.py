@@ -1,6 +1,8 @@
-"""The whole build in one process: WFDB files -> committed shards, with quality flags, codec, digests, index and manifest.
+"""The whole build in one process: WFDB files -> committed shards, with quality flags, codec, digests, index and
+manifest.
 
-Beside it what is usually written by hand: `wfdb.rdsamp` and `webdataset.TarWriter`, float32 `.npy` members, nothing checked, no index.
+Beside it what is usually written by hand: `wfdb.rdsamp` and `webdataset.TarWriter`, float32 `.npy` members, nothing
+checked, no index.
 """
 
 from __future__ import annotations
@@ -13,10 +15,10 @@ import numpy as np
 
 from cardialign.data_shards.benchmarks.material import Material, Measurement, rate
 from cardialign.data_shards.benchmarks.table import Row
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.common import read_ecg
+from cardialign.data_shards.sources.shared.record import read_ecg
 
 MIMIC_IV_ECG = 800_035
 CORES = (2, 32)
@@ -43,7 +45,7 @@ def measure_build(material: Material) -> Measurement:
 
     def build() -> int:
         shutil.rmtree(out, ignore_errors=True)
-        return build_shards(source, out, spec=material.spec, workers=1).records
+        return build_shards(source, out, SetPlan(material.spec), workers=1).records
 
     def by_hand() -> int:
         import wfdb

@@ -1,4 +1,5 @@
-"""The codec alone: records encoded and decoded, and how much smaller than int16 they become, as they are and at other resolutions.
+"""The codec alone: records encoded and decoded, and how much smaller than int16 they become, as they are and at other
+resolutions.
 
 Beside it zlib over the same int16 counts, which is what `np.savez_compressed` and HDF5's gzip filter do.
 """
@@ -70,8 +71,11 @@ def measure_codec(material: Material) -> Measurement:
 
 
 def at_resolution(record: EcgRecord, gain: float) -> EcgRecord:
-    """The record with `gain` counts per mV in every lead. I, II and V1-V6 are rounded; the other four follow from the rounded I and II, as in the
-    devices, which record eight leads."""
+    """The record with `gain` counts per mV in every lead.
+
+    I, II and V1-V6 are rounded; the other four follow from the rounded I and II, as in the devices, which record eight
+    leads.
+    """
     if (record.gain == gain).all():
         return record
     counts = np.clip(np.rint(record.millivolts().astype(np.float64) * gain), -32767, 32767)

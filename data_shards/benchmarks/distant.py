@@ -1,6 +1,8 @@
-"""The table of the most distant reports at 180,000 reports: its time and memory, in a process of its own, beside whole rows of similarities.
+"""The table of the most distant reports at 180,000 reports: its time and memory, in a process of its own, beside whole
+rows of similarities.
 
-All row tiles do the same work (R columns each), so a few of them, spread over the table, are timed and the whole is their mean times their number.
+All row tiles do the same work (R columns each), so a few of them, spread over the table, are timed and the whole is
+their mean times their number.
 """
 
 from __future__ import annotations
@@ -13,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cardialign.data_shards.benchmarks.material import Material, Measurement
-from cardialign.data_shards.benchmarks.memory import PeakMemory
-from cardialign.data_shards.benchmarks.process import measured_by
+from cardialign.data_shards.benchmarks.process import PeakMemory, measured_by
 from cardialign.data_shards.benchmarks.table import Row
 from cardialign.data_shards.benchmarks.text import Vectors, phrase_vectors
 from cardialign.data_shards.text.distant import COLUMN_TILE, NEIGHBOURS, ROW_TILE, most_distant_of
@@ -25,7 +26,8 @@ PLAIN_ROWS = 256
 ONE_CORE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 ROWS = (
-    Row("table of the 64 most distant of 180,000 reports, from some of its row tiles", "distant_core_minutes", "core-minutes",
+    Row("table of the 64 most distant of 180,000 reports, from some of its row tiles", "distant_core_minutes",
+    "core-minutes",
         lower_is_better=True, against={"whole rows, argpartition": "distant_plain_core_minutes"}),
     Row("... memory beside the vectors", "distant_peak_mb", "MB", lower_is_better=True,
         against={"whole matrix (computed)": "distant_matrix_mb"}),
@@ -47,7 +49,8 @@ def measure_distant(material: Material) -> Measurement:
 
 
 def time_and_memory(path: Path) -> dict[str, float]:
-    """Core-minutes of the whole table and MB at the peak, from row tiles of the vectors float32 (R, d) in the file, which stay memory-mapped."""
+    """Core-minutes of the whole table and MB at the peak, from row tiles of the vectors float32 (R, d) in the file,
+    which stay memory-mapped."""
     vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     reports = len(vectors)
     k, tile = min(NEIGHBOURS, reports - 1), min(ROW_TILE, reports)

@@ -1,7 +1,9 @@
-"""Figures of the data path, measured on the same records in one run, with the common alternatives beside them as ratios.
+"""Figures of the data path, measured on the same records in one run, with the common alternatives beside them as
+ratios.
 
-Rates are medians over interleaved rounds, so that a machine that slows down slows everything in the round. CPU seconds of this process and its
-threads are used rather than wall-clock, so that other work on the machine disturbs less; "per core" means per CPU second.
+Rates are medians over interleaved rounds, so that a machine that slows down slows everything in the round. CPU seconds
+of this process and its threads are used rather than wall-clock, so that other work on the machine disturbs less; "per
+core" means per CPU second.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from cardialign.data_shards.benchmarks.codec import measure_codec
 from cardialign.data_shards.benchmarks.distant import measure_distant
 from cardialign.data_shards.benchmarks.listing import measure_large_listings
 from cardialign.data_shards.benchmarks.material import (
-    Embedder,
     Job,
     Material,
     Measurement,
+    Phrases,
     Sizes,
     rate,
     records_of_set,
@@ -33,7 +35,7 @@ from cardialign.data_shards.benchmarks.opening import measure_start
 from cardialign.data_shards.benchmarks.order import measure_ten_million
 from cardialign.data_shards.benchmarks.stream import measure_stream
 from cardialign.data_shards.benchmarks.table import measured_rows
-from cardialign.data_shards.benchmarks.text import WordCounts, measure_similarity
+from cardialign.data_shards.benchmarks.text import measure_similarity
 from cardialign.data_shards.benchmarks.wait import measure_wait
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -48,56 +50,55 @@ OURS: tuple[Measure, ...] = (
     measure_similarity,
     measure_distant,
 )
-"""A new figure is one module with one such function, which also says its rows of the table, and one name here, or in SCALE if it takes minutes."""
+"""A new figure is one module with one such function, which also says its rows of the table, and one name here, or in
+SCALE if it takes minutes."""
 SCALE: tuple[Measure, ...] = (measure_ten_million, measure_large_listings)
 OTHERS: tuple[Measure, ...] = (measure_others,)
 
 
 def measure_data(
-    shard_set: ShardSet | None = None,
+    given: ShardSet | Path | None = None,
     *,
-    wfdb_folder: Path | None = None,
     records: int = 256,
     rounds: int = 5,
     compare: bool = True,
     seed: int = 0,
     sizes: Sizes | None = None,
-    text_encoder: Embedder | None = None,
-    text_encoder_name: str = WordCounts.name,
-    phrases: Path | None = None,
-    scale: bool = False,
+    phrases: Phrases | None = None,
     measures: Sequence[Measure] = OURS,
 ) -> dict[str, Any]:
-    """Every figure of the data path by name, and under "table" those that stand in the README, each with its target and its baselines.
+    """Every figure of the data path by name, and under "table" those that stand in the README, each with its target and
+    its baselines.
 
-    Measures a shard set, or a folder of WFDB headers with signals (searched recursively), or, when neither is given, a virtual cohort made for the
-    purpose. compare: also `wfdb.rdsamp`, one float32 `.mat` per record, stock `webdataset` and the like, on copies of the same records. text_encoder,
-    phrases: for the similarity of reports; by default word counts and the phrases of the virtual cohorts. scale: also the order of up to 10 million
-    records and the listing of up to 2 million (minutes). measures: only these of OURS; the stream's baselines come with it. Everything is written
-    to a temporary folder. Raises DataError when there is no record to measure, or when the records differ in length.
+    given: a shard set, or a folder of WFDB headers with signals (searched recursively); None = a virtual cohort made
+    for the purpose. records: so many of them, drawn from `seed`. compare: also `wfdb.rdsamp`, one float32 `.mat` per
+    record, stock `webdataset` and the like, on copies of the same records. phrases: for the similarity of reports; by
+    default those of the virtual cohorts, as word counts. measures: of OURS and, for minutes more, of SCALE; the
+    stream's baselines come with it. Everything is written to a temporary folder.
+
+    Raises DataError when there is no record to measure, or when the records differ in length.
     """
     with tempfile.TemporaryDirectory(prefix="cardialign-bench-") as name:
         folder = Path(name)
+        shard_set = given if isinstance(given, ShardSet) else None
         if shard_set is not None:
             chosen = records_of_set(shard_set, records, seed)
         else:
-            root = wfdb_folder if wfdb_folder is not None else virtual_wfdb(folder / "cohort", records, seed)
+            root = given if isinstance(given, Path) else virtual_wfdb(folder / "cohort", records, seed)
             chosen = records_of_wfdb(root, records, seed)
         if len({record.samples for record in chosen}) != 1:
             raise DataError(
                 "the records to measure differ in length", "measure a shard set, whose records all conform to one spec"
             )
-        encoder = text_encoder if text_encoder is not None else WordCounts()
-        material = Material(
-            folder, chosen, shard_set, seed, sizes or Sizes(), encoder, phrases=phrases, compare=compare
-        )
-        ours = [measure(material) for measure in (*measures, *(SCALE if scale else ()))]
+        phrases = phrases or Phrases()
+        material = Material(folder, chosen, shard_set, seed, sizes or Sizes(), phrases, compare=compare)
+        ours = [measure(material) for measure in measures]
         others = [measure(material) for measure in OTHERS] if compare and measure_stream in measures else []
         rates = _interleaved({name: job for each in (*ours, *others) for name, job in each.jobs.items()}, rounds)
         figures: dict[str, Any] = {"records": len(chosen), "samples": chosen[0].samples, "rounds": rounds}
         figures |= {
-            "given_records": wfdb_folder is not None or shard_set is not None,
-            "text_encoder": text_encoder_name,
+            "given_records": given is not None,
+            "text_encoder": phrases.encoder_name,
         }
         for each in (*ours, *others):
             figures |= each.figures()

@@ -1,7 +1,9 @@
-"""What an archive's size costs a build: MIMIC-IV-ECG's tables made up for any number of records, listed by the real reader, built without signals.
+"""What an archive's size costs a build: MIMIC-IV-ECG's tables made up for any number of records, listed by the real
+reader, built without signals.
 
-Everything is the real build but the reading of signals: the tables are joined, the entries spooled, read back shard by shard and committed as index,
-report table and manifest. Every measurement runs in a process of its own, whose memory is its whole peak, interpreter and imports included.
+Everything is the real build but the reading of signals: the tables are joined, the entries spooled, read back shard by
+shard and committed as index, report table and manifest. Every measurement runs in a process of its own, whose memory is
+its whole peak, interpreter and imports included.
 """
 
 from __future__ import annotations
@@ -23,16 +25,17 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from cardialign.data_shards.benchmarks.material import Material, Measurement
-from cardialign.data_shards.benchmarks.opening import peak_memory
+from cardialign.data_shards.benchmarks.process import peak_memory
 from cardialign.data_shards.benchmarks.table import Row
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.build.executors import Count
 from cardialign.data_shards.build.index_rows import index_row
 from cardialign.data_shards.build.listing import LISTING, read_slice
-from cardialign.data_shards.build.shard_task import WORK_FOLDER, ShardOutcome, ShardTask, sidecar_path
-from cardialign.data_shards.build.shard_writer import Member, ShardInfo, shard_name
+from cardialign.data_shards.build.shard_task import ShardOutcome, ShardTask, sidecar_path
+from cardialign.data_shards.build.shard_writer import Member, ShardInfo
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.record import EcgRecord, SignalSpec
+from cardialign.data_shards.shard_set.layout import WORK_FOLDER, shard_name
 from cardialign.data_shards.sources import open_source
 from cardialign.data_shards.sources.base import Source
 from cardialign.data_shards.sources.mimic_tables import REPORT_COLUMNS
@@ -58,14 +61,16 @@ def measure_large_listings(material: Material) -> Measurement:
 
 
 def measure_listing(records: int) -> dict[str, float]:
-    """Entries listed per second (tables to listing and plan), seconds of the commit, and peak MB of the process, for an archive of `records`."""
+    """Entries listed per second (tables to listing and plan), seconds of the commit, and peak MB of the process, for an
+    archive of `records`."""
     with tempfile.TemporaryDirectory(prefix="cardialign-bench-") as name:
         make_tables(Path(name) / "archive", records)
         words = [sys.executable, "-m", "cardialign.data_shards.benchmarks.listing", name]
         done = subprocess.run(words, cwd=Path(__file__).absolute().parents[3], capture_output=True, text=True)
         if done.returncode:
             raise DataError(
-                f"the process that measures a listing of {records} records failed: {done.stderr.strip().splitlines()[-1:]}"
+                f"the process that measures a listing of {records} records failed: "
+                f"{done.stderr.strip().splitlines()[-1:]}"
             )
         return json.loads(done.stdout)
 
@@ -79,8 +84,8 @@ def measure_listings(sizes: Sequence[int] = SIZES) -> dict[str, float]:
 
 
 def make_tables(folder: Path, records: int, seed: int = 0) -> None:
-    """record_list.csv, machine_measurements.csv and patients.csv of `records` made-up records, five per patient, three in eight reports distinct;
-    measurements in another order, without a row for one record in 80."""
+    """record_list.csv, machine_measurements.csv and patients.csv of `records` made-up records, five per patient, three
+    in eight reports distinct; measurements in another order, without a row for one record in 80."""
     folder.mkdir()
     rng = np.random.default_rng(seed)
     phrases = np.array([f"Phrase number {number} of a machine report" for number in range(_PHRASES)])
@@ -128,7 +133,8 @@ def _write(path: Path, names: Sequence[str], parts: Iterator[list[Any]]) -> None
 
 
 class WithoutSignals:
-    """An executor that takes every entry for a record of one short signal, whose payload it does not make: slices become sidecars."""
+    """An executor that takes every entry for a record of one short signal, whose payload it does not make: slices
+    become sidecars."""
 
     def __init__(self) -> None:
         self.started = 0.0
@@ -165,7 +171,7 @@ def build_without_signals(archive: Path, out: Path) -> dict[str, float]:
     """The figures, of this process."""
     before = peak_memory()
     started, executor = time.process_time(), WithoutSignals()
-    report = build_shards(open_source("mimic-iv-ecg", archive), out, spec=SignalSpec(500, 1), executor=executor)
+    report = build_shards(open_source("mimic-iv-ecg", archive), out, SetPlan(SignalSpec(500, 1)), executor=executor)
     return {
         "records_per_s_per_core": report.records / (executor.started - started),
         "commit_cpu_s": time.process_time() - executor.ended,

@@ -1,4 +1,5 @@
-"""What every measuring function works on: the same records in memory, as a shard set and as WFDB files, in a temporary folder."""
+"""What every measuring function works on: the same records in memory, as a shard set and as WFDB files, in a temporary
+folder."""
 
 from __future__ import annotations
 
@@ -12,12 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from cardialign.data_shards.benchmarks.table import Row
-from cardialign.data_shards.build.build import build_shards
-from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.benchmarks.word_counts import WordCounts
+from cardialign.data_shards.build.build import SetPlan, build_shards
+from cardialign.data_shards.errors import DataError, RecordRejected
 from cardialign.data_shards.reading.wfdb.reader import read_wfdb, standard_leads
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.sources.base import Entry, RecordRejected
+from cardialign.data_shards.sources.base import Entry
 
 Job = Callable[[], int]
 """Does its work once and returns the number of records it handled."""
@@ -25,8 +27,9 @@ Job = Callable[[], int]
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one measuring function offers: `jobs` are timed side by side in interleaved rounds and become `<name>_records_per_s_per_core`; `figures` is
-    asked once, after them; `rows` are its lines of the table, which name either kind."""
+    """What one measuring function offers: `jobs` are timed side by side in interleaved rounds and become
+    `<name>_records_per_s_per_core`; `figures` is asked once, after them; `rows` are its lines of the table, which name
+    either kind."""
 
     jobs: Mapping[str, Job] = field(default_factory=dict)
     figures: Callable[[], dict[str, Any]] = dict
@@ -39,7 +42,7 @@ def rate(job: str) -> str:
 
 
 class Embedder(Protocol):
-    """What turns phrases into vectors: the text encoder of a recipe, or `text.WordCounts`."""
+    """What turns phrases into vectors: the text encoder of a recipe, or `WordCounts`."""
 
     def embed(self, texts: list[str]) -> np.ndarray:
         """float32 (n, d), unit rows."""
@@ -47,9 +50,19 @@ class Embedder(Protocol):
 
 
 @dataclass(frozen=True)
+class Phrases:
+    """What made-up reports are made of: phrases, one per line of `file` (None: those of the virtual cohorts), and what
+    embeds them, with its name."""
+
+    file: Path | None = None
+    encoder: Embedder = field(default_factory=WordCounts)
+    encoder_name: str = WordCounts.name
+
+
+@dataclass(frozen=True)
 class Sizes:
-    """batch: records per batch when streaming. index_records: size of the index for start and memory. reports: for the spread of similarities and for
-    their axes. distant_reports: size of the table of the most distant reports."""
+    """batch: records per batch when streaming. index_records: size of the index for start and memory. reports: for the
+    spread of similarities and for their axes. distant_reports: size of the table of the most distant reports."""
 
     batch: int = 32
     index_records: int = 800_000
@@ -58,8 +71,8 @@ class Sizes:
 
 
 class Material:
-    """`records` of one length; everything else is made on first use below `folder`. compare: baselines are wanted too; text_encoder and phrases: what
-    made-up reports are made of (no file: the phrases of the virtual cohorts)."""
+    """`records` of one length; everything else is made on first use below `folder`. compare: baselines are wanted
+    too."""
 
     def __init__(
         self,
@@ -68,13 +81,12 @@ class Material:
         shards: ShardSet | None,
         seed: int,
         sizes: Sizes,
-        text_encoder: Embedder,
+        phrases: Phrases,
         *,
-        phrases: Path | None = None,
         compare: bool = True,
     ) -> None:
         self.folder, self.records, self.seed, self.sizes = folder, records, seed, sizes
-        self.text_encoder, self.phrases, self.compare = text_encoder, phrases, compare
+        self.phrases, self.compare = phrases, compare
         self._given = shards
         self.batch = min(sizes.batch, len(shards) if shards is not None else len(records))
 
@@ -88,7 +100,7 @@ class Material:
         """The set that was given, or one that the real build makes of the records."""
         if self._given is not None:
             return self._given
-        build_shards(_MemorySource(self.records), self.folder / "shards", spec=self.spec, workers=1)
+        build_shards(_MemorySource(self.records), self.folder / "shards", SetPlan(self.spec), workers=1)
         return ShardSet.open(self.folder / "shards")
 
     @cached_property
@@ -139,9 +151,9 @@ def records_of_wfdb(folder: Path, records: int, seed: int) -> list[EcgRecord]:
 
 
 def virtual_wfdb(folder: Path, records: int, seed: int) -> Path:
-    from cardialign.data_shards.cohort.generate import make_cohort
+    from cardialign.data_shards.cohort.generate import Cohort, make_cohort
 
-    make_cohort(folder, patients=max(1, records // 2), records=max(1, records), seed=seed)
+    make_cohort(folder, Cohort(patients=max(1, records // 2), records=max(1, records), seed=seed))
     return folder
 
 

@@ -1,12 +1,13 @@
-"""Start and memory of a run on a large set: a fresh process opens an index of 800,000 records, takes its first batch, and streams on.
+"""Start and memory of a run on a large set: a fresh process opens an index of 800,000 records, takes its first batch,
+and streams on.
 
-The index is made of the rows of a real set, repeated under other keys and patients, so that every batch is read and decoded from real shards.
+The index is made of the rows of a real set, repeated under other keys and patients, so that every batch is read and
+decoded from real shards.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -16,11 +17,11 @@ import psutil
 import pyarrow as pa
 
 from cardialign.data_shards.benchmarks.material import Material, Measurement
-from cardialign.data_shards.benchmarks.process import measured_by
+from cardialign.data_shards.benchmarks.process import measured_by, peak_memory
 from cardialign.data_shards.benchmarks.table import Row
-from cardialign.data_shards.build.commit import INDEX, MANIFEST, REPORTS
 from cardialign.data_shards.build.index_rows import write_index
-from cardialign.data_shards.build.shard_writer import file_sha256
+from cardialign.data_shards.files import sha256_of
+from cardialign.data_shards.shard_set.layout import INDEX, MANIFEST, REPORTS
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 
 STEPS = 12
@@ -68,7 +69,7 @@ def repeated_set(shards: ShardSet, folder: Path, records: int) -> Path:
         (folder / name).symlink_to((shards.path / name).absolute())
     counts, tables = (
         {**shards.manifest["counts"], "records": records},
-        {**shards.manifest["tables"], INDEX: file_sha256(folder / INDEX)},
+        {**shards.manifest["tables"], INDEX: sha256_of(folder / INDEX)},
     )
     manifest = {**shards.manifest, "counts": counts, "tables": tables}
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
@@ -76,15 +77,16 @@ def repeated_set(shards: ShardSet, folder: Path, records: int) -> Path:
 
 
 def start_and_stream(folder: Path, batch: int, seed: int) -> dict[str, float]:
-    """Seconds from opening the set to its first batch, by the clock and of CPU, and the memory of this process before, then and at its peak, in MB."""
+    """Seconds from opening the set to its first batch, by the clock and of CPU, and the memory of this process before,
+    then and at its peak, in MB."""
     from cardialign.data_shards.order.global_order import GlobalOrder
-    from cardialign.data_shards.stream.stream import ShardStream
+    from cardialign.data_shards.stream.stream import ReadAhead, ShardStream
 
     here = psutil.Process()
     before, started, started_cpu = here.memory_info().rss, time.monotonic(), time.process_time()
     shards = ShardSet.open(folder)
     order = GlobalOrder(shards.select().rows, shards.patients, batch, seed, shards.fingerprint)
-    with ShardStream(shards, order, stop_step=STEPS, threads=1) as batches:
+    with ShardStream(shards, order, stop_step=STEPS, read_ahead=ReadAhead(threads=1)) as batches:
         next(batches)
         seconds, cpu_seconds = time.monotonic() - started, time.process_time() - started_cpu
         for _ in batches:
@@ -100,24 +102,14 @@ def start_and_stream(folder: Path, batch: int, seed: int) -> dict[str, float]:
 
 
 def pandas_start(folder: Path) -> dict[str, float]:
-    """The same up to the first batch of rows, as it is done without an index of plain columns: the table into pandas, then shuffled. No record is
-    read."""
+    """The same up to the first batch of rows, as it is done without an index of plain columns: the table into pandas,
+    then shuffled. No record is read."""
     import pandas as pd
 
     started = time.monotonic()
     frame = pd.read_parquet(folder / INDEX).sample(frac=1.0, random_state=0)
     frame.head(1)
     return {"pandas_seconds": time.monotonic() - started, "pandas_memory_mb": peak_memory() / 1e6}
-
-
-def peak_memory() -> int:
-    """Most bytes this program ever held. Linux: from the memory map, because `ru_maxrss` still counts the program that started this one."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return next(
-            int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM:")
-        )
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What the order and the index cost at scale, on a made-up index: no signal is read, memory and time are those of a run's start.
+"""What the order and the index cost at scale, on a made-up index: no signal is read, memory and time are those of a
+run's start.
 
-Every measurement runs in a process of its own, so that nothing measured before it is counted; memory is what that process adds to a bare interpreter
-with the same imports, at its peak (`memory`).
+Every measurement runs in a process of its own, so that nothing measured before it is counted; memory is what that
+process adds to a bare interpreter with the same imports, at its peak (`process.PeakMemory`).
 """
 
 from __future__ import annotations
@@ -19,19 +20,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cardialign.data_shards.benchmarks.material import Material, Measurement
-from cardialign.data_shards.benchmarks.memory import PeakMemory
-from cardialign.data_shards.benchmarks.process import measured_by
+from cardialign.data_shards.benchmarks.process import PeakMemory, measured_by
 from cardialign.data_shards.benchmarks.table import Row
-from cardialign.data_shards.build.build import build_shards
-from cardialign.data_shards.build.commit import INDEX, MANIFEST
-from cardialign.data_shards.build.index_rows import INDEX_SCHEMA, write_index
-from cardialign.data_shards.build.shard_writer import file_sha256
+from cardialign.data_shards.build.build import SetPlan, build_shards
+from cardialign.data_shards.build.index_rows import write_index
+from cardialign.data_shards.files import sha256_of
 from cardialign.data_shards.order.global_order import GlobalOrder
 from cardialign.data_shards.order.window import WindowOrder
 from cardialign.data_shards.record import EcgRecord, SignalSpec
+from cardialign.data_shards.shard_set.layout import INDEX, INDEX_SCHEMA, MANIFEST
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.stream.stream import ShardStream
+from cardialign.data_shards.stream.stream import ReadAhead, ShardStream
 
 RECORDS_PER_SHARD = 4096
 _BATCH = 256
@@ -63,8 +63,9 @@ class _OneRecord:
 
 
 def make_large_set(folder: Path, records: int) -> Path:
-    """A set whose index has `records` rows, all of which name the one record that is really there; about three records per patient."""
-    build_shards(_OneRecord(), folder, spec=SignalSpec(500, 1), workers=1)
+    """A set whose index has `records` rows, all of which name the one record that is really there; about three records
+    per patient."""
+    build_shards(_OneRecord(), folder, SetPlan(SignalSpec(500, 1)), workers=1)
     (row,) = pq.read_table(folder / INDEX).to_pylist()
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -82,17 +83,19 @@ def make_large_set(folder: Path, records: int) -> Path:
     write_index(batches(), folder / INDEX)
     manifest = json.loads((folder / MANIFEST).read_text())
     shards = -(-records // RECORDS_PER_SHARD)
-    manifest["counts"]["records"], manifest["tables"][INDEX] = records, file_sha256(folder / INDEX)
+    manifest["counts"]["records"], manifest["tables"][INDEX] = records, sha256_of(folder / INDEX)
     manifest["shards"] = manifest["shards"] * shards
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder
 
 
 def measure_order(folder: Path, window: int | None = None) -> dict[str, float]:
-    """Figures of two starts of a run on a set, each in a process of its own: seconds to the first batch (set opened, order made, records decoded),
-    seconds per further step, peak MB, most shards open at once. window: shards per shuffle window, None = whole set.
+    """Figures of two starts of a run on a set, each in a process of its own: seconds to the first batch (set opened,
+    order made, records decoded), seconds per further step, peak MB, most shards open at once. window: shards per
+    shuffle window, None = whole set.
 
-    Without prefix: the later start, which finds the columns of a large index laid down; `first_start_mb`: the peak of the start that lays them down.
+    Without prefix: the later start, which finds the columns of a large index laid down; `first_start_mb`: the peak of
+    the start that lays them down.
     """
     with tempfile.TemporaryDirectory(prefix="cardialign-bench-") as name:
         starts = [measured_by(__name__, str(folder), str(window or 0), TMPDIR=name) for _ in range(2)]
@@ -113,7 +116,7 @@ def measure_start(folder: Path, window: int | None, steps: int = 64) -> dict[str
         else:
             order = WindowOrder(chosen.rows, shards.shard[chosen.rows], patients, _BATCH, 0, chosen.fingerprint, window)
         del patients
-        with ShardStream(shards, order, stop_step=1 + steps, threads=1) as stream:
+        with ShardStream(shards, order, stop_step=1 + steps, read_ahead=ReadAhead(threads=1)) as stream:
             next(stream)
             first, first_cpu = time.perf_counter() - started, time.process_time() - worked
             for _ in stream:
@@ -152,8 +155,14 @@ def _rows() -> Iterator[Row]:
             against={"first start": f"order_{name}_first_start_mb"},
         )
         yield Row("... CPU to the first batch", f"order_{name}_first_batch_cpu_s", "s", lower_is_better=True)
-    yield Row(f"shards that a batch is read from, of {10_000_000 // RECORDS_PER_SHARD:,}, in windows (at most 2 x {WINDOW})",
-              "order_10m_window_shards_per_batch", "shards", below=2 * WINDOW + 1, against={"whole shuffle": "order_10m_whole_shards_per_batch"})  # fmt: skip
+    in_all = 10_000_000 // RECORDS_PER_SHARD
+    yield Row(
+        f"shards that a batch is read from, of {in_all:,}, in windows (at most 2 x {WINDOW})",
+        "order_10m_window_shards_per_batch",
+        "shards",
+        below=2 * WINDOW + 1,
+        against={"whole shuffle": "order_10m_whole_shards_per_batch"},
+    )
 
 
 def measure_ten_million(material: Material) -> Measurement:

@@ -7,7 +7,7 @@ import numpy as np
 from cardialign.data_shards.benchmarks.material import Material, Measurement, rate
 from cardialign.data_shards.benchmarks.table import Row
 from cardialign.data_shards.order.global_order import GlobalOrder
-from cardialign.data_shards.stream.stream import ShardStream
+from cardialign.data_shards.stream.stream import ReadAhead, ShardStream
 
 ROWS = (
     Row(
@@ -42,7 +42,7 @@ def measure_stream(material: Material) -> Measurement:
     steps = max(1, 4 * len(material.records) // batch)  # long enough that starting and ending threads does not count
 
     def stream() -> int:
-        with ShardStream(shards, order, stop_step=steps, threads=1) as batches:
+        with ShardStream(shards, order, stop_step=steps, read_ahead=ReadAhead(threads=1)) as batches:
             return sum(each.rows.size for each in batches)
 
     return Measurement({"stream": stream}, rows=ROWS)

@@ -1,4 +1,5 @@
-"""The table that `cardialign bench data` prints: every figure beside what it is to reach and beside its baselines of the same run."""
+"""The table that `cardialign bench data` prints: every figure beside what it is to reach and beside its baselines of
+the same run."""
 
 from __future__ import annotations
 
@@ -13,9 +14,10 @@ HEADER = ("figure", "value", "target", "met", "better than, in this run")
 class Row:
     """One line of the table.
 
-    what: the figure in words; figure: its name among the figures; unit as printed. at_least, below: the target, at most one of the two; neither is
-    a figure without a target. against: baseline in words -> name of its figure; the ratio says how many times better we are. target_on_real: the
-    target is about real recordings, and on made-up ones the figure is only shown.
+    what: the figure in words; figure: its name among the figures; unit as printed. at_least, below: the target, at most
+    one of the two; neither is a figure without a target. against: baseline in words -> name of its figure; the ratio
+    says how many times better we are. target_on_real: the target is about real recordings, and on made-up ones the
+    figure is only shown.
     """
 
     what: str
@@ -74,7 +76,8 @@ def plain(report: Mapping[str, Any]) -> list[str]:
 def _about(report: Mapping[str, Any]) -> str:
     kind = "given recordings" if report["given_records"] else "made-up recordings"
     return (
-        f"{report['records']} {kind} of 12 x {report['samples']} samples; rates per core (CPU second), medians of {report['rounds']} "
+        f"{report['records']} {kind} of 12 x {report['samples']} samples; rates per core (CPU second), medians of "
+        f"{report['rounds']} "
         f"interleaved rounds; reports embedded by {report['text_encoder']}"
     )
 

@@ -1,13 +1,12 @@
 """The similarity space of reports: how useless raw cosines are, and what a low-rank projection saves and costs.
 
-Reports are made of phrases (real ones from a file, else those of the virtual cohorts): a report's vector is the mean of the vectors of one to six
-phrases, few phrases often and many rarely, as in machine reports. Only the phrases are embedded, so that 180,000 reports take seconds.
+Reports are made of phrases (real ones from a file, else those of the virtual cohorts): a report's vector is the mean of
+the vectors of one to six phrases, few phrases often and many rarely, as in machine reports. Only the phrases are
+embedded, so that 180,000 reports take seconds.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,8 @@ ROWS = (
 
 
 class Vectors:
-    """`reports` made-up reports of the phrases, drawn from `seed`: raw unit vectors float32 (R, d) and what the text bank makes of them."""
+    """`reports` made-up reports of the phrases, drawn from `seed`: raw unit vectors float32 (R, d) and what the text
+    bank makes of them."""
 
     def __init__(self, phrases: np.ndarray, reports: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -70,9 +70,12 @@ class Vectors:
 
 
 def phrase_vectors(material: Material) -> np.ndarray:
-    """float32 (P, d): every distinct phrase once, the order drawn from the seed. Raises DataError for a file without phrases."""
-    texts = made_up_phrases() if material.phrases is None else read_phrases(material.phrases)
-    vectors = material.text_encoder.embed(texts)
+    """float32 (P, d): every distinct phrase once, the order drawn from the seed.
+
+    Raises DataError for a file without phrases.
+    """
+    texts = made_up_phrases() if material.phrases.file is None else read_phrases(material.phrases.file)
+    vectors = material.phrases.encoder.embed(texts)
     return np.asarray(vectors, dtype=np.float32)[np.random.default_rng(material.seed).permutation(len(texts))]
 
 
@@ -96,20 +99,6 @@ def made_up_phrases() -> list[str]:
         text for finding in FINDINGS.values() for text in (*finding.statements, *finding.features) if "{" not in text
     }
     return sorted(qualifier + text for text in plain for qualifier in _QUALIFIERS)
-
-
-class WordCounts:
-    """Feature hashing of words: a text encoder without weights, where no other is given. Its vectors share an offset, as those of real ones do."""
-
-    dim = 256
-    name = "hashed word counts"
-
-    def embed(self, texts: list[str]) -> np.ndarray:
-        out = np.full((len(texts), self.dim), 0.35, dtype=np.float32)
-        for i, text in enumerate(texts):
-            for word in re.findall(r"\w+", text.lower()):
-                out[i, int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "little") % self.dim] += 1.0
-        return unit(out)
 
 
 def measure_similarity(material: Material) -> Measurement:

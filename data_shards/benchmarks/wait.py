@@ -1,4 +1,5 @@
-"""What a step waits for its data, split into read, decode and queue, behind a consumer that is busy elsewhere (a GPU) for a fixed time per batch."""
+"""What a step waits for its data, split into read, decode and queue, behind a consumer that is busy elsewhere (a GPU)
+for a fixed time per batch."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import numpy as np
 from cardialign.data_shards.benchmarks.material import Material, Measurement
 from cardialign.data_shards.benchmarks.table import Row
 from cardialign.data_shards.order.global_order import GlobalOrder
-from cardialign.data_shards.stream.stream import ShardStream
+from cardialign.data_shards.stream.stream import ReadAhead, ShardStream
 
 STEPS = 16
 HEADROOM = 3.0
@@ -37,7 +38,7 @@ def measure_wait(material: Material) -> Measurement:
     def waits(step_seconds: float) -> tuple[dict[str, float], tuple[float, str]]:
         """Mean seconds per step by kind, the first batch aside, and the slowest read."""
         total, slowest = {"read": 0.0, "decode": 0.0, "queue": 0.0}, (0.0, "")
-        with ShardStream(shards, order, stop_step=1 + STEPS, threads=1) as batches:
+        with ShardStream(shards, order, stop_step=1 + STEPS, read_ahead=ReadAhead(threads=1)) as batches:
             for each in batches:
                 if each.step:
                     total = {kind: seconds + each.wait[kind] for kind, seconds in total.items()}

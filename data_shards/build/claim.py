@@ -1,4 +1,5 @@
-"""Who may write a shard set's folder: one build at a time, and only one that goes on with the plan that it was started with."""
+"""Who may write a shard set's folder: one build at a time, and only one that goes on with the plan that it was started
+with."""
 
 from __future__ import annotations
 
@@ -10,10 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cardialign.data_shards.build.commit import MANIFEST
-from cardialign.data_shards.build.shard_task import WORK_FOLDER
-from cardialign.data_shards.build.shard_writer import commit_file
 from cardialign.data_shards.errors import DataError, disk_error
+from cardialign.data_shards.files import write_json
+from cardialign.data_shards.shard_set.layout import BANKS, INDEX, MANIFEST, REJECTS, REPORTS, SHARDS, WORK_FOLDER
 
 PLAN = "plan.json"
 """In the work folder: what an unfinished build was started with."""
@@ -22,10 +22,11 @@ _LOCK = "lock"
 
 @contextlib.contextmanager
 def claim(out: Path, overwrite: bool) -> Iterator[None]:
-    """Hold `out` for this build alone: new, an unfinished build, or (with `overwrite`) a finished set, which stays whole until `begin`.
+    """Hold `out` for this build alone: new, an unfinished build, or (with `overwrite`) a finished set, which stays
+    whole until `begin`.
 
-    The lock goes with the process, however it ends, so a killed build never has to be unlocked by hand. A build that fails before `begin` leaves
-    the folder as it was.
+    The lock goes with the process, however it ends, so a killed build never has to be unlocked by hand. A build that
+    fails before `begin` leaves the folder as it was.
     """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file, not a folder", "name a folder for the shard set")
@@ -65,7 +66,9 @@ def claim(out: Path, overwrite: bool) -> Iterator[None]:
 
 
 def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> None:
-    """Go on with the unfinished build of the same plan, or start this one in a folder without remains of another. To be called within `claim`.
+    """Go on with the unfinished build of the same plan, or start this one in a folder without remains of another.
+
+    To be called within `claim`.
 
     Raises DataError when `out` holds an unfinished build of another plan, unless `overwrite`.
     """
@@ -73,7 +76,7 @@ def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> None:
     if overwrite or not plan_file.exists():
         _empty(out)
         try:
-            commit_file(plan_file, lambda temporary: temporary.write_text(json.dumps(plan, sort_keys=True)))
+            write_json(plan_file, plan, sort_keys=True)
         except OSError as error:
             raise disk_error(error, plan_file) from error
         return
@@ -82,16 +85,20 @@ def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> None:
     if differing:
         raise DataError(
             f"{out} holds an unfinished build of another plan: {', '.join(differing)} differ",
-            "build with the settings it was started with, choose another folder, or build with overwrite to start again",
+            "build with the settings it was started with, choose another folder, or build with overwrite to start "
+            "again",
         )
 
 
 def _empty(out: Path) -> None:
-    """Remove a shard set, finished or not, and nothing else. The manifest goes first, so that what is left is never taken for a whole set, and the
-    plan last, so that no other build ever takes over sidecars or shards that are left."""
+    """Remove a shard set, finished or not, and nothing else.
+
+    The manifest goes first, so that what is left is never taken for a whole set, and the plan last, so that no other
+    build ever takes over sidecars or shards that are left.
+    """
     (out / MANIFEST).unlink(missing_ok=True)
-    for pattern in (f"{WORK_FOLDER}/shard-*.json", "shard-*.tar", "index.parquet", "reports.parquet", "rejects.csv"):
+    for pattern in (f"{WORK_FOLDER}/shard-*.json", SHARDS, INDEX, REPORTS, REJECTS):
         for file in out.glob(pattern):
             file.unlink()
-    shutil.rmtree(out / "text_bank", ignore_errors=True)
+    shutil.rmtree(out / BANKS, ignore_errors=True)
     (out / WORK_FOLDER / PLAN).unlink(missing_ok=True)

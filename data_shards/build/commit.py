@@ -1,14 +1,14 @@
-"""The last step of a build: finished shards and their sidecars -> index, report table, list of rejects, and last of all the manifest."""
+"""The last step of a build: finished shards and their sidecars -> index, report table, list of rejects, and last of all
+the manifest."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import shutil
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,88 +18,116 @@ import pyarrow as pa
 
 from cardialign.data_shards.build.index_rows import index_batch, write_index
 from cardialign.data_shards.build.report_table import ReportTable
-from cardialign.data_shards.build.shard_task import WORK_FOLDER, read_sidecar
-from cardialign.data_shards.build.shard_writer import commit_file, file_sha256, sync_folder, temporary_name
+from cardialign.data_shards.build.shard_task import read_sidecar
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.files import commit_file, sha256_of, sync, temporary_path, write_json
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
+from cardialign.data_shards.shard_set.layout import (
+    INDEX,
+    MANIFEST,
+    REJECTS,
+    REPORTS,
+    SCHEMA_VERSION,
+    WORK_FOLDER,
+    content_fingerprint,
+    read_manifest,
+)
 from cardialign.data_shards.signal.quality import FLAGS
 from cardialign.data_shards.sources.base import Source
 
-SCHEMA_VERSION = 1
-MANIFEST, INDEX, REPORTS, REJECTS = "manifest.json", "index.parquet", "reports.parquet", "rejects.csv"
-
 
 def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: dict[str, Any]) -> dict[str, Any]:
-    """Write the tables of a set whose `slices` are all finished, then its manifest, then drop the work folder. Returns the manifest.
+    """Write the tables of a set whose `slices` are all finished, then its manifest, then drop the work folder.
 
-    Memory: one sidecar, one row group of the table being written, 8 bytes per shard and patient in it, and 16 per distinct report.
+    Returns the manifest.
+
+    Memory: one sidecar, one row group of the table being written, 8 bytes per shard and patient in it, and 16 per
+    distinct report.
 
     Raises DataError when no record was usable.
     """
-    shards: list[dict[str, Any]] = []
-    patients = array("Q")
-    rejected: Counter[str] = Counter()
-    flagged: Counter[str] = Counter()
-    first_reject: list[str] = []
+    found = _Found()
+    with ReportTable(temporary_path(out / WORK_FOLDER / REPORTS)) as reports:
 
-    def batches(rejects: TextIO, reports: ReportTable) -> Iterator[pa.RecordBatch]:
-        """One pass over the sidecars, one in memory at a time: index rows as they are wanted, everything else collected along the way."""
+        def write_both(rejects_path: Path) -> None:
+            with rejects_path.open("w", newline="", encoding="utf-8") as rejects:
+                batches = found.index_batches(out, slices, rejects, reports)
+                commit_file(out / INDEX, lambda path: write_index(batches, path))
+
+        commit_file(out / REJECTS, write_both)
+        if found.shards:
+            commit_file(out / REPORTS, reports.write)
+    if not found.shards:
+        (out / INDEX).unlink()
+        first = f"; the first: {found.first_reject}" if found.first_reject is not None else ""
+        raise DataError(
+            f"no usable record for {out}: rejected {dict(sorted(found.rejected.items()))}{first}",
+            f"see {out / REJECTS}, correct the source, build again with overwrite",
+        )
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": content_fingerprint(spec, codec, found.shards),
+        "source": source.describe(),
+        "spec": asdict(spec) | {"samples": spec.samples, "leads": list(STANDARD_LEADS), "unit": "mV"},
+        "codec": {"name": codec["name"], "version": codec["version"]},
+        "counts": found.counts(reports),
+        "shards": found.shards,
+        "tables": {name: sha256_of(out / name) for name in (INDEX, REPORTS)},
+    }
+    write_json(out / MANIFEST, manifest, indent=1, sort_keys=True, ensure_ascii=False, default=str)
+    shutil.rmtree(out / WORK_FOLDER)
+    sync(out)
+    return read_manifest(out)
+
+
+class _Found:
+    """What the sidecars of a set say, collected along one pass over them."""
+
+    def __init__(self) -> None:
+        self.shards: list[dict[str, Any]] = []
+        self.rejected: Counter[str] = Counter()
+        self.first_reject: str | None = None
+        self._flagged: Counter[str] = Counter()
+        self._patients = array("Q")
+
+    def index_batches(self, out: Path, slices: int, rejects: TextIO, reports: ReportTable) -> Iterator[pa.RecordBatch]:
+        """Index rows as they are wanted, one sidecar in memory at a time; along the way rejects are written and reports
+        added."""
         writer = csv.DictWriter(rejects, fieldnames=["key", "path", "reason", "detail"], lineterminator="\n")
         writer.writeheader()
         for number in range(slices):
             facts = read_sidecar(out, number)
             assert facts is not None, f"slice {number} is unfinished"
             writer.writerows(facts["rejects"])
-            rejected.update(reject["reason"] for reject in facts["rejects"])
-            first_reject.extend(reject["detail"] for reject in facts["rejects"][: 1 - len(first_reject)])
+            for reject in facts["rejects"]:
+                self.rejected[reject["reason"]] += 1
+                if self.first_reject is None:
+                    self.first_reject = reject["detail"]
             if facts["shard"] is not None:
-                patients.extend(_digest(patient) for patient in {row["patient"] for row in facts["rows"]})
-                flagged.update(
-                    flag for row in facts["rows"] for bit, flag in enumerate(FLAGS) if row["quality"] >> bit & 1
+                rows = facts["rows"]
+                self._patients.extend(_digest(patient) for patient in {row["patient"] for row in rows})
+                self._flagged.update(
+                    flag for row in rows for bit, flag in enumerate(FLAGS) if row["quality"] >> bit & 1
                 )
-                shards.append(facts["shard"])
-                yield index_batch(facts["rows"], len(shards) - 1, reports)
+                self.shards.append(facts["shard"])
+                yield index_batch(rows, len(self.shards) - 1, reports)
 
-    def write_both(rejects_path: Path) -> None:
-        with rejects_path.open("w", newline="", encoding="utf-8") as rejects:
-            commit_file(out / INDEX, lambda path: write_index(batches(rejects, reports), path))
-
-    with ReportTable(temporary_name(out / WORK_FOLDER / REPORTS)) as reports:
-        commit_file(out / REJECTS, write_both)
-        if shards:
-            commit_file(out / REPORTS, reports.write)
-    if not shards:
-        (out / INDEX).unlink()
-        first = f"; the first: {first_reject[0]}" if first_reject else ""
-        raise DataError(
-            f"no usable record for {out}: rejected {dict(sorted(rejected.items()))}{first}",
-            f"see {out / REJECTS}, correct the source, build again with overwrite",
-        )
-    manifest = {
-        "schema_version": SCHEMA_VERSION,
-        "fingerprint": content_fingerprint(spec, codec, shards),
-        "source": source.describe(),
-        "spec": asdict(spec) | {"samples": spec.samples, "leads": list(STANDARD_LEADS), "unit": "mV"},
-        "codec": {"name": codec["name"], "version": codec["version"]},
-        "counts": {
-            "records": sum(shard["records"] for shard in shards),
-            "patients": _distinct(patients),
+    def counts(self, reports: ReportTable) -> dict[str, Any]:
+        """The counts of the manifest, after the pass."""
+        return {
+            "records": sum(shard["records"] for shard in self.shards),
+            "patients": _distinct(self._patients),
             "reports": len(reports),
-            "rejected": dict(sorted(rejected.items())),
-            "quality": {flag: flagged[flag] for flag in FLAGS if flagged[flag]},
-        },
-        "shards": shards,
-        "tables": {name: file_sha256(out / name) for name in (INDEX, REPORTS)},
-    }
-    text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, default=str)
-    commit_file(out / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
-    shutil.rmtree(out / WORK_FOLDER)
-    sync_folder(out)
-    return json.loads(text)
+            "rejected": dict(sorted(self.rejected.items())),
+            "quality": {flag: self._flagged[flag] for flag in FLAGS if self._flagged[flag]},
+        }
 
 
 def _digest(patient: str) -> int:
-    """8 bytes for any patient id. That two of a million patients share them, and count as one, has the odds of 1 in 37 million."""
+    """8 bytes for any patient id.
+
+    That two of a million patients share them, and count as one, has the odds of 1 in 37 million.
+    """
     return int.from_bytes(hashlib.blake2b(patient.encode(), digest_size=8).digest())
 
 
@@ -107,14 +135,3 @@ def _distinct(digests: array[int]) -> int:
     values = np.frombuffer(digests, dtype=np.uint64)
     values.sort()
     return int(np.count_nonzero(values[1:] != values[:-1])) + min(values.size, 1)
-
-
-def content_fingerprint(spec: SignalSpec, codec: dict[str, Any], shards: Sequence[dict[str, Any]]) -> str:
-    """sha256 over what the set holds: spec, codec and the content of every shard in order. Independent of folders, names and dates."""
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "spec": asdict(spec),
-        "codec": [codec["name"], codec["version"]],
-        "shards": [[shard["records"], shard["sha256"]] for shard in shards],
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,8 @@
-"""Where the tasks of a build run: in this process, in processes of this machine, or (from the floor above) on a Ray cluster.
+"""Where the tasks of a build run: in this process, in processes of this machine, or (from the floor above) on a Ray
+cluster.
 
-Each task writes its own shard and sidecar, so it does not matter where or in which order tasks run: the set has the same bytes.
+Each task writes its own shard and sidecar, so it does not matter where or in which order tasks run: the set has the
+same bytes.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ TASKS_PER_WORKER = 2
 class BuildExecutor(Protocol):
     """Runs `build_one_shard` for every task and yields each outcome when its shard is committed.
 
-    `count` is called along the way, in sum with every entry of every task that succeeds. Holds a bounded number of tasks in flight. A task's
-    error ends the iteration; shards that are committed stay.
+    `count` is called along the way, in sum with every entry of every task that succeeds. Holds a bounded number of
+    tasks in flight. A task's error ends the iteration; shards that are committed stay.
     """
 
     def run(self, source: Source, tasks: Sequence[ShardTask], count: Count) -> Iterator[ShardOutcome]: ...
@@ -100,7 +102,8 @@ def _start_worker(source: Source, board: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """A build that is killed outright cannot tell its workers; they must not go on writing beside the build that resumes it."""
+    """A build that is killed outright cannot tell its workers; they must not go on writing beside the build that
+    resumes it."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

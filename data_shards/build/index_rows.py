@@ -13,33 +13,16 @@ import pyarrow.parquet as pq
 from cardialign.data_shards.build.report_table import ReportTable
 from cardialign.data_shards.build.shard_writer import Member
 from cardialign.data_shards.record import EcgRecord
+from cardialign.data_shards.shard_set.layout import INDEX_SCHEMA
 from cardialign.data_shards.signal.codec import encode
 from cardialign.data_shards.signal.quality import bits
 
-INDEX_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("shard", pa.int32()),
-        ("offset", pa.int64()),
-        ("size", pa.int32()),
-        ("crc32", pa.int64()),
-        ("patient", pa.string()),
-        ("fold", pa.int16()),
-        ("report", pa.int32()),
-        ("labels", pa.list_(pa.string())),
-        ("age_years", pa.float32()),
-        ("sex", pa.string()),
-        ("lead_mask", pa.uint16()),
-        ("quality", pa.uint32()),
-        ("meta_offset", pa.int64()),
-        ("meta_size", pa.int32()),
-    ]
-)
 ROW_GROUP = 1 << 16
 
 
 def metadata_of(record: EcgRecord) -> dict[str, Any]:
-    """A record's JSON metadata: everything but the signal, which the payload carries with its gains, lead mask, rate and valid length."""
+    """A record's JSON metadata: everything but the signal, which the payload carries with its gains, lead mask, rate
+    and valid length."""
     return {
         "key": record.key,
         "source": record.source,
@@ -61,9 +44,11 @@ def pack_record(record: EcgRecord, codec: str) -> tuple[bytes, dict[str, Any]]:
 
 
 def index_row(record: EcgRecord, member: Member) -> dict[str, Any]:
-    """One row of the index, still without `shard` and `report`; `statements` travel along until the report table is made.
+    """One row of the index, still without `shard` and `report`; `statements` travel along until the report table is
+    made.
 
-    Labels are "set:code"; a set that is present without a code is "set:", so that "labelled, none apply" differs from "not labelled".
+    Labels are "set:code"; a set that is present without a code is "set:", so that "labelled, none apply" differs from
+    "not labelled".
     """
     return {
         "key": record.key,
@@ -94,7 +79,8 @@ def index_batch(rows: Iterable[dict[str, Any]], shard: int, reports: ReportTable
 
 
 def write_index(batches: Iterable[pa.RecordBatch], path: Path) -> None:
-    """Write the index as its batches come, in row groups of `ROW_GROUP` rows, so that it need not be in memory as a whole."""
+    """Write the index as its batches come, in row groups of `ROW_GROUP` rows, so that it need not be in memory as a
+    whole."""
     waiting: list[pa.RecordBatch] = []
     with pq.ParquetWriter(
         path, INDEX_SCHEMA, compression="zstd", store_schema=True, write_page_checksum=True

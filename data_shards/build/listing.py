@@ -1,6 +1,8 @@
-"""A source's listing on disk: its entries in slices of one shard each, written in one walk and read back slice by slice.
+"""A source's listing on disk: its entries in slices of one shard each, written in one walk and read back slice by
+slice.
 
-Memory does not grow with the entries, but for 8 bytes each while they are walked: a hash of their key, for the check that no key occurs twice.
+Memory does not grow with the entries, but for 8 bytes each while they are walked: a hash of their key, for the check
+that no key occurs twice.
 """
 
 from __future__ import annotations
@@ -29,12 +31,14 @@ LISTING = "listing"
 PROGRESS_SECONDS = 0.5
 _SCALARS = {str, int, float, bool, type(None)}
 _LIST, _DICT = "[]", "{}"
-"""JSON has one kind of sequence; a list is written as {"[]": [...]}, a tuple as an array, a dict that could be taken for either as {"{}": {...}}."""
+"""JSON has one kind of sequence; a list is written as {"[]": [...]}, a tuple as an array, a dict that could be taken
+for either as {"{}": {...}}."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Where the entries of one shard lie in the listing: byte offset and size, size when decompressed, crc32 of the bytes, entries."""
+    """Where the entries of one shard lie in the listing: byte offset and size, size when decompressed, crc32 of the
+    bytes, entries."""
 
     offset: int
     size: int
@@ -45,7 +49,8 @@ class Slice:
 
 @dataclass(frozen=True)
 class Listing:
-    """A listing that was written to `path`. sha256: over the entries in their order, however they are cut into slices."""
+    """A listing that was written to `path`. sha256: over the entries in their order, however they are cut into
+    slices."""
 
     path: Path
     slices: tuple[Slice, ...]
@@ -68,10 +73,13 @@ def write_listing(
     limit: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Listing:
-    """Walk the source once, to its end, and write what is kept. A fold that the listing knows saves reading the signal; where it does not,
-    the record is kept here. progress(entries walked) now and then.
+    """Walk the source once, to its end, and write what is kept.
 
-    Raises DataError for a key that is malformed or occurs twice, for facts that JSON cannot hold, when nothing is kept, and when the disk is full.
+    A fold that the listing knows saves reading the signal; where it does not, the record is kept here. progress(entries
+    walked) now and then.
+
+    Raises DataError for a key that is malformed or occurs twice, for facts that JSON cannot hold, when nothing is kept,
+    and when the disk is full.
     """
     hashes = array("q")
     kept = 0
@@ -80,7 +88,8 @@ def write_listing(
         for entry in source.entries():
             if not KEY_PATTERN.fullmatch(entry.key):
                 raise DataError(
-                    f"{source.name}: record key {entry.key!r} ({entry.path}) holds characters other than letters, digits, '-' and '_'",
+                    f"{source.name}: record key {entry.key!r} ({entry.path}) holds characters other than letters, "
+                    "digits, '-' and '_'",
                     "correct the record's id where the data set lists it",
                 )
             hashes.append(hash(entry.key))
@@ -160,16 +169,19 @@ def read_slice(path: Path, part: Slice) -> list[Entry]:
         ) from error
     if len(packed) != part.size or zlib.crc32(packed) != part.crc32:
         raise DataError(
-            f"the listing {path} is damaged at byte {part.offset}: {len(packed)} of {part.size} bytes, or another checksum",
+            f"the listing {path} is damaged at byte {part.offset}: {len(packed)} of {part.size} bytes, or another "
+            "checksum",
             "run the same build again: it writes the listing anew",
         )
     return decode_entries(pa.decompress(packed, part.plain_size, codec="zstd", asbytes=True))
 
 
 def encode_entries(entries: list[Entry], source: str = "") -> bytes:
-    """Entries as JSON from which `decode_entries` makes equal ones: tuples stay tuples, lists lists, numbers what they are to the last bit.
+    """Entries as JSON from which `decode_entries` makes equal ones: tuples stay tuples, lists lists, numbers what they
+    are to the last bit.
 
-    Raises DataError for a fact that is no str, int, float, bool or None, nor a tuple, list or dict (with names as keys) of these.
+    Raises DataError for a fact that is no str, int, float, bool or None, nor a tuple, list or dict (with names as keys)
+    of these.
     """
     plain = []
     for entry in entries:
@@ -226,7 +238,10 @@ def _restored(value: Any) -> Any:
 
 
 def _check_distinct(source: Source, hashes: array[int]) -> None:
-    """Equal keys have equal hashes. Where hashes are equal, a second walk decides by the keys themselves: kept or not, each was in the first."""
+    """Equal keys have equal hashes.
+
+    Where hashes are equal, a second walk decides by the keys themselves: kept or not, each was in the first.
+    """
     values = np.frombuffer(hashes, dtype=np.int64)
     values.sort()
     suspects = set(values[1:][values[1:] == values[:-1]].tolist())
@@ -238,7 +253,8 @@ def _check_distinct(source: Source, hashes: array[int]) -> None:
             if entry.key in seen:
                 first, path = seen[entry.key]
                 raise DataError(
-                    f"{source.name}: record key {entry.key!r} occurs more than once: {path} (record {first} of the listing) and "
+                    f"{source.name}: record key {entry.key!r} occurs more than once: {path} (record {first} of the "
+                    "listing) and "
                     f"{entry.path} (record {number})",
                     "remove the repeated row or copy; build folders that repeat names one by one",
                 )

@@ -1,4 +1,5 @@
-"""The table of distinct reports, made along one pass over a set's records: numbers stay in memory, texts go through a file."""
+"""The table of distinct reports, made along one pass over a set's records: numbers stay in memory, texts go through a
+file."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ ROW_GROUP = 1 << 16
 class ReportTable:
     """Distinct reports in the order of their first appearance; two spellings that differ in case only are one report.
 
-    In memory: 16 bytes per distinct report (28 while they are sorted in). `scratch`: a file for their texts, removed at the end of the `with`.
+    In memory: 16 bytes per distinct report (28 while they are sorted in). `scratch`: a file for their texts, removed at
+    the end of the `with`.
     """
 
     def __init__(self, scratch: Path) -> None:
@@ -108,7 +110,8 @@ class ReportTable:
 class FirstSeen:
     """Numbers 64-bit digests 0, 1, 2 ... in the order of their first appearance, at 12 bytes each.
 
-    Kept as sorted runs, each more than twice as long as the next: a look-up searches few runs, and a digest is moved seldom.
+    Kept as sorted runs, each more than twice as long as the next: a look-up searches few runs, and a digest is moved
+    seldom.
     """
 
     def __init__(self) -> None:

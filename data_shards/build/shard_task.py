@@ -1,4 +1,5 @@
-"""One task of a build: one slice of a source's entries -> one committed shard and, beside it, the facts the index needs about it."""
+"""One task of a build: one slice of a source's entries -> one committed shard and, beside it, the facts the index needs
+about it."""
 
 from __future__ import annotations
 
@@ -10,18 +11,19 @@ from typing import Any
 
 from cardialign.data_shards.build.index_rows import index_row, pack_record
 from cardialign.data_shards.build.listing import LISTING, Slice, read_slice
-from cardialign.data_shards.build.shard_writer import ShardWriter, commit_file, shard_name
-from cardialign.data_shards.errors import DataError, disk_error
+from cardialign.data_shards.build.shard_writer import ShardWriter
+from cardialign.data_shards.errors import DataError, RecordRejected, disk_error
+from cardialign.data_shards.files import write_json
 from cardialign.data_shards.record import EcgRecord, SignalSpec
+from cardialign.data_shards.shard_set.layout import WORK_FOLDER, shard_name
 from cardialign.data_shards.signal.conform import conform
-from cardialign.data_shards.sources.base import Entry, RecordRejected, Source
-
-WORK_FOLDER = ".build"
+from cardialign.data_shards.sources.base import Entry, Source
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What one shard is made of: the entries of `slice`, in the order of the listing in `out`'s work folder; `folds` None = all."""
+    """What one shard is made of: the entries of `slice`, in the order of the listing in `out`'s work folder; `folds`
+    None = all."""
 
     number: int
     slice: Slice
@@ -45,10 +47,13 @@ def sidecar_path(out: Path, number: int) -> Path:
 
 
 def build_one_shard(source: Source, task: ShardTask, on_entry: Callable[[bool], None] | None = None) -> ShardOutcome:
-    """Read, conform, encode and write one slice. A slice without a usable record leaves no tar, only its sidecar. on_entry(rejected) per entry.
+    """Read, conform, encode and write one slice.
 
-    The sidecar is committed after the tar, so its presence says that the tar is whole. Raises DataError when the listing is damaged, when the disk is full, or when a
-    source fails on a record in a way it does not declare (`RecordRejected` is counted instead).
+    A slice without a usable record leaves no tar, only its sidecar. on_entry(rejected) per entry.
+
+    The sidecar is committed after the tar, so its presence says that the tar is whole. Raises DataError when the
+    listing is damaged, when the disk is full, or when a source fails on a record in a way it does not declare
+    (`RecordRejected` is counted instead).
     """
     path = task.out / shard_name(task.number)
     entries = read_slice(task.out / WORK_FOLDER / LISTING, task.slice)
@@ -72,8 +77,8 @@ def build_one_shard(source: Source, task: ShardTask, on_entry: Callable[[bool], 
             shard = asdict(writer.commit())
         else:
             path.unlink(missing_ok=True)
-        sidecar = json.dumps({"shard": shard, "rows": rows, "rejects": rejects}, ensure_ascii=False).encode()
-        commit_file(sidecar_path(task.out, task.number), lambda temporary: temporary.write_bytes(sidecar))
+        facts = {"shard": shard, "rows": rows, "rejects": rejects}
+        write_json(sidecar_path(task.out, task.number), facts, ensure_ascii=False)
     except OSError as error:
         raise disk_error(error, path, writer.bytes if writer else 0, done, len(entries)) from error
     finally:
@@ -101,7 +106,8 @@ def _read(source: Source, entry: Entry, task: ShardTask, rejects: list[dict[str,
 
 
 def read_sidecar(out: Path, number: int) -> dict[str, Any] | None:
-    """The facts about a finished slice, None when it is unfinished: no sidecar, or its tar is missing or has another size."""
+    """The facts about a finished slice, None when it is unfinished: no sidecar, or its tar is missing or has another
+    size."""
     path = sidecar_path(out, number)
     if not path.exists():
         return None

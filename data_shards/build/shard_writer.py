@@ -1,4 +1,5 @@
-"""One shard: a USTAR tar of `<key>.ecg` and `<key>.json` members, the same bytes whenever and wherever it is written, committed by rename."""
+"""One shard: a USTAR tar of `<key>.ecg` and `<key>.json` members, the same bytes whenever and wherever it is written,
+committed by rename."""
 
 from __future__ import annotations
 
@@ -8,13 +9,13 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.files import sync, temporary_path
 
 BLOCK = tarfile.BLOCKSIZE
 TAR_RECORD = tarfile.RECORDSIZE
@@ -23,7 +24,8 @@ MAX_KEY = 90  # a USTAR name field holds 100 bytes, suffix included
 
 @dataclass(frozen=True)
 class Member:
-    """Where one record's payload and metadata lie in their shard: byte offsets of the contents themselves, sizes, crc32 of the payload."""
+    """Where one record's payload and metadata lie in their shard: byte offsets of the contents themselves, sizes, crc32
+    of the payload."""
 
     offset: int
     size: int
@@ -42,17 +44,11 @@ class ShardInfo:
     sha256: str
 
 
-def shard_name(number: int) -> str:
-    return f"shard-{number:06d}.tar"
-
-
-def temporary_name(path: Path) -> Path:
-    """Where this process writes `path` before it is committed: `.<name>.<node>.<pid>.tmp` beside it (nodes may share the folder)."""
-    return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
-
-
 def metadata_bytes(meta: dict[str, Any]) -> bytes:
-    """A record's metadata as JSON with sorted keys, so that the same metadata is the same bytes. Raises DataError for NaN and unknown types."""
+    """A record's metadata as JSON with sorted keys, so that the same metadata is the same bytes.
+
+    Raises DataError for NaN and unknown types.
+    """
     try:
         return json.dumps(meta, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (ValueError, TypeError) as error:
@@ -63,11 +59,14 @@ def metadata_bytes(meta: dict[str, Any]) -> bytes:
 
 
 class ShardWriter:
-    """Writes one shard under a temporary name; `commit()` makes it appear. Leaving the `with` block without a commit leaves nothing behind."""
+    """Writes one shard under a temporary name; `commit()` makes it appear.
+
+    Leaving the `with` block without a commit leaves nothing behind.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.temporary = temporary_name(path)
+        self.temporary = temporary_path(path)
         self.bytes = 0
         self._records = 0
         self._sha256 = hashlib.sha256()
@@ -99,7 +98,7 @@ class ShardWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         os.replace(self.temporary, self.path)
-        sync_folder(self.path.parent)
+        sync(self.path.parent)
         return ShardInfo(self.path.name, self._records, self.bytes, self._sha256.hexdigest())
 
     def abandon(self) -> None:
@@ -122,7 +121,10 @@ class ShardWriter:
 
 
 def plain_tar_header(name: str, size: int) -> bytes:
-    """The 512 bytes before a member: mode 0644, no owner, no time. `_tar_header` gives the same bytes an order of magnitude faster."""
+    """The 512 bytes before a member: mode 0644, no owner, no time.
+
+    `_tar_header` gives the same bytes an order of magnitude faster.
+    """
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.mtime = size, 0o644, 0
     return info.tobuf(tarfile.USTAR_FORMAT, "ascii")
@@ -142,30 +144,3 @@ def _tar_header(name: str, size: int) -> bytes:
     header[124:135] = octal
     header[148:155] = b"%06o\0" % (_HEADER_SUM + sum(encoded) + sum(octal))
     return bytes(header)
-
-
-def commit_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file, flush it to the disk, give it the name `path`. Nothing is left behind when it fails."""
-    temporary = temporary_name(path)
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in this folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

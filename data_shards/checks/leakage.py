@@ -1,8 +1,9 @@
-"""Do two shard sets, or two selections of one, share what a fair evaluation must keep apart: a patient, or the very same recording?
+"""Do two shard sets, or two selections of one, share what a fair evaluation must keep apart: a patient, or the very
+same recording?
 
-Patients are compared by their hashed ids where ids can mean the same person: one data set, hashed alike. Recordings are compared by a hash of
-their decoded counts, which needs no ids and finds a recording that two archives both carry. Equal report texts are no leak (thousands of
-patients have "Sinus rhythm. Normal ECG."); their share is information.
+Patients are compared by their hashed ids where ids can mean the same person: one data set, hashed alike. Recordings are
+compared by a hash of their decoded counts, which needs no ids and finds a recording that two archives both carry. Equal
+report texts are no leak (thousands of patients have "Sinus rhythm. Normal ECG."); their share is information.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ Progress = Callable[[int, int], None]
 class Leakage:
     """What selection b shares with selection a. Examples name (patient, key in a, key in b) and (key in a, key in b).
 
-    same_patients: None when the ids cannot be compared (`patients_note` says why); patient_records and same_waveforms: records of b concerned;
-    same_waveforms None when not looked at; same_reports: records of b whose report text occurs in a.
+    same_patients: None when the ids cannot be compared (`patients_note` says why); patient_records and same_waveforms:
+    records of b concerned; same_waveforms None when not looked at; same_reports: records of b whose report text occurs
+    in a.
     """
 
     records: tuple[int, int]
@@ -65,8 +67,8 @@ def find_leakage(
 ) -> Leakage:
     """Compare the rows (all by default) of two shard sets; a and b may be one set.
 
-    scale_free: recordings also match when one is the other in another unit or with a shifted baseline. progress(records read, records).
-    Raises DataError for a damaged record.
+    scale_free: recordings also match when one is the other in another unit or with a shifted baseline. progress(records
+    read, records). Raises DataError for a damaged record.
     """
     rows_a = np.arange(len(a)) if rows_a is None else rows_a
     rows_b = np.arange(len(b)) if rows_b is None else rows_b
@@ -80,7 +82,10 @@ def find_leakage(
         pairs = _equal(digests_a, digests_b)
         matches = [(a.key(rows_a[i]), b.key(rows_b[j])) for i, j in pairs]
         if pairs and comparable and a.path != b.path and not patients:
-            note += "; yet the same recordings have different patient ids, so ids do not mean the same people in both (different salts?)"
+            note += (
+                "; yet the same recordings have different patient ids, so ids do not mean the same people in both "
+                "(different salts?)"
+            )
     shared = _same_reports(a, b, rows_a, rows_b)
     return Leakage(
         records=(len(rows_a), len(rows_b)),
@@ -97,9 +102,11 @@ def find_leakage(
 
 
 def waveform_digest(counts: np.ndarray, scale_free: bool = False) -> bytes | None:
-    """16 bytes that are equal for equal int16 (12, T) counts; None when no lead holds a signal (two silent records are not one recording).
+    """16 bytes that are equal for equal int16 (12, T) counts; None when no lead holds a signal (two silent records are
+    not one recording).
 
-    scale_free: each lead's offset and whole-number unit are taken off first, so 1 uV counts and the same counts times 5 are equal.
+    scale_free: each lead's offset and whole-number unit are taken off first, so 1 uV counts and the same counts times 5
+    are equal.
     """
     values = np.ascontiguousarray(counts, dtype="<i2")
     if not (values != values[:, :1]).any():
@@ -122,7 +129,8 @@ def _patients_comparable(a: ShardSet, b: ShardSet) -> tuple[bool, str]:
     if salted_a:
         return (
             True,
-            "patient ids were compared as they are: a manifest does not hold the salt, so ids of different salts would look different",
+            "patient ids were compared as they are: a manifest does not hold the salt, so ids of different salts would "
+            "look different",
         )
     return True, f"patient ids of both are unsalted hashes of the {name_a} ids"
 

@@ -1,4 +1,7 @@
-"""Figures of a shard set: lengths, rates, labels, statements, patients, age, sex, quality. From its index; lengths and rates from a sample of records."""
+"""Figures of a shard set: lengths, rates, labels, statements, patients, age, sex, quality.
+
+From its index; lengths and rates from a sample of records.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,9 @@ def set_statistics(
 ) -> dict[str, Any]:
     """Counts as plain numbers, lists and dicts, ready for JSON; see `_histogram` for the form of histograms.
 
-    sample: so many records, spread by `seed`, have their payload header and metadata read (all when there are fewer), because the index does not
-    hold lengths and original rates. top: so many of the most frequent statements and reports. Raises DataError for a record that cannot be read.
+    sample: so many records, spread by `seed`, have their payload header and metadata read (all when there are fewer),
+    because the index does not hold lengths and original rates. top: so many of the most frequent statements and
+    reports. Raises DataError for a record that cannot be read.
     """
     counts = shards.manifest["counts"]
     records = len(shards)
@@ -130,7 +134,8 @@ def _labels(shards: ShardSet) -> dict[str, Any]:
 
 
 def _reports(shards: ShardSet, top: int) -> dict[str, Any]:
-    """Statements by the records that hold them (letter case aside), statements per record, and the reports that most records share."""
+    """Statements by the records that hold them (letter case aside), statements per record, and the reports that most
+    records share."""
     weights = shards.reports.column("count").to_numpy()
     statements: list[Sequence[str]] = shards.reports.column("statements").to_pylist()
     frequency: dict[str, int] = {}

@@ -1,11 +1,12 @@
-"""`verify`: does a shard set hold what its manifest and index promise? Every problem is a sentence that names shard, record and offset."""
+"""`verify`: does a shard set hold what its manifest and index promise? Every problem is a sentence that names shard,
+record and offset."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,23 +19,36 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cardialign.data_shards.build.commit import INDEX, REPORTS, content_fingerprint
-from cardialign.data_shards.build.index_rows import INDEX_SCHEMA
-from cardialign.data_shards.checks.stray_files import stray_files
 from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.record import SignalSpec
-from cardialign.data_shards.shard_set.remote import BANKS, RemoteShards, open_remote
-from cardialign.data_shards.shard_set.shard_set import read_manifest, read_table
+from cardialign.data_shards.files import FileFacts, difference, read_json, sha256_of
+from cardialign.data_shards.shard_set.layout import (
+    BANK_FILE,
+    BANKS,
+    INDEX,
+    INDEX_SCHEMA,
+    MANIFEST,
+    REJECTS,
+    REPORTS,
+    SHARDS,
+    WORK_FOLDER,
+    content_fingerprint,
+    read_manifest,
+    read_parquet,
+    spec_of,
+)
+from cardialign.data_shards.shard_set.remote import RemoteShards, open_remote
 from cardialign.data_shards.signal.codec import decode_counts
 from cardialign.data_shards.text.bank_files import bank_problems
 
 log = logging.getLogger(__name__)
+_LEFTOVER = re.compile(rf"\..+\.(tmp|building|vectors)|{re.escape(WORK_FOLDER)}")
+_DERIVED = re.compile(r"distant-\d+\.npy")  # made from a bank after it was committed
 
 
 @dataclass
-class VerifyReport:
-    """`problems` in sentences, empty when the set is whole; `notes`: files of a folder that belong to nothing, which harm no reader. `records` and
-    `shards` looked at; `quick`: sizes and tables only."""
+class Verification:
+    """`problems` in sentences, empty when the set is whole; `notes`: files of a folder that belong to nothing, which
+    harm no reader. `records` and `shards` looked at; `quick`: sizes and tables only."""
 
     path: Path
     problems: list[str] = field(default_factory=list)
@@ -50,26 +64,28 @@ class VerifyReport:
 
 def verify(
     path: Path | str, *, quick: bool = False, progress: Callable[[int, int], None] | None = None
-) -> VerifyReport:
-    """Check a shard set and its text banks. quick: presence, sizes and tables; otherwise every byte, member, checksum and payload too.
+) -> Verification:
+    """Check a shard set and its text banks. quick: presence, sizes and tables; otherwise every byte, member, checksum
+    and payload too.
 
-    path: a folder, or a URL whose shards are then fetched one by one (quick: its tables only). progress(shards done, shards). Raises DataError only
-    when there is no manifest to verify against.
+    path: a folder, or a URL whose shards are then fetched one by one (quick: its tables only). progress(shards done,
+    shards). Raises DataError only when there is no manifest to verify against.
     """
     remote = open_remote(path)
     path = Path(path) if remote is None else remote.folder
     manifest = read_manifest(path)
-    report = VerifyReport(path, quick=quick)
+    report = Verification(path, quick=quick)
     index = _check_tables(path, manifest, report)
     _check_manifest(manifest, report)
     known = {shard["name"] for shard in manifest["shards"]}
-    for stray in sorted(file.name for file in path.glob("shard-*.tar") if file.name not in known):
+    for stray in sorted(file.name for file in path.glob(SHARDS) if file.name not in known):
         report.problems.append(f"shard {stray} is in the folder but not in the manifest")
     for number, shard in enumerate(manifest["shards"]):
         rows = None if index is None else _rows_of(index, number)
         if rows is not None and rows.num_rows != shard["records"]:
             report.problems.append(
-                f"{INDEX} lists {rows.num_rows} records in shard {shard['name']}, the manifest says {shard['records']}: stale index"
+                f"{INDEX} lists {rows.num_rows} records in shard {shard['name']}, the manifest says "
+                f"{shard['records']}: stale index"
             )
         if remote is None or not quick:
             try:
@@ -85,7 +101,7 @@ def verify(
         if bank.is_dir():
             report.problems += bank_problems(bank, manifest["fingerprint"], quick=quick)
     if remote is None:  # what else lies in the cache of a URL is the cache's own
-        report.notes = stray_files(path, manifest)
+        report.notes = _stray_files(path)
     log.info(
         "verified path=%s quick=%s shards=%d records=%d problems=%d",
         path,
@@ -97,13 +113,13 @@ def verify(
     return report
 
 
-def _check_tables(path: Path, manifest: dict[str, Any], report: VerifyReport) -> pa.Table | None:
+def _check_tables(path: Path, manifest: dict[str, Any], report: Verification) -> pa.Table | None:
     """Both tables against the manifest's digests, the index against itself. Returns the index when it can be read."""
     tables: dict[str, pa.Table] = {}
     for name in (INDEX, REPORTS):
         try:
-            digest = hashlib.sha256((path / name).read_bytes()).hexdigest()
-            tables[name] = read_table(path / name)
+            digest = sha256_of(path / name)
+            tables[name] = read_parquet(path / name)
         except (OSError, DataError) as error:
             report.problems.append(f"{name} cannot be read: {error.problem if isinstance(error, DataError) else error}")
             continue
@@ -128,7 +144,8 @@ def _check_tables(path: Path, manifest: dict[str, Any], report: VerifyReport) ->
     for number in np.unique(shards[(shards < 0) | (shards >= len(manifest["shards"]))]):
         key = index.column("key")[int(np.argmax(shards == number))].as_py()
         report.problems.append(
-            f"record {key} lies in shard number {number} according to {INDEX}; the manifest has {len(manifest['shards'])} shards"
+            f"record {key} lies in shard number {number} according to {INDEX}; the manifest has "
+            f"{len(manifest['shards'])} shards"
         )
     if REPORTS in tables:
         rows = index.column("report").to_numpy()
@@ -136,14 +153,14 @@ def _check_tables(path: Path, manifest: dict[str, Any], report: VerifyReport) ->
         if beyond.size:
             key = index.column("key")[int(beyond[0])].as_py()
             report.problems.append(
-                f"record {key} names report {rows[beyond[0]]}, {REPORTS} has {tables[REPORTS].num_rows} rows ({beyond.size} such records)"
+                f"record {key} names report {rows[beyond[0]]}, {REPORTS} has {tables[REPORTS].num_rows} rows "
+                f"({beyond.size} such records)"
             )
     return index
 
 
-def _check_manifest(manifest: dict[str, Any], report: VerifyReport) -> None:
-    spec = SignalSpec(manifest["spec"]["sampling_rate"], manifest["spec"]["seconds"])
-    if content_fingerprint(spec, manifest["codec"], manifest["shards"]) != manifest["fingerprint"]:
+def _check_manifest(manifest: dict[str, Any], report: Verification) -> None:
+    if content_fingerprint(spec_of(manifest), manifest["codec"], manifest["shards"]) != manifest["fingerprint"]:
         report.problems.append(
             "the manifest's fingerprint does not follow from its shards: the manifest was changed by hand"
         )
@@ -166,45 +183,50 @@ def _located(path: Path, remote: RemoteShards | None, name: str) -> Iterator[Pat
         os.close(descriptor)
 
 
-def _check_shard_file(file: Path, shard: dict[str, Any], report: VerifyReport, quick: bool) -> bool:
+def _check_shard_file(file: Path, shard: dict[str, Any], report: Verification, quick: bool) -> bool:
     """Presence, size and, unless quick, sha256. True when the file can be looked into."""
     name = shard["name"]
-    if not file.is_file():
+    differing = difference(file, FileFacts(shard["sha256"], shard["bytes"]), quick=quick)
+    if differing is None:
+        return True
+    if differing.kind == "missing":
         report.problems.append(f"shard {name} is missing")
         return False
-    size = file.stat().st_size
-    if size != shard["bytes"]:
+    if differing.kind == "size":
+        size, listed = differing.bytes, differing.listed
         report.problems.append(
-            f"shard {name} has {size} bytes, the manifest says {shard['bytes']}: {'truncated' if size < shard['bytes'] else 'grown'}"
+            f"shard {name} has {size} bytes, the manifest says {listed}: {'truncated' if size < listed else 'grown'}"
         )
-    elif not quick:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        if digest != shard["sha256"]:
-            report.problems.append(
-                f"shard {name} is not the one this set was built with (its sha256 differs): swapped or damaged"
-            )
+    else:
+        report.problems.append(
+            f"shard {name} is not the one this set was built with (its sha256 differs): swapped or damaged"
+        )
     return True
 
 
 def _members(file: Path) -> Iterator[tuple[str, int, int]]:
-    """(name, offset of the content, size) of every member, as any tar reader sees them. Raises tarfile.TarError where the tar is broken."""
+    """(name, offset of the content, size) of every member, as any tar reader sees them.
+
+    Raises tarfile.TarError where the tar is broken.
+    """
     with tarfile.open(file, "r:") as tar:
         for member in tar:
             yield member.name, member.offset_data, member.size
 
 
 def _check_members(
-    file: Path, shard: dict[str, Any], rows: pa.Table | None, samples: int, report: VerifyReport
+    file: Path, shard: dict[str, Any], rows: pa.Table | None, samples: int, report: Verification
 ) -> None:
-    """The members of one tar against the index rows of its shard, and every payload against its checksum, the codec and the spec."""
+    """The members of one tar against the index rows of its shard, and every payload against its checksum, the codec and
+    the spec."""
     name = shard["name"]
     found: dict[str, tuple[int, int]] = {}
     try:
         for member, offset, size in _members(file):
             if member in found:
                 report.problems.append(
-                    f"shard {name} holds member {member} twice (offsets {found[member][0]} and {offset}): duplicated key"
+                    f"shard {name} holds member {member} twice (offsets {found[member][0]} and {offset}): duplicated "
+                    "key"
                 )
             found[member] = (offset, size)
     except (tarfile.TarError, OSError) as error:
@@ -241,7 +263,10 @@ def _record_problems(
         if f"{key}.{kind}" not in found:
             continue  # already counted as absent
         if found[f"{key}.{kind}"] != (offset, size):
-            yield f"{where}: {INDEX} says {size} bytes there, the tar has {key}.{kind} at {found[f'{key}.{kind}']}: stale index"
+            yield (
+                f"{where}: {INDEX} says {size} bytes there, the tar has {key}.{kind} at {found[f'{key}.{kind}']}: "
+                "stale index"
+            )
             continue
         content = os.pread(descriptor, size, offset)
         if len(content) != size:
@@ -273,3 +298,45 @@ def _metadata_problems(content: bytes, key: str, where: str) -> Iterator[str]:
         return
     if written != key:
         yield f"{where}: the metadata is that of record {written}"
+
+
+def _stray_files(folder: Path) -> list[str]:
+    """One sentence for every file or folder that neither the manifest nor a text bank lists: harmless for readers, but
+    somebody wonders what they are.
+
+    Shards are not looked at: a stray one is a problem.
+    """
+    known = {MANIFEST, INDEX, REPORTS, REJECTS, BANKS}
+    notes = [_note(folder, entry) for entry in _entries(folder) if entry.name not in known and not entry.match(SHARDS)]
+    for bank in _entries(folder / BANKS):
+        if not bank.is_dir() or bank.name.startswith("."):
+            notes.append(_note(folder, bank))
+            continue
+        listed = _listed(bank)
+        if listed is not None:
+            notes += [
+                _note(folder, file)
+                for file in _entries(bank)
+                if file.name not in listed and not _DERIVED.fullmatch(file.name)
+            ]
+    return notes
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _listed(bank: Path) -> set[str] | None:
+    """What a bank's description lists; None when that cannot be read, which is a problem of its own."""
+    description = read_json(bank / BANK_FILE)
+    files = None if description is None else description.get("files")
+    return {BANK_FILE, *files} if isinstance(files, dict) else None
+
+
+def _note(folder: Path, entry: Path) -> str:
+    size = sum(file.lstat().st_size for file in [entry, *entry.rglob("*")] if not file.is_dir())
+    if _LEFTOVER.fullmatch(entry.name):
+        why = "left by a build that was interrupted or is still running; delete it when none is running"
+    else:
+        why = "belongs to nothing here and is not read"
+    return f"{entry.relative_to(folder)} ({size:,} bytes): {why}"

@@ -1,8 +1,8 @@
 """The cardiac dipole and its lead field: loops as sums of Gaussians over time, projected to the leads of a 12-lead ECG.
 
-Axes of the heart vector are Frank's: x to the left, y to the feet, z to the back.
-Sources: McSharry et al., IEEE Trans Biomed Eng 50(3):289, 2003 (Gaussian-sum ECG); Sameni et al., EURASIP J Adv Signal Process 2007:043407
-(the same as a three-dimensional dipole); Dower, Machado and Osborne, Clin Cardiol 3:87, 1980 (lead coefficients).
+Axes of the heart vector are Frank's: x to the left, y to the feet, z to the back. Sources: McSharry et al., IEEE Trans
+Biomed Eng 50(3):289, 2003 (Gaussian-sum ECG); Sameni et al., EURASIP J Adv Signal Process 2007:043407 (the same as a
+three-dimensional dipole); Dower, Machado and Osborne, Clin Cardiol 3:87, 1980 (lead coefficients).
 """
 
 from __future__ import annotations
@@ -10,9 +10,6 @@ from __future__ import annotations
 import numpy as np
 
 from cardialign.data_shards.record import STANDARD_LEADS
-
-INDEPENDENT_LEADS: tuple[str, ...] = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
-"""The eight leads a machine measures; the other four follow from I and II."""
 
 DOWER = np.array(
     [
@@ -26,7 +23,10 @@ DOWER = np.array(
         [0.831, 0.076, 0.230],
     ]
 )
-"""(8, 3) Dower's matrix: mV in INDEPENDENT_LEADS per mV of the Frank leads X, Y, Z."""
+"""(8, 3) Dower's matrix: mV in the independent leads per mV of the Frank leads X, Y, Z.
+
+The independent leads are the eight that a machine measures, I, II and V1 to V6; the other four follow from I and II.
+"""
 
 _REACH = (
     3.6  # standard deviations after which a Gaussian is left out: 0.15 % of its peak, under one count of 5 uV for 3 mV
@@ -34,7 +34,8 @@ _REACH = (
 
 
 def torso(rng: np.random.Generator) -> np.ndarray:
-    """One person's lead field (8, 3): Dower's matrix with the spread of build and electrode placement between people."""
+    """One person's lead field (8, 3): Dower's matrix with the spread of build and electrode placement between
+    people."""
     field = DOWER * (1.0 + 0.05 * rng.standard_normal((8, 1)))
     chest = field[2:].copy()
     shift = float(
@@ -48,7 +49,8 @@ def torso(rng: np.random.Generator) -> np.ndarray:
 def loops(
     centre: np.ndarray, left: np.ndarray, right: np.ndarray, vector: np.ndarray, samples: int, sampling_rate: float
 ) -> np.ndarray:
-    """Heart vector float32 (3, T) in mV of n Gaussians: `centre` s (n,), `left`/`right` widths s (n,), `vector` mV (n, 3)."""
+    """Heart vector float32 (3, T) in mV of n Gaussians: `centre` s (n,), `left`/`right` widths s (n,), `vector` mV (n,
+    3)."""
     out = np.zeros((3, samples))
     widest = np.maximum(left, right) * _REACH
     inside = (centre + widest > 0) & (centre - widest < samples / sampling_rate)
@@ -80,7 +82,8 @@ def loops(
 
 
 def twelve_leads(eight: np.ndarray) -> np.ndarray:
-    """Counts int16 (12, T) in STANDARD_LEADS order from integer counts (8, T): III and the augmented leads computed from I and II, as machines do."""
+    """Counts int16 (12, T) in STANDARD_LEADS order from integer counts (8, T): III and the augmented leads computed
+    from I and II, as machines do."""
     one, two = eight[0].astype(np.int32), eight[1].astype(np.int32)
     out = np.empty((len(STANDARD_LEADS), eight.shape[1]), dtype=np.int32)
     out[0], out[1] = one, two
@@ -99,5 +102,6 @@ def limb_values(eight: np.ndarray) -> np.ndarray:
 
 
 def frontal_axis(lead_i: float, lead_avf: float) -> float:
-    """Electrical axis in degrees, -180..180, from net deflections in I and aVF (aVF is 2/sqrt(3) short by Goldberger's construction)."""
+    """Electrical axis in degrees, -180..180, from net deflections in I and aVF (aVF is 2/sqrt(3) short by Goldberger's
+    construction)."""
     return float(np.degrees(np.arctan2(lead_avf * 2 / np.sqrt(3), lead_i)))

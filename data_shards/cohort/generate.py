@@ -1,7 +1,8 @@
 """`make_cohort`: a virtual patient cohort on disk, in the layout of a real data set, with the truth beside it.
 
-The folder is written under a name that says it is unfinished and renamed when complete. Everything follows from the seed: each patient, visit and
-finding has its own random stream, so neither the number of workers nor the order of work changes a byte.
+The folder is written under a name that says it is unfinished and renamed when complete. Everything follows from the
+seed: each patient, visit and finding has its own random stream, so neither the number of workers nor the order of work
+changes a byte.
 """
 
 from __future__ import annotations
@@ -38,7 +39,54 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class CohortReport:
+class Cohort:
+    """What is to be made; every byte follows from it.
+
+    records: in total, None = about 2.4 per patient. sampling_rate in Hz. findings: only these codes of the table, None
+    = all; who can have none of them is normal. prevalence: "balanced" (every finding about equally often) or
+    "clinical".
+    """
+
+    patients: int
+    records: int | None = None
+    layout: str = "mimic-iv-ecg"
+    seed: int = 0
+    sampling_rate: int = 500
+    findings: Collection[str] | None = None
+    prevalence: str = "balanced"
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """The findings to be dealt, in the order of the table."""
+        return tuple(code for code in FINDINGS if self.findings is None or code in self.findings)
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong with it, in words."""
+        wrong = []
+        if self.patients < 1:
+            wrong.append(f"patients must be at least 1, got {self.patients}")
+        if self.records is not None and self.records < self.patients:
+            wrong.append(
+                f"records ({self.records}) must be at least patients ({self.patients}): everyone has a recording"
+            )
+        if self.layout not in LAYOUTS:
+            wrong.append(f"unknown layout {self.layout!r}, known are {', '.join(LAYOUTS)}")
+        if self.seed < 0:
+            wrong.append(f"seed must not be negative, got {self.seed}")
+        if self.layout == "ptb-xl" and self.sampling_rate != 500:
+            wrong.append("the ptb-xl layout holds 500 and 100 Hz side by side: sampling_rate must stay 500")
+        if not 100 <= self.sampling_rate <= 2000:
+            wrong.append(f"sampling_rate must be between 100 and 2000 Hz, got {self.sampling_rate}")
+        if self.prevalence not in PREVALENCES:
+            wrong.append(f"unknown prevalence {self.prevalence!r}, known are {', '.join(PREVALENCES)}")
+        unknown = sorted(set(self.findings or ()) - set(FINDINGS))
+        if unknown or not self.codes:
+            wrong.append(f"unknown findings {', '.join(unknown) or '(none given)'}; known are {', '.join(FINDINGS)}")
+        return wrong
+
+
+@dataclass(frozen=True)
+class CohortSummary:
     """What was made. `findings`: code -> number of records that hold it."""
 
     records: int
@@ -49,30 +97,23 @@ class CohortReport:
 
 
 def make_cohort(
-    out: Path | str,
-    *,
-    patients: int,
-    records: int | None = None,
-    layout: str = "mimic-iv-ecg",
-    seed: int = 0,
-    workers: int = 1,
-    sampling_rate: int = 500,
-    findings: Collection[str] | None = None,
-    prevalence: str = "balanced",
-    progress: Callable[[int, int], None] | None = None,
-) -> CohortReport:
-    """Write a cohort of `patients` with `records` in total (None: about 2.4 each) to the new folder `out`.
+    out: Path | str, cohort: Cohort, *, workers: int = 1, progress: Callable[[int, int], None] | None = None
+) -> CohortSummary:
+    """Write a cohort to the new folder `out`.
 
-    `sampling_rate` in Hz; `workers` processes, 0 for one per core; `findings` restricts the table to these codes (who can have none of them is normal); `prevalence` "balanced" (every finding about equally often) or "clinical".
-    `progress(done, total)` is called in patients. UsageError for options that make no sense, UserError where `out` exists, DataError on disk trouble.
+    workers: processes, 0 for one per core. `progress(done, total)` is called in patients. Raises UsageError for options
+    that make no sense, UserError where `out` exists, DataError on disk trouble.
     """
     started = time.monotonic()
     out = Path(out)
-    codes = _check(patients, records, layout, seed, workers, sampling_rate, findings, prevalence)
+    wrong = cohort.problems()
+    if workers < 0:
+        wrong.append(f"workers must not be negative (0 takes every core), got {workers}")
+    if wrong:
+        raise UsageError("; ".join(wrong), "correct the options named above")
     if out.exists():
         raise UserError(f"{out} exists already", "choose another folder, or remove this one first")
-    workers = workers or _cores()
-    plan = plan_cohort(patients, records, layout, seed, prevalence, codes)
+    patients = plan_cohort(cohort.patients, cohort.records, cohort.layout, cohort.seed, cohort.prevalence, cohort.codes)
     unfinished = out.with_name(out.name + ".unfinished")
     _clear(unfinished)
     try:
@@ -80,12 +121,10 @@ def make_cohort(
         (unfinished / _UNFINISHED).write_text(
             "A cohort that was not finished. Safe to remove; making the cohort again removes it.\n"
         )
-        rows = _write_patients(unfinished, plan, layout, seed, workers, sampling_rate, progress)
-        counts = _write_tables(unfinished, LAYOUTS[layout](), rows)
-        total = sum(len(p.visits) for p in plan)
-        _write_summary(
-            unfinished / "cohort.json", layout, seed, sampling_rate, prevalence, codes, patients, total, counts
-        )
+        rows = _write_patients(unfinished, patients, cohort, workers or _cores(), progress)
+        counts = _write_tables(unfinished, LAYOUTS[cohort.layout](), rows)
+        total = sum(len(patient.visits) for patient in patients)
+        _write_summary(unfinished / "cohort.json", cohort, total, counts)
         (unfinished / _UNFINISHED).unlink()
         unfinished.rename(out)
     except BrokenProcessPool as error:
@@ -98,46 +137,14 @@ def make_cohort(
         ) from error
     seconds = time.monotonic() - started
     _log.info(
-        "cohort made path=%s layout=%s records=%d patients=%d seconds=%.1f", out, layout, total, patients, seconds
+        "cohort made path=%s layout=%s records=%d patients=%d seconds=%.1f",
+        out,
+        cohort.layout,
+        total,
+        cohort.patients,
+        seconds,
     )
-    return CohortReport(total, patients, counts, seconds, out)
-
-
-def _check(
-    patients: int,
-    records: int | None,
-    layout: str,
-    seed: int,
-    workers: int,
-    sampling_rate: int,
-    findings: Collection[str] | None,
-    prevalence: str,
-) -> tuple[str, ...]:
-    """The codes to use, or a UsageError that lists everything wrong with the options."""
-    wrong = []
-    if patients < 1:
-        wrong.append(f"patients must be at least 1, got {patients}")
-    if records is not None and records < patients:
-        wrong.append(f"records ({records}) must be at least patients ({patients}): everyone has a recording")
-    if layout not in LAYOUTS:
-        wrong.append(f"unknown layout {layout!r}, known are {', '.join(LAYOUTS)}")
-    if seed < 0:
-        wrong.append(f"seed must not be negative, got {seed}")
-    if workers < 0:
-        wrong.append(f"workers must not be negative (0 takes every core), got {workers}")
-    if layout == "ptb-xl" and sampling_rate != 500:
-        wrong.append("the ptb-xl layout holds 500 and 100 Hz side by side: sampling_rate must stay 500")
-    if not 100 <= sampling_rate <= 2000:
-        wrong.append(f"sampling_rate must be between 100 and 2000 Hz, got {sampling_rate}")
-    if prevalence not in PREVALENCES:
-        wrong.append(f"unknown prevalence {prevalence!r}, known are {', '.join(PREVALENCES)}")
-    chosen = tuple(FINDINGS) if findings is None else tuple(c for c in FINDINGS if c in findings)
-    unknown = sorted(set(findings or ()) - set(FINDINGS))
-    if unknown or not chosen:
-        wrong.append(f"unknown findings {', '.join(unknown) or '(none given)'}; known are {', '.join(FINDINGS)}")
-    if wrong:
-        raise UsageError("; ".join(wrong), "correct the options named above")
-    return chosen
+    return CohortSummary(total, cohort.patients, counts, seconds, out)
 
 
 def _cores() -> int:
@@ -157,52 +164,50 @@ def _clear(unfinished: Path) -> None:
     shutil.rmtree(unfinished)
 
 
+@dataclass(frozen=True)
+class _Task:
+    """Some patients of a cohort, to be written below `root`."""
+
+    root: Path
+    patients: list[Patient]
+    cohort: Cohort
+
+
 def _write_patients(
-    root: Path,
-    plan: list[Patient],
-    layout: str,
-    seed: int,
-    workers: int,
-    sampling_rate: int,
-    progress: Callable[[int, int], None] | None,
+    root: Path, plan: list[Patient], cohort: Cohort, workers: int, progress: Callable[[int, int], None] | None
 ) -> Rows:
     """All recordings; the rows of all tables in the order of the plan."""
-    tasks = [
-        (root, plan[i : i + _PATIENTS_PER_TASK], layout, seed, sampling_rate)
-        for i in range(0, len(plan), _PATIENTS_PER_TASK)
-    ]
+    tasks = [_Task(root, plan[i : i + _PATIENTS_PER_TASK], cohort) for i in range(0, len(plan), _PATIENTS_PER_TASK)]
     rows: Rows = {}
     done = 0
     for task, part in zip(tasks, _run(tasks, workers), strict=True):
         for table, lines in part.items():
             rows.setdefault(table, []).extend(lines)
-        done += len(task[1])
+        done += len(task.patients)
         if progress is not None:
             progress(done, len(plan))
     return rows
 
 
-def _run(tasks: list[tuple[Path, list[Patient], str, int, int]], workers: int) -> Iterator[Rows]:
+def _run(tasks: list[_Task], workers: int) -> Iterator[Rows]:
     if workers == 1 or len(tasks) == 1:
-        yield from map(write_patients, tasks)
+        yield from map(_write_some, tasks)
         return
     # Spawned, not forked: the caller may already run threads (torch, Ray), and a fork would copy their locks.
     with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(write_patients, tasks)
+        yield from pool.map(_write_some, tasks)
 
 
-def write_patients(task: tuple[Path, list[Patient], str, int, int]) -> Rows:
+def _write_some(task: _Task) -> Rows:
     """Write the recordings of some patients and return the rows they add to the tables. Runs in a worker."""
-    root, patients, name, seed, sampling_rate = task
-    layout = LAYOUTS[name]()
+    layout, seed, rate = LAYOUTS[task.cohort.layout](), task.cohort.seed, task.cohort.sampling_rate
     rows: Rows = {"truth.csv": []}
-    for patient in patients:
+    for patient in task.patients:
         parts = [layout.patient_rows(patient)]
         for visit in patient.visits:
-            recording = record_visit(
-                patient, visit, seed, layout.seconds(patient, visit, seed), sampling_rate, layout.gain
-            )
-            parts.append(layout.write_record(root, patient, visit, recording, seed))
+            seconds = layout.seconds(patient, visit, seed)
+            recording = record_visit(patient, visit, seed, seconds, rate, layout.gain)
+            parts.append(layout.write_record(task.root, patient, visit, recording, seed))
             rows["truth.csv"] += [
                 {layout.id_column: layout.record_id(visit), "label_set": "finding", "label": c} for c in visit.findings
             ]
@@ -221,25 +226,15 @@ def _write_tables(root: Path, layout: Layout, rows: Rows) -> dict[str, int]:
     return {code: found[code] for code in FINDINGS if found[code]}
 
 
-def _write_summary(
-    path: Path,
-    layout: str,
-    seed: int,
-    sampling_rate: int,
-    prevalence: str,
-    codes: tuple[str, ...],
-    patients: int,
-    records: int,
-    counts: dict[str, int],
-) -> None:
+def _write_summary(path: Path, cohort: Cohort, records: int, counts: dict[str, int]) -> None:
     summary = {
         "generator_version": GENERATOR_VERSION,
-        "layout": layout,
-        "seed": seed,
-        "sampling_rate": sampling_rate,
-        "prevalence": prevalence,
-        "findings": {code: FINDINGS[code].name for code in codes},
-        "patients": patients,
+        "layout": cohort.layout,
+        "seed": cohort.seed,
+        "sampling_rate": cohort.sampling_rate,
+        "prevalence": cohort.prevalence,
+        "findings": {code: FINDINGS[code].name for code in cohort.codes},
+        "patients": cohort.patients,
         "records": records,
         "records_per_finding": counts,
     }

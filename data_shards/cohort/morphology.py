@@ -1,6 +1,7 @@
 """The shape of a beat: P, QRS, ST and T of one person by age and sex, and the measures that findings are held to.
 
-Normal limits by age follow Rijnbeek et al., Eur Heart J 22:702, 2001 (children) and Surawicz et al., Circulation 119:e235, 2009 (adults).
+Normal limits by age follow Rijnbeek et al., Eur Heart J 22:702, 2001 (children) and Surawicz et al., Circulation
+119:e235, 2009 (adults).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from cardialign.data_shards.cohort.dipole import frontal_axis, limb_values, loop
 
 Vector = np.ndarray  # float (3,): x left, y feet, z back, mV
 
-# QRS waves: centre and width as fractions of the QRS duration, then the vector: septum, free wall, posterior wall, base of the ventricles.
+# QRS waves: centre and width as fractions of the QRS duration, then the vector: septum, free wall, posterior wall, base
+# of the ventricles.
 _ADULT_QRS = np.array(
     [
         [0.20, 0.075, -0.14, 0.00, -0.30],
@@ -36,8 +38,9 @@ _NEWBORN_QRS = np.array(
 class Morphology:
     """One kind of beat. Times in ms from QRS onset unless named otherwise; vectors in mV.
 
-    qrs (K, 5): centre and width as fractions of `qrs_ms`, x, y, z. `p` (2, 3): right then left atrium. `pr_segment` and `st`: plateaus before and
-    after the QRS. `qtc_ms` at 60/min. `spike`: pacing stimulus just before the QRS. `limb_gain`: extra factor of I and II alone.
+    qrs (K, 5): centre and width as fractions of `qrs_ms`, x, y, z. `p` (2, 3): right then left atrium. `pr_segment` and
+    `st`: plateaus before and after the QRS. `qtc_ms` at 60/min. `spike`: pacing stimulus just before the QRS.
+    `limb_gain`: extra factor of I and II alone.
     """
 
     qrs: np.ndarray
@@ -64,7 +67,10 @@ class Morphology:
         )
 
     def qt_ms(self, rr_s: np.ndarray) -> np.ndarray:
-        """QT in ms of beats with preceding RR in s. The exponent lies between Bazett's and Fridericia's, as measured in people."""
+        """QT in ms of beats with preceding RR in s.
+
+        The exponent lies between Bazett's and Fridericia's, as measured in people.
+        """
         return np.asarray(self.qtc_ms * np.clip(rr_s, 0.25, 1.6) ** 0.42)
 
 
@@ -95,7 +101,10 @@ def vector_axis(vector: Vector, lead_field: np.ndarray) -> float:
 
 
 def turn_to_axis(shape: Morphology, lead_field: np.ndarray, degrees: float) -> None:
-    """Turn the QRS loop in the frontal plane until its axis is `degrees`. Lead space is skewed against the body's, so it takes a few turns."""
+    """Turn the QRS loop in the frontal plane until its axis is `degrees`.
+
+    Lead space is skewed against the body's, so it takes a few turns.
+    """
     for _ in range(6):
         off = np.radians((degrees - qrs_axis(shape, lead_field) + 180) % 360 - 180)
         if abs(off) < 0.01:
@@ -135,7 +144,8 @@ def normal_rate(age: float) -> tuple[float, float]:
 
 
 def normal_beat(age: float, male: bool, lead_field: np.ndarray, rng: np.random.Generator) -> Morphology:
-    """A healthy person's beat: right-sided and fast in the newborn, T inversion in V1-V3 through childhood, the axis turning left with age."""
+    """A healthy person's beat: right-sided and fast in the newborn, T inversion in V1-V3 through childhood, the axis
+    turning left with age."""
     right = _by_age(age, (0, 0.08, 0.25, 1, 3, 6, 12), (1.0, 0.9, 0.55, 0.32, 0.18, 0.08, 0.0))
     qrs = (1 - right) * _ADULT_QRS + right * _NEWBORN_QRS
     qrs[:, 2:] *= 1 + 0.10 * rng.standard_normal((4, 3))
@@ -190,7 +200,10 @@ def _within_normal_voltage(shape: Morphology, lead_field: np.ndarray, age: float
 def beat_loops(
     shape: Morphology, onsets: np.ndarray, rr: np.ndarray, strength: np.ndarray, samples: int, sampling_rate: float
 ) -> np.ndarray:
-    """QRS, ST and T of beats with QRS onsets in s (b,): heart vector float32 (3, T). `rr` s (b,) sets QT, `strength` (b,) the amplitude."""
+    """QRS, ST and T of beats with QRS onsets in s (b,): heart vector float32 (3, T).
+
+    `rr` s (b,) sets QT, `strength` (b,) the amplitude.
+    """
     if not len(onsets):
         return np.zeros((3, samples), dtype=np.float32)
     width = shape.qrs_ms / 1000
@@ -201,7 +214,8 @@ def beat_loops(
     t_right = np.minimum(0.085 * qt, 0.17 * after_qrs) * shape.t_width
     t_left = 1.45 * t_right
     t_peak = qt - 2.2 * t_right
-    # The ST plateau: four Gaussians from the J point to the T peak; the weights make their sum flat and one, the first rises within the QRS.
+    # The ST plateau: four Gaussians from the J point to the T peak; the weights make their sum flat and one, the first
+    # rises within the QRS.
     spacing = (t_peak - width - 0.004) / 3.4
     st_centre = width + 0.004 + spacing * np.arange(4)
     st_left = np.concatenate([0.2 * width * one, (0.8 * spacing) * np.ones((1, 3))], axis=1)
@@ -224,7 +238,8 @@ def atrial_loops(
     samples: int,
     sampling_rate: float,
 ) -> np.ndarray:
-    """P waves with onsets in s (a,) and, where pericarditis lowers it, the PR segment up to the QRS: heart vector float32 (3, T)."""
+    """P waves with onsets in s (a,) and, where pericarditis lowers it, the PR segment up to the QRS: heart vector
+    float32 (3, T)."""
     if not len(onsets):
         return np.zeros((3, samples), dtype=np.float32)
     length = p_ms / 1000

@@ -1,6 +1,8 @@
-"""What a real recording adds to the heart: wander, muscle, mains, motion at the electrodes, and the faults of about 6 % of records.
+"""What a real recording adds to the heart: wander, muscle, mains, motion at the electrodes, and the faults of about 6 %
+of records.
 
-Noise arises at the nine electrodes and reaches the leads through their differences, so Einthoven's law holds for it too.
+Noise arises at the nine electrodes and reaches the leads through their differences, so Einthoven's law holds for it
+too.
 """
 
 from __future__ import annotations
@@ -12,11 +14,11 @@ import numpy as np
 
 from cardialign.data_shards.cohort.dipole import twelve_leads
 
-ELECTRODES: tuple[str, ...] = ("RA", "LA", "LL", "V1", "V2", "V3", "V4", "V5", "V6")
 FAULT_SHARE = 0.06
 """Share of records with a flat, partly flat or clipped lead (6.7 % in MIMIC-IV-ECG)."""
 
 _THIRD = -1.0 / 3.0
+# rows: I, II, V1 to V6; columns: the electrodes RA, LA, LL, V1 to V6
 _ELECTRODES_TO_LEADS = np.zeros((8, 9), dtype=np.float32)
 _ELECTRODES_TO_LEADS[0, [0, 1]] = (-1, 1)
 _ELECTRODES_TO_LEADS[1, [0, 2]] = (-1, 1)
@@ -62,7 +64,8 @@ def electrode_noise(samples: int, sampling_rate: float, mains_hz: float, rng: np
 
 
 def _muscle(samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Muscle noise (9, T): white noise with the lowest frequencies differenced away; some records tremble, a few in bursts."""
+    """Muscle noise (9, T): white noise with the lowest frequencies differenced away; some records tremble, a few in
+    bursts."""
     white = rng.standard_normal((9, samples + 1), dtype=np.float32)
     size = 0.0035 * np.exp(0.55 * rng.standard_normal())
     if rng.random() < 0.08:

@@ -1,7 +1,9 @@
-"""Who is in the cohort and what they have: ages, sexes, visits, chronic findings of patients and passing findings of records.
+"""Who is in the cohort and what they have: ages, sexes, visits, chronic findings of patients and passing findings of
+records.
 
-The plan is made once, from the seed alone, before any signal is drawn; so it does not depend on the number of workers. Balanced prevalence deals the
-findings from a shuffled deck, so that even a small cohort has its share of each; clinical prevalence draws them as often as they occur in practice.
+The plan is made once, from the seed alone, before any signal is drawn; so it does not depend on the number of workers.
+Balanced prevalence deals the findings from a shuffled deck, so that even a small cohort has its share of each; clinical
+prevalence draws them as often as they occur in practice.
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ _CHRONIC_SHARE, _HEALTHY_NORMAL, _CHRONIC_PASSING, _SECOND = (
     0.40,
     0.18,
 )  # balanced: tuned to 25 positives in 1,000 and 13 % normal
-_PRIME = 9_999_991  # record numbers are spread over eight digits by multiplication modulo a prime: unique, and not in the order of creation
+# record numbers are spread over eight digits by multiplication modulo a prime: unique, and not in the order of creation
+_PRIME = 9_999_991
 
 
 @dataclass(frozen=True)
 class Visit:
-    """One record to make: running number in the cohort, file number, age in years and time, and its findings in table order."""
+    """One record to make: running number in the cohort, file number, age in years and time, and its findings in table
+    order."""
 
     number: int
     study_id: int
@@ -49,7 +53,8 @@ class Patient:
 
 @dataclass
 class _Deck:
-    """Codes dealt in shuffled rounds, so that counts differ by at most one until exclusions forbid a card, which then waits for the next patient."""
+    """Codes dealt in shuffled rounds, so that counts differ by at most one until exclusions forbid a card, which then
+    waits for the next patient."""
 
     weights: dict[str, float]
     rng: np.random.Generator
@@ -77,7 +82,8 @@ class _Deck:
 
 
 def draw_age(layout: str, rng: np.random.Generator) -> float:
-    """Age in years: adults in MIMIC-IV, nearly all ages in PTB-XL, newborn (in days) to 15 years in the paediatric layout."""
+    """Age in years: adults in MIMIC-IV, nearly all ages in PTB-XL, newborn (in days) to 15 years in the paediatric
+    layout."""
     if layout == "paediatric":
         if rng.random() < 0.18:
             return float(rng.integers(0, 28)) / 365.25
@@ -123,7 +129,8 @@ def plan_cohort(
 
 
 def _visit_counts(patients: int, records: int | None, rng: np.random.Generator) -> np.ndarray:
-    """Records per patient: at least one each; without a total about two and a half on average, with a total exactly that many."""
+    """Records per patient: at least one each; without a total about two and a half on average, with a total exactly
+    that many."""
     if records is None:
         return np.minimum(rng.geometric(0.42, patients), 8)
     extra = rng.multinomial(records - patients, rng.dirichlet(np.full(patients, 1.5)))
@@ -137,7 +144,10 @@ def _weights(codes: tuple[str, ...], chronic: bool) -> dict[str, float]:
 def _deal_chronic(
     counts: np.ndarray, ages: list[float], prevalence: str, codes: tuple[str, ...], rng: np.random.Generator
 ) -> list[list[str]]:
-    """Chronic findings of each patient. Patients with many records are dealt to first: rounds of the deck then carry about equal record counts."""
+    """Chronic findings of each patient.
+
+    Patients with many records are dealt to first: rounds of the deck then carry about equal record counts.
+    """
     out: list[list[str]] = [[] for _ in counts]
     weights = _weights(codes, chronic=True)
     if not weights:

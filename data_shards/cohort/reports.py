@@ -1,4 +1,5 @@
-"""Reports as machines print them: rhythm first, diagnoses with qualifiers, now and then the features behind them, a summary, gaps and omissions.
+"""Reports as machines print them: rhythm first, diagnoses with qualifiers, now and then the features behind them, a
+summary, gaps and omissions.
 
 Only findings that the record holds are ever mentioned; some are left out, as in real files.
 """
@@ -45,22 +46,28 @@ _ACRONYMS = (
 
 @dataclass(frozen=True)
 class Report:
-    """`slots`: 18 strings, "" for a gap. `mentioned` and `omitted`: codes of the findings said and left out."""
+    """`slots`: 18 strings, "" for a gap."""
 
     slots: tuple[str, ...]
-    mentioned: tuple[str, ...]
-    omitted: tuple[str, ...]
 
     @property
     def statements(self) -> tuple[str, ...]:
         return tuple(s for s in self.slots if s)
 
 
+def omitted(findings: tuple[str, ...], rng: np.random.Generator) -> tuple[str, ...]:
+    """The findings (codes) of a record that its report leaves out; that it is normal is always said."""
+    return tuple(code for code in findings if code != NORMAL and rng.random() < OMISSION)
+
+
 def write_report(findings: tuple[str, ...], facts: Mapping[str, Any], rng: np.random.Generator) -> Report:
-    """The report of one record with `findings` (codes in table order). `facts` fills the phrases: rate, pr, qtc, axis, response, leads ..."""
+    """The report of one record with `findings` (codes in table order).
+
+    `facts` fills the phrases: rate, pr, qtc, axis, response, leads ...
+    """
     present = [FINDINGS[c] for c in findings]
-    said = [f for f in present if f.code == NORMAL or rng.random() >= OMISSION]
-    omitted = tuple(f.code for f in present if f not in said)
+    left_out = omitted(findings, rng)
+    said = [f for f in present if f.code not in left_out]
     lines, waiting = _rhythm(present, said, facts, rng)
     lines += _diagnoses(waiting, facts, rng)
     if facts.get("fault_lead") and rng.random() < 0.4:
@@ -73,7 +80,7 @@ def write_report(findings: tuple[str, ...], facts: Mapping[str, Any], rng: np.ra
     if facts.get("age", 40) < 16 and rng.random() < 0.3:
         lines.insert(0, "--- Pediatric criteria used ---")
     summary = _summary(present, facts, rng)
-    return Report(_lay_out(lines, summary, rng), tuple(f.code for f in said), omitted)
+    return Report(_lay_out(lines, summary, rng))
 
 
 def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
@@ -83,7 +90,10 @@ def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
 def _rhythm(
     present: list[Finding], said: list[Finding], facts: Mapping[str, Any], rng: np.random.Generator
 ) -> tuple[list[str], list[Finding]]:
-    """The opening statement, and the findings it leaves to be said. Where the rhythm itself is omitted, no other rhythm is claimed."""
+    """The opening statement, and the findings it leaves to be said.
+
+    Where the rhythm itself is omitted, no other rhythm is claimed.
+    """
     rest = [f for f in said if f.code != NORMAL and not f.leads_report]
     leading = next((f for f in said if f.leads_report), None)
     unnamed = next((f for f in present if f.leads_report and f not in said), None)
@@ -150,7 +160,8 @@ def _summary(present: list[Finding], facts: Mapping[str, Any], rng: np.random.Ge
 
 
 def _lay_out(lines: list[str], summary: str, rng: np.random.Generator) -> tuple[str, ...]:
-    """Statements into 18 slots: now and then a blank one in between, mostly one before the summary; some carts end lines in dots, some shout."""
+    """Statements into 18 slots: now and then a blank one in between, mostly one before the summary; some carts end
+    lines in dots, some shout."""
     slots: list[str] = []
     for line in lines:
         if slots and rng.random() < 0.06:

@@ -1,4 +1,7 @@
-"""Beat-by-beat rhythm: when the atria and the ventricles fire. Times in seconds; records run from 0 to `seconds`, rhythms start earlier and end later."""
+"""Beat-by-beat rhythm: when the atria and the ventricles fire.
+
+Times in seconds; records run from 0 to `seconds`, rhythms start earlier and end later.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,8 @@ class RhythmPlan:
 
 @dataclass
 class Beats:
-    """p, p_early: onset of P waves in s and whether the beat is premature. qrs: onset in s. ventricular: True for a PVC. rr: the cycle before each QRS, s."""
+    """p, p_early: onset of P waves in s and whether the beat is premature. qrs: onset in s. ventricular: True for a
+    PVC. rr: the cycle before each QRS, s."""
 
     p: list[float] = field(default_factory=list)
     p_early: list[bool] = field(default_factory=list)
@@ -68,7 +72,8 @@ def generate(plan: RhythmPlan, pr_s: float, seconds: float, rng: np.random.Gener
 
 
 def _premature_times(count: int, cycle: float, seconds: float, rng: np.random.Generator) -> list[float]:
-    """When to fire `count` premature beats: inside the record, at least two cycles apart so that each pause can be seen."""
+    """When to fire `count` premature beats: inside the record, at least two cycles apart so that each pause can be
+    seen."""
     room = seconds - 1.8 - 3.0 * cycle
     count = min(count, max(1, int(room / (2.2 * cycle))))
     slots = np.sort(rng.uniform(0, max(room - 2.2 * cycle * (count - 1), 0.1), count)) + 2.2 * cycle * np.arange(count)
@@ -170,7 +175,8 @@ def _complete_block(plan: RhythmPlan, pr_s: float, seconds: float, rng: np.rando
 
 
 def fibrillatory_waves(plan: RhythmPlan, times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Heart vector (3, T) of atrial fibrillation: a few waves of 4.5-8 Hz that wax, wane and drift, largest towards V1."""
+    """Heart vector (3, T) of atrial fibrillation: a few waves of 4.5-8 Hz that wax, wane and drift, largest towards
+    V1."""
     out = np.zeros((3, len(times)), dtype=np.float32)
     main = np.array([-0.25, 0.35, -0.85])
     for share in (1.0, 0.6, 0.45):
@@ -182,7 +188,8 @@ def fibrillatory_waves(plan: RhythmPlan, times: np.ndarray, rng: np.random.Gener
 
 
 def flutter_waves(plan: RhythmPlan, times: np.ndarray, start: float) -> np.ndarray:
-    """Heart vector (3, T) of typical flutter: a sawtooth that slopes down and snaps back in II, III and aVF, and is upright in V1."""
+    """Heart vector (3, T) of typical flutter: a sawtooth that slopes down and snaps back in II, III and aVF, and is
+    upright in V1."""
     phase = (times - start) * plan.atrial_rate / 60
     saw = np.zeros(len(times), dtype=np.float32)
     for harmonic in range(1, 5):

@@ -1,4 +1,5 @@
-"""From a planned visit to a recording: the person's heart, its findings, its beats, the leads, the noise, the measurements and the report."""
+"""From a planned visit to a recording: the person's heart, its findings, its beats, the leads, the noise, the
+measurements and the report."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ UNKNOWN = 29999
 
 @dataclass(frozen=True)
 class Heart:
-    """A visit without noise: `leads` float32 (8, T) mV in INDEPENDENT_LEADS, the draft and the beats that made it."""
+    """A visit without noise: `leads` float32 (8, T) mV in the independent leads (`dipole.DOWER`), the draft and the
+    beats that made it."""
 
     leads: np.ndarray
     draft: Draft
@@ -31,7 +33,8 @@ class Heart:
 
 @dataclass(frozen=True)
 class Recording:
-    """A visit as recorded: int16 counts (12, T) in STANDARD_LEADS order at `gain` counts per mV, with measurements in ms and degrees."""
+    """A visit as recorded: int16 counts (12, T) in STANDARD_LEADS order at `gain` counts per mV, with measurements in
+    ms and degrees."""
 
     counts: np.ndarray
     gain: float
@@ -43,12 +46,16 @@ class Recording:
 
 
 def _stream(seed: int, *path: int) -> np.random.Generator:
-    """The random stream of one thing (person, visit, finding): a function of the seed and its place in the cohort alone."""
+    """The random stream of one thing (person, visit, finding): a function of the seed and its place in the cohort
+    alone."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *path])))
 
 
 def draft_visit(patient: Patient, visit: Visit, seed: int, seconds: float) -> Draft:
-    """The patient's heart on that day, with every finding of the visit. Anatomy and chronic findings are drawn alike for each visit."""
+    """The patient's heart on that day, with every finding of the visit.
+
+    Anatomy and chronic findings are drawn alike for each visit.
+    """
     body = _stream(seed, 1, patient.index)
     lead_field = torso(body)
     beat = shapes.normal_beat(visit.age, patient.male, lead_field, body)
@@ -134,7 +141,8 @@ def record_visit(
 
 
 def measure(heart: Heart, rng: np.random.Generator) -> dict[str, int]:
-    """What the machine measures on the median beat: times in ms from the start of its window, axes in degrees, UNKNOWN where there is nothing."""
+    """What the machine measures on the median beat: times in ms from the start of its window, axes in degrees, UNKNOWN
+    where there is nothing."""
     draft, beats = heart.draft, heart.beats
     beat, gaps = draft.beat, np.diff([q for q in beats.qrs if 0 <= q <= draft.seconds])
     rr = float(np.median(gaps)) if len(gaps) else 60 / draft.rhythm.rate
@@ -162,7 +170,8 @@ def report_facts(heart: Heart, visit: Visit, measured: dict[str, int], fault: Fa
     facts: dict[str, Any] = {
         "t_region": "", "wpw_type": "A", "flutter_conduction": "variable", **heart.draft.facts,
         "age": visit.age, "rate": rate, "pr": measured["qrs_onset"] - 40, "axis": measured["qrs_axis"],
-        "qtc": round(qt / np.sqrt(measured["rr_interval"] / 1000)), "atrial_rate": round(heart.draft.rhythm.atrial_rate),
+        "qtc": round(qt / np.sqrt(measured["rr_interval"] / 1000)),
+        "atrial_rate": round(heart.draft.rhythm.atrial_rate),
         "response": "rapid" if rate > 100 else "slow" if rate < 60 else "controlled",
         "fault_lead": fault.leads[0] if fault is not None and fault.kind != "clipped" else "",
     }  # fmt: skip

@@ -1,7 +1,8 @@
 """What each finding does to a heart: functions that change a `Draft` so that the finding meets its textbook criterion.
 
-Criteria: Surawicz et al. 2009 (conduction), Hancock et al. 2009 (hypertrophy), Wagner et al. 2009 (ischaemia), Rautaharju et al. 2009 (ST, T, QT),
-AHA/ACCF/HRS recommendations, Circulation 119:e235-e261. Every change draws its severity from the generator it is given, from slight to marked.
+Criteria: Surawicz et al. 2009 (conduction), Hancock et al. 2009 (hypertrophy), Wagner et al. 2009 (ischaemia),
+Rautaharju et al. 2009 (ST, T, QT), AHA/ACCF/HRS recommendations, Circulation 119:e235-e261. Every change draws its
+severity from the generator it is given, from slight to marked.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from cardialign.data_shards.cohort.rhythm import RhythmPlan
 
 @dataclass
 class Draft:
-    """A record in the making: the person's beat and rhythm, changed by one finding after the other. `facts` is what reports may mention."""
+    """A record in the making: the person's beat and rhythm, changed by one finding after the other.
+
+    `facts` is what reports may mention.
+    """
 
     age: float
     lead_field: np.ndarray
@@ -197,7 +201,8 @@ def ventricular_pacing(draft: Draft, rng: np.random.Generator) -> None:
 
 
 def wide_beat(beat: Morphology, focus: str, rng: np.random.Generator) -> Morphology:
-    """A beat from the ventricles: `focus` "right" (outflow tract), "left" or "apex" (of the right ventricle); broad, with ST and T against it."""
+    """A beat from the ventricles: `focus` "right" (outflow tract), "left" or "apex" (of the right ventricle); broad,
+    with ST and T against it."""
     vectors = {
         "right": [[0.1, 0.28, 0.10], [0.42, 0.90, 0.72], [0.28, 0.66, 0.70], [0.05, 0.12, 0.22]],
         "left": [[-0.15, -0.1, -0.35], [-0.70, -0.45, -0.95], [-0.55, -0.55, -0.65], [-0.30, -0.2, -0.10]],
@@ -308,7 +313,10 @@ def st_depression(draft: Draft, rng: np.random.Generator) -> None:
 
 
 def t_inversion(draft: Draft, rng: np.random.Generator) -> None:
-    """T negative where it should be positive: anterior, lateral or inferior leads. In children V1-V3 may be negative anyway, so V5-V6 are."""
+    """T negative where it should be positive: anterior, lateral or inferior leads.
+
+    In children V1-V3 may be negative anyway, so V5-V6 are.
+    """
     regions = ("anterior", "lateral", "inferior") if draft.age >= 16 else ("lateral", "inferior")
     region = regions[int(rng.integers(0, len(regions)))]
     vector = {"anterior": (-0.10, 0.08, 0.36), "lateral": (-0.34, 0.06, 0.05), "inferior": (0.16, -0.36, -0.06)}[region]

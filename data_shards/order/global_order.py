@@ -1,139 +1,49 @@
-"""The global order: a pure function (seed, epoch, fingerprint, global batch) -> the rows of every global batch. It knows no ranks and no workers.
+"""The global order: a pure function (seed, epoch, fingerprint, global batch) -> the rows of every global batch.
 
-Version 1. The run is the infinite concatenation of epochs, cut into global batches of B rows; every row occurs exactly once per epoch of n rows, so
-a batch may end one epoch and begin the next. Within an epoch:
+It knows no ranks and no workers.
 
-1. Every row gets a random 64-bit word from Philox, keyed by sha256(version, seed, epoch, fingerprint, purpose); sorting by these words (stable)
-   is the only shuffle, so the order rests on Philox and on sorting alone, never on a library's shuffle.
-2. The last t rows (the part of the epoch that shares its batch with the next epoch) are the first rows, in random order, of different patients.
-3. The first h rows (the part that shares its batch with the previous epoch) are of different patients, and of none in that epoch's last rows.
-4. The other rows are sorted by (random rank of the patient, random word) and dealt like cards to the full batches, which are then shuffled.
+Version 1. The run is the infinite concatenation of epochs, cut into global batches of B rows; every row occurs exactly
+once per epoch of n rows, so a batch may end one epoch and begin the next. Within an epoch:
 
-So no batch holds two records of a patient, provided that no patient has more records than an epoch has full batches and that there are at least
-2 B patients. Beyond that the order stays a permutation, and a patient with more records than full batches is spread over them evenly: at most
-ceil(records / full batches) in one batch. Changing any of this changes what runs see: it needs a new version number (golden test).
+1. Every row gets a random 64-bit word from Philox, keyed by sha256(version, seed, epoch, fingerprint, purpose); sorting
+   by these words (stable) is the only shuffle, so the order rests on Philox and on sorting alone, never on a library's
+   shuffle.
+2. The last t rows (the part of the epoch that shares its batch with the next epoch) are the first rows, in random
+   order, of different patients.
+3. The first h rows (the part that shares its batch with the previous epoch) are of different patients, and of none in
+   that epoch's last rows.
+4. The other rows are sorted by (random rank of the patient, random word) and dealt like cards to the full batches,
+   which are then shuffled.
+
+So no batch holds two records of a patient, provided that no patient has more records than an epoch has full batches and
+that there are at least 2 B patients. Beyond that the order stays a permutation, and a patient with more records than
+full batches is spread over them evenly: at most ceil(records / full batches) in one batch. Changing any of this changes
+what runs see: it needs a new version number (golden test).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from cardialign.data_shards.errors import DataError, UsageError
+from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.order.contract import PartedOrder
 
 ORDER_VERSION = 1
 _CACHED_EPOCHS = 3
 
 
-def local_slice(global_batch: int, rank: int, world_size: int) -> slice:
-    """The part of a global batch that rank r of W takes: contiguous, the first `global_batch % W` ranks take one more; empty when W > B."""
-    if not 0 <= rank < world_size:
-        raise UsageError(f"rank {rank} is outside 0..{world_size - 1}", "set RANK and WORLD_SIZE of one launch")
-    share, more = divmod(global_batch, world_size)
-    start = rank * share + min(rank, more)
-    return slice(start, start + share + (rank < more))
-
-
-class PartedOrder:
-    """What the orders of one set have in common: they are laid out one part (an epoch, a window) at a time, and the last few parts are kept.
-
-    rows int64 (n,), dataset rows; codes (n,), patient of every row. A subclass says which part a row of the run lies in (`_locate`) and lays a part out
-    (`_compute`). Raises UsageError or DataError for a global batch that is none or larger than the selection.
-    """
-
-    codes: np.ndarray
-
-    def __init__(self, rows: np.ndarray, global_batch: int, seed: int, fingerprint: str, kept_parts: int) -> None:
-        self.rows = np.ascontiguousarray(rows, dtype=np.int64)
-        self.global_batch, self.seed, self.fingerprint = global_batch, seed, fingerprint
-        self._kept, self._kept_parts = OrderedDict[int, np.ndarray](), kept_parts
-        self._lock = threading.Lock()
-        n = self.rows.size
-        if global_batch < 1:
-            raise UsageError(f"global batch is {global_batch}; it must be at least 1", "set a positive global batch")
-        if n < global_batch:
-            raise DataError(
-                f"{n} records are selected, a global batch needs {global_batch}: a batch would hold the same record twice",
-                f"lower the global batch to {max(n, 1)} or less, or select more records",
-            )
-
-    @property
-    def records(self) -> int:
-        return int(self.rows.size)
-
-    @property
-    def steps_per_epoch(self) -> float:
-        return self.records / self.global_batch
-
-    def epoch_of(self, step: int) -> int:
-        """Epoch of the first row of a step."""
-        return step * self.global_batch // self.records
-
-    def part_of(self, step: int) -> int:
-        """Part, counted from the start of the run, of the first row of a step."""
-        return self._locate(step * self.global_batch)[0]
-
-    def prepare(self, part: int) -> None:
-        """Compute a part before its first batch is asked for."""
-        self.part(part)
-
-    def pool(self, position: int) -> range:
-        """Positions a substitute for a row that cannot be read may be drawn from: all."""
-        return range(self.records)
-
-    def batch(self, step: int) -> np.ndarray:
-        """int64 (global_batch,) dataset rows of a step, whichever ranks will read them."""
-        return self.rows[self.positions(step)]
-
-    def positions(self, step: int) -> np.ndarray:
-        """int (global_batch,): positions into `rows` and `codes` of a step."""
-        if step < 0:
-            raise UsageError(f"step is {step}; steps count from 0", "give a step of 0 or more")
-        start = step * self.global_batch
-        end, pieces = start + self.global_batch, []
-        while start < end:
-            part, at = self._locate(start)
-            piece = self.part(part)[at : at + end - start]
-            pieces.append(piece)
-            start += piece.size
-        return np.concatenate(pieces)
-
-    def part(self, part: int) -> np.ndarray:
-        """int (m,): the positions (into `rows`) of one part, in order. Kept; safe to call from another thread ahead of time."""
-        with self._lock:
-            if part in self._kept:
-                self._kept.move_to_end(part)
-                return self._kept[part]
-        order = self._compute(
-            part
-        )  # without the lock: whoever needs another part at this moment must not wait for this one
-        order.setflags(write=False)
-        with self._lock:
-            self._kept[part] = order
-            if len(self._kept) > self._kept_parts:
-                self._kept.popitem(last=False)
-            return order
-
-    def _locate(self, row: int) -> tuple[int, int]:
-        """Row of the run -> its part, and its place in it."""
-        raise NotImplementedError
-
-    def _compute(self, part: int) -> np.ndarray:
-        raise NotImplementedError
-
-
 class GlobalOrder(PartedOrder):
     """Order of `rows` (int64 (n,), dataset rows) in global batches; its parts are the epochs.
 
-    patients: int64 (n,) codes aligned to rows, None = no patient-disjointness asked (only a row is then kept from meeting itself in a batch).
-    fingerprint: of the selection, so that another data set is another order. Raises DataError when there are fewer rows than a batch needs.
+    patients: int64 (n,) codes aligned to rows, None = no patient-disjointness asked (only a row is then kept from
+    meeting itself in a batch). fingerprint: of the selection, so that another data set is another order. Raises
+    DataError when there are fewer rows than a batch needs.
     """
 
     def __init__(
@@ -150,10 +60,6 @@ class GlobalOrder(PartedOrder):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.rows, self.patients, self.global_batch, self.seed, self.fingerprint)
-
-    def epoch(self, epoch: int) -> np.ndarray:
-        """int (n,): the positions (into `rows`) of one epoch, in order."""
-        return self.part(epoch)
 
     def _locate(self, row: int) -> tuple[int, int]:
         return divmod(row, self.records)
@@ -184,12 +90,14 @@ class GlobalOrder(PartedOrder):
 
 
 def _narrow(positions: np.ndarray) -> np.ndarray:
-    """Positions in half the memory, where they fit: an epoch of ten million rows is then sorted in under half a gigabyte."""
+    """Positions in half the memory, where they fit: an epoch of ten million rows is then sorted in under half a
+    gigabyte."""
     return positions.astype(np.int32) if positions.size < 2**31 else positions
 
 
 def _compact(codes: np.ndarray) -> np.ndarray:
-    """Codes -> 0..k-1 in the order of the codes: what `np.unique` gives, without sorting where the codes are small whole numbers."""
+    """Codes -> 0..k-1 in the order of the codes: what `np.unique` gives, without sorting where the codes are small
+    whole numbers."""
     if codes.dtype.kind not in "iu" or codes.min() < 0 or codes.max() >= 4 * codes.size + 1024:
         return np.unique(codes, return_inverse=True)[1]
     present = np.zeros(int(codes.max()) + 1, dtype=bool)
@@ -214,7 +122,8 @@ def lay_out(
     global_batch: int,
     words: Callable[[str, int], np.ndarray],
 ) -> np.ndarray:
-    """Shuffled positions -> head (of patients not in `met`, bool per patient), full batches dealt so that no patient meets itself, tail (as given).
+    """Shuffled positions -> head (of patients not in `met`, bool per patient), full batches dealt so that no patient
+    meets itself, tail (as given).
 
     codes: patient of every position. words(purpose, size): random words.
     """
@@ -233,7 +142,8 @@ def _deal(
     global_batch: int,
     words: Callable[[str, int], np.ndarray],
 ) -> np.ndarray:
-    """Deal shuffled positions, grouped by patient in random patient order, round-robin to the full batches; then shuffle the batches."""
+    """Deal shuffled positions, grouped by patient in random patient order, round-robin to the full batches; then
+    shuffle the batches."""
     batches = positions.size // global_batch
     if batches == 0:
         return positions
@@ -248,7 +158,8 @@ def _deal(
 def first_of_different_patients(positions: np.ndarray, codes: np.ndarray, size: int, met: np.ndarray) -> np.ndarray:
     """The first `size` positions whose patients differ from each other and from those in `met` (bool per patient).
 
-    Where there are too few, repeats fill up: first of patients already chosen here, then of patients in `met`; always in the given order.
+    Where there are too few, repeats fill up: first of patients already chosen here, then of patients in `met`; always
+    in the given order.
     """
     if size == 0:
         return positions[:0]

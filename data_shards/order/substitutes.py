@@ -1,8 +1,10 @@
-"""Records that cannot be read, and which record stands in for each: the same on every rank, every world size and every replay.
+"""Records that cannot be read, and which record stands in for each: the same on every rank, every world size and every
+replay.
 
-The substitute of a row is the first acceptable draw of a sequence that depends on (seed, step, row) alone. Acceptable: selected, not quarantined, not
-in the batch already, and of a patient the batch does not hold. So what a step trains on is a pure function of the order and of the set of rows that
-were quarantined by then, in whatever sequence and on whatever rank they were found. A substitute is seen once more than its epoch would show it.
+The substitute of a row is the first acceptable draw of a sequence that depends on (seed, step, row) alone. Acceptable:
+selected, not quarantined, not in the batch already, and of a patient the batch does not hold. So what a step trains on
+is a pure function of the order and of the set of rows that were quarantined by then, in whatever sequence and on
+whatever rank they were found. A substitute is seen once more than its epoch would show it.
 """
 
 from __future__ import annotations
@@ -11,11 +13,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.order.contract import Order
 
 SUBSTITUTE_VERSION = 1
 _DRAWS = 256
@@ -23,7 +25,8 @@ _DRAWS = 256
 
 @dataclass(frozen=True)
 class BadSample:
-    """A record that could not be read: its position in the global batch, its row, where it lies, the rank that met it, and what was wrong."""
+    """A record that could not be read: its position in the global batch, its row, where it lies, the rank that met it,
+    and what was wrong."""
 
     position: int
     row: int
@@ -37,33 +40,9 @@ class BadSample:
         return f"record {self.key}, shard {self.shard}, offset {self.offset}, rank {self.rank}: {self.problem}"
 
 
-class Order(Protocol):
-    """What streams and substitutes need of an order; `GlobalOrder`, `WindowOrder` and `MixtureOrder` are such."""
-
-    rows: np.ndarray
-    codes: np.ndarray
-    global_batch: int
-    seed: int
-    fingerprint: str
-
-    def batch(self, step: int) -> np.ndarray:
-        """int64 (global_batch,) dataset rows of a step."""
-
-    def positions(self, step: int) -> np.ndarray:
-        """The same as positions into `rows` and `codes`."""
-
-    def pool(self, position: int) -> range:
-        """Positions a substitute of this one may be drawn from."""
-
-    def part_of(self, step: int) -> int:
-        """Number of the part of the order (epoch, window) that a step begins in."""
-
-    def prepare(self, part: int) -> None:
-        """Compute a part ahead of its first batch, in another thread."""
-
-
 def substitutes(order: Order, step: int, quarantined: Mapping[int, int]) -> dict[int, int]:
-    """Position in the global batch of `step` -> the row read in its place, for every row of the batch that is quarantined by then.
+    """Position in the global batch of `step` -> the row read in its place, for every row of the batch that is
+    quarantined by then.
 
     quarantined: row -> step from which it counts as unreadable. Raises DataError when no record is left to stand in.
     """
@@ -97,7 +76,8 @@ def _stand_in(
 
 
 def _candidates(order: Order, step: int, position: int) -> Iterator[int]:
-    """Random draws first, then the whole pool from the last draw on, so that a substitute is found when there is one."""
+    """Random draws first, then the whole pool from the last draw on, so that a substitute is found when there is
+    one."""
     label = json.dumps(
         ["substitute", SUBSTITUTE_VERSION, order.seed, step, int(order.rows[position]), order.fingerprint]
     )
@@ -116,6 +96,7 @@ def describe_bad(samples: Iterable[BadSample], shown: int = 3) -> str:
     for sample in samples:
         by_shard.setdefault(sample.shard, []).append(sample.key)
     return "; ".join(
-        f"{shard} ({len(keys)} record{'s' if len(keys) > 1 else ''}: {', '.join(keys[:shown])}{', ...' if len(keys) > shown else ''})"
+        f"{shard} ({len(keys)} record{'s' if len(keys) > 1 else ''}: "
+        f"{', '.join(keys[:shown])}{', ...' if len(keys) > shown else ''})"
         for shard, keys in sorted(by_shard.items())
     )

@@ -1,12 +1,16 @@
-"""The order for object storage: shuffled within windows of W shards, so that few shards are open at a time. A pure function, like `GlobalOrder`.
+"""The order for object storage: shuffled within windows of W shards, so that few shards are open at a time.
 
-Version 1. In every epoch the shards are shuffled and cut into windows of at most W, as equal as can be; the windows follow one another, and the rows
-of each are shuffled by the rules of `GlobalOrder`, with the window in the place of the epoch: a batch may end one window and begin the next,
-patients are kept apart in it, every row occurs exactly once per epoch, and any step is found without those before it, from one window or two.
+A pure function, like `GlobalOrder`.
 
-Bound: a window of at least B rows lets a batch, and any run of rows no longer than the smallest window, touch at most 2 W shards (`open_shards`).
-Patients are dealt within a window, so that no batch holds one twice if every window has at least 2 B patients, none with more records in it than
-the window has full batches; beyond that they are spread evenly. Smaller windows keep the permutation, not these two bounds.
+Version 1. In every epoch the shards are shuffled and cut into windows of at most W, as equal as can be; the windows
+follow one another, and the rows of each are shuffled by the rules of `GlobalOrder`, with the window in the place of the
+epoch: a batch may end one window and begin the next, patients are kept apart in it, every row occurs exactly once per
+epoch, and any step is found without those before it, from one window or two.
+
+Bound: a window of at least B rows lets a batch, and any run of rows no longer than the smallest window, touch at most 2
+W shards (`open_shards`). Patients are dealt within a window, so that no batch holds one twice if every window has at
+least 2 B patients, none with more records in it than the window has full batches; beyond that they are spread evenly.
+Smaller windows keep the permutation, not these two bounds.
 """
 
 from __future__ import annotations
@@ -17,17 +21,20 @@ from typing import Any
 import numpy as np
 
 from cardialign.data_shards.errors import UsageError
-from cardialign.data_shards.order.global_order import PartedOrder, first_of_different_patients, lay_out, random_words
+from cardialign.data_shards.order.contract import PartedOrder
+from cardialign.data_shards.order.global_order import first_of_different_patients, lay_out, random_words
 
 WINDOW_ORDER_VERSION = 1
 _CACHED_WINDOWS = 4
 
 
 class WindowOrder(PartedOrder):
-    """Order of `rows` (int64 (n,)) in global batches, shuffled within windows of `window` shards; its parts are the windows.
+    """Order of `rows` (int64 (n,)) in global batches, shuffled within windows of `window` shards; its parts are the
+    windows.
 
-    shards: int (n,) shard of every row; patients: codes aligned to rows, or None. The other arguments and the errors are those of `GlobalOrder`;
-    UsageError for a window below 1. Memory beyond rows, shards and codes is that of a few windows, whatever n.
+    shards: int (n,) shard of every row; patients: codes aligned to rows, or None. The other arguments and the errors
+    are those of `GlobalOrder`; UsageError for a window below 1. Memory beyond rows, shards and codes is that of a few
+    windows, whatever n.
     """
 
     def __init__(
@@ -73,7 +80,8 @@ class WindowOrder(PartedOrder):
         )
 
     def _epoch_layout(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """The shards of every window of an epoch, and where in the epoch each window begins (one more than there are windows)."""
+        """The shards of every window of an epoch, and where in the epoch each window begins (one more than there are
+        windows)."""
         shuffled = np.argsort(self._words(epoch, -1, "shards", self._bounds.size - 1), kind="stable")
         windows = np.array_split(shuffled, self._windows)
         sizes = [int((self._bounds[shards + 1] - self._bounds[shards]).sum()) for shards in windows]
@@ -86,7 +94,8 @@ class WindowOrder(PartedOrder):
         return epoch * self._windows + window, at - int(starts[window])
 
     def _members(self, part: int) -> tuple[np.ndarray, np.ndarray, int, int]:
-        """Of a window: its positions, their shuffled places, and how many rows it shares with the previous batch's window and with the next."""
+        """Of a window: its positions, their shuffled places, and how many rows it shares with the previous batch's
+        window and with the next."""
         epoch, window = divmod(part, self._windows)
         windows, starts = self._layout(epoch)
         places = np.concatenate(

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cardialign.data_shards.sources.base import RecordRejected
-from cardialign.data_shards.unreadable import UNREADABLE_ARRAY
+from cardialign.data_shards.errors import RecordRejected
+from cardialign.data_shards.files import UNREADABLE_ARRAY
 
 SUFFIXES = (".npy", ".npz", ".csv")
 
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """values: the signal as stored, 2-D; columns: the names in a CSV's first line, () without; others: the further arrays of an .npz."""
+    """values: the signal as stored, 2-D; columns: the names in a CSV's first line, () without; others: the further
+    arrays of an .npz."""
 
     values: np.ndarray
     columns: tuple[str, ...] = ()
@@ -45,7 +46,8 @@ class ArrayFile:
 def read_array(path: Path, member: str = "") -> ArrayFile:
     """Read one signal. member: which array of an .npz (default: its only 2-D one).
 
-    Raises RecordRejected: missing-file, and bad-format for anything that is no 2-D array of numbers, pickled objects included.
+    Raises RecordRejected: missing-file, and bad-format for anything that is no 2-D array of numbers, pickled objects
+    included.
     """
     try:
         if path.suffix == ".csv":
@@ -73,9 +75,11 @@ def read_array(path: Path, member: str = "") -> ArrayFile:
 def leads_first(
     array: ArrayFile, leads: Sequence[str], orientation: str, where: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The signal as (L, T) and its lead names. orientation: "leads-first", "samples-first", or "" to tell by which side has one entry per lead.
+    """The signal as (L, T) and its lead names. orientation: "leads-first", "samples-first", or "" to tell by which side
+    has one entry per lead.
 
-    A CSV whose first line names its columns needs neither. Raises RecordRejected("bad-format") when the shape fits no side or both.
+    A CSV whose first line names its columns needs neither. Raises RecordRejected("bad-format") when the shape fits no
+    side or both.
     """
     if array.columns:
         return array.values.T, array.columns
@@ -96,7 +100,8 @@ def leads_first(
 
 
 def _read_csv(path: Path) -> ArrayFile:
-    """Commas, semicolons, tabs or spaces between numbers; a decimal comma where the comma separates nothing; lines that begin with # left out."""
+    """Commas, semicolons, tabs or spaces between numbers; a decimal comma where the comma separates nothing; lines that
+    begin with # left out."""
     with path.open(encoding="utf-8-sig", errors="replace") as stream:
         lines = ((number, line.strip("\r\n")) for number, line in enumerate(stream))
         told = ((number, line) for number, line in lines if line.strip() and not line.lstrip().startswith("#"))

@@ -1,7 +1,8 @@
-"""MATLAB level 5 files (MathWorks, "MAT-File Format"), as much of them as ECG sets use: numbers, text and structs of these, compressed or not.
+"""MATLAB level 5 files (MathWorks, "MAT-File Format"), as much of them as ECG sets use: numbers, text and structs of
+these, compressed or not.
 
-Every length is checked against what is there. `scipy.io.loadmat` reads the same (tests hold the two equal), but a changed byte in the right place
-ends its process, and with it a build of thousands of records.
+Every length is checked against what is there. `scipy.io.loadmat` reads the same (tests hold the two equal), but a
+changed byte in the right place ends its process, and with it a build of thousands of records.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def is_mat5(data: bytes) -> bool:
 def read_mat5(path: Path | str, name: str) -> MatValue:
     """The variable `name`: an array in the shape it has in MATLAB, a text, or a struct as a dict of these.
 
-    Raises FileNotFoundError, and ValueError for anything that is no such file, or does not hold this variable in such a form.
+    Raises FileNotFoundError, and ValueError for anything that is no such file, or does not hold this variable in such a
+    form.
     """
     data = Path(path).read_bytes()
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.reading.wfdb.header import GAIN_RANGE
 from cardialign.data_shards.reading.wfdb.reader import WfdbSignal, power_of_two_into_int16
-from cardialign.data_shards.sources.base import RecordRejected
 
 COUNTS_PER_MILLIVOLT = 1000.0
 """Steps of 1 uV, finer than any ECG amplifier's noise, and +-32 mV within 16 bits."""
@@ -21,8 +21,10 @@ def signal_from_millivolts(
     where: str,
     gain: float = COUNTS_PER_MILLIVOLT,
 ) -> WfdbSignal:
-    """float (L, T) in mV -> the nearest counts at `gain` counts per mV. A lead whose peaks would not fit into 16 bits gets half the gain, or a
-    quarter, and so on; samples that are no number become 0 and are flagged. `where` names the record in errors.
+    """float (L, T) in mV -> the nearest counts at `gain` counts per mV.
+
+    A lead whose peaks would not fit into 16 bits gets half the gain, or a quarter, and so on; samples that are no
+    number become 0 and are flagged. `where` names the record in errors.
 
     Raises RecordRejected: bad-format (not numbers, not one row per lead), no-signal, bad-gain.
     """

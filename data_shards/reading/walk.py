@@ -15,11 +15,11 @@ LeaveOut = Callable[[str, Iterable[str]], Collection[str]]
 
 
 def find_files(root: Path, suffixes: Sequence[str], leave_out: LeaveOut | None = None) -> Iterator[str]:
-    """Paths below `root`, with "/" whatever the system, of all files with one of the suffixes, in the order of the sorted paths; hidden files and
-    folders left out, and a folder that links lead to twice is walked once.
+    """Paths below `root`, with "/" whatever the system, of all files with one of the suffixes, in the order of the
+    sorted paths; hidden files and folders left out, and a folder that links lead to twice is walked once.
 
-    leave_out(folder, its files' names) -> the names to leave out; folder is "" for the root, else ends with "/". In memory are the names of the
-    folders on the way to where the walk is, and one path per link to a folder.
+    leave_out(folder, its files' names) -> the names to leave out; folder is "" for the root, else ends with "/". In
+    memory are the names of the folders on the way to where the walk is, and one path per link to a folder.
     """
     yield from _Walk(root, tuple(suffixes), leave_out).below("", os.path.realpath(root))
 
@@ -53,7 +53,8 @@ class _Walk:
                 yield from self.below(here, there)
 
     def _been(self, real: str, here: str) -> bool:
-        """Whether the walk came to the folder `real` before it came `here`: along one of the ways, at a place that is earlier in the order."""
+        """Whether the walk came to the folder `real` before it came `here`: along one of the ways, at a place that is
+        earlier in the order."""
         if len(self._ways) == 1 and real == f"{self._real_root}/{here[:-1]}":
             return False
         above, inside = real, ""
@@ -67,7 +68,8 @@ class _Walk:
             above, inside = parent or "/", f"{name}/{inside}"
 
     def _names(self, folder: str) -> Iterable[str]:
-        """Sorted names of the wanted files in a folder, and of its folders, which end with "/": that is the order of whole paths."""
+        """Sorted names of the wanted files in a folder, and of its folders, which end with "/": that is the order of
+        whole paths."""
         names: list[str] = []
         packed: list[pa.Array] = []
         try:

@@ -1,4 +1,5 @@
-"""The folder on a node where fetched shards wait to be read again: shared by its processes, bounded in size, oldest use first to go."""
+"""The folder on a node where fetched shards wait to be read again: shared by its processes, bounded in size, oldest use
+first to go."""
 
 from __future__ import annotations
 
@@ -12,23 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.shard_set.layout import SHARDS
 
 log = logging.getLogger(__name__)
 FOLDER_VARIABLE, SIZE_VARIABLE = "CARDIALIGN_CACHE", "CARDIALIGN_CACHE_GB"
 DEFAULT_GB = 100.0
-_SHARDS = "*/shard-*.tar"
 
 
 @dataclass(frozen=True)
 class ShardCache:
-    """folder, and the bytes it may take, all files counted; only shards are ever dropped, so tables and text banks larger than that stay."""
+    """folder, and the bytes it may take, all files counted; only shards are ever dropped, so tables and text banks
+    larger than that stay."""
 
     folder: Path
     limit: int
 
     @classmethod
     def from_environment(cls) -> ShardCache:
-        """CARDIALIGN_CACHE (default ~/.cache/cardialign/shards) and CARDIALIGN_CACHE_GB (default 100). Raises UsageError for a bad size."""
+        """CARDIALIGN_CACHE (default ~/.cache/cardialign/shards) and CARDIALIGN_CACHE_GB (default 100).
+
+        Raises UsageError for a bad size.
+        """
         given = os.environ.get(FOLDER_VARIABLE) or "~/.cache/cardialign/shards"
         size = os.environ.get(SIZE_VARIABLE) or str(DEFAULT_GB)
         try:
@@ -43,7 +48,10 @@ class ShardCache:
 
     @contextlib.contextmanager
     def fetching(self, path: Path) -> Iterator[None]:
-        """Hold one shard for this thread: who comes later waits and then finds the file. The lock goes with the process."""
+        """Hold one shard for this thread: who comes later waits and then finds the file.
+
+        The lock goes with the process.
+        """
         with locked(path.with_name(f".{path.name}.lock")):
             yield
 
@@ -56,14 +64,15 @@ class ShardCache:
     def make_room(self, size: int) -> None:
         """Drop shards, least recently used first, until `size` more bytes fit or no shard is left.
 
-        A file that a process has open stays readable for it and leaves the disk when it is closed; `ShardFiles` closes such files soon.
+        A file that a process has open stays readable for it and leaves the disk when it is closed; `ShardFiles` closes
+        such files soon.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / ".room.lock"):
             total = sum(status.st_size for path in self.folder.rglob("*") if (status := _status(path)) is not None)
             shards = [
                 (status.st_mtime_ns, status.st_size, path)
-                for path in self.folder.glob(_SHARDS)
+                for path in self.folder.glob(f"*/{SHARDS}")
                 if (status := _status(path)) is not None
             ]
             for _, bytes_, path in sorted(shards):

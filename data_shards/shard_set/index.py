@@ -1,7 +1,8 @@
 """`index.parquet` one column at a time, as plain arrays: no table in memory, no Python object per record.
 
-The columns of a large index are laid down once as `.npy` files in the temporary folder of the machine (TMPDIR), keyed by the index's digest, and
-memory-mapped from there: all processes of a node share them, and the kernel drops pages that are not in use.
+The columns of a large index are laid down once as `.npy` files in the temporary folder of the machine (TMPDIR), keyed
+by the index's digest, and memory-mapped from there: all processes of a node share them, and the kernel drops pages that
+are not in use.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.unreadable import UNREADABLE_ARRAY
+from cardialign.data_shards.files import UNREADABLE_ARRAY, commit_file
 
 MAPPED_FROM = 2_000_000
 """Records from which columns are memory-mapped; below, they take at most some 40 bytes a record."""
@@ -32,9 +33,12 @@ def _plain(column: pa.Array) -> np.ndarray:
 
 
 class IndexFile:
-    """Columns of an index, each read when it is first asked for. Thread-safe. Raises DataError for a file that cannot be read.
+    """Columns of an index, each read when it is first asked for.
 
-    digest: of the file's content, under which mapped columns are kept. mapped_from: records from which columns are mapped.
+    Thread-safe. Raises DataError for a file that cannot be read.
+
+    digest: of the file's content, under which mapped columns are kept. mapped_from: records from which columns are
+    mapped.
     """
 
     def __init__(self, path: Path, digest: str, mapped_from: int = MAPPED_FROM) -> None:
@@ -66,9 +70,10 @@ class IndexFile:
         return self._made(name, np.dtype(dtype), fill)
 
     def patients(self) -> np.ndarray:
-        """int32: one code per distinct patient, by first appearance; a record without a patient id is a patient of its own.
+        """int32: one code per distinct patient, by first appearance; a record without a patient id is a patient of its
+        own.
 
-        A row group at a time: its codes go straight to the column, only the distinct ids stay (`patient_codes` is the plain form).
+        A row group at a time: its codes go straight to the column, only the distinct ids stay.
         """
 
         def fill(out: np.ndarray) -> None:
@@ -135,15 +140,15 @@ class IndexFile:
             kept = np.load(path, mmap_mode="r", allow_pickle=False)
             if kept.shape == (self.records,) and kept.dtype == dtype:
                 return kept
-        temporary = path.with_name(f".tmp-{os.getpid()}-{threading.get_ident()}-{path.name}")
-        try:
+
+        def lay_down(temporary: Path) -> None:
             fresh = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=(self.records,))
             fill(fresh)
             fresh.flush()
-            pa.default_memory_pool().release_unused()  # Arrow keeps what decoding took, and the order is about to need as much
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            # Arrow keeps what decoding took, and the order is about to need as much
+            pa.default_memory_pool().release_unused()
+
+        commit_file(path, lay_down, durable=False)
         return np.load(path, mmap_mode="r")
 
     def _whole(self, name: str, rows: int) -> None:
@@ -164,23 +169,6 @@ class IndexFile:
             raise DataError(
                 f"{self.path} cannot be read: {error}", "run `cardialign shards verify` and build the shard set again"
             ) from error
-
-
-def patient_codes(column: pa.ChunkedArray, out: np.ndarray | None = None) -> np.ndarray:
-    """Patient ids (strings, or dictionary-encoded with one dictionary) -> codes, as `IndexFile.patients` says; into `out` when given."""
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode().unify_dictionaries()
-    codes = np.empty(len(column), dtype=np.int32) if out is None else out
-    at = unknown = 0
-    for chunk in column.chunks:
-        empty = pc.index(chunk.dictionary, "").as_py()
-        indices = pc.fill_null(chunk.indices, -1).to_numpy()
-        part = codes[at : at + len(chunk)]
-        part[:] = indices
-        nameless = np.flatnonzero((indices < 0) | (indices == empty))
-        part[nameless] = len(chunk.dictionary) + unknown + np.arange(nameless.size, dtype=np.int32)
-        at, unknown = at + len(chunk), unknown + nameless.size
-    return codes
 
 
 def _own_folder(digest: str) -> Path:

@@ -7,16 +7,12 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.shard_set.cache import is_dropped, mark_used
-
-if TYPE_CHECKING:
-    from cardialign.data_shards.shard_set.remote import RemoteShards
-    from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.shard_set.remote import RemoteShards
 
 MARK_SECONDS = 10.0
 MAX_OPEN_SHARDS = 512  # below the usual limit of 1024 open files per process
@@ -24,7 +20,8 @@ REMEDY = "run `cardialign shards verify` on the set, then build it again or copy
 
 
 class _OpenFile:
-    """A descriptor that closes when the last reader lets go of it, so that eviction never closes a file under a running read."""
+    """A descriptor that closes when the last reader lets go of it, so that eviction never closes a file under a running
+    read."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -58,44 +55,43 @@ class ShardFiles:
     def __setstate__(self, state: tuple[Path, Sequence[str], RemoteShards | None]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
-    @property
-    def open_count(self) -> int:
-        """Shards that are kept open at this moment."""
-        return len(self._open)
-
     def close(self) -> None:
         with self._lock:
             self._open.clear()
 
-    def read(self, shard: int, offset: int, size: int, key: str) -> bytes:
-        """`size` bytes at `offset`. Raises DataError naming record, shard and offset when the file is missing or ends early."""
+    def read(self, shard: int, offset: int, size: int, key: Callable[[], str]) -> bytes:
+        """`size` bytes at `offset`.
+
+        Raises DataError naming record, shard and offset when the file is missing or ends early.
+
+        key: of the record, asked for an error only, because it costs a look into the index.
+        """
         try:
             file = self._file(shard)  # held to the end of the read: the descriptor closes with its last holder
             data = os.pread(file.descriptor, size, offset)
         except OSError as error:
             raise DataError(
-                f"record {key}: shard {self._names[shard]} cannot be read at offset {offset}: {error}", REMEDY
+                f"record {key()}: shard {self._names[shard]} cannot be read at offset {offset}: {error}", REMEDY
             ) from error
         if len(data) != size:
             raise DataError(
-                f"record {key}: shard {self._names[shard]} ends early, {len(data)} of {size} bytes at offset {offset}",
+                f"record {key()}: shard {self._names[shard]} ends early, "
+                f"{len(data)} of {size} bytes at offset {offset}",
                 REMEDY,
             )
         return data
 
-    def payload(self, shards: ShardSet, row: int) -> bytes:
-        """The payload of one row, checked against the crc32 of the index. Raises DataError naming record, shard and offset."""
-        shard, offset = int(shards.shard[row]), int(shards.offset[row])
+    def payload(self, shard: int, offset: int, size: int, crc32: int, key: Callable[[], str]) -> bytes:
+        """A payload, checked against the crc32 of the index; arguments and errors as of `read`."""
         try:
             file = self._file(shard)
-            data = os.pread(file.descriptor, int(shards.size[row]), offset)
+            data = os.pread(file.descriptor, size, offset)
         except OSError:
             data = b""
-        if zlib.crc32(data) != shards.crc32[row]:
-            key = shards.key(row)
-            self.read(shard, offset, int(shards.size[row]), key)  # says more when the file is missing or short
+        if zlib.crc32(data) != crc32:
+            self.read(shard, offset, size, key)  # says more when the file is missing or short
             raise DataError(
-                f"record {key}: payload in shard {self._names[shard]} at offset {offset} does not match its crc32",
+                f"record {key()}: payload in shard {self._names[shard]} at offset {offset} does not match its crc32",
                 REMEDY,
             )
         return data

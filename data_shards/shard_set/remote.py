@@ -1,8 +1,10 @@
-"""Shard sets behind a URL: whatever fsspec reaches (s3, gs, http, ...), read through a bounded cache that the processes of a node share.
+"""Shard sets behind a URL: whatever fsspec reaches (s3, gs, http, ...), read through a bounded cache that the processes
+of a node share.
 
-<cache>/<digest>/ holds one version of one set: `manifest.json`, the tables and text banks as they are, and those shards that were read lately. The
-digest follows from the URL and the manifest, so a set that is built anew under the same URL never mixes with its past. Shards are fetched when
-they are first read, checked against the manifest's sha256, and appear by rename; the least recently read ones go when the cache is full.
+<cache>/<digest>/ holds one version of one set: `manifest.json`, the tables and text banks as they are, and those shards
+that were read lately. The digest follows from the URL and the manifest, so a set that is built anew under the same URL
+never mixes with its past. Shards are fetched when they are first read, checked against the manifest's sha256, and
+appear by rename; the least recently read ones go when the cache is full.
 """
 
 from __future__ import annotations
@@ -11,53 +13,37 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
-import re
 import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cardialign.data_shards.build.commit import INDEX, MANIFEST, REPORTS
 from cardialign.data_shards.errors import DataError, disk_error
+from cardialign.data_shards.files import commit_file, commit_folder
+from cardialign.data_shards.locations import url_of
 from cardialign.data_shards.shard_set.cache import ShardCache, locked
+from cardialign.data_shards.shard_set.layout import BANK_FILE, BANKS, INDEX, MANIFEST, REPORTS
 from cardialign.data_shards.shard_set.transfers import RemoteFiles
 
 log = logging.getLogger(__name__)
 GIVEN_UP_SECONDS = 60.0
-BANKS = "text_bank"
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/{1,3})(.*)", re.DOTALL)
-
-
-def url_of(location: Path | str) -> str | None:
-    """The URL that `location` is, None for a folder. A URL that went through `Path` (which folds "//") is restored.
-
-    Raises DataError for `pipe:`, which would run a shell command.
-    """
-    text = str(location)
-    if text.startswith("pipe:"):
-        raise DataError(
-            f"{text!r} runs a shell command instead of naming a place", "give a folder or a URL such as s3://bucket/set"
-        )
-    match = _URL.fullmatch(text)
-    if match is None or ("://" not in text and Path(text).exists()):
-        return None
-    protocol, _, rest = match.groups()
-    return f"{protocol}://{'/' if protocol in ('file', 'local') else ''}{rest.lstrip('/')}".rstrip("/")
 
 
 def local_folder(location: Path | str) -> Path:
-    """Where the manifest, the tables and the text banks of a shard set lie on this machine: a folder itself, or the cache of a URL."""
+    """Where the manifest, the tables and the text banks of a shard set lie on this machine: a folder itself, or the
+    cache of a URL."""
     remote = open_remote(location)
     return Path(location) if remote is None else remote.folder
 
 
 def open_remote(location: Path | str, cache: ShardCache | None = None) -> RemoteShards | None:
-    """None for a folder. For a URL: fetches manifest, tables and text banks into the cache and returns what fetches the shards.
+    """None for a folder.
 
-    cache: default `ShardCache.from_environment()`. Raises DataError when nothing whole is there or it cannot be reached, UserError when the package
-    for the protocol is missing.
+    For a URL: fetches manifest, tables and text banks into the cache and returns what fetches the shards.
+
+    cache: default `ShardCache.from_environment()`. Raises DataError when nothing whole is there or it cannot be
+    reached, UserError when the package for the protocol is missing.
     """
     url = url_of(location)
     if url is None:
@@ -84,9 +70,7 @@ def open_remote(location: Path | str, cache: ShardCache | None = None) -> Remote
                     files.download(name, folder / name, tables.get(name))
             if not (folder / MANIFEST).exists() or not (folder / BANKS).is_dir():
                 _fetch_banks(files, folder)
-            temporary = folder / f".{MANIFEST}.tmp"
-            temporary.write_bytes(text)
-            os.replace(temporary, folder / MANIFEST)
+            commit_file(folder / MANIFEST, lambda temporary: temporary.write_bytes(text), durable=False)
     except OSError as error:
         raise disk_error(error, folder) from error
     return remote
@@ -98,22 +82,26 @@ def _fetch_banks(files: RemoteFiles, folder: Path) -> None:
         if name.startswith(".") or (folder / BANKS / name).exists():
             continue
         members = files.list(f"{BANKS}/{name}")
-        if "bank.json" not in members:
+        if BANK_FILE not in members:
             continue
-        temporary = folder / BANKS / f".{name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        for member in members:
-            files.download(f"{BANKS}/{name}/{member}", temporary / member, None)
-        os.replace(temporary, folder / BANKS / name)
+        for leftover in (folder / BANKS).glob(
+            f".{name}.*.tmp"
+        ):  # of a process that was killed: the caller holds the lock
+            shutil.rmtree(leftover, ignore_errors=True)
+        with commit_folder(folder / BANKS / name, durable=False) as temporary:
+            for member in members:
+                files.download(f"{BANKS}/{name}/{member}", temporary / member, None)
         log.info("fetched text_bank=%s url=%s", name, files.url)
 
 
 @dataclass(frozen=True)
 class RemoteShards:
-    """The shards of one set behind `url`, cached in `folder`. `shards`: name -> (bytes, sha256), from the manifest. Picklable.
+    """The shards of one set behind `url`, cached in `folder`.
 
-    A shard that could not be fetched is not asked for again for GIVEN_UP_SECONDS: each of its thousands of records would begin the attempts anew.
+    `shards`: name -> (bytes, sha256), from the manifest. Picklable.
+
+    A shard that could not be fetched is not asked for again for GIVEN_UP_SECONDS: each of its thousands of records
+    would begin the attempts anew.
     """
 
     url: str
@@ -126,7 +114,8 @@ class RemoteShards:
         return type(self), (self.url, self.folder, self.cache, self.shards)
 
     def open(self, name: str) -> int:
-        """A descriptor of one shard, fetched first when the cache lacks it; the processes and threads of a node fetch a shard once.
+        """A descriptor of one shard, fetched first when the cache lacks it; the processes and threads of a node fetch a
+        shard once.
 
         The descriptor stays readable when the cache drops the file. Raises DataError naming the shard and the URL.
         """

@@ -1,7 +1,9 @@
-"""Patient-level splits by salted hash: a patient is in train, val or test for ever, whatever else is added to the data set.
+"""Patient-level splits by salted hash: a patient is in train, val or test for ever, whatever else is added to the data
+set.
 
-The hash of (salt, patient) is a number in [0, 1); the lowest part is test, the next val, the rest train. So growing `val` or `test` never moves a
-patient between those two sets that are evaluated on and back, and adding records, patients or shards moves nobody.
+The hash of (salt, patient) is a number in [0, 1); the lowest part is test, the next val, the rest train. So growing
+`val` or `test` never moves a patient between those two sets that are evaluated on and back, and adding records,
+patients or shards moves nobody.
 """
 
 from __future__ import annotations
@@ -16,13 +18,19 @@ from cardialign.data_shards.errors import UsageError
 
 SPLITS = ("train", "val", "test")
 SALT = "cardialign-split-1"
-"""Default salt: public, so that everyone gets the same split. It does not hide patients; the salt of the patient ids does."""
+"""Default salt: public, so that everyone gets the same split.
+
+It does not hide patients; the salt of the patient ids does.
+"""
 FRACTIONS = (0.8, 0.1, 0.1)
 
 
 @dataclass(frozen=True)
 class SplitRule:
-    """Which part is meant and how patients are dealt. fractions: train, val, test, summing to 1. Raises UsageError for anything else."""
+    """Which part is meant and how patients are dealt. fractions: train, val, test, summing to 1.
+
+    Raises UsageError for anything else.
+    """
 
     split: str
     salt: str = SALT

@@ -1,38 +1,43 @@
-"""The files below one URL, by whatever protocol fsspec reaches: fetched whole, tried again when a failure may pass, every other failure in words."""
+"""The files below one URL, by whatever protocol fsspec reaches: fetched whole, tried again when a failure may pass,
+every other failure in words."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cardialign.data_shards.build.commit import MANIFEST
-from cardialign.data_shards.build.shard_writer import file_sha256
 from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.files import commit_file, sha256_of
+from cardialign.data_shards.shard_set.layout import MANIFEST
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 4
 FIRST_PAUSE_SECONDS = 0.5
 SLOW_FETCH_SECONDS = 60.0  # a shard has hundreds of megabytes
 _S3 = (
-    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, of somebody who may read it (a public bucket: FSSPEC_S3_ANON=true); "
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, of somebody who may read it (a public bucket: "
+    "FSSPEC_S3_ANON=true); "
     "for a store other than Amazon's also AWS_ENDPOINT_URL"
 )
 _GS = (
-    "set GOOGLE_APPLICATION_CREDENTIALS to a key file of somebody who may read it, or run `gcloud auth application-default login` "
+    "set GOOGLE_APPLICATION_CREDENTIALS to a key file of somebody who may read it, or run `gcloud auth "
+    "application-default login` "
     "(a public bucket: FSSPEC_GS_TOKEN=anon)"
 )
 _RIGHTS = {"s3": _S3, "s3a": _S3, "gs": _GS, "gcs": _GS}
 
 
 class RemoteFiles:
-    """The files below one URL. Every failure of the network is a DataError with the URL and, for passing ones, after some attempts."""
+    """The files below one URL.
+
+    Every failure of the network is a DataError with the URL and, for passing ones, after some attempts.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -57,22 +62,16 @@ class RemoteFiles:
 
     def download(self, name: str, path: Path, sha256: str | None) -> None:
         """The file as `path`, in one step; checked when `sha256` is given (a damaged transfer is tried again)."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        for leftover in path.parent.glob(
-            f".{path.name}.*.tmp"
-        ):  # of a process that was killed: the caller holds the lock
+        # of a process that was killed: the caller holds the lock
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
             leftover.unlink(missing_ok=True)
 
-        def fetch() -> None:
+        def fetch(temporary: Path) -> None:
             self.system.get_file(self._path(name), str(temporary))
-            if sha256 is not None and (found := file_sha256(temporary)) != sha256:
+            if sha256 is not None and (found := sha256_of(temporary)) != sha256:
                 raise _DamagedError(f"its sha256 is {found[:12]}..., the manifest says {sha256[:12]}...")
 
-        try:
-            self._attempt(name, fetch)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        commit_file(path, lambda temporary: self._attempt(name, lambda: fetch(temporary)), durable=False)
 
     def _path(self, name: str) -> str:
         return f"{self.root.rstrip('/')}/{name}"
@@ -137,7 +136,8 @@ class _DamagedError(OSError):
 
 
 def _lacks_credentials(error: BaseException) -> bool:
-    """True for the many exceptions of the cloud packages that mean it: botocore's NoCredentialsError, google.auth's DefaultCredentialsError, ..."""
+    """True for the many exceptions of the cloud packages that mean it: botocore's NoCredentialsError, google.auth's
+    DefaultCredentialsError, ..."""
     names = [kind.__name__ for kind in type(error).__mro__] + [type(error.__cause__).__name__]
     return any("Credential" in name or name in ("TokenRetrievalError", "UnauthorizedSSOTokenError") for name in names)
 

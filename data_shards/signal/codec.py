@@ -1,14 +1,17 @@
 """The signal codec: one record -> one self-contained payload and back, bit for bit for every int16 input.
 
-`einthoven`: I, II, V1..V6 are coded as they are. III, aVR, aVL, aVF follow from I and II up to rounding, so their residuals are coded:
+`einthoven`: I, II, V1..V6 are coded as they are. III, aVR, aVL, aVF follow from I and II up to rounding, so their
+residuals are coded:
 
     III - (II - I),   aVR - floor(-(I + II) / 2),   aVL - (I - floor(II / 2)),   aVF - (II - floor(I / 2))
 
-in int16, modulo 2^16 at every step: whatever the leads hold (other gains, swapped electrodes, saturation), adding the same prediction back
-restores them. A lead whose residual costs more than the lead itself is coded plainly. Small residuals of all four leads share one symbol per sample.
-`npy`: the plain array in NumPy's own format, for those who want to read shards without this code.
+in int16, modulo 2^16 at every step: whatever the leads hold (other gains, swapped electrodes, saturation), adding the
+same prediction back restores them. A lead whose residual costs more than the lead itself is coded plainly. Small
+residuals of all four leads share one symbol per sample. `npy`: the plain array in NumPy's own format, for those who
+want to read shards without this code.
 
-Payload, little-endian: magic, crc32 of all that follows, fixed header, gains (one when all leads share it), block sizes, blocks.
+Payload, little-endian: magic, crc32 of all that follows, fixed header, gains (one when all leads share it), block
+sizes, blocks.
 """
 
 from __future__ import annotations
@@ -33,8 +36,8 @@ MAX_SAMPLES = 1 << 24
 
 _MAGIC = b"CECG"
 _HEAD = struct.Struct("<4sI")  # magic, crc32 of the rest
-# version, codec, leads, predicted leads (bits 0-3: III aVR aVL aVF), packed bits per lead (4 nibbles), packed minima (4 x int8), lead mask,
-# gains stored (1 or 12), blocks, samples, valid samples, sampling rate
+# version, codec, leads, predicted leads (bits 0-3: III aVR aVL aVF), packed bits per lead (4 nibbles), packed minima (4
+# x int8), lead mask, gains stored (1 or 12), blocks, samples, valid samples, sampling rate
 _FIELDS = struct.Struct("<BBBBH4bHBBIId")
 _START = _HEAD.size + _FIELDS.size
 _LEADS = 12
@@ -60,7 +63,8 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class Header:
-    """What a payload says about its signal: `lead_mask` bool (12,), `gain` float32 (12,) counts per mV, `sampling_rate` in Hz."""
+    """What a payload says about its signal: `lead_mask` bool (12,), `gain` float32 (12,) counts per mV, `sampling_rate`
+    in Hz."""
 
     codec: str
     leads: int
@@ -85,7 +89,8 @@ class _Layout:
 def encode(record: EcgRecord, codec: str = "einthoven") -> bytes:
     """Payload of a record's signal, gains, lead mask, rate and valid length. Deterministic.
 
-    Raises UsageError for an unknown codec, DataError for a record that cannot be stored (no samples, gain not finite and positive).
+    Raises UsageError for an unknown codec, DataError for a record that cannot be stored (no samples, gain not finite
+    and positive).
     """
     if codec not in CODECS:
         raise UsageError(f"unknown codec {codec!r}", f"choose one of {', '.join(CODECS)}")
@@ -136,12 +141,18 @@ def decode_header(payload: bytes) -> Header:
 
 
 def decode_counts(payload: bytes, *, verified: bool = False) -> np.ndarray:
-    """int16 (12, T), exactly as encoded. `verified`: the caller has checked the payload's crc32 already. Raises DataError on damage."""
+    """int16 (12, T), exactly as encoded.
+
+    `verified`: the caller has checked the payload's crc32 already. Raises DataError on damage.
+    """
     return _decode(payload, verified)[1]
 
 
 def decode_into(payload: bytes, out: np.ndarray, *, verified: bool = False) -> Header:
-    """Write the signal in mV into `out` float32 (12, T): the fast path of the stream. Equals `EcgRecord.millivolts()` bit for bit."""
+    """Write the signal in mV into `out` float32 (12, T): the fast path of the stream.
+
+    Equals `EcgRecord.millivolts()` bit for bit.
+    """
     layout, counts = _decode(payload, verified, _SCRATCH)
     if out.shape != counts.shape or out.dtype != np.float32:
         raise DataError(
@@ -154,7 +165,8 @@ def decode_into(payload: bytes, out: np.ndarray, *, verified: bool = False) -> H
 
 
 class _Work:
-    """Arrays that a decoding works in, and its targets: counts int16 (12, T), symbol uint16 (T,), predictions and residuals (4, T)."""
+    """Arrays that a decoding works in, and its targets: counts int16 (12, T), symbol uint16 (T,), predictions and
+    residuals (4, T)."""
 
     def __init__(self, samples: int) -> None:
         self.samples = samples
@@ -168,7 +180,8 @@ class _Work:
 
 
 class _Scratch(threading.local):
-    """The last `_Work` of every thread: records of a set are all of one length, and memory that is in the cache already is decoded into faster."""
+    """The last `_Work` of every thread: records of a set are all of one length, and memory that is in the cache already
+    is decoded into faster."""
 
     work: _Work | None = None
 
@@ -182,7 +195,8 @@ _SCRATCH = _Scratch()
 
 
 def _predictions(lead_i: np.ndarray, lead_ii: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """int16 (4, T): III, aVR, aVL, aVF from I and II, all modulo 2^16 (twice as fast as int32, and just as reversible)."""
+    """int16 (4, T): III, aVR, aVL, aVF from I and II, all modulo 2^16 (twice as fast as int32, and just as
+    reversible)."""
     if out is None:
         out = np.empty((4, lead_i.size), dtype=np.int16)
     np.subtract(lead_ii, lead_i, out=out[0])
@@ -195,7 +209,10 @@ def _predictions(lead_i: np.ndarray, lead_ii: np.ndarray, out: np.ndarray | None
 
 
 def _best_delta_orders(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each row of int16 (R, T): the order of differences (0..3) with the least absolute sum, and that sum. Heuristic, exactness is not at stake."""
+    """For each row of int16 (R, T): the order of differences (0..3) with the least absolute sum, and that sum.
+
+    Heuristic, exactness is not at stake.
+    """
     difference = rows.astype(np.int32)
     costs = np.empty((4, rows.shape[0]), dtype=np.int64)
     for order in range(4):
@@ -281,7 +298,8 @@ def _npy_head(samples: int) -> bytes:
 
 
 def _decode_npy(payload: bytes, layout: _Layout) -> np.ndarray:
-    # compared rather than parsed: a forged array header must neither run NumPy's parser nor choose how much memory is taken
+    # compared rather than parsed: a forged array header must neither run NumPy's parser nor choose how much memory is
+    # taken
     samples = layout.header.samples
     head = _npy_head(samples)
     if layout.sizes[0] != len(head) + 2 * _LEADS * samples or not payload.startswith(head, layout.body):

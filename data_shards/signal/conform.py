@@ -1,4 +1,5 @@
-"""Bring a record to the `SignalSpec` of a shard set: sampling rate by a polyphase filter, length by cropping or zero-padding at the end."""
+"""Bring a record to the `SignalSpec` of a shard set: sampling rate by a polyphase filter, length by cropping or
+zero-padding at the end."""
 
 from __future__ import annotations
 
@@ -8,7 +9,6 @@ from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
-from scipy.signal import firwin, resample_poly
 
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord, SignalSpec
 from cardialign.data_shards.signal import quality
@@ -20,9 +20,10 @@ _MARGIN_SECONDS = 0.5
 def conform(record: EcgRecord, spec: SignalSpec) -> EcgRecord:
     """`record` at spec.sampling_rate with exactly spec.samples samples.
 
-    Longer records keep their first spec.seconds, shorter ones are zero-padded (`valid_samples` says how far the signal goes). The gain stays;
-    counts are rounded, and a lead whose resampled peaks leave 16 bits gets the flag "clipped". The original rate and length go to `extra`
-    (original_sampling_rate in Hz, original_samples). A record that conforms already is returned as it is, without a copy.
+    Longer records keep their first spec.seconds, shorter ones are zero-padded (`valid_samples` says how far the signal
+    goes). The gain stays; counts are rounded, and a lead whose resampled peaks leave 16 bits gets the flag "clipped".
+    The original rate and length go to `extra` (original_sampling_rate in Hz, original_samples). A record that conforms
+    already is returned as it is, without a copy.
     """
     same_rate = math.isclose(record.sampling_rate, spec.sampling_rate, rel_tol=1e-9)
     if same_rate and record.samples == spec.samples:
@@ -56,14 +57,15 @@ def conform(record: EcgRecord, spec: SignalSpec) -> EcgRecord:
 
 def _resample(signal: np.ndarray, sampling_rate: float, spec: SignalSpec) -> tuple[np.ndarray, np.ndarray]:
     """int16 (12, T) -> int16 (12, T') at spec.sampling_rate, and bool (12,): leads that left 16 bits."""
+    from scipy.signal import resample_poly  # here, because it takes most of a second and most records need none
+
     needed = math.ceil((spec.seconds + _MARGIN_SECONDS) * sampling_rate)
     ratio = Fraction(spec.sampling_rate / sampling_rate).limit_denominator(10_000)
-    # Without its offset, or the filter's ripple (0.06 % from phase to phase) would turn a large one into a tone; "line" goes on straight
-    # beyond both ends, where zeros would make a step.
+    # Without its offset, or the filter's ripple (0.06 % from phase to phase) would turn a large one into a tone; "line"
+    # goes on straight beyond both ends, where zeros would make a step.
     kept = signal[:, :needed]
-    offset = np.median(kept, axis=1, keepdims=True).astype(
-        np.float32
-    )  # 32 bits hold every count and half count exactly
+    # 32 bits hold every count and half count exactly
+    offset = np.median(kept, axis=1, keepdims=True).astype(np.float32)
     filter_ = _low_pass(ratio.numerator, ratio.denominator)
     wide = offset + resample_poly(
         kept - offset, ratio.numerator, ratio.denominator, axis=1, window=filter_, padtype="line"
@@ -75,6 +77,9 @@ def _resample(signal: np.ndarray, sampling_rate: float, spec: SignalSpec) -> tup
 
 @lru_cache(maxsize=16)
 def _low_pass(up: int, down: int) -> np.ndarray:
-    """The filter that `resample_poly` would design anew for every record: Kaiser window (beta 5), cut-off at the lower Nyquist rate."""
+    """The filter that `resample_poly` would design anew for every record: Kaiser window (beta 5), cut-off at the lower
+    Nyquist rate."""
+    from scipy.signal import firwin
+
     fastest = max(up, down)
     return firwin(20 * fastest + 1, 1.0 / fastest, window=("kaiser", 5.0)).astype(np.float32)

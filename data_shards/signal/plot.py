@@ -1,4 +1,5 @@
-"""A 12-lead ECG as on clinical paper: 25 mm/s, 10 mm/mV, 1 mm and 5 mm grid, 3 x 4 leads of 2.5 s over a rhythm strip of lead II.
+"""A 12-lead ECG as on clinical paper: 25 mm/s, 10 mm/mV, 1 mm and 5 mm grid, 3 x 4 leads of 2.5 s over a rhythm strip
+of lead II.
 
 Everything is laid out in millimetres of paper, so a print at 100 % can be measured with a ruler.
 """
@@ -44,10 +45,11 @@ class _Strip:
 
 
 def draw_ecg(record: EcgRecord, path: str | Path | None = None, *, dpi: int = 130) -> Path | Figure:
-    """Draw the first 10 s of `record`; write a PNG to `path` and return the path, or return the Figure when `path` is None.
+    """Draw the first 10 s of `record`; write a PNG to `path` and return the path, or return the Figure when `path` is
+    None.
 
-    Each lead is drawn about its own median. Masked leads are grey and say why; the head holds patient, report statements, labels and quality
-    flags. Raises OSError when `path` cannot be written.
+    Each lead is drawn about its own median. Masked leads are grey and say why; the head holds patient, report
+    statements, labels and quality flags. Raises OSError when `path` cannot be written.
     """
     duration = record.valid_samples / record.sampling_rate
     # a record shorter than 10 s shows its last piece again rather than empty columns

@@ -1,7 +1,7 @@
 """Signal quality flags, cheap enough to run on every record of a build (well under 0.5 ms for 12 x 5000).
 
-About 6.7 % of MIMIC-IV-ECG records have a flat, dropped-out or clipped lead. Flags remark, they never repair: a gain that looks wrong stays
-as the file gives it.
+About 6.7 % of MIMIC-IV-ECG records have a flat, dropped-out or clipped lead. Flags remark, they never repair: a gain
+that looks wrong stays as the file gives it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ dropout       0.4 s or more at one exact value within a living lead
 gain-suspect  amplitudes outside 0.05 .. 20 mV: the header's gain is probably wrong
 missing-lead  not in the file: masked
 checksum      not the sum that the file's header gives: the signal file was damaged, or the header is another record's
-surplus       the signal file holds more than its header announces and no checksum says why: only what is announced was read
+surplus       the signal file holds more than its header announces and no checksum says why: only what is announced was
+              read
 """
 
 DROPOUT_SECONDS = 0.4
@@ -47,9 +48,11 @@ _LEAST_SPAN = 32  # counts: below this, repeated extremes are quantisation, not 
 def assess(
     counts: np.ndarray, gain: np.ndarray, lead_mask: np.ndarray, sampling_rate: float = 500.0
 ) -> dict[str, tuple[str, ...]]:
-    """counts int16 (12, T), gain (12,) counts per mV, lead_mask bool (12,), sampling_rate in Hz -> flag name -> lead names.
+    """counts int16 (12, T), gain (12,) counts per mV, lead_mask bool (12,), sampling_rate in Hz -> flag name -> lead
+    names.
 
-    Finds all flags but "non-finite", "checksum" and "surplus", which only the file can tell. Flags without a lead are left out.
+    Finds all flags but "non-finite", "checksum" and "surplus", which only the file can tell. Flags without a lead are
+    left out.
     """
     lead_mask = np.asarray(lead_mask, dtype=bool)
     flags: dict[str, np.ndarray] = {"missing-lead": ~lead_mask}
@@ -111,7 +114,8 @@ def _window_extremes(counts: np.ndarray, window: int) -> tuple[np.ndarray, np.nd
 def _has_constant_run(counts: np.ndarray, run: int) -> np.ndarray:
     """bool (12,): `run` consecutive equal samples somewhere."""
     same = counts[:, 1:] == counts[:, :-1]
-    # A run of run - 1 equal neighbours covers at least one aligned block of half its length: most leads are cleared by that test alone.
+    # A run of run - 1 equal neighbours covers at least one aligned block of half its length: most leads are cleared by
+    # that test alone.
     half = max(1, (run - 1) // 2)
     blocks = same.shape[1] // half
     candidates = same[:, : blocks * half].reshape(len(same), blocks, half).all(axis=2).any(axis=1)
@@ -124,9 +128,11 @@ def _has_constant_run(counts: np.ndarray, run: int) -> np.ndarray:
 
 
 def _is_clipped(counts: np.ndarray, top: np.ndarray, bottom: np.ndarray, sampling_rate: float) -> np.ndarray:
-    """bool (12,): at one extreme of the lead, plateaus in two separate places, or one that lasts longer than any wave peaks.
+    """bool (12,): at one extreme of the lead, plateaus in two separate places, or one that lasts longer than any wave
+    peaks.
 
-    A single short plateau is quantisation at a rounded peak: 22 of 458 real PTB-XL records (5 uV steps) have one, none of them clipped.
+    A single short plateau is quantisation at a rounded peak: 22 of 458 real PTB-XL records (5 uV steps) have one, none
+    of them clipped.
     """
     plateau = max(3, round(PLATEAU_SECONDS * sampling_rate))
     least = max(2 * plateau, round(CLIPPED_SECONDS * sampling_rate))
@@ -150,7 +156,8 @@ def _has_suspect_gain(high: np.ndarray, low: np.ndarray, gain: np.ndarray, livin
     typical = float(np.median(amplitude[living])) if living.any() else 0.0
     if living.any() and not least <= typical <= most:
         return living
-    # a quiet lead is no wrong gain: hundredfold smaller than the others although it has many counts, or hundredfold larger
+    # a quiet lead is no wrong gain: hundredfold smaller than the others although it has many counts, or hundredfold
+    # larger
     digits = amplitude * gain
     return living & (
         ((amplitude < typical / 100) & (digits >= 2 * _LEAST_SPAN)) | (amplitude > max(typical * 100, most))

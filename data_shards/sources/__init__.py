@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 import difflib
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.plugins import Table
 
 if TYPE_CHECKING:
     from cardialign.data_shards.sources.base import Source
 
-SOURCES: dict[str, str] = {
-    "mimic-iv-ecg": "cardialign.data_shards.sources.mimic_iv_ecg:MimicIvEcg",
-    "ptb-xl": "cardialign.data_shards.sources.ptb_xl:PtbXl",
-    "cpsc2018": "cardialign.data_shards.sources.cpsc2018:Cpsc2018",
-    "csn": "cardialign.data_shards.sources.csn:ChapmanShaoxingNingbo",
-    "challenge": "cardialign.data_shards.sources.challenge:Challenge",
-    "code15": "cardialign.data_shards.sources.code15:Code15",
-    "zzu-pecg": "cardialign.data_shards.sources.zzu_pecg:ZzuPecg",
-    "wfdb": "cardialign.data_shards.sources.wfdb_folder:WfdbFolder",
-    "arrays": "cardialign.data_shards.sources.arrays:Arrays",
-}
-"""Name -> "module:class". A new data set is one file here and one line in this table; template.py is there to be copied."""
+SOURCES = Table(
+    "source",
+    {
+        "mimic-iv-ecg": "cardialign.data_shards.sources.mimic_iv_ecg:MimicIvEcg",
+        "ptb-xl": "cardialign.data_shards.sources.ptb_xl:PtbXl",
+        "cpsc2018": "cardialign.data_shards.sources.cpsc2018:Cpsc2018",
+        "csn": "cardialign.data_shards.sources.csn:ChapmanShaoxingNingbo",
+        "challenge": "cardialign.data_shards.sources.challenge:Challenge",
+        "code15": "cardialign.data_shards.sources.code15:Code15",
+        "zzu-pecg": "cardialign.data_shards.sources.zzu_pecg:ZzuPecg",
+        "wfdb": "cardialign.data_shards.sources.wfdb_folder:WfdbFolder",
+        "arrays": "cardialign.data_shards.sources.arrays:Arrays",
+    },
+)
+"""Name -> "module:class". A new data set is one file here and one row in this table; template.py is there to be copied.
+
+A reader in a package of its own is found by an entry point of the group `cardialign.sources`.
+"""
 
 ALIASES: dict[str, str] = {"npy": "arrays", "npz": "arrays", "csv": "arrays"}
 """Other words for a source."""
 
 
 def source_class(name: str) -> type[Source]:
-    """The reader class called `name`. Raises UsageError for an unknown name."""
-    name = ALIASES.get(name, name)
-    if name not in SOURCES:
-        raise UsageError(f"unknown source {name!r}{_nearest(name, SOURCES)}", f"known sources: {', '.join(SOURCES)}")
-    module, _, attribute = SOURCES[name].partition(":")
-    return getattr(import_module(module), attribute)
+    """The reader class called `name`. Raises UsageError for an unknown name, and for a plug-in that cannot be imported."""
+    found: type[Source] = SOURCES.find(ALIASES.get(name, name))
+    return found
 
 
 def open_source(name: str, root: str | Path, **options: Any) -> Source:

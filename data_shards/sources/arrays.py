@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.errors import RecordRejected, UsageError
 from cardialign.data_shards.reading.arrays import SUFFIXES, leads_first, read_array
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
 from cardialign.data_shards.reading.walk import find_files
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
-from cardialign.data_shards.sources.base import Entry, RecordRejected
-from cardialign.data_shards.sources.shared.common import assemble
+from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.shared.folder import number
 from cardialign.data_shards.sources.shared.mapped_folder import MappedFolder
+from cardialign.data_shards.sources.shared.record import assemble
 
 MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "v": 1e3}
 _RATES = ("fs", "sampling_rate")
@@ -22,11 +22,14 @@ _ORIENTATIONS = ("leads-first", "samples-first")
 
 
 class Arrays(MappedFolder):
-    """Source "arrays". The sampling rate is the option, or the number `fs` or `sampling_rate` of an .npz. With unit "counts", `gain` is the counts
-    per mV of the files, which are kept as they are; with a voltage, it is the resolution in which they are stored.
+    """Source "arrays".
 
-    A table that lies in the folder as .csv is not taken for a record. A CSV's column that is no standard lead (time) is left out, and named in the
-    record's `extra`.
+    The sampling rate is the option, or the number `fs` or `sampling_rate` of an .npz. With unit "counts", `gain` is the
+    counts per mV of the files, which are kept as they are; with a voltage, it is the resolution in which they are
+    stored.
+
+    A table that lies in the folder as .csv is not taken for a record. A CSV's column that is no standard lead (time) is
+    left out, and named in the record's `extra`.
     """
 
     name = "arrays"
@@ -67,7 +70,9 @@ class Arrays(MappedFolder):
         return super().options() | {
             "sampling_rate": "Hz of the files (default: the number fs or sampling_rate of an .npz)",
             "unit": "unit of the files: mV, uV, V or counts (default: mV)",
-            "gain": f"counts per mV: of the files (unit counts), else of what is stored (default: {COUNTS_PER_MILLIVOLT:g})",
+            "gain": (
+                f"counts per mV: of the files (unit counts), else of what is stored (default: {COUNTS_PER_MILLIVOLT:g})"
+            ),
             "leads": "lead names in the order of the files, with commas (default: the twelve standard leads)",
             "orientation": "leads-first or samples-first (default: the side that has one entry per lead)",
             "member": "array of an .npz that holds the signal (default: its only 2-D array)",

@@ -1,4 +1,4 @@
-"""What every data set reader shares: the `Source` protocol, its `Entry`, and `RecordRejected`, the way a single bad record is turned away."""
+"""What every data set reader shares: the `Source` protocol and its `Entry`."""
 
 from __future__ import annotations
 
@@ -14,25 +14,10 @@ KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
 """Keys become member names of tar files: no dot (webdataset splits names there), no slash, no space."""
 
 
-class RecordRejected(Exception):  # noqa: N818  (an outcome of reading, counted by the build, not an error of the program)
-    """One record cannot be used. `reason` is a short stable slug that builds count by, `detail` names the file and what was found.
-
-    Slugs: missing-file, unreadable-header, truncated-signal, unknown-leads, bad-gain, no-signal, bad-format, bad-labels.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        self.reason = reason
-        self.detail = detail
-        super().__init__(f"{reason}: {detail}")
-
-    def __reduce__(self):  # raised in worker processes; keep both parts
-        return type(self), (self.reason, self.detail)
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One record of a listing: a unique `key`, the record's `path` below the root (no suffix), and what the tables say about it (`meta`): text,
-    numbers, None, and tuples, lists and dicts of them."""
+    """One record of a listing: a unique `key`, the record's `path` below the root (no suffix), and what the tables say
+    about it (`meta`): text, numbers, None, and tuples, lists and dicts of them."""
 
     key: str
     path: str
@@ -53,10 +38,11 @@ class Source(Protocol):
         ...
 
     def entries(self) -> Iterable[Entry]:
-        """All records in a deterministic order, tables joined by key; a new walk at every call, of which a large set yields one by one.
+        """All records in a deterministic order, tables joined by key; a new walk at every call, of which a large set
+        yields one by one.
 
-        That no key occurs twice is for the caller to check. Raises UserError/DataError, in the walk or before it, when the set as a whole is
-        unusable. Only after a whole walk does `describe` know the tables.
+        That no key occurs twice is for the caller to check. Raises UserError/DataError, in the walk or before it, when
+        the set as a whole is unusable. Only after a whole walk does `describe` know the tables.
         """
         ...
 

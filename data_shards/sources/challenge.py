@@ -1,7 +1,8 @@
-"""PhysioNet/CinC Challenge 2020 and 2021 (https://physionet.org/content/challenge-2021/): any folder of .hea and .mat pairs, at any depth.
+"""PhysioNet/CinC Challenge 2020 and 2021 (https://physionet.org/content/challenge-2021/): any folder of .hea and .mat
+pairs, at any depth.
 
-Age, sex and diagnoses stand in the comments of the headers: `#Age: 59`, `#Sex: Male`, `#Dx: 164889003,59118001`; `# Dx:` with a space, an
-empty one, `NaN` and abbreviations instead of codes all occur.
+Age, sex and diagnoses stand in the comments of the headers: `#Age: 59`, `#Sex: Male`, `#Dx: 164889003,59118001`; `#
+Dx:` with a space, an empty one, `NaN` and abbreviations instead of codes all occur.
 """
 
 from __future__ import annotations
@@ -14,16 +15,20 @@ from typing import Any
 from cardialign.data_shards.reading.walk import find_files
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.common import Labels, read_ecg
 from cardialign.data_shards.sources.shared.folder import RecordFolder, age_in_years, header_comments, sex_in_words
+from cardialign.data_shards.sources.shared.labels import Labels
+from cardialign.data_shards.sources.shared.record import read_ecg
 from cardialign.data_shards.sources.vocabularies import snomed
 
 log = logging.getLogger(__name__)
 
 
 class Challenge(RecordFolder):
-    """Source "challenge". Label sets: `snomed` (the codes as given) and `challenge` (the 26 classes scored in 2021; empty when a record's codes
-    are none of them). A record with an empty Dx is not labelled. Statements are written from the codes."""
+    """Source "challenge".
+
+    Label sets: `snomed` (the codes as given) and `challenge` (the 26 classes scored in 2021; empty when a record's
+    codes are none of them). A record with an empty Dx is not labelled. Statements are written from the codes.
+    """
 
     name = "challenge"
     prefix = "challenge"

@@ -1,6 +1,8 @@
-"""CODE-15% (https://zenodo.org/records/4916206) in WFDB form, as the PhysioNet Challenge of 2025 distributes it: 400 Hz, 3 to 10 s.
+"""CODE-15% (https://zenodo.org/records/4916206) in WFDB form, as the PhysioNet Challenge of 2025 distributes it: 400
+Hz, 3 to 10 s.
 
-Headers give `# Age`, `# Sex`, `# Chagas label` and `# Source`; patients and the six classes stand in the set's own exams.csv.
+Headers give `# Age`, `# Sex`, `# Chagas label` and `# Source`; patients and the six classes stand in the set's own
+exams.csv.
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.reading.tables import file_facts, find_table, rows_of
 from cardialign.data_shards.reading.walk import find_files
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.common import file_facts, find_table, read_ecg, rows_of
 from cardialign.data_shards.sources.shared.folder import RecordFolder, age_in_years, header_comments, sex_in_words
 from cardialign.data_shards.sources.shared.join import TextRows, stretches
+from cardialign.data_shards.sources.shared.record import read_ecg
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +36,12 @@ _YES, _NO = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
 
 
 class Code15(RecordFolder):
-    """Source "code15". Label sets: `chagas` (from the header: "Chagas" or empty; serology, so it is no report statement), and with exams.csv
-    `code15` (six classes, empty when the exam has none of them). Statements come from the classes; a normal ECG by exams.csv says so."""
+    """Source "code15".
+
+    Label sets: `chagas` (from the header: "Chagas" or empty; serology, so it is no report statement), and with
+    exams.csv `code15` (six classes, empty when the exam has none of them). Statements come from the classes; a normal
+    ECG by exams.csv says so.
+    """
 
     name = "code15"
     prefix = "code15"

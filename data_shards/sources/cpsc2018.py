@@ -1,7 +1,8 @@
-"""CPSC2018 (http://2018.icbeb.org/Challenge.html): 6,877 ECGs of 6 to 60 s at 500 Hz in nine classes, in either of its two forms.
+"""CPSC2018 (http://2018.icbeb.org/Challenge.html): 6,877 ECGs of 6 to 60 s at 500 Hz in nine classes, in either of its
+two forms.
 
-Challenge form: .hea and .mat pairs as in PhysioNet's Challenges. Original form: one .mat per record that holds a struct `ECG` (sex, age, data
-in mV, 12 x T), with the labels in a REFERENCE.csv beside them. A folder may hold both.
+Challenge form: .hea and .mat pairs as in PhysioNet's Challenges. Original form: one .mat per record that holds a struct
+`ECG` (sex, age, data in mV, 12 x T), with the labels in a REFERENCE.csv beside them. A folder may hold both.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.errors import DataError, RecordRejected
 from cardialign.data_shards.reading.mat5 import read_mat5
+from cardialign.data_shards.reading.tables import file_facts, read_table, strings
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
 from cardialign.data_shards.reading.walk import find_files
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
-from cardialign.data_shards.sources.base import Entry, RecordRejected
+from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.challenge import Challenge
-from cardialign.data_shards.sources.shared.common import Labels, assemble, file_facts, read_table, strings
 from cardialign.data_shards.sources.shared.folder import age_in_years, number, sex_in_words
+from cardialign.data_shards.sources.shared.labels import Labels
+from cardialign.data_shards.sources.shared.record import assemble
 from cardialign.data_shards.sources.vocabularies import snomed
 
 log = logging.getLogger(__name__)
@@ -32,10 +35,12 @@ _REFERENCE_COLUMNS = ("First_label", "Second_label", "Third_label")
 
 
 class Cpsc2018(Challenge):
-    """Source "cpsc2018". Label sets: `cpsc2018` (Normal, AF, I-AVB, LBBB, RBBB, PAC, PVC, STD, STE), `snomed`, `challenge`.
+    """Source "cpsc2018".
 
-    Headers give abbreviations or SNOMED CT codes; both end as classes and codes. Records without a label (an original form without its
-    REFERENCE.csv) are not labelled and have no statement.
+    Label sets: `cpsc2018` (Normal, AF, I-AVB, LBBB, RBBB, PAC, PVC, STD, STE), `snomed`, `challenge`.
+
+    Headers give abbreviations or SNOMED CT codes; both end as classes and codes. Records without a label (an original
+    form without its REFERENCE.csv) are not labelled and have no statement.
     """
 
     name = "cpsc2018"
@@ -59,7 +64,10 @@ class Cpsc2018(Challenge):
     @classmethod
     def options(cls) -> dict[str, str]:
         return super().options() | {
-            "reference": "REFERENCE.csv of the original form: Recording, First_label, ... (default: the one in the folder, if any)",
+            "reference": (
+                "REFERENCE.csv of the original form: Recording, First_label, ... (default: the one in the folder, if "
+                "any)"
+            ),
             "gain": f"counts per mV at which signals published in mV are stored (default: {COUNTS_PER_MILLIVOLT:g})",
         }
 
@@ -95,7 +103,8 @@ class Cpsc2018(Challenge):
         return {"gain": self._gain}
 
     def _reference_codes(self) -> dict[str, tuple[str, ...]]:
-        """Record name -> codes of its one to three labels, which REFERENCE.csv gives as 1..9 in the order of CPSC2018_CLASSES."""
+        """Record name -> codes of its one to three labels, which REFERENCE.csv gives as 1..9 in the order of
+        CPSC2018_CLASSES."""
         if self._reference is None:
             return {}
         table = read_table(self._reference, ("Recording", "First_label"), optional=_REFERENCE_COLUMNS[1:])

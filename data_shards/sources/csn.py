@@ -1,20 +1,23 @@
-"""Chapman-Shaoxing-Ningbo (https://physionet.org/content/ecg-arrhythmia/): 45,152 ECGs of 10 s at 500 Hz, one per patient, named JS00001 ...,
-with SNOMED CT codes in their headers."""
+"""Chapman-Shaoxing-Ningbo (https://physionet.org/content/ecg-arrhythmia/): 45,152 ECGs of 10 s at 500 Hz, one per
+patient, named JS00001 ..., with SNOMED CT codes in their headers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from cardialign.data_shards.sources.challenge import Challenge
-from cardialign.data_shards.sources.shared.common import Labels
+from cardialign.data_shards.sources.shared.labels import Labels
 from cardialign.data_shards.sources.vocabularies import snomed
 
 
 class ChapmanShaoxingNingbo(Challenge):
-    """Source "csn". Label sets: `snomed`, `challenge`, and `chapman`: the acronyms of the set's own table of condition names.
+    """Source "csn".
 
-    A record none of whose codes has an acronym is not labelled in `chapman`. Each code counts once and for its own acronym only: the label
-    files of MERL match acronyms as parts of others (AF within AFIB, ST within STDD), which this does not repeat.
+    Label sets: `snomed`, `challenge`, and `chapman`: the acronyms of the set's own table of condition names.
+
+    A record none of whose codes has an acronym is not labelled in `chapman`. Each code counts once and for its own
+    acronym only: the label files of MERL match acronyms as parts of others (AF within AFIB, ST within STDD), which this
+    does not repeat.
     """
 
     name = "csn"

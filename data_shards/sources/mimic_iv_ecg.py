@@ -1,8 +1,10 @@
-"""MIMIC-IV-ECG (https://physionet.org/content/mimic-iv-ecg/): 800,035 diagnostic ECGs with the machine's report statements.
+"""MIMIC-IV-ECG (https://physionet.org/content/mimic-iv-ecg/): 800,035 diagnostic ECGs with the machine's report
+statements.
 
-record_list.csv lists the records, machine_measurements.csv holds 18 report columns (with gaps) for most of them. The two are joined by
-study_id: 10,554 records have no measurements row, so the row order of one says nothing about the other. Tables are read a stretch of rows at a
-time; what the join needs stays in memory as numbers, some 30 bytes per row of machine_measurements.csv (`sources/mimic_tables.py`).
+record_list.csv lists the records, machine_measurements.csv holds 18 report columns (with gaps) for most of them. The
+two are joined by study_id: 10,554 records have no measurements row, so the row order of one says nothing about the
+other. Tables are read a stretch of rows at a time; what the join needs stays in memory as numbers, some 30 bytes per
+row of machine_measurements.csv (`sources.mimic_tables`).
 """
 
 from __future__ import annotations
@@ -15,21 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.reading.tables import check_layout, file_facts, find_table, stream_table, strings
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.mimic_tables import NoteTable, PatientTable, ReportColumns
-from cardialign.data_shards.sources.shared.common import (
-    check_layout,
-    file_facts,
-    find_table,
-    fold_of,
-    patient_hash,
-    read_ecg,
-    stream_table,
-    strings,
-)
 from cardialign.data_shards.sources.shared.folder import RecordFolder
 from cardialign.data_shards.sources.shared.join import id_numbers
+from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
+from cardialign.data_shards.sources.shared.record import read_ecg
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +36,16 @@ _PATIENTS = "patients.csv"
 class MimicIvEcg(RecordFolder):
     """Source "mimic-iv-ecg". Folds 1..10 by patient hash; label sets only from the `labels` table.
 
-    With MIMIC-IV's patients table, age_years = anchor_age + (year of the ECG - anchor_year): whole years as published, and anchor_age 91
-    stands for everyone over 89.
+    With MIMIC-IV's patients table, age_years = anchor_age + (year of the ECG - anchor_year): whole years as published,
+    and anchor_age 91 stands for everyone over 89.
     """
 
     name = "mimic-iv-ecg"
     label_id = "study_id"
-    layout = "MIMIC-IV-ECG as published: record_list.csv, machine_measurements.csv and files/pNNNN/pSUBJECT/sSTUDY/STUDY.hea and .dat"
+    layout = (
+        "MIMIC-IV-ECG as published: record_list.csv, machine_measurements.csv and "
+        "files/pNNNN/pSUBJECT/sSTUDY/STUDY.hea and .dat"
+    )
 
     def __init__(
         self,
@@ -66,9 +64,10 @@ class MimicIvEcg(RecordFolder):
     @classmethod
     def options(cls) -> dict[str, str]:
         return super().options() | {
-            "patients": "MIMIC-IV's patients.csv or patients.csv.gz for age and sex (default: the one beside record_list.csv, if any)",
-            "waveform_note_links": "waveform_note_links.csv: keep note_id and note_seq of the cardiologist's note with each record "
-            "(a note_id holds the subject_id in clear)",
+            "patients": "MIMIC-IV's patients.csv or patients.csv.gz for age and sex "
+            "(default: the one beside record_list.csv, if any)",
+            "waveform_note_links": "waveform_note_links.csv: keep note_id and note_seq of the cardiologist's note with "
+            "each record (a note_id holds the subject_id in clear)",
         }
 
     def entries(self) -> Iterator[Entry]:

@@ -1,4 +1,5 @@
-"""The tables of MIMIC-IV that its ECGs are joined with, each read once in stretches and kept as numbers, rows found by id."""
+"""The tables of MIMIC-IV that its ECGs are joined with, each read once in stretches and kept as numbers, rows found by
+id."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from cardialign.data_shards.reading.tables import stream_table, strings
 from cardialign.data_shards.report_text import clean_statements
-from cardialign.data_shards.sources.shared.common import stream_table, strings
 from cardialign.data_shards.sources.shared.join import IdRows, id_numbers
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,8 @@ _SEX = {"F": "female", "M": "male"}
 class ReportColumns:
     """machine_measurements.csv: the report of each study. A study that stands in two rows has the report of the first.
 
-    The phrases are few (3,773 in the whole set): each is cleaned once and kept as text, and a report is the numbers of its phrases. In memory per
-    row: 20 bytes, and 2 per statement (4 when there are more than 32,768 phrases).
+    The phrases are few (3,773 in the whole set): each is cleaned once and kept as text, and a report is the numbers of
+    its phrases. In memory per row: 20 bytes, and 2 per statement (4 when there are more than 32,768 phrases).
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +46,10 @@ class ReportColumns:
             log.warning("duplicated measurements table=%s rows=%d kept=first", path.name, self._rows.repeated)
 
     def statements(self, studies: np.ndarray) -> list[tuple[str, ...] | None]:
-        """Statements of each of these studies, None where the table has no row for it. Equal reports share one tuple."""
+        """Statements of each of these studies, None where the table has no row for it.
+
+        Equal reports share one tuple.
+        """
         rows = self._rows.find(studies)
         starts, ends = (self._starts[np.maximum(rows, 0) + side].tolist() for side in (0, 1))
         told: dict[bytes, tuple[str, ...]] = {}
@@ -63,7 +67,8 @@ class ReportColumns:
 
 
 def _phrase_codes(batch: pa.RecordBatch, position: dict[str, int]) -> np.ndarray:
-    """int32 (rows, 18): numbers of the cleaned phrases, -1 where a report column is empty; new phrases are added to `position`."""
+    """int32 (rows, 18): numbers of the cleaned phrases, -1 where a report column is empty; new phrases are added to
+    `position`."""
     codes = np.full((batch.num_rows, len(REPORT_COLUMNS)), -1, dtype=np.int32)
     for k, name in enumerate(REPORT_COLUMNS):
         column = batch.column(name)
@@ -116,7 +121,9 @@ def _numbers(texts: list[str]) -> np.ndarray:
 
 
 class NoteTable:
-    """waveform_note_links.csv: which cardiologist's note belongs to a study. A few studies are linked more than once: the first link counts.
+    """waveform_note_links.csv: which cardiologist's note belongs to a study.
+
+    A few studies are linked more than once: the first link counts.
 
     In memory: 24 bytes per link and the text of its note_id.
     """

@@ -1,7 +1,9 @@
-"""PTB-XL (https://physionet.org/content/ptb-xl/): 21,799 ECGs of 10 s with SCP-ECG statements, published folds, 100 and 500 Hz.
+"""PTB-XL (https://physionet.org/content/ptb-xl/): 21,799 ECGs of 10 s with SCP-ECG statements, published folds, 100 and
+500 Hz.
 
-Label sets follow the published benchmark (Strodthoff et al. 2021) and the label files of MERL: a statement counts when it is listed, whatever
-its likelihood (0 stands for "not stated"), and a record may carry several. A record without any code of a set is not labelled in that set.
+Label sets follow the published benchmark (Strodthoff et al. 2021) and the label files of MERL: a statement counts when
+it is listed, whatever its likelihood (0 stands for "not stated"), and a record may carry several. A record without any
+code of a set is not labelled in that set.
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cardialign.data_shards.errors import DataError, UsageError
+from cardialign.data_shards.errors import DataError, RecordRejected, UsageError
+from cardialign.data_shards.reading.tables import check_layout, file_facts, find_table, rows_of
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.report_text import clean_statements
-from cardialign.data_shards.sources.base import Entry, RecordRejected
-from cardialign.data_shards.sources.shared.common import check_layout, file_facts, find_table, read_ecg, rows_of
+from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.shared.folder import RecordFolder, age_in_years
+from cardialign.data_shards.sources.shared.record import read_ecg
 from cardialign.data_shards.sources.vocabularies.scp import ScpStatements, parse_scp_codes
 
 log = logging.getLogger(__name__)
@@ -39,10 +42,13 @@ _SEX = {"0": "male", "1": "female"}
 
 
 class PtbXl(RecordFolder):
-    """Source "ptb-xl". Folds are the published ones (strat_fold, 1..10, by patient); by patient hash where the field is empty.
+    """Source "ptb-xl".
 
-    report "scp" writes English statements from the SCP codes; "original" keeps the published text (mostly German) as one statement. The
-    recording annotations that are filled in (axis, infarction stage, noise, pacemaker ...) go to `extra["annotations"]`.
+    Folds are the published ones (strat_fold, 1..10, by patient); by patient hash where the field is empty.
+
+    report "scp" writes English statements from the SCP codes; "original" keeps the published text (mostly German) as
+    one statement. The recording annotations that are filled in (axis, infarction stage, noise, pacemaker ...) go to
+    `extra["annotations"]`.
     """
 
     name = "ptb-xl"

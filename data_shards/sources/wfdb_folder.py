@@ -9,16 +9,19 @@ from typing import Any
 from cardialign.data_shards.reading.walk import find_files
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.common import read_ecg
 from cardialign.data_shards.sources.shared.folder import age_in_years, header_comments, sex_in_words
 from cardialign.data_shards.sources.shared.mapped_folder import MappedFolder
+from cardialign.data_shards.sources.shared.record import read_ecg
 
 _SUFFIXES = (".hea", ".dat", ".mat")
 
 
 class WfdbFolder(MappedFolder):
-    """Source "wfdb". Age and sex come from the header comments unless the table has them. Segments of a multi-segment record are read with it
-    and are no records of their own."""
+    """Source "wfdb".
+
+    Age and sex come from the header comments unless the table has them. Segments of a multi-segment record are read
+    with it and are no records of their own.
+    """
 
     name = "wfdb"
     prefix = "wfdb"

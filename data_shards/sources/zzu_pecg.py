@@ -1,8 +1,9 @@
-"""ZZU-pECG (Tan et al., Scientific Data 2025): 14,190 ECGs of 11,643 children, newborns to 15 years, 9 or 12 leads, 500 Hz, 5 to 120 s.
+"""ZZU-pECG (Tan et al., Scientific Data 2025): 14,190 ECGs of 11,643 children, newborns to 15 years, 9 or 12 leads, 500
+Hz, 5 to 120 s.
 
-A table lists the records, in one of two forms: AttributesDictionary.csv as published (age in days, `572d`; quoted codes, `'C22';'C23'`; WFDB
-files), or a records.csv with one .npz per record that holds `signal` (leads, T) in mV (age as `7.5 yr`, `16 mo`, or years as a float), which
-is also the layout of a virtual paediatric cohort.
+A table lists the records, in one of two forms: AttributesDictionary.csv as published (age in days, `572d`; quoted
+codes, `'C22';'C23'`; WFDB files), or a records.csv with one .npz per record that holds `signal` (leads, T) in mV (age
+as `7.5 yr`, `16 mo`, or years as a float), which is also the layout of a virtual paediatric cohort.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from typing import Any
 
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.reading.arrays import read_array
+from cardialign.data_shards.reading.tables import file_facts, find_table, read_table, strings
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.common import assemble, file_facts, find_table, read_ecg, read_table, strings
 from cardialign.data_shards.sources.shared.folder import RecordFolder, age_in_years, number, sex_in_words
+from cardialign.data_shards.sources.shared.record import assemble, read_ecg
 from cardialign.data_shards.sources.vocabularies import aha as aha_statements
 
 log = logging.getLogger(__name__)
@@ -52,8 +54,12 @@ _ICD = re.compile(r"ICD-10:\s*(.*)", re.IGNORECASE)
 
 
 class ZzuPecg(RecordFolder):
-    """Source "zzu-pecg". Label sets: `aha` (codes as given, findings without a code in words), `icd10` (clinical diagnoses, never a report
-    statement), and `chn` or `group` where the table has them. Statements: the table's report, else those of the AHA codes."""
+    """Source "zzu-pecg".
+
+    Label sets: `aha` (codes as given, findings without a code in words), `icd10` (clinical diagnoses, never a report
+    statement), and `chn` or `group` where the table has them. Statements: the table's report, else those of the AHA
+    codes.
+    """
 
     name = "zzu-pecg"
     prefix = "zzu"
@@ -147,8 +153,9 @@ class ZzuPecg(RecordFolder):
             yield row | {"age_unit": "days" if chosen["age"] == "Age" else "years"}
 
     def _file_of(self, path: str) -> str | None:
-        """Path below the root of the file that a row names: relative to the root, to its Child_ecg/ (as published), or to a table that lies
-        elsewhere and may serve several folders. None when the file is not in this one. WFDB records go without suffix."""
+        """Path below the root of the file that a row names: relative to the root, to its Child_ecg/ (as published), or
+        to a table that lies elsewhere and may serve several folders. None when the file is not in this one. WFDB
+        records go without suffix."""
         if "\0" in path:
             raise DataError(f"{self._table}: the path {path!r} holds a NUL", "give the table as it was published")
         root = self.root.resolve()
@@ -185,7 +192,8 @@ def _meta(row: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _rate(text: str) -> float | None:
-    """Hz, None where a table has none; a word that is no number is not a number, for which the one record is rejected."""
+    """Hz, None where a table has none; a word that is no number is not a number, for which the one record is
+    rejected."""
     try:
         return float(text) if text.strip() and text.strip().casefold() != "nan" else None
     except ValueError:

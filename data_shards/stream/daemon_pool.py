@@ -1,7 +1,8 @@
-"""A pool of daemon threads: closing it takes a bounded time even when one of them hangs in a read, and so does the end of the process.
+"""A pool of daemon threads: closing it takes a bounded time even when one of them hangs in a read, and so does the end
+of the process.
 
-The executor of the standard library waits for its threads when it is shut down and again when the interpreter ends; a read from a mount or a server
-that never answers would then hold the process for ever.
+The executor of the standard library waits for its threads when it is shut down and again when the interpreter ends; a
+read from a mount or a server that never answers would then hold the process for ever.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ _Task = tuple[Future, Callable[..., Any], tuple]
 
 
 class DaemonPool:
-    """`threads` daemon threads that work off what is submitted, in order. They end with the pool, whether it is closed or forgotten."""
+    """`threads` daemon threads that work off what is submitted, in order.
+
+    They end with the pool, whether it is closed or forgotten.
+    """
 
     def __init__(self, threads: int, name: str) -> None:
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
@@ -44,7 +48,8 @@ class DaemonPool:
     def close(self, seconds: float) -> int:
         """Cancel what has not begun, wait up to `seconds` for what has, and return how many threads are still at it.
 
-        Those are left to themselves: their results are cancelled and they end when, if ever, their work returns. A second call does nothing.
+        Those are left to themselves: their results are cancelled and they end when, if ever, their work returns. A
+        second call does nothing.
         """
         if self._end.alive:
             with contextlib.suppress(queue.Empty):

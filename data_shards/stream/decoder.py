@@ -1,7 +1,7 @@
 """Rows -> float batches in mV: read, check and decode in background threads, the same content whatever the threads.
 
-pcodec holds the interpreter lock while it decodes, so threads overlap decoding with the training step (which releases it), not with each other;
-a rank that outruns one core of decoding belongs on more ranks.
+pcodec holds the interpreter lock while it decodes, so threads overlap decoding with the training step (which releases
+it), not with each other; a rank that outruns one core of decoding belongs on more ranks.
 """
 
 from __future__ import annotations
@@ -11,57 +11,48 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from cardialign.data_shards.errors import DataError, UsageError
-from cardialign.data_shards.order.mixture import JoinedSets
 from cardialign.data_shards.order.substitutes import BadSample
+from cardialign.data_shards.shard_set.joined import JoinedSets
 from cardialign.data_shards.shard_set.payloads import REMEDY
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.signal.codec import decode_into
+from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.stream.daemon_pool import DaemonPool
 from cardialign.data_shards.stream.slow_reads import SlowReadWatch
 
-_CHUNK = 32  # records per background task: small enough to share a batch among threads, large enough to make the hand-over cheap
+# records per background task: small enough to share a batch among threads, large enough to make the hand-over cheap
+_CHUNK = 32
 _KEPT = 8  # buffers to use again; a consumer that keeps more batches than this gets fresh ones
 CLOSE_SECONDS = 5.0  # what a read under way may take when the decoder is closed, before it is left to itself
-SLOW_READ_SECONDS = 30.0
 _FREE = 2  # what sys.getrefcount says of a buffer that only the pool's list (and the question itself) refers to
 
 
-def _no_wait() -> dict[str, float]:
-    return {"read": 0.0, "decode": 0.0, "queue": 0.0}
+@dataclass(frozen=True)
+class ReadAhead:
+    """How batches are read in the background. Raises UsageError without a thread.
 
-
-@dataclass
-class Batch:
-    """One rank's share of a global batch.
-
-    rows int64 (b,); signal float32 (b, 12, T) in mV; lead_mask bool (b, 12); valid_samples int32 (b,); report int64 (b,), -1 none;
-    age_years float32 (b,), NaN unknown; sex int8 (b,), 0 unknown 1 female 2 male; global_rows int64 (B,), the rows of all ranks;
-    wait: seconds spent on this batch, read and decode in the background, queue = how long the consumer stood still for it;
-    slowest: (seconds, shard) of its slowest read; bad: records that could not be read, whose signal is zero until they are substituted.
+    threads: that read and decode; prefetch: batches under way at a time; slow_read_seconds: reads that take longer are
+    logged while they hang.
     """
 
-    step: int
-    rows: np.ndarray
-    signal: np.ndarray
-    lead_mask: np.ndarray
-    valid_samples: np.ndarray
-    report: np.ndarray
-    age_years: np.ndarray
-    sex: np.ndarray
-    global_rows: np.ndarray
-    wait: dict[str, float] = field(default_factory=_no_wait)
-    slowest: tuple[float, str] = (0.0, "")
-    bad: list[BadSample] = field(default_factory=list)
+    threads: int = 2
+    prefetch: int = 4
+    slow_read_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise UsageError(f"threads is {self.threads}; at least 1 is needed", "set threads to 1 or more")
 
 
 @dataclass(frozen=True)
 class Filled:
-    """What one background task did: seconds of reading (and checking) and of decoding, its slowest read, what it could not read."""
+    """What one background task did: seconds of reading (and checking) and of decoding, its slowest read, what it could
+    not read."""
 
     read: float
     decode: float
@@ -72,31 +63,29 @@ class Filled:
 class BatchDecoder:
     """Turns rows into batches in a pool of threads. Batches under way belong to the caller.
 
-    first: position in the global batch of this rank's first row. quarantined: row -> step from which it counts as unreadable and is not read
-    again, shared with the caller; None = a record that cannot be read raises DataError, otherwise it is noted in `Batch.bad`.
-    slow_read_seconds: reads that take longer are logged while they hang. `close()` ends the threads.
+    first: position in the global batch of this rank's first row. quarantined: row -> step from which it counts as
+    unreadable and is not read again, shared with the caller; None = a record that cannot be read raises DataError,
+    otherwise it is noted in `Batch.bad`. `close()` ends the threads.
     """
 
     def __init__(
         self,
         shards: ShardSet | JoinedSets,
-        threads: int,
+        read_ahead: ReadAhead,
         rank: int,
         *,
         first: int = 0,
         quarantined: Mapping[int, int] | None = None,
-        slow_read_seconds: float = SLOW_READ_SECONDS,
     ) -> None:
-        if threads < 1:
-            raise UsageError(f"threads is {threads}; at least 1 is needed", "set threads to 1 or more")
         self._shards, self._rank, self._first, self._quarantined = shards, rank, first, quarantined
         self._shape = (12, shards.spec.samples)
         self._buffers: list[np.ndarray] = []
-        self.watch = SlowReadWatch(slow_read_seconds, rank)
-        self.pool = DaemonPool(threads, "shard-stream")
+        self.watch = SlowReadWatch(read_ahead.slow_read_seconds, rank)
+        self.pool = DaemonPool(read_ahead.threads, "shard-stream")
 
     def close(self) -> None:
-        """End the threads; a read that hangs beyond CLOSE_SECONDS is logged and left behind in its thread, which no longer holds anything up."""
+        """End the threads; a read that hangs beyond CLOSE_SECONDS is logged and left behind in its thread, which no
+        longer holds anything up."""
         if self.pool.close(CLOSE_SECONDS):
             self.watch.report_left()
         self.watch.close()
@@ -118,7 +107,8 @@ class BatchDecoder:
         return batch, [self.pool.submit(self.fill, batch, chunk) for chunk in chunks]
 
     def refill(self, batch: Batch, places: list[int]) -> None:
-        """Read the rows that now stand at these places of a batch; `batch.bad` then says which of them could not be read."""
+        """Read the rows that now stand at these places of a batch; `batch.bad` then says which of them could not be
+        read."""
         shards, rows = self._shards, batch.rows[places]
         batch.lead_mask[places] = shards.lead_masks(rows)
         for name in ("report", "age_years", "sex"):
@@ -168,7 +158,8 @@ class BatchDecoder:
         return BadSample(self._first + place, row, shards.key(row), shard, offset, self._rank, error.problem)
 
     def _buffer(self, rows: int) -> np.ndarray:
-        """A signal array that nobody holds any more, or a new one: the pages of a fresh array cost a tenth of what decoding into it does."""
+        """A signal array that nobody holds any more, or a new one: the pages of a fresh array cost a tenth of what
+        decoding into it does."""
         for buffer in self._buffers:
             if buffer.shape[0] == rows and sys.getrefcount(buffer) == _FREE + 1:
                 return buffer

@@ -1,4 +1,5 @@
-"""A watch over the reads of a stream: one that takes too long is reported while it still hangs, with shard, rank and seconds."""
+"""A watch over the reads of a stream: one that takes too long is reported while it still hangs, with shard, rank and
+seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SlowRead:
-    """A read of `shard` on `rank` that has taken `seconds`: so far (`waiting`), in all (`done`), or until the stream was closed without it (`left`)."""
+    """A read of `shard` on `rank` that has taken `seconds`: so far (`waiting`), in all (`done`), or until the stream
+    was closed without it (`left`)."""
 
     shard: str
     rank: int
@@ -37,8 +39,9 @@ def log_slow_read(read: SlowRead) -> None:
 
 
 class SlowReadWatch:
-    """Bracket every read with `begin(shard)` and `end()`; `threshold` seconds later, then at every doubling, `report` is called from a
-    thread of the watch, and once more when the read ends. `count`: reads reported so far. `close()` ends the thread."""
+    """Bracket every read with `begin(shard)` and `end()`; `threshold` seconds later, then at every doubling, `report`
+    is called from a thread of the watch, and once more when the read ends. `count`: reads reported so far. `close()`
+    ends the thread."""
 
     def __init__(self, threshold: float, rank: int, report: Callable[[SlowRead], None] = log_slow_read) -> None:
         self._threshold, self._rank, self._report = threshold, rank, report

@@ -1,9 +1,11 @@
-"""The text bank: everything a run needs from its reports, computed once per distinct report, kept beside the shards and memory-mapped.
+"""The text bank: everything a run needs from its reports, computed once per distinct report, kept beside the shards and
+memory-mapped.
 
-<shards>/text_bank/<key>/: embeddings.npy, mean.npy, token_ids.npy, lengths.npy, statement_indptr.npy, statement_ids.npy, axes.npy, statements.json,
-bank.json, and distant-64.npy where it was asked for (`cardialign.data_shards.text.distant`).
-The key follows from the encoder, the report cleaning, the shard set and the style of joining statements, so a bank is never stale: another encoder
-is another folder. Rows are those of `reports.parquet`. An unfinished build leaves `.<key>.building/`, and the next one goes on from there.
+<shards>/text_bank/<key>/: embeddings.npy, mean.npy, token_ids.npy, lengths.npy, statement_indptr.npy,
+statement_ids.npy, axes.npy, statements.json, bank.json, and distant-64.npy where it was asked for
+(`cardialign.data_shards.text.distant`). The key follows from the encoder, the report cleaning, the shard set and the
+style of joining statements, so a bank is never stale: another encoder is another folder. Rows are those of
+`reports.parquet`. An unfinished build leaves `.<key>.building/`, and the next one goes on from there.
 """
 
 from __future__ import annotations
@@ -11,40 +13,37 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cardialign.data_shards.build.commit import REPORTS
-from cardialign.data_shards.build.shard_writer import sync_folder
 from cardialign.data_shards.errors import DataError, UsageError, disk_error
+from cardialign.data_shards.files import UNREADABLE_ARRAY, commit_folder
 from cardialign.data_shards.report_text import CLEANING_VERSION, STYLES, join_statements
+from cardialign.data_shards.shard_set.layout import BANK_FILE, BANKS, REPORTS, read_manifest
 from cardialign.data_shards.shard_set.remote import local_folder
-from cardialign.data_shards.shard_set.shard_set import ShardSet, read_manifest
-from cardialign.data_shards.text.bank_files import add_digests
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.text.bank_files import write_description
 from cardialign.data_shards.text.blocks import BLOCK, TextEncoderLike, assemble, make_blocks
 from cardialign.data_shards.text.similarity import jaccard, low_rank, low_rank_space, unit
-from cardialign.data_shards.unreadable import UNREADABLE_ARRAY
 
 log = logging.getLogger(__name__)
 BANK_VERSION = 2
-FOLDER = "text_bank"
-BANK_FILE = "bank.json"
 _ARRAYS = ("embeddings", "mean", "token_ids", "lengths", "statement_indptr", "statement_ids", "axes")
 _BUILD_REMEDY = "run `cardialign text-bank build` for these shards and this text encoder"
 
 
 class TextBank:
-    """R distinct reports, width d. Open with `TextBank.open(shards)`; arrays are memory-mapped and must not be written to.
+    """R distinct reports, width d.
 
-    embeddings float16 (R, d), unit rows; mean float32 (d,), over records (a frequent report weighs more); token_ids int32 (R, max_tokens);
-    lengths int32 (R,); axes float32 (d, d): principal axes of the centred embeddings, strongest first; description: bank.json, whose `low_rank`
-    states the error of using only the first axes.
+    Open with `TextBank.open(shards)`; arrays are memory-mapped and must not be written to.
+
+    embeddings float16 (R, d), unit rows; mean float32 (d,), over records (a frequent report weighs more); token_ids
+    int32 (R, max_tokens); lengths int32 (R,); axes float32 (d, d): principal axes of the centred embeddings, strongest
+    first; description: bank.json, whose `low_rank` states the error of using only the first axes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,11 +74,14 @@ class TextBank:
     def open(
         cls, shard_set_path: Path | str, encoder_fingerprint: str | None = None, style: str | None = None
     ) -> TextBank:
-        """The bank of this encoder (or the only one there). Raises DataError when there is none, or several and the choice is open."""
+        """The bank of this encoder (or the only one there).
+
+        Raises DataError when there is none, or several and the choice is open.
+        """
         shards = local_folder(shard_set_path)
         wanted = read_manifest(shards)["fingerprint"]
         found: list[Path] = []
-        for file in sorted((shards / FOLDER).glob(f"[!.]*/{BANK_FILE}")):
+        for file in sorted((shards / BANKS).glob(f"[!.]*/{BANK_FILE}")):
             bank = _read_description(file.parent)
             if (
                 bank["shards"] != wanted
@@ -126,12 +128,14 @@ class TextBank:
         return unit(self.embeddings[self._checked(report_ids)].astype(np.float32) - self.mean)
 
     def similarity_features(self, report_ids: np.ndarray, dim: int | None = None) -> np.ndarray:
-        """float32 unit rows whose products are S: `centred` (b, d), or its first `dim` principal axes (b, dim) at the error that bank.json states."""
+        """float32 unit rows whose products are S: `centred` (b, d), or its first `dim` principal axes (b, dim) at the
+        error that bank.json states."""
         centred = self.centred(report_ids)
         return centred if dim is None or dim >= self.dim else low_rank(centred, self.axes[:, :dim])
 
     def jaccard(self, first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
-        """float32 (m, n): overlap of the statement sets of reports `first` (m,) and `second` (n,; by default the same), exact."""
+        """float32 (m, n): overlap of the statement sets of reports `first` (m,) and `second` (n,; by default the same),
+        exact."""
         sets = self.statement_sets(first)
         return jaccard(sets, sets if second is None else self.statement_sets(second))
 
@@ -174,11 +178,12 @@ def build_text_bank(
     block: int = BLOCK,
     progress: Callable[[int, int], None] | None = None,
 ) -> TextBank:
-    """Compute and commit the bank of a shard set (in `out`/<key>, by default <shards>/text_bank/<key>); a bank that is there is opened, not rebuilt.
+    """Compute and commit the bank of a shard set (in `out`/<key>, by default <shards>/text_bank/<key>); a bank that is
+    there is opened, not rebuilt.
 
-    A build that was killed is continued by the next one, at most `block` reports are embedded twice, and the result is the same to the bit.
-    progress(reports done, reports). Raises DataError when the set has no report, when the encoder's output is not what it promises, or when the
-    disk is full; UsageError for an unknown style.
+    A build that was killed is continued by the next one, at most `block` reports are embedded twice, and the result is
+    the same to the bit. progress(reports done, reports). Raises DataError when the set has no report, when the
+    encoder's output is not what it promises, or when the disk is full; UsageError for an unknown style.
     """
     if style not in STYLES:
         raise UsageError(f"unknown report style {style!r}", f"choose one of {', '.join(STYLES)}")
@@ -188,18 +193,8 @@ def build_text_bank(
             f"the report table {shard_set.path / REPORTS} is empty: no record of this set has a report",
             "build shards from a source with reports",
         )
-    description = {
-        "version": BANK_VERSION,
-        "encoder": encoder.describe(),
-        "encoder_fingerprint": encoder.fingerprint,
-        "max_tokens": int(encoder.max_tokens),
-        "dim": int(encoder.dim),
-        "style": style,
-        "cleaning_version": CLEANING_VERSION,
-        "shards": shard_set.fingerprint,
-        "reports": len(statements),
-    }
-    path = Path(out or shard_set.path / FOLDER) / bank_key(description)
+    description = _description(encoder, style, shard_set.fingerprint, len(statements))
+    path = Path(out or shard_set.path / BANKS) / bank_key(description)
     if (path / BANK_FILE).exists():
         log.info("text_bank path=%s reused reports=%d", path, len(statements))
         return TextBank(path)
@@ -209,14 +204,12 @@ def build_text_bank(
         counts = shard_set.reports.column("count").to_numpy()
         texts = [join_statements(each, style) for each in statements]
         make_blocks(building, encoder, texts, counts, batch_size=batch_size, block=block, progress=progress)
-        with _committed_folder(path) as folder:
+        with commit_folder(path) as folder:
             assemble(building, folder, encoder, counts, block)
             _write_statements(folder, statements)
             axes, errors = low_rank_space(_Centred(folder))
             np.save(folder / "axes.npy", axes)
-            (folder / BANK_FILE).write_text(
-                json.dumps({**description, "low_rank": errors}, indent=1, sort_keys=True), encoding="utf-8"
-            )
+            write_description(folder, {**description, "low_rank": errors})
     except (OSError, DataError) as error:
         if (path / BANK_FILE).exists():  # another process finished the same bank and took the blocks away
             return TextBank(path)
@@ -226,6 +219,21 @@ def build_text_bank(
     shutil.rmtree(building, ignore_errors=True)
     log.info("text_bank path=%s built reports=%d", path, len(statements))
     return TextBank(path)
+
+
+def _description(encoder: TextEncoderLike, style: str, shards: str, reports: int) -> dict[str, Any]:
+    """`bank.json` as far as it is known before a report is embedded."""
+    return {
+        "version": BANK_VERSION,
+        "encoder": encoder.describe(),
+        "encoder_fingerprint": encoder.fingerprint,
+        "max_tokens": int(encoder.max_tokens),
+        "dim": int(encoder.dim),
+        "style": style,
+        "cleaning_version": CLEANING_VERSION,
+        "shards": shards,
+        "reports": reports,
+    }
 
 
 def bank_key(description: dict[str, Any]) -> str:
@@ -257,28 +265,6 @@ def _write_statements(folder: Path, statements: list[list[str]]) -> None:
     np.save(folder / "statement_indptr.npy", np.cumsum([0, *map(len, sets)]).astype(np.int64))
     np.save(folder / "statement_ids.npy", np.array([i for each in sets for i in each], dtype=np.int32))
     (folder / "statements.json").write_text(json.dumps(spelled, ensure_ascii=False), encoding="utf-8")
-
-
-@contextmanager
-def _committed_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that becomes `path` by one rename. If another process was faster, its result stands and ours goes."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        add_digests(temporary)
-        for file in temporary.iterdir():
-            with file.open("rb+") as opened:
-                os.fsync(opened.fileno())
-        try:
-            os.rename(temporary, path)
-        except OSError:
-            if not (path / BANK_FILE).exists():
-                raise
-        sync_folder(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _read_description(path: Path) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """The long part of a text bank: embeddings and tokens of every distinct report, in blocks that survive a kill.
 
-Each block is one file that appears by rename when it is whole; a build that starts again takes the blocks it finds and goes on after them. The
-folder of blocks belongs to one bank key, so blocks of another encoder, style, cleaning or shard set are never met.
+Each block is one file that appears by rename when it is whole; a build that starts again takes the blocks it finds and
+goes on after them. The folder of blocks belongs to one bank key, so blocks of another encoder, style, cleaning or shard
+set are never met.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cardialign.data_shards.build.shard_writer import sync_folder
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.files import UNREADABLE_ARRAY, commit_file
 from cardialign.data_shards.text.similarity import unit
-from cardialign.data_shards.unreadable import UNREADABLE_ARRAY
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,8 @@ class TextEncoderLike(Protocol):
 
 @dataclass(frozen=True)
 class Block:
-    """Reports start..stop: embeddings float16 (n, d), token_ids int32 (n, max_tokens), lengths int32 (n,), total float64 (d,) = sum of count x unit row."""
+    """Reports start..stop: embeddings float16 (n, d), token_ids int32 (n, max_tokens), lengths int32 (n,), total
+    float64 (d,) = sum of count x unit row."""
 
     embeddings: np.ndarray
     token_ids: np.ndarray
@@ -68,7 +68,10 @@ def make_blocks(
     block: int = BLOCK,
     progress: Progress | None = None,
 ) -> None:
-    """Embed what is not there yet. progress(reports done, reports). Raises DataError when the encoder's output is not what it promises."""
+    """Embed what is not there yet. progress(reports done, reports).
+
+    Raises DataError when the encoder's output is not what it promises.
+    """
     kept = 0
     for start in range(0, len(texts), block):
         stop = min(start + block, len(texts))
@@ -84,7 +87,8 @@ def make_blocks(
 
 
 def assemble(folder: Path, out: Path, encoder: TextEncoderLike, counts: np.ndarray, block: int = BLOCK) -> None:
-    """All blocks as embeddings.npy, token_ids.npy, lengths.npy and mean.npy (over records: a frequent report weighs more) in `out`."""
+    """All blocks as embeddings.npy, token_ids.npy, lengths.npy and mean.npy (over records: a frequent report weighs
+    more) in `out`."""
     reports = len(counts)
     embeddings = np.lib.format.open_memmap(
         out / "embeddings.npy", mode="w+", dtype=np.float16, shape=(reports, encoder.dim)
@@ -146,22 +150,17 @@ def _embed(
 
 def _write(path: Path, block: Block) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(
-                file, embeddings=block.embeddings, token_ids=block.token_ids, lengths=block.lengths, total=block.total
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a name, numpy would add .npz to it
+            np.savez(file, **vars(block))
+
+    commit_file(path, write)
 
 
 def _read(path: Path, encoder: TextEncoderLike, reports: int) -> Block | None:
-    """The block, None when it is missing, damaged (every array carries a crc32) or of another shape: it is then made again."""
+    """The block, None when it is missing, damaged (every array carries a crc32) or of another shape: it is then made
+    again."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             block = Block(arrays["embeddings"], arrays["token_ids"], arrays["lengths"], arrays["total"])
@@ -183,7 +182,8 @@ def _check_output(
     remedy = "check the text encoder (and that its weights are the right ones)"
     if vectors.shape != (n, encoder.dim) or ids.shape != (n, encoder.max_tokens) or sizes.shape != (n,):
         raise DataError(
-            f"text encoder {encoder.fingerprint}: for {n} reports it gave embeddings {vectors.shape}, tokens {ids.shape}, lengths {sizes.shape}; "
+            f"text encoder {encoder.fingerprint}: for {n} reports it gave embeddings {vectors.shape}, tokens "
+            f"{ids.shape}, lengths {sizes.shape}; "
             f"expected {(n, encoder.dim)}, {(n, encoder.max_tokens)}, {(n,)}",
             remedy,
         )

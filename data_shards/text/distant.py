@@ -1,22 +1,22 @@
-"""For every distinct report the k reports that say the most different things: where negatives come from that are surely negatives.
+"""For every distinct report the k reports that say the most different things: where negatives come from that are surely
+negatives.
 
-Used for nearest-neighbour negative sampling (N3S, D-BETA): with 180 k reports of 3,800 phrases a random report is often nearly the same one.
-R x R similarities are never held: row tiles walk over column tiles, and only what beats a row's k-th best so far is looked at.
+Used for nearest-neighbour negative sampling (N3S, D-BETA): with 180 k reports of 3,800 phrases a random report is often
+nearly the same one. R x R similarities are never held: row tiles walk over column tiles, and only what beats a row's
+k-th best so far is looked at.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cardialign.data_shards.build.shard_writer import sync_folder
 from cardialign.data_shards.errors import DataError, UsageError, disk_error
-from cardialign.data_shards.unreadable import UNREADABLE_ARRAY
+from cardialign.data_shards.files import UNREADABLE_ARRAY, commit_file, temporary_path
 
 if TYPE_CHECKING:
     from cardialign.data_shards.text.bank import TextBank
@@ -59,7 +59,10 @@ def most_distant(
 
 
 def most_distant_of(rows: np.ndarray, top: int, vectors: np.ndarray, k: int, column_tile: int) -> np.ndarray:
-    """One row tile of `most_distant`: for `rows` float32 (m, d), which are `vectors[top : top + m]`, int32 (m, k). 1 <= k < R."""
+    """One row tile of `most_distant`: for `rows` float32 (m, d), which are `vectors[top : top + m]`, int32 (m, k).
+
+    1 <= k < R.
+    """
     m = len(rows)
     values = np.full((m, k), np.inf, dtype=np.float32)
     ids = np.full((m, k), -1, dtype=np.int32)
@@ -79,7 +82,8 @@ def most_distant_of(rows: np.ndarray, top: int, vectors: np.ndarray, k: int, col
 def _merge(
     values: np.ndarray, ids: np.ndarray, row: np.ndarray, value: np.ndarray, column: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k smallest per row of what is held (m, k) and what was found (parallel lists), ordered by value, then by id."""
+    """The k smallest per row of what is held (m, k) and what was found (parallel lists), ordered by value, then by
+    id."""
     if not row.size:
         return values, ids
     k = values.shape[1]
@@ -99,7 +103,10 @@ def distant_path(bank: TextBank, k: int) -> Path:
 
 
 def open_distant(bank: TextBank, k: int = NEIGHBOURS) -> np.ndarray:
-    """The table of a bank, int32 (R, min(k, R - 1)), memory-mapped. Raises DataError when it has not been made or does not fit the bank."""
+    """The table of a bank, int32 (R, min(k, R - 1)), memory-mapped.
+
+    Raises DataError when it has not been made or does not fit the bank.
+    """
     path = distant_path(bank, k)
     remedy = f"run `cardialign text-bank build --distant {k}` for these shards and this text encoder"
     try:
@@ -114,29 +121,30 @@ def open_distant(bank: TextBank, k: int = NEIGHBOURS) -> np.ndarray:
 
 
 def build_distant(bank: TextBank, k: int = NEIGHBOURS, progress: Progress | None = None) -> np.ndarray:
-    """Make the table from centred embeddings and commit it by rename beside the bank's arrays; one that is there is opened.
+    """Make the table from centred embeddings and commit it by rename beside the bank's arrays; one that is there is
+    opened.
 
-    Raises DataError when the disk is full (the vectors stand in a mapped file meanwhile, so that memory does not grow with R).
+    Raises DataError when the disk is full (the vectors stand in a mapped file meanwhile, so that memory does not grow
+    with R).
     """
     path = distant_path(bank, k)
     if path.exists():
         return open_distant(bank, k)
-    scratch, temporary = (path.with_name(f".{path.name}.{os.getpid()}.{part}") for part in ("vectors", "tmp"))
+    scratch = temporary_path(path).with_suffix(".vectors")
     try:
         vectors = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.float32, shape=(len(bank), bank.dim))
         for at in range(0, len(bank), COLUMN_TILE):
             vectors[at : at + COLUMN_TILE] = bank.centred(np.arange(at, min(at + COLUMN_TILE, len(bank))))
         table = most_distant(vectors, k, progress=progress)
-        with temporary.open("wb") as file:
-            np.save(file, table)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:  # given a name, numpy would add .npy to it
+                np.save(file, table)
+
+        commit_file(path, write)
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
         scratch.unlink(missing_ok=True)
-        temporary.unlink(missing_ok=True)
     log.info("distant_reports path=%s reports=%d k=%d", path, *table.shape)
     return open_distant(bank, k)

@@ -1,8 +1,9 @@
-"""The text banks of a mixture's shard sets as one: read like the bank of a single set, in the report ids of `JoinedSets`.
+"""The text banks of a mixture's shard sets as one: read like the bank of a single set, in the report ids of
+`JoinedSets`.
 
-Reports and statements mean the same across sets: a statement has one id wherever it occurs (letter case aside), and equal reports of different sets
-have one key. The mean is that of all records of all sets, as if they had been built as one set; the weights of the mixture do not enter it.
-R_k reports of set k, width d.
+Reports and statements mean the same across sets: a statement has one id wherever it occurs (letter case aside), and
+equal reports of different sets have one key. The mean is that of all records of all sets, as if they had been built as
+one set; the weights of the mixture do not enter it. R_k reports of set k, width d.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cardialign.data_shards.build.commit import REPORTS
 from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.order.mixture import JoinedSets
-from cardialign.data_shards.shard_set.shard_set import read_table
+from cardialign.data_shards.shard_set.joined import JoinedSets
+from cardialign.data_shards.shard_set.layout import REPORTS, read_parquet
 from cardialign.data_shards.text.bank import TextBank
 from cardialign.data_shards.text.similarity import principal_axes
 
@@ -26,7 +26,8 @@ _SAME = ("encoder_fingerprint", "style", "max_tokens", "dim", "cleaning_version"
 
 
 class JoinedRows:
-    """Arrays (R_k, d), memory-mapped and one after the other, read by row numbers; nothing is copied but the rows asked for."""
+    """Arrays (R_k, d), memory-mapped and one after the other, read by row numbers; nothing is copied but the rows asked
+    for."""
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
         self._arrays = tuple(arrays)
@@ -50,8 +51,9 @@ class JoinedRows:
 class JoinedBank(TextBank):
     """One bank of several; banks[k] belongs to sets.sets[k]. Report ids are those of `JoinedSets.report`.
 
-    Everything is read as from a `TextBank`, except that the principal axes are found when they are first asked for. Raises DataError for banks of
-    different encoders, styles or cleanings, and for a bank whose reports are not those of its set.
+    Everything is read as from a `TextBank`, except that the principal axes are found when they are first asked for.
+    Raises DataError for banks of different encoders, styles or cleanings, and for a bank whose reports are not those of
+    its set.
     """
 
     def __init__(self, sets: JoinedSets, banks: Sequence[TextBank]) -> None:
@@ -60,9 +62,10 @@ class JoinedBank(TextBank):
             if differing:
                 raise DataError(
                     f"text banks {banks[0].path} and {other.path} differ in {', '.join(differing)}",
-                    "run `cardialign text-bank build` for every set of the mixture with the same encoder, token limit and style",
+                    "run `cardialign text-bank build` for every set of the mixture with the same encoder, token limit "
+                    "and style",
                 )
-        tables = [read_table(each.path / REPORTS, columns=["key", "count"]) for each in sets.sets]
+        tables = [read_parquet(each.path / REPORTS, columns=["key", "count"]) for each in sets.sets]
         for each, bank, table in zip(sets.sets, banks, tables, strict=True):
             if bank.description["shards"] != each.fingerprint or table.num_rows != len(bank):
                 raise DataError(
@@ -116,7 +119,8 @@ class JoinedBank(TextBank):
         return principal_axes(self, np.unique(self._keys), self.dim)[0]
 
     def report_keys(self, report_ids: np.ndarray) -> np.ndarray:
-        """int64 (b,): equal exactly when two records have the same report (letter case aside), in whichever sets they are."""
+        """int64 (b,): equal exactly when two records have the same report (letter case aside), in whichever sets they
+        are."""
         return self._keys[self._checked(report_ids)]
 
 

@@ -1,7 +1,8 @@
-"""How alike two reports are, from what the text bank holds: cosine of centred embeddings (whole or low-rank) and overlap of statement sets.
+"""How alike two reports are, from what the text bank holds: cosine of centred embeddings (whole or low-rank) and
+overlap of statement sets.
 
-Raw cosines of sentence embeddings sit on a large offset (any two reports of MIMIC-IV-ECG with MedCPT: 0.835 on average), so the corpus mean is
-taken off first. R reports, width d, b reports of a batch.
+Raw cosines of sentence embeddings sit on a large offset (any two reports of MIMIC-IV-ECG with MedCPT: 0.835 on
+average), so the corpus mean is taken off first. R reports, width d, b reports of a batch.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
-from scipy import sparse
 
 RANKS = (16, 32, 64, 128, 256)
 """Widths for which a bank states the error of its low-rank similarity."""
@@ -28,7 +28,10 @@ class CentredReports(Protocol):
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows (b, d) at length 1. A report that equals the mean to fp16 precision has no direction: 0 rather than amplified rounding."""
+    """Rows (b, d) at length 1.
+
+    A report that equals the mean to fp16 precision has no direction: 0 rather than amplified rounding.
+    """
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, norm, out=np.zeros_like(vectors), where=norm > 1e-3)
 
@@ -59,7 +62,8 @@ def _all_axes(bank: CentredReports, report_ids: np.ndarray, block: int) -> tuple
 def low_rank_space(bank: CentredReports, seed: int = 0) -> tuple[np.ndarray, list[dict[str, float]]]:
     """All axes (d, d), strongest first, and for each width in RANKS below d what using only that many costs:
 
-    {rank, variance_kept, mean_error, max_error, pairs}, the errors being |S - S_low_rank| over random pairs of different reports.
+    {rank, variance_kept, mean_error, max_error, pairs}, the errors being |S - S_low_rank| over random pairs of
+    different reports.
     """
     reports = len(bank.embeddings)
     axes, variance = _all_axes(bank, np.arange(reports), 65536)
@@ -104,7 +108,10 @@ def low_rank(centred: np.ndarray, axes: np.ndarray) -> np.ndarray:
 
 
 def jaccard(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """float32 (m, n): |A and B| / |A or B| of two lists of statement sets in CSR form (indptr, ids); exact; 0 for two empty sets."""
+    """float32 (m, n): |A and B| / |A or B| of two lists of statement sets in CSR form (indptr, ids); exact; 0 for two
+    empty sets."""
+    from scipy import sparse  # here, because a run without statement sets does not need it
+
     columns = 1 + max(int(first[1].max(initial=0)), int(second[1].max(initial=0)))
     rows, others = (
         sparse.csr_matrix((np.ones(len(ids), dtype=np.int32), ids, indptr), shape=(len(indptr) - 1, columns))

@@ -1,6 +1,8 @@
-"""How alike the reports inside a global batch are, and what that means for the loss: which pairs are no honest negatives, and where to set the thresholds.
+"""How alike the reports inside a global batch are, and what that means for the loss: which pairs are no honest
+negatives, and where to set the thresholds.
 
-The batches are those of a run (`cardialign.data_shards.order.global_order`). B global batch, n records, P sampled pairs of two different records.
+The batches are those of a run (`cardialign.data_shards.order.global_order`). B global batch, n records, P sampled pairs
+of two different records.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ PAIR_BATCH = 256
 ENOUGH_PAIRS = 200
 """Fewer pairs of a kind say too little about it for a threshold."""
 MIMIC_RAW_MEAN = 0.835
-"""Mean raw cosine of two MIMIC-IV-ECG reports with MedCPT: 745,447 reports, batches of 256 (a published measurement)."""
+"""Mean raw cosine of two MIMIC-IV-ECG reports with MedCPT: 745,447 reports, batches of 256 (a published
+measurement)."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Exact duplicates in batches of `global_batch`: per record the others with its very report, and the share of records that have any."""
+    """Exact duplicates in batches of `global_batch`: per record the others with its very report, and the share of
+    records that have any."""
 
     global_batch: int
     batches: int
@@ -57,9 +61,12 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What to set in the recipe: negatives count fully below `low` and not at all from `high` on. `reason` says where they come from.
+    """What to set in the recipe: negatives count fully below `low` and not at all from `high` on.
 
-    effective_negatives: global batch -> mean over records of sum_j alpha(S_ij) with the `ramp` form and without duplicates, of B - 1.
+    `reason` says where they come from.
+
+    effective_negatives: global batch -> mean over records of sum_j alpha(S_ij) with the `ramp` form and without
+    duplicates, of B - 1.
     """
 
     similarity: str
@@ -118,7 +125,8 @@ def similarity_statistics(
     seed: int = 0,
     patient_disjoint: bool = True,
 ) -> SimilarityStatistics:
-    """Look at the first `batches` global batches of each size over `rows` (records with a report); `fingerprint` of their selection.
+    """Look at the first `batches` global batches of each size over `rows` (records with a report); `fingerprint` of
+    their selection.
 
     Raises UsageError for sizes below 2, DataError when there are fewer records than the smallest global batch.
     """
@@ -130,7 +138,8 @@ def similarity_statistics(
     possible = sorted({size for size in global_batches if size <= len(rows)})
     if not possible:
         raise DataError(
-            f"{shard_set.path} has {len(rows)} records with a report in this selection, fewer than the smallest global batch {min(global_batches)}",
+            f"{shard_set.path} has {len(rows)} records with a report in this selection, fewer than the smallest global "
+            f"batch {min(global_batches)}",
             f"ask for smaller ones: --global-batch {max(2, len(rows) // 4)}",
         )
     patients = shard_set.patients[rows] if patient_disjoint else None
@@ -185,22 +194,32 @@ def _pairs(bank: TextBank, batches: Sequence[np.ndarray]) -> _Pairs:
 
 
 def _embedding_thresholds(pairs: _Pairs, sizes: Sequence[int]) -> Thresholds:
-    """`low` where pairs without a common statement end, `high` in the middle of pairs that share at least half of their statements."""
+    """`low` where pairs without a common statement end, `high` in the middle of pairs that share at least half of their
+    statements."""
     different = ~pairs.same
     unrelated, kin = pairs.centred[different & (pairs.jaccard == 0)], pairs.centred[different & (pairs.jaccard >= 0.5)]
     if min(unrelated.size, kin.size) >= ENOUGH_PAIRS:
         low, high = max(0.0, float(np.percentile(unrelated, 90))), float(np.median(kin))
         if high - low >= 0.1:
-            reason = "low: 90 % of the pairs that share no statement lie below (but not under 0, the average pair); high: half of the pairs that share at least half of their statements lie above"
+            reason = (
+                "low: 90 % of the pairs that share no statement lie below (but not under 0, the average pair); high: "
+                "half of the pairs that share at least half of their statements lie above"
+            )
             return _thresholds("embedding", low, high, reason, pairs.centred, pairs, sizes)
     others = pairs.centred[different] if different.any() else pairs.centred
     low, high = (float(v) for v in np.percentile(others, (75, 99)))
-    reason = "low, high: 75th and 99th percentile of pairs of different reports (statement sets say too little here to do better)"
+    reason = (
+        "low, high: 75th and 99th percentile of pairs of different reports (statement sets say too little here to do "
+        "better)"
+    )
     return _thresholds("embedding", low, high, reason, pairs.centred, pairs, sizes)
 
 
 def _statement_thresholds(pairs: _Pairs, sizes: Sequence[int]) -> Thresholds:
-    reason = "low: a third of the statements in common; high: four in five (these need no measurement: the overlap has a meaning of its own)"
+    reason = (
+        "low: a third of the statements in common; high: four in five (these need no measurement: the overlap has a "
+        "meaning of its own)"
+    )
     return _thresholds("statements", 1 / 3, 0.8, reason, pairs.jaccard, pairs, sizes)
 
 

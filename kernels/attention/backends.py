@@ -1,7 +1,9 @@
-"""Which attention library serves which operands: what is installed is probed once, and the choice is a pure function of both.
+"""Which attention library serves which operands.
 
-Order of `auto`, best first. Dense sequences: flash-attn (FA4 before FA3 before FA2), PyTorch's SDPA (on CUDA it takes cuDNN or its own flash
-kernels). Packed sequences: flash-attn, `torch.nn.attention.varlen`, SDPA over buckets of equal length. `math` is the reference, on request only.
+What is installed is probed once, and the choice is a pure function of both. Order of `auto`, best first:
+    dense   flash-attn (FA4 before FA3 before FA2), PyTorch's SDPA (on CUDA it takes cuDNN or its own flash kernels)
+    packed  flash-attn, `torch.nn.attention.varlen`, SDPA over buckets of equal length
+`math` is the reference, on request only.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ HALF = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class FlashAttention:
-    """One generation of flash-attn: its functions over dense (B, N, H, Dh) and packed (M, H, Dh) operands, and what they take."""
+    """One generation of flash-attn, and what it takes.
+
+    dense, varlen: its functions over dense (B, N, H, Dh) and packed (M, H, Dh) operands.
+    """
 
     generation: Literal["FA4", "FA3", "FA2"]
     dense: Callable[..., Any]
@@ -41,7 +46,10 @@ class FlashAttention:
 
 @dataclass(frozen=True)
 class Available:
-    """What a device can use: installed flash-attn generations that run on it, best first, and PyTorch's varlen attention."""
+    """What a device can use.
+
+    flash: installed flash-attn generations that run on it, best first. varlen: PyTorch's varlen attention.
+    """
 
     flash: tuple[FlashAttention, ...] = ()
     varlen: Callable[..., Any] | None = None
@@ -49,7 +57,10 @@ class Available:
 
 @dataclass(frozen=True)
 class Operands:
-    """All that the choice depends on. device: type, `cpu` or `cuda`; masked: a key mask is given; packed: sequences back to back."""
+    """All that the choice depends on.
+
+    device: type, `cpu` or `cuda`. masked: a key mask is given. packed: sequences back to back.
+    """
 
     device: str
     dtype: torch.dtype
@@ -78,7 +89,10 @@ def _probe_cuda(capability: tuple[int, int]) -> Available:
 
 @functools.cache
 def installed_flash() -> tuple[FlashAttention, ...]:
-    """The generations of flash-attn that import here, newest first. FA3 is one module without a package, and lived in `hopper` before."""
+    """The generations of flash-attn that import here, newest first.
+
+    FA3 is one module without a package, and lived in `hopper` before.
+    """
     found: list[FlashAttention] = []
     places: tuple[tuple[Literal["FA4", "FA3", "FA2"], tuple[str, ...]], ...] = (
         ("FA4", ("flash_attn.cute",)),
@@ -95,7 +109,10 @@ def installed_flash() -> tuple[FlashAttention, ...]:
 
 
 def _imported(name: str) -> Any:
-    """The module, or None: these packages are tied to one build of PyTorch and CUDA, and a wrong one fails in its own ways."""
+    """The module, or None where it does not import.
+
+    These packages are tied to one build of PyTorch and CUDA, and a wrong one fails in its own ways.
+    """
     try:
         return importlib.import_module(name)
     except (ImportError, OSError, RuntimeError, AttributeError):
@@ -110,7 +127,10 @@ def flash_for(about: Operands, available: Available) -> FlashAttention | None:
 
 
 def varlen_fits(about: Operands, available: Available) -> bool:
-    """Whether PyTorch's varlen attention takes these operands: packed, on CUDA, in half precision, heads of a multiple of 8 up to 256."""
+    """Whether PyTorch's varlen attention takes these operands.
+
+    It takes packed ones, on CUDA, in half precision, with heads of a multiple of 8 up to 256.
+    """
     fits = (
         about.packed
         and about.device == "cuda"
@@ -139,8 +159,9 @@ def choose_backend(about: Operands, available: Available, asked: Backend = "auto
         )
     if asked == "varlen" and not varlen:
         raise ValueError(
-            f"varlen attention cannot serve {_words(about)}: it needs packed sequences (packed_attention), a CUDA device of capability 8.0, float16 "
-            "or bfloat16, a head width that is a multiple of 8 up to 256, and torch.nn.attention.varlen; or use backend='auto'"
+            f"varlen attention cannot serve {_words(about)}: it needs packed sequences (packed_attention), "
+            "a CUDA device of capability 8.0, float16 or bfloat16, a head width that is a multiple of 8 up to 256, "
+            "and torch.nn.attention.varlen; or use backend='auto'"
         )
     return asked
 
@@ -149,7 +170,10 @@ def _why_no_flash(about: Operands, available: Available) -> str:
     if about.device != "cuda":
         return "it needs CUDA tensors"
     if not available.flash:
-        return "no flash-attn that runs on this device is installed (pip install 'cardialign[flash]' where its build matches PyTorch)"
+        return (
+            "no flash-attn that runs on this device is installed "
+            "(pip install 'cardialign[flash]' where its build matches PyTorch)"
+        )
     if about.masked:
         return "it takes no key mask; pack the sequences and call packed_attention"
     if about.dtype not in HALF:

@@ -1,5 +1,6 @@
-"""Attention: one dispatch point over the libraries that compute it, exact zeros where nothing may be attended. We write none of our own.
+"""Attention: one dispatch point over the libraries that compute it. We write none of our own.
 
+Where nothing may be attended the result is exactly zero.
 Shapes: B batch, H heads, N tokens, M keys, Dh head width, D = H * Dh. Masks are bool, True = may be attended.
 """
 
@@ -25,13 +26,17 @@ def attention(
 ) -> Tensor:
     """softmax(q k^T / sqrt(Dh)) v over the keys that may be attended: (B, H, N, Dh).
 
-    q (B, H, N, Dh); k, v (B, H, M, Dh); key_mask bool (B, M). A row of the batch without any key gives 0 with zero gradients.
-    backend: `auto` takes the first of flash-attn and PyTorch's SDPA that serves the operands (`attention_backends`); `math` is the reference.
-    available: what `probe` found, if known. Raises ValueError for an unknown or unavailable backend and for masks that do not fit.
+    q: (B, H, N, Dh). k, v: (B, H, M, Dh).
+    key_mask: bool (B, M). A row of the batch without any key gives 0 with zero gradients.
+    backend: `auto` takes the first of flash-attn and PyTorch's SDPA that serves the operands (`backends`); `math` is
+    the reference.
+    available: what `probe` found, if known.
+    Raises ValueError for an unknown or unavailable backend and for masks that do not fit.
     """
     if key_mask is not None and (key_mask.dtype != torch.bool or key_mask.shape != (k.shape[0], k.shape[-2])):
         raise ValueError(
-            f"key_mask is {key_mask.dtype} {tuple(key_mask.shape)}; pass bool {(k.shape[0], k.shape[-2])}, True = may be attended"
+            f"key_mask is {key_mask.dtype} {tuple(key_mask.shape)}; "
+            f"pass bool {(k.shape[0], k.shape[-2])}, True = may be attended"
         )
     about = operands(q, masked=key_mask is not None)
     available = probe(q.device) if available is None else available
@@ -43,7 +48,8 @@ def attention(
     compute = F.scaled_dot_product_attention if chosen == "sdpa" else _math
     if key_mask is None:
         return compute(q, k, v)
-    # A row without keys is computed over all of them and then replaced: softmax over nothing would give NaN, here or in a gradient.
+    # A row without keys is computed over all of them and then replaced:
+    # softmax over nothing would give NaN, here or in a gradient.
     some = key_mask.any(1)
     allowed = (key_mask | ~some[:, None])[:, None, None, :]
     return torch.where(
@@ -61,13 +67,16 @@ def _math(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> T
 def attention_pool(query: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
     """Pool tokens (B, N, D) into (B, D) by softmax(query . token / sqrt(Dh)); a record without tokens gives 0.
 
-    query: (D,) for one head, or (H, Dh) with H * Dh = D, every head weighing its own part of the tokens. mask: bool (B, N), True = counts.
-    Weights are computed in float32 for half-precision tokens. Raises ValueError when query or mask do not fit the tokens.
+    query: (D,) for one head, or (H, Dh) with H * Dh = D, every head weighing its own part of the tokens.
+    mask: bool (B, N), True = counts.
+    Weights are computed in float32 for half-precision tokens.
+    Raises ValueError when query or mask do not fit the tokens.
     """
     heads = query.reshape(1, -1) if query.ndim == 1 else query
     if heads.ndim != 2 or heads.numel() != tokens.shape[-1]:
         raise ValueError(
-            f"query has shape {tuple(query.shape)} for tokens of width {tokens.shape[-1]}; pass (D,) or (H, Dh) with H * Dh = D"
+            f"query has shape {tuple(query.shape)} for tokens of width {tokens.shape[-1]}; "
+            "pass (D,) or (H, Dh) with H * Dh = D"
         )
     if mask is not None and (mask.dtype != torch.bool or mask.shape != tokens.shape[:2]):
         raise ValueError(

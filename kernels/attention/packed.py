@@ -1,6 +1,7 @@
 """Sequences of different lengths back to back, without padding: pack, attend within each sequence, unpack.
 
-Legend: B sequences of up to N places, M tokens in all, H heads, Dh head width. `cu_seqlens` int32 (B + 1,) holds where each sequence begins.
+Legend: B sequences of up to N places, M tokens in all, H heads, Dh head width.
+`cu_seqlens` int32 (B + 1,) holds where each sequence begins.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ WASTE = 8  # a bucket of the SDPA path holds sequences up to 1/8 shorter than it
 
 
 class Packed(NamedTuple):
-    """tokens (M, ...), cu_seqlens int32 (B + 1,), max_seqlen, and indices int64 (M,): the place of every token among the B * N."""
+    """The tokens that are there.
+
+    tokens: (M, ...). cu_seqlens: int32 (B + 1,). max_seqlen: of the longest sequence.
+    indices: int64 (M,), the place of every token among the B * N.
+    """
 
     tokens: Tensor
     cu_seqlens: Tensor
@@ -42,7 +47,10 @@ def pack(tokens: Tensor, mask: Tensor) -> Packed:
 
 
 def unpack(tokens: Tensor, indices: Tensor, batch: int, length: int) -> Tensor:
-    """Tokens (M, ...) back to (batch, length, ...), zeros at the places that were not kept. Raises ValueError when the numbers differ."""
+    """Tokens (M, ...) back to (batch, length, ...), zeros at the places that were not kept.
+
+    Raises ValueError when the numbers differ.
+    """
     if indices.shape != tokens.shape[:1]:
         raise ValueError(f"{tokens.shape[0]} tokens for {indices.shape[0]} places; pass the indices that pack returned")
     places = tokens.new_zeros(batch * length, *tokens.shape[1:])
@@ -50,22 +58,30 @@ def unpack(tokens: Tensor, indices: Tensor, batch: int, length: int) -> Tensor:
 
 
 class Bucket(NamedTuple):
-    """Sequences of about one length L: rows int64 (n, L) into the tokens, mask bool (n, L) of what is real (None: all of it)."""
+    """Sequences of about one length L.
+
+    rows: int64 (n, L) into the tokens. mask: bool (n, L) of what is real; None: all of it.
+    """
 
     rows: Tensor
     mask: Tensor | None
 
 
 class BucketPlan(NamedTuple):
-    """The buckets of the SDPA path, and `back` int64 (M,): where each token's output stands when theirs are laid end to end."""
+    """The buckets of the SDPA path.
+
+    back: int64 (M,), where each token's output stands when theirs are laid end to end.
+    """
 
     buckets: list[Bucket]
     back: Tensor
 
 
 def plan_buckets(cu_seqlens: Tensor) -> BucketPlan:
-    """Sequences of about equal length together, at most 1/8 padding, empty ones nowhere. One plan serves all layers; it copies cu_seqlens
-    to the host."""
+    """Sequences of about equal length together, at most 1/8 padding, empty ones nowhere.
+
+    One plan serves all layers; it copies cu_seqlens to the host.
+    """
     starts = cu_seqlens.tolist()
     spans = sorted(((b - a, a) for a, b in pairwise(starts) if b > a), reverse=True)
     groups: list[list[tuple[int, int]]] = []
@@ -81,9 +97,8 @@ def plan_buckets(cu_seqlens: Tensor) -> BucketPlan:
         begin = torch.tensor([start for _, start in group], device=device)[:, None]
         place = torch.arange(group[0][0], device=device)[None]
         mask = place < lengths
-        rows = begin + torch.minimum(
-            place, lengths - 1
-        )  # padding repeats the last token; nobody attends to it and nobody reads it
+        # Padding repeats the last token; nobody attends to it and nobody reads it.
+        rows = begin + torch.minimum(place, lengths - 1)
         flat = done + torch.arange(rows.numel(), device=device).view_as(rows)
         back[rows[mask]] = flat[mask]
         done += rows.numel()
@@ -102,10 +117,13 @@ def packed_attention(
     plan: BucketPlan | None = None,
     available: Available | None = None,
 ) -> Tensor:
-    """softmax(q k^T / sqrt(Dh)) v within each sequence: q, k, v (M, H, Dh) -> (M, H, Dh). Equal to dense attention with a key mask.
+    """softmax(q k^T / sqrt(Dh)) v within each sequence: q, k, v (M, H, Dh) -> (M, H, Dh).
 
-    `auto` takes flash-attn, `torch.nn.attention.varlen` or, on the CPU and in full precision, SDPA over buckets of equal length (give `plan`
-    when several layers share the sequences); `math` is the reference, with an M x M mask. available: what `probe` found, if known.
+    Equal to dense attention with a key mask.
+    backend: `auto` takes flash-attn, `torch.nn.attention.varlen` or, on the CPU and in full precision, SDPA over
+    buckets of equal length; `math` is the reference, with an M x M mask.
+    plan: the buckets; give it when several layers share the sequences.
+    available: what `probe` found, if known.
     Raises ValueError for operands that do not fit, and for a backend asked for by name that is not available.
     """
     _check(q, k, v, cu_seqlens)
@@ -138,7 +156,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> None:
         raise ValueError(f"q, k, v have shapes {', '.join(map(str, shapes))}; pass three of (M, H, Dh)")
     if cu_seqlens.dtype != torch.int32 or cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 1:
         raise ValueError(
-            f"cu_seqlens is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}; pass int32 (B + 1,), from 0 to the number of tokens"
+            f"cu_seqlens is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}; "
+            "pass int32 (B + 1,), from 0 to the number of tokens"
         )
     if cu_seqlens.device.type == "cpu" and (int(cu_seqlens[-1]) != q.shape[0] or bool((cu_seqlens.diff() < 0).any())):
         raise ValueError(

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# A beat's parts (0.1 s is a QRS complex) to a whole record: tokens 50 ms apart still see the shortest period without aliasing.
+# Seconds, from a beat's parts (0.1 s is a QRS complex) to a whole record.
+# Tokens 50 ms apart still see the shortest period without aliasing.
 SHORTEST_PERIOD = 0.1
 LONGEST_PERIOD = 20.0
 
@@ -38,10 +39,11 @@ def rotary_table(
 
 
 def rotary(x: Tensor, seconds: Tensor, shortest: float = SHORTEST_PERIOD, longest: float = LONGEST_PERIOD) -> Tensor:
-    """Turn queries or keys x (B, H, N, Dh) by their times in seconds, (N,) or (B, N); same shape and type, computed in float32 or better.
+    """Turn queries or keys x (B, H, N, Dh) by their times in seconds, (N,) or (B, N); same shape and type.
 
-    Dot products of turned queries and keys depend on time differences only.
-    Raises ValueError for an odd Dh or times that do not match the tokens. Source: RoPE (Su et al. 2021), positions in seconds.
+    Computed in float32 or better. Dot products of turned queries and keys depend on time differences only.
+    Raises ValueError for an odd Dh or times that do not match the tokens.
+    Source: RoPE (Su et al. 2021), positions in seconds.
     """
     if seconds.shape not in ((x.shape[-2],), (x.shape[0], x.shape[-2])):
         raise ValueError(f"seconds has shape {tuple(seconds.shape)} for {x.shape[-2]} tokens; pass (N,) or (B, N)")
@@ -55,17 +57,22 @@ def rotary(x: Tensor, seconds: Tensor, shortest: float = SHORTEST_PERIOD, longes
 
 
 class Rotation(NamedTuple):
-    """cos and sin, signed, over the whole head width: (..., N, 1, H or 1, Dh). The same for queries, keys and all layers."""
+    """cos and sin, signed, over the whole head width: (..., N, 1, H or 1, Dh).
+
+    The same for queries, keys and all layers.
+    """
 
     cos: Tensor
     sin: Tensor
 
 
 def rotation(seconds: Tensor, heads: int, head_width: int, dtype: torch.dtype) -> Rotation:
-    """The table for tokens of `dtype` at times (N,), (B, N) or, packed, (M,): float64 angles, kept in float32 or better.
+    """The table for tokens of `dtype` at times in seconds, (N,), (B, N) or, packed, (M,).
 
-    Given H heads the table is laid out for all of them, which the CPU reads in long runs; for packed tokens, where it would be as large as the
-    tokens themselves, pass heads=1. Raises ValueError for an odd head width.
+    Angles are made in float64, the table is kept in float32 or better.
+    heads: given H heads the table is laid out for all of them, which the CPU reads in long runs; for packed tokens,
+    where it would be as large as the tokens themselves, pass 1.
+    Raises ValueError for an odd head width.
     """
     exact = torch.promote_types(dtype, torch.float32)
     cos, sin = (table.to(exact)[..., None, None, :] for table in rotary_table(seconds, head_width))
@@ -74,10 +81,12 @@ def rotation(seconds: Tensor, heads: int, head_width: int, dtype: torch.dtype) -
 
 
 def turn_heads(qkv: Tensor, table: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries and keys turned, values as they are: qkv (B, N, 3, H, Dh) or packed (M, 3, H, Dh) -> three of (..., H, Dh).
+    """Queries and keys turned, values as they are: three of (..., H, Dh).
 
-    Equal to `rotary` bit for bit, in value and in gradient. One pass over queries and keys together, nothing kept for the backward pass but the
-    table, and gradients written straight to where the projection reads them. Raises ValueError for a table that does not fit.
+    qkv: (B, N, 3, H, Dh), or packed (M, 3, H, Dh).
+    Equal to `rotary` bit for bit, in value and in gradient. One pass over queries and keys together, nothing kept for
+    the backward pass but the table, and gradients written straight to where the projection reads them.
+    Raises ValueError for a table that does not fit.
     """
     try:
         fits = torch.broadcast_shapes(table.cos.shape, qkv[..., :2, :, :].shape) == qkv[..., :2, :, :].shape
@@ -85,7 +94,8 @@ def turn_heads(qkv: Tensor, table: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         fits = False
     if not fits or qkv.shape[-3] != 3:
         raise ValueError(
-            f"a table {tuple(table.cos.shape)} does not fit qkv {tuple(qkv.shape)}; make it for its tokens and head width"
+            f"a table {tuple(table.cos.shape)} does not fit qkv {tuple(qkv.shape)}; "
+            "make it for its tokens and head width"
         )
     q, k, v = _TurnHeads.apply(qkv, *table)
     return q, k, v

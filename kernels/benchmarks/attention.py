@@ -1,7 +1,8 @@
-"""What `cardialign bench kernels` measures of attention: dense sequences, sequences of which a third is missing, and rotary positions.
+"""What `cardialign bench kernels` measures of attention.
 
-Work is counted once for all implementations: 4 FLOPs per query, key and head element forward, 2.5 times that backward (FlashAttention's count),
-over the tokens that are there; every operand and result moves once.
+Dense sequences, sequences of which a third is missing, and rotary positions. Work is counted once for all
+implementations: 4 FLOPs per query, key and head element forward, 2.5 times that backward (FlashAttention's count), over
+the tokens that are there; every operand and result moves once.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from cardialign.kernels.attention import attention, pack, packed_attention, plan_buckets, rotation, turn_heads
 from cardialign.kernels.attention.backends import Operands, choose_backend, operands, probe
-from cardialign.kernels.attention.dense import attention
-from cardialign.kernels.attention.packed import pack, packed_attention, plan_buckets
-from cardialign.kernels.attention.rotary import rotary, rotation, turn_heads
+from cardialign.kernels.attention.rotary import rotary
 from cardialign.kernels.benchmarks.cases import Case, Work, words
 from cardialign.kernels.benchmarks.timing import Job
 
@@ -25,31 +25,19 @@ WARM = {"sequences": 2, "tokens": 8, "heads": 2, "head_width": 16}
 
 
 def cases(device: torch.device, quick: bool) -> list[Case]:
-    """Sizes are one patch scale of the demo recipe (CPU), and the patch scales of `cardialign-base` at its micro-batch of 64 and 4 lead groups (CUDA)."""
+    """One patch scale of the demo recipe (CPU), the patch scales of `cardialign-base` (CUDA).
+
+    There at its micro-batch of 64 and 4 lead groups.
+    """
     cuda = device.type == "cuda"
-    dense: tuple[str, ...]
-    packed: tuple[str, ...]
-    if cuda:
-        sizes = [
-            {"sequences": 256, "tokens": tokens, "heads": 8, "head_width": 64}
-            for tokens in ((199,) if quick else (399, 199, 50))
-        ]
-        dense, packed = (
-            ("math", "compiled", "sdpa", "sdpa-cudnn", "flash"),
-            ("masked math", "masked sdpa", "packed varlen", "packed flash"),
-        )
-    else:
-        sizes = [{"sequences": 16 if quick else 128, "tokens": 100, "heads": 4, "head_width": 16}]
-        dense, packed = (
-            ("math", *([] if quick else ["compiled"]), "sdpa"),
-            ("masked math", "masked sdpa", "packed sdpa"),
-        )
+    dense, packed = _implementations(cuda, quick)
+    tokens: tuple[int, ...] = (100,) if not cuda else (199,) if quick else (399, 199, 50)
+    shape = {"heads": 8, "head_width": 64} if cuda else {"heads": 4, "head_width": 16}
     found = []
-    for size in sizes:
-        kept = (
-            int(lengths(size["sequences"], size["tokens"]).square().sum()) / size["tokens"] ** 2
-        )  # in whole sequences, for the pairs
-        held = int(lengths(size["sequences"], size["tokens"]).sum()) / size["tokens"]
+    for count in tokens:
+        size = {"sequences": 256 if cuda else 16 if quick else 128, "tokens": count, **shape}
+        there = lengths(size["sequences"], count)
+        kept, held = int(there.square().sum()) / count**2, int(there.sum()) / count  # in whole sequences
         case = functools.partial(
             Case,
             shown=words(size),
@@ -60,13 +48,38 @@ def cases(device: torch.device, quick: bool) -> list[Case]:
         )
         auto = functools.partial(_dispatched, size["head_width"])
         found += [
-            case("attention", implementations=dense, build=dense_job, work=_work(size, size["sequences"], size["sequences"], device),
-                 dispatched=auto),
-            case("attention, a third missing", implementations=packed, build=missing_job, work=_work(size, kept, held, device),
-                 dispatched=functools.partial(_dispatched, size["head_width"], packed=True)),
-            case("rotary positions", implementations=("formula", "one pass"), build=rotary_job, work=_rotary_work(size, device)),
-        ]  # fmt: skip
+            case(
+                "attention",
+                implementations=dense,
+                build=dense_job,
+                work=_work(size, size["sequences"], size["sequences"], device),
+                dispatched=auto,
+            ),
+            case(
+                "attention, a third missing",
+                implementations=packed,
+                build=missing_job,
+                work=_work(size, kept, held, device),
+                dispatched=functools.partial(_dispatched, size["head_width"], packed=True),
+            ),
+            case(
+                "rotary positions",
+                implementations=("formula", "one pass"),
+                build=rotary_job,
+                work=_rotary_work(size, device),
+            ),
+        ]
     return found
+
+
+def _implementations(cuda: bool, quick: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of dense sequences, and of sequences a third of which is missing."""
+    if cuda:
+        return (
+            ("math", "compiled", "sdpa", "sdpa-cudnn", "flash"),
+            ("masked math", "masked sdpa", "packed varlen", "packed flash"),
+        )
+    return ("math", *([] if quick else ["compiled"]), "sdpa"), ("masked math", "masked sdpa", "packed sdpa")
 
 
 def _dispatched(head_width: int, device: torch.device, packed: bool = False) -> str:
@@ -91,7 +104,10 @@ def _rotary_work(size: dict[str, int], device: torch.device) -> Work:
 
 
 def lengths(sequences: int, tokens: int) -> Tensor:
-    """Of every six sequences one is empty (a missing lead group), two hold half their tokens (padded) and three are whole."""
+    """Tokens of every sequence.
+
+    Of six one is empty (a missing lead group), two hold half their tokens (padded) and three are whole.
+    """
     share = torch.tensor([1.0, 0.5, 1.0, 0.0, 0.5, 1.0])[torch.arange(sequences) % 6]
     return (share * tokens).long()
 
@@ -103,7 +119,10 @@ def _operands(device: torch.device, sequences: int, tokens: int, heads: int, hea
 
 
 def dense_job(implementation: str, device: torch.device, **size: int) -> Job:
-    """`compiled`: torch.compile of the formula. Raises ValueError for a library that is not available, as every job here."""
+    """`compiled`: torch.compile of the formula.
+
+    Raises ValueError for a library that is not available, as every job here.
+    """
     leaves = _operands(device, **size)
     backends: dict[str, Any] = {
         "math": "math",
@@ -134,7 +153,10 @@ def dense_job(implementation: str, device: torch.device, **size: int) -> Job:
 
 
 def missing_job(implementation: str, device: torch.device, **size: int) -> Job:
-    """Masked dense sequences, or the same ones packed. The operands of `packed` are packed before: an encoder packs once for all its layers."""
+    """Masked dense sequences, or the same ones packed.
+
+    The operands of `packed` are packed before: an encoder packs once for all its layers.
+    """
     form, _, name = implementation.partition(" ")
     backend: Any = name
     mask = (torch.arange(size["tokens"])[None, :] < lengths(size["sequences"], size["tokens"])[:, None]).to(device)
@@ -154,7 +176,10 @@ def missing_job(implementation: str, device: torch.device, **size: int) -> Job:
 
 
 def rotary_job(implementation: str, device: torch.device, **size: int) -> Job:
-    """Queries and keys turned: the formula on each, or both at once with the table an encoder makes once per forward pass."""
+    """Queries and keys turned.
+
+    By the formula each, or both at once with the table an encoder makes once per forward pass.
+    """
     qkv = torch.stack([x.detach() for x in _operands(device, **size)], dim=2).requires_grad_()
     seconds = torch.linspace(0.0, 10.0, size["tokens"], device=device)
     table = rotation(seconds, size["heads"], size["head_width"], qkv.dtype)

@@ -1,7 +1,8 @@
-"""What `cardialign bench kernels` measures: the cases of every operation, each a few implementations on the same operands, and their rows.
+"""What `cardialign bench kernels` measures: cases of every operation, each a few implementations on the same operands.
 
-An operation is a module of `MODULES` with `cases(device, quick) -> list[Case]`; it lists them without touching the device, so that a report can
-also say what was not measured. Timing is in `timing`, memory in `memory`, tables in `table`.
+An operation is a module of `MODULES` with `cases(device, quick) -> list[Case]`. It lists them without touching the
+device, so that a report can also say what was not measured. Timing is in `timing`, memory in `memory`, tables in
+`table`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ def silent(line: str) -> None:
 
 @dataclass(frozen=True)
 class Work:
-    """Counted work of one call, whatever the implementation: FLOPs (a multiply-add is 2) and bytes that must move at least once."""
+    """Counted work of one call, whatever the implementation.
+
+    FLOPs (a multiply-add is 2), and bytes that must move at least once.
+    """
 
     forward_flops: float | None = None
     both_flops: float | None = None
@@ -48,11 +52,16 @@ class Work:
 class Case:
     """One operation at one size: what to build, how often to run it, and what is known about it beforehand.
 
-    op, shown: the operation, and the size in words. implementations: the first is the baseline of the ratio `speedup`.
-    build: function(implementation, device, **size) -> Job; it raises ValueError, with the reason, for what this machine lacks.
-    warm_size: a small size run once before, so that libraries are loaded by then. rounds, seconds, warmup: see `interleaved_medians`.
-    absent: those of them that are left out at this size, and why. kernels: those that are kernels of ours, which must earn their dispatch.
-    scale: the number by which `cardialign.kernels.dispatch` decides about them. dispatched: device -> the implementation that backend "auto" takes.
+    op, shown: the operation, and the size in words.
+    implementations: the first is the baseline of the ratio `speedup`.
+    build: function(implementation, device, **size) -> Job; it raises ValueError, with the reason, for what this machine
+    lacks.
+    warm_size: a small size run once before, so that libraries are loaded by then.
+    rounds, seconds, warmup: see `interleaved_medians`.
+    absent: those of them that are left out at this size, and why.
+    kernels: those that are kernels of ours, which must earn their dispatch.
+    scale: the number by which `cardialign.kernels.dispatch` decides about them.
+    dispatched: device -> the implementation that backend "auto" takes.
     measured_by: instead of `measure`, for what does not run in this process.
     """
 
@@ -115,7 +124,10 @@ def _built(case: Case, name: str, device: torch.device) -> Job:
 
 
 def compared(case: Case, device: torch.device, timings: Mapping[str, Timing | None], notes: Mapping[str, str]) -> Rows:
-    """Rows in the order of the case's implementations, `speedup` being the ratio of "both" to that of the first; None where that did not run."""
+    """Rows in the order of the case's implementations.
+
+    `speedup` is the ratio of "both" to that of the first; None where that did not run.
+    """
     auto = case.dispatched(device) if case.dispatched is not None else None
     rows = []
     for name in case.implementations:
@@ -136,7 +148,10 @@ def row(
     note: str = "",
     auto: str | None = None,
 ) -> dict[str, Any]:
-    """One line of the table: every key is always there, None where it was not measured. Times in ms, rates in FLOP/s and bytes/s."""
+    """One line of the table: every key is always there, None where it was not measured.
+
+    Times in ms, rates in FLOP/s and bytes/s.
+    """
 
     def rate(amount: float | None, ms: float | None) -> float | None:
         return amount / (ms * 1e-3) if amount is not None and ms else None
@@ -171,7 +186,10 @@ def words(size: dict[str, Any]) -> str:
 
 
 def listed(device: torch.device, quick: bool, only: Sequence[str] | None = None) -> tuple[list[Case], list[str]]:
-    """(cases of the operations in `only`, default all; one sentence per operation that is not there). Raises ValueError for an unknown one."""
+    """(cases of the operations in `only`, default all; one sentence per operation that is not there).
+
+    Raises ValueError for an unknown one.
+    """
     unknown = sorted(set(only or ()) - set(MODULES))
     if unknown:
         raise ValueError(f"unknown operation {', '.join(unknown)}; known: {', '.join(MODULES)}")
@@ -206,7 +224,8 @@ def collect(
 ) -> tuple[Rows, list[str]]:
     """(rows of all cases of the operations in `only`, default all; one sentence per operation that is not there).
 
-    quick: small sizes, few rounds, no memory. Raises ValueError for an unknown operation and for CUDA where there is none.
+    quick: small sizes, few rounds, no memory.
+    Raises ValueError for an unknown operation and for CUDA where there is none.
     """
     cases, skipped = listed(device, quick, only)
     if device.type == "cuda" and not torch.cuda.is_available():

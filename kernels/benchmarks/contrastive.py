@@ -1,8 +1,10 @@
-"""What `cardialign bench kernels` measures of the contrastive losses: the tiles beside the full matrix, eager and compiled, and beside a ClipLoss.
+"""What `cardialign bench kernels` measures of the contrastive losses.
 
-The baselines are what one would write: the paper's formula on the whole matrix (contrastive_reference), the same through torch.compile, and the
-plain loss of CLIP on gathered features, which weighs nothing and reads no similarity. "share" is the weighted loss as one rank of many computes
-it: its b rows against all B columns, with what other ranks would send made up beforehand; column sums stay those of its own rows, no network.
+The tiles beside the full matrix, eager and compiled, and beside a ClipLoss. The baselines are what one would write: the
+paper's formula on the whole matrix (`reference`), the same through torch.compile, and the plain loss of CLIP on
+gathered features, which weighs nothing and reads no similarity.
+"share" is the weighted loss as one rank of many computes it: its b rows against all B columns, with what other ranks
+would send made up beforehand; column sums stay those of its own rows, no network.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cardialign.kernels import contrastive
 from cardialign.kernels.benchmarks.cases import Case, Work
 from cardialign.kernels.benchmarks.timing import Job
-from cardialign.kernels.contrastive import losses as contrastive
-from cardialign.kernels.contrastive import reference
+from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, SoftTargets, reference
 from cardialign.kernels.contrastive.exchange import Layout, Merge, Visit
-from cardialign.kernels.contrastive.losses import NegativeWeights, Similarity, SoftTargets
+from cardialign.kernels.contrastive.plan import TORCH, Plan, choose_blocks
 from cardialign.kernels.contrastive.softmax import SoftmaxLoss
+from cardialign.kernels.contrastive.triton.backend import available
+from cardialign.kernels.dispatch import Backend
 
 NAMES = {
     "weighted": "weighted",
@@ -43,20 +47,24 @@ WEIGHTS = NegativeWeights("ramp", low=0.3, high=0.8)
 TARGETS = SoftTargets("ramp", low=0.3, high=0.8)
 
 NAIVE_BYTES_PER_LOGIT = 24
-"""Of the weighted loss on the whole float32 matrix, as its row at 8,192 measures it: 1.6 GB there, sixteen times that at 32,768."""
+"""Of the weighted loss on the whole float32 matrix, as its row at 8,192 measures it.
+
+1.6 GB there, sixteen times that at 32,768.
+"""
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Similarity], Tensor]
 """(ecg (B, d), text (B, d), log_scale (1,), bias (1,), similarity) -> loss."""
 
 
-def _tiled(loss: str, backend: Any) -> Loss:
+def _tiled(loss: str, backend: Backend) -> Loss:
+    how = Execution(backend=backend)
     losses: dict[str, Loss] = {
-        "weighted": lambda v, t, s, b, S: contrastive.weighted_infonce(v, t, s, S, WEIGHTS, backend=backend).loss,
-        "infonce": lambda v, t, s, b, S: contrastive.infonce(v, t, s, backend=backend),
-        "soft": lambda v, t, s, b, S: contrastive.soft_target_infonce(v, t, s, S, TARGETS, backend=backend),
-        "siglip": lambda v, t, s, b, S: contrastive.siglip(v, t, s, b, S, TARGETS, backend=backend),
-        "ets": lambda v, t, s, b, S: contrastive.ets(v, t, backend=backend),
-        "fnm": lambda v, t, s, b, S: contrastive.false_negative_mitigation(v, t, S, backend=backend),
+        "weighted": lambda v, t, s, b, S: contrastive.weighted_infonce(v, t, s, S, WEIGHTS, how).loss,
+        "infonce": lambda v, t, s, b, S: contrastive.infonce(v, t, s, how),
+        "soft": lambda v, t, s, b, S: contrastive.soft_target_infonce(v, t, s, S, TARGETS, how),
+        "siglip": lambda v, t, s, b, S: contrastive.siglip(v, t, s, b, S, TARGETS, how),
+        "ets": lambda v, t, s, b, S: contrastive.ets(v, t, None, how),
+        "fnm": lambda v, t, s, b, S: contrastive.false_negative_mitigation(v, t, S, how),
     }
     return losses[loss]
 
@@ -76,7 +84,10 @@ def _eager(loss: str) -> Loss:
 
 
 class _Share:
-    """An exchange that has the columns of all other ranks at hand. Their column sums are infinite: no gradient comes from them."""
+    """An exchange that has the columns of all other ranks at hand.
+
+    Their column sums are infinite: no gradient comes from them.
+    """
 
     def __init__(self, rows: int, others: Sequence[Tensor]) -> None:
         self.layout = Layout((rows, len(others[0])))
@@ -91,11 +102,11 @@ class _Share:
         return value
 
 
-def _tiled_share(others: Sequence[Tensor], backend: Any) -> Loss:
+def _tiled_share(others: Sequence[Tensor], backend: Backend) -> Loss:
     def loss(v: Tensor, t: Tensor, s: Tensor, b: Tensor, S: Similarity) -> Tensor:
         share = _Share(len(v), others)
-        blocks = contrastive.choose_blocks(backend, v.device, len(v) * share.layout.batch)
-        value: Tensor = SoftmaxLoss.apply(v, t, s, S, WEIGHTS, None, share, blocks, 1024)[0]
+        plan = Plan(share, choose_blocks(backend, v.device, len(v) * share.layout.batch), chunk=1024)
+        value: Tensor = SoftmaxLoss.apply(v, t, s, S, WEIGHTS, None, plan)[0]
         return value
 
     return loss
@@ -136,7 +147,10 @@ def job(
     dtype: str = "float32",
     columns: int = 0,
 ) -> Job:
-    """One loss on random unit rows; columns: B of "share". Raises ValueError, with the reason, for what cannot run on this machine."""
+    """One loss on random unit rows; columns: B of "share".
+
+    Raises ValueError, with the reason, for what cannot run on this machine.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def rows(wide: int, count: int = batch) -> Tensor:
@@ -168,18 +182,20 @@ def _function(implementation: str, device: torch.device, loss: str, others: Sequ
     if implementation == "tiled":
         return _tiled_share(others, "torch") if loss == "share" else _tiled(loss, "torch")
     if implementation == "triton":
-        if contrastive.triton_blocks(device) is None:
+        if not available(device):
             raise ValueError("the Triton tiles need a CUDA device of capability 8.0 or newer")
         return _tiled_share(others, "triton") if loss == "share" else _tiled(loss, "triton")
     raise ValueError(f"unknown implementation {implementation!r}; use eager, compiled, clip-loss, tiled or triton")
 
 
 def _work(loss: str, batch: int, columns: int, width: int, similarity_width: int, dtype: str) -> Work:
-    """The least work of batch x columns pairs without a matrix kept between the passes: FLOPs of the matrix products, and every operand once.
+    """The least work of batch x columns pairs without a matrix kept between the passes.
 
-    Forward one product each of embeddings and similarity features; backward both again and two products for the gradients. A pointwise loss needs
-    no sum over a row before its gradient: the products once, and the two for the gradients. Bytes: embeddings and features, in the backward pass
-    again, and the gradients of the embeddings. A loss is bound by its products: the share of a copy is small by nature.
+    FLOPs of the matrix products: forward one product each of embeddings and similarity features; backward both again
+    and two products for the gradients. A pointwise loss needs no sum over a row before its gradient: the products once,
+    and the two for the gradients.
+    Bytes, every operand once: embeddings and features, in the backward pass again, and the gradients of the embeddings.
+    A loss is bound by its products: the share of a copy is small by nature.
     """
     pairs, similar = batch * columns, 0 if loss in WITHOUT_SIMILARITY else similarity_width
     once = 2.0 * pairs * (width + similar)
@@ -194,7 +210,7 @@ def _work(loss: str, batch: int, columns: int, width: int, similarity_width: int
 
 def _dispatched(logits: int) -> Callable[[torch.device], str]:
     def choose(device: torch.device) -> str:
-        return "tiled" if contrastive.choose_blocks("auto", device, logits) is contrastive.TORCH else "triton"
+        return "tiled" if choose_blocks("auto", device, logits) is TORCH else "triton"
 
     return choose
 
@@ -235,7 +251,10 @@ def _case(
 
 
 def cases(device: torch.device, quick: bool) -> list[Case]:
-    """Every loss of the family, the weighted one also at the sizes for which memory and time are promised. quick: no torch.compile, small batches."""
+    """Every loss of the family, the weighted one also at the sizes for which memory and time are promised.
+
+    quick: no torch.compile, small batches.
+    """
     case = functools.partial(_case, device=device, quick=quick)
     if quick:
         batch = 2048 if device.type == "cuda" else 256

@@ -1,4 +1,7 @@
-"""What a benchmark says about dispatch: where our kernels beat the best PyTorch, whether backend "auto" agrees, and the file that makes it agree."""
+"""What a benchmark says about dispatch: where our kernels beat the best PyTorch, and whether "auto" agrees.
+
+And the file that makes it agree.
+"""
 
 from __future__ import annotations
 
@@ -59,15 +62,22 @@ def _contests(rows: Rows) -> Iterator[Contest]:
         ours, others = ([row for row in measured if row["kernel"] is kernel] for kernel in (True, False))
         if ours and others:
             yield Contest(
-                op, size, ours[0]["scale"], ours[0]["implementation"], ours[0]["both_ms"], others[0]["implementation"], others[0]["both_ms"],
+                op,
+                size,
+                ours[0]["scale"],
+                ours[0]["implementation"],
+                ours[0]["both_ms"],
+                others[0]["implementation"],
+                others[0]["both_ms"],
                 any(row["kernel"] and row["auto"] for row in case),
-            )  # fmt: skip
+            )
 
 
 def dispatch_table(report: dict[str, Any]) -> dict[str, Any]:
-    """What `cardialign.kernels.dispatch` reads: device, versions, and per operation the smallest scale from which every measured case was won by a kernel.
+    """What `cardialign.kernels.dispatch` reads: device, versions, and per operation a smallest scale.
 
-    An operation whose largest case was lost has None. Raises ValueError when the report holds no kernel that ran on a GPU.
+    From that scale on every measured case was won by a kernel; an operation whose largest case was lost has None.
+    Raises ValueError when the report holds no kernel that ran on a GPU.
     """
     device = next((each for each in report["devices"] if each["device"] == "cuda"), None)
     found = contests([row for row in report["rows"] if row["device"] == "cuda"])

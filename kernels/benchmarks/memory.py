@@ -1,4 +1,7 @@
-"""Peak memory of one pass beside what was held before it: the resident set of this process on the CPU, the allocator's statistics on CUDA."""
+"""Peak memory of one pass beside what was held before it.
+
+The resident set of this process on the CPU, the allocator's statistics on CUDA.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,12 @@ STATUS = Path("/proc/self/status")
 
 
 def peak_mib(device: torch.device, run: Callable[[], Any], exact: bool = True) -> float | None:
-    """MiB that `run` held at most, beyond what was held when it began; None where the system does not tell (the CPU outside Linux).
+    """MiB that `run` held at most, beyond what was held when it began.
 
-    Call it after `run`, or a smaller one like it, ran once: libraries that are loaded then, compiled code and workspaces that stay do not count.
-    exact: on the CPU `run` goes to a thread, whose heap is new, and the C library maps and unmaps every block above 64 KiB, which is slower;
-    otherwise it would reuse and keep freed blocks, which then count or hide.
+    None where the system does not tell (the CPU outside Linux). Call it after `run`, or a smaller one like it, ran
+    once: libraries that are loaded then, compiled code and workspaces that stay do not count.
+    exact: on the CPU `run` goes to a thread, whose heap is new, and the C library maps and unmaps every block above 64
+    KiB, which is slower; otherwise it would reuse and keep freed blocks, which then count or hide.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -48,7 +52,8 @@ def _growth(run: Callable[[], Any]) -> float | None:
 def keep_freed_blocks() -> None:
     """Let the C library keep what is freed, as in a process that has run for a while (glibc; nothing elsewhere).
 
-    By default it returns memory to the system now and then, depending on what happened before; the pages then cost as much as the arithmetic.
+    By default it returns memory to the system now and then, depending on what happened before; the pages then cost as
+    much as the arithmetic.
     """
     _thresholds(mapped_from=32 << 20, trimmed_from=1 << 30)
 
@@ -77,7 +82,10 @@ def high_water_mark() -> float:
 
 
 def _start_anew() -> bool:
-    """Give freed memory back to the system and set the high-water mark to what is held now. False where the system does not offer it."""
+    """Give freed memory back to the system and set the high-water mark to what is held now.
+
+    False where the system does not offer it.
+    """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc
     if trim is not None:
         trim(0)

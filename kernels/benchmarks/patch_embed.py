@@ -1,7 +1,8 @@
-"""What `cardialign bench kernels` measures of the patch embedding: the main recipe's lead groups and scales, forward and backward.
+"""What `cardialign bench kernels` measures of the patch embedding: the main recipe's lead groups and scales.
 
-Work is counted once for all implementations: the products of the convolutions forward, the same again for the weight gradient, and every signal,
-token and token gradient moved once. The signal asks for no gradient, as in training.
+Forward and backward. Work is counted once for all implementations: the products of the convolutions forward, the same
+again for the weight gradient, and every signal, token and token gradient moved once. The signal asks for no gradient,
+as in training.
 """
 
 from __future__ import annotations
@@ -14,13 +15,8 @@ from torch import Tensor
 
 from cardialign.kernels.benchmarks.cases import Case, Work, words
 from cardialign.kernels.benchmarks.timing import Job
-from cardialign.kernels.patch_embed.embed import (
-    PatchScaleParams,
-    fused_here,
-    multi_scale_patch_embed,
-    patch_embed_reference,
-    token_count,
-)
+from cardialign.kernels.patch_embed import PatchScaleParams, multi_scale_patch_embed, patch_embed_reference, token_count
+from cardialign.kernels.patch_embed.embed import fused_here
 
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 GROUPS = ((0, 3, 4, 10, 11), (1, 2, 5), (6, 7), (8, 9))
@@ -69,7 +65,11 @@ def cases(device: torch.device, quick: bool) -> list[Case]:
 
 
 def _left_out(device: torch.device, width: int) -> tuple[str, ...]:
-    """Twelve convolutions and their gradients are as many C++ programs: compiling all of them takes longer than the rest of the benchmark."""
+    """What is not compiled on a CPU.
+
+    Twelve convolutions and their gradients are as many C++ programs: compiling all of them takes longer than the rest
+    of the benchmark.
+    """
     if device.type == "cuda":
         return ()
     return ("compiled conv1d",) if width == 128 else ("compiled conv1d", "compiled unfold")

@@ -1,8 +1,10 @@
-"""Gather against ring, measured over real processes: time and peak memory of one rank while all ranks compute the weighted loss together.
+"""Gather against ring, measured over real processes.
 
-One process per rank: gloo over this machine's loopback on a CPU, one thread each, and NCCL with a GPU each on CUDA. Times are wall-clock of the
-slowest rank, medians of interleaved repeats, since a rank that waits spends no CPU seconds. The loopback is faster than a network: what the
-table shows is the price of the schemes in arithmetic, copies and memory.
+Time and peak memory of one rank while all ranks compute the weighted loss together. One process per rank: gloo over
+this machine's loopback on a CPU, one thread each, and NCCL with a GPU each on CUDA. Times are wall-clock of the slowest
+rank, medians of interleaved repeats, since a rank that waits spends no CPU seconds.
+The loopback is faster than a network: what the table shows is the price of the schemes in arithmetic, copies and
+memory.
 """
 
 from __future__ import annotations
@@ -27,9 +29,8 @@ import torch.nn.functional as F
 from cardialign.kernels.benchmarks.cases import Case, Rows, Work, compared
 from cardialign.kernels.benchmarks.memory import peak_mib
 from cardialign.kernels.benchmarks.timing import Timing
-from cardialign.kernels.contrastive import losses as contrastive
-from cardialign.kernels.contrastive.losses import NegativeWeights, Similarity
-from cardialign.kernels.contrastive.ring import Ring
+from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, weighted_infonce
+from cardialign.kernels.contrastive.exchange import Ring, choose_exchange
 
 WORLD = 2
 SCHEMES = ("gather", "ring")
@@ -64,7 +65,10 @@ def cases(device: torch.device, quick: bool) -> list[Case]:
 
 
 def measure_over_ranks(case: Case, device: torch.device) -> Rows:
-    """The rows of both schemes. Says so where there are fewer GPUs than ranks; raises RuntimeError with a rank's last lines when one fails."""
+    """The rows of both schemes.
+
+    Says so where there are fewer GPUs than ranks; raises RuntimeError with a rank's last lines when one fails.
+    """
     world = case.size["world"]
     if device.type == "cuda" and torch.cuda.device_count() < world:
         return compared(
@@ -90,10 +94,12 @@ def measure_over_ranks(case: Case, device: torch.device) -> Rows:
 
 
 def run_processes(world: int, module: str, request: dict[str, Any], deadline: float) -> Any:
-    """`python -m module` once per rank, `request` as JSON on its standard input; what rank 0 prints as its last line, read as JSON.
+    """`python -m module` once per rank, `request` as JSON on its standard input.
 
-    RANK, WORLD_SIZE and RENDEZVOUS (a file) are in the environment. No process is left behind. Raises RuntimeError with the last lines of the
-    rank that failed first, or when the ranks have not ended after `deadline` seconds.
+    Returns what rank 0 prints as its last line, read as JSON. RANK, WORLD_SIZE and RENDEZVOUS (a file) are in the
+    environment. No process is left behind.
+    Raises RuntimeError with the last lines of the rank that failed first, or when the ranks have not ended after
+    `deadline` seconds.
     """
     root = str(Path(__file__).absolute().parents[3])
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
@@ -111,8 +117,12 @@ def run_processes(world: int, module: str, request: dict[str, Any], deadline: fl
                 logs.append((Path(folder) / f"{rank}.log").open("w+"))
                 process = subprocess.Popen(
                     [sys.executable, "-m", module],
-                    stdin=subprocess.PIPE, stdout=logs[-1], stderr=subprocess.STDOUT, text=True, env={**environment, "RANK": str(rank)},
-                )  # fmt: skip
+                    stdin=subprocess.PIPE,
+                    stdout=logs[-1],
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    env={**environment, "RANK": str(rank)},
+                )
                 started.append(process)
                 assert process.stdin is not None
                 process.stdin.write(json.dumps(request))
@@ -159,8 +169,11 @@ def _rank_main() -> None:
         torch.cuda.set_device(device)
     dist.init_process_group(
         "nccl" if cuda else "gloo",
-        init_method=f"file://{os.environ['RENDEZVOUS']}", rank=rank, world_size=world, timeout=timedelta(seconds=DEADLINE_S),
-    )  # fmt: skip
+        init_method=f"file://{os.environ['RENDEZVOUS']}",
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=DEADLINE_S),
+    )
     try:
         answer = _rank_figures(request, rank, world, device)
     finally:
@@ -186,11 +199,10 @@ def _rank_figures(request: dict[str, Any], rank: int, world: int, device: torch.
             break
         for scheme in SCHEMES:
             samples[scheme].append(_everyone(_seconds(operands, scheme, device), world))
-            spent += max(
-                sum(each) for each in samples[scheme][-1]
-            )  # of the slowest rank, so all ranks stop after the same round
+            # Of the slowest rank, so all ranks stop after the same round.
+            spent += max(sum(each) for each in samples[scheme][-1])
     ecg, text, similarity, _ = operands
-    auto = contrastive.choose_exchange(ecg, text, similarity, None, "auto", {"loss": 0})
+    auto = choose_exchange(ecg, text, similarity, Execution(), {"loss": 0})
     answer: dict[str, Any] = {"auto": "ring" if isinstance(auto, Ring) else "gather"}
     for scheme in SCHEMES:
         figures = [
@@ -227,7 +239,7 @@ def _seconds(operands: tuple[Any, Any, Similarity, Any], scheme: Any, device: to
     ecg, text, similarity, scale = operands
     dist.barrier()
     marks = [_now(device)]
-    loss = contrastive.weighted_infonce(ecg, text, scale, similarity, WEIGHTS, scheme=scheme).loss
+    loss = weighted_infonce(ecg, text, scale, similarity, WEIGHTS, Execution(scheme=scheme)).loss
     marks.append(_now(device))
     torch.autograd.grad(loss, [ecg, text, scale])
     marks.append(_now(device))

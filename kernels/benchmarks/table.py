@@ -1,4 +1,7 @@
-"""The report of `cardialign bench kernels`: what was measured where, with which versions, and the same as the page FIGURES.md."""
+"""The report of `cardialign bench kernels`: what was measured where, with which versions.
+
+And the same as the page FIGURES.md.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,13 @@ HEADER = (
     "peak MiB",
 )
 INTRODUCTION = """\
-Medians of interleaved rounds: of each operation the implementations take turns, up to a number of rounds or of seconds, whichever comes first;
-"rounds" says how many were counted. The speed-up is that of forward and backward over the first implementation of the operation. Rates are counted
-work over measured time, forward and then both, in brackets as a share of what a GEMM, or a copy, did in the same run. Peak memory is beside the
-operands. "(auto)" is what backend="auto" takes there. CPU times are CPU milliseconds of one process that keeps freed memory, as a long run does:
-ratios hold on a shared machine, milliseconds vary. Over ranks the wall clock of the slowest counts. The first run on a machine also compiles."""
+Medians of interleaved rounds: of each operation the implementations take turns, up to a number of rounds or of seconds,
+whichever comes first; "rounds" says how many were counted. The speed-up is that of forward and backward over the first
+implementation of the operation. Rates are counted work over measured time, forward and then both, in brackets as a
+share of what a GEMM, or a copy, did in the same run. Peak memory is beside the operands. "(auto)" is what
+backend="auto" takes there. CPU times are CPU milliseconds of one process that keeps freed memory, as a long run does:
+ratios hold on a shared machine, milliseconds vary. Over ranks the wall clock of the slowest counts. The first run on a
+machine also compiles."""
 
 
 def measured_report(
@@ -40,8 +45,8 @@ def measured_report(
 ) -> dict[str, Any]:
     """Everything `collect` finds on each device, with the copy and GEMM rates of the same run beside it.
 
-    Keys: date, quick, only, threads, versions, devices (one dict each: device, name, copy_byte_s, gemm_flop_s), rows, skipped, and unmeasured: the
-    cases a GPU would have had (op, size, implementations), where none was measured.
+    Keys: date, quick, only, threads, versions, devices (one dict each: device, name, copy_byte_s, gemm_flop_s), rows,
+    skipped, and unmeasured: the cases a GPU would have had (op, size, implementations), where none was measured.
     """
     report: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
@@ -102,7 +107,10 @@ def _triton_version() -> str | None:
 
 
 def markdown(report: dict[str, Any]) -> list[str]:
-    """The page: promises and verdicts, the table of each device, dispatch, the optimizer step, and a plain sentence where no GPU was measured."""
+    """The page: promises and verdicts, the table of each device, dispatch, the optimizer step.
+
+    And a plain sentence where no GPU was measured.
+    """
     options = " --quick" * report["quick"] + "".join(f" --op {op}" for op in report["only"])
     command = f"cardialign bench kernels{options} --markdown"
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items() if version)
@@ -162,7 +170,8 @@ def _dispatch(report: dict[str, Any]) -> list[str]:
     if not found:
         return [
             *lines,
-            f'No Triton kernel was timed: {NO_GPU}, and backend="auto" takes PyTorch everywhere (`kernels/dispatch.py`).',
+            f'No Triton kernel was timed: {NO_GPU}, and backend="auto" takes PyTorch everywhere '
+            "(`kernels/dispatch.py`).",
         ]
     return [*lines, *(f"- {contest.sentence()}" for contest in found)]
 
@@ -176,8 +185,9 @@ def _steps(report: dict[str, Any]) -> list[str]:
         parts = ", ".join(f"{part} {step[f'{part}_ms']:.3g}" for part in ("forward", "backward", "optimizer"))
         use = f", {step['mfu']:.1%} MFU" if step.get("mfu") is not None else ""
         lines.append(
-            f"- `{step['recipe']}` on {step['device']}, batch {step['batch']}, {step['precision']}: {step['step_ms']:.4g} ms ({parts}), "
-            f"{step['ecg_per_s']:.3g} ECG/s, {amount(step['flop_per_step'], 'FLOP')} per step, {step['share_of_gemm']:.0%} of the GEMM rate{use}"
+            f"- `{step['recipe']}` on {step['device']}, batch {step['batch']}, {step['precision']}: "
+            f"{step['step_ms']:.4g} ms ({parts}), {step['ecg_per_s']:.3g} ECG/s, "
+            f"{amount(step['flop_per_step'], 'FLOP')} per step, {step['share_of_gemm']:.0%} of the GEMM rate{use}"
         )
     return ["", "## One optimizer step", "", *lines] if lines else []
 

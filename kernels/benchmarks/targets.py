@@ -1,4 +1,7 @@
-"""What is promised about the kernels, and whether a measured report keeps it: one line per promise, computed from the rows, never estimated."""
+"""What is promised about the kernels, and whether a measured report keeps it.
+
+One line per promise, computed from the rows, never estimated.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ Measured = tuple[float, str]
 
 @dataclass(frozen=True)
 class Target:
-    """A promise: on `device`, `value` of the report is at most, or at least, `limit`. value gives None where the rows for it are not there."""
+    """A promise: on `device`, `value` of the report is at most, or at least, `limit`.
+
+    value gives None where the rows for it are not there.
+    """
 
     what: str
     device: str
@@ -120,7 +126,8 @@ def _ratio(
         ratio = theirs[part] / mine[part]
         return (
             ratio,
-            f"{ratio:.2f}x ({mine['implementation']} {mine[part]:.3g} ms, {theirs['implementation']} {theirs[part]:.3g} ms)",
+            f"{ratio:.2f}x ({mine['implementation']} {mine[part]:.3g} ms, "
+            f"{theirs['implementation']} {theirs[part]:.3g} ms)",
         )
 
     return value
@@ -143,21 +150,48 @@ def _utilisation(report: dict[str, Any]) -> Measured | None:
 _SHARE: dict[str, Any] = {"loss": "share", "batch": 4096, "columns": 65536}
 _PATCH: dict[str, Any] = {"batch": 256, "width": 256}
 TARGETS = (
-    Target("weighted loss, B=8,192 d=256 on a CPU: at most 0.4 GB", "cpu", 0.4, False, _loss_memory("cpu", 8192, width=256)),
-    Target("weighted loss, B=32,768 d=256 on a CPU: under 1 GB", "cpu", 1.0, False, _loss_memory("cpu", 32768, width=256)),
-    Target("weighted loss, 65,536 x 65,536 d=512 d_s=128, forward + backward: at most 60 ms", "cuda", 60.0, False, _loss_time),
-    Target("the same: under 1 GB beside the features", "cuda", 1.0, False, _loss_memory("cuda", 65536)),
-    Target("weighted loss, 4,096 x 65,536: at least 4x eager", "cuda", 4.0, True, _ratio("contrastive", OURS, ["eager"], "both_ms", **_SHARE)),
     Target(
-        "the same: at least 1.5x torch.compile", "cuda", 1.5, True, _ratio("contrastive", OURS, ["compiled"], "both_ms", **_SHARE)
+        "weighted loss, B=8,192 d=256 on a CPU: at most 0.4 GB", "cpu", 0.4, False, _loss_memory("cpu", 8192, width=256)
+    ),
+    Target(
+        "weighted loss, B=32,768 d=256 on a CPU: under 1 GB", "cpu", 1.0, False, _loss_memory("cpu", 32768, width=256)
+    ),
+    Target(
+        "weighted loss, 65,536 x 65,536 d=512 d_s=128, forward + backward: at most 60 ms",
+        "cuda",
+        60.0,
+        False,
+        _loss_time,
+    ),
+    Target("the same: under 1 GB beside the features", "cuda", 1.0, False, _loss_memory("cuda", 65536)),
+    Target(
+        "weighted loss, 4,096 x 65,536: at least 4x eager",
+        "cuda",
+        4.0,
+        True,
+        _ratio("contrastive", OURS, ["eager"], "both_ms", **_SHARE),
+    ),
+    Target(
+        "the same: at least 1.5x torch.compile",
+        "cuda",
+        1.5,
+        True,
+        _ratio("contrastive", OURS, ["compiled"], "both_ms", **_SHARE),
     ),
     Target("patch embedding, B=256 d=256, forward: at least 60 % of the copy", "cuda", 0.6, True, _patch_bandwidth),
     Target(
-        "the same: at least 5x eager (conv1d)", "cuda", 5.0, True, _ratio("patch embedding", FUSED, ["conv1d"], "forward_ms", **_PATCH)
+        "the same: at least 5x eager (conv1d)",
+        "cuda",
+        5.0,
+        True,
+        _ratio("patch embedding", FUSED, ["conv1d"], "forward_ms", **_PATCH),
     ),
     Target(
-        "the same: at least 1.5x torch.compile (the better of two)", "cuda", 1.5, True,
+        "the same: at least 1.5x torch.compile (the better of two)",
+        "cuda",
+        1.5,
+        True,
         _ratio("patch embedding", FUSED, ["compiled conv1d", "compiled unfold"], "forward_ms", **_PATCH),
     ),
     Target("optimizer step of cardialign-base in bf16: at least 40 % MFU", "cuda", 0.4, True, _utilisation),
-)  # fmt: skip
+)

@@ -1,7 +1,8 @@
-"""How `cardialign bench kernels` times: implementations take turns, medians count, and a number of repeats or of seconds ends it.
+"""How `cardialign bench kernels` times: implementations take turns, and medians count.
 
-Times on the CPU are CPU seconds of this process, so that other work on the machine disturbs less; set the number of threads before. On CUDA they
-are device events after the second-level cache was overwritten. Taking turns, a machine that slows down slows all implementations alike.
+A number of repeats or of seconds ends it. Times on the CPU are CPU seconds of this process, so that other work on the
+machine disturbs less; set the number of threads before. On CUDA they are device events after the second-level cache was
+overwritten. Taking turns, a machine that slows down slows all implementations alike.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ FLUSH_BYTES = 256 << 20  # five times the second-level cache of an H200
 class Job:
     """One implementation on fixed operands.
 
-    run: () -> output, or several; leaves: the operands whose gradients the backward pass computes; compiled: the first pass compiles.
+    run: () -> output, or several. leaves: the operands whose gradients the backward pass computes.
+    compiled: the first pass compiles.
     """
 
     run: Callable[[], Tensor | Sequence[Tensor]]
@@ -36,9 +38,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians in milliseconds; forward records the graph, as in training. both is the median of the sums, not the sum of the medians.
+    """Medians in milliseconds; forward records the graph, as in training.
 
-    rounds: how many were counted. peak_mib: memory of one pass beside its operands, None where it was not asked for or cannot be read.
+    both: the median of the sums, not the sum of the medians. rounds: how many were counted.
+    peak_mib: memory of one pass beside its operands, None where it was not asked for or cannot be read.
     """
 
     forward_ms: float
@@ -56,10 +59,13 @@ def interleaved_medians(
     seconds: float = math.inf,
     memory: bool = False,
 ) -> dict[str, Timing | None]:
-    """Every job once per round, in turn; the first `warmup` rounds are not counted. None for a job that ran out of device memory.
+    """Every job once per round, in turn; None for a job that ran out of device memory.
 
-    seconds: bound of the counted rounds together, by the wall clock. The first is always run; another one only if it will fit, judged by those
-    before. memory: the very first pass of each job also yields its peak memory, exactly where that pass is not counted. Raises ValueError for fewer than one counted round.
+    warmup: the first so many rounds are not counted.
+    seconds: bound of the counted rounds together, by the wall clock. The first is always run; another one only if it
+    will fit, judged by those before.
+    memory: the very first pass of each job also yields its peak memory, exactly where that pass is not counted.
+    Raises ValueError for fewer than one counted round.
     """
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; measure at least one round")
@@ -83,8 +89,10 @@ def interleaved_medians(
                     found: list[tuple[float, float]] = []
                     once = functools.partial(run_once, job, gradients, name, flush)
                     peaks[name] = peak_mib(
-                        device, lambda once=once, found=found: found.append(once()), exact=warmup > 0
-                    )  # type: ignore[misc]
+                        device,
+                        lambda once=once, found=found: found.append(once()),  # type: ignore[misc]
+                        exact=warmup > 0,
+                    )
                     sample = found[0]
                 else:
                     sample = run_once(job, gradients, name, flush)
@@ -107,7 +115,10 @@ def _medians(pairs: list[tuple[float, float]], peak: float | None) -> Timing:
 
 
 def run_once(job: Job, gradients: dict[str, list[Tensor]], name: str, flush: Tensor | None) -> tuple[float, float]:
-    """(forward ms, backward ms) of one call. The gradient of the output is dense and made once: an expanded one would be copied by some."""
+    """(forward ms, backward ms) of one call.
+
+    The gradient of the output is dense and made once: an expanded one would be copied by some.
+    """
     if flush is not None:
         flush.zero_()
     clock = _CpuClock() if flush is None else _CudaClock()
@@ -154,7 +165,10 @@ class _CudaClock:
 
 
 def copy_rate(device: torch.device, rounds: int = 5, mib: int = 64) -> float:
-    """Bytes per second of a large copy, read and write both counted. On CUDA 2 GiB are copied, so that no cache helps."""
+    """Bytes per second of a large copy, read and write both counted.
+
+    On CUDA 2 GiB are copied, so that no cache helps.
+    """
     size = (2 << 30) if device.type == "cuda" else mib << 20
     source = torch.empty(size, dtype=torch.uint8, device=device).fill_(1)
     target = torch.empty_like(source)

@@ -1,34 +1,51 @@
-"""The losses that judge every pair by itself: SigLIP with soft targets, ETS, false-negative mitigation. Loss and gradient in one pass.
+"""The losses that judge every pair by itself: SigLIP with soft targets, ETS, false-negative mitigation.
 
-With l_ij = exp(log_scale) v_i.t_j + bias (or v_i.t_j alone), f(l_ij) as in contrastive_terms and y_ij the target of the pair (soft_targets;
-y_ii = 1 unless said otherwise):
+With l_ij = exp(log_scale) v_i.t_j + bias (or v_i.t_j alone), f(l_ij) as in `torch_pointwise` and y_ij the target of the
+pair (`soft_targets`; y_ii = 1 unless said otherwise):
     L = 1/n sum_ij f_ij,   dV = scale/n (df/dl) T,   dT = scale/n (df/dl)^T V
     d log_scale = 1/n sum df/dl (l - bias) = sum <v, dV>,   d bias = 1/n sum df/dl
-No sum over the batch stands in a denominator, so the forward pass makes the gradients while it has the tile: nothing is computed twice.
+No sum over the batch stands in a denominator, so the forward pass makes the gradients while it has the tile: loss and
+gradient take one pass, nothing is computed twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cardialign.kernels.contrastive.blocks import Blocks, for_block
-from cardialign.kernels.contrastive.exchange import Exchange
+from cardialign.kernels.contrastive.blocks import Form, Judge
+from cardialign.kernels.contrastive.exchange import pack, unpack
+from cardialign.kernels.contrastive.plan import Plan
 from cardialign.kernels.contrastive.similarity import Similarity
 from cardialign.kernels.contrastive.soft_targets import SoftTargets, TargetTiles
-from cardialign.kernels.contrastive.softmax import pack, unpack
-from cardialign.kernels.contrastive.torch_pointwise import Form
-from cardialign.kernels.contrastive.torch_softmax import accumulation_dtype
+from cardialign.kernels.contrastive.tiles import accumulation_dtype
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """A pointwise loss but for its logits.
+
+    form: what is made of a logit and a target. own (b,): targets of the matching pairs. similarity, targets: those of
+    all other pairs. power: the mean is over B to the `power`.
+    """
+
+    form: Form
+    own: Tensor
+    similarity: Similarity
+    targets: SoftTargets
+    power: int
 
 
 class PointwiseLoss(torch.autograd.Function):
-    """Global loss, equal on every rank; gradients are d(global loss)/d(local tensor), those of log_scale and bias the global ones.
+    """Global loss, equal on every rank; gradients are d(global loss)/d(local tensor).
 
-    log_scale, bias: one element each, or None for 1 and 0. own (b,): targets of the matching pairs. mean_over: n of the formula. gradients: whether any are wanted.
+    Those of log_scale and bias are the global ones. log_scale, bias: one element each, or None for a scale of 1 and a
+    bias of 0. gradients: whether any are wanted.
     """
 
     @staticmethod
@@ -38,26 +55,19 @@ class PointwiseLoss(torch.autograd.Function):
         text: Tensor,
         log_scale: Tensor | None,
         bias: Tensor | None,
-        own: Tensor,
-        form: Form,
-        similarity: Similarity,
-        targets: SoftTargets,
-        mean_over: int,
-        exchange: Exchange,
+        pairs: PairLoss,
+        plan: Plan,
         gradients: bool,
-        blocks: Blocks,
-        chunk: int,
     ) -> Tensor:
         accumulate = accumulation_dtype(ecg, text)
-        here = similarity.with_dtype(accumulate)
+        here, mean_over = pairs.similarity.with_dtype(accumulate), plan.batch**pairs.power
         d_ecg = torch.zeros(ecg.shape, dtype=accumulate, device=ecg.device) if gradients else None
         sums = ecg.new_zeros(3, dtype=torch.float64)
 
         def visit(columns: Sequence[Tensor], offset: int) -> list[Tensor]:
-            t, there, _ = unpack(columns, similarity, accumulate)
-            tiles = TargetTiles(here, there, targets, offset)
-            of_block = for_block(blocks, ecg, t)
-            terms = of_block.terms(form, ecg, t, scale, shift, own.to(accumulate), tiles, gradients, chunk)
+            t, there, _ = unpack(columns, pairs.similarity, accumulate)
+            tiles = TargetTiles(here, there, pairs.targets, offset)
+            terms = plan.blocks_for(ecg, t).terms(judge, ecg, t, tiles, gradients, plan.chunk)
             sums.add_(torch.stack((terms.loss, terms.slope, terms.work)))
             if d_ecg is None or terms.d_v is None or terms.d_t is None:
                 return []
@@ -69,8 +79,9 @@ class PointwiseLoss(torch.autograd.Function):
                 ecg.new_ones((), dtype=accumulate) if log_scale is None else log_scale.to(accumulate).exp().reshape(())
             )
             shift = ecg.new_zeros((), dtype=accumulate) if bias is None else bias.to(accumulate).reshape(())
-            home = exchange.columns(pack(text, similarity), visit, ("sum",) if gradients else ())
-            totals = exchange.total(sums) / mean_over
+            judge = Judge(pairs.form, scale, shift, pairs.own.to(accumulate))
+            home = plan.exchange.columns(pack(text, pairs.similarity), visit, ("sum",) if gradients else ())
+            totals = plan.exchange.total(sums) / mean_over
             if d_ecg is not None:
                 (d_text,) = home
                 d_ecg *= scale / mean_over
@@ -86,4 +97,4 @@ class PointwiseLoss(torch.autograd.Function):
             None if operand is None else (gradient * grad_loss).to(operand[0]).reshape(operand[1])
             for gradient, operand in zip(ctx.saved_tensors, ctx.operands, strict=True)
         ]
-        return (*found, *[None] * 9)
+        return (*found, *[None] * 3)

@@ -1,6 +1,7 @@
-"""The losses written as in their papers, on the full matrix, differentiated by autograd: what the fast paths must equal.
+"""The losses written as in their papers, on the full matrix, differentiated by autograd.
 
-Shares no code with them. Any dtype; use float64 as the ground truth. Memory grows with B x B.
+What the fast paths must equal; shares no code with them. Any dtype; use float64 as the ground truth. Memory grows with
+B x B.
 """
 
 from __future__ import annotations

@@ -20,8 +20,11 @@ SimilarityKind = Literal["cosine", "jaccard", "none"]
 class NegativeWeights:
     """The mapping from report similarity S to the weight alpha of a negative pair; never differentiated.
 
-    `ramp`: 1 up to `low`, falling linearly to 0 at `high`. `exponential`: exp(-gamma * relu(S - low)), cut to 0 from `high` on.
-    `none`: every negative counts fully. `drop_duplicates`: pairs with the same duplicate key (>= 0) never count as negatives.
+    form:
+        ramp         1 up to `low`, falling linearly to 0 at `high`
+        exponential  exp(-gamma * relu(S - low)), cut to 0 from `high` on
+        none         every negative counts fully
+    drop_duplicates: pairs with the same duplicate key (>= 0) never count as negatives.
     Raises ValueError for an unknown form, low >= high, or gamma <= 0.
     """
 
@@ -51,10 +54,13 @@ class NegativeWeights:
 
 @dataclass
 class Similarity:
-    """What is known about the reports of one (local) batch: features that give S, and keys that are equal for the same report.
+    """What is known about the reports of one (local) batch: features that give S, and keys of equal reports.
 
-    `cosine`: features (b, d_s) are unit rows. `jaccard`: features (b, C) are multi-hot 0/1; two empty rows have S = 0.
-    `none`: no S, every alpha is 1 (the duplicate rule still holds). duplicate_key: int64 (b,), negative = no key; None = no keys at all.
+    kind:
+        cosine   features (b, d_s) are unit rows
+        jaccard  features (b, C) are multi-hot 0/1; two empty rows have S = 0
+        none     no S, every alpha is 1 (the duplicate rule still holds)
+    duplicate_key: int64 (b,), equal for the same report, negative = no key; None = no keys at all.
     Raises ValueError when features are absent or not (b, d_s), or when keys are not integers of shape (b,).
     """
 
@@ -70,15 +76,18 @@ class Similarity:
         elif self.features is None or self.features.ndim != 2:
             shape = None if self.features is None else tuple(self.features.shape)
             raise ValueError(
-                f"similarity kind {self.kind!r} needs features of shape (b, d_s), got {shape}; pass features, or kind 'none'"
+                f"similarity kind {self.kind!r} needs features of shape (b, d_s), got {shape}; "
+                "pass features, or kind 'none'"
             )
         if self.features is not None:
-            # alpha is a constant of the loss: a gradient through it would pull all reports together (dL/dalpha >= 0, alpha falls with S).
+            # alpha is a constant of the loss: a gradient through it would pull all reports together
+            # (dL/dalpha >= 0, alpha falls with S).
             self.features = self.features.detach()
         key = self.duplicate_key
         if key is not None and (key.ndim != 1 or key.is_floating_point() or key.dtype == torch.bool):
             raise ValueError(
-                f"duplicate_key must be integers of shape (b,), got {key.dtype} {tuple(key.shape)}; pass one int64 key per report"
+                f"duplicate_key must be integers of shape (b,), got {key.dtype} {tuple(key.shape)}; "
+                "pass one int64 key per report"
             )
 
     def check_rows(self, rows: int) -> None:
@@ -97,9 +106,10 @@ class Similarity:
 class SimilarityTiles:
     """S of any tile of the global batch, made on demand from row and column features: the matrix is never held.
 
-    `row_offset`: row i here and column row_offset + i are the same report, so that the diagonal (the positives) is known; it is negative, or
-    past the last column, where the columns are another rank's. Forward and backward ask for the same tiles and so get the same bits.
-    `valued`, `keyed`: whether anything follows from S, from duplicate keys; what follows, a subclass says.
+    row_offset: row i here and column row_offset + i are the same report, so that the diagonal (the positives) is known;
+    it is negative, or past the last column, where the columns are another rank's.
+    valued, keyed: whether anything follows from S, from duplicate keys; what follows, a subclass says.
+    Forward and backward ask for the same tiles and so get the same bits.
     """
 
     valued = keyed = False

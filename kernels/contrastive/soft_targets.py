@@ -1,32 +1,35 @@
-"""How much a pair of reports counts as a match (y), from their similarity (S): soft labels instead of "own report 1, every other 0".
+"""How much a pair of reports counts as a match (y), from their similarity (S).
 
-y_ii = 1. For i != j, with the pair's S (a constant, never differentiated):
+Soft labels instead of "own report 1, every other 0". y_ii = 1. For i != j, with the pair's S (a constant, never
+differentiated):
     none      y = 0: hard labels
     ramp      y = weight * clamp((S - low) / (high - low), 0, 1)
     sigmoid   y = weight * sigmoid(slope * (S - threshold)) * max(S, 0)
     identity  y = S itself
-and y = 1 where both reports have the same duplicate key (>= 0) and `match_duplicates` holds. Without features (similarity kind "none") every
-other pair has y = 0.
-Source: sigmoid, public code after DiagSim (threshold 0.95, slope 10, weight 0.05); identity, false-negative mitigation of FG-CLEP; ramp is the
-complement of the negative weights in `similarity`. Shapes: b rows, n columns, m x n one tile.
+and y = 1 where both reports have the same duplicate key (>= 0) and `match_duplicates` holds. Without features
+(similarity kind "none") every other pair has y = 0.
+Source: sigmoid, public code after DiagSim (threshold 0.95, slope 10, weight 0.05); identity, false-negative mitigation
+of FG-CLEP; ramp is the complement of the negative weights in `similarity`. Shapes: b rows, n columns, m x n one tile.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 from torch import Tensor
 
 from cardialign.kernels.contrastive.similarity import Similarity, SimilarityTiles
-from cardialign.kernels.contrastive.torch_softmax import spans
 
 TargetForm = Literal["none", "ramp", "sigmoid", "identity"]
 
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """The mapping from S to y. Raises ValueError for an unknown form, low >= high, a weight outside (0, 1], or slope <= 0."""
+    """The mapping from S to y.
+
+    Raises ValueError for an unknown form, low >= high, a weight outside (0, 1], or slope <= 0.
+    """
 
     form: TargetForm = "ramp"
     low: float = 0.3
@@ -43,7 +46,8 @@ class SoftTargets:
             raise ValueError(f"low {self.low:g} is not below high {self.high:g}; choose low < high")
         if not 0 < self.weight <= 1:
             raise ValueError(
-                f"weight {self.weight:g} is outside (0, 1]; a soft match counts at most as much as the pair's own report"
+                f"weight {self.weight:g} is outside (0, 1]; "
+                "a soft match counts at most as much as the pair's own report"
             )
         if self.slope <= 0:
             raise ValueError(f"slope {self.slope:g} is not positive; choose slope > 0")
@@ -84,50 +88,3 @@ class TargetTiles(SimilarityTiles):
             return like.new_zeros(rows.stop - rows.start, columns.stop - columns.start)
         tile.diagonal(self.diagonal(rows, columns)).zero_()
         return tile
-
-
-class TargetSums(NamedTuple):
-    """Sums over the other reports of a block: of y along rows (b,) and columns (n,), of y s along rows and columns."""
-
-    row_mass: Tensor
-    row_work: Tensor
-    column_mass: Tensor
-    column_work: Tensor
-
-
-def target_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: TargetTiles, chunk: int) -> TargetSums:
-    """What soft cross-entropy needs of the targets of v (b, d) against t (n, d), beside the log-sums."""
-    accumulate = scale.dtype
-    row_mass, row_work = (v.new_zeros(v.shape[0], dtype=accumulate) for _ in range(2))
-    column_mass, column_work = (v.new_zeros(t.shape[0], dtype=accumulate) for _ in range(2))
-    for rows in spans(v.shape[0], chunk):
-        v_tile = v[rows].to(accumulate) * scale
-        for columns in spans(t.shape[0], chunk):
-            target = tiles.off_diagonal(rows, columns, v_tile)
-            row_mass[rows] += target.sum(1)
-            column_mass[columns] += target.sum(0)
-            target *= v_tile @ t[columns].to(accumulate).T
-            row_work[rows] += target.sum(1)
-            column_work[columns] += target.sum(0)
-    return TargetSums(row_mass, row_work, column_mass, column_work)
-
-
-def subtract_target_gradients(
-    d_v: Tensor,
-    d_t: Tensor,
-    v: Tensor,
-    t: Tensor,
-    tiles: TargetTiles,
-    row_share: Tensor,
-    column_share: Tensor,
-    chunk: int,
-) -> None:
-    """d_v (b, d) -= sum_j Y_ij t_j and d_t (n, d) -= sum_i Y_ij v_i in place, Y_ij = y_ij (row_share_i + column_share_j), i != j."""
-    accumulate = d_v.dtype
-    for rows in spans(v.shape[0], chunk):
-        v_tile = v[rows].to(accumulate)
-        for columns in spans(t.shape[0], chunk):
-            target = tiles.off_diagonal(rows, columns, v_tile)
-            target *= row_share[rows, None] + column_share[None, columns]
-            d_v[rows].addmm_(target, t[columns].to(accumulate), alpha=-1)
-            d_t[columns].addmm_(target.T, v_tile, alpha=-1)

@@ -1,46 +1,32 @@
-"""The losses that divide by a sum over the batch: InfoNCE, DiagSim-weighted InfoNCE and soft-target cross-entropy, over any number of ranks.
+"""The losses that divide by a sum over the batch, over any number of ranks.
 
-With r_i, c_j the negatives' log-sums of contrastive_chunked and, for soft targets (soft_targets), the sums over the other reports
-N_i = sum_{j!=i} y_ij and A_i = sum_{j!=i} y_ij s_ij, Z_i = 1 + N_i, and N', A', Z' the same along columns:
+InfoNCE, DiagSim-weighted InfoNCE and soft-target cross-entropy. With r_i, c_j the negatives' log-sums of
+`torch_softmax` and, for soft targets, the sums over the other reports N_i = sum_{j!=i} y_ij and A_i = sum_{j!=i} y_ij
+s_ij, Z_i = 1 + N_i, and N', A', Z' the same along columns:
     hard   L = 1/(2B) sum_i softplus(r_i - s_ii) + softplus(c_i - s_ii)
     soft   L = 1/(2B) sum_i H(y_i. / Z_i, softmax of row i) + H(y_.i / Z'_i, softmax of column i)
              = hard - 1/(2B) sum_i (A_i - N_i s_ii) / Z_i + (A'_i - N'_i s_ii) / Z'_i
 so both share the log-sums, and with hard labels nothing of the second line remains. H is the cross-entropy.
-The gradient of log_scale is the work sum_ij G_ij s_ij. It equals sum_i <v_i, dV_i>, but a backend may round the G of dV to half precision; the
-work it sums before that. The soft labels' share of it is their share of the loss, which is linear in s.
+The gradient of log_scale is the work sum_ij G_ij s_ij. It equals sum_i <v_i, dV_i>, but a backend may round the G of dV
+to half precision; the work it sums before that. The soft labels' share of it is their share of the loss, which is
+linear in s.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cardialign.kernels.contrastive.blocks import Blocks, for_block
-from cardialign.kernels.contrastive.exchange import Exchange, Merge
+from cardialign.kernels.contrastive.exchange import Merge, pack, unpack
+from cardialign.kernels.contrastive.plan import Plan
 from cardialign.kernels.contrastive.similarity import NegativeTiles, NegativeWeights, Similarity
 from cardialign.kernels.contrastive.soft_targets import SoftTargets, TargetTiles
-from cardialign.kernels.contrastive.torch_softmax import accumulation_dtype, positives
-
-
-def pack(text: Tensor, similarity: Similarity, *more: Tensor) -> list[Tensor]:
-    """What other ranks read of this rank's columns: text and what is known about the reports, then `more`."""
-    known = [tensor for tensor in (similarity.features, similarity.duplicate_key) if tensor is not None]
-    return [text, *known, *more]
-
-
-def unpack(
-    columns: Sequence[Tensor], like: Similarity, dtype: torch.dtype
-) -> tuple[Tensor, Similarity, Sequence[Tensor]]:
-    """The inverse: text (n, d), the similarity of the columns with features in `dtype`, and the rest."""
-    text, *rest = columns
-    features = None if like.features is None else rest.pop(0)
-    key = None if like.duplicate_key is None else rest.pop(0)
-    return text, Similarity(like.kind, features, key).with_dtype(dtype), rest
+from cardialign.kernels.contrastive.tiles import accumulation_dtype
 
 
 class SoftmaxLoss(torch.autograd.Function):
@@ -58,12 +44,9 @@ class SoftmaxLoss(torch.autograd.Function):
         similarity: Similarity,
         weights: NegativeWeights,
         targets: SoftTargets | None,
-        exchange: Exchange,
-        blocks: Blocks,
-        chunk: int,
+        plan: Plan,
     ) -> tuple[Tensor, Tensor]:
         accumulate = accumulation_dtype(ecg, text)
-        batch = exchange.layout.batch
         here = similarity.with_dtype(accumulate)
         row_lse = ecg.new_full((len(ecg),), -math.inf, dtype=accumulate)
         row_mass, row_work = (torch.zeros_like(row_lse) for _ in range(2))
@@ -72,13 +55,13 @@ class SoftmaxLoss(torch.autograd.Function):
         def visit(columns: Sequence[Tensor], offset: int) -> list[Tensor]:
             t, there, _ = unpack(columns, similarity, accumulate)
             tiles = NegativeTiles(here, there, weights, offset)
-            of_block = for_block(blocks, ecg, t)
-            sums = of_block.sums(ecg, t, scale, tiles, chunk)
+            of_block = plan.blocks_for(ecg, t)
+            sums = of_block.sums(ecg, t, scale, tiles, plan.chunk)
             row_lse.copy_(torch.logaddexp(row_lse, sums.rows))
             alpha_sum.add_(tiles.others(len(ecg), len(t)) if tiles.trivial else sums.alpha)
             if targets is None:
                 return [sums.columns]
-            matches = of_block.target_sums(ecg, t, scale, TargetTiles(here, there, targets, offset), chunk)
+            matches = of_block.target_sums(ecg, t, scale, TargetTiles(here, there, targets, offset), plan.chunk)
             row_mass.add_(matches.row_mass)
             row_work.add_(matches.row_work)
             return [sums.columns, matches.column_mass, matches.column_work]
@@ -86,7 +69,7 @@ class SoftmaxLoss(torch.autograd.Function):
         with torch.autocast(ecg.device.type, enabled=False):
             scale = log_scale.to(accumulate).exp().reshape(())
             merges: tuple[Merge, ...] = ("logsumexp",) if targets is None else ("logsumexp", "sum", "sum")
-            column_lse, *column_matches = exchange.columns(pack(text, similarity), visit, merges)
+            column_lse, *column_matches = plan.exchange.columns(pack(text, similarity), visit, merges)
             pairs = positives(ecg, text, scale, row_lse, column_lse)
             loss, pull, shares = pairs.loss, pairs.pull, []
             own_work = pull * pairs.logit
@@ -96,21 +79,20 @@ class SoftmaxLoss(torch.autograd.Function):
                 loss, own_work = loss - soft, own_work + soft
                 pull = pull - mass * share
                 shares.append(share)
-            totals = exchange.total(torch.stack((loss.sum(dtype=torch.float64), alpha_sum)))
+            totals = plan.exchange.total(torch.stack((loss.sum(dtype=torch.float64), alpha_sum)))
         ctx.save_for_backward(
             ecg, text, log_scale, pairs.row_lse, pairs.column_lse, pull, own_work.sum(dtype=torch.float64), *shares
         )
-        ctx.similarity, ctx.weights, ctx.targets = similarity, weights, targets
-        ctx.exchange, ctx.blocks, ctx.chunk = exchange, blocks, chunk
-        effective = (totals[1] / batch).to(torch.float32)
+        ctx.similarity, ctx.weights, ctx.targets, ctx.plan = similarity, weights, targets, plan
+        effective = (totals[1] / plan.batch).to(torch.float32)
         ctx.mark_non_differentiable(effective)
-        return (totals[0] / (2 * batch)).to(accumulate), effective
+        return (totals[0] / (2 * plan.batch)).to(accumulate), effective
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         ecg, text, log_scale, row_lse, column_lse, pull, own_work, *shares = ctx.saved_tensors
-        similarity, targets, chunk = ctx.similarity, ctx.targets, ctx.chunk
+        similarity, targets, plan = ctx.similarity, ctx.targets, ctx.plan
         accumulate = pull.dtype
         here = similarity.with_dtype(accumulate)
         d_ecg = torch.zeros(ecg.shape, dtype=accumulate, device=ecg.device)
@@ -119,12 +101,12 @@ class SoftmaxLoss(torch.autograd.Function):
         def visit(columns: Sequence[Tensor], offset: int) -> list[Tensor]:
             t, there, (column_sums, *column_share) = unpack(columns, similarity, accumulate)
             tiles = NegativeTiles(here, there, ctx.weights, offset)
-            of_block = for_block(ctx.blocks, ecg, t)
-            d_rows, d_columns, block_work = of_block.gradients(ecg, t, scale, tiles, row_lse, column_sums, chunk)
+            of_block = plan.blocks_for(ecg, t)
+            d_rows, d_columns, block_work = of_block.gradients(ecg, t, scale, tiles, row_lse, column_sums, plan.chunk)
             if targets is not None:
                 matches = TargetTiles(here, there, targets, offset)
                 of_block.subtract_target_gradients(
-                    d_rows, d_columns, ecg, t, matches, shares[0], column_share[0], chunk
+                    d_rows, d_columns, ecg, t, matches, shares[0], column_share[0], plan.chunk
                 )
             d_ecg.add_(d_rows)
             work.add_(block_work)
@@ -132,13 +114,13 @@ class SoftmaxLoss(torch.autograd.Function):
 
         with torch.autocast(ecg.device.type, enabled=False):
             scale = log_scale.to(accumulate).exp().reshape(())
-            (d_text,) = ctx.exchange.columns(pack(text, similarity, column_lse, *shares[1:]), visit, ("sum",))
+            (d_text,) = plan.exchange.columns(pack(text, similarity, column_lse, *shares[1:]), visit, ("sum",))
             d_ecg -= pull[:, None] * text
             d_text -= pull[:, None] * ecg
-            unit = scale / (2 * ctx.exchange.layout.batch)
+            unit = scale / (2 * plan.batch)
             d_ecg *= unit
             d_text *= unit
-            d_log_scale = ctx.exchange.total(work).to(accumulate) / (2 * ctx.exchange.layout.batch)
+            d_log_scale = plan.exchange.total(work).to(accumulate) / (2 * plan.batch)
             # Only now the local factor: a rank may scale its loss, the sums over ranks must not see that.
             factor = grad_loss.to(accumulate)
             d_ecg *= factor
@@ -148,5 +130,32 @@ class SoftmaxLoss(torch.autograd.Function):
             d_ecg.to(ecg.dtype),
             d_text.to(text.dtype),
             d_log_scale.to(log_scale.dtype).reshape(log_scale.shape),
-            *[None] * 6,
+            *[None] * 4,
         )
+
+
+class Positives(NamedTuple):
+    """Terms of the matching pairs (b,): s_ii, their loss, the sums R and C including the positive, and -2B G_ii."""
+
+    logit: Tensor
+    loss: Tensor
+    row_lse: Tensor
+    column_lse: Tensor
+    pull: Tensor
+
+
+def positives(v: Tensor, t: Tensor, scale: Tensor, rows: Tensor, columns: Tensor) -> Positives:
+    """Combine the negatives' sums of matching rows and columns with s_ii.
+
+    Rows without negatives (-inf) give 0, never NaN.
+    """
+    s = (v.to(scale.dtype) * t.to(scale.dtype)).sum(1) * scale
+    zero = torch.zeros_like(s)
+    return Positives(
+        s,
+        # softplus; F.softplus turns linear above 20, which float64 would see
+        torch.logaddexp(rows - s, zero) + torch.logaddexp(columns - s, zero),
+        torch.logaddexp(rows, s),
+        torch.logaddexp(columns, s),
+        torch.sigmoid(rows - s) + torch.sigmoid(columns - s),
+    )

@@ -1,35 +1,20 @@
 """The losses that judge every pair by itself, tile by tile: the block function in plain PyTorch.
 
-With y_ij the target of a pair (soft_targets; that of a matching pair is given):
+With y_ij the target of a pair (`soft_targets`; that of a matching pair is given):
     logistic   f = softplus(l) - y l,   df/dl = sigmoid(l) - y
     absolute   f = |l - y|,             df/dl = sign(l - y), 0 where they are equal
-Both are written without the differences that cancel (sigmoid(l) - 1 is -sigmoid(-l)): confident pairs keep exact gradients in float32.
+Both are written without the differences that cancel (sigmoid(l) - 1 is -sigmoid(-l)): confident pairs keep exact
+gradients in float32.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
-
 import torch
 from torch import Tensor
 
+from cardialign.kernels.contrastive.blocks import BlockTerms, Form, Judge
 from cardialign.kernels.contrastive.soft_targets import TargetTiles
-from cardialign.kernels.contrastive.torch_softmax import spans
-
-Form = Literal["logistic", "absolute"]
-
-
-class BlockTerms(NamedTuple):
-    """Of one block, g = df/dl: sums of f, g and of the work g_ij scale v_i.t_j (0-dim float64); sum_j g_ij t_j (b, d) and sum_i g_ij v_i (n, d).
-
-    The last two are None, and the work is 0, where no gradients are wanted.
-    """
-
-    loss: Tensor
-    slope: Tensor
-    work: Tensor
-    d_v: Tensor | None
-    d_t: Tensor | None
+from cardialign.kernels.contrastive.tiles import spans
 
 
 def _judge(form: Form, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,18 +28,9 @@ def _judge(form: Form, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return loss, torch.where(logits > 0, (1 - target).sub_(fraction), fraction - target)
 
 
-def block_terms(
-    form: Form,
-    v: Tensor,
-    t: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    own: Tensor,
-    tiles: TargetTiles,
-    gradients: bool,
-    chunk: int,
-) -> BlockTerms:
-    """One pass over the tiles of v (b, d) against t (n, d). own (b,): the target of row i and its own column. scale, bias: 0-dim."""
+def block_terms(judge: Judge, v: Tensor, t: Tensor, tiles: TargetTiles, gradients: bool, chunk: int) -> BlockTerms:
+    """One pass over the tiles of v (b, d) against t (n, d). gradients: whether d_v and d_t are wanted."""
+    form, scale, bias, own = judge
     accumulate = scale.dtype
     loss, slope, work = (v.new_zeros((), dtype=torch.float64) for _ in range(3))
     d_v = torch.zeros(v.shape, dtype=accumulate, device=v.device) if gradients else None

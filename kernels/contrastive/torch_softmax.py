@@ -1,52 +1,28 @@
-"""DiagSim-weighted InfoNCE tile by tile: the block functions in plain PyTorch. No b x n matrix is ever held.
+"""The softmax losses tile by tile: the block functions in plain PyTorch. No b x n matrix is ever held.
 
 With s_ij = exp(log_scale) v_i.t_j and alpha_ij the (constant) weight of a negative:
     r_i = log sum_{j!=i} alpha_ij e^s_ij,   c_j = log sum_{i!=j} alpha_ij e^s_ij        (negatives only)
     L = 1/(2B) sum_i softplus(r_i - s_ii) + softplus(c_i - s_ii)
-    G_ij = alpha_ij (e^(s_ij - R_i) + e^(s_ij - C_j)) / (2B),   G_ii = -(sigmoid(r_i - s_ii) + sigmoid(c_i - s_ii)) / (2B)
-with R, C the log-sum-exp including the positive. Keeping the positives apart is what keeps small losses exact: G_ii is never P - 1.
+    G_ij = alpha_ij (e^(s_ij - R_i) + e^(s_ij - C_j)) / (2B)
+    G_ii = -(sigmoid(r_i - s_ii) + sigmoid(c_i - s_ii)) / (2B)
+with R, C the log-sum-exp including the positive. Keeping the positives apart is what keeps small losses exact: G_ii is
+never P - 1.
 
-A block is b rows against n columns (contrastive_blocks); the matching pairs, row i and column tiles.row_offset + i, are left out.
+A block is b rows against n columns (`blocks`); the matching pairs, row i and column tiles.row_offset + i, are left out.
 Shapes: b rows, n columns, d width; b or n may be 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from cardialign.kernels.contrastive.blocks import BlockGradients, BlockSums, TargetSums
 from cardialign.kernels.contrastive.similarity import NegativeTiles
-
-
-class BlockSums(NamedTuple):
-    """Negatives-only log-sum-exp of a block along rows (b,) and columns (n,), and its sum of alpha without the positives (0-dim float64)."""
-
-    rows: Tensor
-    columns: Tensor
-    alpha: Tensor
-
-
-class BlockGradients(NamedTuple):
-    """Of the negatives of a block: sum_j H_ij t_j (b, d), sum_i H_ij v_i (n, d), and the work sum_ij H_ij s_ij (0-dim float64)."""
-
-    d_v: Tensor
-    d_t: Tensor
-    work: Tensor
-
-
-def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
-    """float64 when any operand is float64, float32 otherwise: bf16 and fp16 operands are accumulated in float32."""
-    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
-
-
-def spans(total: int, chunk: int) -> Iterator[slice]:
-    """Consecutive slices of at most `chunk` that cover range(total)."""
-    for start in range(0, total, chunk):
-        yield slice(start, min(start + chunk, total))
+from cardialign.kernels.contrastive.soft_targets import TargetTiles
+from cardialign.kernels.contrastive.tiles import spans
 
 
 def _negative_logits(
@@ -67,10 +43,12 @@ def _negative_logits(
 
 
 def block_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles, chunk: int) -> BlockSums:
-    """One pass over the tiles of v (b, d) against t (n, d): log-sum-exp of the negatives both ways, -inf where there are none.
+    """One pass over the tiles of v (b, d) against t (n, d): log-sum-exp of the negatives both ways.
 
-    v, t may be bf16 or fp16. scale: 0-dim, exp(log_scale); its type (float32, or float64) is that of the accumulation and of the results.
-    tiles.rows and tiles.columns hold features in that type. chunk: side of a tile, for implementations that do not choose their own.
+    -inf where there are none. v, t may be bf16 or fp16.
+    scale: 0-dim, exp(log_scale); its type (float32, or float64) is that of the accumulation and of the results.
+    tiles: tiles.rows and tiles.columns hold features in that type.
+    chunk: side of a tile, for implementations that do not choose their own.
     """
     accumulate = scale.dtype
     rows_lse = v.new_full((v.shape[0],), -math.inf, dtype=accumulate)
@@ -94,8 +72,9 @@ def block_gradients(
 ) -> BlockGradients:
     """Recompute the tiles; H_ij = alpha_ij (e^(s_ij - R_i) + e^(s_ij - C_j)), i != j.
 
-    row_lse (b,) and column_lse (n,) include the positives; they and the gradients have the type of `scale`. The common factor of the gradient
-    (scale / 2B and that of the loss) is applied by the caller. work / 2B is what the negatives give to the gradient of log_scale.
+    row_lse (b,), column_lse (n,): with the positives; they and the gradients have the type of `scale`.
+    The common factor of the gradient (scale / 2B and that of the loss) is applied by the caller. work / 2B is what the
+    negatives give to the gradient of log_scale.
     """
     accumulate = scale.dtype
     d_v = torch.zeros(v.shape, dtype=accumulate, device=v.device)
@@ -114,25 +93,42 @@ def block_gradients(
     return BlockGradients(d_v, d_t, work * scale)
 
 
-class Positives(NamedTuple):
-    """Terms of the matching pairs (b,): s_ii, their loss, the sums R and C including the positive, and -2B G_ii."""
+def target_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: TargetTiles, chunk: int) -> TargetSums:
+    """What soft cross-entropy needs of the targets of v (b, d) against t (n, d), beside the log-sums."""
+    accumulate = scale.dtype
+    row_mass, row_work = (v.new_zeros(v.shape[0], dtype=accumulate) for _ in range(2))
+    column_mass, column_work = (v.new_zeros(t.shape[0], dtype=accumulate) for _ in range(2))
+    for rows in spans(v.shape[0], chunk):
+        v_tile = v[rows].to(accumulate) * scale
+        for columns in spans(t.shape[0], chunk):
+            target = tiles.off_diagonal(rows, columns, v_tile)
+            row_mass[rows] += target.sum(1)
+            column_mass[columns] += target.sum(0)
+            target *= v_tile @ t[columns].to(accumulate).T
+            row_work[rows] += target.sum(1)
+            column_work[columns] += target.sum(0)
+    return TargetSums(row_mass, row_work, column_mass, column_work)
 
-    logit: Tensor
-    loss: Tensor
-    row_lse: Tensor
-    column_lse: Tensor
-    pull: Tensor
 
+def subtract_target_gradients(
+    d_v: Tensor,
+    d_t: Tensor,
+    v: Tensor,
+    t: Tensor,
+    tiles: TargetTiles,
+    row_share: Tensor,
+    column_share: Tensor,
+    chunk: int,
+) -> None:
+    """d_v (b, d) -= sum_j Y_ij t_j and d_t (n, d) -= sum_i Y_ij v_i in place.
 
-def positives(v: Tensor, t: Tensor, scale: Tensor, rows: Tensor, columns: Tensor) -> Positives:
-    """Combine the negatives' sums of matching rows and columns with s_ii. Rows without negatives (-inf) give 0, never NaN."""
-    s = (v.to(scale.dtype) * t.to(scale.dtype)).sum(1) * scale
-    zero = torch.zeros_like(s)
-    return Positives(
-        s,
-        # softplus; F.softplus turns linear above 20, which float64 would see
-        torch.logaddexp(rows - s, zero) + torch.logaddexp(columns - s, zero),
-        torch.logaddexp(rows, s),
-        torch.logaddexp(columns, s),
-        torch.sigmoid(rows - s) + torch.sigmoid(columns - s),
-    )
+    Y_ij = y_ij (row_share_i + column_share_j), i != j; row_share (b,), column_share (n,).
+    """
+    accumulate = d_v.dtype
+    for rows in spans(v.shape[0], chunk):
+        v_tile = v[rows].to(accumulate)
+        for columns in spans(t.shape[0], chunk):
+            target = tiles.off_diagonal(rows, columns, v_tile)
+            target *= row_share[rows, None] + column_share[None, columns]
+            d_v[rows].addmm_(target, t[columns].to(accumulate), alpha=-1)
+            d_t[columns].addmm_(target.T, v_tile, alpha=-1)

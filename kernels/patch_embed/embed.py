@@ -1,70 +1,22 @@
 """Multi-scale patch embedding of lead groups: strided convolution, LayerNorm and GELU, token-major.
 
-Shapes: B batch, L leads, T samples, G lead groups, L_g leads of a group, K kernel samples, N tokens = floor((T - K) / stride) + 1, D width.
-A missing lead adds nothing; the present leads of its group are rescaled by L_g / present, and the group's tokens get the learned
-embedding of every missing lead, so "absent" is never confused with "flat".
+Shapes: B batch, L leads, T samples, G lead groups, L_g leads of a group, K kernel samples, D width,
+N = floor((T - K) / stride) + 1 tokens of a scale.
+A missing lead adds nothing; the present leads of its group are rescaled by L_g / present, and the group's tokens get
+the learned embedding of every missing lead, so "absent" is never confused with "flat".
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cardialign.kernels.dispatch import triton_by_default
-
-LAYER_NORM_EPS = 1e-5
-
-Backend = Literal["auto", "torch", "triton"]
-
-
-@dataclass
-class PatchScaleParams:
-    """Parameters of one scale: kernel and stride in samples, and learned tensors.
-
-    weights: one (D, L_g, K) per group. bias, ln_weight, ln_bias: (G, D). missing: (L, D), the embedding of each missing lead.
-    """
-
-    kernel: int
-    stride: int
-    weights: Sequence[Tensor]
-    bias: Tensor
-    ln_weight: Tensor
-    ln_bias: Tensor
-    missing: Tensor
-
-
-def token_count(samples: int, kernel: int, stride: int) -> int:
-    """Tokens of a signal of `samples` samples. Raises ValueError when the signal is shorter than the kernel."""
-    if kernel < 1 or stride < 1:
-        raise ValueError(
-            f"kernel {kernel} and stride {stride} must be at least one sample; choose longer patches or a higher sampling rate"
-        )
-    if samples < kernel:
-        raise ValueError(
-            f"the signal has {samples} samples, the patch kernel {kernel}; choose a kernel of at most {samples} samples or longer signals"
-        )
-    return (samples - kernel) // stride + 1
-
-
-def token_seconds(
-    count: int, kernel: int, stride: int, sampling_rate: float, device: torch.device | str | None = None
-) -> Tensor:
-    """Patch centres in seconds, float32 (N,). Sample i covers [i, i + 1) / sampling_rate, so equal patches at two rates share their centres."""
-    return ((torch.arange(count, device=device, dtype=torch.float64) * stride + kernel / 2) / sampling_rate).to(
-        torch.float32
-    )
-
-
-def token_valid(valid_samples: Tensor, count: int, kernel: int, stride: int) -> Tensor:
-    """bool (B, N): True where a patch lies wholly inside the first valid_samples (B,) samples, before the padding."""
-    ends = torch.arange(count, device=valid_samples.device) * stride + kernel
-    return ends[None, :] <= valid_samples[:, None]
+from cardialign.kernels.dispatch import Backend, triton_by_default
+from cardialign.kernels.patch_embed.geometry import LAYER_NORM_EPS, PatchScaleParams, token_count, token_elements
 
 
 def multi_scale_patch_embed(
@@ -80,14 +32,18 @@ def multi_scale_patch_embed(
 ) -> list[Tensor]:
     """Tokens (B, G, N_s, D) of every scale, in the type of the weights.
 
-    signal: (B, L, T), the unit is the caller's (mV, normalised, or int16 counts); whatever a missing lead holds, NaN included, is ignored.
-    lead_mask: bool (B, L), True = present. groups: lead indices of every group.
-    gain (unit per count), mean and rstd (in that unit): (B, L) or (L,), constants; the tokens are those of (signal * gain - mean) * rstd.
-    rstd 0 makes a lead flat; only lead_mask makes it missing.
-    backend: "torch"; "triton", one fused launch (CUDA, or Triton's interpreter); "auto", the fused one where `fused_here` says so.
+    signal: (B, L, T), the unit is the caller's (mV, normalised, or int16 counts); whatever a missing lead holds, NaN
+    included, is ignored.
+    lead_mask: bool (B, L), True = present.
+    groups: lead indices of every group.
+    gain (unit per count), mean and rstd (in that unit): (B, L) or (L,), constants. The tokens are those of
+    (signal * gain - mean) * rstd. rstd 0 makes a lead flat; only lead_mask makes it missing.
+    backend: "torch"; "triton", one fused launch (CUDA, or Triton's interpreter); "auto", the fused one where
+    `fused_here` says so.
     Differentiable with respect to all parameters, and to the signal where it requires a gradient (always by PyTorch).
     Raises ValueError when the signal is shorter than a kernel or parameters do not fit the groups.
-    Source: multi-scale strided patch embeddings per lead group (MS-SATE over MVCSE groups). `patch_embed_reference` defines the result.
+    Source: multi-scale strided patch embeddings per lead group (MS-SATE over MVCSE groups). `patch_embed_reference`
+    defines the result.
     """
     check_patch_embed(signal, lead_mask, scales, groups)
     if backend not in ("auto", "torch", "triton"):
@@ -102,7 +58,8 @@ def multi_scale_patch_embed(
 
         return patch_embed_triton(signal, lead_mask, _affine(signal, gain, mean, rstd), scales, groups)
     signal = calibrated(signal, gain, mean, rstd)
-    # Every tensor operation has a price of its own on small batches, so leads are gathered once and shared by all scales.
+    # Every tensor operation has a price of its own on small batches,
+    # so leads are gathered once and shared by all scales.
     present = _present_signal(signal, lead_mask).to(scales[0].weights[0].dtype)
     absent = (~lead_mask).to(scales[0].missing.dtype)
     group_signals, factors, absents = [], [], []
@@ -115,10 +72,11 @@ def multi_scale_patch_embed(
 
 
 def fused_here(signal: Tensor, scales: Sequence[PatchScaleParams]) -> bool:
-    """True where backend "auto" takes the fused kernels: allowed at this size (`cardialign.kernels.dispatch`), CUDA (compute capability 8.0 or newer), 16-bit
-    weights, width 128 to 1024 in steps of 16, no tracing.
+    """True where backend "auto" takes the fused kernels.
 
-    float32 and float64 weights stay with PyTorch: the fused kernels gain by writing less, and there the products weigh more than the bytes.
+    Allowed at this size (`cardialign.kernels.dispatch`), CUDA (compute capability 8.0 or newer), 16-bit weights, width
+    128 to 1024 in steps of 16, no tracing. float32 and float64 weights stay with PyTorch: the fused kernels gain by
+    writing less, and there the products weigh more than the bytes.
     """
     dtype, width = scales[0].weights[0].dtype, scales[0].weights[0].shape[0]
     if not signal.is_cuda or torch.compiler.is_compiling() or importlib.util.find_spec("triton") is None:
@@ -135,14 +93,11 @@ def fused_here(signal: Tensor, scales: Sequence[PatchScaleParams]) -> bool:
     )
 
 
-def token_elements(batch: int, samples: int, scales: Sequence[PatchScaleParams]) -> int:
-    """Elements of all tokens of a batch: B x G x D x the tokens of every scale. What the choice of a kernel goes by."""
-    groups, width = len(scales[0].weights), scales[0].bias.shape[-1]
-    return batch * groups * width * sum(token_count(samples, scale.kernel, scale.stride) for scale in scales)
-
-
 def calibrated(signal: Tensor, gain: Tensor | None, mean: Tensor | None, rstd: Tensor | None) -> Tensor:
-    """(signal * gain - mean) * rstd, in float32 or the signal's own wider type; the signal itself where none is given and it is no integer."""
+    """(signal * gain - mean) * rstd, in float32 or the signal's own wider type.
+
+    The signal itself where none is given and it is no integer.
+    """
     if gain is None and mean is None and rstd is None and signal.is_floating_point():
         return signal
     _check_calibration(signal, gain, mean, rstd)
@@ -214,38 +169,6 @@ def _present_factor(group_mask: Tensor, dtype: torch.dtype) -> Tensor:
     return group_mask.shape[1] / group_mask.sum(1).clamp(min=1).to(dtype)
 
 
-def patch_embed_reference(
-    signal: Tensor,
-    lead_mask: Tensor,
-    scales: Sequence[PatchScaleParams],
-    groups: Sequence[Sequence[int]],
-    *,
-    gain: Tensor | None = None,
-    mean: Tensor | None = None,
-    rstd: Tensor | None = None,
-) -> list[Tensor]:
-    """The same tokens written plainly: conv1d, LayerNorm and GELU, one group after another. For tests and as the definition."""
-    check_patch_embed(signal, lead_mask, scales, groups)
-    signal = calibrated(signal, gain, mean, rstd)
-    outputs = []
-    for scale in scales:
-        tokens = []
-        for group, leads in enumerate(groups):
-            mask = lead_mask[:, leads]
-            x = torch.where(mask[:, :, None], signal[:, leads], torch.zeros_like(signal[:, leads])).to(
-                scale.weights[group].dtype
-            )
-            convolved = F.conv1d(x, scale.weights[group], stride=scale.stride)
-            rescaled = convolved * (len(leads) / mask.sum(1).clamp(min=1).to(x.dtype))[:, None, None]
-            learned = (~mask).to(x.dtype) @ scale.missing[list(leads)]
-            z = rescaled.transpose(1, 2) + scale.bias[group] + learned[:, None, :]
-            tokens.append(
-                F.gelu(F.layer_norm(z, z.shape[-1:], scale.ln_weight[group], scale.ln_bias[group], LAYER_NORM_EPS))
-            )
-        outputs.append(torch.stack(tokens, dim=1))
-    return outputs
-
-
 def check_patch_embed(
     signal: Tensor, lead_mask: Tensor, scales: Sequence[PatchScaleParams], groups: Sequence[Sequence[int]]
 ) -> None:
@@ -254,7 +177,8 @@ def check_patch_embed(
         raise ValueError(f"signal has shape {tuple(signal.shape)}; pass (batch, leads, samples)")
     if lead_mask.dtype != torch.bool or lead_mask.shape != signal.shape[:2]:
         raise ValueError(
-            f"lead_mask is {lead_mask.dtype} {tuple(lead_mask.shape)}; pass bool {tuple(signal.shape[:2])}, True = present"
+            f"lead_mask is {lead_mask.dtype} {tuple(lead_mask.shape)}; "
+            f"pass bool {tuple(signal.shape[:2])}, True = present"
         )
     if not scales or not groups:
         raise ValueError("scales or groups is empty; pass at least one of each")

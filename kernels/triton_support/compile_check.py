@@ -1,10 +1,12 @@
 """Compile every Triton kernel variant for NVIDIA GPUs on a machine that has none, and read what came out.
 
-Triton's wheel carries ptxas, cuobjdump and nvdisasm, and its compiler needs no driver when the target is named. So registers, spills,
-shared memory and the instructions of each variant are known before a GPU is. Speed is not: nothing here is a timing.
+Triton's wheel carries ptxas, cuobjdump and nvdisasm, and its compiler needs no driver when the target is named. So
+registers, spills, shared memory and the instructions of each variant are known before a GPU is. Speed is not: nothing
+here is a timing.
 
-A module of this package whose name contains `triton` and that has `compile_variants() -> list[Variant]` is found by itself. A variant that
-is dispatched must fit: no local memory (spills), shared memory within the architecture's limit, and the tensor-core instruction it claims.
+Every module named `variants` of the package is found by itself and asked for `compile_variants()`. A variant that is
+dispatched must fit: no local memory (spills), shared memory within the architecture's limit, and the tensor-core
+instruction it claims.
 """
 
 from __future__ import annotations
@@ -20,9 +22,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import Any
 
-Instruction = Literal["HGMMA", "HMMA", "FFMA"]
+from cardialign import kernels
+from cardialign.kernels.triton_support.launch import Variant
+
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes of shared memory one program may have (CUDA programming guide, compute capabilities 8.0 and 9.0)."""
 REGISTERS_PER_SM, THREADS_PER_SM = 65536, 2048
@@ -30,30 +35,11 @@ COUNTED = ("HGMMA", "HMMA", "FFMA", "MUFU", "LDL", "STL")
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One kernel as one launch would specialise it.
-
-    kernel: the `triton.jit` function. types: run-time argument -> '*bf16', '*fp32', '*i64', 'i32', 'fp32', ... constants: the constexpr
-    arguments. architecture: 90 (Hopper) or 80 (Ampere). multiplies_with: the instruction the dots must become; 'FFMA' says that float32
-    operands are multiplied exactly on purpose. dispatched: False for a variant kept to show why it is not chosen; it cannot fail.
-    aligned: integer arguments known to be multiples of 16 (pointers always are).
-    """
-
-    name: str
-    kernel: Any
-    types: dict[str, str]
-    constants: dict[str, Any]
-    architecture: int = 90
-    num_warps: int = 4
-    num_stages: int = 2
-    multiplies_with: Instruction = "HGMMA"
-    dispatched: bool = True
-    aligned: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Compiled:
-    """What the compiler made of a variant: bytes of stack and shared memory, instruction counts, seconds. `refused`: why it made nothing."""
+    """What the compiler made of a variant: bytes of stack and shared memory, instruction counts, seconds.
+
+    `refused`: why it made nothing.
+    """
 
     variant: Variant
     registers: int = 0
@@ -80,34 +66,49 @@ class Compiled:
         if self.refused:
             return [self.refused]
         found = []
-        if self.stack or self.instructions["LDL"] or self.instructions["STL"]:
-            found.append(
-                f"spills: {self.stack} B of stack, {self.instructions['LDL']} loads and {self.instructions['STL']} stores"
-            )
+        loads, stores = self.instructions["LDL"], self.instructions["STL"]
+        if self.stack or loads or stores:
+            found.append(f"spills: {self.stack} B of stack, {loads} loads and {stores} stores")
         limit = SHARED_LIMIT[self.variant.architecture]
         if self.shared > limit:
             found.append(f"needs {self.shared} B of shared memory, the limit is {limit}")
         wanted = self.variant.multiplies_with
         if not self.instructions[wanted]:
-            found.append(
-                f"has no {wanted}: {', '.join(f'{name} {self.instructions[name]}' for name in ('HGMMA', 'HMMA', 'FFMA'))}"
-            )
+            instead = ", ".join(f"{name} {self.instructions[name]}" for name in ("HGMMA", "HMMA", "FFMA"))
+            found.append(f"has no {wanted}: {instead}")
         return found
 
 
-def all_variants() -> Iterator[Variant]:
-    """Variants of every module named `variants` of this package."""
-    from cardialign import kernels
+def all_variants(package: ModuleType = kernels) -> Iterator[Variant]:
+    """Variants of every module named `variants` of the package, however deep, in the order of their names.
 
-    for module in pkgutil.walk_packages(kernels.__path__, f"{kernels.__name__}."):
-        if module.name.endswith(".variants"):
-            yield from importlib.import_module(module.name).compile_variants()
+    Raises ImportError, at the first variant asked for, where triton or a module of the package cannot be imported:
+    a kernel that is not looked at must not pass for one that fits. Raises ValueError for two variants of one name and
+    architecture, which a table could not tell apart.
+    """
+    seen: set[tuple[str, int]] = set()
+    for name in _variant_modules(package):
+        for variant in importlib.import_module(name).compile_variants():
+            if (variant.name, variant.architecture) in seen:
+                raise ValueError(f"{name} has a second {variant.name} for sm_{variant.architecture}; name them apart")
+            seen.add((variant.name, variant.architecture))
+            yield variant
+
+
+def _variant_modules(package: ModuleType) -> list[str]:
+    def refuse(name: str) -> None:
+        # Called in an `except`: without this, walk_packages passes over a folder that does not import.
+        raise ImportError(f"{name} cannot be imported, so its kernels would not be compiled")
+
+    walked = pkgutil.walk_packages(package.__path__, f"{package.__name__}.", onerror=refuse)
+    return sorted(module.name for module in walked if module.name.rpartition(".")[2] == "variants")
 
 
 def compile_variant(variant: Variant) -> Compiled:
     """Compile one variant; a refusal by the compiler is a result, not an exception.
 
-    Raises ValueError where triton is absent, or where TRITON_INTERPRET is set: kernels imported then cannot be compiled.
+    Raises ValueError where triton is absent, or where TRITON_INTERPRET is set: kernels imported then cannot be
+    compiled.
     """
     compiler, source, target = _toolchain(variant)
     start = time.perf_counter()
@@ -181,7 +182,8 @@ def _tool(name: str, *arguments: str) -> str:
 def table(results: Iterable[Compiled]) -> list[str]:
     """One Markdown row per variant, with a header."""
     rows = [
-        "| variant | arch | warps x stages | registers | spill B | shared KiB | programs/SM | HGMMA | HMMA | FFMA | MUFU | verdict |",
+        "| variant | arch | warps x stages | registers | spill B | shared KiB | programs/SM "
+        "| HGMMA | HMMA | FFMA | MUFU | verdict |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:

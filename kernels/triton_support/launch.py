@@ -1,13 +1,16 @@
-"""A launch of a Triton kernel as a value: it can be run, or handed to the compile check, so that what is checked is what is run."""
+"""A launch of a Triton kernel as a value: it can be run, or handed to the compile check as a variant.
+
+So what is checked is what is run.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from cardialign.kernels.triton_support.compile_check import Instruction, Variant
+Instruction = Literal["HGMMA", "HMMA", "FFMA"]
 
 POINTER = {
     torch.float32: "*fp32",
@@ -23,8 +26,32 @@ POINTER = {
 
 
 @dataclass(frozen=True)
+class Variant:
+    """One kernel as one launch would specialise it.
+
+    kernel: the `triton.jit` function. types: run-time argument -> '*bf16', '*fp32', '*i64', 'i32', 'fp32', ...
+    constants: the constexpr arguments. architecture: 90 (Hopper) or 80 (Ampere). multiplies_with: the instruction the
+    dots must become; 'FFMA' says that float32 operands are multiplied exactly on purpose. dispatched: False for a
+    variant kept to show why it is not chosen; it cannot fail.
+    aligned: integer arguments known to be multiples of 16 (pointers always are).
+    """
+
+    name: str
+    kernel: Any
+    types: dict[str, str]
+    constants: dict[str, Any]
+    architecture: int = 90
+    num_warps: int = 4
+    num_stages: int = 2
+    multiplies_with: Instruction = "HGMMA"
+    dispatched: bool = True
+    aligned: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Launch:
-    """kernel: the `triton.jit` function; grid: programs per axis; arguments, constants: by name, constants being the constexpr ones.
+    """kernel: the `triton.jit` function; grid: programs per axis; arguments, constants: by name, constants being the
+    constexpr ones.
 
     Integer arguments are taken to be unspecialised (`do_not_specialize`), so one variant serves every size.
     """

@@ -12,16 +12,19 @@ from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.stream.batch import Batch
 from cardialign.kernels.benchmarks.timing import gemm_rate
 from cardialign.pretrain.config import RunConfig, load_config
-from cardialign.pretrain.methods import create_objective
-from cardialign.pretrain.methods.dual import DualEncoder
+from cardialign.pretrain.methods.base import create_method
+from cardialign.pretrain.methods.parts.draws import Draws
+from cardialign.pretrain.text.encoder import TextEncoder
 from cardialign.pretrain.training.engine import make_optimizer
 
 CPU_RECIPES = ("cardialign-demo", "cardialign-tiny")
@@ -97,10 +100,11 @@ class _Step:
     def __init__(self, config: RunConfig, spec: SignalSpec, device: torch.device, records: int) -> None:
         torch.manual_seed(config.seed)
         self.config, self.device = config, device
-        self.model = DualEncoder(config, spec).to(device).train()
+        self.model = create_method(config, spec).to(device).train()
         self.optimizer = make_optimizer(self.model, config.optimizer, device)
-        self.objective = create_objective(config.objective)
-        self.inputs, self.known = _batch(config, spec, self.model, records, device)
+        draws = Draws(config.seed, 0, slice(0, records))
+        inputs = self.model.inputs(_noise(config, spec, records), _NoiseBank(config, records), draws)
+        self.inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
 
     def forward(self) -> Tensor:
         with (
@@ -110,8 +114,7 @@ class _Step:
         ):
             features = self.model(self.inputs)
         features = {name: value.float() for name, value in features.items()}
-        loss, _ = self.objective.loss(features, self.known)
-        return loss
+        return self.model.loss(features, self.inputs, None).loss
 
     def count_flops(self) -> float:
         """FLOPs of matrix products and attention, forward and backward, as PyTorch counts them."""
@@ -140,31 +143,50 @@ class _Step:
         return time.perf_counter()
 
 
-def _batch(
-    config: RunConfig, spec: SignalSpec, model: DualEncoder, records: int, device: torch.device
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Noise of ECG size with all leads, random report embeddings or tokens, and no two equal reports."""
+def _noise(config: RunConfig, spec: SignalSpec, records: int) -> Batch:
+    """Noise of ECG size with all leads, from as many patients as records."""
     generator = torch.Generator().manual_seed(config.seed)
-    inputs = {
-        "signal": 0.3 * torch.randn(records, 12, spec.samples, generator=generator),
-        "lead_mask": torch.ones(records, 12, dtype=torch.bool),
-    }
-    reports = nn.functional.normalize(
-        torch.randn(records, model.text.head.linear.in_features, generator=generator), dim=1
+    rows = np.arange(records)
+    return Batch(
+        step=0,
+        rows=rows,
+        signal=(0.3 * torch.randn(records, 12, spec.samples, generator=generator)).numpy(),
+        lead_mask=np.ones((records, 12), dtype=bool),
+        valid_samples=np.full(records, spec.samples, dtype=np.int32),
+        report=rows,
+        age_years=np.full(records, np.nan, dtype=np.float32),
+        sex=np.zeros(records, dtype=np.int8),
+        global_rows=rows,
     )
-    if model.text.transformer is None:
-        inputs["text_embedding"] = reports
-    else:
-        transformer: Any = model.text.transformer
-        vocabulary = transformer.get_input_embeddings().num_embeddings
-        inputs["token_ids"] = torch.randint(vocabulary, (records, config.text.max_tokens), generator=generator)
-        inputs["token_mask"] = torch.ones(records, config.text.max_tokens, dtype=torch.bool)
-    known = {"report_key": torch.arange(records)}
-    if config.objective.similarity == "embedding":
-        known["similarity"] = nn.functional.normalize(reports[:, : config.objective.similarity_dim], dim=1)
-    elif config.objective.similarity == "statements":
-        known["similarity"] = (torch.rand(records, 256, generator=generator) < 0.02).float()
-    return ({name: x.to(device) for name, x in inputs.items()}, {name: x.to(device) for name, x in known.items()})
+
+
+class _NoiseBank:
+    """As many reports as records, no two of them equal: random embeddings, tokens and statements (a `ReportBank`)."""
+
+    def __init__(self, config: RunConfig, records: int) -> None:
+        self.text = TextEncoder(config.text)
+        self.generator = np.random.default_rng(config.seed)
+        rows = self.generator.standard_normal((records, self.text.dim)).astype(np.float32)
+        self.embeddings = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def embedding(self, report_ids: np.ndarray) -> np.ndarray:
+        return self.embeddings[report_ids]
+
+    def tokens(self, report_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        shape = (len(report_ids), self.text.max_tokens)
+        ids = self.generator.integers(int(self.text.model_config["vocab_size"]), size=shape, dtype=np.int32)
+        return ids, np.full(len(report_ids), self.text.max_tokens, dtype=np.int32)
+
+    def similarity_features(self, report_ids: np.ndarray, dim: int | None = None) -> np.ndarray:
+        rows = self.embeddings[report_ids, :dim]
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def statement_sets(self, report_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Five statements a report, of 256."""
+        return np.arange(len(report_ids) + 1) * 5, self.generator.integers(256, size=5 * len(report_ids))
+
+    def report_keys(self, report_ids: np.ndarray) -> np.ndarray:
+        return report_ids.astype(np.int64)
 
 
 def _profile(once: Callable[[], Any], device: torch.device) -> str:

@@ -2,48 +2,107 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from cardialign.data_shards.record import STANDARD_LEADS
-from cardialign.kernels.patch_embed.embed import token_seconds, token_valid
-from cardialign.pretrain.config import ModelConfig
+from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
+from cardialign.kernels.patch_embed import token_seconds, token_valid
+from cardialign.pretrain.config import EncoderConfig, Positive, refuse
+from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
 from cardialign.pretrain.encoders.blocks.lead_groups import group_attention
 from cardialign.pretrain.encoders.blocks.normalise import normalise
-from cardialign.pretrain.encoders.blocks.patches import PatchEmbedding, samples_of
+from cardialign.pretrain.encoders.blocks.patches import PatchEmbedding, PatchScale, samples_of
 from cardialign.pretrain.encoders.blocks.pooling import ScalePooling
 from cardialign.pretrain.encoders.blocks.temporal import TemporalEncoder
 
-
-class EncoderOutput(NamedTuple):
-    """embedding float32 (B, embedding_dim), L2-normalised; group_weights float32 (B, G), 0 for a missing group, else summing to 1;
-    features (B, G * S * D), pooled and group-weighted but not projected (for linear probes); tokens per scale (B, G, N_s, D) when asked for."""
-
-    embedding: Tensor
-    group_weights: Tensor
-    features: Tensor
-    tokens: list[Tensor] | None = None
+LEAD_GROUPS: dict[str, tuple[str, ...]] = {
+    "lateral": ("I", "aVL", "V5", "V6", "aVR"),
+    "inferior": ("II", "III", "aVF"),
+    "septal": ("V1", "V2"),
+    "anterior": ("V3", "V4"),
+}
+"""Leads by the wall of the heart they look at."""
 
 
-class EcgEncoder(nn.Module):
+class CardiAlignEncoderConfig(EncoderConfig):
+    """`size` sets width, depth and heads; each may be overridden.
+
+    attention: `packed` leaves out the tokens of padded samples and of missing lead groups instead of masking them: same result, less work where
+    much is missing.
+    """
+
+    name: str = "cardialign"
+    size: Literal["tiny", "small", "base"] = "small"
+    width: Positive | None = None
+    depth: Positive | None = None
+    heads: Positive | None = None
+    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lead_groups: dict[str, tuple[str, ...]] = LEAD_GROUPS
+    patches: tuple[PatchScale, ...] = (
+        PatchScale(kernel_ms=50, stride_ms=50),
+        PatchScale(kernel_ms=100, stride_ms=100),
+        PatchScale(kernel_ms=200, stride_ms=200),
+    )
+    pooling: Literal["attention", "resample"] = "attention"
+    group_attention: Literal["se", "eca"] = "se"
+    attention: Literal["dense", "packed"] = "dense"
+
+    @model_validator(mode="after")
+    def _fill_size_and_check(self) -> CardiAlignEncoderConfig:
+        width, depth, heads = {"tiny": (64, 2, 4), "small": (256, 4, 8), "base": (512, 12, 8)}[self.size]
+        for name, value in (("width", width), ("depth", depth), ("heads", heads)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        assert self.width is not None and self.heads is not None
+        problems = []
+        if self.width % self.heads:
+            problems.append(
+                f"width {self.width} is not a multiple of heads {self.heads}; choose another width or heads"
+            )
+        elif (self.width // self.heads) % 2:
+            problems.append(
+                f"width / heads = {self.width // self.heads} is odd; choose an even head size (rotary positions turn pairs)"
+            )
+        if not self.patches:
+            problems.append("patches is empty; give at least one scale, e.g. {kernel_ms: 100, stride_ms: 100}")
+        seen: list[str] = [lead for leads in self.lead_groups.values() for lead in leads]
+        unknown = sorted(set(seen) - set(STANDARD_LEADS))
+        if unknown:
+            problems.append(
+                f"lead_groups names unknown leads {', '.join(unknown)}; known leads: {', '.join(STANDARD_LEADS)}"
+            )
+        twice = sorted({lead for lead in seen if seen.count(lead) > 1})
+        if twice:
+            problems.append(f"lead_groups names {', '.join(twice)} more than once; keep each lead in one group")
+        if not seen or not all(self.lead_groups.values()):
+            problems.append("lead_groups has an empty group; give it leads or remove it")
+        refuse(problems)
+        return self
+
+
+class CardiAlignEncoder(EcgEncoder):
     """Twelve leads in mV -> one unit vector per record.
 
     Sizes (parameters with the default groups and patches at 500 Hz, embedding_dim 256): tiny 0.64 M, small 10.8 M, base 116 M.
     Raises UsageError for patches that do not fit the record. Legend: B batch, T samples, G lead groups, S scales, N tokens, D width.
     """
 
+    Config: ClassVar[type[EncoderConfig]] = CardiAlignEncoderConfig
+
     membership: Tensor
 
-    def __init__(self, config: ModelConfig, sampling_rate: float, samples: int, normalisation: str = "none") -> None:
-        super().__init__()
+    def __init__(self, config: CardiAlignEncoderConfig, spec: SignalSpec, normalisation: str = "none") -> None:
+        super().__init__(spec, normalisation)
         assert config.width is not None and config.depth is not None and config.heads is not None
-        self.sampling_rate, self.samples, self.normalisation = sampling_rate, samples, normalisation
         self.packs = config.attention == "packed"
         self.group_names = tuple(config.lead_groups)
-        self.scales = [samples_of(scale, sampling_rate, samples) for scale in config.patches]
+        self.scales = [samples_of(scale, spec.sampling_rate, spec.samples) for scale in config.patches]
         groups = [[STANDARD_LEADS.index(lead) for lead in leads] for leads in config.lead_groups.values()]
         features = len(self.scales) * config.width
 
@@ -63,7 +122,8 @@ class EcgEncoder(nn.Module):
         self.pooling = ScalePooling(config.pooling, [stride for _, stride in self.scales], config.width, config.heads)
         self.feature_norm = nn.LayerNorm(features)
         self.group_attention = group_attention(config.group_attention, len(groups), features)
-        self.projection = nn.Linear(len(groups) * features, config.embedding_dim)
+        self.feature_width, self.token_width = len(groups) * features, config.width
+        self.projection = nn.Linear(self.feature_width, config.embedding_dim)
 
         membership = torch.zeros(len(groups), len(STANDARD_LEADS), dtype=torch.bool)
         for g, leads in enumerate(groups):
@@ -73,7 +133,7 @@ class EcgEncoder(nn.Module):
     def forward(
         self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None, return_tokens: bool = False
     ) -> EncoderOutput:
-        """signal (B, 12, T) in mV, lead_mask bool (B, 12), valid_samples int (B,) or None when no record is padded (faster: no key masks)."""
+        """As every encoder; the tokens of a scale stand together, those of a lead group within it: N = sum over scales of G * N_s."""
         B, G = signal.shape[0], len(self.group_names)
         present = (lead_mask[:, None, :] & self.membership).any(dim=-1)  # (B, G)
         # A missing group has weight 0 below: packed sequences leave its tokens out. A traced graph may not depend on what is missing.
@@ -103,5 +163,16 @@ class EcgEncoder(nn.Module):
         weighted = views * weights[..., None].to(views.dtype)
         features = torch.where(present[..., None], weighted, 0.0).flatten(1)  # (B, G * S * D)
         embedding = F.normalize(self.projection(features).float(), dim=-1)
-        tokens_out = [t.unflatten(0, (B, G)) for t in encoded] if return_tokens else None
-        return EncoderOutput(embedding, weights, features, tokens_out)
+        output = EncoderOutput(embedding, features, valid_samples=valid_samples, group_weights=weights)
+        if not return_tokens:
+            return output
+        return output._replace(
+            tokens=torch.cat([t.reshape(B, -1, t.shape[-1]) for t in encoded], dim=1),
+            token_mask=torch.cat([self._seen(t, m, present) for t, m in zip(encoded, masks, strict=True)], dim=1),
+        )
+
+    def _seen(self, tokens: Tensor, mask: Tensor | None, present: Tensor) -> Tensor:
+        """bool (B, G * N_s): which tokens (B * G, N_s, D) of one scale saw a recorded sample."""
+        B, G = present.shape
+        there = present[:, :, None].expand(B, G, tokens.shape[1])
+        return (there if mask is None else there & mask.unflatten(0, (B, G))).flatten(1)

@@ -1,4 +1,7 @@
-"""Published label files (one row per record, one 0/1 column per class) and prompt files (class -> text), joined to a shard set by record name."""
+"""Published label files and prompt files, joined to a shard set by record name.
+
+A label file has one row per record and one 0/1 column per class; a prompt file says class -> text.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,19 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.reading.tables import read_table, strings
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.sources.shared.common import read_table, strings
 from cardialign.pretrain.evaluation.prompts import PromptClass, PromptSet
 
 _VALUES = {"0": False, "0.0": False, "1": True, "1.0": True}
 
 
 def read_label_file(path: Path, id_column: str, classes: Sequence[str]) -> tuple[list[str], np.ndarray, str]:
-    """Record names (n,), truth bool (n, C) in the order of `classes`, sha256 of the file. Columns may stand in any order (in the published train
-    and test files they differ). Raises DataError naming file, row and column when one is missing, holds no 0/1, or a record occurs twice."""
+    """Record names (n,), truth bool (n, C) in the order of `classes`, sha256 of the file.
+
+    Columns may stand in any order (in the published train and test files they differ). Raises DataError naming file,
+    row and column when one is missing, holds no 0/1, or a record occurs twice.
+    """
     table = read_table(path, (id_column, *classes))
     names = [record_name(text) for text in strings(table, id_column)]
     seen: dict[str, int] = {}
@@ -48,9 +54,10 @@ def record_name(text: str) -> str:
 
 
 def rows_by_name(shard_set: ShardSet, names: Sequence[str]) -> np.ndarray:
-    """int64 (n,): row of each record, -1 where the shard set does not hold it. A key is its source's prefix, a dash and the record's name.
+    """int64 (n,): row of each record, -1 where the shard set does not hold it.
 
-    Raises DataError when two records of the shard set answer to one name.
+    A key is its source's prefix, a dash and the record's name. Raises DataError when two records of the shard set
+    answer to one name.
     """
     wanted = set(names)
     rows: dict[str, int] = {}
@@ -59,7 +66,8 @@ def rows_by_name(shard_set: ShardSet, names: Sequence[str]) -> np.ndarray:
         if name in wanted:
             if name in rows:
                 raise DataError(
-                    f"{shard_set.path}: records {shard_set.key(rows[name])} and {key} both answer to the published name {name}",
+                    f"{shard_set.path}: records {shard_set.key(rows[name])} and {key} "
+                    f"both answer to the published name {name}",
                     "evaluate on a shard set of one data set",
                 )
             rows[name] = row
@@ -67,7 +75,10 @@ def rows_by_name(shard_set: ShardSet, names: Sequence[str]) -> np.ndarray:
 
 
 def read_prompt_file(path: Path, classes: Sequence[str], name: str) -> PromptSet:
-    """A JSON object class -> text as one prompt per class, in lower case as published. Raises DataError when it is none or lacks a class."""
+    """A JSON object class -> text as one prompt per class, in lower case as published.
+
+    Raises DataError when it is none or lacks a class.
+    """
     try:
         texts = json.loads(path.read_text(encoding="utf-8"))
         missing = [code for code in classes if not str(texts.get(code) or "").strip()]

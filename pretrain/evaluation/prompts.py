@@ -1,6 +1,7 @@
-"""Versioned prompt sets: which words stand for which label code in zero-shot evaluation. Data, not code (`pretrain/prompts/*.yaml`).
+"""Versioned prompt sets: which words stand for which label code in zero-shot evaluation.
 
-A published figure names its prompt set and that set's digest. Changing any word makes a new version; files here are never edited after release.
+They are data, not code (`pretrain/prompts/*.yaml`). A published figure names its prompt set and that set's digest.
+Changing any word makes a new version; files there are never edited after release.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import yaml
 
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.plugins import Table
 
 PROMPTS = Path(__file__).parent.parent / "prompts"
 
@@ -44,12 +46,15 @@ class PromptSet:
 
     @property
     def digest(self) -> str:
-        """sha256 over name, version, label set, codes and prompts in their order: equal iff the scores mean the same."""
+        """sha256 over name, version, label set, codes and prompts in order: equal iff the scores mean the same."""
         content = [self.name, self.version, self.label_set, [[c.code, list(c.prompts)] for c in self.classes]]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
     def only(self, codes: Sequence[str]) -> PromptSet:
-        """The same set restricted to `codes`, in the set's order. Raises UsageError naming unknown codes and the known ones."""
+        """The same set restricted to `codes`, in the set's order.
+
+        Raises UsageError naming unknown codes and the known ones.
+        """
         unknown = [c for c in codes if c not in self.codes]
         if unknown:
             raise UsageError(
@@ -59,15 +64,22 @@ class PromptSet:
         return PromptSet(self.name, self.version, self.label_set, self.style, kept)
 
 
+PLUGINS = Table("prompt", {})
+"""Prompt sets of other packages: entry points of the group `cardialign.prompts`, each a path of a YAML file."""
+
+
 def prompt_set_names() -> list[str]:
-    return sorted(p.stem for p in PROMPTS.glob("*.yaml"))
+    return sorted({*(p.stem for p in PROMPTS.glob("*.yaml")), *PLUGINS})
 
 
 def load_prompts(prompts: str | Path) -> PromptSet:
-    """Name of a shipped set (see `prompt_set_names`) or path of a YAML file of the same form. Raises UsageError, all mistakes at once."""
+    """Name of a shipped set (see `prompt_set_names`) or path of a YAML file of the same form.
+
+    Raises UsageError, all mistakes at once.
+    """
     path = PROMPTS / f"{prompts}.yaml"
     if not path.is_file():
-        path = Path(prompts)
+        path = Path(PLUGINS.find(str(prompts)) if str(prompts) in PLUGINS else prompts)
     if not path.is_file():
         raise UsageError(
             f"no prompt set {str(prompts)!r}", f"use a YAML file or one of: {', '.join(prompt_set_names())}"

@@ -1,7 +1,8 @@
-"""Evaluation protocols as versioned data (`pretrain/protocols/*.yaml`): data set, label set, split, preprocessing and prompts of a published figure.
+"""Evaluation protocols as versioned data: data set, label set, split, preprocessing and prompts of a published figure.
 
-`clean-v1:ptb-xl-super` is task `ptb-xl-super` of protocol `clean-v1`. A task takes its labels from the shard set, or from label files that the user
-gives (published splits are not ours to ship). Files here are never edited after release: another choice is another version.
+They stand in `pretrain/protocols/*.yaml`. `clean-v1:ptb-xl-super` is task `ptb-xl-super` of protocol `clean-v1`. A task
+takes its labels from the shard set, or from label files that the user gives (published splits are not ours to ship).
+Files there are never edited after release: another choice is another version.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ PROTOCOLS = Path(__file__).parent.parent / "protocols"
 
 @dataclass(frozen=True)
 class ProtocolTask:
-    """One task of one protocol. `values` is the task's part of the file; `digest` sha256 over all that decides a figure."""
+    """One task of one protocol.
+
+    `values` is the task's part of the file; `digest` is the sha256 over all that decides a figure.
+    """
 
     protocol: str
     version: int
@@ -77,8 +81,8 @@ def open_task(
 ) -> EvaluationTask:
     """Rows, truth and words of one part of a protocol's task in this shard set.
 
-    Raises UsageError: unknown protocol, task or split, a shard set of another data set, or label files that are needed and not there;
-    DataError: a damaged label file, or none of the protocol's records in the shard set.
+    Raises UsageError: unknown protocol, task or split, a shard set of another data set, or label files that are needed
+    and not there; DataError: a damaged label file, or none of the protocol's records in the shard set.
     """
     task = load_task(spec)
     if split not in SPLITS:
@@ -131,7 +135,8 @@ def _from_label_files(task: ProtocolTask, shard_set: ShardSet, split: str, folde
         )
         raise UsageError(
             f"{task.spec} needs the published label files: {given}",
-            f"give --label-files FOLDER that holds {' and '.join(wanted)} (columns {labels['id']}, {', '.join(labels['classes'][:3])} ...)",
+            f"give --label-files FOLDER that holds {' and '.join(wanted)} "
+            f"(columns {labels['id']}, {', '.join(labels['classes'][:3])} ...)",
         )
     names, truth, digest = read_label_file(folder / labels[split], labels["id"], labels["classes"])
     words = read_prompt_file(
@@ -143,7 +148,8 @@ def _from_label_files(task: ProtocolTask, shard_set: ShardSet, split: str, folde
     absent = [name for name, here in zip(names, present, strict=True) if not here]
     if not present.any():
         raise DataError(
-            f"{task.spec}: {note} ({shard_set.path}): the files name {', '.join(absent[:3])} ..., the set holds {shard_set.key(0)} ...",
+            f"{task.spec}: {note} ({shard_set.path}): the files name {', '.join(absent[:3])} ..., "
+            f"the set holds {shard_set.key(0)} ...",
             "build shards from the whole data set, or choose another --split",
         )
     if absent:
@@ -178,5 +184,6 @@ def _signal_deviations(task: ProtocolTask, shard_set: ShardSet) -> list[str]:
     if (has.sampling_rate, has.seconds) == (says["sampling_rate"], says["seconds"]):
         return []
     return [
-        f"the shards hold {has.seconds:g} s at {has.sampling_rate:g} Hz, the protocol says {says['seconds']} s at {says['sampling_rate']} Hz"
+        f"the shards hold {has.seconds:g} s at {has.sampling_rate:g} Hz, "
+        f"the protocol says {says['seconds']} s at {says['sampling_rate']} Hz"
     ]

@@ -6,39 +6,17 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cardialign.pretrain.evaluation.scoring import Estimate
-
-
-@dataclass(frozen=True)
-class ClassResult:
-    """One class: positive records, patients who have them, AUROC and its 95 % interval (undefined when too few patients have or lack it)."""
-
-    code: str
-    name: str
-    positives: int
-    positive_patients: int
-    auroc: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class MacroResult:
-    """Mean AUROC over the `classes` classes that have at least `min_positives` positives."""
-
-    value: float
-    low: float
-    high: float
-    classes: int
-    min_positives: int
+from cardialign.pretrain.evaluation.scoring import ClassResult, Estimate, MacroResult
 
 
 @dataclass(frozen=True)
 class ZeroShotResult:
-    """Figures and everything needed to make them again: prompt set digest, shard-set fingerprint, folds, split rule, bootstrap, encoder digest.
+    """Figures and everything needed to make them again.
 
-    n records of `patients` patients; macro with low..high over all `classes`; `excluded` classes with the reason; `unprompted` label codes without
-    words; `masked_leads` records with at least one missing lead; `protocol` which published protocol chose records, labels and prompts, if one did.
+    That is the digest of the prompt set, the fingerprint of the shard set, folds, split rule, bootstrap, and the digest
+    of the encoder. n records of `patients` patients; macro with low..high over all `classes`; `excluded` classes with
+    the reason; `unprompted` label codes without words; `masked_leads` records with at least one missing lead;
+    `protocol` which published protocol chose records, labels and prompts, if one did.
     """
 
     n: int
@@ -71,7 +49,10 @@ class ZeroShotResult:
 
 @dataclass(frozen=True)
 class ZeroShotComparison:
-    """An encoder beside a baseline on the same records and resamples; `difference` (macro) and `differences` (per class code) are paired."""
+    """An encoder beside a baseline on the same records and resamples.
+
+    `difference` (macro) and `differences` (per class code) are paired.
+    """
 
     result: ZeroShotResult
     baseline: ZeroShotResult
@@ -79,7 +60,7 @@ class ZeroShotComparison:
     differences: dict[str, Estimate]
 
     def to_dict(self) -> dict[str, Any]:
-        """`ZeroShotResult.to_dict()` of the encoder, with `baseline` (the same of the baseline), `difference` and `differences`."""
+        """`to_dict()` of the encoder's result and, as `baseline`, of the baseline's; `difference` and `differences`."""
         return {
             **self.result.to_dict(),
             "baseline": self.baseline.to_dict(),

@@ -1,11 +1,14 @@
-"""Ranking metrics with honest intervals: AUROC per class and macro, resampled by patient, and paired differences between two encoders.
+"""Ranking metrics with honest intervals: AUROC per class and macro, resampled by patient.
 
-Shapes: n records, C classes, R bootstrap resamples. Records of one patient are not independent, so a resample draws patients with replacement and
-takes all records of each; a resample is then nothing but a whole-number weight per record, and AUROC with weights needs one sort per class.
+Encoders that are scored together are resampled alike, which makes their differences paired.
+Shapes: n records, C classes, R bootstrap resamples. Records of one patient are not independent, so a resample draws
+patients with replacement and takes all records of each; a resample is then nothing but a whole-number weight per
+record, and AUROC with weights needs one sort per class.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,13 +16,18 @@ import numpy as np
 
 CHUNK_ELEMENTS = 4_000_000
 """Resamples are handled in chunks of about this many weights (32 MB of float64), whatever the number of records."""
+MIN_PATIENTS = 5
+"""Fewer patients with (or without) a finding give no interval: resampling one patient only ever shows that patient."""
+FREQUENT = 10
+"""Classes with fewer positives swing the macro mean; it is reported with and without them."""
 
 
 def auroc(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """AUROC of one class: the chance that a positive outranks a negative, ties counting one half (Mann-Whitney; Hanley and McNeil 1982).
+    """AUROC of one class: the chance that a positive outranks a negative, ties counting one half.
 
-    scores (n,) any real numbers, truth (n,) bool, weights (R, n) non-negative or None for one unweighted figure. Returns float64 (R,), or (1,)
-    without weights; NaN where positives or negatives have no weight.
+    This is the Mann-Whitney statistic (Hanley and McNeil 1982).
+    scores (n,) any real numbers, truth (n,) bool, weights (R, n) non-negative or None for one unweighted figure.
+    Returns float64 (R,), or (1,) without weights; NaN where positives or negatives have no weight.
     Raises ValueError on shapes that disagree and on non-finite scores.
     """
     scores = np.asarray(scores, dtype=np.float64)
@@ -51,14 +59,18 @@ def auroc(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = No
 
 
 def class_auroc(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """AUROC of every class: scores (n, C), truth (n, C) bool -> float64 (C,), NaN for a class without positives or without negatives."""
+    """AUROC of every class: scores (n, C), truth (n, C) bool -> float64 (C,).
+
+    NaN for a class without positives or without negatives.
+    """
     return np.array([auroc(scores[:, c], truth[:, c])[0] for c in range(scores.shape[1])])
 
 
 def patient_resamples(patients: Sequence[str] | np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Bootstrap weights by patient: yields float64 (r, n) chunks, `resamples` rows in all; row k is a pure function of (seed, k, patients).
+    """Bootstrap weights by patient: yields float64 (r, n) chunks, `resamples` rows in all.
 
-    Each row draws as many patients as there are, with replacement; a record's weight is how often its patient was drawn.
+    Row k is a pure function of (seed, k, patients): it draws as many patients as there are, with replacement; a
+    record's weight is how often its patient was drawn.
     """
     _, patient_of = np.unique(np.asarray(patients), return_inverse=True)
     count = int(patient_of.max()) + 1 if patient_of.size else 0
@@ -79,9 +91,10 @@ def bootstrap_auroc(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[np.ndarray]:
-    """AUROC of every class in every patient resample, for one or more score sets over the same resamples (which makes differences paired).
+    """AUROC of every class in every patient resample, for one or more score sets over the same resamples.
 
-    scores: list of (n, C); truth (n, C) bool; patients (n,). Returns a list of float64 (R, C), NaN where a resample lost all positives or negatives.
+    scores: list of (n, C); truth (n, C) bool; patients (n,).
+    Returns a list of float64 (R, C), NaN where a resample lost all positives or negatives.
     """
     out = [np.full((resamples, truth.shape[1]), np.nan) for _ in scores]
     done = 0
@@ -124,7 +137,7 @@ class Estimate:
 
 
 def usable_classes(truth: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
-    """Columns of truth (n, C) that have both positives and negatives, and for every other column the reason why AUROC is undefined."""
+    """Columns of truth (n, C) that have both positives and negatives; for every other column why AUROC is undefined."""
     positives = truth.sum(axis=0)
     reasons: dict[int, str] = {}
     for c, count in enumerate(positives):
@@ -133,3 +146,85 @@ def usable_classes(truth: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
         elif count == len(truth):
             reasons[c] = f"no negatives among {len(truth)} records"
     return np.array([c for c in range(truth.shape[1]) if c not in reasons], dtype=np.int64), reasons
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """One class: positive records, patients who have them, AUROC and its 95 % interval.
+
+    The interval is undefined (NaN) when too few patients have or lack the class (`MIN_PATIENTS`).
+    """
+
+    code: str
+    name: str
+    positives: int
+    positive_patients: int
+    auroc: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class MacroResult:
+    """Mean AUROC over the `classes` classes that have at least `min_positives` positives."""
+
+    value: float
+    low: float
+    high: float
+    classes: int
+    min_positives: int
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The figures of one encoder: per class, their mean, the mean of the frequent ones.
+
+    resampled: float64 (R, C), AUROC of every class in every resample.
+    """
+
+    classes: list[ClassResult]
+    macro: Estimate
+    frequent: MacroResult
+    resampled: np.ndarray
+
+
+def score_classes(
+    scores: Sequence[np.ndarray],
+    truth: np.ndarray,
+    patients: np.ndarray,
+    names: Sequence[tuple[str, str]],
+    *,
+    resamples: int,
+    seed: int,
+) -> list[ClassTable]:
+    """One table per score set, over the same resamples.
+
+    scores: list of (n, C); truth (n, C) bool, every class with positives and negatives (`usable_classes`); patients
+    (n,); names: code and name of each class.
+    """
+    positives = truth.sum(axis=0)
+    having = np.array([len(np.unique(patients[column])) for column in truth.T])
+    lacking = np.array([len(np.unique(patients[~column])) for column in truth.T])
+    enough = np.minimum(having, lacking) >= MIN_PATIENTS
+    out = []
+    for values, table in zip(
+        scores, bootstrap_auroc(scores, truth, patients, resamples=resamples, seed=seed), strict=True
+    ):
+        point = class_auroc(values, truth)
+        shown = np.where(enough, table, np.nan)
+        estimates = [Estimate.of(point[c], shown[:, c]) for c in range(len(names))]
+        classes = [
+            ClassResult(code, name, int(p), int(h), e.value, e.low, e.high)
+            for (code, name), p, h, e in zip(names, positives, having, estimates, strict=True)
+        ]
+        macro = Estimate.of(point.mean(), row_means(table))
+        out.append(ClassTable(classes, macro, _frequent(point, table, positives), table))
+    return out
+
+
+def _frequent(point: np.ndarray, table: np.ndarray, positives: np.ndarray) -> MacroResult:
+    chosen = positives >= FREQUENT
+    if not chosen.any():
+        return MacroResult(math.nan, math.nan, math.nan, 0, FREQUENT)
+    estimate = Estimate.of(point[chosen].mean(), row_means(table[:, chosen]))
+    return MacroResult(estimate.value, estimate.low, estimate.high, int(chosen.sum()), FREQUENT)

@@ -1,4 +1,7 @@
-"""What an evaluation scores: rows of a shard set, the truth per class, and the words for each class. Legend: n records, C classes."""
+"""What an evaluation scores: rows of a shard set, the truth per class, and the words for each class.
+
+Legend: n records, C classes.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,12 @@ from cardialign.pretrain.evaluation.prompts import PromptSet, load_prompts
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """rows (n,), truth bool (n, C) in the order of `prompts.classes`, patients (n,), and the label codes nobody has words for.
+    """rows (n,), truth bool (n, C) in the order of `prompts.classes`, patients (n,).
 
-    `first_seconds`: only so much of each signal is shown to the encoder, the rest is masked; None = all of it. `protocol`: where all this comes from when a published protocol chose it (`cardialign.pretrain.evaluation.protocols`), None otherwise.
+    unprompted     the label codes nobody has words for
+    first_seconds  only so much of each signal is shown to the encoder, the rest is masked; None = all of it
+    protocol       where all this comes from when a published protocol chose it
+                   (`cardialign.pretrain.evaluation.protocols`), None otherwise
     """
 
     prompts: PromptSet
@@ -40,9 +46,10 @@ def labelled_task(
     classes: Sequence[str] | None = None,
     split: SplitRule | str | None = None,
 ) -> EvaluationTask:
-    """The records that are labelled in the label set of `prompts`, of these folds and this split, with the shard set's own labels.
+    """The records that are labelled in the label set of `prompts`, of these folds and this split.
 
-    Raises UsageError for an unknown prompt set, class or label set (listing the known ones), DataError when nothing is selected.
+    The labels are the shard set's own. Raises UsageError for an unknown prompt set, class or label set (listing the
+    known ones), DataError when nothing is selected.
     """
     words = prompts if isinstance(prompts, PromptSet) else load_prompts(prompts)
     words = words if classes is None else words.only(classes)

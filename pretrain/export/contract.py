@@ -1,7 +1,8 @@
 """What an exported encoder demands of a signal, and the one place where a user's array is brought to it or refused.
 
-Wrong lead order, microvolts for millivolts or 250 Hz for 500 Hz give embeddings that look fine and mean nothing. So nothing is guessed: what
-differs from the contract is an error that names the difference and the argument that allows the conversion. Legend: B batch, L leads, T samples.
+Wrong lead order, microvolts for millivolts or 250 Hz for 500 Hz give embeddings that look fine and mean nothing. So
+nothing is guessed: what differs from the contract is an error that names the difference and the argument that allows
+the conversion. Legend: B batch, L leads, T samples.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
@@ -25,7 +26,8 @@ IMPLAUSIBLE_MV = 100.0
 """Peak to peak. Surface ECGs stay under 20 mV even with wander; 1 mV given as 1000 uV is far above."""
 
 MEANINGS = {
-    "lead_mask": "bool (B, 12) in the order of `leads`; False = not recorded: masked by the encoder, whatever the samples hold (never read as 0 mV)",
+    "lead_mask": "bool (B, 12) in the order of `leads`; False = not recorded: masked by the encoder, "
+    "whatever the samples hold (never read as 0 mV)",
     "valid_samples": "int64 (B,): samples from here on are zero padding and are not attended to",
     "missing_leads": "refused unless the caller says so (lead_mask, or allow_missing_leads=True by lead names)",
     "normalisation_applied_by": "encoder: give plain mV, unfiltered as recorded",
@@ -35,7 +37,10 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class SignalContract:
-    """Leads in order, units, sampling_rate in Hz, seconds, samples = T, the normalisation inside the encoder, and the size of what comes out."""
+    """What the encoder was trained on, and the size of what comes out.
+
+    sampling_rate in Hz, seconds, samples = T, leads in order, units, and the normalisation inside the encoder.
+    """
 
     sampling_rate: float
     seconds: float
@@ -62,14 +67,15 @@ class SignalContract:
         """Raises UserError for a version or a lead order that this release does not know."""
         if values.get("version") != CONTRACT_VERSION or tuple(values.get("leads", ())) != STANDARD_LEADS:
             raise UserError(
-                f"signal contract version {values.get('version')} with leads {values.get('leads')} is not known here (version {CONTRACT_VERSION})",
+                f"signal contract version {values.get('version')} with leads {values.get('leads')} is not known here "
+                f"(version {CONTRACT_VERSION})",
                 "load it with the release that wrote it",
             )
         return cls(**{k: v for k, v in values.items() if k not in ("version", "meaning", "leads")})
 
 
 class ContractSignal(NamedTuple):
-    """signal float32 (B, 12, T) in mV, lead_mask bool (B, 12), valid_samples int64 (B,): exactly as the encoder wants them."""
+    """As the encoder wants it: signal float32 (B, 12, T) in mV, lead_mask bool (B, 12), valid_samples int64 (B,)."""
 
     signal: np.ndarray
     lead_mask: np.ndarray
@@ -77,7 +83,17 @@ class ContractSignal(NamedTuple):
 
 
 class SignalForm(TypedDict, total=False):
-    """How a user's signal is written, and which conversions are allowed: the arguments of `conform_signal`, where they are explained."""
+    """How a user's signal is written, and which conversions are allowed; each may be left out.
+
+    leads                names of the signal's second axis, in any order and letter case; default: the standard twelve
+    units                "mV" (default) or "uV"
+    lead_mask            bool (L,) or (B, L) in the order of `leads`; False = not recorded; default: all are recorded
+    valid_samples        int (B,): samples from here on are padding; default: all are valid
+    allow_missing_leads  mask the leads that are missing instead of refusing the signal
+    derive_limb_leads    compute absent III, aVR, aVL, aVF from I and II (exact, Einthoven and Goldberger)
+    resample             convert another sampling rate (polyphase) instead of refusing it
+    crop                 keep the beginning of longer signals instead of refusing them
+    """
 
     leads: Sequence[str]
     units: str
@@ -89,57 +105,71 @@ class SignalForm(TypedDict, total=False):
     crop: bool
 
 
-def conform_signal(
-    contract: SignalContract,
-    signal: np.ndarray,
-    *,
-    sampling_rate: float,
-    leads: Sequence[str] = STANDARD_LEADS,
-    units: str = "mV",
-    lead_mask: np.ndarray | None = None,
-    valid_samples: np.ndarray | None = None,
-    allow_missing_leads: bool = False,
-    derive_limb_leads: bool = False,
-    resample: bool = False,
-    crop: bool = False,
-) -> ContractSignal:
-    """Bring (B, L, T) or (L, T) to the contract, or raise UserError naming what differs and the argument that allows the conversion.
+@dataclass(frozen=True)
+class _Form:
+    """`SignalForm` with its defaults."""
 
-    leads, lead_mask ((L,) or (B, L)) and the signal's second axis share one order, any order and letter case. sampling_rate in Hz; units "mV" or "uV".
-    derive_limb_leads computes absent III, aVR, aVL, aVF from I and II (exact, Einthoven and Goldberger). Shorter signals are zero-padded at the end.
+    leads: Sequence[str] = STANDARD_LEADS
+    units: str = "mV"
+    lead_mask: np.ndarray | None = None
+    valid_samples: np.ndarray | None = None
+    allow_missing_leads: bool = False
+    derive_limb_leads: bool = False
+    resample: bool = False
+    crop: bool = False
+
+
+def conform_signal(
+    contract: SignalContract, signal: np.ndarray, *, sampling_rate: float, **form: Unpack[SignalForm]
+) -> ContractSignal:
+    """Bring (B, L, T) or (L, T) to the contract.
+
+    sampling_rate in Hz; form: see `SignalForm`. Shorter signals are zero-padded at the end.
+    Raises UserError naming what differs and the argument that allows the conversion.
     """
+    given = _Form(**form)
     signal = _array(signal)
-    columns = _columns(leads, signal.shape[1])
-    millivolts = _millivolts(signal, units)
-    B, _, T = millivolts.shape
-    recorded = np.ones((B, len(columns)), dtype=bool) if lead_mask is None else _mask(lead_mask, B, len(columns))
-    valid = (
-        np.full(B, T, dtype=np.int64)
-        if valid_samples is None
-        else np.clip(np.asarray(valid_samples, dtype=np.int64).reshape(-1), 0, T)
-    )
+    columns = _columns(given.leads, signal.shape[1])
+    millivolts = _millivolts(signal, given.units)
+    valid = _valid_samples(given.valid_samples, len(millivolts), millivolts.shape[-1])
+    out, mask = _twelve_leads(millivolts, columns, given)
+    _check_values(out, mask, valid)
+    out, valid = _to_rate(out, valid, contract, sampling_rate, given.resample)
+    return _to_length(out, mask, valid, contract, given.crop)
+
+
+def _valid_samples(given: np.ndarray | None, B: int, T: int) -> np.ndarray:
+    if given is None:
+        return np.full(B, T, dtype=np.int64)
+    valid = np.clip(np.asarray(given, dtype=np.int64).reshape(-1), 0, T)
     if valid.shape != (B,):
         raise UserError(
             f"valid_samples has {valid.size} entries for {B} records", "give one number of samples per record"
         )
+    return valid
 
+
+def _twelve_leads(millivolts: np.ndarray, columns: list[int], form: _Form) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the signal at their places among the twelve, and which of these are recorded or derived."""
+    B, _, T = millivolts.shape
+    recorded = (
+        np.ones((B, len(columns)), dtype=bool) if form.lead_mask is None else _mask(form.lead_mask, B, len(columns))
+    )
     out = np.zeros((B, len(STANDARD_LEADS), T), dtype=np.float32)
     mask = np.zeros((B, len(STANDARD_LEADS)), dtype=bool)
     out[:, columns], mask[:, columns] = millivolts, recorded
     out[~mask] = 0.0
-    if derive_limb_leads:
+    if form.derive_limb_leads:
         _derive_limb_leads(out, mask)
     absent = [lead for k, lead in enumerate(STANDARD_LEADS) if k not in columns and not mask[:, k].all()]
-    if absent and not allow_missing_leads:
+    if absent and not form.allow_missing_leads:
         derivable = {"I", "II"} <= {STANDARD_LEADS[c] for c in columns} and set(absent) & {"III", "aVR", "aVL", "aVF"}
         raise UserError(
             f"the encoder was trained on 12 leads; missing here: {', '.join(absent)}",
             ("derive_limb_leads=True computes III, aVR, aVL and aVF from I and II; " if derivable else "")
             + "allow_missing_leads=True masks what is missing (embeddings are then less certain)",
         )
-    _check_values(out, mask, valid)
-    out, valid = _to_rate(out, valid, contract, sampling_rate, resample)
-    return _to_length(out, mask, valid, contract, crop)
+    return out, mask
 
 
 def _array(signal: np.ndarray) -> np.ndarray:
@@ -225,7 +255,8 @@ def _check_values(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> No
     flat = mask & (spread == 0)
     if flat.any():
         log.warning(
-            "flat_leads=%d remark=a lead of constant value is read as recorded; hide it with lead_mask when it is missing",
+            "flat_leads=%d remark=a lead of constant value is read as recorded; "
+            "hide it with lead_mask when it is missing",
             int(flat.sum()),
         )
 
@@ -257,7 +288,8 @@ def _to_length(
     if contract.samples < T:
         if not crop:
             raise UserError(
-                f"signal lasts {T / contract.sampling_rate:g} s ({T} samples), the encoder reads {contract.seconds:g} s ({contract.samples})",
+                f"signal lasts {T / contract.sampling_rate:g} s ({T} samples), "
+                f"the encoder reads {contract.seconds:g} s ({contract.samples})",
                 "crop=True keeps the beginning; or cut windows yourself",
             )
         signal, valid = signal[:, :, : contract.samples], np.minimum(valid, contract.samples)

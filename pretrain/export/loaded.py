@@ -1,4 +1,7 @@
-"""An exported encoder in use: arrays in mV and report texts in, unit vectors of the shared space out."""
+"""An exported encoder in use: arrays in mV and report texts in, unit vectors of the shared space out.
+
+An encoder that was trained without reports has no report head: it embeds signals only.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import logging
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -16,20 +19,29 @@ from torch import Tensor
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import RunConfig, parse_config
-from cardialign.pretrain.encoders.cardialign import EcgEncoder, EncoderOutput
+from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput, create_encoder
 from cardialign.pretrain.export.contract import SignalContract, SignalForm, conform_signal
-from cardialign.pretrain.export.integrity import verify_export
-from cardialign.pretrain.text.encoder import TextEncoder, TextHead
+from cardialign.pretrain.run.integrity import verify_export
+from cardialign.pretrain.text.encoder import TextEncoder
+from cardialign.pretrain.text.tower import TextHead
 
 log = logging.getLogger(__name__)
 
 EMBED_BATCH = 64
 
 
+class ReportSide(NamedTuple):
+    """What turns a report into a vector beside those of the ECGs: the report encoder, and the head trained on it."""
+
+    text_encoder: TextEncoder
+    head: TextHead
+
+
 class LoadedEncoder:
     """ECG encoder and report head of one run, in evaluation mode, with the signal contract they were trained under.
 
-    Attributes: `config`, `contract`, `provenance`, `digest` (of the export, or a word for a model that was never exported), `group_names`, `device`.
+    Attributes: `config`, `contract`, `provenance`, `digest` (of the export, or a word for a model that was never
+    exported), `device`, `ecg`, `head` (None when it was trained without reports).
     """
 
     def __init__(
@@ -37,8 +49,7 @@ class LoadedEncoder:
         config: RunConfig,
         contract: SignalContract,
         ecg: EcgEncoder,
-        head: TextHead,
-        text_encoder: TextEncoder,
+        reports: ReportSide | None,
         *,
         provenance: dict[str, Any],
         digest: str,
@@ -47,8 +58,8 @@ class LoadedEncoder:
         self.config, self.contract, self.provenance, self.digest = config, contract, provenance, digest
         self.device = torch.device(device)
         self.ecg = ecg.to(self.device).eval().requires_grad_(False)
-        self.head = head.to(self.device).eval().requires_grad_(False)
-        self._text_encoder = text_encoder
+        self.head = None if reports is None else reports.head.to(self.device).eval().requires_grad_(False)
+        self._text_encoder = None if reports is None else reports.text_encoder
 
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -57,14 +68,27 @@ class LoadedEncoder:
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
-        """The report encoder, checked to be the one that the head was trained on. Raises UserError when another one is installed."""
+        """The report encoder, checked to be the one that the head was trained on.
+
+        Raises UserError when another one is installed, or when the encoder was trained without reports.
+        """
+        if self._text_encoder is None:
+            raise self._without_reports()
         expected = self.provenance.get("text_encoder", {}).get("fingerprint")
         if expected and self._text_encoder.fingerprint != expected:
             raise UserError(
-                f"text encoder {self.config.text.encoder} here has fingerprint {self._text_encoder.fingerprint[:12]}, the encoder was trained with {expected[:12]}",
+                f"text encoder {self.config.text.encoder} here has fingerprint {self._text_encoder.fingerprint[:12]}, "
+                f"the encoder was trained with {expected[:12]}",
                 "install the same version of the text encoder; ECG embeddings alone do not need it",
             )
         return self._text_encoder
+
+    def _without_reports(self) -> UserError:
+        return UserError(
+            f"encoder {self.digest[:24]} was trained without reports: it has no place for words beside its ECGs",
+            "compare ECGs by their embeddings, or train a classifier on them; "
+            "for texts and zero-shot evaluation use an encoder that was trained with reports",
+        )
 
     @torch.inference_mode()
     def encode(
@@ -73,7 +97,10 @@ class LoadedEncoder:
         lead_mask: np.ndarray | Tensor,
         valid_samples: np.ndarray | Tensor | None = None,
     ) -> EncoderOutput:
-        """A batch that already fulfils the contract: signal (B, 12, T) mV, lead_mask bool (B, 12), valid_samples (B,). Tensors stay on `device`."""
+        """A batch that already fulfils the contract: signal (B, 12, T) mV, lead_mask bool (B, 12), valid_samples (B,).
+
+        Tensors stay on `device`.
+        """
         signal, lead_mask = torch.as_tensor(signal), torch.as_tensor(lead_mask)
         valid = None
         if valid_samples is not None and int(torch.as_tensor(valid_samples).min()) < self.contract.samples:
@@ -84,7 +111,7 @@ class LoadedEncoder:
         """ECG array (B, L, T) or (L, T) in mV -> float32 (B, embedding_dim), unit rows.
 
         form: leads, units, lead_mask, valid_samples, allow_missing_leads, derive_limb_leads, resample, crop, as in
-        `cardialign.pretrain.export.contract.conform_signal`, which refuses what differs from the contract and names the remedy.
+        `cardialign.pretrain.export.contract.SignalForm`; what differs from the contract is refused with the remedy.
         """
         fit = conform_signal(self.contract, signal, sampling_rate=sampling_rate, **form)
         if not fit.lead_mask.all() and self.contract.lead_dropout == 0:
@@ -97,56 +124,72 @@ class LoadedEncoder:
 
     @torch.inference_mode()
     def embed_text(self, texts: list[str]) -> np.ndarray:
-        """Report texts -> float32 (n, embedding_dim), unit rows in the same space as `embed`."""
+        """Report texts -> float32 (n, embedding_dim), unit rows in the same space as `embed`.
+
+        Raises UserError when the encoder was trained without reports, or with another text encoder than is here.
+        """
+        if self.head is None:
+            raise self._without_reports()
         pooled = torch.from_numpy(self.text_encoder.embed(list(texts))).to(self.device)
         return self.head(pooled).float().cpu().numpy()
 
     def untrained(self, seed: int = 0) -> LoadedEncoder:
-        """The same configuration with fresh weights (encoder and head; the published text encoder stays): what pretraining has to beat."""
-        return untrained_encoder(self.config, self.contract.spec, seed, self.device)
+        """The same configuration with fresh weights of encoder and head: what pretraining has to beat.
+
+        The published text encoder stays.
+        """
+        return untrained_encoder(self.config, self.contract.spec, seed, self.device, with_reports=self.head is not None)
 
 
 def untrained_encoder(
-    config: RunConfig, spec: SignalSpec, seed: int = 0, device: torch.device | str = "cpu"
+    config: RunConfig,
+    spec: SignalSpec,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    *,
+    with_reports: bool = True,
 ) -> LoadedEncoder:
     """Encoder and report head with fresh weights from `seed`; torch's global generator is left as it was."""
+    reports = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        ecg = EcgEncoder(config.model, spec.sampling_rate, spec.samples, config.data.normalisation)
-        text = TextEncoder(config.text, device=device)
-        head = TextHead(text.dim, config.model.embedding_dim)
+        ecg = create_encoder(config.encoder, spec, config.data.normalisation)
+        if with_reports:
+            text = TextEncoder(config.text, device=device)
+            reports = ReportSide(text, TextHead(text.dim, config.encoder.embedding_dim))
     contract = SignalContract.of(
-        spec, config.data.normalisation, config.model.embedding_dim, config.training.lead_dropout
+        spec, config.data.normalisation, config.encoder.embedding_dim, config.training.lead_dropout
     )
-    return LoadedEncoder(
-        config,
-        contract,
-        ecg,
-        head,
-        text,
-        provenance={"untrained_seed": seed},
-        digest=f"untrained-seed-{seed}",
-        device=device,
-    )
+    provenance, digest = {"untrained_seed": seed}, f"untrained-seed-{seed}"
+    return LoadedEncoder(config, contract, ecg, reports, provenance=provenance, digest=digest, device=device)
 
 
 def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> LoadedEncoder:
-    """Verify an exported folder and load it. Nothing in it is executed or unpickled. Raises UserError naming each file that is not as written."""
+    """Verify an exported folder and load it. Nothing in it is executed or unpickled.
+
+    Raises UserError naming each file that is not as written.
+    """
     path = Path(path)
     digest = verify_export(path)
     config = parse_config(_read_json(path / "config.json"), str(path / "config.json"))
     contract = SignalContract.from_dict(_read_json(path / "signal_contract.json"))
-    ecg = EcgEncoder(config.model, contract.sampling_rate, contract.samples, contract.normalisation)
+    ecg = create_encoder(config.encoder, contract.spec, contract.normalisation)
     ecg.load_state_dict(load_file(path / "model.safetensors"))
-    trained_text = path / "text_encoder.safetensors"
-    text = TextEncoder(config.text, load_file(trained_text) if trained_text.is_file() else None, device)
-    head_state = load_file(path / "text_head.safetensors")
-    head = TextHead(head_state["norm.weight"].numel(), config.model.embedding_dim)
-    head.load_state_dict(head_state)
+    reports = _load_reports(path, config, device)
+    provenance = _read_json(path / "provenance.json")
     log.info("encoder=%s digest=%s rate=%g leads=12", path, digest[:12], contract.sampling_rate)
-    return LoadedEncoder(
-        config, contract, ecg, head, text, provenance=_read_json(path / "provenance.json"), digest=digest, device=device
-    )
+    return LoadedEncoder(config, contract, ecg, reports, provenance=provenance, digest=digest, device=device)
+
+
+def _load_reports(path: Path, config: RunConfig, device: torch.device | str) -> ReportSide | None:
+    if not (path / "text_head.safetensors").is_file():
+        return None
+    trained = path / "text_encoder.safetensors"
+    text = TextEncoder(config.text, load_file(trained) if trained.is_file() else None, device)
+    weights = load_file(path / "text_head.safetensors")
+    head = TextHead(weights["norm.weight"].numel(), config.encoder.embedding_dim)
+    head.load_state_dict(weights)
+    return ReportSide(text, head)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

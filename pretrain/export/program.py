@@ -1,10 +1,13 @@
-"""The ECG encoder as a `torch.export` program: one file that plain torch runs, without this code base and without a pickle inside.
+"""The ECG encoder as a `torch.export` program: one file that plain torch runs, without our code and without a pickle.
 
     program = torch.export.load("encoder.pt2").module()
-    embedding = program(signal, lead_mask, valid_samples)   # (B, 12, T) mV, bool (B, 12), int64 (B,) -> (B, embedding_dim)
+    embedding = program(signal, lead_mask, valid_samples)
 
-torch stores graph and weights as JSON and raw bytes; only the example inputs would be pickled, so they are left out, and `pickled_parts` proves it.
-A program is read by the torch that wrote it or a newer one; the safetensors beside it have no such limit.
+signal (B, 12, T) in mV, lead_mask bool (B, 12), valid_samples int64 (B,) -> (B, embedding_dim).
+
+torch stores graph and weights as JSON and raw bytes; only the example inputs would be pickled, so they are left out,
+and `pickled_parts` proves it. A program is read by the torch that wrote it or a newer one; the safetensors beside it
+have no such limit.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from cardialign.data_shards.record import STANDARD_LEADS
-from cardialign.pretrain.encoders.cardialign import EcgEncoder
+from cardialign.pretrain.encoders.base import EcgEncoder
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +61,10 @@ def save_program(encoder: EcgEncoder, path: Path) -> None:
 
 
 def pickled_parts(path: Path) -> list[str]:
-    """Members of a .pt2 archive that hold a pickle: a nested torch archive, a pickle stream, or a payload that its index declares as one."""
+    """Members of a .pt2 archive that hold a pickle.
+
+    That is a nested torch archive, a pickle stream, or a payload that its index declares as one.
+    """
     found = []
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():

@@ -1,16 +1,18 @@
-"""A finished encoder as a folder that a consumer can trust: safetensors, JSON, a `torch.export` program and the sha256 of every file. No pickle.
+"""A finished encoder as a folder that a consumer can trust: no pickle, and the sha256 of every file.
 
-model.safetensors        ECG encoder            config.json            resolved run configuration (without paths)
-text_head.safetensors    report head            signal_contract.json   leads, units, rate, length, normalisation, masks
-text_encoder.safetensors only when it was trained  provenance.json     steps, data fingerprint, versions, text encoder
-encoder.pt2              program for plain torch   digests.json        sha256 of all files above
+model.safetensors          ECG encoder
+text_head.safetensors      report head; only of an encoder that was trained with reports
+text_encoder.safetensors   report encoder; only when it was trained
+encoder.pt2                program for plain torch
+config.json                resolved run configuration (without paths)
+signal_contract.json       leads, units, rate, length, normalisation, masks
+provenance.json            steps, data fingerprint, versions, text encoder
+digests.json               sha256 of all files above
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import io
 import json
 import logging
 import os
@@ -27,61 +29,53 @@ from torch import Tensor
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import SignalSpec
-from cardialign.pretrain.config import RunConfig, parse_config
-from cardialign.pretrain.encoders.cardialign import EcgEncoder
+from cardialign.pretrain.config import RunConfig
+from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
 from cardialign.pretrain.export.contract import SignalContract
-from cardialign.pretrain.export.integrity import DIGESTS, EXPORT_VERSION, file_digests, verify_export
-from cardialign.pretrain.export.loaded import LoadedEncoder, load_encoder
 from cardialign.pretrain.export.program import save_program
-from cardialign.pretrain.methods.dual import DualEncoder
+from cardialign.pretrain.methods.base import Exported, method_class
+from cardialign.pretrain.run.integrity import DIGESTS, EXPORT_VERSION, file_digests
 from cardialign.pretrain.text.encoder import TextEncoder
 
 log = logging.getLogger(__name__)
 
-__all__ = ["LoadedEncoder", "export_encoder", "export_from_checkpoint", "load_encoder", "verify_export"]
-
-ECG, HEAD, TRANSFORMER = "ecg.", "text.head.", "text.transformer."
-
 
 def export_encoder(
     config: RunConfig,
-    model: DualEncoder | Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
     out: Path,
     *,
     training: Mapping[str, Any],
-    spec: SignalSpec | None = None,
+    spec: SignalSpec,
     program: bool = True,
 ) -> Path:
     """Write the encoder to the new folder `out` (it appears whole or not at all) and return it.
 
-    model     the trained `DualEncoder`, or its state dict together with the `spec` of the shard set it was trained on.
+    state     state dict of the whole trained model; the method's `exported` says what is taken of it.
     training  provenance: steps, data fingerprint, digest of consumed samples ... (JSON-able).
+    spec      of the signals that it was trained on.
     program   also trace `encoder.pt2` (seconds for tiny, about a minute for base).
-    Raises UserError when `out` exists or cannot be written, and when the weights are not finite or do not fit the configuration.
+    Raises UserError when `out` exists or cannot be written, and when the weights are not finite or do not fit the
+    configuration.
     """
     out = Path(out)
     if out.exists():
         raise UserError(f"export folder {out} exists already", "choose another name, or remove it first")
-    if isinstance(model, DualEncoder):
-        spec = SignalSpec(model.ecg.sampling_rate, model.ecg.samples / model.ecg.sampling_rate)
-        model = model.state_dict()
-    if spec is None:
-        raise UserError(
-            "a state dict does not say which signals it was trained on", "give spec=SignalSpec(...) of the shard set"
-        )
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}
-    encoder = _encoder(config, spec, state)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    _check_finite(state)
+    parts = method_class(config).exported(state)
+    encoder = _encoder(config, spec, parts.encoder)
 
     temporary = out.parent / f".tmp-{out.name}-{os.getpid()}"
     try:
         temporary.mkdir(parents=True)
-        _write_weights(temporary, state)
+        _write_weights(temporary, parts)
         contract = SignalContract.of(
-            spec, config.data.normalisation, config.model.embedding_dim, config.training.lead_dropout
+            spec, config.data.normalisation, config.encoder.embedding_dim, config.training.lead_dropout
         )
         _write_json(temporary / "config.json", _portable(config))
         _write_json(temporary / "signal_contract.json", contract.to_dict())
-        _write_json(temporary / "provenance.json", _provenance(config, state, training))
+        _write_json(temporary / "provenance.json", _provenance(config, state, parts, training))
         if program:
             save_program(encoder, temporary / "encoder.pt2")
         _write_json(temporary / DIGESTS, {"version": EXPORT_VERSION, "files": file_digests(temporary)})
@@ -96,56 +90,59 @@ def export_encoder(
     return out
 
 
-def _encoder(config: RunConfig, spec: SignalSpec, state: Mapping[str, Tensor]) -> EcgEncoder:
+def _check_finite(state: Mapping[str, Tensor]) -> None:
     broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
     if broken:
         raise UserError(
             f"{len(broken)} weight tensors hold NaN or infinity (first: {broken[0]})", "export an earlier checkpoint"
         )
-    encoder = EcgEncoder(config.model, spec.sampling_rate, spec.samples, config.data.normalisation)
+
+
+def _encoder(config: RunConfig, spec: SignalSpec, weights: Mapping[str, Tensor]) -> EcgEncoder:
+    encoder = create_encoder(config.encoder, spec, config.data.normalisation)
     try:
-        encoder.load_state_dict(part(state, ECG))
+        encoder.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(
             f"the weights do not fit the configuration: {error}",
             "export with the configuration and spec of the run that trained them",
         ) from None
-    if not part(state, HEAD):
-        raise UserError(f"the state dict has no {HEAD}* tensors", "give the state of the whole DualEncoder")
     return encoder.eval()
 
 
-def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with `prefix`, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def _write_weights(folder: Path, state: Mapping[str, Tensor]) -> None:
-    for name, prefix in (("model", ECG), ("text_head", HEAD), ("text_encoder", TRANSFORMER)):
-        tensors = {key: tensor.clone() for key, tensor in part(state, prefix).items()}
+def _write_weights(folder: Path, parts: Exported) -> None:
+    files = {"model": parts.encoder, "text_head": parts.report_head, "text_encoder": parts.report_encoder}
+    for name, tensors in files.items():
         if tensors:
-            save_file(tensors, folder / f"{name}.safetensors", metadata={"format": "pt"})
+            own = {key: tensor.clone() for key, tensor in tensors.items()}  # safetensors refuses shared memory
+            save_file(own, folder / f"{name}.safetensors", metadata={"format": "pt"})
 
 
 def _portable(config: RunConfig) -> dict[str, Any]:
-    """The resolved configuration without what only made sense on the machine that trained (provenance keeps the data's fingerprint)."""
+    """The resolved configuration without what only made sense on the machine that trained.
+
+    Provenance keeps the fingerprint of the data.
+    """
     values = config.resolved()
     values["data"] |= {"shards": None, "mixture": []}
     return values
 
 
-def _provenance(config: RunConfig, state: Mapping[str, Tensor], training: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance(
+    config: RunConfig, state: Mapping[str, Tensor], parts: Exported, training: Mapping[str, Any]
+) -> dict[str, Any]:
     packages = ("torch", "deepspeed", "transformers", "safetensors", "numpy")
-    trained_text = part(state, TRANSFORMER) or None
     scale = state.get("logit_scale.log_scale")
     return {
         "training": dict(training),
         "parameters": {
-            "ecg_encoder": sum(t.numel() for t in part(state, ECG).values()),
-            "text_head": sum(t.numel() for t in part(state, HEAD).values()),
+            "ecg_encoder": sum(tensor.numel() for tensor in parts.encoder.values()),
+            "text_head": sum(tensor.numel() for tensor in parts.report_head.values()),
         },
         "temperature": None if scale is None else float(torch.exp(-scale.float()).item()),
-        "text_encoder": TextEncoder(config.text, trained_text).describe(),
+        "text_encoder": TextEncoder(config.text, parts.report_encoder or None).describe()
+        if parts.report_head
+        else None,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
             "python": platform.python_version(),
@@ -156,66 +153,3 @@ def _provenance(config: RunConfig, state: Mapping[str, Tensor], training: Mappin
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, sort_keys=False) + "\n", encoding="utf-8")
-
-
-def export_from_checkpoint(source: Path, out: Path, *, spec: SignalSpec | None = None, program: bool = True) -> Path:
-    """Export the encoder of a training checkpoint, whatever ZeRO stage and world size wrote it. Returns `out`.
-
-    source  a run directory (its newest verified checkpoint is taken) or one committed checkpoint folder (verified first).
-    spec    signal spec of the training data; read from the run's shard set when not given.
-    Raises UserError when there is no sound checkpoint, or the shard set is no longer where the run says and no spec was given.
-    """
-    from cardialign.pretrain.training.checkpoints import files as checkpoints
-    from cardialign.pretrain.training.checkpoints.state import TrainerState
-
-    source = Path(source)
-    path: Path | None = source
-    if (source / "checkpoints").is_dir():
-        path = checkpoints.newest_verified(source)
-        if path is None:
-            raise UserError(
-                f"run {source} has no sound checkpoint", "train until the first checkpoint, or give the folder of one"
-            )
-    else:
-        checkpoints.verify(source)
-    assert path is not None
-    trainer = TrainerState.read(path)
-    config = parse_config(trainer.config, f"configuration of {path}")
-    training = {
-        "steps": trainer.step,
-        "sample_digest": trainer.digest,
-        "selection_fingerprint": trainer.selection_fingerprint,
-        "world_size": trainer.world_size,
-        "checkpoint": path.name,
-    }
-    return export_encoder(
-        config, checkpoint_weights(path), out, training=training, spec=spec or _spec_of(config), program=program
-    )
-
-
-def checkpoint_weights(path: Path) -> dict[str, Tensor]:
-    """fp32 state dict of the whole model from a committed checkpoint. Verify the checkpoint first: DeepSpeed's files are pickles."""
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    from cardialign.pretrain.training.checkpoints.state import TAG
-
-    if not list((path / TAG).glob("*_optim_states.pt")):  # ZeRO stage 0 keeps the model whole in one file
-        return torch.load(path / TAG / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["module"]
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):  # it prints, and draws progress bars
-        return dict(get_fp32_state_dict_from_zero_checkpoint(str(path), tag=TAG))
-
-
-def _spec_of(config: RunConfig) -> SignalSpec:
-    from cardialign.pretrain.training.data import open_sets
-
-    try:
-        return open_sets(config.data).spec
-    except UserError as error:
-        raise UserError(
-            f"the run's shards are not there, so their sampling rate and length are unknown: {error.problem}",
-            "give spec=SignalSpec(...)",
-        ) from None

@@ -1,19 +1,46 @@
-"""What the training loop asks of a method. A new one is a class with these two calls in a file of this folder, and a line in the registry."""
+"""What a pretraining method is: its configuration, its parameters, what it asks of a batch, and its loss. The loop knows none of them.
+
+    batch -> inputs (CPU) -> forward, one micro-batch at a time -> features -> loss over the global batch -> update -> after_update
+
+How the pieces meet, whatever the method: a feature of rank 2 or more belongs to rows, `(b, ...)` for the b records of a micro-batch; one of shape
+`(1,)` belongs to the whole batch. The loop encodes all micro-batches, joins their rows, calls `loss` once with every row of this rank, and carries
+the gradient back to each micro-batch. So the result does not depend on how a global batch is cut. A loss per row or per token is a row feature too:
+`(b, 2)` of sum and count, averaged by `parts.row_losses.mean_over_batch`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.stream.batch import Batch
+from cardialign.pretrain.choices import METHODS
+from cardialign.pretrain.config import MethodConfig, RunConfig
+from cardialign.pretrain.encoders.base import create_encoder
+from cardialign.pretrain.methods.parts.draws import Draws
+
+Tensors = dict[str, Tensor]
+Weights = Callable[[str], Tensors]
+"""Prefix -> whole float32 parameters (without the prefix), whatever the ZeRO stage. A collective: all ranks call it alike."""
 
 
 class ReportBank(Protocol):
-    """The part of `cardialign.data_shards.text.bank.TextBank` that objectives read; report ids are rows of the shard set's reports table."""
+    """The part of `cardialign.data_shards.text.bank.TextBank` that methods read; report ids are rows of the shard set's reports table."""
 
     embeddings: np.ndarray
+
+    def embedding(self, report_ids: np.ndarray) -> np.ndarray:
+        """float32 (b, d) unit rows of the frozen report encoder."""
+        ...
+
+    def tokens(self, report_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids int32 (b, N), padded at the end, and lengths int32 (b,)."""
+        ...
 
     def similarity_features(self, report_ids: np.ndarray, dim: int | None = None) -> np.ndarray:
         """float32 (b, d) or (b, dim) unit rows whose products are the centred cosines, or their low-rank approximation."""
@@ -26,14 +53,100 @@ class ReportBank(Protocol):
         ...
 
 
-class Objective(Protocol):
-    """One pretraining loss over the global batch."""
+class Chance(NamedTuple):
+    """The loss of a model that sees nothing, and the formula that says so in an alarm: "ln(1 + effective negatives)"."""
 
-    def batch_inputs(self, bank: ReportBank, report_ids: np.ndarray) -> dict[str, Tensor]:
-        """What the loss needs to know of this rank's b reports (CPU tensors with b rows, meaning the same on every rank)."""
+    loss: float
+    formula: str
+
+
+class StepLoss(NamedTuple):
+    """What a step is worth.
+
+    loss     0-dim, of the global batch, equal on every rank; its gradient is exact for the rows of this rank, and whole for shared features.
+    metrics  name -> detached 0-dim figure.
+    chance   for the collapse alarm; None where there is no such figure: rank and finiteness alarm then.
+    """
+
+    loss: Tensor
+    metrics: Tensors
+    chance: Chance | None = None
+
+
+class Exported(NamedTuple):
+    """State dicts of what leaves a finished run: the ECG encoder, the report head and the trained report encoder where there is one."""
+
+    encoder: Mapping[str, Tensor]
+    report_head: Mapping[str, Tensor]
+    report_encoder: Mapping[str, Tensor]
+
+
+class Method(nn.Module):
+    """Base of all methods: one file each in this folder, one row each in `pretrain.choices.METHODS`. DeepSpeed wraps the instance.
+
+    The ECG encoder is the child `ecg`, made here. State that is not trained (teachers, queues, codebooks) are buffers: checkpoints carry them.
+    Weights come from torch's global generator, seeded with `config.seed` before the instance is made; the random draws of a step from `Draws`.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    reports: ClassVar[bool] = True
+    """False: no text bank is opened, and records without a report stay."""
+
+    def __init__(self, config: RunConfig, spec: SignalSpec) -> None:
+        super().__init__()
+        self.ecg = create_encoder(config.encoder, spec, config.data.normalisation)
+
+    def inputs(self, batch: Batch, bank: ReportBank | None, draws: Draws) -> Tensors:
+        """Stream batch of this rank -> CPU tensors (b, ...), all that `forward` and `loss` read. bank is None where `reports` is False.
+
+        Views, masks and exchanged texts are drawn here, from `draws` and nothing else.
+        """
+        raise NotImplementedError
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensors:
+        """One micro-batch of the inputs -> its features. A row feature `ecg` (b, d), where there is one, is watched for collapse (its rank)."""
+        raise NotImplementedError
 
     def loss(
-        self, features: Mapping[str, Tensor], inputs: Mapping[str, Tensor], group: dist.ProcessGroup | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """features: ecg, text (b, d), log_scale (1,) of this rank; returns the loss of the global batch (0-dim, equal on every rank) and
-        detached 0-dim metrics. Called once a step with all of the rank's features (gradient caching feeds the gradients back)."""
+        self, features: Mapping[str, Tensor], inputs: Mapping[str, Tensor], group: dist.ProcessGroup | None
+    ) -> StepLoss:
+        """Features and inputs of all rows of this rank -> the loss of the global batch over the ranks of `group`. Called once a step."""
+        raise NotImplementedError
+
+    def counts(self, inputs: Mapping[str, Tensor]) -> Tensors | None:
+        """Where the loss is a weighted mean of (sum, count) rows alone and the counts follow from the inputs: name -> counts float32 (b,).
+
+        Then every micro-batch is encoded once instead of twice. None: two passes, right for every loss.
+        """
+        return None
+
+    def learning_rates(self, step: int) -> Mapping[str, float]:
+        """Parameter-name prefix -> factor of the learning rate at this step (0-based), for parts that do not follow the schedule as it stands.
+
+        The prefixes are the same at every step (they decide the optimizer's groups). 0 keeps a part where it is: alternating steps.
+        """
+        return {}
+
+    def after_update(self, step: int, weights: Weights) -> None:
+        """After the optimizer step (0-based), on every rank alike: move teachers, queues, codebooks. What it changes are buffers."""
+
+    @classmethod
+    def exported(cls, state: Mapping[str, Tensor]) -> Exported:
+        """State dict of the method -> what a consumer gets: the encoder itself, unless a method says that its teacher leaves."""
+        return Exported(part(state, "ecg."), part(state, "text.head."), part(state, "text.transformer."))
+
+
+def part(state: Mapping[str, Tensor], prefix: str) -> Tensors:
+    """The tensors whose names start with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def method_class(config: RunConfig) -> type[Method]:
+    """The class that `method.name` asks for."""
+    found: Any = METHODS.find(config.method.name)
+    return found
+
+
+def create_method(config: RunConfig, spec: SignalSpec) -> Method:
+    """The method of a run with fresh weights: seed torch's global generator with `config.seed` first."""
+    return method_class(config)(config, spec)

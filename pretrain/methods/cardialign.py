@@ -1,4 +1,4 @@
-"""DiagSim-weighted InfoNCE: negatives whose reports say nearly the same thing count less, or not at all.
+"""The main recipe. DiagSim-weighted InfoNCE: negatives whose reports say nearly the same thing count less, or not at all.
 
 For ECG i (and symmetrically for report i), with S_ij the similarity of reports i and j:
     L_i = -log  e^{s_ii} / ( e^{s_ii} + sum_{j != i} alpha(S_ij) e^{s_ij} ),   s_ij = <ecg_i, text_j> / temperature
@@ -9,56 +9,111 @@ embeddings, because raw ones sit near 0.83 for any two reports, or the Jaccard o
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from cardialign.kernels.contrastive.losses import NegativeWeights, Similarity, weighted_infonce
-from cardialign.pretrain.config import ObjectiveConfig
-from cardialign.pretrain.methods.base import ReportBank
+from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.stream.batch import Batch
+from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, weighted_infonce
+from cardialign.pretrain.config import MethodConfig, Positive, RunConfig, refuse
+from cardialign.pretrain.methods.base import Chance, ReportBank, StepLoss, Tensors
+from cardialign.pretrain.methods.parts.draws import Draws
+from cardialign.pretrain.methods.parts.logit_scale import LogitScale
+from cardialign.pretrain.methods.parts.two_towers import TwoTowers, retrieval_top1
 
 log = logging.getLogger(__name__)
 
 STATEMENT_COLUMNS = 4096
 """Widest multi-hot row. MIMIC-IV-ECG has about 3,800 distinct statements; a larger vocabulary is folded (id modulo this), which only merges statements."""
 
-RETRIEVAL_ROWS = 512
-"""Rows of the local batch on which top-1 retrieval is watched: enough for a curve, never a cost."""
+
+class CardiAlignConfig(MethodConfig):
+    """S from report similarity, negatives weighted by alpha(S), a learnable clamped temperature."""
+
+    harmless: ClassVar[tuple[str, ...]] = ("chunk",)
+
+    name: str = "cardialign"
+    similarity: Literal["embedding", "statements", "none"] = "embedding"
+    weighting: Literal["ramp", "exponential", "none"] = "ramp"
+    low: float = 0.3
+    high: float = 0.8
+    gamma: Annotated[float, Field(gt=0)] = 4.0
+    drop_duplicates: bool = True
+    similarity_dim: Positive | None = None
+    temperature: Annotated[float, Field(gt=0)] = 0.07
+    temperature_min: Annotated[float, Field(gt=0)] = 0.01
+    temperature_max: Annotated[float, Field(gt=0)] = 1.0
+    learn_temperature: bool = True
+    chunk: Positive = 1024
+    scheme: Literal["auto", "gather", "ring"] = "auto"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> CardiAlignConfig:
+        problems = []
+        if self.low >= self.high:
+            problems.append(
+                f"low {self.low:g} is not below high {self.high:g}; negatives are full below low and gone above high"
+            )
+        if not self.temperature_min <= self.temperature <= self.temperature_max:
+            problems.append(
+                f"temperature {self.temperature:g} is outside temperature_min..temperature_max ({self.temperature_min:g}..{self.temperature_max:g}); "
+                "move it inside or widen the bounds"
+            )
+        refuse(problems)
+        return self
 
 
-class DiagSim:
-    """`objective.name = diagsim`. Batch inputs: `similarity` (b, d_s) float32 (absent for similarity none) and `report_key` int64 (b,)."""
+class CardiAlign(TwoTowers):
+    """`method.name: cardialign`. Inputs besides both towers': report_key int64 (b,) and, unless similarity is none, similarity float32 (b, d_s)."""
 
-    def __init__(self, config: ObjectiveConfig) -> None:
-        self.config = config
-        self.weights = NegativeWeights(config.weighting, config.low, config.high, config.gamma, config.drop_duplicates)
-        kinds: dict[str, Literal["cosine", "jaccard", "none"]] = {
-            "embedding": "cosine",
-            "statements": "jaccard",
-            "none": "none",
-        }
-        self.kind = kinds[config.similarity]
+    Config: ClassVar[type[MethodConfig]] = CardiAlignConfig
+
+    def __init__(self, config: RunConfig, spec: SignalSpec) -> None:
+        super().__init__(config, spec)
+        method = config.method
+        assert isinstance(method, CardiAlignConfig)
+        self.config = method
+        self.logit_scale = LogitScale(
+            method.temperature, method.temperature_min, method.temperature_max, method.learn_temperature
+        )
+        self.negatives = NegativeWeights(
+            method.weighting, method.low, method.high, method.gamma, method.drop_duplicates
+        )
+        kinds: dict[str, Literal["cosine", "jaccard", "none"]]
+        kinds = {"embedding": "cosine", "statements": "jaccard", "none": "none"}
+        self.kind = kinds[method.similarity]
         self._bank: ReportBank | None = None
         self._columns = 0
 
-    def batch_inputs(self, bank: ReportBank, report_ids: np.ndarray) -> dict[str, Tensor]:
-        """Report ids (b,) of this rank -> similarity features and duplicate keys. The bank refuses a record without a report (id -1)."""
+    def inputs(self, batch: Batch, bank: ReportBank | None, draws: Draws) -> Tensors:
+        assert bank is not None
+        return {**super().inputs(batch, bank, draws), **self.report_relations(bank, batch.report)}
+
+    def report_relations(self, bank: ReportBank, reports: np.ndarray) -> Tensors:
+        """Report ids (b,) -> duplicate keys and similarity features. The bank refuses a record without a report (id -1)."""
         self._learn_bank(bank)
-        inputs = {"report_key": torch.from_numpy(np.array(bank.report_keys(report_ids), dtype=np.int64))}
+        inputs = {"report_key": torch.from_numpy(np.array(bank.report_keys(reports), dtype=np.int64))}
         if self.kind == "cosine":
-            inputs["similarity"] = torch.from_numpy(self._embedding_features(bank, report_ids))
+            inputs["similarity"] = torch.from_numpy(self._embedding_features(bank, reports))
         elif self.kind == "jaccard":
-            inputs["similarity"] = self._statement_features(bank, report_ids)
+            inputs["similarity"] = self._statement_features(bank, reports)
         return inputs
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensors:
+        """Features ecg and text (b, embedding_dim), log_scale (1,)."""
+        return {**super().forward(inputs), "log_scale": self.logit_scale()}
 
     def loss(
         self, features: Mapping[str, Tensor], inputs: Mapping[str, Tensor], group: dist.ProcessGroup | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of the global batch and metrics loss, temperature, effective_negatives, retrieval_top1 (of this rank's records)."""
+    ) -> StepLoss:
+        """Metrics: loss, temperature, effective_negatives (a mean per ECG), retrieval_top1 (of this rank's records)."""
         similarity = Similarity(self.kind, inputs.get("similarity"), inputs["report_key"])
         ecg, text, log_scale = features["ecg"], features["text"], features["log_scale"]
         output = weighted_infonce(
@@ -66,10 +121,8 @@ class DiagSim:
             text,
             log_scale,
             similarity,
-            self.weights,
-            group=group,
-            chunk=self.config.chunk,
-            scheme=self.config.scheme,
+            self.negatives,
+            Execution(group=group, chunk=self.config.chunk, scheme=self.config.scheme),
         )
         metrics = {
             "loss": output.loss.detach(),
@@ -78,7 +131,8 @@ class DiagSim:
         }
         if len(ecg):
             metrics["retrieval_top1"] = retrieval_top1(ecg.detach(), text.detach(), inputs["report_key"])
-        return output.loss, metrics
+        chance = Chance(math.log1p(float(output.effective_negatives)), "ln(1 + effective negatives)")
+        return StepLoss(output.loss, metrics, chance)
 
     def _learn_bank(self, bank: ReportBank) -> None:
         """What must be the same on every rank is taken from the whole bank, never from a batch; once per bank."""
@@ -105,12 +159,3 @@ class DiagSim:
         multi_hot = torch.zeros(len(report_ids), self._columns)
         multi_hot[torch.from_numpy(rows), torch.from_numpy(np.asarray(ids, dtype=np.int64) % self._columns)] = 1.0
         return multi_hot
-
-
-def retrieval_top1(ecg: Tensor, text: Tensor, report_key: Tensor) -> Tensor:
-    """Share of ECGs whose nearest report in the local batch is their own or says exactly the same. ecg, text (b, d), report_key (b,) -> 0-dim."""
-    rows = min(len(ecg), RETRIEVAL_ROWS)
-    nearest = (ecg[:rows] @ text[:rows].T).argmax(dim=1)
-    own = nearest == torch.arange(rows, device=nearest.device)
-    same_report = (report_key[:rows] == report_key[nearest]) & (report_key[:rows] >= 0)
-    return (own | same_report).float().mean()

@@ -1,4 +1,4 @@
-"""One process at a time drives a run directory: two would write over each other's configuration, metrics and checkpoints."""
+"""One process at a time drives a run directory: two would write over each other's configuration and checkpoints."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.pretrain.run.files import LOCK
 
 log = logging.getLogger(__name__)
-LOCK = "driver.lock"
 
 
 @contextlib.contextmanager
-def held(run_dir: Path) -> Iterator[None]:
-    """Hold `run_dir`, which is made when it is not there, for this process. A lock that dies with its process: what a killed run leaves blocks nobody.
+def locked_run(run_dir: Path) -> Iterator[None]:
+    """Hold `run_dir`, which is made when it is not there, for this process.
 
-    Raises UsageError naming the process and host of the run that holds it, UserError when the folder cannot be written. A folder that was made
-    here and is still empty goes again. A filesystem without locks is logged and used without.
+    The lock dies with its process: what a killed run leaves blocks nobody. A folder that was made here and is still
+    empty goes again. A filesystem without locks is logged and used without.
+    Raises UsageError naming the process and host of the run that holds it, UserError when the folder cannot be written.
     """
     made = not run_dir.exists()
     path = run_dir / LOCK

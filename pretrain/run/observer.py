@@ -1,4 +1,7 @@
-"""What the training loop tells the outside, and what it asks. `cluster` implements it for Ray and MLflow; `NullReporter` is enough for a library user."""
+"""What the training loop tells the outside, and what it asks.
+
+`cluster` implements it for Ray and MLflow; `NullReporter` is enough for a library user.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ class Reporter(Protocol):
         """A checkpoint was committed and verified at `path` (every rank, after the commit)."""
 
     def should_stop(self) -> bool:
-        """True when this rank has been asked to stop; the loop agrees on it over all ranks and checkpoints at the next step boundary."""
+        """True when this rank has been asked to stop.
+
+        The loop agrees on it over all ranks and checkpoints at the next step boundary.
+        """
 
 
 class NullReporter:

@@ -1,4 +1,7 @@
-"""The loss trace of a run: one JSON line per optimizer step in metrics.jsonl, written by rank 0, the proof that two runs were the same."""
+"""The loss trace of a run: the proof that two runs were the same.
+
+Rank 0 writes one JSON line per optimizer step to metrics.jsonl.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-FILE = "metrics.jsonl"
+from cardialign.pretrain.run.files import METRICS
 
 
 def read_trace(path: Path) -> list[dict[str, Any]]:
-    """Lines of a metrics.jsonl (or of the run directory that holds it) by step. A line cut short by a crash ends the trace."""
+    """Lines of a metrics.jsonl (or of the run directory that holds it) by step.
+
+    A line cut short by a crash is left out.
+    """
     path = Path(path)
     if path.is_dir():
-        path = path / FILE
+        path = path / METRICS
     lines: dict[int, dict[str, Any]] = {}
     if not path.is_file():
         return []
@@ -31,12 +37,12 @@ def read_trace(path: Path) -> list[dict[str, Any]]:
 
 
 class TraceWriter:
-    """Appends lines; opening it for a resumed run first drops, by rename, every line beyond the step it resumes from."""
+    """Appends lines; opened for a resumed run, it first drops (by rename) what lies beyond the step it resumes from."""
 
     def __init__(self, run_dir: Path, resumed_step: int) -> None:
-        self.path = run_dir / FILE
+        self.path = run_dir / METRICS
         kept = [line for line in read_trace(self.path) if line["step"] <= resumed_step]
-        temporary = self.path.with_name(f".tmp-{FILE}")
+        temporary = self.path.with_name(f".tmp-{METRICS}")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(temporary, self.path)
         self.stream = self.path.open("a")

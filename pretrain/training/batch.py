@@ -1,18 +1,18 @@
-"""From a stream batch to what the model and the loss read: lead dropout, report features from the text bank, one copy to the device."""
+"""From a stream batch to what the method reads: lead dropout, the method's own inputs, one copy to the device."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+import dataclasses
 
-from cardialign.data_shards.order.global_order import local_slice
-from cardialign.data_shards.stream.stream import Batch
+import numpy as np
+
+from cardialign.data_shards.order.contract import local_slice
+from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.text.bank import TextBank
 from cardialign.pretrain.config import RunConfig
-from cardialign.pretrain.methods.base import Objective
-from cardialign.pretrain.methods.dual import signal_inputs
-
-Tensors = dict[str, torch.Tensor]
+from cardialign.pretrain.methods.base import Method, Tensors
+from cardialign.pretrain.methods.parts.draws import Draws
+from cardialign.pretrain.training.engine import Workers
 
 
 def dropped_leads(
@@ -31,40 +31,14 @@ def dropped_leads(
     return kept
 
 
-def text_inputs(bank: TextBank, report: np.ndarray, config: RunConfig) -> Tensors:
-    """Reports (b,) -> text_embedding (b, d) float32 of the frozen encoder, or token_ids and token_mask (b, N) for a trained one."""
-    if config.text.trainable == "frozen":
-        return {"text_embedding": torch.from_numpy(bank.embedding(report))}
-    token_ids, lengths = bank.tokens(report)
-    longest = int(lengths.max(initial=1))
-    return {
-        "token_ids": torch.from_numpy(np.ascontiguousarray(token_ids[:, :longest])),
-        "token_mask": torch.from_numpy(np.arange(longest) < lengths[:, None]),
-    }
-
-
 def step_inputs(
-    batch: Batch,
-    bank: TextBank,
-    objective: Objective,
-    config: RunConfig,
-    rank: int,
-    world_size: int,
-    device: torch.device,
-) -> tuple[Tensors, Tensors]:
-    """Stream batch of this rank -> (model inputs, loss inputs), on the device."""
+    batch: Batch, reports: np.ndarray, bank: TextBank | None, method: Method, config: RunConfig, workers: Workers
+) -> Tensors:
+    """Stream batch of this rank -> the method's inputs, on the device. reports (records,): the report of every record of the set."""
     training = config.training
-    rows = local_slice(training.global_batch, rank, world_size)
-    lead_mask = dropped_leads(
-        batch.lead_mask, training.lead_dropout, config.seed, batch.step, rows, training.global_batch
-    )
-    model = signal_inputs(
-        torch.from_numpy(batch.signal), torch.from_numpy(lead_mask), torch.from_numpy(batch.valid_samples)
-    )
-    model |= text_inputs(bank, batch.report, config)
-    loss = objective.batch_inputs(bank, batch.report)
-
-    def to_device(tensors: Tensors) -> Tensors:
-        return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
-
-    return to_device(model), to_device(loss)
+    rows = local_slice(training.global_batch, workers.rank, workers.world_size)
+    shown = dropped_leads(batch.lead_mask, training.lead_dropout, config.seed, batch.step, rows, training.global_batch)
+    draws = Draws(config.seed, batch.step, rows)
+    batch = dataclasses.replace(batch, lead_mask=shown, global_report=reports[batch.global_rows].astype(np.int64))
+    inputs = method.inputs(batch, bank, draws)
+    return {name: tensor.to(workers.device, non_blocking=True) for name, tensor in inputs.items()}

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 
 from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.order.contract import Order
 from cardialign.data_shards.order.global_order import GlobalOrder
-from cardialign.data_shards.order.mixture import JoinedSets, MixtureOrder, slots_of
-from cardialign.data_shards.order.substitutes import Order
+from cardialign.data_shards.order.mixture import MixtureOrder, slots_of
 from cardialign.data_shards.order.window import WindowOrder
-from cardialign.data_shards.shard_set.shard_set import Selection, ShardSet
+from cardialign.data_shards.shard_set.joined import JoinedSets
+from cardialign.data_shards.shard_set.selection import Selection
+from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.text.bank import TextBank
 from cardialign.data_shards.text.joined_bank import JoinedBank
 from cardialign.pretrain.config import DataConfig, MixturePart, RunConfig
+from cardialign.pretrain.methods.base import method_class
 from cardialign.pretrain.text.encoder import TextEncoder
 
 
@@ -40,10 +43,10 @@ def open_sets(data: DataConfig) -> ShardSet | JoinedSets:
 
 
 def open_data(config: RunConfig) -> tuple[ShardSet | JoinedSets, Selection, Order]:
-    """Shard set(s), the rows of the run (their folds and split, with a report), and their order. Raises UserError or DataError with the remedy."""
+    """Shard set(s), the rows of the run (their folds and split, with a report where the method reads reports), and their order. Raises UserError or DataError with the remedy."""
     data, opened = config.data, open_sets(config.data)
     if isinstance(opened, ShardSet):
-        selection = _select(data, opened, data.parts[0])
+        selection = _select(config, opened, data.parts[0])
         return opened, selection, _order(config, opened, selection, config.training.global_batch)
     slots = slots_of([part.weight for part in data.parts], config.training.global_batch)
     orders = [
@@ -62,9 +65,10 @@ def open_bank(config: RunConfig) -> TextBank:
     return banks[0] if isinstance(opened, ShardSet) else JoinedBank(opened, banks)
 
 
-def _select(data: DataConfig, shard_set: ShardSet, part: MixturePart) -> Selection:
+def _select(config: RunConfig, shard_set: ShardSet, part: MixturePart) -> Selection:
+    reports = method_class(config).reports
     try:
-        return shard_set.select(folds=part.folds, require_report=True, split=data.split_rule(part))
+        return shard_set.select(folds=part.folds, require_report=reports, split=config.data.split_rule(part))
     except DataError as error:
         raise DataError(f"{part.shards}: {error.problem}", error.remedy) from error
 
@@ -78,7 +82,7 @@ def _order(config: RunConfig, shard_set: ShardSet, selection: Selection, slots: 
 
 
 def _order_in_mixture(config: RunConfig, part: MixturePart, shard_set: ShardSet, slots: int) -> Order:
-    selection = _select(config.data, shard_set, part)
+    selection = _select(config, shard_set, part)
     if selection.rows.size < slots:
         raise DataError(
             f"{part.shards}: {selection.rows.size} records are selected, its weight in the mixture gives it {slots} slots of every global batch",

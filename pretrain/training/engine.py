@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -103,29 +104,41 @@ def _free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: weights that decay, and what must not (biases, norms, logit scale, missing-lead embeddings). Frozen ones are in neither."""
+def parameter_groups(model: nn.Module, weight_decay: float, parts: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Groups of weights that decay, and of what must not (biases, norms, logit scale, missing-lead embeddings). Frozen ones are in none.
+
+    parts: parameter-name prefixes with a learning rate of their own; each has two such groups of its own, which carry it as `part`. The longest
+    prefix that fits a name has it.
+    """
     in_norms = {
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()
         if isinstance(module, NORMS)
         for name, _ in module.named_parameters(recurse=False)
     }
-    decayed: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
+    found: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         last = name.rsplit(".", 1)[-1].lower()
         plain = parameter.ndim < 2 or name in in_norms or any(word in last for word in UNDECAYED_WORDS)
-        (rest if plain else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+        part = max((prefix for prefix in parts if name.startswith(prefix)), key=len, default="")
+        found.setdefault((part, plain), []).append(parameter)
+    silent = sorted(set(parts) - {part for part, _ in found})
+    assert not silent, f"no trained parameter begins with {silent}"
+    return [
+        {"params": found[part, plain], "weight_decay": 0.0 if plain else weight_decay, "part": part}
+        for part in ("", *parts)
+        for plain in (False, True)
+        if (part, plain) in found
+    ]
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, config: OptimizerConfig, device: torch.device, parts: Sequence[str] = ()
+) -> torch.optim.Optimizer:
     """torch's AdamW: the same arithmetic on CPU and CUDA, and nothing to compile on a machine without nvcc."""
-    groups = parameter_groups(model, config.weight_decay)
+    groups = parameter_groups(model, config.weight_decay, parts)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=device.type == "cuda")
 
 
@@ -146,24 +159,33 @@ def deepspeed_config(config: RunConfig, plan: BatchPlan) -> dict[str, Any]:
 
 
 def make_engine(
-    config: RunConfig, model: nn.Module, plan: BatchPlan, device: torch.device, *, universal: bool = False
+    config: RunConfig,
+    model: nn.Module,
+    plan: BatchPlan,
+    device: torch.device,
+    *,
+    universal: bool = False,
+    parts: Sequence[str] = (),
 ) -> Any:
-    """Model -> DeepSpeed engine with its optimizer. `universal`: the next load reads a universal checkpoint (another world size)."""
+    """Model -> DeepSpeed engine with its optimizer. `universal`: the next load reads a universal checkpoint (another world size); `parts`: as
+    `parameter_groups`. The engine keeps the part of each optimizer group as `group_parts`: checkpoints may not carry it."""
     import deepspeed
 
     settings = deepspeed_config(config, plan)
     if universal:
         settings["checkpoint"] = {"load_universal": True}
     model = model.to(device)
-    engine, _, _, _ = deepspeed.initialize(
-        model=model, optimizer=make_optimizer(model, config.optimizer, device), config=settings
-    )
+    optimizer = make_optimizer(model, config.optimizer, device, parts)
+    group_parts = [group.pop("part") for group in optimizer.param_groups]
+    engine, _, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    engine.group_parts = group_parts
     return engine
 
 
-def set_learning_rate(engine: Any, lr: float) -> None:
-    for group in engine.optimizer.param_groups:
-        group["lr"] = lr
+def set_learning_rate(engine: Any, lr: float, factors: Mapping[str, float] | None = None) -> None:
+    """The learning rate of the next update; a part of the model (`parameter_groups`) has it times its factor."""
+    for group, part in zip(engine.optimizer.param_groups, engine.group_parts, strict=True):
+        group["lr"] = lr * (factors or {}).get(part, 1.0)
 
 
 def optimizer_step(engine: Any) -> float:
@@ -177,6 +199,23 @@ def optimizer_step(engine: Any) -> float:
     if norm is None:
         norm = engine.get_global_grad_norm()
     return float("nan") if norm is None else float(norm)
+
+
+def part_weights(engine: Any, prefix: str) -> dict[str, torch.Tensor]:
+    """The trained parameters whose names begin with `prefix` (left out), whole, on the device and detached, whatever the ZeRO stage.
+
+    A collective under ZeRO-3. Below it the tensors are the parameters themselves: read them, never write.
+    """
+    named = [(name.removeprefix(prefix), p) for name, p in engine.module.named_parameters() if name.startswith(prefix)]
+    if engine.zero_optimization_stage() < 3:
+        return {name: parameter.detach() for name, parameter in named}
+    import deepspeed
+
+    state = {}
+    for name, parameter in named:
+        with deepspeed.zero.GatheredParameters([parameter]):
+            state[name] = parameter.detach().clone()
+    return state
 
 
 def full_weights(engine: Any) -> dict[str, torch.Tensor]:

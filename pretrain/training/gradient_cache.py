@@ -2,22 +2,23 @@
 
 Two passes (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"): encode every micro-batch without a graph,
 take the gradient of the global loss at the features, then encode again with a graph and back-propagate <feature, its gradient>.
-When the local batch is one micro-batch, the first pass is the second one and nothing is encoded twice.
+When the local batch is one micro-batch, the first pass is the second one and nothing is encoded twice. Nor is it where the loss is a mean of row
+losses whose counts are known beforehand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
+from cardialign.pretrain.methods.base import StepLoss
 from cardialign.pretrain.training.engine import BatchPlan
 
 Tensors = Mapping[str, torch.Tensor]
-Loss = Callable[[dict[str, torch.Tensor]], tuple[torch.Tensor, dict[str, Any]]]
+Loss = Callable[[dict[str, torch.Tensor]], StepLoss]
 
 
 class _RandomState:
@@ -41,7 +42,7 @@ def _rows(inputs: Tensors, rows: slice) -> dict[str, torch.Tensor]:
 
 
 def _is_shared(feature: torch.Tensor) -> bool:
-    """Features of rank 2 belong to rows; those of rank 1 (log_scale) belong to the whole batch."""
+    """Features of rank 2 and more belong to rows; those of rank 1 (log_scale) belong to the whole batch."""
     return feature.ndim < 2
 
 
@@ -80,48 +81,84 @@ def _surrogate(
     return total
 
 
-@dataclass(frozen=True)
-class CachedStep:
-    """loss (0-dim, of the global batch), the objective's metrics, and the features of the local rows, all detached."""
+class CachedStep(NamedTuple):
+    """What the method says of the step, detached, and the features of the local rows."""
 
-    loss: torch.Tensor
-    metrics: dict[str, Any]
+    value: StepLoss
     features: dict[str, torch.Tensor]
 
 
-def accumulate_gradients(engine: Any, inputs: Tensors, loss: Loss, plan: BatchPlan) -> CachedStep:
+def accumulate_gradients(
+    engine: Any, inputs: Tensors, loss: Loss, plan: BatchPlan, counts: Tensors | None = None
+) -> CachedStep:
     """Leave the gradient of the global loss in the engine, one `engine.step()` away from the update.
 
     inputs  tensors with the local rows (b, ...) first, at least one row; the engine is called with one such dict per micro-batch and returns a dict of
             features (b, ...) and shared values (1,).
-    loss    features -> (global loss, metrics); its gradients must be exact for the local rows (not x world size) and global for shared values.
+    loss    features -> its value over the global batch; its gradients must be exact for the local rows (not x world size) and global for shared values.
+    counts  `Method.counts`: the gradient at the (sum, count) features follows from the counts, so that one pass is enough.
     """
-    device = engine.device
-    world_size = dist.get_world_size()
-    local_rows = len(next(iter(inputs.values())))
-    slices = plan.slices(local_rows)
-    two_pass = plan.micro_batches > 1
-    states: list[_RandomState] = []
-    outputs: list[dict[str, torch.Tensor]] = []
-    for rows in slices:
-        states.append(_RandomState(device))
-        with torch.set_grad_enabled(not two_pass):
-            if not two_pass:
-                engine.set_gradient_accumulation_boundary(True)
-            outputs.append(dict(engine(_rows(inputs, rows))))
-    leaves = _leaves(outputs, slices)
+    slices = plan.slices(len(next(iter(inputs.values()))))
+    if plan.micro_batches == 1:
+        engine.set_gradient_accumulation_boundary(True)
+        output = dict(engine(_rows(inputs, slices[0])))
+        leaves = _leaves([output], slices)
+        value, gradients = _gradients(loss, leaves)
+        _backward(engine, output, gradients, slices, 0)
+    elif counts is not None:
+        _, gradients = _gradients(loss, _pairs(counts))
+        outputs = []
+        for k in range(len(slices)):
+            output = _again(engine, inputs, slices, k)
+            _backward(engine, output, gradients, slices, k)
+            outputs.append({name: feature.detach() for name, feature in output.items()})
+        leaves = _leaves(outputs, slices)
+        with torch.no_grad():
+            value = loss(leaves)
+        for name, count in counts.items():
+            assert torch.equal(leaves[name][:, 1], count.to(leaves[name])), (
+                f"{name}: the counts do not follow from the inputs"
+            )
+    else:
+        states, outputs = [], []
+        with torch.no_grad():
+            for rows in slices:
+                states.append(_RandomState(engine.device))
+                outputs.append(dict(engine(_rows(inputs, rows))))
+        leaves = _leaves(outputs, slices)
+        value, gradients = _gradients(loss, leaves)
+        for k, state in enumerate(states):
+            state.restore()
+            _backward(engine, _again(engine, inputs, slices, k), gradients, slices, k)
+    detached = StepLoss(value.loss.detach(), value.metrics, value.chance)
+    return CachedStep(detached, {name: leaf.detach() for name, leaf in leaves.items()})
+
+
+def _pairs(counts: Tensors) -> dict[str, torch.Tensor]:
+    """Leaves of row losses whose sums are not known yet: (0, count)."""
+    return {
+        name: torch.stack([torch.zeros_like(count), count], dim=1).float().requires_grad_()
+        for name, count in counts.items()
+    }
+
+
+def _gradients(loss: Loss, leaves: dict[str, torch.Tensor]) -> tuple[StepLoss, dict[str, torch.Tensor | None]]:
+    """The value at the leaves, and the gradient of the loss at each (None for one that it does not read)."""
     with torch.enable_grad():
-        value, metrics = loss(leaves)
-    names = [name for name, leaf in leaves.items()]
-    found = torch.autograd.grad(value, [leaves[name] for name in names], allow_unused=True)
-    gradients = dict(zip(names, found, strict=True))
-    for k, rows in enumerate(slices):
-        if two_pass:
-            engine.set_gradient_accumulation_boundary(k == len(slices) - 1)
-            states[k].restore()
-            output = dict(engine(_rows(inputs, rows)))
-        else:
-            output = outputs[0]
-        # DeepSpeed's division by the accumulation count is switched off: these are parts of one sum, not of a mean.
-        engine.backward(_surrogate(output, gradients, rows, world_size, first=k == 0), scale_wrt_gas=False)
-    return CachedStep(value.detach(), metrics, {name: leaf.detach() for name, leaf in leaves.items()})
+        value = loss(leaves)
+    found = torch.autograd.grad(value.loss, list(leaves.values()), allow_unused=True)
+    return value, dict(zip(leaves, found, strict=True))
+
+
+def _again(engine: Any, inputs: Tensors, slices: list[slice], k: int) -> dict[str, torch.Tensor]:
+    """Micro-batch k with a graph."""
+    engine.set_gradient_accumulation_boundary(k == len(slices) - 1)
+    return dict(engine(_rows(inputs, slices[k])))
+
+
+def _backward(
+    engine: Any, output: Tensors, gradients: Mapping[str, torch.Tensor | None], slices: list[slice], k: int
+) -> None:
+    # DeepSpeed's division by the accumulation count is switched off: these are parts of one sum, not of a mean.
+    surrogate = _surrogate(output, gradients, slices[k], dist.get_world_size(), first=k == 0)
+    engine.backward(surrogate, scale_wrt_gas=False)

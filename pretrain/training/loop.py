@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,32 +15,38 @@ from typing import Any
 import torch
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.order.contract import Order
 from cardialign.data_shards.order.global_order import ORDER_VERSION
-from cardialign.data_shards.order.mixture import JoinedSets
-from cardialign.data_shards.order.substitutes import Order
-from cardialign.data_shards.shard_set.shard_set import Selection, ShardSet
-from cardialign.data_shards.stream.stream import EMPTY_DIGEST, Batch, ShardStream
+from cardialign.data_shards.shard_set.joined import JoinedSets
+from cardialign.data_shards.shard_set.selection import Selection
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.stream.batch import Batch
+from cardialign.data_shards.stream.stream import EMPTY_DIGEST, Position, ReadAhead, ShardStream
 from cardialign.data_shards.text.bank import TextBank
 from cardialign.pretrain.config import RunConfig
-from cardialign.pretrain.methods import create_objective
-from cardialign.pretrain.methods.dual import DualEncoder
+from cardialign.pretrain.methods.base import Method, Tensors, create_method, method_class
+from cardialign.pretrain.run.files import CONFIG, INITIALISED
 from cardialign.pretrain.run.observer import Reporter
 from cardialign.pretrain.run.trace import TraceWriter
 from cardialign.pretrain.training.alarms import CollapseAlarm, effective_rank
 from cardialign.pretrain.training.batch import step_inputs
-from cardialign.pretrain.training.checkpoints import state as resume
 from cardialign.pretrain.training.checkpoints.files import committed_path
+from cardialign.pretrain.training.checkpoints.load import find_resume_point, load_checkpoint, seed_random
+from cardialign.pretrain.training.checkpoints.save import save_checkpoint
+from cardialign.pretrain.training.checkpoints.state import TrainerState
 from cardialign.pretrain.training.collectives import first_error, highest, on_rank_zero
 from cardialign.pretrain.training.data import open_bank, open_data, total_steps
 from cardialign.pretrain.training.engine import (
     Workers,
     make_engine,
     optimizer_step,
+    part_weights,
     plan_batches,
     set_learning_rate,
     start_workers,
 )
 from cardialign.pretrain.training.gradient_cache import accumulate_gradients
+from cardialign.pretrain.training.initialise import initialise
 from cardialign.pretrain.training.quarantine import Quarantine
 from cardialign.pretrain.training.schedule import learning_rate, warmup_steps
 from cardialign.pretrain.training.step_clock import StepClock
@@ -78,14 +84,16 @@ def train(
 ) -> TrainResult:
     """Train to the last step, from the newest verified checkpoint in `run_dir` or from the start; called on every rank.
 
-    bank     text bank when the caller has one open; otherwise the shard set's bank for `config.text` is opened.
+    bank     text bank when the caller has one open; otherwise the shard set's bank for `config.text` is opened, unless the method reads no reports.
     on_step  called on every rank after each finished step (1-based).
     Raises UserError (CollapseError, CheckpointError, DataError): the last committed checkpoint stays in `run_dir`.
     """
     workers = start_workers()
     run_dir = Path(run_dir)
     shard_set, selection, order = open_data(config)
-    run = _Run(config, run_dir, reporter, workers, shard_set, selection, order, bank or open_bank(config))
+    if bank is None and method_class(config).reports:
+        bank = open_bank(config)
+    run = _Run(config, run_dir, reporter, workers, shard_set, selection, order, bank)
     run.set_up()
     return run.steps(on_step)
 
@@ -101,7 +109,7 @@ class _Run:
     shard_set: ShardSet | JoinedSets
     selection: Selection
     order: Order
-    bank: TextBank
+    bank: TextBank | None
     start: int = 0
     digest: str = EMPTY_DIGEST
     loss: float | None = None
@@ -113,17 +121,20 @@ class _Run:
         config, workers = self.config, self.workers
         self.last = total_steps(config, len(self.selection.rows))
         self.plan = plan_batches(config.training.global_batch, workers.world_size, config.training.micro_batch)
-        on_rank_zero(self._write_config)
         torch.manual_seed(config.seed)
-        model = DualEncoder(config, self.shard_set.spec)
-        point = resume.find_resume_point(self.run_dir, config, self.selection.fingerprint, ORDER_VERSION, workers)
-        self.engine = make_engine(
-            config, model, self.plan, workers.device, universal=point is not None and point.universal
-        )
+        method = create_method(config, self.shard_set.spec)
+        point = find_resume_point(self.run_dir, config, self.selection.fingerprint, ORDER_VERSION, workers)
+        on_rank_zero(partial(self._write, CONFIG, config.resolved()))  # only now: it may go on here
+        if point is None and config.init_from is not None:
+            start = initialise(method, config.init_from, config.init_fresh)
+            on_rank_zero(partial(self._write, INITIALISED, asdict(start)))
+        parts = tuple(method.learning_rates(0))
+        universal = point is not None and point.universal
+        self.engine = make_engine(config, method, self.plan, workers.device, universal=universal, parts=parts)
         self.engine.train()
-        resume.seed_random(config.seed, workers.rank, 0)
+        seed_random(config.seed, workers.rank, 0)
         if point is not None:
-            resume.load_checkpoint(self.engine, point, workers)
+            load_checkpoint(self.engine, point, workers)
             state = point.state
             self.start, self.digest, self.loss, self.checkpoint = state.step, state.digest, state.loss, point.path
         fraction = config.data.max_bad_fraction
@@ -138,45 +149,16 @@ class _Run:
         )  # fmt: skip
 
     def steps(self, on_step: Callable[[int], None] | None) -> TrainResult:
-        config, workers, done = self.config, self.workers, self.start
-        objective = create_objective(config.objective)
+        config, done = self.config, self.start
         alarm = CollapseAlarm(config.collapse, warmup_steps(config.schedule, self.last))
-        clock = StepClock(config.training.global_batch, workers.device)
+        clock = StepClock(config.training.global_batch, self.workers.device)
         with self._stream() as stream, self._trace() as trace:
             for batch in clock.waits_for(self._agreed(stream)):
-                inputs, known = step_inputs(
-                    batch, self.bank, objective, config, workers.rank, workers.world_size, workers.device
-                )
-                step = accumulate_gradients(self.engine, inputs, partial(objective.loss, inputs=known), self.plan)
-                done, self.loss, self.digest = batch.step + 1, float(step.loss), stream.digest
-                alarm.check_loss(done, self.loss, float(step.metrics["effective_negatives"]), self.digest)
-                lr = learning_rate(batch.step, self.last, config.optimizer.lr, config.schedule)
-                set_learning_rate(self.engine, lr)
-                norm = optimizer_step(self.engine)
-                alarm.check_gradient(done, norm, self.digest)
+                done, self.digest = batch.step + 1, stream.digest
+                features, values = self._step(batch, alarm)
                 clock.step(batch.wait, batch.slowest)
-                values = {name: float(value) for name, value in step.metrics.items()} | {
-                    "loss": self.loss,
-                    "lr": lr,
-                    "grad_norm": norm,
-                }
                 if done % config.training.log_every == 0 or done == self.last:
-                    seconds, shard = clock.slowest
-                    log.info(
-                        "run=%s step=%d rank=%d slowest_shard=%s read_seconds=%.4f",
-                        config.name,
-                        done,
-                        workers.rank,
-                        shard,
-                        seconds,
-                    )
-                    values |= {"effective_rank": effective_rank(step.features["ecg"]), **clock.report()}
-                    values |= {
-                        "data_slow_reads": float(stream.slow_reads),
-                        "data_quarantined": float(self._quarantined()),
-                    }
-                    if workers.rank == 0:
-                        self.reporter.metrics(done, values)
+                    values |= self._observed(done, features, clock, stream)
                 if trace is not None:
                     trace.write(done, {**values, "digest": self.digest})
                 alarm.check_rank(done, values.get("effective_rank"))
@@ -188,31 +170,68 @@ class _Run:
                 self._save(done)
         seconds, rate, share = clock.totals()
         assert self.checkpoint is not None
-        loss = math.nan if self.loss is None else self.loss
         return TrainResult(
-            done,
-            self.last,
-            loss,
-            self.checkpoint,
-            self.digest,
-            seconds,
-            rate,
-            share,
+            steps=done,
+            total_steps=self.last,
+            final_loss=math.nan if self.loss is None else self.loss,
+            checkpoint=self.checkpoint,
+            digest=self.digest,
+            seconds=seconds,
+            records_per_second=rate,
+            data_wait_share=share,
             stopped=done < self.last,
             resumed_from=self.start,
         )
 
-    def _write_config(self) -> None:
+    def _step(self, batch: Batch, alarm: CollapseAlarm) -> tuple[Tensors, dict[str, float]]:
+        """One optimizer step: the features of this rank's rows, and the figures of the step."""
+        config, method, step = self.config, self.method, batch.step
+        inputs = step_inputs(batch, self.shard_set.report, self.bank, method, config, self.workers)
+        loss = partial(method.loss, inputs=inputs, group=None)
+        value, features = accumulate_gradients(self.engine, inputs, loss, self.plan, method.counts(inputs))
+        self.loss = float(value.loss)
+        alarm.check_loss(step + 1, self.loss, value.chance, self.digest)
+        lr = learning_rate(step, self.last, config.optimizer.lr, config.schedule)
+        set_learning_rate(self.engine, lr, method.learning_rates(step))
+        norm = optimizer_step(self.engine)
+        alarm.check_gradient(step + 1, norm, self.digest)
+        method.after_update(step, partial(part_weights, self.engine))
+        figures = {name: float(figure) for name, figure in value.metrics.items()}
+        return features, {**figures, "loss": self.loss, "lr": lr, "grad_norm": norm}
+
+    def _observed(self, done: int, features: Tensors, clock: StepClock, stream: ShardStream) -> dict[str, float]:
+        """What is looked at every few steps only: where the time went, the rank of the embeddings, trouble with the data."""
+        seconds, shard = clock.slowest
+        log.info(
+            "run=%s step=%d rank=%d slowest_shard=%s read_seconds=%.4f",
+            self.config.name, done, self.workers.rank, shard, seconds,
+        )  # fmt: skip
+        rank = {"effective_rank": effective_rank(features["ecg"])} if "ecg" in features else {}
+        quarantined = 0 if self.quarantine is None else len(self.quarantine.rows)
+        data = {"data_slow_reads": float(stream.slow_reads), "data_quarantined": float(quarantined)}
+        return {**rank, **clock.report(), **data}
+
+    @property
+    def method(self) -> Method:
+        found: Method = self.engine.module
+        return found
+
+    def _write(self, name: str, values: dict[str, Any]) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        (self.run_dir / "config.resolved.json").write_text(json.dumps(self.config.resolved(), indent=1) + "\n")
+        (self.run_dir / name).write_text(json.dumps(values, indent=1) + "\n")
 
     def _stream(self) -> ShardStream:
         data, workers = self.config.data, self.workers
         return ShardStream(
-            self.shard_set, self.order, rank=workers.rank, world_size=workers.world_size, start_step=self.start, stop_step=self.last,
-            threads=data.threads, prefetch=data.prefetch, digest=self.digest, slow_read_seconds=data.slow_read_seconds,
+            self.shard_set,
+            self.order,
+            rank=workers.rank,
+            world_size=workers.world_size,
+            start=Position(self.start, self.digest),
+            stop_step=self.last,
             quarantined=None if self.quarantine is None else self.quarantine.rows,
-        )  # fmt: skip
+            read_ahead=ReadAhead(data.threads, data.prefetch, data.slow_read_seconds),
+        )
 
     def _trace(self) -> AbstractContextManager[TraceWriter | None]:
         return TraceWriter(self.run_dir, self.start) if self.workers.rank == 0 else nullcontext()
@@ -241,15 +260,13 @@ class _Run:
                 self.quarantine.settle(stream, batch)
             yield batch
 
-    def _quarantined(self) -> int:
-        return 0 if self.quarantine is None else len(self.quarantine.rows)
-
     def _save(self, step: int) -> None:
         config = json.loads(json.dumps(self.config.resolved()))
-        state = resume.TrainerState(
-            step, self.digest, config, self.selection.fingerprint, self.workers.world_size, ORDER_VERSION, self.loss
-        )
-        self.checkpoint = resume.save_checkpoint(
+        state = TrainerState(
+            step, self.digest, config, self.selection.fingerprint, self.workers.world_size, ORDER_VERSION, self.loss,
+            spec=self.shard_set.spec, shards_fingerprint=self.shard_set.fingerprint,
+        )  # fmt: skip
+        self.checkpoint = save_checkpoint(
             self.engine, self.run_dir, state, self.workers, keep=self.config.training.keep_checkpoints
         )
         self.reporter.checkpoint(step, self.checkpoint)

@@ -17,15 +17,16 @@ from typing import Any
 import torch.distributed as dist
 
 from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.order.substitutes import BadSample, Order, describe_bad, substitutes
+from cardialign.data_shards.order.contract import Order
+from cardialign.data_shards.order.substitutes import BadSample, describe_bad, substitutes
 from cardialign.data_shards.shard_set.payloads import REMEDY
-from cardialign.data_shards.stream.decoder import Batch
+from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.stream.stream import ShardStream
+from cardialign.pretrain.run.files import QUARANTINE
 from cardialign.pretrain.training.collectives import on_rank_zero
 
 log = logging.getLogger(__name__)
 
-FILE = "quarantine.jsonl"
 _FIELDS = tuple(BadSample.__dataclass_fields__)
 
 
@@ -37,7 +38,7 @@ def allowed_bad(max_bad_fraction: float, records: int) -> int:
 def read_quarantine(run_dir: Path, selection_fingerprint: str) -> dict[int, tuple[int, BadSample]]:
     """Row -> (step, sample) of a run's quarantined records; lines of another selection, or cut short by a crash, do not count."""
     found: dict[int, tuple[int, BadSample]] = {}
-    path = run_dir / FILE
+    path = run_dir / QUARANTINE
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
             line = json.loads(text)
@@ -67,7 +68,7 @@ class Quarantine:
     def __init__(
         self, run_dir: Path, order: Order, selection_fingerprint: str, records: int, max_bad_fraction: float
     ) -> None:
-        self._path, self._order, self._selection = run_dir / FILE, order, selection_fingerprint
+        self._path, self._order, self._selection = run_dir / QUARANTINE, order, selection_fingerprint
         self._fraction, self._records = max_bad_fraction, records
         found = on_rank_zero(lambda: read_quarantine(run_dir, selection_fingerprint))
         self._samples = {row: sample for row, (_, sample) in found.items()}

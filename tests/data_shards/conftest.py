@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from tests.support.small_source import SmallSource
@@ -16,7 +16,7 @@ from tests.support.small_source import SmallSource
 @pytest.fixture(scope="session")
 def small_set_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("small") / "set"
-    build_shards(SmallSource(90, bad=(3, 40)), out, spec=SignalSpec(500, 1), records_per_shard=32, workers=1)
+    build_shards(SmallSource(90, bad=(3, 40)), out, SetPlan(SignalSpec(500, 1), records_per_shard=32), workers=1)
     return out
 
 

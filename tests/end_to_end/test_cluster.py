@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cardialign.data_shards.cohort.generate import make_cohort
+from cardialign.data_shards.cohort.generate import Cohort, make_cohort
 from tests.support.readme import block_with, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(700)]
@@ -69,7 +69,7 @@ def ray_head(folder: Path, environment: dict[str, str]) -> Iterator[str]:
 
 
 def test_the_path_on_a_cluster(tmp_path: Path, shell: dict[str, str]) -> None:
-    recordings = make_cohort(tmp_path / "mimic", patients=40, layout="mimic-iv-ecg", seed=6).path
+    recordings = make_cohort(tmp_path / "mimic", Cohort(patients=40, layout="mimic-iv-ecg", seed=6)).path
     settings = {
         "MIMIC": str(recordings),
         "SHARED": str(tmp_path),

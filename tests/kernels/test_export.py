@@ -1,12 +1,14 @@
-"""The operations of the encoder go through torch.export with a free batch size: a consumer runs them without this package."""
+"""The operations of the encoder go through torch.export with a free batch size.
+
+A consumer runs them without this package.
+"""
 
 from __future__ import annotations
 
 import torch
 
-from cardialign.kernels.attention.dense import attention, attention_pool
-from cardialign.kernels.attention.rotary import rotation, turn_heads
-from cardialign.kernels.patch_embed.embed import PatchScaleParams, multi_scale_patch_embed, token_seconds, token_valid
+from cardialign.kernels.attention import attention, attention_pool, rotation, turn_heads
+from cardialign.kernels.patch_embed import PatchScaleParams, multi_scale_patch_embed, token_seconds, token_valid
 
 GROUPS = [[0, 3, 4, 10, 11], [1, 2, 5]]
 

@@ -1,7 +1,8 @@
 """Past the 2^31st element kernels read and write what they mean: offsets are 64-bit where a tensor may be that long.
 
-The tensors are as long as they say, but memory that nobody touches costs address space only; of every launch only the last program runs.
-Operands lie in the upper half of their storage, so an offset that wraps around finds zeros there instead of the end of the process.
+The tensors are as long as they say, but memory that nobody touches costs address space only; of every launch only the
+last program runs. Operands lie in the upper half of their storage, so an offset that wraps around finds zeros there
+instead of the end of the process.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cardialign.kernels.contrastive.similarity import NegativeTiles, NegativeWeights, Similarity
-from cardialign.kernels.contrastive.soft_targets import SoftTargets, TargetTiles
+from cardialign.kernels.contrastive import NegativeWeights, Similarity, SoftTargets
+from cardialign.kernels.contrastive.similarity import NegativeTiles
+from cardialign.kernels.contrastive.soft_targets import TargetTiles
 from tests.support.kernels.far_memory import StoppedError, far_tensor, last_program_of_every_launch
 from tests.support.kernels.interpreter import interpreted
 
@@ -27,7 +29,10 @@ FAR = (1 << 31) // WIDTH + 1000
 
 
 def _side(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Embeddings, similarity features, keys and what a loss knows of a row; only the last 300 rows exist where there are more."""
+    """Embeddings, similarity features, keys and what a loss knows of a row.
+
+    Only the last 300 rows exist where there are more.
+    """
     generator = torch.Generator().manual_seed(seed)
     few = min(rows, 300)
     v, features = (F.normalize(torch.randn(few, WIDTH, generator=generator), dim=1) for _ in range(2))
@@ -116,8 +121,11 @@ RECORDS, LEADS, SAMPLES, TOKENS, WIDE = 32800, 12, 5500, 64, 1024
 
 
 def _patches(signal: torch.Tensor, grad: torch.Tensor) -> list[torch.Tensor]:
-    """What the last program of each kernel makes of the last record: tokens, moments, and from the backward the ends of both intermediates."""
-    from cardialign.kernels.patch_embed.embed import PatchScaleParams
+    """What the last program of each kernel makes of the last record.
+
+    Tokens, moments, and from the backward the ends of both intermediates.
+    """
+    from cardialign.kernels.patch_embed import PatchScaleParams
     from cardialign.kernels.patch_embed.triton import backend as fused
     from cardialign.kernels.patch_embed.triton.tiling import STEP
 

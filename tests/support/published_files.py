@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources import open_source
@@ -49,7 +49,7 @@ def write_data_set(folder: Path, records: Sequence[str]) -> Path:
 
 def make_set(folder: Path, source: str, records: Sequence[str], spec: SignalSpec) -> ShardSet:
     write_data_set(folder / "files", records)
-    build_shards(open_source(source, folder / "files"), folder / "set", spec=spec, workers=1)
+    build_shards(open_source(source, folder / "files"), folder / "set", SetPlan(spec), workers=1)
     return ShardSet.open(folder / "set")
 
 

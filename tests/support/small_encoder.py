@@ -1,4 +1,4 @@
-"""A very small DualEncoder of the real classes: 2 s at 100 Hz, one layer per scale, MiniLM as the report encoder."""
+"""The main recipe, very small, of the real classes: 2 s at 100 Hz, one layer per scale, MiniLM as the report encoder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import RunConfig, parse_config
-from cardialign.pretrain.methods.dual import DualEncoder
+from cardialign.pretrain.methods.base import Method, create_method
 
 SPEC = SignalSpec(100, 2)
 
@@ -15,7 +15,7 @@ def small_config(**changes) -> RunConfig:
     values = {
         "name": "small",
         "seed": 3,
-        "model": {
+        "encoder": {
             "size": "tiny",
             "width": 16,
             "depth": 1,
@@ -29,7 +29,7 @@ def small_config(**changes) -> RunConfig:
     return parse_config({**values, **changes})
 
 
-def small_model(seed: int = 0, **changes) -> tuple[RunConfig, DualEncoder]:
+def small_model(seed: int = 0, **changes) -> tuple[RunConfig, Method]:
     torch.manual_seed(seed)
     config = small_config(**changes)
-    return config, DualEncoder(config, SPEC).eval()
+    return config, create_method(config, SPEC).eval()

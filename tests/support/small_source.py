@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.record import EcgRecord
-from cardialign.data_shards.sources.base import Entry, RecordRejected
+from cardialign.data_shards.sources.base import Entry
 
 PHRASES = (
     "Sinus rhythm",

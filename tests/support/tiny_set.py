@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cardialign.data_shards.build.build import build_shards
-from cardialign.data_shards.cohort.generate import make_cohort
+from cardialign.data_shards.build.build import SetPlan, build_shards
+from cardialign.data_shards.cohort.generate import Cohort, make_cohort
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.sources import open_source
 
@@ -23,14 +23,14 @@ SMALL = [
 
 
 def make_tiny_cohort(folder: Path, patients: int = 30, seed: int = 3) -> Path:
-    return make_cohort(folder / "cohort", patients=patients, seed=seed, sampling_rate=100).path
+    return make_cohort(folder / "cohort", Cohort(patients=patients, seed=seed, sampling_rate=100)).path
 
 
 def make_tiny_shards(folder: Path, cohort: Path) -> Path:
     source = open_source(
         "mimic-iv-ecg", cohort, labels=str(cohort / "truth.csv"), patients=str(cohort / "patients.csv")
     )
-    return build_shards(source, folder / "shards", spec=SPEC, workers=1, records_per_shard=32).path
+    return build_shards(source, folder / "shards", SetPlan(SPEC, records_per_shard=32), workers=1).path
 
 
 def export_untrained(out: Path) -> Path:
@@ -39,8 +39,9 @@ def export_untrained(out: Path) -> Path:
 
     from cardialign.pretrain.config import load_config
     from cardialign.pretrain.export.write import export_encoder
-    from cardialign.pretrain.methods.dual import DualEncoder
+    from cardialign.pretrain.methods.base import create_method
 
     config = load_config("cardialign-demo", SMALL)
     torch.manual_seed(0)
-    return export_encoder(config, DualEncoder(config, SPEC), out, training={"steps": 0}, program=False)
+    state = create_method(config, SPEC).state_dict()
+    return export_encoder(config, state, out, training={"steps": 0}, spec=SPEC, program=False)

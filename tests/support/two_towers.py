@@ -14,11 +14,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from cardialign.data_shards.order.global_order import local_slice
-from cardialign.pretrain.config import ObjectiveConfig, parse_config
-from cardialign.pretrain.methods.cardialign import DiagSim
+from cardialign.data_shards.order.contract import local_slice
+from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, weighted_infonce
+from cardialign.pretrain.config import parse_config
+from cardialign.pretrain.methods.base import StepLoss
 from cardialign.pretrain.training import engine as engines
-from cardialign.pretrain.training.checkpoints import state as resume
+from cardialign.pretrain.training.checkpoints.load import find_resume_point, load_checkpoint, seed_random
+from cardialign.pretrain.training.checkpoints.save import save_checkpoint
+from cardialign.pretrain.training.checkpoints.state import TrainerState
 from cardialign.pretrain.training.gradient_cache import Loss, accumulate_gradients
 
 GLOBAL_BATCH = 25
@@ -57,7 +60,7 @@ def infonce(ecg: torch.Tensor, text: torch.Tensor, log_scale: torch.Tensor) -> t
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def gathered_infonce(features: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, Any]]:
+def gathered_infonce(features: dict[str, torch.Tensor]) -> StepLoss:
     """Full-matrix loss on every rank.
 
     Autograd reaches the local rows and, because log_scale enters the whole matrix, its global gradient.
@@ -70,16 +73,21 @@ def gathered_infonce(features: dict[str, torch.Tensor]) -> tuple[torch.Tensor, d
         tensors[dist.get_rank()] = tensor
         return torch.cat(tensors)
 
-    return infonce(gather(features["ecg"]), gather(features["text"]), features["log_scale"]), {}
+    return StepLoss(infonce(gather(features["ecg"]), gather(features["text"]), features["log_scale"]), {})
 
 
-def diagsim(scheme: str) -> Callable[..., tuple[torch.Tensor, dict[str, Any]]]:
-    """The product's objective, reduced to InfoNCE, over ranks by `scheme`."""
-    config = ObjectiveConfig.model_validate(
-        {"similarity": "none", "weighting": "none", "drop_duplicates": False, "chunk": 4, "scheme": scheme}
-    )
-    objective = DiagSim(config)
-    return lambda features: objective.loss(features, {"report_key": torch.arange(len(features["ecg"]))})
+def tiled_infonce(scheme: str) -> Callable[[dict[str, torch.Tensor]], StepLoss]:
+    """The product's loss over ranks by `scheme`, without weights on negatives: InfoNCE."""
+    everyone = NegativeWeights("none", drop_duplicates=False)
+
+    def loss(features: dict[str, torch.Tensor]) -> StepLoss:
+        unlike = Similarity("none", None, torch.arange(len(features["ecg"])))
+        ecg, text, log_scale = features["ecg"], features["text"], features["log_scale"]
+        return StepLoss(
+            weighted_infonce(ecg, text, log_scale, unlike, everyone, Execution(chunk=4, scheme=scheme)).loss, {}
+        )
+
+    return loss
 
 
 def settings(stage: int, micro_batch: int | None, **training: Any):
@@ -152,7 +160,7 @@ def train_engine(
     losses, norms = [], []
     for step in range(STEPS):
         torch.manual_seed(step)
-        value = accumulate_gradients(engine, {"x": xs[step][local], "y": ys[step][local]}, loss, plan).loss
+        value = accumulate_gradients(engine, {"x": xs[step][local], "y": ys[step][local]}, loss, plan).value.loss
         norms.append(engines.optimizer_step(engine))
         losses.append(value.item())
     return {"losses": losses, "norms": norms, "weights": flat_weights(engines.full_weights(engine))}
@@ -170,12 +178,12 @@ def train_with_checkpoints(
     plan = engines.plan_batches(GLOBAL_BATCH, workers.world_size, micro_batch)
     torch.manual_seed(0)
     model = TwoTowers(dropout)
-    point = resume.find_resume_point(run_dir, config, "selection", 1, workers)
+    point = find_resume_point(run_dir, config, "selection", 1, workers)
     engine = engines.make_engine(config, model, plan, workers.device, universal=point is not None and point.universal)
     start = 0
-    resume.seed_random(config.seed, workers.rank, 0)
+    seed_random(config.seed, workers.rank, 0)
     if point is not None:
-        resume.load_checkpoint(engine, point, workers)
+        load_checkpoint(engine, point, workers)
         start = point.state.step
     xs, ys = data()
     local = local_slice(GLOBAL_BATCH, workers.rank, workers.world_size)
@@ -183,11 +191,9 @@ def train_with_checkpoints(
     for step in range(start, upto):
         k = step % STEPS
         engines.set_learning_rate(engine, 1e-2 / (step + 1))
-        loss = accumulate_gradients(engine, {"x": xs[k][local], "y": ys[k][local]}, gathered_infonce, plan).loss
+        loss = accumulate_gradients(engine, {"x": xs[k][local], "y": ys[k][local]}, gathered_infonce, plan).value.loss
         engines.optimizer_step(engine)
         losses.append(loss.item())
-    state = resume.TrainerState(
-        upto, "digest", json.loads(json.dumps(config.resolved())), "selection", workers.world_size, 1
-    )
-    path = resume.save_checkpoint(engine, run_dir, state, workers, keep=2)
+    state = TrainerState(upto, "digest", json.loads(json.dumps(config.resolved())), "selection", workers.world_size, 1)
+    path = save_checkpoint(engine, run_dir, state, workers, keep=2)
     return {"start": start, "losses": losses, "path": str(path), "weights": flat_weights(engines.full_weights(engine))}

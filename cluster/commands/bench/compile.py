@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cardialign.cluster.cli.exit_codes import DONE, FAILED
 from cardialign.cluster.cli.progress import Progress
+from cardialign.data_shards.errors import DONE, FAILED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cardialign.data_shards.benchmarks.figures import OURS, measure_data
-    from cardialign.data_shards.benchmarks.material import Sizes
+    from cardialign.data_shards.benchmarks.figures import OURS, SCALE, measure_data
+    from cardialign.data_shards.benchmarks.material import Phrases, Sizes
     from cardialign.data_shards.shard_set.shard_set import ShardSet
 
     for name in ("records", "rounds", "index_records", "distant_reports"):
@@ -70,25 +70,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if unknown:
         raise UsageError(f"--op {', '.join(unknown)} is not measured here", f"choose from {', '.join(measures)}")
     shards = ShardSet.open(args.shards) if args.shards is not None else None
-    encoder: dict[str, Any] = {}
+    phrases = Phrases(args.phrases)
     if args.encoder != "none":
         from cardialign.pretrain.config import TextConfig
         from cardialign.pretrain.text.encoder import TextEncoder
 
-        encoder = {
-            "text_encoder": TextEncoder(TextConfig(encoder=args.encoder, max_tokens=32)),
-            "text_encoder_name": args.encoder,
-        }
+        encoder = TextEncoder(TextConfig(encoder=args.encoder, max_tokens=32))
+        phrases = Phrases(args.phrases, encoder, args.encoder)
+    chosen = [measure for name, measure in measures.items() if args.op is None or name in args.op]
     figures = measure_data(
-        shards,
-        wfdb_folder=args.wfdb,
+        shards if shards is not None else args.wfdb,
         records=args.records,
         rounds=args.rounds,
         sizes=Sizes(index_records=args.index_records, distant_reports=args.distant_reports),
-        phrases=args.phrases,
-        scale=args.scale,
-        measures=[measure for name, measure in measures.items() if args.op is None or name in args.op],
-        **encoder,
+        phrases=phrases,
+        measures=[*chosen, *(SCALE if args.scale else ())],
     )
     return {"markdown": args.markdown, **figures}
 

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.exit_codes import DONE, FAILED
 from cardialign.cluster.cli.options import existing_folder
+from cardialign.data_shards.errors import DONE, FAILED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

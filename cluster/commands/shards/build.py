@@ -89,7 +89,7 @@ def two_stages(listing: Progress, building: Progress) -> Callable[[int, int, int
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cardialign.data_shards.build.build import build_shards
+    from cardialign.data_shards.build.build import SetPlan, build_shards
     from cardialign.data_shards.record import SignalSpec
     from cardialign.data_shards.sources import open_source
 
@@ -110,12 +110,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         report = build_shards(
             source,
             args.out if executor is None else args.out.absolute(),
-            spec=SignalSpec(args.sampling_rate, args.seconds),
-            codec=args.codec,
-            records_per_shard=args.records_per_shard,
+            SetPlan(
+                SignalSpec(args.sampling_rate, args.seconds),
+                codec=args.codec,
+                records_per_shard=args.records_per_shard,
+                folds=args.folds,
+                limit=args.limit,
+            ),
             workers=args.workers,
-            folds=args.folds,
-            limit=args.limit,
             overwrite=args.overwrite,
             progress=two_stages(listing, building),
             executor=executor,

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.exit_codes import DONE, FAILED
 from cardialign.cluster.cli.options import folds
 from cardialign.cluster.cli.progress import Progress
+from cardialign.data_shards.errors import DONE, FAILED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

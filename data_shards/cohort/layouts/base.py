@@ -47,7 +47,10 @@ def wfdb_header(
     time: str = "",
     comments: Iterable[str] = (),
 ) -> str:
-    """Header of a format-16 record, counts int16 (L, T). `time` is "HH:MM:SS dd/mm/yyyy" or empty. Initial value and checksum as WFDB defines them."""
+    """Header of a format-16 record, counts int16 (L, T).
+
+    `time` is "HH:MM:SS dd/mm/yyyy" or empty. Initial value and checksum as WFDB defines them.
+    """
     lines = [f"{name} {len(signals)} {sampling_rate} {signals.shape[1]}{' ' + time if time else ''}"]
     checksums = signals.sum(axis=1, dtype=np.int64) & 0xFFFF
     for lead, first, checksum in zip(leads, signals[:, 0].tolist(), checksums.tolist(), strict=True):

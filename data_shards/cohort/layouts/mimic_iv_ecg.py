@@ -1,4 +1,5 @@
-"""MIMIC-IV-ECG 1.0: record_list.csv, machine_measurements.csv, files/pNNNN/pSUBJECT/sSTUDY/STUDY.{hea,dat}; and MIMIC-IV's patients.csv."""
+"""MIMIC-IV-ECG 1.0: record_list.csv, machine_measurements.csv, files/pNNNN/pSUBJECT/sSTUDY/STUDY.{hea,dat}; and
+MIMIC-IV's patients.csv."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class MimicIvEcg:
     tables: ClassVar[dict[str, tuple[str, ...]]] = {
         "record_list.csv": ("subject_id", "study_id", "file_name", "ecg_time", "path"),
         "machine_measurements.csv": (
-            "subject_id", "study_id", "cart_id", "ecg_time", *(f"report_{i}" for i in range(SLOTS)), "bandwidth", "filtering", *_INTERVALS,
+            "subject_id", "study_id", "cart_id", "ecg_time", *(f"report_{i}" for i in range(SLOTS)), "bandwidth",
+            "filtering", *_INTERVALS,
         ),
         "patients.csv": ("subject_id", "gender", "anchor_age", "anchor_year", "anchor_year_group", "dod"),
     }  # fmt: skip

@@ -1,4 +1,5 @@
-"""A paediatric layout: one .npz per record with `signal` float32 (12, T) in mV, and records.csv with age in years to the day, newborns included."""
+"""A paediatric layout: one .npz per record with `signal` float32 (12, T) in mV, and records.csv with age in years to
+the day, newborns included."""
 
 from __future__ import annotations
 
@@ -47,8 +48,10 @@ class Paediatric:
         signal = recording.counts.astype(np.float32) / np.float32(self.gain)
         np.savez(folder / f"{name}.npz", signal=signal)
         row = {
-            "record_id": name, "patient_id": f"P{patient.index + 1:05d}", "path": f"signals/{name}.npz", "fs": recording.sampling_rate,
-            "n": signal.shape[1], "leads": " ".join(STANDARD_LEADS), "age_years": f"{visit.age:.4f}", "age_days": round(visit.age * 365.25),
+            "record_id": name, "patient_id": f"P{patient.index + 1:05d}", "path": f"signals/{name}.npz",
+            "fs": recording.sampling_rate,
+            "n": signal.shape[1], "leads": " ".join(STANDARD_LEADS), "age_years": f"{visit.age:.4f}",
+            "age_days": round(visit.age * 365.25),
             "sex": "M" if patient.male else "F", "recorded": visit.time.strftime("%Y-%m-%d %H:%M:%S"),
             "report": "|".join(recording.report.statements),
         }  # fmt: skip

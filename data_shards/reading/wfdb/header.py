@@ -1,7 +1,7 @@
 """A lenient parser of WFDB header files (.hea), https://physionet.org/physiotools/wag/header-5.htm.
 
-Lenient where real data sets are: dates such as 05-May-2020, `1000/mV`, `200.0(0)/mV`, missing gain, missing trailing fields, comments in
-any encoding. Strict where a guess would change the signal: gains, byte layout, sample counts.
+Lenient where real data sets are: dates such as 05-May-2020, `1000/mV`, `200.0(0)/mV`, missing gain, missing trailing
+fields, comments in any encoding. Strict where a guess would change the signal: gains, byte layout, sample counts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from cardialign.data_shards.sources.base import RecordRejected
+from cardialign.data_shards.errors import RecordRejected
 
 DEFAULT_GAIN = 200.0
 """Counts per unit where a header gives none (WFDB's own default)."""
@@ -37,7 +37,8 @@ _GAIN = re.compile(r"([^(/]*)(?:\(([^)]*)\))?(?:/(.*))?")
 
 @dataclass(frozen=True, slots=True)
 class SignalLine:
-    """One signal of a header: how it is stored, and gain (counts per `units`, DEFAULT_GAIN when absent) and baseline (count at 0)."""
+    """One signal of a header: how it is stored, and gain (counts per `units`, DEFAULT_GAIN when absent) and baseline
+    (count at 0)."""
 
     format: int
     samples_per_frame: int
@@ -59,15 +60,17 @@ class SignalLine:
         if not GAIN_RANGE[0] <= gain <= GAIN_RANGE[1]:  # false for NaN too
             raise RecordRejected(
                 "bad-gain",
-                f"{where}: lead {self.name!r} has the gain {self.gain}, expected a positive number of counts per {self.units or 'mV'}",
+                f"{where}: lead {self.name!r} has the gain {self.gain}, expected a positive number of counts per "
+                f"{self.units or 'mV'}",
             )
         return gain
 
 
 @dataclass(frozen=True, slots=True)
 class WfdbHeader:
-    """A parsed header. samples is None when the header does not say; files holds the file name of each signal; segments > 0 means a
-    multi-segment record (no signal lines read). checksums: of each signal, modulo 2^16; () when the header gives none."""
+    """A parsed header. samples is None when the header does not say; files holds the file name of each signal; segments
+    > 0 means a multi-segment record (no signal lines read). checksums: of each signal, modulo 2^16; () when the header
+    gives none."""
 
     signal_count: int
     sampling_rate: float

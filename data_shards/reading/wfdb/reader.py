@@ -1,7 +1,7 @@
 """WFDB records as integer counts: a fast reader of our own for format 16, the `wfdb` package for every other form.
 
-Format 16 in one file (MIMIC-IV-ECG, PTB-XL, CODE-15%, and with a byte offset the .mat files of the PhysioNet Challenges) is interleaved
-little-endian int16: one read and one transposition. Tests hold it equal to `wfdb`.
+Format 16 in one file (MIMIC-IV-ECG, PTB-XL, CODE-15%, and with a byte offset the .mat files of the PhysioNet
+Challenges) is interleaved little-endian int16: one read and one transposition. Tests hold it equal to `wfdb`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.reading.mat5 import is_mat5, read_mat5
 from cardialign.data_shards.reading.wfdb.checksums import differing_checksums, holds_more, unexplained_rest
 from cardialign.data_shards.reading.wfdb.header import WfdbHeader, read_header
 from cardialign.data_shards.record import STANDARD_LEADS
-from cardialign.data_shards.sources.base import RecordRejected
 
 INVALID_16 = -32768
 """WFDB's "no value" in format 16."""
@@ -31,10 +31,10 @@ _LEAD_ROW = {name.casefold(): row for row, name in enumerate(STANDARD_LEADS)}
 
 @dataclass(frozen=True)
 class WfdbSignal:
-    """A record as stored. counts int16 (L, T) with the baseline already subtracted, so mV = counts / gain; gain float64 (L,) counts per mV;
-    baseline int64 (L,) as the header gives it; sampling_rate in Hz; flags: quality flag -> positions of the leads concerned
-    ("non-finite": samples without a value, set to 0; "clipped": counts that did not fit into 16 bits; "checksum": not those of the header;
-    "surplus": the file holds more than it announces)."""
+    """A record as stored. counts int16 (L, T) with the baseline already subtracted, so mV = counts / gain; gain float64
+    (L,) counts per mV; baseline int64 (L,) as the header gives it; sampling_rate in Hz; flags: quality flag ->
+    positions of the leads concerned ("non-finite": samples without a value, set to 0; "clipped": counts that did not
+    fit into 16 bits; "checksum": not those of the header; "surplus": the file holds more than it announces)."""
 
     counts: np.ndarray
     gain: np.ndarray
@@ -47,8 +47,8 @@ class WfdbSignal:
 
 @dataclass(frozen=True)
 class StandardLeads:
-    """A signal in STANDARD_LEADS order: counts int16 (12, T), gain float32 (12,), lead_mask bool (12,), flags by lead name,
-    and the names of channels that are no standard lead."""
+    """A signal in STANDARD_LEADS order: counts int16 (12, T), gain float32 (12,), lead_mask bool (12,), flags by lead
+    name, and the names of channels that are no standard lead."""
 
     counts: np.ndarray
     gain: np.ndarray
@@ -58,8 +58,10 @@ class StandardLeads:
 
 
 def read_wfdb(path: str | Path) -> WfdbSignal:
-    """Read the record at `path` (no suffix). Raises RecordRejected: missing-file, unreadable-header, truncated-signal, bad-gain,
-    no-signal, bad-format."""
+    """Read the record at `path` (no suffix).
+
+    Raises RecordRejected: missing-file, unreadable-header, truncated-signal, bad-gain, no-signal, bad-format.
+    """
     path = Path(path)
     header_file = path.with_name(path.name + ".hea")
     header = read_header(header_file)
@@ -85,7 +87,9 @@ def read_wfdb(path: str | Path) -> WfdbSignal:
 
 
 def standard_leads(signal: WfdbSignal, where: str) -> StandardLeads:
-    """Reorder by lead name, case-insensitively. A lead that the file lacks is all zero and False in the mask; `where` names the record in errors.
+    """Reorder by lead name, case-insensitively.
+
+    A lead that the file lacks is all zero and False in the mask; `where` names the record in errors.
 
     Raises RecordRejected("unknown-leads") when no name is a standard lead, or one occurs twice.
     """
@@ -94,7 +98,8 @@ def standard_leads(signal: WfdbSignal, where: str) -> StandardLeads:
     if not known:
         raise RecordRejected(
             "unknown-leads",
-            f"{where}: leads {', '.join(map(repr, signal.lead_names))}, expected names such as {', '.join(STANDARD_LEADS)}",
+            f"{where}: leads {', '.join(map(repr, signal.lead_names))}, expected names such as "
+            f"{', '.join(STANDARD_LEADS)}",
         )
     if len(set(known)) < len(known):
         twice = next(STANDARD_LEADS[row] for row in known if known.count(row) > 1)
@@ -177,8 +182,8 @@ def _read_format_16(header_file: Path, header: WfdbHeader) -> tuple[np.ndarray, 
 
 
 def _read_mat_5(file: str, header: WfdbHeader) -> np.ndarray:
-    """int16 (T, L) of a Challenge .mat that somebody saved again: MATLAB 5 keeps `val` elsewhere, often compressed, and what the header says
-    of bytes is no longer true (`wfdb` reads noise there)."""
+    """int16 (T, L) of a Challenge .mat that somebody saved again: MATLAB 5 keeps `val` elsewhere, often compressed, and
+    what the header says of bytes is no longer true (`wfdb` reads noise there)."""
     try:
         values = np.asarray(read_mat5(file, "val"))
     except (OSError, ValueError) as error:
@@ -197,7 +202,8 @@ def _read_mat_5(file: str, header: WfdbHeader) -> np.ndarray:
 def _finish_int16(
     stored: np.ndarray, baseline: np.ndarray, header: WfdbHeader
 ) -> tuple[np.ndarray, dict[str, tuple[int, ...]]]:
-    """(T, L) as stored -> counts int16 (L, T) with the baseline subtracted and no INVALID_16 left in them, and flags."""
+    """(T, L) as stored -> counts int16 (L, T) with the baseline subtracted and no INVALID_16 left in them, and
+    flags."""
     counts = np.ascontiguousarray(stored.T, dtype=np.int16)
     differing = differing_checksums(header, counts)
     flags: dict[str, tuple[int, ...]] = {"checksum": differing} if differing else {}
@@ -222,8 +228,11 @@ def _positions(mask: np.ndarray) -> tuple[int, ...]:
 
 
 def _read_with_wfdb(path: Path, header: WfdbHeader, header_file: Path) -> WfdbSignal:
-    """Any other form, through the `wfdb` package. Multi-segment records are read in physical units, because their segments may differ in
-    gain, and put back onto the counts of the first segment."""
+    """Any other form, through the `wfdb` package.
+
+    Multi-segment records are read in physical units, because their segments may differ in gain, and put back onto the
+    counts of the first segment.
+    """
     import wfdb  # here: it costs a second, and builds of the large sets never need it
 
     longer = _check_signal_files(path.parent, header)
@@ -283,7 +292,8 @@ def _lines_of(record: Any, names: Sequence[str]) -> list[Any]:
 
 
 def _check_signal_files(folder: Path, header: WfdbHeader) -> dict[str, int]:
-    """`wfdb` fails obscurely on short files and takes long ones as they are: compare sizes first, for the formats of fixed size.
+    """`wfdb` fails obscurely on short files and takes long ones as they are: compare sizes first, for the formats of
+    fixed size.
 
     Returns the files that hold more than the header announces, with the bytes it does announce.
     """

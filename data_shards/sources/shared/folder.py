@@ -1,5 +1,5 @@
-"""What the readers of record folders share: keys, age and sex in words, header comments, and the base class `RecordFolder` with the options that
-all of them take."""
+"""What the readers of record folders share: keys, age and sex in words, header comments, and the base class
+`RecordFolder` with the options that all of them take."""
 
 from __future__ import annotations
 
@@ -11,17 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.reading.tables import file_facts
 from cardialign.data_shards.reading.wfdb.header import header_text
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import KEY_PATTERN, Entry
-from cardialign.data_shards.sources.shared.common import (
-    Labels,
-    file_facts,
-    fold_of,
-    label_set_names,
-    patient_hash,
-    read_labels,
-)
+from cardialign.data_shards.sources.shared.labels import Labels, label_set_names, read_labels
+from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +38,10 @@ _SEX = {
 
 
 def age_in_years(text: str, unit: str = "years") -> float | None:
-    """`59`, `7.5 yr`, `16 mo`, `572d` -> years; `unit` (years, months, weeks, days) is that of a bare number. None for NaN, blank, words and
-    ages that nobody has; PTB-XL's 300 for "over 89" becomes 90."""
+    """`59`, `7.5 yr`, `16 mo`, `572d` -> years; `unit` (years, months, weeks, days) is that of a bare number.
+
+    None for NaN, blank, words and ages that nobody has; PTB-XL's 300 for "over 89" becomes 90.
+    """
     match = _AGE.fullmatch(text.strip(" '\"").casefold())
     if match is None or (match[2] or unit) not in _YEARS_PER:
         return None
@@ -53,13 +50,14 @@ def age_in_years(text: str, unit: str = "years") -> float | None:
 
 
 def sex_in_words(text: str) -> str | None:
-    """`M`, `Female`, `'Male'` -> "male" or "female"; None for anything else, numbers included: what 0 and 1 mean differs between sets."""
+    """`M`, `Female`, `'Male'` -> "male" or "female"; None for anything else, numbers included: what 0 and 1 mean
+    differs between sets."""
     return _SEX.get(text.strip(" '\"").casefold())
 
 
 def header_comments(header: Path) -> dict[str, str]:
-    """The `# Name: value` lines of a WFDB header: name in lower case -> value, the first of each name; {} when the file cannot be read (the
-    record will be rejected with the reason when its turn comes)."""
+    """The `# Name: value` lines of a WFDB header: name in lower case -> value, the first of each name; {} when the file
+    cannot be read (the record will be rejected with the reason when its turn comes)."""
     try:
         text = header_text(header.read_bytes())
     except OSError:
@@ -87,11 +85,13 @@ def number(
 
 
 class RecordFolder:
-    """Base of the readers of record folders. A subclass sets `name`, `prefix` (of its keys) and `label_sets`, and implements `_listing`, which
-    yields (path, key word or None, meta), and `_read`.
+    """Base of the readers of record folders.
 
-    meta may hold statements, labels, patient (as in the data set; hashed here), fold, age_years, sex, acquired and extra; further names are the
-    subclass's own. A record without a patient is its own patient.
+    A subclass sets `name`, `prefix` (of its keys) and `label_sets`, and implements `_listing`, which yields (path, key
+    word or None, meta), and `_read`.
+
+    meta may hold statements, labels, patient (as in the data set; hashed here), fold, age_years, sex, acquired and
+    extra; further names are the subclass's own. A record without a patient is its own patient.
     """
 
     name = ""
@@ -118,7 +118,8 @@ class RecordFolder:
             self.label_sets = tuple(dict.fromkeys((*self.label_sets, *label_set_names(self._outside.values()))))
 
     def __getstate__(self) -> dict[str, Any]:
-        """For worker processes, which only read: a label table of the whole set does not travel to each, but is read again where it is wanted."""
+        """For worker processes, which only read: a label table of the whole set does not travel to each, but is read
+        again where it is wanted."""
         return self.__dict__ | {"_outside": None}
 
     def _outside_labels(self) -> dict[str, Labels]:
@@ -135,8 +136,10 @@ class RecordFolder:
         }
 
     def entries(self) -> Iterator[Entry]:
-        """All records in the order of their paths (or of their table), one by one. Raises DataError for an empty set, and at the end of the walk
-        when the table of outside labels fits no record."""
+        """All records in the order of their paths (or of their table), one by one.
+
+        Raises DataError for an empty set, and at the end of the walk when the table of outside labels fits no record.
+        """
         listed = labelled = 0
         labels = self._outside_labels()
         for path, name, given in self._listing():

@@ -26,8 +26,11 @@ def stretches(values: Iterable[_T], size: int = STRETCH) -> Iterator[list[_T]]:
 
 
 def id_numbers(ids: pa.Array) -> np.ndarray:
-    """Ids as text -> int64 that are equal where the texts are. Whole numbers as one writes them stand for themselves; anything else becomes a 63-bit
-    digest below zero, which two different ids of two million share with the odds of 1 in 4 million."""
+    """Ids as text -> int64 that are equal where the texts are.
+
+    Whole numbers as one writes them stand for themselves; anything else becomes a 63-bit digest below zero, which two
+    different ids of two million share with the odds of 1 in 4 million.
+    """
     ids = pc.fill_null(ids, "")
     try:
         numbers = pc.cast(ids, pa.int64())
@@ -48,7 +51,10 @@ def _id_number(text: str) -> int:
 
 
 class IdRows:
-    """Which row of a table has an id: 12 bytes a row. `repeated`: rows whose id stands in an earlier row, which is the one that counts."""
+    """Which row of a table has an id: 12 bytes a row.
+
+    `repeated`: rows whose id stands in an earlier row, which is the one that counts.
+    """
 
     def __init__(self, parts: Sequence[np.ndarray]) -> None:
         ids = np.concatenate([np.empty(0, dtype=np.int64), *parts])
@@ -75,7 +81,9 @@ class IdRows:
 
 
 class TextRows:
-    """Rows of text, found by the id in one of their columns: in memory as packed text, and 12 bytes a row. Of rows with one id the first counts.
+    """Rows of text, found by the id in one of their columns: in memory as packed text, and 12 bytes a row.
+
+    Of rows with one id the first counts.
 
     names: all columns; id_name: the one with the id.
     """

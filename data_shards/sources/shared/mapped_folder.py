@@ -1,4 +1,5 @@
-"""Folders of records with a table of the user's own: which column means what is said by options, never guessed from names."""
+"""Folders of records with a table of the user's own: which column means what is said by options, never guessed from
+names."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cardialign.data_shards.errors import DataError, UsageError
+from cardialign.data_shards.reading.tables import file_facts, rows_of
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import KEY_PATTERN
-from cardialign.data_shards.sources.shared.common import file_facts, rows_of
 from cardialign.data_shards.sources.shared.folder import AGE_UNITS, RecordFolder, age_in_years, sex_in_words
 from cardialign.data_shards.sources.shared.join import TextRows, stretches
 
@@ -35,8 +36,10 @@ COLUMN_OPTIONS: dict[str, str] = {
 
 
 class MappedFolder(RecordFolder):
-    """Base of the readers whose table is mapped by options. A subclass implements `_files` (paths found in the folder, as entries have them),
-    `_tidy` (a path of the table -> the same form) and may add to `_from_file` what the file itself says.
+    """Base of the readers whose table is mapped by options.
+
+    A subclass implements `_files` (paths found in the folder, as entries have them), `_tidy` (a path of the table ->
+    the same form) and may add to `_from_file` what the file itself says.
 
     Every option keeps its text, so that `describe` can repeat how a set was read.
     """
@@ -83,7 +86,9 @@ class MappedFolder(RecordFolder):
             | {"table": "CSV with one row per record, its columns named by the following options"}
             | COLUMN_OPTIONS
             | {
-                "report_separator": "what stands between the statements of a report (default: the report is one statement)",
+                "report_separator": (
+                    "what stands between the statements of a report (default: the report is one statement)"
+                ),
                 "label_separator": "what stands between labels (default: |)",
                 "label_set": "name of the label set (default: labels)",
                 "sex_values": "meaning of the sex column, for example 0=male,1=female",
@@ -177,7 +182,8 @@ class MappedFolder(RecordFolder):
             words = (word.strip() for word in row["labels_column"].split(self._mapping.get("label_separator") or "|"))
             meta["labels"] = {self._label_set: tuple(dict.fromkeys(word for word in words if word))}
         if "patient_column" in row:
-            # A column with gaps may have been written as floats. Who is not named is a patient of his own, whatever numbers patients have.
+            # A column with gaps may have been written as floats. Who is not named is a patient of his own, whatever
+            # numbers patients have.
             record = row.get("key_column") or row.get("path_column")
             meta["patient"] = row["patient_column"].removesuffix(".0") or f"record {record}"
         if "age_column" in row:

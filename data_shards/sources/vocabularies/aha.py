@@ -1,7 +1,8 @@
-"""Statements of the AHA/ACC/HRS recommendations for the interpretation of the electrocardiogram, part II (Mason et al. 2007), by number.
+"""Statements of the AHA/ACC/HRS recommendations for the interpretation of the electrocardiogram, part II (Mason et al.
+2007), by number.
 
-Data sets write them with the letter of their category (C22, D30) and modifiers (D30+Modifier308); the number alone tells the statement. The
-wording is ours.
+Data sets write them with the letter of their category (C22, D30) and modifiers (D30+Modifier308); the number alone
+tells the statement. The wording is ours.
 """
 
 from __future__ import annotations
@@ -119,8 +120,8 @@ def is_code(word: str) -> bool:
 
 
 def statement(word: str) -> str | None:
-    """The statement of a code; a finding that is written out (some have no code) is its own statement; None for what looks like a code and is
-    not in the table."""
+    """The statement of a code; a finding that is written out (some have no code) is its own statement; None for what
+    looks like a code and is not in the table."""
     match = _CODE.fullmatch(word)
     if match is not None:
         return AHA_STATEMENTS.get(int(match[1]))

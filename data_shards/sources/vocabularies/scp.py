@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.sources.shared.common import read_table
+from cardialign.data_shards.reading.tables import read_table
 
 _COLUMNS = ("description", "diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass")
 _WORDING = {  # descriptions that do not read as a statement, by the text they contain
@@ -19,7 +19,8 @@ _WORDING = {  # descriptions that do not read as a statement, by the text they c
     "ischemic in": "ischemic ST-T changes in",
     "digitalis-effect": "ST-T changes suggesting digitalis effect",
     "electrolytic disturbance or drug (former EDIS)": "ST-T changes due to electrolytic disturbance or drug",
-    "non-specific intraventricular conduction disturbance (block)": "non-specific intraventricular conduction disturbance",
+    "non-specific intraventricular conduction disturbance (block)": "non-specific intraventricular conduction "
+    "disturbance",
     "bigeminal pattern (unknown origin, SV or Ventricular)": "bigeminal pattern, supraventricular or ventricular",
     "trigeminal pattern (unknown origin, SV or Ventricular)": "trigeminal pattern, supraventricular or ventricular",
     "normal functioning artificial pacemaker": "artificial pacemaker, normal function",
@@ -37,7 +38,8 @@ def parse_scp_codes(text: str) -> dict[str, float]:
 
 @dataclass
 class ScpStatements:
-    """The table scp_statements.csv. codes maps a code to its row; unknown counts codes met that are not in the table."""
+    """The table scp_statements.csv. codes maps a code to its row; unknown counts codes met that are not in the
+    table."""
 
     codes: dict[str, dict[str, str]]
     unknown: Counter[str] = field(default_factory=Counter)
@@ -91,8 +93,11 @@ def _is_set(cell: str) -> bool:
 
 
 def _statement(code: str, description: str, likelihood: float) -> str:
-    """One statement with its qualifier. PTB-XL codes the wording of the original report as a likelihood: 15 "cannot be excluded", 35
-    "possible", 50 and 80 "probable", 100 certain, and 0 when the report states none."""
+    """One statement with its qualifier.
+
+    PTB-XL codes the wording of the original report as a likelihood: 15 "cannot be excluded", 35 "possible", 50 and 80
+    "probable", 100 certain, and 0 when the report states none.
+    """
     if code == "NORM" and 50 <= likelihood < 100:
         return "Otherwise normal ECG"  # what those reports say ("sonst normales EKG"): a normal ECG but for its rhythm
     text = next(

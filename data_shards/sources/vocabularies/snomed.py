@@ -1,8 +1,8 @@
-"""SNOMED CT codes of ECG findings: the codes that the PhysioNet Challenges of 2020 and 2021 and Chapman-Shaoxing-Ningbo use, with the
-Challenge's abbreviations and a statement in English for each, so that sets without reports have text.
+"""SNOMED CT codes of ECG findings: the codes that the PhysioNet Challenges of 2020 and 2021 and Chapman-Shaoxing-Ningbo
+use, with the Challenge's abbreviations and a statement in English for each, so that sets without reports have text.
 
-Codes and abbreviations are those of the Challenge's mapping tables (Perez Alday et al. 2020, Reyna et al. 2021) and of Chapman-Shaoxing-
-Ningbo's table of condition names (Zheng et al. 2020). The wording of the statements is ours.
+Codes and abbreviations are those of the Challenge's mapping tables (Perez Alday et al. 2020, Reyna et al. 2021) and of
+Chapman-Shaoxing- Ningbo's table of condition names (Zheng et al. 2020). The wording of the statements is ours.
 """
 
 from __future__ import annotations
@@ -157,24 +157,31 @@ ABBREVIATIONS: dict[str, str] = {code: abbreviation for code, abbreviation, _ in
 STATEMENTS: dict[str, str] = {code: text[0].upper() + text[1:] for code, _, text in _ROWS}
 """SNOMED CT code -> report statement in English."""
 
-_SCORED = "AF AFL BBB Brady CLBBB CRBBB IAVB IRBBB LAD LAnFB LBBB LQRSV NSIVCB NSR PAC PR PRWP PVC LPR LQT QAb RAD RBBB SA SB STach SVPB TAb TInv VPB"
+_SCORED = (
+    "AF AFL BBB Brady CLBBB CRBBB IAVB IRBBB LAD LAnFB LBBB LQRSV NSIVCB NSR PAC PR PRWP PVC LPR LQT QAb RAD RBBB SA "
+    "SB STach SVPB TAb TInv VPB"
+)
 _SAME_SCORE = {"CLBBB": "LBBB", "CRBBB": "RBBB", "SVPB": "PAC", "VPB": "PVC"}
 SCORED: dict[str, str] = {code: _SAME_SCORE.get(a, a) for code, a in ABBREVIATIONS.items() if a in _SCORED.split()}
-"""The codes that the Challenge of 2021 scores -> class; the four pairs that it scores as one diagnosis are one class here (26 classes)."""
+"""The codes that the Challenge of 2021 scores -> class; the four pairs that it scores as one diagnosis are one class
+here (26 classes)."""
 
 _CHAPMAN = """
-270492004=1AVB 195042002=2AVB 54016002=2AVB1 28189009=2AVB2 426183003=2AVB2 27885002=3AVB 251173003=ABI 39732003=ALS 284470004=APB
-164917005=AQW 47665007=ARS 233917008=AVB 251199005=CCR 251198002=CR 428417006=ERV 164942001=FQRS 698252002=IDC 426995002=JEB
-251164006=JPT 164909002=LBBB 164873001=LVH 251146004=LVQRSAL 251148003=LVQRSCL 251147008=LVQRSLL 164865005=MI 164947007=PRIE
-164912004=PWC 111975006=QTIE 446358003=RAH 59118001=RBBB 89792004=RVH 429622005=STDD 164930006=STE 428750005=STTC 164931005=STTU
-164934002=TWC 59931005=TWO 164937009=UW 11157007=VB 75532003=VEB 13640000=VFW 17338001=VPB 195060002=VPE 251180001=VET
-74390002=WPW 426177001=SB 426783006=SR 164889003=AFIB 427084000=ST 164890007=AF 427393009=SA 426761007=SVT 713422000=AT
-233896004=AVNRT 233897008=AVRT 195101003=SAAWR
+270492004=1AVB 195042002=2AVB 54016002=2AVB1 28189009=2AVB2 426183003=2AVB2 27885002=3AVB 251173003=ABI 39732003=ALS
+284470004=APB 164917005=AQW 47665007=ARS 233917008=AVB 251199005=CCR 251198002=CR 428417006=ERV 164942001=FQRS
+698252002=IDC 426995002=JEB 251164006=JPT 164909002=LBBB 164873001=LVH 251146004=LVQRSAL 251148003=LVQRSCL
+251147008=LVQRSLL 164865005=MI 164947007=PRIE 164912004=PWC 111975006=QTIE 446358003=RAH 59118001=RBBB 89792004=RVH
+429622005=STDD 164930006=STE 428750005=STTC 164931005=STTU 164934002=TWC 59931005=TWO 164937009=UW 11157007=VB
+75532003=VEB 13640000=VFW 17338001=VPB 195060002=VPE 251180001=VET 74390002=WPW 426177001=SB 426783006=SR 164889003=AFIB
+427084000=ST 164890007=AF 427393009=SA 426761007=SVT 713422000=AT 233896004=AVNRT 233897008=AVRT 195101003=SAAWR
 """
 
 CHAPMAN: dict[str, str] = {code: acronym for code, _, acronym in (pair.partition("=") for pair in _CHAPMAN.split())}
-"""Code -> acronym of Chapman-Shaoxing-Ningbo (there AF is atrial flutter and AFIB atrial fibrillation). Where its table gives one code to
-several conditions, the first acronym stands for all of them; the codes that the set uses beyond its table have no acronym."""
+"""Code -> acronym of Chapman-Shaoxing-Ningbo (there AF is atrial flutter and AFIB atrial fibrillation).
+
+Where its table gives one code to several conditions, the first acronym stands for all of them; the codes that the set
+uses beyond its table have no acronym.
+"""
 
 CPSC2018: dict[str, str] = {
     "426783006": "Normal",
@@ -193,7 +200,8 @@ CPSC2018: dict[str, str] = {
     "427172004": "PVC",
     "17338001": "PVC",
 }
-"""Code -> one of the nine classes of CPSC2018; the first code of a class is the one that the Challenge gives to CPSC2018's records."""
+"""Code -> one of the nine classes of CPSC2018; the first code of a class is the one that the Challenge gives to
+CPSC2018's records."""
 CPSC2018_CLASSES: tuple[str, ...] = tuple(dict.fromkeys(CPSC2018.values()))
 """In the order of the numbers 1..9 in CPSC2018's REFERENCE.csv."""
 
@@ -203,8 +211,11 @@ _CPSC_CODE_OF = {name.casefold(): code for code, name in reversed(CPSC2018.items
 
 
 def parse_dx(text: str) -> tuple[str, ...]:
-    """`164889003,59118001`, `[164889003 59118001]` or `AF, I-AVB` -> codes, each once, in their order. An abbreviation becomes its code where it has
-    one; whatever is not known stays as it is. Blank, "Unknown" and "NaN" give ()."""
+    """`164889003,59118001`, `[164889003 59118001]` or `AF, I-AVB` -> codes, each once, in their order.
+
+    An abbreviation becomes its code where it has one; whatever is not known stays as it is. Blank, "Unknown" and "NaN"
+    give ().
+    """
     text = re.sub(r"(?<=\d)\.0\b", "", text.strip("[](){} "))
     words = (word.strip(" '\"") for word in re.split(r"[,;|]|(?<=\d)\s+(?=\d)", text))
     codes = (word if word.isdigit() else code_of(word) for word in words if word.casefold() not in _NOTHING)

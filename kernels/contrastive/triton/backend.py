@@ -1,7 +1,8 @@
-"""Triton tiles of the loss family: the same contracts as the block functions of `contrastive_blocks.TORCH`, for GPUs.
+"""Triton tiles of the loss family: the contracts of `torch_softmax` and `torch_pointwise`, for GPUs.
 
-Importing this module needs no triton; the kernels are imported by the first call. Not measured on a GPU: values are held against float64
-through Triton's interpreter, registers and spills are read from what the compiler makes (`cardialign bench compile`).
+Importing this module needs no triton; the kernels are imported by the first call. Not measured on a GPU: values are
+held against float64 through Triton's interpreter, registers and spills are read from what the compiler makes
+(`cardialign bench compile`).
 """
 
 from __future__ import annotations
@@ -11,18 +12,26 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from cardialign.kernels.contrastive.blocks import TORCH, Blocks
+from cardialign.kernels.contrastive.blocks import BlockGradients, Blocks, BlockSums, BlockTerms, Judge, TargetSums
 from cardialign.kernels.contrastive.similarity import NegativeTiles
-from cardialign.kernels.contrastive.soft_targets import TargetSums, TargetTiles
-from cardialign.kernels.contrastive.torch_pointwise import BlockTerms, Form
-from cardialign.kernels.contrastive.torch_softmax import BlockGradients, BlockSums
+from cardialign.kernels.contrastive.soft_targets import TargetTiles
+from cardialign.kernels.contrastive.torch_pointwise import block_terms
+from cardialign.kernels.contrastive.torch_softmax import (
+    block_gradients,
+    block_sums,
+    subtract_target_gradients,
+    target_sums,
+)
 from cardialign.kernels.contrastive.triton.operands import Operands
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def available(device: torch.device) -> bool:
-    """Whether the kernels can run on tensors of this device: CUDA of capability 8.0 or newer, or any under TRITON_INTERPRET=1."""
+    """Whether the kernels can run on tensors of this device.
+
+    CUDA of capability 8.0 or newer, or any under TRITON_INTERPRET=1; nowhere without triton.
+    """
     if importlib.util.find_spec("triton") is None:
         return False
     if device.type == "cuda":
@@ -31,17 +40,22 @@ def available(device: torch.device) -> bool:
 
 
 def supports(v: Tensor, t: Tensor) -> bool:
-    """Whether the kernels take these operands: one type of float32, bfloat16, float16, and no empty shard. float64 is left to the plain path."""
+    """Whether the kernels take these operands: one type of float32, bfloat16, float16, and no empty shard.
+
+    float64 is left to the plain path.
+    """
     return v.dtype == t.dtype and v.dtype in DTYPES and v.shape[0] > 0 and t.shape[0] > 0
 
 
 def triton_block_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles, chunk: int) -> BlockSums:
     """`block_sums` in one pass on the GPU; operands the kernels do not take go through the plain path.
 
-    v (b, d), t (n, d), scale 0-dim float32; tiles.row_offset may be negative or past the last column. `chunk` bounds nothing here: at most 64 MiB of partial sums exist beside the results.
+    v: (b, d). t: (n, d). scale: 0-dim float32.
+    tiles: row_offset may be negative or past the last column.
+    chunk: bounds nothing here; at most 64 MiB of partial sums exist beside the results.
     """
     if not supports(v, t):
-        return TORCH.sums(v, t, scale, tiles, chunk)
+        return block_sums(v, t, scale, tiles, chunk)
     from cardialign.kernels.contrastive.triton.sums import log_sums
 
     rows, columns, alpha = log_sums(Operands.of(v, t, scale, tiles))
@@ -55,11 +69,13 @@ def triton_block_gradients(
 ) -> BlockGradients:
     """`block_gradients` on the GPU, float32; operands the kernels do not take go through the plain path.
 
-    row_lse (b,), column_lse (n,) must include the positives: a weight e^(s - R) above 1 is taken for rounding and cut to 1. `chunk` bounds
-    nothing here: beside the results at most a 4096 x 4096 block of slopes exists (d > 256), or partial sums of a few hundred row blocks.
+    row_lse (b,), column_lse (n,): must include the positives; a weight e^(s - R) above 1 is taken for rounding and cut
+    to 1.
+    chunk: bounds nothing here; beside the results at most a 4096 x 4096 block of slopes exists (d > 256), or partial
+    sums of a few hundred row blocks.
     """
     if not supports(v, t):
-        return TORCH.gradients(v, t, scale, tiles, row_lse, column_lse, chunk)
+        return block_gradients(v, t, scale, tiles, row_lse, column_lse, chunk)
     from cardialign.kernels.contrastive.triton.gradients import Pairs, gradients
 
     operands = Operands.of(v, t, scale, tiles)
@@ -73,7 +89,7 @@ def triton_block_gradients(
 def triton_target_sums(v: Tensor, t: Tensor, scale: Tensor, tiles: TargetTiles, chunk: int) -> TargetSums:
     """`target_sums` in one pass on the GPU, float32; operands the kernels do not take go through the plain path."""
     if not supports(v, t):
-        return TORCH.target_sums(v, t, scale, tiles, chunk)
+        return target_sums(v, t, scale, tiles, chunk)
     from cardialign.kernels.contrastive.triton.sums import match_totals
 
     return match_totals(Operands.of(v, t, scale, tiles))
@@ -89,9 +105,12 @@ def triton_subtract_target_gradients(
     column_share: Tensor,
     chunk: int,
 ) -> None:
-    """`subtract_target_gradients` on the GPU: no logits are made again. Operands the kernels do not take go through the plain path."""
+    """`subtract_target_gradients` on the GPU: no logits are made again.
+
+    Operands the kernels do not take go through the plain path.
+    """
     if not supports(v, t):
-        TORCH.subtract_target_gradients(d_v, d_t, v, t, tiles, row_share, column_share, chunk)
+        subtract_target_gradients(d_v, d_t, v, t, tiles, row_share, column_share, chunk)
         return
     from cardialign.kernels.contrastive.triton.gradients import Pairs, gradients
 
@@ -103,23 +122,17 @@ def triton_subtract_target_gradients(
 
 
 def triton_block_terms(
-    form: Form,
-    v: Tensor,
-    t: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    own: Tensor,
-    tiles: TargetTiles,
-    gradients: bool,
-    chunk: int,
+    judge: Judge, v: Tensor, t: Tensor, tiles: TargetTiles, gradients: bool, chunk: int
 ) -> BlockTerms:
     """`block_terms` on the GPU, gradients in float32; operands the kernels do not take go through the plain path."""
     if not supports(v, t):
-        return TORCH.terms(form, v, t, scale, bias, own, tiles, gradients, chunk)
+        return block_terms(judge, v, t, tiles, gradients, chunk)
     from cardialign.kernels.contrastive.triton.gradients import Pairs, evaluated
     from cardialign.kernels.contrastive.triton.gradients import gradients as gradients_of
 
-    # The own target of a column is that of the row it matches; columns that match no row here have none, and it is not read.
+    form, scale, bias, own = judge
+    # The own target of a column is that of the row it matches;
+    # columns that match no row here have none, and it is not read.
     of_columns = own.new_zeros(t.shape[0])
     first, stop = max(0, tiles.row_offset), min(t.shape[0], tiles.row_offset + v.shape[0])
     if first < stop:

@@ -1,7 +1,8 @@
-"""The two kernels that turn slopes into gradients, whatever the loss: sum_j g_ij K_j accumulated in registers, or a block of g written out.
+"""The two kernels that turn slopes into gradients, whatever the loss.
 
-Both may also leave the sums of values, slopes and work along their rows. No atomics: every program has
-output of its own, a second stage adds in a fixed order.
+sum_j g_ij K_j accumulated in registers, or a block of g written out. Both may also leave the sums of values, slopes and
+work along their rows. No atomics: every program has output of its own, a second stage adds in a fixed order.
+Arguments that are not named here are those of every kernel (`tile`).
 """
 
 from __future__ import annotations
@@ -18,15 +19,22 @@ VARYING = ["rows", "columns", "q_offset", "k_offset", "span", "stride"]
 def fused_gradient(
     Q, K, EQ, EK, SIZEQ, SIZEK, KEYQ, KEYK, SCALE, rows, columns, q_offset, k_offset, high, slope, low, weight, span,
     BIAS, SIDEQ, SIDEK, PARTIAL, VALUES, SLOPES, WORK,
-    LOSS: tl.constexpr, FORM: tl.constexpr, KEYS: tl.constexpr, JACCARD: tl.constexpr, D: tl.constexpr, DS: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr, DEPTH: tl.constexpr, DEPTH_S: tl.constexpr, PRECISION: tl.constexpr,
+    LOSS: tl.constexpr, FORM: tl.constexpr, KEYS: tl.constexpr, JACCARD: tl.constexpr,
+    D: tl.constexpr, DS: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    DEPTH: tl.constexpr, DEPTH_S: tl.constexpr, PRECISION: tl.constexpr,
     WIDTH: tl.constexpr, GAIN: tl.constexpr, GRADIENT: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """PARTIAL (spans, rows, D) float32 = sum over the span's columns of g_ij K_j (GRADIENT).
+    """Grid (row blocks, spans): the gradient of the rows, and sums over the span's columns.
 
-    SUMS: WORK and, but for SOFTMAX, VALUES and SLOPES (spans, rows) are the sums of those of the pairs.
-
-    SIDEQ (rows,), SIDEK (columns,): see contrastive_triton_losses.
+    span                    columns of one program
+    BIAS                    one element, float32
+    SIDEQ, SIDEK            (rows,), (columns,) float32, the sides of the loss (`losses`)
+    PARTIAL                 (spans, rows, D) float32 = sum over the span's columns of g_ij K_j; written where
+                            GRADIENT
+    VALUES, SLOPES, WORK    (spans, rows) float32, sums of those of the pairs; written where SUMS, the first two not
+                            for SOFTMAX
+    WIDTH                   D rounded up to a power of two, the width of the accumulator
+    GAIN                    slopes are held 2^GAIN times as large
     """
     block = tl.program_id(0)
     part = tl.program_id(1)
@@ -81,11 +89,17 @@ def fused_gradient(
 def slope_block(
     Q, K, EQ, EK, SIZEQ, SIZEK, KEYQ, KEYK, SCALE, rows, columns, q_offset, k_offset, high, slope, low, weight, stride,
     BIAS, SIDEQ, SIDEK, G, VALUES, SLOPES, WORK,
-    LOSS: tl.constexpr, FORM: tl.constexpr, KEYS: tl.constexpr, JACCARD: tl.constexpr, D: tl.constexpr, DS: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr, DEPTH: tl.constexpr, DEPTH_S: tl.constexpr, PRECISION: tl.constexpr,
+    LOSS: tl.constexpr, FORM: tl.constexpr, KEYS: tl.constexpr, JACCARD: tl.constexpr,
+    D: tl.constexpr, DS: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    DEPTH: tl.constexpr, DEPTH_S: tl.constexpr, PRECISION: tl.constexpr,
     GAIN: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """G (rows, stride) = 2^GAIN g_ij in its own type; stride is a multiple of 16. Sums as there: (column blocks, rows)."""
+    """Grid (row blocks, column blocks): the slopes themselves, and sums over a block's columns.
+
+    stride                  row length of G in elements, a multiple of 16
+    G                       (rows, stride) = 2^GAIN g_ij, in the type of the embeddings
+    VALUES, SLOPES, WORK    (column blocks, rows) float32, as in `fused_gradient`
+    """
     row = tl.program_id(0) * M + tl.arange(0, M)
     column = tl.program_id(1) * N + tl.arange(0, N)
     row_live = row < rows
@@ -93,8 +107,9 @@ def slope_block(
     first = (tl.program_id(0) * M).to(tl.int64)
     offset = (tl.program_id(1) * N).to(tl.int64)
     g, value, pair_work = pair_slopes(
-        Q + first * D, K + offset * D, EQ + first * DS, EK + offset * DS, SIZEQ + first, SIZEK + offset, KEYQ + first, KEYK + offset,
-        SCALE, BIAS, SIDEQ + first, SIDEK + offset, q_offset + row, k_offset + column, row_live, column_live, high, slope, low, weight,
+        Q + first * D, K + offset * D, EQ + first * DS, EK + offset * DS,
+        SIZEQ + first, SIZEK + offset, KEYQ + first, KEYK + offset, SCALE, BIAS, SIDEQ + first, SIDEK + offset,
+        q_offset + row, k_offset + column, row_live, column_live, high, slope, low, weight,
         LOSS, FORM, KEYS, JACCARD, D, DS, M, N, DEPTH, DEPTH_S, PRECISION, GAIN, SUMS,
     )  # fmt: skip
     if SUMS:

@@ -1,10 +1,10 @@
-"""Gradients of a block from the slopes g_ij of its pairs, whatever the loss: sum_j g_ij t_j and sum_i g_ij v_i, and from the same
-tiles, before slopes are rounded, the sums of values, slopes and work.
+"""Gradients of a block from the slopes g_ij of its pairs, whatever the loss: sum_j g_ij t_j and sum_i g_ij v_i.
 
-Two ways, both without atomics and with the same bits every time:
+And from the same tiles, before slopes are rounded, the sums of values, slopes and work. Two ways, both without atomics
+and with the same bits every time:
     fused   (d <= 256) a program owns a block of rows and accumulates g K in registers; run twice with the roles swapped
-    strips  (larger d) a kernel writes g of a bounded block in the type of the embeddings, two matrix products of torch finish; the fused
-            kernel would spill its (rows, d) accumulator
+    strips  (larger d) a kernel writes g of a bounded block in the type of the embeddings, two matrix products of torch
+            finish; the fused kernel would spill its (rows, d) accumulator
 """
 
 from __future__ import annotations
@@ -26,14 +26,20 @@ FUSED_WIDTH = 256
 BLOCK_SIDE = 4096
 """Rows and columns of g that exist at a time in the strip way: 32 MiB in half precision."""
 PROGRAMS = 264
-"""Programs worth having in a fused launch: 2 for each of 132 multiprocessors. Fixed, so that results do not depend on the device's size."""
+"""Programs worth having in a fused launch: 2 for each of 132 multiprocessors.
+
+Fixed, so that results do not depend on the device's size.
+"""
 LOSSES = {"softmax": SOFTMAX.value, "targets": TARGETS.value, "logistic": LOGISTIC.value, "absolute": ABSOLUTE.value}
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Operands and the loss they are judged by. row_side (b,), column_side (n,), float32: what `contrastive_triton_losses` calls its side;
-    bias: one element, float32. Both are read as nothing where a loss has no use for them."""
+    """Operands and the loss they are judged by.
+
+    row_side (b,), column_side (n,): float32, what `losses` calls its side. bias: one element, float32.
+    Both are read as nothing where a loss has no use for them.
+    """
 
     operands: Operands
     loss: str

@@ -1,4 +1,4 @@
-"""What the contrastive kernels are given: embeddings, what is known about the reports, and the shape of a tile. No triton here."""
+"""What the loss kernels are given: embeddings, what is known about the reports, and the shape of a tile. No triton."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def power_of_two(size: int) -> int:
 
 
 def split(rows: int, columns: int, tile: Tile, programs: int) -> tuple[int, int, int]:
-    """(row blocks, spans, columns of a span): how a launch is cut so that about `programs` programs share it, or one for each tile."""
+    """(row blocks, spans, columns of a span): how a launch is cut.
+
+    About `programs` programs share it, or there is one for each tile.
+    """
     row_blocks, column_blocks = -(-rows // tile.rows), -(-columns // tile.columns)
     span = -(-column_blocks // min(column_blocks, -(-programs // row_blocks))) * tile.columns
     return row_blocks, -(-columns // span), span
@@ -64,10 +67,13 @@ class Mapping(NamedTuple):
 
 @dataclass(frozen=True)
 class Operands:
-    """v (b, d) against t (B, d), both of one type; scale 0-dim float32. Row i is global row row_offset + i, column j is column_offset + j.
+    """v (b, d) against t (n, d), both of one type; row i is global row row_offset + i, column j is column_offset + j.
 
-    row_features (b, d_s), column_features (B, d_s), their sums row_sizes (b,), column_sizes (B,) for Jaccard similarity, row_key (b,),
-    column_key (B,): v and t stand for what is absent and never read.
+    scale: 0-dim float32.
+    row_features (b, d_s), column_features (n, d_s): for the similarity of reports.
+    row_sizes (b,), column_sizes (n,): their sums, float32, for Jaccard similarity.
+    row_key (b,), column_key (n,): int64.
+    v and t stand for what is absent and never read.
     """
 
     v: Tensor
@@ -89,9 +95,9 @@ class Operands:
     def of(cls, v: Tensor, t: Tensor, scale: Tensor, tiles: NegativeTiles | TargetTiles) -> Operands:
         """From the arguments of a block function.
 
-        Features of half-precision embeddings are taken in float16: unit rows lose at most 5e-4 of S (2e-5 typically), multi-hot rows
-        nothing, at the full tensor-core rate. The slope of |l - S| may so have the other sign where |l - S| is below that. Features of float32
-        embeddings stay float32.
+        Features of half-precision embeddings are taken in float16: unit rows lose at most 5e-4 of S (2e-5 typically),
+        multi-hot rows nothing, at the full tensor-core rate. So the slope of |l - S| may have the other sign where
+        |l - S| is below that. Features of float32 embeddings stay float32.
         """
         v, t = v.contiguous(), t.contiguous()
         sides, jaccard = (tiles.rows, tiles.columns), tiles.valued and tiles.rows.kind == "jaccard"

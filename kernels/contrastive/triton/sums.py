@@ -1,8 +1,9 @@
-"""Row and column sums of the losses that divide by one, each in one pass: log-sum-exp of the negatives with the sum of alpha, and the mass and
-work of soft targets.
+"""Row and column sums of the losses that divide by one, each in one pass.
 
-Each program owns a block of rows and a span of columns. Row sums stay in registers (online maximum); column sums leave as one partial
-per row block. A second stage joins the partials in a fixed order: no atomics, the same bits every time.
+Log-sum-exp of the negatives with the sum of alpha, and the mass and work of soft targets. Each program owns a block of
+rows and a span of columns. Row sums stay in registers (online maximum); column sums leave as one partial per row block.
+A second stage joins the partials in a fixed order: no atomics, the same bits every time.
+Arguments that are not named here are those of every kernel (`tile`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cardialign.kernels.contrastive.soft_targets import TargetSums
+from cardialign.kernels.contrastive.blocks import TargetSums
 from cardialign.kernels.contrastive.triton.operands import Operands, Tile, split
 from cardialign.kernels.contrastive.triton.tile import dot_rows, log_weights, soft_targets
 from cardialign.kernels.triton_support.launch import Launch
@@ -23,7 +24,10 @@ from cardialign.kernels.triton_support.launch import Launch
 PARTIAL_BYTES = 64 << 20
 """Room for the column partials of one launch; more rows are done in several launches."""
 PROGRAMS = 528
-"""Programs worth having in a launch: 4 for each of 132 multiprocessors. Fixed, so that results do not depend on the device's size."""
+"""Programs worth having in a launch: 4 for each of 132 multiprocessors.
+
+Fixed, so that results do not depend on the device's size.
+"""
 
 
 @triton.jit(do_not_specialize=["rows", "columns", "q_offset", "k_offset", "span"])
@@ -33,9 +37,15 @@ def negative_log_sums(
     FORM: tl.constexpr, KEYS: tl.constexpr, JACCARD: tl.constexpr, D: tl.constexpr, DS: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, DEPTH: tl.constexpr, DEPTH_S: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """ROW_PARTIAL, ALPHA_PARTIAL (spans, rows); COLUMN_PARTIAL (row blocks, columns). Natural logarithms, -inf where nothing counts.
+    """Grid (row blocks, spans): log-sum-exp of the negatives, natural logarithms, -inf where nothing counts.
 
-    Logits are in base 2: z = log2(alpha) + scale log2(e) q.k, -inf where a pair does not count (the positive, alpha = 0, out of range).
+        span              columns of one program
+        ROW_PARTIAL       (spans, rows) float32, over the span's columns
+        COLUMN_PARTIAL    (row blocks, columns) float32, over the block's rows
+        ALPHA_PARTIAL     (spans, rows) float32, sums of alpha
+
+    Logits are in base 2: z = log2(alpha) + scale log2(e) q.k, -inf where a pair does not count:
+    the positive, alpha = 0, out of range.
     """
     LOG2E: tl.constexpr = 1.4426950408889634
     LN2: tl.constexpr = 0.6931471805599453
@@ -59,7 +69,8 @@ def negative_log_sums(
         column_live = column < columns
         offset = tl.cast(start, tl.int64)
         log_alpha = log_weights(
-            EQ, EK + offset * DS, SIZEQ, SIZEK + offset, KEYQ, KEYK + offset, q_offset + row, k_offset + column, row_live, column_live,
+            EQ, EK + offset * DS, SIZEQ, SIZEK + offset, KEYQ, KEYK + offset,
+            q_offset + row, k_offset + column, row_live, column_live,
             high, slope, low, FORM, KEYS, JACCARD, DS, M, N, DEPTH_S, PRECISION,
         )  # fmt: skip
         if FORM != 0 or KEYS:
@@ -87,7 +98,12 @@ def match_sums(
     FORM: tl.constexpr, KEYS: tl.constexpr, JACCARD: tl.constexpr, D: tl.constexpr, DS: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, DEPTH: tl.constexpr, DEPTH_S: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Sums of y_ij and of y_ij s_ij over other records: ROW_ (spans, rows) over the span's columns, COLUMN_ (row blocks, columns)."""
+    """Grid (row blocks, spans): sums of y_ij and of y_ij s_ij over other records.
+
+    span                        columns of one program
+    ROW_MASS, ROW_WORK          (spans, rows) float32, over the span's columns
+    COLUMN_MASS, COLUMN_WORK    (row blocks, columns) float32, over the block's rows
+    """
     block = tl.program_id(0)
     part = tl.program_id(1)
     row = block * M + tl.arange(0, M)
@@ -132,7 +148,10 @@ def forward_tile(dtype: torch.dtype) -> Tile:
 
 
 def match_tile(dtype: torch.dtype) -> Tile:
-    """Tile and launch of the target sums: y and the logits are two register tiles, so depth is half that of the log-sums."""
+    """Tile and launch of the target sums.
+
+    y and the logits are two register tiles, so depth is half that of the log-sums.
+    """
     if dtype == torch.float32:
         return Tile(64, 32, depth=32, num_warps=4, num_stages=2)
     return Tile(128, 64, depth=32, num_warps=8, num_stages=3)

@@ -1,11 +1,25 @@
-"""What a tile of pairs knows: the dot of its rows, the similarity of its reports, and what weight or target follows. Device code, shared by all.
+"""What a tile of pairs knows: the dot of its rows, the similarity of its reports, what weight or target follows.
 
-Both passes must see the same bits where a similarity sits on a threshold, so there is one function for each of these and nothing else forms
-them. log2(alpha) / scale' is the INITIAL ACCUMULATOR of the feature dot (contrastive_triton_losses): one register tile instead of two, which
-is what keeps the kernels free of spills.
+Device code, shared by all. Both passes must see the same bits where a similarity sits on a threshold, so there is one
+function for each of these and nothing else forms them. log2(alpha) / scale' is the INITIAL ACCUMULATOR of the feature
+dot (`losses`): one register tile instead of two, which is what keeps the kernels free of spills.
 
-Legend: Q rows and K columns of one tile, m x n, d width, d_s width of the similarity features. Roles swap in the backward pass.
-Import this module only where triton is known to be there; `cardialign.kernels.contrastive.triton.backend` is the door.
+Rows Q stand against columns K; the roles swap in the backward pass. Every kernel of the losses takes (`Operands`)
+    Q, K                        (rows, d), (columns, d) embeddings of one type
+    EQ, EK                      (rows, d_s), (columns, d_s) similarity features, float16 or float32
+    SIZEQ, SIZEK                (rows,), (columns,) float32, sums of multi-hot features; read where JACCARD
+    KEYQ, KEYK                  (rows,), (columns,) int64, equal for the same report, negative = none; read where KEYS
+    SCALE                       one element, float32: exp(log_scale)
+    rows, columns               how many there are
+    q_offset, k_offset          global index of the first row, of the first column
+    high, slope, low, weight    numbers of the mapping from S to alpha or y (`operands.Mapping`)
+    FORM, KEYS, JACCARD         which mapping, whether there are keys, Jaccard instead of cosine similarity
+    D, DS                       d and d_s
+    M, N                        rows and columns of a tile
+    DEPTH, DEPTH_S              features of one step of the dot of embeddings, of the similarity
+    PRECISION                   of float32 products, as `tl.dot` names it
+Functions of one tile take the pointers at its first row and column. Import this module only where triton is known to be
+there; `backend` is the door.
 """
 
 from __future__ import annotations
@@ -27,7 +41,7 @@ def dot_rows(
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """accumulator (M, N) + Q (M, D) K (N, D)^T, DEPTH columns at a time; Q and K point at the first row, rows not live count as zero."""
+    """accumulator (M, N) + Q (M, D) K (N, D)^T, DEPTH columns at a time; rows that are not live count as zero."""
     q_row = tl.arange(0, M)[:, None] * D
     k_row = tl.arange(0, N)[:, None] * D
     depth = tl.arange(0, DEPTH)[None, :]
@@ -45,9 +59,13 @@ def dot_rows(
 @triton.jit
 def similarity(
     EQ, EK, SIZEQ, SIZEK, q_live, k_live,
-    JACCARD: tl.constexpr, DS: tl.constexpr, M: tl.constexpr, N: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
+    JACCARD: tl.constexpr, DS: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """S (M, N), 0 for rows that are not live. JACCARD: rows are multi-hot and SIZEQ, SIZEK their sums; two empty rows have S = 0."""
+    """S (M, N), 0 for rows that are not live.
+
+    JACCARD: rows are multi-hot and SIZEQ, SIZEK their sums; two empty rows have S = 0.
+    """
     product = dot_rows(tl.zeros((M, N), dtype=tl.float32), EQ, EK, q_live, k_live, DS, M, N, DEPTH, PRECISION)
     if JACCARD:
         q_size = tl.load(SIZEQ + tl.arange(0, M), mask=q_live, other=0.0)
@@ -73,9 +91,11 @@ def log_weights(
     FORM: tl.constexpr, KEYS: tl.constexpr, JACCARD: tl.constexpr, DS: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """log2(alpha) (M, N), -inf where the pair does not count. q_index, k_index: global indices; equal ones are positives.
+    """log2(alpha) (M, N), -inf where the pair does not count. A NaN similarity stays NaN.
 
-    FORM 0: every pair counts fully. 1, ramp: slope = 1 / (high - low). 2, exponential: slope = gamma log2(e). A NaN similarity stays NaN.
+    q_index, k_index    (M,), (N,) global indices; equal ones are positives
+    FORM                0: every pair counts fully. 1, ramp: slope = 1 / (high - low). 2, exponential: slope = gamma
+                        log2(e)
     """
     dead = (q_index[:, None] == k_index[None, :]) | (q_live[:, None] == 0) | (k_live[None, :] == 0)
     if KEYS:
@@ -102,9 +122,10 @@ def soft_targets(
     FORM: tl.constexpr, KEYS: tl.constexpr, JACCARD: tl.constexpr, DS: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """y (M, N) as if all pairs were of different records; what it says of a matching pair, or of a row not live, the caller replaces.
+    """y (M, N) as if all pairs were of different records.
 
-    FORM 0: y = 0. 1, ramp: slope = 1 / (high - low). 2, sigmoid: slope in base 2, low the threshold. 3, identity.
+    What it says of a matching pair, or of a row that is not live, the caller replaces.
+        FORM    0: y = 0. 1, ramp: slope = 1 / (high - low). 2, sigmoid: slope in base 2, low the threshold. 3, identity
     """
     y = tl.zeros((M, N), dtype=tl.float32)
     if FORM != 0:

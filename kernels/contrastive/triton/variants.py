@@ -12,8 +12,7 @@ from cardialign.kernels.contrastive.soft_targets import SoftTargets, TargetTiles
 from cardialign.kernels.contrastive.triton.gradients import Pairs, fused_launch, is_fused, slope_launch, slope_tile
 from cardialign.kernels.contrastive.triton.operands import Operands
 from cardialign.kernels.contrastive.triton.sums import forward_launch, forward_tile, match_launch, match_tile
-from cardialign.kernels.triton_support.compile_check import Instruction, Variant
-from cardialign.kernels.triton_support.launch import Launch
+from cardialign.kernels.triton_support.launch import Instruction, Launch, Variant
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 VARIANTS: tuple[tuple[int, torch.dtype, int, str, str, str, str], ...] = (
@@ -38,8 +37,8 @@ VARIANTS: tuple[tuple[int, torch.dtype, int, str, str, str, str], ...] = (
     (80, BF16, 256, "logistic", "jaccard", "sigmoid", "gradient"),
     (80, BF16, 512, "logistic", "jaccard", "sigmoid", "gradient"),
 )
-"""Architecture, type, width, loss, similarity, form and passes: both ways of the backward pass, both architectures, every loss, the
-costliest forms and similarities, an odd width."""
+"""Architecture, type, width, loss, similarity, form and passes: both ways of the backward pass, both architectures,
+every loss, the costliest forms and similarities, an odd width."""
 
 
 def compile_variants() -> Iterator[Variant]:

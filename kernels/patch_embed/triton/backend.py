@@ -1,6 +1,7 @@
 """The fused patch embedding on CUDA: packs parameters, launches the Triton kernels, and is one autograd function.
 
-Called through `patch_embed.multi_scale_patch_embed`. Saved for the backward: the signal, packed parameters, and two floats per token.
+Called through `multi_scale_patch_embed`. Saved for the backward: the signal, packed parameters, and two floats per
+token.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cardialign.kernels.patch_embed.embed import LAYER_NORM_EPS, PatchScaleParams
+from cardialign.kernels.patch_embed.geometry import LAYER_NORM_EPS, PatchScaleParams
 from cardialign.kernels.patch_embed.triton.backward import (
     patch_embed_backward_rows,
     patch_embed_backward_tokens,
@@ -26,7 +27,8 @@ from cardialign.kernels.patch_embed.triton.forward import patch_embed_forward
 from cardialign.kernels.patch_embed.triton.tables import Groups, PatchTables, Sizes, patch_tables
 from cardialign.kernels.patch_embed.triton.tiling import SIGNAL_TYPES, STEP, WIDEST, Tiling, precision, tilings
 
-# Fixed numbers of programs, not those of the card at hand: the order of every sum, and so every bit, is the same on any device.
+# Fixed numbers of programs, not those of the card at hand:
+# the order of every sum, and so every bit, is the same on any device.
 PROGRAMS = 1024
 WEIGHT_PROGRAMS = 512
 MOST_SPLITS = 32
@@ -46,7 +48,8 @@ def patch_embed_triton(
 ) -> list[Tensor]:
     """Tokens (B, G, N_s, D) of every scale, contiguous views of one buffer, in the type of the weights.
 
-    signal: (B, L, T) int16, float16, bfloat16 or float32; x = signal * affine[..., 0] - affine[..., 1] where affine (B, L, 2) float32 is given.
+    signal: (B, L, T) int16, float16, bfloat16 or float32.
+    affine: (B, L, 2) float32 where it is given; x = signal * affine[..., 0] - affine[..., 1].
     Raises ValueError for tensors off the GPU, a width or type the kernels do not take, and parameters of mixed types.
     """
     weights = [weight for scale in scales for weight in scale.weights]
@@ -115,7 +118,8 @@ class _PatchEmbed(torch.autograd.Function):
         affine = signal.new_empty(0, dtype=torch.float32) if affine is None else affine.contiguous()
         tiling = tilings(width, dtype).forward
         tables = patch_tables(samples, sizes, groups, tiling.tokens, STEP, signal.device)
-        # Two small copies per step: weights side by side, every block padded with zeros to whole chunks; all vectors below each other.
+        # Two small copies per step: weights side by side, every block padded with zeros to whole chunks;
+        # all vectors below each other.
         zeros = weights[0].new_zeros(width, STEP)
         pieces = [
             p for weight, pad in zip(weights, tables.padding, strict=True) for p in (weight.flatten(1), zeros[:, :pad])
@@ -127,8 +131,9 @@ class _PatchEmbed(torch.autograd.Function):
         if rows:
             with _device(signal):
                 patch_embed_forward[(batch * len(tables.tile),)](
-                    signal, affine, present, tables.offset, tables.lead, tables.tile, tables.group, packed_weights, packed_vectors,
-                    tokens, moments, batch, samples, tables.columns, len(tables.tile), blocks, len(groups), tables.group.shape[1],
+                    signal, affine, present, tables.offset, tables.lead, tables.tile, tables.group,
+                    packed_weights, packed_vectors, tokens, moments,
+                    batch, samples, tables.columns, len(tables.tile), blocks, len(groups), tables.group.shape[1],
                     LAYER_NORM_EPS, **_constants(tiling, width, leads, affine),
                 )  # fmt: skip
         ctx.save_for_backward(signal, present, affine, packed_weights, packed_vectors, moments)
@@ -160,7 +165,10 @@ class _PatchEmbed(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Saved:
-    """What the forward left for the backward. weights: (D, columns), vectors: bias, ln_weight, ln_bias (S * G, D), then missing (S * L, D)."""
+    """What the forward left for the backward.
+
+    weights: (D, columns). vectors: bias, ln_weight, ln_bias (S * G, D), then missing (S * L, D).
+    """
 
     sizes: Sizes
     groups: Groups
@@ -173,7 +181,10 @@ class _Saved:
 
 
 def _scale_backward(saved: _Saved, s: int, grad: Tensor | None) -> tuple[list[Tensor], Tensor]:
-    """Gradients of scale s: its weights (D, L_g, K) per group, and (B, G, 3, D) float32 token sums for ln_weight, ln_bias and the shift."""
+    """Gradients of scale s: its weights (D, L_g, K) per group, and token sums (B, G, 3, D).
+
+    The sums are float32, for ln_weight, ln_bias and the shift.
+    """
     signal, groups, (kernel, stride) = saved.signal, saved.groups, saved.sizes[s]
     (batch, leads, samples), group_count = signal.shape, len(groups)
     width, dtype = saved.weights.shape[0], saved.weights.dtype
@@ -194,8 +205,8 @@ def _scale_backward(saved: _Saved, s: int, grad: Tensor | None) -> tuple[list[Te
     rows, chunks = batch * group_count * count, triton.cdiv(width, chosen.backward.width)
     parts = min(triton.cdiv(count, chosen.backward.tokens), triton.cdiv(PROGRAMS, batch * group_count))
     read = (
-        signal, saved.affine, saved.present, tables.offset, tables.lead, tables.block, tables.group, saved.weights, saved.vectors,
-        saved.moments[start : start + rows], grad,
+        signal, saved.affine, saved.present, tables.offset, tables.lead, tables.block, tables.group,
+        saved.weights, saved.vectors, saved.moments[start : start + rows], grad,
     )  # fmt: skip
     sizes = (
         samples,
@@ -224,7 +235,10 @@ def _scale_backward(saved: _Saved, s: int, grad: Tensor | None) -> tuple[list[Te
 def _weight_gradient(
     saved: _Saved, tables: PatchTables, tiling: Tiling, product_grad: Tensor, flat: Tensor, s: int
 ) -> None:
-    """Fill `flat`, the groups' (D, features) gradients of scale s one after another: partial sums over records, then their sum in fixed order."""
+    """Fill `flat`, the groups' (D, features) gradients of scale s one after another.
+
+    Partial sums over records, then their sum in fixed order.
+    """
     batch, leads, samples = saved.signal.shape
     width, (first, end), count = product_grad.shape[-1], tables.scale_columns[s], tables.tokens[s]
     chunk = tables.chunk[first // STEP : end // STEP]
@@ -245,7 +259,10 @@ def _weight_gradient(
 
 
 def _missing_gradient(shift_sums: Tensor, present: Tensor, groups: Groups) -> Tensor:
-    """(S, B, G, D) token sums -> (S, L, D): a missing lead's embedding was added to every token of its record in each of its groups."""
+    """(S, B, G, D) token sums -> (S, L, D).
+
+    A missing lead's embedding was added to every token of its record in each of its groups.
+    """
     leads = present.shape[1]
     member = torch.zeros(len(groups), leads, dtype=torch.float32)
     for g, group in enumerate(groups):

@@ -1,7 +1,14 @@
-"""Triton backward of the fused patch embedding: pre-activations are recomputed, weight gradients are summed in two stages of fixed order.
+"""Triton backward of the fused patch embedding: pre-activations are recomputed.
 
-One scale per launch, because autograd hands over one gradient per scale. No atomics: two runs give the same bits.
-Legend as in `patch_embed_triton_forward`.
+Weight gradients are summed in two stages of fixed order. One scale per launch, because autograd hands over one gradient
+per scale. No atomics: two runs give the same bits. Rows are those of the scale, arguments as in `forward`, and
+    grad_ptr            (rows, D) gradient of the tokens
+    sum_ptr             (rows, 2) float32, the two row means of LayerNorm's backward; for widths above one chunk
+    product_grad_ptr    (rows, D) in the type of the weights, gradient of patches times weights (rescaled for missing
+                        leads already)
+    chunk_ptr           (column chunks of the scale, 4) group, features, first feature, features of the groups before
+    parts, splits       programs that share the tokens of a record, that share the records
+    scale_columns, first_column    columns of the scale, and the first of them
 """
 
 from __future__ import annotations
@@ -14,7 +21,10 @@ from cardialign.kernels.patch_embed.triton.forward import VARYING, normal_cdf, p
 
 @triton.jit
 def normalised_gradient(z, mean, rstd, grad_ptr, gamma, beta, row, mask, d, D: tl.constexpr):
-    """(x_hat, d gelu): the normalised pre-activation, and the gradient with respect to the input of GELU. 0 outside the mask."""
+    """(x_hat, d gelu), 0 outside the mask.
+
+    The normalised pre-activation, and the gradient with respect to the input of GELU.
+    """
     x_hat = tl.where(mask, (z - mean[:, None]) * rstd[:, None], 0.0)
     u = x_hat * gamma[None, :] + beta[None, :]
     phi, bell = normal_cdf(u)
@@ -24,11 +34,13 @@ def normalised_gradient(z, mean, rstd, grad_ptr, gamma, beta, row, mask, d, D: t
 
 @triton.jit(do_not_specialize=VARYING)
 def patch_embed_backward_rows(
-    signal_ptr, affine_ptr, present_ptr, offset_ptr, lead_ptr, block_ptr, group_ptr, weight_ptr, vector_ptr, moment_ptr, grad_ptr, sum_ptr,
+    signal_ptr, affine_ptr, present_ptr, offset_ptr, lead_ptr, block_ptr, group_ptr, weight_ptr, vector_ptr,
+    moment_ptr, grad_ptr, sum_ptr,
     samples, columns, tokens, stride, parts, blocks, groups, group_fields, scale,
-    LEADS: tl.constexpr, D: tl.constexpr, DC: tl.constexpr, BT: tl.constexpr, BF: tl.constexpr, AFFINE: tl.constexpr, PRECISION: tl.constexpr,
+    LEADS: tl.constexpr, D: tl.constexpr, DC: tl.constexpr, BT: tl.constexpr, BF: tl.constexpr,
+    AFFINE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid (batch * groups * parts,), only for widths above one chunk: the two row means of LayerNorm's backward, (rows, 2) float32."""
+    """Grid (batch * groups * parts,), only for widths above one chunk: fills sum_ptr."""
     pid = tl.program_id(0)
     part = pid % parts
     b = pid // parts // groups
@@ -50,8 +62,9 @@ def patch_embed_backward_rows(
                 present_ptr, group_ptr, vector_ptr, b, group, group_fields, block, blocks, scale, d, LEADS, D
             )
             z = patch_product(
-                signal_ptr, affine_ptr, present_ptr, offset_ptr, lead_ptr, weight_ptr, b, first, features, columns, token, in_range, stride,
-                samples, d, LEADS, D, DC, BT, BF, AFFINE, PRECISION,
+                signal_ptr, affine_ptr, present_ptr, offset_ptr, lead_ptr, weight_ptr,
+                b, first, features, columns, token, in_range, stride, samples, d,
+                LEADS, D, DC, BT, BF, AFFINE, PRECISION,
             )  # fmt: skip
             gamma = tl.load(vector_ptr + (blocks + block) * D + d, mask=d < D, other=0.0).to(tl.float32)
             beta = tl.load(vector_ptr + (2 * blocks + block) * D + d, mask=d < D, other=0.0).to(tl.float32)
@@ -68,14 +81,16 @@ def patch_embed_backward_rows(
 
 @triton.jit(do_not_specialize=VARYING)
 def patch_embed_backward_tokens(
-    signal_ptr, affine_ptr, present_ptr, offset_ptr, lead_ptr, block_ptr, group_ptr, weight_ptr, vector_ptr, moment_ptr, grad_ptr, sum_ptr,
+    signal_ptr, affine_ptr, present_ptr, offset_ptr, lead_ptr, block_ptr, group_ptr, weight_ptr, vector_ptr,
+    moment_ptr, grad_ptr, sum_ptr,
     product_grad_ptr, part_ptr, samples, columns, tokens, stride, parts, blocks, groups, group_fields, scale,
-    LEADS: tl.constexpr, D: tl.constexpr, DC: tl.constexpr, BT: tl.constexpr, BF: tl.constexpr, AFFINE: tl.constexpr, PRECISION: tl.constexpr,
+    LEADS: tl.constexpr, D: tl.constexpr, DC: tl.constexpr, BT: tl.constexpr, BF: tl.constexpr,
+    AFFINE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid (batch * groups * parts, chunks of the width).
+    """Grid (batch * groups * parts, chunks of the width): fills product_grad_ptr.
 
-    product_grad (rows, D), in the type of the weights: the gradient of patches times weights (rescaled for missing leads already).
-    part (batch, groups, parts, 3, D) float32: this program's sums for ln_weight, ln_bias and the shift (bias, missing embeddings).
+    part_ptr    (batch, groups, parts, 3, D) float32: this program's sums for ln_weight, ln_bias and the shift
+                (bias, missing embeddings)
     """
     pid = tl.program_id(0)
     part = pid % parts
@@ -99,8 +114,9 @@ def patch_embed_backward_tokens(
         mask = in_range[:, None] & (d < D)[None, :]
         row = (b.to(tl.int64) * groups + group) * tokens + token
         z = patch_product(
-            signal_ptr, affine_ptr, present_ptr, offset_ptr, lead_ptr, weight_ptr, b, first, features, columns, token, in_range, stride,
-            samples, d, LEADS, D, DC, BT, BF, AFFINE, PRECISION,
+            signal_ptr, affine_ptr, present_ptr, offset_ptr, lead_ptr, weight_ptr,
+            b, first, features, columns, token, in_range, stride, samples, d,
+            LEADS, D, DC, BT, BF, AFFINE, PRECISION,
         )  # fmt: skip
         mean = tl.load(moment_ptr + row * 2, mask=in_range, other=0.0)
         rstd = tl.load(moment_ptr + row * 2 + 1, mask=in_range, other=0.0)
@@ -131,9 +147,13 @@ def patch_embed_backward_tokens(
 def patch_embed_backward_weight(
     signal_ptr, affine_ptr, present_ptr, offset_ptr, lead_ptr, chunk_ptr, product_grad_ptr, partial_ptr,
     batch, samples, scale_columns, first_column, tokens, stride, groups, splits,
-    LEADS: tl.constexpr, D: tl.constexpr, DC: tl.constexpr, BT: tl.constexpr, BF: tl.constexpr, AFFINE: tl.constexpr, PRECISION: tl.constexpr,
+    LEADS: tl.constexpr, D: tl.constexpr, DC: tl.constexpr, BT: tl.constexpr, BF: tl.constexpr,
+    AFFINE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Stage one. Grid (column chunks, chunks of the width, splits): partial (splits, D, scale_columns) float32 of records split, split + splits, ..."""
+    """Stage one. Grid (column chunks, chunks of the width, splits).
+
+    partial_ptr    (splits, D, scale_columns) float32, of records split, split + splits, ...
+    """
     chunk = tl.program_id(0)
     split = tl.program_id(2)
     d = tl.program_id(1) * DC + tl.arange(0, DC)
@@ -164,7 +184,10 @@ def patch_embed_backward_weight(
 def patch_embed_sum_partials(
     partial_ptr, chunk_ptr, out_ptr, scale_columns, splits, D: tl.constexpr, DC: tl.constexpr, BF: tl.constexpr
 ):  # fmt: skip
-    """Stage two. Grid (column chunks, chunks of the width): sum over splits in their order, written as each group's own (D, features)."""
+    """Stage two. Grid (column chunks, chunks of the width): sum over splits in their order.
+
+    out_ptr    each group's own (D, features), one after another
+    """
     chunk = tl.program_id(0)
     d = tl.program_id(1) * DC + tl.arange(0, DC)
     features = tl.load(chunk_ptr + chunk * 4 + 1)

@@ -1,6 +1,7 @@
-"""Integer tables that let one kernel serve every lead group and scale: where each weight column reads the signal, and which tokens a program makes.
+"""Integer tables that let one kernel serve every lead group and scale.
 
-A block is one (scale, group), scale by scale. A column is one (lead, kernel sample) of a block; blocks are padded to a multiple of `columns`.
+Where each weight column reads the signal, and which tokens a program makes. A block is one (scale, group), scale by
+scale. A column is one (lead, kernel sample) of a block; blocks are padded to a multiple of `columns`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cardialign.kernels.patch_embed.embed import token_count
+from cardialign.kernels.patch_embed.geometry import token_count
 
 Sizes = tuple[tuple[int, int], ...]
 Groups = tuple[tuple[int, ...], ...]
@@ -21,9 +22,12 @@ Groups = tuple[tuple[int, ...], ...]
 class PatchTables:
     """int32 tables on the device, and the host's copy of the sizes the launches need.
 
-    offset, lead: (columns,) sample offset in a record (-1 = padding) and lead. tile: (tiles, 8) first token, tokens of the scale, stride,
-    padded features, first column, block, tokens of all scales before, 0. block: (S * G, 2) padded features, first column.
-    group: (G, 1 + longest) number of leads, leads. chunk: (columns / step, 4) group, features, first feature, features of the scale's groups before.
+    offset, lead: (columns,) sample offset in a record (-1 = padding) and lead.
+    tile: (tiles, 8) first token, tokens of the scale, stride, padded features, first column, block, tokens of all
+    scales before, 0.
+    block: (S * G, 2) padded features, first column.
+    group: (G, 1 + longest) number of leads, leads.
+    chunk: (columns / step, 4) group, features, first feature, features of the scale's groups before.
     """
 
     offset: Tensor
@@ -47,7 +51,10 @@ class PatchTables:
 def patch_tables(
     samples: int, sizes: Sizes, groups: Groups, tile_tokens: int, step: int, device: torch.device
 ) -> PatchTables:
-    """Tables for signals of `samples` samples, `sizes` = ((kernel, stride), ...), tiles of tile_tokens tokens and column chunks of `step`."""
+    """Tables for signals of `samples` samples.
+
+    sizes: ((kernel, stride), ...) in samples. tile_tokens: tokens of a tile. step: columns of a chunk.
+    """
     offset: list[int] = []
     lead: list[int] = []
     tile: list[list[int]] = []

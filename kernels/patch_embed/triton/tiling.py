@@ -1,4 +1,4 @@
-"""Tile sizes of the fused patch embedding, chosen from compiler output for sm_90 and sm_80: no spills (`compile_variants`, README)."""
+"""Tile sizes of the fused patch embedding, chosen from compiler output for sm_90 and sm_80: no spills (`variants`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import torch
 
 STEP = 32
-"""Columns per step of the implicit GEMM: a whole number of tensor-core steps, and little padding for a group of two leads."""
+"""Columns per step of the implicit GEMM.
+
+A whole number of tensor-core steps, and little padding for a group of two leads.
+"""
 CHUNK = 256
 """Widths above this are made in chunks, LayerNorm in two steps."""
 WIDEST = 1024
@@ -38,9 +41,9 @@ class Tilings:
 def tilings(width: int, dtype: torch.dtype) -> Tilings:
     """Tile sizes for a width and the type of the weights.
 
-    The forward holds one accumulator and fits 64 tokens, what a wgmma needs; the backward holds three tensors of that size besides the
-    vectors' sums and fits 32. A width made in chunks anyway takes narrower ones there: sm_80 spills at 256. float32 splits every operand
-    in two and fits half of each.
+    The forward holds one accumulator and fits 64 tokens, what a wgmma needs; the backward holds three tensors of that
+    size besides the vectors' sums and fits 32. A width made in chunks anyway takes narrower ones there: sm_80 spills at
+    256. float32 splits every operand in two and fits half of each.
     """
     chunk = min(CHUNK, max(16, 1 << (width - 1).bit_length()))
     if dtype == torch.float32:
@@ -52,5 +55,8 @@ def tilings(width: int, dtype: torch.dtype) -> Tilings:
 
 
 def precision() -> str:
-    """`tl.dot` precision of float32: tf32 where PyTorch may use it as well, else three tf32 products (float32 accuracy on tensor cores)."""
+    """`tl.dot` precision of float32: tf32 where PyTorch may use it as well.
+
+    Else three tf32 products (float32 accuracy on tensor cores).
+    """
     return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"

@@ -1,4 +1,4 @@
-"""Every specialisation of the fused patch embedding that may be launched, for the compile check on a machine without a GPU."""
+"""Every specialisation of the fused patch embedding that may be launched, for a machine without a GPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from cardialign.kernels.patch_embed.triton import backward
 from cardialign.kernels.patch_embed.triton.forward import patch_embed_forward
 from cardialign.kernels.patch_embed.triton.tiling import STEP, Tiling, precision, tilings
-from cardialign.kernels.triton_support.compile_check import Variant
+from cardialign.kernels.triton_support.launch import Variant
 
 TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 TABLES = ("offset_ptr", "lead_ptr", "tile_ptr", "block_ptr", "group_ptr", "chunk_ptr")
@@ -17,9 +17,10 @@ FLOATS = ("affine_ptr", "moment_ptr", "sum_ptr", "part_ptr", "partial_ptr")
 
 
 def compile_variants() -> list[Variant]:
-    """One chunk and several, the last partly used; raw counts; Hopper and Ampere. Other dispatched widths compile to the same tiles.
+    """One chunk and several, the last partly used; raw counts; Hopper and Ampere.
 
-    float32 weights are not dispatched and not listed: three tf32 products on tensor cores, without spills when last looked at.
+    Other dispatched widths compile to the same tiles. float32 weights are not dispatched and not listed: three tf32
+    products on tensor cores, without spills when last looked at.
     """
     variants = []
     for width in (128, 256, 384):
@@ -43,8 +44,14 @@ def _kernels(width: int, dtype: torch.dtype, signal: str, architecture: int) -> 
 
 def _variant(kernel: Any, tiling: Tiling, width: int, dtype: torch.dtype, signal: str, architecture: int) -> Variant:
     constants = {
-        "LEADS": 12, "D": width, "DC": tiling.width, "BT": tiling.tokens, "BF": STEP, "AFFINE": signal == "*i16", "PRECISION": precision(),
-    }  # fmt: skip
+        "LEADS": 12,
+        "D": width,
+        "DC": tiling.width,
+        "BT": tiling.tokens,
+        "BF": STEP,
+        "AFFINE": signal == "*i16",
+        "PRECISION": precision(),
+    }
 
     def type_of(name: str) -> str:
         if name == "signal_ptr":
@@ -60,11 +67,13 @@ def _variant(kernel: Any, tiling: Tiling, width: int, dtype: torch.dtype, signal
         return TYPES[dtype] if name.endswith("_ptr") else "i32"
 
     names = [name for name in kernel.arg_names if name not in constants]
-    # wgmma takes 64 rows at a time: tokens in the products, widths in the weight gradient. Fewer rows, and Ampere, use mma.
+    # wgmma takes 64 rows at a time: tokens in the products, widths in the weight gradient.
+    # Fewer rows, and Ampere, use mma.
     rows = tiling.width if kernel is backward.patch_embed_backward_weight else tiling.tokens
     hopper = architecture == 90 and rows >= 64
+    kind = kernel.__name__.removeprefix("patch_embed_").replace("_", " ")
     return Variant(
-        name=f"patches {kernel.__name__.removeprefix('patch_embed_').replace('_', ' ')} d={width} {str(dtype).removeprefix('torch.')} from {signal[1:]}",
+        name=f"patches {kind} d={width} {str(dtype).removeprefix('torch.')} from {signal[1:]}",
         kernel=kernel,
         types={name: type_of(name) for name in names},
         constants=constants,

@@ -50,5 +50,5 @@ class EfficientChannelAttention(nn.Module):
 
 
 def group_attention(name: str, groups: int, channels: int) -> nn.Module:
-    """`se` or `eca` (config `model.group_attention`)."""
+    """`se` or `eca` (config `encoder.group_attention`)."""
     return {"se": SqueezeExcitation, "eca": EfficientChannelAttention}[name](groups, channels)

@@ -1,14 +1,35 @@
-"""The parameters of the multi-scale patch embedding; the maths lives in `cardialign.kernels.patch_embed.embed`."""
+"""The parameters of the multi-scale patch embedding; the maths lives in `cardialign.kernels.patch_embed`."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.record import STANDARD_LEADS
-from cardialign.kernels.patch_embed.embed import PatchScaleParams, multi_scale_patch_embed
-from cardialign.pretrain.config import PatchScale
+from cardialign.kernels.patch_embed import PatchScaleParams, multi_scale_patch_embed
+from cardialign.pretrain.config import Strict, refuse
+
+
+class PatchScale(Strict):
+    """One parallel patch embedding: kernel and stride in milliseconds (they may overlap: stride < kernel)."""
+
+    kernel_ms: Annotated[float, Field(gt=0)]
+    stride_ms: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _covers_the_signal(self) -> PatchScale:
+        if self.stride_ms > self.kernel_ms:
+            refuse(
+                [
+                    f"stride_ms {self.stride_ms:g} is longer than kernel_ms {self.kernel_ms:g}: samples between patches would be skipped; "
+                    f"set stride_ms to {self.kernel_ms:g} or less"
+                ]
+            )
+        return self
 
 
 def samples_of(scale: PatchScale, sampling_rate: float, samples: int) -> tuple[int, int]:
@@ -17,7 +38,7 @@ def samples_of(scale: PatchScale, sampling_rate: float, samples: int) -> tuple[i
     if stride < 1 or kernel > samples:
         what = "shorter than one sample" if stride < 1 else "longer than the record"
         raise UsageError(
-            f"model.patches: kernel_ms {scale.kernel_ms:g} with stride_ms {scale.stride_ms:g} is {what} ({samples} samples at {sampling_rate:g} Hz)",
+            f"encoder.patches: kernel_ms {scale.kernel_ms:g} with stride_ms {scale.stride_ms:g} is {what} ({samples} samples at {sampling_rate:g} Hz)",
             f"choose stride_ms of at least {1000.0 / sampling_rate:g} and kernel_ms of at most {1000.0 * samples / sampling_rate:g}",
         )
     return kernel, stride

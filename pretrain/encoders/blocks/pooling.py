@@ -1,4 +1,4 @@
-"""From the tokens of all scales to one feature vector per sequence, in two ways (config `model.pooling`).
+"""From the tokens of all scales to one feature vector per sequence, in two ways (config `encoder.pooling`).
 
 The scales have different token counts, so they are joined on the channel axis either after pooling each one (`attention`) or after resampling
 all to the medium scale's length (`resample`). Legend: B sequences, N tokens, D width, S scales.
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cardialign.kernels.attention.dense import attention_pool
+from cardialign.kernels.attention import attention_pool
 
 
 class AttentionPool(nn.Module):

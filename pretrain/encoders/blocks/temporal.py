@@ -13,9 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cardialign.kernels.attention.dense import attention
-from cardialign.kernels.attention.packed import BucketPlan, pack, packed_attention, plan_buckets, unpack
-from cardialign.kernels.attention.rotary import Rotation, rotation, turn_heads
+from cardialign.kernels.attention import (
+    BucketPlan,
+    Rotation,
+    attention,
+    pack,
+    packed_attention,
+    plan_buckets,
+    rotation,
+    turn_heads,
+    unpack,
+)
 
 
 class PackedSequences(NamedTuple):

@@ -1,11 +1,17 @@
 """Checkpoints on disk: committed or not there at all.
 
-    checkpoints/.tmp-step-00000120/      being written; a crash leaves it behind and the next start sweeps it away
-    checkpoints/step-00000120/           committed: every file fsynced and listed with its sha256 in manifest.json, then the folder renamed
-    checkpoints/quarantine/step-.../     found damaged: kept for a look, never read again, with the reason in quarantine.txt
+checkpoints/.tmp-step-00000120/    being written; a crash leaves it behind and the next start sweeps it away
+checkpoints/step-00000120/         committed: every file fsynced and listed with its sha256, then the folder renamed
+    manifest.json                  that list
+    engine/                        DeepSpeed's files: weights, optimizer state, one shard per rank under ZeRO
+    rng/rank-00000.pt              random number state of each rank
+    trainer_state.json             step, digest of consumed sample ids, configuration, signal spec, fingerprints
+    model.safetensors              the whole model's weights in float32, for those who want the model and not the run
+checkpoints/quarantine/step-.../   found damaged: kept for a look, never read again, with the reason in quarantine.txt
 
-This module knows files and digests only; `resume` knows what is in them. DeepSpeed reads an optimizer shard with flipped bytes without complaint
-and unpickles whatever it is given, so nothing is handed to it before its digest has been checked.
+This module knows names and digests only; `state`, `save` and `load` know what is in the files. DeepSpeed reads an
+optimizer shard with flipped bytes without complaint and unpickles whatever it is given, so nothing is handed to it
+before its digest has been checked.
 """
 
 from __future__ import annotations
@@ -22,11 +28,13 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.run.files import CHECKPOINTS
 
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+ENGINE, STATE, WEIGHTS = "engine", "trainer_state.json", "model.safetensors"
 QUARANTINE = "quarantine"
 PREFIX = "step-"
 TEMPORARY = ".tmp-"
@@ -48,7 +56,7 @@ class CheckpointInfo:
 
 
 def checkpoints_folder(run_dir: Path) -> Path:
-    return Path(run_dir) / "checkpoints"
+    return Path(run_dir) / CHECKPOINTS
 
 
 def committed_path(run_dir: Path, step: int) -> Path:
@@ -57,6 +65,10 @@ def committed_path(run_dir: Path, step: int) -> Path:
 
 def temporary_path(run_dir: Path, step: int) -> Path:
     return checkpoints_folder(run_dir) / f"{TEMPORARY}{PREFIX}{step:08d}"
+
+
+def rng_file(folder: Path, rank: int) -> Path:
+    return folder / "rng" / f"rank-{rank:05d}.pt"
 
 
 def file_digest(path: Path) -> str:
@@ -88,7 +100,10 @@ def seal(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def commit(run_dir: Path, step: int, entries: Mapping[str, Mapping[str, Any]], summary: Mapping[str, Any]) -> Path:
-    """Write the manifest and rename the temporary folder to its final name (one process). The rename is the commit marker."""
+    """Write the manifest and rename the temporary folder to its final name: the rename is the commit marker.
+
+    Called by one process.
+    """
     temporary, final = temporary_path(run_dir, step), committed_path(run_dir, step)
     manifest = {
         "version": FORMAT_VERSION,
@@ -200,7 +215,10 @@ def quarantine(path: Path, reason: str) -> Path:
 
 
 def newest_verified(run_dir: Path) -> Path | None:
-    """Newest checkpoint whose every file is as written, or None; damaged ones on the way are moved to quarantine (one process)."""
+    """Newest checkpoint whose every file is as written, or None; damaged ones on the way are moved to quarantine.
+
+    Called by one process.
+    """
     for path in reversed(_committed(run_dir)):
         found = problems(path)
         if not found:
@@ -218,7 +236,10 @@ def sweep(run_dir: Path) -> None:
 
 
 def prune(run_dir: Path, keep: int) -> list[Path]:
-    """Delete all but the `keep` newest committed checkpoints; returns what was deleted. A half-deleted one never looks committed."""
+    """Delete all but the `keep` newest committed checkpoints; returns what was deleted.
+
+    A half-deleted one never looks committed.
+    """
     removed = []
     for path in _committed(run_dir)[:-keep] if keep > 0 else []:
         doomed = path.with_name(f"{TEMPORARY}prune-{path.name}")

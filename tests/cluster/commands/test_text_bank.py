@@ -30,7 +30,7 @@ def test_statistics_advise_against_raw_cosine_and_give_lines_that_a_recipe_takes
     assert answer.json["left_out"] == [f"global batch 9999: only {answer.json['records']} records"]
     for name, lines in answer.json["yaml"].items():
         config = parse_config(yaml.safe_load("\n".join(lines)))
-        assert config.objective.similarity == name and config.objective.low < config.objective.high
+        assert config.method.similarity == name and config.method.low < config.method.high
     printed = cardialign("text-bank", "stats", folder, "--global-batch", 16, plain=True).out
     assert "raw cosine is useless" in printed and "  low: " in printed and "effective negatives: " in printed
 

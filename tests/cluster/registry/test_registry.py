@@ -27,7 +27,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, exported: Path) -> tuple[str
 def test_pulled_encoder_is_the_registered_one_and_loads(
     store: tuple[str, Path], exported: Path, tmp_path: Path
 ) -> None:
-    from cardialign.pretrain.export.write import load_encoder
+    from cardialign.pretrain.export.loaded import load_encoder
 
     pulled = pull("tiny@candidate", tmp_path / "encoder", store[0])
     assert pulled["version"] == 1 and pulled["files"] == len(list(exported.iterdir()))

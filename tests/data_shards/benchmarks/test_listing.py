@@ -1,4 +1,5 @@
-"""The measurement of a large listing builds the real thing, and memory grows by a few numbers per record, not by its entry."""
+"""The measurement of a large listing builds the real thing, and memory grows by a few numbers per record, not by its
+entry."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from cardialign.data_shards.benchmarks.listing import (
     make_tables,
     measure_listing,
 )
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources.base import Entry
@@ -57,8 +58,7 @@ def test_memory_of_a_build_grows_by_less_than_a_tenth_of_its_entries(tmp_path: P
         build_shards(
             Large(records),
             tmp_path / str(records),
-            spec=SignalSpec(500, 1),
-            records_per_shard=250,
+            SetPlan(SignalSpec(500, 1), records_per_shard=250),
             executor=WithoutSignals(),
         )
         made = tracemalloc.get_traced_memory()[1]

@@ -1,4 +1,5 @@
-"""The measurement of a run's start: a made-up index that the real set, order and stream accept, and figures that mean something."""
+"""The measurement of a run's start: a made-up index that the real set, order and stream accept, and figures that mean
+something."""
 
 from __future__ import annotations
 

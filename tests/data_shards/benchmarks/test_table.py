@@ -82,7 +82,7 @@ def test_at_another_resolution_a_record_is_the_same_signal_and_keeps_the_limb_le
 
 def test_a_folder_of_wfdb_records_is_measured_as_well(real_data: Path) -> None:
     figures = measure_data(
-        wfdb_folder=real_data / "ptb-xl" / "records500",
+        real_data / "ptb-xl" / "records500",
         records=32,
         rounds=1,
         compare=False,
@@ -104,4 +104,4 @@ def test_without_a_set_a_virtual_cohort_is_measured() -> None:
 
 def test_nothing_to_measure_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no WFDB record to measure"):
-        measure_data(wfdb_folder=tmp_path)
+        measure_data(tmp_path)

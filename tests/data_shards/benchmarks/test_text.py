@@ -1,4 +1,5 @@
-"""The benchmark's made-up reports: unit vectors with an offset, one similarity space, and a table that a plain search confirms."""
+"""The benchmark's made-up reports: unit vectors with an offset, one similarity space, and a table that a plain search
+confirms."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from cardialign.data_shards.benchmarks.table import Row, markdown, measured_rows, plain
-from cardialign.data_shards.benchmarks.text import Vectors, WordCounts, made_up_phrases, read_phrases
+from cardialign.data_shards.benchmarks.text import Vectors, made_up_phrases, read_phrases
+from cardialign.data_shards.benchmarks.word_counts import WordCounts
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.text.distant import most_distant, most_distant_of
 

@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.build.index_rows import write_index
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.record import SignalSpec
@@ -39,7 +40,9 @@ def digests(folder: Path) -> dict[str, str]:
 
 def build(out: Path, records: int = 60, **options: object) -> object:
     source = options.pop("source", None) or SmallSource(records)
-    return build_shards(source, out, spec=SPEC, **{"records_per_shard": 16, "workers": 1} | options)  # type: ignore[arg-type]
+    plan = {"spec": SPEC, "records_per_shard": 16}
+    plan |= {field.name: options.pop(field.name) for field in fields(SetPlan) if field.name in options}
+    return build_shards(source, out, SetPlan(**plan), **{"workers": 1} | options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def test_every_record_is_kept_or_listed_with_its_reason(undisturbed: Path, tmp_p
     source = SmallSource(60, bad=(3, 40))
     calls: list[tuple[int, int, int]] = []
     report = build_shards(
-        source, tmp_path / "s", spec=SPEC, records_per_shard=16, workers=1, progress=lambda *now: calls.append(now)
+        source, tmp_path / "s", SetPlan(SPEC, records_per_shard=16), workers=1, progress=lambda *now: calls.append(now)
     )
     assert (report.records, report.rejected, report.shards) == (58, {"truncated": 2}, 4)
     assert calls[-1] == (60, 60, 2)
@@ -104,17 +107,18 @@ def test_the_number_of_workers_does_not_change_a_byte_and_progress_goes_on_withi
 BUILD = """
 import sys
 from pathlib import Path
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.build.index_rows import write_index
 from cardialign.data_shards.record import SignalSpec
 from tests.support.small_source import SmallSource
 if __name__ == "__main__":
-    out, records, workers, delay, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
+    out, delay = Path(sys.argv[1]), float(sys.argv[4])
+    records, workers, limit = (int(sys.argv[at]) for at in (2, 3, 5))
     if limit:
         import resource
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     source = SmallSource(records, bad=(3, 40), delay=delay)
-    build_shards(source, out, spec=SignalSpec(500, 1), records_per_shard=16, workers=workers)
+    build_shards(source, out, SetPlan(SignalSpec(500, 1), records_per_shard=16), workers=workers)
 """
 
 
@@ -130,7 +134,8 @@ def start(tmp_path: Path, *arguments: object) -> subprocess.Popen:
 def test_a_build_of_two_workers_killed_midway_goes_on_and_ends_in_the_same_bytes(
     undisturbed: Path, tmp_path: Path
 ) -> None:
-    """Its workers must not go on beside the build that resumes it; test_build_kills.py kills a build in one process at every point."""
+    """Its workers must not go on beside the build that resumes it; test_build_kills.py kills a build in one process at
+    every point."""
     out = tmp_path / "s"
     process = start(tmp_path, out, 60, 2, 0.04, 0)
     deadline = time.monotonic() + 60
@@ -327,7 +332,7 @@ def test_impossible_settings_are_usage_errors(tmp_path: Path) -> None:
 
 def test_real_ptb_xl_goes_from_wfdb_to_shards_and_back(real_data: Path, tmp_path: Path) -> None:
     source = open_source("ptb-xl", real_data / "ptb-xl")
-    report = build_shards(source, tmp_path / "s", limit=60, workers=1)
+    report = build_shards(source, tmp_path / "s", SetPlan(limit=60), workers=1)
     shards = ShardSet.open(tmp_path / "s")
     assert report.records + sum(report.rejected.values()) == 60 and report.records > 10
     assert {"super", "scp"} <= set(shards.label_sets)

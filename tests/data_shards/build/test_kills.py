@@ -1,4 +1,5 @@
-"""A build killed before any one of its file operations, and run again: the same bytes, or an error, never another set."""
+"""A build killed before any one of its file operations, and run again: the same bytes, or an error, never another
+set."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.record import SignalSpec
 from tests.data_shards.build.test_build import digests
@@ -25,15 +26,15 @@ def build(out: Path, records: int, overwrite: bool = False) -> None:
     build_shards(
         SmallSource(records, samples=20),
         out,
-        spec=SignalSpec(500, 0.04),
-        records_per_shard=4,
+        SetPlan(SignalSpec(500, 0.04), records_per_shard=4),
         workers=1,
         overwrite=overwrite,
     )
 
 
 def killed_before(operation: int, out: Path, records: int, overwrite: bool) -> bool:
-    """The build in a forked process that dies just before its n-th operation on a file below `out`; False when it had fewer and ended well."""
+    """The build in a forked process that dies just before its n-th operation on a file below `out`; False when it had
+    fewer and ended well."""
     child = os.fork()
     if child == 0:
         seen = 0

@@ -1,4 +1,5 @@
-"""The listing on disk: entries come back as they were, keys are distinct, and a build that dies while it lists leaves nothing to trip over."""
+"""The listing on disk: entries come back as they were, keys are distinct, and a build that dies while it lists leaves
+nothing to trip over."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cardialign.data_shards.build import listing as listing_module
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.build.listing import decode_entries, encode_entries, read_slice, write_listing
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.record import SignalSpec
@@ -141,7 +142,9 @@ def test_a_damaged_listing_is_named_and_written_anew_by_the_next_build(tmp_path:
             yield
 
     with pytest.raises(DataError, match=r"listing .*s/\.build/listing") as caught:
-        build_shards(SmallSource(20), tmp_path / "s", spec=SignalSpec(500, 1), records_per_shard=16, executor=Harms())
+        build_shards(
+            SmallSource(20), tmp_path / "s", SetPlan(SignalSpec(500, 1), records_per_shard=16), executor=Harms()
+        )
     assert "writes the listing anew" in caught.value.remedy
     assert build(tmp_path / "s", 20).records == 20  # type: ignore[attr-defined]
 

@@ -1,4 +1,5 @@
-"""Leaks are found where they are planted: a shared patient, a recording under another key, in another unit; and nowhere else."""
+"""Leaks are found where they are planted: a shared patient, a recording under another key, in another unit; and nowhere
+else."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.checks.leakage import find_leakage, waveform_digest
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -15,7 +16,8 @@ from tests.support.small_source import SmallSource, heart_counts
 
 
 class Archive(SmallSource):
-    """Recordings of its own, but for those of `copied` (number here -> number of the archive of seed 0), stored times `unit`."""
+    """Recordings of its own, but for those of `copied` (number here -> number of the archive of seed 0), stored times
+    `unit`."""
 
     def __init__(
         self,
@@ -49,7 +51,7 @@ ALL = {number: number for number in range(20)}
 
 
 def build(tmp_path: Path, name: str, archive: Archive) -> ShardSet:
-    build_shards(archive, tmp_path / name, spec=SignalSpec(500, 0.2), workers=1)
+    build_shards(archive, tmp_path / name, SetPlan(SignalSpec(500, 0.2)), workers=1)
     return ShardSet.open(tmp_path / name)
 
 

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.checks.statistics import set_statistics
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -57,7 +57,7 @@ def test_every_count_equals_a_count_over_the_records(small_set: ShardSet) -> Non
 
 
 def test_resampled_records_count_by_their_original_rate_and_a_sample_says_its_size(tmp_path: Path) -> None:
-    build_shards(SmallSource(20), tmp_path / "set", spec=SignalSpec(250, 1), records_per_shard=16, workers=1)
+    build_shards(SmallSource(20), tmp_path / "set", SetPlan(SignalSpec(250, 1), records_per_shard=16), workers=1)
     figures = set_statistics(ShardSet.open(tmp_path / "set"), sample=7, top=1)
     assert figures["original_sampling_rate"] == {"500": 7} and figures["sampled_records"] == 7
     assert len(figures["reports"]["statements"]) == len(figures["reports"]["texts"]) == 1

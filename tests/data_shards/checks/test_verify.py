@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cardialign.data_shards.build.build import build_shards
-from cardialign.data_shards.build.shard_writer import file_sha256
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.checks.verify import verify
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.files import sha256_of
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.text.bank import build_text_bank
@@ -29,7 +29,7 @@ def problems(folder: Path, quick: bool = False) -> str:
 def declare_index_genuine(folder: Path) -> None:
     """Make the manifest vouch for the index as it lies there, so that only its content can give it away."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["tables"]["index.parquet"] = file_sha256(folder / "index.parquet")
+    manifest["tables"]["index.parquet"] = sha256_of(folder / "index.parquet")
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -81,8 +81,8 @@ def test_a_truncated_shard_is_found_even_when_cut_between_members(set_copy: Path
     )
     found = problems(set_copy)
     assert (
-        f"record {shards.key(45)} in shard shard-000001.tar at offset {shards.offset[45]}: not in the tar, or not wholly"
-        in found
+        f"record {shards.key(45)} in shard shard-000001.tar at offset {shards.offset[45]}: not in the tar, or not "
+        "wholly" in found
     )
 
 
@@ -100,7 +100,9 @@ def test_a_missing_a_stray_and_a_swapped_shard_are_found(set_copy: Path) -> None
 
 
 def test_a_stale_index_is_found_by_digest_and_by_content(set_copy: Path, tmp_path: Path) -> None:
-    build_shards(SmallSource(90, seed=9), tmp_path / "other", spec=SignalSpec(500, 1), records_per_shard=32, workers=1)
+    build_shards(
+        SmallSource(90, seed=9), tmp_path / "other", SetPlan(SignalSpec(500, 1), records_per_shard=32), workers=1
+    )
     shutil.copy(tmp_path / "other" / "index.parquet", set_copy / "index.parquet")
     assert "index.parquet is not the one this set was built with" in problems(set_copy, quick=True)
     declare_index_genuine(set_copy)
@@ -169,9 +171,9 @@ def test_a_flipped_a_cut_and_a_missing_array_of_a_text_bank_are_found_by_file(se
     mean[-1] ^= 1
     (bank / "mean.npy").write_bytes(mean)
     assert problems(set_copy, quick=True) == ""
-    assert (
-        problems(set_copy)
-        == f"text bank {bank.name}: mean.npy is not the one the bank was built with (its sha256 differs): swapped or damaged"
+    assert problems(set_copy) == (
+        f"text bank {bank.name}: mean.npy is not the one the bank was built with (its sha256 differs): swapped or "
+        "damaged"
     )
     with (bank / "embeddings.npy").open("r+b") as file:
         file.truncate(130)

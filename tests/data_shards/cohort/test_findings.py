@@ -61,7 +61,8 @@ def _dropped(m: Measured) -> bool:
 
 
 CRITERIA: dict[str, Callable[[Measured], bool]] = {
-    "NORM": lambda m: m.qrs_ms() < 115 and 55 <= np.median(m.rates()) <= 101 and all(abs(m.st(x)) < 0.1 for x in m.leads) and m.t("V5") > 0.08,
+    "NORM": lambda m: m.qrs_ms() < 115 and 55 <= np.median(m.rates()) <= 101
+    and all(abs(m.st(x)) < 0.1 for x in m.leads) and m.t("V5") > 0.08,
     "SBRAD": lambda m: np.median(m.rates()) < 60,
     "STACH": lambda m: np.median(m.rates()) > 100,
     "AFIB": _afib,
@@ -70,14 +71,20 @@ CRITERIA: dict[str, Callable[[Measured], bool]] = {
     "PVC": lambda m: any(coupling + pause > 1.8 for coupling, pause in _early_beats(m, True)),
     "1AVB": lambda m: 1000 * (m.beat() - max(p for p in m.beats.p if p < m.beat())) > 200,
     "WENCK": _dropped,
-    "3AVB": lambda m: np.median(m.rates()) < 50 and len({round(q - p, 2) for q in m.beats.qrs for p in m.beats.p if 0 < q - p < 0.8}) > 3,
-    "PACE": lambda m: max(np.abs(np.diff(m.leads["II"][round((m.beat() - 0.012) * 1000) :][:20])).max(), 0) > 0.15 and m.qrs_ms() > 120,
-    "LBBB": lambda m: m.qrs_ms() >= 125 and m.trough("V1") > 0.6 and m.cut("V6", 0, 50).min() > -0.06 and m.peak("V6") > 0.4 and m.t("V6") < 0 < m.t("V1"),
-    "RBBB": lambda m: m.qrs_ms() >= 115 and m.cut("V1", 80, 150).max() > 0.25 and m.cut("I", 70, 150).min() < -0.08 and m.cut("V6", 70, 150).min() < -0.12,
-    "LAFB": lambda m: -75 <= m.axis() <= -42 and m.qrs_ms() < 122 and m.peak("aVL") > m.trough("aVL") and m.trough("III") > m.peak("III"),
+    "3AVB": lambda m: np.median(m.rates()) < 50 and len({round(q - p,
+    2) for q in m.beats.qrs for p in m.beats.p if 0 < q - p < 0.8}) > 3,
+    "PACE": lambda m: max(np.abs(np.diff(m.leads["II"][round((m.beat() - 0.012) * 1000) :][:20])).max(), 0) > 0.15
+    and m.qrs_ms() > 120,
+    "LBBB": lambda m: m.qrs_ms() >= 125 and m.trough("V1") > 0.6 and m.cut("V6", 0, 50).min() > -0.06
+    and m.peak("V6") > 0.4 and m.t("V6") < 0 < m.t("V1"),
+    "RBBB": lambda m: m.qrs_ms() >= 115 and m.cut("V1", 80, 150).max() > 0.25 and m.cut("I", 70, 150).min() < -0.08
+    and m.cut("V6", 70, 150).min() < -0.12,
+    "LAFB": lambda m: -75 <= m.axis() <= -42 and m.qrs_ms() < 122 and m.peak("aVL") > m.trough("aVL")
+    and m.trough("III") > m.peak("III"),
     "WPW": lambda m: 1000 * (m.beat() - max(p for p in m.beats.p if p < m.beat())) < 120 and m.qrs_ms() > 108,
     "LVH": lambda m: m.trough("V1") + max(m.peak("V5"), m.peak("V6")) > 3.5,
-    "RVH": lambda m: m.axis() > 95 and m.peak("V1") > m.trough("V1") and m.peak("V1") > 0.45 and m.trough("V6") > 0.25 and m.t("V1") < 0,
+    "RVH": lambda m: m.axis() > 95 and m.peak("V1") > m.trough("V1") and m.peak("V1") > 0.45 and m.trough("V6") > 0.25
+    and m.t("V1") < 0,
     "LAE": lambda m: m.cut("V1", -(m.heart.draft.beat.pr_ms - 0.5 * m.heart.draft.beat.p_ms), -15).min() < -0.08,
     "RAE": lambda m: m.cut("II", -m.heart.draft.beat.pr_ms, -15).max() > 0.25,
     "OIMI": lambda m: _q_ms(m, "III") >= 30 and _q_ms(m, "aVF") >= 25 and m.trough("III") > 0.25 * m.peak("III"),
@@ -85,11 +92,13 @@ CRITERIA: dict[str, Callable[[Measured], bool]] = {
     "ASTE": lambda m: m.st("V2") > 0.18 and m.st("V3") > 0.18 and m.st("V2") > m.st("V6"),
     "ISTE": lambda m: all(m.st(x) > 0.1 for x in ("II", "III", "aVF")) and m.st("aVL") < -0.05,
     "LSTE": lambda m: all(m.st(x) > 0.09 for x in ("I", "aVL", "V5", "V6")) and m.st("III") < -0.05,
-    "PERI": lambda m: all(m.st(x) > 0.07 for x in ("I", "II", "aVF", "V4", "V5", "V6")) and m.st("aVR") < -0.07 and m.cut("II", -25, -10).mean() < -0.03,
+    "PERI": lambda m: all(m.st(x) > 0.07 for x in ("I", "II", "aVF", "V4", "V5", "V6")) and m.st("aVR") < -0.07
+    and m.cut("II", -25, -10).mean() < -0.03,
     "STD": lambda m: all(m.st(x) < -0.08 for x in ("II", "V4", "V5", "V6")) and m.st("aVR") > 0.08,
     "TINV": lambda m: _inverted(m, "V2", "V3") or _inverted(m, "I", "V5", "V6") or _inverted(m, "II", "III", "aVF"),
     "LQT": lambda m: m.qt() / np.sqrt(60 / np.median(m.rates()) / 1) > 470,
-    "LVOLT": lambda m: all(np.ptp(m.cut(x, -10, m.width() + 10)) < 0.5 for x in ("I", "II", "III", "aVR", "aVL", "aVF")),
+    "LVOLT": lambda m: all(np.ptp(m.cut(x, -10, m.width() + 10)) < 0.5 for x in ("I", "II", "III", "aVR", "aVL",
+    "aVF")),
 }  # fmt: skip
 
 

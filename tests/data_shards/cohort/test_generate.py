@@ -16,7 +16,7 @@ import pytest
 import wfdb
 
 from cardialign.data_shards.cohort.findings import FINDINGS
-from cardialign.data_shards.cohort.generate import CohortReport, make_cohort
+from cardialign.data_shards.cohort.generate import Cohort, CohortSummary, make_cohort
 from cardialign.data_shards.cohort.layouts.mimic_iv_ecg import measuring_cart
 from cardialign.data_shards.cohort.patients import plan_cohort
 from cardialign.data_shards.cohort.synthesis import UNKNOWN
@@ -40,16 +40,18 @@ def digest(folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def mimic(tmp_path_factory: pytest.TempPathFactory) -> CohortReport:
-    return make_cohort(tmp_path_factory.mktemp("mimic") / "cohort", patients=55, records=120, seed=5)
+def mimic(tmp_path_factory: pytest.TempPathFactory) -> CohortSummary:
+    return make_cohort(tmp_path_factory.mktemp("mimic") / "cohort", Cohort(patients=55, records=120, seed=5))
 
 
 @pytest.fixture(scope="module")
-def ptb_xl(tmp_path_factory: pytest.TempPathFactory) -> CohortReport:
-    return make_cohort(tmp_path_factory.mktemp("ptbxl") / "cohort", patients=25, records=44, seed=6, layout="ptb-xl")
+def ptb_xl(tmp_path_factory: pytest.TempPathFactory) -> CohortSummary:
+    return make_cohort(
+        tmp_path_factory.mktemp("ptbxl") / "cohort", Cohort(patients=25, records=44, seed=6, layout="ptb-xl")
+    )
 
 
-def test_mimic_records_read_in_wfdb_with_lead_order_gain_and_checksum(mimic: CohortReport):
+def test_mimic_records_read_in_wfdb_with_lead_order_gain_and_checksum(mimic: CohortSummary):
     rows = table(mimic.path / "record_list.csv")
     assert len(rows) == mimic.records == 120
     assert len({r["study_id"] for r in rows}) == 120
@@ -85,7 +87,7 @@ def test_mimic_records_read_in_wfdb_with_lead_order_gain_and_checksum(mimic: Coh
     assert limb_off < 8
 
 
-def test_mimic_tables_belong_together(mimic: CohortReport):
+def test_mimic_tables_belong_together(mimic: CohortSummary):
     records = {r["study_id"]: r for r in table(mimic.path / "record_list.csv")}
     measurements = {r["study_id"]: r for r in table(mimic.path / "machine_measurements.csv")}
     truth: dict[str, set[str]] = {}
@@ -112,7 +114,7 @@ def test_mimic_tables_belong_together(mimic: CohortReport):
         assert row["report_0"] and row["ecg_time"] == records[study]["ecg_time"]
 
 
-def test_times_of_a_patient_increase_and_chronic_findings_stay(mimic: CohortReport):
+def test_times_of_a_patient_increase_and_chronic_findings_stay(mimic: CohortSummary):
     plan = plan_cohort(55, 120, "mimic-iv-ecg", 5, "balanced", tuple(FINDINGS))
     assert max(len(p.visits) for p in plan) > 2
     for patient in plan:
@@ -140,7 +142,7 @@ def test_measurement_rows_are_missing_about_as_often_as_in_the_real_set():
     assert abs(missing - 0.0132) < 0.007
 
 
-def test_ptb_xl_has_both_rates_folds_codes_and_reports(ptb_xl: CohortReport):
+def test_ptb_xl_has_both_rates_folds_codes_and_reports(ptb_xl: CohortSummary):
     rows = table(ptb_xl.path / "ptbxl_database.csv")
     statements = {r[""]: r for r in table(ptb_xl.path / "scp_statements.csv")}
     assert len(rows) == 44 and len(rows[0]) == 28
@@ -163,7 +165,7 @@ def test_ptb_xl_has_both_rates_folds_codes_and_reports(ptb_xl: CohortReport):
 
 
 def test_paediatric_layout_goes_from_newborn_to_fifteen(tmp_path: Path):
-    made = make_cohort(tmp_path / "children", patients=26, seed=2, layout="paediatric")
+    made = make_cohort(tmp_path / "children", Cohort(patients=26, seed=2, layout="paediatric"))
     rows = table(made.path / "records.csv")
     assert len(rows) == made.records
     ages = [float(r["age_years"]) for r in rows]
@@ -179,9 +181,9 @@ def test_paediatric_layout_goes_from_newborn_to_fifteen(tmp_path: Path):
 @pytest.mark.processes
 def test_same_seed_same_bytes_whatever_the_worker_count(tmp_path: Path):
     options = {"patients": 34, "records": 44, "sampling_rate": 200}
-    alone = make_cohort(tmp_path / "a", seed=3, workers=1, **options)
-    together = make_cohort(tmp_path / "b", seed=3, workers=2, **options)
-    other = make_cohort(tmp_path / "c", seed=4, workers=1, **options)
+    alone = make_cohort(tmp_path / "a", Cohort(seed=3, **options), workers=1)
+    together = make_cohort(tmp_path / "b", Cohort(seed=3, **options), workers=2)
+    other = make_cohort(tmp_path / "c", Cohort(seed=4, **options), workers=1)
     assert digest(alone.path) == digest(together.path) != digest(other.path)
     assert alone.findings == together.findings
 
@@ -190,11 +192,8 @@ def test_findings_can_be_restricted_and_the_summary_says_so(tmp_path: Path):
     seen: list[tuple[int, int]] = []
     made = make_cohort(
         tmp_path / "c",
-        patients=40,
-        records=50,
-        findings=["NORM", "AFIB", "LBBB"],
+        Cohort(patients=40, records=50, findings=["NORM", "AFIB", "LBBB"], sampling_rate=100),
         progress=lambda *at: seen.append(at),
-        sampling_rate=100,
     )
     assert set(made.findings) == {"NORM", "AFIB", "LBBB"}
     summary = json.loads((made.path / "cohort.json").read_text())
@@ -214,7 +213,7 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path):
     out.mkdir()
     (out / "thesis.txt").write_text("do not lose")
     with pytest.raises(UserError, match="exists already") as caught:
-        make_cohort(out, patients=1)
+        make_cohort(out, Cohort(patients=1))
     assert "choose another folder" in caught.value.remedy
     assert (out / "thesis.txt").read_text() == "do not lose"
 
@@ -222,9 +221,9 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path):
 @pytest.mark.processes
 def test_a_killed_run_is_recognised_and_made_anew(tmp_path: Path):
     script = (
-        "import sys\nfrom cardialign.data_shards.cohort.generate import make_cohort\n"
+        "import sys\nfrom cardialign.data_shards.cohort.generate import Cohort, make_cohort\n"
         "def stop(done, total):\n    print(done, flush=True)\n    sys.stdin.read()\n"
-        "make_cohort(sys.argv[1], patients=40, records=40, sampling_rate=100, progress=stop)\n"
+        "make_cohort(sys.argv[1], Cohort(patients=40, records=40, sampling_rate=100), progress=stop)\n"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path / "c")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
@@ -235,8 +234,8 @@ def test_a_killed_run_is_recognised_and_made_anew(tmp_path: Path):
     left = tmp_path / "c.unfinished"
     assert not (tmp_path / "c").exists() and (left / "COHORT-UNFINISHED").exists()
     (left / "half.dat").write_bytes(b"x")
-    again = make_cohort(tmp_path / "c", patients=40, records=40, sampling_rate=100)
-    fresh = make_cohort(tmp_path / "d", patients=40, records=40, sampling_rate=100)
+    again = make_cohort(tmp_path / "c", Cohort(patients=40, records=40, sampling_rate=100))
+    fresh = make_cohort(tmp_path / "d", Cohort(patients=40, records=40, sampling_rate=100))
     assert not left.exists() and digest(again.path) == digest(fresh.path)
 
 
@@ -245,7 +244,7 @@ def test_a_foreign_folder_in_the_way_is_not_removed(tmp_path: Path):
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("do not lose")
     with pytest.raises(UserError, match="in the way"):
-        make_cohort(tmp_path / "c", patients=1)
+        make_cohort(tmp_path / "c", Cohort(patients=1))
     assert (foreign / "thesis.txt").exists()
 
 
@@ -253,21 +252,17 @@ def test_all_wrong_options_are_named_at_once(tmp_path: Path):
     with pytest.raises(UsageError) as caught:
         make_cohort(
             tmp_path / "c",
-            patients=5,
-            records=2,
-            layout="mimic",
-            findings=["AFIB", "XYZ"],
-            prevalence="some",
+            Cohort(patients=5, records=2, layout="mimic", findings=["AFIB", "XYZ"], prevalence="some"),
             workers=-1,
         )
     for word in ("records (2)", "'mimic'", "XYZ", "'some'", "workers", "ptb-xl", "clinical"):
         assert word in caught.value.problem
     assert not list(tmp_path.iterdir())
     with pytest.raises(UsageError, match="500 and 100"):
-        make_cohort(tmp_path / "c", patients=5, layout="ptb-xl", sampling_rate=250)
+        make_cohort(tmp_path / "c", Cohort(patients=5, layout="ptb-xl", sampling_rate=250))
 
 
 def test_a_folder_that_cannot_be_written_is_a_data_error(tmp_path: Path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(DataError, match="cannot write the cohort"):
-        make_cohort(tmp_path / "file" / "c", patients=1)
+        make_cohort(tmp_path / "file" / "c", Cohort(patients=1))

@@ -1,4 +1,5 @@
-"""The order is a versioned contract: the same batches on any world, from any resume point, each record once per epoch, patients apart."""
+"""The order is a versioned contract: the same batches on any world, from any resume point, each record once per epoch,
+patients apart."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cardialign.data_shards.errors import DataError, UsageError
-from cardialign.data_shards.order.global_order import ORDER_VERSION, GlobalOrder, local_slice
+from cardialign.data_shards.order.contract import local_slice
+from cardialign.data_shards.order.global_order import ORDER_VERSION, GlobalOrder
 
 
 def make_order(

@@ -10,15 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError, UsageError
-from cardialign.data_shards.order.global_order import GlobalOrder, local_slice
-from cardialign.data_shards.order.mixture import MIXTURE_VERSION, JoinedSets, MixtureOrder, mix, slots_of
+from cardialign.data_shards.order.contract import local_slice
+from cardialign.data_shards.order.global_order import GlobalOrder
+from cardialign.data_shards.order.mixture import MIXTURE_VERSION, MixtureOrder, slots_of
 from cardialign.data_shards.order.substitutes import substitutes
 from cardialign.data_shards.order.window import WindowOrder
 from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.shard_set.joined import JoinedSets
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.stream.stream import ShardStream, chain_digest
+from cardialign.data_shards.stream.stream import ReadAhead, ShardStream, chain_digest
 from tests.support.small_source import SmallSource
 
 
@@ -29,6 +31,11 @@ def make_mixture(sizes: list[int], weights: list[float], batch: int, seed: int) 
         for i, (n, slots) in enumerate(zip(sizes, slots_of(weights, batch), strict=True))
     ]
     return MixtureOrder(orders, offsets, seed)
+
+
+def set_of(rows: np.ndarray, sizes: list[int]) -> np.ndarray:
+    """Number of the set of every row of the joined sets."""
+    return np.searchsorted(np.cumsum(sizes), rows, side="right")
 
 
 def test_mixture_version_1_is_what_it_always_was() -> None:
@@ -61,15 +68,16 @@ def test_every_set_is_passed_once_per_its_own_epoch_on_every_world_from_any_step
     np.testing.assert_array_equal(
         np.concatenate([trace[resume][local_slice(batch, r, world)] for r in range(world)]), trace[resume]
     )
-    for step, rows in enumerate(trace):
+    for rows in trace:
         assert np.unique(rows).size == batch
-        np.testing.assert_array_equal(order.slot_sets(step), order.set_of(rows))
+        np.testing.assert_array_equal(np.bincount(set_of(rows, sizes)), order.slots)
     for number, (n, slots) in enumerate(zip(sizes, order.slots, strict=True)):
-        alone = GlobalOrder(np.arange(n), None, slots, seed, f"set-{number}")  # whose passes test_order.py proves
+        alone = GlobalOrder(
+            np.arange(n), None, slots, seed, f"set-{number}"
+        )  # whose passes test_global_order.py proves
         for step, rows in enumerate(trace):
-            mine = rows[order.set_of(rows) == number] - sum(sizes[:number])
+            mine = rows[set_of(rows, sizes) == number] - sum(sizes[:number])
             np.testing.assert_array_equal(np.sort(mine), np.sort(alone.batch(step)))
-        assert order.epochs_of(12)[number] == 12 * slots / n
 
 
 def test_weights_become_slots_by_largest_remainder() -> None:
@@ -85,7 +93,8 @@ def test_weights_become_slots_by_largest_remainder() -> None:
 
 def test_slots_are_shuffled_anew_at_every_step_and_differ_by_seed() -> None:
     order, other = make_mixture([300, 300], [1, 1], 64, 1), make_mixture([300, 300], [1, 1], 64, 2)
-    assert (order.slot_sets(0) != order.slot_sets(1)).any() and (order.slot_sets(0) != other.slot_sets(0)).any()
+    first, second, elsewhere = (set_of(rows, [300, 300]) for rows in (order.batch(0), order.batch(1), other.batch(0)))
+    assert (first != second).any() and (first != elsewhere).any()
     assert order.fingerprint == other.fingerprint != make_mixture([300, 300], [2, 1], 64, 1).fingerprint
 
 
@@ -94,7 +103,7 @@ def two_sets(tmp_path_factory: pytest.TempPathFactory) -> list[ShardSet]:
     root = tmp_path_factory.mktemp("mixture")
     for name, records, seed in (("large", 60, 0), ("small", 24, 9)):
         build_shards(
-            SmallSource(records, seed=seed), root / name, spec=SignalSpec(500, 1), records_per_shard=16, workers=1
+            SmallSource(records, seed=seed), root / name, SetPlan(SignalSpec(500, 1), records_per_shard=16), workers=1
         )
     return [ShardSet.open(root / name) for name in ("large", "small")]
 
@@ -108,17 +117,26 @@ def order_of(shards: ShardSet, slots: int) -> GlobalOrder | WindowOrder:
     return GlobalOrder(chosen.rows, shards.patients[chosen.rows], slots, 3, chosen.fingerprint)
 
 
+def mixture_of(sets: list[ShardSet], weights: list[float], batch: int, seed: int) -> tuple[JoinedSets, MixtureOrder]:
+    joined = JoinedSets(sets)
+    orders = [order_of(each, slots) for each, slots in zip(sets, slots_of(weights, batch), strict=True)]
+    return joined, MixtureOrder(orders, joined.offsets, seed)
+
+
 def test_the_stream_reads_a_mixture_on_any_world_with_one_digest(two_sets: list[ShardSet]) -> None:
-    joined, order = mix(two_sets, [2, 1], 12, 3, order_of)
+    joined, order = mixture_of(two_sets, [2, 1], 12, 3)
+    sizes = [len(each) for each in two_sets]
     digest = "0" * 32
     for step in range(8):
         digest = chain_digest(digest, order.batch(step))
     for world in (1, 3):
         for rank in range(world):
-            with ShardStream(joined, order, rank=rank, world_size=world, stop_step=8, threads=1) as stream:
+            with ShardStream(
+                joined, order, rank=rank, world_size=world, stop_step=8, read_ahead=ReadAhead(threads=1)
+            ) as stream:
                 for batch in stream:
                     for i, row in enumerate(batch.rows.tolist()):
-                        number = int(order.set_of(np.array(row)))
+                        number = int(set_of(np.array(row), sizes))
                         record = two_sets[number].read_record(row - joined.offsets[number])
                         np.testing.assert_array_equal(batch.signal[i], record.millivolts())
                         np.testing.assert_array_equal(batch.lead_mask[i], record.lead_mask)
@@ -140,17 +158,16 @@ def test_the_epochs_of_a_stretch_are_computed_ahead(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_substitute_comes_from_the_same_set(two_sets: list[ShardSet]) -> None:
-    _, order = mix(two_sets, [1, 1], 12, 3, order_of)
+    _, order = mixture_of(two_sets, [1, 1], 12, 3)
+    sizes = [len(each) for each in two_sets]
     for step in range(6):
         rows = order.batch(step)
         chosen = substitutes(order, step, {int(rows[5]): 0, int(rows[6]): 0})
         for place, row in chosen.items():
-            assert order.set_of(np.array(row)) == order.set_of(rows[place]) and row not in rows
+            assert set_of(np.array(row), sizes) == set_of(rows[place], sizes) and row not in rows
 
 
 def test_sets_of_different_specs_do_not_mix(two_sets: list[ShardSet], tmp_path: Path) -> None:
-    build_shards(SmallSource(5), tmp_path / "longer", spec=SignalSpec(500, 2), workers=1)
+    build_shards(SmallSource(5), tmp_path / "longer", SetPlan(SignalSpec(500, 2)), workers=1)
     with pytest.raises(DataError, match="different signal specs"):
         JoinedSets([*two_sets, ShardSet.open(tmp_path / "longer")])
-    with pytest.raises(UsageError, match="2 shard sets, 1 weights"):
-        mix(two_sets, [1], 12, 0, order_of)

@@ -1,4 +1,5 @@
-"""Files as they come from other people's software: each is read exactly, or rejected with a reason that says what is wrong; never read as something else.
+"""Files as they come from other people's software: each is read exactly, or rejected with a reason that says what is
+wrong; never read as something else.
 
 What is odd or corrupted stands in the name or in the parameters of each test.
 """
@@ -13,12 +14,11 @@ import numpy as np
 import pytest
 import wfdb
 
-from cardialign.data_shards.build.build import build_shards
-from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.build.build import SetPlan, build_shards
+from cardialign.data_shards.errors import DataError, RecordRejected
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord, SignalSpec
 from cardialign.data_shards.signal.conform import conform
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.base import RecordRejected
 from cardialign.data_shards.sources.vocabularies.snomed import parse_dx
 from tests.support.wfdb_files import ecg_counts
 
@@ -72,7 +72,8 @@ def csv_rows(separator: str = ",") -> str:
 def test_storage_formats_are_read_to_the_count(tmp_path: Path, storage: str, counts_per_mv: int) -> None:
     counts = np.rint(MILLIVOLTS * counts_per_mv).astype(np.int64)
     wfdb.wrsamp(
-        "r", fs=500, units=["mV"] * 12, sig_name=list(STANDARD_LEADS), d_signal=np.ascontiguousarray(counts.T), fmt=[storage] * 12,
+        "r", fs=500, units=["mV"] * 12, sig_name=list(STANDARD_LEADS), d_signal=np.ascontiguousarray(counts.T),
+        fmt=[storage] * 12,
         adc_gain=[float(counts_per_mv)] * 12, baseline=[0] * 12, write_dir=str(tmp_path),
     )  # fmt: skip
     record = only("wfdb", tmp_path)
@@ -228,7 +229,7 @@ def test_a_flipped_bit_in_a_signal_file_is_flagged_by_the_checksum_of_its_lead_a
     raw[2 * (12 * 500 + 7)] ^= 4
     record = only("wfdb", wfdb_record(tmp_path, header, raw=bytes(raw)))
     assert record.quality["checksum"] == ("V2",) and record.lead_mask.all()
-    report = build_shards(open_source("wfdb", tmp_path), tmp_path / "out", spec=SignalSpec(500, 2), workers=1)
+    report = build_shards(open_source("wfdb", tmp_path), tmp_path / "out", SetPlan(SignalSpec(500, 2)), workers=1)
     assert report.quality["checksum"] == 1
 
 
@@ -279,7 +280,17 @@ def test_a_snomed_code_that_is_not_in_the_table_stays_a_label_without_words(
     assert "999999999=1" in caplog.text
 
 
-@pytest.mark.parametrize("dx", ["426783006, 164889003", "426783006;164889003", "426783006 164889003", "[426783006, 164889003]", '"426783006","164889003"', "426783006.0,164889003.0"])  # fmt: skip
+@pytest.mark.parametrize(
+    "dx",
+    [
+        "426783006, 164889003",
+        "426783006;164889003",
+        "426783006 164889003",
+        "[426783006, 164889003]",
+        '"426783006","164889003"',
+        "426783006.0,164889003.0",
+    ],
+)
 def test_codes_in_any_list_form_are_the_same_codes(dx: str) -> None:
     assert parse_dx(dx) == ("426783006", "164889003")
 

@@ -1,4 +1,5 @@
-"""Files are found one by one in the order of their sorted paths, links included, and a large folder gives what a small one gives."""
+"""Files are found one by one in the order of their sorted paths, links included, and a large folder gives what a small
+one gives."""
 
 from __future__ import annotations
 
@@ -17,7 +18,10 @@ SUFFIXES = (".hea", ".npy")
 
 
 def all_at_once(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
-    """The plain reference: walk everything, then sort. Names the first of the paths that lead to a folder, as the walk in order does."""
+    """The plain reference: walk everything, then sort.
+
+    Names the first of the paths that lead to a folder, as the walk in order does.
+    """
     found: dict[str, str] = {}
 
     def visit(folder: str, above: frozenset[str]) -> None:

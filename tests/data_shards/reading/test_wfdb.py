@@ -1,4 +1,5 @@
-"""The fast format-16 reader gives what the wfdb package gives, other forms go through that package, and bad files are turned away by name."""
+"""The fast format-16 reader gives what the wfdb package gives, other forms go through that package, and bad files are
+turned away by name."""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.reading.wfdb import reader as wfdb_reader
 from cardialign.data_shards.reading.wfdb.header import parse_header
 from cardialign.data_shards.reading.wfdb.reader import read_wfdb, standard_leads
 from cardialign.data_shards.record import STANDARD_LEADS
-from cardialign.data_shards.sources.base import RecordRejected
 from tests.support.wfdb_files import MIMIC_LEADS, ecg_counts, write_record
 
 

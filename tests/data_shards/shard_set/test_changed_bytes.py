@@ -1,4 +1,5 @@
-"""Whatever bytes of a data set's files are changed, cut or repeated: each reader gives a record that can be stored, or says what is wrong; never a crash."""
+"""Whatever bytes of a data set's files are changed, cut or repeated: each reader gives a record that can be stored, or
+says what is wrong; never a crash."""
 
 from __future__ import annotations
 
@@ -13,14 +14,13 @@ import pytest
 import wfdb
 from scipy.io import savemat
 
-from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.errors import DataError, RecordRejected, UserError
 from cardialign.data_shards.reading.arrays import read_array
+from cardialign.data_shards.reading.tables import read_table
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.signal.codec import decode_counts, encode
 from cardialign.data_shards.signal.conform import conform
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.base import RecordRejected
-from cardialign.data_shards.sources.shared.common import read_table
 from tests.support.wfdb_files import MIMIC_LEADS, ecg_counts, write_record
 
 COUNTS = ecg_counts(300, gain=1000)
@@ -55,7 +55,8 @@ def challenge(root: Path) -> None:
 
 def format_212(root: Path) -> None:
     wfdb.wrsamp(
-        "r", fs=500, units=["mV"] * 12, sig_name=list(STANDARD_LEADS), d_signal=np.ascontiguousarray(COUNTS.T, dtype=np.int64), fmt=["212"] * 12,
+        "r", fs=500, units=["mV"] * 12, sig_name=list(STANDARD_LEADS), d_signal=np.ascontiguousarray(COUNTS.T,
+        dtype=np.int64), fmt=["212"] * 12,
         adc_gain=[1000.0] * 12, baseline=[0] * 12, write_dir=str(root),
     )  # fmt: skip
 
@@ -115,7 +116,8 @@ CASES: dict[str, tuple[str, Callable[[Path], None], dict[str, Any]]] = {
 
 
 def changed(raw: bytes, rng: random.Random) -> bytes:
-    """One to three changes, most of them in the first 600 bytes, where headers are: a byte, a word, a gap, an end, a line."""
+    """One to three changes, most of them in the first 600 bytes, where headers are: a byte, a word, a gap, an end, a
+    line."""
     data = bytearray(raw)
     kind = rng.choice(("byte", "byte", "word", "word", "gap", "end", "line"))
     for _ in range(rng.randint(1, 3)):

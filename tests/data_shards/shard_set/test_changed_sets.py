@@ -1,5 +1,5 @@
-"""Whatever bits of a committed shard set are flipped or cut: what is read is what was written, or is refused; and a full verify finds it in the shards
-and tables (a manifest also says things that nothing follows from)."""
+"""Whatever bits of a committed shard set are flipped or cut: what is read is what was written, or is refused; and a
+full verify finds it in the shards and tables (a manifest also says things that nothing follows from)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardialign.data_shards.build.build import build_shards
-from cardialign.data_shards.build.commit import INDEX, MANIFEST, REPORTS
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.checks.verify import verify
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.order.global_order import GlobalOrder
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.index import IndexFile
+from cardialign.data_shards.shard_set.layout import INDEX, MANIFEST, REPORTS
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.stream.stream import ShardStream
+from cardialign.data_shards.stream.stream import ReadAhead, ShardStream
 from cardialign.data_shards.text.bank import TextBank, build_text_bank
 from tests.support.hashing_encoder import HashingEncoder
 from tests.support.small_source import SmallSource
@@ -31,7 +31,9 @@ COLUMNS = ("shard", "offset", "size", "crc32", "fold", "report", "age_years", "s
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "set"
-    build_shards(SmallSource(RECORDS, samples=100), folder, spec=SignalSpec(500, 0.2), workers=1, records_per_shard=8)
+    build_shards(
+        SmallSource(RECORDS, samples=100), folder, SetPlan(SignalSpec(500, 0.2), records_per_shard=8), workers=1
+    )
     build_text_bank(ShardSet.open(folder), HashingEncoder())
     return folder
 
@@ -64,7 +66,7 @@ def test_a_set_with_flipped_bits_reads_as_written_or_is_refused_and_verify_finds
             assert verify(tmp_path / "set").problems or name == MANIFEST
             shards = ShardSet.open(tmp_path / "set")
             order = GlobalOrder(np.arange(len(shards)), shards.patients, 4, 0, truth.fingerprint)
-            with ShardStream(shards, order, stop_step=RECORDS // 4, threads=1) as batches:
+            with ShardStream(shards, order, stop_step=RECORDS // 4, read_ahead=ReadAhead(threads=1)) as batches:
                 assert sum(len(batch.rows) for batch in batches) == RECORDS
             for row in range(RECORDS):
                 np.testing.assert_array_equal(shards.read_record(row).counts, counts[row])

@@ -1,5 +1,5 @@
-"""The real clients of object stores against servers that speak their protocols: run where `cardialign[s3]` and moto[server], or `cardialign[gs]` and
-gcp-storage-emulator, are installed."""
+"""The real clients of object stores against servers that speak their protocols: run where `cardialign[s3]` and
+moto[server], or `cardialign[gs]` and gcp-storage-emulator, are installed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def _answers(port: int) -> bool:
 
 
 class LocalStore:
-    """A server of its own process; of moto: `fetched()` counts the objects it has handed out, `deny()` refuses whoever comes from then on."""
+    """A server of its own process; of moto: `fetched()` counts the objects it has handed out, `deny()` refuses whoever
+    comes from then on."""
 
     def __init__(self, folder: Path, program: str, *options: str) -> None:
         port = free_port()

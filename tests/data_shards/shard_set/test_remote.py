@@ -1,4 +1,5 @@
-"""Shards behind a URL read like a folder: fetched once per node, checked, bounded on disk, and every failure names the URL and the way out."""
+"""Shards behind a URL read like a folder: fetched once per node, checked, bounded on disk, and every failure names the
+URL and the way out."""
 
 from __future__ import annotations
 
@@ -21,9 +22,10 @@ import pytest
 
 from cardialign.data_shards.checks.verify import verify
 from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.locations import url_of
 from cardialign.data_shards.shard_set import transfers as remote_files
 from cardialign.data_shards.shard_set.cache import ShardCache
-from cardialign.data_shards.shard_set.remote import local_folder, url_of
+from cardialign.data_shards.shard_set.remote import local_folder
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.stream import iterate_rows
 from cardialign.data_shards.text.bank import TextBank, build_text_bank

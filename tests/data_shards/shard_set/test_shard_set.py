@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.signal.codec import decode_counts
 from tests.support.small_source import SmallSource
 
+ROOT = Path(__file__).parents[3]
+
 
 def test_stock_webdataset_iterates_every_record_of_a_set(small_set: ShardSet) -> None:
     urls = [str(small_set.path / name) for name in small_set.shard_names]
@@ -23,6 +27,22 @@ def test_stock_webdataset_iterates_every_record_of_a_set(small_set: ShardSet) ->
         record = small_set.read_record(row)
         np.testing.assert_array_equal(decode_counts(sample["ecg"]), record.counts)
         assert json.loads(sample["json"])["statements"] == list(record.statements)
+
+
+READ = """
+import sys
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+shards = ShardSet.open(sys.argv[1])
+shards.read_record(3), shards.select(require_report=True), shards.labels(shards.select().rows, "rhythm")
+floor = "cardialign.data_shards."
+print([name for name in sys.modules if name.startswith((f"{floor}build", f"{floor}sources", "scipy", "torch"))])
+"""
+
+
+def test_opening_a_set_and_reading_from_it_loads_no_builder_no_source_and_no_scipy(small_set_folder: Path) -> None:
+    words = [sys.executable, "-c", READ, small_set_folder]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
 
 
 def test_index_columns_agree_with_the_records(small_set: ShardSet) -> None:
@@ -109,7 +129,7 @@ def test_a_set_that_is_not_whole_does_not_open(set_copy: Path, tmp_path: Path) -
 
 
 def test_records_without_a_patient_id_are_patients_of_their_own(tmp_path: Path) -> None:
-    from cardialign.data_shards.build.build import build_shards
+    from cardialign.data_shards.build.build import SetPlan, build_shards
     from cardialign.data_shards.record import SignalSpec
 
     class Anonymous(SmallSource):
@@ -118,7 +138,7 @@ def test_records_without_a_patient_id_are_patients_of_their_own(tmp_path: Path) 
             record.patient = "" if entry.meta["number"] < 4 else "known"
             return record
 
-    build_shards(Anonymous(8), tmp_path / "s", spec=SignalSpec(500, 1), workers=1)
+    build_shards(Anonymous(8), tmp_path / "s", SetPlan(SignalSpec(500, 1)), workers=1)
     codes = ShardSet.open(tmp_path / "s").patients
     assert (
         len(set(codes[:4].tolist())) == 4 and len(set(codes[4:].tolist())) == 1 and not set(codes[:4]) & set(codes[4:])

@@ -1,4 +1,5 @@
-"""A patient's split depends on the patient and the salt alone, so it survives added data; fractions hold; no patient is in two splits."""
+"""A patient's split depends on the patient and the salt alone, so it survives added data; fractions hold; no patient is
+in two splits."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -46,7 +47,7 @@ def test_splits_of_a_set_are_whole_patients_and_all_of_them(small_set: ShardSet)
 
 
 def test_added_data_moves_nobody(small_set: ShardSet, tmp_path: Path) -> None:
-    build_shards(SmallSource(40), tmp_path / "fewer", spec=SignalSpec(500, 1), workers=1)
+    build_shards(SmallSource(40), tmp_path / "fewer", SetPlan(SignalSpec(500, 1)), workers=1)
     fewer = ShardSet.open(tmp_path / "fewer")
     for name in SPLITS:
         before, after = ({ids(s)[row] for row in s.select(split=name).rows} for s in (fewer, small_set))
@@ -60,7 +61,7 @@ def test_records_without_a_patient_are_dealt_one_by_one(tmp_path: Path) -> None:
             record.patient = ""
             return record
 
-    build_shards(Anonymous(60, samples=20), tmp_path / "s", spec=SignalSpec(500, 0.04), workers=1)
+    build_shards(Anonymous(60, samples=20), tmp_path / "s", SetPlan(SignalSpec(500, 0.04)), workers=1)
     shards = ShardSet.open(tmp_path / "s")
     rule = SplitRule("train", fractions=(0.5, 0.25, 0.25))
     rows = shards.select(split=rule).rows

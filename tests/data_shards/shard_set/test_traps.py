@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import wfdb
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
+from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.signal.conform import conform
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.base import RecordRejected
 from tests.support.wfdb_files import MIMIC_LEADS, ecg_counts, write_record
 
 REPORTS = [f"report_{k}" for k in range(18)]
@@ -42,7 +42,8 @@ def challenge(
 def mimic(
     root: Path, reports: dict[str, dict[str, str]], studies: tuple[str, ...] = ("45106466",), **change: np.ndarray
 ) -> Path:
-    """MIMIC-IV-ECG with `studies`, of which `reports` holds the measurements rows; `change` replaces the counts of lead names."""
+    """MIMIC-IV-ECG with `studies`, of which `reports` holds the measurements rows; `change` replaces the counts of lead
+    names."""
     rows = []
     for study in studies:
         counts = ecg_counts(5000)
@@ -114,7 +115,7 @@ def test_header_gain_1000_times_too_large_is_counted_in_the_build_and_left_alone
     record = challenge(tmp_path / "set", counts, gains="1000000/mV", comments=("#Dx: 426783006",))
     assert record.quality["gain-suspect"] == STANDARD_LEADS and set(record.gain.tolist()) == {1e6}
     report = build_shards(
-        open_source("challenge", tmp_path / "set"), tmp_path / "out", spec=SignalSpec(500, 2), workers=1
+        open_source("challenge", tmp_path / "set"), tmp_path / "out", SetPlan(SignalSpec(500, 2)), workers=1
     )
     assert report.quality == {"gain-suspect": 1}
     assert ShardSet.open(tmp_path / "out").manifest["counts"]["quality"] == {"gain-suspect": 1}

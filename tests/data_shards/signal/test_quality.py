@@ -1,4 +1,5 @@
-"""Every flag is raised by the fault it is for, by nothing else, and the bits of the index stand for the same names for ever."""
+"""Every flag is raised by the fault it is for, by nothing else, and the bits of the index stand for the same names for
+ever."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Challenge folders, Chapman-Shaoxing-Ningbo and both forms of CPSC2018: headers' comments to labels, statements and demographics."""
+"""Challenge folders, Chapman-Shaoxing-Ningbo and both forms of CPSC2018: headers' comments to labels, statements and
+demographics."""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ import pytest
 from scipy.io import savemat
 
 from cardialign.data_shards.build.build import build_shards
-from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.errors import DataError, RecordRejected, UserError
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.base import RecordRejected, Source
-from cardialign.data_shards.sources.shared.common import patient_hash
+from cardialign.data_shards.sources.base import Source
+from cardialign.data_shards.sources.shared.patients import patient_hash
 from cardialign.data_shards.sources.vocabularies import snomed
 from tests.support.wfdb_files import ecg_counts, write_record
 

@@ -1,4 +1,5 @@
-"""CODE-15% in WFDB form: 400 Hz, demographics from headers or exams.csv, classes and statements only where the table gives them."""
+"""CODE-15% in WFDB form: 400 Hz, demographics from headers or exams.csv, classes and statements only where the table
+gives them."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.signal.conform import conform
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.shared.common import patient_hash
+from cardialign.data_shards.sources.shared.patients import patient_hash
 from tests.support.wfdb_files import ecg_counts, write_record
 
 EXAMS = "exam_id,age,is_male,nn_predicted_age,1dAVb,RBBB,LBBB,SB,ST,AF,patient_id,death,timey,normal_ecg,trace_file\n"
@@ -49,7 +50,10 @@ def test_headers_give_age_sex_and_the_chagas_label(folder: Path) -> None:
 
 
 def test_exams_give_patients_classes_and_statements(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = "1000104,66,False,60.1,True,False,False,False,False,True,7,,,False,x.hdf5\n1000200,41,True,40,False,False,False,False,False,False,7,,,True,x.hdf5\n"
+    rows = (
+        "1000104,66,False,60.1,True,False,False,False,False,True,7,,,False,x.hdf5\n"
+        "1000200,41,True,40,False,False,False,False,False,False,7,,,True,x.hdf5\n"
+    )
     (folder / "exams.csv").write_text(EXAMS + rows)
     source = open_source("code15", folder)
     first, second, third = source.entries()

@@ -1,4 +1,5 @@
-"""Folders of WFDB records and of plain arrays, their tables mapped by options; and the template for readers of one's own."""
+"""Folders of WFDB records and of plain arrays, their tables mapped by options; and the template for readers of one's
+own."""
 
 from __future__ import annotations
 
@@ -7,19 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.build.listing import write_listing
-from cardialign.data_shards.errors import DataError, UsageError
+from cardialign.data_shards.errors import DataError, RecordRejected, UsageError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources import SOURCES, open_source
-from cardialign.data_shards.sources.base import RecordRejected
-from cardialign.data_shards.sources.shared.common import fold_of, patient_hash
+from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
 from tests.support.wfdb_files import ecg_counts, write_record
 
-TABLE = "id,file,text,codes,person,years,gender,split\nr1,a/one.hea,Sinus rhythm; Normal ECG.,NORM|SR,7.0,54,1,3\nr2,b/two,,,8.0,16 mo,0,4\n"
+TABLE = (
+    "id,file,text,codes,person,years,gender,split\n"
+    "r1,a/one.hea,Sinus rhythm; Normal ECG.,NORM|SR,7.0,54,1,3\n"
+    "r2,b/two,,,8.0,16 mo,0,4\n"
+)
 COLUMNS = {
-    "report_column": "text", "report_separator": ";", "labels_column": "codes", "label_set": "mine", "patient_column": "person",
+    "report_column": "text", "report_separator": ";", "labels_column": "codes", "label_set": "mine",
+    "patient_column": "person",
     "age_column": "years", "sex_column": "gender", "sex_values": "0=male,1=female", "fold_column": "split",
 }  # fmt: skip
 
@@ -90,7 +95,8 @@ def test_rows_and_files_without_each_other_are_told_and_numbers_are_no_sexes(
 @pytest.mark.parametrize(
     ("options", "says"),
     [({"report_column": "text"}, "no key"), ({"key_column": "id", "sex_values": "0:male"}, "0=male,1=female"),
-     ({"key_column": "id", "age_unit": "moons"}, "age_unit is 'moons'"), ({"key_column": "id", "label_set": "a:b"}, "label_set is 'a:b'")],
+     ({"key_column": "id", "age_unit": "moons"}, "age_unit is 'moons'"), ({"key_column": "id", "label_set": "a:b"},
+     "label_set is 'a:b'")],
 )  # fmt: skip
 def test_a_mapping_that_cannot_work_is_refused_at_once(
     folder: Path, table: Path, options: dict[str, str], says: str
@@ -103,8 +109,10 @@ def test_a_mapping_that_cannot_work_is_refused_at_once(
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("id,file\nr1,../x\n", "does not lie under"), ("id,file\nr1,/etc/x\n", "does not lie under"), ("id,file\nr1,\n", "row 1 has nothing in 'file'"),
-     ("id,file\nr1,a/one\nr1,b/two\n", "'wfdb-r1' occurs more than once: a/one .* and b/two"), ("id\nr1\n", "lacks the columns file")],
+    [("id,file\nr1,../x\n", "does not lie under"), ("id,file\nr1,/etc/x\n", "does not lie under"), ("id,file\nr1,\n",
+    "row 1 has nothing in 'file'"),
+     ("id,file\nr1,a/one\nr1,b/two\n", "'wfdb-r1' occurs more than once: a/one .* and b/two"), ("id\nr1\n",
+     "lacks the columns file")],
 )  # fmt: skip
 def test_rows_that_point_outside_nowhere_or_twice_are_named(
     folder: Path, table: Path, tmp_path: Path, text: str, says: str
@@ -170,9 +178,12 @@ def test_fewer_leads_in_another_order_are_masked_and_sorted(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("array", "options", "says"),
-    [(np.zeros((12, 12)), {"sampling_rate": 500}, "set the option orientation"), (np.zeros((3, 50)), {"sampling_rate": 500}, "of 12 leads"),
-     (np.zeros((12, 50)), {}, "set the option sampling_rate"), (np.zeros(50), {"sampling_rate": 500}, "expected numbers"),
-     (np.array([[None]]), {"sampling_rate": 500}, "bad-format"), (np.full((12, 50), 1e300), {"sampling_rate": 500}, "no voltages"),
+    [(np.zeros((12, 12)), {"sampling_rate": 500}, "set the option orientation"), (np.zeros((3, 50)),
+    {"sampling_rate": 500}, "of 12 leads"),
+     (np.zeros((12, 50)), {}, "set the option sampling_rate"), (np.zeros(50), {"sampling_rate": 500},
+     "expected numbers"),
+     (np.array([[None]]), {"sampling_rate": 500}, "bad-format"), (np.full((12, 50), 1e300), {"sampling_rate": 500},
+     "no voltages"),
      (ecg_counts() / 2e9, {"sampling_rate": 500}, "less than one of 1000 counts per mV; is the unit mV"),
      (np.full((12, 50), np.nan), {"sampling_rate": 500}, "no-signal")],
 )  # fmt: skip
@@ -208,8 +219,10 @@ def test_the_template_is_a_reader_that_works(tmp_path: Path, monkeypatch: pytest
     (root / "records.csv").write_text(
         "record,patient,age,sex,report\na,1,54,F,Sinus rhythm.|Normal ECG\nb,2,,M,\nc,2,60,M,\n"
     )
-    monkeypatch.setitem(SOURCES, "template", "cardialign.data_shards.sources.template:Template")
-    report = build_shards(open_source("template", root, salt="s"), tmp_path / "out", spec=SignalSpec(500, 2), workers=1)
+    monkeypatch.setitem(SOURCES.own, "template", "cardialign.data_shards.sources.template:Template")
+    report = build_shards(
+        open_source("template", root, salt="s"), tmp_path / "out", SetPlan(SignalSpec(500, 2)), workers=1
+    )
     assert (report.records, report.patients, report.rejected) == (2, 2, {"missing-file": 1})
     record = ShardSet.open(tmp_path / "out").read_record(0)
     np.testing.assert_array_equal(record.counts, ecg_counts(gain=1000))
@@ -224,8 +237,10 @@ def test_the_template_is_a_reader_that_works(tmp_path: Path, monkeypatch: pytest
 def test_a_mapped_real_ptb_xl_agrees_with_its_own_reader(real_data: Path) -> None:
     root = real_data / "ptb-xl"
     mapped = open_source(
-        "wfdb", root, table=root / "ptbxl_database.csv", key_column="ecg_id", path_column="filename_hr", patient_column="patient_id",
-        age_column="age", sex_column="sex", sex_values="0=male,1=female", fold_column="strat_fold", report_column="report", time_column="recording_date",
+        "wfdb", root, table=root / "ptbxl_database.csv", key_column="ecg_id", path_column="filename_hr",
+        patient_column="patient_id",
+        age_column="age", sex_column="sex", sex_values="0=male,1=female", fold_column="strat_fold",
+        report_column="report", time_column="recording_date",
     )  # fmt: skip
     own = open_source("ptb-xl", root, report="original")
     entries = {entry.path: entry for entry in own.entries() if (root / f"{entry.path}.hea").is_file()}

@@ -1,4 +1,5 @@
-"""MIMIC-IV-ECG as published: joined by study_id, leads reordered, reports cleaned, bad records and wrong layouts named."""
+"""MIMIC-IV-ECG as published: joined by study_id, leads reordered, reports cleaned, bad records and wrong layouts
+named."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.errors import DataError, RecordRejected, UserError
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.base import RecordRejected, Source
-from cardialign.data_shards.sources.shared.common import fold_of, patient_hash
+from cardialign.data_shards.sources.base import Source
+from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
 from tests.support.wfdb_files import MIMIC_LEADS, ecg_counts, write_record
 
 LIST = ("subject_id", "study_id", "file_name", "ecg_time", "path")

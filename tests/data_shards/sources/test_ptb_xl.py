@@ -1,4 +1,5 @@
-"""PTB-XL as published: label sets by the benchmark's rule, English statements from SCP codes, published folds, both rates."""
+"""PTB-XL as published: label sets by the benchmark's rule, English statements from SCP codes, published folds, both
+rates."""
 
 from __future__ import annotations
 
@@ -10,10 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.errors import DataError, RecordRejected, UsageError, UserError
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.base import RecordRejected
-from cardialign.data_shards.sources.shared.common import patient_hash
+from cardialign.data_shards.sources.shared.patients import patient_hash
 from cardialign.data_shards.sources.vocabularies.scp import parse_scp_codes
 from tests.support.wfdb_files import ecg_counts, write_record
 
@@ -91,7 +91,8 @@ def meta(root: Path, **options) -> dict[int, dict]:
 
 
 def test_label_sets_follow_the_published_rule(root):
-    """A statement counts when listed, likelihood 0 included; sets without a code are absent; unknown codes stay in "scp"."""
+    """A statement counts when listed, likelihood 0 included; sets without a code are absent; unknown codes stay in
+    "scp"."""
     assert {ecg_id: entry["labels"] for ecg_id, entry in meta(root).items() if ecg_id < 4} == {
         1: {"scp": ("NORM", "SR"), "super": ("NORM",), "sub": ("NORM",), "rhythm": ("SR",)},
         2: {

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardialign.data_shards.cohort.generate import make_cohort
+from cardialign.data_shards.cohort.generate import Cohort, make_cohort
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.shared.common import patient_hash
 from cardialign.data_shards.sources.shared.folder import age_in_years
+from cardialign.data_shards.sources.shared.patients import patient_hash
 from tests.support.wfdb_files import ecg_counts, write_record
 
 PUBLISHED = (
-    "Filename", "ECG_ID", "Patient_ID", "Age", "Gender", "Acquisition_date", "Sampling_point", "Lead", "AHA_code", "CHN_code", "ICD-10 code", "pSQI",
+    "Filename", "ECG_ID", "Patient_ID", "Age", "Gender", "Acquisition_date", "Sampling_point", "Lead", "AHA_code",
+    "CHN_code", "ICD-10 code", "pSQI",
 )  # fmt: skip
 NINE = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V3", "V5")
 
@@ -35,8 +36,10 @@ def test_the_published_form_days_quotes_and_nine_leads(tmp_path: Path, caplog: p
         tmp_path / "Child_ecg/P00/P00002/P00002_E01", ecg_counts(2500, leads=9, gain=1000), leads=NINE, gains="1000/mV"
     )
     rows = [
-        ("P00/P00001/P00001_E01", "P00001_E01", "P00001", "572d", "'Male'", "2018-01-09", 2500, 12, "'A1'", "'A1'", "'I40.0';'Q21.1'", ""),
-        ("P00/P00002/P00002_E01", "P00002_E01", "P00002", "12d", "'Female'", "", 2500, 9, "'C22';'L145+Modifier362';'Left ventricular high voltage';'Z999'", "", "", ""),
+        ("P00/P00001/P00001_E01", "P00001_E01", "P00001", "572d", "'Male'", "2018-01-09", 2500, 12, "'A1'", "'A1'",
+        "'I40.0';'Q21.1'", ""),
+        ("P00/P00002/P00002_E01", "P00002_E01", "P00002", "12d", "'Female'", "", 2500, 9,
+        "'C22';'L145+Modifier362';'Left ventricular high voltage';'Z999'", "", "", ""),
     ]  # fmt: skip
     write_csv(tmp_path / "AttributesDictionary.csv", PUBLISHED, rows)
     source = open_source("zzu-pecg", tmp_path)
@@ -88,7 +91,7 @@ def test_npz_records_with_reports_in_json(tmp_path: Path, caplog: pytest.LogCapt
 
 
 def test_a_virtual_paediatric_cohort_reads_with_ages_to_the_day(tmp_path: Path) -> None:
-    make_cohort(tmp_path / "cohort", layout="paediatric", patients=3, records=6, seed=1)
+    make_cohort(tmp_path / "cohort", Cohort(layout="paediatric", patients=3, records=6, seed=1))
     rows = list(csv.DictReader((tmp_path / "cohort/records.csv").open()))
     source = open_source("zzu-pecg", tmp_path / "cohort", labels=tmp_path / "cohort/truth.csv")
     records = [source.read(entry) for entry in source.entries()]
@@ -111,7 +114,8 @@ def test_a_missing_table_and_missing_columns_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "years"),
-    [("572d", 572 / 365.25), ("16 mo", 16 / 12), ("7.5 yr", 7.5), ("59", 59.0), (" '3w' ", 21 / 365.25), ("90+", 90.0), ("300", 90.0),
+    [("572d", 572 / 365.25), ("16 mo", 16 / 12), ("7.5 yr", 7.5), ("59", 59.0), (" '3w' ", 21 / 365.25), ("90+", 90.0),
+    ("300", 90.0),
      ("NaN", None), ("", None), ("-1", None), ("old", None), ("131", None), ("7 parsecs", None)],
 )  # fmt: skip
 def test_ages_in_every_spelling(text: str, years: float | None) -> None:

@@ -16,9 +16,9 @@ import pytest
 
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.stream import decoder as batch_decoder
+from cardialign.data_shards.stream import decoder
 from cardialign.data_shards.stream.slow_reads import SlowRead, SlowReadWatch
-from cardialign.data_shards.stream.stream import ShardStream
+from cardialign.data_shards.stream.stream import ReadAhead, ShardStream
 from tests.data_shards.stream.test_stream import order_of, stream_threads
 
 ROOT = Path(__file__).parents[3]
@@ -53,7 +53,9 @@ def test_a_hanging_shard_is_named_while_the_consumer_waits(set_copy: Path, caplo
 
     with (
         caplog.at_level(logging.WARNING),
-        ShardStream(shards, order_of(shards), rank=1, world_size=2, slow_read_seconds=0.05) as stream,
+        ShardStream(
+            shards, order_of(shards), rank=1, world_size=2, read_ahead=ReadAhead(slow_read_seconds=0.05)
+        ) as stream,
     ):
         consumer = threading.Thread(target=consume, args=(stream,))
         consumer.start()
@@ -92,10 +94,10 @@ def test_only_reads_beyond_the_threshold_are_reported_and_repeats_are_rare() -> 
 def test_a_stream_with_a_hanging_read_closes_in_bounded_time_and_frees_who_waits_for_it(
     set_copy: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_decoder, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(decoder, "CLOSE_SECONDS", 0.1)
     shards = ShardSet.open(set_copy)
     pipe = hang(shards, 1)
-    stream = ShardStream(shards, order_of(shards), slow_read_seconds=0.05)
+    stream = ShardStream(shards, order_of(shards), read_ahead=ReadAhead(slow_read_seconds=0.05))
     outcome: list[BaseException] = []
 
     def consume() -> None:
@@ -125,9 +127,9 @@ def test_a_stream_with_a_hanging_read_closes_in_bounded_time_and_frees_who_waits
 EXIT_WITH_A_HANGING_READ = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from data_shards import batch_decoder
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.stream.stream import ShardStream
+from cardialign.data_shards.stream import decoder
+from cardialign.data_shards.stream.stream import ReadAhead, ShardStream
 from tests.data_shards.stream.test_stream import order_of
 
 def interrupt_when_it_hangs():
@@ -135,10 +137,10 @@ def interrupt_when_it_hangs():
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGINT)
 
-batch_decoder.CLOSE_SECONDS = 0.1
+decoder.CLOSE_SECONDS = 0.1
 shards = ShardSet.open(Path(sys.argv[1]))
 unclosed = ShardStream(shards, order_of(shards))
-with ShardStream(shards, order_of(shards), slow_read_seconds=0.05) as stream:
+with ShardStream(shards, order_of(shards), read_ahead=ReadAhead(slow_read_seconds=0.05)) as stream:
     threading.Thread(target=interrupt_when_it_hangs, daemon=True).start()
     try:
         list(stream)

@@ -1,4 +1,5 @@
-"""The stream hands out exactly the order's records in mV, on any world, from any step, and says where a damaged record lies."""
+"""The stream hands out exactly the order's records in mV, on any world, from any step, and says where a damaged record
+lies."""
 
 from __future__ import annotations
 
@@ -11,7 +12,15 @@ import pytest
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.order.global_order import GlobalOrder
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.stream.stream import EMPTY_DIGEST, Batch, ShardStream, chain_digest, iterate_rows
+from cardialign.data_shards.stream.stream import (
+    EMPTY_DIGEST,
+    Batch,
+    Position,
+    ReadAhead,
+    ShardStream,
+    chain_digest,
+    iterate_rows,
+)
 
 
 def order_of(shards: ShardSet, batch: int = 10, seed: int = 1) -> GlobalOrder:
@@ -64,7 +73,9 @@ def test_every_world_reads_the_same_global_batches_and_has_the_same_digest(small
         whole = list(alone)
     ranks = []
     for rank in range(world):
-        with ShardStream(small_set, order_of(small_set), rank=rank, world_size=world, stop_step=9, threads=1) as stream:
+        with ShardStream(
+            small_set, order_of(small_set), rank=rank, world_size=world, stop_step=9, read_ahead=ReadAhead(threads=1)
+        ) as stream:
             ranks.append(list(stream))
             assert stream.digest == alone.digest
     for step, batch in enumerate(whole):
@@ -75,7 +86,9 @@ def test_every_world_reads_the_same_global_batches_and_has_the_same_digest(small
 def test_threads_and_prefetch_do_not_change_the_content(small_set: ShardSet) -> None:
     traces = []
     for threads, prefetch in ((1, 1), (4, 1), (3, 8)):
-        with ShardStream(small_set, order_of(small_set, 80), stop_step=4, threads=threads, prefetch=prefetch) as stream:
+        with ShardStream(
+            small_set, order_of(small_set, 80), stop_step=4, read_ahead=ReadAhead(threads=threads, prefetch=prefetch)
+        ) as stream:
             traces.append([content(batch) for batch in stream])
     assert traces[0] == traces[1] == traces[2]
 
@@ -88,7 +101,7 @@ def test_resuming_goes_on_with_the_same_batches_and_digest(small_set: ShardSet) 
         head = [content(next(first)) for _ in range(7)]
         assert first.next_step == 7
     with ShardStream(
-        small_set, order_of(small_set), start_step=first.next_step, stop_step=20, digest=first.digest
+        small_set, order_of(small_set), stop_step=20, start=Position(first.next_step, first.digest)
     ) as second:
         tail = [content(batch) for batch in second]
     assert head + tail == undisturbed
@@ -104,11 +117,11 @@ def test_the_digest_is_the_stated_chain(small_set: ShardSet) -> None:
         list(stream)
     assert stream.digest == digest
     with pytest.raises(UsageError, match="not a stream digest"):
-        ShardStream(small_set, order, digest="00")
+        ShardStream(small_set, order, start=Position(digest="00"))
 
 
 def test_no_thread_outlives_the_stream(small_set: ShardSet) -> None:
-    stream = ShardStream(small_set, order_of(small_set), threads=3)
+    stream = ShardStream(small_set, order_of(small_set), read_ahead=ReadAhead(threads=3))
     next(stream)
     assert stream_threads()
     stream.close()
@@ -128,7 +141,9 @@ def test_waiting_is_accounted_for(small_set: ShardSet) -> None:
 
 
 def test_a_batch_that_is_still_held_is_never_written_again(small_set: ShardSet) -> None:
-    with ShardStream(small_set, order_of(small_set), stop_step=30, prefetch=1, threads=1) as stream:
+    with ShardStream(
+        small_set, order_of(small_set), stop_step=30, read_ahead=ReadAhead(threads=1, prefetch=1)
+    ) as stream:
         held = next(stream)
         view = next(stream).signal[3]  # a view holds its buffer, too
         before, row = held.signal.copy(), view.copy()

@@ -1,4 +1,5 @@
-"""The bank holds each distinct report once, belongs to one encoder and one shard set, and appears whole or not at all."""
+"""The bank holds each distinct report once, belongs to one encoder and one shard set, and appears whole or not at
+all."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -52,7 +53,7 @@ def test_centred_vectors_are_unit_and_average_out_over_records(bank: TextBank, s
 
 
 def test_a_set_with_one_report_has_no_direction_after_centring(tmp_path: Path) -> None:
-    build_shards(SmallSource(1), tmp_path / "s", spec=SignalSpec(500, 1), workers=1)
+    build_shards(SmallSource(1), tmp_path / "s", SetPlan(SignalSpec(500, 1)), workers=1)
     bank = build_text_bank(ShardSet.open(tmp_path / "s"), HashingEncoder())
     assert bank.centred(np.array([0])).tolist() == [[0.0] * 32]
 
@@ -88,7 +89,7 @@ def test_a_bank_is_built_once_per_encoder_and_style(bank: TextBank, set_copy: Pa
 
 def test_the_bank_of_another_shard_set_is_not_taken(bank: TextBank, set_copy: Path, tmp_path: Path) -> None:
     assert TextBank.open(set_copy).path == bank.path
-    build_shards(SmallSource(20, seed=4), tmp_path / "other", spec=SignalSpec(500, 1), workers=1)
+    build_shards(SmallSource(20, seed=4), tmp_path / "other", SetPlan(SignalSpec(500, 1)), workers=1)
     (tmp_path / "other" / "text_bank").mkdir()
     bank.path.rename(tmp_path / "other" / "text_bank" / bank.path.name)
     for folder in (set_copy, tmp_path / "other"):
@@ -121,7 +122,7 @@ def test_an_empty_report_table_is_named(tmp_path: Path) -> None:
             record.statements = ()
             return record
 
-    build_shards(Silent(4), tmp_path / "s", spec=SignalSpec(500, 1), workers=1)
+    build_shards(Silent(4), tmp_path / "s", SetPlan(SignalSpec(500, 1)), workers=1)
     with pytest.raises(DataError, match=r"report table .*reports.parquet is empty"):
         build_text_bank(ShardSet.open(tmp_path / "s"), HashingEncoder())
 

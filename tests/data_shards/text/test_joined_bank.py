@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.order.mixture import JoinedSets
 from cardialign.data_shards.record import EcgRecord, SignalSpec
+from cardialign.data_shards.shard_set.joined import JoinedSets
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.text.bank import TextBank, build_text_bank
@@ -74,7 +74,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     root = tmp_path_factory.mktemp("joined-bank")
     sources = {"first": FirstSource(60), "second": SecondSource(24, seed=9), "one": BothSources()}
     for name, source in sources.items():
-        build_shards(source, root / name, spec=SignalSpec(500, 1), records_per_shard=40, workers=1)
+        build_shards(source, root / name, SetPlan(SignalSpec(500, 1), records_per_shard=40), workers=1)
     first, second, one = (ShardSet.open(root / name) for name in sources)
     parts = [build_text_bank(each, HashingEncoder()) for each in (first, second)]
     joined = JoinedSets([first, second])

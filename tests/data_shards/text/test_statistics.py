@@ -1,4 +1,5 @@
-"""Similarity statistics are those of the pairs of a run's own batches; suggested thresholds leave the negatives they claim."""
+"""Similarity statistics are those of the pairs of a run's own batches; suggested thresholds leave the negatives they
+claim."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.order.global_order import GlobalOrder
 from cardialign.data_shards.record import SignalSpec
@@ -40,7 +41,7 @@ class Talkative(SmallSource):
 @pytest.fixture(scope="module")
 def talkative(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, TextBank]:
     folder: Path = tmp_path_factory.mktemp("talk") / "set"
-    build_shards(Talkative(160, samples=20), folder, spec=SignalSpec(500, 0.04), workers=1)
+    build_shards(Talkative(160, samples=20), folder, SetPlan(SignalSpec(500, 0.04)), workers=1)
     shards = ShardSet.open(folder)
     return shards, build_text_bank(shards, HashingEncoder())
 

@@ -1,4 +1,7 @@
-"""The choice of a library is a pure function of the operands and of what is installed; what cannot serve is refused with the remedy."""
+"""The choice of a library is a pure function of the operands and of what is installed.
+
+What cannot serve is refused with the remedy.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import inspect
 import pytest
 import torch
 
+from cardialign.kernels.attention import attention, pack, packed_attention
 from cardialign.kernels.attention.backends import (
     Available,
     FlashAttention,
@@ -16,8 +20,6 @@ from cardialign.kernels.attention.backends import (
     probe,
     varlen_fits,
 )
-from cardialign.kernels.attention.dense import attention
-from cardialign.kernels.attention.packed import pack, packed_attention
 
 
 def none_called(*_: object, **__: object) -> None:

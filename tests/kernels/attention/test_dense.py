@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cardialign.kernels.attention import attention, attention_pool
 from cardialign.kernels.attention.backends import Backend
-from cardialign.kernels.attention.dense import attention, attention_pool
 
 
 def queries(tokens: int = 9, keys: int | None = None, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cardialign.kernels.attention.dense import attention
-from cardialign.kernels.attention.packed import pack, packed_attention, plan_buckets, unpack
+from cardialign.kernels.attention import attention, pack, packed_attention, plan_buckets, unpack
 
-# Full, shorter by less than an eighth (shares a bucket with padding), empty, with holes, one token, and the same length again.
+# Full, shorter by less than an eighth (shares a bucket with padding), empty, with holes, one token,
+# and the same length again.
 LENGTHS = [17, 16, 0, 7, 1, 17, 0]
 
 

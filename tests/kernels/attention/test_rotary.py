@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from cardialign.kernels.attention.rotary import LONGEST_PERIOD, SHORTEST_PERIOD, rotary, rotation, turn_heads
+from cardialign.kernels.attention import rotation, turn_heads
+from cardialign.kernels.attention.rotary import LONGEST_PERIOD, SHORTEST_PERIOD, rotary
 
 
 def queries(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:

@@ -1,11 +1,14 @@
-"""What is compared computes the same thing, the counts are those of the operands, and the table shows what was measured."""
+"""What is compared computes the same thing, and the counts are those of the operands.
+
+The table shows what was measured.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from cardialign.kernels.attention.packed import pack
+from cardialign.kernels.attention import pack
 from cardialign.kernels.benchmarks.attention import dense_job, lengths, missing_job, rotary_job
 from cardialign.kernels.benchmarks.cases import Case, compared
 from cardialign.kernels.benchmarks.table import amount, markdown, measured_report, plain, with_shares
@@ -74,8 +77,9 @@ def test_what_was_not_measured_is_said_and_never_a_number() -> None:
     cuda = torch.device("cuda")
     (missing,) = compared(Case("x", "n=1", ("flash",), {}), cuda, {}, {"flash": "no package"})
     report = {
-        "date": "2026-11-20", "quick": False, "only": [], "threads": 1, "versions": {"torch": "2.13"}, "skipped": ["loss: not here"],
-        "devices": [{"device": "cuda", "name": "H", "copy_byte_s": 4e12, "gemm_flop_s": 7e14}], "rows": [with_shares(missing, 4e12, 7e14)],
+        "date": "2026-11-20", "quick": False, "only": [], "threads": 1, "versions": {"torch": "2.13"},
+        "skipped": ["loss: not here"], "rows": [with_shares(missing, 4e12, 7e14)],
+        "devices": [{"device": "cuda", "name": "H", "copy_byte_s": 4e12, "gemm_flop_s": 7e14}],
         "unmeasured": [], "steps": [{"recipe": "cardialign-base", "device": "cuda", "note": "no text encoder here"}],
     }  # fmt: skip
     text = markdown(report)

@@ -1,4 +1,7 @@
-"""The benchmark of the losses compares like with like: the same value and gradients from the same operands, for every loss of the family."""
+"""The benchmark of the losses compares like with like.
+
+The same value and gradients from the same operands, for every loss of the family.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the benchmark of the patch embedding compares is the same operation on the same operands, and what it counts is what is done."""
+"""The benchmark of the patch embedding compares the same operation on the same operands.
+
+And what it counts is what is done.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import torch
 
 from cardialign.kernels.benchmarks.cases import measure
 from cardialign.kernels.benchmarks.patch_embed import cases, parameters, patch_job, token_elements, work
-from cardialign.kernels.patch_embed import embed as patch_embed
+from cardialign.kernels.patch_embed import geometry
 
 CPU = torch.device("cpu")
 SIZE = {"batch": 2, "samples": 300, "width": 16}
@@ -26,7 +29,7 @@ def test_counted_work_is_that_of_the_patches() -> None:
     # tokens: (300 - 25) // 12 + 1 = 23, 11 and 1; twelve leads; two operations per multiply-add
     assert counted.forward_flops == 2 * 2 * 16 * 12 * (23 * 25 + 11 * 50 + 1 * 250)
     made = sum(tokens.numel() for tokens in patch_job("conv1d", CPU, **SIZE).run())
-    assert token_elements(**SIZE) == patch_embed.token_elements(2, 300, parameters(CPU, torch.float32, 16)) == made
+    assert token_elements(**SIZE) == geometry.token_elements(2, 300, parameters(CPU, torch.float32, 16)) == made
     assert counted.forward_bytes == 4 * 2 * (12 * 300 + 4 * 35 * 16)
 
 

@@ -1,4 +1,7 @@
-"""The verdicts follow from the rows: which row is compared with which, on which side of the limit, and silence where nothing was measured."""
+"""The verdicts follow from the rows.
+
+Which row is compared with which, on which side of the limit, and silence where nothing was measured.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +43,8 @@ def measured(
 def report(rows: Rows, *devices: str, **more: Any) -> dict[str, Any]:
     listed = [{"device": each, "name": "NVIDIA H200", "copy_byte_s": COPY, "gemm_flop_s": GEMM} for each in devices]
     versions = {"torch": "2.11", "triton": "3.6.0"}
-    return {"date": "2026-11-20", "quick": False, "only": [], "threads": 1, "versions": versions, "devices": listed, "rows": rows,
-            "skipped": [], "unmeasured": [], **more}  # fmt: skip
+    about = {"date": "2026-11-20", "quick": False, "only": [], "threads": 1, "versions": versions}
+    return {**about, "devices": listed, "rows": rows, "skipped": [], "unmeasured": [], **more}
 
 
 def case(device: torch.device, loss: str, batch: int) -> Case:
@@ -103,7 +106,8 @@ def test_patches_are_judged_by_their_forward_pass_and_the_better_compiler_baseli
 
 
 @pytest.mark.parametrize(("step", "verdict"), [
-    ({"recipe": "cardialign-base", "mfu": 0.41, "step_ms": 100.0}, "pass"), ({"recipe": "cardialign-base", "mfu": 0.39, "step_ms": 100.0}, "fail"),
+    ({"recipe": "cardialign-base", "mfu": 0.41, "step_ms": 100.0}, "pass"),
+    ({"recipe": "cardialign-base", "mfu": 0.39, "step_ms": 100.0}, "fail"),
     ({"recipe": "cardialign-demo", "mfu": 0.9, "step_ms": 1.0}, "not measured in this run"),
     ({"recipe": "cardialign-base", "note": "no text encoder"}, "not measured in this run"),
 ])  # fmt: skip
@@ -150,7 +154,7 @@ def test_every_target_of_a_gpu_belongs_to_a_case_that_a_gpu_is_given() -> None:
 
 
 def test_the_page_of_figures_holds_every_case_that_is_measured_today() -> None:
-    page = (Path(benchmark_contrastive.__file__).parent / "FIGURES.md").read_text()
+    page = (Path(__file__).parents[3] / "kernels" / "benchmarks" / "FIGURES.md").read_text()
     assert "`cardialign bench kernels --markdown > kernels/benchmarks/FIGURES.md`" in page
     for device in (CPU, CUDA):
         for each in listed(device, quick=False)[0]:

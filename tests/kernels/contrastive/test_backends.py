@@ -1,13 +1,16 @@
-"""Whoever computes the tiles and however columns travel, the loss is the same: the Triton tiles through the public functions, interpreted."""
+"""Whoever computes the tiles and however columns travel, the loss is the same.
+
+The Triton tiles through the public functions, interpreted.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from cardialign.kernels.contrastive.losses import choose_blocks, weighted_infonce
+from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, weighted_infonce
+from cardialign.kernels.contrastive.plan import choose_blocks
 from cardialign.kernels.contrastive.reference import reference_infonce
-from cardialign.kernels.contrastive.similarity import NegativeWeights, Similarity
 from cardialign.kernels.contrastive.triton.backend import TRITON
 from tests.support.kernels.interpreter import interpreted, limit_launches
 from tests.support.kernels.loss_family import FAMILY, Batch, relative
@@ -32,10 +35,11 @@ def through_triton(rank: int, world: int) -> dict[tuple[str, str], dict[str, tor
     part = batch.rows(rows)
     found = {}
     for scheme in ("gather", "ring"):
+        execution = Execution(scheme=scheme, backend="triton")  # type: ignore[arg-type]
         for name in LOSSES:
             member = FAMILY[name]
             mine = member.prepare(batch).rows(rows)
-            found[name, scheme] = member.value_and_gradients(member.tiled, mine, backend="triton", scheme=scheme)
+            found[name, scheme] = member.value_and_gradients(member.tiled, mine, execution=execution)
         operands = (
             part.ecg,
             part.text,
@@ -43,7 +47,7 @@ def through_triton(rank: int, world: int) -> dict[tuple[str, str], dict[str, tor
             Similarity("none", None, part.key),
             NegativeWeights("none", drop_duplicates=False),
         )
-        output = weighted_infonce(*operands, backend="triton", scheme=scheme)
+        output = weighted_infonce(*operands, execution)
         found["negatives", scheme] = {"effective": output.effective_negatives}
     return found
 
@@ -72,7 +76,7 @@ def in_low_precision(dtype: torch.dtype) -> dict[tuple[str, str], tuple[float, f
         batch = member.prepare(Batch.random(50, width=24, noise=0.5)).to(dtype)
         truth = member.value_and_gradients(member.plain, batch.to(torch.float64))
         rough = member.value_and_gradients(member.plain, batch)
-        found = member.value_and_gradients(member.tiled, batch, backend="triton")
+        found = member.value_and_gradients(member.tiled, batch, execution=Execution(backend="triton"))
         errors |= {(name, key): (relative(found[key], truth[key]), relative(rough[key], truth[key])) for key in truth}
     return errors
 
@@ -91,12 +95,9 @@ def test_low_precision_error_of_every_loss_is_at_most_twice_that_of_the_plain_fo
 
 def test_a_backend_that_cannot_run_is_refused_by_name() -> None:
     batch = Batch.random(4)
+    operands = (batch.ecg, batch.text, batch.log_scale, batch.similarity(), NegativeWeights())
     with pytest.raises(ValueError, match="the Triton backend is not available on cpu; use backend 'auto' or 'torch'"):
-        weighted_infonce(
-            batch.ecg, batch.text, batch.log_scale, batch.similarity(), NegativeWeights(), backend="triton"
-        )
-    automatic = weighted_infonce(
-        batch.ecg, batch.text, batch.log_scale, batch.similarity(), NegativeWeights(), backend="auto"
-    )
-    expected, _ = reference_infonce(batch.ecg, batch.text, batch.log_scale, batch.similarity(), NegativeWeights())
+        weighted_infonce(*operands, Execution(backend="triton"))
+    automatic = weighted_infonce(*operands, Execution(backend="auto"))
+    expected, _ = reference_infonce(*operands)
     assert relative(automatic.loss, expected) < 1e-12

@@ -1,4 +1,7 @@
-"""Over any number of ranks, any split and either scheme every loss and its gradients are those of one process in float64."""
+"""Over any number of ranks every loss and its gradients are those of one process in float64.
+
+For any split and either scheme.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,9 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from cardialign.kernels.contrastive.exchange import Gather
-from cardialign.kernels.contrastive.losses import (
-    NegativeWeights,
-    Similarity,
-    choose_exchange,
-    ets,
-    siglip,
-    weighted_infonce,
-)
+from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, ets, siglip, weighted_infonce
+from cardialign.kernels.contrastive.exchange import Gather, Ring, choose_exchange
 from cardialign.kernels.contrastive.reference import reference_infonce
-from cardialign.kernels.contrastive.ring import Ring
 from tests.support.kernels.loss_family import FAMILY, Batch, poison_uninitialised_memory, relative
 from tests.support.processes import RankError, run_ranks
 
@@ -48,11 +43,15 @@ def cases(world: int) -> list[Case]:
 
 
 def run_case(rank: int, case: Case) -> dict[str, torch.Tensor]:
-    """Loss and gradients of this rank's rows. The local loss is scaled as a trainer might; the gradients are scaled back."""
+    """Loss and gradients of this rank's rows.
+
+    The local loss is scaled as a trainer might; the gradients are scaled back.
+    """
     name, scheme, sizes, dtype = case
     member, factor = FAMILY[name], 3.0
     batch = member.prepare(Batch.random(sum(sizes)).to(dtype)).rows(slice(sum(sizes[:rank]), sum(sizes[: rank + 1])))
-    found = member.value_and_gradients(lambda b, **o: factor * member.tiled(b, **o), batch, scheme=scheme, chunk=CHUNK)
+    execution = Execution(scheme=scheme, chunk=CHUNK)  # type: ignore[arg-type]
+    found = member.value_and_gradients(lambda b, **o: factor * member.tiled(b, **o), batch, execution=execution)
     return {name: value / factor for name, value in found.items()}
 
 
@@ -90,7 +89,10 @@ def test_ranks_with_different_widths_are_told_so_instead_of_hanging() -> None:
 
 
 def everything_else(rank: int, world: int) -> dict[str, Any]:
-    """Three ranks, one start: sub-groups, repeated runs, the choice by size, evaluation without gradients, unequal options."""
+    """Three ranks, one start.
+
+    Sub-groups, repeated runs, the choice by size, evaluation without gradients, unequal options.
+    """
     found: dict[str, Any] = {}
     group = dist.new_group([0, 2])
     batch = Batch.random(12)
@@ -98,25 +100,27 @@ def everything_else(rank: int, world: int) -> dict[str, Any]:
         part = batch.rows(slice(0, 5) if rank == 0 else slice(5, 12))
         for scheme in SCHEMES:
             operands = (part.ecg, part.text, part.log_scale, part.similarity(), NegativeWeights())
-            found[f"group {scheme}"] = float(weighted_infonce(*operands, group=group, scheme=scheme).loss)  # type: ignore[arg-type]
+            execution = Execution(group=group, scheme=scheme)  # type: ignore[arg-type]
+            found[f"group {scheme}"] = float(weighted_infonce(*operands, execution).loss)
     poison_uninitialised_memory(True)
     single = batch.to(torch.float32).rows(slice(4 * rank, 4 * rank + 4))
     for scheme in SCHEMES:
         for name in ("weighted-ramp", "soft-ramp", "siglip-soft"):
             member = FAMILY[name]
-            runs = [member.value_and_gradients(member.tiled, single, scheme=scheme, chunk=3) for _ in range(2)]
+            execution = Execution(scheme=scheme, chunk=3)  # type: ignore[arg-type]
+            runs = [member.value_and_gradients(member.tiled, single, execution=execution) for _ in range(2)]
             found[f"bitwise {scheme} {name}"] = all(
                 torch.equal(runs[0][key], runs[1][key]) and bool(runs[0][key].isfinite().all()) for key in runs[0]
             )
     for width in (8, 1 << 26):  # 4 rows of 2^26 are expanded, not stored
         wide = torch.zeros(1, 1).expand(4, width)
-        found[f"auto {width}"] = type(choose_exchange(wide, wide, Similarity(), None, "auto", {})) is (
+        found[f"auto {width}"] = type(choose_exchange(wide, wide, Similarity(), Execution(), {})) is (
             Gather if width == 8 else Ring
         )
     with torch.no_grad():
         found["evaluation"] = float(siglip(single.ecg, single.text, single.log_scale, single.bias))
     for key, call in {
-        "scheme": lambda: ets(single.ecg, single.text, scheme=SCHEMES[rank % 2]),  # type: ignore[arg-type]
+        "scheme": lambda: ets(single.ecg, single.text, execution=Execution(scheme=SCHEMES[rank % 2])),  # type: ignore[arg-type]
         "need of gradients": lambda: ets(single.ecg.clone().requires_grad_(rank == 0), single.text),
         "empty": lambda: ets(single.ecg[:0], single.text[:0]),
     }.items():

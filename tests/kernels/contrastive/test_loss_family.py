@@ -1,4 +1,7 @@
-"""What holds for every loss of the family in one process: it is its full-matrix reference, it is symmetric, exact, repeatable, and holds no matrix."""
+"""What holds for every loss of the family in one process.
+
+It is its full-matrix reference, it is symmetric, exact, repeatable, and holds no matrix.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,17 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cardialign.kernels.contrastive.blocks import TORCH
-from cardialign.kernels.contrastive.losses import (
+from cardialign.kernels.contrastive import (
+    Execution,
     Similarity,
     SoftTargets,
-    choose_blocks,
     ets,
     false_negative_mitigation,
     infonce,
     siglip,
     soft_target_infonce,
 )
+from cardialign.kernels.contrastive.plan import TORCH, choose_blocks
 from tests.support.kernels.loss_family import FAMILY, Batch, Member, poison_uninitialised_memory, relative
 
 SCALED = [name for name, member in FAMILY.items() if "log_scale" in member.leaves]
@@ -45,7 +48,7 @@ def assert_equal(found: dict[str, torch.Tensor], truth: dict[str, torch.Tensor],
 @pytest.mark.parametrize(("rows", "chunk"), [(1, 4), (2, 1), (3, 2), (31, 8), (31, 64)])
 def test_equals_the_full_matrix_in_float64(member: Member, rows: int, chunk: int, tau: float) -> None:
     batch = member.prepare(Batch.random(rows, tau=tau))
-    found = member.value_and_gradients(member.tiled, batch, chunk=chunk)
+    found = member.value_and_gradients(member.tiled, batch, execution=Execution(chunk=chunk))
     assert found["loss"].dtype == torch.float64
     assert_equal(found, member.value_and_gradients(member.plain, batch), 1e-10)
 
@@ -55,7 +58,7 @@ def test_low_precision_error_is_at_most_twice_that_of_the_plain_formula(member: 
     batch = member.prepare(Batch.random(50, width=24, noise=0.5)).to(dtype)
     truth = member.value_and_gradients(member.plain, batch.to(torch.float64))
     rough = member.value_and_gradients(member.plain, batch)
-    found = member.value_and_gradients(member.tiled, batch, chunk=16)
+    found = member.value_and_gradients(member.tiled, batch, execution=Execution(chunk=16))
     rounding = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}[dtype]  # of the result itself
     assert found["loss"].dtype == torch.float32
     for key, expected in truth.items():
@@ -66,8 +69,10 @@ def test_low_precision_error_is_at_most_twice_that_of_the_plain_formula(member: 
 
 def test_swapping_the_modalities_swaps_the_gradients(member: Member) -> None:
     batch = member.prepare(Batch.random(29))
-    found = member.value_and_gradients(member.tiled, batch, chunk=8)
-    mirrored = member.value_and_gradients(member.tiled, replace(batch, ecg=batch.text, text=batch.ecg), chunk=8)
+    found = member.value_and_gradients(member.tiled, batch, execution=Execution(chunk=8))
+    mirrored = member.value_and_gradients(
+        member.tiled, replace(batch, ecg=batch.text, text=batch.ecg), execution=Execution(chunk=8)
+    )
     assert_equal(
         {"loss": mirrored["loss"], "ecg": mirrored["text"], "text": mirrored["ecg"]},
         {k: found[k] for k in ("loss", "ecg", "text")},
@@ -79,7 +84,7 @@ def test_swapping_the_modalities_swaps_the_gradients(member: Member) -> None:
 @pytest.mark.parametrize("tau", [0.005, 1.0])
 def test_scale_gradient_equals_the_work_of_either_side(name: str, tau: float) -> None:
     batch = Batch.random(33, tau=tau)
-    found = FAMILY[name].value_and_gradients(FAMILY[name].tiled, batch, chunk=10)
+    found = FAMILY[name].value_and_gradients(FAMILY[name].tiled, batch, execution=Execution(chunk=10))
     for side, rows in (("ecg", batch.ecg), ("text", batch.text)):
         assert float((rows * found[side]).sum()) == pytest.approx(float(found["log_scale"]), rel=1e-9, abs=1e-14)
 
@@ -92,7 +97,7 @@ def test_one_report_for_all_is_finite_and_exact(member: Member) -> None:
         features=batch.features[:1].expand(14, -1),
         text=batch.text[:1].expand(14, -1),
     )
-    found = member.value_and_gradients(member.tiled, batch, chunk=5)
+    found = member.value_and_gradients(member.tiled, batch, execution=Execution(chunk=5))
     assert all(bool(value.isfinite().all()) for value in found.values())
     assert_equal(found, member.value_and_gradients(member.plain, batch), 1e-10)
 
@@ -108,7 +113,7 @@ def test_nothing_is_read_that_was_not_written_and_two_runs_are_bitwise_equal(
     member: Member, poisoned_memory: None
 ) -> None:
     batch = member.prepare(Batch.random(26)).to(torch.float32)
-    first, second = (member.value_and_gradients(member.tiled, batch, chunk=7) for _ in range(2))
+    first, second = (member.value_and_gradients(member.tiled, batch, execution=Execution(chunk=7)) for _ in range(2))
     for key, value in first.items():
         assert bool(value.isfinite().all()) and torch.equal(value, second[key]), key
 
@@ -129,7 +134,7 @@ class LargestTensor(TorchDispatchMode):
 def test_no_operation_makes_more_than_a_tile(member: Member) -> None:
     batch = member.prepare(Batch.random(160, width=8))
     with LargestTensor() as tiled:
-        member.value_and_gradients(member.tiled, batch, chunk=32)
+        member.value_and_gradients(member.tiled, batch, execution=Execution(chunk=32))
     with LargestTensor() as plain:
         member.value_and_gradients(member.plain, batch)
     assert plain.elements == 160 * 160
@@ -191,7 +196,7 @@ def test_the_cpu_takes_pytorch_and_the_missing_backend_is_named() -> None:
     assert choose_blocks("auto", torch.device("cpu"), 1 << 40) is TORCH
     assert choose_blocks("auto", torch.device("cuda"), 100) is TORCH
     with pytest.raises(ValueError, match="unknown backend 'cuda'; use one of auto, torch, triton"):
-        choose_blocks("cuda", torch.device("cpu"), 1)  # type: ignore[arg-type]
+        Execution(backend="cuda")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -202,7 +207,7 @@ def test_the_cpu_takes_pytorch_and_the_missing_backend_is_named() -> None:
         (lambda b: ets(b.ecg, b.text, torch.ones(4, dtype=torch.bool)), "for a batch of 5; pass one bool per pair"),
         (lambda b: ets(b.ecg[:0], b.text[:0]), "the batch is empty"),
         (
-            lambda b: infonce(b.ecg, b.text, b.log_scale, scheme="star"),
+            lambda b: infonce(b.ecg, b.text, b.log_scale, Execution(scheme="star")),  # type: ignore[arg-type]
             "unknown scheme 'star'; use one of auto, gather, ring",
         ),
         (lambda b: false_negative_mitigation(b.ecg, b.text[:, :3], b.similarity()), "matching embeddings of one width"),

@@ -1,4 +1,7 @@
-"""The tiled loss is the full-matrix loss, in value and in gradient, for every temperature, tile size and type; and it holds no matrix."""
+"""The tiled loss is the full-matrix loss, in value and in gradient, and it holds no matrix.
+
+For every temperature, tile size and type.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cardialign.kernels.contrastive.losses import ContrastiveOutput, NegativeWeights, Similarity, weighted_infonce
+from cardialign.kernels.contrastive import ContrastiveOutput, Execution, NegativeWeights, Similarity, weighted_infonce
 from cardialign.kernels.contrastive.reference import reference_infonce
 from tests.support.processes import run_ranks
 
@@ -53,7 +56,7 @@ class Case:
         self, similarity: Similarity, weights: NegativeWeights, chunk: int = 1024
     ) -> tuple[ContrastiveOutput, Gradients]:
         leaves = [tensor.clone().requires_grad_() for tensor in (self.ecg, self.text, self.log_scale)]
-        output = weighted_infonce(*leaves, similarity, weights, chunk=chunk)
+        output = weighted_infonce(*leaves, similarity, weights, Execution(chunk=chunk))
         output.loss.backward()
         return output, tuple(leaf.grad for leaf in leaves)  # type: ignore[return-value]
 
@@ -264,7 +267,7 @@ def peak_growth(rank: int, world: int, batch: int, tiled: bool) -> float:
     similarity = Similarity("cosine", features)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if tiled:
-        loss = weighted_infonce(ecg, text, log_scale, similarity, RAMP, chunk=512).loss
+        loss = weighted_infonce(ecg, text, log_scale, similarity, RAMP, Execution(chunk=512)).loss
     else:
         loss, _ = reference_infonce(ecg, text, log_scale, similarity, RAMP)
     loss.backward()
@@ -301,5 +304,6 @@ def test_operands_that_do_not_fit_are_refused_with_the_numbers(change: dict[str,
         "weights": PLAIN,
         **change,
     }
+    chunk = operands.pop("chunk", 1024)
     with pytest.raises(ValueError, match=message):
-        weighted_infonce(**operands)
+        weighted_infonce(**operands, execution=Execution(chunk=chunk))

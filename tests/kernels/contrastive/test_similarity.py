@@ -1,4 +1,4 @@
-"""Report similarity and the weight of a negative: the formulas at their corners, and tiles that are parts of the whole."""
+"""Report similarity and the weight of a negative: the formulas at their corners, tiles that are parts of the whole."""
 
 from __future__ import annotations
 

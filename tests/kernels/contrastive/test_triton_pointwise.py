@@ -1,6 +1,7 @@
-"""The Triton tiles of the pointwise losses and of soft targets give the terms of the plain tiles, held against float64 through the interpreter.
+"""The Triton tiles of the pointwise losses and of soft targets give the terms of the plain tiles.
 
-The yardstick of a gradient in half precision is what rounding the slopes to the type of the embeddings alone costs, as for the softmax losses.
+Held against float64 through the interpreter. The yardstick of a gradient in half precision is what rounding the slopes
+to the type of the embeddings alone costs, as for the softmax losses.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from cardialign.kernels.contrastive.blocks import TORCH
+from cardialign.kernels.contrastive.blocks import Judge
+from cardialign.kernels.contrastive.plan import TORCH
 from cardialign.kernels.contrastive.similarity import Similarity
 from cardialign.kernels.contrastive.soft_targets import SoftTargets, TargetTiles
 from cardialign.kernels.contrastive.triton.backend import TRITON
@@ -26,7 +28,10 @@ Terms = dict[str, torch.Tensor]
 
 
 class Setting(NamedTuple):
-    """A batch, how it is cut (the first rows of `sizes` against all), and the loss: a form of `block_terms`, or "soft" for soft targets."""
+    """A batch, how it is cut (the first rows of `sizes` against all), and the loss.
+
+    form: a form of `block_terms`, or "soft" for soft targets.
+    """
 
     form: str
     sizes: tuple[int, ...]
@@ -51,7 +56,8 @@ class Block(NamedTuple):
 
     def terms(self, backend: Any, form: str, gradients: bool = True) -> Terms:
         if form != "soft":
-            found = backend.terms(form, self.v, self.t, self.scale, self.bias, self.own, self.tiles, gradients, 64)
+            judge = Judge(form, self.scale, self.bias, self.own)  # type: ignore[arg-type]
+            found = backend.terms(judge, self.v, self.t, self.tiles, gradients, 64)
             return {
                 name: value
                 for name, value in zip(("loss", "slope", "work", "d_v", "d_t"), found, strict=True)
@@ -200,9 +206,8 @@ def _confident_pairs(width: int) -> tuple[float, float]:
     for batch, backend in ((eye, TRITON), (eye.double(), TORCH)):
         tiles = TargetTiles(Similarity(), Similarity(), HARD)
         scale, bias = torch.tensor(60.0, dtype=batch.dtype), torch.tensor(-30.0, dtype=batch.dtype)
-        errors.append(
-            backend.terms("logistic", batch, batch, scale, bias, torch.ones(8, dtype=batch.dtype), tiles, True, 8)
-        )
+        judge = Judge("logistic", scale, bias, torch.ones(8, dtype=batch.dtype))
+        errors.append(backend.terms(judge, batch, batch, tiles, True, 8))
     (loss, _, _, d_v, _), (loss64, _, _, d_v64, _) = errors
     return abs(float(loss / loss64) - 1), joint_error([d_v.double()], [d_v64])
 

@@ -1,7 +1,8 @@
-"""The Triton tiles give the sums and gradients of the plain tiles, held against float64 through the interpreter: no GPU is needed.
+"""The Triton tiles give the sums and gradients of the plain tiles: no GPU is needed.
 
-Rounding the weights H to the type of the embeddings is the one liberty the kernels take in half precision. So the yardstick of a gradient
-is what that rounding alone costs, of everything else the plain path in the same type; an error may be twice the yardstick plus a floor.
+Held against float64 through the interpreter. Rounding the weights H to the type of the embeddings is the one liberty
+the kernels take in half precision. So the yardstick of a gradient is what that rounding alone costs, of everything else
+the plain path in the same type; an error may be twice the yardstick plus a floor.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ FLOOR = 2e-6
 
 
 class Setting(NamedTuple):
-    """A batch and how it is cut: the first rows of `sizes` against all, and how many programs a launch may have (1: long loops)."""
+    """A batch and how it is cut: the first rows of `sizes` against all.
+
+    programs: how many programs a launch may have (1: long loops).
+    """
 
     sizes: tuple[int, ...]
     width: int
@@ -325,5 +329,7 @@ def test_the_cpu_is_for_the_interpreter_only() -> None:
 
 
 def test_users_of_the_cpu_never_import_triton() -> None:
-    program = "import sys, cardialign.kernels.contrastive.losses, cardialign.kernels.contrastive.triton.backend, cardialign.kernels.triton_support.compile_check; sys.exit('triton' in sys.modules)"
+    kernels = ("contrastive", "contrastive.triton.backend", "patch_embed", "attention", "triton_support.compile_check")
+    modules = ", ".join(f"cardialign.kernels.{name}" for name in kernels)
+    program = f"import sys, {modules}; sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0

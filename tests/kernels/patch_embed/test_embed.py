@@ -1,11 +1,14 @@
-"""The fast patch embedding equals conv1d + LayerNorm + GELU in value and gradient, and a missing lead is missing, not flat."""
+"""The fast patch embedding equals conv1d + LayerNorm + GELU in value and gradient.
+
+And a missing lead is missing, not flat.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from cardialign.kernels.patch_embed.embed import (
+from cardialign.kernels.patch_embed import (
     PatchScaleParams,
     multi_scale_patch_embed,
     patch_embed_reference,

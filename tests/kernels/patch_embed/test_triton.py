@@ -1,6 +1,7 @@
-"""The fused patch embedding gives the tokens and gradients of conv1d + LayerNorm + GELU in float64, through Triton's interpreter: no GPU is needed.
+"""The fused patch embedding gives the tokens and gradients of conv1d + LayerNorm + GELU in float64.
 
-An error may be twice that of PyTorch in the same type plus a floor. All buffers are NaN before a kernel writes them.
+Through Triton's interpreter: no GPU is needed. An error may be twice that of PyTorch in the same type plus a floor. All
+buffers are NaN before a kernel writes them.
 """
 
 from __future__ import annotations
@@ -10,12 +11,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from cardialign.kernels.patch_embed.embed import (
-    PatchScaleParams,
-    fused_here,
-    multi_scale_patch_embed,
-    patch_embed_reference,
-)
+from cardialign.kernels.patch_embed import PatchScaleParams, multi_scale_patch_embed, patch_embed_reference
+from cardialign.kernels.patch_embed.embed import fused_here
 from tests.support.kernels.interpreter import interpreted
 
 CUDA_FLOOR = 2e-6
@@ -26,7 +23,10 @@ REGIONS = ((0, 4, 10, 11, 3), (1, 2, 5), (6, 7), (8, 9))
 
 
 class Setting(NamedTuple):
-    """A batch, its patches, and how the work is cut: `programs` of the backward (1: every loop runs long; 1024, as shipped: every one is short)."""
+    """A batch, its patches, and how the work is cut.
+
+    programs: of the backward (1: every loop runs long; 1024, as shipped: every one is short).
+    """
 
     dtype: torch.dtype
     width: int

@@ -14,12 +14,12 @@ import pytest
 
 from cardialign.kernels.triton_support.compile_check import (
     Compiled,
-    Variant,
     all_variants,
     compile_variant,
     count_instructions,
     table,
 )
+from cardialign.kernels.triton_support.launch import Variant
 from tests.support.kernels.compiled import cache_folder, compiled
 from tests.support.kernels.interpreter import interpreted
 

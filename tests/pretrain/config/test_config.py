@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from cardialign.data_shards.errors import UsageError
-from cardialign.data_shards.shard_set.remote import url_of
+from cardialign.data_shards.locations import url_of
 from cardialign.pretrain.config import RunConfig, Strict, load_config, parse_config, recipe_names
 
 
@@ -22,11 +22,11 @@ def complaint(values: dict[str, Any]) -> list[str]:
 
 def test_three_mistakes_are_reported_at_once_each_with_its_remedy() -> None:
     lines = complaint(
-        {"optimizer": {"lr": -1}, "model": {"group_attention": "see"}, "training": {"global_bach": 64, "epochs": 1}}
+        {"optimizer": {"lr": -1}, "encoder": {"group_attention": "see"}, "training": {"global_bach": 64, "epochs": 1}}
     )
     assert lines == [
         "my.yaml has 3 mistakes:",
-        "model.group_attention: 'see' is not one of se, eca; did you mean `se`?",
+        "encoder.group_attention: 'see' is not one of se, eca; did you mean `se`?",
         "optimizer.lr: input should be greater than 0 (got -1); give a larger number",
         "training.global_bach: unknown key; did you mean `global_batch`?",
     ]
@@ -34,7 +34,7 @@ def test_three_mistakes_are_reported_at_once_each_with_its_remedy() -> None:
 
 def test_several_mistakes_of_one_section_are_all_named() -> None:
     groups = {"limb": ["I", "II"], "odd": ["I", "V9"], "none": []}
-    lines = complaint({"model": {"width": 65, "lead_groups": groups}, "objective": {"low": 0.9, "temperature": 3}})
+    lines = complaint({"encoder": {"width": 65, "lead_groups": groups}, "method": {"low": 0.9, "temperature": 3}})
     text = "\n".join(lines)
     for part in (
         "width 65 is not a multiple of heads 8",
@@ -53,16 +53,17 @@ def test_several_mistakes_of_one_section_are_all_named() -> None:
     [
         ({"optimiser": {}}, "did you mean `optimizer`"),
         (
-            {"model": {"patches": [{"kernel_ms": 50, "stride": 50}]}},
-            "model.patches.0.stride: unknown key; did you mean `stride_ms`",
+            {"encoder": {"patches": [{"kernel_ms": 50, "stride": 50}]}},
+            "encoder.patches.0.stride: unknown key; did you mean `stride_ms`",
         ),
         ({"data": {"qqq": 1}}, "known keys here: shards, mixture, folds, normalisation"),
-        ({"model": {"patches": [{"kernel_ms": 50, "stride_ms": 60}]}}, "set stride_ms to 50 or less"),
-        ({"model": {"width": 12, "heads": 4}}, "is odd; choose an even head size"),
+        ({"encoder": {"patches": [{"kernel_ms": 50, "stride_ms": 60}]}}, "set stride_ms to 50 or less"),
+        ({"encoder": {"width": 12, "heads": 4}}, "is odd; choose an even head size"),
         ({"training": {"steps": 5, "epochs": 2}}, "steps 5 and epochs 2 are both set; set exactly one"),
         ({"training": {}}, "neither steps nor epochs is set"),
         ({"training": {"steps": 1.5}}, "write it without decimals"),
-        ({"objective": {"name": "siglop"}}, "unknown objective 'siglop'; known: diagsim"),
+        ({"method": {"name": "siglop"}}, "unknown method 'siglop'"),
+        ({"encoder": {"name": "resnet"}}, "unknown encoder 'resnet'"),
         ({"data": {"folds": "all"}}, "write a list"),
         ({"seed": "x"}, "write a whole number"),
         ({"data": {"shards": "a", "mixture": [{"shards": "b"}]}}, "shards and mixture are both set; keep one of them"),
@@ -119,7 +120,7 @@ def test_every_recipe_loads_and_says_its_own_name(name: str) -> None:
 
 def test_the_main_recipe_comes_in_three_sizes_and_warms_up() -> None:
     assert {"cardialign-tiny", "cardialign-small", "cardialign-base", "cardialign-demo"} <= set(recipe_names())
-    assert [load_config(f"cardialign-{size}").model.width for size in ("tiny", "small", "base")] == [64, 256, 512]
+    assert [load_config(f"cardialign-{size}").encoder.width for size in ("tiny", "small", "base")] == [64, 256, 512]
     assert all(load_config(name).schedule.warmup_fraction > 0 for name in recipe_names())
 
 

@@ -8,21 +8,21 @@ import pytest
 import torch
 
 from cardialign.data_shards.errors import UsageError
-from cardialign.data_shards.record import STANDARD_LEADS
-from cardialign.pretrain.config import ModelConfig
+from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
+from cardialign.pretrain.encoders.base import EncoderOutput
 from cardialign.pretrain.encoders.blocks.normalise import NORMALISATIONS
-from cardialign.pretrain.encoders.cardialign import EcgEncoder, EncoderOutput
+from cardialign.pretrain.encoders.cardialign import CardiAlignEncoder, CardiAlignEncoderConfig
 
 RATE, SAMPLES, B = 100.0, 200, 4
 POOLINGS = ["attention", "resample"]
 
 
-def make(normalisation: str = "none", **values: Any) -> EcgEncoder:
+def make(normalisation: str = "none", **values: Any) -> CardiAlignEncoder:
     torch.manual_seed(0)
-    config = ModelConfig.model_validate(
+    config = CardiAlignEncoderConfig.model_validate(
         {"size": "tiny", "width": 16, "depth": 1, "heads": 2, "embedding_dim": 8, **values}
     )
-    return EcgEncoder(config, RATE, SAMPLES, normalisation).double().eval()
+    return CardiAlignEncoder(config, SignalSpec(RATE, SAMPLES / RATE), normalisation).double().eval()
 
 
 def batch(seed: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -48,7 +48,7 @@ def test_shapes_units_and_readable_group_weights(pooling: str, attention: str) -
     encoder = make(pooling=pooling, group_attention=attention)
     out = encoder(*batch(), return_tokens=True)
     assert out.embedding.shape == (B, 8) and out.group_weights.shape == (B, 4) and out.features.shape == (B, 4 * 3 * 16)
-    assert [tuple(t.shape) for t in out.tokens] == [(B, 4, 40, 16), (B, 4, 20, 16), (B, 4, 10, 16)]
+    assert out.tokens.shape == (B, 4 * (40 + 20 + 10), 16) and out.token_mask.shape == out.tokens.shape[:2]
     torch.testing.assert_close(out.embedding.norm(dim=-1), torch.ones(B))
     torch.testing.assert_close(out.group_weights.sum(-1), torch.ones(B))
     assert out.group_weights.std(dim=0).min() > 0, "the weights belong to the record, not to the model"
@@ -125,15 +125,21 @@ def test_records_do_not_see_each_other() -> None:
     mask[1, :3], valid[2] = False, 120
     order = torch.tensor([2, 0, 3, 1])
     out, shuffled = encoder(signal, mask, valid), encoder(signal[order], mask[order], valid[order])
-    same(EncoderOutput(out.embedding[order], out.group_weights[order], out.features[order]), shuffled)
+    same(EncoderOutput(out.embedding[order], out.features[order], group_weights=out.group_weights[order]), shuffled)
+
+
+def by_scale(tokens: torch.Tensor, *counts: int, groups: int = 4) -> list[torch.Tensor]:
+    """Tokens (B, N, D) of all scales -> one (B, G, N_s, D) per scale of N_s tokens a group."""
+    parts = tokens.split([groups * n for n in counts], dim=1)
+    return [part.unflatten(1, (groups, n)) for part, n in zip(parts, counts, strict=True)]
 
 
 @torch.no_grad()
 def test_each_scale_has_its_own_encoder_and_all_groups_share_it() -> None:
     encoder = make()
-    before = encoder(*batch(), return_tokens=True).tokens
+    before = by_scale(encoder(*batch(), return_tokens=True).tokens, 40, 20, 10)
     encoder.temporal[1].blocks[0].expand.weight.mul_(2.0)
-    after = encoder(*batch(), return_tokens=True).tokens
+    after = by_scale(encoder(*batch(), return_tokens=True).tokens, 40, 20, 10)
     assert torch.equal(before[0], after[0]) and torch.equal(before[2], after[2])
     changed = (before[1] - after[1]).abs().amax(dim=(0, 2, 3))
     assert (changed > 0).all(), "every lead group goes through the same encoder of a scale"
@@ -183,7 +189,7 @@ def test_overlapping_patches_and_other_lead_groups_are_configuration() -> None:
         group_attention="eca",
     )
     out = encoder(*batch(), return_tokens=True)
-    assert [tuple(t.shape[1:3]) for t in out.tokens] == [(5, 39), (5, 17)]
+    assert out.tokens.shape[1] == 5 * 39 + 5 * 17
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,8 @@ def test_an_unknown_set_names_the_known_ones():
 def test_all_mistakes_of_a_file_are_told_at_once(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "name: mine\nversion: one\nlabel_set: finding\nstyle: own\ncolour: red\nclasses:\n  NO: {name: Normal, prompts: [a]}\n  A: {name: X, prompts: []}\n"
+        "name: mine\nversion: one\nlabel_set: finding\nstyle: own\ncolour: red\n"
+        "classes:\n  NO: {name: Normal, prompts: [a]}\n  A: {name: X, prompts: []}\n"
     )
     with pytest.raises(UsageError) as error:
         load_prompts(path)

@@ -1,4 +1,7 @@
-"""Records of CPSC2018 and Chapman-Shaoxing-Ningbo are found by the names that the published label files give them, whichever reader built the shards."""
+"""Records of CPSC2018 and Chapman-Shaoxing-Ningbo are found by the names that the published label files give them.
+
+It does not matter which reader built the shards.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -96,14 +99,17 @@ def test_own_prompts_cover_every_class_that_a_reader_can_give(task: str) -> None
     assert set(names.values()) <= codes
 
 
-@pytest.mark.parametrize(("task", "folder", "counts"), [("cpsc2018", "cpsc2018", (4950, 551, 1376)), ("csn", "chapman-shaoxing-ningbo", (16546, 1860, 4620))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("task", "folder", "counts"),
+    [("cpsc2018", "cpsc2018", (4950, 551, 1376)), ("csn", "chapman-shaoxing-ningbo", (16546, 1860, 4620))],
+)
 def test_every_published_split_file_is_complete_and_finds_the_real_records(
     real_data: Path, tmp_path: Path, task: str, folder: str, counts: tuple[int, int, int]
 ) -> None:
     published = real_data / "protocols" / "merl"
     labels = load_task(f"merl-v1:{task}").values["labels"]
     read_prompt_file(published / "zeroshot/CKEPE_prompt.json", labels["classes"], "published")
-    build_shards(open_source(task, real_data / folder), tmp_path / "set", spec=SignalSpec(500, 2), workers=1)
+    build_shards(open_source(task, real_data / folder), tmp_path / "set", SetPlan(SignalSpec(500, 2)), workers=1)
     shards = ShardSet.open(tmp_path / "set")
     held = {shards.key(row).partition("-")[2] for row in range(len(shards))}
     found: set[str] = set()

@@ -1,4 +1,7 @@
-"""A protocol chooses the records, labels and words it says, joined by record name; whatever is missing or different is said, never guessed."""
+"""A protocol chooses the records, labels and words it says, joined by record name.
+
+Whatever is missing or different is said, never guessed.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.shard_set.index import IndexFile
+from cardialign.data_shards.shard_set.layout import INDEX
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources.base import Entry
 from cardialign.pretrain.evaluation.label_files import record_name, rows_by_name
@@ -24,7 +30,10 @@ SPEC = SignalSpec(500, 0.04)
 
 
 class LikePtbXl(SmallSource):
-    """Records with PTB-XL's keys (ptbxl-1 ...), folds 1 to 10 and super-classes of the reader's own; every sixth is not labelled."""
+    """Records with PTB-XL's keys (ptbxl-1 ...), folds 1 to 10 and super-classes of the reader's own.
+
+    Every sixth is not labelled.
+    """
 
     name = "ptb-xl"
     label_sets = ("super",)
@@ -43,7 +52,7 @@ class LikePtbXl(SmallSource):
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     folder = tmp_path_factory.mktemp("ptb") / "set"
-    build_shards(LikePtbXl(60, samples=20), folder, spec=SPEC, workers=1)
+    build_shards(LikePtbXl(60, samples=20), folder, SetPlan(SPEC), workers=1)
     return ShardSet.open(folder)
 
 
@@ -166,14 +175,12 @@ def test_names_come_in_the_forms_that_are_published() -> None:
     assert [record_name(form) for form in forms] == ["9", "9", "A2600", "JS18048"]
 
 
-def test_two_records_of_one_name_are_refused(shards: ShardSet) -> None:
+def test_two_records_of_one_name_are_refused(shards: ShardSet, tmp_path: Path) -> None:
     column = shards.index.column("key").to_pylist()
     column[3] = "other-1"
-    doubled = ShardSet(
-        shards.path,
-        shards.manifest,
-        shards.index.set_column(shards.index.schema.get_field_index("key"), "key", [column]),
-    )
+    table = shards.index.set_column(shards.index.schema.get_field_index("key"), "key", [column])
+    pq.write_table(table, tmp_path / INDEX)
+    doubled = ShardSet(shards.path, shards.manifest, IndexFile(tmp_path / INDEX, digest="doubled"))
     with pytest.raises(DataError, match=r"ptbxl-1 and other-1 both answer to the published name 1"):
         rows_by_name(doubled, ["1"])
 
@@ -202,7 +209,7 @@ def test_the_published_label_files_open_and_say_how_many_records_are_here(real_d
     from cardialign.data_shards.sources import open_source
 
     source = open_source("ptb-xl", real_data / "ptb-xl", sampling_rate=100)
-    build_shards(source, tmp_path / "set", spec=SignalSpec(100, 10), workers=1, limit=60)
+    build_shards(source, tmp_path / "set", SetPlan(SignalSpec(100, 10), limit=60), workers=1)
     shards = ShardSet.open(tmp_path / "set")
     for task, published in (
         ("super", (17084, 2146)),

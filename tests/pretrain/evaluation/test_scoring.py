@@ -1,4 +1,7 @@
-"""AUROC is what counting pairs by hand gives, with ties, with weights, per resample; intervals know that patients repeat."""
+"""AUROC is what counting pairs by hand gives, with ties, with weights, per resample.
+
+Intervals know that patients repeat.
+"""
 
 from __future__ import annotations
 

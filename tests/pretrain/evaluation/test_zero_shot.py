@@ -1,4 +1,7 @@
-"""Zero-shot figures are those of the plain definition, on labelled records only; a trained encoder beats its untrained twin by an honest margin."""
+"""Zero-shot figures are those of the plain definition, on labelled records only.
+
+A trained encoder beats its untrained twin by an honest margin.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,19 @@ import dataclasses
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cardialign.data_shards.build.build import build_shards
 from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.shard_set.index import IndexFile
+from cardialign.data_shards.shard_set.layout import INDEX
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.scoring import auroc
 from cardialign.pretrain.evaluation.task import labelled_task
 from cardialign.pretrain.evaluation.zero_shot import class_embeddings, compare_zero_shot, evaluate_zero_shot
 from cardialign.pretrain.export.loaded import untrained_encoder
-from tests.support.planted_source import PROMPTS, PlantedSource
 from tests.support.small_encoder import SPEC, small_config
 
 
@@ -28,20 +32,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> ShardSet:
-    folder = tmp_path_factory.mktemp("planted")
-    build_shards(PlantedSource(folder), folder / "shards", spec=SPEC, workers=1, records_per_shard=50)
-    return ShardSet.open(folder / "shards")
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory):
-    path = tmp_path_factory.mktemp("prompts") / "planted-v1.yaml"
-    path.write_text(PROMPTS)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +91,12 @@ def test_a_class_without_positives_is_left_out_and_said_so(shards, prompts, untr
     assert result.excluded == [{"code": "RARE", "name": "Rare thing", "reason": "no positives among 103 records"}]
 
 
-def test_a_class_of_a_few_patients_has_a_figure_but_no_interval(shards, prompts, untrained):
+def test_a_class_of_a_few_patients_has_a_figure_but_no_interval(shards, prompts, untrained, tmp_path):
     keep = [row for row in range(14) if row % 7 != 6]
     records = [shards.read_record(row) for row in keep]
     patients_up = len({r.patient for r in records if "UP" in r.labels["finding"]})
-    few = ShardSet(shards.path, shards.manifest, shards.index.slice(0, 14))
+    pq.write_table(shards.index.slice(0, 14), tmp_path / INDEX)
+    few = ShardSet(shards.path, shards.manifest, IndexFile(tmp_path / INDEX, digest="few"))
     result = evaluate_zero_shot(untrained, few, prompts=prompts, bootstrap=50)
     up = next(c for c in result.classes if c.code == "UP")
     assert up.positive_patients == patients_up < 5
@@ -231,6 +222,14 @@ def test_prompt_ensembles_are_means_of_unit_vectors(prompts, untrained):
 def test_wrong_words_are_answered_with_the_known_ones(shards, prompts, untrained, arguments, kind, message):
     with pytest.raises(kind, match=message):
         evaluate_zero_shot(untrained, shards, **{"prompts": prompts, **arguments})
+
+
+def test_an_encoder_that_was_trained_without_reports_is_refused_before_anything_is_read(shards, prompts, monkeypatch):
+    monkeypatch.setattr("cardialign.pretrain.evaluation.zero_shot.embed_set", None)
+    encoder = untrained_encoder(small_config(), SPEC, with_reports=False)
+    with pytest.raises(UserError, match="trained without reports") as caught:
+        evaluate_zero_shot(encoder, shards, prompts=prompts)
+    assert "use an encoder that was trained with reports" in caught.value.remedy
 
 
 def test_shards_of_another_rate_are_refused(shards, prompts):

@@ -1,4 +1,4 @@
-"""A signal is brought to the encoder's contract only as far as the caller allows; everything else is named, with the remedy."""
+"""A signal is brought to the encoder's contract only as far as the caller allows; all else is named with the remedy."""
 
 from __future__ import annotations
 

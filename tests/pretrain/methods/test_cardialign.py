@@ -10,9 +10,19 @@ import torch
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.text.similarity import low_rank, principal_axes
-from cardialign.pretrain.config import ObjectiveConfig
-from cardialign.pretrain.methods import OBJECTIVES, create_objective
-from cardialign.pretrain.methods.cardialign import STATEMENT_COLUMNS, DiagSim, retrieval_top1
+from cardialign.pretrain.choices import METHODS
+from cardialign.pretrain.config import parse_config
+from cardialign.pretrain.methods.base import create_method
+from cardialign.pretrain.methods.cardialign import STATEMENT_COLUMNS, CardiAlign, CardiAlignConfig
+from cardialign.pretrain.methods.parts.two_towers import retrieval_top1
+from tests.support.small_encoder import SPEC, small_config
+
+
+def make(**values: Any) -> CardiAlign:
+    """The method with a very small encoder; `values` are those of its section."""
+    method = create_method(small_config(method=values), SPEC)
+    assert isinstance(method, CardiAlign)
+    return method
 
 
 class Bank:
@@ -48,7 +58,7 @@ class Bank:
 REPORTS = np.array([0, 1, 2, 3, 4, 5, 0, 1], dtype=np.int64)
 
 
-def alpha_by_hand(S: np.ndarray, config: ObjectiveConfig) -> np.ndarray:
+def alpha_by_hand(S: np.ndarray, config: CardiAlignConfig) -> np.ndarray:
     if config.weighting == "ramp":
         return np.clip((config.high - S) / (config.high - config.low), 0.0, 1.0)
     if config.weighting == "exponential":
@@ -97,8 +107,8 @@ def test_the_loss_is_the_formula(kind: str, weighting: str, drop: bool) -> None:
         "high": 0.7,
         "chunk": 3,
     }
-    config = ObjectiveConfig.model_validate(values)
-    bank, objective = Bank(), DiagSim(config)
+    bank, objective = Bank(), make(**values)
+    config = objective.config
     generator = torch.Generator().manual_seed(1)
     ecg, text = (
         torch.nn.functional.normalize(torch.randn(8, 5, generator=generator, dtype=torch.float64), dim=-1)
@@ -111,22 +121,25 @@ def test_the_loss_is_the_formula(kind: str, weighting: str, drop: bool) -> None:
     counts_by_hand = np.where(same_report | (REPORTS[:, None] == REPORTS[None]), 0.0, alpha) if drop else alpha
     tau = torch.tensor([0.2], dtype=torch.float64)
     features = {"ecg": ecg.requires_grad_(), "text": text.requires_grad_(), "log_scale": -tau.log()}
-    loss, metrics = objective.loss(features, objective.batch_inputs(bank, REPORTS))
+    loss, metrics, chance = objective.loss(features, objective.report_relations(bank, REPORTS))
     expected = loss_by_hand(ecg.detach().numpy(), text.detach().numpy(), 0.2, counts_by_hand)
     assert loss.item() == pytest.approx(expected, rel=2e-6)
     negatives = (counts_by_hand.sum() - np.trace(counts_by_hand)) / len(REPORTS)
     assert metrics["effective_negatives"].item() == pytest.approx(negatives, rel=1e-5)
+    assert chance.loss == pytest.approx(np.log(1 + negatives), rel=1e-5)
     assert metrics["temperature"].item() == pytest.approx(0.2) and metrics["loss"].item() == loss.item()
     loss.backward()
     assert ecg.grad is not None and ecg.grad.abs().max() > 0
 
 
 def test_without_similarity_and_weights_it_is_plain_infonce() -> None:
-    objective = DiagSim(ObjectiveConfig(similarity="none", weighting="none", drop_duplicates=False))
-    inputs = objective.batch_inputs(Bank(), REPORTS)
+    objective = make(similarity="none", weighting="none", drop_duplicates=False)
+    inputs = objective.report_relations(Bank(), REPORTS)
     assert "similarity" not in inputs
     ecg, text = (torch.nn.functional.normalize(torch.randn(8, 5, dtype=torch.float64), dim=-1) for _ in range(2))
-    loss, _ = objective.loss({"ecg": ecg, "text": text, "log_scale": torch.tensor([2.0], dtype=torch.float64)}, inputs)
+    loss, _, _ = objective.loss(
+        {"ecg": ecg, "text": text, "log_scale": torch.tensor([2.0], dtype=torch.float64)}, inputs
+    )
     logits, target = np.exp(2.0) * ecg @ text.T, torch.arange(8)
     plain = (
         torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)
@@ -135,15 +148,15 @@ def test_without_similarity_and_weights_it_is_plain_infonce() -> None:
 
 
 def test_statement_columns_mean_the_same_in_every_batch() -> None:
-    bank, objective = Bank(), DiagSim(ObjectiveConfig(similarity="statements"))
-    parts = [objective.batch_inputs(bank, part)["similarity"] for part in (REPORTS[:3], REPORTS[3:])]
-    torch.testing.assert_close(torch.cat(parts), objective.batch_inputs(bank, REPORTS)["similarity"])
+    bank, objective = Bank(), make(similarity="statements")
+    parts = [objective.report_relations(bank, part)["similarity"] for part in (REPORTS[:3], REPORTS[3:])]
+    torch.testing.assert_close(torch.cat(parts), objective.report_relations(bank, REPORTS)["similarity"])
     assert parts[0].tolist() == [[1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [1, 1, 0, 1, 0]]
 
 
 def test_a_vocabulary_beyond_the_limit_is_folded_not_refused() -> None:
     bank = Bank([[0, STATEMENT_COLUMNS + 5], [5]])
-    features = DiagSim(ObjectiveConfig(similarity="statements")).batch_inputs(bank, np.array([0, 1]))["similarity"]
+    features = make(similarity="statements").report_relations(bank, np.array([0, 1]))["similarity"]
     assert features.shape == (2, STATEMENT_COLUMNS)
     assert features.nonzero().tolist() == [[0, 0], [0, 5], [1, 5]]
 
@@ -157,7 +170,7 @@ def test_principal_axes_keep_the_similarities_of_low_rank_reports() -> None:
     axes, kept = principal_axes(bank, everything, 4)
     assert kept == pytest.approx(1.0, abs=1e-6)
     np.testing.assert_allclose(axes.T @ axes, np.eye(4), atol=1e-5)
-    low = DiagSim(ObjectiveConfig(similarity_dim=4)).batch_inputs(bank, everything)["similarity"].numpy()
+    low = make(similarity_dim=4).report_relations(bank, everything)["similarity"].numpy()
     full = bank.centred(everything)
     assert low.shape == (40, 4)
     np.testing.assert_allclose(low @ low.T, full @ full.T, atol=1e-5)
@@ -171,8 +184,7 @@ def test_retrieval_counts_an_equal_report_as_found() -> None:
     assert retrieval_top1(ecg, text, torch.tensor([1, -1, -1, 4])) == 0.5
 
 
-def test_objectives_are_found_by_name() -> None:
-    assert isinstance(create_objective(ObjectiveConfig()), DiagSim)
-    unchecked = ObjectiveConfig.model_construct(name="clip")
-    with pytest.raises(UsageError, match="set objective.name to one of: " + ", ".join(OBJECTIVES)):
-        create_objective(unchecked)
+def test_methods_are_found_by_name() -> None:
+    assert METHODS.find("cardialign") is CardiAlign
+    with pytest.raises(UsageError, match="unknown method 'nothing'; known methods: " + ", ".join(METHODS)):
+        parse_config({"method": {"name": "nothing"}})

@@ -13,14 +13,15 @@ import pytest
 
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.pretrain.__main__ import main
-from cardialign.pretrain.run.lock import LOCK, held
+from cardialign.pretrain.run.files import LOCK
+from cardialign.pretrain.run.lock import locked_run
 
 ROOT = Path(__file__).parents[3]
 HOLD = """
 import sys
 from pathlib import Path
-from cardialign.pretrain.run.lock import held
-with held(Path(sys.argv[1])):
+from cardialign.pretrain.run.lock import locked_run
+with locked_run(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -40,7 +41,7 @@ def test_a_second_run_is_refused_with_the_process_of_the_first_and_a_killed_one_
             pytest.raises(
                 UsageError, match=f"{run_dir} is in use by process {first.pid} on {platform.node()} since "
             ) as caught,
-            held(run_dir),
+            locked_run(run_dir),
         ):
             raise AssertionError("held twice")
         assert "SIGTERM" in caught.value.remedy
@@ -50,17 +51,17 @@ def test_a_second_run_is_refused_with_the_process_of_the_first_and_a_killed_one_
         first.kill()
         first.communicate()
     assert (run_dir / LOCK).exists(), "it was killed"
-    with held(run_dir):
+    with locked_run(run_dir):
         assert str(os.getpid()) in (run_dir / LOCK).read_text()
     assert run_dir.is_dir() and not (run_dir / LOCK).exists()
 
 
 def test_what_was_made_for_a_run_that_did_not_begin_goes_again(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no data"), held(tmp_path / "run"):
+    with pytest.raises(UserError, match="no data"), locked_run(tmp_path / "run"):
         raise UserError("no data")
     assert not (tmp_path / "run").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file/run cannot be written"), held(tmp_path / "file" / "run"):
+    with pytest.raises(UserError, match="file/run cannot be written"), locked_run(tmp_path / "file" / "run"):
         pass
 
 
@@ -75,9 +76,9 @@ def test_a_lock_file_that_its_holder_has_just_removed_is_not_taken_for_the_lock(
         (tmp_path / LOCK).unlink()
 
     monkeypatch.setattr(fcntl, "flock", flock_late)
-    with held(tmp_path):
+    with locked_run(tmp_path):
         assert str(os.getpid()) in (tmp_path / LOCK).read_text()
-        with pytest.raises(UsageError), held(tmp_path):
+        with pytest.raises(UsageError), locked_run(tmp_path):
             raise AssertionError("held twice")
 
 
@@ -88,5 +89,5 @@ def test_a_filesystem_without_locks_is_used_without(
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with held(tmp_path):
+    with locked_run(tmp_path):
         assert "action=no-lock" in caplog.text

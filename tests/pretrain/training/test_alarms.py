@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from cardialign.pretrain.config import CollapseConfig
+from cardialign.pretrain.methods.base import Chance
 from cardialign.pretrain.training.alarms import CollapseAlarm, CollapseError, effective_rank
 from tests.support.processes import run_ranks
 
 CHANCE = math.log(1 + 31)
+SEEN_NOTHING = Chance(CHANCE, "ln(1 + effective negatives)")
 
 
 def alarm(**changes):
@@ -18,7 +20,7 @@ def alarm(**changes):
 
 def feed(watch, losses, start=1):
     for step, loss in enumerate(losses, start):
-        watch.check_loss(step, loss, 31.0, "abc")
+        watch.check_loss(step, loss, SEEN_NOTHING, "abc")
 
 
 def test_a_loss_that_stays_at_chance_stops_the_run_with_remedies():
@@ -42,7 +44,7 @@ def test_an_improving_run_and_a_disabled_alarm_are_left_alone():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_at_once_naming_step_and_batch(bad):
     with pytest.raises(CollapseError, match=r"step 1: the loss is (nan|inf) \(sample ids digest abc\)"):
-        alarm(enabled=False).check_loss(1, bad, 31.0, "abc")
+        alarm(enabled=False).check_loss(1, bad, SEEN_NOTHING, "abc")
     with pytest.raises(CollapseError, match=r"step 2: the gradient norm is"):
         alarm().check_gradient(2, bad, "abc")
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cardialign.data_shards.order.global_order import local_slice
+from cardialign.data_shards.order.contract import local_slice
 from cardialign.pretrain.training.batch import dropped_leads
 
 GLOBAL = 11

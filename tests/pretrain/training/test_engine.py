@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.order.global_order import local_slice
+from cardialign.data_shards.order.contract import local_slice
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import RunConfig
-from cardialign.pretrain.methods.dual import DualEncoder
+from cardialign.pretrain.methods.base import create_method
 from cardialign.pretrain.training.engine import deepspeed_config, parameter_groups, plan_batches
 
 
@@ -35,7 +35,7 @@ def test_a_batch_smaller_than_the_workers_is_refused():
 
 def test_biases_norms_and_temperature_do_not_decay():
     torch.manual_seed(0)
-    model = DualEncoder(RunConfig(model={"size": "tiny", "depth": 1}), SignalSpec(100.0, 2.5))
+    model = create_method(RunConfig(encoder={"size": "tiny", "depth": 1}), SignalSpec(100.0, 2.5))
     decayed, rest = parameter_groups(model, 0.3)
     assert decayed["weight_decay"] == 0.3 and rest["weight_decay"] == 0.0
     names = {id(p): name for name, p in model.named_parameters()}

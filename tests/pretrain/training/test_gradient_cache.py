@@ -15,7 +15,7 @@ def all_cases(rank: int, world: int) -> list[dict]:
 
 
 def schemes_with_dropout(rank: int, world: int) -> dict[str, list[dict]]:
-    losses = {scheme: two_towers.diagsim(scheme) for scheme in ("gather", "ring")}
+    losses = {scheme: two_towers.tiled_infonce(scheme) for scheme in ("gather", "ring")}
     return {
         scheme: [two_towers.train_engine(2, size, dropout=0.3, loss=loss) for size in (4, None)]
         for scheme, loss in losses.items()

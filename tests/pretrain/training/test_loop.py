@@ -14,12 +14,12 @@ import pytest
 
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.pretrain.methods.dual import DualEncoder
+from cardialign.pretrain.methods.base import create_method
 from cardialign.pretrain.run.observer import NullReporter
 from cardialign.pretrain.run.trace import read_trace
 from cardialign.pretrain.training.alarms import CollapseError
 from cardialign.pretrain.training.checkpoints.files import list_checkpoints
-from cardialign.pretrain.training.checkpoints.state import load_weights
+from cardialign.pretrain.training.checkpoints.load import load_weights
 from cardialign.pretrain.training.data import open_bank, open_data, total_steps
 from cardialign.pretrain.training.loop import TrainResult, train
 from tests.support.processes import RankError, run_ranks
@@ -38,11 +38,7 @@ class Witness(NullReporter):
     """Remembers what it is told and asks to stop before a given step."""
 
     def __init__(self, stop_after: int | None = None) -> None:
-        self.stop_after, self.metric_steps, self.checkpoints, self.asked = stop_after, [], [], 0
-
-    def metrics(self, step, values):
-        assert all(isinstance(value, float) for value in values.values())
-        self.metric_steps.append(step)
+        self.stop_after, self.checkpoints, self.asked = stop_after, [], 0
 
     def checkpoint(self, step, path):
         assert (path / "manifest.json").is_file()
@@ -75,7 +71,7 @@ def one_worker(rank: int, world: int, shards: Path, root: Path) -> tuple[list[Tr
     return (
         results,
         message(CollapseError, collapsing, root / "collapse", NullReporter()),
-        [witness.metric_steps, witness.checkpoints],
+        witness.checkpoints,
     )
 
 
@@ -101,7 +97,7 @@ def two_workers(
 
 def with_dropout(shards: Path):
     config = config_for(shards, zero_stage=2, micro_batch=4)
-    return config.model_copy(update={"model": config.model.model_copy(update={"dropout": 0.1, "drop_path": 0.1})})
+    return config.model_copy(update={"encoder": config.encoder.model_copy(update={"dropout": 0.1, "drop_path": 0.1})})
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +143,7 @@ def test_a_run_moves_from_two_workers_to_one(runs):
 def test_weights_of_a_checkpoint_fit_the_model_whatever_the_stage(runs, shards, name):
     root = runs[0]
     weights = load_weights(root / name / "checkpoints" / "step-00000006")
-    model = DualEncoder(config_for(shards), ShardSet.open(shards).spec)
+    model = create_method(config_for(shards), ShardSet.open(shards).spec)
     model.load_state_dict(weights, strict=True)
     reference = load_weights(root / "one-1" / "checkpoints" / "step-00000006")
     for key, tensor in weights.items():
@@ -174,7 +170,7 @@ def test_a_finished_run_is_not_trained_again(runs):
         and results[4].final_loss == results[0].final_loss
         and results[4].digest == results[0].digest
     )
-    assert told == [[], []]
+    assert told == []
 
 
 def test_a_collapsing_run_stops_with_the_reason(runs):
@@ -189,7 +185,8 @@ def test_all_ranks_stop_when_one_is_asked_and_the_run_continues_where_it_stopped
         assert (stopped.stopped, stopped.steps, stopped.checkpoint.name) == (True, 2, "step-00000002")
         assert (rest.stopped, rest.resumed_from, rest.steps) == (False, 2, STEPS)
         assert witness.checkpoints == [3, 6]
-    assert two[0][1].metric_steps == [4, 6] and two[1][1].metric_steps == []
+    watched = [line["step"] for line in read_trace(root / "stopped") if "effective_rank" in line]
+    assert watched == [2, 4, 6], "figures that cost something are taken every `log_every` steps"
     assert losses(root, "stopped") == losses(root, "undisturbed")
     assert digests(root, "stopped") == digests(root, "undisturbed")
 

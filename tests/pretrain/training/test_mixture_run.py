@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cardialign.cluster.registry.export_run import export_run
 from cardialign.cluster.runs.lifecycle import prepare
-from cardialign.data_shards.build.build import build_shards
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.order.global_order import ORDER_VERSION
-from cardialign.data_shards.order.mixture import JoinedSets
 from cardialign.data_shards.record import EcgRecord, SignalSpec
+from cardialign.data_shards.shard_set.joined import JoinedSets
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.text.bank import build_text_bank
 from cardialign.data_shards.text.joined_bank import JoinedBank
 from cardialign.pretrain.config import RunConfig, parse_config
+from cardialign.pretrain.export.from_run import export_run
 from cardialign.pretrain.run.observer import NullReporter
 from cardialign.pretrain.run.trace import read_trace
 from cardialign.pretrain.training.checkpoints.state import TrainerState, check_continues
@@ -50,7 +50,7 @@ class OtherSource(TinySource):
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("mixture")
-    build_shards(OtherSource(), root / "other", spec=SignalSpec(RATE, SECONDS), records_per_shard=20, workers=1)
+    build_shards(OtherSource(), root / "other", SetPlan(SignalSpec(RATE, SECONDS), records_per_shard=20), workers=1)
     build_text_bank(ShardSet.open(root / "other"), HashingEncoder())
     return make_shards(root / "tiny"), root / "other"
 
@@ -117,17 +117,22 @@ def test_an_encoder_of_a_mixture_is_exported_with_the_fingerprint_of_its_data(ru
         assert str(sets[0].parent) not in file.read_text(), "no path of the machine that trained"
 
 
+def set_of(joined: JoinedSets, rows: np.ndarray) -> np.ndarray:
+    """Number of the set of every row."""
+    return np.searchsorted(joined.offsets, rows, side="right") - 1
+
+
 def test_weights_folds_and_windows_shape_the_batches(sets) -> None:
     config = mixture_of(sets, {"folds": [1, 2, 3, 4, 5, 6], "window": 1})
     opened, selection, order = open_data(config)
     assert isinstance(opened, JoinedSets) and isinstance(open_bank(config), JoinedBank)
     for step in range(8):
-        assert np.bincount(opened.set_of_rows(order.batch(step))).tolist() == [9, 4]  # 2 : 1 of 13
+        assert np.bincount(set_of(opened, order.batch(step))).tolist() == [9, 4]  # 2 : 1 of 13
     folds = np.concatenate([each.fold for each in opened.sets])
     assert set(folds[selection.rows]) <= {1, 2, 3, 4, 5, 6} and total_steps(config, selection.rows.size) == STEPS
     own = [{"shards": str(sets[0]), "folds": [1, 2]}, {"shards": str(sets[1]), "split": "train"}]
     _, of_its_own, _ = open_data(mixture_of(sets, {"mixture": own, "folds": [3, 5]}))
-    numbers = opened.set_of_rows(of_its_own.rows)
+    numbers = set_of(opened, of_its_own.rows)
     assert set(folds[of_its_own.rows][numbers == 0]) == {1, 2} and set(folds[of_its_own.rows][numbers == 1]) <= {3, 5}
 
 
@@ -140,11 +145,11 @@ def test_what_is_wrong_with_a_set_names_it(sets, tmp_path) -> None:
         )
     with pytest.raises(DataError, match=r"other: "):
         open_data(mixture_of(sets, {"mixture": [{"shards": str(sets[0])}, {"shards": str(sets[1]), "folds": [77]}]}))
-    build_shards(OtherSource(), tmp_path / "longer", spec=SignalSpec(RATE, SECONDS * 2), workers=1)
+    build_shards(OtherSource(), tmp_path / "longer", SetPlan(SignalSpec(RATE, SECONDS * 2)), workers=1)
     with pytest.raises(DataError, match="different signal specs") as caught:
         open_data(mixture_of((sets[0], tmp_path / "longer")))
     assert str(sets[0]) in str(caught.value) and str(tmp_path / "longer") in str(caught.value)
-    build_shards(OtherSource(), tmp_path / "bare", spec=SignalSpec(RATE, SECONDS), workers=1)
+    build_shards(OtherSource(), tmp_path / "bare", SetPlan(SignalSpec(RATE, SECONDS)), workers=1)
     with pytest.raises(UserError, match=r"no text bank of .*bare") as missing:
         open_bank(mixture_of((sets[0], tmp_path / "bare")))
     assert "text-bank build" in missing.value.remedy

@@ -10,6 +10,7 @@ from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.order.substitutes import substitutes
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.stream import EMPTY_DIGEST, chain_digest
+from cardialign.pretrain.run.files import QUARANTINE
 from cardialign.pretrain.run.observer import NullReporter
 from cardialign.pretrain.run.trace import read_trace
 from cardialign.pretrain.training import quarantine
@@ -24,13 +25,10 @@ STEPS, BAD_STEP = 6, 3
 
 
 class StopAfter(NullReporter):
-    """Asks to stop before step `steps` and keeps the metrics it is told."""
+    """Asks to stop before step `steps`."""
 
     def __init__(self, steps: int) -> None:
-        self.left, self.seen = steps, {}
-
-    def metrics(self, step, values):
-        self.seen[step] = values
+        self.left = steps
 
     def should_stop(self):
         self.left -= 1
@@ -47,8 +45,7 @@ def two_workers(
 ) -> tuple[list[TrainResult], str, dict]:
     import torch.distributed as dist
 
-    reporter = StopAfter(100)
-    whole = train(config_of(damaged), root / "whole", reporter)
+    whole = train(config_of(damaged), root / "whole", StopAfter(100))
     try:
         message = str(train(config_of(ruined), root / "ruined", NullReporter()))
     except DataError as error:
@@ -59,7 +56,7 @@ def two_workers(
         flip(repairable, ShardSet.open(repairable), victim(repairable))
     dist.barrier()
     second = train(config_of(repairable), root / "replayed", NullReporter())
-    return [whole, first, second], message, reporter.seen
+    return [whole, first, second], message
 
 
 def victim(shards: Path, step: int = BAD_STEP) -> int:
@@ -83,7 +80,7 @@ def runs(tmp_path_factory):
 
 
 def lines(root: Path, name: str) -> list[dict]:
-    return [json.loads(line) for line in (root / name / quarantine.FILE).read_text().splitlines()]
+    return [json.loads(line) for line in (root / name / QUARANTINE).read_text().splitlines()]
 
 
 def test_both_ranks_go_on_with_the_same_records_and_the_quarantine_names_the_damaged_one(runs):
@@ -101,16 +98,16 @@ def test_both_ranks_go_on_with_the_same_records_and_the_quarantine_names_the_dam
             assert other == line["substitute"] or step != BAD_STEP
             rows[position] = other
         digest = chain_digest(digest, rows)
-    assert [results[0].digest for results, _, _ in ranks] == [digest, digest]
-    assert [results[0].steps for results, _, _ in ranks] == [STEPS, STEPS]
-    metrics = ranks[0][2]
-    assert [metrics[step]["data_quarantined"] for step in (BAD_STEP, BAD_STEP + 1, STEPS)] == [0.0, 1.0, 1.0]
-    assert metrics[STEPS]["data_slowest_read_seconds"] > 0 and metrics[STEPS]["data_slow_reads"] == 0
+    assert [results[0].digest for results, _ in ranks] == [digest, digest]
+    assert [results[0].steps for results, _ in ranks] == [STEPS, STEPS]
+    figures = {line["step"]: line for line in read_trace(root / "whole")}
+    assert [figures[step]["data_quarantined"] for step in (BAD_STEP, BAD_STEP + 1, STEPS)] == [0.0, 1.0, 1.0]
+    assert figures[STEPS]["data_slowest_read_seconds"] > 0 and figures[STEPS]["data_slow_reads"] == 0
 
 
 def test_a_resumed_run_uses_the_same_substitutes_even_when_the_record_is_back(runs):
     root, _, ranks = runs
-    assert [(results[1].steps, results[2].resumed_from) for results, _, _ in ranks] == [(BAD_STEP + 2, BAD_STEP)] * 2
+    assert [(results[1].steps, results[2].resumed_from) for results, _ in ranks] == [(BAD_STEP + 2, BAD_STEP)] * 2
     whole, replayed = read_trace(root / "whole"), read_trace(root / "replayed")
     assert [(line["loss"], line["digest"]) for line in replayed] == [(line["loss"], line["digest"]) for line in whole]
     assert len(whole) == STEPS and lines(root, "replayed") == lines(root, "whole")
@@ -118,7 +115,7 @@ def test_a_resumed_run_uses_the_same_substitutes_even_when_the_record_is_back(ru
 
 def test_beyond_the_budget_all_ranks_stop_and_name_shards_and_records(runs):
     root, _, ranks = runs
-    first, second = (message for _, message, _ in ranks)
+    first, second = (message for _, message in ranks)
     assert first == second
     assert "2 of 60 selected records could not be read, data.max_bad_fraction 0.001 allows 1" in first
     for line in lines(root, "ruined"):
@@ -127,7 +124,7 @@ def test_beyond_the_budget_all_ranks_stop_and_name_shards_and_records(runs):
         (1, False),
         (BAD_STEP, True),
     ]
-    assert "last: record" in first and "crc32" in first and "shards verify" in first and quarantine.FILE in first
+    assert "last: record" in first and "crc32" in first and "shards verify" in first and QUARANTINE in first
     assert len(read_trace(root / "ruined")) == BAD_STEP  # the step that broke the budget was not trained
 
 
@@ -138,10 +135,10 @@ def test_the_budget_is_a_fraction_but_at_least_one_record_unless_it_is_zero():
 def test_lines_of_another_selection_or_cut_short_do_not_count(tmp_path):
     sample = {"position": 1, "row": 7, "key": "k", "shard": "s", "offset": 0, "rank": 0, "problem": "p"}
     quarantine._append(
-        tmp_path / quarantine.FILE,
+        tmp_path / QUARANTINE,
         [{"step": 4, **sample, "selection": "mine"}, {"step": 1, **sample, "selection": "other"}],
     )
-    with (tmp_path / quarantine.FILE).open("a") as file:
+    with (tmp_path / QUARANTINE).open("a") as file:
         file.write('{"step": 2, "row"')
-    quarantine._append(tmp_path / quarantine.FILE, [{"step": 3, **sample, "selection": "mine"}])
+    quarantine._append(tmp_path / QUARANTINE, [{"step": 3, **sample, "selection": "mine"}])
     assert {row: step for row, (step, _) in quarantine.read_quarantine(tmp_path, "mine").items()} == {7: 3}

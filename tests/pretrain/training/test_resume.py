@@ -1,4 +1,7 @@
-"""Resuming replays the run: bit for bit at the same world size, to float32 rounding at another, and never from damaged or foreign files."""
+"""Resuming replays the run: bit for bit at the same world size, to float32 rounding at another.
+
+It never reads damaged or foreign files.
+"""
 
 import json
 import resource
@@ -12,8 +15,10 @@ import pytest
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.training.checkpoints import files as checkpoint
-from cardialign.pretrain.training.checkpoints import state as resume
-from cardialign.pretrain.training.checkpoints.files import CheckpointError
+from cardialign.pretrain.training.checkpoints.convert import convert_world_size
+from cardialign.pretrain.training.checkpoints.files import ENGINE, CheckpointError
+from cardialign.pretrain.training.checkpoints.load import load_weights
+from cardialign.pretrain.training.checkpoints.state import TrainerState, check_continues
 from tests.support import two_towers
 from tests.support.processes import run_ranks
 
@@ -27,7 +32,7 @@ def legs(rank: int, world: int, jobs: list[tuple[Path, int, int, float]]) -> lis
 
 
 def first_half(rank: int, world: int, root: Path) -> list[dict]:
-    """Undisturbed runs to step 6; runs that stop at 3, with dropout (to resume here) and without (to resume at another world size)."""
+    """Undisturbed runs to step 6; runs that stop at 3, with dropout (resumed here) and without (resumed elsewhere)."""
     jobs = [(root / f"whole{s}", s, 6, 0.2) for s in STAGES]
     jobs += [(root / f"half{s}", s, 3, 0.2) for s in STAGES]
     jobs += [(root / f"other{s}", s, 3, 0.0) for s in ELSEWHERE]
@@ -44,7 +49,7 @@ def second_half(rank: int, world: int, root: Path) -> tuple[list[dict], str, lis
 
 
 def write_on_a_full_disk(rank: int, run_dir: Path) -> str:
-    """Continue to step 9 while the operating system refuses this rank's larger writes (rank 1 only); returns the error."""
+    """Continue to step 9 while the operating system refuses larger writes of rank 1; returns the error."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     if rank == 1:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -124,23 +129,23 @@ def test_every_file_of_a_real_checkpoint_is_covered(halves, resumed):
 
 def test_weights_are_readable_without_a_pickle(halves):
     root, first = halves
-    weights = resume.load_weights(checkpoint.committed_path(root / "whole3", 6))
+    weights = load_weights(checkpoint.committed_path(root / "whole3", 6))
     assert np.array_equal(two_towers.flat_weights(weights), first[0][3]["weights"])
 
 
-def state_of(config: RunConfig) -> resume.TrainerState:
-    return resume.TrainerState(5, "d", json.loads(json.dumps(config.resolved())), "selection", 2, 1)
+def state_of(config: RunConfig) -> TrainerState:
+    return TrainerState(5, "d", json.loads(json.dumps(config.resolved())), "selection", 2, 1)
 
 
 def test_a_changed_run_is_refused_naming_every_key():
     saved = RunConfig()
-    now = RunConfig(seed=1, model={"size": "tiny"}, training={"epochs": 10, "global_batch": 128})
+    now = RunConfig(seed=1, encoder={"size": "tiny"}, training={"epochs": 10, "global_batch": 128})
     with pytest.raises(UserError) as caught:
-        resume.check_continues(state_of(saved), now, "other", 1, Path("run/checkpoints/step-00000005"))
+        check_continues(state_of(saved), now, "other", 1, Path("run/checkpoints/step-00000005"))
     for text in (
         "step-00000005",
         "seed was 0, now 1",
-        "model.size was 'small', now 'tiny'",
+        "encoder.size was 'small', now 'tiny'",
         "training.global_batch was 256, now 128",
     ):
         assert text in str(caught.value)
@@ -154,24 +159,24 @@ def test_harmless_changes_are_accepted():
         collapse={"enabled": False},
         training={"steps": 50, "log_every": 1, "micro_batch": 3, "checkpoint_every": 9},
     )
-    resume.check_continues(state_of(RunConfig()), now, "selection", 1, Path("x"))
+    check_continues(state_of(RunConfig()), now, "selection", 1, Path("x"))
 
 
 def test_a_checkpoint_from_before_a_key_existed_continues_at_the_keys_default_only():
     mixture = {"mixture": [{"shards": "/a", "weight": 2.0}, {"shards": "/b"}]}
     state = state_of(RunConfig(data=mixture))
-    del state.config["model"]["attention"], state.config["data"]["mixture"][1]["split"], state.config["collapse"]
-    resume.check_continues(state, RunConfig(data=mixture), "selection", 1, Path("x"))
+    del state.config["encoder"]["attention"], state.config["data"]["mixture"][1]["split"], state.config["collapse"]
+    check_continues(state, RunConfig(data=mixture), "selection", 1, Path("x"))
     with pytest.raises(UserError, match=r"model\.attention was 'dense', now 'packed'"):
-        resume.check_continues(state, RunConfig(data=mixture, model={"attention": "packed"}), "selection", 1, Path("x"))
-    state.config["model"]["gone"] = 3  # a key of another release still decides what a step computed
+        check_continues(state, RunConfig(data=mixture, encoder={"attention": "packed"}), "selection", 1, Path("x"))
+    state.config["encoder"]["gone"] = 3  # a key of another release still decides what a step computed
     with pytest.raises(UserError, match=r"model\.gone was 3, now None"):
-        resume.check_continues(state, RunConfig(data=mixture), "selection", 1, Path("x"))
+        check_continues(state, RunConfig(data=mixture), "selection", 1, Path("x"))
 
 
 def test_a_failed_conversion_names_both_world_sizes(tmp_path):
-    (tmp_path / "checkpoints" / "step-00000005" / resume.TAG).mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-00000005" / ENGINE).mkdir(parents=True)
     path = checkpoint.committed_path(tmp_path, 5)
     with pytest.raises(CheckpointError, match=r"written by 2 workers and could not be converted for 3") as caught:
-        resume.convert_world_size(path, tmp_path, 2, state_of(RunConfig()), 3)
+        convert_world_size(path, tmp_path, 2, state_of(RunConfig()), 3)
     assert "continue with 2 workers" in str(caught.value)

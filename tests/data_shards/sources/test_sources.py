@@ -1,4 +1,4 @@
-"""Opening sources by name, patient hashes and folds, and the tables that readers share."""
+"""Opening sources by name, patient hashes and folds, and labels from outside."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
-from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.sources import SOURCES, open_source, source_class
-from cardialign.data_shards.sources.shared.common import fold_of, patient_hash, read_labels, read_table
+from cardialign.data_shards.sources.shared.labels import read_labels
+from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -34,7 +35,10 @@ def test_unknown_names_and_options_list_the_known_ones(tmp_path):
 
 
 def test_naming_the_sources_imports_no_heavy_package():
-    code = "import sys, cardialign.data_shards.sources; print([m for m in ('numpy', 'pandas', 'pyarrow', 'scipy') if m in sys.modules])"
+    code = (
+        "import sys, cardialign.data_shards.sources; print([m for m in ('numpy', 'pandas', 'pyarrow', 'scipy') if m in "
+        "sys.modules])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
@@ -53,23 +57,6 @@ def test_folds_by_hash_are_1_to_10_and_about_even():
     folds = [fold_of(patient_hash(str(k))) for k in range(5000)]
     assert set(folds) == set(range(1, 11))
     assert all(400 < folds.count(fold) < 600 for fold in range(1, 11))
-
-
-def test_tables_name_every_missing_column(tmp_path):
-    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match=r"t\.csv lacks the columns c, d; it has a, b"):
-        read_table(tmp_path / "t.csv", ("a", "c", "d"))
-    with pytest.raises(UserError, match="does not exist"):
-        read_table(tmp_path / "none.csv", ("a",))
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"a,b\n1,2\n3\n", b"a,b\n\xff\xfe,2\n"], ids=["empty file", "ragged", "not UTF-8"]
-)
-def test_a_table_that_is_empty_ragged_or_not_utf_8_is_named(tmp_path, content):
-    (tmp_path / "t.csv").write_bytes(content)
-    with pytest.raises(DataError, match=r"t\.csv"):
-        read_table(tmp_path / "t.csv", ("a", "b"))
 
 
 def test_labels_are_grouped_by_record_and_set(tmp_path):

@@ -1,4 +1,7 @@
-"""An exported encoder gives what the trained model gave, needs neither our code nor a pickle, and refuses to be anything but what was written."""
+"""An exported encoder gives what the trained model gave and needs neither our code nor a pickle.
+
+It refuses to be anything but what was written.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,10 @@ import pytest
 import torch
 
 from cardialign.data_shards.errors import UserError
-from cardialign.pretrain.encoders.cardialign import EcgEncoder
-from cardialign.pretrain.export.loaded import untrained_encoder
+from cardialign.pretrain.encoders.base import create_encoder
+from cardialign.pretrain.export.loaded import load_encoder, untrained_encoder
 from cardialign.pretrain.export.program import pickled_parts, save_program
-from cardialign.pretrain.export.write import export_encoder, load_encoder
+from cardialign.pretrain.export.write import export_encoder
 from tests.support.small_encoder import SPEC, small_config, small_model
 
 
@@ -37,6 +40,10 @@ def ecg(batch=3, seed=0):
     return np.random.default_rng(seed).normal(0, 0.3, (batch, 12, SPEC.samples)).astype(np.float32)
 
 
+def export(config, model, out, training=None, program=False):
+    return export_encoder(config, model.state_dict(), out, training=training or {}, spec=SPEC, program=program)
+
+
 @pytest.fixture(scope="module")
 def trained():
     return small_model()
@@ -45,9 +52,8 @@ def trained():
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
     config, model = trained
-    return export_encoder(
-        config, model, tmp_path_factory.mktemp("export") / "encoder", training={"steps": 7, "data_fingerprint": "ab12"}
-    )
+    out = tmp_path_factory.mktemp("export") / "encoder"
+    return export(config, model, out, training={"steps": 7, "data_fingerprint": "ab12"}, program=True)
 
 
 @pytest.fixture
@@ -145,9 +151,11 @@ def test_plain_torch_runs_the_program_without_our_code_for_any_batch(exported, t
 
 
 def test_the_other_ways_to_pool_weigh_and_normalise_can_be_traced_too(tmp_path):
-    config = small_config(model={**small_config().model.model_dump(), "pooling": "resample", "group_attention": "eca"})
+    config = small_config(
+        encoder={**small_config().encoder.model_dump(), "pooling": "resample", "group_attention": "eca"}
+    )
     torch.manual_seed(0)
-    encoder = EcgEncoder(config.model, SPEC.sampling_rate, SPEC.samples, "lead-std").eval()
+    encoder = create_encoder(config.encoder, SPEC, "lead-std").eval()
     save_program(encoder, tmp_path / "encoder.pt2")
     given = (torch.from_numpy(ecg()), torch.rand(3, 12) > 0.2, torch.tensor([200, 150, 90]))
     program = torch.export.load(tmp_path / "encoder.pt2").module()
@@ -188,7 +196,7 @@ def test_the_contract_and_the_provenance_say_what_a_consumer_must_know(exported)
 
 def test_no_path_of_the_training_machine_leaves_with_the_encoder(trained, tmp_path):
     config = small_config(data={"shards": str(tmp_path / "secret-place")})
-    out = export_encoder(config, trained[1], tmp_path / "encoder", training={}, program=False)
+    out = export(config, trained[1], tmp_path / "encoder")
     assert not any(b"secret-place" in path.read_bytes() for path in out.iterdir())
 
 
@@ -219,14 +227,14 @@ def test_an_existing_folder_is_not_overwritten_and_a_failed_export_leaves_nothin
 ):
     config, model = trained
     with pytest.raises(UserError, match="exists already"):
-        export_encoder(config, model, exported, training={})
+        export(config, model, exported)
 
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("cardialign.pretrain.export.write.save_file", full_disk)
     with pytest.raises(UserError, match="No space left on device"):
-        export_encoder(config, model, tmp_path / "encoder", training={})
+        export(config, model, tmp_path / "encoder")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -236,11 +244,9 @@ def test_weights_that_are_not_finite_or_of_another_shape_are_refused(trained, tm
     state["ecg.projection.bias"][0] = float("nan")
     with pytest.raises(UserError, match=r"NaN or infinity \(first: ecg\.projection\.bias\)"):
         export_encoder(config, state, tmp_path / "a", training={}, spec=SPEC)
-    wider = small_config(model={**config.model.model_dump(), "width": 32})
+    wider = small_config(encoder={**config.encoder.model_dump(), "width": 32})
     with pytest.raises(UserError, match="do not fit the configuration"):
-        export_encoder(wider, model, tmp_path / "b", training={})
-    with pytest.raises(UserError, match="give spec="):
-        export_encoder(config, model.state_dict(), tmp_path / "c", training={})
+        export(wider, model, tmp_path / "b")
 
 
 def test_a_trained_text_encoder_travels_with_the_export(tmp_path):
@@ -249,7 +255,7 @@ def test_a_trained_text_encoder_travels_with_the_export(tmp_path):
         for parameter in model.text.transformer.parameters():
             if parameter.requires_grad:
                 parameter.mul_(1.3)
-    loaded = load_encoder(export_encoder(config, model, tmp_path / "encoder", training={}, program=False))
+    loaded = load_encoder(export(config, model, tmp_path / "encoder"))
     ids, lengths = loaded.text_encoder.tokenize(TEXTS)
     mask = torch.arange(16)[None] < torch.from_numpy(lengths)[:, None]
     with torch.no_grad():
@@ -258,6 +264,37 @@ def test_a_trained_text_encoder_travels_with_the_export(tmp_path):
     assert not np.allclose(
         untrained_encoder(config, SPEC).text_encoder.embed(TEXTS), loaded.text_encoder.embed(TEXTS), atol=1e-3
     )
+
+
+@pytest.fixture(scope="module")
+def without_reports(trained, tmp_path_factory):
+    """The export of a method that reads no reports: the same ECG encoder, and nothing of the text side."""
+    config, model = trained
+    state = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("ecg.")}
+    out = tmp_path_factory.mktemp("without") / "encoder"
+    return export_encoder(config, state, out, training={}, spec=SPEC, program=False)
+
+
+def test_an_encoder_without_reports_embeds_ecgs_as_one_with_reports_does(exported, without_reports):
+    assert not (without_reports / "text_head.safetensors").exists()
+    signal = ecg()
+    expected = load_encoder(exported).embed(signal, sampling_rate=100)
+    assert np.array_equal(load_encoder(without_reports).embed(signal, sampling_rate=100), expected)
+    provenance = json.loads((without_reports / "provenance.json").read_text())
+    assert provenance["text_encoder"] is None and provenance["parameters"]["text_head"] == 0
+
+
+def test_words_for_an_encoder_without_reports_are_refused_with_what_to_use_instead(without_reports):
+    loaded = load_encoder(without_reports)
+    for encoder in (loaded, loaded.untrained()):
+        with pytest.raises(UserError, match="trained without reports") as caught:
+            encoder.embed_text(TEXTS)
+        assert "embeddings" in caught.value.remedy and "trained with reports" in caught.value.remedy
+        with pytest.raises(UserError, match="trained without reports"):
+            _ = encoder.text_encoder
+    twin = load_encoder(without_reports).untrained(1).embed(ecg(), sampling_rate=100)
+    with_head = untrained_encoder(loaded.config, SPEC, 1).embed(ecg(), sampling_rate=100)
+    assert np.array_equal(twin, with_head)
 
 
 def test_another_text_encoder_than_the_trained_one_is_refused(copy):

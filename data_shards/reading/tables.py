@@ -1,0 +1,108 @@
+"""The CSV tables that data sets are published with, plain or .gz: whole, a stretch of rows at a time, or row by row;
+every field as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.files import sha256_of
+
+
+def check_layout(root: Path, source: str, files: Sequence[str], layout: str) -> None:
+    """Raise UserError unless `root` is a folder that holds all `files` (each plain or .gz).
+
+    `layout` says in words what is expected.
+    """
+    if not root.is_dir():
+        raise UserError(f"{source}: the folder {str(root)!r} does not exist", f"give the folder that holds {layout}")
+    missing = [name for name in files if find_table(root, name) is None]
+    if missing:
+        raise UserError(
+            f"{source}: {', '.join(missing)} not found in {str(root)!r}", f"give the folder that holds {layout}"
+        )
+
+
+def find_table(root: Path, name: str) -> Path | None:
+    """`name` or `name`.gz below `root`, None when neither is there."""
+    return next((path for path in (root / name, root / f"{name}.gz") if path.is_file()), None)
+
+
+def read_table(
+    path: Path, required: Sequence[str], categorical: Sequence[str] = (), optional: Sequence[str] = ()
+) -> pa.Table:
+    """The named columns of a CSV (plain or .gz) as strings, an empty field as null; `categorical` ones
+    dictionary-encoded.
+
+    Raises UserError when the file is not there, DataError when it cannot be parsed or lacks a required column (all of
+    them named).
+    """
+    with _csv_errors(path):
+        return pa_csv.read_csv(
+            path, parse_options=_PARSE, convert_options=_conversion(path, required, categorical, optional)
+        )
+
+
+def stream_table(
+    path: Path, required: Sequence[str], categorical: Sequence[str] = (), optional: Sequence[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """The same a stretch of rows at a time, for tables that should not be in memory as a whole."""
+    with _csv_errors(path):
+        conversion = _conversion(path, required, categorical, optional)
+        with pa_csv.open_csv(path, parse_options=_PARSE, convert_options=conversion) as reader:
+            yield from reader
+
+
+def rows_of(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+    """The rows of such a table one by one: column -> text, "" for an empty field."""
+    for batch in stream_table(path, required, optional=optional):
+        names = batch.schema.names
+        for values in zip(*(strings(batch, name) for name in names), strict=True):
+            yield dict(zip(names, values, strict=True))
+
+
+_PARSE = pa_csv.ParseOptions(newlines_in_values=True)
+
+
+def _conversion(
+    path: Path, required: Sequence[str], categorical: Sequence[str], optional: Sequence[str]
+) -> pa_csv.ConvertOptions:
+    with pa_csv.open_csv(path, parse_options=_PARSE) as reader:
+        present = reader.schema.names
+    absent = [name for name in (*required, *categorical) if name not in present]
+    if absent:
+        raise DataError(
+            f"{path} lacks the columns {', '.join(absent)}; it has {', '.join(present[:40])}",
+            "give the table as it was published",
+        )
+    wanted = [name for name in (*required, *categorical, *optional) if name in present]
+    types = {name: pa.dictionary(pa.int32(), pa.string()) if name in categorical else pa.string() for name in wanted}
+    return pa_csv.ConvertOptions(column_types=types, include_columns=wanted, null_values=[""], strings_can_be_null=True)
+
+
+@contextmanager
+def _csv_errors(path: Path) -> Iterator[None]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist", "check the path")
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:  # the last for the names of the columns
+        raise DataError(
+            f"{path} is not a readable CSV table: {error}", "give the table as it was published, in UTF-8"
+        ) from None
+
+
+def strings(table: pa.Table | pa.RecordBatch, column: str) -> list[str]:
+    """A string column without nulls: an empty field becomes ""."""
+    return table.column(column).fill_null("").to_pylist()
+
+
+def file_facts(path: Path, rows: int) -> dict[str, Any]:
+    """Provenance of a table for the manifest: name without folder, rows, sha256."""
+    return {"file": path.name, "rows": rows, "sha256": sha256_of(path)}

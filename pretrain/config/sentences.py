@@ -1,0 +1,78 @@
+"""One mistake in a configuration, one sentence: the dotted key, what is wrong, the value, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+REMEDIES = {
+    "missing": "add it",
+    "greater_than": "give a larger number",
+    "greater_than_equal": "give a larger number",
+    "less_than": "give a smaller number",
+    "less_than_equal": "give a smaller number",
+    "int_from_float": "write it without decimals",
+    "int_type": "write a whole number",
+    "int_parsing": "write a whole number",
+    "float_type": "write a number",
+    "float_parsing": "write a number",
+    "bool_type": "write true or false",
+    "bool_parsing": "write true or false",
+    "string_type": "write text, in quotes if it looks like a number",
+    "tuple_type": "write a list, e.g. [a, b]",
+    "too_long": "give fewer values",
+    "too_short": "give more values",
+    "dict_type": "write `name: value` lines under it",
+    "model_type": "write `key: value` lines under it",
+}
+
+
+def sentences(error: ValidationError, model: type[BaseModel], chosen: Mapping[str, type[BaseModel]]) -> list[str]:
+    """Every mistake of `error` as lines "dotted.key: what is wrong (value); what to do".
+
+    model is what was validated; chosen gives the class of each section that decides by its `name` which keys it has.
+    """
+    return [line for one in error.errors() for line in _sentences(one, model, chosen)]
+
+
+def _known_keys(location: tuple[Any, ...], model: Any, chosen: Mapping[str, type[BaseModel]]) -> list[str]:
+    """Keys of the section that `location` points into; through lists (patches) and sections."""
+    for depth, part in enumerate(location[:-1]):
+        if isinstance(part, str):
+            field = getattr(model, "model_fields", {}).get(part)
+            model = field.annotation if field is not None else None
+            model = next((a for a in get_args(model) if hasattr(a, "model_fields")), model)
+            model = chosen.get(part, model) if depth == 0 else model
+    return list(getattr(model, "model_fields", {}))
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean `{near[0]}`?" if near else ""
+
+
+def _sentences(error: Any, model: type[BaseModel], chosen: Mapping[str, type[BaseModel]]) -> list[str]:
+    """One pydantic error -> lines "dotted.key: what is wrong (value); what to do"."""
+    location = tuple(error["loc"])
+    key = ".".join(str(part) for part in location) or "(recipe)"
+    kind, value = error["type"], error.get("input")
+    if kind == "extra_forbidden":
+        known = _known_keys(location, model, chosen)
+        return [f"{key}: unknown key; {_nearest(str(location[-1]), known) or 'known keys here: ' + ', '.join(known)}"]
+    if kind == "literal_error":
+        words = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        return [
+            f"{key}: {value!r} is not one of {', '.join(words)}; {_nearest(str(value), words) or 'use one of these'}"
+        ]
+    shown = "" if isinstance(value, dict | list | BaseModel) else f" (got {value!r})"
+    if kind == "value_error":
+        return [f"{key}: {line}" for line in error["msg"].removeprefix("Value error, ").splitlines()]
+    reason = (
+        (error["msg"][:1].lower() + error["msg"][1:])
+        .replace("valid tuple", "list")
+        .replace("valid dictionary", "mapping")
+    )
+    return [f"{key}: {reason}{shown}; {REMEDIES.get(kind, 'correct the value')}"]

@@ -1,0 +1,66 @@
+"""What every ECG encoder is: twelve leads in, one embedding out, and nothing that is missing or padded has a say."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from cardialign.data_shards.record import SignalSpec
+from cardialign.pretrain.choices import ENCODERS
+from cardialign.pretrain.config import EncoderConfig
+
+
+class EncoderOutput(NamedTuple):
+    """What an encoder says of B records. Legend: E embedding_dim, F feature_width, N tokens, D token_width, G lead groups.
+
+    embedding      float32 (B, E), L2-normalised.
+    features       (B, F), pooled but not projected: what a linear probe reads.
+    tokens         (B, N, D) when asked for, else None.
+    token_mask     bool (B, N) with the tokens: True where a token saw a recorded sample of a recorded lead. Other tokens mean nothing.
+    valid_samples  int (B,) as they came in; None when no record is padded.
+    group_weights  float32 (B, G), 0 for a missing group, else summing to 1; None for an encoder that weighs no lead groups.
+    """
+
+    embedding: Tensor
+    features: Tensor
+    tokens: Tensor | None = None
+    token_mask: Tensor | None = None
+    valid_samples: Tensor | None = None
+    group_weights: Tensor | None = None
+
+
+class EcgEncoder(nn.Module):
+    """Base of all encoders: one file each in this folder, one row each in `pretrain.choices.ENCODERS`.
+
+    The contract, held by one test over all rows: a sample of a missing lead or behind `valid_samples`, NaN included, changes no output; records do
+    not see each other (a published BatchNorm is an option that says so by name); in evaluation the output is a function of the input; the forward
+    pass can be traced by `torch.export` with a dynamic batch.
+
+    sampling_rate in Hz, samples T per record, normalisation one of `encoders.blocks.normalise.NORMALISATIONS`.
+    """
+
+    Config: ClassVar[type[EncoderConfig]] = EncoderConfig
+
+    group_names: tuple[str, ...] = ()
+    """Names of the lead groups, in the order of `EncoderOutput.group_weights`; empty for an encoder without."""
+    feature_width: int
+    token_width: int
+
+    def __init__(self, spec: SignalSpec, normalisation: str) -> None:
+        super().__init__()
+        self.sampling_rate, self.samples, self.normalisation = spec.sampling_rate, spec.samples, normalisation
+
+    def forward(
+        self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None, return_tokens: bool = False
+    ) -> EncoderOutput:
+        """signal (B, 12, T) in mV, lead_mask bool (B, 12), valid_samples int (B,) or None when no record is padded (faster)."""
+        raise NotImplementedError
+
+
+def create_encoder(config: EncoderConfig, spec: SignalSpec, normalisation: str = "none") -> EcgEncoder:
+    """The encoder that `encoder.name` asks for, with fresh weights from torch's global generator.
+
+    Raises UsageError for a name nobody has, and as the encoder itself does for a spec that it cannot read.
+    """
+    return ENCODERS.find(config.name)(config, spec, normalisation)

@@ -1,0 +1,26 @@
+"""The name of everything that a run directory holds. Who writes or reads one of them takes its name from here.
+
+config.resolved.json   the configuration with every default filled in
+metrics.jsonl          the loss trace, one line per step: the training loop's spool
+system.jsonl           the driver's spool: figures of the machines
+checkpoints/           committed checkpoints (`cardialign.pretrain.training.checkpoints.files`)
+quarantine.jsonl       records that could not be read, and from which step on they count as unreadable
+initialised.json       what a run took from the weights that it started from, tensor by tensor
+export/                the finished encoder
+result.json            figures of the finished (or stopped) run
+tracking.json          MLflow store, run id and cursors
+attempts.jsonl         one line per start of the worker group
+workers/rank-K.json    process and host of each worker
+failure.json           an error that repeating cannot cure, from whichever rank met it first
+driver.lock            held by the driver while it lives: its process and host (`cardialign.pretrain.run.lock`)
+STOP                   somebody asked for a stop at a committed checkpoint
+"""
+
+from __future__ import annotations
+
+CONFIG = "config.resolved.json"
+METRICS, SYSTEM = "metrics.jsonl", "system.jsonl"
+CHECKPOINTS, QUARANTINE, EXPORT = "checkpoints", "quarantine.jsonl", "export"
+RESULT, TRACKING, ATTEMPTS, WORKERS = "result.json", "tracking.json", "attempts.jsonl", "workers"
+INITIALISED = "initialised.json"
+FAILURE, LOCK, STOP = "failure.json", "driver.lock", "STOP"

@@ -1,0 +1,134 @@
+"""Writing a checkpoint from all ranks: it is committed on all of them or on none."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from cardialign.pretrain.training.checkpoints import files
+from cardialign.pretrain.training.checkpoints.files import ENGINE, WEIGHTS, CheckpointError, rng_file
+from cardialign.pretrain.training.checkpoints.state import TrainerState
+from cardialign.pretrain.training.collectives import first_problem, on_rank_zero
+from cardialign.pretrain.training.engine import Workers, full_weights
+
+log = logging.getLogger(__name__)
+
+
+class _WriteFailures:
+    """DeepSpeed's torch writer, but a failed write is remembered instead of raised.
+
+    The other ranks are in a barrier and would wait for ever.
+    """
+
+    def __init__(self, writer: Any) -> None:
+        self.writer = writer
+        self.problem: str | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.writer, name)
+
+    def save(self, state_dict: Any, path: str) -> None:
+        try:
+            self.writer.save(state_dict, path)
+        except (OSError, RuntimeError) as error:
+            self.problem = self.problem or f"{Path(path).name}: {error}"
+
+
+def save_checkpoint(engine: Any, run_dir: Path, state: TrainerState, workers: Workers, *, keep: int) -> Path:
+    """Write and commit one checkpoint, called by all ranks at the same step; returns its path.
+
+    Raises CheckpointError on every rank when any rank could not write: what was written is removed, earlier checkpoints
+    stay.
+    """
+    folder = files.temporary_path(run_dir, state.step)
+    on_rank_zero(lambda: _open(folder))
+    problem = _save_engine(engine, folder)
+    weights = full_weights(engine)
+    try:
+        if problem is None:
+            _save_rng(folder, workers)
+            if workers.rank == 0:
+                save_file({name: tensor.contiguous() for name, tensor in weights.items()}, str(folder / WEIGHTS))
+                state.write(folder)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        problem = str(error)
+    _raise_together(problem, run_dir, folder)
+    entries: dict[str, dict[str, Any]] = {}
+    try:
+        entries = files.seal(folder, files.files_below(folder)[workers.rank :: workers.world_size])
+    except OSError as error:
+        problem = str(error)
+    _raise_together(problem, run_dir, folder)
+    shares: list[Any] = [None] * workers.world_size
+    torch.distributed.all_gather_object(shares, entries)
+
+    def finish() -> Path:
+        summary = {
+            "world_size": state.world_size,
+            "digest": state.digest,
+            "zero_stage": state.config["training"]["zero_stage"],
+        }
+        path = files.commit(
+            run_dir, state.step, {name: entry for share in shares for name, entry in share.items()}, summary
+        )
+        log.info("checkpoint=%s action=commit step=%d", path, state.step)
+        files.prune(run_dir, keep)
+        return path
+
+    try:
+        return on_rank_zero(finish)
+    except OSError as error:
+        raise _write_error(str(error), run_dir) from None
+
+
+def _save_engine(engine: Any, folder: Path) -> str | None:
+    """DeepSpeed's files; returns what went wrong on this rank."""
+    failures = _WriteFailures(engine.checkpoint_engine)
+    engine.checkpoint_engine = failures
+    # Otherwise DeepSpeed copies a recovery script, useless here, whose copy can fail on one rank alone.
+    engine._copy_recovery_script = lambda save_path: None
+    try:
+        engine.save_checkpoint(str(folder), tag=ENGINE, save_latest=False)
+    finally:
+        engine.checkpoint_engine = failures.writer
+    return failures.problem
+
+
+def _open(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / ENGINE).mkdir(parents=True)
+        (folder / "rng").mkdir()
+    except OSError as error:
+        raise _write_error(str(error), folder.parent) from None
+
+
+def _write_error(problem: str, where: Path) -> CheckpointError:
+    free = files.free_bytes(where)
+    return CheckpointError(
+        f"checkpoint not written under {where}: {problem} ({free:,} bytes free)",
+        "free space, or use a run directory that every worker can write to and shares; then run again: "
+        "it continues from the last committed checkpoint",
+    )
+
+
+def _raise_together(problem: str | None, run_dir: Path, folder: Path) -> None:
+    anywhere = first_problem(problem)
+    if anywhere is None:
+        return
+    if torch.distributed.get_rank() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+    raise _write_error(anywhere, run_dir)
+
+
+def _save_rng(folder: Path, workers: Workers) -> None:
+    state = {"cpu": torch.get_rng_state()}
+    if workers.device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(workers.device)
+    torch.save(state, rng_file(folder, workers.rank))
