@@ -60,7 +60,7 @@ class RecordRejected(Exception):  # noqa: N818  (an outcome of reading, counted 
         self.detail = detail
         super().__init__(f"{reason}: {detail}")
 
-    def __reduce__(self):  # raised in worker processes; keep both parts
+    def __reduce__(self) -> tuple[Any, ...]:  # raised in worker processes; keep both parts
         return type(self), (self.reason, self.detail)
 
 

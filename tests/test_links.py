@@ -68,12 +68,11 @@ def text_of_the_product() -> str:
 
 
 def there(page: Path, name: str) -> bool:
-    """Is it a file or folder at or under the page's folder or the root, or one that the product writes?"""
+    """Is it a file or folder of the page's floor (of all, for the root's pages), or one that the product writes?"""
     if "*" in name or name.split("/")[0] in MADE_UP:
         return True
     name = name.removeprefix("cardialign/")
-    here = page.parent.relative_to(ROOT).as_posix()
-    start = "" if here == "." else f"{here}/"
+    start = "" if page.parent == ROOT else f"{page.relative_to(ROOT).parts[0]}/"
     if any(known == name or (f"/{known}".endswith(f"/{name}") and known.startswith(start)) for known in kept()):
         return True
     last = name.rstrip("/").rsplit("/", 1)[-1]

@@ -15,7 +15,7 @@ from tests.support.tiny_set import SMALL
 pytestmark = pytest.mark.ray
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(360)
 def test_collapse_ends_the_run_with_its_own_message_and_without_another_try(
     banked_shards: Path, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from tests.support.tiny_set import SMALL
 pytestmark = pytest.mark.ray
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(360)
 def test_sigterm_stops_at_a_committed_checkpoint_with_code_75(
     two_banked_sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

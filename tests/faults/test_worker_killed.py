@@ -41,7 +41,7 @@ def starts(run_dir: Path) -> int:
     return len((run_dir / ATTEMPTS).read_text().splitlines())
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_run_whose_worker_is_killed_finishes_by_itself_with_the_same_loss_trace(
     two_banked_sets: tuple[Path, Path], tmp_path: Path
 ) -> None:
