@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cardialign.cluster.runs.driver import train_on_ray
 from cardialign.pretrain.config import load_config
 from cardialign.pretrain.run.files import ATTEMPTS
 from cardialign.pretrain.training.alarms import CollapseError
