@@ -40,13 +40,13 @@ def test_a_name_that_is_not_there_says_which_are() -> None:
 
 
 def test_one_module_exists_once_however_it_is_reached() -> None:
+    floors = ("kernels", "cluster", "pretrain", "data_shards")
     code = (
         "import sys, cardialign, cardialign.kernels.dispatch\n"
         "from cardialign.kernels import dispatch\n"
         "assert sys.modules['cardialign.kernels.dispatch'] is dispatch\n"
-        "print(*[name for name in sys.modules if name.split('.')[0] in ('kernels', 'cluster', 'pretrain', 'data_shards')])"
+        f"print(*[name for name in sys.modules if name.split('.')[0] in {floors}])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
-    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == ""
