@@ -94,9 +94,13 @@ def _start(workers: int, environment: dict[str, str], scratch: Path) -> None:
 def _join(address: str, environment: dict[str, str]) -> None:
     import ray
 
-    modules = [str(source_root() / "cardialign")] if "site-packages" not in str(source_root()) else []
+    runtime: dict[str, Any] = {"env_vars": environment}
+    if "site-packages" not in str(
+        source_root()
+    ):  # an installed package is on the nodes already; Ray takes no empty list
+        runtime["py_modules"] = [str(source_root() / "cardialign")]
     try:
-        ray.init(address=address, runtime_env={"env_vars": environment, "py_modules": modules}, **QUIET)
+        ray.init(address=address, runtime_env=runtime, **QUIET)
     except (ConnectionError, ValueError, RuntimeError) as error:
         first_line = next(iter(str(error).splitlines()), "no answer")
         raise UserError(

@@ -103,6 +103,11 @@ class EncoderConfig(Strict):
     name: str
     embedding_dim: Positive = 256
 
+    @property
+    def depends_on_micro_batch(self) -> bool:
+        """True where a published BatchNorm takes its statistics from micro-batches: another size is another run."""
+        return False
+
 
 class MethodConfig(Strict):
     """The section `method:`.

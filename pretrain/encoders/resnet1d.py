@@ -40,6 +40,10 @@ class ResNet1dConfig(EncoderConfig):
     heads: Positive = 4
 
     @property
+    def depends_on_micro_batch(self) -> bool:
+        return self.norm == "micro-batch"
+
+    @property
     def channels(self) -> int:
         """Of the last stage."""
         return 8 * self.width * (BOTTLENECK_EXPANSION if self.depth == 50 else 1)

@@ -15,9 +15,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
-import os
 import platform
-import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,13 +26,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import commit_folder
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
 from cardialign.pretrain.export.contract import SignalContract
 from cardialign.pretrain.export.program import save_program
 from cardialign.pretrain.methods.base import Exported, method_class
-from cardialign.pretrain.run.integrity import DIGESTS, EXPORT_VERSION, file_digests
+from cardialign.pretrain.run.integrity import write_digests
 from cardialign.pretrain.text.encoder import TextEncoder
 
 log = logging.getLogger(__name__)
@@ -66,26 +65,22 @@ def export_encoder(
     parts = method_class(config).exported(state)
     encoder = _encoder(config, spec, parts.encoder)
 
-    temporary = out.parent / f".tmp-{out.name}-{os.getpid()}"
     try:
-        temporary.mkdir(parents=True)
-        _write_weights(temporary, parts)
-        contract = SignalContract.of(
-            spec, config.data.normalisation, config.encoder.embedding_dim, config.training.lead_dropout
-        )
-        _write_json(temporary / "config.json", _portable(config))
-        _write_json(temporary / "signal_contract.json", contract.to_dict())
-        _write_json(temporary / "provenance.json", _provenance(config, state, parts, training))
-        if program:
-            save_program(encoder, temporary / "encoder.pt2")
-        _write_json(temporary / DIGESTS, {"version": EXPORT_VERSION, "files": file_digests(temporary)})
-        temporary.rename(out)
+        with commit_folder(out) as temporary:
+            _write_weights(temporary, parts)
+            contract = SignalContract.of(
+                spec, config.data.normalisation, config.encoder.embedding_dim, config.training.lead_dropout
+            )
+            _write_json(temporary / "config.json", _portable(config))
+            _write_json(temporary / "signal_contract.json", contract.to_dict())
+            _write_json(temporary / "provenance.json", _provenance(config, state, parts, training))
+            if program:
+                save_program(encoder, temporary / "encoder.pt2")
+            write_digests(temporary)
     except OSError as error:
         raise UserError(
             f"export to {out} failed: {error.strerror or error}", "free space or choose a writable folder"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     log.info("export=%s files=%d bytes=%d", out, len(list(out.iterdir())), sum(p.stat().st_size for p in out.iterdir()))
     return out
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import FileFacts, differences, facts_below, write_json
 
 EXPORT_VERSION = 1
 DIGESTS = "digests.json"
@@ -14,13 +15,12 @@ DIGESTS = "digests.json"
 
 def file_digests(folder: Path) -> dict[str, str]:
     """Relative name -> sha256 of every file below `folder` but the digest list itself."""
-    digests = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name != DIGESTS:
-            with path.open("rb") as stream:
-                digests[name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return digests
+    return {name: facts.sha256 for name, facts in facts_below(folder, (DIGESTS,)).items()}
+
+
+def write_digests(folder: Path) -> None:
+    """List every file below `folder` in its `digests.json`: the last file of an export to be written."""
+    write_json(folder / DIGESTS, {"version": EXPORT_VERSION, "files": file_digests(folder)}, indent=2)
 
 
 def verify_export(folder: Path) -> str:
@@ -42,12 +42,13 @@ def verify_export(folder: Path) -> str:
             f"{folder} has export version {version}, this release reads {EXPORT_VERSION}",
             "use the release that wrote it",
         )
-    found = file_digests(folder)
-    wrong = [f"{name}: missing" for name in files if name not in found]
-    wrong += [
-        f"{name}: content changed (sha256 differs)" for name in files if name in found and found[name] != files[name]
-    ]
-    wrong += [f"{name}: not part of the export" for name in found if name not in files]
+    found = differences(folder, {name: FileFacts(sha256) for name, sha256 in files.items()}, (DIGESTS,))
+    said = {
+        "missing": "missing",
+        "content": "content changed (sha256 differs)",
+        "unlisted": "not part of the export",
+    }
+    wrong = [f"{differs.name}: {said[differs.kind]}" for differs in found]
     if wrong:
         raise UserError(
             f"exported encoder {folder} is not as it was written:\n" + "\n".join(f"  - {line}" for line in wrong),

@@ -6,12 +6,12 @@ Rank 0 writes one JSON line per optimizer step to metrics.jsonl.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from cardialign.data_shards.files import commit_file
 from cardialign.pretrain.run.files import METRICS
 
 
@@ -42,9 +42,8 @@ class TraceWriter:
     def __init__(self, run_dir: Path, resumed_step: int) -> None:
         self.path = run_dir / METRICS
         kept = [line for line in read_trace(self.path) if line["step"] <= resumed_step]
-        temporary = self.path.with_name(f".tmp-{METRICS}")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, self.path)
+        lines = "".join(json.dumps(line) + "\n" for line in kept)
+        commit_file(self.path, lambda temporary: temporary.write_text(lines))
         self.stream = self.path.open("a")
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:

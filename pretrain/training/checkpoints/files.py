@@ -19,15 +19,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import Difference, FileFacts, differences, facts_of, names_below, sync
 from cardialign.pretrain.run.files import CHECKPOINTS
 
 log = logging.getLogger(__name__)
@@ -71,31 +71,17 @@ def rng_file(folder: Path, rank: int) -> Path:
     return folder / "rng" / f"rank-{rank:05d}.pt"
 
 
-def file_digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def files_below(folder: Path) -> list[str]:
     """Relative names of all files but the manifest, sorted."""
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return names_below(folder, (MANIFEST,))
 
 
 def seal(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """fsync each named file and return name -> {sha256, bytes}: one rank's share of the manifest."""
     entries = {}
     for name in names:
-        path = folder / name
-        _sync(path)
-        entries[name] = {"sha256": file_digest(path), "bytes": path.stat().st_size}
+        sync(folder / name)
+        entries[name] = asdict(facts_of(folder / name))
     return entries
 
 
@@ -115,13 +101,13 @@ def commit(run_dir: Path, step: int, entries: Mapping[str, Mapping[str, Any]], s
     manifest["self"] = _manifest_digest(manifest)
     path = temporary / MANIFEST
     path.write_text(json.dumps(manifest, indent=1))
-    _sync(path)
+    sync(path)
     for folder in {temporary, *(p for p in temporary.rglob("*") if p.is_dir())}:
-        _sync(folder)
+        sync(folder)
     if final.exists():
         quarantine(final, "replaced by a checkpoint of the same step")
     temporary.rename(final)
-    _sync(final.parent)
+    sync(final.parent)
     return final
 
 
@@ -156,17 +142,17 @@ def problems(path: Path) -> list[str]:
         files = read_manifest(path)["files"]
     except CheckpointError as error:
         return [error.problem]
-    found = []
-    for name, entry in files.items():
-        file = path / name
-        if not file.is_file():
-            found.append(f"{name}: missing")
-        elif file.stat().st_size != entry["bytes"]:
-            found.append(f"{name}: {file.stat().st_size} bytes instead of {entry['bytes']}")
-        elif file_digest(file) != entry["sha256"]:
-            found.append(f"{name}: content changed since it was written (sha256 differs)")
-    found.extend(f"{name}: not part of this checkpoint" for name in files_below(path) if name not in files)
-    return found
+    listed = {name: FileFacts(entry["sha256"], entry["bytes"]) for name, entry in files.items()}
+    return [f"{differs.name}: {_said(differs)}" for differs in differences(path, listed, (MANIFEST,))]
+
+
+def _said(differs: Difference) -> str:
+    return {
+        "missing": "missing",
+        "size": f"{differs.bytes} bytes instead of {differs.listed}",
+        "content": "content changed since it was written (sha256 differs)",
+        "unlisted": "not part of this checkpoint",
+    }[differs.kind]
 
 
 def verify(path: Path) -> None:

@@ -97,7 +97,8 @@ def changed_keys(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, tu
 
 def harmless_keys(config: RunConfig) -> tuple[str, ...]:
     """Dotted keys, or beginnings of some, that may change: those of every run, and those of this run's method."""
-    return (*HARMLESS, *(f"method.{key}" for key in config.method.harmless))
+    everywhere = set(HARMLESS) - ({"training.micro_batch"} if config.encoder.depends_on_micro_batch else set())
+    return (*everywhere, *(f"method.{key}" for key in config.method.harmless))
 
 
 def check_continues(

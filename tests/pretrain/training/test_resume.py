@@ -162,6 +162,17 @@ def test_harmless_changes_are_accepted():
     check_continues(state_of(RunConfig()), now, "selection", 1, Path("x"))
 
 
+def test_where_the_published_batchnorm_takes_its_statistics_from_micro_batches_their_size_may_not_change():
+    published = {"name": "resnet1d", "norm": "micro-batch"}
+    saved = state_of(RunConfig(encoder=published, training={"epochs": 10, "micro_batch": 8}))
+    now = RunConfig(encoder=published, training={"epochs": 10, "micro_batch": 4})
+    with pytest.raises(UserError, match=r"training\.micro_batch was 8, now 4"):
+        check_continues(saved, now, "selection", 1, Path("x"))
+    saved = state_of(RunConfig(encoder={"name": "resnet1d"}, training={"epochs": 10, "micro_batch": 8}))
+    now = RunConfig(encoder={"name": "resnet1d"}, training={"epochs": 10, "micro_batch": 4})
+    check_continues(saved, now, "selection", 1, Path("x"))
+
+
 def test_a_checkpoint_from_before_a_key_existed_continues_at_the_keys_default_only():
     mixture = {"mixture": [{"shards": "/a", "weight": 2.0}, {"shards": "/b"}]}
     state = state_of(RunConfig(data=mixture))
