@@ -97,7 +97,7 @@ def _join(address: str, environment: dict[str, str]) -> None:
     runtime: dict[str, Any] = {"env_vars": environment}
     if "site-packages" not in str(
         source_root()
-    ):  # an installed package is on the nodes already; Ray takes no empty list
+    ):  # else it is on the nodes; no empty list for Ray
         runtime["py_modules"] = [str(source_root() / "cardialign")]
     try:
         ray.init(address=address, runtime_env=runtime, **QUIET)

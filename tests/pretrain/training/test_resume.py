@@ -178,10 +178,10 @@ def test_a_checkpoint_from_before_a_key_existed_continues_at_the_keys_default_on
     state = state_of(RunConfig(data=mixture))
     del state.config["encoder"]["attention"], state.config["data"]["mixture"][1]["split"], state.config["collapse"]
     check_continues(state, RunConfig(data=mixture), "selection", 1, Path("x"))
-    with pytest.raises(UserError, match=r"model\.attention was 'dense', now 'packed'"):
+    with pytest.raises(UserError, match=r"encoder\.attention was 'dense', now 'packed'"):
         check_continues(state, RunConfig(data=mixture, encoder={"attention": "packed"}), "selection", 1, Path("x"))
     state.config["encoder"]["gone"] = 3  # a key of another release still decides what a step computed
-    with pytest.raises(UserError, match=r"model\.gone was 3, now None"):
+    with pytest.raises(UserError, match=r"encoder\.gone was 3, now None"):
         check_continues(state, RunConfig(data=mixture), "selection", 1, Path("x"))
 
 
