@@ -1,6 +1,7 @@
-"""The demo: every stage is the command a user would type, run in a process of its own; a record of what is finished makes it restartable.
+"""The demo: every stage is the command a user would type, run in a process of its own.
 
-A stage is skipped when the same command has finished in this folder before, its outputs still verify, and no earlier stage had to run again.
+A record of what is finished makes it restartable: a stage is skipped when the same command has finished in this folder
+before, its outputs still verify, and no earlier stage had to run again.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.subcommand import run_command
-from cardialign.cluster.runs.failure import EXPORT
-from cardialign.cluster.tracking.spool import read_json, write_json
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import read_json, write_json
+from cardialign.pretrain.run.files import EXPORT
 
 RECORD = "demo.json"
 NAME = "cardialign-demo"
@@ -27,8 +28,23 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class DemoSettings:
+    """What a demo is made with; a folder holds the demo of one of these."""
+
+    patients: int = 1500
+    unseen_patients: int = 400
+    recipe: str = NAME
+    overrides: list[str] = field(default_factory=list)
+    workers: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Stage:
-    """words: the command behind `cardialign`; verified: are the outputs there and whole; again: words added when it has to replace outputs."""
+    """words: the command behind `cardialign`; verified: are the outputs there and whole.
+
+    again: words added when it has to replace outputs; clear: folders that go before it starts.
+    """
 
     name: str
     words: list[str]
@@ -42,12 +58,12 @@ class Demo:
     """One demo folder and the record of its finished stages."""
 
     out: Path
-    settings: dict[str, Any]
+    settings: DemoSettings
     say: Say
     stages: dict[str, Any] = field(default_factory=dict)
 
     def save(self) -> None:
-        write_json(self.out / RECORD, {"settings": self.settings, "stages": self.stages})
+        write_json(self.out / RECORD, {"settings": asdict(self.settings), "stages": self.stages}, indent=1)
 
 
 def _to_stderr(line: str) -> None:
@@ -55,19 +71,21 @@ def _to_stderr(line: str) -> None:
     sys.stderr.flush()
 
 
-def _open(out: Path, settings: dict[str, Any], overwrite: bool, say: Say) -> Demo:
-    """The demo in `out`. Raises UserError when the folder is something else, or a demo with other settings (unless `overwrite`)."""
+def _open(out: Path, settings: DemoSettings, overwrite: bool, say: Say) -> Demo:
+    """The demo in `out`.
+
+    Raises UserError when the folder is something else, or a demo with other settings (unless `overwrite`).
+    """
     record = read_json(out / RECORD)
     if out.exists() and any(out.iterdir()) and record is None:
         raise UserError(f"{out} is not empty and holds no demo", "give another --out")
     if record is not None and overwrite:
         shutil.rmtree(out)
         record = None
-    if record is not None and record["settings"] != settings:
+    if record is not None and record["settings"] != asdict(settings):
+        before = record["settings"]
         changed = [
-            f"{key} {record['settings'].get(key)} -> {value}"
-            for key, value in settings.items()
-            if record["settings"].get(key) != value
+            f"{key} {before.get(key)} -> {value}" for key, value in asdict(settings).items() if before.get(key) != value
         ]
         raise UserError(
             f"{out} holds a demo with other settings: {'; '.join(changed)}",
@@ -117,34 +135,15 @@ def _export_verifies(path: Path) -> bool:
 
 
 def _cohort_stage(name: str, path: Path, patients: int, seed: int, workers: int) -> Stage:
-    words = [
-        "cohort",
-        str(path),
-        "--patients",
-        str(patients),
-        "--layout",
-        "mimic-iv-ecg",
-        "--seed",
-        str(seed),
-        "--workers",
-        str(workers),
-    ]
+    words = ["cohort", str(path), "--patients", str(patients), "--layout", "mimic-iv-ecg"]
+    words += ["--seed", str(seed), "--workers", str(workers)]
     return Stage(name, words, lambda: (path / "cohort.json").is_file(), clear=(path,))
 
 
 def _shards_stage(name: str, root: Path, path: Path, workers: int) -> Stage:
-    words = [
-        "shards",
-        "build",
-        "mimic-iv-ecg",
-        "--root",
-        str(root),
-        "--out",
-        str(path),
-        "--patients",
-        str(root / "patients.csv"),
-    ]
-    words += ["--labels", str(root / "truth.csv"), "--records-per-shard", "512", "--workers", str(workers)]
+    words = ["shards", "build", "mimic-iv-ecg", "--root", str(root), "--out", str(path)]
+    words += ["--patients", str(root / "patients.csv"), "--labels", str(root / "truth.csv")]
+    words += ["--records-per-shard", "512", "--workers", str(workers)]
     return Stage(name, words, lambda: _quick_shards(path), again=("--overwrite",))
 
 
@@ -154,34 +153,21 @@ def _first_record(cohort: Path) -> Path:
     return min(headers).with_suffix("")
 
 
-def plan(out: Path, uri: str, settings: dict[str, Any]) -> list[Stage]:
+def plan(out: Path, uri: str, settings: DemoSettings) -> list[Stage]:
     """The stages up to the registered encoder in order; the last one, `embed`, is planned when the cohort exists."""
-    workers, seed = settings["workers"], settings["seed"]
+    workers, seed = settings.workers, settings.seed
     run_dir, name = out / "run", f"models:/{NAME}@candidate"
     tracking = ["--tracking-uri", uri]
-    sets = [word for assignment in settings["overrides"] for word in ("--set", assignment)]
-    pretrain = ["pretrain", "--recipe", settings["recipe"], "--shards", str(out / "shards"), "--run-dir", str(run_dir)]
-    pretrain += [
-        "--workers",
-        str(workers),
-        "--micro-batch",
-        "32",
-    ]  # the same result in less memory: the demo promises to fit in 4 GB
-    zero_shot = [
-        "evaluate",
-        "zero-shot",
-        "--encoder",
-        name,
-        "--shards",
-        str(out / "unseen-shards"),
-        "--prompts",
-        PROMPTS,
-    ]
-    zero_shot += ["--baseline", "--track"]
+    sets = [word for assignment in settings.overrides for word in ("--set", assignment)]
+    pretrain = ["pretrain", "--recipe", settings.recipe, "--shards", str(out / "shards"), "--run-dir", str(run_dir)]
+    # micro-batches of 32: the same result in less memory, because the demo promises to fit in 4 GB
+    pretrain += ["--workers", str(workers), "--micro-batch", "32"]
+    zero_shot = ["evaluate", "zero-shot", "--encoder", name, "--shards", str(out / "unseen-shards")]
+    zero_shot += ["--prompts", PROMPTS, "--baseline", "--track"]
     return [
-        _cohort_stage("virtual patients to learn from", out / "cohort", settings["patients"], seed, workers),
+        _cohort_stage("virtual patients to learn from", out / "cohort", settings.patients, seed, workers),
         _cohort_stage(
-            "virtual patients nobody has seen", out / "unseen-cohort", settings["unseen_patients"], seed + 1, workers
+            "virtual patients nobody has seen", out / "unseen-cohort", settings.unseen_patients, seed + 1, workers
         ),
         _shards_stage("shards", out / "cohort", out / "shards", workers),
         _shards_stage("shards of the unseen", out / "unseen-cohort", out / "unseen-shards", workers),
@@ -211,15 +197,8 @@ def plan(out: Path, uri: str, settings: dict[str, Any]) -> list[Stage]:
 
 def _embed_stage(out: Path) -> Stage:
     record = str(_first_record(out / "unseen-cohort"))
-    words = [
-        "embed",
-        record,
-        "--encoder",
-        str(out / "encoder"),
-        "--allow-missing-leads",
-        "--out",
-        str(out / "embedding.npy"),
-    ]
+    words = ["embed", record, "--encoder", str(out / "encoder"), "--allow-missing-leads"]
+    words += ["--out", str(out / "embedding.npy")]
     return Stage("one ECG through it", words, lambda: (out / "embedding.npy").is_file())
 
 
@@ -233,25 +212,14 @@ def mlflow_command(uri: str) -> str:
 
 
 def run_demo(
-    out: Path,
-    *,
-    patients: int = 1500,
-    unseen_patients: int = 400,
-    recipe: str = NAME,
-    overrides: list[str] | None = None,
-    workers: int = 2,
-    seed: int = 0,
-    overwrite: bool = False,
-    say: Say = _to_stderr,
+    out: Path, settings: DemoSettings | None = None, *, overwrite: bool = False, say: Say = _to_stderr
 ) -> dict[str, Any]:
-    """All stages, then the HTML report. Returns the zero-shot figures, the report's path, the MLflow command, and seconds per stage.
+    """All stages, then the page. Returns the zero-shot figures, the page's path, the MLflow command, seconds per stage.
 
     Raises UserError when the folder holds something else or a stage fails; the same call goes on from there.
     """
     started = time.monotonic()
-    settings = {
-        "patients": patients, "unseen_patients": unseen_patients, "recipe": recipe, "overrides": list(overrides or []), "workers": workers, "seed": seed,
-    }  # fmt: skip
+    settings = settings or DemoSettings()
     demo = _open(out, settings, overwrite, say)
     uri = f"sqlite:///{out / 'mlflow.db'}"
     stages = plan(out, uri, settings)
@@ -260,19 +228,18 @@ def run_demo(
         ran = _run_stage(demo, stage, number, len(stages) + 2, ran) or ran
     _run_stage(demo, _embed_stage(out), len(stages) + 1, len(stages) + 2, ran)
     say(f"[{len(stages) + 2}/{len(stages) + 2}] report")
-    report_started = time.monotonic()
-    from cardialign.cluster.pages.demo_page import write_demo_report
+    page_started = time.monotonic()
+    from cardialign.cluster.pages.demo_page import write_demo_page
 
     results = {name: entry["result"] for name, entry in demo.stages.items()}
     zero_shot = json.loads((out / "zero_shot.json").read_text())
-    report = write_demo_report(
-        out, zero_shot, mlflow_command(uri), [shlex.join(["cardialign", *stage.words]) for stage in stages]
-    )
-    say(f"      {time.monotonic() - report_started:.1f} s")
+    typed = [shlex.join(["cardialign", *stage.words]) for stage in stages]
+    page = write_demo_page(out, zero_shot, mlflow_command(uri), typed)
+    say(f"      {time.monotonic() - page_started:.1f} s")
     training = results["pretraining on Ray with DeepSpeed ZeRO"]
     return {
         "out": str(out),
-        "report": str(report),
+        "report": str(page),
         "mlflow_command": mlflow_command(uri),
         "macro": zero_shot["macro"],
         "untrained_macro": zero_shot["baseline"]["macro"],
@@ -294,16 +261,16 @@ def _table(zero_shot: dict[str, Any]) -> str:
     def figure(value: float | None) -> str:
         return "n/a" if value is None else f"{value:.3f}"
 
+    def row(name: str, records: int, auroc: str, interval: str, beside: str) -> str:
+        return f"{name:<{width}}  {records:>7}  {auroc}  {interval:>13}  {beside:>9}"
+
     width = max(len(entry["name"]) for entry in zero_shot["classes"])
     lines = [f"{'class':<{width}}  records  AUROC  95 % interval  untrained"]
     for entry in sorted(zero_shot["classes"], key=lambda entry: -(entry["auroc"] or 0)):
         interval = f"{figure(entry['low'])}-{figure(entry['high'])}"
-        lines.append(
-            f"{entry['name']:<{width}}  {entry['positives']:>7}  {figure(entry['auroc'])}  {interval:>13}  {figure(untrained.get(entry['code'])):>9}"
-        )
+        beside = figure(untrained.get(entry["code"]))
+        lines.append(row(entry["name"], entry["positives"], figure(entry["auroc"]), interval, beside))
     interval = f"{figure(zero_shot['low'])}-{figure(zero_shot['high'])}"
-    macro = f"macro, {len(zero_shot['classes'])} classes"
-    lines.append(
-        f"{macro:<{width}}  {zero_shot['n']:>7}  {figure(zero_shot['macro'])}  {interval:>13}  {figure(zero_shot['baseline']['macro']):>9}"
-    )
+    macro, beside = figure(zero_shot["macro"]), figure(zero_shot["baseline"]["macro"])
+    lines.append(row(f"macro, {len(zero_shot['classes'])} classes", zero_shot["n"], macro, interval, beside))
     return "\n".join(lines)

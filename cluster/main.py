@@ -1,4 +1,4 @@
-"""`cardialign`: reads the command line, runs one command, turns its result into lines or one JSON object, and errors into exit codes.
+"""`cardialign`: reads the command line, runs one command, prints its result, and turns errors into exit codes.
 
 Nothing heavy is imported here: `cardialign --help` reads the table in `cardialign.cluster.commands` and stops.
 """
@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
-import json
 import logging
 import os
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from cardialign.cluster.commands import COMMANDS, GROUPS
+from cardialign.cluster.cli.lines import aligned, json_line
+from cardialign.cluster.commands import COMMANDS, GROUPS, module_of
 from cardialign.data_shards.errors import DONE, FAILED, INTERRUPTED, UsageError, UserError
 
 
@@ -72,7 +72,10 @@ def _typed_command(argv: list[str]) -> str | None:
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser of every command word; only `command` (None: none) gets its options, because only its module is imported."""
+    """The parser of every command word.
+
+    Only `command` (None: none) gets its options, because only its module is imported.
+    """
     parser = _Parser(
         prog="cardialign",
         description="Pretrain ECG encoders against their clinical reports, from a laptop to a cluster.",
@@ -82,7 +85,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     _common(parser)
     top = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     groups: dict[str, Any] = {}
-    for name, entry in COMMANDS.items():
+    for name, told in COMMANDS.items():
         first, _, second = name.partition(" ")
         where = top
         if second:
@@ -94,12 +97,12 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
             where = groups[first]
         leaf = where.add_parser(
             second or first,
-            help=entry.help,
-            description=entry.help[0].upper() + entry.help[1:] + ".",
+            help=told,
+            description=told[0].upper() + told[1:] + ".",
             formatter_class=_Help,
         )
         if name == command:
-            importlib.import_module(entry.module).add_arguments(leaf)
+            module_of(name).add_arguments(leaf)
             _common(leaf)
             leaf.set_defaults(command=name)
     return parser
@@ -113,73 +116,37 @@ def _logging(debug: bool) -> None:
     )
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_value(item)}" for key, item in value.items()) or "none"
-    if isinstance(value, list | tuple):
-        return ", ".join(_value(item) for item in value) or "none"
-    return str(value)
-
-
-def aligned(result: dict[str, Any]) -> list[str]:
-    """`key  value` lines with the values in one column; empty values are left out."""
-    shown = {
-        key.replace("_", " "): _value(value)
-        for key, value in result.items()
-        if value is not None and key != "exit_code" and key[0] != "_"
-    }
-    width = max((len(key) for key in shown), default=0)
-    return [f"{key:<{width}}  {value}" for key, value in shown.items()]
-
-
-def _plain(value: Any) -> Any:
-    """What `json` does not know: paths, numpy scalars and arrays."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return str(value)
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinities are not JSON: they become null."""
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    return value
-
-
-def _last_line(payload: dict[str, Any]) -> None:
-    plain = json.loads(json.dumps(payload, default=_plain))
-    sys.stdout.write(json.dumps(_finite(plain), allow_nan=False) + "\n")
+def _say(lines: Iterable[str]) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
     sys.stdout.flush()
 
 
-def _report_result(command: str, result: dict[str, Any], seconds: float, as_json: bool) -> int:
+def _tell_result(command: str, result: dict[str, Any], seconds: float, as_json: bool) -> int:
     code = int(result.get("exit_code", DONE))
     if as_json:
         shown = {key: value for key, value in result.items() if not key.startswith("_")}  # `_...` is for `summary` only
-        _last_line({"ok": code == DONE, "command": command, "seconds": round(seconds, 3), **shown, "exit_code": code})
+        payload = {"ok": code == DONE, "command": command, "seconds": round(seconds, 3), **shown, "exit_code": code}
+        _say([json_line(payload)])
         return code
-    module = importlib.import_module(COMMANDS[command].module)
+    module = module_of(command)
     lines = module.summary(result) if hasattr(module, "summary") else aligned({"seconds": round(seconds, 1), **result})
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    sys.stdout.flush()
+    _say(lines)
     return code
 
 
-def _report_error(command: str | None, problem: str, remedy: str, code: int, as_json: bool) -> int:
+def _tell_error(command: str | None, problem: str, remedy: str, code: int, as_json: bool) -> int:
     if as_json:
-        _last_line({"ok": False, "command": command, "problem": problem, "remedy": remedy, "exit_code": code})
+        payload = {"ok": False, "command": command, "problem": problem, "remedy": remedy, "exit_code": code}
+        _say([json_line(payload)])
     sys.stderr.write(f"cardialign: {problem}\n" + (f"  remedy: {remedy}\n" if remedy else ""))
     return code
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code (`cardialign.data_shards.errors`). Never raises for what a user can cause."""
+    """Run one command; returns its exit code (`cardialign.data_shards.errors`).
+
+    Never raises for what a user can cause.
+    """
     words = sys.argv[1:] if argv is None else list(argv)
     as_json = "--json" in words
     debug = "--debug" in words or os.environ.get("CARDIALIGN_DEBUG", "") not in ("", "0")
@@ -194,14 +161,14 @@ def main(argv: list[str] | None = None) -> int:
             )
         args.json, args.debug = as_json, debug
         command = args.command
-        result = importlib.import_module(COMMANDS[args.command].module).run(args)
-        return _report_result(args.command, result, time.monotonic() - started, as_json)
+        result = module_of(args.command).run(args)
+        return _tell_result(args.command, result, time.monotonic() - started, as_json)
     except UserError as error:
         if debug:
             traceback.print_exc()
-        return _report_error(command, error.problem, error.remedy, error.exit_code, as_json)
+        return _tell_error(command, error.problem, error.remedy, error.exit_code, as_json)
     except KeyboardInterrupt:
-        return _report_error(command, "interrupted", "", INTERRUPTED, as_json)
+        return _tell_error(command, "interrupted", "", INTERRUPTED, as_json)
     except BrokenPipeError:  # the reader (`| head`) has gone; nothing is left to tell it
         with contextlib.suppress(OSError):
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at exit
@@ -212,6 +179,6 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         problem = f"{type(error).__name__}: {error}"
-        return _report_error(
+        return _tell_error(
             command, problem, "this is a defect of ours; run again with --debug for the traceback", FAILED, as_json
         )

@@ -23,10 +23,10 @@ from types import FrameType
 from cardialign.data_shards.errors import DONE, STOPPED, UserError
 from cardialign.pretrain.config import load_config
 from cardialign.pretrain.run.lock import locked_run
-from cardialign.pretrain.run.observer import NullReporter
+from cardialign.pretrain.run.observer import NullObserver
 
 
-class _SignalReporter(NullReporter):
+class _SignalObserver(NullObserver):
     """Stops at the next step boundary after SIGTERM or SIGINT."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=int, help="torch threads of each worker (default: OMP_NUM_THREADS)")
     options = parser.parse_args(arguments)
-    reporter = _SignalReporter()
+    observer = _SignalObserver()
     try:
         config = load_config(options.recipe, options.overrides)
         logging.basicConfig(
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 torch.set_num_threads(options.threads)
             from cardialign.pretrain.training.loop import train
 
-            result = train(config, options.run_dir, reporter)
+            result = train(config, options.run_dir, observer)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

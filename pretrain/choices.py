@@ -24,6 +24,8 @@ ENCODERS = Table(
     "encoder",
     {
         "cardialign": "cardialign.pretrain.encoders.cardialign:CardiAlignEncoder",
+        "resnet1d": "cardialign.pretrain.encoders.resnet1d:ResNet1d",
+        "vit1d": "cardialign.pretrain.encoders.vit1d:Vit1d",
     },
 )
 """`encoder.name` -> the class, a `pretrain.encoders.base.EcgEncoder`."""

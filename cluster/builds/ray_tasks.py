@@ -1,7 +1,8 @@
-"""A build on a Ray cluster: the tasks of `cardialign.data_shards.build.build` as Ray tasks that write to a filesystem which every node sees.
+"""A build on a Ray cluster: the tasks of `cardialign.data_shards.build.build` as Ray tasks.
 
-The driver keeps the plan, the lock and the commit; a node only ever runs `build_one_shard`, so the set has the bytes of a local build. A node that is
-lost has its tasks run again elsewhere: a shard appears by rename, whole or not at all.
+They write to a filesystem which every node sees. The driver keeps the plan, the lock and the commit; a node only ever
+runs `build_one_shard`, so the set has the bytes of a local build. A node that is lost has its tasks run again
+elsewhere: a shard appears by rename, whole or not at all.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.runs.driver import ray_session
+from cardialign.cluster.environment.session import ray_session
 from cardialign.data_shards.build.claim import PLAN
 from cardialign.data_shards.build.executors import TASKS_PER_WORKER, Count
 from cardialign.data_shards.build.listing import LISTING
@@ -34,13 +35,21 @@ _SHARED = "let --root and --out lie on a filesystem that every node mounts at th
 
 @dataclass(frozen=True)
 class RayTasks:
-    """address: None starts a local Ray of `workers` processes (0 = one per usable core); otherwise the cluster to join ("auto", "host:port")."""
+    """Runs the shards of a build as Ray tasks.
+
+    address: None starts a local Ray of `workers` processes (0 = one per usable core); otherwise the cluster to join
+    ("auto", "host:port").
+    """
 
     address: str | None
     workers: int = 0
 
     def run(self, source: Source, tasks: Sequence[ShardTask], count: Count) -> Iterator[ShardOutcome]:
-        """Raises the DataError of a task; DataError when a node does not share the filesystem; UserError when no cluster answers."""
+        """The outcomes of `tasks`, in the order in which they finish.
+
+        Raises the DataError of a task; DataError when a node does not share the filesystem; UserError when no cluster
+        answers.
+        """
         if not tasks:
             return
         import ray
@@ -82,7 +91,10 @@ def _work(source: Source, task: ShardTask) -> ShardOutcome:
 
 
 class TaskNote:
-    """How far a task has got, in a file of the work folder: written now and then where the task runs, read by the driver."""
+    """How far a task has got, in a file of the work folder.
+
+    It is written now and then where the task runs, and read by the driver.
+    """
 
     def __init__(self, out: Path, number: int) -> None:
         self.path = out / WORK_FOLDER / f"note-{number:06d}"
@@ -108,7 +120,10 @@ class TaskNote:
 
 
 class Counted:
-    """What has been told to `count` of every task: never more than it did, also when a task is lost and runs again from its beginning."""
+    """What has been told to `count` of every task.
+
+    Never more than it did, also when a task is lost and runs again from its beginning.
+    """
 
     def __init__(self, count: Count) -> None:
         self._count = count

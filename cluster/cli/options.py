@@ -1,4 +1,4 @@
-"""Options that several commands share, so that the same thing has the same word and the same help everywhere."""
+"""Options that several commands share: the same thing has the same word and the same help everywhere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 
 from cardialign.data_shards.errors import UsageError
+
+TRACKING_URI = "sqlite:///mlflow.db"
+"""The MLflow store of who names none."""
 
 
 def folds(text: str) -> tuple[int, ...]:
@@ -41,10 +44,11 @@ def add_split(parser: argparse.ArgumentParser, help: str) -> None:
 
 
 def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
-    from cardialign.cluster.tracking.mlflow_store import DEFAULT_URI
-
     parser.add_argument(
-        "--tracking-uri", default=DEFAULT_URI, metavar="URI", help=f"MLflow database or server (default {DEFAULT_URI})"
+        "--tracking-uri",
+        default=TRACKING_URI,
+        metavar="URI",
+        help=f"MLflow database or server (default {TRACKING_URI})",
     )
 
 

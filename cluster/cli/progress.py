@@ -1,4 +1,7 @@
-"""Progress of long work: a bar with an ETA on a terminal, a plain line now and then elsewhere. Always on stderr: stdout belongs to results."""
+"""Progress of long work: a bar with an ETA on a terminal, a plain line now and then elsewhere.
+
+Always on stderr: stdout belongs to results.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,9 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """One piece of work with a known or unknown `total`. Call `update(done, total)`; use as a context manager so that the bar is finished.
+    """One piece of work with a known or unknown `total`. Call `update(done, total)`.
 
-    `now` is a parameter so that tests need no sleep.
+    Use it as a context manager, so that the bar is finished. `now` is a parameter so that tests need no sleep.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""One `cardialign` command in a process of its own: its JSON object comes back, its progress goes to our stderr, its memory goes with it."""
+"""One `cardialign` command in a process of its own.
+
+Its JSON object comes back, its progress goes to our stderr, its memory goes with it.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,17 @@ import os
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.environment.versions import source_root
 from cardialign.data_shards.errors import INTERRUPTED, UserError
 
 
-def source_root() -> Path:
-    """Folder that holds our four packages, whether a checkout or site-packages."""
-    return Path(__file__).absolute().parents[3]
-
-
 def run_command(words: list[str]) -> dict[str, Any]:
-    """Run `cardialign WORDS --json`. Raises UserError with the command's own problem and remedy when it fails, KeyboardInterrupt when interrupted."""
+    """Run `cardialign WORDS --json` and return its result.
+
+    Raises UserError with the command's own problem and remedy when it fails, KeyboardInterrupt when interrupted.
+    """
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(source_root()), os.environ.get("PYTHONPATH", "")])),

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.cohort.generate import Cohort, make_cohort
 
     with Progress("cohort") as progress:
-        report = make_cohort(
+        made = make_cohort(
             args.out,
             Cohort(
                 patients=args.patients,
@@ -47,4 +47,4 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             workers=args.workers,
             progress=progress,
         )
-    return asdict(report)
+    return asdict(made)

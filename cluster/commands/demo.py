@@ -1,4 +1,4 @@
-"""`cardialign demo`: the whole path on virtual patients, from the cohort to the registry, with a report at the end."""
+"""`cardialign demo`: the whole path on virtual patients, from the cohort to the registry, with a page at the end."""
 
 from __future__ import annotations
 
@@ -32,18 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cardialign.cluster.demo import run_demo
+    from cardialign.cluster.demo import DemoSettings, run_demo
 
-    return run_demo(
-        args.out,
-        patients=args.patients,
-        unseen_patients=args.unseen_patients,
-        recipe=args.recipe,
-        overrides=args.overrides,
-        workers=args.workers,
-        seed=args.seed,
-        overwrite=args.overwrite,
-    )
+    settings = DemoSettings(args.patients, args.unseen_patients, args.recipe, args.overrides, args.workers, args.seed)
+    return run_demo(args.out, settings, overwrite=args.overwrite)
 
 
 def summary(result: dict[str, Any]) -> list[str]:

@@ -1,17 +1,27 @@
 """`cardialign embed`: one ECG through an exported or registered encoder, as a consumer would.
 
-A WFDB record is read from its header: leads by name, units by gain, its own sampling rate. What does not fit the encoder's signal contract is refused
-with the option that would allow it; nothing is resampled, cropped or masked in silence.
+A WFDB record is read from its header: leads by name, units by gain, its own sampling rate. What does not fit the
+encoder's signal contract is refused with the option that would allow it. Nothing is resampled, cropped or masked in
+silence.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cardialign.cluster.cli.lines import aligned
 from cardialign.cluster.cli.options import add_tracking_uri
-from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from cardialign.cluster.registry.read_signal import Signal
+    from cardialign.pretrain.export.loaded import LoadedEncoder
+
+ALLOWANCES = ("resample", "crop", "allow_missing_leads", "derive_limb_leads")
+"""Options that are arguments of `LoadedEncoder.embed` of the same name."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,14 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cardialign.cluster.registry.open_encoder import embed_signal, open_encoder, read_signal
+    from cardialign.cluster.registry.open_encoder import open_encoder
+    from cardialign.cluster.registry.read_signal import read_signal
 
     if (args.ecg is None) == (args.key is None) or (args.key is not None and args.shards is None):
         raise UsageError("name one ECG", "give a WFDB record or .npy file, or --shards FOLDER --key KEY")
     signal = read_signal(args.ecg, shards=args.shards, key=args.key, leads=args.leads, sampling_rate=args.sampling_rate)
-    allowed = {name: getattr(args, name) for name in ("resample", "crop", "allow_missing_leads", "derive_limb_leads")}
     with open_encoder(args.encoder, args.tracking_uri) as encoder:
-        result = embed_signal(encoder, signal, allowed)
+        result = _embedded(encoder, signal, {name: getattr(args, name) for name in ALLOWANCES})
     if args.out is not None:
         import numpy as np
 
@@ -49,7 +59,31 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def summary(result: dict[str, Any]) -> list[str]:
-    from cardialign.cluster.main import aligned
+def _embedded(encoder: LoadedEncoder, signal: Signal, allowed: dict[str, Any]) -> dict[str, Any]:
+    """The embedding of one ECG and what it was made with."""
+    import numpy as np
 
+    masks: dict[str, Any] = {}
+    if signal.lead_mask is not None:
+        masks["lead_mask"] = signal.lead_mask[None]
+    if signal.valid_samples is not None:
+        masks["valid_samples"] = np.array([signal.valid_samples])
+    try:
+        embedding = encoder.embed(
+            signal.millivolts[None], sampling_rate=signal.sampling_rate, leads=signal.leads, **masks, **allowed
+        )[0]
+    except UserError as error:  # the library names its arguments; here they are options
+        remedy = re.sub(r"\b([a-z_]+)=True\b", lambda match: "--" + match[1].replace("_", "-"), error.remedy)
+        raise UserError(f"{signal.origin}: {error.problem}", remedy) from None
+    return {
+        "ecg": signal.origin,
+        "leads": list(signal.leads),
+        "sampling_rate": signal.sampling_rate,
+        "encoder": encoder.digest,
+        "dimensions": len(embedding),
+        "embedding": [float(value) for value in embedding],
+    }
+
+
+def summary(result: dict[str, Any]) -> list[str]:
     return aligned({**result, "embedding": [*result["embedding"][:4], f"... {result['dimensions']} numbers"]})

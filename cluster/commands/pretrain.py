@@ -1,4 +1,4 @@
-"""`cardialign pretrain`: one recipe, one shard set or a mixture of several, one run directory. Run it again and it continues."""
+"""`cardialign pretrain`: one recipe, one shard set or a mixture, one run directory. Run it again and it continues."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mixture",
         action="append",
         metavar="SHARDS=WEIGHT",
-        help="a shard set and its share of every global batch, repeatable; folds and split of its own: YAML data.mixture",
+        help="a shard set and its share of every global batch, repeatable; "
+        "folds and split of its own: YAML data.mixture",
     )
     parser.add_argument(
         "--run-dir", type=Path, required=True, help="folder of the run, on storage that every worker sees"
@@ -72,7 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def overrides(args: argparse.Namespace) -> list[str]:
-    """Options -> `key=value` lines, before those of --set. Giving steps takes epochs out of the recipe, and the other way round."""
+    """Options -> `key=value` lines, before those of --set.
+
+    Giving steps takes epochs out of the recipe, and the other way round.
+    """
     lines = []
     if args.shards is not None:
         lines += [f"data.shards={json.dumps(str(args.shards))}", "data.mixture=[]"]
@@ -106,17 +110,15 @@ def _mixture_part(text: str) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cardialign.cluster.runs.lifecycle import pretrain_and_export
+    from cardialign.cluster.runs import lifecycle
     from cardialign.pretrain.config import load_config
 
-    return pretrain_and_export(
+    return lifecycle.run(
         load_config(args.recipe, overrides(args)),
         args.run_dir,
+        lifecycle.Tracking(args.tracking_uri, args.experiment, args.tracking_optional),
         workers=args.workers,
         address=args.address,
         max_failures=args.max_failures,
-        tracking_uri=args.tracking_uri,
-        tracking_optional=args.tracking_optional,
-        experiment=args.experiment,
         register_as=args.register,
     )

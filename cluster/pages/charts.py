@@ -1,20 +1,52 @@
-"""Small charts as inline SVG text, drawn for the HTML report: no library, no script, colours come from the page's CSS classes."""
+"""Small charts as inline SVG for our pages: no library, no script, colours come from `page.css`.
+
+Here a chart is places and lengths in SVG units; `templates/charts.html` draws them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Any, ClassVar
 
-WIDTH, HEIGHT = 460, 210
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 38
+from cardialign.cluster.pages.page import draw
+
 INTERVAL_WIDTH, INTERVAL_HEIGHT = 300, 26
 INTERVAL_PAD = 18
+COLUMN_GAP = 1.5
+ROW, FIGURE = 22, 96
+"""Height of a frequency bar's row, and what its figure takes at the end."""
+LONGEST_LABEL = 38
+CHARACTER = 7.3
+"""Width of a bar's label per character, rather too wide than too narrow: the reader's font is not known."""
+Ticks = list[tuple[float, str]]
+Scale = Callable[[float], float]
+Estimate = tuple[float, float, float]
+"""Value, low and high end of its interval."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Caption and axes of a chart: `across` and `up` are (place, label) of the ticks, `axis` is the word below."""
+
+    width: ClassVar[int] = 460
+    height: ClassVar[int] = 210
+    left: ClassVar[int] = 58
+    right: ClassVar[int] = 446
+    top: ClassVar[int] = 12
+    bottom: ClassVar[int] = 172
+
+    title: str
+    unit: str
+    across: Ticks
+    up: Ticks
+    axis: str
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round tick values (1, 2, 2.5 or 5 times a power of ten) that lie inside [low, high], about `count` of them."""
+    """Round tick values inside [low, high], about `count`: 1, 2, 2.5 or 5 times a power of ten apart."""
     if not high > low:
         return [low]
     raw = (high - low) / max(1, count - 1)
@@ -43,17 +75,20 @@ def _scientific(value: float) -> str:
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
-def _scale(low: float, high: float, start: float, end: float):
+def _scale(low: float, high: float, start: float, end: float) -> Scale:
     span = (high - low) or 1.0
     return lambda value: start + (value - low) / span * (end - start)
 
 
-def _text(x: float, y: float, text: str, anchor: str = "middle", kind: str = "tick") -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def _placed(ticks: Sequence[float], scale: Scale) -> Ticks:
+    return [(scale(tick), label) for tick, label in zip(ticks, tick_labels(ticks), strict=True)]
 
 
 def smoothed(values: Sequence[float], share: float = 0.05) -> list[float]:
-    """Centred moving average over a window of `share` of the points, cut short at both ends; centred so that a falling curve does not lag."""
+    """Moving average over a window of `share` of the points, cut short at both ends.
+
+    The window is centred, so that a falling curve does not lag.
+    """
     half = max(1, round(share * len(values) / 2))
     sums = list(accumulate(values, initial=0.0))
     spans = [(max(0, k - half), min(len(values), k + half + 1)) for k in range(len(values))]
@@ -68,54 +103,103 @@ def line_chart(
     unit: str = "",
     smooth: bool = False,
     from_zero: bool = False,
-    reference: tuple[float, str] | None = None,
     extent: tuple[float, float] | None = None,
 ) -> str:
-    """One curve over training steps. `smooth` draws the raw curve faintly under its moving average; `reference` = (value, label) a dashed line;
-    `extent` the first and last step of the axis, when several charts share one."""
+    """One curve over training steps; "" without a finite value.
+
+    smooth draws the raw curve faintly under its moving average; extent is the first and last step of the axis, when
+    several charts share one.
+    """
     points = [(float(s), float(v)) for s, v in zip(steps, values, strict=True) if math.isfinite(v)]
     if not points:
         return ""
     xs, ys = [p[0] for p in points], [p[1] for p in points]
-    shown = [*ys, *([reference[0]] if reference else []), *([0.0] if from_zero else [])]
+    shown = [*ys, *([0.0] if from_zero else [])]
     low, high = min(shown), max(shown)
     margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
     low, high = (low if from_zero and low >= 0 else low - margin), high + margin
     first, last = extent or (xs[0], xs[-1])
-    x = _scale(first, last, LEFT, WIDTH - RIGHT)
-    y = _scale(low, high, HEIGHT - BOTTOM, TOP)
+    x = _scale(first, last, Frame.left, Frame.right)
+    y = _scale(low, high, Frame.bottom, Frame.top)
+    across = _placed([tick for tick in nice_ticks(first, last, 6) if tick == int(tick)], x)
+    frame = Frame(title, unit, across, _placed(nice_ticks(low, high, 5), y), "step")
 
-    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title, quote=True)}">']
-    ticks = nice_ticks(low, high, 5)
-    for tick, label in zip(ticks, tick_labels(ticks), strict=True):
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-        parts.append(_text(LEFT - 8, y(tick) + 4, label, "end"))
-    step_ticks = [t for t in nice_ticks(first, last, 6) if t == int(t)]
-    for tick, label in zip(step_ticks, tick_labels(step_ticks), strict=True):
-        parts.append(_text(x(tick), HEIGHT - BOTTOM + 18, label))
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, "step", kind="axis-label"))
-    if reference:
-        at = y(reference[0])
-        parts.append(f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(_text(WIDTH - RIGHT, at - 5, reference[1], "end", "tick"))
+    def path(heights: Sequence[float]) -> list[tuple[float, float]]:
+        return [(x(step), y(height)) for step, height in zip(xs, heights, strict=True)]
 
-    def path(heights: Sequence[float], kind: str) -> str:
-        if len(heights) == 1:
-            return f'<circle class="{kind} dot" cx="{x(xs[0]):.1f}" cy="{y(heights[0]):.1f}" r="3"/>'
-        return f'<polyline class="{kind}" points="{" ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(xs, heights, strict=True))}"/>'
+    smooth = smooth and len(ys) >= 20
+    curves = [("raw", path(ys)), ("curve", path(smoothed(ys)))] if smooth else [("curve", path(ys))]
+    return draw("lines", frame=frame, curves=curves)
 
-    if smooth and len(ys) >= 20:
-        parts += [path(ys, "raw"), path(smoothed(ys), "curve")]
-    else:
-        parts.append(path(ys, "curve"))
-    parts.append("</svg>")
-    caption = f"{escape(title)}{f' <span>{escape(unit)}</span>' if unit else ''}"
-    return f'<figure class="panel"><figcaption>{caption}</figcaption>{"".join(parts)}</figure>'
+
+def histogram(edges: Sequence[float], counts: Sequence[int], *, title: str, unit: str = "", axis: str = "") -> str:
+    """Bars over n + 1 ascending `edges` with n `counts`; "" without counts.
+
+    Each bar tells its range and count when pointed at.
+    """
+    if not counts:
+        return ""
+    x = _scale(edges[0], edges[-1], Frame.left, Frame.right)
+    y, up = _counting(max(counts))
+    bars = [
+        _column(x(low), x(high), y, count, f"{low:g} to {high:g}: {count:,}")
+        for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
+    ]
+    across = _placed(nice_ticks(edges[0], edges[-1], 7), x)
+    return draw("columns", frame=Frame(title, unit, across, up, axis), bars=bars)
+
+
+def column_chart(counts: Mapping[str, int], *, title: str, unit: str = "", axis: str = "") -> str:
+    """One column per name, in the order given; for few, short names. "" without any."""
+    if not counts:
+        return ""
+    x = _scale(0, len(counts), Frame.left, Frame.right)
+    y, up = _counting(max(counts.values()))
+    every = -(-len(counts) * max(map(len, counts)) // 52)  # labels stay apart: about 52 characters fit under the axis
+    half = min(0.4 * (x(1) - x(0)), 26.0)
+    middles = [(x(place) + x(place + 1)) / 2 for place in range(len(counts))]
+    bars = [
+        _column(middle - half, middle + half, y, count, f"{name}: {count:,}")
+        for middle, (name, count) in zip(middles, counts.items(), strict=True)
+    ]
+    across = list(zip(middles, counts, strict=True))[::every]
+    return draw("columns", frame=Frame(title, unit, across, up, axis), bars=bars)
+
+
+def _counting(highest: int) -> tuple[Scale, Ticks]:
+    """The scale upwards of a chart of counts, and its ticks: whole numbers only."""
+    y = _scale(0.0, max(highest, 1) * 1.06, Frame.bottom, Frame.top)
+    return y, _placed([tick for tick in nice_ticks(0, max(highest, 1), 5) if tick == int(tick)], y)
+
+
+def _column(left: float, right: float, y: Scale, count: int, told: str) -> dict[str, Any]:
+    width, height = max(right - left - COLUMN_GAP, 0.8), y(0) - y(count)
+    return {"x": left + COLUMN_GAP / 2, "y": y(count), "width": width, "height": height, "told": told}
+
+
+def frequency_bars(counts: Mapping[str, int], total: int, *, title: str, unit: str = "") -> str:
+    """Horizontal bars, one per name, with count and share of `total`; "" without any.
+
+    Long names are cut, and whole when pointed at.
+    """
+    if not counts:
+        return ""
+    top = max(max(counts.values()), 1)
+    longest = min(LONGEST_LABEL, max(map(len, counts)))
+    left = max(84.0, 14 + CHARACTER * longest)  # short labels are codes in wide capitals
+    bars = []
+    for place, (name, count) in enumerate(counts.items()):
+        shown = name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1].rstrip() + "…"
+        digits = 0 if count >= 0.1 * total else 1
+        share = f"{count:,}  ({100 * count / total:.{digits}f} %)" if total else f"{count:,}"
+        width = count / top * (Frame.width - left - FIGURE)
+        bars.append({"y": place * ROW, "name": shown, "told": f"{name}: {count:,}", "width": width, "share": share})
+    height = ROW * len(counts) + 4
+    return draw("frequencies", title=title, unit=unit, width=Frame.width, height=height, left=left, bars=bars)
 
 
 class IntervalScale:
-    """The common horizontal AUROC axis of all rows of the zero-shot table; draws its own header and one row at a time."""
+    """The common horizontal AUROC axis of all rows of the zero-shot table; draws its own header, one row at a time."""
 
     def __init__(self, values: Sequence[float]) -> None:
         finite = [v for v in values if math.isfinite(v)]
@@ -123,59 +207,41 @@ class IntervalScale:
         self.ticks = nice_ticks(self.low, 1.0, 5)
         self.x = _scale(self.low, 1.0, INTERVAL_PAD, INTERVAL_WIDTH - INTERVAL_PAD)
 
-    def _svg(self, inner: str, label: str) -> str:
-        return (
-            f'<svg class="interval" viewBox="0 0 {INTERVAL_WIDTH} {INTERVAL_HEIGHT}" width="{INTERVAL_WIDTH}" height="{INTERVAL_HEIGHT}" '
-            f'role="img" aria-label="{escape(label, quote=True)}">{inner}</svg>'
-        )
-
     def header(self) -> str:
-        return self._svg(
-            "".join(
-                _text(self.x(t), INTERVAL_HEIGHT - 8, label)
-                for t, label in zip(self.ticks, tick_labels(self.ticks), strict=True)
-            ),
-            "AUROC axis",
+        ticks = _placed(self.ticks, self.x)
+        return draw("interval_header", width=INTERVAL_WIDTH, height=INTERVAL_HEIGHT, ticks=ticks)
+
+    def row(self, trained: Estimate, untrained: Estimate | None) -> str:
+        """The interval of both encoders; NaN bounds draw the dot alone."""
+        grid = [(self.x(tick), "chance" if abs(tick - 0.5) < 1e-9 else "grid") for tick in self.ticks]
+        if all(kind == "grid" for _, kind in grid):
+            grid.append((self.x(0.5), "chance"))
+        middle = INTERVAL_HEIGHT / 2
+        marks = [self._mark(untrained, "untrained", middle + 3, 3.2)] if untrained is not None else []
+        marks.append(self._mark(trained, "trained", middle - (3 if untrained is not None else 0), 4.2))
+        return draw(
+            "interval_row",
+            width=INTERVAL_WIDTH,
+            height=INTERVAL_HEIGHT,
+            label=f"AUROC {trained[0]:.3f}",
+            grid=grid,
+            marks=[mark for mark in marks if mark is not None],
         )
 
-    def row(self, trained: tuple[float, float, float], untrained: tuple[float, float, float] | None) -> str:
-        """(value, low, high) of both encoders; NaN bounds draw the dot alone."""
-        lines = [(t, "chance" if abs(t - 0.5) < 1e-9 else "grid") for t in self.ticks]
-        if all(kind == "grid" for _, kind in lines):
-            lines.append((0.5, "chance"))
-        parts = [
-            f'<line class="{kind}" x1="{self.x(t):.1f}" x2="{self.x(t):.1f}" y1="0" y2="{INTERVAL_HEIGHT}"/>'
-            for t, kind in lines
-        ]
-        middle = INTERVAL_HEIGHT / 2
-        if untrained is not None:
-            parts.append(self._mark(untrained, "untrained", middle + 3, 3.2))
-        parts.append(self._mark(trained, "trained", middle - (3 if untrained is not None else 0), 4.2))
-        return self._svg("".join(parts), f"AUROC {trained[0]:.3f}")
-
-    def _mark(self, estimate: tuple[float, float, float], kind: str, y: float, radius: float) -> str:
+    def _mark(self, estimate: Estimate, kind: str, y: float, radius: float) -> dict[str, Any] | None:
         value, low, high = estimate
         if not math.isfinite(value):
-            return ""
-        bar = ""
-        if math.isfinite(low) and math.isfinite(high):
-            bar = f'<line class="{kind}" x1="{self.x(low):.1f}" x2="{self.x(high):.1f}" y1="{y}" y2="{y}"/>'
-        return f'{bar}<circle class="{kind}" cx="{self.x(value):.1f}" cy="{y}" r="{radius}"/>'
+            return None
+        ends = (self.x(low), self.x(high)) if math.isfinite(low) and math.isfinite(high) else None
+        return {"kind": kind, "x": self.x(value), "y": y, "radius": radius, "ends": ends}
 
 
 def weight_bars(weights: Mapping[str, float]) -> str:
-    """Horizontal bars on a 0..1 axis (wider when a weight exceeds 1), one per lead group, with its figure at the end."""
+    """Horizontal bars on a 0..1 axis (wider when a weight exceeds 1), one per lead group with its figure."""
     top = max(1.0, *weights.values())
-    label, row, length = 74, 24, 150
-    width = label + length + 46
-    parts = [
-        f'<svg class="bars" viewBox="0 0 {width} {row * len(weights)}" width="{width}" role="img" aria-label="lead-group weights">'
+    left, row, length = 74, 24, 150
+    bars = [
+        {"y": place * row, "name": name, "weight": weight, "width": max(0.0, weight) / top * length}
+        for place, (name, weight) in enumerate(weights.items())
     ]
-    for k, (name, weight) in enumerate(weights.items()):
-        y = k * row
-        size = max(0.0, weight) / top * length
-        parts.append(_text(label - 8, y + 16, name, "end", "bar-label"))
-        parts.append(f'<rect class="track" x="{label}" y="{y + 6}" width="{length}" height="12" rx="2"/>')
-        parts.append(f'<rect class="bar" x="{label}" y="{y + 6}" width="{size:.1f}" height="12" rx="2"/>')
-        parts.append(_text(label + length + 8, y + 16, f"{weight:.2f}", "start", "bar-label"))
-    return "".join(parts) + "</svg>"
+    return draw("weights", width=left + length + 46, height=row * len(bars), left=left, length=length, bars=bars)

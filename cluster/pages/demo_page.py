@@ -1,4 +1,4 @@
-"""The demo's HTML report: figures from the run directory, pictures of unseen patients with the encoder's lead-group weights."""
+"""The demo's page: figures of its run, pictures of unseen patients with the encoder's lead-group weights."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.pages.run_page import Picture, write_report
-from cardialign.cluster.runs.failure import CONFIG, RESULT
-from cardialign.cluster.tracking.spool import read_json
+from cardialign.cluster.pages.run_page import Picture, write_run_page
+from cardialign.data_shards.files import read_json
+from cardialign.pretrain.run.files import CONFIG, RESULT
 
 PICTURES = 3
+SUMMARY = (
+    "An ECG encoder, pretrained against machine reports of virtual patients, "
+    "tells findings apart in patients it has never seen."
+)
 
 
 def _trace(run_dir: Path) -> list[dict[str, Any]]:
@@ -69,7 +73,7 @@ def _data(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def write_demo_report(out: Path, zero_shot: dict[str, Any], mlflow_command: str, commands: list[str]) -> Path:
+def write_demo_page(out: Path, zero_shot: dict[str, Any], mlflow_command: str, commands: list[str]) -> Path:
     """Write `out/report.html` and return it."""
     run_dir = out / "run"
     result = read_json(run_dir / RESULT) or {}
@@ -80,11 +84,11 @@ def write_demo_report(out: Path, zero_shot: dict[str, Any], mlflow_command: str,
         "data_wait_share": "Data wait share",
     }
     facts = {label: result[key] for key, label in shown.items() if key in result}
-    return write_report(
+    return write_run_page(
         out / "report.html",
         title="CardiAlign demo",
         run={
-            "summary": "An ECG encoder, pretrained against machine reports of virtual patients, tells findings apart in patients it has never seen.",
+            "summary": SUMMARY,
             "facts": facts,
             "data": _data(out),
             "config": read_json(run_dir / CONFIG),

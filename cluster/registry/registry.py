@@ -1,7 +1,8 @@
-"""The model registry: an exported encoder (a folder of safetensors, JSON and digests) as a version of a registered MLflow model.
+"""The model registry: an exported encoder as a version of a registered MLflow model.
 
-The folder is logged as plain artifacts, without a pyfunc flavour: a consumer downloads it with MLflow alone (also with code execution forbidden)
-and loads safetensors. `pull` checks every file against `digests.json` before the folder appears under its final name.
+The folder (safetensors, JSON and digests) is logged as plain artifacts, without a pyfunc flavour: a consumer downloads
+it with MLflow alone, also with code execution forbidden, and loads safetensors. `pull` checks every file against
+`digests.json` before the folder appears under its final name.
 """
 
 from __future__ import annotations
@@ -56,9 +57,10 @@ def register(
     metrics: Mapping[str, float] | None = None,
     alias: str | None = CANDIDATE,
 ) -> int:
-    """Log `export_dir` to its run (a new one without `run_id`) and make it the next version of `name`; `alias` then points to it.
+    """Log `export_dir` to its run (a new one without `run_id`) and make it the next version of `name`.
 
-    Raises UserError when the folder does not match its digests or the store cannot be opened.
+    `alias` then points to it. Raises UserError when the folder does not match its digests or the store cannot be
+    opened.
     """
     digest = verify_export(export_dir)
     uri = mlflow_store.absolute_uri(tracking_uri)
@@ -148,7 +150,10 @@ def list_models(tracking_uri: str) -> list[dict[str, Any]]:
 
 
 def promote(name: str, version: int, alias: str, tracking_uri: str) -> dict[str, Any]:
-    """Point `alias` of `name` at `version`; returns what it pointed at before. Raises UserError when the version does not exist."""
+    """Point `alias` of `name` at `version`; returns what it pointed at before.
+
+    Raises UserError when the version does not exist.
+    """
     uri = mlflow_store.absolute_uri(tracking_uri)
     client = mlflow_store.open_client(uri)
     _resolve(client, Reference(name, version=str(version)), uri)
@@ -158,9 +163,10 @@ def promote(name: str, version: int, alias: str, tracking_uri: str) -> dict[str,
 
 
 def pull(reference: str, out: Path, tracking_uri: str, *, overwrite: bool = False) -> dict[str, Any]:
-    """Download a registered encoder to `out`, verified before it gets that name. Returns name, version, files, bytes, path.
+    """Download a registered encoder to `out`, verified before it gets that name.
 
-    Raises UserError for an unknown reference, an existing folder, or a file that does not match its digest.
+    Returns name, version, files, bytes, path. Raises UserError for an unknown reference, an existing folder, or a file
+    that does not match its digest.
     """
     refuse_to_replace(out, overwrite)
     uri = mlflow_store.absolute_uri(tracking_uri)
@@ -191,7 +197,10 @@ def pull(reference: str, out: Path, tracking_uri: str, *, overwrite: bool = Fals
 
 
 def log_evaluation(reference: str, tracking_uri: str, prefix: str, result: Mapping[str, Any]) -> None:
-    """Figures of an evaluation (macro, low, high, classes) -> metrics `prefix/...` of the encoder's run; the macro also to its version's tags."""
+    """Figures of an evaluation (macro, low, high, classes) -> metrics `prefix/...` of the encoder's run.
+
+    The macro also becomes a tag of its version.
+    """
     uri = mlflow_store.absolute_uri(tracking_uri)
     client = mlflow_store.open_client(uri)
     version = _resolve(client, Reference.parse(reference), uri)

@@ -1,14 +1,4 @@
-"""The names of what a run directory holds, and the small files that driver and workers leave there for each other.
-
-config.resolved.json   the configuration with every default filled in
-metrics.jsonl          the training loop's spool          system.jsonl   the driver's
-checkpoints/           committed checkpoints              export/        the finished encoder
-tracking.json          MLflow run id and cursors          result.json    figures of the finished (or stopped) run
-workers/rank-K.json    process and host of each worker    attempts.jsonl one line per start of the worker group
-failure.json           an error that repeating cannot cure, from whichever rank met it first
-driver.lock            held by the driver while it lives: its process and host (`cardialign.pretrain.run.lock`)
-STOP                   somebody asked for a stop at a committed checkpoint
-"""
+"""What driver and workers leave for each other in a run directory: an error that ends the run, a request to stop."""
 
 from __future__ import annotations
 
@@ -18,12 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.tracking.spool import read_json, write_json
 from cardialign.data_shards.errors import UserError
-
-CONFIG, RESULT, FAILURE, ATTEMPTS = "config.resolved.json", "result.json", "failure.json", "attempts.jsonl"
-STOP = "STOP"
-CHECKPOINTS, EXPORT, WORKERS = "checkpoints", "export", "workers"
+from cardialign.data_shards.files import read_json, write_json
+from cardialign.pretrain.run.files import FAILURE, RESULT, STOP, WORKERS
 
 
 def write_failure(run_dir: Path, error: UserError, rank: int) -> None:
@@ -35,7 +22,7 @@ def write_failure(run_dir: Path, error: UserError, rank: int) -> None:
         "rank": rank,
     }
     own = run_dir / f".{FAILURE}.rank-{rank}"
-    write_json(own, values)
+    write_json(own, values, indent=1)
     try:
         os.link(own, run_dir / FAILURE)
     except FileExistsError:

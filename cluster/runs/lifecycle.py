@@ -1,42 +1,60 @@
-"""`pretrain` from end to end: check and prepare what it needs, open tracking, train on Ray, export, register."""
+"""A run from end to end: check and prepare what it needs, open tracking, train on Ray, export, register."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.progress import Progress
 from cardialign.cluster.environment.versions import git_commit, versions
-from cardialign.cluster.runs.failure import EXPORT
 from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import DONE, STOPPED, UsageError, UserError
+from cardialign.pretrain.run.files import EXPORT, START
 from cardialign.pretrain.run.lock import locked_run
 
 if TYPE_CHECKING:
+    from cardialign.cluster.runs.driver import PretrainResult
     from cardialign.pretrain.config import RunConfig, TextConfig
 
 FINAL = ("final_loss", "records_per_second", "data_wait_share", "restarts")
 """Figures of a finished run that MLflow gets as `run/...`."""
 
 
+@dataclass(frozen=True)
+class Tracking:
+    """The MLflow store and experiment of a run. optional: train also when the store cannot be opened."""
+
+    uri: str
+    experiment: str = "cardialign"
+    optional: bool = False
+
+
 def prepare(config: RunConfig) -> dict[str, Any]:
-    """What can be found wrong before anything is started, and the text bank of every set. Returns records, steps and fingerprints of the run's data."""
+    """What can be found wrong before anything is started, and the text bank of every set.
+
+    Returns records, steps and fingerprints of the run's data.
+    """
+    from cardialign.pretrain.methods.base import method_class
     from cardialign.pretrain.training.data import open_data, total_steps
 
     shard_set, selection, _ = open_data(config)
-    banks = [_bank(part.shards, config.text) for part in config.data.parts]
+    reports = method_class(config).reports
+    banks = [_bank(part.shards, config.text) for part in config.data.parts] if reports else []
     return {
         "records": len(selection.rows),
         "steps": total_steps(config, len(selection.rows)),
         "shards_fingerprint": shard_set.fingerprint,
         "selection_fingerprint": selection.fingerprint,
-        "text_encoder_fingerprint": banks[0]["encoder_fingerprint"],
+        "text_encoder_fingerprint": banks[0]["encoder_fingerprint"] if banks else "",
     }
 
 
 def _bank(shards: Path, text: TextConfig) -> dict[str, Any]:
-    """The text bank of a shard set, opened or made. Made in a process of its own, so that the report encoder is gone from memory before the workers start."""
+    """The text bank of a shard set, opened or made.
+
+    It is made in a process of its own: the report encoder is gone from memory before the workers start.
+    """
     from cardialign.cluster.cli.subcommand import run_command
     from cardialign.cluster.runs.text_bank import find_text_bank
     from cardialign.data_shards.locations import url_of
@@ -48,50 +66,37 @@ def _bank(shards: Path, text: TextConfig) -> dict[str, Any]:
     return bank
 
 
-def _figures(line: dict[str, Any]) -> str:
-    shown = [f"loss {line['loss']:.4f}"] if "loss" in line else []
-    shown += [f"{line['records_per_second']:.0f} records/s"] if "records_per_second" in line else []
-    return "  ".join(shown)
-
-
-def pretrain_and_export(
+def run(
     config: RunConfig,
     run_dir: Path,
+    tracking: Tracking,
     *,
     workers: int = 2,
     address: str | None = None,
     max_failures: int = 3,
-    tracking_uri: str,
-    tracking_optional: bool = False,
-    experiment: str = "cardialign",
     register_as: str | None = None,
 ) -> dict[str, Any]:
-    """Train, track, export to `run_dir/export`, register. The result's `exit_code` is 75 when the run stopped at a committed checkpoint.
+    """Train, track, export to `run_dir/export`, register.
 
-    Raises UserError: configuration, data, an MLflow store that cannot be opened (unless `tracking_optional`), a run directory that another run
-    holds, or a failed run.
+    The result's `exit_code` is 75 when the run stopped at a committed checkpoint. Raises UserError: configuration,
+    data, an MLflow store that cannot be opened (unless `tracking.optional`), a run directory that another run holds,
+    or a failed run.
     """
-    from cardialign.cluster.runs.driver import pretrain
+    from cardialign.cluster.runs.driver import train_on_ray
 
     if workers < 1:
         raise UsageError(f"--workers {workers} is less than 1", "one worker is the least")
     with locked_run(run_dir.expanduser().absolute()):
+        config = _with_local_start(config, run_dir.expanduser().absolute(), tracking.uri)
         data = prepare(config)
         tracker = RunTracker(
-            run_dir.expanduser().absolute(), tracking_uri, experiment=experiment, optional=tracking_optional
+            run_dir.expanduser().absolute(), tracking.uri, experiment=tracking.experiment, optional=tracking.optional
         )
-        tags = {
-            "data.fingerprint": data["shards_fingerprint"],
-            "data.selection": data["selection_fingerprint"],
-            "git.commit": git_commit(),
-        }
-        tags |= {f"version.{name}": number for name, number in versions().items()}
-        parameters = {**config.resolved(), "workers": workers, "records": data["records"], "steps": data["steps"]}
-        tracker.start(config.name, parameters, {key: value for key, value in tags.items() if value})
+        tracker.start(config.name, _parameters(config, workers, data), _tags(data))
         status, final = "FAILED", {}
         try:
             with Progress("pretrain", data["steps"]) as progress:
-                outcome = pretrain(
+                outcome = train_on_ray(
                     config,
                     run_dir,
                     workers=workers,
@@ -106,19 +111,59 @@ def pretrain_and_export(
             raise
         finally:
             delivered = tracker.finish(status, final)
-        result = {
-            **{key: value for key, value in asdict(outcome).items() if key != "seconds"},
-            "training_seconds": outcome.seconds,
-            "records": data["records"],
-            "data_fingerprint": data["shards_fingerprint"],
-            "tracking_uri": tracker.uri,
-            "run_id": tracker.run_id or None,
-            "tracked": delivered,
-            "exit_code": STOPPED if outcome.stopped else DONE,
-        }
+        result = _result(outcome, data, tracker, delivered)
         if outcome.stopped:
             return {**result, "next": "run the same command again to continue"}
         return {**result, **_hand_over(run_dir, outcome.final_loss, tracker, register_as)}
+
+
+def _with_local_start(config: RunConfig, run_dir: Path, tracking_uri: str) -> RunConfig:
+    """`init_from: models:/NAME@ALIAS` -> the folder in the run directory that the encoder is pulled to, once.
+
+    Workers read files; and a run that continues starts from what it started from, wherever the alias points by then.
+    """
+    from cardialign.cluster.registry.open_encoder import REGISTRY
+    from cardialign.cluster.registry.registry import pull
+
+    if config.init_from is None or not config.init_from.startswith(REGISTRY):
+        return config
+    folder = run_dir / START
+    if not folder.is_dir():
+        pull(config.init_from, folder, tracking_uri)
+    return config.model_copy(update={"init_from": str(folder)})
+
+
+def _parameters(config: RunConfig, workers: int, data: dict[str, Any]) -> dict[str, Any]:
+    return {**config.resolved(), "workers": workers, "records": data["records"], "steps": data["steps"]}
+
+
+def _tags(data: dict[str, Any]) -> dict[str, str]:
+    tags = {
+        "data.fingerprint": data["shards_fingerprint"],
+        "data.selection": data["selection_fingerprint"],
+        "git.commit": git_commit(),
+    }
+    tags |= {f"version.{name}": number for name, number in versions().items()}
+    return {key: value for key, value in tags.items() if value}
+
+
+def _figures(line: dict[str, Any]) -> str:
+    shown = [f"loss {line['loss']:.4f}"] if "loss" in line else []
+    shown += [f"{line['records_per_second']:.0f} records/s"] if "records_per_second" in line else []
+    return "  ".join(shown)
+
+
+def _result(outcome: PretrainResult, data: dict[str, Any], tracker: RunTracker, delivered: bool) -> dict[str, Any]:
+    return {
+        **{key: value for key, value in asdict(outcome).items() if key != "seconds"},
+        "training_seconds": outcome.seconds,
+        "records": data["records"],
+        "data_fingerprint": data["shards_fingerprint"],
+        "tracking_uri": tracker.uri,
+        "run_id": tracker.run_id or None,
+        "tracked": delivered,
+        "exit_code": STOPPED if outcome.stopped else DONE,
+    }
 
 
 def _hand_over(run_dir: Path, final_loss: float, tracker: RunTracker, register_as: str | None) -> dict[str, Any]:
@@ -131,7 +176,8 @@ def _hand_over(run_dir: Path, final_loss: float, tracker: RunTracker, register_a
 
         if not tracker.run_id:
             raise UserError(
-                f"the run is finished and exported to {run_dir / EXPORT}, but could not be registered: {tracker.uri} was not open",
+                f"the run is finished and exported to {run_dir / EXPORT}, but could not be registered: "
+                f"{tracker.uri} was not open",
                 "run `cardialign tracking sync`, then the same command again with --register",
             )
         version = register(run_dir / EXPORT, register_as, tracker.uri, tracker.run_id, {"final_loss": final_loss})

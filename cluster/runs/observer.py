@@ -1,33 +1,32 @@
-"""`cardialign.pretrain.run.observer.Reporter` inside a Ray Train worker: liveness at checkpoints, and the watcher for a stop request."""
+"""What the training loop tells, and asks, inside a Ray Train worker: liveness at checkpoints, stop requests.
+
+The protocol is `cardialign.pretrain.run.observer.Observer`.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
-from cardialign.cluster.runs.failure import STOP
+from cardialign.pretrain.run.files import STOP
 
 LOOK_SECONDS = 0.2
 """A request is looked for at most this often: the run directory may be on a network file system."""
 
 
-class RayReporter:
-    """One per rank. Metrics are already in the loop's spool, which the driver tails; nothing here waits for a network."""
+class RayObserver:
+    """One per rank. Metrics are already in the loop's spool, which the driver tails: nothing waits for a network."""
 
     def __init__(self, run_dir: Path) -> None:
         self.stop_file = run_dir / STOP
         self._looked = float("-inf")
         self._stop = False
-        self.step = 0
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        self.step = (
-            step  # `ray.train.report` is a barrier over all ranks: it belongs to `checkpoint`, which every rank calls
-        )
 
     def checkpoint(self, step: int, path: Path) -> None:
-        """Tells Ray Train that the run is alive. Ray gets no checkpoint of its own: it can lose one that it acknowledged."""
+        """Tells Ray Train that the run is alive.
+
+        Ray gets no checkpoint of its own: it can lose one that it acknowledged.
+        """
         import ray.train
 
         ray.train.report({"step": step, "checkpoint": str(path)})

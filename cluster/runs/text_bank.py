@@ -25,7 +25,10 @@ def _facts(bank: TextBank, config: TextConfig, fingerprint: str, made: bool) -> 
 
 
 def find_text_bank(shards: Path, config: TextConfig) -> dict[str, Any] | None:
-    """Path, reports and dimensions of the bank for this encoder and style, None when it has not been built. Raises UserError: no such encoder."""
+    """Path, reports and dimensions of the bank for this encoder and style, None when it has not been built.
+
+    Raises UserError: no such encoder.
+    """
     from cardialign.data_shards.text.bank import TextBank
     from cardialign.pretrain.text.encoder import TextEncoder
 
@@ -38,7 +41,10 @@ def find_text_bank(shards: Path, config: TextConfig) -> dict[str, Any] | None:
 
 
 def ensure_text_bank(shards: Path, config: TextConfig, progress: Callable[..., None] | None = None) -> dict[str, Any]:
-    """The same, building the bank when it is not there. Raises UserError (no such encoder) or DataError (no report, disk full)."""
+    """The same, building the bank when it is not there.
+
+    Raises UserError (no such encoder) or DataError (no report, disk full).
+    """
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.data_shards.text.bank import build_text_bank
     from cardialign.pretrain.text.encoder import TextEncoder

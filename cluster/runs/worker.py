@@ -1,4 +1,4 @@
-"""What Ray Train runs on every worker: the plain training loop of `pretrain`, inside the process group that Ray has set up."""
+"""What Ray Train runs on every worker: the plain training loop of `pretrain`, in the process group that Ray set up."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.runs.failure import ATTEMPTS, FAILURE, RESULT, WORKERS, write_failure
-from cardialign.cluster.runs.observer import RayReporter
-from cardialign.cluster.tracking.spool import append_line, write_json
+from cardialign.cluster.runs.failure import write_failure
+from cardialign.cluster.runs.observer import RayObserver
+from cardialign.cluster.tracking.spool import append_line
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import write_json
+from cardialign.pretrain.run.files import ATTEMPTS, FAILURE, RESULT, WORKERS
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +23,8 @@ log = logging.getLogger(__name__)
 def train_worker(settings: dict[str, Any]) -> None:
     """Train until done or asked to stop; rank 0 leaves `result.json`.
 
-    A `UserError` is written to `failure.json` before it is raised: the driver ends the run on it. Anything else is a death that Ray Train
-    answers with a restart, and the loop resumes from the newest verified checkpoint.
+    A `UserError` is written to `failure.json` before it is raised: the driver ends the run on it. Anything else is a
+    death that Ray Train answers with a restart, and the loop resumes from the newest verified checkpoint.
     """
     import ray.train
     import torch
@@ -47,11 +49,12 @@ def train_worker(settings: dict[str, Any]) -> None:
         "world_size": context.get_world_size(),
         "started": started,
     }
-    write_json(run_dir / WORKERS / f"rank-{rank}.json", note)
+    (run_dir / WORKERS).mkdir(exist_ok=True)
+    write_json(run_dir / WORKERS / f"rank-{rank}.json", note, indent=1)
     if rank == 0:
         append_line(run_dir / ATTEMPTS, {"time": started, "world_size": context.get_world_size()})
     try:
-        result = train(parse_config(settings["config"]), run_dir, RayReporter(run_dir))
+        result = train(parse_config(settings["config"]), run_dir, RayObserver(run_dir))
     except UserError as error:
         write_failure(run_dir, error, rank)
         raise
@@ -60,4 +63,5 @@ def train_worker(settings: dict[str, Any]) -> None:
         write_json(
             run_dir / RESULT,
             {key: str(value) if isinstance(value, Path) else value for key, value in asdict(result).items()},
+            indent=1,
         )

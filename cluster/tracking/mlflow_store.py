@@ -19,9 +19,11 @@ from cardialign.data_shards.errors import UserError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-DEFAULT_URI = "sqlite:///mlflow.db"
 SQLITE = "sqlite:///"
-REMEDY = "give another --tracking-uri, or train with --tracking-optional and replay later with `cardialign tracking sync RUN_DIR`"
+REMEDY = (
+    "give another --tracking-uri, or train with --tracking-optional and replay later with "
+    "`cardialign tracking sync RUN_DIR`"
+)
 
 
 def absolute_uri(uri: str) -> str:
@@ -65,11 +67,14 @@ def _check_server(uri: str) -> None:
 
 
 def open_client(uri: str) -> MlflowClient:
-    """A client of the tracking store and the registry behind `uri`. Raises UserError naming the URI when it cannot be opened."""
+    """A client of the tracking store and the registry behind `uri`.
+
+    Raises UserError naming the URI when it cannot be opened.
+    """
     scheme = urllib.parse.urlsplit(uri).scheme
     if scheme in ("", "file"):
         raise UserError(
-            f"MLflow no longer keeps runs in a plain folder: {uri}", f"use a database, for example {DEFAULT_URI}"
+            f"MLflow no longer keeps runs in a plain folder: {uri}", f"use a database, for example {SQLITE}mlflow.db"
         )
     path = sqlite_path(uri)
     if path is not None:
@@ -94,7 +99,10 @@ def open_client(uri: str) -> MlflowClient:
 
 
 def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
-    """Id of experiment `name`, created when absent; artifacts of a SQLite store live beside the database, wherever the command is run."""
+    """Id of experiment `name`, created when absent.
+
+    Artifacts of a SQLite store live beside the database, wherever the command is run.
+    """
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)

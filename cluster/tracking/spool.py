@@ -1,8 +1,9 @@
-"""The local spool: JSON lines beside the run, read again from a cursor, so that tracking can be down and nothing is lost.
+"""The local spool: JSON lines beside the run, read again from a cursor. Tracking can be down and nothing is lost.
 
-The training loop writes `metrics.jsonl`, the driver appends to `system.jsonl`. A reader hands out complete lines only, and a `Cursor` remembers how
-far a consumer has got. A resumed run replaces `metrics.jsonl` by a copy that ends at its checkpoint and writes the steps behind it again: the
-cursor notices the new file, and a step that it has passed is not handed out a second time.
+The training loop writes `metrics.jsonl`, the driver appends to `system.jsonl`. A reader hands out complete lines only,
+and a `Cursor` remembers how far a consumer has got. A resumed run replaces `metrics.jsonl` by a copy that ends at its
+checkpoint and writes the steps behind it again: the cursor notices the new file, and a step that it has passed is not
+handed out a second time.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Cursor:
-    """How far one consumer has read: the file (inode), the byte offset after its last line, the highest step it has taken.
+    """How far one consumer has read: the file (inode), the byte offset after its last line, the highest step taken.
 
-    `intended_step` and `intended_time`: the consumer was about to store the steps up to this one under this time (see `tracking`).
+    `intended_step` and `intended_time`: the consumer was about to store the steps up to this one under this time
+    (see `cardialign.cluster.tracking.replay`).
     """
 
     offset: int = 0
@@ -50,35 +52,21 @@ def append_line(path: Path, values: dict[str, Any]) -> None:
         file.write((json.dumps(values) + "\n").encode())
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Whole file or nothing: temporary name, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w") as file:
-        json.dump(values, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in `path`, None when the file is absent or not (yet) a JSON object."""
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return values if isinstance(values, dict) else None
-
-
 class SpoolReader:
-    """Lines of one spool file after `cursor`. `once_per_step`: skip steps that the cursor has passed (a resumed run repeats some)."""
+    """Lines of one spool file after `cursor`.
+
+    once_per_step: skip steps that the cursor has passed (a resumed run repeats some).
+    """
 
     def __init__(self, path: Path, cursor: Cursor | None = None, *, once_per_step: bool = True) -> None:
         self.path, self.once_per_step = path, once_per_step
         self.cursor = cursor or Cursor()
 
     def read(self, limit: int = 500) -> list[Line]:
-        """Up to `limit` new complete lines; the cursor moves only with `take`. A line that is no JSON object is logged and skipped."""
+        """Up to `limit` new complete lines; the cursor moves only with `take`.
+
+        A line that is no JSON object is logged and skipped.
+        """
         lines: list[Line] = []
         try:
             file = open(self.path, "rb")  # noqa: SIM115 - closed by the with below; only opening may fail

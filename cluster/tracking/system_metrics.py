@@ -1,23 +1,27 @@
-"""What the machine does while a run trains: CPU, memory of the driver and of the workers that run on this host, free memory."""
+"""What the machine does while a run trains: CPU, memory in use, memory of the driver and its workers on this host."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from cardialign.cluster.tracking.spool import read_json
+from cardialign.data_shards.files import read_json
+from cardialign.pretrain.run.files import WORKERS
 
 MIB = 2**20
 
 
 def worker_pids(run_dir: Path, host: str) -> list[int]:
     """Processes of the current workers on `host`, from the notes they leave in `run_dir/workers`."""
-    notes = [read_json(path) for path in sorted((run_dir / "workers").glob("rank-*.json"))]
+    notes = [read_json(path) for path in sorted((run_dir / WORKERS).glob("rank-*.json"))]
     return [int(note["pid"]) for note in notes if note and note.get("host") == host]
 
 
 def sample(run_dir: Path) -> dict[str, float]:
-    """One reading: `system/...` -> percent or MiB. The first CPU reading of a process is 0 (psutil measures between calls)."""
+    """One reading: `system/...` -> percent or MiB.
+
+    The first CPU reading of a process is 0 (psutil measures between calls).
+    """
     import platform
 
     import psutil

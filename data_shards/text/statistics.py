@@ -78,7 +78,7 @@ class Thresholds:
     def yaml(self) -> list[str]:
         """Lines for the recipe."""
         return [
-            "objective:",
+            "method:",
             f"  similarity: {self.similarity}",
             "  weighting: ramp",
             f"  low: {self.low:.2f}",

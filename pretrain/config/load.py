@@ -50,6 +50,7 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> RunCo
 
     Raises UsageError naming every mistake at once: dotted key, reason, value, remedy.
     """
+    old = [f"{name} (now {RENAMED[name]})" for name in RENAMED if name in values]
     values = upgrade(values, origin)
     try:
         return RunConfig.model_validate(values)
@@ -58,7 +59,7 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> RunCo
         lines = sentences(error, RunConfig, chosen)
         count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}"
         raise UsageError(
-            f"{origin} has {count}:\n" + "\n".join(f"  - {line}" for line in lines),
+            f"{origin}{f', in its {chr(32).join(old)}' if old else ''} has {count}:\n" + "\n".join(f"  - {line}" for line in lines),
             "correct the keys above and run again",
         ) from None
 
@@ -113,14 +114,18 @@ def load_config(recipe: str | Path, overrides: tuple[str, ...] | list[str] = ())
     values = upgrade(values, str(path))  # before the overrides, which may use old words or new ones
     for assignment in overrides:
         set_dotted(values, assignment)
-    _place_shards(values)
+    _place_paths(values)
     return parse_config(values, str(path))
 
 
-def _place_shards(values: dict[str, Any]) -> None:
-    """Relative folders of `data.shards` and `data.mixture` -> absolute ones, in place:
-    workers and later starts of a run have other working folders.
+def _place_paths(values: dict[str, Any]) -> None:
+    """Relative folders of `init_from`, `data.shards` and `data.mixture` -> absolute ones, in place.
+
+    Workers and later starts of a run have other working folders.
     """
+    start = values.get("init_from")
+    if isinstance(start, str) and not start.startswith("models:/"):
+        values["init_from"] = str(Path(start).expanduser().absolute())
     data = values.get("data")
     if not isinstance(data, dict):
         return

@@ -26,6 +26,7 @@ from cardialign.data_shards.stream.batch import Batch
 from cardialign.pretrain.choices import METHODS
 from cardialign.pretrain.config import MethodConfig, RunConfig
 from cardialign.pretrain.encoders.base import create_encoder
+from cardialign.pretrain.encoders.blocks.channel_norm import MicroBatchNorm
 from cardialign.pretrain.methods.parts.draws import Draws
 
 Tensors = dict[str, Tensor]
@@ -159,8 +160,11 @@ class Method(nn.Module):
     def after_update(self, step: int, weights: Weights) -> None:
         """After the optimizer step (0-based), on every rank alike: move teachers, queues, codebooks.
 
-        What it changes are buffers.
+        What it changes are buffers. An override calls this one first: it moves the statistics of published BatchNorms.
         """
+        for module in self.modules():
+            if isinstance(module, MicroBatchNorm):
+                module.after_update()
 
     @classmethod
     def exported(cls, state: Mapping[str, Tensor]) -> Exported:

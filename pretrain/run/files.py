@@ -5,6 +5,7 @@ metrics.jsonl          the loss trace, one line per step: the training loop's sp
 system.jsonl           the driver's spool: figures of the machines
 checkpoints/           committed checkpoints (`cardialign.pretrain.training.checkpoints.files`)
 quarantine.jsonl       records that could not be read, and from which step on they count as unreadable
+start/                 the registered encoder that a run starts from (`init_from: models:/...`)
 initialised.json       what a run took from the weights that it started from, tensor by tensor
 export/                the finished encoder
 result.json            figures of the finished (or stopped) run
@@ -22,5 +23,5 @@ CONFIG = "config.resolved.json"
 METRICS, SYSTEM = "metrics.jsonl", "system.jsonl"
 CHECKPOINTS, QUARANTINE, EXPORT = "checkpoints", "quarantine.jsonl", "export"
 RESULT, TRACKING, ATTEMPTS, WORKERS = "result.json", "tracking.json", "attempts.jsonl", "workers"
-INITIALISED = "initialised.json"
+START, INITIALISED = "start", "initialised.json"
 FAILURE, LOCK, STOP = "failure.json", "driver.lock", "STOP"

@@ -29,7 +29,7 @@ from cardialign.data_shards.text.bank import TextBank
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.methods.base import Method, Tensors, create_method, method_class
 from cardialign.pretrain.run.files import CONFIG, INITIALISED
-from cardialign.pretrain.run.observer import Reporter
+from cardialign.pretrain.run.observer import Observer
 from cardialign.pretrain.run.trace import TraceWriter
 from cardialign.pretrain.training.alarms import CollapseAlarm, effective_rank
 from cardialign.pretrain.training.batch import step_inputs
@@ -84,7 +84,7 @@ class TrainResult:
 def train(
     config: RunConfig,
     run_dir: Path,
-    reporter: Reporter,
+    observer: Observer,
     *,
     bank: TextBank | None = None,
     on_step: Callable[[int], None] | None = None,
@@ -101,7 +101,7 @@ def train(
     shard_set, selection, order = open_data(config)
     if bank is None and method_class(config).reports:
         bank = open_bank(config)
-    run = _Run(config, run_dir, reporter, workers, shard_set, selection, order, bank)
+    run = _Run(config, run_dir, observer, workers, shard_set, selection, order, bank)
     run.set_up()
     return run.steps(on_step)
 
@@ -112,7 +112,7 @@ class _Run:
 
     config: RunConfig
     run_dir: Path
-    reporter: Reporter
+    observer: Observer
     workers: Workers
     shard_set: ShardSet | JoinedSets
     selection: Selection
@@ -259,7 +259,7 @@ class _Run:
             except UserError as error:
                 problem = error
             bad = batch is not None and self.quarantine is not None and self.quarantine.touches(batch)
-            wish = FAILED if problem else STOP if self.reporter.should_stop() else SUBSTITUTE if bad else GO
+            wish = FAILED if problem else STOP if self.observer.should_stop() else SUBSTITUTE if bad else GO
             verdict = highest(wish, self.workers.device)
             if verdict == FAILED:
                 raise first_error(problem)
@@ -282,4 +282,4 @@ class _Run:
         self.checkpoint = save_checkpoint(
             self.engine, self.run_dir, state, self.workers, keep=self.config.training.keep_checkpoints
         )
-        self.reporter.checkpoint(step, self.checkpoint)
+        self.observer.checkpoint(step, self.checkpoint)

@@ -1,4 +1,4 @@
-"""Shared by the tests of the top floor: one tiny cohort, shard set and exported encoder per session, and the command line in this process."""
+"""Shared by the tests of the top floor: the command line in process; one tiny cohort, shard set and encoder."""
 
 from __future__ import annotations
 

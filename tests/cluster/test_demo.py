@@ -1,25 +1,21 @@
-"""The demo's stages: the printed command is the one that runs, finished work is kept when it verifies, and nobody's folder is lost."""
+"""The demo's stages: the printed command is the one that runs, finished work is kept when it verifies.
+
+Nobody's folder is lost.
+"""
 
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cardialign.cluster.demo import Demo, _open, _run_stage, _shards_stage, mlflow_command, plan, run_demo
+from cardialign.cluster.demo import Demo, DemoSettings, _open, _run_stage, _shards_stage, mlflow_command, plan, run_demo
 from cardialign.cluster.main import build_parser
 from cardialign.data_shards.errors import UserError
 
-SETTINGS: dict[str, Any] = {
-    "patients": 8,
-    "unseen_patients": 4,
-    "recipe": "cardialign-demo",
-    "overrides": ["training.epochs=1"],
-    "workers": 2,
-    "seed": 0,
-}
+SETTINGS = DemoSettings(patients=8, unseen_patients=4, overrides=["training.epochs=1"])
 
 
 def opened(out: Path, said: list[str], overwrite: bool = False) -> Demo:
@@ -81,10 +77,10 @@ def test_other_settings_need_overwrite(tmp_path: Path) -> None:
     demo.stages["shards"] = {"words": [], "seconds": 1.0, "result": {}}
     demo.save()
     with pytest.raises(UserError, match="patients 8 -> 9") as raised:
-        _open(tmp_path / "demo", {**SETTINGS, "patients": 9}, False, lambda line: None)
+        _open(tmp_path / "demo", replace(SETTINGS, patients=9), False, lambda line: None)
     assert "--overwrite" in raised.value.remedy
     assert opened(tmp_path / "demo", []).stages
-    assert _open(tmp_path / "demo", {**SETTINGS, "patients": 9}, True, lambda line: None).stages == {}
+    assert _open(tmp_path / "demo", replace(SETTINGS, patients=9), True, lambda line: None).stages == {}
 
 
 def test_the_mlflow_command_names_the_store() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from cardialign.cluster import main as cli
-from cardialign.cluster.commands import COMMANDS, GROUPS
+from cardialign.cluster.commands import COMMANDS, GROUPS, module_of
 from cardialign.data_shards.errors import DataError
 
 HEAVY = (
@@ -28,11 +27,15 @@ HEAVY = (
     "numpy",
     "pydantic",
     "yaml",
+    "jinja2",
 )
 
 
 def test_help_imports_nothing_heavy() -> None:
-    program = f"import sys; from cardialign.cluster.main import main; main(['--help']); print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules])"
+    program = (
+        "import sys; from cardialign.cluster.main import main; main(['--help']); "
+        f"print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip().splitlines()[-1] == "HEAVY []"
     assert "pretrain" in done.stdout and "registry" in done.stdout
@@ -40,7 +43,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    module = importlib.import_module(COMMANDS[name].module)
+    module = module_of(name)
     assert callable(module.run) and callable(module.add_arguments)
     assert cli.main([*name.split(), "--help"]) == 0
     printed = capsys.readouterr().out
@@ -71,8 +74,7 @@ def test_unknown_option_is_wrong_usage(cardialign: Callable[..., Any]) -> None:
 
 
 def _command_that(monkeypatch: pytest.MonkeyPatch, act: Callable[..., dict[str, Any]]) -> None:
-    module = importlib.import_module(COMMANDS["registry list"].module)
-    monkeypatch.setattr(module, "run", act)
+    monkeypatch.setattr(module_of("registry list"), "run", act)
 
 
 def test_user_error_is_one_message_without_traceback(
@@ -144,8 +146,3 @@ def test_stopped_at_a_checkpoint_is_75_and_not_ok(
     _command_that(monkeypatch, lambda args: {"exit_code": 75, "encoders": []})
     assert cli.main(["registry", "list", "--json"]) == 75
     assert json.loads(capsys.readouterr().out)["ok"] is False
-
-
-def test_readers_of_a_terminal_get_aligned_lines() -> None:
-    lines = cli.aligned({"records": 3, "share": 0.123456, "nothing": None, "rejected": {"bad-gain": 2}, "exit_code": 0})
-    assert lines == ["records   3", "share     0.1235", "rejected  bad-gain 2"]

@@ -1,4 +1,7 @@
-"""Every code block of the README runs as it stands, in the order of the page; only the length of a training run and its cohort are cut."""
+"""Every code block of the README runs as it stands, in the order of the page.
+
+Only the length of a training run and its cohort are cut.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +42,17 @@ def block_with(word: str, language: str = "bash") -> str:
 
 @pytest.fixture
 def shell(tmp_path: Path) -> dict[str, str]:
-    """Environment in which `cardialign` is this checkout's, `pretrain` and `demo` train a few steps, and 60 virtual patients do for 200."""
+    """Environment in which `cardialign` is this checkout's.
+
+    `pretrain` and `demo` train a few steps, and 60 virtual patients do for 200.
+    """
     program = tmp_path / "bin" / "cardialign"
     program.parent.mkdir()
+    ours = f'exec {shlex.quote(sys.executable)} -m cardialign "$@"'
     program.write_text(
-        f'#!/bin/sh\ncase "$1" in\n  pretrain|demo) exec {shlex.quote(sys.executable)} -m cardialign "$@" {SHORT} {BATCH} ;;\n'
-        f'  cohort) [ "$4" = 200 ] && set -- "$@" --patients 60; exec {shlex.quote(sys.executable)} -m cardialign "$@" ;;\n'
-        f'  *) exec {shlex.quote(sys.executable)} -m cardialign "$@" ;;\nesac\n'
+        f'#!/bin/sh\ncase "$1" in\n  pretrain|demo) {ours} {SHORT} {BATCH} ;;\n'
+        f'  cohort) [ "$4" = 200 ] && set -- "$@" --patients 60; {ours} ;;\n'
+        f"  *) {ours} ;;\nesac\n"
     )
     program.chmod(0o755)
     path = os.pathsep.join([str(program.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -112,7 +119,10 @@ def test_the_path_on_recordings_in_the_layout_of_ptb_xl(tmp_path: Path, shell: d
 
 @contextlib.contextmanager
 def ray_head(folder: Path, environment: dict[str, str]) -> Iterator[str]:
-    """A Ray head node of its own, in the foreground of a child process (`ray stop` would end every Ray of this user). Yields its address."""
+    """A Ray head node of its own; yields its address.
+
+    It runs in the foreground of a child process: `ray stop` would end every Ray of this user.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

@@ -1,5 +1,7 @@
-"""A worker that dies, a run that is asked to stop (both over a mixture of two sets), a run that collapses: each ends as promised, on a real Ray with
-two workers."""
+"""A worker that dies, a run that is asked to stop (both over a mixture of two sets), a run that collapses.
+
+Each ends as promised, on a real Ray with two workers.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,10 @@ from typing import Any
 import pytest
 
 from cardialign.cluster.main import main
-from cardialign.cluster.runs.driver import pretrain
-from cardialign.cluster.runs.failure import ATTEMPTS, WORKERS
-from cardialign.cluster.tracking.spool import read_json
+from cardialign.cluster.runs.driver import train_on_ray
+from cardialign.data_shards.files import read_json
 from cardialign.pretrain.config import RunConfig, load_config
+from cardialign.pretrain.run.files import ATTEMPTS, WORKERS
 from cardialign.pretrain.run.trace import read_trace
 from cardialign.pretrain.training.alarms import CollapseError
 from tests.support.processes import run_ranks
@@ -33,10 +35,10 @@ def config_for(*data: str) -> RunConfig:
 def train_undisturbed(rank: int, world: int, values: dict[str, Any], run_dir: str) -> None:
     """The same loop without Ray: two plain processes over gloo."""
     from cardialign.pretrain.config import parse_config
-    from cardialign.pretrain.run.observer import NullReporter
+    from cardialign.pretrain.run.observer import NullObserver
     from cardialign.pretrain.training.loop import train
 
-    train(parse_config(values), Path(run_dir), NullReporter())
+    train(parse_config(values), Path(run_dir), NullObserver())
 
 
 def losses(run_dir: Path) -> dict[int, float]:
@@ -62,7 +64,7 @@ def test_run_whose_worker_is_killed_finishes_by_itself_with_the_same_loss_trace(
             os.kill(note["pid"], signal.SIGKILL)
             killed.append(note["pid"])
 
-    result = pretrain(config, tmp_path / "disturbed", workers=2, on_step=kill_one_worker)
+    result = train_on_ray(config, tmp_path / "disturbed", workers=2, on_step=kill_one_worker)
     assert killed and result.restarts == 1 and not result.stopped
     assert result.steps == 60 and starts(tmp_path / "disturbed") == 2
     resumed = read_json(tmp_path / "disturbed" / "result.json")
@@ -119,6 +121,6 @@ def test_collapse_ends_the_run_with_its_own_message_and_without_another_try(
     ]
     config = config_for(f"data.shards={banked_shards}", *collapse)
     with pytest.raises(CollapseError) as raised:
-        pretrain(config, tmp_path / "run", workers=2)
+        train_on_ray(config, tmp_path / "run", workers=2)
     assert "effective rank" in raised.value.problem and "warm-up" in raised.value.remedy
     assert starts(tmp_path / "run") == 1

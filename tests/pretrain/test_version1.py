@@ -16,7 +16,7 @@ from cardialign.data_shards.errors import UsageError
 from cardialign.pretrain.config import RunConfig, load_config, parse_config
 from cardialign.pretrain.export.from_run import export_run
 from cardialign.pretrain.export.loaded import load_encoder
-from cardialign.pretrain.run.observer import NullReporter
+from cardialign.pretrain.run.observer import NullObserver
 from cardialign.pretrain.run.trace import read_trace
 from cardialign.pretrain.training.loop import TrainResult, train
 from tests.support.processes import run_ranks
@@ -65,7 +65,7 @@ def test_a_section_under_both_names_is_refused() -> None:
 
 
 def go_on(rank: int, world: int, stored: Path, run_dir: Path) -> TrainResult:
-    return train(config_of(stored), run_dir, NullReporter())
+    return train(config_of(stored), run_dir, NullObserver())
 
 
 @pytest.mark.processes

@@ -24,7 +24,7 @@ from cardialign.pretrain.methods.base import Chance, Method, ReportBank, StepLos
 from cardialign.pretrain.methods.parts.draws import Draws
 from cardialign.pretrain.methods.parts.row_losses import mean_over_batch
 from cardialign.pretrain.methods.parts.two_towers import TwoTowers, batch_signals
-from cardialign.pretrain.run.observer import NullReporter
+from cardialign.pretrain.run.observer import NullObserver
 from cardialign.pretrain.training.checkpoints.load import load_weights
 from cardialign.pretrain.training.loop import TrainResult, train
 from tests.support.tiny_shards import config_for
@@ -227,7 +227,7 @@ def run(
 ) -> TrainResult:
     """Train on this rank; `stop_after` asks for a stop before that many further steps."""
 
-    class Patience(NullReporter):
+    class Patience(NullObserver):
         asked = 0
 
         def should_stop(self) -> bool:

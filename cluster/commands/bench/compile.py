@@ -1,4 +1,4 @@
-"""`cardialign bench compile`: what the compiler makes of every Triton kernel for Ampere and Hopper GPUs, on a machine without one."""
+"""`cardialign bench compile`: what the compiler makes of every Triton kernel for Ampere and Hopper; needs no GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`cardialign bench data`: how fast records go from files to shards and from shards to float batches on this machine, beside the alternatives."""
+"""`cardialign bench data`: how fast records go from files to shards, and from shards to float batches, on this machine.
+
+The alternatives are measured beside it.
+"""
 
 from __future__ import annotations
 

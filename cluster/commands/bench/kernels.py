@@ -1,4 +1,7 @@
-"""`cardialign bench kernels`: speed and memory of the operations that carry a training step, beside what PyTorch offers for the same."""
+"""`cardialign bench kernels`: speed and memory of the operations that carry a training step.
+
+What PyTorch offers for the same is measured beside them.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.cli.lines import aligned
+
 STEP_RECIPES = {"cpu": "cardialign-demo", "cuda": "cardialign-base"}
-"""Whose optimizer step belongs to the whole report of a device."""
+"""Whose optimizer step belongs to the figures of a device."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +78,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 args.step, device, overrides=args.set, batch=args.batch, rounds=rounds, profile=args.profile
             )
             return {"step": {**step, **_target(step, device)}}
-        return _report([torch.device(name) for name in names], args)
+        return _measured([torch.device(name) for name in names], args)
     finally:
         torch.set_num_threads(before)
 
@@ -88,7 +93,7 @@ def _target(step: dict[str, Any], device: Any) -> dict[str, str]:
     return {"target": f"{promise.what}: {promise.verdict}"}
 
 
-def _report(devices: list[Any], args: argparse.Namespace) -> dict[str, Any]:
+def _measured(devices: list[Any], args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.errors import UsageError
     from cardialign.kernels.benchmarks.cases import MODULES
     from cardialign.kernels.benchmarks.dispatch import dispatch_table
@@ -99,19 +104,22 @@ def _report(devices: list[Any], args: argparse.Namespace) -> dict[str, Any]:
     if unknown:
         raise UsageError(f"--op {', '.join(unknown)} is not an operation", f"choose from {', '.join(known)}")
     asked = args.op or known
-    report = measured_report(devices, args.quick, [op for op in asked if op != "step"], _say)
-    report["only"] = args.op or []
-    report["steps"] = [_step(device, args) for device in devices] if "step" in asked else []
+    figures = measured_report(devices, args.quick, [op for op in asked if op != "step"], _say)
+    figures["only"] = args.op or []
+    figures["steps"] = [_step(device, args) for device in devices] if "step" in asked else []
     if args.write_dispatch:
         try:
-            Path(args.write_dispatch).write_text(json.dumps(dispatch_table(report), indent=2) + "\n")
+            Path(args.write_dispatch).write_text(json.dumps(dispatch_table(figures), indent=2) + "\n")
         except ValueError as error:
             raise UsageError(str(error), "leave out --write-dispatch, or measure more operations") from error
-    return {"markdown": args.markdown, **report}
+    return {"markdown": args.markdown, **figures}
 
 
 def _step(device: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """One optimizer step of the device's recipe, or why it could not be measured (a text encoder that is not on this machine, say)."""
+    """One optimizer step of the device's recipe, or why it could not be measured.
+
+    A text encoder that is not on this machine is such a reason.
+    """
     from cardialign.data_shards.errors import UserError
     from cardialign.pretrain.benchmarks.step import measure_step
 
@@ -129,7 +137,6 @@ def _say(line: str) -> None:
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    from cardialign.cluster.main import aligned
     from cardialign.kernels.benchmarks.table import markdown, plain
 
     if "step" in result:

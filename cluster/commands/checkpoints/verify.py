@@ -1,4 +1,7 @@
-"""`cardialign checkpoints verify`: every file of every committed checkpoint against its digest. Nothing is moved or changed."""
+"""`cardialign checkpoints verify`: every file of every committed checkpoint against its digest.
+
+Nothing is moved or changed.
+"""
 
 from __future__ import annotations
 

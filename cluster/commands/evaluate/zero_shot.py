@@ -1,4 +1,4 @@
-"""`cardialign evaluate zero-shot`: how well an encoder tells the classes of a prompt set apart, without any training on them."""
+"""`cardialign evaluate zero-shot`: how well an encoder tells classes apart that it was not trained on, by prompts."""
 
 from __future__ import annotations
 

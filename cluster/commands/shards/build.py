@@ -1,7 +1,8 @@
 """`cardialign shards build`: a data set on disk -> a shard set.
 
-The options of the readers come from the readers themselves; an option called like one of the shard set's (`sampling_rate`) is spelled `--record-rate`:
-which of a data set's published rates to read, while `--sampling-rate` is what the shards hold.
+The options of the readers come from the readers themselves. One that is called like an option of the shard set
+(`sampling_rate`) is spelled `--record-rate`: which of a data set's published rates to read, while `--sampling-rate` is
+what the shards hold.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ FLAG_OF = {"sampling_rate": "record-rate"}
 
 def _reader_options() -> dict[str, str]:
     """Option -> help, over all readers, each with the names of the readers that take it unless all do."""
-    from cardialign.data_shards.sources import SOURCES, source_class
+    from cardialign.data_shards.sources import SOURCES
 
     merged: dict[str, dict[str, list[str]]] = {}
-    for name in SOURCES:
-        for option, text in source_class(name).options().items():
+    readers = dict(SOURCES.importable())
+    for name, reader in readers.items():
+        for option, text in reader.options().items():
             merged.setdefault(option, {}).setdefault(text, []).append(name)
     said = {
         option: [
-            text if len(names) == len(SOURCES) else f"{text} [{', '.join(names)}]" for text, names in texts.items()
+            text if len(names) == len(readers) else f"{text} [{', '.join(names)}]" for text, names in texts.items()
         ]
         for option, texts in merged.items()
     }
@@ -57,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address",
         metavar="auto|HOST:PORT|local",
-        help="build as Ray tasks: on the cluster at this address (--root and --out on a filesystem that all nodes share), or on a local Ray",
+        help="build as Ray tasks: on the cluster at this address "
+        "(--root and --out on a filesystem that all nodes share), or on a local Ray",
     )
     add_folds(parser, "keep only these folds")
     parser.add_argument("--limit", type=int, metavar="N", help="read at most so many records")
@@ -76,7 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def two_stages(listing: Progress, building: Progress) -> Callable[[int, int, int], None]:
-    """What `build_shards` takes: the records listed while their number is not known, then the records built, with an ETA of their own."""
+    """What `build_shards` takes to tell its progress.
+
+    Records are listed while their number is not known; then they are built, with an ETA of their own.
+    """
 
     def show(done: int, total: int, rejected: int) -> None:
         if total == 0:
@@ -107,7 +113,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         args.source, args.root if executor is None else args.root.absolute(), **given, **key_values(args.option)
     )
     with Progress("shards build: listing records") as listing, Progress("shards build") as building:
-        report = build_shards(
+        built = build_shards(
             source,
             args.out if executor is None else args.out.absolute(),
             SetPlan(
@@ -122,4 +128,4 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             progress=two_stages(listing, building),
             executor=executor,
         )
-    return asdict(report)
+    return asdict(built)

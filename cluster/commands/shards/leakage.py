@@ -1,4 +1,7 @@
-"""`cardialign shards leakage`: do two shard sets, or two parts of one, share patients or recordings? Exit code 1 when they do."""
+"""`cardialign shards leakage`: do two shard sets, or two parts of one, share patients or recordings?
+
+Exit code 1 when they do.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.cli.lines import aligned
 from cardialign.cluster.cli.progress import Progress
 from cardialign.data_shards.errors import UsageError
 
@@ -32,15 +33,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         figures = set_statistics(ShardSet.open(args.shards), sample=args.sample, top=args.top, progress=progress)
     page = None
     if args.out is not None:
-        from cardialign.cluster.pages.set_page import write_statistics_page
+        from cardialign.cluster.pages.set_page import write_set_page
 
-        page = str(write_statistics_page(args.out, figures))
+        page = str(write_set_page(args.out, figures))
     return {**figures, "page": page}
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    from cardialign.cluster.main import aligned
-
     reports, ages = result["reports"], result["age_years"]
     shown: dict[str, Any] = {
         name: result[name] for name in ("source", "records", "patients", "shards", "bytes", "rejected")

@@ -20,8 +20,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.checks.verify import verify
 
     with Progress("shards verify") as progress:
-        report = verify(args.shards, quick=args.quick, progress=progress)
-    return {**asdict(report), "exit_code": DONE if report.ok else FAILED}
+        found = verify(args.shards, quick=args.quick, progress=progress)
+    return {**asdict(found), "exit_code": DONE if found.ok else FAILED}
 
 
 def summary(result: dict[str, Any]) -> list[str]:

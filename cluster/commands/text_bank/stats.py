@@ -1,4 +1,4 @@
-"""`cardialign text-bank stats`: how alike reports are inside global batches, and the thresholds this suggests for the loss."""
+"""`cardialign text-bank stats`: how alike reports are inside global batches, and what thresholds this suggests."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def _row(name: str, spread: dict[str, Any]) -> str:
 def summary(result: dict[str, Any]) -> list[str]:
     heads = ["mean", "sd", "min", *(f"{p} %" for p in SHOWN), "max"]
     lines = [
-        f"{result['records']} records, {result['reports']} distinct reports, {result['pairs']} pairs within global batches",
+        f"{result['records']} records, {result['reports']} distinct reports, "
+        f"{result['pairs']} pairs within global batches",
         f"{'similarity':<22}" + "".join(f"{head:>8}" for head in heads),
         _row("raw cosine", result["raw"]),
         _row("centred cosine", result["centred"]),
@@ -83,8 +84,8 @@ def summary(result: dict[str, Any]) -> list[str]:
     ]
     for each in result["duplicates"]:
         lines.append(
-            f"  global batch {each['global_batch']}: {each['per_record']:.2f} other records with the same report for each record, "
-            f"{100 * each['share_of_records']:.0f} % of records have any"
+            f"  global batch {each['global_batch']}: {each['per_record']:.2f} other records with the same report "
+            f"for each record, {100 * each['share_of_records']:.0f} % of records have any"
         )
     lines += result["left_out"]
     for each in result["suggested"]:

@@ -13,6 +13,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cardialign.cluster.tracking.tracker import sync
+    from cardialign.cluster.tracking.replay import sync
 
     return sync(args.run_dir, args.tracking_uri)

@@ -1,8 +1,9 @@
-"""From the tokens of all scales to one feature vector per sequence, in two ways (config `encoder.pooling`).
+"""From tokens to one feature vector per sequence.
 
-The scales have different token counts, so they are joined on the channel axis either after pooling each one
-(`attention`) or after resampling all to the medium scale's length (`resample`). Legend: B sequences, N tokens, D width,
-S scales.
+One list of tokens is pooled by its mean or by attention (`token_pooling`). The lists of several scales have different
+lengths: they are joined on the channel axis after pooling each one (`attention`) or after resampling all to the medium
+scale's length (`resample`).
+Legend: B sequences, N tokens, D width, S scales.
 """
 
 from __future__ import annotations
@@ -26,6 +27,22 @@ class AttentionPool(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         return attention_pool(self.query, tokens, mask)
+
+
+class MeanPool(nn.Module):
+    """The mean of the valid tokens, in float32 or better: (B, N, D) -> (B, D). A sequence without any gives 0."""
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        exact = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+        if mask is None:
+            return exact.mean(dim=1).to(tokens.dtype)
+        count = mask.sum(dim=1, keepdim=True).clamp_min(1)
+        return (torch.where(mask[..., None], exact, 0.0).sum(dim=1) / count).to(tokens.dtype)
+
+
+def token_pooling(name: str, width: int, heads: int) -> nn.Module:
+    """`mean` or `attention`, where `encoder.pooling` is of one list of tokens: tokens, mask -> (B, D)."""
+    return MeanPool() if name == "mean" else AttentionPool(width, heads)
 
 
 def resample_tokens(tokens: Tensor, mask: Tensor | None, length: int) -> Tensor:

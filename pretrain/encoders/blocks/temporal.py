@@ -114,9 +114,10 @@ class Block(nn.Module):
 
 
 class TemporalEncoder(nn.Module):
-    """`depth` blocks and a final LayerNorm: tokens (B, N, D), seconds (N,) of the patch centres -> (B, N, D).
+    """`depth` blocks and a final LayerNorm: tokens (B, N, D), seconds of the patch centres -> (B, N, D).
 
     Drop path grows linearly with depth.
+    seconds (N,), or (B, N) where each sequence holds other patches: a masked autoencoder's kept ones.
 
     key_mask bool (B, N): False = the token of padded samples or of a missing lead group, None = all valid. `dense`
     computes such tokens, lets nobody attend to them, and what stands at their places afterwards means nothing; `packed`
@@ -143,7 +144,10 @@ class TemporalEncoder(nn.Module):
     def forward(self, tokens: Tensor, seconds: Tensor, key_mask: Tensor | None) -> Tensor:
         if key_mask is not None and self.packs and not torch.compiler.is_compiling():  # a traced graph has one shape
             return self._packed(tokens, seconds, key_mask)
-        return self._blocks(tokens, Sequences(rotation(seconds, self.heads, self.head_width, tokens.dtype), key_mask))
+        heads = (
+            self.heads if seconds.ndim == 1 else 1
+        )  # a table of all heads per sequence would be as large as the tokens
+        return self._blocks(tokens, Sequences(rotation(seconds, heads, self.head_width, tokens.dtype), key_mask))
 
     def _blocks(self, tokens: Tensor, sequences: Sequences) -> Tensor:
         for block in self.blocks:
@@ -154,6 +158,7 @@ class TemporalEncoder(nn.Module):
         B, N, _ = tokens.shape
         kept, cu_seqlens, longest, indices = pack(tokens, key_mask)
         plan = plan_buckets(cu_seqlens) if tokens.device.type == "cpu" else None
-        table = rotation(seconds[indices % N], 1, self.head_width, tokens.dtype)
+        places = seconds[indices % N] if seconds.ndim == 1 else seconds.flatten()[indices]
+        table = rotation(places, 1, self.head_width, tokens.dtype)
         sequences = Sequences(table, packed=PackedSequences(cu_seqlens, longest, indices // N, plan))
         return unpack(self._blocks(kept, sequences), indices, B, N)

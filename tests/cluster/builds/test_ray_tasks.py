@@ -1,4 +1,4 @@
-"""A build by Ray tasks writes the same bytes as a build on this machine, and refuses nodes that do not share the filesystem."""
+"""A build by Ray tasks writes the bytes of a local build, and refuses nodes that do not share the filesystem."""
 
 from __future__ import annotations
 

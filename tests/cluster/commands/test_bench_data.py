@@ -1,4 +1,7 @@
-"""`cardialign bench data` prints a table of every figure with its target and its baselines, the same as Markdown, or all of it as one JSON object."""
+"""`cardialign bench data` prints a table of every figure with its target and its baselines.
+
+It prints the same as Markdown, or all of it as one JSON object, when asked to.
+"""
 
 from __future__ import annotations
 

@@ -158,10 +158,10 @@ def test_flipped_byte_in_a_shard_is_found_and_fails(cardialign: Call, shards: Pa
 
 def test_three_mistakes_in_a_recipe_are_reported_at_once(cardialign: Call, shards: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("training: {epochs: 1, zero_stage: 7}\noptimizer: {lr: -1}\nmodel: {widht: 64}\n")
+    recipe.write_text("training: {epochs: 1, zero_stage: 7}\noptimizer: {lr: -1}\nencoder: {widht: 64}\n")
     answer = cardialign("pretrain", "--recipe", recipe, "--shards", shards, "--run-dir", tmp_path / "run")
     assert answer.code == 2
-    for key in ("training.zero_stage", "optimizer.lr", "model.widht"):
+    for key in ("training.zero_stage", "optimizer.lr", "encoder.widht"):
         assert key in answer.json["problem"]
     assert "width" in answer.json["problem"] and not (tmp_path / "run").exists()
 

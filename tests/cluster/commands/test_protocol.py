@@ -1,4 +1,7 @@
-"""`cardialign evaluate zero-shot --protocol merl-v1:...` from published label files to a table, on sets that hold a part of the records."""
+"""`cardialign evaluate zero-shot --protocol merl-v1:...` from published label files to a table.
+
+The sets hold a part of the records.
+"""
 
 from __future__ import annotations
 

@@ -7,10 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from cardialign.cluster.pages.bar_charts import column_chart, frequency_bars, histogram
-from cardialign.cluster.pages.set_page import write_statistics_page
+from cardialign.cluster.pages.set_page import write_set_page
 
 Call = Callable[..., Any]
 
@@ -36,31 +33,11 @@ def test_the_page_escapes_what_reports_and_labels_say_and_survives_a_set_without
     hostile = "<script>alert('ECG')</script> & more"
     figures["reports"]["statements"] = {hostile: 3}
     figures["labels"] = {hostile: {"labelled": 3, "codes": {hostile: 2}}}
-    page = write_statistics_page(tmp_path / "a.html", figures).read_text(encoding="utf-8")
+    page = write_set_page(tmp_path / "a.html", figures).read_text(encoding="utf-8")
     assert "<script" not in page and "&lt;script&gt;alert" in page
     figures["labels"] = {}
     figures["reports"] |= {"with": 0}
     figures["age_years"] = {"known": 0, "unknown": 9, "histogram": {"edges": [], "counts": []}}
-    assert "No record of this set has a report" in write_statistics_page(tmp_path / "b.html", figures).read_text(
+    assert "No record of this set has a report" in write_set_page(tmp_path / "b.html", figures).read_text(
         encoding="utf-8"
-    )
-
-
-def heights(svg: str) -> list[float]:
-    figure = ElementTree.fromstring(svg)
-    return [float(bar.attrib["height"]) for bar in figure.iter("rect")]
-
-
-def test_columns_are_as_high_as_their_counts() -> None:
-    first, second, empty = heights(histogram([0, 5, 10, 15], [10, 20, 0], title="Age"))
-    assert second == pytest.approx(2 * first, rel=0.01) and empty == 0
-    first, second = heights(column_chart({"female": 30, "male": 10}, title="Sex"))
-    assert first == pytest.approx(3 * second, rel=0.01)
-    widths = [
-        float(bar.attrib["width"])
-        for bar in ElementTree.fromstring(frequency_bars({"NORM": 40, "MI": 10}, 50, title="x")).iter("rect")
-    ]
-    assert widths[0] == pytest.approx(4 * widths[1], rel=0.01)
-    assert (
-        histogram([], [], title="none") == column_chart({}, title="none") == frequency_bars({}, 0, title="none") == ""
     )

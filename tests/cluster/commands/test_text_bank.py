@@ -1,4 +1,7 @@
-"""`text-bank stats`, `shards leakage` and protocols by command: they print what the floors below found, with what to do next."""
+"""`text-bank stats`, `shards leakage` and protocols by command.
+
+They print what the floors below found, with what to do next.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,10 +36,48 @@ def test_a_missing_package_fails_with_its_remedy(
     assert "--no-build-isolation" in check["remedy"]
 
 
-def test_the_distribution_with_the_name_of_our_package_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "version", lambda name: "0.9" if name == "kernels" else "")
-    check = doctor._kernels_clash()
-    assert check.state == "warn" and "pip uninstall kernels" in check.remedy
+def package(root: Path) -> Path:
+    """A folder `cardialign` below `root`, with one of our folders in it."""
+    (root / "cardialign" / "cluster").mkdir(parents=True)
+    for folder in (root / "cardialign", root / "cardialign" / "cluster"):
+        (folder / "__init__.py").touch()
+    return root / "cardialign"
+
+
+def test_a_second_copy_of_the_package_is_named_whether_on_the_path_or_behind_an_installation(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    checkout, other, site = tmp_path / "checkout", tmp_path / "other", tmp_path / "site"
+    first, second = package(checkout), package(other)
+    monkeypatch.setattr(doctor, "source_root", lambda: checkout)
+    monkeypatch.setattr(sys, "path", [str(checkout)])
+    assert doctor._package() == doctor.Check("package", "ok", str(first))
+    monkeypatch.setattr(sys, "path", [str(checkout), str(other)])
+    check = doctor._package()
+    assert check.state == "warn" and str(first) in check.found and str(second) in check.found and check.remedy
+
+    installed = site / "cardialign-0.1.0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Name: cardialign\nVersion: 0.1.0\n")
+    for root, state in ((other, "warn"), (checkout, "ok")):
+        origin = {"url": root.as_uri(), "dir_info": {"editable": True}}
+        (installed / "direct_url.json").write_text(json.dumps(origin))
+        monkeypatch.setattr(sys, "path", [str(checkout), str(site)])
+        check = doctor._package()
+        assert check.state == state and (str(second) in check.found) == (root == other)
+
+
+def test_a_folder_of_ours_that_answers_without_cardialign_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = package(tmp_path) / "cluster"
+    monkeypatch.setattr(doctor, "source_root", lambda: tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert doctor._bare_names().state == "ok"
+    (tmp_path / "cluster").symlink_to(folder, target_is_directory=True)
+    importlib.invalidate_caches()
+    check = doctor._bare_names()
+    assert check.state == "warn" and "`import cluster`" in check.found and "PYTHONPATH" in check.remedy
 
 
 def test_a_missing_text_encoder_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

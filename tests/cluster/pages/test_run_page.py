@@ -1,16 +1,14 @@
-"""The report is one page that needs nothing else, shows the figures it was given, and survives hostile or missing input."""
+"""The page of a run needs nothing else, shows the figures it was given, and survives hostile or missing input."""
 
 from __future__ import annotations
 
 import base64
 import re
-import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
 import pytest
 
-from cardialign.cluster.pages.charts import IntervalScale, line_chart, nice_ticks, smoothed, tick_labels, weight_bars
-from cardialign.cluster.pages.run_page import Picture, write_report
+from cardialign.cluster.pages.run_page import Picture, write_run_page
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -57,9 +55,11 @@ class _Page(HTMLParser):
     def __init__(self):
         super().__init__()
         self.open, self.loads, self.text, self.tags = [], [], [], []
+        self.attributes = {}
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
+        self.attributes.setdefault(tag, []).append(dict(attrs))
         self.loads += [
             value
             for name, value in attrs
@@ -103,7 +103,7 @@ def report(tmp_path):
             "pictures": [Picture("record-1", PNG, "Atrial fibrillation.", {"lateral": 0.41, "septal": 0.59})],
             "commands": {"Open MLflow": "mlflow ui", "Server": "http://127.0.0.1:5000"},
         }
-        return write_report(tmp_path / "report.html", **{**given, **changes})
+        return write_run_page(tmp_path / "report.html", **{**given, **changes})
 
     return write
 
@@ -166,6 +166,15 @@ def test_hostile_text_is_shown_and_never_becomes_markup(report):
     assert "alert(1)" in "".join(page.text)
 
 
+def test_hostile_text_in_an_attribute_stays_in_that_attribute(report):
+    attack = """a" onerror='alert(1)' <i>&"""
+    link = f"https://x/{attack}"
+    page = read(report(pictures=[Picture(attack, PNG)], commands={"link": link}))
+    assert page.attributes["img"] == [{"alt": f"12-lead ECG: {attack}", "src": page.loads[0]}]
+    assert page.attributes["a"] == [{"href": link}]
+    assert "i" not in page.tags
+
+
 def test_parts_that_do_not_exist_are_left_out_not_shown_empty(report):
     path = report(run={}, trace=[], zero_shot=None, baseline=None, pictures=[], commands=None)
     assert not {"h2", "h3", "table", "svg", "img"} & set(read(path).tags)
@@ -176,65 +185,3 @@ def test_nan_figures_are_called_not_available(report):
     text = "".join(read(report(zero_shot={**RESULT, "low": None, "high": None, "classes": classes})).text)
     assert not re.search(r"\bnan\b", text)
     assert "None" not in text
-
-
-def points(svg):
-    return [tuple(map(float, p.split(","))) for p in re.search(r'class="curve" points="([^"]*)"', svg).group(1).split()]
-
-
-def test_a_falling_loss_falls_on_the_chart_and_stays_inside_it():
-    drawn = points(line_chart([1, 2, 3, 4], [4.0, 3.0, 2.0, 1.0], title="loss"))
-    assert [x for x, _ in drawn] == sorted(x for x, _ in drawn)
-    assert [y for _, y in drawn] == sorted(y for _, y in drawn)  # SVG's y grows downwards
-    assert all(0 <= x <= 460 and 0 <= y <= 210 for x, y in drawn)
-
-
-@pytest.mark.parametrize(
-    "values", [[1.0], [2.0, 2.0], [float("nan"), 1.0, 2.0], [float("nan")], [1e-9, 2e-9], [1e9, 2e9]]
-)
-def test_odd_traces_still_give_well_formed_charts(values):
-    svg = line_chart(range(len(values)), values, title="a & b < c")
-    if svg:
-        ElementTree.fromstring(svg)
-        assert "nan" not in svg
-
-
-def test_ticks_are_round_and_inside():
-    assert nice_ticks(0.0, 1.0, 6) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    assert nice_ticks(1.3, 6.4, 5) == pytest.approx([2, 4, 6])
-
-
-@pytest.mark.parametrize(
-    ("ticks", "labels"),
-    [
-        ([0, 0.2, 0.4, 1.0], ["0", "0.2", "0.4", "1.0"]),
-        ([0, 0.025, 0.05], ["0", "0.025", "0.050"]),
-        ([0.0995, 0.1, 0.1005], ["0.0995", "0.1000", "0.1005"]),
-        ([0, 5e-4, 1e-3], ["0", "5e-4", "1e-3"]),
-        ([0, 100, 200], ["0", "100", "200"]),
-        ([0, 12500, 25000], ["0", "12.5k", "25k"]),
-        ([2.0], ["2"]),
-        ([], []),
-    ],
-)
-def test_tick_labels_share_one_notation_and_tell_neighbours_apart(ticks, labels):
-    assert tick_labels(ticks) == labels
-
-
-def test_smoothing_keeps_a_straight_line_straight_in_its_middle():
-    out = smoothed([float(k) for k in range(100)])
-    assert out[10:90] == pytest.approx(list(range(10, 90)))
-
-
-def test_all_rows_share_one_scale_that_holds_every_interval():
-    scale = IntervalScale([0.33, 0.99, 0.27])
-    row = ElementTree.fromstring(scale.row((0.99, 0.97, 1.0), (0.33, 0.27, 0.4)))
-    assert scale.low == pytest.approx(0.2)
-    dots = {c.get("class"): float(c.get("cx")) for c in row.iter("circle")}
-    assert 0 < dots["untrained"] < scale.x(0.5) < dots["trained"] < 300
-
-
-def test_weight_bars_are_as_long_as_the_weights_say():
-    bars = ElementTree.fromstring(weight_bars({"lateral": 0.5, "septal": 0.25}))
-    lengths = [float(r.get("width")) for r in bars.iter("rect") if r.get("class") == "bar"]
-    assert lengths[0] == pytest.approx(2 * lengths[1])

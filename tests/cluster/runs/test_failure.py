@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cardialign.cluster.runs.failure import (
-    FAILURE,
-    RESULT,
-    STOP,
-    clear_requests,
-    read_failure,
-    request_stop,
-    write_failure,
-)
-from cardialign.cluster.runs.observer import RayReporter
-from cardialign.cluster.tracking.spool import write_json
+from cardialign.cluster.runs.failure import clear_requests, read_failure, request_stop, write_failure
+from cardialign.cluster.runs.observer import RayObserver
 from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.files import write_json
+from cardialign.pretrain.run.files import FAILURE, RESULT, STOP
 from cardialign.pretrain.training.alarms import CollapseError
 
 
@@ -41,10 +34,10 @@ def test_an_error_of_an_unknown_class_is_still_a_user_error(tmp_path: Path) -> N
 
 
 def test_a_stop_request_reaches_the_loop_and_a_new_start_forgets_it(tmp_path: Path) -> None:
-    assert RayReporter(tmp_path).should_stop() is False
+    assert RayObserver(tmp_path).should_stop() is False
     request_stop(tmp_path, "SIGTERM")
-    assert RayReporter(tmp_path).should_stop() is True
+    assert RayObserver(tmp_path).should_stop() is True
     write_json(tmp_path / RESULT, {})
     clear_requests(tmp_path)
     assert not (tmp_path / STOP).exists() and not (tmp_path / RESULT).exists()
-    assert RayReporter(tmp_path).should_stop() is False
+    assert RayObserver(tmp_path).should_stop() is False

@@ -6,7 +6,8 @@ import json
 import os
 from pathlib import Path
 
-from cardialign.cluster.tracking.spool import Cursor, SpoolReader, append_line, read_json, write_json
+from cardialign.cluster.tracking.spool import Cursor, SpoolReader, append_line
+from cardialign.data_shards.files import read_json, write_json
 
 
 def steps(reader: SpoolReader) -> list[int]:

@@ -1,4 +1,4 @@
-"""MLflow replay against a real SQLite store: nothing lost, nothing doubled, and a store that is away stops no training."""
+"""MLflow replay against a real SQLite store: nothing lost, nothing doubled; a store that is away stops no training."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from cardialign.cluster.tracking import mlflow_store
+from cardialign.cluster.tracking.replay import Replay, sync
 from cardialign.cluster.tracking.spool import append_line
-from cardialign.cluster.tracking.tracker import METRICS, STATE, Replay, RunTracker, TrackingState, flatten, sync
+from cardialign.cluster.tracking.state import TrackingState, flatten
+from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.run.files import METRICS, TRACKING
 
 
 @pytest.fixture(scope="session")
@@ -164,7 +167,7 @@ class _Gone:
 
 
 def test_a_folder_without_a_tracked_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=STATE):
+    with pytest.raises(UserError, match=TRACKING):
         sync(tmp_path)
 
 

@@ -90,7 +90,7 @@ def test_reports_that_share_most_statements_are_above_high_and_unrelated_ones_be
     cosine = centred @ centred.T
     assert (cosine[overlap == 0] < embedding.low).mean() > 0.8
     assert 0.3 < (cosine[(overlap >= 0.5) & (overlap < 1)] >= embedding.high).mean() < 0.7
-    assert embedding.yaml()[0] == "objective:" and f"  low: {embedding.low:.2f}" in embedding.yaml()
+    assert embedding.yaml()[0] == "method:" and f"  low: {embedding.low:.2f}" in embedding.yaml()
 
 
 def test_batches_that_cannot_be_filled_are_left_out_and_said_so(talkative: tuple[ShardSet, TextBank]) -> None:

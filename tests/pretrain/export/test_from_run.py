@@ -14,7 +14,7 @@ from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.export.from_run import export_run
 from cardialign.pretrain.export.loaded import load_encoder
 from cardialign.pretrain.run.files import CONFIG
-from cardialign.pretrain.run.observer import NullReporter
+from cardialign.pretrain.run.observer import NullObserver
 from cardialign.pretrain.training.checkpoints import files as checkpoints
 from cardialign.pretrain.training.checkpoints.files import STATE, CheckpointError, committed_path
 from cardialign.pretrain.training.checkpoints.load import load_weights
@@ -67,7 +67,7 @@ def write_checkpoints(rank: int, world: int, root: Path) -> list[dict[str, torch
 def alone(rank: int, world: int, root: Path, shards: Path) -> list[dict[str, torch.Tensor]]:
     """The same on one worker, and a whole short run on shards."""
     weights = write_checkpoints(rank, world, root)
-    train(config_for(shards, steps=2), root / "run", NullReporter())
+    train(config_for(shards, steps=2), root / "run", NullObserver())
     return weights
 
 

@@ -15,7 +15,7 @@ from cardialign.data_shards.errors import UsageError
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.methods.base import create_method
 from cardialign.pretrain.methods.siglip import SigLip, one_logit_for_all
-from cardialign.pretrain.run.observer import NullReporter
+from cardialign.pretrain.run.observer import NullObserver
 from cardialign.pretrain.run.trace import read_trace
 from cardialign.pretrain.training.loop import train
 from tests.support.processes import run_ranks
@@ -82,7 +82,7 @@ def learn(rank: int, world: int, shards: Path, run_dir: Path) -> float:
     base = config_for(shards, steps=40, log_every=5, checkpoint_every=40, lead_dropout=0.0).resolved()
     alarm = {"patience_steps": 10}
     config = parse_config({**base, "method": {"name": "siglip"}, "collapse": alarm, "optimizer": {"lr": 1e-2}})
-    return train(config, run_dir, NullReporter()).final_loss
+    return train(config, run_dir, NullObserver()).final_loss
 
 
 @pytest.mark.processes

@@ -17,7 +17,7 @@ from cardialign.pretrain.export.from_run import export_run
 from cardialign.pretrain.export.loaded import load_encoder
 from cardialign.pretrain.methods.base import create_method
 from cardialign.pretrain.methods.simclr import SimClr
-from cardialign.pretrain.run.observer import NullReporter
+from cardialign.pretrain.run.observer import NullObserver
 from cardialign.pretrain.run.trace import read_trace
 from cardialign.pretrain.training.loop import train
 from tests.support.processes import run_ranks
@@ -48,7 +48,7 @@ def learn(rank: int, world: int, shards: Path, root: Path, wanted: dict[str, dic
     for name, training in wanted.items():
         base = config_for(shards, **{"steps": 25, "checkpoint_every": 25, "lead_dropout": 0.0, **training}).resolved()
         config = parse_config({**base, "method": {"name": "simclr"}, "optimizer": {"lr": 5e-3}})
-        train(config, root / name, NullReporter())
+        train(config, root / name, NullObserver())
 
 
 @pytest.mark.processes

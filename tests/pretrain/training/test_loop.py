@@ -15,7 +15,7 @@ import pytest
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.methods.base import create_method
-from cardialign.pretrain.run.observer import NullReporter
+from cardialign.pretrain.run.observer import NullObserver
 from cardialign.pretrain.run.trace import read_trace
 from cardialign.pretrain.training.alarms import CollapseError
 from cardialign.pretrain.training.checkpoints.files import list_checkpoints
@@ -34,7 +34,7 @@ def shards(tmp_path_factory) -> Path:
     return make_shards(tmp_path_factory.mktemp("tiny") / "shards")
 
 
-class Witness(NullReporter):
+class Witness(NullObserver):
     """Remembers what it is told and asks to stop before a given step."""
 
     def __init__(self, stop_after: int | None = None) -> None:
@@ -59,18 +59,18 @@ def message(kind: type[Exception], *args) -> str:
 
 def one_worker(rank: int, world: int, shards: Path, root: Path) -> tuple[list[TrainResult], str, list]:
     results = [
-        train(config_for(shards, zero_stage=stage), root / f"one-{stage}", NullReporter()) for stage in (1, 2, 3)
+        train(config_for(shards, zero_stage=stage), root / f"one-{stage}", NullObserver()) for stage in (1, 2, 3)
     ]
-    results.append(train(config_for(shards, zero_stage=2, precision="bf16"), root / "one-bf16", NullReporter()))
+    results.append(train(config_for(shards, zero_stage=2, precision="bf16"), root / "one-bf16", NullObserver()))
     collapsing = config_for(shards).model_copy(
         update={"collapse": config_for(shards).collapse.model_copy(update={"patience_steps": 2, "loss_margin": 9.0})}
     )
     witness = Witness()
     results.append(train(config_for(shards, zero_stage=1), root / "one-1", witness))
-    results.append(train(config_for(shards, zero_stage=1), root / "moved", NullReporter()))
+    results.append(train(config_for(shards, zero_stage=1), root / "moved", NullObserver()))
     return (
         results,
-        message(CollapseError, collapsing, root / "collapse", NullReporter()),
+        message(CollapseError, collapsing, root / "collapse", NullObserver()),
         witness.checkpoints,
     )
 
@@ -79,11 +79,11 @@ def two_workers(
     rank: int, world: int, shards: Path, damaged: Path, root: Path
 ) -> tuple[list[TrainResult], Witness, str]:
     results = [
-        train(config_for(shards, zero_stage=stage, micro_batch=3), root / f"two-{stage}", NullReporter())
+        train(config_for(shards, zero_stage=stage, micro_batch=3), root / f"two-{stage}", NullObserver())
         for stage in (1, 2, 3)
     ]
     undisturbed = with_dropout(shards)
-    results.append(train(undisturbed, root / "undisturbed", NullReporter()))
+    results.append(train(undisturbed, root / "undisturbed", NullObserver()))
     asking = Witness(stop_after=2 if rank == 1 else None)  # one rank is asked, both stop
     results.append(train(undisturbed, root / "stopped", asking))
     witness = Witness()
@@ -92,7 +92,7 @@ def two_workers(
     strict = config_for(damaged).model_copy(
         update={"data": config_for(damaged).data.model_copy(update={"max_bad_fraction": 0.0})}
     )
-    return results, witness, message(DataError, strict, root / "damaged", NullReporter())
+    return results, witness, message(DataError, strict, root / "damaged", NullObserver())
 
 
 def with_dropout(shards: Path):
@@ -205,7 +205,7 @@ def train_and_die(rank: int, world: int, shards: Path, run_dir: Path, die_at: in
 
     config = with_dropout(shards)
     config = config.model_copy(update={"training": config.training.model_copy(update={"checkpoint_every": 2})})
-    return train(config, run_dir, NullReporter(), on_step=on_step)
+    return train(config, run_dir, NullObserver(), on_step=on_step)
 
 
 def test_after_a_killed_rank_and_a_damaged_checkpoint_the_trace_is_the_same(runs, shards):

@@ -24,7 +24,7 @@ from cardialign.data_shards.text.bank import build_text_bank
 from cardialign.data_shards.text.joined_bank import JoinedBank
 from cardialign.pretrain.config import RunConfig, parse_config
 from cardialign.pretrain.export.from_run import export_run
-from cardialign.pretrain.run.observer import NullReporter
+from cardialign.pretrain.run.observer import NullObserver
 from cardialign.pretrain.run.trace import read_trace
 from cardialign.pretrain.training.checkpoints.state import TrainerState, check_continues
 from cardialign.pretrain.training.data import open_bank, open_data, open_sets, total_steps
@@ -64,7 +64,7 @@ def mixture_of(sets: tuple[Path, Path], data: dict[str, Any] | None = None, **tr
     return parse_config(values)
 
 
-class Stops(NullReporter):
+class Stops(NullObserver):
     def __init__(self, after: int) -> None:
         self.left = after
 
@@ -74,11 +74,11 @@ class Stops(NullReporter):
 
 
 def one_worker(rank: int, world: int, sets: tuple[Path, Path], root: Path) -> TrainResult:
-    return train(mixture_of(sets), root / "one", NullReporter())
+    return train(mixture_of(sets), root / "one", NullObserver())
 
 
 def two_workers(rank: int, world: int, sets: tuple[Path, Path], root: Path) -> list[TrainResult]:
-    runs = (("two", NullReporter()), ("stopped", Stops(2)), ("stopped", NullReporter()))
+    runs = (("two", NullObserver()), ("stopped", Stops(2)), ("stopped", NullObserver()))
     return [train(mixture_of(sets), root / name, reporter) for name, reporter in runs]
 
 

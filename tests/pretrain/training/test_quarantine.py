@@ -13,7 +13,7 @@ from cardialign.data_shards.order.substitutes import substitutes
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.stream import EMPTY_DIGEST, chain_digest
 from cardialign.pretrain.run.files import QUARANTINE
-from cardialign.pretrain.run.observer import NullReporter
+from cardialign.pretrain.run.observer import NullObserver
 from cardialign.pretrain.run.trace import read_trace
 from cardialign.pretrain.training import quarantine
 from cardialign.pretrain.training.data import open_data
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.processes
 STEPS, BAD_STEP = 6, 3
 
 
-class StopAfter(NullReporter):
+class StopAfter(NullObserver):
     """Asks to stop before step `steps`."""
 
     def __init__(self, steps: int) -> None:
@@ -49,7 +49,7 @@ def two_workers(
 
     whole = train(config_of(damaged), root / "whole", StopAfter(100))
     try:
-        message = str(train(config_of(ruined), root / "ruined", NullReporter()))
+        message = str(train(config_of(ruined), root / "ruined", NullObserver()))
     except DataError as error:
         message = str(error)
     first = train(config_of(repairable), root / "replayed", StopAfter(BAD_STEP + 2))
@@ -57,7 +57,7 @@ def two_workers(
         shutil.rmtree(first.checkpoint)
         flip(repairable, ShardSet.open(repairable), victim(repairable))
     dist.barrier()
-    second = train(config_of(repairable), root / "replayed", NullReporter())
+    second = train(config_of(repairable), root / "replayed", NullObserver())
     return [whole, first, second], message
 
 
