@@ -194,7 +194,8 @@ def test_what_is_too_long_is_seen(tree: Callable) -> None:
         {
             "kernels/long.py": "x = 1\n" * 401,
             "cluster/tall.py": "def f():\n" + "    pass\n" * 60,
-            "cluster/many.py": "def f(a, b, c, d, e, f, g, h, i): ...\nclass C:\n    def g(self, a, b, c, d, e, f, g, h): ...\n",
+            "cluster/many.py": "def f(a, b, c, d, e, f, g, h, i): ...\n"
+            "class C:\n    def g(self, a, b, c, d, e, f, g, h): ...\n",
             "kernels/contrastive/triton/tile.py": "def f(a, b, c, d, e, f, g, h, i): ...\n",
         }
     )

@@ -59,7 +59,8 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> RunCo
         lines = sentences(error, RunConfig, chosen)
         count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}"
         raise UsageError(
-            f"{origin}{f', in its {chr(32).join(old)}' if old else ''} has {count}:\n" + "\n".join(f"  - {line}" for line in lines),
+            f"{origin}{f', in its {chr(32).join(old)}' if old else ''} has {count}:\n"
+            + "\n".join(f"  - {line}" for line in lines),
             "correct the keys above and run again",
         ) from None
 
