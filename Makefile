@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
-PYTEST := $(BIN)/python -m pytest
+# A module's fixtures are made once: its tests stay together. Modules start in the order of tests/conftest.py, long ones first.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -q $(TWO)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types unit bench constraints clean
+.PHONY: help install demo test lint types unit test-slow test-wheel bench constraints clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -28,7 +30,7 @@ install: $(INSTALLED) ## make .venv and install everything into it
 demo: $(INSTALLED) ## the whole path on virtual patients: shards, pretraining on 2 Ray workers, zero-shot evaluation, registry, report
 	$(BIN)/cardialign demo --out demo --overwrite
 
-test: lint types unit ## lint, types, tests
+test: lint types unit ## lint, types, tests in their quick forms
 
 lint: $(INSTALLED) ## ruff: lint and format
 	$(BIN)/ruff check .
@@ -37,8 +39,14 @@ lint: $(INSTALLED) ## ruff: lint and format
 types: $(INSTALLED) ## mypy over the four packages
 	$(BIN)/mypy
 
-unit: $(INSTALLED) ## all tests, two at a time (those that start a Ray cluster: pytest -m ray)
-	$(PYTEST) -q -n 2 --dist worksteal
+unit: $(INSTALLED) ## the tests in their quick forms, two at a time (those that start a Ray cluster: pytest -m ray)
+	$(PYTEST) -m "not slow"
+
+test-slow: $(INSTALLED) ## the long forms: every kernel variant, every point of failure, 20 times the examples of property tests
+	$(PYTEST) -m "slow or hypothesis" --examples 20 --timeout 900
+
+test-wheel: $(INSTALLED) ## the tests again, against the wheel, in an environment and a folder of its own
+	$(BIN)/python -m tests.packaging.elsewhere -q $(TWO) -m "not slow"
 
 bench: $(INSTALLED) ## figures of the data floor and of the kernels, as ratios measured in one run
 	$(BIN)/cardialign bench data

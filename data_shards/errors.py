@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 DONE = 0
 FAILED = 1
@@ -31,7 +32,7 @@ class UserError(ValueError):
         self.remedy = remedy
         super().__init__(f"{problem}\n  remedy: {remedy}" if remedy else problem)
 
-    def __reduce__(self):  # exceptions cross process borders; keep both parts
+    def __reduce__(self) -> tuple[Any, ...]:  # exceptions cross process borders; keep both parts
         return type(self), (self.problem, self.remedy)
 
 
@@ -59,7 +60,7 @@ class RecordRejected(Exception):  # noqa: N818  (an outcome of reading, counted 
         self.detail = detail
         super().__init__(f"{reason}: {detail}")
 
-    def __reduce__(self):  # raised in worker processes; keep both parts
+    def __reduce__(self) -> tuple[Any, ...]:  # raised in worker processes; keep both parts
         return type(self), (self.reason, self.detail)
 
 

@@ -73,7 +73,8 @@ class Table(Mapping[str, str]):
     def find(self, name: str) -> Any:
         """The thing itself, imported now.
 
-        Raises UsageError for a name that nobody has (with those that there are), and for a plug-in that cannot be imported (with its package).
+        Raises UsageError for a name that nobody has (with those that there are), and for a plug-in that cannot be
+        imported (with its package).
         """
         if name not in self:
             close = difflib.get_close_matches(name, list(self), n=1)
@@ -86,7 +87,8 @@ class Table(Mapping[str, str]):
             return self.plugins[name].load()
         except Exception as error:  # a plug-in may raise anything while it is imported
             package = getattr(self.plugins[name].dist, "name", None) or module
+            reason = f"{type(error).__name__}: {error}"
             raise UsageError(
-                f"{self.kind} {name!r} is a plug-in of {package} and cannot be imported: {type(error).__name__}: {error}",
+                f"{self.kind} {name!r} is a plug-in of {package} and cannot be imported: {reason}",
                 f"mend or uninstall {package}, or choose one of: {', '.join(self.own)}",
             ) from error

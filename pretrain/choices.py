@@ -16,6 +16,7 @@ METHODS = Table(
         "cardialign": "cardialign.pretrain.methods.cardialign:CardiAlign",
         "siglip": "cardialign.pretrain.methods.siglip:SigLip",
         "simclr": "cardialign.pretrain.methods.simclr:SimClr",
+        "st_mem": "cardialign.pretrain.methods.st_mem:StMem",
     },
 )
 """`method.name` -> the class, a `pretrain.methods.base.Method`."""

@@ -7,9 +7,40 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.soak import more_examples
+
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+
+
+LONG = (
+    "tests/end_to_end/test_demo.py",
+    "tests/end_to_end/test_by_hand.py",
+    "tests/end_to_end/",
+    "tests/faults/",
+    "tests/pretrain/training/",
+    "tests/kernels/triton_support/",
+    "tests/cluster/",
+    "tests/pretrain/",
+    "tests/kernels/",
+)
+"""Where the long modules are, longest first. Two processes end together when the short ones come last."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--examples", type=int, default=1, metavar="N", help="N times the examples of property tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long modules first; the order within them, and of all others, stays."""
+    for test in {item.obj for item in items if isinstance(item, pytest.Function)}:
+        more_examples(test, config.getoption("--examples"))
+
+    def place(item: pytest.Item) -> int:
+        return next((rank for rank, start in enumerate(LONG) if item.nodeid.startswith(start)), len(LONG))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

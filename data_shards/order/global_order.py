@@ -58,7 +58,7 @@ class GlobalOrder(PartedOrder):
         self.codes = _compact(given)
         self._patient_count = int(self.codes.max()) + 1
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.rows, self.patients, self.global_batch, self.seed, self.fingerprint)
 
     def _locate(self, row: int) -> tuple[int, int]:

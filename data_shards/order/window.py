@@ -16,6 +16,7 @@ Smaller windows keep the permutation, not these two bounds.
 from __future__ import annotations
 
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,7 @@ class WindowOrder(PartedOrder):
         self._windows = -(-counts.size // window)
         self._layout = lru_cache(maxsize=4)(self._epoch_layout)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._arguments
 
     @property

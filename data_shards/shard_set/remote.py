@@ -110,7 +110,7 @@ class RemoteShards:
     shards: dict[str, tuple[int, str]]
     _given_up: dict[str, tuple[float, DataError]] = field(default_factory=dict, repr=False, compare=False)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.url, self.folder, self.cache, self.shards)
 
     def open(self, name: str) -> int:

@@ -26,7 +26,7 @@ SOURCES = Table(
         "arrays": "cardialign.data_shards.sources.arrays:Arrays",
     },
 )
-"""Name -> "module:class". A new data set is one file here and one row in this table; template.py is there to be copied.
+"""Name -> "module:class". A new data set is one file here and one row in this table; template.py is to be copied.
 
 A reader in a package of its own is found by an entry point of the group `cardialign.sources`.
 """
@@ -36,7 +36,10 @@ ALIASES: dict[str, str] = {"npy": "arrays", "npz": "arrays", "csv": "arrays"}
 
 
 def source_class(name: str) -> type[Source]:
-    """The reader class called `name`. Raises UsageError for an unknown name, and for a plug-in that cannot be imported."""
+    """The reader class called `name`.
+
+    Raises UsageError for an unknown name, and for a plug-in that cannot be imported.
+    """
     found: type[Source] = SOURCES.find(ALIASES.get(name, name))
     return found
 

@@ -7,6 +7,7 @@ average), so the corpus mean is taken off first. R reports, width d, b reports o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -90,7 +91,9 @@ def low_rank_space(bank: CentredReports, seed: int = 0) -> tuple[np.ndarray, lis
     return axes, errors
 
 
-def _pairs(bank: CentredReports, first: np.ndarray, second: np.ndarray, block: int = 4096):
+def _pairs(
+    bank: CentredReports, first: np.ndarray, second: np.ndarray, block: int = 4096
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for at in range(0, first.size, block):
         yield bank.centred(first[at : at + block]), bank.centred(second[at : at + block])
 

@@ -50,7 +50,7 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> RunCo
 
     Raises UsageError naming every mistake at once: dotted key, reason, value, remedy.
     """
-    old = [f"{name} (now {RENAMED[name]})" for name in RENAMED if name in values]
+    renamed = [f"{old} is called {new} now" for old, new in RENAMED.items() if old in values]
     values = upgrade(values, origin)
     try:
         return RunConfig.model_validate(values)
@@ -59,9 +59,8 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> RunCo
         lines = sentences(error, RunConfig, chosen)
         count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}"
         raise UsageError(
-            f"{origin}{f', in its {chr(32).join(old)}' if old else ''} has {count}:\n"
-            + "\n".join(f"  - {line}" for line in lines),
-            "correct the keys above and run again",
+            f"{origin} has {count}:\n" + "\n".join(f"  - {line}" for line in lines),
+            "; ".join([*renamed, "correct the keys above and run again"]),
         ) from None
 
 

@@ -38,8 +38,9 @@ class Measured:
         return self.leads[lead][round((at + start_ms / 1000) * RATE) : round((at + stop_ms / 1000) * RATE)]
 
     def qrs_ms(self) -> int:
-        """Duration over which the leads move fast:
-        the unbroken stretch above 7 % of their greatest speed, pauses of up to 22 ms at peaks allowed.
+        """Duration over which the leads move fast, ms.
+
+        It is the unbroken stretch above 7 % of their greatest speed; pauses of up to 22 ms at peaks are allowed.
         """
         at = round(self.beat() * RATE)
         start = at + (4 if self.heart.draft.beat.spike is not None else -30)  # a pacing spike is no part of the QRS

@@ -1,6 +1,4 @@
-"""Feature hashing of words: a real, deterministic text encoder without weights,
-for tests of what is built on embeddings.
-"""
+"""Feature hashing of words: a real, deterministic text encoder without weights, for what is built on embeddings."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ ROOMS: dict[str, list[set[str]]] = {
 }
 """Floor -> its rooms from the ground up.
 
-A room imports from rooms under it, from itself, and from its neighbours without a circle.
+A room imports from rooms under it, itself, and its neighbours in no circle.
 """
 GROWING = {"data_shards/sources", "pretrain/methods", "cluster/commands"}
 """Lists: one file per entry, however many."""
@@ -111,9 +111,7 @@ def floor_and_room(module: str) -> tuple[str, str]:
 
 
 def upward_floors(root: Path) -> list[str]:
-    """Imports from a floor that is not under the importer's,
-    foreign packages it must not know, and floors by their bare names.
-    """
+    """Imports from a floor that is not under the importer's, foreign packages, and floors by their bare names."""
     found = []
     for name, path in modules(root).items():
         floor = name.split(".")[1]
@@ -178,9 +176,7 @@ def crowded_folders(root: Path) -> list[str]:
 
 
 def forbidden(root: Path, importers: Sequence[str], imported: Sequence[str]) -> list[str]:
-    """Modules of the rooms `importers` that import one of the rooms `imported` (as `floor.room`),
-    directly or on the way.
-    """
+    """Modules of the rooms `importers` that reach one of the rooms `imported` (as `floor.room`), on whatever way."""
     arrows = graph(root)
 
     def within(name: str, rooms: Sequence[str]) -> bool:
@@ -263,8 +259,7 @@ def names_for_tests_alone(root: Path) -> list[str]:
     """Public functions, classes, methods and constants whose name stands nowhere else in the product.
 
     A name counts as used when it stands a second time in any file that is not a test: code, a recipe, a page's code or
-    a table of names. Methods of classes that a library calls (`forward`, `backward`, validators) carry names of its
-    own.
+    a table of names. Methods of classes that a library calls (`forward`, `backward`, validators) carry its names.
     """
     product = [*modules(root).values(), *(root / PACKAGE).glob("*.py")]
     uses: Counter[str] = Counter()

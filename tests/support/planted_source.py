@@ -1,4 +1,5 @@
-"""Records whose label is planted in the signal, so that what an evaluation must find is known:
+"""Records whose label is planted in the signal, so that what an evaluation must find is known.
+
 UP and DOWN deflections, FAST pulses, and neither.
 """
 
@@ -16,8 +17,9 @@ RECORDS_PER_PATIENT = 2
 
 
 class PlantedSource:
-    """`count` records of 2 s at 100 Hz, two per patient, folds 1 and 2;
-    every seventh is not labelled; RARE is never present.
+    """`count` records of 2 s at 100 Hz, two per patient, folds 1 and 2.
+
+    Every seventh is not labelled; RARE is never present.
     """
 
     name = "planted"

@@ -1,6 +1,4 @@
-"""Sets of CPSC2018 and Chapman-Shaoxing-Ningbo in their own layouts,
-and label files of merl-v1 as they are published, both made up.
-"""
+"""Made-up sets of CPSC2018 and Chapman-Shaoxing-Ningbo in their layouts, and label files as merl-v1 publishes them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A small real source for these tests: synthetic but Einthoven-lawful ECG,
-made from a seed, read one record at a time.
-"""
+"""A small real source for these tests: synthetic but Einthoven-lawful ECG from a seed, read one record at a time."""
 
 from __future__ import annotations
 
@@ -25,8 +23,9 @@ PHRASES = (
 
 
 def heart_counts(rng: np.random.Generator, samples: int, rate: float = 500.0, gain: float = 200.0) -> np.ndarray:
-    """int16 (12, samples): beats of Gaussian waves on a dipole plus a little noise;
-    limb leads rounded as devices round them.
+    """int16 (12, samples): beats of Gaussian waves on a dipole plus a little noise.
+
+    Limb leads are rounded as devices round them.
     """
     time_s = np.arange(samples) / rate
     phase = (time_s * rng.uniform(0.9, 1.6) + rng.random()) % 1.0
@@ -42,8 +41,9 @@ def heart_counts(rng: np.random.Generator, samples: int, rate: float = 500.0, ga
 
 
 class SmallSource:
-    """`records` records of `records // 3` patients;
-    every 10th has no report, `bad` keys are rejected, `delay` seconds per read slows a build.
+    """`records` records of `records // 3` patients; every 10th has no report.
+
+    Keys of `bad` are rejected; `delay` seconds per read slow a build.
     """
 
     name = "small"

@@ -1,6 +1,4 @@
-"""A small cohort, its shard set at 100 Hz x 2.5 s, and an encoder that was never trained:
-what tests of the top floor stand on.
-"""
+"""What tests of the top floor stand on: a small cohort, its shard set at 100 Hz x 2.5 s, and an untrained encoder."""
 
 from __future__ import annotations
 

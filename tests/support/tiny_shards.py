@@ -27,9 +27,7 @@ STATEMENTS = (
 
 
 class TinySource:
-    """Records whose beat rate and amplitude follow their report, so that there is something to learn;
-    two records per patient.
-    """
+    """Two records per patient; beat rate and amplitude follow the report, so that there is something to learn."""
 
     name = "tiny"
     root = Path(".")

@@ -1,6 +1,4 @@
-"""A small real two-tower model, its full-matrix InfoNCE,
-and the training steps that the process tests run on every rank.
-"""
+"""A small real two-tower model, its full-matrix InfoNCE, and the training steps that tests run on every rank."""
 
 from __future__ import annotations
 
@@ -63,8 +61,9 @@ def infonce(ecg: torch.Tensor, text: torch.Tensor, log_scale: torch.Tensor) -> t
 
 
 def gathered_infonce(features: dict[str, torch.Tensor]) -> StepLoss:
-    """Full-matrix loss on every rank; autograd reaches the local rows and,
-    because log_scale enters the whole matrix, its global gradient.
+    """Full-matrix loss on every rank.
+
+    Autograd reaches the local rows and, because log_scale enters the whole matrix, its global gradient.
     """
 
     def gather(tensor: torch.Tensor) -> torch.Tensor:
@@ -110,11 +109,11 @@ def settings(stage: int, micro_batch: int | None, **training: Any):
 def reference(
     dropout: float = 0.0, micro_batch: int = GLOBAL_BATCH, world: int = 1
 ) -> tuple[list[float], list[float], np.ndarray]:
-    """One process, plain torch in float64, one graph over the whole batch:
-    loss and gradient norm per step, weights after STEPS steps.
+    """One process, plain torch in float64, one graph over the whole batch.
 
-    With dropout the batch is encoded in the pieces of the plan, rank by rank, so that the masks are drawn in the same
-    order; the masks themselves are those of float32 tensors, which is what the engine draws.
+    Returns loss and gradient norm per step, and the weights after STEPS steps. With dropout the batch is encoded in the
+    pieces of the plan, rank by rank, so that the masks are drawn in the same order; the masks themselves are those of
+    float32 tensors, which is what the engine draws.
     """
     torch.manual_seed(0)
     model = TwoTowers(dropout)

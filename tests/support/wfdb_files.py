@@ -15,9 +15,7 @@ MIMIC_LEADS = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V
 def ecg_counts(
     samples: int = 1000, leads: int = 12, seed: int = 0, rate: float = 500.0, gain: float = 200.0
 ) -> np.ndarray:
-    """int16 (leads, samples): beats of one QRS a second on noise,
-    every lead with an amplitude of its own, around 1 mV.
-    """
+    """int16 (leads, samples): beats of one QRS a second on noise; every lead has its own amplitude, around 1 mV."""
     rng = np.random.default_rng(seed)
     seconds = np.arange(samples) / rate
     beats = np.exp(-(((seconds + 0.5) % 1.0 - 0.5) ** 2) / (2 * 0.012**2))
@@ -38,10 +36,7 @@ def write_record(
     prefix: bytes = b"",
     suffix: str = ".dat",
 ) -> Path:
-    """Write `path`.hea and the interleaved int16 signal file.
-
-    `gains` is the gain field, one for all leads or one each.
-    """
+    """Write `path`.hea and the interleaved int16 signal file; `gains` is the gain field, one for all leads or each."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fields = [gains] * len(leads) if isinstance(gains, str) else list(gains)
     name = path.name

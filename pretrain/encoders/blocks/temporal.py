@@ -118,7 +118,6 @@ class TemporalEncoder(nn.Module):
 
     Drop path grows linearly with depth.
     seconds (N,), or (B, N) where each sequence holds other patches: a masked autoencoder's kept ones.
-
     key_mask bool (B, N): False = the token of padded samples or of a missing lead group, None = all valid. `dense`
     computes such tokens, lets nobody attend to them, and what stands at their places afterwards means nothing; `packed`
     leaves them out and puts zeros there. All other tokens are equal. `packed` waits for the device once per call, and

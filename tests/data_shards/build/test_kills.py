@@ -18,7 +18,7 @@ from tests.data_shards.build.test_build import digests
 from tests.support.small_source import SmallSource
 
 OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
-EVERY = int(os.environ.get("CARDIALIGN_KILL_EVERY", "13"))
+EVERY = [13, pytest.param(1, marks=pytest.mark.slow)]
 """Of the file operations of a build, the test kills before every so many; 1 takes a minute."""
 
 
@@ -66,8 +66,11 @@ def problem_of(out: Path, records: int) -> str:
     return ""
 
 
+@pytest.mark.parametrize("every", EVERY)
 @pytest.mark.parametrize("before", ["nothing", "a larger set", "an unfinished build"])
-def test_a_build_killed_before_any_file_operation_ends_in_the_same_bytes(tmp_path: Path, before: str) -> None:
+def test_a_build_killed_before_any_file_operation_ends_in_the_same_bytes(
+    tmp_path: Path, before: str, every: int
+) -> None:
     build(tmp_path / "wanted", 6)
     build(tmp_path / "larger", 9)
     wanted, larger = digests(tmp_path / "wanted"), digests(tmp_path / "larger")
@@ -90,5 +93,5 @@ def test_a_build_killed_before_any_file_operation_ends_in_the_same_bytes(tmp_pat
             build(out, 6, overwrite=True)
         assert digests(out) == wanted, operation
         shutil.rmtree(out)
-        operation += EVERY
+        operation += every
     assert digests(out) == wanted and kills > 3

@@ -1,12 +1,14 @@
-"""Every Triton kernel that is dispatched compiles for both architectures without spills and onto tensor cores; and the check can say no."""
+"""Every dispatched Triton kernel compiles for both architectures, without spills, onto tensor cores; faults show."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from cardialign.kernels.triton_support.compile_check import (
     table,
 )
 from cardialign.kernels.triton_support.launch import Variant
+from tests.support.kernels.compiled import cache_folder, compiled
 from tests.support.kernels.interpreter import interpreted
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is for Linux only")
@@ -36,9 +39,19 @@ def small(kind: str, **changes: object) -> Variant:
     return replace(variant, **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: f"{variant.name} sm_{variant.architecture}")
-def test_a_dispatched_variant_fits(variant: Variant) -> None:
-    result = compile_variant(variant)
+def every_variant() -> Iterator[Any]:
+    """All variants; those after the first of their kernel and architecture take their time in `make test-slow`."""
+    seen = set()
+    for variant in VARIANTS:
+        first = (kernel := (variant.kernel.__name__, variant.architecture)) not in seen
+        seen.add(kernel)
+        name = f"{variant.name} sm_{variant.architecture}"
+        yield pytest.param(variant, id=name, marks=[] if first else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize("variant", every_variant())
+def test_a_dispatched_variant_fits(variant: Variant, pytestconfig: pytest.Config) -> None:
+    result = compiled(variant, cache_folder(pytestconfig))
     assert result.registers > 0
     assert not variant.dispatched or not result.faults, result.faults
     if f"triton {version('triton')}," in PAGE:

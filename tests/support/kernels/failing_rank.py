@@ -1,6 +1,4 @@
-"""`python -m tests.support.kernels.failing_rank`:
-a rank that does what its request asks of it: fails, or never ends.
-"""
+"""`python -m tests.support.kernels.failing_rank`: a rank that does what its request asks: it fails, or never ends."""
 
 import json
 import os

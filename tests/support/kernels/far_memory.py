@@ -1,5 +1,6 @@
-"""Launches on tensors of billions of elements, of which only the last pages exist:
-for tests of offsets, in the interpreter's helper process.
+"""Launches on tensors of billions of elements, of which only the last pages exist.
+
+For tests of offsets, in the interpreter's helper process.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ class StoppedError(Exception):
 
 @contextmanager
 def last_program_of_every_launch(stop_before: str = "") -> Iterator[dict[str, dict[str, Any]]]:
-    """Grids are cut to their last program, which still thinks it is the last of all;
-    yields the arguments of every kernel by its name.
+    """Grids are cut to their last program, which still thinks it is the last of all.
+
+    Yields the arguments of every kernel by its name.
 
     stop_before: name of the kernel that raises StoppedError instead of running.
     """

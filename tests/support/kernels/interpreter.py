@@ -1,5 +1,4 @@
-"""Run functions where Triton kernels are interpreted on the CPU:
-one helper process per test session, started with TRITON_INTERPRET=1.
+"""Run functions where Triton kernels are interpreted on the CPU: one helper per session, with TRITON_INTERPRET=1.
 
 Whether a kernel is compiled or interpreted is settled when it is imported, so the variable must be there before triton
 is; the process of the tests itself stays free to compile. This module must import neither torch nor triton at the top:
@@ -41,10 +40,7 @@ def _helper() -> ProcessPoolExecutor:
 
 
 def interpreted(function: Callable[..., Any], *args: Any, deadline: float = 120.0) -> Any:
-    """function(*args) in the helper; function at module level, args and result picklable.
-
-    What it raises is raised here.
-    """
+    """function(*args) in the helper; function at module level, args and result picklable. What it raises comes back."""
     try:
         return _helper().submit(function, *args).result(timeout=deadline)
     except BrokenProcessPool:

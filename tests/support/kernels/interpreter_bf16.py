@@ -1,14 +1,12 @@
-"""Repair what Triton's interpreter gets wrong about bfloat16, for tests only.
-
-Nothing of this runs where kernels are compiled.
+"""Repair what Triton's interpreter gets wrong about bfloat16, for tests only; nothing of this runs in compiled kernels.
 
 The interpreter keeps bfloat16 as 16-bit integers. Two operations forget that (triton 3.6 to 3.9):
-    tl.dot    multiplies the bit patterns as integers: values of 1e9 and no error raised (triton-lang/triton issue
-              11584, closed as unsupported)
+    tl.dot    multiplies the bit patterns as integers: values of 1e9 and no error raised
+              (triton-lang/triton issue 11584, closed as unsupported)
     x.to(tl.bfloat16)   from float32 cuts the low half off, where every GPU rounds to nearest, ties to even
 A product of two bfloat16 numbers is exact in float32, so widening and multiplying in float32 is what tensor cores do,
-up to the order of sums. `tests/support/kernels/test_interpreter_bf16.py` fails when the repair stops working, and when
-it stops being needed.
+up to the order of sums.
+`tests/support/kernels/test_interpreter_bf16.py` fails when the repair stops working, and when it stops being needed.
 """
 
 from __future__ import annotations

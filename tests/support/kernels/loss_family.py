@@ -1,6 +1,4 @@
-"""Every loss of the family beside its full-matrix reference,
-on one batch whose reports, duplicates and labels are all in use.
-"""
+"""Every loss of the family beside its full-matrix reference, on one batch that uses reports, duplicates and labels."""
 
 from __future__ import annotations
 
@@ -64,13 +62,15 @@ class Batch:
         return self.each(lambda name, tensor: tensor if name in ("log_scale", "bias") else tensor[rows].clone())
 
     def similarity(self, kind: str = "cosine") -> Similarity:
-        return Similarity(kind, {"cosine": self.features, "jaccard": self.statements, "none": None}[kind], self.key)  # type: ignore[arg-type]
+        reports = {"cosine": self.features, "jaccard": self.statements, "none": None}[kind]
+        return Similarity(kind, reports, self.key)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Member:
-    """tiled(batch, **options) and plain(batch) give the same loss;
-    `leaves` name what it is differentiated by. gain: scale of the embeddings.
+    """tiled(batch, **options) and plain(batch) give the same loss.
+
+    leaves: what it is differentiated by. gain: scale of the embeddings.
     """
 
     tiled: Callable[..., Tensor]

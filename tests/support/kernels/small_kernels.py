@@ -1,4 +1,4 @@
-"""Kernels of a few lines, for the tests of the tools that kernels are tested with.
+"""Kernels of a few lines, for tests of the tools that kernels are tested with.
 
 Import only where triton may be imported.
 """

@@ -1,6 +1,4 @@
-"""The interpreter's bfloat16 is repaired for our tests;
-these fail when the repair breaks and when it is no longer needed.
-"""
+"""The interpreter's bfloat16 is repaired for our tests; these fail when the repair breaks or is no longer needed."""
 
 from __future__ import annotations
 
