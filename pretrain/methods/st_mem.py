@@ -1,12 +1,11 @@
 """ST-MEM (Na et al. 2024): most patches of every lead are hidden and reconstructed from what all leads show.
 
-No reports. Per lead `mask_ratio` of the patches are hidden, drawn for each lead alone, so that every lead keeps the
-same number. The encoder sees the kept patches of all leads together. The decoder works lead by lead with shared
-weights: it sees the other leads only through what the encoder made of the kept patches. The loss is the mean squared
-error of the hidden, recorded patches, each normalised to mean 0 and variance 1:
+No reports. Per lead `mask_ratio` of the patches are hidden, drawn for each lead alone: every lead keeps as many.
+The encoder sees the kept patches of all leads together. The decoder works lead by lead with shared weights: it
+sees the other leads only through what the encoder made of the kept patches. The loss is the mean squared error of the
+hidden, recorded patches, each normalised to mean 0 and variance 1:
 
-    L = sum over hidden patches p of |decoded_p - normalised(x_p)|^2 / K  /  number of hidden patches in the global
-    batch
+    L = sum over hidden patches p of |decoded_p - normalised(x_p)|^2 / K  /  hidden patches of the global batch
 
 Ours: rotary positions in seconds, no separator tokens; patches that are padded or of a missing lead count nowhere.
 """

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cardialign.cluster.runs.driver import pretrain
-from cardialign.cluster.runs.failure import ATTEMPTS
+from cardialign.cluster.runs.driver import train_on_ray
 from cardialign.pretrain.config import load_config
+from cardialign.pretrain.run.files import ATTEMPTS
 from cardialign.pretrain.training.alarms import CollapseError
 from tests.support.tiny_set import SMALL
 
@@ -27,6 +27,6 @@ def test_collapse_ends_the_run_with_its_own_message_and_without_another_try(
     ]
     config = load_config("cardialign-demo", [*SMALL, f"data.shards={banked_shards}", *collapse])
     with pytest.raises(CollapseError) as raised:
-        pretrain(config, tmp_path / "run", workers=2)
+        train_on_ray(config, tmp_path / "run", workers=2)
     assert "effective rank" in raised.value.problem and "warm-up" in raised.value.remedy
     assert len((tmp_path / "run" / ATTEMPTS).read_text().splitlines()) == 1

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from cardialign.cluster.runs.driver import pretrain
-from cardialign.cluster.runs.failure import ATTEMPTS, WORKERS
-from cardialign.cluster.tracking.spool import read_json
+from cardialign.cluster.runs.driver import train_on_ray
+from cardialign.data_shards.files import read_json
 from cardialign.pretrain.config import RunConfig, load_config
+from cardialign.pretrain.run.files import ATTEMPTS, WORKERS
 from cardialign.pretrain.run.trace import read_trace
 from tests.support.processes import run_ranks
 from tests.support.tiny_set import SMALL
@@ -56,7 +56,7 @@ def test_run_whose_worker_is_killed_finishes_by_itself_with_the_same_loss_trace(
             os.kill(note["pid"], signal.SIGKILL)
             killed.append(note["pid"])
 
-    result = pretrain(config, tmp_path / "disturbed", workers=2, on_step=kill_one_worker)
+    result = train_on_ray(config, tmp_path / "disturbed", workers=2, on_step=kill_one_worker)
     assert killed and result.restarts == 1 and not result.stopped
     assert result.steps == 60 and starts(tmp_path / "disturbed") == 2
     resumed = read_json(tmp_path / "disturbed" / "result.json")

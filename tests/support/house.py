@@ -42,10 +42,7 @@ ROOMS: dict[str, list[set[str]]] = {
         {"benchmarks", "__main__"},
     ],
 }
-"""Floor -> its rooms from the ground up.
-
-A room imports from rooms under it, itself, and its neighbours in no circle.
-"""
+"""Floor -> its rooms from the ground up. It imports from rooms under it, itself, and neighbours, in no circle."""
 GROWING = {"data_shards/sources", "pretrain/methods", "cluster/commands"}
 """Lists: one file per entry, however many."""
 DEVICE_CODE = ("kernels/contrastive/triton", "kernels/patch_embed/triton", "kernels/triton_support")
