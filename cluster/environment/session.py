@@ -95,9 +95,7 @@ def _join(address: str, environment: dict[str, str]) -> None:
     import ray
 
     runtime: dict[str, Any] = {"env_vars": environment}
-    if "site-packages" not in str(
-        source_root()
-    ):  # else it is on the nodes; no empty list for Ray
+    if "site-packages" not in str(source_root()):  # else it is on the nodes; no empty list for Ray
         runtime["py_modules"] = [str(source_root() / "cardialign")]
     try:
         ray.init(address=address, runtime_env=runtime, **QUIET)
