@@ -14,7 +14,8 @@ from cardialign.data_shards.locations import url_of
 from cardialign.data_shards.plugins import Table
 from cardialign.pretrain.choices import ENCODERS, METHODS
 from cardialign.pretrain.config.fields import Strict
-from cardialign.pretrain.config.run import MAIN, RunConfig
+from cardialign.pretrain.config.run import MAIN, RunConfig, section
+from cardialign.pretrain.config.sections import EncoderConfig
 from cardialign.pretrain.config.sentences import sentences
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -62,6 +63,15 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> RunCo
             f"{origin} has {count}:\n" + "\n".join(f"  - {line}" for line in lines),
             "; ".join([*renamed, "correct the keys above and run again"]),
         ) from None
+
+
+def encoder_section(values: dict[str, Any], origin: str) -> EncoderConfig:
+    """The section `encoder:` of a stored configuration alone, whatever method trained it. Raises UsageError."""
+    try:
+        found: EncoderConfig = section(ENCODERS, upgrade(values, origin).get("encoder", MAIN))
+    except ValueError as error:  # pydantic's, and that of an unknown name
+        raise UsageError(f"{origin}: encoder: {error}", "load it with the release that wrote it") from None
+    return found
 
 
 def _class(table: Table, values: dict[str, Any]) -> type[Strict]:
@@ -130,6 +140,6 @@ def _place_paths(values: dict[str, Any]) -> None:
     if not isinstance(data, dict):
         return
     mixture = data.get("mixture")
-    for section in [data, *(mixture if isinstance(mixture, list) else [])]:
-        if isinstance(section, dict) and isinstance(section.get("shards"), str):
-            section["shards"] = url_of(section["shards"]) or str(Path(section["shards"]).expanduser().absolute())
+    for part in [data, *(mixture if isinstance(mixture, list) else [])]:
+        if isinstance(part, dict) and isinstance(part.get("shards"), str):
+            part["shards"] = url_of(part["shards"]) or str(Path(part["shards"]).expanduser().absolute())

@@ -27,7 +27,7 @@ MAIN = {"name": "cardialign"}
 """What a recipe gets that names no method, or no encoder."""
 
 
-def _section(table: Table, values: Any) -> Any:
+def section(table: Table, values: Any) -> Any:
     """Dict of a section -> the typed configuration of what its `name` asks for, which checks the rest."""
     if not isinstance(values, dict):
         return values
@@ -40,7 +40,7 @@ def _section(table: Table, values: Any) -> Any:
 
 
 def _choice(table: Table) -> BeforeValidator:
-    return BeforeValidator(partial(_section, table))
+    return BeforeValidator(partial(section, table))
 
 
 class RunConfig(Strict):

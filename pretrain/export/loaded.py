@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import SignalSpec
-from cardialign.pretrain.config import RunConfig, parse_config
+from cardialign.pretrain.config import RunConfig, TextConfig, parse_config
+from cardialign.pretrain.config.load import encoder_section
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput, create_encoder
 from cardialign.pretrain.export.contract import SignalContract, SignalForm, conform_signal
 from cardialign.pretrain.run.integrity import verify_export
@@ -40,13 +42,13 @@ class ReportSide(NamedTuple):
 class LoadedEncoder:
     """ECG encoder and report head of one run, in evaluation mode, with the signal contract they were trained under.
 
-    Attributes: `config`, `contract`, `provenance`, `digest` (of the export, or a word for a model that was never
-    exported), `device`, `ecg`, `head` (None when it was trained without reports).
+    Attributes: `config` (read when it is first asked for), `contract`, `provenance`, `digest` (of the export, or a word
+    for a model that was never exported), `device`, `ecg`, `head` (None when it was trained without reports).
     """
 
     def __init__(
         self,
-        config: RunConfig,
+        config: Callable[[], RunConfig],
         contract: SignalContract,
         ecg: EcgEncoder,
         reports: ReportSide | None,
@@ -55,11 +57,16 @@ class LoadedEncoder:
         digest: str,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.config, self.contract, self.provenance, self.digest = config, contract, provenance, digest
+        self._config, self.contract, self.provenance, self.digest = config, contract, provenance, digest
         self.device = torch.device(device)
         self.ecg = ecg.to(self.device).eval().requires_grad_(False)
         self.head = None if reports is None else reports.head.to(self.device).eval().requires_grad_(False)
         self._text_encoder = None if reports is None else reports.text_encoder
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The configuration of the run. Raises UsageError when it names a method or a word that is not here."""
+        return self._config()
 
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -75,9 +82,10 @@ class LoadedEncoder:
         if self._text_encoder is None:
             raise self._without_reports()
         expected = self.provenance.get("text_encoder", {}).get("fingerprint")
-        if expected and self._text_encoder.fingerprint != expected:
+        found = self._text_encoder.fingerprint
+        if expected and found != expected:
             raise UserError(
-                f"text encoder {self.config.text.encoder} here has fingerprint {self._text_encoder.fingerprint[:12]}, "
+                f"text encoder {self._text_encoder.encoder_id} here has fingerprint {found[:12]}, "
                 f"the encoder was trained with {expected[:12]}",
                 "install the same version of the text encoder; ECG embeddings alone do not need it",
             )
@@ -161,33 +169,34 @@ def untrained_encoder(
         spec, config.data.normalisation, config.encoder.embedding_dim, config.training.lead_dropout
     )
     provenance, digest = {"untrained_seed": seed}, f"untrained-seed-{seed}"
-    return LoadedEncoder(config, contract, ecg, reports, provenance=provenance, digest=digest, device=device)
+    return LoadedEncoder(lambda: config, contract, ecg, reports, provenance=provenance, digest=digest, device=device)
 
 
 def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> LoadedEncoder:
     """Verify an exported folder and load it. Nothing in it is executed or unpickled.
 
-    Raises UserError naming each file that is not as written.
+    The method that trained the encoder need not be here. Raises UserError naming each file that is not as written.
     """
     path = Path(path)
     digest = verify_export(path)
-    config = parse_config(_read_json(path / "config.json"), str(path / "config.json"))
+    values, origin = _read_json(path / "config.json"), str(path / "config.json")
     contract = SignalContract.from_dict(_read_json(path / "signal_contract.json"))
-    ecg = create_encoder(config.encoder, contract.spec, contract.normalisation)
+    ecg = create_encoder(encoder_section(values, origin), contract.spec, contract.normalisation)
     ecg.load_state_dict(load_file(path / "model.safetensors"))
-    reports = _load_reports(path, config, device)
+    reports = _load_reports(path, TextConfig.model_validate(values["text"]), contract.embedding_dim, device)
     provenance = _read_json(path / "provenance.json")
     log.info("encoder=%s digest=%s rate=%g leads=12", path, digest[:12], contract.sampling_rate)
+    config = partial(parse_config, values, origin)
     return LoadedEncoder(config, contract, ecg, reports, provenance=provenance, digest=digest, device=device)
 
 
-def _load_reports(path: Path, config: RunConfig, device: torch.device | str) -> ReportSide | None:
+def _load_reports(path: Path, config: TextConfig, embedding_dim: int, device: torch.device | str) -> ReportSide | None:
     if not (path / "text_head.safetensors").is_file():
         return None
     trained = path / "text_encoder.safetensors"
-    text = TextEncoder(config.text, load_file(trained) if trained.is_file() else None, device)
+    text = TextEncoder(config, load_file(trained) if trained.is_file() else None, device)
     weights = load_file(path / "text_head.safetensors")
-    head = TextHead(weights["norm.weight"].numel(), config.encoder.embedding_dim)
+    head = TextHead(weights["norm.weight"].numel(), embedding_dim)
     head.load_state_dict(weights)
     return ReportSide(text, head)
 

@@ -21,6 +21,7 @@ from cardialign.pretrain.encoders.base import create_encoder
 from cardialign.pretrain.export.loaded import load_encoder, untrained_encoder
 from cardialign.pretrain.export.program import pickled_parts, save_program
 from cardialign.pretrain.export.write import export_encoder
+from cardialign.pretrain.run.integrity import write_digests
 from tests.support.small_encoder import SPEC, small_config, small_model
 
 
@@ -313,3 +314,15 @@ def test_the_untrained_twin_is_reproducible_differs_from_the_trained_one_and_lea
     a, b, c = (twin.embed(ecg(), sampling_rate=100) for twin in twins)
     assert np.array_equal(a, b)
     assert not np.allclose(a, c) and not np.allclose(a, loaded.embed(ecg(), sampling_rate=100))
+
+
+def test_an_encoder_whose_method_is_not_here_still_embeds(copy):
+    values = json.loads((copy / "config.json").read_text())
+    values["method"] = {"name": "of-a-plugin", "strength": 3}
+    (copy / "config.json").write_text(json.dumps(values))
+    write_digests(copy)
+    encoder = load_encoder(copy)
+    assert encoder.embed(np.zeros((12, 200), dtype=np.float32) + 0.1, sampling_rate=100).shape == (1, 8)
+    assert encoder.embed_text(TEXTS).shape == (len(TEXTS), 8)
+    with pytest.raises(UserError, match="unknown method 'of-a-plugin'"):
+        encoder.config  # noqa: B018
