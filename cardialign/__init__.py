@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cardialign.cluster.runs.lifecycle import run as train
-    from cardialign.data_shards.build.build import build_shards
+    from cardialign.data_shards.build.build import SetPlan, build_shards
     from cardialign.data_shards.errors import UserError
+    from cardialign.data_shards.record import SignalSpec
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.data_shards.signal.plot import draw_ecg
     from cardialign.data_shards.sources import open_source
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     open_shards = ShardSet.open
 
 NAMES = {
+    "SetPlan": "cardialign.data_shards.build.build:SetPlan",
+    "SignalSpec": "cardialign.data_shards.record:SignalSpec",
     "UserError": "cardialign.data_shards.errors:UserError",
     "open_source": "cardialign.data_shards.sources:open_source",
     "build_shards": "cardialign.data_shards.build.build:build_shards",
@@ -43,6 +46,8 @@ NAMES = {
 """Public name -> "module:attribute". `pretrain` is a room, so the verb is `train`."""
 
 __all__ = [
+    "SetPlan",
+    "SignalSpec",
     "UserError",
     "build_shards",
     "draw_ecg",

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cardialign.cluster.cli.options import TRACKING_URI
 from cardialign.cluster.cli.progress import Progress
 from cardialign.cluster.environment.versions import git_commit, versions
 from cardialign.cluster.tracking.tracker import RunTracker
@@ -25,7 +26,7 @@ FINAL = ("final_loss", "records_per_second", "data_wait_share", "restarts")
 class Tracking:
     """The MLflow store and experiment of a run. optional: train also when the store cannot be opened."""
 
-    uri: str
+    uri: str = TRACKING_URI
     experiment: str = "cardialign"
     optional: bool = False
 
@@ -68,15 +69,15 @@ def _bank(shards: Path, text: TextConfig) -> dict[str, Any]:
 
 def run(
     config: RunConfig,
-    run_dir: Path,
-    tracking: Tracking,
+    run_dir: Path | str,
+    tracking: Tracking | None = None,
     *,
     workers: int = 2,
     address: str | None = None,
     max_failures: int = 3,
     register_as: str | None = None,
 ) -> dict[str, Any]:
-    """Train, track, export to `run_dir/export`, register.
+    """Train, track (default: the MLflow store of this folder), export to `run_dir/export`, register.
 
     The result's `exit_code` is 75 when the run stopped at a committed checkpoint. Raises UserError: configuration,
     data, an MLflow store that cannot be opened (unless `tracking.optional`), a run directory that another run holds,
@@ -86,12 +87,11 @@ def run(
 
     if workers < 1:
         raise UsageError(f"--workers {workers} is less than 1", "one worker is the least")
-    with locked_run(run_dir.expanduser().absolute()):
-        config = _with_local_start(config, run_dir.expanduser().absolute(), tracking.uri)
+    run_dir, tracking = Path(run_dir).expanduser().absolute(), tracking or Tracking()
+    with locked_run(run_dir):
+        config = _with_local_start(config, run_dir, tracking.uri)
         data = prepare(config)
-        tracker = RunTracker(
-            run_dir.expanduser().absolute(), tracking.uri, experiment=tracking.experiment, optional=tracking.optional
-        )
+        tracker = RunTracker(run_dir, tracking.uri, experiment=tracking.experiment, optional=tracking.optional)
         tracker.start(config.name, _parameters(config, workers, data), _tags(data))
         status, final = "FAILED", {}
         try:
