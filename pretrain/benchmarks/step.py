@@ -48,8 +48,9 @@ def measure_step(
     rounds: int = 10,
     profile: bool = False,
 ) -> dict[str, Any]:
-    """Median milliseconds of a step and its parts, ECG/s,
-    counted FLOPs per step and the rate as a share of a GEMM measured in the same run.
+    """Median milliseconds of a step and its parts, ECG/s, counted FLOPs per step and their rate.
+
+    The rate is a share of that of a GEMM measured in the same run.
 
     batch: records per step; default the recipe's micro-batch, on a CPU at most 32. spec: default 10 s at 500 Hz. Times
     are wall-clock on CUDA and CPU seconds on a CPU. `mfu` is there where the device's data sheet is known and the

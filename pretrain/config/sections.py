@@ -1,5 +1,6 @@
-"""The sections of a recipe that every method shares,
-and the bases of the two that a method and an encoder bring themselves.
+"""The sections of a recipe that every method shares.
+
+And the bases of the two that a method and an encoder bring themselves.
 """
 
 from __future__ import annotations

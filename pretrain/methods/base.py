@@ -53,8 +53,9 @@ class ReportBank(Protocol):
         ...
 
     def similarity_features(self, report_ids: np.ndarray, dim: int | None = None) -> np.ndarray:
-        """float32 (b, d) or (b, dim) unit rows whose products are the centred cosines,
-        or their low-rank approximation.
+        """float32 (b, d) or (b, dim) unit rows.
+
+        Their products are the centred cosines, or the low-rank approximation of these.
         """
         ...
 
@@ -149,8 +150,9 @@ class Method(nn.Module):
         return None
 
     def learning_rates(self, step: int) -> Mapping[str, float]:
-        """Parameter-name prefix -> factor of the learning rate at this step (0-based),
-        for parts that do not follow the schedule as it stands.
+        """Parameter-name prefix -> factor of the learning rate at this step (0-based).
+
+        For parts that do not follow the schedule as it stands.
 
         The prefixes are the same at every step (they decide the optimizer's groups). 0 keeps a part where it is:
         alternating steps.

@@ -1,5 +1,6 @@
-"""Ranks that succeed or fail together: what one rank learns,
-every rank learns, so that none is left waiting in a collective.
+"""Ranks that succeed or fail together.
+
+What one rank learns, every rank learns, so that none is left waiting in a collective.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""What a run reads: its shard set or its mixture of several,
-the rows it selects, their order, its text bank, and how many steps they make.
+"""What a run reads: its shard set or its mixture of several, the rows it selects and their order.
+
+Also its text bank, and how many steps they make.
 """
 
 from __future__ import annotations
@@ -50,8 +51,10 @@ def open_sets(data: DataConfig) -> ShardSet | JoinedSets:
 
 
 def open_data(config: RunConfig) -> tuple[ShardSet | JoinedSets, Selection, Order]:
-    """Shard set(s), the rows of the run (their folds and split, with a report where the method reads reports),
-    and their order. Raises UserError or DataError with the remedy.
+    """Shard set(s), the rows of the run, and their order.
+
+    The rows are those of the folds and the split, with a report where the method reads reports. Raises UserError or
+    DataError with the remedy.
     """
     data, opened = config.data, open_sets(config.data)
     if isinstance(opened, ShardSet):

@@ -38,11 +38,10 @@ class Workers:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a global batch is cut: rows per micro-batch (at most) and micro-batches per optimizer step,
-    the same number on every rank.
+    """How a global batch is cut: rows per micro-batch (at most) and micro-batches per optimizer step.
 
-    The number is a pure function of the three inputs, because ranks that run a different number of forwards wait for
-    each other for ever (ZeRO-3).
+    Their number is the same on every rank: a pure function of the three inputs, because ranks that run a different
+    number of forwards wait for each other for ever (ZeRO-3).
     """
 
     global_batch: int
@@ -217,8 +216,9 @@ def optimizer_step(engine: Any) -> float:
 
 
 def part_weights(engine: Any, prefix: str) -> dict[str, torch.Tensor]:
-    """The trained parameters whose names begin with `prefix` (left out),
-    whole, on the device and detached, whatever the ZeRO stage.
+    """The trained parameters whose names begin with `prefix`, which is left out.
+
+    Whole, on the device and detached, whatever the ZeRO stage.
 
     A collective under ZeRO-3. Below it the tensors are the parameters themselves: read them, never write.
     """

@@ -26,8 +26,9 @@ EXPORTED = {"model": "ecg.", "text_head": "text.head.", "text_encoder": "text.tr
 
 @dataclass(frozen=True)
 class Initialised:
-    """Which tensors of the method were loaded,
-    which start fresh because the source has none of that name, and what of the source was not used.
+    """What became of the tensors of the method and of the source, by name.
+
+    loaded from the source; fresh, because the source has none of that name; skipped: in the source, but not used.
     """
 
     source: str

@@ -209,8 +209,9 @@ class _Run:
         return features, {**figures, "loss": self.loss, "lr": lr, "grad_norm": norm}
 
     def _observed(self, done: int, features: Tensors, clock: StepClock, stream: ShardStream) -> dict[str, float]:
-        """What is looked at every few steps only: where the time went,
-        the rank of the embeddings, trouble with the data.
+        """What is looked at every few steps only.
+
+        Where the time went, the rank of the embeddings, trouble with the data.
         """
         seconds, shard = clock.slowest
         log.info(
@@ -248,8 +249,9 @@ class _Run:
         return TraceWriter(self.run_dir, self.start) if self.workers.rank == 0 else nullcontext()
 
     def _agreed(self, stream: ShardStream) -> Iterator[Batch]:
-        """Batches until a rank is asked to stop; all ranks leave,
-        or fail, before the same step, none waits for one that is gone.
+        """Batches until a rank is asked to stop.
+
+        All ranks leave, or fail, before the same step; none waits for one that is gone.
         """
         batches = iter(stream)
         while True:

@@ -82,16 +82,18 @@ class Quarantine:
         self._check_budget()
 
     def touches(self, batch: Batch) -> bool:
-        """This rank could not read its part of the batch,
-        or the batch holds a record that is quarantined by now (it may have been read before).
+        """This rank could not read its part of the batch, or the batch holds a record that is quarantined by now.
+
+        It may have been read before.
         """
         return bool(batch.bad) or any(
             self.rows.get(row, batch.step + 1) <= batch.step for row in batch.global_rows.tolist() if self.rows
         )
 
     def settle(self, stream: ShardStream, batch: Batch) -> None:
-        """Put substitutes for everything unreadable into the batch of this step,
-        and for substitutes that cannot be read either; called on every rank when the batch of any rank is touched.
+        """Put substitutes for everything unreadable into the batch of this step.
+
+        Also for substitutes that cannot be read either. Called on every rank when the batch of any rank is touched.
         """
         fresh: list[BadSample] = []
         bad = self._gather(batch.bad)

@@ -1,6 +1,4 @@
-"""Tiny invented methods that use everything a method may ask for,
-and the runs that the contract tests start with them.
-"""
+"""Tiny invented methods that use everything a method may ask for, and the runs of the contract tests."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Channel attention between lead groups: one weight per group and record,
-readable as "which view of the heart decided".
+"""Channel attention between lead groups: one weight per group and record.
+
+It is readable as "which view of the heart decided".
 
 Both blocks take group features (B, G, C) and `present` bool (B, G) and give weights (B, G): 0 for a group without any
 recorded lead, the others sum to 1 (a record without leads gets all 0). An absent group's features never enter the

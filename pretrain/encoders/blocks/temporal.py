@@ -90,8 +90,9 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: x + attention(norm(x)),
-    then x + MLP(norm(x)), with dropout and drop path on both branches.
+    """Pre-norm transformer block: x + attention(norm(x)), then x + MLP(norm(x)).
+
+    Dropout and drop path on both branches.
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float, drop_path: float) -> None:

@@ -30,8 +30,9 @@ class _ClampInward(torch.autograd.Function):
 
 
 class LogitScale(nn.Module):
-    """log(1/temperature), learnable, shape (1,) (DeepSpeed refuses 0-dimensional parameters),
-    clamped to the temperature bounds of the recipe.
+    """log(1/temperature), learnable, clamped to the temperature bounds of the recipe.
+
+    Shape (1,): DeepSpeed refuses 0-dimensional parameters.
     """
 
     def __init__(self, temperature: float, low: float, high: float, learn: bool) -> None:

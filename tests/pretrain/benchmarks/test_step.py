@@ -1,5 +1,6 @@
-"""One measured step is a real step: its parts add up,
-its FLOPs are those of the model, and the CPU is spared the large recipes.
+"""One measured step is a real step.
+
+Its parts add up, its FLOPs are those of the model, and the CPU is spared the large recipes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Packed sequences give the encoder's dense results,
-its gradients and the losses of a run, whatever is missing or padded.
-"""
+"""Packed sequences give the encoder's dense results, gradients and losses, whatever is missing or padded."""
 
 from __future__ import annotations
 

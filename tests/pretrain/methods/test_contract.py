@@ -1,5 +1,6 @@
-"""What a method may be made of: each kind of loss,
-draw and state gives the same run on every topology, through stops and moves.
+"""What a method may be made of.
+
+Each kind of loss, draw and state gives the same run on every topology, through stops and moves.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The two towers as one module: what goes in, what comes out,
-and a temperature that stays inside its bounds but never gets stuck there.
+"""The two towers as one module: what goes in, what comes out.
+
+And a temperature that stays inside its bounds but never gets stuck there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""The loss, the gradient norm and the weights do not depend on ZeRO stage,
-world size or micro-batch (real engines, gloo).
-"""
+"""Loss, gradient norm and weights do not depend on ZeRO stage, world size or micro-batch (real engines, gloo)."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,4 @@
-"""A run over a mixture of two sets: the same samples on one and two workers,
-and the same losses after it was stopped and continued.
-"""
+"""A run over two sets: the same samples on one and two workers, the same losses after it was stopped and continued."""
 
 from __future__ import annotations
 
