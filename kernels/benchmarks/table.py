@@ -117,7 +117,8 @@ def markdown(report: dict[str, Any]) -> list[str]:
     lines = [
         "# Figures of the kernels",
         "",
-        f"Measured {report['date']} by `{command} > kernels/benchmarks/FIGURES.md`; {versions}.",
+        f"Measured {report['date']} by `{command} > kernels/benchmarks/FIGURES.md`;",
+        f"{versions}.",
         "",
     ]
     lines += [*INTRODUCTION.splitlines(), *_targets(report)]
@@ -186,7 +187,7 @@ def _steps(report: dict[str, Any]) -> list[str]:
         use = f", {step['mfu']:.1%} MFU" if step.get("mfu") is not None else ""
         lines.append(
             f"- `{step['recipe']}` on {step['device']}, batch {step['batch']}, {step['precision']}: "
-            f"{step['step_ms']:.4g} ms ({parts}), {step['ecg_per_s']:.3g} ECG/s, "
+            f"{step['step_ms']:.4g} ms\n  ({parts}), {step['ecg_per_s']:.3g} ECG/s, "
             f"{amount(step['flop_per_step'], 'FLOP')} per step, {step['share_of_gemm']:.0%} of the GEMM rate{use}"
         )
     return ["", "## One optimizer step", "", *lines] if lines else []
