@@ -20,7 +20,7 @@ PAGES = sorted(
     for page in ROOT.glob(pattern)
     if page.name != "CHANGELOG.md"  # it tells of what was
 )
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"[\w*-]+(?:/[\w*.-]+)*(?:\.(?:py|md|yaml|json|jsonl|toml|txt|css|parquet|csv|safetensors|pt2)|/)")
 NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*(?:\(\))?")
 MADE_UP = {"work", "demo", "run"}

@@ -48,9 +48,8 @@ def measure_step(
     rounds: int = 10,
     profile: bool = False,
 ) -> dict[str, Any]:
-    """Median milliseconds of a step and its parts, ECG/s, counted FLOPs per step and their rate.
+    """Median milliseconds of a step and its parts, ECG/s, FLOPs per step, their rate beside a GEMM's of this run.
 
-    The rate is a share of that of a GEMM measured in the same run.
     batch: records per step; default the recipe's micro-batch, on a CPU at most 32. spec: default 10 s at 500 Hz. Times
     are wall-clock on CUDA and CPU seconds on a CPU. `mfu` is there where the device's data sheet is known and the
     recipe runs in bf16; `peak_mib` on CUDA, all of the step included.

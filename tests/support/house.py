@@ -223,7 +223,10 @@ PRAGMA = re.compile(r"  # (type: ignore|noqa).*$")
 
 
 def wide_lines(paths: Iterable[Path]) -> list[str]:
-    """Lines over the column limit, notes for the linters left out. Links and fenced code of pages may be wider, tables too: they cannot be wrapped."""
+    """Lines over the column limit, notes for the linters left out.
+
+    Links, tables and fenced code of pages may be wider: they cannot be wrapped.
+    """
     found = []
     for path in paths:
         fenced = False

@@ -7,10 +7,12 @@ import importlib.util
 import pytest
 
 from cardialign.data_shards.errors import UsageError
-from cardialign.pretrain.evaluation.prompts import load_prompts, prompt_set_names
+from cardialign.pretrain.evaluation.prompts import PROMPTS, load_prompts
+
+OURS = sorted(path.stem for path in PROMPTS.glob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", prompt_set_names())
+@pytest.mark.parametrize("name", OURS)
 def test_every_shipped_set_loads_and_is_named_and_versioned_like_its_file(name):
     prompts = load_prompts(name)
     assert prompts.name == name
@@ -18,7 +20,7 @@ def test_every_shipped_set_loads_and_is_named_and_versioned_like_its_file(name):
     assert len(prompts.codes) == len(set(prompts.codes)) >= 5
 
 
-@pytest.mark.parametrize("name", prompt_set_names())
+@pytest.mark.parametrize("name", OURS)
 def test_no_two_classes_of_a_set_share_a_prompt_and_no_prompt_is_a_bare_code(name):
     prompts = load_prompts(name)
     all_prompts = [p.casefold() for c in prompts.classes for p in c.prompts]
