@@ -9,7 +9,9 @@ from pathlib import Path
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import FileFacts, differences, facts_below, write_json
 
-EXPORT_VERSION = 1
+EXPORT_VERSION = 2
+READABLE = (1, 2)
+"""Version 2: the configuration has the sections `encoder:` and `method:`; the report head may be absent."""
 DIGESTS = "digests.json"
 
 
@@ -37,9 +39,9 @@ def verify_export(folder: Path) -> str:
             f"{folder} is not an exported encoder: {DIGESTS} is missing or unreadable",
             "give the folder that `export` wrote",
         ) from None
-    if version != EXPORT_VERSION:
+    if version not in READABLE:
         raise UserError(
-            f"{folder} has export version {version}, this release reads {EXPORT_VERSION}",
+            f"{folder} has export version {version}, this release reads {' and '.join(map(str, READABLE))}",
             "use the release that wrote it",
         )
     found = differences(folder, {name: FileFacts(sha256) for name, sha256 in files.items()}, (DIGESTS,))

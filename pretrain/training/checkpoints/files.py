@@ -32,7 +32,9 @@ from cardialign.pretrain.run.files import CHECKPOINTS
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, 2)
+"""Version 2: the state holds the signal spec, and the configuration the sections `encoder:` and `method:`."""
 MANIFEST = "manifest.json"
 ENGINE, STATE, WEIGHTS = "engine", "trainer_state.json", "model.safetensors"
 QUARANTINE = "quarantine"
@@ -120,9 +122,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"checkpoint {path}: {MANIFEST} cannot be read ({error})", "use an earlier checkpoint"
         ) from None
-    if version != FORMAT_VERSION or not isinstance(files, dict):
+    if version not in READABLE or not isinstance(files, dict):
         raise CheckpointError(
-            f"checkpoint {path}: format version {version}, this release reads {FORMAT_VERSION}",
+            f"checkpoint {path}: format version {version}, this release reads {' and '.join(map(str, READABLE))}",
             "use the release that wrote it",
         )
     if own != _manifest_digest(manifest):
