@@ -62,6 +62,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("cardialign.cluster.environment.versions").version("cardialign")
     if name not in NAMES:
         raise AttributeError(f"module 'cardialign' has no attribute {name!r}; it has {', '.join(__all__)}")
     module, _, path = NAMES[name].partition(":")
@@ -73,4 +75,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *NAMES]
+    return sorted({*NAMES, *(name for name in globals() if name.startswith("__"))})

@@ -49,6 +49,14 @@ class Reference:
         return cls(match["name"], match["alias"], match["version"])
 
 
+def check_name(name: str) -> None:
+    """Raises UsageError for a name that MLflow would not register, before anything is done for it."""
+    if not name.strip() or name != name.strip() or re.search(r"[/:@]", name):
+        raise UsageError(
+            f"{name!r} cannot be the name of a registered encoder", "write a name without /, : and @, like my-encoder"
+        )
+
+
 def register(
     export_dir: Path,
     name: str,
@@ -62,6 +70,7 @@ def register(
     `alias` then points to it. Raises UserError when the folder does not match its digests or the store cannot be
     opened.
     """
+    check_name(name)
     digest = verify_export(export_dir)
     uri = mlflow_store.absolute_uri(tracking_uri)
     client = mlflow_store.open_client(uri)

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 from cardialign.cluster.cli.options import TRACKING_URI
 from cardialign.cluster.cli.progress import Progress
 from cardialign.cluster.environment.versions import git_commit, versions
+from cardialign.cluster.registry.registry import check_name
 from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import DONE, STOPPED, UsageError, UserError
-from cardialign.pretrain.run.files import EXPORT, START
+from cardialign.data_shards.files import write_json
+from cardialign.pretrain.run.files import EXPORT, START, START_NOTE
 from cardialign.pretrain.run.lock import locked_run
 
 if TYPE_CHECKING:
     from cardialign.cluster.runs.driver import PretrainResult
+    from cardialign.data_shards.record import SignalSpec
     from cardialign.pretrain.config import RunConfig, TextConfig
 
 FINAL = ("final_loss", "records_per_second", "data_wait_share", "restarts")
@@ -40,6 +43,7 @@ def prepare(config: RunConfig) -> dict[str, Any]:
     from cardialign.pretrain.training.data import open_data, total_steps
 
     shard_set, selection, _ = open_data(config)
+    _try_out(config, shard_set.spec)
     reports = method_class(config).reports
     banks = [_bank(part.shards, config.text) for part in config.data.parts] if reports else []
     return {
@@ -49,6 +53,20 @@ def prepare(config: RunConfig) -> dict[str, Any]:
         "selection_fingerprint": selection.fingerprint,
         "text_encoder_fingerprint": banks[0]["encoder_fingerprint"] if banks else "",
     }
+
+
+def _try_out(config: RunConfig, spec: SignalSpec) -> None:
+    """Method, encoder and start of a run, before any worker is started: raises UserError as the workers would."""
+    import torch
+
+    from cardialign.pretrain.methods.base import create_method, method_class
+    from cardialign.pretrain.training.initialise import open_start
+
+    if config.init_from is not None:
+        open_start(Path(config.init_from))
+    if config.text.trainable == "frozen" or not method_class(config).reports:  # else it would load a language model
+        with torch.device("meta"):
+            create_method(config, spec)
 
 
 def _bank(shards: Path, text: TextConfig) -> dict[str, Any]:
@@ -87,6 +105,8 @@ def run(
 
     if workers < 1:
         raise UsageError(f"--workers {workers} is less than 1", "one worker is the least")
+    if register_as is not None:
+        check_name(register_as)
     run_dir, tracking = Path(run_dir).expanduser().absolute(), tracking or Tracking()
     with locked_run(run_dir):
         config = _with_local_start(config, run_dir, tracking.uri)
@@ -129,7 +149,9 @@ def _with_local_start(config: RunConfig, run_dir: Path, tracking_uri: str) -> Ru
         return config
     folder = run_dir / START
     if not folder.is_dir():
-        pull(config.init_from, folder, tracking_uri)
+        pulled = pull(config.init_from, folder, tracking_uri)
+        facts = {key: pulled[key] for key in ("name", "version", "digest")}
+        write_json(run_dir / START_NOTE, {"asked": config.init_from, **facts}, indent=1)
     return config.model_copy(update={"init_from": str(folder)})
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import read_json
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import RunConfig, parse_config
 from cardialign.pretrain.export.write import export_encoder
-from cardialign.pretrain.run.files import CONFIG, EXPORT
+from cardialign.pretrain.run.files import CONFIG, EXPORT, INITIALISED, START_NOTE
 from cardialign.pretrain.run.integrity import refuse_to_replace, verify_export
 from cardialign.pretrain.training.checkpoints.files import list_checkpoints, problems
 from cardialign.pretrain.training.checkpoints.load import load_weights
@@ -20,13 +21,14 @@ from cardialign.pretrain.training.checkpoints.state import TrainerState
 from cardialign.pretrain.training.data import open_sets
 
 
-def export_run(run_dir: Path, out: Path | None = None, *, overwrite: bool = False) -> dict[str, Any]:
+def export_run(run_dir: Path | str, out: Path | str | None = None, *, overwrite: bool = False) -> dict[str, Any]:
     """Export the encoder of the run in `run_dir` to `out` (default `run_dir/export`).
 
     Returns path, checkpoint, step, files, bytes, digest. Damaged checkpoints are passed over, not moved. An encoder
     that is replaced (`overwrite`) stays until the new one is whole.
     Raises UserError when the run has no verified checkpoint or `out` exists.
     """
+    run_dir = Path(run_dir)
     latest = _latest_config(run_dir)
     checkpoint = next((c.path for c in reversed(list_checkpoints(run_dir)) if not problems(c.path)), None)
     if checkpoint is None:
@@ -34,7 +36,7 @@ def export_run(run_dir: Path, out: Path | None = None, *, overwrite: bool = Fals
             f"{run_dir} has no verified checkpoint",
             "train first: `cardialign pretrain`; see `cardialign checkpoints verify`",
         )
-    out = out or run_dir / EXPORT
+    out = Path(out) if out else run_dir / EXPORT
     refuse_to_replace(out, overwrite)
     state = TrainerState.read(checkpoint)
     config = parse_config(state.config, f"configuration of {checkpoint}")  # what trained it, whatever was asked since
@@ -45,6 +47,7 @@ def export_run(run_dir: Path, out: Path | None = None, *, overwrite: bool = Fals
         "selection_fingerprint": state.selection_fingerprint,
         "shards_fingerprint": shards_fingerprint,
         "world_size": state.world_size,
+        **_start(run_dir),
     }
     fresh = out.with_name(f".{out.name}.{os.getpid()}")
     export_encoder(config, load_weights(checkpoint), fresh, training=training, spec=spec)
@@ -59,6 +62,14 @@ def export_run(run_dir: Path, out: Path | None = None, *, overwrite: bool = Fals
         "bytes": sum(p.stat().st_size for p in files),
         "digest": verify_export(path),
     }
+
+
+def _start(run_dir: Path) -> dict[str, Any]:
+    """Where the weights that the run started from come from, when it did not start from random ones."""
+    note = read_json(run_dir / INITIALISED)
+    if note is None:
+        return {}
+    return {"init_from": {**note.get("origin", {}), **(read_json(run_dir / START_NOTE) or {})}}
 
 
 def _latest_config(run_dir: Path) -> RunConfig:

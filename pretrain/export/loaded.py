@@ -177,6 +177,10 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> Loaded
 
     The method that trained the encoder need not be here. Raises UserError naming each file that is not as written.
     """
+    if str(path).startswith("models:/"):
+        raise UserError(
+            f"{path} is in the registry, not a folder", f"fetch it first: cardialign registry pull {path} FOLDER"
+        )
     path = Path(path)
     digest = verify_export(path)
     values, origin = _read_json(path / "config.json"), str(path / "config.json")

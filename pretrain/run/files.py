@@ -6,6 +6,7 @@ system.jsonl           the driver's spool: figures of the machines
 checkpoints/           committed checkpoints (`cardialign.pretrain.training.checkpoints.files`)
 quarantine.jsonl       records that could not be read, and from which step on they count as unreadable
 start/                 the registered encoder that a run starts from (`init_from: models:/...`)
+start.json             name, version and digest of that encoder in the registry
 initialised.json       what a run took from the weights that it started from, tensor by tensor
 export/                the finished encoder
 result.json            figures of the finished (or stopped) run
@@ -23,5 +24,5 @@ CONFIG = "config.resolved.json"
 METRICS, SYSTEM = "metrics.jsonl", "system.jsonl"
 CHECKPOINTS, QUARANTINE, EXPORT = "checkpoints", "quarantine.jsonl", "export"
 RESULT, TRACKING, ATTEMPTS, WORKERS = "result.json", "tracking.json", "attempts.jsonl", "workers"
-START, INITIALISED = "start", "initialised.json"
+START, START_NOTE, INITIALISED = "start", "start.json", "initialised.json"
 FAILURE, LOCK, STOP = "failure.json", "driver.lock", "STOP"

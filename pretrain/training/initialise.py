@@ -5,18 +5,25 @@ Verified, and accounted for by name.
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.config import EncoderConfig, RunConfig
+from cardialign.pretrain.config.load import encoder_section
+from cardialign.pretrain.encoders.base import EcgEncoder
+from cardialign.pretrain.methods.base import Method
 from cardialign.pretrain.run.integrity import DIGESTS, verify_export
 from cardialign.pretrain.training.checkpoints import files
 from cardialign.pretrain.training.checkpoints.load import load_weights
+from cardialign.pretrain.training.checkpoints.state import TrainerState
 
 log = logging.getLogger(__name__)
 
@@ -32,24 +39,37 @@ class Initialised:
     """
 
     source: str
+    origin: dict[str, Any]
     loaded: tuple[str, ...]
     fresh: tuple[str, ...]
     skipped: tuple[str, ...]
 
 
-def starting_weights(source: Path) -> dict[str, Tensor]:
-    """Method-wide names -> tensors of a run directory (newest verified checkpoint), a checkpoint folder, or an exported
-    encoder; every file is verified before it is read. Raises UserError where there is none of them, or one is not as it
-    was written.
+@dataclass(frozen=True)
+class Start:
+    """Verified weights by the method's names, and what they were trained as.
+
+    encoder and normalisation as the run's configuration says them, sampling_rate in Hz (None: an old checkpoint that
+    does not say); origin: what is written down about where they come from.
+    """
+
+    weights: dict[str, Tensor]
+    encoder: EncoderConfig
+    normalisation: str
+    sampling_rate: float | None
+    origin: dict[str, Any]
+
+
+def open_start(source: Path) -> Start:
+    """A run directory (newest verified checkpoint), a checkpoint folder, or an exported encoder.
+
+    Every file is verified before it is read. Raises UserError where there is none of them, or one is not as it was
+    written.
     """
     if (source / DIGESTS).is_file():
-        verify_export(source)
-        return {
-            prefix + name: tensor
-            for stem, prefix in EXPORTED.items()
-            if (source / f"{stem}.safetensors").is_file()
-            for name, tensor in load_file(source / f"{stem}.safetensors").items()
-        }
+        return _exported(source)
+    if (source / files.MANIFEST).is_file() and (source / files.STATE).is_file():
+        return _checkpoint(source)
     if files.checkpoints_folder(source).is_dir():
         sound = next((c.path for c in reversed(files.list_checkpoints(source)) if not files.problems(c.path)), None)
         if sound is None:
@@ -57,27 +77,45 @@ def starting_weights(source: Path) -> dict[str, Tensor]:
                 f"init_from: run {source} has no verified checkpoint",
                 "train it to its first checkpoint, or name another start",
             )
-        return load_weights(sound)
-    if (source / files.MANIFEST).is_file():
-        return load_weights(source)
+        return _checkpoint(sound)
     raise UserError(
         f"init_from: {source} is no run directory, no checkpoint and no exported encoder",
-        "give the --run-dir of a run, a folder step-... of its checkpoints, "
-        "or the folder that `cardialign export` or `registry pull` wrote",
+        "give the --run-dir of a run, a folder step-... of its checkpoints, or the folder that `cardialign export` or "
+        "`registry pull` wrote",
     )
 
 
-def initialise(method: nn.Module, source: str, fresh: Sequence[str] = ()) -> Initialised:
-    """Load what `source` has into the method, by name.
+def _exported(source: Path) -> Start:
+    digest = verify_export(source)
+    weights = {
+        prefix + name: tensor
+        for stem, prefix in EXPORTED.items()
+        if (source / f"{stem}.safetensors").is_file()
+        for name, tensor in load_file(source / f"{stem}.safetensors").items()
+    }
+    values, contract = (json.loads((source / name).read_text()) for name in ("config.json", "signal_contract.json"))
+    encoder = encoder_section(values, str(source / "config.json"))
+    origin = {"export": str(source), "digest": digest}
+    return Start(weights, encoder, contract["normalisation"], contract["sampling_rate"], origin)
 
-    The encoder (`ecg.`) must be complete: random weights there are an error.
 
-    fresh: prefixes of tensors that are left as they are, although the source may have them (`init_fresh` of the
-    recipe).
-    Raises UserError naming the encoder's tensors that are missing or of another shape, and fresh prefixes that fit
-    nothing.
+def _checkpoint(path: Path) -> Start:
+    weights, state = load_weights(path), TrainerState.read(path)
+    encoder = encoder_section(state.config, f"configuration of {path}")
+    rate = None if state.spec is None else state.spec.sampling_rate
+    origin = {"checkpoint": str(path), "step": state.step, "digest": state.digest}
+    return Start(weights, encoder, state.config["data"]["normalisation"], rate, origin)
+
+
+def initialise(method: Method, config: RunConfig, start: Start) -> Initialised:
+    """Load what `start` has into the method, by name.
+
+    The encoder (`ecg.`) must be complete and of the same kind: random weights there, or weights that would look at
+    other leads, are an error. `config.init_fresh`: prefixes of tensors that are left as they are, although the source
+    may have them. Raises UserError naming what differs, the encoder's tensors that are missing or of another shape, and
+    fresh prefixes that fit nothing.
     """
-    weights = starting_weights(Path(source).expanduser())
+    fresh, weights, source = config.init_fresh, start.weights, str(config.init_from)
     own = method.state_dict()
     unknown = [prefix for prefix in fresh if not any(name.startswith(prefix) for name in own)]
     if unknown:
@@ -85,12 +123,14 @@ def initialise(method: nn.Module, source: str, fresh: Sequence[str] = ()) -> Ini
             f"init_fresh: no tensor of the method begins with {', '.join(unknown)}",
             f"prefixes there are: {', '.join(sorted({name.split('.')[0] + '.' for name in own}))}",
         )
-    wanted = {name: tensor for name, tensor in own.items() if not name.startswith(tuple(fresh))}
+    _check_kind(method.ecg, config, start)
+    wanted = {name: tensor for name, tensor in own.items() if not (fresh and name.startswith(tuple(fresh)))}
     _check_encoder(wanted, weights, source)
     loaded = {name: weights[name] for name, tensor in wanted.items() if _fits(weights, name, tensor)}
     method.load_state_dict(loaded, strict=False)
     result = Initialised(
         source,
+        start.origin,
         tuple(sorted(loaded)),
         tuple(sorted(set(own) - set(loaded))),
         tuple(sorted(set(weights) - set(loaded))),
@@ -103,6 +143,32 @@ def initialise(method: nn.Module, source: str, fresh: Sequence[str] = ()) -> Ini
         list(result.skipped) or "none",
     )
     return result
+
+
+MAY_DIFFER = {"dropout", "drop_path", "attention"}
+"""Keys of an encoder that change no weight and not what it means."""
+
+
+def _check_kind(ecg: EcgEncoder, config: RunConfig, start: Start) -> None:
+    """Weights of equal shapes may still mean something else: other lead groups, patches, signals."""
+    here, there = (section.model_dump(mode="json") for section in (config.encoder, start.encoder))
+    if any("ecg.projection.".startswith(prefix) for prefix in config.init_fresh):
+        there["embedding_dim"] = here.get("embedding_dim")
+    differ = [
+        f"encoder.{key} is {here.get(key)!r}, the source was trained with {there.get(key)!r}"
+        for key in sorted({*here, *there} - MAY_DIFFER)
+        if here.get(key) != there.get(key)
+    ]
+    if config.data.normalisation != start.normalisation:
+        differ.append(f"data.normalisation is {config.data.normalisation}, the source's was {start.normalisation}")
+    if start.sampling_rate is not None and start.sampling_rate != ecg.sampling_rate:
+        differ.append(f"the signals have {ecg.sampling_rate:g} Hz, the source's had {start.sampling_rate:g} Hz")
+    if differ:
+        shown = "\n".join(f"  - {line}" for line in differ)
+        raise UserError(
+            f"init_from: the encoder of {config.init_from} is another one:\n{shown}",
+            "use the encoder section, the normalisation and the sampling rate of the run that trained it",
+        )
 
 
 def _fits(weights: Mapping[str, Tensor], name: str, tensor: Tensor) -> bool:

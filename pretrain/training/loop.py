@@ -49,7 +49,7 @@ from cardialign.pretrain.training.engine import (
     start_workers,
 )
 from cardialign.pretrain.training.gradient_cache import accumulate_gradients
-from cardialign.pretrain.training.initialise import initialise
+from cardialign.pretrain.training.initialise import initialise, open_start
 from cardialign.pretrain.training.quarantine import Quarantine
 from cardialign.pretrain.training.schedule import learning_rate, warmup_steps
 from cardialign.pretrain.training.step_clock import StepClock
@@ -134,7 +134,7 @@ class _Run:
         point = find_resume_point(self.run_dir, config, self.selection.fingerprint, ORDER_VERSION, workers)
         on_rank_zero(partial(self._write, CONFIG, config.resolved()))  # only now: it may go on here
         if point is None and config.init_from is not None:
-            start = initialise(method, config.init_from, config.init_fresh)
+            start = initialise(method, config, open_start(Path(config.init_from).expanduser()))
             on_rank_zero(partial(self._write, INITIALISED, asdict(start)))
         parts = tuple(method.learning_rates(0))
         universal = point is not None and point.universal

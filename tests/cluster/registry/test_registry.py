@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cardialign.cluster.registry.registry import Reference, list_models, log_evaluation, promote, pull, register
+from cardialign.cluster.registry.registry import (
+    Reference,
+    check_name,
+    list_models,
+    log_evaluation,
+    promote,
+    pull,
+    register,
+)
 from cardialign.cluster.tracking.mlflow_store import open_client
 from cardialign.data_shards.errors import UsageError, UserError
 
@@ -160,3 +168,9 @@ def test_an_existing_encoder_is_replaced_when_asked_and_nothing_else_ever(
     with pytest.raises(UserError, match="no encoder"):
         pull("tiny@candidate", tmp_path / "thesis", store[0], overwrite=True)
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", ["bad/name", "a:b", "a@b", "", " a"])
+def test_a_name_that_cannot_be_registered_is_refused_before_anything_is_done(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be the name of a registered encoder"):
+        check_name(name)
