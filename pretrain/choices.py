@@ -21,7 +21,7 @@ def _inherits(base: str, config: str) -> Check:
 
     def check(thing: Any) -> str | None:
         if not isinstance(thing, type):
-            return f"it is a {type(thing).__name__}, not a class that inherits from {base}"
+            return f"it is of type {type(thing).__name__}, not a class that inherits from {base}"
         if not issubclass(thing, thing_at(base)):
             return f"{thing.__name__} does not inherit from {base}"
         section = getattr(thing, "Config", None)

@@ -18,7 +18,7 @@ ALIASES: dict[str, str] = {"npy": "arrays", "npz": "arrays", "csv": "arrays"}
 def _no_reader(thing: Any) -> str | None:
     """What keeps a plug-in from being a `sources.base.Source`."""
     if not isinstance(thing, type):
-        return f"it is a {type(thing).__name__}, not a reader class"
+        return f"it is of type {type(thing).__name__}, not a reader class"
     missing = [name for name in ("options", "entries", "read", "describe") if not callable(getattr(thing, name, None))]
     return f"it is no reader: it has no {', '.join(missing)}" if missing else None
 

@@ -66,7 +66,7 @@ class PromptSet:
 
 def _no_file(thing: Any) -> str | None:
     if not isinstance(thing, str | Path):
-        return f"it is a {type(thing).__name__}, not the path of a YAML file"
+        return f"it is of type {type(thing).__name__}, not the path of a YAML file"
     return None if Path(thing).is_file() else f"there is no file {thing}"
 
 

@@ -146,7 +146,7 @@ READER = "from cardialign.data_shards.sources.template import Template\n"
     ("code", "reason"),
     [
         ("class Odd: pass\n", "cannot be used: it is no reader: it has no options, entries, read, describe"),
-        ("def Odd(root): pass\n", "cannot be used: it is a function, not a reader class"),
+        ("def Odd(root): pass\n", "cannot be used: it is of type function, not a reader class"),
         (f"{READER}class Odd(Template):\n    def options(self): return {{}}\n", "cannot be asked .*: TypeError"),
         (f"{READER}class Odd(Template):\n    options = staticmethod(lambda: 1 / 0)\n", "cannot be asked .*: ZeroDiv"),
         (f"{READER}class Odd(Template):\n    def __init__(self, root): self.x\n", "cannot be opened: AttributeError"),

@@ -39,8 +39,8 @@ def named(folder: Path, kind: str, code: str, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("import json as Thing\n", "it is a module, not a class that inherits from cardialign.pretrain"),
-        ("def Thing(): pass\n", "it is a function, not a class"),
+        ("import json as Thing\n", "it is of type module, not a class that inherits from cardialign.pretrain"),
+        ("def Thing(): pass\n", "it is of type function, not a class"),
         ("class Thing: pass\n", "Thing does not inherit from cardialign.pretrain"),
         ("BASE\nclass Thing(Base): Config = dict\n", "Thing.Config does not inherit from cardialign.pretrain.config"),
         ("BASE\nclass Thing(Base): Config = None\n", "Thing.Config does not inherit from cardialign.pretrain.config"),
@@ -103,7 +103,7 @@ def test_prompt_sets_of_other_packages_stand_beside_ours(
     assert "plugin=their_words:GONE" in caplog.text and "one of our own" in caplog.text
     assert load_prompts("theirs") == load_prompts(shipped.stem) == load_prompts(shipped)
     for name, reason in {
-        "number": "it is a int, not the path of a YAML file",
+        "number": "it is of type int, not the path of a YAML file",
         "gone": "there is no file gone.yaml",
     }.items():
         with pytest.raises(UsageError, match=f"plug-in of their_words and cannot be used: {reason}") as caught:
