@@ -6,13 +6,18 @@ import difflib
 import importlib
 import importlib.metadata
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
-from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.errors import UsageError, UserError
 
 log = logging.getLogger(__name__)
+
+Told = TypeVar("Told")
+Check = Callable[[Any], str | None]
+"""Thing -> what keeps it from being used, as the end of a sentence; None when nothing does."""
 
 
 class Table(Mapping[str, str]):
@@ -20,11 +25,19 @@ class Table(Mapping[str, str]):
 
     Our own rows come first, then the entry points of the group `cardialign.<kind>s`. Nothing is imported until it is
     asked for. A plug-in that takes a name of ours, or one that another package has taken, is named in the log and left
-    out; one that cannot be imported is named by `find`, and hides nothing else.
+    out; one that cannot be imported, or fails `check`, is named by `find`, and hides nothing else.
+
+    aliases: other words for rows of our own. `find` knows them; they are not listed, and no plug-in may take them.
     """
 
-    def __init__(self, kind: str, own: dict[str, str]) -> None:
-        self.kind, self.own = kind, own
+    def __init__(
+        self,
+        kind: str,
+        own: dict[str, str],
+        check: Check = lambda thing: None,
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
+        self.kind, self.own, self.check, self.aliases = kind, own, check, aliases or {}
 
     @property
     def group(self) -> str:
@@ -35,20 +48,15 @@ class Table(Mapping[str, str]):
     def plugins(self) -> dict[str, importlib.metadata.EntryPoint]:
         """The entry points of other packages that count, by name."""
         found: dict[str, importlib.metadata.EntryPoint] = {}
-        for point in sorted(
-            importlib.metadata.entry_points(group=self.group), key=lambda point: (point.name, point.value)
-        ):
-            if point.name in self.own:
-                log.warning("plugin=%s group=%s action=skip reason=the name is one of our own", point.value, self.group)
-            elif point.name in found and found[point.name].value != point.value:
-                log.warning(
-                    "plugin=%s group=%s action=skip reason=%s has the name",
-                    point.value,
-                    self.group,
-                    found[point.name].value,
-                )
-            else:
-                found[point.name] = point
+        points = importlib.metadata.entry_points(group=self.group)
+        for point in sorted(points, key=lambda point: (point.name, point.value)):
+            first = found.setdefault(point.name, point)
+            reason = "" if first.value == point.value else f"{first.value} has the name"
+            if point.name in self.own or point.name in self.aliases:
+                reason = "the name is one of our own"
+                del found[point.name]
+            if reason:
+                log.warning("plugin=%s group=%s action=skip reason=%s", point.value, self.group, reason)
         return found
 
     def __getitem__(self, name: str) -> str:
@@ -60,35 +68,80 @@ class Table(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self.own) + len(self.plugins)
 
-    def importable(self) -> Iterator[tuple[str, Any]]:
-        """Name and thing of every row. A plug-in that cannot be imported is named in the log and skipped."""
+    def importable(self, ask: Callable[[Any], Told]) -> Iterator[tuple[str, Told]]:
+        """Name of every row, and what `ask` gets from its thing.
+
+        A plug-in that cannot be imported, used or asked is named in the log and skipped.
+        """
         for name in self:
             try:
-                yield name, self.find(name)
-            except UsageError as error:
+                thing = self.find(name)
+                with self.blamed(name, "cannot be asked"):
+                    told = ask(thing)
+            except UserError as error:
                 if name in self.own:
                     raise
                 log.warning("plugin=%s action=skip reason=%s", name, error.problem)
+            else:
+                yield name, told
 
     def find(self, name: str) -> Any:
         """The thing itself, imported now.
 
         Raises UsageError for a name that nobody has (with those that there are), and for a plug-in that cannot be
-        imported (with its package).
+        imported or used (with its package).
         """
-        if name not in self:
-            close = difflib.get_close_matches(name, list(self), n=1)
-            meant = f" (did you mean {close[0]!r}?)" if close else ""
-            raise UsageError(f"unknown {self.kind} {name!r}{meant}", f"known {self.kind}s: {', '.join(self)}")
-        module, _, attribute = self[name].partition(":")
+        name = self.aliases.get(name, name)
         if name in self.own:
-            return getattr(importlib.import_module(module), attribute)
-        try:
-            return self.plugins[name].load()
-        except Exception as error:  # a plug-in may raise anything while it is imported
-            package = getattr(self.plugins[name].dist, "name", None) or module
-            reason = f"{type(error).__name__}: {error}"
+            return thing_at(self.own[name])
+        if name not in self.plugins:
             raise UsageError(
-                f"{self.kind} {name!r} is a plug-in of {package} and cannot be imported: {reason}",
-                f"mend or uninstall {package}, or choose one of: {', '.join(self.own)}",
-            ) from error
+                f"unknown {self.kind} {name!r}{did_you_mean(name, [*self, *self.aliases])}",
+                f"known {self.kind}s: {', '.join(self)}; or install the package that declares {name!r}",
+            )
+        point = self.plugins[name]
+        if point.pattern.match(point.value) is None:
+            raise self._broken(name, f"cannot be imported: {point.value!r} is not MODULE:ATTRIBUTE")
+        with self.blamed(name, "cannot be imported", passing=()):
+            thing = point.load()
+        with self.blamed(name, "cannot be used"):
+            reason = self.check(thing)
+        if reason is not None:
+            raise self._broken(name, f"cannot be used: {reason}")
+        return thing
+
+    @contextmanager
+    def blamed(self, name: str, outcome: str, passing: type[Exception] | tuple[()] = UserError) -> Iterator[None]:
+        """What the plug-in `name` raises in this block becomes a UsageError that names its package.
+
+        `passing` stays as it is, and so does whatever a row of our own raises: that is a defect of ours.
+        """
+        try:
+            yield
+        except passing:
+            raise
+        except (Exception, SystemExit) as error:  # code of other people may raise anything, or try to end the program
+            if name not in self.plugins:
+                raise
+            raise self._broken(name, f"{outcome}: {type(error).__name__}: {error}") from error
+
+    def _broken(self, name: str, why: str) -> UsageError:
+        point = self.plugins[name]
+        package = getattr(point.dist, "name", None) or point.value.partition(":")[0]
+        return UsageError(
+            f"{self.kind} {name!r} is a plug-in of {package} and {why}",
+            f"mend or uninstall {package}, or choose one of: {', '.join(self.own)}",
+        )
+
+
+def thing_at(where: str) -> Any:
+    """ "module:Attribute" -> the thing, imported now."""
+    module, _, attribute = where.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ " (did you mean 'x'?)" for the nearest of the known words, whatever their case; empty when none is near."""
+    folded = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(word.casefold(), folded, n=1)
+    return f" (did you mean {folded[close[0]]!r}?)" if close else ""

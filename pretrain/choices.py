@@ -8,7 +8,29 @@ the recipe.
 
 from __future__ import annotations
 
-from cardialign.data_shards.plugins import Table
+from typing import Any
+
+from cardialign.data_shards.plugins import Check, Table, thing_at
+
+
+def _inherits(base: str, config: str) -> Check:
+    """A check that a plug-in is a subclass of `base`, and its `Config` one of `config`; both "module:Class".
+
+    They are imported when a plug-in has been: the table itself imports nothing.
+    """
+
+    def check(thing: Any) -> str | None:
+        if not isinstance(thing, type):
+            return f"it is of type {type(thing).__name__}, not a class that inherits from {base}"
+        if not issubclass(thing, thing_at(base)):
+            return f"{thing.__name__} does not inherit from {base}"
+        section = getattr(thing, "Config", None)
+        if not isinstance(section, type) or not issubclass(section, thing_at(config)):
+            return f"{thing.__name__}.Config does not inherit from {config}"
+        return None
+
+    return check
+
 
 METHODS = Table(
     "method",
@@ -18,6 +40,7 @@ METHODS = Table(
         "simclr": "cardialign.pretrain.methods.simclr:SimClr",
         "st_mem": "cardialign.pretrain.methods.st_mem:StMem",
     },
+    check=_inherits("cardialign.pretrain.methods.base:Method", "cardialign.pretrain.config:MethodConfig"),
 )
 """`method.name` -> the class, a `pretrain.methods.base.Method`."""
 
@@ -28,5 +51,6 @@ ENCODERS = Table(
         "resnet1d": "cardialign.pretrain.encoders.resnet1d:ResNet1d",
         "vit1d": "cardialign.pretrain.encoders.vit1d:Vit1d",
     },
+    check=_inherits("cardialign.pretrain.encoders.base:EcgEncoder", "cardialign.pretrain.config:EncoderConfig"),
 )
 """`encoder.name` -> the class, a `pretrain.encoders.base.EcgEncoder`."""

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.data_shards.errors import UsageError
-from cardialign.data_shards.plugins import Table
+from cardialign.data_shards.plugins import Table, did_you_mean
 
 if TYPE_CHECKING:
     from cardialign.data_shards.sources.base import Source
+
+ALIASES: dict[str, str] = {"npy": "arrays", "npz": "arrays", "csv": "arrays"}
+"""Other words for a source."""
+
+
+def _no_reader(thing: Any) -> str | None:
+    """What keeps a plug-in from being a `sources.base.Source`."""
+    if not isinstance(thing, type):
+        return f"it is of type {type(thing).__name__}, not a reader class"
+    missing = [name for name in ("options", "entries", "read", "describe") if not callable(getattr(thing, name, None))]
+    return f"it is no reader: it has no {', '.join(missing)}" if missing else None
+
 
 SOURCES = Table(
     "source",
@@ -25,41 +36,40 @@ SOURCES = Table(
         "wfdb": "cardialign.data_shards.sources.wfdb_folder:WfdbFolder",
         "arrays": "cardialign.data_shards.sources.arrays:Arrays",
     },
+    check=_no_reader,
+    aliases=ALIASES,
 )
 """Name -> "module:class". A new data set is one file here and one row in this table; template.py is to be copied.
 
 A reader in a package of its own is found by an entry point of the group `cardialign.sources`.
 """
 
-ALIASES: dict[str, str] = {"npy": "arrays", "npz": "arrays", "csv": "arrays"}
-"""Other words for a source."""
-
 
 def source_class(name: str) -> type[Source]:
     """The reader class called `name`.
 
-    Raises UsageError for an unknown name, and for a plug-in that cannot be imported.
+    Raises UsageError for an unknown name, and for a plug-in that cannot be imported or is no reader.
     """
-    found: type[Source] = SOURCES.find(ALIASES.get(name, name))
+    found: type[Source] = SOURCES.find(name)
     return found
 
 
-def open_source(name: str, root: str | Path, **options: Any) -> Source:
+def open_source(name: str, root: str | Path, /, **options: Any) -> Source:
     """Open the data set at `root` with the reader called `name`. Options that are None mean "not given".
 
-    Raises UsageError for an unknown source or option, UserError when the folder does not have the expected layout.
+    Raises UsageError for an unknown source or option and for a plug-in that is broken, UserError when the folder does
+    not have the expected layout.
     """
     cls = source_class(name)
-    known = cls.options()
+    with SOURCES.blamed(name, "cannot be asked for its options"):
+        known = dict(cls.options())
     unknown = [option for option in options if option not in known]
     if unknown:
         described = "; ".join(f"{option}: {text}" for option, text in known.items())
         raise UsageError(
-            f"source {name!r} has no option {unknown[0]!r}{_nearest(unknown[0], known)}", f"its options are {described}"
+            f"source {name!r} has no option {unknown[0]!r}{did_you_mean(unknown[0], known)}",
+            f"its options are {described}",
         )
-    return cls(Path(root), **{option: value for option, value in options.items() if value is not None})  # type: ignore[call-arg]
-
-
-def _nearest(word: str, known: dict[str, str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    given = {option: value for option, value in options.items() if value is not None}
+    with SOURCES.blamed(name, "cannot be opened"):
+        return cls(Path(root), **given)  # type: ignore[call-arg]

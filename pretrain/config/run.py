@@ -35,7 +35,7 @@ def section(table: Table, values: Any) -> Any:
     try:
         kind = table.find(str(values["name"])).Config
     except UsageError as error:
-        raise ValueError(f"{error.problem}; {error.remedy}, or one of a package that is installed") from None
+        raise ValueError(f"{error.problem}; {error.remedy}") from None
     return kind.model_validate(values)
 
 

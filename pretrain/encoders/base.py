@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -68,6 +68,10 @@ class EcgEncoder(nn.Module):
 def create_encoder(config: EncoderConfig, spec: SignalSpec, normalisation: str = "none") -> EcgEncoder:
     """The encoder that `encoder.name` asks for, with fresh weights from torch's global generator.
 
-    Raises UsageError for a name nobody has, and as the encoder itself does for a spec that it cannot read.
+    Raises UsageError for a name nobody has, for a plug-in that is broken or cannot be made, and as the encoder itself
+    does for a spec that it cannot read.
     """
-    return ENCODERS.find(config.name)(config, spec, normalisation)
+    cls: Any = ENCODERS.find(config.name)
+    with ENCODERS.blamed(config.name, "cannot be made"):
+        made: EcgEncoder = cls(config, spec, normalisation)
+    return made

@@ -64,22 +64,31 @@ class PromptSet:
         return PromptSet(self.name, self.version, self.label_set, self.style, kept)
 
 
-PLUGINS = Table("prompt", {})
-"""Prompt sets of other packages: entry points of the group `cardialign.prompts`, each a path of a YAML file."""
+def _no_file(thing: Any) -> str | None:
+    if not isinstance(thing, str | Path):
+        return f"it is of type {type(thing).__name__}, not the path of a YAML file"
+    return None if Path(thing).is_file() else f"there is no file {thing}"
+
+
+PROMPT_SETS = Table("prompt", {path.stem: str(path) for path in sorted(PROMPTS.glob("*.yaml"))}, check=_no_file)
+"""Name -> path of a shipped set; then the entry points of the group `cardialign.prompts`, each a path of a YAML file.
+
+Only those of other packages are for `find`: ours are files already.
+"""
 
 
 def prompt_set_names() -> list[str]:
-    return sorted({*(p.stem for p in PROMPTS.glob("*.yaml")), *PLUGINS})
+    return sorted(PROMPT_SETS)
 
 
 def load_prompts(prompts: str | Path) -> PromptSet:
-    """Name of a shipped set (see `prompt_set_names`) or path of a YAML file of the same form.
+    """Name of a set (see `prompt_set_names`) or path of a YAML file of the same form.
 
     Raises UsageError, all mistakes at once.
     """
     path = PROMPTS / f"{prompts}.yaml"
     if not path.is_file():
-        path = Path(PLUGINS.find(str(prompts)) if str(prompts) in PLUGINS else prompts)
+        path = Path(PROMPT_SETS.find(str(prompts)) if str(prompts) in PROMPT_SETS else prompts)
     if not path.is_file():
         raise UsageError(
             f"no prompt set {str(prompts)!r}", f"use a YAML file or one of: {', '.join(prompt_set_names())}"

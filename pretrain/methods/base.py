@@ -182,11 +182,16 @@ def part(state: Mapping[str, Tensor], prefix: str) -> Tensors:
 
 
 def method_class(config: RunConfig) -> type[Method]:
-    """The class that `method.name` asks for."""
+    """The class that `method.name` asks for. Raises UsageError for a name nobody has and a plug-in that is broken."""
     found: Any = METHODS.find(config.method.name)
     return found
 
 
 def create_method(config: RunConfig, spec: SignalSpec) -> Method:
-    """The method of a run with fresh weights: seed torch's global generator with `config.seed` first."""
-    return method_class(config)(config, spec)
+    """The method of a run with fresh weights: seed torch's global generator with `config.seed` first.
+
+    Raises UsageError as `method_class` does, and for a plug-in that cannot be made: no restart would mend it.
+    """
+    cls = method_class(config)
+    with METHODS.blamed(config.method.name, "cannot be made"):
+        return cls(config, spec)

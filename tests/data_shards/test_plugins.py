@@ -9,20 +9,10 @@ import pytest
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.plugins import Table
-from cardialign.data_shards.sources import SOURCES
+from cardialign.data_shards.sources import SOURCES, open_source
+from tests.support.plug_ins import install, see
 
 GROUP = "cardialign.gadgets"
-
-
-def install(folder: Path, package: str, code: str, points: dict[str, str], group: str = GROUP) -> None:
-    """What pip leaves behind: a module and a dist-info folder with its entry points."""
-    folder.mkdir(exist_ok=True)
-    (folder / f"{package}.py").write_text(code)
-    info = folder / f"{package}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-    lines = "".join(f"{name} = {value}\n" for name, value in points.items())
-    (info / "entry_points.txt").write_text(f"[{group}]\n{lines}")
 
 
 def table() -> Table:
@@ -31,7 +21,7 @@ def table() -> Table:
 
 def test_a_plugin_is_found_by_name_and_imported_only_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = f"from pathlib import Path\nPath({str(tmp_path / 'imported')!r}).touch()\nclass Thing: pass\n"
-    install(tmp_path, "their_things", code, {"theirs": "their_things:Thing"})
+    install(tmp_path, "their_things", code, {"theirs": "their_things:Thing"}, GROUP)
     monkeypatch.syspath_prepend(tmp_path)
     found = table()
     assert list(found) == ["own", "theirs"] and found["theirs"] == "their_things:Thing"
@@ -42,11 +32,11 @@ def test_a_plugin_is_found_by_name_and_imported_only_then(tmp_path: Path, monkey
 def test_an_unknown_name_lists_what_there_is_and_what_may_have_been_meant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(tmp_path, "their_names", "class Thing: pass\n", {"spinner": "their_names:Thing"})
+    install(tmp_path, "their_names", "class Thing: pass\n", {"spinner": "their_names:Thing"}, GROUP)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UsageError, match=r"unknown gadget 'spiner' \(did you mean 'spinner'\?\)") as caught:
         table().find("spiner")
-    assert caught.value.remedy == "known gadgets: own, spinner"
+    assert caught.value.remedy == "known gadgets: own, spinner; or install the package that declares 'spiner'"
 
 
 @pytest.mark.parametrize(
@@ -56,13 +46,18 @@ def test_an_unknown_name_lists_what_there_is_and_what_may_have_been_meant(
         ("raise RuntimeError('out of order')\n", "RuntimeError: out of order"),
         ("", "AttributeError: .*Thing"),
         ("def broken(:\n", "SyntaxError"),
+        ("import sys\nsys.exit(3)\n", "SystemExit: 3"),
+        (
+            "from cardialign.data_shards.errors import UserError\nraise UserError('no licence')\n",
+            "UserError: no licence",
+        ),
     ],
 )
 def test_a_broken_plugin_is_named_and_hides_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: str, reason: str
 ) -> None:
     name = f"broken_{abs(hash(code))}"
-    install(tmp_path, name, code, {"bad": f"{name}:Thing"})
+    install(tmp_path, name, code, {"bad": f"{name}:Thing"}, GROUP)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
         UsageError, match=f"gadget 'bad' is a plug-in of {name} and cannot be imported: {reason}"
@@ -70,15 +65,17 @@ def test_a_broken_plugin_is_named_and_hides_nothing_else(
         table().find("bad")
     assert f"uninstall {name}" in caught.value.remedy and "own" in caught.value.remedy
     with caplog.at_level(logging.WARNING):
-        assert list(table().importable()) == [("own", Path)]
+        assert list(table().importable(lambda thing: thing)) == [("own", Path)]
     assert "plugin=bad action=skip" in caplog.text and name in caplog.text
 
 
 def test_a_plugin_cannot_take_a_name_of_ours_or_of_another_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    install(tmp_path, "greedy_one", "class Thing: pass\n", {"own": "greedy_one:Thing", "shared": "greedy_one:Thing"})
-    install(tmp_path, "greedy_two", "class Thing: pass\n", {"shared": "greedy_two:Thing"})
+    install(
+        tmp_path, "greedy_one", "class Thing: pass\n", {"own": "greedy_one:Thing", "shared": "greedy_one:Thing"}, GROUP
+    )
+    install(tmp_path, "greedy_two", "class Thing: pass\n", {"shared": "greedy_two:Thing"}, GROUP)
     monkeypatch.syspath_prepend(tmp_path)
     found = table()
     with caplog.at_level(logging.WARNING):
@@ -87,9 +84,86 @@ def test_a_plugin_cannot_take_a_name_of_ours_or_of_another_package(
     assert "greedy_one:Thing" in caplog.text and "one of our own" in caplog.text and "greedy_two:Thing" in caplog.text
 
 
+def test_a_word_that_means_a_row_of_ours_is_ours_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(tmp_path, "greedy_word", "class Thing: pass\n", {"word": "greedy_word:Thing"}, GROUP)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = Table("gadget", {"own": "pathlib:Path"}, aliases={"word": "own"})
+    with caplog.at_level(logging.WARNING):
+        assert list(found) == ["own"] and found.find("word") is Path
+    assert "plugin=greedy_word:Thing" in caplog.text and "one of our own" in caplog.text
+    assert {"csv", "npy", "npz"} <= set(SOURCES.aliases)
+
+
+def test_what_may_have_been_meant_does_not_hang_on_case() -> None:
+    with pytest.raises(UsageError, match=r"unknown gadget 'OWN' \(did you mean 'own'\?\)"):
+        table().find("OWN")
+    with pytest.raises(UsageError, match=r"unknown source 'PTB-XL' \(did you mean 'ptb-xl'\?\)"):
+        open_source("PTB-XL", "nowhere")
+
+
+def test_an_entry_point_that_names_nothing_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "odd_value", "", {"bad": "!!"}, GROUP)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="plug-in of odd_value and cannot be imported: '!!' is not MODULE:ATTRIBUTE"):
+        table().find("bad")
+
+
+def test_a_plugin_that_is_the_wrong_thing_is_named_and_our_own_are_not_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "wrong_thing", "thing = 3\n", {"bad": "wrong_thing:thing"}, GROUP)
+    monkeypatch.syspath_prepend(tmp_path)
+    checked = Table("gadget", {"own": "pathlib:Path"}, check=lambda thing: f"it is {thing!r}")
+    with pytest.raises(
+        UsageError, match="gadget 'bad' is a plug-in of wrong_thing and cannot be used: it is 3"
+    ) as caught:
+        checked.find("bad")
+    assert caught.value.remedy == "mend or uninstall wrong_thing, or choose one of: own"
+    assert checked.find("own") is Path
+
+
+def test_a_plugin_that_fails_when_asked_hides_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(tmp_path, "no_answer", "class Thing: pass\n", {"bad": "no_answer:Thing"}, GROUP)
+    monkeypatch.syspath_prepend(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert list(table().importable(lambda thing: thing("a").name)) == [("own", "a")]
+    assert "plugin=bad action=skip reason=gadget 'bad' is a plug-in of no_answer" in caplog.text
+
+
+def test_a_defect_of_ours_is_not_blamed_on_anybody() -> None:
+    with pytest.raises(ZeroDivisionError), table().blamed("own", "cannot be made"):
+        raise ZeroDivisionError
+
+
+READER = "from cardialign.data_shards.sources.template import Template\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("class Odd: pass\n", "cannot be used: it is no reader: it has no options, entries, read, describe"),
+        ("def Odd(root): pass\n", "cannot be used: it is of type function, not a reader class"),
+        (f"{READER}class Odd(Template):\n    def options(self): return {{}}\n", "cannot be asked .*: TypeError"),
+        (f"{READER}class Odd(Template):\n    options = staticmethod(lambda: 1 / 0)\n", "cannot be asked .*: ZeroDiv"),
+        (f"{READER}class Odd(Template):\n    def __init__(self, root): self.x\n", "cannot be opened: AttributeError"),
+    ],
+)
+def test_a_source_that_is_half_broken_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, reason: str
+) -> None:
+    name = f"odd_reader_{abs(hash(code))}"
+    install(tmp_path, name, code, {"odd": f"{name}:Odd"}, "cardialign.sources")
+    see(tmp_path, SOURCES, monkeypatch)
+    with pytest.raises(UsageError, match=f"source 'odd' is a plug-in of {name} and {reason}"):
+        open_source("odd", tmp_path)
+
+
 def test_a_source_of_another_package_is_a_source_like_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "from cardialign.data_shards.sources.template import Template as Clinic\n"
-    install(tmp_path, "clinic_ecg", code, {"clinic": "clinic_ecg:Clinic"}, group="cardialign.sources")
-    monkeypatch.syspath_prepend(tmp_path)
-    fresh = Table("source", SOURCES.own)
-    assert "clinic" in fresh and fresh.find("clinic").__name__ == "Template"
+    install(tmp_path, "clinic_ecg", code, {"clinic": "clinic_ecg:Clinic"}, "cardialign.sources")
+    see(tmp_path, SOURCES, monkeypatch)
+    assert "clinic" in SOURCES and SOURCES.find("clinic").__name__ == "Template"

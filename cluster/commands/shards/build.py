@@ -8,6 +8,7 @@ what the shards hold.
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,24 +18,51 @@ from cardialign.cluster.cli.options import add_folds, add_workers, key_values
 from cardialign.cluster.cli.progress import Progress
 
 FLAG_OF = {"sampling_rate": "record-rate"}
+LATER = ("option", "json", "debug")
+"""Flags of ours that the parser gets after those of the readers."""
+
+log = logging.getLogger(__name__)
 
 
-def _reader_options() -> dict[str, str]:
-    """Option -> help, over all readers, each with the names of the readers that take it unless all do."""
+def _reader_options() -> dict[str, tuple[str, list[str]]]:
+    """Option -> help, and the readers that take it; the help names them unless all do."""
     from cardialign.data_shards.sources import SOURCES
 
     merged: dict[str, dict[str, list[str]]] = {}
-    readers = dict(SOURCES.importable())
-    for name, reader in readers.items():
-        for option, text in reader.options().items():
+    readers = dict(SOURCES.importable(lambda reader: {str(key): str(text) for key, text in reader.options().items()}))
+    for name, options in readers.items():
+        for option, text in options.items():
             merged.setdefault(option, {}).setdefault(text, []).append(name)
-    said = {
-        option: [
-            text if len(names) == len(readers) else f"{text} [{', '.join(names)}]" for text, names in texts.items()
-        ]
-        for option, texts in merged.items()
-    }
-    return {option: "; ".join(texts) for option, texts in said.items()}
+    said = {}
+    for option, texts in merged.items():
+        told = [text if len(names) == len(readers) else f"{text} [{', '.join(names)}]" for text, names in texts.items()]
+        said[option] = "; ".join(told), [name for names in texts.values() for name in names]
+    return said
+
+
+def _add_reader_options(parser: argparse.ArgumentParser) -> None:
+    """A flag per option of a reader.
+
+    A plug-in may call an option like one of ours (`limit`): that one is left to `--option`, and the log says so.
+    """
+    group = parser.add_argument_group("options of the reader")
+    for option, (text, readers) in _reader_options().items():
+        flag = FLAG_OF.get(option, option).replace("_", "-")
+        try:
+            if flag in LATER or not option.isidentifier():
+                raise ValueError(f"--{flag} is taken, or no word for a flag")
+            group.add_argument(f"--{flag}", dest=f"reader_{option}", metavar="VALUE", help=text.replace("%", "%%"))
+        except (argparse.ArgumentError, ValueError) as error:
+            log.warning(
+                "source=%s option=%s action=no flag of its own, write --option %s=VALUE reason=%s",
+                ",".join(readers),
+                option,
+                option,
+                error,
+            )
+    group.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="the same, by the reader's own word"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,17 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folds(parser, "keep only these folds")
     parser.add_argument("--limit", type=int, metavar="N", help="read at most so many records")
     parser.add_argument("--overwrite", action="store_true", help="replace a finished shard set")
-    readers = parser.add_argument_group("options of the reader")
-    for option, text in _reader_options().items():
-        readers.add_argument(
-            f"--{FLAG_OF.get(option, option).replace('_', '-')}",
-            dest=f"reader_{option}",
-            metavar="VALUE",
-            help=text.replace("%", "%%"),
-        )
-    readers.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="the same, by the reader's own word"
-    )
+    _add_reader_options(parser)
 
 
 def two_stages(listing: Progress, building: Progress) -> Callable[[int, int, int], None]:

@@ -1,0 +1,68 @@
+"""`shards build` with readers of other packages: a broken one, or one that wants our words, is in nobody's way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cardialign.data_shards.sources import SOURCES
+from tests.support.plug_ins import install, see
+
+READER = """
+from cardialign.data_shards.sources.arrays import Arrays
+class Reader(Arrays):
+    def __init__(self, root, **options):
+        self.given = {key: options.pop(key) for key in %r if key in options}
+        assert all(self.given.values()), self.given
+        super().__init__(root, **options)
+    @classmethod
+    def options(cls):
+        return {**super().options(), **dict.fromkeys(%r, "a word of theirs")}
+"""
+
+
+def build(cardialign: Callable, source: str, root: Path, out: Path, *words: object) -> dict:
+    np.save(root / "one.npy", np.random.default_rng(0).standard_normal((12, 1000)).astype(np.float32))
+    given = ("--record-rate", 100, "--unit", "mV", "--workers", 1)
+    return cardialign("shards", "build", source, "--root", root, "--out", out, *given, *words)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "class Reader: pass\n",
+        "Reader = 3\n",
+        "import sys\nsys.exit(3)\n",
+        "from cardialign.data_shards.sources.template import Template\n"
+        "class Reader(Template):\n    options = classmethod(lambda cls: 1 / 0)\n",
+        "from cardialign.data_shards.sources.template import Template\n"
+        "class Reader(Template):\n    options = classmethod(lambda cls: ['gain'])\n",
+    ],
+)
+def test_a_half_broken_reader_is_in_the_log_and_all_others_work(
+    cardialign: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: str
+) -> None:
+    name = f"half_reader_{abs(hash(code))}"
+    install(tmp_path / "site", name, code, {"half": f"{name}:Reader"}, "cardialign.sources")
+    see(tmp_path / "site", SOURCES, monkeypatch)
+    assert build(cardialign, "arrays", tmp_path, tmp_path / "out").json["records"] == 1
+    assert "plugin=half action=skip" in caplog.text and name in caplog.text
+    answer = build(cardialign, "half", tmp_path, tmp_path / "other", "--overwrite")
+    assert answer.code == 2 and f"plug-in of {name}" in answer.json["problem"]
+
+
+def test_options_that_are_called_like_ours_are_reached_by_option_alone(
+    cardialign: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["limit", "out", "json", "debug", "help", "option", "two words", ""]
+    install(
+        tmp_path / "site", "word_taker", READER % (words, words), {"taker": "word_taker:Reader"}, "cardialign.sources"
+    )
+    see(tmp_path / "site", SOURCES, monkeypatch)
+    answer = build(cardialign, "taker", tmp_path, tmp_path / "out", "--limit", 1, "--option", "limit=theirs")
+    assert answer.code == 0 and answer.json["records"] == 1
+    for word in words:
+        assert f"source=taker option={word} action=no flag of its own" in caplog.text
