@@ -70,7 +70,10 @@ def encoder_section(values: dict[str, Any], origin: str) -> EncoderConfig:
     try:
         found: EncoderConfig = section(ENCODERS, upgrade(values, origin).get("encoder", MAIN))
     except ValueError as error:  # pydantic's, and that of an unknown name
-        raise UsageError(f"{origin}: encoder: {error}", "load it with the release that wrote it") from None
+        raise UsageError(
+            f"{origin}: encoder: {error}",
+            "load it with the release that wrote it, or install the package of the encoder",
+        ) from None
     return found
 
 
