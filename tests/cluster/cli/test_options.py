@@ -72,6 +72,8 @@ def test_amounts_are_finite_and_above_zero(words: tuple[str, ...], option: str, 
         (SCORE, "--bootstrap", 0),
         (SCORE, "--seed", 0),
         (SCORE, "--batch-size", 1),
+        (("shards leakage", "a", "b"), "--threads", 1),
+        (("text-bank stats", "s"), "--max-tokens", 8),
     ],
 )
 def test_counts_are_whole_numbers_from_their_least(words: tuple[str, ...], option: str, least: int) -> None:
