@@ -188,15 +188,24 @@ def _whole_sections(before: Mapping[str, str], values: Mapping[str, Any]) -> dic
 def _place_paths(values: dict[str, Any]) -> None:
     """Relative folders of `init_from`, `data.shards` and `data.mixture` -> absolute ones, in place.
 
-    Workers and later starts of a run have other working folders.
+    Workers and later starts of a run have other working folders. Raises UsageError for what can be no path.
     """
     start = values.get("init_from")
     if isinstance(start, str) and not start.startswith("models:/"):
-        values["init_from"] = str(Path(start).expanduser().absolute())
+        values["init_from"] = _absolute(start)
     data = values.get("data")
     if not isinstance(data, dict):
         return
     mixture = data.get("mixture")
     for part in [data, *(mixture if isinstance(mixture, list) else [])]:
         if isinstance(part, dict) and isinstance(part.get("shards"), str):
-            part["shards"] = url_of(part["shards"]) or str(Path(part["shards"]).expanduser().absolute())
+            part["shards"] = url_of(part["shards"]) or _absolute(part["shards"])
+
+
+def _absolute(folder: str) -> str:
+    if "\0" in folder:
+        raise UsageError(f"{_short(folder)} is no path: it holds a NUL character", "write the folder's name")
+    try:
+        return str(Path(folder).expanduser().absolute())
+    except RuntimeError:  # ~name of nobody here
+        raise UsageError(f"{_short(folder)}: no such user's home on this machine", "write the whole path") from None

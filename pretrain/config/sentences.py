@@ -19,6 +19,7 @@ REMEDIES = {
     "int_parsing": "write a whole number",
     "float_type": "write a number",
     "float_parsing": "write a number",
+    "finite_number": "give a number with digits",
     "bool_type": "write true or false",
     "bool_parsing": "write true or false",
     "string_type": "write text, in quotes if it looks like a number",

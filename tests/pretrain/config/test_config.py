@@ -75,6 +75,9 @@ def test_several_mistakes_of_one_section_are_all_named() -> None:
         ({"encoder": {"name": 2.5}}, "encoder: name is 2.5; write a name, one of: cardialign, resnet1d"),
         ({"method": "siglip"}, "method: 'siglip' is not a section; write method: {name: siglip}"),
         ({"encoder": None}, "encoder: null is not a section; write encoder: {name: cardialign}"),
+        ({"optimizer": {"lr": float("inf")}}, "optimizer.lr: input should be a finite number (got inf)"),
+        ({"optimizer": {"weight_decay": float("nan")}}, "optimizer.weight_decay: input should be a finite number"),
+        ({"training": {"epochs": float("inf")}}, "training.epochs: input should be a finite number"),
         ({"data": 3}, "data: input should be a mapping (got 3); write `key: value` lines under it"),
         ({"data": {"shards": 3}}, "data.shards: input should be a path (got 3); write a folder or a URL"),
         ({"data": {1: 2}}, "data.1: keys should be strings (got 1); write the key as text"),
@@ -239,6 +242,15 @@ def test_other_mistakes_do_not_speak_of_whole_sections(override: str) -> None:
     with pytest.raises(UsageError) as caught:
         load_config("cardialign-tiny", [override])
     assert "whole section" not in caught.value.remedy
+
+
+@pytest.mark.parametrize("key", ["init_from", "data.shards"])
+@pytest.mark.parametrize(
+    ("folder", "message"), [("~nobody-here/set", "no such user's home"), ('"a\\0b"', "holds a NUL character")]
+)
+def test_what_can_be_no_path_is_refused(key: str, folder: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_config("cardialign-tiny", [f"{key}={folder}"])
 
 
 def test_old_words_are_told_where_they_stand(tmp_path: Path) -> None:
