@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
+from argparse import ArgumentTypeError
+from collections.abc import Callable
 from pathlib import Path
 
 from cardialign.data_shards.errors import UsageError
@@ -11,15 +15,65 @@ TRACKING_URI = "sqlite:///mlflow.db"
 """The MLflow store of who names none."""
 
 
+HIGHEST_FOLD = 10_000
+HIGHEST_AMOUNT = 1e6
+"""Of seconds and of Hz: far beyond every ECG, and small enough to be counted in samples."""
+
+
 def folds(text: str) -> tuple[int, ...]:
     """`1-8`, `9`, or `1-3,5` -> fold numbers."""
     numbers: set[int] = set()
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise UsageError(f"{text!r} is not a list of folds", "write for example 1-8 or 1,2,9")
-        numbers.update(range(int(first), int(last or first) + 1))
+        ends = [end.strip() for end in part.split("-")]
+        if len(ends) > 2 or not all(end.isdecimal() for end in ends):
+            raise ArgumentTypeError(f"{_short(text)} is not a list of folds; write for example 1-8 or 1,2,9")
+        if any(len(end) > 5 or int(end) > HIGHEST_FOLD for end in ends):
+            raise ArgumentTypeError(f"{_short(part)} goes beyond fold {HIGHEST_FOLD}; write for example 1-8 or 1,2,9")
+        first, last = int(ends[0]), int(ends[-1])
+        if first > last:
+            raise ArgumentTypeError(f"{_short(part)} runs backwards; write {last}-{first}")
+        numbers.update(range(first, last + 1))
     return tuple(sorted(numbers))
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The `type=` of an option that counts: a whole number from `least` to `most`, both included."""
+    limits = f"of {least} or more" if most is None else f"from {least} to {most}"
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least or (most is not None and number > most):
+            raise ArgumentTypeError(f"{_short(text)} is not a whole number {limits}")
+        return number
+
+    return read
+
+
+def amount(text: str) -> float:
+    """The `type=` of an option in seconds or Hz: a number above 0, not too large to be counted in samples."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= HIGHEST_AMOUNT:  # refuses nan too
+        raise ArgumentTypeError(f"{_short(text)} is not a number above 0 and up to {HIGHEST_AMOUNT:,.0f}")
+    return number
+
+
+def file_to_write(text: str) -> Path:
+    """The `type=` of an option that names one file: a path that is no folder."""
+    path = Path(text)
+    with contextlib.suppress(OSError, ValueError):  # what is wrong with such a path is told when it is written
+        if path.is_dir():
+            raise ArgumentTypeError(f"{text} is a folder; name a file in it")
+    return path
+
+
+def _short(text: str) -> str:
+    return repr(text) if len(text) <= 60 else f"{text[:60]!r}..."
 
 
 def key_values(assignments: list[str]) -> dict[str, str]:
@@ -53,7 +107,9 @@ def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
 
 
 def add_workers(parser: argparse.ArgumentParser, default: int, help: str) -> None:
-    parser.add_argument("--workers", type=int, default=default, metavar="N", help=f"{help} (default {default})")
+    parser.add_argument(
+        "--workers", type=whole_number(0), default=default, metavar="N", help=f"{help} (default {default})"
+    )
 
 
 def existing_folder(path: Path, what: str, remedy: str) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.lines import aligned
-from cardialign.cluster.cli.options import add_tracking_uri
+from cardialign.cluster.cli.options import add_tracking_uri, amount
 from cardialign.data_shards.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", required=True, help="exported folder, or models:/NAME@ALIAS")
     parser.add_argument("--leads", help="lead names of a .npy file, comma-separated (default: the standard 12)")
     parser.add_argument(
-        "--sampling-rate", type=float, metavar="HZ", help="of a .npy file; a WFDB record says so itself"
+        "--sampling-rate", type=amount, metavar="HZ", help="of a .npy file; a WFDB record says so itself"
     )
     parser.add_argument("--resample", action="store_true", help="allow another sampling rate than the encoder's")
     parser.add_argument("--crop", action="store_true", help="allow longer records: the first seconds are used")

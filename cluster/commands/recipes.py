@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from cardialign.cluster.cli.options import amount
 from cardialign.data_shards.errors import UsageError
 
 
@@ -12,8 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "recipe", nargs="*", help="names of shipped recipes or YAML files (default: every shipped recipe)"
     )
-    parser.add_argument("--sampling-rate", type=float, default=500.0, metavar="HZ", help="of the records (default 500)")
-    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="per record (default 10)")
+    parser.add_argument(
+        "--sampling-rate", type=amount, default=500.0, metavar="HZ", help="of the records (default 500)"
+    )
+    parser.add_argument("--seconds", type=amount, default=10.0, metavar="S", help="per record (default 10)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -25,7 +28,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if spec.samples < 1:
         raise UsageError(
             f"records of {args.seconds:g} s at {args.sampling_rate:g} Hz have no sample",
-            "give --sampling-rate and --seconds above 0",
+            "give --sampling-rate and --seconds further above 0",
         )
     counted = [count_recipe(load_config(name), spec)._asdict() for name in args.recipe or recipe_names()]
     return {

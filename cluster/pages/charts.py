@@ -6,7 +6,7 @@ Here a chart is places and lengths in SVG units; `templates/charts.html` draws t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, ClassVar
@@ -185,17 +185,26 @@ def frequency_bars(counts: Mapping[str, int], total: int, *, title: str, unit: s
     if not counts:
         return ""
     top = max(max(counts.values()), 1)
-    longest = min(LONGEST_LABEL, max(map(len, counts)))
-    left = max(84.0, 14 + CHARACTER * longest)  # short labels are codes in wide capitals
+    left = _label_room(counts, 84.0)  # short labels are codes in wide capitals
     bars = []
     for place, (name, count) in enumerate(counts.items()):
-        shown = name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1].rstrip() + "…"
         digits = 0 if count >= 0.1 * total else 1
         share = f"{count:,}  ({100 * count / total:.{digits}f} %)" if total else f"{count:,}"
         width = count / top * (Frame.width - left - FIGURE)
-        bars.append({"y": place * ROW, "name": shown, "told": f"{name}: {count:,}", "width": width, "share": share})
+        bars.append(
+            {"y": place * ROW, "name": _label(name), "told": f"{name}: {count:,}", "width": width, "share": share}
+        )
     height = ROW * len(counts) + 4
     return draw("frequencies", title=title, unit=unit, width=Frame.width, height=height, left=left, bars=bars)
+
+
+def _label(name: str) -> str:
+    return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1].rstrip() + "…"
+
+
+def _label_room(names: Iterable[str], least: float) -> float:
+    """Width that the labels of bars need at the left, `least` at the least."""
+    return max(least, 14 + CHARACTER * max(len(_label(name)) for name in names))
 
 
 class IntervalScale:
@@ -239,9 +248,9 @@ class IntervalScale:
 def weight_bars(weights: Mapping[str, float]) -> str:
     """Horizontal bars on a 0..1 axis (wider when a weight exceeds 1), one per lead group with its figure."""
     top = max(1.0, *weights.values())
-    left, row, length = 74, 24, 150
+    left, row, length = _label_room(weights, 74.0), 24, 150
     bars = [
-        {"y": place * row, "name": name, "weight": weight, "width": max(0.0, weight) / top * length}
+        {"y": place * row, "name": _label(name), "weight": weight, "width": max(0.0, weight) / top * length}
         for place, (name, weight) in enumerate(weights.items())
     ]
     return draw("weights", width=left + length + 46, height=row * len(bars), left=left, length=length, bars=bars)

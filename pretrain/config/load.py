@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from cardialign.data_shards.errors import UsageError
@@ -17,9 +17,12 @@ from cardialign.pretrain.config.fields import Strict
 from cardialign.pretrain.config.run import MAIN, RunConfig, section
 from cardialign.pretrain.config.sections import EncoderConfig
 from cardialign.pretrain.config.sentences import sentences
+from cardialign.pretrain.config.yaml_text import read_yaml
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
+CHOICES = (ENCODERS, METHODS)
+"""The tables of the sections that decide by their `name` which keys they have; the kind is the section's word."""
 RENAMED = {"model": "encoder", "objective": "method"}
 """Sections of version 1 and what they are called now."""
 RENAMED_METHODS = {"diagsim": "cardialign"}
@@ -41,9 +44,15 @@ def upgrade(values: dict[str, Any], origin: str = "configuration") -> dict[str, 
             raise UsageError(f"{origin} has both {new} and its old name {old}", f"move what is under {old} to {new}")
         upgraded[new] = upgraded.pop(old)
     method = upgraded.get("method")
-    if isinstance(method, dict) and method.get("name") in RENAMED_METHODS:
-        upgraded["method"] = {**method, "name": RENAMED_METHODS[method["name"]]}
+    if isinstance(method, dict) and _name_of(method) in RENAMED_METHODS:
+        upgraded["method"] = {**method, "name": RENAMED_METHODS[_name_of(method)]}
     return upgraded
+
+
+def _name_of(section: Any) -> str:
+    """The `name` of a section that may hold mistakes; "" when it has none that is text."""
+    name = section.get("name", MAIN["name"]) if isinstance(section, dict) else ""
+    return name if isinstance(name, str) else ""
 
 
 def parse_config(values: dict[str, Any], origin: str = "configuration") -> RunConfig:
@@ -51,17 +60,36 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> RunCo
 
     Raises UsageError naming every mistake at once: dotted key, reason, value, remedy.
     """
-    renamed = [f"{old} is called {new} now" for old, new in RENAMED.items() if old in values]
-    values = upgrade(values, origin)
+    return _parse(upgrade(values, origin), origin, _old_words(values), {})
+
+
+def _old_words(sections: Iterable[str]) -> list[str]:
+    """What to say of each word of version 1 among the names of sections."""
+    given = set(sections)
+    return [f"{old} is called {new} now" for old, new in RENAMED.items() if old in given]
+
+
+def _short(text: str, most: int = 160) -> str:
+    """Quoted, for a message; a very long one is cut and counted."""
+    return repr(text) if len(text) <= most else f"{text[:most]!r}... ({len(text)} characters)"
+
+
+def _parse(values: dict[str, Any], origin: str, remedies: list[str], of_sections: Mapping[str, str]) -> RunConfig:
+    """Dict in today's words -> RunConfig.
+
+    remedies open the remedy of a refusal; of_sections are more of them, each said when its section has a mistake.
+    """
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        chosen = {"encoder": _class(ENCODERS, values), "method": _class(METHODS, values)}
+        chosen = {table.kind: _class(table, values) for table in CHOICES}
         lines = sentences(error, RunConfig, chosen)
+        wrong = {one["loc"][0] for one in error.errors() if one["loc"]}
+        remedies = [*remedies, *(remedy for section, remedy in of_sections.items() if section in wrong)]
         count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}"
         raise UsageError(
             f"{origin} has {count}:\n" + "\n".join(f"  - {line}" for line in lines),
-            "; ".join([*renamed, "correct the keys above and run again"]),
+            "; ".join([*remedies, "correct the keys above and run again"]),
         ) from None
 
 
@@ -79,28 +107,29 @@ def encoder_section(values: dict[str, Any], origin: str) -> EncoderConfig:
 
 def _class(table: Table, values: dict[str, Any]) -> type[Strict]:
     """The configuration class of a section that may hold mistakes: its base when the name is one of them."""
-    section = values.get(table.kind, MAIN)
-    name = section.get("name", MAIN["name"]) if isinstance(section, dict) else ""
     try:
-        return table.find(str(name)).Config
+        return table.find(_name_of(values.get(table.kind, MAIN))).Config
     except UsageError:
         return Strict
 
 
 def set_dotted(values: dict[str, Any], assignment: str) -> None:
-    """Apply one `--set a.b=value` in place; the value is read as YAML. Raises UsageError when there is no `=`."""
+    """Apply one `--set a.b=value` in place; the value is read as YAML, the key may be an old word.
+
+    Raises UsageError when there is no `=`, and for a value that YAML cannot read.
+    """
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"--set {assignment!r} is not KEY=VALUE", "write for example --set optimizer.lr=1e-3")
+        raise UsageError(f"--set {_short(assignment)} is not KEY=VALUE", "write for example --set optimizer.lr=1e-3")
     first, *others = key.strip().split(".")
-    *parents, last = [RENAMED.get(first, first) if others else first, *others]
+    *parents, last = [RENAMED.get(first, first), *others]
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise UsageError(
-                f"--set {assignment!r}: {parent} is not a section", "give the dotted key of a single value"
+                f"--set {_short(assignment)}: {parent} is not a section", "give the dotted key of a single value"
             )
-    value = yaml.safe_load(text)
+    value = read_yaml(text, f"--set {_short(assignment)}")
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
         with contextlib.suppress(ValueError):
             value = float(value)
@@ -113,36 +142,73 @@ def recipe_names() -> list[str]:
 
 def load_config(recipe: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> RunConfig:
     """Recipe name (see `recipe_names`) or YAML path, then `a.b=value` overrides in order. Raises UsageError."""
-    path = Path(recipe)
-    if not path.suffix and (RECIPES / f"{recipe}.yaml").is_file():
-        path = RECIPES / f"{recipe}.yaml"
-    if not path.is_file():
-        raise UsageError(f"no recipe {str(recipe)!r}", f"use a YAML file or one of: {', '.join(recipe_names())}")
+    path = _recipe_file(recipe)
     try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not valid YAML: {error}", "correct the line named above") from None
-    if not isinstance(values, dict):
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text (byte {error.start})", "save the file as UTF-8") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "check the file's rights and its disk") from None
+    written = read_yaml(text, str(path))
+    if written is None:  # empty, or comments alone: every default
+        written = {}
+    if not isinstance(written, dict):
         raise UsageError(f"{path} does not hold a mapping", "write `section:` blocks with `key: value` lines")
-    values = upgrade(values, str(path))  # before the overrides, which may use old words or new ones
+    values = upgrade(written, str(path))  # before the overrides, which may use old words or new ones
+    before = {table.kind: _name_of(values.get(table.kind, MAIN)) for table in CHOICES}
     for assignment in overrides:
         set_dotted(values, assignment)
+    values = upgrade(values, str(path))  # an override may have brought the old name of a method
     _place_paths(values)
-    return parse_config(values, str(path))
+    words = [*written, *(assignment.strip().partition("=")[0].partition(".")[0] for assignment in overrides)]
+    return _parse(values, str(path), _old_words(words), _whole_sections(before, values))
+
+
+def _recipe_file(recipe: str | Path) -> Path:
+    """The file of a shipped recipe's name, or the path as it is. Raises UsageError when there is no such file."""
+    path = Path(recipe)
+    with contextlib.suppress(OSError, ValueError):  # no name of a file at all: too long, or with a NUL
+        if not path.suffix and (RECIPES / f"{recipe}.yaml").is_file():
+            return RECIPES / f"{recipe}.yaml"
+        if path.is_file():
+            return path
+    raise UsageError(f"no recipe {_short(str(recipe))}", f"use a YAML file or one of: {', '.join(recipe_names())}")
+
+
+def _whole_sections(before: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, str]:
+    """Section -> the way out, for each whose `name` the overrides changed while the recipe's other keys stayed."""
+    ways = {}
+    for table in CHOICES:
+        given = values.get(table.kind, MAIN)
+        name = given if isinstance(given, str) else _name_of(given)
+        if name != before[table.kind] and name in table:
+            ways[table.kind] = (
+                f"to change the {table.kind} give the whole section: --set '{table.kind}={{name: {name}}}'"
+            )
+    return ways
 
 
 def _place_paths(values: dict[str, Any]) -> None:
     """Relative folders of `init_from`, `data.shards` and `data.mixture` -> absolute ones, in place.
 
-    Workers and later starts of a run have other working folders.
+    Workers and later starts of a run have other working folders. Raises UsageError for what can be no path.
     """
     start = values.get("init_from")
     if isinstance(start, str) and not start.startswith("models:/"):
-        values["init_from"] = str(Path(start).expanduser().absolute())
+        values["init_from"] = _absolute(start)
     data = values.get("data")
     if not isinstance(data, dict):
         return
     mixture = data.get("mixture")
     for part in [data, *(mixture if isinstance(mixture, list) else [])]:
         if isinstance(part, dict) and isinstance(part.get("shards"), str):
-            part["shards"] = url_of(part["shards"]) or str(Path(part["shards"]).expanduser().absolute())
+            part["shards"] = url_of(part["shards"]) or _absolute(part["shards"])
+
+
+def _absolute(folder: str) -> str:
+    if "\0" in folder:
+        raise UsageError(f"{_short(folder)} is no path: it holds a NUL character", "write the folder's name")
+    try:
+        return str(Path(folder).expanduser().absolute())
+    except RuntimeError:  # ~name of nobody here
+        raise UsageError(f"{_short(folder)}: no such user's home on this machine", "write the whole path") from None

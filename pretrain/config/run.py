@@ -23,6 +23,8 @@ from cardialign.pretrain.config.sections import (
     TrainingConfig,
 )
 
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
+"""What torch's generator takes, negative numbers too; orders and draws take any whole number."""
 MAIN = {"name": "cardialign"}
 """What a recipe gets that names no method, or no encoder."""
 
@@ -39,8 +41,23 @@ def section(table: Table, values: Any) -> Any:
     return kind.model_validate(values)
 
 
+def _named(table: Table, values: Any) -> Any:
+    """`section`, for what anybody may have written: a section that is no mapping, a name that is no text."""
+    if not isinstance(values, dict | Strict):
+        name = values if isinstance(values, str) and values in table else next(iter(table))
+        raise ValueError(f"{_told(values)} is not a section; write {table.kind}: {{name: {name}}}")
+    name = values.get("name", MAIN["name"]) if isinstance(values, dict) else ""
+    if not isinstance(name, str):
+        raise ValueError(f"name is {_told(name)}; write a name, one of: {', '.join(table)}")
+    return section(table, values)
+
+
+def _told(value: Any) -> str:
+    return "null" if value is None else repr(value)
+
+
 def _choice(table: Table) -> BeforeValidator:
-    return BeforeValidator(partial(section, table))
+    return BeforeValidator(partial(_named, table))
 
 
 class RunConfig(Strict):
@@ -53,7 +70,7 @@ class RunConfig(Strict):
     """
 
     name: str = "cardialign"
-    seed: int = 0
+    seed: Seed = 0
     init_from: str | None = None
     init_fresh: tuple[str, ...] = ()
     data: DataConfig = DataConfig()

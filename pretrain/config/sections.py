@@ -136,10 +136,10 @@ class TextConfig(Strict):
 
 class OptimizerConfig(Strict):
     name: Literal["adamw"] = "adamw"
-    lr: Annotated[float, Field(gt=0)] = 2e-4
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2e-4
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-8
     grad_clip: Annotated[float, Field(ge=0)] = 1.0
 
 
@@ -163,7 +163,7 @@ class TrainingConfig(Strict):
     global_batch: Annotated[int, Field(ge=2)] = 256
     micro_batch: Positive | None = None
     steps: Positive | None = None
-    epochs: Annotated[float, Field(gt=0)] | None = None
+    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     precision: Literal["fp32", "bf16"] = "bf16"
     zero_stage: Literal[0, 1, 2, 3] = 2
     lead_dropout: Fraction = 0.0

@@ -19,6 +19,7 @@ REMEDIES = {
     "int_parsing": "write a whole number",
     "float_type": "write a number",
     "float_parsing": "write a number",
+    "finite_number": "give a number with digits",
     "bool_type": "write true or false",
     "bool_parsing": "write true or false",
     "string_type": "write text, in quotes if it looks like a number",
@@ -27,7 +28,11 @@ REMEDIES = {
     "too_short": "give more values",
     "dict_type": "write `name: value` lines under it",
     "model_type": "write `key: value` lines under it",
+    "path_type": "write a folder or a URL, in quotes if it looks like a number",
+    "invalid_key": "write the key as text, in quotes if it looks like a number",
 }
+REASONS = {"model_type": "input should be a mapping", "path_type": "input should be a path"}
+"""Kinds of mistakes that the library words with names of classes."""
 
 
 def sentences(error: ValidationError, model: type[BaseModel], chosen: Mapping[str, type[BaseModel]]) -> list[str]:
@@ -70,7 +75,7 @@ def _sentences(error: Any, model: type[BaseModel], chosen: Mapping[str, type[Bas
     shown = "" if isinstance(value, dict | list | BaseModel) else f" (got {value!r})"
     if kind == "value_error":
         return [f"{key}: {line}" for line in error["msg"].removeprefix("Value error, ").splitlines()]
-    reason = (
+    reason = REASONS.get(kind) or (
         (error["msg"][:1].lower() + error["msg"][1:])
         .replace("valid tuple", "list")
         .replace("valid dictionary", "mapping")

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_folds, add_split, add_tracking_uri
+from cardialign.cluster.cli.options import add_folds, add_split, add_tracking_uri, file_to_write, whole_number
 from cardialign.data_shards.errors import UsageError
 
 
@@ -29,17 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_split(parser, "score only this part; with --protocol: the protocol's part, default test; else")
     parser.add_argument(
         "--bootstrap",
-        type=int,
+        type=whole_number(0),
         default=1000,
         metavar="N",
         help="resamples by patient for the 95 %% intervals (default 1000)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the bootstrap and of the untrained baseline (default 0)"
+        "--seed",
+        type=whole_number(0, 2**64 - 1),
+        default=0,
+        help="of the bootstrap and of the untrained baseline (default 0)",
     )
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default 64")
+    parser.add_argument("--batch-size", type=whole_number(1), default=64, metavar="N", help="default 64")
     parser.add_argument("--baseline", action="store_true", help="also score the same encoder with fresh weights")
-    parser.add_argument("--out", type=Path, help="write the full result there as JSON")
+    parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
     parser.add_argument(
         "--track", action="store_true", help="also log the figures to the registered encoder's MLflow run and version"
     )

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_folds, add_workers, key_values
+from cardialign.cluster.cli.options import add_folds, add_workers, amount, key_values, whole_number
 from cardialign.cluster.cli.progress import Progress
 
 FLAG_OF = {"sampling_rate": "record-rate"}
@@ -73,16 +73,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the shard set")
     parser.add_argument(
         "--sampling-rate",
-        type=float,
+        type=amount,
         default=500.0,
         metavar="HZ",
         help="of the shards; records are resampled (default 500)",
     )
     parser.add_argument(
-        "--seconds", type=float, default=10.0, help="length of every record; cropped or padded at the end (default 10)"
+        "--seconds", type=amount, default=10.0, help="length of every record; cropped or padded at the end (default 10)"
     )
     parser.add_argument("--codec", default="einthoven", help="einthoven (default, lossless) or npy")
-    parser.add_argument("--records-per-shard", type=int, default=2048, metavar="N", help="default 2048")
+    parser.add_argument("--records-per-shard", type=whole_number(1), default=2048, metavar="N", help="default 2048")
     add_workers(parser, 0, "processes, 0 = one per core")
     parser.add_argument(
         "--address",
@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(--root and --out on a filesystem that all nodes share), or on a local Ray",
     )
     add_folds(parser, "keep only these folds")
-    parser.add_argument("--limit", type=int, metavar="N", help="read at most so many records")
+    parser.add_argument("--limit", type=whole_number(1), metavar="N", help="read at most so many records")
     parser.add_argument("--overwrite", action="store_true", help="replace a finished shard set")
     _add_reader_options(parser)
 

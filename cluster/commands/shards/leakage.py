@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import folds
+from cardialign.cluster.cli.options import folds, whole_number
 from cardialign.cluster.cli.progress import Progress
 from cardialign.data_shards.errors import DONE, FAILED
 
@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-waveforms", action="store_true", help="compare patients and reports only; reads no signal"
     )
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="that read and decode (default 2)")
+    parser.add_argument(
+        "--threads", type=whole_number(1), default=2, metavar="N", help="that read and decode (default 2)"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.lines import aligned
+from cardialign.cluster.cli.options import file_to_write
 from cardialign.cluster.cli.progress import Progress
 from cardialign.data_shards.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shards", type=Path, help="folder or URL of the shard set")
-    parser.add_argument("--out", type=Path, help="page to write (.html)")
+    parser.add_argument("--out", type=file_to_write, help="page to write (.html)")
     parser.add_argument(
         "--sample", type=int, default=5000, metavar="N", help="records to read for lengths and rates (default 5000)"
     )

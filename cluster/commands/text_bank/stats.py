@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_folds
+from cardialign.cluster.cli.options import add_folds, whole_number
 
 SHOWN = ("1", "10", "50", "90", "99")
 
@@ -14,7 +14,9 @@ SHOWN = ("1", "10", "50", "90", "99")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shards", type=Path, help="folder of a shard set whose text bank is built")
     parser.add_argument("--encoder", help="report encoder of the bank, when there are several")
-    parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="of that bank (default 128)")
+    parser.add_argument(
+        "--max-tokens", type=whole_number(8, 512), default=128, metavar="N", help="of that bank (default 128)"
+    )
     parser.add_argument("--style", help="report style of the bank, when there are several")
     parser.add_argument(
         "--global-batch", type=int, nargs="+", default=[256, 1024, 4096], metavar="B", help="default 256 1024 4096"

@@ -56,4 +56,4 @@ def test_shorter_records_cost_less(cardialign: Call) -> None:
 
 def test_wrong_words_are_answered(cardialign: Call) -> None:
     assert "no recipe 'cardialign-huge'" in cardialign("recipes", "cardialign-huge").json["problem"]
-    assert "have no sample" in cardialign("recipes", "--seconds", 0).json["problem"]
+    assert "have no sample" in cardialign("recipes", "--seconds", 1e-6).json["problem"]

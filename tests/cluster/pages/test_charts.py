@@ -8,6 +8,8 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from cardialign.cluster.pages.charts import (
+    CHARACTER,
+    LONGEST_LABEL,
     IntervalScale,
     column_chart,
     frequency_bars,
@@ -80,6 +82,17 @@ def test_weight_bars_are_as_long_as_the_weights_say():
     bars = ElementTree.fromstring(weight_bars({"lateral": 0.5, "septal": 0.25}))
     lengths = [float(r.get("width")) for r in bars.iter("rect") if r.get("class") == "bar"]
     assert lengths[0] == pytest.approx(2 * lengths[1])
+
+
+@pytest.mark.parametrize("name", ["limb", "inferolateral and posterior", "W" * 100])
+def test_names_of_weights_have_room_and_long_ones_are_cut(name: str) -> None:
+    figure = ElementTree.fromstring(weight_bars({name: 0.5}))
+    label = next(each for each in figure.iter("text") if each.attrib["text-anchor"] == "end")
+    shown = (label.text or "").strip()
+    assert float(label.attrib["x"]) >= CHARACTER * len(shown) and len(shown) <= LONGEST_LABEL
+    assert shown == name if len(name) <= LONGEST_LABEL else shown.endswith("W…")
+    right = max(float(bar.attrib["x"]) + float(bar.attrib["width"]) for bar in figure.iter("rect"))
+    assert right + 40 <= float(figure.attrib["width"]), "the figure fits at the end of its bar"
 
 
 def heights(svg: str) -> list[float]:

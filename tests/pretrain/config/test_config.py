@@ -66,6 +66,21 @@ def test_several_mistakes_of_one_section_are_all_named() -> None:
         ({"encoder": {"name": "resnet"}}, "unknown encoder 'resnet'"),
         ({"data": {"folds": "all"}}, "write a list"),
         ({"seed": "x"}, "write a whole number"),
+        ({"seed": 10**30}, f"seed: input should be less than {2**64}"),
+        ({"seed": -(10**30)}, f"seed: input should be greater than or equal to {-(2**63)}"),
+        ({"method": {"name": None}}, "method: name is null; write a name, one of: cardialign, siglip"),
+        ({"method": {"name": 3}}, "method: name is 3; write a name"),
+        ({"method": {"name": ["a"]}}, "method: name is ['a']; write a name"),
+        ({"objective": {"name": {"a": 1}}}, "method: name is {'a': 1}; write a name"),
+        ({"encoder": {"name": 2.5}}, "encoder: name is 2.5; write a name, one of: cardialign, resnet1d"),
+        ({"method": "siglip"}, "method: 'siglip' is not a section; write method: {name: siglip}"),
+        ({"encoder": None}, "encoder: null is not a section; write encoder: {name: cardialign}"),
+        ({"optimizer": {"lr": float("inf")}}, "optimizer.lr: input should be a finite number (got inf)"),
+        ({"optimizer": {"weight_decay": float("nan")}}, "optimizer.weight_decay: input should be a finite number"),
+        ({"training": {"epochs": float("inf")}}, "training.epochs: input should be a finite number"),
+        ({"data": 3}, "data: input should be a mapping (got 3); write `key: value` lines under it"),
+        ({"data": {"shards": 3}}, "data.shards: input should be a path (got 3); write a folder or a URL"),
+        ({"data": {1: 2}}, "data.1: keys should be strings (got 1); write the key as text"),
         ({"data": {"shards": "a", "mixture": [{"shards": "b"}]}}, "shards and mixture are both set; keep one of them"),
         (
             {"data": {"mixture": [{"shards": "a"}, {"shards": "a"}]}},
@@ -141,6 +156,115 @@ def test_overrides_are_read_as_yaml_in_order() -> None:
 def test_wrong_overrides_are_refused(override: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load_config("cardialign-tiny", [override])
+
+
+def test_seeds_are_what_torch_takes() -> None:
+    assert [parse_config({"seed": seed}).seed for seed in (-1, -(2**63), 2**64 - 1)] == [-1, -(2**63), 2**64 - 1]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method={", r"line 1, column 2: .*expected the node content"),
+        ("method=[", r"line 1, column 2: .*expected the node content"),
+        ("training.steps=\t3", r"found character '\\t' that cannot start any token"),
+        ("name=!!python/name:os.system x", "could not determine a constructor for the tag"),
+        ("name=a\x07", "character 7 at position 1: special characters are not allowed"),
+        ("name=2020-13-45", r"'2020-13-45' cannot be read \(month must be in 1\.\.12\)"),
+        ("name=!!timestamp x", "'x' cannot be read"),
+        ("seed=" + "9" * 5000, r"\.\.\. \(5005 characters\) is not valid YAML: .* cannot be read"),
+        ("name=" + "[" * 5000, "stand too deep in one another"),
+        ("optimizer={lr: 1, eps: 2, lr: 3}", "line 1, column 17: key 'lr' stands twice"),
+    ],
+    ids=range(10),
+)
+def test_overrides_that_yaml_cannot_read_are_refused_with_their_text(override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        load_config("cardialign-tiny", [override])
+    assert caught.value.problem.startswith(f"--set {override[:20]!r}"[:-1].replace("\x07", "\\x07"))
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"seed: 1\nname: 2020-13-45\n", r"line 2, column 7: '2020-13-45' cannot be read"),
+        (b"seed: 1\ndata: {}\nseed: 2\n", "line 3, column 1: key 'seed' stands twice, keep one"),
+        (b"name: \xff\n", r"is not UTF-8 text \(byte 6\)"),
+        (b"[]\n", "does not hold a mapping"),
+        (b"false\n", "does not hold a mapping"),
+        (b"? [a]\n: b\n", "found unhashable key"),
+        (b"seed: 1\n---\nseed: 2\n", "expected a single document"),
+    ],
+)
+def test_recipes_that_cannot_be_read_are_named_with_the_place(tmp_path: Path, content: bytes, message: str) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_bytes(content)
+    with pytest.raises(UsageError, match=rf"mine\.yaml .*{message}") as caught:
+        load_config(recipe)
+    assert caught.value.remedy
+
+
+def test_an_empty_recipe_is_every_default_and_a_merged_key_is_not_twice(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("# nothing yet\n")
+    assert load_config(recipe) == RunConfig()
+    recipe.write_text("optimizer: {<<: {lr: 1, eps: 0.1}, lr: 2}\n")
+    assert (load_config(recipe).optimizer.lr, load_config(recipe).optimizer.eps) == (2, 0.1)
+
+
+@pytest.mark.parametrize("recipe", ["a" * 5000, "a\0b", "."])
+def test_a_recipe_that_can_be_no_file_is_not_there(recipe: str) -> None:
+    with pytest.raises(UsageError, match="no recipe '") as caught:
+        load_config(recipe)
+    assert len(caught.value.problem) < 250
+
+
+@pytest.mark.parametrize(
+    ("override", "way"),
+    [
+        ("method.name=siglip", "--set 'method={name: siglip}'"),
+        ("method=siglip", "--set 'method={name: siglip}'"),
+        ("encoder.name=resnet1d", "--set 'encoder={name: resnet1d}'"),
+        ("objective.name=siglip", "--set 'method={name: siglip}'"),
+    ],
+)
+def test_who_changes_the_method_alone_is_told_to_give_the_whole_section(override: str, way: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_config("cardialign-tiny", [override])
+    assert way in caught.value.remedy and "whole section" in caught.value.remedy
+    section, _, value = way.removeprefix("--set ").strip("'").partition("=")
+    assert f"name: {getattr(load_config('cardialign-tiny', [f'{section}={value}']), section).name}" in value
+
+
+@pytest.mark.parametrize("override", ["method.lo=1", "method.name=siglop", "optimizer.l=1"])
+def test_other_mistakes_do_not_speak_of_whole_sections(override: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_config("cardialign-tiny", [override])
+    assert "whole section" not in caught.value.remedy
+
+
+@pytest.mark.parametrize("key", ["init_from", "data.shards"])
+@pytest.mark.parametrize(
+    ("folder", "message"), [("~nobody-here/set", "no such user's home"), ('"a\\0b"', "holds a NUL character")]
+)
+def test_what_can_be_no_path_is_refused(key: str, folder: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_config("cardialign-tiny", [f"{key}={folder}"])
+
+
+def test_old_words_are_told_where_they_stand(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("objective: {lo: 0.2}\n")
+    with pytest.raises(UsageError, match="objective is called method now"):
+        load_config(recipe)
+    with pytest.raises(UsageError, match="model is called encoder now"):
+        load_config("cardialign-tiny", ["model.wdith=32"])
+
+
+def test_a_whole_section_under_its_old_word_replaces_the_new_one() -> None:
+    old = load_config("cardialign-tiny", ["objective={name: diagsim, low: 0.2}"])
+    assert old == load_config("cardialign-tiny", ["method={low: 0.2}"])
 
 
 def test_unreadable_recipes_are_named(tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""Options that several commands share: what they take, and one sentence, naming the option, for what they do not."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cardialign.cluster.cli.options import HIGHEST_FOLD, folds
+from cardialign.cluster.main import build_parser
+from cardialign.data_shards.errors import UsageError
+
+BUILD = ("shards build", "mimic-iv-ecg", "--root", "r", "--out", "o")
+SCORE = ("evaluate zero-shot", "--encoder", "e", "--shards", "s", "--prompts", "p")
+EMBED = ("embed", "ecg.npy", "--encoder", "e")
+
+
+def parsed(command: str, *words: object) -> argparse.Namespace:
+    return build_parser(command).parse_args([*command.split(), *map(str, words)])
+
+
+def test_folds_are_numbers_and_ranges() -> None:
+    assert folds("1-3,5, 9") == (1, 2, 3, 5, 9) and folds("8-8") == (8,) and folds("0") == (0,)
+    assert len(folds(f"1-{HIGHEST_FOLD}")) == HIGHEST_FOLD
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("1-999999999", "argument --folds: '1-999999999' goes beyond fold 10000; write for example 1-8 or 1,2,9"),
+        ("9" * 5000, "goes beyond fold 10000"),
+        ("8-1", "argument --folds: '8-1' runs backwards; write 1-8"),
+        ("all", "argument --folds: 'all' is not a list of folds; write for example 1-8 or 1,2,9"),
+        ("1-", "'1-' is not a list of folds"),
+        ("1-2-3", "'1-2-3' is not a list of folds"),
+        ("²", "'²' is not a list of folds"),
+        ("", "'' is not a list of folds"),
+    ],
+)
+def test_other_folds_are_refused_with_the_way_out(text: str, sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parsed(*BUILD, "--folds", text)
+    assert sentence in caught.value.problem and len(caught.value.problem) < 200
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "0", "-5", "1e300", "ten"])
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("recipes",), "--sampling-rate"),
+        (("recipes",), "--seconds"),
+        (BUILD, "--sampling-rate"),
+        (BUILD, "--seconds"),
+        (EMBED, "--sampling-rate"),
+    ],
+)
+def test_amounts_are_finite_and_above_zero(words: tuple[str, ...], option: str, value: str) -> None:
+    with pytest.raises(UsageError, match=f"argument {option}: '{value}' is not a number above 0 and up to 1,000,000"):
+        parsed(*words, f"{option}={value}")
+    assert getattr(parsed(*words, option, "12.5"), option[2:].replace("-", "_")) == 12.5
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "least"),
+    [
+        (BUILD, "--records-per-shard", 1),
+        (BUILD, "--limit", 1),
+        (BUILD, "--workers", 0),
+        (SCORE, "--bootstrap", 0),
+        (SCORE, "--seed", 0),
+        (SCORE, "--batch-size", 1),
+        (("shards leakage", "a", "b"), "--threads", 1),
+        (("text-bank stats", "s"), "--max-tokens", 8),
+    ],
+)
+def test_counts_are_whole_numbers_from_their_least(words: tuple[str, ...], option: str, least: int) -> None:
+    assert getattr(parsed(*words, option, least), option[2:].replace("-", "_")) == least
+    for value in (least - 1, "1.5", "nan", "many"):
+        with pytest.raises(UsageError, match=f"argument {option}: '{value}' is not a whole number "):
+            parsed(*words, f"{option}={value}")
+
+
+def test_a_seed_is_what_the_generators_take() -> None:
+    assert parsed(*SCORE, "--seed", 2**64 - 1).seed == 2**64 - 1
+    with pytest.raises(UsageError, match=f"is not a whole number from 0 to {2**64 - 1}"):
+        parsed(*SCORE, "--seed", 2**64)
+
+
+@pytest.mark.parametrize("words", [SCORE, ("shards inspect", "s", "--row", "0"), ("shards stats", "s")])
+def test_one_file_is_no_folder(words: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"argument --out: {tmp_path} is a folder; name a file in it"):
+        parsed(*words, "--out", tmp_path)
+    assert parsed(*words, "--out", tmp_path / "new.html").out == tmp_path / "new.html"
+
+
+def test_the_command_answers_in_one_sentence(cardialign: Callable[..., Any]) -> None:
+    answer = cardialign("recipes", "--seconds", "inf")
+    assert answer.code == 2 and answer.json["problem"].startswith("recipes: argument --seconds: 'inf' is not a number")
