@@ -42,7 +42,7 @@ types: $(INSTALLED) ## mypy over the four packages
 unit: $(INSTALLED) ## the tests in their quick forms, two at a time (those that start a Ray cluster: pytest -m ray)
 	$(PYTEST) -m "not slow"
 
-test-slow: $(INSTALLED) ## the long forms: every kernel variant, every point of failure, 20 times the examples of property tests
+test-slow: $(INSTALLED) ## the long forms: faults and a cluster on real Ray, every kernel variant, every point of failure, 20 times the examples
 	$(PYTEST) -m "slow or hypothesis" --examples 20 --timeout 900
 
 test-wheel: $(INSTALLED) ## the tests again, against the wheel, in an environment and a folder of its own

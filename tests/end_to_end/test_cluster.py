@@ -17,7 +17,7 @@ import pytest
 from cardialign.data_shards.cohort.generate import Cohort, make_cohort
 from tests.support.readme import block_with, run
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(700)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(700)]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from cardialign.pretrain.run.files import ATTEMPTS
 from cardialign.pretrain.training.alarms import CollapseError
 from tests.support.tiny_set import SMALL
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.mark.timeout(360)

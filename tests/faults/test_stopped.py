@@ -13,7 +13,7 @@ import pytest
 from cardialign.cluster.main import main
 from tests.support.tiny_set import SMALL
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.mark.timeout(360)

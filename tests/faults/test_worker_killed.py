@@ -17,7 +17,7 @@ from cardialign.pretrain.run.trace import read_trace
 from tests.support.processes import run_ranks
 from tests.support.tiny_set import SMALL
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def config_for(*data: str) -> RunConfig:

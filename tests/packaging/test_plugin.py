@@ -23,7 +23,7 @@ from tests.support.readme import run
 from tests.support.tiny_set import make_tiny_cohort, make_tiny_shards
 from tests.support.tiny_shards import HashingEncoder
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
 PACKAGE = "In a package of your own"
 MODULES = {
