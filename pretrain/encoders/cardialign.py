@@ -20,7 +20,7 @@ from cardialign.pretrain.encoders.blocks.lead_groups import group_attention
 from cardialign.pretrain.encoders.blocks.normalise import normalise
 from cardialign.pretrain.encoders.blocks.patches import PatchEmbedding, PatchScale, samples_of
 from cardialign.pretrain.encoders.blocks.pooling import ScalePooling
-from cardialign.pretrain.encoders.blocks.temporal import TemporalEncoder
+from cardialign.pretrain.encoders.blocks.temporal import TemporalEncoder, head_problems
 
 LEAD_GROUPS: dict[str, tuple[str, ...]] = {
     "lateral": ("I", "aVL", "V5", "V6", "aVR"),
@@ -63,16 +63,7 @@ class CardiAlignEncoderConfig(EncoderConfig):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         assert self.width is not None and self.heads is not None
-        problems = []
-        if self.width % self.heads:
-            problems.append(
-                f"width {self.width} is not a multiple of heads {self.heads}; choose another width or heads"
-            )
-        elif (self.width // self.heads) % 2:
-            problems.append(
-                f"width / heads = {self.width // self.heads} is odd; "
-                "choose an even head size (rotary positions turn pairs)"
-            )
+        problems = head_problems(self.width, self.heads)
         if not self.patches:
             problems.append("patches is empty; give at least one scale, e.g. {kernel_ms: 100, stride_ms: 100}")
         seen: list[str] = [lead for leads in self.lead_groups.values() for lead in leads]

@@ -19,7 +19,7 @@ from cardialign.pretrain.config import EncoderConfig, Positive, refuse
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
 from cardialign.pretrain.encoders.blocks.normalise import normalise
 from cardialign.pretrain.encoders.blocks.pooling import token_pooling
-from cardialign.pretrain.encoders.blocks.temporal import TemporalEncoder
+from cardialign.pretrain.encoders.blocks.temporal import TemporalEncoder, head_problems
 
 LEADS = len(STANDARD_LEADS)
 SIZES: dict[str, tuple[int, int, int]] = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
@@ -58,17 +58,7 @@ class Vit1dConfig(EncoderConfig):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         assert self.width is not None and self.heads is not None
-        problems = []
-        if self.width % self.heads:
-            problems.append(
-                f"width {self.width} is not a multiple of heads {self.heads}; choose another width or heads"
-            )
-        elif (self.width // self.heads) % 2:
-            problems.append(
-                f"width / heads = {self.width // self.heads} is odd; "
-                "choose an even head size (rotary positions turn pairs)"
-            )
-        refuse(problems)
+        refuse(head_problems(self.width, self.heads))
         return self
 
 

@@ -26,6 +26,15 @@ from cardialign.kernels.attention import (
 )
 
 
+def head_problems(width: int, heads: int) -> list[str]:
+    """What keeps `heads` from sharing `width`, each as "what is wrong; what to do"; empty when nothing does."""
+    if width % heads:
+        return [f"width {width} is not a multiple of heads {heads}; choose another width or heads"]
+    if (width // heads) % 2:
+        return [f"width / heads = {width // heads} is odd; choose an even head size (rotary positions turn pairs)"]
+    return []
+
+
 class PackedSequences(NamedTuple):
     """cu_seqlens int32 (B + 1,), the longest length,
     the sequence of every token int64 (M,), and the plan of the SDPA path (CPU only).

@@ -6,6 +6,7 @@ Each kind of loss, draw and state gives the same run on every topology, through 
 from __future__ import annotations
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,19 +85,6 @@ def test_teacher_queue_and_codebook_are_the_same_on_every_topology(runs: Any, na
 
 
 @pytest.mark.processes
-def test_the_teacher_is_the_moving_average_of_the_student(runs: Any) -> None:
-    """After one update from equal weights: teacher = 0.9 start + 0.1 student;
-    so it lies between, and nearer to the start.
-    """
-    _, results = runs
-    found = state(results["one"])
-    student, teacher = found["student.0.weight"], found["teacher.0.weight"]
-    moved = np.abs(student - teacher)
-    assert moved.max() > 1e-3, "the teacher stands still behind"
-    assert results["one"].steps == STEPS
-
-
-@pytest.mark.processes
 def test_a_stopped_run_with_a_teacher_continues_bit_for_bit_under_zero_3(runs: Any) -> None:
     root, results = runs
     assert results["stopped"].resumed_from == 2
@@ -133,16 +121,32 @@ def test_where_counts_are_known_every_record_is_encoded_once(runs: Any) -> None:
     )
 
 
-@pytest.mark.processes
-def test_a_part_with_rate_zero_stands_still_and_the_others_do_not(tmp_path: Path) -> None:
-    """The adversary learns at steps 0, 2, 4, ...: after step 1 it is what it was after step 0."""
-    shards = make_shards(tmp_path / "shards")
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]]:
+    """The state of the method after 1, 2 and 3 updates of one run."""
+    root = tmp_path_factory.mktemp("steps")
+    shards = make_shards(root / "shards")
     wanted = [(f"upto-{n}", EVERYTHING, {"zero_stage": 1, "stop_after": n}) for n in (1, 2, 3)]
-    results = run_ranks(1, jobs, shards, tmp_path, wanted, init=False, deadline=100)[0]
-    first, second, third = (state(result) for result in results)
+    return [state(result) for result in run_ranks(1, jobs, shards, root, wanted, init=False, deadline=100)[0]]
+
+
+@pytest.mark.processes
+def test_a_part_with_rate_zero_stands_still_and_the_others_do_not(steps: list[dict[str, np.ndarray]]) -> None:
+    """The adversary learns at steps 0, 2, 4, ...: after step 1 it is what it was after step 0."""
+    first, second, third = steps
     assert np.array_equal(first["adversary.weight"], second["adversary.weight"])
     assert not np.array_equal(second["adversary.weight"], third["adversary.weight"])
     assert not np.array_equal(first["student.0.weight"], second["student.0.weight"])
+
+
+@pytest.mark.processes
+def test_the_teacher_is_the_moving_average_of_the_updated_student(steps: list[dict[str, np.ndarray]]) -> None:
+    """teacher = 0.9 teacher before + 0.1 student after the optimizer's step, which `after_update` sees."""
+    for before, after in pairwise(steps):
+        for name in ("0.weight", "0.bias", "2.weight", "2.bias"):
+            expected = 0.9 * before[f"teacher.{name}"].astype(np.float64) + 0.1 * after[f"student.{name}"]
+            np.testing.assert_allclose(after[f"teacher.{name}"], expected, rtol=1e-5, atol=1e-7)
+            assert np.abs(after[f"teacher.{name}"] - before[f"teacher.{name}"]).max() > 1e-5, "it moves"
 
 
 @pytest.mark.processes
