@@ -66,11 +66,8 @@ def __getattr__(name: str) -> Any:
         return import_module("cardialign.cluster.environment.versions").version("cardialign")
     if name not in NAMES:
         raise AttributeError(f"module 'cardialign' has no attribute {name!r}; it has {', '.join(__all__)}")
-    module, _, path = NAMES[name].partition(":")
-    found: Any = import_module(module)
-    for attribute in path.split("."):
-        found = getattr(found, attribute)
-    globals()[name] = found
+    thing_at = import_module("cardialign.data_shards.plugins").thing_at
+    found = globals()[name] = thing_at(NAMES[name])
     return found
 
 

@@ -1,19 +1,31 @@
-"""The typed, strict configuration of a run. Loads neither torch nor pyarrow nor scipy until a recipe names a method."""
+"""The typed, strict configuration of a run. Loads neither torch nor pyarrow nor scipy until a recipe names a method.
 
-from cardialign.pretrain.config.fields import Fraction, Positive, Strict, refuse
-from cardialign.pretrain.config.load import load_config, parse_config, recipe_names
-from cardialign.pretrain.config.run import RunConfig
-from cardialign.pretrain.config.sections import (
-    CollapseConfig,
-    DataConfig,
-    EncoderConfig,
-    MethodConfig,
-    MixturePart,
-    OptimizerConfig,
-    ScheduleConfig,
-    TextConfig,
-    TrainingConfig,
-)
+Every name is imported when it is first used: who loads an encoder reads two sections and no YAML.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cardialign.data_shards.plugins import thing_at
+
+if TYPE_CHECKING:
+    from cardialign.pretrain.config.data import DataConfig, MixturePart
+    from cardialign.pretrain.config.fields import Fraction, Positive, Strict, refuse
+    from cardialign.pretrain.config.load import load_config, parse_config, recipe_names
+    from cardialign.pretrain.config.run import RunConfig
+    from cardialign.pretrain.config.towers import EncoderConfig, MethodConfig, TextConfig
+    from cardialign.pretrain.config.training import CollapseConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
+
+ROOMS = {
+    "data": ("DataConfig", "MixturePart"),
+    "fields": ("Fraction", "Positive", "Strict", "refuse"),
+    "load": ("load_config", "parse_config", "recipe_names"),
+    "run": ("RunConfig",),
+    "towers": ("EncoderConfig", "MethodConfig", "TextConfig"),
+    "training": ("CollapseConfig", "OptimizerConfig", "ScheduleConfig", "TrainingConfig"),
+}
+"""Module of this folder -> the names that are taken from it."""
 
 __all__ = [
     "CollapseConfig",
@@ -34,3 +46,11 @@ __all__ = [
     "recipe_names",
     "refuse",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in ROOMS.items():
+        if name in names:
+            found = globals()[name] = thing_at(f"{__name__}.{module}:{name}")
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

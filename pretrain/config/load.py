@@ -1,4 +1,4 @@
-"""From a recipe's file or name, and overrides, to a `RunConfig`; and from the words of earlier releases to today's."""
+"""From a recipe's file or name, and overrides, to a `RunConfig`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from cardialign.data_shards.locations import url_of
 from cardialign.data_shards.plugins import Table
 from cardialign.pretrain.choices import ENCODERS, METHODS
 from cardialign.pretrain.config.fields import Strict
-from cardialign.pretrain.config.run import MAIN, RunConfig, section
-from cardialign.pretrain.config.sections import EncoderConfig
+from cardialign.pretrain.config.named import MAIN, RENAMED, name_of, upgrade
+from cardialign.pretrain.config.run import RunConfig
 from cardialign.pretrain.config.sentences import sentences
 from cardialign.pretrain.config.yaml_text import read_yaml
 
@@ -23,36 +23,6 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 CHOICES = (ENCODERS, METHODS)
 """The tables of the sections that decide by their `name` which keys they have; the kind is the section's word."""
-RENAMED = {"model": "encoder", "objective": "method"}
-"""Sections of version 1 and what they are called now."""
-RENAMED_METHODS = {"diagsim": "cardialign"}
-"""`objective.name` of version 1 -> `method.name`."""
-
-
-def upgrade(values: dict[str, Any], origin: str = "configuration") -> dict[str, Any]:
-    """A configuration written by any release, as today's release words it; today's comes back as it is.
-
-    The one place that knows old words.
-
-    Raises UsageError when a section stands there under its old and under its new name.
-    """
-    upgraded = dict(values)
-    for old, new in RENAMED.items():
-        if old not in upgraded:
-            continue
-        if new in upgraded:
-            raise UsageError(f"{origin} has both {new} and its old name {old}", f"move what is under {old} to {new}")
-        upgraded[new] = upgraded.pop(old)
-    method = upgraded.get("method")
-    if isinstance(method, dict) and _name_of(method) in RENAMED_METHODS:
-        upgraded["method"] = {**method, "name": RENAMED_METHODS[_name_of(method)]}
-    return upgraded
-
-
-def _name_of(section: Any) -> str:
-    """The `name` of a section that may hold mistakes; "" when it has none that is text."""
-    name = section.get("name", MAIN["name"]) if isinstance(section, dict) else ""
-    return name if isinstance(name, str) else ""
 
 
 def parse_config(values: dict[str, Any], origin: str = "configuration") -> RunConfig:
@@ -93,22 +63,10 @@ def _parse(values: dict[str, Any], origin: str, remedies: list[str], of_sections
         ) from None
 
 
-def encoder_section(values: dict[str, Any], origin: str) -> EncoderConfig:
-    """The section `encoder:` of a stored configuration alone, whatever method trained it. Raises UsageError."""
-    try:
-        found: EncoderConfig = section(ENCODERS, upgrade(values, origin).get("encoder", MAIN))
-    except ValueError as error:  # pydantic's, and that of an unknown name
-        raise UsageError(
-            f"{origin}: encoder: {error}",
-            "load it with the release that wrote it, or install the package of the encoder",
-        ) from None
-    return found
-
-
 def _class(table: Table, values: dict[str, Any]) -> type[Strict]:
     """The configuration class of a section that may hold mistakes: its base when the name is one of them."""
     try:
-        return table.find(_name_of(values.get(table.kind, MAIN))).Config
+        return table.find(name_of(values.get(table.kind, MAIN))).Config
     except UsageError:
         return Strict
 
@@ -155,7 +113,7 @@ def load_config(recipe: str | Path, overrides: tuple[str, ...] | list[str] = ())
     if not isinstance(written, dict):
         raise UsageError(f"{path} does not hold a mapping", "write `section:` blocks with `key: value` lines")
     values = upgrade(written, str(path))  # before the overrides, which may use old words or new ones
-    before = {table.kind: _name_of(values.get(table.kind, MAIN)) for table in CHOICES}
+    before = {table.kind: name_of(values.get(table.kind, MAIN)) for table in CHOICES}
     for assignment in overrides:
         set_dotted(values, assignment)
     values = upgrade(values, str(path))  # an override may have brought the old name of a method
@@ -180,7 +138,7 @@ def _whole_sections(before: Mapping[str, str], values: Mapping[str, Any]) -> dic
     ways = {}
     for table in CHOICES:
         given = values.get(table.kind, MAIN)
-        name = given if isinstance(given, str) else _name_of(given)
+        name = given if isinstance(given, str) else name_of(given)
         if name != before[table.kind] and name in table:
             ways[table.kind] = (
                 f"to change the {table.kind} give the whole section: --set '{table.kind}={{name: {name}}}'"

@@ -2,62 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.order.mixture import slots_of
-from cardialign.data_shards.plugins import Table
 from cardialign.pretrain.choices import ENCODERS, METHODS
+from cardialign.pretrain.config.data import DataConfig
 from cardialign.pretrain.config.fields import Strict, refuse
-from cardialign.pretrain.config.sections import (
-    CollapseConfig,
-    DataConfig,
-    EncoderConfig,
-    MethodConfig,
-    OptimizerConfig,
-    ScheduleConfig,
-    TextConfig,
-    TrainingConfig,
-)
+from cardialign.pretrain.config.named import MAIN, choice
+from cardialign.pretrain.config.towers import EncoderConfig, MethodConfig, TextConfig
+from cardialign.pretrain.config.training import CollapseConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 """What torch's generator takes, negative numbers too; orders and draws take any whole number."""
-MAIN = {"name": "cardialign"}
-"""What a recipe gets that names no method, or no encoder."""
-
-
-def section(table: Table, values: Any) -> Any:
-    """Dict of a section -> the typed configuration of what its `name` asks for, which checks the rest."""
-    if not isinstance(values, dict):
-        return values
-    values = {**MAIN, **values}
-    try:
-        kind = table.find(str(values["name"])).Config
-    except UsageError as error:
-        raise ValueError(f"{error.problem}; {error.remedy}") from None
-    return kind.model_validate(values)
-
-
-def _named(table: Table, values: Any) -> Any:
-    """`section`, for what anybody may have written: a section that is no mapping, a name that is no text."""
-    if not isinstance(values, dict | Strict):
-        name = values if isinstance(values, str) and values in table else next(iter(table))
-        raise ValueError(f"{_told(values)} is not a section; write {table.kind}: {{name: {name}}}")
-    name = values.get("name", MAIN["name"]) if isinstance(values, dict) else ""
-    if not isinstance(name, str):
-        raise ValueError(f"name is {_told(name)}; write a name, one of: {', '.join(table)}")
-    return section(table, values)
-
-
-def _told(value: Any) -> str:
-    return "null" if value is None else repr(value)
-
-
-def _choice(table: Table) -> BeforeValidator:
-    return BeforeValidator(partial(_named, table))
 
 
 class RunConfig(Strict):
@@ -74,9 +33,9 @@ class RunConfig(Strict):
     init_from: str | None = None
     init_fresh: tuple[str, ...] = ()
     data: DataConfig = DataConfig()
-    encoder: Annotated[SerializeAsAny[EncoderConfig], _choice(ENCODERS)] = Field(MAIN)  # type: ignore[assignment]
+    encoder: Annotated[SerializeAsAny[EncoderConfig], choice(ENCODERS)] = Field(MAIN)  # type: ignore[assignment]
     text: TextConfig = TextConfig()
-    method: Annotated[SerializeAsAny[MethodConfig], _choice(METHODS)] = Field(MAIN)  # type: ignore[assignment]
+    method: Annotated[SerializeAsAny[MethodConfig], choice(METHODS)] = Field(MAIN)  # type: ignore[assignment]
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig = TrainingConfig(epochs=10)

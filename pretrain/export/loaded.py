@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -19,13 +19,16 @@ from torch import Tensor
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import SignalSpec
-from cardialign.pretrain.config import RunConfig, TextConfig, parse_config
-from cardialign.pretrain.config.load import encoder_section
+from cardialign.pretrain.config import TextConfig
+from cardialign.pretrain.config.named import encoder_section
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput, create_encoder
 from cardialign.pretrain.export.contract import SignalContract, SignalForm, conform_signal
 from cardialign.pretrain.run.integrity import verify_export
 from cardialign.pretrain.text.encoder import TextEncoder
 from cardialign.pretrain.text.tower import TextHead
+
+if TYPE_CHECKING:
+    from cardialign.pretrain.config import RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +193,12 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> Loaded
     reports = _load_reports(path, TextConfig.model_validate(values["text"]), contract.embedding_dim, device)
     provenance = _read_json(path / "provenance.json")
     log.info("encoder=%s digest=%s rate=%g leads=12", path, digest[:12], contract.sampling_rate)
-    config = partial(parse_config, values, origin)
+
+    def config() -> RunConfig:
+        from cardialign.pretrain.config import parse_config  # the whole of a recipe: few users of an encoder want it
+
+        return parse_config(values, origin)
+
     return LoadedEncoder(config, contract, ecg, reports, provenance=provenance, digest=digest, device=device)
 
 

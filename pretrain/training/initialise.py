@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config import EncoderConfig, RunConfig
-from cardialign.pretrain.config.load import encoder_section
+from cardialign.pretrain.config.named import encoder_section
 from cardialign.pretrain.encoders.base import EcgEncoder
 from cardialign.pretrain.methods.base import Method
 from cardialign.pretrain.run.integrity import DIGESTS, verify_export

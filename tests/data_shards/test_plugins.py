@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from pathlib import Path
 
 import pytest
 
 from cardialign.data_shards.errors import UsageError
-from cardialign.data_shards.plugins import Table
+from cardialign.data_shards.plugins import Table, thing_at
 from cardialign.data_shards.sources import SOURCES, open_source
 from tests.support.plug_ins import install, see
 
@@ -167,3 +168,16 @@ def test_a_source_of_another_package_is_a_source_like_ours(tmp_path: Path, monke
     install(tmp_path, "clinic_ecg", code, {"clinic": "clinic_ecg:Clinic"}, "cardialign.sources")
     see(tmp_path, SOURCES, monkeypatch)
     assert "clinic" in SOURCES and SOURCES.find("clinic").__name__ == "Template"
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_an_import_by_name_leaves_the_collector_as_it_was(running: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if running else gc.disable)()
+        assert thing_at("pathlib:Path.home")() == Path.home()
+        with pytest.raises(ModuleNotFoundError):
+            thing_at("no_such_module_at_all:Thing")
+        assert gc.isenabled() == running
+    finally:
+        (gc.enable if before else gc.disable)()

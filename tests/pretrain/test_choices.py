@@ -12,7 +12,7 @@ from cardialign.data_shards.plugins import Table
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.choices import ENCODERS, METHODS
 from cardialign.pretrain.config import parse_config
-from cardialign.pretrain.config.load import encoder_section
+from cardialign.pretrain.config.named import encoder_section
 from cardialign.pretrain.encoders.base import create_encoder
 from cardialign.pretrain.evaluation.prompts import PROMPT_SETS, PROMPTS, load_prompts
 from cardialign.pretrain.methods.base import create_method

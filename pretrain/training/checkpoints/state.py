@@ -12,7 +12,7 @@ from typing import Any
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import RunConfig, parse_config
-from cardialign.pretrain.config.load import upgrade
+from cardialign.pretrain.config.named import upgrade
 from cardialign.pretrain.training.checkpoints.files import STATE
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,50 @@
+"""The sections that an exported encoder carries, and the bases of the two that an encoder and a method bring."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from cardialign.pretrain.config.fields import Positive, Strict
+
+
+class EncoderConfig(Strict):
+    """The section `encoder:`.
+
+    Every encoder has one of its own, which adds its keys; the name is a row of `pretrain.choices`.
+
+    embedding_dim: width of the embedding, the space that is shared with reports where a method reads them.
+    """
+
+    name: str
+    embedding_dim: Positive = 256
+
+    @property
+    def depends_on_micro_batch(self) -> bool:
+        """True where a published BatchNorm takes its statistics from micro-batches: another size is another run."""
+        return False
+
+
+class MethodConfig(Strict):
+    """The section `method:`.
+
+    Every method has one of its own, which adds its keys; the name is a row of `pretrain.choices`.
+
+    harmless: keys (without `method.`) that may differ between a checkpoint and the run that continues it: they change
+    speed, not what a step computes.
+    """
+
+    harmless: ClassVar[tuple[str, ...]] = ()
+
+    name: str
+
+
+class TextConfig(Strict):
+    """The report encoder: `minilm` (ships with a package, no network), a Hugging Face id, or a local folder."""
+
+    encoder: str = "minilm"
+    trainable: Literal["frozen", "partial", "full"] = "frozen"
+    train_layers: Positive = 6
+    max_tokens: Annotated[int, Field(ge=8, le=512)] = 128
+    style: Literal["sentences", "merl"] = "sentences"
