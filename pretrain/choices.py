@@ -49,6 +49,7 @@ ENCODERS = Table(
     {
         "cardialign": "cardialign.pretrain.encoders.cardialign:CardiAlignEncoder",
         "resnet1d": "cardialign.pretrain.encoders.resnet1d:ResNet1d",
+        "s4": "cardialign.pretrain.encoders.s4:S4Encoder",
         "vit1d": "cardialign.pretrain.encoders.vit1d:Vit1d",
     },
     check=_inherits("cardialign.pretrain.encoders.base:EcgEncoder", "cardialign.pretrain.config:EncoderConfig"),

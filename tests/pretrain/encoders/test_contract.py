@@ -21,6 +21,8 @@ CASES: dict[str, dict[str, Any]] = {
     "resnet1d": {"name": "resnet1d", "width": 4, "heads": 2},
     "resnet1d-micro-batch": {"name": "resnet1d", "width": 4, "norm": "micro-batch", "pooling": "mean"},
     "resnet1d-bottleneck": {"name": "resnet1d", "depth": 50, "width": 2, "norm": "layer", "max_pool": True},
+    "s4": {"name": "s4", "width": 16, "depth": 2, "state": 4},
+    "s4-attention": {"name": "s4", "width": 16, "depth": 1, "pooling": "attention", "heads": 2, "token_ms": 20},
     "vit1d-record": {"name": "vit1d", "width": 16, "depth": 2, "heads": 2},
     "vit1d-lead": {"name": "vit1d", "width": 16, "depth": 2, "heads": 2, "patches": "lead", "pooling": "attention"},
     "vit1d-packed": {"name": "vit1d", "width": 16, "depth": 1, "heads": 2, "patches": "lead", "attention": "packed"},
@@ -218,7 +220,9 @@ def test_the_same_seed_gives_the_same_weights(case: str) -> None:
     assert any(not torch.equal(tensor, other[name]) for name, tensor in first.items())
 
 
-@pytest.mark.parametrize("case", ["cardialign", "resnet1d", "vit1d-lead"])  # tracing takes most of this file's time
+@pytest.mark.parametrize(
+    "case", ["cardialign", "resnet1d", "s4", "vit1d-lead"]
+)  # tracing takes most of this file's time
 def test_it_can_be_exported_with_a_dynamic_batch(case: str) -> None:
     encoder, (signal, lead_mask, valid) = make(case, dtype=torch.float32), batch()
     size = torch.export.Dim("batch", min=1, max=1024)

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.processes
 
 RESNET = {"name": "resnet1d", "width": 4, "heads": 2, "embedding_dim": 16}
 VIT = {"name": "vit1d", "width": 16, "depth": 1, "heads": 2, "patches": "lead", "embedding_dim": 16}
+S4 = {"name": "s4", "width": 16, "depth": 1, "embedding_dim": 16}
 SEEING = {**RESNET, "norm": "micro-batch"}
 
 
@@ -40,12 +41,12 @@ class Stopper(NullObserver):
 
 
 def one_worker(rank: int, world: int, shards: Path, root: Path) -> None:
-    for name, encoder in (("resnet", RESNET), ("vit", VIT)):
+    for name, encoder in (("resnet", RESNET), ("vit", VIT), ("s4", S4)):
         train(config(shards, encoder, zero_stage=1), root / f"{name}-one", NullObserver())
 
 
 def two_workers(rank: int, world: int, shards: Path, root: Path) -> None:
-    for name, encoder in (("resnet", RESNET), ("vit", VIT)):
+    for name, encoder in (("resnet", RESNET), ("vit", VIT), ("s4", S4)):
         train(config(shards, encoder, zero_stage=3, micro_batch=3), root / f"{name}-two", NullObserver())
     seeing = config(shards, SEEING, zero_stage=3, micro_batch=4)
     train(seeing, root / "seeing", NullObserver())
@@ -66,7 +67,7 @@ def losses(run: Path) -> list[float]:
     return [line["loss"] for line in read_trace(run)]
 
 
-@pytest.mark.parametrize("encoder", ["resnet", "vit"])
+@pytest.mark.parametrize("encoder", ["resnet", "vit", "s4"])
 def test_two_workers_with_micro_batches_and_whole_parameters_nowhere_lose_as_one_does(runs: Path, encoder: str) -> None:
     one, two = losses(runs / f"{encoder}-one"), losses(runs / f"{encoder}-two")
     assert len(one) == 3
