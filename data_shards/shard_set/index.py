@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,9 @@ import pyarrow.parquet as pq
 
 from cardialign.data_shards.errors import DataError, StorageError
 from cardialign.data_shards.files import UNREADABLE_ARRAY, sha256_of, sha256_once, temporary_path
-from cardialign.data_shards.shard_set.storage import patiently
+from cardialign.data_shards.shard_set.storage import check_is_there, patiently
+
+T = TypeVar("T")
 
 MAPPED_FROM = 2_000_000
 """Records from which columns are memory-mapped; below, they take at most some 40 bytes a record."""
@@ -37,10 +39,7 @@ def check_table(path: Path, listed: str) -> None:
     Raises DataError when it is missing or is not the one that the set was built with, StorageError when it cannot be
     read.
     """
-    try:
-        found = patiently(lambda: sha256_once(path), str(path))
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing", _AGAIN) from None
+    found = patiently(lambda: _there(path, sha256_once), str(path))
     if found != listed:
         raise DataError(
             f"{path} is not the one that this set was built with: its sha256 is {found[:12]}..., the manifest says "
@@ -193,7 +192,10 @@ class IndexFile:
     def _reading(self, **options: Any) -> Iterator[pq.ParquetFile]:
         def opened() -> pq.ParquetFile:
             try:
-                return pq.ParquetFile(self.path, memory_map=True, page_checksum_verification=True, **options)
+                return _there(
+                    self.path,
+                    lambda path: pq.ParquetFile(path, memory_map=True, page_checksum_verification=True, **options),
+                )
             except OSError as error:
                 if error.errno is None:  # Arrow's own word for a file that is no table
                     raise DataError(f"{self.path} cannot be read: {error}", _AGAIN) from error
@@ -209,6 +211,15 @@ class IndexFile:
             KeyError,
         ) as error:  # the last two for a column that has another name
             raise DataError(f"{self.path} cannot be read: {error}", _AGAIN) from error
+
+
+def _there(path: Path, read: Callable[[Path], T]) -> T:
+    """read(path). Raises DataError for a file that is missing from a set that is there."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        check_is_there(path.parent)
+        raise DataError(f"{path} is missing", _AGAIN) from None
 
 
 def _own_name(name: str, path: Path) -> str:

@@ -16,9 +16,8 @@ from pathlib import Path
 
 from cardialign.data_shards.errors import DataError, StorageError
 from cardialign.data_shards.files import open_regular
-from cardialign.data_shards.shard_set.layout import MANIFEST
 from cardialign.data_shards.shard_set.remote import RemoteShards
-from cardialign.data_shards.shard_set.storage import OPEN_FILES, OpenFile, patiently
+from cardialign.data_shards.shard_set.storage import OPEN_FILES, OpenFile, check_is_there, patiently
 
 REMEDY = "run `cardialign shards verify` on the set, then build it again or copy the shard again"
 _COPY = "copy the shard there again, or build the set again; `cardialign shards verify` says what else is wrong"
@@ -140,6 +139,5 @@ class ShardFiles:
         try:
             return open_regular(self._folder / name)
         except FileNotFoundError:
-            if not (self._folder / MANIFEST).is_file():  # the whole set is away: a mount that may come back
-                raise OSError(errno.ENODEV, "the folder of the set is not there", str(self._folder)) from None
+            check_is_there(self._folder)
             raise StorageError(f"shard {name} of {self._folder} is missing", _COPY) from None

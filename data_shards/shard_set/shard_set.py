@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.errors import DataError, StorageError
 from cardialign.data_shards.files import parse_json
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.shard_set.cache import ShardCache
@@ -31,6 +31,9 @@ from cardialign.data_shards.shard_set.remote import RemoteShards, open_remote
 from cardialign.data_shards.shard_set.selection import Criteria, Labels, Selection, select
 from cardialign.data_shards.shard_set.splits import SplitRule
 from cardialign.data_shards.signal.codec import Header, decode_counts, decode_header
+
+_LOOKS = 8
+"""Other records of a shard that are looked at when one is damaged; a shard of fewer is judged record by record."""
 
 
 class ShardSet:
@@ -215,11 +218,43 @@ class ShardSet:
     def read_payload(self, row: int) -> bytes:
         """The coded signal of one record, checked against the index.
 
-        Raises DataError naming record, shard and offset.
+        Raises DataError naming record, shard and offset for a record that is damaged, StorageError naming the shard for
+        one that is missing, of another size, not given by its storage, or damaged wherever one looks.
         """
         row = int(row)
+        try:
+            return self._payload(row)
+        except StorageError:
+            raise
+        except DataError:
+            self._check_others(row)
+            raise
+
+    def _payload(self, row: int) -> bytes:
         shard, offset, size = int(self.shard[row]), int(self.offset[row]), int(self.size[row])
         return self.files.payload(shard, offset, size, int(self.crc32[row]), lambda: self.key(row))
+
+    def _check_others(self, row: int) -> None:
+        """Raise StorageError when other records of this record's shard are damaged, too, whichever are looked at: then
+        the file holds something else, and is one fault, not a thousand."""
+        shard = int(self.shard[row])
+        others = np.flatnonzero(self.shard == shard)
+        others = others[others != row]
+        if others.size < _LOOKS:
+            return
+        for other in others[np.linspace(0, others.size - 1, _LOOKS).astype(int)].tolist():
+            try:
+                self._payload(other)
+            except StorageError:
+                raise
+            except DataError:
+                continue
+            return
+        raise StorageError(
+            f"shard {self.shard_names[shard]} of {self.path} holds something else than the index says: record "
+            f"{self.key(row)} and all {_LOOKS} others that were looked at do not match their crc32",
+            "copy the shard there again, or build the set again; `cardialign shards verify` says what else is wrong",
+        )
 
     def read_metadata(self, row: int) -> dict[str, Any]:
         """The JSON metadata of one record."""

@@ -16,10 +16,12 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from cardialign.data_shards.errors import StorageError
 from cardialign.data_shards.shard_set.cache import is_dropped, mark_used
+from cardialign.data_shards.shard_set.layout import MANIFEST
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -174,6 +176,12 @@ def patiently(act: Callable[[], T], what: str, remedy: str = "") -> T:
             log.warning("action=retry file=%s try=%d error=%s", what, tries, error)
             time.sleep(pause)
     raise AssertionError("the loop ends by returning or raising")
+
+
+def check_is_there(folder: Path) -> None:
+    """Raise OSError when the whole set is away, as a mount is that may come back: what is missing then is not lost."""
+    if not (folder / MANIFEST).is_file():
+        raise OSError(errno.ENODEV, "the folder of the set is not there", str(folder))
 
 
 def _way_out(error: OSError) -> str:

@@ -162,7 +162,8 @@ def _file_system(url: str) -> tuple[Any, str]:
         return kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
     except ImportError as error:
         package = known_implementations.get(protocol, {}).get("class", protocol).partition(".")[0]
-        wanted = "aiohttp and requests" if package == "fsspec" and protocol in ("http", "https") else package
+        own = {"http": "aiohttp and requests", "https": "aiohttp and requests", "ssh": "paramiko", "sftp": "paramiko"}
+        wanted = own.get(protocol, package)  # fsspec has these classes itself, and lacks what they stand on
         raise UserError(
             f"{url}: reading {protocol}:// needs the package {wanted}: {_short(error)}",
             f"install it: pip install {wanted}",
