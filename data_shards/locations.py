@@ -27,7 +27,7 @@ def url_of(location: Path | str) -> str | None:
     text = str(location)
     if re.match(r"\s*pipe:", text, re.IGNORECASE):
         raise DataError(f"{text!r} runs a shell command instead of naming a place", _REMEDY)
-    if "::" in _IPV6_HOST.sub("", text, count=1) and _PROTOCOL.match(text) and not Path(text).exists():
+    if "::" in _IPV6_HOST.sub("//host", text, count=1) and _PROTOCOL.match(text) and not Path(text).exists():
         raise DataError(f"{text!r} chains several places instead of naming one", _REMEDY)
     match = _URL.fullmatch(text)
     if match is None or ("://" not in text and Path(text).exists()):
