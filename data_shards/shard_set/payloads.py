@@ -89,8 +89,8 @@ class ShardFiles:
             pass  # tried again below, with patience and in words
         data = self.read(shard, offset, size, key)
         if zlib.crc32(data) != crc32:
-            file = self._file(shard)  # once more from the disk: what is wrong may be this node's copy in memory
-            os.posix_fadvise(file.descriptor, offset, size, os.POSIX_FADV_DONTNEED)
+            if hasattr(os, "posix_fadvise"):  # once more from the disk: this node's copy in memory may be what is wrong
+                os.posix_fadvise(self._file(shard).descriptor, offset, size, os.POSIX_FADV_DONTNEED)
             data = self.read(shard, offset, size, key)
         if zlib.crc32(data) != crc32:
             raise DataError(

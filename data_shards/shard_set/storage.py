@@ -33,7 +33,9 @@ RAISED_TO = 65_536  # programs that are started from here may close every number
 TOO_MANY = (errno.EMFILE, errno.ENFILE)
 _MOST_CLOSINGS = 20  # somebody else may take every file that is closed
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_LASTING = (errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
+_LASTING = (
+    errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.EROFS
+)  # fmt: skip
 """What a file is or how it is called: waiting changes nothing."""
 
 

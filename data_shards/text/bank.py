@@ -117,7 +117,8 @@ class TextBank:
         one is not as it was built.
         """
         shards = local_folder(shard_set_path)
-        wanted = read_manifest(shards)["fingerprint"]
+        manifest = read_manifest(shards)
+        wanted, reports = manifest["fingerprint"], manifest["counts"]["reports"]
         found: list[Path] = []
         for file in sorted((shards / BANKS).glob(f"[!.]*/{BANK_FILE}")):
             try:
@@ -138,7 +139,13 @@ class TextBank:
                 f"{shards} has {len(found)} text banks: {', '.join(path.name for path in found)}",
                 "say which encoder and style are meant",
             )
-        return cls(found[0], digests=digests)
+        bank = cls(found[0], digests=digests)
+        if len(bank) != reports:
+            raise DataError(
+                f"text bank {bank.path} holds {len(bank)} reports, the shard set has {reports}",
+                f"delete the folder and {_BUILD_REMEDY}",
+            )
+        return bank
 
     def __len__(self) -> int:
         return int(self.embeddings.shape[0])

@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
 
@@ -42,10 +42,8 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the manifest, and make its fingerprint follow: only what it says can give it away."""
     manifest = json.loads((folder / MANIFEST).read_text())
     change(manifest)
-    try:
+    with suppress(KeyError, TypeError, AttributeError, ValueError):  # what has none is judged before it is asked for
         manifest["fingerprint"] = content_fingerprint(spec_of(manifest), manifest["codec"], manifest["shards"])
-    except (KeyError, TypeError, AttributeError, ValueError):
-        pass  # what cannot be computed from it is judged before it is asked for
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
@@ -194,7 +192,7 @@ def test_a_table_with_a_flipped_bit_opens_no_set_though_it_can_be_read(set_copy:
     "url",
     ["pipe:touch x", "PIPE:touch x", " pipe:touch x", "pipe://touch x", "simplecache::pipe://x", "zip://::pipe:touch x",
      "zip://::file:///a/set.zip", "reference://::file:///a/refs.json", "filecache::s3://bucket/set", "zip://a::b::s3://c",
-     "s3://bucket/set::zip://x", "zip:/::file:/a/set.zip", "tar://a.tar/set", "data://text", "ZIP://a", "dir://a"],
+     "s3://bucket/set::zip://x", "zip:/::file:/a/set.zip", "ZIP://a", *(f"{each}://a" for each in sorted(INDIRECT))],
 )  # fmt: skip
 def test_what_names_no_place_of_its_own_is_refused_by_name(url: str) -> None:
     with pytest.raises(DataError) as caught:
@@ -210,7 +208,6 @@ def test_places_that_look_odd_are_still_places(tmp_path: Path) -> None:
     assert url_of(tmp_path / "a::b") is None
     with pytest.raises(UserError, match="xyz://bucket/set: protocol xyz:// is not known"):
         url_of("xyz://bucket/set")
-    assert set(fsspec.available_protocols()) >= INDIRECT - {"archive_zip", "jupyter", "asynclocal"}
 
 
 def test_a_bank_behind_a_url_is_fetched_by_its_own_list_and_compared_with_it(
