@@ -11,7 +11,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/{1,3})(.*)", re.DOTALL)
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[:/]")
 _IPV6_HOST = re.compile(r"//?\[[0-9A-Fa-f:.%]*\]")
 INDIRECT = frozenset(
-    ("async_wrapper", "asynclocal", "asyncwrapper", "blockcache", "cached", "dask", "data", "dir", "filecache",
+    ("asynclocal", "asyncwrapper", "blockcache", "cached", "dask", "data", "dir", "filecache",
      "generic", "jlab", "jupyter", "libarchive", "pyscript", "reference", "simplecache", "tar", "zip")
 )  # fmt: skip
 """Protocols of fsspec that name no place of their own: they run a command, hold the content in the name, or look into

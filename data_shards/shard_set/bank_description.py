@@ -19,7 +19,10 @@ from cardialign.data_shards.files import (
 )
 
 BANK_VERSION = 2
-REMEDY = "delete the folder of the bank and run `cardialign text-bank build` for these shards and this text encoder"
+REMEDY = (
+    "delete the folder of the bank and run `cardialign text-bank build` for these shards and this text encoder (from "
+    "the cache of a URL delete it only: it is fetched again)"
+)
 _WORDS = ("encoder_fingerprint", "style")
 _NUMBERS = ("version", "cleaning_version", "max_tokens", "dim", "reports")
 

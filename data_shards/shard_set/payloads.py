@@ -92,12 +92,23 @@ class ShardFiles:
             if hasattr(os, "posix_fadvise"):  # once more from the disk: this node's copy in memory may be what is wrong
                 os.posix_fadvise(self._file(shard).descriptor, offset, size, os.POSIX_FADV_DONTNEED)
             data = self.read(shard, offset, size, key)
+        if zlib.crc32(data) != crc32 and self._fetched_again(shard):
+            data = self.read(shard, offset, size, key)
         if zlib.crc32(data) != crc32:
             raise DataError(
                 f"record {key()}: payload in shard {self._names[shard]} at offset {offset} does not match its crc32",
                 REMEDY,
             )
         return data
+
+    def _fetched_again(self, shard: int) -> bool:
+        """True when a shard behind a URL was damaged in the cache of this node, and will be fetched again."""
+        if self._remote is None or not patiently(
+            lambda: self._remote is not None and self._remote.drop_damaged(self._names[shard]), self._names[shard]
+        ):
+            return False
+        OPEN_FILES.drop((self._number, shard))
+        return True
 
     def _check_range(self, shard: int, offset: int, size: int, key: Callable[[], str]) -> None:
         if offset >= 0 and size >= 0 and offset + size <= self._sizes[shard]:

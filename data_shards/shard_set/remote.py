@@ -13,6 +13,7 @@ import contextlib
 import errno
 import hashlib
 import logging
+import os
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import DataError, StorageError
-from cardialign.data_shards.files import commit_file, commit_folder
+from cardialign.data_shards.files import commit_file, commit_folder, sha256_of, sha256_once
 from cardialign.data_shards.locations import url_of
 from cardialign.data_shards.shard_set.bank_description import OtherBankVersionError, judge_bank, listed_files
 from cardialign.data_shards.shard_set.cache import ShardCache, locked
@@ -67,12 +68,11 @@ def open_remote(location: Path | str, cache: ShardCache | None = None) -> Remote
 def _fetch_tables(files: RemoteFiles, folder: Path, text: bytes, tables: dict[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".tables.lock"):
-        whole = (folder / MANIFEST).exists()
         for name in (INDEX, REPORTS):
-            if not (whole and (folder / name).exists()):
-                files.download(name, folder / name, tables[name])
-        if not whole or not any((folder / BANKS).glob(f"[!.]*/{BANK_FILE}")):
-            _fetch_banks(files, folder)
+            path = folder / name
+            if not path.is_file() or sha256_once(path) != tables[name]:  # or damaged since it was fetched
+                files.download(name, path, tables[name])
+        _fetch_banks(files, folder)
         commit_file(folder / MANIFEST, lambda temporary: temporary.write_bytes(text), durable=False)
 
 
@@ -131,10 +131,15 @@ class RemoteShards:
         size, digest = self.shards[name]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have emptied the cache meanwhile
+            fetched = False
             with self.cache.fetching(path):
                 while True:
                     with contextlib.suppress(FileNotFoundError):  # or dropped by another process a moment ago
-                        return self.cache.open(path)
+                        descriptor = self.cache.open(path)
+                        if fetched or os.fstat(descriptor).st_size == size:
+                            return descriptor
+                        os.close(descriptor)
+                        self._drop(path, "its size")
                     self._raise_again(name)
                     self.cache.make_room(size)
                     started = time.monotonic()
@@ -144,6 +149,7 @@ class RemoteShards:
                         given_up = StorageError(error.problem, error.remedy)
                         self._given_up[name] = time.monotonic(), given_up
                         raise given_up from error
+                    fetched = True
                     log.info(
                         "fetched shard=%s bytes=%d seconds=%.2f url=%s",
                         name,
@@ -153,6 +159,20 @@ class RemoteShards:
                     )
         except FileNotFoundError as error:  # the folder went again; another try makes it
             raise OSError(errno.ESTALE, "the folder of the cache went away", str(self.folder)) from error
+
+    def drop_damaged(self, name: str) -> bool:
+        """Drop a shard from the cache when its content is not what the manifest says: it is fetched again when it is
+        next read. Returns whether it was dropped."""
+        path = self.folder / name
+        with self.cache.fetching(path):
+            if path.is_file() and sha256_of(path) == self.shards[name][1]:
+                return False
+            self._drop(path, "its sha256")
+            return True
+
+    def _drop(self, path: Path, what: str) -> None:
+        log.warning("action=fetch-again shard=%s cache=%s reason=%s differs", path.name, self.folder, what)
+        path.unlink(missing_ok=True)
 
     def _raise_again(self, name: str) -> None:
         at, error = self._given_up.get(name, (0.0, None))

@@ -86,26 +86,32 @@ def open_bank(config: RunConfig) -> TextBank:
     """
     opened = open_sets(config.data)
     fingerprint = TextEncoder(config.text).fingerprint
-    banks = [_bank(config, part, fingerprint) for part in config.data.parts]
-    _check_contents(banks)
-    return banks[0] if isinstance(opened, ShardSet) else JoinedBank(opened, banks)
-
-
-def _check_contents(banks: list[TextBank]) -> None:
-    together = dist.is_available() and dist.is_initialized()
-    problem: DataError | None = None
-    if not together or dist.get_rank() == 0 or os.environ.get("LOCAL_RANK") == "0":
-        started = time.monotonic()
-        try:
-            for bank in banks:
-                bank.check_contents()
-        except DataError as error:
-            problem = error
-        log.info("text_bank digests=compared seconds=%.1f", time.monotonic() - started)
-    if together:
+    banks: list[TextBank] = []
+    problem: UserError | None = None
+    try:
+        banks += [_bank(config, part, fingerprint) for part in config.data.parts]
+        if _compares():
+            _check_contents(banks)
+    except UserError as error:
+        problem = error
+    if dist.is_available() and dist.is_initialized():
         fail_together(problem)
     elif problem is not None:
         raise problem
+    return banks[0] if isinstance(opened, ShardSet) else JoinedBank(opened, banks)
+
+
+def _compares() -> bool:
+    """True on one rank of each node, and outside a run."""
+    together = dist.is_available() and dist.is_initialized()
+    return not together or dist.get_rank() == 0 or os.environ.get("LOCAL_RANK") == "0"
+
+
+def _check_contents(banks: list[TextBank]) -> None:
+    started = time.monotonic()
+    for bank in banks:
+        bank.check_contents()
+    log.info("text_bank digests=compared banks=%d seconds=%.1f", len(banks), time.monotonic() - started)
 
 
 def _select(config: RunConfig, shard_set: ShardSet, part: MixturePart) -> Selection:

@@ -4,6 +4,8 @@ one fault where it is one."""
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import pickle
 import resource
@@ -23,7 +25,9 @@ from cardialign.data_shards.errors import DataError, StorageError
 from cardialign.data_shards.order.global_order import GlobalOrder
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set import storage
+from cardialign.data_shards.shard_set.cache import ShardCache
 from cardialign.data_shards.shard_set.joined import JoinedSets
+from cardialign.data_shards.shard_set.layout import INDEX, MANIFEST, content_fingerprint, spec_of
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.shard_set.storage import patiently
 from cardialign.data_shards.stream.stream import ReadAhead, ShardStream
@@ -249,11 +253,55 @@ def test_an_index_that_points_out_of_its_shard_is_refused_before_memory_is_taken
 
 
 def test_a_cache_that_was_emptied_meanwhile_is_filled_again(set_copy: Path, tmp_path: Path) -> None:
-    from cardialign.data_shards.shard_set.cache import ShardCache
-
     cache = ShardCache(tmp_path / "cache", 10**9)
     shards, whole = ShardSet.open(f"file://{set_copy}", cache), ShardSet.open(set_copy)
     columns = [shards.shard, shards.offset, shards.size, shards.crc32]
     assert all(column.size for column in columns)
     shutil.rmtree(cache.folder)
     assert shards.read_payload(3) == whole.read_payload(3)
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut", "longer"])
+def test_a_shard_damaged_in_the_cache_of_a_url_is_fetched_again_and_no_record_is_to_blame(
+    set_copy: Path, tmp_path: Path, damage: str
+) -> None:
+    url, cache = f"file://{set_copy}", ShardCache(tmp_path / "cache", 10**9)
+    shards, whole = ShardSet.open(url, cache), ShardSet.open(set_copy)
+    row = int(np.flatnonzero(whole.shard == 1)[4])
+    assert shards.read_payload(row) == whole.read_payload(row)
+    shards.files.close()
+    file = shards.path / "shard-000001.tar"
+    content = bytearray(file.read_bytes())
+    content[int(whole.offset[row]) + 60] ^= damage == "a flipped bit"
+    file.write_bytes({"cut": content[:3000], "longer": content + b"x"}.get(damage, content))
+    assert shards.read_payload(row) == whole.read_payload(row)
+    assert file.read_bytes() == (set_copy / file.name).read_bytes()
+
+
+def test_a_record_that_is_damaged_at_the_source_stays_damaged(set_copy: Path, tmp_path: Path) -> None:
+    """The manifest vouches for the shard as it lies there: fetching it again mends nothing, and happens no second
+    time."""
+    whole = ShardSet.open(set_copy)
+    file = set_copy / "shard-000001.tar"
+    content = bytearray(file.read_bytes())
+    row = int(np.flatnonzero(whole.shard == 1)[4])
+    content[int(whole.offset[row]) + 60] ^= 1
+    file.write_bytes(content)
+    manifest = json.loads((set_copy / MANIFEST).read_text())
+    manifest["shards"][1]["sha256"] = hashlib.sha256(content).hexdigest()
+    manifest["fingerprint"] = content_fingerprint(spec_of(manifest), manifest["codec"], manifest["shards"])
+    (set_copy / MANIFEST).write_text(json.dumps(manifest))
+    shards = ShardSet.open(f"file://{set_copy}", ShardCache(tmp_path / "cache", 10**9))
+    with pytest.raises(DataError, match="does not match its crc32") as caught:
+        shards.read_payload(row)
+    assert not isinstance(caught.value, StorageError)
+
+
+def test_a_table_damaged_in_the_cache_of_a_url_is_fetched_again(set_copy: Path, tmp_path: Path) -> None:
+    url, cache = f"file://{set_copy}", ShardCache(tmp_path / "cache", 10**9)
+    index = ShardSet.open(url, cache).path / INDEX
+    content = bytearray(index.read_bytes())
+    content[-60] ^= 1
+    index.write_bytes(content)
+    assert ShardSet.open(url, cache).offset.tolist() == ShardSet.open(set_copy).offset.tolist()
+    assert index.read_bytes() == (set_copy / INDEX).read_bytes()
