@@ -24,24 +24,29 @@ def url_of(location: Path | str) -> str | None:
     Raises DataError for what names no place: `pipe:`, which would run a shell command, protocols that look into other
     files, and chains of several; UserError for a protocol that fsspec does not know.
     """
-    text = str(location)
+    text, shown = str(location), without_password(str(location))
     if re.match(r"\s*pipe:", text, re.IGNORECASE):
-        raise DataError(f"{text!r} runs a shell command instead of naming a place", _REMEDY)
+        raise DataError(f"{shown!r} runs a shell command instead of naming a place", _REMEDY)
     if "::" in _IPV6_HOST.sub("//host", text, count=1) and _PROTOCOL.match(text) and not Path(text).exists():
-        raise DataError(f"{text!r} chains several places instead of naming one", _REMEDY)
+        raise DataError(f"{shown!r} chains several places instead of naming one", _REMEDY)
     match = _URL.fullmatch(text)
     if match is None or ("://" not in text and Path(text).exists()):
         return None
     protocol, _, rest = match.groups()
     protocol = protocol.lower()
     if protocol in INDIRECT:
-        raise DataError(f"{text!r} is no place of its own: {protocol}:// looks into something else", _REMEDY)
+        raise DataError(f"{shown!r} is no place of its own: {protocol}:// looks into something else", _REMEDY)
     if protocol not in _protocols():
         raise UserError(
-            f"{text}: protocol {protocol}:// is not known",
+            f"{shown}: protocol {protocol}:// is not known",
             "use one that fsspec knows, such as s3, gs, abfs, http or file",
         )
     return f"{protocol}://{'/' if protocol in ('file', 'local') else ''}{rest.lstrip('/')}".rstrip("/")
+
+
+def without_password(text: str) -> str:
+    """A text in which URLs may stand, as it can be shown and logged."""
+    return re.sub(r"(:/{1,3}[^/@\s:]*):[^/@\s]*@", r"\1:***@", text)
 
 
 _REMEDY = "give a folder or a URL such as s3://bucket/set"

@@ -22,7 +22,7 @@ from typing import Any
 
 from cardialign.data_shards.errors import DataError, StorageError
 from cardialign.data_shards.files import commit_file, commit_folder, sha256_of, sha256_once
-from cardialign.data_shards.locations import url_of
+from cardialign.data_shards.locations import url_of, without_password
 from cardialign.data_shards.shard_set.bank_description import OtherBankVersionError, judge_bank, listed_files
 from cardialign.data_shards.shard_set.cache import ShardCache, locked
 from cardialign.data_shards.shard_set.layout import BANK_FILE, BANKS, INDEX, MANIFEST, REPORTS, judge_manifest
@@ -54,8 +54,8 @@ def open_remote(location: Path | str, cache: ShardCache | None = None) -> Remote
         return None
     cache = cache or ShardCache.from_environment()
     files = RemoteFiles(url)
-    text = patiently(lambda: files.read(MANIFEST), f"{url}/{MANIFEST}")
-    manifest = judge_manifest(text, f"{url}/{MANIFEST}")
+    text = patiently(lambda: files.read(MANIFEST), f"{files.url}/{MANIFEST}")
+    manifest = judge_manifest(text, f"{files.url}/{MANIFEST}")
     shards = {shard["name"]: (shard["bytes"], shard["sha256"]) for shard in manifest["shards"]}
     folder = cache.folder / hashlib.sha256(url.encode() + b"\n" + text).hexdigest()[:24]
     try:
@@ -155,7 +155,7 @@ class RemoteShards:
                         name,
                         size,
                         time.monotonic() - started,
-                        self.url,
+                        without_password(self.url),
                     )
         except FileNotFoundError as error:  # the folder went again; another try makes it
             raise OSError(errno.ESTALE, "the folder of the cache went away", str(self.folder)) from error

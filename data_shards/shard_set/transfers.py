@@ -14,6 +14,7 @@ from typing import Any
 
 from cardialign.data_shards.errors import DataError, StorageError, UserError
 from cardialign.data_shards.files import commit_file, sha256_of
+from cardialign.data_shards.locations import without_password
 from cardialign.data_shards.shard_set.layout import MANIFEST
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class RemoteFiles:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url = without_password(url)  # for messages only
         self.system, self.root = _file_system(url)
 
     def read(self, name: str) -> bytes:
@@ -149,13 +150,13 @@ def _rights(url: str) -> str:
 
 
 def _short(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    return without_password(next(iter(str(error).splitlines()), "")) or type(error).__name__
 
 
 def _file_system(url: str) -> tuple[Any, str]:
     from fsspec.registry import get_filesystem_class, known_implementations
 
-    protocol = url.partition("://")[0]
+    protocol, shown = url.partition("://")[0], without_password(url)
     try:
         # not by `url_to_fs`, which would follow a chain of places
         kind = get_filesystem_class(protocol)
@@ -165,14 +166,14 @@ def _file_system(url: str) -> tuple[Any, str]:
         own = {"http": "aiohttp and requests", "https": "aiohttp and requests", "ssh": "paramiko", "sftp": "paramiko"}
         wanted = own.get(protocol, package)  # fsspec has these classes itself, and lacks what they stand on
         raise UserError(
-            f"{url}: reading {protocol}:// needs the package {wanted}: {_short(error)}",
+            f"{shown}: reading {protocol}:// needs the package {wanted}: {_short(error)}",
             f"install it: pip install {wanted}",
         ) from error
     except ValueError as error:
         raise UserError(
-            f"{url}: {_short(error)}", "use a protocol that fsspec knows, such as s3, gs, abfs, http or file"
+            f"{shown}: {_short(error)}", "use a protocol that fsspec knows, such as s3, gs, abfs, http or file"
         ) from error
     except Exception as error:  # some ask their server as soon as they are made; every one has a family of its own
         if _lacks_credentials(error):
-            raise DataError(f"{url} may not be read: {_short(error)}", _rights(url)) from error
-        raise StorageError(f"{url} cannot be reached: {_short(error)}", "check the network and the URL") from error
+            raise DataError(f"{shown} may not be read: {_short(error)}", _rights(url)) from error
+        raise StorageError(f"{shown} cannot be reached: {_short(error)}", "check the network and the URL") from error

@@ -139,13 +139,13 @@ class TextBank:
                 f"{shards} has {len(found)} text banks: {', '.join(path.name for path in found)}",
                 "say which encoder and style are meant",
             )
-        bank = cls(found[0], digests=digests)
-        if len(bank) != reports:
+        opened = cls(found[0], digests=digests)
+        if len(opened) != reports:
             raise DataError(
-                f"text bank {bank.path} holds {len(bank)} reports, the shard set has {reports}",
+                f"text bank {opened.path} holds {len(opened)} reports, the shard set has {reports}",
                 f"delete the folder and {_BUILD_REMEDY}",
             )
-        return bank
+        return opened
 
     def __len__(self) -> int:
         return int(self.embeddings.shape[0])

@@ -210,6 +210,16 @@ def test_places_that_look_odd_are_still_places(tmp_path: Path) -> None:
         url_of("xyz://bucket/set")
 
 
+def test_a_password_in_a_url_is_shown_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = ShardCache(tmp_path / "cache", 10**9)
+    secret = "somebody:s3cret@"
+    for url in (f"memory://{secret}bucket/set", f"xyz://{secret}host/set", f"zip://a::http://{secret}host/set",
+                f"tar://{secret}host/set"):  # fmt: skip
+        with pytest.raises(UserError) as caught:
+            ShardSet.open(url, cache)
+        assert "s3cret" not in str(caught.value) + caplog.text and "somebody:***@" in caught.value.problem
+
+
 def test_a_bank_behind_a_url_is_fetched_by_its_own_list_and_compared_with_it(
     set_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
