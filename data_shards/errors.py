@@ -46,6 +46,11 @@ class DataError(UserError):
     """A data set, shard, record or index that cannot be read as promised."""
 
 
+class StorageError(DataError):
+    """A whole file, or the storage under it, does not give what it holds. No single record is to blame, so none is
+    counted as damaged: the run stops, and the same command goes on once the storage is back."""
+
+
 class RecordRejected(Exception):  # noqa: N818  (an outcome of reading, counted by the build, not an error of the program)
     """One record cannot be used.
 

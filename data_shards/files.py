@@ -7,17 +7,22 @@ later (`difference`, `differences`).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import threading
+import time
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,10 +107,19 @@ def commit_folder(path: Path, *, durable: bool = True) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value in a JSON text that others may have written. Raises ValueError for whatever is no JSON: bytes that are
+    no UTF-8, and a text that is nested too deeply to be read."""
+    try:
+        return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in `path`, None when the file is absent or not (yet) a JSON object."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(read_bytes(path))
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None
@@ -118,10 +132,78 @@ def write_json(path: Path, values: Any, **style: Any) -> None:
     commit_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def open_regular(path: Path) -> int:
+    """A descriptor for reading a plain file, or a link to one. Raises OSError, at once, for a pipe, a socket, a device
+    or a folder: what a name from a list leads to must not hold up its reader."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
+def _opened(path: Path) -> BufferedReader:
+    return os.fdopen(open_regular(path), "rb")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file. Raises OSError; see `open_regular`."""
+    with _opened(path) as file:
+        return file.read()
+
+
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file's content, read a piece at a time."""
-    with path.open("rb") as file:
+    """Hex digest of a file's content, read a piece at a time. Raises OSError; see `open_regular`."""
+    with _opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_DIGESTS: dict[tuple[int, ...], str] = {}
+_SETTLED_NS = 200_000_000
+"""A file that was written this lately may change again without a later time stamp: its digest is not kept."""
+
+
+def sha256_once(path: Path) -> str:
+    """`sha256_of`, computed once per process for as long as the file's device, inode, size and times stay.
+
+    For files that are opened several times in a process. Nothing is kept on disk: a process never believes another.
+    """
+    found = path.stat()
+    facts = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    digest = _DIGESTS.get(facts)
+    if digest is None:
+        digest = sha256_of(path)
+        if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > _SETTLED_NS:
+            _DIGESTS[facts] = digest
+    return digest
+
+
+def is_sha256(value: object) -> bool:
+    """True for a digest as a list may hold it: 64 small hexadecimal digits. Anything else is not to be used."""
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
+
+
+def is_plain_name(value: object) -> bool:
+    """True for the name of a file in a folder: it leads nowhere else, is not hidden and has no control characters."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value.encode("utf-8", "replace")) <= 255
+        and not value.startswith(".")
+        and not any(each in "/\\" or not each.isprintable() for each in value)
+    )
+
+
+def shortened(value: object) -> str:
+    """A value out of a file, as a sentence can quote it: not long, and without control characters."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def is_count(value: object, most: int = 1 << 40) -> bool:
+    """True for a whole number from 0 to `most`, as JSON gives it; True and 3.0 are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
 
 
 @dataclass(frozen=True)
@@ -162,15 +244,21 @@ class Difference:
     listed: int = 0
 
 
-def difference(path: Path, listed: FileFacts, *, quick: bool = False) -> Difference | None:
-    """How a file differs from what was listed; None when it does not. quick: by its size alone."""
+def difference(
+    path: Path, listed: FileFacts, *, quick: bool = False, digest: Callable[[Path], str] = sha256_of
+) -> Difference | None:
+    """How a file differs from what was listed; None when it does not. quick: by its size alone.
+
+    digest: `sha256_once` where it is enough to read the content once per process. Raises OSError when it cannot be
+    read.
+    """
     expected = listed.bytes or 0
     if not path.is_file():
         return Difference(path.name, "missing", 0, expected)
     size = path.stat().st_size
     if listed.bytes is not None and size != listed.bytes:
         return Difference(path.name, "size", size, expected)
-    if not quick and sha256_of(path) != listed.sha256:
+    if not quick and digest(path) != listed.sha256:
         return Difference(path.name, "content", size, expected)
     return None
 

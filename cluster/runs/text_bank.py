@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.data_shards.errors import DataError
-
 if TYPE_CHECKING:
     from cardialign.data_shards.text.bank import TextBank
     from cardialign.pretrain.config import TextConfig
@@ -27,15 +25,15 @@ def _facts(bank: TextBank, config: TextConfig, fingerprint: str, made: bool) -> 
 def find_text_bank(shards: Path, config: TextConfig) -> dict[str, Any] | None:
     """Path, reports and dimensions of the bank for this encoder and style, None when it has not been built.
 
-    Raises UserError: no such encoder.
+    Raises UserError: no such encoder; DataError: a bank that is not as it was built.
     """
-    from cardialign.data_shards.text.bank import TextBank
+    from cardialign.data_shards.text.bank import NoTextBankError, TextBank
     from cardialign.pretrain.text.encoder import TextEncoder
 
     fingerprint = TextEncoder(config).fingerprint
     try:
         bank = TextBank.open(shards, fingerprint, config.style)
-    except DataError:  # absent, or of another state of the shard set
+    except NoTextBankError:  # absent, or of another state of the shard set
         return None
     return _facts(bank, config, fingerprint, made=False)
 

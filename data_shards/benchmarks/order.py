@@ -28,7 +28,14 @@ from cardialign.data_shards.files import sha256_of
 from cardialign.data_shards.order.global_order import GlobalOrder
 from cardialign.data_shards.order.window import WindowOrder
 from cardialign.data_shards.record import EcgRecord, SignalSpec
-from cardialign.data_shards.shard_set.layout import INDEX, INDEX_SCHEMA, MANIFEST
+from cardialign.data_shards.shard_set.layout import (
+    INDEX,
+    INDEX_SCHEMA,
+    MANIFEST,
+    content_fingerprint,
+    shard_name,
+    spec_of,
+)
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.stream.stream import ReadAhead, ShardStream
@@ -84,7 +91,11 @@ def make_large_set(folder: Path, records: int) -> Path:
     manifest = json.loads((folder / MANIFEST).read_text())
     shards = -(-records // RECORDS_PER_SHARD)
     manifest["counts"]["records"], manifest["tables"][INDEX] = records, sha256_of(folder / INDEX)
-    manifest["shards"] = manifest["shards"] * shards
+    (shard,) = manifest["shards"]
+    manifest["shards"] = [{**shard, "name": shard_name(number)} for number in range(shards)]
+    for number in range(1, shards):
+        (folder / shard_name(number)).symlink_to(shard["name"])
+    manifest["fingerprint"] = content_fingerprint(spec_of(manifest), manifest["codec"], manifest["shards"])
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder
 

@@ -180,7 +180,9 @@ def _digests(
         out = []
         for row in some:
             payload = shard_set.read_payload(int(row))
-            counts = decode_counts(payload, verified=True)[:, : decode_header(payload).valid_samples]
+            counts = decode_counts(payload, verified=True, samples=shard_set.spec.samples)[
+                :, : decode_header(payload).valid_samples
+            ]
             out.append(waveform_digest(counts, scale_free) or bytes(16))
         return out
 

@@ -3,7 +3,6 @@ record and offset."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.files import FileFacts, difference, read_json, sha256_of
+from cardialign.data_shards.files import FileFacts, difference, parse_json, read_json, sha256_of
 from cardialign.data_shards.shard_set.layout import (
     BANK_FILE,
     BANKS,
@@ -37,7 +36,7 @@ from cardialign.data_shards.shard_set.layout import (
     spec_of,
 )
 from cardialign.data_shards.shard_set.remote import RemoteShards, open_remote
-from cardialign.data_shards.signal.codec import decode_counts
+from cardialign.data_shards.signal.codec import decode_counts, decode_header
 from cardialign.data_shards.text.bank_files import bank_problems
 
 log = logging.getLogger(__name__)
@@ -94,6 +93,8 @@ def verify(
                         _check_members(file, shard, rows, manifest["spec"]["samples"], report)
             except DataError as error:  # the URL does not give what the manifest lists
                 report.problems.append(error.problem)
+            except OSError as error:  # nor does the disk
+                report.problems.append(f"shard {shard['name']} cannot be read: {error}")
         report.shards += 1
         if progress is not None:
             progress(report.shards, len(manifest["shards"]))
@@ -120,7 +121,7 @@ def _check_tables(path: Path, manifest: dict[str, Any], report: Verification) ->
         try:
             digest = sha256_of(path / name)
             tables[name] = read_parquet(path / name)
-        except (OSError, DataError) as error:
+        except (OSError, DataError) as error:  # a pipe in its place is no table either
             report.problems.append(f"{name} cannot be read: {error.problem if isinstance(error, DataError) else error}")
             continue
         if digest != manifest["tables"][name]:
@@ -268,7 +269,7 @@ def _record_problems(
                 "stale index"
             )
             continue
-        content = os.pread(descriptor, size, offset)
+        content = os.pread(descriptor, min(size, os.fstat(descriptor).st_size), offset)
         if len(content) != size:
             yield f"{where}: the file ends after {len(content)} of {size} bytes: truncated"
         elif kind == "ecg":
@@ -282,17 +283,18 @@ def _payload_problems(content: bytes, crc32: int, where: str, samples: int) -> I
         yield f"{where}: the payload does not match its crc32"
         return
     try:
-        decoded = decode_counts(content).shape[1]
+        claimed = decode_header(content).samples
+        if claimed != samples:  # before memory is taken for them
+            yield f"{where}: {claimed} samples, the signal spec says {samples}"
+            return
+        decode_counts(content, samples=samples)
     except DataError as error:
         yield f"{where}: {error.problem}"
-        return
-    if decoded != samples:
-        yield f"{where}: {decoded} samples, the signal spec says {samples}"
 
 
 def _metadata_problems(content: bytes, key: str, where: str) -> Iterator[str]:
     try:
-        written = json.loads(content)["key"]
+        written = parse_json(content)["key"]
     except (ValueError, KeyError, TypeError):
         yield f"{where}: the metadata is no JSON of ours"
         return

@@ -1,31 +1,51 @@
 """`index.parquet` one column at a time, as plain arrays: no table in memory, no Python object per record.
 
-The columns of a large index are laid down once as `.npy` files in the temporary folder of the machine (TMPDIR), keyed
-by the index's digest, and memory-mapped from there: all processes of a node share them, and the kernel drops pages that
-are not in use.
+The columns of a large index are laid down once as `.npy` files in the temporary folder of the machine (TMPDIR), below
+the digest of the index as it was read here, and memory-mapped from there: all processes of a node share them, and the
+kernel drops pages that are not in use. Each has the digest of its own content in its name and is compared with it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.files import UNREADABLE_ARRAY, commit_file
+from cardialign.data_shards.errors import DataError, StorageError
+from cardialign.data_shards.files import UNREADABLE_ARRAY, sha256_of, sha256_once, temporary_path
+from cardialign.data_shards.shard_set.storage import check_is_there, patiently
+
+T = TypeVar("T")
 
 MAPPED_FROM = 2_000_000
 """Records from which columns are memory-mapped; below, they take at most some 40 bytes a record."""
 _ROWS = 1 << 17  # decoded at a time
+_AGAIN = "copy the shard set there again, or build it again; `cardialign shards verify` says what else is wrong"
+
+
+def check_table(path: Path, listed: str) -> None:
+    """Compare a table of a set with the digest that the manifest lists, once per process.
+
+    Raises DataError when it is missing or is not the one that the set was built with, StorageError when it cannot be
+    read.
+    """
+    found = patiently(lambda: _there(path, sha256_once), str(path))
+    if found != listed:
+        raise DataError(
+            f"{path} is not the one that this set was built with: its sha256 is {found[:12]}..., the manifest says "
+            f"{listed[:12]}...",
+            _AGAIN,
+        )
 
 
 def _plain(column: pa.Array) -> np.ndarray:
@@ -35,13 +55,15 @@ def _plain(column: pa.Array) -> np.ndarray:
 class IndexFile:
     """Columns of an index, each read when it is first asked for.
 
-    Thread-safe. Raises DataError for a file that cannot be read.
+    Thread-safe. Raises DataError for a file that is missing, is not the one that the manifest lists or makes no table,
+    StorageError for one that the storage does not give.
 
-    digest: of the file's content, under which mapped columns are kept. mapped_from: records from which columns are
-    mapped.
+    digest: what the manifest says of the file; it is compared with the file's content before anything is read or kept
+    under it. mapped_from: records from which columns are mapped.
     """
 
     def __init__(self, path: Path, digest: str, mapped_from: int = MAPPED_FROM) -> None:
+        check_table(path, digest)
         self.path, self._digest = path, digest
         with self._reading() as file:
             self.records = int(file.metadata.num_rows)
@@ -135,20 +157,31 @@ class IndexFile:
             return self._columns[name]
 
     def _mapped_column(self, name: str, dtype: np.dtype, fill: Callable[[np.ndarray], None]) -> np.ndarray:
-        path = _own_folder(self._digest) / f"{name}.npy"
-        with suppress(*UNREADABLE_ARRAY):  # not there, or damaged: it is laid down again
-            kept = np.load(path, mmap_mode="r", allow_pickle=False)
-            if kept.shape == (self.records,) and kept.dtype == dtype:
-                return kept
-
-        def lay_down(temporary: Path) -> None:
+        folder = _own_folder(self._digest)
+        for path in sorted(folder.glob(f"{name}-*.npy")):
+            with suppress(*UNREADABLE_ARRAY):  # damaged, or replaced a moment ago: it is laid down again
+                if _own_name(name, path) != path.name:
+                    continue
+                kept = np.load(path, mmap_mode="r", allow_pickle=False)
+                if kept.shape == (self.records,) and kept.dtype == dtype:
+                    return kept
+        temporary = temporary_path(folder / f"{name}.npy")
+        try:
             fresh = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=(self.records,))
             fill(fresh)
             fresh.flush()
+            del fresh
             # Arrow keeps what decoding took, and the order is about to need as much
             pa.default_memory_pool().release_unused()
-
-        commit_file(path, lay_down, durable=False)
+            path = folder / _own_name(name, temporary)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise StorageError(
+                f"cannot lay down column {name} of {self.path} in {folder}: {error}",
+                "free space there, or set TMPDIR to a folder on another disk",
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
         return np.load(path, mmap_mode="r")
 
     def _whole(self, name: str, rows: int) -> None:
@@ -157,8 +190,19 @@ class IndexFile:
 
     @contextmanager
     def _reading(self, **options: Any) -> Iterator[pq.ParquetFile]:
+        def opened() -> pq.ParquetFile:
+            try:
+                return _there(
+                    self.path,
+                    lambda path: pq.ParquetFile(path, memory_map=True, page_checksum_verification=True, **options),
+                )
+            except OSError as error:
+                if error.errno is None:  # Arrow's own word for a file that is no table
+                    raise DataError(f"{self.path} cannot be read: {error}", _AGAIN) from error
+                raise
+
         try:
-            with pq.ParquetFile(self.path, memory_map=True, page_checksum_verification=True, **options) as file:
+            with patiently(opened, str(self.path)) as file:
                 yield file
         except (
             OSError,
@@ -166,9 +210,21 @@ class IndexFile:
             IndexError,
             KeyError,
         ) as error:  # the last two for a column that has another name
-            raise DataError(
-                f"{self.path} cannot be read: {error}", "run `cardialign shards verify` and build the shard set again"
-            ) from error
+            raise DataError(f"{self.path} cannot be read: {error}", _AGAIN) from error
+
+
+def _there(path: Path, read: Callable[[Path], T]) -> T:
+    """read(path). Raises DataError for a file that is missing from a set that is there."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        check_is_there(path.parent)
+        raise DataError(f"{path} is missing", _AGAIN) from None
+
+
+def _own_name(name: str, path: Path) -> str:
+    """What a laid-down column is called: its name, and the digest of what the file holds."""
+    return f"{name}-{sha256_of(path)[:32]}.npy"
 
 
 def _own_folder(digest: str) -> Path:
@@ -178,6 +234,6 @@ def _own_folder(digest: str) -> Path:
     facts = base.lstat()
     if facts.st_uid != os.getuid() or facts.st_mode & 0o077:
         base = Path(tempfile.mkdtemp(prefix="cardialign-index-"))
-    folder = base / digest[:32]
+    folder = base / hashlib.sha256(digest.encode()).hexdigest()[:32]  # whatever it is, it is no path
     folder.mkdir(exist_ok=True)
     return folder

@@ -89,7 +89,7 @@ class JoinedSets:
     def read_payload(self, row: int) -> bytes:
         """The coded signal of one record, checked against its index.
 
-        Raises DataError naming record, shard and offset.
+        Raises DataError and StorageError as `ShardSet.read_payload` does.
         """
         own, local = self._own(row)
         return own.read_payload(local)

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.errors import DataError, StorageError
+from cardialign.data_shards.files import is_count, is_plain_name, is_sha256, parse_json, read_bytes, shortened
 from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.signal.codec import MAX_SAMPLES
 
 SCHEMA_VERSION = 1
 MANIFEST, INDEX, REPORTS, REJECTS = "manifest.json", "index.parquet", "reports.parquet", "rejects.csv"
@@ -29,6 +32,8 @@ BANKS, BANK_FILE = "text_bank", "bank.json"
 """The folder of text banks; the file that a bank has when it is whole."""
 WORK_FOLDER = ".build"
 """What an unfinished build keeps in the folder of its set."""
+_REMEDY = "copy the shard set there again, or build it again"
+_MOST_ROWS = (1 << 31) - 1
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -64,42 +69,102 @@ def shard_name(number: int) -> str:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished set.
 
-    Raises DataError for a folder without one, a damaged one, or one of another schema.
+    Raises DataError for a folder without one, a damaged one, or one of another schema; StorageError when it cannot be
+    read.
     """
     file = folder / MANIFEST
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder", "name the folder of a shard set")
-    if not file.exists():
+    try:
+        text = read_bytes(file)
+    except FileNotFoundError:
         raise DataError(
             f"{folder} holds no finished shard set (no {MANIFEST})",
             "finish the build: run the same `cardialign shards build` again",
-        )
+        ) from None
+    except OSError as error:
+        raise StorageError(f"{file} cannot be read: {error}", "check the file and the storage it lies on") from error
+    return judge_manifest(text, str(file))
+
+
+def judge_manifest(text: bytes, where: str) -> dict[str, Any]:
+    """The manifest in `text`, of a folder or behind a URL: every name is that of a file in the folder, every digest a
+    digest, every count a number that can be one.
+
+    Raises DataError that names `where` and what is wrong.
+    """
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        version = manifest["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} is damaged: {error}", "build the shard set again") from error
+        manifest: dict[str, Any] = parse_json(text)
+        version = _part(manifest, "schema_version", is_count, "a whole number")
+    except ValueError as error:
+        raise DataError(f"{where} is damaged: {error}", _REMEDY) from error
     if version != SCHEMA_VERSION:
         raise DataError(
-            f"{file} has schema version {version}; this software reads version {SCHEMA_VERSION}",
+            f"{where} has schema version {version}; this software reads version {SCHEMA_VERSION}",
             "build the shard set again",
         )
     try:
         _check_form(manifest)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise DataError(f"{file} is damaged: {type(error).__name__}: {error}", "build the shard set again") from error
+    except ValueError as error:
+        raise DataError(f"{where} is damaged: {error}", _REMEDY) from error
     return manifest
 
 
+def _part(values: Any, name: str, fits: Callable[[Any], bool], wanted: str) -> Any:
+    """values[name]. Raises ValueError in words when it is absent or does not fit."""
+    if not isinstance(values, dict):
+        raise ValueError(f"where {name!r} should stand there is {shortened(values)}")
+    if name not in values:
+        raise ValueError(f"it has no {name!r}")
+    if not fits(values[name]):
+        raise ValueError(f"{name!r} is {shortened(values[name])}, not {wanted}")
+    return values[name]
+
+
+def _is(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kind)
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e9
+
+
 def _check_form(manifest: dict[str, Any]) -> None:
-    """Raise what Python raises where a manifest lacks what is read from it, or holds it in another form."""
-    spec, counts, tables = manifest["spec"], manifest["counts"], manifest["tables"]
-    if not SignalSpec(float(spec["sampling_rate"]), float(spec["seconds"])).samples == int(spec["samples"]) > 0:
-        raise ValueError(f"spec is {spec}")
-    for shard in manifest["shards"]:
-        _ = str(shard["name"]), str(shard["sha256"]), int(shard["bytes"]), int(shard["records"])
-    _ = int(counts["records"]), counts["reports"], tables[INDEX], tables[REPORTS], manifest["source"].get("name")
-    _ = manifest["fingerprint"], manifest["codec"]
+    """Raise ValueError where a manifest lacks what is read from it, or holds what it cannot."""
+    spec = _part(manifest, "spec", _is(dict), "an object")
+    rate, seconds = (_part(spec, name, _is_amount, "a positive number") for name in ("sampling_rate", "seconds"))
+    samples = _part(spec, "samples", lambda value: is_count(value, MAX_SAMPLES), f"a number up to {MAX_SAMPLES}")
+    if not SignalSpec(float(rate), float(seconds)).samples == samples > 0:
+        raise ValueError(f"'spec' is {shortened(spec)}: rate and seconds give another number of samples")
+    codec = _part(manifest, "codec", _is(dict), "an object")
+    _part(codec, "name", _is(str), "a name")
+    _part(codec, "version", is_count, "a whole number")
+    counts = _part(manifest, "counts", _is(dict), "an object")
+    for name in ("records", "patients", "reports"):
+        _part(counts, name, lambda value: is_count(value, _MOST_ROWS), "a count")
+    for name in ("rejected", "quality"):
+        for slug in _part({name: {}, **counts}, name, _is(dict), "an object"):
+            _part(counts[name], slug, is_count, "a count")
+    tables = _part(manifest, "tables", _is(dict), "an object")
+    for name in dict.fromkeys((INDEX, REPORTS, *tables)):
+        _part(tables, name, is_sha256, "a sha256 in 64 hexadecimal digits")
+    _check_shards(_part(manifest, "shards", _is(list), "a list"))
+    _part(manifest, "source", _is(dict), "an object")
+    _part(manifest, "fingerprint", is_sha256, "a sha256 in 64 hexadecimal digits")
+
+
+def _check_shards(shards: list[Any]) -> None:
+    names = set()
+    for shard in shards:
+        name = _part(shard, "name", is_plain_name, "the name of a file in the folder of the set")
+        if not fnmatchcase(name, SHARDS):
+            raise ValueError(f"'name' is {shortened(name)}; the names of shards are {SHARDS}")
+        if name in names:
+            raise ValueError(f"shard {name} is listed twice")
+        names.add(name)
+        _part(shard, "sha256", is_sha256, "a sha256 in 64 hexadecimal digits")
+        _part(shard, "bytes", is_count, "a size")
+        _part(shard, "records", lambda value: is_count(value, _MOST_ROWS), "a count")
 
 
 def spec_of(manifest: Mapping[str, Any]) -> SignalSpec:

@@ -3,7 +3,6 @@ selections."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,16 +12,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.errors import DataError, StorageError
+from cardialign.data_shards.files import parse_json
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.shard_set.cache import ShardCache
-from cardialign.data_shards.shard_set.index import IndexFile
-from cardialign.data_shards.shard_set.layout import INDEX, REPORTS, read_manifest, read_parquet, spec_of
+from cardialign.data_shards.shard_set.index import IndexFile, check_table
+from cardialign.data_shards.shard_set.layout import (
+    INDEX,
+    MANIFEST,
+    REPORTS,
+    content_fingerprint,
+    read_manifest,
+    read_parquet,
+    spec_of,
+)
 from cardialign.data_shards.shard_set.payloads import ShardFiles
 from cardialign.data_shards.shard_set.remote import RemoteShards, open_remote
 from cardialign.data_shards.shard_set.selection import Criteria, Labels, Selection, select
 from cardialign.data_shards.shard_set.splits import SplitRule
 from cardialign.data_shards.signal.codec import Header, decode_counts, decode_header
+
+_LOOKS = 8
+"""Other records of a shard that are looked at when one is damaged; a shard of fewer is judged record by record."""
 
 
 class ShardSet:
@@ -43,19 +54,26 @@ class ShardSet:
         self.spec = spec_of(manifest)
         self.fingerprint: str = manifest["fingerprint"]
         self.shard_names: tuple[str, ...] = tuple(shard["name"] for shard in manifest["shards"])
-        self.files = ShardFiles(path, self.shard_names, remote)
+        sizes = tuple(shard["bytes"] for shard in manifest["shards"])
+        self.files = ShardFiles(path, self.shard_names, sizes, remote)
 
     @classmethod
     def open(cls, path: Path | str, cache: ShardCache | None = None) -> ShardSet:
         """A folder, or a URL whose shards are fetched into `cache` (default: CARDIALIGN_CACHE) as they are read; `path`
         is then the cache's folder.
 
-        Raises DataError for a set that is missing, unfinished, of another schema, or whose index does not belong to its
-        manifest.
+        The index is compared with its digest now, the report table when it is first read, both once per process; a
+        shard's size when it is opened, a record's checksum whenever it is read. Raises DataError for a set that is
+        missing, unfinished, of another schema, changed by hand, or whose index does not belong to its manifest.
         """
         remote = open_remote(path, cache)
         path = Path(path) if remote is None else remote.folder
         manifest = read_manifest(path)
+        if content_fingerprint(spec_of(manifest), manifest["codec"], manifest["shards"]) != manifest["fingerprint"]:
+            raise DataError(
+                f"{path / MANIFEST} was changed by hand: its fingerprint does not follow from its shards",
+                "copy the shard set there again, or build it again",
+            )
         index = IndexFile(path / INDEX, manifest["tables"][INDEX])
         records = manifest["counts"]["records"]
         if index.records != records:
@@ -77,6 +95,16 @@ class ShardSet:
     def _column(self, name: str, dtype: Any) -> np.ndarray:
         return self._index.column(name, dtype)
 
+    def _within(self, column: np.ndarray, name: str, first: int, end: int) -> np.ndarray:
+        """The column, whose values are first..end-1. Raises DataError for one that points out of the set."""
+        if column.size and not (first <= int(column.min()) and int(column.max()) < end):
+            row = int(np.flatnonzero((column < first) | (column >= end))[0])
+            raise DataError(
+                f"{self.path / INDEX}: record {self.key(row)} names {name} {int(column[row])}, the manifest has {end}",
+                "the index is stale; run `cardialign shards verify` and build the set again",
+            )
+        return column
+
     @cached_property
     def index(self) -> pa.Table:
         """The whole index as a table in memory: for looking at, not for streaming."""
@@ -84,7 +112,7 @@ class ShardSet:
 
     @cached_property
     def shard(self) -> np.ndarray:
-        return self._column("shard", np.int32)
+        return self._within(self._column("shard", np.int32), "shard", 0, len(self.shard_names))
 
     @cached_property
     def offset(self) -> np.ndarray:
@@ -104,7 +132,7 @@ class ShardSet:
 
     @cached_property
     def report(self) -> np.ndarray:
-        return self._column("report", np.int32)
+        return self._within(self._column("report", np.int32), "report", -1, self.manifest["counts"]["reports"])
 
     @cached_property
     def age_years(self) -> np.ndarray:
@@ -126,7 +154,12 @@ class ShardSet:
     @cached_property
     def reports(self) -> pa.Table:
         """The distinct reports: report int32 (= row), key, statements, text, count."""
-        return read_parquet(self.path / REPORTS)
+        return self.report_columns()
+
+    def report_columns(self, names: list[str] | None = None) -> pa.Table:
+        """Some columns of the table of distinct reports. Raises DataError when it is not the one of this set."""
+        check_table(self.path / REPORTS, self.manifest["tables"][REPORTS])
+        return read_parquet(self.path / REPORTS, columns=names)
 
     def key(self, row: int) -> str:
         return self._index.key(int(row))
@@ -185,18 +218,50 @@ class ShardSet:
     def read_payload(self, row: int) -> bytes:
         """The coded signal of one record, checked against the index.
 
-        Raises DataError naming record, shard and offset.
+        Raises DataError naming record, shard and offset for a record that is damaged, StorageError naming the shard for
+        one that is missing, of another size, not given by its storage, or damaged wherever one looks.
         """
         row = int(row)
+        try:
+            return self._payload(row)
+        except StorageError:
+            raise
+        except DataError:
+            self._check_others(row)
+            raise
+
+    def _payload(self, row: int) -> bytes:
         shard, offset, size = int(self.shard[row]), int(self.offset[row]), int(self.size[row])
         return self.files.payload(shard, offset, size, int(self.crc32[row]), lambda: self.key(row))
+
+    def _check_others(self, row: int) -> None:
+        """Raise StorageError when other records of this record's shard are damaged, too, whichever are looked at: then
+        the file holds something else, and is one fault, not a thousand."""
+        shard = int(self.shard[row])
+        others = np.flatnonzero(self.shard == shard)
+        others = others[others != row]
+        if others.size < _LOOKS:
+            return
+        for other in others[np.linspace(0, others.size - 1, _LOOKS).astype(int)].tolist():
+            try:
+                self._payload(other)
+            except StorageError:
+                raise
+            except DataError:
+                continue
+            return
+        raise StorageError(
+            f"shard {self.shard_names[shard]} of {self.path} holds something else than the index says: record "
+            f"{self.key(row)} and all {_LOOKS} others that were looked at do not match their crc32",
+            "copy the shard there again, or build the set again; `cardialign shards verify` says what else is wrong",
+        )
 
     def read_metadata(self, row: int) -> dict[str, Any]:
         """The JSON metadata of one record."""
         shard, offset = int(self.shard[row]), int(self._meta_offset[row])
         raw = self.files.read(shard, offset, int(self._meta_size[row]), lambda: self.key(row))
         try:
-            meta: dict[str, Any] = json.loads(raw)
+            meta: dict[str, Any] = parse_json(raw)
         except ValueError as error:
             raise DataError(
                 f"record {self.key(row)}: metadata in shard {self.shard_names[shard]} at offset {offset} is damaged",
@@ -208,9 +273,9 @@ class ShardSet:
         """One record with everything its shard knows about it."""
         payload = self.read_payload(row)
         meta = self.read_metadata(row)
-        header = decode_header(payload)
+        counts, header = decode_counts(payload, samples=self.spec.samples), decode_header(payload)
         try:
-            return self._record(payload, meta, header)
+            return self._record(counts, meta, header)
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"record {self.key(row)}: its metadata in shard {self.shard_names[int(self.shard[row])]} is damaged "
@@ -219,10 +284,10 @@ class ShardSet:
             ) from error
 
     @staticmethod
-    def _record(payload: bytes, meta: dict[str, Any], header: Header) -> EcgRecord:
+    def _record(counts: np.ndarray, meta: dict[str, Any], header: Header) -> EcgRecord:
         return EcgRecord(
             key=meta["key"],
-            counts=decode_counts(payload),
+            counts=counts,
             gain=np.array(header.gain),
             sampling_rate=header.sampling_rate,
             statements=tuple(meta["statements"]),

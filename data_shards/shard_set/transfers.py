@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.errors import DataError, StorageError, UserError
 from cardialign.data_shards.files import commit_file, sha256_of
+from cardialign.data_shards.locations import without_password
 from cardialign.data_shards.shard_set.layout import MANIFEST
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 4
+_OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EROFS)
+"""Not the network's fault: the caller knows what can be done."""
 FIRST_PAUSE_SECONDS = 0.5
 SLOW_FETCH_SECONDS = 60.0  # a shard has hundreds of megabytes
 _S3 = (
@@ -40,7 +43,7 @@ class RemoteFiles:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url = without_password(url)  # for messages only
         self.system, self.root = _file_system(url)
 
     def read(self, name: str) -> bytes:
@@ -115,7 +118,7 @@ class RemoteFiles:
                     raise DataError(
                         f"{self.url}/{name} cannot be fetched: {_short(error)}", "check the URL and the endpoint"
                     ) from error
-                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                if isinstance(error, OSError) and error.errno in _OF_THIS_MACHINE:
                     raise
                 if attempt == ATTEMPTS:
                     remedy = (
@@ -147,24 +150,30 @@ def _rights(url: str) -> str:
 
 
 def _short(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    return without_password(next(iter(str(error).splitlines()), "")) or type(error).__name__
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-    from fsspec.registry import known_implementations
+    from fsspec.registry import get_filesystem_class, known_implementations
 
-    protocol = url.partition("://")[0]
+    protocol, shown = url.partition("://")[0], without_password(url)
     try:
-        return url_to_fs(url)
+        # not by `url_to_fs`, which would follow a chain of places
+        kind = get_filesystem_class(protocol)
+        return kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
     except ImportError as error:
         package = known_implementations.get(protocol, {}).get("class", protocol).partition(".")[0]
-        wanted = "aiohttp and requests" if package == "fsspec" and protocol in ("http", "https") else package
+        own = {"http": "aiohttp and requests", "https": "aiohttp and requests", "ssh": "paramiko", "sftp": "paramiko"}
+        wanted = own.get(protocol, package)  # fsspec has these classes itself, and lacks what they stand on
         raise UserError(
-            f"{url}: reading {protocol}:// needs the package {wanted}: {_short(error)}",
+            f"{shown}: reading {protocol}:// needs the package {wanted}: {_short(error)}",
             f"install it: pip install {wanted}",
         ) from error
     except ValueError as error:
         raise UserError(
-            f"{url}: {_short(error)}", "use a protocol that fsspec knows, such as s3, gs, abfs, http or file"
+            f"{shown}: {_short(error)}", "use a protocol that fsspec knows, such as s3, gs, abfs, http or file"
         ) from error
+    except Exception as error:  # some ask their server as soon as they are made; every one has a family of its own
+        if _lacks_credentials(error):
+            raise DataError(f"{shown} may not be read: {_short(error)}", _rights(url)) from error
+        raise StorageError(f"{shown} cannot be reached: {_short(error)}", "check the network and the URL") from error

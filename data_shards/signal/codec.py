@@ -140,25 +140,24 @@ def decode_header(payload: bytes) -> Header:
     return _layout(payload).header
 
 
-def decode_counts(payload: bytes, *, verified: bool = False) -> np.ndarray:
+def decode_counts(payload: bytes, *, verified: bool = False, samples: int | None = None) -> np.ndarray:
     """int16 (12, T), exactly as encoded.
 
-    `verified`: the caller has checked the payload's crc32 already. Raises DataError on damage.
+    `verified`: the caller has checked the payload's crc32 already. samples: what T must be, where the caller knows it:
+    a payload that claims another number is refused before memory is taken for it. Raises DataError on damage.
     """
-    return _decode(payload, verified)[1]
+    return _decode(payload, verified, samples=samples)[1]
 
 
 def decode_into(payload: bytes, out: np.ndarray, *, verified: bool = False) -> Header:
     """Write the signal in mV into `out` float32 (12, T): the fast path of the stream.
 
-    Equals `EcgRecord.millivolts()` bit for bit.
+    Equals `EcgRecord.millivolts()` bit for bit. Raises DataError on damage, and for a payload of another length before
+    memory is taken for it.
     """
-    layout, counts = _decode(payload, verified, _SCRATCH)
-    if out.shape != counts.shape or out.dtype != np.float32:
-        raise DataError(
-            f"payload holds {counts.shape} samples, the buffer is {out.dtype} {out.shape}",
-            "build the shards with one signal spec",
-        )
+    if out.ndim != 2 or out.shape[0] != _LEADS or out.dtype != np.float32:
+        raise UsageError(f"the buffer is {out.dtype} {out.shape}", f"give one of float32 ({_LEADS}, T)")
+    layout, counts = _decode(payload, verified, _SCRATCH, out.shape[1])
     gain = layout.header.gain
     np.divide(counts, gain[0] if layout.one_gain else gain[:, None], out=out, dtype=np.float32, casting="unsafe")
     return layout.header
@@ -280,9 +279,16 @@ def _layout(payload: bytes) -> _Layout:
     return _Layout(header, predicted, tuple(nibbles >> 4 * k & 15 for k in range(4)), minima, sizes, body, gains == 1)
 
 
-def _decode(payload: bytes, verified: bool, scratch: _Scratch | None = None) -> tuple[_Layout, np.ndarray]:
-    """Layout and int16 (12, T), which with `scratch` holds until this thread decodes again."""
+def _decode(
+    payload: bytes, verified: bool, scratch: _Scratch | None = None, samples: int | None = None
+) -> tuple[_Layout, np.ndarray]:
+    """Layout and int16 (12, T), which with `scratch` holds until this thread decodes again. samples: what T must be."""
     layout = _layout(payload)
+    if samples is not None and layout.header.samples != samples:
+        raise DataError(
+            f"payload holds ({_LEADS}, {layout.header.samples}) samples, ({_LEADS}, {samples}) are wanted",
+            "build the shards with one signal spec",
+        )
     if not verified and zlib.crc32(memoryview(payload)[_HEAD.size :]) != _HEAD.unpack_from(payload)[1]:
         raise DataError("ECG payload whose checksum does not match its content", _REMEDY)
     if layout.header.codec == "npy":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cardialign.data_shards.errors import DataError, UsageError
+from cardialign.data_shards.errors import DataError, StorageError, UsageError
 from cardialign.data_shards.order.substitutes import BadSample
 from cardialign.data_shards.shard_set.joined import JoinedSets
 from cardialign.data_shards.shard_set.payloads import REMEDY
@@ -65,7 +65,8 @@ class BatchDecoder:
 
     first: position in the global batch of this rank's first row. quarantined: row -> step from which it counts as
     unreadable and is not read again, shared with the caller; None = a record that cannot be read raises DataError,
-    otherwise it is noted in `Batch.bad`. `close()` ends the threads.
+    otherwise it is noted in `Batch.bad`. A shard or storage that does not give what it holds raises StorageError either
+    way. `close()` ends the threads.
     """
 
     def __init__(
@@ -139,6 +140,8 @@ class BatchDecoder:
                 batch.valid_samples[i] = decode_into(payload, batch.signal[i], verified=True).valid_samples
                 then, now = now, time.perf_counter()
                 decode += now - then
+            except StorageError:  # of the whole shard, whatever record was asked for
+                raise
             except DataError as error:
                 sample = self._bad_sample(error, row, i)
                 if self._quarantined is None:

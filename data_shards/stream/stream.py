@@ -55,7 +55,8 @@ class ShardStream:
 
     quarantined: None: a record that cannot be read ends the stream with a DataError naming record, shard, offset and
     rank. A dict (row -> step from which it counts as unreadable, kept by the caller): such records are listed in
-    `Batch.bad`, and the caller lets `substitute` put others in their place on every rank.
+    `Batch.bad`, and the caller lets `substitute` put others in their place on every rank. Storage that does not give a
+    shard ends the stream either way, with a StorageError that names the shard.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class ShardStream:
         start, read_ahead = start or Position(), read_ahead or ReadAhead()
         self._order = order
         if isinstance(order, WindowOrder) and isinstance(shard_set, ShardSet):
-            shard_set.files.max_open = min(shard_set.files.max_open, order.open_shards)
+            shard_set.files.max_open = order.open_shards
         self._start, self._stop = start.step, stop_step
         self.digest = self._digest_before = start.digest
         self.next_step = start.step

@@ -21,19 +21,31 @@ from typing import Any
 import numpy as np
 
 from cardialign.data_shards.errors import DataError, UsageError, disk_error
-from cardialign.data_shards.files import UNREADABLE_ARRAY, commit_folder
+from cardialign.data_shards.files import UNREADABLE_ARRAY, commit_folder, parse_json, read_bytes
 from cardialign.data_shards.report_text import CLEANING_VERSION, STYLES, join_statements
+from cardialign.data_shards.shard_set.bank_description import (
+    BANK_VERSION,
+    OtherBankVersionError,
+    bank_digest,
+    listed_files,
+)
 from cardialign.data_shards.shard_set.layout import BANK_FILE, BANKS, REPORTS, read_manifest
 from cardialign.data_shards.shard_set.remote import local_folder
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.text.bank_files import write_description
+from cardialign.data_shards.text.bank_files import check_files, read_description, write_description
 from cardialign.data_shards.text.blocks import BLOCK, TextEncoderLike, assemble, make_blocks
 from cardialign.data_shards.text.similarity import jaccard, low_rank, low_rank_space, unit
 
 log = logging.getLogger(__name__)
-BANK_VERSION = 2
 _ARRAYS = ("embeddings", "mean", "token_ids", "lengths", "statement_indptr", "statement_ids", "axes")
 _BUILD_REMEDY = "run `cardialign text-bank build` for these shards and this text encoder"
+
+
+_STATEMENTS = "statements.json"
+
+
+class NoTextBankError(DataError):
+    """There is no text bank as it was asked for; nothing that is there is damaged."""
 
 
 class TextBank:
@@ -43,12 +55,24 @@ class TextBank:
 
     embeddings float16 (R, d), unit rows; mean float32 (d,), over records (a frequent report weighs more); token_ids
     int32 (R, max_tokens); lengths int32 (R,); axes float32 (d, d): principal axes of the centred embeddings, strongest
-    first; description: bank.json, whose `low_rank` states the error of using only the first axes.
+    first; description: bank.json, whose `low_rank` states the error of using only the first axes; digest: of the
+    content, what a run is bound to.
+
+    Sizes are compared with bank.json, digests too unless `digests` is False: then `check_contents` is still to be
+    called before anything is computed from the bank. Raises DataError that names the file that differs.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, digests: bool = True) -> None:
         self.path = path
-        self.description: dict[str, Any] = _read_description(path)
+        self.description: dict[str, Any] = read_description(path)
+        self.digest = bank_digest(self.description)
+        unlisted = sorted({*(f"{name}.npy" for name in _ARRAYS), _STATEMENTS} - self.description["files"].keys())
+        if unlisted:
+            raise DataError(
+                f"text bank {path}: {BANK_FILE} lists no {', '.join(unlisted)}",
+                f"delete the folder and {_BUILD_REMEDY}",
+            )
+        check_files(path, self._files(), quick=not digests)
         try:
             arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
         except UNREADABLE_ARRAY as error:
@@ -70,30 +94,44 @@ class TextBank:
                 f"text bank {path} holds arrays of different lengths", f"delete the folder and {_BUILD_REMEDY}"
             )
 
+    def _files(self) -> dict[str, Any]:
+        own = self.description["files"]
+        return {name: facts for name, facts in listed_files(self.description).items() if name in own}
+
+    def check_contents(self) -> None:
+        """Compare every file of the bank with its digest, once per process. Raises DataError that names the file."""
+        check_files(self.path, self._files(), quick=False)
+
     @classmethod
     def open(
-        cls, shard_set_path: Path | str, encoder_fingerprint: str | None = None, style: str | None = None
+        cls,
+        shard_set_path: Path | str,
+        encoder_fingerprint: str | None = None,
+        style: str | None = None,
+        *,
+        digests: bool = True,
     ) -> TextBank:
-        """The bank of this encoder (or the only one there).
+        """The bank of this encoder (or the only one there). digests: as of the class.
 
-        Raises DataError when there is none, or several and the choice is open.
+        Raises NoTextBankError when there is none, DataError when there are several and the choice is open, or when the
+        one is not as it was built.
         """
         shards = local_folder(shard_set_path)
-        wanted = read_manifest(shards)["fingerprint"]
+        manifest = read_manifest(shards)
+        wanted, reports = manifest["fingerprint"], manifest["counts"]["reports"]
         found: list[Path] = []
         for file in sorted((shards / BANKS).glob(f"[!.]*/{BANK_FILE}")):
-            bank = _read_description(file.parent)
-            if (
-                bank["shards"] != wanted
-                or bank["cleaning_version"] != CLEANING_VERSION
-                or bank["version"] != BANK_VERSION
-            ):
+            try:
+                bank = read_description(file.parent)
+            except OtherBankVersionError:
+                continue
+            if bank["shards"] != wanted or bank["cleaning_version"] != CLEANING_VERSION:
                 continue
             if encoder_fingerprint in (None, bank["encoder_fingerprint"]) and style in (None, bank["style"]):
                 found.append(file.parent)
         if not found:
             encoder = f" of encoder {encoder_fingerprint}" if encoder_fingerprint else ""
-            raise DataError(
+            raise NoTextBankError(
                 f"{shards} has no text bank{encoder}" + (f" with style {style}" if style else ""), _BUILD_REMEDY
             )
         if len(found) > 1:
@@ -101,7 +139,13 @@ class TextBank:
                 f"{shards} has {len(found)} text banks: {', '.join(path.name for path in found)}",
                 "say which encoder and style are meant",
             )
-        return cls(found[0])
+        opened = cls(found[0], digests=digests)
+        if len(opened) != reports:
+            raise DataError(
+                f"text bank {opened.path} holds {len(opened)} reports, the shard set has {reports}",
+                f"delete the folder and {_BUILD_REMEDY}",
+            )
+        return opened
 
     def __len__(self) -> int:
         return int(self.embeddings.shape[0])
@@ -117,7 +161,13 @@ class TextBank:
     @property
     def statements(self) -> list[str]:
         """The distinct statements (by case-folded text); position = statement id."""
-        return json.loads((self.path / "statements.json").read_text(encoding="utf-8"))
+        try:
+            return parse_json(read_bytes(self.path / _STATEMENTS))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"text bank {self.path} cannot be read: {_STATEMENTS}: {error}",
+                f"delete the folder and {_BUILD_REMEDY}",
+            ) from error
 
     def embedding(self, report_ids: np.ndarray) -> np.ndarray:
         """float32 (b, d) unit vectors, as the encoder gave them (to fp16 precision)."""
@@ -264,26 +314,4 @@ def _write_statements(folder: Path, statements: list[list[str]]) -> None:
         sets.append(sorted({ids[statement.casefold()] for statement in report}))
     np.save(folder / "statement_indptr.npy", np.cumsum([0, *map(len, sets)]).astype(np.int64))
     np.save(folder / "statement_ids.npy", np.array([i for each in sets for i in each], dtype=np.int32))
-    (folder / "statements.json").write_text(json.dumps(spelled, ensure_ascii=False), encoding="utf-8")
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        description: dict[str, Any] = json.loads((path / BANK_FILE).read_text(encoding="utf-8"))
-        missing = {
-            "version",
-            "shards",
-            "encoder_fingerprint",
-            "cleaning_version",
-            "style",
-            "reports",
-        } - description.keys()
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"text bank {path} cannot be read: {error}", f"delete the folder and {_BUILD_REMEDY}"
-        ) from error
-    if missing:
-        raise DataError(
-            f"text bank {path} lacks {sorted(missing)} in {BANK_FILE}", f"delete the folder and {_BUILD_REMEDY}"
-        )
-    return description
+    (folder / _STATEMENTS).write_text(json.dumps(spelled, ensure_ascii=False), encoding="utf-8")

@@ -1,15 +1,27 @@
-"""Sizes and digests of a text bank's files: written into its `bank.json` when the bank is committed, compared when a
-shard set is verified."""
+"""Sizes and digests of a text bank's files: written into its `bank.json` when the bank is committed, compared when the
+bank is opened and when its shard set is verified."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cardialign.data_shards.files import FileFacts, difference, facts_below, write_json
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.files import (
+    Difference,
+    FileFacts,
+    difference,
+    facts_below,
+    facts_of,
+    read_bytes,
+    sha256_once,
+    write_json,
+)
+from cardialign.data_shards.shard_set.bank_description import REMEDY, judge_bank, listed_files
 from cardialign.data_shards.shard_set.layout import BANK_FILE
+from cardialign.data_shards.shard_set.storage import patiently
 
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
@@ -19,35 +31,75 @@ def write_description(folder: Path, description: dict[str, Any]) -> None:
     write_json(folder / BANK_FILE, {**description, "files": files}, indent=1, sort_keys=True)
 
 
+def add_derived(folder: Path, name: str) -> dict[str, Any]:
+    """Note size and digest of a file that was made from a committed bank, under `derived`: what a run is bound to are
+    the bank's own `files`. Returns the new description."""
+    description = read_description(folder)
+    derived = {**description.get("derived", {}), name: asdict(facts_of(folder / name))}
+    write_json(folder / BANK_FILE, {**description, "derived": derived}, indent=1, sort_keys=True)
+    return {**description, "derived": derived}
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The judged `bank.json` of a bank. Raises DataError for one that is missing or damaged, StorageError for one that
+    the storage does not give."""
+    file = folder / BANK_FILE
+    try:
+        text = patiently(lambda: read_bytes(file), str(file))
+    except FileNotFoundError:
+        raise DataError(f"text bank {folder} has no {BANK_FILE}: it is not whole", REMEDY) from None
+    return judge_bank(text, str(file))
+
+
+def check_files(folder: Path, files: Mapping[str, FileFacts], *, quick: bool, remedy: str = REMEDY) -> None:
+    """Compare files of a bank with what its description lists: sizes, and unless `quick` digests, once per process.
+
+    Raises DataError that names the first file that differs and the remedy, StorageError for one that cannot be read.
+    """
+    for name, facts in sorted(files.items()):
+        differing = _compared(folder / name, facts, quick)
+        if differing is not None:
+            raise DataError(f"text bank {folder}: {_said(differing)}", remedy)
+
+
+def _compared(file: Path, facts: FileFacts, quick: bool) -> Difference | None:
+    try:
+        return patiently(lambda: difference(file, facts, quick=quick, digest=sha256_once), str(file))
+    except FileNotFoundError:  # it went a moment ago
+        return Difference(file.name, "missing")
+
+
+def _said(differing: Difference) -> str:
+    name, found, listed = differing.name, differing.bytes, differing.listed
+    if differing.kind == "missing":
+        return f"{name} is missing"
+    if differing.kind == "size":
+        return f"{name} has {found} bytes, {BANK_FILE} says {listed}: {'truncated' if found < listed else 'grown'}"
+    return f"{name} is not the one the bank was built with (its sha256 differs): swapped or damaged"
+
+
 def bank_problems(folder: Path, fingerprint: str, *, quick: bool = False) -> list[str]:
     """What is wrong with a committed bank of the shard set with this fingerprint, in sentences. quick: presence and
-    sizes only. Files that `bank.json` does not list are not looked at."""
+    sizes only. Files that `bank.json` does not list are not looked at; every byte of the others is read, however lately
+    it was."""
     name = f"text bank {folder.name}"
     try:
-        description = json.loads((folder / BANK_FILE).read_text(encoding="utf-8"))
-        files = {
-            file: FileFacts(str(facts["sha256"]), int(facts["bytes"])) for file, facts in description["files"].items()
-        }
-        shards = description["shards"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return [f"{name}: {BANK_FILE} cannot be read or lists no digests ({error}): build the bank again"]
+        description = judge_bank(read_bytes(folder / BANK_FILE), BANK_FILE)
+    except OSError as error:
+        return [f"{name}: {BANK_FILE} cannot be read ({error}): build the bank again"]
+    except DataError as error:
+        return [f"{name}: {error.problem}: build the bank again"]
     problems = []
-    if shards != fingerprint:
+    if description["shards"] != fingerprint:
         problems.append(
-            f"{name} belongs to another shard set ({str(shards)[:12]}..., this one is {fingerprint[:12]}...)"
+            f"{name} belongs to another shard set ({description['shards'][:12]}..., this one is {fingerprint[:12]}...)"
         )
-    for file, facts in sorted(files.items()):
-        differing = difference(folder / file, facts, quick=quick)
-        if differing is None:
+    for file, facts in sorted(listed_files(description).items()):
+        try:
+            differing = difference(folder / file, facts, quick=quick)
+        except OSError as error:
+            problems.append(f"{name}: {file} cannot be read: {error}")
             continue
-        if differing.kind == "missing":
-            problems.append(f"{name}: {file} is missing")
-        elif differing.kind == "size":
-            found, listed = differing.bytes, differing.listed
-            wrong = "truncated" if found < listed else "grown"
-            problems.append(f"{name}: {file} has {found} bytes, {BANK_FILE} says {listed}: {wrong}")
-        else:
-            problems.append(
-                f"{name}: {file} is not the one the bank was built with (its sha256 differs): swapped or damaged"
-            )
+        if differing is not None:
+            problems.append(f"{name}: {_said(differing)}")
     return problems

@@ -17,6 +17,9 @@ import numpy as np
 
 from cardialign.data_shards.errors import DataError, UsageError, disk_error
 from cardialign.data_shards.files import UNREADABLE_ARRAY, commit_file, temporary_path
+from cardialign.data_shards.shard_set.bank_description import listed_files
+from cardialign.data_shards.shard_set.layout import BANK_FILE
+from cardialign.data_shards.text.bank_files import add_derived, check_files
 
 if TYPE_CHECKING:
     from cardialign.data_shards.text.bank import TextBank
@@ -105,10 +108,16 @@ def distant_path(bank: TextBank, k: int) -> Path:
 def open_distant(bank: TextBank, k: int = NEIGHBOURS) -> np.ndarray:
     """The table of a bank, int32 (R, min(k, R - 1)), memory-mapped.
 
-    Raises DataError when it has not been made or does not fit the bank.
+    Compared with the size and digest that bank.json lists since it was made. Raises DataError when it has not been
+    made, is not as it was made, or does not fit the bank.
     """
     path = distant_path(bank, k)
     remedy = f"run `cardialign text-bank build --distant {k}` for these shards and this text encoder"
+    listed = listed_files(bank.description).get(path.name) if "files" in bank.description else None
+    if listed is not None:
+        check_files(bank.path, {path.name: listed}, quick=False, remedy=f"delete {path} and {remedy}")
+    elif path.exists():
+        log.warning("distant_reports path=%s has no digest in %s: made by an earlier release", path, BANK_FILE)
     try:
         table = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
@@ -142,6 +151,7 @@ def build_distant(bank: TextBank, k: int = NEIGHBOURS, progress: Progress | None
                 np.save(file, table)
 
         commit_file(path, write)
+        bank.description = add_derived(bank.path, path.name)
     except OSError as error:
         raise disk_error(error, path) from error
     finally:

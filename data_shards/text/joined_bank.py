@@ -8,6 +8,8 @@ one set; the weights of the mixture do not enter it. R_k reports of set k, width
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, cast
@@ -18,7 +20,6 @@ import pyarrow.compute as pc
 
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.shard_set.joined import JoinedSets
-from cardialign.data_shards.shard_set.layout import REPORTS, read_parquet
 from cardialign.data_shards.text.bank import TextBank
 from cardialign.data_shards.text.similarity import principal_axes
 
@@ -65,7 +66,7 @@ class JoinedBank(TextBank):
                     "run `cardialign text-bank build` for every set of the mixture with the same encoder, token limit "
                     "and style",
                 )
-        tables = [read_parquet(each.path / REPORTS, columns=["key", "count"]) for each in sets.sets]
+        tables = [each.report_columns(["key", "count"]) for each in sets.sets]
         for each, bank, table in zip(sets.sets, banks, tables, strict=True):
             if bank.description["shards"] != each.fingerprint or table.num_rows != len(bank):
                 raise DataError(
@@ -74,6 +75,8 @@ class JoinedBank(TextBank):
                 )
         self.path = banks[0].path
         self.description: dict[str, Any] = {name: banks[0].description[name] for name in ("version", "encoder", *_SAME)}
+        self.digest = hashlib.sha256(json.dumps([bank.digest for bank in banks]).encode()).hexdigest()
+        self._banks = tuple(banks)
         self.description |= {
             "shards": sets.fingerprint,
             "reports": sum(map(len, banks)),
@@ -90,6 +93,11 @@ class JoinedBank(TextBank):
             pa.chunked_array([chunk for table in tables for chunk in table["key"].chunks], pa.string())
         )
         self._join_statements(banks)
+
+    def check_contents(self) -> None:
+        """As of a single bank, for every one of them."""
+        for bank in self._banks:
+            bank.check_contents()
 
     def _join_statements(self, banks: Sequence[TextBank]) -> None:
         known: dict[str, int] = {}

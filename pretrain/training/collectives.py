@@ -40,6 +40,15 @@ def first_problem(problem: str | None) -> str | None:
     return next((f"rank {rank}: {text}" for rank, text in enumerate(problems) if text), None)
 
 
+def fail_together(error: UserError | None) -> None:
+    """Raise the UserError of the lowest rank that has one, on every rank; nothing happens when all is well."""
+    errors: list[UserError | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(errors, error)
+    for found in errors:
+        if found is not None:
+            raise found
+
+
 def highest(value: int, device: torch.device) -> int:
     """The largest of the ranks' small numbers, on every rank: one number is exchanged."""
     tensor = torch.tensor([value], dtype=torch.int32, device=device)

@@ -5,7 +5,12 @@ Also its text bank, and how many steps they make.
 
 from __future__ import annotations
 
+import logging
 import math
+import os
+import time
+
+import torch.distributed as dist
 
 from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.order.contract import Order
@@ -15,11 +20,14 @@ from cardialign.data_shards.order.window import WindowOrder
 from cardialign.data_shards.shard_set.joined import JoinedSets
 from cardialign.data_shards.shard_set.selection import Selection
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.text.bank import TextBank
+from cardialign.data_shards.text.bank import NoTextBankError, TextBank
 from cardialign.data_shards.text.joined_bank import JoinedBank
 from cardialign.pretrain.config import DataConfig, MixturePart, RunConfig
 from cardialign.pretrain.methods.base import method_class
 from cardialign.pretrain.text.encoder import TextEncoder
+from cardialign.pretrain.training.collectives import fail_together
+
+log = logging.getLogger(__name__)
 
 
 def total_steps(config: RunConfig, records: int) -> int:
@@ -70,11 +78,40 @@ def open_data(config: RunConfig) -> tuple[ShardSet | JoinedSets, Selection, Orde
 
 
 def open_bank(config: RunConfig) -> TextBank:
-    """Text bank of the shard set(s) for the run's report encoder. Raises UserError when one has not been built."""
+    """Text bank of the shard set(s) for the run's report encoder; in a run called by all ranks together.
+
+    Its sizes are compared by every rank, its digests by one rank of each node: a bank of 3 GB is read once per node,
+    not once per rank. Raises UserError when one has not been built, DataError, on every rank, when one is not as it was
+    built.
+    """
     opened = open_sets(config.data)
     fingerprint = TextEncoder(config.text).fingerprint
-    banks = [_bank(config, part, fingerprint) for part in config.data.parts]
+    banks: list[TextBank] = []
+    problem: UserError | None = None
+    try:
+        banks += [_bank(config, part, fingerprint) for part in config.data.parts]
+        if _compares():
+            _check_contents(banks)
+    except UserError as error:
+        problem = error
+    if dist.is_available() and dist.is_initialized():
+        fail_together(problem)
+    elif problem is not None:
+        raise problem
     return banks[0] if isinstance(opened, ShardSet) else JoinedBank(opened, banks)
+
+
+def _compares() -> bool:
+    """True on one rank of each node, and outside a run."""
+    together = dist.is_available() and dist.is_initialized()
+    return not together or dist.get_rank() == 0 or os.environ.get("LOCAL_RANK") == "0"
+
+
+def _check_contents(banks: list[TextBank]) -> None:
+    started = time.monotonic()
+    for bank in banks:
+        bank.check_contents()
+    log.info("text_bank digests=compared banks=%d seconds=%.1f", len(banks), time.monotonic() - started)
 
 
 def _select(config: RunConfig, shard_set: ShardSet, part: MixturePart) -> Selection:
@@ -103,14 +140,14 @@ def _order_in_mixture(config: RunConfig, part: MixturePart, shard_set: ShardSet,
         )
     order = _order(config, shard_set, selection, slots)
     if isinstance(order, WindowOrder):
-        shard_set.files.max_open = min(shard_set.files.max_open, order.open_shards)
+        shard_set.files.max_open = order.open_shards
     return order
 
 
 def _bank(config: RunConfig, part: MixturePart, fingerprint: str) -> TextBank:
     try:
-        return TextBank.open(part.shards, fingerprint, config.text.style)
-    except DataError as error:
+        return TextBank.open(part.shards, fingerprint, config.text.style, digests=False)
+    except NoTextBankError as error:
         raise UserError(
             f"no text bank of {part.shards} for report encoder {config.text.encoder}: {error.problem}",
             f"build it once: cardialign text-bank build {part.shards} --encoder {config.text.encoder}",

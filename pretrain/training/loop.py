@@ -36,7 +36,7 @@ from cardialign.pretrain.training.batch import step_inputs
 from cardialign.pretrain.training.checkpoints.files import committed_path
 from cardialign.pretrain.training.checkpoints.load import find_resume_point, load_checkpoint, seed_random
 from cardialign.pretrain.training.checkpoints.save import save_checkpoint
-from cardialign.pretrain.training.checkpoints.state import TrainerState
+from cardialign.pretrain.training.checkpoints.state import TrainerState, check_bank
 from cardialign.pretrain.training.collectives import first_error, highest, on_rank_zero
 from cardialign.pretrain.training.data import open_bank, open_data, total_steps
 from cardialign.pretrain.training.engine import (
@@ -132,6 +132,8 @@ class _Run:
         torch.manual_seed(config.seed)
         method = create_method(config, self.shard_set.spec)
         point = find_resume_point(self.run_dir, config, self.selection.fingerprint, ORDER_VERSION, workers)
+        if point is not None:
+            check_bank(point.state, None if self.bank is None else self.bank.digest, point.path)
         on_rank_zero(partial(self._write, CONFIG, config.resolved()))  # only now: it may go on here
         if point is None and config.init_from is not None:
             start = initialise(method, config, open_start(Path(config.init_from).expanduser()))
@@ -148,7 +150,7 @@ class _Run:
         fraction = config.data.max_bad_fraction
         if fraction > 0:
             self.quarantine = Quarantine(
-                self.run_dir, self.order, self.selection.fingerprint, len(self.selection.rows), fraction
+                self.run_dir, self.order, self.selection.fingerprint, len(self.selection.rows), fraction, self.shard_set
             )
         log.info(
             "run=%s step=%d of=%d records=%d global_batch=%d world_size=%d "
@@ -280,6 +282,7 @@ class _Run:
         state = TrainerState(
             step, self.digest, config, self.selection.fingerprint, self.workers.world_size, ORDER_VERSION, self.loss,
             spec=self.shard_set.spec, shards_fingerprint=self.shard_set.fingerprint,
+            bank_digest=None if self.bank is None else self.bank.digest,
         )  # fmt: skip
         self.checkpoint = save_checkpoint(
             self.engine, self.run_dir, state, self.workers, keep=self.config.training.keep_checkpoints

@@ -42,7 +42,8 @@ class TrainerState:
     """Everything but tensors: `step` optimizer steps are done, batches 0..step-1 are consumed.
 
     `digest` chains the sample ids of these batches. `spec` and `shards_fingerprint` say what the run was trained on, so
-    that its encoder can be exported without its shards; None in a checkpoint from before they were kept.
+    that its encoder can be exported without its shards; `bank_digest`, the content of the text bank, that it goes on
+    with no other. None in a checkpoint from before they were kept, and without a bank.
     """
 
     step: int
@@ -54,6 +55,7 @@ class TrainerState:
     loss: float | None = None
     spec: SignalSpec | None = None
     shards_fingerprint: str | None = None
+    bank_digest: str | None = None
 
     @staticmethod
     def read(path: Path) -> TrainerState:
@@ -130,3 +132,15 @@ def check_continues(
             f"checkpoint {path} belongs to another run: " + "; ".join(reasons),
             "set these back to continue it, or give a new run directory to start afresh",
         )
+
+
+def check_bank(state: TrainerState, bank_digest: str | None, path: Path) -> None:
+    """Raises UserError when the text bank has another content than the one that the checkpoint was trained with: the
+    same reports through the same encoder, but other numbers."""
+    if state.bank_digest is None or state.bank_digest == bank_digest:
+        return
+    now = "no text bank" if bank_digest is None else f"digest {bank_digest[:12]}"
+    raise UserError(
+        f"checkpoint {path} was trained with another text bank (digest {state.bank_digest[:12]} was, {now} now)",
+        "put back the bank that the run began with, or give a new run directory to start afresh",
+    )

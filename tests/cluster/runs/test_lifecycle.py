@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from cardialign.cluster.registry.registry import register
 from cardialign.cluster.runs.lifecycle import _with_local_start, prepare, run
-from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.text.bank import build_text_bank
 from cardialign.pretrain.config import RunConfig, load_config
 from cardialign.pretrain.run.files import START, START_NOTE
 from tests.support.tiny_set import SMALL
+from tests.support.tiny_shards import HashingEncoder
 
 
 def config_of(shards: Path, *overrides: str) -> RunConfig:
@@ -35,6 +39,18 @@ def test_a_method_that_cannot_use_the_encoder_is_named_before_ray(shards: Path) 
 def test_a_method_without_reports_asks_for_no_text_bank(shards: Path) -> None:
     facts = prepare(config_of(shards))
     assert facts["records"] > 0 and facts["text_encoder_fingerprint"] == ""
+
+
+def test_a_damaged_text_bank_is_named_before_ray_and_not_taken_for_a_missing_one(shards: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shards, tmp_path / "shards"))
+    config = load_config("cardialign-demo", [*SMALL, f"data.shards={folder}"])
+    file = build_text_bank(ShardSet.open(folder), HashingEncoder()).path / "mean.npy"
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"mean\.npy is not the one the bank was built with") as caught:
+        prepare(config)
+    assert "cardialign text-bank build" in caught.value.remedy
 
 
 def test_a_name_that_cannot_be_registered_ends_the_run_before_it_begins(shards: Path, tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_a_flipped_a_cut_and_a_missing_array_of_a_text_bank_are_found_by_file(se
     (bank / "bank.json").write_text(json.dumps({**description, "shards": "0" * 64}))
     assert "belongs to another shard set (000000000000..." in problems(set_copy, quick=True)
     (bank / "bank.json").write_text("{}")
-    assert "bank.json cannot be read or lists no digests" in problems(set_copy, quick=True)
+    assert "bank.json is damaged: it lacks cleaning_version" in problems(set_copy, quick=True)
 
 
 def test_files_that_belong_to_nothing_are_noted_and_harm_nothing(set_copy: Path) -> None:

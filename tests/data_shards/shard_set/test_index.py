@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.files import sha256_of
 from cardialign.data_shards.shard_set.index import IndexFile
 from cardialign.data_shards.shard_set.layout import INDEX
 from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -46,7 +47,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_mapped_columns_hold_what_the_table_says(small_set: ShardSet, scratch: Path) -> None:
     table = small_set.index
     for mapped_from in (0, 10**9):
-        file = IndexFile(small_set.path / INDEX, "d" * 64, mapped_from)
+        file = IndexFile(small_set.path / INDEX, small_set.manifest["tables"][INDEX], mapped_from)
         assert file.records == table.num_rows
         for name, dtype in PLAIN.items():
             column = file.column(name, dtype)
@@ -61,17 +62,18 @@ def test_mapped_columns_hold_what_the_table_says(small_set: ShardSet, scratch: P
 def test_a_column_is_laid_down_once_for_all_processes_and_again_when_it_does_not_fit(
     small_set: ShardSet, scratch: Path
 ) -> None:
-    first = IndexFile(small_set.path / INDEX, "d" * 64, 0).column("size", np.int32)
+    digest = small_set.manifest["tables"][INDEX]
+    first = IndexFile(small_set.path / INDEX, digest, 0).column("size", np.int32)
     path = Path(first.filename)
     inode = path.stat().st_ino
-    assert IndexFile(small_set.path / INDEX, "d" * 64, 0).column("size", np.int32).tolist() == first.tolist()
+    assert IndexFile(small_set.path / INDEX, digest, 0).column("size", np.int32).tolist() == first.tolist()
     assert path.stat().st_ino == inode
     np.save(scratch / "short.npy", np.zeros(3, np.int32))
     os.replace(scratch / "short.npy", path)
-    assert IndexFile(small_set.path / INDEX, "d" * 64, 0).column("size", np.int32).tolist() == first.tolist()
+    assert IndexFile(small_set.path / INDEX, digest, 0).column("size", np.int32).tolist() == first.tolist()
     assert not list(path.parent.glob(".*.tmp"))
     path.parent.parent.chmod(0o777)  # others may write here now: it is left alone
-    other = IndexFile(small_set.path / INDEX, "d" * 64, 0).column("size", np.int32)
+    other = IndexFile(small_set.path / INDEX, digest, 0).column("size", np.int32)
     assert path.parent not in Path(other.filename).parents and other.tolist() == first.tolist()
     assert path.parent.parent.name == f"cardialign-index-{os.getuid()}"
 
@@ -80,7 +82,7 @@ def test_a_column_is_laid_down_once_for_all_processes_and_again_when_it_does_not
 def test_records_without_a_patient_are_patients_of_their_own(scratch: Path, mapped_from: int) -> None:
     ids = ["b", "", "a", None, "a", "", "c"]
     pq.write_table(pa.table({"patient": ids}), scratch / INDEX, row_group_size=4)
-    codes = IndexFile(scratch / INDEX, "d" * 64, mapped_from).patients()
+    codes = IndexFile(scratch / INDEX, sha256_of(scratch / INDEX), mapped_from).patients()
     assert codes.tolist() == plain_codes(ids)
     assert codes[[0, 2, 4, 6]].tolist() == [0, codes[2], codes[2], codes[6]]
     assert np.unique(codes).size == 6 and codes.dtype == np.int32
@@ -90,7 +92,8 @@ def test_an_index_with_zeros_over_its_first_pages_is_an_error_with_its_remedy(se
     raw = bytearray((set_copy / INDEX).read_bytes())
     raw[4:200] = bytes(196)
     (set_copy / INDEX).write_bytes(raw)
-    shards = ShardSet.open(set_copy)
-    with pytest.raises(DataError, match=r"index.parquet cannot be read") as caught:
-        shards.key(0)
+    with pytest.raises(DataError, match=r"index.parquet is not the one that this set was built with") as caught:
+        ShardSet.open(set_copy)
     assert "shards verify" in caught.value.remedy
+    with pytest.raises(DataError, match=r"index.parquet cannot be read"):  # nor does a digest that fits make it a table
+        IndexFile(set_copy / INDEX, sha256_of(set_copy / INDEX)).key(0)

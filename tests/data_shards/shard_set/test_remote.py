@@ -104,7 +104,7 @@ def test_the_cache_stays_within_its_limit_and_a_dropped_shard_stays_readable_unt
     for row in rows:
         assert shards.read_payload(row) == small_set.read_payload(row)
     assert cached_shards(cache) == ["shard-000001.tar", "shard-000002.tar"]
-    assert os.fstat(held.descriptor).st_nlink == 0 and 0 not in shards.files._open
+    assert os.fstat(held.descriptor).st_nlink == 0 and 0 not in shards.files.open_shards()
     assert os.pread(held.descriptor, int(shards.size[0]), int(shards.offset[0])) == small_set.read_payload(0)
     assert shards.read_payload(rows[0]) == small_set.read_payload(rows[0])
     assert sum(path.stat().st_size for path in cache.folder.rglob("*") if path.is_file()) <= cache.limit
@@ -186,7 +186,7 @@ def test_what_is_no_shard_set_is_named_by_its_url(tmp_path: Path, monkeypatch: p
         ShardSet.open("memory://nowhere/set")
     with pytest.raises(DataError, match="runs a shell command"):
         ShardSet.open("pipe:cat set.tar")
-    with pytest.raises(UserError, match="xyz://bucket/set: Protocol not known"):
+    with pytest.raises(UserError, match="xyz://bucket/set: protocol xyz:// is not known"):
         ShardSet.open("xyz://bucket/set")
     for missing, package in (("s3", "s3fs"), ("gs", "gcsfs")):
         with contextlib.suppress(ImportError):

@@ -124,7 +124,7 @@ def test_a_set_that_is_not_whole_does_not_open(set_copy: Path, tmp_path: Path) -
     with pytest.raises(DataError, match="88 rows, the manifest says 89 records"):
         ShardSet.open(set_copy)
     (set_copy / "index.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(DataError, match=r"index.parquet cannot be read"):
+    with pytest.raises(DataError, match=r"index.parquet is not the one that this set was built with"):
         ShardSet.open(set_copy)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardialign.data_shards.errors import DataError, UsageError
+from cardialign.data_shards.errors import DataError, StorageError, UsageError
 from cardialign.data_shards.order.global_order import GlobalOrder
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.stream import (
@@ -183,10 +183,10 @@ def test_a_truncated_and_a_missing_shard_surface_too(set_copy: Path) -> None:
     last = set_copy / "shard-000002.tar"
     with last.open("r+b") as file:
         file.truncate(last.stat().st_size // 2)
-    with pytest.raises(DataError, match=r"shard-000002.tar ends early"):
+    with pytest.raises(StorageError, match=r"shard-000002.tar of .* ends early: it has 56320 bytes, the manifest says"):
         list(iterate_rows(shards, np.arange(len(shards)), 16))
     last.unlink()
-    with pytest.raises(DataError, match=r"shard-000002.tar cannot be read"):
+    with pytest.raises(StorageError, match=r"shard-000002.tar of .* is missing"):
         list(iterate_rows(ShardSet.open(set_copy), np.arange(len(shards)), 16))
 
 

@@ -70,5 +70,12 @@ def test_the_table_is_made_once_and_must_fit_its_bank(set_copy: Path) -> None:
     build_distant(bank, 3, lambda *now: pytest.fail("made twice"))
     np.testing.assert_array_equal(open_distant(TextBank(bank.path), 3), table)
     np.save(distant_path(bank, 3), np.zeros((5, 3), dtype=np.int32))
-    with pytest.raises(DataError, match=r"holds int32 \(5, 3\) for 6 reports"):
+    with pytest.raises(DataError, match=r"distant-3\.npy has \d+ bytes, bank\.json says \d+: truncated") as caught:
         open_distant(bank, 3)
+    assert caught.value.remedy.startswith(f"delete {distant_path(bank, 3)} and run")
+    np.save(distant_path(bank, 3), table[::-1])
+    with pytest.raises(DataError, match=r"distant-3\.npy is not the one the bank was built with"):
+        open_distant(bank, 3)
+    np.save(distant_path(bank, 4), np.zeros((5, 4), dtype=np.int32))  # as an earlier release left it: not in bank.json
+    with pytest.raises(DataError, match=r"holds int32 \(5, 4\) for 6 reports"):
+        open_distant(bank, 4)

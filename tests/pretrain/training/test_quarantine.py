@@ -3,6 +3,7 @@ replaced alike on both, written down, kept through a resume, and bounded by the 
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -134,13 +135,50 @@ def test_the_budget_is_a_fraction_but_at_least_one_record_unless_it_is_zero():
     assert [quarantine.allowed_bad(fraction, 5000) for fraction in (0, 1e-6, 0.001, 0.5)] == [0, 1, 5, 2500]
 
 
+SAMPLE = {"position": 1, "row": 7, "key": "k", "shard": "s", "offset": 0, "rank": 0, "problem": "p"}
+WHOLE = {"fault": "record", "selection": "mine"}
+
+
+def steps_of(run_dir: Path) -> dict[int, int]:
+    return {row: entry.step for row, entry in quarantine.read_quarantine(run_dir, "mine").items()}
+
+
 def test_lines_of_another_selection_or_cut_short_do_not_count(tmp_path):
-    sample = {"position": 1, "row": 7, "key": "k", "shard": "s", "offset": 0, "rank": 0, "problem": "p"}
     quarantine._append(
         tmp_path / QUARANTINE,
-        [{"step": 4, **sample, "selection": "mine"}, {"step": 1, **sample, "selection": "other"}],
+        [{"step": 4, **SAMPLE, **WHOLE}, {"step": 1, **SAMPLE, "selection": "other"}],
     )
     with (tmp_path / QUARANTINE).open("a") as file:
         file.write('{"step": 2, "row"')
-    quarantine._append(tmp_path / QUARANTINE, [{"step": 3, **sample, "selection": "mine"}])
-    assert {row: step for row, (step, _) in quarantine.read_quarantine(tmp_path, "mine").items()} == {7: 3}
+    assert steps_of(tmp_path) == {7: 4}
+    quarantine._append(tmp_path / QUARANTINE, [{"step": 3, **SAMPLE, **WHOLE}])
+    assert steps_of(tmp_path) == {7: 3}
+
+
+def test_lines_that_are_no_text_or_of_something_else_are_named_and_lose_no_entry(tmp_path, caplog):
+    path = tmp_path / QUARANTINE
+    strange = [
+        b"\xff\xfe junk", b"\0" * 100, b"", b"[" * 100_000, b"null", b'{"selection": "mine"}',
+        json.dumps({"step": 2, **SAMPLE, **WHOLE, "row": -1}).encode(),
+        json.dumps({"step": 2, **SAMPLE, **WHOLE, "row": True}).encode(),
+        json.dumps({"step": 1.5, **SAMPLE, **WHOLE}).encode(),
+    ]  # fmt: skip
+    good = [json.dumps({"step": 4, **SAMPLE, **WHOLE, "row": row}).encode() for row in (7, 9)]
+    content = b"\n".join([*strange, good[0], *strange, good[1]])  # the last one has lost its end of line
+    path.write_bytes(content)
+    assert steps_of(tmp_path) == {7: 4, 9: 4}
+    assert f"file={path} lines=1,2,3,4,5,6,7,8,9,11,..." in caplog.text
+    quarantine._append(path, [{"step": 6, **SAMPLE, **WHOLE, "row": 11}])
+    assert path.read_bytes().startswith(content) and steps_of(tmp_path) == {7: 4, 9: 4, 11: 6}
+
+
+def test_what_lies_in_the_place_of_the_file_is_named_and_not_waited_for(tmp_path):
+    (tmp_path / "folder" / QUARANTINE).mkdir(parents=True)
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / QUARANTINE)
+    for name in ("folder", "pipe"):
+        with pytest.raises(DataError, match=rf"{name}/quarantine\.jsonl cannot be read: .*no regular file"):
+            quarantine.read_quarantine(tmp_path / name, "mine")
+    with pytest.raises(DataError, match=r"cannot write .*quarantine\.jsonl: .*Is a directory") as caught:
+        quarantine._append(tmp_path / "folder" / QUARANTINE, [{}])
+    assert "run the same command again" in caught.value.remedy
