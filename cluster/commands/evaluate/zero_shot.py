@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=whole_number(1), default=64, metavar="N", help="default 64")
     parser.add_argument("--baseline", action="store_true", help="also score the same encoder with fresh weights")
+    parser.add_argument(
+        "--allow-trained",
+        action="store_true",
+        help="score patients and recordings that the encoder was trained on, too, and say so with the figures",
+    )
     parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
     parser.add_argument(
         "--track", action="store_true", help="also log the figures to the registered encoder's MLflow run and version"
@@ -63,6 +68,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         )
     shard_set = ShardSet.open(args.shards)
     settings: dict[str, Any] = {"bootstrap": args.bootstrap, "seed": args.seed, "batch_size": args.batch_size}
+    settings["allow_trained"] = args.allow_trained
     if args.protocol is None:
         if args.label_files is not None:
             raise UsageError("--label-files belongs to a protocol", "add --protocol NAME:TASK or leave it out")
