@@ -48,7 +48,7 @@ def find_overlap(encoder: LoadedEncoder, shard_set: ShardSet, rows: np.ndarray) 
     """What the encoder has seen of these rows. Only the index is read."""
     seen = encoder.trained_on
     known = seen if seen is not None else _by_its_configuration(encoder)
-    patients, recordings = patient_digests(shard_set.patients[rows]), recording_digests(shard_set, rows)
+    patients, recordings = patient_digests(shard_set, rows), recording_digests(shard_set, rows)
     same_patient, same_recording = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
     doubts = list(known.unknown)
     for each in known.sets:
@@ -102,7 +102,7 @@ def _filled(each: TrainedSet, shard_set: ShardSet) -> TrainedSet:
     split = each.facts["split"]
     rule = None if split is None else SplitRule(split["split"], split["salt"], tuple(split["fractions"]))
     rows = shard_set.select(folds=each.facts["folds"], split=rule).rows
-    return TrainedSet(each.facts, patient_digests(shard_set.patients[rows]), recording_digests(shard_set, rows))
+    return TrainedSet(each.facts, patient_digests(shard_set, rows), recording_digests(shard_set, rows))
 
 
 def _patients_comparable(each: TrainedSet, shard_set: ShardSet) -> tuple[bool, str | None]:
@@ -118,7 +118,7 @@ def _patients_comparable(each: TrainedSet, shard_set: ShardSet) -> tuple[bool, s
         return False, None
     if not facts["salted"] and not salted:
         return True, None
-    everybody = patient_digests(shard_set.patients)
+    everybody = patient_digests(shard_set, np.arange(len(shard_set)))
     if facts["salted"] and salted and np.isin(everybody[everybody != 0], each.patients).any():
         return True, None
     return False, (

@@ -80,7 +80,7 @@ def chosen(folds: Sequence[int] | None, split: SplitRule | None) -> dict[str, An
 
 def trained_set(shard_set: ShardSet, rows: np.ndarray, choice: Mapping[str, Any]) -> TrainedSet:
     """The facts and digests of these rows, selected by `choice` (`chosen`)."""
-    patients = patient_digests(shard_set.patients[rows])
+    patients = patient_digests(shard_set, rows)
     facts = {
         "fingerprint": shard_set.fingerprint,
         "source": source_name(shard_set),
@@ -101,11 +101,11 @@ def is_salted(shard_set: ShardSet) -> bool:
     return bool(shard_set.manifest["source"].get("options", {}).get("salted", False))
 
 
-def patient_digests(patients: np.ndarray) -> np.ndarray:
-    """int64 (n,) of hashed patient ids; 0 for a record without one."""
-    distinct, where = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    digests = [_digest(name.encode()) if name else 0 for name in distinct.tolist()]
-    return np.array(digests, dtype=np.int64)[where]
+def patient_digests(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
+    """int64 (n,) of hashed patient ids, which the index holds; 0 for a record without one."""
+    column = shard_set.index.column("patient").take(rows).combine_chunks().dictionary_encode()
+    digests = [_digest(name.encode()) if name else 0 for name in column.dictionary.to_pylist()]
+    return np.array(digests, dtype=np.int64)[column.indices.to_numpy()]
 
 
 def recording_digests(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
