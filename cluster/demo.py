@@ -23,7 +23,7 @@ from cardialign.pretrain.run.files import EXPORT
 
 RECORD = "demo.json"
 NAME = "cardialign-demo"
-PROMPTS = "virtual-findings-v1"
+PROMPTS = "virtual-findings-v2"
 Say = Callable[[str], None]
 
 

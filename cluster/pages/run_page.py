@@ -15,6 +15,7 @@ from typing import Any
 
 from cardialign.cluster.pages.charts import Estimate, IntervalScale, line_chart, weight_bars
 from cardialign.cluster.pages.page import number, write_page
+from cardialign.pretrain.evaluation.result import overlap_note
 
 FOOTER = "Written by cardialign. Virtual or research data; not a medical device."
 FEW = (
@@ -191,6 +192,9 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         notes.append(FEW)
     if result.get("unprompted"):
         notes.append(f"Labels in the data without prompts: {', '.join(result['unprompted'])}.")
+    if result.get("trained_on"):
+        told = overlap_note(result["trained_on"])
+        notes.append(f"{told[0].upper()}{told[1:]}.")
     return notes
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from cardialign.data_shards.checks.label_coverage import label_coverage
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -117,7 +119,8 @@ def _ages(ages: np.ndarray) -> dict[str, Any]:
 
 
 def _labels(shards: ShardSet) -> dict[str, Any]:
-    """Label set -> records that are labelled in it, and records per code, the most frequent first."""
+    """Label set -> records that are labelled in it, records per code, the most frequent first, and what it does not
+    know."""
     everything = np.arange(len(shards))
     result = {}
     for name in shards.label_sets:
@@ -129,6 +132,7 @@ def _labels(shards: ShardSet) -> dict[str, Any]:
             "labelled": int(labelled.sum()),
             "codes": {codes[i]: int(records[i]) for i in order},
             "codes_per_record": {str(number): int(value) for number, value in enumerate(per_record) if value},
+            **asdict(label_coverage(shards, everything, name)),
         }
     return result
 

@@ -27,7 +27,7 @@ class Challenge(RecordFolder):
     """Source "challenge".
 
     Label sets: `snomed` (the codes as given) and `challenge` (the 26 classes scored in 2021; empty when a record's
-    codes are none of them). A record with an empty Dx is not labelled. Statements are written from the codes.
+    codes say none of them). A record with an empty Dx is not labelled. Statements are written from the codes.
     """
 
     name = "challenge"

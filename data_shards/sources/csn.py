@@ -15,9 +15,9 @@ class ChapmanShaoxingNingbo(Challenge):
 
     Label sets: `snomed`, `challenge`, and `chapman`: the acronyms of the set's own table of condition names.
 
-    A record none of whose codes has an acronym is not labelled in `chapman`. Each code counts once and for its own
-    acronym only: the label files of MERL match acronyms as parts of others (AF within AFIB, ST within STDD), which this
-    does not repeat.
+    A record none of whose codes has an acronym is not labelled in `chapman`. A code counts for its own acronym and for
+    those of the findings that it is a kind of, never for one whose letters it holds: the label files of MERL match
+    acronyms as parts of others (AF within AFIB, ST within STDD), which this does not repeat.
     """
 
     name = "csn"

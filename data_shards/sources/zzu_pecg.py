@@ -56,9 +56,9 @@ _ICD = re.compile(r"ICD-10:\s*(.*)", re.IGNORECASE)
 class ZzuPecg(RecordFolder):
     """Source "zzu-pecg".
 
-    Label sets: `aha` (codes as given, findings without a code in words), `icd10` (clinical diagnoses, never a report
-    statement), and `chn` or `group` where the table has them. Statements: the table's report, else those of the AHA
-    codes.
+    Label sets: `aha` (codes as given and without their modifiers, findings without a code in words), `icd10` (clinical
+    diagnoses, never a report statement), and `chn` or `group` where the table has them. Statements: the table's report,
+    else those of the AHA codes.
     """
 
     name = "zzu-pecg"
@@ -171,6 +171,8 @@ def _meta(row: Mapping[str, str]) -> dict[str, Any]:
     labels = {name: items for name in ("aha", "chn", "icd10") if (items := _quoted_items(row[name]))}
     group, codes = _group_and_codes(row["labels"])
     labels |= {name: items for name, items in (("group", group), ("aha", codes)) if items}
+    if "aha" in labels:
+        labels["aha"] = aha_statements.with_plain_codes(labels["aha"])
     texts: list[str] = []
     icd: list[str] = []
     for text in _report_items(row["report"]):

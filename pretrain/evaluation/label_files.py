@@ -82,7 +82,7 @@ def read_prompt_file(path: Path, classes: Sequence[str], name: str) -> PromptSet
     try:
         texts = json.loads(path.read_text(encoding="utf-8"))
         missing = [code for code in classes if not str(texts.get(code) or "").strip()]
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path} is no JSON object of class and text: {error}", "give the prompt file as it was published"
         ) from error

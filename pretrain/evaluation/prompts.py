@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.plugins import Table
+from cardialign.pretrain.config.yaml_text import read_yaml
 
 PROMPTS = Path(__file__).parent.parent / "prompts"
 
@@ -86,17 +86,20 @@ def load_prompts(prompts: str | Path) -> PromptSet:
 
     Raises UsageError, all mistakes at once.
     """
-    path = PROMPTS / f"{prompts}.yaml"
-    if not path.is_file():
-        path = Path(PROMPT_SETS.find(str(prompts)) if str(prompts) in PROMPT_SETS else prompts)
-    if not path.is_file():
+    try:
+        path = PROMPTS / f"{prompts}.yaml"
+        if not path.is_file():
+            path = Path(PROMPT_SETS.find(str(prompts)) if str(prompts) in PROMPT_SETS else prompts)
+        text = path.read_text(encoding="utf-8") if path.is_file() else None
+    except OSError as error:
+        raise UsageError(f"prompt set {prompts}: {error.strerror}", "give a YAML file that can be read") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"prompt set {prompts} is no UTF-8 text: {error}", "save it as UTF-8") from None
+    if text is None:
         raise UsageError(
             f"no prompt set {str(prompts)!r}", f"use a YAML file or one of: {', '.join(prompt_set_names())}"
         )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"prompt set {path} is not valid YAML: {error}", "correct the line named above") from None
+    values = read_yaml(text, f"prompt set {path}")
     mistakes = _mistakes(values)
     if mistakes:
         listed = "\n".join(f"  - {line}" for line in mistakes)
@@ -114,27 +117,35 @@ def _mistakes(values: Any) -> list[str]:
     if not isinstance(values, dict):
         return ["the file does not hold a mapping with name, version, label_set, style and classes"]
     kinds = {"name": str, "version": int, "label_set": str, "style": str, "classes": dict}
-    out = [f"{key}: unknown key; known keys: {', '.join(kinds)}" for key in values if key not in kinds]
+    unknown = [key for key in values if key not in kinds]
+    out = [f"{str(key)[:60]}: unknown key; known keys: {', '.join(kinds)}" for key in unknown]
     for key, kind in kinds.items():
-        if not isinstance(values.get(key), kind) or not values[key]:
-            out.append(f"{key}: must be a non-empty {kind.__name__}, got {values.get(key)!r}")
+        value = values.get(key)
+        if not isinstance(value, kind) or not value or isinstance(value, bool):
+            out.append(f"{key}: must be a non-empty {kind.__name__}, got {reprlib.repr(value)}")
     classes = values.get("classes")
     for code, entry in (classes if isinstance(classes, dict) else {}).items():
-        out += [f"classes.{code}: {reason}" for reason in _class_mistakes(code, entry)]
+        out += [f"classes.{str(code)[:60]}: {reason}" for reason in _class_mistakes(code, entry)]
     return out
 
 
 def _class_mistakes(code: Any, entry: Any) -> list[str]:
+    if isinstance(code, str) and not code.isprintable():
+        return ["the code holds characters that cannot be printed"]
     if not isinstance(code, str):  # YAML reads 1 or NO as something else
         return [f"the code was read as {type(code).__name__}; put it in quotes"]
     if not isinstance(entry, dict) or set(entry) != {"name", "prompts"}:
         return ["must hold exactly `name` and `prompts`"]
-    out = [] if isinstance(entry["name"], str) and entry["name"].strip() else ["name must be a non-empty text"]
+    out = (
+        []
+        if isinstance(entry["name"], str) and entry["name"].strip() and entry["name"].isprintable()
+        else ["name must be a non-empty text"]
+    )
     prompts = entry["prompts"]
     if not isinstance(prompts, list) or not prompts:
         return [*out, "prompts must be a non-empty list"]
-    if any(not isinstance(p, str) or not p.strip() for p in prompts):
-        out.append("every prompt must be a non-empty text")
+    if any(not isinstance(p, str) or not p.strip() or not p.isprintable() for p in prompts):
+        out.append("every prompt must be a non-empty text on one line")
     elif len({p.casefold() for p in prompts}) != len(prompts):
         out.append("a prompt is listed twice")
     return out

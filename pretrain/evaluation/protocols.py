@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.shard_set.splits import SPLITS, SplitRule
+from cardialign.pretrain.config.yaml_text import read_yaml
 from cardialign.pretrain.evaluation.label_files import read_label_file, read_prompt_file, rows_by_name
 from cardialign.pretrain.evaluation.prompts import load_prompts
 from cardialign.pretrain.evaluation.task import EvaluationTask, labelled_task
@@ -64,7 +63,8 @@ def load_task(spec: str) -> ProtocolTask:
             f"unknown evaluation protocol {name!r}",
             f"write PROTOCOL:TASK; known protocols: {', '.join(protocol_names())}",
         )
-    values = yaml.safe_load((PROTOCOLS / f"{name}.yaml").read_text(encoding="utf-8"))
+    path = PROTOCOLS / f"{name}.yaml"
+    values = read_yaml(path.read_text(encoding="utf-8"), str(path))
     if task not in values["tasks"]:
         known = ", ".join(f"{name}:{each}" for each in values["tasks"])
         raise UsageError(
@@ -171,7 +171,7 @@ def _from_label_files(task: ProtocolTask, shard_set: ShardSet, split: str, folde
         "missing_examples": absent[:5],
         "label_file": {"file": labels[split], "sha256": digest},
     }
-    found = EvaluationTask(words, chosen, truth[present][order], shard_set.patients[chosen], [], protocol=facts)
+    found = EvaluationTask(words, chosen, truth[present][order], shard_set.patients[chosen], {}, protocol=facts)
     return (
         found
         if not absent

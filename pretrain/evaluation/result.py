@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cardialign.pretrain.evaluation.scoring import ClassResult, Estimate, MacroResult
@@ -15,8 +16,10 @@ class ZeroShotResult:
 
     That is the digest of the prompt set, the fingerprint of the shard set, folds, split rule, bootstrap, and the digest
     of the encoder. n records of `patients` patients; macro with low..high over all `classes`; `excluded` classes with
-    the reason; `unprompted` label codes without words; `masked_leads` records with at least one missing lead;
-    `protocol` which published protocol chose records, labels and prompts, if one did.
+    the reason; `unprompted` label codes without words, `unprompted_records` how many records have each; `masked_leads`
+    records with at least one missing lead; `protocol` which published protocol chose records, labels and prompts, if
+    one did; `trained_on` which of the records the encoder has seen (`cardialign.pretrain.evaluation.overlap`);
+    `label_set` what the label set does not know (`cardialign.data_shards.checks.label_coverage`).
     """
 
     n: int
@@ -37,6 +40,9 @@ class ZeroShotResult:
     seconds: float
     split: dict[str, Any] | None = None
     protocol: dict[str, Any] | None = None
+    unprompted_records: dict[str, int] = field(default_factory=dict)
+    trained_on: dict[str, Any] = field(default_factory=dict)
+    label_set: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; figures that are undefined are null."""
@@ -129,10 +135,33 @@ def _table(result: ZeroShotResult, baseline: ZeroShotResult | None) -> str:
         f"left out, {reason}: {', '.join(e['code'] for e in result.excluded if e['reason'] == reason)}"
         for reason in reasons
     ]
-    if result.unprompted:
-        notes.append(f"labels without prompts: {', '.join(result.unprompted)}")
+    notes += _label_notes(result)
     if result.protocol:
         notes.append(f"protocol {result.protocol['protocol']}:{result.protocol['task']}: {result.protocol['note']}")
         notes += [f"  differs: {deviation}" for deviation in result.protocol["deviations"]]
+    if result.trained_on:
+        notes.append(overlap_note(result.trained_on))
     title = f"zero-shot, {result.prompts['name']}: {result.n} records of {result.patients} patients"
     return "\n".join([title, line(head), rule, *map(line, rows), rule, *map(line, macros), *notes])
+
+
+def overlap_note(trained_on: Mapping[str, Any]) -> str:
+    """One sentence beside every figure: whether the encoder has seen what it was scored on."""
+    if trained_on["status"] == "found":
+        return f"TRAINED ON WHAT IT IS SCORED ON: {trained_on['note']}"
+    known = "trained on" if trained_on["status"] == "none" else "trained on: unknown whether on some of these"
+    return f"{known}: {trained_on['note']}"
+
+
+def _label_notes(result: ZeroShotResult) -> list[str]:
+    name = result.prompts["label_set"]
+    said = {
+        "labels without prompts": result.unprompted_records,
+        f"codes that stand for no class of {name}": result.label_set.get("unknown"),
+        f"records that have a code and lack its class in {name}, build the set again": result.label_set.get("outdated"),
+    }
+    return [
+        f"{words}: {', '.join(f'{code} ({count})' for code, count in counts.items())}"
+        for words, counts in said.items()
+        if counts
+    ]

@@ -1,9 +1,10 @@
 """Ranking metrics with honest intervals: AUROC per class and macro, resampled by patient.
 
 Encoders that are scored together are resampled alike, which makes their differences paired.
-Shapes: n records, C classes, R bootstrap resamples. Records of one patient are not independent, so a resample draws
-patients with replacement and takes all records of each; a resample is then nothing but a whole-number weight per
-record, and AUROC with weights needs one sort per class.
+Shapes: n records, C classes, R bootstrap resamples. Records of one patient are not independent, so a resample weighs
+patients, each with all its records, and AUROC with weights needs one sort per class. The weights are drawn from an
+exponential distribution (Rubin 1981), never 0: every resample holds every class, so the macro of each is the mean over
+the same classes as the figure.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cardialign.pretrain.evaluation.intervals import Sample, difference_interval, mean_interval
+
 CHUNK_ELEMENTS = 4_000_000
 """Resamples are handled in chunks of about this many weights (32 MB of float64), whatever the number of records."""
 MIN_PATIENTS = 5
-"""Fewer patients with (or without) a finding give no interval: resampling one patient only ever shows that patient."""
+"""Fewer patients with (or without) a finding give it no interval of its own: they hardly show how patients differ."""
 FREQUENT = 10
 """Classes with fewer positives swing the macro mean; it is reported with and without them."""
 
@@ -69,8 +72,7 @@ def class_auroc(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def patient_resamples(patients: Sequence[str] | np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Bootstrap weights by patient: yields float64 (r, n) chunks, `resamples` rows in all.
 
-    Row k is a pure function of (seed, k, patients): it draws as many patients as there are, with replacement; a
-    record's weight is how often its patient was drawn.
+    Row k is a pure function of (seed, k, patients): one positive weight per patient, of mean 1, for all its records.
     """
     _, patient_of = np.unique(np.asarray(patients), return_inverse=True)
     count = int(patient_of.max()) + 1 if patient_of.size else 0
@@ -78,8 +80,7 @@ def patient_resamples(patients: Sequence[str] | np.ndarray, resamples: int, seed
     for start in range(0, resamples, rows):
         chunk = np.empty((min(rows, resamples - start), patient_of.size))
         for k in range(chunk.shape[0]):
-            drawn = np.random.default_rng([seed, start + k]).integers(0, count, count)
-            chunk[k] = np.bincount(drawn, minlength=count)[patient_of]
+            chunk[k] = np.random.default_rng([seed, start + k]).standard_exponential(count)[patient_of]
         yield chunk
 
 
@@ -93,8 +94,8 @@ def bootstrap_auroc(
 ) -> list[np.ndarray]:
     """AUROC of every class in every patient resample, for one or more score sets over the same resamples.
 
-    scores: list of (n, C); truth (n, C) bool; patients (n,).
-    Returns a list of float64 (R, C), NaN where a resample lost all positives or negatives.
+    scores: list of (n, C); truth (n, C) bool, every class with positives and negatives; patients (n,).
+    Returns a list of float64 (R, C).
     """
     out = [np.full((resamples, truth.shape[1]), np.nan) for _ in scores]
     done = 0
@@ -106,34 +107,13 @@ def bootstrap_auroc(
     return out
 
 
-def percentile_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of (R,) values, NaN ones left out; (nan, nan) when fewer than two are left."""
-    finite = values[np.isfinite(values)]
-    if finite.size < 2:
-        return float("nan"), float("nan")
-    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def row_means(table: np.ndarray) -> np.ndarray:
-    """Mean over the defined classes of each resample: (R, C) with NaNs -> (R,); NaN for a row without any."""
-    defined = np.isfinite(table)
-    count = defined.sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(count > 0, np.where(defined, table, 0.0).sum(axis=1) / count, np.nan)
-
-
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % interval (patient-cluster percentile bootstrap)."""
+    """A figure with its 95 % interval (`cardialign.pretrain.evaluation.intervals`), NaN where there is none."""
 
     value: float
     low: float
     high: float
-
-    @classmethod
-    def of(cls, value: float, resampled: np.ndarray) -> Estimate:
-        return cls(float(value), *percentile_interval(resampled))
 
 
 def usable_classes(truth: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
@@ -177,15 +157,25 @@ class MacroResult:
 
 @dataclass(frozen=True)
 class ClassTable:
-    """The figures of one encoder: per class, their mean, the mean of the frequent ones.
-
-    resampled: float64 (R, C), AUROC of every class in every resample.
-    """
+    """The figures of one encoder: per class, their mean, the mean of the frequent ones, and what they are made of."""
 
     classes: list[ClassResult]
     macro: Estimate
     frequent: MacroResult
-    resampled: np.ndarray
+    sample: Sample
+
+    def less(self, other: ClassTable) -> tuple[Estimate, list[Estimate]]:
+        """Macro and classes of this table less those of another one over the same records and resamples."""
+
+        def difference(a: Sample, b: Sample, enough: bool = True) -> Estimate:
+            limits = difference_interval(a, b) if enough else (math.nan, math.nan)
+            return Estimate(float(a.point.mean() - b.point.mean()), *limits)
+
+        columns = [np.array([c]) for c in range(len(self.classes))]
+        enough = self.sample.fewest >= MIN_PATIENTS
+        return difference(self.sample, other.sample), [
+            difference(self.sample.only(c), other.sample.only(c), bool(enough[c].all())) for c in columns
+        ]
 
 
 def score_classes(
@@ -205,26 +195,29 @@ def score_classes(
     positives = truth.sum(axis=0)
     having = np.array([len(np.unique(patients[column])) for column in truth.T])
     lacking = np.array([len(np.unique(patients[~column])) for column in truth.T])
-    enough = np.minimum(having, lacking) >= MIN_PATIENTS
     out = []
     for values, table in zip(
         scores, bootstrap_auroc(scores, truth, patients, resamples=resamples, seed=seed), strict=True
     ):
-        point = class_auroc(values, truth)
-        shown = np.where(enough, table, np.nan)
-        estimates = [Estimate.of(point[c], shown[:, c]) for c in range(len(names))]
+        sample = Sample(class_auroc(values, truth), table, having, lacking)
         classes = [
-            ClassResult(code, name, int(p), int(h), e.value, e.low, e.high)
-            for (code, name), p, h, e in zip(names, positives, having, estimates, strict=True)
+            ClassResult(code, name, int(positives[c]), int(having[c]), float(sample.point[c]), *_limits(sample, c))
+            for c, (code, name) in enumerate(names)
         ]
-        macro = Estimate.of(point.mean(), row_means(table))
-        out.append(ClassTable(classes, macro, _frequent(point, table, positives), table))
+        macro = Estimate(float(sample.point.mean()), *mean_interval(sample))
+        out.append(ClassTable(classes, macro, _frequent(sample, positives), sample))
     return out
 
 
-def _frequent(point: np.ndarray, table: np.ndarray, positives: np.ndarray) -> MacroResult:
-    chosen = positives >= FREQUENT
-    if not chosen.any():
+def _limits(sample: Sample, column: int) -> tuple[float, float]:
+    if sample.fewest[column] < MIN_PATIENTS:
+        return math.nan, math.nan
+    return mean_interval(sample.only(np.array([column])))
+
+
+def _frequent(sample: Sample, positives: np.ndarray) -> MacroResult:
+    chosen = np.flatnonzero(positives >= FREQUENT)
+    if not chosen.size:
         return MacroResult(math.nan, math.nan, math.nan, 0, FREQUENT)
-    estimate = Estimate.of(point[chosen].mean(), row_means(table[:, chosen]))
-    return MacroResult(estimate.value, estimate.low, estimate.high, int(chosen.sum()), FREQUENT)
+    frequent = sample.only(chosen)
+    return MacroResult(float(frequent.point.mean()), *mean_interval(frequent), int(chosen.size), FREQUENT)

@@ -22,7 +22,7 @@ from cardialign.pretrain.evaluation.prompts import PromptSet, load_prompts
 class EvaluationTask:
     """rows (n,), truth bool (n, C) in the order of `prompts.classes`, patients (n,).
 
-    unprompted     the label codes nobody has words for
+    unprompted     the label codes nobody has words for, and how many of the records have each
     first_seconds  only so much of each signal is shown to the encoder, the rest is masked; None = all of it
     protocol       where all this comes from when a published protocol chose it
                    (`cardialign.pretrain.evaluation.protocols`), None otherwise
@@ -32,7 +32,7 @@ class EvaluationTask:
     rows: np.ndarray
     truth: np.ndarray
     patients: np.ndarray
-    unprompted: list[str]
+    unprompted: dict[str, int]
     folds: tuple[int, ...] | None = None
     split: SplitRule | None = None
     first_seconds: float | None = None
@@ -70,5 +70,6 @@ def labelled_task(
     none = np.zeros(len(rows), dtype=bool)
     truth = np.stack([matrix[:, column[c]] if c in column else none for c in words.codes], axis=1)
     chosen = None if folds is None else tuple(int(f) for f in folds)
-    unprompted = [] if classes else [code for code in known if code not in words.codes]
+    counts = matrix.sum(axis=0)
+    unprompted = {} if classes else {c: int(counts[column[c]]) for c in known if c not in words.codes}
     return EvaluationTask(words, rows, truth, shard_set.patients[rows], unprompted, chosen, rule)

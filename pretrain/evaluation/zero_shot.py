@@ -10,18 +10,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
 import numpy as np
 
+from cardialign.data_shards.checks.label_coverage import label_coverage
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.features import EmbedOptions, Progress, embed_set
+from cardialign.pretrain.evaluation.intervals import LEVEL
+from cardialign.pretrain.evaluation.overlap import find_overlap, refuse_overlap
 from cardialign.pretrain.evaluation.prompts import PromptSet
 from cardialign.pretrain.evaluation.result import ZeroShotComparison, ZeroShotResult
-from cardialign.pretrain.evaluation.scoring import ClassTable, Estimate, row_means, score_classes, usable_classes
+from cardialign.pretrain.evaluation.scoring import ClassTable, score_classes, usable_classes
 from cardialign.pretrain.evaluation.task import EvaluationTask, labelled_task
 from cardialign.pretrain.export.loaded import LoadedEncoder
 
@@ -38,6 +41,7 @@ class ZeroShotOptions(TypedDict, total=False):
     bootstrap     resamples, default 1000, drawn from `seed`, default 0
     batch_size    records that are embedded together, default 64; threads: that decode them, default 2
     progress      called with (done, total) in records
+    allow_trained score records that the encoder was trained on, too; the result says so
     """
 
     prompts: str | Path | None
@@ -50,6 +54,7 @@ class ZeroShotOptions(TypedDict, total=False):
     batch_size: int
     threads: int
     progress: Progress | None
+    allow_trained: bool
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class _Options:
     batch_size: int = 64
     threads: int = 2
     progress: Progress | None = None
+    allow_trained: bool = False
 
 
 def evaluate_zero_shot(
@@ -74,8 +80,8 @@ def evaluate_zero_shot(
     """AUROC per class and macro with 95 % patient-cluster bootstrap intervals, over the labelled records selected.
 
     Raises UsageError for an unknown prompt set, class or label set (listing the known ones), UserError when the records
-    do not fit the encoder's signal contract or it was trained without reports, DataError when nothing is selected or a
-    record is damaged.
+    do not fit the encoder's signal contract, it was trained without reports or on some of them, DataError when nothing
+    is selected or a record is damaged.
     """
     return _evaluate([encoder], shard_set, _Options(**options))[0][0]
 
@@ -89,12 +95,9 @@ def compare_zero_shot(
     architecture gives without any training.
     """
     (result, table), (other, beside) = _evaluate([encoder, baseline], shard_set, _Options(**options))
-    per_class = {
-        a.code: Estimate.of(a.auroc - b.auroc, table.resampled[:, k] - beside.resampled[:, k])
-        for k, (a, b) in enumerate(zip(result.classes, other.classes, strict=True))
-    }
-    macro = Estimate.of(result.macro - other.macro, row_means(table.resampled) - row_means(beside.resampled))
-    return ZeroShotComparison(result, other, macro, per_class)
+    macro, per_class = table.less(beside)
+    codes = [entry.code for entry in result.classes]
+    return ZeroShotComparison(result, other, macro, dict(zip(codes, per_class, strict=True)))
 
 
 def _evaluate(
@@ -102,6 +105,10 @@ def _evaluate(
 ) -> list[tuple[ZeroShotResult, ClassTable]]:
     started = time.monotonic()
     task = options.task or _own_task(shard_set, options)
+    overlaps = [find_overlap(encoder, shard_set, task.rows) for encoder in encoders]
+    if not options.allow_trained:
+        for encoder, overlap in zip(encoders, overlaps, strict=True):
+            refuse_overlap(overlap, encoder, shard_set)
     scores = _scores(encoders, shard_set, task, options)
     usable, reasons = usable_classes(task.truth)
     if not usable.size:
@@ -117,10 +124,12 @@ def _evaluate(
         resamples=options.bootstrap,
         seed=options.seed,
     )
-    return [
-        (_result(encoder, table, shard_set, task, reasons, options, started), table)
-        for encoder, table in zip(encoders, tables, strict=True)
-    ]
+    coverage = label_coverage(shard_set, task.rows, task.prompts.label_set)
+    results = []
+    for encoder, table, overlap in zip(encoders, tables, overlaps, strict=True):
+        result = _result(encoder, table, shard_set, task, reasons, options, started)
+        results.append((replace(result, trained_on=overlap.to_dict(), label_set=asdict(coverage)), table))
+    return results
 
 
 def _own_task(shard_set: ShardSet, options: _Options) -> EvaluationTask:
@@ -182,14 +191,21 @@ def _result(
             {"code": prompts.classes[c].code, "name": prompts.classes[c].name, "reason": why}
             for c, why in reasons.items()
         ],
-        unprompted=task.unprompted,
+        unprompted=list(task.unprompted),
+        unprompted_records=task.unprompted,
         prompts={
             "name": prompts.name,
             "version": prompts.version,
             "label_set": prompts.label_set,
             "digest": prompts.digest,
         },
-        bootstrap={"resamples": options.bootstrap, "seed": options.seed, "unit": "patient", "level": 0.95},
+        bootstrap={
+            "resamples": options.bootstrap,
+            "seed": options.seed,
+            "unit": "patient",
+            "weights": "exponential: every resample holds every class of the macro",
+            "level": LEVEL,
+        },
         folds=None if task.folds is None else list(task.folds),
         encoder=encoder.digest,
         shards=shard_set.fingerprint,

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import read_json
 from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.shard_set.joined import JoinedSets
+from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.config import RunConfig, parse_config
+from cardialign.pretrain.export.trained_on import TrainedOn, TrainedSet, chosen, trained_set
 from cardialign.pretrain.export.write import export_encoder
 from cardialign.pretrain.run.files import CONFIG, EXPORT, INITIALISED, START_NOTE
 from cardialign.pretrain.run.integrity import refuse_to_replace, verify_export
 from cardialign.pretrain.training.checkpoints.files import list_checkpoints, problems
 from cardialign.pretrain.training.checkpoints.load import load_weights
 from cardialign.pretrain.training.checkpoints.state import TrainerState
-from cardialign.pretrain.training.data import open_sets
+from cardialign.pretrain.training.data import open_data, open_sets
+
+log = logging.getLogger(__name__)
 
 
 def export_run(run_dir: Path | str, out: Path | str | None = None, *, overwrite: bool = False) -> dict[str, Any]:
@@ -50,7 +59,8 @@ def export_run(run_dir: Path | str, out: Path | str | None = None, *, overwrite:
         **_start(run_dir),
     }
     fresh = out.with_name(f".{out.name}.{os.getpid()}")
-    export_encoder(config, load_weights(checkpoint), fresh, training=training, spec=spec)
+    seen = _records(state, checkpoint)
+    export_encoder(config, load_weights(checkpoint), fresh, training=training, spec=spec, trained_on=seen)
     shutil.rmtree(out, ignore_errors=True)
     path = fresh.replace(out)
     files = sorted(p for p in path.iterdir() if p.is_file())
@@ -70,6 +80,63 @@ def _start(run_dir: Path) -> dict[str, Any]:
     if note is None:
         return {}
     return {"init_from": {**note.get("origin", {}), **(read_json(run_dir / START_NOTE) or {})}}
+
+
+def _records(state: TrainerState, checkpoint: Path) -> TrainedOn:
+    """What the weights of a checkpoint have seen: the records of its run, and those of whatever the run started from.
+
+    They are told by the run's shards; where these are not to be had, the facts of the checkpoint are left.
+    """
+    run_dir = checkpoint.parent.parent
+    seen = _selected(state, run_dir)
+    origin = (read_json(run_dir / INITIALISED) or {}).get("origin", {})
+    if not origin:
+        return seen
+    name = origin.get("export") or origin.get("checkpoint") or "weights that are not named"
+    try:
+        if "export" in origin:
+            before = TrainedOn.read(Path(name), json.loads((Path(name) / "provenance.json").read_text("utf-8")))
+        else:
+            before = _records(TrainerState.read(Path(name)), Path(name))
+    except (OSError, ValueError, KeyError, TypeError, UserError):
+        before = None
+    return seen + (before or TrainedOn(unknown=(f"it started from {name}, whose records are not known",)))
+
+
+def _selected(state: TrainerState, run_dir: Path) -> TrainedOn:
+    config = parse_config(state.config, f"configuration of step {state.step} of {run_dir}")
+    with contextlib.suppress(UserError, OSError):  # the shards may have moved since: the run's own file says where
+        places = {name: getattr(_latest_config(run_dir).data, name) for name in ("shards", "mixture")}
+        config = config.model_copy(update={"data": config.data.model_copy(update=places)})
+    parts = config.data.parts
+    try:
+        opened, selection, _ = open_data(config)
+        if selection.fingerprint == state.selection_fingerprint:
+            held = zip(_per_set(opened, selection.rows), parts, strict=True)
+            return TrainedOn(
+                tuple(
+                    trained_set(each, rows, chosen(part.folds, config.data.split_rule(part)))
+                    for (each, rows), part in held
+                )
+            )
+    except (UserError, OSError) as error:
+        log.warning("trained_on=unknown run=%s reason=%s", run_dir, error)
+    facts = [
+        {"fingerprint": state.shards_fingerprint, **chosen(part.folds, config.data.split_rule(part))} for part in parts
+    ]
+    alone = tuple(TrainedSet(each) for each in facts if len(facts) == 1 and each["fingerprint"])
+    return TrainedOn(alone, ("the shards it was trained on were not there when it was exported",))
+
+
+def _per_set(opened: ShardSet | JoinedSets, rows: np.ndarray) -> list[tuple[ShardSet, np.ndarray]]:
+    """Rows of one set or of several joined ones, given to the sets that hold them."""
+    if isinstance(opened, ShardSet):
+        return [(opened, rows)]
+    ends = [*opened.offsets[1:], len(opened)]
+    return [
+        (each, rows[(rows >= start) & (rows < end)] - start)
+        for each, start, end in zip(opened.sets, opened.offsets, ends, strict=True)
+    ]
 
 
 def _latest_config(run_dir: Path) -> RunConfig:

@@ -23,6 +23,7 @@ from cardialign.pretrain.config import TextConfig
 from cardialign.pretrain.config.named import encoder_section
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput, create_encoder
 from cardialign.pretrain.export.contract import SignalContract, SignalForm, conform_signal
+from cardialign.pretrain.export.trained_on import TrainedOn
 from cardialign.pretrain.run.integrity import verify_export
 from cardialign.pretrain.text.encoder import TextEncoder
 from cardialign.pretrain.text.tower import TextHead
@@ -46,7 +47,8 @@ class LoadedEncoder:
     """ECG encoder and report head of one run, in evaluation mode, with the signal contract they were trained under.
 
     Attributes: `config` (read when it is first asked for), `contract`, `provenance`, `digest` (of the export, or a word
-    for a model that was never exported), `device`, `ecg`, `head` (None when it was trained without reports).
+    for a model that was never exported), `device`, `ecg`, `head` (None when it was trained without reports),
+    `trained_on` (the records it has seen; None when nobody wrote them down).
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class LoadedEncoder:
         device: torch.device | str = "cpu",
     ) -> None:
         self._config, self.contract, self.provenance, self.digest = config, contract, provenance, digest
+        self.trained_on: TrainedOn | None = None
         self.device = torch.device(device)
         self.ecg = ecg.to(self.device).eval().requires_grad_(False)
         self.head = None if reports is None else reports.head.to(self.device).eval().requires_grad_(False)
@@ -172,7 +175,11 @@ def untrained_encoder(
         spec, config.data.normalisation, config.encoder.embedding_dim, config.training.lead_dropout
     )
     provenance, digest = {"untrained_seed": seed}, f"untrained-seed-{seed}"
-    return LoadedEncoder(lambda: config, contract, ecg, reports, provenance=provenance, digest=digest, device=device)
+    untrained = LoadedEncoder(
+        lambda: config, contract, ecg, reports, provenance=provenance, digest=digest, device=device
+    )
+    untrained.trained_on = TrainedOn()
+    return untrained
 
 
 def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> LoadedEncoder:
@@ -199,7 +206,9 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> Loaded
 
         return parse_config(values, origin)
 
-    return LoadedEncoder(config, contract, ecg, reports, provenance=provenance, digest=digest, device=device)
+    loaded = LoadedEncoder(config, contract, ecg, reports, provenance=provenance, digest=digest, device=device)
+    loaded.trained_on = TrainedOn.read(path, provenance)
+    return loaded
 
 
 def _load_reports(path: Path, config: TextConfig, embedding_dim: int, device: torch.device | str) -> ReportSide | None:

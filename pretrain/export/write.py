@@ -4,9 +4,10 @@ model.safetensors          ECG encoder
 text_head.safetensors      report head; only of an encoder that was trained with reports
 text_encoder.safetensors   report encoder; only when it was trained
 encoder.pt2                program for plain torch
+trained_on.safetensors     digests of the patients and recordings that it was trained on, where its shards were there
 config.json                resolved run configuration (without paths)
 signal_contract.json       leads, units, rate, length, normalisation, masks
-provenance.json            steps, data fingerprint, versions, text encoder
+provenance.json            steps, data fingerprint, what it was trained on, versions, text encoder
 digests.json               sha256 of all files above
 """
 
@@ -32,6 +33,7 @@ from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
 from cardialign.pretrain.export.contract import SignalContract
 from cardialign.pretrain.export.program import save_program
+from cardialign.pretrain.export.trained_on import TrainedOn
 from cardialign.pretrain.methods.base import Exported, method_class
 from cardialign.pretrain.run.integrity import write_digests
 from cardialign.pretrain.text.encoder import TextEncoder
@@ -47,6 +49,7 @@ def export_encoder(
     training: Mapping[str, Any],
     spec: SignalSpec,
     program: bool = True,
+    trained_on: TrainedOn | None = None,
 ) -> Path:
     """Write the encoder to the new folder `out` (it appears whole or not at all) and return it.
 
@@ -54,6 +57,7 @@ def export_encoder(
     training  provenance: steps, data fingerprint, digest of consumed samples ... (JSON-able).
     spec      of the signals that it was trained on.
     program   also trace `encoder.pt2` (seconds for tiny, about a minute for base).
+    trained_on  the records it has seen, for evaluations; None when nobody knows.
     Raises UserError when `out` exists or cannot be written, and when the weights are not finite or do not fit the
     configuration.
     """
@@ -73,7 +77,11 @@ def export_encoder(
             )
             _write_json(temporary / "config.json", _portable(config))
             _write_json(temporary / "signal_contract.json", contract.to_dict())
-            _write_json(temporary / "provenance.json", _provenance(config, state, parts, training))
+            provenance = _provenance(config, state, parts, training)
+            if trained_on is not None:
+                provenance["trained_on"] = trained_on.to_dict()
+                trained_on.write(temporary)
+            _write_json(temporary / "provenance.json", provenance)
             if program:
                 save_program(encoder, temporary / "encoder.pt2")
             write_digests(temporary)

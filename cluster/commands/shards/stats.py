@@ -51,6 +51,10 @@ def summary(result: dict[str, Any]) -> list[str]:
     shown["statements"] = dict(list(reports["statements"].items())[:5])
     for name, labels in result["labels"].items():
         shown[f"labels {name}"] = dict(list(labels["codes"].items())[:8])
+        if labels["unknown"]:
+            shown[f"codes not in {name}"] = labels["unknown"]
+        if labels["outdated"]:
+            shown[f"outdated in {name}"] = {**labels["outdated"], "remedy": "build the set again"}
     shown["age"] = {name: ages[name] for name in ("known", "median", "p05", "p95") if name in ages}
     shown |= {"sex": result["sex"], "quality": result["quality"], "page": result["page"]}
     return aligned(shown)

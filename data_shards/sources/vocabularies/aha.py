@@ -8,12 +8,20 @@ tells the statement. The wording is ours.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _STATEMENTS = """
 1 normal ECG
 2 otherwise normal ECG
 3 abnormal ECG
 4 uninterpretable ECG
+10 extremity electrode reversal
+11 misplaced precordial electrodes
+12 missing leads
+13 right-sided precordial electrodes
+14 artifact
+15 poor-quality data
+16 posterior electrodes
 20 sinus rhythm
 21 sinus tachycardia
 22 sinus bradycardia
@@ -57,6 +65,7 @@ _STATEMENTS = """
 75 fascicular tachycardia
 76 wide-QRS tachycardia
 80 short PR interval
+81 abnormal AV conduction ratio
 82 prolonged PR interval
 83 second degree AV block, Mobitz type I
 84 second degree AV block, Mobitz type II
@@ -106,12 +115,25 @@ _STATEMENTS = """
 163 lateral myocardial infarction
 165 anteroseptal myocardial infarction
 166 extensive anterior myocardial infarction
+173 myocardial infarction in the presence of left bundle branch block
+174 right ventricular myocardial infarction
+180 atrial-paced rhythm
+181 ventricular-paced rhythm
+182 ventricular pacing from outside the right ventricular apex
+183 atrial-sensed ventricular-paced rhythm
+184 AV dual-paced rhythm
+185 failure of atrial capture
+186 failure of ventricular capture
+187 failure of atrial inhibition
+188 failure of ventricular inhibition
+189 failure of atrial pacing
+190 failure of ventricular pacing
 """
 AHA_STATEMENTS: dict[int, str] = {
     int(number): text[0].upper() + text[1:]
     for number, _, text in (line.partition(" ") for line in _STATEMENTS.strip().splitlines())
 }
-_CODE = re.compile(r"[A-Z]?(\d+)(?:\+.*)?")
+_CODE = re.compile(r"([A-Z]?(\d+))(?:\+.*)?")
 
 
 def is_code(word: str) -> bool:
@@ -124,5 +146,14 @@ def statement(word: str) -> str | None:
     looks like a code and is not in the table."""
     match = _CODE.fullmatch(word)
     if match is not None:
-        return AHA_STATEMENTS.get(int(match[1]))
+        return AHA_STATEMENTS.get(int(match[2]))
     return word[0].upper() + word[1:] if word else None
+
+
+def with_plain_codes(words: Iterable[str]) -> tuple[str, ...]:
+    """Codes as given, each once, and behind one with modifiers the code without: who has D30+Modifier308 has D30."""
+    found: list[str] = []
+    for word in words:
+        match = _CODE.fullmatch(word)
+        found += [word, match[1]] if match is not None and is_code(word) else [word]
+    return tuple(dict.fromkeys(found))

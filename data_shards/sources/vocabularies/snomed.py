@@ -2,7 +2,7 @@
 use, with the Challenge's abbreviations and a statement in English for each, so that sets without reports have text.
 
 Codes and abbreviations are those of the Challenge's mapping tables (Perez Alday et al. 2020, Reyna et al. 2021) and of
-Chapman-Shaoxing- Ningbo's table of condition names (Zheng et al. 2020). The wording of the statements is ours.
+Chapman-Shaoxing-Ningbo's table of condition names (Zheng et al. 2020). The wording of the statements is ours.
 """
 
 from __future__ import annotations
@@ -157,17 +157,87 @@ ABBREVIATIONS: dict[str, str] = {code: abbreviation for code, abbreviation, _ in
 STATEMENTS: dict[str, str] = {code: text[0].upper() + text[1:] for code, _, text in _ROWS}
 """SNOMED CT code -> report statement in English."""
 
+_SAME = """
+164909002 733534002
+59118001 713427006
+284470004 63593006
+17338001 427172004 164884008
+28189009 426183003
+233896004 251166008
+195101003 17366009
+251173003 251168009
+446358003 253339007 67751000119106
+67741000119109 446813000 253352002
+"""
+"""Codes of one finding. The first four lines are the pairs that the Challenge scores as one diagnosis (ventricular
+ectopics, the code of CPSC2018's and PTB-XL's premature ventricular complexes, beside the third); the others are a
+cardiologist's reading: two codes of Mobitz II, of AV nodal reentry, of the wandering pacemaker, of atrial bigeminy, of
+an enlarged right and left atrium."""
+
+_KINDS = """
+164889003: 282825002 426749004 314208002
+164865005: 57054005 54329005 164867002
+233917008: 270492004 195042002 27885002 204384007
+195042002: 54016002 28189009
+426761007: 67198005 233896004 233897008 713422000
+284470004: 251173003 251170000
+17338001: 11157007 251180001 251182009
+195060002: 74390002
+429622005: 704997005
+164934002: 59931005 251259000
+164912004: 251205003 251223006
+10370003: 251268003 251266004
+"""
+"""Finding: its kinds. Who has ventricular bigeminy has ventricular premature beats; a Mobitz block is a second degree
+block, and that an AV block. A voltage criterion is no hypertrophy, and an incomplete bundle branch block is none of the
+blocks without that word: the Challenge scores them apart, and so do we."""
+
+
+def _relatives() -> dict[str, tuple[str, ...]]:
+    """Code -> itself, the other codes of its finding, then those of every finding that it is a kind of."""
+    same = {code: tuple(line.split()) for line in _SAME.split("\n") for code in line.split()}
+    wider: dict[str, list[str]] = {}
+    for line in filter(None, _KINDS.split("\n")):
+        finding, _, kinds = line.partition(": ")
+        for kind in kinds.split():
+            wider.setdefault(kind, []).append(finding)
+    found = {}
+    for code in ABBREVIATIONS:
+        reached = [code]
+        for each in reached:  # grows while it is walked
+            next_ones = (*same.get(each, ()), *wider.get(each, ()))
+            reached += [other for other in next_ones if other not in reached]
+        found[code] = tuple(reached)
+    return found
+
+
+_RELATIVES = _relatives()
+
+
+def _closed(own: dict[str, str], *, one_each: bool = False) -> dict[str, tuple[str, ...]]:
+    """A table of codes and classes, closed: code -> the classes of its finding and of every finding that it is a kind
+    of, its own first. one_each: a code that stands in `own` keeps that class alone."""
+    closed = {
+        code: tuple(dict.fromkeys(own[other] for other in relatives if other in own))
+        for code, relatives in _RELATIVES.items()
+    }
+    if one_each:
+        closed |= {code: (name,) for code, name in own.items()}
+    return {code: names for code, names in closed.items() if names}
+
+
 _SCORED = (
     "AF AFL BBB Brady CLBBB CRBBB IAVB IRBBB LAD LAnFB LBBB LQRSV NSIVCB NSR PAC PR PRWP PVC LPR LQT QAb RAD RBBB SA "
     "SB STach SVPB TAb TInv VPB"
 )
 _SAME_SCORE = {"CLBBB": "LBBB", "CRBBB": "RBBB", "SVPB": "PAC", "VPB": "PVC"}
-SCORED: dict[str, str] = {code: _SAME_SCORE.get(a, a) for code, a in ABBREVIATIONS.items() if a in _SCORED.split()}
-"""The codes that the Challenge of 2021 scores -> class; the four pairs that it scores as one diagnosis are one class
-here (26 classes)."""
+SCORED = _closed({c: _SAME_SCORE.get(a, a) for c, a in ABBREVIATIONS.items() if a in _SCORED.split()}, one_each=True)
+"""Code -> classes that the Challenge of 2021 scores; the four pairs that it scores as one diagnosis are one class here
+(26 classes). A scored code has the one class that the Challenge gives it. An unscored one that says the same, or is a
+kind of it (ventricular trigeminy, paroxysmal atrial fibrillation), has that class too: no negative of it."""
 
 _CHAPMAN = """
-270492004=1AVB 195042002=2AVB 54016002=2AVB1 28189009=2AVB2 426183003=2AVB2 27885002=3AVB 251173003=ABI 39732003=ALS
+270492004=1AVB 195042002=2AVB 54016002=2AVB1 28189009=2AVB2 27885002=3AVB 251173003=ABI 39732003=ALS
 284470004=APB 164917005=AQW 47665007=ARS 233917008=AVB 251199005=CCR 251198002=CR 428417006=ERV 164942001=FQRS
 698252002=IDC 426995002=JEB 251164006=JPT 164909002=LBBB 164873001=LVH 251146004=LVQRSAL 251148003=LVQRSCL
 251147008=LVQRSLL 164865005=MI 164947007=PRIE 164912004=PWC 111975006=QTIE 446358003=RAH 59118001=RBBB 89792004=RVH
@@ -176,14 +246,15 @@ _CHAPMAN = """
 427084000=ST 164890007=AF 427393009=SA 426761007=SVT 713422000=AT 233896004=AVNRT 233897008=AVRT 195101003=SAAWR
 """
 
-CHAPMAN: dict[str, str] = {code: acronym for code, _, acronym in (pair.partition("=") for pair in _CHAPMAN.split())}
-"""Code -> acronym of Chapman-Shaoxing-Ningbo (there AF is atrial flutter and AFIB atrial fibrillation).
+CHAPMAN = _closed(dict(pair.split("=") for pair in _CHAPMAN.split()))
+"""Code -> acronyms of Chapman-Shaoxing-Ningbo (there AF is atrial flutter and AFIB atrial fibrillation).
 
-Where its table gives one code to several conditions, the first acronym stands for all of them; the codes that the set
-uses beyond its table have no acronym.
+Its table knows one code of a finding where its records use several; here every code of the finding, and of a kind of
+it, has the acronym. Where the table gives one code to several conditions, the first acronym stands for all of them.
+What is no finding of the table (a left anterior fascicular block) has none.
 """
 
-CPSC2018: dict[str, str] = {
+_CPSC2018 = {
     "426783006": "Normal",
     "164889003": "AF",
     "270492004": "I-AVB",
@@ -193,21 +264,19 @@ CPSC2018: dict[str, str] = {
     "164884008": "PVC",
     "429622005": "STD",
     "164931005": "STE",
-    # the codes that the Challenge treats as the same diagnosis
-    "733534002": "LBBB",
-    "713427006": "RBBB",
-    "63593006": "PAC",
-    "427172004": "PVC",
-    "17338001": "PVC",
 }
-"""Code -> one of the nine classes of CPSC2018; the first code of a class is the one that the Challenge gives to
-CPSC2018's records."""
-CPSC2018_CLASSES: tuple[str, ...] = tuple(dict.fromkeys(CPSC2018.values()))
+"""Class by the code that the Challenge gives to CPSC2018's records."""
+CPSC2018 = _closed(_CPSC2018)
+"""Code -> classes of CPSC2018 (nine)."""
+CPSC2018_CLASSES: tuple[str, ...] = tuple(_CPSC2018.values())
 """In the order of the numbers 1..9 in CPSC2018's REFERENCE.csv."""
+
+LABEL_SETS: dict[str, dict[str, tuple[str, ...]]] = {"challenge": SCORED, "chapman": CHAPMAN, "cpsc2018": CPSC2018}
+"""Label set -> the table that makes it from the codes of a record."""
 
 _NOTHING = {"", "unknown", "nan", "none", "undefined"}
 _CODE_OF = {abbreviation.casefold(): code for code, abbreviation in reversed(ABBREVIATIONS.items())}
-_CPSC_CODE_OF = {name.casefold(): code for code, name in reversed(CPSC2018.items())}
+_CPSC_CODE_OF = {name.casefold(): code for code, name in _CPSC2018.items()}
 
 
 def parse_dx(text: str) -> tuple[str, ...]:
@@ -228,14 +297,15 @@ def code_of(abbreviation: str) -> str:
     return _CPSC_CODE_OF.get(word) or _CODE_OF.get(word) or abbreviation
 
 
-def classes(codes: Iterable[str], names: dict[str, str]) -> tuple[str, ...]:
-    """The classes of `codes` in one of the tables above, each once."""
-    return tuple(dict.fromkeys(names[code] for code in codes if code in names))
+def classes(codes: Iterable[str], table: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The classes of `codes` in one of the tables of `LABEL_SETS`, each once; those that the codes name come first."""
+    found = [table[code] for code in codes if code in table]
+    return tuple(dict.fromkeys([names[0] for names in found] + [name for names in found for name in names]))
 
 
 def statements(codes: Iterable[str]) -> tuple[str, ...]:
     """Report statements of the codes that have one, each once, in their order."""
-    return classes(codes, STATEMENTS)
+    return tuple(dict.fromkeys(STATEMENTS[code] for code in codes if code in STATEMENTS))
 
 
 def unknown(codes: Iterable[str]) -> Counter[str]:

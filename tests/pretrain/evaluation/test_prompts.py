@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import re
 
+import numpy as np
 import pytest
 
 from cardialign.data_shards.errors import UsageError
+from cardialign.pretrain.config import TextConfig
 from cardialign.pretrain.evaluation.prompts import PROMPTS, load_prompts
+from cardialign.pretrain.text.encoder import TextEncoder
 
 OURS = sorted(path.stem for path in PROMPTS.glob("*.yaml"))
 
@@ -35,7 +40,8 @@ def test_no_two_classes_of_a_set_share_a_prompt_and_no_prompt_is_a_bare_code(nam
 def test_the_virtual_set_covers_every_finding_of_the_virtual_cohort():
     from cardialign.data_shards.cohort.findings import FINDINGS
 
-    assert set(load_prompts("virtual-findings-v1").codes) == set(FINDINGS)
+    assert set(load_prompts("virtual-findings-v1").codes) == set(load_prompts("virtual-findings-v2").codes)
+    assert set(load_prompts("virtual-findings-v2").codes) == set(FINDINGS)
 
 
 def test_the_ptb_xl_sets_have_the_published_number_of_classes():
@@ -84,6 +90,146 @@ def test_the_digest_changes_with_any_word_and_not_with_the_file_name(tmp_path):
         (tmp_path / f"{name}.yaml").write_text(content)
     a, b, c = (load_prompts(tmp_path / f"{name}.yaml").digest for name in "abc")
     assert a == b != c
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("classes: " + "[" * 3000, "too deep"),
+        ("name: a\nname: b\n", "stands twice"),
+        ("name: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\n" + "c: &c [*b, *b]\nstyle: *c\n", "style: must be a non-empty str"),
+        ("name: x\nversion: true\nlabel_set: y\nstyle: z\nclasses: {A: {name: a, prompts: [b]}}\n", "version: must be"),
+        ('classes: {"A\\e[2J": {name: a, prompts: [b]}}\n', "cannot be printed"),
+        ('classes: {A: {name: a, prompts: ["b\\nc"]}}\n', "on one line"),
+    ],
+    ids=["deep", "twice", "tag", "aliases", "no number", "escape", "two lines"],
+)
+def test_a_hostile_file_is_answered_in_a_sentence(tmp_path, content, told):
+    (tmp_path / "mine.yaml").write_text(content)
+    with pytest.raises(UsageError) as caught:
+        load_prompts(tmp_path / "mine.yaml")
+    assert told in str(caught.value) and len(str(caught.value)) < 1500
+
+
+def test_a_name_that_no_file_can_have_and_bytes_that_are_no_text_are_answered(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(b"name: \xff\xfe")
+    for given in ("x" * 5000, tmp_path / "mine.yaml", tmp_path, "a\0b"):
+        with pytest.raises(UsageError):
+            load_prompts(given)
+
+
+RELEASED = {
+    "cpsc2018-v1": "2548ceed268d398d",
+    "csn-chapman-v1": "6f40058414065785",
+    "ptb-xl-form-v1": "64a317034ca314aa",
+    "ptb-xl-rhythm-v1": "643ad01c2ef67ec4",
+    "ptb-xl-sub-v1": "bdc3476aa6f31d27",
+    "ptb-xl-super-v1": "262ceb7994b1a71c",
+    "virtual-findings-v1": "d19e933900a18c1f",
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_released_set_keeps_its_bytes(name):
+    assert hashlib.sha256((PROMPTS / f"{name}.yaml").read_bytes()).hexdigest()[:16] == RELEASED[name]
+
+
+NEWEST = sorted({name.rpartition("-v")[0] for name in OURS})
+NEWEST = [max((each for each in OURS if each.rpartition("-v")[0] == stem), key=OURS.index) for stem in NEWEST]
+FORM_OF_A_REPORT = re.compile(r"\b(ecg|ekg|electrocardiogram|tracing|report)\b|\. ", re.IGNORECASE)
+DENIAL = re.compile(r"\b(no|not|without|absent|absence of|unremarkable|rather than)\b", re.IGNORECASE)
+HEDGE = re.compile(r"\b(possible|probable|consider|cannot|suggest\w*)\b", re.IGNORECASE)
+UMBRELLA = re.compile(
+    r"disturbance|disorder|^(hypertrophy|abnormality|arrhythmia|conduction block|av block)$", re.IGNORECASE
+)
+
+
+@pytest.mark.parametrize("name", NEWEST)
+def test_a_prompt_says_one_finding_in_positive_words(name):
+    for entry in load_prompts(name).classes:
+        for prompt in entry.prompts:
+            for pattern in (FORM_OF_A_REPORT, DENIAL, HEDGE, UMBRELLA):
+                assert not pattern.search(prompt), f"{entry.code}: {prompt}"
+
+
+def units(texts: list[str]) -> np.ndarray:
+    """What the shipped text encoder makes of each text, as unit vectors."""
+    global _encoder
+    _encoder = _encoder or TextEncoder(TextConfig())
+    embedded = _encoder.embed(texts)
+    return embedded / np.linalg.norm(embedded, axis=1, keepdims=True)
+
+
+_encoder: TextEncoder | None = None
+FORM = "Sinus rhythm. {}. Abnormal ECG"
+"""A whole report around a finding."""
+EMPTY = ["Sinus rhythm. Finding. Abnormal ECG", "Sinus rhythm. Abnormal ECG"]
+"""The same with a word that says nothing, and with none."""
+SAID = {
+    "Normal ECG": ["Normal"],
+    "Conduction disturbance": [
+        "Left bundle branch block",
+        "Right bundle branch block",
+        "Left anterior fascicular block",
+    ],
+    "Hypertrophy": ["Left ventricular hypertrophy", "Left atrial enlargement"],
+}
+"""Statements that report a class whose name is an umbrella or itself half a form."""
+
+
+def worth(name: str) -> dict[str, tuple[float, float, float]]:
+    """Per code: cosine of the class with its finding said bare, with an empty form, and the share of the other
+    classes' whole reports that its own bare finding outranks.
+
+    Finding and form are set against each other: who follows the form ranks any report above the bare finding.
+    """
+    classes = load_prompts(name).classes
+    said = [SAID.get(entry.name, [entry.name]) for entry in classes]
+    whole = [units([FORM.format(text) for text in texts]) for texts in said]
+    empty, found = units(EMPTY), {}
+    for k, entry in enumerate(classes):
+        words = units(list(entry.prompts)).mean(axis=0)
+        words /= np.linalg.norm(words)
+        own = float((units(said[k]) @ words).mean())
+        others = np.concatenate([reports @ words for j, reports in enumerate(whole) if j != k])
+        found[entry.code] = own, float((empty @ words).max()), float((own > others).mean())
+    return found
+
+
+@pytest.mark.parametrize("name", NEWEST)
+def test_the_form_of_a_report_alone_is_worth_less_than_the_finding(name):
+    for code, (finding, form, share) in worth(name).items():
+        assert form < finding and share >= 0.75, (code, finding, form, share)
+
+
+@pytest.mark.parametrize("name", ["cpsc2018-v1", "ptb-xl-super-v1", "virtual-findings-v1"])
+def test_the_first_words_for_a_normal_ecg_followed_the_form(name):
+    values = worth(name)
+    finding, form, share = values["Normal" if name.startswith("cpsc") else "NORM"]
+    assert form > 2 * finding and share == 0
+
+
+@pytest.mark.parametrize("name", NEWEST)
+def test_no_two_findings_have_words_that_are_nearly_the_same(name):
+    """0.98 of the centred cosine: what "QRS axis shifted to the right" and "... to the left" were."""
+    assert closest(name)[0] < 0.98, closest(name)
+
+
+def closest(name: str) -> tuple[float, str, str]:
+    classes = load_prompts(name).classes
+    texts = [prompt for entry in classes for prompt in entry.prompts]
+    of = np.array([k for k, entry in enumerate(classes) for _ in entry.prompts])
+    values = units(texts)
+    values -= values.mean(axis=0)
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    alike = np.where(of[:, None] == of, -1, values @ values.T)
+    i, j = np.unravel_index(alike.argmax(), alike.shape)
+    return float(alike[i, j]), texts[i], texts[j]
+
+
+def test_the_first_words_of_two_axis_deviations_were_nearly_the_same():
+    assert closest("csn-chapman-v1")[0] > 0.98
 
 
 def test_a_subset_keeps_the_order_of_the_set_and_refuses_unknown_codes():

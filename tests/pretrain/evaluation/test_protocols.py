@@ -121,7 +121,7 @@ def test_the_clean_protocol_takes_published_folds_and_labelled_records_only(shar
 
 
 def test_what_is_missing_is_named_with_what_is_expected(shards: ShardSet, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"unknown evaluation protocol 'merl'(.|\n)*clean-v1, merl-v1"):
+    with pytest.raises(UsageError, match=r"unknown evaluation protocol 'merl'(.|\n)*clean-v1, clean-v2, merl-v1"):
         open_task("merl:ptb-xl-super", shards)
     with pytest.raises(UsageError, match=r"has no task 'super'(.|\n)*clean-v1:ptb-xl-super"):
         open_task("clean-v1:super", shards)
@@ -186,7 +186,7 @@ def test_two_records_of_one_name_are_refused(shards: ShardSet, tmp_path: Path) -
 
 
 def test_every_protocol_states_data_labels_split_preprocessing_and_prompts() -> None:
-    assert protocol_names() == ["clean-v1", "merl-v1"]
+    assert protocol_names() == ["clean-v1", "clean-v2", "merl-v1"]
     import yaml
 
     digests = set()
@@ -202,7 +202,7 @@ def test_every_protocol_states_data_labels_split_preprocessing_and_prompts() -> 
             else:
                 assert load_prompts(task.values["prompts"]).label_set == task.values["label_set"]
                 assert task.values["split"]["by"] in ("folds", "patient-hash")
-    assert len(digests) == 12
+    assert len(digests) == 18
 
 
 def test_the_published_label_files_open_and_say_how_many_records_are_here(real_data: Path, tmp_path: Path) -> None:

@@ -137,7 +137,13 @@ def test_the_result_is_json_with_everything_to_make_it_again_and_a_readable_tabl
     )
     values = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
     assert values["shards"] == shards.fingerprint and values["encoder"] == "untrained-seed-0" and values["folds"] == [1]
-    assert values["bootstrap"] == {"resamples": 20, "seed": 5, "unit": "patient", "level": 0.95}
+    assert values["bootstrap"] == {
+        "resamples": 20,
+        "seed": 5,
+        "unit": "patient",
+        "weights": "exponential: every resample holds every class of the macro",
+        "level": 0.95,
+    }
     assert values["prompts"]["name"] == "planted-v1" and len(values["prompts"]["digest"]) == 64
     assert values["baseline"]["encoder"] == "untrained-seed-1"
     table = comparison.table()

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -186,3 +187,24 @@ def test_an_old_checkpoint_asks_the_shards_and_says_what_to_do_when_they_are_gon
     with pytest.raises(UserError, match="before checkpoints knew which signals") as caught:
         export_run(run, run.parent / "gone")
     assert str(run / CONFIG) in caught.value.remedy and not (run.parent / "gone").exists()
+
+
+def test_an_export_says_which_records_it_has_seen_and_keeps_the_facts_when_the_shards_are_away(run, tmp_path):
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+    from cardialign.pretrain.evaluation.overlap import FOUND, UNKNOWN, find_overlap
+
+    shard_set = ShardSet.open(tmp_path / "shards")
+    rows = np.arange(len(shard_set))
+    encoder = load_encoder(export_run(run, tmp_path / "with-shards")["path"])
+    assert encoder.trained_on is not None and not encoder.trained_on.unknown
+    (seen,) = encoder.trained_on.sets
+    assert seen.facts["records"] == len(shard_set.select(require_report=True).rows)
+    assert seen.facts["fingerprint"] == shard_set.fingerprint
+    assert find_overlap(encoder, shard_set, rows).recordings == seen.facts["records"]
+    (tmp_path / "shards").rename(tmp_path / "elsewhere")
+    alone = load_encoder(export_run(run, tmp_path / "without-shards")["path"])
+    moved = ShardSet.open(tmp_path / "elsewhere")
+    assert find_overlap(alone, moved, rows).status == FOUND
+    assert alone.trained_on is not None and "were not there" in alone.trained_on.unknown[0]
+    alone.trained_on.sets[0].facts["fingerprint"] = "of another set"
+    assert find_overlap(alone, moved, rows).status == UNKNOWN

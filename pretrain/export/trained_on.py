@@ -1,0 +1,121 @@
+"""What an encoder was trained on, in a form that travels with it: so that an evaluation can say what it has seen.
+
+provenance.json            per shard set: fingerprint, source, folds, split, number of records and patients
+trained_on.safetensors     per shard set K: `K.patients` and `K.recordings`, sorted int64 digests of hashed patient ids
+                           and of coded signals (crc32 and size), without order and without keys
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+if TYPE_CHECKING:
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+    from cardialign.data_shards.shard_set.splits import SplitRule
+
+FILE = "trained_on.safetensors"
+_SILENT = 64
+"""A signal that takes fewer bytes than a byte for so many samples holds next to nothing, and is no recording twice."""
+
+
+@dataclass(frozen=True)
+class TrainedSet:
+    """The records of one shard set that a run selected. facts: as in provenance.json; patients and recordings: sorted
+    int64 digests, None where only the facts are known."""
+
+    facts: dict[str, Any]
+    patients: np.ndarray | None = None
+    recordings: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """sets: those of the run and of the encoders that it started from; unknown: why there may be more."""
+
+    sets: tuple[TrainedSet, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    def __add__(self, other: TrainedOn) -> TrainedOn:
+        return TrainedOn(self.sets + other.sets, self.unknown + other.unknown)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What provenance.json holds under `trained_on`."""
+        return {"sets": [each.facts for each in self.sets], "unknown": list(self.unknown)}
+
+    def write(self, folder: Path) -> None:
+        arrays = {
+            f"{k}.{name}": array
+            for k, each in enumerate(self.sets)
+            for name, array in (("patients", each.patients), ("recordings", each.recordings))
+            if array is not None
+        }
+        if arrays:
+            save_file(arrays, folder / FILE)
+
+    @classmethod
+    def read(cls, folder: Path, provenance: Mapping[str, Any]) -> TrainedOn | None:
+        """Of an exported folder that has been verified; None of one from before this was written down."""
+        facts = provenance.get("trained_on")
+        if facts is None:
+            return None
+        arrays = load_file(folder / FILE) if (folder / FILE).is_file() else {}
+        sets = (
+            TrainedSet(each, arrays.get(f"{k}.patients"), arrays.get(f"{k}.recordings"))
+            for k, each in enumerate(facts["sets"])
+        )
+        return cls(tuple(sets), tuple(facts["unknown"]))
+
+
+def chosen(folds: Sequence[int] | None, split: SplitRule | None) -> dict[str, Any]:
+    """How records were selected, as facts."""
+    return {"folds": None if folds is None else list(folds), "split": None if split is None else asdict(split)}
+
+
+def trained_set(shard_set: ShardSet, rows: np.ndarray, choice: Mapping[str, Any]) -> TrainedSet:
+    """The facts and digests of these rows, selected by `choice` (`chosen`)."""
+    patients = patient_digests(shard_set, rows)
+    facts = {
+        "fingerprint": shard_set.fingerprint,
+        "source": source_name(shard_set),
+        "salted": is_salted(shard_set),
+        **choice,
+        "records": len(rows),
+        "patients": int(np.unique(patients).size),
+    }
+    recordings = recording_digests(shard_set, rows)
+    return TrainedSet(facts, np.unique(patients[patients != 0]), np.unique(recordings[recordings != 0]))
+
+
+def source_name(shard_set: ShardSet) -> str:
+    return str(shard_set.manifest["source"].get("name"))
+
+
+def is_salted(shard_set: ShardSet) -> bool:
+    return bool(shard_set.manifest["source"].get("options", {}).get("salted", False))
+
+
+def patient_digests(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
+    """int64 (n,) of hashed patient ids, which the index holds; 0 for a record without one."""
+    column = shard_set.index.column("patient").take(rows).combine_chunks().dictionary_encode()
+    digests = [_digest(name.encode()) if name else 0 for name in column.dictionary.to_pylist()]
+    return np.array(digests, dtype=np.int64)[column.indices.to_numpy()]
+
+
+def recording_digests(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
+    """int64 (n,): equal where the coded signals are equal; 0 for a silent one, which is like every other silent one.
+
+    The index knows it: nothing is read. Sets of another rate or length code the same recording otherwise.
+    """
+    size, crc32 = shard_set.size[rows].astype(np.int64), shard_set.crc32[rows].astype(np.int64)
+    return np.where(size * _SILENT < 12 * shard_set.spec.samples, 0, size << 32 | crc32)
+
+
+def _digest(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8, person=b"trained on").digest(), "little", signed=True)
