@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import RunConfig, parse_config
 from cardialign.pretrain.export.write import export_encoder
 from cardialign.pretrain.run.files import CONFIG, EXPORT, INITIALISED, START_NOTE
-from cardialign.pretrain.run.integrity import refuse_to_replace, verify_export
+from cardialign.pretrain.run.integrity import refuse_to_replace, replace_export, verify_export
 from cardialign.pretrain.training.checkpoints.files import list_checkpoints, problems
 from cardialign.pretrain.training.checkpoints.load import load_weights
 from cardialign.pretrain.training.checkpoints.state import TrainerState
@@ -51,16 +50,15 @@ def export_run(run_dir: Path | str, out: Path | str | None = None, *, overwrite:
     }
     fresh = out.with_name(f".{out.name}.{os.getpid()}")
     export_encoder(config, load_weights(checkpoint), fresh, training=training, spec=spec)
-    shutil.rmtree(out, ignore_errors=True)
-    path = fresh.replace(out)
-    files = sorted(p for p in path.iterdir() if p.is_file())
+    replace_export(fresh, out)
+    files = sorted(p for p in out.iterdir() if p.is_file())
     return {
-        "path": str(path),
+        "path": str(out),
         "checkpoint": str(checkpoint),
         "step": state.step,
         "files": [p.name for p in files],
         "bytes": sum(p.stat().st_size for p in files),
-        "digest": verify_export(path),
+        "digest": verify_export(out),
     }
 
 
