@@ -30,7 +30,9 @@ def pickled_parts(path: Path) -> list[str]:
             names = archive.namelist()
             found += sorted({name for name in names if names.count(name) > 1})  # readers differ in which one they take
             for member in archive.infolist():
-                if RAW.search(member.filename) or not member.file_size:  # torch writes no example inputs as an empty member
+                if (
+                    RAW.search(member.filename) or not member.file_size
+                ):  # torch writes no example inputs as an empty member
                     continue
                 plain = PLAIN.search(member.filename) or NOTES.search(member.filename)
                 if not plain or member.file_size > LARGEST_INDEX or not _is_plain(archive.read(member)):
