@@ -55,8 +55,9 @@ def public(uri: str) -> str:
         return uri
     rest, _, parameters = rest.partition("?")
     if scheme.partition("+")[0] not in ("sqlite", "file"):
-        if "@" in parameters and "@" not in rest:  # a password with an unescaped question mark
-            return f"{scheme}://{parameters.rpartition('@')[2]}"
+        before, at, behind = parameters.rpartition("@")
+        if at and "=" not in before:  # a password with an unescaped question mark
+            return public(f"{scheme}://{behind}")
         rest = rest.rpartition("@")[2]  # an unescaped password may hold any character, / included
     kept = [part for part in parameters.split("&") if part and not SECRET_NAME.search(part.partition("=")[0])]
     return f"{scheme}://{rest}" + (f"?{'&'.join(kept)}" if kept else "")

@@ -98,9 +98,9 @@ def _check_server(uri: str) -> None:
             pass
     except requests.exceptions.SSLError as error:
         raise UserError(
-            f"MLflow server {public(uri)} does not answer: its certificate is not accepted ({reason(error, uri)})",
-            "set MLFLOW_TRACKING_SERVER_CERT_PATH to the certificate of its authority; "
-            "MLFLOW_TRACKING_INSECURE_TLS=true trusts whoever answers",
+            f"MLflow server {public(uri)}: no encrypted connection can be made: {reason(error, uri)}",
+            "for a certificate of your own authority set MLFLOW_TRACKING_SERVER_CERT_PATH to that authority's; "
+            "MLFLOW_TRACKING_INSECURE_TLS=true trusts whoever answers; a server without TLS has an http:// address",
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"MLflow server {public(uri)} does not answer: {reason(error, uri)}", REMEDY) from None
@@ -117,7 +117,7 @@ def _patience() -> float:
 def _check_database(uri: str) -> None:
     """A database server that is not there would be asked again for minutes."""
     parts = _check_address(uri)
-    port = parts.port or PORTS[parts.scheme.partition("+")[0]]
+    port = parts.port or PORTS[parts.scheme.lower().partition("+")[0]]
     try:
         socket.create_connection((parts.hostname or "", port), WAIT_SECONDS).close()
     except OSError as error:
@@ -125,7 +125,7 @@ def _check_database(uri: str) -> None:
 
 
 def _check(uri: str) -> None:
-    scheme = urllib.parse.urlsplit(uri).scheme if "://" in uri else uri.partition(":")[0] if ":" in uri else ""
+    scheme = uri.partition(":")[0].lower() if ":" in uri else ""
     path = sqlite_path(uri)
     if path is not None:
         _check_sqlite(uri, path)

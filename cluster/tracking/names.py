@@ -16,7 +16,7 @@ LONGEST_NAME = 250
 LONGEST_KEY = 230
 """Of a parameter or metric: MLflow's 250, less what is put before the key of a changed parameter."""
 LONGEST_ALIAS = 255
-UNSAFE = re.compile(r"[^\w.\- ]|-(?=x)|^\.{1,2}\Z")
+UNSAFE = re.compile(r"[^\w.\- ]|-(?=x)|^\.(?=\.|\Z)")
 
 
 def check_model(name: str) -> None:
