@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 
 CONTRACT_VERSION = 1
 PER_MILLIVOLT = {"mv": 1.0, "uv": 1000.0, "µv": 1000.0, "μv": 1000.0}
+HIGHEST = 1e6
+"""Of Hz and of seconds."""
+LONGEST = 50_000_000
+"""Samples of a record: more than a day at 500 Hz."""
 IMPLAUSIBLE_MV = 100.0
 """Peak to peak. Surface ECGs stay under 20 mV even with wander; 1 mV given as 1000 uV is far above."""
 
@@ -63,15 +67,38 @@ class SignalContract:
         return {"version": CONTRACT_VERSION, **asdict(self), "leads": list(self.leads), "meaning": MEANINGS}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> SignalContract:
-        """Raises UserError for a version or a lead order that this release does not know."""
-        if values.get("version") != CONTRACT_VERSION or tuple(values.get("leads", ())) != STANDARD_LEADS:
+    def from_dict(cls, values: Any) -> SignalContract:
+        """Raises UserError for a version or a lead order that is not known here, and for figures that no signal has."""
+        values = values if isinstance(values, dict) else {}
+        if values.get("version") != CONTRACT_VERSION or values.get("leads") != list(STANDARD_LEADS):
             raise UserError(
-                f"signal contract version {values.get('version')} with leads {values.get('leads')} is not known here "
-                f"(version {CONTRACT_VERSION})",
+                f"signal contract version {values.get('version')!r:.40} with leads {values.get('leads')!r:.120} is not "
+                f"known here (version {CONTRACT_VERSION})",
                 "load it with the release that wrote it",
             )
-        return cls(**{k: v for k, v in values.items() if k not in ("version", "meaning", "leads")})
+        try:
+            contract = cls(**{k: v for k, v in values.items() if k not in ("version", "meaning", "leads")})
+            wrong = contract._wrong()
+        except TypeError:  # a key too many, one too few, or no number where one is compared
+            wrong = "its keys or their types"
+        if wrong:
+            raise UserError(
+                f"signal contract cannot be fulfilled: {wrong}", "fetch the encoder again, or export it anew"
+            )
+        return contract
+
+    def _wrong(self) -> str:
+        """What no encoder was trained on; "" when all is well."""
+        rate, seconds = self.sampling_rate, self.seconds
+        if not (0 < rate <= HIGHEST and 0 < seconds <= HIGHEST):  # refuses nan too
+            return f"{rate:g} Hz for {seconds:g} s"
+        if self.samples != self.spec.samples or not 0 < self.samples <= LONGEST:
+            return f"{self.samples:g} samples at {rate:g} Hz for {seconds:g} s"
+        if not 0 < self.embedding_dim == int(self.embedding_dim) or not 0 <= self.lead_dropout <= 1:
+            return f"embedding_dim {self.embedding_dim:g}, lead_dropout {self.lead_dropout:g}"
+        if self.units != "mV" or not isinstance(self.normalisation, str):
+            return f"units {self.units!r:.40}, normalisation {self.normalisation!r:.40}"
+        return ""
 
 
 class ContractSignal(NamedTuple):

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from cardialign.pretrain.config import RunConfig, parse_config
 from cardialign.pretrain.export.trained_on import TrainedOn, TrainedSet, chosen, trained_set
 from cardialign.pretrain.export.write import export_encoder
 from cardialign.pretrain.run.files import CONFIG, EXPORT, INITIALISED, START_NOTE
-from cardialign.pretrain.run.integrity import refuse_to_replace, verify_export
+from cardialign.pretrain.run.integrity import read_export, refuse_to_replace, replace_export, verify_export
 from cardialign.pretrain.training.checkpoints.files import list_checkpoints, problems
 from cardialign.pretrain.training.checkpoints.load import load_weights
 from cardialign.pretrain.training.checkpoints.state import TrainerState
@@ -61,16 +60,15 @@ def export_run(run_dir: Path | str, out: Path | str | None = None, *, overwrite:
     fresh = out.with_name(f".{out.name}.{os.getpid()}")
     seen = _records(state, checkpoint)
     export_encoder(config, load_weights(checkpoint), fresh, training=training, spec=spec, trained_on=seen)
-    shutil.rmtree(out, ignore_errors=True)
-    path = fresh.replace(out)
-    files = sorted(p for p in path.iterdir() if p.is_file())
+    replace_export(fresh, out)
+    files = sorted(p for p in out.iterdir() if p.is_file())
     return {
-        "path": str(path),
+        "path": str(out),
         "checkpoint": str(checkpoint),
         "step": state.step,
         "files": [p.name for p in files],
         "bytes": sum(p.stat().st_size for p in files),
-        "digest": verify_export(path),
+        "digest": verify_export(out),
     }
 
 
@@ -95,7 +93,7 @@ def _records(state: TrainerState, checkpoint: Path) -> TrainedOn:
     name = origin.get("export") or origin.get("checkpoint") or "weights that are not named"
     try:
         if "export" in origin:
-            before = TrainedOn.read(Path(name), json.loads((Path(name) / "provenance.json").read_text("utf-8")))
+            before = TrainedOn.read(read_export(Path(name)))
         else:
             before = _records(TrainerState.read(Path(name)), Path(name))
     except (OSError, ValueError, KeyError, TypeError, UserError):

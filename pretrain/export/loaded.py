@@ -5,26 +5,38 @@ An encoder that was trained without reports has no report head: it embeds signal
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Unpack
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import SignalSpec
-from cardialign.pretrain.config import TextConfig
+from cardialign.pretrain.config import EncoderConfig, TextConfig
 from cardialign.pretrain.config.named import encoder_section
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput, create_encoder
+from cardialign.pretrain.encoders.blocks.normalise import NORMALISATIONS
 from cardialign.pretrain.export.contract import SignalContract, SignalForm, conform_signal
 from cardialign.pretrain.export.trained_on import TrainedOn
-from cardialign.pretrain.run.integrity import verify_export
+from cardialign.pretrain.run.integrity import (
+    CONTRACT,
+    MODEL,
+    PROVENANCE,
+    REPORT_ENCODER,
+    REPORT_HEAD,
+    SETTINGS,
+    VerifiedExport,
+    read_export,
+)
 from cardialign.pretrain.text.encoder import TextEncoder
 from cardialign.pretrain.text.tower import TextHead
 
@@ -34,12 +46,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EMBED_BATCH = 64
+DRAWING = {nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_, Tensor.normal_, Tensor.uniform_, Tensor.erfinv_}
+"""What fills a parameter with random numbers; `erfinv_` is the slow step of a truncated normal."""
+
+
+Built = TypeVar("Built", bound=nn.Module)
 
 
 class ReportSide(NamedTuple):
-    """What turns a report into a vector beside those of the ECGs: the report encoder, and the head trained on it."""
+    """What turns a report into a vector beside those of the ECGs: the report encoder, and the head trained on it.
 
-    text_encoder: TextEncoder
+    text_encoder is looked for when it is called, not before: ECGs do not need it.
+    """
+
+    text_encoder: Callable[[], TextEncoder]
     head: TextHead
 
 
@@ -87,15 +107,17 @@ class LoadedEncoder:
         """
         if self._text_encoder is None:
             raise self._without_reports()
-        expected = self.provenance.get("text_encoder", {}).get("fingerprint")
-        found = self._text_encoder.fingerprint
+        described = self.provenance.get("text_encoder")
+        expected = described.get("fingerprint") if isinstance(described, dict) else None
+        text_encoder = self._text_encoder()
+        found = text_encoder.fingerprint
         if expected and found != expected:
             raise UserError(
-                f"text encoder {self._text_encoder.encoder_id} here has fingerprint {found[:12]}, "
-                f"the encoder was trained with {expected[:12]}",
+                f"text encoder {text_encoder.encoder_id} here has fingerprint {found[:12]}, "
+                f"the encoder was trained with {str(expected)[:12]}",
                 "install the same version of the text encoder; ECG embeddings alone do not need it",
             )
-        return self._text_encoder
+        return text_encoder
 
     def _without_reports(self) -> UserError:
         return UserError(
@@ -170,7 +192,7 @@ def untrained_encoder(
         ecg = create_encoder(config.encoder, spec, config.data.normalisation)
         if with_reports:
             text = TextEncoder(config.text, device=device)
-            reports = ReportSide(text, TextHead(text.dim, config.encoder.embedding_dim))
+            reports = ReportSide(lambda: text, TextHead(text.dim, config.encoder.embedding_dim))
     contract = SignalContract.of(
         spec, config.data.normalisation, config.encoder.embedding_dim, config.training.lead_dropout
     )
@@ -185,42 +207,121 @@ def untrained_encoder(
 def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> LoadedEncoder:
     """Verify an exported folder and load it. Nothing in it is executed or unpickled.
 
-    The method that trained the encoder need not be here. Raises UserError naming each file that is not as written.
+    The method that trained the encoder need not be here, and neither need its text encoder until a text is embedded.
+    Raises UserError naming each file that is not as written, or that cannot be what it says.
     """
     if str(path).startswith("models:/"):
         raise UserError(
             f"{path} is in the registry, not a folder", f"fetch it first: cardialign registry pull {path} FOLDER"
         )
     path = Path(path)
-    digest = verify_export(path)
-    values, origin = _read_json(path / "config.json"), str(path / "config.json")
-    contract = SignalContract.from_dict(_read_json(path / "signal_contract.json"))
-    ecg = create_encoder(encoder_section(values, origin), contract.spec, contract.normalisation)
-    ecg.load_state_dict(load_file(path / "model.safetensors"))
-    reports = _load_reports(path, TextConfig.model_validate(values["text"]), contract.embedding_dim, device)
-    provenance = _read_json(path / "provenance.json")
-    log.info("encoder=%s digest=%s rate=%g leads=12", path, digest[:12], contract.sampling_rate)
+    parts = read_export(path)
+    values, origin = parts.json(SETTINGS), str(path / SETTINGS)
+    contract = SignalContract.from_dict(parts.json(CONTRACT))
+    if contract.normalisation not in NORMALISATIONS:
+        raise parts.wrong(CONTRACT, f"unknown normalisation {contract.normalisation!r:.40}")
+    section = encoder_section(values, origin)
+    if not isinstance(section, EncoderConfig):
+        raise parts.wrong(SETTINGS, "encoder: not a section")
+    _check_plausible(parts, section.model_dump())
+    if section.embedding_dim != contract.embedding_dim:
+        raise parts.wrong(CONTRACT, f"embedding_dim {contract.embedding_dim}, {SETTINGS} says {section.embedding_dim}")
+    ecg = _module(
+        parts, MODEL, parts.tensors(MODEL), lambda: create_encoder(section, contract.spec, contract.normalisation)
+    )
+    reports = _load_reports(parts, values, contract.embedding_dim, device)
+    provenance = parts.json(PROVENANCE)
+    log.info("encoder=%s digest=%s rate=%g leads=12", path, parts.digest[:12], contract.sampling_rate)
 
     def config() -> RunConfig:
         from cardialign.pretrain.config import parse_config  # the whole of a recipe: few users of an encoder want it
 
         return parse_config(values, origin)
 
-    loaded = LoadedEncoder(config, contract, ecg, reports, provenance=provenance, digest=digest, device=device)
-    loaded.trained_on = TrainedOn.read(path, provenance)
+    loaded = LoadedEncoder(config, contract, ecg, reports, provenance=provenance, digest=parts.digest, device=device)
+    loaded.trained_on = TrainedOn.read(parts)
     return loaded
 
 
-def _load_reports(path: Path, config: TextConfig, embedding_dim: int, device: torch.device | str) -> ReportSide | None:
-    if not (path / "text_head.safetensors").is_file():
+def _load_reports(
+    parts: VerifiedExport, values: dict[str, Any], embedding_dim: int, device: torch.device | str
+) -> ReportSide | None:
+    if REPORT_HEAD not in parts.content:
         return None
-    trained = path / "text_encoder.safetensors"
-    text = TextEncoder(config, load_file(trained) if trained.is_file() else None, device)
-    weights = load_file(path / "text_head.safetensors")
-    head = TextHead(weights["norm.weight"].numel(), embedding_dim)
-    head.load_state_dict(weights)
-    return ReportSide(text, head)
+    try:
+        config = TextConfig.model_validate(values.get("text", {}))
+    except ValueError as error:
+        raise parts.wrong(SETTINGS, f"text: {error}") from None
+    weights = parts.tensors(REPORT_HEAD)
+    width = weights["norm.weight"].numel() if "norm.weight" in weights else 0
+    head = _module(parts, REPORT_HEAD, weights, lambda: TextHead(width, embedding_dim))
+    state = parts.tensors(REPORT_ENCODER) if REPORT_ENCODER in parts.content else None
+    return ReportSide(lambda: TextEncoder(config, state, device), head)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _check_plausible(parts: VerifiedExport, claimed: Any) -> None:
+    """Raises UserError when a number in the section of the encoder is larger than the encoder as a whole."""
+    most = max(10**6, len(parts.content[MODEL]))
+    waiting = [claimed]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, int | float) and not abs(value) <= most:
+            raise parts.wrong(SETTINGS, f"encoder: {value:g} is more than {MODEL} can hold")
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
+
+
+def _module(parts: VerifiedExport, name: str, weights: dict[str, Tensor], make: Callable[[], Built]) -> Built:
+    """What `make` builds, with the `weights` of file `name`; building ends where it asks for more than these."""
+    try:
+        with at_most(len(weights), sum(tensor.numel() for tensor in weights.values())), _WithoutDrawing():
+            made = make()
+    except UserError:
+        raise
+    except Exception as error:  # of torch, Python or a plug-in: whatever a wrong figure leads to
+        raise parts.wrong(SETTINGS, f"what it describes is not in {name}: {error}") from None
+    asked = {key: tuple(tensor.shape) for key, tensor in made.state_dict().items()}
+    found = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+    differing = sorted(key for key in asked.keys() | found.keys() if asked.get(key) != found.get(key))
+    if differing:
+        key = differing[0]
+        raise parts.wrong(
+            SETTINGS,
+            f"what it describes is not in {name}: {len(differing)} tensors differ (first: {key} has shape "
+            f"{found.get(key, 'none')}, the configuration asks for {asked.get(key, 'none')})",
+        )
+    made.load_state_dict(weights)
+    return made
+
+
+class _WithoutDrawing(TorchFunctionMode):
+    """In this block, no random numbers are drawn into a parameter: all of them are about to be replaced."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = args[0] if args else (kwargs or {}).get("tensor")
+        if isinstance(given, nn.Parameter) and func in DRAWING:  # a buffer may be drawn on purpose, from its own seed
+            return given
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def at_most(tensors: int, numbers: int) -> Iterator[None]:
+    """In this block, modules may register this many parameters with as many numbers; twice as many end it at once.
+
+    A layer is asked before its weights are drawn, so what a configuration claims beyond the weights takes no memory.
+    """
+    thread, seen = threading.get_ident(), [0, 0]
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if threading.get_ident() != thread or parameter is None:
+            return
+        seen[0], seen[1] = seen[0] + 1, seen[1] + parameter.numel()
+        if seen[0] > 2 * tensors or seen[1] > 2 * numbers:
+            raise ValueError(f"it asks for more than the {tensors} tensors and {numbers} weights that are there")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-import zipfile
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.pretrain.encoders.base import EcgEncoder
+from cardialign.pretrain.run.archive import pickled_parts
 
 log = logging.getLogger(__name__)
 
@@ -58,20 +58,3 @@ def save_program(encoder: EcgEncoder, path: Path) -> None:
         torch.export.save(program, path)
     found = pickled_parts(path)
     assert not found, f"torch wrote pickled parts into {path.name}: {found}"
-
-
-def pickled_parts(path: Path) -> list[str]:
-    """Members of a .pt2 archive that hold a pickle.
-
-    That is a nested torch archive, a pickle stream, or a payload that its index declares as one.
-    """
-    found = []
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            content = archive.read(name)
-            raw_tensor = "/data/weights/weight_" in name or "/data/constants/tensor_" in name
-            nested = content[:2] == b"PK" or (content[:1] == b"\x80" and content[-1:] == b".")
-            declared = name.endswith("_config.json") and b'"use_pickle": true' in content
-            if declared or (nested and not raw_tensor):
-                found.append(name)
-    return found

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load, save_file
+
+from cardialign.pretrain.run.integrity import PROVENANCE, TRAINED_ON, VerifiedExport
 
 if TYPE_CHECKING:
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.data_shards.shard_set.splits import SplitRule
 
-FILE = "trained_on.safetensors"
 _SILENT = 64
 """A signal that takes fewer bytes than a byte for so many samples holds next to nothing, and is no recording twice."""
 
@@ -57,20 +59,26 @@ class TrainedOn:
             if array is not None
         }
         if arrays:
-            save_file(arrays, folder / FILE)
+            save_file(arrays, folder / TRAINED_ON)
 
     @classmethod
-    def read(cls, folder: Path, provenance: Mapping[str, Any]) -> TrainedOn | None:
-        """Of an exported folder that has been verified; None of one from before this was written down."""
-        facts = provenance.get("trained_on")
+    def read(cls, parts: VerifiedExport) -> TrainedOn | None:
+        """Of an export as it was checked; None of one from before this was written down.
+
+        Raises UserError where what it says cannot be read.
+        """
+        facts = parts.json(PROVENANCE).get("trained_on")
         if facts is None:
             return None
-        arrays = load_file(folder / FILE) if (folder / FILE).is_file() else {}
-        sets = (
-            TrainedSet(each, arrays.get(f"{k}.patients"), arrays.get(f"{k}.recordings"))
-            for k, each in enumerate(facts["sets"])
-        )
-        return cls(tuple(sets), tuple(facts["unknown"]))
+        try:
+            arrays = load(parts.content[TRAINED_ON]) if TRAINED_ON in parts.content else {}
+            sets = tuple(
+                TrainedSet(dict(each), arrays.get(f"{k}.patients"), arrays.get(f"{k}.recordings"))
+                for k, each in enumerate(facts["sets"])
+            )
+            return cls(sets, tuple(map(str, facts["unknown"])))
+        except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
+            raise parts.wrong(TRAINED_ON, f"does not fit {PROVENANCE} ({error})") from None
 
 
 def chosen(folds: Sequence[int] | None, split: SplitRule | None) -> dict[str, Any]:

@@ -4,20 +4,64 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import FileFacts, differences, facts_below, write_json
+from cardialign.data_shards.files import facts_below, names_below, sha256_of, write_json
+from cardialign.pretrain.run.archive import pickled_parts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXPORT_VERSION = 2
 READABLE = (1, 2)
 """Version 2: the configuration has the sections `encoder:` and `method:`; the report head may be absent."""
 DIGESTS = "digests.json"
+MODEL, REPORT_HEAD, REPORT_ENCODER = "model.safetensors", "text_head.safetensors", "text_encoder.safetensors"
+PROGRAM, SETTINGS, CONTRACT, PROVENANCE = "encoder.pt2", "config.json", "signal_contract.json", "provenance.json"
+TRAINED_ON = "trained_on.safetensors"
+NEEDED = (MODEL, SETTINGS, CONTRACT, PROVENANCE)
+EXPORT_FILES = (*NEEDED, REPORT_HEAD, REPORT_ENCODER, PROGRAM, TRAINED_ON, DIGESTS)
+"""Everything that an export may hold. What is not named here is never called verified, whoever lists it."""
+LITTER, LITTER_BEGINS = (".DS_Store", "Thumbs.db", "desktop.ini"), ("._", ".nfs")
+"""What desktops and network file systems drop into every folder: it is no part of anything and is not looked at."""
 
 
-def file_digests(folder: Path) -> dict[str, str]:
-    """Relative name -> sha256 of every file below `folder` but the digest list itself."""
-    return {name: facts.sha256 for name, facts in facts_below(folder, (DIGESTS,)).items()}
+class VerifiedExport:
+    """An export as it was checked; whoever loads what is in here, and not the files again, loads what was checked.
+
+    digest: sha256 of its digest list. content: name -> bytes that were hashed, of every file but the program. What
+    cannot be read raises UserError that names the file.
+    """
+
+    def __init__(self, folder: Path, digest: str, content: dict[str, bytes]) -> None:
+        self.folder, self.digest, self.content = folder, digest, content
+
+    def wrong(self, name: str, why: str) -> UserError:
+        return UserError(f"{self.folder / name}: {why}", "fetch the encoder again, or export it anew")
+
+    def json(self, name: str) -> dict[str, Any]:
+        """The JSON object in a file."""
+        try:
+            values = json.loads(self.content[name])
+        except (ValueError, RecursionError) as error:
+            raise self.wrong(name, f"no JSON that can be read ({error})") from None
+        if not isinstance(values, dict):
+            raise self.wrong(name, "not a JSON object")
+        return values
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of a file; its bytes are let go: an encoder need not lie in memory three times."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            return load(self.content.pop(name))
+        except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
+            raise self.wrong(name, f"no safetensors that can be read ({error})") from None
 
 
 def write_digests(folder: Path) -> None:
@@ -25,45 +69,119 @@ def write_digests(folder: Path) -> None:
     write_json(folder / DIGESTS, {"version": EXPORT_VERSION, "files": file_digests(folder)}, indent=2)
 
 
+def file_digests(folder: Path) -> dict[str, str]:
+    """Relative name -> sha256 of every file below `folder` but the digest list itself."""
+    return {name: facts.sha256 for name, facts in facts_below(folder, (DIGESTS,)).items()}
+
+
 def verify_export(folder: Path) -> str:
     """Check every file against `digests.json`; returns the digest of the whole export (sha256 of that list).
 
-    Raises UserError that names each changed, missing or extra file, or says that this is no exported encoder.
+    Raises UserError that names each changed, missing or extra file, each part of the program that may be a pickle, or
+    says that this is no exported encoder.
     """
-    folder = Path(folder)
+    return _verified(Path(folder), keep=False).digest
+
+
+def read_export(folder: Path) -> VerifiedExport:
+    """As `verify_export`, and the content that was checked."""
+    return _verified(Path(folder), keep=True)
+
+
+def _verified(folder: Path, *, keep: bool) -> VerifiedExport:
+    listed, content, wrong = _listed(folder), {}, []
     try:
-        listed = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
-        version, files = listed["version"], dict(listed["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+        for name, sha256 in listed.items():
+            path = folder / name
+            if not path.is_file():
+                wrong.append(f"{name}: missing")
+                continue
+            if keep and name != PROGRAM:
+                content[name] = path.read_bytes()
+            found = hashlib.sha256(content[name]).hexdigest() if name in content else sha256_of(path)
+            if found != sha256:
+                wrong.append(f"{name}: content changed (sha256 differs)")
+        unlisted = [name for name in names_below(folder, (DIGESTS,)) if name not in listed and not _litter(name)]
+        wrong += [f"{name}: not part of the export" for name in unlisted]
+        if not wrong and PROGRAM in listed:
+            wrong += _wrong_in_program(folder / PROGRAM)
+    except OSError as error:
+        raise UserError(
+            f"exported encoder {folder} cannot be read: {error}", "check the folder's rights and its disk"
+        ) from None
+    if wrong:
+        raise UserError(
+            f"exported encoder {folder} is not as it was written:\n" + "\n".join(f"  - {line}" for line in wrong),
+            "fetch it again",
+        )
+    return VerifiedExport(folder, hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest(), content)
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """Name -> sha256 as the digest list says. Raises UserError for a list that no export has."""
+    try:
+        values = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+        version, files = values["version"], dict(values["files"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(
             f"{folder} is not an exported encoder: {DIGESTS} is missing or unreadable",
             "give the folder that `export` wrote",
         ) from None
     if version not in READABLE:
         raise UserError(
-            f"{folder} has export version {version}, this release reads {' and '.join(map(str, READABLE))}",
+            f"{folder} has export version {version!r:.40}, this release reads {' and '.join(map(str, READABLE))}",
             "use the release that wrote it",
         )
-    found = differences(folder, {name: FileFacts(sha256) for name, sha256 in files.items()}, (DIGESTS,))
-    said = {
-        "missing": "missing",
-        "content": "content changed (sha256 differs)",
-        "unlisted": "not part of the export",
-    }
-    wrong = [f"{differs.name}: {said[differs.kind]}" for differs in found]
-    if wrong:
+    strange = sorted(repr(name) for name in files if name not in EXPORT_FILES)
+    absent = [name for name in NEEDED if name not in files]
+    if strange or absent:
+        said = [f"no export holds {', '.join(strange[:5])}"] * bool(strange) + [
+            f"it has no {', '.join(absent)}"
+        ] * bool(absent)
         raise UserError(
-            f"exported encoder {folder} is not as it was written:\n" + "\n".join(f"  - {line}" for line in wrong),
-            "fetch it again",
+            f"{folder} is not an exported encoder: {'; '.join(said)}", "give the folder that `export` wrote"
         )
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return files
+
+
+def _wrong_in_program(path: Path) -> list[str]:
+    try:
+        return [f"{path.name}: {part!r} may be a pickle, which runs code" for part in pickled_parts(path)]
+    except ValueError as error:
+        return [f"{path.name}: {error}"]
+
+
+def _litter(name: str) -> bool:
+    last = name.rpartition("/")[2]
+    return last in LITTER or last.startswith(LITTER_BEGINS)
 
 
 def refuse_to_replace(out: Path, overwrite: bool) -> None:
-    """Raise UserError unless `out` is free, empty, or (with `overwrite`) an encoder: nothing else is ever replaced."""
+    """Raise UserError unless `out` is free, empty, or (with `overwrite`) holds an encoder and nothing else.
+
+    Nothing else is ever replaced: files that somebody keeps beside an encoder are theirs.
+    """
+    if out.is_symlink():
+        raise UserError(f"{out} is a link; it is left alone", "give the folder that it points to")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / DIGESTS).is_file():
         raise UserError(f"{out} holds something that is no encoder; it is left alone", "give another folder")
     if not overwrite:
         raise UserError(f"{out} exists already", "give another folder, or --overwrite")
+    own = {path for path in out.iterdir() if path.is_file() and (path.name in EXPORT_FILES or _litter(path.name))}
+    others = sorted(f"{path.name}/" if path.is_dir() else path.name for path in out.iterdir() if path not in own)
+    if others:
+        raise UserError(
+            f"{out} holds more than an encoder ({', '.join(others[:5])}); it is left alone",
+            "give another folder, or move the other files away",
+        )
+
+
+def replace_export(fresh: Path, out: Path) -> None:
+    """Give the finished folder `fresh` the name `out`; an encoder that has it (see `refuse_to_replace`) goes after."""
+    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    if out.exists():
+        os.replace(out, old)
+    os.replace(fresh, out)
+    shutil.rmtree(old, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import dataclasses
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cardialign.pretrain.evaluation.overlap import FOUND, NONE, UNKNOWN, find_ov
 from cardialign.pretrain.evaluation.zero_shot import evaluate_zero_shot
 from cardialign.pretrain.export.loaded import LoadedEncoder, untrained_encoder
 from cardialign.pretrain.export.trained_on import TrainedOn, TrainedSet, chosen, trained_set
+from cardialign.pretrain.run.integrity import PROVENANCE, VerifiedExport
 from tests.support.planted_source import PlantedSource
 from tests.support.small_encoder import SPEC, small_config
 
@@ -153,8 +155,10 @@ def test_what_was_written_with_the_export_is_read_back(mine: ShardSet, tmp_path:
     written = seen(mine, rows_of(mine, 2), (2,)).trained_on
     assert written is not None
     written.write(tmp_path)
-    read = TrainedOn.read(tmp_path, {"trained_on": written.to_dict()})
+    content = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    told = {**content, PROVENANCE: json.dumps({"trained_on": written.to_dict()}).encode()}
+    read = TrainedOn.read(VerifiedExport(tmp_path, "", told))
     assert read is not None and read.sets[0].facts == written.sets[0].facts
     for name in ("patients", "recordings"):
         np.testing.assert_array_equal(getattr(read.sets[0], name), getattr(written.sets[0], name))
-    assert TrainedOn.read(tmp_path, {}) is None
+    assert TrainedOn.read(VerifiedExport(tmp_path, "", {**content, PROVENANCE: b"{}"})) is None

@@ -19,8 +19,9 @@ import torch
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.encoders.base import create_encoder
 from cardialign.pretrain.export.loaded import load_encoder, untrained_encoder
-from cardialign.pretrain.export.program import pickled_parts, save_program
+from cardialign.pretrain.export.program import save_program
 from cardialign.pretrain.export.write import export_encoder
+from cardialign.pretrain.run.archive import pickled_parts
 from cardialign.pretrain.run.integrity import write_digests
 from tests.support.small_encoder import SPEC, small_config, small_model
 
