@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
+SHORTEST_SALT = 16
+"""Characters under which a salt can be tried out, and is warned of."""
+
 
 def patient_hash(patient: str, salt: str = "") -> str:
     """16 hex digits of a patient id, keyed with `salt` (BLAKE2b). The salt is kept outside the shards."""
