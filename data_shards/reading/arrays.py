@@ -170,7 +170,7 @@ def _read_npz(path: Path, member: str) -> ArrayFile:
         }
         others: dict[str, np.ndarray] = {}
         for name in small:
-            with suppress(UNREADABLE_ARRAY):  # an array that nobody asked for may be damaged
+            with suppress(*UNREADABLE_ARRAY):  # an array that nobody asked for may be damaged
                 others[name] = _array_of(archive, held[name])
     return ArrayFile(_checked(values, path), others=others)
 

@@ -49,7 +49,7 @@ _UNKNOWN = {
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _NAMES = {"age": "age", "sex": "sex", "gender": "sex"}
 _PERSON = re.compile(
-    r"(?P<before>^|[;,|\t<#]|\s)\s*(?:patient'?s?[ _-])?(?P<name>age|sex|gender)\s*"
+    r"(?P<before>^|[;,|\t<]|\s)\s*(?:patient'?s?[ _-])?(?P<name>age|sex|gender)\s*"
     r"(?:[(\[_]?\s*(?P<unit>in years|years|yrs?|y|months?|mo|weeks|days?|d)\s*[)\]]?)?\s*>?\s*[:=]\s*",
     re.IGNORECASE,
 )

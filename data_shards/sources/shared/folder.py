@@ -219,10 +219,10 @@ class RecordFolder:
         """At the end of a walk: say what it lacks, and refuse a set that is unusable as a whole."""
         self._unseen[:] = dict.fromkeys(self._unseen)  # a set that is walked twice misses a folder twice
         if self._unseen:
-            shown = "; ".join(f"{each.path or '.'}: {each.detail}" for each in self._unseen[:EXAMPLES])
+            shown = "; ".join(f"{each.path or '.'!r}: {each.detail}" for each in self._unseen[:EXAMPLES])
             log.warning("not looked at source=%s number=%d: %s", self.name, len(self._unseen), shown)
         if not listed:
-            seen = f" ({self._unseen[0].path or self.root}: {self._unseen[0].detail})" if self._unseen else ""
+            seen = f" ({self._unseen[0].path or str(self.root)!r}: {self._unseen[0].detail})" if self._unseen else ""
             raise DataError(
                 f"{self.name}: no record found under {self.root}{seen}", f"give the folder that holds {self.layout}"
             )

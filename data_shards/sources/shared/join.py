@@ -63,6 +63,11 @@ def _id_number(text: str) -> int:
     return max(int.from_bytes(digest, signed=True) | -(1 << 63), NO_ID + 1)
 
 
+def _encodable(name: str) -> str:
+    """A name with bytes that are no UTF-8 is that of no row; it must not end the look-up of the others."""
+    return name if name.isascii() else name.encode("utf-8", "replace").decode("utf-8")
+
+
 class IdRows:
     """Which row of a table has an id: 12 bytes a row.
 
@@ -133,7 +138,7 @@ class TextRows:
 
     def find(self, ids: Sequence[str]) -> np.ndarray:
         """Row of each id, -1 for one that is not there."""
-        return self._rows.find(id_numbers(pa.array(ids, pa.string())))
+        return self._rows.find(id_numbers(pa.array([_encodable(each) for each in ids], pa.string())))
 
     def take(self, rows: np.ndarray) -> list[dict[str, str] | None]:
         """The rows of these numbers, None for -1."""
