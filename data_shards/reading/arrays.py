@@ -44,16 +44,15 @@ class ArrayFile:
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def scalar(self, name: str) -> float | None:
-        """The single number called `name`, written as a number or as text; None when there is none."""
+        """The single number called `name`, written as a number or as text (`500 Hz`), once or once for each lead; None
+        when there is none."""
         value = self._named(name)
-        if (
-            value is None
-            or value.size != 1
-            or value.dtype.kind not in "iufUS"
-            or not is_number(_text(value.reshape(-1)[0]))
-        ):
+        if value is None or not value.size or value.dtype.kind not in "iufUS":
             return None
-        return float(_text(value.reshape(-1)[0]))
+        if value.size > 1 and (value != value.flat[0]).any():
+            return None
+        word = _text(value.flat[0]).strip().casefold().removesuffix("hz").strip()
+        return float(word) if word and is_number(word) else None
 
     def words(self, name: str) -> tuple[str, ...]:
         """The array of words called `name`, () when there is none."""

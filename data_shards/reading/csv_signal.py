@@ -64,7 +64,7 @@ def read_csv_signal(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
         if len(names) > MOST_NAMES:
             return _wide(path, dialect, encoding), ()
         return _tall(path, number, names if named else [], dialect, encoding)
-    except (pd.errors.ParserError, OverflowError) as error:
+    except (pd.errors.ParserError, OverflowError, csv.Error) as error:
         raise RecordRejected("bad-format", f"{path}: {type(error).__name__}: {str(error)[:300]}") from None
 
 
@@ -138,7 +138,10 @@ def _fields(line: str, separator: str, quoted: bool) -> list[str]:
     if separator == _BLANKS:
         words = line.split()
     elif quoted:
-        words = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+        try:
+            words = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+        except csv.Error as error:  # quotes that are never closed
+            raise ValueError(f"fields in quotes: {error}") from None
     else:
         words = line.split(separator)
     return [word.strip(' "') for word in words]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ class Arrays(MappedFolder):
         if path.endswith(SUFFIXES):
             return path
         return next(
-            (path + suffix for suffix in SUFFIXES if (self.root / (path + suffix)).is_file()), path + SUFFIXES[0]
+            (path + suffix for suffix in SUFFIXES if os.path.isfile(self.root / (path + suffix))), path + SUFFIXES[0]
         )
 
     def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:

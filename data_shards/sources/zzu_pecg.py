@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -165,7 +166,7 @@ class ZzuPecg(RecordFolder):
         root = self.root.resolve()
         suffix = "" if path.endswith(".npz") else ".hea"
         for inside in (path, f"Child_ecg/{path}"):
-            if (root / (inside + suffix)).is_file():
+            if os.path.isfile(root / (inside + suffix)):
                 return inside
         whole = (self._table.parent / path).resolve()
         return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else None

@@ -42,7 +42,7 @@ def number(
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or not accept(value):
-        raise UserError(f"{source}: {option} is {text!r}", f"give {option} as a positive number")
+        raise UserError(f"{source}: {option} is {str(text)[:60]!r}", f"give {option} as a positive number")
     return value
 
 
@@ -53,7 +53,7 @@ def share(option: str, text: str | float, source: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value <= 1:
-        raise UserError(f"{source}: {option} is {text!r}", f"give {option} as a share from 0 to 1")
+        raise UserError(f"{source}: {option} is {str(text)[:60]!r}", f"give {option} as a share from 0 to 1")
     return value
 
 

@@ -97,6 +97,14 @@ def test_a_rate_that_an_npz_contradicts_is_refused_with_both(tmp_path: Path, nam
         only(tmp_path, sampling_rate=500)
 
 
+@pytest.mark.parametrize("rate", ["250 Hz", "250Hz", [250] * 12, np.float32(250), b"250"])
+def test_a_rate_in_any_form_is_a_rate(tmp_path: Path, rate: object) -> None:
+    np.savez(tmp_path / "a.npz", signal=MILLIVOLTS, fs=rate)
+    assert only(tmp_path).sampling_rate == 250
+    with pytest.raises(RecordRejected, match="fs says 250"):
+        only(tmp_path, sampling_rate=500)
+
+
 def test_two_rates_in_one_file_are_none(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", signal=MILLIVOLTS, fs=250, sampling_rate=500)
     with pytest.raises(RecordRejected, match="fs says 250, sampling_rate says 500"):
@@ -189,6 +197,7 @@ def test_decimal_marks_are_told_from_enough_lines(
         ("a;b\n1,5;0,5\n0.5;1.5\n", "both decimal marks, '0.5' and '1,5'"),
         ("0,001,0,002\n0,001,0,003\n", "fields such as '001' between commas look like decimals"),
         ("a,b\n1,5,2,5\n1,5,2,5\n", "rows of 4 values under 2 names, separated by ','; are its decimal marks commas"),
+        ('"' + "1," * 100_000, "fields in quotes"),
         ("I,II\nmV,mV\n1,2\n", "row 1 of column I holds 'mV'"),
         ("I,II\n1," + "9" * 5000 + "x\n", "holds '99999"),
         (",".join(["I"] * 5000) + "\n1\n", "a first line of 5000 names"),

@@ -140,6 +140,16 @@ def test_a_name_that_is_no_utf_8_is_built_or_rejected_by_name(tmp_path: Path) ->
     assert r"b\udcffd.npy" in (tmp_path / "set/rejects.csv").read_text(encoding="utf-8")
 
 
+def test_a_path_of_a_table_that_no_disk_holds_costs_its_record_alone(tmp_path: Path) -> None:
+    array(tmp_path / "src" / "a.npy")
+    (tmp_path / "t.csv").write_text("id,path\na,a.npy\nb," + "x/" * 3000 + "x\nc,a\0b\nd," + "y" * 300 + "\n")
+    source = open_source(
+        "arrays", tmp_path / "src", sampling_rate=500, table=tmp_path / "t.csv", key_column="id", path_column="path"
+    )
+    built = build_shards(source, tmp_path / "set", SetPlan(SignalSpec(500, 2)), workers=1)
+    assert built.records == 1 and sum(built.rejected.values()) == 3 and "reader-failed" not in built.rejected
+
+
 # folds
 
 
