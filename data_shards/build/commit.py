@@ -155,7 +155,7 @@ class _Found:
         )
 
     def tell_failures(self, where: str) -> None:
-        """Faults of a reader stay visible: one warning of each kind, its traceback at debug."""
+        """Faults of a reader stay visible: one warning of each kind, its traceback with --debug."""
         for kind, traceback in self._failures.items():
             log.warning(
                 "records turned away as %s by what the reader does not declare source=%s first=%s of=%d",
@@ -164,7 +164,7 @@ class _Found:
                 kind,
                 self.rejected[UNDECLARED],
             )
-            log.debug("%s", traceback)
+            log.info("%s", traceback)
 
     def counts(self, reports: ReportTable) -> dict[str, Any]:
         """The counts of the manifest, after the pass."""

@@ -69,6 +69,7 @@ class ZzuPecg(RecordFolder):
     prefix = "zzu"
     label_sets: tuple[str, ...] = ("aha", "icd10", "chn", "group")
     label_id = "record_id"
+    suffixes = (".npz",)
     layout = "ZZU-pECG: AttributesDictionary.csv and the WFDB files, or records.csv and .npz files"
 
     def __init__(
