@@ -28,7 +28,7 @@ from cardialign.data_shards.build.index_rows import metadata_of
 from cardialign.data_shards.build.listing import LISTING, Listing, Slice, write_listing
 from cardialign.data_shards.build.shard_task import ShardTask, read_sidecar
 from cardialign.data_shards.build.shard_writer import metadata_bytes
-from cardialign.data_shards.errors import RecordRejected, UsageError, disk_error
+from cardialign.data_shards.errors import DataError, UsageError, disk_error
 from cardialign.data_shards.files import temporary_path
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.report_text import CLEANING_VERSION
@@ -72,7 +72,10 @@ class SetPlan:
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What a build made. `rejected`: reason -> records; `quality`: flag -> records that carry it (`signal.quality`).
+    """What a build made.
+
+    `rejected`: reason -> records (or folders that could not be looked at); `quality`: flag -> records that carry it
+    (`signal.quality`); `joins`: table -> how many records of how many found their row in it.
 
     `seconds` of this run: a resumed build counts only what it did itself.
     """
@@ -88,6 +91,7 @@ class BuildSummary:
     resumed_shards: int = 0
     bytes: int = 0
     quality: dict[str, int] = field(default_factory=dict)
+    joins: dict[str, str] = field(default_factory=dict)
 
 
 def build_shards(
@@ -132,6 +136,9 @@ def build_shards(
         resumed_shards=resumed,
         bytes=sum(shard["bytes"] for shard in manifest["shards"]),
         quality=counts["quality"],
+        joins={
+            role: f"{each['matched']} of {each['of']}" for role, each in manifest["source"].get("joins", {}).items()
+        },
     )
 
 
@@ -231,10 +238,10 @@ def _first_record(source: Source, listing: Listing) -> str:
     for entry in islice(listing, 100):
         try:
             return hashlib.sha256(metadata_bytes(metadata_of(source.read(entry)))).hexdigest()
-        except RecordRejected:
-            continue
-        except Exception as error:  # the build itself will report it with its record, and keep the shards before it
+        except DataError as error:  # the build itself will report it, and keep the shards before it
             return type(error).__name__
+        except Exception:  # it is turned away by the build
+            continue
     return ""
 
 

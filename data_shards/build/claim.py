@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import DataError, disk_error
-from cardialign.data_shards.files import write_json
+from cardialign.data_shards.files import read_json, write_json
 from cardialign.data_shards.shard_set.layout import BANKS, INDEX, MANIFEST, REJECTS, REPORTS, SHARDS, WORK_FOLDER
 
 PLAN = "plan.json"
@@ -80,7 +79,11 @@ def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> None:
         except OSError as error:
             raise disk_error(error, plan_file) from error
         return
-    other = json.loads(plan_file.read_text())
+    other = read_json(plan_file)
+    if other is None:
+        raise DataError(
+            f"{plan_file} is damaged: the unfinished build in {out} cannot go on", "build with overwrite to start again"
+        )
     differing = sorted(key for key in plan.keys() | other.keys() if plan.get(key) != other.get(key))
     if differing:
         raise DataError(

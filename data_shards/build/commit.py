@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import shutil
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,9 +19,10 @@ import pyarrow as pa
 
 from cardialign.data_shards.build.index_rows import index_batch, write_index
 from cardialign.data_shards.build.report_table import ReportTable
-from cardialign.data_shards.build.shard_task import read_sidecar
+from cardialign.data_shards.build.shard_task import UNDECLARED, printable, read_sidecar, sidecar_path
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.files import commit_file, sha256_of, sync, temporary_path, write_json
+from cardialign.data_shards.reading.walk import NotSeen
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.shard_set.layout import (
     INDEX,
@@ -33,7 +35,14 @@ from cardialign.data_shards.shard_set.layout import (
     read_manifest,
 )
 from cardialign.data_shards.signal.quality import FLAGS
-from cardialign.data_shards.sources.base import Source
+from cardialign.data_shards.sources.base import Source, Walked
+
+log = logging.getLogger(__name__)
+
+MOST_FAILED = 0.5
+"""Share of the records on which a reader may fail in ways that it does not declare; with more it is the reader, or the
+storage, that is at fault, and no set comes of it."""
+_FORMULA = ("=", "+", "-", "@", "\t")
 
 
 def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: dict[str, Any]) -> dict[str, Any]:
@@ -44,9 +53,10 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
     Memory: one sidecar, one row group of the table being written, 8 bytes per shard and patient in it, and 16 per
     distinct report.
 
-    Raises DataError when no record was usable.
+    Raises DataError when no record was usable, and when the reader failed on more than MOST_FAILED of them: then the
+    shards concerned are built again by the next build.
     """
-    found = _Found()
+    found = _Found(source.not_seen() if isinstance(source, Walked) else ())
     with ReportTable(temporary_path(out / WORK_FOLDER / REPORTS)) as reports:
 
         def write_both(rejects_path: Path) -> None:
@@ -55,6 +65,7 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
                 commit_file(out / INDEX, lambda path: write_index(batches, path))
 
         commit_file(out / REJECTS, write_both)
+        found.check_failures(out)
         if found.shards:
             commit_file(out / REPORTS, reports.write)
     if not found.shards:
@@ -74,6 +85,7 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
         "shards": found.shards,
         "tables": {name: sha256_of(out / name) for name in (INDEX, REPORTS)},
     }
+    found.tell_failures(source.name)
     write_json(out / MANIFEST, manifest, indent=1, sort_keys=True, ensure_ascii=False, default=str)
     shutil.rmtree(out / WORK_FOLDER)
     sync(out)
@@ -83,10 +95,14 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
 class _Found:
     """What the sidecars of a set say, collected along one pass over them."""
 
-    def __init__(self) -> None:
+    def __init__(self, not_seen: Sequence[NotSeen]) -> None:
+        self._not_seen = not_seen
+        self._failures: dict[str, str] = {}
+        self._failing: list[int] = []
         self.shards: list[dict[str, Any]] = []
         self.rejected: Counter[str] = Counter()
         self.first_reject: str | None = None
+        self.first_failure = ""
         self._flagged: Counter[str] = Counter()
         self._patients = array("Q")
 
@@ -98,9 +114,15 @@ class _Found:
         for number in range(slices):
             facts = read_sidecar(out, number)
             assert facts is not None, f"slice {number} is unfinished"
-            writer.writerows(facts["rejects"])
+            writer.writerows(map(_safe_cells, facts["rejects"]))
+            for kind, traceback in facts.get("failures", {}).items():
+                self._failures.setdefault(kind, traceback)
+            if any(reject["reason"] == UNDECLARED for reject in facts["rejects"]):
+                self._failing.append(number)
             for reject in facts["rejects"]:
                 self.rejected[reject["reason"]] += 1
+                if reject["reason"] == UNDECLARED:
+                    self.first_failure = self.first_failure or reject["detail"]
                 if self.first_reject is None:
                     self.first_reject = reject["detail"]
             if facts["shard"] is not None:
@@ -111,6 +133,38 @@ class _Found:
                 )
                 self.shards.append(facts["shard"])
                 yield index_batch(rows, len(self.shards) - 1, reports)
+        for each in self._not_seen:  # nobody knows how many records it holds
+            writer.writerow(_safe_cells({"key": "", "path": each.path, "reason": each.reason, "detail": each.detail}))
+            self.rejected[each.reason] += 1
+
+    def check_failures(self, out: Path) -> None:
+        failed = self.rejected[UNDECLARED]
+        records = sum(shard["records"] for shard in self.shards)
+        read = records + sum(self.rejected.values()) - len(self._not_seen)
+        if failed <= MOST_FAILED * read:
+            return
+        self.tell_failures(str(out))
+        for number in self._failing:
+            sidecar_path(out, number).unlink()
+        (out / INDEX).unlink()
+        raise DataError(
+            f"{out}: the reader failed on {failed} of {read} records, most often or first as "
+            f"{next(iter(self._failures), 'not known')}: {self.first_failure}",
+            f"see {out / REJECTS}; check that the files may be read and that their storage is well, then run the same "
+            "build again: it reads those records anew. A fault of the reader shows with --debug",
+        )
+
+    def tell_failures(self, where: str) -> None:
+        """Faults of a reader stay visible: one warning of each kind, its traceback with --debug."""
+        for kind, traceback in self._failures.items():
+            log.warning(
+                "records turned away as %s by what the reader does not declare source=%s first=%s of=%d",
+                UNDECLARED,
+                where,
+                kind,
+                self.rejected[UNDECLARED],
+            )
+            log.info("%s", traceback)
 
     def counts(self, reports: ReportTable) -> dict[str, Any]:
         """The counts of the manifest, after the pass."""
@@ -121,6 +175,12 @@ class _Found:
             "rejected": dict(sorted(self.rejected.items())),
             "quality": {flag: self._flagged[flag] for flag in FLAGS if self._flagged[flag]},
         }
+
+
+def _safe_cells(reject: dict[str, str]) -> dict[str, str]:
+    """Cells that neither a terminal nor a spreadsheet takes for a command: names come from other people's folders."""
+    shown = {name: printable(text) for name, text in reject.items()}
+    return {name: f"'{text}" if text.startswith(_FORMULA) else text for name, text in shown.items()}
 
 
 def _digest(patient: str) -> int:

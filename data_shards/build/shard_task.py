@@ -3,9 +3,9 @@ about it."""
 
 from __future__ import annotations
 
-import json
+import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,18 @@ from cardialign.data_shards.build.index_rows import index_row, pack_record
 from cardialign.data_shards.build.listing import LISTING, Slice, read_slice
 from cardialign.data_shards.build.shard_writer import ShardWriter
 from cardialign.data_shards.errors import DataError, RecordRejected, disk_error
-from cardialign.data_shards.files import write_json
-from cardialign.data_shards.record import EcgRecord, SignalSpec
+from cardialign.data_shards.files import read_json, write_json
+from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.layout import WORK_FOLDER, shard_name
 from cardialign.data_shards.signal.conform import conform
 from cardialign.data_shards.sources.base import Entry, Source
+
+UNDECLARED = "reader-failed"
+"""Reason of a record on which its reader failed in a way that it does not declare: a bad file, or a fault of the
+reader."""
+LONGEST_DETAIL = 2000
+LAST_FOLD = (1 << 15) - 1
+"""What the index holds."""
 
 
 @dataclass(frozen=True)
@@ -51,67 +58,113 @@ def build_one_shard(source: Source, task: ShardTask, on_entry: Callable[[bool], 
 
     A slice without a usable record leaves no tar, only its sidecar. on_entry(rejected) per entry.
 
+    A record that the reader rejects, or fails on in a way that it does not declare (`UNDECLARED`), is turned away with
+    the reason; of the latter the sidecar keeps one traceback of each kind.
+
     The sidecar is committed after the tar, so its presence says that the tar is whole. Raises DataError when the
-    listing is damaged, when the disk is full, or when a source fails on a record in a way it does not declare
-    (`RecordRejected` is counted instead).
+    listing is damaged, when the disk is full, or when the source says that the set as a whole is unusable.
     """
     path = task.out / shard_name(task.number)
     entries = read_slice(task.out / WORK_FOLDER / LISTING, task.slice)
-    rows: list[dict[str, Any]] = []
-    rejects: list[dict[str, str]] = []
+    facts = _Facts(source.name)
     done = 0
     writer: ShardWriter | None = None
     try:
         writer = ShardWriter(path)
         for entry in entries:
-            before = len(rejects)
-            record = _read(source, entry, task, rejects)
-            if record is not None:
-                payload, meta = pack_record(record, task.codec)
-                rows.append(index_row(record, writer.add(record.key, payload, meta)))
+            before = len(facts.rejects)
+            _add(source, entry, task, writer, facts)
             done += 1
             if on_entry is not None:
-                on_entry(len(rejects) > before)
+                on_entry(len(facts.rejects) > before)
         shard: dict[str, Any] | None = None
-        if rows:
+        if facts.rows:
             shard = asdict(writer.commit())
         else:
             path.unlink(missing_ok=True)
-        facts = {"shard": shard, "rows": rows, "rejects": rejects}
-        write_json(sidecar_path(task.out, task.number), facts, ensure_ascii=False)
+        told = {"shard": shard, "rows": facts.rows, "rejects": facts.rejects, "failures": facts.failures}
+        write_json(sidecar_path(task.out, task.number), told, ensure_ascii=False)
     except OSError as error:
         raise disk_error(error, path, writer.bytes if writer else 0, done, len(entries)) from error
     finally:
         if writer is not None:
             writer.abandon()
-    return ShardOutcome(len(entries), len(rows), len(rejects))
+    return ShardOutcome(len(entries), len(facts.rows), len(facts.rejects))
 
 
-def _read(source: Source, entry: Entry, task: ShardTask, rejects: list[dict[str, str]]) -> EcgRecord | None:
+@dataclass
+class _Facts:
+    """What the index needs about one slice, and the records that are turned away. failures: kind of an undeclared
+    failure -> its first traceback."""
+
+    source: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    rejects: list[dict[str, str]] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def turn_away(self, entry: Entry, reason: str, detail: str) -> None:
+        told = {"key": entry.key, "path": entry.path, "reason": reason, "detail": detail}
+        self.rejects.append({name: printable(text) for name, text in told.items()})
+
+    def failed(self, entry: Entry, error: Exception) -> None:
+        name = type(error).__name__
+        self.turn_away(entry, UNDECLARED, f"undeclared {name} in {self.source}: {_text_of(error)}")
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        kind = f"{name} in {last.name} ({Path(last.filename).name}:{last.lineno})"
+        if kind not in self.failures:
+            told = "".join(traceback.format_exception(error))[-10 * LONGEST_DETAIL :]
+            self.failures[kind] = printable(told, keep="\n")
+
+
+def _add(source: Source, entry: Entry, task: ShardTask, writer: ShardWriter, facts: _Facts) -> None:
+    """Add one record to the shard, unless it is of another fold or turned away. Raises OSError when the disk is full,
+    and DataError when the source says that the set as a whole is unusable."""
     try:
         record = source.read(entry)
         if task.folds is not None and record.fold not in task.folds:
-            return None
-        return conform(record, task.spec)
+            return
+        record = conform(record, task.spec)
+        if not 0 <= record.fold <= LAST_FOLD:
+            raise RecordRejected("bad-metadata", f"{record.key}: a fold that is none from 0 to {LAST_FOLD}")
+        payload, meta = pack_record(record, task.codec)
     except RecordRejected as rejection:
-        rejects.append({"key": entry.key, "path": entry.path, "reason": rejection.reason, "detail": rejection.detail})
-        return None
+        facts.turn_away(entry, rejection.reason, rejection.detail)
+        return
     except DataError:
         raise
-    except Exception as error:
-        raise DataError(
-            f"record {entry.key} ({entry.path}): the {source.name} reader failed with {type(error).__name__}: {error}",
-            "check that the file may be read; else report it: a reader should turn a bad record away with a reason",
-        ) from error
+    except Exception as error:  # whatever one file does to its reader, the others are read
+        facts.failed(entry, error)
+        return
+    try:
+        facts.rows.append(index_row(record, writer.add(record.key, payload, meta)))
+    except RecordRejected as rejection:
+        facts.turn_away(entry, rejection.reason, rejection.detail)
+
+
+def _text_of(error: Exception) -> str:
+    try:
+        return str(error)[:LONGEST_DETAIL]
+    except Exception:  # a message of thousands of digits cannot be written, either
+        return "no message"
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text for tables and terminals: no control characters, nothing that UTF-8 cannot hold, no end."""
+    if text.isprintable() and len(text) <= LONGEST_DETAIL:
+        return text
+    limit = LONGEST_DETAIL if not keep else len(text)
+    shown = text if len(text) <= limit else f"{text[:limit]} ..."
+    return "".join(
+        each if each.isprintable() or each in keep else each.encode("unicode_escape").decode("ascii") for each in shown
+    )
 
 
 def read_sidecar(out: Path, number: int) -> dict[str, Any] | None:
-    """The facts about a finished slice, None when it is unfinished: no sidecar, or its tar is missing or has another
-    size."""
-    path = sidecar_path(out, number)
-    if not path.exists():
+    """The facts about a finished slice, None when it is unfinished: no sidecar or a damaged one, or its tar is missing
+    or has another size."""
+    facts = read_json(sidecar_path(out, number))
+    if facts is None or not {"shard", "rows", "rejects"} <= facts.keys():
         return None
-    facts: dict[str, Any] = json.loads(path.read_text())
     shard = facts["shard"]
     if shard is not None:
         tar = out / shard["name"]

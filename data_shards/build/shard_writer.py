@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.files import sync, temporary_path
 
 BLOCK = tarfile.BLOCKSIZE
@@ -47,14 +47,13 @@ class ShardInfo:
 def metadata_bytes(meta: dict[str, Any]) -> bytes:
     """A record's metadata as JSON with sorted keys, so that the same metadata is the same bytes.
 
-    Raises DataError for NaN and unknown types.
+    Raises RecordRejected("bad-metadata") for NaN, unknown types and text that UTF-8 cannot hold.
     """
     try:
         return json.dumps(meta, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (ValueError, TypeError) as error:
-        raise DataError(
-            f"record {meta.get('key')}: metadata that JSON cannot hold: {error}",
-            "correct `extra` or `labels` in the source",
+        raise RecordRejected(
+            "bad-metadata", f"record {meta.get('key')}: metadata that JSON cannot hold: {error}"
         ) from error
 
 
@@ -81,9 +80,13 @@ class ShardWriter:
         self.abandon()
 
     def add(self, key: str, payload: bytes, meta: dict[str, Any]) -> Member:
-        """Append one record. Raises DataError for a key too long for a tar member, OSError when the disk is full."""
+        """Append one record.
+
+        Raises RecordRejected("bad-metadata"), before anything is written, for a key too long for a tar member and as
+        `metadata_bytes` does; OSError when the disk is full.
+        """
         if len(key) > MAX_KEY:
-            raise DataError(f"record key {key!r} is longer than {MAX_KEY} characters", "shorten the keys in the source")
+            raise RecordRejected("bad-metadata", f"record key {key!r} is longer than {MAX_KEY} characters")
         described = metadata_bytes(meta)
         offset = self._member(f"{key}.ecg", payload)
         meta_offset = self._member(f"{key}.json", described)

@@ -1,75 +1,122 @@
-"""Signals in plain files: .npy, .npz and .csv, read without ever running what is in them."""
+"""Signals in plain files: .npy and .npz, read without ever running what is in them, and the way to .csv
+(`reading.csv_signal`).
+
+What an array claims is judged before memory is taken for it, and of an .npz only what is asked for is read.
+"""
 
 from __future__ import annotations
 
-import itertools
+import math
+import stat
+import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-import pandas as pd
+from numpy.lib import format as npy
 
 from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.files import UNREADABLE_ARRAY
+from cardialign.data_shards.reading.csv_signal import is_number, read_csv_signal, same_leads
 
 SUFFIXES = (".npy", ".npz", ".csv")
+LARGEST = 1 << 29
+"""Bytes of a signal; a day of twelve leads at 250 Hz in int16 just fits."""
+LARGEST_FACT = 1 << 16
+"""Bytes of an array beside the signal (a rate, lead names) that is looked at."""
+RATES = ("fs", "sampling_rate", "sample_rate", "sampling_frequency", "samplerate", "sfreq", "frequency", "freq")
+"""Names under which arrays give their sampling rate in Hz."""
+LEADS = ("leads", "lead_names", "leadnames", "channels", "channel_names", "ch_names", "sig_name")
+UNITS = ("unit", "units")
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """values: the signal as stored, 2-D; columns: the names in a CSV's first line, () without; others: the further
-    arrays of an .npz."""
+    """values: the signal as stored, 2-D; columns: the names in a CSV's first line, () without; others: the small
+    further arrays of an .npz."""
 
     values: np.ndarray
     columns: tuple[str, ...] = ()
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def scalar(self, name: str) -> float | None:
-        """The single number called `name`, written as a number or as text; None when there is none."""
-        value = self.others.get(name)
-        if (
-            value is None
-            or value.size != 1
-            or value.dtype.kind not in "iufU"
-            or not _is_number(str(value.reshape(-1)[0]))
-        ):
+        """The single number called `name`, written as a number or as text (`500 Hz`), once or once for each lead; None
+        when there is none."""
+        value = self._named(name)
+        if value is None or not value.size or value.dtype.kind not in "iufUS":
             return None
-        return float(value.reshape(-1)[0])
+        if value.size > 1 and (value != value.flat[0]).any():
+            return None
+        word = _text(value.flat[0]).strip().casefold().removesuffix("hz").strip()
+        return float(word) if word and is_number(word) else None
 
     def words(self, name: str) -> tuple[str, ...]:
         """The array of words called `name`, () when there is none."""
-        value = self.others.get(name)
-        return tuple(value.reshape(-1).tolist()) if value is not None and value.dtype.kind == "U" else ()
+        value = self._named(name)
+        return tuple(map(_text, value.reshape(-1).tolist())) if value is not None and value.dtype.kind in "US" else ()
+
+    def agreed(self, given: float | None, names: Sequence[str], giver: str, where: str) -> float | None:
+        """The number that the file has under one of `names`, or `given` by `giver`; None when neither says.
+
+        Raises RecordRejected("bad-format") that names both where they differ.
+        """
+        told = {name: value for name in names if (value := self.scalar(name)) is not None}
+        if given is not None:
+            told[giver] = given
+        if len(set(told.values())) > 1:
+            said = ", ".join(f"{name} says {value:g}" for name, value in told.items())
+            raise RecordRejected("bad-format", f"{where}: {said}; correct the file, or leave out what contradicts it")
+        return next(iter(told.values()), None)
+
+    def leads(self, given: Sequence[str], giver: str, where: str) -> tuple[str, ...]:
+        """The lead names of the file, or those `given` by `giver`; () when neither says.
+
+        Raises RecordRejected("bad-format") that names both where they differ.
+        """
+        told = next((words for name in LEADS if (words := self.words(name))), ())
+        if told and given and not same_leads(told, given):
+            raise RecordRejected(
+                "bad-format",
+                f"{where} has the leads {', '.join(told)[:200]}, {giver} says {', '.join(given)[:200]}; correct the "
+                "file, or leave out what contradicts it",
+            )
+        return told or tuple(given)
+
+    def _named(self, name: str) -> np.ndarray | None:
+        """Case apart: `Fs` is `fs`."""
+        return next((value for each, value in self.others.items() if each.casefold() == name), None)
 
 
 def read_array(path: Path, member: str = "") -> ArrayFile:
     """Read one signal. member: which array of an .npz (default: its only 2-D one).
 
-    Raises RecordRejected: missing-file, and bad-format for anything that is no 2-D array of numbers, pickled objects
-    included.
+    Raises RecordRejected: missing-file, and bad-format for anything that is no 2-D array of numbers, for one that
+    claims more than LARGEST bytes or more than the file holds, and for pickled objects.
     """
     try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # a pipe would hold up whoever opens it
+            raise RecordRejected("bad-format", f"{path}: not a file")
         if path.suffix == ".csv":
-            return _read_csv(path)
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return ArrayFile(_checked(loaded, path))
-        with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
+            values, names = read_csv_signal(path)
+            return ArrayFile(_checked(values, path), names)
+        with path.open("rb") as file:
+            if file.read(4) == b"PK\x03\x04":
+                return _read_npz(path, member)
+            file.seek(0)
+            shape, _, dtype = _header(file)
+            held = path.stat().st_size - file.tell()
+            _judge(shape, dtype, held, str(path))
+            file.seek(0)
+            return ArrayFile(_checked(npy.read_array(file, allow_pickle=False), path))
     except FileNotFoundError:
         raise RecordRejected("missing-file", f"{path}: no such file") from None
-    except (*UNREADABLE_ARRAY, pd.errors.ParserError) as error:
-        raise RecordRejected("bad-format", f"{path}: {type(error).__name__}: {error}") from None
-    flat = [name for name, array in arrays.items() if array.ndim == 2]
-    if not member and len(flat) != 1:
-        raise RecordRejected(
-            "bad-format", f"{path} holds {', '.join(arrays) or 'nothing'}: name the array of the signal (option member)"
-        )
-    chosen = member or flat[0]
-    if chosen not in arrays:
-        raise RecordRejected("bad-format", f"{path} has no array {chosen!r}; it holds {', '.join(arrays) or 'nothing'}")
-    return ArrayFile(_checked(arrays.pop(chosen), path), others=arrays)
+    except UNREADABLE_ARRAY as error:
+        raise RecordRejected("bad-format", f"{path}: {type(error).__name__}: {str(error)[:300]}") from None
 
 
 def leads_first(
@@ -99,48 +146,70 @@ def leads_first(
     return (array.values if (orientation or fits[0]) == "leads-first" else array.values.T), tuple(leads)
 
 
-def _read_csv(path: Path) -> ArrayFile:
-    """Commas, semicolons, tabs or spaces between numbers; a decimal comma where the comma separates nothing; lines that
-    begin with # left out."""
-    with path.open(encoding="utf-8-sig", errors="replace") as stream:
-        lines = ((number, line.strip("\r\n")) for number, line in enumerate(stream))
-        told = ((number, line) for number, line in lines if line.strip() and not line.lstrip().startswith("#"))
-        top = list(itertools.islice(told, 2))
-    if not top:
-        raise RecordRejected("bad-format", f"{path}: an empty file, expected one row per sample")
-    number, head = top[0]
-    separator = next((mark for mark in (";", "\t", ",") if mark in head), r"\s+")
-    decimal = "," if separator != "," and "," in top[-1][1] and "." not in top[-1][1] else "."
-    names = [word.strip(' "') for word in (head.split() if separator == r"\s+" else head.split(separator))]
-    named = not all(_is_number(word.replace(decimal, ".")) for word in names)
-    frame = pd.read_csv(
-        path,
-        header=None,
-        skiprows=number + 1 if named else number,
-        sep=separator,
-        decimal=decimal,
-        comment="#",
-        encoding="utf-8-sig",
-        encoding_errors="replace",
-    )
-    last = frame.shape[1] - 1
-    if last and frame.iloc[:, last].isna().all() and (not named or last >= len(names) or not names[last]):
-        frame, names = frame.iloc[:, :last], names[:last]  # a separator at the end of every line is no column
-    if named and frame.shape[1] != len(names):
-        raise RecordRejected("bad-format", f"{path}: rows of {frame.shape[1]} values under {len(names)} names")
-    return ArrayFile(_checked(_numbers(frame, names if named else (), path), path), tuple(names) if named else ())
+def _read_npz(path: Path, member: str) -> ArrayFile:
+    with zipfile.ZipFile(path) as archive:
+        held = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        heads = {name: _head_of(archive, info) for name, info in held.items()}
+        flat = [name for name, head in heads.items() if head is not None and len(head[0]) == 2]
+        names = ", ".join(list(held)[:40]) or "nothing"
+        if not member and len(flat) != 1:
+            raise RecordRejected("bad-format", f"{path} holds {names}: name the array of the signal (option member)")
+        chosen = member or flat[0]
+        if chosen not in held:
+            raise RecordRejected("bad-format", f"{path} has no array {chosen!r}; it holds {names}")
+        head = heads[chosen]
+        if head is None:
+            raise RecordRejected("bad-format", f"{path}: {chosen!r} is no array of numbers")
+        _judge(head[0], head[1], held[chosen].file_size, f"{path}: {chosen!r}")
+        values = _array_of(archive, held[chosen])
+        small = {
+            name: head
+            for name, head in heads.items()
+            if head is not None and name != chosen and _bytes(*head) <= LARGEST_FACT and head[1].kind in "iufUS"
+        }
+        others: dict[str, np.ndarray] = {}
+        for name in small:
+            with suppress(*UNREADABLE_ARRAY):  # an array that nobody asked for may be damaged
+                others[name] = _array_of(archive, held[name])
+    return ArrayFile(_checked(values, path), others=others)
 
 
-def _numbers(frame: pd.DataFrame, names: Sequence[str], path: Path) -> np.ndarray:
-    """Raises RecordRejected("bad-format") that names the first cell that is no number."""
-    for place, (_, column) in enumerate(frame.items()):
-        wrong = np.flatnonzero((pd.to_numeric(column, errors="coerce").isna() & column.notna()).to_numpy())
-        if wrong.size:
-            first = int(wrong[0])
-            cell = str(column.iloc[first])
-            where = f"row {first + 1} of column {names[place] if names else place + 1}"
-            raise RecordRejected("bad-format", f"{path}: {where} holds {cell[:40]!r}, expected a number")
-    return frame.to_numpy()
+def _head_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype] | None:
+    """Shape and type of one array of an archive, None for what is none."""
+    try:
+        with archive.open(info) as file:
+            shape, _, dtype = _header(file)
+            return shape, dtype
+    except UNREADABLE_ARRAY:
+        return None
+
+
+def _array_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(info) as file:
+        return npy.read_array(file, allow_pickle=False)
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = npy.read_magic(file)
+    read = _HEADERS.get(version)
+    if read is None:
+        raise ValueError(f"an array of format {version}, expected 1.0 or 2.0")
+    return read(file)
+
+
+def _bytes(shape: Sequence[int], dtype: np.dtype) -> int:
+    return math.prod(shape) * dtype.itemsize  # whole numbers of Python do not overflow
+
+
+def _judge(shape: Sequence[int], dtype: np.dtype, held: int, where: str) -> None:
+    """Raises RecordRejected for an array that is too large, or larger than what is there."""
+    if dtype.hasobject:
+        raise RecordRejected("bad-format", f"{where}: an array of objects, which may hold code")
+    size = _bytes(shape, dtype)
+    if size > LARGEST or size > held or min(shape, default=0) < 0:
+        limit = f"a signal has at most {LARGEST} bytes" if size > LARGEST else f"there are {held} bytes"
+        sides = tuple(shape) if max(map(abs, shape)) < 1 << 62 else "of an impossible shape"
+        raise RecordRejected("bad-format", f"{where}: it claims an array of {dtype} {sides}, {limit}")
 
 
 def _checked(array: np.ndarray, path: Path) -> np.ndarray:
@@ -151,9 +220,5 @@ def _checked(array: np.ndarray, path: Path) -> np.ndarray:
     return array
 
 
-def _is_number(word: str) -> bool:
-    try:
-        float(word or "nan")
-    except ValueError:
-        return False
-    return True
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

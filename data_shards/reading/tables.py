@@ -4,7 +4,7 @@ every field as text."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +77,57 @@ def _conversion(
         present = reader.schema.names
     absent = [name for name in (*required, *categorical) if name not in present]
     if absent:
+        raise _other_columns(path, absent, present)
+    wanted = list(dict.fromkeys(name for name in (*required, *categorical, *optional) if name in present))
+    twice = [name for name in wanted if present.count(name) > 1]
+    if twice:
         raise DataError(
-            f"{path} lacks the columns {', '.join(absent)}; it has {', '.join(present[:40])}",
-            "give the table as it was published",
+            f"{path} has the column {', '.join(twice)} more than once", "give every column a name of its own"
         )
-    wanted = [name for name in (*required, *categorical, *optional) if name in present]
     types = {name: pa.dictionary(pa.int32(), pa.string()) if name in categorical else pa.string() for name in wanted}
     return pa_csv.ConvertOptions(column_types=types, include_columns=wanted, null_values=[""], strings_can_be_null=True)
+
+
+def _other_columns(path: Path, absent: Sequence[str], present: Sequence[str]) -> DataError:
+    """What a table has instead of the columns that it lacks: another separator, or names that are almost those."""
+    other = _other_separator(path, ",".join(present), absent)
+    if other is not None:
+        return other
+    found = f"{path} lacks the columns {', '.join(absent)}; it has {_listed(present)}"
+    close = {name: other for name in absent for other in present if _letters(name) == _letters(other)}
+    if close:
+        meant = ", ".join(f"{other!r} for {name!r}" for name, other in close.items())
+        return DataError(found, f"name the columns exactly as they stand in the table: is it {meant}?")
+    return DataError(found, "give the table as it was published")
+
+
+def _other_separator(path: Path, head: str, wanted: Sequence[str] = ()) -> DataError | None:
+    """The error for a table whose first line, `head`, is separated by something else than commas."""
+    if head.casefold().startswith("sep="):
+        return DataError(
+            f"{path} begins with {head[:20].strip()!r}, a line for Excel alone",
+            "save it with commas, without that line",
+        )
+    for mark, word in _OTHER_MARKS.items():
+        parts = [name.strip(" '\"\t\r\n") for name in head.split(mark)]
+        if len(parts) > 1 and ("," not in head or any(name in parts for name in wanted)):
+            convert = f"import pandas as p; p.read_csv('IN', sep={mark!r}, dtype=str).to_csv('OUT', index=False)"
+            return DataError(
+                f"{path} is separated by {word}, not by commas: its columns are {_listed(parts)}",
+                f'save it with commas, for example with python -c "{convert}"',
+            )
+    return None
+
+
+_OTHER_MARKS = {";": "';'", "\t": "tabs", "|": "'|'"}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(name[:60] for name in names[:40]) + (f" and {len(names) - 40} more" if len(names) > 40 else "")
+
+
+def _letters(name: str) -> str:
+    return "".join(each for each in name.casefold() if each.isalnum())
 
 
 @contextmanager
@@ -93,9 +137,22 @@ def _csv_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:  # the last for the names of the columns
+        head = _first_line(path)
+        if head.startswith(("\xff\xfe", "\xfe\xff")):
+            raise DataError(f"{path} is a table in UTF-16", "save it in UTF-8 with commas") from None
+        other = _other_separator(path, head)
+        if other is not None:
+            raise other from None
         raise DataError(
-            f"{path} is not a readable CSV table: {error}", "give the table as it was published, in UTF-8"
+            f"{path} is not a readable CSV table: {str(error)[:500]}", "give the table as it was published, in UTF-8"
         ) from None
+
+
+def _first_line(path: Path) -> str:
+    """As Latin-1, which any bytes are; "" for a file that is packed or cannot be read."""
+    with suppress(OSError), path.open("rb") as file:
+        return "" if path.suffix == ".gz" else file.readline(1 << 16).decode("latin-1").removeprefix("\xef\xbb\xbf")
+    return ""
 
 
 def strings(table: pa.Table | pa.RecordBatch, column: str) -> list[str]:

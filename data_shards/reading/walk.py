@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,19 +15,40 @@ PACKED_FROM = 1 << 16
 LeaveOut = Callable[[str, Iterable[str]], Collection[str]]
 
 
-def find_files(root: Path, suffixes: Sequence[str], leave_out: LeaveOut | None = None) -> Iterator[str]:
+@dataclass(frozen=True)
+class NotSeen:
+    """Something below a root that the walk could not look at.
+
+    path: relative to the root. reason: unreadable-folder, broken-link, link-loop, not-a-file or other-case. detail: in
+    words.
+    """
+
+    path: str
+    reason: str
+    detail: str
+
+
+def find_files(
+    root: Path, suffixes: Sequence[str], leave_out: LeaveOut | None = None, not_seen: list[NotSeen] | None = None
+) -> Iterator[str]:
     """Paths below `root`, with "/" whatever the system, of all files with one of the suffixes, in the order of the
     sorted paths; hidden files and folders left out, and a folder that links lead to twice is walked once.
 
     leave_out(folder, its files' names) -> the names to leave out; folder is "" for the root, else ends with "/". In
     memory are the names of the folders on the way to where the walk is, and one path per link to a folder.
+
+    not_seen: gets what may hold records and could not be looked at: folders that cannot be listed, links that lead
+    nowhere or back up, pipes and devices with a wanted name, suffixes in other letters (`.HEA`).
     """
-    yield from _Walk(root, tuple(suffixes), leave_out).below("", os.path.realpath(root))
+    walk = _Walk(root, tuple(suffixes), leave_out, [] if not_seen is None else not_seen)
+    yield from walk.below("", os.path.realpath(root))
 
 
 class _Walk:
-    def __init__(self, root: Path, suffixes: tuple[str, ...], leave_out: LeaveOut | None) -> None:
-        self._root, self._suffixes, self._leave_out = root, suffixes, leave_out
+    def __init__(
+        self, root: Path, suffixes: tuple[str, ...], leave_out: LeaveOut | None, not_seen: list[NotSeen]
+    ) -> None:
+        self._root, self._suffixes, self._leave_out, self._not_seen = root, suffixes, leave_out, not_seen
         self._real_root = os.path.realpath(root).rstrip("/")
         self._ways = {self._real_root or "/": ""}
         """Real folder -> where the walk came to it: the root, and each folder that a link was followed to."""
@@ -47,10 +69,15 @@ class _Walk:
                 continue
             linked = os.path.islink(self._root / here[:-1])
             there = os.path.realpath(self._root / here) if linked else f"{real.rstrip('/')}/{name[:-1]}"
+            if linked and f"{real}/".startswith(f"{there.rstrip('/')}/"):
+                self._miss(here[:-1], "link-loop", "a link back to a folder above it, which is walked there")
             if not self._been(there, here):
                 if linked:
                     self._ways[there] = here
                 yield from self.below(here, there)
+
+    def _miss(self, path: str, reason: str, detail: str) -> None:
+        self._not_seen.append(NotSeen(path, reason, detail))
 
     def _been(self, real: str, here: str) -> bool:
         """Whether the walk came to the folder `real` before it came `here`: along one of the ways, at a place that is
@@ -75,18 +102,46 @@ class _Walk:
         try:
             with os.scandir(self._root / folder) as found:
                 for each in found:
-                    if each.name.startswith("."):
-                        continue
-                    if each.is_dir():
-                        names.append(f"{each.name}/")
-                    elif each.name.endswith(self._suffixes):
-                        names.append(each.name)
+                    name = self._wanted(folder, each)
+                    if name:
+                        names.append(name)
                     if len(names) == PACKED_FROM:
                         packed.append(_packed(names))
                         names = []
-        except OSError:  # a folder that may not be read holds nothing for us
-            return []
+        except OSError as error:  # what was found before it stays
+            self._miss(folder.rstrip("/"), "unreadable-folder", f"cannot be listed: {_words(error)}")
         return _PackedNames(pa.concat_arrays([*packed, _packed(names)])) if packed else sorted(names)
+
+    def _wanted(self, folder: str, each: os.DirEntry[str]) -> str:
+        """The name of a wanted file, that of a folder with "/" at its end, or ""."""
+        name = each.name
+        if name.startswith("."):
+            return ""
+        try:
+            if each.is_dir():
+                return f"{name}/"
+            if name.endswith(self._suffixes):
+                if each.is_file():
+                    return name
+                if not each.is_symlink() or os.path.exists(each.path):
+                    self._miss(folder + name, "not-a-file", "a pipe, socket or device, no file")
+                    return ""
+                return name  # a link to nothing: its record is rejected by name when its turn comes
+            if each.is_symlink() and not os.path.exists(each.path):
+                self._miss(folder + name, "broken-link", f"a link to {os.readlink(each.path)!r}, which is not there")
+            elif name.lower().endswith(self._suffixes):
+                self._miss(folder + name, "other-case", f"not read: its suffix is not {_either(self._suffixes)}")
+        except OSError as error:
+            self._miss(folder + name, "broken-link", f"cannot be looked at: {_words(error)}")
+        return ""
+
+
+def _words(error: OSError) -> str:
+    return error.strerror or type(error).__name__
+
+
+def _either(suffixes: Sequence[str]) -> str:
+    return " or ".join(suffixes)
 
 
 def _packed(names: list[str]) -> pa.Array:

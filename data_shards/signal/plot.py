@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from cardialign.data_shards.errors import disk_error
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
 
 MM_PER_SECOND = 25.0
@@ -49,7 +50,7 @@ def draw_ecg(record: EcgRecord, path: str | Path | None = None, *, dpi: int = 13
     None.
 
     Each lead is drawn about its own median. Masked leads are grey and say why; the head holds patient, report
-    statements, labels and quality flags. Raises OSError when `path` cannot be written.
+    statements, labels and quality flags. Raises DataError when `path` cannot be written.
     """
     duration = record.valid_samples / record.sampling_rate
     # a record shorter than 10 s shows its last piece again rather than empty columns
@@ -84,7 +85,10 @@ def draw_ecg(record: EcgRecord, path: str | Path | None = None, *, dpi: int = 13
     _write_foot(figure, record, total)
     if path is None:
         return figure
-    figure.savefig(path, dpi=dpi, format="png")
+    try:
+        figure.savefig(path, dpi=dpi, format="png")
+    except OSError as error:
+        raise disk_error(error, Path(path)) from error
     return Path(path)
 
 

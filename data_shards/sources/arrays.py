@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import RecordRejected, UsageError
-from cardialign.data_shards.reading.arrays import SUFFIXES, leads_first, read_array
+from cardialign.data_shards.reading.arrays import RATES, SUFFIXES, UNITS, ArrayFile, leads_first, read_array
+from cardialign.data_shards.reading.csv_signal import rates_of_time, same_leads
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
-from cardialign.data_shards.reading.walk import find_files
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.shared.folder import number
@@ -17,14 +18,15 @@ from cardialign.data_shards.sources.shared.mapped_folder import MappedFolder
 from cardialign.data_shards.sources.shared.record import assemble
 
 MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "v": 1e3}
-_RATES = ("fs", "sampling_rate")
+_GAINS = ("gain", "adc_gain", "counts_per_mv")
 _ORIENTATIONS = ("leads-first", "samples-first")
 
 
 class Arrays(MappedFolder):
     """Source "arrays".
 
-    The sampling rate is the option, or the number `fs` or `sampling_rate` of an .npz. With unit "counts", `gain` is the
+    Sampling rate, unit and leads are the options, or what an .npz says beside its signal (`fs`, `unit`, `leads`); a
+    file that an option contradicts is rejected with both. With unit "counts", `gain` is the
     counts per mV of the files, which are kept as they are; with a voltage, it is the resolution in which they are
     stored.
 
@@ -34,6 +36,7 @@ class Arrays(MappedFolder):
 
     name = "arrays"
     prefix = "arrays"
+    suffixes = SUFFIXES
     layout = "one .npy, .npz or .csv file per record, at any depth"
 
     def __init__(
@@ -41,14 +44,15 @@ class Arrays(MappedFolder):
         root: Path,
         *,
         sampling_rate: float | str | None = None,
-        unit: str = "mV",
+        unit: str | None = None,
         gain: float | str | None = None,
-        leads: str = ",".join(STANDARD_LEADS),
+        leads: str | None = None,
         orientation: str = "",
         member: str = "",
         **mapping: Any,
     ) -> None:
         super().__init__(root, **mapping)
+        self._unit_given, unit = unit, unit or "mV"
         if unit.casefold() not in (*MILLIVOLTS, "counts"):
             raise UsageError(f"{self.name}: unit is {unit!r}", "choose mV, uV, V or counts")
         if unit.casefold() == "counts" and gain is None:
@@ -59,10 +63,12 @@ class Arrays(MappedFolder):
             raise UsageError(
                 f"{self.name}: orientation is {orientation!r}", f"choose one of {', '.join(_ORIENTATIONS)}"
             )
+        self._counts_per_mv = None if gain is None or unit.casefold() != "counts" else number("gain", gain, self.name)
         self._rate = None if sampling_rate is None else number("sampling_rate", sampling_rate, self.name)
         self._gain = number("gain", COUNTS_PER_MILLIVOLT if gain is None else gain, self.name)
         self._millivolts = MILLIVOLTS.get(unit.casefold()) or 1 / self._gain
-        self._leads = tuple(name.strip() for name in leads.replace(" ", ",").split(",") if name.strip())
+        self._leads_given = tuple(name.strip() for name in (leads or "").replace(" ", ",").split(",") if name.strip())
+        self._leads = self._leads_given or STANDARD_LEADS
         self._orientation, self._member, self._unit = orientation, member, unit
 
     @classmethod
@@ -79,26 +85,73 @@ class Arrays(MappedFolder):
         }
 
     def _files(self) -> Iterator[str]:
-        return (
-            path for path in find_files(self.root, SUFFIXES) if (self.root / path).resolve() not in self._given_tables
-        )
+        return (path for path in self._find(SUFFIXES) if (self.root / path).resolve() not in self._given_tables)
+
+    def _names_of(self, path: str) -> list[str]:
+        name = path.rpartition("/")[2]
+        return [name, self._stem(name), path, path[: len(path) - len(name)] + self._stem(name)]
 
     def _tidy(self, path: str) -> str:
         if path.endswith(SUFFIXES):
             return path
         return next(
-            (path + suffix for suffix in SUFFIXES if (self.root / (path + suffix)).is_file()), path + SUFFIXES[0]
+            (path + suffix for suffix in SUFFIXES if os.path.isfile(self.root / (path + suffix))), path + SUFFIXES[0]
         )
 
     def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
         path = self.root / entry.path
         array = read_array(path, self._member)
-        rate = self._rate or next((rate for name in _RATES if (rate := array.scalar(name))), None)
+        rate = array.agreed(self._rate, RATES, "the option sampling_rate", str(path))
         if rate is None:
             raise RecordRejected("bad-format", f"{path} does not say its sampling rate: set the option sampling_rate")
-        values, leads = leads_first(array, self._leads, self._orientation, str(path))
-        signal = signal_from_millivolts(values * self._millivolts, leads, rate, str(path), self._gain)
+        self._check_columns(array, rate, path)
+        values, leads = leads_first(
+            array, array.leads(self._leads_given, "the option leads", str(path)) or self._leads, self._orientation,
+            str(path),
+        )  # fmt: skip
+        signal = signal_from_millivolts(values * self._scale(array, path), leads, rate, str(path), self._gain)
         return assemble(signal, str(path), entry.key, source=self.name, **fields)
+
+    def _scale(self, array: ArrayFile, path: Path) -> float:
+        """mV of 1 in the file. Raises RecordRejected where its unit or gain is not that of the option."""
+        array.agreed(
+            self._counts_per_mv, _GAINS if self._counts_per_mv is not None else (), "the option gain", str(path)
+        )
+        told = next((words[0] for name in UNITS if (words := array.words(name))), "").strip().replace("\u00b5", "u")
+        told = told.replace("\u03bc", "u").casefold()
+        if not told:
+            return self._millivolts
+        if told not in MILLIVOLTS and told != "counts":
+            raise RecordRejected("bad-format", f"{path} says its unit is {told[:40]!r}, expected mV, uV, V or counts")
+        if told != (self._unit_given or told).casefold():
+            raise RecordRejected(
+                "bad-format",
+                f"{path} says its unit is {told}, the option unit says {self._unit_given}; correct the file, or leave "
+                "out the option",
+            )
+        if told == "counts":
+            if self._counts_per_mv is None:
+                raise RecordRejected("bad-format", f"{path} holds counts: set the options unit and gain")
+            return self._millivolts
+        return MILLIVOLTS[told]
+
+    def _check_columns(self, array: ArrayFile, rate: float, path: Path) -> None:
+        """Raises RecordRejected where a CSV's own names or times contradict the options."""
+        known = {name.casefold() for name in STANDARD_LEADS}
+        leads = [name for name in array.columns if name.casefold() in known]
+        if leads and self._leads_given and not same_leads(leads, self._leads_given):
+            raise RecordRejected(
+                "bad-format",
+                f"{path} names the leads {', '.join(leads)}, the option leads {', '.join(self._leads_given)}; leave "
+                "out the option",
+            )
+        told = rates_of_time(array.columns, array.values)
+        if told and not any(abs(each - rate) <= 0.01 * rate for each in told):
+            raise RecordRejected(
+                "bad-format",
+                f"{path}: its times are {1 / told[0]:.6g} apart, which is {' or '.join(f'{each:g}' for each in told)} "
+                f"Hz, not the {rate:g} Hz of the option sampling_rate",
+            )
 
     def _described(self) -> dict[str, Any]:
         signal = {"sampling_rate": self._rate, "unit": self._unit, "gain": self._gain, "leads": list(self._leads)}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from cardialign.data_shards.reading.walk import NotSeen
 from cardialign.data_shards.record import EcgRecord
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
@@ -22,6 +23,15 @@ class Entry:
     key: str
     path: str
     meta: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Walked(Protocol):
+    """A source that knows what it could not look at."""
+
+    def not_seen(self) -> list[NotSeen]:
+        """Folders that cannot be listed and the like, after `entries`."""
+        ...
 
 
 @runtime_checkable

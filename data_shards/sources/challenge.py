@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cardialign.data_shards.reading.walk import find_files
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.folder import RecordFolder, age_in_years, header_comments, sex_in_words
+from cardialign.data_shards.sources.shared.demographics import header_comments
+from cardialign.data_shards.sources.shared.folder import RecordFolder
 from cardialign.data_shards.sources.shared.labels import Labels
 from cardialign.data_shards.sources.shared.record import read_ecg
 from cardialign.data_shards.sources.vocabularies import snomed
@@ -38,7 +38,7 @@ class Challenge(RecordFolder):
     def _listing(self) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
         unknown: Counter[str] = Counter()
         blank = 0
-        for header in find_files(self.root, (".hea",)):
+        for header in self._find((".hea",)):
             comments = header_comments(self.root / header)
             codes = snomed.parse_dx(comments.get("dx", ""))
             unknown += snomed.unknown(codes)
@@ -57,8 +57,7 @@ class Challenge(RecordFolder):
         return {
             "statements": snomed.statements(codes),
             "labels": self._labels(codes) if codes else {},
-            "age_years": age_in_years(comments.get("age", "")),
-            "sex": sex_in_words(comments.get("sex", comments.get("gender", ""))),
+            **self._person(comments),
         }
 
     def _labels(self, codes: Iterable[str]) -> Labels:

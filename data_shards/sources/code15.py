@@ -14,11 +14,13 @@ from typing import Any
 
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.reading.tables import file_facts, find_table, rows_of
-from cardialign.data_shards.reading.walk import find_files
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.folder import RecordFolder, age_in_years, header_comments, sex_in_words
+from cardialign.data_shards.sources.shared.demographics import age_in_years, header_comments
+from cardialign.data_shards.sources.shared.folder import RecordFolder
+from cardialign.data_shards.sources.shared.ids import plain_id
 from cardialign.data_shards.sources.shared.join import TextRows, stretches
+from cardialign.data_shards.sources.shared.matches import STOP_BELOW, contradictions
 from cardialign.data_shards.sources.shared.record import read_ecg
 
 log = logging.getLogger(__name__)
@@ -49,9 +51,15 @@ class Code15(RecordFolder):
     layout = "CODE-15% in WFDB form: <exam>.hea and <exam>.dat, at any depth"
 
     def __init__(
-        self, root: Path, *, salt: str = "", labels: str | Path | None = None, exams: str | Path | None = None
+        self,
+        root: Path,
+        *,
+        salt: str = "",
+        labels: str | Path | None = None,
+        min_matched: float | str = STOP_BELOW,
+        exams: str | Path | None = None,
     ) -> None:
-        super().__init__(root, salt=salt, labels=labels)
+        super().__init__(root, salt=salt, labels=labels, min_matched=min_matched)
         self._exams = self._table_option("exams", exams) if exams else find_table(self.root, "exams.csv")
 
     @classmethod
@@ -62,28 +70,24 @@ class Code15(RecordFolder):
 
     def _listing(self) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
         exams = self._exam_table()
-        without = 0
-        for headers in stretches(find_files(self.root, (".hea",))):
+        match = None if exams is None or self._exams is None else self._join("exams", self._exams, exams.distinct)
+        for headers in stretches(self._find((".hea",))):
             paths = [header.removesuffix(".hea") for header in headers]
             names = [path.rpartition("/")[2] for path in paths]
             rows = exams.take(exams.find(names)) if exams is not None else [None] * len(names)
             for path, exam, row in zip(paths, names, rows, strict=True):
                 yield path, None, self._meta(exam, row, header_comments(self.root / f"{path}.hea"))
-            without += rows.count(None)
-        if exams is not None and without:
-            log.warning(
-                "exams without a row source=%s records=%d table=%s",
-                self.name,
-                without,
-                self._exams.name if self._exams else "",
-            )
+            if match is not None:
+                match.add_all(names, [row is not None for row in rows])
 
     def _meta(self, exam: str, row: Mapping[str, str] | None, comments: Mapping[str, str]) -> dict[str, Any]:
+        told = self._person(comments)
+        age = age_in_years(row["age"]) if row else None
         meta: dict[str, Any] = {
             # patients and exams share one range of numbers
-            "patient": row["patient_id"] if row and row["patient_id"] else f"exam {exam}",
-            "age_years": age_in_years((row or {}).get("age") or comments.get("age", "")),
-            "sex": _sex(row) or sex_in_words(comments.get("sex", "")),
+            "patient": plain_id(row["patient_id"] if row else "") or f"exam {exam}",
+            "age_years": told["age_years"] if age is None else age,
+            "sex": _sex(row) or told["sex"],
             "labels": _chagas(comments.get("chagas label", "")),
             "extra": {"collection": comments["source"]} if comments.get("source") else {},
         }
@@ -118,6 +122,8 @@ class Code15(RecordFolder):
 
         table = TextRows(checked(), names, "exam_id")
         self._facts["exams"] = file_facts(path, rows)
+        odd = table.contradicting()
+        contradictions(self.name, path, "exams", odd, len(odd))
         return table
 
 

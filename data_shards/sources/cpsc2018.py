@@ -18,12 +18,14 @@ from cardialign.data_shards.errors import DataError, RecordRejected
 from cardialign.data_shards.reading.mat5 import read_mat5
 from cardialign.data_shards.reading.tables import file_facts, read_table, strings
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
-from cardialign.data_shards.reading.walk import find_files
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.challenge import Challenge
-from cardialign.data_shards.sources.shared.folder import age_in_years, number, sex_in_words
+from cardialign.data_shards.sources.shared.demographics import age_in_years, sex_in_words
+from cardialign.data_shards.sources.shared.folder import number
+from cardialign.data_shards.sources.shared.ids import plain_id
 from cardialign.data_shards.sources.shared.labels import Labels
+from cardialign.data_shards.sources.shared.matches import STOP_BELOW, contradictions
 from cardialign.data_shards.sources.shared.record import assemble
 from cardialign.data_shards.sources.vocabularies import snomed
 
@@ -46,6 +48,7 @@ class Cpsc2018(Challenge):
     name = "cpsc2018"
     prefix = "cpsc2018"
     label_sets: tuple[str, ...] = ("cpsc2018", "snomed", "challenge")
+    suffixes = (".mat",)
     layout = "CPSC2018: .hea and .mat pairs, or the original .mat files and REFERENCE.csv"
 
     def __init__(
@@ -54,10 +57,11 @@ class Cpsc2018(Challenge):
         *,
         salt: str = "",
         labels: str | Path | None = None,
+        min_matched: float | str = STOP_BELOW,
         reference: str | Path | None = None,
         gain: float | str = COUNTS_PER_MILLIVOLT,
     ) -> None:
-        super().__init__(root, salt=salt, labels=labels)
+        super().__init__(root, salt=salt, labels=labels, min_matched=min_matched)
         self._gain = number("gain", gain, self.name)
         self._reference = self._table_option("reference", reference) if reference else None
 
@@ -74,17 +78,21 @@ class Cpsc2018(Challenge):
     def _listing(self) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
         yield from super()._listing()
         if self._reference is None:
-            tables = list(find_files(self.root, ("REFERENCE.csv",)))
+            tables = list(self._find(("REFERENCE.csv",)))
             if len(tables) > 1:
                 raise DataError(
                     f"{self.name}: several REFERENCE.csv: {', '.join(tables)}", "name one with the option reference"
                 )
             self._reference = self.root / tables[0] if tables else None
         reference = self._reference_codes()
-        for path in find_files(self.root, (".mat",)):
+        match = None if self._reference is None else self._join("reference", self._reference, len(reference))
+        for path in self._find((".mat",)):
             name = path.removesuffix(".mat")
             if not (self.root / f"{name}.hea").is_file():
-                codes = reference.get(name.rpartition("/")[2], ())
+                word = plain_id(name.rpartition("/")[2])
+                codes = reference.get(word, ())
+                if match is not None:
+                    match.add(word, word in reference)
                 meta = {"statements": snomed.statements(codes), "labels": self._labels(codes) if codes else {}}
                 yield path, None, meta
 
@@ -111,14 +119,19 @@ class Cpsc2018(Challenge):
         self._facts["reference"] = file_facts(self._reference, table.num_rows)
         columns = [strings(table, name) for name in _REFERENCE_COLUMNS if name in table.column_names]
         result: dict[str, tuple[str, ...]] = {}
+        odd: dict[str, None] = {}
         for record, *numbers in zip(strings(table, "Recording"), *columns, strict=True):
-            places = [word.strip() for word in numbers if word.strip()]
+            name = plain_id(record).removesuffix(".mat")
+            places = [word for text in numbers if (word := plain_id(text))]
             if not all(word in _CODE_OF_NUMBER for word in places):
                 raise DataError(
                     f"{self._reference}: {record} has the labels {places}, expected numbers from 1 to 9",
                     "correct this row",
                 )
-            result[record.strip()] = tuple(_CODE_OF_NUMBER[word] for word in places)
+            codes = tuple(_CODE_OF_NUMBER[word] for word in places)
+            if result.setdefault(name, codes) != codes:
+                odd[name] = None
+        contradictions(self.name, self._reference, "reference", list(odd), len(odd))
         return result
 
 

@@ -16,13 +16,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.reading.tables import check_layout, file_facts, find_table, stream_table, strings
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.mimic_tables import NoteTable, PatientTable, ReportColumns
-from cardialign.data_shards.sources.shared.folder import RecordFolder
+from cardialign.data_shards.sources.shared.folder import RecordFolder, key_word
+from cardialign.data_shards.sources.shared.ids import plain_id
 from cardialign.data_shards.sources.shared.join import id_numbers
+from cardialign.data_shards.sources.shared.matches import STOP_BELOW, Match
 from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
 from cardialign.data_shards.sources.shared.record import read_ecg
 
@@ -55,8 +59,9 @@ class MimicIvEcg(RecordFolder):
         patients: str | Path | None = None,
         labels: str | Path | None = None,
         waveform_note_links: str | Path | None = None,
+        min_matched: float | str = STOP_BELOW,
     ) -> None:
-        super().__init__(root, salt=salt, labels=labels)
+        super().__init__(root, salt=salt, labels=labels, min_matched=min_matched)
         check_layout(self.root, self.name, (_RECORD_LIST, _MEASUREMENTS), self.layout)
         self._patients = self._table_option("patients", patients) if patients else find_table(self.root, _PATIENTS)
         self._notes = self._table_option("waveform_note_links", waveform_note_links) if waveform_note_links else None
@@ -71,7 +76,8 @@ class MimicIvEcg(RecordFolder):
         }
 
     def entries(self) -> Iterator[Entry]:
-        """One entry per row of record_list.csv, in its order."""
+        """One entry per row of record_list.csv, in its order. Raises as `RecordFolder.entries` does."""
+        self._start()
         listing = self._table(_RECORD_LIST)
         batches = (
             each for each in stream_table(listing, ("subject_id", "study_id", "ecg_time", "path")) if each.num_rows
@@ -84,40 +90,62 @@ class MimicIvEcg(RecordFolder):
             None if self._patients is None else self._noted("patients", self._patients, PatientTable(self._patients))
         )
         notes = None if self._notes is None else self._noted("notes", self._notes, NoteTable(self._notes))
-        labels = self._outside_labels()
+        joins = self._counted(reports, patients, notes)
         hashed = lru_cache(maxsize=1 << 14)(
-            lambda subject: patient_hash(subject, self._salt)
+            lambda subject: patient_hash(self._patient_id(subject, "a record"), self._salt)
         )  # a patient's records stand together
         rows = without = 0
         for batch in chain((first,), batches):
-            studies, subjects, times = (
-                strings(batch, "study_id"),
-                strings(batch, "subject_id"),
-                strings(batch, "ecg_time"),
-            )
-            numbers = id_numbers(batch.column("study_id"))
+            told = [plain_id(study, "s") for study in strings(batch, "study_id")]
+            people = [plain_id(subject, "p") for subject in strings(batch, "subject_id")]
+            times, paths = strings(batch, "ecg_time"), strings(batch, "path")
+            numbers = id_numbers(pa.array(told, pa.string()))
             statements = reports.statements(numbers)
-            persons = (
-                patients.ages_and_sexes(id_numbers(batch.column("subject_id")), times) if patients is not None else None
-            )
+            joins["reports"].add_all(told, [each is not None for each in statements])
+            persons = None
+            if patients is not None:
+                persons, known = patients.ages_and_sexes(id_numbers(pa.array(people, pa.string())), times)
+                joins["patients"].add_all(people, known)
             linked = notes.find(numbers) if notes is not None else None
-            for i, path in enumerate(strings(batch, "path")):
+            if linked is not None:
+                joins["notes"].add_all(told, [each is not None for each in linked])
+            for i, path in enumerate(paths):
+                study = told[i] or path.rpartition("/")[2]
                 meta: dict[str, Any] = {
-                    "patient": hashed(subjects[i]),
+                    "patient": hashed(people[i]) if people[i] else patient_hash(f"study {study}", self._salt),
                     "acquired": times[i],
                     "statements": statements[i] or (),
                 }
                 if persons is not None:
                     meta["age"], meta["sex"] = persons[i]
-                if studies[i] in labels:
-                    meta["labels"] = labels[studies[i]]
+                if "labels" in joins:
+                    outside = self._labels_of(self._outside_labels(), study, f"mimic-{study}", path)
+                    if outside is not None:
+                        meta["labels"] = outside
+                    joins["labels"].add(study, outside is not None)
                 if linked is not None and linked[i] is not None:
                     meta["note"] = linked[i]
-                yield Entry(f"mimic-{studies[i]}", path, meta)
+                yield Entry(f"mimic-{key_word(study)}", path, meta)
             rows += batch.num_rows
             without += statements.count(None)
         self._facts["records"] = file_facts(listing, rows)
         log.info("reports source=%s records=%d without=%d phrases=%d", self.name, rows, without, len(reports.phrases))
+        self._finish(rows)
+
+    def _counted(
+        self, reports: ReportColumns, patients: PatientTable | None, notes: NoteTable | None
+    ) -> dict[str, Match]:
+        joins = {"reports": self._join("reports", self._table(_MEASUREMENTS), reports.distinct)}
+        if patients is not None and self._patients is not None:
+            joins["patients"] = self._join("patients", self._patients, patients.distinct)
+        if notes is not None and self._notes is not None:
+            joins["notes"] = self._join("notes", self._notes, notes.distinct, partial=True)
+        if self._outside_labels():
+            joins["labels"] = self._label_match()
+        return joins
+
+    def _label_word(self, name: str) -> str:
+        return plain_id(super()._label_word(name), "s")
 
     def read(self, entry: Entry) -> EcgRecord:
         meta = entry.meta
@@ -151,4 +179,6 @@ class MimicIvEcg(RecordFolder):
             raise DataError(
                 f"{path}: empty report table, no record has a report", f"give the folder that holds {self.layout}"
             )
+        if not reports.phrases:
+            log.warning("no report source=%s: every report column of %s is empty", self.name, path.name)
         return reports

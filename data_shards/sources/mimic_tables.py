@@ -13,12 +13,14 @@ import pyarrow as pa
 
 from cardialign.data_shards.reading.tables import stream_table, strings
 from cardialign.data_shards.report_text import clean_statements
+from cardialign.data_shards.sources.shared.demographics import sex_in_words
+from cardialign.data_shards.sources.shared.ids import plain_id
 from cardialign.data_shards.sources.shared.join import IdRows, id_numbers
+from cardialign.data_shards.sources.shared.matches import EXAMPLES, contradictions
 
 log = logging.getLogger(__name__)
 
 REPORT_COLUMNS = tuple(f"report_{k}" for k in range(18))
-_SEX = {"F": "female", "M": "male"}
 
 
 class ReportColumns:
@@ -33,7 +35,7 @@ class ReportColumns:
         position: dict[str, int] = {}
         ids, lengths, numbers = [], [np.zeros(1, dtype=np.int8)], [np.empty(0, dtype=np.int16)]
         for batch in stream_table(path, ("study_id",), categorical=REPORT_COLUMNS):
-            ids.append(id_numbers(batch.column("study_id")))
+            ids.append(id_numbers(batch.column("study_id"), "s"))
             codes = _phrase_codes(batch, position)
             lengths.append((codes >= 0).sum(axis=1, dtype=np.int8))
             numbers.append(codes[codes >= 0].astype(np.int16 if len(position) < 1 << 15 else np.int32))
@@ -41,9 +43,20 @@ class ReportColumns:
         self._numbers = np.concatenate(numbers)
         self._starts = np.cumsum(np.concatenate(lengths), dtype=np.int64)
         self._rows = IdRows(ids)
-        self.rows = len(self._rows)
+        self.rows, self.distinct = len(self._rows), self._rows.distinct
         if self._rows.repeated:
             log.warning("duplicated measurements table=%s rows=%d kept=first", path.name, self._rows.repeated)
+            rows, firsts = self._rows.pairs()
+            differing = [
+                (row, first)
+                for row, first in zip(rows.tolist(), firsts.tolist(), strict=True)
+                if self._report(row) != self._report(first)
+            ]
+            studies = [str(number) for number in self._rows.ids_of([first for _, first in differing[:EXAMPLES]])]
+            contradictions("mimic-iv-ecg", path, "reports", studies, len({first for _, first in differing}))
+
+    def _report(self, row: int) -> tuple[int, ...]:
+        return tuple(self._numbers[self._starts[row] : self._starts[row + 1]].tolist())
 
     def statements(self, studies: np.ndarray) -> list[tuple[str, ...] | None]:
         """Statements of each of these studies, None where the table has no row for it.
@@ -88,31 +101,51 @@ class PatientTable:
     def __init__(self, path: Path) -> None:
         ids, ages, years, sexes = [], [np.empty(0)], [np.empty(0)], [np.empty(0, dtype=np.int8)]
         for batch in stream_table(path, ("subject_id", "gender", "anchor_age", "anchor_year")):
-            ids.append(id_numbers(batch.column("subject_id")))
+            ids.append(id_numbers(batch.column("subject_id"), "p"))
             ages.append(_numbers(strings(batch, "anchor_age")))
             years.append(_numbers(strings(batch, "anchor_year")))
             sexes.append(
-                np.array([_SEXES.index(_SEX.get(gender)) for gender in strings(batch, "gender")], dtype=np.int8)
+                np.array([_SEXES.index(sex_in_words(gender)) for gender in strings(batch, "gender")], dtype=np.int8)
             )
         self._age, self._year, self._sex = (np.concatenate(parts) for parts in (ages, years, sexes))
         self._rows = IdRows(ids)
-        self.rows = len(self._rows)
+        self.rows, self.distinct = len(self._rows), self._rows.distinct
+        rows, firsts = self._rows.pairs()
+        same = np.ones(rows.size, dtype=bool)
+        for column, _ in self._columns():
+            one, other = column[rows].astype(np.float64), column[firsts].astype(np.float64)
+            same &= (one == other) | (np.isnan(one) & np.isnan(other))
+        differing = np.unique(firsts[~same]).tolist()
+        subjects = [str(number) for number in self._rows.ids_of(differing[:EXAMPLES])]
+        contradictions("mimic-iv-ecg", path, "patients", subjects, len(differing))
 
-    def ages_and_sexes(self, subjects: np.ndarray, times: list[str]) -> list[tuple[float | None, str | None]]:
-        """Age in whole years at these times (which start with the year), and sex; None where the table does not say."""
+    def ages_and_sexes(
+        self, subjects: np.ndarray, times: list[str]
+    ) -> tuple[list[tuple[float | None, str | None]], list[bool]]:
+        """Age in whole years at these times (which start with the year), and sex; None where the table does not say.
+
+        And whether the table has a row for each.
+        """
         rows = self._rows.find(subjects)
         known = rows >= 0
         age, year, sex = (
             np.where(known, column[rows] if column.size else 0, blank) for column, blank in self._columns()
         )
         ages = np.maximum(age + (_numbers([time[:4] for time in times]) - year), 0.0).tolist()
-        return [(None if isnan(each) else each, _SEXES[code]) for each, code in zip(ages, sex.tolist(), strict=True)]
+        told = [(None if isnan(each) else each, _SEXES[code]) for each, code in zip(ages, sex.tolist(), strict=True)]
+        return told, known.tolist()
 
     def _columns(self) -> list[tuple[np.ndarray, float | int]]:
         return [(self._age, np.nan), (self._year, np.nan), (self._sex, 0)]
 
 
-_SEXES = (None, *_SEX.values())
+_SEXES = (None, "female", "male")
+
+
+def _place(text: str) -> int:
+    """A note's number, -1 for what is none."""
+    word = plain_id(text)
+    return int(word) if word.isascii() and word.isdigit() and len(word) < 19 else -1
 
 
 def _numbers(texts: list[str]) -> np.ndarray:
@@ -135,12 +168,11 @@ class NoteTable:
             self.rows += batch.num_rows
             named = batch.column("note_id").is_valid()
             kept = batch.filter(named)
-            ids.append(id_numbers(kept.column("study_id")))
-            places.append(
-                np.array([int(place) if place.isdigit() else -1 for place in strings(kept, "note_seq")], dtype=np.int64)
-            )
+            ids.append(id_numbers(kept.column("study_id"), "s"))
+            places.append(np.array([_place(text) for text in strings(kept, "note_seq")], dtype=np.int64))
             names.append(kept.column("note_id").cast(pa.large_string()))
         self._rows = IdRows(ids)
+        self.distinct = self._rows.distinct
         self._places = np.concatenate(places)
         self._names = pa.concat_arrays([pa.array([], pa.large_string()), *names])
         dropped = self.rows - len(self._rows) + self._rows.repeated

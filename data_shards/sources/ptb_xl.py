@@ -18,7 +18,10 @@ from cardialign.data_shards.reading.tables import check_layout, file_facts, find
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.folder import RecordFolder, age_in_years
+from cardialign.data_shards.sources.shared.demographics import age_in_years
+from cardialign.data_shards.sources.shared.folder import RecordFolder, fold_number
+from cardialign.data_shards.sources.shared.ids import plain_id
+from cardialign.data_shards.sources.shared.matches import STOP_BELOW
 from cardialign.data_shards.sources.shared.record import read_ecg
 from cardialign.data_shards.sources.vocabularies.scp import ScpStatements, parse_scp_codes
 
@@ -65,12 +68,13 @@ class PtbXl(RecordFolder):
         sampling_rate: int | str = 500,
         report: str = "scp",
         labels: str | Path | None = None,
+        min_matched: float | str = STOP_BELOW,
     ) -> None:
         if str(sampling_rate) not in ("100", "500"):
             raise UsageError(f"{self.name}: sampling_rate is {sampling_rate!r}", "choose 100 or 500 (Hz)")
         if report not in _REPORTS:
             raise UsageError(f"{self.name}: report is {report!r}", f"choose one of {', '.join(_REPORTS)}")
-        super().__init__(root, salt=salt, labels=labels)
+        super().__init__(root, salt=salt, labels=labels, min_matched=min_matched)
         check_layout(self.root, self.name, (_DATABASE, _STATEMENTS), self.layout)
         self._sampling_rate = int(sampling_rate)
         self._report = report
@@ -103,7 +107,8 @@ class PtbXl(RecordFolder):
         statements = self._statements()
         rows = 0
         for row in rows_of(path, required, optional=_ANNOTATIONS):
-            yield row[filename], _whole(row["ecg_id"]), self._meta(row, statements)
+            record = plain_id(row["ecg_id"]) or row[filename].rpartition("/")[2]
+            yield row[filename], record, self._meta(row, statements, record)
             rows += 1
         if rows == 0:
             raise DataError(f"{path} is empty: it lists no record", f"give the folder that holds {self.layout}")
@@ -122,25 +127,30 @@ class PtbXl(RecordFolder):
             raise RecordRejected(
                 "missing-file", f"{entry.key}: the table names no signal file at {self._sampling_rate} Hz"
             )
-        return read_ecg(self.root / entry.path, entry.key, source=self.name, **fields)
+        record = read_ecg(self.root / entry.path, entry.key, source=self.name, **fields)
+        if record.sampling_rate != self._sampling_rate:
+            raise RecordRejected(
+                "bad-format",
+                f"{entry.path} says {record.sampling_rate:g} Hz, the option sampling_rate {self._sampling_rate} Hz",
+            )
+        return record
 
     def _described(self) -> dict[str, Any]:
         return {"sampling_rate": self._sampling_rate, "report": self._report}
 
-    def _meta(self, row: dict[str, str], statements: ScpStatements) -> dict[str, Any]:
+    def _meta(self, row: dict[str, str], statements: ScpStatements, record: str) -> dict[str, Any]:
         annotations = {name: text for name in _ANNOTATIONS if (text := row.get(name, "").strip(" ,"))}
-        fold = _whole(row["strat_fold"])
         meta: dict[str, Any] = {
             "labels": {},
             "statements": clean_statements((row["report"],)) if self._report == "original" else (),
-            "patient": _whole(row["patient_id"]) or f"record {_whole(row['ecg_id'])}",
+            "patient": plain_id(row["patient_id"]) or f"record {record}",
             "age_years": age_in_years(row["age"]),
-            "sex": _SEX.get(_whole(row["sex"])),
+            "sex": _SEX.get(plain_id(row["sex"])),
             "acquired": row["recording_date"].replace(" ", "T") or None,
             "extra": {"annotations": annotations} if annotations else {},
         }
-        if fold.isdigit():
-            meta["fold"] = int(fold)
+        if plain_id(row["strat_fold"]):
+            meta["fold"] = fold_number(row["strat_fold"], _DATABASE)
         try:
             codes = parse_scp_codes(row["scp_codes"])
         except ValueError as error:
@@ -161,8 +171,3 @@ class PtbXl(RecordFolder):
         path = find_table(self.root, name)
         assert path is not None, "checked when the source was opened"
         return path
-
-
-def _whole(text: str) -> str:
-    """15709.0 -> 15709: columns with gaps are published as floats."""
-    return text.removesuffix(".0")

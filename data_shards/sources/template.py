@@ -21,7 +21,8 @@ from cardialign.data_shards.reading.voltages import signal_from_millivolts
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.folder import RecordFolder, age_in_years, sex_in_words
+from cardialign.data_shards.sources.shared.demographics import age_in_years, sex_in_words
+from cardialign.data_shards.sources.shared.folder import RecordFolder
 from cardialign.data_shards.sources.shared.record import assemble
 
 _TABLE = "records.csv"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cardialign.data_shards.reading.walk import find_files
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.folder import age_in_years, header_comments, sex_in_words
+from cardialign.data_shards.sources.shared.demographics import header_comments
 from cardialign.data_shards.sources.shared.mapped_folder import MappedFolder
 from cardialign.data_shards.sources.shared.record import read_ecg
 
@@ -28,19 +28,21 @@ class WfdbFolder(MappedFolder):
     layout = "WFDB records (.hea files), at any depth"
 
     def _files(self) -> Iterator[str]:
-        return (header.removesuffix(".hea") for header in find_files(self.root, (".hea",), self._segments_in))
+        return (header.removesuffix(".hea") for header in self._find((".hea",), self._segments_in))
 
     def _segments_in(self, folder: str, headers: Iterable[str]) -> set[str]:
         """A record's segments lie beside it."""
         return {f"{name}.hea" for header in headers for name in _segments(self.root / folder / header)}
 
+    def _names_of(self, path: str) -> list[str]:
+        name = path.rpartition("/")[2]
+        return [name, *(name + suffix for suffix in _SUFFIXES), path, *(path + suffix for suffix in _SUFFIXES)]
+
     def _tidy(self, path: str) -> str:
         return next((path.removesuffix(suffix) for suffix in _SUFFIXES if path.endswith(suffix)), path)
 
     def _from_file(self, path: str) -> dict[str, Any]:
-        comments = header_comments(self.root / f"{path}.hea")
-        age = age_in_years(comments.get("age", ""))
-        return {"age_years": age, "sex": sex_in_words(comments.get("sex", comments.get("gender", "")))}
+        return self._person(header_comments(self.root / f"{path}.hea"))
 
     def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
         return read_ecg(self.root / entry.path, entry.key, source=self.name, **fields)
@@ -51,7 +53,7 @@ def _segments(header: Path) -> list[str]:
     try:
         with header.open("rb") as stream:
             lines = (line for line in stream if line.strip() and not line.lstrip().startswith(b"#"))
-            if b"/" not in next(lines, b"").split(b" ")[0]:
+            if not re.fullmatch(rb".+/\d{1,9}", next(lines, b" ").split(b" ")[0]):
                 return []
             return [line.split()[0].decode("utf-8", "replace") for line in lines]
     except OSError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,13 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import DataError, UserError
-from cardialign.data_shards.reading.arrays import read_array
+from cardialign.data_shards.reading.arrays import RATES, read_array
 from cardialign.data_shards.reading.tables import file_facts, find_table, read_table, strings
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.folder import RecordFolder, age_in_years, number, sex_in_words
+from cardialign.data_shards.sources.shared.demographics import age_in_years, sex_in_words
+from cardialign.data_shards.sources.shared.folder import RecordFolder, number
+from cardialign.data_shards.sources.shared.ids import plain_id
+from cardialign.data_shards.sources.shared.matches import STOP_BELOW
 from cardialign.data_shards.sources.shared.record import assemble, read_ecg
 from cardialign.data_shards.sources.vocabularies import aha as aha_statements
 
@@ -65,6 +69,7 @@ class ZzuPecg(RecordFolder):
     prefix = "zzu"
     label_sets: tuple[str, ...] = ("aha", "icd10", "chn", "group")
     label_id = "record_id"
+    suffixes = (".npz",)
     layout = "ZZU-pECG: AttributesDictionary.csv and the WFDB files, or records.csv and .npz files"
 
     def __init__(
@@ -73,10 +78,11 @@ class ZzuPecg(RecordFolder):
         *,
         salt: str = "",
         labels: str | Path | None = None,
+        min_matched: float | str = STOP_BELOW,
         table: str | Path | None = None,
         gain: float | str = COUNTS_PER_MILLIVOLT,
     ) -> None:
-        super().__init__(root, salt=salt, labels=labels)
+        super().__init__(root, salt=salt, labels=labels, min_matched=min_matched)
         self._gain = number("gain", gain, self.name)
         found = (
             self._table_option("record", table)
@@ -108,7 +114,7 @@ class ZzuPecg(RecordFolder):
             meta = _meta(row)
             if "aha" in meta["labels"]:
                 unknown.update(code for code in meta["labels"]["aha"] if aha_statements.statement(code) is None)
-            yield file, row["record"], meta
+            yield file, plain_id(row["record"]) or None, meta
         if elsewhere:
             log.warning(
                 "rows whose files lie outside the folder source=%s rows=%d table=%s",
@@ -125,8 +131,8 @@ class ZzuPecg(RecordFolder):
         if path.suffix != ".npz":
             return read_ecg(path, entry.key, source=self.name, **fields)
         array = read_array(path, "signal")
-        rate = entry.meta["rate"] or array.scalar("fs") or SAMPLING_RATE
-        leads = entry.meta["leads"] or array.words("leads") or STANDARD_LEADS
+        rate = array.agreed(entry.meta["rate"], RATES, "the table", str(path)) or SAMPLING_RATE
+        leads = array.leads(entry.meta["leads"], "the table", str(path)) or STANDARD_LEADS
         signal = signal_from_millivolts(array.values, leads, rate, str(path), self._gain)
         return assemble(signal, str(path), entry.key, source=self.name, **fields)
 
@@ -161,7 +167,7 @@ class ZzuPecg(RecordFolder):
         root = self.root.resolve()
         suffix = "" if path.endswith(".npz") else ".hea"
         for inside in (path, f"Child_ecg/{path}"):
-            if (root / (inside + suffix)).is_file():
+            if os.path.isfile(root / (inside + suffix)):
                 return inside
         whole = (self._table.parent / path).resolve()
         return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else None

@@ -1,74 +1,36 @@
-"""What the readers of record folders share: keys, age and sex in words, header comments, and the base class
+"""What the readers of record folders share: keys, joins that are counted, who is in which fold, and the base class
 `RecordFolder` with the options that all of them take."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.reading.tables import file_facts
-from cardialign.data_shards.reading.wfdb.header import header_text
+from cardialign.data_shards.reading.walk import LeaveOut, NotSeen, find_files
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import KEY_PATTERN, Entry
+from cardialign.data_shards.sources.shared.demographics import not_understood, person
+from cardialign.data_shards.sources.shared.ids import is_rounded, plain_id
 from cardialign.data_shards.sources.shared.labels import Labels, label_set_names, read_labels
-from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
+from cardialign.data_shards.sources.shared.matches import EXAMPLES, STOP_BELOW, Match, judge
+from cardialign.data_shards.sources.shared.patients import SHORTEST_SALT, fold_of, patient_hash
 
 log = logging.getLogger(__name__)
 
-AGE_UNITS = ("years", "months", "weeks", "days")
-OLDEST = 130.0
-OVER_89 = 300.0
-"""PTB-XL's age for everyone over 89; stored as 90.0 years."""
-_AGE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\.?\+?")
-_YEARS_PER = {
-    **dict.fromkeys(("y", "yr", "yrs", "year", "years"), 1.0),
-    **dict.fromkeys(("mo", "mos", "mon", "month", "months", "m"), 1 / 12),
-    **dict.fromkeys(("w", "wk", "wks", "week", "weeks"), 7 / 365.25),
-    **dict.fromkeys(("d", "day", "days"), 1 / 365.25),
-}
-_SEX = {
-    **dict.fromkeys(("f", "female", "woman", "girl"), "female"),
-    **dict.fromkeys(("m", "male", "man", "boy"), "male"),
-}
-
-
-def age_in_years(text: str, unit: str = "years") -> float | None:
-    """`59`, `7.5 yr`, `16 mo`, `572d` -> years; `unit` (years, months, weeks, days) is that of a bare number.
-
-    None for NaN, blank, words and ages that nobody has; PTB-XL's 300 for "over 89" becomes 90.
-    """
-    match = _AGE.fullmatch(text.strip(" '\"").casefold())
-    if match is None or (match[2] or unit) not in _YEARS_PER:
-        return None
-    age = float(match[1]) * _YEARS_PER[match[2] or unit]
-    return 90.0 if age == OVER_89 else age if age <= OLDEST else None
-
-
-def sex_in_words(text: str) -> str | None:
-    """`M`, `Female`, `'Male'` -> "male" or "female"; None for anything else, numbers included: what 0 and 1 mean
-    differs between sets."""
-    return _SEX.get(text.strip(" '\"").casefold())
-
-
-def header_comments(header: Path) -> dict[str, str]:
-    """The `# Name: value` lines of a WFDB header: name in lower case -> value, the first of each name; {} when the file
-    cannot be read (the record will be rejected with the reason when its turn comes)."""
-    try:
-        text = header_text(header.read_bytes())
-    except OSError:
-        return {}
-    fields: dict[str, str] = {}
-    for line in text.splitlines():
-        if line.lstrip().startswith("#"):
-            name, colon, value = line.strip().lstrip("# ").partition(":")
-            if colon:
-                fields.setdefault(name.strip().strip("<>").casefold(), value.strip())
-    return fields
+LAST_FOLD = (1 << 15) - 1
+LONGEST_NAME = 64
+"""Characters of a record's name that its key repeats; that of a DICOM UID at most."""
+RECORD_SUFFIXES = (".hea", ".dat", ".mat", ".npy", ".npz", ".csv")
+"""What a table may write after a record's name."""
 
 
 def number(
@@ -80,7 +42,18 @@ def number(
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or not accept(value):
-        raise UserError(f"{source}: {option} is {text!r}", f"give {option} as a positive number")
+        raise UserError(f"{source}: {option} is {str(text)[:60]!r}", f"give {option} as a positive number")
+    return value
+
+
+def share(option: str, text: str | float, source: str) -> float:
+    """An option's value as a share from 0 to 1. Raises UserError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise UserError(f"{source}: {option} is {str(text)[:60]!r}", f"give {option} as a share from 0 to 1")
     return value
 
 
@@ -100,20 +73,33 @@ class RecordFolder:
     layout = "its records"
     label_id = "record"
     """Column of the `labels` table that names the record."""
+    suffixes: tuple[str, ...] = ()
+    """What ends the paths of `_listing` and is no part of a record's name."""
 
-    def __init__(self, root: Path, *, salt: str = "", labels: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        salt: str = "",
+        labels: str | Path | None = None,
+        min_matched: float | str = STOP_BELOW,
+    ) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
             raise UserError(
                 f"{self.name}: the folder {str(root)!r} does not exist", f"give the folder that holds {self.layout}"
             )
         self._salt = salt
+        self._min_matched = share("min_matched", min_matched, self.name)
         self._facts: dict[str, Any] = {}
+        self._joins: dict[str, Match] = {}
+        self._unseen: list[NotSeen] = []
+        self._unclear: Counter[str] = Counter()
         self._given_tables: set[Path] = set()
         self._label_table = None if labels is None else self._table_option("labels", labels)
         self._outside: dict[str, Labels] | None = None
         if self._label_table is not None:
-            self._outside, rows = read_labels(self._label_table, self.label_id)
+            self._outside, rows = self._read_labels(self._label_table)
             self._facts["labels"] = file_facts(self._label_table, rows)
             self.label_sets = tuple(dict.fromkeys((*self.label_sets, *label_set_names(self._outside.values()))))
 
@@ -122,47 +108,73 @@ class RecordFolder:
         again where it is wanted."""
         return self.__dict__ | {"_outside": None}
 
+    def _read_labels(self, table: Path) -> tuple[dict[str, Labels], int]:
+        """Labels by plain id; rows of one record under several spellings are put together."""
+        written, rows = read_labels(table, self.label_id)
+        found: dict[str, Labels] = {}
+        for name, labels in written.items():
+            word = self._label_word(name)
+            if word in found:
+                both = {each: (*found[word].get(each, ()), *labels.get(each, ())) for each in (*found[word], *labels)}
+                labels = {each: tuple(dict.fromkeys(codes)) for each, codes in both.items()}
+            found[word] = labels
+        return found, rows
+
+    def _label_word(self, name: str) -> str:
+        """A record as a table of labels names it, in the form in which it is looked up."""
+        word = plain_id(name).removeprefix("./")
+        return next((word.removesuffix(each) for each in RECORD_SUFFIXES if word.endswith(each)), word)
+
     def _outside_labels(self) -> dict[str, Labels]:
         """Name of a record in the table of outside labels -> its labels; {} without a table."""
         if self._outside is None:
-            self._outside = {} if self._label_table is None else read_labels(self._label_table, self.label_id)[0]
+            self._outside = {} if self._label_table is None else self._read_labels(self._label_table)[0]
         return self._outside
 
     @classmethod
     def options(cls) -> dict[str, str]:
         return {
-            "salt": "secret mixed into the patient hash; keep it outside the shards (default: none)",
+            "salt": "secret mixed into the patient hash, 16 characters or more; keep it outside the shards (default: "
+            "none, and a warning: whoever has a list of ids can then undo the hash)",
             "labels": f"CSV with {cls.label_id}, label_set, label: outside labels, one row each",
+            "min_matched": "share of the records, 0 to 1, that must find their row in each table that is joined; "
+            f"under it the build stops (default: {STOP_BELOW:g}; 0: go on whatever fits)",
         }
 
     def entries(self) -> Iterator[Entry]:
         """All records in the order of their paths (or of their table), one by one.
 
-        Raises DataError for an empty set, and at the end of the walk when the table of outside labels fits no record.
+        Raises DataError for an empty set, for ids that lost digits, and at the end of the walk for a table that fits
+        next to no record. What was not looked at is in `not_seen` afterwards.
         """
-        listed = labelled = 0
+        self._start()
+        listed = 0
+        folds = _Folds(self.name)
         labels = self._outside_labels()
+        match = self._label_match() if labels else None
         for path, name, given in self._listing():
-            word = name if name is not None else _stem(path)
-            key = f"{self.prefix}-{_key_word(word)}"
+            word = name if name is not None else self._stem(path)
+            key = f"{self.prefix}-{key_word(word)}"
             meta = dict(given)
-            meta["patient"] = patient_hash(str(meta.get("patient") or word), self._salt)
-            meta.setdefault("fold", fold_of(meta["patient"]))
-            outside = labels.get(word) or labels.get(key)
-            if outside is not None:
-                meta["labels"] = {**meta.get("labels", {}), **outside}
-                labelled += 1
+            patient = self._patient_id(str(meta.get("patient") or ""), key) or word
+            meta["patient"] = patient_hash(patient, self._salt)
+            if "fold" in meta:
+                folds.add(meta["patient"], meta["fold"], patient)
+            else:
+                meta["fold"] = fold_of(meta["patient"])
+            if match is not None:
+                outside = self._labels_of(labels, word, key, path)
+                if outside is not None:
+                    meta["labels"] = {**meta.get("labels", {}), **outside}
+                match.add(word, outside is not None)
             yield Entry(key, path, meta)
             listed += 1
-        if not listed:
-            raise DataError(
-                f"{self.name}: no record found under {self.root}", f"give the folder that holds {self.layout}"
-            )
-        if labels and not labelled:
-            raise DataError(
-                f"{self.name}: none of the labels belongs to a record of {self.root}",
-                f"the column {self.label_id} must hold record names",
-            )
+        self._finish(listed)
+        folds.tell()
+
+    def not_seen(self) -> list[NotSeen]:
+        """What the walk could not look at; known after `entries`."""
+        return list(self._unseen)
 
     def read(self, entry: Entry) -> EcgRecord:
         names = ("statements", "labels", "patient", "fold", "age_years", "sex", "acquired", "extra")
@@ -170,7 +182,9 @@ class RecordFolder:
 
     def describe(self) -> dict[str, Any]:
         options = {"salted": bool(self._salt), **self._described()}
-        return {"name": self.name, "options": options, "folds": "patient-hash", "tables": dict(self._facts)}
+        joins = {role: match.facts() for role, match in self._joins.items()}
+        told = {"name": self.name, "options": options, "folds": "patient-hash", "tables": dict(self._facts)}
+        return told | ({"joins": joins} if joins else {})
 
     def _listing(self) -> Iterable[tuple[str, str | None, Mapping[str, Any]]]:
         raise NotImplementedError
@@ -181,6 +195,77 @@ class RecordFolder:
     def _described(self) -> dict[str, Any]:
         return {}
 
+    def _find(self, suffixes: tuple[str, ...], leave_out: LeaveOut | None = None) -> Iterator[str]:
+        """The files below the root; what cannot be looked at is kept for `not_seen`."""
+        return find_files(self.root, suffixes, leave_out, self._unseen)
+
+    def _person(self, comments: Mapping[str, str]) -> dict[str, Any]:
+        """age_years and sex of a header's comments; what is not understood there is counted."""
+        self._unclear.update(not_understood(comments))
+        return person(comments)
+
+    def _join(self, role: str, table: Path, rows: int, **more: Any) -> Match:
+        """A join that is to be counted along this walk; `_finish` judges it."""
+        self._joins[role] = Match(role, table.name, rows, **more)
+        return self._joins[role]
+
+    def _start(self) -> None:
+        """Forget what an earlier walk found."""
+        self._joins.clear()
+        self._unseen.clear()
+        self._unclear.clear()
+
+    def _finish(self, listed: int) -> None:
+        """At the end of a walk: say what it lacks, and refuse a set that is unusable as a whole."""
+        self._unseen[:] = dict.fromkeys(self._unseen)  # a set that is walked twice misses a folder twice
+        if self._unseen:
+            shown = "; ".join(f"{each.path or '.'!r}: {each.detail}" for each in self._unseen[:EXAMPLES])
+            log.warning("not looked at source=%s number=%d: %s", self.name, len(self._unseen), shown)
+        if not listed:
+            seen = f" ({self._unseen[0].path or str(self.root)!r}: {self._unseen[0].detail})" if self._unseen else ""
+            raise DataError(
+                f"{self.name}: no record found under {self.root}{seen}", f"give the folder that holds {self.layout}"
+            )
+        if self._unclear:
+            shown = ", ".join(f"{word!r} x {times}" for word, times in self._unclear.most_common(EXAMPLES))
+            log.warning("age or sex not understood source=%s headers=%d: %s", self.name, self._unclear.total(), shown)
+        if len(self._salt) < SHORTEST_SALT:
+            log.warning(
+                "patient ids are hashed with %s source=%s: whoever has a list of possible ids can find them again; "
+                "build with --salt and %d characters or more that nobody can guess",
+                f"a salt of only {len(self._salt)} characters" if self._salt else "no salt",
+                self.name,
+                SHORTEST_SALT,
+            )
+        for match in self._joins.values():
+            judge(self.name, match, self._min_matched)
+
+    def _patient_id(self, text: str, where: str) -> str:
+        patient = plain_id(text)
+        if not patient.isdigit() and is_rounded(patient):
+            raise DataError(
+                f"{self.name}: the patient of {where} is {text!r}, a number whose last digits are lost: many patients "
+                "would become one",
+                "export the table again with ids as text or whole numbers",
+            )
+        return patient
+
+    def _label_match(self) -> Match:
+        assert self._label_table is not None
+        labels = self._outside_labels()
+        names = [name for name, _ in zip(labels, range(EXAMPLES), strict=False)]
+        return self._join("labels", self._label_table, len(labels), partial=True, row_names=names)
+
+    def _labels_of(self, labels: Mapping[str, Labels], word: str, key: str, path: str) -> Labels | None:
+        for name in (plain_id(word), key, self._label_word(path), self._label_word(PurePosixPath(path).name)):
+            if name and name in labels:
+                return labels[name]
+        return None
+
+    def _stem(self, path: str) -> str:
+        name = path.rpartition("/")[2]
+        return next((name[: -len(each)] for each in self.suffixes if name.endswith(each) and name != each), name)
+
     def _table_option(self, option: str, path: str | Path) -> Path:
         if not Path(path).is_file():
             raise UserError(
@@ -190,15 +275,53 @@ class RecordFolder:
         return Path(path)
 
 
-def _stem(path: str) -> str:
-    return path.rpartition("/")[2].partition(".")[0]
+class _Folds:
+    """Which patients a table puts into several folds: training on one of them and testing on another leaks."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._first: dict[int, int] = {}
+        self._split: dict[str, set[int]] = {}
+
+    def add(self, hashed: str, fold: int, patient: str) -> None:
+        first = self._first.setdefault(int(hashed, 16), fold)
+        if first != fold:
+            self._split.setdefault(patient, {first}).add(fold)
+
+    def tell(self) -> None:
+        if self._split:
+            some = list(self._split.items())[:EXAMPLES]
+            shown = "; ".join(f"{name[:60]!r} in {', '.join(map(str, sorted(folds)))}" for name, folds in some)
+            log.warning(
+                "patients in several folds source=%s patients=%d: what is learnt from one fold is no secret in the "
+                "other, give each patient one fold: %s",
+                self._source,
+                len(self._split),
+                shown,
+            )
 
 
-def _key_word(name: str) -> str:
-    """The part of a key that names the record; characters that a key cannot hold become "_"."""
-    if KEY_PATTERN.fullmatch(name):
+def fold_number(text: str, where: str) -> int:
+    """A fold of a table: `3`, `3.0`. Raises DataError."""
+    word = plain_id(text)
+    if not (word.isascii() and word.isdigit() and len(word) < 10 and int(word) <= LAST_FOLD):
+        raise DataError(
+            f"{where}: the fold {text[:60]!r} is no number from 0 to {LAST_FOLD}", "give folds as whole numbers"
+        )
+    return int(word)
+
+
+def key_word(name: str) -> str:
+    """The part of a key that names the record: the name itself where a key can hold it.
+
+    Else characters that it cannot hold become "_", a long name is cut, and 8 digits of the name's hash keep `a.b` and
+    `a b` apart. Raises DataError for a name without letters or digits.
+    """
+    if KEY_PATTERN.fullmatch(name) and len(name) <= LONGEST_NAME:
         return name
-    word = re.sub(r"[^A-Za-z0-9_-]", "_", name.strip())
-    if not KEY_PATTERN.fullmatch(word):
+    plain = unicodedata.normalize("NFC", name.strip())
+    if not plain:
         raise DataError(f"{name!r} is no record name", "give every record a name of letters and digits")
-    return word
+    word = re.sub(r"[^A-Za-z0-9_-]", "_", plain)[:LONGEST_NAME]
+    digest = hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    return f"{word}-{digest}"

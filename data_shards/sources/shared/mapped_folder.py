@@ -6,19 +6,20 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.reading.tables import file_facts, rows_of
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import KEY_PATTERN
-from cardialign.data_shards.sources.shared.folder import AGE_UNITS, RecordFolder, age_in_years, sex_in_words
+from cardialign.data_shards.sources.shared.demographics import AGE_UNITS, age_in_years, sex_in_words
+from cardialign.data_shards.sources.shared.folder import RecordFolder, fold_number
+from cardialign.data_shards.sources.shared.ids import plain_id
 from cardialign.data_shards.sources.shared.join import TextRows, stretches
+from cardialign.data_shards.sources.shared.matches import EXAMPLES, STOP_BELOW
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class MappedFolder(RecordFolder):
     """Base of the readers whose table is mapped by options.
 
     A subclass implements `_files` (paths found in the folder, as entries have them), `_tidy` (a path of the table ->
-    the same form) and may add to `_from_file` what the file itself says.
+    the same form), `_names_of` (what a table may call a file) and may add to `_from_file` what the file itself says.
 
     Every option keeps its text, so that `describe` can repeat how a set was read.
     """
@@ -50,10 +51,11 @@ class MappedFolder(RecordFolder):
         *,
         salt: str = "",
         labels: str | Path | None = None,
+        min_matched: float | str = STOP_BELOW,
         table: str | Path | None = None,
         **mapping: str,
     ) -> None:
-        super().__init__(root, salt=salt, labels=labels)
+        super().__init__(root, salt=salt, labels=labels, min_matched=min_matched)
         self._table = self._table_option("record", table) if table else None
         self._mapping = {name: str(value) for name, value in mapping.items()}
         self._columns = {name: value for name, value in self._mapping.items() if name in COLUMN_OPTIONS}
@@ -102,6 +104,10 @@ class MappedFolder(RecordFolder):
     def _tidy(self, path: str) -> str:
         raise NotImplementedError
 
+    def _names_of(self, path: str) -> list[str]:
+        """What a table may call the file, always as many names, the likeliest first."""
+        raise NotImplementedError
+
     def _from_file(self, path: str) -> dict[str, Any]:
         """What a record's own file says about it; the table overrules it."""
         return {}
@@ -115,44 +121,54 @@ class MappedFolder(RecordFolder):
         if "path_column" in self._columns:
             for row in rows:
                 path = self._tidy(self._below_root(row["path_column"]))
-                yield path, row.get("key_column"), self._from_file(path) | self._meta(row)
+                yield (
+                    path,
+                    plain_id(row["key_column"]) if "key_column" in row else None,
+                    self._from_file(path) | self._meta(row),
+                )
             return
         yield from self._joined(rows)
 
     def _joined(self, rows: Iterable[dict[str, str]]) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
         """Files found in the folder, each with the row of its name."""
+        assert self._table is not None
         by_key = TextRows(rows, tuple(self._columns), "key_column")
         firsts, times = by_key.runs()
         doubled, unused = np.zeros((2, len(by_key)), dtype=bool)
         doubled[firsts], unused[firsts] = times > 1, True
-        without = 0
+        names = [text[0] for text in zip(by_key.ids.to_pylist(), range(EXAMPLES), strict=False)]
+        match = self._join("rows of the table", self._table, by_key.distinct, row_names=names)
         for paths in stretches(self._files()):
-            names = [PurePath(path).name for path in paths]
-            by_name, by_stem = by_key.find(names), by_key.find([name.partition(".")[0] for name in names])
-            found = np.where(by_name >= 0, by_name, by_stem)
+            found = self._rows_of(by_key, paths)
+            match.add_all(paths, (found >= 0).tolist())
             for path, place, row in zip(paths, found.tolist(), by_key.take(found), strict=True):
                 if row is not None and doubled[place]:  # no harm in rows of another folder's files
                     raise DataError(
                         f"{self._table}: {row['key_column']!r} occurs in more than one row",
                         "keep one row per record, or name files by path_column",
                     )
-                without += row is None
                 yield path, None, self._from_file(path) | (self._meta(row) if row is not None else {})
             unused[found[found >= 0]] = False
-        left = int(np.count_nonzero(unused))
-        if left or without:
+        left = np.flatnonzero(unused)
+        if left.size:
+            some = [row["key_column"] for row in by_key.take(left[:EXAMPLES]) if row is not None]
             log.warning(
-                "join by name source=%s files without a row=%d rows without a file=%d (%s)",
+                "join by name source=%s rows without a file=%d of=%d: %s",
                 self.name,
-                without,
-                left,
-                pc.min(by_key.ids.filter(pa.array(unused))).as_py() if left else "",
+                left.size,
+                by_key.distinct,
+                ", ".join(map(repr, some)),
             )
-        if left and left == firsts.size:
-            raise DataError(
-                f"{self._table}: no name in {self._columns['key_column']!r} is that of a file under {self.root}",
-                "check key_column",
-            )
+
+    def _rows_of(self, by_key: TextRows, paths: list[str]) -> np.ndarray:
+        """Row of each file, by the first of its names that the table has; -1 for none."""
+        found = np.full(len(paths), -1, dtype=np.int64)
+        for names in zip(*(self._names_of(path) for path in paths), strict=True):
+            open_places = np.flatnonzero(found < 0)
+            if not open_places.size:
+                break
+            found[open_places] = by_key.find([names[at] for at in open_places.tolist()])
+        return found
 
     def _rows(self, table: Path) -> Iterator[dict[str, str]]:
         unknown: Counter[str] = Counter()
@@ -160,7 +176,7 @@ class MappedFolder(RecordFolder):
         for number, columns in enumerate(rows_of(table, tuple(dict.fromkeys(self._columns.values()))), start=1):
             row = {option: columns[name].strip() for option, name in self._columns.items()}
             for option in ("key_column", "path_column"):
-                if row.get(option) == "":
+                if option in row and not plain_id(row[option]):
                     raise DataError(
                         f"{table}: row {number} has nothing in {self._columns[option]!r}", "fill it in every row"
                     )
@@ -182,10 +198,9 @@ class MappedFolder(RecordFolder):
             words = (word.strip() for word in row["labels_column"].split(self._mapping.get("label_separator") or "|"))
             meta["labels"] = {self._label_set: tuple(dict.fromkeys(word for word in words if word))}
         if "patient_column" in row:
-            # A column with gaps may have been written as floats. Who is not named is a patient of his own, whatever
-            # numbers patients have.
+            # who is not named is a patient of his own, whatever numbers patients have
             record = row.get("key_column") or row.get("path_column")
-            meta["patient"] = row["patient_column"].removesuffix(".0") or f"record {record}"
+            meta["patient"] = plain_id(row["patient_column"]) or f"record {record}"
         if "age_column" in row:
             meta["age_years"] = age_in_years(row["age_column"], self._mapping.get("age_unit", "years"))
         if "sex_column" in row:
@@ -193,12 +208,7 @@ class MappedFolder(RecordFolder):
         if row.get("time_column"):
             meta["acquired"] = row["time_column"].replace(" ", "T")
         if "fold_column" in row:
-            fold = row["fold_column"].removesuffix(".0")
-            if not fold.isdigit():
-                raise DataError(
-                    f"{self._table}: the fold {row['fold_column']!r} is no number", "give folds as whole numbers"
-                )
-            meta["fold"] = int(fold)
+            meta["fold"] = fold_number(row["fold_column"], str(self._table))
         return meta
 
     def _described(self) -> dict[str, Any]:
@@ -215,7 +225,7 @@ class MappedFolder(RecordFolder):
         return inside.as_posix()
 
     def _sex(self, text: str) -> str | None:
-        return self._sexes.get(text.removesuffix(".0")) if self._sexes else sex_in_words(text)
+        return self._sexes.get(plain_id(text)) if self._sexes else sex_in_words(text)
 
     def _sex_values(self) -> dict[str, str]:
         result = {}

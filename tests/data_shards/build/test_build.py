@@ -168,10 +168,10 @@ def unfinished(out: Path) -> None:
     class Breaks(SmallSource):
         def read(self, entry):
             if entry.meta["number"] == 59:
-                raise ZeroDivisionError("reader bug")
+                raise DataError("the table is gone")
             return super().read(entry)
 
-    with pytest.raises(DataError, match=r"record small-00059 .* ZeroDivisionError: reader bug"):
+    with pytest.raises(DataError, match="the table is gone"):
         build(out, source=Breaks(60))
 
 

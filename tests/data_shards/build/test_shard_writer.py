@@ -16,7 +16,7 @@ from cardialign.data_shards.build.shard_writer import (
     metadata_bytes,
     plain_tar_header,
 )
-from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.files import sha256_of
 
 RECORDS = [(f"rec-{i}", bytes([i]) * (100 + 300 * i), {"key": f"rec-{i}", "b": i, "a": "é"}) for i in range(5)]
@@ -63,12 +63,12 @@ def test_nothing_is_left_of_a_shard_that_was_not_committed(tmp_path: Path) -> No
 
 
 def test_metadata_that_json_cannot_hold_names_the_record() -> None:
-    with pytest.raises(DataError, match="record rec-9"):
+    with pytest.raises(RecordRejected, match="bad-metadata: record rec-9"):
         metadata_bytes({"key": "rec-9", "age": float("nan")})
 
 
 def test_a_key_too_long_for_a_tar_name_is_refused(tmp_path: Path) -> None:
-    with ShardWriter(tmp_path / "a.tar") as writer, pytest.raises(DataError, match="longer than 90"):
+    with ShardWriter(tmp_path / "a.tar") as writer, pytest.raises(RecordRejected, match="longer than 90"):
         writer.add("k" * 91, b"", {})
 
 

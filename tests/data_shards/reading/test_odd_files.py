@@ -401,7 +401,7 @@ def test_a_gzipped_table_is_the_same_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"id;text\nr;Sinus rhythm\n", "lacks the columns id, text; it has id;text"),
+        (b"id;text\nr;Sinus rhythm\n", "is separated by ';', not by commas: its columns are id, text"),
         ("id,text\nr,Rhythmus über 100\n".encode("latin-1"), "is not a readable CSV table.*UTF"),
         (b"id,text\nr,Sinus, rhythm\n", "Expected 2 columns, got 3"),
         (b"", "Empty CSV file"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from cardialign.data_shards.errors import DataError, UserError
-from cardialign.data_shards.reading.tables import read_table
+from cardialign.data_shards.reading.tables import read_table, rows_of
 
 
 def test_tables_name_every_missing_column(tmp_path):
@@ -23,3 +26,40 @@ def test_a_table_that_is_empty_ragged_or_not_utf_8_is_named(tmp_path, content):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(DataError, match=r"t\.csv"):
         read_table(tmp_path / "t.csv", ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("id;age\n1;2\n", "';'"),
+     ("id\tage\n1\t2\n", "tabs"), ("id|age\n1|2\n", r"'\|'"), ('"id";"age"\n"1";"2"\n', "';'"),
+     ("id;age\n1,5;2,5\n", "';'"), ("\ufeffid;age\n1;2\n", "';'")],
+)  # fmt: skip
+def test_a_table_with_another_separator_is_told_which_it_has_and_what_columns(tmp_path, text, word):
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"separated by {word}, not by commas: its columns are id, age") as caught:
+        list(rows_of(tmp_path / "t.csv", ("id", "age")))
+    assert "to_csv" in caught.value.remedy
+
+
+def test_the_command_that_is_proposed_for_another_separator_works(tmp_path):
+    (tmp_path / "IN").write_text("id;age\n007;2,5\n")
+    with pytest.raises(DataError) as caught:
+        read_table(tmp_path / "IN", ("id",))
+    code = caught.value.remedy.partition('python -c "')[2].rstrip('"')
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert list(rows_of(tmp_path / "OUT", ("id", "age"))) == [{"id": "007", "age": "2,5"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"sep=;\nid;age\n1;2\n", "begins with 'sep=;'"),
+        ("id,age\n1,2\n".encode("utf-16"), "UTF-16"),
+        (b"id,id,age\n1,2,3\n", "the column id more than once"),
+        (b"ID, Age\n1,2\n", "is it 'ID' for 'id', ' Age' for 'age'"),
+    ],
+)
+def test_columns_that_are_almost_there_are_named(tmp_path, content, says):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(DataError, match=says):
+        list(rows_of(tmp_path / "t.csv", ("id", "age")))

@@ -85,7 +85,7 @@ def test_lead_names_differ_in_case(tmp_path: Path, spelling: type[str]) -> None:
 
 
 def test_lead_order_differs_avf_before_avl(tmp_path: Path) -> None:
-    record = read_only("mimic-iv-ecg", mimic(tmp_path, {"1": {}}))
+    record = read_only("mimic-iv-ecg", mimic(tmp_path, {"45106466": {}}))
     stored = ecg_counts(5000)
     np.testing.assert_array_equal(record.counts[STANDARD_LEADS.index("aVL")], stored[MIMIC_LEADS.index("aVL")])
     assert MIMIC_LEADS.index("aVL") == 5 != STANDARD_LEADS.index("aVL")
@@ -159,7 +159,7 @@ def test_blank_report_is_no_statement(tmp_path: Path, report: str) -> None:
 
 
 def test_flat_lead_is_flagged_and_masked(tmp_path: Path) -> None:
-    record = read_only("mimic-iv-ecg", mimic(tmp_path, {"1": {}}, V3=np.full(5000, 7)))
+    record = read_only("mimic-iv-ecg", mimic(tmp_path, {"45106466": {}}, V3=np.full(5000, 7)))
     assert (
         record.quality == {"flat": ("V3",)}
         and not record.lead_mask[STANDARD_LEADS.index("V3")]
@@ -176,7 +176,7 @@ def test_dropped_out_and_clipped_leads_are_flagged_and_kept(tmp_path: Path) -> N
     beats = ecg_counts(5000)
     dropped, clipped = beats[1].copy(), np.minimum(beats[1], 60)
     dropped[2000:3000] = 0
-    record = read_only("mimic-iv-ecg", mimic(tmp_path, {"1": {}}, V1=dropped, V2=clipped))
+    record = read_only("mimic-iv-ecg", mimic(tmp_path, {"45106466": {}}, V1=dropped, V2=clipped))
     assert record.quality["dropout"] == ("V1",) and record.quality["clipped"] == ("V2",)
     assert record.lead_mask.all()
     np.testing.assert_array_equal(record.counts[STANDARD_LEADS.index("V1")], dropped)
@@ -219,7 +219,7 @@ def test_recordings_of_1205_samples_and_of_60_seconds(tmp_path: Path, samples: i
 
 
 def test_the_mimic_iv_ecg_header_and_its_120000_bytes(tmp_path: Path) -> None:
-    root = mimic(tmp_path, {"1": {}})
+    root = mimic(tmp_path, {"45106466": {}})
     header, signal = (root / "files" / f"45106466{suffix}" for suffix in (".hea", ".dat"))
     lines = header.read_text().splitlines()
     first = int(ecg_counts(5000)[0, 0])

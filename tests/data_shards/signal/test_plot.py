@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib import image
 from matplotlib.figure import Figure
 
+from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
 from cardialign.data_shards.signal.plot import draw_ecg
 from tests.support.wfdb_files import ecg_counts
@@ -100,3 +103,11 @@ def test_drawing_leaves_no_figure_open():
     before = pyplot.get_fignums()
     draw_ecg(record_of())
     assert pyplot.get_fignums() == before
+
+
+@pytest.mark.parametrize("where", ["missing/a.png", "file/a.png", "."])
+def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path, where: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot write") as caught:
+        draw_ecg(record_of(), tmp_path / where)
+    assert str(tmp_path / where) in caught.value.problem and "folder exists" in caught.value.remedy

@@ -136,7 +136,7 @@ def test_outside_labels_join_by_name_or_key_and_must_fit_somewhere(folder: Path,
     assert copy._outside is None, "every worker process would hold the label table"
     assert list(copy.entries()) == list(source.entries())
     table.write_text("record,label_set,label\nnobody,reviewed,AF\n")
-    with pytest.raises(DataError, match="none of the labels belongs"):
+    with pytest.raises(DataError, match=r"0 of 4 records have a row in truth\.csv"):
         list(open_source("challenge", folder, labels=table).entries())
 
 

@@ -63,7 +63,7 @@ def test_exams_give_patients_classes_and_statements(folder: Path, caplog: pytest
     assert (first.meta["age_years"], first.meta["sex"]) == (66.0, "female")
     assert first.meta["patient"] == second.meta["patient"] == patient_hash("7")
     assert third.meta["patient"] == patient_hash("exam 1000300") and "statements" not in third.meta
-    assert "exams without a row source=code15 records=1" in caplog.text
+    assert "2 of 3 records have a row in exams.csv" in caplog.text and "'1000300'" in caplog.text
     assert source.describe()["tables"]["exams"]["rows"] == 2
 
 

@@ -85,10 +85,15 @@ def test_rows_and_files_without_each_other_are_told_and_numbers_are_no_sexes(
     table.write_text("id,gender\none,1\nnobody,0\n")
     source = open_source("wfdb", folder, table=table, key_column="id", sex_column="gender")
     assert [entry.meta.get("sex") for entry in source.entries()] == [None, None]
-    assert "files without a row=1 rows without a file=1 (nobody)" in caplog.text
+    assert (
+        "1 of 2 records have a row in table.csv" in caplog.text
+        and "rows without a file=1 of=2: 'nobody'" in caplog.text
+    )
     assert "sex_values" in caplog.text
     table.write_text("id\nnobody\n")
-    with pytest.raises(DataError, match="no name in 'id' is that of a file"):
+    with pytest.raises(
+        DataError, match=r"0 of 2 records have a row in table\.csv.*'a/one', 'b/two'.*named like 'nobody'"
+    ):
         list(open_source("wfdb", folder, table=table, key_column="id").entries())
 
 

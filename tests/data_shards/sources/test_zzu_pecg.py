@@ -12,7 +12,7 @@ import pytest
 from cardialign.data_shards.cohort.generate import Cohort, make_cohort
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.shared.folder import age_in_years
+from cardialign.data_shards.sources.shared.demographics import age_in_years
 from cardialign.data_shards.sources.shared.patients import patient_hash
 from tests.support.wfdb_files import ecg_counts, write_record
 

@@ -1,0 +1,242 @@
+"""A signal in a text table: what separates its numbers and what their decimal mark is, told from enough lines; what
+stays ambiguous is refused with what was seen."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cardialign.data_shards.errors import RecordRejected
+
+LARGEST = 1 << 30
+"""Bytes of a text table; an hour of twelve leads at 500 Hz takes a sixth of it."""
+MOST_NAMES = 4096
+"""Columns that have names, and columns from which rows are read one by one: a row per lead may be long."""
+_SAMPLE_LINES, _SAMPLE_CHARACTERS = 1000, 1 << 24
+_MARKS = (";", "\t", "|", ",")
+_BLANKS = r"\s+"
+_WORDS = {";": "';'", "\t": "a tab", "|": "'|'", ",": "','", _BLANKS: "blanks"}
+_TIME = re.compile(r"(?:time|t|zeit|elapsed(?: time)?|sec|secs|seconds|ms|msec|milliseconds|us)(?:$|[\s_(\[/,].*)")
+_PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6}
+
+
+@dataclass(frozen=True)
+class _Dialect:
+    separator: str
+    decimal: str
+    quoted: bool
+
+
+def read_csv_signal(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The numbers of a CSV as (rows, columns), and the names in its first line, () without.
+
+    Commas, semicolons, tabs, bars or blanks between numbers; decimal commas where a comma separates nothing; lines that
+    begin with # left out; UTF-8, or UTF-16 with its mark. Raises FileNotFoundError, and RecordRejected("bad-format")
+    for what is no table of numbers or may be read in two ways.
+    """
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise RecordRejected("bad-format", f"{path}: {size} bytes, a signal as text has at most {LARGEST}")
+    with path.open("rb") as file:
+        encoding = "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    with path.open(encoding=encoding, errors="replace") as stream:
+        told = _told(stream)
+        top = _sample(told)
+        if not top:
+            raise RecordRejected("bad-format", f"{path}: an empty file, expected one row per sample")
+        number, head = top[0]
+        separator = _separator([line for _, line in top])
+        quoted = '"' in head or any('"' in line for _, line in top[1:3])
+        names = _fields(head, separator, quoted)
+        named = not all(is_number(word) or is_number(word.replace(",", ".")) for word in names)
+        lines = itertools.chain((line for _, line in top[named:]), (line for _, line in told))
+        dialect = _Dialect(separator, _decimal(lines, separator, quoted, path), quoted)
+    if named and len(names) > MOST_NAMES:
+        raise RecordRejected("bad-format", f"{path}: a first line of {len(names)} names, expected one per lead")
+    try:
+        if len(names) > MOST_NAMES:
+            return _wide(path, dialect, encoding), ()
+        return _tall(path, number, names if named else [], dialect, encoding)
+    except (pd.errors.ParserError, OverflowError, csv.Error) as error:
+        raise RecordRejected("bad-format", f"{path}: {type(error).__name__}: {str(error)[:300]}") from None
+
+
+def is_number(word: str) -> bool:
+    try:
+        float(word or "nan")
+    except ValueError:
+        return False
+    return True
+
+
+def same_leads(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two lists name the same leads in the same order."""
+    return [name.strip().casefold() for name in one] == [name.strip().casefold() for name in other]
+
+
+def rates_of_time(names: Sequence[str], values: np.ndarray) -> list[float]:
+    """Hz that the column of times of a table, (rows, columns) with these names, may mean; [] when it has none.
+
+    Where the name does not say the unit, seconds, milliseconds and microseconds are possible.
+    """
+    for place, name in enumerate(names):
+        word = name.strip().casefold()
+        if not _TIME.fullmatch(word) or len(values) < 3:
+            continue
+        steps = np.diff(values[:, place].astype(np.float64))
+        if not np.isfinite(steps).all() or steps.min() < 0 or steps.max() == 0:
+            continue
+        step = float(steps.mean())
+        if step == 1.0:  # the number of the sample
+            continue
+        unit = re.search(r"(?<![a-z])(ms|msec|milliseconds|us|µs|s|sec|secs|seconds)(?![a-z])", word)
+        if unit is None:
+            return [per_second / step for per_second in _PER_SECOND.values()]
+        short = "ms" if unit[1].startswith("m") else "us" if unit[1] in ("us", "µs") else "s"
+        return [_PER_SECOND[short] / step]
+    return []
+
+
+def _told(stream: Iterator[str]) -> Iterator[tuple[int, str]]:
+    """Number and text of the lines that say something."""
+    for number, line in enumerate(stream):
+        if line.strip() and not line.lstrip().startswith("#"):
+            yield number, line.strip("\r\n")
+
+
+def _sample(told: Iterator[tuple[int, str]]) -> list[tuple[int, str]]:
+    top: list[tuple[int, str]] = []
+    characters = 0
+    for each in told:
+        top.append(each)
+        characters += len(each[1])
+        if len(top) >= _SAMPLE_LINES or (characters > _SAMPLE_CHARACTERS and len(top) > 1):
+            break
+    return top
+
+
+def _separator(lines: Sequence[str]) -> str:
+    """The mark that stands in every line, else in the first; blanks where there is none, or where only they part
+    numbers (`0,1 0,2`)."""
+    common = [mark for mark in _MARKS if all(mark in line for line in lines)]
+    mark = next(iter(common or [mark for mark in _MARKS if mark in lines[0]]), _BLANKS)
+    if mark == ",":
+        words = lines[-1].split()
+        if len(words) > 1 and all("," in word and is_number(word.replace(",", ".", 1)) for word in words):
+            return _BLANKS
+    return mark
+
+
+def _fields(line: str, separator: str, quoted: bool) -> list[str]:
+    if separator == _BLANKS:
+        words = line.split()
+    elif quoted:
+        try:
+            words = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+        except csv.Error as error:  # quotes that are never closed
+            raise ValueError(f"fields in quotes: {error}") from None
+    else:
+        words = line.split(separator)
+    return [word.strip(' "') for word in words]
+
+
+def _decimal(lines: Iterator[str], separator: str, quoted: bool, path: Path) -> str:
+    """The decimal mark of the numbers: the first `_SAMPLE_LINES` lines, and more until one has a mark.
+
+    Raises RecordRejected where numbers have both, and where commas may separate or be decimal marks.
+    """
+    comma = point = split = ""
+    for number, line in enumerate(lines):
+        if number >= _SAMPLE_LINES and (comma or point):
+            break
+        if "," not in line and "." not in line:
+            continue
+        if separator == "," and not quoted:
+            point = point or ("." if "." in line else "")
+            if number < _SAMPLE_LINES and not point and not split:
+                split = next((word for word in line.split(",") if re.fullmatch(r"\s*0\d+\s*", word)), "")
+            continue
+        for word in _fields(line, separator, quoted):
+            comma = comma or (word if "," in word else "")
+            point = point or (word if "." in word else "")
+    if comma and point:
+        raise RecordRejected(
+            "bad-format",
+            f"{path}: numbers with both decimal marks, {point[:40]!r} and {comma[:40]!r}, separated by "
+            f"{_WORDS[separator]}: which is the decimal mark, and which stands between thousands?",
+        )
+    if split and not point:
+        raise RecordRejected(
+            "bad-format",
+            f"{path}: fields such as {split.strip()[:40]!r} between commas look like decimals after a comma; write "
+            "decimal points, or separate numbers by ';'",
+        )
+    return "," if comma else "."
+
+
+def _tall(
+    path: Path, first: int, names: list[str], dialect: _Dialect, encoding: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """One row per sample."""
+    frame = pd.read_csv(
+        path,
+        header=None,
+        skiprows=first + 1 if names else first,
+        sep=dialect.separator,
+        decimal=dialect.decimal,
+        comment="#",
+        encoding=encoding,
+        encoding_errors="replace",
+        skipinitialspace=dialect.quoted,
+    )
+    named = bool(names)
+    last = frame.shape[1] - 1
+    if last and frame.iloc[:, last].isna().all() and (not named or last >= len(names) or not names[last]):
+        frame, names = frame.iloc[:, :last], names[:last]  # a separator at the end of every line is no column
+    if named and frame.shape[1] != len(names):
+        hint = "; are its decimal marks commas, too?" if frame.shape[1] == 2 * len(names) else ""
+        raise RecordRejected(
+            "bad-format",
+            f"{path}: rows of {frame.shape[1]} values under {len(names)} names, separated by "
+            f"{_WORDS[dialect.separator]}{hint}",
+        )
+    return _numbers(frame, names, path), tuple(names)
+
+
+def _wide(path: Path, dialect: _Dialect, encoding: str) -> np.ndarray:
+    """One row per lead, each with thousands of samples."""
+    rows: list[np.ndarray] = []
+    with path.open(encoding=encoding, errors="replace") as stream:
+        for number, line in _told(stream):
+            words = _fields(line, dialect.separator, dialect.quoted)
+            if words and not words[-1]:
+                words.pop()
+            try:
+                rows.append(np.array([float(word.replace(dialect.decimal, ".") or "nan") for word in words]))
+            except ValueError as error:
+                raise RecordRejected("bad-format", f"{path}: line {number + 1}: {str(error)[:120]}") from None
+    lengths = sorted({row.size for row in rows})
+    if len(lengths) > 1:
+        raise RecordRejected("bad-format", f"{path}: rows of {lengths[0]} to {lengths[-1]} values")
+    return np.stack(rows)
+
+
+def _numbers(frame: pd.DataFrame, names: Sequence[str], path: Path) -> np.ndarray:
+    """Raises RecordRejected("bad-format") that names the first cell that is no number."""
+    for place, (_, column) in enumerate(frame.items()):
+        if column.dtype.kind in "iuf":
+            continue
+        wrong = np.flatnonzero((pd.to_numeric(column, errors="coerce").isna() & column.notna()).to_numpy())
+        if wrong.size:
+            first = int(wrong[0])
+            cell = str(column.iloc[first])
+            where = f"row {first + 1} of column {names[place] if names else place + 1}"
+            raise RecordRejected("bad-format", f"{path}: {where} holds {cell[:40]!r}, expected a number")
+    return frame.to_numpy()

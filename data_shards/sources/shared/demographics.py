@@ -1,0 +1,142 @@
+"""Age and sex in words, and the comments of WFDB headers in which both stand, as every house writes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cardialign.data_shards.reading.wfdb.header import header_text
+
+AGE_UNITS = ("years", "months", "weeks", "days")
+OLDEST = 130.0
+OVER_89 = 300.0
+"""PTB-XL's age for everyone over 89; stored as 90.0 years."""
+LARGEST_HEADER = 1 << 20
+"""Bytes; a header with more is none."""
+_AGE = re.compile(r"(\d+(?:[.,]\d*)?|[.,]\d+)\s*-?([a-z/]*)\.?(?:\s+(?:old|of age))?\+?")
+_OVER_89 = re.compile(r"(?:>\s*=?|≥|over|above)\s*(?:89|90)\s*(?:y|yrs?|years?)?")
+_YEARS_PER = {
+    **dict.fromkeys(("y", "yr", "yrs", "year", "years", "yo", "y/o", "j", "jahr", "jahre"), 1.0),
+    **dict.fromkeys(("mo", "mos", "mon", "month", "months", "m"), 1 / 12),
+    **dict.fromkeys(("w", "wk", "wks", "week", "weeks"), 7 / 365.25),
+    **dict.fromkeys(("d", "day", "days"), 1 / 365.25),
+}
+_SEX = {
+    **dict.fromkeys(("f", "female", "woman", "girl", "w", "weiblich", "frau"), "female"),
+    **dict.fromkeys(("femenino", "femenina", "feminino", "mujer", "femme", "féminin"), "female"),
+    **dict.fromkeys(("m", "male", "man", "boy", "männlich", "mann"), "male"),
+    **dict.fromkeys(("masculino", "hombre", "homme", "masculin"), "male"),
+}
+_UNKNOWN = {
+    "",
+    "nan",
+    "na",
+    "n/a",
+    "none",
+    "null",
+    "unknown",
+    "unk",
+    "u",
+    "?",
+    "-",
+    "-1",
+    "x",
+    "other",
+    "not specified",
+}
+_LINE_END = re.compile(r"\r\n|\n|\r")
+_NAMES = {"age": "age", "sex": "sex", "gender": "sex"}
+_PERSON = re.compile(
+    r"(?P<before>^|[;,|\t<]|\s)\s*(?:patient'?s?[ _-])?(?P<name>age|sex|gender)\s*"
+    r"(?:[(\[_]?\s*(?P<unit>in years|years|yrs?|y|months?|mo|weeks|days?|d)\s*[)\]]?)?\s*>?\s*[:=]\s*",
+    re.IGNORECASE,
+)
+
+
+def age_in_years(text: str, unit: str = "years") -> float | None:
+    """`59`, `7.5 yr`, `16 mo`, `572d`, `065Y` -> years; `unit` (years, months, weeks, days) is that of a bare number.
+
+    None for NaN, blank, words and ages that nobody has; PTB-XL's 300 and other words for "over 89" become 90.
+    """
+    word = text.strip(" '\"").casefold()
+    if _OVER_89.fullmatch(word):
+        return 90.0
+    match = _AGE.fullmatch(word)
+    if match is None or (match[2] or unit) not in _YEARS_PER:
+        return None
+    age = float(match[1].replace(",", ".")) * _YEARS_PER[match[2] or unit]
+    return 90.0 if age == OVER_89 else age if age <= OLDEST else None
+
+
+def sex_in_words(text: str) -> str | None:
+    """`M`, `Female`, `'Male'` -> "male" or "female"; None for anything else, numbers included: what 0 and 1 mean
+    differs between sets."""
+    return _SEX.get(text.strip(" '\"").casefold())
+
+
+def header_comments(header: Path) -> dict[str, str]:
+    """The `# Name: value` lines of a WFDB header: name in lower case -> value, the first of each name; {} when the file
+    cannot be read (the record will be rejected with the reason when its turn comes).
+
+    `age` and `sex` are found wherever in a line a house puts them (`<age>: 65 <sex>: F <diagnoses> ...`,
+    `Age=65; Sex=M`), each without what follows it.
+    """
+    try:
+        if not header.is_file():  # a pipe would hold up whoever opens it
+            return {}
+        with header.open("rb") as file:
+            text = header_text(file.read(LARGEST_HEADER))
+    except OSError:
+        return {}
+    fields: dict[str, str] = {}
+    for line in _LINE_END.split(text):  # not splitlines: \x85 and \x1c are letters of other code pages
+        if line.lstrip().startswith("#"):
+            said = line.strip().lstrip("# ")
+            for name, value in _persons(said).items():
+                fields.setdefault(name, value)
+            name, mark, value = said.partition(":")
+            if not mark:
+                name, mark, value = said.partition("=")
+            if mark:
+                fields.setdefault(name.strip().strip("<>").casefold(), value.strip())
+    return fields
+
+
+def _persons(line: str) -> dict[str, str]:
+    """age and sex in one comment: name -> value up to the next mark or name.
+
+    In a line that opens with something else they must stand after a mark: `mother's age: 70` is not the patient's.
+    """
+    found = list(_PERSON.finditer(line))
+    if not found:
+        return {}
+    opens = found[0].start() == 0 or line.startswith("<")
+    told: dict[str, str] = {}
+    for match, following in zip(found, [*found[1:], None], strict=True):
+        if match["before"].isspace() and match["before"] != "\t" and not opens:
+            continue
+        rest = line[match.end() : following.start() if following is not None else None]
+        value = re.split(r"[;|\t<#]|,(?!\d)", rest)[0].strip()
+        unit = (match["unit"] or "").casefold().removeprefix("in ")
+        if unit and re.fullmatch(r"[\d.,]+", value):
+            value = f"{value} {unit}"
+        told.setdefault(_NAMES[match["name"].casefold()], value)
+    return told
+
+
+def person(comments: Mapping[str, str]) -> dict[str, Any]:
+    """age_years and sex of a header's comments; None where they do not say."""
+    return {"age_years": age_in_years(comments.get("age", "")), "sex": sex_in_words(comments.get("sex", ""))}
+
+
+def not_understood(comments: Mapping[str, str]) -> list[str]:
+    """The words for age and sex in a header that say something, and not to us."""
+    told = person(comments)
+    pairs = (("age", told["age_years"]), ("sex", told["sex"]))
+    return [
+        f"{name}: {comments[name][:40]}"
+        for name, value in pairs
+        if value is None and comments.get(name, "").strip(" '\"").casefold() not in _UNKNOWN
+    ]

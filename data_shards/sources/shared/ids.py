@@ -1,0 +1,56 @@
+"""How an id is written, and what it is: the one place where the spellings of other people's tools become one id.
+
+A column of whole numbers with a gap in it leaves pandas as floats (`40689238.0`), numpy as `4.0689238e+07`; other tools
+put quotes, blanks or a byte order mark around it, or compose an `ü` of two characters.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "#n/a", "nat", "none", "null"})
+"""What tools write where there is no id; compared in lower case."""
+_BLANK = " \t\r\n\v\f\u00a0\u2007\u202f\u200b\u2060\ufeff"
+_QUOTES = "'\"`\u2018\u2019\u201c\u201d"
+_FLOAT = re.compile(r"\+?([0-9]+)(?:\.0*)?")
+_EXPONENT = re.compile(r"\+?([0-9])(?:\.([0-9]*))?[eE]\+?([0-9]{1,3})")
+_UUID = re.compile(r"\{?([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})\}?")
+
+
+def plain_id(text: str, letter: str = "") -> str:
+    """The id that `text` writes; "" for none (blank, NaN, null ...).
+
+    `40689238.0`, `40689238.`, `4.0689238000e+07`, `"40689238"` and ` 40689238` are `40689238`; a UUID is in lower case
+    without braces; other text is composed (NFC). letter: one that the data set puts before its numbers, as `s` in
+    MIMIC's `s40689238`.
+
+    Leading zeros stay: `007` may be another record than `7`. A number that lost digits (`4.07E+07`) stays as it is, so
+    that it equals no id: see `is_rounded`.
+    """
+    if text.isdigit() and text.isascii():
+        return text
+    word = text.strip(_BLANK)
+    while len(word) > 1 and word[0] in _QUOTES and word[-1] in _QUOTES:
+        word = word[1:-1].strip(_BLANK)
+    if word.casefold() in MISSING:
+        return ""
+    if letter and word[:1].casefold() == letter and _FLOAT.fullmatch(word[1:]):
+        word = word[1:]
+    if found := _FLOAT.fullmatch(word):
+        return found[1]
+    if found := _EXPONENT.fullmatch(word):
+        digits, exponent = found[2] or "", int(found[3])
+        if len(digits) >= exponent and not digits[exponent:].strip("0"):
+            return found[1] + digits[:exponent]
+        return word
+    if found := _UUID.fullmatch(word):
+        return found[1].lower()
+    return word if word.isascii() else unicodedata.normalize("NFC", word)
+
+
+def is_rounded(text: str) -> bool:
+    """Whether `text` is a whole number whose last digits a spreadsheet took (`4.07E+07`): many ids look like that
+    afterwards."""
+    found = _EXPONENT.fullmatch(text.strip(_BLANK).strip(_QUOTES))
+    return found is not None and ("." in text or "+" in text) and len(found[2] or "") < int(found[3])

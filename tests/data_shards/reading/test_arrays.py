@@ -1,0 +1,231 @@
+"""Arrays and text tables: what is claimed is judged before memory is taken, only what is asked for is read, and what
+may be read in two ways is refused with both."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import resource
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cardialign.data_shards.errors import RecordRejected
+from cardialign.data_shards.reading.arrays import read_array
+from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
+from cardialign.data_shards.sources import open_source
+from tests.support.wfdb_files import ecg_counts
+
+MILLIVOLTS = ecg_counts(1000, gain=1000) / 1000
+NAMES = list(STANDARD_LEADS)
+
+
+def head(shape: tuple[int, ...], descr: str = "<f8") -> bytes:
+    made = io.BytesIO()
+    np.lib.format.write_array_header_1_0(made, {"descr": descr, "fortran_order": False, "shape": shape})
+    return made.getvalue()
+
+
+def only(root: Path, **options: object) -> EcgRecord:
+    source = open_source("arrays", root, **options)
+    (entry,) = source.entries()
+    return source.read(entry)
+
+
+def test_of_an_npz_only_what_is_asked_for_takes_memory(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("signal.npy", head((12, 1000)) + MILLIVOLTS.tobytes())
+        with archive.open("other.npy", "w") as file:
+            file.write(head((1 << 25,)))
+            for _ in range(256):
+                file.write(bytes(1 << 20))
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nfrom cardialign.data_shards.reading.arrays import read_array\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nread_array(Path(sys.argv[1]))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.npz"], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 32 << 10, "KiB; the array that nobody asked for has 256 MiB"
+    np.testing.assert_array_equal(read_array(tmp_path / "a.npz").values, MILLIVOLTS)
+
+
+@pytest.mark.parametrize("shape", [(12, 10**12), (12, 10**8), (12, 10**30), (-12, -1000), (12, 1001)])
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_an_array_that_claims_more_than_there_is_or_can_be_is_refused_before_it_takes_memory(
+    tmp_path: Path, shape: tuple[int, int], kind: str
+) -> None:
+    content = head(shape) + MILLIVOLTS.tobytes()
+    path = tmp_path / f"a.{kind}"
+    if kind == "npy":
+        path.write_bytes(content)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("signal.npy", content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(RecordRejected, match="bad-format"):
+        read_array(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
+
+
+def test_objects_are_never_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([[{}]], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "b.npz", signal=MILLIVOLTS, notes=np.array([{}], dtype=object))
+    with pytest.raises(RecordRejected, match="an array of objects"):
+        read_array(tmp_path / "a.npy")
+    assert read_array(tmp_path / "b.npz").values.shape == (12, 1000), "beside the signal they are in nobody's way"
+
+
+def test_a_pipe_in_the_place_of_an_array_holds_up_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.npy")
+    with pytest.raises(RecordRejected, match="not a file"):
+        read_array(tmp_path / "a.npy")
+
+
+# what a file says, and an option says otherwise
+
+
+@pytest.mark.parametrize("name", ["fs", "sampling_rate", "Fs", "sfreq", "sample_rate"])
+def test_a_rate_that_an_npz_contradicts_is_refused_with_both(tmp_path: Path, name: str) -> None:
+    np.savez(tmp_path / "a.npz", signal=MILLIVOLTS, **{name: 250})
+    assert only(tmp_path).sampling_rate == only(tmp_path, sampling_rate="250").sampling_rate == 250
+    with pytest.raises(RecordRejected, match=f"(?i){name} says 250, the option sampling_rate says 500"):
+        only(tmp_path, sampling_rate=500)
+
+
+@pytest.mark.parametrize("rate", ["250 Hz", "250Hz", [250] * 12, np.float32(250), b"250"])
+def test_a_rate_in_any_form_is_a_rate(tmp_path: Path, rate: object) -> None:
+    np.savez(tmp_path / "a.npz", signal=MILLIVOLTS, fs=rate)
+    assert only(tmp_path).sampling_rate == 250
+    with pytest.raises(RecordRejected, match="fs says 250"):
+        only(tmp_path, sampling_rate=500)
+
+
+def test_two_rates_in_one_file_are_none(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", signal=MILLIVOLTS, fs=250, sampling_rate=500)
+    with pytest.raises(RecordRejected, match="fs says 250, sampling_rate says 500"):
+        only(tmp_path)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("uV", 1000), ("\u00b5V", 1000), ("mV", 1), ("V", 0.001)])
+def test_the_unit_of_a_file_counts_and_an_option_that_contradicts_it_is_refused(
+    tmp_path: Path, unit: str, factor: float
+) -> None:
+    np.savez(tmp_path / "a.npz", signal=MILLIVOLTS * factor, fs=500, unit=unit)
+    np.testing.assert_allclose(only(tmp_path).millivolts(), MILLIVOLTS, atol=6e-4)
+    other = "V" if unit != "V" else "mV"
+    with pytest.raises(RecordRejected, match=f"the option unit says {other}"):
+        only(tmp_path, unit=other)
+
+
+def test_the_leads_of_a_file_count_and_an_option_that_contradicts_them_is_refused(tmp_path: Path) -> None:
+    swapped = [*NAMES[:4], "aVF", "aVL", *NAMES[6:]]
+    rows = [NAMES.index(name) for name in swapped]
+    np.savez(tmp_path / "a.npz", signal=MILLIVOLTS[rows], fs=500, leads=np.array(swapped))
+    np.testing.assert_allclose(only(tmp_path).millivolts(), MILLIVOLTS, atol=6e-4)
+    with pytest.raises(RecordRejected, match=r"has the leads I, II.*aVF, aVL.*the option leads says I, II"):
+        only(tmp_path, leads=",".join(NAMES))
+
+
+def test_the_gain_of_counts_that_a_file_contradicts_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", signal=ecg_counts(gain=200), fs=500, unit="counts", adc_gain=200)
+    np.testing.assert_array_equal(only(tmp_path, unit="counts", gain=200).gain, 200)
+    with pytest.raises(RecordRejected, match="adc_gain says 200, the option gain says 1000"):
+        only(tmp_path, unit="counts", gain=1000)
+
+
+def timed(unit: str, per_second: float, rate: float = 250) -> str:
+    times = np.arange(1000) / rate * per_second
+    rows = (",".join(f"{value:.6g}" for value in (time, *row)) for time, row in zip(times, MILLIVOLTS.T, strict=True))
+    return "\n".join([",".join([unit, *NAMES]), *rows])
+
+
+@pytest.mark.parametrize(
+    ("unit", "per_second"), [("time", 1), ("Time (s)", 1), ("t", 1e3), ("time_ms", 1e3), ("Time [us]", 1e6)]
+)
+def test_times_in_a_csv_that_contradict_the_rate_are_refused_with_both(
+    tmp_path: Path, unit: str, per_second: float
+) -> None:
+    (tmp_path / "a.csv").write_text(timed(unit, per_second))
+    np.testing.assert_allclose(only(tmp_path, sampling_rate=250).millivolts(), MILLIVOLTS, atol=6e-4)
+    with pytest.raises(RecordRejected, match=r"250.* Hz, not the 500 Hz of the option sampling_rate"):
+        only(tmp_path, sampling_rate=500)
+
+
+def test_numbers_of_samples_are_no_times(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(timed("t", 1, rate=1))
+    assert only(tmp_path, sampling_rate=500).sampling_rate == 500
+
+
+# the dialect of a text table
+
+
+def table(separator: str, decimal: str = ".", names: bool = True, zeros: int = 0, quote: str = "") -> str:
+    rows = MILLIVOLTS.T.copy()
+    rows[:zeros] = 0
+    lines = [separator.join(NAMES)] if names else []
+    for row in rows:
+        words = ["0" if value == 0 else f"{value:.3f}".replace(".", decimal) for value in row]
+        lines.append(separator.join(f"{quote}{word}{quote}" for word in words))
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("names", [True, False])
+@pytest.mark.parametrize("zeros", [0, 1, 999])
+@pytest.mark.parametrize(
+    ("separator", "decimal", "quote"),
+    [(";", ",", ""), ("\t", ",", ""), (" ", ",", ""), ("|", ",", ""), (";", ".", ""), (",", ",", '"'), (",", ".", '"'),
+     (";", ",", '"')],
+)  # fmt: skip
+def test_decimal_marks_are_told_from_enough_lines(
+    tmp_path: Path, separator: str, decimal: str, quote: str, zeros: int, names: bool
+) -> None:
+    (tmp_path / "a.csv").write_text(table(separator, decimal, names, zeros, quote))
+    wanted = MILLIVOLTS.copy()
+    wanted[:, :zeros] = 0
+    np.testing.assert_allclose(read_array(tmp_path / "a.csv").values.T, np.round(wanted, 3), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a;b\n1.234,5;0,5\n", "both decimal marks, '1.234,5'"),
+        ("a;b\n1,5;0,5\n0.5;1.5\n", "both decimal marks, '0.5' and '1,5'"),
+        ("0,001,0,002\n0,001,0,003\n", "fields such as '001' between commas look like decimals"),
+        ("a,b\n1,5,2,5\n1,5,2,5\n", "rows of 4 values under 2 names, separated by ','; are its decimal marks commas"),
+        ('"' + "1," * 100_000, "fields in quotes"),
+        ("I,II\nmV,mV\n1,2\n", "row 1 of column I holds 'mV'"),
+        ("I,II\n1," + "9" * 5000 + "x\n", "holds '99999"),
+        (",".join(["I"] * 5000) + "\n1\n", "a first line of 5000 names"),
+    ],
+)
+def test_what_may_be_read_in_two_ways_is_refused_with_what_was_seen(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(RecordRejected, match="bad-format") as caught:
+        read_array(tmp_path / "a.csv")
+    assert says in caught.value.detail
+
+
+def test_a_row_per_lead_of_thousands_of_samples_is_read(tmp_path: Path) -> None:
+    wide = np.tile(MILLIVOLTS, (1, 20))
+    np.savetxt(tmp_path / "a.csv", wide, delimiter=",", fmt="%.3f")
+    np.testing.assert_allclose(read_array(tmp_path / "a.csv").values, wide, atol=1e-9)
+    (tmp_path / "a.csv").write_text((tmp_path / "a.csv").read_text() + "1,2\n")
+    with pytest.raises(RecordRejected, match="rows of 2 to 20000 values"):
+        read_array(tmp_path / "a.csv")
+
+
+def test_a_table_in_utf_16_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(table("\t", ","), encoding="utf-16")
+    np.testing.assert_allclose(read_array(tmp_path / "a.csv").values.T, np.round(MILLIVOLTS, 3), atol=1e-9)
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "9" * 4301, "-" + "9" * 5000, "1e999", "0." + "9" * 5000])
+def test_numbers_of_any_length_give_a_value_or_a_reason(tmp_path: Path, number: str) -> None:
+    (tmp_path / "a.csv").write_text("I,II\n" + f"0.1,{number}\n" * 3)
+    with contextlib.suppress(RecordRejected):
+        assert read_array(tmp_path / "a.csv").values.shape == (3, 2)
