@@ -12,7 +12,8 @@ from typing import Any
 
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.reading.tables import file_facts
-from cardialign.data_shards.reading.wfdb.header import header_text
+from cardialign.data_shards.reading.wfdb.files import header_bytes
+from cardialign.data_shards.reading.wfdb.header import header_lines, header_text
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import KEY_PATTERN, Entry
 from cardialign.data_shards.sources.shared.labels import Labels, label_set_names, read_labels
@@ -59,11 +60,11 @@ def header_comments(header: Path) -> dict[str, str]:
     """The `# Name: value` lines of a WFDB header: name in lower case -> value, the first of each name; {} when the file
     cannot be read (the record will be rejected with the reason when its turn comes)."""
     try:
-        text = header_text(header.read_bytes())
+        text = header_text(header_bytes(header))
     except OSError:
         return {}
     fields: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in header_lines(text):
         if line.lstrip().startswith("#"):
             name, colon, value = line.strip().lstrip("# ").partition(":")
             if colon:
