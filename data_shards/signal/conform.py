@@ -5,20 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from fractions import Fraction
 
 import numpy as np
 
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord, SignalSpec
 from cardialign.data_shards.signal import quality
-from cardialign.data_shards.signal.resample import polyphase
+from cardialign.data_shards.signal.resample import resampled
 from cardialign.data_shards.signal.sixteen_bits import coarse, counts_per_step, in_steps
 
 SAME_WITHIN = 0.5
 """Samples by which the last one may lie beside its time for two rates to be the same: a recorder's measured 499.98 Hz
 is 500 Hz for 10 seconds, and its samples stay as they are."""
-_EXACT_WITHIN = 0.1
-_DENOMINATORS = (10_000, 100_000)
 _MARGIN_SECONDS = 0.5
 """Signal kept beyond the crop while resampling, so that the filter sees no edge there."""
 
@@ -36,12 +33,12 @@ def conform(record: EcgRecord, spec: SignalSpec) -> EcgRecord:
         return record
     signal, gain = record.counts[:, : record.valid_samples], record.gain
     flags = quality.merge(record.quality)
-    ratio = _ratio(spec.sampling_rate / record.sampling_rate, min(record.valid_samples, spec.samples))
-    same_rate = ratio == 1
+    ratio = spec.sampling_rate / record.sampling_rate
+    same_rate = abs(ratio - 1) * min(record.valid_samples, spec.samples) < SAME_WITHIN
     cropped = record.valid_samples > (spec.samples if same_rate else spec.seconds * record.sampling_rate)
     if not same_rate:
         needed = math.ceil((spec.seconds + _MARGIN_SECONDS) * record.sampling_rate)
-        wide = polyphase(signal[:, :needed], ratio.numerator, ratio.denominator)
+        wide = resampled(signal[:, :needed], ratio, spec.samples)
         steps = counts_per_step(wide)
         flags = quality.merge(flags, {"coarse": [STANDARD_LEADS[lead] for lead in coarse(steps, gain)]})
         signal, gain = in_steps(wide, steps), (gain / steps).astype(np.float32)
@@ -65,14 +62,3 @@ def conform(record: EcgRecord, spec: SignalSpec) -> EcgRecord:
         quality=flags,
         extra=extra,
     )
-
-
-def _ratio(ratio: float, samples: int) -> Fraction:
-    """Target rate to own rate as a fraction, as exact as so many samples need; 1 for rates that are the same."""
-    if abs(ratio - 1) * samples < SAME_WITHIN:
-        return Fraction(1)
-    for limit in _DENOMINATORS:
-        near = max(Fraction(ratio).limit_denominator(limit), Fraction(1, limit))
-        if abs(float(near) / ratio - 1) * samples < _EXACT_WITHIN:
-            break
-    return near
