@@ -10,12 +10,9 @@ import numpy as np
 
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord, SignalSpec
 from cardialign.data_shards.signal import quality
-from cardialign.data_shards.signal.resample import resampled
+from cardialign.data_shards.signal.resample import is_same_rate, resampled
 from cardialign.data_shards.signal.sixteen_bits import coarse, counts_per_step, in_steps
 
-SAME_WITHIN = 0.5
-"""Samples by which the last one may lie beside its time for two rates to be the same: a recorder's measured 499.98 Hz
-is 500 Hz for 10 seconds, and its samples stay as they are."""
 _MARGIN_SECONDS = 0.5
 """Signal kept beyond the crop while resampling, so that the filter sees no edge there."""
 
@@ -23,22 +20,21 @@ _MARGIN_SECONDS = 0.5
 def conform(record: EcgRecord, spec: SignalSpec) -> EcgRecord:
     """`record` at spec.sampling_rate with exactly spec.samples samples.
 
-    Longer records keep their first spec.seconds, shorter ones are zero-padded (`valid_samples` says how far the signal
-    goes). Rates that put no kept sample further than SAME_WITHIN samples from its time are the same. Resampled counts
-    are rounded; a lead whose peaks then leave 16 bits gets a lower gain, all others keep theirs. The original rate and
-    length go to `extra` (original_sampling_rate in Hz, original_samples). A record that conforms already is returned as
-    it is, without a copy.
+    Longer records keep their first spec.seconds, shorter ones are zero-padded (`valid_samples` says how far the
+    signal goes). Rates that put no kept sample half a sample from its time are the same, and the samples stay.
+    Resampled counts are rounded; a lead whose peaks then leave 16 bits gets a lower gain, all others keep theirs.
+    The original rate and length go to `extra` (original_sampling_rate in Hz, original_samples). A record that
+    conforms already is returned as it is, without a copy.
     """
     if math.isclose(record.sampling_rate, spec.sampling_rate, rel_tol=1e-9) and record.samples == spec.samples:
         return record
     signal, gain = record.counts[:, : record.valid_samples], record.gain
     flags = quality.merge(record.quality)
-    ratio = spec.sampling_rate / record.sampling_rate
-    same_rate = abs(ratio - 1) * min(record.valid_samples, spec.samples) < SAME_WITHIN
+    same_rate = is_same_rate(record.sampling_rate, spec.sampling_rate, min(record.valid_samples, spec.samples))
     cropped = record.valid_samples > (spec.samples if same_rate else spec.seconds * record.sampling_rate)
     if not same_rate:
         needed = math.ceil((spec.seconds + _MARGIN_SECONDS) * record.sampling_rate)
-        wide = resampled(signal[:, :needed], ratio, spec.samples)
+        wide = resampled(signal[:, :needed], spec.sampling_rate / record.sampling_rate, spec.samples)
         steps = counts_per_step(wide)
         flags = quality.merge(flags, {"coarse": [STANDARD_LEADS[lead] for lead in coarse(steps, gain)]})
         signal, gain = in_steps(wide, steps), (gain / steps).astype(np.float32)

@@ -8,12 +8,20 @@ from functools import lru_cache
 
 import numpy as np
 
+SAME_WITHIN = 0.5
+"""Samples by which the last one may lie beside its time for two rates to be the same: a recorder's measured 499.98 Hz
+is 500 Hz for 10 seconds."""
 _LARGEST_DENOMINATOR = 10_000
 _WITHIN = 0.1
 """Samples that the last one may lie beside its time."""
 _BETA = 5.0
 _HALF_WIDTH = 10
 """Of the Kaiser-windowed filter, in samples of the lower rate; as in `resample_poly`."""
+
+
+def is_same_rate(own: float, target: float, samples: int) -> bool:
+    """Whether so many samples taken at `own` Hz lie where they would at `target` Hz, to within SAME_WITHIN samples."""
+    return abs(target / own - 1) * samples < SAME_WITHIN
 
 
 def resampled(signal: np.ndarray, ratio: float, samples: int) -> np.ndarray:

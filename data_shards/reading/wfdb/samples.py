@@ -122,9 +122,10 @@ def _files(header: WfdbHeader, header_file: Path) -> list[_File]:
     for name, inside in leads.items():
         each = [header.signals[k] for k in inside]
         first = each[0]
-        if len({(line.format, line.byte_offset) for line in each}) > 1:
+        # the first offset counts: some writers put it down once
+        if len({line.format for line in each}) > 1 or {line.byte_offset for line in each} - {0, first.byte_offset}:
             raise RecordRejected(
-                "bad-format", f"{header_file}: the leads of {name} are said to be stored in several formats"
+                "bad-format", f"{header_file}: the leads of {name} are said to be stored in several ways"
             )
         frame = sum([line.samples_per_frame for line in each])
         files.append(_File(beside(header_file.parent, name), tuple(inside), first.format, first.byte_offset, frame))
