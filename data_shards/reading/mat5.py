@@ -14,10 +14,13 @@ from typing import TypeAlias
 
 import numpy as np
 
+from cardialign.data_shards.reading.plain_files import plain_bytes
+
 MatValue: TypeAlias = "np.ndarray | str | dict[str, MatValue]"
 
 LARGEST = 1 << 28
 """Bytes a variable may take; an hour of twelve leads in float64 takes a sixth of it."""
+_LARGEST_FILE = 1 << 31
 _MAGIC = b"MATLAB 5.0"
 _HEADER = 128
 _VERSION = 124
@@ -41,10 +44,13 @@ def is_mat73(data: bytes) -> bool:
 def read_mat5(path: Path | str, name: str) -> MatValue:
     """The variable `name`: an array in the shape it has in MATLAB, a text, or a struct as a dict of these.
 
-    Raises FileNotFoundError, and ValueError for anything that is no such file, or does not hold this variable in such a
-    form.
+    Raises OSError for what cannot be read or is no plain file, and ValueError for anything that is no such file, or
+    does not hold this variable in such a form.
     """
-    return parse_mat5(Path(path).read_bytes(), name)
+    data, size = plain_bytes(path, _LARGEST_FILE)
+    if size > len(data):
+        raise ValueError(f"a file of {size} bytes, expected one recording")
+    return parse_mat5(data, name)
 
 
 def parse_mat5(data: bytes, name: str) -> MatValue:

@@ -1,13 +1,12 @@
-"""The files of a record: which ones a header may name, and their bytes. What is no plain file (a pipe, a device) is
-refused, where reading would wait for ever."""
+"""The files of a record: which ones a header may name, and their bytes."""
 
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path, PurePosixPath
 
 from cardialign.data_shards.errors import RecordRejected
+from cardialign.data_shards.reading.plain_files import plain_bytes
 
 LARGEST_HEADER = 1 << 24
 LARGEST_FILE = 1 << 32
@@ -17,7 +16,7 @@ _LEAST_REST = 1 << 26
 
 def header_bytes(path: Path) -> bytes:
     """Raises OSError, also for what is no plain file or far too long for a header."""
-    data, size = _plain_bytes(os.fspath(path), LARGEST_HEADER)
+    data, size = plain_bytes(os.fspath(path), LARGEST_HEADER)
     if size > LARGEST_HEADER:
         raise OSError(f"{size} bytes are too many for a header")
     return data
@@ -30,7 +29,7 @@ def signal_bytes(file: str, needed: int | None) -> tuple[bytes, int]:
     Raises RecordRejected: missing-file, bad-format.
     """
     try:
-        data, size = _plain_bytes(file, LARGEST_FILE if needed is None else needed + _LEAST_REST)
+        data, size = plain_bytes(file, LARGEST_FILE if needed is None else needed + _LEAST_REST)
     except (FileNotFoundError, NotADirectoryError):
         raise RecordRejected("missing-file", f"{file}: no such signal file") from None
     except OSError as error:
@@ -38,21 +37,6 @@ def signal_bytes(file: str, needed: int | None) -> tuple[bytes, int]:
     if len(data) > LARGEST_FILE or (needed is None and size > LARGEST_FILE):
         raise RecordRejected("bad-format", f"{file}: {size} bytes are more than a recording takes: cut it into parts")
     return data, size
-
-
-def _plain_bytes(path: str, most: int) -> tuple[bytes, int]:
-    """At most `most` bytes of a plain file, and its size."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe that nobody writes to would block
-    with open(descriptor, "rb", buffering=0) as stream:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError("not a plain file")
-        if found.st_size <= most:
-            return stream.read(), found.st_size
-        parts = bytearray()
-        while len(parts) < most and (part := stream.read(most - len(parts))):
-            parts += part
-        return bytes(parts), found.st_size
 
 
 def beside(folder: Path, name: str, suffix: str = "") -> str:

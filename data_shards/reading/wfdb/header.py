@@ -159,6 +159,8 @@ def parse_header(text: str, name: str = "") -> WfdbHeader:
     if len(lines) - 1 < signal_count:
         raise ValueError(f"the record line announces {signal_count} signals, the header describes {len(lines) - 1}")
     fields = [line.split(None, 8) for line in lines[1 : 1 + signal_count]]
+    if lines[1 + signal_count :]:
+        _check_no_signal(lines[1 + signal_count].split(), fields)
     signals = tuple([_signal_line(words) for words in fields])
     highest = frame_rate * max([signal.samples_per_frame for signal in signals], default=1)
     if not RATE_RANGE[0] <= highest <= RATE_RANGE[1]:
@@ -178,6 +180,13 @@ def parse_header(text: str, name: str = "") -> WfdbHeader:
         initials,
         told,
     )
+
+
+def _check_no_signal(words: Sequence[str], fields: Sequence[Sequence[str]]) -> None:
+    """Raises ValueError when the line after the last signal describes one more in the same file: all would be
+    scrambled. Any other line is somebody's remark."""
+    if len(words) > 1 and words[0] in {known[0] for known in fields} and _FORMAT.fullmatch(words[1]):
+        raise ValueError(f"the record line announces {len(fields)} signals, the header describes more")
 
 
 def _column(fields: Sequence[Sequence[str]], place: int) -> list[int | None]:

@@ -21,6 +21,8 @@ from cardialign.data_shards.reading.wfdb.header import DEFAULT_GAIN, SignalLine,
 from cardialign.data_shards.reading.wfdb.leads import plain_name
 from cardialign.data_shards.reading.wfdb.samples import INVALID_16, Samples, read_samples, samples_per_frame
 
+_WHOLE_WITHIN = 1e-3
+"""Counts by which a converted sample may miss a whole one."""
 NULL = "~"
 """The name of a segment that was not recorded."""
 
@@ -144,6 +146,7 @@ def _join(
     wrong: set[int] = set()
     raised: set[int] = set()
     surplus = False
+    finest = [line.counts_per_millivolt(str(header_file)) for line in lines]
     for segment in segments:
         if not segment.header.samples:
             continue
@@ -157,8 +160,15 @@ def _join(
             own = line.counts_per_millivolt(str(segment.file))
             common = lines[place].counts_per_millivolt(str(segment.file))
             rows[place, at] = counts if own == common else counts * (common / own)
+            finest[place] = max(finest[place], own)
         wrong |= {segment.leads[k] for k in part.wrong}
         raised |= {segment.leads[k] for k in part.raised}
         surplus |= part.surplus
+    for place, line in enumerate(lines):
+        common = line.counts_per_millivolt(str(header_file))
+        off = np.abs(rows[place] - np.rint(rows[place]))
+        if finest[place] > common and np.nanmax(off, initial=0) > _WHOLE_WITHIN:  # else the first gain holds them all
+            rows[place] *= finest[place] / common
+            lines[place] = replace(line, gain=line.gain * (finest[place] / common))
     samples = Samples(rows, tuple(sorted(wrong)), surplus, tuple(sorted(raised)))
     return Joined(tuple(lines), samples, per_frame, comments)

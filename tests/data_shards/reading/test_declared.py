@@ -16,6 +16,7 @@ import wfdb
 from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.reading.wfdb import formats
 from cardialign.data_shards.reading.wfdb.reader import WfdbSignal, read_wfdb
+from cardialign.data_shards.sources import open_source
 from tests.support.wfdb_files import ecg_counts
 
 LEADS = ("I", "II", "V1")
@@ -146,6 +147,46 @@ def test_a_lead_that_is_not_stored_has_no_value(tmp_path: Path) -> None:
     np.testing.assert_array_equal(signal.counts[:2], COUNTS[:2])
 
 
+def test_leads_in_files_and_formats_of_their_own_are_one_record(tmp_path: Path) -> None:
+    counts = COUNTS // 2
+    made = wfdb.Record(
+        record_name="r", n_sig=3, fs=500, sig_len=600, sig_name=list(LEADS), units=["mV", "uV", "mV"],
+        fmt=["16", "212", "24"], adc_gain=[1000.0, 0.5, 2000.0], baseline=[5, -5, 10], adc_res=[16, 12, 24],
+        adc_zero=[0] * 3, file_name=["x.dat", "y.dat", "z.dat"], d_signal=counts.T, byte_offset=[None] * 3,
+        block_size=[0] * 3, samps_per_frame=[1] * 3, skew=[None] * 3, init_value=[int(row[0]) for row in counts],
+    )  # fmt: skip
+    made.checksum = made.calc_checksum()
+    made.wrsamp(write_dir=str(tmp_path))
+    read, theirs = read_wfdb(tmp_path / "r"), wfdb.rdrecord(str(tmp_path / "r")).p_signal.T
+    np.testing.assert_allclose(millivolts(read), theirs * [[1], [1e-3], [1]], atol=1e-12)
+    assert not read.flags
+    (tmp_path / "y.dat").write_bytes((tmp_path / "y.dat").read_bytes()[:-3])
+    assert "truncated-signal" in refused(tmp_path / "r") and "y.dat" in refused(tmp_path / "r")
+
+
+def test_the_offset_of_a_file_counts_for_all_its_leads_however_often_it_is_given(tmp_path: Path) -> None:
+    raw = b"24 bytes before samples." + COUNTS.T.astype("<i2").tobytes()
+    np.testing.assert_array_equal(read_wfdb(write(tmp_path, raw, ["16+24", "16", "16"])).counts, COUNTS)
+    assert "several ways" in refused(write(tmp_path, raw, ["16+24", "16+22", "16+24"]))
+
+
+@pytest.mark.parametrize("storage", ["16x2", "212x2", "32x2"])
+def test_a_header_that_does_not_say_its_length_is_as_long_as_its_file(tmp_path: Path, storage: str) -> None:
+    frames = np.concatenate([lead.reshape(-1, 2) for lead in COUNTS // 2], axis=1)
+    raw = {
+        "16x2": lambda: frames.astype("<i2").tobytes(),
+        "32x2": lambda: frames.astype("<i4").tobytes(),
+        "212x2": lambda: packed_212(frames.reshape(-1)),
+    }[storage]()
+    read = read_wfdb(write(tmp_path, raw + b"\1", storage, line="r 3 250"))
+    np.testing.assert_array_equal(read.counts, COUNTS // 2)
+
+
+def packed_212(samples: np.ndarray) -> bytes:
+    first, second = samples.reshape(-1, 2).T & 0xFFF
+    return np.stack([first & 0xFF, first >> 8 | second >> 8 << 4, second & 0xFF], axis=1).astype("u1").tobytes()
+
+
 # frames and skew
 
 
@@ -246,6 +287,15 @@ def test_a_variable_layout_has_leads_that_come_and_go_and_stretches_without_a_re
     expected[0, :300], expected[1, 200:], expected[2, 200:300] = 0, 0, 0
     np.testing.assert_array_equal(read.counts, expected)
     assert read.flags == {"non-finite": (0, 1, 2)} and read.lead_names == LEADS
+
+
+def test_a_coarse_first_segment_does_not_make_the_others_coarse(tmp_path: Path) -> None:
+    segment(tmp_path, "s1", COUNTS[:, :300] // 100, gain="10(0)/mV")
+    segment(tmp_path, "s2", COUNTS[:, 300:], gain="1000(0)/mV")
+    segment(tmp_path, "s3", COUNTS[:, 300:], gain="333.3(0)/mV")
+    read = read_wfdb(record(tmp_path, "m/3 3 500 900", "s1 300", "s2 300", "s3 300"))
+    right = np.concatenate([COUNTS[:, :300] // 100 / 10, COUNTS[:, 300:] / 1000, COUNTS[:, 300:] / 333.3], axis=1)
+    assert np.abs(millivolts(read) - right).max() <= 5e-4 + 1e-9
 
 
 def test_segments_of_several_samples_per_frame_are_joined_at_the_highest_rate(tmp_path: Path) -> None:
@@ -373,9 +423,9 @@ def test_flac_that_does_not_fit_its_header_is_refused(tmp_path: Path) -> None:
     for change, says in (
         (("r 3 500 600", "r 3 500 601"), "600 samples, expected 601"),
         ((" 516 ", " 508 "), "3 channels of PCM_16, expected 3 of at most 8 bits"),
-        (("r 3", "r 2"), "3 channels of PCM_16, expected 2"),
+        ((header.splitlines()[3], ""), "3 channels of PCM_16, expected 2"),
     ):
-        (tmp_path / "r.hea").write_text(header.replace(*change))
+        (tmp_path / "r.hea").write_text(header.replace(*change).replace("r 3", "r 3" if change[1] else "r 2"))
         assert says in refused(path)
     (tmp_path / "r.hea").write_text(header)
     (tmp_path / "r.dat").write_bytes(COUNTS.T.astype("<i2").tobytes())
@@ -488,6 +538,27 @@ def test_a_header_with_a_byte_order_mark_and_tabs_is_read(tmp_path: Path, encodi
     text = (tmp_path / "r.hea").read_text().replace(" ", "\t")
     (tmp_path / "r.hea").write_bytes(text.encode(encoding))
     np.testing.assert_array_equal(read_wfdb(tmp_path / "r").counts, COUNTS)
+
+
+def test_signal_lines_beyond_the_announced_ones_are_refused_and_remarks_are_not(tmp_path: Path) -> None:
+    path = write(tmp_path, COUNTS)
+    text = (tmp_path / "r.hea").read_text()
+    (tmp_path / "r.hea").write_text(text.replace("r 3 500 600", "r 2 500"))
+    assert "announces 2 signals, the header describes more" in refused(path)
+    (tmp_path / "r.hea").write_text(text + "Age 63\nPacemaker 16 years\n")
+    np.testing.assert_array_equal(read_wfdb(path).counts, COUNTS)
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_among_the_headers_of_a_folder_stops_no_listing(tmp_path: Path) -> None:
+    write(tmp_path, COUNTS)
+    os.mkfifo(tmp_path / "pipe.hea")
+    for name in ("wfdb", "challenge"):
+        source = open_source(name, tmp_path)
+        pipe, good = source.entries()
+        assert source.read(good).samples == 600
+        with pytest.raises(RecordRejected, match=r"pipe\.hea: not a plain file"):
+            source.read(pipe)
 
 
 def test_missing_fields_have_the_defaults_of_wfdb(tmp_path: Path) -> None:
