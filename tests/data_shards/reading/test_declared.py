@@ -626,6 +626,15 @@ def test_numbers_without_end_and_claims_without_data_are_rejected_before_memory_
     assert peak < 64 << 20 and len(message) < 700
 
 
+def test_what_no_check_foresees_is_still_a_rejection(tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "r.mat", {"val": COUNTS.astype("f8")}, format="4")
+    head = bytearray((tmp_path / "r.mat").read_bytes()[:24])
+    head[8:12] = (5_000_000).to_bytes(4, "little")  # columns
+    write(tmp_path, bytes(head), "16+24", file="r.mat", line="r 3 500 10")
+    os.truncate(tmp_path / "r.mat", 24 + 3 * 5_000_000 * 8)  # a hole, of which no more is read than a record takes
+    assert "bad-format" in refused(tmp_path / "r")
+
+
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("suffix", [".hea", ".dat"])
 def test_a_pipe_in_the_place_of_a_file_is_rejected_at_once(tmp_path: Path, suffix: str) -> None:
