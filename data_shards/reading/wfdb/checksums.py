@@ -40,7 +40,7 @@ def differing(header: WfdbHeader, leads: Sequence[int], stored: Sequence[np.ndar
         if header.signals[lead].format == DIFFERENCES:
             first = None  # it stands before the first sample
         # a checksum wraps around at 2^16, as int16 does
-        width = samples.dtype if samples.dtype.itemsize == 2 else np.int64
+        width = np.int16 if samples.dtype.itemsize == 2 else np.int64
         if (sum_ is not None and int(samples.sum(dtype=width)) & 0xFFFF != sum_) or (
             first is not None and len(samples) and int(samples[0]) != first
         ):
