@@ -79,6 +79,7 @@ def _embedded(encoder: LoadedEncoder, signal: Signal, allowed: dict[str, Any]) -
         "ecg": signal.origin,
         "leads": list(signal.leads),
         "sampling_rate": signal.sampling_rate,
+        **({"remarks": list(signal.remarks)} if signal.remarks else {}),
         "encoder": encoder.digest,
         "dimensions": len(embedding),
         "embedding": [float(value) for value in embedding],

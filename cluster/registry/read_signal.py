@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 class Signal:
     """One ECG as given: mV (L, T), the names of its L leads, Hz, where it came from.
 
-    lead_mask (L,); None: every lead counts. valid_samples: how many of the T are signal; None: all.
+    lead_mask (L,); None: every lead counts. valid_samples: how many of the T are signal; None: all. remarks: what a
+    reader of the result must know of the recording.
     """
 
     millivolts: np.ndarray
@@ -27,6 +29,7 @@ class Signal:
     origin: str
     lead_mask: np.ndarray | None = None
     valid_samples: int | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def read_signal(
@@ -54,7 +57,13 @@ def _from_shards(shards: Path, key: str) -> Signal:
     shard_set = ShardSet.open(shards)
     record = shard_set.read_record(int(shard_set.select(keys=[key]).rows[0]))
     return Signal(
-        record.millivolts(), STANDARD_LEADS, record.sampling_rate, key, record.lead_mask, record.valid_samples
+        record.millivolts(),
+        STANDARD_LEADS,
+        record.sampling_rate,
+        key,
+        record.lead_mask,
+        record.valid_samples,
+        _remarks(record.quality),
     )
 
 
@@ -75,14 +84,45 @@ def _from_npy(path: Path, leads: str | None, sampling_rate: float | None) -> Sig
 
 
 def _from_wfdb(path: Path) -> Signal:
-    from cardialign.data_shards.reading.wfdb.reader import read_wfdb
+    """Leads by their standard names, other channels left out; a lead without any value counts as not recorded."""
+    from cardialign.data_shards.reading.wfdb.reader import read_wfdb, standard_leads
 
     record = path.with_suffix("") if path.suffix in (".hea", ".dat") else path
     try:
         signal = read_wfdb(record)
+        twelve = standard_leads(signal, str(record))
     except RecordRejected as rejected:
         raise UserError(
             f"{record} cannot be read: {rejected.detail}", "give a WFDB record (its .hea and .dat stand side by side)"
         ) from None
-    millivolts = signal.counts / signal.gain[:, None]
-    return Signal(millivolts.astype("float32"), tuple(signal.lead_names), float(signal.sampling_rate), str(record))
+    gaps = twelve.flags.get("non-finite", ())
+    rows = [STANDARD_LEADS.index(lead) for lead in gaps]
+    empty = [lead for lead, row in zip(gaps, rows, strict=True) if not twelve.counts[row].any()]
+    partly = [lead for lead in gaps if lead not in empty]
+    if partly:
+        raise UserError(
+            f"{record} has samples without a value in lead {', '.join(partly)}, which would be read as 0 mV",
+            "cut the record to the part that has values, or fill the gaps and give the array as .npy in mV",
+        )
+    kept = [row for row, lead in enumerate(STANDARD_LEADS) if twelve.lead_mask[row] and lead not in empty]
+    millivolts = twelve.counts[kept].astype("float32") / twelve.gain[kept, None]
+    remarks = _remarks({flag: leads for flag, leads in twelve.flags.items() if flag != "non-finite"})
+    if empty:
+        remarks += (f"no value in lead {', '.join(empty)}: not recorded",)
+    if twelve.other_channels:
+        remarks += (f"channels that are no lead were left out: {', '.join(twelve.other_channels)}",)
+    names = tuple(STANDARD_LEADS[row] for row in kept)
+    return Signal(millivolts, names, float(signal.sampling_rate), str(record), remarks=remarks)
+
+
+_WORDS = {
+    "non-finite": "samples without a value, which stand as 0 mV",
+    "checksum": "not the numbers that the header's checksum or first value is of",
+    "surplus": "the signal file holds more than its header announces",
+    "coarse": "stored in steps of more than 2 uV",
+}
+"""Quality flags of which a reader of one embedding must know."""
+
+
+def _remarks(flags: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(f"{words} (lead {', '.join(flags[flag])})" for flag, words in _WORDS.items() if flags.get(flag))

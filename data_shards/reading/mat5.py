@@ -14,12 +14,16 @@ from typing import TypeAlias
 
 import numpy as np
 
+from cardialign.data_shards.reading.plain_files import plain_bytes
+
 MatValue: TypeAlias = "np.ndarray | str | dict[str, MatValue]"
 
 LARGEST = 1 << 28
 """Bytes a variable may take; an hour of twelve leads in float64 takes a sixth of it."""
+_LARGEST_FILE = 1 << 31
 _MAGIC = b"MATLAB 5.0"
 _HEADER = 128
+_VERSION = 124
 _MATRIX, _COMPRESSED = 14, 15
 _STRUCT, _CHAR = 2, 4
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
@@ -28,17 +32,32 @@ _TEXT = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18:
 
 
 def is_mat5(data: bytes) -> bool:
-    return data.startswith(_MAGIC)
+    """By its version, for the text before it is free, or by the usual text."""
+    return data.startswith(_MAGIC) or data[_VERSION:_HEADER] in (b"\x00\x01IM", b"\x01\x00MI")
+
+
+def is_mat73(data: bytes) -> bool:
+    """Whether it is of version 7.3 (HDF5 with the same words before it), which is not read."""
+    return data.startswith(b"MATLAB 7.3") or data[_VERSION:_HEADER] in (b"\x00\x02IM", b"\x02\x00MI")
 
 
 def read_mat5(path: Path | str, name: str) -> MatValue:
     """The variable `name`: an array in the shape it has in MATLAB, a text, or a struct as a dict of these.
 
-    Raises FileNotFoundError, and ValueError for anything that is no such file, or does not hold this variable in such a
-    form.
+    Raises OSError for what cannot be read or is no plain file, and ValueError for anything that is no such file, or
+    does not hold this variable in such a form.
     """
-    data = Path(path).read_bytes()
+    data, size = plain_bytes(path, _LARGEST_FILE)
+    if size > len(data):
+        raise ValueError(f"a file of {size} bytes, expected one recording")
+    return parse_mat5(data, name)
+
+
+def parse_mat5(data: bytes, name: str) -> MatValue:
+    """As `read_mat5`, from the bytes of the file. Raises ValueError."""
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
+    if is_mat73(data):
+        raise ValueError("a file of MATLAB 7.3 (HDF5), which is not read: save it with -v7")
     if not is_mat5(data) or order is None:
         raise ValueError("no MATLAB 5 file")
     at, held = _HEADER, []

@@ -8,7 +8,8 @@ import numpy as np
 
 from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.reading.wfdb.header import GAIN_RANGE
-from cardialign.data_shards.reading.wfdb.reader import WfdbSignal, power_of_two_into_int16
+from cardialign.data_shards.reading.wfdb.reader import WfdbSignal
+from cardialign.data_shards.signal.sixteen_bits import coarse, counts_per_step, in_steps
 
 COUNTS_PER_MILLIVOLT = 1000.0
 """Steps of 1 uV, finer than any ECG amplifier's noise, and +-32 mV within 16 bits."""
@@ -23,8 +24,8 @@ def signal_from_millivolts(
 ) -> WfdbSignal:
     """float (L, T) in mV -> the nearest counts at `gain` counts per mV.
 
-    A lead whose peaks would not fit into 16 bits gets half the gain, or a quarter, and so on; samples that are no
-    number become 0 and are flagged. `where` names the record in errors.
+    A lead whose peaks would not fit into 16 bits gets a lower gain (flag "coarse" where its steps leave 2 uV); samples
+    that are no number become 0 and are flagged. `where` names the record in errors.
 
     Raises RecordRejected: bad-format (not numbers, not one row per lead), no-signal, bad-gain.
     """
@@ -41,7 +42,7 @@ def signal_from_millivolts(
         raise RecordRejected("no-signal", f"{where}: the record holds no sample")
     invalid = ~np.isfinite(millivolts)
     wide = np.where(invalid, 0.0, millivolts).astype(np.float64) * gain
-    scale = power_of_two_into_int16(wide)
+    scale = counts_per_step(wide)
     if (gain / scale).min() < GAIN_RANGE[0]:
         raise RecordRejected(
             "bad-gain", f"{where}: values up to {np.abs(wide).max() / gain:.3g} mV are no voltages of a heart"
@@ -52,8 +53,12 @@ def signal_from_millivolts(
             "bad-gain",
             f"{where}: values span {span / gain:.3g} mV, less than one of {gain:g} counts per mV; is the unit mV?",
         )
-    counts = np.rint(wide / scale[:, None]).astype(np.int16)
-    flags = {"non-finite": tuple(np.flatnonzero(invalid.any(axis=1)).tolist())} if invalid.any() else {}
+    counts = in_steps(wide, scale)
+    concerned = {
+        "non-finite": tuple(np.flatnonzero(invalid.any(axis=1)).tolist()),
+        "coarse": coarse(scale, np.full(len(scale), gain)),
+    }
+    flags = {flag: leads for flag, leads in concerned.items() if leads}
     return WfdbSignal(
         counts, gain / scale, np.zeros(len(counts), dtype=np.int64), tuple(lead_names), sampling_rate, (), flags
     )

@@ -21,18 +21,21 @@ FLAGS: tuple[str, ...] = (
     "missing-lead",
     "checksum",
     "surplus",
+    "coarse",
 )
 """Position = bit in the index's `quality` column; append only.
 
 non-finite    samples without a value in the file, stored as 0
 flat          the whole lead within one count: masked
-clipped       plateaus at the lead's highest or lowest value, or counts that did not fit into 16 bits
+clipped       plateaus at the lead's highest or lowest value
 dropout       0.4 s or more at one exact value within a living lead
 gain-suspect  amplitudes outside 0.05 .. 20 mV: the header's gain is probably wrong
 missing-lead  not in the file: masked
-checksum      not the sum that the file's header gives: the signal file was damaged, or the header is another record's
+checksum      not the sum, or the first value, that the file's header gives: the signal file was damaged, or the header
+              is another record's
 surplus       the signal file holds more than its header announces and no checksum says why: only what is announced was
               read
+coarse        values so far from 0 that 16 bits hold them in steps of more than 2 uV
 """
 
 DROPOUT_SECONDS = 0.4
@@ -51,8 +54,8 @@ def assess(
     """counts int16 (12, T), gain (12,) counts per mV, lead_mask bool (12,), sampling_rate in Hz -> flag name -> lead
     names.
 
-    Finds all flags but "non-finite", "checksum" and "surplus", which only the file can tell. Flags without a lead are
-    left out.
+    Finds all flags but "non-finite", "checksum", "surplus" and "coarse", which only the file can tell. Flags without a
+    lead are left out.
     """
     lead_mask = np.asarray(lead_mask, dtype=bool)
     flags: dict[str, np.ndarray] = {"missing-lead": ~lead_mask}

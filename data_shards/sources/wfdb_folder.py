@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cardialign.data_shards.reading.wfdb.files import header_bytes
+from cardialign.data_shards.reading.wfdb.header import header_lines, header_text, parse_header
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.shared.demographics import header_comments
@@ -51,10 +53,10 @@ class WfdbFolder(MappedFolder):
 def _segments(header: Path) -> list[str]:
     """Names of the segments that a multi-segment header (record line `name/3 12 500 ...`) lists, [] for any other."""
     try:
-        with header.open("rb") as stream:
-            lines = (line for line in stream if line.strip() and not line.lstrip().startswith(b"#"))
-            if not re.fullmatch(rb".+/\d{1,9}", next(lines, b" ").split(b" ")[0]):
-                return []
-            return [line.split()[0].decode("utf-8", "replace") for line in lines]
-    except OSError:
+        text = header_text(header_bytes(header))
+        first = next((line for line in header_lines(text) if line and not line.startswith("#")), "")
+        if "/" not in first.split(" ")[0]:
+            return []
+        return [name for name, _ in parse_header(text, header.stem).segments]
+    except (OSError, ValueError):  # the record will be rejected with the reason when its turn comes
         return []

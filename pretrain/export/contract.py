@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
+from cardialign.data_shards.signal.resample import is_same_rate, resampled
 
 log = logging.getLogger(__name__)
 
@@ -291,21 +291,20 @@ def _check_values(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> No
 def _to_rate(
     signal: np.ndarray, valid: np.ndarray, contract: SignalContract, rate: float, resample: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    if abs(rate - contract.sampling_rate) < 1e-6 * contract.sampling_rate:
+    if not rate > 0:
+        raise UserError(f"sampling_rate {rate:g} is not a rate", "give samples per second")
+    if is_same_rate(rate, contract.sampling_rate, min(signal.shape[-1], contract.samples)):
         return signal, valid
     if not resample:
         raise UserError(
             f"signal is sampled at {rate:g} Hz, the encoder was trained at {contract.sampling_rate:g} Hz",
             "resample=True converts it (polyphase)",
         )
-    if not rate > 0:
-        raise UserError(f"sampling_rate {rate:g} is not a rate", "give samples per second")
-    from scipy.signal import resample_poly
-
-    ratio = Fraction(contract.sampling_rate / rate).limit_denominator(1000)
-    resampled = resample_poly(signal, ratio.numerator, ratio.denominator, axis=-1, padtype="line").astype(np.float32)
+    ratio = contract.sampling_rate / rate
+    rows = resampled(signal.reshape(-1, signal.shape[-1]), ratio, contract.samples)
     log.info("resample=%g->%g Hz", rate, contract.sampling_rate)
-    return resampled, np.minimum(np.round(valid * float(ratio)).astype(np.int64), resampled.shape[-1])
+    out = rows.reshape(*signal.shape[:-1], -1).astype(np.float32)
+    return out, np.minimum(np.round(valid * ratio).astype(np.int64), out.shape[-1])
 
 
 def _to_length(

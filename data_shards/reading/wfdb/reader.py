@@ -1,15 +1,13 @@
-"""WFDB records as integer counts: a fast reader of our own for format 16, the `wfdb` package for every other form.
+"""WFDB records as integer counts, whatever their form: one door for all that reads a recording.
 
-Format 16 in one file (MIMIC-IV-ECG, PTB-XL, CODE-15%, and with a byte offset the .mat files of the PhysioNet
-Challenges) is interleaved little-endian int16: one read and one transposition. Tests hold it equal to `wfdb`.
+It decodes by what the header and the files declare, compares with what the record declares, and refuses what does not
+fit. Tests hold every form equal to the `wfdb` package. Format 16 in one file (MIMIC-IV-ECG, PTB-XL, CODE-15%, and with
+a byte offset the .mat files of the PhysioNet Challenges) is one read and one transposition.
 """
 
 from __future__ import annotations
 
-import math
-import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,24 +15,21 @@ from typing import Any
 import numpy as np
 
 from cardialign.data_shards.errors import RecordRejected
-from cardialign.data_shards.reading.mat5 import is_mat5, read_mat5
-from cardialign.data_shards.reading.wfdb.checksums import differing_checksums, holds_more, unexplained_rest
-from cardialign.data_shards.reading.wfdb.header import WfdbHeader, read_header
+from cardialign.data_shards.reading.wfdb.header import RATE_RANGE, SignalLine, WfdbHeader, read_header
+from cardialign.data_shards.reading.wfdb.leads import row_of
+from cardialign.data_shards.reading.wfdb.samples import INVALID_16, Samples, read_samples, samples_per_frame
+from cardialign.data_shards.reading.wfdb.segments import read_segments
 from cardialign.data_shards.record import STANDARD_LEADS
-
-INVALID_16 = -32768
-"""WFDB's "no value" in format 16."""
-_INT16_MAX = 32767
-_BYTES_PER_SAMPLE = {8: 1.0, 16: 2.0, 24: 3.0, 32: 4.0, 61: 2.0, 80: 1.0, 160: 2.0, 212: 1.5}
-_LEAD_ROW = {name.casefold(): row for row, name in enumerate(STANDARD_LEADS)}
+from cardialign.data_shards.signal.sixteen_bits import coarse, counts_per_step, in_steps
 
 
 @dataclass(frozen=True)
 class WfdbSignal:
     """A record as stored. counts int16 (L, T) with the baseline already subtracted, so mV = counts / gain; gain float64
     (L,) counts per mV; baseline int64 (L,) as the header gives it; sampling_rate in Hz; flags: quality flag ->
-    positions of the leads concerned ("non-finite": samples without a value, set to 0; "clipped": counts that did not
-    fit into 16 bits; "checksum": not those of the header; "surplus": the file holds more than it announces)."""
+    positions of the leads concerned ("non-finite": samples without a value, set to 0; "checksum": not those of the
+    header; "surplus": the file holds more than it announces; "coarse": counts that needed more than 16 bits, in steps
+    of more than 2 uV); notes: what else is worth keeping with the record."""
 
     counts: np.ndarray
     gain: np.ndarray
@@ -43,6 +38,7 @@ class WfdbSignal:
     sampling_rate: float
     comments: tuple[str, ...] = ()
     flags: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,30 +56,97 @@ class StandardLeads:
 def read_wfdb(path: str | Path) -> WfdbSignal:
     """Read the record at `path` (no suffix).
 
-    Raises RecordRejected: missing-file, unreadable-header, truncated-signal, bad-gain, no-signal, bad-format.
+    Raises RecordRejected, and nothing else for whatever the files hold: missing-file, unreadable-header,
+    truncated-signal, bad-gain, no-signal, bad-format.
     """
-    path = Path(path)
+    try:
+        return _read(Path(path))
+    except RecordRejected:
+        raise
+    except MemoryError:
+        raise RecordRejected("bad-format", f"{path}: the record takes more memory than there is") from None
+    except Exception as error:  # whatever a file can cause is the end of this record, never of a build
+        raise RecordRejected("bad-format", f"{path}: cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _read(path: Path) -> WfdbSignal:
     header_file = path.with_name(path.name + ".hea")
     header = read_header(header_file)
     if header.signal_count == 0:
         raise RecordRejected("no-signal", f"{header_file}: the header announces no signal")
-    if header.segments or not _is_plain_format_16(header):
-        return _read_with_wfdb(path, header, header_file)
-    gain = np.array([line.counts_per_millivolt(str(header_file)) for line in header.signals])
-    baseline = np.array([line.baseline for line in header.signals], dtype=np.int64)
-    stored, surplus = _read_format_16(header_file, header)
-    counts, flags = _finish_int16(stored, baseline, header)
-    if surplus:
-        flags["surplus"] = tuple(range(len(counts)))
+    if header.segments:
+        joined = read_segments(header, header_file)
+        rate = _rate(header, joined.per_frame, header_file)
+        gain = _gains(joined.lines, header_file)
+        return _signal(joined.samples, joined.lines, gain, rate, joined.comments, subtract=False)
+    per_frame = samples_per_frame(header.signals)
+    rate = _rate(header, per_frame, header_file)
+    gain = _gains(header.signals, header_file)  # a header that is wrong is named before its files are read
+    samples = read_samples(header, header_file, per_frame)
+    return _signal(samples, header.signals, gain, rate, header.comments, subtract=True)
+
+
+def _rate(header: WfdbHeader, per_frame: int, header_file: Path) -> float:
+    rate = header.frame_rate * per_frame
+    if not RATE_RANGE[0] <= rate <= RATE_RANGE[1]:
+        raise RecordRejected("unreadable-header", f"{header_file}: a sampling rate of {rate:g} Hz is that of no ECG")
+    return rate
+
+
+def _gains(lines: tuple[SignalLine, ...], header_file: Path) -> np.ndarray:
+    where = str(header_file)
+    return np.array([line.counts_per_millivolt(where) for line in lines])
+
+
+def _signal(
+    samples: Samples,
+    lines: tuple[SignalLine, ...],
+    gain: np.ndarray,
+    rate: float,
+    comments: tuple[str, ...],
+    *,
+    subtract: bool,
+) -> WfdbSignal:
+    """Counts as stored, their baseline subtracted unless it is, within 16 bits, no "no value" left in them."""
+    baseline = np.array([line.baseline for line in lines], dtype=np.int64)
+    counts, invalid, steps = _within_16_bits(samples.rows, baseline if subtract else np.zeros_like(baseline))
+    concerned = {
+        "checksum": samples.wrong,
+        "surplus": tuple(range(len(lines))) if samples.surplus else (),
+        "non-finite": () if invalid is None else tuple(np.flatnonzero(invalid.any(axis=1)).tolist()),
+        "coarse": coarse(steps, gain),
+    }
+    notes: dict[str, Any] = {}
+    if samples.raised:
+        notes["raised_to_the_rate_of_other_leads"] = [lines[k].name for k in samples.raised]
     return WfdbSignal(
         counts,
-        gain,
+        gain / steps,
         baseline,
-        tuple(line.name for line in header.signals),
-        header.sampling_rate,
-        header.comments,
-        flags,
+        tuple(line.name for line in lines),
+        rate,
+        comments,
+        {flag: leads for flag, leads in concerned.items() if leads},
+        notes,
     )
+
+
+def _within_16_bits(rows: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """int16 (L, T) without the baseline and with 0 for "no value", bool (L, T) where that was (None: nowhere), and
+    float64 (L,) how many counts of the file one of these is."""
+    if rows.dtype == np.int16:
+        invalid = rows == INVALID_16 if (rows.min(axis=1) == INVALID_16).any() else None
+        if not baseline.any():
+            return rows if invalid is None else np.where(invalid, np.int16(0), rows), invalid, np.ones(len(rows))
+        wide = rows.astype(np.int64) - baseline[:, None]
+    else:
+        missing = np.isnan(rows)
+        invalid = missing if missing.any() else None
+        wide = rows - baseline[:, None]
+    if invalid is not None:
+        wide[invalid] = 0
+    steps = counts_per_step(wide)
+    return in_steps(wide, steps), invalid, steps
 
 
 def standard_leads(signal: WfdbSignal, where: str) -> StandardLeads:
@@ -93,7 +156,7 @@ def standard_leads(signal: WfdbSignal, where: str) -> StandardLeads:
 
     Raises RecordRejected("unknown-leads") when no name is a standard lead, or one occurs twice.
     """
-    rows = [_LEAD_ROW.get(_plain_name(name), -1) for name in signal.lead_names]
+    rows = [-1 if (row := row_of(name)) is None else row for name in signal.lead_names]
     known = [row for row in rows if row >= 0]
     if not known:
         raise RecordRejected(
@@ -124,221 +187,3 @@ def standard_leads(signal: WfdbSignal, where: str) -> StandardLeads:
     gain[known] = signal.gain[columns]
     lead_mask[known] = True
     return StandardLeads(counts, gain, lead_mask, flags, others)
-
-
-def _plain_name(name: str) -> str:
-    """`Lead I`, `ECG_V1`, `DII` (derivation II, as in Brazil) -> i, v1, ii."""
-    words = re.split(r"[\s_-]+", name.casefold().strip())
-    word = words[-1] if len(words) == 2 and words[0] in ("lead", "ecg") else " ".join(words)
-    return word[1:] if word in ("di", "dii", "diii") else word
-
-
-def _is_plain_format_16(header: WfdbHeader) -> bool:
-    offset = header.signals[0].byte_offset
-    plain = all(
-        s.format == 16 and s.samples_per_frame == 1 and s.skew == 0 and s.byte_offset == offset for s in header.signals
-    )
-    return plain and len(set(header.files)) == 1
-
-
-def _beside(folder: Path, name: str) -> str:
-    """Path of a signal file, which must lie in its header's folder: a header is no reason to read any other file."""
-    if os.path.basename(name) != name or not name.strip("."):
-        raise RecordRejected(
-            "unreadable-header", f"{folder}: signal file {name!r} is not a file name in the header's folder"
-        )
-    return os.path.join(folder, name)
-
-
-def _read_format_16(header_file: Path, header: WfdbHeader) -> tuple[np.ndarray, bool]:
-    """int16 (T, L) as stored, and whether the file holds more than that for no reason known."""
-    file, offset = _beside(header_file.parent, header.files[0]), header.signals[0].byte_offset
-    try:
-        with open(file, "rb", buffering=0) as stream:
-            data = stream.read()
-    except (FileNotFoundError, NotADirectoryError):
-        raise RecordRejected("missing-file", f"{file}: no such signal file") from None
-    except OSError as error:
-        raise RecordRejected("bad-format", f"{file}: {error.strerror or error}") from None
-    leads = header.signal_count
-    if is_mat5(data):
-        return _read_mat_5(file, header), False
-    available = len(data) - offset
-    samples = header.samples if header.samples is not None else max(available, 0) // (2 * leads)
-    expected = 2 * leads * samples
-    if available < expected:
-        raise RecordRejected(
-            "truncated-signal",
-            f"{file}: {len(data)} bytes, expected {expected + offset} ({leads} leads x {samples} samples)",
-        )
-    if samples == 0:
-        raise RecordRejected("no-signal", f"{file}: {len(data)} bytes hold no sample of {leads} leads")
-    stored = np.frombuffer(data, dtype="<i2", count=leads * samples, offset=offset).reshape(samples, leads)
-    if available > expected and holds_more(data, expected + offset, 2 * leads):
-        return stored, unexplained_rest(
-            header, differing_checksums(header, stored.T), file, len(data), expected + offset
-        )
-    return stored, False
-
-
-def _read_mat_5(file: str, header: WfdbHeader) -> np.ndarray:
-    """int16 (T, L) of a Challenge .mat that somebody saved again: MATLAB 5 keeps `val` elsewhere, often compressed, and
-    what the header says of bytes is no longer true (`wfdb` reads noise there)."""
-    try:
-        values = np.asarray(read_mat5(file, "val"))
-    except (OSError, ValueError) as error:
-        raise RecordRejected("bad-format", f"{file}: no readable MATLAB variable 'val': {error}") from None
-    whole = values.ndim == 2 and values.dtype.kind in "iuf" and bool((values == np.rint(values)).all())
-    if not whole or np.abs(values, dtype=np.float64).max(initial=0) > -INVALID_16 or len(values) != header.signal_count:
-        found = f"{values.dtype} {values.shape}"
-        raise RecordRejected(
-            "bad-format", f"{file}: 'val' is {found}, expected 16-bit counts ({header.signal_count}, {header.samples})"
-        )
-    if header.samples is not None and values.shape[1] < header.samples:
-        raise RecordRejected("truncated-signal", f"{file}: {values.shape[1]} samples, expected {header.samples}")
-    return np.clip(values.T[: header.samples], INVALID_16, _INT16_MAX).astype("<i2")
-
-
-def _finish_int16(
-    stored: np.ndarray, baseline: np.ndarray, header: WfdbHeader
-) -> tuple[np.ndarray, dict[str, tuple[int, ...]]]:
-    """(T, L) as stored -> counts int16 (L, T) with the baseline subtracted and no INVALID_16 left in them, and
-    flags."""
-    counts = np.ascontiguousarray(stored.T, dtype=np.int16)
-    differing = differing_checksums(header, counts)
-    flags: dict[str, tuple[int, ...]] = {"checksum": differing} if differing else {}
-    lowest = counts.min(axis=1)
-    invalid = counts == INVALID_16 if (lowest == INVALID_16).any() else None
-    if baseline.any():
-        wide = counts.astype(np.int64) - baseline[:, None]
-        overflow = np.abs(wide) > _INT16_MAX
-        if invalid is not None:
-            overflow &= ~invalid
-        if overflow.any():
-            flags["clipped"] = _positions(overflow)
-        counts = np.clip(wide, -_INT16_MAX, _INT16_MAX).astype(np.int16)
-    if invalid is not None:
-        counts[invalid] = 0
-        flags["non-finite"] = _positions(invalid)
-    return counts, flags
-
-
-def _positions(mask: np.ndarray) -> tuple[int, ...]:
-    return tuple(np.flatnonzero(mask.any(axis=1)).tolist())
-
-
-def _read_with_wfdb(path: Path, header: WfdbHeader, header_file: Path) -> WfdbSignal:
-    """Any other form, through the `wfdb` package.
-
-    Multi-segment records are read in physical units, because their segments may differ in gain, and put back onto the
-    counts of the first segment.
-    """
-    import wfdb  # here: it costs a second, and builds of the large sets never need it
-
-    longer = _check_signal_files(path.parent, header)
-    try:
-        record: Any = wfdb.rdrecord(str(path), physical=bool(header.segments))
-    except FileNotFoundError as error:
-        raise RecordRejected("missing-file", f"{path}: {error}") from None
-    except Exception as error:  # the package raises many kinds, bare Exception among them
-        raise RecordRejected(
-            "bad-format", f"{path}: the wfdb package cannot read it: {type(error).__name__}: {error}"
-        ) from None
-    names = tuple(str(name or "") for name in record.sig_name)
-    lines = _lines_of(record, names)
-    gain = np.array([line.counts_per_millivolt(str(header_file)) for line in lines])
-    baseline = np.array([line.baseline for line in lines], dtype=np.int64)
-    differing: tuple[int, ...] = ()
-    surplus: list[bool] = []
-    if header.segments:
-        physical = np.asarray(record.p_signal, dtype=np.float64).T
-        invalid = ~np.isfinite(physical)
-        wide = np.where(invalid, 0.0, physical) * np.array([line.gain for line in lines])[:, None]
-    else:
-        digital = np.asarray(record.d_signal, dtype=np.int64).T
-        whole = all(line.samples_per_frame == 1 and not line.skew for line in header.signals)
-        differing = differing_checksums(header, digital) if whole else ()
-        for name, needed in longer.items():
-            file = path.parent / name
-            surplus.append(unexplained_rest(header, differing, str(file), file.stat().st_size, needed))
-        invalid = digital == np.array([_invalid_value(format_) for format_ in record.fmt])[:, None]
-        wide = np.where(invalid, 0, digital - baseline[:, None]).astype(np.float64)
-    if wide.shape[1] == 0:
-        raise RecordRejected("no-signal", f"{path}: the record holds no sample")
-    scale = power_of_two_into_int16(wide)
-    concerned = (
-        ("checksum", differing),
-        ("surplus", tuple(range(len(names))) if any(surplus) else ()),
-        ("non-finite", _positions(invalid)),
-    )
-    flags = {flag: leads for flag, leads in concerned if leads}
-    counts = np.rint(wide / scale[:, None]).astype(np.int16)
-    return WfdbSignal(
-        counts, gain / scale, baseline, names, header.sampling_rate, tuple(record.comments or header.comments), flags
-    )
-
-
-def _lines_of(record: Any, names: Sequence[str]) -> list[Any]:
-    from cardialign.data_shards.reading.wfdb.header import SignalLine
-
-    count = len(names)
-    gains = getattr(record, "adc_gain", None) or [1000.0] * count  # segments of different gain: 1 uV counts
-    baselines = getattr(record, "baseline", None) or [0] * count
-    units = getattr(record, "units", None) or ["mV"] * count
-    return [
-        SignalLine(0, 1, 0, 0, float(gains[i] or math.nan), int(baselines[i] or 0), units[i] or "", names[i])
-        for i in range(count)
-    ]
-
-
-def _check_signal_files(folder: Path, header: WfdbHeader) -> dict[str, int]:
-    """`wfdb` fails obscurely on short files and takes long ones as they are: compare sizes first, for the formats of
-    fixed size.
-
-    Returns the files that hold more than the header announces, with the bytes it does announce.
-    """
-    longer: dict[str, int] = {}
-    bytes_needed: dict[str, float] = {}
-    for name, line in zip(header.files, header.signals, strict=True):
-        per_sample = _BYTES_PER_SAMPLE.get(line.format, 0.0)
-        size = per_sample * line.samples_per_frame * (header.samples or 0)
-        bytes_needed[name] = bytes_needed.get(name, float(line.byte_offset)) + size
-    for name, needed in bytes_needed.items():
-        if name == "~":
-            continue
-        file = Path(_beside(folder, name))
-        if not file.is_file():
-            raise RecordRejected("missing-file", f"{file}: no such signal file")
-        if file.stat().st_size < math.floor(needed):
-            raise RecordRejected(
-                "truncated-signal",
-                f"{file}: {file.stat().st_size} bytes, expected {math.floor(needed)} for {header.samples} samples",
-            )
-        sizes = {line.format: _BYTES_PER_SAMPLE.get(line.format) for line in header.signals}
-        plain = all(sizes.values()) and all(line.samples_per_frame == 1 and not line.skew for line in header.signals)
-        if header.samples and plain:
-            frame = math.ceil((needed - header.signals[0].byte_offset) / header.samples)
-            if file.stat().st_size - needed >= frame and holds_more(file.read_bytes(), math.ceil(needed), frame):
-                longer[name] = math.ceil(needed)
-    return longer
-
-
-def _invalid_value(format_: str) -> int:
-    """WFDB's "no value" of a storage format; the lowest number of formats that have none cannot occur."""
-    return {
-        "212": -2048,
-        "310": -512,
-        "311": -512,
-        "24": -(1 << 23),
-        "32": -(1 << 31),
-        "8": 1 << 40,
-        "80": -128,
-        "508": -128,
-        "524": -(1 << 23),
-    }.get(format_, INVALID_16)
-
-
-def power_of_two_into_int16(wide: np.ndarray) -> np.ndarray:
-    """Per lead, the power of two that brings 24- and 32-bit counts into 16 bits (1 where they fit)."""
-    highest = np.abs(wide).max(axis=1)
-    return 2.0 ** np.ceil(np.log2(np.maximum(highest / (_INT16_MAX - 0.5), 1.0)))

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cardialign.data_shards.reading.wfdb.header import header_text
+from cardialign.data_shards.reading.wfdb.files import header_bytes
+from cardialign.data_shards.reading.wfdb.header import header_lines, header_text
 
 AGE_UNITS = ("years", "months", "weeks", "days")
 OLDEST = 130.0
 OVER_89 = 300.0
 """PTB-XL's age for everyone over 89; stored as 90.0 years."""
-LARGEST_HEADER = 1 << 20
-"""Bytes; a header with more is none."""
 _AGE = re.compile(r"(\d+(?:[.,]\d*)?|[.,]\d+)\s*-?([a-z/]*)\.?(?:\s+(?:old|of age))?\+?")
 _OVER_89 = re.compile(r"(?:>\s*=?|≥|over|above)\s*(?:89|90)\s*(?:y|yrs?|years?)?")
 _YEARS_PER = {
@@ -46,7 +45,6 @@ _UNKNOWN = {
     "other",
     "not specified",
 }
-_LINE_END = re.compile(r"\r\n|\n|\r")
 _NAMES = {"age": "age", "sex": "sex", "gender": "sex"}
 _PERSON = re.compile(
     r"(?P<before>^|[;,|\t<]|\s)\s*(?:patient'?s?[ _-])?(?P<name>age|sex|gender)\s*"
@@ -84,16 +82,13 @@ def header_comments(header: Path) -> dict[str, str]:
     `Age=65; Sex=M`), each without what follows it.
     """
     try:
-        if not header.is_file():  # a pipe would hold up whoever opens it
-            return {}
-        with header.open("rb") as file:
-            text = header_text(file.read(LARGEST_HEADER))
+        text = header_text(header_bytes(header))
     except OSError:
         return {}
     fields: dict[str, str] = {}
-    for line in _LINE_END.split(text):  # not splitlines: \x85 and \x1c are letters of other code pages
-        if line.lstrip().startswith("#"):
-            said = line.strip().lstrip("# ")
+    for line in header_lines(text):
+        if line.startswith("#"):
+            said = line.lstrip("# ")
             for name, value in _persons(said).items():
                 fields.setdefault(name, value)
             name, mark, value = said.partition(":")

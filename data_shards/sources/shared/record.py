@@ -41,7 +41,7 @@ def assemble(
     if not lead_mask.any():
         recorded = int(np.count_nonzero(leads.lead_mask))
         raise RecordRejected("no-signal", f"{where}: all {recorded} recorded leads are flat or without values")
-    notes = dict(extra or {})
+    notes = {**signal.notes, **(extra or {})}
     if leads.other_channels:
         notes["other_channels"] = list(leads.other_channels)
     return EcgRecord(

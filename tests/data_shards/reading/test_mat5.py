@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,15 @@ def test_what_is_not_there_is_named_with_what_is(tmp_path: Path) -> None:
         read_mat5(tmp_path / "b.mat", "val")
     with pytest.raises(FileNotFoundError):
         read_mat5(tmp_path / "c.mat", "val")
+
+
+def test_a_pipe_and_a_file_of_version_7_3_are_refused_by_what_they_are(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mat")
+    with pytest.raises(OSError, match="not a plain file"):
+        read_mat5(tmp_path / "pipe.mat", "val")
+    (tmp_path / "new.mat").write_bytes((b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM").ljust(520))
+    with pytest.raises(ValueError, match=r"MATLAB 7\.3 \(HDF5\).*save it with -v7"):
+        read_mat5(tmp_path / "new.mat", "val")
 
 
 @settings(max_examples=150, deadline=None)

@@ -82,6 +82,18 @@ def test_another_rate_is_refused_naming_both_and_converted_when_allowed():
     np.testing.assert_allclose(out.signal[0, 0, 50:-50], expected[50:-50], atol=5e-3)
 
 
+def test_a_measured_rate_is_the_rate_it_measures_unless_samples_drift_from_their_times() -> None:
+    signal = ecg()
+    out = conform_signal(CONTRACT, signal, sampling_rate=499.98)
+    assert np.array_equal(out.signal, signal)
+    with pytest.raises(UserError, match=r"sampled at 499\.7 Hz"):
+        conform_signal(CONTRACT, signal, sampling_rate=499.7)
+    time = np.arange(1000)
+    tone = np.tile(np.sin(2 * np.pi * 11 * time / 499.7), (1, 12, 1))
+    out = conform_signal(CONTRACT, tone, sampling_rate=499.7, resample=True, crop=True)
+    assert np.abs(out.signal - np.sin(2 * np.pi * 11 * time / 500))[:, :, 20:980].max() < 0.005
+
+
 def test_shorter_is_padded_and_masked_longer_is_refused_unless_cropped():
     out = conform_signal(CONTRACT, ecg(samples=700), sampling_rate=500)
     assert (out.valid_samples == 700).all() and not out.signal[:, :, 700:].any()

@@ -1,0 +1,50 @@
+"""One ECG by its name: what a WFDB record holds that an embedding must not take for signal is refused or said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cardialign.cluster.registry.read_signal import read_signal
+from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.record import STANDARD_LEADS
+from tests.support.wfdb_files import ecg_counts, write_record
+
+
+def test_samples_without_a_value_are_refused_by_lead_and_never_become_0_mv(tmp_path: Path) -> None:
+    counts = ecg_counts()
+    counts[[1, 7], 100:200] = -32768
+    with pytest.raises(UserError, match="samples without a value in lead II, V2") as caught:
+        read_signal(write_record(tmp_path / "r", counts))
+    assert "cut the record" in caught.value.remedy
+
+
+def test_a_lead_without_any_value_counts_as_not_recorded_and_is_said(tmp_path: Path) -> None:
+    counts = ecg_counts()
+    counts[5] = -32768
+    signal = read_signal(write_record(tmp_path / "r", counts))
+    assert signal.leads == tuple(lead for lead in STANDARD_LEADS if lead != "aVF")
+    assert signal.remarks == ("no value in lead aVF: not recorded",)
+    np.testing.assert_allclose(signal.millivolts, np.delete(counts, 5, axis=0) / 200, rtol=1e-6)
+
+
+def test_leads_of_any_spelling_have_their_standard_names_and_other_channels_are_said(tmp_path: Path) -> None:
+    counts = ecg_counts(leads=3)
+    signal = read_signal(write_record(tmp_path / "r", counts, leads=("ECG_V1", "resp", "DI")))
+    assert signal.leads == ("I", "V1") and signal.remarks == ("channels that are no lead were left out: resp",)
+    np.testing.assert_allclose(signal.millivolts, counts[[2, 0]] / 200, rtol=1e-6)
+
+
+def test_numbers_that_are_not_those_of_the_header_are_said(tmp_path: Path) -> None:
+    path = write_record(tmp_path / "r", ecg_counts())
+    header = path.with_suffix(".hea")
+    header.write_text(header.read_text().replace(" 0 0 V3", " 77 0 V3"))
+    (remark,) = read_signal(path).remarks
+    assert "checksum" in remark and "(lead " in remark
+
+
+def test_a_whole_record_has_no_remark(tmp_path: Path) -> None:
+    signal = read_signal(write_record(tmp_path / "r", ecg_counts()))
+    assert signal.remarks == () and signal.leads == STANDARD_LEADS
