@@ -106,7 +106,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The object in `path`, None when the file is absent or not (yet) a JSON object."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
 

@@ -16,6 +16,8 @@ workers/rank-K.json    process and host of each worker
 failure.json           an error that repeating cannot cure, from whichever rank met it first
 driver.lock            held by the driver while it lives: its process and host (`cardialign.pretrain.run.lock`)
 STOP                   somebody asked for a stop at a committed checkpoint
+earlier/N/             a run that `--start-over` moved aside
+started-over.json      when that was: a command that is repeated then goes on instead of starting over again
 """
 
 from __future__ import annotations
@@ -26,3 +28,4 @@ CHECKPOINTS, QUARANTINE, EXPORT = "checkpoints", "quarantine.jsonl", "export"
 RESULT, TRACKING, ATTEMPTS, WORKERS = "result.json", "tracking.json", "attempts.jsonl", "workers"
 START, START_NOTE, INITIALISED = "start", "start.json", "initialised.json"
 FAILURE, LOCK, STOP = "failure.json", "driver.lock", "STOP"
+EARLIER, STARTED_OVER = "earlier", "started-over.json"
