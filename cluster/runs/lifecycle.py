@@ -14,6 +14,7 @@ from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import DONE, STOPPED, UsageError, UserError
 from cardialign.data_shards.files import write_json
 from cardialign.pretrain.run.files import EXPORT, START, START_NOTE
+from cardialign.pretrain.run.layout import writing
 from cardialign.pretrain.run.lock import locked_run
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def run(
     if register_as is not None:
         check_name(register_as)
     run_dir, tracking = Path(run_dir).expanduser().absolute(), tracking or Tracking()
-    with locked_run(run_dir):
+    with locked_run(run_dir), writing(run_dir):
         judged = judge_start(_with_named_start(config, run_dir), run_dir, resume)
         config = _with_local_start(config, run_dir, tracking.uri)
         data = prepare(config)

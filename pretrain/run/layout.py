@@ -6,6 +6,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cardialign.data_shards.errors import UserError
@@ -81,6 +83,18 @@ def write_error(run_dir: Path, error: OSError) -> RunDirectoryError:
         f"run directory {run_dir} cannot be written: {what}; {free_bytes(run_dir):,} bytes free",
         remedy_of(str(error)),
     )
+
+
+@contextmanager
+def writing(run_dir: Path) -> Iterator[None]:
+    """What the disk refuses of the files below `run_dir` in here is a RunDirectoryError; other errors stay theirs."""
+    try:
+        yield
+    except OSError as error:
+        below = error.filename is None or str(error.filename).startswith(f"{run_dir}{os.sep}")
+        if not (below and error.errno in (*_FULL, *_FORBIDDEN, errno.EIO)):
+            raise
+        raise write_error(run_dir, error) from error
 
 
 def remedy_of(problem: str) -> str:

@@ -16,13 +16,13 @@ SELECTION = "selection"
 
 
 def write_checkpoint(
-    run_dir: Path, step: int, config: RunConfig | None = None, *, content: bytes = b"weights", plan: Plan | None = None
+    run_dir: Path, step: int, config: RunConfig | None = None, *, selection: str = SELECTION, plan: Plan | None = None
 ) -> Path:
     folder = files.temporary_path(run_dir, step)
     (folder / "engine").mkdir(parents=True)
-    (folder / "engine" / "model.pt").write_bytes(content * 100)
+    (folder / "engine" / "model.pt").write_bytes(b"weights" * 100)
     resolved = json.loads(json.dumps((config or RunConfig()).resolved()))
-    TrainerState(step, "digest", resolved, SELECTION, 1, 1, plan=plan).write(folder)
+    TrainerState(step, "digest", resolved, selection, 1, 1, plan=plan).write(folder)
     entries = files.seal(folder, files.files_below(folder))
     return files.commit(run_dir, step, entries, {"world_size": 2})
 

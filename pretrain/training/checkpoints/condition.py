@@ -14,6 +14,7 @@ them. Nothing here moves or changes a file.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ def examine(path: Path, *, quick: bool = False) -> Finding:
     quick: only sizes, and the content of `trainer_state.json`.
     """
     step = int(path.name.removeprefix(files.PREFIX))
+    if path.is_symlink() and not path.exists():
+        return Finding(step, path, "foreign", (f"a link to {os.readlink(path)}, which is not there",))
     try:
         manifest = patiently(lambda: files.read_manifest(path))
         listed = files.listed_files(manifest)

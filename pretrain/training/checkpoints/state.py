@@ -135,7 +135,7 @@ def check_continues(
         if not (key.startswith(harmless) or key in DURATION or _MIXTURE_SHARDS.fullmatch(key))
     }
     for key, (old, new) in changed.items():
-        if key not in harmful:
+        if key not in harmful and key not in DURATION:
             log.info("resume=%s action=accept key=%s was=%s now=%s", path, key, old, new)
     reasons = [f"{key} was {old!r}, now {new!r}" for key, (old, new) in harmful.items()]
     if state.selection_fingerprint != selection_fingerprint:

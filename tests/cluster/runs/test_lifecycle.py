@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 
 from cardialign.cluster.registry.registry import register
-from cardialign.cluster.runs.lifecycle import _with_local_start, prepare, run
+from cardialign.cluster.runs.driver import train_on_ray
+from cardialign.cluster.runs.lifecycle import Tracking, _with_local_start, prepare, run
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.pretrain.config import RunConfig, load_config
-from cardialign.pretrain.run.files import START, START_NOTE
+from cardialign.pretrain.run.files import CONFIG, RESULT, START, START_NOTE, STOP, TRACKING
+from cardialign.pretrain.training.checkpoints.files import committed_path
+from cardialign.pretrain.training.data import open_data
+from tests.support.checkpoints import flip, nothing_changes, write_checkpoint
 from tests.support.tiny_set import SMALL
 
 
@@ -56,3 +60,47 @@ def test_a_start_from_the_registry_is_pulled_once_and_noted(exported: Path, tmp_
     register(exported, "begun", uri)  # the alias moves on, the run does not
     assert _with_local_start(config, tmp_path / "run", uri) == local
     assert json.loads((tmp_path / "run" / START_NOTE).read_text()) == note
+
+
+def finished_run(config: RunConfig, run_dir: Path) -> Path:
+    """The run directory of a finished run of `config`: checkpoint, result, configuration, requests."""
+    _, selection, _ = open_data(config)
+    write_checkpoint(run_dir, 60, config, selection=selection.fingerprint)
+    (run_dir / CONFIG).write_text(json.dumps(config.resolved()))
+    for name in (RESULT, TRACKING, STOP):
+        (run_dir / name).write_text("{}")
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("data.normalisation=minmax", "data.normalisation was"),
+        ("training.steps=90", "--extend"),
+        ("seed=9", "seed was"),
+    ],
+)
+def test_a_refused_start_changes_neither_run_directory_nor_tracking_store(
+    shards: Path, tmp_path: Path, change: str, said: str
+) -> None:
+    run_dir = finished_run(config_of(shards), tmp_path / "run")
+    store = tmp_path / "store" / "mlflow.db"
+    with nothing_changes(tmp_path):
+        with pytest.raises(UserError, match=said):
+            run(config_of(shards, change), run_dir, Tracking(f"sqlite:///{store}"))
+        with pytest.raises(UserError, match=said):
+            train_on_ray(config_of(shards, change), run_dir, workers=1)
+
+
+def test_a_run_without_a_checkpoint_that_serves_is_refused_by_the_driver_too(shards: Path, tmp_path: Path) -> None:
+    run_dir = finished_run(config_of(shards), tmp_path / "run")
+    flip(committed_path(run_dir, 60) / "engine" / "model.pt")
+    with nothing_changes(tmp_path), pytest.raises(UserError, match="no checkpoint of it can be continued"):
+        run(config_of(shards), run_dir, Tracking(f"sqlite:///{tmp_path / 'mlflow.db'}"))
+
+
+def test_another_start_from_the_registry_is_refused_before_it_is_fetched(shards: Path, tmp_path: Path) -> None:
+    run_dir = finished_run(config_of(shards), tmp_path / "run")
+    other = config_of(shards, "init_from=models:/some@candidate")
+    with nothing_changes(tmp_path), pytest.raises(UserError, match="init_from was None"):
+        run(other, run_dir, Tracking(f"sqlite:///{tmp_path / 'mlflow.db'}"))
