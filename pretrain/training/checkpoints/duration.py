@@ -9,7 +9,7 @@ from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config import RunConfig, parse_config
 from cardialign.pretrain.training.checkpoints.state import TrainerState
 from cardialign.pretrain.training.data import total_steps
-from cardialign.pretrain.training.schedule import Plan, as_planned, learning_rate, warmup_steps
+from cardialign.pretrain.training.schedule import Plan, as_planned, learning_rate
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def continued_plan(state: TrainerState, config: RunConfig, asked: int, records: 
             f"ask for {planned} steps to go on, or take the encoder as it is: `cardialign export`",
         )
     extended = (*(stretch for stretch in plan if stretch[0] < state.step), (state.step, asked))
-    if not (extend or _harmless(plan, asked, state.step, config)):
+    if not (extend or _harmless(plan, extended, state.step, config)):
         raise UserError(*_refusal(plan, extended, state.step, config, path))
     log.warning(
         "resume=%s action=extend step=%d steps_were=%d steps_now=%d learning_rate=%s",
@@ -43,10 +43,15 @@ def _rate(step: int, plan: Plan, config: RunConfig) -> float:
     return learning_rate(step, plan, config.optimizer.lr, config.schedule)
 
 
-def _harmless(plan: Plan, asked: int, step: int, config: RunConfig) -> bool:
-    """A constant rate knows no duration, once the warm-up is over in the one plan and in the other."""
-    ramps = (warmup_steps(config.schedule, plan[0][1]), warmup_steps(config.schedule, asked))
-    return config.schedule.name == "constant" and (ramps[0] == ramps[1] or step >= max(ramps))
+def _harmless(plan: Plan, extended: Plan, step: int, config: RunConfig) -> bool:
+    """No step to come has another rate, whichever way the new duration is read: a constant one after its warm-up."""
+    planned, asked = plan[-1][1], extended[-1][1]
+    return all(
+        _rate(later, as_planned(asked), config)
+        == _rate(later, extended, config)
+        == (_rate(later, plan, config) if later < planned else _rate(later, extended, config))
+        for later in range(step, asked)
+    )
 
 
 def _from_to(plan: Plan, step: int, config: RunConfig) -> str:

@@ -133,3 +133,10 @@ def test_under_a_constant_rate_a_longer_warm_up_is_not_harmless(tmp_path):
     write_checkpoint(tmp_path, 8, config(name="constant"))
     with pytest.raises(UserError, match=r"step 9: 0\.0009 as planned, 0\.00045 then"):  # 9/10 and 9/20 of the peak
         plan_of(tmp_path, config(200, "constant"))
+
+
+def test_a_finished_run_at_a_rate_that_no_schedule_changes_goes_on_without_a_word(tmp_path):
+    still = RunConfig(schedule={"warmup_steps": 1, "min_lr_ratio": 1.0}, training={"steps": 100, "global_batch": 10})
+    write_checkpoint(tmp_path, 100, still)
+    longer = still.model_copy(update={"training": still.training.model_copy(update={"steps": 120})})
+    assert plan_of(tmp_path, longer) == ((0, 100), (100, 120))
