@@ -26,7 +26,7 @@ from cardialign.pretrain.run.files import ATTEMPTS, CONFIG, METRICS, RESULT
 
 if TYPE_CHECKING:
     from cardialign.pretrain.config import RunConfig
-    from cardialign.pretrain.training.checkpoints.judge import Resume
+    from cardialign.pretrain.training.checkpoints.judge import Resume, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -159,13 +159,11 @@ def _training_failed(error: BaseException) -> str:
     return f"training failed: {str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__}"
 
 
-def _claim(config: RunConfig, run_dir: Path, resume: Resume) -> None:
-    """Open `run_dir` for a start of this run, after it has been judged: a start that is refused changes nothing."""
+def _claim(config: RunConfig, run_dir: Path, judged: Verdict) -> None:
+    """Open `run_dir` for a start of this run that has been judged, and that nothing else can refuse any more."""
     from cardialign.pretrain.run.layout import write_error
     from cardialign.pretrain.run.restart import move_aside
-    from cardialign.pretrain.training.checkpoints.judge import judge_start
 
-    judged = judge_start(config, run_dir, resume, quick=True)  # the workers compare every digest
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         if judged.start_over:
@@ -197,11 +195,15 @@ def train_on_ray(
     `metrics.jsonl` as it is written. Raises UserError: a worker's own (collapse, data, checkpoint), a cluster that
     cannot hold the workers, or more than `max_failures` dead worker groups.
     """
+    from cardialign.pretrain.training.checkpoints.judge import judge_start
+
     run_dir = run_dir.expanduser().absolute()
-    _claim(config, run_dir, resume)
+    judged = judge_start(config, run_dir, resume, quick=True)  # the workers compare every digest
     started, starts = time.monotonic(), _starts(run_dir)
     with ray_session(workers, address), _sigterm_asks_for_a_stop(run_dir):
-        fit = _Fit(_trainer(config, run_dir, workers, max_failures, "extend" if resume == "extend" else "same"))
+        trainer = _trainer(config, run_dir, workers, max_failures, "extend" if resume == "extend" else "same")
+        _claim(config, run_dir, judged)  # from here on the run is this start's
+        fit = _Fit(trainer)
         fit.start()
         _watch(fit, run_dir, on_step)
     values = read_json(run_dir / RESULT)

@@ -14,6 +14,7 @@ from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import DONE, STOPPED, UsageError, UserError
 from cardialign.data_shards.files import write_json
 from cardialign.pretrain.run.files import EXPORT, START, START_NOTE
+from cardialign.pretrain.run.integrity import refuse_to_replace
 from cardialign.pretrain.run.layout import writing
 from cardialign.pretrain.run.lock import locked_run
 
@@ -117,13 +118,15 @@ def run(
     run_dir, tracking = Path(run_dir).expanduser().absolute(), tracking or Tracking()
     with locked_run(run_dir), writing(run_dir):
         judged = judge_start(_with_named_start(config, run_dir), run_dir, resume)
+        if not judged.start_over:
+            refuse_to_replace(run_dir / EXPORT, overwrite=True)  # not only when the training is done
         config = _with_local_start(config, run_dir, tracking.uri)
         data = prepare(config)
         if judged.start_over:
             move_aside(run_dir)
         tracker = RunTracker(run_dir, tracking.uri, experiment=tracking.experiment, optional=tracking.optional)
         tracker.start(config.name, _parameters(config, workers, data), _tags(data))
-        status, final = "FAILED", {}
+        status, final = "FINISHED" if judged.finished else "FAILED", {}  # a finished run stays one
         try:
             with Progress("pretrain", data["steps"]) as progress:
                 outcome = train_on_ray(

@@ -2,6 +2,7 @@
 
 config.resolved.json   the configuration with every default filled in
 metrics.jsonl          the loss trace, one line per step: the training loop's spool
+metrics.jsonl.unreadable   the trace as it was found when lines of it could not be read
 system.jsonl           the driver's spool: figures of the machines
 checkpoints/           committed checkpoints (`cardialign.pretrain.training.checkpoints.files`)
 quarantine.jsonl       records that could not be read, and from which step on they count as unreadable

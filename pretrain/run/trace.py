@@ -46,8 +46,12 @@ def _parse(content: bytes) -> tuple[list[dict[str, Any]], int]:
             continue
         try:
             line = json.loads(raw.decode("utf-8"))
-            lines[int(line["step"])] = line
-        except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+            step = line["step"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            step = None
+        if type(step) is int:
+            lines[step] = line
+        else:
             unreadable += number < len(whole)
     return [lines[step] for step in sorted(lines)], unreadable
 

@@ -55,6 +55,11 @@ class Verdict:
     damaged: tuple[Finding, ...] = ()
     start_over: bool = False
 
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to train."""
+        return self.state is not None and self.state.step >= self.plan[-1][1]
+
 
 def judge_start(config: RunConfig, run_dir: Path, resume: Resume = "same", *, quick: bool = False) -> Verdict:
     """`judge` for who has not opened the run's data yet."""
@@ -81,7 +86,7 @@ def judge(run_dir: Path, config: RunConfig, facts: Facts, resume: Resume = "same
         if resume == "start-over":
             return anew
         raise
-    if resume == "start-over" and verdict.state is not None and verdict.state.step >= asked:
+    if resume == "start-over" and verdict.finished:
         return anew
     return verdict
 

@@ -38,7 +38,9 @@ def losses(run_dir):
     return {line["step"]: line["loss"] for line in read_trace(run_dir)}
 
 
-@pytest.mark.parametrize("junk", [b"\0" * 100, b"\xff\xfe junk\n", b"[" * 100_000 + b"\n", b'{"step": []}\n', b"5\n\n"])
+@pytest.mark.parametrize(
+    "junk", [b"\0" * 100, b"\xff\xfe junk\n", b"[" * 100_000 + b"\n", b'{"step": []}\n', b'{"step": "2"}\n', b"5\n\n"]
+)
 def test_bytes_that_are_no_lines_cost_no_step_and_are_kept_and_named(tmp_path, caplog, junk):
     with TraceWriter(tmp_path, 0) as trace:
         for step in (1, 2, 3):
