@@ -60,6 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="KEY=VALUE",
         help="override one key of the recipe",
     )
+    there = parser.add_mutually_exclusive_group()
+    there.add_argument(
+        "--extend", dest="resume", action="store_const", const="extend",
+        help="continue to another number of steps: the learning rate goes on from where it is",
+    )  # fmt: skip
+    there.add_argument(
+        "--start-over", dest="resume", action="store_const", const="start-over",
+        help="move the run that is there to earlier/N and begin at step 0",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, help="torch threads of each worker (default: OMP_NUM_THREADS)")
     options = parser.parse_args(arguments)
     observer = _SignalObserver()
@@ -76,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 torch.set_num_threads(options.threads)
             from cardialign.pretrain.training.loop import train
 
-            result = train(config, options.run_dir, observer)
+            result = train(config, options.run_dir, observer, resume=options.resume or "same")
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -46,6 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="join the Ray cluster there (auto, ray://host:10001); default: start a local Ray",
     )
+    there = parser.add_mutually_exclusive_group()
+    there.add_argument(
+        "--extend", dest="resume", action="store_const", const="extend",
+        help="continue the run to another number of steps or epochs: no second warm-up, the learning rate goes on from "
+        "where it is and falls to its lowest at the new last step",
+    )  # fmt: skip
+    there.add_argument(
+        "--start-over", dest="resume", action="store_const", const="start-over",
+        help="move the run that is in --run-dir to earlier/N there and begin at step 0",
+    )  # fmt: skip
     parser.add_argument(
         "--max-failures",
         type=int,
@@ -124,4 +134,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         address=args.address,
         max_failures=args.max_failures,
         register_as=args.register,
+        resume=args.resume or "same",
     )

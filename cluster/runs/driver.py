@@ -26,6 +26,7 @@ from cardialign.pretrain.run.files import ATTEMPTS, CONFIG, METRICS, RESULT
 
 if TYPE_CHECKING:
     from cardialign.pretrain.config import RunConfig
+    from cardialign.pretrain.training.checkpoints.judge import Resume, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def _sigterm_asks_for_a_stop(run_dir: Path) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _trainer(config: RunConfig, run_dir: Path, workers: int, max_failures: int) -> Any:
+def _trainer(config: RunConfig, run_dir: Path, workers: int, max_failures: int, resume: Resume) -> Any:
     import ray
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
@@ -91,6 +92,7 @@ def _trainer(config: RunConfig, run_dir: Path, workers: int, max_failures: int) 
         "config": config.resolved(),
         "run_dir": str(run_dir),
         "threads": threads_of_each(workers),
+        "resume": resume,
     }
     return TorchTrainer(
         train_worker,
@@ -157,19 +159,19 @@ def _training_failed(error: BaseException) -> str:
     return f"training failed: {str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__}"
 
 
-def _claim(config: RunConfig, run_dir: Path) -> None:
-    """Open `run_dir` for a start of this run.
+def _claim(config: RunConfig, run_dir: Path, judged: Verdict) -> None:
+    """Open `run_dir` for a start of this run that has been judged, and that nothing else can refuse any more."""
+    from cardialign.pretrain.run.layout import write_error
+    from cardialign.pretrain.run.restart import move_aside
 
-    Whether the run that is already there may continue with `config` is for the loop to judge.
-    """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        if judged.start_over:
+            move_aside(run_dir)
         clear_requests(run_dir)
         write_json(run_dir / CONFIG, config.resolved(), indent=1)
     except OSError as error:
-        raise UserError(
-            f"run directory {run_dir} cannot be written: {error.strerror}", "give another --run-dir"
-        ) from None
+        raise write_error(run_dir, error) from None
 
 
 def _starts(run_dir: Path) -> int:
@@ -185,6 +187,7 @@ def train_on_ray(
     address: str | None = None,
     max_failures: int = 3,
     on_step: OnStep | None = None,
+    resume: Resume = "same",
 ) -> PretrainResult:
     """Train `config` in `run_dir` (on storage that every worker sees) with `workers` Ray workers.
 
@@ -192,11 +195,15 @@ def train_on_ray(
     `metrics.jsonl` as it is written. Raises UserError: a worker's own (collapse, data, checkpoint), a cluster that
     cannot hold the workers, or more than `max_failures` dead worker groups.
     """
+    from cardialign.pretrain.training.checkpoints.judge import judge_start
+
     run_dir = run_dir.expanduser().absolute()
-    _claim(config, run_dir)
+    judged = judge_start(config, run_dir, resume, quick=True)  # the workers compare every digest
     started, starts = time.monotonic(), _starts(run_dir)
     with ray_session(workers, address), _sigterm_asks_for_a_stop(run_dir):
-        fit = _Fit(_trainer(config, run_dir, workers, max_failures))
+        trainer = _trainer(config, run_dir, workers, max_failures, "extend" if resume == "extend" else "same")
+        _claim(config, run_dir, judged)  # from here on the run is this start's
+        fit = _Fit(trainer)
         fit.start()
         _watch(fit, run_dir, on_step)
     values = read_json(run_dir / RESULT)

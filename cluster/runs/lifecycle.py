@@ -14,12 +14,15 @@ from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import DONE, STOPPED, UsageError, UserError
 from cardialign.data_shards.files import write_json
 from cardialign.pretrain.run.files import EXPORT, START, START_NOTE
+from cardialign.pretrain.run.integrity import refuse_to_replace
+from cardialign.pretrain.run.layout import writing
 from cardialign.pretrain.run.lock import locked_run
 
 if TYPE_CHECKING:
     from cardialign.cluster.runs.driver import PretrainResult
     from cardialign.data_shards.record import SignalSpec
     from cardialign.pretrain.config import RunConfig, TextConfig
+    from cardialign.pretrain.training.checkpoints.judge import Resume
 
 FINAL = ("final_loss", "records_per_second", "data_wait_share", "restarts")
 """Figures of a finished run that MLflow gets as `run/...`."""
@@ -94,26 +97,36 @@ def run(
     address: str | None = None,
     max_failures: int = 3,
     register_as: str | None = None,
+    resume: Resume = "same",
 ) -> dict[str, Any]:
     """Train, track (default: the MLflow store of this folder), export to `run_dir/export`, register.
 
-    The result's `exit_code` is 75 when the run stopped at a committed checkpoint. Raises UserError: configuration,
-    data, an MLflow store that cannot be opened (unless `tracking.optional`), a run directory that another run holds,
-    or a failed run.
+    resume: what becomes of a run that is there: "same", it goes on as planned; "extend", it goes on to the number of
+    steps that `config` asks for; "start-over", it is moved to `run_dir/earlier/N`. A start that is refused changes
+    neither the run directory nor the tracking store. The result's `exit_code` is 75 when the run stopped at a committed
+    checkpoint. Raises UserError: configuration, data, a run that cannot go on, an MLflow store that cannot be opened
+    (unless `tracking.optional`), a run directory that another run holds, or a failed run.
     """
     from cardialign.cluster.runs.driver import train_on_ray
+    from cardialign.pretrain.run.restart import move_aside
+    from cardialign.pretrain.training.checkpoints.judge import judge_start
 
     if workers < 1:
         raise UsageError(f"--workers {workers} is less than 1", "one worker is the least")
     if register_as is not None:
         check_model(register_as)
     run_dir, tracking = Path(run_dir).expanduser().absolute(), tracking or Tracking()
-    with locked_run(run_dir):
+    with locked_run(run_dir), writing(run_dir):
+        judged = judge_start(_with_named_start(config, run_dir), run_dir, resume)
+        if not judged.start_over:
+            refuse_to_replace(run_dir / EXPORT, overwrite=True)  # not only when the training is done
         config = _with_local_start(config, run_dir, tracking.uri)
         data = prepare(config)
+        if judged.start_over:
+            move_aside(run_dir)
         tracker = RunTracker(run_dir, tracking.uri, experiment=tracking.experiment, optional=tracking.optional)
         tracker.start(config.name, _parameters(config, workers, data), _tags(data))
-        status, final = "FAILED", {}
+        status, final = "FINISHED" if judged.finished else "FAILED", {}  # a finished run stays one
         try:
             with Progress("pretrain", data["steps"]) as progress:
                 outcome = train_on_ray(
@@ -123,6 +136,7 @@ def run(
                     address=address,
                     max_failures=max_failures,
                     on_step=lambda line: progress.update(int(line["step"]), figures=_figures(line)),
+                    resume="same" if judged.start_over else resume,
                 )
             status = "KILLED" if outcome.stopped else "FINISHED"
             final = {f"run/{name}": float(getattr(outcome, name)) for name in FINAL}
@@ -137,22 +151,31 @@ def run(
         return {**result, **_hand_over(run_dir, outcome.final_loss, tracker, register_as)}
 
 
+def _with_named_start(config: RunConfig, run_dir: Path) -> RunConfig:
+    """`init_from` as the workers will see it: an encoder of the registry lies in the run directory by then."""
+    from cardialign.cluster.registry.open_encoder import REGISTRY
+
+    if config.init_from is None or not config.init_from.startswith(REGISTRY):
+        return config
+    return config.model_copy(update={"init_from": str(run_dir / START)})
+
+
 def _with_local_start(config: RunConfig, run_dir: Path, tracking_uri: str) -> RunConfig:
     """`init_from: models:/NAME@ALIAS` -> the folder in the run directory that the encoder is pulled to, once.
 
     Workers read files; and a run that continues starts from what it started from, wherever the alias points by then.
     """
-    from cardialign.cluster.registry.open_encoder import REGISTRY
     from cardialign.cluster.registry.registry import pull
 
-    if config.init_from is None or not config.init_from.startswith(REGISTRY):
+    named = _with_named_start(config, run_dir)
+    if config.init_from is None or named is config:
         return config
     folder = run_dir / START
     if not folder.is_dir():
         pulled = pull(config.init_from, folder, tracking_uri)
         facts = {key: pulled[key] for key in ("name", "version", "digest")}
         write_json(run_dir / START_NOTE, {"asked": config.init_from, **facts}, indent=1)
-    return config.model_copy(update={"init_from": str(folder)})
+    return named
 
 
 def _parameters(config: RunConfig, workers: int, data: dict[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,9 @@ def train_worker(settings: dict[str, Any]) -> None:
     if rank == 0:
         append_line(run_dir / ATTEMPTS, {"time": started, "world_size": context.get_world_size()})
     try:
-        result = train(parse_config(settings["config"]), run_dir, RayObserver(run_dir))
+        result = train(
+            parse_config(settings["config"]), run_dir, RayObserver(run_dir), resume=settings.get("resume", "same")
+        )
     except UserError as error:
         write_failure(run_dir, error, rank)
         raise

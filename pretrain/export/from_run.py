@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import os
 from pathlib import Path
@@ -21,10 +19,10 @@ from cardialign.pretrain.export.trained_on import TrainedOn, TrainedSet, chosen,
 from cardialign.pretrain.export.write import export_encoder
 from cardialign.pretrain.run.files import CONFIG, EXPORT, INITIALISED, START_NOTE
 from cardialign.pretrain.run.integrity import read_export, refuse_to_replace, replace_export, verify_export
-from cardialign.pretrain.training.checkpoints.files import list_checkpoints, problems
+from cardialign.pretrain.training.checkpoints.condition import Finding, newest_sound
 from cardialign.pretrain.training.checkpoints.load import load_weights
-from cardialign.pretrain.training.checkpoints.state import TrainerState
-from cardialign.pretrain.training.data import open_data, open_sets
+from cardialign.pretrain.training.checkpoints.state import TrainerState, changed_keys
+from cardialign.pretrain.training.data import open_data
 
 log = logging.getLogger(__name__)
 
@@ -32,44 +30,65 @@ log = logging.getLogger(__name__)
 def export_run(run_dir: Path | str, out: Path | str | None = None, *, overwrite: bool = False) -> dict[str, Any]:
     """Export the encoder of the run in `run_dir` to `out` (default `run_dir/export`).
 
-    Returns path, checkpoint, step, files, bytes, digest. Damaged checkpoints are passed over, not moved. An encoder
-    that is replaced (`overwrite`) stays until the new one is whole.
-    Raises UserError when the run has no verified checkpoint or `out` exists.
+    The configuration is that of the checkpoint, which trained the weights.
+
+    Returns path, checkpoint, step, files, bytes, digest; passed_over: newer checkpoints that are not as they were
+    written, which stay where they are; differs: what `config.resolved.json` says otherwise, key -> [in the checkpoint,
+    in the file]. An encoder that is replaced (`overwrite`) stays until the new one is whole.
+    Raises UserError when the run has no verified checkpoint, a newer one cannot be read now, or `out` exists.
     """
     run_dir = Path(run_dir)
-    latest = _latest_config(run_dir)
-    checkpoint = next((c.path for c in reversed(list_checkpoints(run_dir)) if not problems(c.path)), None)
-    if checkpoint is None:
-        raise UserError(
-            f"{run_dir} has no verified checkpoint",
-            "train first: `cardialign pretrain`; see `cardialign checkpoints verify`",
-        )
+    beside = read_json(run_dir / CONFIG)
+    found, passed = newest_sound(run_dir)
+    if found is None:
+        raise _nothing_to_export(run_dir, beside, passed)
     out = Path(out) if out else run_dir / EXPORT
     refuse_to_replace(out, overwrite)
-    state = TrainerState.read(checkpoint)
-    config = parse_config(state.config, f"configuration of {checkpoint}")  # what trained it, whatever was asked since
-    spec, shards_fingerprint = _trained_on(state, latest, run_dir, checkpoint)
+    state = TrainerState.read(found.path)
+    config = parse_config(state.config, f"configuration of {found.path}")  # what trained it, whatever was asked since
+    spec, shards_fingerprint = _trained_on(state, config, beside, run_dir, found.path)
     training = {
         "steps": state.step,
         "digest": state.digest,
         "selection_fingerprint": state.selection_fingerprint,
         "shards_fingerprint": shards_fingerprint,
         "world_size": state.world_size,
+        **({} if state.plan is None else {"plan": [list(stretch) for stretch in state.plan]}),
         **_start(run_dir),
     }
     fresh = out.with_name(f".{out.name}.{os.getpid()}")
-    seen = _records(state, checkpoint)
-    export_encoder(config, load_weights(checkpoint), fresh, training=training, spec=spec, trained_on=seen)
+    seen = _records(state, found.path)
+    export_encoder(config, load_weights(found.path), fresh, training=training, spec=spec, trained_on=seen)
     replace_export(fresh, out)
     files = sorted(p for p in out.iterdir() if p.is_file())
     return {
         "path": str(out),
-        "checkpoint": str(checkpoint),
+        "checkpoint": str(found.path),
         "step": state.step,
         "files": [p.name for p in files],
         "bytes": sum(p.stat().st_size for p in files),
         "digest": verify_export(out),
+        "passed_over": [one.said() for one in passed],
+        "differs": _differing(state, beside, run_dir),
     }
+
+
+def _nothing_to_export(run_dir: Path, beside: dict[str, Any] | None, passed: list[Finding]) -> UserError:
+    if beside is None and not passed:
+        return UserError(f"{run_dir} holds no run ({CONFIG} is missing)", "give the --run-dir of `cardialign pretrain`")
+    return UserError(
+        f"{run_dir} has no verified checkpoint" + "".join(f"\n  - {one.said()}" for one in passed),
+        "train first: `cardialign pretrain`; see `cardialign checkpoints verify`",
+    )
+
+
+def _differing(state: TrainerState, beside: dict[str, Any] | None, run_dir: Path) -> dict[str, list[Any]]:
+    """What the configuration beside the checkpoints says otherwise than the one that trained the weights."""
+    changed = {} if beside is None else {key: list(pair) for key, pair in changed_keys(state.config, beside).items()}
+    if changed:
+        said = "; ".join(f"{key} is {then!r} there, {now!r} in the file" for key, (then, now) in changed.items())
+        log.warning("run=%s exported=configuration-of-the-checkpoint %s differs: %s", run_dir, CONFIG, said)
+    return changed
 
 
 def _start(run_dir: Path) -> dict[str, Any]:
@@ -102,10 +121,7 @@ def _records(state: TrainerState, checkpoint: Path) -> TrainedOn:
 
 
 def _selected(state: TrainerState, run_dir: Path) -> TrainedOn:
-    config = parse_config(state.config, f"configuration of step {state.step} of {run_dir}")
-    with contextlib.suppress(UserError, OSError):  # the shards may have moved since: the run's own file says where
-        places = {name: getattr(_latest_config(run_dir).data, name) for name in ("shards", "mixture")}
-        config = config.model_copy(update={"data": config.data.model_copy(update=places)})
+    config = _where_its_shards_are(state, read_json(run_dir / CONFIG), run_dir)
     parts = config.data.parts
     try:
         opened, selection, _ = open_data(config)
@@ -137,27 +153,34 @@ def _per_set(opened: ShardSet | JoinedSets, rows: np.ndarray) -> list[tuple[Shar
     ]
 
 
-def _latest_config(run_dir: Path) -> RunConfig:
-    path = run_dir / CONFIG
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        values = None
-    if not isinstance(values, dict):
-        raise UserError(f"{run_dir} holds no run ({CONFIG} is missing)", "give the --run-dir of `cardialign pretrain`")
-    return parse_config(values, str(path))
+def _where_its_shards_are(state: TrainerState, beside: dict[str, Any] | None, run_dir: Path) -> RunConfig:
+    """The checkpoint's configuration, with the places of the shards that the run's own file says now."""
+    data = (beside or {}).get("data")
+    places = {key: data[key] for key in ("shards", "mixture") if key in data} if isinstance(data, dict) else {}
+    return parse_config({**state.config, "data": {**state.config["data"], **places}}, str(run_dir / CONFIG))
 
 
-def _trained_on(state: TrainerState, config: RunConfig, run_dir: Path, checkpoint: Path) -> tuple[SignalSpec, str]:
-    """Signal spec and fingerprint of the run's shards: the checkpoint says them; for an old one the shards do."""
+def _trained_on(
+    state: TrainerState, config: RunConfig, beside: dict[str, Any] | None, run_dir: Path, checkpoint: Path
+) -> tuple[SignalSpec, str]:
+    """Signal spec and fingerprint of the run's shards: the checkpoint says them; for an old one the shards do.
+
+    Where these are now `config.resolved.json` may say; that they are those that trained, their selection shows.
+    """
     if state.spec is not None and state.shards_fingerprint is not None:
         return state.spec, state.shards_fingerprint
+    moved = _where_its_shards_are(state, beside, run_dir)
     try:
-        shards = open_sets(config.data)
+        shards, selection, _ = open_data(moved)
     except UserError as error:
         raise UserError(
             f"checkpoint {checkpoint} was written before checkpoints knew which signals they were trained on, "
             f"and the run's shards cannot be asked: {error.problem}",
             f"put the place where the shards are now into {run_dir / CONFIG} and export again",
         ) from None
+    if selection.fingerprint != state.selection_fingerprint:
+        raise UserError(
+            f"checkpoint {checkpoint} was trained on other records than those of {moved.data.shards or 'the mixture'}",
+            f"put the place of the shards that trained it into {run_dir / CONFIG} and export again",
+        )
     return shards.spec, shards.fingerprint

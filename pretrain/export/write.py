@@ -18,11 +18,11 @@ import json
 import logging
 import platform
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -83,14 +83,25 @@ def export_encoder(
                 trained_on.write(temporary)
             _write_json(temporary / "provenance.json", provenance)
             if program:
-                save_program(encoder, temporary / "encoder.pt2")
+                _write_program(encoder, temporary / "encoder.pt2")
             write_digests(temporary)
-    except OSError as error:
-        raise UserError(
-            f"export to {out} failed: {error.strerror or error}", "free space or choose a writable folder"
-        ) from error
+    except (OSError, SafetensorError, _DiskError) as error:
+        raise UserError(f"export to {out} failed: {error}", "free space or choose a writable folder") from error
     log.info("export=%s files=%d bytes=%d", out, len(list(out.iterdir())), sum(p.stat().st_size for p in out.iterdir()))
     return out
+
+
+class _DiskError(Exception):
+    """The disk did not take a file that torch wrote."""
+
+
+def _write_program(encoder: EcgEncoder, path: Path) -> None:
+    try:
+        save_program(encoder, path)
+    except RuntimeError as error:  # torch's writer has no error of its own for a full disk
+        if "PytorchStreamWriter" not in str(error):
+            raise
+        raise _DiskError(f"{path.name}: {str(error).splitlines()[0]}") from error
 
 
 def _check_finite(state: Mapping[str, Tensor]) -> None:
@@ -146,7 +157,6 @@ def _provenance(
         "text_encoder": TextEncoder(config.text, parts.report_encoder or None).describe()
         if parts.report_head
         else None,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages},

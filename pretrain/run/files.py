@@ -2,6 +2,7 @@
 
 config.resolved.json   the configuration with every default filled in
 metrics.jsonl          the loss trace, one line per step: the training loop's spool
+metrics.jsonl.unreadable   the trace as it was found when lines of it could not be read
 system.jsonl           the driver's spool: figures of the machines
 checkpoints/           committed checkpoints (`cardialign.pretrain.training.checkpoints.files`)
 quarantine.jsonl       records that could not be read, and from which step on they count as unreadable
@@ -16,6 +17,8 @@ workers/rank-K.json    process and host of each worker
 failure.json           an error that repeating cannot cure, from whichever rank met it first
 driver.lock            held by the driver while it lives: its process and host (`cardialign.pretrain.run.lock`)
 STOP                   somebody asked for a stop at a committed checkpoint
+earlier/N/             a run that `--start-over` moved aside
+started-over.json      when that was: a command that is repeated then goes on instead of starting over again
 """
 
 from __future__ import annotations
@@ -26,3 +29,4 @@ CHECKPOINTS, QUARANTINE, EXPORT = "checkpoints", "quarantine.jsonl", "export"
 RESULT, TRACKING, ATTEMPTS, WORKERS = "result.json", "tracking.json", "attempts.jsonl", "workers"
 START, START_NOTE, INITIALISED = "start", "start.json", "initialised.json"
 FAILURE, LOCK, STOP = "failure.json", "driver.lock", "STOP"
+EARLIER, STARTED_OVER = "earlier", "started-over.json"

@@ -1,11 +1,17 @@
-"""The digest list of an exported encoder: what was written is what is read, file by file."""
+"""The digest list of an exported encoder: what was written is what is read, file by file.
+
+The digest of an encoder is that of its list of files, so that equal files make equal digests. When it was written is
+said beside that list and is no part of it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +32,8 @@ TRAINED_ON = "trained_on.safetensors"
 NEEDED = (MODEL, SETTINGS, CONTRACT, PROVENANCE)
 EXPORT_FILES = (*NEEDED, REPORT_HEAD, REPORT_ENCODER, PROGRAM, TRAINED_ON, DIGESTS)
 """Everything that an export may hold. What is not named here is never called verified, whoever lists it."""
-LITTER, LITTER_BEGINS = (".DS_Store", "Thumbs.db", "desktop.ini"), ("._", ".nfs")
-"""What desktops and network file systems drop into every folder: it is no part of anything and is not looked at."""
+LITTER = re.compile(r"\.DS_Store|\._.*|\.nfs[0-9a-fA-F]*|Thumbs\.db|desktop\.ini|\.directory")
+"""Names of files that file managers and NFS leave in every folder: nobody reads them, nobody misses them."""
 
 
 class VerifiedExport:
@@ -66,7 +72,9 @@ class VerifiedExport:
 
 def write_digests(folder: Path) -> None:
     """List every file below `folder` in its `digests.json`: the last file of an export to be written."""
-    write_json(folder / DIGESTS, {"version": EXPORT_VERSION, "files": file_digests(folder)}, indent=2)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    values = {"version": EXPORT_VERSION, "created": created, "files": file_digests(folder)}
+    write_json(folder / DIGESTS, values, indent=2)
 
 
 def file_digests(folder: Path) -> dict[str, str]:
@@ -152,8 +160,7 @@ def _wrong_in_program(path: Path) -> list[str]:
 
 
 def _litter(name: str) -> bool:
-    last = name.rpartition("/")[2]
-    return last in LITTER or last.startswith(LITTER_BEGINS)
+    return LITTER.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def refuse_to_replace(out: Path, overwrite: bool) -> None:

@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.errors import UsageError
 from cardialign.pretrain.run.files import LOCK
+from cardialign.pretrain.run.layout import write_error
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,8 @@ def locked_run(run_dir: Path) -> Iterator[None]:
 
     The lock dies with its process: what a killed run leaves blocks nobody. A folder that was made here and is still
     empty goes again. A filesystem without locks is logged and used without.
-    Raises UsageError naming the process and host of the run that holds it, UserError when the folder cannot be written.
+    Raises UsageError naming the process and host of the run that holds it, RunDirectoryError when the folder cannot be
+    written.
     """
     made = not run_dir.exists()
     path = run_dir / LOCK
@@ -32,9 +34,7 @@ def locked_run(run_dir: Path) -> Iterator[None]:
         run_dir.mkdir(parents=True, exist_ok=True)
         descriptor = _locked(path)
     except OSError as error:
-        raise UserError(
-            f"run directory {run_dir} cannot be written: {error.strerror}", "give another --run-dir"
-        ) from None
+        raise write_error(run_dir, error) from None
     try:
         yield
     finally:
@@ -63,8 +63,9 @@ def _locked(path: Path) -> int:
             break
         os.close(descriptor)  # its holder removed it between our two calls
     note = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(note).encode(), 0)
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without a note
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(note).encode(), 0)
     return descriptor
 
 

@@ -20,6 +20,7 @@ from cardialign.pretrain.encoders.base import EcgEncoder
 from cardialign.pretrain.methods.base import Method
 from cardialign.pretrain.run.integrity import CONTRACT, DIGESTS, SETTINGS, read_export
 from cardialign.pretrain.training.checkpoints import files
+from cardialign.pretrain.training.checkpoints.condition import newest_sound
 from cardialign.pretrain.training.checkpoints.load import load_weights
 from cardialign.pretrain.training.checkpoints.state import TrainerState
 
@@ -69,13 +70,13 @@ def open_start(source: Path) -> Start:
     if (source / files.MANIFEST).is_file() and (source / files.STATE).is_file():
         return _checkpoint(source)
     if files.checkpoints_folder(source).is_dir():
-        sound = next((c.path for c in reversed(files.list_checkpoints(source)) if not files.problems(c.path)), None)
+        sound, passed = newest_sound(source)
         if sound is None:
             raise UserError(
-                f"init_from: run {source} has no verified checkpoint",
+                f"init_from: run {source} has no verified checkpoint" + "".join(f"; {one.said()}" for one in passed),
                 "train it to its first checkpoint, or name another start",
             )
-        return _checkpoint(sound)
+        return _checkpoint(sound.path)
     raise UserError(
         f"init_from: {source} is no run directory, no checkpoint and no exported encoder",
         "give the --run-dir of a run, a folder step-... of its checkpoints, or the folder that `cardialign export` or "

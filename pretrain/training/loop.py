@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import write_json
 from cardialign.data_shards.order.contract import Order
 from cardialign.data_shards.order.global_order import ORDER_VERSION
 from cardialign.data_shards.shard_set.joined import JoinedSets
@@ -29,11 +30,13 @@ from cardialign.data_shards.text.bank import TextBank
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.methods.base import Method, Tensors, create_method, method_class
 from cardialign.pretrain.run.files import CONFIG, INITIALISED
+from cardialign.pretrain.run.layout import write_error
 from cardialign.pretrain.run.observer import Observer
 from cardialign.pretrain.run.trace import TraceWriter
 from cardialign.pretrain.training.alarms import CollapseAlarm, effective_rank
 from cardialign.pretrain.training.batch import step_inputs
 from cardialign.pretrain.training.checkpoints.files import committed_path
+from cardialign.pretrain.training.checkpoints.judge import Facts, Resume
 from cardialign.pretrain.training.checkpoints.load import find_resume_point, load_checkpoint, seed_random
 from cardialign.pretrain.training.checkpoints.save import save_checkpoint
 from cardialign.pretrain.training.checkpoints.state import TrainerState, check_bank
@@ -51,7 +54,7 @@ from cardialign.pretrain.training.engine import (
 from cardialign.pretrain.training.gradient_cache import accumulate_gradients
 from cardialign.pretrain.training.initialise import initialise, open_start
 from cardialign.pretrain.training.quarantine import Quarantine
-from cardialign.pretrain.training.schedule import learning_rate, warmup_steps
+from cardialign.pretrain.training.schedule import as_planned, learning_rate, warmup_steps
 from cardialign.pretrain.training.step_clock import StepClock
 
 log = logging.getLogger(__name__)
@@ -88,20 +91,24 @@ def train(
     *,
     bank: TextBank | None = None,
     on_step: Callable[[int], None] | None = None,
+    resume: Resume = "same",
 ) -> TrainResult:
     """Train to the last step, from the newest verified checkpoint in `run_dir` or from the start; called on every rank.
 
     bank     text bank when the caller has one open; otherwise the shard set's bank for `config.text` is opened, unless
              the method reads no reports.
     on_step  called on every rank after each finished step (1-based).
-    Raises UserError (CollapseError, CheckpointError, DataError): the last committed checkpoint stays in `run_dir`.
+    resume   what becomes of a run that is there: "same", it goes on as planned; "extend", it goes on to the number of
+             steps of `config` (`training.schedule`); "start-over", it is moved to `earlier/N`.
+    Raises UserError (CollapseError, CheckpointError, DataError): the last committed checkpoint stays in `run_dir`. A
+    start that is refused has changed nothing.
     """
     workers = start_workers()
     run_dir = Path(run_dir)
     shard_set, selection, order = open_data(config)
     if bank is None and method_class(config).reports:
         bank = open_bank(config)
-    run = _Run(config, run_dir, observer, workers, shard_set, selection, order, bank)
+    run = _Run(config, run_dir, observer, workers, shard_set, selection, order, bank, resume)
     run.set_up()
     return run.steps(on_step)
 
@@ -118,20 +125,23 @@ class _Run:
     selection: Selection
     order: Order
     bank: TextBank | None
+    resume: Resume = "same"
     start: int = 0
     digest: str = EMPTY_DIGEST
     loss: float | None = None
     checkpoint: Path | None = None
     engine: Any = None
     quarantine: Quarantine | None = None
+    trace: TraceWriter | None = None
 
     def set_up(self) -> None:
         config, workers = self.config, self.workers
-        self.last = total_steps(config, len(self.selection.rows))
+        self.schedule = as_planned(total_steps(config, len(self.selection.rows)))
         self.plan = plan_batches(config.training.global_batch, workers.world_size, config.training.micro_batch)
         torch.manual_seed(config.seed)
         method = create_method(config, self.shard_set.spec)
-        point = find_resume_point(self.run_dir, config, self.selection.fingerprint, ORDER_VERSION, workers)
+        facts = Facts(self.selection.fingerprint, len(self.selection.rows))
+        point = find_resume_point(self.run_dir, config, facts, workers, self.resume)
         if point is not None:
             check_bank(point.state, None if self.bank is None else self.bank.digest, point.path)
         on_rank_zero(partial(self._write, CONFIG, config.resolved()))  # only now: it may go on here
@@ -147,6 +157,8 @@ class _Run:
             load_checkpoint(self.engine, point, workers)
             state = point.state
             self.start, self.digest, self.loss, self.checkpoint = state.step, state.digest, state.loss, point.path
+            self.schedule = point.plan
+        on_rank_zero(self._open_trace)
         fraction = config.data.max_bad_fraction
         if fraction > 0:
             self.quarantine = Quarantine(
@@ -161,17 +173,17 @@ class _Run:
 
     def steps(self, on_step: Callable[[int], None] | None) -> TrainResult:
         config, done = self.config, self.start
-        alarm = CollapseAlarm(config.collapse, warmup_steps(config.schedule, self.last))
+        alarm = CollapseAlarm(config.collapse, warmup_steps(config.schedule, self.schedule[0][1]))
         clock = StepClock(config.training.global_batch, self.workers.device)
-        with self._stream() as stream, self._trace() as trace:
+        with self._stream() as stream, self.trace or nullcontext():
             for batch in clock.waits_for(self._agreed(stream)):
                 done, self.digest = batch.step + 1, stream.digest
                 features, values = self._step(batch, alarm)
                 clock.step(batch.wait, batch.slowest)
                 if done % config.training.log_every == 0 or done == self.last:
                     values |= self._observed(done, features, clock, stream)
-                if trace is not None:
-                    trace.write(done, {**values, "digest": self.digest})
+                if self.trace is not None:
+                    self.trace.write(done, {**values, "digest": self.digest})
                 alarm.check_rank(done, values.get("effective_rank"))
                 if done % config.training.checkpoint_every == 0:
                     self._save(done)
@@ -202,7 +214,7 @@ class _Run:
         value, features = accumulate_gradients(self.engine, inputs, loss, self.plan, method.counts(inputs))
         self.loss = float(value.loss)
         alarm.check_loss(step + 1, self.loss, value.chance, self.digest)
-        lr = learning_rate(step, self.last, config.optimizer.lr, config.schedule)
+        lr = learning_rate(step, self.schedule, config.optimizer.lr, config.schedule)
         set_learning_rate(self.engine, lr, method.learning_rates(step))
         norm = optimizer_step(self.engine)
         alarm.check_gradient(step + 1, norm, self.digest)
@@ -230,9 +242,22 @@ class _Run:
         found: Method = self.engine.module
         return found
 
+    @property
+    def last(self) -> int:
+        return self.schedule[-1][1]
+
     def _write(self, name: str, values: dict[str, Any]) -> None:
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        (self.run_dir / name).write_text(json.dumps(values, indent=1) + "\n")
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            write_json(self.run_dir / name, values, indent=1)
+        except OSError as error:
+            raise write_error(self.run_dir, error) from None
+
+    def _open_trace(self) -> None:
+        try:
+            self.trace = TraceWriter(self.run_dir, self.start)
+        except OSError as error:
+            raise write_error(self.run_dir, error) from None
 
     def _stream(self) -> ShardStream:
         data, workers = self.config.data, self.workers
@@ -246,9 +271,6 @@ class _Run:
             quarantined=None if self.quarantine is None else self.quarantine.rows,
             read_ahead=ReadAhead(data.threads, data.prefetch, data.slow_read_seconds),
         )
-
-    def _trace(self) -> AbstractContextManager[TraceWriter | None]:
-        return TraceWriter(self.run_dir, self.start) if self.workers.rank == 0 else nullcontext()
 
     def _agreed(self, stream: ShardStream) -> Iterator[Batch]:
         """Batches until a rank is asked to stop.
@@ -283,8 +305,10 @@ class _Run:
             step, self.digest, config, self.selection.fingerprint, self.workers.world_size, ORDER_VERSION, self.loss,
             spec=self.shard_set.spec, shards_fingerprint=self.shard_set.fingerprint,
             bank_digest=None if self.bank is None else self.bank.digest,
+            plan=self.schedule if len(self.schedule) > 1 else None,
         )  # fmt: skip
         self.checkpoint = save_checkpoint(
-            self.engine, self.run_dir, state, self.workers, keep=self.config.training.keep_checkpoints
-        )
+            self.engine, self.run_dir, state, self.workers, keep=self.config.training.keep_checkpoints,
+            problem=None if self.trace is None else self.trace.settle(),  # no checkpoint without the trace up to it
+        )  # fmt: skip
         self.observer.checkpoint(step, self.checkpoint)

@@ -19,6 +19,7 @@ from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarit
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.methods.base import StepLoss
 from cardialign.pretrain.training import engine as engines
+from cardialign.pretrain.training.checkpoints.judge import Facts
 from cardialign.pretrain.training.checkpoints.load import find_resume_point, load_checkpoint, seed_random
 from cardialign.pretrain.training.checkpoints.save import save_checkpoint
 from cardialign.pretrain.training.checkpoints.state import TrainerState
@@ -178,7 +179,7 @@ def train_with_checkpoints(
     plan = engines.plan_batches(GLOBAL_BATCH, workers.world_size, micro_batch)
     torch.manual_seed(0)
     model = TwoTowers(dropout)
-    point = find_resume_point(run_dir, config, "selection", 1, workers)
+    point = find_resume_point(run_dir, config, Facts("selection", GLOBAL_BATCH, 1), workers)
     engine = engines.make_engine(config, model, plan, workers.device, universal=point is not None and point.universal)
     start = 0
     seed_random(config.seed, workers.rank, 0)

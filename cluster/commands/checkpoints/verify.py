@@ -18,24 +18,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cardialign.pretrain.training.checkpoints.files import list_checkpoints, problems
+    from cardialign.pretrain.training.checkpoints.condition import examine
+    from cardialign.pretrain.training.checkpoints.files import list_checkpoints
 
     existing_folder(args.run_dir, "run directory", "give the --run-dir of `cardialign pretrain`")
-    rows = [{"step": c.step, "path": str(c.path), "problems": problems(c.path)} for c in list_checkpoints(args.run_dir)]
-    bad = [row for row in rows if row["problems"]]
+    found = [examine(one.path) for one in list_checkpoints(args.run_dir)]
+    rows = [
+        {"step": one.step, "path": str(one.path), "condition": one.condition, "problems": list(one.reasons)}
+        for one in found
+    ]
+    verified = sum(one.condition == "verified" for one in found)
     return {
         "checkpoints": rows,
-        "verified": len(rows) - len(bad),
-        "damaged": len(bad),
-        "exit_code": FAILED if bad else DONE,
+        "verified": verified,
+        "damaged": sum(one.condition == "damaged" for one in found),
+        "exit_code": DONE if verified == len(found) else FAILED,
     }
 
 
 def summary(result: dict[str, Any]) -> list[str]:
     lines = []
     for row in result["checkpoints"]:
-        lines.append(f"step {row['step']:>8}  {'damaged' if row['problems'] else 'ok'}")
+        lines.append(f"step {row['step']:>8}  {'ok' if row['condition'] == 'verified' else row['condition']}")
         lines += [f"  - {problem}" for problem in row["problems"]]
     if result["damaged"]:
-        lines.append("the run will skip damaged checkpoints and continue from the newest one that is ok")
+        lines.append(
+            "the run will skip damaged checkpoints and continue from the newest one that is ok"
+            if result["verified"]
+            else "no checkpoint is ok: the run will not continue, nor begin again without --start-over"
+        )
     return lines or ["no committed checkpoint"]

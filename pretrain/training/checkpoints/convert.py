@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import shutil
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from cardialign.pretrain.training.checkpoints import files
-from cardialign.pretrain.training.checkpoints.files import ENGINE, CheckpointError
+from cardialign.pretrain.training.checkpoints.files import ENGINE, WEIGHTS, CheckpointError
 from cardialign.pretrain.training.checkpoints.state import TrainerState
 
 UNIVERSAL = "universal"
 
 
-def convert_world_size(path: Path, run_dir: Path, zero_stage: int, state: TrainerState, world_size: int) -> Path:
+def convert_world_size(
+    path: Path, run_dir: Path, zero_stage: int, state: TrainerState, world_size: int, source: Path | None = None
+) -> Path:
     """Verified ZeRO checkpoint -> DeepSpeed universal checkpoint beside it; returns the folder to load from.
 
-    Called by one process. Raises CheckpointError when the converter fails.
+    source: where the converter reads (`files.linked`), when that is not `path` itself. Called by one process. Raises
+    CheckpointError when the converter fails, or what it wrote is not the model of the checkpoint.
 
     Runs in a process of its own: DeepSpeed's converter prints, forks and reads its arguments from the command line.
     """
     target = files.checkpoints_folder(run_dir) / f"{files.TEMPORARY}{UNIVERSAL}-{path.name}"
-    shutil.rmtree(target, ignore_errors=True)
+    files.remove(target)
     words = [
         sys.executable,
         "-m",
@@ -35,18 +39,52 @@ def convert_world_size(path: Path, run_dir: Path, zero_stage: int, state: Traine
         "--num_merge_workers",
         "1",
     ]
-    words += ["--input_folder", str(path / ENGINE), "--output_folder", str(target / ENGINE)]
+    words += ["--input_folder", str((source or path) / ENGINE), "--output_folder", str(target / ENGINE)]
     if zero_stage < 3:
         words.append("--inject_missing_state")
     done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    problem = (done.stderr.strip().splitlines() or ["no message"])[-1] if done.returncode != 0 else None
+    problem = problem or _differs(target / ENGINE, path / WEIGHTS)
+    if problem is not None:
+        files.remove(target)
         raise CheckpointError(
             f"checkpoint {path} was written by {state.world_size} workers "
-            f"and could not be converted for {world_size}: {last}",
+            f"and could not be converted for {world_size}: {problem}",
             f"continue with {state.world_size} workers, or free space under {target.parent}",
         )
     return target
+
+
+def _differs(engine: Path, weights: Path) -> str | None:
+    """How the converted copy differs from the verified weights of the checkpoint; None when it is whole.
+
+    Every trained parameter has its weight, equal bit for bit, and two finite averages of Adam of its size.
+    """
+    if not (engine / "zero").is_dir():
+        return "the copy is empty"
+    with safe_open(weights, framework="pt") as stored:
+        names = set(stored.keys())
+        folders = sorted(path for path in (engine / "zero").iterdir() if path.is_dir())
+        for folder in folders:
+            if folder.name not in names:
+                return f"{folder.name} is no tensor of the checkpoint"
+            expected = stored.get_tensor(folder.name).float().flatten()
+            for part in ("fp32", "exp_avg", "exp_avg_sq"):
+                tensor = _tensor(folder / f"{part}.pt")
+                if tensor is None or tensor.numel() != expected.numel() or not torch.isfinite(tensor).all():
+                    return f"{folder.name}/{part}.pt is not whole"
+                if part == "fp32" and not torch.equal(tensor.float().flatten(), expected):
+                    return f"{folder.name} differs from the weights of the checkpoint"
+    return None if folders else "the copy is empty"
+
+
+def _tensor(path: Path) -> torch.Tensor | None:
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return None
+    held = held.get("param") if isinstance(held, dict) else held
+    return held if torch.is_tensor(held) else None
 
 
 def separate_groups(engine: Any, decay: list[float]) -> None:

@@ -9,9 +9,9 @@ checkpoints/step-00000120/         committed: every file fsynced and listed with
     model.safetensors              the whole model's weights in float32, for those who want the model and not the run
 checkpoints/quarantine/step-.../   found damaged: kept for a look, never read again, with the reason in quarantine.txt
 
-This module knows names and digests only; `state`, `save` and `load` know what is in the files. DeepSpeed reads an
-optimizer shard with flipped bytes without complaint and unpickles whatever it is given, so nothing is handed to it
-before its digest has been checked.
+This module knows names and digests only; `condition` tells sound checkpoints from others, `state`, `save` and `load`
+know what is in the files. DeepSpeed reads an optimizer shard with flipped bytes without complaint, picks files by
+pattern and unpickles whatever it is given: it is given links to listed files whose digests have been checked.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import Difference, FileFacts, differences, facts_of, names_below, sync
+from cardialign.data_shards.files import FileFacts, facts_of, names_below, sync
 from cardialign.pretrain.run.files import CHECKPOINTS
 
 log = logging.getLogger(__name__)
@@ -37,13 +39,20 @@ READABLE = (1, 2)
 """Version 2: the state holds the signal spec, and the configuration the sections `encoder:` and `method:`."""
 MANIFEST = "manifest.json"
 ENGINE, STATE, WEIGHTS = "engine", "trainer_state.json", "model.safetensors"
-QUARANTINE = "quarantine"
+QUARANTINE, NOTE = "quarantine", "quarantine.txt"
 PREFIX = "step-"
+COMMITTED = re.compile(PREFIX + "([0-9]+)")
 TEMPORARY = ".tmp-"
+ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""Errors that say that a file is not there; any other OSError says that the storage does not answer."""
 
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be written or is not what was written."""
+
+
+class NewerCheckpointError(CheckpointError):
+    """A checkpoint of a later release."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ def commit(run_dir: Path, step: int, entries: Mapping[str, Mapping[str, Any]], s
     sync(path)
     for folder in {temporary, *(p for p in temporary.rglob("*") if p.is_dir())}:
         sync(folder)
-    if final.exists():
+    if os.path.lexists(final):
         quarantine(final, "replaced by a checkpoint of the same step")
     temporary.rename(final)
     sync(final.parent)
@@ -114,111 +123,162 @@ def commit(run_dir: Path, step: int, entries: Mapping[str, Mapping[str, Any]], s
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Raises CheckpointError when the manifest is absent, unreadable or of another version."""
+    """The manifest of a checkpoint, of the form that `commit` writes.
+
+    Raises NewerCheckpointError for one of a later release, CheckpointError when it is absent or not what was written,
+    OSError when the storage does not answer.
+    """
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        raw = (path / MANIFEST).read_bytes()
+    except ABSENT as error:
+        raise _unreadable(path, str(error.strerror)) from None
+    try:
+        manifest = json.loads(raw.decode("utf-8"))
         version, files, own = manifest["version"], manifest["files"], manifest.pop("self")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"checkpoint {path}: {MANIFEST} cannot be read ({error})", "use an earlier checkpoint"
-        ) from None
-    if version not in READABLE or not isinstance(files, dict):
-        raise CheckpointError(
-            f"checkpoint {path}: format version {version}, this release reads {' and '.join(map(str, READABLE))}",
+    except RecursionError:
+        raise _unreadable(path, "nested too deeply") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(path, f"{type(error).__name__}: {error}") from None
+    if version not in READABLE and not any(_manifest_digest({**manifest, "version": v}) == own for v in READABLE):
+        raise NewerCheckpointError(
+            f"checkpoint {path}: format version {str(version)[:40]}, this release reads "
+            f"{' and '.join(map(str, READABLE))}",
             "use the release that wrote it",
         )
     if own != _manifest_digest(manifest):
         raise CheckpointError(
             f"checkpoint {path}: {MANIFEST} changed since it was written", "use an earlier checkpoint"
         )
+    if not _well_formed(files) or not isinstance(manifest.get("summary", {}), dict):
+        raise _unreadable(path, "its list of files is not one of name, sha256 and bytes")
     return manifest
+
+
+def _unreadable(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"checkpoint {path}: {MANIFEST} cannot be read ({why})", "use an earlier checkpoint")
+
+
+def _well_formed(files: object) -> bool:
+    """A manifest is data: the names in it stay below the checkpoint."""
+    return isinstance(files, dict) and all(
+        not PurePosixPath(name).is_absolute()
+        and ".." not in PurePosixPath(name).parts
+        and isinstance(entry, dict)
+        and isinstance(entry.get("sha256"), str)
+        and isinstance(entry.get("bytes"), int)
+        for name, entry in files.items()
+    )
 
 
 def _manifest_digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def problems(path: Path) -> list[str]:
-    """What is wrong with a committed checkpoint, file by file; empty when every byte is as written."""
-    try:
-        files = read_manifest(path)["files"]
-    except CheckpointError as error:
-        return [error.problem]
-    listed = {name: FileFacts(entry["sha256"], entry["bytes"]) for name, entry in files.items()}
-    return [f"{differs.name}: {_said(differs)}" for differs in differences(path, listed, (MANIFEST,))]
+def listed_files(manifest: Mapping[str, Any]) -> dict[str, FileFacts]:
+    """Name -> facts of every file that a manifest lists."""
+    return {name: FileFacts(entry["sha256"], entry["bytes"]) for name, entry in manifest["files"].items()}
 
 
-def _said(differs: Difference) -> str:
-    return {
-        "missing": "missing",
-        "size": f"{differs.bytes} bytes instead of {differs.listed}",
-        "content": "content changed since it was written (sha256 differs)",
-        "unlisted": "not part of this checkpoint",
-    }[differs.kind]
+def committed(run_dir: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of everything that is called like a committed checkpoint, oldest first.
 
-
-def verify(path: Path) -> None:
-    """Raises CheckpointError that names the first bad file and how many there are."""
-    found = problems(path)
-    if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise CheckpointError(
-            f"checkpoint {path}: {found[0]}{more}", "use another checkpoint; this one is not safe to load"
-        )
-
-
-def _committed(run_dir: Path) -> list[Path]:
+    Raises OSError when the storage does not answer: an empty list is no answer.
+    """
     folder = checkpoints_folder(run_dir)
-    names = (p for p in folder.glob(f"{PREFIX}*") if p.is_dir() and p.name.removeprefix(PREFIX).isdigit())
-    return sorted(names, key=lambda p: int(p.name.removeprefix(PREFIX)))
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    found = [(int(match[1]), folder / name) for name in names if (match := COMMITTED.fullmatch(name))]
+    return sorted((step, path) for step, path in found if path.is_dir() or path.is_symlink())
 
 
 def list_checkpoints(run_dir: Path) -> list[CheckpointInfo]:
     """Committed checkpoints, oldest first; those with an unreadable manifest appear with an empty summary."""
     found = []
-    for path in _committed(run_dir):
+    for step, path in committed(run_dir):
         try:
             manifest = read_manifest(path)
-        except CheckpointError:
+        except (CheckpointError, OSError):
             manifest = {"files": {}, "created": "", "summary": {}}
         size = sum(entry["bytes"] for entry in manifest["files"].values())
-        step = int(path.name.removeprefix(PREFIX))
-        found.append(CheckpointInfo(step, path, size, manifest.get("created", ""), manifest.get("summary", {})))
+        found.append(CheckpointInfo(step, path, size, str(manifest.get("created", "")), manifest.get("summary", {})))
     return found
 
 
 def quarantine(path: Path, reason: str) -> Path:
-    """Move a checkpoint to `quarantine/`, where nothing looks for it, and log why in one line. Nothing is deleted."""
+    """Move a checkpoint, or what has its name, to `quarantine/`, where nothing looks for it; log why in one line.
+
+    Nothing is deleted.
+    """
     folder = path.parent / QUARANTINE
     folder.mkdir(exist_ok=True)
     target = folder / path.name
     attempt = 1
-    while target.exists():
+    while os.path.lexists(target):
         target = folder / f"{path.name}.{attempt}"
         attempt += 1
     path.rename(target)
-    (target / "quarantine.txt").write_text(reason + "\n")
+    own = target.is_dir() and not target.is_symlink()  # a note of ours goes into no folder of others
+    (target / NOTE if own else folder / f"{target.name}.txt").write_text(reason + "\n")
     log.warning("checkpoint=%s action=quarantine to=%s reason=%s", path, target, reason)
     return target
 
 
-def newest_verified(run_dir: Path) -> Path | None:
-    """Newest checkpoint whose every file is as written, or None; damaged ones on the way are moved to quarantine.
+def links_of(path: Path) -> Path:
+    return path.with_name(f"{TEMPORARY}read-{path.name}")
 
-    Called by one process.
+
+def linked(path: Path, names: Iterable[str]) -> Path:
+    """A folder of links to the named files of a checkpoint, for readers that take whatever lies beside them.
+
+    It is temporary: the next sweep removes it. Where the file system knows no links it is the checkpoint itself.
+    Raises CheckpointError when that holds other files, too.
     """
-    for path in reversed(_committed(run_dir)):
-        found = problems(path)
-        if not found:
-            log.info("checkpoint=%s action=verified", path)
-            return path
-        quarantine(path, "; ".join(found[:3]))
-    return None
+    names = list(names)
+    folder = links_of(path)
+    remove(folder)
+    try:
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            _link((path / name).resolve(), folder / name)
+    except OSError as error:
+        remove(folder)
+        others = sorted(set(files_below(path)) - set(names))
+        if others:
+            raise CheckpointError(
+                f"checkpoint {path} holds files that are not part of it ({', '.join(others[:3])}), and no links to its "
+                f"own files can be made beside it: {error}",
+                "move these files away, then run the same command again",
+            ) from None
+        return path
+    return folder
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        os.symlink(source, target)
+
+
+def remove(path: Path) -> None:
+    """Delete something temporary of ours, whatever it has become: a folder, a file, a link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sweep(run_dir: Path) -> None:
-    """Remove what an interrupted write or prune left behind: it was never committed."""
+    """Remove what an interrupted write or prune left behind: it was never committed.
+
+    What only has the name of such a folder is not ours: it goes to quarantine.
+    """
     for path in checkpoints_folder(run_dir).glob(f"{TEMPORARY}*"):
+        if path.is_symlink() or not path.is_dir():
+            quarantine(path, "no folder of ours: it stood where a checkpoint is written")
+            continue
         log.info("checkpoint=%s action=sweep reason=never-committed", path)
         shutil.rmtree(path, ignore_errors=True)
 
@@ -226,10 +286,11 @@ def sweep(run_dir: Path) -> None:
 def prune(run_dir: Path, keep: int) -> list[Path]:
     """Delete all but the `keep` newest committed checkpoints; returns what was deleted.
 
-    A half-deleted one never looks committed.
+    A half-deleted one never looks committed. What this release cannot read is no checkpoint of its own: it stays.
     """
+    own = [path for _, path in committed(run_dir) if _is_ours(path)]
     removed = []
-    for path in _committed(run_dir)[:-keep] if keep > 0 else []:
+    for path in own[:-keep] if keep > 0 else []:
         doomed = path.with_name(f"{TEMPORARY}prune-{path.name}")
         path.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
@@ -238,7 +299,9 @@ def prune(run_dir: Path, keep: int) -> list[Path]:
     return removed
 
 
-def free_bytes(path: Path) -> int:
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
+def _is_ours(path: Path) -> bool:
+    try:
+        read_manifest(path)
+    except (CheckpointError, OSError):
+        return False
+    return not path.is_symlink()

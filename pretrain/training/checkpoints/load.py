@@ -7,81 +7,106 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load
 
+from cardialign.data_shards.files import FileFacts, differences, facts_below
 from cardialign.pretrain.config import RunConfig
+from cardialign.pretrain.run.layout import write_error
+from cardialign.pretrain.run.restart import move_aside
 from cardialign.pretrain.training.checkpoints import files
+from cardialign.pretrain.training.checkpoints.condition import verify
 from cardialign.pretrain.training.checkpoints.convert import convert_world_size, separate_groups
 from cardialign.pretrain.training.checkpoints.files import ENGINE, WEIGHTS, CheckpointError, rng_file
-from cardialign.pretrain.training.checkpoints.state import TrainerState, check_continues
-from cardialign.pretrain.training.collectives import on_rank_zero
+from cardialign.pretrain.training.checkpoints.judge import Facts, Resume, Verdict, judge
+from cardialign.pretrain.training.checkpoints.state import TrainerState
+from cardialign.pretrain.training.collectives import first_problem, on_rank_zero
 from cardialign.pretrain.training.engine import Workers
+from cardialign.pretrain.training.schedule import Plan
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where to continue: a verified checkpoint and its state.
+    """Where to continue: a verified checkpoint, its state, and the plan of the steps to come.
 
-    `engine_folder` is what DeepSpeed is to read: `path`, or when the world size changed (`universal`) a converted copy.
+    `engine_folder` is what DeepSpeed is to read: links to the checkpoint's listed files, or when the world size changed
+    (`universal`) a converted copy, whose files are held to `converted`.
     """
 
     path: Path
     state: TrainerState
+    plan: Plan
     engine_folder: Path
-    universal: bool
+    converted: dict[str, FileFacts] | None = None
+
+    @property
+    def universal(self) -> bool:
+        return self.converted is not None
 
 
 def find_resume_point(
-    run_dir: Path, config: RunConfig, selection_fingerprint: str, order_version: int, workers: Workers
+    run_dir: Path, config: RunConfig, facts: Facts, workers: Workers, resume: Resume = "same"
 ) -> ResumePoint | None:
     """Newest verified checkpoint that this run continues, agreed over ranks; None for a fresh start.
 
-    Raises UserError when the run is another one than the checkpoint's (`check_continues`).
+    What is found is judged first (`judge`); only then damaged checkpoints are put into quarantine, and a run that gives
+    way is moved aside. Raises UserError when the start is refused or the run directory cannot be written.
     """
 
-    def find() -> tuple[Path, TrainerState, Path, bool] | None:
-        files.sweep(run_dir)
-        path = files.newest_verified(run_dir)
-        if path is None:
-            return None
-        state = TrainerState.read(path)
-        check_continues(state, config, selection_fingerprint, order_version, path)
-        # Without ZeRO the optimizer state is whole in one file and loads at any world size.
-        convert = state.world_size != workers.world_size and config.training.zero_stage > 0
-        folder = (
-            convert_world_size(path, run_dir, config.training.zero_stage, state, workers.world_size)
-            if convert
-            else path
-        )
-        log.info(
-            "resume=%s step=%d world_size=%d->%d converted=%s",
-            path,
-            state.step,
-            state.world_size,
-            workers.world_size,
-            convert,
-        )
-        return path, state, folder, convert
+    def find() -> ResumePoint | None:
+        verdict = judge(run_dir, config, facts, resume)
+        try:
+            return _prepared(verdict, run_dir, config, workers)
+        except OSError as error:
+            raise write_error(run_dir, error) from None
 
-    found = on_rank_zero(find)
-    return None if found is None else ResumePoint(*found)
+    return on_rank_zero(find)
+
+
+def _prepared(verdict: Verdict, run_dir: Path, config: RunConfig, workers: Workers) -> ResumePoint | None:
+    """Carry out a verdict: the first changes of a start."""
+    if verdict.start_over:
+        log.warning("run_dir=%s action=start-over moved_to=%s", run_dir, move_aside(run_dir))
+    files.sweep(run_dir)
+    for damaged in verdict.damaged:
+        files.quarantine(damaged.path, "; ".join(damaged.reasons[:3]))
+    if verdict.found is None or verdict.state is None:
+        return None
+    path, state, zero_stage = verdict.found.path, verdict.state, config.training.zero_stage
+    folder, converted = files.linked(path, verdict.found.names), None
+    # Without ZeRO the optimizer state is whole in one file and loads at any world size.
+    if state.world_size != workers.world_size and zero_stage > 0:
+        source = folder
+        folder = convert_world_size(path, run_dir, zero_stage, state, workers.world_size, source)
+        converted = facts_below(folder)
+    log.info(
+        "resume=%s step=%d world_size=%d->%d converted=%s",
+        path, state.step, state.world_size, workers.world_size, converted is not None,
+    )  # fmt: skip
+    return ResumePoint(path, state, verdict.plan, folder, converted)
 
 
 def load_checkpoint(engine: Any, point: ResumePoint, workers: Workers) -> None:
-    """Verified checkpoint -> engine and random state; a converted copy is removed.
+    """Verified checkpoint -> engine and random state; the links or the converted copy are removed.
 
     At another world size than the checkpoint's the random state starts from (seed, rank, step) instead.
+    Raises CheckpointError when DeepSpeed finds nothing, or a converted copy is not as it was written.
     """
     decay = [group["weight_decay"] for group in engine.optimizer.param_groups]
+    problem = first_problem(_not_as_converted(point))
+    if problem is not None:
+        raise CheckpointError(
+            f"the copy of checkpoint {point.path} for {workers.world_size} workers changed after it was written: "
+            f"{problem}",
+            f"run the same command again, or continue with {point.state.world_size} workers",
+        )
     loaded, _ = engine.load_checkpoint(str(point.engine_folder), tag=ENGINE, load_lr_scheduler_states=False)
     if loaded is None:
         raise CheckpointError(
@@ -91,7 +116,21 @@ def load_checkpoint(engine: Any, point: ResumePoint, workers: Workers) -> None:
     if point.universal:
         separate_groups(engine, decay)
         _load_buffers(engine, point.path / WEIGHTS)
-        on_rank_zero(lambda: shutil.rmtree(point.engine_folder, ignore_errors=True))
+    _load_random(point, workers)
+    torch.distributed.barrier()  # others may still be reading
+    if workers.rank == 0:
+        for folder in {point.engine_folder, files.links_of(point.path)} - {point.path}:
+            files.remove(folder)
+
+
+def _not_as_converted(point: ResumePoint) -> str | None:
+    if point.converted is None:
+        return None
+    found = differences(point.engine_folder, point.converted)
+    return f"{found[0].name}: {found[0].kind}" if found else None
+
+
+def _load_random(point: ResumePoint, workers: Workers) -> None:
     if point.state.world_size != workers.world_size:
         seed_random(point.state.config["seed"], workers.rank, point.state.step)
         return
@@ -115,10 +154,15 @@ def _load_buffers(engine: Any, weights: Path) -> None:
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
     """The model's weights in a committed checkpoint, verified first; needs no DeepSpeed and no process group.
 
+    The bytes that are parsed are those whose digest was compared: a file that changes in between is not read.
     Raises CheckpointError when any file of the checkpoint is not as it was written.
     """
-    files.verify(path)
-    return load_file(str(path / WEIGHTS))
+    verify(path)
+    listed = files.listed_files(files.read_manifest(path))
+    content = (path / WEIGHTS).read_bytes()
+    if hashlib.sha256(content).hexdigest() != listed[WEIGHTS].sha256:
+        raise CheckpointError(f"checkpoint {path}: {WEIGHTS} changed while it was read", "use another checkpoint")
+    return load(content)
 
 
 def seed_random(seed: int, rank: int, step: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from cardialign.pretrain.run.layout import free_bytes, remedy_of
 from cardialign.pretrain.training.checkpoints import files
 from cardialign.pretrain.training.checkpoints.files import ENGINE, WEIGHTS, CheckpointError, rng_file
 from cardialign.pretrain.training.checkpoints.state import TrainerState
@@ -40,13 +40,17 @@ class _WriteFailures:
             self.problem = self.problem or f"{Path(path).name}: {error}"
 
 
-def save_checkpoint(engine: Any, run_dir: Path, state: TrainerState, workers: Workers, *, keep: int) -> Path:
+def save_checkpoint(
+    engine: Any, run_dir: Path, state: TrainerState, workers: Workers, *, keep: int, problem: str | None = None
+) -> Path:
     """Write and commit one checkpoint, called by all ranks at the same step; returns its path.
 
+    problem: what this rank could not write of what belongs to the step, such as its trace; then nothing is committed.
     Raises CheckpointError on every rank when any rank could not write: what was written is removed, earlier checkpoints
     stay.
     """
     folder = files.temporary_path(run_dir, state.step)
+    _raise_together(problem, run_dir, folder)
     on_rank_zero(lambda: _open(folder))
     problem = _save_engine(engine, folder)
     weights = full_weights(engine)
@@ -78,12 +82,17 @@ def save_checkpoint(engine: Any, run_dir: Path, state: TrainerState, workers: Wo
             run_dir, state.step, {name: entry for share in shares for name, entry in share.items()}, summary
         )
         log.info("checkpoint=%s action=commit step=%d", path, state.step)
-        files.prune(run_dir, keep)
+        try:
+            files.prune(run_dir, keep)
+        except OSError as error:  # it is committed: older ones may wait for the next prune
+            log.warning("checkpoint=%s action=keep-older error=%s", path, error)
         return path
 
     try:
         return on_rank_zero(finish)
     except OSError as error:
+        if workers.rank == 0:
+            files.remove(folder)
         raise _write_error(str(error), run_dir) from None
 
 
@@ -102,7 +111,9 @@ def _save_engine(engine: Any, folder: Path) -> str | None:
 
 def _open(folder: Path) -> None:
     try:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.is_symlink() or folder.is_file():
+            files.quarantine(folder, "no folder of ours: it stood where a checkpoint is written")
+        files.remove(folder)
         (folder / ENGINE).mkdir(parents=True)
         (folder / "rng").mkdir()
     except OSError as error:
@@ -110,11 +121,8 @@ def _open(folder: Path) -> None:
 
 
 def _write_error(problem: str, where: Path) -> CheckpointError:
-    free = files.free_bytes(where)
     return CheckpointError(
-        f"checkpoint not written under {where}: {problem} ({free:,} bytes free)",
-        "free space, or use a run directory that every worker can write to and shares; then run again: "
-        "it continues from the last committed checkpoint",
+        f"checkpoint not written under {where}: {problem} ({free_bytes(where):,} bytes free)", remedy_of(problem)
     )
 
 
@@ -123,7 +131,7 @@ def _raise_together(problem: str | None, run_dir: Path, folder: Path) -> None:
     if anywhere is None:
         return
     if torch.distributed.get_rank() == 0:
-        shutil.rmtree(folder, ignore_errors=True)
+        files.remove(folder)
     raise _write_error(anywhere, run_dir)
 
 

@@ -13,12 +13,13 @@ from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import RunConfig, parse_config
 from cardialign.pretrain.config.named import upgrade
-from cardialign.pretrain.training.checkpoints.files import STATE
+from cardialign.pretrain.training.checkpoints.files import STATE, CheckpointError
+from cardialign.pretrain.training.schedule import Plan
 
 log = logging.getLogger(__name__)
 
-# Keys that may differ between a checkpoint and the run that continues it: they change speed, duration or what is
-# reported, not what a step computes.
+# Keys that may differ between a checkpoint and the run that continues it: they change speed or what is reported, not
+# what a step computes.
 HARMLESS = (
     "name",
     "data.shards",  # the content is held to its fingerprint, wherever the folder lies
@@ -27,13 +28,13 @@ HARMLESS = (
     "data.max_bad_fraction",
     "data.slow_read_seconds",
     "training.micro_batch",
-    "training.steps",
-    "training.epochs",
     "training.log_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "collapse.",
 )
+DURATION = ("training.steps", "training.epochs")
+"""Judged by what it does to the learning rate (`checkpoints.duration`)."""
 _MIXTURE_SHARDS = re.compile(r"data\.mixture\.\d+\.shards")  # as data.shards
 
 
@@ -43,7 +44,8 @@ class TrainerState:
 
     `digest` chains the sample ids of these batches. `spec` and `shards_fingerprint` say what the run was trained on, so
     that its encoder can be exported without its shards; `bank_digest`, the content of the text bank, that it goes on
-    with no other. None in a checkpoint from before they were kept, and without a bank.
+    with no other. None in a checkpoint from before they were kept, and without a bank. `plan` is that of a run whose
+    duration was changed (`training.schedule`), None where `config` says all of it.
     """
 
     step: int
@@ -56,16 +58,32 @@ class TrainerState:
     spec: SignalSpec | None = None
     shards_fingerprint: str | None = None
     bank_digest: str | None = None
+    plan: Plan | None = None
 
     @staticmethod
     def read(path: Path) -> TrainerState:
-        """The state in a checkpoint that has been verified."""
-        values = json.loads((path / STATE).read_text())
-        spec = values.pop("spec", None)
-        return TrainerState(**values, spec=None if spec is None else SignalSpec(**spec))
+        """The state in a checkpoint that has been verified.
+
+        Raises CheckpointError when its words are not those of this release.
+        """
+        try:
+            values = json.loads((path / STATE).read_text(encoding="utf-8"))
+            spec, plan = values.pop("spec", None), values.pop("plan", None)
+            plan = None if plan is None else tuple((int(first), int(total)) for first, total in plan)
+            state = TrainerState(**values, spec=None if spec is None else SignalSpec(**spec), plan=plan)
+            assert isinstance(state.step, int) and isinstance(state.config, dict) and isinstance(state.world_size, int)
+        except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError) as error:
+            raise CheckpointError(
+                f"checkpoint {path}: {STATE} says nothing that this release understands ({type(error).__name__})",
+                "use the release that wrote it, or another checkpoint",
+            ) from None
+        return state
 
     def write(self, path: Path) -> None:
-        (path / STATE).write_text(json.dumps(asdict(self), indent=1))
+        values = asdict(self)
+        if self.plan is None:
+            del values["plan"]  # earlier releases do not know the word
+        (path / STATE).write_text(json.dumps(values, indent=1))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -108,16 +126,18 @@ def check_continues(
 ) -> None:
     """Raises UserError that names every change which would make the rest of the run another run.
 
-    Harmless changes are logged.
+    Harmless changes are logged. Duration is judged apart, by `checkpoints.duration`.
     """
     current = json.loads(json.dumps(config.resolved()))
     changed = changed_keys(state.config, current)
     harmless = harmless_keys(config)
     harmful = {
-        key: pair for key, pair in changed.items() if not (key.startswith(harmless) or _MIXTURE_SHARDS.fullmatch(key))
+        key: pair
+        for key, pair in changed.items()
+        if not (key.startswith(harmless) or key in DURATION or _MIXTURE_SHARDS.fullmatch(key))
     }
     for key, (old, new) in changed.items():
-        if key not in harmful:
+        if key not in harmful and key not in DURATION:
             log.info("resume=%s action=accept key=%s was=%s now=%s", path, key, old, new)
     reasons = [f"{key} was {old!r}, now {new!r}" for key, (old, new) in harmful.items()]
     if state.selection_fingerprint != selection_fingerprint:
@@ -132,6 +152,12 @@ def check_continues(
             f"checkpoint {path} belongs to another run: " + "; ".join(reasons),
             "set these back to continue it, or give a new run directory to start afresh",
         )
+    if "training.micro_batch" in changed:
+        log.warning(
+            "resume=%s key=training.micro_batch was=%s now=%s remark=from step %d on sums are taken in another order: "
+            "the trace agrees to rounding, no longer bit for bit",
+            path, *changed["training.micro_batch"], state.step + 1,
+        )  # fmt: skip
 
 
 def check_bank(state: TrainerState, bank_digest: str | None, path: Path) -> None:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cardialign.cluster.registry.registry import register
-from cardialign.cluster.runs.lifecycle import _with_local_start, prepare, run
+from cardialign.cluster.runs.driver import train_on_ray
+from cardialign.cluster.runs.lifecycle import Tracking, _with_local_start, prepare, run
+from cardialign.cluster.tracking.state import TrackingState
 from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.text.bank import build_text_bank
 from cardialign.pretrain.config import RunConfig, load_config
-from cardialign.pretrain.run.files import START, START_NOTE
+from cardialign.pretrain.run.files import CONFIG, EARLIER, RESULT, START, START_NOTE, STOP, TRACKING
 from cardialign.pretrain.run.integrity import write_digests
+from cardialign.pretrain.training.checkpoints.files import committed_path
+from cardialign.pretrain.training.data import open_data
+from tests.support.checkpoints import flip, nothing_changes, write_checkpoint
 from tests.support.tiny_set import SMALL
 from tests.support.tiny_shards import HashingEncoder
 
@@ -76,3 +83,96 @@ def test_a_start_from_the_registry_is_pulled_once_and_noted(exported: Path, tmp_
     assert register(longer, "begun", uri) == 2  # the alias moves on, the run does not
     assert _with_local_start(config, tmp_path / "run", uri) == local
     assert json.loads((tmp_path / "run" / START_NOTE).read_text()) == note
+
+
+def finished_run(config: RunConfig, run_dir: Path) -> Path:
+    """The run directory of a finished run of `config`: checkpoint, result, configuration, requests."""
+    _, selection, _ = open_data(config)
+    write_checkpoint(run_dir, 60, config, selection=selection.fingerprint)
+    (run_dir / CONFIG).write_text(json.dumps(config.resolved()))
+    for name in (RESULT, TRACKING, STOP):
+        (run_dir / name).write_text("{}")
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("data.normalisation=minmax", "data.normalisation was"),
+        ("training.steps=90", "--extend"),
+        ("seed=9", "seed was"),
+    ],
+)
+def test_a_refused_start_changes_neither_run_directory_nor_tracking_store(
+    shards: Path, tmp_path: Path, change: str, said: str
+) -> None:
+    run_dir = finished_run(config_of(shards), tmp_path / "run")
+    store = tmp_path / "store" / "mlflow.db"
+    with nothing_changes(tmp_path):
+        with pytest.raises(UserError, match=said):
+            run(config_of(shards, change), run_dir, Tracking(f"sqlite:///{store}"))
+        with pytest.raises(UserError, match=said):
+            train_on_ray(config_of(shards, change), run_dir, workers=1)
+
+
+def test_a_run_without_a_checkpoint_that_serves_is_refused_by_the_driver_too(shards: Path, tmp_path: Path) -> None:
+    run_dir = finished_run(config_of(shards), tmp_path / "run")
+    flip(committed_path(run_dir, 60) / "engine" / "model.pt")
+    with nothing_changes(tmp_path), pytest.raises(UserError, match="no checkpoint of it can be continued"):
+        run(config_of(shards), run_dir, Tracking(f"sqlite:///{tmp_path / 'mlflow.db'}"))
+
+
+def test_another_start_from_the_registry_is_refused_before_it_is_fetched(shards: Path, tmp_path: Path) -> None:
+    run_dir = finished_run(config_of(shards), tmp_path / "run")
+    other = config_of(shards, "init_from=models:/some@candidate")
+    with nothing_changes(tmp_path), pytest.raises(UserError, match="init_from was None"):
+        run(other, run_dir, Tracking(f"sqlite:///{tmp_path / 'mlflow.db'}"))
+
+
+def test_what_would_keep_the_encoder_from_its_place_is_found_before_the_training(shards: Path, tmp_path: Path) -> None:
+    run_dir = finished_run(config_of(shards), tmp_path / "run")
+    (run_dir / "export").write_text("a file of mine")
+    with nothing_changes(tmp_path), pytest.raises(UserError, match="export holds something that is no encoder"):
+        run(config_of(shards), run_dir, Tracking(f"sqlite:///{tmp_path / 'mlflow.db'}"))
+
+
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that has been accepted ends where it would begin to cost seconds."""
+
+    def refuse(*_: object) -> None:
+        raise UserError("no cluster today")
+
+    monkeypatch.setattr("cardialign.cluster.runs.driver.ray_session", refuse)
+
+
+def untracked(folder: Path) -> Tracking:
+    return Tracking(f"sqlite:///{folder / 'absent' / 'mlflow.db'}", optional=True)
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_a_start_that_the_cluster_refuses_leaves_a_finished_run_finished(shards: Path, tmp_path: Path) -> None:
+    run_dir = finished_run(config_of(shards), tmp_path / "run")
+    (run_dir / TRACKING).unlink()
+    with pytest.raises(UserError, match="no cluster today"):
+        run(config_of(shards), run_dir, untracked(tmp_path))
+    assert (run_dir / RESULT).is_file() and (run_dir / STOP).is_file(), "nothing of the run was cleared"
+    state = TrackingState.load(run_dir)
+    assert state is not None and state.status == "FINISHED"
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_both_words_for_a_run_that_is_there_reach_the_judge_from_the_command_line(
+    shards: Path, tmp_path: Path, cardialign: Callable[..., Any]
+) -> None:
+    run_dir = finished_run(config_of(shards), tmp_path / "run")
+    (run_dir / TRACKING).unlink()
+    words = ["pretrain", "--recipe", "simclr-tiny", "--shards", shards, "--run-dir", run_dir, "--tracking-optional"]
+    words += ["--tracking-uri", untracked(tmp_path).uri]
+    words += [part for one in [*SMALL, "training.steps=90"] for part in ("--set", one)]
+    assert "--extend" in cardialign(*words).json["remedy"]
+    assert cardialign(*words, "--extend").json["problem"] == "no cluster today"
+    assert not (run_dir / EARLIER).exists()
+    assert cardialign(*words, "--start-over").json["problem"] == "no cluster today"
+    assert committed_path(run_dir / EARLIER / "1", 60).is_dir() and not committed_path(run_dir, 60).exists()
+    assert cardialign(*words, "--extend", "--start-over", plain=True).code == 2

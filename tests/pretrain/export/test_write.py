@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ from cardialign.pretrain.export.loaded import load_encoder, untrained_encoder
 from cardialign.pretrain.export.program import save_program
 from cardialign.pretrain.export.write import export_encoder
 from cardialign.pretrain.run.archive import pickled_parts
-from cardialign.pretrain.run.integrity import write_digests
+from cardialign.pretrain.run.integrity import verify_export, write_digests
 from tests.support.small_encoder import SPEC, small_config, small_model
 
 
@@ -327,3 +330,32 @@ def test_an_encoder_whose_method_is_not_here_still_embeds(copy):
     assert encoder.embed_text(TEXTS).shape == (len(TEXTS), 8)
     with pytest.raises(UserError, match="unknown method 'of-a-plugin'"):
         encoder.config  # noqa: B018
+
+
+def test_equal_weights_make_equal_exports_whenever_they_are_written(trained, exported, tmp_path):
+    config, model = trained
+    again = export(config, model, tmp_path / "again", training={"steps": 7, "data_fingerprint": "ab12"}, program=True)
+    values = json.loads((again / "digests.json").read_text())
+    (again / "digests.json").write_text(json.dumps(values | {"created": "1999-01-01T00:00:00+00:00"}))
+    assert verify_export(again) == verify_export(exported)
+
+
+def export_on_a_full_disk(folder):
+    """In a process of its own, whose files may not grow beyond a few sizes."""
+    config, model = small_model()
+    limits, said = resource.getrlimit(resource.RLIMIT_FSIZE), []
+    for largest in (200, 20_000, 60_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, limits[1]))
+        try:
+            export(config, model, folder / "encoder", program=True)
+        except UserError as error:
+            said.append(str(error))
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    return said
+
+
+def test_a_full_disk_is_named_whichever_file_it_meets_and_leaves_nothing(trained, tmp_path):
+    with ProcessPoolExecutor(1, get_context("spawn")) as other:
+        said = other.submit(export_on_a_full_disk, tmp_path).result(120)
+    assert len(said) == 3 and all("free space" in text for text in said), said
+    assert list(tmp_path.iterdir()) == []

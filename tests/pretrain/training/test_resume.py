@@ -15,6 +15,7 @@ import pytest
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.training.checkpoints import files as checkpoint
+from cardialign.pretrain.training.checkpoints.condition import verify
 from cardialign.pretrain.training.checkpoints.convert import convert_world_size
 from cardialign.pretrain.training.checkpoints.files import ENGINE, CheckpointError
 from cardialign.pretrain.training.checkpoints.load import load_weights
@@ -122,9 +123,9 @@ def test_every_file_of_a_real_checkpoint_is_covered(halves, resumed):
         raw[len(raw) // 3] ^= 0x10
         (path / name).write_bytes(raw)
         with pytest.raises(CheckpointError, match=name):
-            checkpoint.verify(path)
+            verify(path)
         (path / name).write_bytes(whole)
-    checkpoint.verify(path)
+    verify(path)
 
 
 def test_weights_are_readable_without_a_pickle(halves):
@@ -157,7 +158,7 @@ def test_harmless_changes_are_accepted():
         name="again",
         data={"threads": 7},
         collapse={"enabled": False},
-        training={"steps": 50, "log_every": 1, "micro_batch": 3, "checkpoint_every": 9},
+        training={"epochs": 10, "log_every": 1, "micro_batch": 3, "checkpoint_every": 9},
     )
     check_continues(state_of(RunConfig()), now, "selection", 1, Path("x"))
 

@@ -1,0 +1,52 @@
+"""Starting over in a run directory that holds a run: what is there is moved aside, nothing is deleted."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cardialign.data_shards.files import sync, write_json
+from cardialign.pretrain.run.files import (
+    ATTEMPTS,
+    CHECKPOINTS,
+    CONFIG,
+    EARLIER,
+    EXPORT,
+    INITIALISED,
+    METRICS,
+    QUARANTINE,
+    RESULT,
+    STARTED_OVER,
+    SYSTEM,
+    TRACKING,
+)
+
+MOVED = (RESULT, TRACKING, ATTEMPTS, METRICS, SYSTEM, QUARANTINE, INITIALISED, EXPORT, CONFIG, CHECKPOINTS)
+"""What belongs to one run; its checkpoints last, so that a start that is cut short still finds them."""
+
+
+def move_aside(run_dir: Path) -> Path | None:
+    """Move the run that `run_dir` holds to `earlier/N/` and note that another one begins; returns that folder.
+
+    None when there was no run. What the run starts from (`start/`) stays.
+    """
+    there = [name for name in MOVED if os.path.lexists(run_dir / name)]
+    target = None
+    if there:
+        number = 1
+        while os.path.lexists(run_dir / EARLIER / str(number)):
+            number += 1
+        target = run_dir / EARLIER / str(number)
+        target.mkdir(parents=True)
+        for name in there:
+            (run_dir / name).rename(target / name)
+        sync(target)
+    else:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    note = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "moved_to": None if target is None else str(target.relative_to(run_dir)),
+    }
+    write_json(run_dir / STARTED_OVER, note, indent=1)
+    return target

@@ -1,0 +1,83 @@
+"""An encoder is replaced only where nothing but an encoder lies; its digest is that of its content."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.run.integrity import DIGESTS, refuse_to_replace, verify_export, write_digests
+from tests.support.checkpoints import nothing_changes
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text(name)
+    write_digests(folder)
+    return folder
+
+
+def test_an_encoder_alone_may_be_replaced(encoder):
+    refuse_to_replace(encoder, overwrite=True)
+    with pytest.raises(UserError, match="exists already"):
+        refuse_to_replace(encoder, overwrite=False)
+    refuse_to_replace(encoder.parent / "absent", overwrite=False)
+    (encoder.parent / "empty").mkdir()
+    refuse_to_replace(encoder.parent / "empty", overwrite=False)
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "notes/a.txt", ".git/HEAD", "model.safetensors.bak"])
+def test_what_lies_beside_an_encoder_is_named_and_nothing_is_replaced(encoder, name):
+    (encoder / name).parent.mkdir(exist_ok=True)
+    (encoder / name).write_text("years of work")
+    with nothing_changes(encoder), pytest.raises(UserError, match="holds more than an encoder") as caught:
+        refuse_to_replace(encoder, overwrite=True)
+    assert name in caught.value.problem
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"files": 5}', "[" * 100_000, "{nope"])
+def test_a_list_that_is_none_makes_no_encoder(encoder, text):
+    (encoder / DIGESTS).write_text(text)
+    with pytest.raises(UserError, match="no encoder; it is left alone"):
+        refuse_to_replace(encoder, overwrite=True)
+    with pytest.raises(UserError, match="is not an exported encoder"):
+        verify_export(encoder)
+
+
+def test_a_file_or_a_link_to_nothing_in_its_place_is_left_alone(tmp_path):
+    (tmp_path / "file").write_text("")
+    os.symlink("/nowhere", tmp_path / "link")
+    for name in ("file", "link"):
+        with pytest.raises(UserError, match="left alone"):
+            refuse_to_replace(tmp_path / name, overwrite=True)
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "._config.json", "Thumbs.db", ".nfs00000000000123ab00000001"])
+def test_what_file_managers_leave_changes_neither_digest_nor_verdict(encoder, name):
+    before = verify_export(encoder)
+    (encoder / name).write_bytes(b"x")
+    assert verify_export(encoder) == before
+    refuse_to_replace(encoder, overwrite=True)
+
+
+def test_any_other_file_is_still_named(encoder):
+    (encoder / "evil.py").write_text("")
+    with pytest.raises(UserError, match=r"evil\.py: not part of the export"):
+        verify_export(encoder)
+
+
+def test_equal_files_have_equal_digests_whenever_they_were_written(encoder):
+    copy = shutil.copytree(encoder, encoder.parent / "copy")
+    (copy / DIGESTS).unlink()
+    write_digests(copy)
+    values = json.loads((copy / DIGESTS).read_text())
+    (copy / DIGESTS).write_text(json.dumps(values | {"created": "1999-01-01T00:00:00+00:00"}))
+    assert verify_export(copy) == verify_export(encoder)
+    (copy / "config.json").write_text("other")
+    write_digests(copy)
+    assert verify_export(copy) != verify_export(encoder)
