@@ -10,6 +10,8 @@ from cardialign.cluster.cli.options import TRACKING_URI
 from cardialign.cluster.cli.progress import Progress
 from cardialign.cluster.environment.versions import git_commit, versions
 from cardialign.cluster.registry.registry import check_name
+from cardialign.cluster.runs.failure import StoppedError
+from cardialign.cluster.runs.placement import Placement
 from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import DONE, STOPPED, UsageError, UserError
 from cardialign.data_shards.files import write_json
@@ -94,6 +96,7 @@ def run(
     address: str | None = None,
     max_failures: int = 3,
     register_as: str | None = None,
+    placement: Placement | None = None,
 ) -> dict[str, Any]:
     """Train, track (default: the MLflow store of this folder), export to `run_dir/export`, register.
 
@@ -122,11 +125,12 @@ def run(
                     workers=workers,
                     address=address,
                     max_failures=max_failures,
+                    placement=placement,
                     on_step=lambda line: progress.update(int(line["step"]), figures=_figures(line)),
                 )
             status = "KILLED" if outcome.stopped else "FINISHED"
             final = {f"run/{name}": float(getattr(outcome, name)) for name in FINAL}
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StoppedError):
             status = "KILLED"
             raise
         finally:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from cardialign.data_shards.files import commit_file
+from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import METRICS
 
 
@@ -43,10 +44,12 @@ class TraceWriter:
         self.path = run_dir / METRICS
         kept = [line for line in read_trace(self.path) if line["step"] <= resumed_step]
         lines = "".join(json.dumps(line) + "\n" for line in kept)
+        fence.check(run_dir)
         commit_file(self.path, lambda temporary: temporary.write_text(lines))
         self.stream = self.path.open("a")
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
+        fence.check(self.path.parent)
         self.stream.write(json.dumps({"step": step, **values}) + "\n")
         self.stream.flush()
 

@@ -24,6 +24,7 @@ from cardialign.data_shards.order.substitutes import BadSample, describe_bad, su
 from cardialign.data_shards.shard_set.payloads import REMEDY
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.stream.stream import ShardStream
+from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import QUARANTINE
 from cardialign.pretrain.training.collectives import on_rank_zero
 
@@ -125,6 +126,7 @@ class Quarantine:
             stand_in = None if now in self.rows else now  # beyond the budget nothing is put in its place
             lines.append({"step": batch.step, **asdict(sample), "substitute": stand_in, "selection": self._selection})
             log.warning("action=quarantine step=%d substitute=%s %s", batch.step, stand_in, sample.where())
+        fence.check(self._path.parent)
         _append(self._path, lines)
 
     def _check_budget(self) -> None:

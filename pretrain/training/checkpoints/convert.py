@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from cardialign.pretrain.run import fence
 from cardialign.pretrain.training.checkpoints import files
 from cardialign.pretrain.training.checkpoints.files import ENGINE, CheckpointError
 from cardialign.pretrain.training.checkpoints.state import TrainerState
@@ -24,7 +25,7 @@ def convert_world_size(path: Path, run_dir: Path, zero_stage: int, state: Traine
 
     Runs in a process of its own: DeepSpeed's converter prints, forks and reads its arguments from the command line.
     """
-    target = files.checkpoints_folder(run_dir) / f"{files.TEMPORARY}{UNIVERSAL}-{path.name}"
+    target = files.checkpoints_folder(run_dir) / f"{files.TEMPORARY}{fence.label(run_dir)}{UNIVERSAL}-{path.name}"
     shutil.rmtree(target, ignore_errors=True)
     words = [
         sys.executable,

@@ -1,6 +1,6 @@
 """Checkpoints on disk: committed or not there at all.
 
-checkpoints/.tmp-step-00000120/    being written; a crash leaves it behind and the next start sweeps it away
+checkpoints/.tmp-HOLDER-step-00000120/   being written (HOLDER: which worker group); the next start sweeps it away
 checkpoints/step-00000120/         committed: every file fsynced and listed with its sha256, then the folder renamed
     manifest.json                  that list
     engine/                        DeepSpeed's files: weights, optimizer state, one shard per rank under ZeRO
@@ -28,6 +28,7 @@ from typing import Any
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import Difference, FileFacts, differences, facts_of, names_below, sync
+from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import CHECKPOINTS
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def committed_path(run_dir: Path, step: int) -> Path:
 
 
 def temporary_path(run_dir: Path, step: int) -> Path:
-    return checkpoints_folder(run_dir) / f"{TEMPORARY}{PREFIX}{step:08d}"
+    return checkpoints_folder(run_dir) / f"{TEMPORARY}{fence.label(run_dir)}{PREFIX}{step:08d}"
 
 
 def rng_file(folder: Path, rank: int) -> Path:
@@ -106,6 +107,7 @@ def commit(run_dir: Path, step: int, entries: Mapping[str, Mapping[str, Any]], s
     sync(path)
     for folder in {temporary, *(p for p in temporary.rglob("*") if p.is_dir())}:
         sync(folder)
+    fence.check(run_dir)
     if final.exists():
         quarantine(final, "replaced by a checkpoint of the same step")
     temporary.rename(final)
@@ -189,6 +191,7 @@ def list_checkpoints(run_dir: Path) -> list[CheckpointInfo]:
 
 def quarantine(path: Path, reason: str) -> Path:
     """Move a checkpoint to `quarantine/`, where nothing looks for it, and log why in one line. Nothing is deleted."""
+    fence.check(path.parent.parent)
     folder = path.parent / QUARANTINE
     folder.mkdir(exist_ok=True)
     target = folder / path.name
@@ -219,6 +222,7 @@ def newest_verified(run_dir: Path) -> Path | None:
 def sweep(run_dir: Path) -> None:
     """Remove what an interrupted write or prune left behind: it was never committed."""
     for path in checkpoints_folder(run_dir).glob(f"{TEMPORARY}*"):
+        fence.check(run_dir)
         log.info("checkpoint=%s action=sweep reason=never-committed", path)
         shutil.rmtree(path, ignore_errors=True)
 
@@ -230,6 +234,7 @@ def prune(run_dir: Path, keep: int) -> list[Path]:
     """
     removed = []
     for path in _committed(run_dir)[:-keep] if keep > 0 else []:
+        fence.check(run_dir)
         doomed = path.with_name(f"{TEMPORARY}prune-{path.name}")
         path.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from cardialign.pretrain.run import fence
 from cardialign.pretrain.training.checkpoints import files
 from cardialign.pretrain.training.checkpoints.files import ENGINE, WEIGHTS, CheckpointError, rng_file
 from cardialign.pretrain.training.checkpoints.state import TrainerState
@@ -47,7 +48,7 @@ def save_checkpoint(engine: Any, run_dir: Path, state: TrainerState, workers: Wo
     stay.
     """
     folder = files.temporary_path(run_dir, state.step)
-    on_rank_zero(lambda: _open(folder))
+    on_rank_zero(lambda: _open(run_dir, folder))
     problem = _save_engine(engine, folder)
     weights = full_weights(engine)
     try:
@@ -100,7 +101,8 @@ def _save_engine(engine: Any, folder: Path) -> str | None:
     return failures.problem
 
 
-def _open(folder: Path) -> None:
+def _open(run_dir: Path, folder: Path) -> None:
+    fence.check(run_dir)
     try:
         shutil.rmtree(folder, ignore_errors=True)
         (folder / ENGINE).mkdir(parents=True)
