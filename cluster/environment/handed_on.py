@@ -48,14 +48,20 @@ def handed_on(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if _fits(name, patterns) and name not in OURS}
 
 
-def adopt(values: Mapping[str, str], environment: MutableMapping[str, str] | None = None) -> None:
-    """In a worker: take over what the driver handed on. A variable that the node has set is left as it is."""
+def adopt(values: Mapping[str, str], environment: MutableMapping[str, str] | None = None) -> list[str]:
+    """In a worker: take over what the driver handed on. A variable that the node has set is left as it is.
+
+    Returns the names that were taken over; values are shown nowhere.
+    """
     target = os.environ if environment is None else environment
     present = set(target)
-    for name, value in values.items():
+    taken = []
+    for name, value in sorted(values.items()):
         twins = {name.lower(), name.upper()} if name.lower().endswith("_proxy") else {name}
         if not twins & present:
             target[name] = value
+            taken.append(name)
+    return taken
 
 
 def _fits(name: str, patterns: tuple[str, ...]) -> bool:

@@ -22,6 +22,7 @@ from ray.exceptions import RayTaskError
 from ray.train.torch.config import TorchConfig, _TorchBackend
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 
+import cardialign
 from cardialign.cluster.environment.handed_on import adopt
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import write_json
@@ -102,12 +103,15 @@ class GroupBackend(_TorchBackend):
 
 def enter(member: Member, rank: int) -> UserError | None:
     """In a worker, on its main thread: enter the run. Returns what keeps it out."""
-    adopt(member.environment)
+    taken = adopt(member.environment)
     if not member.gpu:  # a node may have GPUs that this run was not given
         os.environ.update({"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"})
     try:
         (fence.take_group if rank == 0 else fence.hold)(member.run_dir, member.mark)
         _print_to(member.log_of(rank))
+        told = f"rank {rank} of {member.world_size}, process {os.getpid()} on {platform.node()}\n"
+        told += f"package {cardialign.__file__}; taken over: {' '.join(taken) or 'nothing'}\n"
+        os.write(2, told.encode())
         note = member.run_dir / WORKERS / f"rank-{rank}.json"
         note.parent.mkdir(exist_ok=True)
         write_json(note, _note(member, rank), indent=1)
