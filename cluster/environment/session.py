@@ -182,8 +182,9 @@ def _keep(scratch: Path, target: Path) -> None:
 
 def reach(address: str) -> None:
     """Raise UserError when nothing listens at `address`: Ray would try for minutes and end the process."""
-    host, colon, port = address.removeprefix(CLIENT).rpartition(":")
-    if address in ("auto", "local") or not colon or not port.isdecimal():
+    meant = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    host, colon, port = meant.removeprefix(CLIENT).rpartition(":")
+    if not colon or not port.isdecimal():
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()

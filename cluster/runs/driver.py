@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from cardialign.cluster.environment.cpus import threads_asked
 from cardialign.cluster.environment.handed_on import handed_on
 from cardialign.cluster.environment.session import ray_session
+from cardialign.cluster.environment.standstill import ray_resources
 from cardialign.cluster.runs.diagnosis import AGAIN, told
 from cardialign.cluster.runs.failure import StoppedError, clear_requests, read_failure, request_stop
 from cardialign.cluster.runs.placement import Placement, on_gpus, wanted
@@ -205,12 +206,6 @@ def _claim(config: RunConfig, run_dir: Path) -> None:
         ) from None
 
 
-def _resources() -> tuple[dict[str, float], dict[str, float]]:
-    import ray
-
-    return ray.available_resources(), ray.cluster_resources()
-
-
 @contextlib.contextmanager
 def _lost_cluster(run_dir: Path) -> Iterator[None]:
     """What Ray and the file system raise in the driver is no mistake of ours: say whose it is."""
@@ -262,7 +257,7 @@ def train_on_ray(
         with ray_session(workers, address, run_dir / LOGS / f"ray-{mark.label}"):
             trainer = _trainer(config, run_dir, workers, max_failures, placement, local=address is None)
             needed = wanted(workers, bool(trainer.scaling_config.use_gpu))
-            watch = Watch(run_dir, needed, workers, 60 * placement.wait_minutes, _resources)
+            watch = Watch(run_dir, needed, workers, 60 * placement.wait_minutes, ray_resources)
             fit = _Fit(trainer)
             fit.start()
             _watch(fit, watch, asked, on_step)

@@ -13,17 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cardialign.data_shards.errors import UserError
+from cardialign.cluster.environment.standstill import Resources, Standstill, State, resources_state
 from cardialign.data_shards.files import read_json
 from cardialign.pretrain.run.files import ATTEMPT, CHECKPOINTS, METRICS, WORKERS
 
 log = logging.getLogger(__name__)
 
-FIRST_SECONDS, SILENT_SECONDS = 20.0, 25.0
-"""After how long a run that stands still says so; and a rank counts as silent."""
-RETELL = 2.0
-"""Each message comes after so many times the wait of the one before."""
-Resources = Callable[[], tuple[Mapping[str, float], Mapping[str, float]]]
+SILENT_SECONDS = 25.0
+"""After how long without a sign of life a rank counts as silent."""
+ENDED_BY = "--wait-minutes; SIGTERM or Ctrl-C ends it now"
 
 
 @dataclass
@@ -52,15 +50,12 @@ class Watch:
     ranks: dict[int, Rank] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._signs: Any = None
-        self._since = self.now()
-        self._next = FIRST_SECONDS
-        self._group_before = read_json(self.run_dir / ATTEMPT)
+        self._standstill = Standstill("the run", self.limit_seconds, ENDED_BY, self.tell, self.now)
 
     @property
     def still_seconds(self) -> float:
         """How long nothing has moved."""
-        return self.now() - self._since
+        return self._standstill.seconds
 
     @property
     def entered(self) -> int:
@@ -77,28 +72,13 @@ class Watch:
     def look(self) -> None:
         """Raises UserError when the run has stood still for longer than its limit."""
         self._look_at_ranks()
-        signs = self._moving()
-        if signs != self._signs:
-            if self._signs is not None and self._next > FIRST_SECONDS:
-                self.tell(f"the run goes on after {self.still_seconds:.0f} s")
-            self._signs, self._since, self._next = signs, self.now(), FIRST_SECONDS
-            return
-        still = self.still_seconds
-        if still >= self.limit_seconds:
-            waits, remedy = self.state()
-            raise UserError(f"the run stood still for {still / 60:.3g} min, waiting for {waits}", remedy)
-        if still >= self._next:
-            self._next = still * RETELL
-            self.tell(
-                f"waiting for {self.state()[0]} ({still:.0f} s so far; the run ends at "
-                f"{self.limit_seconds / 60:.3g} min, --wait-minutes; SIGTERM or Ctrl-C ends it now)"
-            )
+        self._standstill.look(self._moving(), self.state)
 
-    def state(self) -> tuple[str, str]:
+    def state(self) -> State:
         """(what is waited for, the way out)."""
         silent = self.silent()
         if not self.ranks or len(silent) == len(self.ranks):
-            return self._resources_state()
+            return resources_state(self.wanted, self.resources)
         again = "run the same command again: it goes on from the newest committed checkpoint"
         if silent:
             named = ", ".join(self._named(rank) for rank in silent)
@@ -111,26 +91,6 @@ class Watch:
             )
         logs = self.run_dir / str(self.ranks[0].note.get("log", ""))
         return f"the next step; all {self.workers} ranks live", f"see {logs.parent}, then {again}"
-
-    def _resources_state(self) -> tuple[str, str]:
-        try:
-            free, whole = self.resources()
-        except Exception as error:  # whatever Ray raises when its head is gone
-            return f"the Ray cluster, which does not answer ({error})", "look at its head node, then run again"
-        short = {name: count for name, count in self.wanted.items() if whole.get(name, 0) < count}
-        busy = {name: count for name, count in self.wanted.items() if free.get(name, 0) < count}
-        words = "; ".join(
-            f"{count:g} {name}s wanted, {free.get(name, 0):g} free of {whole.get(name, 0):g} in the cluster"
-            for name, count in (short or busy or self.wanted).items()
-        )
-        if short:
-            return f"a node: {words}", "add nodes, or start fewer workers (--workers)"
-        if busy:
-            return (
-                f"resources: {words}",
-                "wait for other jobs to end (`ray status`), or start fewer workers (--workers)",
-            )
-        return f"the workers to start: {words}", "look at the nodes (`ray status`), then run the same command again"
 
     def _named(self, rank: int) -> str:
         seen = self.ranks[rank]

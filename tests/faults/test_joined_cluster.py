@@ -69,7 +69,7 @@ def test_a_run_waits_for_a_node_with_a_message_and_its_workers_get_what_they_nee
     run_dir = tmp_path / "run"
     with ray_head(tmp_path, environment, cpus=1) as address, contextlib.ExitStack() as nodes:
         add = Told("waiting for a node", lambda: nodes.enter_context(ray_node(tmp_path, address, environment)))
-        log = logging.getLogger("cardialign.cluster.runs")
+        log = logging.getLogger("cardialign.cluster")
         log.addHandler(add)
         try:
             result = train_on_ray(config_of(banked_shards), run_dir, workers=2, address=address)
