@@ -252,9 +252,10 @@ def train_on_ray(
     _claim(config, run_dir)
     placement, asked = placement or Placement(), _Asked(run_dir)
     started, starts = time.monotonic(), _starts(run_dir)
-    with _lost_cluster(run_dir), asked.listening():
+    with _lost_cluster(run_dir):
         mark = fence.take_start(run_dir)
-        with ray_session(workers, address, run_dir / LOGS / f"ray-{mark.label}"):
+        # Ray takes SIGTERM for itself when it starts: ours comes after it
+        with ray_session(workers, address, run_dir / LOGS / f"ray-{mark.label}"), asked.listening():
             trainer = _trainer(config, run_dir, workers, max_failures, placement, local=address is None)
             needed = wanted(workers, bool(trainer.scaling_config.use_gpu))
             watch = Watch(run_dir, needed, workers, 60 * placement.wait_minutes, ray_resources)
