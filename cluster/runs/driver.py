@@ -25,7 +25,7 @@ from cardialign.cluster.environment.standstill import ray_resources
 from cardialign.cluster.runs.diagnosis import AGAIN, told
 from cardialign.cluster.runs.failure import StoppedError, clear_requests, read_failure, request_stop
 from cardialign.cluster.runs.placement import Placement, on_gpus, wanted
-from cardialign.cluster.runs.waiting import Watch
+from cardialign.cluster.runs.waiting import SILENT_SECONDS, Watch
 from cardialign.cluster.tracking.spool import SpoolReader
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import read_json, write_json
@@ -183,7 +183,7 @@ def _watch(fit: _Fit, watch: Watch, asked: _Asked, on_step: OnStep | None) -> No
 
 def _end_what_hangs(watch: Watch) -> None:
     """Asked to stop: raise StoppedError when nobody could write a checkpoint, or nothing moves any more."""
-    if watch.entered == 0 and not watch.ranks:
+    if watch.entered == 0 and (not watch.ranks or watch.still_seconds > SILENT_SECONDS):
         raise StoppedError(f"stopped while waiting for {watch.state()[0]}", AGAIN)
     patience = STOP_CHECKPOINT_SECONDS if watch.writing_checkpoint else STOP_SECONDS
     if watch.still_seconds > patience:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray
 
 from cardialign.cluster.runs.driver import train_on_ray
 from cardialign.cluster.runs.placement import Placement
@@ -64,7 +65,7 @@ class Told(logging.Handler):
 
 
 def test_a_run_waits_for_a_node_with_a_message_and_its_workers_get_what_they_need(
-    banked_shards: Path, tmp_path: Path, environment: dict[str, str]
+    banked_shards: Path, tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir = tmp_path / "run"
     with ray_head(tmp_path, environment, cpus=1) as address, contextlib.ExitStack() as nodes:
@@ -77,6 +78,11 @@ def test_a_run_waits_for_a_node_with_a_message_and_its_workers_get_what_they_nee
             log.removeHandler(add)
         assert result.steps == 4
         assert "2 CPUs wanted, 1 free of 1 in the cluster" in next(m for m in add.messages if "waiting for a node" in m)
+
+        with monkeypatch.context() as other:
+            other.setattr(ray, "__version__", "2.59.0")
+            with pytest.raises(UserError, match=r"runs other versions than this machine: .*2\.59\.0"):
+                train_on_ray(config_of(banked_shards), tmp_path / "b", workers=2, address=address)
 
         with pytest.raises(UserError) as raised:
             many = config_of(banked_shards)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from cardialign.cluster.runs.placement import Placement, on_gpus, wanted
@@ -33,7 +37,11 @@ def test_gpus_that_were_asked_for_are_waited_for_on_a_cluster_only() -> None:
         on_gpus(CPUS, 2, "gpu", local=True)
 
 
-def test_words_that_mean_nothing_are_refused() -> None:
+def test_words_that_mean_nothing_are_refused(cardialign: Callable[..., Any], tmp_path: Path) -> None:
+    words = ["pretrain", "--recipe", "simclr-tiny", "--run-dir", tmp_path / "run", "--shards", tmp_path]
+    assert cardialign(*words, "--device", "tpu").code == 2
+    assert cardialign(*words, "--wait-minutes", "0").code == 2
+    assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match="--device 'tpu' is not known"):
         Placement(device="tpu")
     with pytest.raises(UsageError, match="--wait-minutes 0 is not above 0"):
