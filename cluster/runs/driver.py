@@ -178,7 +178,7 @@ def _watch(fit: _Fit, watch: Watch, asked: _Asked, on_step: OnStep | None) -> No
             if asked.stop:
                 _end_what_hangs(watch)
     if fit.error is not None:
-        raise told(fit.error, run_dir / LOGS) from fit.error
+        raise told(fit.error, _newest_logs(run_dir)) from fit.error
 
 
 def _end_what_hangs(watch: Watch) -> None:
@@ -223,7 +223,12 @@ def _lost_cluster(run_dir: Path) -> Iterator[None]:
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "ray":
             raise
-        raise told(error, run_dir / LOGS) from error
+        raise told(error, _newest_logs(run_dir)) from error
+
+
+def _newest_logs(run_dir: Path) -> Path:
+    """Folder with the logs of the last worker group; that of all logs when none has come so far."""
+    return max((path.parent for path in (run_dir / LOGS).glob("*/rank-*.log")), default=run_dir / LOGS)
 
 
 def _starts(run_dir: Path) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cardialign.cluster.runs.driver import _Asked, _Fit, _lost_cluster, _watch
+from cardialign.cluster.runs.driver import _Asked, _Fit, _lost_cluster, _newest_logs, _watch
 from cardialign.cluster.runs.failure import StoppedError
 from cardialign.cluster.runs.waiting import Watch
 from cardialign.data_shards.errors import STOPPED, UserError
@@ -102,3 +102,12 @@ def test_what_the_machine_does_to_the_driver_is_told_as_that(tmp_path: Path) -> 
         raise ConnectionError("the head is gone")
     with pytest.raises(ZeroDivisionError), _lost_cluster(tmp_path):
         raise ZeroDivisionError  # a defect of ours stays one
+
+
+def test_the_logs_that_an_error_names_are_those_of_the_last_group(tmp_path: Path) -> None:
+    assert _newest_logs(tmp_path) == tmp_path / "logs"
+    for group in ("20260101-000000-1", "20260102-000000-1", "20260102-000000-2", "ray-abcdefgh.0"):
+        (tmp_path / "logs" / group).mkdir(parents=True)
+        if not group.startswith("ray"):
+            (tmp_path / "logs" / group / "rank-0.log").touch()
+    assert _newest_logs(tmp_path) == tmp_path / "logs" / "20260102-000000-2"
