@@ -161,7 +161,7 @@ def plan(out: Path, uri: str, settings: DemoSettings) -> list[Stage]:
     sets = [word for assignment in settings.overrides for word in ("--set", assignment)]
     pretrain = ["pretrain", "--recipe", settings.recipe, "--shards", str(out / "shards"), "--run-dir", str(run_dir)]
     # micro-batches of 32: the same result in less memory, because the demo promises to fit in 4 GB
-    pretrain += ["--workers", str(workers), "--micro-batch", "32"]
+    pretrain += ["--workers", str(workers), "--device", "cpu", "--micro-batch", "32"]
     zero_shot = ["evaluate", "zero-shot", "--encoder", name, "--shards", str(out / "unseen-shards")]
     zero_shot += ["--prompts", PROMPTS, "--baseline", "--track"]
     return [

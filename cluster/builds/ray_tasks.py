@@ -14,10 +14,15 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.cli.options import WAIT_MINUTES
+from cardialign.cluster.environment.cpus import usable_cpus
+from cardialign.cluster.environment.handed_on import adopt, handed_on
 from cardialign.cluster.environment.session import ray_session
+from cardialign.cluster.environment.standstill import Standstill, ray_resources, resources_state
 from cardialign.data_shards.build.claim import PLAN
 from cardialign.data_shards.build.executors import TASKS_PER_WORKER, Count
 from cardialign.data_shards.build.listing import LISTING
@@ -48,26 +53,27 @@ class RayTasks:
         """The outcomes of `tasks`, in the order in which they finish.
 
         Raises the DataError of a task; DataError when a node does not share the filesystem; UserError when no cluster
-        answers.
+        answers, or when nothing has moved for WAIT_MINUTES.
         """
         if not tasks:
             return
         import ray
 
-        with ray_session(self.workers or len(os.sched_getaffinity(0)), self.address):
+        with ray_session(self.workers or usable_cpus(), self.address):
             workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
             if self.workers:
                 workers = min(workers, self.workers)
             log.info("ray_build address=%s workers=%d tasks=%d", self.address or "local", workers, len(tasks))
             build = ray.remote(num_cpus=1, max_retries=3)(_work)
-            shared = ray.put(source)
+            shared, environment = ray.put(source), ray.put(handed_on(os.environ))
             queue = iter(tasks)
             pending: dict[Any, ShardTask] = {}
-            counted = Counted(count)
+            counted, finished_tasks = Counted(count), 0
+            standstill = Standstill("the build", 60 * WAIT_MINUTES)
             while True:
                 # joined clusters may grow or be shared: their scheduler decides what runs, we only bound what waits
                 while len(pending) < TASKS_PER_WORKER * workers and (task := next(queue, None)) is not None:
-                    pending[build.remote(shared, task)] = task
+                    pending[build.remote(shared, task, environment)] = task
                 if not pending:
                     return
                 finished, _ = ray.wait(list(pending), num_returns=1, timeout=NOTE_SECONDS)
@@ -78,9 +84,12 @@ class RayTasks:
                     yield outcome
                 for task in pending.values():
                     counted.reach(task.number, *TaskNote(task.out, task.number).read())
+                finished_tasks += len(finished)
+                standstill.look((finished_tasks, counted.total), partial(resources_state, {"CPU": 1.0}, ray_resources))
 
 
-def _work(source: Source, task: ShardTask) -> ShardOutcome:
+def _work(source: Source, task: ShardTask, environment: dict[str, str]) -> ShardOutcome:
+    adopt(environment)
     if not all((task.out / WORK_FOLDER / name).is_file() for name in (PLAN, LISTING)):
         raise DataError(f"node {platform.node()} does not see the build in {task.out}", _SHARED)
     note = TaskNote(task.out, task.number)
@@ -128,6 +137,8 @@ class Counted:
     def __init__(self, count: Count) -> None:
         self._count = count
         self._told: dict[int, tuple[int, int]] = {}
+        self.total = 0
+        """Entries of all tasks so far."""
 
     def reach(self, number: int, entries: int, rejected: int) -> None:
         """Task `number` has now done so many entries in all."""
@@ -135,6 +146,7 @@ class Counted:
         more = max(0, entries - told[0]), max(0, rejected - told[1])
         if any(more):
             self._told[number] = told[0] + more[0], told[1] + more[1]
+            self.total += more[0]
             self._count(*more)
 
 

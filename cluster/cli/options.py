@@ -12,6 +12,9 @@ from pathlib import Path
 from cardialign.cluster.cli.address import TRACKING_URI, default_uri
 from cardialign.data_shards.errors import UsageError
 
+DEVICES = ("auto", "cpu", "gpu")
+WAIT_MINUTES = 30.0
+"""A collective of torch gives up after as long."""
 HIGHEST_FOLD = 10_000
 HIGHEST_AMOUNT = 1e6
 """Of seconds and of Hz: far beyond every ECG, and small enough to be counted in samples."""
@@ -50,7 +53,7 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 def amount(text: str) -> float:
-    """The `type=` of an option in seconds or Hz: a number above 0, not too large to be counted in samples."""
+    """The `type=` of an option in seconds, minutes or Hz: a number above 0, not too large to be counted in samples."""
     try:
         number = float(text)
     except ValueError:
@@ -107,6 +110,23 @@ def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
 def add_workers(parser: argparse.ArgumentParser, default: int, help: str) -> None:
     parser.add_argument(
         "--workers", type=whole_number(0), default=default, metavar="N", help=f"{help} (default {default})"
+    )
+
+
+def add_placement(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default=DEVICES[0],
+        help="where the workers go; auto: on GPUs where the cluster has any (then one for each worker is needed)",
+    )
+    parser.add_argument(
+        "--wait-minutes",
+        type=amount,
+        default=WAIT_MINUTES,
+        metavar="MINUTES",
+        help="how long the run may stand still, for resources, a node or a rank, before it ends "
+        f"(default {WAIT_MINUTES:g})",
     )
 
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_folds, add_split, add_tracking_uri, add_workers
+from cardialign.cluster.cli.options import add_folds, add_placement, add_split, add_tracking_uri, add_workers
 from cardialign.data_shards.errors import UsageError
 
 SHORTHANDS = {
@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="worker groups that may die before the run fails (default 3)",
     )
+    add_placement(parser)
     values = parser.add_argument_group("configuration (the words of the YAML)")
     for option, key in SHORTHANDS.items():
         values.add_argument(f"--{option.replace('_', '-')}", metavar="VALUE", help=f"YAML: {key}")
@@ -124,6 +125,7 @@ def _mixture_part(text: str) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.runs import lifecycle
+    from cardialign.cluster.runs.placement import Placement
     from cardialign.pretrain.config import load_config
 
     return lifecycle.run(
@@ -135,4 +137,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         max_failures=args.max_failures,
         register_as=args.register,
         resume=args.resume or "same",
+        placement=Placement(args.device, args.wait_minutes),
     )

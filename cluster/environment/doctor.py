@@ -17,6 +17,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from cardialign.cluster.environment.cpus import usable_cpus
 from cardialign.cluster.environment.versions import source_root, version
 
 State = Literal["ok", "warn", "missing"]
@@ -154,7 +155,7 @@ def _memory() -> Check:
 
 
 def _cores() -> Check:
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = usable_cpus()
     return Check(
         "cores", "ok" if count >= 2 else "warn", str(count), "" if count >= 2 else "2 workers will share one core"
     )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.environment.cpus import threads_asked, threads_of_each, usable_cpus
 from cardialign.cluster.environment.versions import source_root
 from cardialign.data_shards.errors import UserError
 
@@ -20,92 +23,208 @@ LOCAL_RAY = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains the one node of a local Ray: one process less
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the end of a worker, and its reports, are seen sooner
 }
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""With clusters switched off Ray gives its node the address 127.0.0.1, and then listens there alone."""
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+SCRATCH, PREFIX, OWNER = Path("/tmp"), "ray-", "owner.lock"
+"""Where a local Ray keeps its sockets and logs; socket paths below must stay under 108 bytes."""
+LEAST_FREE = 2**26
+REACH_SECONDS = 10.0
+CLIENT = "ray://"
 
 
 @contextlib.contextmanager
-def ray_session(workers: int, address: str | None) -> Iterator[None]:
+def ray_session(workers: int, address: str | None, keep_logs: Path | None = None) -> Iterator[None]:
     """A local Ray without dashboard and with a small object store, or the cluster at `address`.
 
-    At the end the local Ray is shut down, a joined cluster left. Raises UserError when the cluster does not answer.
+    At the end the local Ray is shut down, a joined cluster left. keep_logs: where the logs of a local Ray are copied
+    when the work on it fails. Raises UserError when the cluster does not answer, or a local Ray cannot be started.
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    if address is None:
-        for name, value in LOCAL_RAY.items():
-            os.environ.setdefault(name, value)
+    if address is not None:
+        reach(address)
+        with _leaving():
+            _join(address)
+            yield
+        return
+    for name, value in LOCAL_RAY.items():
+        os.environ.setdefault(name, value)
+    with _scratch() as scratch, _leaving():
+        try:
+            _start(workers, _local_environment(workers), scratch)
+            yield
+        except BaseException:
+            if keep_logs is not None:
+                _keep(scratch, keep_logs)
+            raise
+
+
+@contextlib.contextmanager
+def _leaving() -> Iterator[None]:
     import ray
 
-    scratch: Path | None = None
-    environment = _worker_environment(workers, local=address is None)
     try:
-        if address is None:
-            scratch = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # socket paths below must stay under 108 bytes
-            _start(workers, environment, scratch)
-        else:
-            _join(address, environment)
         yield
     finally:
         ray.shutdown()
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
-def threads_of_each(workers: int) -> int:
-    """CPU threads for each of `workers` on this machine."""
-    return max(1, (os.cpu_count() or 1) // workers)
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for a local Ray that is gone afterwards.
+
+    Its lock dies with this process: what a killed driver left behind is removed by the next one.
+    """
+    _remove_left_behind()
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=SCRATCH))
+        descriptor = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise _no_local_ray(str(error)) from None
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder / "r"  # Ray opens its folder to every user of the machine; the one around it stays ours
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
 
 
-def _worker_environment(workers: int, local: bool) -> dict[str, str]:
-    """Where our package is, how many threads each worker may use, which accelerator DeepSpeed takes."""
+def _remove_left_behind() -> None:
+    for path in SCRATCH.glob(f"{PREFIX}*/{OWNER}"):
+        try:
+            if path.parent.stat().st_uid != os.getuid():
+                continue
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path.parent, ignore_errors=True)
+        except OSError:  # its driver lives
+            pass
+        finally:
+            os.close(descriptor)
+
+
+def _local_environment(workers: int) -> dict[str, str]:
+    """Of every process of a local Ray, beside what it inherits: our package, its threads, the accelerator."""
     from torch import cuda
 
-    threads = str(threads_of_each(workers))
-    variables = {"OMP_NUM_THREADS": threads, "RAY_CHDIR_TO_TRIAL_DIR": "0", "TOKENIZERS_PARALLELISM": "false"}
-    variables["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "0")
-    if local:  # a joined cluster gets the package through `py_modules`
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source_root()), os.environ.get("PYTHONPATH", "")]))
-    if local and not cuda.is_available():
+    variables = {
+        **LOOPBACK_ONLY,
+        "OMP_NUM_THREADS": str(threads_of_each(workers, threads_asked())),
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(source_root()), os.environ.get("PYTHONPATH", "")])),
+    }
+    if "GLOO_SOCKET_IFNAME" not in os.environ and "lo" in (name for _, name in socket.if_nameindex()):
+        variables["GLOO_SOCKET_IFNAME"] = "lo"
+    if not cuda.is_available():
         variables["DS_ACCELERATOR"] = "cpu"
-    for name, value in os.environ.items():
-        if name.startswith(("CARDIALIGN_", "GLOO_", "NCCL_")):
-            variables[name] = value
     return variables
 
 
 def _start(workers: int, environment: dict[str, str], scratch: Path) -> None:
     """A local Ray whose every process inherits `environment`: cheaper than a `runtime_env`, which starts an agent."""
     import ray
+    from ray._private import ray_constants
 
-    with _environment(environment):
-        ray.init(
-            address="local",
-            num_cpus=max(workers, os.cpu_count() or 1),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=str(scratch),
-            _system_config={"prestart_worker_first_driver": False},
-            **QUIET,
+    clusters = ray_constants.ENABLE_RAY_CLUSTER
+    try:
+        with _environment(environment):
+            ray_constants.ENABLE_RAY_CLUSTER = False  # read from the environment when Ray was imported: maybe before us
+            ray.init(
+                address="local",
+                num_cpus=max(workers, usable_cpus()),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(scratch),
+                _system_config={"prestart_worker_first_driver": False},
+                **QUIET,
+            )
+    except (Exception, SystemExit) as error:  # whatever it is, it comes from this machine
+        raise _no_local_ray(_first_line(error)) from error
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+
+
+def _no_local_ray(problem: str) -> UserError:
+    """Why Ray does not start here: a full /tmp or /dev/shm, where they are, and Ray's own first line otherwise."""
+    full = [str(place) for place in (SCRATCH, Path("/dev/shm")) if _free(place) < LEAST_FREE]
+    if full:
+        return UserError(
+            f"a local Ray could not be started: no space is left in {' and '.join(full)} ({problem})",
+            "free space there (containers: --shm-size=1g), or join a cluster with --address",
         )
+    return UserError(
+        f"a local Ray could not be started: {problem}",
+        "see `cardialign doctor` for memory, /dev/shm, /tmp and open files; or join a cluster with --address",
+    )
 
 
-def _join(address: str, environment: dict[str, str]) -> None:
+def _free(place: Path) -> int:
+    try:
+        return shutil.disk_usage(place).free
+    except OSError:
+        return LEAST_FREE
+
+
+def _keep(scratch: Path, target: Path) -> None:
+    """Copy the logs of a local Ray, whose folder goes: that of a failed start is all there is to read."""
+    for logs in scratch.glob("session_[0-9]*/logs"):
+        with contextlib.suppress(OSError, shutil.Error):
+            shutil.copytree(logs, target, dirs_exist_ok=True, symlinks=True)
+
+
+def reach(address: str) -> None:
+    """Raise UserError when nothing listens at `address`: Ray would try for minutes and end the process."""
+    meant = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    host, colon, port = meant.removeprefix(CLIENT).rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise _no_cluster(address, f"{host}:{port} cannot be reached: {why}") from None
+
+
+def _join(address: str) -> None:
+    """Join a cluster. What runs there is this package as it is here: checkout, editable or installed alike."""
     import ray
 
-    runtime: dict[str, Any] = {"env_vars": environment}
-    if "site-packages" not in str(source_root()):  # else it is on the nodes; no empty list for Ray
-        runtime["py_modules"] = [str(source_root() / "cardialign")]
+    runtime: dict[str, Any] = {
+        "env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0", "TOKENIZERS_PARALLELISM": "false"},
+        "py_modules": [str(source_root() / "cardialign")],
+    }
     try:
         ray.init(address=address, runtime_env=runtime, **QUIET)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        first_line = next(iter(str(error).splitlines()), "no answer")
-        raise UserError(
-            f"no Ray cluster at {address!r}: {first_line}",
-            "check --address; a cluster started with `ray start` wants RAY_AUTH_MODE=token and its token here too; "
-            "without --address a local Ray is started",
-        ) from None
+    except SystemExit:
+        raise _no_cluster(address, "it does not answer as a Ray cluster does") from None
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if "Version mismatch" in text:
+            raise UserError(
+                f"the Ray cluster at {address!r} runs other versions than this machine: {text[:600]}",
+                "let driver and nodes have the same Ray and Python: install the same set on both",
+            ) from None
+        raise _no_cluster(address, _first_line(error)) from None
+
+
+def _no_cluster(address: str, why: str) -> UserError:
+    return UserError(
+        f"no Ray cluster at {address!r}: {why}",
+        "check --address; a cluster started with `ray start` wants RAY_AUTH_MODE=token and its token here too; "
+        "without --address a local Ray is started",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @contextlib.contextmanager

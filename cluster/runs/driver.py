@@ -1,14 +1,15 @@
 """The driver of a pretraining run: places the workers on Ray, watches the run directory, and ends cleanly.
 
 Ray Train restarts the worker group when a process dies; the training loop finds its newest verified checkpoint by
-itself. `fit` runs in a thread, so that the main thread can show progress, take SIGTERM as "stop at a committed
-checkpoint", and end the run at once on an error of the user's.
+itself. `fit` runs in a thread, so that the main thread can show progress and what is waited for, take SIGTERM as "stop
+at a committed checkpoint" (the second as "now"), and end the run at once on an error of the user's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 import time
@@ -17,12 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.environment.session import ray_session, threads_of_each
-from cardialign.cluster.runs.failure import clear_requests, read_failure, request_stop
+from cardialign.cluster.environment.cpus import threads_asked
+from cardialign.cluster.environment.handed_on import handed_on
+from cardialign.cluster.environment.session import ray_session
+from cardialign.cluster.environment.standstill import ray_resources
+from cardialign.cluster.runs.diagnosis import AGAIN, told
+from cardialign.cluster.runs.failure import StoppedError, clear_requests, read_failure, request_stop
+from cardialign.cluster.runs.placement import Placement, on_gpus, wanted
+from cardialign.cluster.runs.waiting import SILENT_SECONDS, Watch
 from cardialign.cluster.tracking.spool import SpoolReader
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import read_json, write_json
-from cardialign.pretrain.run.files import ATTEMPTS, CONFIG, METRICS, RESULT
+from cardialign.pretrain.run import fence
+from cardialign.pretrain.run.files import ATTEMPTS, CONFIG, LOGS, METRICS, RESULT, STOP
 
 if TYPE_CHECKING:
     from cardialign.pretrain.config import RunConfig
@@ -31,6 +39,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.25
+STOP_SECONDS, STOP_CHECKPOINT_SECONDS = 60.0, 300.0
+"""How long a run that is asked to stop may stand still, and so while it writes a checkpoint."""
 OnStep = Callable[[dict[str, Any]], None]
 
 
@@ -54,59 +64,78 @@ class PretrainResult:
     workers: int
 
 
-@contextlib.contextmanager
-def _sigterm_asks_for_a_stop(run_dir: Path) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+class _Asked:
+    """The first SIGTERM (or a file STOP) asks for a stop at a checkpoint, the second ends the run at once."""
 
-    def handler(signum: int, frame: object) -> None:
-        request_stop(run_dir, "SIGTERM")
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.signals = 0
 
-    before = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def on_signal(self, signum: int, frame: object) -> None:
+        self.signals += 1
+        if self.signals > 1:
+            signal.signal(signum, signal.SIG_DFL)
+            raise StoppedError("stopped at once by a second SIGTERM", AGAIN)
+        with contextlib.suppress(OSError):  # a full disk: `stop` holds without the file
+            request_stop(self.run_dir, "SIGTERM")
+
+    @property
+    def stop(self) -> bool:
+        return self.signals > 0 or (self.run_dir / STOP).exists()
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """SIGTERM is ours in here; only the main thread can say so."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self.on_signal)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
-def _trainer(config: RunConfig, run_dir: Path, workers: int, max_failures: int, resume: Resume) -> Any:
+def _trainer(
+    config: RunConfig, run_dir: Path, workers: int, max_failures: int, placement: Placement | None = None,
+    *, local: bool = False, resume: Resume = "same",
+) -> Any:  # fmt: skip
     import ray
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
+    from cardialign.cluster.runs.group import GroupConfig
     from cardialign.cluster.runs.worker import train_worker
 
-    resources = ray.cluster_resources()
-    gpu = resources.get("GPU", 0) >= workers
-    if not gpu and resources.get("CPU", 0) < workers:
-        raise UserError(
-            f"{workers} workers asked for, the Ray cluster has {resources.get('CPU', 0):g} CPUs",
-            "set --workers lower or add nodes",
-        )
+    placement = placement or Placement()
+    gpu = on_gpus(ray.cluster_resources(), workers, placement.device, local=local)
+    mark = fence.held(run_dir)
     log.info(
         "placement workers=%d accelerator=%s backend=%s", workers, "gpu" if gpu else "cpu", "nccl" if gpu else "gloo"
     )
-    settings = {
-        "config": config.resolved(),
-        "run_dir": str(run_dir),
-        "threads": threads_of_each(workers),
-        "resume": resume,
-    }
     return TorchTrainer(
         train_worker,
-        train_loop_config=settings,
+        train_loop_config={
+            "config": config.resolved(), "run_dir": str(run_dir), "threads_asked": threads_asked(),
+            "resume": resume,
+        },
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})}
         ),
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        torch_config=GroupConfig(
+            backend="nccl" if gpu else "gloo",
+            run_dir=str(run_dir),
+            start="" if mark is None else mark.start,
+            gpu=gpu,
+            environment=handed_on(os.environ),
+        ),
         run_config=RayRunConfig(
             name=f"start-{int(time.time() * 1000)}",  # a new name: resuming is the loop's work, never Ray's snapshot
             storage_path=str(run_dir / "ray"),
             failure_config=FailureConfig(max_failures=max_failures),
         ),
-    )
+    )  # fmt: skip
 
 
 class _Fit(threading.Thread):
@@ -124,11 +153,13 @@ class _Fit(threading.Thread):
             self.error = error
 
 
-def _watch(fit: _Fit, run_dir: Path, on_step: OnStep | None) -> None:
-    """Until `fit` ends: hand new metric lines to `on_step`.
+def _watch(fit: _Fit, watch: Watch, asked: _Asked, on_step: OnStep | None) -> None:
+    """Until `fit` ends: hand new metric lines to `on_step`, and look whether the run goes on.
 
-    An error of the user's is raised as soon as a worker has written it down.
+    An error of the user's is raised as soon as a worker has written it down; StoppedError when the run was asked to
+    stop and cannot reach a checkpoint; FencedOutError when another start has taken over.
     """
+    run_dir = watch.run_dir
     reader = SpoolReader(run_dir / METRICS)
     reader.skip_existing()
     alive = True
@@ -140,23 +171,26 @@ def _watch(fit: _Fit, run_dir: Path, on_step: OnStep | None) -> None:
             for line in lines:
                 if on_step is not None and line.values:
                     on_step(line.values)
+        fence.check(run_dir)
         failure = read_failure(run_dir)
         if failure is not None:
             raise failure
+        if alive:
+            watch.look()
+            if asked.stop:
+                _end_what_hangs(watch)
     if fit.error is not None:
-        raise UserError(
-            _training_failed(fit.error),
-            f"see the logs under {run_dir / 'ray'}, then run the same command again: it resumes",
-        ) from fit.error
+        raise told(fit.error, _newest_logs(run_dir)) from fit.error
 
 
-def _training_failed(error: BaseException) -> str:
-    """The last line of each rank's error, without Ray's stack."""
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        parts = [f"rank {rank}: {str(problem).strip().splitlines()[-1]}" for rank, problem in sorted(failures.items())]
-        return "training failed on " + "; ".join(parts)
-    return f"training failed: {str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__}"
+def _end_what_hangs(watch: Watch) -> None:
+    """Asked to stop: raise StoppedError when nobody could write a checkpoint, or nothing moves any more."""
+    if watch.entered == 0 and (not watch.ranks or watch.still_seconds > SILENT_SECONDS):
+        raise StoppedError(f"stopped while waiting for {watch.state()[0]}", AGAIN)
+    patience = STOP_CHECKPOINT_SECONDS if watch.writing_checkpoint else STOP_SECONDS
+    if watch.still_seconds > patience:
+        waits = watch.state()[0]
+        raise StoppedError(f"asked to stop, but nothing has moved for {watch.still_seconds:.0f} s: {waits}", AGAIN)
 
 
 def _claim(config: RunConfig, run_dir: Path, judged: Verdict) -> None:
@@ -174,6 +208,31 @@ def _claim(config: RunConfig, run_dir: Path, judged: Verdict) -> None:
         raise write_error(run_dir, error) from None
 
 
+@contextlib.contextmanager
+def _lost_cluster(run_dir: Path) -> Iterator[None]:
+    """What Ray and the file system raise in the driver is no mistake of ours: say whose it is."""
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        if error.filename is not None:
+            raise UserError(
+                f"{error.filename} cannot be used: {error.strerror}",
+                f"check {run_dir} and its free space; then {AGAIN}",
+            ) from error
+        raise UserError(f"the Ray cluster was lost: {error}", f"look at its head node; then {AGAIN}") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "ray":
+            raise
+        raise told(error, _newest_logs(run_dir)) from error
+
+
+def _newest_logs(run_dir: Path) -> Path:
+    """Folder with the logs of the last worker group; that of all logs when none has come so far."""
+    return max((path.parent for path in (run_dir / LOGS).glob("*/rank-*.log")), default=run_dir / LOGS)
+
+
 def _starts(run_dir: Path) -> int:
     path = run_dir / ATTEMPTS
     return len(path.read_text().splitlines()) if path.is_file() else 0
@@ -188,24 +247,35 @@ def train_on_ray(
     max_failures: int = 3,
     on_step: OnStep | None = None,
     resume: Resume = "same",
+    placement: Placement | None = None,
 ) -> PretrainResult:
     """Train `config` in `run_dir` (on storage that every worker sees) with `workers` Ray workers.
 
     It resumes what is there. The caller holds `run_dir` (`cardialign.pretrain.run.lock`). on_step gets each line of
-    `metrics.jsonl` as it is written. Raises UserError: a worker's own (collapse, data, checkpoint), a cluster that
-    cannot hold the workers, or more than `max_failures` dead worker groups.
+    `metrics.jsonl` as it is written. Raises UserError: a worker's own (collapse, data, checkpoint), fewer GPUs than
+    workers, a wait beyond `placement.wait_minutes`, a host that does not see `run_dir`, or more than `max_failures`
+    dead worker groups; StoppedError when it ends without the checkpoint that was asked for.
     """
     from cardialign.pretrain.training.checkpoints.judge import judge_start
 
     run_dir = run_dir.expanduser().absolute()
     judged = judge_start(config, run_dir, resume, quick=True)  # the workers compare every digest
+    placement, asked = placement or Placement(), _Asked(run_dir)
     started, starts = time.monotonic(), _starts(run_dir)
-    with ray_session(workers, address), _sigterm_asks_for_a_stop(run_dir):
-        trainer = _trainer(config, run_dir, workers, max_failures, "extend" if resume == "extend" else "same")
-        _claim(config, run_dir, judged)  # from here on the run is this start's
-        fit = _Fit(trainer)
-        fit.start()
-        _watch(fit, run_dir, on_step)
+    with _lost_cluster(run_dir):
+        mark = fence.take_start(run_dir)
+        # Ray takes SIGTERM for itself when it starts: ours comes after it
+        with ray_session(workers, address, run_dir / LOGS / f"ray-{mark.label}"), asked.listening():
+            goes_on: Resume = "extend" if resume == "extend" else "same"
+            trainer = _trainer(
+                config, run_dir, workers, max_failures, placement, local=address is None, resume=goes_on
+            )
+            needed = wanted(workers, bool(trainer.scaling_config.use_gpu))
+            watch = Watch(run_dir, needed, workers, 60 * placement.wait_minutes, ray_resources)
+            _claim(config, run_dir, judged)  # from here on the run is this start's
+            fit = _Fit(trainer)
+            fit.start()
+            _watch(fit, watch, asked, on_step)
     values = read_json(run_dir / RESULT)
     if values is None:
         raise UserError(

@@ -1,22 +1,49 @@
-"""What driver and workers leave for each other in a run directory: an error that ends the run, a request to stop."""
+"""What driver and workers leave for each other in a run directory: an error that ends the run, a request to stop.
+
+A failure file is data: its kind is a word of a fixed table, and whatever else it says is shown as text.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 from pathlib import Path
 from typing import Any
 
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import STOPPED, UserError
 from cardialign.data_shards.files import read_json, write_json
+from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import FAILURE, RESULT, STOP, WORKERS
+
+KINDS = {
+    "UserError": "cardialign.data_shards.errors",
+    "UsageError": "cardialign.data_shards.errors",
+    "DataError": "cardialign.data_shards.errors",
+    "CheckpointError": "cardialign.pretrain.training.checkpoints.files",
+    "CollapseError": "cardialign.pretrain.training.alarms",
+    "FencedOutError": "cardialign.pretrain.run.fence",
+    "StoppedError": "cardialign.cluster.runs.failure",
+}
+"""Kind of error that a failure file may name -> the module of its class."""
+LONGEST = 20_000
+"""Characters of a failure's text that are read."""
+
+
+class StoppedError(UserError):
+    """The run was asked to stop and ended without reaching a checkpoint: the same command continues."""
+
+    exit_code = STOPPED
 
 
 def write_failure(run_dir: Path, error: UserError, rank: int) -> None:
-    """Record `error` so that the driver can raise the same one; the first rank to write wins."""
+    """Record `error` so that the driver can raise the same one; the first rank to write wins.
+
+    A group that has been given up writes nothing: its failure is not that of its successor.
+    """
+    if fence.fenced_out(run_dir):
+        return
     values = {
-        "type": f"{type(error).__module__}:{type(error).__qualname__}",
+        "type": type(error).__name__,
         "problem": error.problem,
         "remedy": error.remedy,
         "rank": rank,
@@ -34,20 +61,27 @@ def write_failure(run_dir: Path, error: UserError, rank: int) -> None:
 
 
 def read_failure(run_dir: Path) -> UserError | None:
-    """The error in `failure.json` with the class it had in the worker, None when there is none."""
+    """The error in `failure.json` with the class it had in the worker, None when there is none.
+
+    A kind that is not in `KINDS` (another version wrote it, or somebody else) is a plain UserError.
+    """
     values = read_json(run_dir / FAILURE)
-    if values is None:
-        return None
-    module, _, name = str(values["type"]).partition(":")
-    kind: Any = UserError
-    with contextlib.suppress(ImportError, AttributeError):  # the worker ran another version
-        kind = getattr(importlib.import_module(module), name)
-    problem, remedy = str(values["problem"]), str(values["remedy"])
-    try:
-        error = kind(problem, remedy)
-    except TypeError:  # a subclass with a constructor of its own
-        error = UserError(problem, remedy)
-    return error if isinstance(error, UserError) else UserError(problem, remedy)
+    return None if values is None else error_of(values)
+
+
+def error_of(values: dict[str, Any]) -> UserError:
+    """What `write_failure` wrote, as an error."""
+    problem, remedy = (_plain(values.get(key, "")) for key in ("problem", "remedy"))
+    name = str(values.get("type", "")).rpartition(":")[2]
+    if name not in KINDS:
+        return UserError(problem or "a worker failed without saying why", remedy)
+    kind: type[UserError] = getattr(importlib.import_module(KINDS[name]), name)
+    return kind(problem, remedy)
+
+
+def _plain(text: object) -> str:
+    """Text without what a terminal would obey."""
+    return "".join(c for c in str(text)[:LONGEST] if c.isprintable() or c == "\n")
 
 
 def request_stop(run_dir: Path, reason: str) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from cardialign.cluster.cli.address import default_uri
 from cardialign.cluster.cli.progress import Progress
 from cardialign.cluster.environment.versions import git_commit, versions
+from cardialign.cluster.runs.failure import StoppedError
+from cardialign.cluster.runs.placement import Placement
 from cardialign.cluster.tracking.names import check_model
 from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import DONE, STOPPED, UsageError, UserError
@@ -98,6 +100,7 @@ def run(
     max_failures: int = 3,
     register_as: str | None = None,
     resume: Resume = "same",
+    placement: Placement | None = None,
 ) -> dict[str, Any]:
     """Train, track (default: the MLflow store of this folder), export to `run_dir/export`, register.
 
@@ -135,12 +138,13 @@ def run(
                     workers=workers,
                     address=address,
                     max_failures=max_failures,
+                    placement=placement,
                     on_step=lambda line: progress.update(int(line["step"]), figures=_figures(line)),
                     resume="same" if judged.start_over else resume,
                 )
             status = "KILLED" if outcome.stopped else "FINISHED"
             final = {f"run/{name}": float(getattr(outcome, name)) for name in FINAL}
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StoppedError):
             status = "KILLED"
             raise
         finally:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
+import sys
 import time
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.environment.cpus import threads_of_each
 from cardialign.cluster.runs.failure import write_failure
 from cardialign.cluster.runs.observer import RayObserver
 from cardialign.cluster.tracking.spool import append_line
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import write_json
-from cardialign.pretrain.run.files import ATTEMPTS, FAILURE, RESULT, WORKERS
+from cardialign.pretrain.run import fence
+from cardialign.pretrain.run.files import ATTEMPTS, FAILURE, RESULT
 
 log = logging.getLogger(__name__)
 
@@ -33,26 +34,21 @@ def train_worker(settings: dict[str, Any]) -> None:
     from cardialign.pretrain.training.loop import train
 
     logging.basicConfig(
-        level=settings.get("log_level", logging.INFO), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+        level=settings.get("log_level", logging.INFO),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
     )
     run_dir = Path(settings["run_dir"])
     context = ray.train.get_context()
     rank = context.get_world_rank()
     if (run_dir / FAILURE).exists():
         return  # another rank met an error that a restart cannot cure
-    torch.set_num_threads(int(settings["threads"]))
-    started = time.time()
-    note = {
-        "pid": os.getpid(),
-        "host": platform.node(),
-        "rank": rank,
-        "world_size": context.get_world_size(),
-        "started": started,
-    }
-    (run_dir / WORKERS).mkdir(exist_ok=True)
-    write_json(run_dir / WORKERS / f"rank-{rank}.json", note, indent=1)
+    threads = threads_of_each(context.get_local_world_size(), settings["threads_asked"])
+    torch.set_num_threads(threads)
+    log.info("rank=%d threads=%d", rank, threads)
     if rank == 0:
-        append_line(run_dir / ATTEMPTS, {"time": started, "world_size": context.get_world_size()})
+        fence.check(run_dir)
+        append_line(run_dir / ATTEMPTS, {"time": time.time(), "world_size": context.get_world_size()})
     try:
         result = train(
             parse_config(settings["config"]), run_dir, RayObserver(run_dir), resume=settings.get("resume", "same")
@@ -62,6 +58,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         raise
     if rank == 0:
         assert is_dataclass(result) and not isinstance(result, type)
+        fence.check(run_dir)
         write_json(
             run_dir / RESULT,
             {key: str(value) if isinstance(value, Path) else value for key, value in asdict(result).items()},

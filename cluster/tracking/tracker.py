@@ -18,6 +18,7 @@ from cardialign.cluster.tracking.spool import append_line
 from cardialign.cluster.tracking.state import TrackingState, flatten
 from cardialign.cluster.tracking.system_metrics import sample
 from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import METRICS, SYSTEM, TRACKING
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class RunTracker:
 
     def _loop(self) -> None:
         next_sample = time.monotonic()
-        while not self._stop.wait(SYNC_SECONDS):
+        while not self._stop.wait(SYNC_SECONDS) and not fence.fenced_out(self.run_dir):
             if time.monotonic() >= next_sample:
                 next_sample = time.monotonic() + SYSTEM_SECONDS
                 self._sample()
@@ -122,7 +123,7 @@ class RunTracker:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=60)
-        if self.state is None:
+        if self.state is None or fence.fenced_out(self.run_dir):  # the run is its successor's by now
             return False
         self.state.status, self.state.final, self.state.finished_at = status, dict(final or {}), time.time()
         try:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from cardialign.data_shards.files import commit_file
+from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import METRICS
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class TraceWriter:
 
     def __init__(self, run_dir: Path, resumed_step: int) -> None:
         self.path = run_dir / METRICS
+        fence.check(run_dir)
         content = self.path.read_bytes() if self.path.is_file() else b""
         found, unreadable = _parse(content)
         kept = [line for line in found if line["step"] <= resumed_step]
@@ -88,6 +90,7 @@ class TraceWriter:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Append the line of a step, or keep it for later when the disk does not take it."""
+        fence.check(self.path.parent)
         self._waiting += (json.dumps({"step": step, **values}) + "\n").encode()
         problem = self._flush()
         if problem is not None:

@@ -33,6 +33,20 @@ def on_rank_zero(work: Callable[[], T]) -> T:
     return outcome[0]  # type: ignore[return-value]
 
 
+def all_or_none(work: Callable[[], None]) -> None:
+    """Run `work` on every rank; when it raises a UserError on any, every rank raises that of the lowest one."""
+    problem: UserError | None = None
+    try:
+        work()
+    except UserError as error:
+        problem = error
+    everywhere: list[UserError | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(everywhere, problem)
+    for found in everywhere:
+        if found is not None:
+            raise found
+
+
 def first_problem(problem: str | None) -> str | None:
     """The problem of the lowest rank that has one, on every rank; None when all is well everywhere."""
     problems: list[str | None] = [None] * dist.get_world_size()

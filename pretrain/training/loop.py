@@ -29,6 +29,7 @@ from cardialign.data_shards.stream.stream import EMPTY_DIGEST, Position, ReadAhe
 from cardialign.data_shards.text.bank import TextBank
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.methods.base import Method, Tensors, create_method, method_class
+from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import CONFIG, INITIALISED
 from cardialign.pretrain.run.layout import write_error
 from cardialign.pretrain.run.observer import Observer
@@ -40,7 +41,7 @@ from cardialign.pretrain.training.checkpoints.judge import Facts, Resume
 from cardialign.pretrain.training.checkpoints.load import find_resume_point, load_checkpoint, seed_random
 from cardialign.pretrain.training.checkpoints.save import save_checkpoint
 from cardialign.pretrain.training.checkpoints.state import TrainerState, check_bank
-from cardialign.pretrain.training.collectives import first_error, highest, on_rank_zero
+from cardialign.pretrain.training.collectives import all_or_none, first_error, highest, on_rank_zero
 from cardialign.pretrain.training.data import open_bank, open_data, total_steps
 from cardialign.pretrain.training.engine import (
     Workers,
@@ -136,6 +137,8 @@ class _Run:
 
     def set_up(self) -> None:
         config, workers = self.config, self.workers
+        mark = on_rank_zero(partial(fence.of_this_process, self.run_dir))
+        all_or_none(partial(fence.hold, self.run_dir, mark))
         self.schedule = as_planned(total_steps(config, len(self.selection.rows)))
         self.plan = plan_batches(config.training.global_batch, workers.world_size, config.training.micro_batch)
         torch.manual_seed(config.seed)
@@ -247,6 +250,7 @@ class _Run:
         return self.schedule[-1][1]
 
     def _write(self, name: str, values: dict[str, Any]) -> None:
+        fence.check(self.run_dir)
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             write_json(self.run_dir / name, values, indent=1)
@@ -281,6 +285,8 @@ class _Run:
         while True:
             batch, problem = None, None
             try:
+                if self.workers.rank == 0:
+                    fence.check(self.run_dir)
                 batch = next(batches, None)
             except UserError as error:
                 problem = error

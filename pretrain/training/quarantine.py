@@ -33,6 +33,7 @@ from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.signal.codec import decode_counts
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.stream.stream import ShardStream
+from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import QUARANTINE
 from cardialign.pretrain.training.collectives import fail_together, on_rank_zero
 
@@ -248,6 +249,7 @@ class Quarantine:
                 }
             )
             log.warning("action=quarantine step=%d substitute=%s %s", batch.step, stand_in, sample.where())
+        fence.check(self._path.parent)
         _append(self._path, lines)
 
     def _check_budget(self) -> None:

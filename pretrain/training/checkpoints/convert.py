@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from cardialign.pretrain.run import fence
 from cardialign.pretrain.training.checkpoints import files
 from cardialign.pretrain.training.checkpoints.files import ENGINE, WEIGHTS, CheckpointError
 from cardialign.pretrain.training.checkpoints.state import TrainerState
@@ -28,7 +29,7 @@ def convert_world_size(
 
     Runs in a process of its own: DeepSpeed's converter prints, forks and reads its arguments from the command line.
     """
-    target = files.checkpoints_folder(run_dir) / f"{files.TEMPORARY}{UNIVERSAL}-{path.name}"
+    target = files.checkpoints_folder(run_dir) / f"{files.TEMPORARY}{fence.label(run_dir)}{UNIVERSAL}-{path.name}"
     files.remove(target)
     words = [
         sys.executable,

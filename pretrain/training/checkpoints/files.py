@@ -1,6 +1,6 @@
 """Checkpoints on disk: committed or not there at all.
 
-checkpoints/.tmp-step-00000120/    being written; a crash leaves it behind and the next start sweeps it away
+checkpoints/.tmp-HOLDER-step-00000120/   being written (HOLDER: which worker group); the next start sweeps it away
 checkpoints/step-00000120/         committed: every file fsynced and listed with its sha256, then the folder renamed
     manifest.json                  that list
     engine/                        DeepSpeed's files: weights, optimizer state, one shard per rank under ZeRO
@@ -30,6 +30,7 @@ from typing import Any
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import FileFacts, facts_of, names_below, sync
+from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import CHECKPOINTS
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def committed_path(run_dir: Path, step: int) -> Path:
 
 
 def temporary_path(run_dir: Path, step: int) -> Path:
-    return checkpoints_folder(run_dir) / f"{TEMPORARY}{PREFIX}{step:08d}"
+    return checkpoints_folder(run_dir) / f"{TEMPORARY}{fence.label(run_dir)}{PREFIX}{step:08d}"
 
 
 def rng_file(folder: Path, rank: int) -> Path:
@@ -115,6 +116,7 @@ def commit(run_dir: Path, step: int, entries: Mapping[str, Mapping[str, Any]], s
     sync(path)
     for folder in {temporary, *(p for p in temporary.rglob("*") if p.is_dir())}:
         sync(folder)
+    fence.check(run_dir)
     if os.path.lexists(final):
         quarantine(final, "replaced by a checkpoint of the same step")
     temporary.rename(final)
@@ -211,6 +213,7 @@ def quarantine(path: Path, reason: str) -> Path:
 
     Nothing is deleted.
     """
+    fence.check(path.parent.parent)
     folder = path.parent / QUARANTINE
     folder.mkdir(exist_ok=True)
     target = folder / path.name
@@ -276,6 +279,7 @@ def sweep(run_dir: Path) -> None:
     What only has the name of such a folder is not ours: it goes to quarantine.
     """
     for path in checkpoints_folder(run_dir).glob(f"{TEMPORARY}*"):
+        fence.check(run_dir)
         if path.is_symlink() or not path.is_dir():
             quarantine(path, "no folder of ours: it stood where a checkpoint is written")
             continue
@@ -291,6 +295,7 @@ def prune(run_dir: Path, keep: int) -> list[Path]:
     own = [path for _, path in committed(run_dir) if _is_ours(path)]
     removed = []
     for path in own[:-keep] if keep > 0 else []:
+        fence.check(run_dir)
         doomed = path.with_name(f"{TEMPORARY}prune-{path.name}")
         path.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)

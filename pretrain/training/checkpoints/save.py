@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.layout import free_bytes, remedy_of
 from cardialign.pretrain.training.checkpoints import files
 from cardialign.pretrain.training.checkpoints.files import ENGINE, WEIGHTS, CheckpointError, rng_file
@@ -51,7 +52,7 @@ def save_checkpoint(
     """
     folder = files.temporary_path(run_dir, state.step)
     _raise_together(problem, run_dir, folder)
-    on_rank_zero(lambda: _open(folder))
+    on_rank_zero(lambda: _open(run_dir, folder))
     problem = _save_engine(engine, folder)
     weights = full_weights(engine)
     try:
@@ -109,7 +110,8 @@ def _save_engine(engine: Any, folder: Path) -> str | None:
     return failures.problem
 
 
-def _open(folder: Path) -> None:
+def _open(run_dir: Path, folder: Path) -> None:
+    fence.check(run_dir)
     try:
         if folder.is_symlink() or folder.is_file():
             files.quarantine(folder, "no folder of ours: it stood where a checkpoint is written")

@@ -58,7 +58,7 @@ def test_a_node_that_does_not_see_the_build_says_so_instead_of_writing_elsewhere
     source = open_source("mimic-iv-ecg", cohort)
     task = ShardTask(0, Slice(0, 100, 200, 0, 2), tmp_path / "not mounted", SPEC, "einthoven", None)
     with pytest.raises(DataError, match="does not see the build") as caught:
-        _work(source, task)
+        _work(source, task, {})
     assert "every node mounts" in caught.value.remedy and not (tmp_path / "not mounted").exists()
 
 

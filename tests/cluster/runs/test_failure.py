@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
-from cardialign.cluster.runs.failure import clear_requests, read_failure, request_stop, write_failure
+from cardialign.cluster.runs.failure import KINDS, clear_requests, read_failure, request_stop, write_failure
 from cardialign.cluster.runs.observer import RayObserver
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.files import write_json
@@ -31,6 +32,37 @@ def test_an_error_of_an_unknown_class_is_still_a_user_error(tmp_path: Path) -> N
     write_json(tmp_path / FAILURE, {"type": "elsewhere:StrangeError", "problem": "p", "remedy": "r", "rank": 0})
     error = read_failure(tmp_path)
     assert type(error) is UserError and error.problem == "p"
+
+
+def test_a_failure_file_is_data_and_runs_nothing(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    code = f"__import__('pathlib').Path({str(mark)!r}).write_text('x')"
+    for kind in ("timeit:timeit", "builtins:exec", "os:system", "cardialign.data_shards.errors:os.system", "", None):
+        write_json(tmp_path / FAILURE, {"type": kind, "problem": "pass", "remedy": code})
+        error = read_failure(tmp_path)
+        assert type(error) is UserError and error.problem == "pass"
+    assert not mark.exists()
+
+
+def test_what_a_failure_file_says_cannot_steer_a_terminal_or_fill_it(tmp_path: Path) -> None:
+    write_json(tmp_path / FAILURE, {"type": "DataError", "problem": "\x1b[2Jgone\nnext line", "remedy": "x" * 10**6})
+    error = read_failure(tmp_path)
+    assert error is not None and error.problem == "[2Jgone\nnext line" and len(error.remedy) < 10**5
+    write_json(tmp_path / FAILURE, {})
+    assert type(read_failure(tmp_path)) is UserError
+
+
+def test_every_error_of_ours_has_its_kind_in_the_table() -> None:
+    found = {}
+    for name, module in KINDS.items():
+        found[name] = getattr(importlib.import_module(module), name)
+    waiting, subclasses = [UserError], set()
+    while waiting:
+        kind = waiting.pop()
+        subclasses.add(kind)
+        waiting += [each for each in kind.__subclasses__() if each.__module__.startswith("cardialign.")]
+    assert set(found.values()) >= subclasses
+    assert all(issubclass(kind, UserError) for kind in found.values())
 
 
 def test_a_stop_request_reaches_the_loop_and_a_new_start_forgets_it(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""A Ray that cannot be had is told in a sentence; what a killed driver left behind goes with the next one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from cardialign.cluster.environment import session
+from cardialign.data_shards.errors import UserError
+
+
+def test_an_address_where_nothing_listens_is_told_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = time.monotonic()
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "no-such-host.invalid:6379", "127.0.0.1:99999"):
+        with pytest.raises(UserError) as raised, session.ray_session(1, address):
+            pytest.fail("joined")
+        assert f"no Ray cluster at '{address}'" in raised.value.problem and "--address" in raised.value.remedy
+        assert "reached" in raised.value.problem
+    assert time.monotonic() - started < 30
+
+
+def test_a_place_without_space_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(session, "SCRATCH", tmp_path / "absent")
+    with pytest.raises(UserError, match=r"a local Ray could not be started: .*No such file"), session._scratch():
+        pytest.fail("made")
+    full = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: full)
+    error = session._no_local_ray("raylet died")
+    assert "no space is left in" in error.problem and "/dev/shm" in error.problem and "--shm-size" in error.remedy
+
+
+def test_what_a_killed_driver_left_is_removed_and_what_a_living_one_uses_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(session, "SCRATCH", tmp_path)
+    for name in ("ray-killed", "ray-living", "ray-of-another-program"):
+        (tmp_path / name / "r").mkdir(parents=True)
+    (tmp_path / "ray-killed" / session.OWNER).touch()
+    descriptor = os.open(tmp_path / "ray-living" / session.OWNER, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with session._scratch() as folder:
+        assert folder.parent.stat().st_mode & 0o077 == 0, "no other user reads or writes there"
+        there = sorted(path.name for path in tmp_path.iterdir())
+        assert there == sorted([folder.parent.name, "ray-living", "ray-of-another-program"])
+        with session._scratch() as second:
+            assert folder.parent.is_dir() and second != folder
+    os.close(descriptor)
+    assert not folder.parent.exists()
+
+
+def test_logs_of_a_local_ray_outlive_its_failure(tmp_path: Path) -> None:
+    logs = tmp_path / "r" / "session_2026-01-01_00-00-00_000000_1" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "raylet.err").write_text("no space left")
+    session._keep(tmp_path / "r", tmp_path / "run" / "logs" / "ray")
+    assert (tmp_path / "run" / "logs" / "ray" / "raylet.err").read_text() == "no space left"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_local_ray_listens_on_the_loopback_address_only() -> None:
+    import psutil
+
+    with session.ray_session(1, None):
+        wide = [
+            (process.name(), each.laddr.ip, each.laddr.port)
+            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
+            for each in process.net_connections(kind="inet")
+            if each.status == psutil.CONN_LISTEN and each.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+        ]
+        assert len(psutil.Process().children(recursive=True)) > 2
+    assert wide == []
