@@ -97,6 +97,12 @@ def add_split(parser: argparse.ArgumentParser, help: str) -> None:
     )
 
 
+def add_pooling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pooling", choices=("cls", "mean"), help="of the report encoder, where its files do not say it (text.pooling)"
+    )
+
+
 def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tracking-uri",

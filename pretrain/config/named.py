@@ -22,6 +22,9 @@ RENAMED = {"model": "encoder", "objective": "method"}
 """Sections of version 1 and what they are called now."""
 RENAMED_METHODS = {"diagsim": "cardialign"}
 """`objective.name` of version 1 -> `method.name`."""
+TEXT_BEFORE_POOLING = {"encoder", "trainable", "train_layers", "max_tokens", "style"}
+"""Keys of a stored section `text:` from before it said how to pool."""
+POOLING_AS_BEFORE = ("minilm", "ncbi/MedCPT-Query-Encoder", "ncbi/MedCPT-Article-Encoder")
 
 
 def _section(table: Table, values: Any) -> Any:
@@ -73,6 +76,20 @@ def upgrade(values: dict[str, Any], origin: str = "configuration") -> dict[str, 
     if isinstance(method, dict) and name_of(method) in RENAMED_METHODS:
         upgraded["method"] = {**method, "name": RENAMED_METHODS[name_of(method)]}
     return upgraded
+
+
+def stored_text(text: Any) -> Any:
+    """The section `text:` of a stored configuration, with the pooling that it meant when a path decided it.
+
+    Until `text.pooling` was a key, ids and folders with "medcpt" in their path were pooled by their first token, all
+    others by the mean. What is written by hand leaves out keys and stays as it is; so do the words whose pooling is the
+    same today.
+    """
+    if not isinstance(text, dict) or set(text) != TEXT_BEFORE_POOLING or not isinstance(text["encoder"], str):
+        return text
+    if text["encoder"] in POOLING_AS_BEFORE:
+        return text
+    return {**text, "pooling": "cls" if "medcpt" in text["encoder"].lower() else "mean"}
 
 
 def name_of(section: Any) -> str:

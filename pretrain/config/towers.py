@@ -41,9 +41,15 @@ class MethodConfig(Strict):
 
 
 class TextConfig(Strict):
-    """The report encoder: `minilm` (ships with a package, no network), a Hugging Face id, or a local folder."""
+    """The report encoder: `minilm` (ships with a package, no network), a Hugging Face id, or a local folder.
+
+    `load_config` makes a relative folder absolute.
+    pooling: how the tokens of a text become one vector, where the model's files do not say it (`1_Pooling/config.json`):
+    the first token or the mean over all. null = as the model says.
+    """
 
     encoder: str = "minilm"
+    pooling: Literal["cls", "mean"] | None = None
     trainable: Literal["frozen", "partial", "full"] = "frozen"
     train_layers: Positive = 6
     max_tokens: Annotated[int, Field(ge=8, le=512)] = 128

@@ -20,7 +20,7 @@ from torch import Tensor
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import TextConfig
-from cardialign.pretrain.config.named import encoder_section
+from cardialign.pretrain.config.named import encoder_section, stored_text
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput, create_encoder
 from cardialign.pretrain.export.contract import SignalContract, SignalForm, conform_signal
 from cardialign.pretrain.run.integrity import verify_export
@@ -190,7 +190,9 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> Loaded
     contract = SignalContract.from_dict(_read_json(path / "signal_contract.json"))
     ecg = create_encoder(encoder_section(values, origin), contract.spec, contract.normalisation)
     ecg.load_state_dict(load_file(path / "model.safetensors"))
-    reports = _load_reports(path, TextConfig.model_validate(values["text"]), contract.embedding_dim, device)
+    reports = _load_reports(
+        path, TextConfig.model_validate(stored_text(values["text"])), contract.embedding_dim, device
+    )
     provenance = _read_json(path / "provenance.json")
     log.info("encoder=%s digest=%s rate=%g leads=12", path, digest[:12], contract.sampling_rate)
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_folds, whole_number
+from cardialign.cluster.cli.options import add_folds, add_pooling, whole_number
 
 SHOWN = ("1", "10", "50", "90", "99")
 
@@ -14,6 +14,7 @@ SHOWN = ("1", "10", "50", "90", "99")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shards", type=Path, help="folder of a shard set whose text bank is built")
     parser.add_argument("--encoder", help="report encoder of the bank, when there are several")
+    add_pooling(parser)
     parser.add_argument(
         "--max-tokens", type=whole_number(8, 512), default=128, metavar="N", help="of that bank (default 128)"
     )
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.text.statistics import MIMIC_RAW_MEAN, similarity_statistics
 
     shard_set = ShardSet.open(args.shards)
-    bank = TextBank.open(args.shards, _fingerprint(args.encoder, args.max_tokens), args.style)
+    bank = TextBank.open(args.shards, _fingerprint(args), args.style)
     selection = shard_set.select(folds=args.folds, require_report=True)
     found = similarity_statistics(
         shard_set,
@@ -52,13 +53,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {"bank": str(bank.path), "encoder": bank.description["encoder"], "advice": advice, **found.to_dict()}
 
 
-def _fingerprint(encoder: str | None, max_tokens: int) -> str | None:
-    if encoder is None:
+def _fingerprint(args: argparse.Namespace) -> str | None:
+    if args.encoder is None:
         return None
     from cardialign.pretrain.config import TextConfig
     from cardialign.pretrain.text.encoder import TextEncoder
 
-    return TextEncoder(TextConfig(encoder=encoder, max_tokens=max_tokens)).fingerprint
+    return TextEncoder(TextConfig(encoder=args.encoder, pooling=args.pooling, max_tokens=args.max_tokens)).fingerprint
 
 
 def _row(name: str, spread: dict[str, Any]) -> str:
