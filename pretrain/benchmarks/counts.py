@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.pretrain.config import EncoderConfig, RunConfig, TextConfig
+from cardialign.pretrain.config.places import SHIPPED_ENCODER, place_encoder
 from cardialign.pretrain.encoders.base import create_encoder
 from cardialign.pretrain.methods.base import create_method, method_class
-from cardialign.pretrain.config.places import SHIPPED_ENCODER, place_encoder
 from cardialign.pretrain.text.encoder import TextEncoder, transformer_class
 from cardialign.pretrain.text.folder import encoder_folder
 from cardialign.pretrain.text.tower import set_trainable

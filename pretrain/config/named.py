@@ -14,6 +14,7 @@ from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.plugins import Table
 from cardialign.pretrain.choices import ENCODERS
 from cardialign.pretrain.config.fields import Strict
+from cardialign.pretrain.config.sentences import told
 from cardialign.pretrain.config.towers import EncoderConfig
 
 MAIN = {"name": "cardialign"}
@@ -33,7 +34,7 @@ def _section(table: Table, values: Any) -> Any:
         return values
     values = {**MAIN, **values}
     try:
-        kind = table.find(str(values["name"])).Config
+        kind = table.find(values["name"] if isinstance(values["name"], str) else told(values["name"])).Config
     except UsageError as error:
         raise ValueError(f"{error.problem}; {error.remedy}") from None
     return kind.model_validate(values)
@@ -43,15 +44,11 @@ def _named(table: Table, values: Any) -> Any:
     """`section`, for what anybody may have written: a section that is no mapping, a name that is no text."""
     if not isinstance(values, dict | Strict):
         name = values if isinstance(values, str) and values in table else next(iter(table))
-        raise ValueError(f"{_told(values)} is not a section; write {table.kind}: {{name: {name}}}")
+        raise ValueError(f"{told(values)} is not a section; write {table.kind}: {{name: {name}}}")
     name = values.get("name", MAIN["name"]) if isinstance(values, dict) else ""
     if not isinstance(name, str):
-        raise ValueError(f"name is {_told(name)}; write a name, one of: {', '.join(table)}")
+        raise ValueError(f"name is {told(name)}; write a name, one of: {', '.join(table)}")
     return _section(table, values)
-
-
-def _told(value: Any) -> str:
-    return "null" if value is None else repr(value)
 
 
 def choice(table: Table) -> BeforeValidator:

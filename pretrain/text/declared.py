@@ -28,9 +28,19 @@ T5_ENCODERS = {
 }
 """`model_type` of the T5 family -> the class of its encoder half. It has no first token that stands for the text:
 where nothing else is said, the mean is taken, as in sentence-T5 (Ni et al. 2022)."""
-FIRST_POSITION_AFTER_PADDING = frozenset(
-    ("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "ibert")
-    + ("longformer", "mpnet", "xmod", "luke", "mluke")
+FIRST_POSITION_AFTER_PADDING = (
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "mpnet",
+    "xmod",
+    "luke",
+    "mluke",
 )
 """`model_type` whose positions begin behind that of the padding token: two fewer of 514 can be used."""
 MODES = {

@@ -261,7 +261,7 @@ class TextEncoder:
         known = self.model_config.get("vocab_size")
         if isinstance(known, int) and ids.max() >= known:
             raise UserError(
-                f"text encoder {self.encoder_id}: its tokenizer gives token {ids.max()}, its weights know {known} tokens",
+                f"text encoder {self.encoder_id}: its tokenizer gives token {ids.max()}, its weights know {known}",
                 "give a folder whose tokenizer and weights belong together",
             )
         return ids, lengths

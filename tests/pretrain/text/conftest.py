@@ -20,7 +20,7 @@ def minilm() -> TextEncoder:
 
 @pytest.fixture(scope="module")
 def small_folder(tmp_path_factory: pytest.TempPathFactory, minilm: TextEncoder) -> Path:
-    """A two-layer BERT with random weights, the tokenizer of MiniLM, and a word on its pooling: as a user would give."""
+    """A two-layer BERT with random weights, the tokenizer of MiniLM, and its pooling: as a user would give."""
     from transformers import BertConfig, BertModel
 
     folder = tmp_path_factory.mktemp("encoders") / "small-bert"
