@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.cli.streams import tell
 from cardialign.cluster.cli.subcommand import run_command
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import read_json, write_json
@@ -67,8 +68,7 @@ class Demo:
 
 
 def _to_stderr(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    tell(line + "\n")
 
 
 def _open(out: Path, settings: DemoSettings, overwrite: bool, say: Say) -> Demo:

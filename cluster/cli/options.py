@@ -114,7 +114,7 @@ def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
 
 def add_workers(parser: argparse.ArgumentParser, default: int, help: str) -> None:
     parser.add_argument(
-        "--workers", type=whole_number(0), default=default, metavar="N", help=f"{help} (default {default})"
+        "--workers", type=whole_number(0, 100_000), default=default, metavar="N", help=f"{help} (default {default})"
     )
 
 

@@ -8,7 +8,6 @@ import yaml
 
 from cardialign.data_shards.errors import UsageError
 
-
 LONGEST_NUMBER = 1024
 """Bits of a whole number: no setting has longer ones, and Python refuses to write those of more than 4,300 digits."""
 

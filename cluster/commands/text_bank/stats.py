@@ -20,12 +20,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--style", help="report style of the bank, when there are several")
     parser.add_argument(
-        "--global-batch", type=int, nargs="+", default=[256, 1024, 4096], metavar="B", help="default 256 1024 4096"
+        "--global-batch",
+        type=whole_number(2, 10**7),
+        nargs="+",
+        default=[256, 1024, 4096],
+        metavar="B",
+        help="default 256 1024 4096",
     )
     parser.add_argument(
-        "--batches", type=int, default=8, metavar="N", help="batches of each size to look at (default 8)"
+        "--batches",
+        type=whole_number(1, 10**6),
+        default=8,
+        metavar="N",
+        help="batches of each size to look at (default 8)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the order (default 0)")
+    parser.add_argument("--seed", type=whole_number(-(2**63), 2**63 - 1), default=0, help="of the order (default 0)")
     add_folds(parser, "only records of these folds")
 
 
