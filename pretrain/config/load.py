@@ -16,7 +16,7 @@ from cardialign.pretrain.config.fields import Strict
 from cardialign.pretrain.config.named import MAIN, RENAMED, name_of, stored_text, upgrade
 from cardialign.pretrain.config.places import place_paths
 from cardialign.pretrain.config.run import RunConfig
-from cardialign.pretrain.config.sentences import sentences
+from cardialign.pretrain.config.sentences import sentences, told
 from cardialign.pretrain.config.yaml_text import read_yaml
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -30,6 +30,8 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> RunCo
 
     Raises UsageError naming every mistake at once: dotted key, reason, value, remedy.
     """
+    if not isinstance(values, dict):
+        raise UsageError(f"{origin} is {_short(told(values))}, not a mapping", "give a dict of sections")
     values, words = upgrade(values, origin), _old_words(values)
     if "text" in values:
         values["text"] = stored_text(values["text"])
@@ -101,9 +103,10 @@ def recipe_names() -> list[str]:
     return sorted(p.stem for p in RECIPES.glob("*.yaml"))
 
 
-def load_config(recipe: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> RunConfig:
-    """Recipe name (see `recipe_names`) or YAML path, then `a.b=value` overrides in order. Raises UsageError."""
+def load_config(recipe: str | Path, overrides: str | tuple[str, ...] | list[str] = ()) -> RunConfig:
+    """Recipe name (see `recipe_names`) or YAML path, then `a.b=value` overrides in order, or one. Raises UsageError."""
     path = _recipe_file(recipe)
+    overrides = _assignments(overrides)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -125,8 +128,20 @@ def load_config(recipe: str | Path, overrides: tuple[str, ...] | list[str] = ())
     return _parse(values, str(path), _old_words(words), _whole_sections(before, values))
 
 
+def _assignments(overrides: Any) -> list[str]:
+    """One `a.b=value` or several, as a list. Raises UsageError for anything else."""
+    given = [overrides] if isinstance(overrides, str) else overrides
+    if not isinstance(given, list | tuple) or not all(isinstance(each, str) for each in given):
+        raise UsageError(
+            f"the overrides of a recipe are {_short(told(overrides))}", 'give a list such as ["optimizer.lr=1e-3"]'
+        )
+    return list(given)
+
+
 def _recipe_file(recipe: str | Path) -> Path:
     """The file of a shipped recipe's name, or the path as it is. Raises UsageError when there is no such file."""
+    if not isinstance(recipe, str | Path):
+        raise UsageError(f"{_short(told(recipe))} is no recipe", "give the name of a recipe, or a YAML file")
     path = Path(recipe)
     with contextlib.suppress(OSError, ValueError):  # no name of a file at all: too long, or with a NUL
         if not path.suffix and (RECIPES / f"{recipe}.yaml").is_file():

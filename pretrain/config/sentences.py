@@ -80,9 +80,8 @@ def _sentences(error: Any, model: type[BaseModel], chosen: Mapping[str, type[Bas
         return [f"{key}: unknown key; {_nearest(str(location[-1]), known) or 'known keys here: ' + ', '.join(known)}"]
     if kind == "literal_error":
         words = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-        return [
-            f"{key}: {told(value)} is not one of {', '.join(words)}; {_nearest(value if isinstance(value, str) else told(value), words) or 'use one of these'}"
-        ]
+        near = _nearest(value if isinstance(value, str) else told(value), words)
+        return [f"{key}: {told(value)} is not one of {', '.join(words)}; {near or 'use one of these'}"]
     shown = "" if isinstance(value, dict | list | BaseModel) else f" (got {told(value)})"
     if kind == "value_error":
         return [f"{key}: {line}" for line in error["msg"].removeprefix("Value error, ").splitlines()]
