@@ -198,6 +198,21 @@ def _compiler() -> Check:
     return Check("C compiler", "ok", found)
 
 
+def _plugins() -> list[Check]:
+    """What other installed packages add to our tables, each tried."""
+    from cardialign.data_shards.sources import SOURCES
+    from cardialign.pretrain.choices import ENCODERS, METHODS
+    from cardialign.pretrain.evaluation.prompts import PROMPT_SETS
+
+    found = []
+    for table in (SOURCES, METHODS, ENCODERS, PROMPT_SETS):
+        for name, broken in table.state().items():
+            where = f"{table.kind} {name} from {table[name]}"
+            remedy = "" if broken is None else "mend or uninstall its package"
+            found.append(Check("plug-in", "ok" if broken is None else "warn", broken or where, remedy))
+    return found or [Check("plug-ins", "ok", "none installed")]
+
+
 def examine(run_dir: Path) -> list[Check]:
     """All checks, in the order a reader would look at them. `run_dir`: where runs will be stored."""
     free = "free space, or store runs elsewhere"
@@ -216,6 +231,7 @@ def examine(run_dir: Path) -> list[Check]:
         *_packages(),
         *_cuda(),
         *(check() for check in alone),
+        *_plugins(),
         _space("run folder", run_dir, 2 * GIB, free),
         _space("temporary folder", Path("/tmp"), 1 * GIB, free),
     ]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import SignalSpec
+from cardialign.pretrain.choices import ENCODERS
 from cardialign.pretrain.config import TextConfig
 from cardialign.pretrain.config.named import encoder_section, stored_text
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput, create_encoder
@@ -116,7 +117,8 @@ class LoadedEncoder:
         valid = None
         if valid_samples is not None and int(torch.as_tensor(valid_samples).min()) < self.contract.samples:
             valid = torch.as_tensor(valid_samples).to(self.device)
-        return self.ecg(signal.to(self.device), lead_mask.to(self.device), valid)
+        with ENCODERS.watched(self.ecg.word, "cannot embed"):
+            return self.ecg(signal.to(self.device), lead_mask.to(self.device), valid)
 
     def embed(self, signal: np.ndarray, *, sampling_rate: float, **form: Unpack[SignalForm]) -> np.ndarray:
         """ECG array (B, L, T) or (L, T) in mV -> float32 (B, embedding_dim), unit rows.
