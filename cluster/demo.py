@@ -218,8 +218,11 @@ def run_demo(
 
     Raises UserError when the folder holds something else or a stage fails; the same call goes on from there.
     """
+    from cardialign.pretrain.config import load_config
+
     started = time.monotonic()
     settings = settings or DemoSettings()
+    load_config(settings.recipe, list(settings.overrides))  # a mistake in it is told before anything is made
     demo = _open(out, settings, overwrite, say)
     uri = f"sqlite:///{out / 'mlflow.db'}"
     stages = plan(out, uri, settings)

@@ -144,6 +144,8 @@ def main(argv: list[str] | None = None) -> int:
     open_streams(logging.INFO if debug else logging.WARNING)
     started = time.monotonic()
     try:
+        if any("\0" in word for word in words):
+            raise UsageError("an argument holds a NUL character", "leave it out: no path and no name has one")
         args, unknown = build_parser(command).parse_known_args(words)
         if unknown:
             raise UsageError(

@@ -42,6 +42,8 @@ def cause_of(error: BaseException) -> tuple[str, str] | None:
         return f"a file that was read is no JSON: {error}", "look at the JSON files that the command reads"
     if isinstance(error, UnicodeDecodeError):
         return f"a file that was read is not UTF-8 text: {error}", "save it as UTF-8"
+    if isinstance(error, UnicodeEncodeError):
+        return f"a name is no Unicode text and cannot be written: {error}", "give files and folders names in UTF-8"
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         return f"{error}", "set HOME, or write paths without ~"
     return None

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.plugins import Table
+from cardialign.pretrain.config.yaml_text import read_yaml
 
 PROMPTS = Path(__file__).parent.parent / "prompts"
 
@@ -94,9 +93,10 @@ def load_prompts(prompts: str | Path) -> PromptSet:
             f"no prompt set {str(prompts)!r}", f"use a YAML file or one of: {', '.join(prompt_set_names())}"
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"prompt set {path} is not valid YAML: {error}", "correct the line named above") from None
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"prompt set {path} cannot be read: {error}", "check its rights; save it as UTF-8") from None
+    values = read_yaml(text, f"prompt set {path}")
     mistakes = _mistakes(values)
     if mistakes:
         listed = "\n".join(f"  - {line}" for line in mistakes)

@@ -139,6 +139,7 @@ def test_a_reader_that_goes_away_is_no_defect() -> None:
         (RecursionError("maximum recursion depth exceeded"), "nested too deep"),
         (ModuleNotFoundError("No module named 'boto3'"), "No module named 'boto3'"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "not UTF-8"),
+        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"), "no Unicode text"),
         (json.JSONDecodeError("Expecting value", "", 0), "no JSON"),
     ],
 )
