@@ -37,6 +37,7 @@ def open_streams(level: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_SafeLines("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
+    logging.captureWarnings(True)  # libraries quote names from the data in theirs
 
 
 def say(lines: Iterable[str]) -> None:

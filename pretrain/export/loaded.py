@@ -143,7 +143,9 @@ class LoadedEncoder:
         """
         if self.head is None:
             raise self._without_reports()
-        pooled = torch.from_numpy(self.text_encoder.embed(list(texts))).to(self.device)
+        pooled = torch.from_numpy(self.text_encoder.embed(texts if isinstance(texts, str) else list(texts))).to(
+            self.device
+        )
         return self.head(pooled).float().cpu().numpy()
 
     def untrained(self, seed: int = 0) -> LoadedEncoder:

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import whole_number
+from cardialign.cluster.cli.options import add_pooling, whole_number
 from cardialign.data_shards.errors import UsageError
 
 
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="minilm",
         help="report encoder of the similarity figures, or none: word counts (default minilm)",
     )
+    add_pooling(parser)
     parser.add_argument("--markdown", action="store_true", help="print the table to paste into a README")
     parser.add_argument(
         "--scale", action="store_true", help="also the order and memory of 10 million made-up records (minutes)"
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from cardialign.pretrain.config import TextConfig
         from cardialign.pretrain.text.encoder import TextEncoder
 
-        encoder = TextEncoder(TextConfig(encoder=args.encoder, max_tokens=32))
+        encoder = TextEncoder(TextConfig(encoder=args.encoder, pooling=args.pooling, max_tokens=32))
         phrases = Phrases(args.phrases, encoder, args.encoder)
     chosen = [measure for name, measure in measures.items() if args.op is None or name in args.op]
     figures = measure_data(

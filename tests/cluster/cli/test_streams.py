@@ -70,6 +70,7 @@ def test_the_log_and_the_progress_show_no_escape_of_the_data() -> None:
         "import logging, sys; from cardialign.cluster.cli.streams import open_streams; open_streams(logging.WARNING)\n"
         f"evil = {EVIL!r} + '\\nERROR root forged'\n"
         "logging.warning('record=%s', evil)\n"
+        "import warnings; warnings.warn(evil)\n"
         "try: raise ValueError(evil)\n"
         "except ValueError: logging.exception('it failed')\n"
     )

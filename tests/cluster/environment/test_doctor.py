@@ -110,3 +110,13 @@ def test_plugins_are_listed_and_a_broken_one_is_a_warning(
     assert told["source fine-clinic from clinic_fine:Clinic"] == ("ok", "")
     broken = next(found for found in told if "broken-method" in found)
     assert "plug-in of clinic_broken and cannot be imported" in broken and told[broken][0] == "warn" and told[broken][1]
+
+
+def test_a_check_that_breaks_is_a_line_and_the_others_are_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(*_: Any) -> bool:
+        raise OSError("libcudart.so.13: cannot open shared object file")
+
+    monkeypatch.setattr("torch.cuda.is_available", broken)
+    checks = {check.name: check for check in doctor.examine(tmp_path)}
+    assert checks["cuda"].state == "missing" and "libcudart.so.13" in checks["cuda"].found and checks["cuda"].remedy
+    assert checks["memory"].state in ("ok", "warn") and "run folder" in checks
