@@ -67,7 +67,8 @@ def __getattr__(name: str) -> Any:
     if name not in NAMES:
         raise AttributeError(f"module 'cardialign' has no attribute {name!r}; it has {', '.join(__all__)}")
     thing_at = import_module("cardialign.data_shards.plugins").thing_at
-    found = globals()[name] = thing_at(NAMES[name])
+    checked = import_module("cardialign.arguments").checked
+    found = globals()[name] = checked(name, thing_at(NAMES[name]))
     return found
 
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.cli.streams import tell
 from cardialign.cluster.cli.subcommand import run_command
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import read_json, write_json
@@ -67,8 +68,7 @@ class Demo:
 
 
 def _to_stderr(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    tell(line + "\n")
 
 
 def _open(out: Path, settings: DemoSettings, overwrite: bool, say: Say) -> Demo:
@@ -218,8 +218,11 @@ def run_demo(
 
     Raises UserError when the folder holds something else or a stage fails; the same call goes on from there.
     """
+    from cardialign.pretrain.config import load_config
+
     started = time.monotonic()
     settings = settings or DemoSettings()
+    load_config(settings.recipe, list(settings.overrides))  # a mistake in it is told before anything is made
     demo = _open(out, settings, overwrite, say)
     uri = f"sqlite:///{out / 'mlflow.db'}"
     stages = plan(out, uri, settings)

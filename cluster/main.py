@@ -6,16 +6,16 @@ Nothing heavy is imported here: `cardialign --help` reads the table in `cardiali
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
+from cardialign.cluster.cli.causes import cause_of
 from cardialign.cluster.cli.lines import aligned, json_line
+from cardialign.cluster.cli.streams import leave_stdout, open_streams, say, tell
 from cardialign.cluster.commands import COMMANDS, GROUPS, module_of
 from cardialign.data_shards.errors import DONE, FAILED, INTERRUPTED, UsageError, UserError
 
@@ -108,37 +108,27 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def _logging(debug: bool) -> None:
-    logging.basicConfig(
-        level=logging.INFO if debug else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
-
-
-def _say(lines: Iterable[str]) -> None:
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    sys.stdout.flush()
-
-
 def _tell_result(command: str, result: dict[str, Any], seconds: float, as_json: bool) -> int:
     code = int(result.get("exit_code", DONE))
     if as_json:
         shown = {key: value for key, value in result.items() if not key.startswith("_")}  # `_...` is for `summary` only
         payload = {"ok": code == DONE, "command": command, "seconds": round(seconds, 3), **shown, "exit_code": code}
-        _say([json_line(payload)])
+        say([json_line(payload)])
         return code
     module = module_of(command)
     lines = module.summary(result) if hasattr(module, "summary") else aligned({"seconds": round(seconds, 1), **result})
-    _say(lines)
+    say(lines)
     return code
 
 
 def _tell_error(command: str | None, problem: str, remedy: str, code: int, as_json: bool) -> int:
     if as_json:
         payload = {"ok": False, "command": command, "problem": problem, "remedy": remedy, "exit_code": code}
-        _say([json_line(payload)])
-    sys.stderr.write(f"cardialign: {problem}\n" + (f"  remedy: {remedy}\n" if remedy else ""))
+        try:
+            say([json_line(payload)])
+        except OSError:
+            leave_stdout()
+    tell(f"cardialign: {problem}\n" + (f"  remedy: {remedy}\n" if remedy else ""))
     return code
 
 
@@ -151,9 +141,11 @@ def main(argv: list[str] | None = None) -> int:
     as_json = "--json" in words
     debug = "--debug" in words or os.environ.get("CARDIALIGN_DEBUG", "") not in ("", "0")
     command = _typed_command(words)
-    _logging(debug)
+    open_streams(logging.INFO if debug else logging.WARNING)
     started = time.monotonic()
     try:
+        if any("\0" in word for word in words):
+            raise UsageError("an argument holds a NUL character", "leave it out: no path and no name has one")
         args, unknown = build_parser(command).parse_known_args(words)
         if unknown:
             raise UsageError(
@@ -165,20 +157,24 @@ def main(argv: list[str] | None = None) -> int:
         return _tell_result(args.command, result, time.monotonic() - started, as_json)
     except UserError as error:
         if debug:
-            traceback.print_exc()
+            tell(traceback.format_exc())
         return _tell_error(command, error.problem, error.remedy, error.exit_code, as_json)
     except KeyboardInterrupt:
         return _tell_error(command, "interrupted", "", INTERRUPTED, as_json)
     except BrokenPipeError:  # the reader (`| head`) has gone; nothing is left to tell it
-        with contextlib.suppress(OSError):
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at exit
+        leave_stdout()
         return FAILED
     except SystemExit as stop:  # --help and --version
+        try:
+            sys.stdout.flush()
+        except OSError:
+            leave_stdout()
         return int(stop.code or 0)
     except Exception as error:
         if debug:
-            traceback.print_exc()
-        problem = f"{type(error).__name__}: {error}"
-        return _tell_error(
-            command, problem, "this is a defect of ours; run again with --debug for the traceback", FAILED, as_json
+            tell(traceback.format_exc())
+        problem, remedy = cause_of(error) or (
+            f"{type(error).__name__}: {error}",
+            "this is a defect of ours; run again with --debug for the traceback",
         )
+        return _tell_error(command, problem, remedy, FAILED, as_json)

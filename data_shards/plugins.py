@@ -126,6 +126,36 @@ class Table(Mapping[str, str]):
                 raise
             raise self._broken(name, f"{outcome}: {type(error).__name__}: {error}") from error
 
+    @contextmanager
+    def watched(self, name: str, outcome: str) -> Iterator[None]:
+        """As `blamed`, for work that code of ours does with the plug-in `name` in the middle of it.
+
+        Only what went through a module of its package is laid at its door. What a machine causes stays as it is: a full
+        disk, a lack of memory, a dead peer of a collective.
+        """
+        if name in self.own:
+            yield
+            return
+        try:
+            yield
+        except (UserError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            if name not in self.plugins or not _went_through(error, self.plugins[name].value):
+                raise
+            raise self._broken(name, f"{outcome}: {type(error).__name__}: {error}") from error
+
+    def state(self) -> dict[str, str | None]:
+        """Every plug-in of this table, tried: name -> what is wrong with it, None when nothing is."""
+        told: dict[str, str | None] = {}
+        for name in self.plugins:
+            try:
+                self.find(name)
+                told[name] = None
+            except UserError as error:
+                told[name] = error.problem
+        return told
+
     def _broken(self, name: str, why: str) -> UsageError:
         point = self.plugins[name]
         package = getattr(point.dist, "name", None) or point.value.partition(":")[0]
@@ -133,6 +163,22 @@ class Table(Mapping[str, str]):
             f"{self.kind} {name!r} is a plug-in of {package} and {why}",
             f"mend or uninstall {package}, or choose one of: {', '.join(self.own)}",
         )
+
+
+_OF_THE_MACHINE = ("torch.distributed", "deepspeed.comm")
+
+
+def _went_through(error: Exception, where: str) -> bool:
+    """Whether the error passed a module of the package of "module:Attribute", and no exchange between processes."""
+    package = where.partition(":")[0].partition(".")[0]
+    modules = []
+    step = error.__traceback__
+    while step is not None:
+        modules.append(str(step.tb_frame.f_globals.get("__name__", "")))
+        step = step.tb_next
+    exchanged = any(module.startswith(_OF_THE_MACHINE) for module in modules)
+    memory = "out of memory" in str(error).lower() or "allocate memory" in str(error).lower()
+    return not exchanged and not memory and any(module.partition(".")[0] == package for module in modules)
 
 
 def thing_at(where: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,41 @@ def test_one_module_exists_once_however_it_is_reached() -> None:
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "told"),
+    [
+        ("open_shards", (None,), "path is None"),
+        ("open_shards", (3,), "path is 3"),
+        ("open_shards", ("",), "path is ''"),
+        ("load_encoder", ({"path": "x"},), "path is {'path': 'x'}"),
+        ("load_recipe", (["cardialign-tiny"],), r"recipe is \['cardialign-tiny'\]"),
+        ("train", ("cardialign-tiny", "run"), "config is 'cardialign-tiny'"),
+        ("train", ({"name": "x"}, "run"), "config is {'name': 'x'}"),
+        ("export", (b"run",), "run_dir is b'run'"),
+        ("evaluate", ("export", "shards"), "encoder is 'export'"),
+        ("draw_ecg", ("record.png",), "record is 'record.png'"),
+        ("open_source", (3, "root"), "name is 3"),
+        ("open_source", ("ptb-xl", None), "root is None"),
+        ("build_shards", (object(), 5), "out is 5"),
+    ],
+)
+def test_a_wrong_kind_of_thing_is_named_with_what_to_give(name: str, arguments: tuple[object, ...], told: str) -> None:
+    with pytest.raises(cardialign.UserError, match=rf"cardialign\.{name}: {told}") as caught:
+        getattr(cardialign, name)(*arguments)
+    assert caught.value.remedy.startswith("give ")
+
+
+def test_overrides_of_a_recipe_are_one_or_several_but_never_its_letters() -> None:
+    one = cardialign.load_recipe("cardialign-tiny", "optimizer.lr=0.5")
+    assert one == cardialign.load_recipe("cardialign-tiny", ["optimizer.lr=0.5"]) and one.optimizer.lr == 0.5
+    for wrong in ({"optimizer.lr": 0.5}, None, 3, [3], b"seed=1"):
+        with pytest.raises(cardialign.UserError, match="the overrides of a recipe are"):
+            cardialign.load_recipe("cardialign-tiny", wrong)  # type: ignore[arg-type]
+
+
+def test_public_functions_are_found_again_under_the_name_they_are_pickled_by() -> None:
+    for name in cardialign.__all__:
+        found = getattr(cardialign, name)
+        assert pickle.loads(pickle.dumps(found)) is found

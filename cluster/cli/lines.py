@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,10 +22,27 @@ def aligned(result: Mapping[str, Any]) -> list[str]:
     return [f"{key:<{width}}  {value}" for key, value in shown.items()]
 
 
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+"""Control characters (a tab is none that harms), what turns the direction of writing or cannot be seen, and bytes of a
+name that are no UTF-8."""
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """Text of data, safe on a terminal: what would move the cursor, hide or forge text is written as `\\x1b`.
+
+    lines: the text may have several lines, which stay.
+    """
+    if lines:
+        return "\n".join(map(printable, text.split("\n")))
+    return _UNSAFE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
+
+
 def json_line(payload: Mapping[str, Any]) -> str:
     """`payload` as one JSON object in one line: paths and numpy values plainly, NaN and infinities as null."""
     plain = json.loads(json.dumps(payload, default=_plain))
-    return json.dumps(_finite(plain), allow_nan=False)
+    return json.dumps(_finite(plain), allow_nan=False).replace("\x7f", "\\u007f")  # the rest is escaped already
 
 
 def _words(value: Any) -> str:

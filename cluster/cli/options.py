@@ -97,6 +97,12 @@ def add_split(parser: argparse.ArgumentParser, help: str) -> None:
     )
 
 
+def add_pooling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pooling", choices=("cls", "mean"), help="of the report encoder, where its files do not say it (text.pooling)"
+    )
+
+
 def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tracking-uri",
@@ -109,7 +115,7 @@ def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
 
 def add_workers(parser: argparse.ArgumentParser, default: int, help: str) -> None:
     parser.add_argument(
-        "--workers", type=whole_number(0), default=default, metavar="N", help=f"{help} (default {default})"
+        "--workers", type=whole_number(0, 100_000), default=default, metavar="N", help=f"{help} (default {default})"
     )
 
 

@@ -7,19 +7,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_workers
+from cardialign.cluster.cli.options import add_workers, whole_number
 from cardialign.cluster.cli.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument(
-        "--patients", type=int, required=True, metavar="N", help="how many patients; each has one or several records"
+        "--patients",
+        type=whole_number(1, 10**7),
+        required=True,
+        metavar="N",
+        help="how many patients; each has one or several records",
     )
-    parser.add_argument("--records", type=int, metavar="N", help="stop at so many records")
+    parser.add_argument("--records", type=whole_number(1, 10**8), metavar="N", help="stop at so many records")
     parser.add_argument("--layout", default="mimic-iv-ecg", help="mimic-iv-ecg (default), ptb-xl or paediatric")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes, whatever --workers (default 0)")
-    parser.add_argument("--sampling-rate", type=int, default=500, metavar="HZ", help="default 500")
+    parser.add_argument(
+        "--seed",
+        type=whole_number(0, 2**63 - 1),
+        default=0,
+        help="same seed, same bytes, whatever --workers (default 0)",
+    )
+    parser.add_argument(
+        "--sampling-rate", type=whole_number(1, 1_000_000), default=500, metavar="HZ", help="default 500"
+    )
     parser.add_argument(
         "--findings", type=lambda text: tuple(text.split(",")), metavar="CODE,CODE", help="only these findings"
     )

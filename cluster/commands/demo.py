@@ -6,19 +6,27 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_workers
+from cardialign.cluster.cli.options import add_workers, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything (default demo)")
     parser.add_argument(
-        "--patients", type=int, default=1500, metavar="N", help="virtual patients to train on (default 1500)"
+        "--patients",
+        type=whole_number(1, 10**6),
+        default=1500,
+        metavar="N",
+        help="virtual patients to train on (default 1500)",
     )
     parser.add_argument(
-        "--unseen-patients", type=int, default=400, metavar="N", help="virtual patients to evaluate on (default 400)"
+        "--unseen-patients",
+        type=whole_number(1, 10**6),
+        default=400,
+        metavar="N",
+        help="virtual patients to evaluate on (default 400)",
     )
     parser.add_argument("--recipe", default="cardialign-demo", help="default cardialign-demo")
-    parser.add_argument("--seed", type=int, default=0, help="default 0")
+    parser.add_argument("--seed", type=whole_number(0, 2**63 - 1), default=0, help="default 0")
     parser.add_argument(
         "--set",
         action="append",

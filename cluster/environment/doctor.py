@@ -10,8 +10,10 @@ import platform
 import resource
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -199,6 +201,21 @@ def _compiler() -> Check:
     return Check("C compiler", "ok", found)
 
 
+def _plugins() -> list[Check]:
+    """What other installed packages add to our tables, each tried."""
+    from cardialign.data_shards.sources import SOURCES
+    from cardialign.pretrain.choices import ENCODERS, METHODS
+    from cardialign.pretrain.evaluation.prompts import PROMPT_SETS
+
+    found = []
+    for table in (SOURCES, METHODS, ENCODERS, PROMPT_SETS):
+        for name, broken in table.state().items():
+            where = f"{table.kind} {name} from {table[name]}"
+            remedy = "" if broken is None else "mend or uninstall its package"
+            found.append(Check("plug-in", "ok" if broken is None else "warn", broken or where, remedy))
+    return found or [Check("plug-ins", "ok", "none installed")]
+
+
 def examine(run_dir: Path) -> list[Check]:
     """All checks, in the order a reader would look at them. `run_dir`: where runs will be stored."""
     free = "free space, or store runs elsewhere"
@@ -212,11 +229,27 @@ def examine(run_dir: Path) -> list[Check]:
         _shared_memory,
         _open_files,
     ]
-    return [
-        _python(),
-        *_packages(),
-        *_cuda(),
-        *(check() for check in alone),
-        _space("run folder", run_dir, 2 * GIB, free),
-        _space("temporary folder", Path("/tmp"), 1 * GIB, free),
+    several: list[Callable[[], list[Check]]] = [
+        _packages,
+        _cuda,
+        *(partial(_alone, check) for check in alone),
+        _plugins,
+        lambda: [_space("run folder", run_dir, 2 * GIB, free)],
+        lambda: [_space("temporary folder", Path(tempfile.gettempdir()), 1 * GIB, free)],
     ]
+    return [_python(), *(check for checks in several for check in _tried(checks))]
+
+
+def _alone(check: Callable[[], Check]) -> list[Check]:
+    return [check()]
+
+
+def _tried(checks: Callable[[], list[Check]]) -> list[Check]:
+    """The checks, or what kept them from being made: a package that is there and cannot be imported, for example."""
+    try:
+        return checks()
+    except Exception as error:  # the one command that has to answer when something is broken
+        said = f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no reason given')}"
+        function = getattr(checks, "args", [checks])[0]
+        name = getattr(function, "__name__", "check").strip("_").replace("_", " ")
+        return [Check(name, "missing", f"cannot be looked at: {said}", "install that package again, or free the path")]

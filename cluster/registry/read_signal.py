@@ -48,6 +48,8 @@ def read_signal(
         assert shards is not None
         return _from_shards(shards, key)
     assert path is not None
+    if not path.name:
+        raise UserError(f"{path} is no ECG", "give a WFDB record or a .npy file")
     return _from_npy(path, leads, sampling_rate) if path.suffix == ".npy" else _from_wfdb(path)
 
 

@@ -267,9 +267,7 @@ def train_on_ray(
         # Ray takes SIGTERM for itself when it starts: ours comes after it
         with ray_session(workers, address, run_dir / LOGS / f"ray-{mark.label}"), asked.listening():
             goes_on: Resume = "extend" if resume == "extend" else "same"
-            trainer = _trainer(
-                config, run_dir, workers, max_failures, placement, local=address is None, resume=goes_on
-            )
+            trainer = _trainer(config, run_dir, workers, max_failures, placement, local=address is None, resume=goes_on)
             needed = wanted(workers, bool(trainer.scaling_config.use_gpu))
             watch = Watch(run_dir, needed, workers, 60 * placement.wait_minutes, ray_resources)
             _claim(config, run_dir, judged)  # from here on the run is this start's

@@ -86,6 +86,7 @@ def _bank(shards: Path, text: TextConfig) -> dict[str, Any]:
     bank = find_text_bank(shards, text)
     if bank is None:
         words = ["--encoder", text.encoder, "--max-tokens", str(text.max_tokens), "--style", text.style]
+        words += [] if text.pooling is None else ["--pooling", text.pooling]
         bank = run_command(["text-bank", "build", url_of(shards) or str(shards), *words])
     return bank
 

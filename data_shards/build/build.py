@@ -30,6 +30,7 @@ from cardialign.data_shards.build.shard_task import ShardTask, read_sidecar
 from cardialign.data_shards.build.shard_writer import metadata_bytes
 from cardialign.data_shards.errors import DataError, UsageError, disk_error
 from cardialign.data_shards.files import temporary_path
+from cardialign.data_shards.locations import url_of
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.report_text import CLEANING_VERSION
 from cardialign.data_shards.shard_set.layout import MANIFEST, WORK_FOLDER
@@ -112,6 +113,8 @@ def build_shards(
     the disk is full; when no record is usable.
     """
     started = time.monotonic()
+    if url_of(out) is not None:
+        raise UsageError(f"{out} is no folder of this machine", "build a set in a folder and copy it to its place")
     out, plan = Path(out), plan or SetPlan()
     _at_least("workers", workers, 0)
     with claim(out, overwrite):

@@ -14,9 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.pretrain.config import EncoderConfig, RunConfig, TextConfig
+from cardialign.pretrain.config.places import SHIPPED_ENCODER, place_encoder
 from cardialign.pretrain.encoders.base import create_encoder
 from cardialign.pretrain.methods.base import create_method, method_class
-from cardialign.pretrain.text.encoder import T5_FAMILY, TextEncoder, encoder_folder
+from cardialign.pretrain.text.encoder import TextEncoder, transformer_class
+from cardialign.pretrain.text.folder import encoder_folder
 from cardialign.pretrain.text.tower import set_trainable
 
 FLOP_RULE = "one multiply-add is 2 FLOP; matrix products, convolutions and attention only"
@@ -72,7 +74,9 @@ def _count_trained(config: RunConfig, spec: SignalSpec) -> tuple[int | None, str
         folder = _folder_on_this_machine(text.encoder)
         if folder is None:
             return None, f"report encoder {text.encoder} is not on this machine: what trains was not counted"
-        text = text.model_copy(update={"encoder": str(folder)})
+        text = text.model_copy(
+            update={"encoder": str(folder), "pooling": text.pooling or "mean"}
+        )  # either counts alike
     frozen = text.model_copy(update={"trainable": "frozen"})
     with torch.device("meta"):
         method = create_method(config.model_copy(update={"text": frozen}), spec)
@@ -84,21 +88,25 @@ def _count_trained(config: RunConfig, spec: SignalSpec) -> tuple[int | None, str
 
 def _folder_on_this_machine(encoder: str) -> Path | None:
     """The folder of a report encoder that is here already, in a package, a folder or the cache of the hub."""
-    if encoder == "minilm" or Path(encoder).expanduser().is_dir():
+    if encoder == SHIPPED_ENCODER or Path(place_encoder(encoder)).is_absolute():
         return encoder_folder(encoder)
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(encoder, "config.json")
+    try:
+        found = try_to_load_from_cache(encoder, "config.json")
+    except ValueError:  # no name of a model at all
+        return None
     return Path(found).parent if isinstance(found, str) else None
 
 
 def _report_encoder(config: TextConfig) -> nn.Module:
     """The transformer of a trained text tower, without storage."""
-    from transformers import AutoConfig, AutoModel, T5EncoderModel
+    from transformers import AutoConfig, AutoModel
 
     folder = TextEncoder(config).folder
-    described = AutoConfig.from_pretrained(folder, local_files_only=True)
+    described = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    kind = transformer_class(described.model_type)
     with torch.device("meta"):
-        model = T5EncoderModel(described) if described.model_type in T5_FAMILY else AutoModel.from_config(described)
+        model = kind.from_config(described, trust_remote_code=False) if kind is AutoModel else kind(described)
     set_trainable(model, config.trainable, config.train_layers)
     return model

@@ -11,7 +11,18 @@ from cardialign.data_shards.plugins import thing_at
 
 if TYPE_CHECKING:
     from cardialign.pretrain.config.data import DataConfig, MixturePart
-    from cardialign.pretrain.config.fields import Fraction, Positive, Strict, refuse
+    from cardialign.pretrain.config.fields import (
+        Depth,
+        DropRate,
+        Fraction,
+        Milliseconds,
+        MlpRatio,
+        Positive,
+        Strict,
+        Temperature,
+        Width,
+        refuse,
+    )
     from cardialign.pretrain.config.load import load_config, parse_config, recipe_names
     from cardialign.pretrain.config.run import RunConfig
     from cardialign.pretrain.config.towers import EncoderConfig, MethodConfig, TextConfig
@@ -19,7 +30,18 @@ if TYPE_CHECKING:
 
 ROOMS = {
     "data": ("DataConfig", "MixturePart"),
-    "fields": ("Fraction", "Positive", "Strict", "refuse"),
+    "fields": (
+        "Depth",
+        "DropRate",
+        "Fraction",
+        "Milliseconds",
+        "MlpRatio",
+        "Positive",
+        "Strict",
+        "Temperature",
+        "Width",
+        "refuse",
+    ),
     "load": ("load_config", "parse_config", "recipe_names"),
     "run": ("RunConfig",),
     "towers": ("EncoderConfig", "MethodConfig", "TextConfig"),
@@ -30,17 +52,23 @@ ROOMS = {
 __all__ = [
     "CollapseConfig",
     "DataConfig",
+    "Depth",
+    "DropRate",
     "EncoderConfig",
     "Fraction",
     "MethodConfig",
+    "Milliseconds",
     "MixturePart",
+    "MlpRatio",
     "OptimizerConfig",
     "Positive",
     "RunConfig",
     "ScheduleConfig",
     "Strict",
+    "Temperature",
     "TextConfig",
     "TrainingConfig",
+    "Width",
     "load_config",
     "parse_config",
     "recipe_names",

@@ -10,6 +10,10 @@ from pydantic import Field, model_validator
 from cardialign.data_shards.shard_set.splits import FRACTIONS, SALT, SplitRule
 from cardialign.pretrain.config.fields import Fraction, Positive, Strict, refuse
 
+Fold = Annotated[int, Field(ge=0, le=10_000)]
+Threads = Annotated[int, Field(gt=0, le=1024)]
+"""Of one process; also batches that it reads ahead."""
+
 
 class MixturePart(Strict):
     """One shard set of a mixture.
@@ -18,8 +22,8 @@ class MixturePart(Strict):
     """
 
     shards: Path
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    folds: tuple[int, ...] | None = None
+    weight: Annotated[float, Field(gt=0, le=1e9)] = 1.0
+    folds: tuple[Fold, ...] | None = None
     split: Literal["train", "val", "test"] | None = None
 
 
@@ -36,17 +40,17 @@ class DataConfig(Strict):
 
     shards: Path | None = None
     mixture: tuple[MixturePart, ...] = ()
-    folds: tuple[int, ...] | None = None
+    folds: tuple[Fold, ...] | None = None
     normalisation: Literal["none", "minmax", "zscore", "lead-std"] = "none"
     patient_disjoint: bool = True
     split: Literal["train", "val", "test"] | None = None
     split_fractions: tuple[Fraction, Fraction, Fraction] = FRACTIONS
     split_salt: str = SALT
     window: Positive | None = None
-    threads: Positive = 2
-    prefetch: Positive = 4
+    threads: Threads = 2
+    prefetch: Threads = 4
     max_bad_fraction: Fraction = 0.001
-    slow_read_seconds: Annotated[float, Field(gt=0)] = 30.0
+    slow_read_seconds: Annotated[float, Field(gt=0, le=1e6)] = 30.0
 
     @model_validator(mode="after")
     def _fractions_are_a_split(self) -> DataConfig:

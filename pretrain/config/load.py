@@ -10,13 +10,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from cardialign.data_shards.errors import UsageError
-from cardialign.data_shards.locations import url_of
 from cardialign.data_shards.plugins import Table
 from cardialign.pretrain.choices import ENCODERS, METHODS
 from cardialign.pretrain.config.fields import Strict
-from cardialign.pretrain.config.named import MAIN, RENAMED, name_of, upgrade
+from cardialign.pretrain.config.named import MAIN, RENAMED, name_of, stored_text, upgrade
+from cardialign.pretrain.config.places import place_paths
 from cardialign.pretrain.config.run import RunConfig
-from cardialign.pretrain.config.sentences import sentences
+from cardialign.pretrain.config.sentences import sentences, told
 from cardialign.pretrain.config.yaml_text import read_yaml
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -30,7 +30,12 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> RunCo
 
     Raises UsageError naming every mistake at once: dotted key, reason, value, remedy.
     """
-    return _parse(upgrade(values, origin), origin, _old_words(values), {})
+    if not isinstance(values, dict):
+        raise UsageError(f"{origin} is {_short(told(values))}, not a mapping", "give a dict of sections")
+    values, words = upgrade(values, origin), _old_words(values)
+    if "text" in values:
+        values["text"] = stored_text(values["text"])
+    return _parse(values, origin, words, {})
 
 
 def _old_words(sections: Iterable[str]) -> list[str]:
@@ -98,9 +103,10 @@ def recipe_names() -> list[str]:
     return sorted(p.stem for p in RECIPES.glob("*.yaml"))
 
 
-def load_config(recipe: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> RunConfig:
-    """Recipe name (see `recipe_names`) or YAML path, then `a.b=value` overrides in order. Raises UsageError."""
+def load_config(recipe: str | Path, overrides: str | tuple[str, ...] | list[str] = ()) -> RunConfig:
+    """Recipe name (see `recipe_names`) or YAML path, then `a.b=value` overrides in order, or one. Raises UsageError."""
     path = _recipe_file(recipe)
+    overrides = _assignments(overrides)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -117,13 +123,25 @@ def load_config(recipe: str | Path, overrides: tuple[str, ...] | list[str] = ())
     for assignment in overrides:
         set_dotted(values, assignment)
     values = upgrade(values, str(path))  # an override may have brought the old name of a method
-    _place_paths(values)
+    place_paths(values)
     words = [*written, *(assignment.strip().partition("=")[0].partition(".")[0] for assignment in overrides)]
     return _parse(values, str(path), _old_words(words), _whole_sections(before, values))
 
 
+def _assignments(overrides: Any) -> list[str]:
+    """One `a.b=value` or several, as a list. Raises UsageError for anything else."""
+    given = [overrides] if isinstance(overrides, str) else overrides
+    if not isinstance(given, list | tuple) or not all(isinstance(each, str) for each in given):
+        raise UsageError(
+            f"the overrides of a recipe are {_short(told(overrides))}", 'give a list such as ["optimizer.lr=1e-3"]'
+        )
+    return list(given)
+
+
 def _recipe_file(recipe: str | Path) -> Path:
     """The file of a shipped recipe's name, or the path as it is. Raises UsageError when there is no such file."""
+    if not isinstance(recipe, str | Path):
+        raise UsageError(f"{_short(told(recipe))} is no recipe", "give the name of a recipe, or a YAML file")
     path = Path(recipe)
     with contextlib.suppress(OSError, ValueError):  # no name of a file at all: too long, or with a NUL
         if not path.suffix and (RECIPES / f"{recipe}.yaml").is_file():
@@ -144,29 +162,3 @@ def _whole_sections(before: Mapping[str, str], values: Mapping[str, Any]) -> dic
                 f"to change the {table.kind} give the whole section: --set '{table.kind}={{name: {name}}}'"
             )
     return ways
-
-
-def _place_paths(values: dict[str, Any]) -> None:
-    """Relative folders of `init_from`, `data.shards` and `data.mixture` -> absolute ones, in place.
-
-    Workers and later starts of a run have other working folders. Raises UsageError for what can be no path.
-    """
-    start = values.get("init_from")
-    if isinstance(start, str) and not start.startswith("models:/"):
-        values["init_from"] = _absolute(start)
-    data = values.get("data")
-    if not isinstance(data, dict):
-        return
-    mixture = data.get("mixture")
-    for part in [data, *(mixture if isinstance(mixture, list) else [])]:
-        if isinstance(part, dict) and isinstance(part.get("shards"), str):
-            part["shards"] = url_of(part["shards"]) or _absolute(part["shards"])
-
-
-def _absolute(folder: str) -> str:
-    if "\0" in folder:
-        raise UsageError(f"{_short(folder)} is no path: it holds a NUL character", "write the folder's name")
-    try:
-        return str(Path(folder).expanduser().absolute())
-    except RuntimeError:  # ~name of nobody here
-        raise UsageError(f"{_short(folder)}: no such user's home on this machine", "write the whole path") from None

@@ -14,6 +14,7 @@ from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.plugins import Table
 from cardialign.pretrain.choices import ENCODERS
 from cardialign.pretrain.config.fields import Strict
+from cardialign.pretrain.config.sentences import told
 from cardialign.pretrain.config.towers import EncoderConfig
 
 MAIN = {"name": "cardialign"}
@@ -22,6 +23,9 @@ RENAMED = {"model": "encoder", "objective": "method"}
 """Sections of version 1 and what they are called now."""
 RENAMED_METHODS = {"diagsim": "cardialign"}
 """`objective.name` of version 1 -> `method.name`."""
+TEXT_BEFORE_POOLING = {"encoder", "trainable", "train_layers", "max_tokens", "style"}
+"""Keys of a stored section `text:` from before it said how to pool."""
+POOLING_AS_BEFORE = ("minilm", "ncbi/MedCPT-Query-Encoder", "ncbi/MedCPT-Article-Encoder")
 
 
 def _section(table: Table, values: Any) -> Any:
@@ -30,7 +34,7 @@ def _section(table: Table, values: Any) -> Any:
         return values
     values = {**MAIN, **values}
     try:
-        kind = table.find(str(values["name"])).Config
+        kind = table.find(values["name"] if isinstance(values["name"], str) else told(values["name"])).Config
     except UsageError as error:
         raise ValueError(f"{error.problem}; {error.remedy}") from None
     return kind.model_validate(values)
@@ -40,15 +44,11 @@ def _named(table: Table, values: Any) -> Any:
     """`section`, for what anybody may have written: a section that is no mapping, a name that is no text."""
     if not isinstance(values, dict | Strict):
         name = values if isinstance(values, str) and values in table else next(iter(table))
-        raise ValueError(f"{_told(values)} is not a section; write {table.kind}: {{name: {name}}}")
+        raise ValueError(f"{told(values)} is not a section; write {table.kind}: {{name: {name}}}")
     name = values.get("name", MAIN["name"]) if isinstance(values, dict) else ""
     if not isinstance(name, str):
-        raise ValueError(f"name is {_told(name)}; write a name, one of: {', '.join(table)}")
+        raise ValueError(f"name is {told(name)}; write a name, one of: {', '.join(table)}")
     return _section(table, values)
-
-
-def _told(value: Any) -> str:
-    return "null" if value is None else repr(value)
 
 
 def choice(table: Table) -> BeforeValidator:
@@ -73,6 +73,20 @@ def upgrade(values: dict[str, Any], origin: str = "configuration") -> dict[str, 
     if isinstance(method, dict) and name_of(method) in RENAMED_METHODS:
         upgraded["method"] = {**method, "name": RENAMED_METHODS[name_of(method)]}
     return upgraded
+
+
+def stored_text(text: Any) -> Any:
+    """The section `text:` of a stored configuration, with the pooling that it meant when a path decided it.
+
+    Until `text.pooling` was a key, ids and folders with "medcpt" in their path were pooled by their first token, all
+    others by the mean. What is written by hand leaves out keys and stays as it is; so do the words whose pooling is the
+    same today.
+    """
+    if not isinstance(text, dict) or set(text) != TEXT_BEFORE_POOLING or not isinstance(text["encoder"], str):
+        return text
+    if text["encoder"] in POOLING_AS_BEFORE:
+        return text
+    return {**text, "pooling": "cls" if "medcpt" in text["encoder"].lower() else "mean"}
 
 
 def name_of(section: Any) -> str:

@@ -43,6 +43,17 @@ def sentences(error: ValidationError, model: type[BaseModel], chosen: Mapping[st
     return [line for one in error.errors() for line in _sentences(one, model, chosen)]
 
 
+def told(value: Any) -> str:
+    """A value as a recipe has it, for a message; the ends of one that is very long."""
+    if value is None:
+        return "null"
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 300 else f"{text[:200]}...{text[-60:]}"
+
+
 def _known_keys(location: tuple[Any, ...], model: Any, chosen: Mapping[str, type[BaseModel]]) -> list[str]:
     """Keys of the section that `location` points into; through lists (patches) and sections."""
     for depth, part in enumerate(location[:-1]):
@@ -69,10 +80,9 @@ def _sentences(error: Any, model: type[BaseModel], chosen: Mapping[str, type[Bas
         return [f"{key}: unknown key; {_nearest(str(location[-1]), known) or 'known keys here: ' + ', '.join(known)}"]
     if kind == "literal_error":
         words = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-        return [
-            f"{key}: {value!r} is not one of {', '.join(words)}; {_nearest(str(value), words) or 'use one of these'}"
-        ]
-    shown = "" if isinstance(value, dict | list | BaseModel) else f" (got {value!r})"
+        near = _nearest(value if isinstance(value, str) else told(value), words)
+        return [f"{key}: {told(value)} is not one of {', '.join(words)}; {near or 'use one of these'}"]
+    shown = "" if isinstance(value, dict | list | BaseModel) else f" (got {told(value)})"
     if kind == "value_error":
         return [f"{key}: {line}" for line in error["msg"].removeprefix("Value error, ").splitlines()]
     reason = REASONS.get(kind) or (

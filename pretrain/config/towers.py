@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cardialign.pretrain.config.fields import Positive, Strict
+from cardialign.pretrain.config.fields import Depth, Strict, Width
 
 
 class EncoderConfig(Strict):
@@ -18,7 +18,7 @@ class EncoderConfig(Strict):
     """
 
     name: str
-    embedding_dim: Positive = 256
+    embedding_dim: Width = 256
 
     @property
     def depends_on_micro_batch(self) -> bool:
@@ -41,10 +41,16 @@ class MethodConfig(Strict):
 
 
 class TextConfig(Strict):
-    """The report encoder: `minilm` (ships with a package, no network), a Hugging Face id, or a local folder."""
+    """The report encoder: `minilm` (ships with a package, no network), a Hugging Face id, or a local folder.
+
+    `load_config` makes a relative folder absolute.
+    pooling: how the tokens of a text become one vector: the first token or the mean over all. null = as the model's
+    files say (`1_Pooling/config.json`), which they must.
+    """
 
     encoder: str = "minilm"
+    pooling: Literal["cls", "mean"] | None = None
     trainable: Literal["frozen", "partial", "full"] = "frozen"
-    train_layers: Positive = 6
+    train_layers: Depth = 6
     max_tokens: Annotated[int, Field(ge=8, le=512)] = 128
     style: Literal["sentences", "merl"] = "sentences"

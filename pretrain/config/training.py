@@ -6,16 +6,32 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cardialign.pretrain.config.fields import Fraction, Positive, Strict, refuse
+from cardialign.pretrain.config.fields import MOST, Fraction, Positive, Strict, refuse
+
+Beta = Annotated[float, Field(ge=0, le=0.999_999)]
+"""Of Adam. At 1 its averages never move, and its correction divides by zero."""
 
 
 class OptimizerConfig(Strict):
+    """AdamW. eps: below 1e-20 it vanishes in float32, and weights without gradient become NaN. grad_clip: 0 = off."""
+
     name: Literal["adamw"] = "adamw"
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2e-4
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
-    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
-    eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-8
-    grad_clip: Annotated[float, Field(ge=0)] = 1.0
+    lr: Annotated[float, Field(gt=0, le=10)] = 2e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1e4)] = 0.1
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
+    eps: Annotated[float, Field(ge=1e-20, le=1)] = 1e-8
+    grad_clip: Annotated[float, Field(ge=0, le=1e9)] = 1.0
+
+    @model_validator(mode="after")
+    def _decay_shrinks(self) -> OptimizerConfig:
+        if self.lr * self.weight_decay >= 1:
+            refuse(
+                [
+                    f"lr {self.lr:g} x weight_decay {self.weight_decay:g} is 1 or more: every step would wipe out the "
+                    "weights; lower one of them"
+                ]
+            )
+        return self
 
 
 class ScheduleConfig(Strict):
@@ -26,7 +42,7 @@ class ScheduleConfig(Strict):
 
     name: Literal["cosine", "constant"] = "cosine"
     warmup_fraction: Fraction = 0.1
-    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    warmup_steps: Annotated[int, Field(ge=0, le=MOST)] | None = None
     min_lr_ratio: Fraction = 0.01
 
 
@@ -35,16 +51,16 @@ class TrainingConfig(Strict):
     micro-batch, ZeRO stage and world size only decide speed and memory.
     """
 
-    global_batch: Annotated[int, Field(ge=2)] = 256
+    global_batch: Annotated[int, Field(ge=2, le=10**7)] = 256
     micro_batch: Positive | None = None
     steps: Positive | None = None
-    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    epochs: Annotated[float, Field(gt=0, le=1e6)] | None = None
     precision: Literal["fp32", "bf16"] = "bf16"
     zero_stage: Literal[0, 1, 2, 3] = 2
     lead_dropout: Fraction = 0.0
     log_every: Positive = 10
     checkpoint_every: Positive = 200
-    keep_checkpoints: Annotated[int, Field(ge=2)] = 3
+    keep_checkpoints: Annotated[int, Field(ge=2, le=MOST)] = 3
 
     @model_validator(mode="after")
     def _one_duration(self) -> TrainingConfig:
@@ -63,5 +79,5 @@ class CollapseConfig(Strict):
 
     enabled: bool = True
     patience_steps: Positive = 100
-    loss_margin: Annotated[float, Field(gt=0)] = 0.02
-    min_rank: Annotated[float, Field(ge=1)] = 2.0
+    loss_margin: Annotated[float, Field(gt=0, le=100)] = 0.02
+    min_rank: Annotated[float, Field(ge=1, le=2**16)] = 2.0

@@ -8,6 +8,9 @@ import yaml
 
 from cardialign.data_shards.errors import UsageError
 
+LONGEST_NUMBER = 1024
+"""Bits of a whole number: no setting has longer ones, and Python refuses to write those of more than 4,300 digits."""
+
 
 class _Loader(yaml.SafeLoader):
     """The safe loader; a key that stands twice, and a value that its own type cannot hold, are errors with a line."""
@@ -27,7 +30,10 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep)
+            made = super().construct_object(node, deep)
+            if isinstance(made, int) and made.bit_length() > LONGEST_NUMBER:
+                raise ValueError(f"a whole number of {made.bit_length()} bits")
+            return made
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
             # the library lets those of int, float and date pass: 2020-13-45 looks like a date and is none
             problem = f"{str(node.value)[:60]!r} cannot be read ({error})"

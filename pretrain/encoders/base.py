@@ -47,6 +47,8 @@ class EcgEncoder(nn.Module):
 
     Config: ClassVar[type[EncoderConfig]] = EncoderConfig
 
+    word: str = ""
+    """`encoder.name` that it was made for."""
     group_names: tuple[str, ...] = ()
     """Names of the lead groups, in the order of `EncoderOutput.group_weights`; empty for an encoder without."""
     feature_width: int
@@ -74,4 +76,5 @@ def create_encoder(config: EncoderConfig, spec: SignalSpec, normalisation: str =
     cls: Any = ENCODERS.find(config.name)
     with ENCODERS.blamed(config.name, "cannot be made"):
         made: EcgEncoder = cls(config, spec, normalisation)
+        made.word = config.name
     return made

@@ -5,16 +5,16 @@ The forward pass is one page.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.kernels.patch_embed import token_seconds, token_valid
-from cardialign.pretrain.config import EncoderConfig, Positive, refuse
+from cardialign.pretrain.config import Depth, DropRate, EncoderConfig, MlpRatio, Width, refuse
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
 from cardialign.pretrain.encoders.blocks.lead_groups import group_attention
 from cardialign.pretrain.encoders.blocks.normalise import normalise
@@ -40,12 +40,12 @@ class CardiAlignEncoderConfig(EncoderConfig):
 
     name: str = "cardialign"
     size: Literal["tiny", "small", "base"] = "small"
-    width: Positive | None = None
-    depth: Positive | None = None
-    heads: Positive | None = None
-    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    width: Width | None = None
+    depth: Depth | None = None
+    heads: Depth | None = None
+    mlp_ratio: MlpRatio = 4.0
+    dropout: DropRate = 0.0
+    drop_path: DropRate = 0.0
     lead_groups: dict[str, tuple[str, ...]] = LEAD_GROUPS
     patches: tuple[PatchScale, ...] = (
         PatchScale(kernel_ms=50, stride_ms=50),
@@ -63,7 +63,7 @@ class CardiAlignEncoderConfig(EncoderConfig):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         assert self.width is not None and self.heads is not None
-        problems = head_problems(self.width, self.heads)
+        problems = head_problems(self.width, self.heads, self.mlp_ratio)
         if not self.patches:
             problems.append("patches is empty; give at least one scale, e.g. {kernel_ms: 100, stride_ms: 100}")
         seen: list[str] = [lead for leads in self.lead_groups.values() for lead in leads]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
-from cardialign.pretrain.config import EncoderConfig, Positive, refuse
+from cardialign.pretrain.config import Depth, EncoderConfig, refuse
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
 from cardialign.pretrain.encoders.blocks.channel_norm import channel_norm
 from cardialign.pretrain.encoders.blocks.normalise import normalise
@@ -33,11 +33,11 @@ class ResNet1dConfig(EncoderConfig):
 
     name: str = "resnet1d"
     depth: Literal[18, 34, 50] = 18
-    width: Positive = 64
+    width: Annotated[int, Field(gt=0, le=2**13)] = 64
     norm: Literal["group", "layer", "micro-batch"] = "group"
     max_pool: bool = False
     pooling: Literal["mean", "attention"] = "attention"
-    heads: Positive = 4
+    heads: Depth = 4
 
     @property
     def depends_on_micro_batch(self) -> bool:

@@ -5,17 +5,17 @@ A masked autoencoder may encode a part of the patches.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.kernels.patch_embed import token_seconds, token_valid
-from cardialign.pretrain.config import EncoderConfig, Positive, refuse
+from cardialign.pretrain.config import Depth, DropRate, EncoderConfig, Milliseconds, MlpRatio, Width, refuse
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
 from cardialign.pretrain.encoders.blocks.normalise import normalise
 from cardialign.pretrain.encoders.blocks.pooling import token_pooling
@@ -39,14 +39,14 @@ class Vit1dConfig(EncoderConfig):
 
     name: str = "vit1d"
     size: Literal["tiny", "small", "base"] = "tiny"
-    width: Positive | None = None
-    depth: Positive | None = None
-    heads: Positive | None = None
-    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    width: Width | None = None
+    depth: Depth | None = None
+    heads: Depth | None = None
+    mlp_ratio: MlpRatio = 4.0
+    dropout: DropRate = 0.0
+    drop_path: DropRate = 0.0
     patches: Literal["record", "lead"] = "record"
-    patch_ms: Annotated[float, Field(gt=0)] | None = None
+    patch_ms: Milliseconds | None = None
     pooling: Literal["mean", "attention"] = "mean"
     attention: Literal["dense", "packed"] = "dense"
 
@@ -58,7 +58,7 @@ class Vit1dConfig(EncoderConfig):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         assert self.width is not None and self.heads is not None
-        refuse(head_problems(self.width, self.heads))
+        refuse(head_problems(self.width, self.heads, self.mlp_ratio))
         return self
 
 

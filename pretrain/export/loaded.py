@@ -21,8 +21,9 @@ from torch.overrides import TorchFunctionMode
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import SignalSpec
+from cardialign.pretrain.choices import ENCODERS
 from cardialign.pretrain.config import EncoderConfig, TextConfig
-from cardialign.pretrain.config.named import encoder_section
+from cardialign.pretrain.config.named import encoder_section, stored_text
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput, create_encoder
 from cardialign.pretrain.encoders.blocks.normalise import NORMALISATIONS
 from cardialign.pretrain.export.contract import SignalContract, SignalForm, conform_signal
@@ -141,7 +142,8 @@ class LoadedEncoder:
         valid = None
         if valid_samples is not None and int(torch.as_tensor(valid_samples).min()) < self.contract.samples:
             valid = torch.as_tensor(valid_samples).to(self.device)
-        return self.ecg(signal.to(self.device), lead_mask.to(self.device), valid)
+        with ENCODERS.watched(self.ecg.word, "cannot embed"):
+            return self.ecg(signal.to(self.device), lead_mask.to(self.device), valid)
 
     def embed(self, signal: np.ndarray, *, sampling_rate: float, **form: Unpack[SignalForm]) -> np.ndarray:
         """ECG array (B, L, T) or (L, T) in mV -> float32 (B, embedding_dim), unit rows.
@@ -166,7 +168,9 @@ class LoadedEncoder:
         """
         if self.head is None:
             raise self._without_reports()
-        pooled = torch.from_numpy(self.text_encoder.embed(list(texts))).to(self.device)
+        pooled = torch.from_numpy(self.text_encoder.embed(texts if isinstance(texts, str) else list(texts))).to(
+            self.device
+        )
         return self.head(pooled).float().cpu().numpy()
 
     def untrained(self, seed: int = 0) -> LoadedEncoder:
@@ -249,7 +253,7 @@ def _load_reports(
     if REPORT_HEAD not in parts.content:
         return None
     try:
-        config = TextConfig.model_validate(values.get("text", {}))
+        config = TextConfig.model_validate(stored_text(values.get("text", {})))
     except ValueError as error:
         raise parts.wrong(SETTINGS, f"text: {error}") from None
     weights = parts.tensors(REPORT_HEAD)

@@ -14,7 +14,8 @@ averaged by `parts.row_losses.mean_over_batch`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.stream.batch import Batch
-from cardialign.pretrain.choices import METHODS
+from cardialign.pretrain.choices import ENCODERS, METHODS
 from cardialign.pretrain.config import MethodConfig, RunConfig
 from cardialign.pretrain.encoders.base import create_encoder
 from cardialign.pretrain.encoders.blocks.channel_norm import MicroBatchNorm
@@ -185,6 +186,14 @@ def method_class(config: RunConfig) -> type[Method]:
     """The class that `method.name` asks for. Raises UsageError for a name nobody has and a plug-in that is broken."""
     found: Any = METHODS.find(config.method.name)
     return found
+
+
+@contextmanager
+def watched(config: RunConfig, work: str) -> Iterator[None]:
+    """Work of ours that method and encoder of a run take part in; raises UsageError where a plug-in breaks it."""
+    with METHODS.watched(config.method.name, f"failed in {work}"):
+        with ENCODERS.watched(config.encoder.name, f"failed in {work}"):
+            yield
 
 
 def create_method(config: RunConfig, spec: SignalSpec) -> Method:

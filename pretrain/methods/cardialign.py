@@ -25,7 +25,7 @@ from torch import Tensor
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, weighted_infonce
-from cardialign.pretrain.config import MethodConfig, Positive, RunConfig, refuse
+from cardialign.pretrain.config import MethodConfig, Positive, RunConfig, Temperature, Width, refuse
 from cardialign.pretrain.methods.base import Chance, ReportBank, StepLoss, Tensors
 from cardialign.pretrain.methods.parts.draws import Draws
 from cardialign.pretrain.methods.parts.logit_scale import LogitScale
@@ -41,6 +41,12 @@ statements.
 """
 
 
+Cosine = Annotated[float, Field(ge=-10, le=10)]
+"""A threshold of similarities, which lie within -1..1; further out a ramp never reaches its end."""
+LEAST_RAMP = 1e-3
+"""From full to gone: float32 holds no steeper ramp."""
+
+
 class CardiAlignConfig(MethodConfig):
     """S from report similarity, negatives weighted by alpha(S), a learnable clamped temperature."""
 
@@ -49,14 +55,14 @@ class CardiAlignConfig(MethodConfig):
     name: str = "cardialign"
     similarity: Literal["embedding", "statements", "none"] = "embedding"
     weighting: Literal["ramp", "exponential", "none"] = "ramp"
-    low: float = 0.3
-    high: float = 0.8
-    gamma: Annotated[float, Field(gt=0)] = 4.0
+    low: Cosine = 0.3
+    high: Cosine = 0.8
+    gamma: Annotated[float, Field(ge=1e-6, le=1e4)] = 4.0
     drop_duplicates: bool = True
-    similarity_dim: Positive | None = None
-    temperature: Annotated[float, Field(gt=0)] = 0.07
-    temperature_min: Annotated[float, Field(gt=0)] = 0.01
-    temperature_max: Annotated[float, Field(gt=0)] = 1.0
+    similarity_dim: Width | None = None
+    temperature: Temperature = 0.07
+    temperature_min: Temperature = 0.01
+    temperature_max: Temperature = 1.0
     learn_temperature: bool = True
     chunk: Positive = 1024
     scheme: Literal["auto", "gather", "ring"] = "auto"
@@ -64,9 +70,10 @@ class CardiAlignConfig(MethodConfig):
     @model_validator(mode="after")
     def _ordered(self) -> CardiAlignConfig:
         problems = []
-        if self.low >= self.high:
+        if self.high - self.low < LEAST_RAMP:
             problems.append(
-                f"low {self.low:g} is not below high {self.high:g}; negatives are full below low and gone above high"
+                f"low {self.low:g} is not below high {self.high:g} by {LEAST_RAMP:g}; negatives are full below low and "
+                "gone above high"
             )
         if not self.temperature_min <= self.temperature <= self.temperature_max:
             problems.append(

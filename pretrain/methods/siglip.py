@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.kernels.contrastive import Execution, Similarity, SoftTargets, siglip
-from cardialign.pretrain.config import MethodConfig, Positive, RunConfig, refuse
+from cardialign.pretrain.config import MethodConfig, Positive, RunConfig, Temperature, refuse
 from cardialign.pretrain.methods.base import Chance, ReportBank, StepLoss, Tensors
 from cardialign.pretrain.methods.parts.draws import Draws
 from cardialign.pretrain.methods.parts.logit_scale import LogitScale
@@ -33,10 +33,10 @@ class SigLipConfig(MethodConfig):
     harmless: ClassVar[tuple[str, ...]] = ("chunk",)
 
     name: str = "siglip"
-    temperature: Annotated[float, Field(gt=0)] = 0.1
-    temperature_min: Annotated[float, Field(gt=0)] = 0.005
-    temperature_max: Annotated[float, Field(gt=0)] = 1.0
-    bias: float = -10.0
+    temperature: Temperature = 0.1
+    temperature_min: Temperature = 0.005
+    temperature_max: Temperature = 1.0
+    bias: Annotated[float, Field(ge=-1000, le=1000)] = -10.0
     match_duplicates: bool = False
     chunk: Positive = 1024
     scheme: Literal["auto", "gather", "ring"] = "auto"

@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, weighted_infonce
-from cardialign.pretrain.config import MethodConfig, Positive, RunConfig
+from cardialign.pretrain.config import MethodConfig, Positive, RunConfig, Temperature, Width
 from cardialign.pretrain.methods.base import Chance, Method, ReportBank, StepLoss, Tensors
 from cardialign.pretrain.methods.parts.draws import Draws
 from cardialign.pretrain.methods.parts.views import ViewConfig, draw_view
@@ -35,8 +34,8 @@ class SimClrConfig(MethodConfig):
     harmless: ClassVar[tuple[str, ...]] = ("chunk",)
 
     name: str = "simclr"
-    temperature: Annotated[float, Field(gt=0)] = 0.1
-    projection_dim: Positive = 128
+    temperature: Temperature = 0.1
+    projection_dim: Width = 128
     views: ViewConfig = ViewConfig()
     chunk: Positive = 1024
     scheme: Literal["auto", "gather", "ring"] = "auto"

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.stream.batch import Batch
-from cardialign.pretrain.config import MethodConfig, Positive, RunConfig
+from cardialign.pretrain.config import Depth, MethodConfig, RunConfig, Width
 from cardialign.pretrain.encoders.blocks.temporal import TemporalEncoder
 from cardialign.pretrain.encoders.vit1d import Vit1d
 from cardialign.pretrain.methods.base import Method, ReportBank, StepLoss, Tensors
@@ -40,10 +40,10 @@ class StMemConfig(MethodConfig):
     """Published: three quarters hidden, a decoder of 4 blocks, 256 wide, with 4 heads."""
 
     name: str = "st_mem"
-    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
-    decoder_width: Positive = 256
-    decoder_depth: Positive = 4
-    decoder_heads: Positive = 4
+    mask_ratio: Annotated[float, Field(ge=1e-6, lt=1)] = 0.75
+    decoder_width: Width = 256
+    decoder_depth: Depth = 4
+    decoder_heads: Depth = 4
 
 
 class StMem(Method):

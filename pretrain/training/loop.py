@@ -28,7 +28,7 @@ from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.stream.stream import EMPTY_DIGEST, Position, ReadAhead, ShardStream
 from cardialign.data_shards.text.bank import TextBank
 from cardialign.pretrain.config import RunConfig
-from cardialign.pretrain.methods.base import Method, Tensors, create_method, method_class
+from cardialign.pretrain.methods.base import Method, Tensors, create_method, method_class, watched
 from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import CONFIG, INITIALISED
 from cardialign.pretrain.run.layout import write_error
@@ -181,7 +181,8 @@ class _Run:
         with self._stream() as stream, self.trace or nullcontext():
             for batch in clock.waits_for(self._agreed(stream)):
                 done, self.digest = batch.step + 1, stream.digest
-                features, values = self._step(batch, alarm)
+                with watched(config, f"step {done}"):
+                    features, values = self._step(batch, alarm)
                 clock.step(batch.wait, batch.slowest)
                 if done % config.training.log_every == 0 or done == self.last:
                     values |= self._observed(done, features, clock, stream)

@@ -140,6 +140,35 @@ def test_a_defect_of_ours_is_not_blamed_on_anybody() -> None:
         raise ZeroDivisionError
 
 
+def test_work_that_a_plugin_breaks_is_laid_at_its_door_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "def Thing(act): return act()\n"
+    install(tmp_path, "breaks_late", code, {"late": "breaks_late:Thing"}, GROUP)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = table()
+    thing = found.find("late")
+    with pytest.raises(UsageError, match="gadget 'late' is a plug-in of breaks_late and failed in step 3: ZeroDiv"):
+        with found.watched("late", "failed in step 3"):
+            thing(lambda: 1 / 0)
+    for passing in (OSError(28, "No space left on device"), MemoryError(), RuntimeError("CUDA out of memory")):
+        with pytest.raises(type(passing)) as caught, found.watched("late", "failed"):
+            thing(lambda passing=passing: (_ for _ in ()).throw(passing))
+        assert caught.value is passing, "what the machine causes is nobody's defect, and a restart may cure it"
+    for name in ("late", "own", "nobody"):
+        with pytest.raises(ZeroDivisionError), found.watched(name, "failed"):
+            1 / 0  # noqa: B018 - in code of ours
+
+
+def test_every_plugin_can_be_told_with_what_is_wrong_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "well_made", "class Thing: pass\n", {"well": "well_made:Thing"}, GROUP)
+    install(tmp_path, "ill_made", "1 / 0\n", {"ill": "ill_made:Thing"}, GROUP)
+    monkeypatch.syspath_prepend(tmp_path)
+    state = table().state()
+    assert state["well"] is None and set(state) == {"well", "ill"}
+    assert "plug-in of ill_made and cannot be imported: ZeroDivisionError" in str(state["ill"])
+
+
 READER = "from cardialign.data_shards.sources.template import Template\n"
 
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.plugins import Table
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.choices import ENCODERS, METHODS
-from cardialign.pretrain.config import parse_config
+from cardialign.pretrain.config import RunConfig, parse_config
 from cardialign.pretrain.config.named import encoder_section
 from cardialign.pretrain.encoders.base import create_encoder
 from cardialign.pretrain.evaluation.prompts import PROMPT_SETS, PROMPTS, load_prompts
+from cardialign.pretrain.export.loaded import untrained_encoder
 from cardialign.pretrain.methods.base import create_method
+from cardialign.pretrain.run.observer import NullObserver
+from cardialign.pretrain.training.data import open_data
+from cardialign.pretrain.training.loop import train
 from tests.support.plug_ins import install, see
+from tests.support.tiny_shards import RECORDS, config_for, make_shards
 
 SPEC = SignalSpec(100.0, 2.5)
 TABLES = {"method": METHODS, "encoder": ENCODERS}
@@ -110,3 +116,43 @@ def test_prompt_sets_of_other_packages_stand_beside_ours(
             load_prompts(name)
         assert shipped.stem in caught.value.remedy
     assert isinstance(PROMPT_SETS, Table) and set(PROMPT_SETS.own) == {path.stem for path in PROMPTS.glob("*.yaml")}
+
+
+LATE = """
+from cardialign.pretrain.methods.siglip import SigLip
+class Thing(SigLip):
+    def PLACE(self, *args, **kwargs):
+        return {}["missing"]
+"""
+
+
+def _config(shards: Path, method: str) -> RunConfig:
+    return parse_config({**config_for(shards).resolved(), "method": {"name": method}})
+
+
+@pytest.mark.parametrize("place", ["inputs", "loss"])
+def test_a_method_that_fails_in_training_is_named_with_its_package_and_the_step(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = named(tmp_path / "site", "method", LATE.replace("PLACE", place), monkeypatch)
+    config = _config(make_shards(tmp_path / "shards"), "odd")
+    with pytest.raises(UsageError, match=rf"method 'odd' is a plug-in of {package} and failed in step 1: KeyError"):
+        train(config, tmp_path / "run", NullObserver())
+
+
+def test_an_encoder_that_fails_when_it_embeds_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = LATE.replace("methods.siglip import SigLip", "encoders.resnet1d import ResNet1d").replace(
+        "SigLip", "ResNet1d"
+    )
+    package = named(tmp_path, "encoder", code.replace("PLACE", "forward"), monkeypatch)
+    config = parse_config({"encoder": {"name": "odd", "width": 8, "embedding_dim": 8}})
+    encoder = untrained_encoder(config, SPEC, with_reports=False)
+    with pytest.raises(UsageError, match=rf"encoder 'odd' is a plug-in of {package} and cannot embed: KeyError"):
+        encoder.embed(np.zeros((12, 250), dtype=np.float32), sampling_rate=100)
+
+
+def test_a_method_of_reports_on_a_set_without_any_says_which_methods_need_none(tmp_path: Path) -> None:
+    config = _config(make_shards(tmp_path / "shards", silent=RECORDS), "siglip")
+    with pytest.raises(DataError, match=f"none of its {RECORDS} records has a report, and method siglip") as caught:
+        open_data(config)
+    assert "simclr, st_mem" in caught.value.remedy

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.cli.options import add_pooling, whole_number
 from cardialign.data_shards.errors import UsageError
 
 
@@ -24,20 +25,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="only codec, build, stream, wait, start, similarity or distant; may be repeated",
     )
-    parser.add_argument("--records", type=int, default=256, metavar="N", help="records to measure with (default 256)")
     parser.add_argument(
-        "--rounds", type=int, default=5, metavar="N", help="rounds; every rate is their median (default 5)"
+        "--records", type=whole_number(1, 10**7), default=256, metavar="N", help="records to measure with (default 256)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=whole_number(1, 1000),
+        default=5,
+        metavar="N",
+        help="rounds; every rate is their median (default 5)",
     )
     parser.add_argument(
         "--index-records",
-        type=int,
+        type=whole_number(1, 10**8),
         default=800_000,
         metavar="N",
         help="size of the index for start and memory (default 800000)",
     )
     parser.add_argument(
         "--distant-reports",
-        type=int,
+        type=whole_number(2, 10**8),
         default=180_000,
         metavar="N",
         help="size of the table of the most distant reports (default 180000)",
@@ -50,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="minilm",
         help="report encoder of the similarity figures, or none: word counts (default minilm)",
     )
+    add_pooling(parser)
     parser.add_argument("--markdown", action="store_true", help="print the table to paste into a README")
     parser.add_argument(
         "--scale", action="store_true", help="also the order and memory of 10 million made-up records (minutes)"
@@ -61,13 +69,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.benchmarks.material import Phrases, Sizes
     from cardialign.data_shards.shard_set.shard_set import ShardSet
 
-    for name in ("records", "rounds", "index_records", "distant_reports"):
-        least = 2 if name == "distant_reports" else 1
-        if getattr(args, name) < least:
-            raise UsageError(
-                f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least {least}",
-                "give a larger number",
-            )
     measures = {measure.__name__.removeprefix("measure_"): measure for measure in OURS}
     unknown = sorted(set(args.op or ()) - measures.keys())
     if unknown:
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from cardialign.pretrain.config import TextConfig
         from cardialign.pretrain.text.encoder import TextEncoder
 
-        encoder = TextEncoder(TextConfig(encoder=args.encoder, max_tokens=32))
+        encoder = TextEncoder(TextConfig(encoder=args.encoder, pooling=args.pooling, max_tokens=32))
         phrases = Phrases(args.phrases, encoder, args.encoder)
     chosen = [measure for name, measure in measures.items() if args.op is None or name in args.op]
     figures = measure_data(

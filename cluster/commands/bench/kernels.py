@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.lines import aligned
+from cardialign.cluster.cli.options import whole_number
+from cardialign.cluster.cli.streams import tell
 
 STEP_RECIPES = {"cpu": "cardialign-demo", "cuda": "cardialign-base"}
 """Whose optimizer step belongs to the figures of a device."""
@@ -31,7 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="small sizes, few rounds, no memory: a look in seconds (default: minutes)"
     )
     parser.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="CPU threads (default 1: times are CPU milliseconds)"
+        "--threads",
+        type=whole_number(1, 1024),
+        default=1,
+        metavar="N",
+        help="CPU threads (default 1: times are CPU milliseconds)",
     )
     parser.add_argument(
         "--markdown", action="store_true", help="print the page that kernels/benchmarks/FIGURES.md holds"
@@ -42,7 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--step", metavar="RECIPE", help="measure one optimizer step of a recipe instead; on a CPU only cardialign-demo"
     )
-    parser.add_argument("--batch", type=int, metavar="N", help="records per step (default: the recipe's, 32 on a CPU)")
+    parser.add_argument(
+        "--batch",
+        type=whole_number(2, 1_000_000),
+        metavar="N",
+        help="records per step (default: the recipe's, 32 on a CPU)",
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="of a step: override a key of the recipe"
     )
@@ -54,8 +64,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     from cardialign.data_shards.errors import UsageError
 
-    if args.threads < 1:
-        raise UsageError(f"--threads {args.threads} is not a number of threads", "give 1 or more")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             "no CUDA device is usable here",
@@ -132,8 +140,7 @@ def _step(device: Any, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    tell(line + "\n")
 
 
 def summary(result: dict[str, Any]) -> list[str]:

@@ -6,16 +6,20 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.cli.options import add_pooling, whole_number
 from cardialign.cluster.cli.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shards", type=Path, help="folder of the shard set")
     parser.add_argument("--encoder", default="minilm", help="minilm (default), a Hugging Face id, or a local folder")
-    parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="reports are cut there (default 128)")
+    add_pooling(parser)
+    parser.add_argument(
+        "--max-tokens", type=whole_number(8, 512), default=128, metavar="N", help="reports are cut there (default 128)"
+    )
     parser.add_argument(
         "--distant",
-        type=int,
+        type=whole_number(1, 100_000),
         nargs="?",
         const=64,
         metavar="K",
@@ -30,7 +34,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     config = parse_config(
         {
-            "text": {"encoder": args.encoder, "max_tokens": args.max_tokens, "style": args.style},
+            "text": {
+                "encoder": args.encoder,
+                "pooling": args.pooling,
+                "max_tokens": args.max_tokens,
+                "style": args.style,
+            },
             "training": {"steps": 1},
         },
         "text-bank build",

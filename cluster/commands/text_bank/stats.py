@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_folds, whole_number
+from cardialign.cluster.cli.options import add_folds, add_pooling, whole_number
 
 SHOWN = ("1", "10", "50", "90", "99")
 
@@ -14,17 +14,27 @@ SHOWN = ("1", "10", "50", "90", "99")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shards", type=Path, help="folder of a shard set whose text bank is built")
     parser.add_argument("--encoder", help="report encoder of the bank, when there are several")
+    add_pooling(parser)
     parser.add_argument(
         "--max-tokens", type=whole_number(8, 512), default=128, metavar="N", help="of that bank (default 128)"
     )
     parser.add_argument("--style", help="report style of the bank, when there are several")
     parser.add_argument(
-        "--global-batch", type=int, nargs="+", default=[256, 1024, 4096], metavar="B", help="default 256 1024 4096"
+        "--global-batch",
+        type=whole_number(2, 10**7),
+        nargs="+",
+        default=[256, 1024, 4096],
+        metavar="B",
+        help="default 256 1024 4096",
     )
     parser.add_argument(
-        "--batches", type=int, default=8, metavar="N", help="batches of each size to look at (default 8)"
+        "--batches",
+        type=whole_number(1, 10**6),
+        default=8,
+        metavar="N",
+        help="batches of each size to look at (default 8)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the order (default 0)")
+    parser.add_argument("--seed", type=whole_number(-(2**63), 2**63 - 1), default=0, help="of the order (default 0)")
     add_folds(parser, "only records of these folds")
 
 
@@ -34,7 +44,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.text.statistics import MIMIC_RAW_MEAN, similarity_statistics
 
     shard_set = ShardSet.open(args.shards)
-    bank = TextBank.open(args.shards, _fingerprint(args.encoder, args.max_tokens), args.style)
+    bank = TextBank.open(args.shards, _fingerprint(args), args.style)
     selection = shard_set.select(folds=args.folds, require_report=True)
     found = similarity_statistics(
         shard_set,
@@ -52,13 +62,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {"bank": str(bank.path), "encoder": bank.description["encoder"], "advice": advice, **found.to_dict()}
 
 
-def _fingerprint(encoder: str | None, max_tokens: int) -> str | None:
-    if encoder is None:
+def _fingerprint(args: argparse.Namespace) -> str | None:
+    if args.encoder is None:
         return None
     from cardialign.pretrain.config import TextConfig
     from cardialign.pretrain.text.encoder import TextEncoder
 
-    return TextEncoder(TextConfig(encoder=encoder, max_tokens=max_tokens)).fingerprint
+    return TextEncoder(TextConfig(encoder=args.encoder, pooling=args.pooling, max_tokens=args.max_tokens)).fingerprint
 
 
 def _row(name: str, spread: dict[str, Any]) -> str:

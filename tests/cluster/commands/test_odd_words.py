@@ -1,0 +1,120 @@
+"""No path, file or number that can be typed is a defect of ours: a sentence names it, with the way out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PLACES = {
+    "a folder that is not there": "nowhere",
+    "an empty folder": "empty/",
+    "an empty file": b"",
+    "a file of noise": bytes(range(256)) * 8,
+    "JSON nested deep": b"[" * 3_000,
+    "a link to itself": "loop",
+    "a folder with a broken manifest": {"manifest.json": b"{nope", "digests.json": b"[]"},
+    "a folder with an empty manifest": {"manifest.json": b"{}", "digests.json": b"{}"},
+    "a device": "/dev/null",
+    "a name of 300 letters": "x" * 300,
+    "a name that is no UTF-8": "\udcff",
+    "a NUL": "a\0b",
+    "nobody's home": "~nobody-of-that-name/x",
+    "nothing": "",
+    "a server that is not there": "http://127.0.0.1:1/set",
+}
+COMMANDS = (
+    "shards verify X",
+    "shards inspect X",
+    "shards stats X",
+    "shards leakage X X",
+    "text-bank stats X",
+    "text-bank build X --encoder none-of-these",
+    "checkpoints list X",
+    "checkpoints verify X",
+    "tracking sync X",
+    "export X",
+    "recipes X",
+    "embed X --encoder X",
+    "evaluate zero-shot --encoder X --shards X",
+    "pretrain --recipe X --shards X --run-dir run",
+    "bench data --op codec --records 4 --rounds 1 --encoder none X",
+)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    what = PLACES[request.param]
+    if isinstance(what, bytes):
+        (tmp_path / "file").write_bytes(what)
+        return "file"
+    if isinstance(what, dict):
+        (tmp_path / "folder").mkdir()
+        for name, content in what.items():
+            (tmp_path / "folder" / name).write_bytes(content)
+        return "folder"
+    if what == "loop":
+        os.symlink("loop", "loop")
+    elif what.endswith("empty/"):
+        (tmp_path / "empty").mkdir()
+    return what
+
+
+SLOW = {"a server that is not there", "an empty file"}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [pytest.param(name, id=name, marks=[pytest.mark.slow] if name in SLOW else []) for name in PLACES],
+    indirect=True,
+)
+def test_a_place_that_holds_something_else_is_named(place: str, cardialign: Callable[..., Any]) -> None:
+    for command in COMMANDS:
+        words = [place if word == "X" else word for word in command.split()]
+        answer = cardialign(*words)
+        if answer.code != 0:  # an empty recipe is one with every default, an empty folder one without checkpoints
+            assert answer.code in (1, 2) and answer.json["problem"] and answer.json["remedy"], command
+            assert "defect" not in answer.json["remedy"], (command, answer.json["problem"])
+
+
+NUMBERS = ("0", "-1", "nan", "inf", "1e400", "9" * 5000, "x", "", "1.5")
+COUNTED = (
+    "bench kernels --threads X",
+    "bench kernels --step cardialign-demo --batch X",
+    "bench data --records X",
+    "bench data --rounds X",
+    "bench data --index-records X",
+    "bench data --distant-reports X",
+    "cohort out --patients X",
+    "cohort out --patients 2 --records X",
+    "cohort out --patients 2 --sampling-rate X",
+    "demo --patients X",
+    "demo --unseen-patients X",
+    "recipes cardialign-tiny --seconds X",
+    "recipes cardialign-tiny --sampling-rate X",
+    "text-bank build set --max-tokens X",
+    "text-bank build set --distant X",
+    "text-bank stats set --global-batch X",
+    "text-bank stats set --batches X",
+)
+
+
+@pytest.mark.parametrize("command", COUNTED)
+def test_a_number_that_counts_nothing_is_named_with_its_option(command: str, cardialign: Callable[..., Any]) -> None:
+    option = command.split()[-2]
+    for number in NUMBERS:
+        if number == "1.5" and "recipes" in command:
+            continue
+        answer = cardialign(*[number if word == "X" else word for word in command.split()])
+        assert answer.code == 2 and option in answer.json["problem"], number[:9]
+        assert len(answer.json["problem"]) < 400
+
+
+def test_a_demo_judges_its_recipe_before_it_makes_anything(cardialign: Callable[..., Any], tmp_path: Path) -> None:
+    for words in (["--recipe", "cardialign-demoo"], ["--set", "optimizer.lr=.nan"]):
+        answer = cardialign("demo", "--out", tmp_path / "demo", *words)
+        assert answer.code == 2 and not (tmp_path / "demo").exists()
