@@ -42,7 +42,8 @@ def signal_from_millivolts(
         raise RecordRejected("no-signal", f"{where}: the record holds no sample")
     invalid = ~np.isfinite(millivolts)
     wide = np.where(invalid, 0.0, millivolts).astype(np.float64) * gain
-    scale = counts_per_step(wide)
+    gains = np.full(len(wide), gain)
+    scale = counts_per_step(wide, gains)
     if (gain / scale).min() < GAIN_RANGE[0]:
         raise RecordRejected(
             "bad-gain", f"{where}: values up to {np.abs(wide).max() / gain:.3g} mV are no voltages of a heart"
@@ -56,7 +57,7 @@ def signal_from_millivolts(
     counts = in_steps(wide, scale)
     concerned = {
         "non-finite": tuple(np.flatnonzero(invalid.any(axis=1)).tolist()),
-        "coarse": coarse(scale, np.full(len(scale), gain)),
+        "coarse": coarse(scale, gains),
     }
     flags = {flag: leads for flag, leads in concerned.items() if leads}
     return WfdbSignal(

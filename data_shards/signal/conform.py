@@ -35,7 +35,7 @@ def conform(record: EcgRecord, spec: SignalSpec) -> EcgRecord:
     if not same_rate:
         needed = math.ceil((spec.seconds + _MARGIN_SECONDS) * record.sampling_rate)
         wide = resampled(signal[:, :needed], spec.sampling_rate / record.sampling_rate, spec.samples)
-        steps = counts_per_step(wide)
+        steps = counts_per_step(wide, gain)
         flags = quality.merge(flags, {"coarse": [STANDARD_LEADS[lead] for lead in coarse(steps, gain)]})
         signal, gain = in_steps(wide, steps), (gain / steps).astype(np.float32)
     signal = signal[:, : spec.samples]

@@ -10,14 +10,17 @@ COARSE_MILLIVOLTS = 2e-3
 """Steps above this are remarked: values come back within half a step, and 1 uV is finer than any ECG amplifier."""
 
 
-def counts_per_step(wide: np.ndarray) -> np.ndarray:
-    """Numbers (L, T) -> float64 (L,): how many counts one step of the 16 bits takes in each lead. 1 where they fit.
+def counts_per_step(wide: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """Numbers (L, T), gain (L,) counts per mV -> float64 (L,): how many counts one step of the 16 bits takes in each
+    lead. 1 where they fit.
 
     Whole counts that have a divisor in common, which brings them into 16 bits, come back exactly; all others within
-    half a step, which is a power of two.
+    half a step, which is a power of two, or where that is coarse the smallest whole number.
     """
     highest = np.abs(wide).max(axis=1, initial=0)
     steps: np.ndarray = 2.0 ** np.ceil(np.log2(np.maximum(highest / _ROUNDED_TO_HIGHEST, 1.0)))
+    rough = (steps > 1) & (steps / gain > COARSE_MILLIVOLTS)
+    steps[rough] = np.ceil(highest[rough] / _ROUNDED_TO_HIGHEST)
     for row in np.flatnonzero((steps > 1) & (highest < 1 << 53)):
         whole = wide[row].astype(np.int64)
         if (whole == wide[row]).all():

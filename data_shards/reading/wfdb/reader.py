@@ -109,7 +109,7 @@ def _signal(
 ) -> WfdbSignal:
     """Counts as stored, their baseline subtracted unless it is, within 16 bits, no "no value" left in them."""
     baseline = np.array([line.baseline for line in lines], dtype=np.int64)
-    counts, invalid, steps = _within_16_bits(samples.rows, baseline if subtract else np.zeros_like(baseline))
+    counts, invalid, steps = _within_16_bits(samples.rows, baseline if subtract else np.zeros_like(baseline), gain)
     concerned = {
         "checksum": samples.wrong,
         "surplus": tuple(range(len(lines))) if samples.surplus else (),
@@ -131,7 +131,9 @@ def _signal(
     )
 
 
-def _within_16_bits(rows: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+def _within_16_bits(
+    rows: np.ndarray, baseline: np.ndarray, gain: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """int16 (L, T) without the baseline and with 0 for "no value", bool (L, T) where that was (None: nowhere), and
     float64 (L,) how many counts of the file one of these is."""
     if rows.dtype == np.int16:
@@ -145,7 +147,7 @@ def _within_16_bits(rows: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray,
         wide = rows - baseline[:, None]
     if invalid is not None:
         wide[invalid] = 0
-    steps = counts_per_step(wide)
+    steps = counts_per_step(wide, gain)
     return in_steps(wide, steps), invalid, steps
 
 

@@ -92,7 +92,7 @@ def test_values_that_16_bits_hold_in_coarse_steps_only_are_flagged(tmp_path: Pat
     wide = COUNTS.copy()
     wide[1] += 300_001  # an electrode's offset of 300 mV
     signal = read_wfdb(write(tmp_path, np.ascontiguousarray(wide.T).astype("<i4").tobytes(), "32"))
-    assert signal.flags == {"coarse": (1,)}
+    assert signal.flags == {"coarse": (1,)} and 1000 / signal.gain[1] == 10  # the finest whole step: 302 mV / 32767
     assert np.abs(millivolts(signal) - wide / 1000).max() <= 0.5 / signal.gain.min() + 1e-9
     np.testing.assert_array_equal(signal.counts[[0, 2]], wide[[0, 2]])
 
