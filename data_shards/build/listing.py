@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cardialign.data_shards.errors import DataError, disk_error
+from cardialign.data_shards.errors import DataError, UserError, disk_error
 from cardialign.data_shards.sources.base import KEY_PATTERN, Entry, Source
 
 log = logging.getLogger(__name__)
@@ -78,14 +78,14 @@ def write_listing(
     A fold that the listing knows saves reading the signal; where it does not, the record is kept here. progress(entries
     walked) now and then.
 
-    Raises DataError for a key that is malformed or occurs twice, for facts that JSON cannot hold, when nothing is kept,
-    and when the disk is full.
+    Raises DataError for a key that is malformed or occurs twice, for a source that fails, for facts that JSON cannot
+    hold, when nothing is kept, and when the disk is full.
     """
     hashes = array("q")
     kept = 0
     shown = time.monotonic()
     with _SliceWriter(path, source.name, entries_per_slice) as writer:
-        for entry in source.entries():
+        for entry in _entries(source):
             if not KEY_PATTERN.fullmatch(entry.key):
                 raise DataError(
                     f"{source.name}: record key {entry.key!r} ({entry.path}) holds characters other than letters, "
@@ -109,6 +109,23 @@ def write_listing(
         )
     log.info("listing source=%s records=%d kept=%d bytes=%d", source.name, len(hashes), kept, path.stat().st_size)
     return listing
+
+
+def _entries(source: Source) -> Iterator[Entry]:
+    """The entries of a source. Raises DataError for what it does not declare: a table or a disk may cause it."""
+    number = 0
+    try:
+        for entry in source.entries():
+            number += 1
+            yield entry
+    except UserError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{source.name}: the listing of {source.root} failed after {number} records with {type(error).__name__}: "
+            f"{str(error)[:500]}",
+            "check that the folder and its tables can be read; where in the reader it failed shows with --debug",
+        ) from error
 
 
 class _SliceWriter:
@@ -248,7 +265,7 @@ def _check_distinct(source: Source, hashes: array[int]) -> None:
     if not suspects:
         return
     seen: dict[str, tuple[int, str]] = {}
-    for number, entry in enumerate(source.entries(), start=1):
+    for number, entry in enumerate(_entries(source), start=1):
         if hash(entry.key) in suspects:
             if entry.key in seen:
                 first, path = seen[entry.key]

@@ -4,7 +4,6 @@ id."""
 from __future__ import annotations
 
 import logging
-from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pyarrow as pa
 
 from cardialign.data_shards.reading.tables import stream_table, strings
 from cardialign.data_shards.report_text import clean_statements
-from cardialign.data_shards.sources.shared.demographics import sex_in_words
+from cardialign.data_shards.sources.shared.demographics import OLDEST, sex_in_words
 from cardialign.data_shards.sources.shared.ids import plain_id
 from cardialign.data_shards.sources.shared.join import IdRows, id_numbers
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, contradictions
@@ -132,7 +131,7 @@ class PatientTable:
             np.where(known, column[rows] if column.size else 0, blank) for column, blank in self._columns()
         )
         ages = np.maximum(age + (_numbers([time[:4] for time in times]) - year), 0.0).tolist()
-        told = [(None if isnan(each) else each, _SEXES[code]) for each, code in zip(ages, sex.tolist(), strict=True)]
+        told = [(each if each <= OLDEST else None, _SEXES[code]) for each, code in zip(ages, sex.tolist(), strict=True)]
         return told, known.tolist()
 
     def _columns(self) -> list[tuple[np.ndarray, float | int]]:

@@ -226,6 +226,6 @@ def _report_items(text: str) -> list[str]:
     if text.lstrip().startswith("["):
         try:
             return [item.strip() for item in json.loads(text) if isinstance(item, str)]
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
     return [item.strip() for item in text.split("|")]

@@ -117,6 +117,22 @@ def test_declared_rejects_are_no_failures_however_many(tmp_path: Path) -> None:
     assert built(source, tmp_path / "set").rejected == {"no-signal": 20}
 
 
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("a fault"), RecursionError("too deep"), OSError(5, "Input/output")]
+)
+def test_a_source_that_fails_while_it_lists_is_a_sentence_with_the_place(tmp_path: Path, error: Exception) -> None:
+    class Fails(SmallSource):
+        def entries(self):  # type: ignore[no-untyped-def]
+            yield from super().entries()
+            raise error
+
+    with pytest.raises(
+        DataError, match=rf"small: the listing of \. failed after 3 records with {type(error).__name__}"
+    ):
+        built(Fails(3), tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
 def test_a_damaged_plan_or_sidecar_of_an_unfinished_build_is_no_riddle(tmp_path: Path) -> None:
     out = tmp_path / "set"
     with pytest.raises(DataError, match="gone"):

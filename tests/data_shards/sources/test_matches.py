@@ -134,6 +134,14 @@ def test_labels_of_mimic_are_found_under_floats_and_letters(tmp_path: Path) -> N
     assert labels == [{"x": ("A",)}, {"x": ("B", "C")}, None]
 
 
+@pytest.mark.parametrize("age", ["9" * 5000, "1e999", "131", "x"])
+def test_an_age_of_a_table_that_nobody_has_is_unknown(tmp_path: Path, age: str) -> None:
+    root = mimic(tmp_path / "src")
+    (root / "patients.csv").write_text(f"subject_id,gender,anchor_age,anchor_year\n10000032,F,{age},2180\n")
+    first, *_ = open_source("mimic-iv-ecg", root).entries()
+    assert (first.meta["age"], first.meta["sex"]) == (None, "female")
+
+
 def test_rows_of_one_id_that_say_different_things_are_named_in_every_table(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

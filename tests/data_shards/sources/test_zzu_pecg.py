@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cardialign.data_shards.cohort.generate import Cohort, make_cohort
-from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.errors import DataError, RecordRejected, UserError
 from cardialign.data_shards.sources import open_source
 from cardialign.data_shards.sources.shared.demographics import age_in_years
 from cardialign.data_shards.sources.shared.patients import patient_hash
@@ -133,3 +133,32 @@ def test_real_paediatric_records_read(real_data: Path) -> None:
     for key, record in records.items():
         stored = np.load(real_data / "zzu-pecg" / f"{key[4:]}.npz")["signal"]
         np.testing.assert_allclose(record.millivolts(), stored, atol=5.01e-4)
+
+
+def test_a_rate_and_leads_that_the_table_and_the_file_give_in_two_ways_are_refused_with_both(tmp_path: Path) -> None:
+    leads = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3"]
+    for name, rate in (("a", 500), ("b", 250), ("c", 500)):
+        np.savez(tmp_path / f"{name}.npz", signal=ecg_counts(1000, leads=9) / 200, fs=rate, leads=np.array(leads))
+    rows = [(name, f"{name}.npz", "p", "7", "female", 500, " ".join(leads)) for name in "ab"]
+    rows.append(("c", "c.npz", "p", "7", "female", 500, " ".join(reversed(leads))))
+    columns = ("record_id", "path", "patient_id", "age", "sex", "fs", "leads")
+    write_csv(tmp_path / "records.csv", columns, rows)
+    source = open_source("zzu-pecg", tmp_path)
+    good, other_rate, other_leads = source.entries()
+    assert source.read(good).sampling_rate == 500
+    with pytest.raises(RecordRejected, match="fs says 250, the table says 500"):
+        source.read(other_rate)
+    with pytest.raises(RecordRejected, match=r"has the leads I, II.*, the table says V3, V2"):
+        source.read(other_leads)
+
+
+def test_a_report_that_only_looks_like_json_is_text(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", signal=ecg_counts(1000) / 200)
+    for text in ("[" * 100_000 + "Sinus rhythm", "[Sinus rhythm"):
+        write_csv(
+            tmp_path / "records.csv",
+            ("record_id", "path", "patient_id", "age", "sex", "report"),
+            [("a", "a.npz", "p", "7", "female", text)],
+        )
+        (entry,) = open_source("zzu-pecg", tmp_path).entries()
+        assert len(entry.meta["statements"]) == 1
