@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cardialign.cluster.runs.driver import PretrainResult
     from cardialign.data_shards.record import SignalSpec
     from cardialign.pretrain.config import RunConfig, TextConfig
-    from cardialign.pretrain.training.checkpoints.judge import Resume
+    from cardialign.pretrain.training.checkpoints.judge import Resume, Verdict
 
 FINAL = ("final_loss", "records_per_second", "data_wait_share", "restarts")
 """Figures of a finished run that MLflow gets as `run/...`."""
@@ -113,7 +113,6 @@ def run(
     """
     from cardialign.cluster.runs.driver import train_on_ray
     from cardialign.pretrain.run.restart import move_aside
-    from cardialign.pretrain.training.checkpoints.judge import judge_start
 
     if workers < 1:
         raise UsageError(f"--workers {workers} is less than 1", "one worker is the least")
@@ -121,9 +120,7 @@ def run(
         check_model(register_as)
     run_dir, tracking = Path(run_dir).expanduser().absolute(), tracking or Tracking()
     with locked_run(run_dir), writing(run_dir):
-        judged = judge_start(_with_named_start(config, run_dir), run_dir, resume)
-        if not judged.start_over:
-            refuse_to_replace(run_dir / EXPORT, overwrite=True)  # not only when the training is done
+        judged = _judged(config, run_dir, resume)
         config = _with_local_start(config, run_dir, tracking.uri)
         data = prepare(config)
         if judged.start_over:
@@ -154,6 +151,16 @@ def run(
         if outcome.stopped:
             return {**result, "next": "run the same command again to continue"}
         return {**result, **_hand_over(run_dir, outcome.final_loss, tracker, register_as)}
+
+
+def _judged(config: RunConfig, run_dir: Path, resume: Resume) -> Verdict:
+    """What the start will do, before anything is changed; raises UserError as the workers, or the export, would."""
+    from cardialign.pretrain.training.checkpoints.judge import judge_start
+
+    judged = judge_start(_with_named_start(config, run_dir), run_dir, resume)
+    if not judged.start_over:
+        refuse_to_replace(run_dir / EXPORT, overwrite=True)  # not only when the training is done
+    return judged
 
 
 def _with_named_start(config: RunConfig, run_dir: Path) -> RunConfig:

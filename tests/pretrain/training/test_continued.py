@@ -20,7 +20,8 @@ from cardialign.pretrain.export.from_run import export_run
 from cardialign.pretrain.run.files import CONFIG, EARLIER, METRICS
 from cardialign.pretrain.run.observer import NullObserver
 from cardialign.pretrain.run.trace import read_trace
-from cardialign.pretrain.training.checkpoints.files import committed_path
+from cardialign.pretrain.training.checkpoints import load
+from cardialign.pretrain.training.checkpoints.files import CheckpointError, committed_path
 from cardialign.pretrain.training.checkpoints.judge import Resume
 from cardialign.pretrain.training.checkpoints.state import TrainerState
 from cardialign.pretrain.training.loop import train
@@ -224,3 +225,17 @@ def test_export_says_which_checkpoint_it_passed_over_and_leaves_what_is_beside_a
         export_run(run_dir, overwrite=True)
     assert (run_dir / "export" / "thesis.tex").read_text() == "years of work"
     assert sorted(p.name for p in run_dir.iterdir() if p.name.startswith(".")) == []
+
+
+def test_weights_that_change_after_they_were_verified_are_not_read(runs, tmp_path, monkeypatch):
+    path = committed_path(Path(shutil.copytree(runs[0] / "whole", tmp_path / "run")), 6)
+    verify = load.verify
+
+    def verified_then_swapped(checkpoint: Path) -> object:
+        found = verify(checkpoint)
+        flip(path / "model.safetensors")
+        return found
+
+    monkeypatch.setattr(load, "verify", verified_then_swapped)
+    with pytest.raises(CheckpointError, match="changed while it was read"):
+        load.load_weights(path)
