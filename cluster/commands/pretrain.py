@@ -134,8 +134,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         lifecycle.Tracking(args.tracking_uri, args.experiment, args.tracking_optional),
         workers=args.workers,
         address=args.address,
-        max_failures=args.max_failures,
         register_as=args.register,
         resume=args.resume or "same",
-        placement=Placement(args.device, args.wait_minutes),
+        placement=Placement(args.device, args.wait_minutes, args.max_failures),
     )

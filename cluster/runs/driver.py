@@ -97,7 +97,7 @@ class _Asked:
 
 
 def _trainer(
-    config: RunConfig, run_dir: Path, workers: int, max_failures: int, placement: Placement | None = None,
+    config: RunConfig, run_dir: Path, workers: int, placement: Placement | None = None,
     *, local: bool = False, resume: Resume = "same",
 ) -> Any:  # fmt: skip
     import ray
@@ -133,7 +133,7 @@ def _trainer(
         run_config=RayRunConfig(
             name=f"start-{int(time.time() * 1000)}",  # a new name: resuming is the loop's work, never Ray's snapshot
             storage_path=str(run_dir / "ray"),
-            failure_config=FailureConfig(max_failures=max_failures),
+            failure_config=FailureConfig(max_failures=placement.max_failures),
         ),
     )  # fmt: skip
 
@@ -244,7 +244,6 @@ def train_on_ray(
     *,
     workers: int = 2,
     address: str | None = None,
-    max_failures: int = 3,
     on_step: OnStep | None = None,
     resume: Resume = "same",
     placement: Placement | None = None,
@@ -253,8 +252,8 @@ def train_on_ray(
 
     It resumes what is there. The caller holds `run_dir` (`cardialign.pretrain.run.lock`). on_step gets each line of
     `metrics.jsonl` as it is written. Raises UserError: a worker's own (collapse, data, checkpoint), fewer GPUs than
-    workers, a wait beyond `placement.wait_minutes`, a host that does not see `run_dir`, or more than `max_failures`
-    dead worker groups; StoppedError when it ends without the checkpoint that was asked for.
+    workers, a wait beyond `placement.wait_minutes`, a host that does not see `run_dir`, or more dead worker groups than
+    `placement.max_failures`; StoppedError when it ends without the checkpoint that was asked for.
     """
     from cardialign.pretrain.training.checkpoints.judge import judge_start
 
@@ -267,7 +266,7 @@ def train_on_ray(
         # Ray takes SIGTERM for itself when it starts: ours comes after it
         with ray_session(workers, address, run_dir / LOGS / f"ray-{mark.label}"), asked.listening():
             goes_on: Resume = "extend" if resume == "extend" else "same"
-            trainer = _trainer(config, run_dir, workers, max_failures, placement, local=address is None, resume=goes_on)
+            trainer = _trainer(config, run_dir, workers, placement, local=address is None, resume=goes_on)
             needed = wanted(workers, bool(trainer.scaling_config.use_gpu))
             watch = Watch(run_dir, needed, workers, 60 * placement.wait_minutes, ray_resources)
             _claim(config, run_dir, judged)  # from here on the run is this start's
