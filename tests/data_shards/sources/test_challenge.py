@@ -296,3 +296,17 @@ def test_real_original_cpsc2018_files_read(real_data: Path) -> None:
     assert [record.samples for record in records] == [5000, 7950, 5000, 7500, 9500] and not any(
         record.quality for record in records
     )
+
+
+def test_a_reference_of_floats_and_suffixes_fits_and_rows_that_contradict_each_other_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("A0001", "A0002"):
+        savemat(tmp_path / f"{name}.mat", {"ECG": {"sex": "Male", "age": 70.0, "data": ecg_counts(1000) / 200}})
+    rows = "A0001.mat,5.0,8.0,\n A0002 ,1,,\nA0002,2,,\n"
+    (tmp_path / "REFERENCE.csv").write_text(f"Recording,First_label,Second_label,Third_label\n{rows}")
+    source = open_source("cpsc2018", tmp_path)
+    first, second = source.entries()
+    assert first.meta["labels"]["cpsc2018"] == ("RBBB", "STD") and second.meta["labels"]["cpsc2018"] == ("Normal",)
+    assert "1 ids stand in several rows of REFERENCE.csv that say different things" in caplog.text
+    assert source.describe()["joins"]["reference"]["matched"] == 2

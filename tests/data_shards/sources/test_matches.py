@@ -177,3 +177,41 @@ def test_a_hash_that_can_be_undone_is_told(
     list(open_source("arrays", numbered(tmp_path / "src", 1), sampling_rate=500, salt=salt).entries())
     assert (said in caplog.text) if said else not caplog.text
     assert salt not in caplog.text or not salt
+
+
+def test_exams_of_code15_are_joined_when_their_ids_became_floats(tmp_path: Path) -> None:
+    for exam in (1000104, 1000200):
+        write_record(tmp_path / str(exam), ecg_counts(1000))
+    header = "exam_id,age,is_male,normal_ecg,patient_id,1dAVb,RBBB,LBBB,SB,ST,AF\n"
+    rows = "1000104.0,66.0,False,False,7.0,True,False,False,False,False,False\n1000200.0,41,True,True,7" + ",False" * 6
+    (tmp_path / "exams.csv").write_text(f"{header}{rows}\n1000200,42,True,True,7{',False' * 6}\n")
+    source = open_source("code15", tmp_path)
+    first, second = source.entries()
+    assert first.meta["statements"] == ("First degree AV block",) and second.meta["statements"] == ("Normal ECG",)
+    assert first.meta["patient"] == second.meta["patient"] and second.meta["age_years"] == 41
+    assert source.describe()["joins"]["exams"] == {"table": "exams.csv", "matched": 2, "of": 2, "rows": 2}
+
+
+def test_ids_of_ptb_xl_that_became_floats_are_the_same_records_and_patients(tmp_path: Path) -> None:
+    listed = []
+    for folder, form in (("plain", "{}"), ("floats", "{}.0")):
+        root = tmp_path / folder
+        write_record(root / "records500/00001_hr", ecg_counts(1000))
+        columns = "ecg_id,patient_id,age,sex,recording_date,report,scp_codes,strat_fold,filename_lr,filename_hr"
+        words = [
+            form.format(1),
+            form.format(15709),
+            "56.0",
+            form.format(1),
+            "1984-11-09 09:17:34",
+            "",
+            "{'NORM': 100.0}",
+        ]
+        row = ",".join([*words[:6], f'"{words[6]}"', form.format(3), "records100/x", "records500/00001_hr"])
+        (root / "ptbxl_database.csv").write_text(f"{columns}\n{row}\n")
+        statements = (
+            "description,diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass\nNORM,normal ECG,1,,,NORM,NORM\n"
+        )
+        (root / "scp_statements.csv").write_text("," + statements)
+        listed.append(list(open_source("ptb-xl", root).entries()))
+    assert listed[0] == listed[1] and listed[0][0].meta["fold"] == 3 and listed[0][0].meta["sex"] == "female"
