@@ -103,7 +103,7 @@ def add_pooling(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
+def add_tracking_uri(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--tracking-uri",
         default=default_uri(),
