@@ -81,6 +81,7 @@ def resources_state(wanted: Mapping[str, float], resources: Resources) -> State:
     if short:
         return f"a node: {words}", f"add nodes, {fewer}"
     if busy:
+        words += ", or for the workers that hold them to start"
         return f"resources: {words}", f"wait for other jobs to end (`ray status`), {fewer}"
     return f"workers to start: {words}", "look at the nodes (`ray status`), then run the same command again"
 

@@ -24,6 +24,7 @@ OTHERS = {
     "AWS_PROFILE": "ecg",
     "GOOGLE_APPLICATION_CREDENTIALS": "/home/me/key.json",
     "MLFLOW_TRACKING_PASSWORD": "secret",
+    "SSL_CERT_FILE": "/home/me/ca.pem",  # a file of the driver's host
     "PATH": "/usr/bin",
     "HOME": "/home/me",
     "LD_PRELOAD": "x.so",

@@ -58,7 +58,7 @@ def test_resources_that_are_taken_are_told_with_their_numbers(tmp_path: Path) ->
     run = Run(tmp_path, {}, {"CPU": 4.0})
     run.pass_by(100)
     assert len(run.told) == 3, "after 20, 40 and 80 seconds"
-    assert "the run is waiting for resources: 2 CPUs wanted, 0 free of 4 in the cluster (2" in run.told[0]
+    assert "the run is waiting for resources: 2 CPUs wanted, 0 free of 4 in the cluster, or " in run.told[0]
     assert "--wait-minutes" in run.told[0] and "10 min" in run.told[0]
     with pytest.raises(UserError, match=r"stood still for 10 min, waiting for resources: 2 CPUs") as raised:
         run.pass_by(600)
