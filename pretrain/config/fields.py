@@ -40,7 +40,8 @@ class Strict(BaseModel):
     def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         given = value if isinstance(value, list | tuple) else [value]
         truth = next((one for one in given if isinstance(one, bool)), None)
-        if truth is not None and _kinds(cls.model_fields[str(info.field_name)].annotation) & {int, float}:
+        kinds = set() if truth is None else _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if kinds & {int, float} and bool not in kinds:
             raise ValueError(f"{str(truth).lower()} is no number; write a number")
         return value
 

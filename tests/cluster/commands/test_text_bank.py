@@ -5,16 +5,19 @@ They print what the floors below found, with what to do next.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.text.bank import build_text_bank
 from cardialign.pretrain.config import parse_config
+from cardialign.pretrain.text.folder import encoder_folder
 from tests.support.hashing_encoder import HashingEncoder
 
 Call = Callable[..., Any]
@@ -54,3 +57,25 @@ def test_protocols_by_command_say_what_they_expect(cardialign: Call, shards: Pat
     folds = cardialign(*words, "--protocol", "clean-v1:ptb-xl-super", "--folds", "1-3")
     assert folds.code == 2 and "--split" in folds.json["remedy"]
     assert cardialign(*words, "--prompts", "virtual-findings-v1", "--label-files", tmp_path).code == 2
+
+
+@pytest.mark.slow
+def test_a_folder_that_does_not_say_how_it_pools_is_told_so(
+    cardialign: Callable[..., Any], shards: Path, tmp_path: Path
+) -> None:
+    from transformers import BertConfig, BertModel
+
+    minilm, folder = encoder_folder("minilm"), tmp_path / "medcpt"
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=30522, **small)).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        shutil.copy(minilm / name, folder / name)
+    copy = shutil.copytree(shards, tmp_path / "shards")
+    silent = cardialign("text-bank", "build", copy, "--encoder", folder)
+    assert silent.code == 1 and "does not say how" in silent.json["problem"] and "--pooling" in silent.json["remedy"]
+    made = cardialign("text-bank", "build", copy, "--encoder", folder, "--pooling", "cls")
+    assert made.code == 0
+    bank = json.loads((Path(made.json["path"]) / "bank.json").read_text())
+    assert bank["encoder"]["pooling"] == "cls"
+    answer = cardialign("text-bank", "stats", copy, "--encoder", folder, "--pooling", "cls", "--global-batch", "8")
+    assert answer.code == 0 and answer.json["bank"] == made.json["path"]
