@@ -9,11 +9,8 @@ from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 
+from cardialign.cluster.cli.address import TRACKING_URI, default_uri
 from cardialign.data_shards.errors import UsageError
-
-TRACKING_URI = "sqlite:///mlflow.db"
-"""The MLflow store of who names none."""
-
 
 HIGHEST_FOLD = 10_000
 HIGHEST_AMOUNT = 1e6
@@ -100,9 +97,10 @@ def add_split(parser: argparse.ArgumentParser, help: str) -> None:
 def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tracking-uri",
-        default=TRACKING_URI,
+        default=default_uri(),
         metavar="URI",
-        help=f"MLflow database or server (default {TRACKING_URI})",
+        help=f"MLflow database or server, with a user as https://USER:PASSWORD@HOST "
+        f"(default: MLFLOW_TRACKING_URI, else {TRACKING_URI})",
     )
 
 

@@ -66,7 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="train even when the store cannot be opened; replay later with `tracking sync`",
     )
-    tracking.add_argument("--experiment", default="cardialign", help="MLflow experiment (default cardialign)")
+    tracking.add_argument(
+        "--experiment",
+        help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME or _ID, else cardialign)",
+    )
     tracking.add_argument(
         "--register", metavar="NAME", help="register the exported encoder under this name, alias `candidate`"
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.cli.options import TRACKING_URI
+from cardialign.cluster.cli.address import default_uri
 from cardialign.cluster.cli.progress import Progress
 from cardialign.cluster.environment.versions import git_commit, versions
-from cardialign.cluster.registry.registry import check_name
+from cardialign.cluster.tracking.names import check_model
 from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import DONE, STOPPED, UsageError, UserError
 from cardialign.data_shards.files import write_json
@@ -29,8 +29,8 @@ FINAL = ("final_loss", "records_per_second", "data_wait_share", "restarts")
 class Tracking:
     """The MLflow store and experiment of a run. optional: train also when the store cannot be opened."""
 
-    uri: str = TRACKING_URI
-    experiment: str = "cardialign"
+    uri: str = field(default_factory=default_uri)
+    experiment: str | None = None
     optional: bool = False
 
 
@@ -106,7 +106,7 @@ def run(
     if workers < 1:
         raise UsageError(f"--workers {workers} is less than 1", "one worker is the least")
     if register_as is not None:
-        check_name(register_as)
+        check_model(register_as)
     run_dir, tracking = Path(run_dir).expanduser().absolute(), tracking or Tracking()
     with locked_run(run_dir):
         config = _with_local_start(config, run_dir, tracking.uri)
@@ -181,7 +181,7 @@ def _result(outcome: PretrainResult, data: dict[str, Any], tracker: RunTracker, 
         "training_seconds": outcome.seconds,
         "records": data["records"],
         "data_fingerprint": data["shards_fingerprint"],
-        "tracking_uri": tracker.uri,
+        "tracking_uri": tracker.address,
         "run_id": tracker.run_id or None,
         "tracked": delivered,
         "exit_code": STOPPED if outcome.stopped else DONE,
@@ -199,7 +199,7 @@ def _hand_over(run_dir: Path, final_loss: float, tracker: RunTracker, register_a
         if not tracker.run_id:
             raise UserError(
                 f"the run is finished and exported to {run_dir / EXPORT}, but could not be registered: "
-                f"{tracker.uri} was not open",
+                f"{tracker.address} was not open",
                 "run `cardialign tracking sync`, then the same command again with --register",
             )
         version = register(run_dir / EXPORT, register_as, tracker.uri, tracker.run_id, {"final_loss": final_loss})

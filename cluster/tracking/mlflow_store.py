@@ -5,47 +5,60 @@ Importing MLflow takes about 3 s, so it happens inside functions.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import socket
 import sqlite3
-import urllib.error
 import urllib.parse
-import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cardialign.cluster.cli.address import (
+    SQLITE,
+    has_secrets,
+    public,
+    registry_uri,
+    sqlite_path,
+    without_secrets,
+)
+from cardialign.cluster.tracking.names import ascii_escapes, check_experiment, safe
 from cardialign.data_shards.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
-SQLITE = "sqlite:///"
+EXPERIMENT = "cardialign"
+"""The experiment of who names none, neither with an option nor with MLFLOW_EXPERIMENT_NAME."""
 REMEDY = (
     "give another --tracking-uri, or train with --tracking-optional and replay later with "
     "`cardialign tracking sync RUN_DIR`"
 )
-
-
-def absolute_uri(uri: str) -> str:
-    """The same store, named so that another working directory finds it: relative SQLite paths become absolute."""
-    if uri.startswith(SQLITE) and uri != SQLITE:
-        return SQLITE + str(Path(uri.removeprefix(SQLITE)).expanduser().absolute())
-    return uri
-
-
-def sqlite_path(uri: str) -> Path | None:
-    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) and uri != SQLITE else None
+SIGN_IN = (
+    "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, or write them into the "
+    "address: https://USER:PASSWORD@HOST"
+)
+WAIT_SECONDS = 5.0
+PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mssql": 1433}
+"""Where a database server listens when its address names no port."""
 
 
 def _check_sqlite(uri: str, path: Path) -> None:
     """SQLAlchemy would retry a hopeless file for minutes; the standard library answers at once."""
     if not path.parent.is_dir():
         raise UserError(
-            f"MLflow database {uri} cannot be opened: folder {path.parent} does not exist",
+            f"MLflow database {public(uri)} cannot be opened: folder {path.parent} does not exist",
             f"make the folder, or {REMEDY}",
         )
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(
+            f"MLflow database {public(uri)} cannot be opened: folder {path.parent} is read-only",
+            f"let this user write there, or {REMEDY}",
+        )
     try:
-        connection = sqlite3.connect(path, timeout=5)
+        connection = sqlite3.connect(path, timeout=WAIT_SECONDS)
         try:
             connection.execute("PRAGMA schema_version").fetchone()
             connection.execute("BEGIN IMMEDIATE")
@@ -53,34 +66,87 @@ def _check_sqlite(uri: str, path: Path) -> None:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise UserError(f"MLflow database {uri} cannot be opened: {error}", REMEDY) from None
+        raise UserError(f"MLflow database {public(uri)} cannot be opened: {error}", REMEDY) from None
+
+
+def _check_address(uri: str) -> urllib.parse.SplitResult:
+    """The parts of an address with a host. Raises UserError for one that no library reads as it is meant."""
+    try:
+        parts = urllib.parse.urlsplit(uri)
+        readable = parts.port is None or parts.port > 0
+    except ValueError:
+        readable = False
+    if not readable or not parts.hostname or parts.hostname != parts.hostname.strip(".") or ".." in parts.hostname:
+        raise UserError(
+            f"{public(uri)!r} cannot be read as the address of an MLflow store",
+            "write SCHEME://USER:PASSWORD@HOST:PORT with a number as the port; in user and password write %2F for /, "
+            "%3F for ?, %23 for #, %40 for @ and %25 for %",
+        )
+    return parts
 
 
 def _check_server(uri: str) -> None:
+    """Somebody answers there. Whoever it is: what MLflow makes of it, MLflow says."""
+    import requests
+
+    _check_address(uri)
+    verify: bool | str = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or (
+        os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("1", "true")
+    )
     try:
-        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=5) as answer:
-            answer.read(64)
-    except urllib.error.HTTPError:
-        return  # somebody answers there: let MLflow say what it makes of it
-    except (OSError, ValueError) as error:
-        raise UserError(f"MLflow server {uri} does not answer: {error}", REMEDY) from None
-
-
-def open_client(uri: str) -> MlflowClient:
-    """A client of the tracking store and the registry behind `uri`.
-
-    Raises UserError naming the URI when it cannot be opened.
-    """
-    scheme = urllib.parse.urlsplit(uri).scheme
-    if scheme in ("", "file"):
+        with requests.get(uri.rstrip("/") + "/health", timeout=_patience(), verify=verify, stream=True):
+            pass
+    except requests.exceptions.SSLError as error:
         raise UserError(
-            f"MLflow no longer keeps runs in a plain folder: {uri}", f"use a database, for example {SQLITE}mlflow.db"
-        )
+            f"MLflow server {public(uri)}: no encrypted connection can be made: {reason(error, uri)}",
+            "for a certificate of your own authority set MLFLOW_TRACKING_SERVER_CERT_PATH to that authority's; "
+            "MLFLOW_TRACKING_INSECURE_TLS=true trusts whoever answers; a server without TLS has an http:// address",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"MLflow server {public(uri)} does not answer: {reason(error, uri)}", REMEDY) from None
+
+
+def _patience() -> float:
+    """Seconds to wait for a server: MLFLOW_HTTP_REQUEST_TIMEOUT where it is set."""
+    try:
+        return max(0.1, float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]))
+    except (KeyError, ValueError):
+        return WAIT_SECONDS
+
+
+def _check_database(uri: str) -> None:
+    """A database server that is not there would be asked again for minutes."""
+    parts = _check_address(uri)
+    port = parts.port or PORTS[parts.scheme.lower().partition("+")[0]]
+    try:
+        socket.create_connection((parts.hostname or "", port), WAIT_SECONDS).close()
+    except OSError as error:
+        raise UserError(f"MLflow database {public(uri)} does not answer: {error}", REMEDY) from None
+
+
+def _check(uri: str) -> None:
+    scheme = uri.partition(":")[0].lower() if ":" in uri else ""
     path = sqlite_path(uri)
     if path is not None:
         _check_sqlite(uri, path)
     elif scheme in ("http", "https"):
         _check_server(uri)
+    elif scheme.partition("+")[0] in PORTS:
+        _check_database(uri)
+    elif scheme in ("", "file") and uri != "databricks":
+        raise UserError(
+            f"MLflow no longer keeps runs in a plain folder: {uri}", f"use a database, for example {SQLITE}mlflow.db"
+        )
+
+
+def open_client(uri: str) -> MlflowClient:
+    """A client of the tracking store `uri` and of the registry that belongs to it (`address.registry_uri`).
+
+    Raises UserError naming the URI when it cannot be opened.
+    """
+    registry = registry_uri(uri)
+    for address in dict.fromkeys((uri, registry)):
+        _check(address)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -89,23 +155,80 @@ def open_client(uri: str) -> MlflowClient:
 
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):  # schema creation is chatty
         logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    with speaking(uri, "cannot be opened"):
+        client = MlflowClient(tracking_uri=uri, registry_uri=registry)
         client.search_experiments(max_results=1)
-    except Exception as error:  # MLflow, SQLAlchemy and driver errors share no base
-        first_line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"MLflow store {uri} cannot be opened: {first_line}", REMEDY) from error
+        if registry != uri:
+            client.search_registered_models(max_results=1)
     return client
 
 
-def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
-    """Id of experiment `name`, created when absent.
+@contextlib.contextmanager
+def speaking(uri: str, what: str = "does not do what it was asked") -> Iterator[None]:
+    """In this block, whatever MLflow, a driver or an artifact store raises becomes one UserError without secrets."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # MLflow, SQLAlchemy and driver errors share no base
+        shown = UserError(f"MLflow store {public(uri)} {what}: {reason(error, uri)}", _remedy(str(error)))
+        if has_secrets(uri):  # a traceback would show what is hidden here
+            raise shown from None
+        raise shown from error
+
+
+def reason(error: BaseException, uri: str) -> str:
+    """The first line of an error, fit to be shown."""
+    first = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return ascii_escapes(without_secrets(first, uri))[:400]
+
+
+def _remedy(message: str) -> str:
+    if any(word in message for word in ("error code 401", "error code 403", "UNAUTHENTICATED", "PERMISSION_DENIED")):
+        return SIGN_IN
+    if "error code 404" in message or "ENDPOINT_NOT_FOUND" in message:
+        return f"give the address under which the MLflow page itself is seen, its path included; or {REMEDY}"
+    if "out-of-date database schema" in message or "Can't locate revision" in message:
+        return (
+            "another release of MLflow wrote this database: `mlflow db upgrade URI` (after a copy) when it is older, "
+            f"that release of MLflow when it is newer; or {REMEDY}"
+        )
+    if "No module named" in message:
+        return f"install that package for this Python; or {REMEDY}"
+    return REMEDY
+
+
+def default_experiment() -> str:
+    """MLFLOW_EXPERIMENT_NAME, else `EXPERIMENT`."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT
+
+
+def experiment_id(client: MlflowClient, uri: str, name: str = "") -> str:
+    """Id of experiment `name`, created when absent; without a name that of MLFLOW_EXPERIMENT_ID or the default.
 
     Artifacts of a SQLite store live beside the database, wherever the command is run.
+    Raises UserError for a name that MLflow does not take, and for an experiment that is deleted.
     """
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    path = sqlite_path(uri)
-    location = (path.parent / "mlartifacts" / name).absolute().as_uri() if path is not None else None
-    return str(client.create_experiment(name, artifact_location=location))
+    given = os.environ.get("MLFLOW_EXPERIMENT_ID", "").strip()
+    if not name and given and not os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip():
+        with speaking(uri, f"has no experiment {given} (MLFLOW_EXPERIMENT_ID)"):
+            return _active(client.get_experiment(given), uri)
+    name = name or default_experiment()
+    check_experiment(name)
+    with speaking(uri, f"does not open experiment {name}"):
+        found = client.get_experiment_by_name(name)
+        if found is not None:
+            return _active(found, uri)
+        path = sqlite_path(uri)
+        location = (path.parent / "mlartifacts" / safe(name)).absolute().as_uri() if path is not None else None
+        return str(client.create_experiment(name, artifact_location=location))
+
+
+def _active(experiment: Experiment, uri: str) -> str:
+    if experiment.lifecycle_stage == "deleted":
+        raise UserError(
+            f"MLflow experiment {experiment.name} is deleted in {public(uri)}",
+            f"bring it back with `mlflow experiments restore --experiment-id {experiment.experiment_id}`, "
+            "or give another --experiment",
+        )
+    return str(experiment.experiment_id)

@@ -7,14 +7,18 @@ out again under the same time and land on the same rows.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cardialign.cluster.cli.address import absolute_uri, default_uri, public
 from cardialign.cluster.tracking import mlflow_store
+from cardialign.cluster.tracking.names import LONGEST_NAME, safe_key
 from cardialign.cluster.tracking.spool import Cursor, Line, SpoolReader
 from cardialign.cluster.tracking.state import TrackingState
 from cardialign.data_shards.errors import UserError
@@ -22,19 +26,25 @@ from cardialign.pretrain.run.files import CONFIG, METRICS, SYSTEM, TRACKING
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Run
 
 log = logging.getLogger(__name__)
 
 BATCH = 1000
 """MLflow takes at most this many metrics in one call."""
+PARAMETERS = "parameters.json"
+"""Artifact with the parameters of a run at their full length: MLflow's own are cut."""
+MARK = "data.fingerprint"
+"""Tag of every run of ours: what has it is a training that somebody else's must not be mixed with."""
 
 
 class Replay:
     """Sends what is new in the spool of one run to its MLflow run; safe to repeat at any point."""
 
-    def __init__(self, run_dir: Path, state: TrackingState, client: MlflowClient) -> None:
+    def __init__(self, run_dir: Path, state: TrackingState, client: MlflowClient, uri: str = "") -> None:
+        """uri: the whole address, where the state's lacks what is needed to sign in."""
         self.run_dir, self.state, self.client = run_dir, state, client
+        self.uri = uri or state.tracking_uri
         self.readers = [
             SpoolReader(run_dir / name, state.cursors.setdefault(name, Cursor()), once_per_step=name == METRICS)
             for name in (METRICS, SYSTEM)
@@ -43,26 +53,75 @@ class Replay:
     def open_run(self) -> str:
         """Create the MLflow run, or reopen the one the state names. Returns the run id.
 
-        Parameters, tags and artifacts are (re)sent.
+        Artifacts, parameters and tags are (re)sent: a store that takes them takes the rest. Raises UserError when the
+        experiment or the run is deleted or gone, and for whatever else keeps the store from taking the run.
         """
         state = self.state
-        if not state.run_id:
-            experiment = mlflow_store.experiment_id(self.client, state.tracking_uri, state.experiment)
-            state.run_id = self.client.create_run(experiment, run_name=state.run_name).info.run_id
-            state.save(self.run_dir)
-            log.info("tracking_run=created run_id=%s uri=%s", state.run_id, state.tracking_uri)
-        known = self.client.get_run(state.run_id).data.params
+        with mlflow_store.speaking(self.uri, "cannot take this run"):
+            made = not state.run_id
+            if made:
+                state.run_id = self._named_run() or self._new_run()
+                state.save(self.run_dir)
+                log.info("tracking_run=created run_id=%s uri=%s", state.run_id, state.tracking_uri)
+            run = self._run()
+            try:
+                self._describe(run)
+            except Exception:
+                if made:  # nobody trains under it
+                    self.client.update_run(state.run_id, status="FAILED")
+                raise
+            self.client.update_run(state.run_id, status="RUNNING")
+        return state.run_id
+
+    def _new_run(self) -> str:
+        experiment = mlflow_store.experiment_id(self.client, self.uri, self.state.experiment)
+        return str(self.client.create_run(experiment, run_name=self.state.run_name[:LONGEST_NAME]).info.run_id)
+
+    def _named_run(self) -> str:
+        """The run that MLFLOW_RUN_ID names, for the first training that asks; "" when it names none."""
+        named = os.environ.get("MLFLOW_RUN_ID", "").strip()
+        if named and MARK in self._run(named).data.tags:
+            raise UserError(
+                f"MLflow run {named} (MLFLOW_RUN_ID) holds another training already",
+                "unset MLFLOW_RUN_ID: the training then gets a run of its own",
+            )
+        return named
+
+    def _run(self, run_id: str = "") -> Run:
+        """The run as the store has it. Raises UserError when it is gone or deleted."""
+        from mlflow.exceptions import MlflowException
+
+        run_id = run_id or self.state.run_id
+        again = f"`cardialign tracking sync {self.run_dir} --new-run` logs all of its steps into a new one"
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise UserError(f"MLflow run {run_id} is not in {public(self.uri)}", again) from None
+        if run.info.lifecycle_stage == "deleted":
+            raise UserError(
+                f"MLflow run {run_id} is deleted in {public(self.uri)}",
+                f"bring it back with `mlflow runs restore --run-id {run_id}`; or {again}",
+            )
+        return run
+
+    def _describe(self, run: Run) -> None:
+        """Artifacts, parameters and tags of the run: what a training says of itself before its first step."""
         from mlflow.entities import Param, RunTag
 
+        state, known = self.state, run.data.params
+        self.client.log_text(state.run_id, json.dumps(state.parameters, indent=1), PARAMETERS)
+        self._send_configuration()
         new = [Param(key, value[:6000]) for key, value in state.parameters.items() if key not in known]
         changed = {f"resumed_with.{k}": v for k, v in state.parameters.items() if k in known and known[k] != v[:6000]}
-        tags = [RunTag(key, value) for key, value in {**state.tags, **changed}.items()]
-        for start in range(0, max(len(new), 1), 100):
-            self.client.log_batch(state.run_id, params=new[start : start + 100], tags=tags if start == 0 else [])
-        self.client.update_run(state.run_id, status="RUNNING")
+        tags = [RunTag(key, value[:5000]) for key, value in {**state.tags, **changed}.items()]
+        for start in range(0, max(len(new), len(tags)), 100):
+            self.client.log_batch(state.run_id, params=new[start : start + 100], tags=tags[start : start + 100])
+
+    def _send_configuration(self) -> None:
         if (self.run_dir / CONFIG).is_file():
-            self.client.log_artifact(state.run_id, str(self.run_dir / CONFIG))
-        return state.run_id
+            self.client.log_artifact(self.state.run_id, str(self.run_dir / CONFIG))
 
     def send_new(self) -> int:
         """Send every new line; the cursor is saved after each batch. Returns how many metric values went out."""
@@ -96,6 +155,7 @@ class Replay:
         from mlflow.entities import Metric
 
         state = self.state
+        self._send_configuration()
         at = int(1000 * state.finished_at)
         figures = [Metric(key, float(value), at, 0) for key, value in state.final.items() if math.isfinite(value)]
         if figures:
@@ -104,10 +164,13 @@ class Replay:
         state.save(self.run_dir)
 
 
-def sync(run_dir: Path, tracking_uri: str | None = None) -> dict[str, Any]:
+def sync(
+    run_dir: Path, tracking_uri: str | None = None, *, experiment: str | None = None, new_run: bool = False
+) -> dict[str, Any]:
     """Replay everything a run has in its spool.
 
-    Raises UserError when the run has none or the store cannot be opened.
+    new_run: into a new MLflow run, whatever became of the old one; so it is in another store than the run's own, and in
+    an `experiment` given. Raises UserError when the run has no spool, or the store does not take it.
     """
     state = TrackingState.load(run_dir)
     if state is None:
@@ -115,19 +178,22 @@ def sync(run_dir: Path, tracking_uri: str | None = None) -> dict[str, Any]:
             f"{run_dir} has no {TRACKING}: it is not the directory of a tracked run",
             "give the --run-dir that `cardialign pretrain` used",
         )
-    if tracking_uri is not None and mlflow_store.absolute_uri(tracking_uri) != state.tracking_uri:
+    uri = absolute_uri(tracking_uri) if tracking_uri is not None else _signed(state.tracking_uri)
+    if new_run or experiment is not None or public(uri) != state.tracking_uri:
         state = replace(
             state,
-            tracking_uri=mlflow_store.absolute_uri(tracking_uri),
+            tracking_uri=public(uri),
+            experiment=experiment or state.experiment,
             run_id="",
             cursors={METRICS: Cursor(), SYSTEM: Cursor()},
         )
-    replay = Replay(run_dir, state, mlflow_store.open_client(state.tracking_uri))
+    replay = Replay(run_dir, state, mlflow_store.open_client(uri), uri)
     status = state.status
     replay.open_run()
-    sent = replay.send_new()
-    state.status = status
-    replay.close_run()
+    with mlflow_store.speaking(uri, "did not take all of this run"):
+        sent = replay.send_new()
+        state.status = status
+        replay.close_run()
     return {
         "run_id": state.run_id,
         "tracking_uri": state.tracking_uri,
@@ -136,13 +202,25 @@ def sync(run_dir: Path, tracking_uri: str | None = None) -> dict[str, Any]:
     }
 
 
+def _signed(uri: str) -> str:
+    """The address of a state with user and password, where MLFLOW_TRACKING_URI is the same one and has them."""
+    named = absolute_uri(default_uri())
+    return named if public(named) == uri else uri
+
+
 def _metrics(line: Line, read_at: float) -> list[Metric]:
     from mlflow.entities import Metric
 
-    at = int(1000 * float(line.values.get("time", read_at)))
-    numbers = {
-        k: v
-        for k, v in line.values.items()
-        if k not in ("step", "time") and isinstance(v, int | float) and not isinstance(v, bool)
-    }
-    return [Metric(key, float(value), at, max(0, line.step)) for key, value in numbers.items() if math.isfinite(value)]
+    at = int(1000 * (_number(line.values.get("time")) or read_at))
+    numbers = {key: _number(value) for key, value in line.values.items() if key not in ("step", "time")}
+    return [Metric(safe_key(key), value, at, max(0, line.step)) for key, value in numbers.items() if value is not None]
+
+
+def _number(value: Any) -> float | None:
+    """A figure that MLflow keeps; None for what is no finite number."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None

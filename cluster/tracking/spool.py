@@ -103,9 +103,9 @@ class SpoolReader:
     def _parse(self, raw: bytes, end: int) -> dict[str, Any]:
         try:
             values = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             values = None
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or not isinstance(values.get("step", -1), int):
             log.warning("spool_line_skipped file=%s offset=%d reason=not-a-json-object", self.path, end - len(raw))
             return {}
         return values

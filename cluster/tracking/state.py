@@ -8,14 +8,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.tracking.names import safe, shorten
 from cardialign.cluster.tracking.spool import Cursor
-from cardialign.data_shards.files import read_json, write_json
+from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import write_json
 from cardialign.pretrain.run.files import METRICS, SYSTEM, TRACKING
 
 
 @dataclass
 class TrackingState:
-    """What `tracking.json` holds."""
+    """What `tracking.json` holds.
+
+    tracking_uri without user and password (`address.public`). experiment: "" for that of the environment.
+    """
 
     tracking_uri: str
     experiment: str
@@ -30,22 +35,51 @@ class TrackingState:
 
     @classmethod
     def load(cls, run_dir: Path) -> TrackingState | None:
-        values = read_json(run_dir / TRACKING)
-        if values is None:
+        """The state of the run in `run_dir`; None when it has none. Raises UserError for a damaged one."""
+        path = run_dir / TRACKING
+        try:
+            values = json.loads(path.read_bytes())
+            values["cursors"] = {name: Cursor(**cursor) for name, cursor in values["cursors"].items()}
+            state = cls(**values)
+            whole = state._whole()
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        values["cursors"] = {name: Cursor(**cursor) for name, cursor in values["cursors"].items()}
-        return cls(**values)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            whole, why = False, f": {error}" if isinstance(error, OSError) else ""
+        else:
+            why = ""
+        if not whole:
+            raise UserError(
+                f"{path} cannot be read as the tracking state of a run{why}",
+                "move it away: the run then goes into a new MLflow run, with all of its steps",
+            )
+        return state
+
+    def _whole(self) -> bool:
+        """Every value is of its kind."""
+        words = [self.tracking_uri, self.experiment, self.run_name, self.run_id, self.status]
+        pairs = [*self.parameters.items(), *self.tags.items()]
+        numbers = [self.finished_at, *self.final.values()]
+        for cursor in self.cursors.values():
+            numbers += asdict(cursor).values()
+        return all(isinstance(word, str) for pair in [words, *pairs] for word in pair) and all(
+            isinstance(number, int | float) for number in numbers
+        )
 
     def save(self, run_dir: Path) -> None:
         write_json(run_dir / TRACKING, asdict(self), indent=1)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested configuration -> dotted key -> text, as MLflow parameters want it."""
+    """Nested configuration -> dotted key -> text, as MLflow parameters want it.
+
+    Keys may be words of a user's, such as the names of lead groups: each is written so that MLflow takes it.
+    """
     flat: dict[str, str] = {}
     for key, value in values.items():
+        word = safe(str(key)).replace(".", "-x2e-")
         if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
+            flat.update(flatten(value, f"{prefix}{word}."))
         else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+            flat[shorten(f"{prefix}{word}")] = value if isinstance(value, str) else json.dumps(value)
     return flat

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from cardialign.cluster.cli.options import add_tracking_uri
+from cardialign.cluster.tracking.names import ascii_escapes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,9 +23,11 @@ def summary(result: dict[str, Any]) -> list[str]:
     rows = result["encoders"]
     if not rows:
         return ["no encoder is registered"]
-    width = max(len(row["name"]) for row in rows)
+    width = max(len(ascii_escapes(row["name"])) for row in rows)
     return [
-        f"{row['name']:<{width}}  {row['version']:>3}  {', '.join(row['aliases']) or '-':<16}  "
-        + "  ".join(f"{key} {value:.4g}" for key, value in row["metrics"].items())
+        ascii_escapes(
+            f"{ascii_escapes(row['name']):<{width}}  {row['version']:>3}  {', '.join(row['aliases']) or '-':<16}  "
+            + "  ".join(f"{key} {value:.4g}" for key, value in row["metrics"].items())
+        )
         for row in rows
     ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cardialign.cluster.cli.options import add_tracking_uri
+from cardialign.cluster.cli.options import add_tracking_uri, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="registered encoder")
-    parser.add_argument("version", type=int, help="version that the alias will point to")
+    parser.add_argument("version", type=whole_number(1), help="version that the alias will point to")
     parser.add_argument("--alias", default="production", help="default production")
     add_tracking_uri(parser)
 

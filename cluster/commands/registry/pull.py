@@ -12,7 +12,9 @@ from cardialign.cluster.cli.options import add_tracking_uri
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("encoder", help="NAME (newest), NAME@ALIAS or NAME/VERSION")
     parser.add_argument("out", type=Path, help="new folder")
-    parser.add_argument("--overwrite", action="store_true", help="replace the folder")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an encoder there; a folder with anything else is left alone"
+    )
     add_tracking_uri(parser)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,6 @@ import pytest
 
 from cardialign.cluster.registry.registry import (
     Reference,
-    check_name,
     list_models,
     log_evaluation,
     promote,
@@ -20,16 +20,30 @@ from cardialign.cluster.registry.registry import (
     register,
 )
 from cardialign.cluster.tracking.mlflow_store import open_client
+from cardialign.cluster.tracking.names import check_alias, check_model
 from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.pretrain.run.integrity import verify_export, write_digests
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, exported: Path) -> tuple[str, Path]:
+def store(tmp_path_factory: pytest.TempPathFactory, exported: Path, empty_store: Path) -> tuple[str, Path]:
     """A registry that holds the untrained encoder as version 1 of `tiny`."""
     folder = tmp_path_factory.mktemp("registry")
+    shutil.copy(empty_store, folder / "mlflow.db")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     assert register(exported, "tiny", uri, metrics={"final_loss": 2.5}) == 1
     return uri, folder
+
+
+def another(export: Path, folder: Path, steps: int = 999) -> Path:
+    """The same encoder after more steps, as far as its provenance says: other bytes, another digest."""
+    shutil.copytree(export, folder)
+    note = json.loads((folder / "provenance.json").read_text())
+    note["training"]["steps"] = steps
+    (folder / "provenance.json").write_text(json.dumps(note))
+    (folder / "digests.json").unlink()
+    write_digests(folder)
+    return folder
 
 
 def test_pulled_encoder_is_the_registered_one_and_loads(
@@ -81,7 +95,6 @@ def test_another_export_under_the_registered_name_is_refused(store: tuple[str, P
     digests = config.with_name("digests.json")
     before = config.read_bytes(), digests.read_bytes()
     import hashlib
-    import json
 
     config.write_bytes(b"{}")
     listed = json.loads(before[1])
@@ -115,10 +128,10 @@ def test_unknown_name_alias_and_version_list_what_exists(store: tuple[str, Path]
 
 
 def test_aliases_move_and_figures_follow_the_version(
-    store: tuple[str, Path], exported: Path, cardialign: Callable[..., Any]
+    store: tuple[str, Path], exported: Path, tmp_path: Path, cardialign: Callable[..., Any]
 ) -> None:
     assert register(exported, "second", store[0], alias=None) == 1
-    assert register(exported, "second", store[0]) == 2
+    assert register(another(exported, tmp_path / "longer"), "second", store[0]) == 2
     assert promote("second", 1, "production", store[0])["before"] is None
     moved = cardialign("registry", "promote", "second", 2, "--alias", "production", "--tracking-uri", store[0])
     assert moved.code == 0 and moved.json["before"] == 1
@@ -137,7 +150,7 @@ def test_aliases_move_and_figures_follow_the_version(
     assert rows[2]["aliases"] == ["candidate", "production"] and rows[1]["aliases"] == []
     assert rows[2]["metrics"] == {"zero-shot/trial/macro": 0.9}
     metrics = open_client(store[0]).get_run(rows[2]["run_id"]).data.metrics
-    assert metrics["zero-shot/trial/auroc/PRC_S_"] == 0.95, "a code that MLflow would refuse"
+    assert metrics["zero-shot/trial/auroc/PRC-x28-S-x29-"] == 0.95, "a code that MLflow would refuse"
 
 
 def test_references() -> None:
@@ -170,7 +183,135 @@ def test_an_existing_encoder_is_replaced_when_asked_and_nothing_else_ever(
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("name", ["bad/name", "a:b", "a@b", "", " a"])
+@pytest.mark.parametrize(
+    "name", ["bad/name", "a:b", "a@b", "", "   ", " a", "a ", "..", ".", "a\nb", "a\x1b[2Jb", "x" * 300, "\udcff"]
+)
 def test_a_name_that_cannot_be_registered_is_refused_before_anything_is_done(name: str) -> None:
     with pytest.raises(UsageError, match="cannot be the name of a registered encoder"):
-        check_name(name)
+        check_model(name)
+    with pytest.raises(UsageError):  # neither a store nor an export is looked at
+        register(Path("/no/such/export"), name, "sqlite:////no/such/mlflow.db")
+
+
+@pytest.mark.parametrize(
+    "name", ["o'brien", 'the "best"', "both' and \"", "my encoder", "Ärzte", "a%20b", "x" * 250, "a\\"]
+)
+def test_a_name_that_mlflow_takes_can_be_listed_promoted_and_pulled(
+    store: tuple[str, Path], exported: Path, tmp_path: Path, name: str
+) -> None:
+    assert register(exported, name, store[0]) == 1
+    assert [row["version"] for row in list_models(store[0]) if row["name"] == name] == [1]
+    assert promote(name, 1, "production", store[0])["before"] is None
+    for reference in (name, f"{name}@production", f"{name}/1", f"models:/{name}@candidate"):
+        pulled = pull(reference, tmp_path / str(len(list(tmp_path.iterdir()))), store[0])
+        assert (pulled["name"], pulled["digest"]) == (name, verify_export(exported))
+    with pytest.raises(
+        UserError, match=r"has no encoder (.|\n)*versions 1 and aliases candidate -> 1, production -> 1"
+    ):
+        pull(f"{name}/7", tmp_path / "none", store[0])
+
+
+@pytest.mark.parametrize("alias", ["latest", "Latest", "v2", "V10", "", "a b", "prod/eu", "a@b", "x" * 300, "a\n"])
+def test_an_alias_that_mlflow_does_not_take_is_refused_in_a_sentence(store: tuple[str, Path], alias: str) -> None:
+    with pytest.raises(UsageError, match="alias"):
+        promote("tiny", 1, alias, store[0])
+
+
+@pytest.mark.parametrize("alias", ["production", "3", "eu-2", "vorläufig", "v", "v2x"])
+def test_an_alias_that_mlflow_takes_can_be_pulled(store: tuple[str, Path], tmp_path: Path, alias: str) -> None:
+    check_alias(alias)
+    promote("tiny", 1, alias, store[0])
+    assert pull(f"tiny@{alias}", tmp_path / "encoder", store[0])["version"] == 1
+
+
+def test_every_version_of_one_run_stays_what_it_was(exported: Path, tmp_path: Path, uri: str) -> None:
+    client = open_client(uri)
+    run = client.create_run("0").info.run_id
+    exports = [exported, another(exported, tmp_path / "b", 10), another(exported, tmp_path / "c", 20)]
+    assert [register(folder, "enc", uri, run) for folder in exports] == [1, 2, 3]
+    for version, folder in enumerate(exports, 1):
+        pulled = pull(f"enc/{version}", tmp_path / f"pulled-{version}", uri)
+        assert pulled["digest"] == verify_export(folder)
+        assert all(
+            (tmp_path / f"pulled-{version}" / path.name).read_bytes() == path.read_bytes() for path in folder.iterdir()
+        )
+
+
+def test_the_same_encoder_is_one_version_and_registering_it_again_mends_its_files(
+    exported: Path, tmp_path: Path, uri: str
+) -> None:
+    assert register(exported, "enc", uri, metrics={"loss": 2.0}) == 1
+    weights = next((tmp_path / "mlartifacts").rglob("model.safetensors"))
+    weights.write_bytes(b"lost")
+    with pytest.raises(UserError, match="content changed"):
+        pull("enc", tmp_path / "broken", uri)
+    assert register(exported, "enc", uri, metrics={"loss": 1.0}, alias="production") == 1
+    assert pull("enc@production", tmp_path / "mended", uri)["digest"] == verify_export(exported)
+    assert [row["metrics"] for row in list_models(uri)] == [{"loss": 1.0}]
+
+
+def test_overwrite_replaces_an_encoder_and_nothing_that_lies_beside_it(store: tuple[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "project"
+    pull("tiny", out, store[0])
+    (out / "notes").mkdir()
+    (out / "notes" / "a.txt").write_text("years of work")
+    (out / "thesis.tex").write_text("years of work")
+    before = sorted(path.name for path in out.rglob("*"))
+    with pytest.raises(UserError, match=r"more than an encoder \(notes/, thesis\.tex\)"):
+        pull("tiny", out, store[0], overwrite=True)
+    assert sorted(path.name for path in out.rglob("*")) == before
+    (tmp_path / "link").symlink_to(out)
+    with pytest.raises(UserError, match="is a link"):
+        pull("tiny", tmp_path / "link", store[0], overwrite=True)
+
+
+def test_an_encoder_that_is_replaced_may_hold_what_desktops_drop(store: tuple[str, Path], tmp_path: Path) -> None:
+    pull("tiny", tmp_path / "encoder", store[0])
+    (tmp_path / "encoder" / ".DS_Store").write_bytes(b"\0")
+    assert verify_export(tmp_path / "encoder")
+    pull("tiny", tmp_path / "encoder", store[0], overwrite=True)
+    assert not (tmp_path / "encoder" / ".DS_Store").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
+
+
+LABEL_CODES = [
+    "../../x",
+    "/abs",
+    "a//b",
+    ".",
+    "..",
+    "a\tb",
+    "NORM\n",
+    "x" * 300,
+    "x" * 299 + "y",
+    "",
+    "PRC(S)",
+    "PRC[S]",
+]
+LABEL_CODES += ["PRC_S_", "-x28-", "-x2", "(", "AF/AFL", "AF-AFL", "心房", "NORM", "1AVB", "a b"]
+
+
+def test_every_label_code_has_a_metric_of_its_own(store: tuple[str, Path], exported: Path) -> None:
+    register(exported, "codes", store[0])
+    classes = [{"code": code, "auroc": k / 100} for k, code in enumerate(LABEL_CODES)]
+    result = {"macro": 0.9, "low": 0.88, "high": 0.92, "classes": classes}
+    log_evaluation("codes", store[0], "zero-shot/../it's (mine)", result)
+    (row,) = [row for row in list_models(store[0]) if row["name"] == "codes"]
+    metrics = open_client(store[0]).get_run(row["run_id"]).data.metrics
+    found = sorted(value for key, value in metrics.items() if "/auroc/" in key)
+    assert found == [k / 100 for k in range(len(LABEL_CODES))]
+    assert [key for key in metrics if key.endswith("/auroc/NORM")] and [key for key in metrics if key.endswith("/1AVB")]
+
+
+def test_a_tag_that_is_no_figure_and_a_name_of_others_do_not_hide_the_list(
+    store: tuple[str, Path], cardialign: Callable[..., Any]
+) -> None:
+    client = open_client(store[0])
+    client.create_registered_model("theirs\x1b[2J")
+    client.create_model_version(
+        "theirs\x1b[2J", source="s3://elsewhere/x", tags={"metric.loss": "abc", "metric.ok": "0.5"}
+    )
+    listed = cardialign("registry", "list", "--tracking-uri", store[0], plain=True)
+    assert listed.code == 0 and "\x1b" not in listed.out and "theirs\\x1b[2J" in listed.out
+    rows = {row["name"]: row for row in list_models(store[0])}
+    assert rows["theirs\x1b[2J"]["metrics"] == {"ok": 0.5}

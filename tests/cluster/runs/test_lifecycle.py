@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from cardialign.cluster.runs.lifecycle import _with_local_start, prepare, run
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.pretrain.config import RunConfig, load_config
 from cardialign.pretrain.run.files import START, START_NOTE
+from cardialign.pretrain.run.integrity import write_digests
 from tests.support.tiny_set import SMALL
 
 
@@ -43,8 +45,7 @@ def test_a_name_that_cannot_be_registered_ends_the_run_before_it_begins(shards: 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_start_from_the_registry_is_pulled_once_and_noted(exported: Path, tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+def test_a_start_from_the_registry_is_pulled_once_and_noted(exported: Path, tmp_path: Path, uri: str) -> None:
     version = register(exported, "begun", uri)
     (tmp_path / "run").mkdir()
     config = load_config("cardialign-demo", [*SMALL, "init_from=models:/begun@candidate"])
@@ -53,6 +54,10 @@ def test_a_start_from_the_registry_is_pulled_once_and_noted(exported: Path, tmp_
     note = json.loads((tmp_path / "run" / START_NOTE).read_text())
     assert (note["asked"], note["name"], note["version"]) == ("models:/begun@candidate", "begun", version)
     assert len(note["digest"]) == 64
-    register(exported, "begun", uri)  # the alias moves on, the run does not
+    longer = shutil.copytree(exported, tmp_path / "longer")
+    (longer / "provenance.json").write_text("{}")
+    (longer / "digests.json").unlink()
+    write_digests(longer)
+    assert register(longer, "begun", uri) == 2  # the alias moves on, the run does not
     assert _with_local_start(config, tmp_path / "run", uri) == local
     assert json.loads((tmp_path / "run" / START_NOTE).read_text()) == note

@@ -17,20 +17,6 @@ from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.run.files import METRICS, TRACKING
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty MLflow database: making one takes seconds, copying it none."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow_store.open_client(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture
-def uri(empty_store: Path, tmp_path: Path) -> str:
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
-
-
 def spool(run_dir: Path, first: int, last: int) -> None:
     for step in range(first, last + 1):
         append_line(run_dir / METRICS, {"step": step, "loss": 3.0 / step, "digest": "abc", "nan": float("nan")})
