@@ -5,7 +5,6 @@ An encoder that was trained without reports has no report head: it embeds signal
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -16,17 +15,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Unpack
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import SignalSpec
-from cardialign.pretrain.config import TextConfig
+from cardialign.pretrain.config import EncoderConfig, TextConfig
 from cardialign.pretrain.config.named import encoder_section
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput, create_encoder
+from cardialign.pretrain.encoders.blocks.normalise import NORMALISATIONS
 from cardialign.pretrain.export.contract import SignalContract, SignalForm, conform_signal
 from cardialign.pretrain.run.integrity import (
     CONTRACT,
@@ -35,6 +33,7 @@ from cardialign.pretrain.run.integrity import (
     REPORT_ENCODER,
     REPORT_HEAD,
     SETTINGS,
+    VerifiedExport,
     read_export,
 )
 from cardialign.pretrain.text.encoder import TextEncoder
@@ -47,7 +46,7 @@ log = logging.getLogger(__name__)
 
 EMBED_BATCH = 64
 DRAWING = {nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_, Tensor.normal_, Tensor.uniform_, Tensor.erfinv_}
-"""What fills a tensor that is there with random numbers; `erfinv_` is the slow step of a truncated normal."""
+"""What fills a parameter with random numbers; `erfinv_` is the slow step of a truncated normal."""
 
 
 Built = TypeVar("Built", bound=nn.Module)
@@ -209,31 +208,34 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> Loaded
             f"{path} is in the registry, not a folder", f"fetch it first: cardialign registry pull {path} FOLDER"
         )
     path = Path(path)
-    verified = read_export(path)
-    parts = _Parts(path, verified.content)
+    parts = read_export(path)
     values, origin = parts.json(SETTINGS), str(path / SETTINGS)
     contract = SignalContract.from_dict(parts.json(CONTRACT))
+    if contract.normalisation not in NORMALISATIONS:
+        raise parts.wrong(CONTRACT, f"unknown normalisation {contract.normalisation!r:.40}")
     section = encoder_section(values, origin)
-    parts.plausible(section.model_dump())
+    if not isinstance(section, EncoderConfig):
+        raise parts.wrong(SETTINGS, "encoder: not a section")
+    _check_plausible(parts, section.model_dump())
     if section.embedding_dim != contract.embedding_dim:
         raise parts.wrong(CONTRACT, f"embedding_dim {contract.embedding_dim}, {SETTINGS} says {section.embedding_dim}")
-    ecg = parts.module(
-        MODEL, parts.tensors(MODEL), lambda: create_encoder(section, contract.spec, contract.normalisation)
+    ecg = _module(
+        parts, MODEL, parts.tensors(MODEL), lambda: create_encoder(section, contract.spec, contract.normalisation)
     )
     reports = _load_reports(parts, values, contract.embedding_dim, device)
     provenance = parts.json(PROVENANCE)
-    log.info("encoder=%s digest=%s rate=%g leads=12", path, verified.digest[:12], contract.sampling_rate)
+    log.info("encoder=%s digest=%s rate=%g leads=12", path, parts.digest[:12], contract.sampling_rate)
 
     def config() -> RunConfig:
         from cardialign.pretrain.config import parse_config  # the whole of a recipe: few users of an encoder want it
 
         return parse_config(values, origin)
 
-    return LoadedEncoder(config, contract, ecg, reports, provenance=provenance, digest=verified.digest, device=device)
+    return LoadedEncoder(config, contract, ecg, reports, provenance=provenance, digest=parts.digest, device=device)
 
 
 def _load_reports(
-    parts: _Parts, values: dict[str, Any], embedding_dim: int, device: torch.device | str
+    parts: VerifiedExport, values: dict[str, Any], embedding_dim: int, device: torch.device | str
 ) -> ReportSide | None:
     if REPORT_HEAD not in parts.content:
         return None
@@ -243,77 +245,54 @@ def _load_reports(
         raise parts.wrong(SETTINGS, f"text: {error}") from None
     weights = parts.tensors(REPORT_HEAD)
     width = weights["norm.weight"].numel() if "norm.weight" in weights else 0
-    head = parts.module(REPORT_HEAD, weights, lambda: TextHead(width, embedding_dim))
+    head = _module(parts, REPORT_HEAD, weights, lambda: TextHead(width, embedding_dim))
     state = parts.tensors(REPORT_ENCODER) if REPORT_ENCODER in parts.content else None
     return ReportSide(lambda: TextEncoder(config, state, device), head)
 
 
-class _Parts:
-    """The checked content of an export, part by part; what cannot be read is a UserError that names the file."""
+def _check_plausible(parts: VerifiedExport, claimed: Any) -> None:
+    """Raises UserError when a number in the section of the encoder is larger than the encoder as a whole."""
+    most = max(10**6, len(parts.content[MODEL]))
+    waiting = [claimed]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, int | float) and not abs(value) <= most:
+            raise parts.wrong(SETTINGS, f"encoder: {value:g} is more than {MODEL} can hold")
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
 
-    def __init__(self, folder: Path, content: dict[str, bytes]) -> None:
-        self.folder, self.content = folder, content
 
-    def wrong(self, name: str, why: str) -> UserError:
-        return UserError(f"{self.folder / name}: {why}", "fetch the encoder again, or export it anew")
-
-    def json(self, name: str) -> dict[str, Any]:
-        try:
-            values = json.loads(self.content[name])
-        except (ValueError, RecursionError) as error:
-            raise self.wrong(name, f"no JSON that can be read ({error})") from None
-        if not isinstance(values, dict):
-            raise self.wrong(name, "not a JSON object")
-        return values
-
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of a file; its bytes are let go: an encoder need not lie in memory three times."""
-        try:
-            return load(self.content.pop(name))
-        except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
-            raise self.wrong(name, f"no safetensors that can be read ({error})") from None
-
-    def plausible(self, claimed: Any) -> None:
-        """Raises UserError when a number in the section of the encoder is larger than the encoder as a whole."""
-        most = max(10**6, len(self.content[MODEL]))
-        waiting = [claimed]
-        while waiting:
-            value = waiting.pop()
-            if isinstance(value, int | float) and not abs(value) <= most:
-                raise self.wrong(SETTINGS, f"encoder: {value:g} is more than {MODEL} can hold")
-            waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
-
-    def module(self, name: str, weights: dict[str, Tensor], make: Callable[[], Built]) -> Built:
-        """What `make` builds, with the `weights` of file `name`; building ends where it asks for more than these."""
-        try:
-            with at_most(len(weights), sum(tensor.numel() for tensor in weights.values())), _WithoutDrawing():
-                made = make()
-        except UserError:
-            raise
-        except Exception as error:  # of torch, Python or a plug-in: whatever a wrong figure leads to
-            raise self.wrong(SETTINGS, f"what it describes is not in {name}: {error}") from None
-        asked = {key: tuple(tensor.shape) for key, tensor in made.state_dict().items()}
-        found = {key: tuple(tensor.shape) for key, tensor in weights.items()}
-        differing = sorted(key for key in asked.keys() | found.keys() if asked.get(key) != found.get(key))
-        if differing:
-            key = differing[0]
-            raise self.wrong(
-                SETTINGS,
-                f"what it describes is not in {name}: {len(differing)} tensors differ (first: {key} has shape "
-                f"{found.get(key, 'none')}, the configuration asks for {asked.get(key, 'none')})",
-            )
-        made.load_state_dict(weights)
-        return made
+def _module(parts: VerifiedExport, name: str, weights: dict[str, Tensor], make: Callable[[], Built]) -> Built:
+    """What `make` builds, with the `weights` of file `name`; building ends where it asks for more than these."""
+    try:
+        with at_most(len(weights), sum(tensor.numel() for tensor in weights.values())), _WithoutDrawing():
+            made = make()
+    except UserError:
+        raise
+    except Exception as error:  # of torch, Python or a plug-in: whatever a wrong figure leads to
+        raise parts.wrong(SETTINGS, f"what it describes is not in {name}: {error}") from None
+    asked = {key: tuple(tensor.shape) for key, tensor in made.state_dict().items()}
+    found = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+    differing = sorted(key for key in asked.keys() | found.keys() if asked.get(key) != found.get(key))
+    if differing:
+        key = differing[0]
+        raise parts.wrong(
+            SETTINGS,
+            f"what it describes is not in {name}: {len(differing)} tensors differ (first: {key} has shape "
+            f"{found.get(key, 'none')}, the configuration asks for {asked.get(key, 'none')})",
+        )
+    made.load_state_dict(weights)
+    return made
 
 
 class _WithoutDrawing(TorchFunctionMode):
-    """In this block, no random numbers are drawn into a tensor: all of a module's weights are about to be replaced."""
+    """In this block, no random numbers are drawn into a parameter: all of them are about to be replaced."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in DRAWING:
-            return args[0] if args else (kwargs or {})["tensor"]
+        given = args[0] if args else (kwargs or {}).get("tensor")
+        if isinstance(given, nn.Parameter) and func in DRAWING:  # a buffer may be drawn on purpose, from its own seed
+            return given
         return func(*args, **(kwargs or {}))
 
 

@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import facts_below, names_below, sha256_of, write_json
 from cardialign.pretrain.run.archive import pickled_parts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXPORT_VERSION = 2
 READABLE = (1, 2)
@@ -26,16 +29,38 @@ LITTER, LITTER_BEGINS = (".DS_Store", "Thumbs.db", "desktop.ini"), ("._", ".nfs"
 """What desktops and network file systems drop into every folder: it is no part of anything and is not looked at."""
 
 
-@dataclass(frozen=True)
 class VerifiedExport:
-    """An export as it was checked.
+    """An export as it was checked; whoever loads what is in here, and not the files again, loads what was checked.
 
-    digest: sha256 of its digest list. content: name -> bytes that were hashed, of every file but the program; loading
-    these, and not the files again, is loading what was checked.
+    digest: sha256 of its digest list. content: name -> bytes that were hashed, of every file but the program. What
+    cannot be read raises UserError that names the file.
     """
 
-    digest: str
-    content: dict[str, bytes] = field(repr=False)
+    def __init__(self, folder: Path, digest: str, content: dict[str, bytes]) -> None:
+        self.folder, self.digest, self.content = folder, digest, content
+
+    def wrong(self, name: str, why: str) -> UserError:
+        return UserError(f"{self.folder / name}: {why}", "fetch the encoder again, or export it anew")
+
+    def json(self, name: str) -> dict[str, Any]:
+        """The JSON object in a file."""
+        try:
+            values = json.loads(self.content[name])
+        except (ValueError, RecursionError) as error:
+            raise self.wrong(name, f"no JSON that can be read ({error})") from None
+        if not isinstance(values, dict):
+            raise self.wrong(name, "not a JSON object")
+        return values
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of a file; its bytes are let go: an encoder need not lie in memory three times."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            return load(self.content.pop(name))
+        except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
+            raise self.wrong(name, f"no safetensors that can be read ({error})") from None
 
 
 def write_digests(folder: Path) -> None:
@@ -88,7 +113,7 @@ def _verified(folder: Path, *, keep: bool) -> VerifiedExport:
             f"exported encoder {folder} is not as it was written:\n" + "\n".join(f"  - {line}" for line in wrong),
             "fetch it again",
         )
-    return VerifiedExport(hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest(), content)
+    return VerifiedExport(folder, hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest(), content)
 
 
 def _listed(folder: Path) -> dict[str, str]:

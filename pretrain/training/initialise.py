@@ -5,14 +5,12 @@ Verified, and accounted for by name.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from cardialign.data_shards.errors import UserError
@@ -20,7 +18,7 @@ from cardialign.pretrain.config import EncoderConfig, RunConfig
 from cardialign.pretrain.config.named import encoder_section
 from cardialign.pretrain.encoders.base import EcgEncoder
 from cardialign.pretrain.methods.base import Method
-from cardialign.pretrain.run.integrity import DIGESTS, verify_export
+from cardialign.pretrain.run.integrity import CONTRACT, DIGESTS, SETTINGS, read_export
 from cardialign.pretrain.training.checkpoints import files
 from cardialign.pretrain.training.checkpoints.load import load_weights
 from cardialign.pretrain.training.checkpoints.state import TrainerState
@@ -86,17 +84,20 @@ def open_start(source: Path) -> Start:
 
 
 def _exported(source: Path) -> Start:
-    digest = verify_export(source)
+    export = read_export(source)
+    values, contract = export.json(SETTINGS), export.json(CONTRACT)
     weights = {
         prefix + name: tensor
         for stem, prefix in EXPORTED.items()
-        if (source / f"{stem}.safetensors").is_file()
-        for name, tensor in load_file(source / f"{stem}.safetensors").items()
+        if f"{stem}.safetensors" in export.content
+        for name, tensor in export.tensors(f"{stem}.safetensors").items()
     }
-    values, contract = (json.loads((source / name).read_text()) for name in ("config.json", "signal_contract.json"))
-    encoder = encoder_section(values, str(source / "config.json"))
-    origin = {"export": str(source), "digest": digest}
-    return Start(weights, encoder, contract["normalisation"], contract["sampling_rate"], origin)
+    encoder = encoder_section(values, str(source / SETTINGS))
+    origin = {"export": str(source), "digest": export.digest}
+    normalisation, rate = contract.get("normalisation"), contract.get("sampling_rate")
+    if not isinstance(normalisation, str) or not isinstance(rate, int | float):
+        raise export.wrong(CONTRACT, "it does not say normalisation and sampling_rate")
+    return Start(weights, encoder, normalisation, rate, origin)
 
 
 def _checkpoint(path: Path) -> Start:

@@ -1,0 +1,279 @@
+"""Exports of others: what is loaded is what was checked; nothing is believed, executed or fetched on their word."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.encoders.base import create_encoder
+from cardialign.pretrain.export import loaded
+from cardialign.pretrain.export.loaded import at_most, load_encoder
+from cardialign.pretrain.export.write import export_encoder
+from cardialign.pretrain.run.archive import pickled_parts
+from cardialign.pretrain.run.integrity import verify_export, write_digests
+from cardialign.pretrain.training.initialise import open_start
+from tests.support.small_encoder import SPEC, small_config, small_model
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config, model = small_model()
+    out = tmp_path_factory.mktemp("export") / "encoder"
+    return export_encoder(config, model.state_dict(), out, training={}, spec=SPEC, program=False)
+
+
+@pytest.fixture
+def copy(exported: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(exported, tmp_path / "copy")
+
+
+def sealed(folder: Path) -> Path:
+    """With a digest list that fits: anybody can write one."""
+    (folder / "digests.json").unlink(missing_ok=True)
+    write_digests(folder)
+    return folder
+
+
+def edited(folder: Path, name: str, **changes: Any) -> Path:
+    values = json.loads((folder / name).read_text())
+    for key, value in changes.items():
+        where, _, last = key.rpartition("__")
+        (values[where] if where else values)[last] = value
+    (folder / name).write_text(json.dumps(values))
+    return sealed(folder)
+
+
+def signal() -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 0.3, (2, 12, SPEC.samples)).astype(np.float32)
+
+
+@pytest.mark.parametrize("load", [load_encoder, open_start])
+def test_weights_that_change_after_the_check_are_not_loaded(
+    copy: Path, load: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cardialign.pretrain.run import integrity
+
+    expected = load_file(copy / "model.safetensors")
+    check = integrity._verified
+
+    def checked_then_swapped(folder: Path, **options: Any) -> Any:
+        verified = check(folder, **options)
+        save_file({name: torch.ones_like(t) for name, t in load_file(folder / "model.safetensors").items()},
+                  folder / "model.safetensors")  # fmt: skip
+        (folder / "config.json").write_text("{}")
+        return verified
+
+    monkeypatch.setattr(integrity, "_verified", checked_then_swapped)
+    found = load(copy)
+    state = found.ecg.state_dict() if load is load_encoder else {k[4:]: v for k, v in found.weights.items()}
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("name", ["MLmodel", "evil.py", "pytorch_model.bin", "text/tokenizer.json", ".DS_Store"])
+def test_what_is_no_part_of_an_export_is_not_verified_by_being_listed(copy: Path, name: str) -> None:
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).write_bytes(b"import os")
+    with pytest.raises(UserError, match="no export holds"):
+        verify_export(sealed(copy))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "signal_contract.json", "provenance.json"])
+def test_an_export_without_a_needed_file_is_none(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(UserError, match=f"is not an exported encoder: it has no {name}"):
+        load_encoder(sealed(copy))
+
+
+@pytest.mark.parametrize("text", [DEEP, "[]", "null", "{nope", "", "\xff", "5"])
+@pytest.mark.parametrize("name", ["digests.json", "config.json", "signal_contract.json", "provenance.json"])
+def test_json_that_is_none_is_a_sentence_that_names_the_file(copy: Path, name: str, text: str) -> None:
+    (copy / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError) as caught:
+        load_encoder(copy if name == "digests.json" else sealed(copy))
+    assert name in caught.value.problem or "signal contract" in caught.value.problem
+    assert caught.value.remedy and len(caught.value.problem) < 400
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, b"\xff" * 8 + b"{}", b"\x02" + b"\0" * 7 + b"{}"])
+@pytest.mark.parametrize("name", ["model.safetensors", "text_head.safetensors"])
+def test_weights_that_are_none_are_a_sentence_that_names_the_file(copy: Path, name: str, content: bytes) -> None:
+    (copy / name).write_bytes(content)
+    with pytest.raises(UserError, match=name):
+        load_encoder(sealed(copy))
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """Whatever asks for more than 3 GiB beyond what is there gets none."""
+    here = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (here + (3 << 30), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+CLAIMS: list[tuple[str, dict[str, Any]]] = [
+    ("config.json", {"encoder__width": 20_000, "encoder__depth": 200}),
+    ("config.json", {"encoder__depth": 900_000}),
+    ("config.json", {"encoder__depth": 10**12}),
+    ("config.json", {"encoder__embedding_dim": 10**8}),
+    ("config.json", {"encoder__width": 48}),
+    ("config.json", {"encoder": []}),
+    ("config.json", {"encoder__name": ["cardialign"]}),
+    ("config.json", {"text": None}),
+    ("config.json", {"text__encoder": 5}),
+    ("signal_contract.json", {"sampling_rate": 1e9, "samples": 2 * 10**9}),
+    ("signal_contract.json", {"sampling_rate": float("nan")}),
+    ("signal_contract.json", {"sampling_rate": float("inf")}),
+    ("signal_contract.json", {"sampling_rate": "100"}),
+    ("signal_contract.json", {"seconds": 1e8, "samples": 10**10}),
+    ("signal_contract.json", {"samples": 100}),
+    ("signal_contract.json", {"samples": None}),
+    ("signal_contract.json", {"embedding_dim": 16}),
+    ("signal_contract.json", {"leads": [["I"]]}),
+    ("signal_contract.json", {"leads": None}),
+    ("signal_contract.json", {"units": "uV"}),
+    ("signal_contract.json", {"surplus": 1}),
+    ("signal_contract.json", {"normalisation": "of another planet"}),
+]
+
+
+@pytest.mark.parametrize(("name", "claims"), CLAIMS)
+def test_what_a_configuration_claims_beyond_the_weights_is_refused_and_takes_no_memory(
+    copy: Path, name: str, claims: dict[str, Any], little_memory: None
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load_encoder(edited(copy, name, **claims))
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("encoder", ["attacker/backdoored-bert", "/home/alice/models/MedCPT", "../../../etc"])
+def test_a_text_encoder_is_not_looked_for_before_a_text_comes(
+    copy: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "cardialign.pretrain.text.encoder.encoder_folder", lambda name: asked.append(name) or Path("/none")
+    )
+    found = load_encoder(edited(copy, "config.json", text__encoder=encoder))
+    assert found.embed(signal(), sampling_rate=100).shape == (2, 8) and asked == []
+    with pytest.raises((UserError, OSError)):
+        found.embed_text(["Normal ECG"])
+    assert asked == [encoder]
+
+
+@pytest.mark.parametrize("described", [[], None, "minilm", {"fingerprint": None}])
+def test_a_provenance_of_another_shape_says_nothing(copy: Path, described: Any) -> None:
+    found = load_encoder(edited(copy, "provenance.json", text_encoder=described))
+    assert found.embed_text(["Normal ECG"]).shape == (1, 8)
+
+
+def archive(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as written:
+        for name, content in members.items():
+            written.writestr(f"encoder/{name}", content)
+    return path
+
+
+def pickled() -> bytes:
+    stream = io.BytesIO()
+    torch.save({"x": torch.ones(1)}, stream)
+    return stream.getvalue()
+
+
+PROGRAM = {
+    "archive_format": b"pt2",
+    "byteorder": b"little",
+    ".data/version": b"6\n",
+    "models/model.json": b'{"graph_module": {}}',
+    "data/weights/model_weights_config.json": b'{"config": {"a": {"path_name": "weight_0", "use_pickle": false}}}',
+    "data/weights/weight_0": b"PK any bytes at all .",
+    "data/sample_inputs/model.pt": b"",
+}
+PICKLES = {
+    "example inputs": {"data/sample_inputs/model.pt": pickled()},
+    "example inputs of protocol 0": {"data/sample_inputs/model.pt": b"cposix\nsystem\n."},
+    "a weight declared as pickled": {
+        "data/weights/model_weights_config.json": b'{"config":{"a":{"use_pickle" :true}}}'
+    },
+    "an object among the constants": {"data/constants/custom_obj_0": b"\x80\x02."},
+    "an opaque object": {"data/constants/opaque_obj_0": b"(."},
+    "a library": {"data/aotinductor/model/x.so": b"\x7fELF"},
+    "an index that is none": {"models/model.json": b"\x80\x02}."},
+    "a note that is none": {"byteorder": b"\x80\x02}."},
+    "the older format": {"serialized_example_inputs.pt": pickled()},
+}
+
+
+@pytest.mark.parametrize("kind", PICKLES)
+def test_an_export_whose_program_may_hold_a_pickle_is_not_verified(copy: Path, kind: str) -> None:
+    program = archive(copy / "encoder.pt2", PROGRAM)
+    assert pickled_parts(program) == [] and verify_export(sealed(copy))
+    archive(copy / "encoder.pt2", {**PROGRAM, **PICKLES[kind]})
+    for look in (verify_export, load_encoder):
+        with pytest.raises(UserError, match=r"encoder\.pt2: .* may be a pickle"):
+            look(sealed(copy))
+
+
+def test_two_members_of_one_name_and_what_is_no_archive_are_refused(copy: Path) -> None:
+    with zipfile.ZipFile(copy / "encoder.pt2", "w") as written:
+        written.writestr("encoder/byteorder", b"little")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            written.writestr("encoder/byteorder", b"little")
+    with pytest.raises(UserError, match="may be a pickle"):
+        verify_export(sealed(copy))
+    (copy / "encoder.pt2").write_bytes(b"no zip")
+    with pytest.raises(UserError, match=r"encoder\.pt2: no zip archive"):
+        verify_export(sealed(copy))
+
+
+def test_an_encoder_built_to_be_filled_is_the_one_that_was_built_as_ever(exported: Path) -> None:
+    """No random numbers are drawn for weights that are replaced; whatever is not a weight is there all the same."""
+    found = load_encoder(exported)
+    config = small_config()
+    plain = create_encoder(config.encoder, SPEC, config.data.normalisation)
+    plain.load_state_dict(load_file(exported / "model.safetensors"))
+    with torch.inference_mode():
+        expected = plain.eval()(torch.from_numpy(signal()), torch.ones(2, 12, dtype=torch.bool)).embedding
+    assert np.array_equal(found.embed(signal(), sampling_rate=100), expected.numpy())
+    for (name, ours), (_, theirs) in zip(found.ecg.named_buffers(), plain.named_buffers(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+class _Seeded(torch.nn.Module):
+    """A plug-in's layer with a buffer that is drawn from a seed of its own and not stored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 3)
+        drawn = torch.empty(50).normal_(generator=torch.Generator().manual_seed(7))
+        self.register_buffer("directions", drawn, persistent=False)
+
+
+def test_a_buffer_that_is_drawn_from_its_own_seed_is_drawn() -> None:
+    with loaded._WithoutDrawing():
+        found = _Seeded()
+    assert torch.equal(found.get_buffer("directions"), _Seeded().get_buffer("directions"))
+
+
+def test_building_ends_where_it_asks_for_more_than_is_there() -> None:
+    with at_most(2, 12):
+        torch.nn.Linear(3, 3)
+    with pytest.raises(ValueError, match="more than the 2 tensors and 12 weights"), at_most(2, 12):
+        torch.nn.Linear(3, 30)
+    torch.nn.Linear(300, 300)  # the limit is gone with the block
