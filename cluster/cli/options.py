@@ -94,7 +94,7 @@ def add_split(parser: argparse.ArgumentParser, help: str) -> None:
     )
 
 
-def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
+def add_tracking_uri(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--tracking-uri",
         default=default_uri(),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.lines import aligned
-from cardialign.cluster.cli.options import add_tracking_uri, amount
+from cardialign.cluster.cli.options import add_tracking_uri, amount, file_to_write
 from cardialign.data_shards.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--crop", action="store_true", help="allow longer records: the first seconds are used")
     parser.add_argument("--allow-missing-leads", action="store_true", help="mask leads that are not there")
     parser.add_argument("--derive-limb-leads", action="store_true", help="compute III, aVR, aVL, aVF from I and II")
-    parser.add_argument("--out", type=Path, help="write the embedding there (.npy, float32)")
+    parser.add_argument("--out", type=file_to_write, help="write the embedding there (.npy, float32)")
     add_tracking_uri(parser)
 
 
@@ -53,8 +53,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.out is not None:
         import numpy as np
 
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        np.save(args.out, np.asarray(result["embedding"], dtype=np.float32))
+        try:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            with args.out.open("wb") as file:  # by its name alone, numpy would give it a suffix
+                np.save(file, np.asarray(result["embedding"], dtype=np.float32))
+        except OSError as error:
+            raise UserError(
+                f"--out {args.out} cannot be written: {error.strerror or error}", "name another file, or free space"
+            ) from None
         result["out"] = str(args.out)
     return result
 

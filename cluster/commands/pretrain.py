@@ -59,12 +59,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     values.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="any dotted key, repeatable"
     )
-    tracking = parser.add_argument_group("tracking")
-    add_tracking_uri(parser)
+    tracking = parser.add_argument_group(
+        "tracking",
+        "MLflow's environment variables count (MLFLOW_TRACKING_USERNAME, _PASSWORD, _TOKEN, MLFLOW_REGISTRY_URI, "
+        "MLFLOW_RUN_ID, MLFLOW_HTTP_REQUEST_TIMEOUT, ...); an option wins.",
+    )
+    add_tracking_uri(tracking)
     tracking.add_argument(
         "--tracking-optional",
         action="store_true",
-        help="train even when the store cannot be opened; replay later with `tracking sync`",
+        help="train even when the store does not take the run; replay later with `tracking sync`",
     )
     tracking.add_argument(
         "--experiment",

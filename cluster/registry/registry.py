@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CANDIDATE = "candidate"
-ARTIFACT = "encoder"
+ARTIFACT = "encoders"
+"""Folder of a run's artifacts with one folder per encoder, named by its digest."""
 DIGEST_TAG = "digest"
 
 
@@ -71,7 +72,7 @@ def register(
 ) -> int:
     """Log `export_dir` to its run (a new one without `run_id`) and make it the next version of `name`.
 
-    `alias` then points to it. The files lie under their content (`encoder/DIGEST`), so no later version of the run
+    `alias` then points to it. The files lie under their content (`encoders/DIGEST`), so no later version of the run
     touches them. The same encoder of the same run is not registered twice: its files are sent again and its version is
     returned.
     Raises UserError when the folder does not match its digests, for a name or alias that MLflow does not take, and

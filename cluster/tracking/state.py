@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.cli.address import public
 from cardialign.cluster.tracking.names import safe, shorten
 from cardialign.cluster.tracking.spool import Cursor
 from cardialign.data_shards.errors import UserError
@@ -41,6 +42,7 @@ class TrackingState:
             values = json.loads(path.read_bytes())
             values["cursors"] = {name: Cursor(**cursor) for name, cursor in values["cursors"].items()}
             state = cls(**values)
+            state.tracking_uri = public(state.tracking_uri)  # an older release stored it as it was given
             whole = state._whole()
         except (FileNotFoundError, NotADirectoryError):
             return None

@@ -213,6 +213,12 @@ def test_encoder_refuses_eight_leads_and_another_rate_with_the_option_that_allow
     embedded = cardialign(*fast, "--resample", "--out", tmp_path / "embedding.npy")
     assert embedded.code == 0 and embedded.json["dimensions"] == len(embedded.json["embedding"])
     assert np.linalg.norm(np.load(tmp_path / "embedding.npy")) == pytest.approx(1.0, abs=1e-4)
+    plain = cardialign(*fast, "--resample", "--out", tmp_path / "embedding").json["out"]
+    assert plain == str(tmp_path / "embedding") and np.load(plain).shape == (len(embedded.json["embedding"]),)
+    refused = cardialign(*fast, "--resample", "--out", tmp_path)
+    assert refused.code == 2 and "is a folder; name a file in it" in refused.json["problem"]
+    refused = cardialign(*fast, "--resample", "--out", tmp_path / "fast.npy" / "e.npy")
+    assert refused.code == 1 and "cannot be written" in refused.json["problem"]
 
 
 def test_the_same_record_embeds_alike_from_wfdb_and_from_shards(

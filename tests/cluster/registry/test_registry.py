@@ -237,6 +237,18 @@ def test_every_version_of_one_run_stays_what_it_was(exported: Path, tmp_path: Pa
         )
 
 
+def test_a_version_of_before_content_had_folders_stays_pullable(exported: Path, tmp_path: Path, uri: str) -> None:
+    client = open_client(uri)
+    run = client.create_run("0").info.run_id
+    client.log_artifacts(run, str(exported), "encoder")
+    client.create_registered_model("enc")
+    client.create_model_version("enc", source=f"{client.get_run(run).info.artifact_uri}/encoder", run_id=run)
+    assert register(another(exported, tmp_path / "longer"), "enc", uri, run) == 2
+    assert register(exported, "enc", uri, run) == 3, "version 1 lies where nothing protects it"
+    for version in (1, 3):
+        assert pull(f"enc/{version}", tmp_path / f"v{version}", uri)["digest"] == verify_export(exported)
+
+
 def test_the_same_encoder_is_one_version_and_registering_it_again_mends_its_files(
     exported: Path, tmp_path: Path, uri: str
 ) -> None:
@@ -315,3 +327,17 @@ def test_a_tag_that_is_no_figure_and_a_name_of_others_do_not_hide_the_list(
     assert listed.code == 0 and "\x1b" not in listed.out and "theirs\\x1b[2J" in listed.out
     rows = {row["name"]: row for row in list_models(store[0])}
     assert rows["theirs\x1b[2J"]["metrics"] == {"ok": 0.5}
+
+
+def test_a_registry_of_the_environment_is_beside_the_store_of_the_environment(
+    exported: Path, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking, registry = (
+        f"sqlite:///{shutil.copy(empty_store, tmp_path / f'{name}.db')}" for name in ("runs", "models")
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", registry)
+    assert register(exported, "enc", tracking) == 1
+    assert pull("enc@candidate", tmp_path / "pulled", tracking)["digest"] == verify_export(exported)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # now both stores are named by an option
+    assert list_models(tracking) == [] and [row["name"] for row in list_models(registry)] == ["enc"]

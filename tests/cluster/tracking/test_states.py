@@ -309,6 +309,13 @@ def test_a_password_is_never_shown_logged_or_stored(
         assert "s3" not in text and "cret" not in text, text
 
 
+def test_a_password_that_an_older_state_holds_goes_and_its_run_stays(tmp_path: Path) -> None:
+    state = TrackingState("http://anna:s3cret@host", "cardialign", "trial", run_id="a" * 32)
+    state.save(tmp_path)
+    found = TrackingState.load(tmp_path)
+    assert found is not None and (found.tracking_uri, found.run_id) == ("http://host", "a" * 32)
+
+
 def test_no_encrypted_connection_is_told_as_that(server: str) -> None:
     with pytest.raises(UserError, match=r"no encrypted connection(.|\n)*MLFLOW_TRACKING_SERVER_CERT_PATH"):
         open_client(f"https://{server}")
