@@ -24,6 +24,7 @@ KINDS = {
     "OtherBankVersionError": "cardialign.data_shards.shard_set.bank_description",
     "RunDirectoryError": "cardialign.pretrain.run.layout",
     "CheckpointError": "cardialign.pretrain.training.checkpoints.files",
+    "NewerCheckpointError": "cardialign.pretrain.training.checkpoints.files",
     "CollapseError": "cardialign.pretrain.training.alarms",
     "FencedOutError": "cardialign.pretrain.run.fence",
     "StoppedError": "cardialign.cluster.runs.failure",
