@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_folds, add_placement, add_split, add_tracking_uri, add_workers
+from cardialign.cluster.cli.options import add_folds, add_placement, add_split, add_tracking_uri, add_workers, whole_number
 from cardialign.data_shards.errors import UsageError
 
 SHORTHANDS = {
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--max-failures",
-        type=int,
+        type=whole_number(0, 10_000),
         default=3,
         metavar="N",
         help="worker groups that may die before the run fails (default 3)",

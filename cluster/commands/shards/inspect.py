@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import file_to_write
+from cardialign.cluster.cli.options import file_to_write, whole_number
 from cardialign.data_shards.errors import UsageError
 
 
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shards", type=Path, help="folder or URL of the shard set")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--key", help="record to draw")
-    which.add_argument("--row", type=int, help="record to draw, by row of the index")
+    which.add_argument("--row", type=whole_number(0), help="record to draw, by row of the index")
     parser.add_argument("--out", type=file_to_write, help="picture to write (.png); needs --key or --row")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.lines import aligned
-from cardialign.cluster.cli.options import file_to_write
+from cardialign.cluster.cli.options import file_to_write, whole_number
 from cardialign.cluster.cli.progress import Progress
 from cardialign.data_shards.errors import UsageError
 
@@ -16,10 +16,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shards", type=Path, help="folder or URL of the shard set")
     parser.add_argument("--out", type=file_to_write, help="page to write (.html)")
     parser.add_argument(
-        "--sample", type=int, default=5000, metavar="N", help="records to read for lengths and rates (default 5000)"
+        "--sample",
+        type=whole_number(1),
+        default=5000,
+        metavar="N",
+        help="records to read for lengths and rates (default 5000)",
     )
     parser.add_argument(
-        "--top", type=int, default=50, metavar="N", help="most frequent statements and reports to list (default 50)"
+        "--top",
+        type=whole_number(0),
+        default=50,
+        metavar="N",
+        help="most frequent statements and reports to list (default 50)",
     )
 
 
