@@ -129,7 +129,7 @@ def _mistakes(values: Any) -> list[str]:
     for key, kind in kinds.items():
         value = values.get(key)
         if not isinstance(value, kind) or not value or isinstance(value, bool):
-            out.append(f"{key}: must be a non-empty {kind.__name__}, got {reprlib.repr(value)}")
+            out.append(f"{key}: must be a non-empty {kind.__name__}, got {reprlib.repr(value)[:80]}")
     classes = values.get("classes")
     for code, entry in (classes if isinstance(classes, dict) else {}).items():
         out += [f"classes.{str(code)[:60]}: {reason}" for reason in _class_mistakes(code, entry)]

@@ -98,7 +98,12 @@ def test_the_digest_changes_with_any_word_and_not_with_the_file_name(tmp_path):
         ("classes: " + "[" * 3000, "too deep"),
         ("name: a\nname: b\n", "stands twice"),
         ("name: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
-        ("a: &a [x, x]\nb: &b [*a, *a]\n" + "c: &c [*b, *b]\nstyle: *c\n", "style: must be a non-empty str"),
+        (
+            "a0: &a0 [x, x, x]\n"
+            + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9))
+            + "style: *a8\n",
+            "style: must be a non-empty str",
+        ),
         ("name: x\nversion: true\nlabel_set: y\nstyle: z\nclasses: {A: {name: a, prompts: [b]}}\n", "version: must be"),
         ('classes: {"A\\e[2J": {name: a, prompts: [b]}}\n', "cannot be printed"),
         ('classes: {A: {name: a, prompts: ["b\\nc"]}}\n', "on one line"),
@@ -109,7 +114,7 @@ def test_a_hostile_file_is_answered_in_a_sentence(tmp_path, content, told):
     (tmp_path / "mine.yaml").write_text(content)
     with pytest.raises(UsageError) as caught:
         load_prompts(tmp_path / "mine.yaml")
-    assert told in str(caught.value) and len(str(caught.value)) < 1500
+    assert told in str(caught.value) and len(str(caught.value)) < 2000
 
 
 def test_a_name_that_no_file_can_have_and_bytes_that_are_no_text_are_answered(tmp_path):
