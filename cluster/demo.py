@@ -258,7 +258,9 @@ def run_demo(
 
 
 def _table(zero_shot: dict[str, Any]) -> str:
-    """Classes, AUROC with interval, untrained beside it."""
+    """Classes, AUROC with interval, untrained beside it; and whether the encoder has seen these records."""
+    from cardialign.pretrain.evaluation.result import overlap_note
+
     untrained = {entry["code"]: entry["auroc"] for entry in zero_shot["baseline"]["classes"]}
 
     def figure(value: float | None) -> str:
@@ -276,4 +278,6 @@ def _table(zero_shot: dict[str, Any]) -> str:
     interval = f"{figure(zero_shot['low'])}-{figure(zero_shot['high'])}"
     macro, beside = figure(zero_shot["macro"]), figure(zero_shot["baseline"]["macro"])
     lines.append(row(f"macro, {len(zero_shot['classes'])} classes", zero_shot["n"], macro, interval, beside))
+    if zero_shot.get("trained_on"):
+        lines.append(overlap_note(zero_shot["trained_on"]))
     return "\n".join(lines)

@@ -118,7 +118,7 @@ def _patients_comparable(each: TrainedSet, shard_set: ShardSet) -> tuple[bool, s
         return False, None
     if not facts["salted"] and not salted:
         return True, None
-    assert each.patients is not None, "a set without ids is left out before"
+    assert each.patients is not None, "a set that is known by its facts alone is filled or passed over"
     everybody = patient_digests(shard_set, np.arange(len(shard_set)))
     if facts["salted"] and salted and np.isin(everybody[everybody != 0], each.patients).any():
         return True, None

@@ -23,11 +23,16 @@ PROMPTS = Path(__file__).parent.parent / "prompts"
 
 @dataclass(frozen=True)
 class PromptClass:
-    """One label code, its human name, and the statements whose mean unit embedding stands for it (an ensemble)."""
+    """One label code, its human name, and the statements whose mean unit embedding stands for it (an ensemble).
+
+    against: the same statements with the opposite word, whose mean is taken off (Tiu et al. 2022 score such pairs):
+    of "Normal ECG" less "Abnormal ECG" the finding is left, and the form that both share falls out.
+    """
 
     code: str
     name: str
     prompts: tuple[str, ...]
+    against: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class PromptSet:
     @property
     def digest(self) -> str:
         """sha256 over name, version, label set, codes and prompts in order: equal iff the scores mean the same."""
-        content = [self.name, self.version, self.label_set, [[c.code, list(c.prompts)] for c in self.classes]]
+        classes = [[c.code, list(c.prompts), *([list(c.against)] if c.against else [])] for c in self.classes]
+        content = [self.name, self.version, self.label_set, classes]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
     def only(self, codes: Sequence[str]) -> PromptSet:
@@ -108,7 +114,8 @@ def load_prompts(prompts: str | Path) -> PromptSet:
             "correct them and run again",
         )
     classes = tuple(
-        PromptClass(code, entry["name"], tuple(entry["prompts"])) for code, entry in values["classes"].items()
+        PromptClass(code, entry["name"], tuple(entry["prompts"]), tuple(entry.get("against", ())))
+        for code, entry in values["classes"].items()
     )
     return PromptSet(values["name"], values["version"], values["label_set"], values["style"], classes)
 
@@ -122,7 +129,7 @@ def _mistakes(values: Any) -> list[str]:
     for key, kind in kinds.items():
         value = values.get(key)
         if not isinstance(value, kind) or not value or isinstance(value, bool):
-            out.append(f"{key}: must be a non-empty {kind.__name__}, got {reprlib.repr(value)}")
+            out.append(f"{key}: must be a non-empty {kind.__name__}, got {reprlib.repr(value)[:80]}")
     classes = values.get("classes")
     for code, entry in (classes if isinstance(classes, dict) else {}).items():
         out += [f"classes.{str(code)[:60]}: {reason}" for reason in _class_mistakes(code, entry)]
@@ -134,18 +141,18 @@ def _class_mistakes(code: Any, entry: Any) -> list[str]:
         return ["the code holds characters that cannot be printed"]
     if not isinstance(code, str):  # YAML reads 1 or NO as something else
         return [f"the code was read as {type(code).__name__}; put it in quotes"]
-    if not isinstance(entry, dict) or set(entry) != {"name", "prompts"}:
-        return ["must hold exactly `name` and `prompts`"]
-    out = (
-        []
-        if isinstance(entry["name"], str) and entry["name"].strip() and entry["name"].isprintable()
-        else ["name must be a non-empty text"]
-    )
-    prompts = entry["prompts"]
-    if not isinstance(prompts, list) or not prompts:
-        return [*out, "prompts must be a non-empty list"]
-    if any(not isinstance(p, str) or not p.strip() or not p.isprintable() for p in prompts):
-        out.append("every prompt must be a non-empty text on one line")
-    elif len({p.casefold() for p in prompts}) != len(prompts):
-        out.append("a prompt is listed twice")
+    if not isinstance(entry, dict) or set(entry) - {"against"} != {"name", "prompts"}:
+        return ["must hold exactly `name` and `prompts`, and may hold `against`"]
+    named = isinstance(entry["name"], str) and entry["name"].strip() and entry["name"].isprintable()
+    out = [] if named else ["name must be a non-empty text"]
+    for key in ("prompts", "against"):
+        out += _list_mistakes(key, entry[key]) if key in entry else []
     return out
+
+
+def _list_mistakes(key: str, prompts: Any) -> list[str]:
+    if not isinstance(prompts, list) or not prompts:
+        return [f"{key} must be a non-empty list"]
+    if any(not isinstance(p, str) or not p.strip() or not p.isprintable() for p in prompts):
+        return [f"every one of {key} must be a non-empty text on one line"]
+    return ["a prompt is listed twice"] if len({p.casefold() for p in prompts}) != len(prompts) else []

@@ -139,14 +139,21 @@ def _own_task(shard_set: ShardSet, options: _Options) -> EvaluationTask:
 
 
 def class_embeddings(encoder: LoadedEncoder, prompts: PromptSet) -> np.ndarray:
-    """float32 (C, e) unit rows: per class the mean of its prompts' unit embeddings.
+    """float32 (C, e) unit rows: per class the mean of its prompts' unit embeddings, less that of those `against` it.
 
     This is the prompt ensemble of Radford et al. 2021, section 3.1.4. Raises UserError when the encoder was trained
     without reports.
     """
-    embedded = encoder.embed_text([prompt for c in prompts.classes for prompt in c.prompts])
-    ends = np.cumsum([len(c.prompts) for c in prompts.classes])
-    means = np.stack([part.mean(axis=0) for part in np.split(embedded, ends[:-1])])
+    texts = [part for c in prompts.classes for part in (c.prompts, c.against)]
+    embedded = encoder.embed_text([text for part in texts for text in part])
+    ends = np.cumsum([len(part) for part in texts])
+    parts = np.split(embedded, ends[:-1])
+    means = np.stack(
+        [
+            own.mean(axis=0) - other.mean(axis=0) if len(other) else own.mean(axis=0)
+            for own, other in zip(parts[::2], parts[1::2], strict=True)
+        ]
+    )
     return means / np.linalg.norm(means, axis=1, keepdims=True).clip(1e-12)
 
 

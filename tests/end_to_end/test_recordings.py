@@ -15,4 +15,4 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(700)]
 def test_the_path_on_recordings_in_the_layout_of_ptb_xl(tmp_path: Path, shell: dict[str, str]) -> None:
     recordings = make_cohort(tmp_path / "ptb-xl", Cohort(patients=60, layout="ptb-xl", seed=5)).path
     printed = run(block_with('"$PTB_XL"'), tmp_path, {**shell, "PTB_XL": str(recordings)})
-    assert "zero-shot, ptb-xl-super-v1" in printed
+    assert "zero-shot, ptb-xl-super-v2" in printed

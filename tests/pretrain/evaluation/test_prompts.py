@@ -98,7 +98,12 @@ def test_the_digest_changes_with_any_word_and_not_with_the_file_name(tmp_path):
         ("classes: " + "[" * 3000, "too deep"),
         ("name: a\nname: b\n", "stands twice"),
         ("name: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
-        ("a: &a [x, x]\nb: &b [*a, *a]\n" + "c: &c [*b, *b]\nstyle: *c\n", "style: must be a non-empty str"),
+        (
+            "a0: &a0 [x, x, x]\n"
+            + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9))
+            + "style: *a8\n",
+            "style: must be a non-empty str",
+        ),
         ("name: x\nversion: true\nlabel_set: y\nstyle: z\nclasses: {A: {name: a, prompts: [b]}}\n", "version: must be"),
         ('classes: {"A\\e[2J": {name: a, prompts: [b]}}\n', "cannot be printed"),
         ('classes: {A: {name: a, prompts: ["b\\nc"]}}\n', "on one line"),
@@ -109,7 +114,7 @@ def test_a_hostile_file_is_answered_in_a_sentence(tmp_path, content, told):
     (tmp_path / "mine.yaml").write_text(content)
     with pytest.raises(UsageError) as caught:
         load_prompts(tmp_path / "mine.yaml")
-    assert told in str(caught.value) and len(str(caught.value)) < 1500
+    assert told in str(caught.value) and len(str(caught.value)) < 2000
 
 
 def test_a_name_that_no_file_can_have_and_bytes_that_are_no_text_are_answered(tmp_path):
@@ -148,7 +153,9 @@ UMBRELLA = re.compile(
 @pytest.mark.parametrize("name", NEWEST)
 def test_a_prompt_says_one_finding_in_positive_words(name):
     for entry in load_prompts(name).classes:
-        for prompt in entry.prompts:
+        if entry.against:  # whatever form both have falls out, if they have the same
+            assert [prompt.replace("Normal", "Abnormal") for prompt in entry.prompts] == list(entry.against)
+        for prompt in () if entry.against else entry.prompts:
             for pattern in (FORM_OF_A_REPORT, DENIAL, HEDGE, UMBRELLA):
                 assert not pattern.search(prompt), f"{entry.code}: {prompt}"
 
@@ -190,6 +197,7 @@ def worth(name: str) -> dict[str, tuple[float, float, float]]:
     empty, found = units(EMPTY), {}
     for k, entry in enumerate(classes):
         words = units(list(entry.prompts)).mean(axis=0)
+        words -= units(list(entry.against)).mean(axis=0) if entry.against else 0
         words /= np.linalg.norm(words)
         own = float((units(said[k]) @ words).mean())
         others = np.concatenate([reports @ words for j, reports in enumerate(whole) if j != k])
@@ -230,6 +238,20 @@ def closest(name: str) -> tuple[float, str, str]:
 
 def test_the_first_words_of_two_axis_deviations_were_nearly_the_same():
     assert closest("csn-chapman-v1")[0] > 0.98
+
+
+def test_what_stands_against_a_class_is_part_of_the_digest_and_checked(tmp_path):
+    text = "name: m\nversion: 1\nlabel_set: l\nstyle: s\n"
+    text += "classes: {A: {name: Ay, prompts: [normal], against: [abnormal]}}\n"
+    path = tmp_path / "m.yaml"
+    path.write_text(text)
+    paired = load_prompts(path)
+    assert paired.classes[0].against == ("abnormal",)
+    path.write_text(text.replace(", against: [abnormal]", ""))
+    assert load_prompts(path).digest != paired.digest
+    path.write_text(text.replace("[abnormal]", "abnormal"))
+    with pytest.raises(UsageError, match="against must be a non-empty list"):
+        load_prompts(path)
 
 
 def test_a_subset_keeps_the_order_of_the_set_and_refuses_unknown_codes():

@@ -215,6 +215,17 @@ def test_prompt_ensembles_are_means_of_unit_vectors(prompts, untrained):
     np.testing.assert_allclose(embedded[0], both / np.linalg.norm(both), atol=1e-6)
 
 
+def test_what_both_sides_of_a_pair_share_falls_out(prompts, untrained):
+    from cardialign.pretrain.evaluation.prompts import load_prompts
+
+    words = load_prompts(prompts)
+    pair = dataclasses.replace(words.classes[1], against=("Very rapid rhythm",))
+    found = class_embeddings(untrained, dataclasses.replace(words, classes=(pair, words.classes[2])))
+    down, fast = untrained.embed_text(["Deep inverted deflections", "Very rapid rhythm"])
+    np.testing.assert_allclose(found[0], (down - fast) / np.linalg.norm(down - fast), atol=1e-6)
+    np.testing.assert_allclose(found[1], class_embeddings(untrained, words)[2], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
