@@ -121,7 +121,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         lifecycle.Tracking(args.tracking_uri, args.experiment, args.tracking_optional),
         workers=args.workers,
         address=args.address,
-        max_failures=args.max_failures,
         register_as=args.register,
-        placement=Placement(args.device, args.wait_minutes),
+        placement=Placement(args.device, args.wait_minutes, args.max_failures),
     )

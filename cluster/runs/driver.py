@@ -97,7 +97,7 @@ class _Asked:
 
 def _trainer(
     config: RunConfig, run_dir: Path, workers: int, max_failures: int, placement: Placement | None = None,
-    *, local: bool = False,
+    *, local: bool = False, start: str = "",
 ) -> Any:  # fmt: skip
     import ray
     from ray.train import FailureConfig, ScalingConfig
@@ -109,7 +109,6 @@ def _trainer(
 
     placement = placement or Placement()
     gpu = on_gpus(ray.cluster_resources(), workers, placement.device, local=local)
-    mark = fence.held(run_dir)
     log.info(
         "placement workers=%d accelerator=%s backend=%s", workers, "gpu" if gpu else "cpu", "nccl" if gpu else "gloo"
     )
@@ -124,7 +123,7 @@ def _trainer(
         torch_config=GroupConfig(
             backend="nccl" if gpu else "gloo",
             run_dir=str(run_dir),
-            start="" if mark is None else mark.start,
+            start=start,
             gpu=gpu,
             environment=handed_on(os.environ),
         ),
@@ -242,7 +241,6 @@ def train_on_ray(
     *,
     workers: int = 2,
     address: str | None = None,
-    max_failures: int = 3,
     on_step: OnStep | None = None,
     placement: Placement | None = None,
 ) -> PretrainResult:
@@ -250,18 +248,22 @@ def train_on_ray(
 
     It resumes what is there. The caller holds `run_dir` (`cardialign.pretrain.run.lock`). on_step gets each line of
     `metrics.jsonl` as it is written. Raises UserError: a worker's own (collapse, data, checkpoint), fewer GPUs than
-    workers, a wait beyond `placement.wait_minutes`, a host that does not see `run_dir`, or more than `max_failures`
-    dead worker groups; StoppedError when it ends without the checkpoint that was asked for.
+    workers, a wait beyond `placement.wait_minutes`, a host that does not see `run_dir`, or more than
+    `placement.max_failures` dead worker groups; StoppedError when it ends without the checkpoint that was asked for.
     """
     run_dir = run_dir.expanduser().absolute()
-    _claim(config, run_dir)
     placement, asked = placement or Placement(), _Asked(run_dir)
     started, starts = time.monotonic(), _starts(run_dir)
+    mark = fence.new_mark()
     with _lost_cluster(run_dir):
-        mark = fence.take_start(run_dir)
         # Ray takes SIGTERM for itself when it starts: ours comes after it
         with ray_session(workers, address, run_dir / LOGS / f"ray-{mark.label}"), asked.listening():
-            trainer = _trainer(config, run_dir, workers, max_failures, placement, local=address is None)
+            local = address is None
+            trainer = _trainer(
+                config, run_dir, workers, placement.max_failures, placement, local=local, start=mark.start
+            )
+            _claim(config, run_dir)  # only now: a start that is refused changes nothing
+            fence.take_start(run_dir, mark)
             needed = wanted(workers, bool(trainer.scaling_config.use_gpu))
             watch = Watch(run_dir, needed, workers, 60 * placement.wait_minutes, ray_resources)
             fit = _Fit(trainer)

@@ -94,7 +94,6 @@ def run(
     *,
     workers: int = 2,
     address: str | None = None,
-    max_failures: int = 3,
     register_as: str | None = None,
     placement: Placement | None = None,
 ) -> dict[str, Any]:
@@ -124,7 +123,6 @@ def run(
                     run_dir,
                     workers=workers,
                     address=address,
-                    max_failures=max_failures,
                     placement=placement,
                     on_step=lambda line: progress.update(int(line["step"]), figures=_figures(line)),
                 )

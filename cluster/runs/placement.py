@@ -14,11 +14,12 @@ class Placement:
     """What the user says about it.
 
     device: `cpu`, `gpu`, or `auto`: GPUs where the cluster has any. wait_minutes: how long the run may stand still
-    (for resources, for a node, for a rank) before it ends with a message.
+    (for resources, for a node, for a rank) before it ends with a message. max_failures: worker groups that may die.
     """
 
     device: str = "auto"
     wait_minutes: float = WAIT_MINUTES
+    max_failures: int = 3
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
