@@ -7,7 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_folds, add_placement, add_split, add_tracking_uri, add_workers, whole_number
+from cardialign.cluster.cli.options import (
+    add_folds,
+    add_placement,
+    add_split,
+    add_tracking_uri,
+    add_workers,
+    whole_number,
+)
 from cardialign.data_shards.errors import UsageError
 
 SHORTHANDS = {

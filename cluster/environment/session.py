@@ -174,7 +174,9 @@ def _free(place: Path) -> int:
 
 
 def _keep(scratch: Path, target: Path) -> None:
-    """Copy the logs of a local Ray, whose folder goes: that of a failed start is all there is to read."""
+    """Copy the logs of a local Ray, whose folder goes, beside those of its workers, once there are some."""
+    if not target.parent.is_dir():
+        return
     for logs in scratch.glob("session_[0-9]*/logs"):
         with contextlib.suppress(OSError, shutil.Error):
             shutil.copytree(logs, target, dirs_exist_ok=True, symlinks=True)

@@ -98,7 +98,7 @@ class _Asked:
 
 def _trainer(
     config: RunConfig, run_dir: Path, workers: int, placement: Placement | None = None,
-    *, local: bool = False, resume: Resume = "same",
+    *, local: bool = False, start: str = "", resume: Resume = "same",
 ) -> Any:  # fmt: skip
     import ray
     from ray.train import FailureConfig, ScalingConfig
@@ -110,7 +110,6 @@ def _trainer(
 
     placement = placement or Placement()
     gpu = on_gpus(ray.cluster_resources(), workers, placement.device, local=local)
-    mark = fence.held(run_dir)
     log.info(
         "placement workers=%d accelerator=%s backend=%s", workers, "gpu" if gpu else "cpu", "nccl" if gpu else "gloo"
     )
@@ -126,7 +125,7 @@ def _trainer(
         torch_config=GroupConfig(
             backend="nccl" if gpu else "gloo",
             run_dir=str(run_dir),
-            start="" if mark is None else mark.start,
+            start=start,
             gpu=gpu,
             environment=handed_on(os.environ),
         ),
@@ -261,15 +260,18 @@ def train_on_ray(
     judged = judge_start(config, run_dir, resume, quick=True)  # the workers compare every digest
     placement, asked = placement or Placement(), _Asked(run_dir)
     started, starts = time.monotonic(), _starts(run_dir)
+    mark = fence.new_mark()
     with _lost_cluster(run_dir):
-        mark = fence.take_start(run_dir)
         # Ray takes SIGTERM for itself when it starts: ours comes after it
         with ray_session(workers, address, run_dir / LOGS / f"ray-{mark.label}"), asked.listening():
             goes_on: Resume = "extend" if resume == "extend" else "same"
-            trainer = _trainer(config, run_dir, workers, placement, local=address is None, resume=goes_on)
+            trainer = _trainer(
+                config, run_dir, workers, placement, local=address is None, start=mark.start, resume=goes_on
+            )
+            _claim(config, run_dir, judged)  # only now: a start that is refused changes nothing
+            fence.take_start(run_dir, mark)
             needed = wanted(workers, bool(trainer.scaling_config.use_gpu))
             watch = Watch(run_dir, needed, workers, 60 * placement.wait_minutes, ray_resources)
-            _claim(config, run_dir, judged)  # from here on the run is this start's
             fit = _Fit(trainer)
             fit.start()
             _watch(fit, watch, asked, on_step)

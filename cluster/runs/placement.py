@@ -14,7 +14,7 @@ class Placement:
     """What the user says about it.
 
     device: `cpu`, `gpu`, or `auto`: GPUs where the cluster has any. wait_minutes: how long the run may stand still
-    (for resources, for a node, for a rank) before it ends with a message. max_failures: how many worker groups may die.
+    (for resources, for a node, for a rank) before it ends with a message. max_failures: worker groups that may die.
     """
 
     device: str = "auto"

@@ -59,9 +59,14 @@ def held(run_dir: Path) -> Mark | None:
     return _held.get(_key(run_dir))
 
 
-def take_start(run_dir: Path) -> Mark:
+def new_mark() -> Mark:
+    """The mark of a start that holds nothing yet."""
+    return Mark(secrets.token_hex(16))
+
+
+def take_start(run_dir: Path, mark: Mark | None = None) -> Mark:
     """Take over `run_dir` as a new start, from whoever holds it. Called by one process."""
-    return _take(run_dir, Mark(secrets.token_hex(16)))
+    return _take(run_dir, mark or new_mark())
 
 
 def take_group(run_dir: Path, mark: Mark, *, seconds: float = SEEN_SECONDS) -> Mark:

@@ -56,10 +56,9 @@ def test_a_stopped_worker_is_named_sigterm_ends_the_run_and_a_killed_one_is_told
         time.sleep(0.2)
 
     sent.clear()
+    once = Placement(max_failures=0)
     with pytest.raises(UserError) as killed:
-        train_on_ray(
-            config, run_dir, workers=2, placement=Placement(max_failures=0), on_step=signal_rank_1(signal.SIGKILL, 22)
-        )
+        train_on_ray(config, run_dir, workers=2, placement=once, on_step=signal_rank_1(signal.SIGKILL, 22))
     assert "rank 1: its process was killed by signal 9" in killed.value.problem and "memory" in killed.value.problem
     named = next(word for word in killed.value.remedy.split() if "/logs/" in word).rstrip(";,")
     log = Path(named) / "rank-1.log"

@@ -62,6 +62,9 @@ def test_logs_of_a_local_ray_outlive_its_failure(tmp_path: Path) -> None:
     logs.mkdir(parents=True)
     (logs / "raylet.err").write_text("no space left")
     session._keep(tmp_path / "r", tmp_path / "run" / "logs" / "ray")
+    assert not (tmp_path / "run").exists(), "a start that was refused leaves nothing"
+    (tmp_path / "run" / "logs").mkdir(parents=True)
+    session._keep(tmp_path / "r", tmp_path / "run" / "logs" / "ray")
     assert (tmp_path / "run" / "logs" / "ray" / "raylet.err").read_text() == "no space left"
 
 
