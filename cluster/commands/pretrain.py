@@ -31,6 +31,20 @@ SHORTHANDS = {
 """Options that are the last word of a YAML key; every other key is reached with --set."""
 
 
+def _add_resume(parser: argparse.ArgumentParser) -> None:
+    """What becomes of a run that is there."""
+    there = parser.add_mutually_exclusive_group()
+    there.add_argument(
+        "--extend", dest="resume", action="store_const", const="extend",
+        help="continue the run to another number of steps or epochs: no second warm-up, the learning rate goes on from "
+        "where it is and falls to its lowest at the new last step",
+    )  # fmt: skip
+    there.add_argument(
+        "--start-over", dest="resume", action="store_const", const="start-over",
+        help="move the run that is in --run-dir to earlier/N there and begin at step 0",
+    )  # fmt: skip
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", required=True, help="name of a shipped recipe or a YAML file")
     data = parser.add_mutually_exclusive_group()
@@ -53,16 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="join the Ray cluster there (auto, ray://host:10001); default: start a local Ray",
     )
-    there = parser.add_mutually_exclusive_group()
-    there.add_argument(
-        "--extend", dest="resume", action="store_const", const="extend",
-        help="continue the run to another number of steps or epochs: no second warm-up, the learning rate goes on from "
-        "where it is and falls to its lowest at the new last step",
-    )  # fmt: skip
-    there.add_argument(
-        "--start-over", dest="resume", action="store_const", const="start-over",
-        help="move the run that is in --run-dir to earlier/N there and begin at step 0",
-    )  # fmt: skip
+    _add_resume(parser)
     parser.add_argument(
         "--max-failures",
         type=whole_number(0, 10_000),
