@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
-from cardialign.pretrain.config import EncoderConfig, Positive, refuse
+from cardialign.pretrain.config import Depth, DropRate, EncoderConfig, Milliseconds, Positive, Width, refuse
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
 from cardialign.pretrain.encoders.blocks.normalise import normalise
 from cardialign.pretrain.encoders.blocks.pooling import token_pooling
@@ -33,11 +33,11 @@ class S4Config(EncoderConfig):
     """
 
     name: str = "s4"
-    width: Positive = 512
-    depth: Positive = 4
-    state: Annotated[int, Field(ge=2, multiple_of=2)] = 8
-    token_ms: Annotated[float, Field(gt=0)] = 10.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    width: Width = 512
+    depth: Depth = 4
+    state: Annotated[int, Field(ge=2, le=4096, multiple_of=2)] = 8
+    token_ms: Milliseconds = 10.0
+    dropout: DropRate = 0.0
     pooling: Literal["mean", "attention"] = "mean"
     heads: Positive = 8
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import facts_below, names_below, sha256_of, write_json
+from cardialign.data_shards.files import facts_below, names_below, read_json, sha256_of, write_json
 from cardialign.pretrain.run.archive import pickled_parts
 
 if TYPE_CHECKING:
@@ -172,12 +172,15 @@ def refuse_to_replace(out: Path, overwrite: bool) -> None:
         raise UserError(f"{out} is a link; it is left alone", "give the folder that it points to")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not (out / DIGESTS).is_file():
+    listed = (read_json(out / DIGESTS) or {}).get("files") if out.is_dir() else None
+    if not isinstance(listed, dict):
         raise UserError(f"{out} holds something that is no encoder; it is left alone", "give another folder")
     if not overwrite:
         raise UserError(f"{out} exists already", "give another folder, or --overwrite")
     own = {path for path in out.iterdir() if path.is_file() and (path.name in EXPORT_FILES or _litter(path.name))}
-    others = sorted(f"{path.name}/" if path.is_dir() else path.name for path in out.iterdir() if path not in own)
+    others = sorted(
+        path.relative_to(out).as_posix() for path in out.rglob("*") if path not in own and not path.is_dir()
+    ) or sorted(f"{path.name}/" for path in out.iterdir() if path.is_dir())
     if others:
         raise UserError(
             f"{out} holds more than an encoder ({', '.join(others[:5])}); it is left alone",

@@ -15,7 +15,8 @@ import pytest
 from cardialign.data_shards.files import write_json
 from cardialign.pretrain.config import load_config
 from cardialign.pretrain.run.trace import read_trace
-from cardialign.pretrain.training.checkpoints.files import list_checkpoints, problems
+from cardialign.pretrain.training.checkpoints.condition import examine
+from cardialign.pretrain.training.checkpoints.files import list_checkpoints
 from tests.support.tiny_set import SMALL
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -72,7 +73,7 @@ def test_a_group_that_was_given_up_cannot_disturb_its_successor(
             new.kill()
     assert old.returncode != 0 and "has taken over" in told and f"process {new.pid} on" in told
     assert new.returncode == 0 and printed.split()[-1] == "80", said
-    assert all(problems(each.path) == [] for each in list_checkpoints(run_dir))
+    assert all(not examine(each.path).reasons for each in list_checkpoints(run_dir))
     assert not (run_dir / "checkpoints" / "quarantine").exists()
     assert not list((run_dir / "checkpoints").glob(".tmp-*"))
 

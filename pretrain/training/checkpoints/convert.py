@@ -59,7 +59,8 @@ def convert_world_size(
 def _differs(engine: Path, weights: Path) -> str | None:
     """How the converted copy differs from the verified weights of the checkpoint; None when it is whole.
 
-    Every trained parameter has its weight, equal bit for bit, and two finite averages of Adam of its size.
+    Every trained parameter has its weight, equal bit for bit, and two finite averages of Adam of its size. A buffer,
+    for which the converter writes no averages at all, has its values.
     """
     if not (engine / "zero").is_dir():
         return "the copy is empty"
@@ -70,7 +71,8 @@ def _differs(engine: Path, weights: Path) -> str | None:
             if folder.name not in names:
                 return f"{folder.name} is no tensor of the checkpoint"
             expected = stored.get_tensor(folder.name).float().flatten()
-            for part in ("fp32", "exp_avg", "exp_avg_sq"):
+            averages = [part for part in ("exp_avg", "exp_avg_sq") if (folder / f"{part}.pt").exists()]
+            for part in ("fp32", "exp_avg", "exp_avg_sq") if averages else ("fp32",):
                 tensor = _tensor(folder / f"{part}.pt")
                 if tensor is None or tensor.numel() != expected.numel() or not torch.isfinite(tensor).all():
                     return f"{folder.name}/{part}.pt is not whole"

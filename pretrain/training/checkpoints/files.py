@@ -292,6 +292,7 @@ def prune(run_dir: Path, keep: int) -> list[Path]:
 
     A half-deleted one never looks committed. What this release cannot read is no checkpoint of its own: it stays.
     """
+    fence.check(run_dir)
     own = [path for _, path in committed(run_dir) if _is_ours(path)]
     removed = []
     for path in own[:-keep] if keep > 0 else []:

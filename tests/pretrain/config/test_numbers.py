@@ -73,6 +73,7 @@ SMALL: dict[str, dict[str, Any]] = {
                    "patches": [{"kernel_ms": 100, "stride_ms": 100}]},
     "vit1d": {"width": 16, "depth": 1, "heads": 2, "embedding_dim": 8, "patches": "lead"},
     "resnet1d": {"width": 8, "heads": 2, "embedding_dim": 8},
+    "s4": {"width": 8, "depth": 1, "heads": 2, "embedding_dim": 8},
 }  # fmt: skip
 TRAINING = {"steps": 2, "global_batch": 8, "precision": "fp32"}
 

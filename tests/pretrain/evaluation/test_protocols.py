@@ -15,6 +15,7 @@ import pytest
 
 from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError, UsageError
+from cardialign.data_shards.files import sha256_of
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.index import IndexFile
 from cardialign.data_shards.shard_set.layout import INDEX
@@ -180,7 +181,7 @@ def test_two_records_of_one_name_are_refused(shards: ShardSet, tmp_path: Path) -
     column[3] = "other-1"
     table = shards.index.set_column(shards.index.schema.get_field_index("key"), "key", [column])
     pq.write_table(table, tmp_path / INDEX)
-    doubled = ShardSet(shards.path, shards.manifest, IndexFile(tmp_path / INDEX, digest="doubled"))
+    doubled = ShardSet(shards.path, shards.manifest, IndexFile(tmp_path / INDEX, sha256_of(tmp_path / INDEX)))
     with pytest.raises(DataError, match=r"ptbxl-1 and other-1 both answer to the published name 1"):
         rows_by_name(doubled, ["1"])
 

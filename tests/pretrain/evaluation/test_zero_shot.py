@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.files import sha256_of
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.index import IndexFile
 from cardialign.data_shards.shard_set.layout import INDEX
@@ -96,7 +97,7 @@ def test_a_class_of_a_few_patients_has_a_figure_but_no_interval(shards, prompts,
     records = [shards.read_record(row) for row in keep]
     patients_up = len({r.patient for r in records if "UP" in r.labels["finding"]})
     pq.write_table(shards.index.slice(0, 14), tmp_path / INDEX)
-    few = ShardSet(shards.path, shards.manifest, IndexFile(tmp_path / INDEX, digest="few"))
+    few = ShardSet(shards.path, shards.manifest, IndexFile(tmp_path / INDEX, sha256_of(tmp_path / INDEX)))
     result = evaluate_zero_shot(untrained, few, prompts=prompts, bootstrap=50)
     up = next(c for c in result.classes if c.code == "UP")
     assert up.positive_patients == patients_up < 5

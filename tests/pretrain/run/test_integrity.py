@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cardialign.data_shards.errors import UserError
-from cardialign.pretrain.run.integrity import DIGESTS, refuse_to_replace, verify_export, write_digests
+from cardialign.pretrain.run.integrity import DIGESTS, NEEDED, refuse_to_replace, verify_export, write_digests
 from tests.support.checkpoints import nothing_changes
 
 
@@ -16,7 +16,7 @@ from tests.support.checkpoints import nothing_changes
 def encoder(tmp_path: Path) -> Path:
     folder = tmp_path / "encoder"
     folder.mkdir()
-    for name in ("config.json", "model.safetensors"):
+    for name in NEEDED:
         (folder / name).write_text(name)
     write_digests(folder)
     return folder
