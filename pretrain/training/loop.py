@@ -40,7 +40,7 @@ from cardialign.pretrain.training.checkpoints.files import committed_path
 from cardialign.pretrain.training.checkpoints.judge import Facts, Resume
 from cardialign.pretrain.training.checkpoints.load import find_resume_point, load_checkpoint, seed_random
 from cardialign.pretrain.training.checkpoints.save import save_checkpoint
-from cardialign.pretrain.training.checkpoints.state import TrainerState, check_bank
+from cardialign.pretrain.training.checkpoints.state import TrainerState
 from cardialign.pretrain.training.collectives import all_or_none, first_error, highest, on_rank_zero
 from cardialign.pretrain.training.data import open_bank, open_data, total_steps
 from cardialign.pretrain.training.engine import (
@@ -137,16 +137,14 @@ class _Run:
 
     def set_up(self) -> None:
         config, workers = self.config, self.workers
-        mark = on_rank_zero(partial(fence.of_this_process, self.run_dir))
-        all_or_none(partial(fence.hold, self.run_dir, mark))
         self.schedule = as_planned(total_steps(config, len(self.selection.rows)))
         self.plan = plan_batches(config.training.global_batch, workers.world_size, config.training.micro_batch)
         torch.manual_seed(config.seed)
         method = create_method(config, self.shard_set.spec)
-        facts = Facts(self.selection.fingerprint, len(self.selection.rows))
+        facts = Facts(self.selection.fingerprint, len(self.selection.rows), bank_digest=self._bank_digest)
         point = find_resume_point(self.run_dir, config, facts, workers, self.resume)
-        if point is not None:
-            check_bank(point.state, None if self.bank is None else self.bank.digest, point.path)
+        mark = on_rank_zero(partial(fence.of_this_process, self.run_dir))
+        all_or_none(partial(fence.hold, self.run_dir, mark))
         on_rank_zero(partial(self._write, CONFIG, config.resolved()))  # only now: it may go on here
         if point is None and config.init_from is not None:
             start = initialise(method, config, open_start(Path(config.init_from).expanduser()))
@@ -247,6 +245,10 @@ class _Run:
         return found
 
     @property
+    def _bank_digest(self) -> str | None:
+        return None if self.bank is None else self.bank.digest
+
+    @property
     def last(self) -> int:
         return self.schedule[-1][1]
 
@@ -311,7 +313,7 @@ class _Run:
         state = TrainerState(
             step, self.digest, config, self.selection.fingerprint, self.workers.world_size, ORDER_VERSION, self.loss,
             spec=self.shard_set.spec, shards_fingerprint=self.shard_set.fingerprint,
-            bank_digest=None if self.bank is None else self.bank.digest,
+            bank_digest=self._bank_digest,
             plan=self.schedule if len(self.schedule) > 1 else None,
         )  # fmt: skip
         self.checkpoint = save_checkpoint(

@@ -34,11 +34,12 @@ Resume = Literal["same", "extend", "start-over"]
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run's data say: the selected records, their number, and the version of their order."""
+    """What a run's data say: the selected records, their number, the version of their order, and the text bank."""
 
     selection_fingerprint: str
     records: int
     order_version: int = ORDER_VERSION
+    bank_digest: str | None = None
 
 
 @dataclass(frozen=True)

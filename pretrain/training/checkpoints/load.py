@@ -17,6 +17,7 @@ from safetensors.torch import load
 
 from cardialign.data_shards.files import FileFacts, differences, facts_below
 from cardialign.pretrain.config import RunConfig
+from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.layout import write_error
 from cardialign.pretrain.run.restart import move_aside
 from cardialign.pretrain.training.checkpoints import files
@@ -24,7 +25,7 @@ from cardialign.pretrain.training.checkpoints.condition import verify
 from cardialign.pretrain.training.checkpoints.convert import convert_world_size, separate_groups
 from cardialign.pretrain.training.checkpoints.files import ENGINE, WEIGHTS, CheckpointError, rng_file
 from cardialign.pretrain.training.checkpoints.judge import Facts, Resume, Verdict, judge
-from cardialign.pretrain.training.checkpoints.state import TrainerState
+from cardialign.pretrain.training.checkpoints.state import TrainerState, check_bank
 from cardialign.pretrain.training.collectives import first_problem, on_rank_zero
 from cardialign.pretrain.training.engine import Workers
 from cardialign.pretrain.training.schedule import Plan
@@ -62,7 +63,10 @@ def find_resume_point(
 
     def find() -> ResumePoint | None:
         verdict = judge(run_dir, config, facts, resume)
+        if verdict.found is not None and verdict.state is not None:
+            check_bank(verdict.state, facts.bank_digest, verdict.found.path)
         try:
+            fence.of_this_process(run_dir)  # from here on the run is this start's
             return _prepared(verdict, run_dir, config, workers)
         except OSError as error:
             raise write_error(run_dir, error) from None
