@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from cardialign.cluster.cli.address import (
     SQLITE,
     has_secrets,
+    in_memory,
     public,
     registry_uri,
     sqlite_path,
@@ -127,6 +128,17 @@ def _check_database(uri: str) -> None:
 def _check(uri: str) -> None:
     scheme = uri.partition(":")[0].lower() if ":" in uri else ""
     path = sqlite_path(uri)
+    if not uri:
+        raise UserError(
+            "the address of the MLflow store is empty",
+            "is the variable set that it was made of? Give a database or server, for example --tracking-uri "
+            f"{SQLITE}mlflow.db, or leave the option out",
+        )
+    if in_memory(uri):
+        raise UserError(
+            f"the MLflow store {public(uri)} lies in memory: runs and encoders would be gone when the command ends",
+            f"name a file for it, for example {SQLITE}mlflow.db",
+        )
     if path is not None:
         _check_sqlite(uri, path)
     elif scheme in ("http", "https"):
