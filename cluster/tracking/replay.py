@@ -92,6 +92,8 @@ class Replay:
 
         run_id = run_id or self.state.run_id
         again = f"`cardialign tracking sync {self.run_dir} --new-run` logs all of its steps into a new one"
+        if not self.state.run_id:
+            again = "set MLFLOW_RUN_ID to one that is there, or unset it: the training then gets a run of its own"
         try:
             run = self.client.get_run(run_id)
         except MlflowException as error:

@@ -144,6 +144,26 @@ def test_an_empty_address_is_called_empty(tmp_path: Path, uri: str) -> None:
     assert "--tracking-uri" in raised.value.remedy
 
 
+@pytest.mark.parametrize("uri", ["localhost:5000", "127.0.0.1:5000", "mlflow.example.org:80/path"])
+def test_a_server_without_a_scheme_is_told_how_to_write_it(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(UserError) as raised:
+        RunTracker(tmp_path / "run", uri).start("trial", {}, {})
+    assert uri in raised.value.problem and f"http://{uri}" in raised.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("MLFLOW_RUN_ID", "0" * 32), ("MLFLOW_EXPERIMENT_ID", "77"), ("MLFLOW_EXPERIMENT_ID", "x")]
+)
+def test_a_variable_that_names_what_is_not_there_is_to_be_set_anew(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError) as raised:
+        RunTracker(tmp_path / "run", uri).start("trial", {}, {})
+    assert variable in raised.value.problem + raised.value.remedy
+    assert f"set {variable}" in raised.value.remedy and "tracking-uri" not in raised.value.remedy
+
+
 def test_a_copied_run_directory_gets_an_mlflow_run_of_its_own_and_a_moved_one_keeps_its(
     tmp_path: Path, uri: str, caplog: pytest.LogCaptureFixture
 ) -> None:
