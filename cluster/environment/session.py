@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import importlib
 import logging
 import os
 import shutil
@@ -160,8 +161,7 @@ def _sessions_of_their_own() -> Iterator[None]:
     `timeout`, batch systems and terminals signal the whole group. A Ray that dies of it cannot bring the run to a
     checkpoint, and takes this process along a minute later.
     """
-    from ray._private import services
-
+    services: Any = importlib.import_module("ray._private.services")
     plain = services.ConsolePopen
     try:
         services.ConsolePopen = functools.partial(plain, start_new_session=True)
