@@ -14,6 +14,7 @@ from pathlib import Path
 TRACKING_URI = "sqlite:///mlflow.db"
 """The MLflow store of who names none, neither with an option nor with MLFLOW_TRACKING_URI."""
 SQLITE = "sqlite:///"
+_SQLITE = re.compile(r"(?i:sqlite)(?P<driver>\+\w+)?://(?:/(?P<name>[^?]*))?(?:\?(?P<parameters>.*))?", re.DOTALL)
 SECRET_NAME = re.compile(r"pass|pwd|token|secret|credential|auth|key|odbc_connect", re.IGNORECASE)
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 HIDDEN = "***"
@@ -35,6 +36,7 @@ def registry_uri(uri: str) -> str:
 
 def absolute_uri(uri: str) -> str:
     """The same store, named so that another working directory finds it: relative SQLite paths become absolute."""
+    uri = uri.strip()
     path = sqlite_path(uri)
     if path is None:
         return uri
@@ -44,8 +46,17 @@ def absolute_uri(uri: str) -> str:
 
 def sqlite_path(uri: str) -> Path | None:
     """The file of a SQLite store; None for every other, and for one in memory."""
-    name = uri.removeprefix(SQLITE).partition("?")[0]
-    return Path(name) if uri.startswith(SQLITE) and name not in ("", ":memory:") else None
+    found = _SQLITE.fullmatch(uri)
+    return Path(found["name"]) if found and found["driver"] in (None, "+pysqlite") and not in_memory(uri) else None
+
+
+def in_memory(uri: str) -> bool:
+    """A SQLite store that no file holds: all that is written there is gone when the process ends."""
+    found = _SQLITE.fullmatch(uri)
+    if found is None:
+        return False
+    name = found["name"] or ":memory:"
+    return name in (":memory:", "file::memory:") or "mode=memory" in (found["parameters"] or "").split("&")
 
 
 def public(uri: str) -> str:

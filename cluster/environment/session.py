@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import importlib
 import logging
 import os
 import shutil
@@ -135,7 +137,7 @@ def _start(workers: int, environment: dict[str, str], scratch: Path) -> None:
 
     clusters = ray_constants.ENABLE_RAY_CLUSTER
     try:
-        with _environment(environment):
+        with _environment(environment), _sessions_of_their_own():
             ray_constants.ENABLE_RAY_CLUSTER = False  # read from the environment when Ray was imported: maybe before us
             ray.init(
                 address="local",
@@ -150,6 +152,44 @@ def _start(workers: int, environment: dict[str, str], scratch: Path) -> None:
         raise _no_local_ray(_first_line(error)) from error
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
+
+
+@contextlib.contextmanager
+def _sessions_of_their_own() -> Iterator[None]:
+    """Ray processes that start in here hear no signal that is sent to our process group.
+
+    `timeout`, batch systems and terminals signal the whole group. A Ray that dies of it cannot bring the run to a
+    checkpoint, and takes this process along a minute later.
+    """
+    services: Any = importlib.import_module("ray._private.services")
+    plain = services.ConsolePopen
+    try:
+        services.ConsolePopen = functools.partial(plain, start_new_session=True)
+        yield
+    finally:
+        services.ConsolePopen = plain
+
+
+def ended_processes() -> list[str]:
+    """The processes without which the local Ray is none, and that have ended; a joined cluster has none here.
+
+    Ray's control service lives on after SIGTERM, and answers nobody any more.
+    """
+    from ray._private import ray_constants, worker
+
+    node = worker._global_node
+    if node is None or not node.is_head():
+        return []
+    control, raylet = ray_constants.PROCESS_TYPE_GCS_SERVER, ray_constants.PROCESS_TYPE_RAYLET
+    ended = {str(kind) for kind, _ in node.dead_processes() if kind in (control, raylet)}
+    host, _, port = node.gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except ConnectionRefusedError:
+        ended.add(control)
+    except OSError:  # a machine that is out of ports or descriptors says nothing of Ray
+        pass
+    return sorted(ended)
 
 
 def _no_local_ray(problem: str) -> UserError:

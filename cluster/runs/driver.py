@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.environment.cpus import threads_asked
 from cardialign.cluster.environment.handed_on import handed_on
-from cardialign.cluster.environment.session import ray_session
+from cardialign.cluster.environment.session import ended_processes, ray_session
 from cardialign.cluster.environment.standstill import ray_resources
 from cardialign.cluster.runs.diagnosis import AGAIN, told
 from cardialign.cluster.runs.failure import StoppedError, clear_requests, read_failure, request_stop
@@ -41,6 +41,10 @@ log = logging.getLogger(__name__)
 WATCH_SECONDS = 0.25
 STOP_SECONDS, STOP_CHECKPOINT_SECONDS = 60.0, 300.0
 """How long a run that is asked to stop may stand still, and so while it writes a checkpoint."""
+SAME_SIGNAL_SECONDS = 0.2
+"""`timeout` signals its process, and then the process's group: that is one wish, not two."""
+STILL_SECONDS = 2.0
+"""After how long a run that stands still makes the driver look whether its Ray is there."""
 OnStep = Callable[[dict[str, Any]], None]
 
 
@@ -70,8 +74,13 @@ class _Asked:
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         self.signals = 0
+        self._last = -SAME_SIGNAL_SECONDS
 
     def on_signal(self, signum: int, frame: object) -> None:
+        now = time.monotonic()
+        same, self._last = now - self._last < SAME_SIGNAL_SECONDS, now
+        if same:
+            return
         self.signals += 1
         if self.signals > 1:
             signal.signal(signum, signal.SIG_DFL)
@@ -176,10 +185,21 @@ def _watch(fit: _Fit, watch: Watch, asked: _Asked, on_step: OnStep | None) -> No
             raise failure
         if alive:
             watch.look()
+            if watch.still_seconds > STILL_SECONDS and not watch.writing_checkpoint:
+                _look_at_ray(asked)
             if asked.stop:
                 _end_what_hangs(watch)
     if fit.error is not None:
         raise told(fit.error, _newest_logs(run_dir)) from fit.error
+
+
+def _look_at_ray(asked: _Asked) -> None:
+    """Raise when the local Ray has ended under the run: Ray itself would end this process a minute later, unsaid."""
+    ended = " and ".join(ended_processes())
+    if ended and asked.stop:
+        raise StoppedError(f"asked to stop, and {ended} of the local Ray has ended too", AGAIN)
+    if ended:
+        raise UserError(f"{ended} of the local Ray has ended: killed, or the machine is out of memory", AGAIN)
 
 
 def _end_what_hangs(watch: Watch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 import sqlite3
 import urllib.parse
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from cardialign.cluster.cli.address import (
     SQLITE,
     has_secrets,
+    in_memory,
     public,
     registry_uri,
     sqlite_path,
@@ -127,6 +129,19 @@ def _check_database(uri: str) -> None:
 def _check(uri: str) -> None:
     scheme = uri.partition(":")[0].lower() if ":" in uri else ""
     path = sqlite_path(uri)
+    if not uri:
+        raise UserError(
+            "the address of the MLflow store is empty",
+            "is the variable set that it was made of? Give a database or server, for example --tracking-uri "
+            f"{SQLITE}mlflow.db, or leave the option out",
+        )
+    if re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
+        raise UserError(f"{uri!r} does not say how the MLflow store is reached", f"write http://{uri} or https://{uri}")
+    if in_memory(uri):
+        raise UserError(
+            f"the MLflow store {public(uri)} lies in memory: runs and encoders would be gone when the command ends",
+            f"name a file for it, for example {SQLITE}mlflow.db",
+        )
     if path is not None:
         _check_sqlite(uri, path)
     elif scheme in ("http", "https"):
@@ -193,6 +208,8 @@ def _remedy(message: str) -> str:
             "another release of MLflow wrote this database: `mlflow db upgrade URI` (after a copy) when it is older, "
             f"that release of MLflow when it is newer; or {REMEDY}"
         )
+    if "No Experiment with id" in message or "Invalid experiment ID" in message:
+        return "set MLFLOW_EXPERIMENT_ID to one that is there, or unset it; --experiment NAME makes a new one"
     if "No module named" in message:
         return f"install that package for this Python; or {REMEDY}"
     return REMEDY

@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +92,8 @@ class Replay:
 
         run_id = run_id or self.state.run_id
         again = f"`cardialign tracking sync {self.run_dir} --new-run` logs all of its steps into a new one"
+        if not self.state.run_id:
+            again = "set MLFLOW_RUN_ID to one that is there, or unset it: the training then gets a run of its own"
         try:
             run = self.client.get_run(run_id)
         except MlflowException as error:
@@ -180,13 +181,8 @@ def sync(
         )
     uri = absolute_uri(tracking_uri) if tracking_uri is not None else _signed(state.tracking_uri)
     if new_run or experiment is not None or public(uri) != state.tracking_uri:
-        state = replace(
-            state,
-            tracking_uri=public(uri),
-            experiment=experiment or state.experiment,
-            run_id="",
-            cursors={METRICS: Cursor(), SYSTEM: Cursor()},
-        )
+        state = state.anew(tracking_uri=public(uri), experiment=experiment or state.experiment)
+    state = own(state, run_dir)
     replay = Replay(run_dir, state, mlflow_store.open_client(uri), uri)
     status = state.status
     replay.open_run()
@@ -200,6 +196,15 @@ def sync(
         "values_sent": sent,
         "steps": state.cursors[METRICS].last_step,
     }
+
+
+def own(state: TrackingState, run_dir: Path) -> TrackingState:
+    """`state` of the run in `run_dir`; one that came with a copy of another run's directory gets a run of its own."""
+    origin = state.copied_from(run_dir)
+    if origin is None:
+        return state
+    log.warning("tracking=new-run reason=%s is a copy of %s, whose MLflow run stays its own", run_dir, origin)
+    return state.anew()
 
 
 def _signed(uri: str) -> str:

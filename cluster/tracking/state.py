@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ class TrackingState:
     """What `tracking.json` holds.
 
     tracking_uri without user and password (`address.public`). experiment: "" for that of the environment.
+    home: the run directory that it was written in; "" in the state of an older release.
     """
 
     tracking_uri: str
@@ -32,6 +34,7 @@ class TrackingState:
     tags: dict[str, str] = field(default_factory=dict)
     final: dict[str, float] = field(default_factory=dict)
     finished_at: float = 0.0
+    home: str = ""
     cursors: dict[str, Cursor] = field(default_factory=lambda: {METRICS: Cursor(), SYSTEM: Cursor()})
 
     @classmethod
@@ -59,7 +62,7 @@ class TrackingState:
 
     def _whole(self) -> bool:
         """Every value is of its kind."""
-        words = [self.tracking_uri, self.experiment, self.run_name, self.run_id, self.status]
+        words = [self.tracking_uri, self.experiment, self.run_name, self.run_id, self.status, self.home]
         pairs = [*self.parameters.items(), *self.tags.items()]
         numbers = [self.finished_at, *self.final.values()]
         for cursor in self.cursors.values():
@@ -68,7 +71,26 @@ class TrackingState:
             isinstance(number, int | float) for number in numbers
         )
 
+    def copied_from(self, run_dir: Path) -> Path | None:
+        """The run directory whose MLflow run this is, when `run_dir` is a copy of it; None for a run of its own.
+
+        One that was moved keeps its MLflow run. Two that lie beside each other would write over each other's figures.
+        """
+        home = Path(self.home)
+        try:
+            if not self.home or os.path.samefile(home, run_dir):
+                return None
+            there = TrackingState.load(home)
+        except (OSError, UserError):
+            return None
+        return home if there is not None and there.run_id == self.run_id != "" else None
+
+    def anew(self, **changes: Any) -> TrackingState:
+        """The same training for an MLflow run that is still to be made: all of its steps go there."""
+        return replace(self, run_id="", cursors={METRICS: Cursor(), SYSTEM: Cursor()}, **changes)
+
     def save(self, run_dir: Path) -> None:
+        self.home = str(run_dir.absolute())
         write_json(run_dir / TRACKING, asdict(self), indent=1)
 
 

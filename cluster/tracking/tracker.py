@@ -13,7 +13,7 @@ from typing import Any
 from cardialign.cluster.cli.address import absolute_uri, public
 from cardialign.cluster.tracking import mlflow_store
 from cardialign.cluster.tracking.names import check_experiment
-from cardialign.cluster.tracking.replay import Replay
+from cardialign.cluster.tracking.replay import Replay, own
 from cardialign.cluster.tracking.spool import append_line
 from cardialign.cluster.tracking.state import TrackingState, flatten
 from cardialign.cluster.tracking.system_metrics import sample
@@ -59,6 +59,7 @@ class RunTracker:
         state = TrackingState.load(self.run_dir)
         if state is None or state.tracking_uri != self.address:
             state = TrackingState(self.address, self.experiment or "", run_name)
+        state = own(state, self.run_dir)
         state.parameters, state.tags, state.status = flatten(parameters), dict(tags), "RUNNING"
         state.final = {}
         try:

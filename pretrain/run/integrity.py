@@ -118,9 +118,10 @@ def _verified(folder: Path, *, keep: bool) -> VerifiedExport:
             f"exported encoder {folder} cannot be read: {error}", "check the folder's rights and its disk"
         ) from None
     if wrong:
+        added = len(wrong) == len(unlisted)
         raise UserError(
             f"exported encoder {folder} is not as it was written:\n" + "\n".join(f"  - {line}" for line in wrong),
-            "fetch it again",
+            "move what is no part of it to another folder, or fetch it again" if added else "fetch it again",
         )
     return VerifiedExport(folder, hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest(), content)
 

@@ -31,6 +31,7 @@ APPENDED = (files.QUARANTINE, files.SYSTEM, files.ATTEMPTS)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_KIND = (errno.EISDIR, errno.ENOTDIR, errno.ENXIO)
 AGAIN = "then run the same command again: it continues from the last committed checkpoint"
 
 
@@ -103,6 +104,8 @@ def remedy_of(problem: str) -> str:
         return f"make it writable for this user (or mount it writable), {AGAIN}"
     if any(os.strerror(code) in problem for code in _FULL):
         return f"free space or raise the quota, {AGAIN}"
+    if any(os.strerror(code) in problem for code in _KIND):
+        return f"move away what is named: it is no file, {AGAIN}"
     return (
         "free space, or use a run directory that every worker can write to and shares; then run again: "
         "it continues from the last committed checkpoint"

@@ -5,6 +5,7 @@ Rank 0 writes one JSON line per optimizer step to metrics.jsonl.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import logging
@@ -36,13 +37,14 @@ def read_trace(path: Path) -> list[dict[str, Any]]:
 def _parse(content: bytes) -> tuple[list[dict[str, Any]], int]:
     """Lines by step, and how many whole lines could not be read.
 
-    NUL bytes around a line are what a power cut leaves of bytes that never reached the disk.
+    NUL bytes around a line are what a power cut leaves of bytes that never reached the disk; some editors put a byte
+    order mark before the first.
     """
     lines: dict[int, dict[str, Any]] = {}
     unreadable = 0
     *whole, last = content.split(b"\n")
     for number, raw in enumerate((*whole, last)):
-        raw = raw.strip(b"\0 \t\r")
+        raw = raw.strip(b"\0 \t\r").removeprefix(codecs.BOM_UTF8 if number == 0 else b"")
         if not raw:
             continue
         try:
@@ -80,7 +82,7 @@ class TraceWriter:
             commit_file(copy, lambda temporary: shutil.copyfile(self.path, temporary))
             log.warning("trace=%s action=skip unreadable_lines=%d kept_in=%s", self.path, unreadable, copy.name)
         missing = _gaps(kept, resumed_step)
-        if missing and content:
+        if missing:
             log.warning("trace=%s missing_steps=%d first=%d", self.path, len(missing), missing[0])
         lines = "".join(json.dumps(line) + "\n" for line in kept)
         commit_file(self.path, lambda temporary: temporary.write_text(lines))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.mark.timeout(360)
-def test_sigterm_stops_at_a_committed_checkpoint_with_code_75(
+def test_sigterm_to_the_process_and_to_its_group_stops_at_a_committed_checkpoint_with_code_75(
     two_banked_sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["pretrain", "--recipe", "cardialign-demo", "--run-dir", str(tmp_path / "run"), "--json"]
@@ -30,7 +31,9 @@ def test_sigterm_stops_at_a_committed_checkpoint_with_code_75(
         "--tracking-uri",
         f"sqlite:///{tmp_path / 'absent' / 'mlflow.db'}",
     ]
-    process = subprocess.Popen([sys.executable, "-m", "cardialign", *words], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cardialign", *words], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         trace = tmp_path / "run" / "metrics.jsonl"
         while process.poll() is None and not (trace.is_file() and trace.stat().st_size):
@@ -40,6 +43,7 @@ def test_sigterm_stops_at_a_committed_checkpoint_with_code_75(
         refusal = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
         assert f"{tmp_path / 'run'} is in use by process {process.pid} on " in refusal["problem"]
         process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)  # as `timeout` does
         printed, _ = process.communicate(timeout=120)
     finally:
         process.kill()

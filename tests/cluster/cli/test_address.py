@@ -84,3 +84,5 @@ def test_relative_databases_are_the_same_from_every_folder(monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     assert absolute_uri("sqlite:///a/m.db?timeout=3") == f"sqlite:///{tmp_path}/a/m.db?timeout=3"
     assert absolute_uri("sqlite:///:memory:") == "sqlite:///:memory:" and absolute_uri("http://h") == "http://h"
+    for written in ("SQLite:///a/m.db", "sqlite+pysqlite:///a/m.db", " sqlite:///a/m.db\n"):
+        assert absolute_uri(written) == f"sqlite:///{tmp_path}/a/m.db", written

@@ -82,3 +82,21 @@ def test_a_local_ray_listens_on_the_loopback_address_only() -> None:
         ]
         assert len(psutil.Process().children(recursive=True)) > 2
     assert wide == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_local_ray_hears_no_signal_of_our_group_and_its_end_is_seen() -> None:
+    import psutil
+
+    with session.ray_session(1, None):
+        children = psutil.Process().children()
+        assert len(children) > 2 and all(os.getpgid(child.pid) != os.getpgid(0) for child in children)
+        assert session.ended_processes() == []
+        [control] = [child for child in children if child.name() == "gcs_server"]
+        control.terminate()
+        until = time.monotonic() + 20
+        while not session.ended_processes() and time.monotonic() < until:
+            time.sleep(0.1)
+        assert session.ended_processes() == ["gcs_server"]
+    assert session.ended_processes() == []

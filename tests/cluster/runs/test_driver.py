@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cardialign.cluster.runs.driver import _Asked, _Fit, _lost_cluster, _newest_logs, _watch
+from cardialign.cluster.runs.driver import SAME_SIGNAL_SECONDS, _Asked, _Fit, _lost_cluster, _newest_logs, _watch
 from cardialign.cluster.runs.failure import StoppedError
 from cardialign.cluster.runs.waiting import Watch
 from cardialign.data_shards.errors import STOPPED, UserError
@@ -72,6 +72,18 @@ def test_a_second_sigterm_ends_a_run_at_once_whatever_it_does(tmp_path: Path, ha
         hanging.join()
     assert time.monotonic() - started < 5
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_that_comes_twice_in_a_moment_is_one(tmp_path: Path) -> None:
+    asked = _Asked(tmp_path)
+    for _ in range(3):
+        asked.on_signal(signal.SIGTERM, None)
+    assert asked.stop
+    time.sleep(2 * SAME_SIGNAL_SECONDS)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(StoppedError, match="second SIGTERM"):
+        asked.on_signal(signal.SIGTERM, None)
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_ctrl_c_ends_a_run_that_hangs(tmp_path: Path, hanging: _Fit) -> None:

@@ -116,6 +116,77 @@ def test_a_plain_folder_and_a_silent_server_are_refused(tmp_path: Path) -> None:
         mlflow_store.open_client("http://127.0.0.1:1")
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "SQLite:///:memory:",
+        "sqlite:///?timeout=5",
+        "sqlite+pysqlite://",
+        "sqlite+pysqlite:///:memory:",
+        "sqlite:///file::memory:?cache=shared&uri=true",
+        "sqlite:///file:runs?mode=memory&uri=true",
+    ],
+)
+def test_a_store_that_is_gone_with_the_command_is_refused_before_training(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(UserError, match="in memory") as raised:
+        RunTracker(tmp_path / "run", uri).start("trial", {}, {})
+    assert "sqlite:///mlflow.db" in raised.value.remedy
+    assert list(tmp_path.glob("**/*.db")) == [] and not (tmp_path / "run" / TRACKING).exists()
+
+
+@pytest.mark.parametrize("uri", ["", " ", "\n"])
+def test_an_empty_address_is_called_empty(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(UserError, match="is empty") as raised:
+        RunTracker(tmp_path / "run", uri).start("trial", {}, {})
+    assert "--tracking-uri" in raised.value.remedy
+
+
+@pytest.mark.parametrize("uri", ["localhost:5000", "127.0.0.1:5000", "mlflow.example.org:80/path"])
+def test_a_server_without_a_scheme_is_told_how_to_write_it(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(UserError) as raised:
+        RunTracker(tmp_path / "run", uri).start("trial", {}, {})
+    assert uri in raised.value.problem and f"http://{uri}" in raised.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("MLFLOW_RUN_ID", "0" * 32), ("MLFLOW_EXPERIMENT_ID", "77"), ("MLFLOW_EXPERIMENT_ID", "x")]
+)
+def test_a_variable_that_names_what_is_not_there_is_to_be_set_anew(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError) as raised:
+        RunTracker(tmp_path / "run", uri).start("trial", {}, {})
+    assert variable in raised.value.problem + raised.value.remedy
+    assert f"set {variable}" in raised.value.remedy and "tracking-uri" not in raised.value.remedy
+
+
+def test_a_copied_run_directory_gets_an_mlflow_run_of_its_own_and_a_moved_one_keeps_its(
+    tmp_path: Path, uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = RunTracker(tmp_path / "run", uri)
+    first.start("trial", {}, {})
+    spool(tmp_path / "run", 1, 4)
+    first.finish("FINISHED")
+    copies = [Path(shutil.copytree(tmp_path / "run", tmp_path / name)) for name in ("copy", "other")]
+    for copy in copies:
+        spool(copy, 5, 7)
+    second = RunTracker(copies[0], uri)
+    second.start("trial", {}, {})
+    second.finish("FINISHED")
+    third = sync(copies[1])["run_id"]
+    assert len({first.run_id, second.run_id, third}) == 3 and f"copy of {tmp_path / 'run'}" in caplog.text
+    assert history(uri, first.run_id) == expected(4)
+    assert history(uri, second.run_id) == history(uri, third) == expected(7)
+    shutil.move(copies[0], tmp_path / "moved")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    assert sync(tmp_path / "moved")["run_id"] == second.run_id and sync(copies[1])["run_id"] == third
+    assert sync(tmp_path / "link")["run_id"] == first.run_id
+
+
 def test_optional_tracking_spools_and_syncs_later(tmp_path: Path, empty_store: Path) -> None:
     run_dir, folder = tmp_path / "run", tmp_path / "later"
     uri = f"sqlite:///{folder / 'mlflow.db'}"

@@ -67,8 +67,13 @@ def test_what_file_managers_leave_changes_neither_digest_nor_verdict(encoder, na
 
 def test_any_other_file_is_still_named(encoder):
     (encoder / "evil.py").write_text("")
-    with pytest.raises(UserError, match=r"evil\.py: not part of the export"):
+    with pytest.raises(UserError, match=r"evil\.py: not part of the export") as raised:
         verify_export(encoder)
+    assert raised.value.remedy.startswith("move what is no part of it")
+    (encoder / "config.json").write_text("{}")
+    with pytest.raises(UserError) as raised:
+        verify_export(encoder)
+    assert raised.value.remedy == "fetch it again"
 
 
 def test_equal_files_have_equal_digests_whenever_they_were_written(encoder):

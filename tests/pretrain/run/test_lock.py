@@ -91,3 +91,10 @@ def test_a_filesystem_without_locks_is_used_without(
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with locked_run(tmp_path):
         assert "action=no-lock" in caplog.text
+
+
+def test_a_folder_where_the_lock_is_wanted_is_to_be_moved_away(tmp_path: Path) -> None:
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(UserError, match=LOCK) as raised, locked_run(tmp_path):
+        pass
+    assert "move away" in raised.value.remedy and "free space" not in raised.value.remedy

@@ -65,6 +65,23 @@ def test_a_step_that_is_lost_is_said(tmp_path, caplog):
     assert "missing_steps=1 first=2" in caplog.text
 
 
+def test_a_trace_that_is_gone_is_said(tmp_path, caplog):
+    with TraceWriter(tmp_path, 3) as trace:
+        trace.write(4, {"loss": 2.0})
+    assert "missing_steps=3 first=1" in caplog.text
+    caplog.clear()
+    (tmp_path / "new").mkdir()
+    with TraceWriter(tmp_path / "new", 0):
+        pass
+    assert "missing_steps" not in caplog.text
+
+
+def test_a_byte_order_mark_costs_no_step(tmp_path, caplog):
+    (tmp_path / "metrics.jsonl").write_bytes(b'\xef\xbb\xbf{"step": 1, "loss": 1.0}\r\n{"step": 2, "loss": 0.5}\r\n')
+    TraceWriter(tmp_path, 2).__exit__(None, None, None)
+    assert losses(tmp_path) == {1: 1.0, 2: 0.5} and "unreadable" not in caplog.text
+
+
 def write_on_a_full_disk(folder: Path) -> dict[str, Any]:
     """In a process of its own, whose files may not grow beyond 60 bytes until the limit is lifted."""
     trace = TraceWriter(folder, 0)
