@@ -318,3 +318,9 @@ def test_ages_and_times_that_are_not_understood_are_counted_and_left_out(
 def test_one_value_of_the_sex_column_has_one_meaning(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="gives '0' two meanings"):
         mapped(tmp_path / "a", "it", ["0"], sex_column="it", sex_values="0=male,0=female")
+
+
+def test_a_record_that_is_its_own_segment_is_rejected_and_not_lost(folder: Path, tmp_path: Path) -> None:
+    (folder / "loop.hea").write_text("loop/1 12 500 2500\nloop 2500\n")
+    summary = build_shards(open_source("wfdb", folder), tmp_path / "out", SetPlan(), workers=1)
+    assert summary.records == 2 and sum(summary.rejected.values()) == 1
