@@ -324,3 +324,14 @@ def test_a_record_that_is_its_own_segment_is_rejected_and_not_lost(folder: Path,
     (folder / "loop.hea").write_text("loop/1 12 500 2500\nloop 2500\n")
     summary = build_shards(open_source("wfdb", folder), tmp_path / "out", SetPlan(), workers=1)
     assert summary.records == 2 and sum(summary.rejected.values()) == 1
+
+
+def test_signals_that_differ_from_their_headers_checksums_are_told_at_the_end_of_a_build(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_shards(open_source("wfdb", folder), tmp_path / "fine", SetPlan(), workers=1)
+    assert "checksum" not in caplog.text
+    signal = folder / "b" / "two.dat"
+    signal.write_bytes(np.fromfile(signal, "<i2").astype(">i2").tobytes())
+    build_shards(open_source("wfdb", folder), tmp_path / "swapped", SetPlan(), workers=1)
+    assert "checksum records=1 of=2: not the numbers" in caplog.text
