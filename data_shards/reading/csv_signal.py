@@ -61,12 +61,13 @@ def read_csv_signal(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
         dialect = _Dialect(separator, _decimal(lines, separator, quoted, path), quoted)
     if named and not counted and len(names) > MOST_NAMES:
         raise RecordRejected("bad-format", f"{path}: a first line of {len(names)} names, expected one per lead")
+    columns: tuple[str, ...] = ()
     try:
         if len(names) > MOST_NAMES:
-            rows, told_names = _wide(path, number + named, dialect, encoding), ()
+            rows = _wide(path, number + named, dialect, encoding)
         else:
-            rows, told_names = _tall(path, number + named, [] if counted else names * named, dialect, encoding)
-        return rows[:, 1:] if counted and not names[0] else rows, told_names
+            rows, columns = _tall(path, number + named, [] if counted else names * named, dialect, encoding)
+        return rows[:, 1:] if counted and not names[0] else rows, columns
     except (pd.errors.ParserError, OverflowError, csv.Error) as error:
         raise RecordRejected("bad-format", f"{path}: {type(error).__name__}: {str(error)[:300]}") from None
 

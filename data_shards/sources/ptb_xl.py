@@ -22,7 +22,7 @@ from cardialign.data_shards.sources.shared.demographics import age_in_years, sex
 from cardialign.data_shards.sources.shared.folder import RecordFolder, fold_number
 from cardialign.data_shards.sources.shared.ids import plain_id
 from cardialign.data_shards.sources.shared.matches import STOP_BELOW
-from cardialign.data_shards.sources.shared.record import read_ecg
+from cardialign.data_shards.sources.shared.record import read_ecg, record_path
 from cardialign.data_shards.sources.vocabularies.scp import ScpStatements, parse_scp_codes
 
 log = logging.getLogger(__name__)
@@ -107,8 +107,9 @@ class PtbXl(RecordFolder):
         statements = self._statements()
         rows = 0
         for row in rows_of(path, required, optional=_ANNOTATIONS):
-            record = plain_id(row["ecg_id"]) or row[filename].rpartition("/")[2]
-            yield row[filename], record, self._meta(row, statements, record)
+            signal = record_path(row[filename])
+            record = plain_id(row["ecg_id"]) or signal.rpartition("/")[2]
+            yield signal, record, self._meta(row, statements, record)
             rows += 1
         if rows == 0:
             raise DataError(f"{path} is empty: it lists no record", f"give the folder that holds {self.layout}")

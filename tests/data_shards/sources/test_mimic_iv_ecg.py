@@ -274,3 +274,13 @@ def test_outside_labels_are_stripped_and_words_for_none_are_none(root, tmp_path)
     entries = entries_by_study(root, labels=tmp_path / "labels.csv")
     assert entries[40689238].meta["labels"] == {"s": ("AF",)}
     assert entries[44458630].meta["labels"] == {"s": ()}
+
+
+@pytest.mark.parametrize("form", ["{}.hea", "{}.dat", " {} ", "windows"])
+def test_a_list_that_names_files_means_their_records(root, form):
+    before = {study: entry.path for study, entry in entries_by_study(root).items()}
+    rows = list(csv.reader((root / "record_list.csv").open()))
+    told = [row[4].replace("/", "\\") if form == "windows" else form.format(row[4]) for row in rows[1:]]
+    lines = [[*row[:4], path] for row, path in zip(rows[1:], told, strict=True)]
+    write_csv(root / "record_list.csv", rows[0], lines)
+    assert {study: entry.path for study, entry in entries_by_study(root).items()} == before
