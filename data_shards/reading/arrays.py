@@ -80,12 +80,12 @@ class ArrayFile:
         each lead.
         """
         for name in names:
-            value = self._named(name)
-            if value is None or not value.size or value.dtype.kind not in "iuf" or value.size not in self.values.shape:
+            array = self._named(name)
+            if array is None or not array.size or array.dtype.kind not in "iuf" or array.size not in self.values.shape:
                 continue
-            if (value != value.flat[0]).any():
+            if (array != array.flat[0]).any():
                 raise RecordRejected(
-                    "bad-format", f"{where}: {name} says {value.min():g} to {value.max():g}, expected one for all"
+                    "bad-format", f"{where}: {name} says {array.min():g} to {array.max():g}, expected one for all"
                 )
         told = {name: value for name in names if (value := self.scalar(name)) is not None}
         if given is not None:

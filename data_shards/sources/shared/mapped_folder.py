@@ -247,7 +247,7 @@ class MappedFolder(RecordFolder):
         return self._sexes.get(plain_id(text)) if self._sexes else sex_in_words(text)
 
     def _sex_values(self) -> dict[str, str]:
-        result = {}
+        result: dict[str, str] = {}
         for pair in filter(None, self._mapping.get("sex_values", "").split(",")):
             value, _, word = pair.partition("=")
             sex = sex_in_words(word)
