@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -70,20 +71,24 @@ class RecordRejected(Exception):  # noqa: N818  (an outcome of reading, counted 
 
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+"""All that numpy says of a full disk."""
 
 
 def disk_error(error: OSError, path: Path, written: int = 0, done: int = 0, entries: int = 0) -> DataError:
     """A failed write as a DataError; for a full disk it says how many bytes were written, are free and are still
     needed."""
-    if error.errno not in _DISK_FULL:
+    cut_short = error.errno is None and _SHORT_WRITE.search(str(error))
+    if error.errno not in _DISK_FULL and not cut_short:
         return DataError(
             f"cannot write {path}: {error}",
             "check that the folder exists, may be written to, and lies on a healthy disk",
         )
+    why = os.strerror(error.errno or errno.ENOSPC)
     needed = max(int(written / done * entries) if done else 0, written)
     free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
     return DataError(
-        f"disk full while writing {path}: {os.strerror(error.errno or 0)} after {written} bytes; this file needs about "
+        f"disk full while writing {path}: {why} after {written} bytes; this file needs about "
         f"{needed} bytes, "
         f"{free} bytes are free",
         "free space (or raise the quota) and run the same build again: finished shards are kept, the unfinished file "

@@ -42,15 +42,45 @@ def read_signal(
 ) -> Signal:
     """A record of a shard set (`shards`, `key`), a .npy file in mV, or a WFDB record.
 
-    Raises UserError naming the file and what is wrong.
+    leads and sampling_rate are those of a .npy file, which says neither. Raises UserError naming the file and what is
+    wrong, also where a record says otherwise than they.
     """
+    given = tuple(name.strip() for name in leads.split(",")) if leads else ()
     if key is not None:
         assert shards is not None
-        return _from_shards(shards, key)
+        signal = _from_shards(shards, key)
+        _agree(signal, STANDARD_LEADS, given, sampling_rate)
+        return signal
     assert path is not None
     if not path.name:
         raise UserError(f"{path} is no ECG", "give a WFDB record or a .npy file")
-    return _from_npy(path, leads, sampling_rate) if path.suffix == ".npy" else _from_wfdb(path)
+    if path.suffix == ".npy":
+        return _from_npy(path, given or STANDARD_LEADS, sampling_rate)
+    if path.suffix in _OTHER_FILES and path.is_file() and not path.with_name(f"{path.name}.hea").exists():
+        raise UserError(
+            f"{path} is neither a WFDB record nor a .npy file",
+            "save the array (leads x samples) in mV with numpy.save, or build shards of it and give --shards and --key",
+        )
+    signal, named = _from_wfdb(path)
+    _agree(signal, named, given, sampling_rate)
+    return signal
+
+
+_OTHER_FILES = (".npz", ".csv", ".txt", ".xml", ".edf", ".h5", ".hdf5", ".parquet", ".dcm")
+
+
+def _agree(signal: Signal, named: tuple[str, ...], leads: tuple[str, ...], sampling_rate: float | None) -> None:
+    """Raises UserError where a record that says its leads, all `named` ones, and its rate is given others."""
+    if sampling_rate is not None and abs(signal.sampling_rate - sampling_rate) > 1e-3 * sampling_rate:
+        raise UserError(
+            f"{signal.origin} says {signal.sampling_rate:g} Hz, --sampling-rate says {sampling_rate:g}",
+            "leave out --sampling-rate; where the record is wrong, correct its header",
+        )
+    if leads and [name.casefold() for name in leads] != [name.strip().casefold() for name in named]:
+        raise UserError(
+            f"{signal.origin} has the leads {', '.join(named)}, --leads says {', '.join(leads)}",
+            "leave out --leads; where the record is wrong, correct its header",
+        )
 
 
 def _from_shards(shards: Path, key: str) -> Signal:
@@ -69,7 +99,7 @@ def _from_shards(shards: Path, key: str) -> Signal:
     )
 
 
-def _from_npy(path: Path, leads: str | None, sampling_rate: float | None) -> Signal:
+def _from_npy(path: Path, names: tuple[str, ...], sampling_rate: float | None) -> Signal:
     import numpy as np
 
     if sampling_rate is None:
@@ -81,12 +111,12 @@ def _from_npy(path: Path, leads: str | None, sampling_rate: float | None) -> Sig
             f"{path} cannot be read as a .npy array: {error}",
             "save a float array (leads x samples) in mV with numpy.save",
         ) from None
-    names = tuple(name.strip() for name in leads.split(",")) if leads else STANDARD_LEADS
     return Signal(values, names, sampling_rate, str(path))
 
 
-def _from_wfdb(path: Path) -> Signal:
-    """Leads by their standard names, other channels left out; a lead without any value counts as not recorded."""
+def _from_wfdb(path: Path) -> tuple[Signal, tuple[str, ...]]:
+    """Leads by their standard names, other channels left out; a lead without any value counts as not recorded. And the
+    names as the header has them."""
     from cardialign.data_shards.reading.wfdb.reader import read_wfdb, standard_leads
 
     record = path.with_suffix("") if path.suffix in (".hea", ".dat") else path
@@ -114,7 +144,7 @@ def _from_wfdb(path: Path) -> Signal:
     if twelve.other_channels:
         remarks += (f"channels that are no lead were left out: {', '.join(twelve.other_channels)}",)
     names = tuple(STANDARD_LEADS[row] for row in kept)
-    return Signal(millivolts, names, float(signal.sampling_rate), str(record), remarks=remarks)
+    return Signal(millivolts, names, float(signal.sampling_rate), str(record), remarks=remarks), signal.lead_names
 
 
 _WORDS = {

@@ -215,6 +215,14 @@ def _log_built(out: Path, manifest: dict[str, Any]) -> None:
             records,
             *MILLIVOLT_RANGE,
         )
+    differing = counts["quality"].get("checksum", 0)
+    if differing:
+        log.warning(
+            "checksum records=%d of=%d: not the numbers that the header's checksums or first values are of, check the "
+            "format (byte order, lead order) and the copies of the signal files",
+            differing,
+            records,
+        )
 
 
 def _plan_facts(source: Source, listing: Listing, plan: SetPlan) -> dict[str, Any]:

@@ -21,16 +21,25 @@ from numpy.lib import format as npy
 from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.files import UNREADABLE_ARRAY
 from cardialign.data_shards.reading.csv_signal import is_number, read_csv_signal, same_leads
+from cardialign.data_shards.record import STANDARD_LEADS
 
 SUFFIXES = (".npy", ".npz", ".csv")
 LARGEST = 1 << 29
 """Bytes of a signal; a day of twelve leads at 250 Hz in int16 just fits."""
 LARGEST_FACT = 1 << 16
 """Bytes of an array beside the signal (a rate, lead names) that is looked at."""
-RATES = ("fs", "sampling_rate", "sample_rate", "sampling_frequency", "samplerate", "sfreq", "frequency", "freq")
-"""Names under which arrays give their sampling rate in Hz."""
-LEADS = ("leads", "lead_names", "leadnames", "channels", "channel_names", "ch_names", "sig_name")
-UNITS = ("unit", "units")
+RATES = (
+    *("fs", "sampling_rate", "sample_rate", "sampling_frequency", "sample_frequency", "sampling_freq", "sample_freq"),
+    *("sfreq", "sf", "fsamp", "frequency", "freq", "srate", "sr", "hz"),
+)
+"""Names under which arrays give their sampling rate in Hz; case and marks apart (`samplingRate`), and with a `_hz` at
+the end, too."""
+LEADS = (
+    *("leads", "lead_names", "lead_order", "channels", "channel_names", "ch_names"),
+    *("sig_name", "sig_names", "signal_names"),
+)
+UNITS = ("unit", "units", "signal_unit", "signal_units", "physical_unit", "physical_units", "phys_unit")
+_NAMED_LEADS = frozenset(name.casefold() for name in STANDARD_LEADS)
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -54,6 +63,11 @@ class ArrayFile:
         word = _text(value.flat[0]).strip().casefold().removesuffix("hz").strip()
         return float(word) if word and is_number(word) else None
 
+    def numbers(self, name: str) -> list[float]:
+        """All numbers of the array called `name`, [] when there is none."""
+        value = self._named(name)
+        return value.reshape(-1).tolist() if value is not None and value.dtype.kind in "iuf" else []
+
     def words(self, name: str) -> tuple[str, ...]:
         """The array of words called `name`, () when there is none."""
         value = self._named(name)
@@ -62,8 +76,17 @@ class ArrayFile:
     def agreed(self, given: float | None, names: Sequence[str], giver: str, where: str) -> float | None:
         """The number that the file has under one of `names`, or `given` by `giver`; None when neither says.
 
-        Raises RecordRejected("bad-format") that names both where they differ.
+        Raises RecordRejected("bad-format") that names both where they differ, and where the file has another one for
+        each lead.
         """
+        for name in names:
+            array = self._named(name)
+            if array is None or not array.size or array.dtype.kind not in "iuf" or array.size not in self.values.shape:
+                continue
+            if (array != array.flat[0]).any():
+                raise RecordRejected(
+                    "bad-format", f"{where}: {name} says {array.min():g} to {array.max():g}, expected one for all"
+                )
         told = {name: value for name in names if (value := self.scalar(name)) is not None}
         if given is not None:
             told[giver] = given
@@ -77,7 +100,7 @@ class ArrayFile:
 
         Raises RecordRejected("bad-format") that names both where they differ.
         """
-        told = next((words for name in LEADS if (words := self.words(name))), ())
+        told = next((words for name in LEADS if (words := self.words(name))), ()) or self._words_for_leads()
         if told and given and not same_leads(told, given):
             raise RecordRejected(
                 "bad-format",
@@ -86,9 +109,19 @@ class ArrayFile:
             )
         return told or tuple(given)
 
+    def _words_for_leads(self) -> tuple[str, ...]:
+        """The array, whatever its name, that holds a standard lead for each lead of the signal; () without."""
+        for name in self.others:
+            words = self.words(name)
+            each_lead = len(words) > 1 and len(words) in self.values.shape
+            if each_lead and all(word.strip().casefold() in _NAMED_LEADS for word in words):
+                return words
+        return ()
+
     def _named(self, name: str) -> np.ndarray | None:
-        """Case apart: `Fs` is `fs`."""
-        return next((value for each, value in self.others.items() if each.casefold() == name), None)
+        """Case and marks apart: `Fs` is `fs`, `samplingRate` and `sampling_rate_hz` are `sampling_rate`."""
+        wanted = (_letters(name), _letters(name) + "hz")
+        return next((value for each, value in self.others.items() if _letters(each) in wanted), None)
 
 
 def read_array(path: Path, member: str = "") -> ArrayFile:
@@ -218,6 +251,10 @@ def _checked(array: np.ndarray, path: Path) -> np.ndarray:
             "bad-format", f"{path}: an array of {array.dtype} {array.shape}, expected numbers (leads, samples)"
         )
     return array
+
+
+def _letters(name: str) -> str:
+    return "".join(each for each in name.casefold() if each.isalnum())
 
 
 def _text(value: object) -> str:

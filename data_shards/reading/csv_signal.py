@@ -55,17 +55,28 @@ def read_csv_signal(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
         separator = _separator([line for _, line in top])
         quoted = '"' in head or any('"' in line for _, line in top[1:3])
         names = _fields(head, separator, quoted)
-        named = not all(is_number(word) or is_number(word.replace(",", ".")) for word in names)
+        counted = _counted(names)
+        named = counted or not all(is_number(word) or is_number(word.replace(",", ".")) for word in names)
         lines = itertools.chain((line for _, line in top[named:]), (line for _, line in told))
         dialect = _Dialect(separator, _decimal(lines, separator, quoted, path), quoted)
-    if named and len(names) > MOST_NAMES:
+    if named and not counted and len(names) > MOST_NAMES:
         raise RecordRejected("bad-format", f"{path}: a first line of {len(names)} names, expected one per lead")
+    columns: tuple[str, ...] = ()
     try:
         if len(names) > MOST_NAMES:
-            return _wide(path, dialect, encoding), ()
-        return _tall(path, number, names if named else [], dialect, encoding)
+            rows = _wide(path, number + named, dialect, encoding)
+        else:
+            rows, columns = _tall(path, number + named, [] if counted else names * named, dialect, encoding)
+        return rows[:, 1:] if counted and not names[0] else rows, columns
     except (pd.errors.ParserError, OverflowError, csv.Error) as error:
         raise RecordRejected("bad-format", f"{path}: {type(error).__name__}: {str(error)[:300]}") from None
+
+
+def _counted(names: Sequence[str]) -> bool:
+    """Whether a first line numbers the columns, `0,1,2` as pandas does, behind a blank where a column of row numbers
+    has no name."""
+    numbers = list(names[1:] if names and not names[0] else names)
+    return len(numbers) > 2 and any(numbers == list(map(str, range(k, k + len(numbers)))) for k in (0, 1))
 
 
 def is_number(word: str) -> bool:
@@ -182,13 +193,13 @@ def _decimal(lines: Iterator[str], separator: str, quoted: bool, path: Path) -> 
 
 
 def _tall(
-    path: Path, first: int, names: list[str], dialect: _Dialect, encoding: str
+    path: Path, skip: int, names: list[str], dialect: _Dialect, encoding: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """One row per sample."""
+    """One row per sample, from line number `skip` on."""
     frame = pd.read_csv(
         path,
         header=None,
-        skiprows=first + 1 if names else first,
+        skiprows=skip,
         sep=dialect.separator,
         decimal=dialect.decimal,
         comment="#",
@@ -210,11 +221,13 @@ def _tall(
     return _numbers(frame, names, path), tuple(names)
 
 
-def _wide(path: Path, dialect: _Dialect, encoding: str) -> np.ndarray:
-    """One row per lead, each with thousands of samples."""
+def _wide(path: Path, skip: int, dialect: _Dialect, encoding: str) -> np.ndarray:
+    """One row per lead, each with thousands of samples, from line number `skip` on."""
     rows: list[np.ndarray] = []
     with path.open(encoding=encoding, errors="replace") as stream:
         for number, line in _told(stream):
+            if number < skip:
+                continue
             words = _fields(line, dialect.separator, dialect.quoted)
             if words and not words[-1]:
                 words.pop()

@@ -14,6 +14,10 @@ import pyarrow.csv as pa_csv
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.files import sha256_of
 
+MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "#n/a", "nat", "none", "null"})
+"""What tools write for an empty field (pandas with `na_rep` or `astype(str)`, R, SQL dumps, spreadsheets); in lower
+case."""
+
 
 def check_layout(root: Path, source: str, files: Sequence[str], layout: str) -> None:
     """Raise UserError unless `root` is a folder that holds all `files` (each plain or .gz).
@@ -37,8 +41,8 @@ def find_table(root: Path, name: str) -> Path | None:
 def read_table(
     path: Path, required: Sequence[str], categorical: Sequence[str] = (), optional: Sequence[str] = ()
 ) -> pa.Table:
-    """The named columns of a CSV (plain or .gz) as strings, an empty field as null; `categorical` ones
-    dictionary-encoded.
+    """The named columns of a CSV (plain or .gz) as strings, an empty field (or a word of MISSING, by which tools write
+    one) as null; `categorical` ones dictionary-encoded.
 
     Raises UserError when the file is not there, DataError when it cannot be parsed or lacks a required column (all of
     them named).
@@ -68,6 +72,7 @@ def rows_of(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -
 
 
 _PARSE = pa_csv.ParseOptions(newlines_in_values=True)
+_NULLS = sorted({form for word in MISSING for form in (word, word.upper(), word.capitalize())} | {"NaN", "NaT"})
 
 
 def _conversion(
@@ -85,7 +90,9 @@ def _conversion(
             f"{path} has the column {', '.join(twice)} more than once", "give every column a name of its own"
         )
     types = {name: pa.dictionary(pa.int32(), pa.string()) if name in categorical else pa.string() for name in wanted}
-    return pa_csv.ConvertOptions(column_types=types, include_columns=wanted, null_values=[""], strings_can_be_null=True)
+    return pa_csv.ConvertOptions(
+        column_types=types, include_columns=wanted, null_values=_NULLS, strings_can_be_null=True
+    )
 
 
 def _other_columns(path: Path, absent: Sequence[str], present: Sequence[str]) -> DataError:

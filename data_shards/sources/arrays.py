@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cardialign.data_shards.errors import RecordRejected, UsageError
 from cardialign.data_shards.reading.arrays import RATES, SUFFIXES, UNITS, ArrayFile, leads_first, read_array
 from cardialign.data_shards.reading.csv_signal import rates_of_time, same_leads
@@ -19,7 +21,13 @@ from cardialign.data_shards.sources.shared.record import assemble
 
 MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "v": 1e3}
 _GAINS = ("gain", "adc_gain", "counts_per_mv")
+_BASELINES = ("baseline", "adc_zero")
 _ORIENTATIONS = ("leads-first", "samples-first")
+
+
+def _unit(word: str) -> str:
+    """One of MILLIVOLTS or "counts", or what else the file says; both characters for micro are u."""
+    return word.strip().replace("\u00b5", "u").replace("\u03bc", "u").casefold()
 
 
 class Arrays(MappedFolder):
@@ -103,7 +111,10 @@ class Arrays(MappedFolder):
         array = read_array(path, self._member)
         rate = array.agreed(self._rate, RATES, "the option sampling_rate", str(path))
         if rate is None:
-            raise RecordRejected("bad-format", f"{path} does not say its sampling rate: set the option sampling_rate")
+            raise RecordRejected(
+                "bad-format",
+                f"{path} does not say its sampling rate: set the option sampling_rate (--record-rate of a command)",
+            )
         self._check_columns(array, rate, path)
         values, leads = leads_first(
             array, array.leads(self._leads_given, "the option leads", str(path)) or self._leads, self._orientation,
@@ -112,28 +123,47 @@ class Arrays(MappedFolder):
         signal = signal_from_millivolts(values * self._scale(array, path), leads, rate, str(path), self._gain)
         return assemble(signal, str(path), entry.key, source=self.name, **fields)
 
-    def _scale(self, array: ArrayFile, path: Path) -> float:
-        """mV of 1 in the file. Raises RecordRejected where its unit or gain is not that of the option."""
-        array.agreed(
-            self._counts_per_mv, _GAINS if self._counts_per_mv is not None else (), "the option gain", str(path)
-        )
-        told = next((words[0] for name in UNITS if (words := array.words(name))), "").strip().replace("\u00b5", "u")
-        told = told.replace("\u03bc", "u").casefold()
-        if not told:
+    def _scale(self, array: ArrayFile, path: Path) -> float | np.ndarray:
+        """mV of 1 in the file, for all leads or (L, 1). Raises RecordRejected where its unit, gain or baseline is not
+        that of the options."""
+        units = [_unit(word) for word in next(filter(None, map(array.words, UNITS)), ())]
+        for told in units:
+            if told not in MILLIVOLTS and told != "counts":
+                raise RecordRejected(
+                    "bad-format", f"{path} says its unit is {told[:40]!r}, expected mV, uV, V or counts"
+                )
+            if told != (self._unit_given or told).casefold():
+                raise RecordRejected(
+                    "bad-format",
+                    f"{path} says its unit is {told}, the option unit says {self._unit_given}; correct the file, or "
+                    "leave out the option",
+                )
+        if self._counts_per_mv is not None or "counts" in units:
+            return self._scale_of_counts(array, units, path)
+        if not units:
+            gain = array.agreed(None, _GAINS, "", str(path)) if array.values.dtype.kind in "iu" else None
+            if gain is not None and self._unit_given is None:
+                raise RecordRejected(
+                    "bad-format",
+                    f"{path} holds whole numbers and a gain of {gain:g}: set the options unit (counts) and gain",
+                )
             return self._millivolts
-        if told not in MILLIVOLTS and told != "counts":
-            raise RecordRejected("bad-format", f"{path} says its unit is {told[:40]!r}, expected mV, uV, V or counts")
-        if told != (self._unit_given or told).casefold():
-            raise RecordRejected(
-                "bad-format",
-                f"{path} says its unit is {told}, the option unit says {self._unit_given}; correct the file, or leave "
-                "out the option",
-            )
-        if told == "counts":
-            if self._counts_per_mv is None:
-                raise RecordRejected("bad-format", f"{path} holds counts: set the options unit and gain")
-            return self._millivolts
-        return MILLIVOLTS[told]
+        if len(set(units)) == 1:
+            return MILLIVOLTS[units[0]]
+        if len(units) not in array.values.shape:
+            raise RecordRejected("bad-format", f"{path} says {len(units)} units for {array.values.shape} values")
+        return np.array([MILLIVOLTS[told] for told in units])[:, np.newaxis]
+
+    def _scale_of_counts(self, array: ArrayFile, units: list[str], path: Path) -> float:
+        array.agreed(self._counts_per_mv, _GAINS, "the option gain", str(path))
+        if self._counts_per_mv is None or len(set(units)) > 1:
+            raise RecordRejected("bad-format", f"{path} holds counts: set the options unit and gain")
+        for name in _BASELINES:
+            if any(array.numbers(name)):
+                raise RecordRejected(
+                    "bad-format", f"{path}: its {name} is not 0; save the signal without it, or in mV (unit mV)"
+                )
+        return self._millivolts
 
     def _check_columns(self, array: ArrayFile, rate: float, path: Path) -> None:
         """Raises RecordRejected where a CSV's own names or times contradict the options."""

@@ -28,7 +28,7 @@ from cardialign.data_shards.sources.shared.ids import plain_id
 from cardialign.data_shards.sources.shared.join import id_numbers
 from cardialign.data_shards.sources.shared.matches import STOP_BELOW, Match
 from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
-from cardialign.data_shards.sources.shared.record import read_ecg
+from cardialign.data_shards.sources.shared.record import read_ecg, record_path
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class MimicIvEcg(RecordFolder):
             linked = notes.find(numbers) if notes is not None else None
             if linked is not None:
                 joins["notes"].add_all(told, [each is not None for each in linked])
-            for i, path in enumerate(paths):
+            for i, path in enumerate(map(record_path, paths)):
                 study = told[i] or path.rpartition("/")[2]
                 meta: dict[str, Any] = {
                     "patient": hashed(people[i]) if people[i] else patient_hash(f"study {study}", self._salt),

@@ -18,11 +18,11 @@ from cardialign.data_shards.reading.tables import check_layout, file_facts, find
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.demographics import age_in_years
+from cardialign.data_shards.sources.shared.demographics import age_in_years, sex_in_words
 from cardialign.data_shards.sources.shared.folder import RecordFolder, fold_number
 from cardialign.data_shards.sources.shared.ids import plain_id
 from cardialign.data_shards.sources.shared.matches import STOP_BELOW
-from cardialign.data_shards.sources.shared.record import read_ecg
+from cardialign.data_shards.sources.shared.record import read_ecg, record_path
 from cardialign.data_shards.sources.vocabularies.scp import ScpStatements, parse_scp_codes
 
 log = logging.getLogger(__name__)
@@ -107,8 +107,9 @@ class PtbXl(RecordFolder):
         statements = self._statements()
         rows = 0
         for row in rows_of(path, required, optional=_ANNOTATIONS):
-            record = plain_id(row["ecg_id"]) or row[filename].rpartition("/")[2]
-            yield row[filename], record, self._meta(row, statements, record)
+            signal = record_path(row[filename])
+            record = plain_id(row["ecg_id"]) or signal.rpartition("/")[2]
+            yield signal, record, self._meta(row, statements, record)
             rows += 1
         if rows == 0:
             raise DataError(f"{path} is empty: it lists no record", f"give the folder that holds {self.layout}")
@@ -145,7 +146,7 @@ class PtbXl(RecordFolder):
             "statements": clean_statements((row["report"],)) if self._report == "original" else (),
             "patient": plain_id(row["patient_id"]) or f"record {record}",
             "age_years": age_in_years(row["age"]),
-            "sex": _SEX.get(plain_id(row["sex"])),
+            "sex": _SEX.get(plain_id(row["sex"])) or sex_in_words(row["sex"]),
             "acquired": row["recording_date"].replace(" ", "T") or None,
             "extra": {"annotations": annotations} if annotations else {},
         }

@@ -56,6 +56,6 @@ def _segments(header: Path) -> list[str]:
         first = next((line for line in header_lines(text) if line and not line.startswith("#")), "")
         if "/" not in first.split(" ")[0]:
             return []
-        return [name for name, _ in parse_header(text, header.stem).segments]
+        return [name for name, _ in parse_header(text, header.stem).segments if name != header.stem]  # not its own
     except (OSError, ValueError):  # the record will be rejected with the reason when its turn comes
         return []

@@ -7,8 +7,10 @@ import threading
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cardialign.data_shards.errors import disk_error
 from cardialign.data_shards.files import (
     Difference,
     FileFacts,
@@ -106,3 +108,12 @@ def test_a_list_without_sizes_is_compared_by_content_and_a_quick_look_by_size_al
     assert difference(tmp_path / "a", FileFacts("0" * 64)) == Difference("a", "content", 1)
     assert difference(tmp_path / "a", FileFacts("0" * 64), quick=True) is None
     assert difference(tmp_path / "a", FileFacts("0" * 64, 2), quick=True) == Difference("a", "size", 1, 2)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_disk_that_fills_under_an_array_is_called_full(tmp_path: Path) -> None:
+    """numpy says `131072 requested and 0 written` then, without a number of the error."""
+    with open("/dev/full", "wb", buffering=0) as file, pytest.raises(OSError) as caught:
+        np.zeros(1 << 17, dtype=np.uint8).tofile(file)
+    assert "disk full while writing" in str(disk_error(caught.value, tmp_path / "a.npy"))
+    assert "disk full" not in str(disk_error(PermissionError(13, "Permission denied"), tmp_path / "a.npy"))

@@ -75,8 +75,9 @@ def sex_in_words(text: str) -> str | None:
 
 
 def header_comments(header: Path) -> dict[str, str]:
-    """The `# Name: value` lines of a WFDB header: name in lower case -> value, the first of each name; {} when the file
-    cannot be read (the record will be rejected with the reason when its turn comes).
+    """The `# Name: value` lines of a WFDB header: name in lower case -> value, the first of each name, but every one of
+    `dx` (some houses write a line per diagnosis); {} when the file cannot be read (the record will be rejected with the
+    reason when its turn comes).
 
     `age` and `sex` are found wherever in a line a house puts them (`<age>: 65 <sex>: F <diagnoses> ...`,
     `Age=65; Sex=M`), each without what follows it.
@@ -95,7 +96,10 @@ def header_comments(header: Path) -> dict[str, str]:
             if not mark:
                 name, mark, value = said.partition("=")
             if mark:
-                fields.setdefault(name.strip().strip("<>").casefold(), value.strip())
+                name, value = name.strip().strip("<>").casefold(), value.strip()
+                if name == "dx" and fields.get(name) and value:
+                    value = f"{fields.pop(name)},{value}"
+                fields.setdefault(name, value)
     return fields
 
 

@@ -269,7 +269,8 @@ class RecordFolder:
     def _table_option(self, option: str, path: str | Path) -> Path:
         if not Path(path).is_file():
             raise UserError(
-                f"{self.name}: the {option} table {str(path)!r} does not exist", f"check the path given as {option}"
+                f"{self.name}: the {option} table {str(path)!r} does not exist",
+                f"check the path given as {'table' if option == 'record' else option}",
             )
         self._given_tables.add(Path(path).resolve())
         return Path(path)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "#n/a", "nat", "none", "null"})
-"""What tools write where there is no id; compared in lower case."""
+from cardialign.data_shards.reading.tables import MISSING
+
 _BLANK = " \t\r\n\v\f\u00a0\u2007\u202f\u200b\u2060\ufeff"
 _QUOTES = "'\"`\u2018\u2019\u201c\u201d"
 _FLOAT = re.compile(r"\+?([0-9]+)(?:\.0*)?")

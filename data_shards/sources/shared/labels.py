@@ -21,9 +21,8 @@ def read_labels(path: Path, id_column: str) -> tuple[dict[str, Labels], int]:
     """
     table = read_table(path, (id_column, "label_set", "label"))
     collected: dict[str, dict[str, list[str]]] = {}
-    for record, label_set, label in zip(
-        strings(table, id_column), strings(table, "label_set"), strings(table, "label"), strict=True
-    ):
+    columns = (strings(table, name) for name in (id_column, "label_set", "label"))
+    for record, label_set, label in zip(*(map(str.strip, column) for column in columns), strict=True):
         if not record or not label_set:
             raise DataError(f"{path}: a row without {id_column} or label_set", "fill both in every row")
         codes = collected.setdefault(record, {}).setdefault(label_set, [])

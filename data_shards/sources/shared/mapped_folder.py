@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,8 @@ class MappedFolder(RecordFolder):
 
     def _rows(self, table: Path) -> Iterator[dict[str, str]]:
         unknown: Counter[str] = Counter()
+        strange: dict[str, Counter[str]] = {"age": Counter(), "time": Counter()}
+        marks = _Marks(self.name)
         number = 0
         for number, columns in enumerate(rows_of(table, tuple(dict.fromkeys(self._columns.values()))), start=1):
             row = {option: columns[name].strip() for option, name in self._columns.items()}
@@ -182,10 +185,23 @@ class MappedFolder(RecordFolder):
                     )
             if row.get("sex_column") and self._sex(row["sex_column"]) is None:
                 unknown[row["sex_column"]] += 1
+            for what, understood in (("age", self._age), ("time", _iso_time)):
+                text = row.get(f"{what}_column", "")
+                if text and understood(text) is None:
+                    strange[what][text[:40]] += 1
+            marks.see("label", row.get("labels_column", ""), self._mapping.get("label_separator") or "|")
+            marks.see("report", row.get("report_column", ""), self._mapping.get("report_separator") or "")
             yield row
         self._facts["records"] = file_facts(table, number)
         if unknown:
             log.warning("unknown sex source=%s values=%s: say what they mean with sex_values", self.name, dict(unknown))
+        for what, words in strange.items():
+            if words:
+                some = ", ".join(f"{word!r} x {times}" for word, times in words.most_common(EXAMPLES))
+                log.warning(
+                    "unknown %s source=%s rows=%d of=%d, left out: %s", what, self.name, words.total(), number, some
+                )
+        marks.tell()
 
     def _meta(self, row: Mapping[str, str]) -> dict[str, Any]:
         meta: dict[str, Any] = {}
@@ -202,11 +218,11 @@ class MappedFolder(RecordFolder):
             record = row.get("key_column") or row.get("path_column")
             meta["patient"] = plain_id(row["patient_column"]) or f"record {record}"
         if "age_column" in row:
-            meta["age_years"] = age_in_years(row["age_column"], self._mapping.get("age_unit", "years"))
+            meta["age_years"] = self._age(row["age_column"])
         if "sex_column" in row:
             meta["sex"] = self._sex(row["sex_column"])
         if row.get("time_column"):
-            meta["acquired"] = row["time_column"].replace(" ", "T")
+            meta["acquired"] = _iso_time(row["time_column"])
         if "fold_column" in row:
             meta["fold"] = fold_number(row["fold_column"], str(self._table))
         return meta
@@ -224,11 +240,14 @@ class MappedFolder(RecordFolder):
             )
         return inside.as_posix()
 
+    def _age(self, text: str) -> float | None:
+        return age_in_years(text, self._mapping.get("age_unit", "years"))
+
     def _sex(self, text: str) -> str | None:
         return self._sexes.get(plain_id(text)) if self._sexes else sex_in_words(text)
 
     def _sex_values(self) -> dict[str, str]:
-        result = {}
+        result: dict[str, str] = {}
         for pair in filter(None, self._mapping.get("sex_values", "").split(",")):
             value, _, word = pair.partition("=")
             sex = sex_in_words(word)
@@ -236,5 +255,67 @@ class MappedFolder(RecordFolder):
                 raise UsageError(
                     f"{self.name}: sex_values is {self._mapping['sex_values']!r}", "write for example 0=male,1=female"
                 )
-            result[value.strip()] = sex
+            if result.setdefault(value.strip(), sex) != sex:
+                raise UsageError(
+                    f"{self.name}: sex_values gives {value.strip()!r} two meanings", "write for example 0=male,1=female"
+                )
         return result
+
+
+def _iso_time(text: str) -> str | None:
+    """`2180-07-23 08:44:00` -> with a T between date and time; None for what is no date of ISO 8601."""
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return text.replace(" ", "T")
+
+
+_OTHER_MARKS = {"label": (";", ",", "|", "\t", "\n", "/", "+", "&"), "report": ("|", ";", "\t", "\n")}
+
+
+class _Marks:
+    """What stands between the labels, and between the statements, of a table where the option's separator never does:
+    `A;B` would be one label."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._cells: Counter[str] = Counter()
+        self._fit: Counter[str] = Counter()
+        self._seen: Counter[tuple[str, str]] = Counter()
+        self._example: dict[tuple[str, str], str] = {}
+        self._separator: dict[str, str] = {}
+
+    def see(self, what: str, cell: str, separator: str) -> None:
+        if not cell:
+            return
+        self._separator[what] = separator
+        self._cells[what] += 1
+        self._fit[what] += bool(separator) and separator in cell
+        if self._fit[what]:
+            return
+        # a report without a separator is one statement, in which only a bar is no punctuation
+        for mark in _OTHER_MARKS[what] if separator else ("|",):
+            if mark in cell:
+                self._seen[what, mark] += 1
+                self._example.setdefault((what, mark), cell[:60])
+
+    def tell(self) -> None:
+        for what, cells in self._cells.items():
+            here = [(times, mark) for (of, mark), times in self._seen.items() if of == what]
+            if self._fit[what] or not here:
+                continue
+            times, mark = max(here, key=lambda each: each[0])
+            log.warning(
+                "separator source=%s of=%ss: %s stands in none of %d cells, %r in %d, as in %r; if it stands between "
+                "%ss, set %s_separator",
+                self._source,
+                what,
+                repr(self._separator[what]) if self._separator[what] else "a separator",
+                cells,
+                mark,
+                times,
+                self._example[what, mark],
+                what,
+                what,
+            )

@@ -23,6 +23,12 @@ def read_ecg(path: Path, key: str, *, source: str, extra: Mapping[str, Any] | No
     return assemble(read_wfdb(path), str(path), key, source=source, extra=extra, **fields)
 
 
+def record_path(path: str) -> str:
+    """The record that a published table means by `path`, which some copies give with a suffix or by the rules of
+    Windows."""
+    return path.strip().replace("\\", "/").removesuffix(".hea").removesuffix(".dat")
+
+
 def assemble(
     signal: WfdbSignal, where: str, key: str, *, source: str, extra: Mapping[str, Any] | None = None, **fields: Any
 ) -> EcgRecord:

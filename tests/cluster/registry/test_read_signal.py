@@ -48,3 +48,20 @@ def test_numbers_that_are_not_those_of_the_header_are_said(tmp_path: Path) -> No
 def test_a_whole_record_has_no_remark(tmp_path: Path) -> None:
     signal = read_signal(write_record(tmp_path / "r", ecg_counts()))
     assert signal.remarks == () and signal.leads == STANDARD_LEADS
+
+
+def test_what_a_record_says_otherwise_than_the_options_is_refused_with_both(tmp_path: Path) -> None:
+    record = write_record(tmp_path / "r", ecg_counts())
+    named = ",".join(read_signal(record).leads)
+    with pytest.raises(UserError, match=r"says 500 Hz, --sampling-rate says 250"):
+        read_signal(record, sampling_rate=250)
+    with pytest.raises(UserError, match=r"has the leads I, .*--leads says V6, "):
+        read_signal(record, leads=",".join(reversed(named.split(","))))
+    assert read_signal(record, leads=named.lower(), sampling_rate=500).sampling_rate == 500
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv", ".xml"])
+def test_a_file_of_another_kind_is_called_that(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"a{suffix}").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"neither a WFDB record nor a \.npy file"):
+        read_signal(tmp_path / f"a{suffix}")

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from cardialign.data_shards.errors import RecordRejected
@@ -95,6 +96,49 @@ def test_a_rate_that_an_npz_contradicts_is_refused_with_both(tmp_path: Path, nam
     assert only(tmp_path).sampling_rate == only(tmp_path, sampling_rate="250").sampling_rate == 250
     with pytest.raises(RecordRejected, match=f"(?i){name} says 250, the option sampling_rate says 500"):
         only(tmp_path, sampling_rate=500)
+
+
+@pytest.mark.parametrize(
+    ("spelt", "name"),
+    [("samplingRate", "sampling_rate"), ("sampling_rate_hz", "sampling_rate"), ("SamplingFreq", "sampling_freq"),
+     ("fs_hz", "fs"), ("FS", "fs"), ("sampleRate", "sample_rate"), ("f_s", "fs"), ("sr", "sr"), ("Hz", "hz")],
+)  # fmt: skip
+def test_a_rate_is_found_however_its_name_is_spelt(tmp_path: Path, spelt: str, name: str) -> None:
+    np.savez(tmp_path / "a.npz", signal=MILLIVOLTS, **{spelt: 250})
+    assert only(tmp_path).sampling_rate == 250
+    with pytest.raises(RecordRejected, match=f"{name} says 250, the option sampling_rate says 500"):
+        only(tmp_path, sampling_rate=500)
+
+
+@pytest.mark.parametrize("name", ["lead", "names", "columns", "order", "signalNames", "LeadNames", "whatever"])
+def test_names_of_leads_count_under_any_name(tmp_path: Path, name: str) -> None:
+    np.savez(tmp_path / "a.npz", signal=MILLIVOLTS[::-1], fs=500, **{name: np.array(NAMES[::-1])})
+    np.testing.assert_allclose(only(tmp_path).millivolts(), MILLIVOLTS, atol=6e-4)
+
+
+def test_every_lead_has_the_unit_that_the_file_gives_it(tmp_path: Path) -> None:
+    factor = np.array([1000.0] * 6 + [1.0] * 5 + [0.001])[:, np.newaxis]
+    units = np.array(["uV"] * 6 + ["mV"] * 5 + ["V"])
+    np.savez(tmp_path / "a.npz", signal=(MILLIVOLTS * factor).T, fs=500, units=units)
+    np.testing.assert_allclose(only(tmp_path).millivolts(), MILLIVOLTS, atol=6e-4)
+    np.savez(tmp_path / "a.npz", signal=MILLIVOLTS, fs=500, units=units[:7])
+    with pytest.raises(RecordRejected, match="7 units for"):
+        only(tmp_path)
+
+
+def test_counts_that_a_file_tells_by_a_gain_or_a_baseline_are_never_taken_for_millivolts(tmp_path: Path) -> None:
+    counts = ecg_counts(gain=200)
+    np.savez(tmp_path / "a.npz", signal=counts, fs=500, adc_gain=200)
+    with pytest.raises(RecordRejected, match="whole numbers and a gain of 200: set the options unit"):
+        only(tmp_path)
+    np.testing.assert_array_equal(only(tmp_path, unit="counts", gain=200).gain, 200)
+    for baseline in (100, np.arange(12)):
+        np.savez(tmp_path / "a.npz", signal=counts, fs=500, baseline=baseline)
+        with pytest.raises(RecordRejected, match="its baseline is not 0"):
+            only(tmp_path, unit="counts", gain=200)
+    np.savez(tmp_path / "a.npz", signal=counts, fs=500, gain=np.arange(200, 212))
+    with pytest.raises(RecordRejected, match="gain says 200 to 211, expected one for all"):
+        only(tmp_path, unit="counts", gain=200)
 
 
 @pytest.mark.parametrize("rate", ["250 Hz", "250Hz", [250] * 12, np.float32(250), b"250"])
@@ -217,6 +261,21 @@ def test_a_row_per_lead_of_thousands_of_samples_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text((tmp_path / "a.csv").read_text() + "1,2\n")
     with pytest.raises(RecordRejected, match="rows of 2 to 20000 values"):
         read_array(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("index", [False, True])
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_first_line_that_numbers_the_columns_is_no_sample(
+    tmp_path: Path, wide: bool, first: int, index: bool
+) -> None:
+    millivolts = np.tile(MILLIVOLTS, (1, 5)).round(3)
+    frame = pd.DataFrame(millivolts if wide else millivolts.T)
+    frame.columns += first
+    frame.to_csv(tmp_path / "a.csv", index=index)
+    record = only(tmp_path, sampling_rate=500)
+    assert record.samples == 5000
+    np.testing.assert_allclose(record.millivolts(), millivolts, atol=6e-4)
 
 
 def test_a_table_in_utf_16_is_read(tmp_path: Path) -> None:

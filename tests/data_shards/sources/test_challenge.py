@@ -310,3 +310,10 @@ def test_a_reference_of_floats_and_suffixes_fits_and_rows_that_contradict_each_o
     assert first.meta["labels"]["cpsc2018"] == ("RBBB", "STD") and second.meta["labels"]["cpsc2018"] == ("Normal",)
     assert "1 ids stand in several rows of REFERENCE.csv that say different things" in caplog.text
     assert source.describe()["joins"]["reference"]["matched"] == 2
+
+
+def test_a_line_per_diagnosis_is_every_diagnosis(tmp_path: Path) -> None:
+    challenge_record(tmp_path / "E1", "#Dx: 426783006\n# dx: 39732003\n#Dx: \n#Dx: 426783006")
+    source = open_source("challenge", tmp_path)
+    (record,) = (source.read(entry) for entry in source.entries())
+    assert record.labels["snomed"] == ("426783006", "39732003")

@@ -3,6 +3,8 @@ own."""
 
 from __future__ import annotations
 
+import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.build.listing import write_listing
 from cardialign.data_shards.errors import DataError, RecordRejected, UsageError
-from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
+from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources import SOURCES, open_source
 from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
@@ -257,3 +259,79 @@ def test_a_mapped_real_ptb_xl_agrees_with_its_own_reader(real_data: Path) -> Non
         np.testing.assert_array_equal(ours.counts, theirs.counts)
         for name in ("patient", "age_years", "sex", "fold", "statements", "acquired", "sampling_rate"):
             assert getattr(ours, name) == getattr(theirs, name), (theirs.key, name)
+
+
+def mapped(root: Path, header: str, cells: list[str], **options: str) -> list[EcgRecord]:
+    """Arrays with a table of two columns, read."""
+    root.mkdir(exist_ok=True)
+    with (root.parent / "own.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["name", header], *([f"r{k}", cell] for k, cell in enumerate(cells))])
+    for k in range(len(cells)):
+        np.save(root / f"r{k}.npy", ecg_counts(1000, gain=1000) / 1000)
+    source = open_source("arrays", root, sampling_rate=500, table=root.parent / "own.csv", key_column="name", **options)
+    return [source.read(entry) for entry in source.entries()]
+
+
+@pytest.mark.parametrize("blank", ["", "nan", "NaN", "NULL", "None", "<NA>", "N/A", "NA", "null"])
+def test_a_word_for_an_empty_field_is_one_in_every_column(tmp_path: Path, blank: str) -> None:
+    (_, silent) = mapped(tmp_path / "a", "it", ["AF", blank], report_column="it", labels_column="it")
+    assert silent.statements == () and silent.labels == {}
+    (_, one, other) = mapped(tmp_path / "b", "it", ["p", blank, blank], patient_column="it")
+    assert one.patient != other.patient, "two patients without an id are not one"
+
+
+@pytest.mark.parametrize(
+    ("cells", "given", "seen"),
+    [(["A;B", "A", "B;C"], "|", "';' in 2, as in 'A;B'"), (["A, B", "A"], "|", "',' in 1"),
+     (["['A', 'B']", "['A']"], "|", "',' in 1"), (["A|B", "A"], ";", r"'\|' in 1"), (["A/B"], "|", "'/' in 1"),
+     (["A\tB"], "\\t", r"'\\t' in 1"), (["A\nB"], "|", r"'\\n' in 1")],
+)  # fmt: skip
+def test_labels_that_another_mark_separates_are_told(
+    tmp_path: Path, cells: list[str], given: str, seen: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    mapped(tmp_path / "a", "it", cells, labels_column="it", label_separator=given)
+    assert re.search(f"separator source=arrays of=labels: .* in none of {len(cells)} cells, {seen}", caplog.text)
+    assert "set label_separator" in caplog.text
+
+
+def test_a_separator_that_fits_somewhere_and_plain_text_need_no_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mapped(tmp_path / "a", "it", ["A|B, left", "A; old", "C"], labels_column="it")
+    mapped(tmp_path / "b", "it", ["Sinus rhythm; normal, old", "AF"], report_column="it")
+    assert "separator" not in caplog.text
+    mapped(tmp_path / "c", "it", ["Sinus rhythm|Normal ECG"], report_column="it")
+    assert "of=reports: a separator stands in none of 1 cells, '|' in 1" in caplog.text
+
+
+def test_ages_and_times_that_are_not_understood_are_counted_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = mapped(tmp_path / "a", "it", ["18250", "54", "abc", ""], age_column="it")
+    assert [record.age_years for record in records] == [None, 54, None, None]
+    assert "unknown age source=arrays rows=2 of=4, left out: '18250' x 1, 'abc' x 1" in caplog.text
+    records = mapped(tmp_path / "b", "it", ["6 May 2020", "2020-05-06 07:08:09", "13/06/2020"], time_column="it")
+    assert [record.acquired for record in records] == [None, "2020-05-06T07:08:09", None]
+    assert "unknown time source=arrays rows=2 of=3" in caplog.text
+
+
+def test_one_value_of_the_sex_column_has_one_meaning(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="gives '0' two meanings"):
+        mapped(tmp_path / "a", "it", ["0"], sex_column="it", sex_values="0=male,0=female")
+
+
+def test_a_record_that_is_its_own_segment_is_rejected_and_not_lost(folder: Path, tmp_path: Path) -> None:
+    (folder / "loop.hea").write_text("loop/1 12 500 2500\nloop 2500\n")
+    summary = build_shards(open_source("wfdb", folder), tmp_path / "out", SetPlan(), workers=1)
+    assert summary.records == 2 and sum(summary.rejected.values()) == 1
+
+
+def test_signals_that_differ_from_their_headers_checksums_are_told_at_the_end_of_a_build(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_shards(open_source("wfdb", folder), tmp_path / "fine", SetPlan(), workers=1)
+    assert "checksum" not in caplog.text
+    signal = folder / "b" / "two.dat"
+    signal.write_bytes(np.fromfile(signal, "<i2").astype(">i2").tobytes())
+    build_shards(open_source("wfdb", folder), tmp_path / "swapped", SetPlan(), workers=1)
+    assert "checksum records=1 of=2: not the numbers" in caplog.text

@@ -256,3 +256,31 @@ def test_an_id_that_is_written_otherwise_is_another_id(root):
     with (root / "machine_measurements.csv").open("a", newline="") as stream:
         csv.writer(stream).writerow(report_row("045090959", {0: "Something else"}))
     assert entries_by_study(root)[45090959].meta["statements"] == ()
+
+
+@pytest.mark.parametrize("blank", ["nan", "NaN", "NULL", "None", "<NA>", "NA"])
+def test_a_table_saved_again_with_a_word_for_its_gaps_has_the_same_reports(root, blank):
+    before = {study: entry.meta["statements"] for study, entry in entries_by_study(root).items()}
+    path = root / "machine_measurements.csv"
+    rows = list(csv.reader(path.open()))
+    write_csv(path, rows[0], [[cell or blank for cell in row] for row in rows[1:]])
+    assert {study: entry.meta["statements"] for study, entry in entries_by_study(root).items()} == before
+    assert any(before.values())
+
+
+def test_outside_labels_are_stripped_and_words_for_none_are_none(root, tmp_path):
+    rows = [(40689238, "s", "AF "), (40689238, "s ", "AF"), (44458630, "s", "nan"), (44458630, "s", " ")]
+    write_csv(tmp_path / "labels.csv", ("study_id", "label_set", "label"), rows)
+    entries = entries_by_study(root, labels=tmp_path / "labels.csv")
+    assert entries[40689238].meta["labels"] == {"s": ("AF",)}
+    assert entries[44458630].meta["labels"] == {"s": ()}
+
+
+@pytest.mark.parametrize("form", ["{}.hea", "{}.dat", " {} ", "windows"])
+def test_a_list_that_names_files_means_their_records(root, form):
+    before = {study: entry.path for study, entry in entries_by_study(root).items()}
+    rows = list(csv.reader((root / "record_list.csv").open()))
+    told = [row[4].replace("/", "\\") if form == "windows" else form.format(row[4]) for row in rows[1:]]
+    lines = [[*row[:4], path] for row, path in zip(rows[1:], told, strict=True)]
+    write_csv(root / "record_list.csv", rows[0], lines)
+    assert {study: entry.path for study, entry in entries_by_study(root).items()} == before
