@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.files import sha256_of
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.index import IndexFile
 from cardialign.data_shards.shard_set.layout import INDEX
@@ -96,7 +97,7 @@ def test_a_class_of_a_few_patients_has_a_figure_but_no_interval(shards, prompts,
     records = [shards.read_record(row) for row in keep]
     patients_up = len({r.patient for r in records if "UP" in r.labels["finding"]})
     pq.write_table(shards.index.slice(0, 14), tmp_path / INDEX)
-    few = ShardSet(shards.path, shards.manifest, IndexFile(tmp_path / INDEX, digest="few"))
+    few = ShardSet(shards.path, shards.manifest, IndexFile(tmp_path / INDEX, digest=sha256_of(tmp_path / INDEX)))
     result = evaluate_zero_shot(untrained, few, prompts=prompts, bootstrap=50)
     up = next(c for c in result.classes if c.code == "UP")
     assert up.positive_patients == patients_up < 5
@@ -242,3 +243,23 @@ def test_shards_of_another_rate_are_refused(shards, prompts):
     other = untrained_encoder(small_config(), SignalSpec(200, 2))
     with pytest.raises(UserError, match=r"holds 2 s at 100 Hz, the encoder was trained on 2 s at 200 Hz"):
         evaluate_zero_shot(other, shards, prompts=prompts)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"folds": "10"}, "folds is '10'"),  # not folds 1 and 0
+        ({"folds": 5}, "folds is 5"),
+        ({"folds": [9.5]}, "not all of these are whole numbers"),
+        ({"bootstrap": -1}, "bootstrap is -1"),
+        ({"bootstrap": "x"}, "bootstrap is 'x'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"batch_size": 1.5}, "batch_size is 1.5"),
+        ({"prompts": 5}, "prompts is 5"),
+        ({"classes": "AF"}, "classes is 'AF'"),
+        ({"protocol": "clean-v2:csn"}, "no option 'protocol'"),
+    ],
+)
+def test_an_option_that_cannot_be_meant_is_named(shards, prompts, untrained, wrong, told):
+    with pytest.raises(UsageError, match=told):
+        evaluate_zero_shot(untrained, shards, **{"prompts": prompts, **wrong})
