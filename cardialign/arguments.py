@@ -15,15 +15,22 @@ from typing import Any
 PATH = "a path"
 WANTED: dict[str, dict[str, tuple[str, str]]] = {
     "open_source": {"name": ("builtins:str", "the word of a reader, such as 'ptb-xl'"), "root": (PATH, "a folder")},
-    "build_shards": {"out": (PATH, "a new folder")},
+    "build_shards": {
+        "source": ("cardialign.data_shards.sources.base:Source", "what cardialign.open_source(...) gives"),
+        "out": (PATH, "a new folder"),
+        "plan": ("?cardialign.data_shards.build.build:SetPlan", "a cardialign.SetPlan(...)"),
+    },
     "open_shards": {"path": (PATH, "the folder or URL of a shard set")},
     "draw_ecg": {
-        "record": ("cardialign.data_shards.record:EcgRecord", "one record: cardialign.open_shards(...).read_record(0)")
+        "record": ("cardialign.data_shards.record:EcgRecord", "one record: cardialign.open_shards(...).read_record(0)"),
+        "path": ("?" + PATH, "the file to write"),
     },
     "load_recipe": {"recipe": (PATH, "the name of a recipe or a YAML file")},
     "train": {
         "config": ("cardialign.pretrain.config.run:RunConfig", "what cardialign.load_recipe(...) gives"),
         "run_dir": (PATH, "a folder"),
+        "workers": ("builtins:int", "a whole number"),
+        "register_as": ("?builtins:str", "the name of the registered encoder"),
     },
     "export": {"run_dir": (PATH, "the folder of a run")},
     "load_encoder": {"path": (PATH, "the folder of an exported encoder")},
@@ -32,7 +39,7 @@ WANTED: dict[str, dict[str, tuple[str, str]]] = {
         "shard_set": ("cardialign.data_shards.shard_set.shard_set:ShardSet", "what cardialign.open_shards(...) gives"),
     },
 }
-"""Public name -> argument -> (the class that it must be of, what to give)."""
+"""Public name -> argument -> (the class that it must be of, what to give); `?`: it may be None."""
 
 
 def checked(name: str, found: Any) -> Any:
@@ -58,6 +65,8 @@ def checked(name: str, found: Any) -> Any:
 
 
 def _is(value: Any, kind: str) -> bool:
+    if kind.startswith("?"):
+        return value is None or _is(value, kind[1:])
     if kind == PATH:
         return isinstance(value, str | os.PathLike) and bool(os.fspath(value))
     module, _, attribute = kind.partition(":")

@@ -69,13 +69,40 @@ def test_one_module_exists_once_however_it_is_reached() -> None:
         ("draw_ecg", ("record.png",), "record is 'record.png'"),
         ("open_source", (3, "root"), "name is 3"),
         ("open_source", ("ptb-xl", None), "root is None"),
-        ("build_shards", (object(), 5), "out is 5"),
+        ("build_shards", (object(), "out"), "source is <object"),
+        ("build_shards", ("csn", "out"), "source is 'csn'"),
     ],
 )
 def test_a_wrong_kind_of_thing_is_named_with_what_to_give(name: str, arguments: tuple[object, ...], told: str) -> None:
     with pytest.raises(cardialign.UserError, match=rf"cardialign\.{name}: {told}") as caught:
         getattr(cardialign, name)(*arguments)
     assert caught.value.remedy.startswith("give ")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"folds": "10"}, "folds is '10'"),  # not folds 1 and 0
+        ({"folds": "1-8"}, "folds is '1-8'"),
+        ({"folds": 5}, "folds is 5"),
+        ({"folds": [9.5]}, r"folds is \[9.5\]: not all"),
+        ({"folds": [True]}, r"folds is \[True\]: not all"),
+        ({"limit": "5"}, "limit is '5'"),
+        ({"limit": 1.5}, "limit is 1.5"),
+        ({"limit": True}, "limit is True"),
+        ({"records_per_shard": 1.5}, "records_per_shard is 1.5"),
+        ({"spec": 500}, "spec is 500"),
+        ({"spec": cardialign.SignalSpec(float("nan"))}, "sampling_rate is nan"),
+        ({"spec": cardialign.SignalSpec(500, float("inf"))}, "seconds is inf"),
+        ({"spec": cardialign.SignalSpec("500")}, "sampling_rate is '500'"),
+        ({"spec": cardialign.SignalSpec(True)}, "sampling_rate is True"),
+        ({"spec": cardialign.SignalSpec(-1)}, "sampling_rate is -1"),
+    ],
+)
+def test_a_plan_holds_no_number_that_none_can_be(wrong: dict[str, object], told: str) -> None:
+    with pytest.raises(cardialign.UserError, match=told) as caught:
+        cardialign.SetPlan(**wrong)
+    assert caught.value.remedy.startswith(("give ", "set "))
 
 
 def test_overrides_of_a_recipe_are_one_or_several_but_never_its_letters() -> None:

@@ -30,6 +30,7 @@ from cardialign.data_shards.build.shard_task import ShardTask, read_sidecar
 from cardialign.data_shards.build.shard_writer import metadata_bytes
 from cardialign.data_shards.errors import DataError, UsageError, disk_error
 from cardialign.data_shards.files import temporary_path
+from cardialign.data_shards.given_numbers import fold_numbers, positive_number, whole_number
 from cardialign.data_shards.locations import url_of
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.report_text import CLEANING_VERSION
@@ -61,9 +62,15 @@ class SetPlan:
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
             raise UsageError(f"unknown codec {self.codec!r}", f"choose one of {', '.join(CODECS)}")
-        _at_least("records_per_shard", self.records_per_shard, 1)
-        _at_least("limit", self.limit, 1)
-        _at_least("samples", self.spec.samples, 1)
+        whole_number("records_per_shard", self.records_per_shard, 1)
+        if self.limit is not None:
+            whole_number("limit", self.limit, 1)
+        if not isinstance(self.spec, SignalSpec):
+            raise UsageError(f"spec is {self.spec!r:.60}", "give a SignalSpec(sampling_rate, seconds)")
+        positive_number("sampling_rate", self.spec.sampling_rate)
+        positive_number("seconds", self.spec.seconds)
+        whole_number("samples", self.spec.samples, 1)
+        fold_numbers(self.folds)
 
     @property
     def kept_folds(self) -> tuple[int, ...] | None:
@@ -116,7 +123,7 @@ def build_shards(
     if url_of(out) is not None:
         raise UsageError(f"{out} is no folder of this machine", "build a set in a folder and copy it to its place")
     out, plan = Path(out), plan or SetPlan()
-    _at_least("workers", workers, 0)
+    whole_number("workers", workers, 0)
     with claim(out, overwrite):
         slices, codec = _listed(source, out, plan, overwrite, progress)
         tasks = [ShardTask(n, part, out, plan.spec, plan.codec, plan.kept_folds) for n, part in enumerate(slices)]
@@ -143,11 +150,6 @@ def build_shards(
             role: f"{each['matched']} of {each['of']}" for role, each in manifest["source"].get("joins", {}).items()
         },
     )
-
-
-def _at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise UsageError(f"{name} is {value}; it must be at least {least}", f"set {name} to {least} or more")
 
 
 def _listed(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cardialign.data_shards.record import EcgRecord
@@ -27,7 +27,8 @@ class Challenge(RecordFolder):
     """Source "challenge".
 
     Label sets: `snomed` (the codes as given) and `challenge` (the 26 classes scored in 2021; empty when a record's
-    codes say none of them). A record with an empty Dx is not labelled. Statements are written from the codes.
+    codes say none of them). A record with an empty Dx is not labelled, and one all of whose codes are unknown here is
+    labelled in `snomed` alone: what it has is not known, so it is no negative. Statements are written from the codes.
     """
 
     name = "challenge"
@@ -56,9 +57,14 @@ class Challenge(RecordFolder):
     def _meta(self, comments: Mapping[str, str], codes: Sequence[str]) -> dict[str, Any]:
         return {
             "statements": snomed.statements(codes),
-            "labels": self._labels(codes) if codes else {},
+            "labels": self._known_labels(codes),
             **self._person(comments),
         }
 
-    def _labels(self, codes: Iterable[str]) -> Labels:
+    def _known_labels(self, codes: Sequence[str]) -> Labels:
+        if codes and len(snomed.unknown(codes)) == len(codes):
+            return {"snomed": tuple(codes)}
+        return self._labels(codes) if codes else {}
+
+    def _labels(self, codes: Sequence[str]) -> Labels:
         return {"snomed": tuple(codes), "challenge": snomed.classes(codes, snomed.SCORED)}

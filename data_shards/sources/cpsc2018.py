@@ -8,7 +8,7 @@ Challenge form: .hea and .mat pairs as in PhysioNet's Challenges. Original form:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ class Cpsc2018(Challenge):
                 codes = reference.get(word, ())
                 if match is not None:
                     match.add(word, word in reference)
-                meta = {"statements": snomed.statements(codes), "labels": self._labels(codes) if codes else {}}
+                meta = {"statements": snomed.statements(codes), "labels": self._known_labels(codes)}
                 yield path, None, meta
 
     def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
@@ -104,8 +104,11 @@ class Cpsc2018(Challenge):
         signal = signal_from_millivolts(data, STANDARD_LEADS, SAMPLING_RATE, str(path), self._gain)
         return assemble(signal, str(path), entry.key, source=self.name, **fields)
 
-    def _labels(self, codes: Iterable[str]) -> Labels:
-        return super()._labels(codes) | {"cpsc2018": snomed.classes(codes, snomed.CPSC2018)}
+    def _labels(self, codes: Sequence[str]) -> Labels:
+        found = snomed.classes(codes, snomed.CPSC2018)
+        if len(set(codes)) > 1:  # sinus rhythm beside a finding: the rhythm is normal, the ECG is not
+            found = tuple(name for name in found if name != snomed.CPSC2018_CLASSES[0])
+        return super()._labels(codes) | {"cpsc2018": found}
 
     def _described(self) -> dict[str, Any]:
         return {"gain": self._gain}

@@ -3,7 +3,7 @@ patient, named JS00001 ..., with SNOMED CT codes in their headers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from cardialign.data_shards.sources.challenge import Challenge
 from cardialign.data_shards.sources.shared.labels import Labels
@@ -25,7 +25,7 @@ class ChapmanShaoxingNingbo(Challenge):
     label_sets: tuple[str, ...] = ("snomed", "challenge", "chapman")
     layout = "Chapman-Shaoxing-Ningbo: JSnnnnn.hea and JSnnnnn.mat, at any depth (as published: WFDBRecords/)"
 
-    def _labels(self, codes: Iterable[str]) -> Labels:
+    def _labels(self, codes: Sequence[str]) -> Labels:
         labels = super()._labels(codes)
         acronyms = snomed.classes(codes, snomed.CHAPMAN)
         return labels | {"chapman": acronyms} if acronyms else labels

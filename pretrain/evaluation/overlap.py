@@ -1,8 +1,9 @@
 """Was the encoder trained on what it is scored on? By patient and by recording, from what its export says.
 
 Patients are compared by their hashed ids, where ids of both sets can mean the same person; recordings by the digest of
-their coded signal, which finds them in a set that was built again or hashed with another salt. What cannot be compared
-is unknown, never "no overlap".
+their coded signal, which finds them in a set that was built again or hashed with another salt. It does not find one
+that was scaled, filtered or cut anew on its way through somebody's files: where patients cannot be compared either,
+what is left is unknown, never "no overlap".
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from cardialign.pretrain.export.trained_on import (
 )
 
 NONE, FOUND, UNKNOWN = "none", "found", "unknown"
+OWN_IDS = ("arrays", "wfdb")
+"""Sources whose ids are the user's own: names of files, or a column of a table that two exports may number anew."""
 
 
 @dataclass(frozen=True)
@@ -108,22 +111,28 @@ def _filled(each: TrainedSet, shard_set: ShardSet) -> TrainedSet:
 def _patients_comparable(each: TrainedSet, shard_set: ShardSet) -> tuple[bool, str | None]:
     """Whether equal patient ids of the two sets mean the same person, and the doubt that is left.
 
-    Salts are kept nowhere: of two salted sets of one source, a patient in common shows that the salts are the same.
-    Another source numbers its own people: there is nothing to compare, and no doubt.
+    Salts are kept nowhere: of two salted sets of one source, a patient in common shows that the salts are the same. The
+    same holds for ids out of people's own tables, which may number one person in two ways. Another source numbers its
+    own people, and may hold the same ones: an archive is published again within another, or as plain arrays.
     """
-    facts, salted = each.facts, is_salted(shard_set)
+    facts, salted, name = each.facts, is_salted(shard_set), source_name(shard_set)
     if facts["fingerprint"] == shard_set.fingerprint:
         return True, None
-    if facts["source"] != source_name(shard_set):
-        return False, None
-    if not facts["salted"] and not salted:
+    if facts["source"] != name:
+        return False, (
+            f"no recording is stored alike, but {facts['source']} and {name} number their patients each in its own "
+            "way, and a recording that was scaled, filtered or cut anew looks like another one"
+        )
+    own_ids = name in OWN_IDS
+    if not facts["salted"] and not salted and not own_ids:
         return True, None
     assert each.patients is not None, "a set that is known by its facts alone is filled or passed over"
     everybody = patient_digests(shard_set, np.arange(len(shard_set)))
-    if facts["salted"] and salted and np.isin(everybody[everybody != 0], each.patients).any():
+    if facts["salted"] == salted and np.isin(everybody[everybody != 0], each.patients).any():
         return True, None
+    why = "hashed with a salt there or here" if facts["salted"] or salted else "those of somebody's own table"
     return False, (
-        f"no recording is the same, but patient ids of {facts['source']} are hashed with a salt there or here: "
+        f"no recording is the same, but patient ids of {facts['source']} are {why}: "
         "whether patients are the same is not known"
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from cardialign.data_shards.checks.label_coverage import label_coverage
 from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.given_numbers import fold_numbers, whole_number
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.features import EmbedOptions, Progress, embed_set
 from cardialign.pretrain.evaluation.intervals import LEVEL
@@ -73,6 +74,24 @@ class _Options:
     progress: Progress | None = None
     allow_trained: bool = False
 
+    def __post_init__(self) -> None:
+        fold_numbers(self.folds)
+        for name, least in (("bootstrap", 1), ("seed", 0), ("batch_size", 1), ("threads", 1)):
+            whole_number(name, getattr(self, name), least)
+        if not isinstance(self.prompts, str | Path | None):
+            raise UsageError(f"prompts is {self.prompts!r:.60}", "give the name of a prompt set, or a YAML file")
+        if isinstance(self.classes, str):
+            raise UsageError(f"classes is {self.classes!r:.60}", f"give a list of codes: [{self.classes!r:.60}]")
+
+
+def _options(given: ZeroShotOptions) -> _Options:
+    """Raises UsageError for an option that is not there, and for a value that none can be."""
+    known = [each.name for each in fields(_Options)]
+    for name in given:
+        if name not in known:
+            raise UsageError(f"an evaluation has no option {name!r}", f"its options are {', '.join(known)}")
+    return _Options(**given)
+
 
 def evaluate_zero_shot(
     encoder: LoadedEncoder, shard_set: ShardSet, **options: Unpack[ZeroShotOptions]
@@ -83,7 +102,7 @@ def evaluate_zero_shot(
     do not fit the encoder's signal contract, it was trained without reports or on some of them, DataError when nothing
     is selected or a record is damaged.
     """
-    return _evaluate([encoder], shard_set, _Options(**options))[0][0]
+    return _evaluate([encoder], shard_set, _options(options))[0][0]
 
 
 def compare_zero_shot(
@@ -94,7 +113,7 @@ def compare_zero_shot(
     Both are scored on the same patient resamples. `encoder.untrained()` is the baseline that says what the recipe's
     architecture gives without any training.
     """
-    (result, table), (other, beside) = _evaluate([encoder, baseline], shard_set, _Options(**options))
+    (result, table), (other, beside) = _evaluate([encoder, baseline], shard_set, _options(options))
     macro, per_class = table.less(beside)
     codes = [entry.code for entry in result.classes]
     return ZeroShotComparison(result, other, macro, dict(zip(codes, per_class, strict=True)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
@@ -28,6 +29,8 @@ LONGEST = 50_000_000
 """Samples of a record: more than a day at 500 Hz."""
 IMPLAUSIBLE_MV = 100.0
 """Peak to peak. Surface ECGs stay under 20 mV even with wander; 1 mV given as 1000 uV is far above."""
+IMPLAUSIBLY_FLAT_MV = 0.02
+"""A record whose largest lead spans less is no ECG in mV: the lowest voltages that are read as low reach 0.5 mV."""
 
 MEANINGS = {
     "lead_mask": "bool (B, 12) in the order of `leads`; False = not recorded: masked by the encoder, "
@@ -211,6 +214,8 @@ def _array(signal: np.ndarray) -> np.ndarray:
 
 
 def _columns(leads: Sequence[str], given: int) -> list[int]:
+    if isinstance(leads, str) or not isinstance(leads, Sequence | np.ndarray):
+        raise UserError(f"leads is {leads!r:.60} (a {type(leads).__name__})", "give leads=[...] with one name per row")
     names = {lead.casefold(): k for k, lead in enumerate(STANDARD_LEADS)}
     keys = [str(lead).strip().casefold() for lead in leads]
     unknown = [str(lead) for lead, key in zip(leads, keys, strict=True) if key not in names]
@@ -279,6 +284,14 @@ def _check_values(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> No
             f"record {record}: lead {STANDARD_LEADS[lead]} spans {spread[record, lead]:.0f} mV, which no ECG does",
             'if these are microvolts give units="uV"; if they are counts divide by the gain',
         )
+    most = np.where(mask, spread, 0).max(axis=1)
+    small = (most > 0) & (most < IMPLAUSIBLY_FLAT_MV)
+    if small.any():
+        record = int(np.argmax(small))
+        raise UserError(
+            f"record {record}: no lead spans more than {1000 * most[record]:.2g} uV, which no heart does",
+            "if these are volts multiply by 1000; if they were scaled to one give mV",
+        )
     flat = mask & (spread == 0)
     if flat.any():
         log.warning(
@@ -291,8 +304,10 @@ def _check_values(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> No
 def _to_rate(
     signal: np.ndarray, valid: np.ndarray, contract: SignalContract, rate: float, resample: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    if not rate > 0:
-        raise UserError(f"sampling_rate {rate:g} is not a rate", "give samples per second")
+    if isinstance(rate, np.ndarray) and rate.ndim == 0:
+        rate = rate.item()
+    if not isinstance(rate, Real) or not rate > 0:
+        raise UserError(f"sampling_rate {rate!r:.60} is not a rate", "give samples per second")
     if is_same_rate(rate, contract.sampling_rate, min(signal.shape[-1], contract.samples)):
         return signal, valid
     if not resample:

@@ -208,12 +208,27 @@ def untrained_encoder(
     return untrained
 
 
+def usable_device(device: torch.device | str) -> torch.device:
+    """The device, when numbers can be put on it and read back. Raises UserError."""
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).item()
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        raise UserError(
+            f"device {str(device)!r:.60} cannot be used here ({str(error).splitlines()[0]:.120})",
+            "give cpu, or cuda on a machine whose GPU PyTorch sees (`cardialign doctor` says whether it does)",
+        ) from None
+    return found
+
+
 def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> LoadedEncoder:
     """Verify an exported folder and load it. Nothing in it is executed or unpickled.
 
     The method that trained the encoder need not be here, and neither need its text encoder until a text is embedded.
-    Raises UserError naming each file that is not as written, or that cannot be what it says.
+    Raises UserError naming each file that is not as written, or that cannot be what it says, and for a device that is
+    not here.
     """
+    device = usable_device(device)
     if str(path).startswith("models:/"):
         raise UserError(
             f"{path} is in the registry, not a folder", f"fetch it first: cardialign registry pull {path} FOLDER"

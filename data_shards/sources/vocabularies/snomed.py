@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+from cardialign.data_shards.sources.shared.ids import plain_id
+
 _FINDINGS = """
 164889003 AF atrial fibrillation
 164890007 AFL atrial flutter
@@ -175,11 +177,12 @@ cardiologist's reading: two codes of Mobitz II, of AV nodal reentry, of the wand
 an enlarged right and left atrium."""
 
 _KINDS = """
-164889003: 282825002 426749004 314208002
+164889003: 282825002 426749004 314208002 195080001
+164890007: 195080001
 164865005: 57054005 54329005 164867002
 233917008: 270492004 195042002 27885002 204384007
 195042002: 54016002 28189009
-426761007: 67198005 233896004 233897008 713422000
+426761007: 67198005 233896004 233897008 713422000 426648003
 284470004: 251173003 251170000
 17338001: 11157007 251180001 251182009
 195060002: 74390002
@@ -189,7 +192,8 @@ _KINDS = """
 10370003: 251268003 251266004
 """
 """Finding: its kinds. Who has ventricular bigeminy has ventricular premature beats; a Mobitz block is a second degree
-block, and that an AV block. A voltage criterion is no hypertrophy, and an incomplete bundle branch block is none of the
+block, and that an AV block; "fibrillation and flutter" is both, and a junctional tachycardia is supraventricular (ACC,
+AHA and HRS 2015). A voltage criterion is no hypertrophy, and an incomplete bundle branch block is none of the
 blocks without that word: the Challenge scores them apart, and so do we."""
 
 
@@ -276,25 +280,44 @@ LABEL_SETS: dict[str, dict[str, tuple[str, ...]]] = {"challenge": SCORED, "chapm
 
 _NOTHING = {"", "unknown", "nan", "none", "undefined"}
 _CODE_OF = {abbreviation.casefold(): code for code, abbreviation in reversed(ABBREVIATIONS.items())}
+_CODE_OF_NAME = {name.casefold(): code for code, name in reversed(STATEMENTS.items())}
+_CODE_BESIDE_NAME = re.compile(r"(?<!\d)\d{6,18}(?!\d)")
 _CPSC_CODE_OF = {name.casefold(): code for code, name in _CPSC2018.items()}
 
 
 def parse_dx(text: str) -> tuple[str, ...]:
-    """`164889003,59118001`, `[164889003 59118001]` or `AF, I-AVB` -> codes, each once, in their order.
+    """`164889003,59118001`, `[164889003 59118001]`, `AF, I-AVB`, `164889003 (AF)` -> codes, each once, in their order.
 
-    An abbreviation becomes its code where it has one; whatever is not known stays as it is. Blank, "Unknown" and "NaN"
-    give ().
+    An abbreviation or a name becomes its code where it has one. A code that a spreadsheet wrote (`1.64889003E8`) or
+    that stands beside its name is that code. Whatever is not known stays as it is; blank, "Unknown" and "NaN" give ().
     """
-    text = re.sub(r"(?<=\d)\.0\b", "", text.strip("[](){} "))
+    text = re.sub(r"(?<=\d)\.0\b", "", text.strip("[]{} "))
     words = (word.strip(" '\"") for word in re.split(r"[,;|]|(?<=\d)\s+(?=\d)", text))
-    codes = (word if word.isdigit() else code_of(word) for word in words if word.casefold() not in _NOTHING)
+    codes = (_one_code(word) for word in words if word.casefold() not in _NOTHING)
     return tuple(dict.fromkeys(codes))
 
 
+def _one_code(word: str) -> str:
+    if word.isdigit():
+        return word if word in STATEMENTS else _plain(word)
+    found = code_of(word)
+    if found is not word:
+        return found
+    beside = _CODE_BESIDE_NAME.findall(word)
+    return beside[0] if len(beside) == 1 and beside[0] in STATEMENTS else _plain(word)
+
+
+def _plain(word: str) -> str:
+    """A known code in one of its other spellings, else the word as it is."""
+    plain = plain_id(word).lstrip("0")
+    return plain if plain in STATEMENTS else word.strip("() ")
+
+
 def code_of(abbreviation: str) -> str:
-    """The code of an abbreviation of CPSC2018 or of the Challenge, in any case; the word itself when it is neither."""
+    """The code of an abbreviation of CPSC2018 or of the Challenge, or of a finding's name, in any case; the word itself
+    when it is none of these."""
     word = abbreviation.casefold()
-    return _CPSC_CODE_OF.get(word) or _CODE_OF.get(word) or abbreviation
+    return _CPSC_CODE_OF.get(word) or _CODE_OF.get(word) or _CODE_OF_NAME.get(word) or abbreviation
 
 
 def classes(codes: Iterable[str], table: dict[str, tuple[str, ...]]) -> tuple[str, ...]:

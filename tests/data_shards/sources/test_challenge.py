@@ -173,6 +173,25 @@ def test_cpsc2018_reads_abbreviations_and_codes_as_the_same_classes(tmp_path: Pa
     assert metas[1]["statements"] == ("Sinus rhythm",)
 
 
+def test_sinus_rhythm_beside_a_finding_is_no_normal_ecg(tmp_path: Path) -> None:
+    """The Challenge's further records of CPSC2018 name the rhythm beside what is wrong."""
+    for name, dx in {"Q0001": "426783006,164909002", "Q0002": "426783006,164865005", "Q0003": "426783006"}.items():
+        challenge_record(tmp_path / name, f"#Dx: {dx}")
+    metas = [entry.meta for entry in open_source("cpsc2018", tmp_path).entries()]
+    assert [meta["labels"]["cpsc2018"] for meta in metas] == [("LBBB",), (), ("Normal",)]
+    assert [meta["labels"]["challenge"][0] for meta in metas] == ["NSR"] * 3
+
+
+@pytest.mark.parametrize("source", ["challenge", "csn", "cpsc2018"])
+def test_a_record_of_which_no_code_is_known_is_a_negative_of_nothing(source: str, tmp_path: Path) -> None:
+    challenge_record(tmp_path / "A0001", "#Dx: 49436004")  # atrial fibrillation by another code
+    challenge_record(tmp_path / "A0002", "#Dx: 999000999, 49436004")
+    challenge_record(tmp_path / "A0003", "#Dx: 426177001")
+    metas = [entry.meta["labels"] for entry in open_source(source, tmp_path).entries()]
+    assert metas[:2] == [{"snomed": ("49436004",)}, {"snomed": ("999000999", "49436004")}]
+    assert metas[2]["challenge"] == ("SB",)
+
+
 def test_cpsc2018_original_files_give_counts_at_a_stated_gain(tmp_path: Path) -> None:
     millivolts = ecg_counts(1205, gain=1000).astype(np.float64) / 1000 + 3e-7
     original_record(tmp_path / "A1980.mat", millivolts)

@@ -14,6 +14,7 @@ from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.shard_set.splits import SplitRule
+from cardialign.data_shards.sources import open_source
 from cardialign.data_shards.sources.shared.patients import patient_hash
 from cardialign.pretrain.evaluation.overlap import FOUND, NONE, UNKNOWN, find_overlap
 from cardialign.pretrain.evaluation.zero_shot import evaluate_zero_shot
@@ -112,7 +113,35 @@ def test_equal_numbers_of_other_people_are_no_overlap(mine: ShardSet, tmp_path: 
     """Two publishers both number their patients from 1: unsalted, the hashes are equal."""
     ours, theirs = built(tmp_path, "", "ours"), built(tmp_path, "", "theirs", first=60)
     told = find_overlap(seen(ours, numbered(ours, range(60))), theirs, np.arange(len(theirs)))
-    assert (told.status, told.records) == (NONE, 0)
+    assert told.status != FOUND and told.records == 0
+
+
+def test_a_trained_recording_that_came_back_in_another_gain_and_under_another_name_is_never_called_unseen(
+    mine: ShardSet, tmp_path: Path
+) -> None:
+    """The same voltages, written to plain arrays and built with a gain of 800 per mV: other counts, other patients."""
+    rows, files = numbered(mine, range(12)), tmp_path / "arrays"
+    files.mkdir()
+    for number, row in enumerate(rows):
+        np.save(files / f"x{number}.npy", mine.read_record(int(row)).millivolts())
+    again = arrays(files, tmp_path / "again")
+    stored, voltages = mine.read_record(int(rows[0])), again.read_record(0)
+    assert np.allclose(voltages.millivolts(), stored.millivolts(), atol=2e-3), "one recording"
+    told = find_overlap(seen(mine, rows), again, np.arange(len(again)))
+    assert (told.status, told.records) == (UNKNOWN, 0)
+    assert "planted and arrays number their patients" in told.note and "scaled" in told.note
+    for number, row in enumerate(rows):  # and once more, from arrays that somebody rounded and renamed
+        np.save(files / f"y{number}.npy", mine.read_record(int(row)).millivolts().round(2))
+        (files / f"x{number}.npy").unlink()
+    renamed = arrays(files, tmp_path / "renamed")
+    told = find_overlap(seen(again, np.arange(len(again))), renamed, np.arange(len(renamed)))
+    assert told.status == UNKNOWN and "own table" in told.note
+
+
+def arrays(files: Path, target: Path) -> ShardSet:
+    source = open_source("arrays", files, sampling_rate=SPEC.sampling_rate, gain=800)
+    build_shards(source, target, SetPlan(SPEC), workers=1)
+    return ShardSet.open(target)
 
 
 def test_an_export_that_carries_no_records_is_unknown_but_for_its_own_set(mine: ShardSet, tmp_path: Path) -> None:

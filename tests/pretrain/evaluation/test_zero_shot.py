@@ -254,3 +254,23 @@ def test_shards_of_another_rate_are_refused(shards, prompts):
     other = untrained_encoder(small_config(), SignalSpec(200, 2))
     with pytest.raises(UserError, match=r"holds 2 s at 100 Hz, the encoder was trained on 2 s at 200 Hz"):
         evaluate_zero_shot(other, shards, prompts=prompts)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"folds": "10"}, "folds is '10'"),  # not folds 1 and 0
+        ({"folds": 5}, "folds is 5"),
+        ({"folds": [9.5]}, "not all of these are whole numbers"),
+        ({"bootstrap": -1}, "bootstrap is -1"),
+        ({"bootstrap": "x"}, "bootstrap is 'x'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"batch_size": 1.5}, "batch_size is 1.5"),
+        ({"prompts": 5}, "prompts is 5"),
+        ({"classes": "AF"}, "classes is 'AF'"),
+        ({"protocol": "clean-v2:csn"}, "no option 'protocol'"),
+    ],
+)
+def test_an_option_that_cannot_be_meant_is_named(shards, prompts, untrained, wrong, told):
+    with pytest.raises(UsageError, match=told):
+        evaluate_zero_shot(untrained, shards, **{"prompts": prompts, **wrong})

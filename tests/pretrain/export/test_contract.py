@@ -141,3 +141,22 @@ def test_the_contract_survives_json_and_refuses_what_it_does_not_know():
     assert SignalContract.from_dict(values) == CONTRACT
     with pytest.raises(UserError, match="version 9"):
         SignalContract.from_dict({**values, "version": 9})
+
+
+def test_volts_taken_for_millivolts_are_refused_and_silence_is_not():
+    with pytest.raises(UserError, match=r"record 1: no lead spans more than .* uV.*(.|\n)*volts multiply by 1000"):
+        conform_signal(CONTRACT, np.stack([ecg()[0], ecg()[0] / 1000]), sampling_rate=500)
+    conform_signal(CONTRACT, ecg() / 30, sampling_rate=500)  # the lowest voltages that are still an ECG's
+    conform_signal(CONTRACT, np.zeros((1, 12, 1000), dtype=np.float32), sampling_rate=500)
+
+
+@pytest.mark.parametrize("rate", [None, "500", [500], 0, -1, float("nan")])
+def test_what_is_no_rate_is_named(rate):
+    with pytest.raises(UserError, match="is not a rate"):
+        conform_signal(CONTRACT, ecg(), sampling_rate=rate)
+
+
+@pytest.mark.parametrize("leads", [None, "I,II", 12])
+def test_what_are_no_lead_names_is_named(leads):
+    with pytest.raises(UserError, match=r"leads is .*(.|\n)*one name per row"):
+        conform_signal(CONTRACT, ecg(), sampling_rate=500, leads=leads)

@@ -359,3 +359,9 @@ def test_a_full_disk_is_named_whichever_file_it_meets_and_leaves_nothing(trained
         said = other.submit(export_on_a_full_disk, tmp_path).result(120)
     assert len(said) == 3 and all("free space" in text for text in said), said
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("device", ["nope", "cuda:77", "meta", None, 5.5])
+def test_a_device_that_is_not_here_is_named(exported, device):
+    with pytest.raises(UserError, match="cannot be used here"):
+        load_encoder(exported, device)
