@@ -1,0 +1,58 @@
+"""`cardialign evaluate fine-tune`: train an encoder on labels, from its weights or from random ones."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from cardialign.cluster.cli.options import add_tracking_uri, file_to_write, whole_number
+from cardialign.cluster.commands.evaluate.linear_probe import add_task, note_overlap, open_probe_task
+from cardialign.data_shards.errors import UsageError
+
+SHIPPED = ("full", "partial", "supervised-s4", "supervised-resnet1d")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--encoder", help="exported folder, or models:/NAME@ALIAS; none for the supervised presets")
+    parser.add_argument("--preset", choices=SHIPPED, default="full", help="where to start and how (default full)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the preset: --set lr=1e-4"
+    )
+    add_task(parser)
+    parser.add_argument("--seeds", type=whole_number(1, 1000), default=1, metavar="N", help="runs (default 1)")
+    parser.add_argument("--bootstrap", type=whole_number(0), default=1000, metavar="N", help="resamples (default 1000)")
+    parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
+    add_tracking_uri(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cardialign.cluster.cli.progress import Progress
+    from cardialign.cluster.registry.open_encoder import open_encoder
+    from cardialign.pretrain.evaluation.probing.fine_tune import PRESETS, parse_options
+    from cardialign.pretrain.evaluation.probing.tuned import tune
+
+    start, _ = PRESETS[args.preset]
+    options = parse_options(args.preset, args.set)
+    if (start is None) != bool(args.encoder):
+        raise UsageError(
+            f"--preset {args.preset} starts from {'an encoder' if start is None else 'random weights'}",
+            "add --encoder" if start is None else "leave --encoder out, or choose --preset full or partial",
+        )
+    shard_set, task = open_probe_task(args)
+    with Progress("fine-tune") as progress:
+        if start is not None:
+            found = tune(start, shard_set, task, options, args.seeds, args.bootstrap, progress)
+        else:
+            with open_encoder(args.encoder, args.tracking_uri) as encoder:
+                note_overlap(args, encoder, shard_set, task)
+                found = tune(encoder, shard_set, task, options, args.seeds, args.bootstrap, progress)
+    result = {**found.to_dict(), "shards": shard_set.fingerprint}
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1))
+    return {**result, "_table": found.table()}
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    return str(result["_table"]).splitlines()

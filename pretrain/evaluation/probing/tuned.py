@@ -1,0 +1,126 @@
+"""A fine-tuned or supervised encoder on a probe task: several seeds, the test records scored once by each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.stream.batch import Batch
+from cardialign.data_shards.stream.stream import iterate_rows
+from cardialign.pretrain.config import parse_config
+from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
+from cardialign.pretrain.evaluation.probing.fine_tune import FineTuned, FineTuneOptions, fine_tune
+from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
+from cardialign.pretrain.evaluation.result import plain
+from cardialign.pretrain.evaluation.scoring import class_auroc, score_classes, usable_classes
+from cardialign.pretrain.export.loaded import LoadedEncoder
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class TunedResult:
+    """macro: mean over seeds, spread: their standard deviation; low..high: of the first seed, over patients."""
+
+    task: dict[str, Any]
+    start: str
+    options: dict[str, Any]
+    macro: float
+    spread: float | None
+    low: float
+    high: float
+    seeds: list[dict[str, Any]]
+    classes: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return plain(asdict(self))
+
+    def table(self) -> str:
+        spread = "" if self.spread is None else f" +- {self.spread:.3f} over {len(self.seeds)} seeds"
+        lines = [
+            f"{self.task['name']}, {self.start}: macro AUROC {self.macro:.3f}{spread}; "
+            f"first seed {self.seeds[0]['macro']:.3f} ({self.low:.3f}-{self.high:.3f})",
+            f"{self.task['records']}; best epoch {', '.join(str(each['best_epoch']) for each in self.seeds)}",
+        ]
+        lines += [f"  {each['code']:12s} {each['positives']:6d}  {each['auroc']:.3f}" for each in self.classes]
+        return "\n".join(lines)
+
+
+def random_start(values: dict[str, object], shard_set: ShardSet, seed: int) -> EcgEncoder:
+    """The encoder that a section `encoder:` asks for, with fresh weights. Raises UsageError as `parse_config`."""
+    config = parse_config({"encoder": values}, "encoder")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return create_encoder(config.encoder, shard_set.spec, config.data.normalisation)
+
+
+def tune(
+    start: LoadedEncoder | dict[str, object],
+    shard_set: ShardSet,
+    task: ProbeTask,
+    options: FineTuneOptions,
+    seeds: int = 1,
+    bootstrap: int = 1000,
+    progress: Progress | None = None,
+) -> TunedResult:
+    """Train from a given encoder, or from random weights of a section `encoder:`; each seed from the same start.
+
+    Raises UserError when the records do not fit the encoder, or the task holds nothing to choose by or to score.
+    """
+    truth = task.truth[task.parts.test]
+    usable, _ = usable_classes(truth)
+    if not usable.size:
+        raise UserError(f"{task.name}: no class of the {len(truth)} test records can be scored", "use other folds")
+
+    def read(places: np.ndarray) -> Iterator[Batch]:
+        for batch in iterate_rows(shard_set, task.rows[places], options.batch_size):
+            yield batch if task.first_seconds is None else _shown(batch, shard_set, task.first_seconds)
+
+    found: list[FineTuned] = []
+    for seed in range(options.seed, options.seed + seeds):
+        encoder = start.ecg if isinstance(start, LoadedEncoder) else random_start(start, shard_set, seed)
+        device = start.device if isinstance(start, LoadedEncoder) else "cpu"
+        own = options.model_copy(update={"seed": seed})
+        try:
+            found.append(fine_tune(encoder, read, task.truth, task.parts, own, device))
+        except ValueError as error:
+            raise UserError(f"{task.name}: {error}", "use other folds or another task") from None
+        if progress is not None:
+            progress(len(found), seeds)
+    macros = [float(class_auroc(each.scores[:, usable], truth[:, usable]).mean()) for each in found]
+    table = score_classes(
+        [found[0].scores[:, usable]],
+        truth[:, usable],
+        task.patients[task.parts.test],
+        [task.names[c] for c in usable],
+        resamples=bootstrap,
+        seed=0,
+    )[0]
+    told = [
+        {"seed": options.seed + k, "macro": macro, "best_epoch": each.best_epoch, "history": each.history}
+        for k, (each, macro) in enumerate(zip(found, macros, strict=True))
+    ]
+    records = ", ".join(f"{count} {part}" for part, count in task.about["records"].items())
+    return TunedResult(
+        {**task.about, "name": task.name, "records": records},
+        start.digest if isinstance(start, LoadedEncoder) else f"from random weights: {start['name']}",
+        options.model_dump(mode="json"),
+        float(np.mean(macros)),
+        float(np.std(macros, ddof=1)) if seeds > 1 else None,
+        table.macro.low,
+        table.macro.high,
+        told,
+        [asdict(each) for each in table.classes],
+    )
+
+
+def _shown(batch: Batch, shard_set: ShardSet, seconds: float) -> Batch:
+    batch.valid_samples = np.minimum(batch.valid_samples, round(seconds * shard_set.spec.sampling_rate))
+    batch.signal[..., round(seconds * shard_set.spec.sampling_rate) :] = 0.0
+    return batch
