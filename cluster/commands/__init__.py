@@ -24,6 +24,8 @@ COMMANDS: dict[str, str] = {
     "recipes": "the shipped recipes, their parameters and FLOPs",
     "pretrain": "train a recipe on a shard set with Ray and DeepSpeed; resumes by itself",
     "evaluate zero-shot": "AUROC of a prompt set, with bootstrap intervals",
+    "evaluate linear-probe": "AUROC of a linear map on frozen features, beside honest floors",
+    "evaluate fine-tune": "AUROC of an encoder trained further, or from scratch, on labels",
     "export": "newest verified checkpoint of a run -> safetensors encoder",
     "embed": "embed one ECG with an exported or registered encoder",
     "registry list": "registered encoders, versions and aliases",

@@ -46,7 +46,7 @@ class ZeroShotResult:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; figures that are undefined are null."""
-        return _plain(asdict(self))
+        return plain(asdict(self))
 
     def table(self) -> str:
         """Text table, best class first."""
@@ -70,8 +70,8 @@ class ZeroShotComparison:
         return {
             **self.result.to_dict(),
             "baseline": self.baseline.to_dict(),
-            "difference": _plain(asdict(self.difference)),
-            "differences": {code: _plain(asdict(estimate)) for code, estimate in self.differences.items()},
+            "difference": plain(asdict(self.difference)),
+            "differences": {code: plain(asdict(estimate)) for code, estimate in self.differences.items()},
         }
 
     def table(self) -> str:
@@ -81,11 +81,11 @@ class ZeroShotComparison:
         return f"{_table(self.result, self.baseline)}\n{line}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,0 +1,105 @@
+"""The linear probe: how much of the labels a linear map reads from features that stay as they are.
+
+Features are computed once. The strength of the penalty is chosen on the validation records, by the macro AUROC of the
+classes that they hold; the test records are scored once, with that choice.
+Legend: n records, F features, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cardialign.pretrain.evaluation.probing.logistic import fit_path
+from cardialign.pretrain.evaluation.probing.neighbours import neighbour_scores
+from cardialign.pretrain.evaluation.probing.subsets import subset
+from cardialign.pretrain.evaluation.scoring import class_auroc, usable_classes
+
+STRENGTHS = tuple(10.0**k for k in np.arange(-5.0, 1.5, 0.5))
+NEIGHBOURS = (1, 3, 5, 10, 20, 50, 100)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Places (int64, ascending) of the training, validation and test records among the n that have features."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True)
+class ProbeFit:
+    """One probe.
+
+    share, style, seed   of the training records (`subsets.subset`), `records` of them
+    choice               strength of the penalty, or the number of neighbours
+    validation           macro AUROC that chose it
+    scores               float64 (test records, C)
+    unseen               classes without positives or negatives in that part: every record has the same score, so that
+                         they count 0.5 and are not left out
+    """
+
+    share: float
+    style: str
+    seed: int
+    records: int
+    choice: float
+    validation: float
+    scores: np.ndarray
+    unseen: tuple[int, ...]
+
+
+def probe(
+    features: np.ndarray, truth: np.ndarray, parts: Parts, share: float = 1.0, style: str = "random", seed: int = 0
+) -> ProbeFit:
+    """Features (n, F), truth bool (n, C) -> the logistic regression that the validation records choose.
+
+    Raises ValueError when no class can be learnt, or none is left to choose by.
+    """
+    rows = parts.train[subset(truth[parts.train], share, style, seed)]
+    learnt, _ = usable_classes(truth[rows])
+    judged = _judged(truth, parts, learnt)
+    path = fit_path(features[rows], truth[rows][:, learnt], STRENGTHS)
+    candidates = [found.scores(features[parts.validation]) for found in path]
+    best, value = _best(candidates, truth[parts.validation][:, learnt], judged)
+    scores = np.zeros((len(parts.test), truth.shape[1]))
+    scores[:, learnt] = path[best].scores(features[parts.test])
+    return ProbeFit(share, style, seed, len(rows), path[best].strength, value, scores, _unseen(learnt, truth.shape[1]))
+
+
+def neighbours(
+    features: np.ndarray, truth: np.ndarray, parts: Parts, share: float = 1.0, style: str = "random", seed: int = 0
+) -> ProbeFit:
+    """The same by k nearest neighbours; the validation records choose k. Nothing is fitted."""
+    rows = parts.train[subset(truth[parts.train], share, style, seed)]
+    learnt, _ = usable_classes(truth[rows])
+    judged = _judged(truth, parts, learnt)
+    counts = [k for k in NEIGHBOURS if k <= len(rows)]
+    known = features[rows], truth[rows][:, learnt]
+    candidates = [neighbour_scores(*known, features[parts.validation], k) for k in counts]
+    best, value = _best(candidates, truth[parts.validation][:, learnt], judged)
+    scores = np.zeros((len(parts.test), truth.shape[1]))
+    scores[:, learnt] = neighbour_scores(*known, features[parts.test], counts[best])
+    return ProbeFit(share, style, seed, len(rows), counts[best], value, scores, _unseen(learnt, truth.shape[1]))
+
+
+def _judged(truth: np.ndarray, parts: Parts, learnt: np.ndarray) -> np.ndarray:
+    """Places among the learnt classes that the validation records can rank."""
+    judged, _ = usable_classes(truth[parts.validation][:, learnt])
+    if not judged.size:
+        raise ValueError("no class has positives and negatives both in training and in validation")
+    return judged
+
+
+def _best(candidates: Sequence[np.ndarray], truth: np.ndarray, judged: np.ndarray) -> tuple[int, float]:
+    """The first of the best: the most regularised one, the smallest k."""
+    values = [float(class_auroc(scores[:, judged], truth[:, judged]).mean()) for scores in candidates]
+    best = int(np.argmax(values))
+    return best, values[best]
+
+
+def _unseen(learnt: np.ndarray, classes: int) -> tuple[int, ...]:
+    return tuple(c for c in range(classes) if c not in set(learnt.tolist()))

@@ -1,0 +1,98 @@
+"""What a probe learns from, chooses by and is scored on: three parts of the labelled records of one shard set.
+
+Legend: n records, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cardialign.data_shards.errors import DataError, UsageError
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.pretrain.evaluation.probing.linear_probe import Parts
+from cardialign.pretrain.evaluation.protocols import load_task, open_task
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class ProbeTask:
+    """rows int64 (n,) ascending, truth bool (n, C), patients (n,); names: code and words of each class.
+
+    about: which labels, folds or protocol these are, and how many patients are on both sides.
+    """
+
+    name: str
+    names: list[tuple[str, str]]
+    rows: np.ndarray
+    truth: np.ndarray
+    patients: np.ndarray
+    parts: Parts
+    first_seconds: float | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def task_of_folds(
+    shard_set: ShardSet, label_set: str, train: Sequence[int], validation: Sequence[int], test: Sequence[int]
+) -> ProbeTask:
+    """The records labelled in one label set of the shard set, by folds.
+
+    Raises UsageError for a fold on two sides, DataError for an unknown label set or a part without records.
+    """
+    given = {"train": set(train), "val": set(validation), "test": set(test)}
+    twice = sorted(
+        fold
+        for fold in given["train"] | given["val"] | given["test"]
+        if sum(fold in part for part in given.values()) > 1
+    )
+    if twice:
+        raise UsageError(
+            f"fold {', '.join(map(str, twice))} is in two of train, validation and test", "give each fold to one part"
+        )
+    pieces = {part: shard_set.select(folds=sorted(folds), label_set=label_set).rows for part, folds in given.items()}
+    rows, parts = _together(pieces)
+    codes, matrix, _ = shard_set.labels(rows, label_set)
+    about = {"label_set": label_set, "folds": {part: sorted(folds) for part, folds in given.items()}}
+    return _told(
+        ProbeTask(
+            label_set, [(code, code) for code in codes], rows, matrix, shard_set.patients[rows], parts, None, about
+        )
+    )
+
+
+def task_of_protocol(spec: str, shard_set: ShardSet, label_files: Path | None = None) -> ProbeTask:
+    """`PROTOCOL:TASK` in this shard set. Raises as `cardialign.pretrain.evaluation.protocols.open_task`."""
+    opened = {part: open_task(spec, shard_set, split=part, label_files=label_files) for part in PARTS}
+    rows, parts = _together({part: task.rows for part, task in opened.items()})
+    first = opened["train"]
+    truth = np.zeros((len(rows), len(first.prompts.classes)), dtype=bool)
+    for task in opened.values():
+        truth[np.searchsorted(rows, task.rows)] = task.truth
+    names = [(each.code, each.name) for each in first.prompts.classes]
+    about = {"protocol": {part: task.protocol for part, task in opened.items()}}
+    patients = shard_set.patients[rows]
+    return _told(ProbeTask(load_task(spec).spec, names, rows, truth, patients, parts, first.first_seconds, about))
+
+
+def _together(pieces: dict[str, np.ndarray]) -> tuple[np.ndarray, Parts]:
+    rows = np.unique(np.concatenate([np.sort(each) for each in pieces.values()]))
+    if len(rows) != sum(len(each) for each in pieces.values()):
+        raise DataError("a record is in two of train, validation and test", "give each record to one part")
+    return rows, Parts(*(np.searchsorted(rows, np.sort(pieces[part])) for part in PARTS))
+
+
+def _told(task: ProbeTask) -> ProbeTask:
+    """Patients of the training records among the others: a figure of theirs is no figure of new patients."""
+    known = set(task.patients[task.parts.train].tolist())
+    task.about["records"] = {
+        "train": len(task.parts.train),
+        "val": len(task.parts.validation),
+        "test": len(task.parts.test),
+    }
+    task.about["test_patients_in_training"] = len(known & set(task.patients[task.parts.test].tolist()))
+    return task

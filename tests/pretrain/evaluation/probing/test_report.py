@@ -1,0 +1,103 @@
+"""The probe table: every system beside the encoder, the same records for all, the right figures in the right cells."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.evaluation.probing.linear_probe import Parts, probe
+from cardialign.pretrain.evaluation.probing.report import ProbeOptions, ProbeResult, probe_table
+from cardialign.pretrain.evaluation.probing.systems import System
+from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
+
+N, CLASSES = 400, 3
+PARTS = Parts(np.arange(0, 200), np.arange(200, 260), np.arange(260, N))
+
+
+def task() -> tuple[ProbeTask, list[System]]:
+    """Features that hold the labels, and features that hold nothing; two records per patient."""
+    draw = np.random.default_rng(0)
+    good = draw.normal(size=(N, 8)).astype(np.float32)
+    truth = good[:, :CLASSES] + 0.4 * draw.normal(size=(N, CLASSES)) > 0.4
+    names = [(f"C{k}", f"class {k}") for k in range(CLASSES)]
+    patients = np.array([f"p{k // 2}" for k in range(N)])
+    about = {"records": {"train": 200, "val": 60, "test": 140}, "test_patients_in_training": 0}
+    made = ProbeTask("made-up", names, np.arange(N), truth, patients, PARTS, None, about)
+    return made, [System("encoder", good, "d" * 64), System("untrained", draw.normal(size=(N, 8)).astype(np.float32))]
+
+
+@pytest.fixture(scope="module")
+def result() -> ProbeResult:
+    made, systems = task()
+    return probe_table(made, systems, ProbeOptions((0.1, 1.0), "stratified", seeds=3, bootstrap=200))
+
+
+def test_every_system_is_read_in_both_ways_at_every_share(result: ProbeResult) -> None:
+    cells = [(row.system, row.reader, row.share) for row in result.rows]
+    assert len(set(cells)) == len(cells) == 2 * 2 * 2
+    small = [row for row in result.rows if row.share == 0.1]
+    assert all(len(row.fits) == 3 and {each["records"] for each in row.fits} == {20} for row in small)
+    assert all(row.spread is not None and row.interval is None for row in small)
+    for row in small:
+        assert row.macro == pytest.approx(np.mean([each["macro"] for each in row.fits]))
+        assert row.spread == pytest.approx(np.std([each["macro"] for each in row.fits], ddof=1))
+
+
+def test_a_figure_is_that_of_scikit_learn(result: ProbeResult) -> None:
+    made, systems = task()
+    scores = probe(systems[0].features, made.truth, PARTS).scores
+    expected = [roc_auc_score(made.truth[PARTS.test][:, k], scores[:, k]) for k in range(CLASSES)]
+    row = next(row for row in result.rows if (row.system, row.reader, row.share) == ("encoder", "linear probe", 1.0))
+    assert row.macro == pytest.approx(np.mean(expected), abs=1e-12)
+    assert [each["auroc"] for each in row.classes] == pytest.approx(expected, abs=1e-12)
+    assert row.interval is not None and row.interval[0] < row.macro < row.interval[1]
+
+
+def test_a_floor_that_holds_nothing_lies_below_the_encoder_by_a_paired_interval(result: ProbeResult) -> None:
+    floor = next(
+        row for row in result.rows if (row.system, row.reader, row.share) == ("untrained", "linear probe", 1.0)
+    )
+    encoder = next(
+        row for row in result.rows if (row.system, row.reader, row.share) == ("encoder", "linear probe", 1.0)
+    )
+    assert floor.less_encoder is not None and encoder.less_encoder is None
+    assert floor.less_encoder.value == pytest.approx(floor.macro - encoder.macro, abs=1e-12)
+    assert floor.less_encoder.high < -0.2 and abs(floor.macro - 0.5) < 0.15
+
+
+def test_table_and_json_say_the_same(result: ProbeResult) -> None:
+    values = json.loads(json.dumps(result.to_dict()))
+    table = result.table()
+    for row in values["rows"]:
+        assert f"{row['macro']:.3f}" in table
+    assert "made-up" in table and "200 train, 60 val, 140 test" in table
+    assert values["task"]["systems"]["encoder"] == {"features": 8, "weights": "d" * 64}
+
+
+def test_patients_on_both_sides_are_told_under_the_table() -> None:
+    made, systems = task()
+    made.about["test_patients_in_training"] = 4
+    told = probe_table(made, systems[:1], ProbeOptions(bootstrap=0, neighbours=False)).table()
+    assert "4 patients of the test records are in training too" in told
+
+
+def test_a_class_without_test_positives_is_left_out_by_name() -> None:
+    made, systems = task()
+    made.truth[PARTS.test, 1] = False
+    found = probe_table(made, systems[:1], ProbeOptions(bootstrap=0, neighbours=False))
+    assert [each["code"] for each in found.left_out] == ["C1"] and len(found.rows[0].classes) == 2
+    assert "left out, no positives" in found.table()
+
+
+def test_nothing_to_score_or_to_choose_by_is_a_sentence() -> None:
+    made, systems = task()
+    made.truth[PARTS.validation] = False
+    with pytest.raises(UserError, match="in training and in validation"):
+        probe_table(made, systems, ProbeOptions(bootstrap=0))
+    made.truth[PARTS.test] = False
+    with pytest.raises(UserError, match="no class has both positives and negatives among 140 test records"):
+        probe_table(made, systems, ProbeOptions(bootstrap=0))
