@@ -41,7 +41,7 @@ from cardialign.pretrain.training.checkpoints.judge import Facts, Resume
 from cardialign.pretrain.training.checkpoints.load import find_resume_point, load_checkpoint, seed_random
 from cardialign.pretrain.training.checkpoints.save import save_checkpoint
 from cardialign.pretrain.training.checkpoints.state import TrainerState
-from cardialign.pretrain.training.collectives import all_or_none, first_error, highest, on_rank_zero
+from cardialign.pretrain.training.collectives import first_error, highest, on_rank_zero
 from cardialign.pretrain.training.data import open_bank, open_data, total_steps
 from cardialign.pretrain.training.engine import (
     Workers,
@@ -143,8 +143,6 @@ class _Run:
         method = create_method(config, self.shard_set.spec)
         facts = Facts(self.selection.fingerprint, len(self.selection.rows), bank_digest=self._bank_digest)
         point = find_resume_point(self.run_dir, config, facts, workers, self.resume)
-        mark = on_rank_zero(partial(fence.of_this_process, self.run_dir))
-        all_or_none(partial(fence.hold, self.run_dir, mark))
         on_rank_zero(partial(self._write, CONFIG, config.resolved()))  # only now: it may go on here
         if point is None and config.init_from is not None:
             start = initialise(method, config, open_start(Path(config.init_from).expanduser()))

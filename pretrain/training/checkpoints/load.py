@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from cardialign.pretrain.training.checkpoints.convert import convert_world_size,
 from cardialign.pretrain.training.checkpoints.files import ENGINE, WEIGHTS, CheckpointError, rng_file
 from cardialign.pretrain.training.checkpoints.judge import Facts, Resume, Verdict, judge
 from cardialign.pretrain.training.checkpoints.state import TrainerState, check_bank
-from cardialign.pretrain.training.collectives import first_problem, on_rank_zero
+from cardialign.pretrain.training.collectives import all_or_none, first_problem, on_rank_zero
 from cardialign.pretrain.training.engine import Workers
 from cardialign.pretrain.training.schedule import Plan
 
@@ -61,17 +62,19 @@ def find_resume_point(
     way is moved aside. Raises UserError when the start is refused or the run directory cannot be written.
     """
 
-    def find() -> ResumePoint | None:
+    def find() -> tuple[ResumePoint | None, fence.Mark]:
         verdict = judge(run_dir, config, facts, resume)
         if verdict.found is not None and verdict.state is not None:
             check_bank(verdict.state, facts.bank_digest, verdict.found.path)
         try:
-            fence.of_this_process(run_dir)  # from here on the run is this start's
-            return _prepared(verdict, run_dir, config, workers)
+            mark = fence.of_this_process(run_dir)  # from here on the run is this start's
+            return _prepared(verdict, run_dir, config, workers), mark
         except OSError as error:
             raise write_error(run_dir, error) from None
 
-    return on_rank_zero(find)
+    point, mark = on_rank_zero(find)
+    all_or_none(partial(fence.hold, run_dir, mark))
+    return point
 
 
 def _prepared(verdict: Verdict, run_dir: Path, config: RunConfig, workers: Workers) -> ResumePoint | None:

@@ -87,9 +87,13 @@ def test_a_signal_that_comes_twice_in_a_moment_is_one(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_a_run_that_hangs(tmp_path: Path, hanging: _Fit) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        send_soon(signal.SIGINT)
-        _watch(hanging, watch_of(tmp_path), _Asked(tmp_path), None)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            send_soon(signal.SIGINT)
+            _watch(hanging, watch_of(tmp_path), _Asked(tmp_path), None)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_stop_that_cannot_be_written_down_holds_all_the_same(tmp_path: Path) -> None:
