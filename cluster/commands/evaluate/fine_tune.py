@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from cardialign.cluster.cli.options import add_tracking_uri, file_to_write, whole_number
+from cardialign.cluster.cli.result_file import check_place, write_result
 from cardialign.cluster.commands.evaluate.linear_probe import add_task, note_overlap, open_probe_task
 from cardialign.data_shards.errors import UsageError
 
@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             f"--preset {args.preset} starts from {'an encoder' if start is None else 'random weights'}",
             "add --encoder" if start is None else "leave --encoder out, or choose --preset full or partial",
         )
+    if args.out is not None:
+        check_place(args.out)
     shard_set, task = open_probe_task(args)
     with Progress("fine-tune") as progress:
         if start is not None:
@@ -49,8 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 found = tune(encoder, shard_set, task, options, args.seeds, args.bootstrap, progress)
     result = {**found.to_dict(), "shards": shard_set.fingerprint}
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1))
+        write_result(args.out, result)
     return {**result, "_table": found.table()}
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.options import add_tracking_uri, file_to_write, folds, whole_number
+from cardialign.cluster.cli.result_file import check_place, write_result
 from cardialign.data_shards.errors import UsageError
 
 if TYPE_CHECKING:
@@ -125,6 +125,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.pretrain.evaluation.probing.report import ProbeOptions, probe_table
     from cardialign.pretrain.evaluation.probing.systems import systems
 
+    if args.out is not None:
+        check_place(args.out)
     shard_set, task = open_probe_task(args)
     options = ProbeOptions(args.shares, args.subset, args.seeds, args.bootstrap)
     with open_encoder(args.encoder, args.tracking_uri) as encoder, Progress("features") as progress:
@@ -132,8 +134,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         found = probe_table(task, systems(encoder, shard_set, task, args.floors, args.seed, progress=progress), options)
         result = {**found.to_dict(), "encoder": encoder.digest, "shards": shard_set.fingerprint}
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1))
+        write_result(args.out, result)
     return {**result, "_table": found.table()}
 
 

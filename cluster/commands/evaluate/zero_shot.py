@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.options import add_folds, add_split, add_tracking_uri, file_to_write, whole_number
-from cardialign.data_shards.errors import UsageError, UserError
-from cardialign.data_shards.files import temporary_path, write_json
+from cardialign.cluster.cli.result_file import check_place, write_result
+from cardialign.data_shards.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +67,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             f"--track: {args.encoder} is a folder, not a registered encoder", "give --encoder models:/NAME@ALIAS"
         )
     if args.out is not None:
-        _check_place(args.out)
+        check_place(args.out)
     shard_set = ShardSet.open(args.shards)
     settings: dict[str, Any] = {"bootstrap": args.bootstrap, "seed": args.seed, "batch_size": args.batch_size}
     settings["allow_trained"] = args.allow_trained
@@ -92,11 +89,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             outcome = evaluate_zero_shot(encoder, shard_set, progress=progress, **settings)
     result = outcome.to_dict()
     if args.out is not None:
-        with _named(args.out):
-            if _is_file_to_be(args.out):
-                write_json(args.out, result, indent=1)
-            else:
-                args.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        write_result(args.out, result)
     if args.track:
         from cardialign.cluster.registry.registry import log_evaluation
 
@@ -104,31 +97,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         name = f"{chosen['protocol']}/{chosen['task']}/{chosen['split']}" if chosen else result["prompts"]["name"]
         log_evaluation(args.encoder, args.tracking_uri, f"zero-shot/{name}", result)
     return {**result, "_table": outcome.table()}
-
-
-@contextmanager
-def _named(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror or error}", "name another file") from None
-
-
-def _is_file_to_be(out: Path) -> bool:
-    """Not so of a pipe or a device, which must not be replaced by a file of its name."""
-    with _named(out):
-        return out.is_file() or not out.exists()
-
-
-def _check_place(out: Path) -> None:
-    """Before hours of scoring: whether a file can be made beside `out`."""
-    if not _is_file_to_be(out):
-        return
-    with _named(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        probe = temporary_path(out)
-        probe.touch()
-        probe.unlink()
 
 
 def summary(result: dict[str, Any]) -> list[str]:

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from cardialign.cluster.commands.evaluate.fine_tune import SHIPPED
+from cardialign.cluster.commands.evaluate.linear_probe import SHIPPED_FLOORS
 from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.record import EcgRecord
+from cardialign.data_shards.shard_set.layout import INDEX
 from cardialign.data_shards.sources.base import Entry
+from cardialign.pretrain.evaluation.probing.fine_tune import PRESETS
+from cardialign.pretrain.evaluation.probing.systems import FLOORS
 from tests.cluster.conftest import Answer
 from tests.support.planted_source import RECORDS_PER_PATIENT, PlantedSource
 from tests.support.tiny_set import SPEC
@@ -88,3 +93,16 @@ def test_what_a_probe_cannot_do_is_told(
 def test_what_fine_tuning_cannot_do_is_told(cardialign: Call, shards: Path, words: tuple[str, ...], said: str) -> None:
     answer = cardialign("evaluate", "fine-tune", "--shards", shards, *FOLDS, *words)
     assert answer.code != 0 and said in answer.err
+
+
+@pytest.mark.parametrize("command", ["linear-probe", "fine-tune"])
+def test_a_result_that_cannot_be_written_is_told_before_the_work(cardialign: Call, shards: Path, command: str) -> None:
+    words = ("evaluate", command, "--encoder", "absent", "--shards", shards, *FOLDS, "--out", shards / INDEX / "x.json")
+    answer = cardialign(*words)
+    assert answer.code == 1 and "--out" in answer.err and "cannot be written" in answer.err
+    assert (shards / INDEX).is_file()
+
+
+def test_the_words_of_the_options_are_those_of_the_tables() -> None:
+    assert SHIPPED_FLOORS == FLOORS
+    assert tuple(PRESETS) == SHIPPED
