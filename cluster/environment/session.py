@@ -8,10 +8,11 @@ import functools
 import importlib
 import logging
 import os
+import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ SCRATCH, PREFIX, OWNER = Path("/tmp"), "ray-", "owner.lock"
 LEAST_FREE = 2**26
 REACH_SECONDS = 10.0
 CLIENT = "ray://"
+MODE, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"
+AUTHENTICATION = (MODE, "RAY_AUTH_TOKEN", TOKEN_PATH)
 
 
 @contextlib.contextmanager
@@ -48,13 +51,13 @@ def ray_session(workers: int, address: str | None, keep_logs: Path | None = None
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     if address is not None:
         reach(address)
-        with _leaving():
+        with _authentication({}), _leaving():
             _join(address)
             yield
         return
     for name, value in LOCAL_RAY.items():
         os.environ.setdefault(name, value)
-    with _scratch() as scratch, _leaving():
+    with _scratch() as scratch, _authentication(_own_token(scratch.parent)), _leaving():
         try:
             _start(workers, _local_environment(workers), scratch)
             yield
@@ -72,6 +75,40 @@ def _leaving() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _own_token(folder: Path) -> dict[str, str]:
+    """A token for one local Ray in a file of its own, and what names it to every process; {} where the user has chosen.
+
+    Ray would write one for all clusters of this user into the home directory, where two first starts overwrite it.
+    """
+    if any(name in os.environ for name in AUTHENTICATION):
+        return {}
+    path = folder / "auth_token"
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32))
+    return {MODE: "token", TOKEN_PATH: str(path)}
+
+
+@contextlib.contextmanager
+def _authentication(variables: dict[str, str]) -> Iterator[None]:
+    """How this process proves itself to the Ray that it starts or joins: `variables`, else as the environment says.
+
+    Ray reads both once for a process, and sets them: what an earlier session left would be refused by the next Ray.
+    """
+    as_it_is = {name: os.environ.get(name) for name in AUTHENTICATION}
+    try:
+        with _environment({**as_it_is, **variables}):
+            _read_authentication_again()
+            yield
+    finally:
+        _read_authentication_again()
+
+
+def _read_authentication_again() -> None:
+    raylet: Any = importlib.import_module("ray._raylet")
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextlib.contextmanager
@@ -149,7 +186,7 @@ def _start(workers: int, environment: dict[str, str], scratch: Path) -> None:
                 **QUIET,
             )
     except (Exception, SystemExit) as error:  # whatever it is, it comes from this machine
-        raise _no_local_ray(_first_line(error)) from error
+        raise _no_local_ray(_in_short(error)) from error
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
 
@@ -254,7 +291,7 @@ def _join(address: str) -> None:
                 f"the Ray cluster at {address!r} runs other versions than this machine: {text[:600]}",
                 "let driver and nodes have the same Ray and Python: install the same set on both",
             ) from None
-        raise _no_cluster(address, _first_line(error)) from None
+        raise _no_cluster(address, _in_short(error)) from None
 
 
 def _no_cluster(address: str, why: str) -> UserError:
@@ -265,20 +302,26 @@ def _no_cluster(address: str, why: str) -> UserError:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _in_short(error: BaseException) -> str:
+    """First and last line: Ray says in the first what failed, and in the last, far below, why."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ... ".join(dict.fromkeys((lines[0], lines[-1])))
 
 
 @contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """`os.environ` with `variables`, as it was afterwards."""
+def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """`os.environ` with `variables` (None: without), as it was afterwards."""
     before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
     try:
+        _set(variables)
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

@@ -13,6 +13,7 @@ import pytest
 
 from cardialign.cluster.environment import session
 from cardialign.data_shards.errors import UserError
+from tests.support.ray_cluster import ray_head
 
 
 def test_an_address_where_nothing_listens_is_told_at_once() -> None:
@@ -101,3 +102,39 @@ def test_a_local_ray_hears_no_signal_of_our_group_and_its_end_is_seen() -> None:
             time.sleep(0.1)
         assert session.ended_processes() == ["gcs_server"]
     assert session.ended_processes() == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_one_process_joins_a_cluster_of_another_authentication_between_two_local_rays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    for name in session.AUTHENTICATION:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    seen = []
+    with ray_head(tmp_path, {**os.environ, "RAY_AUTH_MODE": "disabled"}, cpus=1) as address:
+        for mode, where in (("", None), ("disabled", address), ("", None)):
+            with monkeypatch.context() as chosen:
+                if mode:
+                    chosen.setenv("RAY_AUTH_MODE", mode)
+                with session.ray_session(1, where):
+                    seen.append(ray.get(ray.remote(os.getenv).remote("RAY_AUTH_MODE"), timeout=60))
+                assert os.environ.get("RAY_AUTH_MODE", "") == mode
+    assert seen == ["token", "disabled", "token"]
+    assert not (tmp_path / "home").exists(), "a local Ray leaves no token behind"
+
+
+def test_a_token_is_for_its_owner_and_what_the_user_has_chosen_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in session.AUTHENTICATION:
+        monkeypatch.delenv(name, raising=False)
+    first, second = (session._own_token(tmp_path)["RAY_AUTH_TOKEN_PATH"] for _ in range(2))
+    assert first == second and Path(first).stat().st_mode & 0o077 == 0 and len(Path(first).read_text()) == 64
+    for name in session.AUTHENTICATION:
+        with monkeypatch.context() as chosen:
+            chosen.setenv(name, "theirs")
+            assert session._own_token(tmp_path) == {}
