@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "pretrain": "train a recipe on a shard set with Ray and DeepSpeed; resumes by itself",
     "evaluate zero-shot": "AUROC of a prompt set, with bootstrap intervals",
     "evaluate linear-probe": "AUROC of a linear map on frozen features, beside honest floors",
+    "evaluate grid": "linear probes of all tasks of a protocol at 1, 10, 100 %, beside floors; resumes by itself",
     "evaluate fine-tune": "AUROC of an encoder trained further, or from scratch, on labels",
     "export": "newest verified checkpoint of a run -> safetensors encoder",
     "embed": "embed one ECG with an exported or registered encoder",

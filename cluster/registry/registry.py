@@ -40,6 +40,8 @@ CANDIDATE = "candidate"
 ARTIFACT = "encoders"
 """Folder of a run's artifacts with one folder per encoder, named by its digest."""
 DIGEST_TAG = "digest"
+MOST_OF_A_TAG = 5000
+"""Characters that every MLflow takes as the value of a version's tag."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +291,8 @@ def pull(reference: str, out: Path, tracking_uri: str, *, overwrite: bool = Fals
 def log_evaluation(reference: str, tracking_uri: str, prefix: str, result: Mapping[str, Any]) -> None:
     """Figures of an evaluation (macro, low, high, classes) -> metrics `prefix/...` of the encoder's run.
 
-    The macro also becomes a tag of its version. Label codes are written so that MLflow takes them (`names.safe`).
+    The macro also becomes a tag of its version, and `ledger` (what it has seen of the records) one beside it. Label
+    codes are written so that MLflow takes them (`names.safe`).
     """
     uri = absolute_uri(tracking_uri)
     client = mlflow_store.open_client(uri)
@@ -306,6 +309,10 @@ def log_evaluation(reference: str, tracking_uri: str, prefix: str, result: Mappi
         if result["macro"] is not None:
             tag = f"metric.{shorten(f'{prefix}/macro')}"
             client.set_model_version_tag(version.name, version.version, tag, f"{result['macro']:.6g}")
+        if result.get("ledger"):
+            seen = "; ".join(str(line["line"]) for line in result["ledger"])
+            tag = f"ledger.{shorten(prefix)}"
+            client.set_model_version_tag(version.name, version.version, tag, ascii_escapes(seen)[:MOST_OF_A_TAG])
 
 
 def _download(source: str, scratch: str, uri: str, wanted: str) -> Path:

@@ -12,11 +12,13 @@ Legend: n records, e embedding_dim, F width of the features.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,9 +81,9 @@ def embed_set(
     options = options or EmbedOptions()
     rows = np.ascontiguousarray(rows, dtype=np.int64)
     for encoder in encoders:
-        _check_contract(encoder, shard_set)
-    facts = [_facts(encoder, shard_set, rows, options) for encoder in encoders]
-    folders = list(_folders(shard_set))
+        check_contract(encoder, shard_set)
+    facts = [embedding_facts(encoder, shard_set, rows, options) for encoder in encoders]
+    folders = list(places_beside(shard_set))
     found = [_kept(folders, each, rows, options) for each in facts]
     missing = [k for k, each in enumerate(found) if each is None]
     if missing:
@@ -94,7 +96,8 @@ def embed_set(
     return [each for each in found if each is not None]
 
 
-def _check_contract(encoder: LoadedEncoder, shard_set: ShardSet) -> None:
+def check_contract(encoder: LoadedEncoder, shard_set: ShardSet) -> None:
+    """Raises UserError when the set has another sampling rate or length than the encoder was trained on."""
     has, wants = shard_set.spec, encoder.contract
     if has.sampling_rate != wants.sampling_rate or has.samples != wants.samples:
         raise UserError(
@@ -142,7 +145,9 @@ def _embed(
     return out
 
 
-def _facts(encoder: LoadedEncoder, shard_set: ShardSet, rows: np.ndarray, options: EmbedOptions) -> dict[str, Any]:
+def embedding_facts(
+    encoder: LoadedEncoder, shard_set: ShardSet, rows: np.ndarray, options: EmbedOptions
+) -> dict[str, Any]:
     """Everything that decides the numbers, down to their last bit.
 
     The encoder is known by its weights: the word that stands for the digest of one that was never exported says little.
@@ -161,14 +166,36 @@ def _facts(encoder: LoadedEncoder, shard_set: ShardSet, rows: np.ndarray, option
     }
 
 
-def _folders(shard_set: ShardSet) -> Iterator[Path]:
-    """Where features of the set may be kept, best place first.
+def places_beside(shard_set: ShardSet) -> Iterator[Path]:
+    """Where features of the set, and what else is known of it, may be kept, best place first.
 
     A set behind a URL lies in CARDIALIGN_CACHE itself, and what is beside it too.
     """
     path = shard_set.path.absolute()
     yield path.with_name(f"{path.name}.features")
     yield ShardCache.from_environment().folder / "features"
+
+
+@contextlib.contextmanager
+def scratch_beside(shard_set: ShardSet) -> Iterator[Path]:
+    """A new folder where whoever sees the set can read; gone afterwards. Raises UserError when none can be made."""
+    reasons = []
+    for place in places_beside(shard_set):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=".work-", dir=place.absolute()))
+        except OSError as error:
+            reasons.append(f"{place}: {error.strerror or error}")
+            continue
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
+    raise UserError(
+        f"nothing can be written beside {shard_set.path}: {'; '.join(reasons)}",
+        "name a folder that can be written in CARDIALIGN_CACHE",
+    )
 
 
 def _name(facts: dict[str, Any]) -> str:

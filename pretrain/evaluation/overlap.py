@@ -35,13 +35,19 @@ OWN_IDS = ("arrays", "wfdb")
 @dataclass(frozen=True)
 class Overlap:
     """status: none, found or unknown; records: of those to score, how many are of a patient or are a recording that
-    the encoder was trained on; patients: how many of them; recordings: the very same ones; note: in words."""
+    the encoder was trained on; patients: how many of them; recordings: the very same ones; note: in words.
+
+    of_records, of_patients: how many are to be scored in all. doubt: why there may be more than was found.
+    """
 
     status: str
     records: int
     patients: int
     recordings: int
     note: str
+    of_records: int = 0
+    of_patients: int = 0
+    doubt: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,6 +70,9 @@ def find_overlap(encoder: LoadedEncoder, shard_set: ShardSet, rows: np.ndarray) 
         doubts += [doubt] if doubt else []
         if comparable:
             same_patient |= np.isin(patients, each.patients) & (patients != 0)
+    nameless = int((patients == 0).sum())
+    if known.sets and nameless:
+        doubts.append(f"{nameless} of {len(rows)} records have no patient id")
     concerned = same_patient | same_recording
     count, doubts = int(concerned.sum()), list(dict.fromkeys(doubts))
     if count:
@@ -74,7 +83,9 @@ def find_overlap(encoder: LoadedEncoder, shard_set: ShardSet, rows: np.ndarray) 
         status = UNKNOWN if doubts else NONE
         note = "; ".join(doubts) if doubts else f"none of these {len(rows)} records, by patient and by recording"
     distinct = len(np.unique(shard_set.patients[rows][concerned]))
-    return Overlap(status, count, distinct, int(same_recording.sum()), note)
+    everybody = len(np.unique(shard_set.patients[rows]))
+    recorded = int(same_recording.sum())
+    return Overlap(status, count, distinct, recorded, note, len(rows), everybody, "; ".join(doubts))
 
 
 def refuse_overlap(overlap: Overlap, encoder: LoadedEncoder, shard_set: ShardSet) -> None:

@@ -55,6 +55,14 @@ def protocol_names() -> list[str]:
     return sorted(path.stem for path in PROTOCOLS.glob("*.yaml"))
 
 
+def tasks_of(name: str) -> list[ProtocolTask]:
+    """Every task of a protocol, in its order. Raises UsageError for an unknown one."""
+    if name not in protocol_names():
+        raise UsageError(f"unknown evaluation protocol {name!r}", f"known protocols: {', '.join(protocol_names())}")
+    path = PROTOCOLS / f"{name}.yaml"
+    return [load_task(f"{name}:{task}") for task in read_yaml(path.read_text(encoding="utf-8"), str(path))["tasks"]]
+
+
 def load_task(spec: str) -> ProtocolTask:
     """`PROTOCOL:TASK` -> the task. Raises UsageError for an unknown protocol or task, listing the known ones."""
     name, _, task = spec.partition(":")

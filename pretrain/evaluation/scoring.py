@@ -189,17 +189,21 @@ def score_classes(
 ) -> list[ClassTable]:
     """One table per score set, over the same resamples.
 
-    scores: list of (n, C); truth (n, C) bool, every class with positives and negatives (`usable_classes`); patients
-    (n,); names: code and name of each class.
+    scores: list of (n, C), or (S, n, C) of S seeds, whose figure is the mean over the seeds, resampled together; truth
+    (n, C) bool, every class with positives and negatives (`usable_classes`); patients (n,); names: code and name of
+    each class.
     """
+    seeds = [values[None] if values.ndim == 2 else values for values in scores]
+    resampled = iter(
+        bootstrap_auroc([each for of in seeds for each in of], truth, patients, resamples=resamples, seed=seed)
+    )
     positives = truth.sum(axis=0)
     having = np.array([len(np.unique(patients[column])) for column in truth.T])
     lacking = np.array([len(np.unique(patients[~column])) for column in truth.T])
     out = []
-    for values, table in zip(
-        scores, bootstrap_auroc(scores, truth, patients, resamples=resamples, seed=seed), strict=True
-    ):
-        sample = Sample(class_auroc(values, truth), table, having, lacking)
+    for of in seeds:
+        table = np.mean([next(resampled) for _ in of], axis=0)
+        sample = Sample(np.mean([class_auroc(values, truth) for values in of], axis=0), table, having, lacking)
         classes = [
             ClassResult(code, name, int(positives[c]), int(having[c]), float(sample.point[c]), *_limits(sample, c))
             for c, (code, name) in enumerate(names)

@@ -133,17 +133,18 @@ class LoadedEncoder:
         signal: np.ndarray | Tensor,
         lead_mask: np.ndarray | Tensor,
         valid_samples: np.ndarray | Tensor | None = None,
+        return_tokens: bool = False,
     ) -> EncoderOutput:
         """A batch that already fulfils the contract: signal (B, 12, T) mV, lead_mask bool (B, 12), valid_samples (B,).
 
-        Tensors stay on `device`.
+        Tensors stay on `device`. return_tokens: the tokens too, not the pooled features alone.
         """
         signal, lead_mask = torch.as_tensor(signal), torch.as_tensor(lead_mask)
         valid = None
         if valid_samples is not None and int(torch.as_tensor(valid_samples).min()) < self.contract.samples:
             valid = torch.as_tensor(valid_samples).to(self.device)
         with ENCODERS.watched(self.ecg.word, "cannot embed"):
-            return self.ecg(signal.to(self.device), lead_mask.to(self.device), valid)
+            return self.ecg(signal.to(self.device), lead_mask.to(self.device), valid, return_tokens)
 
     def embed(self, signal: np.ndarray, *, sampling_rate: float, **form: Unpack[SignalForm]) -> np.ndarray:
         """ECG array (B, L, T) or (L, T) in mV -> float32 (B, embedding_dim), unit rows.

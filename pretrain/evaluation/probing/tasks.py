@@ -37,6 +37,15 @@ class ProbeTask:
     about: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Records:
+    """Which records are read: rows int64 (n,) of a set; only the first seconds of each are shown, None = all."""
+
+    shard_set: ShardSet
+    rows: np.ndarray
+    first_seconds: float | None = None
+
+
 def task_of_folds(
     shard_set: ShardSet, label_set: str, train: Sequence[int], validation: Sequence[int], test: Sequence[int]
 ) -> ProbeTask:

@@ -15,6 +15,9 @@ from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.stream.stream import iterate_rows
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
+from cardialign.pretrain.evaluation.features import check_contract
+from cardialign.pretrain.evaluation.ledger import told
+from cardialign.pretrain.evaluation.openings import opening_line
 from cardialign.pretrain.evaluation.probing.fine_tune import FineTuned, FineTuneOptions, fine_tune
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 from cardialign.pretrain.evaluation.result import plain
@@ -37,9 +40,10 @@ class TunedResult:
     high: float
     seeds: list[dict[str, Any]]
     classes: list[dict[str, Any]]
+    left_out: list[dict[str, str]]
 
     def to_dict(self) -> dict[str, Any]:
-        return plain(asdict(self))
+        return plain({**asdict(self), "ledger": self.task.get("ledger", [])})
 
     def table(self) -> str:
         spread = "" if self.spread is None else f" +- {self.spread:.3f} over {len(self.seeds)} seeds"
@@ -49,6 +53,10 @@ class TunedResult:
             f"{self.task['records']}; best epoch {', '.join(str(each['best_epoch']) for each in self.seeds)}",
         ]
         lines += [f"  {each['code']:12s} {each['positives']:6d}  {each['auroc']:.3f}" for each in self.classes]
+        lines += [f"left out, {each['reason']}: {each['code']}" for each in self.left_out]
+        lines += told(self.task.get("ledger", []))
+        if opening := self.task.get("test_opened"):
+            lines.append(opening_line(opening))
         return "\n".join(lines)
 
 
@@ -68,15 +76,22 @@ def tune(
     seeds: int = 1,
     bootstrap: int = 1000,
     progress: Progress | None = None,
+    about_to_score: Callable[[], None] | None = None,
 ) -> TunedResult:
     """Train from a given encoder, or from random weights of a section `encoder:`; each seed from the same start.
+    about_to_score: called once, when everything fits.
 
     Raises UserError when the records do not fit the encoder, or the task holds nothing to choose by or to score.
     """
     truth = task.truth[task.parts.test]
-    usable, _ = usable_classes(truth)
+    usable, reasons = usable_classes(truth)
     if not usable.size:
         raise UserError(f"{task.name}: no class of the {len(truth)} test records can be scored", "use other folds")
+
+    if isinstance(start, LoadedEncoder):
+        check_contract(start, shard_set)
+    if about_to_score is not None:
+        about_to_score()
 
     def read(places: np.ndarray) -> Iterator[Batch]:
         for batch in iterate_rows(shard_set, task.rows[places], options.batch_size):
@@ -117,6 +132,7 @@ def tune(
         table.macro.high,
         told,
         [asdict(each) for each in table.classes],
+        [{"code": task.names[c][0], "reason": why} for c, why in reasons.items()],
     )
 
 
