@@ -125,7 +125,7 @@ class ProbeResult:
 
     def notes(self) -> list[str]:
         """What stands under the figures: classes left out, patients on both sides, what was trained on before."""
-        notes = [f"left out, {each['reason']}: {each['code']}" for each in self.left_out]
+        notes = left_out_notes(self.left_out)
         codes = [code for code, _ in self.task["scored"]]
         for share in sorted({row.share for row in self.rows}):
             never = {code for row in self.rows if row.share == share for fit in row.fits for code in fit["unseen"]}
@@ -142,6 +142,12 @@ class ProbeResult:
         if opening := self.task.get("test_opened"):
             notes.append(opening_line(opening))
         return notes
+
+
+def left_out_notes(left_out: Sequence[Mapping[str, str]]) -> list[str]:
+    """A line for each reason, with the classes that it keeps out of the mean."""
+    reasons = dict.fromkeys(each["reason"] for each in left_out)
+    return [f"left out, {why}: {', '.join(e['code'] for e in left_out if e['reason'] == why)}" for why in reasons]
 
 
 def joined(results: Sequence[ProbeResult]) -> ProbeResult:

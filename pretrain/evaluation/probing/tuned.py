@@ -19,6 +19,7 @@ from cardialign.pretrain.evaluation.features import check_contract
 from cardialign.pretrain.evaluation.ledger import told
 from cardialign.pretrain.evaluation.openings import opening_line
 from cardialign.pretrain.evaluation.probing.fine_tune import FineTuned, FineTuneOptions, fine_tune
+from cardialign.pretrain.evaluation.probing.report import left_out_notes
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 from cardialign.pretrain.evaluation.result import plain
 from cardialign.pretrain.evaluation.scoring import class_auroc, score_classes, usable_classes
@@ -53,7 +54,7 @@ class TunedResult:
             f"{self.task['records']}; best epoch {', '.join(str(each['best_epoch']) for each in self.seeds)}",
         ]
         lines += [f"  {each['code']:12s} {each['positives']:6d}  {each['auroc']:.3f}" for each in self.classes]
-        lines += [f"left out, {each['reason']}: {each['code']}" for each in self.left_out]
+        lines += left_out_notes(self.left_out)
         lines += told(self.task.get("ledger", []))
         if opening := self.task.get("test_opened"):
             lines.append(opening_line(opening))
