@@ -27,7 +27,10 @@ from cardialign.pretrain.evaluation.probing.subsets import subset
 from cardialign.pretrain.evaluation.probing.tokens import Tokens
 from cardialign.pretrain.evaluation.scoring import class_auroc, usable_classes
 
-BATCH, RATE, EPOCHS, PATIENCE = 256, 3e-3, 60, 8
+BATCH, ROUNDS, PATIENCE = 64, 60, 10
+STEPS = 10
+"""A round is a pass over the training records, or so many steps where they are few."""
+QUERY_RATE, HEAD_RATE = 0.05, 0.005
 
 
 class AttentionProbe(nn.Module):
@@ -41,7 +44,7 @@ class AttentionProbe(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
         self.query = nn.Parameter(torch.zeros(len(mean)))
-        self.head = nn.Linear(len(mean), classes)
+        self.head = nn.utils.skip_init(nn.Linear, len(mean), classes)  # it is set from the probe of the mean
 
     def pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """(B, D): the mean of the tokens weighed by their likeness to the query; 0 for a record without any."""
@@ -97,26 +100,42 @@ def _trained(
         return float(class_auroc(scores[:, judged], answers[:, judged]).mean())
 
     draw = np.random.default_rng([seed, 2])
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+    groups = [
+        {"params": [model.query], "lr": QUERY_RATE},
+        {"params": list(model.head.parameters()), "lr": HEAD_RATE},
+    ]
+    optimizer = torch.optim.Adam(groups)
     value, best, at = judge(), copy.deepcopy(model.state_dict()), 0
-    for epoch in range(1, EPOCHS + 1):
-        order = draw.permutation(len(rows))
-        for start in range(0, len(rows), BATCH):
-            some = order[start : start + BATCH]
-            values, mask = map(torch.from_numpy, tokens.rows(rows[some]))
-            wanted = torch.from_numpy(known[some]).float()
-            loss = F.binary_cross_entropy_with_logits(model(values, mask), wanted, reduction="none").sum(1).mean()
-            loss = loss + 0.5 * model.head.weight.square().sum() / (strength * len(rows))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+    for round_ in range(1, ROUNDS + 1):
+        passes = max(1, -(-STEPS * BATCH // len(rows)))
+        order = np.concatenate([draw.permutation(len(rows)) for _ in range(passes)])
+        for start in range(0, len(order), BATCH):
+            _step(model, optimizer, tokens, rows, known, order[start : start + BATCH], strength)
         found = judge()
         if found > value:
-            value, best, at = found, copy.deepcopy(model.state_dict()), epoch
-        if epoch - at >= PATIENCE:
+            value, best, at = found, copy.deepcopy(model.state_dict()), round_
+        if round_ - at >= PATIENCE:
             break
     model.load_state_dict(best)
     return model, value
+
+
+def _step(
+    model: AttentionProbe,
+    optimizer: torch.optim.Optimizer,
+    tokens: Tokens,
+    rows: np.ndarray,
+    known: np.ndarray,
+    some: np.ndarray,
+    strength: float,
+) -> None:
+    values, mask = map(torch.from_numpy, tokens.rows(rows[some]))
+    wanted = torch.from_numpy(known[some]).float()
+    loss = F.binary_cross_entropy_with_logits(model(values, mask), wanted, reduction="none").sum(1).mean()
+    loss = loss + 0.5 * model.head.weight.square().sum() / (strength * len(rows))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
 
 
 def _statistics(tokens: Tokens, rows: np.ndarray) -> tuple[Tensor, Tensor]:
