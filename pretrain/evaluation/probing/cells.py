@@ -94,7 +94,7 @@ def keep_features(
     if _are_kept(folder, facts):
         return
     tokens = partial(_tokens_folder, folder) if plan.attention else None
-    _keep_systems(folder, read_systems(encoder, chosen, plan.floors, plan.seed, ReadOptions(progress, tokens)), facts)
+    keep_systems(folder, read_systems(encoder, chosen, plan.floors, plan.seed, ReadOptions(progress, tokens)), facts)
 
 
 def features_facts(encoder: LoadedEncoder, chosen: Records, plan: ProbePlan) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def shares_of(options: ProbeOptions) -> list[ProbeOptions]:
     return [replace(options, shares=(share,)) for share in options.shares]
 
 
-def _keep_systems(folder: Path, systems: Sequence[System], facts: Mapping[str, Any]) -> None:
+def keep_systems(folder: Path, systems: Sequence[System], facts: Mapping[str, Any]) -> None:
     """Write features, and list them with the facts that decided them. Tokens lie in the folder already."""
     folder.mkdir(parents=True, exist_ok=True)
     for each in systems:
@@ -149,7 +149,7 @@ def _keep_systems(folder: Path, systems: Sequence[System], facts: Mapping[str, A
 
 
 def _tokens_folder(folder: Path, system: str) -> Path:
-    """Where `_keep_systems` expects the tokens of a system."""
+    """Where `keep_systems` expects the tokens of a system."""
     return folder / f"{system}.tokens"
 
 

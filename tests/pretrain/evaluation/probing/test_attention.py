@@ -1,4 +1,4 @@
-"""The attention-pooled probe finds what one token among many says, decides alike every time, and trains nothing else."""
+"""The attention-pooled probe finds what one token of many says, decides alike every time, and trains nothing else."""
 
 from __future__ import annotations
 
