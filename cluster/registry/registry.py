@@ -40,6 +40,7 @@ CANDIDATE = "candidate"
 ARTIFACT = "encoders"
 """Folder of a run's artifacts with one folder per encoder, named by its digest."""
 DIGEST_TAG = "digest"
+LEDGER = "ledger."
 MOST_OF_A_TAG = 5000
 """Characters that every MLflow takes as the value of a version's tag."""
 
@@ -203,7 +204,8 @@ def _resolve(client: MlflowClient, reference: Reference, uri: str) -> ModelVersi
 
 
 def list_models(tracking_uri: str) -> list[dict[str, Any]]:
-    """Every registered version, newest first per name: name, version, aliases, run_id, metrics, created (ms)."""
+    """Every registered version, newest first per name: name, version, aliases, run_id, metrics, ledger (of each
+    evaluation: what was trained on before), created (ms)."""
     uri = absolute_uri(tracking_uri)
     client = mlflow_store.open_client(uri)
     with mlflow_store.speaking(uri, "does not list its encoders"):
@@ -225,6 +227,7 @@ def _row(version: ModelVersion, aliases: Mapping[str, str]) -> dict[str, Any]:
         "aliases": sorted(alias for alias, target in aliases.items() if str(target) == str(version.version)),
         "run_id": version.run_id,
         "metrics": {key: number for key, v in metrics.items() if (number := _number(v)) is not None},
+        "ledger": {key.removeprefix(LEDGER): said for key, said in version.tags.items() if key.startswith(LEDGER)},
         "created": version.creation_timestamp,
     }
 
@@ -311,7 +314,7 @@ def log_evaluation(reference: str, tracking_uri: str, prefix: str, result: Mappi
             client.set_model_version_tag(version.name, version.version, tag, f"{result['macro']:.6g}")
         if result.get("ledger"):
             seen = "; ".join(str(line["line"]) for line in result["ledger"])
-            tag = f"ledger.{shorten(prefix)}"
+            tag = f"{LEDGER}{shorten(prefix)}"
             client.set_model_version_tag(version.name, version.version, tag, ascii_escapes(seen)[:MOST_OF_A_TAG])
 
 

@@ -9,14 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.pretrain.evaluation.overlap import FOUND, NONE, UNKNOWN, Overlap, find_overlap, refuse_overlap
-from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
-from cardialign.pretrain.export.loaded import LoadedEncoder
-from cardialign.pretrain.export.trained_on import patient_digests, recording_digests
-
+NONE, FOUND, UNKNOWN = "none", "found", "unknown"
+"""Whether anything is shared."""
 NOTHING_TRAINED = "it was never trained"
 PRETRAINING, LABELLED = "pretraining", "the labelled training records"
 
@@ -54,9 +48,8 @@ class LedgerLine:
         return {**asdict(self), "line": str(self)}
 
 
-def of_pretraining(figure: str, scored: str, overlap: Overlap | Mapping[str, Any]) -> LedgerLine:
-    """The line of an encoder, from what `find_overlap` found, or from what a result says of it."""
-    found = asdict(overlap) if isinstance(overlap, Overlap) else dict(overlap)
+def of_pretraining(figure: str, scored: str, found: Mapping[str, Any]) -> LedgerLine:
+    """The line of an encoder, from what `overlap.find_overlap` found, as a result says it (`Overlap.to_dict`)."""
     return LedgerLine(
         figure,
         scored,
@@ -70,62 +63,6 @@ def of_pretraining(figure: str, scored: str, overlap: Overlap | Mapping[str, Any
     )
 
 
-def note_ledger(
-    task: ProbeTask, shard_set: ShardSet, figures: Mapping[str, LoadedEncoder | None], *, allow_trained: bool
-) -> None:
-    """Write into `task.about` what the encoder of each figure (None: nothing was trained) has seen of the test records.
-
-    Raises UserError where one was trained on them, unless `allow_trained`.
-    """
-    rows = task.rows[task.parts.test]
-    scored = f"{task.name} test"
-    lines = []
-    for figure, encoder in figures.items():
-        if encoder is None:
-            lines.append(_never_trained(figure, scored, shard_set, rows))
-            continue
-        overlap = find_overlap(encoder, shard_set, rows)
-        if not allow_trained:
-            refuse_overlap(overlap, encoder, shard_set)
-        task.about["trained_on"] = overlap.to_dict()
-        lines.append(of_pretraining(figure, scored, overlap))
-    lines.append(of_labelled(scored, shard_set, task.rows[task.parts.train], rows))
-    task.about["ledger"] = [line.to_dict() for line in lines]
-
-
-def _never_trained(figure: str, scored: str, shard_set: ShardSet, rows: np.ndarray) -> LedgerLine:
-    """The line of a floor whose features nobody trained."""
-    patients = len(np.unique(shard_set.patients[rows]))
-    return LedgerLine(figure, scored, PRETRAINING, NONE, 0, patients, 0, len(rows), NOTHING_TRAINED)
-
-
-def of_labelled(scored: str, shard_set: ShardSet, train: np.ndarray, test: np.ndarray) -> LedgerLine:
-    """The line that all figures of a probe share: scored rows against the rows that a probe or fine-tuning learns from.
-
-    A recording that is there twice counts, whatever its patient id says. Only the index is read.
-    """
-    patients, recordings = patient_digests(shard_set, test), recording_digests(shard_set, test)
-    known, heard = patient_digests(shard_set, train), recording_digests(shard_set, train)
-    same_patient = np.isin(patients, known[known != 0])
-    same_recording = np.isin(recordings, heard[heard != 0])
-    nameless = int((patients == 0).sum() + (known == 0).sum())
-    reason = f"{nameless} records of the two have no patient id" if nameless else ""
-    everybody = shard_set.patients[test]
-    shared = len(np.unique(everybody[same_patient | same_recording]))
-    status = FOUND if shared else UNKNOWN if nameless else NONE
-    return LedgerLine(
-        "every system",
-        scored,
-        LABELLED,
-        status,
-        shared,
-        len(np.unique(everybody)),
-        int(same_recording.sum()),
-        len(test),
-        reason,
-    )
-
-
 def told(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """The lines of a result, for people; what is alike but for the figure stands together."""
     together: dict[tuple[Any, ...], list[str]] = {}
@@ -133,3 +70,19 @@ def told(lines: Sequence[Mapping[str, Any]]) -> list[str]:
         key = tuple((name, value) for name, value in line.items() if name not in ("figure", "line"))
         together.setdefault(key, []).append(line["figure"])
     return [str(LedgerLine(figure=", ".join(figures), **dict(key))) for key, figures in together.items()]
+
+
+def opening_line(opening: Mapping[str, Any]) -> str:
+    """One sentence beside the figures."""
+    times, task = opening["times"], opening["task"]
+    if times is None:
+        return (
+            f"test records of {task}: opened, and how often before is not known (nothing can be written beside the set)"
+        )
+    if times == 1:
+        return f"test records of {task}: opened once for this run"
+    first = opening["earlier"][0]
+    return (
+        f"TEST RECORDS OF {task} OPENED {times} TIMES for this run, first {first['time']} by {first['what']}: "
+        "what was chosen by them since is no estimate of anything new"
+    )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,19 +93,3 @@ def _read(folder: Path, key: str, run: str) -> list[dict[str, Any]]:
         if isinstance(values, dict) and (values.get("part"), values.get("run")) == (key, run):
             found.append({name: values.get(name) for name in ("time", "what", "encoder")})
     return found
-
-
-def opening_line(opening: Mapping[str, Any]) -> str:
-    """One sentence beside the figures."""
-    times, task = opening["times"], opening["task"]
-    if times is None:
-        return (
-            f"test records of {task}: opened, and how often before is not known (nothing can be written beside the set)"
-        )
-    if times == 1:
-        return f"test records of {task}: opened once for this run"
-    first = opening["earlier"][0]
-    return (
-        f"TEST RECORDS OF {task} OPENED {times} TIMES for this run, first {first['time']} by {first['what']}: "
-        "what was chosen by them since is no estimate of anything new"
-    )

@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.cli.progress import Progress
     from cardialign.cluster.registry.open_encoder import open_encoder
-    from cardialign.pretrain.evaluation.ledger import note_ledger
     from cardialign.pretrain.evaluation.openings import run_of
+    from cardialign.pretrain.evaluation.overlap import note_ledger
     from cardialign.pretrain.evaluation.probing.fine_tune import PRESETS, parse_options
     from cardialign.pretrain.evaluation.probing.tuned import tune
 

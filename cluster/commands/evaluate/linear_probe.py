@@ -181,8 +181,8 @@ def opens_test(
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.cli.progress import Progress
     from cardialign.cluster.registry.open_encoder import open_encoder
-    from cardialign.pretrain.evaluation.ledger import note_ledger
     from cardialign.pretrain.evaluation.openings import run_of
+    from cardialign.pretrain.evaluation.overlap import note_ledger
     from cardialign.pretrain.evaluation.probing.cells import probe_task
 
     check_track(args)

@@ -14,8 +14,8 @@ from cardialign.pretrain.evaluation.features import Progress
 from cardialign.pretrain.evaluation.grid.plan import GridPlan, OpenTask, open_tasks
 from cardialign.pretrain.evaluation.grid.result import GridResult
 from cardialign.pretrain.evaluation.grid.store import GridFolder
-from cardialign.pretrain.evaluation.ledger import note_ledger
 from cardialign.pretrain.evaluation.openings import ScoredPart, open_test, run_of
+from cardialign.pretrain.evaluation.overlap import note_ledger
 from cardialign.pretrain.evaluation.probing.cells import (
     CellExecutor,
     CellJob,

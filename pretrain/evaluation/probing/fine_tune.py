@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
-from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.pretrain.config import Fraction, Strict
 from cardialign.pretrain.config.load import set_dotted
@@ -156,7 +156,7 @@ def fine_tune(
 ) -> FineTuned:
     """Train a copy of the encoder and a new head on the training records; the encoder given stays as it is.
 
-    truth bool (n, C). Raises ValueError when the validation records can rank no class.
+    truth bool (n, C). Raises ValueError when the validation records can rank no class, UserError when it diverges.
     """
     judged, _ = usable_classes(truth[parts.validation])
     if not judged.size:
@@ -172,6 +172,11 @@ def fine_tune(
         for epoch in range(1, options.epochs + 1):
             _epoch(model, optimizer, schedule, read, truth, draw.permutation(parts.train), options, draw)
             scores = score(model, read, parts.validation, options.crop_seconds)
+            if not np.isfinite(scores).all():
+                raise UserError(
+                    f"training diverged: after epoch {epoch} the scores are not finite",
+                    f"lower the rate: --set lr={options.lr / 3:.1g}",
+                )
             found.history.append(float(class_auroc(scores[:, judged], truth[parts.validation][:, judged]).mean()))
             log.info("fine_tune epoch=%d validation=%.4f", epoch, found.history[-1])
             if found.history[-1] > max(found.history[:-1], default=-1.0):

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from cardialign.data_shards.errors import UserError
-from cardialign.pretrain.evaluation.ledger import told
-from cardialign.pretrain.evaluation.openings import opening_line
+from cardialign.pretrain.evaluation.ledger import opening_line, told
 from cardialign.pretrain.evaluation.probing.attention import attention_probe
 from cardialign.pretrain.evaluation.probing.linear_probe import ProbeFit, neighbours, probe
 from cardialign.pretrain.evaluation.probing.systems import System
@@ -224,6 +223,8 @@ def _rows_at(
 def _fit(read: Reader, system: System, task: ProbeTask, share: float, style: str, seed: int) -> ProbeFit:
     try:
         return read(task.truth, task.parts, share, style, seed)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(
             f"{task.name}, {system.name} at {100 * share:g} % of {len(task.parts.train)} training records: {error}",

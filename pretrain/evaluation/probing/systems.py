@@ -118,9 +118,9 @@ def read_systems(
         if each.features is not None
     }
     found |= {each.name: each for each in _measured(chosen, floors, seed, how)}
-    for each in found.values():
-        if each.name != "hand-features":
-            _check_finite(each, chosen)
+    for name, system in found.items():
+        if name != "hand-features":
+            _check_finite(system, chosen)
     return [found[name] for name in ("encoder", *FLOORS) if name in found]
 
 

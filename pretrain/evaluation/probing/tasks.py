@@ -49,7 +49,7 @@ class Records:
 def task_of_folds(
     shard_set: ShardSet, label_set: str, train: Sequence[int], validation: Sequence[int], test: Sequence[int]
 ) -> ProbeTask:
-    """The records labelled in one label set of the shard set, by folds.
+    """The records labelled in one label set of the shard set, by folds. Without test folds no record is in that part.
 
     Raises UsageError for a fold on two sides, DataError for an unknown label set or a part without records.
     """
@@ -63,7 +63,9 @@ def task_of_folds(
         raise UsageError(
             f"fold {', '.join(map(str, twice))} is in two of train, validation and test", "give each fold to one part"
         )
-    pieces = {part: shard_set.select(folds=sorted(folds), label_set=label_set).rows for part, folds in given.items()}
+    pieces = {
+        part: shard_set.select(folds=sorted(folds), label_set=label_set).rows for part, folds in given.items() if folds
+    }
     rows, parts = _together(pieces)
     codes, matrix, _ = shard_set.labels(rows, label_set)
     about = {"label_set": label_set, "folds": {part: sorted(folds) for part, folds in given.items()}}
@@ -74,9 +76,14 @@ def task_of_folds(
     )
 
 
-def task_of_protocol(spec: str, shard_set: ShardSet, label_files: Path | None = None) -> ProbeTask:
-    """`PROTOCOL:TASK` in this shard set. Raises as `cardialign.pretrain.evaluation.protocols.open_task`."""
-    opened = {part: open_task(spec, shard_set, split=part, label_files=label_files) for part in PARTS}
+def task_of_protocol(
+    spec: str, shard_set: ShardSet, label_files: Path | None = None, parts_read: Sequence[str] = PARTS
+) -> ProbeTask:
+    """`PROTOCOL:TASK` in this shard set; a part that is not read is empty.
+
+    Raises as `cardialign.pretrain.evaluation.protocols.open_task`.
+    """
+    opened = {part: open_task(spec, shard_set, split=part, label_files=label_files) for part in parts_read}
     rows, parts = _together({part: task.rows for part, task in opened.items()})
     first = opened["train"]
     truth = np.zeros((len(rows), len(first.prompts.classes)), dtype=bool)
@@ -92,7 +99,8 @@ def _together(pieces: dict[str, np.ndarray]) -> tuple[np.ndarray, Parts]:
     rows = np.unique(np.concatenate([np.sort(each) for each in pieces.values()]))
     if len(rows) != sum(len(each) for each in pieces.values()):
         raise DataError("a record is in two of train, validation and test", "give each record to one part")
-    return rows, Parts(*(np.searchsorted(rows, np.sort(pieces[part])) for part in PARTS))
+    none = np.empty(0, dtype=np.int64)
+    return rows, Parts(*(np.searchsorted(rows, np.sort(pieces.get(part, none))) for part in PARTS))
 
 
 def _told(task: ProbeTask) -> ProbeTask:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,7 @@ from cardialign.data_shards.stream.stream import iterate_rows
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
 from cardialign.pretrain.evaluation.features import check_contract
-from cardialign.pretrain.evaluation.ledger import told
-from cardialign.pretrain.evaluation.openings import opening_line
+from cardialign.pretrain.evaluation.ledger import opening_line, told
 from cardialign.pretrain.evaluation.probing.fine_tune import FineTuned, FineTuneOptions, fine_tune
 from cardialign.pretrain.evaluation.probing.report import left_out_notes
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
@@ -80,12 +79,13 @@ def tune(
     about_to_score: Callable[[], None] | None = None,
 ) -> TunedResult:
     """Train from a given encoder, or from random weights of a section `encoder:`; each seed from the same start.
+
     about_to_score: called once, when everything fits.
 
     Raises UserError when the records do not fit the encoder, or the task holds nothing to choose by or to score.
     """
     truth = task.truth[task.parts.test]
-    usable, reasons = usable_classes(truth)
+    usable, _ = usable_classes(truth)
     if not usable.size:
         raise UserError(f"{task.name}: no class of the {len(truth)} test records can be scored", "use other folds")
 
@@ -105,10 +105,22 @@ def tune(
         own = options.model_copy(update={"seed": seed})
         try:
             found.append(fine_tune(encoder, read, task.truth, task.parts, own, device))
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(f"{task.name}: {error}", "use other folds or another task") from None
         if progress is not None:
             progress(len(found), seeds)
+    about = {**task.about, "name": task.name}
+    start_words = start.digest if isinstance(start, LoadedEncoder) else f"from random weights: {start['name']}"
+    return _result(replace(task, about=about), start_words, options, found, bootstrap)
+
+
+def _result(
+    task: ProbeTask, start: str, options: FineTuneOptions, found: Sequence[FineTuned], bootstrap: int
+) -> TunedResult:
+    truth = task.truth[task.parts.test]
+    usable, reasons = usable_classes(truth)
     macros = [float(class_auroc(each.scores[:, usable], truth[:, usable]).mean()) for each in found]
     table = score_classes(
         [found[0].scores[:, usable]],
@@ -118,20 +130,20 @@ def tune(
         resamples=bootstrap,
         seed=0,
     )[0]
-    told = [
+    per_seed = [
         {"seed": options.seed + k, "macro": macro, "best_epoch": each.best_epoch, "history": each.history}
         for k, (each, macro) in enumerate(zip(found, macros, strict=True))
     ]
     records = ", ".join(f"{count} {part}" for part, count in task.about["records"].items())
     return TunedResult(
-        {**task.about, "name": task.name, "records": records},
-        start.digest if isinstance(start, LoadedEncoder) else f"from random weights: {start['name']}",
+        {**task.about, "records": records},
+        start,
         options.model_dump(mode="json"),
         float(np.mean(macros)),
-        float(np.std(macros, ddof=1)) if seeds > 1 else None,
+        float(np.std(macros, ddof=1)) if len(found) > 1 else None,
         table.macro.low,
         table.macro.high,
-        told,
+        per_seed,
         [asdict(each) for each in table.classes],
         [{"code": task.names[c][0], "reason": why} for c, why in reasons.items()],
     )

@@ -140,6 +140,7 @@ def test_aliases_move_and_figures_follow_the_version(
         "low": 0.88,
         "high": 0.92,
         "classes": [{"code": "PRC(S)", "auroc": 0.95}, {"code": "RARE", "auroc": None}],
+        "ledger": [{"line": "ledger encoder x trial, pretraining: shared patients 0 of 7, shared recordings 0 of 9"}],
     }
     log_evaluation("models:/second@production", store[0], "zero-shot/trial", result)
     rows = {
@@ -149,6 +150,7 @@ def test_aliases_move_and_figures_follow_the_version(
     }
     assert rows[2]["aliases"] == ["candidate", "production"] and rows[1]["aliases"] == []
     assert rows[2]["metrics"] == {"zero-shot/trial/macro": 0.9}
+    assert rows[2]["ledger"] == {"zero-shot/trial": result["ledger"][0]["line"]} and rows[1]["ledger"] == {}
     metrics = open_client(store[0]).get_run(rows[2]["run_id"]).data.metrics
     assert metrics["zero-shot/trial/auroc/PRC-x28-S-x29-"] == 0.95, "a code that MLflow would refuse"
 

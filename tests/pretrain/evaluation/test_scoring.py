@@ -13,6 +13,7 @@ from cardialign.pretrain.evaluation.scoring import (
     bootstrap_auroc,
     class_auroc,
     patient_resamples,
+    score_classes,
     usable_classes,
 )
 
@@ -51,6 +52,42 @@ def test_agrees_with_scikit_learn_where_it_is_installed():
     scores, truth = rng.normal(size=(300, 4)).round(1), rng.random((300, 4)) < 0.2
     expected = sklearn_metrics.roc_auc_score(truth, scores, average=None)
     np.testing.assert_allclose(class_auroc(scores, truth), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_agrees_with_scikit_learn_to_twelve_digits_with_ties_weights_and_classes_of_one(seed):
+    roc_auc_score = pytest.importorskip("sklearn.metrics").roc_auc_score
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(3, 400))
+    scores = rng.normal(size=(n, 6)) * 10.0 ** rng.integers(-8, 8)
+    scores[:, 1] = rng.integers(0, 3, n)  # next to nothing but ties
+    scores[:, 2] = np.float32(scores[:, 2])
+    truth = rng.random((n, 6)) < [0.5, 0.3, 0.2, 0.05, 0, 0]
+    truth[rng.integers(n), 4] = True  # one positive
+    truth[:, 5] = np.arange(n) != rng.integers(n)  # one negative
+    truth[0], truth[1] = True, False
+    np.testing.assert_allclose(
+        class_auroc(scores, truth), roc_auc_score(truth, scores, average=None), rtol=0, atol=1e-12
+    )
+    assert class_auroc(scores, truth).mean() == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+    weights = rng.standard_exponential(n)
+    for c in range(6):
+        expected = roc_auc_score(truth[:, c], scores[:, c], sample_weight=weights)
+        assert auroc(scores[:, c], truth[:, c], weights[None])[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_figure_of_several_seeds_is_the_mean_over_them_and_is_resampled_as_one():
+    rng = np.random.default_rng(0)
+    truth = rng.random((200, 2)) < 0.4
+    scores = np.stack([truth + rng.normal(size=truth.shape) * spread for spread in (0.5, 1.0, 2.0)])
+    patients, names = np.arange(200) // 2, [("A", "a"), ("B", "b")]
+    table = score_classes([scores], truth, patients, names, resamples=300, seed=0)[0]
+    alone = [score_classes([each], truth, patients, names, resamples=300, seed=0)[0] for each in scores]
+    assert table.macro.value == pytest.approx(np.mean([each.macro.value for each in alone]), abs=1e-12)
+    drawn = np.mean([each.sample.resampled for each in alone], axis=0)
+    np.testing.assert_allclose(table.sample.resampled, drawn, atol=1e-12)
+    assert table.macro.low < table.macro.value < table.macro.high
+    assert alone[0].macro == score_classes([scores[:1]], truth, patients, names, resamples=300, seed=0)[0].macro
 
 
 def test_a_resample_without_positives_is_undefined_not_zero():
