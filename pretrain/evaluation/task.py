@@ -26,6 +26,7 @@ class EvaluationTask:
     first_seconds  only so much of each signal is shown to the encoder, the rest is masked; None = all of it
     protocol       where all this comes from when a published protocol chose it
                    (`cardialign.pretrain.evaluation.protocols`), None otherwise
+    listed         the rows in the order of the published label file, where there is one: published subsets count in it
     """
 
     prompts: PromptSet
@@ -37,6 +38,7 @@ class EvaluationTask:
     split: SplitRule | None = None
     first_seconds: float | None = None
     protocol: dict[str, Any] | None = None
+    listed: np.ndarray | None = None
 
 
 def labelled_task(

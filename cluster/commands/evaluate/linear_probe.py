@@ -156,6 +156,8 @@ def open_probe_task(args: argparse.Namespace) -> tuple[ShardSet, ProbeTask]:
         )
     if args.protocol and any(part is not None for part in parts):
         raise UsageError("folds with --protocol: the protocol says which records", "leave the folds out")
+    if args.labels and args.label_files is not None:
+        raise UsageError("--label-files belongs to a protocol", "add --protocol NAME:TASK instead of --labels")
     shard_set = ShardSet.open(args.shards)
     task = (
         task_of_folds(shard_set, args.labels, *parts)

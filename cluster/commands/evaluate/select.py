@@ -61,6 +61,8 @@ def validation_of(args: argparse.Namespace, shard_set: ShardSet) -> Validation:
         raise UsageError(
             "--labels, --train-folds and --validation-folds belong together", "give all three, or leave --labels out"
         )
+    if args.label_files is not None and not args.protocol:
+        raise UsageError("--label-files belongs to a protocol", "add --protocol NAME:TASK or leave it out")
     if args.criterion == "probe" and not (args.labels or args.protocol):
         raise UsageError("--criterion probe needs labels", "add --protocol NAME:TASK, or --labels and --train-folds")
     if args.protocol or args.labels:

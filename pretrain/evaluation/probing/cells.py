@@ -116,7 +116,7 @@ def probe_task(
 
     about_to_score: called once, when the features are there and the test records are next.
 
-    Raises UserError when a share cannot be probed.
+    A share that cannot be probed is named in the result (`missing`). Raises UserError when none can be.
     """
     with scratch_beside(shard_set) as folder:
         keep_features(encoder, Records(shard_set, task.rows, task.first_seconds), plan, folder / "systems", progress)
@@ -125,13 +125,13 @@ def probe_task(
         keep_task(folder / "task", task, np.arange(len(task.rows)))
         jobs = [CellJob(folder / "systems", folder / "task", each) for each in shares_of(plan.options)]
         outcomes = dict(executor.run(jobs))
-    found = []
-    for place in range(len(jobs)):
-        outcome = outcomes[place]
-        if isinstance(outcome, UserError):
-            raise outcome
-        found.append(outcome)
-    return joined(found)
+    found = [each for _, each in sorted(outcomes.items()) if isinstance(each, ProbeResult)]
+    failed = {jobs[place].options.shares[0]: each for place, each in outcomes.items() if isinstance(each, UserError)}
+    if not found:
+        raise next(iter(failed.values()))
+    missing = [{"share": share, "reason": each.problem} for share, each in sorted(failed.items())]
+    whole = joined(found)
+    return replace(whole, task={**whole.task, "missing": missing})
 
 
 def shares_of(options: ProbeOptions) -> list[ProbeOptions]:

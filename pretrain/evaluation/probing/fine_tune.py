@@ -25,7 +25,7 @@ from cardialign.pretrain.config import Fraction, Strict
 from cardialign.pretrain.config.load import set_dotted
 from cardialign.pretrain.config.sentences import sentences
 from cardialign.pretrain.encoders.base import EcgEncoder
-from cardialign.pretrain.evaluation.probing.linear_probe import Parts
+from cardialign.pretrain.evaluation.probing.linear_probe import Parts, classes_to_judge, unseen_classes
 from cardialign.pretrain.evaluation.scoring import class_auroc, usable_classes
 
 log = logging.getLogger(__name__)
@@ -88,11 +88,13 @@ def parse_options(preset: str, assignments: Sequence[str]) -> FineTuneOptions:
 
 @dataclass
 class FineTuned:
-    """scores float64 (test records, C), log odds; history: validation macro AUROC per epoch; the best one, from 1."""
+    """scores float64 (test records, C), log odds, all the same for a class that training cannot show (`unseen`, as of
+    a linear probe); history: validation macro AUROC per epoch; the best one, from 1."""
 
     scores: np.ndarray
     history: list[float] = field(default_factory=list)
     best_epoch: int = 0
+    unseen: tuple[int, ...] = ()
 
 
 class Classifier(nn.Module):
@@ -156,11 +158,10 @@ def fine_tune(
 ) -> FineTuned:
     """Train a copy of the encoder and a new head on the training records; the encoder given stays as it is.
 
-    truth bool (n, C). Raises ValueError when the validation records can rank no class, UserError when it diverges.
+    truth bool (n, C). Raises ValueError when no class is in training and in validation, UserError when it diverges.
     """
-    judged, _ = usable_classes(truth[parts.validation])
-    if not judged.size:
-        raise ValueError("no class has positives and negatives among the validation records")
+    learnt, _ = usable_classes(truth[parts.train])
+    judged = learnt[classes_to_judge(truth, parts, learnt)]
     draw = np.random.default_rng([options.seed, 1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
@@ -185,6 +186,8 @@ def fine_tune(
                 break
         model.load_state_dict(best)
         found.scores = score(model, read, parts.test, options.crop_seconds)
+        found.unseen = unseen_classes(learnt, truth.shape[1])
+        found.scores[:, list(found.unseen)] = 0.0
     return found
 
 

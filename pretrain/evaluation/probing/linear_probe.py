@@ -23,7 +23,8 @@ NEIGHBOURS = (1, 3, 5, 10, 20, 50, 100)
 
 @dataclass(frozen=True)
 class Parts:
-    """Places (int64, ascending) of the training, validation and test records among the n that have features."""
+    """Places (int64) of the training, validation and test records among the n that have features: ascending, those of
+    training in the order of a published label file where there is one."""
 
     train: np.ndarray
     validation: np.ndarray

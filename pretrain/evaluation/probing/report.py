@@ -137,6 +137,9 @@ class ProbeResult:
             notes.append(f"nothing was chosen by them, for want of validation records: {', '.join(unjudged)}")
         if shared := self.task["test_patients_in_training"]:
             notes.append(f"{shared} patients of the test records are in training too: no figure of new patients")
+        if shared := self.task.get("validation_patients_in_training", 0):
+            notes.append(f"{shared} patients of the validation records are in training too: penalties are too weak")
+        notes += [f"no figure at {100 * each['share']:g} %: {each['reason']}" for each in self.task.get("missing", [])]
         notes += told(self.task.get("ledger", []))
         if opening := self.task.get("test_opened"):
             notes.append(opening_line(opening))

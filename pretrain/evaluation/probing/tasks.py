@@ -6,7 +6,7 @@ Legend: n records, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def task_of_folds(
     pieces = {
         part: shard_set.select(folds=sorted(folds), label_set=label_set).rows for part, folds in given.items() if folds
     }
-    rows, parts = _together(pieces)
+    rows, parts = _together(shard_set, pieces)
     codes, matrix, _ = shard_set.labels(rows, label_set)
     about = {"label_set": label_set, "folds": {part: sorted(folds) for part, folds in given.items()}}
     return _told(
@@ -84,8 +84,10 @@ def task_of_protocol(
     Raises as `cardialign.pretrain.evaluation.protocols.open_task`.
     """
     opened = {part: open_task(spec, shard_set, split=part, label_files=label_files) for part in parts_read}
-    rows, parts = _together({part: task.rows for part, task in opened.items()})
+    rows, parts = _together(shard_set, {part: task.rows for part, task in opened.items()})
     first = opened["train"]
+    if first.listed is not None:
+        parts = replace(parts, train=np.searchsorted(rows, first.listed))
     truth = np.zeros((len(rows), len(first.prompts.classes)), dtype=bool)
     for task in opened.values():
         truth[np.searchsorted(rows, task.rows)] = task.truth
@@ -95,10 +97,14 @@ def task_of_protocol(
     return _told(ProbeTask(load_task(spec).spec, names, rows, truth, patients, parts, first.first_seconds, about))
 
 
-def _together(pieces: dict[str, np.ndarray]) -> tuple[np.ndarray, Parts]:
-    rows = np.unique(np.concatenate([np.sort(each) for each in pieces.values()]))
-    if len(rows) != sum(len(each) for each in pieces.values()):
-        raise DataError("a record is in two of train, validation and test", "give each record to one part")
+def _together(shard_set: ShardSet, pieces: dict[str, np.ndarray]) -> tuple[np.ndarray, Parts]:
+    rows, counts = np.unique(np.concatenate([np.sort(each) for each in pieces.values()]), return_counts=True)
+    if (counts > 1).any():
+        twice = rows[counts > 1]
+        raise DataError(
+            f"{len(twice)} records are in two of train, validation and test (first: {shard_set.key(int(twice[0]))})",
+            "give each record to one part",
+        )
     none = np.empty(0, dtype=np.int64)
     return rows, Parts(*(np.searchsorted(rows, np.sort(pieces.get(part, none))) for part in PARTS))
 
@@ -106,10 +112,12 @@ def _together(pieces: dict[str, np.ndarray]) -> tuple[np.ndarray, Parts]:
 def _told(task: ProbeTask) -> ProbeTask:
     """Patients of the training records among the others: a figure of theirs is no figure of new patients."""
     known = set(task.patients[task.parts.train].tolist())
+    chosen_by = set(task.patients[task.parts.validation].tolist())
     task.about["records"] = {
         "train": len(task.parts.train),
         "val": len(task.parts.validation),
         "test": len(task.parts.test),
     }
     task.about["test_patients_in_training"] = len(known & set(task.patients[task.parts.test].tolist()))
+    task.about["validation_patients_in_training"] = len(known & chosen_by)
     return task

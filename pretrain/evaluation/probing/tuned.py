@@ -41,6 +41,7 @@ class TunedResult:
     seeds: list[dict[str, Any]]
     classes: list[dict[str, Any]]
     left_out: list[dict[str, str]]
+    unseen: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         return plain({**asdict(self), "ledger": self.task.get("ledger", [])})
@@ -54,6 +55,8 @@ class TunedResult:
         ]
         lines += [f"  {each['code']:12s} {each['positives']:6d}  {each['auroc']:.3f}" for each in self.classes]
         lines += left_out_notes(self.left_out)
+        if self.unseen:
+            lines.append(f"without positives or negatives in training, counted as 0.5: {', '.join(self.unseen)}")
         lines += told(self.task.get("ledger", []))
         if opening := self.task.get("test_opened"):
             lines.append(opening_line(opening))
@@ -146,6 +149,7 @@ def _result(
         per_seed,
         [asdict(each) for each in table.classes],
         [{"code": task.names[c][0], "reason": why} for c, why in reasons.items()],
+        [task.names[c][0] for c in found[0].unseen if c not in reasons],
     )
 
 

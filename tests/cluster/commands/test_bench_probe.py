@@ -10,7 +10,7 @@ from cardialign.pretrain.benchmarks.probe import made_up
 
 def test_every_class_is_as_frequent_as_asked() -> None:
     _, truth, parts = made_up(1000, 20, 4)
-    assert truth.sum(axis=0).tolist() == [400, 117, 34, 10]
+    assert abs(truth.sum(axis=0) - [400, 117, 34, 10]).max() <= 1, "from 40 to 1 %, evenly in ratio"
     assert [len(each) for each in (parts.train, parts.validation, parts.test)] == [800, 100, 100]
 
 

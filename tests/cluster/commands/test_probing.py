@@ -15,7 +15,7 @@ from cardialign.cluster.commands.evaluate.linear_probe import SHIPPED_FLOORS
 from cardialign.cluster.commands.evaluate.select import SHIPPED_CRITERIA
 from cardialign.cluster.registry.registry import list_models, register
 from cardialign.data_shards.build.build import SetPlan, build_shards
-from cardialign.data_shards.record import EcgRecord
+from cardialign.data_shards.record import EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.layout import INDEX
 from cardialign.data_shards.sources.base import Entry
 from cardialign.pretrain.evaluation.probing.fine_tune import PRESETS
@@ -173,9 +173,31 @@ def test_training_from_scratch_and_from_an_encoder(cardialign: Call, exported: P
     assert partial.json["options"]["train_blocks"] == 1 and partial.json["options"]["epochs"] == 1
 
 
+def test_a_share_of_too_few_records_is_named_and_the_others_stand(
+    cardialign: Call, exported: Path, shards: Path
+) -> None:
+    words = ("evaluate", "linear-probe", "--encoder", exported, "--shards", shards, *FOLDS, "--floors", "none")
+    answer = cardialign(*words, "--shares", "1,100", "--bootstrap", 0, plain=True)
+    assert answer.code == 0 and "no figure at 1 %: finding, encoder at 1 % of" in answer.out, answer.err
+    alone = cardialign(*words, "--shares", "1", "--bootstrap", 0)
+    assert alone.code == 1 and "no class has positives and negatives both" in alone.json["problem"]
+
+
+@pytest.mark.parametrize("command", ["linear-probe", "fine-tune"])
+def test_a_set_of_another_rate_than_the_encoders_is_refused_and_nothing_is_opened(
+    cardialign: Call, exported: Path, tmp_path: Path, command: str
+) -> None:
+    made = build_shards(ThreeFolds(tmp_path, 30), tmp_path / "set", SetPlan(SignalSpec(200, 2)), workers=1).path
+    words = ("evaluate", command, "--encoder", exported, "--shards", made, *FOLDS)
+    answer = cardialign(*words)
+    assert answer.code == 1 and "the encoder was trained on 2.5 s at 100 Hz" in answer.json["problem"]
+    assert not list(tmp_path.rglob("test-openings.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        ((*FOLDS, "--label-files", "."), "--label-files belongs to a protocol"),
         (("--labels", "finding", "--train-folds", "1"), "--labels needs folds for all three parts"),
         (("--protocol", "clean-v1:csn", "--train-folds", "1"), "folds with --protocol"),
         ((*FOLDS[:-1], "2"), "fold 2 is in two of train, validation and test"),
