@@ -27,7 +27,7 @@ def made_up(records: int, width: int, classes: int, seed: int = 0) -> tuple[np.n
 
 
 def time_probe(records: int, width: int, classes: int, shares: tuple[float, ...]) -> list[dict[str, Any]]:
-    """CPU seconds for the whole of one probe (13 penalties fitted, one chosen, test records scored), and for neighbours."""
+    """CPU seconds of one whole probe (13 penalties fitted, one chosen, test records scored), and of neighbours."""
     features, truth, parts = made_up(records, width, classes)
     rows = []
     with one_thread():

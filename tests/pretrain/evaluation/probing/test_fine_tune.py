@@ -180,7 +180,7 @@ def test_a_score_over_pieces_is_the_mean_of_the_scores_of_the_pieces_that_hold_s
 def test_validation_records_that_rank_nothing_are_refused() -> None:
     signal, truth = records()
     truth[PARTS.validation] = False
-    with pytest.raises(ValueError, match="validation records"):
+    with pytest.raises(ValueError, match="both in training and in validation"):
         fine_tune(make(), Reader(signal), truth, PARTS, FineTuneOptions(epochs=1))
 
 
