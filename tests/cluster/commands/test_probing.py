@@ -126,6 +126,23 @@ def test_the_grid_writes_figures_for_programs_tables_and_people_and_goes_on(
     assert cardialign(*words).code == 0 and (tmp_path / "grid/grid.json").read_text() == before
 
 
+@pytest.mark.slow
+@pytest.mark.ray
+def test_probe_and_grid_on_ray_are_those_of_this_process_to_the_bit(
+    cardialign: Call, exported: Path, shards: Path, tmp_path: Path
+) -> None:
+    probe = ("evaluate", "linear-probe", "--encoder", exported, "--shards", shards, *FOLDS, "--shares", "20,100")
+    probe = (*probe, "--seeds", 2, "--bootstrap", 20, "--attention")
+    here, there = cardialign(*probe), cardialign(*probe, "--workers", 2)
+    assert there.code == 0 and there.json["rows"] == here.json["rows"], there.err
+    made = build_shards(PtbXl(tmp_path, 120), tmp_path / "shards", SetPlan(SPEC), workers=1).path
+    grid = ("evaluate", "grid", "--encoder", exported, "--sets", f"ptb-xl={made}", "--shares", "50,100", "--seeds", 2)
+    grid = (*grid, "--bootstrap", 20, "--floors", "hand-features")
+    here, there = cardialign(*grid, "--out", tmp_path / "a"), cardialign(*grid, "--out", tmp_path / "b", "--workers", 2)
+    assert there.code == 0, there.err
+    assert there.json["tasks"]["ptb-xl-super"]["rows"] == here.json["tasks"]["ptb-xl-super"]["rows"]
+
+
 def test_tracked_figures_carry_their_ledger_as_a_tag_of_the_version(
     cardialign: Call, exported: Path, shards: Path, uri: str
 ) -> None:
