@@ -81,7 +81,7 @@ class TrackingState:
             if not self.home or os.path.samefile(home, run_dir):
                 return None
             there = TrackingState.load(home)
-        except (OSError, UserError):
+        except (OSError, ValueError):  # not there, or no path at all
             return None
         return home if there is not None and there.run_id == self.run_id != "" else None
 

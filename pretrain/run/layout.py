@@ -13,7 +13,15 @@ from pathlib import Path
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.run import files
 
-FOLDERS = (files.CHECKPOINTS, f"{files.CHECKPOINTS}/quarantine", files.WORKERS, files.START)
+FOLDERS = (
+    files.CHECKPOINTS,
+    f"{files.CHECKPOINTS}/quarantine",
+    files.WORKERS,
+    files.START,
+    files.LOGS,
+    files.RAY,
+    files.EARLIER,
+)
 FILES = (
     files.CONFIG,
     files.METRICS,
@@ -22,6 +30,9 @@ FILES = (
     files.RESULT,
     files.TRACKING,
     files.ATTEMPTS,
+    files.ATTEMPT,
+    files.STARTED_OVER,
+    files.STOP,
     files.INITIALISED,
     files.START_NOTE,
     files.FAILURE,
@@ -31,7 +42,8 @@ APPENDED = (files.QUARANTINE, files.SYSTEM, files.ATTEMPTS)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-_KIND = (errno.EISDIR, errno.ENOTDIR, errno.ENXIO)
+_KIND = (errno.EISDIR, errno.ENOTDIR, errno.ENXIO, errno.ELOOP)
+_ELSEWHERE = (errno.EXDEV, errno.EBUSY)
 AGAIN = "then run the same command again: it continues from the last committed checkpoint"
 
 
@@ -93,7 +105,7 @@ def writing(run_dir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         below = error.filename is None or str(error.filename).startswith(f"{run_dir}{os.sep}")
-        if not (below and error.errno in (*_FULL, *_FORBIDDEN, errno.EIO)):
+        if not (below and error.errno in (*_FULL, *_FORBIDDEN, *_KIND, *_ELSEWHERE, errno.EIO)):
             raise
         raise write_error(run_dir, error) from error
 
@@ -106,6 +118,8 @@ def remedy_of(problem: str) -> str:
         return f"free space or raise the quota, {AGAIN}"
     if any(os.strerror(code) in problem for code in _KIND):
         return f"move away what is named: it is no file, {AGAIN}"
+    if any(os.strerror(code) in problem for code in _ELSEWHERE):
+        return f"what is named lies on another disk or is a mount of its own: move it by hand, {AGAIN}"
     return (
         "free space, or use a run directory that every worker can write to and shares; then run again: "
         "it continues from the last committed checkpoint"

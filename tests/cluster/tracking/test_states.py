@@ -182,6 +182,12 @@ def test_a_damaged_state_is_a_sentence_and_is_left_where_it_is(tmp_path: Path, u
     assert (tmp_path / TRACKING).read_bytes() == text.encode("latin-1")
 
 
+@pytest.mark.parametrize("home", ["\ud800", "a\0b", "/nowhere"])
+def test_a_state_whose_home_is_no_place_is_that_of_its_own_run(tmp_path: Path, home: str) -> None:
+    state = TrackingState("sqlite:///x", "", "", run_id="r", home=home)
+    assert state.copied_from(tmp_path) is None
+
+
 def test_lines_that_hold_no_figures_are_passed_over(tmp_path: Path, uri: str) -> None:
     tracker = started(tmp_path / "run", uri)
     with (tmp_path / "run" / METRICS).open("wb") as file:
