@@ -93,28 +93,39 @@ def _differing(state: TrainerState, beside: dict[str, Any] | None, run_dir: Path
 
 def _start(run_dir: Path) -> dict[str, Any]:
     """Where the weights that the run started from come from, when it did not start from random ones."""
-    note = read_json(run_dir / INITIALISED)
-    if note is None:
-        return {}
-    return {"init_from": {**note.get("origin", {}), **(read_json(run_dir / START_NOTE) or {})}}
+    origin = _origin(run_dir)
+    return {} if origin is None else {"init_from": {**origin, **(read_json(run_dir / START_NOTE) or {})}}
 
 
-def _records(state: TrainerState, checkpoint: Path) -> TrainedOn:
+def _origin(run_dir: Path) -> dict[str, Any] | None:
+    """Where the weights that a run started from come from; None when nobody wrote any down, {} when it cannot be read."""
+    path = run_dir / INITIALISED
+    if not os.path.lexists(path):
+        return None
+    origin = (read_json(path) or {}).get("origin")
+    return origin if isinstance(origin, dict) else {}
+
+
+def _records(state: TrainerState, checkpoint: Path, later: tuple[Path, ...] = ()) -> TrainedOn:
     """What the weights of a checkpoint have seen: the records of its run, and those of whatever the run started from.
 
-    They are told by the run's shards; where these are not to be had, the facts of the checkpoint are left.
+    They are told by the run's shards; where these are not to be had, the facts of the checkpoint are left. later: the
+    runs that started from this one. A directory may be among them: the run that was there has given way to another.
     """
     run_dir = checkpoint.parent.parent
+    if run_dir in later:
+        return TrainedOn(unknown=(f"it started from a run in {run_dir} that is no longer there",))
     seen = _selected(state, run_dir)
-    origin = (read_json(run_dir / INITIALISED) or {}).get("origin", {})
-    if not origin:
+    origin = _origin(run_dir)
+    if origin is None:
         return seen
-    name = origin.get("export") or origin.get("checkpoint") or "weights that are not named"
+    name = origin.get("export") or origin.get("checkpoint")
+    name = name if isinstance(name, str) else "weights that are not named"
     try:
         if "export" in origin:
             before = TrainedOn.read(read_export(Path(name)))
         else:
-            before = _records(TrainerState.read(Path(name)), Path(name))
+            before = _records(TrainerState.read(Path(name)), Path(name), (*later, run_dir))
     except (OSError, ValueError, KeyError, TypeError, UserError):
         before = None
     return seen + (before or TrainedOn(unknown=(f"it started from {name}, whose records are not known",)))
