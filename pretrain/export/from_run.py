@@ -98,7 +98,7 @@ def _start(run_dir: Path) -> dict[str, Any]:
 
 
 def _origin(run_dir: Path) -> dict[str, Any] | None:
-    """Where the weights that a run started from come from; None when it started from none, {} when it cannot be read."""
+    """Where the weights that a run started from come from; None when it started from none, {} when nobody can say."""
     path = run_dir / INITIALISED
     if not os.path.lexists(path):
         return None
