@@ -56,6 +56,7 @@ def check_layout(run_dir: Path) -> None:
 
     A file where a folder is wanted or the other way round, a link to nothing, something that may not be written.
     """
+    check_text(run_dir)
     wrong = [_wrong_kind(run_dir, name, name in FOLDERS) for name in ("", *FOLDERS, *FILES)]
     reasons = [reason for reason in wrong if reason]
     if reasons:
@@ -73,6 +74,20 @@ def check_layout(run_dir: Path) -> None:
             f"run directory {run_dir}: {', '.join(str(path) for path in closed)} may not be written by this user",
             f"make it writable (a start as another user, as in a container, may have made it), {AGAIN}",
         )
+
+
+def check_text(path: Path) -> None:
+    """Raises RunDirectoryError for a folder whose name, or one above it, is no UTF-8 text.
+
+    PyTorch's writer ends the whole process there, and no JSON file or MLflow store takes such a name.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise RunDirectoryError(
+            f"the name of the folder {str(path)!a} is no UTF-8 text, and neither PyTorch nor MLflow writes there",
+            "give a folder with another name; `convmv -f latin1 -t utf8` renames those of an old file system",
+        ) from None
 
 
 def _wrong_kind(run_dir: Path, name: str, folder: bool) -> str | None:

@@ -159,6 +159,13 @@ def test_a_run_directory_that_is_a_file_is_named(tmp_path):
         verdict(tmp_path / "run")
 
 
+def test_a_run_directory_whose_name_is_no_text_is_named_before_weeks_of_training(tmp_path):
+    run_dir = tmp_path / os.fsdecode(b"caf\xe9") / "run"
+    run_dir.mkdir(parents=True)
+    with pytest.raises(UserError, match="no UTF-8 text"):
+        verdict(run_dir)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_is_named(tmp_path):
     run_with(tmp_path, 20)
