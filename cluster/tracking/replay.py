@@ -22,6 +22,7 @@ from cardialign.cluster.tracking.spool import Cursor, Line, SpoolReader
 from cardialign.cluster.tracking.state import TrackingState
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.run.files import CONFIG, METRICS, SYSTEM, TRACKING
+from cardialign.pretrain.run.layout import RunDirectoryError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -60,7 +61,7 @@ class Replay:
             made = not state.run_id
             if made:
                 state.run_id = self._named_run() or self._new_run()
-                state.save(self.run_dir)
+                self._remember()
                 log.info("tracking_run=created run_id=%s uri=%s", state.run_id, state.tracking_uri)
             run = self._run()
             try:
@@ -75,6 +76,15 @@ class Replay:
     def _new_run(self) -> str:
         experiment = mlflow_store.experiment_id(self.client, self.uri, self.state.experiment)
         return str(self.client.create_run(experiment, run_name=self.state.run_name[:LONGEST_NAME]).info.run_id)
+
+    def _remember(self) -> None:
+        """Note the run that was just made; where that cannot be written the run goes again: nobody would find it."""
+        try:
+            self.state.save(self.run_dir)
+        except RunDirectoryError:
+            if self.state.run_id != os.environ.get("MLFLOW_RUN_ID", "").strip():
+                self.client.delete_run(self.state.run_id)
+            raise
 
     def _named_run(self) -> str:
         """The run that MLFLOW_RUN_ID names, for the first training that asks; "" when it names none."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from cardialign.cluster.tracking.state import TrackingState
 from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.run.files import CONFIG, METRICS, TRACKING
+from cardialign.pretrain.run.layout import RunDirectoryError
 
 LEADS = {"encoder": {"lead_groups": {"left (lateral)": ["I"]}}}
 
@@ -151,6 +154,27 @@ def test_a_run_that_its_store_has_lost_is_logged_anew_when_asked(tmp_path: Path,
     resumed = started(run_dir, uri)
     assert resumed.run_id == again["run_id"]
     assert resumed.finish("FINISHED")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_run_directory_that_takes_nothing_is_named_not_the_store_and_no_run_is_left_there(
+    tmp_path: Path, uri: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    with monkeypatch.context() as full:
+        full.setattr("cardialign.cluster.tracking.state.write_json", refuse)
+        with pytest.raises(RunDirectoryError, match=f"{tmp_path / 'run'} cannot be written") as caught:
+            started(tmp_path / "run", uri)
+    assert "then run the same command again" in caught.value.remedy, "another --run-dir would begin at step 0"
+    client = open_client(uri)
+    assert client.search_runs([client.get_experiment_by_name("cardialign").experiment_id]) == []
+    tracker = started(tmp_path / "run", uri)
+    with monkeypatch.context() as full:
+        full.setattr("cardialign.cluster.tracking.state.write_json", refuse)
+        tracker.finish("FINISHED")  # the outcome of the training counts for more
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
 
 
 def test_the_configuration_is_an_artifact_of_the_first_start_too(tmp_path: Path, uri: str) -> None:
