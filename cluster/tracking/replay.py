@@ -23,6 +23,7 @@ from cardialign.cluster.tracking.state import TrackingState
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.run.files import CONFIG, METRICS, SYSTEM, TRACKING
 from cardialign.pretrain.run.layout import RunDirectoryError
+from cardialign.pretrain.run.lock import locked_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -181,14 +182,23 @@ def sync(
     """Replay everything a run has in its spool.
 
     new_run: into a new MLflow run, whatever became of the old one; so it is in another store than the run's own, and in
-    an `experiment` given. Raises UserError when the run has no spool, or the store does not take it.
+    an `experiment` given. Raises UserError when the run has no spool or is still going on, or the store does not take
+    it.
     """
-    state = TrackingState.load(run_dir)
-    if state is None:
+    if TrackingState.load(run_dir) is None:
         raise UserError(
             f"{run_dir} has no {TRACKING}: it is not the directory of a tracked run",
             "give the --run-dir that `cardialign pretrain` used",
         )
+    with locked_run(run_dir, "a run that lives sends its figures itself; sync it when it has ended"):
+        state = TrackingState.load(run_dir)
+        assert state is not None
+        return _sent(run_dir, state, tracking_uri, experiment, new_run)
+
+
+def _sent(
+    run_dir: Path, state: TrackingState, tracking_uri: str | None, experiment: str | None, new_run: bool
+) -> dict[str, Any]:
     uri = absolute_uri(tracking_uri) if tracking_uri is not None else _signed(state.tracking_uri)
     if new_run or experiment is not None or public(uri) != state.tracking_uri:
         state = state.anew(tracking_uri=public(uri), experiment=experiment or state.experiment)

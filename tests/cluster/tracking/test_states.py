@@ -24,6 +24,7 @@ from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.run.files import CONFIG, METRICS, TRACKING
 from cardialign.pretrain.run.layout import RunDirectoryError
+from cardialign.pretrain.run.lock import locked_run
 
 LEADS = {"encoder": {"lead_groups": {"left (lateral)": ["I"]}}}
 
@@ -175,6 +176,19 @@ def test_a_run_directory_that_takes_nothing_is_named_not_the_store_and_no_run_is
         full.setattr("cardialign.cluster.tracking.state.write_json", refuse)
         tracker.finish("FINISHED")  # the outcome of the training counts for more
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
+
+
+def test_a_run_that_goes_on_is_not_sent_a_second_time(tmp_path: Path, uri: str) -> None:
+    """Both would send the same steps under another time: MLflow keeps them as other rows."""
+    with locked_run(tmp_path / "run"):
+        tracker = started(tmp_path / "run", uri)
+        append_line(tmp_path / "run" / METRICS, {"step": 1, "loss": 2.5})
+        with pytest.raises(UserError, match="is in use by process") as caught:
+            sync(tmp_path / "run")
+        assert "sends its figures itself" in caught.value.remedy
+        tracker.finish("FINISHED")
+    sync(tmp_path / "run")
+    assert len(open_client(uri).get_metric_history(tracker.run_id, "loss")) == 1
 
 
 def test_the_configuration_is_an_artifact_of_the_first_start_too(tmp_path: Path, uri: str) -> None:
