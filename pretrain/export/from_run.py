@@ -18,7 +18,13 @@ from cardialign.pretrain.config import RunConfig, parse_config
 from cardialign.pretrain.export.trained_on import TrainedOn, TrainedSet, chosen, trained_set
 from cardialign.pretrain.export.write import export_encoder
 from cardialign.pretrain.run.files import CONFIG, EXPORT, INITIALISED, START_NOTE
-from cardialign.pretrain.run.integrity import read_export, refuse_to_replace, replace_export, verify_export
+from cardialign.pretrain.run.integrity import (
+    folder_beside,
+    read_export,
+    refuse_to_replace,
+    replace_export,
+    verify_export,
+)
 from cardialign.pretrain.training.checkpoints.condition import Finding, newest_sound
 from cardialign.pretrain.training.checkpoints.load import load_weights
 from cardialign.pretrain.training.checkpoints.state import TrainerState, changed_keys
@@ -56,10 +62,14 @@ def export_run(run_dir: Path | str, out: Path | str | None = None, *, overwrite:
         **({} if state.plan is None else {"plan": [list(stretch) for stretch in state.plan]}),
         **_start(run_dir),
     }
-    fresh = out.with_name(f".{out.name}.{os.getpid()}")
     seen = _records(state, found.path)
-    export_encoder(config, load_weights(found.path), fresh, training=training, spec=spec, trained_on=seen)
-    replace_export(fresh, out)
+    weights = load_weights(found.path)
+    try:
+        with folder_beside(out) as folder:
+            fresh = export_encoder(config, weights, folder / "new", training=training, spec=spec, trained_on=seen)
+            replace_export(fresh, out, folder)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error}", "choose another folder, or free space") from error
     files = sorted(p for p in out.iterdir() if p.is_file())
     return {
         "path": str(out),
