@@ -132,6 +132,17 @@ def _tell_error(command: str | None, problem: str, remedy: str, code: int, as_js
     return code
 
 
+def _check_working_folder() -> None:
+    """Raises UsageError when it was deleted: PyTorch's mathematics would end the process with words of its own."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError(
+            f"the working folder of this command cannot be found: {error.strerror}",
+            "change to a folder that is there (`cd`), then run the same command again",
+        ) from None
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code (`cardialign.data_shards.errors`).
 
@@ -146,6 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if any("\0" in word for word in words):
             raise UsageError("an argument holds a NUL character", "leave it out: no path and no name has one")
+        _check_working_folder()
         args, unknown = build_parser(command).parse_known_args(words)
         if unknown:
             raise UsageError(

@@ -63,9 +63,28 @@ def amount(text: str) -> float:
     return number
 
 
+def place(text: str) -> Path:
+    """The `type=` of what names a file, a folder or the URL of a shard set.
+
+    `~/` is the home folder: a shell writes it out in `--out ~/x`, and leaves it as it is in `--out=~/x`.
+    """
+    if not text.strip():
+        raise ArgumentTypeError(f"{text!r} names no place; is the variable set that it was made of?")
+    return Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)
+
+
+def place_to_write(text: str) -> Path:
+    """The `type=` of what names a new file or folder: a `place` in UTF-8, as what is written there wants it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ArgumentTypeError(f"{ascii(text)[:80]} is no UTF-8 text; give it another name") from None
+    return place(text)
+
+
 def file_to_write(text: str) -> Path:
-    """The `type=` of an option that names one file: a path that is no folder."""
-    path = Path(text)
+    """The `type=` of an option that names one file: a `place_to_write` that is no folder."""
+    path = place_to_write(text)
     with contextlib.suppress(OSError, ValueError):  # what is wrong with such a path is told when it is written
         if path.is_dir():
             raise ArgumentTypeError(f"{text} is a folder; name a file in it")

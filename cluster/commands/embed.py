@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.lines import aligned
-from cardialign.cluster.cli.options import add_tracking_uri, amount, file_to_write
+from cardialign.cluster.cli.options import add_tracking_uri, amount, file_to_write, place
 from cardialign.data_shards.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -25,8 +24,10 @@ ALLOWANCES = ("resample", "crop", "allow_missing_leads", "derive_limb_leads")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ecg", nargs="?", type=Path, help="WFDB record without suffix, or .npy in mV (leads x samples)")
-    parser.add_argument("--shards", type=Path, help="take the record from a shard set instead, with --key")
+    parser.add_argument(
+        "ecg", nargs="?", type=place, help="WFDB record without suffix, or .npy in mV (leads x samples)"
+    )
+    parser.add_argument("--shards", type=place, help="take the record from a shard set instead, with --key")
     parser.add_argument("--key", help="record of the shard set")
     parser.add_argument("--encoder", required=True, help="exported folder, or models:/NAME@ALIAS")
     parser.add_argument("--leads", help="lead names of a .npy file, comma-separated (default: the standard 12)")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from cardialign.cluster.tracking.names import (
     shown,
 )
 from cardialign.data_shards.errors import DataError, UsageError, UserError
-from cardialign.pretrain.run.integrity import refuse_to_replace, replace_export, verify_export
+from cardialign.pretrain.run.integrity import folder_beside, refuse_to_replace, replace_export, verify_export
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -264,13 +263,12 @@ def pull(reference: str, out: Path, tracking_uri: str, *, overwrite: bool = Fals
         source = client.get_model_version_download_uri(version.name, version.version)
     wanted = ascii_escapes(f"{version.name}/{version.version}")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+        with folder_beside(out) as scratch:
             folder = _download(source, scratch, uri, wanted)
             digest = verify_export(folder)
             if version.tags.get(DIGEST_TAG, digest) != digest:
                 raise DataError(f"{wanted}: not the encoder that was registered", "register it again from its run")
-            replace_export(folder, out)
+            replace_export(folder, out, scratch)
     except OSError as error:
         raise UserError(
             f"{out} cannot be written: {error.strerror or error}", "choose another folder, or free space"
@@ -308,11 +306,11 @@ def log_evaluation(reference: str, tracking_uri: str, prefix: str, result: Mappi
             client.set_model_version_tag(version.name, version.version, tag, f"{result['macro']:.6g}")
 
 
-def _download(source: str, scratch: str, uri: str, wanted: str) -> Path:
+def _download(source: str, scratch: Path, uri: str, wanted: str) -> Path:
     from mlflow.artifacts import download_artifacts
 
     try:
-        return Path(download_artifacts(artifact_uri=source, dst_path=str(Path(scratch) / ARTIFACT), tracking_uri=uri))
+        return Path(download_artifacts(artifact_uri=source, dst_path=str(scratch / ARTIFACT), tracking_uri=uri))
     except Exception as error:  # every artifact store has errors of its own
         raise DataError(
             f"{wanted}: its artifacts cannot be fetched from {ascii_escapes(public(source))}: "

@@ -82,7 +82,7 @@ class SignalContract:
         try:
             contract = cls(**{k: v for k, v in values.items() if k not in ("version", "meaning", "leads")})
             wrong = contract._wrong()
-        except TypeError:  # a key too many, one too few, or no number where one is compared
+        except (TypeError, ValueError, OverflowError):  # a key too many or too few, or no number where one is wanted
             wrong = "its keys or their types"
         if wrong:
             raise UserError(

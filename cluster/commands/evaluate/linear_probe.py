@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 from argparse import ArgumentTypeError
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.cli.options import add_tracking_uri, file_to_write, folds, whole_number
+from cardialign.cluster.cli.options import add_tracking_uri, file_to_write, folds, place, whole_number
 from cardialign.cluster.cli.result_file import check_place, write_result
 from cardialign.data_shards.errors import UsageError
 
@@ -44,7 +43,7 @@ def floors(text: str) -> tuple[str, ...]:
 
 def add_task(parser: argparse.ArgumentParser) -> None:
     """The options that say which records a probe learns from, chooses by and is scored on."""
-    parser.add_argument("--shards", type=Path, required=True, help="folder or URL of the shard set")
+    parser.add_argument("--shards", type=place, required=True, help="folder or URL of the shard set")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--labels", metavar="LABEL_SET", help="label set of the shard set, with folds for its parts")
     what.add_argument("--protocol", metavar="NAME:TASK", help="labels and parts of a protocol: clean-v1:ptb-xl-super")
@@ -55,7 +54,7 @@ def add_task(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="score patients and recordings that the encoder was pretrained on, too, and say so with the figures",
     )
-    parser.add_argument("--label-files", type=Path, metavar="DIR", help="folder of a protocol's published label files")
+    parser.add_argument("--label-files", type=place, metavar="DIR", help="folder of a protocol's published label files")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

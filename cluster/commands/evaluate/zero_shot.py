@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_folds, add_split, add_tracking_uri, file_to_write, whole_number
+from cardialign.cluster.cli.options import add_folds, add_split, add_tracking_uri, file_to_write, place, whole_number
 from cardialign.cluster.cli.result_file import check_place, write_result
 from cardialign.data_shards.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", required=True, help="exported folder, or models:/NAME@ALIAS")
-    parser.add_argument("--shards", type=Path, required=True, help="folder or URL of the shard set")
+    parser.add_argument("--shards", type=place, required=True, help="folder or URL of the shard set")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompts", help="name of a shipped prompt set or a YAML file")
     what.add_argument(
@@ -21,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--label-files",
-        type=Path,
+        type=place,
         metavar="DIR",
         help="folder of a protocol's published label files, where it needs them",
     )

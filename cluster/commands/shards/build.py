@@ -11,10 +11,17 @@ import argparse
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_folds, add_workers, amount, key_values, whole_number
+from cardialign.cluster.cli.options import (
+    add_folds,
+    add_workers,
+    amount,
+    key_values,
+    place,
+    place_to_write,
+    whole_number,
+)
 from cardialign.cluster.cli.progress import Progress
 
 FLAG_OF = {"sampling_rate": "record-rate"}
@@ -69,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from cardialign.data_shards.sources import SOURCES
 
     parser.add_argument("source", help=f"what kind of data set: {', '.join(SOURCES)}")
-    parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the shard set")
+    parser.add_argument("--root", type=place, required=True, help="folder of the data set")
+    parser.add_argument("--out", type=place_to_write, required=True, help="folder of the shard set")
     parser.add_argument(
         "--sampling-rate",
         type=amount,

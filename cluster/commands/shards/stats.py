@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.lines import aligned
-from cardialign.cluster.cli.options import file_to_write, whole_number
+from cardialign.cluster.cli.options import file_to_write, place, whole_number
 from cardialign.cluster.cli.progress import Progress
 from cardialign.data_shards.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shards", type=Path, help="folder or URL of the shard set")
+    parser.add_argument("shards", type=place, help="folder or URL of the shard set")
     parser.add_argument("--out", type=file_to_write, help="page to write (.html)")
     parser.add_argument(
         "--sample",

@@ -112,6 +112,27 @@ def test_counts_and_sizes_are_numbers_that_can_be_one(
     assert folder == url and words in folder
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (
+            "leads",
+            ["I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6"],
+        ),  # of MIMIC-IV-ECG
+        ("leads", ["I", "II", "V1"]),
+        ("leads", None),
+        ("unit", "uV"),
+        ("unit", 5),
+    ],
+)
+def test_a_set_whose_manifest_declares_other_leads_or_another_unit_is_not_read_as_ours(
+    set_copy: Path, tmp_path: Path, name: str, value: object
+) -> None:
+    changed(set_copy, lambda manifest: manifest["spec"].update({name: value}))
+    folder, url = opened_both_ways(set_copy, tmp_path)
+    assert folder == url and f"'{name}' is" in folder and "this software reads" in folder
+
+
 @pytest.mark.parametrize("text", [DEEP, b"[]", b"null", b"\xff\xfe{}", b'{"a": ' + b"9" * 5000 + b"}", b""])
 def test_a_manifest_that_is_no_manifest_is_a_sentence(set_copy: Path, tmp_path: Path, text: bytes) -> None:
     (set_copy / MANIFEST).write_bytes(text)

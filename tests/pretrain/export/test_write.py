@@ -61,6 +61,14 @@ def exported(trained, tmp_path_factory):
     return export(config, model, out, training={"steps": 7, "data_fingerprint": "ab12"}, program=True)
 
 
+def test_a_folder_whose_name_is_no_text_is_refused_before_the_writer_ends_the_process(trained, tmp_path):
+    config, model = trained
+    for out in (tmp_path / "caf\udce9", tmp_path / "\udcff" / "encoder"):
+        with pytest.raises(UserError, match="no UTF-8 text"):
+            export(config, model, out)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def copy(exported, tmp_path):
     return shutil.copytree(exported, tmp_path / "copy")
