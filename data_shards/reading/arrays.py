@@ -21,7 +21,7 @@ from numpy.lib import format as npy
 from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.files import UNREADABLE_ARRAY
 from cardialign.data_shards.reading.csv_signal import is_number, read_csv_signal, same_leads
-from cardialign.data_shards.record import STANDARD_LEADS
+from cardialign.data_shards.reading.wfdb.leads import row_of
 
 SUFFIXES = (".npy", ".npz", ".csv")
 LARGEST = 1 << 29
@@ -39,7 +39,6 @@ LEADS = (
     *("sig_name", "sig_names", "signal_names"),
 )
 UNITS = ("unit", "units", "signal_unit", "signal_units", "physical_unit", "physical_units", "phys_unit")
-_NAMED_LEADS = frozenset(name.casefold() for name in STANDARD_LEADS)
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -114,7 +113,7 @@ class ArrayFile:
         for name in self.others:
             words = self.words(name)
             each_lead = len(words) > 1 and len(words) in self.values.shape
-            if each_lead and all(word.strip().casefold() in _NAMED_LEADS for word in words):
+            if each_lead and all(row_of(word) is not None for word in words):
                 return words
         return ()
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cardialign.data_shards.errors import RecordRejected
+from cardialign.data_shards.reading.wfdb.leads import plain_name
 
 LARGEST = 1 << 30
 """Bytes of a text table; an hour of twelve leads at 500 Hz takes a sixth of it."""
@@ -88,8 +89,8 @@ def is_number(word: str) -> bool:
 
 
 def same_leads(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two lists name the same leads in the same order."""
-    return [name.strip().casefold() for name in one] == [name.strip().casefold() for name in other]
+    """Whether two lists name the same leads in the same order, however they spell them."""
+    return list(map(plain_name, one)) == list(map(plain_name, other))
 
 
 def rates_of_time(names: Sequence[str], values: np.ndarray) -> list[float]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.reading.wfdb.files import header_bytes
 from cardialign.data_shards.reading.wfdb.header import header_lines, header_text, parse_header
+from cardialign.data_shards.reading.wfdb.reader import read_wfdb
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.shared.demographics import header_comments
 from cardialign.data_shards.sources.shared.mapped_folder import MappedFolder
-from cardialign.data_shards.sources.shared.record import read_ecg
+from cardialign.data_shards.sources.shared.record import assemble
 
 _SUFFIXES = (".hea", ".dat", ".mat")
 
@@ -46,7 +48,10 @@ class WfdbFolder(MappedFolder):
         return self._person(header_comments(self.root / f"{path}.hea"))
 
     def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
-        return read_ecg(self.root / entry.path, entry.key, source=self.name, **fields)
+        path = self.root / entry.path
+        signal = read_wfdb(path)
+        signal = replace(signal, lead_names=self._called(signal.lead_names))
+        return assemble(signal, str(path), entry.key, source=self.name, **fields)
 
 
 def _segments(header: Path) -> list[str]:

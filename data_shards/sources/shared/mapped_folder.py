@@ -14,6 +14,8 @@ import numpy as np
 
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.reading.tables import file_facts, rows_of
+from cardialign.data_shards.reading.wfdb.leads import row_of
+from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import KEY_PATTERN
 from cardialign.data_shards.sources.shared.demographics import AGE_UNITS, age_in_years, sex_in_words
@@ -54,9 +56,11 @@ class MappedFolder(RecordFolder):
         labels: str | Path | None = None,
         min_matched: float | str = STOP_BELOW,
         table: str | Path | None = None,
+        lead_names: str = "",
         **mapping: str,
     ) -> None:
         super().__init__(root, salt=salt, labels=labels, min_matched=min_matched)
+        self._lead_names = _lead_names(lead_names, self.name)
         self._table = self._table_option("record", table) if table else None
         self._mapping = {name: str(value) for name, value in mapping.items()}
         self._columns = {name: value for name, value in self._mapping.items() if name in COLUMN_OPTIONS}
@@ -96,6 +100,8 @@ class MappedFolder(RecordFolder):
                 "label_set": "name of the label set (default: labels)",
                 "sex_values": "meaning of the sex column, for example 0=male,1=female",
                 "age_unit": "unit of ages without one: years, months, weeks or days (default: years)",
+                "lead_names": "standard leads under other names, for example MLII=II,CH1=I (default: none; channels "
+                "that are no standard lead are left out and named)",
             }
         )
 
@@ -228,7 +234,11 @@ class MappedFolder(RecordFolder):
         return meta
 
     def _described(self) -> dict[str, Any]:
-        return dict(self._mapping)
+        return dict(self._mapping) | ({"lead_names": self._lead_names} if self._lead_names else {})
+
+    def _called(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Names of channels, those of the option `lead_names` as the leads that they are said to be."""
+        return tuple(self._lead_names.get(name.strip().casefold(), name) for name in names)
 
     def _below_root(self, path: str) -> str:
         inside = Path(path.replace("\\", "/"))
@@ -260,6 +270,20 @@ class MappedFolder(RecordFolder):
                     f"{self.name}: sex_values gives {value.strip()!r} two meanings", "write for example 0=male,1=female"
                 )
         return result
+
+
+def _lead_names(text: str, source: str) -> dict[str, str]:
+    """`MLII=II,CH1=I` -> the standard lead of each name in small letters. Raises UsageError."""
+    result: dict[str, str] = {}
+    for pair in filter(None, map(str.strip, str(text).split(","))):
+        name, _, lead = (part.strip() for part in pair.rpartition("="))
+        row = row_of(lead)
+        if not name or row is None or result.setdefault(name.casefold(), STANDARD_LEADS[row]) != STANDARD_LEADS[row]:
+            raise UsageError(
+                f"{source}: lead_names is {text!r}: {pair!r} names no standard lead, or another one than before",
+                f"write for example MLII=II; the standard leads are {', '.join(STANDARD_LEADS)}",
+            )
+    return result
 
 
 def _iso_time(text: str) -> str | None:
