@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from cardialign.data_shards.sources.shared.mapped_folder import MappedFolder
 from cardialign.data_shards.sources.shared.record import assemble
 
 _SUFFIXES = (".hea", ".dat", ".mat")
+_NAME_OF_SEGMENT = re.compile(r"(.+)_(?:[0-9]{4}|layout)\.hea")
 
 
 class WfdbFolder(MappedFolder):
@@ -34,8 +36,18 @@ class WfdbFolder(MappedFolder):
         return (header.removesuffix(".hea") for header in self._find((".hea",), self._segments_in))
 
     def _segments_in(self, folder: str, headers: Iterable[str]) -> set[str]:
-        """A record's segments lie beside it."""
-        return {f"{name}.hea" for header in headers for name in _segments(self.root / folder / header)}
+        """A record's segments lie beside it. Where its header is broken they are no records either: what it still
+        lists, and what is named as segments are (`name_0001`, `name_layout`)."""
+        found: set[str] = set()
+        named: dict[str, list[str]] = {}
+        for header in headers:
+            found.update(f"{name}.hea" for name in _segments(self.root / folder / header))
+            if by_name := _NAME_OF_SEGMENT.fullmatch(header):
+                named.setdefault(by_name[1], []).append(header)
+        for record, parts in named.items():
+            if _is_broken(self.root / folder / f"{record}.hea"):
+                found.update(parts)
+        return found
 
     def _names_of(self, path: str) -> list[str]:
         name = path.rpartition("/")[2]
@@ -55,12 +67,30 @@ class WfdbFolder(MappedFolder):
 
 
 def _segments(header: Path) -> list[str]:
-    """Names of the segments that a multi-segment header (record line `name/3 12 500 ...`) lists, [] for any other."""
+    """Names of the segments that a multi-segment header (record line `name/3 12 500 ...`) lists, [] for any other.
+
+    One that cannot be parsed (its record will be rejected with the reason) still lists some: the first word of a line.
+    """
     try:
         text = header_text(header_bytes(header))
-        first = next((line for line in header_lines(text) if line and not line.startswith("#")), "")
-        if "/" not in first.split(" ")[0]:
-            return []
-        return [name for name, _ in parse_header(text, header.stem).segments if name != header.stem]  # not its own
-    except (OSError, ValueError):  # the record will be rejected with the reason when its turn comes
+    except OSError:  # rejected, too
         return []
+    lines = [line for line in header_lines(text) if line and not line.startswith("#")]
+    if not lines or "/" not in lines[0].split(" ")[0]:
+        return []
+    try:
+        listed = [name for name, _ in parse_header(text, header.stem).segments]
+    except ValueError:
+        listed = [line.split()[0] for line in lines[1:] if len(line.split()) <= 2]
+    return [name for name in listed if name != header.stem]  # not its own
+
+
+def _is_broken(header: Path) -> bool:
+    """Whether the header is there and cannot be parsed."""
+    try:
+        parse_header(header_text(header_bytes(header)), header.stem)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return False
