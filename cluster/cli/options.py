@@ -63,9 +63,16 @@ def amount(text: str) -> float:
     return number
 
 
+def some_path(text: str) -> Path:
+    """A path as it is given; nothing (a variable of the shell that is not set) would mean the folder where we are."""
+    if not text.strip():
+        raise ArgumentTypeError(f"{text!r} is no path; is a variable empty? For this folder write .")
+    return Path(text)
+
+
 def file_to_write(text: str) -> Path:
     """The `type=` of an option that names one file: a path that is no folder."""
-    path = Path(text)
+    path = some_path(text)
     with contextlib.suppress(OSError, ValueError):  # what is wrong with such a path is told when it is written
         if path.is_dir():
             raise ArgumentTypeError(f"{text} is a folder; name a file in it")

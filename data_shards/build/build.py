@@ -28,6 +28,7 @@ from cardialign.data_shards.build.index_rows import metadata_of
 from cardialign.data_shards.build.listing import LISTING, Listing, Slice, write_listing
 from cardialign.data_shards.build.shard_task import ShardTask, read_sidecar
 from cardialign.data_shards.build.shard_writer import metadata_bytes
+from cardialign.data_shards.cpus import usable_cpus
 from cardialign.data_shards.errors import DataError, UsageError, disk_error
 from cardialign.data_shards.files import temporary_path
 from cardialign.data_shards.given_numbers import fold_numbers, positive_number, whole_number
@@ -190,7 +191,7 @@ def _run(
             counter.add(task.slice.entries, len(facts["rejects"]))
     resumed = len(tasks) - len(remaining)
     if executor is None:
-        workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(remaining)))
+        workers = min(workers or usable_cpus(), max(1, len(remaining)))
         executor = InThisProcess() if workers == 1 else Processes(workers)
     log.info(
         "build out=%s entries=%d shards=%d resumed=%d executor=%s",
