@@ -84,7 +84,7 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
         "codec": {"name": codec["name"], "version": codec["version"]},
         "counts": found.counts(reports),
         "shards": found.shards,
-        "tables": {name: sha256_of(out / name) for name in (INDEX, REPORTS)},
+        "tables": {name: sha256_of(out / name) for name in (INDEX, REPORTS, REJECTS)},
     }
     found.tell_failures(source.name)
     found.tell_channels(source.name)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.reading.tables import file_facts
 from cardialign.data_shards.reading.walk import LeaveOut, NotSeen, find_files
 from cardialign.data_shards.record import EcgRecord
@@ -39,7 +40,7 @@ def number(
     """An option's value as a finite number. Raises UserError."""
     try:
         value = float(text)
-    except ValueError:
+    except (ValueError, TypeError):
         value = math.nan
     if not math.isfinite(value) or not accept(value):
         raise UserError(f"{source}: {option} is {str(text)[:60]!r}", f"give {option} as a positive number")
@@ -50,7 +51,7 @@ def share(option: str, text: str | float, source: str) -> float:
     """An option's value as a share from 0 to 1. Raises UserError."""
     try:
         value = float(text)
-    except ValueError:
+    except (ValueError, TypeError):
         value = math.nan
     if not 0 <= value <= 1:
         raise UserError(f"{source}: {option} is {str(text)[:60]!r}", f"give {option} as a share from 0 to 1")
@@ -88,6 +89,10 @@ class RecordFolder:
         if not self.root.is_dir():
             raise UserError(
                 f"{self.name}: the folder {str(root)!r} does not exist", f"give the folder that holds {self.layout}"
+            )
+        if not isinstance(salt, str):
+            raise UsageError(
+                f"{self.name}: salt is {salt!r:.60} (a {type(salt).__name__})", "give a text that nobody can guess"
             )
         self._salt = salt
         self._min_matched = share("min_matched", min_matched, self.name)
@@ -267,7 +272,7 @@ class RecordFolder:
         return next((name[: -len(each)] for each in self.suffixes if name.endswith(each) and name != each), name)
 
     def _table_option(self, option: str, path: str | Path) -> Path:
-        if not Path(path).is_file():
+        if not isinstance(path, str | os.PathLike) or not Path(path).is_file():
             raise UserError(
                 f"{self.name}: the {option} table {str(path)!r} does not exist",
                 f"check the path given as {'table' if option == 'record' else option}",
