@@ -22,6 +22,8 @@ MOST_NAMES = 4096
 """Columns that have names, and columns from which rows are read one by one: a row per lead may be long."""
 _SAMPLE_LINES, _SAMPLE_CHARACTERS = 1000, 1 << 24
 _MARKS = (";", "\t", "|", ",")
+_SAID = re.compile(r'"?sep=([;,|\t])"?')
+"""The first line by which a table tells Excel what separates its fields."""
 _BLANKS = r"\s+"
 _WORDS = {";": "';'", "\t": "a tab", "|": "'|'", ",": "','", _BLANKS: "blanks"}
 _TIME = re.compile(r"(?:time|t|zeit|elapsed(?: time)?|sec|secs|seconds|ms|msec|milliseconds|us)(?:$|[\s_(\[/,].*)")
@@ -50,10 +52,12 @@ def read_csv_signal(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     with path.open(encoding=encoding, errors="replace") as stream:
         told = _told(stream)
         top = _sample(told)
+        said = _SAID.fullmatch(top[0][1].strip()) if top else None
+        top = top[1:] if said else top
         if not top:
             raise RecordRejected("bad-format", f"{path}: an empty file, expected one row per sample")
         number, head = top[0]
-        separator = _separator([line for _, line in top])
+        separator = said[1] if said else _separator([line for _, line in top])
         quoted = '"' in head or any('"' in line for _, line in top[1:3])
         names = _fields(head, separator, quoted)
         counted = _counted(names)
@@ -219,7 +223,11 @@ def _tall(
             f"{path}: rows of {frame.shape[1]} values under {len(names)} names, separated by "
             f"{_WORDS[dialect.separator]}{hint}",
         )
-    return _numbers(frame, names, path), tuple(names)
+    rows = _numbers(frame, names, path)
+    empty = np.isnan(rows).all(axis=1) if rows.dtype.kind == "f" else np.zeros(len(rows), dtype=bool)
+    while len(rows) and empty[len(rows) - 1]:  # a spreadsheet's empty rows at the end are no samples
+        rows = rows[:-1]
+    return rows, tuple(names)
 
 
 def _wide(path: Path, skip: int, dialect: _Dialect, encoding: str) -> np.ndarray:

@@ -287,7 +287,7 @@ class ShardSet:
             ) from error
 
     def _row(self, row: Any) -> int:
-        if isinstance(row, bool) or not isinstance(row, Integral) or not -len(self) <= row < len(self):
+        if isinstance(row, bool) or not isinstance(row, Integral) or not -len(self) <= int(row) < len(self):
             raise UsageError(
                 f"{self.path} has no record {row!r:.60}: its rows are 0 to {len(self) - 1}",
                 "take rows from `select(...).rows`; a record's key finds its row: `select(keys=[key])`",

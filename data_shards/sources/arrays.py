@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cardialign.data_shards.errors import RecordRejected, UsageError
-from cardialign.data_shards.reading.arrays import RATES, SUFFIXES, UNITS, ArrayFile, leads_first, read_array
+from cardialign.data_shards.reading.arrays import RATES, SUFFIXES, ArrayFile, leads_first, read_array
 from cardialign.data_shards.reading.csv_signal import rates_of_time, same_leads
 from cardialign.data_shards.reading.units import is_counts, millivolts_of
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
@@ -25,6 +25,8 @@ from cardialign.data_shards.sources.shared.record import assemble
 
 _GAINS = ("gain", "adc_gain", "counts_per_mv", "gains", "adc_gains", "counts_per_millivolt")
 _BASELINES = ("baseline", "adc_zero")
+_OF_ROUNDED_TIMES = 1e-5
+"""By so much may a rate miss a whole number because the times of a table are rounded."""
 _ORIENTATIONS = ("leads-first", "samples-first")
 
 
@@ -89,7 +91,7 @@ class Arrays(MappedFolder):
     @classmethod
     def options(cls) -> dict[str, str]:
         return super().options() | {
-            "sampling_rate": "Hz of the files (default: the number fs or sampling_rate of an .npz)",
+            "sampling_rate": "Hz of the files (default: fs or sampling_rate of an .npz, the times of a CSV)",
             "unit": "unit of the files: mV, uV, V or counts (default: mV)",
             "gain": (
                 "counts per mV: of the files (unit counts; default: what each says), else of what is stored (default: "
@@ -118,6 +120,9 @@ class Arrays(MappedFolder):
         path = self.root / entry.path
         array = read_array(path, self._member)
         rate = array.agreed(self._rate, RATES, "the option sampling_rate", str(path))
+        if rate is None and len(of_times := rates_of_time(*array.times())) == 1:
+            whole = float(round(of_times[0]))
+            rate = whole if abs(of_times[0] - whole) < _OF_ROUNDED_TIMES * whole else of_times[0]
         if rate is None:
             raise RecordRejected(
                 "bad-format",
@@ -139,7 +144,7 @@ class Arrays(MappedFolder):
     ) -> tuple[float | np.ndarray, float | np.ndarray]:
         """mV of 1 in the file, for all leads or (L, 1), and the counts per mV to store, for all or (L,). Raises
         RecordRejected where unit, gain or baseline of the file are not those of the options, or are in doubt."""
-        units = list(next(filter(None, map(array.words, UNITS)), ()))
+        units = array.said_units()
         for told in units:
             if millivolts_of(told) is None and not is_counts(told):
                 raise RecordRejected(
@@ -157,11 +162,13 @@ class Arrays(MappedFolder):
         scale = self._scale_of_units([millivolts_of(told) or 1.0 for told in units], array, path)
         if self._counts or any(map(is_counts, units)):
             return self._scale_of_counts(array, gains, scale, len({is_counts(told) for told in units}) > 1, path)
-        if gains is not None and array.values.dtype.kind in "iu" and self._unit_given is None:
-            raise RecordRejected(
-                "bad-format",
-                f"{path} holds whole numbers and a gain of {gains.flat[0]:g}: set the options unit (counts) and gain",
-            )
+        if self._unit_given is None and array.whole:
+            zero = next((name for name in _BASELINES if any(array.numbers(name))), None)
+            if gains is not None or zero is not None:
+                told = f"a {zero}" if gains is None else f"a gain of {gains.flat[0]:g}"
+                raise RecordRejected(
+                    "bad-format", f"{path} holds whole numbers and {told}: set the options unit (counts) and gain"
+                )
         in_names = self._scale_in_names(named, path)
         if in_names is not None:
             if units and (in_names != scale).any():
@@ -244,8 +251,8 @@ class Arrays(MappedFolder):
             )
 
     def _check_times(self, array: ArrayFile, rate: float, path: Path) -> None:
-        """Raises RecordRejected where the times of a CSV contradict the rate."""
-        told = rates_of_time(array.columns, array.values)
+        """Raises RecordRejected where the times of a file contradict the rate."""
+        told = rates_of_time(*array.times())
         if told and not any(abs(each - rate) <= 0.01 * rate for each in told):
             raise RecordRejected(
                 "bad-format",

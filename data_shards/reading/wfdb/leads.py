@@ -9,7 +9,7 @@ from functools import lru_cache
 from cardialign.data_shards.record import STANDARD_LEADS
 
 _ROWS = {name.casefold(): row for row, name in enumerate(STANDARD_LEADS)}
-_BEFORE = ("mdc", "ecg", "ekg", "lead")
+_BEFORE = ("mdc", "ecg", "ekg", "lead", "abl", "ableitung", "derivation", "derivacion")
 _GLUED = re.compile(rf"(?:{'|'.join(_BEFORE)})({'|'.join(_ROWS)})")
 _CHEST = {f"c{number}": _ROWS[f"v{number}"] for number in range(1, 7)}
 _LIMB = range(6)
@@ -22,7 +22,7 @@ def plain_name(name: str) -> str:
     inverted lead keeps its sign: `-aVR` -> -avr."""
     word = name.casefold().strip()
     sign = "-" if word.startswith("-") else ""
-    words = re.split(r"[\s_-]+", word.removeprefix("-").strip())
+    words = re.split(r"[\s_.:-]+", word.removeprefix("-").strip())
     while len(words) > 1 and words[0] in _BEFORE:
         words = words[1:]
     word = " ".join(words)

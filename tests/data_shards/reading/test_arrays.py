@@ -322,3 +322,48 @@ def test_numbers_of_any_length_give_a_value_or_a_reason(tmp_path: Path, number: 
     (tmp_path / "a.csv").write_text("I,II\n" + f"0.1,{number}\n" * 3)
     with contextlib.suppress(RecordRejected):
         assert read_array(tmp_path / "a.csv").values.shape == (3, 2)
+
+
+@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "sep=;\r"])
+def test_a_line_that_tells_excel_the_separator_is_no_row(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{line}\n{table(';', ',')}")
+    np.testing.assert_allclose(read_array(tmp_path / "a.csv").values.T, np.round(MILLIVOLTS, 3), atol=1e-9)
+
+
+@pytest.mark.parametrize("mark", [",", ";"])
+def test_empty_rows_at_the_end_of_a_table_are_no_samples(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "a.csv").write_text(table(mark) + (mark * 11 + "\n") * 3)
+    assert only(tmp_path, sampling_rate=500).samples == 1000
+    lines = table(mark).splitlines()
+    lines[5] = mark * 11
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    record = only(tmp_path, sampling_rate=500)
+    assert record.samples == 1000 and len(record.quality["non-finite"]) == 12, "in between, values are missing"
+
+
+def test_times_with_their_unit_say_the_rate_and_those_of_an_npz_may_contradict_an_option(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(timed("time_ms", 1e3))
+    assert only(tmp_path).sampling_rate == 250
+    (tmp_path / "a.csv").write_text(timed("time", 1))
+    with pytest.raises(RecordRejected, match="does not say its sampling rate"):
+        only(tmp_path)
+    (tmp_path / "a.csv").unlink()
+    np.savez(tmp_path / "a.npz", signal=MILLIVOLTS, time_s=np.arange(1000) / 250)
+    assert only(tmp_path).sampling_rate == 250
+    np.savez(tmp_path / "a.npz", signal=MILLIVOLTS, t=np.arange(1000) / 250)
+    with pytest.raises(RecordRejected, match="not the 500 Hz of the option sampling_rate"):
+        only(tmp_path, sampling_rate=500)
+
+
+def test_a_unit_counts_under_any_name_that_speaks_of_one(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", signal=MILLIVOLTS * 1000, fs=500, amplitude_unit="uV")
+    np.testing.assert_allclose(only(tmp_path).millivolts(), MILLIVOLTS, atol=6e-4)
+    np.savez(tmp_path / "a.npz", signal=MILLIVOLTS, fs=500, time_unit="s", unit_id="A7")
+    np.testing.assert_allclose(only(tmp_path).millivolts(), MILLIVOLTS, atol=6e-4)
+
+
+@pytest.mark.parametrize(("name", "value"), [("gain", 200), ("baseline", 12)])
+def test_whole_numbers_are_counts_whatever_type_holds_them(tmp_path: Path, name: str, value: int) -> None:
+    np.savez(tmp_path / "a.npz", signal=ecg_counts(gain=200).astype(float), fs=500, **{name: value})
+    with pytest.raises(RecordRejected, match=r"holds whole numbers and a (gain of 200|baseline)"):
+        only(tmp_path)
