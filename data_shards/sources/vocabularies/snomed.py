@@ -314,6 +314,7 @@ _NOTHING = {"", "unknown", "nan", "none", "undefined"}
 _CODE_OF = {abbreviation.casefold(): code for code, abbreviation in reversed(ABBREVIATIONS.items())}
 _CODE_OF_NAME = {name.casefold(): code for code, name in reversed(STATEMENTS.items())}
 _CODE_BESIDE_NAME = re.compile(r"(?<!\d)\d{6,18}(?!\d)")
+_NAME_AND_ABBREVIATION = re.compile(r"([^()]+?)\s*\(([^()]+)\)?")
 _CPSC_CODE_OF = {name.casefold(): code for code, name in _CPSC2018.items()}
 
 
@@ -324,7 +325,7 @@ def parse_dx(text: str) -> tuple[str, ...]:
     that stands beside its name is that code. Whatever is not known stays as it is; blank, "Unknown" and "NaN" give ().
     """
     text = re.sub(r"(?<=\d)\.0\b", "", text.strip("[]{} "))
-    words = (word.strip(" '\"") for word in re.split(r"[,;|]|(?<=\d)\s+(?=\d)", text))
+    words = (word.strip(" '\"") for word in re.split(r"[,;|]|(?<=\d)(?:\s+|\s*[/+&]\s*)(?=\d)", text))
     codes = (_one_code(word) for word in words if word.casefold() not in _NOTHING)
     return tuple(dict.fromkeys(codes))
 
@@ -335,6 +336,10 @@ def _one_code(word: str) -> str:
     found = code_of(word)
     if found is not word:
         return found
+    if both := _NAME_AND_ABBREVIATION.fullmatch(word):  # atrial fibrillation (AF)
+        known = {code for part in both.groups() if (code := code_of(part)) != part}
+        if len(known) == 1:
+            return known.pop()
     beside = _CODE_BESIDE_NAME.findall(word)
     return beside[0] if len(beside) == 1 and beside[0] in STATEMENTS else _plain(word)
 

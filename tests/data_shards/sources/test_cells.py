@@ -82,3 +82,25 @@ def test_a_table_of_another_kind_is_named(tmp_path: Path, kind: str) -> None:
             book.writestr("[Content_Types].xml", "<Types/>")
     with pytest.raises(DataError, match=f"is {kind}.* no CSV"):
         list(open_source("wfdb", tmp_path / "records", table=table, key_column="id").entries())
+
+
+def outside(folder: Path, rows: str) -> list[Any]:
+    for record in RECORDS:
+        write_record(folder / "records" / record, ecg_counts())
+    (folder / "l.csv").write_text(f"record,label_set,label\n{rows}")
+    entries = open_source("wfdb", folder / "records", labels=folder / "l.csv").entries()
+    return [entry.meta.get("labels") for entry in entries]
+
+
+def test_outside_labels_that_look_like_several_or_like_one_in_two_cases_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert outside(tmp_path, "r1,s,AF\nr2,s,af\nr3,s,AF|SR\n,,\n,,\n")[2] == {"s": ("AF|SR",)}
+    assert "'AF' x 1, 'af' x 1" in caplog.text
+    assert "look like several in one row, write a row for each: 'AF|SR' x 1" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a:b", ":", "a\x07b"])
+def test_a_label_set_whose_name_would_become_part_of_its_codes_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="holds a colon, or what cannot be shown"):
+        outside(tmp_path, f"r1,{name},AF\n")
