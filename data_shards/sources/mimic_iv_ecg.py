@@ -25,6 +25,7 @@ from cardialign.data_shards.reading.wfdb.reader import read_wfdb
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.mimic_tables import NoteTable, PatientTable, ReportColumns
+from cardialign.data_shards.sources.shared.demographics import iso_time
 from cardialign.data_shards.sources.shared.folder import RecordFolder, key_word
 from cardialign.data_shards.sources.shared.ids import differ, plain_id
 from cardialign.data_shards.sources.shared.join import id_numbers
@@ -122,6 +123,7 @@ class MimicIvEcg(RecordFolder):
                     "acquired": times[i],
                     "statements": statements[i] or (),
                 }
+                self._told(time=(times[i], iso_time(times[i])))
                 if persons is not None:
                     meta["age"], meta["sex"] = persons[i]
                 if "labels" in joins:
@@ -179,7 +181,7 @@ class MimicIvEcg(RecordFolder):
             fold=fold_of(meta["patient"]),
             age_years=meta.get("age"),
             sex=meta.get("sex"),
-            acquired=meta["acquired"].replace(" ", "T") or None,
+            acquired=iso_time(meta["acquired"]),
             extra={"note_id": meta["note"][0], "note_seq": meta["note"][1]} if "note" in meta else {},
         )
 

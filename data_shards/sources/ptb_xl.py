@@ -18,7 +18,7 @@ from cardialign.data_shards.reading.tables import check_layout, file_facts, find
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.demographics import age_in_years, sex_in_words
+from cardialign.data_shards.sources.shared.demographics import age_in_years, iso_time, sex_in_words
 from cardialign.data_shards.sources.shared.folder import RecordFolder, fold_number
 from cardialign.data_shards.sources.shared.ids import differ, plain_id
 from cardialign.data_shards.sources.shared.matches import STOP_BELOW
@@ -152,9 +152,14 @@ class PtbXl(RecordFolder):
             "patient": plain_id(row["patient_id"]) or f"record {record}",
             "age_years": age_in_years(row["age"]),
             "sex": _SEX.get(plain_id(row["sex"])) or sex_in_words(row["sex"]),
-            "acquired": row["recording_date"].replace(" ", "T") or None,
+            "acquired": iso_time(row["recording_date"]),
             "extra": {"annotations": annotations} if annotations else {},
         }
+        self._told(
+            age=(row["age"], meta["age_years"]),
+            sex=(row["sex"], meta["sex"]),
+            time=(row["recording_date"], meta["acquired"]),
+        )
         if plain_id(row["strat_fold"]):
             meta["fold"] = fold_number(row["strat_fold"], _DATABASE)
         try:

@@ -19,7 +19,7 @@ from cardialign.data_shards.reading.tables import file_facts
 from cardialign.data_shards.reading.walk import LeaveOut, NotSeen, find_files
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import KEY_PATTERN, Entry
-from cardialign.data_shards.sources.shared.demographics import not_understood, person
+from cardialign.data_shards.sources.shared.demographics import not_understood, person, says_something
 from cardialign.data_shards.sources.shared.ids import is_rounded, plain_id
 from cardialign.data_shards.sources.shared.labels import Labels, label_set_names, read_labels
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, STOP_BELOW, Match, judge
@@ -28,6 +28,7 @@ from cardialign.data_shards.sources.shared.patients import SHORTEST_SALT, fold_o
 log = logging.getLogger(__name__)
 
 LAST_FOLD = (1 << 15) - 1
+_MOST_UNCLEAR = 10_000
 LONGEST_NAME = 64
 """Characters of a record's name that its key repeats; that of a DICOM UID at most."""
 RECORD_SUFFIXES = (".hea", ".dat", ".mat", ".npy", ".npz", ".csv")
@@ -209,6 +210,13 @@ class RecordFolder:
         self._unclear.update(not_understood(comments))
         return person(comments)
 
+    def _told(self, **cells: tuple[str, Any]) -> None:
+        """Cells of a table, each with what was made of it: those that say something, and were not understood, are
+        counted."""
+        for name, (text, understood) in cells.items():
+            if understood is None and says_something(text) and len(self._unclear) < _MOST_UNCLEAR:
+                self._unclear[f"{name}: {text.strip()[:40]}"] += 1
+
     def _join(self, role: str, table: Path, rows: int, **more: Any) -> Match:
         """A join that is to be counted along this walk; `_finish` judges it."""
         self._joins[role] = Match(role, table.name, rows, **more)
@@ -233,7 +241,9 @@ class RecordFolder:
             )
         if self._unclear:
             shown = ", ".join(f"{word!r} x {times}" for word, times in self._unclear.most_common(EXAMPLES))
-            log.warning("age or sex not understood source=%s headers=%d: %s", self.name, self._unclear.total(), shown)
+            log.warning(
+                "age, sex or time not understood source=%s number=%d: %s", self.name, self._unclear.total(), shown
+            )
         if len(self._salt) < SHORTEST_SALT:
             log.warning(
                 "patient ids are hashed with %s source=%s: whoever has a list of possible ids can find them again; "

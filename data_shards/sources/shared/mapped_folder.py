@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import KEY_PATTERN
 from cardialign.data_shards.sources.shared.cells import LabelWords, Marks, labels_of
-from cardialign.data_shards.sources.shared.demographics import AGE_UNITS, age_in_years, sex_in_words
+from cardialign.data_shards.sources.shared.demographics import AGE_UNITS, age_in_years, iso_time, sex_in_words
 from cardialign.data_shards.sources.shared.folder import RecordFolder, fold_number
 from cardialign.data_shards.sources.shared.ids import plain_id
 from cardialign.data_shards.sources.shared.join import TextRows, stretches
@@ -197,7 +196,7 @@ class MappedFolder(RecordFolder):
                     )
             if row.get("sex_column") and self._sex(row["sex_column"]) is None:
                 unknown[row["sex_column"]] += 1
-            for what, understood in (("age", self._age), ("time", _iso_time)):
+            for what, understood in (("age", self._age), ("time", iso_time)):
                 text = row.get(f"{what}_column", "")
                 if text and understood(text) is None:
                     strange[what][text[:40]] += 1
@@ -241,7 +240,7 @@ class MappedFolder(RecordFolder):
         if "sex_column" in row:
             meta["sex"] = self._sex(row["sex_column"])
         if row.get("time_column"):
-            meta["acquired"] = _iso_time(row["time_column"])
+            meta["acquired"] = iso_time(row["time_column"])
         if "fold_column" in row:
             meta["fold"] = fold_number(row["fold_column"], str(self._table))
         return meta
@@ -297,12 +296,3 @@ def _lead_names(text: str, source: str) -> dict[str, str]:
                 f"write for example MLII=II; the standard leads are {', '.join(STANDARD_LEADS)}",
             )
     return result
-
-
-def _iso_time(text: str) -> str | None:
-    """`2180-07-23 08:44:00` -> with a T between date and time; None for what is no date of ISO 8601."""
-    try:
-        datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return text.replace(" ", "T")

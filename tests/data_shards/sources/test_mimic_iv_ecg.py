@@ -309,3 +309,17 @@ def test_a_list_that_names_files_means_their_records(root, form):
     lines = [[*row[:4], path] for row, path in zip(rows[1:], told, strict=True)]
     write_csv(root / "record_list.csv", rows[0], lines)
     assert {study: entry.path for study, entry in entries_by_study(root).items()} == before
+
+
+def test_dates_that_a_spreadsheet_rewrote_are_counted_with_the_ages_that_are_lost_by_them(root, tmp_path, caplog):
+    write_csv(tmp_path / "patients.csv", ("subject_id", "gender", "anchor_age", "anchor_year"),
+              [(10000032, "F", "52,5", 2180), (10000117, "1", "old", 2182)])  # fmt: skip
+    rows = list(csv.reader((root / "record_list.csv").open()))
+    dated = [[*row[:3], "23/07/2180 8:44" if row[0] == "10000032" else row[3], row[4]] for row in rows[1:]]
+    write_csv(root / "record_list.csv", rows[0], dated)
+    source = open_source("mimic-iv-ecg", root, patients=tmp_path / "patients.csv")
+    records = [source.read(entry) for entry in source.entries()]
+    assert [record.acquired for record in records[:2]] == [None, None] and records[2].acquired is not None
+    assert {record.age_years for record in records} == {None}
+    assert "not understood source=mimic-iv-ecg number=2: 'time: 23/07/2180 8:44' x 2" in caplog.text
+    assert "not understood table=patients.csv rows=2: 'anchor_age: old' x 1, 'gender: 1' x 1" in caplog.text
