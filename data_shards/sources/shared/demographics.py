@@ -86,9 +86,9 @@ def iso_time(text: str) -> str | None:
         found = _YEAR_FIRST.fullmatch(word)
         if found is None:
             return None
-        year, month, day, *clock = (int(part or 0) for part in found.groups())
+        year, month, day, hour, minute, second = (int(part or 0) for part in found.groups())
         try:
-            made = datetime(year, month, day, *clock)
+            made = datetime(year, month, day, hour, minute, second)
         except ValueError:
             return None
         return made.isoformat() if found[4] else made.date().isoformat()
