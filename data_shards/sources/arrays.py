@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from cardialign.data_shards.reading.arrays import RATES, SUFFIXES, ArrayFile, le
 from cardialign.data_shards.reading.csv_signal import rates_of_time, same_leads
 from cardialign.data_shards.reading.units import is_counts, millivolts_of
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
-from cardialign.data_shards.reading.wfdb.leads import may_be_lead, row_of
+from cardialign.data_shards.reading.wfdb.leads import name_and_unit, row_of
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.shared.folder import number
@@ -28,18 +27,6 @@ _BASELINES = ("baseline", "adc_zero")
 _OF_ROUNDED_TIMES = 1e-5
 """By so much may a rate miss a whole number because the times of a table are rounded."""
 _ORIENTATIONS = ("leads-first", "samples-first")
-
-
-_UNIT_IN_NAME = re.compile(r"(.+?)\s*(?:[\s_/,]+([^\s_/,()\[\]]+)|[(\[]([^()\[\]]+)[)\]])")
-
-
-def _name_and_unit(name: str) -> tuple[str, str]:
-    """`I (mV)`, `I_uV`, `V1 [\u00b5V]` -> the lead and its unit, "" where the name is none of a lead with its unit."""
-    found = _UNIT_IN_NAME.fullmatch(name.strip())
-    if found is None or not may_be_lead(found[1]):
-        return name, ""
-    unit = found[2] or found[3]
-    return (found[1], unit) if millivolts_of(unit) is not None else (name, "")
 
 
 class Arrays(MappedFolder):
@@ -128,7 +115,7 @@ class Arrays(MappedFolder):
                 "bad-format",
                 f"{path} does not say its sampling rate: set the option sampling_rate (--record-rate of a command)",
             )
-        named = [_name_and_unit(name) for name in array.columns or array.leads((), "", str(path))]
+        named = [name_and_unit(name) for name in array.columns or array.leads((), "", str(path))]
         names = self._called(name for name, _ in named)
         self._check_leads(names, bool(array.columns), path)
         self._check_times(array, rate, path)

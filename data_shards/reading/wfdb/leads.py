@@ -6,11 +6,13 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from cardialign.data_shards.reading.units import millivolts_of
 from cardialign.data_shards.record import STANDARD_LEADS
 
 _ROWS = {name.casefold(): row for row, name in enumerate(STANDARD_LEADS)}
 _BEFORE = ("mdc", "ecg", "ekg", "lead", "abl", "ableitung", "derivation", "derivacion")
 _GLUED = re.compile(rf"(?:{'|'.join(_BEFORE)})({'|'.join(_ROWS)})")
+_UNIT_IN_NAME = re.compile(r"(.+?)\s*(?:[\s_/,]+([^\s_/,()\[\]]+)|[(\[]([^()\[\]]+)[)\]])")
 _CHEST = {f"c{number}": _ROWS[f"v{number}"] for number in range(1, 7)}
 _LIMB = range(6)
 _ELECTRODES_OF_AN_EEG = re.compile(r"(?:fp|af|f|fc|ft|t|tp|p|cp|po|o|a|m)(?:[1-9]|10|z)|cz|iz|nz")
@@ -57,3 +59,12 @@ def rows_of(names: Sequence[str]) -> tuple[list[int], list[bool]]:
     if beside_limbs and not any(_ELECTRODES_OF_AN_EEG.fullmatch(word) for word in words):
         rows = [_CHEST.get(word, row) for word, row in zip(words, rows, strict=True)]
     return rows, inverted
+
+
+def name_and_unit(name: str) -> tuple[str, str]:
+    """`I (mV)`, `I_uV`, `V1 [\u00b5V]` -> the lead and its unit, "" where the name is none of a lead with its unit."""
+    found = _UNIT_IN_NAME.fullmatch(name.strip())
+    if found is None or not may_be_lead(found[1]):
+        return name, ""
+    unit = found[2] or found[3]
+    return (found[1], unit) if millivolts_of(unit) is not None else (name, "")

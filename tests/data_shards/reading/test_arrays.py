@@ -324,23 +324,6 @@ def test_numbers_of_any_length_give_a_value_or_a_reason(tmp_path: Path, number: 
         assert read_array(tmp_path / "a.csv").values.shape == (3, 2)
 
 
-@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "sep=;\r"])
-def test_a_line_that_tells_excel_the_separator_is_no_row(tmp_path: Path, line: str) -> None:
-    (tmp_path / "a.csv").write_text(f"{line}\n{table(';', ',')}")
-    np.testing.assert_allclose(read_array(tmp_path / "a.csv").values.T, np.round(MILLIVOLTS, 3), atol=1e-9)
-
-
-@pytest.mark.parametrize("mark", [",", ";"])
-def test_empty_rows_at_the_end_of_a_table_are_no_samples(tmp_path: Path, mark: str) -> None:
-    (tmp_path / "a.csv").write_text(table(mark) + (mark * 11 + "\n") * 3)
-    assert only(tmp_path, sampling_rate=500).samples == 1000
-    lines = table(mark).splitlines()
-    lines[5] = mark * 11
-    (tmp_path / "a.csv").write_text("\n".join(lines))
-    record = only(tmp_path, sampling_rate=500)
-    assert record.samples == 1000 and len(record.quality["non-finite"]) == 12, "in between, values are missing"
-
-
 def test_times_with_their_unit_say_the_rate_and_those_of_an_npz_may_contradict_an_option(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(timed("time_ms", 1e3))
     assert only(tmp_path).sampling_rate == 250
