@@ -11,10 +11,12 @@ import os
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import Any, NoReturn
 
 from cardialign.cluster.cli.causes import cause_of
 from cardialign.cluster.cli.lines import aligned, json_line
+from cardialign.cluster.cli.options import place
 from cardialign.cluster.cli.streams import leave_stdout, open_streams, say, tell
 from cardialign.cluster.commands import COMMANDS, GROUPS, module_of
 from cardialign.data_shards.errors import DONE, FAILED, INTERRUPTED, UsageError, UserError
@@ -22,6 +24,10 @@ from cardialign.data_shards.errors import DONE, FAILED, INTERRUPTED, UsageError,
 
 class _Parser(argparse.ArgumentParser):
     """argparse that raises `UsageError` instead of exiting, so that `--json` and Python callers see it too."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register("type", Path, place)  # what `type=Path` means for every option of every command
 
     def error(self, message: str) -> NoReturn:
         words = self.prog.removeprefix("cardialign").strip()

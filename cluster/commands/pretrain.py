@@ -81,7 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for option, key in SHORTHANDS.items():
         values.add_argument(f"--{option.replace('_', '-')}", metavar="VALUE", help=f"YAML: {key}")
     values.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="any dotted key, repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="any dotted key, repeatable; SECTION={key: value} leaves its other keys, with a name in it none",
     )
     tracking = parser.add_argument_group(
         "tracking",
@@ -133,7 +138,7 @@ def _mixture_part(text: str) -> dict[str, Any]:
         number = float(weight)
     except ValueError:
         equals = ""
-    if not (equals and shards):
+    if not (equals and shards.strip()):
         raise UsageError(
             f"--mixture {text!r} is not SHARDS=WEIGHT", "write for example --mixture ptb-xl=0.3 --mixture mimic=0.7"
         )

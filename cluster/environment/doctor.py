@@ -19,8 +19,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from cardialign.cluster.environment.cpus import usable_cpus
 from cardialign.cluster.environment.versions import source_root, version
+from cardialign.data_shards.cpus import usable_cpus
 
 State = Literal["ok", "warn", "missing"]
 GIB = 2**30

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 CANDIDATE = "candidate"
 ARTIFACT = "encoders"
 """Folder of a run's artifacts with one folder per encoder, named by its digest."""
+LONGEST_NOTE = 500
+"""Characters of a tag in words; every store takes them."""
 DIGEST_TAG = "digest"
 
 
@@ -287,13 +289,17 @@ def pull(reference: str, out: Path, tracking_uri: str, *, overwrite: bool = Fals
 def log_evaluation(reference: str, tracking_uri: str, prefix: str, result: Mapping[str, Any]) -> None:
     """Figures of an evaluation (macro, low, high, classes) -> metrics `prefix/...` of the encoder's run.
 
-    The macro also becomes a tag of its version. Label codes are written so that MLflow takes them (`names.safe`).
+    The macro also becomes a tag of its version, and so does which of the records the encoder was trained on: without it
+    a figure of its own training set looks like any other. Label codes are written so that MLflow takes them
+    (`names.safe`).
     """
     uri = absolute_uri(tracking_uri)
     client = mlflow_store.open_client(uri)
     figures = {"macro": result["macro"], "macro_low": result["low"], "macro_high": result["high"]}
     if result.get("baseline"):
         figures["untrained_macro"] = result["baseline"]["macro"]
+    if result.get("trained_on"):
+        figures["trained_on_records"] = result["trained_on"]["records"]
     figures |= {f"auroc/{safe(entry['code'])}": entry["auroc"] for entry in result["classes"]}
     with mlflow_store.speaking(uri, f"does not take the figures of {ascii_escapes(reference)}"):
         version = _resolve(client, Reference.parse(reference), uri)
@@ -304,6 +310,11 @@ def log_evaluation(reference: str, tracking_uri: str, prefix: str, result: Mappi
         if result["macro"] is not None:
             tag = f"metric.{shorten(f'{prefix}/macro')}"
             client.set_model_version_tag(version.name, version.version, tag, f"{result['macro']:.6g}")
+        if seen := result.get("trained_on"):
+            key, said = f"trained_on.{shorten(prefix)}", f"{seen['status']}: {seen['note']}"[:LONGEST_NOTE]
+            client.set_model_version_tag(version.name, version.version, key, said)
+            if version.run_id:
+                client.set_tag(version.run_id, key, said)
 
 
 def _download(source: str, scratch: Path, uri: str, wanted: str) -> Path:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.environment.cpus import threads_asked
 from cardialign.cluster.environment.handed_on import handed_on
 from cardialign.cluster.environment.session import ended_processes, ray_session
 from cardialign.cluster.environment.standstill import ray_resources
+from cardialign.cluster.environment.threads import threads_asked
 from cardialign.cluster.runs.diagnosis import AGAIN, told
 from cardialign.cluster.runs.failure import StoppedError, clear_requests, read_failure, request_stop
 from cardialign.cluster.runs.placement import Placement, on_gpus, wanted

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cardialign.pretrain.config.fields import Depth, Strict, Width
+from cardialign.pretrain.config.fields import Depth, PlaceOrId, Strict, Width
 
 
 class EncoderConfig(Strict):
@@ -48,7 +48,7 @@ class TextConfig(Strict):
     files say (`1_Pooling/config.json`), which they must.
     """
 
-    encoder: str = "minilm"
+    encoder: PlaceOrId = "minilm"
     pooling: Literal["cls", "mean"] | None = None
     trainable: Literal["frozen", "partial", "full"] = "frozen"
     train_layers: Depth = 6

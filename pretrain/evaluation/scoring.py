@@ -91,10 +91,12 @@ def bootstrap_auroc(
     *,
     resamples: int = 1000,
     seed: int = 0,
+    decided: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """AUROC of every class in every patient resample, for one or more score sets over the same resamples.
 
-    scores: list of (n, C); truth (n, C) bool, every class with positives and negatives; patients (n,).
+    scores: list of (n, C); truth (n, C) bool, every class with positives and negatives; patients (n,); decided (n, C)
+    bool, None = all: a class is scored over its decided records.
     Returns a list of float64 (R, C).
     """
     out = [np.full((resamples, truth.shape[1]), np.nan) for _ in scores]
@@ -102,7 +104,8 @@ def bootstrap_auroc(
     for weights in patient_resamples(patients, resamples, seed):
         for table, values in zip(out, scores, strict=True):
             for c in range(truth.shape[1]):
-                table[done : done + len(weights), c] = auroc(values[:, c], truth[:, c], weights)
+                rows = _rows_of(decided, c)
+                table[done : done + len(weights), c] = auroc(values[rows, c], truth[rows, c], weights[:, rows])
         done += len(weights)
     return out
 
@@ -116,15 +119,20 @@ class Estimate:
     high: float
 
 
-def usable_classes(truth: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
-    """Columns of truth (n, C) that have both positives and negatives; for every other column why AUROC is undefined."""
-    positives = truth.sum(axis=0)
+def _rows_of(decided: np.ndarray | None, column: int) -> np.ndarray | slice:
+    return slice(None) if decided is None or decided[:, column].all() else decided[:, column]
+
+
+def usable_classes(truth: np.ndarray, decided: np.ndarray | None = None) -> tuple[np.ndarray, dict[int, str]]:
+    """Columns of truth (n, C) that have both positives and negatives among the decided records (n, C), None = all; for
+    every other column why AUROC is undefined."""
     reasons: dict[int, str] = {}
-    for c, count in enumerate(positives):
-        if count == 0:
-            reasons[c] = f"no positives among {len(truth)} records"
-        elif count == len(truth):
-            reasons[c] = f"no negatives among {len(truth)} records"
+    for c in range(truth.shape[1]):
+        column = truth[_rows_of(decided, c), c]
+        if not column.any():
+            reasons[c] = f"no positives among {len(column)} records"
+        elif column.all():
+            reasons[c] = f"no negatives among {len(column)} records"
     return np.array([c for c in range(truth.shape[1]) if c not in reasons], dtype=np.int64), reasons
 
 
@@ -186,20 +194,22 @@ def score_classes(
     *,
     resamples: int,
     seed: int,
+    decided: np.ndarray | None = None,
 ) -> list[ClassTable]:
     """One table per score set, over the same resamples.
 
     scores: list of (n, C); truth (n, C) bool, every class with positives and negatives (`usable_classes`); patients
-    (n,); names: code and name of each class.
+    (n,); names: code and name of each class; decided (n, C) bool: a class is scored over these records, None = all.
     """
-    positives = truth.sum(axis=0)
-    having = np.array([len(np.unique(patients[column])) for column in truth.T])
-    lacking = np.array([len(np.unique(patients[~column])) for column in truth.T])
+    chosen = [_rows_of(decided, c) for c in range(truth.shape[1])]
+    positives = np.array([truth[rows, c].sum() for c, rows in enumerate(chosen)])
+    having = np.array([len(np.unique(patients[rows][truth[rows, c]])) for c, rows in enumerate(chosen)])
+    lacking = np.array([len(np.unique(patients[rows][~truth[rows, c]])) for c, rows in enumerate(chosen)])
     out = []
-    for values, table in zip(
-        scores, bootstrap_auroc(scores, truth, patients, resamples=resamples, seed=seed), strict=True
-    ):
-        sample = Sample(class_auroc(values, truth), table, having, lacking)
+    tables = bootstrap_auroc(scores, truth, patients, resamples=resamples, seed=seed, decided=decided)
+    for values, table in zip(scores, tables, strict=True):
+        points = np.array([auroc(values[rows, c], truth[rows, c])[0] for c, rows in enumerate(chosen)])
+        sample = Sample(points, table, having, lacking)
         classes = [
             ClassResult(code, name, int(positives[c]), int(having[c]), float(sample.point[c]), *_limits(sample, c))
             for c, (code, name) in enumerate(names)

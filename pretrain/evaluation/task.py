@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cardialign.data_shards.checks.label_coverage import open_classes
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.shard_set.splits import SplitRule
@@ -24,6 +25,8 @@ class EvaluationTask:
 
     unprompted     the label codes nobody has words for, and how many of the records have each
     first_seconds  only so much of each signal is shown to the encoder, the rest is masked; None = all of it
+    decided        bool (n, C), False where a record's codes leave the class open, so that it is scored for the others
+                   only; None = every record is a positive or a negative of every class
     protocol       where all this comes from when a published protocol chose it
                    (`cardialign.pretrain.evaluation.protocols`), None otherwise
     """
@@ -37,6 +40,7 @@ class EvaluationTask:
     split: SplitRule | None = None
     first_seconds: float | None = None
     protocol: dict[str, Any] | None = None
+    decided: np.ndarray | None = None
 
 
 def labelled_task(
@@ -72,4 +76,6 @@ def labelled_task(
     chosen = None if folds is None else tuple(int(f) for f in folds)
     counts = matrix.sum(axis=0)
     unprompted = {} if classes else {c: int(counts[column[c]]) for c in known if c not in words.codes}
-    return EvaluationTask(words, rows, truth, shard_set.patients[rows], unprompted, chosen, rule)
+    left_open = open_classes(shard_set, rows, words.label_set)
+    decided = np.stack([~left_open.get(code, none) for code in words.codes], axis=1) if left_open else None
+    return EvaluationTask(words, rows, truth, shard_set.patients[rows], unprompted, chosen, rule, decided=decided)

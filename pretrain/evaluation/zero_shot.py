@@ -129,7 +129,7 @@ def _evaluate(
         for encoder, overlap in zip(encoders, overlaps, strict=True):
             refuse_overlap(overlap, encoder, shard_set)
     scores = _scores(encoders, shard_set, task, options)
-    usable, reasons = usable_classes(task.truth)
+    usable, reasons = usable_classes(task.truth, task.decided)
     if not usable.size:
         raise UserError(
             f"no class of {task.prompts.name} has both positives and negatives among {len(task.rows)} records",
@@ -142,6 +142,7 @@ def _evaluate(
         [(task.prompts.classes[c].code, task.prompts.classes[c].name) for c in usable],
         resamples=options.bootstrap,
         seed=options.seed,
+        decided=None if task.decided is None else task.decided[:, usable],
     )
     coverage = label_coverage(shard_set, task.rows, task.prompts.label_set)
     results = []

@@ -60,6 +60,8 @@ def summary(result: dict[str, Any]) -> list[str]:
         shown[f"labels {name}"] = dict(list(labels["codes"].items())[:8])
         if labels["unknown"]:
             shown[f"codes not in {name}"] = labels["unknown"]
+        if labels["undecided"]:
+            shown[f"left open in {name}"] = labels["undecided"]
         if labels["outdated"]:
             shown[f"outdated in {name}"] = {**labels["outdated"], "remedy": "build the set again"}
     shown["age"] = {name: ages[name] for name in ("known", "median", "p05", "p95") if name in ages}

@@ -5,6 +5,7 @@ Legend: n records, C classes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from cardialign.data_shards.checks.label_coverage import label_coverage
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.probing.linear_probe import Parts
 from cardialign.pretrain.evaluation.protocols import load_task, open_task
+
+log = logging.getLogger(__name__)
 
 PARTS = ("train", "val", "test")
 
@@ -57,7 +61,12 @@ def task_of_folds(
     pieces = {part: shard_set.select(folds=sorted(folds), label_set=label_set).rows for part, folds in given.items()}
     rows, parts = _together(pieces)
     codes, matrix, _ = shard_set.labels(rows, label_set)
-    about = {"label_set": label_set, "folds": {part: sorted(folds) for part, folds in given.items()}}
+    about: dict[str, Any] = {"label_set": label_set, "folds": {part: sorted(folds) for part, folds in given.items()}}
+    left_open = label_coverage(shard_set, rows, label_set).undecided
+    if left_open:  # a probe learns all classes from the same records
+        about["left_open"] = left_open
+        shown = ", ".join(f"{name} ({count})" for name, count in left_open.items())
+        log.warning("records whose codes leave a class open count as its negatives set=%s: %s", label_set, shown)
     return _told(
         ProbeTask(
             label_set, [(code, code) for code in codes], rows, matrix, shard_set.patients[rows], parts, None, about
