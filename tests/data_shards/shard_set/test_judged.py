@@ -99,7 +99,7 @@ def test_a_digest_is_64_hexadecimal_digits_and_never_a_path(
         (lambda m: m["spec"].update(seconds=MAX_SAMPLES, samples=500 * MAX_SAMPLES), "'samples' is 8388608000"),
         (lambda m: m["spec"].update(samples=499), "rate and seconds give another number"),
         (lambda m: m["spec"].update(leads=m["spec"]["leads"][::-1]), "'leads' is "),
-        (lambda m: m["spec"].update(unit="uV"), "in mV"),
+        (lambda m: m["spec"].update(unit="uV"), "'unit' is 'uV'"),
         (lambda m: m["codec"].update(version="1"), "'version' is '1'"),
         (lambda m: m.update(source="here"), "'source' is 'here'"),
         (lambda m: m.update(schema_version=True), "'schema_version' is True"),
