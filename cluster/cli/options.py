@@ -103,6 +103,24 @@ def add_pooling(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_encoder(parser: argparse.ArgumentParser, required: bool = True, help: str = "") -> None:
+    """`--encoder`, in every form there is, and what of it is trusted."""
+    parser.add_argument(
+        "--encoder",
+        required=required,
+        help=(help and f"{help}; ") + "exported folder, or models:/NAME@ALIAS; from outside: a TorchScript file (.pt), "
+        "an ONNX file, a Hugging Face folder, each with NAME.contract.yaml beside it (what it was trained on; nothing "
+        "is guessed), or outside:NAME of an installed plug-in. TorchScript, ONNX and safetensors run no Python; "
+        "a pickle is never loaded; a plug-in is trusted because it was installed",
+    )
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run the Python code that a Hugging Face folder brings, with all your rights; without it such a folder is "
+        "refused",
+    )
+
+
 def add_tracking_uri(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--tracking-uri",

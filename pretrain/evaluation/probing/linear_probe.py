@@ -15,6 +15,7 @@ import numpy as np
 from cardialign.pretrain.evaluation.probing.logistic import fit_path
 from cardialign.pretrain.evaluation.probing.neighbours import neighbour_scores
 from cardialign.pretrain.evaluation.probing.subsets import subset
+from cardialign.pretrain.evaluation.probing.windowed import averaged, record_scores, separate
 from cardialign.pretrain.evaluation.scoring import class_auroc, usable_classes
 
 STRENGTHS = tuple(10.0**k for k in np.arange(-5.0, 1.5, 0.5))
@@ -55,25 +56,26 @@ class ProbeFit:
 def probe(
     features: np.ndarray, truth: np.ndarray, parts: Parts, share: float = 1.0, style: str = "random", seed: int = 0
 ) -> ProbeFit:
-    """Features (n, F), truth bool (n, C) -> the logistic regression that the validation records choose.
+    """Features (n, F), or (n, W, F) of pieces, truth bool (n, C) -> the regression that the validation records choose.
 
     Raises ValueError when no class can be learnt, or none is left to choose by.
     """
     rows = parts.train[subset(truth[parts.train], share, style, seed)]
     learnt, _ = usable_classes(truth[rows])
     judged = _judged(truth, parts, learnt)
-    path = fit_path(features[rows], truth[rows][:, learnt], STRENGTHS)
-    candidates = [found.scores(features[parts.validation]) for found in path]
+    path = fit_path(*separate(features[rows], truth[rows][:, learnt]), STRENGTHS)
+    candidates = [record_scores(found, features[parts.validation]) for found in path]
     best, value = _best(candidates, truth[parts.validation][:, learnt], judged)
     scores = np.zeros((len(parts.test), truth.shape[1]))
-    scores[:, learnt] = path[best].scores(features[parts.test])
+    scores[:, learnt] = record_scores(path[best], features[parts.test])
     return ProbeFit(share, style, seed, len(rows), path[best].strength, value, scores, _unseen(learnt, truth.shape[1]))
 
 
 def neighbours(
     features: np.ndarray, truth: np.ndarray, parts: Parts, share: float = 1.0, style: str = "random", seed: int = 0
 ) -> ProbeFit:
-    """The same by k nearest neighbours; the validation records choose k. Nothing is fitted."""
+    """The same by k nearest neighbours; the validation records choose k. Nothing is fitted; pieces are averaged."""
+    features = averaged(features)
     rows = parts.train[subset(truth[parts.train], share, style, seed)]
     learnt, _ = usable_classes(truth[rows])
     judged = _judged(truth, parts, learnt)

@@ -126,7 +126,7 @@ def probe_table(task: ProbeTask, systems: Sequence[System], options: ProbeOption
     left_out = [{"code": task.names[c][0], "reason": why} for c, why in reasons.items()]
     records = ", ".join(f"{count} {part}" for part, count in task.about["records"].items())
     facts = {**task.about, "name": task.name, "classes": len(usable), "records": records}
-    facts["systems"] = {each.name: {"features": each.features.shape[1], "weights": each.digest} for each in systems}
+    facts["systems"] = {each.name: {"features": each.features.shape[-1], "weights": each.digest} for each in systems}
     return ProbeResult(facts, rows, left_out)
 
 
