@@ -103,12 +103,13 @@ def add_pooling(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_encoder(parser: argparse.ArgumentParser, required: bool = True, help: str = "") -> None:
-    """`--encoder`, in every form there is, and what of it is trusted."""
+def add_encoder(parser: argparse.ArgumentParser, name: str = "--encoder", none: str = "") -> None:
+    """`--encoder`, or the place of it, in every form there is, and what of it is trusted. none: when it may be left
+    out."""
     parser.add_argument(
-        "--encoder",
-        required=required,
-        help=(help and f"{help}; ") + "exported folder, or models:/NAME@ALIAS; from outside: a TorchScript file (.pt), "
+        name,
+        **({"required": not none} if name.startswith("--") else {}),
+        help=(none and f"{none}; ") + "exported folder, or models:/NAME@ALIAS; from outside: a TorchScript file (.pt), "
         "an ONNX file, a Hugging Face folder, each with NAME.contract.yaml beside it (what it was trained on; nothing "
         "is guessed), or outside:NAME of an installed plug-in. TorchScript, ONNX and safetensors run no Python; "
         "a pickle is never loaded; a plug-in is trusted because it was installed",

@@ -129,7 +129,8 @@ def _evaluate(
     if not options.allow_trained:
         for encoder, overlap in zip(encoders, overlaps, strict=True):
             refuse_overlap(overlap, encoder, shard_set)
-    scores = _scores(encoders, shard_set, task, options)
+    how = EmbedOptions(batch_size=options.batch_size, threads=options.threads)
+    scores = cosine_scores(encoders, shard_set, task, how, options.progress)
     usable, reasons = usable_classes(task.truth)
     if not usable.size:
         raise UserError(
@@ -177,16 +178,23 @@ def class_embeddings(encoder: UsableEncoder, prompts: PromptSet) -> np.ndarray:
     return means / np.linalg.norm(means, axis=1, keepdims=True).clip(1e-12)
 
 
-def _scores(
-    encoders: Sequence[UsableEncoder], shard_set: ShardSet, task: EvaluationTask, options: _Options
+def cosine_scores(
+    encoders: Sequence[UsableEncoder],
+    shard_set: ShardSet,
+    task: EvaluationTask,
+    options: EmbedOptions,
+    progress: Progress | None = None,
 ) -> list[np.ndarray]:
-    """Cosines, float32 (n, C) per encoder, in the order of `task.rows`."""
+    """Cosines, float32 (n, C) per encoder, in the order of `task.rows`; the task says how signals are shown.
+
+    Raises UserError where an encoder has no text side or does not fit, DataError when a record is damaged.
+    """
     texts = [class_embeddings(encoder, task.prompts) for encoder in encoders]
     window = None if task.crop is None else task.crop.seconds
-    how = EmbedOptions(
-        task.first_seconds, options.batch_size, options.threads, window=window, normalisation=task.normalisation
+    how = replace(
+        options, first_seconds=task.first_seconds, window=window, normalisation=task.normalisation, with_features=False
     )
-    embedded = embed_set(encoders, shard_set, task.rows, how, options.progress)
+    embedded = embed_set(encoders, shard_set, task.rows, how, progress)
     return [_cosines(each.embedding, text, how.batch_size) for each, text in zip(embedded, texts, strict=True)]
 
 

@@ -14,7 +14,7 @@ SHIPPED = ("full", "partial", "supervised-s4", "supervised-resnet1d")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_encoder(parser, required=False, help="none for the supervised presets")
+    add_encoder(parser, none="none for the supervised presets")
     parser.add_argument("--preset", choices=SHIPPED, default="full", help="where to start and how (default full)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the preset: --set lr=1e-4"

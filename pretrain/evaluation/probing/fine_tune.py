@@ -132,7 +132,7 @@ def parameter_groups(model: Classifier, options: FineTuneOptions) -> list[dict[s
     """
     layers = layers_of(model.encoder)
     head = max(layers.values()) + 1
-    if options.train_blocks is not None and head == 2:
+    if options.train_blocks is not None and head == 1:
         raise UserError(
             f"train_blocks is {options.train_blocks}, and the encoder does not say which of its layers are its blocks",
             "name their list under `blocks` in its signal contract, or train all of it: --set train_blocks=null",

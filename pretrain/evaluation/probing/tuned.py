@@ -91,9 +91,7 @@ def tune(
         try:
             found.append(fine_tune(encoder, read, task.truth, task.parts, own, device))
         except ValueError as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{task.name}: {error}", "use other folds or another task") from None
+            raise _told(error, task) from None
         if progress is not None:
             progress(len(found), seeds)
     macros = [float(class_auroc(each.scores[:, usable], truth[:, usable]).mean()) for each in found]
@@ -120,6 +118,12 @@ def tune(
         table.macro.high,
         told,
         [asdict(each) for each in table.classes],
+    )
+
+
+def _told(error: ValueError, task: ProbeTask) -> UserError:
+    return (
+        error if isinstance(error, UserError) else UserError(f"{task.name}: {error}", "use other folds or another task")
     )
 
 
