@@ -41,12 +41,13 @@ a class. length: how much of a record is shown. normalisation: what is done to t
 @dataclass(frozen=True)
 class Side:
     """One protocol's task in a shard set. pools: part -> rows of it, labelled or not. known: of published label files,
-    row -> its truth; None where the shard set's own labels count."""
+    row -> its truth; None where the shard set's own labels count. scored: the part that figures are of."""
 
     task: ProtocolTask
     words: PromptSet
     pools: dict[str, np.ndarray]
     known: dict[int, np.ndarray] | None
+    scored: str = "test"
 
     def truth(self, shard_set: ShardSet, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """bool (n,), whether a row counts, and truth bool (n, C) in the order of `words`."""
@@ -151,10 +152,18 @@ class GapOptions:
     batch_size: int = 64
 
 
-def open_side(spec: str, shard_set: ShardSet, mode: str, label_files: Path | None = None) -> Side:
-    """`PROTOCOL:TASK` in this shard set, with the parts that the mode needs. Raises as `protocols.open_task`."""
+def open_side(spec: str, shard_set: ShardSet, mode: str, label_files: Path | None = None, scored: str = "test") -> Side:
+    """`PROTOCOL:TASK` in this shard set, with the parts that the mode needs.
+
+    Raises UsageError for a probe that is scored on another part than test, and as `protocols.open_task`.
+    """
     task = load_task(spec)
-    wanted = PARTS if mode == LINEAR_PROBE else ("test",)
+    if mode == LINEAR_PROBE and scored != "test":
+        raise UsageError(
+            f"--split {scored} with --mode {mode}: a probe is chosen on the validation records",
+            "leave --split out, or choose --mode zero-shot",
+        )
+    wanted = PARTS if mode == LINEAR_PROBE else (scored,)
     opened = {part: open_task(spec, shard_set, split=part, label_files=label_files) for part in wanted}
     if "labels" in task.values:
         known = {
@@ -163,14 +172,14 @@ def open_side(spec: str, shard_set: ShardSet, mode: str, label_files: Path | Non
             for row, row_truth in zip(each.rows, each.truth, strict=True)
         }
         pools = {part: each.rows for part, each in opened.items()}
-        return Side(task, opened["test"].prompts, pools, known)
+        return Side(task, opened[scored].prompts, pools, known, scored)
     chosen = task.values["split"]
     pools = {}
     for part in wanted:
         by_folds = chosen["by"] == "folds"
         rule = None if by_folds else SplitRule(part, chosen["salt"], tuple(chosen["fractions"]))
         pools[part] = shard_set.select(folds=chosen[part] if by_folds else None, split=rule).rows
-    return Side(task, task.words, pools, None)
+    return Side(task, task.words, pools, None, scored)
 
 
 def shared_tasks(start: str, end: str, shard_set: ShardSet) -> list[str]:
@@ -209,7 +218,7 @@ def explain_gap(
         )
     choices = [(), *((name,) for name in differing), tuple(differing)]
     settings = [{name: end if name in switched else start for name in SWITCHES} for switched in choices]
-    everybody = np.unique(np.concatenate([shard_set.patients[side.pools["test"]] for side in (start, end)]))
+    everybody = np.unique(np.concatenate([shard_set.patients[side.pools[side.scored]] for side in (start, end)]))
     tables, figures = [], []
     for done, chosen in enumerate(settings):
         table, figure = _evaluated(encoder, shard_set, chosen, options, everybody)
@@ -242,9 +251,9 @@ def _evaluated(
     options: GapOptions,
     everybody: np.ndarray,
 ) -> tuple[ClassTable, Figure]:
-    """The test part under one choice of settings, scored over resamples of everybody's patients."""
+    """The scored part under one choice of settings, scored over resamples of everybody's patients."""
     parts = {part: _part(shard_set, chosen, part, options.mode) for part in chosen["records"].pools}
-    test = parts["test"]
+    test = parts[chosen["records"].scored]
     if options.mode == ZERO_SHOT:
         scores = cosine_scores([encoder], shard_set, test, EmbedOptions(batch_size=options.batch_size))[0]
     else:
@@ -252,7 +261,7 @@ def _evaluated(
     usable, _ = usable_classes(test.truth)
     if not usable.size:
         raise UserError(
-            f"no class has both positives and negatives among {len(test.rows)} test records "
+            f"no class has both positives and negatives among {len(test.rows)} records "
             f"({', '.join(f'{name} of {side.task.protocol}' for name, side in chosen.items())})",
             "build shards from more of the data set",
         )

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", dest="end", required=True, metavar="PROTOCOL", help="the one whose settings are tried")
     parser.add_argument("--task", help="only this task of both, e.g. ptb-xl-super (default: all of this data set)")
     parser.add_argument("--mode", choices=MODES, default=MODES[0], help="what is evaluated (default zero-shot)")
+    parser.add_argument("--split", choices=("test", "val"), default="test", help="the part to score (default test)")
     parser.add_argument("--label-files", type=Path, metavar="DIR", help="folder of a protocol's published label files")
     parser.add_argument("--bootstrap", type=whole_number(0), default=1000, metavar="N", help="resamples (default 1000)")
     parser.add_argument("--seed", type=whole_number(0, 2**64 - 1), default=0, help="of the bootstrap (default 0)")
@@ -43,7 +44,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     shard_set = ShardSet.open(args.shards)
     tasks = [args.task] if args.task else shared_tasks(args.start, args.end, shard_set)
     sides = [
-        tuple(open_side(f"{name}:{task}", shard_set, args.mode, args.label_files) for name in (args.start, args.end))
+        tuple(
+            open_side(f"{name}:{task}", shard_set, args.mode, args.label_files, args.split)
+            for name in (args.start, args.end)
+        )
         for task in tasks
     ]
     options = GapOptions(args.mode, args.bootstrap, args.seed)
@@ -51,7 +55,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code) as encoder:
         for start, end in sides:
             for side in (start, end):
-                overlap = find_overlap(encoder, shard_set, side.pools["test"])
+                overlap = find_overlap(encoder, shard_set, side.pools[side.scored])
                 if not args.allow_trained:
                     refuse_overlap(overlap, encoder, shard_set)
                 seen[side.task.spec] = overlap.to_dict()

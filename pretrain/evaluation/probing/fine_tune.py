@@ -110,16 +110,21 @@ class Classifier(nn.Module):
         return self.head(self.dropout(features.float()))
 
 
+def _blocks_of(encoder: nn.Module) -> dict[str, int]:
+    """Name of every parameter in a block -> its layer, i + 1 in block i."""
+    listed = re.escape(str(getattr(encoder, "block_list", "blocks")))
+    block = re.compile(rf"\b{listed}\.(\d+)\.")
+    names = [name for name, _ in encoder.named_parameters()]
+    return {name: int(found.group(1)) + 1 for name in names if (found := block.search(name))}
+
+
 def layers_of(encoder: nn.Module) -> dict[str, int]:
     """Parameter name -> layer: 0 before the first block, i + 1 in block i, blocks + 1 behind the last.
 
     An encoder keeps its repeated layers in the list that its `block_list` names ("blocks" where it says nothing), and
     defines its parts in the order the signal takes.
     """
-    names = [name for name, _ in encoder.named_parameters()]
-    listed = re.escape(str(getattr(encoder, "block_list", "blocks")))
-    block = re.compile(rf"\b{listed}\.(\d+)\.")
-    of_block = {name: int(found.group(1)) + 1 for name in names if (found := block.search(name))}
+    names, of_block = [name for name, _ in encoder.named_parameters()], _blocks_of(encoder)
     first = min((names.index(name) for name in of_block), default=len(names))
     behind = max(of_block.values(), default=0) + 1
     return {name: of_block.get(name, 0 if at < first else behind) for at, name in enumerate(names)}
@@ -130,14 +135,15 @@ def parameter_groups(model: Classifier, options: FineTuneOptions) -> list[dict[s
 
     Biases, norms and other vectors do not decay.
     """
-    layers = layers_of(model.encoder)
-    head = max(layers.values()) + 1
-    if options.train_blocks is not None and head == 1:
+    layers, of_block = layers_of(model.encoder), _blocks_of(model.encoder)
+    behind = max(of_block.values(), default=0) + 1  # also where nothing is behind the last block
+    head = behind + 1
+    if options.train_blocks is not None and not of_block:
         raise UserError(
             f"train_blocks is {options.train_blocks}, and the encoder does not say which of its layers are its blocks",
             "name their list under `blocks` in its signal contract, or train all of it: --set train_blocks=null",
         )
-    first = 0 if options.train_blocks is None else head - 1 - options.train_blocks
+    first = 0 if options.train_blocks is None else behind - options.train_blocks
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         inner = name.removeprefix("encoder.")

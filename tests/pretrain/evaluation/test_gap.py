@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 from pathlib import Path
 
@@ -13,9 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import UsageError, UserError
-from cardialign.data_shards.record import EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.sources.base import Entry
 from cardialign.pretrain.evaluation.gap import Gap, GapOptions, explain_gap, open_side, shared_tasks
 from cardialign.pretrain.evaluation.intervals import difference_interval, unlike_difference_interval
 from cardialign.pretrain.evaluation.protocols import open_task
@@ -24,12 +21,10 @@ from cardialign.pretrain.evaluation.zero_shot import evaluate_zero_shot
 from cardialign.pretrain.export.opening import open_encoder
 from cardialign.pretrain.export.outside.plug_in import OUTSIDE_ENCODERS
 from cardialign.pretrain.export.usable import UsableEncoder
+from tests.support.like_ptb_xl import SPEC, SUPER, LikePtbXl
 from tests.support.outside_models import STANDARD, write_contract
-from tests.support.planted_source import PlantedSource
 from tests.support.plug_ins import install, see
 
-SUPER = ("HYP", "NORM", "MI", "CD", "STTC")
-SPEC = SignalSpec(100, 5)
 CODE = '''
 from pathlib import Path
 import numpy as np
@@ -53,37 +48,6 @@ class Peaks:
             row[found[0] if found else 0] = 1
         return out
 '''
-
-
-class LikePtbXl(PlantedSource):
-    """Class k is a taller wave in lead k, of some patients in the second half of the record alone.
-
-    Folds 1 to 10; every sixth record is not labelled.
-    """
-
-    name = "ptb-xl"
-    label_sets = ("super",)
-
-    def entries(self) -> list[Entry]:
-        return [Entry(f"ptbxl-{k + 1}", str(k), {"k": k}) for k in range(self.count)]
-
-    def describe(self) -> dict:
-        return {"name": self.name}
-
-    def read(self, entry: Entry) -> EcgRecord:
-        k = entry.meta["k"]
-        draw = np.random.default_rng([k, 5])
-        signal = draw.normal(0, 0.3, (12, 500))
-        held = np.flatnonzero(draw.random(5) < 0.3)
-        for lead in held:
-            signal[lead, 300:320] += 0.8 + 0.4 * draw.random()
-        return dataclasses.replace(
-            super().read(entry),
-            counts=np.round(signal * 1000).astype(np.int16),
-            valid_samples=500,
-            labels={} if k % 6 == 5 else {"super": tuple(SUPER[c] for c in held)},
-            fold=1 + (k // 2) % 10,
-        )
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +152,17 @@ def test_a_probe_is_switched_too_and_words_have_no_say(encoder, shards: ShardSet
     assert [each.name for each in gap.switches] == ["labels", "pieces"] and gap.start.macro > 0.8
     with pytest.raises(UsageError, match="agree in everything that can be switched for linear-probe"):
         gap_of(encoder, shards, "fgclep-v1", "linear-probe")
+
+
+def test_the_validation_part_can_be_scored_but_not_by_a_probe_that_is_chosen_on_it(encoder, shards: ShardSet) -> None:
+    sides = [open_side(f"{name}:ptb-xl-super", shards, "zero-shot", scored="val") for name in ("clean-v2", "fgclep-v1")]
+    gap = explain_gap(encoder, shards, *sides, GapOptions(bootstrap=5))
+    alone = evaluate_zero_shot(
+        encoder, shards, task=open_task("clean-v2:ptb-xl-super", shards, split="val"), bootstrap=5
+    )
+    assert gap.start.macro == pytest.approx(alone.macro, abs=1e-12) and gap.start.records == alone.n
+    with pytest.raises(UsageError, match="--split val with --mode linear-probe"):
+        open_side("clean-v2:ptb-xl-super", shards, "linear-probe", scored="val")
 
 
 def test_what_two_protocols_do_not_share_is_told(encoder, shards: ShardSet) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.record import SignalSpec
+from cardialign.pretrain.evaluation.probing.fine_tune import Classifier, FineTuneOptions, parameter_groups
 from cardialign.pretrain.export.opening import open_encoder
 from cardialign.pretrain.export.outside.plug_in import OUTSIDE_ENCODERS
 from cardialign.pretrain.export.usable import UsableEncoder
@@ -174,6 +175,18 @@ def test_a_hugging_face_folder_gives_its_hidden_state_and_can_be_made_anew(tmp_p
     assert np.abs(features(fresh) - features(other)).max() > 1e-3 < np.abs(features(fresh) - features(encoder)).max()
     assert len({each.computing_digest() for each in (encoder, fresh, other)}) == 3
     assert fresh.digest.startswith("untrained-seed-1")
+
+
+def test_the_last_blocks_of_a_hugging_face_folder_are_those_its_contract_names(tmp_path: Path) -> None:
+    patch_tst(tmp_path / "folder")
+    model = Classifier(open_encoder(tmp_path / "folder").trainable(SPEC), 2, 0.0)
+    parameter_groups(model, FineTuneOptions(train_blocks=1))
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    blocks = {name for name in learning if ".encoder.layers." in name}
+    assert blocks and all(".encoder.layers.1." in name for name in blocks) and "head.weight" in learning
+    loss = model(*map(torch.from_numpy, records())).square().sum()
+    loss.backward()
+    assert all(p.grad is not None for name, p in model.named_parameters() if name in blocks)
 
 
 def test_a_hugging_face_folder_is_refused_where_weights_are_missing_or_pickled(tmp_path: Path) -> None:
