@@ -113,7 +113,8 @@ def add_encoder(parser: argparse.ArgumentParser, name: str = "--encoder", none: 
         help=(none and f"{none}; ") + "exported folder, or models:/NAME@ALIAS; from outside: a TorchScript file (.pt), "
         "an ONNX file, a Hugging Face folder, each with NAME.contract.yaml beside it (what it was trained on; nothing "
         "is guessed), or outside:NAME of an installed plug-in. TorchScript, ONNX and safetensors run no Python; "
-        "a pickle is never loaded; a plug-in is trusted because it was installed",
+        "a pickle is never loaded; TorchScript is a program of torch's operators, from people you trust; a plug-in is "
+        "trusted because it was installed",
         **given,
     )
     parser.add_argument(

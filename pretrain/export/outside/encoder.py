@@ -6,6 +6,7 @@ Legend: B batch, T samples, D embedding_dim.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -17,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
-from cardialign.pretrain.export.contract import ContractSignal, SignalForm, conform_signal
+from cardialign.pretrain.export.contract import ContractSignal, SignalForm, at_length, conform_signal
 from cardialign.pretrain.export.outside.contract import Filter, OutsideContract, contract_beside, read_contract
 from cardialign.pretrain.export.outside.hugging_face import CONFIG, open_hugging_face
 from cardialign.pretrain.export.outside.model import OutsideModel, check_features, features_of, try_out
@@ -87,12 +88,24 @@ class OutsideEncoder(UsableEncoder):
         return read
 
     def embed(self, signal: np.ndarray, *, sampling_rate: float, **form: Unpack[SignalForm]) -> np.ndarray:
-        """As `LoadedEncoder.embed`: what differs from the contract is refused with the argument that allows it."""
-        fit = conform_signal(self.contract.standard, signal, sampling_rate=sampling_rate, **form)
-        if self.contract.filter != "none":
+        """As `LoadedEncoder.embed`: what differs from the contract is refused with the argument that allows it.
+
+        A lead that the model does not read may be absent.
+        """
+        leads = form.get("leads", STANDARD_LEADS)
+        if isinstance(leads, list | tuple):
+            given = {str(lead).strip().casefold() for lead in leads}
+            if given >= {lead.casefold() for lead in self.contract.leads}:
+                form["allow_missing_leads"] = True
+        standard = self.contract.standard
+        fit = conform_signal(standard, signal, sampling_rate=sampling_rate, **form)
+        if self.contract.filter != "none":  # before it is cut, as records of a shard set are
             assert isinstance(self.contract.filter, Filter)
-            wide = filtered(fit.signal, fit.valid_samples, self.contract.filter, self.contract.sampling_rate)
-            fit = fit._replace(signal=wide)
+            lasting = max(np.shape(signal)[-1] / float(sampling_rate), standard.seconds)
+            uncut = dataclasses.replace(standard, seconds=lasting, samples=round(lasting * standard.sampling_rate))
+            wide = conform_signal(uncut, signal, sampling_rate=sampling_rate, **{**form, "crop": True})
+            values = filtered(wide.signal, wide.valid_samples, self.contract.filter, standard.sampling_rate)
+            fit = at_length(values, wide.lead_mask, wide.valid_samples, standard, True)
         parts = []
         for start in range(0, len(fit.signal), EMBED_BATCH):
             rows = slice(start, start + EMBED_BATCH)
@@ -130,7 +143,7 @@ class OutsideEncoder(UsableEncoder):
         return tensors_digest(self.model.state_dict(), self.model.identity.encode())
 
     def computing_digest(self) -> str:
-        return self.digest
+        return hashlib.sha256(f"{self.digest} {self.model.runtime}".encode()).hexdigest()
 
     def seen(self) -> TrainedOn:
         """Its contract can name data sets, never records."""

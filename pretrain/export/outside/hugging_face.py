@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class HuggingFaceModel(OutsideModel):
         super().__init__()
         self.name, self.identity, self.folder, self.trusted = str(folder), identity, folder, trusted
         self.module, self.contract = module, contract
+        self.runtime = f"transformers {version('transformers')}"
         assert contract.input is not None
 
     def forward(self, values: Tensor) -> Any:

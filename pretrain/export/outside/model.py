@@ -24,12 +24,14 @@ ALIKE = 1e-3
 class OutsideModel(nn.Module):
     """A tensor in the contract's layout -> what the model gives: a tensor, several, or some by name.
 
-    name: as its user knows it. identity: sha256 of its files. unlearnable: why it cannot be trained, "" when it can;
+    name: as its user knows it. identity: sha256 of its files. runtime: the version of what runs it, where that is not
+    torch. unlearnable: why it cannot be trained, "" when it can;
     untrainable: why it has no counterpart with fresh weights. fixed_batch: the only number of records it takes.
     """
 
     name: str
     identity: str
+    runtime: str = ""
     unlearnable: str = ""
     untrainable: str = ""
     fixed_batch: int | None = None

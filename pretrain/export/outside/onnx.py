@@ -27,8 +27,8 @@ class OnnxModel(OutsideModel):
         self.name, self.session, self.taken, self.only = str(path), session, taken, only
         files = sorted(each for each in path.parent.glob(f"{path.name}*") if each.is_file())
         listed = [[each.name, sha256_of(each)] for each in files if not each.name.endswith(SUFFIX)]
-        version = importlib.import_module("onnxruntime").__version__
-        self.identity = hashlib.sha256(repr([listed, version]).encode()).hexdigest()
+        self.identity = hashlib.sha256(repr(listed).encode()).hexdigest()
+        self.runtime = f"onnxruntime {importlib.import_module('onnxruntime').__version__}"
 
     def forward(self, values: Tensor) -> dict[str, Tensor] | Tensor:
         names = [each.name for each in self.session.get_outputs()]

@@ -1,4 +1,7 @@
-"""An encoder as a TorchScript file: torch's own interpreter runs it, no Python in it is executed."""
+"""An encoder as a TorchScript file: torch's own interpreter runs it, no Python in it is executed.
+
+It is still a program, of torch's operators, some of which read and write files: take it from people you trust.
+"""
 
 from __future__ import annotations
 

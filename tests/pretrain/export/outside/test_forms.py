@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import cardialign
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.evaluation.probing.fine_tune import Classifier, FineTuneOptions, parameter_groups
@@ -431,7 +432,8 @@ def test_a_contract_is_held_against_what_an_onnx_file_declares(
 
 
 def test_an_encoder_is_known_by_its_file_and_its_contract(tmp_path: Path) -> None:
-    first = open_encoder(write_torchscript(tmp_path / "a.pt"))
+    first = cardialign.load_encoder(write_torchscript(tmp_path / "a.pt"))
+    assert isinstance(first, UsableEncoder)
     other = open_encoder(write_torchscript(tmp_path / "b.pt", Readout(seed=1)))
     stated = open_encoder(write_torchscript(tmp_path / "a.pt", trained_on=["mimic-iv-ecg"]))
     assert len({each.computing_digest() for each in (first, other, stated)}) == 3

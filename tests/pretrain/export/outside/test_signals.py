@@ -105,3 +105,22 @@ def test_what_was_not_recorded_is_zero_or_refused() -> None:
     with pytest.raises(UserError, match=r"a signal of 0.6 s, and .* shorter: refuse at 1 s"):
         model_input(contract(shorter="refuse"), signal, mask, np.array([30]), rate)
     assert model_input(contract(leads=["I"], missing_leads="refuse"), signal, mask, valid, rate).shape == (1, 50, 1)
+
+
+def test_a_user_and_a_shard_set_get_the_same_embedding_of_the_same_ecg(tmp_path: Path) -> None:
+    chosen = {"filter": {"high_pass": 0.5, "low_pass": 20, "order": 2}, "leads": ["V1", "I"], "embedding_dim": 6}
+    encoder = open_encoder(write_torchscript(tmp_path / "two.pt", TwoLeads(), **chosen))
+    draw = np.random.default_rng(0)
+    signal = np.cumsum(draw.normal(0, 0.05, (2, 12, 300)), axis=-1).astype(np.float32)
+    of_set = encoder.reader(SignalSpec(100, 3))(signal, np.ones((2, 12), dtype=bool), np.full(2, 300))
+    allowed = {"resample": True, "crop": True}
+    np.testing.assert_allclose(encoder.embed(signal, sampling_rate=100, **allowed), of_set.embedding, atol=1e-5)
+    two = encoder.embed(signal[:, [0, 6]], sampling_rate=100, leads=["I", "V1"], **allowed)
+    np.testing.assert_allclose(two, of_set.embedding, atol=1e-5)
+    with pytest.raises(UserError, match="missing here: II"):
+        encoder.embed(signal[:, :1], sampling_rate=100, leads=["I"], **allowed)
+
+
+class TwoLeads(torch.nn.Module):
+    def forward(self, signal: torch.Tensor) -> torch.Tensor:
+        return torch.cat([signal[:, ::20].flatten(1)], dim=1)
