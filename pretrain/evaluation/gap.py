@@ -83,7 +83,8 @@ class Side:
 
 @dataclass(frozen=True)
 class Figure:
-    """One evaluation: macro with its interval, of so many test records and classes."""
+    """One evaluation: macro with its interval, of so many records and classes. codes: of these; wordless: of classes
+    that are labelled, and left out because the prompts have no words for them."""
 
     macro: float
     low: float
@@ -91,6 +92,7 @@ class Figure:
     records: int
     classes: int
     codes: tuple[str, ...]
+    wordless: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,12 @@ class Gap:
         widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
         rows = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
         title = f"{self.task}, {self.mode}: macro AUROC {self.start.macro:.3f} ({_interval(self.start)})"
-        return "\n".join([title, *rows, f"joint effect of the switches, beyond their sum: {self.rest:+.3f}"])
+        notes = [
+            f"{each.name}: no words for {', '.join(each.figure.wordless)}"
+            for each in (*self.switches, self.together)
+            if each.figure.wordless
+        ]
+        return "\n".join([title, *rows, *notes, f"joint effect of the switches, beyond their sum: {self.rest:+.3f}"])
 
 
 def _cells(each: Switch) -> list[str]:
@@ -272,7 +279,9 @@ def _evaluated(
     )  # fmt: skip
     macro = table.macro
     codes = tuple(code for code, _ in names)
-    return table, Figure(macro.value, macro.low, macro.high, len(test.rows), len(usable), codes)
+    kept = set(test.prompts.codes)
+    wordless = tuple(code for code in chosen["labels"].words.codes if code not in kept)
+    return table, Figure(macro.value, macro.low, macro.high, len(test.rows), len(usable), codes, wordless)
 
 
 def _part(shard_set: ShardSet, chosen: dict[str, Side], part: str, mode: str) -> EvaluationTask:

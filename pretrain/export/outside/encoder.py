@@ -94,8 +94,8 @@ class OutsideEncoder(UsableEncoder):
         """
         leads = form.get("leads", STANDARD_LEADS)
         if isinstance(leads, list | tuple):
-            given = {str(lead).strip().casefold() for lead in leads}
-            if given >= {lead.casefold() for lead in self.contract.leads}:
+            names = {str(lead).strip().casefold() for lead in leads}
+            if names >= {lead.casefold() for lead in self.contract.leads}:
                 form["allow_missing_leads"] = True
         standard = self.contract.standard
         fit = conform_signal(standard, signal, sampling_rate=sampling_rate, **form)

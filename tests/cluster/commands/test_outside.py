@@ -127,6 +127,22 @@ def test_the_gap_of_two_protocols_is_explained_and_stored(cardialign: Call, tmp_
     assert MODES == (ZERO_SHOT, LINEAR_PROBE)
 
 
+def test_a_protocol_that_cuts_records_cuts_them_for_probe_and_fine_tuning(cardialign: Call, tmp_path: Path) -> None:
+    build_shards(LikePtbXl(tmp_path, 240), tmp_path / "set", SetPlan(LONG), workers=1)
+    readout = write_torchscript(tmp_path / "readout.pt")
+    words = ("--encoder", readout, "--shards", tmp_path / "set", "--bootstrap", 5)
+    cut, whole = (
+        cardialign("evaluate", "linear-probe", *words, "--protocol", f"{name}:ptb-xl-super", "--floors", "none").json
+        for name in ("benchmark-v1", "clean-v2")
+    )
+    assert cut["task"]["records"] == "192 train, 24 val, 24 test" != whole["task"]["records"]
+    assert cut["rows"][0]["macro"] != whole["rows"][0]["macro"]
+    more = ("--protocol", "benchmark-v1:ptb-xl-super", "--set", "epochs=1")
+    tuned = cardialign("evaluate", "fine-tune", *words, *more)
+    assert tuned.code == 0, tuned.err
+    assert (tuned.json["options"]["crop_seconds"], tuned.json["options"]["crop_average"]) == (2.5, "probabilities")
+
+
 @pytest.mark.parametrize("command", ["embed", "evaluate linear-probe", "evaluate zero-shot", "evaluate fine-tune"])
 def test_the_help_says_what_is_trusted(capsys: pytest.CaptureFixture[str], command: str) -> None:
     from cardialign.cluster.main import main

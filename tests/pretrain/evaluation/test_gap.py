@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -82,6 +83,7 @@ def test_start_and_all_together_are_the_evaluations_of_either_protocol(encoder, 
         assert figure.macro == pytest.approx(alone.macro, abs=1e-12) and figure.records == alone.n
     labels, pieces = gap.switches
     assert labels.figure.records == 60 > gap.start.records == pieces.figure.records == 50
+    assert not labels.figure.wordless
     assert gap.together.worth.value == pytest.approx(gap.together.figure.macro - gap.start.macro)
     assert gap.rest == pytest.approx(gap.together.worth.value - labels.worth.value - pieces.worth.value)
     assert labels.worth.low < labels.worth.value < labels.worth.high
@@ -141,6 +143,15 @@ def test_every_setting_of_a_published_protocol_is_switched_alone(encoder, shards
     scores = unit @ (point / np.linalg.norm(point, axis=1, keepdims=True)).T
     by_hand = np.mean([roc_auc_score(merl.truth[:, c], scores[:, c]) for c in range(5)])
     assert gap.together.figure.macro == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_classes_that_the_other_protocol_has_no_words_for_are_named(encoder, shards: ShardSet) -> None:
+    start, end = (open_side(f"{name}:ptb-xl-super", shards, "zero-shot") for name in ("clean-v2", "fgclep-v1"))
+    fewer = dataclasses.replace(end, words=end.words.only(["NORM", "MI", "CD"]))
+    gap = explain_gap(encoder, shards, start, fewer, GapOptions(bootstrap=5))
+    figure = gap.switches[0].figure
+    assert (figure.codes, figure.wordless) == (("NORM", "MI", "CD"), ("STTC", "HYP"))
+    assert "prompts: no words for STTC, HYP" in gap.table()
 
 
 def _minmax(signal: np.ndarray) -> np.ndarray:
