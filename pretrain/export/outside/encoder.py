@@ -103,7 +103,8 @@ class OutsideEncoder(UsableEncoder):
             assert isinstance(self.contract.filter, Filter)
             lasting = max(np.shape(signal)[-1] / float(sampling_rate), standard.seconds)
             uncut = dataclasses.replace(standard, seconds=lasting, samples=round(lasting * standard.sampling_rate))
-            wide = conform_signal(uncut, signal, sampling_rate=sampling_rate, **{**form, "crop": True})
+            form["crop"] = True  # by the one sample that rounding may have made too many
+            wide = conform_signal(uncut, signal, sampling_rate=sampling_rate, **form)
             values = filtered(wide.signal, wide.valid_samples, self.contract.filter, standard.sampling_rate)
             fit = at_length(values, wide.lead_mask, wide.valid_samples, standard, True)
         parts = []
