@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         beside = args.floors
         if beside is None:
             beside = tuple(name for name in SHIPPED_FLOORS if name != "untrained" or not encoder.untrainable)
-            task.about["no_untrained_floor"] = encoder.untrainable
+            task.about.update({"no_untrained_floor": encoder.untrainable} if encoder.untrainable else {})
         found = probe_table(task, systems(encoder, shard_set, task, beside, args.seed, progress=progress), options)
         result = {**found.to_dict(), "encoder": encoder.digest, "shards": shard_set.fingerprint}
     if args.out is not None:

@@ -82,6 +82,8 @@ class ProbeResult:
         title = f"{self.task['name']}: macro AUROC over {self.task['classes']} classes, {self.task['records']}"
         rows = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
         notes = [f"left out, {each['reason']}: {each['code']}" for each in self.left_out]
+        if "no_untrained_floor" in self.task:
+            notes.append(f"no untrained encoder beside it: {self.task['no_untrained_floor']}")
         shared = self.task["test_patients_in_training"]
         if shared:
             notes.append(f"{shared} patients of the test records are in training too: no figure of new patients")

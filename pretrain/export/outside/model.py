@@ -115,7 +115,8 @@ def _pooled(model: OutsideModel, contract: OutsideContract, found: Tensor, rows:
 
 
 def check_features(name: str, features: Tensor, values: Tensor) -> None:
-    """Raises UserError for embeddings that say nothing: NaN, infinite, all 0, or the same for unlike signals."""
+    """Raises UserError for embeddings that say nothing: NaN, infinite, all 0 of a signal that is not, or the same for
+    unlike signals."""
     finite = torch.isfinite(features).all(dim=1)
     if not finite.all():
         raise UserError(
@@ -123,7 +124,8 @@ def check_features(name: str, features: Tensor, values: Tensor) -> None:
             "finite",
             "compare units, normalisation and filter in its contract with how it was trained; half precision overflows",
         )
-    if not features.abs().amax(dim=1).gt(0).all():
+    silent = values.flatten(1).eq(0).all(dim=1)
+    if (features.eq(0).all(dim=1) & ~silent).any():
         raise UserError(f"{name}: an embedding is 0 throughout", "name another output in its contract")
     unlike = len(features) > 1 and not torch.equal(values[0].expand_as(values), values)
     if unlike and torch.equal(features[0].expand_as(features), features):

@@ -57,6 +57,7 @@ def test_a_file_of_somebody_else_is_probed_beside_the_floors_it_can_have(
     assert result["encoder"] == open_encoder(readout).digest and result["task"]["trained_on"]["status"] == "unknown"
     best = next(row for row in result["rows"] if row["system"] == "encoder" and row["reader"] == "linear probe")
     assert best["macro"] > 0.6, "up and down are in the mean of a lead"
+    assert "no untrained encoder beside it: TorchScript does not say" in cardialign(*words, plain=True).out
     asked = cardialign(*words, "--floors", "untrained")
     assert asked.code == 1 and "has no untrained counterpart" in asked.json["problem"]
 
