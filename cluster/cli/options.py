@@ -8,6 +8,7 @@ import math
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cardialign.cluster.cli.address import TRACKING_URI, default_uri
 from cardialign.data_shards.errors import UsageError
@@ -119,6 +120,27 @@ def add_split(parser: argparse.ArgumentParser, help: str) -> None:
 def add_pooling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pooling", choices=("cls", "mean"), help="of the report encoder, where its files do not say it (text.pooling)"
+    )
+
+
+def add_encoder(parser: argparse.ArgumentParser, name: str = "--encoder", none: str = "") -> None:
+    """`--encoder`, or the place of it, in every form there is, and what of it is trusted. none: when it may be left
+    out."""
+    given: dict[str, Any] = {"required": not none} if name.startswith("--") else {}
+    parser.add_argument(
+        name,
+        help=(none and f"{none}; ") + "exported folder, or models:/NAME@ALIAS; from outside: a TorchScript file (.pt), "
+        "an ONNX file, a Hugging Face folder, each with NAME.contract.yaml beside it (what it was trained on; nothing "
+        "is guessed), or outside:NAME of an installed plug-in. TorchScript, ONNX and safetensors run no Python; "
+        "a pickle is never loaded; TorchScript is a program of torch's operators, from people you trust; a plug-in is "
+        "trusted because it was installed",
+        **given,
+    )
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run the Python code that a Hugging Face folder brings, with all your rights; without it such a folder is "
+        "refused",
     )
 
 

@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "evaluate zero-shot": "AUROC of a prompt set, with bootstrap intervals",
     "evaluate linear-probe": "AUROC of a linear map on frozen features, beside honest floors",
     "evaluate fine-tune": "AUROC of an encoder trained further, or from scratch, on labels",
+    "evaluate explain-gap": "what each setting in which two protocols differ is worth in macro AUROC",
     "export": "newest verified checkpoint of a run -> safetensors encoder",
     "embed": "embed one ECG with an exported or registered encoder",
     "registry list": "registered encoders, versions and aliases",

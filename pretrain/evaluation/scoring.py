@@ -69,13 +69,18 @@ def class_auroc(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.array([auroc(scores[:, c], truth[:, c])[0] for c in range(scores.shape[1])])
 
 
-def patient_resamples(patients: Sequence[str] | np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def patient_resamples(
+    patients: Sequence[str] | np.ndarray, resamples: int, seed: int, among: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
     """Bootstrap weights by patient: yields float64 (r, n) chunks, `resamples` rows in all.
 
     Row k is a pure function of (seed, k, patients): one positive weight per patient, of mean 1, for all its records.
+    among: patients to draw weights for, these and more; evaluations of other records of the same are paired by it.
     """
-    _, patient_of = np.unique(np.asarray(patients), return_inverse=True)
-    count = int(patient_of.max()) + 1 if patient_of.size else 0
+    everybody, patient_of = np.unique(np.asarray(patients if among is None else among), return_inverse=True)
+    count = len(everybody)
+    if among is not None:
+        patient_of = np.searchsorted(everybody, np.asarray(patients))
     rows = max(1, CHUNK_ELEMENTS // max(1, patient_of.size))
     for start in range(0, resamples, rows):
         chunk = np.empty((min(rows, resamples - start), patient_of.size))
@@ -91,17 +96,18 @@ def bootstrap_auroc(
     *,
     resamples: int = 1000,
     seed: int = 0,
+    among: np.ndarray | None = None,
     decided: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """AUROC of every class in every patient resample, for one or more score sets over the same resamples.
 
-    scores: list of (n, C); truth (n, C) bool, every class with positives and negatives; patients (n,); decided (n, C)
-    bool, None = all: a class is scored over its decided records.
+    scores: list of (n, C); truth (n, C) bool, every class with positives and negatives; patients (n,), drawn `among`
+    more (`patient_resamples`); decided (n, C) bool, None = all: a class is scored over its decided records.
     Returns a list of float64 (R, C).
     """
     out = [np.full((resamples, truth.shape[1]), np.nan) for _ in scores]
     done = 0
-    for weights in patient_resamples(patients, resamples, seed):
+    for weights in patient_resamples(patients, resamples, seed, among):
         for table, values in zip(out, scores, strict=True):
             for c in range(truth.shape[1]):
                 rows = _rows_of(decided, c)
@@ -194,9 +200,10 @@ def score_classes(
     *,
     resamples: int,
     seed: int,
+    among: np.ndarray | None = None,
     decided: np.ndarray | None = None,
 ) -> list[ClassTable]:
-    """One table per score set, over the same resamples.
+    """One table per score set, over the same resamples, drawn `among` these patients and more (`patient_resamples`).
 
     scores: list of (n, C); truth (n, C) bool, every class with positives and negatives (`usable_classes`); patients
     (n,); names: code and name of each class; decided (n, C) bool: a class is scored over these records, None = all.
@@ -206,8 +213,8 @@ def score_classes(
     having = np.array([len(np.unique(patients[rows][truth[rows, c]])) for c, rows in enumerate(chosen)])
     lacking = np.array([len(np.unique(patients[rows][~truth[rows, c]])) for c, rows in enumerate(chosen)])
     out = []
-    tables = bootstrap_auroc(scores, truth, patients, resamples=resamples, seed=seed, decided=decided)
-    for values, table in zip(scores, tables, strict=True):
+    drawn = bootstrap_auroc(scores, truth, patients, resamples=resamples, seed=seed, among=among, decided=decided)
+    for values, table in zip(scores, drawn, strict=True):
         points = np.array([auroc(values[rows, c], truth[rows, c])[0] for c, rows in enumerate(chosen)])
         sample = Sample(points, table, having, lacking)
         classes = [

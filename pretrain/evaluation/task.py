@@ -17,6 +17,7 @@ from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.shard_set.splits import SplitRule
 from cardialign.pretrain.evaluation.prompts import PromptSet, load_prompts
+from cardialign.pretrain.evaluation.windows import Crop
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class EvaluationTask:
     first_seconds  only so much of each signal is shown to the encoder, the rest is masked; None = all of it
     decided        bool (n, C), False where a record's codes leave the class open, so that it is scored for the others
                    only; None = every record is a positive or a negative of every class
+    crop           how each record is cut into pieces that are scored alone; None = it is read whole
+    normalisation  what is done to the signal before the encoder sees it; "none" = its own signal contract holds
     protocol       where all this comes from when a published protocol chose it
                    (`cardialign.pretrain.evaluation.protocols`), None otherwise
     """
@@ -41,6 +44,8 @@ class EvaluationTask:
     first_seconds: float | None = None
     protocol: dict[str, Any] | None = None
     decided: np.ndarray | None = None
+    crop: Crop | None = None
+    normalisation: str = "none"
 
 
 def labelled_task(
@@ -49,9 +54,11 @@ def labelled_task(
     folds: Sequence[int] | None = None,
     classes: Sequence[str] | None = None,
     split: SplitRule | str | None = None,
+    unlabelled: str = "left-out",
 ) -> EvaluationTask:
     """The records that are labelled in the label set of `prompts`, of these folds and this split.
 
+    unlabelled: records without a label of the set are "left-out", or count as "negative" for every class.
     The labels are the shard set's own. Raises UsageError for an unknown prompt set, class or label set (listing the
     known ones), DataError when nothing is selected.
     """
@@ -63,7 +70,8 @@ def labelled_task(
             f"label sets there: {', '.join(shard_set.label_sets) or 'none (build the shards with labels)'}",
         )
     rule = SplitRule(split) if isinstance(split, str) else split
-    rows = shard_set.select(folds=folds, label_set=words.label_set, split=rule).rows
+    wanted = words.label_set if unlabelled == "left-out" else None
+    rows = shard_set.select(folds=folds, label_set=wanted, split=rule).rows
     known, matrix, _ = shard_set.labels(rows, words.label_set)
     if not set(known) & set(words.codes):
         raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cardialign.cluster.cli.options import add_tracking_uri, file_to_write, whole_number
+from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, file_to_write, whole_number
 from cardialign.cluster.cli.result_file import check_place, write_result
 from cardialign.cluster.commands.evaluate.linear_probe import add_task, note_overlap, open_probe_task
 from cardialign.data_shards.errors import UsageError
@@ -14,7 +14,7 @@ SHIPPED = ("full", "partial", "supervised-s4", "supervised-resnet1d")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--encoder", help="exported folder, or models:/NAME@ALIAS; none for the supervised presets")
+    add_encoder(parser, none="none for the supervised presets")
     parser.add_argument("--preset", choices=SHIPPED, default="full", help="where to start and how (default full)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the preset: --set lr=1e-4"
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if start is not None:
             found = tune(start, shard_set, task, options, args.seeds, args.bootstrap, progress)
         else:
-            with open_encoder(args.encoder, args.tracking_uri) as encoder:
+            with open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code) as encoder:
                 note_overlap(args, encoder, shard_set, task)
                 found = tune(encoder, shard_set, task, options, args.seeds, args.bootstrap, progress)
     result = {**found.to_dict(), "shards": shard_set.fingerprint}

@@ -7,14 +7,14 @@ import math
 from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.cli.options import add_tracking_uri, file_to_write, folds, place, whole_number
+from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, file_to_write, folds, place, whole_number
 from cardialign.cluster.cli.result_file import check_place, write_result
 from cardialign.data_shards.errors import UsageError
 
 if TYPE_CHECKING:
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
-    from cardialign.pretrain.export.loaded import LoadedEncoder
+    from cardialign.pretrain.export.usable import UsableEncoder
 
 SHIPPED_FLOORS = ("untrained", "random-kernels", "hand-features")
 
@@ -58,7 +58,7 @@ def add_task(parser: argparse.ArgumentParser) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--encoder", required=True, help="exported folder, or models:/NAME@ALIAS")
+    add_encoder(parser)
     add_task(parser)
     parser.add_argument(
         "--shares",
@@ -77,9 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--floors",
         type=floors,
-        default=SHIPPED_FLOORS,
         metavar="A,B",
-        help=f"beside the encoder: {', '.join(SHIPPED_FLOORS)} (default all), or none",
+        help=f"beside the encoder: {', '.join(SHIPPED_FLOORS)} (default all that it has), or none",
     )
     parser.add_argument("--bootstrap", type=whole_number(0), default=1000, metavar="N", help="resamples (default 1000)")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of the floors (default 0)")
@@ -108,7 +107,7 @@ def open_probe_task(args: argparse.Namespace) -> tuple[ShardSet, ProbeTask]:
     return shard_set, task
 
 
-def note_overlap(args: argparse.Namespace, encoder: LoadedEncoder, shard_set: ShardSet, task: ProbeTask) -> None:
+def note_overlap(args: argparse.Namespace, encoder: UsableEncoder, shard_set: ShardSet, task: ProbeTask) -> None:
     """What the encoder has seen of the test records, for the result. Raises UserError unless --allow-trained."""
     from cardialign.pretrain.evaluation.overlap import find_overlap, refuse_overlap
 
@@ -128,9 +127,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         check_place(args.out)
     shard_set, task = open_probe_task(args)
     options = ProbeOptions(args.shares, args.subset, args.seeds, args.bootstrap)
-    with open_encoder(args.encoder, args.tracking_uri) as encoder, Progress("features") as progress:
+    opened = open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code)
+    with opened as encoder, Progress("features") as progress:
         note_overlap(args, encoder, shard_set, task)
-        found = probe_table(task, systems(encoder, shard_set, task, args.floors, args.seed, progress=progress), options)
+        beside = args.floors
+        if beside is None:
+            beside = tuple(name for name in SHIPPED_FLOORS if name != "untrained" or not encoder.untrainable)
+            task.about.update({"no_untrained_floor": encoder.untrainable} if encoder.untrainable else {})
+        found = probe_table(task, systems(encoder, shard_set, task, beside, args.seed, progress=progress), options)
         result = {**found.to_dict(), "encoder": encoder.digest, "shards": shard_set.fingerprint}
     if args.out is not None:
         write_result(args.out, result)

@@ -5,13 +5,21 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cardialign.cluster.cli.options import add_folds, add_split, add_tracking_uri, file_to_write, place, whole_number
+from cardialign.cluster.cli.options import (
+    add_encoder,
+    add_folds,
+    add_split,
+    add_tracking_uri,
+    file_to_write,
+    place,
+    whole_number,
+)
 from cardialign.cluster.cli.result_file import check_place, write_result
 from cardialign.data_shards.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--encoder", required=True, help="exported folder, or models:/NAME@ALIAS")
+    add_encoder(parser)
     parser.add_argument("--shards", type=place, required=True, help="folder or URL of the shard set")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompts", help="name of a shipped prompt set or a YAML file")
@@ -80,7 +88,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 "--folds with --protocol: the protocol says which records", "leave --folds out, or choose --split"
             )
         settings["task"] = open_task(args.protocol, shard_set, split=args.split or "test", label_files=args.label_files)
-    with open_encoder(args.encoder, args.tracking_uri) as encoder, Progress("zero-shot") as progress:
+    opened = open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code)
+    with opened as encoder, Progress("zero-shot") as progress:
         outcome: ZeroShotResult | ZeroShotComparison
         if args.baseline:
             outcome = compare_zero_shot(encoder, encoder.untrained(args.seed), shard_set, progress=progress, **settings)

@@ -82,6 +82,8 @@ class ProbeResult:
         title = f"{self.task['name']}: macro AUROC over {self.task['classes']} classes, {self.task['records']}"
         rows = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
         notes = [f"left out, {each['reason']}: {each['code']}" for each in self.left_out]
+        if "no_untrained_floor" in self.task:
+            notes.append(f"no untrained encoder beside it: {self.task['no_untrained_floor']}")
         shared = self.task["test_patients_in_training"]
         if shared:
             notes.append(f"{shared} patients of the test records are in training too: no figure of new patients")
@@ -126,7 +128,7 @@ def probe_table(task: ProbeTask, systems: Sequence[System], options: ProbeOption
     left_out = [{"code": task.names[c][0], "reason": why} for c, why in reasons.items()]
     records = ", ".join(f"{count} {part}" for part, count in task.about["records"].items())
     facts = {**task.about, "name": task.name, "classes": len(usable), "records": records}
-    facts["systems"] = {each.name: {"features": each.features.shape[1], "weights": each.digest} for each in systems}
+    facts["systems"] = {each.name: {"features": each.features.shape[-1], "weights": each.digest} for each in systems}
     return ProbeResult(facts, rows, left_out)
 
 

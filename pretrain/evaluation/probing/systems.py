@@ -5,43 +5,38 @@ Legend: n records, F features.
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from safetensors.torch import save
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.stream import iterate_rows
-from cardialign.pretrain.encoders.base import EcgEncoder
-from cardialign.pretrain.evaluation.features import EmbedOptions, Progress, embed_set
+from cardialign.pretrain.evaluation.features import EmbeddedSet, EmbedOptions, Progress, embed_set
 from cardialign.pretrain.evaluation.probing.hand_features import filled, hand_features
 from cardialign.pretrain.evaluation.probing.random_kernels import RandomKernels
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
-from cardialign.pretrain.export.loaded import LoadedEncoder
+from cardialign.pretrain.evaluation.windows import mean_over_windows
+from cardialign.pretrain.export.usable import UsableEncoder
 
 FLOORS = ("untrained", "random-kernels", "hand-features")
 
 
 @dataclass(frozen=True)
 class System:
-    """features float32 (n, F) in the order of the task's rows; digest: of the weights they come from, None without."""
+    """features float32 (n, F), or (n, W, F) of pieces, in the order of the task's rows.
+
+    digest: of the weights they come from, None without.
+    """
 
     name: str
     features: np.ndarray
     digest: str | None = None
 
 
-def weights_digest(encoder: EcgEncoder) -> str:
-    """sha256 over every tensor of an encoder: the same before and after says that nothing of it trained."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    return hashlib.sha256(save(tensors)).hexdigest()
-
-
 def systems(
-    encoder: LoadedEncoder,
+    encoder: UsableEncoder,
     shard_set: ShardSet,
     task: ProbeTask,
     floors: tuple[str, ...] = FLOORS,
@@ -51,27 +46,35 @@ def systems(
 ) -> list[System]:
     """The encoder first, then each floor. Features of encoders are kept beside the set and computed once.
 
+    Where a task cuts records into pieces, encoders read these; the floors without an encoder read whole records.
+
     Raises UsageError for an unknown floor, UserError when the records do not fit the encoder's signal contract.
     """
     unknown = [name for name in floors if name not in FLOORS]
     if unknown:
         raise UsageError(f"unknown floor {unknown[0]!r}", f"choose among {', '.join(FLOORS)}")
     options = options or EmbedOptions(task.first_seconds)
-    encoders = {"encoder": encoder}
+    encoders: dict[str, UsableEncoder] = {"encoder": encoder}
     if "untrained" in floors:
         encoders["untrained"] = encoder.untrained(seed)
-    before = {name: weights_digest(each.ecg) for name, each in encoders.items()}
-    how = EmbedOptions(task.first_seconds, options.batch_size, options.threads, with_features=True)
+    before = {name: each.weights_digest() for name, each in encoders.items()}
+    window = None if task.crop is None else task.crop.seconds
+    how = replace(options, first_seconds=task.first_seconds, with_features=True, window=window)
     embedded = embed_set(list(encoders.values()), shard_set, task.rows, how, progress)
     for name, each in encoders.items():
-        assert weights_digest(each.ecg) == before[name], f"the weights of {name} changed while it was read"
+        assert each.weights_digest() == before[name], f"the weights of {name} changed while it was read"
     found = {
-        name: System(name, np.asarray(each.features), before[name])
+        name: System(name, _features(each, task), before[name])
         for name, each in zip(encoders, embedded, strict=True)
         if each.features is not None
     }
     found |= {each.name: each for each in _measured(shard_set, task, floors, seed, how)}
     return [found[name] for name in ("encoder", *FLOORS) if name in found]
+
+
+def _features(embedded: EmbeddedSet, task: ProbeTask) -> np.ndarray:
+    features = np.asarray(embedded.features)
+    return mean_over_windows(features) if task.crop is not None and task.crop.average == "features" else features
 
 
 def _measured(

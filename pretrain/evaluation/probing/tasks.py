@@ -18,6 +18,7 @@ from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.probing.linear_probe import Parts
 from cardialign.pretrain.evaluation.protocols import load_task, open_task
+from cardialign.pretrain.evaluation.windows import Crop
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ PARTS = ("train", "val", "test")
 class ProbeTask:
     """rows int64 (n,) ascending, truth bool (n, C), patients (n,); names: code and words of each class.
 
-    about: which labels, folds or protocol these are, and how many patients are on both sides.
+    about: which labels, folds or protocol these are, and how many patients are on both sides. crop: how each record
+    is cut into pieces, None where it is read whole.
     """
 
     name: str
@@ -39,6 +41,7 @@ class ProbeTask:
     parts: Parts
     first_seconds: float | None = None
     about: dict[str, Any] = field(default_factory=dict)
+    crop: Crop | None = None
 
 
 def task_of_folds(
@@ -85,7 +88,8 @@ def task_of_protocol(spec: str, shard_set: ShardSet, label_files: Path | None = 
     names = [(each.code, each.name) for each in first.prompts.classes]
     about = {"protocol": {part: task.protocol for part, task in opened.items()}}
     patients = shard_set.patients[rows]
-    return _told(ProbeTask(load_task(spec).spec, names, rows, truth, patients, parts, first.first_seconds, about))
+    name = load_task(spec).spec
+    return _told(ProbeTask(name, names, rows, truth, patients, parts, first.first_seconds, about, first.crop))
 
 
 def _together(pieces: dict[str, np.ndarray]) -> tuple[np.ndarray, Parts]:

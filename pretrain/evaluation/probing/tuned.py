@@ -19,7 +19,7 @@ from cardialign.pretrain.evaluation.probing.fine_tune import FineTuned, FineTune
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 from cardialign.pretrain.evaluation.result import plain
 from cardialign.pretrain.evaluation.scoring import class_auroc, score_classes, usable_classes
-from cardialign.pretrain.export.loaded import LoadedEncoder
+from cardialign.pretrain.export.usable import UsableEncoder
 
 Progress = Callable[[int, int], None]
 
@@ -61,7 +61,7 @@ def random_start(values: dict[str, object], shard_set: ShardSet, seed: int) -> E
 
 
 def tune(
-    start: LoadedEncoder | dict[str, object],
+    start: UsableEncoder | dict[str, object],
     shard_set: ShardSet,
     task: ProbeTask,
     options: FineTuneOptions,
@@ -73,6 +73,7 @@ def tune(
 
     Raises UserError when the records do not fit the encoder, or the task holds nothing to choose by or to score.
     """
+    options = _cropped(options, task)
     truth = task.truth[task.parts.test]
     usable, _ = usable_classes(truth)
     if not usable.size:
@@ -84,13 +85,13 @@ def tune(
 
     found: list[FineTuned] = []
     for seed in range(options.seed, options.seed + seeds):
-        encoder = start.ecg if isinstance(start, LoadedEncoder) else random_start(start, shard_set, seed)
-        device = start.device if isinstance(start, LoadedEncoder) else "cpu"
+        encoder = random_start(start, shard_set, seed) if isinstance(start, dict) else start.trainable(shard_set.spec)
+        device = "cpu" if isinstance(start, dict) else start.device
         own = options.model_copy(update={"seed": seed})
         try:
             found.append(fine_tune(encoder, read, task.truth, task.parts, own, device))
         except ValueError as error:
-            raise UserError(f"{task.name}: {error}", "use other folds or another task") from None
+            raise _told(error, task) from None
         if progress is not None:
             progress(len(found), seeds)
     macros = [float(class_auroc(each.scores[:, usable], truth[:, usable]).mean()) for each in found]
@@ -109,7 +110,7 @@ def tune(
     records = ", ".join(f"{count} {part}" for part, count in task.about["records"].items())
     return TunedResult(
         {**task.about, "name": task.name, "records": records},
-        start.digest if isinstance(start, LoadedEncoder) else f"from random weights: {start['name']}",
+        f"from random weights: {start['name']}" if isinstance(start, dict) else start.digest,
         options.model_dump(mode="json"),
         float(np.mean(macros)),
         float(np.std(macros, ddof=1)) if seeds > 1 else None,
@@ -118,6 +119,19 @@ def tune(
         told,
         [asdict(each) for each in table.classes],
     )
+
+
+def _told(error: ValueError, task: ProbeTask) -> UserError:
+    return (
+        error if isinstance(error, UserError) else UserError(f"{task.name}: {error}", "use other folds or another task")
+    )
+
+
+def _cropped(options: FineTuneOptions, task: ProbeTask) -> FineTuneOptions:
+    """Where the task's protocol says how records are cut, it is cut so."""
+    if task.crop is None:
+        return options
+    return options.model_copy(update={"crop_seconds": task.crop.seconds, "crop_average": task.crop.average})
 
 
 def _shown(batch: Batch, shard_set: ShardSet, seconds: float) -> Batch:
