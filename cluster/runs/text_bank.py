@@ -22,12 +22,13 @@ def _facts(bank: TextBank, config: TextConfig, fingerprint: str, made: bool) -> 
     }
 
 
-def find_text_bank(shards: Path, config: TextConfig) -> dict[str, Any] | None:
-    """Path, reports and dimensions of the bank for this encoder and style, None when it has not been built.
+def find_text_bank(shards: Path, config: TextConfig, statements: bool = False) -> dict[str, Any] | None:
+    """Path, reports and dimensions of the bank for this encoder and style, None when it has not been built, or has no
+    vectors of its statements and they are asked for.
 
     Raises UserError: no such encoder; DataError: a bank that is not as it was built.
     """
-    from cardialign.data_shards.text.bank import NoTextBankError, TextBank
+    from cardialign.data_shards.text.bank import STATEMENT_VECTORS, NoTextBankError, TextBank
     from cardialign.pretrain.text.encoder import TextEncoder
 
     fingerprint = TextEncoder(config).fingerprint
@@ -35,26 +36,28 @@ def find_text_bank(shards: Path, config: TextConfig) -> dict[str, Any] | None:
         bank = TextBank.open(shards, fingerprint, config.style)
     except NoTextBankError:  # absent, or of another state of the shard set
         return None
+    if statements and STATEMENT_VECTORS not in bank.description.get("derived", {}):
+        return None
     return _facts(bank, config, fingerprint, made=False)
 
 
-def ensure_text_bank(shards: Path, config: TextConfig, progress: Callable[..., None] | None = None) -> dict[str, Any]:
-    """The same, building the bank when it is not there.
+def ensure_text_bank(
+    shards: Path, config: TextConfig, statements: bool = False, progress: Callable[..., None] | None = None
+) -> dict[str, Any]:
+    """The same, building what is not there.
 
     Raises UserError (no such encoder) or DataError (no report, disk full).
     """
     from cardialign.data_shards.shard_set.shard_set import ShardSet
-    from cardialign.data_shards.text.bank import build_text_bank
+    from cardialign.data_shards.text.bank import add_statement_vectors, build_text_bank
     from cardialign.pretrain.text.encoder import TextEncoder
 
     shard_set = ShardSet.open(shards)
-    found = find_text_bank(shards, config)
+    found = find_text_bank(shards, config, statements)
     if found is not None:
         return found
     encoder: Any = TextEncoder(config)
-    return _facts(
-        build_text_bank(shard_set, encoder, style=config.style, progress=progress),
-        config,
-        encoder.fingerprint,
-        made=True,
-    )
+    bank = build_text_bank(shard_set, encoder, style=config.style, progress=progress)
+    if statements:
+        add_statement_vectors(bank, encoder)
+    return _facts(bank, config, encoder.fingerprint, made=True)

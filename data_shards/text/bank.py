@@ -2,9 +2,9 @@
 memory-mapped.
 
 <shards>/text_bank/<key>/: embeddings.npy, mean.npy, token_ids.npy, lengths.npy, statement_indptr.npy,
-statement_ids.npy, axes.npy, statements.json, bank.json, and distant-64.npy where it was asked for
-(`cardialign.data_shards.text.distant`). The key follows from the encoder, the report cleaning, the shard set and the
-style of joining statements, so a bank is never stale: another encoder is another folder. Rows are those of
+statement_ids.npy, axes.npy, statements.json, bank.json, and where they were asked for statement_vectors.npy and
+distant-64.npy (`cardialign.data_shards.text.distant`). The key follows from the encoder, the report cleaning, the shard
+set and the style of joining statements, so a bank is never stale: another encoder is another folder. Rows are those of
 `reports.parquet`. An unfinished build leaves `.<key>.building/`, and the next one goes on from there.
 """
 
@@ -32,7 +32,13 @@ from cardialign.data_shards.shard_set.bank_description import (
 from cardialign.data_shards.shard_set.layout import BANK_FILE, BANKS, REPORTS, read_manifest
 from cardialign.data_shards.shard_set.remote import local_folder
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.text.bank_files import check_files, read_description, write_description
+from cardialign.data_shards.text.bank_files import (
+    check_files,
+    commit_derived,
+    open_derived,
+    read_description,
+    write_description,
+)
 from cardialign.data_shards.text.blocks import BLOCK, TextEncoderLike, assemble, make_blocks
 from cardialign.data_shards.text.similarity import jaccard, low_rank, low_rank_space, unit
 
@@ -42,6 +48,7 @@ _BUILD_REMEDY = "run `cardialign text-bank build` for these shards and this text
 
 
 _STATEMENTS = "statements.json"
+STATEMENT_VECTORS = "statement_vectors.npy"
 
 
 class NoTextBankError(DataError):
@@ -169,6 +176,21 @@ class TextBank:
                 f"delete the folder and {_BUILD_REMEDY}",
             ) from error
 
+    def statement_vectors(self) -> np.ndarray:
+        """float32 (statements, d): the encoder's unit vector of each distinct statement, read alone (to fp16
+        precision).
+
+        Raises DataError where they have not been made, or are not as they were made.
+        """
+        remedy = "run `cardialign text-bank build --statements` for these shards and this text encoder"
+        vectors = open_derived(self.path, self.description, STATEMENT_VECTORS, remedy)
+        if vectors.shape != (len(self.statements), self.dim):
+            raise DataError(
+                f"{self.path / STATEMENT_VECTORS} holds {vectors.shape} for {len(self.statements)} statements",
+                f"delete it and {remedy}",
+            )
+        return unit(vectors.astype(np.float32))
+
     def embedding(self, report_ids: np.ndarray) -> np.ndarray:
         """float32 (b, d) unit vectors, as the encoder gave them (to fp16 precision)."""
         return unit(self.embeddings[self._checked(report_ids)].astype(np.float32))
@@ -269,6 +291,24 @@ def build_text_bank(
     shutil.rmtree(building, ignore_errors=True)
     log.info("text_bank path=%s built reports=%d", path, len(statements))
     return TextBank(path)
+
+
+def add_statement_vectors(bank: TextBank, encoder: TextEncoderLike) -> TextBank:
+    """The bank with the vector of each of its statements (`statement_vectors`), made where they are not there yet.
+
+    Raises DataError for another encoder than the bank's, and when the disk is full.
+    """
+    if STATEMENT_VECTORS in bank.description.get("derived", {}):
+        return bank
+    if encoder.fingerprint != bank.description["encoder_fingerprint"]:
+        raise DataError(f"text bank {bank.path} was made with another report encoder", _BUILD_REMEDY)
+    vectors = encoder.embed(bank.statements).astype(np.float16)
+    try:
+        bank.description = commit_derived(bank.path, STATEMENT_VECTORS, vectors)
+    except OSError as error:
+        raise disk_error(error, bank.path) from error
+    log.info("statement_vectors path=%s statements=%d", bank.path, len(vectors))
+    return bank
 
 
 def _description(encoder: TextEncoderLike, style: str, shards: str, reports: int) -> dict[str, Any]:

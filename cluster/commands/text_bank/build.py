@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="also the table of the K (default 64) most distant reports of each",
     )
+    parser.add_argument(
+        "--statements", action="store_true", help="also the vector of each single statement (method.statements)"
+    )
     parser.add_argument("--style", default="sentences", help="how statements are joined: sentences (default) or merl")
 
 
@@ -45,7 +48,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "text-bank build",
     )
     with Progress("text-bank build") as progress:
-        bank = ensure_text_bank(args.shards, config.text, progress)
+        bank = ensure_text_bank(args.shards, config.text, args.statements, progress)
     if args.distant is None:
         return bank
     from cardialign.data_shards.text.bank import TextBank
