@@ -1,4 +1,4 @@
-"""Every statement is a yes-or-no question: the loss by hand, which statements are asked, and the same run on any topology."""
+"""Every statement is a yes-or-no question: the loss by hand, what is asked, and the same run on any topology."""
 
 from __future__ import annotations
 
