@@ -83,12 +83,11 @@ def _bank(shards: Path, config: RunConfig) -> dict[str, Any]:
     from cardialign.cluster.runs.text_bank import find_text_bank
     from cardialign.data_shards.locations import url_of
 
-    text, statements = config.text, config.method.statement_vectors
-    bank = find_text_bank(shards, text, statements)
+    text = config.text
+    bank = find_text_bank(shards, text, config.method.statement_vectors)
     if bank is None:
         words = ["--encoder", text.encoder, "--max-tokens", str(text.max_tokens), "--style", text.style]
         words += [] if text.pooling is None else ["--pooling", text.pooling]
-        words += ["--statements"] if statements else []
         bank = run_command(["text-bank", "build", url_of(shards) or str(shards), *words])
     return bank
 

@@ -23,8 +23,9 @@ def _facts(bank: TextBank, config: TextConfig, fingerprint: str, made: bool) -> 
 
 
 def find_text_bank(shards: Path, config: TextConfig, statements: bool = False) -> dict[str, Any] | None:
-    """Path, reports and dimensions of the bank for this encoder and style, None when it has not been built, or has no
-    vectors of its statements and they are asked for.
+    """Path, reports and dimensions of the bank for this encoder and style, None when it has not been built.
+
+    statements: None too for a bank of an earlier release, which has no vectors of its statements.
 
     Raises UserError: no such encoder; DataError: a bank that is not as it was built.
     """
@@ -41,23 +42,23 @@ def find_text_bank(shards: Path, config: TextConfig, statements: bool = False) -
     return _facts(bank, config, fingerprint, made=False)
 
 
-def ensure_text_bank(
-    shards: Path, config: TextConfig, statements: bool = False, progress: Callable[..., None] | None = None
-) -> dict[str, Any]:
+def ensure_text_bank(shards: Path, config: TextConfig, progress: Callable[..., None] | None = None) -> dict[str, Any]:
     """The same, building what is not there.
 
     Raises UserError (no such encoder) or DataError (no report, disk full).
     """
     from cardialign.data_shards.shard_set.shard_set import ShardSet
-    from cardialign.data_shards.text.bank import add_statement_vectors, build_text_bank
+    from cardialign.data_shards.text.bank import build_text_bank
     from cardialign.pretrain.text.encoder import TextEncoder
 
     shard_set = ShardSet.open(shards)
-    found = find_text_bank(shards, config, statements)
+    found = find_text_bank(shards, config, statements=True)
     if found is not None:
         return found
     encoder: Any = TextEncoder(config)
-    bank = build_text_bank(shard_set, encoder, style=config.style, progress=progress)
-    if statements:
-        add_statement_vectors(bank, encoder)
-    return _facts(bank, config, encoder.fingerprint, made=True)
+    return _facts(
+        build_text_bank(shard_set, encoder, style=config.style, progress=progress),
+        config,
+        encoder.fingerprint,
+        made=True,
+    )

@@ -2,10 +2,10 @@
 memory-mapped.
 
 <shards>/text_bank/<key>/: embeddings.npy, mean.npy, token_ids.npy, lengths.npy, statement_indptr.npy,
-statement_ids.npy, axes.npy, statements.json, bank.json, and where they were asked for statement_vectors.npy and
-distant-64.npy (`cardialign.data_shards.text.distant`). The key follows from the encoder, the report cleaning, the shard
-set and the style of joining statements, so a bank is never stale: another encoder is another folder. Rows are those of
-`reports.parquet`. An unfinished build leaves `.<key>.building/`, and the next one goes on from there.
+statement_ids.npy, axes.npy, statements.json, bank.json; derived from them statement_vectors.npy, and distant-64.npy
+where it was asked for (`cardialign.data_shards.text.distant`). The key follows from the encoder, the report cleaning,
+the shard set and the style of joining statements, so a bank is never stale: another encoder is another folder. Rows are
+those of `reports.parquet`. An unfinished build leaves `.<key>.building/`, and the next one goes on from there.
 """
 
 from __future__ import annotations
@@ -180,14 +180,13 @@ class TextBank:
         """float32 (statements, d): the encoder's unit vector of each distinct statement, read alone (to fp16
         precision).
 
-        Raises DataError where they have not been made, or are not as they were made.
+        Raises DataError where they are not there (a bank of an earlier release), or are not as they were made.
         """
-        remedy = "run `cardialign text-bank build --statements` for these shards and this text encoder"
-        vectors = open_derived(self.path, self.description, STATEMENT_VECTORS, remedy)
+        vectors = open_derived(self.path, self.description, STATEMENT_VECTORS, _BUILD_REMEDY)
         if vectors.shape != (len(self.statements), self.dim):
             raise DataError(
                 f"{self.path / STATEMENT_VECTORS} holds {vectors.shape} for {len(self.statements)} statements",
-                f"delete it and {remedy}",
+                f"delete it and {_BUILD_REMEDY}",
             )
         return unit(vectors.astype(np.float32))
 
@@ -269,7 +268,7 @@ def build_text_bank(
     path = Path(out or shard_set.path / BANKS) / bank_key(description)
     if (path / BANK_FILE).exists():
         log.info("text_bank path=%s reused reports=%d", path, len(statements))
-        return TextBank(path)
+        return add_statement_vectors(TextBank(path), encoder)
     path.parent.mkdir(parents=True, exist_ok=True)
     building = path.with_name(f".{path.name}.building")
     try:
@@ -290,7 +289,7 @@ def build_text_bank(
         raise disk_error(error, path) from error
     shutil.rmtree(building, ignore_errors=True)
     log.info("text_bank path=%s built reports=%d", path, len(statements))
-    return TextBank(path)
+    return add_statement_vectors(TextBank(path), encoder)
 
 
 def add_statement_vectors(bank: TextBank, encoder: TextEncoderLike) -> TextBank:

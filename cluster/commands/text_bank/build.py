@@ -25,9 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="also the table of the K (default 64) most distant reports of each",
     )
-    parser.add_argument(
-        "--statements", action="store_true", help="also the vector of each single statement (method.statements)"
-    )
     parser.add_argument("--style", default="sentences", help="how statements are joined: sentences (default) or merl")
 
 
@@ -48,7 +45,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "text-bank build",
     )
     with Progress("text-bank build") as progress:
-        bank = ensure_text_bank(args.shards, config.text, args.statements, progress)
+        bank = ensure_text_bank(args.shards, config.text, progress)
     if args.distant is None:
         return bank
     from cardialign.data_shards.text.bank import TextBank

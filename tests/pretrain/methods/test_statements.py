@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ import torch.nn.functional as F
 
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.text.bank import TextBank, add_statement_vectors
-from cardialign.pretrain.config import TextConfig, parse_config
+from cardialign.data_shards.text.bank import TextBank, build_text_bank
+from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.methods.base import create_method
 from cardialign.pretrain.methods.parts.statements import (
     StatementConfig,
@@ -24,11 +25,10 @@ from cardialign.pretrain.methods.parts.statements import (
 )
 from cardialign.pretrain.run.observer import NullObserver
 from cardialign.pretrain.run.trace import read_trace
-from cardialign.pretrain.text.encoder import TextEncoder
 from cardialign.pretrain.training.loop import train
 from tests.support.processes import run_ranks
 from tests.support.small_encoder import SPEC, small_config
-from tests.support.tiny_shards import config_for, make_shards
+from tests.support.tiny_shards import HashingEncoder, config_for, make_shards
 
 
 class Bank:
@@ -90,26 +90,26 @@ def test_a_report_encoder_that_trains_is_refused() -> None:
         create_method(config, SPEC)
 
 
-def test_a_bank_without_their_vectors_says_how_they_are_made_and_a_bank_with_them_is_bound_as_before(
-    tmp_path: Path,
-) -> None:
+def test_a_bank_has_their_vectors_and_one_of_an_earlier_release_says_how_it_gets_them(tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "shards")
-    encoder = TextEncoder(TextConfig())
+    encoder = HashingEncoder()
     bank = TextBank.open(shards, encoder.fingerprint)
-    with pytest.raises(DataError, match="statement_vectors") as raised:
-        bank.statement_vectors()
-    assert "text-bank build --statements" in raised.value.remedy
-    before = bank.digest
-    add_statement_vectors(bank, encoder)
-    again = TextBank.open(shards, encoder.fingerprint)
-    assert again.digest == before, "a run is bound to the reports, which are the same"
-    one = again.statements[1]
-    np.testing.assert_allclose(again.statement_vectors()[1], encoder.embed([one])[0], atol=1e-3)
-    assert ShardSet.open(shards).fingerprint == again.description["shards"]
-    path = again.path / "statement_vectors.npy"
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    one = bank.statements[1]
+    np.testing.assert_allclose(bank.statement_vectors()[1], encoder.embed([one])[0], atol=1e-3)
+    before, path = bank.digest, bank.path / "statement_vectors.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"x")
     with pytest.raises(DataError, match=r"statement_vectors.npy is not the one"):
         TextBank.open(shards, encoder.fingerprint).statement_vectors()
+    path.unlink()
+    description = json.loads((bank.path / "bank.json").read_text())
+    del description["derived"]
+    (bank.path / "bank.json").write_text(json.dumps(description))
+    with pytest.raises(DataError, match=r"has no statement_vectors\.npy") as raised:
+        TextBank.open(shards, encoder.fingerprint).statement_vectors()
+    assert "text-bank build" in raised.value.remedy
+    again = build_text_bank(ShardSet.open(shards), encoder)
+    assert path.read_bytes() == whole and again.digest == before, "a run is bound to the reports, which are the same"
 
 
 def learn(rank: int, world: int, shards: Path, run_dir: Path, micro: int | None, stage: int) -> None:
@@ -122,7 +122,6 @@ def learn(rank: int, world: int, shards: Path, run_dir: Path, micro: int | None,
 @pytest.mark.processes
 def test_two_workers_and_small_micro_batches_lose_as_one_worker_does(tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "shards")
-    add_statement_vectors(TextBank.open(shards), TextEncoder(TextConfig()))
     for name, world, micro, stage in (("one", 1, None, 1), ("two", 2, 2, 3)):
         run_ranks(world, learn, shards, tmp_path / name, micro, stage, init=False, deadline=120)
     one, two = (read_trace(tmp_path / name) for name in ("one", "two"))
