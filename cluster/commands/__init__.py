@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "text-bank stats": "how alike reports are within batches; thresholds for the loss",
     "recipes": "the shipped recipes, their parameters and FLOPs",
     "pretrain": "train a recipe on a shard set with Ray and DeepSpeed; resumes by itself",
+    "study": "variants of a recipe over folds and seeds, and a table with paired intervals",
     "evaluate zero-shot": "AUROC of a prompt set, with bootstrap intervals",
     "evaluate linear-probe": "AUROC of a linear map on frozen features, beside honest floors",
     "evaluate fine-tune": "AUROC of an encoder trained further, or from scratch, on labels",

@@ -39,6 +39,11 @@ class MethodConfig(Strict):
 
     name: str
 
+    @property
+    def statement_vectors(self) -> bool:
+        """Whether the text bank must hold the vector of each single statement; a run then makes them beforehand."""
+        return False
+
 
 class TextConfig(Strict):
     """The report encoder: `minilm` (ships with a package, no network), a Hugging Face id, or a local folder.

@@ -133,9 +133,10 @@ def test_every_recipe_loads_and_says_its_own_name(name: str) -> None:
     )
 
 
-def test_the_main_recipe_comes_in_three_sizes_and_warms_up() -> None:
-    assert {"cardialign-tiny", "cardialign-small", "cardialign-base", "cardialign-demo"} <= set(recipe_names())
-    assert [load_config(f"cardialign-{size}").encoder.width for size in ("tiny", "small", "base")] == [64, 256, 512]
+def test_the_main_recipe_comes_in_four_sizes_and_warms_up() -> None:
+    sizes = {"tiny": 64, "small": 256, "base": 384, "xl": 512}
+    assert {"cardialign-demo", "cardialign-ptb-xl", *(f"cardialign-{size}" for size in sizes)} <= set(recipe_names())
+    assert {size: load_config(f"cardialign-{size}").encoder.width for size in sizes} == sizes
     assert all(load_config(name).schedule.warmup_fraction > 0 for name in recipe_names())
 
 
