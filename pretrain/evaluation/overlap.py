@@ -89,9 +89,10 @@ def refuse_overlap(overlap: Overlap, encoder: LoadedEncoder, shard_set: ShardSet
 
 def _by_its_configuration(encoder: LoadedEncoder) -> TrainedOn:
     """Of an export from before records were written down: the one set that its run names, if it names one."""
-    fingerprint = encoder.provenance.get("training", {}).get("shards_fingerprint")
+    training = encoder.provenance.get("training")
+    fingerprint = training.get("shards_fingerprint") if isinstance(training, dict) else None
     doubt = "its export does not say which records it was trained on"
-    if not fingerprint:
+    if not isinstance(fingerprint, str) or not fingerprint:
         return TrainedOn(unknown=(doubt,))
     data = encoder.config.data
     rule = None if data.split is None else SplitRule(data.split, data.split_salt, data.split_fractions)
