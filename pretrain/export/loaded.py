@@ -207,9 +207,10 @@ class LoadedEncoder(UsableEncoder):
         """Of an export from before records were written down: the one set that its run names, if it names one."""
         if self.trained_on is not None:
             return self.trained_on
-        fingerprint = self.provenance.get("training", {}).get("shards_fingerprint")
+        training = self.provenance.get("training")
+        fingerprint = training.get("shards_fingerprint") if isinstance(training, dict) else None
         doubt = "its export does not say which records it was trained on"
-        if not fingerprint:
+        if not isinstance(fingerprint, str) or not fingerprint:
             return TrainedOn(unknown=(doubt,))
         data = self.config.data
         rule = None if data.split is None else SplitRule(data.split, data.split_salt, data.split_fractions)
