@@ -8,7 +8,6 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -273,11 +272,12 @@ def _without_words(frame: pd.DataFrame, names: list[str]) -> tuple[pd.DataFrame,
 def _seconds(column: pd.Series) -> pd.Series | None:
     """`00:00:00.002`, `0 days 00:00:00.002`, `2020-01-01 00:00:00.002` -> seconds from the first; None for other words,
     and for clocks that stand still for most of the samples."""
-    for read in (pd.to_timedelta, partial(pd.to_datetime, format="ISO8601")):
-        times = read(column, errors="coerce")
-        if times.notna().all() and times.nunique() > len(times) // 2:
-            passed = times - times.iloc[0]
-            return passed.dt.total_seconds()
+    for times in (
+        pd.to_timedelta(column, errors="coerce").to_numpy(),
+        pd.to_datetime(column, errors="coerce", format="ISO8601", utc=True).to_numpy(dtype="datetime64[ns]"),
+    ):
+        if not np.isnat(times).any() and np.unique(times).size > len(times) // 2:
+            return pd.Series((times - times[0]) / np.timedelta64(1, "s"), index=column.index)
     return None
 
 

@@ -123,7 +123,6 @@ class MimicIvEcg(RecordFolder):
                     "acquired": times[i],
                     "statements": statements[i] or (),
                 }
-                self._told(time=(times[i], iso_time(times[i])))
                 if persons is not None:
                     meta["age"], meta["sex"] = persons[i]
                 if "labels" in joins:
@@ -136,11 +135,17 @@ class MimicIvEcg(RecordFolder):
                 if doubt := _contradiction(path, people[i], told[i]):
                     meta["doubt"] = doubt
                 yield Entry(f"mimic-{key_word(study)}", path, meta)
+            self._check_times(times)
             rows += batch.num_rows
             without += statements.count(None)
         self._facts["records"] = file_facts(listing, rows)
         log.info("reports source=%s records=%d without=%d phrases=%d", self.name, rows, without, len(reports.phrases))
         self._finish(rows)
+
+    def _check_times(self, times: list[str]) -> None:
+        for text in times:
+            if text and iso_time(text) is None:
+                self._told(time=(text, None))
 
     def _counted(
         self, reports: ReportColumns, patients: PatientTable | None, notes: NoteTable | None
@@ -209,6 +214,8 @@ class MimicIvEcg(RecordFolder):
 def _contradiction(path: str, subject: str, study: str) -> str:
     """What the published path of a record, `files/pNNNN/pSUBJECT/sSTUDY/STUDY`, says otherwise than its row; "" when
     they agree: a table that was sorted by one column alone gives every ECG the report of another patient."""
+    if path.endswith(f"/p{subject}/s{study}/{study}"):  # nearly always
+        return ""
     *folders, name = path.split("/")
     seen = [("study", study, name)]
     for folder in folders:

@@ -51,6 +51,13 @@ def rows_of(names: Sequence[str]) -> tuple[list[int], list[bool]]:
     EEG, which has a C3 of its own. A modified lead (MLII, MCL1, CM5) has other electrodes than the lead whose number it
     bears, other amplitudes and another axis: it is none of the twelve.
     """
+    rows, inverted = _rows_of(tuple(names))
+    return list(rows), list(inverted)
+
+
+@lru_cache(maxsize=4096)
+def _rows_of(names: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """Cached: within a data set the names repeat from record to record."""
     words = [plain_name(name) for name in names]
     plain = {_ROWS[word] for word in words if word in _ROWS}
     inverted = [word[:1] == "-" and _ROWS.get(word[1:], -1) not in plain for word in words]
@@ -58,7 +65,7 @@ def rows_of(names: Sequence[str]) -> tuple[list[int], list[bool]]:
     beside_limbs = any(row in _LIMB for row in rows) and not any(row > _LIMB[-1] for row in rows)
     if beside_limbs and not any(_ELECTRODES_OF_AN_EEG.fullmatch(word) for word in words):
         rows = [_CHEST.get(word, row) for word, row in zip(words, rows, strict=True)]
-    return rows, inverted
+    return tuple(rows), tuple(inverted)
 
 
 def name_and_unit(name: str) -> tuple[str, str]:

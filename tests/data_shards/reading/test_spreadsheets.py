@@ -63,11 +63,12 @@ def test_words_beside_leads_are_left_out_and_words_in_leads_are_not(tmp_path: Pa
         only(tmp_path, sampling_rate=500)
 
 
-@pytest.mark.parametrize("kind", ["dates", "durations", "clock"])
+@pytest.mark.parametrize("kind", ["dates", "zoned", "durations", "clock"])
 def test_clock_times_say_the_rate_as_numbers_do(tmp_path: Path, kind: str) -> None:
     milliseconds = pd.to_timedelta(np.arange(1000) * 4, unit="ms")
     index = {
         "dates": pd.Timestamp("2020-02-29 23:59:58") + milliseconds,
+        "zoned": (pd.Timestamp("2020-02-29 23:59:58") + milliseconds).tz_localize("Europe/Berlin"),
         "durations": milliseconds,
         "clock": [str(each)[7:] for each in milliseconds],
     }[kind]
