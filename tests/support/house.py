@@ -33,7 +33,7 @@ ROOMS: dict[str, list[set[str]]] = {
         {"benchmarks"},
     ],
     "pretrain": [
-        {"choices", "config", "run", "recipes", "prompts", "protocols"},
+        {"choices", "config", "run", "recipes", "prompts", "protocols", "studies"},
         {"encoders", "text"},
         {"methods"},
         {"training"},
