@@ -67,11 +67,14 @@ def draw_view(
     start = np.floor((valid - length + 1) * draws.uniform(f"{purpose} start")).astype(np.int64)
     time = np.arange(T)
     inside = time < length[:, None]
-    source = np.minimum(start[:, None] + time, T - 1)
+    ahead = np.zeros_like(length)
     if config.roll:
         ahead = np.floor(length * draws.uniform(f"{purpose} roll")).astype(np.int64)
-        source = np.where(inside, start[:, None] + (time + ahead[:, None]) % length[:, None], source)
-    signal = np.take_along_axis(batch.signal, source[:, None, :], axis=2)
+    signal = np.zeros_like(batch.signal)
+    for row, (first, count, shift) in enumerate(zip(start.tolist(), length.tolist(), ahead.tolist(), strict=True)):
+        window = batch.signal[row, :, first : first + count]
+        signal[row, :, : count - shift] = window[:, shift:]
+        signal[row, :, count - shift : count] = window[:, :shift]
     signal *= np.exp(np.log(config.scale) * (2 * draws.uniform(f"{purpose} scale") - 1)).astype(np.float32)[
         :, None, None
     ]
@@ -82,7 +85,8 @@ def draw_view(
     if config.noise_mv:
         deviation = config.noise_mv * draws.uniform(f"{purpose} noise level", 1, 1)
         signal += (deviation * draws.normal(f"{purpose} noise", leads, T)).astype(np.float32)
-    signal[~np.broadcast_to(inside[:, None, :], signal.shape)] = 0.0
+    if config.wander_mv or config.noise_mv:
+        signal[~np.broadcast_to(inside[:, None, :], signal.shape)] = 0.0
     return signal, _hidden(batch.lead_mask, config.hidden_leads, draws.uniform(f"{purpose} leads", leads)), length
 
 

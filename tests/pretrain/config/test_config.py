@@ -295,7 +295,7 @@ def test_old_words_are_told_where_they_stand(tmp_path: Path) -> None:
 
 def test_a_whole_section_under_its_old_word_replaces_the_new_one() -> None:
     old = load_config("cardialign-tiny", ["objective={name: diagsim, low: 0.2}"])
-    assert old == load_config("cardialign-tiny", ["method={low: 0.2}"])
+    assert old == load_config("cardialign-tiny", ["method={name: cardialign, low: 0.2}"])
 
 
 def test_unreadable_recipes_are_named(tmp_path: Path) -> None:
