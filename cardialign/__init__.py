@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cardialign.pretrain.config.load import load_config as load_recipe
     from cardialign.pretrain.evaluation.zero_shot import evaluate_zero_shot as evaluate
     from cardialign.pretrain.export.from_run import export_run as export
-    from cardialign.pretrain.export.loaded import load_encoder
+    from cardialign.pretrain.export.opening import open_encoder as load_encoder
 
     open_shards = ShardSet.open
 
@@ -40,7 +40,7 @@ NAMES = {
     "load_recipe": "cardialign.pretrain.config.load:load_config",
     "train": "cardialign.cluster.runs.lifecycle:run",
     "export": "cardialign.pretrain.export.from_run:export_run",
-    "load_encoder": "cardialign.pretrain.export.loaded:load_encoder",
+    "load_encoder": "cardialign.pretrain.export.opening:open_encoder",
     "evaluate": "cardialign.pretrain.evaluation.zero_shot:evaluate_zero_shot",
 }
 """Public name -> "module:attribute". `pretrain` is a room, so the verb is `train`."""

@@ -33,9 +33,9 @@ WANTED: dict[str, dict[str, tuple[str, str]]] = {
         "register_as": ("?builtins:str", "the name of the registered encoder"),
     },
     "export": {"run_dir": (PATH, "the folder of a run")},
-    "load_encoder": {"path": (PATH, "the folder of an exported encoder")},
+    "load_encoder": {"path": (PATH, "the folder of an exported encoder, or one from outside")},
     "evaluate": {
-        "encoder": ("cardialign.pretrain.export.loaded:LoadedEncoder", "what cardialign.load_encoder(...) gives"),
+        "encoder": ("cardialign.pretrain.export.usable:UsableEncoder", "what cardialign.load_encoder(...) gives"),
         "shard_set": ("cardialign.data_shards.shard_set.shard_set:ShardSet", "what cardialign.open_shards(...) gives"),
     },
 }

@@ -11,10 +11,12 @@ import os
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import Any, NoReturn
 
 from cardialign.cluster.cli.causes import cause_of
 from cardialign.cluster.cli.lines import aligned, json_line
+from cardialign.cluster.cli.options import place
 from cardialign.cluster.cli.streams import leave_stdout, open_streams, say, tell
 from cardialign.cluster.commands import COMMANDS, GROUPS, module_of
 from cardialign.data_shards.errors import DONE, FAILED, INTERRUPTED, UsageError, UserError
@@ -22,6 +24,10 @@ from cardialign.data_shards.errors import DONE, FAILED, INTERRUPTED, UsageError,
 
 class _Parser(argparse.ArgumentParser):
     """argparse that raises `UsageError` instead of exiting, so that `--json` and Python callers see it too."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register("type", Path, place)  # what `type=Path` means for every option of every command
 
     def error(self, message: str) -> NoReturn:
         words = self.prog.removeprefix("cardialign").strip()
@@ -132,6 +138,17 @@ def _tell_error(command: str | None, problem: str, remedy: str, code: int, as_js
     return code
 
 
+def _check_working_folder() -> None:
+    """Raises UsageError when it was deleted: PyTorch's mathematics would end the process with words of its own."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError(
+            f"the working folder of this command cannot be found: {error.strerror}",
+            "change to a folder that is there (`cd`), then run the same command again",
+        ) from None
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code (`cardialign.data_shards.errors`).
 
@@ -146,6 +163,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if any("\0" in word for word in words):
             raise UsageError("an argument holds a NUL character", "leave it out: no path and no name has one")
+        _check_working_folder()
         args, unknown = build_parser(command).parse_known_args(words)
         if unknown:
             raise UsageError(

@@ -84,6 +84,21 @@ def commit_file(path: Path, write: Callable[[Path], object], *, durable: bool = 
         sync(path.parent)
 
 
+def usual_rights(path: Path) -> None:
+    """Give a file the rights that any new file beside it has: some libraries write files for their owner alone, and
+    others who share the folder could not read them."""
+    probe = temporary_path(path)
+    try:
+        probe.touch(exist_ok=False)
+        wanted = stat.S_IMODE(probe.stat().st_mode)
+        if stat.S_IMODE(path.stat().st_mode) != wanted:
+            path.chmod(wanted)
+    except OSError:  # a file system without rights
+        pass
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 @contextmanager
 def commit_folder(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary folder beside `path` to be filled in the `with` block; at its end it becomes `path`.
@@ -98,6 +113,9 @@ def commit_folder(path: Path, *, durable: bool = True) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        for file in list(temporary.rglob("*")):
+            if file.is_file() and not file.is_symlink():
+                usual_rights(file)
         if durable:
             sync_below(temporary)
         os.rename(temporary, path)

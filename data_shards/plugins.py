@@ -98,7 +98,7 @@ class Table(Mapping[str, str]):
         if name not in self.plugins:
             raise UsageError(
                 f"unknown {self.kind} {name!r}{did_you_mean(name, [*self, *self.aliases])}",
-                f"known {self.kind}s: {', '.join(self)}; or install the package that declares {name!r}",
+                f"known {self.kind}s: {', '.join(self) or 'none'}; or install the package that declares {name!r}",
             )
         point = self.plugins[name]
         if point.pattern.match(point.value) is None:
@@ -161,7 +161,7 @@ class Table(Mapping[str, str]):
         package = getattr(point.dist, "name", None) or point.value.partition(":")[0]
         return UsageError(
             f"{self.kind} {name!r} is a plug-in of {package} and {why}",
-            f"mend or uninstall {package}, or choose one of: {', '.join(self.own)}",
+            f"mend or uninstall {package}" + f", or choose one of: {', '.join(self.own)}" * bool(self.own),
         )
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.options import WAIT_MINUTES
-from cardialign.cluster.environment.cpus import usable_cpus
 from cardialign.cluster.environment.handed_on import adopt, handed_on
 from cardialign.cluster.environment.session import ray_session
 from cardialign.cluster.environment.standstill import Standstill, ray_resources, resources_state
@@ -27,6 +26,7 @@ from cardialign.data_shards.build.claim import PLAN
 from cardialign.data_shards.build.executors import TASKS_PER_WORKER, Count
 from cardialign.data_shards.build.listing import LISTING
 from cardialign.data_shards.build.shard_task import ShardOutcome, ShardTask, build_one_shard, read_sidecar
+from cardialign.data_shards.cpus import usable_cpus
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.shard_set.layout import WORK_FOLDER
 from cardialign.data_shards.sources.base import Source

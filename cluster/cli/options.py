@@ -8,6 +8,7 @@ import math
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cardialign.cluster.cli.address import TRACKING_URI, default_uri
 from cardialign.data_shards.errors import UsageError
@@ -63,9 +64,28 @@ def amount(text: str) -> float:
     return number
 
 
+def place(text: str) -> Path:
+    """The `type=` of what names a file, a folder or the URL of a shard set.
+
+    `~/` is the home folder: a shell writes it out in `--out ~/x`, and leaves it as it is in `--out=~/x`.
+    """
+    if not text.strip():
+        raise ArgumentTypeError(f"{text!r} names no place; is the variable set that it was made of?")
+    return Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)
+
+
+def place_to_write(text: str) -> Path:
+    """The `type=` of what names a new file or folder: a `place` in UTF-8, as what is written there wants it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ArgumentTypeError(f"{ascii(text)[:80]} is no UTF-8 text; give it another name") from None
+    return place(text)
+
+
 def file_to_write(text: str) -> Path:
-    """The `type=` of an option that names one file: a path that is no folder."""
-    path = Path(text)
+    """The `type=` of an option that names one file: a `place_to_write` that is no folder."""
+    path = place_to_write(text)
     with contextlib.suppress(OSError, ValueError):  # what is wrong with such a path is told when it is written
         if path.is_dir():
             raise ArgumentTypeError(f"{text} is a folder; name a file in it")
@@ -100,6 +120,27 @@ def add_split(parser: argparse.ArgumentParser, help: str) -> None:
 def add_pooling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pooling", choices=("cls", "mean"), help="of the report encoder, where its files do not say it (text.pooling)"
+    )
+
+
+def add_encoder(parser: argparse.ArgumentParser, name: str = "--encoder", none: str = "", **more: Any) -> None:
+    """`--encoder`, or the place of it, in every form there is, and what of it is trusted. none: when the option may be
+    left out; of a place what else it may name. more: as of `add_argument`."""
+    given: dict[str, Any] = {"required": not none, **more} if name.startswith("--") else more
+    parser.add_argument(
+        name,
+        help=(none and f"{none}; ") + "exported folder, or models:/NAME@ALIAS; from outside: a TorchScript file (.pt), "
+        "an ONNX file, a Hugging Face folder, each with NAME.contract.yaml beside it (what it was trained on; nothing "
+        "is guessed), or outside:NAME of an installed plug-in. TorchScript, ONNX and safetensors run no Python; "
+        "a pickle is never loaded; TorchScript is a program of torch's operators, from people you trust; a plug-in is "
+        "trusted because it was installed",
+        **given,
+    )
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run the Python code that a Hugging Face folder brings, with all your rights; without it such a folder is "
+        "refused",
     )
 
 

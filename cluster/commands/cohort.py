@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_workers, whole_number
+from cardialign.cluster.cli.options import add_workers, place_to_write, whole_number
 from cardialign.cluster.cli.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", type=Path, help="new folder")
+    parser.add_argument("out", type=place_to_write, help="new folder")
     parser.add_argument(
         "--patients",
         type=whole_number(1, 10**7),

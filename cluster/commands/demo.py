@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_workers, whole_number
+from cardialign.cluster.cli.options import add_workers, place_to_write, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything (default demo)")
+    parser.add_argument("--out", type=place_to_write, default=Path("demo"), help="folder for everything (default demo)")
     parser.add_argument(
         "--patients",
         type=whole_number(1, 10**6),

@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.cli.options import place
 from cardialign.data_shards.errors import DONE, FAILED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--run-dir", type=Path, default=Path("."), help="where runs will be stored (its free space is checked)"
+        "--run-dir", type=place, default=Path("."), help="where runs will be stored (its free space is checked)"
     )
 
 

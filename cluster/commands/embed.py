@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.lines import aligned
-from cardialign.cluster.cli.options import add_tracking_uri, amount, file_to_write
+from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, amount, file_to_write, place
 from cardialign.data_shards.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from cardialign.cluster.registry.read_signal import Signal
-    from cardialign.pretrain.export.loaded import LoadedEncoder
+    from cardialign.pretrain.export.usable import UsableEncoder
 
 ALLOWANCES = ("resample", "crop", "allow_missing_leads", "derive_limb_leads")
-"""Options that are arguments of `LoadedEncoder.embed` of the same name."""
+"""Options that are arguments of `UsableEncoder.embed` of the same name."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ecg", nargs="?", type=Path, help="WFDB record without suffix, or .npy in mV (leads x samples)")
-    parser.add_argument("--shards", type=Path, help="take the record from a shard set instead, with --key")
+    parser.add_argument(
+        "ecg", nargs="?", type=place, help="WFDB record without suffix, or .npy in mV (leads x samples)"
+    )
+    parser.add_argument("--shards", type=place, help="take the record from a shard set instead, with --key")
     parser.add_argument("--key", help="record of the shard set")
-    parser.add_argument("--encoder", required=True, help="exported folder, or models:/NAME@ALIAS")
+    add_encoder(parser)
     parser.add_argument("--leads", help="lead names of a .npy file, comma-separated (default: the standard 12)")
     parser.add_argument(
         "--sampling-rate", type=amount, metavar="HZ", help="of a .npy file; a WFDB record says so itself"
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if (args.ecg is None) == (args.key is None) or (args.key is not None and args.shards is None):
         raise UsageError("name one ECG", "give a WFDB record or .npy file, or --shards FOLDER --key KEY")
     signal = read_signal(args.ecg, shards=args.shards, key=args.key, leads=args.leads, sampling_rate=args.sampling_rate)
-    with open_encoder(args.encoder, args.tracking_uri) as encoder:
+    with open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code) as encoder:
         result = _embedded(encoder, signal, {name: getattr(args, name) for name in ALLOWANCES})
     if args.out is not None:
         import numpy as np
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _embedded(encoder: LoadedEncoder, signal: Signal, allowed: dict[str, Any]) -> dict[str, Any]:
+def _embedded(encoder: UsableEncoder, signal: Signal, allowed: dict[str, Any]) -> dict[str, Any]:
     """The embedding of one ECG and what it was made with."""
     import numpy as np
 

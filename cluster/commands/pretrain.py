@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.options import (
@@ -13,6 +12,8 @@ from cardialign.cluster.cli.options import (
     add_split,
     add_tracking_uri,
     add_workers,
+    place,
+    place_to_write,
     whole_number,
 )
 from cardialign.data_shards.errors import UsageError
@@ -48,7 +49,7 @@ def _add_resume(parser: argparse.ArgumentParser) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", required=True, help="name of a shipped recipe or a YAML file")
     data = parser.add_mutually_exclusive_group()
-    data.add_argument("--shards", type=Path, help="folder or URL of the shard set")
+    data.add_argument("--shards", type=place, help="folder or URL of the shard set")
     data.add_argument(
         "--mixture",
         action="append",
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folds and split of its own: YAML data.mixture",
     )
     parser.add_argument(
-        "--run-dir", type=Path, required=True, help="folder of the run, on storage that every worker sees"
+        "--run-dir", type=place_to_write, required=True, help="folder of the run, on storage that every worker sees"
     )
     add_folds(parser, "train on these folds (YAML: data.folds)")
     add_split(parser, "train on this part; YAML: data.split")
@@ -80,7 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for option, key in SHORTHANDS.items():
         values.add_argument(f"--{option.replace('_', '-')}", metavar="VALUE", help=f"YAML: {key}")
     values.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="any dotted key, repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="any dotted key, repeatable; SECTION={key: value} leaves its other keys, with a name in it none",
     )
     tracking = parser.add_argument_group(
         "tracking",
@@ -132,7 +138,7 @@ def _mixture_part(text: str) -> dict[str, Any]:
         number = float(weight)
     except ValueError:
         equals = ""
-    if not (equals and shards):
+    if not (equals and shards.strip()):
         raise UsageError(
             f"--mixture {text!r} is not SHARDS=WEIGHT", "write for example --mixture ptb-xl=0.3 --mixture mimic=0.7"
         )

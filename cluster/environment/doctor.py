@@ -19,8 +19,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from cardialign.cluster.environment.cpus import usable_cpus
 from cardialign.cluster.environment.versions import source_root, version
+from cardialign.data_shards.cpus import usable_cpus
 
 State = Literal["ok", "warn", "missing"]
 GIB = 2**30
@@ -206,9 +206,10 @@ def _plugins() -> list[Check]:
     from cardialign.data_shards.sources import SOURCES
     from cardialign.pretrain.choices import ENCODERS, METHODS
     from cardialign.pretrain.evaluation.prompts import PROMPT_SETS
+    from cardialign.pretrain.export.outside.plug_in import OUTSIDE_ENCODERS
 
     found = []
-    for table in (SOURCES, METHODS, ENCODERS, PROMPT_SETS):
+    for table in (SOURCES, METHODS, ENCODERS, PROMPT_SETS, OUTSIDE_ENCODERS):
         for name, broken in table.state().items():
             where = f"{table.kind} {name} from {table[name]}"
             remedy = "" if broken is None else "mend or uninstall its package"

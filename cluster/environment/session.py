@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.environment.cpus import threads_asked, threads_of_each, usable_cpus
+from cardialign.cluster.environment.threads import threads_asked, threads_of_each
 from cardialign.cluster.environment.versions import source_root
+from cardialign.data_shards.cpus import usable_cpus
 from cardialign.data_shards.errors import UserError
 
 OBJECT_STORE_BYTES = 128 * 2**20

@@ -1,4 +1,4 @@
-"""Encoders by the names that a command line gives: an exported folder, or a reference to the registry."""
+"""Encoders by the names that a command line gives: a folder, a file, a plug-in, or a reference to the registry."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ from typing import TYPE_CHECKING
 from cardialign.data_shards.errors import UserError
 
 if TYPE_CHECKING:
-    from cardialign.pretrain.export.loaded import LoadedEncoder
+    from cardialign.pretrain.export.usable import UsableEncoder
 
 REGISTRY = "models:/"
 
 
 @contextlib.contextmanager
-def open_encoder(name: str, tracking_uri: str) -> Iterator[LoadedEncoder]:
-    """The encoder in folder `name`, or behind `models:/NAME@ALIAS`: pulled to a temporary folder, its digests checked.
+def open_encoder(name: str, tracking_uri: str, trust_remote_code: bool = False) -> Iterator[UsableEncoder]:
+    """The encoder in folder or file `name`, the plug-in `outside:NAME`, or the one behind `models:/NAME@ALIAS`: pulled
+    to a temporary folder, its digests checked.
 
     Raises UserError.
     """
-    from cardialign.pretrain.export.loaded import load_encoder
+    from cardialign.pretrain.export import opening
+    from cardialign.pretrain.export.outside.encoder import is_outside
 
     if not name.startswith(REGISTRY):
-        folder = Path(name)
-        if not folder.is_dir():
+        if not is_outside(name) and not Path(name).is_dir():
             raise UserError(
-                f"no encoder folder {name}", f"give the folder of `cardialign export`, or {REGISTRY}NAME@ALIAS"
+                f"no encoder folder {name}",
+                f"give the folder of `cardialign export`, {REGISTRY}NAME@ALIAS, or an encoder from outside "
+                "(`--help` says which forms)",
             )
-        yield load_encoder(folder)
+        yield opening.open_encoder(name, trust_remote_code=trust_remote_code)
         return
     from cardialign.cluster.registry.registry import pull
 
     with tempfile.TemporaryDirectory(prefix="encoder-") as scratch:
         pull(name, Path(scratch) / "encoder", tracking_uri)
-        yield load_encoder(Path(scratch) / "encoder")
+        yield opening.open_encoder(Path(scratch) / "encoder", trust_remote_code=trust_remote_code)

@@ -76,7 +76,9 @@ def _agree(signal: Signal, named: tuple[str, ...], leads: tuple[str, ...], sampl
             f"{signal.origin} says {signal.sampling_rate:g} Hz, --sampling-rate says {sampling_rate:g}",
             "leave out --sampling-rate; where the record is wrong, correct its header",
         )
-    if leads and [name.casefold() for name in leads] != [name.strip().casefold() for name in named]:
+    from cardialign.data_shards.reading.csv_signal import same_leads
+
+    if leads and not same_leads(leads, named):
         raise UserError(
             f"{signal.origin} has the leads {', '.join(named)}, --leads says {', '.join(leads)}",
             "leave out --leads; where the record is wrong, correct its header",

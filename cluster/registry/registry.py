@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from cardialign.cluster.tracking.names import (
     shown,
 )
 from cardialign.data_shards.errors import DataError, UsageError, UserError
-from cardialign.pretrain.run.integrity import refuse_to_replace, replace_export, verify_export
+from cardialign.pretrain.run.integrity import folder_beside, refuse_to_replace, replace_export, verify_export
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,9 +39,10 @@ CANDIDATE = "candidate"
 ARTIFACT = "encoders"
 """Folder of a run's artifacts with one folder per encoder, named by its digest."""
 DIGEST_TAG = "digest"
-LEDGER = "ledger."
-MOST_OF_A_TAG = 5000
-"""Characters that every MLflow takes as the value of a version's tag."""
+TRAINED_ON = "trained_on."
+"""Of the tags that say, for each evaluation, which of its records were trained on before."""
+LONGEST_TAG = 5000
+"""Characters that every MLflow takes as the value of a tag."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def _row(version: ModelVersion, aliases: Mapping[str, str]) -> dict[str, Any]:
         "aliases": sorted(alias for alias, target in aliases.items() if str(target) == str(version.version)),
         "run_id": version.run_id,
         "metrics": {key: number for key, v in metrics.items() if (number := _number(v)) is not None},
-        "ledger": {key.removeprefix(LEDGER): said for key, said in version.tags.items() if key.startswith(LEDGER)},
+        "ledger": {key.removeprefix(TRAINED_ON): v for key, v in version.tags.items() if key.startswith(TRAINED_ON)},
         "created": version.creation_timestamp,
     }
 
@@ -269,13 +269,12 @@ def pull(reference: str, out: Path, tracking_uri: str, *, overwrite: bool = Fals
         source = client.get_model_version_download_uri(version.name, version.version)
     wanted = ascii_escapes(f"{version.name}/{version.version}")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+        with folder_beside(out) as scratch:
             folder = _download(source, scratch, uri, wanted)
             digest = verify_export(folder)
             if version.tags.get(DIGEST_TAG, digest) != digest:
                 raise DataError(f"{wanted}: not the encoder that was registered", "register it again from its run")
-            replace_export(folder, out)
+            replace_export(folder, out, scratch)
     except OSError as error:
         raise UserError(
             f"{out} cannot be written: {error.strerror or error}", "choose another folder, or free space"
@@ -294,14 +293,17 @@ def pull(reference: str, out: Path, tracking_uri: str, *, overwrite: bool = Fals
 def log_evaluation(reference: str, tracking_uri: str, prefix: str, result: Mapping[str, Any]) -> None:
     """Figures of an evaluation (macro, low, high, classes) -> metrics `prefix/...` of the encoder's run.
 
-    The macro also becomes a tag of its version, and `ledger` (what it has seen of the records) one beside it. Label
-    codes are written so that MLflow takes them (`names.safe`).
+    The macro also becomes a tag of its version, and so does the `ledger` (which of the records were trained on before):
+    without it a figure of its own training set looks like any other. Label codes are written so that MLflow takes them
+    (`names.safe`).
     """
     uri = absolute_uri(tracking_uri)
     client = mlflow_store.open_client(uri)
     figures = {"macro": result["macro"], "macro_low": result["low"], "macro_high": result["high"]}
     if result.get("baseline"):
         figures["untrained_macro"] = result["baseline"]["macro"]
+    if result.get("trained_on"):
+        figures["trained_on_records"] = result["trained_on"]["records"]
     figures |= {f"auroc/{safe(entry['code'])}": entry["auroc"] for entry in result["classes"]}
     with mlflow_store.speaking(uri, f"does not take the figures of {ascii_escapes(reference)}"):
         version = _resolve(client, Reference.parse(reference), uri)
@@ -313,16 +315,18 @@ def log_evaluation(reference: str, tracking_uri: str, prefix: str, result: Mappi
             tag = f"metric.{shorten(f'{prefix}/macro')}"
             client.set_model_version_tag(version.name, version.version, tag, f"{result['macro']:.6g}")
         if result.get("ledger"):
-            seen = "; ".join(str(line["line"]) for line in result["ledger"])
-            tag = f"{LEDGER}{shorten(prefix)}"
-            client.set_model_version_tag(version.name, version.version, tag, ascii_escapes(seen)[:MOST_OF_A_TAG])
+            key = f"{TRAINED_ON}{shorten(prefix)}"
+            said = ascii_escapes("; ".join(str(line["line"]) for line in result["ledger"]))[:LONGEST_TAG]
+            client.set_model_version_tag(version.name, version.version, key, said)
+            if version.run_id:
+                client.set_tag(version.run_id, key, said)
 
 
-def _download(source: str, scratch: str, uri: str, wanted: str) -> Path:
+def _download(source: str, scratch: Path, uri: str, wanted: str) -> Path:
     from mlflow.artifacts import download_artifacts
 
     try:
-        return Path(download_artifacts(artifact_uri=source, dst_path=str(Path(scratch) / ARTIFACT), tracking_uri=uri))
+        return Path(download_artifacts(artifact_uri=source, dst_path=str(scratch / ARTIFACT), tracking_uri=uri))
     except Exception as error:  # every artifact store has errors of its own
         raise DataError(
             f"{wanted}: its artifacts cannot be fetched from {ascii_escapes(public(source))}: "

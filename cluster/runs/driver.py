@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.environment.cpus import threads_asked
 from cardialign.cluster.environment.handed_on import handed_on
 from cardialign.cluster.environment.session import ended_processes, ray_session
 from cardialign.cluster.environment.standstill import ray_resources
+from cardialign.cluster.environment.threads import threads_asked
 from cardialign.cluster.runs.diagnosis import AGAIN, told
 from cardialign.cluster.runs.failure import StoppedError, clear_requests, read_failure, request_stop
 from cardialign.cluster.runs.placement import Placement, on_gpus, wanted
@@ -30,7 +30,7 @@ from cardialign.cluster.tracking.spool import SpoolReader
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import read_json, write_json
 from cardialign.pretrain.run import fence
-from cardialign.pretrain.run.files import ATTEMPTS, CONFIG, LOGS, METRICS, RESULT, STOP
+from cardialign.pretrain.run.files import ATTEMPTS, CONFIG, LOGS, METRICS, RAY, RESULT, STOP
 
 if TYPE_CHECKING:
     from cardialign.pretrain.config import RunConfig
@@ -140,7 +140,7 @@ def _trainer(
         ),
         run_config=RayRunConfig(
             name=f"start-{int(time.time() * 1000)}",  # a new name: resuming is the loop's work, never Ray's snapshot
-            storage_path=str(run_dir / "ray"),
+            storage_path=str(run_dir / RAY),
             failure_config=FailureConfig(max_failures=placement.max_failures),
         ),
     )  # fmt: skip
@@ -254,7 +254,7 @@ def _newest_logs(run_dir: Path) -> Path:
 
 def _starts(run_dir: Path) -> int:
     path = run_dir / ATTEMPTS
-    return len(path.read_text().splitlines()) if path.is_file() else 0
+    return len(path.read_bytes().splitlines()) if path.is_file() else 0
 
 
 def train_on_ray(

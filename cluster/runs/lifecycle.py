@@ -23,7 +23,7 @@ from cardialign.pretrain.run.lock import locked_run
 if TYPE_CHECKING:
     from cardialign.cluster.runs.driver import PretrainResult
     from cardialign.data_shards.record import SignalSpec
-    from cardialign.pretrain.config import RunConfig, TextConfig
+    from cardialign.pretrain.config import RunConfig
     from cardialign.pretrain.training.checkpoints.judge import Resume, Verdict
 
 FINAL = ("final_loss", "records_per_second", "data_wait_share", "restarts")
@@ -50,7 +50,7 @@ def prepare(config: RunConfig) -> dict[str, Any]:
     shard_set, selection, _ = open_data(config)
     _try_out(config, shard_set.spec)
     reports = method_class(config).reports
-    banks = [_bank(part.shards, config.text) for part in config.data.parts] if reports else []
+    banks = [_bank(part.shards, config) for part in config.data.parts] if reports else []
     return {
         "records": len(selection.rows),
         "steps": total_steps(config, len(selection.rows)),
@@ -74,8 +74,8 @@ def _try_out(config: RunConfig, spec: SignalSpec) -> None:
             create_method(config, spec)
 
 
-def _bank(shards: Path, text: TextConfig) -> dict[str, Any]:
-    """The text bank of a shard set, opened or made.
+def _bank(shards: Path, config: RunConfig) -> dict[str, Any]:
+    """The text bank of a shard set, with what the method reads of it: opened or made.
 
     It is made in a process of its own: the report encoder is gone from memory before the workers start.
     """
@@ -83,7 +83,8 @@ def _bank(shards: Path, text: TextConfig) -> dict[str, Any]:
     from cardialign.cluster.runs.text_bank import find_text_bank
     from cardialign.data_shards.locations import url_of
 
-    bank = find_text_bank(shards, text)
+    text = config.text
+    bank = find_text_bank(shards, text, config.method.statement_vectors)
     if bank is None:
         words = ["--encoder", text.encoder, "--max-tokens", str(text.max_tokens), "--style", text.style]
         words += [] if text.pooling is None else ["--pooling", text.pooling]

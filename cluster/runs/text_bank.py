@@ -22,12 +22,14 @@ def _facts(bank: TextBank, config: TextConfig, fingerprint: str, made: bool) -> 
     }
 
 
-def find_text_bank(shards: Path, config: TextConfig) -> dict[str, Any] | None:
+def find_text_bank(shards: Path, config: TextConfig, statements: bool = False) -> dict[str, Any] | None:
     """Path, reports and dimensions of the bank for this encoder and style, None when it has not been built.
+
+    statements: None too for a bank of an earlier release, which has no vectors of its statements.
 
     Raises UserError: no such encoder; DataError: a bank that is not as it was built.
     """
-    from cardialign.data_shards.text.bank import NoTextBankError, TextBank
+    from cardialign.data_shards.text.bank import STATEMENT_VECTORS, NoTextBankError, TextBank
     from cardialign.pretrain.text.encoder import TextEncoder
 
     fingerprint = TextEncoder(config).fingerprint
@@ -35,11 +37,13 @@ def find_text_bank(shards: Path, config: TextConfig) -> dict[str, Any] | None:
         bank = TextBank.open(shards, fingerprint, config.style)
     except NoTextBankError:  # absent, or of another state of the shard set
         return None
+    if statements and STATEMENT_VECTORS not in bank.description.get("derived", {}):
+        return None
     return _facts(bank, config, fingerprint, made=False)
 
 
 def ensure_text_bank(shards: Path, config: TextConfig, progress: Callable[..., None] | None = None) -> dict[str, Any]:
-    """The same, building the bank when it is not there.
+    """The same, building what is not there.
 
     Raises UserError (no such encoder) or DataError (no report, disk full).
     """
@@ -48,7 +52,7 @@ def ensure_text_bank(shards: Path, config: TextConfig, progress: Callable[..., N
     from cardialign.pretrain.text.encoder import TextEncoder
 
     shard_set = ShardSet.open(shards)
-    found = find_text_bank(shards, config)
+    found = find_text_bank(shards, config, statements=True)
     if found is not None:
         return found
     encoder: Any = TextEncoder(config)

@@ -9,7 +9,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.environment.cpus import threads_of_each
+from cardialign.cluster.environment.threads import threads_of_each
 from cardialign.cluster.runs.failure import write_failure
 from cardialign.cluster.runs.observer import RayObserver
 from cardialign.cluster.tracking.spool import append_line

@@ -22,6 +22,8 @@ from cardialign.cluster.tracking.spool import Cursor, Line, SpoolReader
 from cardialign.cluster.tracking.state import TrackingState
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.run.files import CONFIG, METRICS, SYSTEM, TRACKING
+from cardialign.pretrain.run.layout import RunDirectoryError
+from cardialign.pretrain.run.lock import locked_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -60,7 +62,7 @@ class Replay:
             made = not state.run_id
             if made:
                 state.run_id = self._named_run() or self._new_run()
-                state.save(self.run_dir)
+                self._remember()
                 log.info("tracking_run=created run_id=%s uri=%s", state.run_id, state.tracking_uri)
             run = self._run()
             try:
@@ -75,6 +77,15 @@ class Replay:
     def _new_run(self) -> str:
         experiment = mlflow_store.experiment_id(self.client, self.uri, self.state.experiment)
         return str(self.client.create_run(experiment, run_name=self.state.run_name[:LONGEST_NAME]).info.run_id)
+
+    def _remember(self) -> None:
+        """Note the run that was just made; where that cannot be written the run goes again: nobody would find it."""
+        try:
+            self.state.save(self.run_dir)
+        except RunDirectoryError:
+            if self.state.run_id != os.environ.get("MLFLOW_RUN_ID", "").strip():
+                self.client.delete_run(self.state.run_id)
+            raise
 
     def _named_run(self) -> str:
         """The run that MLFLOW_RUN_ID names, for the first training that asks; "" when it names none."""
@@ -171,14 +182,23 @@ def sync(
     """Replay everything a run has in its spool.
 
     new_run: into a new MLflow run, whatever became of the old one; so it is in another store than the run's own, and in
-    an `experiment` given. Raises UserError when the run has no spool, or the store does not take it.
+    an `experiment` given. Raises UserError when the run has no spool or is still going on, or the store does not take
+    it.
     """
-    state = TrackingState.load(run_dir)
-    if state is None:
+    if TrackingState.load(run_dir) is None:
         raise UserError(
             f"{run_dir} has no {TRACKING}: it is not the directory of a tracked run",
             "give the --run-dir that `cardialign pretrain` used",
         )
+    with locked_run(run_dir, "a run that lives sends its figures itself; sync it when it has ended"):
+        state = TrackingState.load(run_dir)
+        assert state is not None
+        return _sent(run_dir, state, tracking_uri, experiment, new_run)
+
+
+def _sent(
+    run_dir: Path, state: TrackingState, tracking_uri: str | None, experiment: str | None, new_run: bool
+) -> dict[str, Any]:
     uri = absolute_uri(tracking_uri) if tracking_uri is not None else _signed(state.tracking_uri)
     if new_run or experiment is not None or public(uri) != state.tracking_uri:
         state = state.anew(tracking_uri=public(uri), experiment=experiment or state.experiment)

@@ -15,6 +15,7 @@ from cardialign.cluster.tracking.spool import Cursor
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import write_json
 from cardialign.pretrain.run.files import METRICS, SYSTEM, TRACKING
+from cardialign.pretrain.run.layout import write_error
 
 
 @dataclass
@@ -81,7 +82,7 @@ class TrackingState:
             if not self.home or os.path.samefile(home, run_dir):
                 return None
             there = TrackingState.load(home)
-        except (OSError, UserError):
+        except (OSError, ValueError):  # not there, or no path at all
             return None
         return home if there is not None and there.run_id == self.run_id != "" else None
 
@@ -90,8 +91,12 @@ class TrackingState:
         return replace(self, run_id="", cursors={METRICS: Cursor(), SYSTEM: Cursor()}, **changes)
 
     def save(self, run_dir: Path) -> None:
+        """Raises RunDirectoryError when the disk does not take it: that is no fault of the store."""
         self.home = str(run_dir.absolute())
-        write_json(run_dir / TRACKING, asdict(self), indent=1)
+        try:
+            write_json(run_dir / TRACKING, asdict(self), indent=1)
+        except OSError as error:
+            raise write_error(run_dir, error) from None
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -20,6 +20,7 @@ from cardialign.cluster.tracking.system_metrics import sample
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import METRICS, SYSTEM, TRACKING
+from cardialign.pretrain.run.layout import RunDirectoryError, write_error
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +69,7 @@ class RunTracker:
             self.state = state
             state.save(self.run_dir)
         except OSError as error:
-            raise UserError(
-                f"run directory {self.run_dir} cannot be written: {error.strerror or error}", "give another --run-dir"
-            ) from None
+            raise write_error(self.run_dir, error) from None
         self._thread = threading.Thread(target=self._loop, name="mlflow-replay", daemon=True)
         self._thread.start()
 
@@ -129,8 +128,8 @@ class RunTracker:
         self.state.status, self.state.final, self.state.finished_at = status, dict(final or {}), time.time()
         try:
             self.state.save(self.run_dir)
-        except OSError as error:  # the outcome of the training counts for more
-            log.warning("tracking=unsaved file=%s error=%s", self.run_dir / TRACKING, error)
+        except RunDirectoryError as error:  # the outcome of the training counts for more
+            log.warning("tracking=unsaved file=%s error=%s", self.run_dir / TRACKING, error.problem)
         delivered = self._guarded(lambda replay: replay.send_new()) and self._guarded(lambda replay: replay.close_run())
         if not delivered:
             log.warning("tracking=incomplete remedy=cardialign tracking sync %s", self.run_dir)

@@ -28,6 +28,7 @@ from cardialign.data_shards.build.index_rows import metadata_of
 from cardialign.data_shards.build.listing import LISTING, Listing, Slice, write_listing
 from cardialign.data_shards.build.shard_task import ShardTask, read_sidecar
 from cardialign.data_shards.build.shard_writer import metadata_bytes
+from cardialign.data_shards.cpus import usable_cpus
 from cardialign.data_shards.errors import DataError, UsageError, disk_error
 from cardialign.data_shards.files import temporary_path
 from cardialign.data_shards.given_numbers import fold_numbers, positive_number, whole_number
@@ -35,7 +36,7 @@ from cardialign.data_shards.locations import url_of
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.report_text import CLEANING_VERSION
 from cardialign.data_shards.shard_set.layout import MANIFEST, WORK_FOLDER
-from cardialign.data_shards.signal.codec import CODEC_VERSION, CODECS
+from cardialign.data_shards.signal.codec import CODEC_VERSION, CODECS, MAX_SAMPLES
 from cardialign.data_shards.signal.quality import MILLIVOLT_RANGE
 from cardialign.data_shards.sources.base import Source
 
@@ -69,7 +70,12 @@ class SetPlan:
             raise UsageError(f"spec is {self.spec!r:.60}", "give a SignalSpec(sampling_rate, seconds)")
         positive_number("sampling_rate", self.spec.sampling_rate)
         positive_number("seconds", self.spec.seconds)
-        whole_number("samples", self.spec.samples, 1)
+        if not 1 <= self.spec.sampling_rate * self.spec.seconds <= MAX_SAMPLES:
+            raise UsageError(
+                f"{self.spec.seconds:g} seconds at {self.spec.sampling_rate:g} Hz are {self.spec.samples:,} samples, a "
+                f"record has 1 to {MAX_SAMPLES:,}",
+                "give other seconds, or another sampling rate",
+            )
         fold_numbers(self.folds)
 
     @property
@@ -190,7 +196,7 @@ def _run(
             counter.add(task.slice.entries, len(facts["rejects"]))
     resumed = len(tasks) - len(remaining)
     if executor is None:
-        workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(remaining)))
+        workers = min(workers or usable_cpus(), max(1, len(remaining)))
         executor = InThisProcess() if workers == 1 else Processes(workers)
     log.info(
         "build out=%s entries=%d shards=%d resumed=%d executor=%s",

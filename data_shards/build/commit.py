@@ -36,6 +36,7 @@ from cardialign.data_shards.shard_set.layout import (
 )
 from cardialign.data_shards.signal.quality import FLAGS
 from cardialign.data_shards.sources.base import Source, Walked
+from cardialign.data_shards.sources.shared.matches import EXAMPLES
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +84,10 @@ def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: 
         "codec": {"name": codec["name"], "version": codec["version"]},
         "counts": found.counts(reports),
         "shards": found.shards,
-        "tables": {name: sha256_of(out / name) for name in (INDEX, REPORTS)},
+        "tables": {name: sha256_of(out / name) for name in (INDEX, REPORTS, REJECTS)},
     }
     found.tell_failures(source.name)
+    found.tell_channels(source.name)
     write_json(out / MANIFEST, manifest, indent=1, sort_keys=True, ensure_ascii=False, default=str)
     shutil.rmtree(out / WORK_FOLDER)
     sync(out)
@@ -104,6 +106,7 @@ class _Found:
         self.first_reject: str | None = None
         self.first_failure = ""
         self._flagged: Counter[str] = Counter()
+        self._channels: Counter[str] = Counter()
         self._patients = array("Q")
 
     def index_batches(self, out: Path, slices: int, rejects: TextIO, reports: ReportTable) -> Iterator[pa.RecordBatch]:
@@ -117,6 +120,7 @@ class _Found:
             writer.writerows(map(_safe_cells, facts["rejects"]))
             for kind, traceback in facts.get("failures", {}).items():
                 self._failures.setdefault(kind, traceback)
+            self._channels.update(facts.get("channels", {}))
             if any(reject["reason"] == UNDECLARED for reject in facts["rejects"]):
                 self._failing.append(number)
             for reject in facts["rejects"]:
@@ -165,6 +169,17 @@ class _Found:
                 self.rejected[UNDECLARED],
             )
             log.info("%s", traceback)
+
+    def tell_channels(self, source: str) -> None:
+        if self._channels:
+            some = ", ".join(f"{name!r} x {times}" for name, times in self._channels.most_common(EXAMPLES))
+            log.warning(
+                "records lack leads and have channels that are none of them source=%s names=%d, left out: %s; where "
+                "one is a standard lead under another name, correct the header, or set the option lead_names",
+                source,
+                len(self._channels),
+                some,
+            )
 
     def counts(self, reports: ReportTable) -> dict[str, Any]:
         """The counts of the manifest, after the pass."""

@@ -14,7 +14,7 @@ from cardialign.data_shards.build.listing import LISTING, Slice, read_slice
 from cardialign.data_shards.build.shard_writer import ShardWriter
 from cardialign.data_shards.errors import DataError, RecordRejected, disk_error
 from cardialign.data_shards.files import read_json, write_json
-from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.record import EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.layout import WORK_FOLDER, shard_name
 from cardialign.data_shards.signal.conform import conform
 from cardialign.data_shards.sources.base import Entry, Source
@@ -23,6 +23,8 @@ UNDECLARED = "reader-failed"
 """Reason of a record on which its reader failed in a way that it does not declare: a bad file, or a fault of the
 reader."""
 LONGEST_DETAIL = 2000
+MOST_CHANNELS = 1000
+"""Names of channels that one slice keeps."""
 LAST_FOLD = (1 << 15) - 1
 """What the index holds."""
 
@@ -83,6 +85,7 @@ def build_one_shard(source: Source, task: ShardTask, on_entry: Callable[[bool], 
         else:
             path.unlink(missing_ok=True)
         told = {"shard": shard, "rows": facts.rows, "rejects": facts.rejects, "failures": facts.failures}
+        told["channels"] = facts.channels
         write_json(sidecar_path(task.out, task.number), told, ensure_ascii=False)
     except OSError as error:
         raise disk_error(error, path, writer.bytes if writer else 0, done, len(entries)) from error
@@ -95,16 +98,25 @@ def build_one_shard(source: Source, task: ShardTask, on_entry: Callable[[bool], 
 @dataclass
 class _Facts:
     """What the index needs about one slice, and the records that are turned away. failures: kind of an undeclared
-    failure -> its first traceback."""
+    failure -> its first traceback. channels: name of a channel that is no standard lead -> records that lack a lead and
+    have it."""
 
     source: str
     rows: list[dict[str, Any]] = field(default_factory=list)
     rejects: list[dict[str, str]] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+    channels: dict[str, int] = field(default_factory=dict)
 
     def turn_away(self, entry: Entry, reason: str, detail: str) -> None:
         told = {"key": entry.key, "path": entry.path, "reason": reason, "detail": detail}
         self.rejects.append({name: printable(text) for name, text in told.items()})
+
+    def added(self, record: EcgRecord, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        others = () if record.lead_mask.all() else record.extra.get("other_channels", ())
+        for name in {printable(str(name)) for name in others}:
+            if name in self.channels or len(self.channels) < MOST_CHANNELS:
+                self.channels[name] = self.channels.get(name, 0) + 1
 
     def failed(self, entry: Entry, error: Exception) -> None:
         name = type(error).__name__
@@ -136,7 +148,7 @@ def _add(source: Source, entry: Entry, task: ShardTask, writer: ShardWriter, fac
         facts.failed(entry, error)
         return
     try:
-        facts.rows.append(index_row(record, writer.add(record.key, payload, meta)))
+        facts.added(record, index_row(record, writer.add(record.key, payload, meta)))
     except RecordRejected as rejection:
         facts.turn_away(entry, rejection.reason, rejection.detail)
 

@@ -128,6 +128,7 @@ def _check_tables(path: Path, manifest: dict[str, Any], report: Verification) ->
             report.problems.append(
                 f"{name} is not the one this set was built with (its sha256 differs): stale or damaged"
             )
+    report.problems += _rejects_problems(path, manifest)
     index = tables.get(INDEX)
     if index is None:
         return None
@@ -158,6 +159,19 @@ def _check_tables(path: Path, manifest: dict[str, Any], report: Verification) ->
                 f"({beyond.size} such records)"
             )
     return index
+
+
+def _rejects_problems(path: Path, manifest: dict[str, Any]) -> list[str]:
+    """The list of rejects may be left out of a copy (it names files of the machine that built the set); another one, of
+    a set that says which is its own, is a problem."""
+    listed = manifest["tables"].get(REJECTS)
+    try:
+        differs = listed is not None and sha256_of(path / REJECTS) != listed
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        return [f"{REJECTS} cannot be read: {error}"]
+    return [f"{REJECTS} is not the one this set was built with (its sha256 differs)"] if differs else []
 
 
 def _check_manifest(manifest: dict[str, Any], report: Verification) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import os
 import shutil
 import time
 from collections import Counter
@@ -27,6 +26,7 @@ from cardialign.data_shards.cohort.layouts.paediatric import Paediatric
 from cardialign.data_shards.cohort.layouts.ptb_xl import PtbXl
 from cardialign.data_shards.cohort.patients import PREVALENCES, Patient, plan_cohort
 from cardialign.data_shards.cohort.synthesis import record_visit
+from cardialign.data_shards.cpus import usable_cpus
 from cardialign.data_shards.errors import DataError, UsageError, UserError
 
 GENERATOR_VERSION = 1
@@ -121,7 +121,7 @@ def make_cohort(
         (unfinished / _UNFINISHED).write_text(
             "A cohort that was not finished. Safe to remove; making the cohort again removes it.\n"
         )
-        rows = _write_patients(unfinished, patients, cohort, workers or _cores(), progress)
+        rows = _write_patients(unfinished, patients, cohort, workers or usable_cpus(), progress)
         counts = _write_tables(unfinished, LAYOUTS[cohort.layout](), rows)
         total = sum(len(patient.visits) for patient in patients)
         _write_summary(unfinished / "cohort.json", cohort, total, counts)
@@ -145,11 +145,6 @@ def make_cohort(
         seconds,
     )
     return CohortSummary(total, cohort.patients, counts, seconds, out)
-
-
-def _cores() -> int:
-    """Cores this process may use; where the system cannot say, all there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _clear(unfinished: Path) -> None:

@@ -21,7 +21,8 @@ from numpy.lib import format as npy
 from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.files import UNREADABLE_ARRAY
 from cardialign.data_shards.reading.csv_signal import is_number, read_csv_signal, same_leads
-from cardialign.data_shards.record import STANDARD_LEADS
+from cardialign.data_shards.reading.units import millivolts_of
+from cardialign.data_shards.reading.wfdb.leads import row_of
 
 SUFFIXES = (".npy", ".npz", ".csv")
 LARGEST = 1 << 29
@@ -39,7 +40,6 @@ LEADS = (
     *("sig_name", "sig_names", "signal_names"),
 )
 UNITS = ("unit", "units", "signal_unit", "signal_units", "physical_unit", "physical_units", "phys_unit")
-_NAMED_LEADS = frozenset(name.casefold() for name in STANDARD_LEADS)
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -95,6 +95,31 @@ class ArrayFile:
             raise RecordRejected("bad-format", f"{where}: {said}; correct the file, or leave out what contradicts it")
         return next(iter(told.values()), None)
 
+    def times(self) -> tuple[list[str], np.ndarray]:
+        """Names and values (samples, columns) of what may be times: the columns of a CSV, or the arrays of an .npz that
+        have one number for each sample."""
+        if self.columns:
+            return list(self.columns), self.values
+        samples = max(self.values.shape)
+        found = {
+            name: each for name, each in self.others.items() if each.shape == (samples,) and each.dtype.kind in "iuf"
+        }
+        return list(found), np.stack(list(found.values()), axis=1) if found else np.empty((0, 0))
+
+    def said_units(self) -> list[str]:
+        """The words for units, one or one for each lead, under the names of UNITS or under another one that speaks of a
+        unit and holds units of voltage; [] when there are none."""
+        others = [name for name in self.others if "unit" in _letters(name)]
+        found = list(next(filter(None, map(self.words, UNITS)), ()))
+        of_others = [list(self.words(name)) for name in others]
+        return found or next((each for each in of_others if each and all(map(millivolts_of, each))), [])
+
+    @property
+    def whole(self) -> bool:
+        """Whether all values are whole numbers, as counts are, whatever type holds them."""
+        kept = self.values[np.isfinite(self.values)] if self.values.dtype.kind == "f" else self.values[:0, 0]
+        return bool((kept == np.rint(kept)).all())
+
     def leads(self, given: Sequence[str], giver: str, where: str) -> tuple[str, ...]:
         """The lead names of the file, or those `given` by `giver`; () when neither says.
 
@@ -114,7 +139,7 @@ class ArrayFile:
         for name in self.others:
             words = self.words(name)
             each_lead = len(words) > 1 and len(words) in self.values.shape
-            if each_lead and all(word.strip().casefold() in _NAMED_LEADS for word in words):
+            if each_lead and all(row_of(word) is not None for word in words):
                 return words
         return ()
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cardialign.data_shards.errors import RecordRejected
+from cardialign.data_shards.reading.wfdb.leads import may_be_lead, name_and_unit, plain_name
 
 LARGEST = 1 << 30
 """Bytes of a text table; an hour of twelve leads at 500 Hz takes a sixth of it."""
@@ -21,6 +22,8 @@ MOST_NAMES = 4096
 """Columns that have names, and columns from which rows are read one by one: a row per lead may be long."""
 _SAMPLE_LINES, _SAMPLE_CHARACTERS = 1000, 1 << 24
 _MARKS = (";", "\t", "|", ",")
+_SAID = re.compile(r'"?sep=([;,|\t])"?')
+"""The first line by which a table tells Excel what separates its fields."""
 _BLANKS = r"\s+"
 _WORDS = {";": "';'", "\t": "a tab", "|": "'|'", ",": "','", _BLANKS: "blanks"}
 _TIME = re.compile(r"(?:time|t|zeit|elapsed(?: time)?|sec|secs|seconds|ms|msec|milliseconds|us)(?:$|[\s_(\[/,].*)")
@@ -49,10 +52,12 @@ def read_csv_signal(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     with path.open(encoding=encoding, errors="replace") as stream:
         told = _told(stream)
         top = _sample(told)
+        said = _SAID.fullmatch(top[0][1].strip()) if top else None
+        top = top[1:] if said else top
         if not top:
             raise RecordRejected("bad-format", f"{path}: an empty file, expected one row per sample")
         number, head = top[0]
-        separator = _separator([line for _, line in top])
+        separator = said[1] if said else _separator([line for _, line in top])
         quoted = '"' in head or any('"' in line for _, line in top[1:3])
         names = _fields(head, separator, quoted)
         counted = _counted(names)
@@ -88,8 +93,8 @@ def is_number(word: str) -> bool:
 
 
 def same_leads(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two lists name the same leads in the same order."""
-    return [name.strip().casefold() for name in one] == [name.strip().casefold() for name in other]
+    """Whether two lists name the same leads in the same order, however they spell them."""
+    return list(map(plain_name, one)) == list(map(plain_name, other))
 
 
 def rates_of_time(names: Sequence[str], values: np.ndarray) -> list[float]:
@@ -218,7 +223,12 @@ def _tall(
             f"{path}: rows of {frame.shape[1]} values under {len(names)} names, separated by "
             f"{_WORDS[dialect.separator]}{hint}",
         )
-    return _numbers(frame, names, path), tuple(names)
+    frame, names = _without_words(frame, names)
+    rows = _numbers(frame, names, path)
+    empty = np.isnan(rows).all(axis=1) if rows.dtype.kind == "f" else np.zeros(len(rows), dtype=bool)
+    while len(rows) and empty[len(rows) - 1]:  # a spreadsheet's empty rows at the end are no samples
+        rows = rows[:-1]
+    return rows, tuple(names)
 
 
 def _wide(path: Path, skip: int, dialect: _Dialect, encoding: str) -> np.ndarray:
@@ -239,6 +249,36 @@ def _wide(path: Path, skip: int, dialect: _Dialect, encoding: str) -> np.ndarray
     if len(lengths) > 1:
         raise RecordRejected("bad-format", f"{path}: rows of {lengths[0]} to {lengths[-1]} values")
     return np.stack(rows)
+
+
+def _without_words(frame: pd.DataFrame, names: list[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Columns of words beside leads: those of clock times as seconds from the first, any other without a value; they
+    are no leads, and are left out later."""
+    if not any(may_be_lead(name_and_unit(name)[0]) for name in names):
+        return frame, names
+    columns, named = [column for _, column in frame.items()], list(names)
+    for place, name in enumerate(names):
+        column = columns[place]
+        if column.dtype.kind in "iuf" or may_be_lead(name_and_unit(name)[0]):
+            continue
+        if pd.to_numeric(column, errors="coerce").notna().any():  # numbers with a slip of the pen among them
+            continue
+        seconds = _seconds(column)
+        columns[place] = column.map(lambda _: np.nan).astype(float) if seconds is None else seconds
+        named[place] = name if seconds is None else "time (s)"
+    return pd.concat(columns, axis=1), named
+
+
+def _seconds(column: pd.Series) -> pd.Series | None:
+    """`00:00:00.002`, `0 days 00:00:00.002`, `2020-01-01 00:00:00.002` -> seconds from the first; None for other words,
+    and for clocks that stand still for most of the samples."""
+    for times in (
+        pd.to_timedelta(column, errors="coerce").to_numpy(),
+        pd.to_datetime(column, errors="coerce", format="ISO8601", utc=True).to_numpy(dtype="datetime64[ns]"),
+    ):
+        if not np.isnat(times).any() and np.unique(times).size > len(times) // 2:
+            return pd.Series((times - times[0]) / np.timedelta64(1, "s"), index=column.index)
+    return None
 
 
 def _numbers(frame: pd.DataFrame, names: Sequence[str], path: Path) -> np.ndarray:

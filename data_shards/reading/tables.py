@@ -126,6 +126,13 @@ def _other_separator(path: Path, head: str, wanted: Sequence[str] = ()) -> DataE
     return None
 
 
+_OTHER_KINDS = {
+    "PK\x03\x04": "an Excel workbook (or another ZIP archive)",
+    "\xd0\xcf\x11\xe0": "an Excel workbook of before 2007",
+    "PAR1": "a Parquet file",
+    "\x1f\x8b": "a gzip file (its name must end with .gz)",
+    "SQLite format 3": "an SQLite database",
+}
 _OTHER_MARKS = {";": "';'", "\t": "tabs", "|": "'|'"}
 
 
@@ -147,6 +154,9 @@ def _csv_errors(path: Path) -> Iterator[None]:
         head = _first_line(path)
         if head.startswith(("\xff\xfe", "\xfe\xff")):
             raise DataError(f"{path} is a table in UTF-16", "save it in UTF-8 with commas") from None
+        kind = next((kind for start, kind in _OTHER_KINDS.items() if head.startswith(start)), None)
+        if kind is not None:
+            raise DataError(f"{path} is {kind}, no CSV", "export the table as CSV in UTF-8, with commas") from None
         other = _other_separator(path, head)
         if other is not None:
             raise other from None

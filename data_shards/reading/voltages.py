@@ -20,9 +20,9 @@ def signal_from_millivolts(
     lead_names: Sequence[str],
     sampling_rate: float,
     where: str,
-    gain: float = COUNTS_PER_MILLIVOLT,
+    gain: float | np.ndarray = COUNTS_PER_MILLIVOLT,
 ) -> WfdbSignal:
-    """float (L, T) in mV -> the nearest counts at `gain` counts per mV.
+    """float (L, T) in mV -> the nearest counts at `gain` counts per mV, one for all leads or (L,).
 
     A lead whose peaks would not fit into 16 bits gets a lower gain (flag "coarse" where its steps leave 2 uV); samples
     that are no number become 0 and are flagged. `where` names the record in errors.
@@ -41,18 +41,19 @@ def signal_from_millivolts(
     if millivolts.shape[1] == 0:
         raise RecordRejected("no-signal", f"{where}: the record holds no sample")
     invalid = ~np.isfinite(millivolts)
-    wide = np.where(invalid, 0.0, millivolts).astype(np.float64) * gain
-    gains = np.full(len(wide), gain)
+    values = np.where(invalid, 0.0, millivolts).astype(np.float64)
+    gains = np.broadcast_to(np.asarray(gain, dtype=np.float64), (len(values),))
+    wide = values * gains[:, np.newaxis]
     scale = counts_per_step(wide, gains)
-    if (gain / scale).min() < GAIN_RANGE[0]:
+    if (gains / scale).min() < GAIN_RANGE[0]:
         raise RecordRejected(
-            "bad-gain", f"{where}: values up to {np.abs(wide).max() / gain:.3g} mV are no voltages of a heart"
+            "bad-gain", f"{where}: values up to {np.abs(values).max():.3g} mV are no voltages of a heart"
         )
-    span = float(np.ptp(wide, axis=1).max())
-    if 0 < span <= 1:
+    if 0 < float(np.ptp(wide, axis=1).max()) <= 1:
         raise RecordRejected(
             "bad-gain",
-            f"{where}: values span {span / gain:.3g} mV, less than one of {gain:g} counts per mV; is the unit mV?",
+            f"{where}: values span {np.ptp(values, axis=1).max():.3g} mV, less than one of {gains.max():g} counts per "
+            "mV; is the unit mV?",
         )
     counts = in_steps(wide, scale)
     concerned = {
@@ -61,5 +62,5 @@ def signal_from_millivolts(
     }
     flags = {flag: leads for flag, leads in concerned.items() if leads}
     return WfdbSignal(
-        counts, gain / scale, np.zeros(len(counts), dtype=np.int64), tuple(lead_names), sampling_rate, (), flags
+        counts, gains / scale, np.zeros(len(counts), dtype=np.int64), tuple(lead_names), sampling_rate, (), flags
     )

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from cardialign.data_shards.errors import DataError, StorageError
 from cardialign.data_shards.files import is_count, is_plain_name, is_sha256, parse_json, read_bytes, shortened
-from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.signal.codec import MAX_SAMPLES
 
 SCHEMA_VERSION = 1
@@ -136,6 +136,9 @@ def _check_form(manifest: dict[str, Any]) -> None:
     samples = _part(spec, "samples", lambda value: is_count(value, MAX_SAMPLES), f"a number up to {MAX_SAMPLES}")
     if not SignalSpec(float(rate), float(seconds)).samples == samples > 0:
         raise ValueError(f"'spec' is {shortened(spec)}: rate and seconds give another number of samples")
+    for name, ours in (("leads", list(STANDARD_LEADS)), ("unit", "mV")):  # a set that says nothing is one of ours
+        if spec.get(name, ours) != ours:
+            raise ValueError(f"{name!r} is {shortened(spec[name])}; this software reads {ours}")
     codec = _part(manifest, "codec", _is(dict), "an object")
     _part(codec, "name", _is(str), "a name")
     _part(codec, "version", is_count, "a whole number")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cardialign.data_shards.errors import DataError, StorageError
+from cardialign.data_shards.errors import DataError, StorageError, UsageError
 from cardialign.data_shards.files import parse_json
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.shard_set.cache import ShardCache
@@ -270,7 +271,9 @@ class ShardSet:
         return meta
 
     def read_record(self, row: int) -> EcgRecord:
-        """One record with everything its shard knows about it."""
+        """One record with everything its shard knows about it; -1 is the last. Raises UsageError for a row that is
+        none."""
+        row = self._row(row)
         payload = self.read_payload(row)
         meta = self.read_metadata(row)
         counts, header = decode_counts(payload, samples=self.spec.samples), decode_header(payload)
@@ -282,6 +285,14 @@ class ShardSet:
                 f"({error})",
                 "run `cardialign shards verify` and build the shard set again",
             ) from error
+
+    def _row(self, row: Any) -> int:
+        if isinstance(row, bool) or not isinstance(row, Integral) or not -len(self) <= int(row) < len(self):
+            raise UsageError(
+                f"{self.path} has no record {row!r:.60}: its rows are 0 to {len(self) - 1}",
+                "take rows from `select(...).rows`; a record's key finds its row: `select(keys=[key])`",
+            )
+        return int(row) % len(self)
 
     @staticmethod
     def _record(counts: np.ndarray, meta: dict[str, Any], header: Header) -> EcgRecord:

@@ -16,6 +16,7 @@ from cardialign.data_shards.errors import DataError, StorageError, UserError
 from cardialign.data_shards.files import commit_file, sha256_of
 from cardialign.data_shards.locations import without_password
 from cardialign.data_shards.shard_set.layout import MANIFEST
+from cardialign.data_shards.shard_set.redirects import guarded_client
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 4
@@ -33,6 +34,7 @@ _GS = (
     "application-default login` "
     "(a public bucket: FSSPEC_GS_TOKEN=anon)"
 )
+_WEB = ("http", "https")
 _RIGHTS = {"s3": _S3, "s3a": _S3, "gs": _GS, "gcs": _GS}
 
 
@@ -98,6 +100,8 @@ class RemoteFiles:
             try:
                 with self._reported_while_slow(name):
                     return act()
+            except UserError:  # ours already
+                raise
             except FileNotFoundError as error:
                 if name == MANIFEST:
                     raise DataError(
@@ -160,7 +164,8 @@ def _file_system(url: str) -> tuple[Any, str]:
     try:
         # not by `url_to_fs`, which would follow a chain of places
         kind = get_filesystem_class(protocol)
-        return kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
+        words = kind._get_kwargs_from_urls(url) | ({"get_client": guarded_client} if protocol in _WEB else {})
+        return kind(**words), kind._strip_protocol(url)
     except ImportError as error:
         package = known_implementations.get(protocol, {}).get("class", protocol).partition(".")[0]
         own = {"http": "aiohttp and requests", "https": "aiohttp and requests", "ssh": "paramiko", "sftp": "paramiko"}

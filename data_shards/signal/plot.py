@@ -16,7 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from cardialign.data_shards.errors import disk_error
+from cardialign.data_shards.errors import UsageError, disk_error
+from cardialign.data_shards.given_numbers import positive_number
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
 
 MM_PER_SECOND = 25.0
@@ -28,6 +29,7 @@ COLUMN_SECONDS = SECONDS / 4
 
 _LEFT, _RIGHT, _FOOT = 15.0, 5.0, 7.0  # mm; the calibration pulse stands in the left margin
 _HEAD_LINE = 4.6
+_FINEST = 1200
 _WIDTH = _LEFT + SECONDS * MM_PER_SECOND + _RIGHT
 _ROW_REACH = (10.0, 45.0)  # mm above and below a row's base line: at least, at most
 _NAME = 4.5  # mm over a row's peaks for the lead names
@@ -50,8 +52,12 @@ def draw_ecg(record: EcgRecord, path: str | Path | None = None, *, dpi: int = 13
     None.
 
     Each lead is drawn about its own median. Masked leads are grey and say why; the head holds patient, report
-    statements, labels and quality flags. Raises DataError when `path` cannot be written.
+    statements, labels and quality flags. dpi: up to 1200, which is finer than printers are.
+
+    Raises UsageError for another dpi, DataError when `path` cannot be written.
     """
+    if positive_number("dpi", dpi) > _FINEST:
+        raise UsageError(f"dpi is {dpi:g}", f"give a number up to {_FINEST}")
     duration = record.valid_samples / record.sampling_rate
     # a record shorter than 10 s shows its last piece again rather than empty columns
     starts = [min(k * COLUMN_SECONDS, max(duration - COLUMN_SECONDS, 0.0)) for k in range(4)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,8 @@ def open_source(name: str, root: str | Path, /, **options: Any) -> Source:
             f"source {name!r} has no option {unknown[0]!r}{did_you_mean(unknown[0], known)}",
             f"its options are {described}",
         )
+    if not isinstance(root, str | os.PathLike) or not os.fspath(root):
+        raise UsageError(f"source {name!r}: the root is {root!r:.60}", "give the folder of the data set")
     given = {option: value for option, value in options.items() if value is not None}
     with SOURCES.blamed(name, "cannot be opened"):
         return cls(Path(root), **given)  # type: ignore[call-arg]

@@ -83,6 +83,8 @@ class Code15(RecordFolder):
     def _meta(self, exam: str, row: Mapping[str, str] | None, comments: Mapping[str, str]) -> dict[str, Any]:
         told = self._person(comments)
         age = age_in_years(row["age"]) if row else None
+        if row:
+            self._told(age=(row["age"], age), sex=(row["is_male"], _sex(row)))
         meta: dict[str, Any] = {
             # patients and exams share one range of numbers
             "patient": plain_id(row["patient_id"] if row else "") or f"exam {exam}",

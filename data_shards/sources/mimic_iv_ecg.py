@@ -10,6 +10,7 @@ row of machine_measurements.csv (`sources.mimic_tables`).
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain
@@ -18,23 +19,28 @@ from typing import Any
 
 import pyarrow as pa
 
-from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.errors import DataError, RecordRejected
 from cardialign.data_shards.reading.tables import check_layout, file_facts, find_table, stream_table, strings
+from cardialign.data_shards.reading.wfdb.reader import read_wfdb
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.mimic_tables import NoteTable, PatientTable, ReportColumns
+from cardialign.data_shards.sources.shared.demographics import iso_time
 from cardialign.data_shards.sources.shared.folder import RecordFolder, key_word
-from cardialign.data_shards.sources.shared.ids import plain_id
+from cardialign.data_shards.sources.shared.ids import differ, plain_id
 from cardialign.data_shards.sources.shared.join import id_numbers
 from cardialign.data_shards.sources.shared.matches import STOP_BELOW, Match
 from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
-from cardialign.data_shards.sources.shared.record import read_ecg, record_path
+from cardialign.data_shards.sources.shared.record import assemble, record_path
 
 log = logging.getLogger(__name__)
 
 _RECORD_LIST = "record_list.csv"
 _MEASUREMENTS = "machine_measurements.csv"
 _PATIENTS = "patients.csv"
+_SUBJECT = re.compile(r"<?subject_id>?\s*[:=]\s*0*([0-9]+)", re.IGNORECASE)
+_LONGEST_GROUP = 4
+"""Digits of `p1000`, the folder of all subjects whose numbers begin so."""
 
 
 class MimicIvEcg(RecordFolder):
@@ -113,6 +119,7 @@ class MimicIvEcg(RecordFolder):
                 study = told[i] or path.rpartition("/")[2]
                 meta: dict[str, Any] = {
                     "patient": hashed(people[i]) if people[i] else patient_hash(f"study {study}", self._salt),
+                    "named": bool(people[i]),
                     "acquired": times[i],
                     "statements": statements[i] or (),
                 }
@@ -125,12 +132,20 @@ class MimicIvEcg(RecordFolder):
                     joins["labels"].add(study, outside is not None)
                 if linked is not None and linked[i] is not None:
                     meta["note"] = linked[i]
+                if doubt := _contradiction(path, people[i], told[i]):
+                    meta["doubt"] = doubt
                 yield Entry(f"mimic-{key_word(study)}", path, meta)
+            self._check_times(times)
             rows += batch.num_rows
             without += statements.count(None)
         self._facts["records"] = file_facts(listing, rows)
         log.info("reports source=%s records=%d without=%d phrases=%d", self.name, rows, without, len(reports.phrases))
         self._finish(rows)
+
+    def _check_times(self, times: list[str]) -> None:
+        for text in times:
+            if text and iso_time(text) is None:
+                self._told(time=(text, None))
 
     def _counted(
         self, reports: ReportColumns, patients: PatientTable | None, notes: NoteTable | None
@@ -149,8 +164,20 @@ class MimicIvEcg(RecordFolder):
 
     def read(self, entry: Entry) -> EcgRecord:
         meta = entry.meta
-        return read_ecg(
-            self.root / entry.path,
+        if "doubt" in meta:
+            raise RecordRejected("bad-metadata", f"{entry.path}: {meta['doubt']}")
+        path = self.root / entry.path
+        signal = read_wfdb(path)
+        for comment in signal.comments:
+            subject = _SUBJECT.fullmatch(comment)
+            if subject and patient_hash(subject[1], self._salt) != meta["patient"] and meta["named"]:
+                raise RecordRejected(
+                    "bad-metadata",
+                    f"{path}.hea is of subject {subject[1]}, {_RECORD_LIST} gives the record to another one",
+                )
+        return assemble(
+            signal,
+            str(path),
             entry.key,
             source=self.name,
             statements=meta["statements"],
@@ -159,7 +186,7 @@ class MimicIvEcg(RecordFolder):
             fold=fold_of(meta["patient"]),
             age_years=meta.get("age"),
             sex=meta.get("sex"),
-            acquired=meta["acquired"].replace(" ", "T") or None,
+            acquired=iso_time(meta["acquired"]),
             extra={"note_id": meta["note"][0], "note_seq": meta["note"][1]} if "note" in meta else {},
         )
 
@@ -182,3 +209,19 @@ class MimicIvEcg(RecordFolder):
         if not reports.phrases:
             log.warning("no report source=%s: every report column of %s is empty", self.name, path.name)
         return reports
+
+
+def _contradiction(path: str, subject: str, study: str) -> str:
+    """What the published path of a record, `files/pNNNN/pSUBJECT/sSTUDY/STUDY`, says otherwise than its row; "" when
+    they agree: a table that was sorted by one column alone gives every ECG the report of another patient."""
+    if path.endswith(f"/p{subject}/s{study}/{study}"):  # nearly always
+        return ""
+    *folders, name = path.split("/")
+    seen = [("study", study, name)]
+    for folder in folders:
+        if folder[:1] == "s":
+            seen.append(("study", study, folder[1:]))
+        elif folder[:1] == "p" and len(folder) > 1 + _LONGEST_GROUP:
+            seen.append(("subject", subject, folder[1:]))
+    wrong = next((each for each in seen if differ(*each[1:])), None)
+    return f"{_RECORD_LIST} says {wrong[0]} {wrong[1]}, the path {wrong[2]}" if wrong else ""

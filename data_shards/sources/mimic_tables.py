@@ -4,6 +4,7 @@ id."""
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 
 from cardialign.data_shards.reading.tables import stream_table, strings
 from cardialign.data_shards.report_text import clean_statements
-from cardialign.data_shards.sources.shared.demographics import OLDEST, sex_in_words
+from cardialign.data_shards.sources.shared.demographics import OLDEST, age_in_years, says_something, sex_in_words
 from cardialign.data_shards.sources.shared.ids import plain_id
 from cardialign.data_shards.sources.shared.join import IdRows, id_numbers
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, contradictions
@@ -99,13 +100,18 @@ class PatientTable:
 
     def __init__(self, path: Path) -> None:
         ids, ages, years, sexes = [], [np.empty(0)], [np.empty(0)], [np.empty(0, dtype=np.int8)]
+        unclear: Counter[str] = Counter()
         for batch in stream_table(path, ("subject_id", "gender", "anchor_age", "anchor_year")):
             ids.append(id_numbers(batch.column("subject_id"), "p"))
-            ages.append(_numbers(strings(batch, "anchor_age")))
+            told = strings(batch, "anchor_age"), strings(batch, "gender")
+            ages.append(np.array([np.nan if (age := age_in_years(text)) is None else age for text in told[0]]))
             years.append(_numbers(strings(batch, "anchor_year")))
-            sexes.append(
-                np.array([_SEXES.index(sex_in_words(gender)) for gender in strings(batch, "gender")], dtype=np.int8)
-            )
+            sexes.append(np.array([_SEXES.index(sex_in_words(gender)) for gender in told[1]], dtype=np.int8))
+            unclear += _unclear("anchor_age", told[0], np.isnan(ages[-1]))
+            unclear += _unclear("gender", told[1], sexes[-1] == 0)
+        if unclear:
+            shown = ", ".join(f"{word!r} x {times}" for word, times in unclear.most_common(EXAMPLES))
+            log.warning("age or sex not understood table=%s rows=%d: %s", path.name, unclear.total(), shown)
         self._age, self._year, self._sex = (np.concatenate(parts) for parts in (ages, years, sexes))
         self._rows = IdRows(ids)
         self.rows, self.distinct = len(self._rows), self._rows.distinct
@@ -139,6 +145,11 @@ class PatientTable:
 
 
 _SEXES = (None, "female", "male")
+
+
+def _unclear(name: str, texts: list[str], unknown: np.ndarray) -> Counter[str]:
+    """Cells of a column that say something, among those of which nothing was made."""
+    return Counter(f"{name}: {texts[at][:40]}" for at in np.flatnonzero(unknown).tolist() if says_something(texts[at]))
 
 
 def _place(text: str) -> int:

@@ -18,9 +18,9 @@ from cardialign.data_shards.reading.tables import check_layout, file_facts, find
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.demographics import age_in_years, sex_in_words
+from cardialign.data_shards.sources.shared.demographics import age_in_years, iso_time, sex_in_words
 from cardialign.data_shards.sources.shared.folder import RecordFolder, fold_number
-from cardialign.data_shards.sources.shared.ids import plain_id
+from cardialign.data_shards.sources.shared.ids import differ, plain_id
 from cardialign.data_shards.sources.shared.matches import STOP_BELOW
 from cardialign.data_shards.sources.shared.record import read_ecg, record_path
 from cardialign.data_shards.sources.vocabularies.scp import ScpStatements, parse_scp_codes
@@ -109,7 +109,10 @@ class PtbXl(RecordFolder):
         for row in rows_of(path, required, optional=_ANNOTATIONS):
             signal = record_path(row[filename])
             record = plain_id(row["ecg_id"]) or signal.rpartition("/")[2]
-            yield signal, record, self._meta(row, statements, record)
+            meta = self._meta(row, statements, record)
+            if differ(record, signal.rpartition("/")[2].removesuffix("_hr").removesuffix("_lr")):
+                meta["of_another"] = f"{_DATABASE} says ecg_id {record}, {filename} {signal}"
+            yield signal, record, meta
             rows += 1
         if rows == 0:
             raise DataError(f"{path} is empty: it lists no record", f"give the folder that holds {self.layout}")
@@ -122,6 +125,8 @@ class PtbXl(RecordFolder):
             )
 
     def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
+        if "of_another" in entry.meta:
+            raise RecordRejected("bad-metadata", f"{entry.key}: {entry.meta['of_another']}")
         if "problem" in entry.meta:
             raise RecordRejected("bad-labels", f"{entry.key}: {entry.meta['problem']}")
         if not entry.path:
@@ -147,9 +152,14 @@ class PtbXl(RecordFolder):
             "patient": plain_id(row["patient_id"]) or f"record {record}",
             "age_years": age_in_years(row["age"]),
             "sex": _SEX.get(plain_id(row["sex"])) or sex_in_words(row["sex"]),
-            "acquired": row["recording_date"].replace(" ", "T") or None,
+            "acquired": iso_time(row["recording_date"]),
             "extra": {"annotations": annotations} if annotations else {},
         }
+        self._told(
+            age=(row["age"], meta["age_years"]),
+            sex=(row["sex"], meta["sex"]),
+            time=(row["recording_date"], meta["acquired"]),
+        )
         if plain_id(row["strat_fold"]):
             meta["fold"] = fold_number(row["strat_fold"], _DATABASE)
         try:

@@ -25,7 +25,7 @@ from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.demographics import age_in_years, sex_in_words
+from cardialign.data_shards.sources.shared.demographics import age_in_years, iso_time, sex_in_words
 from cardialign.data_shards.sources.shared.folder import RecordFolder, number
 from cardialign.data_shards.sources.shared.ids import plain_id
 from cardialign.data_shards.sources.shared.matches import STOP_BELOW
@@ -112,6 +112,11 @@ class ZzuPecg(RecordFolder):
                 elsewhere += 1
                 continue
             meta = _meta(row)
+            self._told(
+                age=(row["age"], meta["age_years"]),
+                sex=(row["sex"], meta["sex"]),
+                time=(row["acquired"], meta["acquired"]),
+            )
             if "aha" in meta["labels"]:
                 unknown.update(code for code in meta["labels"]["aha"] if aha_statements.statement(code) is None)
             yield file, plain_id(row["record"]) or None, meta
@@ -193,7 +198,7 @@ def _meta(row: Mapping[str, str]) -> dict[str, Any]:
         "patient": row["patient"],
         "age_years": age_in_years(row["age"], row["age_unit"]),
         "sex": sex_in_words(row["sex"]),
-        "acquired": row["acquired"].strip(" '\"").replace(" ", "T") or None,
+        "acquired": iso_time(row["acquired"]),
         "rate": _rate(row["rate"]),
         "leads": tuple(row["leads"].split()),
     }

@@ -2,10 +2,10 @@
 memory-mapped.
 
 <shards>/text_bank/<key>/: embeddings.npy, mean.npy, token_ids.npy, lengths.npy, statement_indptr.npy,
-statement_ids.npy, axes.npy, statements.json, bank.json, and distant-64.npy where it was asked for
-(`cardialign.data_shards.text.distant`). The key follows from the encoder, the report cleaning, the shard set and the
-style of joining statements, so a bank is never stale: another encoder is another folder. Rows are those of
-`reports.parquet`. An unfinished build leaves `.<key>.building/`, and the next one goes on from there.
+statement_ids.npy, axes.npy, statements.json, bank.json; derived from them statement_vectors.npy, and distant-64.npy
+where it was asked for (`cardialign.data_shards.text.distant`). The key follows from the encoder, the report cleaning,
+the shard set and the style of joining statements, so a bank is never stale: another encoder is another folder. Rows are
+those of `reports.parquet`. An unfinished build leaves `.<key>.building/`, and the next one goes on from there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,13 @@ from cardialign.data_shards.shard_set.bank_description import (
 from cardialign.data_shards.shard_set.layout import BANK_FILE, BANKS, REPORTS, read_manifest
 from cardialign.data_shards.shard_set.remote import local_folder
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.data_shards.text.bank_files import check_files, read_description, write_description
+from cardialign.data_shards.text.bank_files import (
+    check_files,
+    commit_derived,
+    open_derived,
+    read_description,
+    write_description,
+)
 from cardialign.data_shards.text.blocks import BLOCK, TextEncoderLike, assemble, make_blocks
 from cardialign.data_shards.text.similarity import jaccard, low_rank, low_rank_space, unit
 
@@ -42,6 +48,7 @@ _BUILD_REMEDY = "run `cardialign text-bank build` for these shards and this text
 
 
 _STATEMENTS = "statements.json"
+STATEMENT_VECTORS = "statement_vectors.npy"
 
 
 class NoTextBankError(DataError):
@@ -169,6 +176,20 @@ class TextBank:
                 f"delete the folder and {_BUILD_REMEDY}",
             ) from error
 
+    def statement_vectors(self) -> np.ndarray:
+        """float32 (statements, d): the encoder's unit vector of each distinct statement, read alone (to fp16
+        precision).
+
+        Raises DataError where they are not there (a bank of an earlier release), or are not as they were made.
+        """
+        vectors = open_derived(self.path, self.description, STATEMENT_VECTORS, _BUILD_REMEDY)
+        if vectors.shape != (len(self.statements), self.dim):
+            raise DataError(
+                f"{self.path / STATEMENT_VECTORS} holds {vectors.shape} for {len(self.statements)} statements",
+                f"delete it and {_BUILD_REMEDY}",
+            )
+        return unit(vectors.astype(np.float32))
+
     def embedding(self, report_ids: np.ndarray) -> np.ndarray:
         """float32 (b, d) unit vectors, as the encoder gave them (to fp16 precision)."""
         return unit(self.embeddings[self._checked(report_ids)].astype(np.float32))
@@ -247,7 +268,7 @@ def build_text_bank(
     path = Path(out or shard_set.path / BANKS) / bank_key(description)
     if (path / BANK_FILE).exists():
         log.info("text_bank path=%s reused reports=%d", path, len(statements))
-        return TextBank(path)
+        return add_statement_vectors(TextBank(path), encoder)
     path.parent.mkdir(parents=True, exist_ok=True)
     building = path.with_name(f".{path.name}.building")
     try:
@@ -268,7 +289,25 @@ def build_text_bank(
         raise disk_error(error, path) from error
     shutil.rmtree(building, ignore_errors=True)
     log.info("text_bank path=%s built reports=%d", path, len(statements))
-    return TextBank(path)
+    return add_statement_vectors(TextBank(path), encoder)
+
+
+def add_statement_vectors(bank: TextBank, encoder: TextEncoderLike) -> TextBank:
+    """The bank with the vector of each of its statements (`statement_vectors`), made where they are not there yet.
+
+    Raises DataError for another encoder than the bank's, and when the disk is full.
+    """
+    if STATEMENT_VECTORS in bank.description.get("derived", {}):
+        return bank
+    if encoder.fingerprint != bank.description["encoder_fingerprint"]:
+        raise DataError(f"text bank {bank.path} was made with another report encoder", _BUILD_REMEDY)
+    vectors = encoder.embed(bank.statements).astype(np.float16)
+    try:
+        bank.description = commit_derived(bank.path, STATEMENT_VECTORS, vectors)
+    except OSError as error:
+        raise disk_error(error, bank.path) from error
+    log.info("statement_vectors path=%s statements=%d", bank.path, len(vectors))
+    return bank
 
 
 def _description(encoder: TextEncoderLike, style: str, shards: str, reports: int) -> dict[str, Any]:

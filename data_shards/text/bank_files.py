@@ -3,15 +3,20 @@ bank is opened and when its shard set is verified."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.files import (
+    UNREADABLE_ARRAY,
     Difference,
     FileFacts,
+    commit_file,
     difference,
     facts_below,
     facts_of,
@@ -22,6 +27,8 @@ from cardialign.data_shards.files import (
 from cardialign.data_shards.shard_set.bank_description import REMEDY, judge_bank, listed_files
 from cardialign.data_shards.shard_set.layout import BANK_FILE
 from cardialign.data_shards.shard_set.storage import patiently
+
+log = logging.getLogger(__name__)
 
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
@@ -38,6 +45,38 @@ def add_derived(folder: Path, name: str) -> dict[str, Any]:
     derived = {**description.get("derived", {}), name: asdict(facts_of(folder / name))}
     write_json(folder / BANK_FILE, {**description, "derived": derived}, indent=1, sort_keys=True)
     return {**description, "derived": derived}
+
+
+def open_derived(folder: Path, description: Mapping[str, Any], name: str, remedy: str) -> np.ndarray:
+    """The array `name`, memory-mapped, that was made from a committed bank; compared with the size and digest that
+    bank.json lists since then.
+
+    Raises DataError when it has not been made, or is not as it was made; `remedy` says how it is made.
+    """
+    path, listed = folder / name, description.get("derived", {}).get(name)
+    if listed is not None:
+        facts = FileFacts(listed["sha256"], listed["bytes"])
+        check_files(folder, {name: facts}, quick=False, remedy=f"delete {path} and {remedy}")
+    elif path.exists():
+        log.warning("derived path=%s has no digest in %s: made by an earlier release", path, BANK_FILE)
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"text bank {folder} has no {name}", remedy) from None
+    except UNREADABLE_ARRAY as error:
+        raise DataError(f"{path} cannot be read: {error}", f"delete it and {remedy}") from error
+
+
+def commit_derived(folder: Path, name: str, array: np.ndarray) -> dict[str, Any]:
+    """Write `array` beside the arrays of a committed bank by rename, and note it as `add_derived` does. Returns the new
+    description. Raises OSError."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a name, numpy would add .npy to it
+            np.save(file, array)
+
+    commit_file(folder / name, write)
+    return add_derived(folder, name)
 
 
 def read_description(folder: Path) -> dict[str, Any]:

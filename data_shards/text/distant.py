@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cardialign.data_shards.errors import DataError, UsageError, disk_error
-from cardialign.data_shards.files import UNREADABLE_ARRAY, commit_file, temporary_path
-from cardialign.data_shards.shard_set.bank_description import listed_files
-from cardialign.data_shards.shard_set.layout import BANK_FILE
-from cardialign.data_shards.text.bank_files import add_derived, check_files
+from cardialign.data_shards.files import temporary_path
+from cardialign.data_shards.text.bank_files import commit_derived, open_derived
 
 if TYPE_CHECKING:
     from cardialign.data_shards.text.bank import TextBank
@@ -113,17 +111,7 @@ def open_distant(bank: TextBank, k: int = NEIGHBOURS) -> np.ndarray:
     """
     path = distant_path(bank, k)
     remedy = f"run `cardialign text-bank build --distant {k}` for these shards and this text encoder"
-    listed = listed_files(bank.description).get(path.name) if "files" in bank.description else None
-    if listed is not None:
-        check_files(bank.path, {path.name: listed}, quick=False, remedy=f"delete {path} and {remedy}")
-    elif path.exists():
-        log.warning("distant_reports path=%s has no digest in %s: made by an earlier release", path, BANK_FILE)
-    try:
-        table = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise DataError(f"text bank {bank.path} has no table of the {k} most distant reports", remedy) from None
-    except UNREADABLE_ARRAY as error:
-        raise DataError(f"{path} cannot be read: {error}", f"delete it and {remedy}") from error
+    table = open_derived(bank.path, bank.description, path.name, remedy)
     if table.shape != (len(bank), min(k, len(bank) - 1)) or table.dtype != np.int32:
         raise DataError(f"{path} holds {table.dtype} {table.shape} for {len(bank)} reports", f"delete it and {remedy}")
     return table
@@ -145,13 +133,7 @@ def build_distant(bank: TextBank, k: int = NEIGHBOURS, progress: Progress | None
         for at in range(0, len(bank), COLUMN_TILE):
             vectors[at : at + COLUMN_TILE] = bank.centred(np.arange(at, min(at + COLUMN_TILE, len(bank))))
         table = most_distant(vectors, k, progress=progress)
-
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:  # given a name, numpy would add .npy to it
-                np.save(file, table)
-
-        commit_file(path, write)
-        bank.description = add_derived(bank.path, path.name)
+        bank.description = commit_derived(bank.path, path.name, table)
     except OSError as error:
         raise disk_error(error, path) from error
     finally:

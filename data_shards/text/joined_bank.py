@@ -102,6 +102,7 @@ class JoinedBank(TextBank):
     def _join_statements(self, banks: Sequence[TextBank]) -> None:
         known: dict[str, int] = {}
         self._spelled: list[str] = []
+        self._numbers: list[np.ndarray] = []
         indptrs, ids = [np.zeros(1, dtype=np.int64)], []
         for bank in banks:
             spelled = bank.statements
@@ -109,6 +110,7 @@ class JoinedBank(TextBank):
                 if known.setdefault(statement.casefold(), len(known)) == len(self._spelled):
                     self._spelled.append(statement)
             numbers = np.array([known[statement.casefold()] for statement in spelled], dtype=np.int32)
+            self._numbers.append(numbers)
             indptr, own = bank.statement_sets(np.arange(len(bank)))
             renumbered = numbers[own]
             report = np.repeat(np.arange(len(bank)), np.diff(indptr))
@@ -120,6 +122,13 @@ class JoinedBank(TextBank):
     def statements(self) -> list[str]:
         """The distinct statements of all sets (by case-folded text); position = statement id."""
         return self._spelled
+
+    def statement_vectors(self) -> np.ndarray:
+        """As of a single bank; a statement of several sets as the first of them spells it."""
+        vectors = np.empty((len(self._spelled), self.dim), dtype=np.float32)
+        for bank, numbers in reversed(list(zip(self._banks, self._numbers, strict=True))):
+            vectors[numbers] = bank.statement_vectors()
+        return vectors
 
     @cached_property
     def axes(self) -> np.ndarray:  # type: ignore[override]

@@ -165,6 +165,9 @@ def _noise(config: RunConfig, spec: SignalSpec, records: int) -> Batch:
     )
 
 
+STATEMENTS = 256
+
+
 class _NoiseBank:
     """As many reports as records, no two of them equal: random embeddings, tokens and statements (a `ReportBank`)."""
 
@@ -188,7 +191,11 @@ class _NoiseBank:
 
     def statement_sets(self, report_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Five statements a report, of 256."""
-        return np.arange(len(report_ids) + 1) * 5, self.generator.integers(256, size=5 * len(report_ids))
+        return np.arange(len(report_ids) + 1) * 5, self.generator.integers(STATEMENTS, size=5 * len(report_ids))
+
+    def statement_vectors(self) -> np.ndarray:
+        rows = self.generator.standard_normal((STATEMENTS, self.text.dim)).astype(np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     def report_keys(self, report_ids: np.ndarray) -> np.ndarray:
         return report_ids.astype(np.int64)

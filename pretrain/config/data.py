@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from cardialign.data_shards.shard_set.splits import FRACTIONS, SALT, SplitRule
-from cardialign.pretrain.config.fields import Fraction, Positive, Strict, refuse
+from cardialign.pretrain.config.fields import Fraction, Place, Positive, Strict, refuse
 
 Fold = Annotated[int, Field(ge=0, le=10_000)]
 Threads = Annotated[int, Field(gt=0, le=1024)]
@@ -21,7 +20,7 @@ class MixturePart(Strict):
     Its share of every global batch is its weight over the sum of weights; folds and split: null = those of `data`.
     """
 
-    shards: Path
+    shards: Place
     weight: Annotated[float, Field(gt=0, le=1e9)] = 1.0
     folds: tuple[Fold, ...] | None = None
     split: Literal["train", "val", "test"] | None = None
@@ -38,7 +37,7 @@ class DataConfig(Strict):
     slow_read_seconds: a read that takes longer is logged while it hangs.
     """
 
-    shards: Path | None = None
+    shards: Place | None = None
     mixture: tuple[MixturePart, ...] = ()
     folds: tuple[Fold, ...] | None = None
     normalisation: Literal["none", "minmax", "zscore", "lead-std"] = "none"

@@ -6,9 +6,10 @@ Every number has both ends: what lies outside is a slip of the pen, or a run tha
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 MOST = 10**9
 """Of anything that is counted: beyond every run, and within what 32 and 64 bits, and a float, hold exactly."""
@@ -44,6 +45,18 @@ class Strict(BaseModel):
         if kinds & {int, float} and bool not in kinds:
             raise ValueError(f"{str(truth).lower()} is no number; write a number")
         return value
+
+
+def no_blank(value: Any) -> Any:
+    """Of a path, or an id: nothing, or blanks, would mean the folder where the command runs. Raises ValueError."""
+    if isinstance(value, str) and not value.strip():
+        raise ValueError(f"{value!r} names nothing; write a path, or leave the key out")
+    return value
+
+
+Place = Annotated[Path, BeforeValidator(no_blank)]
+PlaceOrId = Annotated[str, BeforeValidator(no_blank)]
+"""Of a folder, or of something in a registry."""
 
 
 def _kinds(annotation: Any) -> set[Any]:

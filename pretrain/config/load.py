@@ -79,7 +79,8 @@ def _class(table: Table, values: dict[str, Any]) -> type[Strict]:
 def set_dotted(values: dict[str, Any], assignment: str) -> None:
     """Apply one `--set a.b=value` in place; the value is read as YAML, the key may be an old word.
 
-    Raises UsageError when there is no `=`, and for a value that YAML cannot read.
+    A mapping changes the keys that it names and leaves the others of its section as they are; with a `name` in it, or
+    empty, it is the whole section. Raises UsageError when there is no `=`, and for a value that YAML cannot read.
     """
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
@@ -96,7 +97,11 @@ def set_dotted(values: dict[str, Any], assignment: str) -> None:
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
         with contextlib.suppress(ValueError):
             value = float(value)
-    values[last] = value
+    section = values.get(last)
+    if isinstance(value, dict) and isinstance(section, dict) and value and "name" not in value:
+        values[last] = {**section, **value}
+    else:
+        values[last] = value
 
 
 def recipe_names() -> list[str]:

@@ -18,20 +18,21 @@ SHIPPED_ENCODER = "minilm"
 def place_paths(values: dict[str, Any]) -> None:
     """Relative folders of `init_from`, `data.shards`, `data.mixture` and `text.encoder` -> absolute ones, in place.
 
+    Empty ones stay, and are refused with the other mistakes: they would mean the folder where the command runs.
     Raises UsageError for what can be no path.
     """
     start = values.get("init_from")
-    if isinstance(start, str) and not start.startswith("models:/"):
+    if isinstance(start, str) and start.strip() and not start.startswith("models:/"):
         values["init_from"] = _absolute(start)
     text = values.get("text")
-    if isinstance(text, dict) and isinstance(text.get("encoder"), str):
+    if isinstance(text, dict) and isinstance(text.get("encoder"), str) and text["encoder"].strip():
         text["encoder"] = place_encoder(text["encoder"])
     data = values.get("data")
     if not isinstance(data, dict):
         return
     mixture = data.get("mixture")
     for part in [data, *(mixture if isinstance(mixture, list) else [])]:
-        if isinstance(part, dict) and isinstance(part.get("shards"), str):
+        if isinstance(part, dict) and isinstance(part.get("shards"), str) and part["shards"].strip():
             part["shards"] = url_of(part["shards"]) or _absolute(part["shards"])
 
 

@@ -10,7 +10,7 @@ from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.order.mixture import slots_of
 from cardialign.pretrain.choices import ENCODERS, METHODS
 from cardialign.pretrain.config.data import DataConfig
-from cardialign.pretrain.config.fields import Strict, refuse
+from cardialign.pretrain.config.fields import PlaceOrId, Strict, refuse
 from cardialign.pretrain.config.named import MAIN, choice
 from cardialign.pretrain.config.towers import EncoderConfig, MethodConfig, TextConfig
 from cardialign.pretrain.config.training import CollapseConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
@@ -30,7 +30,7 @@ class RunConfig(Strict):
 
     name: str = "cardialign"
     seed: Seed = 0
-    init_from: str | None = None
+    init_from: PlaceOrId | None = None
     init_fresh: tuple[str, ...] = ()
     data: DataConfig = DataConfig()
     encoder: Annotated[SerializeAsAny[EncoderConfig], choice(ENCODERS)] = Field(MAIN)  # type: ignore[assignment]

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cardialign.pretrain.config.fields import Depth, Strict, Width
+from cardialign.pretrain.config.fields import Depth, PlaceOrId, Strict, Width
 
 
 class EncoderConfig(Strict):
@@ -39,6 +39,11 @@ class MethodConfig(Strict):
 
     name: str
 
+    @property
+    def statement_vectors(self) -> bool:
+        """Whether the text bank must hold the vector of each single statement; a run then makes them beforehand."""
+        return False
+
 
 class TextConfig(Strict):
     """The report encoder: `minilm` (ships with a package, no network), a Hugging Face id, or a local folder.
@@ -48,7 +53,7 @@ class TextConfig(Strict):
     files say (`1_Pooling/config.json`), which they must.
     """
 
-    encoder: str = "minilm"
+    encoder: PlaceOrId = "minilm"
     pooling: Literal["cls", "mean"] | None = None
     trainable: Literal["frozen", "partial", "full"] = "frozen"
     train_layers: Depth = 6

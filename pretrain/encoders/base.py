@@ -51,6 +51,8 @@ class EcgEncoder(nn.Module):
     """`encoder.name` that it was made for."""
     group_names: tuple[str, ...] = ()
     """Names of the lead groups, in the order of `EncoderOutput.group_weights`; empty for an encoder without."""
+    block_list: str = "blocks"
+    """Dotted name of the list of its repeated layers, as it stands in the names of its weights."""
     feature_width: int
     token_width: int
 

@@ -16,8 +16,16 @@ from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.kernels.patch_embed import token_seconds, token_valid
 from cardialign.pretrain.config import Depth, DropRate, EncoderConfig, MlpRatio, Width, refuse
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
+from cardialign.pretrain.encoders.blocks.beats import (
+    BeatView,
+    RhythmView,
+    averaged_beat,
+    coarse,
+    find_beats,
+    rhythm_statistics,
+)
 from cardialign.pretrain.encoders.blocks.lead_groups import group_attention
-from cardialign.pretrain.encoders.blocks.normalise import normalise
+from cardialign.pretrain.encoders.blocks.normalise import normalise, recorded_samples
 from cardialign.pretrain.encoders.blocks.patches import PatchEmbedding, PatchScale, samples_of
 from cardialign.pretrain.encoders.blocks.pooling import ScalePooling
 from cardialign.pretrain.encoders.blocks.temporal import TemporalEncoder, head_problems
@@ -34,6 +42,11 @@ LEAD_GROUPS: dict[str, tuple[str, ...]] = {
 class CardiAlignEncoderConfig(EncoderConfig):
     """`size` sets width, depth and heads; each may be overridden.
 
+    pooling: how the tokens of a scale become one vector. `max` keeps the strongest answer of each channel, which a mean
+    or a weighted mean drowns.
+    readout: what a probe reads. `weighted`: layer-normalised views times the weights of their groups. `beside`: the
+    views as they were pooled; the weights act on the way to the embedding alone.
+    beat, rhythm: further views, of the averaged beat of each lead group and of the RR intervals (`blocks.beats`).
     attention: `packed` leaves out the tokens of padded samples and of missing lead groups instead of masking them: same
     result, less work where much is missing.
     """
@@ -52,7 +65,10 @@ class CardiAlignEncoderConfig(EncoderConfig):
         PatchScale(kernel_ms=100, stride_ms=100),
         PatchScale(kernel_ms=200, stride_ms=200),
     )
-    pooling: Literal["attention", "resample"] = "attention"
+    pooling: Literal["attention", "resample", "max"] = "attention"
+    readout: Literal["weighted", "beside"] = "weighted"
+    beat: bool = False
+    rhythm: bool = False
     group_attention: Literal["se", "eca"] = "se"
     attention: Literal["dense", "packed"] = "dense"
 
@@ -101,7 +117,7 @@ class CardiAlignEncoder(EcgEncoder):
         self.group_names = tuple(config.lead_groups)
         self.scales = [samples_of(scale, spec.sampling_rate, spec.samples) for scale in config.patches]
         groups = [[STANDARD_LEADS.index(lead) for lead in leads] for leads in config.lead_groups.values()]
-        features = len(self.scales) * config.width
+        features = (len(self.scales) + config.beat) * config.width
 
         self.patch_embedding = PatchEmbedding(self.scales, groups, config.width)
         self.temporal = nn.ModuleList(
@@ -117,9 +133,12 @@ class CardiAlignEncoder(EcgEncoder):
             for _ in self.scales
         )
         self.pooling = ScalePooling(config.pooling, [stride for _, stride in self.scales], config.width, config.heads)
-        self.feature_norm = nn.LayerNorm(features)
+        self.beside = config.readout == "beside"
+        self.feature_norm = nn.Identity() if self.beside else nn.LayerNorm(features)
+        self.beat_view = BeatView(groups, spec.sampling_rate, config.width, config.dropout) if config.beat else None
+        self.rhythm_view = RhythmView(config.width) if config.rhythm else None
         self.group_attention = group_attention(config.group_attention, len(groups), features)
-        self.feature_width, self.token_width = len(groups) * features, config.width
+        self.feature_width, self.token_width = len(groups) * features + config.rhythm * config.width, config.width
         self.projection = nn.Linear(self.feature_width, config.embedding_dim)
 
         membership = torch.zeros(len(groups), len(STANDARD_LEADS), dtype=torch.bool)
@@ -139,6 +158,7 @@ class CardiAlignEncoder(EcgEncoder):
         # what is missing.
         skip_absent = self.packs and not torch.compiler.is_compiling() and not bool(present.all())
 
+        beat, rhythm = self._measured(signal, lead_mask, valid_samples)
         signal = normalise(signal, lead_mask, valid_samples, self.normalisation)
         scale_tokens = self.patch_embedding(signal, lead_mask)  # S x (B, G, N_s, D)
 
@@ -158,11 +178,14 @@ class CardiAlignEncoder(EcgEncoder):
             )  # the groups share the encoder: (B * G, N_s, D)
             masks.append(mask)
 
-        views = self.feature_norm(self.pooling(encoded, masks)).unflatten(0, (B, G))  # (B, G, S * D)
+        pooled = self.pooling(encoded, masks).unflatten(0, (B, G))  # (B, G, S * D)
+        if beat is not None:
+            pooled = torch.cat([pooled, beat.to(pooled.dtype)], dim=-1)
+        views = self.feature_norm(pooled)
         weights = self.group_attention(views, present)  # (B, G)
-        weighted = views * weights[..., None].to(views.dtype)
-        features = torch.where(present[..., None], weighted, 0.0).flatten(1)  # (B, G * S * D)
-        embedding = F.normalize(self.projection(features).float(), dim=-1)
+        weighted = _joined(views * weights[..., None].to(views.dtype), present, rhythm)
+        embedding = F.normalize(self.projection(weighted).float(), dim=-1)
+        features = _joined(pooled, present, rhythm) if self.beside else weighted
         output = EncoderOutput(embedding, features, valid_samples=valid_samples, group_weights=weights)
         if not return_tokens:
             return output
@@ -171,8 +194,28 @@ class CardiAlignEncoder(EcgEncoder):
             token_mask=torch.cat([self._seen(t, m, present) for t, m in zip(encoded, masks, strict=True)], dim=1),
         )
 
+    def _measured(
+        self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Views of the averaged beat (B, G, D) and of the rhythm (B, D), each None where the recipe has none."""
+        if self.beat_view is None and self.rhythm_view is None:
+            return None, None
+        record = coarse(signal, recorded_samples(signal, lead_mask, valid_samples), self.sampling_rate)
+        beats = find_beats(record)
+        beat = None if self.beat_view is None else self.beat_view(*averaged_beat(record, beats))
+        rhythm = None if self.rhythm_view is None else self.rhythm_view(rhythm_statistics(beats, record.rate))
+        return beat, rhythm
+
     def _seen(self, tokens: Tensor, mask: Tensor | None, present: Tensor) -> Tensor:
         """bool (B, G * N_s): which tokens (B * G, N_s, D) of one scale saw a recorded sample."""
         B, G = present.shape
         there = present[:, :, None].expand(B, G, tokens.shape[1])
         return (there if mask is None else there & mask.unflatten(0, (B, G))).flatten(1)
+
+
+def _joined(views: Tensor, present: Tensor, rhythm: Tensor | None) -> Tensor:
+    """Views of the lead groups (B, G, C), and of the rhythm (B, D), side by side; 0 for what no lead has recorded."""
+    rows = torch.where(present[..., None], views, 0.0).flatten(1)
+    if rhythm is None:
+        return rows
+    return torch.cat([rows, torch.where(present.any(dim=1, keepdim=True), rhythm.to(rows.dtype), 0.0)], dim=1)

@@ -2,12 +2,12 @@
 
 FOLDER.features/KEY/     beside the shard set FOLDER; where nothing can be written there, in CARDIALIGN_CACHE/features
     rows.npy             int64 (n,): the rows of the set
-    embedding.npy        float32 (n, e): unit vectors
-    features.npy         float32 (n, F): pooled but not projected, where they were asked for
+    embedding.npy        float32 (n, e): unit vectors; (n, W, e) of W pieces, NaN of one without signal
+    features.npy         float32 (n, F) or (n, W, F): pooled but not projected, where they were asked for
     digests.json         what decided these numbers (KEY is its digest), and the sha256 of the files above
 
 What is kept is verified when it is read; what does not fit is computed again. All of it may be deleted at any time.
-Legend: n records, e embedding_dim, F width of the features.
+Legend: n records, e embedding_dim, F width of the features, W windows.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.cache import ShardCache
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.stream import iterate_rows
-from cardialign.pretrain.export.loaded import LoadedEncoder
+from cardialign.pretrain.encoders.blocks.normalise import normalise
+from cardialign.pretrain.evaluation.windows import is_used, starts
+from cardialign.pretrain.export.usable import Reader, UsableEncoder
 from cardialign.pretrain.run.integrity import DIGESTS, file_digests
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class EmbeddedSet:
-    """rows int64 (n,) of a shard set, embedding float32 (n, e) unit rows, features float32 (n, F) when asked for."""
+    """rows int64 (n,) of a shard set, embedding float32 (n, e) unit rows, features float32 (n, F) when asked for.
+
+    Both have W pieces in the middle where records were cut, (n, W, e), NaN for a piece without signal.
+    """
 
     rows: np.ndarray
     embedding: np.ndarray
@@ -58,16 +63,20 @@ class EmbedOptions:
 
     first_seconds  only so much of each signal is shown to the encoder, the rest is masked; None = all of it
     with_features  the features too: of the shipped sizes 3 (tiny) to 24 (base) times as large as the embedding
+    window         seconds of the pieces that a record is cut into; None = it is embedded whole
+    normalisation  what is done to the signal before the encoder sees it (`encoders.blocks.normalise`); "none": nothing
     """
 
     first_seconds: float | None = None
     batch_size: int = 64
     threads: int = 2
     with_features: bool = False
+    window: float | None = None
+    normalisation: str = "none"
 
 
 def embed_set(
-    encoders: Sequence[LoadedEncoder],
+    encoders: Sequence[UsableEncoder],
     shard_set: ShardSet,
     rows: np.ndarray,
     options: EmbedOptions | None = None,
@@ -80,14 +89,13 @@ def embed_set(
     """
     options = options or EmbedOptions()
     rows = np.ascontiguousarray(rows, dtype=np.int64)
-    for encoder in encoders:
-        check_contract(encoder, shard_set)
+    readers = [reader_of(encoder.reader, shard_set) for encoder in encoders]
     facts = [embedding_facts(encoder, shard_set, rows, options) for encoder in encoders]
     folders = list(places_beside(shard_set))
     found = [_kept(folders, each, rows, options) for each in facts]
     missing = [k for k, each in enumerate(found) if each is None]
     if missing:
-        fresh = _embed([encoders[k] for k in missing], shard_set, rows, options, progress)
+        fresh = _embed([readers[k] for k in missing], shard_set, rows, options, progress)
         for k, embedded in zip(missing, fresh, strict=True):
             _keep(folders, facts[k], embedded)
             found[k] = embedded
@@ -96,16 +104,12 @@ def embed_set(
     return [each for each in found if each is not None]
 
 
-def check_contract(encoder: LoadedEncoder, shard_set: ShardSet) -> None:
-    """Raises UserError when the set has another sampling rate or length than the encoder was trained on."""
-    has, wants = shard_set.spec, encoder.contract
-    if has.sampling_rate != wants.sampling_rate or has.samples != wants.samples:
-        raise UserError(
-            f"{shard_set.path} holds {has.seconds:g} s at {has.sampling_rate:g} Hz, "
-            f"the encoder was trained on {wants.seconds:g} s at {wants.sampling_rate:g} Hz",
-            f"build shards with sampling rate {wants.sampling_rate:g} and {wants.seconds:g} seconds "
-            "from the same source",
-        )
+def reader_of(make: Callable[[SignalSpec], Reader], shard_set: ShardSet) -> Reader:
+    """What `UsableEncoder.reader` or `token_reader` makes for a set; its UserError names the set, too."""
+    try:
+        return make(shard_set.spec)
+    except UserError as error:
+        raise UserError(f"{shard_set.path}: {error.problem}", error.remedy) from None
 
 
 def _samples_shown(shard_set: ShardSet, options: EmbedOptions) -> int:
@@ -116,7 +120,7 @@ def _samples_shown(shard_set: ShardSet, options: EmbedOptions) -> int:
 
 
 def _embed(
-    encoders: Sequence[LoadedEncoder],
+    readers: Sequence[Reader],
     shard_set: ShardSet,
     rows: np.ndarray,
     options: EmbedOptions,
@@ -124,15 +128,17 @@ def _embed(
 ) -> list[EmbeddedSet]:
     """Each record is read once for all encoders."""
     shown = _samples_shown(shard_set, options)
-    parts: list[list[tuple[np.ndarray, np.ndarray | None]]] = [[] for _ in encoders]
+    parts: list[list[tuple[np.ndarray, np.ndarray | None]]] = [[] for _ in readers]
     done = 0
     for batch in iterate_rows(shard_set, rows, options.batch_size, options.threads):
         batch.signal[..., shown:] = 0.0
         valid = np.minimum(batch.valid_samples, shown)
-        for encoder, own in zip(encoders, parts, strict=True):
-            output = encoder.encode(batch.signal, batch.lead_mask, valid)
-            features = output.features.float().cpu().numpy() if options.with_features else None
-            own.append((output.embedding.float().cpu().numpy(), features))
+        signal = batch.signal
+        if options.normalisation != "none":
+            mv, leads, recorded = map(torch.from_numpy, (signal, batch.lead_mask, valid.astype(np.int64)))
+            signal = normalise(mv, leads, recorded, options.normalisation).numpy()
+        for reader, own in zip(readers, parts, strict=True):
+            own.append(_read_batch(reader, signal, batch.lead_mask, valid, shard_set, options))
         done += len(batch.rows)
         if progress is not None:
             progress(done, len(rows))
@@ -145,25 +151,58 @@ def _embed(
     return out
 
 
-def embedding_facts(
-    encoder: LoadedEncoder, shard_set: ShardSet, rows: np.ndarray, options: EmbedOptions
-) -> dict[str, Any]:
-    """Everything that decides the numbers, down to their last bit.
+def _read_batch(
+    reader: Reader,
+    signal: np.ndarray,
+    lead_mask: np.ndarray,
+    valid: np.ndarray,
+    shard_set: ShardSet,
+    options: EmbedOptions,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Embedding (b, e) or (b, W, e), and the features likewise when they are asked for."""
 
-    The encoder is known by its weights: the word that stands for the digest of one that was never exported says little.
-    """
-    made = encoder.config.encoder.model_dump(mode="json"), encoder.contract.to_dict()
-    digest = hashlib.sha256(json.dumps(made).encode())
-    digest.update(save({name: tensor.cpu().contiguous() for name, tensor in encoder.ecg.state_dict().items()}))
-    return {
+    def read(piece: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        output = reader(piece, lead_mask, inside)
+        features = output.features.float().cpu().numpy() if options.with_features else None
+        return output.embedding.float().cpu().numpy(), features
+
+    if options.window is None:
+        return read(signal, valid)
+    length = min(signal.shape[-1], max(1, round(options.window * shard_set.spec.sampling_rate)))
+    places = starts(_samples_shown(shard_set, options), length)
+    found = []
+    for start in places:
+        inside = (valid - start).clip(1, length)  # a piece without signal is struck out below
+        found.append(read(np.ascontiguousarray(signal[..., start : start + length]), inside))
+    unused = ~np.stack([is_used(valid, start) for start in places], axis=1)
+    embedding = np.stack([each for each, _ in found], axis=1)
+    pooled = [features for _, features in found if features is not None]
+    embedding[unused] = np.nan
+    if not pooled:
+        return embedding, None
+    features = np.stack(pooled, axis=1)
+    features[unused] = np.nan
+    return embedding, features
+
+
+def embedding_facts(
+    encoder: UsableEncoder, shard_set: ShardSet, rows: np.ndarray, options: EmbedOptions
+) -> dict[str, Any]:
+    """Everything that decides the numbers, down to their last bit. What is not asked for is not named."""
+    facts = {
         "version": FEATURES_VERSION,
-        "encoder": digest.hexdigest(),
+        "encoder": encoder.computing_digest(),
         "selection": hashlib.sha256(shard_set.fingerprint.encode() + rows.astype("<i8").tobytes()).hexdigest(),
         "samples": _samples_shown(shard_set, options),
         "batch_size": options.batch_size,
         "device": encoder.device.type,
         "torch": torch.__version__,
     }
+    if options.window is not None:
+        facts["window"] = options.window
+    if options.normalisation != "none":
+        facts["normalisation"] = options.normalisation
+    return facts
 
 
 def places_beside(shard_set: ShardSet) -> Iterator[Path]:

@@ -101,6 +101,26 @@ def difference_interval(a: Sample, b: Sample) -> tuple[float, float]:
     return max(difference - half, -1.0), min(difference + half, 1.0)
 
 
+def unlike_difference_interval(a: Sample, b: Sample) -> tuple[float, float]:
+    """The same where `a` and `b` have other classes or other records, resampled with the same weights of patients.
+
+    Each mean has its own classes; what both share of their patients falls out of the difference.
+    (nan, nan) with fewer than two resamples, or where no class of one of them has two patients.
+    """
+    means, freedoms = [], []
+    for each in (a, b):
+        known, model = each.fewest >= 2, _model(each)
+        if len(each.resampled) < 2 or not known.any():
+            return float("nan"), float("nan")
+        unseen = np.sqrt(model.sum() / model[known].sum())
+        means.append(each.deviations[:, known].sum(axis=1) * unseen / len(model))
+        freedoms.append(_freedom(model[known], each.fewest[known]))
+    freedom = max(min(freedoms), 1.0)
+    half = float(student.ppf((1 + LEVEL) / 2, freedom)) * float(np.std(means[0] - means[1], ddof=1))
+    difference = float(a.point.mean() - b.point.mean())
+    return max(difference - half, -1.0), min(difference + half, 1.0)
+
+
 def binormal_variance(auroc: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
     """Variance of the AUROC of so many independent positives and negatives whose scores are normal with equal spread.
 

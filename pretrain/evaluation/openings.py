@@ -19,7 +19,6 @@ import numpy as np
 
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.features import places_beside
-from cardialign.pretrain.export.loaded import LoadedEncoder
 
 FILE = "test-openings.jsonl"
 
@@ -38,20 +37,10 @@ class ScoredPart:
         return hashlib.sha256(content).hexdigest()[:32]
 
 
-def run_of(encoder: LoadedEncoder) -> str:
-    """The same for all exports of one training run, whatever their step; of an outside encoder its digest."""
-    training = encoder.provenance.get("training")
-    if not isinstance(training, dict) or not training.get("shards_fingerprint"):
-        return encoder.digest
-    values = encoder.config.model_dump(mode="json")
-    for words in ("steps", "epochs"):
-        values.get("training", {}).pop(words, None)
-    content = [values, training["shards_fingerprint"], training.get("selection_fingerprint")]
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
 def open_test(part: ScoredPart, run: str, what: str, encoder: str | None = None) -> dict[str, Any]:
     """Write down that the test records are about to be scored for `run`, and say the how manieth time this is.
+
+    run: as `UsableEncoder.training_run`, or words for what starts from random weights.
 
     `times` (None when it can be kept nowhere), `earlier`: when, by what and with which encoder before.
     """

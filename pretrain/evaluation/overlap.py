@@ -28,16 +28,14 @@ from cardialign.pretrain.evaluation.ledger import (
     of_pretraining,
 )
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
-from cardialign.pretrain.export.loaded import LoadedEncoder
 from cardialign.pretrain.export.trained_on import (
-    TrainedOn,
     TrainedSet,
-    chosen,
     is_salted,
     patient_digests,
     recording_digests,
     source_name,
 )
+from cardialign.pretrain.export.usable import UsableEncoder
 
 OWN_IDS = ("arrays", "wfdb")
 """Sources whose ids are the user's own: names of files, or a column of a table that two exports may number anew."""
@@ -64,10 +62,9 @@ class Overlap:
         return asdict(self)
 
 
-def find_overlap(encoder: LoadedEncoder, shard_set: ShardSet, rows: np.ndarray) -> Overlap:
+def find_overlap(encoder: UsableEncoder, shard_set: ShardSet, rows: np.ndarray) -> Overlap:
     """What the encoder has seen of these rows. Only the index is read."""
-    seen = encoder.trained_on
-    known = seen if seen is not None else _by_its_configuration(encoder)
+    known = encoder.seen()
     patients, recordings = patient_digests(shard_set, rows), recording_digests(shard_set, rows)
     same_patient, same_recording = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
     doubts = list(known.unknown)
@@ -99,7 +96,7 @@ def find_overlap(encoder: LoadedEncoder, shard_set: ShardSet, rows: np.ndarray) 
     return Overlap(status, count, distinct, recorded, note, len(rows), everybody, "; ".join(doubts))
 
 
-def refuse_overlap(overlap: Overlap, encoder: LoadedEncoder, shard_set: ShardSet) -> None:
+def refuse_overlap(overlap: Overlap, encoder: UsableEncoder, shard_set: ShardSet) -> None:
     """Raises UserError where records would be scored that the encoder was trained on."""
     if overlap.status == FOUND:
         raise UserError(
@@ -107,17 +104,6 @@ def refuse_overlap(overlap: Overlap, encoder: LoadedEncoder, shard_set: ShardSet
             "choose --folds, a --split or a shard set that it has not seen; "
             "--allow-trained scores all the same, and says so beside the figures",
         )
-
-
-def _by_its_configuration(encoder: LoadedEncoder) -> TrainedOn:
-    """Of an export from before records were written down: the one set that its run names, if it names one."""
-    fingerprint = encoder.provenance.get("training", {}).get("shards_fingerprint")
-    doubt = "its export does not say which records it was trained on"
-    if not fingerprint:
-        return TrainedOn(unknown=(doubt,))
-    data = encoder.config.data
-    rule = None if data.split is None else SplitRule(data.split, data.split_salt, data.split_fractions)
-    return TrainedOn((TrainedSet({"fingerprint": fingerprint, **chosen(data.folds, rule)}),), (doubt,))
 
 
 def _filled(each: TrainedSet, shard_set: ShardSet) -> TrainedSet:
@@ -170,7 +156,7 @@ def _described(each: TrainedSet) -> str:
 
 
 def note_ledger(
-    task: ProbeTask, shard_set: ShardSet, figures: Mapping[str, LoadedEncoder | None], *, allow_trained: bool
+    task: ProbeTask, shard_set: ShardSet, figures: Mapping[str, UsableEncoder | None], *, allow_trained: bool
 ) -> None:
     """Write into `task.about` what the encoder of each figure (None: nothing was trained) has seen of the test records.
 

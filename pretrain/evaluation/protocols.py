@@ -19,12 +19,14 @@ from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.shard_set.splits import SPLITS, SplitRule
 from cardialign.pretrain.config.yaml_text import read_yaml
 from cardialign.pretrain.evaluation.label_files import read_label_file, read_prompt_file, rows_by_name
-from cardialign.pretrain.evaluation.prompts import load_prompts
+from cardialign.pretrain.evaluation.prompts import PromptClass, PromptSet, load_prompts
 from cardialign.pretrain.evaluation.task import EvaluationTask, labelled_task
+from cardialign.pretrain.evaluation.windows import Crop
 
 log = logging.getLogger(__name__)
 
 PROTOCOLS = Path(__file__).parent.parent / "protocols"
+_NORMALISATIONS = {"whole-record min-max to 0..1": "minmax"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,27 @@ class ProtocolTask:
         return f"{self.protocol}:{self.name}"
 
     @property
+    def crop(self) -> Crop | None:
+        """How each record is cut into pieces, None where it is read whole."""
+        return Crop(**self.values["crop"]) if "crop" in self.values else None
+
+    @property
+    def normalisation(self) -> str:
+        """What the publication does to a signal, as a word of `encoders.blocks.normalise`; "none" where it says nothing
+        or leaves it to the encoder."""
+        return _NORMALISATIONS.get(self.preprocessing["normalisation"], "none")
+
+    @property
+    def words(self) -> PromptSet:
+        """The shipped prompts of a task that takes its labels from the shard set, or the names of their classes."""
+        asked = self.values["prompts"]
+        if isinstance(asked, str):
+            return load_prompts(asked)
+        full = load_prompts(asked["names_of"])
+        named = tuple(PromptClass(each.code, each.name, (each.name,)) for each in full.classes)
+        return PromptSet(f"{full.name}, class names", full.version, full.label_set, "class names", named)
+
+    @property
     def digest(self) -> str:
         content = [self.protocol, self.version, self.name, self.preprocessing, self.values]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -55,31 +78,33 @@ def protocol_names() -> list[str]:
     return sorted(path.stem for path in PROTOCOLS.glob("*.yaml"))
 
 
-def tasks_of(name: str) -> list[ProtocolTask]:
-    """Every task of a protocol, in its order. Raises UsageError for an unknown one."""
-    if name not in protocol_names():
-        raise UsageError(f"unknown evaluation protocol {name!r}", f"known protocols: {', '.join(protocol_names())}")
-    path = PROTOCOLS / f"{name}.yaml"
-    return [load_task(f"{name}:{task}") for task in read_yaml(path.read_text(encoding="utf-8"), str(path))["tasks"]]
+def tasks_of(protocol: str) -> list[str]:
+    """Names of a protocol's tasks. Raises UsageError for an unknown protocol, listing the known ones."""
+    return list(_read(protocol)["tasks"])
 
 
-def load_task(spec: str) -> ProtocolTask:
-    """`PROTOCOL:TASK` -> the task. Raises UsageError for an unknown protocol or task, listing the known ones."""
-    name, _, task = spec.partition(":")
+def _read(name: str) -> dict[str, Any]:
     if name not in protocol_names():
         raise UsageError(
             f"unknown evaluation protocol {name!r}",
             f"write PROTOCOL:TASK; known protocols: {', '.join(protocol_names())}",
         )
     path = PROTOCOLS / f"{name}.yaml"
-    values = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    values: dict[str, Any] = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    return values
+
+
+def load_task(spec: str) -> ProtocolTask:
+    """`PROTOCOL:TASK` -> the task. Raises UsageError for an unknown protocol or task, listing the known ones."""
+    name, _, task = spec.partition(":")
+    values = _read(name)
     if task not in values["tasks"]:
         known = ", ".join(f"{name}:{each}" for each in values["tasks"])
         raise UsageError(
             f"protocol {name} has no task {task!r}" if task else f"protocol {name} has several tasks",
             f"choose one of {known}",
         )
-    chosen = dict(values["tasks"][task])
+    chosen = {**values.get("evaluation", {}), **values["tasks"][task]}
     deviations = (*values.get("deviations", ()), *chosen.pop("deviations", ()))
     return ProtocolTask(values["name"], values["version"], task, values["preprocessing"], deviations, chosen)
 
@@ -117,18 +142,21 @@ def open_task(
         "deviations": [*task.deviations, *_signal_deviations(task, shard_set)],
     }
     about["deviations"] += found.protocol.get("deviations", [])
-    return replace(found, first_seconds=task.values.get("first_seconds"), protocol={**found.protocol, **about})
+    shown = task.values.get("first_seconds")
+    return replace(found, first_seconds=shown, crop=task.crop, protocol={**found.protocol, **about})
 
 
 def _from_shards(task: ProtocolTask, shard_set: ShardSet, split: str) -> EvaluationTask:
     chosen = task.values["split"]
-    words = load_prompts(task.values["prompts"])
+    words, unlabelled = task.words, task.values.get("unlabelled", "left-out")
     assert words.label_set == task.values["label_set"], f"{task.spec}: prompts answer to {words.label_set}"
     if chosen["by"] == "folds":
-        found = labelled_task(shard_set, words, folds=chosen[split])
+        found = labelled_task(shard_set, words, folds=chosen[split], unlabelled=unlabelled)
     else:
-        found = labelled_task(shard_set, words, split=SplitRule(split, chosen["salt"], tuple(chosen["fractions"])))
-    note = f"{len(found.rows)} {split} records of this shard set are labelled"
+        rule = SplitRule(split, chosen["salt"], tuple(chosen["fractions"]))
+        found = labelled_task(shard_set, words, split=rule, unlabelled=unlabelled)
+    how = "are labelled" if unlabelled == "left-out" else "count, those without a label as negatives"
+    note = f"{len(found.rows)} {split} records of this shard set {how}"
     return replace(found, protocol={"note": note})
 
 

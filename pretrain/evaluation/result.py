@@ -180,6 +180,7 @@ def _label_notes(result: ZeroShotResult) -> list[str]:
     said = {
         "labels without prompts": result.unprompted_records,
         f"codes that stand for no class of {name}": result.label_set.get("unknown"),
+        "records whose codes leave the class open, not scored for it": result.label_set.get("undecided"),
         f"records that have a code and lack its class in {name}, build the set again": result.label_set.get("outdated"),
     }
     return [

@@ -69,13 +69,18 @@ def class_auroc(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.array([auroc(scores[:, c], truth[:, c])[0] for c in range(scores.shape[1])])
 
 
-def patient_resamples(patients: Sequence[str] | np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def patient_resamples(
+    patients: Sequence[str] | np.ndarray, resamples: int, seed: int, among: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
     """Bootstrap weights by patient: yields float64 (r, n) chunks, `resamples` rows in all.
 
     Row k is a pure function of (seed, k, patients): one positive weight per patient, of mean 1, for all its records.
+    among: patients to draw weights for, these and more; evaluations of other records of the same are paired by it.
     """
-    _, patient_of = np.unique(np.asarray(patients), return_inverse=True)
-    count = int(patient_of.max()) + 1 if patient_of.size else 0
+    everybody, patient_of = np.unique(np.asarray(patients if among is None else among), return_inverse=True)
+    count = len(everybody)
+    if among is not None:
+        patient_of = np.searchsorted(everybody, np.asarray(patients))
     rows = max(1, CHUNK_ELEMENTS // max(1, patient_of.size))
     for start in range(0, resamples, rows):
         chunk = np.empty((min(rows, resamples - start), patient_of.size))
@@ -91,18 +96,22 @@ def bootstrap_auroc(
     *,
     resamples: int = 1000,
     seed: int = 0,
+    among: np.ndarray | None = None,
+    decided: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """AUROC of every class in every patient resample, for one or more score sets over the same resamples.
 
-    scores: list of (n, C); truth (n, C) bool, every class with positives and negatives; patients (n,).
+    scores: list of (n, C); truth (n, C) bool, every class with positives and negatives; patients (n,), drawn `among`
+    more (`patient_resamples`); decided (n, C) bool, None = all: a class is scored over its decided records.
     Returns a list of float64 (R, C).
     """
     out = [np.full((resamples, truth.shape[1]), np.nan) for _ in scores]
     done = 0
-    for weights in patient_resamples(patients, resamples, seed):
+    for weights in patient_resamples(patients, resamples, seed, among):
         for table, values in zip(out, scores, strict=True):
             for c in range(truth.shape[1]):
-                table[done : done + len(weights), c] = auroc(values[:, c], truth[:, c], weights)
+                rows = _rows_of(decided, c)
+                table[done : done + len(weights), c] = auroc(values[rows, c], truth[rows, c], weights[:, rows])
         done += len(weights)
     return out
 
@@ -116,15 +125,20 @@ class Estimate:
     high: float
 
 
-def usable_classes(truth: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
-    """Columns of truth (n, C) that have both positives and negatives; for every other column why AUROC is undefined."""
-    positives = truth.sum(axis=0)
+def _rows_of(decided: np.ndarray | None, column: int) -> np.ndarray | slice:
+    return slice(None) if decided is None or decided[:, column].all() else decided[:, column]
+
+
+def usable_classes(truth: np.ndarray, decided: np.ndarray | None = None) -> tuple[np.ndarray, dict[int, str]]:
+    """Columns of truth (n, C) that have both positives and negatives among the decided records (n, C), None = all; for
+    every other column why AUROC is undefined."""
     reasons: dict[int, str] = {}
-    for c, count in enumerate(positives):
-        if count == 0:
-            reasons[c] = f"no positives among {len(truth)} records"
-        elif count == len(truth):
-            reasons[c] = f"no negatives among {len(truth)} records"
+    for c in range(truth.shape[1]):
+        column = truth[_rows_of(decided, c), c]
+        if not column.any():
+            reasons[c] = f"no positives among {len(column)} records"
+        elif column.all():
+            reasons[c] = f"no negatives among {len(column)} records"
     return np.array([c for c in range(truth.shape[1]) if c not in reasons], dtype=np.int64), reasons
 
 
@@ -186,24 +200,26 @@ def score_classes(
     *,
     resamples: int,
     seed: int,
+    among: np.ndarray | None = None,
+    decided: np.ndarray | None = None,
 ) -> list[ClassTable]:
-    """One table per score set, over the same resamples.
+    """One table per score set, over the same resamples, drawn `among` these patients and more (`patient_resamples`).
 
     scores: list of (n, C), or (S, n, C) of S seeds, whose figure is the mean over the seeds, resampled together; truth
     (n, C) bool, every class with positives and negatives (`usable_classes`); patients (n,); names: code and name of
-    each class.
+    each class; decided (n, C) bool: a class is scored over these records, None = all.
     """
+    chosen = [_rows_of(decided, c) for c in range(truth.shape[1])]
+    positives = np.array([truth[rows, c].sum() for c, rows in enumerate(chosen)])
+    having = np.array([len(np.unique(patients[rows][truth[rows, c]])) for c, rows in enumerate(chosen)])
+    lacking = np.array([len(np.unique(patients[rows][~truth[rows, c]])) for c, rows in enumerate(chosen)])
     seeds = [values[None] if values.ndim == 2 else values for values in scores]
-    resampled = iter(
-        bootstrap_auroc([each for of in seeds for each in of], truth, patients, resamples=resamples, seed=seed)
-    )
-    positives = truth.sum(axis=0)
-    having = np.array([len(np.unique(patients[column])) for column in truth.T])
-    lacking = np.array([len(np.unique(patients[~column])) for column in truth.T])
+    every = [each for of in seeds for each in of]
+    drawn = iter(bootstrap_auroc(every, truth, patients, resamples=resamples, seed=seed, among=among, decided=decided))
     out = []
     for of in seeds:
-        table = np.mean([next(resampled) for _ in of], axis=0)
-        sample = Sample(np.mean([class_auroc(values, truth) for values in of], axis=0), table, having, lacking)
+        points = [[auroc(each[rows, c], truth[rows, c])[0] for c, rows in enumerate(chosen)] for each in of]
+        sample = Sample(np.mean(points, axis=0), np.mean([next(drawn) for _ in of], axis=0), having, lacking)
         classes = [
             ClassResult(code, name, int(positives[c]), int(having[c]), float(sample.point[c]), *_limits(sample, c))
             for c, (code, name) in enumerate(names)

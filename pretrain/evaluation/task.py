@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from cardialign.data_shards.checks.label_coverage import open_classes
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.shard_set.splits import SplitRule
 from cardialign.pretrain.evaluation.prompts import PromptSet, load_prompts
+from cardialign.pretrain.evaluation.windows import Crop
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,10 @@ class EvaluationTask:
 
     unprompted     the label codes nobody has words for, and how many of the records have each
     first_seconds  only so much of each signal is shown to the encoder, the rest is masked; None = all of it
+    decided        bool (n, C), False where a record's codes leave the class open, so that it is scored for the others
+                   only; None = every record is a positive or a negative of every class
+    crop           how each record is cut into pieces that are scored alone; None = it is read whole
+    normalisation  what is done to the signal before the encoder sees it; "none" = its own signal contract holds
     protocol       where all this comes from when a published protocol chose it
                    (`cardialign.pretrain.evaluation.protocols`), None otherwise
     listed         the rows in the order of the published label file, where there is one: published subsets count in it
@@ -38,6 +44,9 @@ class EvaluationTask:
     split: SplitRule | None = None
     first_seconds: float | None = None
     protocol: dict[str, Any] | None = None
+    decided: np.ndarray | None = None
+    crop: Crop | None = None
+    normalisation: str = "none"
     listed: np.ndarray | None = None
 
 
@@ -47,9 +56,11 @@ def labelled_task(
     folds: Sequence[int] | None = None,
     classes: Sequence[str] | None = None,
     split: SplitRule | str | None = None,
+    unlabelled: str = "left-out",
 ) -> EvaluationTask:
     """The records that are labelled in the label set of `prompts`, of these folds and this split.
 
+    unlabelled: records without a label of the set are "left-out", or count as "negative" for every class.
     The labels are the shard set's own. Raises UsageError for an unknown prompt set, class or label set (listing the
     known ones), DataError when nothing is selected.
     """
@@ -61,7 +72,8 @@ def labelled_task(
             f"label sets there: {', '.join(shard_set.label_sets) or 'none (build the shards with labels)'}",
         )
     rule = SplitRule(split) if isinstance(split, str) else split
-    rows = shard_set.select(folds=folds, label_set=words.label_set, split=rule).rows
+    wanted = words.label_set if unlabelled == "left-out" else None
+    rows = shard_set.select(folds=folds, label_set=wanted, split=rule).rows
     known, matrix, _ = shard_set.labels(rows, words.label_set)
     if not set(known) & set(words.codes):
         raise UsageError(
@@ -74,4 +86,6 @@ def labelled_task(
     chosen = None if folds is None else tuple(int(f) for f in folds)
     counts = matrix.sum(axis=0)
     unprompted = {} if classes else {c: int(counts[column[c]]) for c in known if c not in words.codes}
-    return EvaluationTask(words, rows, truth, shard_set.patients[rows], unprompted, chosen, rule)
+    left_open = open_classes(shard_set, rows, words.label_set)
+    decided = np.stack([~left_open.get(code, none) for code in words.codes], axis=1) if left_open else None
+    return EvaluationTask(words, rows, truth, shard_set.patients[rows], unprompted, chosen, rule, decided=decided)

@@ -27,7 +27,8 @@ from cardialign.pretrain.evaluation.prompts import PromptSet
 from cardialign.pretrain.evaluation.result import ZeroShotComparison, ZeroShotResult
 from cardialign.pretrain.evaluation.scoring import ClassTable, score_classes, usable_classes
 from cardialign.pretrain.evaluation.task import EvaluationTask, labelled_task
-from cardialign.pretrain.export.loaded import LoadedEncoder
+from cardialign.pretrain.evaluation.windows import mean_over_windows
+from cardialign.pretrain.export.usable import UsableEncoder
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def _options(given: ZeroShotOptions) -> _Options:
 
 
 def evaluate_zero_shot(
-    encoder: LoadedEncoder, shard_set: ShardSet, **options: Unpack[ZeroShotOptions]
+    encoder: UsableEncoder, shard_set: ShardSet, **options: Unpack[ZeroShotOptions]
 ) -> ZeroShotResult:
     """AUROC per class and macro with 95 % patient-cluster bootstrap intervals, over the labelled records selected.
 
@@ -106,7 +107,7 @@ def evaluate_zero_shot(
 
 
 def compare_zero_shot(
-    encoder: LoadedEncoder, baseline: LoadedEncoder, shard_set: ShardSet, **options: Unpack[ZeroShotOptions]
+    encoder: UsableEncoder, baseline: UsableEncoder, shard_set: ShardSet, **options: Unpack[ZeroShotOptions]
 ) -> ZeroShotComparison:
     """The same for two encoders in one pass over the records, with the paired difference.
 
@@ -120,7 +121,7 @@ def compare_zero_shot(
 
 
 def _evaluate(
-    encoders: Sequence[LoadedEncoder], shard_set: ShardSet, options: _Options
+    encoders: Sequence[UsableEncoder], shard_set: ShardSet, options: _Options
 ) -> list[tuple[ZeroShotResult, ClassTable]]:
     started = time.monotonic()
     task = options.task or _own_task(shard_set, options)
@@ -128,8 +129,9 @@ def _evaluate(
     if not options.allow_trained:
         for encoder, overlap in zip(encoders, overlaps, strict=True):
             refuse_overlap(overlap, encoder, shard_set)
-    scores = _scores(encoders, shard_set, task, options)
-    usable, reasons = usable_classes(task.truth)
+    how = EmbedOptions(batch_size=options.batch_size, threads=options.threads)
+    scores = cosine_scores(encoders, shard_set, task, how, options.progress)
+    usable, reasons = usable_classes(task.truth, task.decided)
     if not usable.size:
         raise UserError(
             f"no class of {task.prompts.name} has both positives and negatives among {len(task.rows)} records",
@@ -142,6 +144,7 @@ def _evaluate(
         [(task.prompts.classes[c].code, task.prompts.classes[c].name) for c in usable],
         resamples=options.bootstrap,
         seed=options.seed,
+        decided=None if task.decided is None else task.decided[:, usable],
     )
     coverage = label_coverage(shard_set, task.rows, task.prompts.label_set)
     results = []
@@ -157,7 +160,7 @@ def _own_task(shard_set: ShardSet, options: _Options) -> EvaluationTask:
     return labelled_task(shard_set, options.prompts, options.folds, options.classes, options.split)
 
 
-def class_embeddings(encoder: LoadedEncoder, prompts: PromptSet) -> np.ndarray:
+def class_embeddings(encoder: UsableEncoder, prompts: PromptSet) -> np.ndarray:
     """float32 (C, e) unit rows: per class the mean of its prompts' unit embeddings, less that of those `against` it.
 
     This is the prompt ensemble of Radford et al. 2021, section 3.1.4. Raises UserError when the encoder was trained
@@ -176,18 +179,34 @@ def class_embeddings(encoder: LoadedEncoder, prompts: PromptSet) -> np.ndarray:
     return means / np.linalg.norm(means, axis=1, keepdims=True).clip(1e-12)
 
 
-def _scores(
-    encoders: Sequence[LoadedEncoder], shard_set: ShardSet, task: EvaluationTask, options: _Options
+def cosine_scores(
+    encoders: Sequence[UsableEncoder],
+    shard_set: ShardSet,
+    task: EvaluationTask,
+    options: EmbedOptions,
+    progress: Progress | None = None,
 ) -> list[np.ndarray]:
-    """Cosines, float32 (n, C) per encoder, in the order of `task.rows`."""
+    """Cosines, float32 (n, C) per encoder, in the order of `task.rows`; the task says how signals are shown.
+
+    Raises UserError where an encoder has no text side or does not fit, DataError when a record is damaged.
+    """
     texts = [class_embeddings(encoder, task.prompts) for encoder in encoders]
-    how = EmbedOptions(task.first_seconds, options.batch_size, options.threads)
-    embedded = embed_set(encoders, shard_set, task.rows, how, options.progress)
+    window = None if task.crop is None else task.crop.seconds
+    how = replace(
+        options, first_seconds=task.first_seconds, window=window, normalisation=task.normalisation, with_features=False
+    )
+    embedded = embed_set(encoders, shard_set, task.rows, how, progress)
     return [_cosines(each.embedding, text, how.batch_size) for each, text in zip(embedded, texts, strict=True)]
 
 
 def _cosines(ecg: np.ndarray, text: np.ndarray, batch_size: int) -> np.ndarray:
-    """(n, e) and (C, e) -> (n, C), a batch at a time: one product of all rows could round its last bits otherwise."""
+    """(n, e) and (C, e) -> (n, C), a batch at a time: one product of all rows could round its last bits otherwise.
+
+    Of records in pieces, (n, W, e), the mean of the pieces' cosines.
+    """
+    if ecg.ndim == 3:
+        pieces = [_cosines(ecg[:, w], text, batch_size) for w in range(ecg.shape[1])]
+        return mean_over_windows(np.stack(pieces, axis=1))
     out = np.empty((len(ecg), len(text)), dtype=np.float32)
     for start in range(0, len(ecg), batch_size):
         rows = slice(start, start + batch_size)
@@ -196,7 +215,7 @@ def _cosines(ecg: np.ndarray, text: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 def _result(
-    encoder: LoadedEncoder,
+    encoder: UsableEncoder,
     table: ClassTable,
     shard_set: ShardSet,
     task: EvaluationTask,

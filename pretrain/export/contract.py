@@ -82,7 +82,7 @@ class SignalContract:
         try:
             contract = cls(**{k: v for k, v in values.items() if k not in ("version", "meaning", "leads")})
             wrong = contract._wrong()
-        except TypeError:  # a key too many, one too few, or no number where one is compared
+        except (TypeError, ValueError, OverflowError):  # a key too many or too few, or no number where one is wanted
             wrong = "its keys or their types"
         if wrong:
             raise UserError(
@@ -164,8 +164,8 @@ def conform_signal(
     valid = _valid_samples(given.valid_samples, len(millivolts), millivolts.shape[-1])
     out, mask = _twelve_leads(millivolts, columns, given)
     _check_values(out, mask, valid)
-    out, valid = _to_rate(out, valid, contract, sampling_rate, given.resample)
-    return _to_length(out, mask, valid, contract, given.crop)
+    out, valid = at_rate(out, valid, contract, sampling_rate, given.resample)
+    return at_length(out, mask, valid, contract, given.crop)
 
 
 def _valid_samples(given: np.ndarray | None, B: int, T: int) -> np.ndarray:
@@ -301,9 +301,11 @@ def _check_values(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> No
         )
 
 
-def _to_rate(
+def at_rate(
     signal: np.ndarray, valid: np.ndarray, contract: SignalContract, rate: float, resample: bool
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Signal (B, L, T) taken at `rate` Hz, and its valid samples, at the contract's rate. Raises UserError for a rate
+    that is none, and for another one unless `resample`."""
     if isinstance(rate, np.ndarray) and rate.ndim == 0:
         rate = rate.item()
     if not isinstance(rate, Real) or not rate > 0:
@@ -322,9 +324,10 @@ def _to_rate(
     return out, np.minimum(np.round(valid * ratio).astype(np.int64), out.shape[-1])
 
 
-def _to_length(
+def at_length(
     signal: np.ndarray, mask: np.ndarray, valid: np.ndarray, contract: SignalContract, crop: bool
 ) -> ContractSignal:
+    """The contract's length: shorter ones are padded. Raises UserError for a longer one unless `crop`."""
     T = signal.shape[-1]
     if contract.samples < T:
         if not crop:

@@ -18,7 +18,13 @@ from cardialign.pretrain.config import RunConfig, parse_config
 from cardialign.pretrain.export.trained_on import TrainedOn, TrainedSet, chosen, trained_set
 from cardialign.pretrain.export.write import export_encoder
 from cardialign.pretrain.run.files import CONFIG, EXPORT, INITIALISED, START_NOTE
-from cardialign.pretrain.run.integrity import read_export, refuse_to_replace, replace_export, verify_export
+from cardialign.pretrain.run.integrity import (
+    folder_beside,
+    read_export,
+    refuse_to_replace,
+    replace_export,
+    verify_export,
+)
 from cardialign.pretrain.training.checkpoints.condition import Finding, newest_sound, verify
 from cardialign.pretrain.training.checkpoints.files import committed
 from cardialign.pretrain.training.checkpoints.load import load_weights
@@ -65,11 +71,15 @@ def export_run(
         **({} if state.plan is None else {"plan": [list(stretch) for stretch in state.plan]}),
         **_start(run_dir),
     }
-    fresh = out.with_name(f".{out.name}.{os.getpid()}")
     seen = _records(state, found.path)
     weights = load_weights(found.path)
-    export_encoder(config, weights, fresh, training=training, spec=spec, trained_on=seen, program=program)
-    replace_export(fresh, out)
+    try:
+        with folder_beside(out) as folder:
+            fresh = folder / "new"
+            export_encoder(config, weights, fresh, training=training, spec=spec, trained_on=seen, program=program)
+            replace_export(fresh, out, folder)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error}", "choose another folder, or free space") from error
     files = sorted(p for p in out.iterdir() if p.is_file())
     return {
         "path": str(out),
@@ -112,28 +122,39 @@ def _differing(state: TrainerState, beside: dict[str, Any] | None, run_dir: Path
 
 def _start(run_dir: Path) -> dict[str, Any]:
     """Where the weights that the run started from come from, when it did not start from random ones."""
-    note = read_json(run_dir / INITIALISED)
-    if note is None:
-        return {}
-    return {"init_from": {**note.get("origin", {}), **(read_json(run_dir / START_NOTE) or {})}}
+    origin = _origin(run_dir)
+    return {} if origin is None else {"init_from": {**origin, **(read_json(run_dir / START_NOTE) or {})}}
 
 
-def _records(state: TrainerState, checkpoint: Path) -> TrainedOn:
+def _origin(run_dir: Path) -> dict[str, Any] | None:
+    """Where the weights that a run started from come from; None when it started from none, {} when nobody can say."""
+    path = run_dir / INITIALISED
+    if not os.path.lexists(path):
+        return None
+    origin = (read_json(path) or {}).get("origin")
+    return origin if isinstance(origin, dict) else {}
+
+
+def _records(state: TrainerState, checkpoint: Path, later: tuple[Path, ...] = ()) -> TrainedOn:
     """What the weights of a checkpoint have seen: the records of its run, and those of whatever the run started from.
 
-    They are told by the run's shards; where these are not to be had, the facts of the checkpoint are left.
+    They are told by the run's shards; where these are not to be had, the facts of the checkpoint are left. later: the
+    runs that started from this one. A directory may be among them: the run that was there has given way to another.
     """
     run_dir = checkpoint.parent.parent
+    if run_dir in later:
+        return TrainedOn(unknown=(f"it started from a run in {run_dir} that is no longer there",))
     seen = _selected(state, run_dir)
-    origin = (read_json(run_dir / INITIALISED) or {}).get("origin", {})
-    if not origin:
+    origin = _origin(run_dir)
+    if origin is None:
         return seen
-    name = origin.get("export") or origin.get("checkpoint") or "weights that are not named"
+    name = origin.get("export") or origin.get("checkpoint")
+    name = name if isinstance(name, str) else "weights that are not named"
     try:
         if "export" in origin:
             before = TrainedOn.read(read_export(Path(name)))
         else:
-            before = _records(TrainerState.read(Path(name)), Path(name))
+            before = _records(TrainerState.read(Path(name)), Path(name), (*later, run_dir))
     except (OSError, ValueError, KeyError, TypeError, UserError):
         before = None
     return seen + (before or TrainedOn(unknown=(f"it started from {name}, whose records are not known",)))

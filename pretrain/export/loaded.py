@@ -5,11 +5,12 @@ An encoder that was trained without reports has no report head: it embeds signal
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Unpack
 
@@ -21,13 +22,15 @@ from torch.overrides import TorchFunctionMode
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.shard_set.splits import SplitRule
 from cardialign.pretrain.choices import ENCODERS
 from cardialign.pretrain.config import EncoderConfig, TextConfig
 from cardialign.pretrain.config.named import encoder_section, stored_text
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput, create_encoder
 from cardialign.pretrain.encoders.blocks.normalise import NORMALISATIONS
 from cardialign.pretrain.export.contract import SignalContract, SignalForm, conform_signal
-from cardialign.pretrain.export.trained_on import TrainedOn
+from cardialign.pretrain.export.trained_on import TrainedOn, TrainedSet, chosen, run_word
+from cardialign.pretrain.export.usable import Reader, UsableEncoder, tensors_digest
 from cardialign.pretrain.run.integrity import (
     CONTRACT,
     MODEL,
@@ -64,7 +67,7 @@ class ReportSide(NamedTuple):
     head: TextHead
 
 
-class LoadedEncoder:
+class LoadedEncoder(UsableEncoder):
     """ECG encoder and report head of one run, in evaluation mode, with the signal contract they were trained under.
 
     Attributes: `config` (read when it is first asked for), `contract`, `provenance`, `digest` (of the export, or a word
@@ -169,10 +172,60 @@ class LoadedEncoder:
         """
         if self.head is None:
             raise self._without_reports()
-        pooled = torch.from_numpy(self.text_encoder.embed(texts if isinstance(texts, str) else list(texts))).to(
-            self.device
-        )
+        given = texts if isinstance(texts, str) else list(texts)
+        pooled = torch.from_numpy(self.text_encoder.embed(given)).to(self.device)
         return self.head(pooled).float().cpu().numpy()
+
+    def reader(self, spec: SignalSpec) -> Reader:
+        """Raises UserError for records of another rate or length than it was trained on."""
+        self._check_fit(spec)
+        return self.encode
+
+    def token_reader(self, spec: SignalSpec) -> Reader:
+        self._check_fit(spec)
+        return partial(self.encode, return_tokens=True)
+
+    @property
+    def report_style(self) -> str:
+        return self.config.text.style
+
+    def trainable(self, spec: SignalSpec) -> EcgEncoder:
+        self._check_fit(spec)
+        return self.ecg
+
+    def _check_fit(self, has: SignalSpec) -> None:
+        wants = self.contract
+        if has.sampling_rate != wants.sampling_rate or has.samples != wants.samples:
+            raise UserError(
+                f"it holds {has.seconds:g} s at {has.sampling_rate:g} Hz, "
+                f"the encoder was trained on {wants.seconds:g} s at {wants.sampling_rate:g} Hz",
+                f"build shards with sampling rate {wants.sampling_rate:g} and {wants.seconds:g} seconds "
+                "from the same source",
+            )
+
+    def weights_digest(self) -> str:
+        return tensors_digest(self.ecg.state_dict())
+
+    def computing_digest(self) -> str:
+        """Known by its weights: the word that stands for the digest of one that was never exported says little."""
+        made = self.config.encoder.model_dump(mode="json"), self.contract.to_dict()
+        return tensors_digest(self.ecg.state_dict(), json.dumps(made).encode())
+
+    def seen(self) -> TrainedOn:
+        """Of an export from before records were written down: the one set that its run names, if it names one."""
+        if self.trained_on is not None:
+            return self.trained_on
+        training = self.provenance.get("training")
+        fingerprint = training.get("shards_fingerprint") if isinstance(training, dict) else None
+        doubt = "its export does not say which records it was trained on"
+        if not isinstance(fingerprint, str) or not fingerprint:
+            return TrainedOn(unknown=(doubt,))
+        data = self.config.data
+        rule = None if data.split is None else SplitRule(data.split, data.split_salt, data.split_fractions)
+        return TrainedOn((TrainedSet({"fingerprint": fingerprint, **chosen(data.folds, rule)}),), (doubt,))
+
+    def training_run(self) -> str:
+        return run_word(self.config.model_dump(mode="json"), self.provenance.get("training")) or self.digest
 
     def untrained(self, seed: int = 0) -> LoadedEncoder:
         """The same configuration with fresh weights of encoder and head: what pretraining has to beat.

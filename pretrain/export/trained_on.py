@@ -8,6 +8,7 @@ trained_on.safetensors     per shard set K: `K.patients` and `K.recordings`, sor
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,12 +74,31 @@ class TrainedOn:
         try:
             arrays = load(parts.content[TRAINED_ON]) if TRAINED_ON in parts.content else {}
             sets = tuple(
-                TrainedSet(dict(each), arrays.get(f"{k}.patients"), arrays.get(f"{k}.recordings"))
+                _judged(TrainedSet(dict(each), arrays.get(f"{k}.patients"), arrays.get(f"{k}.recordings")))
                 for k, each in enumerate(facts["sets"])
             )
             return cls(sets, tuple(map(str, facts["unknown"])))
-        except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise parts.wrong(TRAINED_ON, f"does not fit {PROVENANCE} ({error})") from None
+
+
+def _judged(each: TrainedSet) -> TrainedSet:
+    """A set out of somebody's export, when it says what an evaluation asks it for. Raises ValueError, TypeError,
+    KeyError or AttributeError."""
+    facts, arrays = each.facts, (each.patients, each.recordings)
+    folds, split = facts["folds"], facts["split"]
+    words = [facts["fingerprint"], *([] if split is None else [split["split"], split["salt"]])]
+    numbers = [*([] if folds is None else folds), *([] if split is None else split["fractions"])]
+    if any(array is not None for array in arrays):
+        words.append(facts["source"])
+        numbers.append(facts["salted"])
+    if not all(isinstance(word, str) for word in words):
+        raise ValueError("a name is no text")
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError("a fold, a fraction or `salted` is no number")
+    if not all(array is None or (array.dtype == np.int64 and array.ndim == 1) for array in arrays):
+        raise ValueError("its digests are no lists of int64")
+    return each
 
 
 def chosen(folds: Sequence[int] | None, split: SplitRule | None) -> dict[str, Any]:
@@ -127,3 +147,15 @@ def recording_digests(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
 
 def _digest(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8, person=b"trained on").digest(), "little", signed=True)
+
+
+def run_word(config: dict[str, Any], training: Any) -> str:
+    """A word for a training run, the same for each of its steps: its configuration and the records it selected.
+
+    training: as provenance.json says it; "" where that is not enough.
+    """
+    if not isinstance(training, dict) or not training.get("shards_fingerprint"):
+        return ""
+    values = {**config, "training": {**config.get("training", {}), "steps": None, "epochs": None}}
+    content = [values, training["shards_fingerprint"], training.get("selection_fingerprint")]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -36,6 +36,7 @@ from cardialign.pretrain.export.program import save_program
 from cardialign.pretrain.export.trained_on import TrainedOn
 from cardialign.pretrain.methods.base import Exported, method_class
 from cardialign.pretrain.run.integrity import write_digests
+from cardialign.pretrain.run.layout import check_text
 from cardialign.pretrain.text.encoder import TextEncoder
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def export_encoder(
     out = Path(out)
     if out.exists():
         raise UserError(f"export folder {out} exists already", "choose another name, or remove it first")
+    check_text(out)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     _check_finite(state)
     parts = method_class(config).exported(state)

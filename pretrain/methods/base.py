@@ -62,6 +62,10 @@ class ReportBank(Protocol):
 
     def statement_sets(self, report_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
+    def statement_vectors(self) -> np.ndarray:
+        """float32 (statements, d) unit rows: the frozen report encoder's vector of each statement alone."""
+        ...
+
     def report_keys(self, report_ids: np.ndarray) -> np.ndarray:
         """int64 (b,), never negative, equal exactly for equal reports."""
         ...

@@ -6,11 +6,13 @@ For ECG i (and symmetrically for report i), with S_ij the similarity of reports 
     L_i = -log  e^{s_ii} / ( e^{s_ii} + sum_{j != i} alpha(S_ij) e^{s_ij} ),   s_ij = <ecg_i, text_j> / temperature
 The mapping alpha and the choice of S are ours (the published description leaves them open): S is the cosine of
 *centred* frozen report embeddings, because raw ones sit near 0.83 for any two reports, or the Jaccard overlap of the
-two sets of statements.
+two sets of statements. Beside it, where the recipe says so, every single statement is asked of every ECG
+(`parts.statements`), and ECGs are seen in random views (`parts.views`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Mapping
@@ -22,6 +24,7 @@ import torch.distributed as dist
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, weighted_infonce
@@ -29,7 +32,16 @@ from cardialign.pretrain.config import MethodConfig, Positive, RunConfig, Temper
 from cardialign.pretrain.methods.base import Chance, ReportBank, StepLoss, Tensors
 from cardialign.pretrain.methods.parts.draws import Draws
 from cardialign.pretrain.methods.parts.logit_scale import LogitScale
+from cardialign.pretrain.methods.parts.row_losses import mean_over_batch
+from cardialign.pretrain.methods.parts.statements import (
+    AskedStatements,
+    StatementConfig,
+    StatementLoss,
+    asked_statements,
+    statements_made,
+)
 from cardialign.pretrain.methods.parts.two_towers import TwoTowers, retrieval_top1
+from cardialign.pretrain.methods.parts.views import ViewConfig, draw_view
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +60,11 @@ LEAST_RAMP = 1e-3
 
 
 class CardiAlignConfig(MethodConfig):
-    """S from report similarity, negatives weighted by alpha(S), a learnable clamped temperature."""
+    """S from report similarity, negatives weighted by alpha(S), a learnable clamped temperature.
+
+    statements: the loss of single statements beside it; null: none.
+    view: how far the ECG that is trained on may go from the record; null: the record itself.
+    """
 
     harmless: ClassVar[tuple[str, ...]] = ("chunk",)
 
@@ -64,8 +80,14 @@ class CardiAlignConfig(MethodConfig):
     temperature_min: Temperature = 0.01
     temperature_max: Temperature = 1.0
     learn_temperature: bool = True
+    statements: StatementConfig | None = None
+    view: ViewConfig | None = None
     chunk: Positive = 1024
     scheme: Literal["auto", "gather", "ring"] = "auto"
+
+    @property
+    def statement_vectors(self) -> bool:
+        return self.statements is not None
 
     @model_validator(mode="after")
     def _ordered(self) -> CardiAlignConfig:
@@ -88,7 +110,9 @@ class CardiAlignConfig(MethodConfig):
 class CardiAlign(TwoTowers):
     """`method.name: cardialign`.
 
-    Inputs besides both towers': report_key int64 (b,) and, unless similarity is none, similarity float32 (b, d_s).
+    Inputs besides both towers': report_key int64 (b,), unless similarity is none similarity float32 (b, d_s), and with
+    the loss of statements made bool (b, M).
+    Raises UsageError for that loss with a report encoder that trains: the vectors of the statements would grow old.
     """
 
     Config: ClassVar[type[MethodConfig]] = CardiAlignConfig
@@ -109,10 +133,26 @@ class CardiAlign(TwoTowers):
         self.kind = kinds[method.similarity]
         self._bank: ReportBank | None = None
         self._columns = 0
+        self._asked: AskedStatements | None = None
+        self.sampling_rate = spec.sampling_rate
+        if method.statements is not None:
+            if config.text.trainable != "frozen":
+                raise UsageError(
+                    f"method.statements asks for a frozen report encoder, text.trainable is {config.text.trainable}",
+                    "set text.trainable to frozen, or method.statements to null",
+                )
+            self.statements = StatementLoss(method.statements)
 
     def inputs(self, batch: Batch, bank: ReportBank | None, draws: Draws) -> Tensors:
         assert bank is not None
-        return {**super().inputs(batch, bank, draws), **self.report_relations(bank, batch.report)}
+        if self.config.view is not None:
+            signal, leads, valid = draw_view(batch, self.config.view, draws, "view", self.sampling_rate)
+            batch = dataclasses.replace(batch, signal=signal, lead_mask=leads, valid_samples=valid)
+        inputs = {**super().inputs(batch, bank, draws), **self.report_relations(bank, batch.report)}
+        if self._asked is not None:
+            asked = self._asked
+            inputs["made"] = statements_made(bank, batch.report, asked.column, len(asked.vectors))
+        return inputs
 
     def report_relations(self, bank: ReportBank, reports: np.ndarray) -> Tensors:
         """Report ids (b,) -> duplicate keys and similarity features.
@@ -128,8 +168,12 @@ class CardiAlign(TwoTowers):
         return inputs
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensors:
-        """Features ecg and text (b, embedding_dim), log_scale (1,)."""
-        return {**super().forward(inputs), "log_scale": self.logit_scale()}
+        """Features ecg and text (b, embedding_dim), log_scale (1,), and statements (b, 2): sum and count."""
+        features = {**super().forward(inputs), "log_scale": self.logit_scale()}
+        if self._asked is not None:
+            words = self.text.head(self._asked.vectors.to(features["ecg"].device, non_blocking=True))
+            features["statements"] = self.statements(features["ecg"], words, inputs["made"])
+        return features
 
     def loss(
         self, features: Mapping[str, Tensor], inputs: Mapping[str, Tensor], group: dist.ProcessGroup | None = None
@@ -153,7 +197,14 @@ class CardiAlign(TwoTowers):
         if len(ecg):
             metrics["retrieval_top1"] = retrieval_top1(ecg.detach(), text.detach(), inputs["report_key"])
         chance = Chance(math.log1p(float(output.effective_negatives)), "ln(1 + effective negatives)")
-        return StepLoss(output.loss, metrics, chance)
+        if self._asked is None:
+            return StepLoss(output.loss, metrics, chance)
+        statements, weight = mean_over_batch(features["statements"], group), self.config.statements.weight
+        metrics |= {"report_loss": output.loss.detach(), "statement_loss": statements.detach()}
+        blind = chance.loss + weight * self._asked.chance
+        chance = Chance(blind, f"{chance.formula} + {weight:g} x the entropy of a statement")
+        loss = output.loss + weight * statements
+        return StepLoss(loss, metrics | {"loss": loss.detach()}, chance)
 
     def _learn_bank(self, bank: ReportBank) -> None:
         """What must be the same on every rank is taken from the whole bank, never from a batch; once per bank."""
@@ -161,6 +212,9 @@ class CardiAlign(TwoTowers):
             return
         self._bank, self._columns = bank, 0
         everything = np.arange(len(bank.embeddings), dtype=np.int64)
+        if self.config.statements is not None:
+            self._asked = asked_statements(bank, self.config.statements.most)
+            log.info("statements asked=%d blind_loss=%.4f", len(self._asked.vectors), self._asked.chance)
         if self.kind == "jaccard":
             vocabulary = int(bank.statement_sets(everything)[1].max(initial=0)) + 1
             self._columns = min(vocabulary, STATEMENT_COLUMNS)

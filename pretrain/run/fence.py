@@ -164,7 +164,7 @@ def _newest(run_dir: Path) -> Mark | None:
             break
     try:
         return None if values is None else Mark(str(values["start"]), int(values["group"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 

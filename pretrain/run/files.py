@@ -16,6 +16,7 @@ attempts.jsonl         one line per start of the worker group
 attempt.json           which start and worker group holds the run now (`cardialign.pretrain.run.fence`)
 logs/START/rank-K.log  what each worker of a group wrote to stdout and stderr; logs/START/ray: Ray's own, when it failed
 workers/rank-K.json    process and host of each worker
+ray/                   what Ray Train notes of a start; nothing reads it again
 failure.json           an error that repeating cannot cure, from whichever rank met it first
 driver.lock            held by the driver while it lives: its process and host (`cardialign.pretrain.run.lock`)
 STOP                   somebody asked for a stop at a committed checkpoint
@@ -29,7 +30,7 @@ CONFIG = "config.resolved.json"
 METRICS, SYSTEM = "metrics.jsonl", "system.jsonl"
 CHECKPOINTS, QUARANTINE, EXPORT = "checkpoints", "quarantine.jsonl", "export"
 RESULT, TRACKING, ATTEMPTS, WORKERS = "result.json", "tracking.json", "attempts.jsonl", "workers"
-ATTEMPT, LOGS = "attempt.json", "logs"
+ATTEMPT, LOGS, RAY = "attempt.json", "logs", "ray"
 START, START_NOTE, INITIALISED = "start", "start.json", "initialised.json"
 FAILURE, LOCK, STOP = "failure.json", "driver.lock", "STOP"
 EARLIER, STARTED_OVER = "earlier", "started-over.json"

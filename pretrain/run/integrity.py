@@ -6,11 +6,18 @@ said beside that list and is no part of it.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
+import tempfile
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +28,8 @@ from cardialign.pretrain.run.archive import pickled_parts
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 EXPORT_VERSION = 2
 READABLE = (1, 2)
@@ -34,6 +43,11 @@ EXPORT_FILES = (*NEEDED, REPORT_HEAD, REPORT_ENCODER, PROGRAM, TRAINED_ON, DIGES
 """Everything that an export may hold. What is not named here is never called verified, whoever lists it."""
 LITTER = re.compile(r"\.DS_Store|\._.*|\.nfs[0-9a-fA-F]*|Thumbs\.db|desktop\.ini|\.directory")
 """Names of files that file managers and NFS leave in every folder: nobody reads them, nobody misses them."""
+
+MAKING, OLD = ".making-", "replaced"
+"""In the name of a folder in which an encoder is made; the encoder that it replaces, in that folder."""
+SETTLED_SECONDS = 60.0
+"""A folder that is younger than this may be about to be locked."""
 
 
 class VerifiedExport:
@@ -189,10 +203,51 @@ def refuse_to_replace(out: Path, overwrite: bool) -> None:
         )
 
 
-def replace_export(fresh: Path, out: Path) -> None:
-    """Give the finished folder `fresh` the name `out`; an encoder that has it (see `refuse_to_replace`) goes after."""
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    if out.exists():
+@contextlib.contextmanager
+def folder_beside(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out` in which a new encoder is made; it goes when the block ends.
+
+    Those of processes that were killed go now: nobody locks them any more. An encoder that one of them was about to
+    replace gets its name back. Raises OSError when nothing can be written there.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for left in out.parent.glob(f".{glob.escape(out.name)}{MAKING}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > SETTLED_SECONDS:
+                _clear(left, out)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}{MAKING}", dir=out.parent))
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks: what is left there stays
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear(left: Path, out: Path) -> None:
+    """Remove what a killed process left. Raises OSError when it lives."""
+    descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if (left / OLD).is_dir() and not os.path.lexists(out):
+            os.replace(left / OLD, out)
+        log.info("action=sweep folder=%s reason=its process was killed", left)
+        shutil.rmtree(left, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def replace_export(fresh: Path, out: Path, beside: Path) -> None:
+    """Give the finished folder `fresh` the name `out`; an encoder that has it (see `refuse_to_replace`) is put into
+    `beside`, a `folder_beside(out)`, and goes with that."""
+    old = beside / OLD
+    if os.path.lexists(out):
         os.replace(out, old)
-    os.replace(fresh, out)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        os.replace(fresh, out)
+    except OSError:
+        if old.is_dir():
+            os.replace(old, out)
+        raise

@@ -13,7 +13,15 @@ from pathlib import Path
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.run import files
 
-FOLDERS = (files.CHECKPOINTS, f"{files.CHECKPOINTS}/quarantine", files.WORKERS, files.START)
+FOLDERS = (
+    files.CHECKPOINTS,
+    f"{files.CHECKPOINTS}/quarantine",
+    files.WORKERS,
+    files.START,
+    files.LOGS,
+    files.RAY,
+    files.EARLIER,
+)
 FILES = (
     files.CONFIG,
     files.METRICS,
@@ -22,6 +30,9 @@ FILES = (
     files.RESULT,
     files.TRACKING,
     files.ATTEMPTS,
+    files.ATTEMPT,
+    files.STARTED_OVER,
+    files.STOP,
     files.INITIALISED,
     files.START_NOTE,
     files.FAILURE,
@@ -31,7 +42,8 @@ APPENDED = (files.QUARANTINE, files.SYSTEM, files.ATTEMPTS)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-_KIND = (errno.EISDIR, errno.ENOTDIR, errno.ENXIO)
+_KIND = (errno.EISDIR, errno.ENOTDIR, errno.ENXIO, errno.ELOOP)
+_ELSEWHERE = (errno.EXDEV, errno.EBUSY)
 AGAIN = "then run the same command again: it continues from the last committed checkpoint"
 
 
@@ -44,6 +56,7 @@ def check_layout(run_dir: Path) -> None:
 
     A file where a folder is wanted or the other way round, a link to nothing, something that may not be written.
     """
+    check_text(run_dir)
     wrong = [_wrong_kind(run_dir, name, name in FOLDERS) for name in ("", *FOLDERS, *FILES)]
     reasons = [reason for reason in wrong if reason]
     if reasons:
@@ -61,6 +74,20 @@ def check_layout(run_dir: Path) -> None:
             f"run directory {run_dir}: {', '.join(str(path) for path in closed)} may not be written by this user",
             f"make it writable (a start as another user, as in a container, may have made it), {AGAIN}",
         )
+
+
+def check_text(path: Path) -> None:
+    """Raises RunDirectoryError for a folder whose name, or one above it, is no UTF-8 text.
+
+    PyTorch's writer ends the whole process there, and no JSON file or MLflow store takes such a name.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise RunDirectoryError(
+            f"the name of the folder {str(path)!a} is no UTF-8 text, and neither PyTorch nor MLflow writes there",
+            "give a folder with another name; `convmv -f latin1 -t utf8` renames those of an old file system",
+        ) from None
 
 
 def _wrong_kind(run_dir: Path, name: str, folder: bool) -> str | None:
@@ -93,7 +120,7 @@ def writing(run_dir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         below = error.filename is None or str(error.filename).startswith(f"{run_dir}{os.sep}")
-        if not (below and error.errno in (*_FULL, *_FORBIDDEN, errno.EIO)):
+        if not (below and error.errno in (*_FULL, *_FORBIDDEN, *_KIND, *_ELSEWHERE, errno.EIO)):
             raise
         raise write_error(run_dir, error) from error
 
@@ -106,6 +133,8 @@ def remedy_of(problem: str) -> str:
         return f"free space or raise the quota, {AGAIN}"
     if any(os.strerror(code) in problem for code in _KIND):
         return f"move away what is named: it is no file, {AGAIN}"
+    if any(os.strerror(code) in problem for code in _ELSEWHERE):
+        return f"what is named lies on another disk or is a mount of its own: move it by hand, {AGAIN}"
     return (
         "free space, or use a run directory that every worker can write to and shares; then run again: "
         "it continues from the last committed checkpoint"

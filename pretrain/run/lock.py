@@ -18,21 +18,23 @@ from cardialign.pretrain.run.layout import write_error
 
 log = logging.getLogger(__name__)
 
+WAY_OUT = "wait for it, stop it with SIGTERM (it ends at a committed checkpoint), or give another --run-dir"
+
 
 @contextlib.contextmanager
-def locked_run(run_dir: Path) -> Iterator[None]:
+def locked_run(run_dir: Path, remedy: str = WAY_OUT) -> Iterator[None]:
     """Hold `run_dir`, which is made when it is not there, for this process.
 
     The lock dies with its process: what a killed run leaves blocks nobody. A folder that was made here and is still
     empty goes again. A filesystem without locks is logged and used without.
-    Raises UsageError naming the process and host of the run that holds it, RunDirectoryError when the folder cannot be
-    written.
+    Raises UsageError naming the process and host of the run that holds it, with `remedy`; RunDirectoryError when the
+    folder cannot be written.
     """
     made = not run_dir.exists()
     path = run_dir / LOCK
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = _locked(path)
+        descriptor = _locked(path, remedy)
     except OSError as error:
         raise write_error(run_dir, error) from None
     try:
@@ -45,7 +47,7 @@ def locked_run(run_dir: Path) -> Iterator[None]:
                 run_dir.rmdir()
 
 
-def _locked(path: Path) -> int:
+def _locked(path: Path, remedy: str) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -53,10 +55,7 @@ def _locked(path: Path) -> int:
         except BlockingIOError:
             holder = _holder(descriptor)
             os.close(descriptor)
-            raise UsageError(
-                f"run directory {path.parent} is in use by {holder}",
-                "wait for it, stop it with SIGTERM (it ends at a committed checkpoint), or give another --run-dir",
-            ) from None
+            raise UsageError(f"run directory {path.parent} is in use by {holder}", remedy) from None
         except OSError as error:
             log.warning("action=no-lock path=%s error=%s remark=nothing keeps a second run out", path, error)
         if _is(path, descriptor):

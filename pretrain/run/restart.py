@@ -29,7 +29,8 @@ MOVED = (RESULT, TRACKING, ATTEMPTS, METRICS, SYSTEM, QUARANTINE, INITIALISED, E
 def move_aside(run_dir: Path) -> Path | None:
     """Move the run that `run_dir` holds to `earlier/N/` and note that another one begins; returns that folder.
 
-    None when there was no run. What the run starts from (`start/`) stays.
+    None when there was no run. What the run starts from (`start/`) stays. Raises OSError when something cannot be
+    moved, such as a folder that is a mount of its own: then all of it is where it was.
     """
     there = [name for name in MOVED if os.path.lexists(run_dir / name)]
     target = None
@@ -39,8 +40,7 @@ def move_aside(run_dir: Path) -> Path | None:
             number += 1
         target = run_dir / EARLIER / str(number)
         target.mkdir(parents=True)
-        for name in there:
-            (run_dir / name).rename(target / name)
+        _move(there, run_dir, target)
         sync(target)
     else:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -50,3 +50,16 @@ def move_aside(run_dir: Path) -> Path | None:
     }
     write_json(run_dir / STARTED_OVER, note, indent=1)
     return target
+
+
+def _move(names: list[str], source: Path, target: Path) -> None:
+    moved: list[str] = []
+    try:
+        for name in names:
+            (source / name).rename(target / name)
+            moved.append(name)
+    except OSError:
+        for name in reversed(moved):
+            (target / name).rename(source / name)
+        target.rmdir()
+        raise

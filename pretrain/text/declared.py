@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.text.folder import INNER
 
 log = logging.getLogger(__name__)
 
@@ -91,16 +92,24 @@ def declared(folder: Path, encoder: str) -> Declared:
         )
     sentence = _first_object(folder, "sentence_*_config.json", encoder)
     limits = [_count(sentence.get("max_seq_length")), _count(tokenizer.get("model_max_length"))]
-    prompt = _object(folder / "config_sentence_transformers.json", encoder, absent={}).get("default_prompt_name")
+    whole = _whole(folder)
+    prompt = _object(whole / "config_sentence_transformers.json", encoder, absent={}).get("default_prompt_name")
     if prompt:
         log.warning("text_encoder=%s remark=its default prompt %r is not put before reports", encoder, prompt)
     return Declared(
         config,
-        _pooling(folder, encoder),
+        _pooling(whole, encoder),
         _positions(config),
         min((limit for limit in limits if limit is not None), default=None),
         sentence.get("do_lower_case") is True,
     )
+
+
+def _whole(folder: Path) -> Path:
+    """The folder of the whole model, where `folder` holds the model of its tokens alone (`0_Transformer`)."""
+    inside = folder.match(INNER) and not (folder / "modules.json").exists()
+    above = folder.parent
+    return above if inside and ((above / "modules.json").exists() or any(above.glob("*_Pooling"))) else folder
 
 
 def choose_pooling(found: Declared, encoder: str, setting: str | None) -> str:

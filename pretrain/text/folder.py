@@ -20,6 +20,8 @@ TOKENIZER_FILES = (
 )
 SAID_FILES = ("modules.json", "*_Pooling/config.json", "sentence_*_config.json", "config_sentence_transformers.json")
 """What says how a model of sentence-transformers is used."""
+INNER = "*_Transformer"
+"""The folder, within that of a model of sentence-transformers, in which older releases keep the model of the tokens."""
 
 
 def encoder_folder(encoder: str) -> Path:
@@ -36,12 +38,19 @@ def encoder_folder(encoder: str) -> Path:
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"
         raise UserError(f"text encoder {encoder}: the folder {what}", "give a folder, a Hugging Face id, or minilm")
+    folder = _of_tokens(folder)
     if not (folder / "config.json").is_file():
         raise UserError(
             f"text encoder {encoder}: the folder {folder} has no config.json",
             "give a folder written by save_pretrained; if a Hugging Face id is meant, run where no folder has its name",
         )
     return folder
+
+
+def _of_tokens(folder: Path) -> Path:
+    """The folder itself, or the one in it that holds the model of the tokens (`0_Transformer`)."""
+    inner = [] if (folder / "config.json").is_file() else [path.parent for path in folder.glob(f"{INNER}/config.json")]
+    return inner[0] if len(inner) == 1 else folder
 
 
 def _shipped() -> Path:
@@ -59,12 +68,13 @@ def _shipped() -> Path:
 def _download(model_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = ["config.json", *TOKENIZER_FILES, "special_tokens_map.json", *SAID_FILES]
+    own = ["config.json", *TOKENIZER_FILES, "special_tokens_map.json"]
+    wanted = [*own, *(f"{INNER}/{name}" for name in own), *SAID_FILES]
     try:
         folder = Path(
             snapshot_download(model_id, allow_patterns=[*wanted, "*.safetensors", "*.safetensors.index.json"])
         )
-        if not list(folder.glob("*.safetensors")):
+        if not list(_of_tokens(folder).glob("*.safetensors")):
             folder = Path(
                 snapshot_download(model_id, allow_patterns=[*wanted, "pytorch_model*.bin", "pytorch_model*.index.json"])
             )
@@ -76,6 +86,7 @@ def _download(model_id: str) -> Path:
             "fetch it once on a machine with network and set text.encoder to that folder, "
             "or use text.encoder=minilm, which needs no network",
         ) from error
+    folder = _of_tokens(folder)
     if not (folder / "config.json").is_file():
         raise UserError(
             f"text encoder {model_id!r}: its cached copy has no config.json",

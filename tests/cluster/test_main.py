@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +53,17 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
 
 def test_every_group_has_a_line_of_help() -> None:
     assert {name.split()[0] for name in COMMANDS if " " in name} == set(GROUPS)
+
+
+def test_a_working_folder_that_was_deleted_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PyTorch's mathematics ends the process there: "Cannot load libtorch_cpu.so"."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert cli.main(["recipes"]) == 2
+    assert "working folder of this command cannot be found" in capsys.readouterr().err
 
 
 def test_module_and_command_are_the_same_program() -> None:

@@ -24,7 +24,7 @@ FOREIGN = {
 """Floor -> packages that it must not know."""
 ROOMS: dict[str, list[set[str]]] = {
     "data_shards": [
-        {"record", "report_text", "locations", "errors", "files", "given_numbers", "plugins"},
+        {"record", "report_text", "locations", "errors", "files", "cpus", "given_numbers", "plugins"},
         {"signal", "reading", "cohort"},
         {"shard_set"},
         {"order"},
@@ -33,7 +33,7 @@ ROOMS: dict[str, list[set[str]]] = {
         {"benchmarks"},
     ],
     "pretrain": [
-        {"choices", "config", "run", "recipes", "prompts", "protocols"},
+        {"choices", "config", "run", "recipes", "prompts", "protocols", "studies"},
         {"encoders", "text"},
         {"methods"},
         {"training"},

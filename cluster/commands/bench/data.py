@@ -6,19 +6,20 @@ The alternatives are measured beside it.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_pooling, whole_number
+from cardialign.cluster.cli.options import add_pooling, place, whole_number
 from cardialign.data_shards.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "shards", nargs="?", type=Path, help="shard set to read (default: a small virtual one, made for the purpose)"
+        "shards", nargs="?", type=place, help="shard set to read (default: a small virtual one, made for the purpose)"
     )
-    which.add_argument("--wfdb", type=Path, metavar="FOLDER", help="measure the WFDB records below this folder instead")
+    which.add_argument(
+        "--wfdb", type=place, metavar="FOLDER", help="measure the WFDB records below this folder instead"
+    )
     parser.add_argument(
         "--op",
         action="append",
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="size of the table of the most distant reports (default 180000)",
     )
     parser.add_argument(
-        "--phrases", type=Path, metavar="FILE", help="report phrases, one per line (default: those of virtual cohorts)"
+        "--phrases", type=place, metavar="FILE", help="report phrases, one per line (default: those of virtual cohorts)"
     )
     parser.add_argument(
         "--encoder",

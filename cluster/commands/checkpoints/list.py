@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import existing_folder
+from cardialign.cluster.cli.options import existing_folder, place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_dir", type=Path, help="folder of the run")
+    parser.add_argument("run_dir", type=place, help="folder of the run")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

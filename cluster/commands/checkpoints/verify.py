@@ -6,15 +6,14 @@ Nothing is moved or changed.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import existing_folder
+from cardialign.cluster.cli.options import existing_folder, place
 from cardialign.data_shards.errors import DONE, FAILED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_dir", type=Path, help="folder of the run")
+    parser.add_argument("run_dir", type=place, help="folder of the run")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

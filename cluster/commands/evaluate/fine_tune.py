@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cardialign.cluster.cli.options import add_tracking_uri, file_to_write, whole_number
+from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, file_to_write, whole_number
 from cardialign.cluster.cli.result_file import check_place, write_result
 from cardialign.cluster.commands.evaluate.linear_probe import (
     add_task,
@@ -20,7 +20,7 @@ SHIPPED = ("full", "partial", "supervised-s4", "supervised-resnet1d")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--encoder", help="exported folder, or models:/NAME@ALIAS; none for the supervised presets")
+    add_encoder(parser, none="none for the supervised presets")
     parser.add_argument("--preset", choices=SHIPPED, default="full", help="where to start and how (default full)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the preset: --set lr=1e-4"
@@ -36,7 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.cli.progress import Progress
     from cardialign.cluster.registry.open_encoder import open_encoder
-    from cardialign.pretrain.evaluation.openings import run_of
     from cardialign.pretrain.evaluation.overlap import note_ledger
     from cardialign.pretrain.evaluation.probing.fine_tune import PRESETS, parse_options
     from cardialign.pretrain.evaluation.probing.tuned import tune
@@ -59,9 +58,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             opening = opens_test(args, task, shard_set, f"from random weights: {args.preset}", what)
             found = tune(start, shard_set, task, *score, opening)
         else:
-            with open_encoder(args.encoder, args.tracking_uri) as encoder:
+            with open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code) as encoder:
                 note_ledger(task, shard_set, {"fine-tuned encoder": encoder}, allow_trained=args.allow_trained)
-                opening = opens_test(args, task, shard_set, run_of(encoder), what)
+                opening = opens_test(args, task, shard_set, encoder.training_run(), what)
                 found = tune(encoder, shard_set, task, *score, opening)
     result = {**found.to_dict(), "shards": shard_set.fingerprint}
     if args.out is not None:

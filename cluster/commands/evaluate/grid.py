@@ -7,7 +7,7 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_tracking_uri
+from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, place, place_to_write
 from cardialign.cluster.cli.result_file import check_place, write_result, write_rows
 from cardialign.cluster.commands.evaluate.linear_probe import (
     add_probe,
@@ -21,16 +21,16 @@ from cardialign.data_shards.errors import UsageError
 RESULT, ROWS = "grid.json", "grid.csv"
 
 
-def named_set(text: str) -> tuple[str, str]:
+def named_set(text: str) -> tuple[str, Path]:
     """`ptb-xl=FOLDER` -> its two sides."""
     name, equals, folder = text.partition("=")
     if not equals or not name.strip() or not folder.strip():
         raise ArgumentTypeError(f"{text[:60]!r} is not NAME=SHARDS; write for example ptb-xl=work/ptb-xl")
-    return name.strip(), folder.strip()
+    return name.strip(), place(folder.strip())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--encoder", required=True, help="exported folder, or models:/NAME@ALIAS")
+    add_encoder(parser)
     parser.add_argument(
         "--sets",
         type=named_set,
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol", default="clean-v2", metavar="NAME", help="whose tasks are probed (default clean-v2)"
     )
-    parser.add_argument("--label-files", type=Path, metavar="DIR", help="folder of a protocol's published label files")
+    parser.add_argument("--label-files", type=place, metavar="DIR", help="folder of a protocol's published label files")
     add_probe(parser, (0.01, 0.1, 1.0))
     parser.add_argument(
         "--allow-trained",
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=place_to_write,
         required=True,
         metavar="FOLDER",
         help=f"new folder for {RESULT}, {ROWS} and the cells; the same command goes on in it "
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     sets = {name: ShardSet.open(folder) for name, folder in args.sets}
     plan = GridPlan(args.protocol, sets, probe_plan(args), args.label_files)
     with (
-        open_encoder(args.encoder, args.tracking_uri) as encoder,
+        open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code) as encoder,
         Progress("grid: features") as features,
         Progress("grid: cells") as cells,
     ):

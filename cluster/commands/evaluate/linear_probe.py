@@ -6,10 +6,9 @@ import argparse
 import math
 from argparse import ArgumentTypeError
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.cli.options import add_tracking_uri, file_to_write, folds, whole_number
+from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, file_to_write, folds, place, whole_number
 from cardialign.cluster.cli.result_file import check_place, write_result
 from cardialign.data_shards.errors import UsageError
 
@@ -45,7 +44,7 @@ def floors(text: str) -> tuple[str, ...]:
 
 def add_task(parser: argparse.ArgumentParser) -> None:
     """The options that say which records a probe learns from, chooses by and is scored on."""
-    parser.add_argument("--shards", type=Path, required=True, help="folder or URL of the shard set")
+    parser.add_argument("--shards", type=place, required=True, help="folder or URL of the shard set")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--labels", metavar="LABEL_SET", help="label set of the shard set, with folds for its parts")
     what.add_argument("--protocol", metavar="NAME:TASK", help="labels and parts of a protocol: clean-v1:ptb-xl-super")
@@ -56,7 +55,7 @@ def add_task(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="score patients and recordings that the encoder was pretrained on, too, and say so with the figures",
     )
-    parser.add_argument("--label-files", type=Path, metavar="DIR", help="folder of a protocol's published label files")
+    parser.add_argument("--label-files", type=place, metavar="DIR", help="folder of a protocol's published label files")
 
 
 def add_probe(parser: argparse.ArgumentParser, default_shares: tuple[float, ...]) -> None:
@@ -79,9 +78,8 @@ def add_probe(parser: argparse.ArgumentParser, default_shares: tuple[float, ...]
     parser.add_argument(
         "--floors",
         type=floors,
-        default=SHIPPED_FLOORS,
         metavar="A,B",
-        help=f"beside the encoder: {', '.join(SHIPPED_FLOORS)} (default all), or none",
+        help=f"beside the encoder: {', '.join(SHIPPED_FLOORS)} (default all that it has), or none",
     )
     parser.add_argument(
         "--attention", action="store_true", help="also read the tokens by a learnt query (attention-pooled probe)"
@@ -122,7 +120,7 @@ def executor_of(args: argparse.Namespace) -> CellExecutor:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--encoder", required=True, help="exported folder, or models:/NAME@ALIAS")
+    add_encoder(parser)
     add_task(parser)
     add_probe(parser, (1.0,))
     parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
@@ -183,7 +181,6 @@ def opens_test(
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.cli.progress import Progress
     from cardialign.cluster.registry.open_encoder import open_encoder
-    from cardialign.pretrain.evaluation.openings import run_of
     from cardialign.pretrain.evaluation.overlap import note_ledger
     from cardialign.pretrain.evaluation.probing.cells import probe_task
 
@@ -192,10 +189,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         check_place(args.out)
     shard_set, task = open_probe_task(args)
     plan = probe_plan(args)
-    with open_encoder(args.encoder, args.tracking_uri) as encoder, Progress("features") as progress:
-        figures = {"encoder": encoder, **dict.fromkeys(plan.floors)}
+    opened = open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code)
+    with opened as encoder, Progress("features") as progress:
+        figures = {"encoder": encoder, **dict.fromkeys(plan.beside(encoder))}
         note_ledger(task, shard_set, figures, allow_trained=args.allow_trained)
-        opening = opens_test(args, task, shard_set, run_of(encoder), "linear-probe")
+        task.about.update(plan.lacking(encoder))
+        opening = opens_test(args, task, shard_set, encoder.training_run(), "linear-probe")
         found = probe_task(encoder, shard_set, task, plan, executor_of(args), progress, opening)
         result = {**found.to_dict(), "encoder": encoder.digest, "shards": shard_set.fingerprint}
     if args.out is not None:

@@ -10,14 +10,14 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.cli.options import add_tracking_uri, file_to_write, folds
+from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, file_to_write, folds, place
 from cardialign.cluster.cli.result_file import check_place, write_result
 from cardialign.data_shards.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.selection.select import Validation
-    from cardialign.pretrain.export.loaded import LoadedEncoder
+    from cardialign.pretrain.export.usable import UsableEncoder
 
 SHIPPED_CRITERIA = ("retrieval", "rankme", "probe")
 
@@ -25,13 +25,9 @@ log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "candidates",
-        nargs="+",
-        metavar="RUN|ENCODER",
-        help="run directories (all sound checkpoints of each), exported folders, models:/NAME@ALIAS",
-    )
-    parser.add_argument("--shards", type=Path, required=True, help="folder or URL of the shard set")
+    several = {"nargs": "+", "metavar": "RUN|ENCODER"}
+    add_encoder(parser, "candidates", "run directories (all sound checkpoints of each)", **several)
+    parser.add_argument("--shards", type=place, required=True, help="folder or URL of the shard set")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--validation-folds", type=folds, metavar="9", help="judge by the records of these folds")
     where.add_argument("--split", choices=("val",), help="judge by this part (by patient hash)")
@@ -44,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--labels", metavar="LABEL_SET", help="for probe: with --train-folds and --validation-folds")
     parser.add_argument("--train-folds", type=folds, metavar="1-8", help="for probe: learn from these folds")
-    parser.add_argument("--label-files", type=Path, metavar="DIR", help="folder of a protocol's published label files")
+    parser.add_argument("--label-files", type=place, metavar="DIR", help="folder of a protocol's published label files")
     parser.add_argument(
         "--allow-trained", action="store_true", help="judge by records that a candidate was pretrained on, too"
     )
@@ -83,17 +79,24 @@ def _listed(numbers: tuple[int, ...]) -> str:
     return ",".join(map(str, numbers))
 
 
-def opened(names: list[str], tracking_uri: str) -> Generator[tuple[str, LoadedEncoder], None, None]:
-    """Every candidate by its name, one at a time. Raises UserError for what is none."""
+def opened(
+    names: list[str], tracking_uri: str, trust_remote_code: bool = False
+) -> Generator[tuple[str, UsableEncoder], None, None]:
+    """Every candidate by its name, one at a time. Raises UserError for what is none.
+
+    trust_remote_code: of those that come from outside.
+    """
     from cardialign.cluster.registry.open_encoder import open_encoder
     from cardialign.pretrain.export.from_run import export_run
+    from cardialign.pretrain.export.outside.encoder import is_outside
     from cardialign.pretrain.training.checkpoints.condition import examine
     from cardialign.pretrain.training.checkpoints.files import committed
 
     for name in names:
-        checkpoints = [] if name.startswith("models:/") else committed(Path(name))
+        outside = is_outside(name)
+        checkpoints = [] if outside or name.startswith("models:/") else committed(Path(name))
         if not checkpoints:
-            with open_encoder(name, tracking_uri) as encoder:
+            with open_encoder(name, tracking_uri, outside and trust_remote_code) as encoder:
                 yield name, encoder
             continue
         sound = 0
@@ -120,7 +123,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.out is not None:
         check_place(args.out)
     on = validation_of(args, ShardSet.open(args.shards))
-    with Progress("select") as progress, contextlib.closing(opened(args.candidates, args.tracking_uri)) as candidates:
+    each = opened(args.candidates, args.tracking_uri, args.trust_remote_code)
+    with Progress("select") as progress, contextlib.closing(each) as candidates:
         found = choose_encoder(candidates, on, args.criterion, allow_trained=args.allow_trained, progress=progress)
     result = found.to_dict()
     if args.out is not None:

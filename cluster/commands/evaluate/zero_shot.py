@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.cli.options import add_folds, add_split, add_tracking_uri, file_to_write, whole_number
+from cardialign.cluster.cli.options import (
+    add_encoder,
+    add_folds,
+    add_split,
+    add_tracking_uri,
+    file_to_write,
+    place,
+    whole_number,
+)
 from cardialign.cluster.cli.result_file import check_place, write_result
 from cardialign.data_shards.errors import UsageError
 
 if TYPE_CHECKING:
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.task import EvaluationTask
-    from cardialign.pretrain.export.loaded import LoadedEncoder
+    from cardialign.pretrain.export.usable import UsableEncoder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--encoder", required=True, help="exported folder, or models:/NAME@ALIAS")
-    parser.add_argument("--shards", type=Path, required=True, help="folder or URL of the shard set")
+    add_encoder(parser)
+    parser.add_argument("--shards", type=place, required=True, help="folder or URL of the shard set")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompts", help="name of a shipped prompt set or a YAML file")
     what.add_argument(
@@ -26,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--label-files",
-        type=Path,
+        type=place,
         metavar="DIR",
         help="folder of a protocol's published label files, where it needs them",
     )
@@ -86,7 +93,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 "--folds with --protocol: the protocol says which records", "leave --folds out, or choose --split"
             )
         settings["task"] = open_task(args.protocol, shard_set, split=args.split or "test", label_files=args.label_files)
-    with open_encoder(args.encoder, args.tracking_uri) as encoder, Progress("zero-shot") as progress:
+    opened = open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code)
+    with opened as encoder, Progress("zero-shot") as progress:
         outcome: ZeroShotResult | ZeroShotComparison
         if args.baseline:
             outcome = compare_zero_shot(encoder, encoder.untrained(args.seed), shard_set, progress=progress, **settings)
@@ -107,15 +115,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _opening(
-    args: argparse.Namespace, encoder: LoadedEncoder, shard_set: ShardSet, task: EvaluationTask | None
+    args: argparse.Namespace, encoder: UsableEncoder, shard_set: ShardSet, task: EvaluationTask | None
 ) -> dict[str, Any]:
     """Write down that test records were scored for this run."""
-    from cardialign.pretrain.evaluation.openings import ScoredPart, open_test, run_of
+    from cardialign.pretrain.evaluation.openings import ScoredPart, open_test
     from cardialign.pretrain.evaluation.task import labelled_task
 
     found = task or labelled_task(shard_set, args.prompts, args.folds, split=args.split)
     part = ScoredPart(args.protocol or found.prompts.label_set, shard_set, found.rows)
-    return open_test(part, run_of(encoder), "evaluate zero-shot", args.encoder)
+    return open_test(part, encoder.training_run(), "evaluate zero-shot", args.encoder)
 
 
 def summary(result: dict[str, Any]) -> list[str]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_tracking_uri
+from cardialign.cluster.cli.options import add_tracking_uri, place_to_write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("encoder", help="NAME (newest), NAME@ALIAS or NAME/VERSION")
-    parser.add_argument("out", type=Path, help="new folder")
+    parser.add_argument("out", type=place_to_write, help="new folder")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an encoder there; a folder with anything else is left alone"
     )

@@ -9,17 +9,29 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_folds, add_workers, amount, key_values, whole_number
+from cardialign.cluster.cli.options import (
+    add_folds,
+    add_workers,
+    amount,
+    key_values,
+    place,
+    place_to_write,
+    whole_number,
+)
 from cardialign.cluster.cli.progress import Progress
+from cardialign.data_shards.errors import UsageError
 
 FLAG_OF = {"sampling_rate": "record-rate"}
-LATER = ("option", "json", "debug")
+LATER = ("option", "json", "debug", "salt-file")
 """Flags of ours that the parser gets after those of the readers."""
+SALT = "CARDIALIGN_SALT"
+"""Variable with the salt of patient ids; an option is seen by everybody who lists the processes of the machine."""
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +73,12 @@ def _add_reader_options(parser: argparse.ArgumentParser) -> None:
                 error,
             )
     group.add_argument(
+        "--salt-file",
+        type=Path,
+        metavar="FILE",
+        help=f"file whose one line is the salt (else the variable {SALT}): --salt is seen in the list of processes",
+    )
+    group.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="the same, by the reader's own word"
     )
 
@@ -69,8 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from cardialign.data_shards.sources import SOURCES
 
     parser.add_argument("source", help=f"what kind of data set: {', '.join(SOURCES)}")
-    parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the shard set")
+    parser.add_argument("--root", type=place, required=True, help="folder of the data set")
+    parser.add_argument("--out", type=place_to_write, required=True, help="folder of the shard set")
     parser.add_argument(
         "--sampling-rate",
         type=amount,
@@ -112,6 +130,29 @@ def two_stages(listing: Progress, building: Progress) -> Callable[[int, int, int
     return show
 
 
+def _salt(source: str, given: dict[str, str], file: Path | None) -> str | None:
+    """The salt that is no word of the command: of the file, or the environment; None where neither is meant. Raises
+    UsageError for a file without one line, and where two are given."""
+    from cardialign.data_shards.sources import SOURCES, source_class
+
+    if file is None:
+        told = os.environ.get(SALT) or None
+        if told is None or "salt" in given:
+            return None
+        reader = source_class(source)
+        with SOURCES.blamed(source, "cannot be asked for its options"):
+            return told if "salt" in reader.options() else None
+    if "salt" in given:
+        raise UsageError("--salt and --salt-file are both given", "keep --salt-file")
+    try:
+        lines = file.read_text(encoding="utf-8").strip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--salt-file {file} cannot be read: {error}", "name a text file in UTF-8") from None
+    if len(lines) != 1:
+        raise UsageError(f"--salt-file {file} has {len(lines)} lines", "write the salt into it, on one line")
+    return lines[0].strip()
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.build.build import SetPlan, build_shards
     from cardialign.data_shards.record import SignalSpec
@@ -122,14 +163,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for name, value in vars(args).items()
         if name.startswith("reader_") and value is not None
     }
+    given |= key_values(args.option)
+    if salt := _salt(args.source, given, args.salt_file):
+        given["salt"] = salt
     executor = None
     if args.address is not None:
         from cardialign.cluster.builds.ray_tasks import RayTasks
 
         executor = RayTasks(None if args.address == "local" else args.address, args.workers)
-    source = open_source(
-        args.source, args.root if executor is None else args.root.absolute(), **given, **key_values(args.option)
-    )
+    source = open_source(args.source, args.root if executor is None else args.root.absolute(), **given)
     with Progress("shards build: listing records") as listing, Progress("shards build") as building:
         built = build_shards(
             source,

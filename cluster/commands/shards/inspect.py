@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import file_to_write, whole_number
+from cardialign.cluster.cli.options import file_to_write, place, whole_number
 from cardialign.data_shards.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shards", type=Path, help="folder or URL of the shard set")
+    parser.add_argument("shards", type=place, help="folder or URL of the shard set")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--key", help="record to draw")
     which.add_argument("--row", type=whole_number(0), help="record to draw, by row of the index")

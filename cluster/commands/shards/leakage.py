@@ -6,18 +6,17 @@ Exit code 1 when they do.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import folds, whole_number
+from cardialign.cluster.cli.options import folds, place, whole_number
 from cardialign.cluster.cli.progress import Progress
 from cardialign.data_shards.errors import DONE, FAILED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("a", type=Path, help="folder of a shard set, e.g. the one trained on")
+    parser.add_argument("a", type=place, help="folder of a shard set, e.g. the one trained on")
     parser.add_argument(
-        "b", type=Path, help="folder of another, e.g. the one evaluated on; may be the same with other parts"
+        "b", type=place, help="folder of another, e.g. the one evaluated on; may be the same with other parts"
     )
     for side in ("a", "b"):
         parser.add_argument(f"--folds-{side}", type=folds, metavar="1-8", help=f"only these folds of {side}")

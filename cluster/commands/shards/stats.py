@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.lines import aligned
-from cardialign.cluster.cli.options import file_to_write, whole_number
+from cardialign.cluster.cli.options import file_to_write, place, whole_number
 from cardialign.cluster.cli.progress import Progress
 from cardialign.data_shards.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shards", type=Path, help="folder or URL of the shard set")
+    parser.add_argument("shards", type=place, help="folder or URL of the shard set")
     parser.add_argument("--out", type=file_to_write, help="page to write (.html)")
     parser.add_argument(
         "--sample",
@@ -61,6 +60,8 @@ def summary(result: dict[str, Any]) -> list[str]:
         shown[f"labels {name}"] = dict(list(labels["codes"].items())[:8])
         if labels["unknown"]:
             shown[f"codes not in {name}"] = labels["unknown"]
+        if labels["undecided"]:
+            shown[f"left open in {name}"] = labels["undecided"]
         if labels["outdated"]:
             shown[f"outdated in {name}"] = {**labels["outdated"], "remedy": "build the set again"}
     shown["age"] = {name: ages[name] for name in ("known", "median", "p05", "p95") if name in ages}

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.cli.options import place
 from cardialign.cluster.cli.progress import Progress
 from cardialign.data_shards.errors import DONE, FAILED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shards", type=Path, help="folder or URL of the shard set")
+    parser.add_argument("shards", type=place, help="folder or URL of the shard set")
     parser.add_argument("--quick", action="store_true", help="names, sizes and counts only; no digest and no decoding")
 
 

@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_pooling, whole_number
+from cardialign.cluster.cli.options import add_pooling, place, whole_number
 from cardialign.cluster.cli.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shards", type=Path, help="folder of the shard set")
+    parser.add_argument("shards", type=place, help="folder of the shard set")
     parser.add_argument("--encoder", default="minilm", help="minilm (default), a Hugging Face id, or a local folder")
     add_pooling(parser)
     parser.add_argument(

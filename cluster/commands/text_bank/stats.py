@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_folds, add_pooling, whole_number
+from cardialign.cluster.cli.options import add_folds, add_pooling, place, whole_number
 
 SHOWN = ("1", "10", "50", "90", "99")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shards", type=Path, help="folder of a shard set whose text bank is built")
+    parser.add_argument("shards", type=place, help="folder of a shard set whose text bank is built")
     parser.add_argument("--encoder", help="report encoder of the bank, when there are several")
     add_pooling(parser)
     parser.add_argument(

@@ -14,8 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from cardialign.data_shards.errors import RecordRejected
+from cardialign.data_shards.reading.units import millivolts_of
 from cardialign.data_shards.reading.wfdb.files import header_bytes
-from cardialign.data_shards.reading.wfdb.leads import row_of
+from cardialign.data_shards.reading.wfdb.leads import may_be_lead
 
 DEFAULT_GAIN = 200.0
 """Counts per unit where a header gives none (WFDB's own default)."""
@@ -28,15 +29,6 @@ RATE_RANGE = (10.0, 100_000.0)
 MOST_SIGNALS = 4096
 MOST_DIGITS = 15
 """Of a count in a header: more samples, or bytes, than any disk holds."""
-MILLIVOLTS_PER_UNIT = {
-    "mv": 1.0,
-    "": 1.0,
-    "uv": 1e-3,
-    "µv": 1e-3,
-    "μv": 1e-3,
-    "nv": 1e-6,
-    "v": 1e3,
-}  # both code points of the micro sign
 
 _FORMAT = re.compile(r"([0-9]+)(?:x([0-9]+))?(?::([0-9]+))?(?:\+([0-9]+))?")
 _GAIN = re.compile(r"([^(/]*)(?:\(([^)]*)\))?(?:/(.*))?")
@@ -62,8 +54,8 @@ class SignalLine:
     def counts_per_millivolt(self, where: str) -> float:
         """Gain in counts per mV; of a channel that is no standard lead (a pressure, say) per unit of its own, 1 where
         it says none. Raises RecordRejected("bad-gain") unless a lead's gain is finite, positive, and of a voltage."""
-        scale = MILLIVOLTS_PER_UNIT.get(self.units.casefold())
-        if row_of(self.name) is None and (scale is None or not GAIN_RANGE[0] <= self.gain / scale <= GAIN_RANGE[1]):
+        scale = millivolts_of(self.units) if self.units else 1.0
+        if not may_be_lead(self.name) and (scale is None or not GAIN_RANGE[0] <= self.gain / scale <= GAIN_RANGE[1]):
             return self.gain if GAIN_RANGE[0] <= self.gain <= GAIN_RANGE[1] else 1.0
         if scale is None:
             raise RecordRejected(

@@ -8,7 +8,7 @@ a byte offset the .mat files of the PhysioNet Challenges) is one read and one tr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.reading.wfdb.header import RATE_RANGE, SignalLine, WfdbHeader, read_header
-from cardialign.data_shards.reading.wfdb.leads import row_of
+from cardialign.data_shards.reading.wfdb.leads import rows_of
 from cardialign.data_shards.reading.wfdb.samples import INVALID_16, Samples, read_samples, samples_per_frame
 from cardialign.data_shards.reading.wfdb.segments import read_segments
 from cardialign.data_shards.record import STANDARD_LEADS
@@ -151,14 +151,23 @@ def _within_16_bits(
     return in_steps(wide, steps), invalid, steps
 
 
+def _turned(signal: WfdbSignal, leads: np.ndarray) -> WfdbSignal:
+    """The signal with these leads inverted; the lowest of 16 bits has no opposite, its lead takes coarser steps."""
+    counts, gain = signal.counts.copy(), signal.gain.copy()
+    wide = -counts[leads].astype(np.float64)
+    steps = counts_per_step(wide, gain[leads])
+    counts[leads], gain[leads] = in_steps(wide, steps), gain[leads] / steps
+    return replace(signal, counts=counts, gain=gain)
+
+
 def standard_leads(signal: WfdbSignal, where: str) -> StandardLeads:
-    """Reorder by lead name, case-insensitively.
+    """Reorder by lead name, case-insensitively (`leads.rows_of`); an inverted lead is turned back.
 
     A lead that the file lacks is all zero and False in the mask; `where` names the record in errors.
 
     Raises RecordRejected("unknown-leads") when no name is a standard lead, or one occurs twice.
     """
-    rows = [-1 if (row := row_of(name)) is None else row for name in signal.lead_names]
+    rows, inverted = rows_of(signal.lead_names)
     known = [row for row in rows if row >= 0]
     if not known:
         raise RecordRejected(
@@ -171,6 +180,8 @@ def standard_leads(signal: WfdbSignal, where: str) -> StandardLeads:
         raise RecordRejected(
             "unknown-leads", f"{where}: lead {twice!r} occurs more than once among {', '.join(signal.lead_names)}"
         )
+    if any(inverted):
+        signal = _turned(signal, np.flatnonzero(inverted))
     flags = {
         flag: tuple(STANDARD_LEADS[row] for row in sorted(rows[i] for i in where_) if row >= 0)
         for flag, where_ in signal.flags.items()

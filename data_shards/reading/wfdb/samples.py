@@ -21,7 +21,7 @@ from cardialign.data_shards.reading.wfdb.checksums import differing, holds_more,
 from cardialign.data_shards.reading.wfdb.containers import matrix, other_kind
 from cardialign.data_shards.reading.wfdb.files import beside, signal_bytes
 from cardialign.data_shards.reading.wfdb.header import SignalLine, WfdbHeader
-from cardialign.data_shards.reading.wfdb.leads import row_of
+from cardialign.data_shards.reading.wfdb.leads import rows_of
 from cardialign.data_shards.signal.resample import polyphase
 
 INVALID_16 = -32768
@@ -57,8 +57,12 @@ def samples_per_frame(lines: Sequence[SignalLine]) -> int:
     """How many times the rate of frames a record is sampled at."""
     each = {line.samples_per_frame for line in lines}
     if len(each) > 1:
-        each = {line.samples_per_frame for line in lines if row_of(line.name) is not None} or each
+        each = {line.samples_per_frame for line, lead in zip(lines, _are_leads(lines), strict=True) if lead} or each
     return max(each)
+
+
+def _are_leads(lines: Sequence[SignalLine]) -> list[bool]:
+    return [row >= 0 for row in rows_of([line.name for line in lines])[0]]
 
 
 def read_samples(header: WfdbHeader, header_file: Path, per_frame: int) -> Samples:
@@ -94,7 +98,11 @@ def read_samples(header: WfdbHeader, header_file: Path, per_frame: int) -> Sampl
             whole = np.stack(rows16)
         return Samples(whole.astype(np.int16, copy=False), tuple(wrong), surplus, ())
     raised = tuple(
-        [k for k, line in enumerate(lines) if row_of(line.name) is not None and line.samples_per_frame < per_frame]
+        [
+            k
+            for k, (line, lead) in enumerate(zip(lines, _are_leads(lines), strict=True))
+            if lead and line.samples_per_frame < per_frame
+        ]
     )
     backed = sum(len(row) for row in stored if row is not None)
     formats.check_claim(len(lines) * frames * per_frame, backed, str(header_file))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ _UNKNOWN = {
     "other",
     "not specified",
 }
+_YEAR_FIRST = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[ T](\d{1,2}):(\d{2})(?::(\d{2}))?)?")
 _NAMES = {"age": "age", "sex": "sex", "gender": "sex"}
 _PERSON = re.compile(
     r"(?P<before>^|[;,|\t<]|\s)\s*(?:patient'?s?[ _-])?(?P<name>age|sex|gender)\s*"
@@ -72,6 +74,30 @@ def sex_in_words(text: str) -> str | None:
     """`M`, `Female`, `'Male'` -> "male" or "female"; None for anything else, numbers included: what 0 and 1 mean
     differs between sets."""
     return _SEX.get(text.strip(" '\"").casefold())
+
+
+def iso_time(text: str) -> str | None:
+    """`2180-07-23 08:44:00`, `2180/7/23 8:44` -> with a T between date and time; None for what does not begin with the
+    year: which of `03/04/2021` is the month nobody can tell."""
+    word = text.strip(" '\"")
+    try:
+        datetime.fromisoformat(word)
+    except ValueError:
+        found = _YEAR_FIRST.fullmatch(word)
+        if found is None:
+            return None
+        year, month, day, hour, minute, second = (int(part or 0) for part in found.groups())
+        try:
+            made = datetime(year, month, day, hour, minute, second)
+        except ValueError:
+            return None
+        return made.isoformat() if found[4] else made.date().isoformat()
+    return word.replace(" ", "T")
+
+
+def says_something(text: str) -> bool:
+    """Whether a cell or a comment holds more than a word for "unknown"."""
+    return text.strip(" '\"").casefold() not in _UNKNOWN
 
 
 def header_comments(header: Path) -> dict[str, str]:
@@ -137,5 +163,5 @@ def not_understood(comments: Mapping[str, str]) -> list[str]:
     return [
         f"{name}: {comments[name][:40]}"
         for name, value in pairs
-        if value is None and comments.get(name, "").strip(" '\"").casefold() not in _UNKNOWN
+        if value is None and says_something(comments.get(name, ""))
     ]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -13,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.reading.tables import file_facts
 from cardialign.data_shards.reading.walk import LeaveOut, NotSeen, find_files
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import KEY_PATTERN, Entry
-from cardialign.data_shards.sources.shared.demographics import not_understood, person
+from cardialign.data_shards.sources.shared.demographics import not_understood, person, says_something
 from cardialign.data_shards.sources.shared.ids import is_rounded, plain_id
 from cardialign.data_shards.sources.shared.labels import Labels, label_set_names, read_labels
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, STOP_BELOW, Match, judge
@@ -27,6 +28,7 @@ from cardialign.data_shards.sources.shared.patients import SHORTEST_SALT, fold_o
 log = logging.getLogger(__name__)
 
 LAST_FOLD = (1 << 15) - 1
+_MOST_UNCLEAR = 10_000
 LONGEST_NAME = 64
 """Characters of a record's name that its key repeats; that of a DICOM UID at most."""
 RECORD_SUFFIXES = (".hea", ".dat", ".mat", ".npy", ".npz", ".csv")
@@ -39,7 +41,7 @@ def number(
     """An option's value as a finite number. Raises UserError."""
     try:
         value = float(text)
-    except ValueError:
+    except (ValueError, TypeError):
         value = math.nan
     if not math.isfinite(value) or not accept(value):
         raise UserError(f"{source}: {option} is {str(text)[:60]!r}", f"give {option} as a positive number")
@@ -50,7 +52,7 @@ def share(option: str, text: str | float, source: str) -> float:
     """An option's value as a share from 0 to 1. Raises UserError."""
     try:
         value = float(text)
-    except ValueError:
+    except (ValueError, TypeError):
         value = math.nan
     if not 0 <= value <= 1:
         raise UserError(f"{source}: {option} is {str(text)[:60]!r}", f"give {option} as a share from 0 to 1")
@@ -88,6 +90,10 @@ class RecordFolder:
         if not self.root.is_dir():
             raise UserError(
                 f"{self.name}: the folder {str(root)!r} does not exist", f"give the folder that holds {self.layout}"
+            )
+        if not isinstance(salt, str):
+            raise UsageError(
+                f"{self.name}: salt is {salt!r:.60} (a {type(salt).__name__})", "give a text that nobody can guess"
             )
         self._salt = salt
         self._min_matched = share("min_matched", min_matched, self.name)
@@ -204,6 +210,13 @@ class RecordFolder:
         self._unclear.update(not_understood(comments))
         return person(comments)
 
+    def _told(self, **cells: tuple[str, Any]) -> None:
+        """Cells of a table, each with what was made of it: those that say something, and were not understood, are
+        counted."""
+        for name, (text, understood) in cells.items():
+            if understood is None and says_something(text) and len(self._unclear) < _MOST_UNCLEAR:
+                self._unclear[f"{name}: {text.strip()[:40]}"] += 1
+
     def _join(self, role: str, table: Path, rows: int, **more: Any) -> Match:
         """A join that is to be counted along this walk; `_finish` judges it."""
         self._joins[role] = Match(role, table.name, rows, **more)
@@ -228,7 +241,9 @@ class RecordFolder:
             )
         if self._unclear:
             shown = ", ".join(f"{word!r} x {times}" for word, times in self._unclear.most_common(EXAMPLES))
-            log.warning("age or sex not understood source=%s headers=%d: %s", self.name, self._unclear.total(), shown)
+            log.warning(
+                "age, sex or time not understood source=%s number=%d: %s", self.name, self._unclear.total(), shown
+            )
         if len(self._salt) < SHORTEST_SALT:
             log.warning(
                 "patient ids are hashed with %s source=%s: whoever has a list of possible ids can find them again; "
@@ -267,7 +282,7 @@ class RecordFolder:
         return next((name[: -len(each)] for each in self.suffixes if name.endswith(each) and name != each), name)
 
     def _table_option(self, option: str, path: str | Path) -> Path:
-        if not Path(path).is_file():
+        if not isinstance(path, str | os.PathLike) or not Path(path).is_file():
             raise UserError(
                 f"{self.name}: the {option} table {str(path)!r} does not exist",
                 f"check the path given as {'table' if option == 'record' else option}",

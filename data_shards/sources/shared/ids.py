@@ -49,6 +49,12 @@ def plain_id(text: str, letter: str = "") -> str:
     return word if word.isascii() else unicodedata.normalize("NFC", word)
 
 
+def differ(one: str, other: str) -> bool:
+    """Whether two ids are numbers, and not the same one, however many zeros they begin with."""
+    numbers = one.isascii() and other.isascii() and one.isdigit() and other.isdigit()
+    return numbers and one.lstrip("0") != other.lstrip("0")
+
+
 def is_rounded(text: str) -> bool:
     """Whether `text` is a whole number whose last digits a spreadsheet took (`4.07E+07`): many ids look like that
     afterwards."""

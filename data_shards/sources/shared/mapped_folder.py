@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,12 @@ import numpy as np
 
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.reading.tables import file_facts, rows_of
+from cardialign.data_shards.reading.wfdb.leads import row_of
+from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import KEY_PATTERN
-from cardialign.data_shards.sources.shared.demographics import AGE_UNITS, age_in_years, sex_in_words
+from cardialign.data_shards.sources.shared.cells import LabelWords, Marks, labels_of
+from cardialign.data_shards.sources.shared.demographics import AGE_UNITS, age_in_years, iso_time, sex_in_words
 from cardialign.data_shards.sources.shared.folder import RecordFolder, fold_number
 from cardialign.data_shards.sources.shared.ids import plain_id
 from cardialign.data_shards.sources.shared.join import TextRows, stretches
@@ -54,9 +56,11 @@ class MappedFolder(RecordFolder):
         labels: str | Path | None = None,
         min_matched: float | str = STOP_BELOW,
         table: str | Path | None = None,
+        lead_names: str = "",
         **mapping: str,
     ) -> None:
         super().__init__(root, salt=salt, labels=labels, min_matched=min_matched)
+        self._lead_names = _lead_names(lead_names, self.name)
         self._table = self._table_option("record", table) if table else None
         self._mapping = {name: str(value) for name, value in mapping.items()}
         self._columns = {name: value for name, value in self._mapping.items() if name in COLUMN_OPTIONS}
@@ -96,6 +100,8 @@ class MappedFolder(RecordFolder):
                 "label_set": "name of the label set (default: labels)",
                 "sex_values": "meaning of the sex column, for example 0=male,1=female",
                 "age_unit": "unit of ages without one: years, months, weeks or days (default: years)",
+                "lead_names": "standard leads under other names, for example MLII=II,CH1=I (default: none; channels "
+                "that are no standard lead are left out and named)",
             }
         )
 
@@ -174,10 +180,15 @@ class MappedFolder(RecordFolder):
     def _rows(self, table: Path) -> Iterator[dict[str, str]]:
         unknown: Counter[str] = Counter()
         strange: dict[str, Counter[str]] = {"age": Counter(), "time": Counter()}
-        marks = _Marks(self.name)
+        marks, labels, blank = Marks(self.name), LabelWords(), 0
         number = 0
         for number, columns in enumerate(rows_of(table, tuple(dict.fromkeys(self._columns.values()))), start=1):
             row = {option: columns[name].strip() for option, name in self._columns.items()}
+            if not any(row.values()):
+                blank = blank or number
+                continue  # a spreadsheet's empty rows at the end
+            if blank:
+                raise DataError(f"{table}: row {blank} is empty", "fill it in, or take it out")
             for option in ("key_column", "path_column"):
                 if option in row and not plain_id(row[option]):
                     raise DataError(
@@ -185,13 +196,18 @@ class MappedFolder(RecordFolder):
                     )
             if row.get("sex_column") and self._sex(row["sex_column"]) is None:
                 unknown[row["sex_column"]] += 1
-            for what, understood in (("age", self._age), ("time", _iso_time)):
+            for what, understood in (("age", self._age), ("time", iso_time)):
                 text = row.get(f"{what}_column", "")
                 if text and understood(text) is None:
                     strange[what][text[:40]] += 1
-            marks.see("label", row.get("labels_column", ""), self._mapping.get("label_separator") or "|")
+            if cell := row.get("labels_column", ""):
+                labels.see(labels_of(cell, self._mapping.get("label_separator"), f"{table}: row {number}") or ())
+            mark = self._mapping.get("label_separator")
+            listed = not mark and cell[:1] + cell[-1:] == "[]"
+            marks.see("label", "" if listed else cell, mark or "|")
             marks.see("report", row.get("report_column", ""), self._mapping.get("report_separator") or "")
             yield row
+        number = blank - 1 if blank else number
         self._facts["records"] = file_facts(table, number)
         if unknown:
             log.warning("unknown sex source=%s values=%s: say what they mean with sex_values", self.name, dict(unknown))
@@ -202,6 +218,7 @@ class MappedFolder(RecordFolder):
                     "unknown %s source=%s rows=%d of=%d, left out: %s", what, self.name, words.total(), number, some
                 )
         marks.tell()
+        labels.tell(self.name, self._columns.get("labels_column", ""))
 
     def _meta(self, row: Mapping[str, str]) -> dict[str, Any]:
         meta: dict[str, Any] = {}
@@ -211,8 +228,9 @@ class MappedFolder(RecordFolder):
                 row["report_column"].split(separator) if separator else (row["report_column"],)
             )
         if row.get("labels_column"):
-            words = (word.strip() for word in row["labels_column"].split(self._mapping.get("label_separator") or "|"))
-            meta["labels"] = {self._label_set: tuple(dict.fromkeys(word for word in words if word))}
+            labels = labels_of(row["labels_column"], self._mapping.get("label_separator"), str(self._table))
+            if labels is not None:
+                meta["labels"] = {self._label_set: labels}
         if "patient_column" in row:
             # who is not named is a patient of his own, whatever numbers patients have
             record = row.get("key_column") or row.get("path_column")
@@ -222,13 +240,17 @@ class MappedFolder(RecordFolder):
         if "sex_column" in row:
             meta["sex"] = self._sex(row["sex_column"])
         if row.get("time_column"):
-            meta["acquired"] = _iso_time(row["time_column"])
+            meta["acquired"] = iso_time(row["time_column"])
         if "fold_column" in row:
             meta["fold"] = fold_number(row["fold_column"], str(self._table))
         return meta
 
     def _described(self) -> dict[str, Any]:
-        return dict(self._mapping)
+        return dict(self._mapping) | ({"lead_names": self._lead_names} if self._lead_names else {})
+
+    def _called(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Names of channels, those of the option `lead_names` as the leads that they are said to be."""
+        return tuple(self._lead_names.get(name.strip().casefold(), name) for name in names)
 
     def _below_root(self, path: str) -> str:
         inside = Path(path.replace("\\", "/"))
@@ -262,60 +284,15 @@ class MappedFolder(RecordFolder):
         return result
 
 
-def _iso_time(text: str) -> str | None:
-    """`2180-07-23 08:44:00` -> with a T between date and time; None for what is no date of ISO 8601."""
-    try:
-        datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return text.replace(" ", "T")
-
-
-_OTHER_MARKS = {"label": (";", ",", "|", "\t", "\n", "/", "+", "&"), "report": ("|", ";", "\t", "\n")}
-
-
-class _Marks:
-    """What stands between the labels, and between the statements, of a table where the option's separator never does:
-    `A;B` would be one label."""
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-        self._cells: Counter[str] = Counter()
-        self._fit: Counter[str] = Counter()
-        self._seen: Counter[tuple[str, str]] = Counter()
-        self._example: dict[tuple[str, str], str] = {}
-        self._separator: dict[str, str] = {}
-
-    def see(self, what: str, cell: str, separator: str) -> None:
-        if not cell:
-            return
-        self._separator[what] = separator
-        self._cells[what] += 1
-        self._fit[what] += bool(separator) and separator in cell
-        if self._fit[what]:
-            return
-        # a report without a separator is one statement, in which only a bar is no punctuation
-        for mark in _OTHER_MARKS[what] if separator else ("|",):
-            if mark in cell:
-                self._seen[what, mark] += 1
-                self._example.setdefault((what, mark), cell[:60])
-
-    def tell(self) -> None:
-        for what, cells in self._cells.items():
-            here = [(times, mark) for (of, mark), times in self._seen.items() if of == what]
-            if self._fit[what] or not here:
-                continue
-            times, mark = max(here, key=lambda each: each[0])
-            log.warning(
-                "separator source=%s of=%ss: %s stands in none of %d cells, %r in %d, as in %r; if it stands between "
-                "%ss, set %s_separator",
-                self._source,
-                what,
-                repr(self._separator[what]) if self._separator[what] else "a separator",
-                cells,
-                mark,
-                times,
-                self._example[what, mark],
-                what,
-                what,
+def _lead_names(text: str, source: str) -> dict[str, str]:
+    """`MLII=II,CH1=I` -> the standard lead of each name in small letters. Raises UsageError."""
+    result: dict[str, str] = {}
+    for pair in filter(None, map(str.strip, str(text).split(","))):
+        name, _, lead = (part.strip() for part in pair.rpartition("="))
+        row = row_of(lead)
+        if not name or row is None or result.setdefault(name.casefold(), STANDARD_LEADS[row]) != STANDARD_LEADS[row]:
+            raise UsageError(
+                f"{source}: lead_names is {text!r}: {pair!r} names no standard lead, or another one than before",
+                f"write for example MLII=II; the standard leads are {', '.join(STANDARD_LEADS)}",
             )
+    return result

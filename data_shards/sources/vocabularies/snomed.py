@@ -278,10 +278,43 @@ CPSC2018_CLASSES: tuple[str, ...] = tuple(_CPSC2018.values())
 LABEL_SETS: dict[str, dict[str, tuple[str, ...]]] = {"challenge": SCORED, "chapman": CHAPMAN, "cpsc2018": CPSC2018}
 """Label set -> the table that makes it from the codes of a record."""
 
+_OPEN = """
+55930002: 429622005 164931005
+164930006: 429622005 164931005
+428750005: 429622005 164934002 59931005
+164934002: 59931005
+233917008: 270492004 195042002 27885002 54016002 28189009
+195042002: 54016002 28189009
+6374002: 164909002 59118001 713426002 698252002
+82226007: 698252002 164909002 59118001
+426761007: 233896004 233897008 713422000
+63593006: 251164006
+55827005: 164873001
+266249003: 164873001 89792004
+195126007: 446358003 67741000119109
+251146004: 251147008 251148003
+"""
+"""Code: findings that it neither states nor excludes, a cardiologist's reading. "ST changes" are elevation or
+depression; high voltage is a criterion of hypertrophy, not its absence; "AV block" does not say of which degree; a
+diffuse intraventricular block may be one of a bundle. A record with the code alone is no negative of these findings."""
+
+
+def left_open(label_set: str) -> dict[str, tuple[str, ...]]:
+    """Code -> classes of this label set (of `LABEL_SETS`) that the code neither states nor excludes; {} for another."""
+    table = LABEL_SETS.get(label_set, {})
+    found = {}
+    for line in filter(None, _OPEN.split("\n")):
+        code, _, findings = line.partition(": ")
+        names = dict.fromkeys(name for finding in findings.split() for name in table.get(finding, ()))
+        found[code] = tuple(name for name in names if name not in table.get(code, ()))
+    return {code: names for code, names in found.items() if names}
+
+
 _NOTHING = {"", "unknown", "nan", "none", "undefined"}
 _CODE_OF = {abbreviation.casefold(): code for code, abbreviation in reversed(ABBREVIATIONS.items())}
 _CODE_OF_NAME = {name.casefold(): code for code, name in reversed(STATEMENTS.items())}
 _CODE_BESIDE_NAME = re.compile(r"(?<!\d)\d{6,18}(?!\d)")
+_NAME_AND_ABBREVIATION = re.compile(r"([^()]+?)\s*\(([^()]+)\)?")
 _CPSC_CODE_OF = {name.casefold(): code for code, name in _CPSC2018.items()}
 
 
@@ -292,7 +325,7 @@ def parse_dx(text: str) -> tuple[str, ...]:
     that stands beside its name is that code. Whatever is not known stays as it is; blank, "Unknown" and "NaN" give ().
     """
     text = re.sub(r"(?<=\d)\.0\b", "", text.strip("[]{} "))
-    words = (word.strip(" '\"") for word in re.split(r"[,;|]|(?<=\d)\s+(?=\d)", text))
+    words = (word.strip(" '\"") for word in re.split(r"[,;|]|(?<=\d)(?:\s+|\s*[/+&]\s*)(?=\d)", text))
     codes = (_one_code(word) for word in words if word.casefold() not in _NOTHING)
     return tuple(dict.fromkeys(codes))
 
@@ -303,6 +336,10 @@ def _one_code(word: str) -> str:
     found = code_of(word)
     if found is not word:
         return found
+    if both := _NAME_AND_ABBREVIATION.fullmatch(word):  # atrial fibrillation (AF)
+        known = {code for part in both.groups() if (code := code_of(part)) != part}
+        if len(known) == 1:
+            return known.pop()
     beside = _CODE_BESIDE_NAME.findall(word)
     return beside[0] if len(beside) == 1 and beside[0] in STATEMENTS else _plain(word)
 

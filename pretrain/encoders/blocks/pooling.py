@@ -1,8 +1,8 @@
 """From tokens to one feature vector per sequence.
 
 One list of tokens is pooled by its mean or by attention (`token_pooling`). The lists of several scales have different
-lengths: they are joined on the channel axis after pooling each one (`attention`) or after resampling all to the medium
-scale's length (`resample`).
+lengths: they are joined on the channel axis after pooling each one (`attention`, `max`) or after resampling all to the
+medium scale's length (`resample`).
 Legend: B sequences, N tokens, D width, S scales.
 """
 
@@ -40,6 +40,16 @@ class MeanPool(nn.Module):
         return (torch.where(mask[..., None], exact, 0.0).sum(dim=1) / count).to(tokens.dtype)
 
 
+class MaxPool(nn.Module):
+    """The largest value of each channel over the valid tokens: (B, N, D) -> (B, D). A sequence without any gives 0."""
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:
+            return tokens.amax(dim=1)
+        highest = torch.where(mask[..., None], tokens, -torch.inf).amax(dim=1)
+        return torch.where(mask.any(dim=1, keepdim=True), highest, 0.0)
+
+
 def token_pooling(name: str, width: int, heads: int) -> nn.Module:
     """`mean` or `attention`, where `encoder.pooling` is of one list of tokens: tokens, mask -> (B, D)."""
     return MeanPool() if name == "mean" else AttentionPool(width, heads)
@@ -62,7 +72,7 @@ def resample_tokens(tokens: Tensor, mask: Tensor | None, length: int) -> Tensor:
 class ScalePooling(nn.Module):
     """Token lists of S scales -> (B, S * D).
 
-    `attention`: pool each scale, then join; `resample`: join at the medium scale's length, then pool.
+    `attention`, `max`: pool each scale, then join; `resample`: join at the medium scale's length, then pool.
     """
 
     def __init__(self, method: str, strides: list[int], width: int, heads: int) -> None:
@@ -70,7 +80,7 @@ class ScalePooling(nn.Module):
         self.method = method
         self.medium = sorted(range(len(strides)), key=strides.__getitem__)[len(strides) // 2]
         widths = [width * len(strides)] if method == "resample" else [width] * len(strides)
-        self.pools = nn.ModuleList(AttentionPool(w, heads) for w in widths)
+        self.pools = nn.ModuleList(MaxPool() if method == "max" else AttentionPool(w, heads) for w in widths)
 
     def forward(self, tokens: list[Tensor], masks: list[Tensor | None]) -> Tensor:
         if self.method == "resample":

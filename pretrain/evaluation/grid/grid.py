@@ -14,7 +14,7 @@ from cardialign.pretrain.evaluation.features import Progress
 from cardialign.pretrain.evaluation.grid.plan import GridPlan, OpenTask, open_tasks
 from cardialign.pretrain.evaluation.grid.result import GridResult
 from cardialign.pretrain.evaluation.grid.store import GridFolder
-from cardialign.pretrain.evaluation.openings import ScoredPart, open_test, run_of
+from cardialign.pretrain.evaluation.openings import ScoredPart, open_test
 from cardialign.pretrain.evaluation.overlap import note_ledger
 from cardialign.pretrain.evaluation.probing.cells import (
     CellExecutor,
@@ -26,8 +26,10 @@ from cardialign.pretrain.evaluation.probing.cells import (
     shares_of,
 )
 from cardialign.pretrain.evaluation.probing.report import ProbeOptions, ProbeResult
+from cardialign.pretrain.evaluation.probing.systems import check_systems
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask, Records
-from cardialign.pretrain.export.loaded import LoadedEncoder
+from cardialign.pretrain.evaluation.windows import Crop
+from cardialign.pretrain.export.usable import UsableEncoder
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ class GridWork:
 
 @dataclass(frozen=True)
 class _Group:
-    """Tasks that read the same seconds of one set share its features, and what decides these: `facts`."""
+    """Tasks that read the same seconds and pieces of one set share its features, and what decides these: `facts`."""
 
     tasks: tuple[OpenTask, ...]
     records: Records
@@ -72,22 +74,26 @@ class _Cell:
 
 
 def run_grid(
-    encoder: LoadedEncoder, plan: GridPlan, out: Path, work: GridWork | None = None, *, allow_trained: bool = False
+    encoder: UsableEncoder, plan: GridPlan, out: Path, work: GridWork | None = None, *, allow_trained: bool = False
 ) -> GridResult:
     """All cells, those that `out` holds already from there.
 
     Raises UsageError when `out` holds another grid, UserError when records would be scored that the encoder was trained
-    on (unless `allow_trained`), or that do not fit its signal contract.
+    on (unless `allow_trained`), or that do not fit its signal contract, or it lacks what is to be read.
     """
     work = work or GridWork(InThisProcess())
     opened = open_tasks(plan)
     for each in opened:
         if each.found is not None:
-            figures = {"encoder": encoder, **dict.fromkeys(plan.probe.floors)}
+            figures = {"encoder": encoder, **dict.fromkeys(plan.probe.beside(encoder))}
             note_ledger(each.found, plan.sets[each.set_name], figures, allow_trained=allow_trained)
+            each.found.about.update(plan.probe.lacking(encoder))
+    groups = _groups(encoder, plan, opened, out)
+    for group in groups:
+        check_systems(encoder, group.records, plan.probe.beside(encoder), plan.probe.attention)
     folder = GridFolder(out)
-    folder.begin(plan.facts(encoder.digest))
-    cells = [cell for group in _groups(encoder, plan, opened, out) for cell in _cells(group, plan)]
+    folder.begin(plan.facts(encoder))
+    cells = [cell for group in groups for cell in _cells(group, plan)]
     done = {each.key: kept for each in cells if (kept := folder.cell(*each.key, each.facts)) is not None}
     todo = [each for each in cells if each.key not in done]
     log.info("grid out=%s cells=%d kept=%d", out, len(cells), len(done))
@@ -98,7 +104,7 @@ def run_grid(
         found = outcome if isinstance(outcome, ProbeResult) else outcome.problem
         done[cell.key] = folder.keep(*cell.key, cell.facts, found)
         _tell(work, len(done), len(cells))
-    facts = {**plan.facts(encoder.digest), "shares": list(plan.probe.options.shares)}
+    facts = {**plan.facts(encoder), "shares": list(plan.probe.options.shares)}
     return GridResult.of(facts, opened, done)
 
 
@@ -107,18 +113,19 @@ def _tell(work: GridWork, done: int, of: int) -> None:
         work.cells(done, of)
 
 
-def _groups(encoder: LoadedEncoder, plan: GridPlan, opened: Sequence[OpenTask], out: Path) -> list[_Group]:
-    together: dict[tuple[str, float | None], list[OpenTask]] = {}
+def _groups(encoder: UsableEncoder, plan: GridPlan, opened: Sequence[OpenTask], out: Path) -> list[_Group]:
+    together: dict[tuple[str, float | None, Crop | None], list[OpenTask]] = {}
     for each in opened:
         if each.found is not None:
-            together.setdefault((each.set_name, each.found.first_seconds), []).append(each)
+            together.setdefault((each.set_name, each.found.first_seconds, each.found.crop), []).append(each)
     groups = []
-    for (name, seconds), tasks in together.items():
+    for (name, seconds, crop), tasks in together.items():
         rows = np.unique(np.concatenate([each.found.rows for each in tasks if each.found is not None]))
-        records = Records(plan.sets[name], rows, seconds)
+        records = Records(plan.sets[name], rows, seconds, crop)
         facts = features_facts(encoder, records, plan.probe)
-        folder = out.absolute() / "work" / (name if seconds is None else f"{name}-{seconds:g}s")
-        groups.append(_Group(tuple(tasks), records, facts, folder))
+        words = [name, *([] if seconds is None else [f"{seconds:g}s"])]
+        words += [] if crop is None else [f"pieces-{crop.seconds:g}s-{crop.average}"]
+        groups.append(_Group(tuple(tasks), records, facts, out.absolute() / "work" / "-".join(words)))
     return groups
 
 
@@ -135,7 +142,7 @@ def _cells(group: _Group, plan: GridPlan) -> list[_Cell]:
 
 
 def _prepared(
-    encoder: LoadedEncoder, plan: GridPlan, todo: Sequence[_Cell], folder: GridFolder, work: GridWork
+    encoder: UsableEncoder, plan: GridPlan, todo: Sequence[_Cell], folder: GridFolder, work: GridWork
 ) -> list[CellJob]:
     """Features and labels of the cells in files; the test records of their tasks are written down as opened."""
     for group in {id(cell.group): cell.group for cell in todo}.values():
@@ -146,7 +153,7 @@ def _prepared(
         if opening is None:
             shard_set = cell.group.records.shard_set
             part = ScoredPart(cell.task.name, shard_set, cell.task.rows[cell.task.parts.test])
-            opening = open_test(part, run_of(encoder), "evaluate grid", encoder.digest)
+            opening = open_test(part, encoder.training_run(), "evaluate grid", encoder.digest)
             folder.note_opening(name, opening)
         cell.task.about["test_opened"] = opening
         places = np.searchsorted(cell.group.records.rows, cell.task.rows)

@@ -14,8 +14,9 @@ from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.probing.cells import ProbePlan
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask, task_of_protocol
-from cardialign.pretrain.evaluation.protocols import ProtocolTask, tasks_of
+from cardialign.pretrain.evaluation.protocols import ProtocolTask, load_task, tasks_of
 from cardialign.pretrain.evaluation.scoring import usable_classes
+from cardialign.pretrain.export.usable import UsableEncoder
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class GridPlan:
     label_files: Path | None = None
 
     def __post_init__(self) -> None:
-        known = list(dict.fromkeys(set_of(task) for task in tasks_of(self.protocol)))
+        known = list(dict.fromkeys(set_of(task) for task in self.tasks))
         wrong = [name for name in self.sets if name not in known]
         if wrong or not self.sets:
             raise UsageError(
@@ -37,16 +38,20 @@ class GridPlan:
                 f"write --sets NAME=SHARDS with one of {', '.join(known)}",
             )
 
-    def facts(self, encoder: str) -> dict[str, Any]:
+    @property
+    def tasks(self) -> list[ProtocolTask]:
+        return [load_task(f"{self.protocol}:{name}") for name in tasks_of(self.protocol)]
+
+    def facts(self, encoder: UsableEncoder) -> dict[str, Any]:
         """What all cells of one grid have in common."""
         return {
             "version": 1,
-            "encoder": encoder,
+            "encoder": encoder.digest,
             "protocol": self.protocol,
             "style": self.probe.options.style,
             "seeds": self.probe.options.seeds,
             "bootstrap": self.probe.options.bootstrap,
-            "floors": list(self.probe.floors),
+            "floors": list(self.probe.beside(encoder)),
             "seed": self.probe.seed,
             "attention": self.probe.attention,
             "sets": {name: shard_set.fingerprint for name, shard_set in self.sets.items()},
@@ -80,7 +85,7 @@ def set_of(task: ProtocolTask) -> str:
 
 def open_tasks(plan: GridPlan) -> list[OpenTask]:
     """Every task of the protocol, in its order; what a set does not hold is said, and no error."""
-    return [_opened(plan, task) for task in tasks_of(plan.protocol)]
+    return [_opened(plan, task) for task in plan.tasks]
 
 
 def _opened(plan: GridPlan, task: ProtocolTask) -> OpenTask:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,10 +25,11 @@ from cardialign.pretrain.evaluation.features import EmbedOptions, Progress, embe
 from cardialign.pretrain.evaluation.probing.linear_probe import Parts
 from cardialign.pretrain.evaluation.probing.one_thread import one_thread
 from cardialign.pretrain.evaluation.probing.report import ProbeOptions, ProbeResult, joined, probe_table
-from cardialign.pretrain.evaluation.probing.systems import FLOORS, ReadOptions, System, of_task, read_systems
+from cardialign.pretrain.evaluation.probing.systems import ReadOptions, System, floors_of, of_task, read_systems
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask, Records
 from cardialign.pretrain.evaluation.probing.tokens import Tokens
-from cardialign.pretrain.export.loaded import LoadedEncoder
+from cardialign.pretrain.evaluation.windows import Crop
+from cardialign.pretrain.export.usable import UsableEncoder
 
 SYSTEMS, TASK = "systems.json", "task.json"
 _ARRAYS = ("rows", "truth", "train", "validation", "test", "patients", "places")
@@ -78,33 +79,45 @@ def figures(task: ProbeTask, systems: Sequence[System], options: ProbeOptions) -
 
 @dataclass(frozen=True)
 class ProbePlan:
-    """options: shares, seeds, bootstrap; floors beside the encoder, drawn from `seed`; attention: read tokens too."""
+    """options: shares, seeds, bootstrap; floors beside the encoder, drawn from `seed`, None = all that it can have;
+    attention: read tokens too."""
 
     options: ProbeOptions = field(default_factory=ProbeOptions)
-    floors: tuple[str, ...] = FLOORS
+    floors: tuple[str, ...] | None = None
     seed: int = 0
     attention: bool = False
 
+    def beside(self, encoder: UsableEncoder) -> tuple[str, ...]:
+        """The floors of an encoder."""
+        return floors_of(encoder, self.floors)
+
+    def lacking(self, encoder: UsableEncoder) -> dict[str, str]:
+        """What is to be told of a floor that nobody left out (`no_untrained_floor`)."""
+        return {"no_untrained_floor": encoder.untrainable} if self.floors is None and encoder.untrainable else {}
+
 
 def keep_features(
-    encoder: LoadedEncoder, chosen: Records, plan: ProbePlan, folder: Path, progress: Progress | None = None
+    encoder: UsableEncoder, chosen: Records, plan: ProbePlan, folder: Path, progress: Progress | None = None
 ) -> None:
     """The systems of a plan for these records, in `folder`; kept as they are where they are there already."""
     facts = features_facts(encoder, chosen, plan)
     if _are_kept(folder, facts):
         return
     tokens = partial(_tokens_folder, folder) if plan.attention else None
-    keep_systems(folder, read_systems(encoder, chosen, plan.floors, plan.seed, ReadOptions(progress, tokens)), facts)
+    how = ReadOptions(progress, tokens)
+    keep_systems(folder, read_systems(encoder, chosen, plan.beside(encoder), plan.seed, how), facts)
 
 
-def features_facts(encoder: LoadedEncoder, chosen: Records, plan: ProbePlan) -> dict[str, Any]:
+def features_facts(encoder: UsableEncoder, chosen: Records, plan: ProbePlan) -> dict[str, Any]:
     """What decides the features of a plan's systems."""
-    decided = embedding_facts(encoder, chosen.shard_set, chosen.rows, EmbedOptions(chosen.first_seconds))
-    return {**decided, "floors": list(plan.floors), "seed": plan.seed, "attention": plan.attention}
+    decided = embedding_facts(encoder, chosen.shard_set, chosen.rows, chosen.how(EmbedOptions()))
+    pieces = {} if chosen.crop is None else {"average": chosen.crop.average}
+    floors = list(plan.beside(encoder))
+    return {**decided, **pieces, "floors": floors, "seed": plan.seed, "attention": plan.attention}
 
 
 def probe_task(
-    encoder: LoadedEncoder,
+    encoder: UsableEncoder,
     shard_set: ShardSet,
     task: ProbeTask,
     plan: ProbePlan,
@@ -119,7 +132,7 @@ def probe_task(
     A share that cannot be probed is named in the result (`missing`). Raises UserError when none can be.
     """
     with scratch_beside(shard_set) as folder:
-        keep_features(encoder, Records(shard_set, task.rows, task.first_seconds), plan, folder / "systems", progress)
+        keep_features(encoder, task.records(shard_set), plan, folder / "systems", progress)
         if about_to_score is not None:
             about_to_score()
         keep_task(folder / "task", task, np.arange(len(task.rows)))
@@ -168,7 +181,8 @@ def keep_task(folder: Path, task: ProbeTask, places: np.ndarray) -> None:
     for name, array in zip(_ARRAYS, arrays, strict=True):
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     told = {"name": task.name, "names": task.names, "first_seconds": task.first_seconds, "about": task.about}
-    write_json(folder / TASK, {**told, "files": _listed(folder, TASK)}, indent=1)
+    crop = None if task.crop is None else asdict(task.crop)
+    write_json(folder / TASK, {**told, "crop": crop, "files": _listed(folder, TASK)}, indent=1)
 
 
 @dataclass(frozen=True)
@@ -191,6 +205,7 @@ class _Stored:
             parts,
             values["first_seconds"],
             values["about"],
+            None if values["crop"] is None else Crop(**values["crop"]),
         )
         return cls(task, found["places"])
 

@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -27,13 +27,12 @@ from cardialign.pretrain.config.sentences import sentences
 from cardialign.pretrain.encoders.base import EcgEncoder
 from cardialign.pretrain.evaluation.probing.linear_probe import Parts, classes_to_judge, unseen_classes
 from cardialign.pretrain.evaluation.scoring import class_auroc, usable_classes
+from cardialign.pretrain.evaluation.windows import starts
 
 log = logging.getLogger(__name__)
 
 Reader = Callable[[np.ndarray], Iterator[Batch]]
 """Places of records, in the order they are wanted -> their batches."""
-
-_BLOCK = re.compile(r"\bblocks\.(\d+)\.")
 
 
 class FineTuneOptions(Strict):
@@ -44,6 +43,7 @@ class FineTuneOptions(Strict):
     train_blocks       only the last so many blocks train, and what follows them; null = everything.
     epochs, patience   at most so many; stop after so many without a better validation figure.
     crop_seconds       train on random pieces of this length, score the mean over pieces side by side; null = whole.
+    crop_average       of the pieces' log odds ("features": the head is linear) or of their probabilities.
     dropout            in front of the head.
     """
 
@@ -56,6 +56,7 @@ class FineTuneOptions(Strict):
     warmup: Fraction = 0.1
     batch_size: Annotated[int, Field(gt=0, le=65_536)] = 64
     crop_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    crop_average: Literal["features", "probabilities"] = "features"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
@@ -111,13 +112,21 @@ class Classifier(nn.Module):
         return self.head(self.dropout(features.float()))
 
 
+def _blocks_of(encoder: nn.Module) -> dict[str, int]:
+    """Name of every parameter in a block -> its layer, i + 1 in block i."""
+    listed = re.escape(str(getattr(encoder, "block_list", "blocks")))
+    block = re.compile(rf"\b{listed}\.(\d+)\.")
+    names = [name for name, _ in encoder.named_parameters()]
+    return {name: int(found.group(1)) + 1 for name in names if (found := block.search(name))}
+
+
 def layers_of(encoder: nn.Module) -> dict[str, int]:
     """Parameter name -> layer: 0 before the first block, i + 1 in block i, blocks + 1 behind the last.
 
-    Every encoder keeps its repeated layers in a list `blocks`, and defines its parts in the order the signal takes.
+    An encoder keeps its repeated layers in the list that its `block_list` names ("blocks" where it says nothing), and
+    defines its parts in the order the signal takes.
     """
-    names = [name for name, _ in encoder.named_parameters()]
-    of_block = {name: int(found.group(1)) + 1 for name in names if (found := _BLOCK.search(name))}
+    names, of_block = [name for name, _ in encoder.named_parameters()], _blocks_of(encoder)
     first = min((names.index(name) for name in of_block), default=len(names))
     behind = max(of_block.values(), default=0) + 1
     return {name: of_block.get(name, 0 if at < first else behind) for at, name in enumerate(names)}
@@ -128,9 +137,15 @@ def parameter_groups(model: Classifier, options: FineTuneOptions) -> list[dict[s
 
     Biases, norms and other vectors do not decay.
     """
-    layers = layers_of(model.encoder)
-    head = max(layers.values()) + 1
-    first = 0 if options.train_blocks is None else head - 1 - options.train_blocks
+    layers, of_block = layers_of(model.encoder), _blocks_of(model.encoder)
+    behind = max(of_block.values(), default=0) + 1  # also where nothing is behind the last block
+    head = behind + 1
+    if options.train_blocks is not None and not of_block:
+        raise UserError(
+            f"train_blocks is {options.train_blocks}, and the encoder does not say which of its layers are its blocks",
+            "name their list under `blocks` in its signal contract, or train all of it: --set train_blocks=null",
+        )
+    first = 0 if options.train_blocks is None else behind - options.train_blocks
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         inner = name.removeprefix("encoder.")
@@ -172,7 +187,7 @@ def fine_tune(
         found, best = FineTuned(np.empty(0)), model.state_dict()
         for epoch in range(1, options.epochs + 1):
             _epoch(model, optimizer, schedule, read, truth, draw.permutation(parts.train), options, draw)
-            scores = score(model, read, parts.validation, options.crop_seconds)
+            scores = score(model, read, parts.validation, options.crop_seconds, options.crop_average)
             if not np.isfinite(scores).all():
                 raise UserError(
                     f"training diverged: after epoch {epoch} the scores are not finite",
@@ -185,7 +200,7 @@ def fine_tune(
             if epoch - found.best_epoch >= options.patience:
                 break
         model.load_state_dict(best)
-        found.scores = score(model, read, parts.test, options.crop_seconds)
+        found.scores = score(model, read, parts.test, options.crop_seconds, options.crop_average)
         found.unseen = unseen_classes(learnt, truth.shape[1])
         found.scores[:, list(found.unseen)] = 0.0
     return found
@@ -246,8 +261,13 @@ def random_crop(signal: Tensor, valid: Tensor, length: int, draw: np.random.Gene
 
 
 @torch.inference_mode()
-def score(model: Classifier, read: Reader, rows: np.ndarray, crop_seconds: float | None) -> np.ndarray:
-    """Log odds float64 (m, C) of the rows in their order; with crops the mean over the pieces that hold signal."""
+def score(
+    model: Classifier, read: Reader, rows: np.ndarray, crop_seconds: float | None, average: str = "features"
+) -> np.ndarray:
+    """Log odds float64 (m, C) of the rows in their order; with crops the mean over the pieces that hold signal.
+
+    average "probabilities": of the pieces' probabilities, not of their log odds.
+    """
     model.eval()
     device, out = model.head.weight.device, []
     for batch in read(rows):
@@ -258,10 +278,12 @@ def score(model: Classifier, read: Reader, rows: np.ndarray, crop_seconds: float
         length = T if crop_seconds is None else min(T, _samples(model, crop_seconds))
         total = torch.zeros(len(signal), model.head.out_features, device=device)
         counted = torch.zeros(len(signal), 1, device=device)
-        for start in range(0, T - length + 1, length):
+        for start in starts(T, length):
             inside = (valid - start).clamp(0, length)
             used = ((inside > 0) | (start == 0))[:, None].float()
             piece = model(signal[..., start : start + length], leads, inside)
+            if average == "probabilities" and crop_seconds is not None:
+                piece = piece.sigmoid()
             total, counted = total + used * piece, counted + used
         out.append((total / counted).double().cpu().numpy())
     return np.concatenate(out)

@@ -2,7 +2,9 @@
 
 Features are computed once. The strength of the penalty is chosen on the validation records, by the macro AUROC of the
 classes that they hold; the test records are scored once, with that choice.
-Legend: n records, F features, C classes.
+Features are those of whole records, or of their pieces (n, W, F), NaN of one without signal: each piece is then a
+record of its own while the probe learns, and the pieces' probabilities are averaged.
+Legend: n records, W windows, F features, C classes.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 
-from cardialign.pretrain.evaluation.probing.logistic import fit_path
+from cardialign.pretrain.evaluation.probing.logistic import LogisticClassifier, fit_path
 from cardialign.pretrain.evaluation.probing.neighbours import neighbour_scores
 from cardialign.pretrain.evaluation.probing.subsets import subset
 from cardialign.pretrain.evaluation.scoring import class_auroc, usable_classes
+from cardialign.pretrain.evaluation.windows import mean_over_windows
 
 STRENGTHS = tuple(10.0**k for k in np.arange(-5.0, 1.5, 0.5))
 NEIGHBOURS = (1, 3, 5, 10, 20, 50, 100)
@@ -56,27 +60,27 @@ class ProbeFit:
 def probe(
     features: np.ndarray, truth: np.ndarray, parts: Parts, share: float = 1.0, style: str = "random", seed: int = 0
 ) -> ProbeFit:
-    """Features (n, F), truth bool (n, C) -> the logistic regression that the validation records choose.
+    """Features (n, F), or (n, W, F) of pieces, truth bool (n, C) -> the regression that the validation records choose.
 
     Raises ValueError when no class can be learnt, or none is left to choose by.
     """
     rows = parts.train[subset(truth[parts.train], share, style, seed)]
     learnt, _ = usable_classes(truth[rows])
     judged = classes_to_judge(truth, parts, learnt)
-    path = fit_path(features[rows], truth[rows][:, learnt], STRENGTHS)
-    candidates = [found.scores(features[parts.validation]) for found in path]
+    path = fit_path(*_separate(features[rows], truth[rows][:, learnt]), STRENGTHS)
+    candidates = [_record_scores(found, features[parts.validation]) for found in path]
     best, value = choose(candidates, truth[parts.validation][:, learnt], judged)
     scores = np.zeros((len(parts.test), truth.shape[1]))
-    scores[:, learnt] = path[best].scores(features[parts.test])
-    return ProbeFit(
-        share, style, seed, len(rows), path[best].strength, value, scores, unseen_classes(learnt, truth.shape[1])
-    )
+    scores[:, learnt] = _record_scores(path[best], features[parts.test])
+    unseen = unseen_classes(learnt, truth.shape[1])
+    return ProbeFit(share, style, seed, len(rows), path[best].strength, value, scores, unseen)
 
 
 def neighbours(
     features: np.ndarray, truth: np.ndarray, parts: Parts, share: float = 1.0, style: str = "random", seed: int = 0
 ) -> ProbeFit:
-    """The same by k nearest neighbours; the validation records choose k. Nothing is fitted."""
+    """The same by k nearest neighbours; the validation records choose k. Nothing is fitted; pieces are averaged."""
+    features = _averaged(features)
     rows = parts.train[subset(truth[parts.train], share, style, seed)]
     learnt, _ = usable_classes(truth[rows])
     judged = classes_to_judge(truth, parts, learnt)
@@ -106,3 +110,25 @@ def choose(candidates: Sequence[np.ndarray], truth: np.ndarray, judged: np.ndarr
 
 def unseen_classes(learnt: np.ndarray, classes: int) -> tuple[int, ...]:
     return tuple(c for c in range(classes) if c not in set(learnt.tolist()))
+
+
+def _separate(features: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every piece that holds signal as a row (m, F), with the truth bool (m, C) of its record."""
+    if features.ndim == 2:
+        return features, truth
+    used = np.isfinite(features).all(axis=2)
+    if not used[:, 0].all():  # the first piece of a record always counts
+        raise ValueError("the features hold values that are not finite")
+    return features[used], truth[np.nonzero(used)[0]]
+
+
+def _record_scores(classifier: LogisticClassifier, features: np.ndarray) -> np.ndarray:
+    """Log odds float64 (n, C) of whole records; of records in pieces the mean of the pieces' probabilities."""
+    if features.ndim == 2:
+        return classifier.scores(features)
+    return mean_over_windows(expit(classifier.scores(features)))
+
+
+def _averaged(features: np.ndarray) -> np.ndarray:
+    """(n, F): of pieces their mean."""
+    return features if features.ndim == 2 else mean_over_windows(features)

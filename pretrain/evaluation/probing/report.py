@@ -103,6 +103,7 @@ class ProbeResult:
                 "high": row.interval[1],
                 "classes": row.classes,
                 "ledger": mine,
+                "trained_on": self.task.get("trained_on"),
             }
             for row in self.rows
             if (row.system, row.reader) == ("encoder", "linear probe")
@@ -135,6 +136,8 @@ class ProbeResult:
             notes.append(f"fewer than {FREQUENT} positives among the test records: {counts}")
         if unjudged := self.task["not_judged"]:
             notes.append(f"nothing was chosen by them, for want of validation records: {', '.join(unjudged)}")
+        if "no_untrained_floor" in self.task:
+            notes.append(f"no untrained encoder beside it: {self.task['no_untrained_floor']}")
         if shared := self.task["test_patients_in_training"]:
             notes.append(f"{shared} patients of the test records are in training too: no figure of new patients")
         if shared := self.task.get("validation_patients_in_training", 0):
@@ -195,7 +198,7 @@ def probe_table(task: ProbeTask, systems: Sequence[System], options: ProbeOption
     judged, _ = usable_classes(task.truth[task.parts.validation])
     facts["not_judged"] = [task.names[c][0] for c in usable if c not in judged]
     facts["few"] = {task.names[c][0]: int(n) for c in usable if (n := truth[:, c].sum()) < FREQUENT}
-    facts["systems"] = {each.name: {"features": each.features.shape[1], "weights": each.digest} for each in systems}
+    facts["systems"] = {each.name: {"features": each.features.shape[-1], "weights": each.digest} for each in systems}
     return ProbeResult(facts, rows, left_out)
 
 

@@ -5,33 +5,35 @@ Legend: n records, F features.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save
 
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.stream import iterate_rows
-from cardialign.pretrain.encoders.base import EcgEncoder
-from cardialign.pretrain.evaluation.features import EmbedOptions, Progress, embed_set
+from cardialign.pretrain.evaluation.features import EmbeddedSet, EmbedOptions, Progress, embed_set, reader_of
 from cardialign.pretrain.evaluation.probing.hand_features import filled, hand_features
 from cardialign.pretrain.evaluation.probing.random_kernels import RandomKernels
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask, Records
 from cardialign.pretrain.evaluation.probing.tokens import Tokens, read_tokens
-from cardialign.pretrain.export.loaded import LoadedEncoder
+from cardialign.pretrain.evaluation.windows import mean_over_windows
+from cardialign.pretrain.export.usable import UsableEncoder
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """progress: of the records of encoders; tokens: name of a system -> folder for its tokens, None = none are read."""
+    """progress: of the records of encoders; tokens: name of a system -> folder for its tokens, None = none are read.
+
+    embed: batches and normalisation; the records say which seconds and pieces are read.
+    """
 
     progress: Progress | None = None
     tokens: Callable[[str], Path] | None = None
+    embed: EmbedOptions = field(default_factory=EmbedOptions)
 
 
 FLOORS = ("untrained", "random-kernels", "hand-features")
@@ -39,9 +41,10 @@ FLOORS = ("untrained", "random-kernels", "hand-features")
 
 @dataclass(frozen=True)
 class System:
-    """features float32 (n, F) in the order of the task's rows; digest: of the weights they come from, None without.
+    """features float32 (n, F), or (n, W, F) of pieces, in the order of the task's rows.
 
-    tokens: what an attention-pooled probe reads, where that was asked for.
+    digest: of the weights they come from, None without; tokens: what an attention-pooled probe reads, where that was
+    asked for.
     """
 
     name: str
@@ -50,14 +53,8 @@ class System:
     tokens: Tokens | None = None
 
 
-def weights_digest(encoder: EcgEncoder) -> str:
-    """sha256 over every tensor of an encoder: the same before and after says that nothing of it trained."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    return hashlib.sha256(save(tensors)).hexdigest()
-
-
 def systems(
-    encoder: LoadedEncoder,
+    encoder: UsableEncoder,
     shard_set: ShardSet,
     task: ProbeTask,
     floors: tuple[str, ...] = FLOORS,
@@ -67,6 +64,9 @@ def systems(
     """The encoder first, then each floor, for one task. Raises as `read_systems`."""
     chosen = Records(shard_set, task.rows, task.first_seconds)
     return of_task(read_systems(encoder, chosen, floors, seed, options), task)
+
+    """The encoder first, then each floor, for one task. Raises as `read_systems`."""
+    return of_task(read_systems(encoder, task.records(shard_set), floors, seed, options), task)
 
 
 def of_task(found: Sequence[System], task: ProbeTask, places: np.ndarray | None = None) -> list[System]:
@@ -83,8 +83,30 @@ def of_task(found: Sequence[System], task: ProbeTask, places: np.ndarray | None 
     return out
 
 
+def floors_of(encoder: UsableEncoder, asked: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The floors that are asked for; None: all that this encoder can have beside it."""
+    return (
+        asked if asked is not None else tuple(name for name in FLOORS if name != "untrained" or not encoder.untrainable)
+    )
+
+
+def check_systems(encoder: UsableEncoder, chosen: Records, floors: tuple[str, ...], tokens: bool) -> None:
+    """Before anything is computed: whether `read_systems` can give all that. Raises as it does."""
+    unknown = [name for name in floors if name not in FLOORS]
+    if unknown:
+        raise UsageError(f"unknown floor {unknown[0]!r}", f"choose among {', '.join(FLOORS)}")
+    if "untrained" in floors and encoder.untrainable:
+        encoder.untrained()
+    if tokens and chosen.crop is not None:
+        raise UserError(
+            "the protocol cuts records into pieces; the attention-pooled probe reads the tokens of whole records",
+            "leave --attention out, or choose a protocol that reads records whole",
+        )
+    reader_of(encoder.token_reader if tokens else encoder.reader, chosen.shard_set)
+
+
 def read_systems(
-    encoder: LoadedEncoder,
+    encoder: UsableEncoder,
     chosen: Records,
     floors: tuple[str, ...] = FLOORS,
     seed: int = 0,
@@ -92,18 +114,18 @@ def read_systems(
 ) -> list[System]:
     """Features of the encoder and of each floor. Those of encoders are kept beside the set and computed once.
 
-    Raises UsageError for an unknown floor, UserError when the records do not fit the encoder's signal contract, or when
-    it gives a record numbers that are not finite.
+    Where records are cut into pieces, encoders read these; the floors without an encoder read whole records.
+
+    Raises UsageError for an unknown floor, UserError when the records do not fit the encoder's signal contract, it
+    lacks what is asked for, or it gives a record numbers that are not finite.
     """
-    unknown = [name for name in floors if name not in FLOORS]
-    if unknown:
-        raise UsageError(f"unknown floor {unknown[0]!r}", f"choose among {', '.join(FLOORS)}")
     options = options or ReadOptions()
-    encoders = {"encoder": encoder}
+    check_systems(encoder, chosen, floors, options.tokens is not None)
+    encoders: dict[str, UsableEncoder] = {"encoder": encoder}
     if "untrained" in floors:
         encoders["untrained"] = encoder.untrained(seed)
-    before = {name: weights_digest(each.ecg) for name, each in encoders.items()}
-    how = EmbedOptions(chosen.first_seconds, with_features=True)
+    before = {name: each.weights_digest() for name, each in encoders.items()}
+    how = replace(chosen.how(options.embed), with_features=True)
     embedded = embed_set(list(encoders.values()), chosen.shard_set, chosen.rows, how, options.progress)
     tokens = (
         {}
@@ -111,9 +133,9 @@ def read_systems(
         else {name: read_tokens(each, chosen, options.tokens(name), how) for name, each in encoders.items()}
     )
     for name, each in encoders.items():
-        assert weights_digest(each.ecg) == before[name], f"the weights of {name} changed while it was read"
+        assert each.weights_digest() == before[name], f"the weights of {name} changed while it was read"
     found = {
-        name: System(name, np.asarray(each.features), before[name], tokens.get(name))
+        name: System(name, _features(each, chosen), before[name], tokens.get(name))
         for name, each in zip(encoders, embedded, strict=True)
         if each.features is not None
     }
@@ -124,8 +146,19 @@ def read_systems(
     return [found[name] for name in ("encoder", *FLOORS) if name in found]
 
 
+def _features(embedded: EmbeddedSet, chosen: Records) -> np.ndarray:
+    features = np.asarray(embedded.features)
+    return mean_over_windows(features) if chosen.crop is not None and chosen.crop.average == "features" else features
+
+
 def _check_finite(system: System, chosen: Records) -> None:
-    broken = np.flatnonzero(~np.isfinite(system.features).all(axis=1))
+    """Of pieces, one without signal is NaN throughout; the first of a record always holds some."""
+    finite = np.isfinite(system.features)
+    whole = finite.all(axis=-1)
+    if whole.ndim == 2:
+        whole[:, 1:] |= ~finite[:, 1:].any(axis=-1)
+        whole = whole.all(axis=1)
+    broken = np.flatnonzero(~whole)
     if broken.size:
         row = int(chosen.rows[broken[0]])
         raise UserError(

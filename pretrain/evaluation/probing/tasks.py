@@ -5,6 +5,7 @@ Legend: n records, C classes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,10 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from cardialign.data_shards.checks.label_coverage import label_coverage
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.pretrain.evaluation.features import EmbedOptions
 from cardialign.pretrain.evaluation.probing.linear_probe import Parts
 from cardialign.pretrain.evaluation.protocols import load_task, open_task
+from cardialign.pretrain.evaluation.windows import Crop
+
+log = logging.getLogger(__name__)
 
 PARTS = ("train", "val", "test")
 
@@ -24,7 +30,8 @@ PARTS = ("train", "val", "test")
 class ProbeTask:
     """rows int64 (n,) ascending, truth bool (n, C), patients (n,); names: code and words of each class.
 
-    about: which labels, folds or protocol these are, and how many patients are on both sides.
+    about: which labels, folds or protocol these are, and how many patients are on both sides. crop: how each record
+    is cut into pieces, None where it is read whole.
     """
 
     name: str
@@ -35,15 +42,27 @@ class ProbeTask:
     parts: Parts
     first_seconds: float | None = None
     about: dict[str, Any] = field(default_factory=dict)
+    crop: Crop | None = None
+
+    def records(self, shard_set: ShardSet) -> Records:
+        """What is read for it."""
+        return Records(shard_set, self.rows, self.first_seconds, self.crop)
 
 
 @dataclass(frozen=True)
 class Records:
-    """Which records are read: rows int64 (n,) of a set; only the first seconds of each are shown, None = all."""
+    """Which records are read: rows int64 (n,) of a set; only the first seconds of each are shown, None = all; crop: how
+    each is cut into pieces, None = it is read whole."""
 
     shard_set: ShardSet
     rows: np.ndarray
     first_seconds: float | None = None
+    crop: Crop | None = None
+
+    def how(self, options: EmbedOptions) -> EmbedOptions:
+        """The options with the seconds and pieces of these records."""
+        window = None if self.crop is None else self.crop.seconds
+        return replace(options, first_seconds=self.first_seconds, window=window)
 
 
 def task_of_folds(
@@ -68,7 +87,12 @@ def task_of_folds(
     }
     rows, parts = _together(shard_set, pieces)
     codes, matrix, _ = shard_set.labels(rows, label_set)
-    about = {"label_set": label_set, "folds": {part: sorted(folds) for part, folds in given.items()}}
+    about: dict[str, Any] = {"label_set": label_set, "folds": {part: sorted(folds) for part, folds in given.items()}}
+    left_open = label_coverage(shard_set, rows, label_set).undecided
+    if left_open:  # a probe learns all classes from the same records
+        about["left_open"] = left_open
+        shown = ", ".join(f"{name} ({count})" for name, count in left_open.items())
+        log.warning("records whose codes leave a class open count as its negatives set=%s: %s", label_set, shown)
     return _told(
         ProbeTask(
             label_set, [(code, code) for code in codes], rows, matrix, shard_set.patients[rows], parts, None, about
@@ -94,7 +118,8 @@ def task_of_protocol(
     names = [(each.code, each.name) for each in first.prompts.classes]
     about = {"protocol": {part: task.protocol for part, task in opened.items()}}
     patients = shard_set.patients[rows]
-    return _told(ProbeTask(load_task(spec).spec, names, rows, truth, patients, parts, first.first_seconds, about))
+    name = load_task(spec).spec
+    return _told(ProbeTask(name, names, rows, truth, patients, parts, first.first_seconds, about, first.crop))
 
 
 def _together(shard_set: ShardSet, pieces: dict[str, np.ndarray]) -> tuple[np.ndarray, Parts]:

@@ -13,9 +13,9 @@ import numpy as np
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.stream.stream import iterate_rows
-from cardialign.pretrain.evaluation.features import EmbedOptions
+from cardialign.pretrain.evaluation.features import EmbedOptions, reader_of
 from cardialign.pretrain.evaluation.probing.tasks import Records
-from cardialign.pretrain.export.loaded import LoadedEncoder
+from cardialign.pretrain.export.usable import UsableEncoder
 
 VALUES, MASK = "values.npy", "mask.npy"
 
@@ -45,19 +45,20 @@ class Tokens:
         )
 
 
-def read_tokens(encoder: LoadedEncoder, chosen: Records, folder: Path, options: EmbedOptions | None = None) -> Tokens:
+def read_tokens(encoder: UsableEncoder, chosen: Records, folder: Path, options: EmbedOptions | None = None) -> Tokens:
     """The tokens of every record, written to the folder, which is made.
 
     Raises UserError when the encoder has none, or the disk does not hold them.
     """
     options = options or EmbedOptions()
+    reader = reader_of(encoder.token_reader, chosen.shard_set)
     spec, n = chosen.shard_set.spec, len(chosen.rows)
     shown = spec.samples if chosen.first_seconds is None else round(chosen.first_seconds * spec.sampling_rate)
     values, mask, at = None, np.zeros((n, 0), dtype=bool), 0
     for batch in iterate_rows(chosen.shard_set, chosen.rows, options.batch_size, options.threads):
         batch.signal[..., shown:] = 0.0
         valid = np.minimum(batch.valid_samples, shown)
-        output = encoder.encode(batch.signal, batch.lead_mask, valid, return_tokens=True)
+        output = reader(batch.signal, batch.lead_mask, valid)
         if output.tokens is None or output.token_mask is None:
             raise UserError(
                 f"encoder {encoder.digest[:24]} has no tokens, only features of whole records",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,14 +16,19 @@ from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.stream.stream import iterate_rows
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
-from cardialign.pretrain.evaluation.features import check_contract
 from cardialign.pretrain.evaluation.ledger import opening_line, told
-from cardialign.pretrain.evaluation.probing.fine_tune import FineTuned, FineTuneOptions, fine_tune
+from cardialign.pretrain.evaluation.probing.fine_tune import (
+    Classifier,
+    FineTuned,
+    FineTuneOptions,
+    fine_tune,
+    parameter_groups,
+)
 from cardialign.pretrain.evaluation.probing.report import left_out_notes
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 from cardialign.pretrain.evaluation.result import plain
 from cardialign.pretrain.evaluation.scoring import class_auroc, score_classes, usable_classes
-from cardialign.pretrain.export.loaded import LoadedEncoder
+from cardialign.pretrain.export.usable import UsableEncoder
 
 Progress = Callable[[int, int], None]
 
@@ -44,7 +50,7 @@ class TunedResult:
     unseen: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        return plain({**asdict(self), "ledger": self.task.get("ledger", [])})
+        return plain({**asdict(self), "ledger": self.task.get("ledger", []), "trained_on": self.task.get("trained_on")})
 
     def table(self) -> str:
         spread = "" if self.spread is None else f" +- {self.spread:.3f} over {len(self.seeds)} seeds"
@@ -72,7 +78,7 @@ def random_start(values: dict[str, object], shard_set: ShardSet, seed: int) -> E
 
 
 def tune(
-    start: LoadedEncoder | dict[str, object],
+    start: UsableEncoder | dict[str, object],
     shard_set: ShardSet,
     task: ProbeTask,
     options: FineTuneOptions,
@@ -87,13 +93,12 @@ def tune(
 
     Raises UserError when the records do not fit the encoder, or the task holds nothing to choose by or to score.
     """
+    options = _cropped(options, task)
     truth = task.truth[task.parts.test]
     usable, _ = usable_classes(truth)
     if not usable.size:
         raise UserError(f"{task.name}: no class of the {len(truth)} test records can be scored", "use other folds")
-
-    if isinstance(start, LoadedEncoder):
-        check_contract(start, shard_set)
+    _check_start(start, shard_set, task, options)
     if about_to_score is not None:
         about_to_score()
 
@@ -103,19 +108,19 @@ def tune(
 
     found: list[FineTuned] = []
     for seed in range(options.seed, options.seed + seeds):
-        encoder = start.ecg if isinstance(start, LoadedEncoder) else random_start(start, shard_set, seed)
-        device = start.device if isinstance(start, LoadedEncoder) else "cpu"
+        encoder = random_start(start, shard_set, seed) if isinstance(start, dict) else start.trainable(shard_set.spec)
+        device = "cpu" if isinstance(start, dict) else start.device
         own = options.model_copy(update={"seed": seed})
         try:
             found.append(fine_tune(encoder, read, task.truth, task.parts, own, device))
         except UserError:
             raise
         except ValueError as error:
-            raise UserError(f"{task.name}: {error}", "use other folds or another task") from None
+            raise _told(error, task) from None
         if progress is not None:
             progress(len(found), seeds)
     about = {**task.about, "name": task.name}
-    start_words = start.digest if isinstance(start, LoadedEncoder) else f"from random weights: {start['name']}"
+    start_words = f"from random weights: {start['name']}" if isinstance(start, dict) else start.digest
     return _result(replace(task, about=about), start_words, options, found, bootstrap)
 
 
@@ -151,6 +156,28 @@ def _result(
         [{"code": task.names[c][0], "reason": why} for c, why in reasons.items()],
         [task.names[c][0] for c in found[0].unseen if c not in reasons],
     )
+
+
+def _check_start(
+    start: UsableEncoder | dict[str, object], shard_set: ShardSet, task: ProbeTask, options: FineTuneOptions
+) -> None:
+    """Raises UserError where the encoder does not fit or cannot learn as it is asked to."""
+    if not isinstance(start, dict):
+        made = Classifier(copy.deepcopy(start.trainable(shard_set.spec)), task.truth.shape[1], options.dropout)
+        parameter_groups(made, options)
+
+
+def _told(error: ValueError, task: ProbeTask) -> UserError:
+    return (
+        error if isinstance(error, UserError) else UserError(f"{task.name}: {error}", "use other folds or another task")
+    )
+
+
+def _cropped(options: FineTuneOptions, task: ProbeTask) -> FineTuneOptions:
+    """Where the task's protocol says how records are cut, it is cut so."""
+    if task.crop is None:
+        return options
+    return options.model_copy(update={"crop_seconds": task.crop.seconds, "crop_average": task.crop.average})
 
 
 def _shown(batch: Batch, shard_set: ShardSet, seconds: float) -> Batch:

@@ -21,11 +21,12 @@ from cardialign.pretrain.evaluation.ledger import of_pretraining, told
 from cardialign.pretrain.evaluation.overlap import find_overlap, refuse_overlap
 from cardialign.pretrain.evaluation.probing.linear_probe import probe
 from cardialign.pretrain.evaluation.probing.one_thread import one_thread
+from cardialign.pretrain.evaluation.probing.systems import ReadOptions, systems
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 from cardialign.pretrain.evaluation.result import plain
 from cardialign.pretrain.evaluation.selection.effective_rank import effective_rank
 from cardialign.pretrain.evaluation.selection.retrieval import RANKS, Retrieval, retrieve
-from cardialign.pretrain.export.loaded import LoadedEncoder
+from cardialign.pretrain.export.usable import UsableEncoder
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def _shown(value: float | None) -> str:
 
 
 def choose_encoder(
-    candidates: Iterable[tuple[str, LoadedEncoder]],
+    candidates: Iterable[tuple[str, UsableEncoder]],
     on: Validation,
     criterion: str = "retrieval",
     *,
@@ -135,7 +136,7 @@ def choose_encoder(
 
 
 def _judge(
-    name: str, encoder: LoadedEncoder, on: Validation, ledger: list[dict[str, Any]], progress: Progress | None
+    name: str, encoder: UsableEncoder, on: Validation, ledger: list[dict[str, Any]], progress: Progress | None
 ) -> Judged:
     """What a criterion cannot be had for is said in `reasons`."""
     embedded = embed_set([encoder], on.shard_set, on.rows, EmbedOptions(), progress)[0]
@@ -159,20 +160,19 @@ def _judge(
     return Judged(name, encoder.digest, figures, retrieval, reasons, ledger)
 
 
-def _retrieval(encoder: LoadedEncoder, on: Validation, embedded: EmbeddedSet) -> Retrieval:
+def _retrieval(encoder: UsableEncoder, on: Validation, embedded: EmbeddedSet) -> Retrieval:
     reports = on.shard_set.report[on.rows]
     paired = np.flatnonzero(reports >= 0)
     known, report_of = np.unique(reports[paired], return_inverse=True)
     if len(known) < 2:
         raise DataError(f"{len(known)} distinct reports among {len(on.rows)} validation records", "take more records")
     statements = on.shard_set.report_columns(["statements"]).column("statements").take(known).to_pylist()
-    texts = [join_statements(each, encoder.config.text.style) for each in statements]
+    texts = [join_statements(each, encoder.report_style) for each in statements]
     return retrieve(np.asarray(embedded.embedding)[paired], encoder.embed_text(texts), report_of)
 
 
-def _probed(encoder: LoadedEncoder, shard_set: ShardSet, task: ProbeTask, progress: Progress | None) -> float:
+def _probed(encoder: UsableEncoder, shard_set: ShardSet, task: ProbeTask, progress: Progress | None) -> float:
     """Macro AUROC of the validation records, by a linear probe of the training records."""
-    how = EmbedOptions(task.first_seconds, with_features=True)
-    found = embed_set([encoder], shard_set, task.rows, how, progress)[0]
+    (found,) = systems(encoder, shard_set, task, (), options=ReadOptions(progress))
     with one_thread():
-        return probe(np.asarray(found.features), task.truth, task.parts).validation
+        return probe(found.features, task.truth, task.parts).validation

@@ -22,6 +22,7 @@ class ViewConfig(Strict):
 
     shortest       a view is a window of at least this share of the recorded signal, anywhere in it; 1 = always the
                    whole record.
+    roll           the view starts anywhere and goes on from the beginning where it ends: one beat is cut, none is lost.
     hidden_leads   chance of each recorded lead to be hidden; one of them always stays.
     scale          the amplitude is multiplied by up to this factor, or divided by it (one factor per record,
                    log-uniform).
@@ -30,6 +31,7 @@ class ViewConfig(Strict):
     """
 
     shortest: Annotated[float, Field(ge=1e-6, le=1)] = 0.5
+    roll: bool = False
     hidden_leads: Fraction = 0.3
     scale: Annotated[float, Field(ge=1, le=1000)] = 1.25
     noise_mv: Millivolts = 0.05
@@ -37,11 +39,13 @@ class ViewConfig(Strict):
 
     @model_validator(mode="after")
     def _something_changes(self) -> ViewConfig:
-        if self == ViewConfig.model_construct(shortest=1.0, hidden_leads=0.0, scale=1.0, noise_mv=0.0, wander_mv=0.0):
+        if (self.shortest, self.scale) == (1.0, 1.0) and not (
+            self.roll or self.hidden_leads or self.noise_mv or self.wander_mv
+        ):
             refuse(
                 [
                     "every view is the record itself; "
-                    "set at least one of shortest, hidden_leads, scale, noise_mv, wander_mv"
+                    "set at least one of shortest, roll, hidden_leads, scale, noise_mv, wander_mv"
                 ]
             )
         return self
@@ -63,8 +67,14 @@ def draw_view(
     start = np.floor((valid - length + 1) * draws.uniform(f"{purpose} start")).astype(np.int64)
     time = np.arange(T)
     inside = time < length[:, None]
-    source = np.minimum(start[:, None] + time, T - 1)
-    signal = np.take_along_axis(batch.signal, source[:, None, :], axis=2)
+    ahead = np.zeros_like(length)
+    if config.roll:
+        ahead = np.floor(length * draws.uniform(f"{purpose} roll")).astype(np.int64)
+    signal = np.zeros_like(batch.signal)
+    for row, (first, count, shift) in enumerate(zip(start.tolist(), length.tolist(), ahead.tolist(), strict=True)):
+        window = batch.signal[row, :, first : first + count]
+        signal[row, :, : count - shift] = window[:, shift:]
+        signal[row, :, count - shift : count] = window[:, :shift]
     signal *= np.exp(np.log(config.scale) * (2 * draws.uniform(f"{purpose} scale") - 1)).astype(np.float32)[
         :, None, None
     ]
@@ -75,7 +85,8 @@ def draw_view(
     if config.noise_mv:
         deviation = config.noise_mv * draws.uniform(f"{purpose} noise level", 1, 1)
         signal += (deviation * draws.normal(f"{purpose} noise", leads, T)).astype(np.float32)
-    signal[~np.broadcast_to(inside[:, None, :], signal.shape)] = 0.0
+    if config.wander_mv or config.noise_mv:
+        signal[~np.broadcast_to(inside[:, None, :], signal.shape)] = 0.0
     return signal, _hidden(batch.lead_mask, config.hidden_leads, draws.uniform(f"{purpose} leads", leads)), length
 
 

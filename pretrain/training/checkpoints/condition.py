@@ -82,6 +82,8 @@ def examine(path: Path, *, quick: bool = False) -> Finding:
         listed = files.listed_files(manifest)
         if manifest.get("step", step) != step:
             return Finding(step, path, "foreign", (f"it is a copy of step {manifest['step']} under another name",))
+        if STATE not in listed:  # it would be believed unseen
+            return Finding(step, path, "damaged", (f"{MANIFEST} lists no {STATE}",))
         found = [
             (name, patiently(partial(difference, path / name, facts, quick=quick and name != STATE)))
             for name, facts in listed.items()

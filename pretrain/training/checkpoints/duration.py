@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import UsageError
 from cardialign.pretrain.config import RunConfig, parse_config
 from cardialign.pretrain.training.checkpoints.state import TrainerState
 from cardialign.pretrain.training.data import total_steps
@@ -14,25 +14,34 @@ from cardialign.pretrain.training.schedule import Plan, as_planned, learning_rat
 log = logging.getLogger(__name__)
 
 
-def continued_plan(state: TrainerState, config: RunConfig, asked: int, records: int, extend: bool, path: Path) -> Plan:
+def continued_plan(
+    state: TrainerState,
+    config: RunConfig,
+    asked: int,
+    records: int,
+    extend: bool,
+    path: Path,
+    level: int = logging.WARNING,
+) -> Plan:
     """The plan of the run that goes on from this checkpoint to `asked` steps in all.
 
-    Raises UserError when nothing is left of so few steps, and, unless `extend`, when another duration changes the
-    learning rate of the steps to come.
+    level: of the line that says so. Raises UsageError when nothing is left of so few steps, and, unless `extend`, when
+    another duration changes the learning rate of the steps to come.
     """
     plan = state.plan or as_planned(total_steps(parse_config(state.config, f"configuration of {path}"), records))
     planned = plan[-1][1]
     if asked == planned:
         return plan
     if asked <= state.step:
-        raise UserError(
+        raise UsageError(
             f"{asked} steps are asked for, the run has done {state.step} of {planned} ({path})",
             f"ask for {planned} steps to go on, or take the encoder as it is: `cardialign export`",
         )
     extended = (*(stretch for stretch in plan if stretch[0] < state.step), (state.step, asked))
     if not (extend or _harmless(plan, extended, state.step, config)):
-        raise UserError(*_refusal(plan, extended, state.step, config, path))
-    log.warning(
+        raise UsageError(*_refusal(plan, extended, state.step, config, path))
+    log.log(
+        level,
         "resume=%s action=extend step=%d steps_were=%d steps_now=%d learning_rate=%s",
         path, state.step, planned, asked, _from_to(extended, state.step, config),
     )  # fmt: skip

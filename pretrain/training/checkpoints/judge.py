@@ -71,8 +71,9 @@ def judge_start(config: RunConfig, run_dir: Path, resume: Resume = "same", *, qu
 def judge(run_dir: Path, config: RunConfig, facts: Facts, resume: Resume = "same", *, quick: bool = False) -> Verdict:
     """The verdict on a start of `config` in `run_dir`.
 
-    quick: checkpoints by their sizes, not by every digest. "start-over" repeated is no second start over: the run that
-    the first one began goes on until it is finished, so that a scheduler may repeat the command.
+    quick: a second look; checkpoints by their sizes, not by every digest, and without a word to the user. "start-over"
+    repeated is no second start over: the run that the first one began goes on until it is finished, so that a scheduler
+    may repeat the command.
     Raises UserError: the directory cannot be used, its run is another one, asks for a duration that would change the
     learning rate, or has checkpoints of which none serves.
     """
@@ -94,14 +95,15 @@ def judge(run_dir: Path, config: RunConfig, facts: Facts, resume: Resume = "same
 
 def _continued(run_dir: Path, config: RunConfig, facts: Facts, asked: int, resume: Resume, quick: bool) -> Verdict:
     found, passed = newest_sound(run_dir, quick=quick)
+    level = logging.INFO if quick else logging.WARNING
     for each in passed:
-        log.warning("checkpoint=%s action=pass-over condition=%s reason=%s", each.path, each.condition, each.said())
+        log.log(level, "checkpoint=%s action=pass-over condition=%s reason=%s", each.path, each.condition, each.said())
     if found is None:
         _refuse_to_forget(run_dir, config, passed)
         return Verdict(as_planned(asked))
     state = TrainerState.read(found.path)
-    check_continues(state, config, facts.selection_fingerprint, facts.order_version, found.path)
-    plan = continued_plan(state, config, asked, facts.records, resume == "extend", found.path)
+    check_continues(state, config, facts.selection_fingerprint, facts.order_version, found.path, level)
+    plan = continued_plan(state, config, asked, facts.records, resume == "extend", found.path, level)
     return Verdict(plan, found, state, tuple(each for each in passed if each.condition == "damaged"))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 
 from cardialign.data_shards.files import FileFacts, differences, facts_below
@@ -162,14 +162,21 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     """The model's weights in a committed checkpoint, verified first; needs no DeepSpeed and no process group.
 
     The bytes that are parsed are those whose digest was compared: a file that changes in between is not read.
-    Raises CheckpointError when any file of the checkpoint is not as it was written.
+    Raises CheckpointError when any file of the checkpoint is not as it was written, or its weights are none.
     """
     verify(path)
     listed = files.listed_files(files.read_manifest(path))
+    if WEIGHTS not in listed:
+        raise CheckpointError(f"checkpoint {path}: {files.MANIFEST} lists no {WEIGHTS}", "use another checkpoint")
     content = (path / WEIGHTS).read_bytes()
     if hashlib.sha256(content).hexdigest() != listed[WEIGHTS].sha256:
         raise CheckpointError(f"checkpoint {path}: {WEIGHTS} changed while it was read", "use another checkpoint")
-    return load(content)
+    try:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise CheckpointError(
+            f"checkpoint {path}: {WEIGHTS} cannot be read ({error})", "use another checkpoint"
+        ) from None
 
 
 def seed_random(seed: int, rank: int, step: int) -> None:

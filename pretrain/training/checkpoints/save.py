@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from cardialign.data_shards.files import usual_rights
 from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.layout import free_bytes, remedy_of
 from cardialign.pretrain.training.checkpoints import files
@@ -60,6 +61,7 @@ def save_checkpoint(
             _save_rng(folder, workers)
             if workers.rank == 0:
                 save_file({name: tensor.contiguous() for name, tensor in weights.items()}, str(folder / WEIGHTS))
+                usual_rights(folder / WEIGHTS)
                 state.write(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
         problem = str(error)

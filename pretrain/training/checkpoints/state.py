@@ -132,11 +132,17 @@ def harmless_keys(config: RunConfig) -> tuple[str, ...]:
 
 
 def check_continues(
-    state: TrainerState, config: RunConfig, selection_fingerprint: str, order_version: int, path: Path
+    state: TrainerState,
+    config: RunConfig,
+    selection_fingerprint: str,
+    order_version: int,
+    path: Path,
+    level: int = logging.WARNING,
 ) -> None:
-    """Raises UserError that names every change which would make the rest of the run another run.
+    """Raises UsageError that names every change which would make the rest of the run another run.
 
-    Harmless changes are logged. Duration is judged apart, by `checkpoints.duration`.
+    Harmless changes are logged, what they do to the trace at `level`. Duration is judged apart, by
+    `checkpoints.duration`.
     """
     current = json.loads(json.dumps(config.resolved()))
     changed = changed_keys(state.config, current)
@@ -158,12 +164,13 @@ def check_continues(
     if state.order_version != order_version:
         reasons.append(f"the data order is version {order_version}, the checkpoint's is {state.order_version}")
     if reasons:
-        raise UserError(
+        raise UsageError(
             f"checkpoint {path} belongs to another run: " + "; ".join(reasons),
             "set these back to continue it, or give a new run directory to start afresh",
         )
     if "training.micro_batch" in changed:
-        log.warning(
+        log.log(
+            level,
             "resume=%s key=training.micro_batch was=%s now=%s remark=from step %d on sums are taken in another order: "
             "the trace agrees to rounding, no longer bit for bit",
             path, *changed["training.micro_batch"], state.step + 1,

@@ -99,3 +99,57 @@ def test_one_file_is_no_folder(words: tuple[str, ...], tmp_path: Path) -> None:
 def test_the_command_answers_in_one_sentence(cardialign: Callable[..., Any]) -> None:
     answer = cardialign("recipes", "--seconds", "inf")
     assert answer.code == 2 and answer.json["problem"].startswith("recipes: argument --seconds: 'inf' is not a number")
+
+
+PLACES = [
+    ("export", "RUN"),
+    ("export", "run", "--out"),
+    ("pretrain", "--recipe", "r", "--run-dir"),
+    ("pretrain", "--recipe", "r", "--run-dir", "d", "--shards"),
+    ("registry pull", "name", "OUT"),
+    ("shards build", "wfdb", "--out", "o", "--root"),
+    ("shards build", "wfdb", "--root", "r", "--out"),
+    ("shards verify", "SET"),
+    ("cohort", "--patients", "3", "OUT"),
+    ("tracking sync", "RUN"),
+    ("checkpoints list", "RUN"),
+    (*EMBED, "--out"),
+]
+
+
+def given(words: tuple[str, ...], value: str) -> argparse.Namespace:
+    """The command with `value` as its place: behind its last option, or in the place of the word in capitals."""
+    *before, last = words
+    return parsed(*before, f"{last}={value}") if last.startswith("--") else parsed(*before, value)
+
+
+@pytest.mark.parametrize("words", PLACES, ids=" ".join)
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_place_is_not_taken_for_the_working_folder(words: tuple[str, ...], value: str) -> None:
+    """`--run-dir "$RUN"` with a variable that is not set."""
+    with pytest.raises(UsageError, match="names no place; is the variable set"):
+        given(words, value)
+
+
+@pytest.mark.parametrize("words", PLACES, ids=" ".join)
+def test_a_tilde_that_the_shell_has_left_is_the_home_folder(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--out=~/x` would make a folder that is called `~`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = [value for value in vars(given(words, "~/x")).values() if isinstance(value, Path)]
+    assert tmp_path / "x" in found and not any("~" in str(path) for path in found)
+
+
+def test_urls_and_names_with_a_tilde_stay(tmp_path: Path) -> None:
+    assert str(parsed("shards verify", "s3://bucket/~set").shards) == "s3:/bucket/~set"  # `url_of` mends it
+    assert parsed("export", "run", "--out", "~backup").out == Path("~backup")
+
+
+@pytest.mark.parametrize(
+    "words", [("export", "run", "--out"), ("pretrain", "--recipe", "r", "--run-dir"), ("cohort", "O")]
+)
+def test_a_new_folder_has_a_name_in_utf8(words: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="is no UTF-8 text"):
+        given(words, "caf\udce9")
+    assert parsed("shards verify", "caf\udce9").shards == Path("caf\udce9"), "what is there may be read"

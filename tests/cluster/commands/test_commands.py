@@ -251,6 +251,7 @@ def test_checkpoint_with_a_flipped_byte_is_named_and_not_exported(cardialign: Ca
     folder = temporary_path(run_dir, 20)
     folder.mkdir(parents=True)
     (folder / "weights.bin").write_bytes(bytes(range(200)))
+    (folder / "trainer_state.json").write_text("{}")
     path = commit(run_dir, 20, seal(folder, files_below(folder)), {"world_size": 2})
     assert cardialign("checkpoints", "list", run_dir).json["checkpoints"][0]["step"] == 20
     assert cardialign("checkpoints", "verify", run_dir).json["verified"] == 1

@@ -81,6 +81,29 @@ def test_a_place_that_holds_something_else_is_named(place: str, cardialign: Call
             assert "defect" not in answer.json["remedy"], (command, answer.json["problem"])
 
 
+PATHS = (
+    *(command for command in COMMANDS if command != "recipes X"),
+    "shards build wfdb --root X --out set",
+    "shards build wfdb --root . --out X",
+    "pretrain --recipe cardialign-tiny --shards set --run-dir X",
+    "cohort X --patients 2",
+    "registry pull models:/a/1 X",
+    "export run --out X",
+    "demo --out X",
+)
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_variable_of_the_shell_is_never_the_folder_where_we_are(
+    empty: str, cardialign: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in PATHS:
+        answer = cardialign(*[empty if word == "X" else word for word in command.split()])
+        assert answer.code == 2 and "names no place" in answer.json["problem"], command
+    assert not any(tmp_path.iterdir())
+
+
 NUMBERS = ("0", "-1", "nan", "inf", "1e400", "9" * 5000, "x", "", "1.5")
 COUNTED = (
     "bench kernels --threads X",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources import SOURCES
 from tests.support.plug_ins import install, see
+from tests.support.wfdb_files import ecg_counts, write_record
 
 READER = """
 from cardialign.data_shards.sources.arrays import Arrays
@@ -66,3 +70,30 @@ def test_options_that_are_called_like_ours_are_reached_by_option_alone(
     assert answer.code == 0 and answer.json["records"] == 1
     for word in words:
         assert f"source=taker option={word} action=no flag of its own" in caplog.text
+
+
+def test_a_salt_comes_from_a_file_or_the_environment_and_never_only_from_what_lists_of_processes_show(
+    cardialign: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_record(tmp_path / "records" / "one", ecg_counts())
+    (tmp_path / "salt").write_text("0123456789abcdef\n")
+
+    def patient(out: str, *words: Any) -> str:
+        answer = cardialign("shards", "build", "wfdb", "--root", tmp_path / "records", "--out", tmp_path / out,
+                            "--workers", 1, *words)  # fmt: skip
+        assert answer.code == 0, answer.json
+        assert ShardSet.open(tmp_path / out).manifest["source"]["options"]["salted"]
+        return ShardSet.open(tmp_path / out).read_record(0).patient
+
+    wanted = patient("a", "--salt", "0123456789abcdef")
+    assert patient("b", "--salt-file", tmp_path / "salt") == wanted
+    monkeypatch.setenv("CARDIALIGN_SALT", "0123456789abcdef")
+    assert patient("c") == wanted
+    assert patient("d", "--salt", "another salt of many letters") != wanted, "an option wins"
+    for words, says in (
+        (("--salt", "x", "--salt-file", tmp_path / "salt"), "both given"),
+        (("--salt-file", tmp_path / "none"), "cannot be read"),
+        (("--salt-file", os.devnull), "has 0 lines"),
+    ):
+        answer = cardialign("shards", "build", "wfdb", "--root", tmp_path / "records", "--out", tmp_path / "e", *words)
+        assert answer.code == 2 and says in answer.json["problem"]

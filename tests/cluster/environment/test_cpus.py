@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cardialign.cluster.environment import cpus
-from cardialign.cluster.environment.cpus import threads_asked, threads_of_each, usable_cpus
+from cardialign.cluster.environment import threads
+from cardialign.cluster.environment.threads import threads_asked, threads_of_each
+from cardialign.data_shards.cpus import usable_cpus
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_affinity_counts_and_the_number_of_processors_does_not(monkeypatch: pyte
 
 
 def test_the_cpus_of_a_node_are_shared_by_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpus, "usable_cpus", lambda: 6)
+    monkeypatch.setattr(threads, "usable_cpus", lambda: 6)
     assert [threads_of_each(workers) for workers in (1, 2, 4, 8)] == [6, 3, 1, 1]
     assert threads_of_each(2, asked=1) == 1 and threads_of_each(2, asked=64) == 3
     for text, asked in (("4", 4), ("", None), ("0", None), ("many", None)):

@@ -12,12 +12,20 @@ from typing import Any
 
 import pytest
 
-from cardialign.cluster.runs.driver import SAME_SIGNAL_SECONDS, _Asked, _Fit, _lost_cluster, _newest_logs, _watch
+from cardialign.cluster.runs.driver import (
+    SAME_SIGNAL_SECONDS,
+    _Asked,
+    _Fit,
+    _lost_cluster,
+    _newest_logs,
+    _starts,
+    _watch,
+)
 from cardialign.cluster.runs.failure import StoppedError
 from cardialign.cluster.runs.waiting import Watch
 from cardialign.data_shards.errors import STOPPED, UserError
 from cardialign.pretrain.run import fence
-from cardialign.pretrain.run.files import STOP
+from cardialign.pretrain.run.files import ATTEMPTS, STOP
 
 
 class NeverEnds:
@@ -118,6 +126,12 @@ def test_what_the_machine_does_to_the_driver_is_told_as_that(tmp_path: Path) -> 
         raise ConnectionError("the head is gone")
     with pytest.raises(ZeroDivisionError), _lost_cluster(tmp_path):
         raise ZeroDivisionError  # a defect of ours stays one
+
+
+def test_starts_are_counted_whatever_a_crash_left_in_their_list(tmp_path: Path) -> None:
+    assert _starts(tmp_path) == 0
+    (tmp_path / ATTEMPTS).write_bytes(b'{"started": 1}\n\xff\xfe\0\n{"started": 2}\n')
+    assert _starts(tmp_path) == 3
 
 
 def test_the_logs_that_an_error_names_are_those_of_the_last_group(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ from cardialign.cluster.tracking.state import TrackingState
 from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.run.files import CONFIG, METRICS, TRACKING
+from cardialign.pretrain.run.layout import RunDirectoryError
+from cardialign.pretrain.run.lock import locked_run
 
 LEADS = {"encoder": {"lead_groups": {"left (lateral)": ["I"]}}}
 
@@ -153,6 +157,40 @@ def test_a_run_that_its_store_has_lost_is_logged_anew_when_asked(tmp_path: Path,
     assert resumed.finish("FINISHED")
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_run_directory_that_takes_nothing_is_named_not_the_store_and_no_run_is_left_there(
+    tmp_path: Path, uri: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    with monkeypatch.context() as full:
+        full.setattr("cardialign.cluster.tracking.state.write_json", refuse)
+        with pytest.raises(RunDirectoryError, match=f"{tmp_path / 'run'} cannot be written") as caught:
+            started(tmp_path / "run", uri)
+    assert "then run the same command again" in caught.value.remedy, "another --run-dir would begin at step 0"
+    client = open_client(uri)
+    assert client.search_runs([client.get_experiment_by_name("cardialign").experiment_id]) == []
+    tracker = started(tmp_path / "run", uri)
+    with monkeypatch.context() as full:
+        full.setattr("cardialign.cluster.tracking.state.write_json", refuse)
+        tracker.finish("FINISHED")  # the outcome of the training counts for more
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
+
+
+def test_a_run_that_goes_on_is_not_sent_a_second_time(tmp_path: Path, uri: str) -> None:
+    """Both would send the same steps under another time: MLflow keeps them as other rows."""
+    with locked_run(tmp_path / "run"):
+        tracker = started(tmp_path / "run", uri)
+        append_line(tmp_path / "run" / METRICS, {"step": 1, "loss": 2.5})
+        with pytest.raises(UserError, match="is in use by process") as caught:
+            sync(tmp_path / "run")
+        assert "sends its figures itself" in caught.value.remedy
+        tracker.finish("FINISHED")
+    sync(tmp_path / "run")
+    assert len(open_client(uri).get_metric_history(tracker.run_id, "loss")) == 1
+
+
 def test_the_configuration_is_an_artifact_of_the_first_start_too(tmp_path: Path, uri: str) -> None:
     tracker = started(tmp_path / "run", uri)
     (tmp_path / "run" / CONFIG).write_text("{}")  # the driver writes it once tracking is open
@@ -180,6 +218,12 @@ def test_a_damaged_state_is_a_sentence_and_is_left_where_it_is(tmp_path: Path, u
             act()
         assert "move it away" in caught.value.remedy
     assert (tmp_path / TRACKING).read_bytes() == text.encode("latin-1")
+
+
+@pytest.mark.parametrize("home", ["\ud800", "a\0b", "/nowhere"])
+def test_a_state_whose_home_is_no_place_is_that_of_its_own_run(tmp_path: Path, home: str) -> None:
+    state = TrackingState("sqlite:///x", "", "", run_id="r", home=home)
+    assert state.copied_from(tmp_path) is None
 
 
 def test_lines_that_hold_no_figures_are_passed_over(tmp_path: Path, uri: str) -> None:

@@ -374,3 +374,9 @@ def test_an_index_written_piece_by_piece_holds_every_row_in_order(
     assert [written.metadata.row_group(i).num_rows for i in range(written.num_row_groups)] == [7] * 8 + [2]
     ages = ["age_years"]  # hold NaN, which equals nothing
     assert written.read().drop_columns(ages).equals(table.drop_columns(ages))
+
+
+@pytest.mark.parametrize("spec", [(500, 1e9), (1e5, 1e6), (1e-3, 1), (500, 1e-9)])
+def test_a_record_of_more_samples_than_a_shard_holds_or_of_none_is_refused_before_it_takes_memory(spec) -> None:
+    with pytest.raises(UsageError, match="samples, a record has 1 to 16,777,216"):
+        SetPlan(SignalSpec(*spec))

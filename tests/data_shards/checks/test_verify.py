@@ -215,3 +215,11 @@ def test_files_that_belong_to_nothing_are_noted_and_harm_nothing(set_copy: Path)
         f"text_bank/{bank.name}/.distant-9.npy.7.vectors (1 bytes): {left}",
         f"text_bank/list.txt (1 bytes): {nothing}",
     ]
+
+
+def test_another_list_of_rejects_is_a_problem_and_none_is_not(set_copy: Path) -> None:
+    rejects = set_copy / "rejects.csv"
+    rejects.write_text(rejects.read_text() + "a,b,missing-file,nobody rejected it\n")
+    assert "rejects.csv is not the one this set was built with" in problems(set_copy, quick=True)
+    rejects.unlink()
+    assert problems(set_copy) == "", "it names files of the machine that built the set: a copy may go without"

@@ -155,13 +155,18 @@ def test_two_rates_in_one_file_are_none(tmp_path: Path) -> None:
         only(tmp_path)
 
 
-@pytest.mark.parametrize(("unit", "factor"), [("uV", 1000), ("\u00b5V", 1000), ("mV", 1), ("V", 0.001)])
+@pytest.mark.parametrize(
+    ("unit", "factor"),
+    [("uV", 1000), ("\u00b5V", 1000), ("mV", 1), ("V", 0.001), ("microvolts", 1000), ("Millivolt", 1),
+     ("micro-volts", 1000), ("uVolt", 1000), ("MV", 1), ("nV", 1e6), ("volts", 0.001)],
+)  # fmt: skip
 def test_the_unit_of_a_file_counts_and_an_option_that_contradicts_it_is_refused(
     tmp_path: Path, unit: str, factor: float
 ) -> None:
     np.savez(tmp_path / "a.npz", signal=MILLIVOLTS * factor, fs=500, unit=unit)
     np.testing.assert_allclose(only(tmp_path).millivolts(), MILLIVOLTS, atol=6e-4)
-    other = "V" if unit != "V" else "mV"
+    other = "V" if factor != 0.001 else "mV"
+    assert only(tmp_path, unit=unit).samples == 1000
     with pytest.raises(RecordRejected, match=f"the option unit says {other}"):
         only(tmp_path, unit=other)
 
@@ -180,6 +185,35 @@ def test_the_gain_of_counts_that_a_file_contradicts_is_refused(tmp_path: Path) -
     np.testing.assert_array_equal(only(tmp_path, unit="counts", gain=200).gain, 200)
     with pytest.raises(RecordRejected, match="adc_gain says 200, the option gain says 1000"):
         only(tmp_path, unit="counts", gain=1000)
+
+
+def test_counts_take_the_gain_of_their_file_per_its_unit_one_or_one_for_each_lead(tmp_path: Path) -> None:
+    counts = ecg_counts(gain=200)
+    truth = counts / 200
+    for told in (
+        {"adc_gain": 200},
+        {"gain": [200] * 12},
+        {"gain": 0.2, "units": "uV"},
+        {"gain": 200, "unit": "counts"},
+    ):
+        np.savez(tmp_path / "a.npz", signal=counts, fs=500, **told)
+        record = only(tmp_path, unit="counts")
+        np.testing.assert_array_equal(record.counts, counts)
+        np.testing.assert_allclose(record.millivolts(), truth, rtol=1e-6)
+    gains = np.arange(200, 212)
+    np.savez(tmp_path / "a.npz", signal=counts.T, fs=500, gain=gains, unit="ADU")
+    np.testing.assert_allclose(only(tmp_path).millivolts(), counts / gains[:, np.newaxis], rtol=1e-6)
+    for told in ({}, {"gain": [200] * 7}, {"gain": 0}, {"gain": -1}, {"gain": 200, "adc_gain": 100}):
+        np.savez(tmp_path / "a.npz", signal=counts, fs=500, **told)
+        with pytest.raises(RecordRejected, match=r"bad-format.*(gains|does not say how many are 1 mV)"):
+            only(tmp_path, unit="counts")
+
+
+def test_whole_numbers_with_a_gain_and_a_unit_are_counts_not_voltages(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", signal=ecg_counts(gain=200), fs=500, adc_gain=200, units=["mV"] * 12)
+    with pytest.raises(RecordRejected, match="whole numbers and a gain of 200"):
+        only(tmp_path)
+    np.testing.assert_array_equal(only(tmp_path, unit="counts").gain, 200)
 
 
 def timed(unit: str, per_second: float, rate: float = 250) -> str:
@@ -288,3 +322,31 @@ def test_numbers_of_any_length_give_a_value_or_a_reason(tmp_path: Path, number: 
     (tmp_path / "a.csv").write_text("I,II\n" + f"0.1,{number}\n" * 3)
     with contextlib.suppress(RecordRejected):
         assert read_array(tmp_path / "a.csv").values.shape == (3, 2)
+
+
+def test_times_with_their_unit_say_the_rate_and_those_of_an_npz_may_contradict_an_option(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(timed("time_ms", 1e3))
+    assert only(tmp_path).sampling_rate == 250
+    (tmp_path / "a.csv").write_text(timed("time", 1))
+    with pytest.raises(RecordRejected, match="does not say its sampling rate"):
+        only(tmp_path)
+    (tmp_path / "a.csv").unlink()
+    np.savez(tmp_path / "a.npz", signal=MILLIVOLTS, time_s=np.arange(1000) / 250)
+    assert only(tmp_path).sampling_rate == 250
+    np.savez(tmp_path / "a.npz", signal=MILLIVOLTS, t=np.arange(1000) / 250)
+    with pytest.raises(RecordRejected, match="not the 500 Hz of the option sampling_rate"):
+        only(tmp_path, sampling_rate=500)
+
+
+def test_a_unit_counts_under_any_name_that_speaks_of_one(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", signal=MILLIVOLTS * 1000, fs=500, amplitude_unit="uV")
+    np.testing.assert_allclose(only(tmp_path).millivolts(), MILLIVOLTS, atol=6e-4)
+    np.savez(tmp_path / "a.npz", signal=MILLIVOLTS, fs=500, time_unit="s", unit_id="A7")
+    np.testing.assert_allclose(only(tmp_path).millivolts(), MILLIVOLTS, atol=6e-4)
+
+
+@pytest.mark.parametrize(("name", "value"), [("gain", 200), ("baseline", 12)])
+def test_whole_numbers_are_counts_whatever_type_holds_them(tmp_path: Path, name: str, value: int) -> None:
+    np.savez(tmp_path / "a.npz", signal=ecg_counts(gain=200).astype(float), fs=500, **{name: value})
+    with pytest.raises(RecordRejected, match=r"holds whole numbers and a (gain of 200|baseline)"):
+        only(tmp_path)

@@ -289,6 +289,9 @@ def test_a_snomed_code_that_is_not_in_the_table_stays_a_label_without_words(
         "[426783006, 164889003]",
         '"426783006","164889003"',
         "426783006.0,164889003.0",
+        "426783006/164889003",
+        "426783006 + 164889003",
+        "Sinus rhythm (NSR); atrial fibrillation (AF)",
     ],
 )
 def test_codes_in_any_list_form_are_the_same_codes(dx: str) -> None:

@@ -98,6 +98,8 @@ def test_a_digest_is_64_hexadecimal_digits_and_never_a_path(
         (lambda m: m["spec"].update(seconds=-1), "'seconds' is -1"),
         (lambda m: m["spec"].update(seconds=MAX_SAMPLES, samples=500 * MAX_SAMPLES), "'samples' is 8388608000"),
         (lambda m: m["spec"].update(samples=499), "rate and seconds give another number"),
+        (lambda m: m["spec"].update(leads=m["spec"]["leads"][::-1]), "'leads' is "),
+        (lambda m: m["spec"].update(unit="uV"), "'unit' is 'uV'"),
         (lambda m: m["codec"].update(version="1"), "'version' is '1'"),
         (lambda m: m.update(source="here"), "'source' is 'here'"),
         (lambda m: m.update(schema_version=True), "'schema_version' is True"),
@@ -110,6 +112,27 @@ def test_counts_and_sizes_are_numbers_that_can_be_one(
     changed(set_copy, change)
     folder, url = opened_both_ways(set_copy, tmp_path)
     assert folder == url and words in folder
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (
+            "leads",
+            ["I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6"],
+        ),  # of MIMIC-IV-ECG
+        ("leads", ["I", "II", "V1"]),
+        ("leads", None),
+        ("unit", "uV"),
+        ("unit", 5),
+    ],
+)
+def test_a_set_whose_manifest_declares_other_leads_or_another_unit_is_not_read_as_ours(
+    set_copy: Path, tmp_path: Path, name: str, value: object
+) -> None:
+    changed(set_copy, lambda manifest: manifest["spec"].update({name: value}))
+    folder, url = opened_both_ways(set_copy, tmp_path)
+    assert folder == url and f"'{name}' is" in folder and "this software reads" in folder
 
 
 @pytest.mark.parametrize("text", [DEEP, b"[]", b"null", b"\xff\xfe{}", b'{"a": ' + b"9" * 5000 + b"}", b""])

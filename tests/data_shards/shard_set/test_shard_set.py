@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import webdataset
 
-from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.signal.codec import decode_counts
 from tests.support.small_source import SmallSource
@@ -143,3 +144,11 @@ def test_records_without_a_patient_id_are_patients_of_their_own(tmp_path: Path) 
     assert (
         len(set(codes[:4].tolist())) == 4 and len(set(codes[4:].tolist())) == 1 and not set(codes[:4]) & set(codes[4:])
     )
+
+
+@pytest.mark.parametrize("row", [88, -89, 10**30, 1.0, "0", None, True])
+def test_a_row_that_is_none_is_named_with_those_there_are(small_set_folder: Path, row: Any) -> None:
+    shards = ShardSet.open(small_set_folder)
+    with pytest.raises(UsageError, match=r"has no record .*: its rows are 0 to 87"):
+        shards.read_record(row)
+    assert shards.read_record(-1).key == shards.read_record(np.int64(87)).key == shards.key(87)

@@ -9,7 +9,7 @@ import pytest
 from matplotlib import image
 from matplotlib.figure import Figure
 
-from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
 from cardialign.data_shards.signal.plot import draw_ecg
 from tests.support.wfdb_files import ecg_counts
@@ -111,3 +111,9 @@ def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path, where: str
     with pytest.raises(DataError, match="cannot write") as caught:
         draw_ecg(record_of(), tmp_path / where)
     assert str(tmp_path / where) in caught.value.problem and "folder exists" in caught.value.remedy
+
+
+@pytest.mark.parametrize("dpi", [0, -1, float("nan"), float("inf"), "130", None, 10_000])
+def test_a_resolution_that_is_none_is_named(dpi):
+    with pytest.raises(UsageError, match="dpi is"):
+        draw_ecg(record_of(), dpi=dpi)

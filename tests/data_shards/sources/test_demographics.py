@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from cardialign.data_shards.sources import open_source
-from cardialign.data_shards.sources.shared.demographics import age_in_years, header_comments, person, sex_in_words
+from cardialign.data_shards.sources.shared.demographics import (
+    age_in_years,
+    header_comments,
+    iso_time,
+    person,
+    sex_in_words,
+)
 from tests.support.wfdb_files import ecg_counts, write_record
 
 
@@ -81,9 +87,20 @@ def test_words_for_age_and_sex_that_are_not_understood_are_counted(
     for name, comment in (("a", "Sex: 1"), ("b", "Sex: 1"), ("c", "Age: elderly"), ("d", "Age: NaN")):
         write_record(tmp_path / name, ecg_counts(100), comments=[comment])
     list(open_source("wfdb", tmp_path).entries())
-    assert "age or sex not understood source=wfdb headers=3: 'sex: 1' x 2, 'age: elderly' x 1" in caplog.text
+    assert "age, sex or time not understood source=wfdb number=3: 'sex: 1' x 2, 'age: elderly' x 1" in caplog.text
 
 
 def test_a_pipe_in_the_place_of_a_header_says_nothing_and_holds_up_nobody(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "r.hea")
     assert header_comments(tmp_path / "r.hea") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [("2180-07-23 08:44:00", "2180-07-23T08:44:00"), ("2180-07-23T08:44:00Z", "2180-07-23T08:44:00Z"),
+     ("2180/7/23 8:44", "2180-07-23T08:44:00"), ("2180.07.23", "2180-07-23"), ("2180-07-23", "2180-07-23"),
+     ("23/07/2180 8:44", None), ("07/23/2180 8:44 AM", None), ("2180-13-01", None), ("2180/7/23 25:00", None),
+     ("", None), ("44567.36", None)],
+)  # fmt: skip
+def test_a_time_that_begins_with_its_year_is_one_and_no_other_is_guessed(text: str, time: str | None) -> None:
+    assert iso_time(text) == time

@@ -140,6 +140,26 @@ def test_segments_are_part_of_their_record(folder: Path) -> None:
     assert source.read(entries[0]).samples == 2000
 
 
+@pytest.mark.parametrize(
+    "broken",
+    ["long/3 12 500 2000\nlong_0001 1000\nlong_0002 1000\n", "long/2 12 500 2000\nlong_0001 1000\nlong_0002 ten\n",
+     "long/2 12 500 20", "", "\0\0", "long/2 twelve 500 2000\nfirst 1000\nsecond 1000\n"],
+    ids=["fewer", "no length", "cut", "empty", "zeros", "other names"],
+)  # fmt: skip
+def test_segments_of_a_record_whose_header_is_broken_are_no_records_of_their_own(
+    folder: Path, tmp_path: Path, broken: str
+) -> None:
+    names = ("first", "second") if "first" in broken else ("long_0001", "long_0002", "long_layout")
+    for name in names:
+        write_record(folder / "a" / name, ecg_counts(seed=3))
+    (folder / "a" / "long.hea").write_text(broken)
+    write_record(folder / "b" / "visit_2021", ecg_counts(seed=4))
+    write_record(folder / "b" / "visit", ecg_counts(seed=5))
+    made = build_shards(open_source("wfdb", folder), tmp_path / "out", SetPlan(), workers=1)
+    assert made.rejected == {"unreadable-header": 1}
+    assert made.records == 4, "the others, and two whose names only look like record and segment"
+
+
 def test_arrays_of_every_kind_give_the_same_counts(tmp_path: Path) -> None:
     counts = ecg_counts(gain=1000)
     millivolts = counts / 1000
@@ -212,7 +232,7 @@ def test_an_npz_with_two_signals_asks_which(tmp_path: Path) -> None:
     assert chosen.read(next(iter(chosen.entries()))).samples == 1000
 
 
-@pytest.mark.parametrize("options", [{"unit": "furlong"}, {"unit": "counts"}, {"orientation": "sideways"}])
+@pytest.mark.parametrize("options", [{"unit": "furlong"}, {"orientation": "sideways"}])
 def test_options_of_arrays_that_cannot_work_are_refused(tmp_path: Path, options: dict[str, str]) -> None:
     with pytest.raises(UsageError, match=next(iter(options))):
         open_source("arrays", tmp_path, **options)

@@ -155,6 +155,31 @@ def test_note_links_are_kept_on_request(root, tmp_path, caplog):
     assert all("note" not in entry.meta for entry in open_source("mimic-iv-ecg", root).entries())
 
 
+def test_a_row_whose_path_is_that_of_another_subject_or_study_is_rejected_and_never_given_its_report(root):
+    rows = list(csv.reader((root / "record_list.csv").open()))
+    paths = [row[4] for row in rows[1:]]
+    shifted = [[*row[:4], path] for row, path in zip(rows[1:], [*paths[1:], paths[0]], strict=True)]
+    write_csv(root / "record_list.csv", rows[0], shifted)
+    source = open_source("mimic-iv-ecg", root)
+    for entry in source.entries():
+        with pytest.raises(RecordRejected, match=r"bad-metadata.*says s(tudy|ubject) \d+, the path \d+"):
+            source.read(entry)
+
+
+def test_a_header_of_another_subject_is_rejected(root):
+    moved = [(s, k, k, "2180-07-23", f"files/{k}") for k, s in STUDIES.items()]
+    for study in STUDIES:
+        write_record(root / f"files/{study}", ecg_counts(5000), leads=MIMIC_LEADS, comments=["<subject_id>: 10000032"])
+    write_csv(root / "record_list.csv", LIST, moved)
+    source = open_source("mimic-iv-ecg", root, salt="0123456789abcdef")
+    for entry, subject in zip(source.entries(), STUDIES.values(), strict=True):
+        if subject == 10000032:
+            assert source.read(entry).valid_samples == 5000
+        else:
+            with pytest.raises(RecordRejected, match=r"bad-metadata.*is of subject 10000032"):
+                source.read(entry)
+
+
 def test_a_signal_file_that_is_missing_cut_or_all_zeros_rejects_its_record_only(root):
     source = open_source("mimic-iv-ecg", root)
     entries = list(source.entries())
@@ -284,3 +309,17 @@ def test_a_list_that_names_files_means_their_records(root, form):
     lines = [[*row[:4], path] for row, path in zip(rows[1:], told, strict=True)]
     write_csv(root / "record_list.csv", rows[0], lines)
     assert {study: entry.path for study, entry in entries_by_study(root).items()} == before
+
+
+def test_dates_that_a_spreadsheet_rewrote_are_counted_with_the_ages_that_are_lost_by_them(root, tmp_path, caplog):
+    write_csv(tmp_path / "patients.csv", ("subject_id", "gender", "anchor_age", "anchor_year"),
+              [(10000032, "F", "52,5", 2180), (10000117, "1", "old", 2182)])  # fmt: skip
+    rows = list(csv.reader((root / "record_list.csv").open()))
+    dated = [[*row[:3], "23/07/2180 8:44" if row[0] == "10000032" else row[3], row[4]] for row in rows[1:]]
+    write_csv(root / "record_list.csv", rows[0], dated)
+    source = open_source("mimic-iv-ecg", root, patients=tmp_path / "patients.csv")
+    records = [source.read(entry) for entry in source.entries()]
+    assert [record.acquired for record in records[:2]] == [None, None] and records[2].acquired is not None
+    assert {record.age_years for record in records} == {None}
+    assert "not understood source=mimic-iv-ecg number=2: 'time: 23/07/2180 8:44' x 2" in caplog.text
+    assert "not understood table=patients.csv rows=2: 'anchor_age: old' x 1, 'gender: 1' x 1" in caplog.text

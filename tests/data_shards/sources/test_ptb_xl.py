@@ -246,3 +246,16 @@ def test_real_recordings_are_read_and_only_absent_files_rejected(real_data):
         assert record.counts.shape == (12, 5000) and record.statements and record.lead_mask.all()
     assert read == 444
     assert reasons == {"missing-file"}
+
+
+def test_a_row_that_names_the_file_of_another_record_is_rejected(root):
+    table = pd.read_csv(root / "ptbxl_database.csv", dtype=str)
+    table["filename_hr"] = table["filename_hr"].to_numpy()[::-1]  # sorted apart from the rest of the table
+    table.to_csv(root / "ptbxl_database.csv", index=False)
+    source = open_source("ptb-xl", root)
+    for ecg_id, entry in zip(CODES, source.entries(), strict=True):
+        if ecg_id == 3:  # the middle row keeps its file
+            assert source.read(entry).samples == 5000
+        else:
+            with pytest.raises(RecordRejected, match=rf"bad-metadata.*says ecg_id {ecg_id}, filename_hr records500"):
+                source.read(entry)

@@ -6,10 +6,12 @@ import gzip
 import hashlib
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cardialign.data_shards.errors import DataError, UsageError
+from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.sources import SOURCES, open_source, source_class
 from cardialign.data_shards.sources.shared.labels import read_labels
 from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
@@ -71,3 +73,17 @@ def test_labels_without_an_id_are_refused(tmp_path):
     (tmp_path / "l.csv").write_text("study_id,label_set,label\n,finding,AF\n")
     with pytest.raises(DataError, match=r"l\.csv"):
         read_labels(tmp_path / "l.csv", "study_id")
+
+
+@pytest.mark.parametrize(
+    ("root", "options"),
+    [(5, {}), (None, {}), ("", {}), (".", {"salt": 5}), (".", {"salt": b"bytes"}), (".", {"labels": 5}),
+     (".", {"min_matched": []}), (".", {"table": {}, "key_column": "a"})],
+)  # fmt: skip
+def test_what_no_option_can_be_is_said_in_a_sentence(
+    root: Any, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        open_source("wfdb", root, **options)
+    assert "wfdb" in caught.value.problem and caught.value.remedy

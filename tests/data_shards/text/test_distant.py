@@ -59,7 +59,7 @@ def test_a_small_set_gives_every_other_report() -> None:
 
 def test_the_table_is_made_once_and_must_fit_its_bank(set_copy: Path) -> None:
     bank = build_text_bank(ShardSet.open(set_copy), HashingEncoder())
-    with pytest.raises(DataError, match="no table of the 3 most distant") as caught:
+    with pytest.raises(DataError, match=r"no distant-3\.npy") as caught:
         open_distant(bank, 3)
     assert "--distant 3" in caught.value.remedy
     seen: list[tuple[int, int]] = []

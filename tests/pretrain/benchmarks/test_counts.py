@@ -39,18 +39,29 @@ def test_a_transformer_costs_12_width_squared_per_block_and_token(size: str, D: 
     assert count(name="vit1d", size=size)[1] == 2 * multiply_adds
 
 
-@pytest.mark.parametrize("recipe", ["cardialign-tiny", "cardialign-small", "cardialign-base"])
+@pytest.mark.parametrize("recipe", ["cardialign-tiny", "cardialign-small", "cardialign-base", "cardialign-xl"])
 def test_the_main_recipe_has_the_parameters_that_arithmetic_gives(recipe: str) -> None:
     config = load_config(recipe).encoder
     assert isinstance(config, CardiAlignEncoderConfig) and config.width is not None and config.depth is not None
-    D, G, S = config.width, 4, 3
+    D, G, S, W = config.width, 4, 3, 40 + 50  # samples of a beat at 100 Hz
     kernels = sum(int(scale.kernel_ms / 2) for scale in config.patches)
     patches = 12 * kernels * D + S * (3 * G * D + 12 * D)  # weights; bias, norm and missing leads of each scale
     temporal = S * (config.depth * (12 * D * D + 13 * D) + 2 * D)
-    pooling_and_norm = S * D + 2 * S * D
-    group_attention = (S * D * 8 + 8) + (8 * G * 8 + 8) + (8 * G + G)
-    projection = G * S * D * config.embedding_dim + config.embedding_dim
-    assert count_encoder(config, TEN_SECONDS)[0] == patches + temporal + pooling_and_norm + group_attention + projection
+    beat = 2 * 12 * W * D + G * D + G * (D * D + D) if config.beat else 0
+    rhythm = 22 * 4 * D + 4 * D + 4 * D * D + D if config.rhythm else 0
+    pooling_and_norm = 0 if config.pooling == "max" else S * D + 2 * S * D
+    views = S + config.beat
+    group_attention = (views * D * 8 + 8) + (8 * G * 8 + 8) + (8 * G + G)
+    projection = (G * views + config.rhythm) * D * config.embedding_dim + config.embedding_dim
+    total = patches + temporal + beat + rhythm + pooling_and_norm + group_attention + projection
+    assert count_encoder(config, TEN_SECONDS)[0] == total
+
+
+def test_the_sizes_cost_what_they_are_said_to_cost() -> None:
+    """A 38 M parameter model of the field takes about 20 GFLOP a record; base may take 25."""
+    cost = {name: count_encoder(load_config(f"cardialign-{name}").encoder, TEN_SECONDS) for name in ("base", "xl")}
+    assert 15e9 < cost["base"][1] <= 25e9 and 20e6 < cost["base"][0] < 40e6
+    assert cost["xl"][1] > 8 * cost["base"][1]
 
 
 @pytest.mark.parametrize("trainable", ["frozen", "partial", "full"])

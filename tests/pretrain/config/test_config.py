@@ -133,9 +133,10 @@ def test_every_recipe_loads_and_says_its_own_name(name: str) -> None:
     )
 
 
-def test_the_main_recipe_comes_in_three_sizes_and_warms_up() -> None:
-    assert {"cardialign-tiny", "cardialign-small", "cardialign-base", "cardialign-demo"} <= set(recipe_names())
-    assert [load_config(f"cardialign-{size}").encoder.width for size in ("tiny", "small", "base")] == [64, 256, 512]
+def test_the_main_recipe_comes_in_four_sizes_and_warms_up() -> None:
+    sizes = {"tiny": 64, "small": 256, "base": 384, "xl": 512}
+    assert {"cardialign-demo", "cardialign-ptb-xl", *(f"cardialign-{size}" for size in sizes)} <= set(recipe_names())
+    assert {size: load_config(f"cardialign-{size}").encoder.width for size in sizes} == sizes
     assert all(load_config(name).schedule.warmup_fraction > 0 for name in recipe_names())
 
 
@@ -237,6 +238,36 @@ def test_who_changes_the_method_alone_is_told_to_give_the_whole_section(override
     assert f"name: {getattr(load_config('cardialign-tiny', [f'{section}={value}']), section).name}" in value
 
 
+def test_a_mapping_changes_the_keys_that_it_names_and_no_others_of_its_section() -> None:
+    plain = load_config("cardialign-demo", ["optimizer.lr=0.5", "training.epochs=3"])
+    merged = load_config("cardialign-demo", ["optimizer.lr=0.5", "training.epochs=3", "optimizer={weight_decay: 0.25}"])
+    assert merged.optimizer == plain.optimizer.model_copy(update={"weight_decay": 0.25})
+    changed = load_config("cardialign-demo", ["model={embedding_dim: 64}"])
+    usual = load_config("cardialign-demo")
+    assert changed.encoder == usual.encoder.model_copy(update={"embedding_dim": 64})
+    whole = load_config("cardialign-demo", ["encoder={name: resnet1d}"])
+    assert whole.encoder.name == "resnet1d" and whole.encoder != usual.encoder
+    assert load_config("cardialign-demo", ["optimizer.lr=0.5", "optimizer={}"]).optimizer == type(usual.optimizer)()
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [("text.encoder=''", "text.encoder"), ("data.shards=''", "data.shards"), ("init_from=''", "init_from"),
+     ("init_from=' '", "init_from"), ("data.mixture=[{shards: ''}]", "data.mixture.0.shards")],
+)  # fmt: skip
+def test_an_empty_path_is_refused_by_its_key_and_is_never_the_folder_where_we_are(override: str, key: str) -> None:
+    with pytest.raises(UsageError, match="names nothing; write a path") as caught:
+        load_config("cardialign-tiny", [override])
+    assert f"- {key}: '" in caught.value.problem
+    section, _, word = key.partition(".")
+    with pytest.raises(UsageError, match="names nothing"):
+        parse_config(
+            {section: {word: ""} if word and "." not in word else ""}
+            if "mixture" not in key
+            else {"data": {"mixture": [{"shards": ""}]}}
+        )
+
+
 @pytest.mark.parametrize("override", ["method.lo=1", "method.name=siglop", "optimizer.l=1"])
 def test_other_mistakes_do_not_speak_of_whole_sections(override: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -264,7 +295,7 @@ def test_old_words_are_told_where_they_stand(tmp_path: Path) -> None:
 
 def test_a_whole_section_under_its_old_word_replaces_the_new_one() -> None:
     old = load_config("cardialign-tiny", ["objective={name: diagsim, low: 0.2}"])
-    assert old == load_config("cardialign-tiny", ["method={low: 0.2}"])
+    assert old == load_config("cardialign-tiny", ["method={name: cardialign, low: 0.2}"])
 
 
 def test_unreadable_recipes_are_named(tmp_path: Path) -> None:

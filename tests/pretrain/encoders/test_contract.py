@@ -18,6 +18,17 @@ RATE, T, B, E = 100.0, 200, 4, 8
 SPEC = SignalSpec(RATE, T / RATE)
 CASES: dict[str, dict[str, Any]] = {
     "cardialign": {"name": "cardialign", "size": "tiny", "width": 16, "depth": 1, "heads": 2},
+    "cardialign-beats": {
+        "name": "cardialign",
+        "size": "tiny",
+        "width": 16,
+        "depth": 1,
+        "heads": 2,
+        "pooling": "max",
+        "readout": "beside",
+        "beat": True,
+        "rhythm": True,
+    },
     "resnet1d": {"name": "resnet1d", "width": 4, "heads": 2},
     "resnet1d-micro-batch": {"name": "resnet1d", "width": 4, "norm": "micro-batch", "pooling": "mean"},
     "resnet1d-bottleneck": {"name": "resnet1d", "depth": 50, "width": 2, "norm": "layer", "max_pool": True},

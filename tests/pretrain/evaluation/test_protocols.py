@@ -22,7 +22,6 @@ from cardialign.data_shards.shard_set.layout import INDEX
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources.base import Entry
 from cardialign.pretrain.evaluation.label_files import record_name, rows_by_name
-from cardialign.pretrain.evaluation.prompts import load_prompts
 from cardialign.pretrain.evaluation.protocols import PROTOCOLS, load_task, open_task, protocol_names
 from tests.support.small_source import SmallSource
 
@@ -122,7 +121,10 @@ def test_the_clean_protocol_takes_published_folds_and_labelled_records_only(shar
 
 
 def test_what_is_missing_is_named_with_what_is_expected(shards: ShardSet, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"unknown evaluation protocol 'merl'(.|\n)*clean-v1, clean-v2, merl-v1"):
+    with pytest.raises(
+        UsageError,
+        match=r"unknown evaluation protocol 'merl'(.|\n)*benchmark-v1, clean-v1, clean-v2, fgclep-v1, merl-v1",
+    ):
         open_task("merl:ptb-xl-super", shards)
     with pytest.raises(UsageError, match=r"has no task 'super'(.|\n)*clean-v1:ptb-xl-super"):
         open_task("clean-v1:super", shards)
@@ -187,7 +189,7 @@ def test_two_records_of_one_name_are_refused(shards: ShardSet, tmp_path: Path) -
 
 
 def test_every_protocol_states_data_labels_split_preprocessing_and_prompts() -> None:
-    assert protocol_names() == ["clean-v1", "clean-v2", "merl-v1"]
+    assert protocol_names() == ["benchmark-v1", "clean-v1", "clean-v2", "fgclep-v1", "merl-v1"]
     import yaml
 
     digests = set()
@@ -201,9 +203,9 @@ def test_every_protocol_states_data_labels_split_preprocessing_and_prompts() -> 
                     "prompts"
                 ]["file"]
             else:
-                assert load_prompts(task.values["prompts"]).label_set == task.values["label_set"]
+                assert task.words.label_set == task.values["label_set"]
                 assert task.values["split"]["by"] in ("folds", "patient-hash")
-    assert len(digests) == 18
+    assert len(digests) == 18 + 6 + 5
 
 
 def test_the_published_label_files_open_and_say_how_many_records_are_here(real_data: Path, tmp_path: Path) -> None:
@@ -232,3 +234,31 @@ def test_the_published_label_files_open_and_say_how_many_records_are_here(real_d
             theirs = found.truth[:, [k for k, code in enumerate(found.prompts.codes) if code in codes]]
             assert labelled.all()
             np.testing.assert_array_equal(ours[:, column], theirs)
+
+
+def test_a_released_protocol_means_what_it_meant() -> None:
+    """The digest of a task is part of every figure that was made by it."""
+    assert load_task("clean-v2:ptb-xl-super").digest.startswith("4b59fe078cbc")
+    assert load_task("merl-v1:cpsc2018").digest.startswith("2b45d3cf65ff")
+    assert load_task("merl-v1:csn").crop is None and load_task("merl-v1:csn").normalisation == "minmax"
+
+
+def test_the_benchmark_cuts_records_and_counts_unlabelled_ones_as_negatives(shards: ShardSet) -> None:
+    clean, cut = (open_task(f"{name}:ptb-xl-super", shards) for name in ("clean-v2", "benchmark-v1"))
+    assert clean.crop is None and cut.crop is not None
+    assert (cut.crop.seconds, cut.crop.average) == (2.5, "probabilities")
+    new = np.setdiff1d(cut.rows, clean.rows)
+    assert new.size == np.sum(shards.fold == 10) - len(clean.rows) > 0 and set(clean.rows) < set(cut.rows)
+    assert not cut.truth[np.isin(cut.rows, new)].any()
+    np.testing.assert_array_equal(cut.truth[np.isin(cut.rows, clean.rows)], clean.truth)
+    assert cut.protocol is not None and "those without a label as negatives" in cut.protocol["note"]
+
+
+def test_fg_clep_asks_by_the_plain_names_of_the_classes(shards: ShardSet) -> None:
+    task = open_task("fgclep-v1:ptb-xl-super", shards)
+    full = open_task("clean-v2:ptb-xl-super", shards).prompts
+    assert task.prompts.codes == full.codes and task.prompts.digest != full.digest
+    assert all(each.prompts == (each.name,) and not each.against for each in task.prompts.classes)
+    assert task.protocol is not None and any(
+        "does not say how signals are normalised" in each for each in task.protocol["deviations"]
+    )

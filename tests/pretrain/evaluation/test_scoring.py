@@ -131,3 +131,25 @@ def test_classes_without_positives_or_without_negatives_are_named_with_the_reaso
     usable, reasons = usable_classes(truth)
     assert usable.tolist() == [2]
     assert reasons == {0: "no negatives among 2 records", 1: "no positives among 2 records"}
+
+
+def test_a_class_is_scored_over_its_decided_records_as_if_there_were_no_others():
+    rng = np.random.default_rng(3)
+    scores, truth, decided = rng.normal(size=(200, 3)), rng.random((200, 3)) < 0.3, rng.random((200, 3)) < 0.8
+    decided[:, 2] = True
+    scores[~decided & ~truth] += 5  # would spoil the figure as negatives
+    patients = np.arange(200) // 2
+    names = [("a", "a"), ("b", "b"), ("c", "c")]
+    (table,) = score_classes([scores], truth, patients, names, resamples=40, seed=0, decided=decided)
+    for c, entry in enumerate(table.classes):
+        rows = decided[:, c]
+        assert entry.auroc == auroc(scores[rows, c], truth[rows, c])[0]
+        assert entry.positives == truth[rows, c].sum() and entry.positive_patients == len(
+            set(patients[rows & truth[:, c]])
+        )
+    (whole,) = score_classes([scores], truth, patients, names, resamples=40, seed=0)
+    assert table.classes[2] == whole.classes[2] and table.classes[0].auroc > whole.classes[0].auroc
+    none = np.zeros((200, 3), dtype=bool)
+    assert usable_classes(truth, none | truth)[1] == {
+        c: f"no negatives among {truth[:, c].sum()} records" for c in range(3)
+    }

@@ -143,6 +143,16 @@ def test_the_contract_survives_json_and_refuses_what_it_does_not_know():
         SignalContract.from_dict({**values, "version": 9})
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("samples", ""), ("samples", "1000"), ("samples", None), ("embedding_dim", float("inf")), ("seconds", [10])],
+)
+def test_a_figure_of_another_kind_in_a_contract_is_a_sentence(key: str, value: object) -> None:
+    values = SignalContract.of(SignalSpec(500, 10), "none", 64, 0.0).to_dict() | {key: value}
+    with pytest.raises(UserError, match="cannot be fulfilled"):
+        SignalContract.from_dict(values)
+
+
 def test_volts_taken_for_millivolts_are_refused_and_silence_is_not():
     with pytest.raises(UserError, match=r"record 1: no lead spans more than .* uV.*(.|\n)*volts multiply by 1000"):
         conform_signal(CONTRACT, np.stack([ecg()[0], ecg()[0] / 1000]), sampling_rate=500)

@@ -15,7 +15,7 @@ from cardialign.cluster.commands.evaluate.select import opened
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.export.from_run import export_run
 from cardialign.pretrain.export.loaded import load_encoder
-from cardialign.pretrain.run.files import CONFIG
+from cardialign.pretrain.run.files import CONFIG, INITIALISED
 from cardialign.pretrain.run.observer import NullObserver
 from cardialign.pretrain.training.checkpoints import files as checkpoints
 from cardialign.pretrain.training.checkpoints.files import STATE, CheckpointError, committed, committed_path
@@ -222,3 +222,19 @@ def test_one_checkpoint_of_several_is_exported_by_its_step_and_each_sound_one_is
     found = [(name, encoder.digest) for name, encoder in opened([str(run)], "unused")]
     assert [name for name, _ in found] == [f"{run} step {each}" for each, _ in committed(run) if each != 77]
     assert (f"{run} step {step}", newest["digest"]) in found
+
+
+@pytest.mark.parametrize("note", ["[", "[]", "{}", '{"origin": null}', '{"origin": "x"}', '{"origin": {"export": 5}}'])
+def test_a_start_whose_note_cannot_be_read_is_an_unknown_past_and_no_end_of_the_export(run, tmp_path, note):
+    (run / INITIALISED).write_text(note)
+    found = load_encoder(export_run(run, tmp_path / "out")["path"]).trained_on
+    assert found is not None and len(found.sets) == 1
+    assert found.unknown == ("it started from weights that are not named, whose records are not known",)
+
+
+def test_a_run_that_started_from_one_that_started_from_it_is_exported(run, tmp_path):
+    """Each was begun anew from the other's checkpoint: what the first ones saw is no longer written anywhere."""
+    (checkpoint,) = sorted((run / "checkpoints").glob("step-*"))[-1:]
+    (run / INITIALISED).write_text(json.dumps({"origin": {"checkpoint": str(checkpoint)}}))
+    found = load_encoder(export_run(run, tmp_path / "out")["path"]).trained_on
+    assert found is not None and len(found.sets) == 1 and "no longer there" in found.unknown[0]

@@ -183,6 +183,42 @@ def test_a_provenance_of_another_shape_says_nothing(copy: Path, described: Any) 
     assert found.embed_text(["Normal ECG"]).shape == (1, 8)
 
 
+SET: dict[str, Any] = {"fingerprint": "f" * 64, "source": "wfdb", "salted": False, "folds": [1, 2], "split": None}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fingerprint": 5},
+        {"fingerprint": None},
+        {"folds": True},
+        {"folds": ["x"]},
+        {"split": "train"},
+        {"split": {}},
+        {"split": {"split": "train", "salt": "", "fractions": 5}},
+        {"source": ["wfdb"]},
+        {"salted": "no"},
+        {"patients": torch.zeros(3)},
+        {"recordings": torch.zeros(3, 1, dtype=torch.int64)},
+    ],
+    ids=str,
+)
+def test_what_an_export_says_of_its_training_is_judged_before_an_evaluation_asks(
+    copy: Path, change: dict[str, Any]
+) -> None:
+    digests = {name: change.get(name, torch.arange(3)) for name in ("patients", "recordings")}
+    facts = SET | {name: value for name, value in change.items() if name not in digests}
+    save_file({f"0.{name}": tensor for name, tensor in digests.items()}, copy / "trained_on.safetensors")
+    with pytest.raises(UserError, match=r"trained_on\.safetensors: does not fit provenance\.json"):
+        load_encoder(edited(copy, "provenance.json", trained_on={"sets": [facts], "unknown": []}))
+
+
+@pytest.mark.parametrize("sets", [None, [5], [[]], "x", [None]])
+def test_a_list_of_trained_sets_that_is_none_is_a_sentence(copy: Path, sets: Any) -> None:
+    with pytest.raises(UserError, match="does not fit"):
+        load_encoder(edited(copy, "provenance.json", trained_on={"sets": sets, "unknown": []}))
+
+
 def archive(path: Path, members: dict[str, bytes]) -> Path:
     with zipfile.ZipFile(path, "w") as written:
         for name, content in members.items():

@@ -61,6 +61,14 @@ def exported(trained, tmp_path_factory):
     return export(config, model, out, training={"steps": 7, "data_fingerprint": "ab12"}, program=True)
 
 
+def test_a_folder_whose_name_is_no_text_is_refused_before_the_writer_ends_the_process(trained, tmp_path):
+    config, model = trained
+    for out in (tmp_path / "caf\udce9", tmp_path / "\udcff" / "encoder"):
+        with pytest.raises(UserError, match="no UTF-8 text"):
+            export(config, model, out)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def copy(exported, tmp_path):
     return shutil.copytree(exported, tmp_path / "copy")
@@ -365,3 +373,16 @@ def test_a_full_disk_is_named_whichever_file_it_meets_and_leaves_nothing(trained
 def test_a_device_that_is_not_here_is_named(exported, device):
     with pytest.raises(UserError, match="cannot be used here"):
         load_encoder(exported, device)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_all_files_of_an_export_have_the_rights_that_new_files_have(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        config, model = small_model()
+        out = export_encoder(config, model.state_dict(), tmp_path / "out", training={}, spec=SPEC, program=False)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in out.iterdir()}
+    assert any(name.endswith(".safetensors") for name in modes)
+    assert set(modes.values()) == {0o666 & ~umask}

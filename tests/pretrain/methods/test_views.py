@@ -115,3 +115,17 @@ def test_views_belong_to_the_row_and_to_their_purpose() -> None:
 def test_views_that_change_nothing_are_refused() -> None:
     with pytest.raises(UsageError, match="every view is the record itself; set at least one of"):
         parse_config({"method": {"name": "simclr", "views": STILL}})
+
+
+def test_a_rolled_view_goes_on_from_the_beginning_where_it_ends_and_loses_nothing() -> None:
+    signal, _, valid = view(roll=True)
+    original, starts = batch(), set()
+    assert np.array_equal(valid, original.valid_samples)
+    for row in range(B):
+        whole = original.signal[row, :, : valid[row]]
+        shift = next(
+            k for k in range(valid[row]) if np.allclose(np.roll(whole, -k, axis=1), signal[row, :, : valid[row]])
+        )
+        starts.add(shift)
+        assert not signal[row, :, valid[row] :].any()
+    assert len(starts) > B // 2

@@ -171,6 +171,14 @@ def test_a_run_directory_that_was_removed_under_a_group_is_not_made_again(tmp_pa
         fence.check(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"start": "x"}', '{"start": "x", "group": Infinity}', "\ud800"])
+def test_a_mark_that_cannot_be_read_is_nobodys(tmp_path: Path, text: str) -> None:
+    fence.take_start(tmp_path)
+    (tmp_path / ATTEMPT).write_text(text, errors="surrogatepass")
+    with pytest.raises(fence.FencedOutError):
+        fence.check(tmp_path)
+
+
 def test_who_holds_nothing_is_not_stopped(tmp_path: Path) -> None:
     (tmp_path / ATTEMPT).write_text(json.dumps({"start": "somebody", "group": 3}))
     fence.check(tmp_path)

@@ -3,12 +3,22 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cardialign.data_shards.errors import UserError
-from cardialign.pretrain.run.integrity import DIGESTS, NEEDED, refuse_to_replace, verify_export, write_digests
+from cardialign.pretrain.run.integrity import (
+    DIGESTS,
+    NEEDED,
+    folder_beside,
+    refuse_to_replace,
+    replace_export,
+    verify_export,
+    write_digests,
+)
 from tests.support.checkpoints import nothing_changes
 
 
@@ -86,3 +96,62 @@ def test_equal_files_have_equal_digests_whenever_they_were_written(encoder):
     (copy / "config.json").write_text("other")
     write_digests(copy)
     assert verify_export(copy) != verify_export(encoder)
+
+
+MAKER = """
+import os, sys, time
+from pathlib import Path
+from cardialign.pretrain.run.integrity import folder_beside
+out = Path(sys.argv[1])
+with folder_beside(out) as folder:
+    (folder / "new").mkdir()
+    (folder / "new" / "model.safetensors").write_bytes(b"half")
+    if len(sys.argv) > 2:
+        os.replace(out, folder / "replaced")  # killed between the two renames
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+def begun(out: Path, *words: str) -> tuple[subprocess.Popen[str], Path]:
+    """A process that makes an encoder, and its folder, old enough to be looked at."""
+    maker = subprocess.Popen([sys.executable, "-c", MAKER, str(out), *words], stdout=subprocess.PIPE, text=True)
+    assert maker.stdout is not None
+    folder = Path(maker.stdout.readline().strip())
+    os.utime(folder, (1, 1))
+    return maker, folder
+
+
+def test_what_a_killed_export_left_is_swept_and_what_a_living_one_makes_is_not(encoder: Path) -> None:
+    """A run that is killed while it exports, again and again, must not fill the disk, nor stand in its own way: in
+    containers every start has the same process number."""
+    killed, left = begun(encoder)
+    living, at_work = begun(encoder)
+    killed.kill()
+    killed.wait()
+    with folder_beside(encoder) as folder:
+        assert not left.exists() and at_work.is_dir() and list(folder.iterdir()) == []
+        shutil.copytree(encoder, folder / "new")
+        (folder / "new" / "config.json").write_text("of the new one")
+        replace_export(folder / "new", encoder, folder)
+    assert (encoder / "config.json").read_text() == "of the new one"
+    assert sorted(path.name for path in encoder.parent.iterdir()) == sorted([at_work.name, "encoder"])
+    living.kill()
+    living.wait()
+
+
+def test_an_encoder_whose_replacement_was_killed_has_its_name_again(encoder: Path) -> None:
+    digest = verify_export(encoder)
+    killed, left = begun(encoder, "replace")
+    killed.kill()
+    killed.wait()
+    assert not encoder.exists()
+    with folder_beside(encoder):
+        assert verify_export(encoder) == digest and not left.exists()
+
+
+def test_an_encoder_stays_when_the_new_one_cannot_take_its_name(encoder: Path) -> None:
+    digest = verify_export(encoder)
+    with pytest.raises(FileNotFoundError), folder_beside(encoder) as folder:
+        replace_export(folder / "never made", encoder, folder)
+    assert verify_export(encoder) == digest and [path.name for path in encoder.parent.iterdir()] == ["encoder"]

@@ -390,3 +390,20 @@ def test_a_run_stored_before_continues_where_its_pooling_is_what_the_model_says(
     said = load_config("cardialign-tiny", ["text.encoder=./same", "text.pooling=mean"]).resolved()
     silent = load_config("cardialign-tiny", ["text.encoder=./same"]).resolved()
     assert not changed_keys(silent, said), "said aloud now, it is what the model said before"
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_folder_of_sentence_transformers_with_its_model_in_a_folder_of_its_own_is_the_same_encoder(
+    copy: Callable[..., Path], tmp_path: Path, inside: bool
+) -> None:
+    pooling = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    flat = encoder(copy("flat", modules=modules("Transformer", "Pooling"), **{"1_Pooling__config": pooling}))
+    whole = tmp_path / "older"
+    shutil.copytree(flat.folder, whole / "0_Transformer", ignore=shutil.ignore_patterns("modules.json", "1_Pooling"))
+    shutil.copytree(flat.folder / "1_Pooling", whole / "1_Pooling")
+    listed = [{**each, "path": "0_Transformer" if each["type"].endswith("Transformer") else each["path"]}
+              for each in modules("Transformer", "Pooling")]  # fmt: skip
+    (whole / "modules.json").write_text(json.dumps(listed))
+    older = encoder(whole / "0_Transformer" if inside else whole)
+    assert older.pooling == flat.pooling == "cls"
+    np.testing.assert_array_equal(older.embed(REPORTS), flat.embed(REPORTS))

@@ -11,6 +11,7 @@ import pytest
 from cardialign.pretrain.training.checkpoints import condition, files
 from cardialign.pretrain.training.checkpoints.condition import examine, newest_sound, verify
 from cardialign.pretrain.training.checkpoints.files import MANIFEST, CheckpointError
+from cardialign.pretrain.training.checkpoints.load import load_weights
 from tests.support.checkpoints import flip, nothing_changes, write_checkpoint
 
 
@@ -41,6 +42,19 @@ def test_a_flipped_byte_in_any_file_is_found_and_the_file_named(tmp_path, name):
     assert examine(path).condition == "damaged"
 
 
+@pytest.mark.parametrize(("content", "said"), [(None, "lists no model"), (b"x" * 40, "cannot be read"), (b"", "read")])
+def test_weights_that_are_none_in_a_sealed_checkpoint_are_a_sentence(tmp_path, content, said):
+    folder = files.temporary_path(tmp_path, 1)
+    folder.mkdir(parents=True)
+    (folder / files.STATE).write_text("{}")
+    if content is not None:
+        (folder / files.WEIGHTS).write_bytes(content)
+    path = files.commit(tmp_path, 1, files.seal(folder, files.files_below(folder)), {})
+    assert examine(path).condition == "verified"
+    with pytest.raises(CheckpointError, match=said):
+        load_weights(path)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -51,6 +65,7 @@ def test_a_flipped_byte_in_any_file_is_found_and_the_file_named(tmp_path, name):
         (lambda p: (p / MANIFEST).write_text("5"), "manifest.json cannot be read"),
         (lambda p: (p / MANIFEST).write_bytes(b"\xff\xfe"), "manifest.json cannot be read"),
         (lambda p: reseal(p, files={"a": 1}), "its list of files"),
+        (lambda p: reseal(p, files={}), "manifest.json lists no trainer_state.json"),
         (lambda p: reseal(p, files={"../../a": {"sha256": "", "bytes": 0}}), "its list of files"),
     ],
 )

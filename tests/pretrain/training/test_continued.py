@@ -194,6 +194,9 @@ def test_another_micro_batch_is_said_in_one_line(runs, caplog):
         judge_start(config, runs[0] / "whole")
     (line,) = [record.getMessage() for record in caplog.records]
     assert "training.micro_batch was=None now=5" in line and "no longer bit for bit" in line
+    caplog.clear()
+    judge_start(config, runs[0] / "whole", quick=True)
+    assert caplog.messages == [], "a second look by the same command says nothing twice"
 
 
 def test_export_takes_the_configuration_of_the_checkpoint_and_says_what_the_file_beside_it_says_otherwise(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.training.checkpoints.judge import Facts, judge
 from cardialign.pretrain.training.schedule import Plan, as_planned, learning_rate
@@ -34,8 +34,9 @@ def rates(plan: Plan, config: RunConfig) -> list[float]:
 
 def test_more_steps_under_a_cosine_are_refused_with_the_rate_before_and_after(tmp_path):
     write_checkpoint(tmp_path, 60, config())
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UsageError) as caught:
         plan_of(tmp_path, config(200))
+    assert caught.value.exit_code == 2, "wrong usage, as the README of the command line has it"
     # by hand, step index 60: ramp 10 of 100, progress 51/90; ramp 20 of 200, progress 41/180
     before = FLOOR + (PEAK - FLOOR) * 0.5 * (1 + math.cos(math.pi * 51 / 90))
     after = FLOOR + (PEAK - FLOOR) * 0.5 * (1 + math.cos(math.pi * 41 / 180))

@@ -1,5 +1,6 @@
 """A start is judged before anything is changed: "none that serves" is not "none", and a refusal changes nothing."""
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.run.files import CONFIG, EARLIER, METRICS, RESULT, START, STARTED_OVER
+from cardialign.pretrain.run.layout import RunDirectoryError, writing
 from cardialign.pretrain.run.restart import move_aside
 from cardialign.pretrain.run.trace import TraceWriter
 from cardialign.pretrain.training.checkpoints import files
@@ -124,6 +126,13 @@ def test_another_configuration_is_refused_before_a_damaged_checkpoint_is_moved(t
         (lambda p: (p / CONFIG).mkdir(), "config.resolved.json is no file"),
         (lambda p: (p / "quarantine.jsonl").mkdir(), "quarantine.jsonl is no file"),
         (lambda p: (p / "workers").write_text(""), "workers is a file, where a folder is wanted"),
+        (lambda p: (p / "logs").write_text(""), "logs is a file, where a folder is wanted"),
+        (lambda p: os.symlink("/nowhere", p / "logs"), "logs is a link to /nowhere, which is not there"),
+        (lambda p: os.symlink("ray", p / "ray"), "ray is a link to ray, which is not there"),
+        (lambda p: (p / EARLIER).write_text(""), "earlier is a file, where a folder is wanted"),
+        (lambda p: (p / "attempt.json").mkdir(), "attempt.json is no file, where a file is wanted"),
+        (lambda p: (p / STARTED_OVER).mkdir(), "started-over.json is no file"),
+        (lambda p: (p / "STOP").mkdir(), "STOP is no file"),
     ],
 )
 def test_a_file_where_a_folder_is_wanted_and_the_other_way_round_are_named(tmp_path, spoil, said):
@@ -148,6 +157,13 @@ def test_a_run_directory_that_is_a_file_is_named(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(UserError, match="run is a file, where a folder is wanted"):
         verdict(tmp_path / "run")
+
+
+def test_a_run_directory_whose_name_is_no_text_is_named_before_weeks_of_training(tmp_path):
+    run_dir = tmp_path / os.fsdecode(b"caf\xe9") / "run"
+    run_dir.mkdir(parents=True)
+    with pytest.raises(UserError, match="no UTF-8 text"):
+        verdict(run_dir)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -183,6 +199,23 @@ def test_starting_over_moves_the_run_aside_whole_and_deletes_nothing(tmp_path):
     assert verdict(tmp_path) == Verdict(((0, 100),)), "what is left is no run"
     assert move_aside(run_with(tmp_path, 20)) == tmp_path / EARLIER / "2"
     assert snapshot(tmp_path / EARLIER / "1") == moved
+
+
+def test_a_run_that_cannot_be_moved_whole_stays_whole_where_it_is(tmp_path, monkeypatch):
+    """Its checkpoints may be a mount of their own: a rename of them fails, after everything else was moved."""
+    run_with(tmp_path, 20, 40)
+    before, real = snapshot(tmp_path), Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if path == tmp_path / "checkpoints":
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path), None, str(target))
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(RunDirectoryError, match="checkpoints") as caught, writing(tmp_path):
+        move_aside(tmp_path)
+    assert "mount of its own" in caught.value.remedy
+    assert snapshot(tmp_path) == {**before, EARLIER: None}
 
 
 def test_the_same_command_repeated_goes_on_with_the_run_that_it_began(tmp_path):

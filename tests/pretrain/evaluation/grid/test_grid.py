@@ -23,8 +23,8 @@ from cardialign.pretrain.evaluation.grid.result import COLUMNS, GridResult
 from cardialign.pretrain.evaluation.probing.cells import CellJob, InThisProcess, Outcome, ProbePlan
 from cardialign.pretrain.evaluation.probing.linear_probe import probe
 from cardialign.pretrain.evaluation.probing.report import ProbeOptions
-from cardialign.pretrain.evaluation.probing.systems import Records, of_task, read_systems
-from cardialign.pretrain.evaluation.probing.tasks import task_of_protocol
+from cardialign.pretrain.evaluation.probing.systems import of_task, read_systems
+from cardialign.pretrain.evaluation.probing.tasks import Records, task_of_protocol
 from cardialign.pretrain.export.loaded import LoadedEncoder, untrained_encoder
 from cardialign.pretrain.export.trained_on import TrainedOn, chosen, trained_set
 from tests.support.planted_source import PlantedSource

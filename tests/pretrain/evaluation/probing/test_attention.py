@@ -14,7 +14,7 @@ from cardialign.pretrain.encoders.base import EncoderOutput
 from cardialign.pretrain.evaluation.features import EmbedOptions
 from cardialign.pretrain.evaluation.probing.attention import AttentionProbe, attention_probe
 from cardialign.pretrain.evaluation.probing.linear_probe import Parts, probe
-from cardialign.pretrain.evaluation.probing.systems import ReadOptions, systems, weights_digest
+from cardialign.pretrain.evaluation.probing.systems import ReadOptions, systems
 from cardialign.pretrain.evaluation.probing.tasks import Records, task_of_folds
 from cardialign.pretrain.evaluation.probing.tokens import Tokens, read_tokens
 from cardialign.pretrain.evaluation.scoring import auroc
@@ -85,7 +85,7 @@ def test_a_record_without_any_token_gets_a_finite_score() -> None:
 def test_tokens_are_those_of_the_encoder_and_its_weights_stay(shards: ShardSet, tmp_path: Path) -> None:
     encoder = untrained_encoder(small_config(), SPEC, seed=1, with_reports=False)
     task = task_of_folds(shards, "finding", [1], [2], [3])
-    before = weights_digest(encoder.ecg)
+    before = encoder.weights_digest()
     found = systems(encoder, shards, task, (), options=ReadOptions(tokens=lambda name: tmp_path / name))[0]
     assert found.tokens is not None and found.digest == before
     for place in (0, len(task.rows) - 1):
@@ -97,7 +97,7 @@ def test_tokens_are_those_of_the_encoder_and_its_weights_stay(shards: ShardSet, 
         np.testing.assert_allclose(values[0], wanted, atol=1e-5)
         np.testing.assert_array_equal(mask[0], alone.token_mask.numpy()[0])
     fitted = attention_probe(found.tokens, task.truth, task.parts)
-    assert np.isfinite(fitted.scores).all() and weights_digest(encoder.ecg) == before
+    assert np.isfinite(fitted.scores).all() and encoder.weights_digest() == before
 
 
 def test_an_encoder_without_tokens_and_a_disk_that_is_too_small_are_told(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
 
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.record import SignalSpec
@@ -202,3 +203,29 @@ def test_training_that_diverges_is_told_with_the_way_out() -> None:
             next(encoder.parameters()).fill_(float("nan"))
         fine_tune(encoder, Reader(signal), truth, PARTS, FineTuneOptions(epochs=2))
     assert not isinstance(caught.value, UsageError)
+
+
+def test_probabilities_of_pieces_are_averaged_where_a_protocol_says_so() -> None:
+    read = Reader(records()[0])
+    torch.manual_seed(0)
+    model = Classifier(make(), 2, 0.0).eval()
+    signal, leads = torch.from_numpy(records()[0][:6]), torch.ones(6, 12, dtype=torch.bool)
+    model.head.weight.data *= 200  # far from where the sigmoid is straight
+    with torch.no_grad():
+        model.head.bias -= model(signal, leads, torch.full((6,), T)).mean(dim=0)
+    rows = np.arange(6)
+    found = score(model, read, rows, 1.0, "probabilities")
+    with torch.no_grad():
+        pieces = [model(signal[..., first : first + 100], leads, torch.full((6,), 100)) for first in (0, 100)]
+    by_hand = (pieces[0].sigmoid() + pieces[1].sigmoid()) / 2
+    np.testing.assert_allclose(found, by_hand.numpy(), atol=1e-5)
+    assert np.abs(found - expit(score(model, read, rows, 1.0))).max() > 1e-3
+
+
+def test_blocks_are_those_that_an_encoder_names_and_none_are_guessed() -> None:
+    encoder = make()
+    encoder.block_list = "stages"
+    options = FineTuneOptions(train_blocks=1)
+    with pytest.raises(UserError, match=r"does not say which of its layers are its blocks(.|\n)*train_blocks=null"):
+        parameter_groups(Classifier(encoder, 2, 0.0), options)
+    assert parameter_groups(Classifier(make(), 2, 0.0), options)

@@ -17,7 +17,7 @@ from cardialign.data_shards.sources.base import Entry
 from cardialign.pretrain.evaluation.features import EmbeddedSet
 from cardialign.pretrain.evaluation.probing.hand_features import NAMES
 from cardialign.pretrain.evaluation.probing.linear_probe import probe
-from cardialign.pretrain.evaluation.probing.systems import System, systems, weights_digest
+from cardialign.pretrain.evaluation.probing.systems import System, systems
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask, task_of_folds
 from cardialign.pretrain.export.loaded import LoadedEncoder, untrained_encoder
 from tests.support.planted_source import ThreeFolds
@@ -52,12 +52,12 @@ def test_every_system_has_one_row_per_record_in_the_tasks_order(
 
 
 def test_digests_say_which_weights_were_read(found: dict[str, System], encoder: LoadedEncoder) -> None:
-    assert found["encoder"].digest == weights_digest(encoder.ecg) != found["untrained"].digest
+    assert found["encoder"].digest == encoder.weights_digest() != found["untrained"].digest
     assert found["random-kernels"].digest is None
     with torch.no_grad():
         parameter = next(encoder.ecg.parameters())
         parameter.view(-1)[0] += 1e-3
-        assert weights_digest(encoder.ecg) != found["encoder"].digest
+        assert encoder.weights_digest() != found["encoder"].digest
         parameter.view(-1)[0] -= 1e-3
 
 

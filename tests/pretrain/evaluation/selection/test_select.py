@@ -7,6 +7,7 @@ import pytest
 
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.pretrain.evaluation.probing import systems
 from cardialign.pretrain.evaluation.probing.tasks import task_of_folds
 from cardialign.pretrain.evaluation.selection import select
 from cardialign.pretrain.evaluation.selection.effective_rank import effective_rank
@@ -78,7 +79,8 @@ def test_only_training_and_validation_records_are_read(
         read.update(np.asarray(rows).tolist())
         return plain(encoders, shard_set, rows, *more)
 
-    monkeypatch.setattr(select, "embed_set", watched)
+    for module in (select, systems):
+        monkeypatch.setattr(module, "embed_set", watched)
     task = task_of_folds(shards, "finding", [1], [2], [])
     choose_encoder(candidates[:1], Validation(shards, task.rows[task.parts.validation], "folds 2", task), "probe")
     assert {int(fold) for fold in shards.fold[sorted(read)]} == {1, 2}

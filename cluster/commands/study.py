@@ -1,0 +1,104 @@
+"""`cardialign study`: a recipe in several variants, over folds and seeds, and one table with paired intervals."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cardialign.cluster.cli.options import amount, folds, whole_number
+from cardialign.data_shards.errors import UsageError
+
+if TYPE_CHECKING:
+    from cardialign.cluster.studies.cells import Outcome, Setting
+    from cardialign.cluster.studies.design import Cell, Design
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", help="ablations (A1-A5), parts, or a YAML file of your own")
+    parser.add_argument(
+        "--shards", type=Path, required=True, help="folder of the shard set; its folds part the patients"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the cells; a study found there goes on")
+    parser.add_argument("--recipe", help="another recipe or YAML file than the study's own")
+    parser.add_argument("--prompts", default="ptb-xl-super-v2", help="zero-shot words and labels (ptb-xl-super-v2)")
+    parser.add_argument("--folds", type=folds, default=tuple(range(1, 10)), metavar="1-9", help="folds used (1-9)")
+    parser.add_argument("--test-folds", type=folds, default=(7, 8, 9), metavar="7-9", help="kept out in turn (7-9)")
+    parser.add_argument("--seeds", type=whole_number(1, 100), default=3, metavar="N", help="per fold (default 3)")
+    parser.add_argument("--only", default="", metavar="A,B", help="these variants, beside the reference")
+    parser.add_argument("--bootstrap", type=whole_number(2), default=1000, metavar="N", help="resamples (default 1000)")
+    parser.add_argument(
+        "--budget-hours", type=amount, metavar="H", help="start no further cell once so many core hours are spent"
+    )
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="of every variant alike"
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cardialign.cluster.studies.cells import Setting, cells_of, config_of
+    from cardialign.cluster.studies.design import Design, load_design
+    from cardialign.cluster.studies.table import lines_of, study_table
+    from cardialign.data_shards.files import write_json
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+    from cardialign.pretrain.evaluation.prompts import load_prompts
+
+    design = load_design(args.study)
+    if args.recipe is not None:
+        design = Design(design.name, args.recipe, design.reference, design.variants)
+    if args.only:
+        design = design.only([word.strip() for word in args.only.split(",") if word.strip()])
+    shard_set = ShardSet.open(args.shards)
+    prompts = load_prompts(args.prompts)
+    setting = Setting(shard_set.path, args.prompts, prompts.label_set, args.folds, tuple(args.overrides))
+    cells = cells_of(design, args.test_folds, args.seeds)
+    for cell in cells:  # every mistake before the first hour
+        config_of(design, cell, setting)
+    _prepare_bank(design, cells, setting)
+    outcomes = _all_cells(args, design, cells, setting, shard_set)
+    table = study_table(design, outcomes, args.bootstrap)
+    lines = lines_of(table)
+    result = {**table, "cells": len(outcomes), "of": len(cells), "shards": shard_set.fingerprint}
+    write_json(args.out / "table.json", result, indent=1)
+    (args.out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return {**result, "_table": lines}
+
+
+def _prepare_bank(design: Design, cells: list[Cell], setting: Setting) -> None:
+    """The text bank, once for all cells: a plain start does not make it."""
+    from cardialign.cluster.runs.lifecycle import prepare
+    from cardialign.cluster.studies.cells import config_of
+
+    seen = set()
+    for cell in cells:
+        if cell.variant.name not in seen:
+            seen.add(cell.variant.name)
+            prepare(config_of(design, cell, setting))
+
+
+def _all_cells(
+    args: argparse.Namespace, design: Design, cells: list[Cell], setting: Setting, shard_set: ShardSet
+) -> list[Outcome]:
+    from cardialign.cluster.cli.progress import Progress
+    from cardialign.cluster.studies.cells import config_of, run_cell
+
+    outcomes: list[Outcome] = []
+    spent = 0.0
+    with Progress("study cells") as progress:
+        for number, cell in enumerate(cells):
+            if args.budget_hours is not None and spent >= args.budget_hours * 3600:
+                break
+            config = config_of(design, cell, setting)
+            outcomes.append(run_cell(cell, config, setting, args.out / "cells" / cell.name, shard_set))
+            spent += outcomes[-1].facts["cpu_seconds"]
+            progress(number + 1, len(cells))
+    if not outcomes:
+        raise UsageError("the budget ends before the first cell", "give more --budget-hours")
+    return outcomes
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    missing = result["of"] - result["cells"]
+    note = [f"{missing} of {result['of']} cells are still to be made: the same command goes on"] if missing else []
+    return [*result["_table"], *note]

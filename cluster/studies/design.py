@@ -1,0 +1,113 @@
+"""What a study compares: one recipe in several variants, each a few keys away from it, over folds and seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from cardialign.data_shards.errors import UsageError
+
+KEYS = ("name", "recipe", "reference", "variants")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """name, what it is in words, and the keys (dotted) in which it differs from the recipe of its study."""
+
+    name: str
+    words: str
+    changes: dict[str, Any]
+
+    @property
+    def overrides(self) -> list[str]:
+        """As `--set` takes them."""
+        return [f"{key}={json.dumps(value)}" for key, value in self.changes.items()]
+
+
+@dataclass(frozen=True)
+class Design:
+    """A study: the recipe, the variant that the others are compared with, and all of them."""
+
+    name: str
+    recipe: str
+    reference: str
+    variants: tuple[Variant, ...]
+
+    def only(self, names: Sequence[str]) -> Design:
+        """The study of these variants and the reference. Raises UsageError for a name that it does not have."""
+        known = [variant.name for variant in self.variants]
+        for name in names:
+            if name not in known:
+                raise UsageError(f"study {self.name} has no variant {name!r}", f"its variants are {', '.join(known)}")
+        kept = tuple(variant for variant in self.variants if variant.name in {*names, self.reference})
+        return Design(self.name, self.recipe, self.reference, kept)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run and its evaluation: a variant, the fold that it is tested on, a seed."""
+
+    variant: Variant
+    fold: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant.name}-fold{self.fold}-seed{self.seed}"
+
+
+def study_names() -> list[str]:
+    """The studies that come with the package."""
+    folder = files("cardialign.pretrain") / "studies"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_design(study: str | Path) -> Design:
+    """A shipped study by name, or a YAML file. Raises UsageError that names what is wrong in it."""
+    from cardialign.pretrain.config.yaml_text import read_yaml
+
+    shipped = study_names()
+    if str(study) in shipped:
+        text, where = (
+            (files("cardialign.pretrain") / "studies" / f"{study}.yaml").read_text(encoding="utf-8"),
+            str(study),
+        )
+    else:
+        try:
+            text, where = Path(study).read_text(encoding="utf-8"), str(study)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"study {study} cannot be read: {error}", f"give a YAML file, or one of {', '.join(shipped)}"
+            ) from None
+    return _judged(read_yaml(text, where), where)
+
+
+def _judged(values: Any, where: str) -> Design:
+    def refuse(problem: str) -> UsageError:
+        return UsageError(f"study {where}: {problem}", f"a study has {', '.join(KEYS)}; see `study ablations`")
+
+    if not isinstance(values, dict) or set(values) != set(KEYS):
+        raise refuse("it is not a mapping of these keys")
+    if not all(isinstance(values[key], str) for key in KEYS[:3]):
+        raise refuse("name, recipe and reference are words")
+    if not isinstance(values["variants"], dict) or not values["variants"]:
+        raise refuse("variants is empty")
+    variants = []
+    for name, each in values["variants"].items():
+        right = isinstance(each, dict) and set(each) == {"words", "set"} and isinstance(each["set"], dict)
+        if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum() or not right:
+            raise refuse(f"variant {name!r:.40} needs a plain name, `words` and a mapping `set`")
+        variants.append(Variant(name, str(each["words"]), each["set"]))
+    if values["reference"] not in values["variants"]:
+        raise refuse(f"its reference {values['reference']!r:.40} is none of its variants")
+    return Design(values["name"], values["recipe"], values["reference"], tuple(variants))
+
+
+def digest_of(values: Any) -> str:
+    """sha256 of anything that JSON holds: a cell that is there counts only while what it was made from is the same."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

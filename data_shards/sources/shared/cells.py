@@ -1,0 +1,126 @@
+"""What stands in the cells of a user's own table: labels in every form, and what hints that a column means something
+else."""
+
+from __future__ import annotations
+
+import ast
+import logging
+from collections import Counter
+
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.sources.shared.matches import EXAMPLES
+
+log = logging.getLogger(__name__)
+
+_LONGEST_LIST = 10_000
+_MOST_LABELS = 10_000
+_SWITCHES = {"0", "1", "0.0", "1.0", "true", "false", "yes", "no", "y", "n"}
+
+
+def labels_of(cell: str, separator: str | None, where: str) -> tuple[str, ...] | None:
+    """The labels in a cell, each once: those between separators (None: bars), or in a list as Python and JSON write it
+    (`['AF', 'SR']`, `["AF"]`). `[]` says "none of them"; None, not labelled: a cell of marks alone (`-`).
+
+    Raises DataError that names `where` for what is written like such a list, or a mapping, and holds something else.
+    """
+    if separator is None and cell[:1] + cell[-1:] in ("[]", "{}"):
+        words = _listed(cell, where)
+        if not words:
+            return ()
+    else:
+        words = cell.split(separator or "|")
+    kept = (word.strip() for word in words)
+    return tuple(dict.fromkeys(word for word in kept if any(each.isalnum() for each in word))) or None
+
+
+def _listed(cell: str, where: str) -> list[str]:
+    try:
+        value = ast.literal_eval(cell) if len(cell) <= _LONGEST_LIST else None
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        value = None
+    if isinstance(value, list | set | tuple) and all(isinstance(each, str | int) for each in value):
+        return [str(each) for each in value]
+    raise DataError(
+        f"{where}: the labels {cell[:80]!r} are no list of words", "write labels with a mark between them: AF|SR"
+    )
+
+
+class LabelWords:
+    """Labels that a column is made of, and whether it may mean something else: a switch, or one label in two cases."""
+
+    def __init__(self) -> None:
+        self._cells: Counter[str] = Counter()
+
+    def see(self, labels: tuple[str, ...]) -> None:
+        for label in labels:
+            if label in self._cells or len(self._cells) < _MOST_LABELS:
+                self._cells[label] += 1
+
+    def tell(self, source: str, column: str) -> None:
+        if self._cells and {label.casefold() for label in self._cells} <= _SWITCHES:
+            log.warning(
+                "labels source=%s column=%r holds only %s: if it says whether a record has one finding, write the "
+                "finding's name where it has it",
+                source,
+                column,
+                ", ".join(map(repr, self._cells)),
+            )
+        spellings: dict[str, list[str]] = {}
+        for label in self._cells:
+            spellings.setdefault(label.casefold(), []).append(label)
+        twice = [names for names in spellings.values() if len(names) > 1]
+        if twice:
+            shown = "; ".join(
+                ", ".join(f"{name!r} x {self._cells[name]}" for name in names) for names in twice[:EXAMPLES]
+            )
+            log.warning("labels source=%s column=%r differ in capitals alone: %s", source, column, shown)
+
+
+_OTHER_MARKS = {"label": (";", ",", "|", "\t", "\n", "/", "+", "&"), "report": ("|", ";", "\t", "\n")}
+
+
+class Marks:
+    """What stands between the labels, and between the statements, of a table where the option's separator never does:
+    `A;B` would be one label."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._cells: Counter[str] = Counter()
+        self._fit: Counter[str] = Counter()
+        self._seen: Counter[tuple[str, str]] = Counter()
+        self._example: dict[tuple[str, str], str] = {}
+        self._separator: dict[str, str] = {}
+
+    def see(self, what: str, cell: str, separator: str) -> None:
+        if not cell:
+            return
+        self._separator[what] = separator
+        self._cells[what] += 1
+        self._fit[what] += bool(separator) and separator in cell
+        if self._fit[what]:
+            return
+        # a report without a separator is one statement, in which only a bar is no punctuation
+        for mark in _OTHER_MARKS[what] if separator else ("|",):
+            if mark in cell:
+                self._seen[what, mark] += 1
+                self._example.setdefault((what, mark), cell[:60])
+
+    def tell(self) -> None:
+        for what, cells in self._cells.items():
+            here = [(times, mark) for (of, mark), times in self._seen.items() if of == what]
+            if self._fit[what] or not here:
+                continue
+            times, mark = max(here, key=lambda each: each[0])
+            log.warning(
+                "separator source=%s of=%ss: %s stands in none of %d cells, %r in %d, as in %r; if it stands between "
+                "%ss, set %s_separator",
+                self._source,
+                what,
+                repr(self._separator[what]) if self._separator[what] else "a separator",
+                cells,
+                mark,
+                times,
+                self._example[what, mark],
+                what,
+                what,
+            )

@@ -1,0 +1,97 @@
+"""What every encoder offers to those who use it, whoever trained it and in whatever form it came.
+
+Evaluations, probes and commands know nothing else of an encoder, and ask none what kind it is.
+Legend: B batch, L leads, T samples, e embedding_dim, F width of the features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Unpack
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.record import SignalSpec
+from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
+from cardialign.pretrain.export.contract import SignalForm
+from cardialign.pretrain.export.trained_on import TrainedOn
+
+Reader = Callable[[np.ndarray, np.ndarray, np.ndarray], EncoderOutput]
+"""signal float32 (B, 12, T) in mV, lead_mask bool (B, 12), valid_samples int (B,) -> embedding (B, e), features (B, F).
+
+T may be shorter than a record of the set: a piece of it.
+"""
+
+
+class UsableEncoder(ABC):
+    """digest: what names it in results. device: where its numbers are computed.
+
+    untrainable: why it has no counterpart with fresh weights; "" when `untrained` gives one.
+    report_style: how statements become the text of a report for `embed_text` (`data_shards.report_text`).
+    """
+
+    digest: str
+    device: torch.device
+    untrainable: str = ""
+
+    @property
+    def report_style(self) -> str:
+        return "sentences"
+
+    @abstractmethod
+    def reader(self, spec: SignalSpec) -> Reader:
+        """What embeds records of a shard set of this rate and length. Raises UserError where these do not fit."""
+
+    def token_reader(self, spec: SignalSpec) -> Reader:
+        """The same with the tokens. Raises UserError where it has none, and as `reader`."""
+        raise UserError(
+            f"encoder {self.digest[:24]} has no tokens, only features of whole records",
+            "leave --attention out: the linear probe reads its features",
+        )
+
+    @abstractmethod
+    def embed(self, signal: np.ndarray, *, sampling_rate: float, **form: Unpack[SignalForm]) -> np.ndarray:
+        """A user's array (B, L, T) or (L, T) -> float32 (B, e), unit rows. What does not fit is a UserError."""
+
+    @abstractmethod
+    def embed_text(self, texts: list[str]) -> np.ndarray:
+        """Report texts -> float32 (n, e), unit rows beside those of `embed`. Raises UserError without a text side."""
+
+    @abstractmethod
+    def untrained(self, seed: int = 0) -> UsableEncoder:
+        """The same encoder with fresh weights. Raises UserError where it cannot be made anew (`untrainable`)."""
+
+    @abstractmethod
+    def trainable(self, spec: SignalSpec) -> EcgEncoder:
+        """What fine-tuning copies and trains, reading records of this rate and length.
+
+        Raises UserError where it has no weights that can learn, or does not fit.
+        """
+
+    @abstractmethod
+    def weights_digest(self) -> str:
+        """sha256 over all weights as they are now: the same before and after says that nothing was trained."""
+
+    @abstractmethod
+    def computing_digest(self) -> str:
+        """sha256 over everything of it that decides its numbers: weights, construction, signal contract."""
+
+    @abstractmethod
+    def seen(self) -> TrainedOn:
+        """The records that it was trained on, as far as anybody wrote them down."""
+
+    def training_run(self) -> str:
+        """The same word for all encoders of one training run, whatever their step; of one without a run its digest."""
+        return self.digest
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], first: bytes = b"") -> str:
+    """sha256 over `first` and named tensors, to the last bit."""
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    return hashlib.sha256(first + content).hexdigest()

@@ -1,0 +1,106 @@
+"""Cells of a user's own table: labels in the forms that other tools write, empty rows of spreadsheets, switches."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.sources import open_source
+from tests.support.wfdb_files import ecg_counts, write_record
+
+RECORDS = ("r1", "r2", "r3")
+
+
+def labels(folder: Path, cells: list[Any], **options: str) -> list[Any]:
+    for record in RECORDS:
+        write_record(folder / "records" / record, ecg_counts())
+    pd.DataFrame({"id": RECORDS, "dx": cells}).to_csv(folder / "t.csv", index=False)
+    given = {"table": folder / "t.csv", "key_column": "id", "labels_column": "dx", **options}
+    entries = open_source("wfdb", folder / "records", **given).entries()
+    return [entry.meta.get("labels", {}).get("labels") for entry in entries]
+
+
+def test_lists_of_python_and_json_are_their_labels(tmp_path: Path) -> None:
+    python = pd.Series([["AF", "SR"], [], ["SR"]])
+    assert labels(tmp_path, python.map(str).tolist()) == [("AF", "SR"), (), ("SR",)]
+    assert labels(tmp_path, ['["AF", "SR"]', "[]", "[59118001]"]) == [("AF", "SR"), (), ("59118001",)]
+    assert labels(tmp_path, ["AF|SR", "{'SR'}", "[AF]|SR"]) == [("AF", "SR"), ("SR",), ("[AF]", "SR")]
+
+
+@pytest.mark.parametrize("cell", ["{'NORM': 100.0}", "[AF, SR]", "[[1]]", "[1, None]", "[" * 20_000 + "]"])
+def test_a_cell_that_only_looks_like_a_list_is_refused_with_its_row(tmp_path: Path, cell: str) -> None:
+    with pytest.raises(DataError, match=r"t\.csv: row 2: the labels .* are no list of words"):
+        labels(tmp_path, ["AF", cell, "SR"])
+    assert labels(tmp_path, ["AF", "[a; b]", "SR"], label_separator=";")[1] == ("[a", "b]"), "a separator that is given"
+
+
+def test_marks_alone_say_nothing(tmp_path: Path) -> None:
+    assert labels(tmp_path, ["-", "|", "AF|-"]) == [None, None, ("AF",)]
+
+
+def test_a_column_of_switches_and_one_label_in_two_cases_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels(tmp_path, ["1", "0", "1"])
+    assert "column='dx' holds only '1', '0': if it says whether a record has one finding" in caplog.text
+    caplog.clear()
+    labels(tmp_path, ["AF", "af", "SR|AF"])
+    assert "column='dx' differ in capitals alone: 'AF' x 2, 'af' x 1" in caplog.text
+    caplog.clear()
+    labels(tmp_path, ["AF", "SR", "1"])
+    assert "column='dx'" not in caplog.text
+
+
+def test_empty_rows_at_the_end_are_a_spreadsheets_and_one_in_between_is_named(tmp_path: Path) -> None:
+    assert labels(tmp_path, ["AF", "AF", "SR"]) == [("AF",), ("AF",), ("SR",)]
+    table, given = tmp_path / "t.csv", {"key_column": "id", "labels_column": "dx"}
+    table.write_text(table.read_text() + ",\n , \n")
+    source = open_source("wfdb", tmp_path / "records", table=table, **given)
+    assert len(list(source.entries())) == 3 and source.describe()["tables"]["records"]["rows"] == 3
+    table.write_text("id,dx\nr1,AF\n,\nr2,SR\n")
+    with pytest.raises(DataError, match="row 2 is empty"):
+        list(open_source("wfdb", tmp_path / "records", table=table, **given).entries())
+
+
+@pytest.mark.parametrize("kind", ["an Excel workbook", "a Parquet file", "a gzip file"])
+def test_a_table_of_another_kind_is_named(tmp_path: Path, kind: str) -> None:
+    write_record(tmp_path / "records" / "r1", ecg_counts())
+    frame, table = pd.DataFrame({"id": ["r1"]}), tmp_path / "t.csv"
+    if "Parquet" in kind:
+        frame.to_parquet(table)
+    elif "gzip" in kind:
+        frame.to_csv(table.with_suffix(".csv.gz"))
+        table.with_suffix(".csv.gz").rename(table.with_suffix(".zipped"))
+        table = table.with_suffix(".zipped")
+    else:
+        with zipfile.ZipFile(table, "w") as book:
+            book.writestr("[Content_Types].xml", "<Types/>")
+    with pytest.raises(DataError, match=f"is {kind}.* no CSV"):
+        list(open_source("wfdb", tmp_path / "records", table=table, key_column="id").entries())
+
+
+def outside(folder: Path, rows: str) -> list[Any]:
+    for record in RECORDS:
+        write_record(folder / "records" / record, ecg_counts())
+    (folder / "l.csv").write_text(f"record,label_set,label\n{rows}")
+    entries = open_source("wfdb", folder / "records", labels=folder / "l.csv").entries()
+    return [entry.meta.get("labels") for entry in entries]
+
+
+def test_outside_labels_that_look_like_several_or_like_one_in_two_cases_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert outside(tmp_path, "r1,s,AF\nr2,s,af\nr3,s,AF|SR\n,,\n,,\n")[2] == {"s": ("AF|SR",)}
+    assert "'AF' x 1, 'af' x 1" in caplog.text
+    assert "look like several in one row, write a row for each: 'AF|SR' x 1" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a:b", ":", "a\x07b"])
+def test_a_label_set_whose_name_would_become_part_of_its_codes_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="holds a colon, or what cannot be shown"):
+        outside(tmp_path, f"r1,{name},AF\n")
