@@ -188,9 +188,10 @@ class BeatView(nn.Module):
 
     def forward(self, mean: Tensor, spread: Tensor) -> Tensor:
         views = []
+        dtype = next(self.parameters()).dtype
         for leads, first, second in zip(self.groups, self.first, self.second, strict=True):
             rows = torch.cat([mean[:, leads], spread[:, leads]], dim=1).flatten(1) * BEAT_SCALE
-            views.append(second(self.dropout(F.gelu(first(rows.to(first.weight.dtype))))))
+            views.append(second(self.dropout(F.gelu(first(rows.to(dtype))))))
         return torch.stack(views, dim=1)
 
 
