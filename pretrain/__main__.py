@@ -41,6 +41,13 @@ class _SignalObserver(NullObserver):
         return self.asked
 
 
+def _folder(text: str) -> Path:
+    """Nothing (a variable of the shell that is not set) would mean the folder where we are."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} names no folder; is the variable set that it was made of?")
+    return Path(text).expanduser() if text.startswith("~/") else Path(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cardialign.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -49,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--run-dir",
         required=True,
-        type=Path,
+        type=_folder,
         help="checkpoints and the loss trace go here; a run found here is continued",
     )
     parser.add_argument(

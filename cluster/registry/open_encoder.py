@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from cardialign.pretrain.export.usable import UsableEncoder
@@ -26,6 +26,9 @@ def open_encoder(name: str, tracking_uri: str, trust_remote_code: bool = False) 
     from cardialign.pretrain.export import opening
     from cardialign.pretrain.export.outside.encoder import is_outside
 
+    if not name.strip():
+        raise UsageError(f"the encoder is {name!r}", "give its folder; is the variable set that it was made of?")
+    name = str(Path(name).expanduser()) if name.startswith("~/") else name
     if not name.startswith(REGISTRY):
         if not is_outside(name) and not Path(name).is_dir():
             raise UserError(

@@ -147,7 +147,7 @@ def run_cell(cell: Cell, config: RunConfig, setting: Setting, folder: Path, shar
         "cpu_seconds": round(spent, 1),
         "seconds": round(time.monotonic() - started, 1),
     }
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{part}_{measure}": np.asarray(values[measure])
         for part, values in (("scores", found.scores), ("truth", found.truth), ("patients", found.patients))
         for measure in MEASURES

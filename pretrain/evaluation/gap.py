@@ -26,7 +26,7 @@ from cardialign.pretrain.evaluation.prompts import PromptSet
 from cardialign.pretrain.evaluation.protocols import ProtocolTask, load_task, open_task, tasks_of
 from cardialign.pretrain.evaluation.result import plain
 from cardialign.pretrain.evaluation.scoring import ClassTable, Estimate, score_classes, usable_classes
-from cardialign.pretrain.evaluation.task import EvaluationTask
+from cardialign.pretrain.evaluation.task import EvaluationTask, decided_records
 from cardialign.pretrain.evaluation.zero_shot import cosine_scores
 from cardialign.pretrain.export.usable import UsableEncoder
 
@@ -61,6 +61,11 @@ class Side:
         columns = [matrix[:, there.index(code)] if code in there else empty for code in codes]
         kept = labelled if self.task.values.get("unlabelled", "left-out") == "left-out" else np.ones_like(labelled)
         return kept, np.stack(columns, axis=1) & labelled[:, None]
+
+    @property
+    def own(self) -> bool:
+        """Whether the labels are those of the shards, not of published files."""
+        return self.known is None
 
     def scored_rows(self, shard_set: ShardSet) -> np.ndarray:
         """Rows of the scored part that count, as `protocols.open_task` gives them."""
@@ -271,7 +276,7 @@ def _evaluated(
         scores = cosine_scores([encoder], shard_set, test, EmbedOptions(batch_size=options.batch_size))[0]
     else:
         scores = _probed(encoder, shard_set, parts, options)
-    usable, _ = usable_classes(test.truth)
+    usable, _ = usable_classes(test.truth, test.decided)
     if not usable.size:
         raise UserError(
             f"no class has both positives and negatives among {len(test.rows)} records "
@@ -282,6 +287,7 @@ def _evaluated(
     (table,) = score_classes(
         [scores[:, usable]], test.truth[:, usable], test.patients, names,
         resamples=options.bootstrap, seed=options.seed, among=everybody,
+        decided=None if test.decided is None else test.decided[:, usable],
     )  # fmt: skip
     macro = table.macro
     codes = tuple(code for code, _ in names)
@@ -308,8 +314,9 @@ def _part(shard_set: ShardSet, chosen: dict[str, Side], part: str, mode: str) ->
             "build shards from more of the data set, or give the label files of all parts",
         )
     rows = rows[kept]
+    decided = decided_records(shard_set, rows, replace(words, label_set=labels.words.label_set)) if labels.own else None
     return EvaluationTask(
-        words, rows, truth[kept], shard_set.patients[rows], {},
+        words, rows, truth[kept], shard_set.patients[rows], {}, decided=decided,
         first_seconds=chosen["length"].task.values.get("first_seconds"), crop=chosen["pieces"].task.crop,
         normalisation=chosen["normalisation"].task.normalisation,
     )  # fmt: skip

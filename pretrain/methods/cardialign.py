@@ -197,7 +197,7 @@ class CardiAlign(TwoTowers):
         if len(ecg):
             metrics["retrieval_top1"] = retrieval_top1(ecg.detach(), text.detach(), inputs["report_key"])
         chance = Chance(math.log1p(float(output.effective_negatives)), "ln(1 + effective negatives)")
-        if self._asked is None:
+        if self._asked is None or self.config.statements is None:
             return StepLoss(output.loss, metrics, chance)
         statements, weight = mean_over_batch(features["statements"], group), self.config.statements.weight
         metrics |= {"report_loss": output.loss.detach(), "statement_loss": statements.detach()}

@@ -24,8 +24,13 @@ SHIPPED_CRITERIA = ("retrieval", "rankme", "probe")
 log = logging.getLogger(__name__)
 
 
+def candidate(text: str) -> str:
+    """A reference to the registry as it is, anything else as a `place`."""
+    return text if text.startswith("models:/") else str(place(text))
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    several = {"nargs": "+", "metavar": "RUN|ENCODER"}
+    several = {"nargs": "+", "metavar": "RUN|ENCODER", "type": candidate}
     add_encoder(parser, "candidates", "run directories (all sound checkpoints of each)", **several)
     parser.add_argument("--shards", type=place, required=True, help="folder or URL of the shard set")
     where = parser.add_mutually_exclusive_group(required=True)

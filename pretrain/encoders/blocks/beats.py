@@ -50,17 +50,28 @@ def coarse(signal: Tensor, recorded: Tensor, sampling_rate: float) -> Coarse:
     """mV (B, L, T), recorded bool (B, L, T) or (B, L, 1) -> means of neighbouring samples, 0 where one of them was not
     recorded."""
     factor = max(1, round(sampling_rate / COARSE_HZ))
-    there = recorded.expand(signal.shape)
-    clean = torch.where(there, signal.float(), 0.0)
+    clean = torch.where(recorded, signal.float(), 0.0)
     if factor > 1:
-        there = F.avg_pool1d(there.float(), factor) > 1 - 0.5 / factor
-        clean = torch.where(there, F.avg_pool1d(clean, factor), 0.0)
+        clean = F.avg_pool1d(clean, factor)
+        if recorded.shape[-1] > 1:
+            recorded = F.avg_pool1d(recorded.float(), factor) > 1 - 0.5 / factor
+            clean = torch.where(recorded, clean, 0.0)
+    there = recorded.expand(clean.shape)
     return Coarse(clean, there, sampling_rate / factor)
 
 
 def _smooth(rows: Tensor, samples: float) -> Tensor:
     width = round(samples) | 1
     return F.avg_pool1d(rows, width, stride=1, padding=width // 2, count_include_pad=False)
+
+
+def _moving_mean(rows: Tensor, samples: float) -> Tensor:
+    """As `_smooth`, by running sums: a pooling kernel as wide as a second costs more than the rest of this file."""
+    t, half = rows.shape[-1], round(samples) // 2
+    place = torch.arange(t, device=rows.device)
+    first, last = (place - half).clamp_min(0), (place + half + 1).clamp_max(t)
+    sums = F.pad(rows.cumsum(dim=-1), (1, 0))
+    return (sums[..., last] - sums[..., first]) / (last - first)
 
 
 def find_beats(record: Coarse) -> Tensor:
@@ -150,8 +161,8 @@ def averaged_beat(record: Coarse, beats: Tensor) -> tuple[Tensor, Tensor]:
     length = recorded.any(dim=1).sum(dim=1, keepdim=True)
     whole = beats & (place >= before) & (place + after <= length)
     count = whole.sum(dim=1)[:, None, None]
-    share = _smooth(recorded.float(), WANDER_SECONDS * rate).clamp_min(1e-3)
-    level = torch.where(recorded, signal - _smooth(signal, WANDER_SECONDS * rate) / share, 0.0)
+    share = _moving_mean(recorded.float(), WANDER_SECONDS * rate).clamp_min(1e-3)
+    level = torch.where(recorded, signal - _moving_mean(signal, WANDER_SECONDS * rate) / share, 0.0)
     places = torch.fft.rfft(whole.float(), n=2 * t).conj()[:, None]
 
     def mean_of(rows: Tensor) -> Tensor:
@@ -177,9 +188,10 @@ class BeatView(nn.Module):
 
     def forward(self, mean: Tensor, spread: Tensor) -> Tensor:
         views = []
+        dtype = next(self.parameters()).dtype
         for leads, first, second in zip(self.groups, self.first, self.second, strict=True):
             rows = torch.cat([mean[:, leads], spread[:, leads]], dim=1).flatten(1) * BEAT_SCALE
-            views.append(second(self.dropout(F.gelu(first(rows.to(first.weight.dtype))))))
+            views.append(second(self.dropout(F.gelu(first(rows.to(dtype))))))
         return torch.stack(views, dim=1)
 
 

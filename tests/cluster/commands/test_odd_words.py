@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from cardialign.cluster.registry.open_encoder import open_encoder
+from cardialign.data_shards.errors import UsageError
+from cardialign.pretrain.__main__ import main as plain_start
+
 PLACES = {
     "a folder that is not there": "nowhere",
     "an empty folder": "empty/",
@@ -101,6 +105,11 @@ def test_an_empty_variable_of_the_shell_is_never_the_folder_where_we_are(
     for command in PATHS:
         answer = cardialign(*[empty if word == "X" else word for word in command.split()])
         assert answer.code == 2 and "names no place" in answer.json["problem"], command
+    with pytest.raises(UsageError, match="the encoder is"), open_encoder(empty, "sqlite:///absent.db"):
+        pytest.fail("opened")
+    with pytest.raises(SystemExit) as ended:
+        plain_start(["--recipe", "cardialign-tiny", "--run-dir", empty])
+    assert ended.value.code == 2
     assert not any(tmp_path.iterdir())
 
 
