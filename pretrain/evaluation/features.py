@@ -62,7 +62,7 @@ class EmbedOptions:
     """How a set is embedded.
 
     first_seconds  only so much of each signal is shown to the encoder, the rest is masked; None = all of it
-    with_features  the features too: of the shipped sizes 3 (tiny) to 24 (base) times as large as the embedding
+    with_features  the features too: of the shipped sizes 8 (tiny) to 17 (small) times as large as the embedding
     window         seconds of the pieces that a record is cut into; None = it is embedded whole
     normalisation  what is done to the signal before the encoder sees it (`encoders.blocks.normalise`); "none": nothing
     """

@@ -133,6 +133,21 @@ def test_classes_without_positives_or_without_negatives_are_named_with_the_reaso
     assert reasons == {0: "no negatives among 2 records", 1: "no positives among 2 records"}
 
 
+def test_several_seeds_are_scored_over_decided_records_and_resampled_among_more_patients():
+    rng = np.random.default_rng(4)
+    seeds, truth, decided = rng.normal(size=(3, 120, 2)), rng.random((120, 2)) < 0.4, rng.random((120, 2)) < 0.7
+    patients, everybody = np.arange(120) // 2 + 30, np.arange(200)
+    names = [("a", "a"), ("b", "b")]
+    (table,) = score_classes([seeds], truth, patients, names, resamples=25, seed=3, among=everybody, decided=decided)
+    weights = np.concatenate(list(patient_resamples(patients, 25, 3, everybody)))
+    for c in range(2):
+        rows = decided[:, c]
+        alone = [count_pairs(each[rows, c], truth[rows, c], np.ones(rows.sum())) for each in seeds]
+        assert table.classes[c].auroc == pytest.approx(np.mean(alone), abs=1e-12)
+        drawn = [np.mean([count_pairs(each[rows, c], truth[rows, c], w[rows]) for each in seeds]) for w in weights]
+        np.testing.assert_allclose(table.sample.resampled[:, c], drawn, rtol=1e-9)
+
+
 def test_a_class_is_scored_over_its_decided_records_as_if_there_were_no_others():
     rng = np.random.default_rng(3)
     scores, truth, decided = rng.normal(size=(200, 3)), rng.random((200, 3)) < 0.3, rng.random((200, 3)) < 0.8

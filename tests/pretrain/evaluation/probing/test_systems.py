@@ -19,6 +19,7 @@ from cardialign.pretrain.evaluation.probing.hand_features import NAMES
 from cardialign.pretrain.evaluation.probing.linear_probe import probe
 from cardialign.pretrain.evaluation.probing.systems import System, systems
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask, task_of_folds
+from cardialign.pretrain.evaluation.windows import Crop
 from cardialign.pretrain.export.loaded import LoadedEncoder, untrained_encoder
 from tests.support.planted_source import ThreeFolds
 from tests.support.small_encoder import SPEC, small_config
@@ -79,6 +80,23 @@ def test_a_record_with_features_that_are_not_finite_is_named(
     monkeypatch.setattr("cardialign.pretrain.evaluation.probing.systems.embed_set", lambda *_: [embedded])
     with pytest.raises(UserError, match=rf"encoder gives 1 of \d+ records .* not finite \(first: {shards.key(5)}\)"):
         systems(encoder, shards, task, ())
+
+
+def test_a_piece_without_signal_is_no_broken_record_and_one_with_a_single_wrong_number_is(
+    encoder: LoadedEncoder, shards: ShardSet, task: ProbeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = dataclasses.replace(task, crop=Crop(0.8, "probabilities"))
+    features = np.ones((len(task.rows), 2, 3), dtype=np.float32)
+    features[4, 1] = np.nan
+    embedded = EmbeddedSet(task.rows, features, features)
+    monkeypatch.setattr("cardialign.pretrain.evaluation.probing.systems.embed_set", lambda *_: [embedded])
+    assert systems(encoder, shards, cut, ())[0].features.shape == features.shape
+    name = shards.key(task.rows[7])
+    for place in ((7, 1, 0), (7, 0, slice(None))):
+        features[place] = np.nan
+        with pytest.raises(UserError, match=rf"encoder gives 1 of \d+ records .* \(first: {name}\)"):
+            systems(encoder, shards, cut, ())
+        features[7] = 1
 
 
 def test_leads_that_were_not_recorded_leave_finite_features(tmp_path: Path, encoder: LoadedEncoder) -> None:
