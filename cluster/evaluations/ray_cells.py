@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.options import WAIT_MINUTES
-from cardialign.cluster.environment.cpus import usable_cpus
 from cardialign.cluster.environment.handed_on import adopt, handed_on
 from cardialign.cluster.environment.session import ray_session
 from cardialign.cluster.environment.standstill import Standstill, ray_resources, resources_state
+from cardialign.data_shards.cpus import usable_cpus
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.pretrain.evaluation.probing.cells import CellJob, Outcome, run_cell
 
