@@ -345,8 +345,8 @@ def _entries(folder: Path) -> list[Path]:
 def _listed(bank: Path) -> set[str] | None:
     """What a bank's description lists; None when that cannot be read, which is a problem of its own."""
     description = read_json(bank / BANK_FILE)
-    files = None if description is None else description.get("files")
-    return {BANK_FILE, *files} if isinstance(files, dict) else None
+    files, derived = (None, None) if description is None else (description.get("files"), description.get("derived", {}))
+    return {BANK_FILE, *files, *derived} if isinstance(files, dict) and isinstance(derived, dict) else None
 
 
 def _note(folder: Path, entry: Path) -> str:
