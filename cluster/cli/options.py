@@ -123,10 +123,10 @@ def add_pooling(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_encoder(parser: argparse.ArgumentParser, name: str = "--encoder", none: str = "") -> None:
-    """`--encoder`, or the place of it, in every form there is, and what of it is trusted. none: when it may be left
-    out."""
-    given: dict[str, Any] = {"required": not none} if name.startswith("--") else {}
+def add_encoder(parser: argparse.ArgumentParser, name: str = "--encoder", none: str = "", **more: Any) -> None:
+    """`--encoder`, or the place of it, in every form there is, and what of it is trusted. none: when the option may be
+    left out; of a place what else it may name. more: as of `add_argument`."""
+    given: dict[str, Any] = {"required": not none, **more} if name.startswith("--") else more
     parser.add_argument(
         name,
         help=(none and f"{none}; ") + "exported folder, or models:/NAME@ALIAS; from outside: a TorchScript file (.pt), "

@@ -1,15 +1,17 @@
-"""The file of `--out`: judged before hours of work, written whole or not at all."""
+"""The file of `--out`, or the files in it: judged before hours of work, written whole or not at all."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import temporary_path, write_json
+from cardialign.data_shards.files import commit_file, temporary_path, write_json
 
 
 def write_result(out: Path, result: dict[str, Any]) -> None:
@@ -19,6 +21,16 @@ def write_result(out: Path, result: dict[str, Any]) -> None:
             write_json(out, result, indent=1)
         else:
             out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+def write_rows(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of the same columns as CSV; None is an empty cell. Raises UserError when it cannot be written."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with _named(out):
+        commit_file(out, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
 
 
 @contextmanager

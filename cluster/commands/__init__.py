@@ -26,7 +26,9 @@ COMMANDS: dict[str, str] = {
     "study": "variants of a recipe over folds and seeds, and a table with paired intervals",
     "evaluate zero-shot": "AUROC of a prompt set, with bootstrap intervals",
     "evaluate linear-probe": "AUROC of a linear map on frozen features, beside honest floors",
+    "evaluate grid": "linear probes of all tasks of a protocol at 1, 10, 100 %, beside floors; resumes by itself",
     "evaluate fine-tune": "AUROC of an encoder trained further, or from scratch, on labels",
+    "evaluate select": "the best checkpoint or encoder, by validation records alone",
     "evaluate explain-gap": "what each setting in which two protocols differ is worth in macro AUROC",
     "export": "newest verified checkpoint of a run -> safetensors encoder",
     "embed": "embed one ECG with an exported or registered encoder",
@@ -38,6 +40,7 @@ COMMANDS: dict[str, str] = {
     "tracking sync": "replay a run's metrics from its spool to MLflow",
     "bench compile": "registers, spills and tensor-core use of every Triton kernel; needs no GPU",
     "bench data": "records per second from shards to float batches",
+    "bench probe": "seconds of a linear probe on one core, features given",
     "bench kernels": "speed and memory of losses, patches, attention and one step",
 }
 

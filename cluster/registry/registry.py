@@ -38,9 +38,11 @@ log = logging.getLogger(__name__)
 CANDIDATE = "candidate"
 ARTIFACT = "encoders"
 """Folder of a run's artifacts with one folder per encoder, named by its digest."""
-LONGEST_NOTE = 500
-"""Characters of a tag in words; every store takes them."""
 DIGEST_TAG = "digest"
+TRAINED_ON = "trained_on."
+"""Of the tags that say, for each evaluation, which of its records were trained on before."""
+LONGEST_TAG = 5000
+"""Characters that every MLflow takes as the value of a tag."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,8 @@ def _resolve(client: MlflowClient, reference: Reference, uri: str) -> ModelVersi
 
 
 def list_models(tracking_uri: str) -> list[dict[str, Any]]:
-    """Every registered version, newest first per name: name, version, aliases, run_id, metrics, created (ms)."""
+    """Every registered version, newest first per name: name, version, aliases, run_id, metrics, ledger (of each
+    evaluation: what was trained on before), created (ms)."""
     uri = absolute_uri(tracking_uri)
     client = mlflow_store.open_client(uri)
     with mlflow_store.speaking(uri, "does not list its encoders"):
@@ -224,6 +227,7 @@ def _row(version: ModelVersion, aliases: Mapping[str, str]) -> dict[str, Any]:
         "aliases": sorted(alias for alias, target in aliases.items() if str(target) == str(version.version)),
         "run_id": version.run_id,
         "metrics": {key: number for key, v in metrics.items() if (number := _number(v)) is not None},
+        "ledger": {key.removeprefix(TRAINED_ON): v for key, v in version.tags.items() if key.startswith(TRAINED_ON)},
         "created": version.creation_timestamp,
     }
 
@@ -289,8 +293,8 @@ def pull(reference: str, out: Path, tracking_uri: str, *, overwrite: bool = Fals
 def log_evaluation(reference: str, tracking_uri: str, prefix: str, result: Mapping[str, Any]) -> None:
     """Figures of an evaluation (macro, low, high, classes) -> metrics `prefix/...` of the encoder's run.
 
-    The macro also becomes a tag of its version, and so does which of the records the encoder was trained on: without it
-    a figure of its own training set looks like any other. Label codes are written so that MLflow takes them
+    The macro also becomes a tag of its version, and so does the `ledger` (which of the records were trained on before):
+    without it a figure of its own training set looks like any other. Label codes are written so that MLflow takes them
     (`names.safe`).
     """
     uri = absolute_uri(tracking_uri)
@@ -310,8 +314,9 @@ def log_evaluation(reference: str, tracking_uri: str, prefix: str, result: Mappi
         if result["macro"] is not None:
             tag = f"metric.{shorten(f'{prefix}/macro')}"
             client.set_model_version_tag(version.name, version.version, tag, f"{result['macro']:.6g}")
-        if seen := result.get("trained_on"):
-            key, said = f"trained_on.{shorten(prefix)}", f"{seen['status']}: {seen['note']}"[:LONGEST_NOTE]
+        if result.get("ledger"):
+            key = f"{TRAINED_ON}{shorten(prefix)}"
+            said = ascii_escapes("; ".join(str(line["line"]) for line in result["ledger"]))[:LONGEST_TAG]
             client.set_model_version_tag(version.name, version.version, key, said)
             if version.run_id:
                 client.set_tag(version.run_id, key, said)

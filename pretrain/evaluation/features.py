@@ -12,11 +12,13 @@ Legend: n records, e embedding_dim, F width of the features, W windows.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ import numpy as np
 import torch
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.cache import ShardCache
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.stream import iterate_rows
@@ -59,7 +62,7 @@ class EmbedOptions:
     """How a set is embedded.
 
     first_seconds  only so much of each signal is shown to the encoder, the rest is masked; None = all of it
-    with_features  the features too: of the shipped sizes 3 (tiny) to 24 (base) times as large as the embedding
+    with_features  the features too: of the shipped sizes 8 (tiny) to 17 (small) times as large as the embedding
     window         seconds of the pieces that a record is cut into; None = it is embedded whole
     normalisation  what is done to the signal before the encoder sees it (`encoders.blocks.normalise`); "none": nothing
     """
@@ -86,9 +89,9 @@ def embed_set(
     """
     options = options or EmbedOptions()
     rows = np.ascontiguousarray(rows, dtype=np.int64)
-    readers = [_reader(encoder, shard_set) for encoder in encoders]
-    facts = [_facts(encoder, shard_set, rows, options) for encoder in encoders]
-    folders = list(_folders(shard_set))
+    readers = [reader_of(encoder.reader, shard_set) for encoder in encoders]
+    facts = [embedding_facts(encoder, shard_set, rows, options) for encoder in encoders]
+    folders = list(places_beside(shard_set))
     found = [_kept(folders, each, rows, options) for each in facts]
     missing = [k for k, each in enumerate(found) if each is None]
     if missing:
@@ -101,9 +104,10 @@ def embed_set(
     return [each for each in found if each is not None]
 
 
-def _reader(encoder: UsableEncoder, shard_set: ShardSet) -> Reader:
+def reader_of(make: Callable[[SignalSpec], Reader], shard_set: ShardSet) -> Reader:
+    """What `UsableEncoder.reader` or `token_reader` makes for a set; its UserError names the set, too."""
     try:
-        return encoder.reader(shard_set.spec)
+        return make(shard_set.spec)
     except UserError as error:
         raise UserError(f"{shard_set.path}: {error.problem}", error.remedy) from None
 
@@ -181,7 +185,9 @@ def _read_batch(
     return embedding, features
 
 
-def _facts(encoder: UsableEncoder, shard_set: ShardSet, rows: np.ndarray, options: EmbedOptions) -> dict[str, Any]:
+def embedding_facts(
+    encoder: UsableEncoder, shard_set: ShardSet, rows: np.ndarray, options: EmbedOptions
+) -> dict[str, Any]:
     """Everything that decides the numbers, down to their last bit. What is not asked for is not named."""
     facts = {
         "version": FEATURES_VERSION,
@@ -199,14 +205,36 @@ def _facts(encoder: UsableEncoder, shard_set: ShardSet, rows: np.ndarray, option
     return facts
 
 
-def _folders(shard_set: ShardSet) -> Iterator[Path]:
-    """Where features of the set may be kept, best place first.
+def places_beside(shard_set: ShardSet) -> Iterator[Path]:
+    """Where features of the set, and what else is known of it, may be kept, best place first.
 
     A set behind a URL lies in CARDIALIGN_CACHE itself, and what is beside it too.
     """
     path = shard_set.path.absolute()
     yield path.with_name(f"{path.name}.features")
     yield ShardCache.from_environment().folder / "features"
+
+
+@contextlib.contextmanager
+def scratch_beside(shard_set: ShardSet) -> Iterator[Path]:
+    """A new folder where whoever sees the set can read; gone afterwards. Raises UserError when none can be made."""
+    reasons = []
+    for place in places_beside(shard_set):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=".work-", dir=place.absolute()))
+        except OSError as error:
+            reasons.append(f"{place}: {error.strerror or error}")
+            continue
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
+    raise UserError(
+        f"nothing can be written beside {shard_set.path}: {'; '.join(reasons)}",
+        "name a folder that can be written in CARDIALIGN_CACHE",
+    )
 
 
 def _name(facts: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from cardialign.data_shards.shard_set.splits import SplitRule
 from cardialign.pretrain.evaluation.features import EmbedOptions, Progress
 from cardialign.pretrain.evaluation.intervals import difference_interval, unlike_difference_interval
 from cardialign.pretrain.evaluation.probing.linear_probe import Parts, probe
-from cardialign.pretrain.evaluation.probing.systems import systems
+from cardialign.pretrain.evaluation.probing.systems import ReadOptions, systems
 from cardialign.pretrain.evaluation.probing.tasks import PARTS, ProbeTask
 from cardialign.pretrain.evaluation.prompts import PromptSet
 from cardialign.pretrain.evaluation.protocols import ProtocolTask, load_task, open_task, tasks_of
@@ -66,6 +66,12 @@ class Side:
     def own(self) -> bool:
         """Whether the labels are those of the shards, not of published files."""
         return self.known is None
+
+    def scored_rows(self, shard_set: ShardSet) -> np.ndarray:
+        """Rows of the scored part that count, as `protocols.open_task` gives them."""
+        rows = self.pools[self.scored]
+        found: np.ndarray = rows[self.truth(shard_set, rows)[0]]
+        return found
 
     def said(self, switch: str) -> str:
         """The setting in words, to be read and to be compared."""
@@ -331,7 +337,7 @@ def _probed(
         test.first_seconds, {}, test.crop,
     )  # fmt: skip
     how = EmbedOptions(batch_size=options.batch_size, normalisation=test.normalisation)
-    (system,) = systems(encoder, shard_set, task, (), options.seed, how)
+    (system,) = systems(encoder, shard_set, task, (), options.seed, ReadOptions(embed=how))
     try:
         return probe(system.features, truth, task.parts).scores
     except ValueError as error:

@@ -8,6 +8,7 @@ what is left is unknown, never "no overlap".
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +17,17 @@ import numpy as np
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.shard_set.splits import SplitRule
+from cardialign.pretrain.evaluation.ledger import (
+    FOUND,
+    LABELLED,
+    NONE,
+    NOTHING_TRAINED,
+    PRETRAINING,
+    UNKNOWN,
+    LedgerLine,
+    of_pretraining,
+)
+from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 from cardialign.pretrain.export.trained_on import (
     TrainedSet,
     is_salted,
@@ -25,7 +37,6 @@ from cardialign.pretrain.export.trained_on import (
 )
 from cardialign.pretrain.export.usable import UsableEncoder
 
-NONE, FOUND, UNKNOWN = "none", "found", "unknown"
 OWN_IDS = ("arrays", "wfdb")
 """Sources whose ids are the user's own: names of files, or a column of a table that two exports may number anew."""
 
@@ -33,13 +44,19 @@ OWN_IDS = ("arrays", "wfdb")
 @dataclass(frozen=True)
 class Overlap:
     """status: none, found or unknown; records: of those to score, how many are of a patient or are a recording that
-    the encoder was trained on; patients: how many of them; recordings: the very same ones; note: in words."""
+    the encoder was trained on; patients: how many of them; recordings: the very same ones; note: in words.
+
+    of_records, of_patients: how many are to be scored in all. doubt: why there may be more than was found.
+    """
 
     status: str
     records: int
     patients: int
     recordings: int
     note: str
+    of_records: int = 0
+    of_patients: int = 0
+    doubt: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -61,6 +78,9 @@ def find_overlap(encoder: UsableEncoder, shard_set: ShardSet, rows: np.ndarray) 
         doubts += [doubt] if doubt else []
         if comparable:
             same_patient |= np.isin(patients, each.patients) & (patients != 0)
+    nameless = int((patients == 0).sum())
+    if known.sets and nameless:
+        doubts.append(f"{nameless} of {len(rows)} records have no patient id")
     concerned = same_patient | same_recording
     count, doubts = int(concerned.sum()), list(dict.fromkeys(doubts))
     if count:
@@ -71,7 +91,9 @@ def find_overlap(encoder: UsableEncoder, shard_set: ShardSet, rows: np.ndarray) 
         status = UNKNOWN if doubts else NONE
         note = "; ".join(doubts) if doubts else f"none of these {len(rows)} records, by patient and by recording"
     distinct = len(np.unique(shard_set.patients[rows][concerned]))
-    return Overlap(status, count, distinct, int(same_recording.sum()), note)
+    everybody = len(np.unique(shard_set.patients[rows]))
+    recorded = int(same_recording.sum())
+    return Overlap(status, count, distinct, recorded, note, len(rows), everybody, "; ".join(doubts))
 
 
 def refuse_overlap(overlap: Overlap, encoder: UsableEncoder, shard_set: ShardSet) -> None:
@@ -131,3 +153,59 @@ def _described(each: TrainedSet) -> str:
     if facts["split"] is not None:
         words.append(f"split {facts['split']['split']}")
     return " ".join(words)
+
+
+def note_ledger(
+    task: ProbeTask, shard_set: ShardSet, figures: Mapping[str, UsableEncoder | None], *, allow_trained: bool
+) -> None:
+    """Write into `task.about` what the encoder of each figure (None: nothing was trained) has seen of the test records.
+
+    Raises UserError where one was trained on them, unless `allow_trained`.
+    """
+    rows = task.rows[task.parts.test]
+    scored = f"{task.name} test"
+    lines = []
+    for figure, encoder in figures.items():
+        if encoder is None:
+            lines.append(_never_trained(figure, scored, shard_set, rows))
+            continue
+        overlap = find_overlap(encoder, shard_set, rows)
+        if not allow_trained:
+            refuse_overlap(overlap, encoder, shard_set)
+        task.about["trained_on"] = overlap.to_dict()
+        lines.append(of_pretraining(figure, scored, overlap.to_dict()))
+    lines.append(_of_labelled(scored, shard_set, task.rows[task.parts.train], rows))
+    task.about["ledger"] = [line.to_dict() for line in lines]
+
+
+def _never_trained(figure: str, scored: str, shard_set: ShardSet, rows: np.ndarray) -> LedgerLine:
+    """The line of a floor whose features nobody trained."""
+    patients = len(np.unique(shard_set.patients[rows]))
+    return LedgerLine(figure, scored, PRETRAINING, NONE, 0, patients, 0, len(rows), NOTHING_TRAINED)
+
+
+def _of_labelled(scored: str, shard_set: ShardSet, train: np.ndarray, test: np.ndarray) -> LedgerLine:
+    """The line that all figures of a probe share: scored rows against the rows that a probe or fine-tuning learns from.
+
+    A recording that is there twice counts, whatever its patient id says. Only the index is read.
+    """
+    patients, recordings = patient_digests(shard_set, test), recording_digests(shard_set, test)
+    known, heard = patient_digests(shard_set, train), recording_digests(shard_set, train)
+    same_patient = np.isin(patients, known[known != 0])
+    same_recording = np.isin(recordings, heard[heard != 0])
+    nameless = int((patients == 0).sum() + (known == 0).sum())
+    reason = f"{nameless} records of the two have no patient id" if nameless else ""
+    everybody = shard_set.patients[test]
+    shared = len(np.unique(everybody[same_patient | same_recording]))
+    status = FOUND if shared else UNKNOWN if nameless else NONE
+    return LedgerLine(
+        "every system",
+        scored,
+        LABELLED,
+        status,
+        shared,
+        len(np.unique(everybody)),
+        int(same_recording.sum()),
+        len(test),
+        reason,
+    )

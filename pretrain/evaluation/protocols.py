@@ -207,7 +207,9 @@ def _from_label_files(task: ProtocolTask, shard_set: ShardSet, split: str, folde
         "missing_examples": absent[:5],
         "label_file": {"file": labels[split], "sha256": digest},
     }
-    found = EvaluationTask(words, chosen, truth[present][order], shard_set.patients[chosen], {}, protocol=facts)
+    found = EvaluationTask(
+        words, chosen, truth[present][order], shard_set.patients[chosen], {}, protocol=facts, listed=rows[present]
+    )
     return (
         found
         if not absent

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from cardialign.pretrain.evaluation.ledger import of_pretraining, opening_line, told
 from cardialign.pretrain.evaluation.scoring import ClassResult, Estimate, MacroResult
 
 
@@ -19,7 +20,8 @@ class ZeroShotResult:
     the reason; `unprompted` label codes without words, `unprompted_records` how many records have each; `masked_leads`
     records with at least one missing lead; `protocol` which published protocol chose records, labels and prompts, if
     one did; `trained_on` which of the records the encoder has seen (`cardialign.pretrain.evaluation.overlap`);
-    `label_set` what the label set does not know (`cardialign.data_shards.checks.label_coverage`).
+    `label_set` what the label set does not know (`cardialign.data_shards.checks.label_coverage`); `test_opened` how
+    often the test records were opened, where they are a protocol's (`openings.open_test`).
     """
 
     n: int
@@ -43,10 +45,23 @@ class ZeroShotResult:
     unprompted_records: dict[str, int] = field(default_factory=dict)
     trained_on: dict[str, Any] = field(default_factory=dict)
     label_set: dict[str, dict[str, int]] = field(default_factory=dict)
+    test_opened: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; figures that are undefined are null."""
-        return plain(asdict(self))
+        return plain({**asdict(self), "ledger": self.ledger})
+
+    @property
+    def ledger(self) -> list[dict[str, Any]]:
+        """What the encoder has seen of the scored records, as one line of the contamination ledger."""
+        if not self.trained_on:
+            return []
+        scored = f"{self.protocol['protocol']}:{self.protocol['task']}" if self.protocol else self.prompts["name"]
+        return [of_pretraining("encoder", scored, self.trained_on).to_dict()]
+
+    def opened(self, test: dict[str, Any]) -> ZeroShotResult:
+        """The same, with how often its test records were opened."""
+        return replace(self, test_opened=test)
 
     def table(self) -> str:
         """Text table, best class first."""
@@ -73,6 +88,10 @@ class ZeroShotComparison:
             "difference": plain(asdict(self.difference)),
             "differences": {code: plain(asdict(estimate)) for code, estimate in self.differences.items()},
         }
+
+    def opened(self, test: dict[str, Any]) -> ZeroShotComparison:
+        """The same, with how often its test records were opened."""
+        return replace(self, result=self.result.opened(test))
 
     def table(self) -> str:
         """Text table, best class first, with the baseline's AUROC beside and the paired difference below."""
@@ -141,6 +160,9 @@ def _table(result: ZeroShotResult, baseline: ZeroShotResult | None) -> str:
         notes += [f"  differs: {deviation}" for deviation in result.protocol["deviations"]]
     if result.trained_on:
         notes.append(overlap_note(result.trained_on))
+        notes += told(result.ledger)
+    if result.test_opened:
+        notes.append(opening_line(result.test_opened))
     title = f"zero-shot, {result.prompts['name']}: {result.n} records of {result.patients} patients"
     return "\n".join([title, line(head), rule, *map(line, rows), rule, *map(line, macros), *notes])
 

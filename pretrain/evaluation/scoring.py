@@ -205,18 +205,21 @@ def score_classes(
 ) -> list[ClassTable]:
     """One table per score set, over the same resamples, drawn `among` these patients and more (`patient_resamples`).
 
-    scores: list of (n, C); truth (n, C) bool, every class with positives and negatives (`usable_classes`); patients
-    (n,); names: code and name of each class; decided (n, C) bool: a class is scored over these records, None = all.
+    scores: list of (n, C), or (S, n, C) of S seeds, whose figure is the mean over the seeds, resampled together; truth
+    (n, C) bool, every class with positives and negatives (`usable_classes`); patients (n,); names: code and name of
+    each class; decided (n, C) bool: a class is scored over these records, None = all.
     """
     chosen = [_rows_of(decided, c) for c in range(truth.shape[1])]
     positives = np.array([truth[rows, c].sum() for c, rows in enumerate(chosen)])
     having = np.array([len(np.unique(patients[rows][truth[rows, c]])) for c, rows in enumerate(chosen)])
     lacking = np.array([len(np.unique(patients[rows][~truth[rows, c]])) for c, rows in enumerate(chosen)])
+    seeds = [values[None] if values.ndim == 2 else values for values in scores]
+    every = [each for of in seeds for each in of]
+    drawn = iter(bootstrap_auroc(every, truth, patients, resamples=resamples, seed=seed, among=among, decided=decided))
     out = []
-    drawn = bootstrap_auroc(scores, truth, patients, resamples=resamples, seed=seed, among=among, decided=decided)
-    for values, table in zip(scores, drawn, strict=True):
-        points = np.array([auroc(values[rows, c], truth[rows, c])[0] for c, rows in enumerate(chosen)])
-        sample = Sample(points, table, having, lacking)
+    for of in seeds:
+        points = [[auroc(each[rows, c], truth[rows, c])[0] for c, rows in enumerate(chosen)] for each in of]
+        sample = Sample(np.mean(points, axis=0), np.mean([next(drawn) for _ in of], axis=0), having, lacking)
         classes = [
             ClassResult(code, name, int(positives[c]), int(having[c]), float(sample.point[c]), *_limits(sample, c))
             for c, (code, name) in enumerate(names)

@@ -32,6 +32,7 @@ class EvaluationTask:
     normalisation  what is done to the signal before the encoder sees it; "none" = its own signal contract holds
     protocol       where all this comes from when a published protocol chose it
                    (`cardialign.pretrain.evaluation.protocols`), None otherwise
+    listed         the rows in the order of the published label file, where there is one: published subsets count in it
     """
 
     prompts: PromptSet
@@ -46,6 +47,7 @@ class EvaluationTask:
     decided: np.ndarray | None = None
     crop: Crop | None = None
     normalisation: str = "none"
+    listed: np.ndarray | None = None
 
 
 def labelled_task(

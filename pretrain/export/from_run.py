@@ -25,7 +25,8 @@ from cardialign.pretrain.run.integrity import (
     replace_export,
     verify_export,
 )
-from cardialign.pretrain.training.checkpoints.condition import Finding, newest_sound
+from cardialign.pretrain.training.checkpoints.condition import Finding, newest_sound, verify
+from cardialign.pretrain.training.checkpoints.files import committed
 from cardialign.pretrain.training.checkpoints.load import load_weights
 from cardialign.pretrain.training.checkpoints.state import TrainerState, changed_keys
 from cardialign.pretrain.training.data import open_data
@@ -33,10 +34,18 @@ from cardialign.pretrain.training.data import open_data
 log = logging.getLogger(__name__)
 
 
-def export_run(run_dir: Path | str, out: Path | str | None = None, *, overwrite: bool = False) -> dict[str, Any]:
+def export_run(
+    run_dir: Path | str,
+    out: Path | str | None = None,
+    *,
+    overwrite: bool = False,
+    step: int | None = None,
+    program: bool = True,
+) -> dict[str, Any]:
     """Export the encoder of the run in `run_dir` to `out` (default `run_dir/export`).
 
-    The configuration is that of the checkpoint, which trained the weights.
+    The configuration is that of the checkpoint, which trained the weights. step: of this checkpoint, not of the newest;
+    program: with `encoder.pt2`, as `export_encoder`.
 
     Returns path, checkpoint, step, files, bytes, digest; passed_over: newer checkpoints that are not as they were
     written, which stay where they are; differs: what `config.resolved.json` says otherwise, key -> [in the checkpoint,
@@ -45,7 +54,7 @@ def export_run(run_dir: Path | str, out: Path | str | None = None, *, overwrite:
     """
     run_dir = Path(run_dir)
     beside = read_json(run_dir / CONFIG)
-    found, passed = newest_sound(run_dir)
+    found, passed = newest_sound(run_dir) if step is None else (_checkpoint(run_dir, step), [])
     if found is None:
         raise _nothing_to_export(run_dir, beside, passed)
     out = Path(out) if out else run_dir / EXPORT
@@ -66,7 +75,8 @@ def export_run(run_dir: Path | str, out: Path | str | None = None, *, overwrite:
     weights = load_weights(found.path)
     try:
         with folder_beside(out) as folder:
-            fresh = export_encoder(config, weights, folder / "new", training=training, spec=spec, trained_on=seen)
+            fresh = folder / "new"
+            export_encoder(config, weights, fresh, training=training, spec=spec, trained_on=seen, program=program)
             replace_export(fresh, out, folder)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error}", "choose another folder, or free space") from error
@@ -81,6 +91,15 @@ def export_run(run_dir: Path | str, out: Path | str | None = None, *, overwrite:
         "passed_over": [one.said() for one in passed],
         "differs": _differing(state, beside, run_dir),
     }
+
+
+def _checkpoint(run_dir: Path, step: int) -> Finding:
+    """The sound checkpoint of this step. Raises UserError that lists the steps there are, CheckpointError."""
+    known = dict(committed(run_dir))
+    if step not in known:
+        steps = ", ".join(map(str, known)) or "none"
+        raise UserError(f"{run_dir} has no checkpoint of step {step}", f"its checkpoints: {steps}")
+    return verify(known[step])
 
 
 def _nothing_to_export(run_dir: Path, beside: dict[str, Any] | None, passed: list[Finding]) -> UserError:

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Unpack
 
@@ -29,7 +29,7 @@ from cardialign.pretrain.config.named import encoder_section, stored_text
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput, create_encoder
 from cardialign.pretrain.encoders.blocks.normalise import NORMALISATIONS
 from cardialign.pretrain.export.contract import SignalContract, SignalForm, conform_signal
-from cardialign.pretrain.export.trained_on import TrainedOn, TrainedSet, chosen
+from cardialign.pretrain.export.trained_on import TrainedOn, TrainedSet, chosen, run_word
 from cardialign.pretrain.export.usable import Reader, UsableEncoder, tensors_digest
 from cardialign.pretrain.run.integrity import (
     CONTRACT,
@@ -136,17 +136,18 @@ class LoadedEncoder(UsableEncoder):
         signal: np.ndarray | Tensor,
         lead_mask: np.ndarray | Tensor,
         valid_samples: np.ndarray | Tensor | None = None,
+        return_tokens: bool = False,
     ) -> EncoderOutput:
         """A batch that already fulfils the contract: signal (B, 12, T) mV, lead_mask bool (B, 12), valid_samples (B,).
 
-        Tensors stay on `device`.
+        Tensors stay on `device`. return_tokens: the tokens too, not the pooled features alone.
         """
         signal, lead_mask = torch.as_tensor(signal), torch.as_tensor(lead_mask)
         valid = None
         if valid_samples is not None and int(torch.as_tensor(valid_samples).min()) < self.contract.samples:
             valid = torch.as_tensor(valid_samples).to(self.device)
         with ENCODERS.watched(self.ecg.word, "cannot embed"):
-            return self.ecg(signal.to(self.device), lead_mask.to(self.device), valid)
+            return self.ecg(signal.to(self.device), lead_mask.to(self.device), valid, return_tokens)
 
     def embed(self, signal: np.ndarray, *, sampling_rate: float, **form: Unpack[SignalForm]) -> np.ndarray:
         """ECG array (B, L, T) or (L, T) in mV -> float32 (B, embedding_dim), unit rows.
@@ -171,15 +172,22 @@ class LoadedEncoder(UsableEncoder):
         """
         if self.head is None:
             raise self._without_reports()
-        pooled = torch.from_numpy(self.text_encoder.embed(texts if isinstance(texts, str) else list(texts))).to(
-            self.device
-        )
+        given = texts if isinstance(texts, str) else list(texts)
+        pooled = torch.from_numpy(self.text_encoder.embed(given)).to(self.device)
         return self.head(pooled).float().cpu().numpy()
 
     def reader(self, spec: SignalSpec) -> Reader:
         """Raises UserError for records of another rate or length than it was trained on."""
         self._check_fit(spec)
         return self.encode
+
+    def token_reader(self, spec: SignalSpec) -> Reader:
+        self._check_fit(spec)
+        return partial(self.encode, return_tokens=True)
+
+    @property
+    def report_style(self) -> str:
+        return self.config.text.style
 
     def trainable(self, spec: SignalSpec) -> EcgEncoder:
         self._check_fit(spec)
@@ -215,6 +223,9 @@ class LoadedEncoder(UsableEncoder):
         data = self.config.data
         rule = None if data.split is None else SplitRule(data.split, data.split_salt, data.split_fractions)
         return TrainedOn((TrainedSet({"fingerprint": fingerprint, **chosen(data.folds, rule)}),), (doubt,))
+
+    def training_run(self) -> str:
+        return run_word(self.config.model_dump(mode="json"), self.provenance.get("training")) or self.digest
 
     def untrained(self, seed: int = 0) -> LoadedEncoder:
         """The same configuration with fresh weights of encoder and head: what pretraining has to beat.

@@ -8,6 +8,7 @@ trained_on.safetensors     per shard set K: `K.patients` and `K.recordings`, sor
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -146,3 +147,15 @@ def recording_digests(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
 
 def _digest(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8, person=b"trained on").digest(), "little", signed=True)
+
+
+def run_word(config: dict[str, Any], training: Any) -> str:
+    """A word for a training run, the same for each of its steps: its configuration and the records it selected.
+
+    training: as provenance.json says it; "" where that is not enough.
+    """
+    if not isinstance(training, dict) or not training.get("shards_fingerprint"):
+        return ""
+    values = {**config, "training": {**config.get("training", {}), "steps": None, "epochs": None}}
+    content = [values, training["shards_fingerprint"], training.get("selection_fingerprint")]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
 from cardialign.pretrain.export.contract import SignalForm
@@ -32,15 +33,27 @@ class UsableEncoder(ABC):
     """digest: what names it in results. device: where its numbers are computed.
 
     untrainable: why it has no counterpart with fresh weights; "" when `untrained` gives one.
+    report_style: how statements become the text of a report for `embed_text` (`data_shards.report_text`).
     """
 
     digest: str
     device: torch.device
     untrainable: str = ""
 
+    @property
+    def report_style(self) -> str:
+        return "sentences"
+
     @abstractmethod
     def reader(self, spec: SignalSpec) -> Reader:
         """What embeds records of a shard set of this rate and length. Raises UserError where these do not fit."""
+
+    def token_reader(self, spec: SignalSpec) -> Reader:
+        """The same with the tokens. Raises UserError where it has none, and as `reader`."""
+        raise UserError(
+            f"encoder {self.digest[:24]} has no tokens, only features of whole records",
+            "leave --attention out: the linear probe reads its features",
+        )
 
     @abstractmethod
     def embed(self, signal: np.ndarray, *, sampling_rate: float, **form: Unpack[SignalForm]) -> np.ndarray:
@@ -72,6 +85,10 @@ class UsableEncoder(ABC):
     @abstractmethod
     def seen(self) -> TrainedOn:
         """The records that it was trained on, as far as anybody wrote them down."""
+
+    def training_run(self) -> str:
+        """The same word for all encoders of one training run, whatever their step; of one without a run its digest."""
+        return self.digest
 
 
 def tensors_digest(tensors: Mapping[str, Tensor], first: bytes = b"") -> str:

@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.registry.open_encoder import open_encoder
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.gap import GapOptions, explain_gap, open_side, shared_tasks, table_of
+    from cardialign.pretrain.evaluation.ledger import opening_line
+    from cardialign.pretrain.evaluation.openings import ScoredPart, open_test
     from cardialign.pretrain.evaluation.overlap import find_overlap, refuse_overlap
 
     if args.out is not None:
@@ -51,7 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for task in tasks
     ]
     options = GapOptions(args.mode, args.bootstrap, args.seed)
-    gaps, seen = [], {}
+    gaps, seen, openings = [], {}, {}
     with open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code) as encoder:
         for start, end in sides:
             for side in (start, end):
@@ -61,16 +63,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 seen[side.task.spec] = overlap.to_dict()
             with Progress(start.task.name) as progress:
                 gaps.append(explain_gap(encoder, shard_set, start, end, options, progress))
+            for side in (start, end) if args.split == "test" else ():
+                part = ScoredPart(side.task.spec, shard_set, side.scored_rows(shard_set))
+                run = encoder.training_run()
+                openings[side.task.spec] = open_test(part, run, "evaluate explain-gap", args.encoder)
         result = {
             "gaps": [each.to_dict() for each in gaps],
             "trained_on": seen,
+            "test_opened": openings,
             "bootstrap": {"resamples": args.bootstrap, "seed": args.seed, "unit": "patient"},
             "encoder": encoder.digest,
             "shards": shard_set.fingerprint,
         }
     if args.out is not None:
         write_result(args.out, result)
-    return {**result, "_table": table_of(gaps)}
+    return {**result, "_table": "\n\n".join([table_of(gaps), *map(opening_line, openings.values())])}
 
 
 def summary(result: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from argparse import ArgumentTypeError
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, file_to_write, folds, place, whole_number
@@ -13,8 +14,8 @@ from cardialign.data_shards.errors import UsageError
 
 if TYPE_CHECKING:
     from cardialign.data_shards.shard_set.shard_set import ShardSet
+    from cardialign.pretrain.evaluation.probing.cells import CellExecutor, ProbePlan
     from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
-    from cardialign.pretrain.export.usable import UsableEncoder
 
 SHIPPED_FLOORS = ("untrained", "random-kernels", "hand-features")
 
@@ -57,15 +58,15 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label-files", type=place, metavar="DIR", help="folder of a protocol's published label files")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_encoder(parser)
-    add_task(parser)
+def add_probe(parser: argparse.ArgumentParser, default_shares: tuple[float, ...]) -> None:
+    """The options that say how a task is probed."""
+    told = ",".join(f"{100 * share:g}" for share in default_shares)
     parser.add_argument(
         "--shares",
         type=shares,
-        default=(1.0,),
+        default=default_shares,
         metavar="1,10,100",
-        help="percent of the training records (default 100)",
+        help=f"percent of the training records (default {told})",
     )
     parser.add_argument(
         "--subset",
@@ -80,10 +81,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help=f"beside the encoder: {', '.join(SHIPPED_FLOORS)} (default all that it has), or none",
     )
+    parser.add_argument(
+        "--attention", action="store_true", help="also read the tokens by a learnt query (attention-pooled probe)"
+    )
     parser.add_argument("--bootstrap", type=whole_number(0), default=1000, metavar="N", help="resamples (default 1000)")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of the floors (default 0)")
+    parser.add_argument(
+        "--address",
+        metavar="auto|HOST:PORT|local",
+        help="fit as Ray tasks: on the cluster at this address (which sees the shards), or on a local Ray",
+    )
+    parser.add_argument(
+        "--workers",
+        type=whole_number(0, 100_000),
+        metavar="N",
+        help="fit so many shares at a time, as Ray tasks (default: one after the other, here)",
+    )
+
+
+def probe_plan(args: argparse.Namespace) -> ProbePlan:
+    """What the options of `add_probe` say."""
+    from cardialign.pretrain.evaluation.probing.cells import ProbePlan
+    from cardialign.pretrain.evaluation.probing.report import ProbeOptions
+
+    options = ProbeOptions(tuple(sorted(args.shares)), args.subset, args.seeds, args.bootstrap)
+    return ProbePlan(options, args.floors, args.seed, args.attention)
+
+
+def executor_of(args: argparse.Namespace) -> CellExecutor:
+    """Where the options of `add_probe` say that cells run."""
+    if args.address is None and args.workers is None:
+        from cardialign.pretrain.evaluation.probing.cells import InThisProcess
+
+        return InThisProcess()
+    from cardialign.cluster.evaluations.ray_cells import RayCells
+
+    return RayCells(None if args.address in (None, "local") else args.address, args.workers or 0)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_encoder(parser)
+    add_task(parser)
+    add_probe(parser, (1.0,))
     parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
+    add_track(parser)
     add_tracking_uri(parser)
+
+
+def add_track(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--track", action="store_true", help="also log the figures to the registered encoder's MLflow run and version"
+    )
+
+
+def check_track(args: argparse.Namespace) -> None:
+    """Raises UsageError when there is no registered encoder to log to."""
+    if args.track and not str(args.encoder).startswith("models:/"):
+        raise UsageError(
+            f"--track: {args.encoder} is a folder, not a registered encoder", "give --encoder models:/NAME@ALIAS"
+        )
 
 
 def open_probe_task(args: argparse.Namespace) -> tuple[ShardSet, ProbeTask]:
@@ -98,6 +154,8 @@ def open_probe_task(args: argparse.Namespace) -> tuple[ShardSet, ProbeTask]:
         )
     if args.protocol and any(part is not None for part in parts):
         raise UsageError("folds with --protocol: the protocol says which records", "leave the folds out")
+    if args.labels and args.label_files is not None:
+        raise UsageError("--label-files belongs to a protocol", "add --protocol NAME:TASK instead of --labels")
     shard_set = ShardSet.open(args.shards)
     task = (
         task_of_folds(shard_set, args.labels, *parts)
@@ -107,37 +165,46 @@ def open_probe_task(args: argparse.Namespace) -> tuple[ShardSet, ProbeTask]:
     return shard_set, task
 
 
-def note_overlap(args: argparse.Namespace, encoder: UsableEncoder, shard_set: ShardSet, task: ProbeTask) -> None:
-    """What the encoder has seen of the test records, for the result. Raises UserError unless --allow-trained."""
-    from cardialign.pretrain.evaluation.overlap import find_overlap, refuse_overlap
+def opens_test(
+    args: argparse.Namespace, task: ProbeTask, shard_set: ShardSet, run: str, what: str
+) -> Callable[[], None]:
+    """A function that writes down that the test records are about to be scored, for the result too."""
+    from cardialign.pretrain.evaluation.openings import ScoredPart, open_test
 
-    overlap = find_overlap(encoder, shard_set, task.rows[task.parts.test])
-    if not args.allow_trained:
-        refuse_overlap(overlap, encoder, shard_set)
-    task.about["trained_on"] = overlap.to_dict()
+    def note() -> None:
+        part = ScoredPart(task.name, shard_set, task.rows[task.parts.test])
+        task.about["test_opened"] = open_test(part, run, f"evaluate {what}", args.encoder)
+
+    return note
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.cli.progress import Progress
     from cardialign.cluster.registry.open_encoder import open_encoder
-    from cardialign.pretrain.evaluation.probing.report import ProbeOptions, probe_table
-    from cardialign.pretrain.evaluation.probing.systems import systems
+    from cardialign.pretrain.evaluation.overlap import note_ledger
+    from cardialign.pretrain.evaluation.probing.cells import probe_task
 
+    check_track(args)
     if args.out is not None:
         check_place(args.out)
     shard_set, task = open_probe_task(args)
-    options = ProbeOptions(args.shares, args.subset, args.seeds, args.bootstrap)
+    plan = probe_plan(args)
     opened = open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code)
     with opened as encoder, Progress("features") as progress:
-        note_overlap(args, encoder, shard_set, task)
-        beside = args.floors
-        if beside is None:
-            beside = tuple(name for name in SHIPPED_FLOORS if name != "untrained" or not encoder.untrainable)
-            task.about.update({"no_untrained_floor": encoder.untrainable} if encoder.untrainable else {})
-        found = probe_table(task, systems(encoder, shard_set, task, beside, args.seed, progress=progress), options)
+        figures = {"encoder": encoder, **dict.fromkeys(plan.beside(encoder))}
+        note_ledger(task, shard_set, figures, allow_trained=args.allow_trained)
+        task.about.update(plan.lacking(encoder))
+        opening = opens_test(args, task, shard_set, encoder.training_run(), "linear-probe")
+        found = probe_task(encoder, shard_set, task, plan, executor_of(args), progress, opening)
         result = {**found.to_dict(), "encoder": encoder.digest, "shards": shard_set.fingerprint}
     if args.out is not None:
         write_result(args.out, result)
+    if args.track:
+        from cardialign.cluster.registry.registry import log_evaluation
+
+        for figure in found.tracked():
+            name = f"linear-probe/{found.task['name']}/{100 * figure['share']:g}"
+            log_evaluation(args.encoder, args.tracking_uri, name, figure)
     return {**result, "_table": found.table()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.options import (
     add_encoder,
@@ -16,6 +16,11 @@ from cardialign.cluster.cli.options import (
 )
 from cardialign.cluster.cli.result_file import check_place, write_result
 from cardialign.data_shards.errors import UsageError
+
+if TYPE_CHECKING:
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+    from cardialign.pretrain.evaluation.task import EvaluationTask
+    from cardialign.pretrain.export.usable import UsableEncoder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,6 +100,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             outcome = compare_zero_shot(encoder, encoder.untrained(args.seed), shard_set, progress=progress, **settings)
         else:
             outcome = evaluate_zero_shot(encoder, shard_set, progress=progress, **settings)
+        if (args.split or ("test" if args.protocol else None)) == "test":
+            outcome = outcome.opened(_opening(args, encoder, shard_set, settings.get("task")))
     result = outcome.to_dict()
     if args.out is not None:
         write_result(args.out, result)
@@ -105,6 +112,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         name = f"{chosen['protocol']}/{chosen['task']}/{chosen['split']}" if chosen else result["prompts"]["name"]
         log_evaluation(args.encoder, args.tracking_uri, f"zero-shot/{name}", result)
     return {**result, "_table": outcome.table()}
+
+
+def _opening(
+    args: argparse.Namespace, encoder: UsableEncoder, shard_set: ShardSet, task: EvaluationTask | None
+) -> dict[str, Any]:
+    """Write down that test records were scored for this run."""
+    from cardialign.pretrain.evaluation.openings import ScoredPart, open_test
+    from cardialign.pretrain.evaluation.task import labelled_task
+
+    found = task or labelled_task(shard_set, args.prompts, args.folds, split=args.split)
+    part = ScoredPart(args.protocol or found.prompts.label_set, shard_set, found.rows)
+    return open_test(part, encoder.training_run(), "evaluate zero-shot", args.encoder)
 
 
 def summary(result: dict[str, Any]) -> list[str]:

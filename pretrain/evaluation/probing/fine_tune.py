@@ -25,7 +25,7 @@ from cardialign.pretrain.config import Fraction, Strict
 from cardialign.pretrain.config.load import set_dotted
 from cardialign.pretrain.config.sentences import sentences
 from cardialign.pretrain.encoders.base import EcgEncoder
-from cardialign.pretrain.evaluation.probing.linear_probe import Parts
+from cardialign.pretrain.evaluation.probing.linear_probe import Parts, classes_to_judge, unseen_classes
 from cardialign.pretrain.evaluation.scoring import class_auroc, usable_classes
 from cardialign.pretrain.evaluation.windows import starts
 
@@ -89,11 +89,13 @@ def parse_options(preset: str, assignments: Sequence[str]) -> FineTuneOptions:
 
 @dataclass
 class FineTuned:
-    """scores float64 (test records, C), log odds; history: validation macro AUROC per epoch; the best one, from 1."""
+    """scores float64 (test records, C), log odds, all the same for a class that training cannot show (`unseen`, as of
+    a linear probe); history: validation macro AUROC per epoch; the best one, from 1."""
 
     scores: np.ndarray
     history: list[float] = field(default_factory=list)
     best_epoch: int = 0
+    unseen: tuple[int, ...] = ()
 
 
 class Classifier(nn.Module):
@@ -171,11 +173,10 @@ def fine_tune(
 ) -> FineTuned:
     """Train a copy of the encoder and a new head on the training records; the encoder given stays as it is.
 
-    truth bool (n, C). Raises ValueError when the validation records can rank no class.
+    truth bool (n, C). Raises ValueError when no class is in training and in validation, UserError when it diverges.
     """
-    judged, _ = usable_classes(truth[parts.validation])
-    if not judged.size:
-        raise ValueError("no class has positives and negatives among the validation records")
+    learnt, _ = usable_classes(truth[parts.train])
+    judged = learnt[classes_to_judge(truth, parts, learnt)]
     draw = np.random.default_rng([options.seed, 1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
@@ -187,6 +188,11 @@ def fine_tune(
         for epoch in range(1, options.epochs + 1):
             _epoch(model, optimizer, schedule, read, truth, draw.permutation(parts.train), options, draw)
             scores = score(model, read, parts.validation, options.crop_seconds, options.crop_average)
+            if not np.isfinite(scores).all():
+                raise UserError(
+                    f"training diverged: after epoch {epoch} the scores are not finite",
+                    f"lower the rate: --set lr={options.lr / 3:.1g}",
+                )
             found.history.append(float(class_auroc(scores[:, judged], truth[parts.validation][:, judged]).mean()))
             log.info("fine_tune epoch=%d validation=%.4f", epoch, found.history[-1])
             if found.history[-1] > max(found.history[:-1], default=-1.0):
@@ -195,6 +201,8 @@ def fine_tune(
                 break
         model.load_state_dict(best)
         found.scores = score(model, read, parts.test, options.crop_seconds, options.crop_average)
+        found.unseen = unseen_classes(learnt, truth.shape[1])
+        found.scores[:, list(found.unseen)] = 0.0
     return found
 
 

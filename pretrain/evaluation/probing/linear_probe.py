@@ -27,7 +27,8 @@ NEIGHBOURS = (1, 3, 5, 10, 20, 50, 100)
 
 @dataclass(frozen=True)
 class Parts:
-    """Places (int64, ascending) of the training, validation and test records among the n that have features."""
+    """Places (int64) of the training, validation and test records among the n that have features: ascending, those of
+    training in the order of a published label file where there is one."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -65,13 +66,14 @@ def probe(
     """
     rows = parts.train[subset(truth[parts.train], share, style, seed)]
     learnt, _ = usable_classes(truth[rows])
-    judged = _judged(truth, parts, learnt)
+    judged = classes_to_judge(truth, parts, learnt)
     path = fit_path(*_separate(features[rows], truth[rows][:, learnt]), STRENGTHS)
     candidates = [_record_scores(found, features[parts.validation]) for found in path]
-    best, value = _best(candidates, truth[parts.validation][:, learnt], judged)
+    best, value = choose(candidates, truth[parts.validation][:, learnt], judged)
     scores = np.zeros((len(parts.test), truth.shape[1]))
     scores[:, learnt] = _record_scores(path[best], features[parts.test])
-    return ProbeFit(share, style, seed, len(rows), path[best].strength, value, scores, _unseen(learnt, truth.shape[1]))
+    unseen = unseen_classes(learnt, truth.shape[1])
+    return ProbeFit(share, style, seed, len(rows), path[best].strength, value, scores, unseen)
 
 
 def neighbours(
@@ -81,17 +83,17 @@ def neighbours(
     features = _averaged(features)
     rows = parts.train[subset(truth[parts.train], share, style, seed)]
     learnt, _ = usable_classes(truth[rows])
-    judged = _judged(truth, parts, learnt)
+    judged = classes_to_judge(truth, parts, learnt)
     counts = [k for k in NEIGHBOURS if k <= len(rows)]
     known = features[rows], truth[rows][:, learnt]
     candidates = [neighbour_scores(*known, features[parts.validation], k) for k in counts]
-    best, value = _best(candidates, truth[parts.validation][:, learnt], judged)
+    best, value = choose(candidates, truth[parts.validation][:, learnt], judged)
     scores = np.zeros((len(parts.test), truth.shape[1]))
     scores[:, learnt] = neighbour_scores(*known, features[parts.test], counts[best])
-    return ProbeFit(share, style, seed, len(rows), counts[best], value, scores, _unseen(learnt, truth.shape[1]))
+    return ProbeFit(share, style, seed, len(rows), counts[best], value, scores, unseen_classes(learnt, truth.shape[1]))
 
 
-def _judged(truth: np.ndarray, parts: Parts, learnt: np.ndarray) -> np.ndarray:
+def classes_to_judge(truth: np.ndarray, parts: Parts, learnt: np.ndarray) -> np.ndarray:
     """Places among the learnt classes that the validation records can rank."""
     judged, _ = usable_classes(truth[parts.validation][:, learnt])
     if not judged.size:
@@ -99,14 +101,14 @@ def _judged(truth: np.ndarray, parts: Parts, learnt: np.ndarray) -> np.ndarray:
     return judged
 
 
-def _best(candidates: Sequence[np.ndarray], truth: np.ndarray, judged: np.ndarray) -> tuple[int, float]:
+def choose(candidates: Sequence[np.ndarray], truth: np.ndarray, judged: np.ndarray) -> tuple[int, float]:
     """The first of the best: the most regularised one, the smallest k."""
     values = [float(class_auroc(scores[:, judged], truth[:, judged]).mean()) for scores in candidates]
     best = int(np.argmax(values))
     return best, values[best]
 
 
-def _unseen(learnt: np.ndarray, classes: int) -> tuple[int, ...]:
+def unseen_classes(learnt: np.ndarray, classes: int) -> tuple[int, ...]:
     return tuple(c for c in range(classes) if c not in set(learnt.tolist()))
 
 

@@ -47,7 +47,7 @@ def fit_path(features: np.ndarray, truth: np.ndarray, strengths: Sequence[float]
     exact = features.astype(np.float64)
     mean, deviation = exact.mean(axis=0), exact.std(axis=0)
     scale = np.where(deviation > 1e-9 * np.maximum(np.abs(mean), 1.0), 1.0 / np.maximum(deviation, 1e-300), 0.0)
-    basis, reduced = _reduced((exact - mean) * scale)
+    basis, reduced = _principal((exact - mean) * scale)
     targets, classes = truth.astype(np.float64), truth.shape[1]
     rate = positives / len(truth)
     point = np.concatenate([np.zeros((reduced.shape[1], classes)), np.log(rate / (1 - rate))[None]]).ravel()
@@ -55,26 +55,34 @@ def fit_path(features: np.ndarray, truth: np.ndarray, strengths: Sequence[float]
     for strength in sorted(strengths):
         point = _minimum(point, reduced, targets, strength)
         solved = point.reshape(-1, classes)
-        inner = solved[:-1] if basis is None else basis @ solved[:-1]
-        weights = inner * scale[:, None]
+        weights = basis @ solved[:-1] * scale[:, None]
         out.append(LogisticClassifier(weights, solved[-1] - mean @ weights, float(strength)))
     return out
 
 
-def _reduced(standard: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-    """Orthonormal basis (F, r) and coordinates (n, r): the penalty of fewer records than features knows no others."""
+def _principal(standard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal basis (F, r) of principal axes and coordinates (n, r): the penalty knows no others."""
     n, F = standard.shape
     if n >= F:
-        return None, standard
+        axes = np.linalg.eigh(standard.T @ standard)[1]
+        return axes, standard @ axes
     left, sizes, right = np.linalg.svd(standard, full_matrices=False)
     return right.T, left * sizes
 
 
 def _minimum(start: np.ndarray, features: np.ndarray, targets: np.ndarray, strength: float) -> np.ndarray:
+    """The minimum in coordinates in which the valley is about as wide as it is long.
+
+    Features of encoders vary a thousand times as much along some axes as along others: along each the slope changes by
+    about its variance x rate (1 - rate) + 1 / (strength n), and a step is measured by that.
+    """
     n, classes = targets.shape
+    rate = targets.mean(axis=0)
+    curved = np.mean(features**2, axis=0)[:, None] * (rate * (1 - rate)) + 1.0 / (strength * n)
+    unit = np.concatenate([1 / np.sqrt(curved), 1 / np.sqrt(rate * (1 - rate))[None]])  # (r + 1, C)
 
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
-        parts = point.reshape(-1, classes)
+        parts = point.reshape(-1, classes) * unit
         weights, intercepts = parts[:-1], parts[-1]
         logits = features @ weights + intercepts
         losses = np.logaddexp(0.0, logits) - targets * logits
@@ -83,9 +91,10 @@ def _minimum(start: np.ndarray, features: np.ndarray, targets: np.ndarray, stren
         slope = np.empty_like(parts)
         slope[:-1] = features.T @ errors + weights / (strength * n)
         slope[-1] = errors.sum(axis=0)
-        return float(value), slope.ravel()
+        return float(value), (slope * unit).ravel()
 
+    begin = (start.reshape(-1, classes) / unit).ravel()
     found = minimize(
-        objective, start, jac=True, method="L-BFGS-B", options={"maxiter": MOST_STEPS, "gtol": GRADIENT, "ftol": 1e-12}
+        objective, begin, jac=True, method="L-BFGS-B", options={"maxiter": MOST_STEPS, "gtol": GRADIENT, "ftol": 1e-12}
     )
-    return found.x
+    return (found.x.reshape(-1, classes) * unit).ravel()

@@ -6,22 +6,42 @@ Legend: n records, C classes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from cardialign.data_shards.errors import UserError
+from cardialign.pretrain.evaluation.ledger import opening_line, told
+from cardialign.pretrain.evaluation.probing.attention import attention_probe
 from cardialign.pretrain.evaluation.probing.linear_probe import ProbeFit, neighbours, probe
 from cardialign.pretrain.evaluation.probing.systems import System
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 from cardialign.pretrain.evaluation.result import plain
-from cardialign.pretrain.evaluation.scoring import ClassTable, Estimate, class_auroc, score_classes, usable_classes
+from cardialign.pretrain.evaluation.scoring import (
+    FREQUENT,
+    ClassTable,
+    Estimate,
+    class_auroc,
+    score_classes,
+    usable_classes,
+)
 
 log = logging.getLogger(__name__)
 
-READERS: dict[str, Callable[..., ProbeFit]] = {"linear probe": probe, "nearest neighbours": neighbours}
+Reader = Callable[..., ProbeFit]
+
+
+def readers_of(system: System, with_neighbours: bool) -> dict[str, Reader]:
+    """How a system is read: name -> f(truth, parts, share, style, seed)."""
+    found: dict[str, Reader] = {"linear probe": partial(probe, system.features)}
+    if with_neighbours:
+        found["nearest neighbours"] = partial(neighbours, system.features)
+    if system.tokens is not None:
+        found["attention probe"] = partial(attention_probe, system.tokens)
+    return found
 
 
 @dataclass(frozen=True)
@@ -37,7 +57,11 @@ class ProbeOptions:
 
 @dataclass(frozen=True)
 class Row:
-    """One system, read in one way, at one share: macro AUROC per seed; with all records the interval as well."""
+    """One system, read in one way, at one share.
+
+    macro: mean over the seeds, spread: their standard deviation; interval: of that mean, over patients; less_encoder:
+    paired; frequent: the macro of the classes with enough positives; classes: each with its interval.
+    """
 
     system: str
     reader: str
@@ -45,8 +69,9 @@ class Row:
     macro: float
     spread: float | None
     fits: list[dict[str, Any]]
-    interval: tuple[float, float] | None = None
-    less_encoder: Estimate | None = None
+    interval: tuple[float | None, float | None] = (None, None)
+    less_encoder: dict[str, float | None] | None = None
+    frequent: dict[str, Any] = field(default_factory=dict)
     classes: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -61,37 +86,92 @@ class ProbeResult:
     def to_dict(self) -> dict[str, Any]:
         return plain({"task": self.task, "rows": [asdict(row) for row in self.rows], "left_out": self.left_out})
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ProbeResult:
+        """What `to_dict` gave, also after it was a file. Raises KeyError or TypeError for anything else."""
+        rows = [Row(**{**row, "interval": tuple(row["interval"])}) for row in values["rows"]]
+        return cls(values["task"], rows, values["left_out"])
+
+    def tracked(self) -> list[dict[str, Any]]:
+        """The encoder's linear probe at each share, with its ledger, in the words of `registry.log_evaluation`."""
+        mine = [line for line in self.task.get("ledger", []) if line["figure"] in ("encoder", "every system")]
+        return [
+            {
+                "share": row.share,
+                "macro": row.macro,
+                "low": row.interval[0],
+                "high": row.interval[1],
+                "classes": row.classes,
+                "ledger": mine,
+                "trained_on": self.task.get("trained_on"),
+            }
+            for row in self.rows
+            if (row.system, row.reader) == ("encoder", "linear probe")
+        ]
+
     def table(self) -> str:
         shares = sorted({row.share for row in self.rows})
-        head = ["system", "read by", *(f"{100 * share:g} %" for share in shares), "95 % interval", "less the encoder"]
-        lines = [head]
+        head = ["system", "read by", *(f"{100 * share:g} %" for share in shares)]
+        lines = [[*head, f"less the encoder, {100 * shares[-1]:g} %"]]
         for key in dict.fromkeys((row.system, row.reader) for row in self.rows):
             of = {row.share: row for row in self.rows if (row.system, row.reader) == key}
-            whole = of.get(1.0)
             cells = [_figure(of[share]) if share in of else "" for share in shares]
-            limits = whole.interval if whole is not None else None
-            difference = whole.less_encoder if whole is not None else None
-            cells.append("" if limits is None else f"{limits[0]:.3f}-{limits[1]:.3f}")
-            cells.append(
-                ""
-                if difference is None
-                else f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
-            )
-            lines.append([*key, *cells])
-        widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
+            difference = of[shares[-1]].less_encoder if shares[-1] in of else None
+            lines.append([*key, *cells, "" if difference is None else _difference(difference)])
+        widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
         title = f"{self.task['name']}: macro AUROC over {self.task['classes']} classes, {self.task['records']}"
         rows = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-        notes = [f"left out, {each['reason']}: {each['code']}" for each in self.left_out]
+        return "\n".join([title, *rows, *self.notes()])
+
+    def notes(self) -> list[str]:
+        """What stands under the figures: classes left out, patients on both sides, what was trained on before."""
+        notes = left_out_notes(self.left_out)
+        codes = [code for code, _ in self.task["scored"]]
+        for share in sorted({row.share for row in self.rows}):
+            never = {code for row in self.rows if row.share == share for fit in row.fits for code in fit["unseen"]}
+            if named := [code for code in codes if code in never]:
+                notes.append(f"at {100 * share:g} % not learnt with every seed, 0.5 then: {', '.join(named)}")
+        if few := self.task["few"]:
+            counts = ", ".join(f"{code} ({count})" for code, count in few.items())
+            notes.append(f"fewer than {FREQUENT} positives among the test records: {counts}")
+        if unjudged := self.task["not_judged"]:
+            notes.append(f"nothing was chosen by them, for want of validation records: {', '.join(unjudged)}")
         if "no_untrained_floor" in self.task:
             notes.append(f"no untrained encoder beside it: {self.task['no_untrained_floor']}")
-        shared = self.task["test_patients_in_training"]
-        if shared:
+        if shared := self.task["test_patients_in_training"]:
             notes.append(f"{shared} patients of the test records are in training too: no figure of new patients")
-        return "\n".join([title, *rows, *notes])
+        if shared := self.task.get("validation_patients_in_training", 0):
+            notes.append(f"{shared} patients of the validation records are in training too: penalties are too weak")
+        notes += [f"no figure at {100 * each['share']:g} %: {each['reason']}" for each in self.task.get("missing", [])]
+        notes += told(self.task.get("ledger", []))
+        if opening := self.task.get("test_opened"):
+            notes.append(opening_line(opening))
+        return notes
+
+
+def left_out_notes(left_out: Sequence[Mapping[str, str]]) -> list[str]:
+    """A line for each reason, with the classes that it keeps out of the mean."""
+    reasons = dict.fromkeys(each["reason"] for each in left_out)
+    return [f"left out, {why}: {', '.join(e['code'] for e in left_out if e['reason'] == why)}" for why in reasons]
+
+
+def joined(results: Sequence[ProbeResult]) -> ProbeResult:
+    """Results of one task at several shares as one, in the order of systems and readers."""
+    first = results[0]
+    order = list(dict.fromkeys((row.system, row.reader) for row in first.rows))
+    rows = sorted((row for each in results for row in each.rows), key=lambda r: order.index((r.system, r.reader)))
+    return ProbeResult(first.task, rows, first.left_out)
 
 
 def _figure(row: Row) -> str:
-    return f"{row.macro:.3f}" if row.spread is None else f"{row.macro:.3f} +- {row.spread:.3f}"
+    spread = "" if row.spread is None else f" +- {row.spread:.3f}"
+    low, high = row.interval
+    return f"{row.macro:.3f}{spread}" + ("" if low is None else f" ({low:.3f}-{high:.3f})")
+
+
+def _difference(found: Mapping[str, float | None]) -> str:
+    limits = "" if found["low"] is None else f" ({found['low']:+.3f} to {found['high']:+.3f})"
+    return f"{found['value']:+.3f}{limits}"
 
 
 def probe_table(task: ProbeTask, systems: Sequence[System], options: ProbeOptions) -> ProbeResult:
@@ -106,70 +186,85 @@ def probe_table(task: ProbeTask, systems: Sequence[System], options: ProbeOption
             f"{task.name}: no class has both positives and negatives among {len(truth)} test records",
             "score more records or other folds",
         )
-    readers = READERS if options.neighbours else {"linear probe": probe}
-    rows, whole = [], {}
-    for system in systems:
-        for reader, fit in readers.items():
-            for share in options.shares:
-                seeds = 1 if share == 1 or options.style == "published-42" else options.seeds
-                fits = [_fit(fit, system, task, share, options.style, seed) for seed in range(seeds)]
-                macros = [float(class_auroc(each.scores[:, usable], truth[:, usable]).mean()) for each in fits]
-                log.info("probe system=%s reader=%s share=%g macro=%.4f", system.name, reader, share, np.mean(macros))
-                rows.append(_row(system, reader, share, fits, macros))
-                if share == 1:
-                    whole[system.name, reader] = fits[0].scores[:, usable]
-    names = [task.names[c] for c in usable]
-    if whole:
-        patients = task.patients[task.parts.test]
-        tables = score_classes(
-            list(whole.values()), truth[:, usable], patients, names, resamples=options.bootstrap, seed=0
-        )
-        rows = _with_intervals(rows, dict(zip(whole, tables, strict=True)))
+    rows: list[Row] = []
+    for share in options.shares:
+        rows += _rows_at(share, task, systems, options, usable)
+    order = list(dict.fromkeys((row.system, row.reader) for row in rows))
+    rows.sort(key=lambda row: order.index((row.system, row.reader)))
     left_out = [{"code": task.names[c][0], "reason": why} for c, why in reasons.items()]
     records = ", ".join(f"{count} {part}" for part, count in task.about["records"].items())
     facts = {**task.about, "name": task.name, "classes": len(usable), "records": records}
+    facts["scored"] = [list(task.names[c]) for c in usable]
+    judged, _ = usable_classes(task.truth[task.parts.validation])
+    facts["not_judged"] = [task.names[c][0] for c in usable if c not in judged]
+    facts["few"] = {task.names[c][0]: int(n) for c in usable if (n := truth[:, c].sum()) < FREQUENT}
     facts["systems"] = {each.name: {"features": each.features.shape[-1], "weights": each.digest} for each in systems}
     return ProbeResult(facts, rows, left_out)
 
 
-def _fit(
-    fit: Callable[..., ProbeFit], system: System, task: ProbeTask, share: float, style: str, seed: int
-) -> ProbeFit:
+def _rows_at(
+    share: float, task: ProbeTask, systems: Sequence[System], options: ProbeOptions, usable: np.ndarray
+) -> list[Row]:
+    truth = task.truth[task.parts.test][:, usable]
+    seeds = 1 if share == 1 or options.style == "published-42" else options.seeds
+    fits: dict[tuple[str, str], list[ProbeFit]] = {}
+    for system in systems:
+        for reader, read in readers_of(system, options.neighbours).items():
+            fits[system.name, reader] = [_fit(read, system, task, share, options.style, seed) for seed in range(seeds)]
+    scores = [np.stack([each.scores[:, usable] for each in of]) for of in fits.values()]
+    names = [task.names[c] for c in usable]
+    patients = task.patients[task.parts.test]
+    made = score_classes(scores, truth, patients, names, resamples=options.bootstrap, seed=0)
+    tables = dict(zip(fits, made, strict=True))
+    rows = []
+    for (system_name, reader), of in fits.items():
+        table, beside = tables[system_name, reader], tables.get((systems[0].name, reader))
+        less = None if system_name == systems[0].name or beside is None else table.less(beside)[0]
+        macros = [float(class_auroc(each.scores[:, usable], truth).mean()) for each in of]
+        log.info("probe system=%s reader=%s share=%g macro=%.4f", system_name, reader, share, np.mean(macros))
+        rows.append(_row(Row(system_name, reader, share, 0.0, None, []), of, macros, table, less, task))
+    return rows
+
+
+def _fit(read: Reader, system: System, task: ProbeTask, share: float, style: str, seed: int) -> ProbeFit:
     try:
-        return fit(system.features, task.truth, task.parts, share, style, seed)
+        return read(task.truth, task.parts, share, style, seed)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(
-            f"{task.name}, {system.name} at {100 * share:g} % of the training records: {error}",
+            f"{task.name}, {system.name} at {100 * share:g} % of {len(task.parts.train)} training records: {error}",
             "give a larger share, more folds or another task",
         ) from None
 
 
-def _row(system: System, reader: str, share: float, fits: Sequence[ProbeFit], macros: Sequence[float]) -> Row:
-    told = [
+def _row(
+    bare: Row,
+    fits: Sequence[ProbeFit],
+    macros: Sequence[float],
+    table: ClassTable,
+    less: Estimate | None,
+    task: ProbeTask,
+) -> Row:
+    told_fits = [
         {
             "seed": each.seed,
             "records": each.records,
             "choice": each.choice,
             "validation": each.validation,
             "macro": macro,
-            "unseen": list(each.unseen),
+            "unseen": [task.names[c][0] for c in each.unseen],
         }
         for each, macro in zip(fits, macros, strict=True)
     ]
+    values: dict[str, Any] = plain(
+        {
+            "interval": (table.macro.low, table.macro.high),
+            "less_encoder": None if less is None else asdict(less),
+            "frequent": asdict(table.frequent),
+            "classes": [asdict(each) for each in table.classes],
+        }
+    )
+    values["interval"] = tuple(values["interval"])
     spread = float(np.std(macros, ddof=1)) if len(macros) > 1 else None
-    return Row(system.name, reader, share, float(np.mean(macros)), spread, told)
-
-
-def _with_intervals(rows: list[Row], tables: dict[tuple[str, str], ClassTable]) -> list[Row]:
-    out = []
-    for row in rows:
-        table = tables.get((row.system, row.reader)) if row.share == 1 else None
-        if table is None:
-            out.append(row)
-            continue
-        first = tables["encoder", row.reader]
-        difference = None if table is first else table.less(first)[0]
-        limits = (table.macro.low, table.macro.high)
-        classes = [asdict(each) for each in table.classes]
-        out.append(Row(row.system, row.reader, 1.0, row.macro, row.spread, row.fits, limits, difference, classes))
-    return out
+    return replace(bare, macro=float(np.mean(macros)), spread=spread, fits=told_fits, **values)

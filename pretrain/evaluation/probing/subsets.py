@@ -27,7 +27,10 @@ def subset(truth: np.ndarray, share: float, style: str, seed: int) -> np.ndarray
         raise ValueError(f"share is {share:g}; give a number above 0 and up to 1")
     if style not in STYLES:
         raise ValueError(f"unknown style {style!r}; known: {', '.join(STYLES)}")
-    size = max(1, math.floor(share * n))
+    exact = share * n
+    if style != "published-42" and abs(exact - round(exact)) < 1e-9 * n:
+        exact = round(exact)  # 29 % of 100 are 29, and 28.999999999999996 in floating point
+    size = max(1, math.floor(exact))
     if size == n:
         return np.arange(n)
     if style == "published-42":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from cardialign.data_shards.checks.label_coverage import label_coverage
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.pretrain.evaluation.features import EmbedOptions
 from cardialign.pretrain.evaluation.probing.linear_probe import Parts
 from cardialign.pretrain.evaluation.protocols import load_task, open_task
 from cardialign.pretrain.evaluation.windows import Crop
@@ -43,11 +44,31 @@ class ProbeTask:
     about: dict[str, Any] = field(default_factory=dict)
     crop: Crop | None = None
 
+    def records(self, shard_set: ShardSet) -> Records:
+        """What is read for it."""
+        return Records(shard_set, self.rows, self.first_seconds, self.crop)
+
+
+@dataclass(frozen=True)
+class Records:
+    """Which records are read: rows int64 (n,) of a set; only the first seconds of each are shown, None = all; crop: how
+    each is cut into pieces, None = it is read whole."""
+
+    shard_set: ShardSet
+    rows: np.ndarray
+    first_seconds: float | None = None
+    crop: Crop | None = None
+
+    def how(self, options: EmbedOptions) -> EmbedOptions:
+        """The options with the seconds and pieces of these records."""
+        window = None if self.crop is None else self.crop.seconds
+        return replace(options, first_seconds=self.first_seconds, window=window)
+
 
 def task_of_folds(
     shard_set: ShardSet, label_set: str, train: Sequence[int], validation: Sequence[int], test: Sequence[int]
 ) -> ProbeTask:
-    """The records labelled in one label set of the shard set, by folds.
+    """The records labelled in one label set of the shard set, by folds. Without test folds no record is in that part.
 
     Raises UsageError for a fold on two sides, DataError for an unknown label set or a part without records.
     """
@@ -61,8 +82,10 @@ def task_of_folds(
         raise UsageError(
             f"fold {', '.join(map(str, twice))} is in two of train, validation and test", "give each fold to one part"
         )
-    pieces = {part: shard_set.select(folds=sorted(folds), label_set=label_set).rows for part, folds in given.items()}
-    rows, parts = _together(pieces)
+    pieces = {
+        part: shard_set.select(folds=sorted(folds), label_set=label_set).rows for part, folds in given.items() if folds
+    }
+    rows, parts = _together(shard_set, pieces)
     codes, matrix, _ = shard_set.labels(rows, label_set)
     about: dict[str, Any] = {"label_set": label_set, "folds": {part: sorted(folds) for part, folds in given.items()}}
     left_open = label_coverage(shard_set, rows, label_set).undecided
@@ -77,11 +100,18 @@ def task_of_folds(
     )
 
 
-def task_of_protocol(spec: str, shard_set: ShardSet, label_files: Path | None = None) -> ProbeTask:
-    """`PROTOCOL:TASK` in this shard set. Raises as `cardialign.pretrain.evaluation.protocols.open_task`."""
-    opened = {part: open_task(spec, shard_set, split=part, label_files=label_files) for part in PARTS}
-    rows, parts = _together({part: task.rows for part, task in opened.items()})
+def task_of_protocol(
+    spec: str, shard_set: ShardSet, label_files: Path | None = None, parts_read: Sequence[str] = PARTS
+) -> ProbeTask:
+    """`PROTOCOL:TASK` in this shard set; a part that is not read is empty.
+
+    Raises as `cardialign.pretrain.evaluation.protocols.open_task`.
+    """
+    opened = {part: open_task(spec, shard_set, split=part, label_files=label_files) for part in parts_read}
+    rows, parts = _together(shard_set, {part: task.rows for part, task in opened.items()})
     first = opened["train"]
+    if first.listed is not None:
+        parts = replace(parts, train=np.searchsorted(rows, first.listed))
     truth = np.zeros((len(rows), len(first.prompts.classes)), dtype=bool)
     for task in opened.values():
         truth[np.searchsorted(rows, task.rows)] = task.truth
@@ -92,20 +122,27 @@ def task_of_protocol(spec: str, shard_set: ShardSet, label_files: Path | None = 
     return _told(ProbeTask(name, names, rows, truth, patients, parts, first.first_seconds, about, first.crop))
 
 
-def _together(pieces: dict[str, np.ndarray]) -> tuple[np.ndarray, Parts]:
-    rows = np.unique(np.concatenate([np.sort(each) for each in pieces.values()]))
-    if len(rows) != sum(len(each) for each in pieces.values()):
-        raise DataError("a record is in two of train, validation and test", "give each record to one part")
-    return rows, Parts(*(np.searchsorted(rows, np.sort(pieces[part])) for part in PARTS))
+def _together(shard_set: ShardSet, pieces: dict[str, np.ndarray]) -> tuple[np.ndarray, Parts]:
+    rows, counts = np.unique(np.concatenate([np.sort(each) for each in pieces.values()]), return_counts=True)
+    if (counts > 1).any():
+        twice = rows[counts > 1]
+        raise DataError(
+            f"{len(twice)} records are in two of train, validation and test (first: {shard_set.key(int(twice[0]))})",
+            "give each record to one part",
+        )
+    none = np.empty(0, dtype=np.int64)
+    return rows, Parts(*(np.searchsorted(rows, np.sort(pieces.get(part, none))) for part in PARTS))
 
 
 def _told(task: ProbeTask) -> ProbeTask:
     """Patients of the training records among the others: a figure of theirs is no figure of new patients."""
     known = set(task.patients[task.parts.train].tolist())
+    chosen_by = set(task.patients[task.parts.validation].tolist())
     task.about["records"] = {
         "train": len(task.parts.train),
         "val": len(task.parts.validation),
         "test": len(task.parts.test),
     }
     task.about["test_patients_in_training"] = len(known & set(task.patients[task.parts.test].tolist()))
+    task.about["validation_patients_in_training"] = len(known & chosen_by)
     return task

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,15 @@ from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.stream.stream import iterate_rows
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
-from cardialign.pretrain.evaluation.probing.fine_tune import FineTuned, FineTuneOptions, fine_tune
+from cardialign.pretrain.evaluation.ledger import opening_line, told
+from cardialign.pretrain.evaluation.probing.fine_tune import (
+    Classifier,
+    FineTuned,
+    FineTuneOptions,
+    fine_tune,
+    parameter_groups,
+)
+from cardialign.pretrain.evaluation.probing.report import left_out_notes
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 from cardialign.pretrain.evaluation.result import plain
 from cardialign.pretrain.evaluation.scoring import class_auroc, score_classes, usable_classes
@@ -37,9 +46,11 @@ class TunedResult:
     high: float
     seeds: list[dict[str, Any]]
     classes: list[dict[str, Any]]
+    left_out: list[dict[str, str]]
+    unseen: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        return plain(asdict(self))
+        return plain({**asdict(self), "ledger": self.task.get("ledger", []), "trained_on": self.task.get("trained_on")})
 
     def table(self) -> str:
         spread = "" if self.spread is None else f" +- {self.spread:.3f} over {len(self.seeds)} seeds"
@@ -49,6 +60,12 @@ class TunedResult:
             f"{self.task['records']}; best epoch {', '.join(str(each['best_epoch']) for each in self.seeds)}",
         ]
         lines += [f"  {each['code']:12s} {each['positives']:6d}  {each['auroc']:.3f}" for each in self.classes]
+        lines += left_out_notes(self.left_out)
+        if self.unseen:
+            lines.append(f"without positives or negatives in training, counted as 0.5: {', '.join(self.unseen)}")
+        lines += told(self.task.get("ledger", []))
+        if opening := self.task.get("test_opened"):
+            lines.append(opening_line(opening))
         return "\n".join(lines)
 
 
@@ -68,8 +85,11 @@ def tune(
     seeds: int = 1,
     bootstrap: int = 1000,
     progress: Progress | None = None,
+    about_to_score: Callable[[], None] | None = None,
 ) -> TunedResult:
     """Train from a given encoder, or from random weights of a section `encoder:`; each seed from the same start.
+
+    about_to_score: called once, when everything fits.
 
     Raises UserError when the records do not fit the encoder, or the task holds nothing to choose by or to score.
     """
@@ -78,6 +98,9 @@ def tune(
     usable, _ = usable_classes(truth)
     if not usable.size:
         raise UserError(f"{task.name}: no class of the {len(truth)} test records can be scored", "use other folds")
+    _check_start(start, shard_set, task, options)
+    if about_to_score is not None:
+        about_to_score()
 
     def read(places: np.ndarray) -> Iterator[Batch]:
         for batch in iterate_rows(shard_set, task.rows[places], options.batch_size):
@@ -90,10 +113,22 @@ def tune(
         own = options.model_copy(update={"seed": seed})
         try:
             found.append(fine_tune(encoder, read, task.truth, task.parts, own, device))
+        except UserError:
+            raise
         except ValueError as error:
             raise _told(error, task) from None
         if progress is not None:
             progress(len(found), seeds)
+    about = {**task.about, "name": task.name}
+    start_words = f"from random weights: {start['name']}" if isinstance(start, dict) else start.digest
+    return _result(replace(task, about=about), start_words, options, found, bootstrap)
+
+
+def _result(
+    task: ProbeTask, start: str, options: FineTuneOptions, found: Sequence[FineTuned], bootstrap: int
+) -> TunedResult:
+    truth = task.truth[task.parts.test]
+    usable, reasons = usable_classes(truth)
     macros = [float(class_auroc(each.scores[:, usable], truth[:, usable]).mean()) for each in found]
     table = score_classes(
         [found[0].scores[:, usable]],
@@ -103,22 +138,33 @@ def tune(
         resamples=bootstrap,
         seed=0,
     )[0]
-    told = [
+    per_seed = [
         {"seed": options.seed + k, "macro": macro, "best_epoch": each.best_epoch, "history": each.history}
         for k, (each, macro) in enumerate(zip(found, macros, strict=True))
     ]
     records = ", ".join(f"{count} {part}" for part, count in task.about["records"].items())
     return TunedResult(
-        {**task.about, "name": task.name, "records": records},
-        f"from random weights: {start['name']}" if isinstance(start, dict) else start.digest,
+        {**task.about, "records": records},
+        start,
         options.model_dump(mode="json"),
         float(np.mean(macros)),
-        float(np.std(macros, ddof=1)) if seeds > 1 else None,
+        float(np.std(macros, ddof=1)) if len(found) > 1 else None,
         table.macro.low,
         table.macro.high,
-        told,
+        per_seed,
         [asdict(each) for each in table.classes],
+        [{"code": task.names[c][0], "reason": why} for c, why in reasons.items()],
+        [task.names[c][0] for c in found[0].unseen if c not in reasons],
     )
+
+
+def _check_start(
+    start: UsableEncoder | dict[str, object], shard_set: ShardSet, task: ProbeTask, options: FineTuneOptions
+) -> None:
+    """Raises UserError where the encoder does not fit or cannot learn as it is asked to."""
+    if not isinstance(start, dict):
+        made = Classifier(copy.deepcopy(start.trainable(shard_set.spec)), task.truth.shape[1], options.dropout)
+        parameter_groups(made, options)
 
 
 def _told(error: ValueError, task: ProbeTask) -> UserError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -10,27 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cardialign.cluster.commands.evaluate.explain_gap import MODES
 from cardialign.data_shards.build.build import SetPlan, build_shards
-from cardialign.data_shards.record import EcgRecord
-from cardialign.data_shards.sources.base import Entry
 from cardialign.pretrain.evaluation.gap import LINEAR_PROBE, ZERO_SHOT
 from cardialign.pretrain.export.opening import open_encoder
 from tests.cluster.conftest import Answer
 from tests.support.like_ptb_xl import SPEC as LONG
 from tests.support.like_ptb_xl import LikePtbXl
-from tests.support.outside_models import write_torchscript
-from tests.support.planted_source import RECORDS_PER_PATIENT, PlantedSource
+from tests.support.outside_models import Readout, write_torchscript
+from tests.support.planted_source import ThreeFolds
 from tests.support.tiny_set import SPEC
 
 Call = Callable[..., Answer]
 FOLDS = ("--labels", "finding", "--train-folds", "1", "--validation-folds", "2", "--test-folds", "3")
-
-
-class ThreeFolds(PlantedSource):
-    def read(self, entry: Entry) -> EcgRecord:
-        return dataclasses.replace(super().read(entry), fold=1 + (entry.meta["k"] // RECORDS_PER_PATIENT) % 3)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +72,27 @@ def test_it_is_fine_tuned_where_it_can_learn_and_its_file_stays(
     assert "evaluate linear-probe" in refused.json["remedy"]
 
 
+def test_it_is_chosen_among_others_by_what_can_be_had(
+    cardialign: Call, shards: Path, readout: Path, tmp_path: Path
+) -> None:
+    flat = torch.nn.Linear(24, 6)
+    flat.weight.data[1:] = flat.weight.data[:1]  # every record lies on one line
+    module = Readout()
+    module.map = flat
+    other = write_torchscript(tmp_path / "flat.pt", module)
+    words = ("evaluate", "select", other, readout, "--shards", shards, "--validation-folds", 2)
+    answer = cardialign(*words, "--criterion", "rankme")
+    assert answer.code == 0, answer.err
+    assert answer.json["best"] == str(readout)
+    assert all("has no text side" in each["reasons"]["retrieval"] for each in answer.json["ranking"])
+    refused = cardialign(*words)
+    assert refused.code == 1 and "cannot be judged by retrieval" in refused.json["problem"]
+    probed = cardialign(*words, "--criterion", "probe", "--labels", "finding", "--train-folds", "1")
+    assert probed.code == 0 and probed.json["best"] == str(readout), probed.err
+    empty = cardialign("evaluate", "select", "", *words[4:])
+    assert empty.code == 2 and "names no place" in empty.json["problem"]
+
+
 def test_without_a_text_side_it_is_told_what_is_possible(cardialign: Call, shards: Path, readout: Path) -> None:
     from tests.support.planted_source import PROMPTS
 
@@ -112,11 +126,20 @@ def test_the_gap_of_two_protocols_is_explained_and_stored(cardialign: Call, tmp_
     more = ("--task", "ptb-xl-super", "--mode", "linear-probe", "--bootstrap", 20)
     answer = cardialign(*words, "--to", "benchmark-v1", *more, "--out", tmp_path / "gap.json")
     assert answer.code == 0, answer.err
-    (gap,) = json.loads((tmp_path / "gap.json").read_text())["gaps"]
+    stored = json.loads((tmp_path / "gap.json").read_text())
+    (gap,) = stored["gaps"]
+    assert {spec: each["times"] for spec, each in stored["test_opened"].items()} == {
+        "clean-v2:ptb-xl-super": 1,
+        "benchmark-v1:ptb-xl-super": 1,
+    }
     assert [each["name"] for each in gap["switches"]] == ["labels", "pieces"]
     assert gap["together"]["worth"]["value"] == pytest.approx(
         gap["together"]["figure"]["macro"] - gap["start"]["macro"]
     )
+    probed = ("--encoder", readout, "--shards", tmp_path / "set", "--bootstrap", 0, "--floors", "none")
+    again = cardialign("evaluate", "linear-probe", *probed, "--protocol", "clean-v2:ptb-xl-super")
+    opening = again.json["task"]["test_opened"]
+    assert opening["times"] == 2 and opening["earlier"][0]["what"] == "evaluate explain-gap"
     lines = cardialign(*words, "--to", "benchmark-v1", *more, plain=True).out.splitlines()
     assert re.match(r"clean-v2:ptb-xl-super to benchmark-v1:ptb-xl-super, linear-probe: macro AUROC 0\.\d{3}", lines[0])
     unwritable = cardialign(*words, "--to", "benchmark-v1", "--out", tmp_path / "set/manifest.json/x")

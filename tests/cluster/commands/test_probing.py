@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 from collections.abc import Callable
@@ -11,23 +12,37 @@ import pytest
 
 from cardialign.cluster.commands.evaluate.fine_tune import SHIPPED
 from cardialign.cluster.commands.evaluate.linear_probe import SHIPPED_FLOORS
+from cardialign.cluster.commands.evaluate.select import SHIPPED_CRITERIA
+from cardialign.cluster.registry.registry import list_models, register
 from cardialign.data_shards.build.build import SetPlan, build_shards
-from cardialign.data_shards.record import EcgRecord
+from cardialign.data_shards.record import EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.layout import INDEX
 from cardialign.data_shards.sources.base import Entry
 from cardialign.pretrain.evaluation.probing.fine_tune import PRESETS
 from cardialign.pretrain.evaluation.probing.systems import FLOORS
+from cardialign.pretrain.evaluation.selection.select import CRITERIA
 from tests.cluster.conftest import Answer
-from tests.support.planted_source import RECORDS_PER_PATIENT, PlantedSource
+from tests.support.planted_source import PlantedSource, ThreeFolds
 from tests.support.tiny_set import SPEC
+
+
+class PtbXl(PlantedSource):
+    """The planted records as a PTB-XL with super classes alone."""
+
+    name = "ptb-xl"
+    label_sets = ("super",)
+
+    def read(self, entry: Entry) -> EcgRecord:
+        record = super().read(entry)
+        codes = {"super": tuple("MI" if code == "UP" else "CD" for code in record.labels.get("finding", ()))}
+        return dataclasses.replace(record, fold=1 + (entry.meta["k"] // 2) % 10, labels=codes)
+
+    def describe(self) -> dict:
+        return {"name": self.name}
+
 
 Call = Callable[..., Answer]
 FOLDS = ("--labels", "finding", "--train-folds", "1", "--validation-folds", "2", "--test-folds", "3")
-
-
-class ThreeFolds(PlantedSource):
-    def read(self, entry: Entry) -> EcgRecord:
-        return dataclasses.replace(super().read(entry), fold=1 + (entry.meta["k"] // RECORDS_PER_PATIENT) % 3)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +63,121 @@ def test_a_probe_stands_beside_its_floors_and_stores_everything(
         row["system"]: row["macro"] for row in result["rows"] if row["share"] == 1 and row["reader"] == "linear probe"
     }
     assert best["random-kernels"] > 0.9, "up, down and fast are what kernels see"
-    assert (
-        result["task"]["trained_on"]["status"] == "unknown"
-        and len(result["task"]["systems"]["encoder"]["weights"]) == 64
-    )
+    assert result["task"]["trained_on"]["status"] == "unknown"
+    assert len(result["task"]["systems"]["encoder"]["weights"]) == 64
+    lines = {(line["figure"], line["against"]): line["line"] for line in result["task"]["ledger"]}
+    assert "unknown (its export does not say" in lines["encoder", "pretraining"]
+    assert "shared patients 0 of 30" in lines["hand-features", "pretraining"]
+    assert "shared patients 0 of 30" in lines["every system", "the labelled training records"]
+    assert result["task"]["test_opened"]["times"] == 1
+    assert not list(shards.with_name("shards.features").glob(".work*")), "the files of the cells are gone"
+
+
+def test_a_second_opening_of_the_test_records_is_counted_for_the_run_and_shown(
+    cardialign: Call, exported: Path, shards: Path
+) -> None:
+    words = ("evaluate", "linear-probe", "--encoder", exported, "--shards", shards, "--labels", "finding")
+    folds = ("--train-folds", "2", "--validation-folds", "3", "--test-folds", "1")
+    quick = (*folds, "--floors", "none", "--bootstrap", 0)
+    assert "opened once for this run" in cardialign(*words, *quick, plain=True).out
+    assert "OPENED 2 TIMES for this run" in cardialign(*words, *quick, plain=True).out
+    fine_tuned = ("evaluate", "fine-tune", "--encoder", exported, "--shards", shards, "--labels", "finding", *folds)
+    third = cardialign(*fine_tuned, "--bootstrap", 0, "--set", "epochs=1", plain=True).out
+    assert "OPENED 3 TIMES for this run" in third and "by evaluate linear-probe" in third
+    assert "ledger fine-tuned encoder x finding test, pretraining: unknown" in third
+    scratch = ("evaluate", "fine-tune", "--preset", "supervised-resnet1d", "--shards", shards, "--labels", "finding")
+    other = cardialign(*scratch, *folds, "--bootstrap", 0, "--set", "epochs=1", plain=True).out
+    assert "opened once for this run" in other, "another run"
+    assert "ledger supervised-resnet1d x finding test, pretraining: shared patients 0 of 30" in other
+
+
+def test_the_attention_pooled_probe_stands_beside_the_linear_one(
+    cardialign: Call, exported: Path, shards: Path
+) -> None:
+    words = ("evaluate", "linear-probe", "--encoder", exported, "--shards", shards, *FOLDS)
+    answer = cardialign(*words, "--attention", "--floors", "none", "--bootstrap", 0)
+    assert answer.code == 0, answer.err
+    assert {row["reader"] for row in answer.json["rows"]} == {"linear probe", "nearest neighbours", "attention probe"}
+
+
+def test_the_grid_writes_figures_for_programs_tables_and_people_and_goes_on(
+    cardialign: Call, exported: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ptb-xl"
+    made = build_shards(PtbXl(folder, 120), folder / "shards", SetPlan(SPEC), workers=1).path
+    words = ("evaluate", "grid", "--encoder", exported, "--sets", f"ptb-xl={made}", "--out", tmp_path / "grid")
+    words = (*words, "--shares", "50,100", "--seeds", 2, "--bootstrap", 0, "--floors", "hand-features")
+    answer = cardialign(*words, plain=True)
+    assert answer.code == 0, answer.err
+    result = json.loads((tmp_path / "grid/grid.json").read_text())
+    assert list(result["tasks"]) == ["ptb-xl-super"] and len(result["missing"]) == 5
+    with (tmp_path / "grid/grid.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    held = [row for row in rows if row["macro"]]
+    assert len(held) == 2 * 2 * 2 and {row["task"] for row in rows if row["missing"]} == {
+        each["task"] for each in result["missing"]
+    }
+    whole = {(row["system"], row["reader"], row["share"]): row for row in result["tasks"]["ptb-xl-super"]["rows"]}
+    for row in held:
+        found = whole[row["system"], row["read_by"], float(row["share"])]
+        assert float(row["macro"]) == found["macro"] and f"{found['macro']:.3f}" in answer.out
+        assert row["ledger"].startswith("ledger ") and row["test_opened"] == "1"
+    before = (tmp_path / "grid/grid.json").read_text()
+    assert cardialign(*words).code == 0 and (tmp_path / "grid/grid.json").read_text() == before
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_probe_and_grid_on_ray_are_those_of_this_process_to_the_bit(
+    cardialign: Call, exported: Path, shards: Path, tmp_path: Path
+) -> None:
+    probe = ("evaluate", "linear-probe", "--encoder", exported, "--shards", shards, *FOLDS, "--shares", "20,100")
+    probe = (*probe, "--seeds", 2, "--bootstrap", 20, "--attention")
+    here, there = cardialign(*probe), cardialign(*probe, "--workers", 2)
+    assert there.code == 0 and there.json["rows"] == here.json["rows"], there.err
+    made = build_shards(PtbXl(tmp_path, 120), tmp_path / "shards", SetPlan(SPEC), workers=1).path
+    grid = ("evaluate", "grid", "--encoder", exported, "--sets", f"ptb-xl={made}", "--shares", "50,100", "--seeds", 2)
+    grid = (*grid, "--bootstrap", 20, "--floors", "hand-features")
+    here, there = cardialign(*grid, "--out", tmp_path / "a"), cardialign(*grid, "--out", tmp_path / "b", "--workers", 2)
+    assert there.code == 0, there.err
+    assert there.json["tasks"]["ptb-xl-super"]["rows"] == here.json["tasks"]["ptb-xl-super"]["rows"]
+
+
+def test_tracked_figures_carry_their_ledger_as_a_tag_of_the_version(
+    cardialign: Call, exported: Path, shards: Path, uri: str
+) -> None:
+    register(exported, "probed", uri)
+    words = ("--encoder", "models:/probed@candidate", "--tracking-uri", uri, "--track", "--shards", shards, *FOLDS)
+    answer = cardialign("evaluate", "linear-probe", *words, "--floors", "none", "--bootstrap", 0)
+    assert answer.code == 0, answer.err
+    tuned = cardialign("evaluate", "fine-tune", *words, "--preset", "partial", "--bootstrap", 0, "--set", "epochs=1")
+    assert tuned.code == 0, tuned.err
+    (row,) = list_models(uri)
+    (probed,) = (each for each in answer.json["rows"] if each["reader"] == "linear probe")
+    assert row["metrics"]["linear-probe/finding/100/macro"] == pytest.approx(probed["macro"], abs=1e-5)
+    assert set(row["ledger"]) == {"linear-probe/finding/100", "fine-tune-partial/finding"}
+    said = row["ledger"]["linear-probe/finding/100"]
+    assert "ledger encoder x finding test, pretraining: unknown" in said
+    assert "the labelled training records: shared patients 0 of 30" in said
+
+
+def test_an_encoder_is_chosen_by_validation_records(
+    cardialign: Call, exported: Path, shards: Path, tmp_path: Path
+) -> None:
+    words = ("evaluate", "select", exported, "--shards", shards, "--validation-folds", "2")
+    answer = cardialign(*words, "--out", tmp_path / "choice.json", plain=True)
+    assert answer.code == 0 and "chosen by retrieval (no labels) on folds 2" in answer.out, answer.err
+    assert json.loads((tmp_path / "choice.json").read_text())["best"] == str(exported)
+    probed = cardialign(*words, "--criterion", "probe", "--labels", "finding", "--train-folds", "1")
+    assert probed.code == 0 and not probed.json["label_free"] and probed.json["test_opened"] == 0, probed.err
+    for more, said in (
+        (("--criterion", "probe"), "--criterion probe needs labels"),
+        (("--labels", "finding"), "belong together"),
+    ):
+        refused = cardialign(*words, *more)
+        assert refused.code == 2 and said in refused.json["problem"]
+    missing = cardialign("evaluate", "select", tmp_path / "nothing", "--shards", shards, "--validation-folds", "2")
+    assert missing.code == 1 and "nothing" in missing.json["problem"]
 
 
 def test_training_from_scratch_and_from_an_encoder(cardialign: Call, exported: Path, shards: Path) -> None:
@@ -64,9 +190,31 @@ def test_training_from_scratch_and_from_an_encoder(cardialign: Call, exported: P
     assert partial.json["options"]["train_blocks"] == 1 and partial.json["options"]["epochs"] == 1
 
 
+def test_a_share_of_too_few_records_is_named_and_the_others_stand(
+    cardialign: Call, exported: Path, shards: Path
+) -> None:
+    words = ("evaluate", "linear-probe", "--encoder", exported, "--shards", shards, *FOLDS, "--floors", "none")
+    answer = cardialign(*words, "--shares", "1,100", "--bootstrap", 0, plain=True)
+    assert answer.code == 0 and "no figure at 1 %: finding, encoder at 1 % of" in answer.out, answer.err
+    alone = cardialign(*words, "--shares", "1", "--bootstrap", 0)
+    assert alone.code == 1 and "no class has positives and negatives both" in alone.json["problem"]
+
+
+@pytest.mark.parametrize("command", ["linear-probe", "fine-tune"])
+def test_a_set_of_another_rate_than_the_encoders_is_refused_and_nothing_is_opened(
+    cardialign: Call, exported: Path, tmp_path: Path, command: str
+) -> None:
+    made = build_shards(ThreeFolds(tmp_path, 30), tmp_path / "set", SetPlan(SignalSpec(200, 2)), workers=1).path
+    words = ("evaluate", command, "--encoder", exported, "--shards", made, *FOLDS)
+    answer = cardialign(*words)
+    assert answer.code == 1 and "the encoder was trained on 2.5 s at 100 Hz" in answer.json["problem"]
+    assert not list(tmp_path.rglob("test-openings.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        ((*FOLDS, "--label-files", "."), "--label-files belongs to a protocol"),
         (("--labels", "finding", "--train-folds", "1"), "--labels needs folds for all three parts"),
         (("--protocol", "clean-v1:csn", "--train-folds", "1"), "folds with --protocol"),
         ((*FOLDS[:-1], "2"), "fold 2 is in two of train, validation and test"),
@@ -103,6 +251,24 @@ def test_a_result_that_cannot_be_written_is_told_before_the_work(cardialign: Cal
     assert (shards / INDEX).is_file()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--sets", "ptb-xl"), "is not NAME=SHARDS"),
+        (("--sets", "mitbih={shards}"), "clean-v2 has no tasks on a set 'mitbih'"),
+        (("--sets", "ptb-xl={shards}", "--protocol", "mine"), "unknown evaluation protocol 'mine'"),
+        (("--sets", "ptb-xl={shards}", "--sets", "ptb-xl={shards}"), "names ptb-xl twice"),
+        (("--sets", "ptb-xl={shards}", "--track"), "is a folder, not a registered encoder"),
+    ],
+)
+def test_what_a_grid_cannot_do_is_told(
+    cardialign: Call, exported: Path, shards: Path, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    given = [word.format(shards=shards) for word in words]
+    answer = cardialign("evaluate", "grid", "--encoder", exported, "--out", tmp_path / "grid", *given)
+    assert answer.code == 2 and said in answer.err and not (tmp_path / "grid").exists()
+
+
 def test_the_words_of_the_options_are_those_of_the_tables() -> None:
-    assert SHIPPED_FLOORS == FLOORS
+    assert SHIPPED_FLOORS == FLOORS and SHIPPED_CRITERIA == CRITERIA
     assert tuple(PRESETS) == SHIPPED

@@ -43,6 +43,10 @@ def test_a_protocol_runs_on_what_is_there(cardialign: Call, exported: Path, tmp_
         facts["note"]
         == f"20 of 24 test records are in this shard set; 4 are not, such as {', '.join(RECORDS[task][20:])}"
     )
+    assert result["ledger"][0]["line"].startswith(f"ledger encoder x merl-v1:{task}, pretraining: unknown (its export")
+    assert result["test_opened"]["times"] == 1
     if task == "csn":
+        again = cardialign(*words, "--protocol", f"merl-v1:{task}", "--label-files", labels, plain=True).out
+        assert result["ledger"][0]["line"] in again and f"TEST RECORDS OF merl-v1:{task} OPENED 2 TIMES" in again
         several = cardialign(*words, "--protocol", "merl-v1", "--label-files", labels)
         assert several.code == 2 and "merl-v1:csn" in several.json["remedy"]

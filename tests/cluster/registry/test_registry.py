@@ -140,6 +140,7 @@ def test_aliases_move_and_figures_follow_the_version(
         "low": 0.88,
         "high": 0.92,
         "classes": [{"code": "PRC(S)", "auroc": 0.95}, {"code": "RARE", "auroc": None}],
+        "ledger": [{"line": "ledger encoder x trial, pretraining: shared patients 5 of 7, shared recordings 0 of 40"}],
         "trained_on": {"status": "found", "records": 12, "note": "12 of 40 records are of patients it was trained on"},
     }
     log_evaluation("models:/second@production", store[0], "zero-shot/trial", result)
@@ -150,10 +151,14 @@ def test_aliases_move_and_figures_follow_the_version(
     }
     assert rows[2]["aliases"] == ["candidate", "production"] and rows[1]["aliases"] == []
     assert rows[2]["metrics"] == {"zero-shot/trial/macro": 0.9}
+    line = result["ledger"][0]["line"]
+    assert rows[2]["ledger"] == {"zero-shot/trial": line} and rows[1]["ledger"] == {}
     client = open_client(store[0])
     run = client.get_run(rows[2]["run_id"]).data
     for tags in (run.tags, client.get_model_version("second", "2").tags):
-        assert tags["trained_on.zero-shot/trial"] == "found: 12 of 40 records are of patients it was trained on"
+        assert {key: told for key, told in tags.items() if "line" in told or "shared" in told} == {
+            "trained_on.zero-shot/trial": line
+        }
     assert run.metrics["zero-shot/trial/trained_on_records"] == 12
     metrics = run.metrics
     assert metrics["zero-shot/trial/auroc/PRC-x28-S-x29-"] == 0.95, "a code that MLflow would refuse"

@@ -54,6 +54,42 @@ def test_agrees_with_scikit_learn_where_it_is_installed():
     np.testing.assert_allclose(class_auroc(scores, truth), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_agrees_with_scikit_learn_to_twelve_digits_with_ties_weights_and_classes_of_one(seed):
+    roc_auc_score = pytest.importorskip("sklearn.metrics").roc_auc_score
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(3, 400))
+    scores = rng.normal(size=(n, 6)) * 10.0 ** rng.integers(-8, 8)
+    scores[:, 1] = rng.integers(0, 3, n)  # next to nothing but ties
+    scores[:, 2] = np.float32(scores[:, 2])
+    truth = rng.random((n, 6)) < [0.5, 0.3, 0.2, 0.05, 0, 0]
+    truth[rng.integers(n), 4] = True  # one positive
+    truth[:, 5] = np.arange(n) != rng.integers(n)  # one negative
+    truth[0], truth[1] = True, False
+    np.testing.assert_allclose(
+        class_auroc(scores, truth), roc_auc_score(truth, scores, average=None), rtol=0, atol=1e-12
+    )
+    assert class_auroc(scores, truth).mean() == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+    weights = rng.standard_exponential(n)
+    for c in range(6):
+        expected = roc_auc_score(truth[:, c], scores[:, c], sample_weight=weights)
+        assert auroc(scores[:, c], truth[:, c], weights[None])[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_figure_of_several_seeds_is_the_mean_over_them_and_is_resampled_as_one():
+    rng = np.random.default_rng(0)
+    truth = rng.random((200, 2)) < 0.4
+    scores = np.stack([truth + rng.normal(size=truth.shape) * spread for spread in (0.5, 1.0, 2.0)])
+    patients, names = np.arange(200) // 2, [("A", "a"), ("B", "b")]
+    table = score_classes([scores], truth, patients, names, resamples=300, seed=0)[0]
+    alone = [score_classes([each], truth, patients, names, resamples=300, seed=0)[0] for each in scores]
+    assert table.macro.value == pytest.approx(np.mean([each.macro.value for each in alone]), abs=1e-12)
+    drawn = np.mean([each.sample.resampled for each in alone], axis=0)
+    np.testing.assert_allclose(table.sample.resampled, drawn, atol=1e-12)
+    assert table.macro.low < table.macro.value < table.macro.high
+    assert alone[0].macro == score_classes([scores[:1]], truth, patients, names, resamples=300, seed=0)[0].macro
+
+
 def test_a_resample_without_positives_is_undefined_not_zero():
     weights = np.array([[0.0, 1, 1], [1, 1, 1]])
     values = auroc(np.array([3.0, 2, 1]), np.array([True, False, False]), weights)
@@ -95,6 +131,21 @@ def test_classes_without_positives_or_without_negatives_are_named_with_the_reaso
     usable, reasons = usable_classes(truth)
     assert usable.tolist() == [2]
     assert reasons == {0: "no negatives among 2 records", 1: "no positives among 2 records"}
+
+
+def test_several_seeds_are_scored_over_decided_records_and_resampled_among_more_patients():
+    rng = np.random.default_rng(4)
+    seeds, truth, decided = rng.normal(size=(3, 120, 2)), rng.random((120, 2)) < 0.4, rng.random((120, 2)) < 0.7
+    patients, everybody = np.arange(120) // 2 + 30, np.arange(200)
+    names = [("a", "a"), ("b", "b")]
+    (table,) = score_classes([seeds], truth, patients, names, resamples=25, seed=3, among=everybody, decided=decided)
+    weights = np.concatenate(list(patient_resamples(patients, 25, 3, everybody)))
+    for c in range(2):
+        rows = decided[:, c]
+        alone = [count_pairs(each[rows, c], truth[rows, c], np.ones(rows.sum())) for each in seeds]
+        assert table.classes[c].auroc == pytest.approx(np.mean(alone), abs=1e-12)
+        drawn = [np.mean([count_pairs(each[rows, c], truth[rows, c], w[rows]) for each in seeds]) for w in weights]
+        np.testing.assert_allclose(table.sample.resampled[:, c], drawn, rtol=1e-9)
 
 
 def test_a_class_is_scored_over_its_decided_records_as_if_there_were_no_others():

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from cardialign.cluster.commands.evaluate.select import opened
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.export.from_run import export_run
 from cardialign.pretrain.export.loaded import load_encoder
 from cardialign.pretrain.run.files import CONFIG, INITIALISED
 from cardialign.pretrain.run.observer import NullObserver
 from cardialign.pretrain.training.checkpoints import files as checkpoints
-from cardialign.pretrain.training.checkpoints.files import STATE, CheckpointError, committed_path
+from cardialign.pretrain.training.checkpoints.files import STATE, CheckpointError, committed, committed_path
 from cardialign.pretrain.training.checkpoints.load import load_weights
 from cardialign.pretrain.training.checkpoints.save import save_checkpoint
 from cardialign.pretrain.training.checkpoints.state import TrainerState
@@ -208,6 +209,19 @@ def test_an_export_says_which_records_it_has_seen_and_keeps_the_facts_when_the_s
     assert alone.trained_on is not None and "were not there" in alone.trained_on.unknown[0]
     alone.trained_on.sets[0].facts["fingerprint"] = "of another set"
     assert find_overlap(alone, moved, rows).status == UNKNOWN
+
+
+def test_one_checkpoint_of_several_is_exported_by_its_step_and_each_sound_one_is_a_candidate(run, tmp_path):
+    step = committed(run)[-1][0]
+    by_step = export_run(run, tmp_path / "by-step", step=step, program=False)
+    newest = export_run(run, tmp_path / "newest", program=False)
+    assert by_step["step"] == step and by_step["digest"] == newest["digest"]
+    with pytest.raises(UserError, match=r"has no checkpoint of step 77(.|\n)*its checkpoints: .*" + str(step)):
+        export_run(run, tmp_path / "none", step=77)
+    shutil.copytree(committed_path(run, step), committed_path(run, 77))  # a copy under another name is passed over
+    found = [(name, encoder.digest) for name, encoder in opened([str(run)], "unused")]
+    assert [name for name, _ in found] == [f"{run} step {each}" for each, _ in committed(run) if each != 77]
+    assert (f"{run} step {step}", newest["digest"]) in found
 
 
 @pytest.mark.parametrize("note", ["[", "[]", "{}", '{"origin": null}', '{"origin": "x"}', '{"origin": {"export": 5}}'])

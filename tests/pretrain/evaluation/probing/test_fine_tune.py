@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.special import expit
 
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.pretrain.choices import ENCODERS
@@ -181,8 +181,28 @@ def test_a_score_over_pieces_is_the_mean_of_the_scores_of_the_pieces_that_hold_s
 def test_validation_records_that_rank_nothing_are_refused() -> None:
     signal, truth = records()
     truth[PARTS.validation] = False
-    with pytest.raises(ValueError, match="validation records"):
+    with pytest.raises(ValueError, match="both in training and in validation"):
         fine_tune(make(), Reader(signal), truth, PARTS, FineTuneOptions(epochs=1))
+
+
+def test_a_class_that_training_cannot_show_counts_as_in_a_probe_and_is_named() -> None:
+    signal, truth = records()
+    truth[PARTS.train, 1] = False
+    found = fine_tune(make(), Reader(signal), truth, PARTS, FineTuneOptions(epochs=1))
+    assert found.unseen == (1,) and (found.scores[:, 1] == 0).all() and np.ptp(found.scores[:, 0]) > 0
+    truth[PARTS.train] = True
+    with pytest.raises(ValueError, match="positives and negatives both in training and in validation"):
+        fine_tune(make(), Reader(signal), truth, PARTS, FineTuneOptions(epochs=1))
+
+
+def test_training_that_diverges_is_told_with_the_way_out() -> None:
+    signal, truth = records()
+    with pytest.raises(UserError, match=r"diverged: after epoch 1(.|\n)*--set lr=") as caught:
+        encoder = make()
+        with torch.no_grad():
+            next(encoder.parameters()).fill_(float("nan"))
+        fine_tune(encoder, Reader(signal), truth, PARTS, FineTuneOptions(epochs=2))
+    assert not isinstance(caught.value, UsageError)
 
 
 def test_probabilities_of_pieces_are_averaged_where_a_protocol_says_so() -> None:

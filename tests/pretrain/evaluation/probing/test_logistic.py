@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from cardialign.pretrain.evaluation.probing.logistic import fit_path
@@ -63,3 +64,17 @@ def test_what_cannot_be_fitted_is_refused() -> None:
     x[3, 1] = np.nan
     with pytest.raises(ValueError, match="not finite"):
         fit_path(x, truth[:, :1], [1.0])
+
+
+def test_features_that_vary_a_thousand_times_as_much_along_some_axes_are_fitted_to_the_end() -> None:
+    """As encoders' features are: the slope at the result is that of a minimum, at every strength."""
+    draw = np.random.default_rng(0)
+    inner = draw.normal(size=(600, 40)) * np.geomspace(30, 0.03, 40)
+    features = inner @ np.linalg.qr(draw.normal(size=(40, 40)))[0]
+    truth = inner @ (draw.normal(size=(40, 2)) / np.geomspace(30, 0.03, 40)[:, None]) + draw.normal(size=(600, 2)) > 1
+    deviation = features.std(axis=0)
+    for found in fit_path(features, truth, [1e-3, 1.0, 100.0]):
+        errors = expit(found.scores(features)) - truth
+        standard = (features - features.mean(axis=0)) / deviation
+        slope = (standard.T @ errors + found.weights * deviation[:, None] / found.strength) / 600
+        assert abs(slope).max() < 2e-5 and abs(errors.mean(axis=0)).max() < 2e-5

@@ -45,6 +45,12 @@ def test_a_seed_decides_the_part(style: str) -> None:
     assert not np.array_equal(first, other)
 
 
+@pytest.mark.parametrize("percent", range(1, 101))
+def test_a_share_of_a_hundred_records_is_as_many_records_as_it_has_percent(percent: int) -> None:
+    for style in ("random", "stratified"):
+        assert len(subset(truth(100)[:, :1], percent / 100, style, 0)) == percent
+
+
 @pytest.mark.parametrize(("share", "style"), [(0.0, "random"), (1.5, "random"), (float("nan"), "random"), (0.5, "x")])
 def test_no_part_at_all_is_refused(share: float, style: str) -> None:
     with pytest.raises(ValueError, match=r"share is|unknown style"):

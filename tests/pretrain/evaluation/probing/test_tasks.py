@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from sklearn.model_selection import train_test_split
 
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.pretrain.evaluation.probing.tasks import task_of_folds
+from cardialign.pretrain.evaluation.probing.subsets import subset
+from cardialign.pretrain.evaluation.probing.tasks import task_of_folds, task_of_protocol
+from tests.support.published_files import make_set, write_label_files
+from tests.support.small_encoder import SPEC
 
 LABEL_SET = "finding"
+CSN = [f"JS{i:05d}" for i in range(1, 25)]
 
 
 def folds_of(shards: ShardSet, rows: np.ndarray) -> set[int]:
@@ -44,3 +51,34 @@ def test_a_part_without_records_and_an_unknown_label_set_are_refused(shards: Sha
         task_of_folds(shards, LABEL_SET, [1], [2], [77])
     with pytest.raises(DataError, match="no label set 'nobody'"):
         task_of_folds(shards, "nobody", [1], [2], [3])
+
+
+def test_without_test_folds_no_test_record_is_in_the_task(shards: ShardSet) -> None:
+    task = task_of_folds(shards, LABEL_SET, [1], [2], [])
+    assert not len(task.parts.test) and folds_of(shards, task.rows) == {1, 2}
+
+
+def test_a_published_subset_counts_in_the_order_of_the_published_file(tmp_path: Path) -> None:
+    """The files of CSN do not list its records in the order in which a shard set holds them."""
+    names = CSN
+    make_set(tmp_path, "csn", names, SPEC)
+    given = {"train": [names[k] for k in (9, 2, 7, 0, 5, 3)], "val": names[10:14], "test": names[14:20]}
+    for part, chosen in given.items():
+        labels = write_label_files(tmp_path / "labels", "csn", part, chosen)
+    opened = ShardSet.open(tmp_path / "set")
+    task = task_of_protocol("merl-v1:csn", opened, labels)
+    assert [opened.key(int(row)).partition("-")[2] for row in task.rows[task.parts.train]] == given["train"]
+    truths = task.truth[task.parts.train]
+    published = subset(truths, 0.5, "published-42", 0)
+    expected, _ = train_test_split(given["train"], train_size=0.5, random_state=42)
+    found = [opened.key(int(row)).partition("-")[2] for row in task.rows[task.parts.train[published]]]
+    assert sorted(found) == sorted(expected)
+
+
+def test_a_record_in_two_label_files_is_named(tmp_path: Path) -> None:
+    names = CSN
+    make_set(tmp_path, "csn", names, SPEC)
+    for part, chosen in {"train": names[:8], "val": names[7:12], "test": names[12:18]}.items():
+        labels = write_label_files(tmp_path / "labels", "csn", part, chosen)
+    with pytest.raises(DataError, match=f"1 records are in two of train, validation and test.*{names[7]}"):
+        task_of_protocol("merl-v1:csn", ShardSet.open(tmp_path / "set"), labels)

@@ -1,0 +1,103 @@
+"""The folder of a grid: what is finished is kept and verified, so that a killed command goes on where it was.
+
+OUT/plan.json                what the grid is of, and when its test records were opened
+OUT/cells/TASK@SHARE.json    the figures of a finished cell, what decided them, and their sha256
+OUT/work/                    features and labels for the cells (`probing/cells.py`); may be deleted at any time
+OUT/grid.json, grid.csv      all figures
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.files import read_json, write_json
+from cardialign.pretrain.evaluation.probing.report import ProbeResult
+
+log = logging.getLogger(__name__)
+
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class GridFolder:
+    path: Path
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """Take the folder for a grid of these facts, or go on with the one that is there.
+
+        More sets may be added later, and more shares. Raises UsageError when it holds something else.
+        """
+        plan = read_json(self.path / PLAN)
+        if plan is None:
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise UsageError(f"{self.path} holds something, and no grid", "name a new folder for --out")
+            (self.path / "cells").mkdir(parents=True)
+            self._write(dict(facts), {})
+            return
+        known = plan["facts"]
+        differing = [name for name in facts if name != "sets" and known.get(name) != facts[name]]
+        differing += [f"set {name}" for name, to in facts["sets"].items() if known["sets"].get(name, to) != to]
+        if differing:
+            name = differing[0]
+            was, now = (known["sets"], facts["sets"]) if name.startswith("set ") else (known, facts)
+            key = name.removeprefix("set ")
+            raise UsageError(
+                f"{self.path} holds a grid of another {name}: {_short(was.get(key))} there, {_short(now[key])} now",
+                "give what it was begun with, or name a new folder for --out",
+            )
+        self._write({**facts, "sets": {**known["sets"], **facts["sets"]}}, plan["openings"])
+
+    @property
+    def openings(self) -> dict[str, dict[str, Any]]:
+        """Task -> when its test records were opened for this grid, as `openings.open_test` said then."""
+        plan = read_json(self.path / PLAN)
+        return {} if plan is None else plan["openings"]
+
+    def note_opening(self, task: str, opening: Mapping[str, Any]) -> None:
+        plan = read_json(self.path / PLAN) or {}
+        self._write(plan["facts"], {**plan["openings"], task: dict(opening)})
+
+    def _write(self, facts: Mapping[str, Any], openings: Mapping[str, Any]) -> None:
+        write_json(self.path / PLAN, {"facts": facts, "openings": openings}, indent=1)
+
+    def cell(self, task: str, share: float, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The finished cell as `keep` got it; None when it is not there, damaged, or decided by other facts."""
+        path = self._cell(task, share)
+        values = read_json(path)
+        if values is None:
+            if path.exists():
+                log.warning("cell=%s action=again reason=it cannot be read", path)
+            return None
+        content = values.get("content")
+        if not isinstance(content, dict) or values.get("sha256") != _digest(content):
+            log.warning("cell=%s action=again reason=it is not as it was written", path)
+            return None
+        if content.get("facts") != facts:
+            log.warning("cell=%s action=again reason=its records, features or software are others now", path)
+            return None
+        return content
+
+    def keep(self, task: str, share: float, facts: Mapping[str, Any], outcome: ProbeResult | str) -> dict[str, Any]:
+        """Write a cell: figures, or why there are none."""
+        values = {"missing": outcome} if isinstance(outcome, str) else {"result": outcome.to_dict()}
+        content: dict[str, Any] = json.loads(json.dumps({"facts": facts, **values}))
+        write_json(self._cell(task, share), {"sha256": _digest(content), "content": content}, indent=1)
+        return content
+
+    def _cell(self, task: str, share: float) -> Path:
+        return self.path / "cells" / f"{task}@{100 * share:g}.json"
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _short(value: Any) -> str:
+    return str(value)[:40]
