@@ -20,7 +20,7 @@ from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.record import EcgRecord, SignalSpec
 from cardialign.data_shards.sources.base import Entry
 from tests.cluster.conftest import Answer
-from tests.support.planted_source import RECORDS_PER_PATIENT, PlantedSource
+from tests.support.planted_source import PROMPTS, RECORDS_PER_PATIENT, PlantedSource
 
 Call = Callable[..., Answer]
 PLACES = Setting(Path("/absent"), "ptb-xl-super-v2", "super", (1, 2, 3, 4))
@@ -129,12 +129,7 @@ class FourFolds(PlantedSource):
 @pytest.mark.slow
 def test_a_study_from_the_command_line_goes_on_where_it_stopped(cardialign: Call, tmp_path: Path) -> None:
     shards = build_shards(FourFolds(tmp_path, 160), tmp_path / "shards", SetPlan(SignalSpec(100, 5)), workers=1).path
-    prompts = {
-        "name": "planted-v1",
-        "label_set": "finding",
-        "classes": [{"code": "UP", "name": "up", "prompts": ["up"]}],
-    }
-    (tmp_path / "prompts.yaml").write_text(json.dumps(prompts))
+    (tmp_path / "prompts.yaml").write_text(PROMPTS)
     words = ["study", "parts", "--shards", shards, "--out", tmp_path / "out", "--prompts", tmp_path / "prompts.yaml"]
     words += ["--folds", "1-4", "--test-folds", "4", "--seeds", 1, "--only", "before", "--bootstrap", 20]
     words += ["--set", "training.steps=2", "--set", "training.epochs=null", "--set", "training.global_batch=16"]
