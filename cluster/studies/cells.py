@@ -24,7 +24,7 @@ import numpy as np
 from cardialign.cluster.environment.versions import source_root
 from cardialign.cluster.studies.design import Cell, Design, digest_of
 from cardialign.data_shards.errors import STOPPED, UsageError, UserError
-from cardialign.data_shards.files import commit_file, read_json, write_json
+from cardialign.data_shards.files import commit_file, read_json, sha256_of, write_json
 
 if TYPE_CHECKING:
     from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -105,6 +105,8 @@ def finished(cell: Cell, folder: Path, wanted: str) -> Outcome | None:
             "give another --out, or move that folder away",
         )
     try:
+        if sha256_of(folder / SCORES) != facts.get("scores"):
+            raise ValueError("it is not the one that the cell was scored with")
         with np.load(folder / SCORES, allow_pickle=False) as kept:
             arrays = {
                 part: {measure: kept[f"{part}_{measure}"] for measure in MEASURES}
@@ -158,6 +160,7 @@ def run_cell(cell: Cell, config: RunConfig, setting: Setting, folder: Path, shar
             np.savez_compressed(file, **arrays)
 
     commit_file(folder / SCORES, write)
+    facts["scores"] = sha256_of(folder / SCORES)
     write_json(folder / CELL, facts, indent=1)
     shutil.rmtree(folder / RUN, ignore_errors=True)
     return Outcome(cell, facts, found.scores, found.truth, found.patients, found.codes)

@@ -163,11 +163,12 @@ def averaged_beat(record: Coarse, beats: Tensor) -> tuple[Tensor, Tensor]:
     count = whole.sum(dim=1)[:, None, None]
     share = _moving_mean(recorded.float(), WANDER_SECONDS * rate).clamp_min(1e-3)
     level = torch.where(recorded, signal - _moving_mean(signal, WANDER_SECONDS * rate) / share, 0.0)
-    places = torch.fft.rfft(whole.float(), n=2 * t).conj()[:, None]
+    size = max(2 * t, before + after)  # a record shorter than a beat has none whole, and still that shape
+    places = torch.fft.rfft(whole.float(), n=size).conj()[:, None]
 
     def mean_of(rows: Tensor) -> Tensor:
-        sums = torch.fft.irfft(torch.fft.rfft(rows, n=2 * t) * places, n=2 * t)
-        return torch.cat([sums[..., 2 * t - before :], sums[..., :after]], dim=-1) / count.clamp_min(1)
+        sums = torch.fft.irfft(torch.fft.rfft(rows, n=size) * places, n=size)
+        return torch.cat([sums[..., size - before :], sums[..., :after]], dim=-1) / count.clamp_min(1)
 
     mean = mean_of(level)
     spread = (mean_of(level.square()) - mean.square()).clamp_min(1e-8).sqrt()

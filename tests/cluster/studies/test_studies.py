@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from cardialign.cluster.studies.cells import CELL, SCORES, Outcome, Setting, cells_of, config_of
+from cardialign.cluster.studies.cells import CELL, MEASURES, SCORES, Outcome, Setting, cells_of, config_of, finished
 from cardialign.cluster.studies.design import Cell, Design, Variant, load_design, study_names
 from cardialign.cluster.studies.table import lines_of, study_table
 from cardialign.data_shards.build.build import SetPlan, build_shards
@@ -145,6 +146,20 @@ def test_a_study_from_the_command_line_goes_on_where_it_stopped(cardialign: Call
     assert not (first / "run").exists()
     other = cardialign(*words, "--set", "optimizer.lr=1e-4")
     assert other.code != 0 and "holds a cell of another study" in other.err
+
+
+def test_scores_that_are_not_those_of_their_cell_are_refused(tmp_path: Path) -> None:
+    cell = Cell(Variant("a", "", {}), 1, 0)
+    arrays = {f"{part}_{each}": np.zeros(2) for part in ("scores", "truth", "patients", "codes") for each in MEASURES}
+    np.savez(tmp_path / SCORES, **arrays)
+    digest = hashlib.sha256((tmp_path / SCORES).read_bytes()).hexdigest()
+    (tmp_path / CELL).write_text(json.dumps({"made_from": "this", "scores": digest}))
+    assert finished(cell, tmp_path, "this") is not None and finished(cell, tmp_path / "absent", "this") is None
+    with pytest.raises(UserError, match="a cell of another study"):
+        finished(cell, tmp_path, "that")
+    np.savez(tmp_path / SCORES, **{**arrays, "scores_probe": np.ones(2)})
+    with pytest.raises(UserError, match="not the one that the cell was scored with"):
+        finished(cell, tmp_path, "this")
 
 
 def test_cells_come_seed_by_seed() -> None:

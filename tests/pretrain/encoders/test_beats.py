@@ -126,3 +126,12 @@ def test_the_average_is_the_mean_of_the_windows_and_its_spread_their_deviation()
     np.testing.assert_allclose(mean[0, :2], windows.mean(axis=0), atol=1e-4)
     np.testing.assert_allclose(spread[0, :2], windows.std(axis=0), atol=1e-3)
     assert not mean[0, 2].any() and not spread[0, 2].any()
+
+
+@pytest.mark.parametrize("samples", [1, 3, 15, 60])
+def test_a_record_shorter_than_a_beat_has_none_and_says_so_with_zeros(samples: int) -> None:
+    signal = np.random.default_rng(3).normal(size=(12, samples)).astype(np.float32)
+    record, beats = found(signal)
+    assert rhythm_statistics(beats, RATE).isfinite().all()
+    for part in averaged_beat(record, beats):
+        assert part.shape == (1, 12, sum(beat_samples(RATE))) and not part.any()
