@@ -33,7 +33,7 @@ RAISED_TO = 65_536  # programs that are started from here may close every number
 TOO_MANY = (errno.EMFILE, errno.ENFILE)
 _MOST_CLOSINGS = 20  # somebody else may take every file that is closed
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_LASTING = (
+LASTING = (
     errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.EROFS
 )  # fmt: skip
 """What a file is or how it is called: waiting changes nothing."""
@@ -171,7 +171,7 @@ def patiently(act: Callable[[], T], what: str, remedy: str = "") -> T:
                 closings += 1
                 log.warning("action=close-files file=%s error=%s", what, error.strerror)
                 continue
-            pause = None if error.errno in _LASTING else next(pauses, None)
+            pause = None if error.errno in LASTING else next(pauses, None)
             if pause is None:
                 times = f"tried {tries} times" if tries > 1 else "tried once"
                 raise StorageError(f"{what} cannot be read ({times}): {error}", remedy or _way_out(error)) from error
@@ -194,6 +194,6 @@ def _way_out(error: OSError) -> str:
         return f"free space there, or set CARDIALIGN_CACHE to a folder on another disk, {again}"
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"give the user that runs this the right to read it, {again}"
-    if error.errno in _LASTING:
+    if error.errno in LASTING:
         return "look at what lies there, and copy the file there again"
     return f"check the storage or mount that it lies on, {again}"

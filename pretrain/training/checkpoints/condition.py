@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from cardialign.data_shards.files import Difference, difference
+from cardialign.data_shards.shard_set.storage import LASTING
 from cardialign.pretrain.training.checkpoints import files
 from cardialign.pretrain.training.checkpoints.files import (
     ABSENT,
@@ -64,6 +65,8 @@ def patiently(ask: Callable[[], T]) -> T:
         except (*ABSENT, PermissionError):
             raise
         except OSError as error:
+            if error.errno in LASTING:
+                raise
             log.warning("action=ask-again seconds=%g error=%s", seconds, error)
             time.sleep(seconds)
     return ask()
