@@ -19,6 +19,7 @@ from cardialign.data_shards.reading.tables import file_facts
 from cardialign.data_shards.reading.walk import LeaveOut, NotSeen, find_files
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import KEY_PATTERN, Entry
+from cardialign.data_shards.sources.shared.cells import in_capitals_alone
 from cardialign.data_shards.sources.shared.demographics import not_understood, person, says_something
 from cardialign.data_shards.sources.shared.ids import is_rounded, plain_id
 from cardialign.data_shards.sources.shared.labels import Labels, label_set_names, read_labels
@@ -107,12 +108,22 @@ class RecordFolder:
         if self._label_table is not None:
             self._outside, rows = self._read_labels(self._label_table)
             self._facts["labels"] = file_facts(self._label_table, rows)
-            self.label_sets = tuple(dict.fromkeys((*self.label_sets, *label_set_names(self._outside.values()))))
+            self._add_label_sets(label_set_names(self._outside.values()))
 
     def __getstate__(self) -> dict[str, Any]:
         """For worker processes, which only read: a label table of the whole set does not travel to each, but is read
         again where it is wanted."""
         return self.__dict__ | {"_outside": None}
+
+    def _add_label_sets(self, names: Iterable[str]) -> None:
+        """Raises DataError for two sets that would split their labels: `Super` beside PTB-XL's `super`."""
+        self.label_sets = tuple(dict.fromkeys((*self.label_sets, *names)))
+        if twice := in_capitals_alone(self.label_sets):
+            raise DataError(
+                f"{self.name}: the label sets {' and '.join(map(repr, twice[0]))} differ in capitals alone: each would "
+                "hold a part of the labels, and take the others for absent",
+                "write one name in every row, or quite another one for a set of its own",
+            )
 
     def _read_labels(self, table: Path) -> tuple[dict[str, Labels], int]:
         """Labels by plain id; rows of one record under several spellings are put together."""

@@ -84,7 +84,8 @@ class MappedFolder(RecordFolder):
                 f"{self.name}: label_set is {self._label_set!r}", "name it with letters, digits, '-' and '_'"
             )
         if "labels_column" in self._columns:
-            self.label_sets = tuple(dict.fromkeys((self._label_set, *self.label_sets)))
+            own, self.label_sets = self.label_sets, (self._label_set,)
+            self._add_label_sets(own)
 
     @classmethod
     def options(cls) -> dict[str, str]:
