@@ -139,6 +139,7 @@ class MimicIvEcg(RecordFolder):
                     meta["doubt"] = doubt
                 yield Entry(f"mimic-{key_word(study)}", path, meta)
             self._check_times(times)
+            self._nameless += people.count("")
             rows += batch.num_rows
             without += statements.count(None)
         self._facts["records"] = file_facts(listing, rows)

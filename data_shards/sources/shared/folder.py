@@ -102,6 +102,7 @@ class RecordFolder:
         self._joins: dict[str, Match] = {}
         self._unseen: list[NotSeen] = []
         self._unclear: Counter[str] = Counter()
+        self._nameless = 0
         self._given_tables: set[Path] = set()
         self._label_table = None if labels is None else self._table_option("labels", labels)
         self._outside: dict[str, Labels] | None = None
@@ -173,11 +174,13 @@ class RecordFolder:
             word = name if name is not None else self._stem(path)
             key = f"{self.prefix}-{key_word(word)}"
             meta = dict(given)
-            patient = self._patient_id(str(meta.get("patient") or ""), key) or word
+            told = str(meta.get("patient") or "")
+            patient = self._patient_id(self._patient_or(word, told) if "patient" in meta else "", key) or word
             meta["patient"] = patient_hash(patient, self._salt)
             if "fold" in meta:
                 folds.add(meta["patient"], meta["fold"], patient)
             else:
+                folds.without += 1
                 meta["fold"] = fold_of(meta["patient"])
             if match is not None:
                 outside = self._labels_of(labels, word, key, path)
@@ -187,7 +190,7 @@ class RecordFolder:
             yield Entry(key, path, meta)
             listed += 1
         self._finish(listed)
-        folds.tell()
+        folds.tell(listed)
 
     def not_seen(self) -> list[NotSeen]:
         """What the walk could not look at; known after `entries`."""
@@ -238,6 +241,7 @@ class RecordFolder:
         self._joins.clear()
         self._unseen.clear()
         self._unclear.clear()
+        self._nameless = 0
 
     def _finish(self, listed: int) -> None:
         """At the end of a walk: say what it lacks, and refuse a set that is unusable as a whole."""
@@ -255,6 +259,14 @@ class RecordFolder:
             log.warning(
                 "age, sex or time not understood source=%s number=%d: %s", self.name, self._unclear.total(), shown
             )
+        if self._nameless:
+            log.warning(
+                "patients not named source=%s: the table names no patient for %d of %d records; each of them counts as "
+                "a patient of its own, and two records of one patient may come to stand in two folds",
+                self.name,
+                self._nameless,
+                listed,
+            )
         if len(self._salt) < SHORTEST_SALT:
             log.warning(
                 "patient ids are hashed with %s source=%s: whoever has a list of possible ids can find them again; "
@@ -265,6 +277,12 @@ class RecordFolder:
             )
         for match in self._joins.values():
             judge(self.name, match, self._min_matched)
+
+    def _patient_or(self, alone: str, text: str) -> str:
+        """The patient that a table names, or `alone` where it names none, which is counted."""
+        patient = plain_id(text)
+        self._nameless += not patient
+        return patient or alone
 
     def _patient_id(self, text: str, where: str) -> str:
         patient = plain_id(text)
@@ -303,19 +321,29 @@ class RecordFolder:
 
 
 class _Folds:
-    """Which patients a table puts into several folds: training on one of them and testing on another leaks."""
+    """Which patients a table puts into several folds: training on one of them and testing on another leaks. And how
+    many records of a table that has folds are in none of them."""
 
     def __init__(self, source: str) -> None:
         self._source = source
         self._first: dict[int, int] = {}
         self._split: dict[str, set[int]] = {}
+        self.without = 0
 
     def add(self, hashed: str, fold: int, patient: str) -> None:
         first = self._first.setdefault(int(hashed, 16), fold)
         if first != fold:
             self._split.setdefault(patient, {first}).add(fold)
 
-    def tell(self) -> None:
+    def tell(self, listed: int) -> None:
+        if self.without and self._first:
+            log.warning(
+                "folds not given source=%s: the table gives no fold to %d of %d records; theirs follows from the hash "
+                "of the patient, so that the folds of this set are no longer the published ones",
+                self._source,
+                self.without,
+                listed,
+            )
         if self._split:
             some = list(self._split.items())[:EXAMPLES]
             shown = "; ".join(f"{name[:60]!r} in {', '.join(map(str, sorted(folds)))}" for name, folds in some)

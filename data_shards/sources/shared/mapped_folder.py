@@ -235,7 +235,7 @@ class MappedFolder(RecordFolder):
         if "patient_column" in row:
             # who is not named is a patient of his own, whatever numbers patients have
             record = row.get("key_column") or row.get("path_column")
-            meta["patient"] = plain_id(row["patient_column"]) or f"record {record}"
+            meta["patient"] = self._patient_or(f"record {record}", row["patient_column"])
         if "age_column" in row:
             meta["age_years"] = self._age(row["age_column"])
         if "sex_column" in row:

@@ -293,11 +293,15 @@ def mapped(root: Path, header: str, cells: list[str], **options: str) -> list[Ec
 
 
 @pytest.mark.parametrize("blank", ["", "nan", "NaN", "NULL", "None", "<NA>", "N/A", "NA", "null"])
-def test_a_word_for_an_empty_field_is_one_in_every_column(tmp_path: Path, blank: str) -> None:
+def test_a_word_for_an_empty_field_is_one_in_every_column(
+    tmp_path: Path, blank: str, caplog: pytest.LogCaptureFixture
+) -> None:
     (_, silent) = mapped(tmp_path / "a", "it", ["AF", blank], report_column="it", labels_column="it")
     assert silent.statements == () and silent.labels == {}
+    caplog.clear()
     (_, one, other) = mapped(tmp_path / "b", "it", ["p", blank, blank], patient_column="it")
     assert one.patient != other.patient, "two patients without an id are not one"
+    assert "the table names no patient for 2 of 3 records" in caplog.text
 
 
 @pytest.mark.parametrize(
