@@ -84,6 +84,7 @@ class Code15(RecordFolder):
         age = age_in_years(row["age"]) if row else None
         if row:
             self._told(age=(row["age"], age), sex=(row["is_male"], _sex(row)))
+            self._compare(told, {"age_years": age, "sex": _sex(row)})
         meta: dict[str, Any] = {
             # patients and exams share one range of numbers
             "patient": self._patient_or(f"exam {exam}", row["patient_id"]) if row else f"exam {exam}",

@@ -106,14 +106,12 @@ class MimicIvEcg(RecordFolder):
             told = [plain_id(study, "s") for study in strings(batch, "study_id")]
             people = [plain_id(subject, "p") for subject in strings(batch, "subject_id")]
             times, paths = strings(batch, "ecg_time"), strings(batch, "path")
-            numbers = id_numbers(pa.array(told, pa.string()))
-            subjects = id_numbers(pa.array(people, pa.string()))
+            numbers, subjects = (id_numbers(pa.array(each, pa.string())) for each in (told, people))
             strangers = _strangers({_MEASUREMENTS: reports, "the table of notes": notes}, numbers, subjects)
             statements = reports.statements(numbers)
             joins["reports"].add_all(told, [each is not None for each in statements])
-            persons = None
-            if patients is not None:
-                persons, known = patients.ages_and_sexes(subjects, times)
+            persons, known = (None, []) if patients is None else patients.ages_and_sexes(subjects, times)
+            if persons is not None:
                 joins["patients"].add_all(people, known)
             linked = notes.find(numbers) if notes is not None else None
             if linked is not None:
@@ -138,15 +136,15 @@ class MimicIvEcg(RecordFolder):
                 if doubt := _contradiction(path, people[i], told[i]) or strangers.get(i, ""):
                     meta["doubt"] = doubt
                 yield Entry(f"mimic-{key_word(study)}", path, meta)
-            self._check_times(times)
-            self._nameless += people.count("")
+            self._check_cells(times, people)
             rows += batch.num_rows
             without += statements.count(None)
         self._facts["records"] = file_facts(listing, rows)
         log.info("reports source=%s records=%d without=%d phrases=%d", self.name, rows, without, len(reports.phrases))
         self._finish(rows)
 
-    def _check_times(self, times: list[str]) -> None:
+    def _check_cells(self, times: list[str], people: list[str]) -> None:
+        self._nameless += people.count("")
         for text in times:
             if text and iso_time(text) is None:
                 self._told(time=(text, None))

@@ -24,12 +24,14 @@ from cardialign.data_shards.sources.shared.demographics import not_understood, p
 from cardialign.data_shards.sources.shared.ids import is_rounded, plain_id
 from cardialign.data_shards.sources.shared.labels import Labels, label_set_names, read_labels
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, STOP_BELOW, Match, judge
-from cardialign.data_shards.sources.shared.patients import SHORTEST_SALT, fold_of, patient_hash
+from cardialign.data_shards.sources.shared.patients import SHORTEST_SALT, Folds, fold_of, patient_hash
 
 log = logging.getLogger(__name__)
 
 LAST_FOLD = (1 << 15) - 1
 _MOST_UNCLEAR = 10_000
+_SAME_AGE = 1.5
+"""Years by which two ways to count an age may differ."""
 LONGEST_NAME = 64
 """Characters of a record's name that its key repeats; that of a DICOM UID at most."""
 RECORD_SUFFIXES = (".hea", ".dat", ".mat", ".npy", ".npz", ".csv")
@@ -103,6 +105,7 @@ class RecordFolder:
         self._unseen: list[NotSeen] = []
         self._unclear: Counter[str] = Counter()
         self._nameless = 0
+        self._others: Counter[str] = Counter()
         self._given_tables: set[Path] = set()
         self._label_table = None if labels is None else self._table_option("labels", labels)
         self._outside: dict[str, Labels] | None = None
@@ -167,7 +170,7 @@ class RecordFolder:
         """
         self._start()
         listed = 0
-        folds = _Folds(self.name)
+        folds = Folds(self.name)
         labels = self._outside_labels()
         match = self._label_match() if labels else None
         for path, name, given in self._listing():
@@ -241,6 +244,7 @@ class RecordFolder:
         self._joins.clear()
         self._unseen.clear()
         self._unclear.clear()
+        self._others.clear()
         self._nameless = 0
 
     def _finish(self, listed: int) -> None:
@@ -258,6 +262,14 @@ class RecordFolder:
             shown = ", ".join(f"{word!r} x {times}" for word, times in self._unclear.most_common(EXAMPLES))
             log.warning(
                 "age, sex or time not understood source=%s number=%d: %s", self.name, self._unclear.total(), shown
+            )
+        if self._others:
+            log.warning(
+                "age or sex source=%s: the table says otherwise than the headers of %s of %d records, and the table "
+                "counts; is each row that of its record?",
+                self.name,
+                " and ".join(f"{times} ({name})" for name, times in sorted(self._others.items())),
+                listed,
             )
         if self._nameless:
             log.warning(
@@ -277,6 +289,15 @@ class RecordFolder:
             )
         for match in self._joins.values():
             judge(self.name, match, self._min_matched)
+
+    def _compare(self, header: Mapping[str, Any], table: Mapping[str, Any]) -> None:
+        """Count where a table and a record's own header are of two persons: a table that was sorted by one column gives
+        every record the row of another."""
+        ages, sexes = ([each.get(name) for each in (header, table)] for name in ("age_years", "sex"))
+        if None not in ages and abs(ages[0] - ages[1]) > _SAME_AGE:
+            self._others["age"] += 1
+        if None not in sexes and sexes[0] != sexes[1]:
+            self._others["sex"] += 1
 
     def _patient_or(self, alone: str, text: str) -> str:
         """The patient that a table names, or `alone` where it names none, which is counted."""
@@ -318,42 +339,6 @@ class RecordFolder:
             )
         self._given_tables.add(Path(path).resolve())
         return Path(path)
-
-
-class _Folds:
-    """Which patients a table puts into several folds: training on one of them and testing on another leaks. And how
-    many records of a table that has folds are in none of them."""
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-        self._first: dict[int, int] = {}
-        self._split: dict[str, set[int]] = {}
-        self.without = 0
-
-    def add(self, hashed: str, fold: int, patient: str) -> None:
-        first = self._first.setdefault(int(hashed, 16), fold)
-        if first != fold:
-            self._split.setdefault(patient, {first}).add(fold)
-
-    def tell(self, listed: int) -> None:
-        if self.without and self._first:
-            log.warning(
-                "folds not given source=%s: the table gives no fold to %d of %d records; theirs follows from the hash "
-                "of the patient, so that the folds of this set are no longer the published ones",
-                self._source,
-                self.without,
-                listed,
-            )
-        if self._split:
-            some = list(self._split.items())[:EXAMPLES]
-            shown = "; ".join(f"{name[:60]!r} in {', '.join(map(str, sorted(folds)))}" for name, folds in some)
-            log.warning(
-                "patients in several folds source=%s patients=%d: what is learnt from one fold is no secret in the "
-                "other, give each patient one fold: %s",
-                self._source,
-                len(self._split),
-                shown,
-            )
 
 
 def fold_number(text: str, where: str) -> int:

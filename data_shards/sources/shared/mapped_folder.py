@@ -132,10 +132,15 @@ class MappedFolder(RecordFolder):
                 yield (
                     path,
                     plain_id(row["key_column"]) if "key_column" in row else None,
-                    self._from_file(path) | self._meta(row),
+                    self._of_both(path, row),
                 )
             return
         yield from self._joined(rows)
+
+    def _of_both(self, path: str, row: Mapping[str, str] | None) -> dict[str, Any]:
+        told, meta = self._from_file(path), {} if row is None else self._meta(row)
+        self._compare(told, meta)
+        return told | meta
 
     def _joined(self, rows: Iterable[dict[str, str]]) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
         """Files found in the folder, each with the row of its name."""
@@ -155,7 +160,7 @@ class MappedFolder(RecordFolder):
                         f"{self._table}: {row['key_column']!r} occurs in more than one row",
                         "keep one row per record, or name files by path_column",
                     )
-                yield path, None, self._from_file(path) | (self._meta(row) if row is not None else {})
+                yield path, None, self._of_both(path, row)
             unused[found[found >= 0]] = False
         left = np.flatnonzero(unused)
         if left.size:
