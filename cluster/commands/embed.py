@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cardialign.cluster.registry.read_signal import Signal
     from cardialign.pretrain.export.usable import UsableEncoder
 
+UNITS = ("mV", "uV")
 ALLOWANCES = ("resample", "crop", "allow_missing_leads", "derive_limb_leads")
 """Options that are arguments of `UsableEncoder.embed` of the same name."""
 
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sampling-rate", type=amount, metavar="HZ", help="of a .npy file; a WFDB record says so itself"
     )
+    parser.add_argument("--units", choices=UNITS, help="of a .npy file (default mV); others say so themselves")
     parser.add_argument("--resample", action="store_true", help="allow another sampling rate than the encoder's")
     parser.add_argument("--crop", action="store_true", help="allow longer records: the first seconds are used")
     parser.add_argument("--allow-missing-leads", action="store_true", help="mask leads that are not there")
@@ -48,7 +50,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     if (args.ecg is None) == (args.key is None) or (args.key is not None and args.shards is None):
         raise UsageError("name one ECG", "give a WFDB record or .npy file, or --shards FOLDER --key KEY")
-    signal = read_signal(args.ecg, shards=args.shards, key=args.key, leads=args.leads, sampling_rate=args.sampling_rate)
+    signal = read_signal(
+        args.ecg,
+        shards=args.shards,
+        key=args.key,
+        leads=args.leads,
+        sampling_rate=args.sampling_rate,
+        units=args.units,
+    )
     with open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code) as encoder:
         result = _embedded(encoder, signal, {name: getattr(args, name) for name in ALLOWANCES})
     if args.out is not None:
@@ -66,6 +75,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+_OPTIONS = {
+    'units="uV"': "--units uV",
+    "leads=[...]": "--leads",
+    "hide the lead with lead_mask": "take the lead out of the file, and name the others with --leads and "
+    "--allow-missing-leads",
+}
+"""What remedies of the library call what is an option here."""
+
+
 def _embedded(encoder: UsableEncoder, signal: Signal, allowed: dict[str, Any]) -> dict[str, Any]:
     """The embedding of one ECG and what it was made with."""
     import numpy as np
@@ -81,6 +99,8 @@ def _embedded(encoder: UsableEncoder, signal: Signal, allowed: dict[str, Any]) -
         )[0]
     except UserError as error:  # the library names its arguments; here they are options
         remedy = re.sub(r"\b([a-z_]+)=True\b", lambda match: "--" + match[1].replace("_", "-"), error.remedy)
+        for argument, option in _OPTIONS.items():
+            remedy = remedy.replace(argument, option)
         raise UserError(f"{signal.origin}: {error.problem}", remedy) from None
     return {
         "ecg": signal.origin,

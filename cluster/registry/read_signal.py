@@ -39,38 +39,46 @@ def read_signal(
     key: str | None = None,
     leads: str | None = None,
     sampling_rate: float | None = None,
+    units: str | None = None,
 ) -> Signal:
-    """A record of a shard set (`shards`, `key`), a .npy file in mV, or a WFDB record.
+    """A record of a shard set (`shards`, `key`), a .npy file in mV (or `units` uV), or a WFDB record.
 
-    leads and sampling_rate are those of a .npy file, which says neither. Raises UserError naming the file and what is
-    wrong, also where a record says otherwise than they.
+    leads, sampling_rate and units are those of a .npy file, which says none of them. Raises UserError naming the file
+    and what is wrong, also where a record says otherwise than they.
     """
     given = tuple(name.strip() for name in leads.split(",")) if leads else ()
     if key is not None:
         assert shards is not None
         signal = _from_shards(shards, key)
-        _agree(signal, STANDARD_LEADS, given, sampling_rate)
+        _agree(signal, STANDARD_LEADS, given, sampling_rate, units)
         return signal
     assert path is not None
     if not path.name:
         raise UserError(f"{path} is no ECG", "give a WFDB record or a .npy file")
     if path.suffix == ".npy":
-        return _from_npy(path, given or STANDARD_LEADS, sampling_rate)
+        return _from_npy(path, given or STANDARD_LEADS, sampling_rate, units)
     if path.suffix in _OTHER_FILES and path.is_file() and not path.with_name(f"{path.name}.hea").exists():
         raise UserError(
             f"{path} is neither a WFDB record nor a .npy file",
             "save the array (leads x samples) in mV with numpy.save, or build shards of it and give --shards and --key",
         )
     signal, named = _from_wfdb(path)
-    _agree(signal, named, given, sampling_rate)
+    _agree(signal, named, given, sampling_rate, units)
     return signal
 
 
 _OTHER_FILES = (".npz", ".csv", ".txt", ".xml", ".edf", ".h5", ".hdf5", ".parquet", ".dcm")
 
 
-def _agree(signal: Signal, named: tuple[str, ...], leads: tuple[str, ...], sampling_rate: float | None) -> None:
-    """Raises UserError where a record that says its leads, all `named` ones, and its rate is given others."""
+def _agree(
+    signal: Signal, named: tuple[str, ...], leads: tuple[str, ...], sampling_rate: float | None, units: str | None
+) -> None:
+    """Raises UserError where a record that says its leads, all `named` ones, its rate and its units is given others."""
+    if units is not None:
+        raise UserError(
+            f"{signal.origin} says its units itself, --units says {units}",
+            "leave out --units; where the record is wrong, correct its gain",
+        )
     if sampling_rate is not None and abs(signal.sampling_rate - sampling_rate) > 1e-3 * sampling_rate:
         raise UserError(
             f"{signal.origin} says {signal.sampling_rate:g} Hz, --sampling-rate says {sampling_rate:g}",
@@ -101,7 +109,7 @@ def _from_shards(shards: Path, key: str) -> Signal:
     )
 
 
-def _from_npy(path: Path, names: tuple[str, ...], sampling_rate: float | None) -> Signal:
+def _from_npy(path: Path, names: tuple[str, ...], sampling_rate: float | None, units: str | None) -> Signal:
     import numpy as np
 
     if sampling_rate is None:
@@ -113,6 +121,8 @@ def _from_npy(path: Path, names: tuple[str, ...], sampling_rate: float | None) -
             f"{path} cannot be read as a .npy array: {error}",
             "save a float array (leads x samples) in mV with numpy.save",
         ) from None
+    if units == "uV" and values.dtype.kind in "iuf":
+        values = values.astype(np.float64) / 1000
     return Signal(values, names, sampling_rate, str(path))
 
 
@@ -154,6 +164,7 @@ _WORDS = {
     "checksum": "not the numbers that the header's checksum or first value is of",
     "surplus": "the signal file holds more than its header announces",
     "coarse": "stored in steps of more than 2 uV",
+    "offset": "its median lies more than 2 mV from 0",
 }
 """Quality flags of which a reader of one embedding must know."""
 

@@ -37,7 +37,7 @@ from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.report_text import CLEANING_VERSION
 from cardialign.data_shards.shard_set.layout import MANIFEST, WORK_FOLDER
 from cardialign.data_shards.signal.codec import CODEC_VERSION, CODECS, MAX_SAMPLES
-from cardialign.data_shards.signal.quality import MILLIVOLT_RANGE
+from cardialign.data_shards.signal.quality import MILLIVOLT_RANGE, OFFSET_MILLIVOLTS
 from cardialign.data_shards.sources.base import Source
 
 log = logging.getLogger(__name__)
@@ -222,6 +222,15 @@ def _log_built(out: Path, manifest: dict[str, Any]) -> None:
             suspect,
             records,
             *MILLIVOLT_RANGE,
+        )
+    far = counts["quality"].get("offset", 0)
+    if far:
+        log.warning(
+            "offset records=%d of=%d: leads whose median lies more than %g mV from 0, check the baseline or ADC zero "
+            "of the files; what comes from the electrodes (DC) is to be filtered out before",
+            far,
+            records,
+            OFFSET_MILLIVOLTS,
         )
     differing = counts["quality"].get("checksum", 0)
     if differing:

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import IO
 
@@ -20,7 +21,7 @@ from numpy.lib import format as npy
 
 from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.files import UNREADABLE_ARRAY
-from cardialign.data_shards.reading.csv_signal import is_number, read_csv_signal, same_leads
+from cardialign.data_shards.reading.csv_signal import is_number, rates_of_time, read_csv_signal, same_leads
 from cardialign.data_shards.reading.units import millivolts_of
 from cardialign.data_shards.reading.wfdb.leads import row_of
 
@@ -35,11 +36,18 @@ RATES = (
 )
 """Names under which arrays give their sampling rate in Hz; case and marks apart (`samplingRate`), and with a `_hz` at
 the end, too."""
+PERIODS = (
+    *("dt", "delta_t", "period", "sampling_period", "sample_period", "interval", "sampling_interval"),
+    *("sample_interval", "time_step", "step"),
+)
+"""Names under which arrays give the time between two samples; case and marks apart, and with a unit at the end, too
+(`dt_ms`)."""
 LEADS = (
     *("leads", "lead_names", "lead_order", "channels", "channel_names", "ch_names"),
     *("sig_name", "sig_names", "signal_names"),
 )
 UNITS = ("unit", "units", "signal_unit", "signal_units", "physical_unit", "physical_units", "phys_unit")
+_PER_SECOND = {"": 1.0, "s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e3, "us": 1e6}
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -105,6 +113,16 @@ class ArrayFile:
             name: each for name, each in self.others.items() if each.shape == (samples,) and each.dtype.kind in "iuf"
         }
         return list(found), np.stack(list(found.values()), axis=1) if found else np.empty((0, 0))
+
+    def rates(self) -> list[float]:
+        """Hz that the times of its samples, or the time between two of them, may mean; [] when it says neither."""
+        told = rates_of_time(*self.times())
+        for name in self.others if not told else ():
+            step = self.scalar(name)
+            for period, (unit, per_second) in product(PERIODS, _PER_SECOND.items()):
+                if step is not None and step > 0 and _letters(name) == _letters(period) + unit:
+                    return [per_second / step] if unit else [each / step for each in (1.0, 1e3, 1e6)]
+        return told
 
     def said_units(self) -> list[str]:
         """The words for units, one or one for each lead, under the names of UNITS or under another one that speaks of a

@@ -71,6 +71,13 @@ def rows_of(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -
             yield dict(zip(names, values, strict=True))
 
 
+def columns_of(path: Path) -> list[str]:
+    """The names in the first line of such a table, those that stand there once. Raises as `read_table` does."""
+    with _csv_errors(path), pa_csv.open_csv(path, parse_options=_PARSE) as reader:
+        present = reader.schema.names
+    return [name for name in present if name and present.count(name) == 1]
+
+
 _PARSE = pa_csv.ParseOptions(newlines_in_values=True)
 _NULLS = sorted({form for word in MISSING for form in (word, word.upper(), word.capitalize())} | {"NaN", "NaT"})
 

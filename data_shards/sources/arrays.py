@@ -12,7 +12,7 @@ import numpy as np
 
 from cardialign.data_shards.errors import RecordRejected, UsageError
 from cardialign.data_shards.reading.arrays import RATES, SUFFIXES, ArrayFile, leads_first, read_array
-from cardialign.data_shards.reading.csv_signal import rates_of_time, same_leads
+from cardialign.data_shards.reading.csv_signal import same_leads
 from cardialign.data_shards.reading.units import is_counts, millivolts_of
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
 from cardialign.data_shards.reading.wfdb.leads import name_and_unit, row_of
@@ -24,6 +24,11 @@ from cardialign.data_shards.sources.shared.record import assemble
 
 _GAINS = ("gain", "adc_gain", "counts_per_mv", "gains", "adc_gains", "counts_per_millivolt")
 _BASELINES = ("baseline", "adc_zero")
+_SCALES = (
+    *("scale", "scale_factor", "scaling_factor", "conversion_factor", "multiplier", "lsb", "resolution"),
+    *("amplitude_resolution", "mv_per_count", "uv_per_count", "nv_per_count", "mv_per_lsb", "uv_per_lsb", "nv_per_lsb"),
+)
+"""What one count is worth, the other way round than a gain."""
 _OF_ROUNDED_TIMES = 1e-5
 """By so much may a rate miss a whole number because the times of a table are rounded."""
 _ORIENTATIONS = ("leads-first", "samples-first")
@@ -107,7 +112,7 @@ class Arrays(MappedFolder):
         path = self.root / entry.path
         array = read_array(path, self._member)
         rate = array.agreed(self._rate, RATES, "the option sampling_rate", str(path))
-        if rate is None and len(of_times := rates_of_time(*array.times())) == 1:
+        if rate is None and len(of_times := array.rates()) == 1:
             whole = float(round(of_times[0]))
             rate = whole if abs(of_times[0] - whole) < _OF_ROUNDED_TIMES * whole else of_times[0]
         if rate is None:
@@ -151,6 +156,7 @@ class Arrays(MappedFolder):
             return self._scale_of_counts(array, gains, scale, len({is_counts(told) for told in units}) > 1, path)
         if self._unit_given is None and array.whole:
             zero = next((name for name in _BASELINES if any(array.numbers(name))), None)
+            zero = zero or next((name for name in _SCALES if set(array.numbers(name)) - {0, 1}), None)
             if gains is not None or zero is not None:
                 told = f"a {zero}" if gains is None else f"a gain of {gains.flat[0]:g}"
                 raise RecordRejected(
@@ -239,7 +245,7 @@ class Arrays(MappedFolder):
 
     def _check_times(self, array: ArrayFile, rate: float, path: Path) -> None:
         """Raises RecordRejected where the times of a file contradict the rate."""
-        told = rates_of_time(*array.times())
+        told = array.rates()
         if told and not any(abs(each - rate) <= 0.01 * rate for each in told):
             raise RecordRejected(
                 "bad-format",

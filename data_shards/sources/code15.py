@@ -18,7 +18,6 @@ from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.shared.demographics import age_in_years, header_comments
 from cardialign.data_shards.sources.shared.folder import RecordFolder
-from cardialign.data_shards.sources.shared.ids import plain_id
 from cardialign.data_shards.sources.shared.join import TextRows, stretches
 from cardialign.data_shards.sources.shared.matches import STOP_BELOW, contradictions
 from cardialign.data_shards.sources.shared.record import read_ecg
@@ -85,9 +84,10 @@ class Code15(RecordFolder):
         age = age_in_years(row["age"]) if row else None
         if row:
             self._told(age=(row["age"], age), sex=(row["is_male"], _sex(row)))
+            self._compare(told, {"age_years": age, "sex": _sex(row)})
         meta: dict[str, Any] = {
             # patients and exams share one range of numbers
-            "patient": plain_id(row["patient_id"] if row else "") or f"exam {exam}",
+            "patient": self._patient_or(f"exam {exam}", row["patient_id"]) if row else f"exam {exam}",
             "age_years": told["age_years"] if age is None else age,
             "sex": _sex(row) or told["sex"],
             "labels": _chagas(comments.get("chagas label", "")),

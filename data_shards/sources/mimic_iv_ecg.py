@@ -17,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from cardialign.data_shards.errors import DataError, RecordRejected
@@ -24,11 +25,11 @@ from cardialign.data_shards.reading.tables import check_layout, file_facts, find
 from cardialign.data_shards.reading.wfdb.reader import read_wfdb
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.mimic_tables import NoteTable, PatientTable, ReportColumns
+from cardialign.data_shards.sources.mimic_tables import NoteTable, OfStudies, PatientTable, ReportColumns
 from cardialign.data_shards.sources.shared.demographics import iso_time
 from cardialign.data_shards.sources.shared.folder import RecordFolder, key_word
 from cardialign.data_shards.sources.shared.ids import differ, plain_id
-from cardialign.data_shards.sources.shared.join import id_numbers
+from cardialign.data_shards.sources.shared.join import NO_ID, id_numbers
 from cardialign.data_shards.sources.shared.matches import STOP_BELOW, Match
 from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
 from cardialign.data_shards.sources.shared.record import assemble, record_path
@@ -105,12 +106,12 @@ class MimicIvEcg(RecordFolder):
             told = [plain_id(study, "s") for study in strings(batch, "study_id")]
             people = [plain_id(subject, "p") for subject in strings(batch, "subject_id")]
             times, paths = strings(batch, "ecg_time"), strings(batch, "path")
-            numbers = id_numbers(pa.array(told, pa.string()))
+            numbers, subjects = (id_numbers(pa.array(each, pa.string())) for each in (told, people))
+            strangers = _strangers({_MEASUREMENTS: reports, "the table of notes": notes}, numbers, subjects)
             statements = reports.statements(numbers)
             joins["reports"].add_all(told, [each is not None for each in statements])
-            persons = None
-            if patients is not None:
-                persons, known = patients.ages_and_sexes(id_numbers(pa.array(people, pa.string())), times)
+            persons, known = (None, []) if patients is None else patients.ages_and_sexes(subjects, times)
+            if persons is not None:
                 joins["patients"].add_all(people, known)
             linked = notes.find(numbers) if notes is not None else None
             if linked is not None:
@@ -132,17 +133,18 @@ class MimicIvEcg(RecordFolder):
                     joins["labels"].add(study, outside is not None)
                 if linked is not None and linked[i] is not None:
                     meta["note"] = linked[i]
-                if doubt := _contradiction(path, people[i], told[i]):
+                if doubt := _contradiction(path, people[i], told[i]) or strangers.get(i, ""):
                     meta["doubt"] = doubt
                 yield Entry(f"mimic-{key_word(study)}", path, meta)
-            self._check_times(times)
+            self._check_cells(times, people)
             rows += batch.num_rows
             without += statements.count(None)
         self._facts["records"] = file_facts(listing, rows)
         log.info("reports source=%s records=%d without=%d phrases=%d", self.name, rows, without, len(reports.phrases))
         self._finish(rows)
 
-    def _check_times(self, times: list[str]) -> None:
+    def _check_cells(self, times: list[str], people: list[str]) -> None:
+        self._nameless += people.count("")
         for text in times:
             if text and iso_time(text) is None:
                 self._told(time=(text, None))
@@ -209,6 +211,19 @@ class MimicIvEcg(RecordFolder):
         if not reports.phrases:
             log.warning("no report source=%s: every report column of %s is empty", self.name, path.name)
         return reports
+
+
+def _strangers(tables: dict[str, OfStudies | None], studies: np.ndarray, subjects: np.ndarray) -> dict[int, str]:
+    """Which of these records a table gives to another subject, and in what words: sorted by one column alone, it has
+    for every study the report of another patient."""
+    found: dict[int, str] = {}
+    for name, table in tables.items():
+        owners = subjects if table is None else table.subjects(studies)
+        for at in np.flatnonzero((owners != subjects) & (owners != NO_ID) & (subjects != NO_ID)).tolist():
+            found.setdefault(
+                at, f"{_RECORD_LIST} gives study {studies[at]} to subject {subjects[at]}, {name} to {owners[at]}"
+            )
+    return found
 
 
 def _contradiction(path: str, subject: str, study: str) -> str:

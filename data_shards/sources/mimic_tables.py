@@ -15,7 +15,7 @@ from cardialign.data_shards.reading.tables import stream_table, strings
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.shared.demographics import OLDEST, age_in_years, says_something, sex_in_words
 from cardialign.data_shards.sources.shared.ids import plain_id
-from cardialign.data_shards.sources.shared.join import IdRows, id_numbers
+from cardialign.data_shards.sources.shared.join import NO_ID, IdRows, id_numbers
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, contradictions
 
 log = logging.getLogger(__name__)
@@ -23,19 +23,42 @@ log = logging.getLogger(__name__)
 REPORT_COLUMNS = tuple(f"report_{k}" for k in range(18))
 
 
-class ReportColumns:
+class OfStudies:
+    """A table with a row for each study, and with the subject that its rows name."""
+
+    _rows: IdRows
+
+    def __init__(self) -> None:
+        self._subjects: list[np.ndarray] = []
+
+    def _see_subjects(self, batch: pa.RecordBatch) -> None:
+        named = "subject_id" in batch.schema.names
+        self._subjects.append(
+            id_numbers(batch.column("subject_id"), "p") if named else np.full(batch.num_rows, NO_ID, dtype=np.int64)
+        )
+
+    def subjects(self, studies: np.ndarray) -> np.ndarray:
+        """int64: the subject that the row of each study names, NO_ID where there is no row, or where it names none."""
+        owners = np.concatenate([np.full(1, NO_ID, dtype=np.int64), *self._subjects])
+        self._subjects = [owners[1:]]
+        return owners[self._rows.find(studies) + 1]
+
+
+class ReportColumns(OfStudies):
     """machine_measurements.csv: the report of each study. A study that stands in two rows has the report of the first.
 
     The phrases are few (3,773 in the whole set): each is cleaned once and kept as text, and a report is the numbers of
-    its phrases. In memory per row: 20 bytes, and 2 per statement (4 when there are more than 32,768 phrases).
+    its phrases. In memory per row: 28 bytes, and 2 per statement (4 when there are more than 32,768 phrases).
     """
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self.phrases: list[str] = []
         position: dict[str, int] = {}
         ids, lengths, numbers = [], [np.zeros(1, dtype=np.int8)], [np.empty(0, dtype=np.int16)]
-        for batch in stream_table(path, ("study_id",), categorical=REPORT_COLUMNS):
+        for batch in stream_table(path, ("study_id",), categorical=REPORT_COLUMNS, optional=("subject_id",)):
             ids.append(id_numbers(batch.column("study_id"), "s"))
+            self._see_subjects(batch)
             codes = _phrase_codes(batch, position)
             lengths.append((codes >= 0).sum(axis=1, dtype=np.int8))
             numbers.append(codes[codes >= 0].astype(np.int16 if len(position) < 1 << 15 else np.int32))
@@ -163,22 +186,24 @@ def _numbers(texts: list[str]) -> np.ndarray:
     return pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(dtype=np.float64)
 
 
-class NoteTable:
+class NoteTable(OfStudies):
     """waveform_note_links.csv: which cardiologist's note belongs to a study.
 
     A few studies are linked more than once: the first link counts.
 
-    In memory: 24 bytes per link and the text of its note_id.
+    In memory: 32 bytes per link and the text of its note_id.
     """
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         ids, places, names = [], [np.empty(0, dtype=np.int64)], []
         self.rows = 0
-        for batch in stream_table(path, ("study_id", "note_id", "note_seq")):
+        for batch in stream_table(path, ("study_id", "note_id", "note_seq"), optional=("subject_id",)):
             self.rows += batch.num_rows
             named = batch.column("note_id").is_valid()
             kept = batch.filter(named)
             ids.append(id_numbers(kept.column("study_id"), "s"))
+            self._see_subjects(kept)
             places.append(np.array([_place(text) for text in strings(kept, "note_seq")], dtype=np.int64))
             names.append(kept.column("note_id").cast(pa.large_string()))
         self._rows = IdRows(ids)

@@ -149,7 +149,7 @@ class PtbXl(RecordFolder):
         meta: dict[str, Any] = {
             "labels": {},
             "statements": clean_statements((row["report"],)) if self._report == "original" else (),
-            "patient": plain_id(row["patient_id"]) or f"record {record}",
+            "patient": self._patient_or(f"record {record}", row["patient_id"]),
             "age_years": age_in_years(row["age"]),
             "sex": _SEX.get(plain_id(row["sex"])) or sex_in_words(row["sex"]),
             "acquired": iso_time(row["recording_date"]),

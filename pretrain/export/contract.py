@@ -17,6 +17,7 @@ import numpy as np
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
+from cardialign.data_shards.signal.quality import OFFSET_MILLIVOLTS
 from cardialign.data_shards.signal.resample import is_same_rate, resampled
 
 log = logging.getLogger(__name__)
@@ -159,7 +160,7 @@ def conform_signal(
     """
     given = _Form(**form)
     signal = _array(signal)
-    columns = _columns(given.leads, signal.shape[1])
+    columns = _columns(given.leads, *signal.shape[1:])
     millivolts = _millivolts(signal, given.units)
     valid = _valid_samples(given.valid_samples, len(millivolts), millivolts.shape[-1])
     out, mask = _twelve_leads(millivolts, columns, given)
@@ -213,7 +214,7 @@ def _array(signal: np.ndarray) -> np.ndarray:
     return signal
 
 
-def _columns(leads: Sequence[str], given: int) -> list[int]:
+def _columns(leads: Sequence[str], given: int, samples: int) -> list[int]:
     if isinstance(leads, str) or not isinstance(leads, Sequence | np.ndarray):
         raise UserError(f"leads is {leads!r:.60} (a {type(leads).__name__})", "give leads=[...] with one name per row")
     names = {lead.casefold(): k for k, lead in enumerate(STANDARD_LEADS)}
@@ -229,7 +230,9 @@ def _columns(leads: Sequence[str], given: int) -> list[int]:
     if len(keys) != given:
         raise UserError(
             f"signal has {given} leads but {len(keys)} names were given ({', '.join(leads)})",
-            "give leads=[...] with one name per row",
+            "transpose it: one row per lead, one column per sample"
+            if len(keys) == samples
+            else "give leads=[...] with one name per row",
         )
     return [names[key] for key in keys]
 
@@ -291,6 +294,15 @@ def _check_values(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> No
         raise UserError(
             f"record {record}: no lead spans more than {1000 * most[record]:.2g} uV, which no heart does",
             "if these are volts multiply by 1000; if they were scaled to one give mV",
+        )
+    middle = np.stack([np.median(record[:, :n], axis=-1) for record, n in zip(signal, valid, strict=True)])
+    far = mask & (np.abs(middle) > OFFSET_MILLIVOLTS)
+    if far.any():
+        log.warning(
+            "offset_leads=%d remark=a lead whose median lies more than %g mV from 0 is read as recorded, and an "
+            "offset changes the embedding; subtract the ADC zero or the baseline, or filter it out",
+            int(far.sum()),
+            OFFSET_MILLIVOLTS,
         )
     flat = mask & (spread == 0)
     if flat.any():

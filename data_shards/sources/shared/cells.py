@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import logging
 from collections import Counter
+from collections.abc import Iterable
 
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.sources.shared.matches import EXAMPLES
@@ -14,7 +15,8 @@ log = logging.getLogger(__name__)
 
 _LONGEST_LIST = 10_000
 _MOST_LABELS = 10_000
-_SWITCHES = {"0", "1", "0.0", "1.0", "true", "false", "yes", "no", "y", "n"}
+_NO = {"0", "0.0", "false", "no", "n"}
+_SWITCHES = _NO | {"1", "1.0", "true", "yes", "y"}
 
 
 def labels_of(cell: str, separator: str | None, where: str) -> tuple[str, ...] | None:
@@ -65,15 +67,27 @@ class LabelWords:
                 column,
                 ", ".join(map(repr, self._cells)),
             )
-        spellings: dict[str, list[str]] = {}
-        for label in self._cells:
-            spellings.setdefault(label.casefold(), []).append(label)
-        twice = [names for names in spellings.values() if len(names) > 1]
+        twice = in_capitals_alone(self._cells)
         if twice:
             shown = "; ".join(
                 ", ".join(f"{name!r} x {self._cells[name]}" for name in names) for names in twice[:EXAMPLES]
             )
             log.warning("labels source=%s column=%r differ in capitals alone: %s", source, column, shown)
+
+
+def says_no(cells: Iterable[str]) -> bool:
+    """Whether a column is a switch that is off somewhere: a row of labels with `0` beside it says what a record has
+    not."""
+    words = {cell.strip().casefold() for cell in cells} - {""}
+    return bool(words & _NO) and words <= _SWITCHES
+
+
+def in_capitals_alone(names: Iterable[str]) -> list[list[str]]:
+    """Names that are one another but for capitals, together."""
+    spellings: dict[str, list[str]] = {}
+    for name in names:
+        spellings.setdefault(name.casefold(), []).append(name)
+    return [each for each in spellings.values() if len(each) > 1]
 
 
 _OTHER_MARKS = {"label": (";", ",", "|", "\t", "\n", "/", "+", "&"), "report": ("|", ";", "\t", "\n")}

@@ -19,16 +19,19 @@ from cardialign.data_shards.reading.tables import file_facts
 from cardialign.data_shards.reading.walk import LeaveOut, NotSeen, find_files
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import KEY_PATTERN, Entry
+from cardialign.data_shards.sources.shared.cells import in_capitals_alone
 from cardialign.data_shards.sources.shared.demographics import not_understood, person, says_something
 from cardialign.data_shards.sources.shared.ids import is_rounded, plain_id
 from cardialign.data_shards.sources.shared.labels import Labels, label_set_names, read_labels
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, STOP_BELOW, Match, judge
-from cardialign.data_shards.sources.shared.patients import SHORTEST_SALT, fold_of, patient_hash
+from cardialign.data_shards.sources.shared.patients import SHORTEST_SALT, Folds, fold_of, patient_hash
 
 log = logging.getLogger(__name__)
 
 LAST_FOLD = (1 << 15) - 1
 _MOST_UNCLEAR = 10_000
+_SAME_AGE = 1.5
+"""Years by which two ways to count an age may differ."""
 LONGEST_NAME = 64
 """Characters of a record's name that its key repeats; that of a DICOM UID at most."""
 RECORD_SUFFIXES = (".hea", ".dat", ".mat", ".npy", ".npz", ".csv")
@@ -101,18 +104,30 @@ class RecordFolder:
         self._joins: dict[str, Match] = {}
         self._unseen: list[NotSeen] = []
         self._unclear: Counter[str] = Counter()
+        self._nameless = 0
+        self._others: Counter[str] = Counter()
         self._given_tables: set[Path] = set()
         self._label_table = None if labels is None else self._table_option("labels", labels)
         self._outside: dict[str, Labels] | None = None
         if self._label_table is not None:
             self._outside, rows = self._read_labels(self._label_table)
             self._facts["labels"] = file_facts(self._label_table, rows)
-            self.label_sets = tuple(dict.fromkeys((*self.label_sets, *label_set_names(self._outside.values()))))
+            self._add_label_sets(label_set_names(self._outside.values()))
 
     def __getstate__(self) -> dict[str, Any]:
         """For worker processes, which only read: a label table of the whole set does not travel to each, but is read
         again where it is wanted."""
         return self.__dict__ | {"_outside": None}
+
+    def _add_label_sets(self, names: Iterable[str]) -> None:
+        """Raises DataError for two sets that would split their labels: `Super` beside PTB-XL's `super`."""
+        self.label_sets = tuple(dict.fromkeys((*self.label_sets, *names)))
+        if twice := in_capitals_alone(self.label_sets):
+            raise DataError(
+                f"{self.name}: the label sets {' and '.join(map(repr, twice[0]))} differ in capitals alone: each would "
+                "hold a part of the labels, and take the others for absent",
+                "write one name in every row, or quite another one for a set of its own",
+            )
 
     def _read_labels(self, table: Path) -> tuple[dict[str, Labels], int]:
         """Labels by plain id; rows of one record under several spellings are put together."""
@@ -155,18 +170,20 @@ class RecordFolder:
         """
         self._start()
         listed = 0
-        folds = _Folds(self.name)
+        folds = Folds(self.name)
         labels = self._outside_labels()
         match = self._label_match() if labels else None
         for path, name, given in self._listing():
             word = name if name is not None else self._stem(path)
             key = f"{self.prefix}-{key_word(word)}"
             meta = dict(given)
-            patient = self._patient_id(str(meta.get("patient") or ""), key) or word
+            told = str(meta.get("patient") or "")
+            patient = self._patient_id(self._patient_or(word, told) if "patient" in meta else "", key) or word
             meta["patient"] = patient_hash(patient, self._salt)
             if "fold" in meta:
                 folds.add(meta["patient"], meta["fold"], patient)
             else:
+                folds.without += 1
                 meta["fold"] = fold_of(meta["patient"])
             if match is not None:
                 outside = self._labels_of(labels, word, key, path)
@@ -176,7 +193,7 @@ class RecordFolder:
             yield Entry(key, path, meta)
             listed += 1
         self._finish(listed)
-        folds.tell()
+        folds.tell(listed)
 
     def not_seen(self) -> list[NotSeen]:
         """What the walk could not look at; known after `entries`."""
@@ -227,6 +244,8 @@ class RecordFolder:
         self._joins.clear()
         self._unseen.clear()
         self._unclear.clear()
+        self._others.clear()
+        self._nameless = 0
 
     def _finish(self, listed: int) -> None:
         """At the end of a walk: say what it lacks, and refuse a set that is unusable as a whole."""
@@ -244,6 +263,22 @@ class RecordFolder:
             log.warning(
                 "age, sex or time not understood source=%s number=%d: %s", self.name, self._unclear.total(), shown
             )
+        if self._others:
+            log.warning(
+                "age or sex source=%s: the table says otherwise than the headers of %s of %d records, and the table "
+                "counts; is each row that of its record?",
+                self.name,
+                " and ".join(f"{times} ({name})" for name, times in sorted(self._others.items())),
+                listed,
+            )
+        if self._nameless:
+            log.warning(
+                "patients not named source=%s: the table names no patient for %d of %d records; each of them counts as "
+                "a patient of its own, and two records of one patient may come to stand in two folds",
+                self.name,
+                self._nameless,
+                listed,
+            )
         if len(self._salt) < SHORTEST_SALT:
             log.warning(
                 "patient ids are hashed with %s source=%s: whoever has a list of possible ids can find them again; "
@@ -254,6 +289,21 @@ class RecordFolder:
             )
         for match in self._joins.values():
             judge(self.name, match, self._min_matched)
+
+    def _compare(self, header: Mapping[str, Any], table: Mapping[str, Any]) -> None:
+        """Count where a table and a record's own header are of two persons: a table that was sorted by one column gives
+        every record the row of another."""
+        ages, sexes = ([each.get(name) for each in (header, table)] for name in ("age_years", "sex"))
+        if None not in ages and abs(ages[0] - ages[1]) > _SAME_AGE:
+            self._others["age"] += 1
+        if None not in sexes and sexes[0] != sexes[1]:
+            self._others["sex"] += 1
+
+    def _patient_or(self, alone: str, text: str) -> str:
+        """The patient that a table names, or `alone` where it names none, which is counted."""
+        patient = plain_id(text)
+        self._nameless += not patient
+        return patient or alone
 
     def _patient_id(self, text: str, where: str) -> str:
         patient = plain_id(text)
@@ -289,32 +339,6 @@ class RecordFolder:
             )
         self._given_tables.add(Path(path).resolve())
         return Path(path)
-
-
-class _Folds:
-    """Which patients a table puts into several folds: training on one of them and testing on another leaks."""
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-        self._first: dict[int, int] = {}
-        self._split: dict[str, set[int]] = {}
-
-    def add(self, hashed: str, fold: int, patient: str) -> None:
-        first = self._first.setdefault(int(hashed, 16), fold)
-        if first != fold:
-            self._split.setdefault(patient, {first}).add(fold)
-
-    def tell(self) -> None:
-        if self._split:
-            some = list(self._split.items())[:EXAMPLES]
-            shown = "; ".join(f"{name[:60]!r} in {', '.join(map(str, sorted(folds)))}" for name, folds in some)
-            log.warning(
-                "patients in several folds source=%s patients=%d: what is learnt from one fold is no secret in the "
-                "other, give each patient one fold: %s",
-                self._source,
-                len(self._split),
-                shown,
-            )
 
 
 def fold_number(text: str, where: str) -> int:

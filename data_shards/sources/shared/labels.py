@@ -8,9 +8,12 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.reading.tables import read_table, strings
-from cardialign.data_shards.sources.shared.cells import LabelWords
+from cardialign.data_shards.reading.tables import columns_of, read_table, strings
+from cardialign.data_shards.sources.shared.cells import LabelWords, says_no
 from cardialign.data_shards.sources.shared.matches import EXAMPLES
 
 log = logging.getLogger(__name__)
@@ -26,13 +29,17 @@ def read_labels(path: Path, id_column: str) -> tuple[dict[str, Labels], int]:
     An empty label says "labelled in this set, with none of its codes". Equal labellings share one object. Labels that
     look like several, or like one label in two cases, are told.
 
-    Raises DataError for a row without record or label set, and for a label set whose name an index cannot hold.
+    Raises DataError for a row without record or label set, for a label set whose name an index cannot hold, and
+    for a further column that says of some rows that they do not hold.
     """
-    table = read_table(path, (id_column, "label_set", "label"))
+    named = (id_column, "label_set", "label")
+    further = [name for name in columns_of(path) if name not in named and name.casefold() not in _NO_VALUES]
+    table = read_table(path, named, categorical=further)
+    _refuse_values(path, table, further)
     collected: dict[str, dict[str, list[str]]] = {}
     words: dict[str, LabelWords] = {}
     several: Counter[str] = Counter()
-    columns = (strings(table, name) for name in (id_column, "label_set", "label"))
+    columns = (strings(table, name) for name in named)
     for record, label_set, label in zip(*(map(str.strip, column) for column in columns), strict=True):
         if not record and not label_set and not label:
             continue  # a spreadsheet's empty rows
@@ -62,6 +69,33 @@ def read_labels(path: Path, id_column: str) -> tuple[dict[str, Labels], int]:
         labels = tuple((name, tuple(codes)) for name, codes in sorted(sets.items()))
         result[record] = shared.setdefault(labels, dict(labels))
     return result, table.num_rows
+
+
+_NO_VALUES = {"sex", "gender", "fold", "strat_fold", "age"}
+"""Columns whose 0 says nothing of a label."""
+_VALUES = {"value", "values", "likelihood", "probability", "prob", "score", "confidence", "weight"}
+
+
+def _refuse_values(path: Path, table: pa.Table, further: Iterable[str]) -> None:
+    """Raises DataError where a column beside the labels is a switch that is off in some rows, or holds numbers of which
+    some are 0: a table that was melted from a wide one has a row for what each record has not."""
+    for name in further:
+        column = table.column(name)
+        cells = [str(each) for each in pc.unique(column.cast(pa.string()).drop_null()).to_pylist()]
+        if says_no(cells) or (name.strip().casefold() in _VALUES and any(_is_nothing(cell) for cell in cells)):
+            raise DataError(
+                f"{path}: the column {name!r} says of some rows that they do not hold (0), and every row counts as a "
+                "label that its record has",
+                f"keep the rows of what a record has and leave the column {name!r} out; where a record has none of "
+                "them, keep one row with an empty label",
+            )
+
+
+def _is_nothing(cell: str) -> bool:
+    try:
+        return float(cell) <= 0
+    except ValueError:
+        return False
 
 
 def label_set_names(labels: Iterable[Labels]) -> tuple[str, ...]:

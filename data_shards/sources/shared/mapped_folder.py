@@ -84,7 +84,8 @@ class MappedFolder(RecordFolder):
                 f"{self.name}: label_set is {self._label_set!r}", "name it with letters, digits, '-' and '_'"
             )
         if "labels_column" in self._columns:
-            self.label_sets = tuple(dict.fromkeys((self._label_set, *self.label_sets)))
+            own, self.label_sets = self.label_sets, (self._label_set,)
+            self._add_label_sets(own)
 
     @classmethod
     def options(cls) -> dict[str, str]:
@@ -131,10 +132,15 @@ class MappedFolder(RecordFolder):
                 yield (
                     path,
                     plain_id(row["key_column"]) if "key_column" in row else None,
-                    self._from_file(path) | self._meta(row),
+                    self._of_both(path, row),
                 )
             return
         yield from self._joined(rows)
+
+    def _of_both(self, path: str, row: Mapping[str, str] | None) -> dict[str, Any]:
+        told, meta = self._from_file(path), {} if row is None else self._meta(row)
+        self._compare(told, meta)
+        return told | meta
 
     def _joined(self, rows: Iterable[dict[str, str]]) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
         """Files found in the folder, each with the row of its name."""
@@ -154,7 +160,7 @@ class MappedFolder(RecordFolder):
                         f"{self._table}: {row['key_column']!r} occurs in more than one row",
                         "keep one row per record, or name files by path_column",
                     )
-                yield path, None, self._from_file(path) | (self._meta(row) if row is not None else {})
+                yield path, None, self._of_both(path, row)
             unused[found[found >= 0]] = False
         left = np.flatnonzero(unused)
         if left.size:
@@ -234,7 +240,7 @@ class MappedFolder(RecordFolder):
         if "patient_column" in row:
             # who is not named is a patient of his own, whatever numbers patients have
             record = row.get("key_column") or row.get("path_column")
-            meta["patient"] = plain_id(row["patient_column"]) or f"record {record}"
+            meta["patient"] = self._patient_or(f"record {record}", row["patient_column"])
         if "age_column" in row:
             meta["age_years"] = self._age(row["age_column"])
         if "sex_column" in row:

@@ -206,6 +206,10 @@ def test_encoder_refuses_eight_leads_and_another_rate_with_the_option_that_allow
     refused = cardialign(*eight)
     assert refused.code == 1 and "III" in refused.json["problem"] and "--derive-limb-leads" in refused.json["remedy"]
     assert cardialign(*eight, "--derive-limb-leads").code == 0
+    np.save(tmp_path / "eight.npy", generator.normal(size=(8, 250), scale=1000))
+    refused = cardialign(*eight, "--derive-limb-leads")
+    assert refused.code == 1 and "give --units uV;" in refused.json["remedy"]
+    assert cardialign(*eight, "--derive-limb-leads", "--units", "uV").code == 0
 
     fast = ("embed", tmp_path / "fast.npy", "--encoder", exported, "--sampling-rate", 250)
     refused = cardialign(*fast)

@@ -60,6 +60,16 @@ def test_what_a_record_says_otherwise_than_the_options_is_refused_with_both(tmp_
     assert read_signal(record, leads=named.lower(), sampling_rate=500).sampling_rate == 500
 
 
+def test_an_array_in_microvolts_is_one_where_it_is_said_and_a_record_says_so_itself(tmp_path: Path) -> None:
+    microvolts = np.rint(ecg_counts(gain=1000)).astype(np.int16)
+    np.save(tmp_path / "a.npy", microvolts)
+    signal = read_signal(tmp_path / "a.npy", sampling_rate=500, units="uV")
+    np.testing.assert_allclose(signal.millivolts, microvolts / 1000)
+    assert read_signal(tmp_path / "a.npy", sampling_rate=500).millivolts.dtype == np.int16, "left to the contract"
+    with pytest.raises(UserError, match="says its units itself, --units says uV"):
+        read_signal(write_record(tmp_path / "r", ecg_counts()), units="uV")
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".csv", ".xml"])
 def test_a_file_of_another_kind_is_called_that(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a{suffix}").write_bytes(b"PK")

@@ -99,6 +99,23 @@ def test_a_rate_that_an_npz_contradicts_is_refused_with_both(tmp_path: Path, nam
 
 
 @pytest.mark.parametrize(
+    ("name", "step"), [("dt", 0.004), ("dt", 4), ("dt_ms", 4.0), ("samplingInterval", 4000), ("sample_period_s", 0.004)]
+)
+def test_the_time_between_two_samples_is_a_rate_that_no_option_may_contradict(
+    tmp_path: Path, name: str, step: float
+) -> None:
+    np.savez(tmp_path / "a.npz", signal=MILLIVOLTS, **{name: step})
+    assert only(tmp_path, sampling_rate=250).sampling_rate == 250
+    with pytest.raises(RecordRejected, match=r"its times are .* apart, which is .*250.* Hz, not the 500 Hz"):
+        only(tmp_path, sampling_rate=500)
+    if name.endswith(("_s", "_ms")):
+        assert only(tmp_path).sampling_rate == 250
+    else:
+        with pytest.raises(RecordRejected, match="does not say its sampling rate"):
+            only(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("spelt", "name"),
     [("samplingRate", "sampling_rate"), ("sampling_rate_hz", "sampling_rate"), ("SamplingFreq", "sampling_freq"),
      ("fs_hz", "fs"), ("FS", "fs"), ("sampleRate", "sample_rate"), ("f_s", "fs"), ("sr", "sr"), ("Hz", "hz")],
@@ -139,6 +156,17 @@ def test_counts_that_a_file_tells_by_a_gain_or_a_baseline_are_never_taken_for_mi
     np.savez(tmp_path / "a.npz", signal=counts, fs=500, gain=np.arange(200, 212))
     with pytest.raises(RecordRejected, match="gain says 200 to 211, expected one for all"):
         only(tmp_path, unit="counts", gain=200)
+
+
+@pytest.mark.parametrize("name", ["scale", "resolution", "uV_per_LSB", "lsb"])
+def test_whole_numbers_beside_what_one_of_them_is_worth_are_no_millivolts(tmp_path: Path, name: str) -> None:
+    np.savez(tmp_path / "a.npz", signal=ecg_counts(gain=200), fs=500, **{name: 5.0})
+    with pytest.raises(RecordRejected, match=f"(?i)whole numbers and a {name}: set the options unit .counts. and gain"):
+        only(tmp_path)
+    np.testing.assert_array_equal(only(tmp_path, unit="counts", gain=200).gain, 200)
+    np.savez(tmp_path / "b.npz", signal=MILLIVOLTS, fs=500, **{name: 5.0})
+    (tmp_path / "a.npz").unlink()
+    np.testing.assert_array_equal(only(tmp_path).gain, 1000)
 
 
 @pytest.mark.parametrize("rate", ["250 Hz", "250Hz", [250] * 12, np.float32(250), b"250"])

@@ -86,6 +86,16 @@ def test_the_wrong_gain_of_a_single_lead_is_found_but_a_quiet_lead_is_none():
     assert quality.assess(counts, gain, ALL) == {"gain-suspect": ("II",)}
 
 
+def test_a_converter_s_zero_that_was_not_subtracted_is_remarked_and_left_alone():
+    counts = ecg_counts(5000)
+    counts[3] += 2048  # the middle of 12 bits
+    counts[7] -= (1.5 * GAIN[7]).astype(np.int16)  # what a slow electrode may do
+    before = counts.copy()
+    assert quality.assess(counts, GAIN, ALL) == {"offset": ("aVR",)}
+    np.testing.assert_array_equal(counts, before)
+    assert quality.assess(counts, GAIN, ALL & (np.arange(12) != 3)) == {"missing-lead": ("aVR",)}
+
+
 @pytest.mark.parametrize("samples", [0, 1, 2, 5, 100])
 def test_records_shorter_than_any_window_are_assessed(samples):
     assert set(quality.assess(ecg_counts(samples), GAIN, ALL)) <= {"flat", "gain-suspect"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.sources import open_source
+from cardialign.data_shards.sources.shared.labels import read_labels
 from tests.support.wfdb_files import ecg_counts, write_record
 
 RECORDS = ("r1", "r2", "r3")
@@ -98,6 +100,38 @@ def test_outside_labels_that_look_like_several_or_like_one_in_two_cases_are_told
     assert outside(tmp_path, "r1,s,AF\nr2,s,af\nr3,s,AF|SR\n,,\n,,\n")[2] == {"s": ("AF|SR",)}
     assert "'AF' x 1, 'af' x 1" in caplog.text
     assert "look like several in one row, write a row for each: 'AF|SR' x 1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [("value", "1010"), ("present", ["True", "False", "True", ""]), ("LIKELIHOOD", ["80", "0.0", "100", "15"])],
+)
+def test_labels_melted_from_a_wide_table_are_refused_where_a_row_says_what_is_not_there(
+    tmp_path: Path, column: str, cells: Sequence[str]
+) -> None:
+    rows = "".join(f"r{k % 3 + 1},s,L{k},{cell}\n" for k, cell in enumerate(cells))
+    (tmp_path / "l.csv").write_text(f"record,label_set,label,{column}\n{rows}")
+    with pytest.raises(DataError, match=f"the column '{column}' says of some rows that they do not hold"):
+        read_labels(tmp_path / "l.csv", "record")
+
+
+@pytest.mark.parametrize("column", ["value,1,1", "sex,0,1", "strat_fold,0,1", "subject_id,100,0", "note,no,sure"])
+def test_columns_beside_the_labels_that_deny_none_are_left_alone(tmp_path: Path, column: str) -> None:
+    name, *cells = column.split(",")
+    (tmp_path / "l.csv").write_text(f"record,label_set,label,{name}\nr1,s,AF,{cells[0]}\nr2,s,AF,{cells[1]}\n")
+    assert read_labels(tmp_path / "l.csv", "record")[0] == {"r1": {"s": ("AF",)}, "r2": {"s": ("AF",)}}
+
+
+@pytest.mark.parametrize(("rows", "options"), [("r1,S,AF\nr2,s,SR\n", {}), ("r1,Labels,AF\n", {"own": "labels"})])
+def test_label_sets_that_differ_in_capitals_alone_are_refused(
+    tmp_path: Path, rows: str, options: dict[str, str]
+) -> None:
+    (tmp_path / "records").mkdir()
+    (tmp_path / "l.csv").write_text(f"record,label_set,label\n{rows}")
+    (tmp_path / "t.csv").write_text("id,lab\nr1,AF\n")
+    own = {"table": tmp_path / "t.csv", "key_column": "id", "labels_column": "lab"} if options else {}
+    with pytest.raises(DataError, match=r"the label sets '(\w+)' and '(\w+)' differ in capitals alone"):
+        open_source("wfdb", tmp_path / "records", labels=tmp_path / "l.csv", **own)
 
 
 @pytest.mark.parametrize("name", ["a:b", ":", "a\x07b"])

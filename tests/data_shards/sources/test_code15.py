@@ -57,6 +57,7 @@ def test_exams_give_patients_classes_and_statements(folder: Path, caplog: pytest
     (folder / "exams.csv").write_text(EXAMS + rows)
     source = open_source("code15", folder)
     first, second, third = source.entries()
+    assert "says otherwise than the headers" not in caplog.text, "one year is a way to count"
     assert first.meta["labels"] == {"chagas": (), "code15": ("1dAVb", "AF")}
     assert first.meta["statements"] == ("First degree AV block", "Atrial fibrillation")
     assert second.meta["labels"]["code15"] == () and second.meta["statements"] == ("Normal ECG",)
@@ -65,6 +66,18 @@ def test_exams_give_patients_classes_and_statements(folder: Path, caplog: pytest
     assert third.meta["patient"] == patient_hash("exam 1000300") and "statements" not in third.meta
     assert "2 of 3 records have a row in exams.csv" in caplog.text and "'1000300'" in caplog.text
     assert source.describe()["tables"]["exams"]["rows"] == 2
+
+
+def test_a_table_sorted_by_one_column_contradicts_ages_and_sexes_of_the_headers(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = (
+        "1000200,66,False,60.1,True,False,False,False,False,True,7,,,False,x.hdf5\n"
+        "1000104,41,True,40,False,False,False,False,False,False,7,,,True,x.hdf5\n"
+    )
+    (folder / "exams.csv").write_text(EXAMS + rows)
+    list(open_source("code15", folder).entries())
+    assert "the table says otherwise than the headers of 2 (age) and 2 (sex) of 3 records" in caplog.text
 
 
 def test_a_class_that_is_neither_true_nor_false_is_refused(folder: Path) -> None:

@@ -55,6 +55,19 @@ def test_a_wfdb_folder_needs_no_table(folder: Path) -> None:
     assert records[0].fold == fold_of(patient_hash("one")) and records[0].statements == ()
 
 
+@pytest.mark.parametrize(("where", "names"), [("key_column", ("one", "two")), ("path_column", ("a/one", "b/two"))])
+def test_rows_of_other_persons_than_their_headers_are_counted(
+    folder: Path, tmp_path: Path, where: str, names: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for ages, sexes, says in ((("40", "42"), "mf", ""), (("62", "41"), "ff", "of 1 (age) and 1 (sex) of 2 records")):
+        rows = "".join(f"{name},{age},{sex}\n" for name, age, sex in zip(names, ages, sexes, strict=True))
+        (tmp_path / "t.csv").write_text(f"id,age,sex\n{rows}")
+        caplog.clear()
+        options = {where: "id", "age_column": "age", "sex_column": "sex"}
+        list(open_source("wfdb", folder, table=tmp_path / "t.csv", **options).entries())
+        assert ("says otherwise than the headers" in caplog.text) == bool(says) and says in caplog.text
+
+
 @pytest.mark.parametrize("found", ["path", "name"])
 def test_columns_mean_what_the_options_say(folder: Path, table: Path, found: str) -> None:
     if found == "name":
@@ -293,11 +306,15 @@ def mapped(root: Path, header: str, cells: list[str], **options: str) -> list[Ec
 
 
 @pytest.mark.parametrize("blank", ["", "nan", "NaN", "NULL", "None", "<NA>", "N/A", "NA", "null"])
-def test_a_word_for_an_empty_field_is_one_in_every_column(tmp_path: Path, blank: str) -> None:
+def test_a_word_for_an_empty_field_is_one_in_every_column(
+    tmp_path: Path, blank: str, caplog: pytest.LogCaptureFixture
+) -> None:
     (_, silent) = mapped(tmp_path / "a", "it", ["AF", blank], report_column="it", labels_column="it")
     assert silent.statements == () and silent.labels == {}
+    caplog.clear()
     (_, one, other) = mapped(tmp_path / "b", "it", ["p", blank, blank], patient_column="it")
     assert one.patient != other.patient, "two patients without an id are not one"
+    assert "the table names no patient for 2 of 3 records" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_note_links_are_kept_on_request(root, tmp_path, caplog):
     links = [
         (10000032, 40689238, "x", "10000032-EK-4", 4, ""),
         (10000032, 40689238, "x", "10000032-EK-5", 5, ""),
-        (1, 44458630, "x", "n", "", ""),
+        ("", 44458630, "x", "n", "", ""),
     ]
     write_csv(table, header, links)
     source = open_source("mimic-iv-ecg", root, waveform_note_links=table)
@@ -164,6 +164,33 @@ def test_a_row_whose_path_is_that_of_another_subject_or_study_is_rejected_and_ne
     for entry in source.entries():
         with pytest.raises(RecordRejected, match=r"bad-metadata.*says s(tudy|ubject) \d+, the path \d+"):
             source.read(entry)
+
+
+def test_a_report_that_its_table_gives_to_another_subject_is_rejected_with_both_named(root):
+    rows = list(csv.reader((root / "machine_measurements.csv").open()))
+    studies = [row[1] for row in rows[1:]]  # one column sorted, the others left
+    rows[1:] = [[row[0], study, *row[2:]] for row, study in zip(rows[1:], sorted(studies), strict=True)]
+    write_csv(root / "machine_measurements.csv", rows[0], rows[1:])
+    source, found = open_source("mimic-iv-ecg", root), {}
+    for entry in source.entries():
+        try:
+            found[entry.key] = source.read(entry).statements
+        except RecordRejected as error:
+            found[entry.key] = str(error)
+    first = found["mimic-40689238"]
+    assert "bad-metadata" in first and "record_list.csv gives study 40689238 to subject 10000032" in first
+    assert "machine_measurements.csv to 10000117" in first
+    assert found["mimic-45090959"] == (), "in no table of reports, as before"
+    assert found["mimic-44458630"] not in (("Of another record",), ("Sinus rhythm",))
+
+
+def test_a_note_that_its_table_gives_to_another_subject_is_rejected(root, tmp_path):
+    header = ("subject_id", "study_id", "waveform_path", "note_id", "note_seq", "charttime")
+    write_csv(tmp_path / "links.csv", header, [("p10000117.0", 40689238, "x", "10000117-EK-4", 4, "")])
+    source = open_source("mimic-iv-ecg", root, waveform_note_links=tmp_path / "links.csv", min_matched=0)
+    entry = next(iter(source.entries()))
+    with pytest.raises(RecordRejected, match=r"study 40689238 to subject 10000032, the table of notes to 10000117"):
+        source.read(entry)
 
 
 def test_a_header_of_another_subject_is_rejected(root):

@@ -167,6 +167,23 @@ def test_scp_codes_are_data_and_never_run(text):
         parse_scp_codes(text)
 
 
+def test_records_to_which_the_table_gives_no_fold_or_no_patient_are_counted(root, caplog):
+    meta(root)
+    assert "folds not given" not in caplog.text and "patients not named" not in caplog.text
+    with (root / "ptbxl_database.csv").open(newline="") as stream:
+        header, *rows = csv.reader(stream)
+    for row in rows[:2]:
+        row[header.index("strat_fold")] = row[header.index("patient_id")] = ""
+    with (root / "ptbxl_database.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    source = open_source("ptb-xl", root)
+    for _ in range(2):  # a second walk counts anew
+        caplog.clear()
+        list(source.entries())
+        assert "the table gives no fold to 2 of 5 records; theirs follows from the hash" in caplog.text
+        assert "the table names no patient for 2 of 5 records" in caplog.text
+
+
 def test_outside_labels_join_the_published_ones(root, tmp_path):
     (tmp_path / "truth.csv").write_text("ecg_id,label_set,label\n1,finding,normal\n")
     entries = meta(root, labels=tmp_path / "truth.csv")

@@ -129,6 +129,21 @@ def test_microvolts_are_converted_when_named_and_caught_when_not():
         conform_signal(CONTRACT, signal, sampling_rate=500, units="V")
 
 
+def test_an_offset_that_changes_the_embedding_is_told_and_a_transposed_array_is_called_that(caplog):
+    signal = ecg()
+    conform_signal(CONTRACT, signal + 1.5, sampling_rate=500)
+    assert "offset" not in caplog.text
+    signal[0, 4] -= 2048 / 200  # the middle of 12 bits at 200 counts per mV
+    out = conform_signal(CONTRACT, signal, sampling_rate=500)
+    assert "offset_leads=1 " in caplog.text and np.array_equal(out.signal, signal)
+    caplog.clear()
+    conform_signal(CONTRACT, signal[:1, :, :500], sampling_rate=500)  # the padding counts for nothing
+    assert "offset_leads=1 " in caplog.text
+    with pytest.raises(UserError, match="signal has 1000 leads but 12 names") as caught:
+        conform_signal(CONTRACT, signal[0].T, sampling_rate=500)
+    assert "transpose it" in caught.value.remedy
+
+
 def test_a_record_without_any_lead_is_named():
     mask = np.ones((2, 12), dtype=bool)
     mask[1] = False
