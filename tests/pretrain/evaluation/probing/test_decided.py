@@ -15,6 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.pretrain.evaluation.grid.plan import OpenTask
 from cardialign.pretrain.evaluation.probing import attention
 from cardialign.pretrain.evaluation.probing.attention import attention_probe
 from cardialign.pretrain.evaluation.probing.cells import CellJob, keep_systems, keep_task, run_cell
@@ -27,6 +28,7 @@ from cardialign.pretrain.evaluation.probing.systems import System
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask, task_of_folds, task_of_protocol
 from cardialign.pretrain.evaluation.probing.tokens import Tokens
 from cardialign.pretrain.evaluation.probing.tuned import tune
+from cardialign.pretrain.evaluation.protocols import load_task
 from tests.pretrain.evaluation.probing.test_fine_tune import PARTS as TUNED_PARTS
 from tests.pretrain.evaluation.probing.test_fine_tune import Reader, make, records
 from tests.support.open_codes import OpenCodes, by_hand
@@ -273,6 +275,15 @@ def test_a_cell_in_files_is_the_same(csn: ShardSet, result: ProbeResult, tmp_pat
     found = run_cell(CellJob(tmp_path / "systems", tmp_path / "task", ProbeOptions(bootstrap=50)))
     assert isinstance(found, ProbeResult)
     assert found.to_dict()["rows"] == result.to_dict()["rows"]
+
+
+def test_a_cell_of_a_grid_that_knew_nothing_open_is_not_taken_for_one_of_now(csn: ShardSet) -> None:
+    task = protocol(csn)
+    now, then = (
+        OpenTask(load_task("clean-v2:csn"), "csn", each).digest(csn)
+        for each in (task, dataclasses.replace(task, decided=None))
+    )
+    assert now != then
 
 
 def test_fine_tuning_is_scored_over_decided_records_and_says_how_many_are_not(csn: ShardSet) -> None:
