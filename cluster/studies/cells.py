@@ -215,7 +215,7 @@ def _scored(cell: Cell, encoder: LoadedEncoder, setting: Setting, shard_set: Sha
     task = task_of_folds(shard_set, setting.label_set, learn, [validation], [cell.fold])
     embedded = embed_set([encoder], shard_set, task.rows, EmbedOptions(with_features=True))[0]
     assert embedded.features is not None
-    fitted = probe(np.asarray(embedded.features), task.truth, task.parts)
+    fitted = probe(np.asarray(embedded.features), task.truth, task.parts, decided=task.decided)
     place = np.searchsorted(task.rows, words.rows)
     cosines = np.asarray(embedded.embedding)[place] @ class_embeddings(encoder, words.prompts).T
     test = task.parts.test

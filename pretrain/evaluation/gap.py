@@ -21,7 +21,7 @@ from cardialign.pretrain.evaluation.features import EmbedOptions, Progress
 from cardialign.pretrain.evaluation.intervals import difference_interval, unlike_difference_interval
 from cardialign.pretrain.evaluation.probing.linear_probe import Parts, probe
 from cardialign.pretrain.evaluation.probing.systems import ReadOptions, systems
-from cardialign.pretrain.evaluation.probing.tasks import PARTS, ProbeTask
+from cardialign.pretrain.evaluation.probing.tasks import PARTS, ProbeTask, joint_labels
 from cardialign.pretrain.evaluation.prompts import PromptSet
 from cardialign.pretrain.evaluation.protocols import ProtocolTask, load_task, open_task, tasks_of
 from cardialign.pretrain.evaluation.result import plain
@@ -314,7 +314,7 @@ def _part(shard_set: ShardSet, chosen: dict[str, Side], part: str, mode: str) ->
             "build shards from more of the data set, or give the label files of all parts",
         )
     rows = rows[kept]
-    decided = decided_records(shard_set, rows, replace(words, label_set=labels.words.label_set)) if labels.own else None
+    decided = decided_records(shard_set, rows, labels.words.label_set, words.codes) if labels.own else None
     return EvaluationTask(
         words, rows, truth[kept], shard_set.patients[rows], {}, decided=decided,
         first_seconds=chosen["length"].task.values.get("first_seconds"), crop=chosen["pieces"].task.crop,
@@ -328,18 +328,16 @@ def _probed(
     """Log odds of the test records by a probe of all training records."""
     rows = np.unique(np.concatenate([each.rows for each in parts.values()]))
     places = {part: np.searchsorted(rows, each.rows) for part, each in parts.items()}
-    truth = np.zeros((len(rows), parts["test"].truth.shape[1]), dtype=bool)
-    for part, each in parts.items():
-        truth[places[part]] = each.truth
+    truth, decided = joint_labels(rows, list(parts.values()))
     test = parts["test"]
     task = ProbeTask(
         "gap", [], rows, truth, shard_set.patients[rows], Parts(*(places[part] for part in PARTS)),
-        test.first_seconds, {}, test.crop,
+        test.first_seconds, {}, test.crop, decided,
     )  # fmt: skip
     how = EmbedOptions(batch_size=options.batch_size, normalisation=test.normalisation)
     (system,) = systems(encoder, shard_set, task, (), options.seed, ReadOptions(embed=how))
     try:
-        return probe(system.features, truth, task.parts).scores
+        return probe(system.features, truth, task.parts, decided=decided).scores
     except ValueError as error:
         raise UserError(f"linear probe: {error}", "build shards from more of the data set") from None
 

@@ -61,12 +61,14 @@ def auroc(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = No
         return np.where(pairs > 0, (positive_weights * outranked).sum(axis=1) / pairs, np.nan)
 
 
-def class_auroc(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def class_auroc(scores: np.ndarray, truth: np.ndarray, decided: np.ndarray | None = None) -> np.ndarray:
     """AUROC of every class: scores (n, C), truth (n, C) bool -> float64 (C,).
 
-    NaN for a class without positives or without negatives.
+    decided (n, C) bool: a class is scored over these records, None = all. NaN for a class without positives or without
+    negatives among them.
     """
-    return np.array([auroc(scores[:, c], truth[:, c])[0] for c in range(scores.shape[1])])
+    chosen = [_rows_of(decided, c) for c in range(scores.shape[1])]
+    return np.array([auroc(scores[rows, c], truth[rows, c])[0] for c, rows in enumerate(chosen)])
 
 
 def patient_resamples(
@@ -127,6 +129,13 @@ class Estimate:
 
 def _rows_of(decided: np.ndarray | None, column: int) -> np.ndarray | slice:
     return slice(None) if decided is None or decided[:, column].all() else decided[:, column]
+
+
+def decided_at(
+    decided: np.ndarray | None, rows: np.ndarray | slice = slice(None), columns: np.ndarray | slice = slice(None)
+) -> np.ndarray | None:
+    """These records and classes of decided (n, C) bool; None, which is all of them, stays None."""
+    return None if decided is None else decided[rows][:, columns]
 
 
 def usable_classes(truth: np.ndarray, decided: np.ndarray | None = None) -> tuple[np.ndarray, dict[int, str]]:

@@ -86,17 +86,17 @@ def labelled_task(
     chosen = None if folds is None else tuple(int(f) for f in folds)
     counts = matrix.sum(axis=0)
     unprompted = {} if classes else {c: int(counts[column[c]]) for c in known if c not in words.codes}
-    decided = decided_records(shard_set, rows, words)
+    decided = decided_records(shard_set, rows, words.label_set, words.codes)
     return EvaluationTask(words, rows, truth, shard_set.patients[rows], unprompted, chosen, rule, decided=decided)
 
 
-def decided_records(shard_set: ShardSet, rows: np.ndarray, words: PromptSet) -> np.ndarray | None:
-    """bool (n, C) over the classes of `words`: False where a record's own codes leave the class open.
+def decided_records(shard_set: ShardSet, rows: np.ndarray, label_set: str, codes: Sequence[str]) -> np.ndarray | None:
+    """bool (n, C) over these classes of a label set: False where a record's own codes leave the class open.
 
     None where nothing is open: every record is a positive or a negative of every class.
     """
-    left_open = open_classes(shard_set, rows, words.label_set)
-    if not left_open:
+    left_open = open_classes(shard_set, rows, label_set)
+    if not set(left_open) & set(codes):
         return None
     none = np.zeros(len(rows), dtype=bool)
-    return np.stack([~left_open.get(code, none) for code in words.codes], axis=1)
+    return np.stack([~left_open.get(code, none) for code in codes], axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -28,7 +29,7 @@ from cardialign.pretrain.run.integrity import (
 from cardialign.pretrain.training.checkpoints.condition import Finding, newest_sound, verify
 from cardialign.pretrain.training.checkpoints.files import committed
 from cardialign.pretrain.training.checkpoints.load import load_weights
-from cardialign.pretrain.training.checkpoints.state import TrainerState, changed_keys
+from cardialign.pretrain.training.checkpoints.state import TrainerState, changed_keys, stored_config
 from cardialign.pretrain.training.data import open_data
 
 log = logging.getLogger(__name__)
@@ -53,10 +54,10 @@ def export_run(
     Raises UserError when the run has no verified checkpoint, a newer one cannot be read now, or `out` exists.
     """
     run_dir = Path(run_dir)
-    beside = read_json(run_dir / CONFIG)
+    beside, unread = _beside(run_dir)
     found, passed = newest_sound(run_dir) if step is None else (_checkpoint(run_dir, step), [])
     if found is None:
-        raise _nothing_to_export(run_dir, beside, passed)
+        raise _nothing_to_export(run_dir, passed)
     out = Path(out) if out else run_dir / EXPORT
     refuse_to_replace(out, overwrite)
     state = TrainerState.read(found.path)
@@ -89,8 +90,21 @@ def export_run(
         "bytes": sum(p.stat().st_size for p in files),
         "digest": verify_export(out),
         "passed_over": [one.said() for one in passed],
-        "differs": _differing(state, beside, run_dir),
+        "differs": {CONFIG: [None, unread]} if unread else _differing(state, beside, run_dir),
     }
+
+
+def _beside(run_dir: Path) -> tuple[dict[str, Any] | None, str]:
+    """What `config.resolved.json` says now, None where it is absent or unreadable; why it is unreadable.
+
+    An export needs it no more than to find shards that were moved: it is told, and no end.
+    """
+    try:
+        told = stored_config(run_dir)
+    except UserError as error:
+        log.warning("run=%s exported=configuration-of-the-checkpoint ignored=%s", run_dir, error.problem)
+        return None, error.problem
+    return None if told is None else json.loads(json.dumps(told.resolved())), ""
 
 
 def _checkpoint(run_dir: Path, step: int) -> Finding:
@@ -102,8 +116,8 @@ def _checkpoint(run_dir: Path, step: int) -> Finding:
     return verify(known[step])
 
 
-def _nothing_to_export(run_dir: Path, beside: dict[str, Any] | None, passed: list[Finding]) -> UserError:
-    if beside is None and not passed:
+def _nothing_to_export(run_dir: Path, passed: list[Finding]) -> UserError:
+    if not (run_dir / CONFIG).exists() and not passed:
         return UserError(f"{run_dir} holds no run ({CONFIG} is missing)", "give the --run-dir of `cardialign pretrain`")
     return UserError(
         f"{run_dir} has no verified checkpoint" + "".join(f"\n  - {one.said()}" for one in passed),
@@ -161,7 +175,7 @@ def _records(state: TrainerState, checkpoint: Path, later: tuple[Path, ...] = ()
 
 
 def _selected(state: TrainerState, run_dir: Path) -> TrainedOn:
-    config = _where_its_shards_are(state, read_json(run_dir / CONFIG), run_dir)
+    config = _where_its_shards_are(state, _beside(run_dir)[0], run_dir)
     parts = config.data.parts
     try:
         opened, selection, _ = open_data(config)
@@ -197,7 +211,8 @@ def _where_its_shards_are(state: TrainerState, beside: dict[str, Any] | None, ru
     """The checkpoint's configuration, with the places of the shards that the run's own file says now."""
     data = (beside or {}).get("data")
     places = {key: data[key] for key in ("shards", "mixture") if key in data} if isinstance(data, dict) else {}
-    return parse_config({**state.config, "data": {**state.config["data"], **places}}, str(run_dir / CONFIG))
+    own = parse_config(state.config, f"configuration of a checkpoint in {run_dir}").resolved()
+    return parse_config({**own, "data": {**own["data"], **places}}, str(run_dir / CONFIG))
 
 
 def _trained_on(

@@ -106,7 +106,14 @@ def _checkpoint(path: Path) -> Start:
     encoder = encoder_section(state.config, f"configuration of {path}")
     rate = None if state.spec is None else state.spec.sampling_rate
     origin = {"checkpoint": str(path), "step": state.step, "digest": state.digest}
-    return Start(weights, encoder, state.config["data"]["normalisation"], rate, origin)
+    data = state.config.get("data")
+    normalisation = data.get("normalisation") if isinstance(data, dict) else None
+    if not isinstance(normalisation, str):
+        raise files.CheckpointError(
+            f"checkpoint {path}: the configuration in its {files.STATE} does not say data.normalisation",
+            "name another checkpoint, or an exported encoder",
+        )
+    return Start(weights, encoder, normalisation, rate, origin)
 
 
 def initialise(method: Method, config: RunConfig, start: Start) -> Initialised:

@@ -27,6 +27,16 @@ def write_checkpoint(
     return files.commit(run_dir, step, entries, {"world_size": 2})
 
 
+def resealed(path: Path, state: bytes) -> None:
+    """Another `trainer_state.json` in a committed checkpoint, whose digests say that nothing changed."""
+    (path / files.STATE).write_bytes(state)
+    run_dir, step = path.parent.parent, int(path.name.removeprefix(files.PREFIX))
+    folder = files.temporary_path(run_dir, step)
+    path.rename(folder)
+    (folder / files.MANIFEST).unlink()
+    files.commit(run_dir, step, files.seal(folder, files.files_below(folder)), {})
+
+
 def flip(path: Path, at: int | None = None) -> None:
     """Another byte in the middle of a file, or at `at`."""
     raw = bytearray(path.read_bytes())

@@ -75,6 +75,8 @@ class OpenTask:
         for array in (self.found.rows, parts.train, parts.validation, parts.test):
             content.update(array.astype("<i8").tobytes())
         content.update(np.packbits(self.found.truth).tobytes())
+        if self.found.decided is not None:
+            content.update(np.packbits(self.found.decided).tobytes())
         return content.hexdigest()
 
 
@@ -97,7 +99,7 @@ def _opened(plan: GridPlan, task: ProtocolTask) -> OpenTask:
         found = task_of_protocol(task.spec, shard_set, plan.label_files)
     except (UserError, DataError) as error:
         return OpenTask(task, name, None, error.problem)
-    usable, _ = usable_classes(found.truth[found.parts.test])
+    usable, _ = usable_classes(found.truth[found.parts.test], found.decided_in(found.parts.test))
     if not usable.size:
         count = len(found.parts.test)
         return OpenTask(task, name, None, f"no class has both positives and negatives among {count} test records")

@@ -16,16 +16,15 @@ from torch import Tensor, nn
 
 from cardialign.pretrain.evaluation.probing.linear_probe import (
     STRENGTHS,
+    Learnable,
     Parts,
     ProbeFit,
-    choose,
-    classes_to_judge,
+    learnable,
     unseen_classes,
 )
 from cardialign.pretrain.evaluation.probing.logistic import fit_path
-from cardialign.pretrain.evaluation.probing.subsets import subset
 from cardialign.pretrain.evaluation.probing.tokens import Tokens
-from cardialign.pretrain.evaluation.scoring import class_auroc, usable_classes
+from cardialign.pretrain.evaluation.scoring import decided_at
 
 BATCH, ROUNDS, PATIENCE = 64, 60, 10
 STEPS = 10
@@ -59,25 +58,30 @@ class AttentionProbe(nn.Module):
 
 
 def attention_probe(
-    tokens: Tokens, truth: np.ndarray, parts: Parts, share: float = 1.0, style: str = "random", seed: int = 0
+    tokens: Tokens,
+    truth: np.ndarray,
+    parts: Parts,
+    share: float = 1.0,
+    style: str = "random",
+    seed: int = 0,
+    decided: np.ndarray | None = None,
 ) -> ProbeFit:
     """Tokens of n records, truth bool (n, C) -> the probe of the epoch that the validation records choose.
 
+    decided bool (n, C), None = all: a class is learnt from these records, and chosen by them.
     The penalty is that of the linear probe of the mean token, chosen on validation. Equal input gives equal scores.
     Raises ValueError as `linear_probe.probe`.
     """
-    rows = parts.train[subset(truth[parts.train], share, style, seed)]
-    learnt, _ = usable_classes(truth[rows])
-    judged = classes_to_judge(truth, parts, learnt)
-    known, answers = truth[rows][:, learnt], truth[parts.validation][:, learnt]
+    known = learnable(truth, parts, decided, share, style, seed)
+    rows, learnt = known.rows, known.learnt
     model = AttentionProbe(*_statistics(tokens, rows), len(learnt))
-    path = fit_path(_pooled(model, tokens, rows), known, STRENGTHS)
+    path = fit_path(_pooled(model, tokens, rows), known.truth[rows], STRENGTHS, decided_at(known.decided, rows))
     middle = _pooled(model, tokens, parts.validation)
-    best, _ = choose([each.scores(middle) for each in path], answers, judged)
+    best, _ = known.choose([each.scores(middle) for each in path], parts.validation)
     with torch.no_grad():
         model.head.weight.copy_(torch.from_numpy(path[best].weights.T))
         model.head.bias.copy_(torch.from_numpy(path[best].intercepts))
-    model, value = _trained(model, tokens, rows, known, path[best].strength, (parts.validation, answers, judged), seed)
+    model, value = _trained(model, tokens, known, path[best].strength, parts.validation, seed)
     scores = np.zeros((len(parts.test), truth.shape[1]))
     scores[:, learnt] = _scores(model, tokens, parts.test)
     unseen = unseen_classes(learnt, truth.shape[1])
@@ -87,17 +91,15 @@ def attention_probe(
 def _trained(
     model: AttentionProbe,
     tokens: Tokens,
-    rows: np.ndarray,
-    known: np.ndarray,
+    known: Learnable,
     strength: float,
-    validation: tuple[np.ndarray, np.ndarray, np.ndarray],
+    validation: np.ndarray,
     seed: int,
 ) -> tuple[AttentionProbe, float]:
-    places, answers, judged = validation
+    rows = known.rows
 
     def judge() -> float:
-        scores = _scores(model, tokens, places)
-        return float(class_auroc(scores[:, judged], answers[:, judged]).mean())
+        return known.macro(_scores(model, tokens, validation), validation)
 
     draw = np.random.default_rng([seed, 2])
     groups = [
@@ -110,7 +112,7 @@ def _trained(
         passes = max(1, -(-STEPS * BATCH // len(rows)))
         order = np.concatenate([draw.permutation(len(rows)) for _ in range(passes)])
         for start in range(0, len(order), BATCH):
-            _step(model, optimizer, tokens, rows, known, order[start : start + BATCH], strength)
+            _step(model, optimizer, tokens, known, rows[order[start : start + BATCH]], strength)
         found = judge()
         if found > value:
             value, best, at = found, copy.deepcopy(model.state_dict()), round_
@@ -124,15 +126,16 @@ def _step(
     model: AttentionProbe,
     optimizer: torch.optim.Optimizer,
     tokens: Tokens,
-    rows: np.ndarray,
-    known: np.ndarray,
+    known: Learnable,
     some: np.ndarray,
     strength: float,
 ) -> None:
-    values, mask = map(torch.from_numpy, tokens.rows(rows[some]))
-    wanted = torch.from_numpy(known[some]).float()
-    loss = F.binary_cross_entropy_with_logits(model(values, mask), wanted, reduction="none").sum(1).mean()
-    loss = loss + 0.5 * model.head.weight.square().sum() / (strength * len(rows))
+    values, mask = map(torch.from_numpy, tokens.rows(some))
+    wanted, decided = torch.from_numpy(known.truth[some]).float(), decided_at(known.decided, some)
+    losses = F.binary_cross_entropy_with_logits(model(values, mask), wanted, reduction="none")
+    if decided is not None:
+        losses = losses * torch.from_numpy(decided)
+    loss = losses.sum(1).mean() + 0.5 * model.head.weight.square().sum() / (strength * len(known.rows))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()

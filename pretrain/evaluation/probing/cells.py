@@ -32,7 +32,7 @@ from cardialign.pretrain.evaluation.windows import Crop
 from cardialign.pretrain.export.usable import UsableEncoder
 
 SYSTEMS, TASK = "systems.json", "task.json"
-_ARRAYS = ("rows", "truth", "train", "validation", "test", "patients", "places")
+_ARRAYS = ("rows", "truth", "decided", "train", "validation", "test", "patients", "places")
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,8 @@ def keep_task(folder: Path, task: ProbeTask, places: np.ndarray) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     patients = np.unique(task.patients, return_inverse=True)[1].astype(np.int64)  # the order decides the resamples
     parts = task.parts
-    arrays = (task.rows, task.truth, parts.train, parts.validation, parts.test, patients, places)
+    decided = np.ones_like(task.truth) if task.decided is None else task.decided
+    arrays = (task.rows, task.truth, decided, parts.train, parts.validation, parts.test, patients, places)
     for name, array in zip(_ARRAYS, arrays, strict=True):
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     told = {"name": task.name, "names": task.names, "first_seconds": task.first_seconds, "about": task.about}
@@ -206,6 +207,7 @@ class _Stored:
             values["first_seconds"],
             values["about"],
             None if values["crop"] is None else Crop(**values["crop"]),
+            None if found["decided"].all() else found["decided"],
         )
         return cls(task, found["places"])
 

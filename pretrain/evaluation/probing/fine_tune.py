@@ -25,8 +25,8 @@ from cardialign.pretrain.config import Fraction, Strict
 from cardialign.pretrain.config.load import set_dotted
 from cardialign.pretrain.config.sentences import sentences
 from cardialign.pretrain.encoders.base import EcgEncoder
-from cardialign.pretrain.evaluation.probing.linear_probe import Parts, classes_to_judge, unseen_classes
-from cardialign.pretrain.evaluation.scoring import class_auroc, usable_classes
+from cardialign.pretrain.evaluation.probing.linear_probe import Learnable, Parts, unseen_classes
+from cardialign.pretrain.evaluation.scoring import decided_at
 from cardialign.pretrain.evaluation.windows import starts
 
 log = logging.getLogger(__name__)
@@ -170,13 +170,15 @@ def fine_tune(
     parts: Parts,
     options: FineTuneOptions,
     device: torch.device | str = "cpu",
+    decided: np.ndarray | None = None,
 ) -> FineTuned:
     """Train a copy of the encoder and a new head on the training records; the encoder given stays as it is.
 
-    truth bool (n, C). Raises ValueError when no class is in training and in validation, UserError when it diverges.
+    truth bool (n, C); decided bool (n, C), None = all: the loss of a class, and the choice of the epoch, are over these
+    records. Raises ValueError when no class is in training and in validation, UserError when it diverges.
     """
-    learnt, _ = usable_classes(truth[parts.train])
-    judged = learnt[classes_to_judge(truth, parts, learnt)]
+    known = Learnable.of(truth, parts, decided, parts.train)
+    labels = _Labels(truth, decided)
     draw = np.random.default_rng([options.seed, 1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
@@ -186,14 +188,14 @@ def fine_tune(
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate(steps, options.warmup))
         found, best = FineTuned(np.empty(0)), model.state_dict()
         for epoch in range(1, options.epochs + 1):
-            _epoch(model, optimizer, schedule, read, truth, draw.permutation(parts.train), options, draw)
+            _epoch(model, optimizer, schedule, read, labels, draw.permutation(parts.train), options, draw)
             scores = score(model, read, parts.validation, options.crop_seconds, options.crop_average)
             if not np.isfinite(scores).all():
                 raise UserError(
                     f"training diverged: after epoch {epoch} the scores are not finite",
                     f"lower the rate: --set lr={options.lr / 3:.1g}",
                 )
-            found.history.append(float(class_auroc(scores[:, judged], truth[parts.validation][:, judged]).mean()))
+            found.history.append(known.macro(scores[:, known.learnt], parts.validation))
             log.info("fine_tune epoch=%d validation=%.4f", epoch, found.history[-1])
             if found.history[-1] > max(found.history[:-1], default=-1.0):
                 found.best_epoch, best = epoch, copy.deepcopy(model.state_dict())
@@ -201,9 +203,27 @@ def fine_tune(
                 break
         model.load_state_dict(best)
         found.scores = score(model, read, parts.test, options.crop_seconds, options.crop_average)
-        found.unseen = unseen_classes(learnt, truth.shape[1])
+        found.unseen = unseen_classes(known.learnt, truth.shape[1])
         found.scores[:, list(found.unseen)] = 0.0
     return found
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """truth bool (n, C); decided bool (n, C), None = all."""
+
+    truth: np.ndarray
+    decided: np.ndarray | None
+
+    def loss(self, logits: Tensor, rows: np.ndarray) -> Tensor:
+        """Binary cross-entropy of logits (B, C), the mean over the records and classes that are decided."""
+        wanted = torch.from_numpy(self.truth[rows]).float().to(logits.device)
+        decided = decided_at(self.decided, rows)
+        if decided is None or decided.all():
+            return F.binary_cross_entropy_with_logits(logits, wanted)
+        known = torch.from_numpy(decided).float().to(logits.device)
+        losses = F.binary_cross_entropy_with_logits(logits, wanted, weight=known, reduction="sum")
+        return losses / known.sum().clamp(min=1)
 
 
 def _rate(steps: int, warmup: float) -> Callable[[int], float]:
@@ -222,7 +242,7 @@ def _epoch(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     read: Reader,
-    truth: np.ndarray,
+    labels: _Labels,
     order: np.ndarray,
     options: FineTuneOptions,
     draw: np.random.Generator,
@@ -237,7 +257,7 @@ def _epoch(
             signal, valid = random_crop(signal, valid, _samples(model, options.crop_seconds), draw)
         leads = torch.from_numpy(batch.lead_mask)
         logits = model(signal.to(device), leads.to(device), valid.to(device))
-        loss = F.binary_cross_entropy_with_logits(logits, torch.from_numpy(truth[rows]).float().to(device))
+        loss = labels.loss(logits, rows)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

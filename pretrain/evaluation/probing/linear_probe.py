@@ -18,7 +18,7 @@ from scipy.special import expit
 from cardialign.pretrain.evaluation.probing.logistic import LogisticClassifier, fit_path
 from cardialign.pretrain.evaluation.probing.neighbours import neighbour_scores
 from cardialign.pretrain.evaluation.probing.subsets import subset
-from cardialign.pretrain.evaluation.scoring import class_auroc, usable_classes
+from cardialign.pretrain.evaluation.scoring import class_auroc, decided_at, usable_classes
 from cardialign.pretrain.evaluation.windows import mean_over_windows
 
 STRENGTHS = tuple(10.0**k for k in np.arange(-5.0, 1.5, 0.5))
@@ -57,19 +57,71 @@ class ProbeFit:
     unseen: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Learnable:
+    """What a probe may learn and choose by. rows: places of its training records; learnt: the classes that they have
+    and lack; judged: places among these classes of those that the validation records can rank.
+
+    truth, decided (n, C') bool: of the learnt classes, for all records. A record that leaves a class open is no
+    negative of it: it is neither learnt from nor chosen by for this class. decided None = nothing is open.
+    """
+
+    rows: np.ndarray
+    learnt: np.ndarray
+    judged: np.ndarray
+    truth: np.ndarray
+    decided: np.ndarray | None
+
+    @classmethod
+    def of(cls, truth: np.ndarray, parts: Parts, decided: np.ndarray | None, chosen: np.ndarray) -> Learnable:
+        """chosen: places of the training records. Raises ValueError when no class is left to learn and choose by."""
+        learnt, _ = usable_classes(truth[chosen], decided_at(decided, chosen))
+        truth, decided = truth[:, learnt], decided_at(decided, columns=learnt)
+        judged, _ = usable_classes(truth[parts.validation], decided_at(decided, parts.validation))
+        if not judged.size:
+            raise ValueError("no class has positives and negatives both in training and in validation")
+        return cls(chosen, learnt, judged, truth, decided)
+
+    def macro(self, scores: np.ndarray, places: np.ndarray) -> float:
+        """Macro AUROC of the judged classes: scores (m, C') of the records at these places."""
+        known = decided_at(self.decided, places, self.judged)
+        return float(class_auroc(scores[:, self.judged], self.truth[places][:, self.judged], known).mean())
+
+    def choose(self, candidates: Sequence[np.ndarray], places: np.ndarray) -> tuple[int, float]:
+        """The first of the best: the most regularised one, the smallest k."""
+        values = [self.macro(scores, places) for scores in candidates]
+        best = int(np.argmax(values))
+        return best, values[best]
+
+
+def learnable(
+    truth: np.ndarray, parts: Parts, decided: np.ndarray | None, share: float, style: str, seed: int
+) -> Learnable:
+    """The same for a part of the training records (`subsets.subset`)."""
+    known = truth if decided is None else truth & decided
+    return Learnable.of(truth, parts, decided, parts.train[subset(known[parts.train], share, style, seed)])
+
+
 def probe(
-    features: np.ndarray, truth: np.ndarray, parts: Parts, share: float = 1.0, style: str = "random", seed: int = 0
+    features: np.ndarray,
+    truth: np.ndarray,
+    parts: Parts,
+    share: float = 1.0,
+    style: str = "random",
+    seed: int = 0,
+    decided: np.ndarray | None = None,
 ) -> ProbeFit:
     """Features (n, F), or (n, W, F) of pieces, truth bool (n, C) -> the regression that the validation records choose.
 
+    decided bool (n, C), None = all: a class is learnt from these records, and chosen by them.
     Raises ValueError when no class can be learnt, or none is left to choose by.
     """
-    rows = parts.train[subset(truth[parts.train], share, style, seed)]
-    learnt, _ = usable_classes(truth[rows])
-    judged = classes_to_judge(truth, parts, learnt)
-    path = fit_path(*_separate(features[rows], truth[rows][:, learnt]), STRENGTHS)
+    known = learnable(truth, parts, decided, share, style, seed)
+    rows, learnt = known.rows, known.learnt
+    pieces, of = _separate(features[rows])
+    path = fit_path(pieces, known.truth[rows][of], STRENGTHS, decided_at(decided_at(known.decided, rows), of))
     candidates = [_record_scores(found, features[parts.validation]) for found in path]
-    best, value = choose(candidates, truth[parts.validation][:, learnt], judged)
+    best, value = known.choose(candidates, parts.validation)
     scores = np.zeros((len(parts.test), truth.shape[1]))
     scores[:, learnt] = _record_scores(path[best], features[parts.test])
     unseen = unseen_classes(learnt, truth.shape[1])
@@ -77,49 +129,41 @@ def probe(
 
 
 def neighbours(
-    features: np.ndarray, truth: np.ndarray, parts: Parts, share: float = 1.0, style: str = "random", seed: int = 0
+    features: np.ndarray,
+    truth: np.ndarray,
+    parts: Parts,
+    share: float = 1.0,
+    style: str = "random",
+    seed: int = 0,
+    decided: np.ndarray | None = None,
 ) -> ProbeFit:
     """The same by k nearest neighbours; the validation records choose k. Nothing is fitted; pieces are averaged."""
     features = _averaged(features)
-    rows = parts.train[subset(truth[parts.train], share, style, seed)]
-    learnt, _ = usable_classes(truth[rows])
-    judged = classes_to_judge(truth, parts, learnt)
+    known = learnable(truth, parts, decided, share, style, seed)
+    rows, learnt = known.rows, known.learnt
     counts = [k for k in NEIGHBOURS if k <= len(rows)]
-    known = features[rows], truth[rows][:, learnt]
-    candidates = [neighbour_scores(*known, features[parts.validation], k) for k in counts]
-    best, value = choose(candidates, truth[parts.validation][:, learnt], judged)
+
+    def voted(asked: np.ndarray, k: int) -> np.ndarray:
+        return neighbour_scores(features[rows], known.truth[rows], asked, k, decided_at(known.decided, rows))
+
+    best, value = known.choose([voted(features[parts.validation], k) for k in counts], parts.validation)
     scores = np.zeros((len(parts.test), truth.shape[1]))
-    scores[:, learnt] = neighbour_scores(*known, features[parts.test], counts[best])
+    scores[:, learnt] = voted(features[parts.test], counts[best])
     return ProbeFit(share, style, seed, len(rows), counts[best], value, scores, unseen_classes(learnt, truth.shape[1]))
-
-
-def classes_to_judge(truth: np.ndarray, parts: Parts, learnt: np.ndarray) -> np.ndarray:
-    """Places among the learnt classes that the validation records can rank."""
-    judged, _ = usable_classes(truth[parts.validation][:, learnt])
-    if not judged.size:
-        raise ValueError("no class has positives and negatives both in training and in validation")
-    return judged
-
-
-def choose(candidates: Sequence[np.ndarray], truth: np.ndarray, judged: np.ndarray) -> tuple[int, float]:
-    """The first of the best: the most regularised one, the smallest k."""
-    values = [float(class_auroc(scores[:, judged], truth[:, judged]).mean()) for scores in candidates]
-    best = int(np.argmax(values))
-    return best, values[best]
 
 
 def unseen_classes(learnt: np.ndarray, classes: int) -> tuple[int, ...]:
     return tuple(c for c in range(classes) if c not in set(learnt.tolist()))
 
 
-def _separate(features: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every piece that holds signal as a row (m, F), with the truth bool (m, C) of its record."""
+def _separate(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every piece that holds signal as a row (m, F), and the place (m,) of its record."""
     if features.ndim == 2:
-        return features, truth
+        return features, np.arange(len(features))
     used = np.isfinite(features).all(axis=2)
     if not used[:, 0].all():  # the first piece of a record always counts
         raise ValueError("the features hold values that are not finite")
-    return features[used], truth[np.nonzero(used)[0]]
+    return features[used], np.nonzero(used)[0]
 
 
 def _record_scores(classifier: LogisticClassifier, features: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from cardialign.pretrain.evaluation.scoring import (
     ClassTable,
     Estimate,
     class_auroc,
+    decided_at,
     score_classes,
     usable_classes,
 )
@@ -35,7 +36,7 @@ Reader = Callable[..., ProbeFit]
 
 
 def readers_of(system: System, with_neighbours: bool) -> dict[str, Reader]:
-    """How a system is read: name -> f(truth, parts, share, style, seed)."""
+    """How a system is read: name -> f(truth, parts, share, style, seed, decided)."""
     found: dict[str, Reader] = {"linear probe": partial(probe, system.features)}
     if with_neighbours:
         found["nearest neighbours"] = partial(neighbours, system.features)
@@ -125,7 +126,7 @@ class ProbeResult:
 
     def notes(self) -> list[str]:
         """What stands under the figures: classes left out, patients on both sides, what was trained on before."""
-        notes = left_out_notes(self.left_out)
+        notes = left_out_notes(self.left_out) + left_open_notes(self.task)
         codes = [code for code, _ in self.task["scored"]]
         for share in sorted({row.share for row in self.rows}):
             never = {code for row in self.rows if row.share == share for fit in row.fits for code in fit["unseen"]}
@@ -155,6 +156,12 @@ def left_out_notes(left_out: Sequence[Mapping[str, str]]) -> list[str]:
     return [f"left out, {why}: {', '.join(e['code'] for e in left_out if e['reason'] == why)}" for why in reasons]
 
 
+def left_open_notes(task: Mapping[str, Any]) -> list[str]:
+    """A line with the classes that some records leave open, and how many do."""
+    counts = ", ".join(f"{code} ({count})" for code, count in task.get("left_open", {}).items())
+    return [f"records whose codes leave a class open, neither learnt nor scored for it: {counts}"] if counts else []
+
+
 def joined(results: Sequence[ProbeResult]) -> ProbeResult:
     """Results of one task at several shares as one, in the order of systems and readers."""
     first = results[0]
@@ -180,7 +187,7 @@ def probe_table(task: ProbeTask, systems: Sequence[System], options: ProbeOption
     Raises UserError when no class of the test records can be scored, or none can be learnt and chosen by.
     """
     truth = task.truth[task.parts.test]
-    usable, reasons = usable_classes(truth)
+    usable, reasons = usable_classes(truth, task.decided_in(task.parts.test))
     if not usable.size:
         raise UserError(
             f"{task.name}: no class has both positives and negatives among {len(truth)} test records",
@@ -195,9 +202,10 @@ def probe_table(task: ProbeTask, systems: Sequence[System], options: ProbeOption
     records = ", ".join(f"{count} {part}" for part, count in task.about["records"].items())
     facts = {**task.about, "name": task.name, "classes": len(usable), "records": records}
     facts["scored"] = [list(task.names[c]) for c in usable]
-    judged, _ = usable_classes(task.truth[task.parts.validation])
+    judged, _ = usable_classes(task.truth[task.parts.validation], task.decided_in(task.parts.validation))
     facts["not_judged"] = [task.names[c][0] for c in usable if c not in judged]
-    facts["few"] = {task.names[c][0]: int(n) for c in usable if (n := truth[:, c].sum()) < FREQUENT}
+    positives = task.positives_in(task.parts.test)
+    facts["few"] = {task.names[c][0]: int(positives[c]) for c in usable if positives[c] < FREQUENT}
     facts["systems"] = {each.name: {"features": each.features.shape[-1], "weights": each.digest} for each in systems}
     return ProbeResult(facts, rows, left_out)
 
@@ -205,7 +213,7 @@ def probe_table(task: ProbeTask, systems: Sequence[System], options: ProbeOption
 def _rows_at(
     share: float, task: ProbeTask, systems: Sequence[System], options: ProbeOptions, usable: np.ndarray
 ) -> list[Row]:
-    truth = task.truth[task.parts.test][:, usable]
+    truth, decided = task.truth[task.parts.test][:, usable], decided_at(task.decided, task.parts.test, usable)
     seeds = 1 if share == 1 or options.style == "published-42" else options.seeds
     fits: dict[tuple[str, str], list[ProbeFit]] = {}
     for system in systems:
@@ -214,13 +222,13 @@ def _rows_at(
     scores = [np.stack([each.scores[:, usable] for each in of]) for of in fits.values()]
     names = [task.names[c] for c in usable]
     patients = task.patients[task.parts.test]
-    made = score_classes(scores, truth, patients, names, resamples=options.bootstrap, seed=0)
+    made = score_classes(scores, truth, patients, names, resamples=options.bootstrap, seed=0, decided=decided)
     tables = dict(zip(fits, made, strict=True))
     rows = []
     for (system_name, reader), of in fits.items():
         table, beside = tables[system_name, reader], tables.get((systems[0].name, reader))
         less = None if system_name == systems[0].name or beside is None else table.less(beside)[0]
-        macros = [float(class_auroc(each.scores[:, usable], truth).mean()) for each in of]
+        macros = [float(class_auroc(each.scores[:, usable], truth, decided).mean()) for each in of]
         log.info("probe system=%s reader=%s share=%g macro=%.4f", system_name, reader, share, np.mean(macros))
         rows.append(_row(Row(system_name, reader, share, 0.0, None, []), of, macros, table, less, task))
     return rows
@@ -228,7 +236,7 @@ def _rows_at(
 
 def _fit(read: Reader, system: System, task: ProbeTask, share: float, style: str, seed: int) -> ProbeFit:
     try:
-        return read(task.truth, task.parts, share, style, seed)
+        return read(task.truth, task.parts, share, style, seed, task.decided)
     except UserError:
         raise
     except ValueError as error:

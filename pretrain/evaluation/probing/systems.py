@@ -62,10 +62,6 @@ def systems(
     options: ReadOptions | None = None,
 ) -> list[System]:
     """The encoder first, then each floor, for one task. Raises as `read_systems`."""
-    chosen = Records(shard_set, task.rows, task.first_seconds)
-    return of_task(read_systems(encoder, chosen, floors, seed, options), task)
-
-    """The encoder first, then each floor, for one task. Raises as `read_systems`."""
     return of_task(read_systems(encoder, task.records(shard_set), floors, seed, options), task)
 
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from cardialign.data_shards.checks.label_coverage import label_coverage
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.features import EmbedOptions
 from cardialign.pretrain.evaluation.probing.linear_probe import Parts
 from cardialign.pretrain.evaluation.protocols import load_task, open_task
+from cardialign.pretrain.evaluation.scoring import decided_at
+from cardialign.pretrain.evaluation.task import EvaluationTask, decided_records
 from cardialign.pretrain.evaluation.windows import Crop
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ class ProbeTask:
     """rows int64 (n,) ascending, truth bool (n, C), patients (n,); names: code and words of each class.
 
     about: which labels, folds or protocol these are, and how many patients are on both sides. crop: how each record
-    is cut into pieces, None where it is read whole.
+    is cut into pieces, None where it is read whole. decided: bool (n, C), False where a record's codes leave the class
+    open, so that it is neither learnt nor scored for it; None = each is a positive or a negative of every class.
     """
 
     name: str
@@ -43,10 +45,21 @@ class ProbeTask:
     first_seconds: float | None = None
     about: dict[str, Any] = field(default_factory=dict)
     crop: Crop | None = None
+    decided: np.ndarray | None = None
 
     def records(self, shard_set: ShardSet) -> Records:
         """What is read for it."""
         return Records(shard_set, self.rows, self.first_seconds, self.crop)
+
+    def decided_in(self, part: np.ndarray) -> np.ndarray | None:
+        """`decided` of one of its parts."""
+        return decided_at(self.decided, part)
+
+    def positives_in(self, part: np.ndarray) -> np.ndarray:
+        """Positive records int64 (C,) among those of a part that are decided."""
+        truth = self.truth if self.decided is None else self.truth & self.decided
+        counts: np.ndarray = truth[part].sum(axis=0)
+        return counts
 
 
 @dataclass(frozen=True)
@@ -88,16 +101,9 @@ def task_of_folds(
     rows, parts = _together(shard_set, pieces)
     codes, matrix, _ = shard_set.labels(rows, label_set)
     about: dict[str, Any] = {"label_set": label_set, "folds": {part: sorted(folds) for part, folds in given.items()}}
-    left_open = label_coverage(shard_set, rows, label_set).undecided
-    if left_open:  # a probe learns all classes from the same records
-        about["left_open"] = left_open
-        shown = ", ".join(f"{name} ({count})" for name, count in left_open.items())
-        log.warning("records whose codes leave a class open count as its negatives set=%s: %s", label_set, shown)
-    return _told(
-        ProbeTask(
-            label_set, [(code, code) for code in codes], rows, matrix, shard_set.patients[rows], parts, None, about
-        )
-    )
+    names, patients = [(code, code) for code in codes], shard_set.patients[rows]
+    decided = decided_records(shard_set, rows, label_set, codes)
+    return _told(ProbeTask(label_set, names, rows, matrix, patients, parts, about=about, decided=decided))
 
 
 def task_of_protocol(
@@ -112,14 +118,25 @@ def task_of_protocol(
     first = opened["train"]
     if first.listed is not None:
         parts = replace(parts, train=np.searchsorted(rows, first.listed))
-    truth = np.zeros((len(rows), len(first.prompts.classes)), dtype=bool)
-    for task in opened.values():
-        truth[np.searchsorted(rows, task.rows)] = task.truth
+    truth, decided = joint_labels(rows, list(opened.values()))
     names = [(each.code, each.name) for each in first.prompts.classes]
     about = {"protocol": {part: task.protocol for part, task in opened.items()}}
     patients = shard_set.patients[rows]
     name = load_task(spec).spec
-    return _told(ProbeTask(name, names, rows, truth, patients, parts, first.first_seconds, about, first.crop))
+    return _told(ProbeTask(name, names, rows, truth, patients, parts, first.first_seconds, about, first.crop, decided))
+
+
+def joint_labels(rows: np.ndarray, tasks: Sequence[EvaluationTask]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Truth and decided bool (n, C) of rows (n,) ascending that hold those of the tasks, which have the same classes;
+    decided None where no task leaves one open."""
+    truth = np.zeros((len(rows), tasks[0].truth.shape[1]), dtype=bool)
+    decided = np.ones_like(truth)
+    for task in tasks:
+        places = np.searchsorted(rows, task.rows)
+        truth[places] = task.truth
+        if task.decided is not None:
+            decided[places] = task.decided
+    return truth, None if decided.all() else decided
 
 
 def _together(shard_set: ShardSet, pieces: dict[str, np.ndarray]) -> tuple[np.ndarray, Parts]:
@@ -135,9 +152,15 @@ def _together(shard_set: ShardSet, pieces: dict[str, np.ndarray]) -> tuple[np.nd
 
 
 def _told(task: ProbeTask) -> ProbeTask:
-    """Patients of the training records among the others: a figure of theirs is no figure of new patients."""
+    """Records that leave a class open, and patients of the training records among the others: a figure of theirs is no
+    figure of new patients."""
     known = set(task.patients[task.parts.train].tolist())
     chosen_by = set(task.patients[task.parts.validation].tolist())
+    if task.decided is not None:
+        counts = (~task.decided).sum(axis=0)
+        left_open = {code: int(count) for (code, _), count in zip(task.names, counts, strict=True) if count}
+        task.about["left_open"] = left_open
+        log.info("probe task=%s left_open=%s", task.name, left_open)
     task.about["records"] = {
         "train": len(task.parts.train),
         "val": len(task.parts.validation),

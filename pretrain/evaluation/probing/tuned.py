@@ -24,10 +24,10 @@ from cardialign.pretrain.evaluation.probing.fine_tune import (
     fine_tune,
     parameter_groups,
 )
-from cardialign.pretrain.evaluation.probing.report import left_out_notes
+from cardialign.pretrain.evaluation.probing.report import left_open_notes, left_out_notes
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 from cardialign.pretrain.evaluation.result import plain
-from cardialign.pretrain.evaluation.scoring import class_auroc, score_classes, usable_classes
+from cardialign.pretrain.evaluation.scoring import class_auroc, decided_at, score_classes, usable_classes
 from cardialign.pretrain.export.usable import UsableEncoder
 
 Progress = Callable[[int, int], None]
@@ -60,7 +60,7 @@ class TunedResult:
             f"{self.task['records']}; best epoch {', '.join(str(each['best_epoch']) for each in self.seeds)}",
         ]
         lines += [f"  {each['code']:12s} {each['positives']:6d}  {each['auroc']:.3f}" for each in self.classes]
-        lines += left_out_notes(self.left_out)
+        lines += left_out_notes(self.left_out) + left_open_notes(self.task)
         if self.unseen:
             lines.append(f"without positives or negatives in training, counted as 0.5: {', '.join(self.unseen)}")
         lines += told(self.task.get("ledger", []))
@@ -95,7 +95,7 @@ def tune(
     """
     options = _cropped(options, task)
     truth = task.truth[task.parts.test]
-    usable, _ = usable_classes(truth)
+    usable, _ = usable_classes(truth, task.decided_in(task.parts.test))
     if not usable.size:
         raise UserError(f"{task.name}: no class of the {len(truth)} test records can be scored", "use other folds")
     _check_start(start, shard_set, task, options)
@@ -112,7 +112,7 @@ def tune(
         device = "cpu" if isinstance(start, dict) else start.device
         own = options.model_copy(update={"seed": seed})
         try:
-            found.append(fine_tune(encoder, read, task.truth, task.parts, own, device))
+            found.append(fine_tune(encoder, read, task.truth, task.parts, own, device, task.decided))
         except UserError:
             raise
         except ValueError as error:
@@ -128,15 +128,17 @@ def _result(
     task: ProbeTask, start: str, options: FineTuneOptions, found: Sequence[FineTuned], bootstrap: int
 ) -> TunedResult:
     truth = task.truth[task.parts.test]
-    usable, reasons = usable_classes(truth)
-    macros = [float(class_auroc(each.scores[:, usable], truth[:, usable]).mean()) for each in found]
+    usable, reasons = usable_classes(truth, task.decided_in(task.parts.test))
+    truth, decided = truth[:, usable], decided_at(task.decided, task.parts.test, usable)
+    macros = [float(class_auroc(each.scores[:, usable], truth, decided).mean()) for each in found]
     table = score_classes(
         [found[0].scores[:, usable]],
-        truth[:, usable],
+        truth,
         task.patients[task.parts.test],
         [task.names[c] for c in usable],
         resamples=bootstrap,
         seed=0,
+        decided=decided,
     )[0]
     per_seed = [
         {"seed": options.seed + k, "macro": macro, "best_epoch": each.best_epoch, "history": each.history}

@@ -175,4 +175,4 @@ def _probed(encoder: UsableEncoder, shard_set: ShardSet, task: ProbeTask, progre
     """Macro AUROC of the validation records, by a linear probe of the training records."""
     (found,) = systems(encoder, shard_set, task, (), options=ReadOptions(progress))
     with one_thread():
-        return probe(found.features, task.truth, task.parts).validation
+        return probe(found.features, task.truth, task.parts, decided=task.decided).validation

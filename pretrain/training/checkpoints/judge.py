@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import read_json
 from cardialign.data_shards.order.global_order import ORDER_VERSION
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.run.files import CONFIG, STARTED_OVER
@@ -22,7 +21,7 @@ from cardialign.pretrain.training.checkpoints import files
 from cardialign.pretrain.training.checkpoints.condition import Finding, newest_sound
 from cardialign.pretrain.training.checkpoints.duration import continued_plan
 from cardialign.pretrain.training.checkpoints.files import NOTE, CheckpointError, checkpoints_folder
-from cardialign.pretrain.training.checkpoints.state import TrainerState, check_continues
+from cardialign.pretrain.training.checkpoints.state import TrainerState, check_continues, stored_config
 from cardialign.pretrain.training.data import open_data, total_steps
 from cardialign.pretrain.training.schedule import Plan, as_planned
 
@@ -139,8 +138,17 @@ def _quarantined(run_dir: Path) -> list[tuple[Path, str]]:
 def _steps_without_checkpoint(run_dir: Path, config: RunConfig) -> int:
     """Steps in the trace beyond the first checkpoint that must have been committed; 0 when none had to be."""
     trace = read_trace(run_dir)
-    training = (read_json(run_dir / CONFIG) or {}).get("training")
-    every = training.get("checkpoint_every") if isinstance(training, dict) else None
-    every = every if isinstance(every, int) else config.training.checkpoint_every
     last = int(trace[-1]["step"]) if trace else 0
+    if not last:
+        return 0
+    try:
+        told = stored_config(run_dir)
+    except UserError as error:
+        raise CheckpointError(
+            f"the loss trace of the run in {run_dir} has {last} steps, there is no checkpoint, and whether one was due "
+            f"nobody can say: {error.problem}",
+            f"nothing was changed: put {run_dir / CONFIG} back as it was; --start-over moves the run aside and begins "
+            "at step 0",
+        ) from None
+    every = (told or config).training.checkpoint_every
     return last if last > every else 0

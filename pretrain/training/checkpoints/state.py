@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -10,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.files import parse_json, read_bytes
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import RunConfig, TextConfig, parse_config
 from cardialign.pretrain.config.named import upgrade
 from cardialign.pretrain.config.places import place_encoder
+from cardialign.pretrain.run.files import CONFIG
 from cardialign.pretrain.text.encoder import TextEncoder
-from cardialign.pretrain.training.checkpoints.files import STATE, CheckpointError
+from cardialign.pretrain.training.checkpoints.files import COMMITTED, STATE, CheckpointError
+from cardialign.pretrain.training.checkpoints.state_values import is_shallow, state_mistakes
 from cardialign.pretrain.training.schedule import Plan
 
 log = logging.getLogger(__name__)
@@ -66,26 +70,41 @@ class TrainerState:
     def read(path: Path) -> TrainerState:
         """The state in a checkpoint that has been verified.
 
-        Raises CheckpointError when its words are not those of this release.
+        Its digests say that nothing changed since somebody sealed it, not that a run of ours wrote it: every value is
+        looked at. Raises CheckpointError that names each that no run writes.
         """
         try:
-            values = json.loads((path / STATE).read_text(encoding="utf-8"))
-            spec, plan = values.pop("spec", None), values.pop("plan", None)
-            plan = None if plan is None else tuple((int(first), int(total)) for first, total in plan)
-            state = TrainerState(**values, spec=None if spec is None else SignalSpec(**spec), plan=plan)
-            assert isinstance(state.step, int) and isinstance(state.config, dict) and isinstance(state.world_size, int)
-        except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError) as error:
+            values = parse_json(read_bytes(path / STATE))
+            mistakes = state_mistakes(values, _named_step(path))
+        except OSError as error:
             raise CheckpointError(
-                f"checkpoint {path}: {STATE} says nothing that this release understands ({type(error).__name__})",
-                "use the release that wrote it, or another checkpoint",
+                f"checkpoint {path}: {STATE} cannot be read: {error.strerror or error}",
+                "nothing was changed: run the same command again when the storage answers, or use another checkpoint",
             ) from None
-        return state
+        except ValueError as error:
+            mistakes = [f"no JSON: {error}"]
+        if mistakes:
+            shown = "; ".join(mistakes[:5]) + (f"; and {len(mistakes) - 5} more" if len(mistakes) > 5 else "")
+            raise CheckpointError(
+                f"checkpoint {path}: {STATE} says nothing that this release understands ({shown})",
+                "use the release that wrote it, or bring it back from a copy; moved out of its folder, the checkpoint "
+                "before it is the newest",
+            )
+        spec, plan = values.pop("spec", None), values.pop("plan", None)
+        stretches = None if plan is None else tuple((first, total) for first, total in plan)
+        return TrainerState(**values, spec=None if spec is None else SignalSpec(**spec), plan=stretches)
 
     def write(self, path: Path) -> None:
         values = asdict(self)
         if self.plan is None:
             del values["plan"]  # earlier releases do not know the word
         (path / STATE).write_text(json.dumps(values, indent=1))
+
+
+def _named_step(path: Path) -> int | None:
+    """The step in the name of a committed checkpoint; None where a copy of it has another name."""
+    found = COMMITTED.fullmatch(path.name)
+    return None if found is None else int(found[1])
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -105,7 +124,9 @@ def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
     try:
         return json.loads(json.dumps(parse_config(saved).resolved()))
     except UsageError:  # it holds what this release does not know: compared as it stands, and refused
-        return upgrade(saved)
+        with contextlib.suppress(UsageError):
+            return upgrade(saved)
+        return saved
 
 
 def changed_keys(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -123,6 +144,32 @@ def changed_keys(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, tu
         if {word or said for word in pooling} == {said}:
             del changed["text.pooling"]  # said aloud in one of the two, by the model in the other
     return changed
+
+
+def stored_config(run_dir: Path) -> RunConfig | None:
+    """What `config.resolved.json` of a run says; None where the file is absent.
+
+    Raises UserError that names the file where it holds nothing that a run writes, or cannot be read now.
+    """
+    path = run_dir / CONFIG
+    try:
+        values = parse_json(read_bytes(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _no_configuration(path, f"cannot be read: {error}") from None
+    if not isinstance(values, dict) or not is_shallow(values):
+        raise _no_configuration(path, "holds no configuration")
+    try:
+        return parse_config(values, str(path))
+    except UsageError as error:
+        raise _no_configuration(
+            path, f"holds no configuration that this release understands: {error.problem}"
+        ) from None
+
+
+def _no_configuration(path: Path, why: str) -> UserError:
+    return UserError(f"{path} {why}", "bring it back from a copy; the checkpoints hold their own configuration")
 
 
 def harmless_keys(config: RunConfig) -> tuple[str, ...]:

@@ -16,13 +16,15 @@ from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.gap import Gap, GapOptions, explain_gap, open_side, shared_tasks
 from cardialign.pretrain.evaluation.intervals import difference_interval, unlike_difference_interval
+from cardialign.pretrain.evaluation.probing.linear_probe import Parts, probe
 from cardialign.pretrain.evaluation.protocols import open_task
 from cardialign.pretrain.evaluation.scoring import score_classes
-from cardialign.pretrain.evaluation.zero_shot import evaluate_zero_shot
+from cardialign.pretrain.evaluation.zero_shot import class_embeddings, evaluate_zero_shot
 from cardialign.pretrain.export.opening import open_encoder
 from cardialign.pretrain.export.outside.plug_in import OUTSIDE_ENCODERS
 from cardialign.pretrain.export.usable import UsableEncoder
 from tests.support.like_ptb_xl import SPEC, SUPER, LikePtbXl
+from tests.support.open_codes import OpenCodes, by_hand
 from tests.support.outside_models import STANDARD, write_contract
 from tests.support.plug_ins import install, see
 
@@ -55,6 +57,13 @@ class Peaks:
 def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     folder = tmp_path_factory.mktemp("ptb")
     build_shards(LikePtbXl(folder, 600), folder / "set", SetPlan(SPEC), workers=1)
+    return ShardSet.open(folder / "set")
+
+
+@pytest.fixture(scope="module")
+def csn(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    folder = tmp_path_factory.mktemp("csn")
+    build_shards(OpenCodes(folder, 240), folder / "set", SetPlan(SPEC), workers=1)
     return ShardSet.open(folder / "set")
 
 
@@ -163,6 +172,42 @@ def test_a_probe_is_switched_too_and_words_have_no_say(encoder, shards: ShardSet
     assert [each.name for each in gap.switches] == ["labels", "pieces"] and gap.start.macro > 0.8
     with pytest.raises(UsageError, match="agree in everything that can be switched for linear-probe"):
         gap_of(encoder, shards, "fgclep-v1", "linear-probe")
+
+
+@pytest.mark.parametrize("mode", ["zero-shot", "linear-probe"])
+def test_records_whose_codes_leave_a_class_open_are_neither_learnt_nor_scored_for_it(
+    encoder, csn: ShardSet, mode: str
+) -> None:
+    """The start by hand: of the records that say something of a class, the macro of its AUROCs by scikit-learn."""
+    shards = csn
+    sides = [open_side(f"{name}:csn", shards, mode) for name in ("clean-v2", "fgclep-v1")]
+    found = explain_gap(encoder, shards, *sides, GapOptions(mode, bootstrap=5))
+
+    parts = {part: open_task("clean-v2:csn", shards, split=part).rows for part in ("train", "val", "test")}
+    rows = np.unique(np.concatenate(list(parts.values())))
+    said = [shards.read_record(int(row)).labels for row in rows]
+    truth = {code: [by_hand(each["snomed"], code) for each in said] for code in ("STDD", "STTU")}
+    truth["SB"] = ["SB" in each["chapman"] for each in said]
+    is_true, decided = (
+        np.stack([[of(each) for each in truth[code]] for code in truth], axis=1)
+        for of in (lambda each: each is True, lambda each: each is not None)
+    )
+    peaks = np.stack([shards.read_record(int(row)).millivolts()[:5].max(axis=1) for row in rows])
+    places = Parts(*(np.searchsorted(rows, part) for part in parts.values()))
+    if mode == "zero-shot":
+        words = open_task("clean-v2:csn", shards).prompts.only(list(truth))
+        scores = (peaks / np.linalg.norm(peaks, axis=1, keepdims=True))[places.test] @ class_embeddings(
+            encoder, words
+        ).T
+        order = [words.codes.index(code) for code in truth]
+        scores = scores[:, order]
+    else:
+        scores = probe(peaks.astype(np.float32), is_true, places, decided=decided).scores
+    is_true, decided = is_true[places.test], decided[places.test]
+    alone = [roc_auc_score(is_true[decided[:, c], c], scores[decided[:, c], c]) for c in range(3)]
+    assert found.start.classes == 3 and found.start.macro == pytest.approx(np.mean(alone), abs=1e-6)
+    as_negatives = np.mean([roc_auc_score(is_true[:, c], scores[:, c]) for c in range(3)])
+    assert abs(as_negatives - found.start.macro) > 1e-3
 
 
 def test_the_validation_part_can_be_scored_but_not_by_a_probe_that_is_chosen_on_it(encoder, shards: ShardSet) -> None:

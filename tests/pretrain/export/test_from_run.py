@@ -23,7 +23,9 @@ from cardialign.pretrain.training.checkpoints.load import load_weights
 from cardialign.pretrain.training.checkpoints.save import save_checkpoint
 from cardialign.pretrain.training.checkpoints.state import TrainerState
 from cardialign.pretrain.training.engine import full_weights, make_engine, plan_batches, start_workers
+from cardialign.pretrain.training.initialise import open_start
 from cardialign.pretrain.training.loop import train
+from tests.support.checkpoints import resealed
 from tests.support.processes import run_ranks
 from tests.support.small_encoder import SPEC, small_model
 from tests.support.tiny_shards import config_for, make_shards
@@ -209,6 +211,23 @@ def test_an_export_says_which_records_it_has_seen_and_keeps_the_facts_when_the_s
     assert alone.trained_on is not None and "were not there" in alone.trained_on.unknown[0]
     alone.trained_on.sets[0].facts["fingerprint"] = "of another set"
     assert find_overlap(alone, moved, rows).status == UNKNOWN
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{", b'{"text": [], "data": 5}'], ids=["no-text", "wrong-types"])
+def test_a_configuration_file_that_says_nothing_is_told_and_no_end_of_the_export(run, content):
+    (run / CONFIG).write_bytes(content)
+    made = export_run(run)
+    assert made["step"] == 2 and load_encoder(run / "export").weights_digest()
+    assert str(run / CONFIG) in made["differs"][CONFIG][1]
+
+
+def test_a_start_from_a_checkpoint_that_does_not_say_its_normalisation_is_told(run):
+    path = committed(run)[-1][1]
+    state = json.loads((path / STATE).read_text())
+    del state["config"]["data"]
+    resealed(path, json.dumps(state).encode())
+    with pytest.raises(CheckpointError, match=r"trainer_state.json does not say data.normalisation"):
+        open_start(path)
 
 
 def test_one_checkpoint_of_several_is_exported_by_its_step_and_each_sound_one_is_a_candidate(run, tmp_path):

@@ -61,13 +61,15 @@ def records() -> tuple[np.ndarray, np.ndarray]:
 class Reader:
     """Batches from memory, and a count of how often each record was read."""
 
+    batch = 32
+
     def __init__(self, signal: np.ndarray, valid: np.ndarray | None = None) -> None:
         self.signal, self.valid = signal, valid if valid is not None else np.full(len(signal), signal.shape[-1])
         self.read = np.zeros(len(signal), dtype=int)
 
     def __call__(self, rows: np.ndarray) -> Iterator[Batch]:
-        for at in range(0, len(rows), 32):
-            chosen = rows[at : at + 32]
+        for at in range(0, len(rows), self.batch):
+            chosen = rows[at : at + self.batch]
             self.read[chosen] += 1
             b, none = len(chosen), np.zeros(len(chosen), dtype=np.int64)
             leads = np.ones((b, 12), dtype=bool)

@@ -82,6 +82,20 @@ def test_a_record_with_features_that_are_not_finite_is_named(
         systems(encoder, shards, task, ())
 
 
+def test_of_a_task_that_cuts_records_the_encoder_reads_the_pieces(
+    encoder: LoadedEncoder, shards: ShardSet, task: ProbeTask
+) -> None:
+    features = systems(encoder, shards, dataclasses.replace(task, crop=Crop(1.0, "probabilities")), ())[0].features
+    whole = systems(encoder, shards, dataclasses.replace(task, crop=Crop(1.0, "features")), ())[0].features
+    record = shards.read_record(task.rows[3])
+    for piece, start in enumerate((0, 100)):
+        signal = np.zeros((1, 12, SPEC.samples), dtype=np.float32)
+        signal[0, :, :100] = record.millivolts()[:, start : start + 100]
+        alone = encoder.encode(signal, record.lead_mask[None], valid_samples=np.array([100]))
+        np.testing.assert_allclose(features[3, piece], alone.features.numpy()[0], atol=1e-5)
+    np.testing.assert_allclose(whole[3], features[3].mean(axis=0), atol=1e-5)
+
+
 def test_a_piece_without_signal_is_no_broken_record_and_one_with_a_single_wrong_number_is(
     encoder: LoadedEncoder, shards: ShardSet, task: ProbeTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
