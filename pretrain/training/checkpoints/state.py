@@ -34,6 +34,7 @@ HARMLESS = (
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "collapse.",
+    "evaluation",  # looks on
 )
 DURATION = ("training.steps", "training.epochs")
 """Judged by what it does to the learning rate (`checkpoints.duration`)."""
