@@ -40,11 +40,12 @@ AUTHENTICATION = (MODE, "RAY_AUTH_TOKEN", TOKEN_PATH)
 
 
 @contextlib.contextmanager
-def ray_session(workers: int, address: str | None, keep_logs: Path | None = None) -> Iterator[None]:
+def ray_session(workers: int, address: str | None, keep_logs: Path | None = None, beside: int = 0) -> Iterator[None]:
     """A local Ray without dashboard and with a small object store, or the cluster at `address`.
 
     At the end the local Ray is shut down, a joined cluster left. keep_logs: where the logs of a local Ray are copied
-    when the work on it fails. Raises UserError when the cluster does not answer, or a local Ray cannot be started.
+    when the work on it fails. beside: CPUs of a local Ray for work beside the workers. Raises UserError when the
+    cluster does not answer, or a local Ray cannot be started.
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -60,7 +61,7 @@ def ray_session(workers: int, address: str | None, keep_logs: Path | None = None
         os.environ.setdefault(name, value)
     with _scratch() as scratch, _authentication(_own_token(scratch.parent)), _leaving():
         try:
-            _start(workers, _local_environment(workers), scratch)
+            _start(workers + beside, _local_environment(workers), scratch)
             yield
         except BaseException:
             if keep_logs is not None:
@@ -168,7 +169,7 @@ def _local_environment(workers: int) -> dict[str, str]:
     return variables
 
 
-def _start(workers: int, environment: dict[str, str], scratch: Path) -> None:
+def _start(cpus: int, environment: dict[str, str], scratch: Path) -> None:
     """A local Ray whose every process inherits `environment`: cheaper than a `runtime_env`, which starts an agent."""
     import ray
     from ray._private import ray_constants
@@ -179,7 +180,7 @@ def _start(workers: int, environment: dict[str, str], scratch: Path) -> None:
             ray_constants.ENABLE_RAY_CLUSTER = False  # read from the environment when Ray was imported: maybe before us
             ray.init(
                 address="local",
-                num_cpus=max(workers, usable_cpus()),
+                num_cpus=max(cpus, usable_cpus()),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=str(scratch),

@@ -22,6 +22,7 @@ from cardialign.cluster.environment.handed_on import handed_on
 from cardialign.cluster.environment.session import ended_processes, ray_session
 from cardialign.cluster.environment.standstill import ray_resources
 from cardialign.cluster.environment.threads import threads_asked
+from cardialign.cluster.evaluations.beside import Beside
 from cardialign.cluster.runs.diagnosis import AGAIN, told
 from cardialign.cluster.runs.failure import StoppedError, clear_requests, read_failure, request_stop
 from cardialign.cluster.runs.placement import Placement, on_gpus, wanted
@@ -161,7 +162,7 @@ class _Fit(threading.Thread):
             self.error = error
 
 
-def _watch(fit: _Fit, watch: Watch, asked: _Asked, on_step: OnStep | None) -> None:
+def _watch(fit: _Fit, watch: Watch, asked: _Asked, on_step: OnStep | None, beside: Beside | None = None) -> None:
     """Until `fit` ends: hand new metric lines to `on_step`, and look whether the run goes on.
 
     An error of the user's is raised as soon as a worker has written it down; StoppedError when the run was asked to
@@ -185,6 +186,9 @@ def _watch(fit: _Fit, watch: Watch, asked: _Asked, on_step: OnStep | None) -> No
             raise failure
         if alive:
             watch.look()
+            if beside is not None and watch.entered == watch.workers:
+                beside.begin()
+                beside.look()
             if watch.still_seconds > STILL_SECONDS and not watch.writing_checkpoint:
                 _look_at_ray(asked)
             if asked.stop:
@@ -283,7 +287,8 @@ def train_on_ray(
     mark = fence.new_mark()
     with _lost_cluster(run_dir):
         # Ray takes SIGTERM for itself when it starts: ours comes after it
-        with ray_session(workers, address, run_dir / LOGS / f"ray-{mark.label}"), asked.listening():
+        beside = Beside(config, run_dir, mark)
+        with ray_session(workers, address, run_dir / LOGS / f"ray-{mark.label}", beside.cpus), asked.listening():
             goes_on: Resume = "extend" if resume == "extend" else "same"
             trainer = _trainer(
                 config, run_dir, workers, placement, local=address is None, start=mark.start, resume=goes_on
@@ -294,7 +299,10 @@ def train_on_ray(
             watch = Watch(run_dir, needed, workers, 60 * placement.wait_minutes, ray_resources)
             fit = _Fit(trainer)
             fit.start()
-            _watch(fit, watch, asked, on_step)
+            with contextlib.closing(beside):
+                _watch(fit, watch, asked, on_step, beside)
+                beside.begin()  # a run that had nothing left to train
+                beside.finish(stopped=asked.stop)
     values = read_json(run_dir / RESULT)
     if values is None:
         raise UserError(

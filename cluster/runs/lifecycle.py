@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,8 @@ from cardialign.cluster.runs.placement import Placement
 from cardialign.cluster.tracking.names import check_model
 from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import DONE, STOPPED, UsageError, UserError
-from cardialign.data_shards.files import write_json
-from cardialign.pretrain.run.files import EXPORT, START, START_NOTE
+from cardialign.data_shards.files import read_json, write_json
+from cardialign.pretrain.run.files import BEST, BEST_NOTE, EXPORT, START, START_NOTE
 from cardialign.pretrain.run.integrity import refuse_to_replace
 from cardialign.pretrain.run.layout import writing
 from cardialign.pretrain.run.lock import locked_run
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from cardialign.data_shards.record import SignalSpec
     from cardialign.pretrain.config import RunConfig
     from cardialign.pretrain.training.checkpoints.judge import Resume, Verdict
+
+log = logging.getLogger(__name__)
 
 FINAL = ("final_loss", "records_per_second", "data_wait_share", "restarts")
 """Figures of a finished run that MLflow gets as `run/...`."""
@@ -49,6 +52,10 @@ def prepare(config: RunConfig) -> dict[str, Any]:
 
     shard_set, selection, _ = open_data(config)
     _try_out(config, shard_set.spec)
+    if config.evaluation is not None:
+        from cardialign.pretrain.evaluation.selection.of_checkpoint import asked_of
+
+        asked_of(config)
     reports = method_class(config).reports
     banks = [_bank(part.shards, config) for part in config.data.parts] if reports else []
     return {
@@ -140,7 +147,7 @@ def run(
                     resume="same" if judged.start_over else resume,
                 )
             status = "KILLED" if outcome.stopped else "FINISHED"
-            final = {f"run/{name}": float(getattr(outcome, name)) for name in FINAL}
+            final = {f"run/{name}": float(getattr(outcome, name)) for name in FINAL} | best_figures(run_dir)
         except (KeyboardInterrupt, StoppedError):
             status = "KILLED"
             raise
@@ -149,7 +156,8 @@ def run(
         result = _result(outcome, data, tracker, delivered)
         if outcome.stopped:
             return {**result, "next": "run the same command again to continue"}
-        return {**result, **_hand_over(run_dir, outcome.final_loss, tracker, register_as)}
+        best = config.evaluation is not None and config.evaluation.hand_over == "best"
+        return {**result, **_hand_over(run_dir, outcome.final_loss, tracker, register_as, best)}
 
 
 def _judged(config: RunConfig, run_dir: Path, resume: Resume) -> Verdict:
@@ -222,11 +230,25 @@ def _result(outcome: PretrainResult, data: dict[str, Any], tracker: RunTracker, 
     }
 
 
-def _hand_over(run_dir: Path, final_loss: float, tracker: RunTracker, register_as: str | None) -> dict[str, Any]:
+def best_figures(run_dir: Path) -> dict[str, float]:
+    """`best/step` and `best/value` of the encoder that is kept in the run directory; {} where none is."""
+    note = read_json(run_dir / BEST_NOTE) or {}
+    return {f"best/{key}": float(note[key]) for key in ("step", "value") if isinstance(note.get(key), int | float)}
+
+
+def _hand_over(
+    run_dir: Path, final_loss: float, tracker: RunTracker, register_as: str | None, best: bool = False
+) -> dict[str, Any]:
     from cardialign.pretrain.export.from_run import export_run
 
+    note = read_json(run_dir / BEST_NOTE)
+    if best and note is None:
+        log.warning("evaluation=no-best run=%s action=the last checkpoint is handed over", run_dir)
+    known = run_dir / BEST if best and note is not None else None
     exported = export_run(run_dir, overwrite=True)
     handed: dict[str, Any] = {"export": str(run_dir / EXPORT), "digest_of_export": exported["digest"]}
+    if note is not None:
+        handed |= {"best": {**note, "path": str(run_dir / BEST)}}
     if register_as:
         from cardialign.cluster.registry.registry import CANDIDATE, register
 
@@ -236,6 +258,7 @@ def _hand_over(run_dir: Path, final_loss: float, tracker: RunTracker, register_a
                 f"{tracker.address} was not open",
                 "run `cardialign tracking sync`, then the same command again with --register",
             )
-        version = register(run_dir / EXPORT, register_as, tracker.uri, tracker.run_id, {"final_loss": final_loss})
+        figures = {"final_loss": final_loss} | (best_figures(run_dir) if known is not None else {})
+        version = register(known or run_dir / EXPORT, register_as, tracker.uri, tracker.run_id, figures)
         handed |= {"registered": register_as, "version": version, "alias": CANDIDATE}
     return handed

@@ -21,7 +21,7 @@ from cardialign.cluster.tracking.names import LONGEST_NAME, safe_key
 from cardialign.cluster.tracking.spool import Cursor, Line, SpoolReader
 from cardialign.cluster.tracking.state import TrackingState
 from cardialign.data_shards.errors import UserError
-from cardialign.pretrain.run.files import CONFIG, METRICS, SYSTEM, TRACKING
+from cardialign.pretrain.run.files import CONFIG, EVALUATIONS, METRICS, SYSTEM, TRACKING
 from cardialign.pretrain.run.layout import RunDirectoryError
 from cardialign.pretrain.run.lock import locked_run
 
@@ -48,7 +48,7 @@ class Replay:
         self.uri = uri or state.tracking_uri
         self.readers = [
             SpoolReader(run_dir / name, state.cursors.setdefault(name, Cursor()), once_per_step=name == METRICS)
-            for name in (METRICS, SYSTEM)
+            for name in (METRICS, SYSTEM, EVALUATIONS)
         ]
 
     def open_run(self) -> str:

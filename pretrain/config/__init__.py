@@ -11,6 +11,7 @@ from cardialign.data_shards.plugins import thing_at
 
 if TYPE_CHECKING:
     from cardialign.pretrain.config.data import DataConfig, MixturePart
+    from cardialign.pretrain.config.evaluation import EvaluationConfig
     from cardialign.pretrain.config.fields import (
         Depth,
         DropRate,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 ROOMS = {
     "data": ("DataConfig", "MixturePart"),
+    "evaluation": ("EvaluationConfig",),
     "fields": (
         "Depth",
         "DropRate",
@@ -55,6 +57,7 @@ __all__ = [
     "Depth",
     "DropRate",
     "EncoderConfig",
+    "EvaluationConfig",
     "Fraction",
     "MethodConfig",
     "Milliseconds",

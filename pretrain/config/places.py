@@ -16,7 +16,8 @@ SHIPPED_ENCODER = "minilm"
 
 
 def place_paths(values: dict[str, Any]) -> None:
-    """Relative folders of `init_from`, `data.shards`, `data.mixture` and `text.encoder` -> absolute ones, in place.
+    """Relative folders of `init_from`, `data.shards`, `data.mixture`, `evaluation.shards` and `text.encoder`, and files
+    of prompts in `evaluation.zero_shot` -> absolute ones, in place.
 
     Empty ones stay, and are refused with the other mistakes: they would mean the folder where the command runs.
     Raises UsageError for what can be no path.
@@ -27,13 +28,19 @@ def place_paths(values: dict[str, Any]) -> None:
     text = values.get("text")
     if isinstance(text, dict) and isinstance(text.get("encoder"), str) and text["encoder"].strip():
         text["encoder"] = place_encoder(text["encoder"])
-    data = values.get("data")
-    if not isinstance(data, dict):
-        return
-    mixture = data.get("mixture")
-    for part in [data, *(mixture if isinstance(mixture, list) else [])]:
+    data, beside = values.get("data"), values.get("evaluation")
+    mixture = data.get("mixture") if isinstance(data, dict) else None
+    for part in [data, beside, *(mixture if isinstance(mixture, list) else [])]:
         if isinstance(part, dict) and isinstance(part.get("shards"), str) and part["shards"].strip():
             part["shards"] = url_of(part["shards"]) or _absolute(part["shards"])
+    prompts = beside.get("zero_shot") if isinstance(beside, dict) else None
+    if isinstance(prompts, list):
+        beside["zero_shot"] = [_prompt_file(name) for name in prompts]
+
+
+def _prompt_file(name: Any) -> Any:
+    """A file of prompts by its absolute path; the name of a set that comes with the package as it is."""
+    return _absolute(name) if isinstance(name, str) and name.endswith((".yaml", ".yml")) else name
 
 
 def place_encoder(word: str) -> str:

@@ -10,6 +10,7 @@ from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.order.mixture import slots_of
 from cardialign.pretrain.choices import ENCODERS, METHODS
 from cardialign.pretrain.config.data import DataConfig
+from cardialign.pretrain.config.evaluation import EvaluationConfig
 from cardialign.pretrain.config.fields import PlaceOrId, Strict, refuse
 from cardialign.pretrain.config.named import MAIN, choice
 from cardialign.pretrain.config.towers import EncoderConfig, MethodConfig, TextConfig
@@ -26,6 +27,7 @@ class RunConfig(Strict):
 
     init_from: start from the weights of a run directory, a checkpoint or an exported encoder (`models:/NAME@ALIAS` on
     the command line) instead of random ones; init_fresh: prefixes of tensors that start random all the same.
+    evaluation: what is asked of its checkpoints while it trains; null: nothing.
     """
 
     name: str = "cardialign"
@@ -40,6 +42,7 @@ class RunConfig(Strict):
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig = TrainingConfig(epochs=10)
     collapse: CollapseConfig = CollapseConfig()
+    evaluation: EvaluationConfig | None = None
 
     @model_validator(mode="after")
     def _every_set_has_a_slot(self) -> RunConfig:
@@ -51,5 +54,9 @@ class RunConfig(Strict):
         return self
 
     def resolved(self) -> dict[str, Any]:
-        """Plain JSON-able dict with every default filled in."""
-        return self.model_dump(mode="json")
+        """Plain JSON-able dict with every default filled in. An evaluation that nobody asked for is not in it: it
+        decides nothing of the run."""
+        values = self.model_dump(mode="json")
+        if self.evaluation is None:
+            del values["evaluation"]
+        return values

@@ -109,6 +109,15 @@ def hold(run_dir: Path, mark: Mark, *, seconds: float = SEEN_SECONDS) -> None:
     _held[_key(run_dir)] = mark
 
 
+def hold_start(run_dir: Path, mark: Mark, *, seconds: float = SEEN_SECONDS) -> None:
+    """Hold `run_dir` beside the worker groups of a start, under the start's own mark: fenced out with all of them.
+
+    Raises UserError as `hold` does.
+    """
+    _seen(run_dir, lambda newest: newest.start == mark.start, seconds)
+    _held[_key(run_dir)] = Mark(mark.start)
+
+
 def _seen(run_dir: Path, fits: Callable[[Mark], bool], seconds: float) -> Mark:
     """What `attempt.json` says once it `fits`. Raises UserError when it does not within `seconds`."""
     deadline = time.monotonic() + seconds

@@ -4,6 +4,9 @@ config.resolved.json   the configuration with every default filled in
 metrics.jsonl          the loss trace, one line per step: the training loop's spool
 metrics.jsonl.unreadable   the trace as it was found when lines of it could not be read
 system.jsonl           the driver's spool: figures of the machines
+evaluations.jsonl      one line per checkpoint that was looked at beside the training: the evaluation worker's spool
+best/                  the encoder that is best by the criterion of `evaluation:`
+best.json              which checkpoint that is, and by which figure
 checkpoints/           committed checkpoints (`cardialign.pretrain.training.checkpoints.files`)
 quarantine.jsonl       records that could not be read, and from which step on they count as unreadable
 start/                 the registered encoder that a run starts from (`init_from: models:/...`)
@@ -27,7 +30,8 @@ started-over.json      when that was: a command that is repeated then goes on in
 from __future__ import annotations
 
 CONFIG = "config.resolved.json"
-METRICS, SYSTEM = "metrics.jsonl", "system.jsonl"
+METRICS, SYSTEM, EVALUATIONS = "metrics.jsonl", "system.jsonl", "evaluations.jsonl"
+BEST, BEST_NOTE = "best", "best.json"
 CHECKPOINTS, QUARANTINE, EXPORT = "checkpoints", "quarantine.jsonl", "export"
 RESULT, TRACKING, ATTEMPTS, WORKERS = "result.json", "tracking.json", "attempts.jsonl", "workers"
 ATTEMPT, LOGS, RAY = "attempt.json", "logs", "ray"

@@ -21,11 +21,14 @@ FOLDERS = (
     files.LOGS,
     files.RAY,
     files.EARLIER,
+    files.BEST,
 )
 FILES = (
     files.CONFIG,
     files.METRICS,
     files.SYSTEM,
+    files.EVALUATIONS,
+    files.BEST_NOTE,
     files.QUARANTINE,
     files.RESULT,
     files.TRACKING,
@@ -37,7 +40,7 @@ FILES = (
     files.START_NOTE,
     files.FAILURE,
 )
-APPENDED = (files.QUARANTINE, files.SYSTEM, files.ATTEMPTS)
+APPENDED = (files.QUARANTINE, files.SYSTEM, files.EVALUATIONS, files.ATTEMPTS)
 """Files that are appended to where they lie; the others are replaced by a rename."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

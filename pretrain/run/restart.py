@@ -9,9 +9,12 @@ from pathlib import Path
 from cardialign.data_shards.files import sync, write_json
 from cardialign.pretrain.run.files import (
     ATTEMPTS,
+    BEST,
+    BEST_NOTE,
     CHECKPOINTS,
     CONFIG,
     EARLIER,
+    EVALUATIONS,
     EXPORT,
     INITIALISED,
     METRICS,
@@ -22,7 +25,10 @@ from cardialign.pretrain.run.files import (
     TRACKING,
 )
 
-MOVED = (RESULT, TRACKING, ATTEMPTS, METRICS, SYSTEM, QUARANTINE, INITIALISED, EXPORT, CONFIG, CHECKPOINTS)
+MOVED = (
+    RESULT, TRACKING, ATTEMPTS, METRICS, SYSTEM, EVALUATIONS, QUARANTINE, INITIALISED, BEST_NOTE, BEST, EXPORT, CONFIG,
+    CHECKPOINTS,
+)  # fmt: skip
 """What belongs to one run; its checkpoints last, so that a start that is cut short still finds them."""
 
 

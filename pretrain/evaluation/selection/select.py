@@ -7,7 +7,7 @@ zero-shot there any more. No test record is read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,6 +42,15 @@ class Validation:
     rows: np.ndarray
     described: str
     task: ProbeTask | None = None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """values: criterion -> figure, higher is better; None where it cannot be had, for one of the `reasons`."""
+
+    values: dict[str, float | None]
+    reasons: dict[str, str]
+    retrieval: Retrieval | None
 
 
 @dataclass(frozen=True)
@@ -139,25 +148,36 @@ def _judge(
     name: str, encoder: UsableEncoder, on: Validation, ledger: list[dict[str, Any]], progress: Progress | None
 ) -> Judged:
     """What a criterion cannot be had for is said in `reasons`."""
-    embedded = embed_set([encoder], on.shard_set, on.rows, EmbedOptions(), progress)[0]
-    figures: dict[str, float | None] = {}
+    found = figures_of(encoder, on, progress=progress)
+    return Judged(name, encoder.digest, found.values, found.retrieval, found.reasons, ledger)
+
+
+def figures_of(
+    encoder: UsableEncoder, on: Validation, wanted: Sequence[str] = CRITERIA, progress: Progress | None = None
+) -> Figures:
+    """The criteria of `CRITERIA` that are wanted; `probe` only where there is a task to learn."""
+    values: dict[str, float | None] = {}
     reasons: dict[str, str] = {}
     retrieval = None
-    try:
-        retrieval = _retrieval(encoder, on, embedded)
-        figures["retrieval"] = retrieval.mean
-    except UserError as error:
-        figures["retrieval"], reasons["retrieval"] = None, error.problem
-    try:
-        figures["rankme"] = effective_rank(embedded.embedding)
-    except ValueError as error:
-        figures["rankme"], reasons["rankme"] = None, str(error)
-    if on.task is not None:
+
+    def measured(criterion: str, measure: Callable[[], float]) -> None:
         try:
-            figures["probe"] = _probed(encoder, on.shard_set, on.task, progress)
+            values[criterion] = measure()
         except ValueError as error:
-            figures["probe"], reasons["probe"] = None, str(error)
-    return Judged(name, encoder.digest, figures, retrieval, reasons, ledger)
+            values[criterion], reasons[criterion] = None, str(error)
+
+    if set(wanted) & set(LABEL_FREE):
+        embedded = embed_set([encoder], on.shard_set, on.rows, EmbedOptions(), progress)[0]
+        try:
+            retrieval = _retrieval(encoder, on, embedded)
+            values["retrieval"] = retrieval.mean
+        except UserError as error:
+            values["retrieval"], reasons["retrieval"] = None, error.problem
+        measured("rankme", lambda: effective_rank(embedded.embedding))
+    task = on.task
+    if "probe" in wanted and task is not None:
+        measured("probe", lambda: _probed(encoder, on.shard_set, task, progress))
+    return Figures(values, reasons, retrieval)
 
 
 def _retrieval(encoder: UsableEncoder, on: Validation, embedded: EmbeddedSet) -> Retrieval:

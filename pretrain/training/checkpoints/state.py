@@ -38,6 +38,7 @@ HARMLESS = (
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "collapse.",
+    "evaluation",  # looks on
 )
 DURATION = ("training.steps", "training.epochs")
 """Judged by what it does to the learning rate (`checkpoints.duration`)."""
