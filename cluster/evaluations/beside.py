@@ -209,6 +209,8 @@ class Beside:
     def finish(self, stopped: bool) -> None:
         """The training is over: wait for what still waits, unless it was stopped and its place is wanted."""
         wanted = self.config.evaluation
+        if not stopped:
+            self.begin()  # a run that had nothing left to train
         if self.running is not None and wanted is not None:
             if not stopped:
                 self.actor.finish.remote()

@@ -301,7 +301,6 @@ def train_on_ray(
             fit.start()
             with contextlib.closing(beside):
                 _watch(fit, watch, asked, on_step, beside)
-                beside.begin()  # a run that had nothing left to train
                 beside.finish(stopped=asked.stop)
     values = read_json(run_dir / RESULT)
     if values is None:

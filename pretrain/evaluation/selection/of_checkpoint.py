@@ -19,6 +19,7 @@ from cardialign.pretrain.config.evaluation import PROBE, ZERO_SHOT
 from cardialign.pretrain.evaluation.overlap import find_overlap, refuse_overlap
 from cardialign.pretrain.evaluation.probing.linear_probe import Parts
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask, task_of_folds
+from cardialign.pretrain.evaluation.scoring import decided_at
 from cardialign.pretrain.evaluation.selection.select import Validation, figures_of
 from cardialign.pretrain.evaluation.task import EvaluationTask, labelled_task
 from cardialign.pretrain.evaluation.zero_shot import evaluate_zero_shot
@@ -132,7 +133,7 @@ def _spaced(values: np.ndarray, most: int) -> np.ndarray:
 
 def _thinned_words(task: EvaluationTask, most: int) -> EvaluationTask:
     kept = _spaced(np.arange(len(task.rows)), most)
-    decided = None if task.decided is None else task.decided[kept]
+    decided = decided_at(task.decided, kept)
     return replace(task, rows=task.rows[kept], truth=task.truth[kept], patients=task.patients[kept], decided=decided)
 
 
@@ -141,4 +142,7 @@ def _thinned_probe(task: ProbeTask, most: int) -> ProbeTask:
     train, validation = (np.sort(_spaced(part, most)) for part in (task.parts.train, task.parts.validation))
     kept = np.union1d(train, validation)
     parts = Parts(np.searchsorted(kept, train), np.searchsorted(kept, validation), np.empty(0, dtype=np.int64))
-    return replace(task, rows=task.rows[kept], truth=task.truth[kept], patients=task.patients[kept], parts=parts)
+    return replace(
+        task, rows=task.rows[kept], truth=task.truth[kept], patients=task.patients[kept], parts=parts,
+        decided=task.decided_in(kept),
+    )  # fmt: skip

@@ -56,7 +56,7 @@ def _train(rank: int, world: int, shards: str, run_dir: str) -> None:
 @pytest.fixture(scope="module")
 def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("trained") / "run"
-    run_ranks(1, _train, str(shards), str(run_dir))
+    run_ranks(1, _train, str(shards), str(run_dir), deadline=200)
     return run_dir
 
 
