@@ -43,6 +43,9 @@ FILES = (
 APPENDED = (files.QUARANTINE, files.SYSTEM, files.EVALUATIONS, files.ATTEMPTS)
 """Files that are appended to where they lie; the others are replaced by a rename."""
 
+OTHERS = {"index.parquet": "a shard set", "digests.json": "an exported encoder", "bank.json": "a text bank"}
+"""Files of ours that lie in no run: whoever starts one there has mixed up two options."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _KIND = (errno.EISDIR, errno.ENOTDIR, errno.ENXIO, errno.ELOOP)
@@ -57,9 +60,15 @@ class RunDirectoryError(UserError):
 def check_layout(run_dir: Path) -> None:
     """Raises RunDirectoryError that names everything in `run_dir` that stands in the way of a start.
 
-    A file where a folder is wanted or the other way round, a link to nothing, something that may not be written.
+    A file where a folder is wanted or the other way round, a link to nothing, something that may not be written; and
+    for a folder that is no run but a shard set, an exported encoder or a text bank.
     """
     check_text(run_dir)
+    for name, what in OTHERS.items():
+        if (run_dir / name).is_file():
+            raise RunDirectoryError(
+                f"run directory {run_dir} is {what} ({name})", "give a folder of its own to the run; nothing was changed"
+            )
     wrong = [_wrong_kind(run_dir, name, name in FOLDERS) for name in ("", *FOLDERS, *FILES)]
     reasons = [reason for reason in wrong if reason]
     if reasons:
