@@ -196,7 +196,7 @@ def run_cell(cell: Cell, config: RunConfig, setting: Setting, folder: Path, shar
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     exported = folder / RUN / "export"
-    export_run(folder / RUN, exported, overwrite=True)
+    export_run(folder / RUN, exported, overwrite=True, program=False)
     encoder = load_encoder(exported)
     found = scored(cell, encoder, setting, shard_set)
     facts = {
@@ -307,7 +307,7 @@ def measured(
 ) -> Outcome:
     """features (n, F) of the task's records; beside: the encoder that has words, and its embeddings (n, e) of them."""
     from cardialign.pretrain.evaluation.probing.linear_probe import probe
-    from cardialign.pretrain.evaluation.zero_shot import class_embeddings
+    from cardialign.pretrain.evaluation.zero_shot import class_words, cosines
 
     fitted = probe(features, task.truth, task.parts)
     test = task.parts.test
@@ -317,7 +317,8 @@ def measured(
         encoder, embedding = beside
         words = words_of(setting, shard_set, cell.fold)
         own = np.asarray(embedding)[np.searchsorted(task.rows, words.rows)]
-        scores["zero_shot"], truth["zero_shot"] = own @ class_embeddings(encoder, words.prompts).T, words.truth
+        scores["zero_shot"] = cosines(own, class_words(encoder, words.prompts), len(own))
+        truth["zero_shot"] = words.truth
         patients["zero_shot"], codes["zero_shot"] = np.asarray(words.patients).astype(str), list(words.prompts.codes)
     return Outcome(cell, {}, scores, truth, patients, codes)
 
