@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.options import amount, folds, place, place_to_write, whole_number
@@ -45,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cardialign.cluster.studies.cells import Setting, cells_of, check
+    from cardialign.cluster.studies.cells import Setting, cells_of
+    from cardialign.cluster.studies.check import check
     from cardialign.cluster.studies.design import Design, load_design
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.prompts import load_prompts
@@ -60,14 +64,31 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     prompts = load_prompts(args.prompts)
     setting = Setting(shard_set.path, args.prompts, prompts.label_set, args.folds, tuple(args.overrides))
     cells = cells_of(design, args.test_folds, args.seeds)
-    check(design, cells, setting, shard_set)
-    with locked_run(args.out, "wait for it, stop it with Ctrl-C (it ends at a checkpoint), or give another --out"):
-        return _run(args, design, cells, setting, shard_set)
+    known = check(design, cells, setting, shard_set)
+    remedy = "wait for it, stop it with Ctrl-C (it ends at a checkpoint), or give another --out"
+    with locked_run(args.out, remedy), _terminated_as_interrupted():
+        return _run(args, design, cells, setting, shard_set, known)
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, as of a scheduler, ends a study like Ctrl-C: the training under it reaches a checkpoint and ends too."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(
-    args: argparse.Namespace, design: Design, cells: list[Cell], setting: Setting, shard_set: ShardSet
+    args: argparse.Namespace,
+    design: Design,
+    cells: list[Cell],
+    setting: Setting,
+    shard_set: ShardSet,
+    known: dict[int, int],
 ) -> dict[str, Any]:
+    """known: patients of each fold kept out who are in others, too."""
     from cardialign.cluster.studies.table import lines_of, study_table
     from cardialign.data_shards.files import write_json
 
@@ -76,7 +97,10 @@ def _run(
     floors = [] if args.no_floors else _floors(args, design, outcomes, setting, shard_set)
     table = study_table(design, outcomes, args.bootstrap, floors)
     lines = lines_of(table)
-    result = {**table, "cells": len(outcomes), "of": len(cells), "shards": shard_set.fingerprint}
+    told = ", ".join(f"{count} of fold {fold}" for fold, count in known.items() if count)
+    lines += [f"- patients with records in other folds, too: {told}; no figures of new patients"] if told else []
+    about = {"cells": len(outcomes), "of": len(cells), "test_patients_in_training": known}
+    result = {**table, **about, "shards": shard_set.fingerprint}
     write_json(args.out / "table.json", result, indent=1)
     (args.out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return {**result, "_table": lines}

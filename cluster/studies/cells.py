@@ -114,43 +114,6 @@ def config_of(design: Design, cell: Cell, setting: Setting) -> RunConfig:
     return config
 
 
-def check(design: Design, cells: Sequence[Cell], setting: Setting, shard_set: ShardSet) -> None:
-    """Every mistake before the first hour: recipes, folds, labels and words.
-
-    Raises UsageError for what `config_of` refuses and for two variants that train the same, DataError for a fold
-    without labelled records, UserError where no class of a fold can be learnt, chosen by or ranked.
-    """
-    from cardialign.pretrain.evaluation.probing.linear_probe import classes_to_judge
-    from cardialign.pretrain.evaluation.scoring import usable_classes
-
-    made: dict[str, str] = {}
-    for cell in cells:
-        config = config_of(design, cell, setting)
-        same = made.setdefault(f"{cell.fold} {cell.seed} {digest_of(config.resolved())}", cell.variant.name)
-        if same != cell.variant.name:
-            raise UsageError(
-                f"study {design.name}: variants {same} and {cell.variant.name} train the same with this recipe",
-                "leave one of them out with --only, or mend what it sets",
-            )
-    for fold in sorted({cell.fold for cell in cells}):
-        task = task_of(setting, shard_set, fold)
-        words = words_of(setting, shard_set, fold)
-        try:
-            classes_to_judge(task.truth, task.parts, usable_classes(task.truth[task.parts.train])[0])
-        except ValueError as error:
-            raise UserError(
-                f"fold {fold} kept out: {error} (chosen on fold {setting.validation(fold)})",
-                "use larger folds, or give other --folds",
-            ) from None
-        for measure, truth in (("probe", task.truth[task.parts.test]), ("zero-shot", words.truth)):
-            if not usable_classes(truth)[0].size:
-                raise UserError(
-                    f"fold {fold} kept out: no class has positives and negatives among its {len(truth)} records "
-                    f"({measure})",
-                    "use larger folds, or give other --test-folds",
-                )
-
-
 def finished(cell: Cell, folder: Path, wanted: str, measures: Sequence[str] = MEASURES) -> Outcome | None:
     """A cell that was made from what `wanted` is the digest of; None when it is not there.
 
@@ -159,11 +122,8 @@ def finished(cell: Cell, folder: Path, wanted: str, measures: Sequence[str] = ME
     facts = read_json(folder / CELL)
     if facts is None:
         return None
-    if facts.get("made_from") != wanted:
-        raise UserError(
-            f"{folder} holds a cell of another study: recipe, records, prompts or overrides differ",
-            "give another --out, or move that folder away",
-        )
+    if not isinstance(facts, dict) or facts.get("made_from") != wanted:
+        raise _of_another_study(folder, "a cell")
     try:
         if sha256_of(folder / SCORES) != facts.get("scores"):
             raise ValueError("it is not the one that the cell was scored with")
@@ -178,6 +138,13 @@ def finished(cell: Cell, folder: Path, wanted: str, measures: Sequence[str] = ME
         ) from None
     codes = {measure: [str(code) for code in arrays["codes"][measure]] for measure in measures}
     return Outcome(cell, facts, arrays["scores"], arrays["truth"], arrays["patients"], codes)
+
+
+def _of_another_study(folder: Path, what: str) -> UserError:
+    return UserError(
+        f"{folder} holds {what} of another study: recipe, records, prompts or overrides differ",
+        "give another --out, or move that folder away",
+    )
 
 
 def run_cell(cell: Cell, config: RunConfig, setting: Setting, folder: Path, shard_set: ShardSet) -> Outcome:
@@ -245,7 +212,10 @@ def made_of(config: RunConfig, setting: Setting, shard_set: ShardSet) -> str:
 
 
 def _train(config: RunConfig, folder: Path) -> None:
-    (folder / RECIPE).write_text(json.dumps(config.resolved(), indent=1), encoding="utf-8")  # JSON is YAML
+    recipe = json.dumps(config.resolved(), indent=1)  # JSON is YAML
+    if (folder / RUN).exists() and (folder / RECIPE).is_file() and (folder / RECIPE).read_text("utf-8") != recipe:
+        raise _of_another_study(folder, "an unfinished training")
+    (folder / RECIPE).write_text(recipe, encoding="utf-8")
     words = ["--recipe", str(folder / RECIPE), "--run-dir", str(folder / RUN)]
     path = os.pathsep.join(filter(None, [str(source_root()), os.environ.get("PYTHONPATH", "")]))
     with (folder / OUTPUT).open("a", encoding="utf-8") as output:

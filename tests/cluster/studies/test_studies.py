@@ -21,11 +21,12 @@ from cardialign.cluster.studies.cells import (
     Outcome,
     Setting,
     cells_of,
-    check,
     config_of,
     finished,
     made_of,
+    run_cell,
 )
+from cardialign.cluster.studies.check import check
 from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant, load_design, study_names
 from cardialign.cluster.studies.floors import floor_cells, run_floors
 from cardialign.cluster.studies.table import lines_of, study_table
@@ -258,14 +259,18 @@ def planted(four_folds: ShardSet, tmp_path: Path) -> Setting:
     return Setting(four_folds.path, str(tmp_path / "prompts.yaml"), "finding", (1, 2, 3, 4))
 
 
-def checked(setting: Setting, shards: ShardSet, variants: tuple[Variant, ...], test: int = 4) -> None:
-    design = Design("mine", "cardialign-tiny", variants[0].name, variants)
-    check(design, cells_of(design, [test], 1), setting, shards)
+def checked(
+    setting: Setting, shards: ShardSet, variants: tuple[Variant, ...], test: int = 4, recipe: str = "cardialign-tiny"
+) -> dict[int, int]:
+    design = Design("mine", recipe, variants[0].name, variants)
+    return check(design, cells_of(design, [test], 1), setting, shards)
 
 
 def test_what_cannot_be_scored_is_said_before_anything_is_trained(four_folds: ShardSet, planted: Setting) -> None:
     one = (Variant("a", "", {}),)
-    checked(planted, four_folds, one)
+    assert checked(planted, four_folds, one) == {4: 0}, "no patient of fold 4 is in another"
+    with pytest.raises(UsageError, match="method simclr reads no reports"):
+        checked(planted, four_folds, one, recipe="simclr-tiny")
     with pytest.raises(DataError, match="fold"):
         checked(dataclasses.replace(planted, folds=(1, 2, 3, 9)), four_folds, one, test=9)
     with pytest.raises(UsageError, match="variants a and b train the same"):
@@ -316,6 +321,7 @@ def test_floors_are_those_of_the_product_are_kept_and_belong_to_their_records(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_study_from_the_command_line_goes_on_where_it_stopped(
     cardialign: Call, four_folds: ShardSet, planted: Setting, tmp_path: Path
 ) -> None:
@@ -340,6 +346,18 @@ def test_a_study_from_the_command_line_goes_on_where_it_stopped(
     assert not (first / "run").exists()
     other = cardialign(*words, "--set", "optimizer.lr=1e-4")
     assert other.code != 0 and "holds a cell of another study" in other.err
+
+
+def test_a_training_of_another_study_that_was_stopped_is_left_as_it_is(
+    four_folds: ShardSet, planted: Setting, tmp_path: Path
+) -> None:
+    cell = Cell(Variant("a", "", {}), 4, 0)
+    config = config_of(Design("mine", "cardialign-tiny", "a", (cell.variant,)), cell, planted)
+    (tmp_path / "cell" / "run").mkdir(parents=True)
+    (tmp_path / "cell" / "recipe.yaml").write_text("{}")
+    with pytest.raises(UserError, match="holds an unfinished training of another study"):
+        run_cell(cell, config, planted, tmp_path / "cell", four_folds)
+    assert (tmp_path / "cell" / "recipe.yaml").read_text() == "{}"
 
 
 def test_scores_that_are_not_those_of_their_cell_are_refused(tmp_path: Path) -> None:

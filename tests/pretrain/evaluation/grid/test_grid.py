@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,11 @@ def test_a_killed_grid_goes_on_where_it_was_and_ends_with_the_same_figures(
     again = Counts()
     assert figures(run_grid(encoder, plan_of(shards), tmp_path / "grid", GridWork(again))) == figures(whole)
     assert not again.jobs, "everything was kept"
+    shutil.rmtree(tmp_path / "grid/work")
+    assert figures(run_grid(encoder, plan_of(shards), tmp_path / "grid", GridWork(again))) == figures(whole)
+    assert not again.jobs and not (tmp_path / "grid/work").exists(), (
+        "work/ is for cells that are to be made, and no more"
+    )
 
 
 def test_a_damaged_cell_and_damaged_features_are_made_again(
