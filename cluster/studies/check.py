@@ -29,7 +29,7 @@ def check(design: Design, cells: Sequence[Cell], setting: Setting, shard_set: Sh
         if not method_class(config).reports:
             raise UsageError(
                 f"{where}, variant {cell.variant.name}: method {config.method.name} reads no reports",
-                "a study scores words, too: choose a method with reports; of others `evaluate grid` tells what a probe reads",
+                "a study scores words, too: choose a method with reports, or probe encoders by `evaluate grid`",
             )
         same = made.setdefault(f"{cell.fold} {cell.seed} {digest_of(config.resolved())}", cell.variant.name)
         if same != cell.variant.name:
