@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.options import amount, folds, place, place_to_write, whole_number
+from cardialign.cluster.cli.result_file import check_place
 
 if TYPE_CHECKING:
     from cardialign.cluster.studies.cells import Outcome, Setting
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     setting = Setting(shard_set.path, args.prompts, prompts.label_set, args.folds, tuple(args.overrides))
     cells = cells_of(design, args.test_folds, args.seeds)
     known = check(design, cells, setting, shard_set)
+    check_place(args.out / "table.json")
     remedy = "wait for it, stop it with Ctrl-C (it ends at a checkpoint), or give another --out"
     with locked_run(args.out, remedy), _terminated_as_interrupted():
         return _run(args, design, cells, setting, shard_set, known)

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CELL, SCORES, RUN, RECIPE, OUTPUT = "cell.json", "scores.npz", "run", "recipe.yaml", "training.log"
+SPENT = "spent.json"
+"""CPU-seconds of a training that is not finished."""
 MEASURES = ("zero_shot", "probe")
 STUDY_DECIDES = ("data.shards", "data.mixture", "data.folds", "data.split", "seed")
 """Keys of a recipe that no variant and no override changes."""
@@ -102,13 +104,18 @@ def config_of(design: Design, cell: Cell, setting: Setting) -> RunConfig:
         f"data.folds={json.dumps(setting.training(cell.fold))}",
         f"seed={cell.seed}",
     ]
-    config = load_config(design.recipe, [*own, *setting.overrides, *cell.variant.overrides])
+    given, where = [*own, *setting.overrides], f"study {design.name}, variant {cell.variant.name}"
+    try:
+        config = load_config(design.recipe, [*given, *cell.variant.overrides])
+    except UsageError as error:
+        load_config(design.recipe, given)  # where the recipe or --set is at fault, that is what is said
+        raise UsageError(f"{where}: {error.problem}", error.remedy) from None
     decided = load_config(design.recipe, own)
     for key in STUDY_DECIDES:
         now, meant = (attrgetter(key)(each) for each in (config, decided))
         if now != meant:
             raise UsageError(
-                f"study {design.name}, variant {cell.variant.name}: {key} is {now!s:.60}, and the study decides it",
+                f"{where}: {key} is {now!s:.60}, and the study decides it",
                 f"leave {key} out of --set and of the variant; --shards, --folds, --test-folds and --seeds say it",
             )
     return config
@@ -150,6 +157,7 @@ def _of_another_study(folder: Path, what: str) -> UserError:
 def run_cell(cell: Cell, config: RunConfig, setting: Setting, folder: Path, shard_set: ShardSet) -> Outcome:
     """Train, export, score, and keep the scores in `folder`; raises as the training does, KeyboardInterrupt when that
     was stopped."""
+    from cardialign.pretrain.evaluation.overlap import find_overlap, refuse_overlap
     from cardialign.pretrain.export.from_run import export_run
     from cardialign.pretrain.export.loaded import load_encoder
 
@@ -158,13 +166,20 @@ def run_cell(cell: Cell, config: RunConfig, setting: Setting, folder: Path, shar
     known = finished(cell, folder, made_from)
     if known is not None:
         return known
-    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    _train(config, folder)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    started, before = time.monotonic(), _children_seconds()
+    earlier = float((read_json(folder / SPENT) or {}).get("cpu_seconds", 0.0))
+    try:
+        _train(config, folder)
+    finally:  # a training that is stopped and goes on has cost both parts
+        spent = earlier + _children_seconds() - before
+        write_json(folder / SPENT, {"cpu_seconds": spent})
     exported = folder / RUN / "export"
     export_run(folder / RUN, exported, overwrite=True, program=False)
     encoder = load_encoder(exported)
+    if config.init_from is not None:  # its start may have seen the fold kept out
+        refuse_overlap(
+            find_overlap(encoder, shard_set, words_of(setting, shard_set, cell.fold).rows), encoder, shard_set
+        )
     found = scored(cell, encoder, setting, shard_set)
     facts = {
         "variant": cell.variant.name,
@@ -178,7 +193,13 @@ def run_cell(cell: Cell, config: RunConfig, setting: Setting, folder: Path, shar
     }
     kept = keep(replace(found, facts=facts), folder)
     shutil.rmtree(folder / RUN, ignore_errors=True)
+    (folder / SPENT).unlink(missing_ok=True)
     return kept
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def keep(found: Outcome, folder: Path) -> Outcome:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cardialign.cluster.studies.cells import (
     CELL,
     MEASURES,
     SCORES,
+    SPENT,
     Outcome,
     Setting,
     cells_of,
@@ -156,6 +158,29 @@ def test_figures_are_means_over_classes_folds_and_seeds_and_differences_are_pair
     assert table["folds"] == [1, 2] and table["seeds"] == [0, 1]
     with pytest.raises(UserError, match="no fold and seed has all variants"):
         study_table(MINE, outcomes[:4])
+
+
+def test_a_mistake_of_a_variant_names_it_and_one_of_the_recipe_does_not() -> None:
+    wrong = Variant("red", "", {"encoder.colour": "red"})
+    design = Design("mine", "cardialign-tiny", "red", (wrong,))
+    with pytest.raises(UsageError, match=r"^study mine, variant red: (.|\n)*encoder.colour: unknown key"):
+        config_of(design, Cell(wrong, 4, 0), PLACES)
+    with pytest.raises(UsageError, match=r"^(?!study)(.|\n)*encoder.size"):
+        config_of(design, Cell(wrong, 4, 0), dataclasses.replace(PLACES, overrides=("encoder.size=enormous",)))
+
+
+def test_a_training_that_was_stopped_costs_both_its_parts(
+    four_folds: ShardSet, planted: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = Cell(Variant("a", "", {}), 4, 0)
+    config = config_of(Design("mine", "cardialign-tiny", "a", (cell.variant,)), cell, planted)
+    burn = ["-c", "import sys, time\nwhile time.process_time() < 0.2: pass\nsys.exit(75)"]
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **how: start([words[0], *burn], **how))
+    for least in (0.2, 0.4):
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(cell, config, planted, tmp_path, four_folds)
+        assert json.loads((tmp_path / SPENT).read_text())["cpu_seconds"] >= least
 
 
 def paired(outcomes: list[Outcome]) -> tuple[float, ...]:
