@@ -158,16 +158,16 @@ def _mistakes(values: Any) -> list[str]:
     combine, classes = values.get("combine", "mean"), values.get("classes")
     if combine not in COMBINE:
         out.append(f"combine: must be one of {', '.join(COMBINE)}, got {reprlib.repr(combine)[:80]}")
-    pairs = [str(code)[:60] for code, each in classes.items() if "against" in each] if _mappings(classes) else []
-    if combine == "max" and pairs:
+    if combine == "max" and (pairs := _having_against(classes)):
         out.append(f"combine: max takes no `against`, which {', '.join(pairs)} has; write combine: mean")
     for code, entry in (classes if isinstance(classes, dict) else {}).items():
         out += [f"classes.{str(code)[:60]}: {reason}" for reason in _class_mistakes(code, entry)]
     return out
 
 
-def _mappings(classes: Any) -> bool:
-    return isinstance(classes, dict) and all(isinstance(each, dict) for each in classes.values())
+def _having_against(classes: Any) -> list[str]:
+    given = classes.items() if isinstance(classes, dict) else ()
+    return [str(code)[:60] for code, each in given if isinstance(each, dict) and "against" in each]
 
 
 def _class_mistakes(code: Any, entry: Any) -> list[str]:
