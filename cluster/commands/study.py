@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import contextlib
+import signal
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.cli.options import amount, folds, whole_number
-from cardialign.data_shards.errors import UsageError
+from cardialign.cluster.cli.options import amount, folds, place, place_to_write, whole_number
+from cardialign.cluster.cli.result_file import check_place
 
 if TYPE_CHECKING:
     from cardialign.cluster.studies.cells import Outcome, Setting
@@ -18,18 +20,28 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", help="ablations (A1-A5), parts, or a YAML file of your own")
     parser.add_argument(
-        "--shards", type=Path, required=True, help="folder of the shard set; its folds part the patients"
+        "--shards", type=place, required=True, help="folder of the shard set; its folds part the patients"
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the cells; a study found there goes on")
+    parser.add_argument(
+        "--out", type=place_to_write, required=True, help="folder of the cells; a study found there goes on"
+    )
     parser.add_argument("--recipe", help="another recipe or YAML file than the study's own")
     parser.add_argument("--prompts", default="ptb-xl-super-v2", help="zero-shot words and labels (ptb-xl-super-v2)")
     parser.add_argument("--folds", type=folds, default=tuple(range(1, 10)), metavar="1-9", help="folds used (1-9)")
     parser.add_argument("--test-folds", type=folds, default=(7, 8, 9), metavar="7-9", help="kept out in turn (7-9)")
     parser.add_argument("--seeds", type=whole_number(1, 100), default=3, metavar="N", help="per fold (default 3)")
     parser.add_argument("--only", default="", metavar="A,B", help="these variants, beside the reference")
+    parser.add_argument(
+        "--no-floors",
+        action="store_true",
+        help="leave out untrained weights, random kernels and hand features (they cost seconds: nothing is trained)",
+    )
     parser.add_argument("--bootstrap", type=whole_number(2), default=1000, metavar="N", help="resamples (default 1000)")
     parser.add_argument(
-        "--budget-hours", type=amount, metavar="H", help="start no further cell once so many core hours are spent"
+        "--budget-hours",
+        type=amount,
+        metavar="H",
+        help="begin no further cell once this call has spent so many core hours",
     )
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="of every variant alike"
@@ -37,12 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cardialign.cluster.studies.cells import Setting, cells_of, config_of
+    from cardialign.cluster.studies.cells import Setting, cells_of
+    from cardialign.cluster.studies.check import check
     from cardialign.cluster.studies.design import Design, load_design
-    from cardialign.cluster.studies.table import lines_of, study_table
-    from cardialign.data_shards.files import write_json
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.prompts import load_prompts
+    from cardialign.pretrain.run.lock import locked_run
 
     design = load_design(args.study)
     if args.recipe is not None:
@@ -53,13 +65,44 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     prompts = load_prompts(args.prompts)
     setting = Setting(shard_set.path, args.prompts, prompts.label_set, args.folds, tuple(args.overrides))
     cells = cells_of(design, args.test_folds, args.seeds)
-    for cell in cells:  # every mistake before the first hour
-        config_of(design, cell, setting)
+    known = check(design, cells, setting, shard_set)
+    check_place(args.out / "table.json")
+    remedy = "wait for it, stop it with Ctrl-C (it ends at a checkpoint), or give another --out"
+    with locked_run(args.out, remedy), _terminated_as_interrupted():
+        return _run(args, design, cells, setting, shard_set, known)
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, as of a scheduler, ends a study like Ctrl-C: the training under it reaches a checkpoint and ends too."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(
+    args: argparse.Namespace,
+    design: Design,
+    cells: list[Cell],
+    setting: Setting,
+    shard_set: ShardSet,
+    known: dict[int, int],
+) -> dict[str, Any]:
+    """known: patients of each fold kept out who are in others, too."""
+    from cardialign.cluster.studies.table import lines_of, study_table
+    from cardialign.data_shards.files import write_json
+
     _prepare_bank(design, cells, setting)
     outcomes = _all_cells(args, design, cells, setting, shard_set)
-    table = study_table(design, outcomes, args.bootstrap)
+    floors = [] if args.no_floors else _floors(args, design, outcomes, setting, shard_set)
+    table = study_table(design, outcomes, args.bootstrap, floors)
     lines = lines_of(table)
-    result = {**table, "cells": len(outcomes), "of": len(cells), "shards": shard_set.fingerprint}
+    told = ", ".join(f"{count} of fold {fold}" for fold, count in known.items() if count)
+    lines += [f"- patients with records in other folds, too: {told}; no figures of new patients"] if told else []
+    about = {"cells": len(outcomes), "of": len(cells), "test_patients_in_training": known}
+    result = {**table, **about, "shards": shard_set.fingerprint}
     write_json(args.out / "table.json", result, indent=1)
     (args.out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return {**result, "_table": lines}
@@ -81,21 +124,36 @@ def _all_cells(
     args: argparse.Namespace, design: Design, cells: list[Cell], setting: Setting, shard_set: ShardSet
 ) -> list[Outcome]:
     from cardialign.cluster.cli.progress import Progress
-    from cardialign.cluster.studies.cells import config_of, run_cell
+    from cardialign.cluster.studies.cells import config_of, finished, made_of, run_cell
 
     outcomes: list[Outcome] = []
-    spent = 0.0
+    spent, ended = 0.0, False
     with Progress("study cells") as progress:
         for number, cell in enumerate(cells):
-            if args.budget_hours is not None and spent >= args.budget_hours * 3600:
-                break
-            config = config_of(design, cell, setting)
-            outcomes.append(run_cell(cell, config, setting, args.out / "cells" / cell.name, shard_set))
-            spent += outcomes[-1].facts["cpu_seconds"]
+            config, folder = config_of(design, cell, setting), args.out / "cells" / cell.name
+            found = finished(cell, folder, made_of(config, setting, shard_set))
+            if found is None:
+                ended = ended or (args.budget_hours is not None and spent >= args.budget_hours * 3600)
+                if ended:
+                    continue  # cells that are there count all the same
+                found = run_cell(cell, config, setting, folder, shard_set)
+                spent += found.facts["cpu_seconds"]
+            outcomes.append(found)
             progress(number + 1, len(cells))
-    if not outcomes:
-        raise UsageError("the budget ends before the first cell", "give more --budget-hours")
     return outcomes
+
+
+def _floors(
+    args: argparse.Namespace, design: Design, outcomes: list[Outcome], setting: Setting, shard_set: ShardSet
+) -> list[Outcome]:
+    """Beside the cells that the table compares, and no others."""
+    from cardialign.cluster.cli.progress import Progress
+    from cardialign.cluster.studies.floors import run_floors
+    from cardialign.cluster.studies.table import compared
+
+    places = [(each.cell.seed, each.cell.fold) for each in compared(design, outcomes)]
+    with Progress("study floors") as progress:
+        return run_floors(design, places, setting, args.out / "floors", shard_set, progress)
 
 
 def summary(result: dict[str, Any]) -> list[str]:

@@ -15,7 +15,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +30,18 @@ from cardialign.data_shards.files import commit_file, read_json, sha256_of, writ
 if TYPE_CHECKING:
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.config import RunConfig
+    from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
+    from cardialign.pretrain.evaluation.task import EvaluationTask
     from cardialign.pretrain.export.loaded import LoadedEncoder
 
 log = logging.getLogger(__name__)
 
 CELL, SCORES, RUN, RECIPE, OUTPUT = "cell.json", "scores.npz", "run", "recipe.yaml", "training.log"
+SPENT = "spent.json"
+"""CPU-seconds of a training that is not finished."""
 MEASURES = ("zero_shot", "probe")
+STUDY_DECIDES = ("data.shards", "data.mixture", "data.folds", "data.split", "seed")
+"""Keys of a recipe that no variant and no override changes."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +60,13 @@ class Setting:
 
         Raises UsageError where too few are left: the probe chooses its penalty on one of them.
         """
-        rest = [fold for fold in self.folds if fold != test]
-        if test not in self.folds or len(rest) < 2:
+        rest, known = [fold for fold in self.folds if fold != test], ", ".join(map(str, self.folds))
+        if test not in self.folds:
+            raise UsageError(f"fold {test} cannot be kept out of folds {known}", "name one of these in --test-folds")
+        if len(rest) < 2:
             raise UsageError(
-                f"fold {test} cannot be kept out of folds {', '.join(map(str, self.folds))}",
-                "at least two other folds must be left to learn from and to choose on",
+                f"fold {test} cannot be kept out of folds {known}",
+                "at least two other folds must be left to learn from and to choose on: give more --folds",
             )
         return rest
 
@@ -69,7 +78,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Scores of a cell on its fold, per measure: scores (n, C), truth bool (n, C), patients (n,), class codes (C,)."""
+    """Scores of a cell on its fold, per measure: scores (n, C), truth bool (n, C), patients (n,), class codes (C,).
+
+    A floor without words has no zero-shot measure.
+    """
 
     cell: Cell
     facts: dict[str, Any]
@@ -80,7 +92,11 @@ class Outcome:
 
 
 def config_of(design: Design, cell: Cell, setting: Setting) -> RunConfig:
-    """What a cell trains. Raises UsageError for a variant or an override that the recipe does not take."""
+    """What a cell trains.
+
+    Raises UsageError for a variant or an override that the recipe does not take, or that changes what the study itself
+    decides: records and seed. A variant that trained on the fold kept out would win every table.
+    """
     from cardialign.pretrain.config import load_config
 
     own = [
@@ -88,10 +104,24 @@ def config_of(design: Design, cell: Cell, setting: Setting) -> RunConfig:
         f"data.folds={json.dumps(setting.training(cell.fold))}",
         f"seed={cell.seed}",
     ]
-    return load_config(design.recipe, [*own, *setting.overrides, *cell.variant.overrides])
+    given, where = [*own, *setting.overrides], f"study {design.name}, variant {cell.variant.name}"
+    try:
+        config = load_config(design.recipe, [*given, *cell.variant.overrides])
+    except UsageError as error:
+        load_config(design.recipe, given)  # where the recipe or --set is at fault, that is what is said
+        raise UsageError(f"{where}: {error.problem}", error.remedy) from None
+    decided = load_config(design.recipe, own)
+    for key in STUDY_DECIDES:
+        now, meant = (attrgetter(key)(each) for each in (config, decided))
+        if now != meant:
+            raise UsageError(
+                f"{where}: {key} is {now!s:.60}, and the study decides it",
+                f"leave {key} out of --set and of the variant; --shards, --folds, --test-folds and --seeds say it",
+            )
+    return config
 
 
-def finished(cell: Cell, folder: Path, wanted: str) -> Outcome | None:
+def finished(cell: Cell, folder: Path, wanted: str, measures: Sequence[str] = MEASURES) -> Outcome | None:
     """A cell that was made from what `wanted` is the digest of; None when it is not there.
 
     Raises UserError for one that was made from something else: nothing is replaced.
@@ -99,30 +129,35 @@ def finished(cell: Cell, folder: Path, wanted: str) -> Outcome | None:
     facts = read_json(folder / CELL)
     if facts is None:
         return None
-    if facts.get("made_from") != wanted:
-        raise UserError(
-            f"{folder} holds a cell of another study: recipe, records, prompts or overrides differ",
-            "give another --out, or move that folder away",
-        )
+    if not isinstance(facts, dict) or facts.get("made_from") != wanted:
+        raise _of_another_study(folder, "a cell")
     try:
         if sha256_of(folder / SCORES) != facts.get("scores"):
             raise ValueError("it is not the one that the cell was scored with")
         with np.load(folder / SCORES, allow_pickle=False) as kept:
             arrays = {
-                part: {measure: kept[f"{part}_{measure}"] for measure in MEASURES}
+                part: {measure: kept[f"{part}_{measure}"] for measure in measures}
                 for part in ("scores", "truth", "patients", "codes")
             }
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{folder / SCORES} cannot be read: {error}", "delete the folder: the cell is made anew"
         ) from None
-    codes = {measure: [str(code) for code in arrays["codes"][measure]] for measure in MEASURES}
+    codes = {measure: [str(code) for code in arrays["codes"][measure]] for measure in measures}
     return Outcome(cell, facts, arrays["scores"], arrays["truth"], arrays["patients"], codes)
+
+
+def _of_another_study(folder: Path, what: str) -> UserError:
+    return UserError(
+        f"{folder} holds {what} of another study: recipe, records, prompts or overrides differ",
+        "give another --out, or move that folder away",
+    )
 
 
 def run_cell(cell: Cell, config: RunConfig, setting: Setting, folder: Path, shard_set: ShardSet) -> Outcome:
     """Train, export, score, and keep the scores in `folder`; raises as the training does, KeyboardInterrupt when that
     was stopped."""
+    from cardialign.pretrain.evaluation.overlap import find_overlap, refuse_overlap
     from cardialign.pretrain.export.from_run import export_run
     from cardialign.pretrain.export.loaded import load_encoder
 
@@ -131,14 +166,21 @@ def run_cell(cell: Cell, config: RunConfig, setting: Setting, folder: Path, shar
     known = finished(cell, folder, made_from)
     if known is not None:
         return known
-    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    _train(config, folder)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    started, before = time.monotonic(), _children_seconds()
+    earlier = float((read_json(folder / SPENT) or {}).get("cpu_seconds", 0.0))
+    try:
+        _train(config, folder)
+    finally:  # a training that is stopped and goes on has cost both parts
+        spent = earlier + _children_seconds() - before
+        write_json(folder / SPENT, {"cpu_seconds": spent})
     exported = folder / RUN / "export"
-    export_run(folder / RUN, exported, overwrite=True)
+    export_run(folder / RUN, exported, overwrite=True, program=False)
     encoder = load_encoder(exported)
-    found = _scored(cell, encoder, setting, shard_set)
+    if config.init_from is not None:  # its start may have seen the fold kept out
+        refuse_overlap(
+            find_overlap(encoder, shard_set, words_of(setting, shard_set, cell.fold).rows), encoder, shard_set
+        )
+    found = scored(cell, encoder, setting, shard_set)
     facts = {
         "variant": cell.variant.name,
         "fold": cell.fold,
@@ -149,34 +191,52 @@ def run_cell(cell: Cell, config: RunConfig, setting: Setting, folder: Path, shar
         "cpu_seconds": round(spent, 1),
         "seconds": round(time.monotonic() - started, 1),
     }
+    kept = keep(replace(found, facts=facts), folder)
+    shutil.rmtree(folder / RUN, ignore_errors=True)
+    (folder / SPENT).unlink(missing_ok=True)
+    return kept
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def keep(found: Outcome, folder: Path) -> Outcome:
+    """Write scores and figures of a cell: those bound to these, and these last."""
+    parts = (("scores", found.scores), ("truth", found.truth), ("patients", found.patients), ("codes", found.codes))
     arrays: dict[str, Any] = {
-        f"{part}_{measure}": np.asarray(values[measure])
-        for part, values in (("scores", found.scores), ("truth", found.truth), ("patients", found.patients))
-        for measure in MEASURES
-    } | {f"codes_{measure}": np.asarray(found.codes[measure]) for measure in MEASURES}
+        f"{part}_{measure}": np.asarray(values) for part, of in parts for measure, values in of.items()
+    }
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
 
+    folder.mkdir(parents=True, exist_ok=True)
     commit_file(folder / SCORES, write)
-    facts["scores"] = sha256_of(folder / SCORES)
+    facts = {**found.facts, "scores": sha256_of(folder / SCORES)}
     write_json(folder / CELL, facts, indent=1)
-    shutil.rmtree(folder / RUN, ignore_errors=True)
-    return Outcome(cell, facts, found.scores, found.truth, found.patients, found.codes)
+    return replace(found, facts=facts)
 
 
 def made_of(config: RunConfig, setting: Setting, shard_set: ShardSet) -> str:
     """Digest of all that a cell follows from; where the shard set lies does not matter."""
+    from cardialign.pretrain.evaluation.prompts import load_prompts, prompt_set_names
+
     values = config.resolved()
     values["data"] = {**values["data"], "shards": shard_set.fingerprint}
-    return digest_of(
-        {"config": values, "prompts": setting.prompts, "labels": setting.label_set, "folds": setting.folds}
-    )
+    facts = {"config": values, "prompts": setting.prompts, "labels": setting.label_set, "folds": setting.folds}
+    if setting.prompts not in prompt_set_names():  # a file of the user's, which may be edited
+        facts["prompts"] = load_prompts(setting.prompts).digest
+    return digest_of(facts)
 
 
 def _train(config: RunConfig, folder: Path) -> None:
-    (folder / RECIPE).write_text(json.dumps(config.resolved(), indent=1), encoding="utf-8")  # JSON is YAML
+    recipe = json.dumps(config.resolved(), indent=1)  # JSON is YAML
+    if (folder / RUN).exists() and (folder / RECIPE).is_file() and (folder / RECIPE).read_text("utf-8") != recipe:
+        raise _of_another_study(folder, "an unfinished training")
+    (folder / RECIPE).write_text(recipe, encoding="utf-8")
     words = ["--recipe", str(folder / RECIPE), "--run-dir", str(folder / RUN)]
     path = os.pathsep.join(filter(None, [str(source_root()), os.environ.get("PYTHONPATH", "")]))
     with (folder / OUTPUT).open("a", encoding="utf-8") as output:
@@ -202,31 +262,56 @@ def _train(config: RunConfig, folder: Path) -> None:
         )
 
 
-def _scored(cell: Cell, encoder: LoadedEncoder, setting: Setting, shard_set: ShardSet) -> Outcome:
+def scored(cell: Cell, encoder: LoadedEncoder, setting: Setting, shard_set: ShardSet) -> Outcome:
+    """Both measures of an encoder on the fold kept out."""
     from cardialign.pretrain.evaluation.features import EmbedOptions, embed_set
-    from cardialign.pretrain.evaluation.probing.linear_probe import probe
-    from cardialign.pretrain.evaluation.probing.tasks import task_of_folds
-    from cardialign.pretrain.evaluation.task import labelled_task
-    from cardialign.pretrain.evaluation.zero_shot import class_embeddings
 
-    words = labelled_task(shard_set, setting.prompts, folds=[cell.fold])
-    validation = setting.validation(cell.fold)
-    learn = [fold for fold in setting.training(cell.fold) if fold != validation]
-    task = task_of_folds(shard_set, setting.label_set, learn, [validation], [cell.fold])
+    task = task_of(setting, shard_set, cell.fold)
     embedded = embed_set([encoder], shard_set, task.rows, EmbedOptions(with_features=True))[0]
     assert embedded.features is not None
-    fitted = probe(np.asarray(embedded.features), task.truth, task.parts, decided=task.decided)
-    place = np.searchsorted(task.rows, words.rows)
-    cosines = np.asarray(embedded.embedding)[place] @ class_embeddings(encoder, words.prompts).T
+    return measured(cell, task, np.asarray(embedded.features), (encoder, embedded.embedding), setting, shard_set)
+
+
+def task_of(setting: Setting, shard_set: ShardSet, fold: int) -> ProbeTask:
+    """What the probe learns from, chooses by and is scored on where that fold is kept out."""
+    from cardialign.pretrain.evaluation.probing.tasks import task_of_folds
+
+    validation = setting.validation(fold)
+    learn = [each for each in setting.training(fold) if each != validation]
+    return task_of_folds(shard_set, setting.label_set, learn, [validation], [fold])
+
+
+def words_of(setting: Setting, shard_set: ShardSet, fold: int) -> EvaluationTask:
+    """What zero-shot is scored on where that fold is kept out."""
+    from cardialign.pretrain.evaluation.task import labelled_task
+
+    return labelled_task(shard_set, setting.prompts, folds=[fold])
+
+
+def measured(
+    cell: Cell,
+    task: ProbeTask,
+    features: np.ndarray,
+    beside: tuple[LoadedEncoder, np.ndarray] | None,
+    setting: Setting,
+    shard_set: ShardSet,
+) -> Outcome:
+    """features (n, F) of the task's records; beside: the encoder that has words, and its embeddings (n, e) of them."""
+    from cardialign.pretrain.evaluation.probing.linear_probe import probe
+    from cardialign.pretrain.evaluation.zero_shot import class_words, cosines
+
+    fitted = probe(features, task.truth, task.parts, decided=task.decided)
     test = task.parts.test
-    return Outcome(
-        cell,
-        {},
-        {"zero_shot": cosines, "probe": fitted.scores},
-        {"zero_shot": words.truth, "probe": task.truth[test]},
-        {"zero_shot": np.asarray(words.patients).astype(str), "probe": task.patients[test].astype(str)},
-        {"zero_shot": list(words.prompts.codes), "probe": [code for code, _ in task.names]},
-    )
+    scores, truth = {"probe": fitted.scores}, {"probe": task.truth[test]}
+    patients, codes = {"probe": task.patients[test].astype(str)}, {"probe": [code for code, _ in task.names]}
+    if beside is not None:
+        encoder, embedding = beside
+        words = words_of(setting, shard_set, cell.fold)
+        own = np.asarray(embedding)[np.searchsorted(task.rows, words.rows)]
+        scores["zero_shot"] = cosines(own, class_words(encoder, words.prompts), len(own))
+        truth["zero_shot"] = words.truth
+        patients["zero_shot"], codes["zero_shot"] = np.asarray(words.patients).astype(str), list(words.prompts.codes)
+    return Outcome(cell, {}, scores, truth, patients, codes)
 
 
 def cells_of(design: Design, test_folds: Sequence[int], seeds: int) -> list[Cell]:

@@ -12,7 +12,14 @@ from typing import Any
 
 from cardialign.data_shards.errors import UsageError
 
+LONGEST_NAME = 60
 KEYS = ("name", "recipe", "reference", "variants")
+FLOORS = {
+    "untrained": "the reference with fresh weights",
+    "random-kernels": "random convolution kernels + logistic regression",
+    "hand-features": "rates, intervals, amplitudes + logistic regression",
+}
+"""What stands beside the variants of every study (`studies.floors`), and what it is in words."""
 
 
 @dataclass(frozen=True)
@@ -91,21 +98,39 @@ def _judged(values: Any, where: str) -> Design:
     def refuse(problem: str) -> UsageError:
         return UsageError(f"study {where}: {problem}", f"a study has {', '.join(KEYS)}; see `study ablations`")
 
-    if not isinstance(values, dict) or set(values) != set(KEYS):
+    if not isinstance(values, dict):
         raise refuse("it is not a mapping of these keys")
+    if unknown := [str(key)[:40] for key in values if key not in KEYS]:
+        raise refuse(f"unknown key {', '.join(unknown)}")
+    if missing := [key for key in KEYS if key not in values]:
+        raise refuse(f"it has no {', '.join(missing)}")
     if not all(isinstance(values[key], str) for key in KEYS[:3]):
         raise refuse("name, recipe and reference are words")
     if not isinstance(values["variants"], dict) or not values["variants"]:
         raise refuse("variants is empty")
     variants = []
     for name, each in values["variants"].items():
-        right = isinstance(each, dict) and set(each) == {"words", "set"} and isinstance(each["set"], dict)
-        if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum() or not right:
-            raise refuse(f"variant {name!r:.40} needs a plain name, `words` and a mapping `set`")
-        variants.append(Variant(name, str(each["words"]), each["set"]))
+        if problem := _wrong(name, each):
+            raise refuse(f"variant {name!r:.40} {problem}")
+        variants.append(Variant(name, " ".join(each["words"].split()), each["set"]))
     if values["reference"] not in values["variants"]:
         raise refuse(f"its reference {values['reference']!r:.40} is none of its variants")
     return Design(values["name"], values["recipe"], values["reference"], tuple(variants))
+
+
+def _wrong(name: Any, each: Any) -> str:
+    """What is wrong with a variant, "" for nothing. Its name becomes that of folders."""
+    right = isinstance(each, dict) and set(each) == {"words", "set"} and isinstance(each["set"], dict)
+    plain = isinstance(name, str) and name.replace("-", "").replace("_", "").isalnum() and len(name) <= LONGEST_NAME
+    if not plain or not right or not isinstance(each["words"], str):
+        return f"needs a plain name of at most {LONGEST_NAME} characters, `words` and a mapping `set`"
+    if name in FLOORS:
+        return "is called like a floor, which every study has"
+    try:
+        json.dumps(each["set"])
+    except (TypeError, ValueError):
+        return "sets a value that is no number, word, list or mapping of these; put dates in quotes"
+    return ""
 
 
 def digest_of(values: Any) -> str:

@@ -1,63 +1,88 @@
-"""The table of a study: what each variant is worth, and how much that is less than the reference, paired by patient.
+"""The table of a study: what each variant is worth, and by how much the reference is ahead of it, paired by patient.
 
-A figure is the mean AUROC over classes, folds and seeds. Seeds are averaged within each resample of the patients, and
-the same resamples serve every variant: an interval says what other patients would change, the spread over seeds stands
-beside it. Only cells that every variant has are compared.
+A figure is the mean AUROC over classes, folds and seeds. The same patients are scored once by every seed: an interval
+resamples whole patients, averages the seeds within each resample, and takes the same resamples for every row. It says
+what other patients would change; the spread over seeds stands beside it. Only cells that every variant has are
+compared, and floors stand beside them at the same folds and seeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from cardialign.cluster.studies.cells import MEASURES, Outcome
-from cardialign.cluster.studies.design import Design
+from cardialign.cluster.studies.design import FLOORS, Design
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.evaluation.intervals import Sample, difference_interval, mean_interval
-from cardialign.pretrain.evaluation.scoring import score_classes, usable_classes
+from cardialign.pretrain.evaluation.scoring import class_auroc, score_classes, usable_classes
+
+MEASURE_WORDS = {"zero_shot": "zero-shot", "probe": "probe"}
+HOW = (
+    "95 % intervals are of patients: whole patients are resampled, the same ones for every row, and the seeds, which "
+    "all score the same patients, are averaged within each resample; sd is the spread over seeds."
+)
 
 
-def study_table(design: Design, outcomes: Sequence[Outcome], resamples: int = 1000) -> dict[str, Any]:
-    """Rows of the variants, in their order; cells: how many of them each figure is made of.
+def study_table(
+    design: Design, outcomes: Sequence[Outcome], resamples: int = 1000, floors: Sequence[Outcome] = ()
+) -> dict[str, Any]:
+    """Rows of the variants, in their order, then of the floors; cells: how many of them each figure is made of.
 
-    Raises UserError when no fold and seed has all variants, or no class can be ranked.
+    Raises UserError when no fold and seed has all variants, cells of a fold were scored on other records, or no class
+    can be ranked.
     """
-    shared = _shared(design, outcomes)
-    rows: list[dict[str, Any]] = []
-    for variant in design.variants:
-        own = [each for each in shared if each.cell.variant.name == variant.name]
-        rows.append(
-            {
-                "variant": variant.name,
-                "words": variant.words,
-                "changes": variant.changes,
-                "parameters": own[0].facts["parameters"],
-                "cpu_seconds": round(float(np.mean([each.facts["cpu_seconds"] for each in own])), 1),
-                "cells": len(own),
-            }
-        )
+    shared = compared(design, outcomes)
+    own = {each.name: [one for one in shared if one.cell.variant.name == each.name] for each in design.variants}
+    own |= {name: mine for name in FLOORS if (mine := [one for one in floors if one.cell.variant.name == name])}
+    rows = {name: _row(mine) for name, mine in own.items()}
     for measure in MEASURES:
-        samples, seeds = _samples(design, shared, measure, resamples)
-        for row in rows:
-            name = row["variant"]
-            low, high = mean_interval(samples[name])
-            found = {"auroc": _figure(samples[name]), "low": low, "high": high, "seed_sd": seeds[name]}
+        having = {name: mine for name, mine in own.items() if measure in mine[0].scores}
+        samples = _samples(having, measure, resamples)
+        for name, sample in samples.items():
+            low, high = mean_interval(sample)
+            cells = _by_cell(own[name], measure)
+            found = {"auroc": _figure(sample), "low": low, "high": high, "seed_sd": _spread(cells), "by_cell": cells}
             if name != design.reference:
-                reference = samples[design.reference]
-                below, above = difference_interval(samples[name], reference)
-                less = _figure(samples[name]) - _figure(reference)
-                found |= {"less_reference": less, "less_low": below, "less_high": above}
-            row[measure] = found
-    return {"study": design.name, "recipe": design.recipe, "reference": design.reference, "rows": rows}
+                ahead = _figure(samples[design.reference]) - _figure(sample)
+                found["reference_ahead"] = ahead
+                found["ahead_low"], found["ahead_high"] = difference_interval(samples[design.reference], sample)
+            rows[name][measure] = found
+    return {
+        "study": design.name,
+        "recipe": design.recipe,
+        "reference": design.reference,
+        "folds": sorted({each.cell.fold for each in shared}),
+        "seeds": sorted({each.cell.seed for each in shared}),
+        "intervals": HOW,
+        "rows": list(rows.values()),
+    }
 
 
 def _figure(sample: Sample) -> float:
     return float(sample.point.mean())
 
 
-def _shared(design: Design, outcomes: Sequence[Outcome]) -> list[Outcome]:
+def _row(own: Sequence[Outcome]) -> dict[str, Any]:
+    variant = own[0].cell.variant
+    return {
+        "variant": variant.name,
+        "floor": bool(own[0].facts.get("floor")),
+        "words": variant.words,
+        "changes": variant.changes,
+        "parameters": own[0].facts["parameters"],
+        "cpu_seconds": round(float(np.mean([each.facts["cpu_seconds"] for each in own])), 1),
+        "cells": len(own),
+    }
+
+
+def compared(design: Design, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The cells that a table is made of: of whole seeds, every fold of which has all variants.
+
+    Raises UserError when there are none.
+    """
     names = {variant.name for variant in design.variants}
     having: dict[tuple[int, int], set[str]] = {}
     for each in outcomes:
@@ -73,78 +98,123 @@ def _shared(design: Design, outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [each for each in outcomes if (each.cell.seed, each.cell.fold) in whole and each.cell.seed in full]
 
 
-def _samples(
-    design: Design, outcomes: Sequence[Outcome], measure: str, resamples: int
-) -> tuple[dict[str, Sample], dict[str, float]]:
-    """Per variant one sample over the classes of all folds, seeds averaged, and the spread of its seeds."""
-    pieces: dict[str, list[Sample]] = {variant.name: [] for variant in design.variants}
-    by_seed: dict[str, dict[int, list[np.ndarray]]] = {variant.name: {} for variant in design.variants}
-    for fold in sorted({each.cell.fold for each in outcomes}):
-        own = [each for each in outcomes if each.cell.fold == fold]
-        truth, patients = own[0].truth[measure], own[0].patients[measure]
+def _samples(own: dict[str, list[Outcome]], measure: str, resamples: int) -> dict[str, Sample]:
+    """Per row one sample over the classes of all folds, its seeds averaged."""
+    every = [each for mine in own.values() for each in mine]
+    everybody = np.unique(np.concatenate([each.patients[measure] for each in every]))
+    pieces: dict[str, list[Sample]] = {name: [] for name in own}
+    for fold in sorted({each.cell.fold for each in every}):
+        here = {name: [each for each in mine if each.cell.fold == fold] for name, mine in own.items()}
+        first = _alike([each for mine in here.values() for each in mine], measure)
+        truth = first.truth[measure]
         usable, _ = usable_classes(truth)
         if not usable.size:
             continue
-        codes = [(own[0].codes[measure][c], "") for c in usable]
-        scores = [each.scores[measure][:, usable] for each in own]
-        tables = score_classes(scores, truth[:, usable], patients, codes, resamples=resamples, seed=fold)
-        for variant in design.variants:
-            mine = [table.sample for each, table in zip(own, tables, strict=True) if each.cell.variant == variant]
-            pieces[variant.name].append(
-                Sample(
-                    np.mean([sample.point for sample in mine], axis=0),
-                    np.mean([sample.resampled for sample in mine], axis=0),
-                    mine[0].having,
-                    mine[0].lacking,
-                )
-            )
-            for each, table in zip(own, tables, strict=True):
-                if each.cell.variant == variant:
-                    by_seed[variant.name].setdefault(each.cell.seed, []).append(table.sample.point)
+        scores = [np.stack([each.scores[measure][:, usable] for each in mine]) for mine in here.values()]
+        codes = [(first.codes[measure][c], "") for c in usable]
+        tables = score_classes(
+            scores,
+            truth[:, usable],
+            first.patients[measure],
+            codes,
+            resamples=resamples,
+            seed=0,
+            among=everybody,  # who has records in two folds weighs the same in both
+        )
+        for name, table in zip(here, tables, strict=True):
+            pieces[name].append(table.sample)
     if not all(pieces.values()):
         raise UserError("no class has positives and negatives in a fold kept out", "use larger folds")
-    joined = {
-        name: Sample(
-            np.concatenate([piece.point for piece in parts]),
-            np.concatenate([piece.resampled for piece in parts], axis=1),
-            np.concatenate([piece.having for piece in parts]),
-            np.concatenate([piece.lacking for piece in parts]),
-        )
-        for name, parts in pieces.items()
-    }
-    spread = {
-        name: float(np.std([np.concatenate(parts).mean() for parts in seeds.values()], ddof=1))
-        if len(seeds) > 1
-        else 0.0
-        for name, seeds in by_seed.items()
-    }
-    return joined, spread
+    return {name: _joined(parts) for name, parts in pieces.items()}
+
+
+def _alike(here: Sequence[Outcome], measure: str) -> Outcome:
+    """Any cell of a fold. Raises UserError where they do not have the same records and labels."""
+    first = here[0]
+    for each in here:
+        for part, other in ((first.truth, each.truth), (first.patients, each.patients), (first.codes, each.codes)):
+            if not np.array_equal(part[measure], other[measure]):
+                raise UserError(
+                    f"cells {first.cell.name} and {each.cell.name} were not scored on the same records and labels",
+                    "delete the older one of the two: the same command makes it anew",
+                )
+    return first
+
+
+def _joined(parts: Sequence[Sample]) -> Sample:
+    return Sample(
+        np.concatenate([piece.point for piece in parts]),
+        np.concatenate([piece.resampled for piece in parts], axis=1),
+        np.concatenate([piece.having for piece in parts]),
+        np.concatenate([piece.lacking for piece in parts]),
+    )
+
+
+def _by_cell(own: Iterable[Outcome], measure: str) -> list[dict[str, Any]]:
+    """Macro AUROC of every fold and seed; None where no class can be ranked. `classes`: how many it is the mean of."""
+    out = []
+    for each in own:
+        usable, _ = usable_classes(each.truth[measure])
+        areas = class_auroc(each.scores[measure][:, usable], each.truth[measure][:, usable])
+        value = float(areas.mean()) if usable.size else None
+        out.append({"fold": each.cell.fold, "seed": each.cell.seed, "auroc": value, "classes": int(usable.size)})
+    return out
+
+
+def _spread(cells: Sequence[dict[str, Any]]) -> float | None:
+    """Standard deviation of the seeds' figures, each over all classes of all folds; None of one seed."""
+    seeds = sorted({each["seed"] for each in cells})
+    if len(seeds) < 2:
+        return None
+    figures = []
+    for seed in seeds:
+        own = [each for each in cells if each["seed"] == seed and each["auroc"] is not None]
+        figures.append(np.average([each["auroc"] for each in own], weights=[each["classes"] for each in own]))
+    return float(np.std(figures, ddof=1))
 
 
 def lines_of(table: dict[str, Any]) -> list[str]:
     """The table for a reader, in Markdown."""
     head = [
-        "variant",
+        "",
         "",
         "zero-shot (95 %)",
-        "less reference",
+        "reference ahead",
         "probe (95 %)",
-        "less reference",
+        "reference ahead",
         "M par.",
         "CPU s",
         "cells",
     ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in table["rows"]:
-        figures = []
-        for measure in MEASURES:
-            found = row[measure]
-            figures.append(f"{found['auroc']:.3f} ({found['low']:.3f}-{found['high']:.3f}), sd {found['seed_sd']:.3f}")
-            figures.append(
-                f"{found['less_reference']:+.3f} ({found['less_low']:+.3f} to {found['less_high']:+.3f})"
-                if "less_reference" in found
-                else "-"
-            )
-        cells = [row["variant"], row["words"], *figures, f"{row['parameters'] / 1e6:.2f}", f"{row['cpu_seconds']:.0f}"]
-        lines.append("| " + " | ".join([*cells, str(row["cells"])]) + " |")
+        figures = [text for measure in MEASURES for text in _told(row.get(measure))]
+        size = f"{row['parameters'] / 1e6:.2f}" if row["parameters"] else "-"
+        name = f"*{row['variant']}*" if row["floor"] else row["variant"]
+        cells = [name, row["words"], *figures, size, f"{row['cpu_seconds']:.0f}", str(row["cells"])]
+        lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
+    folds, seeds = (", ".join(map(str, table[key])) for key in ("folds", "seeds"))
+    about = f"Reference: {table['reference']}. Folds kept out in turn: {folds}; seeds: {seeds}. Floors in italics."
+    return [*lines, "", f"{about} {table['intervals']}", "", *_standing(table)]
+
+
+def _told(found: dict[str, Any] | None) -> tuple[str, str]:
+    if found is None:
+        return "-", "-"
+    spread = "" if found["seed_sd"] is None else f", sd {found['seed_sd']:.3f}"
+    figure = f"{found['auroc']:.3f} ({found['low']:.3f}-{found['high']:.3f}){spread}"
+    if "reference_ahead" not in found:
+        return figure, "-"
+    return figure, f"{found['reference_ahead']:+.3f} ({found['ahead_low']:+.3f} to {found['ahead_high']:+.3f})"
+
+
+def _standing(table: dict[str, Any]) -> list[str]:
+    """Whom the reference is ahead of with the whole interval of the paired difference, and whom not."""
+    lines = []
+    for measure in MEASURES:
+        rows = [row for row in table["rows"] if "reference_ahead" in row.get(measure, {})]
+        ahead = [row["variant"] for row in rows if row[measure]["ahead_low"] > 0]
+        others = [row["variant"] for row in rows if not row[measure]["ahead_low"] > 0]
+        said = f"the reference is ahead, lower bound above 0, of {', '.join(ahead) or 'none'}"
+        lines.append(f"- {MEASURE_WORDS[measure]}: {said}; not of {', '.join(others) or 'none'}")
     return lines

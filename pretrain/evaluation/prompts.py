@@ -10,20 +10,22 @@ import hashlib
 import json
 import reprlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.plugins import Table
+from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.pretrain.config.yaml_text import read_yaml
 
+COMBINE = ("mean", "max")
 PROMPTS = Path(__file__).parent.parent / "prompts"
 
 
 @dataclass(frozen=True)
 class PromptClass:
-    """One label code, its human name, and the statements whose mean unit embedding stands for it (an ensemble).
+    """One label code, its human name, and the statements that stand for it (an ensemble, `PromptSet.combine`).
 
     against: the same statements with the opposite word, whose mean is taken off (Tiu et al. 2022 score such pairs):
     of "Normal ECG" less "Abnormal ECG" the finding is left, and the form that both share falls out.
@@ -37,13 +39,18 @@ class PromptClass:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """All classes that are scored together, and the label set of the records that they answer to."""
+    """All classes that are scored together, and the label set of the records that they answer to.
+
+    combine: how the prompts of a class make one score. mean: by their mean unit embedding (Radford et al. 2021, section
+    3.1.4). max: the one that fits the record best counts, as for statements about one lead each (FG-CLEP's ensemble).
+    """
 
     name: str
     version: int
     label_set: str
     style: str
     classes: tuple[PromptClass, ...]
+    combine: str = "mean"
 
     @property
     def codes(self) -> list[str]:
@@ -51,9 +58,16 @@ class PromptSet:
 
     @property
     def digest(self) -> str:
-        """sha256 over name, version, label set, codes and prompts in order: equal iff the scores mean the same."""
+        """sha256 over name, version, label set, codes, prompts in order and how they are combined: equal iff the scores
+        mean the same."""
         classes = [[c.code, list(c.prompts), *([list(c.against)] if c.against else [])] for c in self.classes]
-        content = [self.name, self.version, self.label_set, classes]
+        content = [
+            self.name,
+            self.version,
+            self.label_set,
+            classes,
+            *([] if self.combine == "mean" else [self.combine]),
+        ]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
     def only(self, codes: Sequence[str]) -> PromptSet:
@@ -66,8 +80,18 @@ class PromptSet:
             raise UsageError(
                 f"prompt set {self.name} has no class {', '.join(unknown)}", f"choose from: {', '.join(self.codes)}"
             )
-        kept = tuple(c for c in self.classes if c.code in set(codes))
-        return PromptSet(self.name, self.version, self.label_set, self.style, kept)
+        return replace(self, classes=tuple(c for c in self.classes if c.code in set(codes)))
+
+    def class_names(self, in_leads: bool = False) -> PromptSet:
+        """The same classes asked for by their names alone; in_leads: or by "NAME in lead L", whichever fits best."""
+        ends = ["", *(f" in lead {lead}" for lead in STANDARD_LEADS)] if in_leads else [""]
+        named = tuple(
+            PromptClass(each.code, each.name, tuple(each.name + end for end in ends)) for each in self.classes
+        )
+        style = "class names, also in each lead" if in_leads else "class names"
+        return PromptSet(
+            f"{self.name}, {style}", self.version, self.label_set, style, named, "max" if in_leads else "mean"
+        )
 
 
 def _no_file(thing: Any) -> str | None:
@@ -117,23 +141,33 @@ def load_prompts(prompts: str | Path) -> PromptSet:
         PromptClass(code, entry["name"], tuple(entry["prompts"]), tuple(entry.get("against", ())))
         for code, entry in values["classes"].items()
     )
-    return PromptSet(values["name"], values["version"], values["label_set"], values["style"], classes)
+    combine = values.get("combine", "mean")
+    return PromptSet(values["name"], values["version"], values["label_set"], values["style"], classes, combine)
 
 
 def _mistakes(values: Any) -> list[str]:
     if not isinstance(values, dict):
         return ["the file does not hold a mapping with name, version, label_set, style and classes"]
     kinds = {"name": str, "version": int, "label_set": str, "style": str, "classes": dict}
-    unknown = [key for key in values if key not in kinds]
-    out = [f"{str(key)[:60]}: unknown key; known keys: {', '.join(kinds)}" for key in unknown]
+    unknown = [key for key in values if key not in (*kinds, "combine")]
+    out = [f"{str(key)[:60]}: unknown key; known keys: {', '.join(kinds)}, combine" for key in unknown]
     for key, kind in kinds.items():
         value = values.get(key)
         if not isinstance(value, kind) or not value or isinstance(value, bool):
             out.append(f"{key}: must be a non-empty {kind.__name__}, got {reprlib.repr(value)[:80]}")
-    classes = values.get("classes")
+    combine, classes = values.get("combine", "mean"), values.get("classes")
+    if combine not in COMBINE:
+        out.append(f"combine: must be one of {', '.join(COMBINE)}, got {reprlib.repr(combine)[:80]}")
+    if combine == "max" and (pairs := _having_against(classes)):
+        out.append(f"combine: max takes no `against`, which {', '.join(pairs)} has; write combine: mean")
     for code, entry in (classes if isinstance(classes, dict) else {}).items():
         out += [f"classes.{str(code)[:60]}: {reason}" for reason in _class_mistakes(code, entry)]
     return out
+
+
+def _having_against(classes: Any) -> list[str]:
+    given = classes.items() if isinstance(classes, dict) else ()
+    return [str(code)[:60] for code, each in given if isinstance(each, dict) and "against" in each]
 
 
 def _class_mistakes(code: Any, entry: Any) -> list[str]:

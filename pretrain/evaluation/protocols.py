@@ -19,7 +19,7 @@ from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.shard_set.splits import SPLITS, SplitRule
 from cardialign.pretrain.config.yaml_text import read_yaml
 from cardialign.pretrain.evaluation.label_files import read_label_file, read_prompt_file, rows_by_name
-from cardialign.pretrain.evaluation.prompts import PromptClass, PromptSet, load_prompts
+from cardialign.pretrain.evaluation.prompts import PromptSet, load_prompts
 from cardialign.pretrain.evaluation.task import EvaluationTask, labelled_task
 from cardialign.pretrain.evaluation.windows import Crop
 
@@ -64,9 +64,7 @@ class ProtocolTask:
         asked = self.values["prompts"]
         if isinstance(asked, str):
             return load_prompts(asked)
-        full = load_prompts(asked["names_of"])
-        named = tuple(PromptClass(each.code, each.name, (each.name,)) for each in full.classes)
-        return PromptSet(f"{full.name}, class names", full.version, full.label_set, "class names", named)
+        return load_prompts(asked["names_of"]).class_names(in_leads=asked.get("in_leads", False))
 
     @property
     def digest(self) -> str:

@@ -179,6 +179,26 @@ def class_embeddings(encoder: UsableEncoder, prompts: PromptSet) -> np.ndarray:
     return means / np.linalg.norm(means, axis=1, keepdims=True).clip(1e-12)
 
 
+@dataclass(frozen=True)
+class ClassWords:
+    """What stands for the classes: vectors float32 (P, e), unit rows.
+
+    first: int (C,), the row with which each class begins, of whose vectors the nearest counts; None: one a class.
+    """
+
+    vectors: np.ndarray
+    first: np.ndarray | None = None
+
+
+def class_words(encoder: UsableEncoder, prompts: PromptSet) -> ClassWords:
+    """The words of each class as its prompt set combines them. Raises UserError as `class_embeddings`."""
+    if prompts.combine == "mean":
+        return ClassWords(class_embeddings(encoder, prompts))
+    vectors = encoder.embed_text([text for each in prompts.classes for text in each.prompts])
+    counts = [len(each.prompts) for each in prompts.classes]
+    return ClassWords(vectors, np.cumsum([0, *counts[:-1]]))
+
+
 def cosine_scores(
     encoders: Sequence[UsableEncoder],
     shard_set: ShardSet,
@@ -186,32 +206,34 @@ def cosine_scores(
     options: EmbedOptions,
     progress: Progress | None = None,
 ) -> list[np.ndarray]:
-    """Cosines, float32 (n, C) per encoder, in the order of `task.rows`; the task says how signals are shown.
+    """Cosines, float32 (n, C) per encoder, in the order of `task.rows`; the task says how signals are shown, and of
+    several prompts whether their mean or the nearest counts.
 
     Raises UserError where an encoder has no text side or does not fit, DataError when a record is damaged.
     """
-    texts = [class_embeddings(encoder, task.prompts) for encoder in encoders]
+    texts = [class_words(encoder, task.prompts) for encoder in encoders]
     window = None if task.crop is None else task.crop.seconds
     how = replace(
         options, first_seconds=task.first_seconds, window=window, normalisation=task.normalisation, with_features=False
     )
     embedded = embed_set(encoders, shard_set, task.rows, how, progress)
-    return [_cosines(each.embedding, text, how.batch_size) for each, text in zip(embedded, texts, strict=True)]
+    return [cosines(each.embedding, text, how.batch_size) for each, text in zip(embedded, texts, strict=True)]
 
 
-def _cosines(ecg: np.ndarray, text: np.ndarray, batch_size: int) -> np.ndarray:
-    """(n, e) and (C, e) -> (n, C), a batch at a time: one product of all rows could round its last bits otherwise.
+def cosines(ecg: np.ndarray, words: ClassWords, batch_size: int) -> np.ndarray:
+    """(n, e) unit rows -> float32 (n, C), a batch at a time: one product of all rows could round its last bits
+    otherwise.
 
-    Of records in pieces, (n, W, e), the mean of the pieces' cosines.
+    Of records in pieces, (n, W, e), the mean of the pieces' scores.
     """
     if ecg.ndim == 3:
-        pieces = [_cosines(ecg[:, w], text, batch_size) for w in range(ecg.shape[1])]
+        pieces = [cosines(ecg[:, w], words, batch_size) for w in range(ecg.shape[1])]
         return mean_over_windows(np.stack(pieces, axis=1))
-    out = np.empty((len(ecg), len(text)), dtype=np.float32)
+    out = np.empty((len(ecg), len(words.vectors)), dtype=np.float32)
     for start in range(0, len(ecg), batch_size):
         rows = slice(start, start + batch_size)
-        out[rows] = ecg[rows] @ text.T
-    return out
+        out[rows] = ecg[rows] @ words.vectors.T
+    return out if words.first is None else np.maximum.reduceat(out, words.first, axis=1)
 
 
 def _result(
@@ -242,6 +264,7 @@ def _result(
             "name": prompts.name,
             "version": prompts.version,
             "label_set": prompts.label_set,
+            "combine": prompts.combine,
             "digest": prompts.digest,
         },
         bootstrap={

@@ -96,4 +96,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    return [*str(result["_table"]).splitlines(), "", f"kept in {result['out']}: {RESULT}, {ROWS}"]
+    kept = f"kept in {result['out']}: {RESULT}, {ROWS}; its work/ spares a call with more shares the reading of records"
+    return [*str(result["_table"]).splitlines(), "", f"{kept}, and may be deleted"]

@@ -30,6 +30,7 @@ from cardialign.pretrain.evaluation.probing.systems import check_systems
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask, Records
 from cardialign.pretrain.evaluation.windows import Crop
 from cardialign.pretrain.export.usable import UsableEncoder
+from cardialign.pretrain.run.lock import locked_run
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +79,9 @@ def run_grid(
 ) -> GridResult:
     """All cells, those that `out` holds already from there.
 
-    Raises UsageError when `out` holds another grid, UserError when records would be scored that the encoder was trained
-    on (unless `allow_trained`), or that do not fit its signal contract, or it lacks what is to be read.
+    Raises UsageError when `out` holds another grid, or another process works in it; UserError when no task can be
+    probed, records would be scored that the encoder was trained on (unless `allow_trained`), or that do not fit its
+    signal contract, or it lacks what is to be read.
     """
     work = work or GridWork(InThisProcess())
     opened = open_tasks(plan)
@@ -93,10 +95,20 @@ def run_grid(
         check_systems(encoder, group.records, plan.probe.beside(encoder), plan.probe.attention)
     folder = GridFolder(out)
     folder.begin(plan.facts(encoder))
+    with locked_run(out, "wait for it, stop it, or name another folder for --out"):
+        done = _done(encoder, plan, groups, folder, work)
+    facts = {**plan.facts(encoder), "shares": list(plan.probe.options.shares)}
+    return GridResult.of(facts, opened, done)
+
+
+def _done(
+    encoder: UsableEncoder, plan: GridPlan, groups: Sequence[_Group], folder: GridFolder, work: GridWork
+) -> dict[tuple[str, float], dict[str, Any]]:
+    """Every cell by task and share: from the folder, or made and kept there."""
     cells = [cell for group in groups for cell in _cells(group, plan)]
     done = {each.key: kept for each in cells if (kept := folder.cell(*each.key, each.facts)) is not None}
     todo = [each for each in cells if each.key not in done]
-    log.info("grid out=%s cells=%d kept=%d", out, len(cells), len(done))
+    log.info("grid out=%s cells=%d kept=%d", folder.path, len(cells), len(done))
     jobs = _prepared(encoder, plan, todo, folder, work)
     _tell(work, len(done), len(cells))
     for place, outcome in work.executor.run(jobs):
@@ -104,8 +116,7 @@ def run_grid(
         found = outcome if isinstance(outcome, ProbeResult) else outcome.problem
         done[cell.key] = folder.keep(*cell.key, cell.facts, found)
         _tell(work, len(done), len(cells))
-    facts = {**plan.facts(encoder), "shares": list(plan.probe.options.shares)}
-    return GridResult.of(facts, opened, done)
+    return done
 
 
 def _tell(work: GridWork, done: int, of: int) -> None:

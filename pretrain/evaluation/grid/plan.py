@@ -37,6 +37,14 @@ class GridPlan:
                 f"{self.protocol} has no tasks on a set {wrong[0]!r}" if wrong else "no set is given",
                 f"write --sets NAME=SHARDS with one of {', '.join(known)}",
             )
+        for name, shard_set in self.sets.items():
+            taken = {source for task in self.tasks if set_of(task) == name for source in task.values["sources"]}
+            source = str(shard_set.manifest["source"].get("name"))
+            if source not in taken:
+                raise UsageError(
+                    f"{shard_set.path} was built from {source}, which is not {name} of {self.protocol}",
+                    f"give {name} a shard set built from {' or '.join(sorted(taken))}, or {source} by its own name",
+                )
 
     @property
     def tasks(self) -> list[ProtocolTask]:
@@ -86,8 +94,17 @@ def set_of(task: ProtocolTask) -> str:
 
 
 def open_tasks(plan: GridPlan) -> list[OpenTask]:
-    """Every task of the protocol, in its order; what a set does not hold is said, and no error."""
-    return [_opened(plan, task) for task in plan.tasks]
+    """Every task of the protocol, in its order; what a set does not hold is said, and no error.
+
+    Raises UserError where no task at all can be probed.
+    """
+    opened = [_opened(plan, task) for task in plan.tasks]
+    if all(each.found is None for each in opened):
+        reasons = "\n".join(f"  - {each.task.name}: {each.missing}" for each in opened)
+        raise UserError(
+            f"no task of {plan.protocol} can be probed:\n{reasons}", "give sets that hold what one of them asks for"
+        )
+    return opened
 
 
 def _opened(plan: GridPlan, task: ProtocolTask) -> OpenTask:

@@ -2,7 +2,8 @@
 
 OUT/plan.json                what the grid is of, and when its test records were opened
 OUT/cells/TASK@SHARE.json    the figures of a finished cell, what decided them, and their sha256
-OUT/work/                    features and labels for the cells (`probing/cells.py`); may be deleted at any time
+OUT/work/                    features and labels for the cells (`probing/cells.py`), kept on purpose: a later call with
+                             more shares or seeds reads no record again; may be deleted at any time
 OUT/grid.json, grid.csv      all figures
 """
 

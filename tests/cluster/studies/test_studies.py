@@ -5,21 +5,41 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from sklearn.metrics import roc_auc_score
 
-from cardialign.cluster.studies.cells import CELL, MEASURES, SCORES, Outcome, Setting, cells_of, config_of, finished
-from cardialign.cluster.studies.design import Cell, Design, Variant, load_design, study_names
+from cardialign.cluster.studies.cells import (
+    CELL,
+    MEASURES,
+    SCORES,
+    SPENT,
+    Outcome,
+    Setting,
+    cells_of,
+    config_of,
+    finished,
+    made_of,
+    run_cell,
+)
+from cardialign.cluster.studies.check import check
+from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant, load_design, study_names
+from cardialign.cluster.studies.floors import floor_cells, run_floors
 from cardialign.cluster.studies.table import lines_of, study_table
 from cardialign.data_shards.build.build import SetPlan, build_shards
-from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.record import EcgRecord, SignalSpec
+from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources.base import Entry
+from cardialign.pretrain.evaluation.zero_shot import evaluate_zero_shot
+from cardialign.pretrain.export.loaded import untrained_encoder
+from cardialign.pretrain.run.lock import locked_run
 from tests.cluster.conftest import Answer
 from tests.support.planted_source import PROMPTS, RECORDS_PER_PATIENT, PlantedSource
 
@@ -72,6 +92,10 @@ def test_the_fold_kept_out_is_in_no_training_and_the_one_before_it_chooses() -> 
     ("text", "words"),
     [
         ("- a", "not a mapping"),
+        ("{name: a, recipe: b, reference: c, variant: {}}", "unknown key variant"),
+        ("{name: a, recipe: b, reference: c}", "it has no variants"),
+        ("{name: a, recipe: b, reference: c, variants: {untrained: {words: w, set: {}}}}", "called like a floor"),
+        ("{name: a, recipe: b, reference: c, variants: {c: {words: w, set: {seed: 2026-01-01}}}}", "dates in quotes"),
         ("{name: a, recipe: b, reference: c, variants: {}}", "variants is empty"),
         ("{name: a, recipe: b, reference: c, variants: {../x: {words: w, set: {}}}}", "variant '../x'"),
         ("{name: a, recipe: b, reference: c, variants: {d: {words: w, set: {}}}}", "none of its variants"),
@@ -84,42 +108,162 @@ def test_a_study_that_is_none_is_refused_by_what_is_wrong(tmp_path: Path, text: 
         load_design(tmp_path / "mine.yaml")
 
 
-def outcome(variant: Variant, fold: int, seed: int, quality: float) -> Outcome:
+def outcome(
+    variant: Variant, fold: int, seed: int, quality: float, measures: tuple[str, ...] = MEASURES, each_patient: int = 2
+) -> Outcome:
     generator = np.random.default_rng([fold, seed, round(100 * quality)])
     shared = np.random.default_rng(fold)
     truth = shared.random((80, 2)) < 0.4
     scores = quality * truth + generator.normal(size=truth.shape)
-    same = dict.fromkeys(("zero_shot", "probe"))
     facts = {"parameters": 10, "cpu_seconds": 1.5}
-    patients = np.array([f"p{k // 2}" for k in range(80)])
-    parts = [dict.fromkeys(same, part) for part in (scores, truth, patients)]
-    return Outcome(Cell(variant, fold, seed), facts, *parts, {"zero_shot": ["a", "b"], "probe": ["a", "b"]})
+    patients = np.array([f"f{fold}-p{k // each_patient}" for k in range(80)])
+    parts = [dict.fromkeys(measures, part) for part in (scores, truth, patients)]
+    return Outcome(Cell(variant, fold, seed), facts, *parts, {key: ["a", "b"] for key in measures})
+
+
+def floor(name: str, fold: int, seed: int, quality: float) -> Outcome:
+    measures = MEASURES if name == "untrained" else ("probe",)
+    found = outcome(Variant(name, FLOORS[name], {}), fold, seed, quality, measures)
+    return dataclasses.replace(found, facts={**found.facts, "floor": True})
+
+
+GOOD, BAD = Variant("good", "all", {}), Variant("bad", "less", {"a.b": 1})
+MINE = Design("mine", "recipe", "good", (GOOD, BAD))
 
 
 def test_figures_are_means_over_classes_folds_and_seeds_and_differences_are_paired() -> None:
-    good, bad = Variant("good", "all", {}), Variant("bad", "less", {"a.b": 1})
-    design = Design("mine", "recipe", "good", (good, bad))
     outcomes = [
         outcome(each, fold, seed, quality)
-        for each, quality in ((good, 2.0), (bad, 0.5))
+        for each, quality in ((GOOD, 2.0), (BAD, 0.5))
         for fold in (1, 2)
         for seed in (0, 1)
     ]
-    alone = outcome(good, 1, 2, 2.0)  # a budget ended here: it is in no figure
-    table = study_table(design, [*outcomes, alone], resamples=200)
-    for row, variant in zip(table["rows"], (good, bad), strict=True):
+    alone = outcome(GOOD, 1, 2, 2.0)  # a budget ended here: it is in no figure
+    table = study_table(MINE, [*outcomes, alone], resamples=40)
+    for row, variant in zip(table["rows"], (GOOD, BAD), strict=True):
         own = [each for each in outcomes if each.cell.variant == variant]
         areas = [[roc_auc_score(each.truth["probe"][:, c], each.scores["probe"][:, c]) for c in (0, 1)] for each in own]
         assert row["probe"]["auroc"] == pytest.approx(np.mean(areas), abs=1e-12) and row["cells"] == 4
         seeds = [np.mean([a for a, each in zip(areas, own, strict=True) if each.cell.seed == seed]) for seed in (0, 1)]
         assert row["probe"]["seed_sd"] == pytest.approx(np.std(seeds, ddof=1), abs=1e-12)
+        told = {(each["fold"], each["seed"]): each["auroc"] for each in row["probe"]["by_cell"]}
+        assert told == {
+            (each.cell.fold, each.cell.seed): pytest.approx(np.mean(a), abs=1e-12)
+            for each, a in zip(own, areas, strict=True)
+        }
     first, second = (row["probe"] for row in table["rows"])
-    assert "less_reference" not in first
-    assert second["less_reference"] == pytest.approx(second["auroc"] - first["auroc"], abs=1e-12)
-    assert second["less_low"] < second["less_reference"] < second["less_high"] < 0
-    assert len(lines_of(table)) == 4 and "bad" in lines_of(table)[3]
+    assert "reference_ahead" not in first
+    assert second["reference_ahead"] == pytest.approx(first["auroc"] - second["auroc"], abs=1e-12)
+    assert 0 < second["ahead_low"] < second["reference_ahead"] < second["ahead_high"]
+    assert table["folds"] == [1, 2] and table["seeds"] == [0, 1]
     with pytest.raises(UserError, match="no fold and seed has all variants"):
-        study_table(design, outcomes[:4])
+        study_table(MINE, outcomes[:4])
+
+
+def test_a_mistake_of_a_variant_names_it_and_one_of_the_recipe_does_not() -> None:
+    wrong = Variant("red", "", {"encoder.colour": "red"})
+    design = Design("mine", "cardialign-tiny", "red", (wrong,))
+    with pytest.raises(UsageError, match=r"^study mine, variant red: (.|\n)*encoder.colour: unknown key"):
+        config_of(design, Cell(wrong, 4, 0), PLACES)
+    with pytest.raises(UsageError, match=r"^(?!study)(.|\n)*encoder.size"):
+        config_of(design, Cell(wrong, 4, 0), dataclasses.replace(PLACES, overrides=("encoder.size=enormous",)))
+
+
+def test_a_training_that_was_stopped_costs_both_its_parts(
+    four_folds: ShardSet, planted: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = Cell(Variant("a", "", {}), 4, 0)
+    config = config_of(Design("mine", "cardialign-tiny", "a", (cell.variant,)), cell, planted)
+    burn = ["-c", "import sys, time\nwhile time.process_time() < 0.2: pass\nsys.exit(75)"]
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **how: start([words[0], *burn], **how))
+    for least in (0.2, 0.4):
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(cell, config, planted, tmp_path, four_folds)
+        assert json.loads((tmp_path / SPENT).read_text())["cpu_seconds"] >= least
+
+
+def paired(outcomes: list[Outcome]) -> tuple[float, ...]:
+    row = study_table(MINE, outcomes, resamples=40)["rows"][1]["probe"]
+    return tuple(row[key] for key in ("low", "high", "reference_ahead", "ahead_low", "ahead_high"))
+
+
+def test_the_same_patients_scored_by_more_seeds_are_no_more_patients() -> None:
+    once = [outcome(each, fold, 0, quality) for fold in (1, 2) for each, quality in ((GOOD, 2.0), (BAD, 1.0))]
+    again = [dataclasses.replace(each, cell=dataclasses.replace(each.cell, seed=1)) for each in once]
+    assert paired([*once, *again]) == pytest.approx(paired(once), abs=1e-12)
+
+
+def test_records_of_one_patient_are_resampled_together() -> None:
+    """A patient whose ten records are the same ten times over says what one record says."""
+    several = []
+    for each, quality in ((GOOD, 2.0), (BAD, 1.0)):
+        found = outcome(each, 1, 0, quality, each_patient=1)
+        parts = [
+            {key: np.repeat(of[key], 10, axis=0) for key in of} for of in (found.scores, found.truth, found.patients)
+        ]
+        several.append(Outcome(found.cell, found.facts, *parts, found.codes))
+    single = [outcome(each, 1, 0, quality, each_patient=1) for each, quality in ((GOOD, 2.0), (BAD, 1.0))]
+    assert paired(several) == pytest.approx(paired(single), abs=1e-9)
+
+
+def test_floors_stand_beside_the_variants_with_what_the_reference_is_ahead_of_them() -> None:
+    outcomes = [
+        outcome(each, fold, seed, quality)
+        for each, quality in ((GOOD, 2.0), (BAD, 0.2))
+        for fold in (1, 2)
+        for seed in (0, 1)
+    ]
+    floors = [floor("untrained", fold, seed, 0.3) for fold in (1, 2) for seed in (0, 1)]
+    floors += [floor("hand-features", fold, 0, 3.0) for fold in (1, 2)]
+    table = study_table(MINE, outcomes, resamples=40, floors=floors)
+    rows = {row["variant"]: row for row in table["rows"]}
+    assert list(rows) == ["good", "bad", "untrained", "hand-features"]
+    assert [rows[name]["floor"] for name in rows] == [False, False, True, True]
+    assert "zero_shot" in rows["untrained"] and "zero_shot" not in rows["hand-features"]
+    assert rows["untrained"]["probe"]["ahead_low"] > 0 > rows["hand-features"]["probe"]["ahead_high"]
+    by_hand = rows["hand-features"]["probe"]
+    areas = [
+        roc_auc_score(each.truth["probe"][:, c], each.scores["probe"][:, c]) for each in floors[4:] for c in (0, 1)
+    ]
+    assert by_hand["auroc"] == pytest.approx(np.mean(areas), abs=1e-12) and by_hand["seed_sd"] is None
+    assert by_hand["reference_ahead"] == pytest.approx(rows["good"]["probe"]["auroc"] - np.mean(areas), abs=1e-12)
+    text = "\n".join(lines_of(table))
+    assert "| *hand-features* |" in text
+    assert "- probe: the reference is ahead, lower bound above 0, of bad, untrained; not of hand-features" in text
+    with_floors, without = table["rows"][1], study_table(MINE, outcomes, resamples=40)["rows"][1]
+    assert with_floors == without, "floors change no figure of a variant"
+
+
+def test_cells_of_other_records_are_not_compared() -> None:
+    good, bad = outcome(GOOD, 1, 0, 2.0), outcome(BAD, 1, 0, 1.0)
+    moved = {key: of[::-1] for key, of in bad.patients.items()}
+    with pytest.raises(UserError, match="good-fold1-seed0 and bad-fold1-seed0 were not scored on the same records"):
+        study_table(MINE, [good, dataclasses.replace(bad, patients=moved)], resamples=20)
+
+
+def test_floors_have_cells_at_the_places_of_the_table_and_hand_features_know_no_seed() -> None:
+    cells = [(each.variant.name, each.fold, each.seed) for each in floor_cells([(0, 7), (0, 8), (1, 7), (1, 7)])]
+    assert [each for each in cells if each[0] == "hand-features"] == [("hand-features", 7, 0), ("hand-features", 8, 0)]
+    for name in ("untrained", "random-kernels"):
+        assert [each for each in cells if each[0] == name] == [(name, 7, 0), (name, 8, 0), (name, 7, 1)]
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [("data.folds=[1, 2, 3, 4]", "data.folds"), ("seed=7", "seed"), ("data.split=train", "data.split")],
+)
+def test_no_variant_and_no_override_changes_what_the_study_decides(key: str, told: str) -> None:
+    cell = Cell(Variant("cheat", "", {}), 4, 0)
+    design = Design("mine", "cardialign-tiny", "cheat", (cell.variant,))
+    with pytest.raises(UsageError, match=f"variant cheat: {told} is .* and the study decides it"):
+        config_of(design, cell, dataclasses.replace(PLACES, overrides=(key,)))
+    name, _, value = key.partition("=")
+    within = dataclasses.replace(
+        cell, variant=Variant("cheat", "", {name: json.loads(json.dumps(yaml.safe_load(value)))})
+    )
+    with pytest.raises(UsageError, match=f"variant cheat: {told} is"):
+        config_of(design, within, PLACES)
 
 
 class FourFolds(PlantedSource):
@@ -127,25 +271,118 @@ class FourFolds(PlantedSource):
         return dataclasses.replace(super().read(entry), fold=1 + (entry.meta["k"] // RECORDS_PER_PATIENT) % 4)
 
 
-@pytest.mark.slow
-def test_a_study_from_the_command_line_goes_on_where_it_stopped(cardialign: Call, tmp_path: Path) -> None:
-    shards = build_shards(FourFolds(tmp_path, 160), tmp_path / "shards", SetPlan(SignalSpec(100, 5)), workers=1).path
+@pytest.fixture(scope="module")
+def four_folds(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    folder = tmp_path_factory.mktemp("study")
+    made = build_shards(FourFolds(folder, 160), folder / "shards", SetPlan(SignalSpec(100, 5)), workers=1)
+    return ShardSet.open(made.path)
+
+
+@pytest.fixture
+def planted(four_folds: ShardSet, tmp_path: Path) -> Setting:
     (tmp_path / "prompts.yaml").write_text(PROMPTS)
-    words = ["study", "parts", "--shards", shards, "--out", tmp_path / "out", "--prompts", tmp_path / "prompts.yaml"]
+    return Setting(four_folds.path, str(tmp_path / "prompts.yaml"), "finding", (1, 2, 3, 4))
+
+
+def checked(
+    setting: Setting, shards: ShardSet, variants: tuple[Variant, ...], test: int = 4, recipe: str = "cardialign-tiny"
+) -> dict[int, int]:
+    design = Design("mine", recipe, variants[0].name, variants)
+    return check(design, cells_of(design, [test], 1), setting, shards)
+
+
+def test_what_cannot_be_scored_is_said_before_anything_is_trained(four_folds: ShardSet, planted: Setting) -> None:
+    one = (Variant("a", "", {}),)
+    assert checked(planted, four_folds, one) == {4: 0}, "no patient of fold 4 is in another"
+    with pytest.raises(UsageError, match="method simclr reads no reports"):
+        checked(planted, four_folds, one, recipe="simclr-tiny")
+    with pytest.raises(DataError, match="fold"):
+        checked(dataclasses.replace(planted, folds=(1, 2, 3, 9)), four_folds, one, test=9)
+    with pytest.raises(UsageError, match="variants a and b train the same"):
+        checked(planted, four_folds, (*one, Variant("b", "", {"optimizer.lr": 1e-3})))
+    rare = PROMPTS.replace("  UP:", "  RARER:").replace("  DOWN:", "  RAREST:").replace("  FAST:", "  GONE:")
+    Path(planted.prompts).write_text(rare + '  NEVER: {name: N, prompts: ["Never"]}\n')
+    with pytest.raises(UsageError, match="no code of prompt set planted-v1 occurs"):
+        checked(planted, four_folds, one)
+
+
+def test_an_edited_file_of_prompts_makes_other_cells(four_folds: ShardSet, planted: Setting) -> None:
+    cell = Cell(Variant("a", "", {}), 4, 0)
+    config = config_of(Design("mine", "cardialign-tiny", "a", (cell.variant,)), cell, planted)
+    before = made_of(config, planted, four_folds)
+    Path(planted.prompts).write_text(PROMPTS.replace("Upright deflections", "Upwards"))
+    assert made_of(config, planted, four_folds) != before
+
+
+@pytest.mark.slow
+def test_floors_are_those_of_the_product_are_kept_and_belong_to_their_records(
+    four_folds: ShardSet, planted: Setting, tmp_path: Path
+) -> None:
+    design = Design("mine", "cardialign-tiny", "a", (Variant("a", "", {}),))
+    found = run_floors(design, [(0, 4), (1, 4)], planted, tmp_path / "floors", four_folds)
+    areas = {
+        (each.cell.variant.name, each.cell.seed, measure): np.mean(
+            [roc_auc_score(each.truth[measure][:, c], each.scores[measure][:, c]) for c in range(3)]
+        )
+        for each in found
+        for measure in each.scores
+    }
+    kinds = [("untrained", "zero_shot"), ("untrained", "probe"), ("random-kernels", "probe")]
+    assert set(areas) == {(*kind[:1], seed, kind[1]) for kind in kinds for seed in (0, 1)} | {
+        ("hand-features", 0, "probe")
+    }
+    for seed in (0, 1):
+        config = config_of(design, Cell(design.variants[0], 4, seed), planted)
+        fresh = untrained_encoder(config, four_folds.spec, seed)
+        same = evaluate_zero_shot(fresh, four_folds, prompts=planted.prompts, folds=[4], bootstrap=2)
+        assert areas["untrained", seed, "zero_shot"] == pytest.approx(same.macro, abs=1e-6)
+    assert areas["untrained", 0, "probe"] != areas["untrained", 1, "probe"]
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "floors").rglob("*.*")}
+    again = run_floors(design, [(0, 4), (1, 4)], planted, tmp_path / "floors", four_folds)
+    assert [each.facts for each in again] == [each.facts for each in found] and len(times) == 10
+    assert times == {path: path.stat().st_mtime_ns for path in times}, "a finished floor is not made again"
+    with pytest.raises(UserError, match="holds a cell of another study"):
+        run_floors(design, [(0, 4)], dataclasses.replace(planted, folds=(1, 2, 4)), tmp_path / "floors", four_folds)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_study_from_the_command_line_goes_on_where_it_stopped(
+    cardialign: Call, four_folds: ShardSet, planted: Setting, tmp_path: Path
+) -> None:
+    words = ["study", "parts", "--shards", four_folds.path, "--out", tmp_path / "out", "--prompts", planted.prompts]
     words += ["--folds", "1-4", "--test-folds", "4", "--seeds", 1, "--only", "before", "--bootstrap", 20]
     words += ["--set", "training.steps=2", "--set", "training.epochs=null", "--set", "training.global_batch=16"]
     short = cardialign(*words, "--budget-hours", 0.0001)
     assert short.code != 0 and "no fold and seed has all variants" in short.err
     first = tmp_path / "out" / "cells" / "all-fold4-seed0"
     kept = {name: (first / name).stat().st_mtime_ns for name in (CELL, SCORES)}
-    whole = cardialign(*words)
-    assert whole.code == 0, whole.err
+    whole = cardialign(*words, "--budget-hours", 0.0001, "--no-floors")
+    assert whole.code == 0, whole.err  # what is there costs nothing
+    assert [row["variant"] for row in whole.json["rows"]] == ["all", "before"]
+    with locked_run(tmp_path / "out"):
+        both = cardialign(*words)
+    assert both.code != 0 and "is in use by process" in both.err
+    floored = cardialign(*words)
     result = json.loads((tmp_path / "out" / "table.json").read_text())
-    assert [row["variant"] for row in result["rows"]] == ["all", "before"] and result["cells"] == 2
+    assert floored.code == 0 and result["cells"] == 2
+    assert [row["variant"] for row in result["rows"]] == ["all", "before", *FLOORS]
     assert kept == {name: (first / name).stat().st_mtime_ns for name in kept}, "a finished cell is not made again"
     assert not (first / "run").exists()
     other = cardialign(*words, "--set", "optimizer.lr=1e-4")
     assert other.code != 0 and "holds a cell of another study" in other.err
+
+
+def test_a_training_of_another_study_that_was_stopped_is_left_as_it_is(
+    four_folds: ShardSet, planted: Setting, tmp_path: Path
+) -> None:
+    cell = Cell(Variant("a", "", {}), 4, 0)
+    config = config_of(Design("mine", "cardialign-tiny", "a", (cell.variant,)), cell, planted)
+    (tmp_path / "cell" / "run").mkdir(parents=True)
+    (tmp_path / "cell" / "recipe.yaml").write_text("{}")
+    with pytest.raises(UserError, match="holds an unfinished training of another study"):
+        run_cell(cell, config, planted, tmp_path / "cell", four_folds)
+    assert (tmp_path / "cell" / "recipe.yaml").read_text() == "{}"
 
 
 def test_scores_that_are_not_those_of_their_cell_are_refused(tmp_path: Path) -> None:

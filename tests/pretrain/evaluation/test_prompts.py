@@ -259,3 +259,19 @@ def test_a_subset_keeps_the_order_of_the_set_and_refuses_unknown_codes():
     assert prompts.only(["HYP", "NORM"]).codes == ["NORM", "HYP"]
     with pytest.raises(UsageError, match=r"no class XYZ(.|\n)*choose from: NORM, MI"):
         prompts.only(["XYZ"])
+
+
+def test_how_prompts_are_combined_is_a_word_of_the_set_and_of_its_digest(tmp_path):
+    path, text = tmp_path / "mine.yaml", (PROMPTS / "cpsc2018-v2.yaml").read_text()
+    plain = load_prompts("cpsc2018-v2")
+    path.write_text(f"combine: mean\n{text}")
+    assert load_prompts(path).digest == plain.digest, "the mean is what it always was"
+    path.write_text(f"combine: median\n{text}")
+    with pytest.raises(UsageError, match=r"combine: must be one of mean, max, got 'median'"):
+        load_prompts(path)
+    names = "name: m\nversion: 1\nlabel_set: l\nstyle: s\ncombine: max\nclasses:\n"
+    path.write_text(names + "  A: {name: A, prompts: [a, b]}\n")
+    assert load_prompts(path).combine == load_prompts(path).only(["A"]).combine == "max"
+    path.write_text(names + "  A: {name: A, prompts: [a], against: [b]}\n")
+    with pytest.raises(UsageError, match="combine: max takes no `against`, which A has"):
+        load_prompts(path)

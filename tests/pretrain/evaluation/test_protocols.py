@@ -22,7 +22,7 @@ from cardialign.data_shards.shard_set.layout import INDEX
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources.base import Entry
 from cardialign.pretrain.evaluation.label_files import record_name, rows_by_name
-from cardialign.pretrain.evaluation.protocols import PROTOCOLS, load_task, open_task, protocol_names
+from cardialign.pretrain.evaluation.protocols import PROTOCOLS, load_task, open_task, protocol_names, tasks_of
 from tests.support.small_source import SmallSource
 
 SUPER = ("HYP", "NORM", "MI", "CD", "STTC")
@@ -123,7 +123,7 @@ def test_the_clean_protocol_takes_published_folds_and_labelled_records_only(shar
 def test_what_is_missing_is_named_with_what_is_expected(shards: ShardSet, tmp_path: Path) -> None:
     with pytest.raises(
         UsageError,
-        match=r"unknown evaluation protocol 'merl'(.|\n)*benchmark-v1, clean-v1, clean-v2, fgclep-v1, merl-v1",
+        match=r"unknown evaluation protocol 'merl'(.|\n)*benchmark-v1, clean-v1, clean-v2, fgclep-ens-v1, fgclep-v1, ",
     ):
         open_task("merl:ptb-xl-super", shards)
     with pytest.raises(UsageError, match=r"has no task 'super'(.|\n)*clean-v1:ptb-xl-super"):
@@ -189,7 +189,7 @@ def test_two_records_of_one_name_are_refused(shards: ShardSet, tmp_path: Path) -
 
 
 def test_every_protocol_states_data_labels_split_preprocessing_and_prompts() -> None:
-    assert protocol_names() == ["benchmark-v1", "clean-v1", "clean-v2", "fgclep-v1", "merl-v1"]
+    assert protocol_names() == ["benchmark-v1", "clean-v1", "clean-v2", "fgclep-ens-v1", "fgclep-v1", "merl-v1"]
     import yaml
 
     digests = set()
@@ -205,7 +205,7 @@ def test_every_protocol_states_data_labels_split_preprocessing_and_prompts() -> 
             else:
                 assert task.words.label_set == task.values["label_set"]
                 assert task.values["split"]["by"] in ("folds", "patient-hash")
-    assert len(digests) == 18 + 6 + 5
+    assert len(digests) == 5 * 6 + 6
 
 
 def test_the_published_label_files_open_and_say_how_many_records_are_here(real_data: Path, tmp_path: Path) -> None:
@@ -262,3 +262,21 @@ def test_fg_clep_asks_by_the_plain_names_of_the_classes(shards: ShardSet) -> Non
     assert task.protocol is not None and any(
         "does not say how signals are normalised" in each for each in task.protocol["deviations"]
     )
+
+
+def test_the_ensemble_of_fg_clep_asks_by_each_name_alone_and_in_every_lead() -> None:
+    plain, ensemble = (load_task(f"{name}:cpsc2018") for name in ("fgclep-v1", "fgclep-ens-v1"))
+    assert plain.values["split"] == ensemble.values["split"], "the same records"
+    assert (plain.words.combine, ensemble.words.combine) == ("mean", "max")
+    leads = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
+    for each in ensemble.words.classes:
+        assert each.prompts == (each.name, *(f"{each.name} in lead {lead}" for lead in leads)) and not each.against
+    assert ensemble.words.codes == plain.words.codes and ensemble.words.digest != plain.words.digest
+
+
+def test_the_benchmark_has_the_six_tasks_and_says_what_of_csn_is_another_thing() -> None:
+    assert tasks_of("benchmark-v1") == tasks_of("clean-v2")
+    csn = load_task("benchmark-v1:csn")
+    assert csn.crop is not None and csn.crop.seconds == 2.5 and csn.values["unlabelled"] == "negative"
+    told = " ".join(csn.deviations)
+    assert "Chapman (42 classes) and Ningbo (68 classes) apart" in told and "which these are is unknown" in told

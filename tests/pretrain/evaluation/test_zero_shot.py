@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
+from sklearn.metrics import roc_auc_score
 
 from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.files import sha256_of
@@ -225,6 +227,25 @@ def test_what_both_sides_of_a_pair_share_falls_out(prompts, untrained):
     down, fast = untrained.embed_text(["Deep inverted deflections", "Very rapid rhythm"])
     np.testing.assert_allclose(found[0], (down - fast) / np.linalg.norm(down - fast), atol=1e-6)
     np.testing.assert_allclose(found[1], class_embeddings(untrained, words)[2], atol=1e-6)
+
+
+def test_of_prompts_combined_by_their_maximum_the_nearest_counts(shards, prompts, untrained, tmp_path):
+    text = prompts.read_text()
+    (tmp_path / "max.yaml").write_text(text.replace("version: 1", "version: 1\ncombine: max"))
+    result = evaluate_zero_shot(untrained, shards, prompts=tmp_path / "max.yaml", bootstrap=2)
+    rows = labelled_task(shards, prompts).rows
+    records = [shards.read_record(int(row)) for row in rows]
+    ecg = np.concatenate([untrained.embed(each.millivolts(), sampling_rate=100.0) for each in records])
+    for code, found in zip(("UP", "DOWN", "FAST"), result.classes, strict=True):
+        words = yaml.safe_load(text)["classes"][code]["prompts"]
+        nearest = (ecg @ untrained.embed_text(words).T).max(axis=1)
+        has = np.array([code in each.labels["finding"] for each in records])
+        assert (found.code, found.auroc) == (code, pytest.approx(roc_auc_score(has, nearest), abs=1e-6))
+    plain = evaluate_zero_shot(untrained, shards, prompts=prompts, bootstrap=2)
+    ours, theirs = ([each.auroc for each in one.classes] for one in (result, plain))
+    assert ours[1] == pytest.approx(theirs[1], abs=1e-6), "of one prompt the nearest is the mean"
+    assert ours[0] != theirs[0] and ours[2] != theirs[2]
+    assert result.prompts["digest"] != plain.prompts["digest"] and result.prompts["combine"] == "max"
 
 
 @pytest.mark.parametrize(

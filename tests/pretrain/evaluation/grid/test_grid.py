@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,11 @@ def test_a_killed_grid_goes_on_where_it_was_and_ends_with_the_same_figures(
     again = Counts()
     assert figures(run_grid(encoder, plan_of(shards), tmp_path / "grid", GridWork(again))) == figures(whole)
     assert not again.jobs, "everything was kept"
+    shutil.rmtree(tmp_path / "grid/work")
+    assert figures(run_grid(encoder, plan_of(shards), tmp_path / "grid", GridWork(again))) == figures(whole)
+    assert not again.jobs and not (tmp_path / "grid/work").exists(), (
+        "work/ is for cells that are to be made, and no more"
+    )
 
 
 def test_a_damaged_cell_and_damaged_features_are_made_again(
@@ -238,3 +245,35 @@ def test_what_the_encoder_was_trained_on_is_refused_or_stands_with_every_figure(
     of = {(row["task"], row["system"]): row["ledger"] for row in found.flat() if row["missing"] is None}
     assert line in of["ptb-xl-super", "encoder"] and "shared patients 0 of" in of["ptb-xl-super", "hand-features"]
     assert set(found.flat()[0]) == set(COLUMNS)
+
+
+def test_a_grid_without_any_task_and_a_set_under_another_name_are_refused(
+    encoder: LoadedEncoder, shards: ShardSet, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="was built from ptb-xl, which is not csn of clean-v2"):
+        GridPlan("clean-v2", {"csn": shards}, plan_of(shards).probe)
+    without = dataclasses.replace(plan_of(shards), protocol="merl-v1")
+    with pytest.raises(
+        UserError, match=r"no task of merl-v1 can be probed:\n  - ptb-xl-super: .*label files(.|\n)*csn:"
+    ):
+        run_grid(encoder, without, tmp_path / "grid")
+    assert not (tmp_path / "grid").exists()
+
+
+class Elsewhere(InThisProcess):
+    """The same grid begun once more, while this one works."""
+
+    def __init__(self, begin: Callable[[], object]) -> None:
+        self.begin = begin
+
+    def run(self, jobs: Sequence[CellJob]) -> Iterator[tuple[int, Outcome]]:
+        with pytest.raises(UsageError, match=f"in use by process {os.getpid()}"):
+            self.begin()
+        return super().run(jobs)
+
+
+def test_two_at_once_do_not_work_in_one_folder(encoder: LoadedEncoder, shards: ShardSet, tmp_path: Path) -> None:
+    plan, out = plan_of(shards, options=ProbeOptions((1.0,), seeds=1, bootstrap=2), floors=()), tmp_path / "grid"
+    found = run_grid(encoder, plan, out, GridWork(Elsewhere(lambda: run_grid(encoder, plan, out))))
+    assert set(found.tasks) == {"ptb-xl-super", "ptb-xl-rhythm"}
+    assert {path.name for path in out.iterdir()} == {"plan.json", "cells", "work"}

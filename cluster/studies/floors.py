@@ -1,0 +1,119 @@
+"""The floors of a study, under the same folds and seeds: what the reference must clear.
+
+`untrained`: the reference's encoder and text head with fresh weights of the cell's seed; probe, and zero-shot by these.
+`hand-features` and `random-kernels`: a probe alone; kernels are drawn from the seed, hand features know none.
+Nothing is trained: a floor takes seconds, and a study that is finished can be given floors later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cardialign.cluster.studies.cells import MEASURES, Outcome, Setting, config_of, finished, keep, made_of, measured
+from cardialign.cluster.studies.cells import task_of as task_of_fold
+from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant, digest_of
+
+if TYPE_CHECKING:
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+
+_VERSION = 1
+"""To be raised when a floor comes to give other numbers."""
+_OF_ENCODER, _BY_HAND = "untrained", "hand-features"
+
+
+def floor_cells(places: Iterable[tuple[int, int]]) -> list[Cell]:
+    """The cells of all floors for these (seed, fold), seed by seed; of hand features one a fold, at the first seed."""
+    wanted = sorted(set(places))
+    first = {fold: min(seed for seed, other in wanted if other == fold) for _, fold in wanted}
+    return [
+        Cell(Variant(name, words, {}), fold, seed)
+        for seed, fold in wanted
+        for name, words in FLOORS.items()
+        if name != _BY_HAND or seed == first[fold]
+    ]
+
+
+def run_floors(
+    design: Design,
+    places: Iterable[tuple[int, int]],
+    setting: Setting,
+    folder: Path,
+    shard_set: ShardSet,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """Every floor of these (seed, fold), those that `folder` holds from there. Raises as `finished` and `measured`."""
+    cells = floor_cells(places)
+    found = {
+        cell.name: finished(cell, folder / cell.name, *_wanted(design, cell, setting, shard_set)) for cell in cells
+    }
+    for seed in sorted({cell.seed for cell in cells if found[cell.name] is None}):
+        todo = [cell for cell in cells if cell.seed == seed and found[cell.name] is None]
+        for outcome in _made(design, todo, setting, shard_set):
+            found[outcome.cell.name] = keep(outcome, folder / outcome.cell.name)
+            if progress is not None:
+                progress(sum(each is not None for each in found.values()), len(cells))
+    return [each for each in found.values() if each is not None]
+
+
+def _wanted(design: Design, cell: Cell, setting: Setting, shard_set: ShardSet) -> tuple[str, tuple[str, ...]]:
+    """Digest of all that a floor's cell follows from, and its measures."""
+    facts = {"floor": cell.variant.name, "version": _VERSION, "shards": shard_set.fingerprint}
+    if cell.variant.name == _OF_ENCODER:
+        config = config_of(design, _reference(design, cell), setting)
+        return digest_of({**facts, "reference": made_of(config, setting, shard_set)}), MEASURES
+    by = {} if cell.variant.name == _BY_HAND else {"seed": cell.seed}
+    told = {**facts, **by, "labels": setting.label_set, "folds": setting.folds, "test": cell.fold}
+    return digest_of(told), ("probe",)
+
+
+def _reference(design: Design, cell: Cell) -> Cell:
+    variant = next(each for each in design.variants if each.name == design.reference)
+    return Cell(variant, cell.fold, cell.seed)
+
+
+def _made(design: Design, todo: list[Cell], setting: Setting, shard_set: ShardSet) -> Iterable[Outcome]:
+    """The cells of one seed: each record is read once for all floors and folds."""
+    from cardialign.pretrain.evaluation.features import EmbedOptions, embed_set
+    from cardialign.pretrain.evaluation.probing.systems import of_task, read_systems
+    from cardialign.pretrain.evaluation.probing.tasks import Records
+    from cardialign.pretrain.export.loaded import untrained_encoder
+
+    started = time.process_time()
+    tasks = {fold: task_of_fold(setting, shard_set, fold) for fold in sorted({cell.fold for cell in todo})}
+    rows = np.unique(np.concatenate([task.rows for task in tasks.values()]))
+    config = config_of(design, _reference(design, todo[0]), setting)
+    encoder = untrained_encoder(config, shard_set.spec, todo[0].seed)
+    others = tuple(name for name in FLOORS if name != _OF_ENCODER and any(cell.variant.name == name for cell in todo))
+    read = read_systems(encoder, Records(shard_set, rows), others, todo[0].seed)
+    embedding = embed_set([encoder], shard_set, rows, EmbedOptions(with_features=True))[0].embedding
+    shared = (time.process_time() - started) / len(todo)
+    for cell in todo:
+        began, task = time.process_time(), tasks[cell.fold]
+        at = np.searchsorted(rows, task.rows)
+        own = {each.name: each for each in of_task(read, task, at)}
+        of_encoder = cell.variant.name == _OF_ENCODER
+        features = own["encoder" if of_encoder else cell.variant.name].features
+        beside = (encoder, np.asarray(embedding)[at]) if of_encoder else None
+        outcome = measured(cell, task, np.asarray(features), beside, setting, shard_set)
+        spent = shared + time.process_time() - began
+        yield Outcome(
+            cell,
+            {
+                "variant": cell.variant.name,
+                "floor": True,
+                "fold": cell.fold,
+                "seed": cell.seed,
+                "made_from": _wanted(design, cell, setting, shard_set)[0],
+                "parameters": sum(each.numel() for each in encoder.ecg.parameters()) if of_encoder else 0,
+                "cpu_seconds": round(spent, 1),
+            },
+            outcome.scores,
+            outcome.truth,
+            outcome.patients,
+            outcome.codes,
+        )
