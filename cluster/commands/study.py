@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.options import amount, folds, place, place_to_write, whole_number
 from cardialign.cluster.cli.result_file import check_place
+from cardialign.data_shards.errors import UserError
 
 if TYPE_CHECKING:
     from cardialign.cluster.studies.cells import Outcome, Setting
@@ -42,6 +43,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=amount,
         metavar="H",
         help="begin no further cell once this call has spent so many core hours",
+    )
+    parser.add_argument(
+        "--workers",
+        type=whole_number(0, 100_000),
+        metavar="N",
+        help="so many cells at a time as Ray tasks, one core each (0: as many as there are cores)",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="on the Ray cluster there (auto, ray://host:10001); shards and --out on storage that every node sees",
     )
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="of every variant alike"
@@ -92,20 +104,27 @@ def _run(
 ) -> dict[str, Any]:
     """known: patients of each fold kept out who are in others, too."""
     from cardialign.cluster.studies.table import lines_of, study_table
-    from cardialign.data_shards.files import write_json
+    from cardialign.data_shards.files import commit_file, write_json
+
+    def tabled(outcomes: list[Outcome], floors: list[Outcome]) -> dict[str, Any]:
+        table = study_table(design, outcomes, args.bootstrap, floors)
+        lines = lines_of(table)
+        told = ", ".join(f"{count} of fold {fold}" for fold, count in known.items() if count)
+        lines += [f"- patients with records in other folds, too: {told}; no figures of new patients"] if told else []
+        about = {"cells": len(outcomes), "of": len(cells), "test_patients_in_training": known}
+        result = {**table, **about, "shards": shard_set.fingerprint}
+        write_json(args.out / "table.json", result, indent=1)
+        commit_file(args.out / "table.md", lambda path: path.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+        return {**result, "_table": lines}
+
+    def fill(outcomes: list[Outcome]) -> None:
+        with contextlib.suppress(UserError):  # no fold and seed has all variants yet
+            tabled(outcomes, [])
 
     _prepare_bank(design, cells, setting)
-    outcomes = _all_cells(args, design, cells, setting, shard_set)
+    outcomes = _all_cells(args, design, cells, setting, shard_set, fill)
     floors = [] if args.no_floors else _floors(args, design, outcomes, setting, shard_set)
-    table = study_table(design, outcomes, args.bootstrap, floors)
-    lines = lines_of(table)
-    told = ", ".join(f"{count} of fold {fold}" for fold, count in known.items() if count)
-    lines += [f"- patients with records in other folds, too: {told}; no figures of new patients"] if told else []
-    about = {"cells": len(outcomes), "of": len(cells), "test_patients_in_training": known}
-    result = {**table, **about, "shards": shard_set.fingerprint}
-    write_json(args.out / "table.json", result, indent=1)
-    (args.out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return {**result, "_table": lines}
+    return tabled(outcomes, floors)
 
 
 def _prepare_bank(design: Design, cells: list[Cell], setting: Setting) -> None:
@@ -121,26 +140,58 @@ def _prepare_bank(design: Design, cells: list[Cell], setting: Setting) -> None:
 
 
 def _all_cells(
-    args: argparse.Namespace, design: Design, cells: list[Cell], setting: Setting, shard_set: ShardSet
+    args: argparse.Namespace,
+    design: Design,
+    cells: list[Cell],
+    setting: Setting,
+    shard_set: ShardSet,
+    fill: Callable[[list[Outcome]], object],
 ) -> list[Outcome]:
+    """Those that are there, and those that the budget of this call allows; fill: called with all of them after each."""
     from cardialign.cluster.cli.progress import Progress
     from cardialign.cluster.studies.cells import config_of, finished, made_of, run_cell
+    from cardialign.cluster.studies.ray_cells import StudyJob, on_ray
 
-    outcomes: list[Outcome] = []
-    spent, ended = 0.0, False
+    def known(cell: Cell) -> Outcome | None:
+        return finished(
+            cell, args.out / "cells" / cell.name, made_of(config_of(design, cell, setting), setting, shard_set)
+        )
+
+    found = {cell.name: known(cell) for cell in cells}
+    todo = [cell for cell in cells if found[cell.name] is None]
+    spent = 0.0
+
+    def within_budget() -> Iterator[Cell]:
+        for cell in todo:
+            if args.budget_hours is not None and spent >= args.budget_hours * 3600:
+                return
+            yield cell
+
+    def ended() -> Iterator[Cell]:
+        if args.address is None and args.workers is None:
+            for cell in within_budget():
+                run_cell(cell, config_of(design, cell, setting), setting, args.out / "cells" / cell.name, shard_set)
+                yield cell
+            return
+        jobs = (
+            StudyJob(
+                cell, config_of(design, cell, setting).resolved(), setting, args.out.absolute() / "cells" / cell.name
+            )
+            for cell in within_budget()
+        )
+        for done in on_ray(jobs, None if args.address == "local" else args.address, args.workers or 0):
+            yield todo[done]
+
     with Progress("study cells") as progress:
-        for number, cell in enumerate(cells):
-            config, folder = config_of(design, cell, setting), args.out / "cells" / cell.name
-            found = finished(cell, folder, made_of(config, setting, shard_set))
-            if found is None:
-                ended = ended or (args.budget_hours is not None and spent >= args.budget_hours * 3600)
-                if ended:
-                    continue  # cells that are there count all the same
-                found = run_cell(cell, config, setting, folder, shard_set)
-                spent += found.facts["cpu_seconds"]
-            outcomes.append(found)
-            progress(number + 1, len(cells))
-    return outcomes
+        progress(len(cells) - len(todo), len(cells))
+        for cell in ended():
+            outcome = found[cell.name] = known(cell)
+            assert outcome is not None
+            spent += outcome.facts["cpu_seconds"]
+            there = [each for each in found.values() if each is not None]
+            progress(len(there), len(cells))
+            fill(there)
+    return [each for each in found.values() if each is not None]
 
 
 def _floors(

@@ -6,16 +6,19 @@ killed goes on from its checkpoint. What remains of a cell are its scores and it
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import logging
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from cardialign.pretrain.export.loaded import LoadedEncoder
 
 log = logging.getLogger(__name__)
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 CELL, SCORES, RUN, RECIPE, OUTPUT = "cell.json", "scores.npz", "run", "recipe.yaml", "training.log"
 SPENT = "spent.json"
@@ -80,7 +84,8 @@ class Setting:
 class Outcome:
     """Scores of a cell on its fold, per measure: scores (n, C), truth bool (n, C), patients (n,), class codes (C,).
 
-    A floor without words has no zero-shot measure.
+    decided bool (n, C): a class is scored over these records; of a measure that is not in it, over all. A floor without
+    words has no zero-shot measure.
     """
 
     cell: Cell
@@ -89,6 +94,7 @@ class Outcome:
     truth: dict[str, np.ndarray]
     patients: dict[str, np.ndarray]
     codes: dict[str, list[str]]
+    decided: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def config_of(design: Design, cell: Cell, setting: Setting) -> RunConfig:
@@ -139,12 +145,13 @@ def finished(cell: Cell, folder: Path, wanted: str, measures: Sequence[str] = ME
                 part: {measure: kept[f"{part}_{measure}"] for measure in measures}
                 for part in ("scores", "truth", "patients", "codes")
             }
+            decided = {each: kept[f"decided_{each}"] for each in measures if f"decided_{each}" in kept.files}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{folder / SCORES} cannot be read: {error}", "delete the folder: the cell is made anew"
         ) from None
     codes = {measure: [str(code) for code in arrays["codes"][measure]] for measure in measures}
-    return Outcome(cell, facts, arrays["scores"], arrays["truth"], arrays["patients"], codes)
+    return Outcome(cell, facts, arrays["scores"], arrays["truth"], arrays["patients"], codes, decided)
 
 
 def _of_another_study(folder: Path, what: str) -> UserError:
@@ -204,7 +211,10 @@ def _children_seconds() -> float:
 
 def keep(found: Outcome, folder: Path) -> Outcome:
     """Write scores and figures of a cell: those bound to these, and these last."""
-    parts = (("scores", found.scores), ("truth", found.truth), ("patients", found.patients), ("codes", found.codes))
+    parts = (
+        ("scores", found.scores), ("truth", found.truth), ("patients", found.patients), ("codes", found.codes),
+        ("decided", found.decided),
+    )  # fmt: skip
     arrays: dict[str, Any] = {
         f"{part}_{measure}": np.asarray(values) for part, of in parts for measure, values in of.items()
     }
@@ -245,6 +255,7 @@ def _train(config: RunConfig, folder: Path) -> None:
             stdout=output,
             stderr=output,
             env={**os.environ, "PYTHONPATH": path},
+            preexec_fn=_end_with_parent,
         )
         try:
             code = process.wait()
@@ -260,6 +271,12 @@ def _train(config: RunConfig, folder: Path) -> None:
             f"training of {folder.name} failed with code {code}: {lines[-1] if lines else 'it said nothing'}",
             f"see {folder / OUTPUT}; the same command goes on from there",
         )
+
+
+def _end_with_parent() -> None:
+    """In the training, before it begins: SIGTERM, which it takes as "to a checkpoint", when whoever started it dies."""
+    with contextlib.suppress(OSError, AttributeError):  # not on Linux
+        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def scored(cell: Cell, encoder: LoadedEncoder, setting: Setting, shard_set: ShardSet) -> Outcome:
@@ -304,6 +321,7 @@ def measured(
     test = task.parts.test
     scores, truth = {"probe": fitted.scores}, {"probe": task.truth[test]}
     patients, codes = {"probe": task.patients[test].astype(str)}, {"probe": [code for code, _ in task.names]}
+    decided = {"probe": task.decided_in(test)}
     if beside is not None:
         encoder, embedding = beside
         words = words_of(setting, shard_set, cell.fold)
@@ -311,7 +329,9 @@ def measured(
         scores["zero_shot"] = cosines(own, class_words(encoder, words.prompts), len(own))
         truth["zero_shot"] = words.truth
         patients["zero_shot"], codes["zero_shot"] = np.asarray(words.patients).astype(str), list(words.prompts.codes)
-    return Outcome(cell, {}, scores, truth, patients, codes)
+        decided["zero_shot"] = words.decided
+    known = {measure: each for measure, each in decided.items() if each is not None}
+    return Outcome(cell, {}, scores, truth, patients, codes, known)
 
 
 def cells_of(design: Design, test_folds: Sequence[int], seeds: int) -> list[Cell]:

@@ -41,19 +41,20 @@ def check(design: Design, cells: Sequence[Cell], setting: Setting, shard_set: Sh
 
 
 def _check_fold(fold: int, setting: Setting, shard_set: ShardSet) -> int:
-    from cardialign.pretrain.evaluation.probing.linear_probe import classes_to_judge
+    from cardialign.pretrain.evaluation.probing.linear_probe import Learnable
     from cardialign.pretrain.evaluation.scoring import usable_classes
 
     task, words = task_of(setting, shard_set, fold), words_of(setting, shard_set, fold)
     try:
-        classes_to_judge(task.truth, task.parts, usable_classes(task.truth[task.parts.train])[0])
+        Learnable.of(task.truth, task.parts, task.decided, task.parts.train)
     except ValueError as error:
         raise UserError(
             f"fold {fold} kept out, the probe's penalty chosen on fold {setting.validation(fold)}: {error}",
             "use larger folds, or give other --folds",
         ) from None
-    for measure, truth in (("probe", task.truth[task.parts.test]), ("zero-shot", words.truth)):
-        if not usable_classes(truth)[0].size:
+    probed = (task.truth[task.parts.test], task.decided_in(task.parts.test))
+    for measure, (truth, decided) in (("probe", probed), ("zero-shot", (words.truth, words.decided))):
+        if not usable_classes(truth, decided)[0].size:
             raise UserError(
                 f"fold {fold} kept out: no class has both positives and negatives there ({measure})",
                 "use larger folds, or give other --test-folds",

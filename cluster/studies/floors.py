@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,19 +102,13 @@ def _made(design: Design, todo: list[Cell], setting: Setting, shard_set: ShardSe
         beside = (encoder, np.asarray(embedding)[at]) if of_encoder else None
         outcome = measured(cell, task, np.asarray(features), beside, setting, shard_set)
         spent = shared + time.process_time() - began
-        yield Outcome(
-            cell,
-            {
-                "variant": cell.variant.name,
-                "floor": True,
-                "fold": cell.fold,
-                "seed": cell.seed,
-                "made_from": _wanted(design, cell, setting, shard_set)[0],
-                "parameters": sum(each.numel() for each in encoder.ecg.parameters()) if of_encoder else 0,
-                "cpu_seconds": round(spent, 1),
-            },
-            outcome.scores,
-            outcome.truth,
-            outcome.patients,
-            outcome.codes,
-        )
+        facts = {
+            "variant": cell.variant.name,
+            "floor": True,
+            "fold": cell.fold,
+            "seed": cell.seed,
+            "made_from": _wanted(design, cell, setting, shard_set)[0],
+            "parameters": sum(each.numel() for each in encoder.ecg.parameters()) if of_encoder else 0,
+            "cpu_seconds": round(spent, 1),
+        }
+        yield replace(outcome, facts=facts)

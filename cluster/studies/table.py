@@ -17,7 +17,7 @@ from cardialign.cluster.studies.cells import MEASURES, Outcome
 from cardialign.cluster.studies.design import FLOORS, Design
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.evaluation.intervals import Sample, difference_interval, mean_interval
-from cardialign.pretrain.evaluation.scoring import class_auroc, score_classes, usable_classes
+from cardialign.pretrain.evaluation.scoring import class_auroc, decided_at, score_classes, usable_classes
 
 MEASURE_WORDS = {"zero_shot": "zero-shot", "probe": "probe"}
 HOW = (
@@ -106,8 +106,8 @@ def _samples(own: dict[str, list[Outcome]], measure: str, resamples: int) -> dic
     for fold in sorted({each.cell.fold for each in every}):
         here = {name: [each for each in mine if each.cell.fold == fold] for name, mine in own.items()}
         first = _alike([each for mine in here.values() for each in mine], measure)
-        truth = first.truth[measure]
-        usable, _ = usable_classes(truth)
+        truth, decided = first.truth[measure], first.decided.get(measure)
+        usable, _ = usable_classes(truth, decided)
         if not usable.size:
             continue
         scores = [np.stack([each.scores[measure][:, usable] for each in mine]) for mine in here.values()]
@@ -120,6 +120,7 @@ def _samples(own: dict[str, list[Outcome]], measure: str, resamples: int) -> dic
             resamples=resamples,
             seed=0,
             among=everybody,  # who has records in two folds weighs the same in both
+            decided=decided_at(decided, columns=usable),
         )
         for name, table in zip(here, tables, strict=True):
             pieces[name].append(table.sample)
@@ -132,8 +133,9 @@ def _alike(here: Sequence[Outcome], measure: str) -> Outcome:
     """Any cell of a fold. Raises UserError where they do not have the same records and labels."""
     first = here[0]
     for each in here:
-        for part, other in ((first.truth, each.truth), (first.patients, each.patients), (first.codes, each.codes)):
-            if not np.array_equal(part[measure], other[measure]):
+        parts = (first.truth, each.truth), (first.patients, each.patients), (first.codes, each.codes)
+        for part, other in (*parts, (first.decided, each.decided)):
+            if not np.array_equal(part.get(measure, ()), other.get(measure, ())):
                 raise UserError(
                     f"cells {first.cell.name} and {each.cell.name} were not scored on the same records and labels",
                     "delete the older one of the two: the same command makes it anew",
@@ -154,8 +156,9 @@ def _by_cell(own: Iterable[Outcome], measure: str) -> list[dict[str, Any]]:
     """Macro AUROC of every fold and seed; None where no class can be ranked. `classes`: how many it is the mean of."""
     out = []
     for each in own:
-        usable, _ = usable_classes(each.truth[measure])
-        areas = class_auroc(each.scores[measure][:, usable], each.truth[measure][:, usable])
+        truth, decided = each.truth[measure], each.decided.get(measure)
+        usable, _ = usable_classes(truth, decided)
+        areas = class_auroc(each.scores[measure][:, usable], truth[:, usable], decided_at(decided, columns=usable))
         value = float(areas.mean()) if usable.size else None
         out.append({"fold": each.cell.fold, "seed": each.cell.seed, "auroc": value, "classes": int(usable.size)})
     return out

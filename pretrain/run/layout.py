@@ -67,7 +67,8 @@ def check_layout(run_dir: Path) -> None:
     for name, what in OTHERS.items():
         if (run_dir / name).is_file():
             raise RunDirectoryError(
-                f"run directory {run_dir} is {what} ({name})", "give a folder of its own to the run; nothing was changed"
+                f"run directory {run_dir} is {what} ({name})",
+                "give a folder of its own to the run; nothing was changed",
             )
     wrong = [_wrong_kind(run_dir, name, name in FOLDERS) for name in ("", *FOLDERS, *FILES)]
     reasons = [reason for reason in wrong if reason]

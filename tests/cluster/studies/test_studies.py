@@ -25,6 +25,7 @@ from cardialign.cluster.studies.cells import (
     cells_of,
     config_of,
     finished,
+    keep,
     made_of,
     run_cell,
 )
@@ -373,6 +374,24 @@ def test_a_study_from_the_command_line_goes_on_where_it_stopped(
     assert other.code != 0 and "holds a cell of another study" in other.err
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_cells_as_ray_tasks_have_the_figures_of_cells_one_after_the_other(
+    cardialign: Call, four_folds: ShardSet, planted: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    words = ["study", "parts", "--shards", four_folds.path, "--prompts", planted.prompts, "--folds", "1-4"]
+    words += ["--test-folds", "4", "--seeds", 1, "--only", "before", "--bootstrap", 20, "--no-floors"]
+    words += ["--set", "training.steps=2", "--set", "training.epochs=null", "--set", "training.global_batch=16"]
+    there = cardialign(*words, "--out", tmp_path / "ray", "--workers", 2)
+    assert there.code == 0, there.err
+    here = cardialign(*words, "--out", tmp_path / "here")
+    figures = [[{**row, "cpu_seconds": 0} for row in each.json["rows"]] for each in (there, here)]
+    assert figures[0] == figures[1] and there.json["cells"] == 2
+    assert not list((tmp_path / "ray").rglob(".alive"))
+
+
 def test_a_training_of_another_study_that_was_stopped_is_left_as_it_is(
     four_folds: ShardSet, planted: Setting, tmp_path: Path
 ) -> None:
@@ -383,6 +402,33 @@ def test_a_training_of_another_study_that_was_stopped_is_left_as_it_is(
     with pytest.raises(UserError, match="holds an unfinished training of another study"):
         run_cell(cell, config, planted, tmp_path / "cell", four_folds)
     assert (tmp_path / "cell" / "recipe.yaml").read_text() == "{}"
+
+
+def test_a_record_that_leaves_a_class_open_is_not_scored_for_it(tmp_path: Path) -> None:
+    draw = np.random.default_rng(1)
+    truth, scores = draw.random((60, 2)) < 0.4, draw.normal(size=(60, 2))
+    decided = np.ones_like(truth)
+    decided[:20, 0] = False
+    patients = np.array([str(k) for k in range(60)])
+    cells = []
+    for name, shift in (("a", 0.0), ("b", 0.1)):
+        values = {"zero_shot": scores + shift * draw.normal(size=scores.shape), "probe": scores}
+        found = Outcome(
+            Cell(Variant(name, "", {}), 1, 0), {"parameters": 1, "cpu_seconds": 1.0}, values,
+            dict.fromkeys(MEASURES, truth), dict.fromkeys(MEASURES, patients), {key: ["x", "y"] for key in MEASURES},
+            {"zero_shot": decided},
+        )  # fmt: skip
+        cells.append(keep(dataclasses.replace(found, facts={**found.facts, "made_from": name}), tmp_path / name))
+        again = finished(found.cell, tmp_path / name, name)
+        assert (
+            again is not None and np.array_equal(again.decided["zero_shot"], decided) and "probe" not in again.decided
+        )
+    design = Design("mine", "r", "a", tuple(each.cell.variant for each in cells))
+    row = study_table(design, cells, 10)["rows"][0]
+    areas = [roc_auc_score(truth[20:, 0], scores[20:, 0]), roc_auc_score(truth[:, 1], scores[:, 1])]
+    assert row["zero_shot"]["auroc"] == pytest.approx(np.mean(areas), abs=1e-12)
+    everything = [roc_auc_score(truth[:, c], scores[:, c]) for c in range(2)]
+    assert row["probe"]["auroc"] == pytest.approx(np.mean(everything), abs=1e-12)
 
 
 def test_scores_that_are_not_those_of_their_cell_are_refused(tmp_path: Path) -> None:
