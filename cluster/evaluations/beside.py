@@ -194,7 +194,8 @@ class Beside:
             return
         import ray
 
-        kind = ray.remote(num_cpus=self.cpus, max_restarts=LIVES, max_task_retries=LIVES, max_concurrency=2)(Worker)
+        lives: dict[str, Any] = {"max_restarts": LIVES, "max_task_retries": LIVES, "max_concurrency": 2}
+        kind: Any = ray.remote(num_cpus=self.cpus, **lives)(Worker)
         words = (self.config.resolved(), str(self.run_dir), handed_on(os.environ), self.mark)
         self.actor = kind.remote(*words)
         self.running = self.actor.run.remote()

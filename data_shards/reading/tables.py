@@ -155,15 +155,15 @@ def _letters(name: str) -> str:
 def _csv_errors(path: Path) -> Iterator[None]:
     if not path.is_file():
         raise UserError(f"{path} does not exist", "check the path")
+    head = _first_line(path)
+    if head.startswith(("\xff\xfe", "\xfe\xff")):
+        raise DataError(f"{path} is a table in UTF-16", "save it in UTF-8 with commas")
+    kind = next((kind for start, kind in _OTHER_KINDS.items() if head.startswith(start)), None)
+    if kind is not None:  # its bytes may read as a table all the same
+        raise DataError(f"{path} is {kind}, no CSV", "export the table as CSV in UTF-8, with commas")
     try:
         yield
     except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:  # the last for the names of the columns
-        head = _first_line(path)
-        if head.startswith(("\xff\xfe", "\xfe\xff")):
-            raise DataError(f"{path} is a table in UTF-16", "save it in UTF-8 with commas") from None
-        kind = next((kind for start, kind in _OTHER_KINDS.items() if head.startswith(start)), None)
-        if kind is not None:
-            raise DataError(f"{path} is {kind}, no CSV", "export the table as CSV in UTF-8, with commas") from None
         other = _other_separator(path, head)
         if other is not None:
             raise other from None

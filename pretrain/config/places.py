@@ -33,9 +33,8 @@ def place_paths(values: dict[str, Any]) -> None:
     for part in [data, beside, *(mixture if isinstance(mixture, list) else [])]:
         if isinstance(part, dict) and isinstance(part.get("shards"), str) and part["shards"].strip():
             part["shards"] = url_of(part["shards"]) or _absolute(part["shards"])
-    prompts = beside.get("zero_shot") if isinstance(beside, dict) else None
-    if isinstance(prompts, list):
-        beside["zero_shot"] = [_prompt_file(name) for name in prompts]
+    if isinstance(beside, dict) and isinstance(beside.get("zero_shot"), list):
+        beside["zero_shot"] = [_prompt_file(name) for name in beside["zero_shot"]]
 
 
 def _prompt_file(name: Any) -> Any:

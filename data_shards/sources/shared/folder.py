@@ -263,12 +263,12 @@ class RecordFolder:
             log.warning(
                 "age, sex or time not understood source=%s number=%d: %s", self.name, self._unclear.total(), shown
             )
-        if self._others:
+        if self._others.total():
             log.warning(
                 "age or sex source=%s: the table says otherwise than the headers of %s of %d records, and the table "
                 "counts; is each row that of its record?",
                 self.name,
-                " and ".join(f"{times} ({name})" for name, times in sorted(self._others.items())),
+                " and ".join(f"{times} ({name})" for name, times in sorted(self._others.items()) if times),
                 listed,
             )
         if self._nameless:
@@ -293,11 +293,11 @@ class RecordFolder:
     def _compare(self, header: Mapping[str, Any], table: Mapping[str, Any]) -> None:
         """Count where a table and a record's own header are of two persons: a table that was sorted by one column gives
         every record the row of another."""
-        ages, sexes = ([each.get(name) for each in (header, table)] for name in ("age_years", "sex"))
-        if None not in ages and abs(ages[0] - ages[1]) > _SAME_AGE:
+        age, other = header.get("age_years"), table.get("age_years")
+        if age is not None and other is not None and abs(age - other) > _SAME_AGE:
             self._others["age"] += 1
-        if None not in sexes and sexes[0] != sexes[1]:
-            self._others["sex"] += 1
+        sexes = {each["sex"] for each in (header, table) if each.get("sex") is not None}
+        self._others["sex"] += len(sexes) > 1
 
     def _patient_or(self, alone: str, text: str) -> str:
         """The patient that a table names, or `alone` where it names none, which is counted."""
