@@ -104,13 +104,16 @@ def _looked_at(run_dir: Path, each: Waiting, wanted: EvaluationConfig, asked: An
         folder = scratch / "encoder"
         exported = export_run(run_dir, folder, step=each.step, program=False)
         encoder = load_encoder(folder)
-        figures = figures_of_checkpoint(encoder, asked)
-        reasons = figures.pop("reasons")
-        value = figures.get(wanted.criterion)
+        found = figures_of_checkpoint(encoder, asked)
+        value = found.figures.get(wanted.criterion)
         note = {"step": each.step, "checkpoint": each.mark, "criterion": wanted.criterion, "value": value}
         if value is not None and better(value, read_json(run_dir / BEST_NOTE), wanted.criterion):
             _keep(run_dir, folder, {**note, "digest": exported["digest"]})
-        return {**{f"{PREFIX}{name}": value for name, value in figures.items()}, "reasons": reasons}
+        line = {metric_of(name): figure for name, figure in found.figures.items()}
+        for name, ends in found.intervals.items():
+            line |= {f"{metric_of(name)}/{end}": limit for end, limit in zip(("low", "high"), ends, strict=True)}
+        told = {f"{PREFIX}records": found.records, f"{PREFIX}seconds": round(found.seconds, 3)}
+        return {**line, **told, "reasons": found.reasons}
     except (UserError, OSError) as error:
         reason = error.problem if isinstance(error, UserError) else str(error)
         log.warning("evaluation=failed step=%d reason=%s", each.step, reason)
@@ -120,6 +123,13 @@ def _looked_at(run_dir: Path, each: Waiting, wanted: EvaluationConfig, asked: An
         return {"failed": f"{type(error).__name__}: {error}"}
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def metric_of(criterion: str) -> str:
+    """The name of a figure in `evaluations.jsonl` and MLflow: `evaluation/probe/super` of `probe:super`; a file of
+    prompts by its name without folder and ending."""
+    kind, colon, name = criterion.partition(":")
+    return f"{PREFIX}{kind}/{Path(name).stem if name.endswith(('.yaml', '.yml')) else name}" if colon else PREFIX + kind
 
 
 def better(value: float, best: dict[str, Any] | None, criterion: str) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -40,6 +39,18 @@ class Asked:
     probes: dict[str, ProbeTask]
 
 
+@dataclass(frozen=True)
+class Looked:
+    """figures: criterion -> value, higher is better; intervals: of those that have one, its ends; reasons: criterion ->
+    why it cannot be had; records that were looked at, and the seconds it took."""
+
+    figures: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    reasons: dict[str, str]
+    records: int
+    seconds: float
+
+
 def asked_of(config: RunConfig) -> Asked:
     """What `config.evaluation` asks for, opened.
 
@@ -60,29 +71,29 @@ def asked_of(config: RunConfig) -> Asked:
     )
 
 
-def figures_of_checkpoint(encoder: UsableEncoder, asked: Asked) -> dict[str, Any]:
-    """Criterion -> figure, higher is better, with the ends of the intervals of zero-shot; `reasons`: criterion -> why
-    it cannot be had.
+def figures_of_checkpoint(encoder: UsableEncoder, asked: Asked) -> Looked:
+    """The figures of an encoder by everything that is asked.
 
     Raises UserError when the encoder was trained on the validation records, or does not fit them.
     """
     started = time.monotonic()
     refuse_overlap(find_overlap(encoder, asked.on.shard_set, asked.on.rows), encoder, asked.on.shard_set)
     found = figures_of(encoder, asked.on)
-    figures: dict[str, Any] = {name: value for name, value in found.values.items() if value is not None}
-    reasons = dict(found.reasons)
+    figures = {name: value for name, value in found.values.items() if value is not None}
+    reasons, intervals = dict(found.reasons), {}
     for name, task in asked.zero_shot.items():
         result = evaluate_zero_shot(encoder, asked.on.shard_set, task=task, bootstrap=RESAMPLES)
-        figures |= {f"{ZERO_SHOT}{name}": result.macro}
-        figures |= {f"{ZERO_SHOT}{name}/low": result.low, f"{ZERO_SHOT}{name}/high": result.high}
+        figures[f"{ZERO_SHOT}{name}"] = result.macro
+        intervals[f"{ZERO_SHOT}{name}"] = (result.low, result.high)
     for name, probed in asked.probes.items():
         on = Validation(asked.on.shard_set, probed.rows[probed.parts.validation], asked.on.described, probed)
         judged = figures_of(encoder, on, ("probe",))
-        if judged.values.get("probe") is None:
+        value = judged.values.get("probe")
+        if value is None:
             reasons[f"{PROBE}{name}"] = judged.reasons["probe"]
         else:
-            figures[f"{PROBE}{name}"] = judged.values["probe"]
-    return {**figures, "records": len(asked.on.rows), "seconds": time.monotonic() - started, "reasons": reasons}
+            figures[f"{PROBE}{name}"] = value
+    return Looked(figures, intervals, reasons, len(asked.on.rows), time.monotonic() - started)
 
 
 def _shards_of(config: RunConfig, wanted: EvaluationConfig) -> Path:

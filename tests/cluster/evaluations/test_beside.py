@@ -12,8 +12,9 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from cardialign.cluster.evaluations.beside import better, look_beside, waiting
+from cardialign.cluster.evaluations.beside import better, look_beside, metric_of, waiting
 from cardialign.cluster.runs.lifecycle import Tracking, prepare, run
+from cardialign.cluster.tracking.names import safe_key
 from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -90,7 +91,7 @@ def test_every_checkpoint_gets_the_figures_of_its_encoder_once_and_the_best_is_k
         share = sizes / sizes.sum()
         ranks.append(float(np.exp(-(share * np.log(share)).sum())))
         probed = choose_encoder([("x", encoder)], Validation(shard_set, rows, "", task), "probe").ranking[0]
-        assert line["evaluation/probe:finding"] == probed.figures["probe"]
+        assert line["evaluation/probe/finding"] == probed.figures["probe"]
         assert "without reports" in line["reasons"]["retrieval"]
         assert line["evaluation/records"] == len(rows)
     assert [line["evaluation/rankme"] for line in found] == pytest.approx(ranks, rel=1e-4)
@@ -158,6 +159,13 @@ def test_what_nobody_asked_for_is_no_part_of_a_run(shards: Path) -> None:
     assert (asked["folds"], asked["criterion"], asked["most_waiting"]) == ([2], "rankme", 4)
 
 
+def test_figures_are_named_by_what_was_asked() -> None:
+    asked = ("rankme", "probe:super", "zero-shot:some-words", "zero-shot:/a/my words.yaml")
+    names = ["evaluation/rankme", "evaluation/probe/super", "evaluation/zero-shot/some-words"]
+    assert [metric_of(each) for each in asked] == [*names, "evaluation/zero-shot/my words"]
+    assert [safe_key(name) for name in names] == names, "MLflow takes them as they are"
+
+
 def test_of_equals_the_earlier_is_the_best_and_another_criterion_starts_anew() -> None:
     note = {"criterion": "rankme", "value": 3.0}
     assert better(3.1, note, "rankme") and not better(3.0, note, "rankme") and not better(2.0, note, "rankme")
@@ -177,11 +185,11 @@ def test_a_run_on_ray_with_a_worker_beside_it_trains_as_one_without(shards: Path
     found = lines(tmp_path / "with")
     assert [line["step"] for line in found] == [2, 4, 6]
     client = MlflowClient(store)
-    history = client.get_metric_history(result["run_id"], "evaluation/probe:finding")
+    history = client.get_metric_history(result["run_id"], "evaluation/probe/finding")
     assert [(each.step, each.value) for each in history] == [
-        (line["step"], line["evaluation/probe:finding"]) for line in found
+        (line["step"], line["evaluation/probe/finding"]) for line in found
     ]
-    best = max(found, key=lambda line: (line["evaluation/probe:finding"], -line["step"]))
+    best = max(found, key=lambda line: (line["evaluation/probe/finding"], -line["step"]))
     assert result["best"]["step"] == best["step"]
     assert client.get_run(result["run_id"]).data.metrics["best/step"] == best["step"]
     version = client.get_model_version_by_alias("beside", "candidate")
