@@ -28,6 +28,7 @@ FILES = (
     files.SYSTEM,
     files.QUARANTINE,
     files.RESULT,
+    files.MEMORY,
     files.TRACKING,
     files.ATTEMPTS,
     files.ATTEMPT,
