@@ -44,6 +44,7 @@ class Footprint(NamedTuple):
     """One step on one rank.
 
     forward_flop, backward_flop  of one record, all that the method computes but its loss.
+    forward_moved, backward_moved  bytes that their operators read and write, of one record.
     tokens              of one record in the ECG encoder.
     input_bytes         of one record on the device; feature_bytes: of its features in float32.
     exchanged_bytes     of one record's columns, which other ranks read: text and what is known about the report.
@@ -57,6 +58,8 @@ class Footprint(NamedTuple):
     passes: int
     forward_flop: int
     backward_flop: int
+    forward_moved: int
+    backward_moved: int
     tokens: int
     input_bytes: int
     feature_bytes: int
@@ -79,13 +82,13 @@ def count_footprint(config: RunConfig, spec: SignalSpec, device: str, micro_batc
         config = config.model_copy(update={"encoder": config.encoder.model_copy(update={"attention": "dense"})})
     method = sized_method(config, spec).train()
     inputs = _inputs(method, config, spec)
-    live = LiveStorages()
-    live.take_off(method.parameters())
     shown = {name: torch.empty(micro_batch, *each.shape[1:], dtype=each.dtype, device="meta") for name, each in inputs}
+    live = LiveStorages([*method.parameters(), *method.buffers(), *shown.values()])
+    live.take_off(method.parameters())
     with torch.device("meta"), live:
         with AsOnDevice(device, config.training.precision):
             features = method(shown)
-        forward, saved = live.flop, live.live
+        forward, moved, saved = live.flop, live.moved, live.live
         sum((each.float() * torch.zeros_like(each, dtype=torch.float32)).sum() for each in features.values()).backward()
         backward = live.flop - forward
     rows = min(local_rows, getattr(config.method, "chunk", TILE))
@@ -97,6 +100,8 @@ def count_footprint(config: RunConfig, spec: SignalSpec, device: str, micro_batc
         passes=1 if one_pass or micro_batch >= local_rows else 2,
         forward_flop=round(forward / micro_batch),
         backward_flop=round(backward / micro_batch),
+        forward_moved=round(moved / micro_batch),
+        backward_moved=round((live.moved - moved) / micro_batch),
         tokens=_tokens(method, spec),
         input_bytes=sum(_row_bytes(each) for _, each in inputs),
         feature_bytes=sum(4 * each[0].numel() for each in features.values() if each.ndim > 1),
@@ -144,7 +149,7 @@ def _loss_bytes(method: Method, config: RunConfig, spec: SignalSpec, like: Tenso
         shape = (max(2, rows), *feature.shape[1:]) if feature.ndim > 1 else tuple(feature.shape)
         drawn = torch.rand(shape, generator=generator)
         leaves[name] = (F.normalize(drawn, dim=-1) if feature.ndim > 1 else drawn).requires_grad_()
-    live = LiveStorages()
+    live = LiveStorages([*leaves.values(), *inputs.values(), *method.buffers()])
     with live:
         loss = method.loss(leaves, inputs, None).loss
         torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
@@ -160,7 +165,9 @@ def _count(method: Method, precision: str) -> Parameters:
     every: list[Any] = list(method.parameters())
     trained = [each for each in every if each.requires_grad]
     half = {id(p) for m in method.modules() if type(m) in HALF_ON_THE_WIRE for p in m.parameters(recurse=False)}
-    sizes = {name: sum(p.numel() for n, p in method.named_parameters() if n.startswith(name)) for name in ("ecg.", "text.")}
+    sizes = {
+        name: sum(p.numel() for n, p in method.named_parameters() if n.startswith(name)) for name in ("ecg.", "text.")
+    }
     return Parameters(
         trained=sum(p.numel() for p in trained),
         frozen=sum(p.numel() for p in every if not p.requires_grad),

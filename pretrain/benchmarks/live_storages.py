@@ -7,14 +7,14 @@ it lacks: attention that keeps no matrix of scores, as flash kernels and PyTorch
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 HALVED = {
@@ -32,13 +32,16 @@ WHOLE_ON_CUDA = {
 class LiveStorages(TorchDispatchMode):
     """Bytes of the blocks that operators under it have made and that are alive, the most there were, and FLOPs.
 
-    `with_gradients` is the most of them and of the gradients that were taken off by `take_off`.
+    given: tensors that exist before, whose views are no new blocks. `with_gradients` is the most of the blocks and of
+    the gradients that `take_off` took together. `moved`: bytes that operators read and wrote, each by itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, given: Iterable[Tensor]) -> None:
         super().__init__()
-        self.live = self.highest = self.gradients = self.with_gradients = self.flop = 0
+        self.live = self.highest = self.gradients = self.with_gradients = self.flop = self.moved = 0
         self._known: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        for tensor in given:
+            self._known[tensor.untyped_storage()] = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -48,9 +51,9 @@ class LiveStorages(TorchDispatchMode):
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
             self.flop += formula(*args, **kwargs, out_val=made)
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor):
-                self._add(tensor)
+        new = sum(self._add(tensor) for tensor in _tensors(made))
+        if new:
+            self.moved += new + sum(tensor.numel() * tensor.element_size() for tensor in _tensors(args))
         return made
 
     def take_off(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -65,18 +68,29 @@ class LiveStorages(TorchDispatchMode):
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(whole)
 
-    def _add(self, tensor: Tensor) -> None:
+    def _add(self, tensor: Tensor) -> int:
+        """Bytes of a block that is new; 0 of a view."""
         storage = tensor.untyped_storage()
         if storage in self._known:
-            return
+            return 0
         self._known[storage] = size = storage.nbytes()
         self.live += size
         self.highest = max(self.highest, self.live)
         self.with_gradients = max(self.with_gradients, self.live + self.gradients)
         weakref.finalize(storage, self._let_go, size)
+        return size
 
     def _let_go(self, size: int) -> None:
         self.live -= size
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """Tensors of an operator's arguments or results: they stand there by themselves, or in lists."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _tensors(value)
 
 
 class AsOnDevice(TorchFunctionMode):

@@ -26,10 +26,7 @@ class Machine(NamedTuple):
     watts: float | None
     source: str
     assumed: str
-
-    @property
-    def cuda(self) -> bool:
-        return self.name != "CPU"
+    cuda: bool = True
 
 
 MACHINES = {
@@ -59,6 +56,7 @@ MACHINES = {
             "CPU", 80e9, 80e9, None, None, 5, 1.25, None,
             "one core with AVX2: 2 units x 8 float32 x 2 FLOP x 2.5 GHz (Intel, Optimization Reference Manual)",
             "the clock, bf16 no faster than fp32, ranks of a node exchanging 5 GB/s over loopback, and 10 Gb/s of network",
+            cuda=False,
         ),
     )
 }  # fmt: skip

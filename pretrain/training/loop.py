@@ -194,7 +194,7 @@ class _Run:
                     on_step(done)
             if self.checkpoint != committed_path(self.run_dir, done):
                 self._save(done)
-        held = self.memory.of_all_ranks()
+        held = self.memory.of_all_ranks(done, self.last)
         if held is not None:
             on_rank_zero(partial(self._write, MEMORY, held))
         seconds, rate, share = clock.totals()

@@ -72,8 +72,9 @@ class PeakMemory:
         if found is not None:
             self.highest = max(found, self.highest or 0)
 
-    def of_all_ranks(self) -> dict[str, Any] | None:
-        """What `memory.json` holds, on every rank; None where a system tells nothing. A collective."""
+    def of_all_ranks(self, step: int, last: int) -> dict[str, Any] | None:
+        """What `memory.json` holds of a start that ended after `step` of `last`, on every rank; None where a system
+        tells nothing. A collective."""
         rank = dist.get_rank()
         mine = None
         if self.highest is not None:
@@ -84,11 +85,12 @@ class PeakMemory:
         if len(ranks) < len(everywhere):
             return None
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
-        return {"device": self.device.type, "name": name, "meaning": MEANING[self.device.type], "ranks": ranks}
+        about = {"device": self.device.type, "name": name, "meaning": MEANING[self.device.type]}
+        return {"steps": step, "total_steps": last, **about, "ranks": ranks}
 
 
 def _tensors(engine: Any) -> Iterator[torch.Tensor]:
-    """Weights and buffers of the module, and what the optimizer updates; under ZeRO-3 the shares of the weights."""
+    """Weights and buffers of the module, what the optimizer updates and keeps; under ZeRO-3 the shares of the weights."""
     for parameter in engine.module.parameters():
         yield parameter
         if hasattr(parameter, "ds_tensor"):
@@ -96,6 +98,8 @@ def _tensors(engine: Any) -> Iterator[torch.Tensor]:
     yield from engine.module.buffers()
     for group in engine.optimizer.param_groups:
         yield from group["params"]
+    for state in engine.basic_optimizer.state.values():  # ZeRO-3 makes them before the first step
+        yield from (each for each in state.values() if isinstance(each, torch.Tensor))
 
 
 def _status() -> dict[str, int] | None:
