@@ -87,13 +87,13 @@ def _asked(args: argparse.Namespace, finished: dict[str, Any] | None, problems: 
     from cardialign.cluster.planning.question import Question, data_rate_of, legal_world
 
     nodes, devices = (
-        problems.number(option, text, 1, 1_000_000, whole=True)
+        problems.number(option, text, 1, whole=True)
         for option, text in (
             ("--nodes", args.nodes or "1"),
             ("--gpus-per-node", args.gpus_per_node or _ranks(finished)),
         )
     )
-    price = problems.number("--price", args.price, 0, 1e9)
+    price = problems.number("--price", args.price, 0)
     mfu = problems.number("--mfu", args.mfu, 0.001, 1)
     config = _config(args, finished, problems)
     machine, more = _machine(args, finished, problems)
@@ -162,7 +162,7 @@ def _data(args: argparse.Namespace, config: RunConfig | None, problems: Problems
     from cardialign.cluster.planning.question import data_of
     from cardialign.data_shards.record import SignalSpec
 
-    records = problems.number("--records", args.records, 1, 10**12, whole=True)
+    records = problems.number("--records", args.records, 1, whole=True)
     rate = problems.number("--sampling-rate", args.sampling_rate, 1, 1e6)
     seconds = problems.number("--seconds", args.seconds, 0.1, 1e6)
     if args.records is not None and args.shards is not None:

@@ -180,7 +180,7 @@ def _assumptions(question: Question) -> list[str]:
     said = [
         f"machine {machine.name}: {machine.source}" + (f"; assumed: {machine.assumed}" if machine.assumed else ""),
         question.mfu_said,
-        f"operators run one by one and read and write at {STREAM:g} of the memory's published rate: a step takes no less",
+        f"operators run one by one, reading and writing at {STREAM:g} of the memory's published rate",
         f"links carry {WIRE:g} of their published rate, and no exchange is hidden behind computing",
         f"data: {question.data.said}",
         f"reading: {question.data_said}",

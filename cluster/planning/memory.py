@@ -13,9 +13,13 @@ if TYPE_CHECKING:
     from cardialign.pretrain.benchmarks.footprint import Footprint
 
 STAGES = (0, 1, 2, 3)
+KEPT = ("weights", "master_weights", "optimizer", "inputs", "read_ahead", "features", "kernel_caches")
+"""Parts that are there at every moment of a step."""
 BUCKET_ELEMENTS = 500_000_000
-"""DeepSpeed's `reduce_bucket_size`, which our configuration leaves as it is: allocated whole, however small the model."""
+"""DeepSpeed's `reduce_bucket_size`, which our configuration leaves as it is: allocated whole for any model."""
 FLOAT = 4
+BF16_CACHES_ON_A_CPU = 80 << 20
+"""Code and packed weights that oneDNN keeps for its bf16 kernels: what runs of cardialign-tiny had beside tensors."""
 OUTSIDE_GIB = 1.5
 """Of a GPU: CUDA's context, kernels and NCCL's buffers, which no allocator of PyTorch counts."""
 
@@ -41,8 +45,7 @@ def rank_memory(counted: Footprint, stage: int, setting: Setting) -> dict[str, A
     parts = {**_kept(counted, stage, setting), **_of_a_step(counted, setting)}
     gradients, update = _gradients(counted, stage, setting)
     buckets = _buckets(stage, setting)
-    standing = sum(parts[name] for name in ("weights", "master_weights", "optimizer", "inputs", "read_ahead"))
-    standing += parts["features"]
+    standing = sum(parts[name] for name in KEPT)
     gathered = parts["gathered_weights"]
     one = setting.micro_batches == 1
     encode = counted.joint_bytes if one and stage < 3 else counted.activation_bytes + gradients
@@ -82,6 +85,7 @@ def _of_a_step(counted: Footprint, setting: Setting) -> dict[str, int]:
     return {
         "inputs": setting.local_rows * counted.input_bytes,
         "read_ahead": 0 if setting.cuda else ahead,
+        "kernel_caches": BF16_CACHES_ON_A_CPU if setting.bf16 and not setting.cuda else 0,
         "features": 2 * setting.local_rows * counted.feature_bytes,
         "loss_tiles": tiles,
     }

@@ -1,4 +1,4 @@
-"""What is asked of a plan: recipe, data, machines and prices, checked together so that every mistake is told at once."""
+"""What is asked of a plan: recipe, data, machines and prices, checked together: every mistake is told at once."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from cardialign.data_shards.benchmarks.table import number
 
 PARTS = (
     "weights", "gathered_weights", "master_weights", "optimizer", "gradients", "reduce_buckets", "activations",
-    "features", "loss_tiles", "inputs", "read_ahead",
+    "features", "loss_tiles", "inputs", "read_ahead", "kernel_caches",
 )  # fmt: skip
 
 
@@ -31,7 +31,8 @@ def _head(plan: dict[str, Any]) -> list[str]:
         "",
         f"parameters   {number(sizes['trained'] / 1e6)} M train{frozen}; "
         f"ECG side {number(sizes['ecg'] / 1e6)} M, text side {number(sizes['text'] / 1e6)} M",
-        f"a record     {plan['tokens_per_record']} tokens, {number(plan['forward_flop_per_record'] / 1e9)} GFLOP forward, "
+        f"a record     {plan['tokens_per_record']} tokens, "
+        f"{number(plan['forward_flop_per_record'] / 1e9)} GFLOP forward, "
         f"{number(plan['backward_flop_per_record'] / 1e9)} backward",
         f"a step       {number(plan['flop_per_step'] / 1e12)} TFLOP: {passes} and one backward pass",
         f"batch        {batch['global_batch']} records; a rank has {batch['rows_per_rank']} "
@@ -65,7 +66,8 @@ def _exchange(plan: dict[str, Any]) -> list[str]:
     have = needed["available_records_per_second"]
     against = f"{number(have)} records/s: {needed['available']}" if have is not None else needed["available"]
     return [
-        f"exchange     {number(sum(sent.values()) / 2**20)} MiB sent by a rank per step ({parts}; {plan['exchange_scheme']})",
+        f"exchange     {number(sum(sent.values()) / 2**20)} MiB sent by a rank per step "
+        f"({parts}; {plan['exchange_scheme']})",
         f"checkpoint   {number(plan['checkpoint_bytes'] / 2**20)} MiB on disk",
         f"data needed  {number(needed['records_per_second'])} records/s, {number(needed['mb_per_second'])} MB/s",
         f"data there   {against}",
@@ -75,8 +77,9 @@ def _exchange(plan: dict[str, Any]) -> list[str]:
 def _time(plan: dict[str, Any]) -> list[str]:
     step, duration = plan["step"], plan["duration"]
     said = [
-        f"step         {number(step['seconds'])} s, {step['bound_by']}-bound (arithmetic {number(step['arithmetic_seconds'])} s, "
-        f"memory {number(step['memory_seconds'])} s, exchange {number(step['exchange_seconds'])} s)",
+        f"step         {number(step['seconds'])} s, {step['bound_by']}-bound "
+        f"(arithmetic {number(step['arithmetic_seconds'])} s, memory {number(step['memory_seconds'])} s, "
+        f"exchange {number(step['exchange_seconds'])} s)",
     ]
     if duration["steps"] is None:
         return [*said, "duration     unknown without records"]

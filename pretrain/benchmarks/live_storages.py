@@ -1,7 +1,8 @@
 """What a computation would hold in memory and cost, found on tensors without storage (`meta`): nothing is computed.
 
-`LiveStorages` counts every block that operators make while it is alive, and their FLOPs as PyTorch's counter does. `AsOnDevice` brings two things to `meta` that
-it lacks: attention that keeps no matrix of scores, as flash kernels and PyTorch's CPU kernel do, and autocast.
+`LiveStorages` counts every block that operators make while it is alive, and their FLOPs as PyTorch's counter does.
+`AsOnDevice` brings two things to `meta` that it lacks: attention that keeps no matrix of scores, as flash kernels and
+PyTorch's CPU kernel do, and autocast.
 """
 
 from __future__ import annotations

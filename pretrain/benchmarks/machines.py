@@ -55,7 +55,7 @@ MACHINES = {
         Machine(
             "CPU", 80e9, 80e9, None, None, 5, 1.25, None,
             "one core with AVX2: 2 units x 8 float32 x 2 FLOP x 2.5 GHz (Intel, Optimization Reference Manual)",
-            "the clock, bf16 no faster than fp32, ranks of a node exchanging 5 GB/s over loopback, and 10 Gb/s of network",
+            "the clock, bf16 no faster than fp32, 5 GB/s between ranks of a node, and 10 Gb/s of network",
             cuda=False,
         ),
     )

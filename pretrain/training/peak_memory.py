@@ -90,7 +90,7 @@ class PeakMemory:
 
 
 def _tensors(engine: Any) -> Iterator[torch.Tensor]:
-    """Weights and buffers of the module, what the optimizer updates and keeps; under ZeRO-3 the shares of the weights."""
+    """Weights and buffers of the module, what the optimizer updates and keeps; under ZeRO-3 the weights' shares."""
     for parameter in engine.module.parameters():
         yield parameter
         if hasattr(parameter, "ds_tensor"):

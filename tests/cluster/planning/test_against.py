@@ -36,7 +36,8 @@ def train_small(rank: int, world: int, shards: Path, run_dir: Path) -> None:
     for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD: as GIVE_BACK, for a process that runs already
         ctypes.CDLL(None).mallopt(option, int(BLOCK))
     sets = [f"data.shards={shards}", "training.global_batch=64", "training.steps=2", "encoder.depth=2"]
-    train(load_config("cardialign-demo", [*SMALL, *sets]), run_dir, NullObserver())
+    light = ["encoder.beat=false", "encoder.rhythm=false"]
+    train(load_config("cardialign-demo", [*SMALL, *sets, *light]), run_dir, NullObserver())
 
 
 @pytest.fixture(scope="module")
