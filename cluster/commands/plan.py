@@ -123,12 +123,13 @@ def _ranks(finished: dict[str, Any] | None) -> str:
 def _config(args: argparse.Namespace, finished: dict[str, Any] | None, problems: Problems) -> RunConfig | None:
     from cardialign.pretrain.config import load_config
 
-    if args.recipe is None and finished is not None and not args.overrides:
+    narrowed = args.overrides or args.shards is not None or args.folds is not None or args.split is not None
+    if args.recipe is None and finished is not None and not narrowed:
         config: RunConfig = finished["config"]
         return config
     if args.recipe is None:
-        if args.against is None or args.overrides:
-            problems.add("no recipe is named", "give --recipe NAME, or --against RUN alone for that of a run")
+        if args.against is None or narrowed:
+            problems.add("no recipe is named", "give --recipe NAME, or --against RUN without --shards and --set")
         return None
     lines = [] if args.shards is None else [f"data.shards={json.dumps(str(args.shards))}", "data.mixture=[]"]
     lines += [] if args.folds is None else [f"data.folds={list(args.folds)}"]

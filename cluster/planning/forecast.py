@@ -36,7 +36,7 @@ def make_plan(question: Question) -> dict[str, Any]:
     from cardialign.pretrain.benchmarks.counts import FLOP_RULE
 
     config, machine = question.config, question.machine
-    counted, setting, assumed = _counted(question)
+    counted, setting, bank, assumed = _counted(question)
     stage = config.training.zero_stage
     memory = [rank_memory(counted, each, setting) for each in STAGES]
     ring = _ring(config, counted, setting)
@@ -78,6 +78,7 @@ def make_plan(question: Question) -> dict[str, Any]:
         "memory_of_device_gib": machine.memory_gib,
         "exchange_scheme": "none" if question.world == 1 else "ring" if ring else "gather",
         "exchanged_bytes_per_step": sent,
+        "text_bank_bytes": bank,
         "checkpoint_bytes": checkpoint_bytes(counted, stage),
         "step": step,
         "data_needed": {
@@ -90,9 +91,12 @@ def make_plan(question: Question) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _counted(question: Question) -> tuple[Footprint, Setting, list[str]]:
-    """The step as it is counted, how it is cut, and what was assumed to count it."""
+def _counted(question: Question) -> tuple[Footprint, Setting, int | None, list[str]]:
+    """The step as it is counted, how it is cut, bytes of the text bank's vectors (None: unknown), and what was assumed
+    to count them."""
     from cardialign.pretrain.benchmarks.footprint import count_footprint
+    from cardialign.pretrain.methods.base import method_class
+    from cardialign.pretrain.text.encoder import TextEncoder
     from cardialign.pretrain.training.engine import plan_batches
 
     config, spec = question.config, question.data.spec
@@ -101,6 +105,8 @@ def _counted(question: Question) -> tuple[Footprint, Setting, list[str]]:
     with ExitStack() as stack:
         local, assumed = _with_text(config, stack)
         largest = -(-rows // plan.micro_batches)
+        reports = question.data.reports if method_class(config).reports else 0
+        bank = None if reports is None else reports and 4 * reports * TextEncoder(local.text).dim
         counted = count_footprint(local, spec, "cuda" if question.machine.cuda else "cpu", largest, rows)
     setting = Setting(
         world=question.world,
@@ -112,7 +118,7 @@ def _counted(question: Question) -> tuple[Footprint, Setting, list[str]]:
         cuda=question.machine.cuda,
         bf16=config.training.precision == "bf16",
     )
-    return counted, setting, assumed
+    return counted, setting, bank, assumed
 
 
 def _with_text(config: RunConfig, stack: ExitStack) -> tuple[RunConfig, list[str]]:

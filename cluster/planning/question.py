@@ -72,13 +72,14 @@ class Problems:
 class Data:
     """records: that the run selects; None where only its steps are known. record_bytes: of one in its shards.
 
-    said: where these come from.
+    reports: different ones, None where no shards are at hand. said: where these come from.
     """
 
     spec: SignalSpec
     records: int | None
     record_bytes: float
     said: str
+    reports: int | None = None
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,9 @@ def data_of(config: RunConfig, records: int | None, spec: SignalSpec) -> Data:
         sets = getattr(shard_set, "sets", [shard_set])
         held = sum(int(shard["bytes"]) for each in sets for shard in each.manifest["shards"])
         names = ", ".join(str(part.shards) for part in config.data.parts)
-        return Data(shard_set.spec, len(selection.rows), held / max(1, len(shard_set)), f"counted in {names}")
+        reports = sum(int(each.manifest["counts"]["reports"]) for each in sets)
+        per_record = held / max(1, len(shard_set))
+        return Data(shard_set.spec, len(selection.rows), per_record, f"counted in {names}", reports)
     per_record = 12 * spec.samples * BYTES_OF_A_SAMPLE
     assumed = (
         f"records of {spec.seconds:g} s at {spec.sampling_rate:g} Hz, {BYTES_OF_A_SAMPLE:g} bytes a sample in shards"

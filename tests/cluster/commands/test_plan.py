@@ -65,6 +65,7 @@ def test_shards_are_counted_and_money_adds_up(cardialign: Call, shards: Path, tm
     assert duration["energy_kwh"] == pytest.approx(0.7 * duration["device_hours"])  # 700 W of an H100
     assert plan["step"]["arithmetic_seconds"] == pytest.approx(plan["step"]["flop_per_rank"] / (0.5 * 67e12))  # fp32
     assert plan["data_needed"]["available_records_per_second"] == 500 * 2 * 4  # 2 data.threads of each of 4 ranks
+    assert plan["text_bank_bytes"] == 4 * 384 * ShardSet.open(shards).manifest["counts"]["reports"]  # MiniLM's width
     assert plan["exchange_scheme"] == "gather" and all(plan["fits"])
     assert any("MFU 0.5: given" in said for said in plan["assumptions"])
 
