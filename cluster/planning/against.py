@@ -32,8 +32,8 @@ def finished_run(run_dir: Path) -> dict[str, Any]:
     memory, result, trace = read_json(run_dir / MEMORY), read_json(run_dir / RESULT), read_trace(run_dir)
     done = max((int(line["step"]) for line in trace), default=0)
     facts = memory or result
-    if facts is None or done < int(facts["total_steps"]):
-        planned = "" if facts is None else f" of {facts['total_steps']}"
+    if facts is None or not done == int(facts["steps"]) == int(facts["total_steps"]):  # or it was extended since
+        planned = "" if facts is None or done > facts["total_steps"] else f" of {facts['total_steps']}"
         raise UserError(
             f"--against {run_dir} is not finished: its trace ends at step {done}{planned}",
             "let it end (the same command continues it), then compare",

@@ -16,13 +16,14 @@ from cardialign.pretrain.run.files import (
     INITIALISED,
     METRICS,
     QUARANTINE,
+    MEMORY,
     RESULT,
     STARTED_OVER,
     SYSTEM,
     TRACKING,
 )
 
-MOVED = (RESULT, TRACKING, ATTEMPTS, METRICS, SYSTEM, QUARANTINE, INITIALISED, EXPORT, CONFIG, CHECKPOINTS)
+MOVED = (RESULT, MEMORY, TRACKING, ATTEMPTS, METRICS, SYSTEM, QUARANTINE, INITIALISED, EXPORT, CONFIG, CHECKPOINTS)
 """What belongs to one run; its checkpoints last, so that a start that is cut short still finds them."""
 
 
