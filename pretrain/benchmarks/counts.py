@@ -94,7 +94,7 @@ def sized_method(config: RunConfig, spec: SignalSpec) -> Method:
     tower = getattr(method, "text", None)
     if isinstance(tower, TextTower) and config.text.trainable != "frozen":
         tower.transformer, tower.mode = _report_encoder(config.text), config.text.trainable
-        method.text_config = config.text
+        setattr(method, "text_config", config.text)  # noqa: B010  (of methods with two towers alone)
     return method
 
 
