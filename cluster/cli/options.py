@@ -107,11 +107,11 @@ def key_values(assignments: list[str]) -> dict[str, str]:
     return pairs
 
 
-def add_folds(parser: argparse.ArgumentParser, help: str) -> None:
+def add_folds(parser: argparse._ActionsContainer, help: str) -> None:
     parser.add_argument("--folds", type=folds, metavar="1-8", help=help)
 
 
-def add_split(parser: argparse.ArgumentParser, help: str) -> None:
+def add_split(parser: argparse._ActionsContainer, help: str) -> None:
     parser.add_argument(
         "--split", choices=("train", "val", "test"), help=f"{help} (by patient hash, stable when data is added)"
     )

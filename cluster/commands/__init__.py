@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "text-bank build": "tokens and embeddings of every distinct report, beside the shards",
     "text-bank stats": "how alike reports are within batches; thresholds for the loss",
     "recipes": "the shipped recipes, their parameters and FLOPs",
+    "plan": "what a recipe needs on machines: memory, time, cost; predicted, without a GPU",
     "pretrain": "train a recipe on a shard set with Ray and DeepSpeed; resumes by itself",
     "study": "variants of a recipe over folds and seeds, and a table with paired intervals",
     "evaluate zero-shot": "AUROC of a prompt set, with bootstrap intervals",

@@ -16,10 +16,10 @@ from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.pretrain.config import EncoderConfig, RunConfig, TextConfig
 from cardialign.pretrain.config.places import SHIPPED_ENCODER, place_encoder
 from cardialign.pretrain.encoders.base import create_encoder
-from cardialign.pretrain.methods.base import create_method, method_class
+from cardialign.pretrain.methods.base import Method, create_method, method_class
 from cardialign.pretrain.text.encoder import TextEncoder, transformer_class
 from cardialign.pretrain.text.folder import encoder_folder
-from cardialign.pretrain.text.tower import set_trainable
+from cardialign.pretrain.text.tower import TextTower, set_trainable
 
 FLOP_RULE = "one multiply-add is 2 FLOP; matrix products, convolutions and attention only"
 
@@ -69,21 +69,33 @@ def _parameters(module: nn.Module, trained: bool = False) -> int:
 
 def _count_trained(config: RunConfig, spec: SignalSpec) -> tuple[int | None, str | None]:
     """What the method trains, and its report encoder where that trains too. A count never downloads one."""
+    text, note = text_on_this_machine(config)
+    if text is None:
+        return None, note
+    return _parameters(sized_method(config.model_copy(update={"text": text}), spec), trained=True), None
+
+
+def text_on_this_machine(config: RunConfig) -> tuple[TextConfig | None, str | None]:
+    """The section `text:` of a run with the folder of its report encoder; None, and why, where that is not here."""
     text = config.text
-    if method_class(config).reports:
-        folder = _folder_on_this_machine(text.encoder)
-        if folder is None:
-            return None, f"report encoder {text.encoder} is not on this machine: what trains was not counted"
-        text = text.model_copy(
-            update={"encoder": str(folder), "pooling": text.pooling or "mean"}
-        )  # either counts alike
-    frozen = text.model_copy(update={"trainable": "frozen"})
+    if not method_class(config).reports:
+        return text, None
+    folder = _folder_on_this_machine(text.encoder)
+    if folder is None:
+        return None, f"report encoder {text.encoder} is not on this machine: what trains was not counted"
+    return text.model_copy(update={"encoder": str(folder), "pooling": text.pooling or "mean"}), None  # counts alike
+
+
+def sized_method(config: RunConfig, spec: SignalSpec) -> Method:
+    """The method of a run without storage (`meta`), its trained report encoder in it. `config.text` names a folder."""
+    frozen = config.text.model_copy(update={"trainable": "frozen"})
     with torch.device("meta"):
         method = create_method(config.model_copy(update={"text": frozen}), spec)
-    trained = _parameters(method, trained=True)
-    if method.reports and text.trainable != "frozen":
-        trained += _parameters(_report_encoder(text), trained=True)
-    return trained, None
+    tower = getattr(method, "text", None)
+    if isinstance(tower, TextTower) and config.text.trainable != "frozen":
+        tower.transformer, tower.mode = _report_encoder(config.text), config.text.trainable
+        setattr(method, "text_config", config.text)  # noqa: B010  (of methods with two towers alone)
+    return method
 
 
 def _folder_on_this_machine(encoder: str) -> Path | None:

@@ -14,28 +14,23 @@ from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.record import SignalSpec
-from cardialign.data_shards.stream.batch import Batch
 from cardialign.kernels.benchmarks.timing import gemm_rate
+from cardialign.pretrain.benchmarks.machines import MACHINES
+from cardialign.pretrain.benchmarks.noise import NoiseBank, noise_batch
 from cardialign.pretrain.config import RunConfig, load_config
 from cardialign.pretrain.methods.base import create_method
 from cardialign.pretrain.methods.parts.draws import Draws
-from cardialign.pretrain.text.encoder import TextEncoder
 from cardialign.pretrain.training.engine import make_optimizer
 
 CPU_RECIPES = ("cardialign-demo", "cardialign-tiny")
 CPU_BATCH = 32
 PARTS = ("forward", "backward", "optimizer")
-
-# Dense bf16 peaks of the makers' data sheets, FLOP/s: what MFU is a share of by definition (Chowdhery et al. 2022,
-# PaLM).
-DATASHEET_BF16 = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 
 
 def measure_step(
@@ -91,7 +86,7 @@ def measure_step(
     }
     if device.type == "cuda":
         figures["peak_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
-        peak = next((value for name, value in DATASHEET_BF16.items() if name in figures["device"]), None)
+        peak = next((m.bf16_flop_s for m in MACHINES.values() if m.name in figures["device"]), None)
         if peak is not None and config.training.precision == "bf16":
             figures["mfu"] = flops / seconds / peak
     if profile:
@@ -108,7 +103,7 @@ class _Step:
         self.model = create_method(config, spec).to(device).train()
         self.optimizer = make_optimizer(self.model, config.optimizer, device)
         draws = Draws(config.seed, 0, slice(0, records))
-        inputs = self.model.inputs(_noise(config, spec, records), _NoiseBank(config, records), draws)
+        inputs = self.model.inputs(noise_batch(config, spec, records), NoiseBank(config, records), draws)
         self.inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
 
     def forward(self) -> Tensor:
@@ -146,59 +141,6 @@ class _Step:
             return time.process_time()
         torch.cuda.synchronize(self.device)
         return time.perf_counter()
-
-
-def _noise(config: RunConfig, spec: SignalSpec, records: int) -> Batch:
-    """Noise of ECG size with all leads, from as many patients as records."""
-    generator = torch.Generator().manual_seed(config.seed)
-    rows = np.arange(records)
-    return Batch(
-        step=0,
-        rows=rows,
-        signal=(0.3 * torch.randn(records, 12, spec.samples, generator=generator)).numpy(),
-        lead_mask=np.ones((records, 12), dtype=bool),
-        valid_samples=np.full(records, spec.samples, dtype=np.int32),
-        report=rows,
-        age_years=np.full(records, np.nan, dtype=np.float32),
-        sex=np.zeros(records, dtype=np.int8),
-        global_rows=rows,
-    )
-
-
-STATEMENTS = 256
-
-
-class _NoiseBank:
-    """As many reports as records, no two of them equal: random embeddings, tokens and statements (a `ReportBank`)."""
-
-    def __init__(self, config: RunConfig, records: int) -> None:
-        self.text = TextEncoder(config.text)
-        self.generator = np.random.default_rng(config.seed)
-        rows = self.generator.standard_normal((records, self.text.dim)).astype(np.float32)
-        self.embeddings = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-    def embedding(self, report_ids: np.ndarray) -> np.ndarray:
-        return self.embeddings[report_ids]
-
-    def tokens(self, report_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        shape = (len(report_ids), self.text.max_tokens)
-        ids = self.generator.integers(int(self.text.model_config["vocab_size"]), size=shape, dtype=np.int32)
-        return ids, np.full(len(report_ids), self.text.max_tokens, dtype=np.int32)
-
-    def similarity_features(self, report_ids: np.ndarray, dim: int | None = None) -> np.ndarray:
-        rows = self.embeddings[report_ids, :dim]
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-    def statement_sets(self, report_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Five statements a report, of 256."""
-        return np.arange(len(report_ids) + 1) * 5, self.generator.integers(STATEMENTS, size=5 * len(report_ids))
-
-    def statement_vectors(self) -> np.ndarray:
-        rows = self.generator.standard_normal((STATEMENTS, self.text.dim)).astype(np.float32)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-    def report_keys(self, report_ids: np.ndarray) -> np.ndarray:
-        return report_ids.astype(np.int64)
 
 
 def _profile(once: Callable[[], Any], device: torch.device) -> str:

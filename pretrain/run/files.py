@@ -14,6 +14,7 @@ start.json             name, version and digest of that encoder in the registry
 initialised.json       what a run took from the weights that it started from, tensor by tensor
 export/                the finished encoder
 result.json            figures of the finished (or stopped) run
+memory.json            the most memory that a step held, rank by rank, as the newest start measured it
 tracking.json          MLflow store, run id and cursors
 attempts.jsonl         one line per start of the worker group
 attempt.json           which start and worker group holds the run now (`cardialign.pretrain.run.fence`)
@@ -34,6 +35,7 @@ METRICS, SYSTEM, EVALUATIONS = "metrics.jsonl", "system.jsonl", "evaluations.jso
 BEST, BEST_NOTE = "best", "best.json"
 CHECKPOINTS, QUARANTINE, EXPORT = "checkpoints", "quarantine.jsonl", "export"
 RESULT, TRACKING, ATTEMPTS, WORKERS = "result.json", "tracking.json", "attempts.jsonl", "workers"
+MEMORY = "memory.json"
 ATTEMPT, LOGS, RAY = "attempt.json", "logs", "ray"
 START, START_NOTE, INITIALISED = "start", "start.json", "initialised.json"
 FAILURE, LOCK, STOP = "failure.json", "driver.lock", "STOP"

@@ -31,6 +31,7 @@ FILES = (
     files.BEST_NOTE,
     files.QUARANTINE,
     files.RESULT,
+    files.MEMORY,
     files.TRACKING,
     files.ATTEMPTS,
     files.ATTEMPT,

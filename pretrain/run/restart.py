@@ -17,6 +17,7 @@ from cardialign.pretrain.run.files import (
     EVALUATIONS,
     EXPORT,
     INITIALISED,
+    MEMORY,
     METRICS,
     QUARANTINE,
     RESULT,
@@ -26,8 +27,8 @@ from cardialign.pretrain.run.files import (
 )
 
 MOVED = (
-    RESULT, TRACKING, ATTEMPTS, METRICS, SYSTEM, EVALUATIONS, QUARANTINE, INITIALISED, BEST_NOTE, BEST, EXPORT, CONFIG,
-    CHECKPOINTS,
+    RESULT, MEMORY, TRACKING, ATTEMPTS, METRICS, SYSTEM, EVALUATIONS, QUARANTINE, INITIALISED, BEST_NOTE, BEST, EXPORT,
+    CONFIG, CHECKPOINTS,
 )  # fmt: skip
 """What belongs to one run; its checkpoints last, so that a start that is cut short still finds them."""
 

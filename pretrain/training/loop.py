@@ -30,7 +30,7 @@ from cardialign.data_shards.text.bank import TextBank
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.methods.base import Method, Tensors, create_method, method_class, watched
 from cardialign.pretrain.run import fence
-from cardialign.pretrain.run.files import CONFIG, INITIALISED
+from cardialign.pretrain.run.files import CONFIG, INITIALISED, MEMORY
 from cardialign.pretrain.run.layout import write_error
 from cardialign.pretrain.run.observer import Observer
 from cardialign.pretrain.run.trace import TraceWriter
@@ -54,6 +54,7 @@ from cardialign.pretrain.training.engine import (
 )
 from cardialign.pretrain.training.gradient_cache import accumulate_gradients
 from cardialign.pretrain.training.initialise import initialise, open_start
+from cardialign.pretrain.training.peak_memory import PeakMemory
 from cardialign.pretrain.training.quarantine import Quarantine
 from cardialign.pretrain.training.schedule import as_planned, learning_rate, warmup_steps
 from cardialign.pretrain.training.step_clock import StepClock
@@ -150,6 +151,7 @@ class _Run:
         parts = tuple(method.learning_rates(0))
         universal = point is not None and point.universal
         self.engine = make_engine(config, method, self.plan, workers.device, universal=universal, parts=parts)
+        self.memory = PeakMemory(self.engine, workers.device)
         self.engine.train()
         seed_random(config.seed, workers.rank, 0)
         if point is not None:
@@ -174,6 +176,7 @@ class _Run:
         config, done = self.config, self.start
         alarm = CollapseAlarm(config.collapse, warmup_steps(config.schedule, self.schedule[0][1]))
         clock = StepClock(config.training.global_batch, self.workers.device)
+        self.memory.begin()
         with self._stream() as stream, self.trace or nullcontext():
             for batch in clock.waits_for(self._agreed(stream)):
                 done, self.digest = batch.step + 1, stream.digest
@@ -191,6 +194,9 @@ class _Run:
                     on_step(done)
             if self.checkpoint != committed_path(self.run_dir, done):
                 self._save(done)
+        held = self.memory.of_all_ranks(done, self.last)
+        if held is not None:
+            on_rank_zero(partial(self._write, MEMORY, held))
         seconds, rate, share = clock.totals()
         assert self.checkpoint is not None
         return TrainResult(
@@ -307,6 +313,7 @@ class _Run:
             yield batch
 
     def _save(self, step: int) -> None:
+        self.memory.look()
         config = json.loads(json.dumps(self.config.resolved()))
         state = TrainerState(
             step, self.digest, config, self.selection.fingerprint, self.workers.world_size, ORDER_VERSION, self.loss,
@@ -318,4 +325,5 @@ class _Run:
             self.engine, self.run_dir, state, self.workers, keep=self.config.training.keep_checkpoints,
             problem=None if self.trace is None else self.trace.settle(),  # no checkpoint without the trace up to it
         )  # fmt: skip
+        self.memory.begin()
         self.observer.checkpoint(step, self.checkpoint)

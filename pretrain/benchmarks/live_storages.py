@@ -1,0 +1,142 @@
+"""What a computation would hold in memory and cost, found on tensors without storage (`meta`): nothing is computed.
+
+`LiveStorages` counts every block that operators make while it is alive, and their FLOPs as PyTorch's counter does.
+`AsOnDevice` brings two things to `meta` that it lacks: attention that keeps no matrix of scores, as flash kernels and
+PyTorch's CPU kernel do, and autocast.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import flop_registry
+
+HALVED = {
+    "linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "einsum", "conv1d", "conv2d",
+    "conv_transpose1d", "scaled_dot_product_attention",
+}  # fmt: skip
+"""Functions whose operands autocast turns into bf16, on both kinds of device."""
+WHOLE_ON_CUDA = {
+    "layer_norm", "group_norm", "softmax", "log_softmax", "logsumexp", "norm", "vector_norm", "exp", "log", "pow",
+    "rsqrt", "reciprocal", "sum", "prod", "cumsum",
+}  # fmt: skip
+"""Functions whose operands autocast turns into float32 on CUDA (its reference lists them); on a CPU they stay."""
+
+
+class LiveStorages(TorchDispatchMode):
+    """Bytes of the blocks that operators under it have made and that are alive, the most there were, and FLOPs.
+
+    given: tensors that exist before, whose views are no new blocks. `with_gradients` is the most of the blocks and of
+    the gradients that `take_off` took together. `moved`: bytes that operators read and wrote, each by itself.
+    """
+
+    def __init__(self, given: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.live = self.highest = self.gradients = self.with_gradients = self.flop = self.moved = 0
+        self._known: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        for tensor in given:
+            self._known[tensor.untyped_storage()] = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        made = func(*args, **kwargs)
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flop += formula(*args, **kwargs, out_val=made)
+        new = sum(self._add(tensor) for tensor in _tensors(made))
+        if new:
+            self.moved += new + sum(tensor.numel() * tensor.element_size() for tensor in _tensors(args))
+        return made
+
+    def take_off(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Count the gradients of these apart, and let go of each as soon as it is whole."""
+
+        def whole(parameter: Tensor) -> None:
+            assert parameter.grad is not None
+            self.gradients += parameter.grad.untyped_storage().nbytes()
+            parameter.grad = None
+
+        for parameter in parameters:
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(whole)
+
+    def _add(self, tensor: Tensor) -> int:
+        """Bytes of a block that is new; 0 of a view."""
+        storage = tensor.untyped_storage()
+        if storage in self._known:
+            return 0
+        self._known[storage] = size = storage.nbytes()
+        self.live += size
+        self.highest = max(self.highest, self.live)
+        self.with_gradients = max(self.with_gradients, self.live + self.gradients)
+        weakref.finalize(storage, self._let_go, size)
+        return size
+
+    def _let_go(self, size: int) -> None:
+        self.live -= size
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """Tensors of an operator's arguments or results: they stand there by themselves, or in lists."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _tensors(value)
+
+
+class AsOnDevice(TorchFunctionMode):
+    """Calls of `meta` tensors as a device makes them; precision "bf16": under autocast, weights cast once."""
+
+    def __init__(self, device: str, precision: str) -> None:
+        super().__init__()
+        self.half = HALVED if precision == "bf16" else set()
+        self.whole = WHOLE_ON_CUDA if precision == "bf16" and device == "cuda" else set()
+        self._cast: dict[int, Tensor] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        if name == "__bool__" and args[0].is_meta:  # is nothing padded, is all there: nobody knows, so masks are made
+            return False
+        if name in self.half:
+            args, kwargs = tree_map_only(Tensor, self._halved, (args, kwargs))
+        elif name in self.whole:
+            args, kwargs = tree_map_only(Tensor, _whole, (args, kwargs))
+        if name == "scaled_dot_product_attention":
+            return _attention(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _halved(self, tensor: Tensor) -> Tensor:
+        if tensor.dtype != torch.float32:
+            return tensor
+        if not tensor.is_leaf or not tensor.requires_grad:
+            return tensor.to(torch.bfloat16)
+        if id(tensor) not in self._cast:
+            self._cast[id(tensor)] = tensor.to(torch.bfloat16)
+        return self._cast[id(tensor)]
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **others: Any) -> Tensor:
+    """Attention of q (B, H, N, Dh) whose forward keeps its operands, its result and one log-sum per query."""
+    if attn_mask is None:
+        found = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)
+    else:
+        bias = torch.zeros_like(attn_mask, dtype=q.dtype).expand(*q.shape[:-1], k.shape[-2])
+        found = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, bias, True)
+    result: Tensor = found[0]
+    return result
