@@ -174,7 +174,7 @@ def test_of_equals_the_earlier_is_the_best_and_another_criterion_starts_anew() -
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_run_on_ray_with_a_worker_beside_it_trains_as_one_without(shards: Path, tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     config = config_of(shards, "{folds: [2], probe: [finding], criterion: 'probe:finding', hand_over: best}")
