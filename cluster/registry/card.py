@@ -33,6 +33,7 @@ from cardialign.pretrain.run.integrity import CONTRACT, PROVENANCE, SETTINGS, Ve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 log = logging.getLogger(__name__)
@@ -60,14 +61,14 @@ LIMITS = (
 )
 CONTRACT_KEYS = ("leads", "sampling_rate", "units", "seconds", "samples", "normalisation", "embedding_dim")
 """Of a signal contract, what a consumer's signal must fit and what comes out."""
-DEVICE_FIGURE = "data_device_wait_seconds"
-"""Only runs on CUDA have it."""
+SPEED, DEVICE_FIGURE = "records_per_second", "data_device_wait_seconds"
+"""Metrics of a training run; the second has only a run on CUDA."""
 
 
 def make_card(client: MlflowClient, version: ModelVersion, parts: VerifiedExport) -> dict[str, Any]:
     """The card as data. Raises UserError where the export's JSON cannot be read."""
-    run = client.get_run(version.run_id).data if version.run_id else None
-    origin = Origin.of(parts, run.tags if run else {})
+    run = client.get_run(version.run_id) if version.run_id else None
+    origin = Origin.of(parts, run.data.tags if run else {})
     provenance, evaluations = parts.json(PROVENANCE), evidence_tags(version)
     contract = parts.json(CONTRACT)
     return {
@@ -81,7 +82,7 @@ def make_card(client: MlflowClient, version: ModelVersion, parts: VerifiedExport
         "contract": {key: contract.get(key) for key in CONTRACT_KEYS},
         "intended_use": list(INTENDED),
         "limits": list(LIMITS),
-        "cost": cost_of(client, version.run_id) if version.run_id else None,
+        "cost": _cost_of(client, run) if run else None,
         "origin": origin.to_dict(),
         "run_id": version.run_id,
         "sbom": version.tags.get(SBOM_TAG),
@@ -127,17 +128,16 @@ def _object(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def cost_of(client: MlflowClient, run_id: str) -> dict[str, float] | None:
+def _cost_of(client: MlflowClient, run: Run) -> dict[str, float] | None:
     """Worker, core and GPU hours of a training run, and its records per second; None where it logged no speed.
 
     Each figure of speed holds for the steps since the one before. Ray reserves one core for each worker.
     """
-    run = client.get_run(run_id).data
-    batch, workers = finite(run.params.get("training.global_batch")), finite(run.params.get("workers"))
-    speeds = sorted(client.get_metric_history(run_id, "records_per_second"), key=lambda point: int(point.step))
-    speeds = [point for point in speeds if point.value > 0]
-    if batch is None or workers is None or not speeds:
+    batch, workers = finite(run.data.params.get("training.global_batch")), finite(run.data.params.get("workers"))
+    if batch is None or workers is None or SPEED not in run.data.metrics:
         return None
+    speeds = sorted(client.get_metric_history(run.info.run_id, SPEED), key=lambda point: int(point.step))
+    speeds = [point for point in speeds if point.value > 0]
     steps = [0, *(int(point.step) for point in speeds)]
     seconds = sum(
         (after - before) * batch / point.value
@@ -147,7 +147,7 @@ def cost_of(client: MlflowClient, run_id: str) -> dict[str, float] | None:
     return {
         "hours": seconds / 3600,
         "core_hours": hours,
-        "gpu_hours": hours if DEVICE_FIGURE in run.metrics else 0.0,
+        "gpu_hours": hours if DEVICE_FIGURE in run.data.metrics else 0.0,
         "records_per_second": steps[-1] * batch / seconds if seconds else 0.0,
     }
 
@@ -161,8 +161,8 @@ def write_card(client: MlflowClient, version: ModelVersion, parts: VerifiedExpor
             Path(scratch, TEXT).write_text(text, encoding="utf-8")
             write_json(Path(scratch) / DATA, card, indent=1)
             client.log_artifacts(version.run_id, scratch, f"{FOLDER}/{version_key(version)}")
-    described = client.get_model_version(version.name, version.version).description or ""
-    client.update_model_version(version.name, version.version, description=_beside(described, text))
+    described = _beside(version.description or "", text)
+    client.update_model_version(version.name, version.version, description=described)
 
 
 def refresh_card(client: MlflowClient, name: str, version: str, uri: str) -> None:

@@ -92,12 +92,11 @@ def register(
             for key, value in tags.items():
                 client.set_model_version_tag(name, version.version, key, value)
         else:
+            if bill := log_sbom(client, run_id, digest):
+                tags[SBOM_TAG] = bill
             source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}/{digest}"
             _make_model(client, name)
             version = client.create_model_version(name, source=source, run_id=run_id, tags=tags)
-        if SBOM_TAG not in version.tags and (bill := log_sbom(client, run_id, digest)):
-            client.set_model_version_tag(name, version.version, SBOM_TAG, bill)
-        version = client.get_model_version(name, version.version)
         write_card(client, version, read_parts(export_dir, (SETTINGS, CONTRACT, PROVENANCE)))
         if alias:
             client.set_registered_model_alias(name, alias, version.version)

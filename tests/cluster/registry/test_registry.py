@@ -212,9 +212,7 @@ def test_a_name_that_mlflow_takes_can_be_listed_promoted_and_pulled(
     for reference in (name, f"{name}@staging", f"{name}/1", f"models:/{name}@candidate"):
         pulled = pull(reference, tmp_path / str(len(list(tmp_path.iterdir()))), store[0])
         assert (pulled["name"], pulled["digest"]) == (name, verify_export(exported))
-    with pytest.raises(
-        UserError, match=r"has no encoder (.|\n)*versions 1 and aliases candidate -> 1, staging -> 1"
-    ):
+    with pytest.raises(UserError, match=r"has no encoder (.|\n)*versions 1 and aliases candidate -> 1, staging -> 1"):
         pull(f"{name}/7", tmp_path / "none", store[0])
 
 
