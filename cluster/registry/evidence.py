@@ -235,7 +235,9 @@ def _read(folder: Path, digest: str, encoder: str) -> Evidence:
         arrays = load(content)
         names = tuple((str(code), str(name)) for code, name in facts["classes"])
         scored = _scored(arrays, names, str(facts["records"]))
-        return Evidence(digest, facts, scored)
+        if not isinstance(facts["name"], str) or not isinstance(facts["measure"], dict):
+            raise ValueError("it does not say of what")
+        return Evidence(digest, {**facts, "n": len(scored.truth), "trained_on": str(facts["trained_on"])}, scored)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         if isinstance(error, UserError):
             raise

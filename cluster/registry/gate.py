@@ -39,7 +39,8 @@ class Missing:
 
 @dataclass
 class Verdict:
-    """missing: everything that keeps the version out; compared: each paired figure; remarks: what to know beside."""
+    """missing: everything that keeps the version out; compared: each paired figure; remarks: what to know beside;
+    present: the version that it was held against."""
 
     digest: str
     origin: Origin
@@ -47,6 +48,7 @@ class Verdict:
     compared: list[dict[str, Any]] = field(default_factory=list)
     evidence: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    present: int | None = None
 
     @property
     def evidence_digest(self) -> str:
@@ -76,6 +78,7 @@ def examine(
     parts = read_parts(folder, (SETTINGS, CONTRACT, PROVENANCE))
     run = registry.client.get_run(candidate.run_id).data if candidate.run_id else None
     verdict = Verdict(digest, Origin.of(parts, run.tags if run else {}))
+    verdict.present = None if present is None else int(present.version)
     verdict.missing += [Missing(*each) for each in verdict.origin.missing(candidate.run_id or "")]
     if present is not None and str(present.version) == str(candidate.version):
         present = None  # it is in production as it stands

@@ -125,6 +125,12 @@ def _move(
 ) -> dict[str, Any]:
     name, number = version.name, int(version.version)
     before = _pointed_at(client, name, alias)
+    if verdict is not None and before != verdict.present:
+        raise UserError(
+            f"{alias} of {ascii_escapes(name)} was moved to {f'version {before}' if before else 'nothing'} meanwhile, "
+            "by somebody else",
+            "promote again: the encoder is then held against that one",
+        )
     forced = demands.force is not None and verdict is not None and bool(verdict.missing)
     event: dict[str, Any] = {"from": before, "to": number, "by": _who(), "time": _now()}
     if verdict is not None:

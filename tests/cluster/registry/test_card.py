@@ -97,8 +97,8 @@ def test_a_long_card_fits_a_description_and_says_where_the_rest_is(store: tuple[
     uri, _ = store
     register(exported, "long", uri)
     client = open_client(uri)
-    for number in range(40):
-        value = {"digest": f"{number:064d}", "name": f"zero-shot:{'w' * 150}", "macro": 0.5}
+    for number in range(12):
+        value = {"digest": f"{number:064d}", "name": f"zero-shot:{'w' * 500}", "macro": 0.5}
         client.set_model_version_tag("long", "1", f"evidence.{number}", json.dumps(value))
     register(exported, "long", uri)
     described = client.get_model_version("long", "1").description

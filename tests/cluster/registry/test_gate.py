@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cardialign.cluster.registry import promotion
+from cardialign.cluster.registry.gate import examine
 from cardialign.cluster.registry.promotion import Demands, history, promote, rollback
 from cardialign.cluster.registry.registry import register
 from cardialign.cluster.registry.requirements import Policy, Requirement
@@ -189,6 +191,22 @@ def test_damaged_files_are_let_through_by_no_force_and_no_rollback(name: str, st
     with changed(config), pytest.raises(UserError, match=r"config\.json: content changed"):
         rollback(name, store)
     assert int(open_client(store).get_registered_model(name).aliases["production"]) == BETTER
+
+
+def test_a_promotion_that_somebody_else_overtook_is_judged_again(
+    name: str, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = open_client(store)
+
+    def examined(*given: Any) -> Any:
+        verdict = examine(*given)
+        client.set_registered_model_alias(name, "production", str(BETTER))  # while the scores were compared
+        return verdict
+
+    monkeypatch.setattr(promotion, "examine", examined)
+    with pytest.raises(UserError, match=f"was moved to version {BETTER} meanwhile"):
+        promote(f"{name}/{EQUAL}", "production", store, WANTED)
+    assert int(client.get_registered_model(name).aliases["production"]) == BETTER
 
 
 @pytest.mark.parametrize("file", ["scores.safetensors", "evidence.json"])
