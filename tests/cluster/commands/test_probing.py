@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,6 +169,8 @@ def test_tracked_figures_carry_their_ledger_as_a_tag_of_the_version(
     assert damaged == [] and kept.name == "linear-probe:finding@100" and kept.facts["low"] is None
     auroc = class_auroc(kept.scored.scores[0], kept.scored.truth).mean()
     assert auroc == pytest.approx(probed["macro"], abs=1e-12), "its scores give its figure again"
+    content = b"".join(path.read_bytes() for path in tmp_path.rglob("evidence/*/*"))
+    assert b'"finding"' in content and not re.search(rb"planted-|patient-|deflections", content), "and name nobody"
 
 
 def probed_version(uri: str) -> ModelVersion:

@@ -20,6 +20,7 @@ from tests.support.registered import evaluated, export_of
 from tests.support.scored_records import scored_records
 
 
+@pytest.mark.slow
 def test_a_tracked_evaluation_leaves_all_scores_and_nobodys_name(
     cardialign: Callable[..., Any], exported: Path, shards: Path, tmp_path: Path, uri: str
 ) -> None:
