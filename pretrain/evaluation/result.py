@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cardialign.pretrain.evaluation.ledger import of_pretraining, opening_line, told
+from cardialign.pretrain.evaluation.scored import ScoredRecords
 from cardialign.pretrain.evaluation.scoring import ClassResult, Estimate, MacroResult
 
 
@@ -21,7 +22,8 @@ class ZeroShotResult:
     records with at least one missing lead; `protocol` which published protocol chose records, labels and prompts, if
     one did; `trained_on` which of the records the encoder has seen (`cardialign.pretrain.evaluation.overlap`);
     `label_set` what the label set does not know (`cardialign.data_shards.checks.label_coverage`); `test_opened` how
-    often the test records were opened, where they are a protocol's (`openings.open_test`).
+    often the test records were opened, where they are a protocol's (`openings.open_test`); `scored` every score, which
+    is no part of the JSON.
     """
 
     n: int
@@ -46,10 +48,13 @@ class ZeroShotResult:
     trained_on: dict[str, Any] = field(default_factory=dict)
     label_set: dict[str, dict[str, int]] = field(default_factory=dict)
     test_opened: dict[str, Any] = field(default_factory=dict)
+    scored: ScoredRecords | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; figures that are undefined are null."""
-        return plain({**asdict(self), "ledger": self.ledger})
+        told_of = asdict(replace(self, scored=None))
+        del told_of["scored"]
+        return plain({**told_of, "ledger": self.ledger})
 
     @property
     def ledger(self) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from cardialign.pretrain.evaluation.intervals import LEVEL
 from cardialign.pretrain.evaluation.overlap import find_overlap, refuse_overlap
 from cardialign.pretrain.evaluation.prompts import PromptSet
 from cardialign.pretrain.evaluation.result import ZeroShotComparison, ZeroShotResult
+from cardialign.pretrain.evaluation.scored import ScoredRecords
 from cardialign.pretrain.evaluation.scoring import ClassTable, score_classes, usable_classes
 from cardialign.pretrain.evaluation.task import EvaluationTask, labelled_task
 from cardialign.pretrain.evaluation.windows import mean_over_windows
@@ -147,10 +148,13 @@ def _evaluate(
         decided=None if task.decided is None else task.decided[:, usable],
     )
     coverage = label_coverage(shard_set, task.rows, task.prompts.label_set)
+    names = tuple((each.code, each.name) for each in task.prompts.classes)
     results = []
-    for encoder, table, overlap in zip(encoders, tables, overlaps, strict=True):
+    for encoder, table, overlap, values in zip(encoders, tables, overlaps, scores, strict=True):
         result = _result(encoder, table, shard_set, task, reasons, options, started)
-        results.append((replace(result, trained_on=overlap.to_dict(), label_set=asdict(coverage)), table))
+        kept = ScoredRecords(values[None], task.truth, task.patients, names, task.decided, task.rows)
+        result = replace(result, trained_on=overlap.to_dict(), label_set=asdict(coverage), scored=kept)
+        results.append((result, table))
     return results
 
 

@@ -17,7 +17,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +110,32 @@ def read_export(folder: Path) -> VerifiedExport:
     return _verified(Path(folder), keep=True)
 
 
+def read_parts(folder: Path, names: Sequence[str]) -> VerifiedExport:
+    """These files of an export, each checked against its digest list; the others need not be there.
+
+    Raises UserError that names each file that is not as it was written.
+    """
+    listed = _listed(folder)
+    content = {name: path.read_bytes() for name in names if (path := folder / name).is_file()}
+    wrong = [
+        f"{name}: {'content changed (sha256 differs)' if name in content else 'missing'}"
+        for name in names
+        if name not in content or hashlib.sha256(content[name]).hexdigest() != listed.get(name)
+    ]
+    if wrong:
+        raise _not_as_written(folder, wrong, "fetch it again")
+    return VerifiedExport(folder, _digest_of_list(listed), content)
+
+
+def _digest_of_list(listed: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()
+
+
+def _not_as_written(folder: Path, wrong: list[str], remedy: str) -> UserError:
+    lines = "\n".join(f"  - {line}" for line in wrong)
+    return UserError(f"exported encoder {folder} is not as it was written:\n{lines}", remedy)
+
+
 def _verified(folder: Path, *, keep: bool) -> VerifiedExport:
     listed, content, wrong = _listed(folder), {}, []
     try:
@@ -133,11 +159,9 @@ def _verified(folder: Path, *, keep: bool) -> VerifiedExport:
         ) from None
     if wrong:
         added = len(wrong) == len(unlisted)
-        raise UserError(
-            f"exported encoder {folder} is not as it was written:\n" + "\n".join(f"  - {line}" for line in wrong),
-            "move what is no part of it to another folder, or fetch it again" if added else "fetch it again",
-        )
-    return VerifiedExport(folder, hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest(), content)
+        again = "move what is no part of it to another folder, or fetch it again" if added else "fetch it again"
+        raise _not_as_written(folder, wrong, again)
+    return VerifiedExport(folder, _digest_of_list(listed), content)
 
 
 def _listed(folder: Path) -> dict[str, str]:

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.out is not None:
         write_result(args.out, result)
     if args.track:
-        from cardialign.cluster.registry.registry import log_evaluation
+        from cardialign.cluster.registry.evidence import log_evaluation
 
         log_evaluation(args.encoder, args.tracking_uri, f"fine-tune-{args.preset}/{task.name}", result)
     return {**result, "_table": found.table()}

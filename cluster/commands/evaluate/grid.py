@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     write_result(args.out / RESULT, result)
     write_rows(args.out / ROWS, found.flat())
     if args.track:
-        from cardialign.cluster.registry.registry import log_evaluation
+        from cardialign.cluster.registry.evidence import log_evaluation
 
         for name, task in found.tasks.items():
             for figure in task.tracked():

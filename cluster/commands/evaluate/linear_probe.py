@@ -130,7 +130,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_track(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--track", action="store_true", help="also log the figures to the registered encoder's MLflow run and version"
+        "--track",
+        action="store_true",
+        help="also log figures to the registered encoder's MLflow run and version (of linear-probe the scores too, as "
+        "evidence for its gate)",
     )
 
 
@@ -200,11 +203,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.out is not None:
         write_result(args.out, result)
     if args.track:
-        from cardialign.cluster.registry.registry import log_evaluation
+        from cardialign.cluster.registry.evidence import log_evaluation, of_probe
 
         for figure in found.tracked():
-            name = f"linear-probe/{found.task['name']}/{100 * figure['share']:g}"
-            log_evaluation(args.encoder, args.tracking_uri, name, figure)
+            share = figure["share"]
+            name = f"linear-probe/{found.task['name']}/{100 * share:g}"
+            scored = of_probe(found, task, shard_set, share, {"encoder": result["encoder"], "subset": args.subset})
+            log_evaluation(args.encoder, args.tracking_uri, name, figure, scored)
     return {**result, "_table": found.table()}
 
 

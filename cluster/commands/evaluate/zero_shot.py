@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
     parser.add_argument(
-        "--track", action="store_true", help="also log the figures to the registered encoder's MLflow run and version"
+        "--track",
+        action="store_true",
+        help="also log figures and scores to the registered encoder's MLflow run and version, as evidence for its gate",
     )
     add_tracking_uri(parser)
 
@@ -106,11 +108,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.out is not None:
         write_result(args.out, result)
     if args.track:
-        from cardialign.cluster.registry.registry import log_evaluation
+        from cardialign.cluster.registry.evidence import log_evaluation, of_zero_shot
 
         chosen = result["protocol"]
         name = f"{chosen['protocol']}/{chosen['task']}/{chosen['split']}" if chosen else result["prompts"]["name"]
-        log_evaluation(args.encoder, args.tracking_uri, f"zero-shot/{name}", result)
+        scored = of_zero_shot(outcome.result if isinstance(outcome, ZeroShotComparison) else outcome, shard_set)
+        log_evaluation(args.encoder, args.tracking_uri, f"zero-shot/{name}", result, scored)
     return {**result, "_table": outcome.table()}
 
 

@@ -20,6 +20,7 @@ from cardialign.pretrain.evaluation.probing.linear_probe import ProbeFit, neighb
 from cardialign.pretrain.evaluation.probing.systems import System
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 from cardialign.pretrain.evaluation.result import plain
+from cardialign.pretrain.evaluation.scored import ScoredRecords
 from cardialign.pretrain.evaluation.scoring import (
     FREQUENT,
     ClassTable,
@@ -78,11 +79,15 @@ class Row:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """`to_dict` is everything, `table` what a reader of a terminal wants."""
+    """`to_dict` is everything, `table` what a reader of a terminal wants.
+
+    scored: by share, what the encoder's linear probe made of every test record; no part of the JSON.
+    """
 
     task: dict[str, Any]
     rows: list[Row]
     left_out: list[dict[str, str]]
+    scored: dict[float, ScoredRecords] = field(default_factory=dict, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         return plain({"task": self.task, "rows": [asdict(row) for row in self.rows], "left_out": self.left_out})
@@ -167,7 +172,7 @@ def joined(results: Sequence[ProbeResult]) -> ProbeResult:
     first = results[0]
     order = list(dict.fromkeys((row.system, row.reader) for row in first.rows))
     rows = sorted((row for each in results for row in each.rows), key=lambda r: order.index((r.system, r.reader)))
-    return ProbeResult(first.task, rows, first.left_out)
+    return ProbeResult(first.task, rows, first.left_out, {k: v for each in results for k, v in each.scored.items()})
 
 
 def _figure(row: Row) -> str:
@@ -194,8 +199,10 @@ def probe_table(task: ProbeTask, systems: Sequence[System], options: ProbeOption
             "score more records or other folds",
         )
     rows: list[Row] = []
+    scored = {}
     for share in options.shares:
-        rows += _rows_at(share, task, systems, options, usable)
+        found, scored[share] = _rows_at(share, task, systems, options, usable)
+        rows += found
     order = list(dict.fromkeys((row.system, row.reader) for row in rows))
     rows.sort(key=lambda row: order.index((row.system, row.reader)))
     left_out = [{"code": task.names[c][0], "reason": why} for c, why in reasons.items()]
@@ -207,12 +214,12 @@ def probe_table(task: ProbeTask, systems: Sequence[System], options: ProbeOption
     positives = task.positives_in(task.parts.test)
     facts["few"] = {task.names[c][0]: int(positives[c]) for c in usable if positives[c] < FREQUENT}
     facts["systems"] = {each.name: {"features": each.features.shape[-1], "weights": each.digest} for each in systems}
-    return ProbeResult(facts, rows, left_out)
+    return ProbeResult(facts, rows, left_out, scored)
 
 
 def _rows_at(
     share: float, task: ProbeTask, systems: Sequence[System], options: ProbeOptions, usable: np.ndarray
-) -> list[Row]:
+) -> tuple[list[Row], ScoredRecords]:
     truth, decided = task.truth[task.parts.test][:, usable], decided_at(task.decided, task.parts.test, usable)
     seeds = 1 if share == 1 or options.style == "published-42" else options.seeds
     fits: dict[tuple[str, str], list[ProbeFit]] = {}
@@ -231,7 +238,9 @@ def _rows_at(
         macros = [float(class_auroc(each.scores[:, usable], truth, decided).mean()) for each in of]
         log.info("probe system=%s reader=%s share=%g macro=%.4f", system_name, reader, share, np.mean(macros))
         rows.append(_row(Row(system_name, reader, share, 0.0, None, []), of, macros, table, less, task))
-    return rows
+    of_encoder = scores[list(fits).index((systems[0].name, "linear probe"))]
+    told = tuple((code, word) for code, word in names)
+    return rows, ScoredRecords(of_encoder, truth, patients, told, decided)
 
 
 def _fit(read: Reader, system: System, task: ProbeTask, share: float, style: str, seed: int) -> ProbeFit:

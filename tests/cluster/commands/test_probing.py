@@ -5,22 +5,28 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow.entities.model_registry import ModelVersion
 
 from cardialign.cluster.commands.evaluate.fine_tune import SHIPPED
 from cardialign.cluster.commands.evaluate.linear_probe import SHIPPED_FLOORS
 from cardialign.cluster.commands.evaluate.select import SHIPPED_CRITERIA
+from cardialign.cluster.registry.evidence import read_evidence
 from cardialign.cluster.registry.registry import list_models, register
+from cardialign.cluster.tracking.mlflow_store import open_client
 from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.record import EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.layout import INDEX
 from cardialign.data_shards.sources.base import Entry
 from cardialign.pretrain.evaluation.probing.fine_tune import PRESETS
 from cardialign.pretrain.evaluation.probing.systems import FLOORS
+from cardialign.pretrain.evaluation.scoring import class_auroc
 from cardialign.pretrain.evaluation.selection.select import CRITERIA
+from cardialign.pretrain.run.integrity import verify_export
 from tests.cluster.conftest import Answer
 from tests.support.planted_source import PlantedSource, ThreeFolds
 from tests.support.tiny_set import SPEC
@@ -144,7 +150,7 @@ def test_probe_and_grid_on_ray_are_those_of_this_process_to_the_bit(
 
 
 def test_tracked_figures_carry_their_ledger_as_a_tag_of_the_version(
-    cardialign: Call, exported: Path, shards: Path, uri: str
+    cardialign: Call, exported: Path, shards: Path, tmp_path: Path, uri: str
 ) -> None:
     register(exported, "probed", uri)
     words = ("--encoder", "models:/probed@candidate", "--tracking-uri", uri, "--track", "--shards", shards, *FOLDS)
@@ -159,6 +165,16 @@ def test_tracked_figures_carry_their_ledger_as_a_tag_of_the_version(
     said = row["ledger"]["linear-probe/finding/100"]
     assert "ledger encoder x finding test, pretraining: unknown" in said
     assert "the labelled training records: shared patients 0 of 30" in said
+    (kept,), damaged = read_evidence(open_client(uri), probed_version(uri), verify_export(exported), tmp_path, uri)
+    assert damaged == [] and kept.name == "linear-probe:finding@100" and kept.facts["low"] is None
+    auroc = class_auroc(kept.scored.scores[0], kept.scored.truth).mean()
+    assert auroc == pytest.approx(probed["macro"], abs=1e-12), "its scores give its figure again"
+    content = b"".join(path.read_bytes() for path in tmp_path.rglob("evidence/*/*"))
+    assert b'"finding"' in content and not re.search(rb"planted-|patient-|deflections", content), "and name nobody"
+
+
+def probed_version(uri: str) -> ModelVersion:
+    return open_client(uri).get_model_version("probed", "1")
 
 
 def test_an_encoder_is_chosen_by_validation_records(

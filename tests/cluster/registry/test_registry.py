@@ -11,14 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cardialign.cluster.registry.registry import (
-    Reference,
-    list_models,
-    log_evaluation,
-    promote,
-    pull,
-    register,
-)
+from cardialign.cluster.registry.evidence import log_evaluation
+from cardialign.cluster.registry.lookup import Reference
+from cardialign.cluster.registry.promotion import promote
+from cardialign.cluster.registry.registry import list_models, pull, register
 from cardialign.cluster.tracking.mlflow_store import open_client
 from cardialign.cluster.tracking.names import check_alias, check_model
 from cardialign.data_shards.errors import UsageError, UserError
@@ -124,7 +120,7 @@ def test_unknown_name_alias_and_version_list_what_exists(store: tuple[str, Path]
             pull(wanted, tmp_path / "out", store[0])
         assert wanted in raised.value.problem and listed in raised.value.remedy
     with pytest.raises(UserError, match="versions 1"):
-        promote("tiny", 9, "production", store[0])
+        promote("tiny/9", "production", store[0])
 
 
 def test_aliases_move_and_figures_follow_the_version(
@@ -132,8 +128,8 @@ def test_aliases_move_and_figures_follow_the_version(
 ) -> None:
     assert register(exported, "second", store[0], alias=None) == 1
     assert register(another(exported, tmp_path / "longer"), "second", store[0]) == 2
-    assert promote("second", 1, "production", store[0])["before"] is None
-    moved = cardialign("registry", "promote", "second", 2, "--alias", "production", "--tracking-uri", store[0])
+    assert promote("second/1", "staging", store[0])["before"] is None
+    moved = cardialign("registry", "promote", "second", 2, "--alias", "staging", "--tracking-uri", store[0])
     assert moved.code == 0 and moved.json["before"] == 1
     result = {
         "macro": 0.9,
@@ -143,13 +139,13 @@ def test_aliases_move_and_figures_follow_the_version(
         "ledger": [{"line": "ledger encoder x trial, pretraining: shared patients 5 of 7, shared recordings 0 of 40"}],
         "trained_on": {"status": "found", "records": 12, "note": "12 of 40 records are of patients it was trained on"},
     }
-    log_evaluation("models:/second@production", store[0], "zero-shot/trial", result)
+    log_evaluation("models:/second@staging", store[0], "zero-shot/trial", result)
     rows = {
         row["version"]: row
         for row in cardialign("registry", "list", "--tracking-uri", store[0]).json["encoders"]
         if row["name"] == "second"
     }
-    assert rows[2]["aliases"] == ["candidate", "production"] and rows[1]["aliases"] == []
+    assert rows[2]["aliases"] == ["candidate", "staging"] and rows[1]["aliases"] == []
     assert rows[2]["metrics"] == {"zero-shot/trial/macro": 0.9}
     line = result["ledger"][0]["line"]
     assert rows[2]["ledger"] == {"zero-shot/trial": line} and rows[1]["ledger"] == {}
@@ -212,26 +208,24 @@ def test_a_name_that_mlflow_takes_can_be_listed_promoted_and_pulled(
 ) -> None:
     assert register(exported, name, store[0]) == 1
     assert [row["version"] for row in list_models(store[0]) if row["name"] == name] == [1]
-    assert promote(name, 1, "production", store[0])["before"] is None
-    for reference in (name, f"{name}@production", f"{name}/1", f"models:/{name}@candidate"):
+    assert promote(f"{name}/1", "staging", store[0])["before"] is None
+    for reference in (name, f"{name}@staging", f"{name}/1", f"models:/{name}@candidate"):
         pulled = pull(reference, tmp_path / str(len(list(tmp_path.iterdir()))), store[0])
         assert (pulled["name"], pulled["digest"]) == (name, verify_export(exported))
-    with pytest.raises(
-        UserError, match=r"has no encoder (.|\n)*versions 1 and aliases candidate -> 1, production -> 1"
-    ):
+    with pytest.raises(UserError, match=r"has no encoder (.|\n)*versions 1 and aliases candidate -> 1, staging -> 1"):
         pull(f"{name}/7", tmp_path / "none", store[0])
 
 
 @pytest.mark.parametrize("alias", ["latest", "Latest", "v2", "V10", "", "a b", "prod/eu", "a@b", "x" * 300, "a\n"])
 def test_an_alias_that_mlflow_does_not_take_is_refused_in_a_sentence(store: tuple[str, Path], alias: str) -> None:
     with pytest.raises(UsageError, match="alias"):
-        promote("tiny", 1, alias, store[0])
+        promote("tiny/1", alias, store[0])
 
 
-@pytest.mark.parametrize("alias", ["production", "3", "eu-2", "vorläufig", "v", "v2x"])
+@pytest.mark.parametrize("alias", ["staging", "3", "eu-2", "vorläufig", "v", "v2x"])
 def test_an_alias_that_mlflow_takes_can_be_pulled(store: tuple[str, Path], tmp_path: Path, alias: str) -> None:
     check_alias(alias)
-    promote("tiny", 1, alias, store[0])
+    promote("tiny/1", alias, store[0])
     assert pull(f"tiny@{alias}", tmp_path / "encoder", store[0])["version"] == 1
 
 
@@ -268,8 +262,8 @@ def test_the_same_encoder_is_one_version_and_registering_it_again_mends_its_file
     weights.write_bytes(b"lost")
     with pytest.raises(UserError, match="content changed"):
         pull("enc", tmp_path / "broken", uri)
-    assert register(exported, "enc", uri, metrics={"loss": 1.0}, alias="production") == 1
-    assert pull("enc@production", tmp_path / "mended", uri)["digest"] == verify_export(exported)
+    assert register(exported, "enc", uri, metrics={"loss": 1.0}, alias="staging") == 1
+    assert pull("enc@staging", tmp_path / "mended", uri)["digest"] == verify_export(exported)
     assert [row["metrics"] for row in list_models(uri)] == [{"loss": 1.0}]
 
 

@@ -1,0 +1,258 @@
+"""The figures of an evaluation beside the version of an encoder, and every score they are made of.
+
+evidence/DIGEST/ among the artifacts of the version's MLflow run:
+evidence.json        which encoder (digest), which protocol or prompts (digests), which shards, the figures
+scores.safetensors   scores, truth, patients by number; its sha256 stands in evidence.json
+A tag `evidence.KEY` of the version holds the DIGEST, which is the sha256 of evidence.json. So a later encoder can be
+compared on the same records without their shards, and nothing in here names a record, a patient or a report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cardialign.cluster.cli.address import absolute_uri
+from cardialign.cluster.registry.card import refresh_card
+from cardialign.cluster.registry.lookup import (
+    DIGEST_TAG,
+    LONGEST_TAG,
+    Reference,
+    digest_of,
+    fetch_of_run,
+    resolve,
+    title,
+)
+from cardialign.cluster.registry.versioned import EVIDENCE_TAG, TRAINED_ON, evidence_tags
+from cardialign.cluster.tracking import mlflow_store
+from cardialign.cluster.tracking.names import ascii_escapes, safe, shorten
+from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.files import sha256_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+    from cardialign.pretrain.evaluation.probing.report import ProbeResult
+    from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
+    from cardialign.pretrain.evaluation.result import ZeroShotResult
+    from cardialign.pretrain.evaluation.scored import ScoredRecords
+
+FOLDER, FACTS, SCORES = "evidence", "evidence.json", "scores.safetensors"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores as they are kept.
+
+    name: `KIND:WHAT`, as a requirement of the gate writes it (`requirements`). measure: what decides what a score
+    means; figures of another measure are not compared. encoder: digest of what was scored; shards: fingerprint.
+    """
+
+    name: str
+    measure: Mapping[str, Any]
+    scored: ScoredRecords
+    encoder: str
+    shards: str
+
+
+def of_zero_shot(result: ZeroShotResult, shard_set: ShardSet) -> Evaluation:
+    assert result.scored is not None
+    protocol = result.protocol
+    what = result.prompts["name"]
+    if protocol:
+        what = f"{protocol['protocol']}:{protocol['task']}" + (
+            "" if protocol["split"] == "test" else f":{protocol['split']}"
+        )
+    digests = {"protocol": protocol["digest"] if protocol else None, "prompts": result.prompts["digest"]}
+    measure = {"kind": "zero-shot", "label_set": result.prompts["label_set"], **digests}
+    return Evaluation(
+        f"zero-shot:{shorten(what)}", measure, result.scored.nameless(shard_set), result.encoder, shard_set.fingerprint
+    )
+
+
+def of_probe(
+    result: ProbeResult, task: ProbeTask, shard_set: ShardSet, share: float, how: Mapping[str, Any]
+) -> Evaluation:
+    """how: `subset`, how a share of the training records is chosen, and `encoder`, the digest of what was probed."""
+    from cardialign.pretrain.evaluation.scored import records_digest
+
+    scored = replace(result.scored[share], rows=task.rows[task.parts.test])
+    protocol = task.about.get("protocol")
+    measure = {
+        "kind": "linear-probe",
+        "share": share,
+        "label_set": task.about.get("label_set"),
+        "protocol": protocol["test"]["digest"] if protocol else None,
+        "learnt_from": records_digest(shard_set, task.rows[task.parts.train]),
+        "chosen_by": records_digest(shard_set, task.rows[task.parts.validation]),
+        "subset": None if share == 1 else [how["subset"], int(scored.scores.shape[0])],
+    }
+    name = f"linear-probe:{shorten(task.name)}@{100 * share:g}"
+    return Evaluation(name, measure, scored.nameless(shard_set), str(how["encoder"]), shard_set.fingerprint)
+
+
+def log_evaluation(
+    reference: str, tracking_uri: str, prefix: str, result: Mapping[str, Any], evaluation: Evaluation | None = None
+) -> None:
+    """Figures of an evaluation (macro, low, high, classes) -> metrics `prefix/...` of the encoder's run.
+
+    The macro also becomes a tag of its version, and so does the `ledger` (which of the records were trained on before):
+    without it a figure of its own training set looks like any other. Label codes are written so that MLflow takes them
+    (`names.safe`). evaluation: its scores, which become evidence of the version; its card is written anew.
+    Raises UserError, also where the reference has another encoder by now.
+    """
+    uri = absolute_uri(tracking_uri)
+    client = mlflow_store.open_client(uri)
+    figures = {"macro": result["macro"], "macro_low": result["low"], "macro_high": result["high"]}
+    if result.get("baseline"):
+        figures["untrained_macro"] = result["baseline"]["macro"]
+    if result.get("trained_on"):
+        figures["trained_on_records"] = result["trained_on"]["records"]
+    figures |= {f"auroc/{safe(entry['code'])}": entry["auroc"] for entry in result["classes"]}
+    with mlflow_store.speaking(uri, f"does not take the figures of {ascii_escapes(reference)}"):
+        version = resolve(client, Reference.parse(reference), uri)
+        if evaluation is not None:
+            _log_scores(client, version, result, evaluation)
+        prefix = "/".join(safe(part) for part in prefix.split("/"))
+        for key, value in figures.items():
+            if value is not None and version.run_id:
+                client.log_metric(version.run_id, shorten(f"{prefix}/{key}"), float(value))
+        if result["macro"] is not None:
+            tag = f"metric.{shorten(f'{prefix}/macro')}"
+            client.set_model_version_tag(version.name, version.version, tag, f"{result['macro']:.6g}")
+        if result.get("ledger"):
+            key = f"{TRAINED_ON}{shorten(prefix)}"
+            said = ascii_escapes("; ".join(str(line["line"]) for line in result["ledger"]))[:LONGEST_TAG]
+            client.set_model_version_tag(version.name, version.version, key, said)
+            if version.run_id:
+                client.set_tag(version.run_id, key, said)
+        if evaluation is not None:
+            refresh_card(client, version.name, version.version, uri)
+
+
+def _log_scores(client: MlflowClient, version: ModelVersion, result: Mapping[str, Any], evaluation: Evaluation) -> None:
+    if not version.run_id:
+        raise UserError(f"{title(version)} has no MLflow run that could keep its scores", "register it again")
+    registered = version.tags.get(DIGEST_TAG)
+    if registered != evaluation.encoder:
+        raise UserError(
+            f"{title(version)} is not the encoder that was evaluated: the alias has moved, or it has no digest",
+            "evaluate it again by NAME/VERSION; an old version gets its digest when it is registered again",
+        )
+    scored, trained_on = evaluation.scored, result.get("trained_on") or {}
+    with tempfile.TemporaryDirectory(prefix="evidence-") as scratch:
+        folder = Path(scratch) / FOLDER
+        folder.mkdir()
+        _write_scores(folder / SCORES, scored)
+        facts = {
+            "version": VERSION,
+            "name": evaluation.name,
+            "measure": dict(evaluation.measure),
+            "encoder": evaluation.encoder,
+            "shards": evaluation.shards,
+            "records": scored.records,
+            "n": len(scored.truth),
+            "patients": int(np.unique(scored.patients).size),
+            "classes": [list(each) for each in scored.names],
+            **{key: result[key] for key in ("macro", "low", "high")},
+            "trained_on": trained_on.get("status", "unknown"),
+            "scores": sha256_of(folder / SCORES),
+        }
+        text = json.dumps(facts, indent=1, sort_keys=True)
+        (folder / FACTS).write_text(text, encoding="utf-8")
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        client.log_artifacts(version.run_id, str(folder), f"{FOLDER}/{digest}")
+    kept = ("name", "macro", "low", "high", "n", "patients", "trained_on")
+    key = EVIDENCE_TAG + digest_of([evaluation.name, facts["measure"], scored.records])[:24]
+    value = json.dumps({"digest": digest, **{name: facts[name] for name in kept}})
+    client.set_model_version_tag(version.name, version.version, key, value)
+
+
+def _write_scores(path: Path, scored: ScoredRecords) -> None:
+    from safetensors.numpy import save_file
+
+    arrays = {"scores": scored.scores, "truth": scored.truth, "patients": scored.patients.astype(np.int64)}
+    if scored.decided is not None:
+        arrays["decided"] = scored.decided
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One evaluation as it lies beside a version, its digests compared."""
+
+    digest: str
+    facts: Mapping[str, Any]
+    scored: ScoredRecords
+
+    @property
+    def name(self) -> str:
+        return str(self.facts["name"])
+
+    @property
+    def measured(self) -> str:
+        """The same for two that can be compared."""
+        return digest_of([self.name, self.facts["measure"], self.facts["records"], self.facts["classes"]])
+
+
+def read_evidence(
+    client: MlflowClient, version: ModelVersion, encoder: str, scratch: Path, uri: str
+) -> tuple[list[Evidence], list[str]]:
+    """What is beside a version whose files have the digest `encoder`, and of what cannot be used a sentence each."""
+    found, damaged = [], []
+    for told in evidence_tags(version) if version.run_id else []:
+        name, digest = ascii_escapes(str(told.get("name"))[:200]), told["digest"]
+        try:
+            folder = fetch_of_run(client, str(version.run_id), f"{FOLDER}/{digest}", scratch / digest, uri)
+            found.append(_read(folder, digest, encoder))
+        except (UserError, OSError) as error:
+            why = error.problem if isinstance(error, UserError) else str(error)
+            damaged.append(f"{name} of {title(version)} cannot be used: {why}")
+    return found, damaged
+
+
+def _read(folder: Path, digest: str, encoder: str) -> Evidence:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        text, content = (folder / FACTS).read_bytes(), (folder / SCORES).read_bytes()
+        facts = json.loads(text)
+        if hashlib.sha256(text).hexdigest() != digest or hashlib.sha256(content).hexdigest() != facts["scores"]:
+            raise DataError("its files are not as they were written (sha256 differs)", "")
+        if facts["version"] != VERSION or facts["encoder"] != encoder:
+            raise DataError("it is of another encoder, or another release wrote it", "")
+        arrays = load(content)
+        names = tuple((str(code), str(name)) for code, name in facts["classes"])
+        scored = _scored(arrays, names, str(facts["records"]))
+        if not isinstance(facts["name"], str) or not isinstance(facts["measure"], dict):
+            raise ValueError("it does not say of what")
+        return Evidence(digest, {**facts, "n": len(scored.truth), "trained_on": str(facts["trained_on"])}, scored)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise DataError(f"its files cannot be read ({ascii_escapes(str(error))[:200]})", "") from None
+
+
+def _scored(arrays: Mapping[str, Any], names: tuple[tuple[str, str], ...], records: str) -> ScoredRecords:
+    from cardialign.pretrain.evaluation.scored import ScoredRecords
+
+    scores, truth, patients = (arrays[name] for name in ("scores", "truth", "patients"))
+    decided = arrays.get("decided")
+    shape = (len(patients), len(names))
+    fits = scores.ndim == 3 and scores.shape[1:] == truth.shape == shape and truth.dtype == bool
+    if not fits or (decided is not None and (decided.shape != shape or decided.dtype != bool)):
+        raise ValueError("its arrays have other shapes than its classes")
+    if patients.dtype != np.int64 or scores.dtype.kind != "f" or not np.isfinite(scores).all():
+        raise ValueError("its scores are no numbers")
+    return ScoredRecords(scores, truth, patients, names, decided, None, records)

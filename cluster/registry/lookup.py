@@ -1,0 +1,176 @@
+"""Names, versions and files of the model registry: found, and fetched with their digests compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cardialign.cluster.cli.address import public
+from cardialign.cluster.tracking import mlflow_store
+from cardialign.cluster.tracking.names import ascii_escapes, shown
+from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.pretrain.run.integrity import CONTRACT, DIGESTS, PROVENANCE, SETTINGS, VerifiedExport, read_parts
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+ARTIFACT = "encoders"
+"""Folder of a run's artifacts with one folder per encoder, named by its digest."""
+DIGEST_TAG = "digest"
+LONGEST_TAG = 5000
+"""Characters that every MLflow takes as the value of a tag, or as a description."""
+PRODUCTION = "production"
+"""The alias that only the gate moves."""
+
+
+def is_gated(alias: str) -> bool:
+    """Whether an alias is the one of production, in whatever letters: people read it so."""
+    return alias.casefold() == PRODUCTION
+
+
+@dataclass(frozen=True)
+class Reference:
+    """`name`, with at most one of alias and version; neither means the newest version."""
+
+    name: str
+    alias: str | None = None
+    version: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """`name`, `name@alias`, `name/3`, each also after `models:/`. Raises UsageError."""
+        match = re.fullmatch(r"(?:models:/)?(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>[0-9]{1,9}))?", text)
+        if match is None:
+            raise UsageError(
+                f"{shown(text)} names no registered encoder",
+                "write NAME, NAME@ALIAS or NAME/VERSION, for example cardialign@candidate",
+            )
+        return cls(match["name"], match["alias"], match["version"])
+
+    def __str__(self) -> str:
+        return self.name + (f"@{self.alias}" if self.alias else f"/{self.version}" if self.version else "")
+
+
+def pages(search: Callable[..., Any]) -> Iterator[Any]:
+    """Everything that a search of the client finds, page by page.
+
+    No search here has a filter: names may hold what the language of filters has no word for.
+    """
+    token = None
+    while True:
+        page = search(max_results=1000, page_token=token)
+        yield from page
+        token = getattr(page, "token", None)
+        if not token or not page:
+            return
+
+
+def names_of(client: MlflowClient) -> list[str]:
+    return [model.name for model in pages(client.search_registered_models)]
+
+
+def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """All versions of `name`, newest first."""
+    found = [version for version in pages(client.search_model_versions) if version.name == name]
+    return sorted(found, key=lambda version: -int(version.version))
+
+
+def what_exists(client: MlflowClient, name: str) -> str:
+    """For an error message."""
+    names = names_of(client)
+    if name not in names:
+        return (
+            f"registered encoders: {', '.join(map(ascii_escapes, names))}"
+            if names
+            else "the registry is empty; `cardialign pretrain --register NAME` fills it"
+        )
+    versions = sorted(int(version.version) for version in versions_of(client, name))
+    aliases = client.get_registered_model(name).aliases
+    return f"{name} has versions {', '.join(map(str, versions)) or 'none'} and aliases " + (
+        ", ".join(f"{ascii_escapes(alias)} -> {version}" for alias, version in aliases.items()) or "none"
+    )
+
+
+def resolve(client: MlflowClient, reference: Reference, uri: str) -> ModelVersion:
+    """The model version behind a reference. Raises UserError listing what exists."""
+    found = find(client, reference)
+    if found is None:
+        raise UserError(
+            f"{public(uri)} has no encoder {ascii_escapes(str(reference))}", what_exists(client, reference.name)
+        )
+    return found
+
+
+def find(client: MlflowClient, reference: Reference) -> ModelVersion | None:
+    """The same, None where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if reference.alias is not None:
+            return client.get_model_version_by_alias(reference.name, reference.alias)
+        if reference.version is not None:
+            return client.get_model_version(reference.name, reference.version)
+        versions = versions_of(client, reference.name)
+        return versions[0] if versions else None
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+    return None
+
+
+def title(version: ModelVersion) -> str:
+    """`NAME/VERSION`, for a terminal."""
+    return ascii_escapes(f"{version.name}/{version.version}")
+
+
+def fetch(source: str, scratch: Path, uri: str, wanted: str) -> Path:
+    """What lies at an artifact address, in the folder `scratch`. Raises DataError."""
+    from mlflow.artifacts import download_artifacts
+
+    try:
+        return Path(download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=uri))
+    except Exception as error:  # every artifact store has errors of its own
+        raise DataError(
+            f"{wanted}: its artifacts cannot be fetched from {ascii_escapes(public(source))}: "
+            f"{mlflow_store.reason(error, uri)}",
+            "check the artifact store, or register again",
+        ) from None
+
+
+def fetch_of_run(client: MlflowClient, run_id: str, path: str, scratch: Path, uri: str) -> Path:
+    """The folder or file `path` among the artifacts of a run. Raises DataError."""
+    source = f"{client.get_run(run_id).info.artifact_uri}/{path}"
+    scratch.mkdir(parents=True, exist_ok=True)
+    return fetch(source, scratch, uri, f"MLflow run {run_id}")
+
+
+def as_registered(version: ModelVersion, digest: str) -> None:
+    """Raises DataError where the digest of its files is not the one that was registered."""
+    if version.tags.get(DIGEST_TAG, digest) != digest:
+        raise DataError(f"{title(version)}: not the encoder that was registered", "register it again from its run")
+
+
+def fetch_description(client: MlflowClient, version: ModelVersion, scratch: Path, uri: str) -> VerifiedExport:
+    """What an encoder says of itself (configuration, signal contract, provenance), checked, without its weights.
+
+    Raises UserError.
+    """
+    source = client.get_model_version_download_uri(version.name, version.version)
+    scratch.mkdir(parents=True, exist_ok=True)
+    names = (SETTINGS, CONTRACT, PROVENANCE)
+    for name in (DIGESTS, *names):
+        fetch(f"{source}/{name}", scratch, uri, title(version))
+    parts = read_parts(scratch, names)
+    as_registered(version, parts.digest)
+    return parts
+
+
+def digest_of(values: Any) -> str:
+    """sha256 of JSON-able values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,129 @@
+"""What the gate asks of a model: which evaluations, and how much worse it may be.
+
+From the command (`--require`, `--margin`), a policy file, and tags of the registered model (`gate.require`,
+`gate.margin`). What they ask for adds up, and the smallest margin counts: no option of a command weakens what the
+registry says.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cardialign.cluster.tracking.names import shorten, shown
+from cardialign.data_shards.errors import UsageError, UserError
+
+REQUIRE_TAG, MARGIN_TAG = "gate.require", "gate.margin"
+KINDS = ("zero-shot", "linear-probe")
+_FORM = "write [zero-shot:|linear-probe:]PROTOCOL:TASK[@PERCENT], for example clean-v2:ptb-xl-super"
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """An evaluation by kind and what it is on: `PROTOCOL:TASK`, or the name of a prompt set or label set; share: of the
+    training records of a probe, in percent."""
+
+    kind: str
+    what: str
+    share: float = 100.0
+
+    @classmethod
+    def parse(cls, text: str) -> Requirement:
+        """Raises UsageError."""
+        kind, _, rest = text.strip().partition(":")
+        if kind not in KINDS:
+            kind, rest = KINDS[0], text.strip()
+        match = re.fullmatch(r"(?P<what>[^@]+?)(?:@(?P<share>[0-9.]{1,8}))?", rest)
+        share = _number(match["share"]) if match and match["share"] else 100.0
+        wrong_share = match is not None and match["share"] is not None and kind == KINDS[0]
+        if match is None or not rest.isprintable() or share is None or not 0 < share <= 100 or wrong_share:
+            raise UsageError(f"{shown(text)} names no evaluation", _FORM)
+        return cls(kind, match["what"], share)
+
+    @classmethod
+    def of_name(cls, name: str) -> Requirement:
+        """Of an evaluation that is there, whatever its prompts are called."""
+        try:
+            return cls.parse(name)
+        except UsageError:
+            kind, _, what = name.partition(":")
+            return cls(kind, what)
+
+    @property
+    def name(self) -> str:
+        """As `evidence.Evaluation` writes it."""
+        share = f"@{self.share:g}" if self.kind == "linear-probe" else ""
+        return f"{self.kind}:{shorten(self.what)}{share}"
+
+    def command(self, encoder: str) -> str:
+        """The command that brings it for `NAME/VERSION`."""
+        by = "--protocol" if ":" in self.what else "--prompts" if self.kind == "zero-shot" else "--labels"
+        share = f" --shares {self.share:g}" if self.kind == "linear-probe" and self.share != 100 else ""
+        return (
+            f"cardialign evaluate {self.kind} --encoder {_quoted(f'models:/{encoder}')} --shards SHARDS "
+            f"{by} {_quoted(self.what)}{share} --track"
+        )
+
+
+def _quoted(word: str) -> str:
+    import shlex
+
+    return shlex.quote(word)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is asked for. margin: of macro AUROC, by which the whole interval of the paired difference may lie below
+    zero."""
+
+    required: tuple[Requirement, ...] = ()
+    margin: float = 0.0
+
+    @classmethod
+    def of(cls, require: Sequence[str], margin: float | None, file: Path | None, tags: Mapping[str, str]) -> Policy:
+        """Raises UsageError for words of the command, UserError for those of the file or of the tags."""
+        words, margins = list(require), [] if margin is None else [margin]
+        if file is not None:
+            values = _read(file)
+            words += values.get("require", [])
+            margins += [values["margin"]] if "margin" in values else []
+        if tags.get(REQUIRE_TAG, "").strip():
+            words += [word for word in re.split(r"[,\s]+", tags[REQUIRE_TAG].strip()) if word]
+        if tags.get(MARGIN_TAG, "").strip():
+            found = _number(tags[MARGIN_TAG])
+            if found is None:
+                raise UserError(f"the tag {MARGIN_TAG} is {shown(tags[MARGIN_TAG])}, no margin", "write 0, or 0.01")
+            margins.append(found)
+        return cls(tuple(dict.fromkeys(map(Requirement.parse, words))), min(margins, default=0.0))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    from cardialign.pretrain.config.yaml_text import read_yaml
+
+    try:
+        values = read_yaml(file.expanduser().read_text(encoding="utf-8"), str(file))
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"policy {file} cannot be read: {error}", "write require: [clean-v2:ptb-xl-super]") from None
+    known = isinstance(values, dict) and set(values) <= {"require", "margin"}
+    require = values.get("require", []) if known else None
+    margin = values.get("margin", 0.0) if known else None
+    fits = isinstance(margin, int | float) and not isinstance(margin, bool) and math.isfinite(margin) and margin >= 0
+    if not isinstance(require, list) or not all(isinstance(word, str) for word in require) or not fits:
+        raise UserError(
+            f"policy {file} is none", "write require: [clean-v2:ptb-xl-super] and, where wanted, margin: 0.01"
+        )
+    return dict(values)
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None

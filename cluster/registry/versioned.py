@@ -1,0 +1,48 @@
+"""What the tags of a registered version say, read as words of others: a tag that says nothing usable says nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+TRAINED_ON = "trained_on."
+"""Of the tags that say, for each evaluation, which of its records were trained on before."""
+EVIDENCE_TAG = "evidence."
+"""Of the tags that say where the scores of an evaluation lie."""
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def evidence_tags(version: ModelVersion) -> list[dict[str, Any]]:
+    """The evaluations of a version by their tags, sorted by name: digest, name, macro, low, high, n, patients,
+    trained_on."""
+    found = []
+    for key, text in version.tags.items():
+        values = json_object(text) if key.startswith(EVIDENCE_TAG) else None
+        if values is not None and SHA256.fullmatch(str(values.get("digest"))) and isinstance(values.get("name"), str):
+            figures = {name: finite(values.get(name)) for name in ("macro", "low", "high", "n", "patients")}
+            found.append({"digest": values["digest"], "name": values["name"], **figures})
+            found[-1]["trained_on"] = str(values.get("trained_on"))[:40]
+    return sorted(found, key=lambda each: (each["name"], each["digest"]))
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """A tag as the JSON object that we wrote there; None for what somebody else wrote."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError, TypeError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def finite(value: Any) -> float | None:
+    """A tag, or a value in one, as a figure; None for what somebody else wrote there."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None

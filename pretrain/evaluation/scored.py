@@ -1,0 +1,106 @@
+"""The scores behind a figure, record by record, without a record's name: what two evaluations are compared by.
+
+Records stand in an order that follows from their keys alone, and are known by one digest over all of these: whoever
+lacks one of the records cannot try out names. Patients are numbered as they come. Legend: S seeds, n records, C
+classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.pretrain.evaluation.scoring import Estimate, score_classes, usable_classes
+
+
+@dataclass(frozen=True)
+class ScoredRecords:
+    """scores (S, n, C), truth bool (n, C), patients (n,), code and name of each class.
+
+    decided bool (n, C): a class is scored over these records, None = all. rows int64 (n,) of the shard set, and records
+    the digest of their keys: before and after `nameless`.
+    """
+
+    scores: np.ndarray
+    truth: np.ndarray
+    patients: np.ndarray
+    names: tuple[tuple[str, str], ...]
+    decided: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    records: str = ""
+
+    def nameless(self, shard_set: ShardSet) -> ScoredRecords:
+        """The same without what names a record or a patient."""
+        assert self.rows is not None
+        digests = _key_digests(shard_set, self.rows)
+        order = np.array(sorted(range(len(digests)), key=digests.__getitem__), dtype=np.int64)
+        _, first, number = np.unique(self.patients[order], return_index=True, return_inverse=True)
+        rank = np.empty(len(first), dtype=np.int64)
+        rank[np.argsort(first)] = np.arange(len(first))
+        return replace(
+            self,
+            scores=self.scores[:, order],
+            truth=self.truth[order],
+            patients=rank[number],
+            decided=None if self.decided is None else self.decided[order],
+            rows=None,
+            records=_digest_of(digests),
+        )
+
+
+def records_digest(shard_set: ShardSet, rows: np.ndarray) -> str:
+    """sha256 that is the same for the same records, in whatever order and shards they lie."""
+    return _digest_of(_key_digests(shard_set, rows))
+
+
+def _key_digests(shard_set: ShardSet, rows: np.ndarray) -> list[bytes]:
+    return [hashlib.sha256(shard_set.key(int(row)).encode()).digest() for row in rows]
+
+
+def _digest_of(digests: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+@dataclass(frozen=True)
+class PairedFigure:
+    """Macro AUROC of both, and their difference with its 95 % interval by patient; NaN where there is none."""
+
+    mine: float
+    theirs: float
+    difference: Estimate
+    records: int
+    patients: int
+
+
+def paired(mine: ScoredRecords, theirs: ScoredRecords, resamples: int = 1000, seed: int = 0) -> PairedFigure:
+    """Two encoders on the same records: resampled together, patient by patient (`scoring`).
+
+    Raises ValueError where the records, their truth or their patients are not the same, or no class can be scored.
+    """
+    same = mine.records == theirs.records and mine.names == theirs.names
+    if not same or not np.array_equal(mine.truth, theirs.truth) or not np.array_equal(mine.patients, theirs.patients):
+        raise ValueError("not the same records with the same labels and patients")
+    if not np.array_equal(_all_decided(mine), _all_decided(theirs)):
+        raise ValueError("other labels are left open")
+    columns, _ = usable_classes(mine.truth, mine.decided)
+    if not columns.size:
+        raise ValueError("no class has both positives and negatives")
+    a, b = score_classes(
+        [mine.scores[:, :, columns], theirs.scores[:, :, columns]],
+        mine.truth[:, columns],
+        mine.patients,
+        [mine.names[c] for c in columns],
+        resamples=resamples,
+        seed=seed,
+        decided=None if mine.decided is None else mine.decided[:, columns],
+    )
+    difference, _ = a.less(b)
+    return PairedFigure(a.macro.value, b.macro.value, difference, len(mine.truth), int(np.unique(mine.patients).size))
+
+
+def _all_decided(scored: ScoredRecords) -> np.ndarray:
+    return np.ones_like(scored.truth) if scored.decided is None else scored.decided
