@@ -13,9 +13,11 @@ export/                the finished encoder
 result.json            figures of the finished (or stopped) run
 tracking.json          MLflow store, run id and cursors
 attempts.jsonl         one line per start of the worker group
+deaths.jsonl           one line per worker group that died: when, and of what
 attempt.json           which start and worker group holds the run now (`cardialign.pretrain.run.fence`)
 logs/START/rank-K.log  what each worker of a group wrote to stdout and stderr; logs/START/ray: Ray's own, when it failed
 workers/rank-K.json    process and host of each worker
+figures/rank-K.json    where the time of each rank went, renewed every few seconds (`cardialign.pretrain.run.figures`)
 ray/                   what Ray Train notes of a start; nothing reads it again
 failure.json           an error that repeating cannot cure, from whichever rank met it first
 driver.lock            held by the driver while it lives: its process and host (`cardialign.pretrain.run.lock`)
@@ -30,7 +32,8 @@ CONFIG = "config.resolved.json"
 METRICS, SYSTEM = "metrics.jsonl", "system.jsonl"
 CHECKPOINTS, QUARANTINE, EXPORT = "checkpoints", "quarantine.jsonl", "export"
 RESULT, TRACKING, ATTEMPTS, WORKERS = "result.json", "tracking.json", "attempts.jsonl", "workers"
-ATTEMPT, LOGS, RAY = "attempt.json", "logs", "ray"
+DEATHS = "deaths.jsonl"
+ATTEMPT, LOGS, RAY, FIGURES = "attempt.json", "logs", "ray", "figures"
 START, START_NOTE, INITIALISED = "start", "start.json", "initialised.json"
 FAILURE, LOCK, STOP = "failure.json", "driver.lock", "STOP"
 EARLIER, STARTED_OVER = "earlier", "started-over.json"

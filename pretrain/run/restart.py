@@ -11,8 +11,10 @@ from cardialign.pretrain.run.files import (
     ATTEMPTS,
     CHECKPOINTS,
     CONFIG,
+    DEATHS,
     EARLIER,
     EXPORT,
+    FIGURES,
     INITIALISED,
     METRICS,
     QUARANTINE,
@@ -22,7 +24,9 @@ from cardialign.pretrain.run.files import (
     TRACKING,
 )
 
-MOVED = (RESULT, TRACKING, ATTEMPTS, METRICS, SYSTEM, QUARANTINE, INITIALISED, EXPORT, CONFIG, CHECKPOINTS)
+MOVED = (
+    RESULT, TRACKING, ATTEMPTS, DEATHS, METRICS, SYSTEM, FIGURES, QUARANTINE, INITIALISED, EXPORT, CONFIG, CHECKPOINTS,
+)  # fmt: skip
 """What belongs to one run; its checkpoints last, so that a start that is cut short still finds them."""
 
 

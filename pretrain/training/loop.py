@@ -173,24 +173,26 @@ class _Run:
     def steps(self, on_step: Callable[[int], None] | None) -> TrainResult:
         config, done = self.config, self.start
         alarm = CollapseAlarm(config.collapse, warmup_steps(config.schedule, self.schedule[0][1]))
-        clock = StepClock(config.training.global_batch, self.workers.device)
-        with self._stream() as stream, self.trace or nullcontext():
+        clock = StepClock(config.training.global_batch, self.workers)
+        with self._stream() as stream, self.trace or nullcontext(), clock:
             for batch in clock.waits_for(self._agreed(stream)):
                 done, self.digest = batch.step + 1, stream.digest
                 with watched(config, f"step {done}"):
                     features, values = self._step(batch, alarm)
-                clock.step(batch.wait, batch.slowest)
+                clock.step(batch)
                 if done % config.training.log_every == 0 or done == self.last:
                     values |= self._observed(done, features, clock, stream)
                 if self.trace is not None:
                     self.trace.write(done, {**values, "digest": self.digest})
                 alarm.check_rank(done, values.get("effective_rank"))
                 if done % config.training.checkpoint_every == 0:
-                    self._save(done)
+                    self._save(done, clock)
+                clock.tell(self.run_dir, done, self.last)
                 if on_step is not None:
                     on_step(done)
             if self.checkpoint != committed_path(self.run_dir, done):
-                self._save(done)
+                self._save(done, clock)
+            clock.tell(self.run_dir, done, self.last, now=True)
         seconds, rate, share = clock.totals()
         assert self.checkpoint is not None
         return TrainResult(
@@ -306,7 +308,7 @@ class _Run:
                 self.quarantine.settle(stream, batch)
             yield batch
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, clock: StepClock) -> None:
         config = json.loads(json.dumps(self.config.resolved()))
         state = TrainerState(
             step, self.digest, config, self.selection.fingerprint, self.workers.world_size, ORDER_VERSION, self.loss,
@@ -314,8 +316,9 @@ class _Run:
             bank_digest=self._bank_digest,
             plan=self.schedule if len(self.schedule) > 1 else None,
         )  # fmt: skip
-        self.checkpoint = save_checkpoint(
-            self.engine, self.run_dir, state, self.workers, keep=self.config.training.keep_checkpoints,
-            problem=None if self.trace is None else self.trace.settle(),  # no checkpoint without the trace up to it
-        )  # fmt: skip
-        self.observer.checkpoint(step, self.checkpoint)
+        with clock.checkpointing():
+            self.checkpoint = save_checkpoint(
+                self.engine, self.run_dir, state, self.workers, keep=self.config.training.keep_checkpoints,
+                problem=None if self.trace is None else self.trace.settle(),  # no checkpoint without the trace up to it
+            )  # fmt: skip
+            self.observer.checkpoint(step, self.checkpoint)
