@@ -57,7 +57,8 @@ def told(error: BaseException, logs: Path) -> UserError:
     remedies = list(dict.fromkeys(remedy for _, problem in sorted(failures.items()) if (remedy := _cause(problem)[1])))
     shown = ", ".join(f"rank-{rank}.log" for rank in sorted(failures))
     return UserError(
-        f"training failed on {what_happened(failures)}", "; ".join([*remedies, f"see {shown} in {logs}", f"then {AGAIN}"])
+        f"training failed on {what_happened(failures)}",
+        "; ".join([*remedies, f"see {shown} in {logs}", f"then {AGAIN}"]),
     )
 
 

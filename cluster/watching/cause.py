@@ -12,7 +12,7 @@ from cardialign.pretrain.run.figures import RankFigures
 Word = Literal["data", "exchange", "straggler", "checkpoint", "compute"]
 WORDS: tuple[Word, ...] = ("data", "exchange", "straggler", "checkpoint", "compute")
 LEAST = {"data": 0.10, "straggler": 0.10, "checkpoint": 0.10, "exchange": 0.25}
-"""Share of the time from which each is a cause. Every run of several ranks exchanges: that is one only from a quarter on."""
+"""Share of the time from which each is a cause. Every run of several ranks exchanges: that is none below a quarter."""
 LATER = 1.25
 """A straggler's own work is so many times that of the other ranks."""
 SLOW_SHARD, SLOW_READ = 0.5, 3.0

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,12 +26,14 @@ Word = Literal["empty", "starting", "running", "stalled", "stopped", "finished",
 TAIL_BYTES = 1 << 18
 """What is read of the end of a spool: some hundred steps."""
 STILL_SECONDS, STILL_STEPS, STILL_PAUSES = 60.0, 10.0, 3.0
-"""A run moves while its last step is no older than this many seconds, long (p99) steps and pauses together."""
+"""A run moves while its last step is no older than so many seconds, or so many long (p99) steps and pauses."""
+UNKNOWN = "the command was given again, or nothing was left behind"
+"""Cause of a restart that nobody has noted."""
 
 
 @dataclass(frozen=True)
 class CheckpointState:
-    """The newest committed checkpoint. age_seconds: since it was committed, or since the run began without one (step 0).
+    """The newest committed checkpoint. age_seconds: since it was committed, or since the start (step 0).
 
     pause_seconds: what the last one took; every_seconds: how far apart they are planned, at the present pace.
     """
@@ -58,7 +61,7 @@ class RunState:
     step, steps      done and planned. eta_seconds: to the last step at the present pace, pauses included.
     data_wait        means of a step of the rank that waits longest: "queue" (it stood), "read" and "decode" (of the
                      threads), in seconds, and "share" of the run's time.
-    slowest_rank     with the most work of its own: "rank" and "host". slowest_shard: where its rank's reads take longest.
+    slowest_rank     with the most work of its own: "rank" and "host". slowest_shard: whose reads take longest.
     last_step_age_seconds, moves   how old the last step is, and whether that is no reason to worry.
     failure          "type", "problem", "remedy" and "rank" of what ended the run.
     collapse_below   effective rank below which the run ends itself.
@@ -178,9 +181,7 @@ def _steps(config: dict[str, Any] | None, result: dict[str, Any] | None, ranks: 
     return next((int(steps) for steps in named if _number(steps) is not None and steps > 0), None)
 
 
-def _pace(
-    ranks: tuple[RankFigures, ...], lines: list[dict[str, Any]], config: dict[str, Any] | None
-) -> float | None:
+def _pace(ranks: tuple[RankFigures, ...], lines: list[dict[str, Any]], config: dict[str, Any] | None) -> float | None:
     """Seconds per step, pauses for checkpoints spread over all steps."""
     means = [rank.window_seconds / rank.window_steps for rank in ranks if rank.window_steps]
     if means:
@@ -250,12 +251,12 @@ def _starts(run_dir: Path) -> list[float | None]:
 def _restarts(run_dir: Path, starts: list[float | None]) -> tuple[Restart, ...]:
     deaths = [(_number(values.get("time")), str(values.get("cause", ""))) for values in _last_lines(run_dir / DEATHS)]
     found = []
-    for before, began in zip(starts[:-1], starts[1:], strict=True):
+    for before, began in pairwise(starts):
         between = [
             cause for at, cause in deaths
             if at is not None and before is not None and began is not None and before <= at <= began
         ]  # fmt: skip
-        found.append(Restart(began, between[-1] if between else "the command was given again, or nothing was left behind"))
+        found.append(Restart(began, between[-1] if between else UNKNOWN))
     return tuple(found)
 
 

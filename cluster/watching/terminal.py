@@ -19,7 +19,9 @@ LOOK_SECONDS = 2.0
 PLAIN_SECONDS = 10.0
 """How often a piped view says something when only the step has changed."""
 OVER = ("finished", "failed", "stopped")
-COLOURS = {"running": "green", "finished": "green", "starting": "cyan", "stopped": "yellow", "stalled": "red", "failed": "red"}
+COLOURS = {
+    "running": "green", "finished": "green", "starting": "cyan", "stopped": "yellow", "stalled": "red", "failed": "red",
+}  # fmt: skip
 
 
 def facts(state: RunState) -> dict[str, str]:
@@ -74,6 +76,7 @@ def one_line(state: RunState) -> str:
 def draw(state: RunState) -> RenderableType:
     """The same for `rich`: a panel with a bar. Text of the run is shown as it is and never read as markup."""
     from rich.console import Group
+    from rich.padding import Padding
     from rich.panel import Panel
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -88,7 +91,8 @@ def draw(state: RunState) -> RenderableType:
         table.add_row(Text(label), Text(value, style=style))
     parts: list[Any] = [table]
     if state.steps:
-        parts.insert(0, ProgressBar(total=state.steps, completed=min(state.step, state.steps)))
+        bar = ProgressBar(total=state.steps, completed=min(state.step, state.steps))
+        parts.insert(0, Padding(bar, (0, 0, 1, 0)))
     return Panel(Group(*parts), title=Text(printable(state.name)), border_style=colour)
 
 

@@ -51,8 +51,8 @@ class ReadAhead:
 
 @dataclass(frozen=True)
 class Filled:
-    """What one background task did: seconds of reading (and checking) and of decoding, its slowest read, (seconds, reads)
-    by shard, what it could not read."""
+    """What one background task did: seconds of reading (and checking) and of decoding, its slowest read, (seconds,
+    reads) by shard, what it could not read."""
 
     read: float
     decode: float

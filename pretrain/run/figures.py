@@ -77,7 +77,7 @@ def _note(run_dir: Path, rank: int) -> Path:
 
 
 def write_figures(run_dir: Path, figures: RankFigures) -> None:
-    """Replace the rank's note. A disk that does not take it, or a successor that holds the run, is no reason to stop."""
+    """Replace the rank's note. A disk that does not take it, or a successor in the run, is no reason to stop."""
     if fence.fenced_out(run_dir):
         return
     note = _note(run_dir, figures.rank)
