@@ -142,7 +142,7 @@ def _trainer(
             name=f"start-{int(time.time() * 1000)}",  # a new name: resuming is the loop's work, never Ray's snapshot
             storage_path=str(run_dir / RAY),
             failure_config=FailureConfig(max_failures=placement.max_failures),
-            callbacks=[Deaths(run_dir)],
+            callbacks=[Deaths(run_dir)],  # type: ignore[list-item] # Ray Train names a class of Ray Tune here
         ),
     )  # fmt: skip
 
