@@ -1,8 +1,8 @@
 """How long this rank stands in collectives, measured from outside: their arguments and results are not touched.
 
-torch tells nobody how long a process waited. So while an `ExchangeClock` is open, the two calls that all collectives of
-torch, DeepSpeed and our losses go through are taken by their ends: `Work.wait`, and on CUDA the calls of the process
-group, whose kernels run on the stream itself when nobody asks for a handle.
+torch tells nobody how long a process waited. So while an `ExchangeClock` is open, the calls that all collectives of
+torch, DeepSpeed and our losses go through are taken by their ends: those of the process group, where NCCL's kernels go
+onto the stream itself when nobody asks for a handle, and `Work.wait`, where gloo stands.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Waited:
 class ExchangeClock:
     """A context in which every wait for a collective of this process is timed; `take` gives what came since the last.
 
-    Costs two readings of a clock per collective (CPU) or two events on the stream (CUDA), and never synchronises.
+    Costs a few readings of a clock per collective (CPU) or events on the stream (CUDA), and never synchronises.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -71,8 +71,8 @@ class ExchangeClock:
     def __enter__(self) -> ExchangeClock:
         if dist.is_initialized():
             self._replace(dist.distributed_c10d.Work, "wait")
-            for name in CALLS if self.cuda else ():
-                if hasattr(dist.ProcessGroup, name):
+            for name in CALLS:
+                if name in vars(dist.ProcessGroup):
                     self._replace(dist.ProcessGroup, name)
             self._stream = torch.cuda.current_stream(self.device) if self.cuda else None
         return self
@@ -85,9 +85,8 @@ class ExchangeClock:
             setattr(owner, name, original)
 
     def _replace(self, owner: Any, name: str) -> None:
-        original = getattr(owner, name)
-        self._originals.append((owner, name, original))
-        setattr(owner, name, (self._on_device if self.cuda else self._on_host)(original))
+        self._originals.append((owner, name, vars(owner)[name]))  # as it lies there: `getattr` would unwrap it
+        setattr(owner, name, (self._on_device if self.cuda else self._on_host)(getattr(owner, name)))
 
     def _on_host(self, original: Callable[..., Any]) -> Callable[..., Any]:
         clock = time.perf_counter

@@ -15,6 +15,7 @@ from cardialign.cluster.watching.cause import cause_of
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.pretrain.run.figures import RankFigures, read_figures
 from cardialign.pretrain.training.engine import Workers
+from cardialign.pretrain.training.exchange import ExchangeClock
 from cardialign.pretrain.training.step_clock import StepClock
 from tests.support.processes import run_ranks
 
@@ -35,7 +36,8 @@ def batch(step: int, queue: float) -> Batch:
 
 def clocked(rank: int, world: int, run_dir: Path) -> tuple[list[float], bool]:
     """The sums that the collectives gave, and whether torch is as it was."""
-    untouched = dist.distributed_c10d.Work.wait
+    calls = (dist.distributed_c10d.Work, dist.ProcessGroup)
+    before = [dict(vars(each)) for each in calls]
     clock = StepClock(4, Workers(rank, world, torch.device("cpu")))
     sums = []
 
@@ -61,7 +63,11 @@ def clocked(rank: int, world: int, run_dir: Path) -> tuple[list[float], bool]:
                     time.sleep(NAP)
                     dist.barrier()  # of the checkpoint: not the exchange's time
         clock.tell(run_dir, STEPS, 10, now=True)
-    return sums, dist.distributed_c10d.Work.wait is untouched
+    untouched = [dict(vars(each)) for each in calls] == before
+    gathered = [torch.zeros(1), torch.zeros(1)]
+    dist.all_gather(gathered, torch.full((1,), float(rank)))
+    dist.broadcast(gathered[0], src=1)
+    return sums, untouched and float(gathered[1]) == 1.0
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +100,29 @@ def test_the_slow_rank_is_found_beside_data_that_are_late(told) -> None:
 def test_collectives_give_what_they_gave_and_torch_is_left_as_it_was(told) -> None:
     for sums, untouched in told[1]:
         assert sums == [2.0 * (1 + 2 * step) for step in range(STEPS)] and untouched
+
+
+def on_device(rank: int, world: int) -> tuple[bool, float, float]:
+    """(known without waiting, seconds in the collective, seconds of the kernel before it)."""
+    dist.init_process_group("nccl")
+    device = torch.device("cuda", 0)
+    total = torch.ones(4, device=device)
+    dist.all_reduce(total)  # the first builds the communicator
+    with ExchangeClock(device) as clock:
+        clock.take()
+        begin = clock.mark()
+        torch.cuda._sleep(100_000_000)
+        end = clock.mark()
+        dist.all_reduce(total)
+        waited = clock.take()
+        early = waited.passed
+        torch.cuda.synchronize()
+        assert waited.passed and float(total[0]) == 1.0
+        return early, waited.seconds, begin.elapsed_time(end) / 1000.0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_kernels_before_a_collective_are_the_ranks_own_time() -> None:
+    ((early, waited, kernel),) = run_ranks(1, on_device, init=False)
+    assert not early, "nothing has waited for the device"
+    assert kernel > 0.02 and 0 < waited < kernel / 4
