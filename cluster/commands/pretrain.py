@@ -161,13 +161,14 @@ def _mixture_part(text: str) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cardialign.cluster.runs import lifecycle
-    from cardialign.cluster.runs.placement import Placement
     from cardialign.cluster.watching.metrics import exported
     from cardialign.pretrain.config import load_config
 
     config = load_config(args.recipe, overrides(args))
     with exported(args.run_dir, config.name, args.metrics_port, args.metrics_host) as metrics:
+        from cardialign.cluster.runs import lifecycle
+        from cardialign.cluster.runs.placement import Placement
+
         if metrics is not None:
             sys.stderr.write(f"metrics  {metrics}\n")
         result = lifecycle.run(

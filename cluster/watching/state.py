@@ -15,14 +15,16 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cardialign.cluster.watching.cause import Cause, cause_of
 from cardialign.data_shards.files import read_json
 from cardialign.pretrain.run.figures import RankFigures, read_figures
-from cardialign.pretrain.run.files import ATTEMPTS, CONFIG, DEATHS, FAILURE, METRICS, RESULT, STOP
+from cardialign.pretrain.run.files import ATTEMPTS, CONFIG, DEATHS, FAILURE, LOCK, METRICS, RESULT, STOP
 
-Word = Literal["empty", "starting", "running", "stalled", "stopped", "finished", "failed"]
+Word = Literal["empty", "starting", "running", "stalled", "interrupted", "stopped", "finished", "failed"]
+OVER: tuple[Word, ...] = ("finished", "failed", "stopped", "interrupted")
+"""What a run is called when nothing more comes of it by itself."""
 TAIL_BYTES = 1 << 18
 """What is read of the end of a spool: some hundred steps."""
 STILL_SECONDS, STILL_STEPS, STILL_PAUSES = 60.0, 10.0, 3.0
@@ -57,7 +59,8 @@ class RunState:
     """One run as its directory shows it. What is not known is None (or empty).
 
     state            "empty" (no run), "starting" (no step so far), "running", "stalled" (the last step is too old),
-                     "stopped" (at a checkpoint, to be continued), "finished", "failed".
+                     "interrupted" (too old, and no driver holds the run), "stopped" (at a checkpoint, to be continued),
+                     "finished", "failed".
     step, steps      done and planned. eta_seconds: to the last step at the present pace, pauses included.
     data_wait        means of a step of the rank that waits longest: "queue" (it stood), "read" and "decode" (of the
                      threads), in seconds, and "share" of the run's time.
@@ -105,9 +108,10 @@ def run_state(run_dir: Path, now: float | None = None) -> RunState:
     steps = _steps(config, result, ranks)
     pace = _pace(ranks, lines, config)
     written = _age(run_dir / METRICS, now) if lines else None
-    moves = written is not None and written <= _patience(ranks)
-    state = _word(config, result, failure, step, steps, moves)
-    over = state in ("finished", "failed", "stopped")
+    moved = written if lines else _age(run_dir / CONFIG, now)
+    moves = moved is not None and moved <= _patience(ranks)
+    state = _word(_Signs(config is not None, result, failure, step, steps, moves, (run_dir / LOCK).exists()))
+    over = state in OVER
     return RunState(
         name=str((config or {}).get("name", run_dir.name)),
         state=state,
@@ -124,7 +128,7 @@ def run_state(run_dir: Path, now: float | None = None) -> RunState:
         effective_negatives=_last(lines, "effective_negatives"),
         effective_rank=_last(lines, "effective_rank"),
         last_step_age_seconds=written,
-        moves=moves and not over,
+        moves=moves and state == "running",
         stop_asked=(run_dir / STOP).exists() and not over,
         failure=None if failure is None else {key: failure.get(key) for key in ("type", "problem", "remedy", "rank")},
         collapse_below=_collapse_below(config),
@@ -228,19 +232,32 @@ def _age(path: Path, now: float) -> float | None:
         return None
 
 
-def _word(
-    config: dict[str, Any] | None, result: dict[str, Any] | None, failure: Any, step: int, steps: int | None,
-    moves: bool,
-) -> Word:  # fmt: skip
-    if failure is not None:
+class _Signs(NamedTuple):
+    """What the word of a run is told by. moves: something has come lately; driven: a driver holds the run."""
+
+    there: bool
+    result: dict[str, Any] | None
+    failure: dict[str, Any] | None
+    step: int
+    steps: int | None
+    moves: bool
+    driven: bool
+
+
+def _word(signs: _Signs) -> Word:
+    if signs.failure is not None:
         return "failed"
-    if result is not None:
-        return "stopped" if result.get("stopped") else "finished"
-    if step and steps is not None and step >= steps:
+    if signs.result is not None:
+        return "stopped" if signs.result.get("stopped") else "finished"
+    if signs.step and signs.steps is not None and signs.step >= signs.steps:
         return "finished"  # a run without Ray leaves no result
-    if step:
-        return "running" if moves else "stalled"
-    return "empty" if config is None else "starting"
+    if not (signs.there or signs.step):
+        return "empty"
+    if not (signs.moves or signs.driven):
+        return "interrupted"
+    if not signs.step:
+        return "starting"
+    return "running" if signs.moves else "stalled"
 
 
 def _starts(run_dir: Path) -> list[float | None]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from cardialign.cluster.cli.lines import printable
 from cardialign.cluster.cli.progress import clock
-from cardialign.cluster.watching.state import RunState, run_state
+from cardialign.cluster.watching.state import OVER, RunState, run_state
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 2.0
 PLAIN_SECONDS = 10.0
 """How often a piped view says something when only the step has changed."""
-OVER = ("finished", "failed", "stopped")
 COLOURS = {
-    "running": "green", "finished": "green", "starting": "cyan", "stopped": "yellow", "stalled": "red", "failed": "red",
+    "running": "green", "finished": "green", "starting": "cyan", "stopped": "yellow", "interrupted": "yellow",
+    "stalled": "red", "failed": "red",
 }  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def watch(
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> RunState:
-    """Show the run until it is finished, stopped or failed, or Ctrl-C; returns what was seen last.
+    """Show the run until nothing more comes of it by itself, or Ctrl-C; returns what was seen last.
 
     On a terminal one view that is renewed; elsewhere a line when its state changes, and now and then in between.
     look: what is shown (default: `run_state(run_dir)`).
@@ -145,6 +145,7 @@ def _state(state: RunState) -> str:
         "empty": "no run so far",
         "starting": "starting, no step so far",
         "stopped": "stopped at a checkpoint; the same command goes on",
+        "interrupted": "interrupted, no driver holds it; the same command goes on",
     }.get(state.state, state.state)
     if state.state in ("running", "stalled") and state.last_step_age_seconds is not None:
         words += f", last step {clock(state.last_step_age_seconds)} ago"

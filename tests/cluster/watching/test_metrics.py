@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -94,3 +97,15 @@ def test_a_failure_is_a_figure_and_never_its_text(run_dir: Path) -> None:
     registry.register(RunCollector(run_dir, "tiny"))
     text = generate_latest(registry).decode()
     assert 'cardialign_failed{run="tiny"} 1.0' in text and REPORT not in text
+
+
+def test_a_run_that_cannot_serve_its_metrics_says_so_before_it_changes_anything(
+    cardialign: Callable[..., Any], tmp_path: Path
+) -> None:
+    words = ("pretrain", "--recipe", "cardialign-demo", "--shards", tmp_path, "--run-dir", tmp_path / "run")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        answer = cardialign(*words, "--metrics-port", port)
+    assert answer.code == 1 and f"127.0.0.1:{port}" in answer.json["problem"]
+    assert "--metrics-port" in answer.json["remedy"] and not (tmp_path / "run").exists()
+    assert cardialign(*words, "--metrics-port", 70_000).code == 2

@@ -19,6 +19,7 @@ from cardialign.pretrain.run.files import (
     DEATHS,
     FAILURE,
     FIGURES,
+    LOCK,
     METRICS,
     RESULT,
     STOP,
@@ -87,6 +88,8 @@ def test_a_run_whose_last_step_is_too_old_stands_still(run: Run) -> None:
     run.trace(400, age=59)
     assert run.state().state == "running"
     run.trace(400, age=61)
+    assert run.state().state == "interrupted", "nobody holds it: it was killed, or its driver was"
+    (run.folder / LOCK).touch()
     assert (run.state().state, run.state().moves) == ("stalled", False)
     run.figures(replace(RANK, p99=30.0))  # ten such steps and three pauses of 10 s are 330 s
     assert run.state().state == "running"
@@ -95,7 +98,12 @@ def test_a_run_whose_last_step_is_too_old_stands_still(run: Run) -> None:
 
 
 def test_the_end_of_a_run_has_its_word(run: Run) -> None:
+    os.utime(run.folder / CONFIG, (NOW - 50, NOW - 50))
     assert run.state().state == "starting"
+    os.utime(run.folder / CONFIG, (NOW - 70, NOW - 70))
+    assert run.state().state == "interrupted"
+    (run.folder / LOCK).touch()
+    assert run.state().state == "starting", "its driver waits, and says for what"
     run.trace(400, age=1e6)
     run.write(RESULT, {"stopped": True, "steps": 400, "total_steps": 1000})
     assert run.state().state == "stopped" and run.state().eta_seconds is None
