@@ -15,7 +15,7 @@ from cardialign.cluster.cli.lines import printable
 from cardialign.cluster.cli.options import LOCAL
 from cardialign.cluster.watching.cause import WORDS
 from cardialign.cluster.watching.state import RunState, run_state
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -117,11 +117,13 @@ def exported(run_dir: Path, name: str, port: int | None, host: str = LOCAL) -> I
     """While open, answer `GET http://host:port/metrics` with the run in `run_dir`; the address is handed out.
 
     port None: nothing is opened; 0: a free one. The server has threads of its own and never touches training. Raises
-    UserError when the port cannot be opened.
+    UserError when the port cannot be opened, UsageError for a host without a name.
     """
     if port is None:
         yield None
         return
+    if not host.strip():  # an empty one would mean every network that this machine is in
+        raise UsageError("--metrics-host is empty", "name who may ask; is the variable set that it was made of?")
     from prometheus_client import CollectorRegistry, start_http_server
 
     registry = CollectorRegistry(auto_describe=False)
@@ -134,7 +136,7 @@ def exported(run_dir: Path, name: str, port: int | None, host: str = LOCAL) -> I
             "give another --metrics-port (0: a free one) or --metrics-host, or leave them out",
         ) from None
     try:
-        yield f"http://{host}:{server.server_port}/metrics"
+        yield f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics"
     finally:
         server.shutdown()
         server.server_close()

@@ -109,3 +109,5 @@ def test_a_run_that_cannot_serve_its_metrics_says_so_before_it_changes_anything(
     assert answer.code == 1 and f"127.0.0.1:{port}" in answer.json["problem"]
     assert "--metrics-port" in answer.json["remedy"] and not (tmp_path / "run").exists()
     assert cardialign(*words, "--metrics-port", 70_000).code == 2
+    unset = cardialign(*words, "--metrics-port", 0, "--metrics-host", "")
+    assert unset.code == 2 and "--metrics-host is empty" in unset.json["problem"], "it is not opened to everyone"
