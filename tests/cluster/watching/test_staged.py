@@ -51,14 +51,14 @@ def slow_shard(rank: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def slow_forward(rank: int, slow: tuple[int, ...]) -> Iterator[None]:
-    """The method's forward takes 0.4 s longer on the `slow` ranks, as on an accelerator that is that much slower."""
+def slow_forward(rank: int, slow: tuple[int, ...], seconds: float = 0.4) -> Iterator[None]:
+    """The method's forward takes so much longer on the `slow` ranks, as on an accelerator that is that much slower."""
     real = loop.create_method
 
     def hooked(*args: Any) -> Any:
         method = real(*args)
         if rank in slow:
-            method.register_forward_pre_hook(lambda *_: time.sleep(0.4))
+            method.register_forward_pre_hook(lambda *_: time.sleep(seconds))
         return method
 
     with replaced(loop, "create_method", hooked):
@@ -91,7 +91,7 @@ def staged_runs(rank: int, world: int, shards: Path, root: Path) -> None:
         run("rank-zero-3", zero_stage=3)
     with slow_disk(rank):
         run("disk", zero_stage=1, checkpoint_every=4)
-    with slow_forward(rank, slow=(0, 1)):
+    with slow_forward(rank, slow=(0, 1), seconds=1.0):
         run("compute", zero_stage=2)
 
 
