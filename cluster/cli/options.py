@@ -16,6 +16,8 @@ from cardialign.data_shards.errors import UsageError
 DEVICES = ("auto", "cpu", "gpu")
 WAIT_MINUTES = 30.0
 """A collective of torch gives up after as long."""
+LOCAL = "127.0.0.1"
+"""Where a server of ours listens unless it is told otherwise."""
 HIGHEST_FOLD = 10_000
 HIGHEST_AMOUNT = 1e6
 """Of seconds and of Hz: far beyond every ECG, and small enough to be counted in samples."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from cardialign.cluster.cli.options import (
+    LOCAL,
     add_folds,
     add_placement,
     add_split,
@@ -46,6 +48,19 @@ def _add_resume(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _add_metrics(parser: argparse.ArgumentParser) -> None:
+    metrics = parser.add_argument_group("metrics", "for Prometheus; a dashboard and alert rules are in deploy/grafana")
+    metrics.add_argument(
+        "--metrics-port", type=whole_number(0, 65535), metavar="PORT",
+        help="serve http://HOST:PORT/metrics while the command runs; 0: a free port (default: none)",
+    )  # fmt: skip
+    metrics.add_argument(
+        "--metrics-host", default=LOCAL, metavar="HOST",
+        help=f"who may ask: {LOCAL}, this machine alone (default); 0.0.0.0, everyone who reaches it. "
+        "It tells figures and the run's name, and asks for no password",
+    )  # fmt: skip
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", required=True, help="name of a shipped recipe or a YAML file")
     data = parser.add_mutually_exclusive_group()
@@ -77,6 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="worker groups that may die before the run fails (default 3)",
     )
     add_placement(parser)
+    _add_metrics(parser)
     values = parser.add_argument_group("configuration (the words of the YAML)")
     for option, key in SHORTHANDS.items():
         values.add_argument(f"--{option.replace('_', '-')}", metavar="VALUE", help=f"YAML: {key}")
@@ -100,8 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train even when the store does not take the run; replay later with `tracking sync`",
     )
     tracking.add_argument(
-        "--experiment",
-        help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME or _ID, else cardialign)",
+        "--experiment", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME or _ID, else cardialign)"
     )
     tracking.add_argument(
         "--register", metavar="NAME", help="register the exported encoder under this name, alias `candidate`"
@@ -146,17 +161,24 @@ def _mixture_part(text: str) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cardialign.cluster.runs import lifecycle
-    from cardialign.cluster.runs.placement import Placement
+    from cardialign.cluster.watching.metrics import exported
     from cardialign.pretrain.config import load_config
 
-    return lifecycle.run(
-        load_config(args.recipe, overrides(args)),
-        args.run_dir,
-        lifecycle.Tracking(args.tracking_uri, args.experiment, args.tracking_optional),
-        workers=args.workers,
-        address=args.address,
-        register_as=args.register,
-        resume=args.resume or "same",
-        placement=Placement(args.device, args.wait_minutes, args.max_failures),
-    )
+    config = load_config(args.recipe, overrides(args))
+    with exported(args.run_dir, config.name, args.metrics_port, args.metrics_host) as metrics:
+        from cardialign.cluster.runs import lifecycle
+        from cardialign.cluster.runs.placement import Placement
+
+        if metrics is not None:
+            sys.stderr.write(f"metrics  {metrics}\n")
+        result = lifecycle.run(
+            config,
+            args.run_dir,
+            lifecycle.Tracking(args.tracking_uri, args.experiment, args.tracking_optional),
+            workers=args.workers,
+            address=args.address,
+            register_as=args.register,
+            resume=args.resume or "same",
+            placement=Placement(args.device, args.wait_minutes, args.max_failures),
+        )
+    return result if metrics is None else {**result, "metrics": metrics}

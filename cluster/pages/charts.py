@@ -198,6 +198,21 @@ def frequency_bars(counts: Mapping[str, int], total: int, *, title: str, unit: s
     return draw("frequencies", title=title, unit=unit, width=Frame.width, height=height, left=left, bars=bars)
 
 
+def share_bars(shares: Mapping[str, float], *, title: str, unit: str = "") -> str:
+    """Horizontal bars of shares of one whole, longest for 1; "" without any."""
+    if not shares:
+        return ""
+    left = _label_room(shares, 84.0)
+    room = Frame.width - left - FIGURE
+    bars = [
+        {"y": place * ROW, "name": _label(name), "told": f"{name}: {100 * share:.1f} %", "width": share * room,
+         "share": f"{100 * share:.0f} %"}
+        for place, (name, share) in enumerate(shares.items())
+    ]  # fmt: skip
+    height = ROW * len(bars) + 4
+    return draw("frequencies", title=title, unit=unit, width=Frame.width, height=height, left=left, bars=bars)
+
+
 def _label(name: str) -> str:
     return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1].rstrip() + "…"
 

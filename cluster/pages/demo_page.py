@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.pages.run_page import Picture, write_run_page
+from cardialign.cluster.watching.state import run_state
 from cardialign.data_shards.files import read_json
 from cardialign.pretrain.run.files import CONFIG, RESULT
 
@@ -92,6 +93,7 @@ def write_demo_page(out: Path, zero_shot: dict[str, Any], mlflow_command: str, c
             "facts": facts,
             "data": _data(out),
             "config": read_json(run_dir / CONFIG),
+            "cause": run_state(run_dir).cause,
         },
         trace=_trace(run_dir),
         zero_shot=zero_shot,

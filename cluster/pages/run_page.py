@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.pages.charts import Estimate, IntervalScale, line_chart, weight_bars
+from cardialign.cluster.pages.charts import Estimate, IntervalScale, line_chart, share_bars, weight_bars
 from cardialign.cluster.pages.page import number, write_page
+from cardialign.cluster.watching.cause import Cause
 from cardialign.pretrain.evaluation.result import overlap_note
 
 FOOTER = "Written by cardialign. Virtual or research data; not a medical device."
@@ -47,7 +48,7 @@ def write_run_page(
 ) -> Path:
     """Write the page to `path` (replaced in one step) and return it. What is not there is left out.
 
-    run        "summary" (one sentence), "facts" {label: value}, "config" (resolved), "footer",
+    run        "summary" (one sentence), "facts" {label: value}, "config" (resolved), "footer", "cause" (a `Cause`),
                "data" [{"name", "records", "patients", "findings" {code: records}, ...}].
     trace      rows of metrics.jsonl: "step", "loss", and where present "lr", "records_per_second", "data_wait_share",
                "effective_negatives", "temperature".
@@ -55,7 +56,7 @@ def write_run_page(
     baseline   the same of an untrained one on the same records.
     commands   label -> shell command or http(s) link.
     """
-    config = run.get("config")
+    config, cause = run.get("config"), run.get("cause")
     return write_page(
         path,
         "run.html",
@@ -63,7 +64,8 @@ def write_run_page(
         summary=run.get("summary"),
         tiles=_tiles(trace, zero_shot, baseline),
         zero_shot=_zero_shot(zero_shot, baseline) if zero_shot else None,
-        charts=_training(trace),
+        cause="" if cause is None else f"{cause.line[0].upper()}{cause.line[1:]}.",
+        charts=[*_training(trace), *_time(cause)],
         pictures=[_picture(picture) for picture in pictures],
         facts=run.get("facts"),
         data=_data(run.get("data") or []),
@@ -216,6 +218,12 @@ def _training(trace: Sequence[Mapping[str, Any]]) -> list[str]:
             values = [100 * v for v in values] if key == "data_wait_share" else values
             charts.append(line_chart(steps, values, title=title, unit=unit, extent=extent, **how))
     return charts
+
+
+def _time(cause: Cause | None) -> list[str]:
+    return (
+        [] if cause is None else [share_bars(cause.shares, title="Where the time went", unit="% of the newest steps")]
+    )
 
 
 def _picture(picture: Picture) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cardialign.data_shards.errors import UserError
@@ -54,13 +54,17 @@ def told(error: BaseException, logs: Path) -> UserError:
     if not failures:
         happened, remedy = _cause(error)
         return UserError(f"training failed: {happened}", f"{remedy}; see the logs under {logs}; then {AGAIN}")
-    causes = {rank: _cause(problem) for rank, problem in sorted(failures.items())}
-    parts = [f"rank {rank}: {happened}" for rank, (happened, _) in causes.items()]
-    remedies = list(dict.fromkeys(remedy for _, remedy in causes.values() if remedy))
-    shown = ", ".join(f"rank-{rank}.log" for rank in causes)
+    remedies = list(dict.fromkeys(remedy for _, problem in sorted(failures.items()) if (remedy := _cause(problem)[1])))
+    shown = ", ".join(f"rank-{rank}.log" for rank in sorted(failures))
     return UserError(
-        "training failed on " + "; ".join(parts), "; ".join([*remedies, f"see {shown} in {logs}", f"then {AGAIN}"])
+        f"training failed on {what_happened(failures)}",
+        "; ".join([*remedies, f"see {shown} in {logs}", f"then {AGAIN}"]),
     )
+
+
+def what_happened(failures: Mapping[int, BaseException]) -> str:
+    """What ended a worker group, by rank, in one line."""
+    return "; ".join(f"rank {rank}: {_cause(problem)[0]}" for rank, problem in sorted(failures.items()))
 
 
 def _cause(error: BaseException) -> tuple[str, str]:

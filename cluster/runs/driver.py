@@ -115,7 +115,7 @@ def _trainer(
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchTrainer
 
-    from cardialign.cluster.runs.group import GroupConfig
+    from cardialign.cluster.runs.group import Deaths, GroupConfig
     from cardialign.cluster.runs.worker import train_worker
 
     placement = placement or Placement()
@@ -143,6 +143,7 @@ def _trainer(
             name=f"start-{int(time.time() * 1000)}",  # a new name: resuming is the loop's work, never Ray's snapshot
             storage_path=str(run_dir / RAY),
             failure_config=FailureConfig(max_failures=placement.max_failures),
+            callbacks=[Deaths(run_dir)],  # type: ignore[list-item] # Ray Train names a class of Ray Tune here
         ),
     )  # fmt: skip
 

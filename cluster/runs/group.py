@@ -19,19 +19,25 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
+from ray.train import UserCallback
 from ray.train.torch.config import TorchConfig, _TorchBackend
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 
 import cardialign
+from cardialign.cluster.cli.lines import printable
 from cardialign.cluster.environment.handed_on import adopt
+from cardialign.cluster.runs.diagnosis import what_happened
+from cardialign.cluster.tracking.spool import append_line
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import write_json
 from cardialign.pretrain.run import fence
-from cardialign.pretrain.run.files import LOGS, WORKERS
+from cardialign.pretrain.run.files import DEATHS, LOGS, WORKERS
 
 BEAT_SECONDS = 5.0
 PORT_TRIES = 3
 """Groups that may fail at setting up their process group, for example as another took the port, before the run ends."""
+LONGEST_CAUSE = 400
+"""Characters of what ended a group."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,18 @@ class GroupBackend(_TorchBackend):
             if self.failed >= PORT_TRIES:
                 raise
             raise WorkerGroupStartupFailedError(str(error)) from error
+
+
+class Deaths(UserCallback):
+    """Lives in the controller: notes what ended a worker group, which its successor could not tell any more."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        with contextlib.suppress(OSError):
+            cause = printable(what_happened(worker_exceptions))[:LONGEST_CAUSE]
+            append_line(self.run_dir / DEATHS, {"time": time.time(), "cause": cause})
 
 
 def enter(member: Member, rank: int) -> UserError | None:

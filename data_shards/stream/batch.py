@@ -25,6 +25,7 @@ class Batch:
     global_report  int64 (B,), their reports, where the training loop has filled it in.
     wait           seconds spent on this batch: read and decode in the background, queue = how long the consumer stood.
     slowest        (seconds, shard) of its slowest read.
+    shards         shard -> (seconds, reads) of this batch.
     bad            records that could not be read, whose signal is zero until they are substituted.
     """
 
@@ -39,5 +40,6 @@ class Batch:
     global_rows: np.ndarray
     wait: dict[str, float] = field(default_factory=_no_wait)
     slowest: tuple[float, str] = (0.0, "")
+    shards: dict[str, tuple[float, int]] = field(default_factory=dict)
     bad: list[BadSample] = field(default_factory=list)
     global_report: np.ndarray | None = None

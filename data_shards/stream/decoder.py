@@ -51,12 +51,13 @@ class ReadAhead:
 
 @dataclass(frozen=True)
 class Filled:
-    """What one background task did: seconds of reading (and checking) and of decoding, its slowest read, what it could
-    not read."""
+    """What one background task did: seconds of reading (and checking) and of decoding, its slowest read, (seconds,
+    reads) by shard, what it could not read."""
 
     read: float
     decode: float
     slowest: tuple[float, int]
+    shards: dict[int, tuple[float, int]]
     bad: list[BadSample]
 
 
@@ -120,6 +121,7 @@ class BatchDecoder:
         """Read and decode the rows at these places of a batch, in place."""
         read = decode = 0.0
         slowest, bad = (0.0, -1), []
+        by_shard: dict[int, tuple[float, int]] = {}
         shards, watch = self._shards, self.watch
         now = time.perf_counter()
         for i in places:
@@ -136,6 +138,8 @@ class BatchDecoder:
                 then, now = now, time.perf_counter()
                 read += now - then
                 slowest = max(slowest, (now - then, shard))
+                seconds, reads = by_shard.get(shard, (0.0, 0))
+                by_shard[shard] = (seconds + now - then, reads + 1)
                 # the crc32 of the index covers the payload's own checksum
                 batch.valid_samples[i] = decode_into(payload, batch.signal[i], verified=True).valid_samples
                 then, now = now, time.perf_counter()
@@ -150,7 +154,7 @@ class BatchDecoder:
                     ) from error
                 batch.signal[i], batch.valid_samples[i] = 0.0, 0
                 bad.append(sample)
-        return Filled(read, decode, slowest, bad)
+        return Filled(read, decode, slowest, by_shard, bad)
 
     def name_of(self, shard: int) -> str:
         return self._shards.shard_names[shard] if shard >= 0 else ""
@@ -195,6 +199,10 @@ class Prefetcher:
             batch.wait["decode"] += filled.decode
             batch.bad += filled.bad
             slowest = max(slowest, filled.slowest)
+            for shard, (seconds, reads) in filled.shards.items():
+                name = self._decoder.name_of(shard)
+                before = batch.shards.get(name, (0.0, 0))
+                batch.shards[name] = (before[0] + seconds, before[1] + reads)
         batch.slowest = (slowest[0], self._decoder.name_of(slowest[1]))
         batch.wait["queue"] = time.perf_counter() - started
         return batch

@@ -17,9 +17,11 @@ result.json            figures of the finished (or stopped) run
 memory.json            the most memory that a step held, rank by rank, as the newest start measured it
 tracking.json          MLflow store, run id and cursors
 attempts.jsonl         one line per start of the worker group
+deaths.jsonl           one line per worker group that died: when, and of what
 attempt.json           which start and worker group holds the run now (`cardialign.pretrain.run.fence`)
 logs/START/rank-K.log  what each worker of a group wrote to stdout and stderr; logs/START/ray: Ray's own, when it failed
 workers/rank-K.json    process and host of each worker
+figures/rank-K.json    where the time of each rank went, renewed every few seconds (`cardialign.pretrain.run.figures`)
 ray/                   what Ray Train notes of a start; nothing reads it again
 failure.json           an error that repeating cannot cure, from whichever rank met it first
 driver.lock            held by the driver while it lives: its process and host (`cardialign.pretrain.run.lock`)
@@ -35,8 +37,8 @@ METRICS, SYSTEM, EVALUATIONS = "metrics.jsonl", "system.jsonl", "evaluations.jso
 BEST, BEST_NOTE = "best", "best.json"
 CHECKPOINTS, QUARANTINE, EXPORT = "checkpoints", "quarantine.jsonl", "export"
 RESULT, TRACKING, ATTEMPTS, WORKERS = "result.json", "tracking.json", "attempts.jsonl", "workers"
-MEMORY = "memory.json"
-ATTEMPT, LOGS, RAY = "attempt.json", "logs", "ray"
+MEMORY, DEATHS = "memory.json", "deaths.jsonl"
+ATTEMPT, LOGS, RAY, FIGURES = "attempt.json", "logs", "ray", "figures"
 START, START_NOTE, INITIALISED = "start", "start.json", "initialised.json"
 FAILURE, LOCK, STOP = "failure.json", "driver.lock", "STOP"
 EARLIER, STARTED_OVER = "earlier", "started-over.json"

@@ -13,9 +13,11 @@ from cardialign.pretrain.run.files import (
     BEST_NOTE,
     CHECKPOINTS,
     CONFIG,
+    DEATHS,
     EARLIER,
     EVALUATIONS,
     EXPORT,
+    FIGURES,
     INITIALISED,
     MEMORY,
     METRICS,
@@ -27,8 +29,8 @@ from cardialign.pretrain.run.files import (
 )
 
 MOVED = (
-    RESULT, MEMORY, TRACKING, ATTEMPTS, METRICS, SYSTEM, EVALUATIONS, QUARANTINE, INITIALISED, BEST_NOTE, BEST, EXPORT,
-    CONFIG, CHECKPOINTS,
+    RESULT, MEMORY, TRACKING, ATTEMPTS, DEATHS, METRICS, SYSTEM, EVALUATIONS, FIGURES, QUARANTINE, INITIALISED,
+    BEST_NOTE, BEST, EXPORT, CONFIG, CHECKPOINTS,
 )  # fmt: skip
 """What belongs to one run; its checkpoints last, so that a start that is cut short still finds them."""
 

@@ -175,25 +175,27 @@ class _Run:
     def steps(self, on_step: Callable[[int], None] | None) -> TrainResult:
         config, done = self.config, self.start
         alarm = CollapseAlarm(config.collapse, warmup_steps(config.schedule, self.schedule[0][1]))
-        clock = StepClock(config.training.global_batch, self.workers.device)
+        clock = StepClock(config.training.global_batch, self.workers)
         self.memory.begin()
-        with self._stream() as stream, self.trace or nullcontext():
+        with self._stream() as stream, self.trace or nullcontext(), clock:
             for batch in clock.waits_for(self._agreed(stream)):
                 done, self.digest = batch.step + 1, stream.digest
                 with watched(config, f"step {done}"):
                     features, values = self._step(batch, alarm)
-                clock.step(batch.wait, batch.slowest)
+                clock.step(batch)
                 if done % config.training.log_every == 0 or done == self.last:
                     values |= self._observed(done, features, clock, stream)
                 if self.trace is not None:
                     self.trace.write(done, {**values, "digest": self.digest})
                 alarm.check_rank(done, values.get("effective_rank"))
                 if done % config.training.checkpoint_every == 0:
-                    self._save(done)
+                    self._save(done, clock)
+                clock.tell(self.run_dir, done, self.last)
                 if on_step is not None:
                     on_step(done)
             if self.checkpoint != committed_path(self.run_dir, done):
-                self._save(done)
+                self._save(done, clock)
+            clock.tell(self.run_dir, done, self.last, now=True)
         held = self.memory.of_all_ranks(done, self.last)
         if held is not None:
             on_rank_zero(partial(self._write, MEMORY, held))
@@ -312,7 +314,7 @@ class _Run:
                 self.quarantine.settle(stream, batch)
             yield batch
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, clock: StepClock) -> None:
         self.memory.look()
         config = json.loads(json.dumps(self.config.resolved()))
         state = TrainerState(
@@ -321,9 +323,10 @@ class _Run:
             bank_digest=self._bank_digest,
             plan=self.schedule if len(self.schedule) > 1 else None,
         )  # fmt: skip
-        self.checkpoint = save_checkpoint(
-            self.engine, self.run_dir, state, self.workers, keep=self.config.training.keep_checkpoints,
-            problem=None if self.trace is None else self.trace.settle(),  # no checkpoint without the trace up to it
-        )  # fmt: skip
+        with clock.checkpointing():
+            self.checkpoint = save_checkpoint(
+                self.engine, self.run_dir, state, self.workers, keep=self.config.training.keep_checkpoints,
+                problem=None if self.trace is None else self.trace.settle(),  # no checkpoint without the trace up to it
+            )  # fmt: skip
+            self.observer.checkpoint(step, self.checkpoint)
         self.memory.begin()
-        self.observer.checkpoint(step, self.checkpoint)

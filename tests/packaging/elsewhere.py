@@ -81,14 +81,12 @@ def install(wheel: Path, folder: Path) -> Environment:
 
 
 def copy_tests(folder: Path) -> None:
-    """Tests, their configuration and the pages they read; no module of the package."""
+    """Tests, their configuration, what is deployed and the pages they read; no module of the package."""
     for path in ("pyproject.toml", "Makefile", "constraints.txt"):
         shutil.copy(ROOT / path, folder)
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=_NOT_COPIED)
-    for page in [
-        *ROOT.glob("*.md"),
-        *(path for package in (*FLOORS, "deploy") for path in (ROOT / package).rglob("*.md")),
-    ]:
+    shutil.copytree(ROOT / "deploy", folder / "deploy", ignore=_NOT_COPIED)
+    for page in [*ROOT.glob("*.md"), *(path for package in FLOORS for path in (ROOT / package).rglob("*.md"))]:
         (folder / page.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(page, folder / page.relative_to(ROOT))
 

@@ -283,7 +283,7 @@ def names_for_tests_alone(root: Path) -> list[str]:
     return found
 
 
-CALLED_BY_LIBRARIES = {"forward", "backward", "error", "emit", "run", "add_arguments", "summary"}
+CALLED_BY_LIBRARIES = {"forward", "backward", "error", "emit", "run", "add_arguments", "summary", "after_exception"}
 TO_BE_COPIED = {"data_shards/sources/template.py"}
 
 UNVERIFIED = re.compile(

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from cardialign.cluster.pages.run_page import Picture, write_run_page
+from cardialign.cluster.watching.cause import Cause
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -138,6 +139,19 @@ def test_the_figures_given_are_the_figures_shown(report):
         assert figure in text, figure
     assert "Pre-excitation (WPW): no positives among 612 records" in text
     assert "cardialign-demo" in text and "mlflow ui" in text
+
+
+def test_the_page_says_why_the_run_was_no_faster_and_where_its_time_went(report):
+    attack = "<i>x</i>"
+    shares = {"data": 0.618, "exchange": 0.0, "straggler": 0.07, "checkpoint": 0.002, "compute": 0.31}
+    cause = Cause("data", f"data: 62 % of the time goes by waiting for records, {attack}", shares, shard=attack)
+    page = read(report(run={"cause": cause}))
+    text = " ".join(page.text)
+    assert "Why no faster?" in text and f"Data: 62 % of the time goes by waiting for records, {attack}." in text
+    assert "Where the time went" in text and "i" not in page.tags
+    for share in ("62 %", "0 %", "7 %", "31 %"):
+        assert share in page.text, share
+    assert "Why no faster?" not in "".join(read(report()).text)
 
 
 def test_hostile_text_is_shown_and_never_becomes_markup(report):

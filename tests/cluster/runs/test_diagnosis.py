@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import ray
 import ray.exceptions
+from ray.train import RunConfig
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from cardialign.cluster.runs.diagnosis import told
+from cardialign.cluster.runs.group import Deaths
+from cardialign.cluster.watching.state import run_state
 from cardialign.data_shards.errors import DataError
 
 LOGS = Path("/run/logs")
@@ -55,3 +60,17 @@ def test_what_a_worker_or_the_controller_said_to_the_user_is_what_the_user_reads
 def test_a_failure_of_the_controller_has_a_cause_too() -> None:
     error = told(ControllerError(RuntimeError("[Errno 98] Address already in use")), LOGS)
     assert error.problem.startswith("training failed: a network port was taken") and "/run/logs" in error.remedy
+
+
+def test_what_ended_a_group_is_noted_in_one_line_for_who_asks_about_the_restart(tmp_path: Path) -> None:
+    asked = RunConfig(name="any", storage_path=str(tmp_path / "ray"), callbacks=[Deaths(tmp_path)])
+    (sent,) = ray.cloudpickle.loads(ray.cloudpickle.dumps(asked.callbacks))  # it goes to Ray's controller
+    killed = WorkerHealthCheckFailedError("A worker health check failed.", ray.exceptions.ActorDiedError())
+    sent.after_exception(None, {1: killed})
+    sent.after_exception(None, {0: own(RuntimeError(f"\x1b[2J{'x' * 9000}"))})
+    first, second = [json.loads(line) for line in (tmp_path / "deaths.jsonl").read_text().splitlines()]
+    assert first["cause"].startswith("rank 1: its process was killed by signal 9") and first["time"] > 0
+    assert second["cause"].startswith("rank 0: RuntimeError: \\x1b[2Jxxx") and len(second["cause"]) <= 400
+    (tmp_path / "attempts.jsonl").write_text(f'{{"time": {first["time"] - 9}}}\n{{"time": {second["time"] + 9}}}\n')
+    (restart,) = run_state(tmp_path).restarts
+    assert restart.cause == second["cause"]
