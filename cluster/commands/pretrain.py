@@ -147,7 +147,7 @@ def _mixture_part(text: str) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.runs import lifecycle
-    from cardialign.cluster.runs.placement import Placement
+    from cardialign.cluster.runs.placement import placement_of
     from cardialign.pretrain.config import load_config
 
     return lifecycle.run(
@@ -158,5 +158,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         address=args.address,
         register_as=args.register,
         resume=args.resume or "same",
-        placement=Placement(args.device, args.wait_minutes, args.max_failures),
+        placement=placement_of(args),
     )

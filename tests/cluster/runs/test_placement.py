@@ -28,7 +28,7 @@ def test_enough_gpus_are_taken_and_cpus_are_a_choice() -> None:
     assert on_gpus({**CPUS, "GPU": 4.0}, 4, "auto", local=True) is True
     assert on_gpus({**CPUS, "GPU": 4.0}, 8, "cpu", local=True) is False
     assert on_gpus(CPUS, 8, "auto", local=True) is False
-    assert wanted(3, True) == {"CPU": 3.0, "GPU": 3.0} and wanted(3, False) == {"CPU": 3.0}
+    assert wanted(3, True).together == {"CPU": 3.0, "GPU": 3.0} and wanted(3, False).together == {"CPU": 3.0}
 
 
 def test_gpus_that_were_asked_for_are_waited_for_on_a_cluster_only() -> None:
