@@ -68,9 +68,9 @@ def adopt(values: Mapping[str, str], environment: MutableMapping[str, str] | Non
     Its files are closed to other users, as the driver's are (`cardialign.cluster.environment.rights`).
     Returns the names that were taken over; values are shown nowhere.
     """
-    if environment is None:
-        close_to_others()
     target = os.environ if environment is None else environment
+    if target is os.environ:
+        close_to_others()
     present = set(target)
     taken = []
     for name, value in sorted(values.items()):

@@ -39,7 +39,7 @@ def of_job(client: JobsClient, job: Job) -> dict[str, Any]:
         "job": job.id, "name": job.name or None, "user": job.user or None, "host": job.metadata.get("host"),
         "address": public(client.address), "state": state, "why": why or None, "job_exit_code": job.exit_code,
         "started": job.started, "ended": ended, "run_dir": job.run_dir or None,
-        "command": job.metadata.get("command") if job.ours else job.entrypoint,
+        "words": job.metadata.get("command") if job.ours else job.entrypoint,
         "version": job.metadata.get("version") or None, "commit": job.metadata.get("commit") or None,
         "run": _run(job, log),
     }  # fmt: skip
@@ -71,7 +71,7 @@ def told(result: dict[str, Any]) -> dict[str, Any]:
     if result["job"]:
         shown |= {"job": result["job"], "name": result["name"], "user": result["user"]}
         shown["state"] = result["state"] + (f": {result['why']}" if result["why"] else "")
-        shown["command"] = result["command"]
+        shown["command"] = result["words"]
     shown["run directory"] = result["run_dir"]
     if not run:
         return shown

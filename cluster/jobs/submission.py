@@ -101,7 +101,7 @@ def submit(
         raise UserError(f"the name {name!r} is being submitted again and again", "give it another --name")
     return {
         "job": job_id, "name": name, "user": user, "address": public(client.address), "run_dir": inner.run_dir or None,
-        "continues": earlier[0].id if earlier else None, "command": metadata["command"], **travels,
+        "continues": earlier[0].id if earlier else None, "words": metadata["command"], **travels,
         "environment": sorted(handed), "stays": stays,
     }  # fmt: skip
 
