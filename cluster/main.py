@@ -21,8 +21,8 @@ from cardialign.cluster.cli.options import place
 from cardialign.cluster.cli.streams import leave_stdout, open_streams, say, tell
 from cardialign.cluster.commands import COMMANDS, GROUPS, NESTED, module_of
 from cardialign.cluster.environment.handed_on import adopt_submitted
-from cardialign.cluster.environment.rights import closed_to_others
 from cardialign.data_shards.errors import DONE, FAILED, INTERRUPTED, UsageError, UserError
+from cardialign.data_shards.rights import closed_to_others
 
 
 class _Parser(argparse.ArgumentParser):

@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Mapping, MutableMapping
 
-from cardialign.cluster.environment.rights import close_own_log, close_to_others
+from cardialign.data_shards.rights import close_own_log, close_to_others
 
 HANDED_ON = (
     "CARDIALIGN_*",
@@ -65,7 +65,7 @@ def adopt_submitted(environment: MutableMapping[str, str] | None = None) -> list
 def adopt(values: Mapping[str, str], environment: MutableMapping[str, str] | None = None) -> list[str]:
     """In a worker: take over what the driver handed on. A variable that the node has set is left as it is.
 
-    Its files are closed to other users, as the driver's are (`cardialign.cluster.environment.rights`).
+    Its files are closed to other users, as the driver's are (`cardialign.data_shards.rights`).
     Returns the names that were taken over; values are shown nowhere.
     """
     target = os.environ if environment is None else environment

@@ -11,7 +11,7 @@ import time
 
 from cardialign.cluster.cli.address import public
 from cardialign.cluster.jobs.client import JobsClient, Unanswered
-from cardialign.cluster.jobs.job import HELPER, Job, failed, log_tail
+from cardialign.cluster.jobs.job import HELPER, Job, failed, give, log_tail
 from cardialign.cluster.runs.reporting import JOB
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.run.files import LOGS
@@ -35,7 +35,7 @@ def run_beside(client: JobsClient, job: Job, line: str, lines: int = 100_000) ->
         "entrypoint_label_selector": {"ray.io/node-id": job.node or ""},
     }
     try:
-        client.post("/api/jobs/", asked)
+        give(client, asked)
         helper = Job(helper_id, "PENDING", {})
         until = time.monotonic() + SECONDS
         while helper.lives and time.monotonic() < until:

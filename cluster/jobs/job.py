@@ -10,6 +10,7 @@ import getpass
 import hashlib
 import os
 import re
+import time
 import unicodedata
 import urllib.parse
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ MARK, FORM = "cardialign", "1"
 """The metadata that tells our jobs from others."""
 HELPER = "cardialign_helper_of"
 LONGEST_NAME, SLUG = 1000, 32
+STARTING, STARTING_SECONDS, AGAIN_SECONDS = "No available agent", 120.0, 2.0
+"""What a head node answers while it starts, how long it is asked again, and how often."""
 LIVING = ("PENDING", "RUNNING")
 TAIL_LINES = 400
 WORDS = {"PENDING": "queued", "RUNNING": "running", "STOPPED": "stopped", "SUCCEEDED": "finished", "FAILED": "failed"}
@@ -208,6 +211,22 @@ def cause(job: Job, log: str) -> tuple[str, str]:
 
 def _first_line(text: str) -> str:
     return next(iter(text.strip().splitlines()), "")[:500]
+
+
+def give(client: JobsClient, asked: dict[str, Any]) -> None:
+    """Give the cluster a job. A head node that has just started takes none for a while: it is asked again.
+
+    Raises Unanswered when it does not take the job.
+    """
+    until = time.monotonic() + STARTING_SECONDS
+    while True:
+        try:
+            client.post("/api/jobs/", asked)
+            return
+        except Unanswered as answer:
+            if STARTING not in answer.text or time.monotonic() > until:
+                raise
+        time.sleep(AGAIN_SECONDS)
 
 
 def failed(client: JobsClient, answer: Unanswered) -> UserError:

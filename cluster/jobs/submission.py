@@ -24,6 +24,7 @@ from cardialign.cluster.jobs.job import (
     check_name,
     failed,
     first_id,
+    give,
     list_jobs,
     same_folder,
     this_user,
@@ -91,7 +92,7 @@ def submit(
         asked |= {"entrypoint_num_cpus": driver.cpus} if driver.cpus else {}
         asked |= {"entrypoint_memory": driver.memory} if driver.memory else {}
         try:
-            client.post("/api/jobs/", asked)
+            give(client, asked)
             break
         except Unanswered as answer:
             if "already exists" not in answer.text:

@@ -113,7 +113,7 @@ def _yaml_files(words: Sequence[str]) -> dict[Path, str]:
             continue
         if path.stat().st_size > LARGEST_FILE:
             raise UsageError(f"{path} has more than {LARGEST_FILE:,} bytes", "put it on storage that the cluster sees")
-        found[path] = f"{len(found)}-{path.name}"
+        found[path] = f"{len(found)}/{path.name}"  # its own name: a recipe may be called like its file
     return found
 
 

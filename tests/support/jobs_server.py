@@ -32,6 +32,8 @@ class Dashboard:
     asked: list[tuple[str, str]] = field(default_factory=list)
     page: str | None = None
     helper: str = ""
+    starting: int = 0
+    """So many jobs are not taken yet."""
 
     def end(self, job_id: str, status: str, exit_code: int | None = None, message: str = "") -> None:
         """A job ends so."""
@@ -72,6 +74,9 @@ class Dashboard:
 
     def _submit(self, asked: dict[str, Any]) -> tuple[int, str]:
         job_id = asked["submission_id"]
+        if self.starting:
+            self.starting -= 1
+            return 500, "Traceback ...\nRuntimeError: No available agent to submit job, please try again later."
         if job_id in self.jobs:
             return (
                 500,

@@ -58,10 +58,10 @@ def test_what_travels_is_the_package_and_nothing_beside_it(
     assert "cardialign/pretrain/recipes/simclr-tiny.yaml" in package and "cardialign/cluster/pages/page.css" in package
     assert all(re.fullmatch(r"cardialign/[\w/.-]+", name) for name in package)
     assert not [name for name in package if ".git" in name or "venv" in name or name.endswith((".pyc", ".db", ".npy"))]
-    assert files == ["0-my own.yaml"] and told["files"] == len(package) + 1
+    assert files == ["0/my own.yaml"] and told["files"] == len(package) + 1
     assert told["bytes"] == sum(map(len, board.packages.values())) < 3_000_000
     entrypoint = board.jobs[told["job"]]["entrypoint"]
-    assert "--recipe \"$CARDIALIGN_FILES\"/'0-my own.yaml'" in entrypoint and str(tmp_path) not in entrypoint
+    assert "--recipe \"$CARDIALIGN_FILES\"/'0/my own.yaml'" in entrypoint and str(tmp_path) not in entrypoint
     cardialign(*given, "two", *words[:-1], "/shared/runs/b", plain=True)
     assert [path for method, path in board.asked if method == "PUT"] == [
         f"/api/packages/gcs/{name}" for name in board.packages
@@ -187,3 +187,17 @@ def test_a_cluster_of_an_older_ray_is_refused(cardialign: Command, board: Dashbo
     board.ray_version = "2.9.3"
     answer = submit(cardialign, board, "--wheel", "cardialign==0.1.0")
     assert answer.code == 1 and "runs Ray 2.9.3; this package wants 2.60" in result_of(answer)["problem"]
+
+
+def test_a_head_that_has_just_started_is_asked_again(
+    cardialign: Command, board: Dashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cardialign.cluster.jobs import job
+
+    monkeypatch.setattr(job, "AGAIN_SECONDS", 0.0)
+    board.starting = 3
+    assert submit(cardialign, board).code == 0 and len(board.jobs) == 1
+    monkeypatch.setattr(job, "STARTING_SECONDS", 0.0)
+    board.starting = 99
+    answer = submit(cardialign, board, name="two", inner=[*RUN[:-1], "/shared/runs/b"])
+    assert answer.code == 1 and "No available agent" in result_of(answer)["problem"]
