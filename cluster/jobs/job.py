@@ -231,6 +231,12 @@ def give(client: JobsClient, asked: dict[str, Any]) -> None:
 
 def failed(client: JobsClient, answer: Unanswered) -> UserError:
     """An answer of the Jobs API that nothing of ours explains."""
+    if STARTING in answer.text:
+        return UserError(
+            f"the head node of {public(client.address)} takes no job: the agent of its dashboard does not answer",
+            "it may be starting still, or another Ray on that machine holds the agent's port: see dashboard_agent.log "
+            "there, and `ray start --dashboard-agent-listen-port`",
+        )
     lines = [line.strip() for line in answer.text.splitlines() if line.strip(" .")] or [f"status {answer.status}"]
     return UserError(
         f"the Jobs API of {public(client.address)} fails: {lines[-1][:300]}",

@@ -50,6 +50,7 @@ def ray_with_dashboard(
         gcs, port, log = _free_port(), _free_port(), folder / "ray-head.log"
         head = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--node-ip-address=127.0.0.1"]
         head += [f"--port={gcs}", "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
+        head += [f"--dashboard-agent-listen-port={_free_port()}"]  # another Ray of this machine may hold the usual one
         with _scratch() as scratch:
             words = [*head, f"--num-cpus={cpus}", f"--temp-dir={scratch}", *QUIET]
             with _child(words, log, {**PATIENT, **environment}, start_new_session=True) as process:

@@ -200,4 +200,5 @@ def test_a_head_that_has_just_started_is_asked_again(
     monkeypatch.setattr(job, "STARTING_SECONDS", 0.0)
     board.starting = 99
     answer = submit(cardialign, board, name="two", inner=[*RUN[:-1], "/shared/runs/b"])
-    assert answer.code == 1 and "No available agent" in result_of(answer)["problem"]
+    assert answer.code == 1 and "takes no job" in result_of(answer)["problem"]
+    assert "--dashboard-agent-listen-port" in result_of(answer)["remedy"]
