@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,8 +19,10 @@ from cardialign.cluster.cli.causes import cause_of
 from cardialign.cluster.cli.lines import aligned, json_line
 from cardialign.cluster.cli.options import place
 from cardialign.cluster.cli.streams import leave_stdout, open_streams, say, tell
-from cardialign.cluster.commands import COMMANDS, GROUPS, module_of
+from cardialign.cluster.commands import COMMANDS, GROUPS, NESTED, module_of
+from cardialign.cluster.environment.handed_on import adopt_submitted
 from cardialign.data_shards.errors import DONE, FAILED, INTERRUPTED, UsageError, UserError
+from cardialign.data_shards.rights import closed_to_others
 
 
 class _Parser(argparse.ArgumentParser):
@@ -149,27 +152,48 @@ def _check_working_folder() -> None:
         ) from None
 
 
+def _behind(words: list[str]) -> tuple[list[str], list[str]]:
+    """(the words of this command, those of the other command behind `--` that it takes)."""
+    command = _typed_command(words)
+    if command not in NESTED or "--" not in words:
+        return words, []
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
+
+
+def _parser_of(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of the command that `words` begin with. Raises UsageError for one that is not known."""
+    return build_parser(_typed_command(list(words)))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code (`cardialign.data_shards.errors`).
 
-    Never raises for what a user can cause.
+    Never raises for what a user can cause. What it writes is closed to other users.
     """
-    words = sys.argv[1:] if argv is None else list(argv)
+    with closed_to_others():
+        return _main(sys.argv[1:] if argv is None else list(argv))
+
+
+def _main(words: list[str]) -> int:
+    words, behind = _behind(words)
     as_json = "--json" in words
     debug = "--debug" in words or os.environ.get("CARDIALIGN_DEBUG", "") not in ("", "0")
     command = _typed_command(words)
     open_streams(logging.INFO if debug else logging.WARNING)
     started = time.monotonic()
     try:
-        if any("\0" in word for word in words):
+        if any("\0" in word for word in (*words, *behind)):
             raise UsageError("an argument holds a NUL character", "leave it out: no path and no name has one")
         _check_working_folder()
+        adopt_submitted()
         args, unknown = build_parser(command).parse_known_args(words)
         if unknown:
             raise UsageError(
                 f"{args.command}: unknown option {' '.join(unknown)}", f"see `cardialign {args.command} --help`"
             )
         args.json, args.debug = as_json, debug
+        args.behind, args.parser_of = behind, _parser_of
         command = args.command
         result = module_of(args.command).run(args)
         return _tell_result(args.command, result, time.monotonic() - started, as_json)

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from cardialign.data_shards.errors import DONE, STOPPED, UserError
+from cardialign.data_shards.rights import closed_to_others
 from cardialign.pretrain.config import load_config
 from cardialign.pretrain.run.lock import locked_run
 from cardialign.pretrain.run.observer import NullObserver
@@ -85,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING,
             format="%(levelname)s %(message)s",
         )
-        with locked_run(options.run_dir) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext():
+        lock = locked_run(options.run_dir) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext()
+        with closed_to_others(), lock:
             import torch
 
             if options.threads:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,13 @@ from cardialign.cluster.cli.address import TRACKING_URI, default_uri
 from cardialign.data_shards.errors import UsageError
 
 DEVICES = ("auto", "cpu", "gpu")
+SPREADS = ("default", "pack", "strict")
 WAIT_MINUTES = 30.0
 """A collective of torch gives up after as long."""
 LOCAL = "127.0.0.1"
 """Where a server of ours listens unless it is told otherwise."""
 HIGHEST_FOLD = 10_000
+HIGHEST_CPUS = 100_000
 HIGHEST_AMOUNT = 1e6
 """Of seconds and of Hz: far beyond every ECG, and small enough to be counted in samples."""
 
@@ -64,6 +67,26 @@ def amount(text: str) -> float:
     if not 0 < number <= HIGHEST_AMOUNT:  # refuses nan too
         raise ArgumentTypeError(f"{_short(text)} is not a number above 0 and up to {HIGHEST_AMOUNT:,.0f}")
     return number
+
+
+def number_of_cpus(text: str) -> float:
+    """The `type=` of an option in CPUs: 0 or more, whole or not."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= HIGHEST_CPUS:
+        raise ArgumentTypeError(f"{_short(text)} is not a number of CPUs; write for example 2")
+    return number
+
+
+def size_in_bytes(text: str) -> int:
+    """The `type=` of an option in bytes: `8GiB`, `500MB`, `1000000`."""
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i?)b?|b?)\s*", text, re.IGNORECASE)
+    if found is None or len(found[1]) > 15:
+        raise ArgumentTypeError(f"{_short(text)} is not an amount of memory; write for example 8GiB")
+    base = 1024 if found[3] else 1000
+    return int(float(found[1]) * base ** (1 + "kmgt".index(found[2].lower()) if found[2] else 0))
 
 
 def place(text: str) -> Path:
@@ -177,6 +200,22 @@ def add_placement(parser: argparse.ArgumentParser) -> None:
         help="how long the run may stand still, for resources, a node or a rank, before it ends "
         f"(default {WAIT_MINUTES:g})",
     )
+    where = parser.add_argument_group("nodes")
+    where.add_argument("--gpu-kind", metavar="H100", help="only GPUs of this kind (H100, H200, A100, L40S, ...)")
+    where.add_argument(
+        "--label", action="append", default=[], metavar="KEY=VALUE", help="only nodes with this label, repeatable"
+    )
+    where.add_argument(
+        "--resource", action="append", default=[], metavar="NAME=AMOUNT",
+        help="of each worker, a resource that the nodes declare; repeatable",
+    )  # fmt: skip
+    where.add_argument(
+        "--cpus-per-worker", type=whole_number(1, 10_000), metavar="N", help="kept for each worker, and its threads (1)"
+    )
+    where.add_argument(
+        "--spread", choices=SPREADS, default=SPREADS[0],
+        help="strict: a node for each worker; pack: one node for all; default: few nodes where possible",
+    )  # fmt: skip
 
 
 def existing_folder(path: Path, what: str, remedy: str) -> Path:

@@ -1,8 +1,8 @@
 """The one table of commands: the words typed -> one line of help. The words also name the module that does it.
 
-`doctor` is `doctor.py`, `text-bank stats` is `text_bank/stats.py`. Such a module has `add_arguments(parser)` and
-`run(args) -> dict`; it may have `summary(result) -> list[str]` for readers of a terminal. Modules are imported only
-when their command is typed, and must themselves import heavy packages inside functions.
+`doctor` is `doctor.py`, `text-bank stats` is `text_bank/stats.py`; FOLDERS names the exceptions. Such a module has
+`add_arguments(parser)` and `run(args) -> dict`; it may have `summary(result) -> list[str]` for readers of a terminal.
+Modules are imported only when their command is typed, and must themselves import heavy packages inside functions.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ COMMANDS: dict[str, str] = {
     "recipes": "the shipped recipes, their parameters and FLOPs",
     "plan": "what a recipe needs on machines: memory, time, cost; predicted, without a GPU",
     "pretrain": "train a recipe on a shard set with Ray and DeepSpeed; resumes by itself",
+    "submit": "give a command to a Ray cluster as a job; returns at once, and the same name continues",
+    "status": "how a job and its run stand: step, loss, time left, checkpoint, restarts",
+    "logs": "what the driver of a job prints, or one of its workers",
+    "stop": "end a job at a checkpoint; asked twice, at once",
+    "list": "your jobs on a cluster",
     "study": "variants of a recipe over folds and seeds, and a table with paired intervals",
     "evaluate zero-shot": "AUROC of a prompt set, with bootstrap intervals",
     "evaluate linear-probe": "AUROC of a linear map on frozen features, beside honest floors",
@@ -59,6 +64,13 @@ GROUPS: dict[str, str] = {
 """Help of the first word of two-word commands."""
 
 
+FOLDERS = dict.fromkeys(("submit", "status", "logs", "stop", "list"), "jobs")
+"""One-word commands whose module lies in a folder."""
+NESTED = ("submit",)
+"""Commands that take the words of another one behind `--`: as `args.behind`."""
+
+
 def module_of(command: str) -> ModuleType:
     """The module of a command of the table, imported."""
-    return importlib.import_module(f"{__name__}.{command.replace(' ', '.').replace('-', '_')}")
+    words = [*filter(None, [FOLDERS.get(command)]), *command.replace("-", "_").split()]
+    return importlib.import_module(".".join([__name__, *words]))

@@ -167,7 +167,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     config = load_config(args.recipe, overrides(args))
     with exported(args.run_dir, config.name, args.metrics_port, args.metrics_host) as metrics:
         from cardialign.cluster.runs import lifecycle
-        from cardialign.cluster.runs.placement import Placement
+        from cardialign.cluster.runs.placement import placement_of
 
         if metrics is not None:
             sys.stderr.write(f"metrics  {metrics}\n")
@@ -179,6 +179,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             address=args.address,
             register_as=args.register,
             resume=args.resume or "same",
-            placement=Placement(args.device, args.wait_minutes, args.max_failures),
+            placement=placement_of(args),
         )
     return result if metrics is None else {**result, "metrics": metrics}

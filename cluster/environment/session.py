@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.environment.package import package_folder
 from cardialign.cluster.environment.threads import threads_asked, threads_of_each
 from cardialign.cluster.environment.versions import source_root
 from cardialign.data_shards.cpus import usable_cpus
@@ -27,6 +28,8 @@ LOCAL_RAY = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains the one node of a local Ray: one process less
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the end of a worker, and its reports, are seen sooner
 }
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set in a driver that a cluster runs as a job: its packages and variables are those of all its workers."""
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """With clusters switched off Ray gives its node the address 127.0.0.1, and then listens there alone."""
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -151,12 +154,13 @@ def _remove_left_behind() -> None:
             os.close(descriptor)
 
 
-def _local_environment(workers: int) -> dict[str, str]:
+def _local_environment(workers: int) -> dict[str, str | None]:
     """Of every process of a local Ray, beside what it inherits: our package, its threads, the accelerator."""
     from torch import cuda
 
-    variables = {
+    variables: dict[str, str | None] = {
         **LOOPBACK_ONLY,
+        JOB_CONFIG: None,  # a local Ray inside a job knows nothing of the packages of that cluster
         "OMP_NUM_THREADS": str(threads_of_each(workers, threads_asked())),
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "TOKENIZERS_PARALLELISM": "false",
@@ -169,7 +173,7 @@ def _local_environment(workers: int) -> dict[str, str]:
     return variables
 
 
-def _start(cpus: int, environment: dict[str, str], scratch: Path) -> None:
+def _start(cpus: int, environment: Mapping[str, str | None], scratch: Path) -> None:
     """A local Ray whose every process inherits `environment`: cheaper than a `runtime_env`, which starts an agent."""
     import ray
     from ray._private import ray_constants
@@ -275,15 +279,18 @@ def reach(address: str) -> None:
 
 
 def _join(address: str) -> None:
-    """Join a cluster. What runs there is this package as it is here: checkout, editable or installed alike."""
+    """Join a cluster. What runs there is this package as it is here: checkout, editable or installed alike.
+
+    A driver that is itself a job of the cluster brings nothing: its workers get what the job was submitted with.
+    """
     import ray
 
-    runtime: dict[str, Any] = {
-        "env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0", "TOKENIZERS_PARALLELISM": "false"},
-        "py_modules": [str(source_root() / "cardialign")],
-    }
+    runtime: dict[str, Any] = {"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0", "TOKENIZERS_PARALLELISM": "false"}}
     try:
-        ray.init(address=address, runtime_env=runtime, **QUIET)
+        with contextlib.ExitStack() as stack:
+            if JOB_CONFIG not in os.environ:
+                runtime["py_modules"] = [str(stack.enter_context(package_folder()))]
+            ray.init(address=address, runtime_env=runtime, **QUIET)
     except SystemExit:
         raise _no_cluster(address, "it does not answer as a Ray cluster does") from None
     except Exception as error:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cardialign.cluster.environment.nodes import Asked, Node, cluster_nodes, shortage
 from cardialign.data_shards.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -64,12 +65,33 @@ class Standstill:
             )
 
 
-def resources_state(wanted: Mapping[str, float], resources: Resources) -> State:
+def resources_state(wanted: Mapping[str, float] | Asked, resources: Resources) -> State:
     """What work waits for that has no process yet: a node, resources that others have, or its own start."""
+    asked = wanted if isinstance(wanted, Asked) else Asked(1, dict(wanted))
     try:
+        nodes = [] if asked.plain else cluster_nodes()
         free, whole = resources()
     except Exception as error:  # whatever Ray raises when its head is gone
         return f"the Ray cluster, which does not answer ({error})", "look at its head node, then run again"
+    return nodes_state(asked, nodes) or sums_state(asked.together, free, whole)
+
+
+def nodes_state(asked: Asked, nodes: Sequence[Node]) -> State | None:
+    """What is missing for work that not every node can do; None when it has a place, or any node will do."""
+    if asked.plain:
+        return None
+    if (missing := shortage(asked, nodes)) is not None:
+        return f"nodes: {missing}", "add such nodes, ask for less, or start fewer workers (--workers)"
+    if (taken := shortage(asked, nodes, free=True)) is not None:
+        return (
+            f"resources that other work holds: {taken}, or for the workers that hold them to start",
+            "wait for other jobs to end (`ray status`), or start fewer workers (--workers)",
+        )
+    return None
+
+
+def sums_state(wanted: Mapping[str, float], free: Mapping[str, float], whole: Mapping[str, float]) -> State:
+    """The same by the sums over all nodes."""
     short = {name: count for name, count in wanted.items() if whole.get(name, 0) < count}
     busy = {name: count for name, count in wanted.items() if free.get(name, 0) < count}
     words = "; ".join(

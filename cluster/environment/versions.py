@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import subprocess
 from pathlib import Path
 
 TRACKED = ("cardialign", "torch", "deepspeed", "ray", "mlflow", "transformers", "triton", "pcodec", "numpy")
+
+COMMIT = "CARDIALIGN_COMMIT"
+"""Environment variable that names the commit of a package without a checkout: of an image, or of a submitted job."""
 
 
 def source_root() -> Path:
@@ -35,10 +39,10 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """Commit of the checkout that this package runs from, "" when installed or without git."""
+    """Commit of the checkout that this package runs from, else what COMMIT says; "" when nothing tells it."""
     folder = source_root()
     if not (folder / ".git").exists():
-        return ""
+        return os.environ.get(COMMIT, "")
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         answer = subprocess.run(
             ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False

@@ -210,9 +210,11 @@ class Beside:
         self.actor = kind.remote(*words)
         self.running = self.actor.run.remote()
 
-    def look(self) -> None:
-        """Whether it has ended before its time: told once."""
+    def look(self, complete: bool) -> None:
+        """Begin once the training is `complete`; and whether the worker has ended before its time, told once."""
         now = time.monotonic()
+        if complete:
+            self.begin()
         if self.running is not None and now - self._looked > LOOK_SECONDS:
             self._looked = now
             self._wait(0.0)

@@ -13,19 +13,21 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.environment.handed_on import handed_on
+from cardialign.cluster.environment.nodes import cluster_nodes
 from cardialign.cluster.environment.session import ended_processes, ray_session
 from cardialign.cluster.environment.standstill import ray_resources
 from cardialign.cluster.environment.threads import threads_asked
 from cardialign.cluster.evaluations.beside import Beside
 from cardialign.cluster.runs.diagnosis import AGAIN, told
 from cardialign.cluster.runs.failure import StoppedError, clear_requests, read_failure, request_stop
-from cardialign.cluster.runs.placement import Placement, on_gpus, wanted
+from cardialign.cluster.runs.placement import Placement, check_local, on_gpus, scaling, threads_of_worker, wanted
+from cardialign.cluster.runs.reporting import StateLines
 from cardialign.cluster.runs.waiting import SILENT_SECONDS, Watch
 from cardialign.cluster.tracking.spool import SpoolReader
 from cardialign.data_shards.errors import UserError
@@ -119,19 +121,21 @@ def _trainer(
     from cardialign.cluster.runs.worker import train_worker
 
     placement = placement or Placement()
-    gpu = on_gpus(ray.cluster_resources(), workers, placement.device, local=local)
+    device = "gpu" if placement.gpu_kind else placement.device
+    gpu = on_gpus(ray.cluster_resources(), workers, device, local=local)
+    asked = wanted(workers, gpu, placement)
+    if local:
+        check_local(asked, cluster_nodes())
     log.info(
         "placement workers=%d accelerator=%s backend=%s", workers, "gpu" if gpu else "cpu", "nccl" if gpu else "gloo"
     )
     return TorchTrainer(
         train_worker,
         train_loop_config={
-            "config": config.resolved(), "run_dir": str(run_dir), "threads_asked": threads_asked(),
-            "resume": resume,
+            "config": config.resolved(), "run_dir": str(run_dir), "resume": resume,
+            "threads_asked": threads_of_worker(placement, threads_asked()),
         },
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})}
-        ),
+        scaling_config=ScalingConfig(**scaling(asked, placement)),
         torch_config=GroupConfig(
             backend="nccl" if gpu else "gloo",
             run_dir=str(run_dir),
@@ -163,8 +167,10 @@ class _Fit(threading.Thread):
             self.error = error
 
 
-def _watch(fit: _Fit, watch: Watch, asked: _Asked, on_step: OnStep | None, beside: Beside | None = None) -> None:
-    """Until `fit` ends: hand new metric lines to `on_step`, and look whether the run goes on.
+def _watch(
+    fit: _Fit, watch: Watch, asked: _Asked, on_step: OnStep | None, also: Sequence[Callable[[], object]] = ()
+) -> None:
+    """Until `fit` ends: hand new metric lines to `on_step`, and look whether the run goes on. also: called each time.
 
     An error of the user's is raised as soon as a worker has written it down; StoppedError when the run was asked to
     stop and cannot reach a checkpoint; FencedOutError when another start has taken over.
@@ -176,9 +182,9 @@ def _watch(fit: _Fit, watch: Watch, asked: _Asked, on_step: OnStep | None, besid
     while alive:
         fit.join(WATCH_SECONDS)
         alive = fit.is_alive()
-        while lines := reader.read():
-            reader.take(lines)
-            for line in lines:
+        while new := reader.read():
+            reader.take(new)
+            for line in new:
                 if on_step is not None and line.values:
                     on_step(line.values)
         fence.check(run_dir)
@@ -186,10 +192,9 @@ def _watch(fit: _Fit, watch: Watch, asked: _Asked, on_step: OnStep | None, besid
         if failure is not None:
             raise failure
         if alive:
+            for look in also:
+                look()
             watch.look()
-            if beside is not None and watch.entered == watch.workers:
-                beside.begin()
-                beside.look()
             if watch.still_seconds > STILL_SECONDS and not watch.writing_checkpoint:
                 _look_at_ray(asked)
             if asked.stop:
@@ -271,13 +276,15 @@ def train_on_ray(
     on_step: OnStep | None = None,
     resume: Resume = "same",
     placement: Placement | None = None,
+    steps: int | None = None,
 ) -> PretrainResult:
     """Train `config` in `run_dir` (on storage that every worker sees) with `workers` Ray workers.
 
     It resumes what is there. The caller holds `run_dir` (`cardialign.pretrain.run.lock`). on_step gets each line of
-    `metrics.jsonl` as it is written. Raises UserError: a worker's own (collapse, data, checkpoint), fewer GPUs than
-    workers, a wait beyond `placement.wait_minutes`, a host that does not see `run_dir`, or more dead worker groups than
-    `placement.max_failures`; StoppedError when it ends without the checkpoint that was asked for.
+    `metrics.jsonl` as it is written. steps: of the whole run, for what a job says of itself. Raises UserError: a
+    worker's own (collapse, data, checkpoint), fewer GPUs than workers, a wait beyond `placement.wait_minutes`, a host
+    that does not see `run_dir`, or more dead worker groups than `placement.max_failures`; StoppedError when it ends
+    without the checkpoint that was asked for.
     """
     from cardialign.pretrain.training.checkpoints.judge import judge_start
 
@@ -296,13 +303,22 @@ def train_on_ray(
             )
             _claim(config, run_dir, judged)  # only now: a start that is refused changes nothing
             fence.take_start(run_dir, mark)
-            needed = wanted(workers, bool(trainer.scaling_config.use_gpu))
+            needed = wanted(workers, bool(trainer.scaling_config.use_gpu), placement)
             watch = Watch(run_dir, needed, workers, 60 * placement.wait_minutes, ray_resources)
             fit = _Fit(trainer)
             fit.start()
-            with contextlib.closing(beside):
-                _watch(fit, watch, asked, on_step, beside)
+            lines = StateLines(run_dir, steps)
+            with contextlib.ExitStack() as at_end:
+                at_end.callback(lines.tell)
+                at_end.callback(beside.close)
+                also = (lambda: lines.look(asked.stop, watch.waits_for), lambda: beside.look(watch.complete))
+                _watch(fit, watch, asked, on_step, also)
                 beside.finish(stopped=asked.stop)
+    return _result(run_dir, workers, time.monotonic() - started, max(0, _starts(run_dir) - starts - 1))
+
+
+def _result(run_dir: Path, workers: int, seconds: float, restarts: int) -> PretrainResult:
+    """What rank 0 has left. Raises UserError when it has left nothing."""
     values = read_json(run_dir / RESULT)
     if values is None:
         raise UserError(
@@ -315,10 +331,10 @@ def train_on_ray(
         final_loss=float(values["final_loss"]),
         checkpoint=Path(values["checkpoint"]) if values.get("checkpoint") else None,
         digest=str(values["digest"]),
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         records_per_second=float(values["records_per_second"]),
         data_wait_share=float(values["data_wait_share"]),
         stopped=bool(values.get("stopped", False)),
-        restarts=max(0, _starts(run_dir) - starts - 1),
+        restarts=restarts,
         workers=workers,
     )

@@ -145,6 +145,7 @@ def run(
                     placement=placement,
                     on_step=lambda line: progress.update(int(line["step"]), figures=_figures(line)),
                     resume="same" if judged.start_over else resume,
+                    steps=data["steps"],
                 )
             status = "KILLED" if outcome.stopped else "FINISHED"
             final = {f"run/{name}": float(getattr(outcome, name)) for name in FINAL} | best_figures(run_dir)

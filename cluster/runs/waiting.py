@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.environment.standstill import Resources, Standstill, State, resources_state
+from cardialign.cluster.environment.nodes import Asked
+from cardialign.cluster.environment.standstill import FIRST_SECONDS, Resources, Standstill, State, resources_state
 from cardialign.data_shards.files import read_json
 from cardialign.pretrain.run.files import ATTEMPT, CHECKPOINTS, METRICS, WORKERS
 
@@ -41,7 +42,7 @@ class Watch:
     """
 
     run_dir: Path
-    wanted: Mapping[str, float]
+    wanted: Mapping[str, float] | Asked
     workers: int
     limit_seconds: float
     resources: Resources
@@ -57,10 +58,19 @@ class Watch:
         """How long nothing has moved."""
         return self._standstill.seconds
 
+    def waits_for(self) -> str | None:
+        """What a run that has stood still for a while waits for."""
+        return self.state()[0] if self.still_seconds > FIRST_SECONDS else None
+
     @property
     def entered(self) -> int:
         """Workers of the present group that have entered the run and give signs of life."""
         return len(self.ranks) - len(self.silent())
+
+    @property
+    def complete(self) -> bool:
+        """Every worker has entered the run: the training has all that it asked for."""
+        return self.entered == self.workers
 
     @property
     def writing_checkpoint(self) -> bool:

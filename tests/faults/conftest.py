@@ -23,5 +23,12 @@ def two_banked_sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pat
 
 
 @pytest.fixture(scope="session")
+def plain_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set without a text bank, for methods that read no reports."""
+    folder = tmp_path_factory.mktemp("plain")
+    return make_tiny_shards(folder, make_tiny_cohort(folder))
+
+
+@pytest.fixture(scope="session")
 def banked_shards(two_banked_sets: tuple[Path, Path]) -> Path:
     return two_banked_sets[0]

@@ -24,7 +24,7 @@ FOREIGN = {
 """Floor -> packages that it must not know."""
 ROOMS: dict[str, list[set[str]]] = {
     "data_shards": [
-        {"record", "report_text", "locations", "errors", "files", "cpus", "given_numbers", "plugins"},
+        {"record", "report_text", "locations", "errors", "files", "rights", "cpus", "given_numbers", "plugins"},
         {"signal", "reading", "cohort"},
         {"shard_set"},
         {"order"},

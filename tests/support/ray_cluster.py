@@ -11,7 +11,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+PATIENT = {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300", "RAY_worker_register_timeout_seconds": "300"}
+"""A busy machine starts Ray's many processes slowly."""
 QUIET = ["--object-store-memory=134217728", "--disable-usage-stats", "--block"]
 
 
@@ -23,9 +26,7 @@ def ray_head(
 
     It is in the foreground of a child process: `ray stop` would end every Ray of this user.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{_free_port()}"
     ray = [str(python), "-m", "ray.scripts.scripts"]
     with _scratch() as scratch:
         head = ["start", "--head", "--node-ip-address=127.0.0.1", f"--port={address.partition(':')[2]}"]
@@ -40,12 +41,51 @@ def ray_head(
 
 
 @contextlib.contextmanager
+def ray_with_dashboard(
+    folder: Path, environment: dict[str, str], *, cpus: int = 2
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A Ray head node with its dashboard, as `ray start --head` gives it; yields the dashboard's address and the
+    process, in a process group of its own: killing the group is the end of the whole node."""
+    for tries_left in (5, 4, 3, 2, 1, 0):
+        gcs, port, log = _free_port(), _free_port(), folder / "ray-head.log"
+        head = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--node-ip-address=127.0.0.1"]
+        head += [f"--port={gcs}", "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
+        head += [f"--dashboard-agent-listen-port={_free_port()}"]  # another Ray of this machine may hold the usual one
+        with _scratch() as scratch:
+            words = [*head, f"--num-cpus={cpus}", f"--temp-dir={scratch}", *QUIET]
+            with _child(words, log, {**PATIENT, **environment}, start_new_session=True) as process:
+                deadline = time.monotonic() + 300
+                while not (up := "Ray runtime started" in log.read_text()) and process.poll() is None:
+                    assert time.monotonic() < deadline, log.read_text()[-3000:]
+                    time.sleep(0.5)
+                if not up and tries_left and "timed out during startup" in log.read_text():
+                    continue  # a raylet has 15 s for its agents, itself 30 s, and no setting of Ray's changes that
+                assert up, log.read_text()[-3000:]
+                assert process.poll() is None, log.read_text()[-3000:]
+                yield f"http://127.0.0.1:{port}", process
+                return
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextlib.contextmanager
 def ray_node(
-    folder: Path, address: str, environment: dict[str, str], *, cpus: int = 1, under: Sequence[str] = ()
+    folder: Path,
+    address: str,
+    environment: dict[str, str],
+    *,
+    cpus: int = 1,
+    under: Sequence[str] = (),
+    more: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A further node of the cluster at `address`. under: words before its command, for example of `unshare`."""
+    """A further node of the cluster at `address`. under: words before its command, for example of `unshare`; more:
+    further options of `ray start`."""
     words = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}"]
-    words += ["--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", *QUIET]
+    words += ["--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", *more, *QUIET]
     with _child([*under, *words], folder / "ray-node.log", environment) as process:
         yield process
 
@@ -60,9 +100,11 @@ def _scratch() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _child(words: Sequence[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def _child(
+    words: Sequence[str], log: Path, environment: dict[str, str], **more: Any
+) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("w") as stream:
-        process = subprocess.Popen(words, env=environment, stdout=stream, stderr=stream)
+        process = subprocess.Popen(words, env=environment, stdout=stream, stderr=stream, **more)
     try:
         yield process
     finally:

@@ -1,0 +1,25 @@
+"""`cardialign status`: how a job and its run stand, by the run directory where it is seen, else by the job's log."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from cardialign.cluster.cli.lines import aligned
+from cardialign.cluster.jobs.options import add_job
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_job(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cardialign.cluster.jobs.standing import standing
+
+    return standing(args.job, args.address, args.ca)
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    from cardialign.cluster.jobs.standing import told
+
+    return aligned(told(result))

@@ -1,0 +1,102 @@
+"""How a job and its run stand: the job by the cluster, the run by its directory where this machine sees it, else by the
+state lines in the log of its driver."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from cardialign.cluster.cli.address import public
+from cardialign.cluster.jobs.client import JobsClient, connect
+from cardialign.cluster.jobs.job import Job, absolute_local, cause, find_job, list_jobs, log_tail, same_folder
+from cardialign.cluster.runs.reporting import last_state, read_state
+from cardialign.pretrain.run.files import ATTEMPT, CONFIG
+
+
+def standing(word: str, address: str | None, ca: Path | None = None) -> dict[str, Any]:
+    """Of a job (name, id) or a run directory. A run directory that is seen here needs no cluster.
+
+    Returns job, state, why and what else is known of the job, and under `run` what `read_state` gives, with `seen`:
+    "here" or "log", and `age_seconds` of a state that comes from a log.
+    """
+    folder = _run_here(word)
+    if folder is not None and address is None and not os.environ.get("RAY_ADDRESS"):
+        return {"job": None, "run_dir": str(folder), "run": {**read_state(folder), "seen": "here"}}
+    client = connect(address, ca)
+    jobs = list_jobs(client)
+    if folder is not None and not any(job.run_dir and same_folder(job.run_dir, str(folder)) for job in jobs):
+        return {"job": None, "run_dir": str(folder), "run": {**read_state(folder), "seen": "here"}}
+    return of_job(client, find_job(client, str(folder or word), jobs))
+
+
+def of_job(client: JobsClient, job: Job) -> dict[str, Any]:
+    log = log_tail(client, job)
+    state, why = cause(job, log)
+    ended = job.ended if not job.lives else None
+    return {
+        "job": job.id, "name": job.name or None, "user": job.user or None, "host": job.metadata.get("host"),
+        "address": public(client.address), "state": state, "why": why or None, "job_exit_code": job.exit_code,
+        "started": job.started, "ended": ended, "run_dir": job.run_dir or None,
+        "words": job.metadata.get("command") if job.ours else job.entrypoint,
+        "version": job.metadata.get("version") or None, "commit": job.metadata.get("commit") or None,
+        "run": _run(job, log),
+    }  # fmt: skip
+
+
+def _run(job: Job, log: str) -> dict[str, Any] | None:
+    said = last_state(log)
+    folder = _run_here(job.run_dir) if job.run_dir else None
+    if folder is not None:
+        steps = (said or {}).get("steps")
+        return {**read_state(folder, steps if isinstance(steps, int) else None), "seen": "here"}
+    if said is None:
+        return None
+    when = said.get("time")
+    age = max(0.0, time.time() - when) if isinstance(when, int | float) else None
+    return {**said, "seen": "log", "age_seconds": age}
+
+
+def _run_here(word: str) -> Path | None:
+    """The run directory that `word` names, where this machine sees one."""
+    folder = absolute_local(word)
+    return folder if folder is not None and any((folder / name).is_file() for name in (CONFIG, ATTEMPT)) else None
+
+
+def told(result: dict[str, Any]) -> dict[str, Any]:
+    """For a terminal: label -> words."""
+    run = result.get("run") or {}
+    shown: dict[str, Any] = {}
+    if result["job"]:
+        shown |= {"job": result["job"], "name": result["name"], "user": result["user"]}
+        shown["state"] = result["state"] + (f": {result['why']}" if result["why"] else "")
+        shown["command"] = result["words"]
+    shown["run directory"] = result["run_dir"]
+    if not run:
+        return shown
+    if not result["job"]:
+        shown["state"] = run["phase"] + (f": {run['problem']}" if run.get("problem") else "")
+    if run.get("step") is not None:
+        shown["step"] = f"{run['step']} of {run['steps']}" if run.get("steps") else run["step"]
+    shown["loss"] = run.get("loss")
+    shown["records/s"] = run.get("records_per_second")
+    if run.get("phase") == "running":
+        shown["time left"] = duration(run.get("eta_seconds"))
+    if run.get("last_checkpoint_step") is not None:
+        shown["checkpoint"] = f"step {run['last_checkpoint_step']}, {duration(run['checkpoint_age_seconds'])} old"
+    restarts = run.get("restarts") or []
+    shown["restarts"] = f"{len(restarts)}" + (f", the last as {restarts[-1]['cause']}" if restarts else "")
+    if run.get("seen") == "log":
+        shown["as of"] = f"{duration(run.get('age_seconds'))} ago, from the job's log"
+    return shown
+
+
+def duration(seconds: Any) -> str | None:
+    """`3 h 20 min`, `12 s`."""
+    if not isinstance(seconds, int | float):
+        return None
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

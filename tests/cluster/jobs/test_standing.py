@@ -1,0 +1,168 @@
+"""How a job and its run stand, from the dashboard alone or from the run directory; its logs; and how it is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.jobs_server import Dashboard
+
+Command = Callable[..., Any]
+STATE = {
+    "phase": "running", "step": 40, "steps": 100, "loss": 1.25, "records_per_second": 64.0, "eta_seconds": 7800.0,
+    "last_checkpoint_step": 30, "checkpoint_age_seconds": 12.0, "problem": None, "waits_for": None, "pid": 4711,
+    "host": "node-a", "run_dir": "/shared/runs/a",
+    "restarts": [{"time": "20261126-030000", "cause": "its workers were lost"}],
+}  # fmt: skip
+
+
+def line(**more: Any) -> str:
+    return f"cardialign-state 1 {json.dumps({**STATE, 'time': time.time() - 5, **more})}\n"
+
+
+@pytest.fixture
+def job(board: Dashboard) -> str:
+    """A running job of ada, whose run directory this machine does not see."""
+    metadata = {"cardialign": "1", "name": "one", "user": "ada", "host": "laptop", "run_dir": "/shared/runs/a"}
+    asked = {"submission_id": "one-1", "entrypoint": "exec python", "metadata": {**metadata, "command": "pretrain"}}
+    board.answer("POST", "/api/jobs/", json.dumps(asked).encode())
+    board.run("one-1")
+    board.logs["one-1"] = "starting\n" + line(step=20) + "cardialign-state 9 {}\n" + line() + "a warning\n"
+    return "one-1"
+
+
+@pytest.mark.parametrize("word", ["one", "one-1", "/shared/runs/a", "/shared/runs/a/"])
+def test_a_job_is_found_by_name_id_or_folder_and_told_from_its_log_alone(
+    cardialign: Command, board: Dashboard, job: str, word: str
+) -> None:
+    told = cardialign("status", word, "--address", board.address).json
+    assert (told["job"], told["state"], told["run"]["step"], told["run"]["seen"]) == (job, "running", 40, "log")
+    shown = cardialign("status", word, "--address", board.address, plain=True).out
+    assert "40 of 100" in shown and "2 h 10 min" in shown and "step 30, 12 s old" in shown
+    assert "1, the last as its workers were lost" in shown
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_code", "log", "state", "why"),
+    [
+        ("PENDING", None, "", "queued", "Job has not started yet."),
+        ("RUNNING", None, line(waits_for="nodes: asked: 4 workers"), "waiting", "for nodes: asked: 4 workers"),
+        ("RUNNING", None, line(phase="stopping"), "stopping", "asked to stop at a checkpoint"),
+        ("FAILED", 75, line(phase="stopped"), "stopped", "at the checkpoint of step 30 (75); submit it again"),
+        ("STOPPED", None, line(phase="stopped"), "stopped", "at the checkpoint of step 30; submit it again"),
+        ("FAILED", 1, "cardialign: no shards\n  remedy: give some\n", "failed", "no shards -> give some (exit code 1)"),
+        ("FAILED", None, "", "failed", "The node died"),
+        ("SUCCEEDED", 0, line(phase="finished"), "finished", None),
+    ],
+)
+def test_every_end_has_its_word_and_its_cause(
+    cardialign: Command, board: Dashboard, job: str,
+    status: str, exit_code: int | None, log: str, state: str, why: str | None,
+) -> None:  # fmt: skip
+    board.logs[job] = log
+    board.end(job, status, exit_code, {"PENDING": why, "FAILED": "The node died\nTraceback"}.get(status) or "")
+    told = cardialign("status", "one", "--address", board.address)
+    assert told.code == 0 and told.json["state"] == state
+    assert told.json["why"] is None if why is None else told.json["why"].startswith(why)
+
+
+def test_a_run_directory_that_is_here_is_read_itself(
+    cardialign: Command, board: Dashboard, job: str, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    (run_dir / "checkpoints" / "step-00000050").mkdir(parents=True)
+    (run_dir / "checkpoints" / "step-00000050" / "manifest.json").write_text("{}")
+    os.utime(run_dir / "checkpoints" / "step-00000050" / "manifest.json", (time.time() - 90, time.time() - 90))
+    (run_dir / "config.resolved.json").write_text('{"training": {"steps": 100, "global_batch": 16}}')
+    rows = [{"step": 55, "loss": 2.0, "records_per_second": 32.0}, {"step": 60, "loss": 1.5}]
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 61, "lo')
+    for name in ("20261126-030000-0123abcd.1", "20261126-030500-0123abcd.2", "20261126-040000-99999999.1"):
+        (run_dir / "logs" / name).mkdir(parents=True)
+        (run_dir / "logs" / name / "rank-0.log").write_text(f"of {name}\n")
+    board.jobs[job]["metadata"]["run_dir"] = str(run_dir)
+    for words in ([str(run_dir)], ["one", "--address", board.address]):
+        run = cardialign("status", *words).json["run"]
+        assert (run["step"], run["steps"], run["loss"], run["seen"]) == (60, 100, 1.5, "here")
+        assert run["eta_seconds"] == (100 - 60) * 16 / 32.0
+        assert run["last_checkpoint_step"] == 50 and 89 < run["checkpoint_age_seconds"] < 200
+        causes = [restart["cause"] for restart in run["restarts"]]
+        assert causes == ["its workers were lost", "the command was given again"]
+    newest = "of 20261126-040000-99999999.1\n"
+    for words in ([run_dir], ["one", "--address", board.address]):
+        assert cardialign("logs", *words, "--rank", "0", plain=True).out == newest
+    assert "no log of rank 7: there are 0" in cardialign("logs", run_dir, "--rank", "7").json["problem"]
+
+
+def test_logs_are_those_of_the_driver_or_of_a_worker_on_its_node(
+    cardialign: Command, board: Dashboard, job: str
+) -> None:
+    assert cardialign("logs", "one", "--address", board.address, plain=True).out == "starting\na warning\n"
+    board.helper = "rank 1 says so\n"
+    assert cardialign("logs", "one", "--rank", "1", "--address", board.address, plain=True).out == board.helper
+    helper = next(values for values in board.jobs.values() if "cardialign_helper_of" in values["metadata"])
+    assert "/shared/runs/a/logs/*/rank-1.log" in helper["entrypoint"].replace("'", "")
+    assert len(cardialign("list", "--all", "--address", board.address).json["jobs"]) == 1, "a helper is in no list"
+    board.helper = ""
+    assert (
+        "has no log of rank 1" in cardialign("logs", "one", "--rank", "1", "--address", board.address).json["problem"]
+    )
+
+
+def test_following_prints_what_comes_once_and_ends_with_the_job(
+    cardialign: Command, board: Dashboard, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cardialign.cluster.jobs import reading
+
+    def passes(seconds: float) -> None:
+        board.logs[job] += "more\n" + line()
+        if board.logs[job].count("more") == 2:
+            board.end(job, "SUCCEEDED", 0)
+
+    monkeypatch.setattr(reading.time, "sleep", passes)
+    answer = cardialign("logs", "one", "--follow", "--address", board.address, plain=True)
+    assert answer.out == "starting\na warning\nmore\nmore\n"
+
+
+def test_a_stop_asks_for_a_checkpoint_and_a_second_one_ends_the_driver(
+    cardialign: Command, board: Dashboard, job: str
+) -> None:
+    first = cardialign("stop", "one", "--address", board.address).json
+    assert "ends at a checkpoint" in first["done"] and ("POST", "/api/jobs/one-1/stop") in board.asked
+    board.logs[job] += line(phase="stopping")
+    asked = len(board.asked)
+    second = cardialign("stop", "one", "--address", board.address).json
+    assert "ended at once" in second["done"]
+    assert ("POST", "/api/jobs/one-1/stop") not in board.asked[asked:]
+    helper = next(values for values in board.jobs.values() if "cardialign_helper_of" in values["metadata"])
+    assert "kill -TERM 4711" in helper["entrypoint"] and "CARDIALIGN_JOB=one-1" in helper["entrypoint"]
+    board.end(job, "STOPPED")
+    assert "has ended already" in cardialign("stop", "one", "--address", board.address).json["done"]
+
+
+def test_a_job_of_somebody_else_is_seen_and_left_alone(
+    cardialign: Command, board: Dashboard, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CARDIALIGN_USER", "bob")
+    assert cardialign("status", "one", "--address", board.address).json["user"] == "ada"
+    refused = cardialign("stop", "one", "--address", board.address)
+    assert refused.code == 2 and "is of ada (from laptop)" in refused.json["problem"]
+    assert not [path for _, path in board.asked if path.endswith("/stop")]
+    assert cardialign("stop", "one", "--any-user", "--address", board.address).code == 0
+    other = {"cardialign": "1", "name": "one", "user": "eve"}
+    board.answer(
+        "POST", "/api/jobs/", json.dumps({"submission_id": "e", "entrypoint": "x", "metadata": other}).encode()
+    )
+    unclear = cardialign("status", "one", "--address", board.address)
+    assert unclear.code == 1 and "belongs to jobs of ada, eve, none of them yours" in unclear.json["problem"]
+
+
+def test_a_job_that_the_cluster_has_forgotten_is_submitted_again(cardialign: Command, board: Dashboard) -> None:
+    answer = cardialign("status", "one", "--address", board.address)
+    assert answer.code == 1 and "knows no job 'one'" in answer.json["problem"]
+    assert "goes on from its newest checkpoint" in answer.json["remedy"]
