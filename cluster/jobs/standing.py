@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.address import public
+from cardialign.cluster.cli.lines import printable
+from cardialign.cluster.cli.streams import say
 from cardialign.cluster.jobs.client import JobsClient, connect
 from cardialign.cluster.jobs.job import Job, absolute_local, cause, find_job, list_jobs, log_tail, same_folder
 from cardialign.cluster.runs.reporting import last_state, read_state
 from cardialign.pretrain.run.files import ATTEMPT, CONFIG
+
+WATCHED = ("name", "state", "step", "loss", "records/s", "time left", "slow because", "checkpoint", "restarts")
+WATCH_SECONDS = 5.0
 
 
 def standing(word: str, address: str | None, ca: Path | None = None) -> dict[str, Any]:
@@ -83,6 +88,11 @@ def told(result: dict[str, Any]) -> dict[str, Any]:
     shown["records/s"] = run.get("records_per_second")
     if run.get("phase") == "running":
         shown["time left"] = duration(run.get("eta_seconds"))
+    if isinstance(run.get("cause"), dict):
+        shown["slow because"] = run["cause"].get("line")
+    if isinstance(run.get("slowest_rank"), dict):
+        shown["slowest rank"] = f"{run['slowest_rank'].get('rank')} on {run['slowest_rank'].get('host')}"
+    shown["slowest shard"] = run.get("slowest_shard")
     if run.get("last_checkpoint_step") is not None:
         shown["checkpoint"] = f"step {run['last_checkpoint_step']}, {duration(run['checkpoint_age_seconds'])} old"
     restarts = run.get("restarts") or []
@@ -90,6 +100,32 @@ def told(result: dict[str, Any]) -> dict[str, Any]:
     if run.get("seen") == "log":
         shown["as of"] = f"{duration(run.get('age_seconds'))} ago, from the job's log"
     return shown
+
+
+def watch(word: str, address: str | None, ca: Path | None = None) -> dict[str, Any]:
+    """Show it until its run, or its job, has ended, or Ctrl-C; returns what was seen last.
+
+    A run directory that is seen here is drawn from its files; what is seen through a dashboard alone says a line
+    whenever something changes.
+    """
+    found = standing(word, address, ca)
+    folder = _run_here(found["run_dir"]) if found["run_dir"] else None
+    if folder is not None and (found["run"] or {}).get("seen") == "here":
+        from cardialign.cluster.watching import terminal
+
+        terminal.watch(folder)
+        return standing(word, address, ca)
+    said = ""
+    while True:
+        shown = {label: value for label, value in told(found).items() if label in WATCHED and value is not None}
+        line = "  ".join(f"{label} {printable(str(value))}" for label, value in shown.items())
+        if line != said:
+            say([line])
+            said = line
+        if found.get("ended") is not None:
+            return found
+        time.sleep(WATCH_SECONDS)
+        found = standing(word, address, ca)
 
 
 def duration(seconds: Any) -> str | None:

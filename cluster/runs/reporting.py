@@ -18,6 +18,7 @@ from typing import Any
 
 from cardialign.cluster.cli.lines import json_line
 from cardialign.cluster.cli.streams import say
+from cardialign.cluster.watching.state import run_state
 from cardialign.data_shards.files import read_json
 from cardialign.pretrain.run.files import CONFIG, FAILURE, LOGS, METRICS, RESULT, STOP
 from cardialign.pretrain.training.checkpoints.files import MANIFEST, committed
@@ -37,7 +38,9 @@ def read_state(run_dir: Path, steps: int | None = None) -> dict[str, Any]:
 
     step, steps (`steps` where the caller knows them), loss, records_per_second, eta_seconds, last_checkpoint_step,
     checkpoint_age_seconds; restarts: {"time", "cause"} of every start of the workers but the first; phase: "running",
-    "stopping", "stopped" (at a checkpoint), "finished" or "failed"; problem: why it failed.
+    "stopping", "stopped" (at a checkpoint), "finished" or "failed"; problem: why it failed. cause: why it is slow, in a
+    line and a word with the shares of the time; data_wait, slowest_rank, slowest_shard, effective_negatives,
+    effective_rank: see `cardialign.cluster.watching.state.RunState`.
     """
     config, result = read_json(run_dir / CONFIG) or {}, read_json(run_dir / RESULT)
     training = config.get("training")
@@ -59,7 +62,18 @@ def read_state(run_dir: Path, steps: int | None = None) -> dict[str, Any]:
         "checkpoint_age_seconds": age,
         "restarts": _restarts(run_dir),
         "problem": (read_json(run_dir / FAILURE) or {}).get("problem"),
+        **_watched(run_dir),
     }
+
+
+def _watched(run_dir: Path) -> dict[str, Any]:
+    """What the notes of the ranks say."""
+    seen = run_state(run_dir)
+    shown = ("data_wait", "slowest_rank", "slowest_shard", "effective_negatives", "effective_rank")
+    cause = (
+        None if seen.cause is None else {"word": seen.cause.word, "line": seen.cause.line, "shares": seen.cause.shares}
+    )
+    return {"cause": cause, **{name: getattr(seen, name) for name in shown}}
 
 
 def _phase(run_dir: Path, result: dict[str, Any] | None) -> str:

@@ -11,12 +11,15 @@ from cardialign.cluster.jobs.options import add_job
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_job(parser)
+    parser.add_argument(
+        "--watch", action="store_true", help="show it until it has ended, drawn where this is a terminal"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cardialign.cluster.jobs.standing import standing
+    from cardialign.cluster.jobs.standing import standing, watch
 
-    return standing(args.job, args.address, args.ca)
+    return (watch if args.watch else standing)(args.job, args.address, args.ca)
 
 
 def summary(result: dict[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 from tests.support.jobs_server import Dashboard
 
 Command = Callable[..., Any]
+NOW = time.time()
 STATE = {
     "phase": "running", "step": 40, "steps": 100, "loss": 1.25, "records_per_second": 64.0, "eta_seconds": 7800.0,
     "last_checkpoint_step": 30, "checkpoint_age_seconds": 12.0, "problem": None, "waits_for": None, "pid": 4711,
@@ -23,7 +24,7 @@ STATE = {
 
 
 def line(**more: Any) -> str:
-    return f"cardialign-state 1 {json.dumps({**STATE, 'time': time.time() - 5, **more})}\n"
+    return f"cardialign-state 1 {json.dumps({**STATE, 'time': NOW - 5, **more})}\n"
 
 
 @pytest.fixture
@@ -46,6 +47,30 @@ def test_a_job_is_found_by_name_id_or_folder_and_told_from_its_log_alone(
     shown = cardialign("status", word, "--address", board.address, plain=True).out
     assert "40 of 100" in shown and "2 h 10 min" in shown and "step 30, 12 s old" in shown
     assert "1, the last as its workers were lost" in shown
+
+
+def test_why_it_is_slow_is_told_and_watching_says_a_line_for_each_change_until_the_end(
+    cardialign: Command, board: Dashboard, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cardialign.cluster.jobs import standing
+
+    slow = {"word": "straggler", "line": "straggler: rank 3 on node-b works 2 s a step, the others 1 s", "shares": {}}
+    rank = {"rank": 3, "host": "node-b"}
+    board.logs[job] += line(cause=slow, slowest_rank=rank, slowest_shard="shard-000007.tar")
+    shown = cardialign("status", "one", "--address", board.address, plain=True).out
+    assert "slow because" in shown and slow["line"] in shown and "3 on node-b" in shown and "shard-000007.tar" in shown
+
+    def passes(seconds: float) -> None:
+        if "watched" in board.logs[job]:
+            board.end(job, "SUCCEEDED", 0)
+        board.logs[job] += "watched\n" + line(step=41, cause=slow)
+
+    monkeypatch.setattr(standing.time, "sleep", passes)
+    monkeypatch.setattr(standing.time, "time", lambda: 1.8e9)
+    answer = cardialign("status", "one", "--watch", "--address", board.address, plain=True)
+    watched = [each for each in answer.out.splitlines() if each.startswith("name one  state")]
+    assert [words in each for words, each in zip(("step 40 of", "step 41 of", "state finished"), watched, strict=True)]
+    assert slow["line"] in watched[0]
 
 
 @pytest.mark.parametrize(
