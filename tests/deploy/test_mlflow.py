@@ -1,4 +1,4 @@
-"""`deploy/mlflow/` on a real PostgreSQL and a real S3: a run and its encoder pass through the server with a password."""
+"""`deploy/mlflow/` on a real PostgreSQL and a real S3: a run and its encoder pass through it with a password."""
 
 from __future__ import annotations
 
