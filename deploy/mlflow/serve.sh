@@ -42,5 +42,7 @@ default_permission = NO_PERMISSIONS
 database_uri = $(printf %s "$users" | sed 's/%/%%/g')
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 END
-exec mlflow server --app-name basic-auth --host "${HOST:-0.0.0.0}" --port "${PORT:-5000}" --workers "${WORKERS:-2}" \
+# A worker that has not imported MLflow within uvicorn's 5 s would be ended, again and again.
+exec mlflow server --uvicorn-opts "--timeout-worker-healthcheck 120" --app-name basic-auth \
+  --host "${HOST:-0.0.0.0}" --port "${PORT:-5000}" --workers "${WORKERS:-2}" \
   --artifacts-destination "$ARTIFACTS" --allowed-hosts "${ALLOWED_HOSTS:-localhost:${PORT:-5000}}"

@@ -12,7 +12,7 @@ import pytest
 from tests.support.readme import ROOT
 from tests.support.tiny_set import make_tiny_cohort, make_tiny_shards
 
-PATIENT_RAY = {"RAY_raylet_start_wait_time_s": "180", "RAY_gcs_server_port_wait_time_s": "180"}
+PATIENT_RAY = {"RAY_raylet_start_wait_time_s": "60", "RAY_gcs_server_port_wait_time_s": "180"}
 """A `ray start` that shares two cores with others is not there within the usual 30 s."""
 
 
