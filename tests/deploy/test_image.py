@@ -153,7 +153,7 @@ for place in tmp home/cardialign dev/shm; do mkdir -p "$1/$place"; done
 mount --rbind /dev "$1/dev"; mount -t proc none "$1/proc"
 mount -o remount,bind,ro "$1"
 for place in tmp home/cardialign dev/shm; do mount -t tmpfs -o mode=1777 none "$1/$place"; done
-! touch "$1/opt/a"
+if touch "$1/opt/a" 2>/dev/null; then echo "the root is not read-only"; exit 1; fi
 exec chroot --userspec=10001:10001 "$1" /usr/bin/env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/home/cardialign \
   TMPDIR=/tmp USER=cardialign XDG_CACHE_HOME=/home/cardialign/.cache MPLCONFIGDIR=/home/cardialign/.cache/m \
   HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 sh -ec '

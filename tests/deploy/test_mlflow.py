@@ -85,6 +85,7 @@ def test_a_run_is_tracked_and_its_encoder_registered_and_pulled_with_a_password(
             ask(address, "users/create", {"username": "trainer", "password": PASSWORDS["trainer"]})
 
             who = {"MLFLOW_TRACKING_URI": address, "MLFLOW_TRACKING_USERNAME": "trainer"}
+            who["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "120"  # the first request to a busy machine
             words = ["pretrain", "--recipe", "cardialign-demo", "--shards", banked_shards, "--workers", 1]
             words += ["--run-dir", tmp_path / "run", "--experiment", "tiny", "--register", "tiny-encoder"]
             words += [part for one in (*SMALL, "training.steps=4", "model.depth=1") for part in ("--set", one)]

@@ -19,7 +19,7 @@ from tests.support.readme import ROOT
 from tests.support.slurm import Slurm, slurm
 from tests.support.tiny_set import SMALL
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2400)]
 SCRIPT = ROOT / "deploy" / "slurm" / "pretrain.sbatch"
 STEPS = 60
 
@@ -58,7 +58,7 @@ class Job:
     def restarts(self) -> int:
         return int(self.cluster.job(self.number)["Restarts"])
 
-    def wait(self, until: Callable[[], bool], seconds: float = 700) -> None:
+    def wait(self, until: Callable[[], bool], seconds: float = 1200) -> None:
         deadline = time.monotonic() + seconds
         while not until():
             assert self.state() not in ("FAILED", "CANCELLED", "TIMEOUT"), self.told()
