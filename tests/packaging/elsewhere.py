@@ -43,9 +43,9 @@ def build_wheel(source: Path, folder: Path) -> Path:
 def copied_sources(folder: Path) -> Path:
     """What a build reads, links kept as links: builds leave files behind, and those do not belong in the checkout."""
     folder.mkdir(parents=True)
-    for path in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+    for path in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "constraints.txt", ".containerignore"):
         shutil.copy(ROOT / path, folder)
-    for package in ("cardialign", *FLOORS):
+    for package in ("cardialign", *FLOORS, "deploy"):
         shutil.copytree(ROOT / package, folder / package, symlinks=True, ignore=_NOT_COPIED)
     return folder
 
@@ -81,11 +81,11 @@ def install(wheel: Path, folder: Path) -> Environment:
 
 
 def copy_tests(folder: Path) -> None:
-    """Tests, their configuration, what is deployed and the pages they read; no module of the package."""
-    for path in ("pyproject.toml", "Makefile", "constraints.txt"):
+    """Tests, their configuration, what they deploy and the pages they read; no module of the package."""
+    for path in ("pyproject.toml", "Makefile", "constraints.txt", ".containerignore"):
         shutil.copy(ROOT / path, folder)
-    shutil.copytree(ROOT / "tests", folder / "tests", ignore=_NOT_COPIED)
-    shutil.copytree(ROOT / "deploy", folder / "deploy", ignore=_NOT_COPIED)
+    for name in ("tests", "deploy"):
+        shutil.copytree(ROOT / name, folder / name, ignore=_NOT_COPIED)
     for page in [*ROOT.glob("*.md"), *(path for package in FLOORS for path in (ROOT / package).rglob("*.md"))]:
         (folder / page.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(page, folder / page.relative_to(ROOT))

@@ -77,7 +77,8 @@ def test_the_source_distribution_is_the_package_with_its_build_files(sdist: Path
     assert not [member.name for member in members if member.issym() or member.islnk()]
     names = {member.name.partition("/")[2] for member in members if member.isfile()}
     assert checked_out().keys() <= names
-    assert {"pyproject.toml", "README.md", "LICENSE"} <= names
+    deployed = {path.relative_to(ROOT).as_posix() for path in (ROOT / "deploy").rglob("*") if path.is_file()}
+    assert {"pyproject.toml", "README.md", "LICENSE", "constraints.txt", ".containerignore"} | deployed <= names
     assert not [name for name in names if name.startswith("tests")], "a part of the tests tests nothing"
 
 

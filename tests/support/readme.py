@@ -1,4 +1,4 @@
-"""The code blocks of the README, and running one as it stands."""
+"""The code blocks of the README, or of another page, and running one as it stands."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 
-def blocks(language: str) -> list[str]:
-    return [code for kind, code in BLOCK.findall((ROOT / "README.md").read_text()) if kind == language]
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    return [code for kind, code in BLOCK.findall((ROOT / page).read_text()) if kind == language]
 
 
-def block_with(word: str, language: str = "bash") -> str:
-    found = [code for code in blocks(language) if word in code]
-    assert len(found) == 1, f"{len(found)} {language} blocks of the README hold {word!r}"
+def block_with(word: str, language: str = "bash", page: str = "README.md") -> str:
+    found = [code for code in blocks(language, page) if word in code]
+    assert len(found) == 1, f"{len(found)} {language} blocks of {page} hold {word!r}"
     return found[0]
 
 
