@@ -74,6 +74,7 @@ def test_the_lines_for_slurm(settings: dict[str, str], tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "slurm" / "export" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_lines_for_kuberay(tmp_path: Path, shell: dict[str, str], definitions: Path) -> None:
     """`podman build` and `push` want a base image and a registry: `test_image.py` builds."""
     build, lines = block_with("kubectl", page=PAGE).split("\n", 1)
