@@ -6,7 +6,6 @@ Whoever sees only the log of a driver (the job of a cluster, behind its dashboar
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import platform
@@ -30,7 +29,7 @@ SECONDS, MOST_SECONDS, SHARE = 10.0, 60.0, 1 / 500
 """A line comes at most every 10 s; in a long run after a share of its time, at most 60 s: its log stays small."""
 TAIL = 256 * 1024
 _LINE = re.compile(rf"^{WORD} {VERSION} (\{{.*\}})\s*$", re.MULTILINE)
-_GROUP = re.compile(r"(?P<when>[0-9]{8}-[0-9]{6})-(?P<start>[0-9a-f]{8})\.(?P<group>[0-9]+)")
+_GROUP = re.compile(r"(?P<when>[0-9]{8}-[0-9]{6})-(?P<group>[0-9]+)")
 
 
 def read_state(run_dir: Path, steps: int | None = None) -> dict[str, Any]:
@@ -118,13 +117,15 @@ def _last_checkpoint(run_dir: Path) -> tuple[int | None, float | None]:
 
 
 def _restarts(run_dir: Path) -> list[dict[str, str]]:
-    """From the names of the logs' folders, which hold the driver's start and the number of its worker group."""
+    """From the names of the logs' folders: each start of the driver numbers its worker groups from 1."""
     groups = sorted(
-        (found["when"], found["start"]) for path in (run_dir / LOGS).glob("*") if (found := _GROUP.fullmatch(path.name))
+        (found["when"], int(found["group"]))
+        for path in (run_dir / LOGS).glob("*")
+        if (found := _GROUP.fullmatch(path.name))
     )
     return [
-        {"time": when, "cause": "its workers were lost" if start == before else "the command was given again"}
-        for (_, before), (when, start) in itertools.pairwise(groups)
+        {"time": when, "cause": "its workers were lost" if group > 1 else "the command was given again"}
+        for when, group in groups[1:]
     ]
 
 
