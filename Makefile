@@ -30,7 +30,8 @@ install: $(INSTALLED) ## make .venv and install everything into it
 demo: $(INSTALLED) ## the whole path on virtual patients: shards, pretraining on 2 Ray workers, zero-shot evaluation, registry, report
 	$(BIN)/cardialign demo --out demo --overwrite
 
-test: lint types unit ## lint, types, tests in their quick forms
+test: lint ## lint, types, tests in their quick forms
+	@$(MAKE) --no-print-directory -j 2 types unit
 
 lint: $(INSTALLED) ## ruff: lint and format
 	$(BIN)/ruff check .

@@ -9,12 +9,16 @@ import pytest
 
 from tests.support.readme import ROOT, block_with, run
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(700)]
 
-
-def test_make_demo_and_make_test_are_the_commands_behind_them(tmp_path: Path, shell: dict[str, str]) -> None:
+def test_make_test_is_lint_types_and_tests() -> None:
     tools = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert all(word in tools for word in ("ruff check", "ruff format --check", "mypy", "pytest"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(700)
+def test_make_demo_is_what_the_readme_says_and_prints_what_it_shows(tmp_path: Path, shell: dict[str, str]) -> None:
     recipe = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     command = next(line for line in recipe.splitlines() if "cardialign demo" in line)
     command = command[command.index("cardialign demo") :]

@@ -23,6 +23,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_ray_tasks_write_the_bytes_of_a_local_build(
     cardialign: Callable[..., Any], cohort: Path, shards: Path, tmp_path: Path
 ) -> None:

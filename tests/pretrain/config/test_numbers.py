@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cardialign.data_shards.errors import UsageError
-from cardialign.pretrain.benchmarks.step import _noise, _NoiseBank
+from cardialign.pretrain.benchmarks.noise import NoiseBank, noise_batch
 from cardialign.pretrain.choices import ENCODERS, METHODS
 from cardialign.pretrain.config import RunConfig, Strict, parse_config
 from cardialign.pretrain.methods.base import create_method
@@ -87,7 +87,8 @@ def _base(encoder: str = "cardialign", method: str = "siglip") -> dict[str, Any]
 
 def _numbers() -> Iterator[Number]:
     shards = {"mixture": [{"shards": "/a"}, {"shards": "/b"}], "folds": [1], "split_fractions": [0.8, 0.1, 0.1]}
-    whole = {**_base(), "data": shards, "optimizer": {"betas": [0.9, 0.98]}}
+    beside = {"folds": [9], "probe_folds": [8]}
+    whole = {**_base(), "data": shards, "optimizer": {"betas": [0.9, 0.98]}, "evaluation": beside}
     for name, field in RunConfig.model_fields.items():
         if name not in ("encoder", "method"):
             for leaf in _leaves(field.annotation, tuple(field.metadata), (name,)):
@@ -144,7 +145,7 @@ def _loss_after_one_step(config: RunConfig) -> float:
     torch.manual_seed(0)
     method = create_method(config, SPEC).train()
     draws = Draws(0, 0, slice(0, 8))
-    inputs = method.inputs(_noise(config, SPEC, 8), _NoiseBank(config, 8) if method.reports else None, draws)
+    inputs = method.inputs(noise_batch(config, SPEC, 8), NoiseBank(config, 8) if method.reports else None, draws)
     optimizer = torch.optim.AdamW(
         method.parameters(), lr=config.optimizer.lr, betas=config.optimizer.betas, eps=config.optimizer.eps,
         weight_decay=config.optimizer.weight_decay,
