@@ -9,7 +9,7 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder
 PYTEST := $(BIN)/python -m pytest -q $(TWO)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types unit test-slow test-wheel bench constraints clean
+.PHONY: help install demo test lint types unit test-slow test-deploy test-wheel bench constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -45,6 +45,9 @@ unit: $(INSTALLED) ## the tests in their quick forms, two at a time (those that 
 
 test-slow: $(INSTALLED) ## the long forms: faults and a cluster on real Ray, every kernel variant, every point of failure, 20 times the examples
 	$(PYTEST) -m "slow or hypothesis" --examples 20 --timeout 900
+
+test-deploy: $(INSTALLED) ## a Slurm, an MLflow on PostgreSQL and S3, hosts and submitted runs for real: minutes each
+	CARDIALIGN_DEPLOYMENT=1 $(PYTEST) -m deployment --timeout 2400
 
 test-wheel: $(INSTALLED) ## the tests again, against the wheel, in an environment and a folder of its own
 	$(BIN)/python -m tests.packaging.elsewhere -q $(TWO) -m "not slow"

@@ -33,7 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Long modules first; the order within them, and of all others, stays."""
+    """Long modules first; the order within them, and of all others, stays. What takes minutes on real parts of a
+    deployment is counted as skipped unless it is asked for."""
+    asked = os.environ.get("CARDIALIGN_DEPLOYMENT") == "1"
+    for item in items:
+        if not asked and item.get_closest_marker("deployment"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes on real parts of a deployment: make test-deploy"))
     for test in {item.obj for item in items if isinstance(item, pytest.Function)}:
         more_examples(test, config.getoption("--examples"))
 

@@ -68,6 +68,7 @@ def command(shell: dict[str, str], tmp_path: Path) -> Callable[..., dict[str, An
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.deployment
 @pytest.mark.timeout(900)
 def test_a_run_is_tracked_and_its_encoder_registered_and_pulled_with_a_password(
     banked_shards: Path, tmp_path: Path, shell: dict[str, str], command: Callable[..., dict[str, Any]]

@@ -40,6 +40,7 @@ def test_each_way_has_ten_lines_at_most_and_its_test() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.deployment
 @pytest.mark.timeout(1200)
 def test_the_lines_for_plain_hosts(settings: dict[str, str], tmp_path: Path) -> None:
     block = block_with("ray start", page=PAGE)
@@ -59,6 +60,7 @@ def test_the_lines_for_plain_hosts(settings: dict[str, str], tmp_path: Path) -> 
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.deployment
 @pytest.mark.timeout(1200)
 def test_the_lines_for_slurm(settings: dict[str, str], tmp_path: Path) -> None:
     with slurm({**settings, "NODES": "1"}) as cluster:

@@ -19,7 +19,7 @@ from tests.support.readme import ROOT
 from tests.support.slurm import Slurm, slurm
 from tests.support.tiny_set import SMALL
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.deployment, pytest.mark.timeout(2400)]
 SCRIPT = ROOT / "deploy" / "slurm" / "pretrain.sbatch"
 STEPS = 60
 

@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.ray_cluster import ray_with_dashboard
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.deployment, pytest.mark.timeout(1800)]
 
 SECRET = "hunter2-is-no-password"
 SECRETS = {
