@@ -39,6 +39,9 @@ def standing(word: str, address: str | None, ca: Path | None = None) -> dict[str
 def of_job(client: JobsClient, job: Job) -> dict[str, Any]:
     log = log_tail(client, job)
     state, why = cause(job, log)
+    run, said = _run(job, log), last_state(log) or {}
+    if state == "waiting" and run and run["seen"] == "here" and (run["step"] or 0) > (said.get("step") or 0):
+        state, why = "running", ""  # it has gone on since its log said so
     ended = job.ended if not job.lives else None
     return {
         "job": job.id, "name": job.name or None, "user": job.user or None, "host": job.metadata.get("host"),
@@ -46,7 +49,7 @@ def of_job(client: JobsClient, job: Job) -> dict[str, Any]:
         "started": job.started, "ended": ended, "run_dir": job.run_dir or None,
         "words": job.metadata.get("command") if job.ours else job.entrypoint,
         "version": job.metadata.get("version") or None, "commit": job.metadata.get("commit") or None,
-        "run": _run(job, log),
+        "run": run,
     }  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def test_a_run_is_tracked_and_its_encoder_registered_and_pulled_with_a_password(
         secrets = write_secrets(tmp_path / "secrets", database)
         variables = {**shell, "ARTIFACTS": f"s3://{BUCKET}/artifacts", "MLFLOW_S3_ENDPOINT_URL": endpoint}
         with mlflow_server(tmp_path, secrets, variables) as address:
-            lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+            lines = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
             assert "basic-auth" in lines and not [word for word in PASSWORDS.values() if word in lines]
             ask(address, "users/create", {"username": "trainer", "password": PASSWORDS["trainer"]})
 

@@ -111,6 +111,8 @@ def test_a_run_directory_that_is_here_is_read_itself(
         (run_dir / "logs" / name).mkdir(parents=True)
         (run_dir / "logs" / name / "rank-0.log").write_text(f"of {name}\n")
     board.jobs[job]["metadata"]["run_dir"] = str(run_dir)
+    board.logs[job] += line(step=40, waits_for="the next step")
+    assert cardialign("status", "one", "--address", board.address).json["state"] == "running", "it is at step 60 by now"
     for words in ([str(run_dir)], ["one", "--address", board.address]):
         run = cardialign("status", *words).json["run"]
         assert (run["step"], run["steps"], run["loss"], run["seen"]) == (60, 100, 1.5, "here")
