@@ -116,6 +116,7 @@ def test_a_stream_with_a_hanging_read_closes_in_bounded_time_and_frees_who_waits
 EXIT_WITH_A_HANGING_READ = """
 import faulthandler, os, signal, sys, threading, time
 faulthandler.dump_traceback_later(50, exit=True)  # where it stands, should it not end
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background is born deaf to it
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream import decoder
 from cardialign.data_shards.stream.stream import ReadAhead, ShardStream
