@@ -78,7 +78,8 @@ def test_a_build_sees_what_it_copies_and_nothing_else() -> None:
     assert lines[0] == "*" and "**/.*" in lines
     copied = [word for rest in rest_of("COPY") if "--from" not in rest for word in rest.split()[:-1]]
     assert {line[1:] for line in lines if line[0] == "!"} == set(copied)
-    assert not [name for name in copied if not (ROOT / name).exists()]
+    if (ROOT / "cardialign").is_dir():  # the wheel is tested where no checkout is
+        assert not [name for name in copied if not (ROOT / name).exists()]
 
 
 def script(name: str, *words: object, **variables: str) -> subprocess.Popen[str]:
