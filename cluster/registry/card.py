@@ -131,7 +131,8 @@ def _object(values: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _cost_of(client: MlflowClient, run: Run) -> dict[str, float] | None:
     """Worker, core and GPU hours of a training run, and its records per second; None where it logged no speed.
 
-    Each figure of speed holds for the steps since the one before. Ray reserves one core for each worker.
+    Each figure of speed holds for the steps since the one before. Ray reserves so many cores for each worker as its
+    run logged; a run of before that logged none, and had one.
     """
     batch, workers = finite(run.data.params.get("training.global_batch")), finite(run.data.params.get("workers"))
     if batch is None or workers is None or SPEED not in run.data.metrics:
@@ -143,10 +144,10 @@ def _cost_of(client: MlflowClient, run: Run) -> dict[str, float] | None:
         (after - before) * batch / point.value
         for before, after, point in zip(steps[:-1], steps[1:], speeds, strict=True)
     )
-    hours = seconds * workers / 3600
+    hours, cores = seconds * workers / 3600, finite(run.data.params.get("cpus_per_worker")) or 1.0
     return {
         "hours": seconds / 3600,
-        "core_hours": hours,
+        "core_hours": hours * cores,
         "gpu_hours": hours if DEVICE_FIGURE in run.data.metrics else 0.0,
         "records_per_second": steps[-1] * batch / seconds if seconds else 0.0,
     }
@@ -304,7 +305,7 @@ def _cost(cost: Mapping[str, float] | None) -> Iterator[str]:
         "cost of training",
         {
             "hours": f"{cost['hours']:.3g}",
-            "core_hours": f"{cost['core_hours']:.3g} (one core reserved for each worker)",
+            "core_hours": f"{cost['core_hours']:.3g} (cores reserved for the workers)",
             "gpu_hours": f"{cost['gpu_hours']:.3g}",
             "records_per_second": f"{cost['records_per_second']:.4g}",
         },

@@ -133,7 +133,7 @@ def run(
         if judged.start_over:
             move_aside(run_dir)
         tracker = RunTracker(run_dir, tracking.uri, experiment=tracking.experiment, optional=tracking.optional)
-        tracker.start(config.name, _parameters(config, workers, data), _tags(data))
+        tracker.start(config.name, _parameters(config, workers, data, placement or Placement()), _tags(data))
         status, final = "FINISHED" if judged.finished else "FAILED", {}  # a finished run stays one
         try:
             with Progress("pretrain", data["steps"]) as progress:
@@ -198,8 +198,9 @@ def _with_local_start(config: RunConfig, run_dir: Path, tracking_uri: str) -> Ru
     return named
 
 
-def _parameters(config: RunConfig, workers: int, data: dict[str, Any]) -> dict[str, Any]:
-    return {**config.resolved(), "workers": workers, "records": data["records"], "steps": data["steps"]}
+def _parameters(config: RunConfig, workers: int, data: dict[str, Any], placement: Placement) -> dict[str, Any]:
+    own = {"workers": workers, "cpus_per_worker": placement.cpus_per_worker or 1}
+    return {**config.resolved(), **own, "records": data["records"], "steps": data["steps"]}
 
 
 def _tags(data: dict[str, Any]) -> dict[str, str]:

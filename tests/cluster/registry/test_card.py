@@ -72,6 +72,10 @@ def test_the_cost_is_the_time_of_every_step_at_the_speed_that_was_logged(
     client.log_metric(run, "data_device_wait_seconds", 0.1)
     assert read_card("cost/1", uri)["cost"]["gpu_hours"] == pytest.approx(2 * 30 / 3600)
     assert read_card("carded/1", uri)["cost"] is None
+    client.log_param(run, "cpus_per_worker", 4)
+    placed = read_card("cost/1", uri)["cost"]
+    assert placed["core_hours"] == pytest.approx(4 * 2 * 30 / 3600)
+    assert placed["gpu_hours"] == pytest.approx(2 * 30 / 3600), "one GPU for each worker, whatever its cores"
 
 
 def test_words_of_others_act_neither_on_markdown_nor_on_a_terminal(
