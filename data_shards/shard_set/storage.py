@@ -174,7 +174,7 @@ def patiently(act: Callable[[], T], what: str, remedy: str = "") -> T:
             pause = None if error.errno in LASTING else next(pauses, None)
             if pause is None:
                 times = f"tried {tries} times" if tries > 1 else "tried once"
-                raise StorageError(f"{what} cannot be read ({times}): {error}", remedy or _way_out(error)) from error
+                raise StorageError(f"{what} cannot be read ({times}): {error}", remedy or way_out(error)) from error
             log.warning("action=retry file=%s try=%d error=%s", what, tries, error)
             time.sleep(pause)
     raise AssertionError("the loop ends by returning or raising")
@@ -186,7 +186,8 @@ def check_is_there(folder: Path) -> None:
         raise OSError(errno.ENODEV, "the folder of the set is not there", str(folder))
 
 
-def _way_out(error: OSError) -> str:
+def way_out(error: OSError) -> str:
+    """What to do about a file that cannot be read, by what the operating system said of it."""
     again = "then run the same command again: nothing was counted as damaged"
     if error.errno in TOO_MANY:
         return f"raise the limit of open files (`ulimit -n`; on a cluster in the service or container), {again}"

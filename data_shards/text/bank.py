@@ -32,6 +32,7 @@ from cardialign.data_shards.shard_set.bank_description import (
 from cardialign.data_shards.shard_set.layout import BANK_FILE, BANKS, REPORTS, read_manifest
 from cardialign.data_shards.shard_set.remote import local_folder
 from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.shard_set.storage import TOO_MANY, way_out
 from cardialign.data_shards.text.bank_files import (
     check_files,
     commit_derived,
@@ -53,6 +54,13 @@ STATEMENT_VECTORS = "statement_vectors.npy"
 
 class NoTextBankError(DataError):
     """There is no text bank as it was asked for; nothing that is there is damaged."""
+
+
+def _remedy(error: Exception) -> str:
+    """A bank that nothing is wrong with but the limit of open files is not to be deleted."""
+    if isinstance(error, OSError) and error.errno in TOO_MANY:
+        return way_out(error)
+    return f"delete the folder and {_BUILD_REMEDY}"
 
 
 class TextBank:
@@ -83,9 +91,7 @@ class TextBank:
         try:
             arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
         except UNREADABLE_ARRAY as error:
-            raise DataError(
-                f"text bank {path} cannot be read: {error}", f"delete the folder and {_BUILD_REMEDY}"
-            ) from error
+            raise DataError(f"text bank {path} cannot be read: {error}", _remedy(error)) from error
         self.embeddings: np.ndarray = arrays["embeddings"]
         self.mean: np.ndarray = np.array(arrays["mean"])
         self.token_ids: np.ndarray = arrays["token_ids"]
@@ -171,10 +177,7 @@ class TextBank:
         try:
             return parse_json(read_bytes(self.path / _STATEMENTS))
         except (OSError, ValueError) as error:
-            raise DataError(
-                f"text bank {self.path} cannot be read: {_STATEMENTS}: {error}",
-                f"delete the folder and {_BUILD_REMEDY}",
-            ) from error
+            raise DataError(f"text bank {self.path} cannot be read: {_STATEMENTS}: {error}", _remedy(error)) from error
 
     def statement_vectors(self) -> np.ndarray:
         """float32 (statements, d): the encoder's unit vector of each distinct statement, read alone (to fp16

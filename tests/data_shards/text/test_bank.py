@@ -3,7 +3,9 @@ all."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -160,6 +162,19 @@ def test_a_bank_with_a_cut_array_or_an_incomplete_description_says_what_to_do(ba
     (bank.path / "bank.json").write_text(json.dumps(description))
     with pytest.raises(DataError, match=r"bank\.json is damaged: it lacks shards"):
         TextBank(bank.path)
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+def test_a_bank_met_by_the_limit_of_open_files_is_not_to_be_deleted(
+    bank: TextBank, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def used_up(*words: object, **more: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patched, pytest.raises(DataError) as caught:
+        patched.setattr(np, "load", used_up)
+        TextBank(bank.path)
+    assert "ulimit -n" in caught.value.remedy and "delete" not in caught.value.remedy
 
 
 def test_records_without_a_report_are_refused_with_the_remedy(bank: TextBank) -> None:
