@@ -106,7 +106,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
             where = groups[first]
         leaf = where.add_parser(
             second or first,
-            help=told,
+            help=told.replace("%", "%%"),  # argparse formats it
             description=told[0].upper() + told[1:] + ".",
             formatter_class=_Help,
         )

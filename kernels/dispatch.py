@@ -1,9 +1,10 @@
 """Whether backend "auto" may take the Triton kernels.
 
-A kernel is dispatched where a benchmark has shown it faster than the best PyTorch on that device. None of ours has run
-on a GPU yet: they are proven in the interpreter and compiled for sm_80 and sm_90. So "auto" is PyTorch everywhere until
-one has measured them. CARDIALIGN_TRITON is
-    not set, or 0   PyTorch
+A kernel is dispatched where a benchmark has shown it faster than what "auto" takes otherwise: our PyTorch
+implementation that holds no whole matrix. That was measured on Hopper (`benchmarks/FIGURES_H100.md`); elsewhere the
+kernels are proven in the interpreter and compiled for sm_80, and "auto" is PyTorch. CARDIALIGN_TRITON is
+    not set         the kernels from the measured sizes on, on a GPU of a measured kind; PyTorch elsewhere
+    0               PyTorch
     1               the kernels, wherever they can run
     FILE            what `cardialign bench kernels --write-dispatch FILE` found on a GPU of this name with this Triton:
                     the kernels from the size on from which they were faster, PyTorch below and on any other machine
@@ -27,20 +28,27 @@ Backend = Literal["auto", "torch", "triton"]
 """Who computes an operation that has Triton kernels: PyTorch or they, by name or as this module says."""
 
 
+MEASURED: dict[tuple[int, int], dict[Operation, int]] = {(9, 0): {"contrastive": 1 << 20, "patch-embed": 1 << 20}}
+"""Compute capability -> operation -> scale (as `triton_by_default` has it) from which the kernels were faster."""
+
+
 def triton_by_default(
     operation: Operation | None = None, scale: int | None = None, device: torch.device | None = None
 ) -> bool:
     """True where "auto" may choose a Triton kernel in this process.
 
     scale: logits b x B of this rank, or elements of all tokens. A caller that does not say what it runs gets True only
-    by 1.
+    where the variable is 1.
     Raises ValueError, naming the file and the remedy, for one that cannot be read.
     """
-    setting = os.environ.get(OPT_IN, "0")
-    if setting in ("", "0", "1"):
+    setting = os.environ.get(OPT_IN, "")
+    if setting in ("0", "1"):
         return setting == "1"
     if operation is None or scale is None or device is None or device.type != "cuda":
         return False
+    if not setting:
+        found = MEASURED.get(torch.cuda.get_device_capability(device), {}).get(operation)
+        return found is not None and scale >= found
     table = _table(setting)
     if table["device"] != torch.cuda.get_device_name(device) or table["versions"]["triton"] != _triton_version():
         return False

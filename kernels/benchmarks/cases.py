@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -59,7 +60,8 @@ class Case:
     warm_size: a small size run once before, so that libraries are loaded by then.
     rounds, seconds, warmup: see `interleaved_medians`.
     absent: those of them that are left out at this size, and why.
-    kernels: those that are kernels of ours, which must earn their dispatch.
+    kernels: those that are kernels of ours, which must earn their dispatch against `otherwise`: what backend "auto"
+    takes without them.
     scale: the number by which `cardialign.kernels.dispatch` decides about them.
     dispatched: device -> the implementation that backend "auto" takes.
     measured_by: instead of `measure`, for what does not run in this process.
@@ -78,6 +80,7 @@ class Case:
     memory: bool = True
     absent: Mapping[str, str] = field(default_factory=dict)
     kernels: tuple[str, ...] = ()
+    otherwise: str = ""
     scale: int | None = None
     dispatched: Callable[[torch.device], str] | None = None
     measured_by: Callable[[Case, torch.device], Rows] | None = None
@@ -166,6 +169,7 @@ def row(
         "operands": dict(case.size),
         "scale": case.scale,
         "kernel": implementation in case.kernels,
+        "otherwise": implementation == case.otherwise,
         "auto": implementation == auto,
         "rounds": timing.rounds if timing else 0,
         "forward_ms": forward,
@@ -220,11 +224,15 @@ def not_measured(row: dict[str, Any]) -> str:
 
 
 def collect(
-    device: torch.device, quick: bool, only: Sequence[str] | None = None, progress: Progress = silent
+    device: torch.device,
+    quick: bool,
+    only: Sequence[str] | None = None,
+    progress: Progress = silent,
+    seconds: float = math.inf,
 ) -> tuple[Rows, list[str]]:
     """(rows of all cases of the operations in `only`, default all; one sentence per operation that is not there).
 
-    quick: small sizes, few rounds, no memory.
+    quick: small sizes, few rounds, no memory. seconds: bound of the counted rounds of a case, below its own.
     Raises ValueError for an unknown operation and for CUDA where there is none.
     """
     cases, skipped = listed(device, quick, only)
@@ -237,7 +245,7 @@ def collect(
     rows: Rows = []
     for number, case in enumerate(cases, start=1):
         progress(f"{device.type} {number}/{len(cases)} {case.name}")
-        for each in measure(case, device):
+        for each in measure(replace(case, seconds=min(seconds, case.seconds)), device):
             progress(f"    {each['implementation']}: {_told(each)}")
             rows.append(each)
         if device.type == "cuda":

@@ -2,7 +2,8 @@
 
 The tiles beside the full matrix, eager and compiled, and beside a ClipLoss. The baselines are what one would write: the
 paper's formula on the whole matrix (`reference`), the same through torch.compile, and the plain loss of CLIP on
-gathered features, which weighs nothing and reads no similarity.
+gathered features, which weighs nothing and reads no similarity. Beside the two losses that public packages compute
+without a matrix, those packages where they are installed: inf_cl (InfoNCE in float32) and siglip-kernel (SigLIP).
 "share" is the weighted loss as one rank of many computes it: its b rows against all B columns, with what other ranks
 would send made up beforehand; column sums stay those of its own rows, no network.
 """
@@ -10,6 +11,7 @@ would send made up beforehand; column sums stay those of its own rows, no networ
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -34,17 +36,24 @@ NAMES = {
     "infonce": "InfoNCE",
     "soft": "soft targets",
     "siglip": "SigLIP",
+    "sigmoid": "SigLIP, one positive,",
     "ets": "ETS",
     "fnm": "false-negative mitigation",
     "share": "weighted, one rank's share,",
 }
-LOSSES = tuple(name for name in NAMES if name != "share")
-"""The family; ETS is un-normalised in training, here it gets unit rows like the others."""
+LOSSES = tuple(name for name in NAMES if name not in ("share", "sigmoid"))
+"""The family; "sigmoid" is SigLIP as published, without the similarity of reports.
 
-POINTWISE = ("siglip", "ets", "fnm")
-WITHOUT_SIMILARITY = ("infonce", "ets")
+ETS is un-normalised in training, here it gets unit rows like the others."""
+
+POINTWISE = ("siglip", "sigmoid", "ets", "fnm")
+WITHOUT_SIMILARITY = ("infonce", "sigmoid", "ets")
+WITH_BIAS = ("siglip", "sigmoid")
+PACKAGES = {"inf-cl": "inf_cl", "siglip-kernel": "siglip_kernel"}
+"""Public implementation -> its module."""
 WEIGHTS = NegativeWeights("ramp", low=0.3, high=0.8)
 TARGETS = SoftTargets("ramp", low=0.3, high=0.8)
+ONE_POSITIVE = SoftTargets("none", match_duplicates=False)
 
 NAIVE_BYTES_PER_LOGIT = 24
 """Of the weighted loss on the whole float32 matrix, as its row at 8,192 measures it.
@@ -63,6 +72,7 @@ def _tiled(loss: str, backend: Backend) -> Loss:
         "infonce": lambda v, t, s, b, S: contrastive.infonce(v, t, s, how),
         "soft": lambda v, t, s, b, S: contrastive.soft_target_infonce(v, t, s, S, TARGETS, how),
         "siglip": lambda v, t, s, b, S: contrastive.siglip(v, t, s, b, S, TARGETS, how),
+        "sigmoid": lambda v, t, s, b, S: contrastive.siglip(v, t, s, b, S, ONE_POSITIVE, how),
         "ets": lambda v, t, s, b, S: contrastive.ets(v, t, None, how),
         "fnm": lambda v, t, s, b, S: contrastive.false_negative_mitigation(v, t, S, how),
     }
@@ -75,6 +85,7 @@ def _eager(loss: str) -> Loss:
         "infonce": _clip,
         "soft": lambda v, t, s, b, S: reference.reference_soft_target_infonce(v, t, s, S, TARGETS),
         "siglip": lambda v, t, s, b, S: reference.reference_siglip(v, t, s, b, S, TARGETS),
+        "sigmoid": lambda v, t, s, b, S: reference.reference_siglip(v, t, s, b, S, ONE_POSITIVE),
         "ets": lambda v, t, s, b, S: reference.reference_ets(
             v, t, torch.ones(len(v), dtype=torch.bool, device=v.device)
         ),
@@ -158,14 +169,14 @@ def job(
 
     ecg, text = rows(width).requires_grad_(), rows(width).requires_grad_()
     log_scale = torch.tensor([math.log(1 / 0.07)], device=device, requires_grad=True)
-    bias = torch.tensor([-10.0], device=device, requires_grad=loss == "siglip")
+    bias = torch.tensor([-10.0], device=device, requires_grad=loss in WITH_BIAS)
     similarity = Similarity("cosine", rows(similarity_width), torch.arange(batch, device=device))
     others: list[Tensor] = []
     if loss == "share":
         rest = columns - batch
         others = [rows(width, rest), rows(similarity_width, rest), torch.arange(batch, columns, device=device)]
     function = _function(implementation, device, loss, others)
-    leaves = [ecg, text, *([] if loss in ("ets", "fnm") else [log_scale]), *([bias] if loss == "siglip" else [])]
+    leaves = [ecg, text, *([] if loss in ("ets", "fnm") else [log_scale]), *([bias] if loss in WITH_BIAS else [])]
     return Job(lambda: function(ecg, text, log_scale, bias, similarity), leaves, compiled=implementation == "compiled")
 
 
@@ -179,13 +190,35 @@ def _function(implementation: str, device: torch.device, loss: str, others: Sequ
         return function
     if implementation == "clip-loss":
         return _clip
+    if implementation in PACKAGES:
+        return _public(implementation)
     if implementation == "tiled":
         return _tiled_share(others, "torch") if loss == "share" else _tiled(loss, "torch")
     if implementation == "triton":
         if not available(device):
             raise ValueError("the Triton tiles need a CUDA device of capability 8.0 or newer")
         return _tiled_share(others, "triton") if loss == "share" else _tiled(loss, "triton")
-    raise ValueError(f"unknown implementation {implementation!r}; use eager, compiled, clip-loss, tiled or triton")
+    known = ", ".join(("eager", "compiled", "clip-loss", "tiled", "triton", *PACKAGES))
+    raise ValueError(f"unknown implementation {implementation!r}; choose from {known}")
+
+
+def _public(implementation: str) -> Loss:
+    """Raises ValueError where the package is not installed."""
+    try:
+        package = importlib.import_module(PACKAGES[implementation])
+    except ImportError as error:
+        raise ValueError(f"the package {implementation} is not installed ({error})") from error
+
+    def both_ways(v: Tensor, t: Tensor, s: Tensor, b: Tensor, S: Similarity) -> Tensor:
+        scale = s.exp()
+        pairs: Tensor = package.cal_flash_loss(v, t, scale=scale) + package.cal_flash_loss(t, v, scale=scale)
+        return pairs.mean() / 2
+
+    def pairwise(v: Tensor, t: Tensor, s: Tensor, b: Tensor, S: Similarity) -> Tensor:
+        loss: Tensor = package.fused_siglip_loss(v, t, s[0], b[0])
+        return loss
+
+    return both_ways if implementation == "inf-cl" else pairwise
 
 
 def _work(loss: str, batch: int, columns: int, width: int, similarity_width: int, dtype: str) -> Work:
@@ -244,10 +277,15 @@ def _case(
         warm_size=warm,
         memory=not quick,
         kernels=("triton",),
+        otherwise="tiled",
         scale=batch * columns,
         dispatched=_dispatched(batch * columns),
         **{"rounds": 3 if quick else 30 if cuda else 5, **changes},
     )
+
+
+def _packages(loss: str) -> list[str]:
+    return {"infonce": ["inf-cl"], "sigmoid": ["siglip-kernel"]}.get(loss, [])
 
 
 def cases(device: torch.device, quick: bool) -> list[Case]:
@@ -264,9 +302,12 @@ def cases(device: torch.device, quick: bool) -> list[Case]:
         too_large = f"not run: one float32 matrix is {4 * 65536**2 / 1e9:.0f} GB, and it keeps several"
         return [
             case("weighted", 8192, [*full, "clip-loss"], width=256),
-            *(case(loss, 8192, full) for loss in LOSSES),
+            *(case(loss, 8192, [*full, *_packages(loss)]) for loss in (*LOSSES, "sigmoid")),
             case("share", 4096, full, columns=65536),
-            case("weighted", 65536, full, absent=dict.fromkeys(full, too_large)),
+            *(
+                case(loss, 65536, [*full, *_packages(loss)], absent=dict.fromkeys(full, too_large))
+                for loss in ("weighted", "infonce", "sigmoid")
+            ),
         ]
     large = 32768
     naive = f"not run: its matrices would take about {NAIVE_BYTES_PER_LOGIT * large**2 / 1e9:.0f} GB"

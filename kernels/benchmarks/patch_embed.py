@@ -33,10 +33,9 @@ def cases(device: torch.device, quick: bool) -> list[Case]:
     names: tuple[str, ...]
     if cuda:
         names = ("conv1d", "compiled conv1d", "unfold and linear", "compiled unfold", *KERNELS)
-        sizes = [
-            {"batch": 256, "samples": 5000, "width": width}
-            for width in ((256,) if quick else (128, 256, 512, 768, 1024))
-        ]
+        widths = (256,) if quick else (128, 256, 512, 768, 1024)
+        small = [] if quick else [{"batch": batch, "samples": 5000, "width": 256} for batch in (1, 16)]
+        sizes = [*small, *({"batch": 256, "samples": 5000, "width": width} for width in widths)]
     elif quick:
         names = ("conv1d", "unfold and linear")
         sizes = [{"batch": 4, "samples": 1000, "width": 64}]
@@ -57,6 +56,7 @@ def cases(device: torch.device, quick: bool) -> list[Case]:
             memory=not quick,
             absent=dict.fromkeys(_left_out(device, size["width"]), "not run: compiling takes minutes on a CPU"),
             kernels=KERNELS,
+            otherwise="unfold and linear",
             scale=token_elements(**size),
             dispatched=functools.partial(_dispatched, size),
         )

@@ -6,6 +6,7 @@ And the same as the page FIGURES.md.
 from __future__ import annotations
 
 import datetime
+import math
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,11 @@ machine also compiles."""
 
 
 def measured_report(
-    devices: Sequence[torch.device], quick: bool, only: Sequence[str] | None = None, progress: Progress = silent
+    devices: Sequence[torch.device],
+    quick: bool,
+    only: Sequence[str] | None = None,
+    progress: Progress = silent,
+    seconds: float = math.inf,
 ) -> dict[str, Any]:
     """Everything `collect` finds on each device, with the copy and GEMM rates of the same run beside it.
 
@@ -61,7 +66,7 @@ def measured_report(
     }
     for device in devices:
         limits = {"copy_byte_s": copy_rate(device), "gemm_flop_s": gemm_rate(device)}
-        rows, skipped = collect(device, quick, only, progress)
+        rows, skipped = collect(device, quick, only, progress, seconds)
         report["devices"].append({"device": device.type, "name": device_name(device), **limits})
         report["rows"] += [with_shares(row, **limits) for row in rows]
         report["skipped"] += [line for line in skipped if line not in report["skipped"]]

@@ -39,7 +39,7 @@ def multi_scale_patch_embed(
     gain (unit per count), mean and rstd (in that unit): (B, L) or (L,), constants. The tokens are those of
     (signal * gain - mean) * rstd. rstd 0 makes a lead flat; only lead_mask makes it missing.
     backend: "torch"; "triton", one fused launch (CUDA, or Triton's interpreter); "auto", the fused one where
-    `fused_here` says so.
+    `fused_here` says so of the parameters as autocast has them: tokens are then in its type.
     Differentiable with respect to all parameters, and to the signal where it requires a gradient (always by PyTorch).
     Raises ValueError when the signal is shorter than a kernel or parameters do not fit the groups.
     Source: multi-scale strided patch embeddings per lead group (MS-SATE over MVCSE groups). `patch_embed_reference`
@@ -53,7 +53,11 @@ def multi_scale_patch_embed(
         raise ValueError(
             "the triton backend makes no gradient for the signal; choose backend auto or torch, or detach the signal"
         )
-    if backend == "triton" or (backend == "auto" and not asks_signal_gradient and fused_here(signal, scales)):
+    if backend == "auto" and not asks_signal_gradient:
+        cast = _as_autocast(signal.device, scales)
+        if fused_here(signal, cast):
+            backend, scales = "triton", cast
+    if backend == "triton":
         from cardialign.kernels.patch_embed.triton.backend import patch_embed_triton
 
         return patch_embed_triton(signal, lead_mask, _affine(signal, gain, mean, rstd), scales, groups)
@@ -69,6 +73,22 @@ def multi_scale_patch_embed(
         absents.append(absent.index_select(1, index))
         factors.append(_present_factor(lead_mask.index_select(1, index), present.dtype))
     return [_scale_tokens(scale, groups, group_signals, factors, absents) for scale in scales]
+
+
+def _as_autocast(device: torch.device, scales: Sequence[PatchScaleParams]) -> Sequence[PatchScaleParams]:
+    """The parameters in the type that autocast computes products in on a GPU; as they are elsewhere and without it."""
+    if device.type != "cuda" or not torch.is_autocast_enabled("cuda"):
+        return scales
+    dtype = torch.get_autocast_dtype("cuda")
+    return [
+        PatchScaleParams(
+            scale.kernel,
+            scale.stride,
+            [weight.to(dtype) for weight in scale.weights],
+            *(tensor.to(dtype) for tensor in (scale.bias, scale.ln_weight, scale.ln_bias, scale.missing)),
+        )
+        for scale in scales
+    ]
 
 
 def fused_here(signal: Tensor, scales: Sequence[PatchScaleParams]) -> bool:

@@ -67,7 +67,7 @@ class Compiled:
             return [self.refused]
         found = []
         loads, stores = self.instructions["LDL"], self.instructions["STL"]
-        if self.stack or loads or stores:
+        if (self.stack or loads or stores) and not self.variant.spills:
             found.append(f"spills: {self.stack} B of stack, {loads} loads and {stores} stores")
         limit = SHARED_LIMIT[self.variant.architecture]
         if self.shared > limit:
@@ -188,7 +188,8 @@ def table(results: Iterable[Compiled]) -> list[str]:
     ]
     for result in results:
         variant, count = result.variant, result.instructions
-        verdict = "; ".join(result.faults) or "fits"
+        fits = f"spills, and {variant.spills}" if variant.spills and result.stack else "fits"
+        verdict = "; ".join(result.faults) or fits
         if not variant.dispatched:
             verdict = f"not dispatched ({verdict})"
         cells = [

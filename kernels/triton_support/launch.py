@@ -33,7 +33,8 @@ class Variant:
     constants: the constexpr arguments. architecture: 90 (Hopper) or 80 (Ampere). multiplies_with: the instruction the
     dots must become; 'FFMA' says that float32 operands are multiplied exactly on purpose. dispatched: False for a
     variant kept to show why it is not chosen; it cannot fail.
-    aligned: integer arguments known to be multiples of 16 (pointers always are).
+    aligned: integer arguments known to be multiples of 16 (pointers always are). spills: the measurement for which
+    spills are accepted.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Variant:
     multiplies_with: Instruction = "HGMMA"
     dispatched: bool = True
     aligned: tuple[str, ...] = ()
+    spills: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,14 @@ class Launch:
             multiplies_with,
             dispatched,
         )
+
+
+def architecture_of(device: torch.device) -> int:
+    """10 x compute capability; the interpreter is given Hopper's tiles."""
+    if device.type != "cuda":
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def _type_name(value: Any) -> str:

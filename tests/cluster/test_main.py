@@ -55,6 +55,15 @@ def test_every_group_has_a_line_of_help() -> None:
     assert {name.split()[0] for name in COMMANDS if " " in name} == set(GROUPS)
 
 
+@pytest.mark.parametrize("group", sorted(GROUPS))
+def test_every_group_lists_its_commands(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([group, "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for name, told in COMMANDS.items():
+        if name.startswith(f"{group} "):
+            assert f"{name.split()[1]} {told}"[:40] in printed
+
+
 def test_a_working_folder_that_was_deleted_is_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,14 +33,26 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("setting", "allowed"), [(None, False), ("", False), ("0", False), ("1", True)])
-def test_a_switch_holds_for_every_operation(
-    setting: str | None, allowed: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("setting", "allowed"), [("0", False), ("1", True)])
+def test_a_switch_holds_for_every_operation(setting: str, allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(OPT_IN, setting)
+    assert triton_by_default() is allowed and triton_by_default("contrastive", 1, CUDA) is allowed
+
+
+@pytest.mark.parametrize("setting", [None, ""])
+@pytest.mark.parametrize(
+    ("capability", "logits", "allowed"),
+    [((9, 0), 1 << 30, True), ((9, 0), 1, False), ((8, 0), 1 << 30, False), ((10, 0), 1 << 30, False)],
+)
+def test_without_a_switch_kernels_run_where_they_were_measured(
+    setting: str | None, capability: tuple[int, int], logits: int, allowed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(OPT_IN, raising=False)
     if setting is not None:
         monkeypatch.setenv(OPT_IN, setting)
-    assert triton_by_default() is allowed and triton_by_default("contrastive", 1, CUDA) is allowed
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert triton_by_default("contrastive", logits, CUDA) is allowed
+    assert not triton_by_default() and not triton_by_default("contrastive", 1 << 30, torch.device("cpu"))
 
 
 def test_a_table_allows_the_sizes_at_which_the_kernel_won(table: Path) -> None:

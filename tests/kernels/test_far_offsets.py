@@ -48,7 +48,7 @@ def _last_program(kernel: str, rows: int, columns: int) -> list[bool]:
     from cardialign.kernels.contrastive.triton.operands import Operands
 
     forward.PROGRAMS = backward.PROGRAMS = 1 << 30  # a program has one tile
-    backward.BLOCK_SIDE = 4096
+    backward.BLOCK_SIDES = (4096, 4096)
     (v, row_features, row_key, row_side), (t, column_features, column_key, column_side) = (
         _side(rows, 0),
         _side(columns, 1),

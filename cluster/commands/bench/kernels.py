@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.lines import aligned
-from cardialign.cluster.cli.options import whole_number
+from cardialign.cluster.cli.options import amount, whole_number
 from cardialign.cluster.cli.streams import tell
 
 STEP_RECIPES = {"cpu": "cardialign-demo", "cuda": "cardialign-base"}
@@ -37,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="CPU threads (default 1: times are CPU milliseconds)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=amount,
+        metavar="S",
+        help="at most so many per case, compiling not counted (default: each case's own, to 15)",
     )
     parser.add_argument(
         "--markdown", action="store_true", help="print the page that kernels/benchmarks/FIGURES.md holds"
@@ -112,7 +119,7 @@ def _measured(devices: list[Any], args: argparse.Namespace) -> dict[str, Any]:
     if unknown:
         raise UsageError(f"--op {', '.join(unknown)} is not an operation", f"choose from {', '.join(known)}")
     asked = args.op or known
-    figures = measured_report(devices, args.quick, [op for op in asked if op != "step"], _say)
+    figures = measured_report(devices, args.quick, [op for op in asked if op != "step"], _say, args.seconds or math.inf)
     figures["only"] = args.op or []
     figures["steps"] = [_step(device, args) for device in devices] if "step" in asked else []
     if args.write_dispatch:

@@ -1,8 +1,8 @@
 """Triton tiles of the loss family: the contracts of `torch_softmax` and `torch_pointwise`, for GPUs.
 
-Importing this module needs no triton; the kernels are imported by the first call. Not measured on a GPU: values are
-held against float64 through Triton's interpreter, registers and spills are read from what the compiler makes
-(`cardialign bench compile`).
+Importing this module needs no triton; the kernels are imported by the first call. Values are held against float64
+through Triton's interpreter, and compiled where there is a GPU; registers and spills are read from what the compiler
+makes (`cardialign bench compile`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from cardialign.kernels.contrastive.torch_softmax import (
     target_sums,
 )
 from cardialign.kernels.contrastive.triton.operands import Operands
+from cardialign.kernels.triton_support.launch import architecture_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -71,7 +72,7 @@ def triton_block_gradients(
 
     row_lse (b,), column_lse (n,): must include the positives; a weight e^(s - R) above 1 is taken for rounding and cut
     to 1.
-    chunk: bounds nothing here; beside the results at most a 4096 x 4096 block of slopes exists (d > 256), or partial
+    chunk: bounds nothing here; beside the results at most a 16,384 x 8,192 block of slopes exists (strips), or partial
     sums of a few hundred row blocks.
     """
     if not supports(v, t):
@@ -153,14 +154,6 @@ TRITON = Blocks(
 
 def _side(values: Tensor) -> Tensor:
     return values.detach().float().contiguous()
-
-
-def architecture_of(device: torch.device) -> int:
-    """10 x compute capability; the interpreter is given Hopper's tiles."""
-    if device.type != "cuda":
-        return 90
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
 
 
 def _interpreted() -> bool:

@@ -98,7 +98,7 @@ def pair_slopes(
             dots = dot_rows(tl.zeros((M, N), dtype=tl.float32), Q, K, q_live, k_live, D, M, N, DEPTH, PRECISION)
             z = dots * (scale * LOG2E) + log_alpha
         else:
-            dots = dot_rows(log_alpha / (scale * LOG2E), Q, K, q_live, k_live, D, M, N, DEPTH, PRECISION)
+            dots = dot_rows(log_alpha * (1.0 / (scale * LOG2E)), Q, K, q_live, k_live, D, M, N, DEPTH, PRECISION)
             z = dots * (scale * LOG2E)
         lse_q = tl.load(SIDEQ + tl.arange(0, M), mask=q_live, other=0.0) * LOG2E - GAIN
         lse_k = tl.load(SIDEK + tl.arange(0, N), mask=k_live, other=0.0) * LOG2E - GAIN

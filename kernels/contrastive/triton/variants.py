@@ -52,7 +52,7 @@ def compile_variants() -> Iterator[Variant]:
             yield _forward(pairs).variant(f"{name} forward {label}", architecture, instruction)
         if "gradient" in passes:
             sums = loss != "targets" and (loss != "softmax" or dtype != FP32)
-            if is_fused(width):
+            if is_fused(width, dtype):
                 launch, way = fused_launch(pairs, sums), "fused"
             else:
                 room = torch.empty(pairs.operands.v.shape[0] ** 2, dtype=dtype, device="meta")
@@ -63,7 +63,7 @@ def compile_variants() -> Iterator[Variant]:
 def _forward(pairs: Pairs) -> Launch:
     dtype = pairs.operands.v.dtype
     if pairs.loss == "softmax":
-        return forward_launch(pairs.operands, forward_tile(dtype))
+        return forward_launch(pairs.operands, forward_tile(dtype, pairs.operands.jaccard))
     return (
         match_launch(pairs.operands, match_tile(dtype))
         if pairs.loss == "targets"

@@ -7,6 +7,7 @@ token.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from cardialign.kernels.patch_embed.triton.backward import (
 from cardialign.kernels.patch_embed.triton.forward import patch_embed_forward
 from cardialign.kernels.patch_embed.triton.tables import Groups, PatchTables, Sizes, patch_tables
 from cardialign.kernels.patch_embed.triton.tiling import SIGNAL_TYPES, STEP, WIDEST, Tiling, precision, tilings
+from cardialign.kernels.triton_support.launch import architecture_of
 
 # Fixed numbers of programs, not those of the card at hand:
 # the order of every sum, and so every bit, is the same on any device.
@@ -116,7 +118,7 @@ class _PatchEmbed(torch.autograd.Function):
         signal = signal.contiguous()
         present = lead_mask.contiguous().view(torch.uint8)
         affine = signal.new_empty(0, dtype=torch.float32) if affine is None else affine.contiguous()
-        tiling = tilings(width, dtype).forward
+        tiling = tilings(width, dtype, architecture_of(signal.device)).forward
         tables = patch_tables(samples, sizes, groups, tiling.tokens, STEP, signal.device)
         # Two small copies per step: weights side by side, every block padded with zeros to whole chunks;
         # all vectors below each other.
@@ -188,7 +190,7 @@ def _scale_backward(saved: _Saved, s: int, grad: Tensor | None) -> tuple[list[Te
     signal, groups, (kernel, stride) = saved.signal, saved.groups, saved.sizes[s]
     (batch, leads, samples), group_count = signal.shape, len(groups)
     width, dtype = saved.weights.shape[0], saved.weights.dtype
-    chosen = tilings(width, dtype)
+    chosen = tilings(width, dtype, architecture_of(signal.device))
     tables = patch_tables(samples, saved.sizes, groups, chosen.forward.tokens, STEP, signal.device)
     features = [len(group) * kernel for group in groups]
     unused = grad is None or grad.numel() == 0
@@ -263,10 +265,12 @@ def _missing_gradient(shift_sums: Tensor, present: Tensor, groups: Groups) -> Te
 
     A missing lead's embedding was added to every token of its record in each of its groups.
     """
-    leads = present.shape[1]
-    member = torch.zeros(len(groups), leads, dtype=torch.float32)
-    for g, group in enumerate(groups):
-        for lead in group:
-            member[g, lead] += 1
-    absent = (present == 0).float()[:, None, :] * member.to(present.device)  # (B, G, L)
+    absent = (present == 0).float()[:, None, :] * _membership(groups, present.shape[1], present.device)  # (B, G, L)
     return torch.einsum("bgl,sbgd->sld", absent, shift_sums)
+
+
+@functools.lru_cache(maxsize=64)
+def _membership(groups: Groups, leads: int, device: torch.device) -> Tensor:
+    """(G, L) float32: how often a lead stands in a group. Made once: a copy to the device makes the host wait."""
+    rows = [[float(group.count(lead)) for lead in range(leads)] for group in groups]
+    return torch.tensor(rows, dtype=torch.float32, device=device)

@@ -8,7 +8,7 @@ import torch
 
 from cardialign.kernels.patch_embed.triton import backward
 from cardialign.kernels.patch_embed.triton.forward import patch_embed_forward
-from cardialign.kernels.patch_embed.triton.tiling import STEP, Tiling, precision, tilings
+from cardialign.kernels.patch_embed.triton.tiling import CHUNK, SPILLS, STEP, Tiling, precision, tilings
 from cardialign.kernels.triton_support.launch import Variant
 
 TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16"}
@@ -31,7 +31,7 @@ def compile_variants() -> list[Variant]:
 
 
 def _kernels(width: int, dtype: torch.dtype, signal: str, architecture: int) -> list[Variant]:
-    chosen = tilings(width, dtype)
+    chosen = tilings(width, dtype, architecture)
     kernels: list[tuple[Any, Tiling]] = [
         (patch_embed_forward, chosen.forward),
         (backward.patch_embed_backward_tokens, chosen.backward),
@@ -71,6 +71,7 @@ def _variant(kernel: Any, tiling: Tiling, width: int, dtype: torch.dtype, signal
     # Fewer rows, and Ampere, use mma.
     rows = tiling.width if kernel is backward.patch_embed_backward_weight else tiling.tokens
     hopper = architecture == 90 and rows >= 64
+    hopper_wide = architecture == 90 and tiling.width == CHUNK
     kind = kernel.__name__.removeprefix("patch_embed_").replace("_", " ")
     return Variant(
         name=f"patches {kind} d={width} {str(dtype).removeprefix('torch.')} from {signal[1:]}",
@@ -82,4 +83,5 @@ def _variant(kernel: Any, tiling: Tiling, width: int, dtype: torch.dtype, signal
         num_stages=tiling.stages,
         multiplies_with="HGMMA" if hopper else "HMMA",
         aligned=("columns", "scale_columns"),
+        spills=SPILLS if kernel is backward.patch_embed_backward_tokens and hopper_wide else "",
     )

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from cardialign.kernels.contrastive import ContrastiveOutput, Execution, NegativeWeights, Similarity, weighted_infonce
 from cardialign.kernels.contrastive.reference import reference_infonce
+from tests.support.kernels.interpreter import here
 from tests.support.processes import run_ranks
 
 PLAIN = NegativeWeights("none", drop_duplicates=False)
@@ -31,15 +32,17 @@ class Case:
         generator = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> torch.Tensor:
-            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+            return here(torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu"))
+
+        def integers(low: int, high: int) -> torch.Tensor:
+            return here(torch.randint(low, high, (batch,), generator=generator, device="cpu"))
 
         self.ecg = F.normalize(normal(batch, width), dim=1)
         self.text = F.normalize(self.ecg + noise * normal(batch, width), dim=1)
-        self.features = F.normalize(
-            normal(6, 11)[torch.randint(0, 6, (batch,), generator=generator)] + 0.6 * normal(batch, 11), dim=1
-        )
-        self.statements = (torch.rand(batch, 15, generator=generator) < 0.2).double()
-        self.key = torch.randint(-1, max(batch // 2, 1), (batch,), generator=generator)
+        centres, chosen = normal(6, 11), integers(0, 6)
+        self.features = F.normalize(centres[chosen] + 0.6 * normal(batch, 11), dim=1)
+        self.statements = here((torch.rand(batch, 15, generator=generator, device="cpu") < 0.2).double())
+        self.key = integers(-1, max(batch // 2, 1))
         self.log_scale = torch.tensor([math.log(1 / tau)], dtype=torch.float64)
 
     def in_dtype(self, dtype: torch.dtype) -> Case:

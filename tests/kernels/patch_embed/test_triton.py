@@ -154,6 +154,44 @@ def test_the_same_compiled_on_a_gpu(setting: Setting) -> None:
     _compare(setting, max(FLOOR[setting.dtype], CUDA_FLOOR), *_all_backends(setting, "cuda"))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_host_does_not_wait_for_patches() -> None:
+    setting = Setting(torch.bfloat16, 128, ((10, 5),), 102)
+    signal, mask, _ = _batch(setting)
+    signal, mask, scales = signal.cuda(), mask.cuda(), _parameters(setting, torch.bfloat16, "cuda")
+    for mode in ("default", "error"):  # the first compiles
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            (tokens,) = multi_scale_patch_embed(signal, mask, scales, setting.groups, backend="triton")
+            tokens.backward(torch.ones_like(tokens))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.skipif(torch.cuda.is_available() and torch.cuda.get_device_capability() != (9, 0), reason="not measured")
+def test_autocast_takes_the_fused_kernels_and_float32_parameters_get_their_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CARDIALIGN_TRITON", raising=False)
+    setting = Setting(torch.float32, 128, ((25, 12), (50, 25)), 2500, batch=8, groups=REGIONS)
+    signal, mask, _ = _batch(setting)
+    signal, mask = signal.cuda(), mask.cuda()
+    found = {}
+    for backend in ("auto", "torch"):
+        scales = _parameters(setting, torch.float32, "cuda")
+        with torch.autocast("cuda", torch.bfloat16):
+            tokens = multi_scale_patch_embed(signal, mask, scales, setting.groups, backend=backend)  # type: ignore[arg-type]
+        sum(t.float().square().sum() for t in tokens).backward()  # type: ignore[union-attr]
+        gradients = [scale.weights[1].grad for scale in scales]
+        assert all(grad is not None and grad.dtype == torch.float32 for grad in gradients)
+        found[backend] = [*(t.float() for t in tokens), *gradients]
+        assert (tokens[0].dtype == torch.bfloat16) is (backend == "auto")
+    for fused, plain in zip(found["auto"], found["torch"], strict=True):
+        assert fused is not None and plain is not None
+        assert float((fused - plain).norm() / plain.norm()) < 2e-2  # two roundings of bfloat16, 8 bits
+
+
 def _compare(
     setting: Setting, floor: float, fused: Gradients, plain: Gradients, exact: Gradients, same_bits: bool
 ) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from cardialign.kernels.contrastive import losses as tiled
 from cardialign.kernels.contrastive import reference as plain
 from cardialign.kernels.contrastive.losses import NegativeWeights, Similarity, SoftTargets
+from tests.support.kernels.interpreter import here
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,24 @@ class Batch:
         generator = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+            return here(torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu"))
+
+        def integers(low: int, high: int) -> Tensor:
+            return here(torch.randint(low, high, (rows,), generator=generator, device="cpu"))
+
+        def uniform(*shape: int) -> Tensor:
+            return here(torch.rand(*shape, generator=generator, device="cpu"))
 
         ecg = F.normalize(normal(rows, width), dim=1)
-        centres = normal(5, 9)[torch.randint(0, 5, (rows,), generator=generator)]
+        centres = normal(5, 9)
+        centres = centres[integers(0, 5)]
         return Batch(
             ecg=ecg,
             text=F.normalize(ecg + noise * normal(rows, width), dim=1),
             features=F.normalize(centres + 0.6 * normal(rows, 9), dim=1),
-            statements=(torch.rand(rows, 15, generator=generator) < 0.2).double(),
-            key=torch.randint(-1, rows // 2 + 1, (rows,), generator=generator),
-            aligned=torch.rand(rows, generator=generator) < 0.6,
+            statements=(uniform(rows, 15) < 0.2).double(),
+            key=integers(-1, rows // 2 + 1),
+            aligned=uniform(rows) < 0.6,
             log_scale=torch.tensor([math.log(1 / tau)], dtype=torch.float64),
             bias=torch.tensor([-2.0], dtype=torch.float64),
         )
@@ -120,7 +128,7 @@ def _mitigation(kind: str) -> Member:
 
 
 def _plain_infonce(b: Batch) -> Tensor:
-    logits, own = b.log_scale.exp() * (b.ecg @ b.text.T), torch.arange(len(b.ecg))
+    logits, own = b.log_scale.exp() * (b.ecg @ b.text.T), torch.arange(len(b.ecg), device=b.ecg.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
