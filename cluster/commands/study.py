@@ -168,6 +168,8 @@ def _tabled(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict
         floors = floors_there(work.design, places, work.setting, work.floors, work.shard_set)
     table = study_table(work.design, outcomes, args.bootstrap, floors)
     lines = lines_of(table)
+    if not floors and not args.no_floors:
+        lines.append("- floors: not all of them are there yet; the last process adds them")
     told = ", ".join(f"{count} of fold {fold}" for fold, count in known.items() if count)
     lines += [f"- patients with records in other folds, too: {told}; no figures of new patients"] if told else []
     result = {**table, **about, "shards": work.shard_set.fingerprint}
