@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.options import amount, folds, place, place_to_write, whole_number
@@ -13,9 +13,7 @@ from cardialign.cluster.cli.result_file import check_place
 from cardialign.data_shards.errors import UserError
 
 if TYPE_CHECKING:
-    from cardialign.cluster.studies.cells import Outcome, Setting
-    from cardialign.cluster.studies.design import Cell, Design
-    from cardialign.data_shards.shard_set.shard_set import ShardSet
+    from cardialign.cluster.studies.work import Work
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shards", type=place, required=True, help="folder of the shard set; its folds part the patients"
     )
     parser.add_argument(
-        "--out", type=place_to_write, required=True, help="folder of the cells; a study found there goes on"
+        "--out",
+        type=place_to_write,
+        required=True,
+        help="folder of the cells; a study found there goes on. The same command in several processes at once shares "
+        "the cells: each takes one that nobody has",
     )
     parser.add_argument("--recipe", help="another recipe or YAML file than the study's own")
     parser.add_argument("--prompts", default="ptb-xl-super-v2", help="zero-shot words and labels (ptb-xl-super-v2)")
@@ -62,11 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.studies.cells import Setting, cells_of
-    from cardialign.cluster.studies.check import check
+    from cardialign.cluster.studies.check import check, configs_of
     from cardialign.cluster.studies.design import Design, load_design
+    from cardialign.cluster.studies.work import Work
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.prompts import load_prompts
-    from cardialign.pretrain.run.lock import locked_run
 
     design = load_design(args.study)
     if args.recipe is not None:
@@ -77,11 +79,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     prompts = load_prompts(args.prompts)
     setting = Setting(shard_set.path, args.prompts, prompts.label_set, args.folds, tuple(args.overrides))
     cells = cells_of(design, args.test_folds, args.seeds)
-    known = check(design, cells, setting, shard_set)
+    configs = configs_of(design, cells, setting)
+    known = check(design, cells, configs, setting, shard_set)
     check_place(args.out / "table.json")
-    remedy = "wait for it, stop it with Ctrl-C (it ends at a checkpoint), or give another --out"
-    with locked_run(args.out, remedy), _terminated_as_interrupted():
-        return _run(args, design, cells, setting, shard_set, known)
+    with _terminated_as_interrupted():
+        return _run(args, Work(design, cells, setting, shard_set, args.out, configs), known)
 
 
 @contextlib.contextmanager
@@ -94,120 +96,94 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _run(
-    args: argparse.Namespace,
-    design: Design,
-    cells: list[Cell],
-    setting: Setting,
-    shard_set: ShardSet,
-    known: dict[int, int],
-) -> dict[str, Any]:
+def _run(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict[str, Any]:
     """known: patients of each fold kept out who are in others, too."""
-    from cardialign.cluster.studies.table import lines_of, study_table
-    from cardialign.data_shards.files import commit_file, write_json
+    from cardialign.cluster.cli.progress import Progress
+    from cardialign.cluster.studies.work import OnRay, now_and_then, one_at_a_time
+    from cardialign.pretrain.run.lock import locked_run
 
-    def tabled(outcomes: list[Outcome], floors: list[Outcome]) -> dict[str, Any]:
-        table = study_table(design, outcomes, args.bootstrap, floors)
-        lines = lines_of(table)
-        told = ", ".join(f"{count} of fold {fold}" for fold, count in known.items() if count)
-        lines += [f"- patients with records in other folds, too: {told}; no figures of new patients"] if told else []
-        about = {"cells": len(outcomes), "of": len(cells), "test_patients_in_training": known}
-        result = {**table, **about, "shards": shard_set.fingerprint}
-        write_json(args.out / "table.json", result, indent=1)
-        commit_file(args.out / "table.md", lambda path: path.write_text("\n".join(lines) + "\n", encoding="utf-8"))
-        return {**result, "_table": lines}
+    with one_at_a_time(args.out):
+        _prepare_bank(work)
 
-    def fill(outcomes: list[Outcome]) -> None:
-        with contextlib.suppress(UserError):  # no fold and seed has all variants yet
-            tabled(outcomes, [])
+    def fill() -> None:
+        # no fold and seed has all variants yet, or another process writes it at this moment
+        with contextlib.suppress(UserError), locked_run(args.out):
+            _tabled(args, work, known)
 
-    _prepare_bank(design, cells, setting)
-    outcomes = _all_cells(args, design, cells, setting, shard_set, fill)
-    floors = [] if args.no_floors else _floors(args, design, outcomes, setting, shard_set)
-    return tabled(outcomes, floors)
+    ray = None
+    if args.address is not None or args.workers is not None:
+        ray = OnRay(None if args.address == "local" else args.address, args.workers or 0)
+    filled = now_and_then(fill)
+    with Progress("study cells") as progress:
+        progress(len(work.there()), len(work.cells))
+        for _ in work.make(None if args.budget_hours is None else args.budget_hours * 3600, ray):
+            progress(len(work.there()), len(work.cells))
+            filled()
+    if not args.no_floors:
+        _make_floors(work)
+    with one_at_a_time(args.out):
+        return _tabled(args, work, known)
 
 
-def _prepare_bank(design: Design, cells: list[Cell], setting: Setting) -> None:
+def _prepare_bank(work: Work) -> None:
     """The text bank, once for all cells: a plain start does not make it."""
     from cardialign.cluster.runs.lifecycle import prepare
-    from cardialign.cluster.studies.cells import config_of
 
-    seen = set()
-    for cell in cells:
-        if cell.variant.name not in seen:
-            seen.add(cell.variant.name)
-            prepare(config_of(design, cell, setting))
+    for config in {cell.variant.name: work.configs[cell.name] for cell in reversed(work.cells)}.values():
+        prepare(config)
 
 
-def _all_cells(
-    args: argparse.Namespace,
-    design: Design,
-    cells: list[Cell],
-    setting: Setting,
-    shard_set: ShardSet,
-    fill: Callable[[list[Outcome]], object],
-) -> list[Outcome]:
-    """Those that are there, and those that the budget of this call allows; fill: called with all of them after each."""
-    from cardialign.cluster.cli.progress import Progress
-    from cardialign.cluster.studies.cells import config_of, finished, made_of, run_cell
-    from cardialign.cluster.studies.ray_cells import StudyJob, on_ray
-
-    def known(cell: Cell) -> Outcome | None:
-        return finished(
-            cell, args.out / "cells" / cell.name, made_of(config_of(design, cell, setting), setting, shard_set)
-        )
-
-    found = {cell.name: known(cell) for cell in cells}
-    todo = [cell for cell in cells if found[cell.name] is None]
-    spent = 0.0
-
-    def within_budget() -> Iterator[Cell]:
-        for cell in todo:
-            if args.budget_hours is not None and spent >= args.budget_hours * 3600:
-                return
-            yield cell
-
-    def ended() -> Iterator[Cell]:
-        if args.address is None and args.workers is None:
-            for cell in within_budget():
-                run_cell(cell, config_of(design, cell, setting), setting, args.out / "cells" / cell.name, shard_set)
-                yield cell
-            return
-        jobs = (
-            StudyJob(
-                cell, config_of(design, cell, setting).resolved(), setting, args.out.absolute() / "cells" / cell.name
-            )
-            for cell in within_budget()
-        )
-        for done in on_ray(jobs, None if args.address == "local" else args.address, args.workers or 0):
-            yield todo[done]
-
-    with Progress("study cells") as progress:
-        progress(len(cells) - len(todo), len(cells))
-        for cell in ended():
-            outcome = found[cell.name] = known(cell)
-            assert outcome is not None
-            spent += outcome.facts["cpu_seconds"]
-            there = [each for each in found.values() if each is not None]
-            progress(len(there), len(cells))
-            fill(there)
-    return [each for each in found.values() if each is not None]
-
-
-def _floors(
-    args: argparse.Namespace, design: Design, outcomes: list[Outcome], setting: Setting, shard_set: ShardSet
-) -> list[Outcome]:
-    """Beside the cells that the table compares, and no others."""
+def _make_floors(work: Work) -> None:
+    """Beside the cells that the table compares; where other processes still make cells, beside all."""
     from cardialign.cluster.cli.progress import Progress
     from cardialign.cluster.studies.floors import run_floors
     from cardialign.cluster.studies.table import compared
 
-    places = [(each.cell.seed, each.cell.fold) for each in compared(design, outcomes)]
+    all_of_them = len(work.there()) + len(work.held()) == len(work.cells)
+    cells = work.cells if all_of_them else [each.cell for each in compared(work.design, work.there())]
     with Progress("study floors") as progress:
-        return run_floors(design, places, setting, args.out / "floors", shard_set, progress)
+        places = [(cell.seed, cell.fold) for cell in cells]
+        run_floors(work.design, places, work.setting, work.floors, work.shard_set, progress)
+
+
+def _tabled(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict[str, Any]:
+    """The table of all that is finished by now, written to the folder of the study.
+
+    Raises UserError when no fold and seed has all variants yet, and no other process is at work on them.
+    """
+    from cardialign.cluster.studies.floors import floors_there
+    from cardialign.cluster.studies.table import compared, lines_of, study_table
+    from cardialign.data_shards.files import commit_file, write_json
+
+    outcomes, elsewhere = work.there(), len(work.held())
+    about = {"cells": len(outcomes), "of": len(work.cells), "elsewhere": elsewhere, "test_patients_in_training": known}
+    try:
+        places = [(each.cell.seed, each.cell.fold) for each in compared(work.design, outcomes)]
+    except UserError as error:
+        if not elsewhere:
+            raise
+        return {**about, "rows": [], "_table": [error.problem]}
+    floors = []
+    if not args.no_floors:
+        floors = floors_there(work.design, places, work.setting, work.floors, work.shard_set)
+    table = study_table(work.design, outcomes, args.bootstrap, floors)
+    lines = lines_of(table)
+    if not floors and not args.no_floors:
+        lines.append("- floors: not all of them are there yet; the last process adds them")
+    told = ", ".join(f"{count} of fold {fold}" for fold, count in known.items() if count)
+    lines += [f"- patients with records in other folds, too: {told}; no figures of new patients"] if told else []
+    result = {**table, **about, "shards": work.shard_set.fingerprint}
+    write_json(args.out / "table.json", result, indent=1)
+    commit_file(args.out / "table.md", lambda path: path.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+    return {**result, "_table": lines}
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    missing = result["of"] - result["cells"]
+    missing, elsewhere = result["of"] - result["cells"], result["elsewhere"]
     note = [f"{missing} of {result['of']} cells are still to be made: the same command goes on"] if missing else []
+    if elsewhere:
+        note = [
+            f"{missing} of {result['of']} cells are not finished, {elsewhere} of them in work by other processes: the "
+            "last of these writes the whole table"
+        ]
     return [*result["_table"], *note]

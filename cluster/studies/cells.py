@@ -29,6 +29,7 @@ from cardialign.cluster.environment.versions import source_root
 from cardialign.cluster.studies.design import Cell, Design, digest_of
 from cardialign.data_shards.errors import STOPPED, UsageError, UserError
 from cardialign.data_shards.files import commit_file, read_json, sha256_of, write_json
+from cardialign.pretrain.run.lock import locked_run
 
 if TYPE_CHECKING:
     from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -162,27 +163,32 @@ def _of_another_study(folder: Path, what: str) -> UserError:
 
 
 def run_cell(cell: Cell, config: RunConfig, setting: Setting, folder: Path, shard_set: ShardSet) -> Outcome:
-    """Train, export, score, and keep the scores in `folder`; raises as the training does, KeyboardInterrupt when that
-    was stopped."""
+    """Train, export, score, and keep the scores in `folder`, which is held meanwhile.
+
+    Raises as the training does, KeyboardInterrupt when that was stopped, HeldError when another process makes it.
+    """
+    made_from = made_of(config, setting, shard_set)
+    with locked_run(folder, "wait for the process that makes this cell, or stop it") as lock:
+        return finished(cell, folder, made_from) or _made(cell, config, setting, folder, shard_set, made_from, lock)
+
+
+def _made(
+    cell: Cell, config: RunConfig, setting: Setting, folder: Path, shard_set: ShardSet, made_from: str, lock: int
+) -> Outcome:
     from cardialign.pretrain.evaluation.overlap import find_overlap, refuse_overlap
     from cardialign.pretrain.export.from_run import export_run
     from cardialign.pretrain.export.loaded import load_encoder
 
-    folder.mkdir(parents=True, exist_ok=True)
-    made_from = made_of(config, setting, shard_set)
-    known = finished(cell, folder, made_from)
-    if known is not None:
-        return known
     started, before = time.monotonic(), _children_seconds()
     earlier = float((read_json(folder / SPENT) or {}).get("cpu_seconds", 0.0))
     try:
-        _train(config, folder)
+        _train(config, folder, lock)
     finally:  # a training that is stopped and goes on has cost both parts
         spent = earlier + _children_seconds() - before
         write_json(folder / SPENT, {"cpu_seconds": spent})
     exported = folder / RUN / "export"
     export_run(folder / RUN, exported, overwrite=True, program=False)
-    encoder = load_encoder(exported)
+    encoder = load_encoder(exported, scoring_device())
     if config.init_from is not None:  # its start may have seen the fold kept out
         refuse_overlap(
             find_overlap(encoder, shard_set, words_of(setting, shard_set, cell.fold).rows), encoder, shard_set
@@ -197,11 +203,19 @@ def run_cell(cell: Cell, config: RunConfig, setting: Setting, folder: Path, shar
         "parameters": sum(parameter.numel() for parameter in encoder.ecg.parameters()),
         "cpu_seconds": round(spent, 1),
         "seconds": round(time.monotonic() - started, 1),
+        "device": str(encoder.device.type),
     }
     kept = keep(replace(found, facts=facts), folder)
     shutil.rmtree(folder / RUN, ignore_errors=True)
     (folder / SPENT).unlink(missing_ok=True)
     return kept
+
+
+def scoring_device() -> str:
+    """Where records are embedded: as the training, on a GPU where PyTorch sees one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _children_seconds() -> float:
@@ -242,7 +256,8 @@ def made_of(config: RunConfig, setting: Setting, shard_set: ShardSet) -> str:
     return digest_of(facts)
 
 
-def _train(config: RunConfig, folder: Path) -> None:
+def _train(config: RunConfig, folder: Path, lock: int) -> None:
+    """In a process of its own, which has the lock as well: a cell is not free while its training still ends."""
     recipe = json.dumps(config.resolved(), indent=1)  # JSON is YAML
     if (folder / RUN).exists() and (folder / RECIPE).is_file() and (folder / RECIPE).read_text("utf-8") != recipe:
         raise _of_another_study(folder, "an unfinished training")
@@ -256,6 +271,7 @@ def _train(config: RunConfig, folder: Path) -> None:
             stderr=output,
             env={**os.environ, "PYTHONPATH": path},
             preexec_fn=_end_with_parent,
+            pass_fds=[lock],
         )
         try:
             code = process.wait()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,19 +13,27 @@ from cardialign.data_shards.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from cardialign.data_shards.shard_set.shard_set import ShardSet
+    from cardialign.pretrain.config import RunConfig
 
 
-def check(design: Design, cells: Sequence[Cell], setting: Setting, shard_set: ShardSet) -> dict[int, int]:
-    """Returns how many patients of each fold kept out are in the others, too.
+def configs_of(design: Design, cells: Sequence[Cell], setting: Setting) -> dict[str, RunConfig]:
+    """What each cell trains, by its name. Raises as `config_of`."""
+    return {cell.name: config_of(design, cell, setting) for cell in cells}
 
-    Raises UsageError for what `config_of` refuses, a method without words and two variants that train the same;
+
+def check(
+    design: Design, cells: Sequence[Cell], configs: Mapping[str, RunConfig], setting: Setting, shard_set: ShardSet
+) -> dict[int, int]:
+    """configs: as `configs_of` makes them. Returns how many patients of each fold kept out are in the others, too.
+
+    Raises UsageError for a method without words and two variants that train the same;
     DataError for a fold without labelled records; UserError where no class of a fold can be learnt or ranked.
     """
     from cardialign.pretrain.methods.base import method_class
 
     made: dict[str, str] = {}
     for cell in cells:
-        config, where = config_of(design, cell, setting), f"study {design.name}"
+        config, where = configs[cell.name], f"study {design.name}"
         if not method_class(config).reports:
             raise UsageError(
                 f"{where}, variant {cell.variant.name}: method {config.method.name} reads no reports",

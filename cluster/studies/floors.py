@@ -7,6 +7,7 @@ Nothing is trained: a floor takes seconds, and a study that is finished can be g
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -15,9 +16,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cardialign.cluster.studies.cells import MEASURES, Outcome, Setting, config_of, finished, keep, made_of, measured
+from cardialign.cluster.studies.cells import (
+    MEASURES,
+    Outcome,
+    Setting,
+    config_of,
+    finished,
+    keep,
+    made_of,
+    measured,
+    scoring_device,
+)
 from cardialign.cluster.studies.cells import task_of as task_of_fold
 from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant, digest_of
+from cardialign.pretrain.run.lock import HeldError, locked_run
 
 if TYPE_CHECKING:
     from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -47,18 +59,35 @@ def run_floors(
     shard_set: ShardSet,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Outcome]:
-    """Every floor of these (seed, fold), those that `folder` holds from there. Raises as `finished` and `measured`."""
+    """Every floor of these (seed, fold), those that `folder` holds from there, but for seeds that another process is
+    making. Raises as `finished` and `measured`."""
     cells = floor_cells(places)
-    found = {
-        cell.name: finished(cell, folder / cell.name, *_wanted(design, cell, setting, shard_set)) for cell in cells
-    }
+    wanted = {cell.name: _wanted(design, cell, setting, shard_set) for cell in cells}
+    found = {cell.name: finished(cell, folder / cell.name, *wanted[cell.name]) for cell in cells}
+
+    def missing(seed: int) -> list[Cell]:
+        own = [cell for cell in cells if cell.seed == seed and found[cell.name] is None]
+        found.update({cell.name: finished(cell, folder / cell.name, *wanted[cell.name]) for cell in own})
+        return [cell for cell in own if found[cell.name] is None]
+
     for seed in sorted({cell.seed for cell in cells if found[cell.name] is None}):
-        todo = [cell for cell in cells if cell.seed == seed and found[cell.name] is None]
-        for outcome in _made(design, todo, setting, shard_set):
-            found[outcome.cell.name] = keep(outcome, folder / outcome.cell.name)
-            if progress is not None:
-                progress(sum(each is not None for each in found.values()), len(cells))
+        with contextlib.suppress(HeldError), locked_run(folder / f"seed{seed}"):
+            todo = missing(seed)
+            for outcome in _made(design, todo, setting, shard_set) if todo else ():
+                found[outcome.cell.name] = keep(outcome, folder / outcome.cell.name)
+                if progress is not None:
+                    progress(sum(each is not None for each in found.values()), len(cells))
     return [each for each in found.values() if each is not None]
+
+
+def floors_there(
+    design: Design, places: Iterable[tuple[int, int]], setting: Setting, folder: Path, shard_set: ShardSet
+) -> list[Outcome]:
+    """Every floor of these (seed, fold), or none when one of them is not there yet."""
+    cells = floor_cells(places)
+    found = [finished(cell, folder / cell.name, *_wanted(design, cell, setting, shard_set)) for cell in cells]
+    there = [each for each in found if each is not None]
+    return there if len(there) == len(cells) else []
 
 
 def _wanted(design: Design, cell: Cell, setting: Setting, shard_set: ShardSet) -> tuple[str, tuple[str, ...]]:
@@ -88,7 +117,7 @@ def _made(design: Design, todo: list[Cell], setting: Setting, shard_set: ShardSe
     tasks = {fold: task_of_fold(setting, shard_set, fold) for fold in sorted({cell.fold for cell in todo})}
     rows = np.unique(np.concatenate([task.rows for task in tasks.values()]))
     config = config_of(design, _reference(design, todo[0]), setting)
-    encoder = untrained_encoder(config, shard_set.spec, todo[0].seed)
+    encoder = untrained_encoder(config, shard_set.spec, todo[0].seed, scoring_device())
     others = tuple(name for name in FLOORS if name != _OF_ENCODER and any(cell.variant.name == name for cell in todo))
     read = read_systems(encoder, Records(shard_set, rows), others, todo[0].seed)
     embedding = embed_set([encoder], shard_set, rows, EmbedOptions(with_features=True))[0].embedding

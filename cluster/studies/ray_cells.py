@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from cardialign.cluster.environment.handed_on import adopt
 from cardialign.cluster.evaluations.tasks import RayTasks, sign_of_life
 from cardialign.cluster.studies.cells import Setting, run_cell
 from cardialign.cluster.studies.design import Cell
+from cardialign.pretrain.run.lock import HeldError
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,13 @@ class StudyJob:
 
 
 def work_on_cell(job: StudyJob, environment: dict[str, str]) -> None:
-    """What a Ray task does; the scores lie in the folder of the cell afterwards."""
+    """What a Ray task does; the scores lie in the folder of the cell afterwards, unless another process holds it."""
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.config import parse_config
 
     adopt(environment)
     job.folder.mkdir(parents=True, exist_ok=True)
-    with sign_of_life(_sign(job)):
+    with sign_of_life(_sign(job)), contextlib.suppress(HeldError):
         run_cell(job.cell, parse_config(job.config), job.setting, job.folder, ShardSet.open(job.setting.shards))
 
 

@@ -18,27 +18,32 @@ from cardialign.pretrain.run.layout import write_error
 
 log = logging.getLogger(__name__)
 
+
+class HeldError(UsageError):
+    """Another process holds the folder."""
+
+
 WAY_OUT = "wait for it, stop it with SIGTERM (it ends at a committed checkpoint), or give another --run-dir"
 
 
 @contextlib.contextmanager
-def locked_run(run_dir: Path, remedy: str = WAY_OUT) -> Iterator[None]:
-    """Hold `run_dir`, which is made when it is not there, for this process.
+def locked_run(run_dir: Path, remedy: str = WAY_OUT) -> Iterator[int]:
+    """Hold `run_dir`, which is made when it is not there, for this process; gives the descriptor of the lock.
 
-    The lock dies with its process: what a killed run leaves blocks nobody. A folder that was made here and is still
+    The lock dies with its process, and with the last child that was handed the descriptor: what a killed run leaves
+    blocks nobody. A folder that was made here and is still
     empty goes again. A filesystem without locks is logged and used without.
-    Raises UsageError naming the process and host of the run that holds it, with `remedy`; RunDirectoryError when the
+    Raises HeldError naming the process and host of the run that holds it, with `remedy`; RunDirectoryError when the
     folder cannot be written.
     """
     made = not run_dir.exists()
     path = run_dir / LOCK
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
         descriptor = _locked(path, remedy)
     except OSError as error:
         raise write_error(run_dir, error) from None
     try:
-        yield
+        yield descriptor
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
@@ -48,14 +53,20 @@ def locked_run(run_dir: Path, remedy: str = WAY_OUT) -> Iterator[None]:
 
 
 def _locked(path: Path, remedy: str) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    for last in (False,) * 50 + (True,):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # who held it took the empty folder away between our two calls
+            if last:
+                raise
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = _holder(descriptor)
             os.close(descriptor)
-            raise UsageError(f"run directory {path.parent} is in use by {holder}", remedy) from None
+            raise HeldError(f"run directory {path.parent} is in use by {holder}", remedy) from None
         except OSError as error:
             log.warning("action=no-lock path=%s error=%s remark=nothing keeps a second run out", path, error)
         if _is(path, descriptor):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 
 SHIPPED_FLOORS = ("untrained", "random-kernels", "hand-features")
+SUPERVISED = ("supervised-s4", "supervised-resnet1d")
 
 
 def shares(text: str) -> tuple[float, ...]:
@@ -35,10 +36,18 @@ def shares(text: str) -> tuple[float, ...]:
 
 
 def floors(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    wrong = [name for name in names if name not in (*SHIPPED_FLOORS, "none")]
-    if wrong or ("none" in names and len(names) > 1):
-        raise ArgumentTypeError(f"{text[:60]!r} is none of {', '.join(SHIPPED_FLOORS)}, or none alone")
+    return _some_of(SHIPPED_FLOORS, text)
+
+
+def supervised(text: str) -> tuple[str, ...]:
+    return _some_of(SUPERVISED, text)
+
+
+def _some_of(known: tuple[str, ...], text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    wrong = [name for name in names if name not in (*known, "none")]
+    if wrong or not names or ("none" in names and len(names) > 1):
+        raise ArgumentTypeError(f"{text[:60]!r} is none of {', '.join(known)}, or none alone")
     return () if names == ("none",) else names
 
 
@@ -82,6 +91,13 @@ def add_probe(parser: argparse.ArgumentParser, default_shares: tuple[float, ...]
         help=f"beside the encoder: {', '.join(SHIPPED_FLOORS)} (default all that it has), or none",
     )
     parser.add_argument(
+        "--supervised",
+        type=supervised,
+        default=(),
+        metavar="A,B",
+        help=f"also train from scratch on each share: {', '.join(SUPERVISED)} (minutes a cell; default none)",
+    )
+    parser.add_argument(
         "--attention", action="store_true", help="also read the tokens by a learnt query (attention-pooled probe)"
     )
     parser.add_argument("--bootstrap", type=whole_number(0), default=1000, metavar="N", help="resamples (default 1000)")
@@ -104,7 +120,9 @@ def probe_plan(args: argparse.Namespace) -> ProbePlan:
     from cardialign.pretrain.evaluation.probing.cells import ProbePlan
     from cardialign.pretrain.evaluation.probing.report import ProbeOptions
 
-    options = ProbeOptions(tuple(sorted(args.shares)), args.subset, args.seeds, args.bootstrap)
+    options = ProbeOptions(
+        tuple(sorted(args.shares)), args.subset, args.seeds, args.bootstrap, supervised=args.supervised
+    )
     return ProbePlan(options, args.floors, args.seed, args.attention)
 
 
@@ -194,7 +212,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     plan = probe_plan(args)
     opened = open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code)
     with opened as encoder, Progress("features") as progress:
-        figures = {"encoder": encoder, **dict.fromkeys(plan.beside(encoder))}
+        figures = {"encoder": encoder, **dict.fromkeys(plan.named(encoder))}
         note_ledger(task, shard_set, figures, allow_trained=args.allow_trained)
         task.about.update(plan.lacking(encoder))
         opening = opens_test(args, task, shard_set, encoder.training_run(), "linear-probe")

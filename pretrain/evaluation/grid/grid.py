@@ -23,8 +23,10 @@ from cardialign.pretrain.evaluation.probing.cells import (
     features_facts,
     keep_features,
     keep_task,
+    place_of,
     shares_of,
 )
+from cardialign.pretrain.evaluation.probing.fine_tune import PRESETS
 from cardialign.pretrain.evaluation.probing.report import ProbeOptions, ProbeResult
 from cardialign.pretrain.evaluation.probing.systems import check_systems
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask, Records
@@ -87,7 +89,7 @@ def run_grid(
     opened = open_tasks(plan)
     for each in opened:
         if each.found is not None:
-            figures = {"encoder": encoder, **dict.fromkeys(plan.probe.beside(encoder))}
+            figures = {"encoder": encoder, **dict.fromkeys(plan.probe.named(encoder))}
             note_ledger(each.found, plan.sets[each.set_name], figures, allow_trained=allow_trained)
             each.found.about.update(plan.probe.lacking(encoder))
     groups = _groups(encoder, plan, opened, out)
@@ -148,6 +150,8 @@ def _cells(group: _Group, plan: GridPlan) -> list[_Cell]:
         for options in shares_of(plan.probe.options):
             how = {"share": options.shares[0], "style": options.style, "seeds": options.seeds}
             facts = {**of, "features": group.facts, **how, "bootstrap": options.bootstrap}
+            if options.supervised:
+                facts["supervised"] = {name: PRESETS[name][1].model_dump(mode="json") for name in options.supervised}
             cells.append(_Cell(each, each.found, group, options, facts))
     return cells
 
@@ -169,4 +173,12 @@ def _prepared(
         cell.task.about["test_opened"] = opening
         places = np.searchsorted(cell.group.records.rows, cell.task.rows)
         keep_task(cell.group.task_folder(cell.of), cell.task, places)
-    return [CellJob(each.group.systems_folder, each.group.task_folder(each.of), each.options) for each in todo]
+    return [
+        CellJob(
+            each.group.systems_folder,
+            each.group.task_folder(each.of),
+            each.options,
+            place_of(each.group.records.shard_set),
+        )
+        for each in todo
+    ]

@@ -60,6 +60,7 @@ class GridPlan:
             "seeds": self.probe.options.seeds,
             "bootstrap": self.probe.options.bootstrap,
             "floors": list(self.probe.beside(encoder)),
+            "supervised": list(self.probe.options.supervised),
             "seed": self.probe.seed,
             "attention": self.probe.attention,
             "sets": {name: shard_set.fingerprint for name, shard_set in self.sets.items()},

@@ -43,14 +43,15 @@ class GridFolder:
             self._write(dict(facts), {})
             return
         known = plan["facts"]
-        differing = [name for name in facts if name != "sets" and known.get(name) != facts[name]]
+        names = [name for name in {**facts, **known} if name != "sets"]
+        differing = [name for name in names if (known.get(name) or None) != (facts.get(name) or None)]
         differing += [f"set {name}" for name, to in facts["sets"].items() if known["sets"].get(name, to) != to]
         if differing:
             name = differing[0]
             was, now = (known["sets"], facts["sets"]) if name.startswith("set ") else (known, facts)
             key = name.removeprefix("set ")
             raise UsageError(
-                f"{self.path} holds a grid of another {name}: {_short(was.get(key))} there, {_short(now[key])} now",
+                f"{self.path} holds a grid of another {name}: {_short(was.get(key))} there, {_short(now.get(key))} now",
                 "give what it was begun with, or name a new folder for --out",
             )
         self._write({**facts, "sets": {**known["sets"], **facts["sets"]}}, plan["openings"])

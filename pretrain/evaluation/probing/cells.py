@@ -20,14 +20,16 @@ import numpy as np
 
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.files import FileFacts, differences, facts_below, read_json, write_json
+from cardialign.data_shards.locations import url_of
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.features import EmbedOptions, Progress, embedding_facts, scratch_beside
 from cardialign.pretrain.evaluation.probing.linear_probe import Parts
 from cardialign.pretrain.evaluation.probing.one_thread import one_thread
-from cardialign.pretrain.evaluation.probing.report import ProbeOptions, ProbeResult, joined, probe_table
+from cardialign.pretrain.evaluation.probing.report import ProbeOptions, ProbeResult, Reader, joined, probe_table
 from cardialign.pretrain.evaluation.probing.systems import ReadOptions, System, floors_of, of_task, read_systems
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask, Records
 from cardialign.pretrain.evaluation.probing.tokens import Tokens
+from cardialign.pretrain.evaluation.probing.tuned import from_scratch
 from cardialign.pretrain.evaluation.windows import Crop
 from cardialign.pretrain.export.usable import UsableEncoder
 
@@ -37,11 +39,13 @@ _ARRAYS = ("rows", "truth", "decided", "train", "validation", "test", "patients"
 
 @dataclass(frozen=True)
 class CellJob:
-    """systems, task: folders as above; options: with one share."""
+    """systems, task: folders as above; options: with one share; shards: place of the records, which only training
+    reads."""
 
     systems: Path
     task: Path
     options: ProbeOptions
+    shards: str = ""
 
 
 Outcome = ProbeResult | UserError
@@ -65,14 +69,20 @@ class InThisProcess:
 def run_cell(job: CellJob) -> Outcome:
     """Raises DataError when this process does not see the files, or they are not those that were written."""
     systems, task = _open_systems(job.systems), _Stored.open(job.task)
-    return figures(task.task, of_task(systems, task.task, task.places), job.options)
+    trained = {}
+    if job.options.supervised:
+        shard_set = ShardSet.open(job.shards)
+        trained = {name: from_scratch(name, shard_set, task.task) for name in job.options.supervised}
+    return figures(task.task, of_task(systems, task.task, task.places), job.options, trained)
 
 
-def figures(task: ProbeTask, systems: Sequence[System], options: ProbeOptions) -> Outcome:
+def figures(
+    task: ProbeTask, systems: Sequence[System], options: ProbeOptions, trained: Mapping[str, Reader] | None = None
+) -> Outcome:
     """`probe_table` on one thread; what is wrong with a task's records comes back as an outcome."""
     with one_thread():
         try:
-            return probe_table(task, systems, options)
+            return probe_table(task, systems, options, trained)
         except UserError as error:
             return error
 
@@ -90,6 +100,10 @@ class ProbePlan:
     def beside(self, encoder: UsableEncoder) -> tuple[str, ...]:
         """The floors of an encoder."""
         return floors_of(encoder, self.floors)
+
+    def named(self, encoder: UsableEncoder) -> tuple[str, ...]:
+        """All that stands beside an encoder: floors, and what is trained from scratch."""
+        return self.beside(encoder) + self.options.supervised
 
     def lacking(self, encoder: UsableEncoder) -> dict[str, str]:
         """What is to be told of a floor that nobody left out (`no_untrained_floor`)."""
@@ -136,7 +150,8 @@ def probe_task(
         if about_to_score is not None:
             about_to_score()
         keep_task(folder / "task", task, np.arange(len(task.rows)))
-        jobs = [CellJob(folder / "systems", folder / "task", each) for each in shares_of(plan.options)]
+        place = place_of(shard_set)
+        jobs = [CellJob(folder / "systems", folder / "task", each, place) for each in shares_of(plan.options)]
         outcomes = dict(executor.run(jobs))
     found = [each for _, each in sorted(outcomes.items()) if isinstance(each, ProbeResult)]
     failed = {jobs[place].options.shares[0]: each for place, each in outcomes.items() if isinstance(each, UserError)}
@@ -145,6 +160,11 @@ def probe_task(
     missing = [{"share": share, "reason": each.problem} for share, each in sorted(failed.items())]
     whole = joined(found)
     return replace(whole, task={**whole.task, "missing": missing})
+
+
+def place_of(shard_set: ShardSet) -> str:
+    """The URL or the whole path by which another process opens the set."""
+    return url_of(shard_set.path) or str(Path(shard_set.path).absolute())
 
 
 def shares_of(options: ProbeOptions) -> list[ProbeOptions]:

@@ -34,11 +34,12 @@ from cardialign.pretrain.evaluation.scoring import (
 log = logging.getLogger(__name__)
 
 Reader = Callable[..., ProbeFit]
+PROBED, FROM_SCRATCH = "linear probe", "training from scratch"
 
 
 def readers_of(system: System, with_neighbours: bool) -> dict[str, Reader]:
     """How a system is read: name -> f(truth, parts, share, style, seed, decided)."""
-    found: dict[str, Reader] = {"linear probe": partial(probe, system.features)}
+    found: dict[str, Reader] = {PROBED: partial(probe, system.features)}
     if with_neighbours:
         found["nearest neighbours"] = partial(neighbours, system.features)
     if system.tokens is not None:
@@ -48,13 +49,17 @@ def readers_of(system: System, with_neighbours: bool) -> dict[str, Reader]:
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """shares of the training records, 1 = all; style and seeds as in `subsets.subset`; bootstrap: resamples."""
+    """shares of the training records, 1 = all; style and seeds as in `subsets.subset`; bootstrap: resamples.
+
+    supervised: presets of `fine_tune` that are trained from scratch on each share, beside what is read from features.
+    """
 
     shares: tuple[float, ...] = (1.0,)
     style: str = "random"
     seeds: int = 5
     bootstrap: int = 1000
     neighbours: bool = True
+    supervised: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class ProbeResult:
                 "trained_on": self.task.get("trained_on"),
             }
             for row in self.rows
-            if (row.system, row.reader) == ("encoder", "linear probe")
+            if (row.system, row.reader) == ("encoder", PROBED)
         ]
 
     def table(self) -> str:
@@ -186,8 +191,13 @@ def _difference(found: Mapping[str, float | None]) -> str:
     return f"{found['value']:+.3f}{limits}"
 
 
-def probe_table(task: ProbeTask, systems: Sequence[System], options: ProbeOptions) -> ProbeResult:
-    """Every system at every share.
+def probe_table(
+    task: ProbeTask,
+    systems: Sequence[System],
+    options: ProbeOptions,
+    trained: Mapping[str, Reader] | None = None,
+) -> ProbeResult:
+    """Every system at every share, and those that are `trained` on the records of each, by name.
 
     Raises UserError when no class of the test records can be scored, or none can be learnt and chosen by.
     """
@@ -201,7 +211,7 @@ def probe_table(task: ProbeTask, systems: Sequence[System], options: ProbeOption
     rows: list[Row] = []
     scored = {}
     for share in options.shares:
-        found, scored[share] = _rows_at(share, task, systems, options, usable)
+        found, scored[share] = _rows_at(share, task, systems, options, usable, trained or {})
         rows += found
     order = list(dict.fromkeys((row.system, row.reader) for row in rows))
     rows.sort(key=lambda row: order.index((row.system, row.reader)))
@@ -218,14 +228,23 @@ def probe_table(task: ProbeTask, systems: Sequence[System], options: ProbeOption
 
 
 def _rows_at(
-    share: float, task: ProbeTask, systems: Sequence[System], options: ProbeOptions, usable: np.ndarray
+    share: float,
+    task: ProbeTask,
+    systems: Sequence[System],
+    options: ProbeOptions,
+    usable: np.ndarray,
+    trained: Mapping[str, Reader],
 ) -> tuple[list[Row], ScoredRecords]:
     truth, decided = task.truth[task.parts.test][:, usable], decided_at(task.decided, task.parts.test, usable)
     seeds = 1 if share == 1 or options.style == "published-42" else options.seeds
     fits: dict[tuple[str, str], list[ProbeFit]] = {}
     for system in systems:
         for reader, read in readers_of(system, options.neighbours).items():
-            fits[system.name, reader] = [_fit(read, system, task, share, options.style, seed) for seed in range(seeds)]
+            fits[system.name, reader] = [
+                _fit(read, system.name, task, share, options.style, seed) for seed in range(seeds)
+            ]
+    for name, read in trained.items():
+        fits[name, FROM_SCRATCH] = [_fit(read, name, task, share, options.style, seed) for seed in range(seeds)]
     scores = [np.stack([each.scores[:, usable] for each in of]) for of in fits.values()]
     names = [task.names[c] for c in usable]
     patients = task.patients[task.parts.test]
@@ -233,24 +252,25 @@ def _rows_at(
     tables = dict(zip(fits, made, strict=True))
     rows = []
     for (system_name, reader), of in fits.items():
-        table, beside = tables[system_name, reader], tables.get((systems[0].name, reader))
+        table, of_encoder_by = tables[system_name, reader], PROBED if reader == FROM_SCRATCH else reader
+        beside = tables.get((systems[0].name, of_encoder_by))
         less = None if system_name == systems[0].name or beside is None else table.less(beside)[0]
         macros = [float(class_auroc(each.scores[:, usable], truth, decided).mean()) for each in of]
         log.info("probe system=%s reader=%s share=%g macro=%.4f", system_name, reader, share, np.mean(macros))
         rows.append(_row(Row(system_name, reader, share, 0.0, None, []), of, macros, table, less, task))
-    of_encoder = scores[list(fits).index((systems[0].name, "linear probe"))]
+    of_encoder = scores[list(fits).index((systems[0].name, PROBED))]
     told = tuple((code, word) for code, word in names)
     return rows, ScoredRecords(of_encoder, truth, patients, told, decided)
 
 
-def _fit(read: Reader, system: System, task: ProbeTask, share: float, style: str, seed: int) -> ProbeFit:
+def _fit(read: Reader, system: str, task: ProbeTask, share: float, style: str, seed: int) -> ProbeFit:
     try:
         return read(task.truth, task.parts, share, style, seed, task.decided)
     except UserError:
         raise
     except ValueError as error:
         raise UserError(
-            f"{task.name}, {system.name} at {100 * share:g} % of {len(task.parts.train)} training records: {error}",
+            f"{task.name}, {system} at {100 * share:g} % of {len(task.parts.train)} training records: {error}",
             "give a larger share, more folds or another task",
         ) from None
 

@@ -18,12 +18,15 @@ from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
 from cardialign.pretrain.evaluation.ledger import opening_line, told
 from cardialign.pretrain.evaluation.probing.fine_tune import (
+    PRESETS,
     Classifier,
     FineTuned,
     FineTuneOptions,
+    Reader,
     fine_tune,
     parameter_groups,
 )
+from cardialign.pretrain.evaluation.probing.linear_probe import Parts, ProbeFit, learnable
 from cardialign.pretrain.evaluation.probing.report import left_open_notes, left_out_notes
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 from cardialign.pretrain.evaluation.result import plain
@@ -102,10 +105,7 @@ def tune(
     if about_to_score is not None:
         about_to_score()
 
-    def read(places: np.ndarray) -> Iterator[Batch]:
-        for batch in iterate_rows(shard_set, task.rows[places], options.batch_size):
-            yield batch if task.first_seconds is None else _shown(batch, shard_set, task.first_seconds)
-
+    read = _reader(shard_set, task, options)
     found: list[FineTuned] = []
     for seed in range(options.seed, options.seed + seeds):
         encoder = random_start(start, shard_set, seed) if isinstance(start, dict) else start.trainable(shard_set.spec)
@@ -122,6 +122,42 @@ def tune(
     about = {**task.about, "name": task.name}
     start_words = f"from random weights: {start['name']}" if isinstance(start, dict) else start.digest
     return _result(replace(task, about=about), start_words, options, found, bootstrap)
+
+
+def from_scratch(preset: str, shard_set: ShardSet, task: ProbeTask) -> Callable[..., ProbeFit]:
+    """A supervised preset as a way of reading a task: f(truth, parts, share, style, seed, decided), like a probe's.
+
+    It learns from the same part of the training records as a probe of that share and seed, from weights of that seed.
+    The choice of the fit is its best epoch. It raises ValueError as `fine_tune`, UserError when training diverges.
+    """
+    start, options = PRESETS[preset]
+    assert start is not None, f"{preset} starts from an encoder"
+    options = _cropped(options, task)
+
+    def fit(
+        truth: np.ndarray, parts: Parts, share: float, style: str, seed: int, decided: np.ndarray | None
+    ) -> ProbeFit:
+        rows = learnable(truth, parts, decided, share, style, seed).rows
+        found = fine_tune(
+            random_start(start, shard_set, seed),
+            _reader(shard_set, task, options),
+            truth,
+            replace(parts, train=rows),
+            options.model_copy(update={"seed": seed}),
+            decided=decided,
+        )
+        best = found.history[found.best_epoch - 1]
+        return ProbeFit(share, style, seed, len(rows), found.best_epoch, best, found.scores, found.unseen)
+
+    return fit
+
+
+def _reader(shard_set: ShardSet, task: ProbeTask, options: FineTuneOptions) -> Reader:
+    def read(places: np.ndarray) -> Iterator[Batch]:
+        for batch in iterate_rows(shard_set, task.rows[places], options.batch_size):
+            yield batch if task.first_seconds is None else _shown(batch, shard_set, task.first_seconds)
+
+    return read
 
 
 def _result(

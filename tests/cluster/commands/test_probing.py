@@ -13,7 +13,7 @@ import pytest
 from mlflow.entities.model_registry import ModelVersion
 
 from cardialign.cluster.commands.evaluate.fine_tune import SHIPPED
-from cardialign.cluster.commands.evaluate.linear_probe import SHIPPED_FLOORS
+from cardialign.cluster.commands.evaluate.linear_probe import SHIPPED_FLOORS, SUPERVISED
 from cardialign.cluster.commands.evaluate.select import SHIPPED_CRITERIA
 from cardialign.cluster.registry.evidence import read_evidence
 from cardialign.cluster.registry.registry import list_models, register
@@ -288,3 +288,4 @@ def test_what_a_grid_cannot_do_is_told(
 def test_the_words_of_the_options_are_those_of_the_tables() -> None:
     assert SHIPPED_FLOORS == FLOORS and SHIPPED_CRITERIA == CRITERIA
     assert tuple(PRESETS) == SHIPPED
+    assert tuple(name for name, (start, _) in PRESETS.items() if start is not None) == SUPERVISED

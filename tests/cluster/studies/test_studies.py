@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,18 +32,20 @@ from cardialign.cluster.studies.cells import (
     made_of,
     run_cell,
 )
-from cardialign.cluster.studies.check import check
+from cardialign.cluster.studies.check import check, configs_of
 from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant, load_design, study_names
 from cardialign.cluster.studies.floors import floor_cells, run_floors
 from cardialign.cluster.studies.table import lines_of, study_table
+from cardialign.cluster.studies.work import Work
 from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.record import EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources.base import Entry
+from cardialign.pretrain.benchmarks.counts import count_encoder
 from cardialign.pretrain.evaluation.zero_shot import evaluate_zero_shot
 from cardialign.pretrain.export.loaded import untrained_encoder
-from cardialign.pretrain.run.lock import locked_run
+from cardialign.pretrain.run.lock import HeldError, locked_run
 from tests.cluster.conftest import Answer
 from tests.support.planted_source import PROMPTS, RECORDS_PER_PATIENT, PlantedSource
 
@@ -289,7 +294,8 @@ def checked(
     setting: Setting, shards: ShardSet, variants: tuple[Variant, ...], test: int = 4, recipe: str = "cardialign-tiny"
 ) -> dict[int, int]:
     design = Design("mine", recipe, variants[0].name, variants)
-    return check(design, cells_of(design, [test], 1), setting, shards)
+    cells = cells_of(design, [test], 1)
+    return check(design, cells, configs_of(design, cells, setting), setting, shards)
 
 
 def test_what_cannot_be_scored_is_said_before_anything_is_trained(four_folds: ShardSet, planted: Setting) -> None:
@@ -361,9 +367,6 @@ def test_a_study_from_the_command_line_goes_on_where_it_stopped(
     whole = cardialign(*words, "--budget-hours", 0.0001, "--no-floors")
     assert whole.code == 0, whole.err  # what is there costs nothing
     assert [row["variant"] for row in whole.json["rows"]] == ["all", "before"]
-    with locked_run(tmp_path / "out"):
-        both = cardialign(*words)
-    assert both.code != 0 and "is in use by process" in both.err
     floored = cardialign(*words)
     result = json.loads((tmp_path / "out" / "table.json").read_text())
     assert floored.code == 0 and result["cells"] == 2
@@ -372,6 +375,49 @@ def test_a_study_from_the_command_line_goes_on_where_it_stopped(
     assert not (first / "run").exists()
     other = cardialign(*words, "--set", "optimizer.lr=1e-4")
     assert other.code != 0 and "holds a cell of another study" in other.err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_processes_on_one_folder_share_the_cells_and_the_last_one_has_the_whole_table(
+    cardialign: Call, four_folds: ShardSet, planted: Setting, tmp_path: Path
+) -> None:
+    words = ["study", "parts", "--shards", four_folds.path, "--prompts", planted.prompts, "--folds", "1-4", "--json"]
+    words += ["--test-folds", "4", "--seeds", 2, "--only", "before", "--bootstrap", 20, "--out", tmp_path / "shared"]
+    words += ["--set", "training.steps=2", "--set", "training.epochs=null", "--set", "training.global_batch=16"]
+    command = [sys.executable, "-m", "cardialign", *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPROFILEIMPORTTIME": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    started = [subprocess.Popen(command, text=True, env=environment, **pipes) for _ in range(3)]
+    ended = [process.communicate() for process in started]
+    said = [out.splitlines()[-1] for out, _ in ended]
+    assert [process.returncode for process in started] == [0, 0, 0], said
+    imported = {line.split("|")[2].strip() for _, told in ended for line in told.splitlines() if line.count("|") == 2}
+    assert "torch" in imported and not {"ray", "mlflow"} & imported, "neither Ray nor a tracking store is needed"
+    trainings = {path.parent.name: path.read_text() for path in tmp_path.rglob("training.log")}
+    assert len(trainings) == 4 and all(each.count('"final_loss"') == 1 for each in trainings.values()), "each cell once"
+    whole = [json.loads(each) for each in said if len(json.loads(each)["rows"]) == 2 + len(FLOORS)]
+    assert whole and whole[-1]["cells"] == 4, "the last one has all cells, and the floors"
+    table = json.loads((tmp_path / "shared" / "table.json").read_text())
+    alone = cardialign(*[word for word in words[:-6] if word != "--json"][:-1], tmp_path / "alone", *words[-6:])
+    free = [[{**row, "cpu_seconds": 0} for row in each["rows"]] for each in (table, alone.json)]
+    assert free[0] == free[1], "who makes a cell changes no figure"
+
+
+def test_a_cell_that_another_process_holds_is_left_to_it(
+    four_folds: ShardSet, planted: Setting, tmp_path: Path
+) -> None:
+    variant = Variant("a", "", {})
+    design, cells = Design("mine", "cardialign-tiny", "a", (variant,)), [Cell(variant, 4, seed) for seed in (0, 1)]
+    work = Work(design, cells, planted, four_folds, tmp_path, configs_of(design, cells, planted))
+    assert work.held() == [] and work.there() == []
+    with contextlib.ExitStack() as others:
+        for cell in cells:
+            others.enter_context(locked_run(tmp_path / "cells" / cell.name))
+        assert list(work.make()) == [] and work.held() == cells
+        with pytest.raises(HeldError, match=r"a-fold4-seed0 is in use by process"):
+            run_cell(cells[0], work.configs[cells[0].name], planted, tmp_path / "cells" / cells[0].name, four_folds)
+    assert work.held() == []
 
 
 @pytest.mark.ray
@@ -451,3 +497,27 @@ def test_cells_come_seed_by_seed() -> None:
     assert names[:4] == ["A1-fold7-seed0", "A5-fold7-seed0", "A1-fold8-seed0", "A5-fold8-seed0"] and len(names) == 8
     with pytest.raises(UsageError, match=r"study ablations has no variant 'A9'"):
         load_design("ablations").only(["A9"])
+
+
+GFLOP = {"small": 9.765, "small-short": 9.765, "base": 21.257, "xl": 221.911}
+"""Of one record of 10 s at 500 Hz, forward: the table of `pretrain/METHODS.md`, to one digit more."""
+
+
+def test_sizes_are_compared_at_equal_compute() -> None:
+    design = load_design("sizes")
+    configs = {each.name: config_of(design, Cell(each, 4, 0), PLACES) for each in design.variants}
+    spent = {name: (config.training.steps or 0) * GFLOP[name] for name, config in configs.items()}
+    assert {config.training.global_batch for config in configs.values()} == {64}
+    assert spent["base"] == pytest.approx(spent["small"], rel=0.01)
+    assert spent["xl"] == pytest.approx(spent["small"], rel=0.01)
+    assert configs["small-short"].training.steps == configs["base"].training.steps
+
+
+@pytest.mark.slow
+def test_the_flops_of_the_sizes_are_those_counted() -> None:
+    design, spec = load_design("sizes"), SignalSpec(500, 10)
+    counted = {
+        each.name: count_encoder(config_of(design, Cell(each, 4, 0), PLACES).encoder, spec)[1]
+        for each in design.variants
+    }
+    assert counted == {name: pytest.approx(each * 1e9, rel=1e-4) for name, each in GFLOP.items()}

@@ -23,10 +23,13 @@ from cardialign.pretrain.evaluation.grid.grid import GridWork, run_grid
 from cardialign.pretrain.evaluation.grid.plan import GridPlan
 from cardialign.pretrain.evaluation.grid.result import COLUMNS, GridResult
 from cardialign.pretrain.evaluation.probing.cells import CellJob, InThisProcess, Outcome, ProbePlan
+from cardialign.pretrain.evaluation.probing.fine_tune import PRESETS, FineTuneOptions
 from cardialign.pretrain.evaluation.probing.linear_probe import probe
+from cardialign.pretrain.evaluation.probing.one_thread import one_thread
 from cardialign.pretrain.evaluation.probing.report import ProbeOptions
 from cardialign.pretrain.evaluation.probing.systems import of_task, read_systems
 from cardialign.pretrain.evaluation.probing.tasks import Records, task_of_protocol
+from cardialign.pretrain.evaluation.probing.tuned import tune
 from cardialign.pretrain.export.loaded import LoadedEncoder, untrained_encoder
 from cardialign.pretrain.export.trained_on import TrainedOn, chosen, trained_set
 from tests.support.planted_source import PlantedSource
@@ -277,3 +280,28 @@ def test_two_at_once_do_not_work_in_one_folder(encoder: LoadedEncoder, shards: S
     found = run_grid(encoder, plan, out, GridWork(Elsewhere(lambda: run_grid(encoder, plan, out))))
     assert set(found.tasks) == {"ptb-xl-super", "ptb-xl-rhythm"}
     assert {path.name for path in out.iterdir()} == {"plan.json", "cells", "work"}
+
+
+TINY_NET = ({"name": "resnet1d", "width": 4}, FineTuneOptions(epochs=2, batch_size=32))
+
+
+@pytest.mark.slow
+def test_a_network_from_scratch_stands_beside_the_floors_and_is_the_one_that_fine_tune_trains(
+    encoder: LoadedEncoder, shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "supervised-resnet1d", TINY_NET)
+    options = ProbeOptions((0.2, 1.0), seeds=2, bootstrap=20)
+    plain, more = (dataclasses.replace(options, supervised=each) for each in ((), ("supervised-resnet1d",)))
+    found = run_grid(encoder, plan_of(shards, options=more), tmp_path / "grid")
+    for name, result in found.tasks.items():
+        rows = {row.share: row for row in result.rows if row.system == "supervised-resnet1d"}
+        assert [len(rows[share].fits) for share in (0.2, 1.0)] == [2, 1]
+        assert rows[1.0].less_encoder is not None and "from scratch" in result.table()
+        ledger = {line["figure"] for line in result.task["ledger"]}
+        assert ledger == {"every system"} or "supervised-resnet1d" in ledger
+        task = task_of_protocol(f"clean-v2:{name}", shards)
+        with one_thread():
+            alone = tune(TINY_NET[0], shards, task, TINY_NET[1], bootstrap=0)
+        assert rows[1.0].macro == pytest.approx(alone.macro, abs=1e-9)
+    with pytest.raises(UsageError, match="holds a grid of another supervised"):
+        run_grid(encoder, plan_of(shards, options=plain), tmp_path / "grid")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -68,6 +69,20 @@ def test_a_floor_that_holds_nothing_lies_below_the_encoder_by_a_paired_interval(
     assert floor.less_encoder is not None and encoder.less_encoder is None
     assert floor.less_encoder["value"] == pytest.approx(floor.macro - encoder.macro, abs=1e-12)
     assert floor.less_encoder["high"] < -0.2 and abs(floor.macro - 0.5) < 0.15
+
+
+def test_what_was_trained_from_scratch_is_held_against_the_probe_of_the_encoder() -> None:
+    made, systems = task()
+    trained = {"supervised-net": partial(probe, systems[1].features)}  # whatever reads a task may stand there
+    found = probe_table(made, systems, ProbeOptions((0.1, 1.0), seeds=2, bootstrap=50), trained)
+    rows = [row for row in found.rows if row.system == "supervised-net"]
+    assert [(row.reader, row.share, len(row.fits)) for row in rows] == [
+        ("training from scratch", 0.1, 2), ("training from scratch", 1.0, 1)
+    ]  # fmt: skip
+    for row, floor in zip(
+        rows, [r for r in found.rows if (r.system, r.reader) == ("untrained", "linear probe")], strict=True
+    ):
+        assert row.less_encoder == floor.less_encoder is not None, "the same fits: the same paired difference"
 
 
 def test_table_and_json_say_the_same(result: ProbeResult) -> None:

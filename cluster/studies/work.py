@@ -1,0 +1,161 @@
+"""The cells of one study, made by any number of processes that were started on the same folder.
+
+Each takes the next cell that is neither finished nor held by another, and ends when there is none left to take. A cell
+is held by the lock of its folder, which dies with its process. The tables are written one at a time, each of all that
+is finished by then: the one of the process that ends last is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cardialign.cluster.studies.cells import Outcome, Setting, finished, made_of, run_cell
+from cardialign.cluster.studies.design import Cell, Design
+from cardialign.cluster.studies.ray_cells import StudyJob, on_ray
+from cardialign.pretrain.run.files import LOCK
+from cardialign.pretrain.run.lock import HeldError, locked_run
+
+if TYPE_CHECKING:
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+    from cardialign.pretrain.config import RunConfig
+
+log = logging.getLogger(__name__)
+WAIT_SECONDS, LOOK_SECONDS = 900.0, 0.2
+
+
+@dataclass(frozen=True)
+class OnRay:
+    """Cells as tasks of the Ray at `address` (None: one of this machine), so many at a time (0: one per core)."""
+
+    address: str | None
+    workers: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """A study that was checked: its cells, what each trains, and the folder that holds them."""
+
+    design: Design
+    cells: Sequence[Cell]
+    setting: Setting
+    shard_set: ShardSet
+    out: Path
+    configs: Mapping[str, RunConfig]
+    _wanted: dict[str, str] = field(default_factory=dict)
+    _found: dict[str, Outcome] = field(default_factory=dict)
+
+    @property
+    def floors(self) -> Path:
+        return self.out / "floors"
+
+    def look(self, cell: Cell) -> Outcome | None:
+        """A cell that is finished by now. Raises as `finished`."""
+        if cell.name not in self._found:
+            if cell.name not in self._wanted:
+                self._wanted[cell.name] = made_of(self.configs[cell.name], self.setting, self.shard_set)
+            found = finished(cell, self._folder(cell), self._wanted[cell.name])
+            if found is None:
+                return None
+            self._found[cell.name] = found
+        return self._found[cell.name]
+
+    def there(self) -> list[Outcome]:
+        """All that are finished by now, whoever made them."""
+        return [found for cell in self.cells if (found := self.look(cell)) is not None]
+
+    def held(self) -> list[Cell]:
+        """The cells that another process is making."""
+        return [cell for cell in self.cells if self.look(cell) is None and _is_held(self._folder(cell))]
+
+    def make(self, core_seconds: float | None = None, ray: OnRay | None = None) -> Iterator[Outcome]:
+        """Every cell that is free, as it ends; none is begun once those made here have cost `core_seconds`.
+
+        Raises as `run_cell` and `on_ray`.
+        """
+        spent = 0.0
+
+        def free() -> Iterator[Cell]:
+            for cell in self.cells:
+                if core_seconds is not None and spent >= core_seconds:
+                    return
+                if self.look(cell) is None:
+                    yield cell
+
+        more = True
+        while more:  # what another process gave up since is free
+            more = False
+            for cell in self._on_ray(free(), ray) if ray is not None else self._here(free()):
+                found = self.look(cell)
+                if found is not None:
+                    more, spent = True, spent + found.facts["cpu_seconds"]
+                    yield found
+
+    def _here(self, cells: Iterator[Cell]) -> Iterator[Cell]:
+        for cell in cells:
+            with contextlib.suppress(HeldError):
+                run_cell(cell, self.configs[cell.name], self.setting, self._folder(cell), self.shard_set)
+                yield cell
+
+    def _on_ray(self, cells: Iterator[Cell], ray: OnRay) -> Iterator[Cell]:
+        given: list[Cell] = []
+
+        def jobs() -> Iterator[StudyJob]:
+            for cell in cells:
+                given.append(cell)
+                yield StudyJob(cell, self.configs[cell.name].resolved(), self.setting, self._folder(cell).absolute())
+
+        for done in on_ray(jobs(), ray.address, ray.workers):
+            yield given[done]
+
+    def _folder(self, cell: Cell) -> Path:
+        return self.out / "cells" / cell.name
+
+
+def _is_held(folder: Path) -> bool:
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with locked_run(folder):
+            return False
+    except HeldError:
+        return True
+
+
+@contextlib.contextmanager
+def one_at_a_time(out: Path) -> Iterator[None]:
+    """For what takes seconds and concerns all processes of the study in `out`: the others wait.
+
+    Raises HeldError when one holds it for a quarter of an hour.
+    """
+    end = time.monotonic() + WAIT_SECONDS
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked_run(out, "stop that process, or give another --out"))
+                break
+            except HeldError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(LOOK_SECONDS)
+        yield
+
+
+def now_and_then(act: Callable[[], object]) -> Callable[[], None]:
+    """`act`, but seldom enough that it costs at most a twentieth of the time."""
+    due = 0.0
+
+    def called() -> None:
+        nonlocal due
+        started = time.monotonic()
+        if started >= due:
+            act()
+            ended = time.monotonic()
+            due = ended + 20 * (ended - started)
+
+    return called
