@@ -50,7 +50,7 @@ def tilings(width: int, dtype: torch.dtype, architecture: int) -> Tilings:
     if dtype == torch.float32:
         return Tilings(Tiling(32, chunk, 8, 3), Tiling(16, chunk, 8, 2), Tiling(32, chunk, 8, 2))
     in_backward = chunk if width <= CHUNK else CHUNK // 2
-    warps = 8 if in_backward == CHUNK and architecture < 90 else 4
+    warps = 4 if architecture >= 90 else 8
     return Tilings(Tiling(64, chunk, 8, 2), Tiling(32, in_backward, warps, 3), Tiling(64, chunk, 8, 3))
 
 
