@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KIND",
         help="H100, H200, A100, L40S or CPU (one core of it), or a YAML file of a machine of yours",
     )
-    machines.add_argument("--mfu", metavar="SHARE", help="share of the peak that is reached (default 0.2, CPU 0.25)")
+    machines.add_argument("--mfu", metavar="SHARE", help="share of the peak that is reached (default 0.05, CPU 0.25)")
     machines.add_argument("--price", metavar="AMOUNT", help="of one device for one hour")
     machines.add_argument("--currency", default="", metavar="WORD", help="of --price, a word that is printed")
     parser.add_argument("--against", type=place, metavar="RUN", help="predicted beside what this finished run measured")
@@ -185,7 +185,7 @@ def _mfu(cuda: bool, asked: float | None, of_file: float | None) -> tuple[float,
         return float(of_file), f"MFU {of_file:g}: given in the machine's file"
     share = MFU["cuda" if cuda else "cpu"]
     why = (
-        "large language models reach 0.3 to 0.5, narrow encoders less"
+        "one H100 did 0.081 of cardialign-base, 0.047 of cardialign-small"
         if cuda
         else "a core seldom fills its vector units"
     )

@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from cardialign.pretrain.benchmarks.footprint import Footprint
     from cardialign.pretrain.benchmarks.machines import Machine
 
-MFU = {"cuda": 0.20, "cpu": 0.25}
-"""Share of the peak that is assumed. Large language models reach 0.3 to 0.5 (Chowdhery et al. 2022, PaLM, table 3);
-encoders as narrow as ours fill a GPU worse. One core of a CPU seldom keeps its vector units busy half of the time."""
+MFU = {"cuda": 0.05, "cpu": 0.25}
+"""Share of the peak that is assumed. One H100 did 0.081 in a step of `cardialign-base` and 0.047 in one of
+`cardialign-small` (`kernels/benchmarks/FIGURES_H100.md`); large language models reach 0.3 to 0.5 (Chowdhery et al.
+2022, PaLM, table 3). One core of a CPU seldom keeps its vector units busy half of the time."""
 WIRE = 0.5
 """Share of a link's published rate that is assumed."""
 
