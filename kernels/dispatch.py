@@ -23,12 +23,12 @@ import torch
 
 OPT_IN = "CARDIALIGN_TRITON"
 
-Operation = Literal["contrastive", "patch-embed"]
+Operation = Literal["contrastive", "patch-embed", "rotary"]
 Backend = Literal["auto", "torch", "triton"]
 """Who computes an operation that has Triton kernels: PyTorch or they, by name or as this module says."""
 
 
-MEASURED: dict[tuple[int, int], dict[Operation, int]] = {(9, 0): {"contrastive": 1 << 20, "patch-embed": 1 << 20}}
+MEASURED: dict[tuple[int, int], dict[Operation, int]] = {(9, 0): {"contrastive": 1 << 22, "patch-embed": 1 << 20}}
 """Compute capability -> operation -> scale (as `triton_by_default` has it) from which the kernels were faster."""
 
 
@@ -37,8 +37,8 @@ def triton_by_default(
 ) -> bool:
     """True where "auto" may choose a Triton kernel in this process.
 
-    scale: logits b x B of this rank, or elements of all tokens. A caller that does not say what it runs gets True only
-    where the variable is 1.
+    scale: logits b x B of this rank, or elements of all tokens (rotary: of queries, keys and values). A caller that
+    does not say what it runs gets True only where the variable is 1.
     Raises ValueError, naming the file and the remedy, for one that cannot be read.
     """
     setting = os.environ.get(OPT_IN, "")

@@ -6,12 +6,15 @@ Legend: B sequences, N tokens, M tokens of packed sequences, H heads, Dh head wi
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from cardialign.kernels.dispatch import Backend, triton_by_default
 
 # Seconds, from a beat's parts (0.1 s is a QRS complex) to a whole record.
 # Tokens 50 ms apart still see the shortest period without aliasing.
@@ -80,13 +83,15 @@ def rotation(seconds: Tensor, heads: int, head_width: int, dtype: torch.dtype) -
     return Rotation(*(torch.cat(halves, -1).expand(shape).contiguous() for halves in ((cos, cos), (-sin, sin))))
 
 
-def turn_heads(qkv: Tensor, table: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+def turn_heads(qkv: Tensor, table: Rotation, backend: Backend = "auto") -> tuple[Tensor, Tensor, Tensor]:
     """Queries and keys turned, values as they are: three of (..., H, Dh).
 
     qkv: (B, N, 3, H, Dh), or packed (M, 3, H, Dh).
     Equal to `rotary` bit for bit, in value and in gradient. One pass over queries and keys together, nothing kept for
     the backward pass but the table, and gradients written straight to where the projection reads them.
-    Raises ValueError for a table that does not fit.
+    backend: "torch"; "triton", one launch instead of eight (CUDA, or Triton's interpreter; products and sums may be
+    contracted, one rounding less); "auto", that where `cardialign.kernels.dispatch` allows it.
+    Raises ValueError for a table that does not fit, and for a backend that cannot run here.
     """
     try:
         fits = torch.broadcast_shapes(table.cos.shape, qkv[..., :2, :, :].shape) == qkv[..., :2, :, :].shape
@@ -97,8 +102,31 @@ def turn_heads(qkv: Tensor, table: Rotation) -> tuple[Tensor, Tensor, Tensor]:
             f"a table {tuple(table.cos.shape)} does not fit qkv {tuple(qkv.shape)}; "
             "make it for its tokens and head width"
         )
-    q, k, v = _TurnHeads.apply(qkv, *table)
+    q, k, v = (_TurnHeadsFused if _fused(qkv, table, backend) else _TurnHeads).apply(qkv, *table)
     return q, k, v
+
+
+def _fused(qkv: Tensor, table: Rotation, backend: Backend) -> bool:
+    if backend == "torch" or (backend == "auto" and not (qkv.is_cuda and _allowed(qkv))):
+        return False
+    fits = qkv.dtype != torch.float64 and table.cos.shape[:-3] == qkv.shape[qkv.ndim - table.cos.ndim : -3]
+    runs = importlib.util.find_spec("triton") is not None and (qkv.is_cuda or _interpreted())
+    if backend == "triton" and not (fits and runs):
+        raise ValueError(
+            f"the triton backend turns float32, bfloat16 or float16 heads on CUDA, not {qkv.dtype} on {qkv.device}; "
+            "choose backend auto or torch"
+        )
+    return fits and runs
+
+
+def _allowed(qkv: Tensor) -> bool:
+    return not torch.compiler.is_compiling() and triton_by_default("rotary", qkv.numel(), qkv.device)
+
+
+def _interpreted() -> bool:
+    import triton
+
+    return bool(triton.knobs.runtime.interpret)
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -121,3 +149,33 @@ class _TurnHeads(torch.autograd.Function):
         of_q, of_k, of_v = gradients
         turned_back = (_turn(of_q, cos, -sin), _turn(of_k, cos, -sin), of_v)
         return torch.stack(turned_back, dim=-3), None, None
+
+
+class _TurnHeadsFused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        from cardialign.kernels.attention.triton.turn import turn
+
+        ctx.save_for_backward(cos, sin)
+        turned = torch.empty_like(qkv[..., :2, :, :], memory_format=torch.contiguous_format)
+        turn(_records(qkv[..., :2, :, :]), cos, sin, _records(turned))
+        q, k = turned.unbind(-3)
+        return q, k, qkv[..., 2, :, :]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        from cardialign.kernels.attention.triton.turn import turn
+
+        of_q, _, of_v = gradients
+        found = of_q.new_empty((*of_q.shape[:-2], 3, *of_q.shape[-2:]))
+        for part, gradient in enumerate(gradients[:2]):
+            rows = gradient if gradient.stride(-1) == 1 else gradient.contiguous()
+            turn(_records(rows[..., None, :, :]), *ctx.saved_tensors, _records(found[..., part : part + 1, :, :]), True)
+        found[..., 2, :, :] = of_v
+        return found, None, None
+
+
+def _records(x: Tensor) -> Tensor:
+    """(B, N, P, H, Dh); packed tokens are one record."""
+    return x if x.ndim == 5 else x[None]

@@ -8,6 +8,7 @@ the tokens that are there; every operand and result moves once.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from cardialign.kernels.attention.backends import Operands, choose_backend, oper
 from cardialign.kernels.attention.rotary import rotary
 from cardialign.kernels.benchmarks.cases import Case, Work, words
 from cardialign.kernels.benchmarks.timing import Job
+from cardialign.kernels.dispatch import Backend, triton_by_default
 
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 WARM = {"sequences": 2, "tokens": 8, "heads": 2, "head_width": 16}
@@ -64,9 +66,13 @@ def cases(device: torch.device, quick: bool) -> list[Case]:
             ),
             case(
                 "rotary positions",
-                implementations=("formula", "one pass"),
+                implementations=("formula", "one pass", *(("fused",) if cuda else ())),
                 build=rotary_job,
                 work=_rotary_work(size, device),
+                kernels=("fused",),
+                otherwise="one pass",
+                scale=3 * size["sequences"] * count * size["heads"] * size["head_width"],
+                dispatched=functools.partial(_turned_by, size),
             ),
         ]
     return found
@@ -85,6 +91,11 @@ def _implementations(cuda: bool, quick: bool) -> tuple[tuple[str, ...], tuple[st
 def _dispatched(head_width: int, device: torch.device, packed: bool = False) -> str:
     about = Operands(device.type, DTYPES[device.type], head_width, packed=packed)
     return ("packed " if packed else "") + choose_backend(about, probe(device))
+
+
+def _turned_by(size: dict[str, int], device: torch.device) -> str:
+    elements = 3 * size["sequences"] * size["tokens"] * size["heads"] * size["head_width"]
+    return "fused" if device.type == "cuda" and triton_by_default("rotary", elements, device) else "one pass"
 
 
 def _work(size: dict[str, int], pairs: float, held: float, device: torch.device) -> Work:
@@ -178,17 +189,22 @@ def missing_job(implementation: str, device: torch.device, **size: int) -> Job:
 def rotary_job(implementation: str, device: torch.device, **size: int) -> Job:
     """Queries and keys turned.
 
-    By the formula each, or both at once with the table an encoder makes once per forward pass.
+    By the formula each, or both at once with the table an encoder makes once per forward pass, in PyTorch or Triton.
     """
     qkv = torch.stack([x.detach() for x in _operands(device, **size)], dim=2).requires_grad_()
     seconds = torch.linspace(0.0, 10.0, size["tokens"], device=device)
     table = rotation(seconds, size["heads"], size["head_width"], qkv.dtype)
 
-    def formula() -> Tensor:
+    def formula() -> list[Tensor]:
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        return torch.stack((rotary(q, seconds), rotary(k, seconds), v))
+        return [rotary(q, seconds), rotary(k, seconds), v]
 
-    def one_pass() -> Tensor:
-        return torch.stack([x.transpose(1, 2) for x in turn_heads(qkv, table)])
+    def turned(backend: Backend) -> list[Tensor]:
+        return [x.transpose(1, 2) for x in turn_heads(qkv, table, backend)]
 
-    return Job({"formula": formula, "one pass": one_pass}[implementation], [qkv])
+    runs: dict[str, Callable[[], Tensor | list[Tensor]]] = {
+        "formula": formula,
+        "one pass": functools.partial(turned, "torch"),
+        "fused": functools.partial(turned, "triton"),
+    }
+    return Job(runs[implementation], [qkv])

@@ -12,7 +12,7 @@ from typing import Any
 
 from cardialign.kernels.benchmarks.cases import Rows
 
-OPERATIONS = {"contrastive": "contrastive", "patch embedding": "patch-embed"}
+OPERATIONS = {"contrastive": "contrastive", "patch embedding": "patch-embed", "rotary positions": "rotary"}
 """Operation in the rows -> its name in `cardialign.kernels.dispatch`."""
 
 
@@ -45,9 +45,7 @@ class Contest:
     def sentence(self) -> str:
         taken = "auto takes the kernel" if self.taken else "auto takes PyTorch"
         ratio = f"{self.kernel} is {self.other_ms / self.kernel_ms:.2f}x as fast as PyTorch ({self.other})"
-        return (
-            f"{self.op}, {self.size}: {ratio}; {taken}: {'agrees' if self.agrees else 'DISAGREES'} with the measurement"
-        )
+        return f"{ratio}; {taken}: {'agrees' if self.agrees else 'DISAGREES'} with the measurement"
 
 
 def contests(rows: Rows) -> list[Contest]:

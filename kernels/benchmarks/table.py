@@ -179,7 +179,9 @@ def _dispatch(report: dict[str, Any]) -> list[str]:
             f'No Triton kernel was timed: {NO_GPU}, and backend="auto" takes PyTorch everywhere '
             "(`kernels/dispatch.py`).",
         ]
-    return [*lines, *(f"- {contest.sentence()}" for contest in found)]
+    for contest in found:
+        lines += [f"- {contest.op}, {contest.size}:", f"  {contest.sentence()}"]
+    return lines
 
 
 def _steps(report: dict[str, Any]) -> list[str]:

@@ -45,7 +45,12 @@ ROOMS: dict[str, list[set[str]]] = {
 """Floor -> its rooms from the ground up. It imports from rooms under it, itself, and neighbours, in no circle."""
 GROWING = {"data_shards/sources", "pretrain/methods", "cluster/commands"}
 """Lists: one file per entry, however many."""
-DEVICE_CODE = ("kernels/contrastive/triton", "kernels/patch_embed/triton", "kernels/triton_support")
+DEVICE_CODE = (
+    "kernels/attention/triton",
+    "kernels/contrastive/triton",
+    "kernels/patch_embed/triton",
+    "kernels/triton_support",
+)
 LARGEST_FOLDER, LONGEST_MODULE, LONGEST_FUNCTION, MOST_PARAMETERS, COLUMNS = 15, 400, 60, 8, 120
 
 

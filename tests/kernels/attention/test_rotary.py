@@ -9,6 +9,8 @@ import torch
 
 from cardialign.kernels.attention import rotation, turn_heads
 from cardialign.kernels.attention.rotary import LONGEST_PERIOD, SHORTEST_PERIOD, rotary
+from tests.support.kernels.interpreter import Run, here
+from tests.support.kernels.loss_family import poison_uninitialised_memory, relative
 
 
 def queries(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -101,3 +103,48 @@ def test_a_table_of_other_tokens_is_refused() -> None:
     for table in (rotation(torch.zeros(8), 2, 8, torch.float32), rotation(torch.zeros(9), 2, 6, torch.float32)):
         with pytest.raises(ValueError, match="does not fit qkv"):
             turn_heads(qkv, table)
+
+
+def through_triton(dtype: torch.dtype, times: str, heads: int, width: int) -> list[tuple[float, float]]:
+    """Per result (queries, keys, values, the gradient): error against float64, and that of PyTorch in this type."""
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.randn(2, 37, 3, heads, width, generator=generator, dtype=torch.float64, device="cpu")
+    upstream = torch.randn(3, 2, heads, 37, width, generator=generator, dtype=torch.float64, device="cpu")
+    times_of = {"per record": (2, 37), "packed": (74,)}.get(times, (37,))
+    seconds = here(torch.rand(times_of, generator=generator, device="cpu") * 10)
+    poison_uninitialised_memory(True)
+    found = {}
+    for name, kind, backend in (
+        ("exact", torch.float64, "torch"),
+        ("plain", dtype, "torch"),
+        ("ours", dtype, "triton"),
+    ):
+        qkv = here(drawn).to(dtype).to(kind)
+        weights = [w.transpose(1, 2) for w in here(upstream).to(dtype).to(kind)]  # as attention leaves them
+        if times == "packed":
+            qkv, weights = qkv.flatten(0, 1), [w.reshape(74, heads, width) for w in weights]
+        qkv.requires_grad_()
+        turned = turn_heads(qkv, rotation(seconds, 1 if times == "packed" else heads, width, kind), backend)  # type: ignore[arg-type]
+        found[name] = [x.detach() for x in turned] + list(torch.autograd.grad(turned, qkv, weights))
+    poison_uninitialised_memory(False)
+    return [
+        (relative(ours, exact), relative(plain, exact))
+        for ours, plain, exact in zip(found["ours"], found["plain"], found["exact"], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("times", ["shared", "per record", "packed"])
+@pytest.mark.parametrize(
+    ("dtype", "heads", "width"), [(torch.float32, 2, 8), (torch.bfloat16, 3, 64), (torch.float16, 1, 20)]
+)
+def test_the_triton_turn_is_the_formula_in_value_and_gradient(
+    triton_run: Run, dtype: torch.dtype, heads: int, width: int, times: str
+) -> None:
+    for ours, plain in triton_run(through_triton, dtype, times, heads, width):
+        assert ours <= 2 * plain + 1e-7
+
+
+def test_the_triton_turn_refuses_what_it_cannot_do() -> None:
+    qkv, table = torch.zeros(3, 9, 3, 2, 8), rotation(torch.zeros(9), 2, 8, torch.float32)
+    with pytest.raises(ValueError, match=r"on CUDA, not torch.float32 on cpu; choose backend auto or torch"):
+        turn_heads(qkv, table, "triton")

@@ -142,7 +142,7 @@ def test_a_kernel_that_is_not_faster_is_named_and_not_written_for_dispatch() -> 
     assert table["kernels_from"] == {"contrastive": 65536**2, "patch-embed": patch_case(128).scale}
     lost = measured(large, CUDA, tiled=40.0, triton=50.0)
     assert dispatch_table(report(rows + lost, "cuda"))["kernels_from"]["contrastive"] is None
-    assert "- " + found[0].sentence() in markdown(report(rows, "cuda"))
+    assert "  " + found[0].sentence() in markdown(report(rows, "cuda"))
     with pytest.raises(ValueError, match="no kernel was measured on a GPU"):
         dispatch_table(report([], "cuda"))
     assert any('backend="auto" takes PyTorch everywhere' in line for line in markdown(report([], "cpu")))
