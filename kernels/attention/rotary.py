@@ -167,11 +167,11 @@ class _TurnHeadsFused(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         from cardialign.kernels.attention.triton.turn import turn
 
-        of_q, _, of_v = gradients
+        (cos, sin), (of_q, _, of_v) = ctx.saved_tensors, gradients
         found = of_q.new_empty((*of_q.shape[:-2], 3, *of_q.shape[-2:]))
         for part, gradient in enumerate(gradients[:2]):
             rows = gradient if gradient.stride(-1) == 1 else gradient.contiguous()
-            turn(_records(rows[..., None, :, :]), *ctx.saved_tensors, _records(found[..., part : part + 1, :, :]), True)
+            turn(_records(rows[..., None, :, :]), cos, sin, _records(found[..., part : part + 1, :, :]), back=True)
         found[..., 2, :, :] = of_v
         return found, None, None
 
