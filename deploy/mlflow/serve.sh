@@ -32,6 +32,8 @@ if [ -e "$secrets/s3-access-key" ] || [ -e "$secrets/s3-secret-key" ]; then
   export AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY
 fi
 
+[ -n "${MLFLOW_S3_ENDPOINT_URL:-}" ] || unset MLFLOW_S3_ENDPOINT_URL # an empty one is an address to MLflow
+
 umask 077
 MLFLOW_AUTH_CONFIG_PATH=$(mktemp "${TMPDIR:-/tmp}/mlflow-auth.XXXXXX")
 export MLFLOW_AUTH_CONFIG_PATH
