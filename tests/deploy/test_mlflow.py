@@ -129,16 +129,18 @@ def test_the_server_says_what_it_lacks(missing: str, told: str, tmp_path: Path, 
     assert done.returncode == 2 and told in done.stderr and "b@127" not in done.stderr
 
 
-def test_an_endpoint_that_is_left_out_or_empty_is_none(tmp_path: Path, shell: dict[str, str]) -> None:
+def test_an_endpoint_that_is_left_out_or_empty_is_none_and_nobody_waits_for_jobs(
+    tmp_path: Path, shell: dict[str, str]
+) -> None:
     """`compose.yaml` and a manifest hand an empty value on; boto3 refuses it as an address."""
     secrets = write_secrets(tmp_path / "secrets", "postgresql+psycopg://a:b@127.0.0.1:1/")
     server = tmp_path / "bin" / "mlflow"
-    server.write_text('#!/bin/sh\necho "${MLFLOW_S3_ENDPOINT_URL-none}"\n')
+    server.write_text('#!/bin/sh\necho "${MLFLOW_S3_ENDPOINT_URL-none} $MLFLOW_SERVER_ENABLE_JOB_EXECUTION"\n')
     server.chmod(0o755)
     variables = {**shell, "SECRETS": str(secrets), "ARTIFACTS": "s3://b/a", "TMPDIR": str(tmp_path)}
     for given, told in ({}, "none"), ({"MLFLOW_S3_ENDPOINT_URL": ""}, "none"), ({"MLFLOW_S3_ENDPOINT_URL": "x"}, "x"):
         done = subprocess.run(["sh", SERVE], env={**variables, **given}, capture_output=True, text=True, timeout=60)
-        assert done.stdout == f"{told}\n", done.stderr
+        assert done.stdout == f"{told} false\n", done.stderr
 
 
 @pytest.mark.slow
