@@ -62,8 +62,8 @@ class Watched:
     kill: float
     end: float
 
-    def lines(self, panel: dict[str, Any], begin: float | None = None, step: int = 1) -> Lines:
-        """What Grafana would draw of the queries of a panel, or of an annotation, from `begin` on."""
+    def lines(self, panel: dict[str, Any], *, first: int = 0, more: int = 0, step: int = 1) -> Lines:
+        """What Grafana would draw of the queries of a panel, or of an annotation, from the first to `more` seconds."""
         names = self.prometheus.ask("label/run/values", **{"match[]": "cardialign_planned_steps"})
         chosen = "(" + "|".join(re.sub(r"[$^*{}\[\]'+?.()|\\]", r"\\\\\g<0>", name) for name in names) + ")"
         made: Lines = {}
@@ -209,10 +209,9 @@ def test_a_killed_worker_is_a_restart_and_a_mark_at_every_zoom(
     assert restarts[max(restarts)] == 1
     (marks,) = dashboard["annotations"]["list"]
     for phase in range(60):  # Grafana asks an annotation once in 60 s
-        begin = watched.begin + phase
-        found = watched.lines(marks, begin=begin, step=60)
+        found = watched.lines(marks, first=phase, more=120, step=60)
         assert found, f"the restart falls between two of the questions that begin at {phase} s"
-        assert all(watched.kill < when < watched.end + 60 for points in found.values() for when, _ in points)
+        assert all(watched.kill < when < watched.end + 120 for points in found.values() for when, _ in points)
 
 
 def test_the_shares_of_the_time_are_the_whole(drawn: dict[str, Lines]) -> None:
@@ -224,7 +223,7 @@ def test_the_shares_of_the_time_are_the_whole(drawn: dict[str, Lines]) -> None:
         own, waits = (only(drawn[title], ends=rank) for title in ("Own work by rank", "Waiting in collectives by rank"))
         data = only(drawn["Data by rank"], "waits", rank)
         whole = [own[when] + waits[when] + data[when] for when in own if math.isfinite(own[when])]
-        assert min(whole) > 0.5 and max(whole) < 1.001, "the rest is pauses for checkpoints"
+        assert min(whole) > 0.5 and max(whole) < 1.05, "the rest is pauses; a rate over a restart is an estimate"
         p50, p99 = (only(drawn["Step by rank"], word, rank) for word in ("p50", "p99"))
         assert all(p50[when] <= p99[when] for when in p50)
 
