@@ -72,8 +72,8 @@ class Watched:
             found = self.prometheus.ask(
                 "query_range",
                 query=target["expr"].replace("$run", chosen),
-                start=begin or self.begin,
-                end=self.end,
+                start=self.begin + first,
+                end=self.end + more,
                 step=step,
             )
             for series in found["result"]:
