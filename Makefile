@@ -46,8 +46,9 @@ unit: $(INSTALLED) ## the tests in their quick forms, two at a time (those that 
 test-slow: $(INSTALLED) ## the long forms: faults and a cluster on real Ray, every kernel variant, every point of failure, 20 times the examples
 	$(PYTEST) -m "slow or hypothesis" --examples 20 --timeout 900
 
-test-deploy: $(INSTALLED) ## a Slurm, an MLflow on PostgreSQL and S3, hosts and submitted runs for real: minutes each
-	CARDIALIGN_DEPLOYMENT=1 $(PYTEST) -m deployment --timeout 2400
+test-deploy: $(INSTALLED) ## a Slurm, an MLflow on PostgreSQL and S3, a Prometheus, hosts, submitted runs for real: minutes each
+	# one at a time: each starts machines of its own, and Ray gives a node 30 s to come up
+	CARDIALIGN_DEPLOYMENT=1 $(BIN)/python -m pytest -q -m deployment --timeout 2400
 
 test-wheel: $(INSTALLED) ## the tests again, against the wheel, in an environment and a folder of its own
 	$(BIN)/python -m tests.packaging.elsewhere -q $(TWO) -m "not slow"

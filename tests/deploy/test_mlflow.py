@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,10 +12,13 @@ from typing import Any
 
 import boto3
 import pytest
+import yaml
 
 from tests.support.mlflow_server import BUCKET, SERVE, mlflow_server, postgres, s3
+from tests.support.readme import ROOT
 from tests.support.tiny_set import SMALL
 
+COMPOSE, CONTAINERFILE = ROOT / "deploy" / "mlflow" / "compose.yaml", ROOT / "deploy" / "image" / "Containerfile"
 PASSWORDS = {
     "admin": "an-admin's %word/of@4",
     "trainer": "a-trainers-word-of-12",
@@ -123,3 +127,44 @@ def test_the_server_says_what_it_lacks(missing: str, told: str, tmp_path: Path, 
     variables = {**shell, "SECRETS": str(secrets), "ARTIFACTS": "" if missing == "ARTIFACTS" else "s3://b/a"}
     done = subprocess.run(["sh", SERVE], env=variables, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and told in done.stderr and "b@127" not in done.stderr
+
+
+def test_an_endpoint_that_is_left_out_or_empty_is_none_and_nobody_waits_for_jobs(
+    tmp_path: Path, shell: dict[str, str]
+) -> None:
+    """`compose.yaml` and a manifest hand an empty value on; boto3 refuses it as an address."""
+    secrets = write_secrets(tmp_path / "secrets", "postgresql+psycopg://a:b@127.0.0.1:1/")
+    server = tmp_path / "bin" / "mlflow"
+    server.write_text('#!/bin/sh\necho "${MLFLOW_S3_ENDPOINT_URL-none} $MLFLOW_SERVER_ENABLE_JOB_EXECUTION"\n')
+    server.chmod(0o755)
+    variables = {**shell, "SECRETS": str(secrets), "ARTIFACTS": "s3://b/a", "TMPDIR": str(tmp_path)}
+    for given, told in ({}, "none"), ({"MLFLOW_S3_ENDPOINT_URL": ""}, "none"), ({"MLFLOW_S3_ENDPOINT_URL": "x"}, "x"):
+        done = subprocess.run(["sh", SERVE], env={**variables, **given}, capture_output=True, text=True, timeout=60)
+        assert done.stdout == f"{told} false\n", done.stderr
+
+
+@pytest.mark.slow
+def test_the_compose_file_follows_the_specification() -> None:
+    """The public Compose specification as `check-jsonschema` carries it: an unknown key is an error in it."""
+    pytest.importorskip("check_jsonschema", reason="check-jsonschema of the extra `dev` is not installed")
+    words = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_compose_file_hands_the_server_what_it_reads() -> None:
+    made = yaml.safe_load(COMPOSE.read_text())
+    server, database = made["services"]["mlflow"], made["services"]["database"]
+    assert set(server["secrets"]) == set(re.findall(r"\$\(secret ([\w-]+)\)", SERVE.read_text()))
+    assert {name: one["file"] for name, one in made["secrets"].items()} == {
+        name: f"secrets/{name}" for name in [*server["secrets"], *database["secrets"]]
+    }
+    assert database["environment"]["POSTGRES_PASSWORD_FILE"] == f"/run/secrets/{database['secrets'][0]}"
+    for service in (server, database):
+        assert set(service["networks"]) <= set(made["networks"]) and "no-new-privileges:true" in service["security_opt"]
+        assert {volume.partition(":")[0] for volume in service.get("volumes", [])} <= set(made["volumes"])
+        assert {config["source"] for config in service.get("configs", [])} <= set(made["configs"])
+    assert server["ports"] == ["127.0.0.1:5000:5000"] and "ports" not in database, "the database is reached from inside"
+    assert made["networks"]["inside"] == {"internal": True} and database["networks"] == ["inside"]
+    (written,) = re.findall(r"^VOLUME (.+)$", CONTAINERFILE.read_text(), re.MULTILINE)
+    assert set(server["tmpfs"]) == set(json.loads(written)) and server["read_only"] is True

@@ -125,7 +125,7 @@ def test_a_head_that_dies_and_comes_again_costs_a_submitted_run_nothing_but_time
     assert (run_dir / "export" / "model.safetensors").is_file() and (tmp_path / "mlflow.db").is_file()
     for path in [*_files(run_dir, "**/*"), tmp_path / "mlflow.db"]:
         assert SECRET.encode() not in path.read_bytes(), path
-        assert path.stat().st_mode & 0o007 == 0, f"{path} is open to other users"
+        assert path.stat().st_mode & 0o007 == 0 or _closed(path, run_dir), f"{path} is open to other users"
 
 
 def test_two_users_share_a_cluster_and_one_waits_for_its_turn(
@@ -172,6 +172,12 @@ def _kill(head: subprocess.Popen[bytes]) -> None:
     for process in family:
         process.send_signal(signal.SIGKILL)
     psutil.wait_procs(family, timeout=30)
+
+
+def _closed(path: Path, run_dir: Path) -> bool:
+    """A folder between them lets nobody else in. Ray Train's controller, which has the umask of its cluster, leaves an
+    empty mark in a folder of ours."""
+    return any(not folder.stat().st_mode & 0o007 for folder in path.parents if run_dir in folder.parents)
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:

@@ -26,18 +26,11 @@ def ray_head(
 
     It is in the foreground of a child process: `ray stop` would end every Ray of this user.
     """
-    address = f"127.0.0.1:{_free_port()}"
-    ray = [str(python), "-m", "ray.scripts.scripts"]
-    with _scratch() as scratch:
-        head = ["start", "--head", "--node-ip-address=127.0.0.1", f"--port={address.partition(':')[2]}"]
-        head += [f"--num-cpus={cpus}", "--include-dashboard=false", f"--temp-dir={scratch}", *QUIET]
-        with _child([*ray, *head], folder / "ray-head.log", environment) as process:
-            health = [*ray, "health-check", "--address", address]
-            deadline = time.monotonic() + 90
-            while subprocess.run(health, env=environment, capture_output=True).returncode != 0:
-                told = (folder / "ray-head.log").read_text()[-3000:]
-                assert process.poll() is None and time.monotonic() < deadline, told
-            yield address
+    with _head(folder / "ray-head.log", environment, [f"--num-cpus={cpus}", "--include-dashboard=false"], python) as (
+        _,
+        address,
+    ):
+        yield address
 
 
 @contextlib.contextmanager
@@ -46,24 +39,37 @@ def ray_with_dashboard(
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A Ray head node with its dashboard, as `ray start --head` gives it; yields the dashboard's address and the
     process, in a process group of its own: killing the group is the end of the whole node."""
+    port = _free_port()
+    words = ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
+    words += [f"--dashboard-agent-listen-port={_free_port()}"]  # another Ray of this machine may hold the usual one
+    patient = {**PATIENT, **environment}
+    with _head(folder / "ray-head.log", patient, [*words, f"--num-cpus={cpus}"], own_group=True) as (process, _):
+        yield f"http://127.0.0.1:{port}", process
+
+
+@contextlib.contextmanager
+def _head(
+    log: Path, environment: dict[str, str], words: Sequence[str], python: Path | str = sys.executable,
+    own_group: bool = False,
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:  # fmt: skip
+    """A head node that runs, and its address."""
     for tries_left in (5, 4, 3, 2, 1, 0):
-        gcs, port, log = _free_port(), _free_port(), folder / "ray-head.log"
-        head = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--node-ip-address=127.0.0.1"]
-        head += [f"--port={gcs}", "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
-        head += [f"--dashboard-agent-listen-port={_free_port()}"]  # another Ray of this machine may hold the usual one
-        with _scratch() as scratch:
-            words = [*head, f"--num-cpus={cpus}", f"--temp-dir={scratch}", *QUIET]
-            with _child(words, log, {**PATIENT, **environment}, start_new_session=True) as process:
-                deadline = time.monotonic() + 300
-                while not (up := "Ray runtime started" in log.read_text()) and process.poll() is None:
-                    assert time.monotonic() < deadline, log.read_text()[-3000:]
-                    time.sleep(0.5)
-                if not up and tries_left and "timed out during startup" in log.read_text():
-                    continue  # a raylet has 15 s for its agents, itself 30 s, and no setting of Ray's changes that
-                assert up, log.read_text()[-3000:]
-                assert process.poll() is None, log.read_text()[-3000:]
-                yield f"http://127.0.0.1:{port}", process
-                return
+        address = f"127.0.0.1:{_free_port()}"
+        start = [str(python), "-m", "ray.scripts.scripts", "start", "--head", "--node-ip-address=127.0.0.1"]
+        start += [f"--port={address.partition(':')[2]}", *words]
+        with (
+            _scratch() as scratch,
+            _child([*start, f"--temp-dir={scratch}", *QUIET], log, environment, start_new_session=own_group) as process,
+        ):
+            deadline = time.monotonic() + 300
+            while not (up := "Ray runtime started" in log.read_text()) and process.poll() is None:
+                assert time.monotonic() < deadline, log.read_text()[-3000:]
+                time.sleep(0.2)
+            if not up and tries_left and "timed out during startup" in log.read_text():
+                continue  # a raylet has 15 s for its agents, itself 30 s, and no setting of Ray's changes that
+            assert up and process.poll() is None, log.read_text()[-3000:]
+            yield process, address
+            return
 
 
 def _free_port() -> int:
