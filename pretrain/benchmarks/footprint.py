@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.pretrain.benchmarks.counts import sized_method
-from cardialign.pretrain.benchmarks.live_storages import AsOnDevice, LiveStorages, without_compiler
+from cardialign.pretrain.benchmarks.live_storages import AsOnDevice, LiveStorages
 from cardialign.pretrain.benchmarks.noise import NoiseBank, noise_batch
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.methods.base import Method, Tensors
@@ -72,7 +72,6 @@ class Footprint(NamedTuple):
     loss_rows: int
 
 
-@without_compiler()
 def count_footprint(config: RunConfig, spec: SignalSpec, device: str, micro_batch: int, local_rows: int) -> Footprint:
     """Of a recipe whose `text.encoder` is a folder here, for records of `spec` with all leads and no padding.
 

@@ -2,14 +2,11 @@
 
 `LiveStorages` counts every block that operators make while it is alive, and their FLOPs as PyTorch's counter does.
 `AsOnDevice` brings two things to `meta` that it lacks: attention that keeps no matrix of scores, as flash kernels and
-PyTorch's CPU kernel do, and autocast. `without_compiler` saves the seconds that PyTorch's compiler takes to be imported.
+PyTorch's CPU kernel do, and autocast.
 """
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -31,40 +28,6 @@ WHOLE_ON_CUDA = {
     "rsqrt", "reciprocal", "sum", "prod", "cumsum",
 }  # fmt: skip
 """Functions whose operands autocast turns into float32 on CUDA (its reference lists them); on a CPU they stay."""
-
-
-COMPILER = "torch._dynamo"
-
-
-@contextlib.contextmanager
-def without_compiler() -> Iterator[None]:
-    """In here operators on `meta` tensors run without `torch._dynamo`, whose import takes longer than the counting.
-
-    PyTorch's Python forms of operators import it on their first call, to say that it shall not look into them
-    (`torch._disable_dynamo`). Nothing is compiled in here, so for that call a module stands in which leaves each as it
-    is. Afterwards all is as before: who compiles later gets the real one. Where it is loaded, it is taken.
-    """
-    if COMPILER in sys.modules:
-        yield
-        return
-    left: list[Any] = []
-
-    def disable(function: Any, *_: Any, **__: Any) -> Any:
-        left.append(function)
-        return function
-
-    stand_in = types.ModuleType(COMPILER)
-    stand_in.disable = disable  # type: ignore[attr-defined]
-    sys.modules[COMPILER] = stand_in
-    try:
-        yield
-    finally:
-        if sys.modules.get(COMPILER) is stand_in:
-            del sys.modules[COMPILER]
-        if vars(torch).get("_dynamo") is stand_in:
-            del torch._dynamo
-        for function in left:
-            vars(function).pop("__dynamo_disable", None)
 
 
 class LiveStorages(TorchDispatchMode):

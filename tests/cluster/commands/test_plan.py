@@ -89,7 +89,7 @@ import json, resource, sys
 from cardialign.cluster.main import main
 words = "plan --recipe cardialign-xl --records 770000 --nodes 4 --gpus-per-node 8 --kind H200 --json"
 code = main(words.split())
-heavy = sorted({"ray", "mlflow", "deepspeed", "torch._dynamo"} & set(sys.modules))
+heavy = sorted({"ray", "mlflow", "deepspeed"} & set(sys.modules))
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps([code, heavy, used.ru_maxrss, used.ru_utime + used.ru_stime]))
 """

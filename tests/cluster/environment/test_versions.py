@@ -30,9 +30,7 @@ def git(folder: Path, *words: str) -> str:
     return subprocess.run(["git", "-C", folder, *words], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_code_that_was_changed_is_told_from_code_as_committed(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_that_was_changed_is_told_from_code_as_committed(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = git(checkout, "rev-parse", "HEAD")
     monkeypatch.setenv("GIT_DIR", "/somewhere/else")  # as in a hook of another repository
     (checkout / "README.md").write_text("a page runs nowhere")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from cardialign.pretrain.benchmarks.counts import count_encoder
 from cardialign.pretrain.benchmarks.footprint import count_footprint
-from cardialign.pretrain.benchmarks.live_storages import AsOnDevice, LiveStorages, without_compiler
+from cardialign.pretrain.benchmarks.live_storages import AsOnDevice, LiveStorages
 from cardialign.pretrain.methods.base import create_method
 from tests.support.small_encoder import SPEC, small_config
 
@@ -109,18 +108,3 @@ def test_methods_without_reports_are_counted_too(method: dict) -> None:
     assert counted.gradient_width == 0 and counted.parameters.text == 0
     assert counted.passes == (1 if method["name"] == "st_mem" else 2)  # a mean over rows is encoded once
     assert counted.saved_bytes > 0 and counted.loss_bytes > 0
-
-
-def test_counting_does_not_load_the_compiler_and_leaves_no_trace_of_that(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
-    monkeypatch.delattr(torch, "_dynamo", raising=False)
-
-    def plus_one(number: int) -> int:
-        return number + 1
-
-    guarded = torch._disable_dynamo(plus_one)
-    with without_compiler():
-        assert guarded(1) == guarded(1) == 2
-        assert not hasattr(sys.modules["torch._dynamo"], "optimize")
-    assert "torch._dynamo" not in sys.modules and "_dynamo" not in vars(torch)
-    assert vars(plus_one) == {}
