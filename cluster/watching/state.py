@@ -97,15 +97,18 @@ class RunState:
         return asdict(self)
 
 
-def run_state(run_dir: Path, now: float | None = None) -> RunState:
-    """The state of the run in `run_dir` at `now` (Unix time; default: this moment). Raises nothing for odd contents."""
+def run_state(run_dir: Path, now: float | None = None, steps: int | None = None) -> RunState:
+    """The state of the run in `run_dir` at `now` (Unix time; default: this moment). Raises nothing for odd contents.
+
+    steps: that the run has in all, where the caller knows it.
+    """
     run_dir, now = Path(run_dir), time.time() if now is None else now
     config, result = read_json(run_dir / CONFIG), read_json(run_dir / RESULT)
     lines, failure = list(spool_end(run_dir / METRICS)), read_json(run_dir / FAILURE)
     ranks = tuple(read_figures(run_dir))
     starts = _starts(run_dir)
     step = int(lines[-1]["step"]) if lines else 0
-    steps = _steps(config, result, ranks)
+    steps = steps or _steps(config, result, ranks)
     pace = _pace(ranks, lines, config)
     written = _age(run_dir / METRICS, now) if lines else None
     moved = written if lines else _age(run_dir / CONFIG, now)
