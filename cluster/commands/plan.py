@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--shards", type=place, help="shard set that would be read; its records are counted")
     data.add_argument("--records", metavar="N", help="so many records instead, of --seconds at --sampling-rate")
-    data.add_argument("--sampling-rate", default="500", metavar="HZ", help="of --records (default 500)")
-    data.add_argument("--seconds", default="10", metavar="S", help="of --records (default 10)")
+    data.add_argument("--sampling-rate", metavar="HZ", help="of --records (default 500)")
+    data.add_argument("--seconds", metavar="S", help="of --records (default 10)")
     add_folds(data, "of --shards (YAML: data.folds)")
     add_split(data, "of --shards (YAML: data.split)")
     data.add_argument(
@@ -187,15 +187,38 @@ def _data(args: argparse.Namespace, config: RunConfig | None, problems: Problems
     from cardialign.data_shards.record import SignalSpec
 
     records = problems.number("--records", args.records, 1, whole=True)
-    rate = problems.number("--sampling-rate", args.sampling_rate, 1, 1e6)
-    seconds = problems.number("--seconds", args.seconds, 0.1, 1e6)
+    rate = problems.number("--sampling-rate", args.sampling_rate or "500", 1, 1e6)
+    seconds = problems.number("--seconds", args.seconds or "10", 0.1, 1e6)
     if args.records is not None and args.shards is not None:
         problems.add("--shards and --records are both given", "give one of them")
+        return None
+    if _of_the_other(args, config, problems):
         return None
     if config is None or rate is None or seconds is None or (args.records is not None and records is None):
         return None
     found: Data | None = problems.of(lambda: data_of(config, records, SignalSpec(rate, seconds)))
     return found
+
+
+def _of_the_other(args: argparse.Namespace, config: RunConfig | None, problems: Problems) -> bool:
+    """Whether options are given that the way in which the data is named would pass over; each becomes a problem."""
+    by_shards = args.records is None and (args.shards is not None or (config is not None and bool(config.data.parts)))
+    passed_over = (
+        {"--sampling-rate": args.sampling_rate, "--seconds": args.seconds}
+        if by_shards
+        else {"--folds": args.folds, "--split": args.split}
+        if args.records is not None
+        else {}
+    )
+    given = [option for option, value in passed_over.items() if value is not None]
+    if given:
+        why, do = (
+            ("would say nothing: the shards say how their records are", "leave it out, or give --records N")
+            if by_shards
+            else ("would choose nothing: --records is the number that is trained on", "leave it out, or give --shards")
+        )
+        problems.add(f"{' and '.join(given)} {why}", do)
+    return bool(given)
 
 
 def _mfu(cuda: bool, asked: float | None, of_file: float | None) -> tuple[float, str]:

@@ -18,13 +18,13 @@ from cardialign.cluster.registry.lookup import (
     ARTIFACT,
     DIGEST_TAG,
     Reference,
-    as_registered,
     fetch,
     is_gated,
     names_of,
     pages,
     resolve,
     title,
+    verified,
     versions_of,
 )
 from cardialign.cluster.registry.sbom import log_sbom
@@ -184,8 +184,7 @@ def pull(
     try:
         with folder_beside(out) as scratch:
             folder = fetch(source, scratch / ARTIFACT, uri, title(version))
-            digest = verify_export(folder)
-            as_registered(version, digest)
+            digest = verified(version, folder)
             if trusted is not None:
                 with mlflow_store.speaking(uri, f"does not hand out the signature of {title(version)}"):
                     signed = {"signed": verify_signature(client, version, folder, trusted, uri)}
