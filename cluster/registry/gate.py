@@ -184,7 +184,8 @@ def _not_shown(candidate: ModelVersion, mine: Sequence[Evidence], incumbent: _In
     """What production was measured by and the candidate was not: nothing asks for it, but who promotes shall know."""
     only = {each.name for each in incumbent.evidence} - {each.name for each in mine}
     verdict.remarks += [
-        f"production, {title(incumbent.version)}, was also measured by {ascii_escapes(name)}; {title(candidate)} was not"
+        f"production, {title(incumbent.version)}, was also measured by {ascii_escapes(name)}; "
+        f"{title(candidate)} was not"
         for name in sorted(only)
     ]
 
