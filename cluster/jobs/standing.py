@@ -89,6 +89,8 @@ def told(result: dict[str, Any]) -> dict[str, Any]:
         shown["step"] = f"{run['step']} of {run['steps']}" if run.get("steps") else run["step"]
     shown["loss"] = run.get("loss")
     shown["records/s"] = run.get("records_per_second")
+    if isinstance(run.get("mfu"), int | float):
+        shown["MFU"] = f"{100 * run['mfu']:.3g} %"
     if run.get("phase") == "running":
         shown["time left"] = duration(run.get("eta_seconds"))
     if isinstance(run.get("cause"), dict):

@@ -80,7 +80,7 @@ def promote(reference: str, alias: str, tracking_uri: str, demands: Demands | No
             f"{ascii_escapes(reference)} does not say which version", "write NAME@candidate or NAME/VERSION"
         )
     uri = absolute_uri(tracking_uri)
-    client = mlflow_store.open_client(uri)
+    client = mlflow_store.open_client(uri, make=False)
     with mlflow_store.speaking(uri, f"does not promote {ascii_escapes(reference)}"):
         version = resolve(client, asked, uri)
         gated = is_gated(alias) or bool(demands.require or demands.policy)
@@ -166,7 +166,7 @@ def rollback(reference: str, tracking_uri: str) -> dict[str, Any]:
         raise UsageError(f"{ascii_escapes(reference)} is a version, not an alias", "write NAME or NAME@ALIAS")
     name, alias = asked.name, asked.alias or PRODUCTION
     uri = absolute_uri(tracking_uri)
-    client = mlflow_store.open_client(uri)
+    client = mlflow_store.open_client(uri, make=False)
     with mlflow_store.speaking(uri, f"does not roll back {ascii_escapes(name)}"):
         resolve(client, Reference(name), uri)
         before = _pointed_at(client, name, alias)
