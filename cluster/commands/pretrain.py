@@ -14,6 +14,7 @@ from cardialign.cluster.cli.options import (
     add_split,
     add_tracking_uri,
     add_workers,
+    amount,
     place,
     place_to_write,
     whole_number,
@@ -58,6 +59,11 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
         "--metrics-host", default=LOCAL, metavar="HOST",
         help=f"who may ask: {LOCAL}, this machine alone (default); 0.0.0.0, everyone who reaches it. "
         "It tells figures and the run's name, and asks for no password",
+    )  # fmt: skip
+    metrics.add_argument(
+        "--peak-tflops", type=amount, metavar="N",
+        help="what one worker's device reaches at most, as you measured it (`bench kernels`), for MFU; that of H100, "
+        "H200, A100 and L40S is known",
     )  # fmt: skip
 
 
@@ -162,10 +168,14 @@ def _mixture_part(text: str) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.watching.metrics import exported
+    from cardialign.cluster.watching.utilisation import counted
     from cardialign.pretrain.config import load_config
 
     config = load_config(args.recipe, overrides(args))
-    with exported(args.run_dir, config.name, args.metrics_port, args.metrics_host) as metrics:
+    with (
+        exported(args.run_dir, config.name, args.metrics_port, args.metrics_host) as metrics,
+        counted(config, args.run_dir, args.peak_tflops),
+    ):
         from cardialign.cluster.runs import lifecycle
         from cardialign.cluster.runs.placement import placement_of
 

@@ -12,6 +12,10 @@ TRACKED = ("cardialign", "torch", "deepspeed", "ray", "mlflow", "transformers", 
 
 COMMIT = "CARDIALIGN_COMMIT"
 """Environment variable that names the commit of a package without a checkout: of an image, or of a submitted job."""
+CHANGED = "+changed"
+"""Behind a commit whose code was changed since: what ran is in no commit."""
+FLOORS = ("cardialign", "cluster", "pretrain", "data_shards", "kernels")
+"""Folders of a checkout whose files run; what else is changed or lies beside them, like results, runs nowhere."""
 
 
 def source_root() -> Path:
@@ -39,13 +43,26 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """Commit of the checkout that this package runs from, else what COMMIT says; "" when nothing tells it."""
-    folder = source_root()
-    if not (folder / ".git").exists():
+    """Commit of the checkout that this package runs from, with CHANGED where a file of the package is not as it was
+    committed; else what COMMIT says. "" when nothing tells it."""
+    if not (source_root() / ".git").exists():
         return os.environ.get(COMMIT, "")
+    commit = _git("rev-parse", "HEAD")
+    if not commit:
+        return ""
+    changes = _git("status", "--porcelain", "--untracked-files=all", "--", *FLOORS)
+    return commit + (CHANGED if changes is None or changes else "")
+
+
+def _git(*words: str) -> str | None:
+    """What git says of the checkout that this package runs from; None when it does not answer.
+
+    Variables that name another repository (git sets them in its hooks) do not count. Nothing is written.
+    """
+    named = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
+    environment = {name: value for name, value in os.environ.items() if name not in named}
+    command = ["git", "--no-optional-locks", "-C", str(source_root()), *words]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        answer = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )
-        return answer.stdout.strip() if answer.returncode == 0 else ""
-    return ""
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False, env=environment)
+        return answer.stdout.strip() if answer.returncode == 0 else None
+    return None

@@ -89,6 +89,8 @@ def told(result: dict[str, Any]) -> dict[str, Any]:
         shown["step"] = f"{run['step']} of {run['steps']}" if run.get("steps") else run["step"]
     shown["loss"] = run.get("loss")
     shown["records/s"] = run.get("records_per_second")
+    if isinstance(run.get("mfu"), int | float):
+        shown["MFU"] = f"{100 * run['mfu']:.3g} %"
     if run.get("phase") == "running":
         shown["time left"] = duration(run.get("eta_seconds"))
     if isinstance(run.get("cause"), dict):
@@ -99,7 +101,7 @@ def told(result: dict[str, Any]) -> dict[str, Any]:
     if run.get("last_checkpoint_step") is not None:
         shown["checkpoint"] = f"step {run['last_checkpoint_step']}, {duration(run['checkpoint_age_seconds'])} old"
     restarts = run.get("restarts") or []
-    shown["restarts"] = f"{len(restarts)}" + (f", the last as {restarts[-1]['cause']}" if restarts else "")
+    shown["restarts"] = f"{len(restarts)}" + (f", the last: {restarts[-1].get('cause')}" if restarts else "")
     if run.get("seen") == "log":
         shown["as of"] = f"{duration(run.get('age_seconds'))} ago, from the job's log"
     return shown

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from cardialign.cluster.cli.address import SECRET_NAME, public
-from cardialign.cluster.environment.handed_on import handed_on
+from cardialign.cluster.environment.handed_on import ALLOW, handed_on
 from cardialign.data_shards.errors import UsageError
 
 STORES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
@@ -18,6 +18,9 @@ SALT = "CARDIALIGN_SALT"
 """Of pseudonyms: as secret as a password."""
 NO_SECRET = ("TOKENIZERS_PARALLELISM",)
 SECRET, PLACE = "a secret", "a place on this machine"
+NOT_LISTED = f"not among those that travel, unless {ALLOW} names it"
+LIKELY_NEEDED = ("MLFLOW_", "AWS_", "GOOGLE_", "GCS_", "AZURE_", "FSSPEC_")
+"""What such names begin with opens stores: a driver that misses them fails where the same command works here."""
 SHORTEST = 8
 """Characters of a secret that is looked for in words."""
 
@@ -30,11 +33,15 @@ def is_secret(name: str) -> bool:
 def travelling(environment: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """(what a submitted driver gets, name -> why it stays).
 
-    It is the allow-list of `handed_on` and the MLflow stores, without secrets and without places of this machine.
+    It is the allow-list of `handed_on` and the MLflow stores, without secrets and without places of this machine. What
+    stays is named where the list has it, and where stores are opened with it.
     """
     named = {name: environment[name] for name in STORES if environment.get(name)}
     wanted = dict(sorted({**handed_on(environment), **named}.items()))
     stays = {name: why for name, value in wanted.items() if (why := _why_it_stays(name, value))}
+    for name in sorted(environment):
+        if name not in wanted and environment[name] and name.startswith(LIKELY_NEEDED):
+            stays[name] = _why_it_stays(name, environment[name]) or NOT_LISTED
     return {name: value for name, value in wanted.items() if name not in stays}, stays
 
 

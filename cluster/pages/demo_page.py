@@ -85,6 +85,9 @@ def write_demo_page(out: Path, zero_shot: dict[str, Any], mlflow_command: str, c
         "data_wait_share": "Data wait share",
     }
     facts = {label: result[key] for key, label in shown.items() if key in result}
+    state = run_state(run_dir)
+    if state.mfu is not None:
+        facts["Share of the devices' peak (MFU)"] = f"{100 * state.mfu:.3g} %"
     return write_run_page(
         out / "report.html",
         title="CardiAlign demo",
@@ -93,7 +96,7 @@ def write_demo_page(out: Path, zero_shot: dict[str, Any], mlflow_command: str, c
             "facts": facts,
             "data": _data(out),
             "config": read_json(run_dir / CONFIG),
-            "cause": run_state(run_dir).cause,
+            "cause": state.cause,
         },
         trace=_trace(run_dir),
         zero_shot=zero_shot,

@@ -52,7 +52,7 @@ class Problems:
             value = int(text) if whole else float(text)
         except ValueError:
             value = math.nan
-        if least <= value <= most:  # refuses nan
+        if least <= value <= most and math.isfinite(value):  # refuses nan, too
             return value
         limits = f"of {least:g} or more" if math.isinf(most) else f"from {least:g} to {most:g}"
         self.add(f"{name} {text} is not {kind} {limits}", f"give {name} {kind} {limits}")

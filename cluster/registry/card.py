@@ -179,7 +179,7 @@ def refresh_card(client: MlflowClient, name: str, version: str, uri: str) -> Non
 def read_card(reference: str, tracking_uri: str) -> dict[str, Any]:
     """The card of a registered encoder as the registry says it now. Raises UserError."""
     uri = absolute_uri(tracking_uri)
-    client = mlflow_store.open_client(uri)
+    client = mlflow_store.open_client(uri, make=False)
     with mlflow_store.speaking(uri, f"does not show {ascii_escapes(reference)}"):
         version = resolve(client, Reference.parse(reference), uri)
         with tempfile.TemporaryDirectory(prefix="card-") as scratch:

@@ -112,7 +112,7 @@ def log_evaluation(
     Raises UserError, also where the reference has another encoder by now.
     """
     uri = absolute_uri(tracking_uri)
-    client = mlflow_store.open_client(uri)
+    client = mlflow_store.open_client(uri, make=False)
     figures = {"macro": result["macro"], "macro_low": result["low"], "macro_high": result["high"]}
     if result.get("baseline"):
         figures["untrained_macro"] = result["baseline"]["macro"]

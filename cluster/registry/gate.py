@@ -7,6 +7,7 @@ patient. It is worse when the whole 95 % interval of the difference lies below t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,7 @@ class Missing:
 @dataclass
 class Verdict:
     """missing: everything that keeps the version out; compared: each paired figure; remarks: what to know beside;
-    present: the version that it was held against."""
+    present: the version that it was held against; margin: that was granted."""
 
     digest: str
     origin: Origin
@@ -49,6 +50,7 @@ class Verdict:
     evidence: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     present: int | None = None
+    margin: float = 0.0
 
     @property
     def evidence_digest(self) -> str:
@@ -78,7 +80,7 @@ def examine(
     parts = read_parts(folder, (SETTINGS, CONTRACT, PROVENANCE))
     run = registry.client.get_run(candidate.run_id).data if candidate.run_id else None
     verdict = Verdict(digest, Origin.of(parts, run.tags if run else {}))
-    verdict.present = None if present is None else int(present.version)
+    verdict.present, verdict.margin = None if present is None else int(present.version), policy.margin
     verdict.missing += [Missing(*each) for each in verdict.origin.missing(candidate.run_id or "")]
     if present is not None and str(present.version) == str(candidate.version):
         present = None  # it is in production as it stands
@@ -135,18 +137,41 @@ def _shown(value: Any) -> str:
 def _evaluations(
     candidate: ModelVersion, mine: Sequence[Evidence], incumbent: _Incumbent | None, policy: Policy, verdict: Verdict
 ) -> None:
+    """An evaluation counts by its best: what else was tried under its name, or under one that nobody asks for, is
+    told and keeps nobody out."""
     wanted = [each.name for each in policy.required]
     commands = {each.name: each for each in policy.required}
+    useless: list[tuple[str, Missing]] = []
+    counted = False
     for name in dict.fromkeys([*wanted, *(each.name for each in mine)]):
         requirement = commands.get(name) or Requirement.of_name(name)
         of_name = [each for each in mine if each.name == name]
         if not of_name:
             what = f"no evaluation {ascii_escapes(name)} of {title(candidate)}"
             verdict.missing.append(Missing(what, requirement.command(title(candidate))))
-        usable = [each for each in of_name if _is_evidence(each, candidate, requirement, verdict)]
+        usable = []
+        for each in of_name:
+            why = _no_evidence(each, candidate, requirement)
+            useless += [] if why is None else [(name, why)]
+            usable += [each] if why is None else []
+        verdict.remarks += [
+            f"{ascii_escapes(name)}: whether {title(candidate)} was trained on some of these is not known"
+            for each in usable
+            if each.facts["trained_on"] != "none"
+        ]
+        if usable:
+            counted = True
+            wanted = [each for each in wanted if each != name]
         if usable and incumbent is not None:
             _against(usable, incumbent, requirement, policy.margin, verdict)
-    if not wanted and not mine:
+    for name, why in useless:
+        if name in wanted or not counted:
+            verdict.missing.append(why)
+        else:
+            verdict.remarks.append(f"does not count: {why.what}")
+    if incumbent is not None:
+        _not_shown(candidate, mine, incumbent, verdict)
+    if not policy.required and not mine:
         what = f"no evaluation of {title(candidate)}, and nothing says which this model needs"
         verdict.missing.append(
             Missing(
@@ -155,19 +180,30 @@ def _evaluations(
         )
 
 
-def _is_evidence(each: Evidence, candidate: ModelVersion, requirement: Requirement, verdict: Verdict) -> bool:
+def _not_shown(candidate: ModelVersion, mine: Sequence[Evidence], incumbent: _Incumbent, verdict: Verdict) -> None:
+    """What production was measured by and the candidate was not: nothing asks for it, but who promotes shall know."""
+    only = {each.name for each in incumbent.evidence} - {each.name for each in mine}
+    verdict.remarks += [
+        f"production, {title(incumbent.version)}, was also measured by {ascii_escapes(name)}; "
+        f"{title(candidate)} was not"
+        for name in sorted(only)
+    ]
+
+
+def _no_evidence(each: Evidence, candidate: ModelVersion, requirement: Requirement) -> Missing | None:
+    """Why an evaluation shows nothing; None where it counts."""
     name, again = ascii_escapes(each.name), requirement.command(title(candidate))
     if each.facts["trained_on"] == "found":
         what = f"{name} of {title(candidate)} was scored on records that it was trained on"
-        verdict.missing.append(Missing(what, f"score others: {again}"))
-        return False
-    if any(not isinstance(each.facts.get(key), int | float) for key in ("macro", "low", "high")):
+        return Missing(what, f"score others: {again}")
+    if any(not _is_figure(each.facts.get(key)) for key in ("macro", "low", "high")):
         what = f"{name} of {title(candidate)} has no interval ({each.facts['n']} records)"
-        verdict.missing.append(Missing(what, f"score more patients, with --bootstrap: {again}"))
-        return False
-    if each.facts["trained_on"] != "none":
-        verdict.remarks.append(f"{name}: whether {title(candidate)} was trained on some of these is not known")
-    return True
+        return Missing(what, f"score more patients, with --bootstrap: {again}")
+    return None
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _against(

@@ -14,7 +14,15 @@ from cardialign.cluster.cli.address import public
 from cardialign.cluster.tracking import mlflow_store
 from cardialign.cluster.tracking.names import ascii_escapes, shown
 from cardialign.data_shards.errors import DataError, UsageError, UserError
-from cardialign.pretrain.run.integrity import CONTRACT, DIGESTS, PROVENANCE, SETTINGS, VerifiedExport, read_parts
+from cardialign.pretrain.run.integrity import (
+    CONTRACT,
+    DIGESTS,
+    PROVENANCE,
+    SETTINGS,
+    VerifiedExport,
+    read_parts,
+    verify_export,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -148,6 +156,20 @@ def fetch_of_run(client: MlflowClient, run_id: str, path: str, scratch: Path, ur
     source = f"{client.get_run(run_id).info.artifact_uri}/{path}"
     scratch.mkdir(parents=True, exist_ok=True)
     return fetch(source, scratch, uri, f"MLflow run {run_id}")
+
+
+def verified(version: ModelVersion, folder: Path) -> str:
+    """Digest of a version whose files were fetched to `folder`. Raises DataError where they are not as they were
+    written, or not those that were registered: it is the store that holds them so."""
+    try:
+        digest = verify_export(folder)
+    except UserError as error:
+        problem = error.problem.replace(f"exported encoder {folder}", title(version)).replace(str(folder), "its folder")
+        raise DataError(
+            problem, "the artifact store holds it so: put back what was registered, or register it again from its run"
+        ) from None
+    as_registered(version, digest)
+    return digest
 
 
 def as_registered(version: ModelVersion, digest: str) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cardialign.cluster.environment.versions import CHANGED
 from cardialign.cluster.registry.lookup import digest_of
+from cardialign.cluster.tracking.names import ascii_escapes
 from cardialign.pretrain.run.integrity import PROVENANCE, SETTINGS, VerifiedExport
 
 COMMITS = ("git.commit", "mlflow.source.git.commit")
@@ -19,6 +21,7 @@ _REMEDIES = {
     "commit": "train from a git checkout; for an installed wheel set the tag git.commit of MLflow run {run}",
     "versions": _AGAIN,
 }
+_COMMIT_FIRST = "commit the changes and train again from that commit; or --force REASON, which is recorded"
 WORDS = {
     "recipe": "the recipe",
     "shards_fingerprint": "the fingerprint of the shards",
@@ -59,11 +62,16 @@ class Origin:
 
     def missing(self, run_id: str) -> list[tuple[str, str]]:
         """What is not known, and how to get it."""
-        return [
+        found = [
             (f"{words} is not known", _REMEDIES[name].format(run=run_id or "(it has none)"))
             for name, words in WORDS.items()
             if not getattr(self, name)
         ]
+        if self.commit.endswith(CHANGED):
+            commit = ascii_escapes(self.commit.removesuffix(CHANGED))
+            what = f"the code that ran was changed since commit {commit}: what it was is not known"
+            found.append((what, _COMMIT_FIRST))
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "versions": dict(self.versions)}

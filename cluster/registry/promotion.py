@@ -25,12 +25,12 @@ from cardialign.cluster.registry.lookup import (
     LONGEST_TAG,
     PRODUCTION,
     Reference,
-    as_registered,
     fetch,
     find,
     is_gated,
     resolve,
     title,
+    verified,
 )
 from cardialign.cluster.registry.requirements import Policy
 from cardialign.cluster.registry.signing import SigningKey, sign_version, statement_of
@@ -38,7 +38,6 @@ from cardialign.cluster.registry.versioned import json_object
 from cardialign.cluster.tracking import mlflow_store
 from cardialign.cluster.tracking.names import ascii_escapes, check_alias
 from cardialign.data_shards.errors import UsageError, UserError
-from cardialign.pretrain.run.integrity import verify_export
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -81,7 +80,7 @@ def promote(reference: str, alias: str, tracking_uri: str, demands: Demands | No
             f"{ascii_escapes(reference)} does not say which version", "write NAME@candidate or NAME/VERSION"
         )
     uri = absolute_uri(tracking_uri)
-    client = mlflow_store.open_client(uri)
+    client = mlflow_store.open_client(uri, make=False)
     with mlflow_store.speaking(uri, f"does not promote {ascii_escapes(reference)}"):
         version = resolve(client, asked, uri)
         gated = is_gated(alias) or bool(demands.require or demands.policy)
@@ -97,8 +96,7 @@ def _judge(registry: Registry, version: ModelVersion, alias: str, demands: Deman
     client, uri, scratch = registry.client, registry.uri, registry.scratch
     source = client.get_model_version_download_uri(version.name, version.version)
     folder = fetch(source, scratch / "encoder", uri, title(version))
-    digest = verify_export(folder)
-    as_registered(version, digest)
+    digest = verified(version, folder)
     model = client.get_registered_model(version.name)
     present = find(client, Reference(version.name, alias=alias)) if gated else None
     tags = model.tags if is_gated(alias) else {}
@@ -135,6 +133,7 @@ def _move(
     event: dict[str, Any] = {"from": before, "to": number, "by": _who(), "time": _now()}
     if verdict is not None:
         event["evidence"] = verdict.evidence_digest
+        event |= {"margin": verdict.margin} if verdict.margin else {}
         if forced:
             assert demands.force is not None
             event["forced"] = demands.force.strip()[:LONGEST_REASON]
@@ -167,7 +166,7 @@ def rollback(reference: str, tracking_uri: str) -> dict[str, Any]:
         raise UsageError(f"{ascii_escapes(reference)} is a version, not an alias", "write NAME or NAME@ALIAS")
     name, alias = asked.name, asked.alias or PRODUCTION
     uri = absolute_uri(tracking_uri)
-    client = mlflow_store.open_client(uri)
+    client = mlflow_store.open_client(uri, make=False)
     with mlflow_store.speaking(uri, f"does not roll back {ascii_escapes(name)}"):
         resolve(client, Reference(name), uri)
         before = _pointed_at(client, name, alias)
@@ -186,7 +185,7 @@ def rollback(reference: str, tracking_uri: str) -> dict[str, Any]:
         assert found is not None
         with tempfile.TemporaryDirectory(prefix="rollback-") as scratch:
             source = client.get_model_version_download_uri(name, found.version)
-            as_registered(found, verify_export(fetch(source, Path(scratch), uri, title(found))))
+            verified(found, fetch(source, Path(scratch), uri, title(found)))
         event = {"from": before, "to": int(found.version), "by": _who(), "time": _now(), "rollback": True}
         client.set_registered_model_alias(name, alias, found.version)
         client.set_registered_model_tag(name, _history_key(alias, _now()), _tag(event))

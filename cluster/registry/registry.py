@@ -18,13 +18,13 @@ from cardialign.cluster.registry.lookup import (
     ARTIFACT,
     DIGEST_TAG,
     Reference,
-    as_registered,
     fetch,
     is_gated,
     names_of,
     pages,
     resolve,
     title,
+    verified,
     versions_of,
 )
 from cardialign.cluster.registry.sbom import log_sbom
@@ -139,7 +139,7 @@ def list_models(tracking_uri: str) -> list[dict[str, Any]]:
     """Every registered version, newest first per name: name, version, aliases, run_id, metrics, ledger (of each
     evaluation: what was trained on before), created (ms)."""
     uri = absolute_uri(tracking_uri)
-    client = mlflow_store.open_client(uri)
+    client = mlflow_store.open_client(uri, make=False)
     with mlflow_store.speaking(uri, "does not list its encoders"):
         versions: dict[str, list[ModelVersion]] = {}
         for version in pages(client.search_model_versions):
@@ -176,7 +176,7 @@ def pull(
     """
     refuse_to_replace(out, overwrite)
     uri = absolute_uri(tracking_uri)
-    client = mlflow_store.open_client(uri)
+    client = mlflow_store.open_client(uri, make=False)
     with mlflow_store.speaking(uri, f"does not hand out {ascii_escapes(reference)}"):
         version = resolve(client, Reference.parse(reference), uri)
         source = client.get_model_version_download_uri(version.name, version.version)
@@ -184,8 +184,7 @@ def pull(
     try:
         with folder_beside(out) as scratch:
             folder = fetch(source, scratch / ARTIFACT, uri, title(version))
-            digest = verify_export(folder)
-            as_registered(version, digest)
+            digest = verified(version, folder)
             if trusted is not None:
                 with mlflow_store.speaking(uri, f"does not hand out the signature of {title(version)}"):
                     signed = {"signed": verify_signature(client, version, folder, trusted, uri)}

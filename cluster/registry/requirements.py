@@ -19,6 +19,7 @@ from cardialign.data_shards.errors import UsageError, UserError
 
 REQUIRE_TAG, MARGIN_TAG = "gate.require", "gate.margin"
 KINDS = ("zero-shot", "linear-probe")
+_POLICY = "write require: [clean-v2:ptb-xl-super] and, where wanted, margin: 0.01"
 _FORM = "write [zero-shot:|linear-probe:]PROTOCOL:TASK[@PERCENT], for example clean-v2:ptb-xl-super"
 
 
@@ -109,15 +110,19 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"policy {file} cannot be read: {error}", "write require: [clean-v2:ptb-xl-super]") from None
-    known = isinstance(values, dict) and set(values) <= {"require", "margin"}
-    require = values.get("require", []) if known else None
-    margin = values.get("margin", 0.0) if known else None
+        raise UserError(f"policy {file} cannot be read: {error}", _POLICY) from None
+    if not isinstance(values, dict):
+        raise UserError(f"policy {file} holds no keys", _POLICY)
+    unknown = [shown(str(key)) for key in values if key not in ("require", "margin")]
+    require, margin = values.get("require", []), values.get("margin", 0.0)
+    wrong = [f"it has the unknown key {key}" for key in unknown]
+    if not isinstance(require, list) or not all(isinstance(word, str) for word in require):
+        wrong.append(f"require is {shown(str(require))}, no list of words")
     fits = isinstance(margin, int | float) and not isinstance(margin, bool) and math.isfinite(margin) and margin >= 0
-    if not isinstance(require, list) or not all(isinstance(word, str) for word in require) or not fits:
-        raise UserError(
-            f"policy {file} is none", "write require: [clean-v2:ptb-xl-super] and, where wanted, margin: 0.01"
-        )
+    if not fits:
+        wrong.append(f"margin is {shown(str(margin))}, no number of 0 or more")
+    if wrong:
+        raise UserError(f"policy {file}: {'; '.join(wrong)}", _POLICY)
     return dict(values)
 
 

@@ -12,121 +12,47 @@ import platform
 import re
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.lines import json_line
 from cardialign.cluster.cli.streams import say
 from cardialign.cluster.watching.state import run_state
-from cardialign.data_shards.files import read_json
-from cardialign.pretrain.run.files import CONFIG, FAILURE, LOGS, METRICS, RESULT, STOP
-from cardialign.pretrain.training.checkpoints.files import MANIFEST, committed
 
 WORD, VERSION = "cardialign-state", 1
 JOB = "CARDIALIGN_JOB"
 """Environment variable of a driver that is a job of a cluster: the job's id."""
 SECONDS, MOST_SECONDS, SHARE = 10.0, 60.0, 1 / 500
 """A line comes at most every 10 s; in a long run after a share of its time, at most 60 s: its log stays small."""
-TAIL = 256 * 1024
+ENDS = ("stopped", "finished", "failed")
+"""States of a run that are phases, too."""
 _LINE = re.compile(rf"^{WORD} {VERSION} (\{{.*\}})\s*$", re.MULTILINE)
-_GROUP = re.compile(r"(?P<when>[0-9]{8}-[0-9]{6})-(?P<group>[0-9]+)")
 
 
 def read_state(run_dir: Path, steps: int | None = None) -> dict[str, Any]:
-    """How the run in `run_dir` stands; what the files do not tell is None.
+    """How the run in `run_dir` stands, as `status` tells it; what the files do not tell is None. All of it is of
+    `cardialign.cluster.watching.state.run_state`, which has what each word means.
 
-    step, steps (`steps` where the caller knows them), loss, records_per_second, eta_seconds, last_checkpoint_step,
-    checkpoint_age_seconds; restarts: {"time", "cause"} of every start of the workers but the first; phase: "running",
-    "stopping", "stopped" (at a checkpoint), "finished" or "failed"; problem: why it failed. cause: why it is slow, in a
-    line and a word with the shares of the time; data_wait, slowest_rank, slowest_shard, effective_negatives,
-    effective_rank: see `cardialign.cluster.watching.state.RunState`.
+    step, steps (`steps` where the caller knows them), loss, records_per_second, eta_seconds, mfu, last_checkpoint_step,
+    checkpoint_age_seconds, data_wait, slowest_rank, slowest_shard, effective_negatives, effective_rank; restarts:
+    "time" and "cause" of each; phase: "running", "stopping", "stopped" (at a checkpoint), "finished" or "failed";
+    problem: why it failed; cause: why it is slow, as a word and a line with the shares of the time.
     """
-    config, result = read_json(run_dir / CONFIG) or {}, read_json(run_dir / RESULT)
-    training = config.get("training")
-    training = training if isinstance(training, dict) else {}
-    trace = _last_values(run_dir / METRICS, ("step", "loss", "records_per_second"))
-    step = trace.get("step", 0 if config else None)
-    steps = steps or (result or {}).get("total_steps") or training.get("steps")
-    rate, batch = trace.get("records_per_second"), training.get("global_batch")
-    known = all(isinstance(value, int | float) for value in (step, steps, rate, batch)) and bool(rate)
-    last, age = _last_checkpoint(run_dir)
+    seen = run_state(run_dir, steps=steps)
+    cause, last = seen.cause, seen.checkpoint
+    same = ("steps", "loss", "records_per_second", "eta_seconds", "mfu", "data_wait", "slowest_rank", "slowest_shard",
+            "effective_negatives", "effective_rank")  # fmt: skip
     return {
-        "phase": _phase(run_dir, result),
-        "step": step,
-        "steps": steps,
-        "loss": trace.get("loss"),
-        "records_per_second": rate,
-        "eta_seconds": max(0.0, (steps - step) * batch / rate) if known else None,  # type: ignore[operator]
-        "last_checkpoint_step": last,
-        "checkpoint_age_seconds": age,
-        "restarts": _restarts(run_dir),
-        "problem": (read_json(run_dir / FAILURE) or {}).get("problem"),
-        **_watched(run_dir),
+        "phase": seen.state if seen.state in ENDS else "stopping" if seen.stop_asked else "running",
+        "step": None if seen.state == "empty" else seen.step,
+        **{name: getattr(seen, name) for name in same},
+        "last_checkpoint_step": last.step or None,
+        "checkpoint_age_seconds": last.age_seconds if last.step else None,
+        "restarts": [asdict(restart) for restart in seen.restarts],
+        "problem": None if seen.failure is None else seen.failure["problem"],
+        "cause": None if cause is None else {"word": cause.word, "line": cause.line, "shares": cause.shares},
     }
-
-
-def _watched(run_dir: Path) -> dict[str, Any]:
-    """What the notes of the ranks say."""
-    seen = run_state(run_dir)
-    shown = ("data_wait", "slowest_rank", "slowest_shard", "effective_negatives", "effective_rank")
-    cause = (
-        None if seen.cause is None else {"word": seen.cause.word, "line": seen.cause.line, "shares": seen.cause.shares}
-    )
-    return {"cause": cause, **{name: getattr(seen, name) for name in shown}}
-
-
-def _phase(run_dir: Path, result: dict[str, Any] | None) -> str:
-    if result is not None:
-        return "stopped" if result.get("stopped") else "finished"
-    if (run_dir / FAILURE).exists():
-        return "failed"
-    return "stopping" if (run_dir / STOP).exists() else "running"
-
-
-def _last_values(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    """The newest value of each key in the last lines of a file of JSON lines."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-            lines = file.read().splitlines()
-    except OSError:
-        return {}
-    found: dict[str, Any] = {}
-    for line in reversed(lines):
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(values, dict):
-            found = {**{key: values[key] for key in keys if values.get(key) is not None}, **found}
-        if len(found) == len(keys):
-            break
-    return found
-
-
-def _last_checkpoint(run_dir: Path) -> tuple[int | None, float | None]:
-    """(step, age in seconds) of the newest committed checkpoint."""
-    found = committed(run_dir)
-    if not found:
-        return None, None
-    step, path = max(found)
-    try:
-        return step, max(0.0, time.time() - (path / MANIFEST).stat().st_mtime)
-    except OSError:
-        return step, None
-
-
-def _restarts(run_dir: Path) -> list[dict[str, str]]:
-    """From the names of the logs' folders: each start of the driver numbers its worker groups from 1."""
-    groups = sorted(
-        (found["when"], int(found["group"]))
-        for path in (run_dir / LOGS).glob("*")
-        if (found := _GROUP.fullmatch(path.name))
-    )
-    return [
-        {"time": when, "cause": "its workers were lost" if group > 1 else "the command was given again"}
-        for when, group in groups[1:]
-    ]
 
 
 class StateLines:

@@ -126,6 +126,16 @@ def _check_database(uri: str) -> None:
         raise UserError(f"MLflow database {public(uri)} does not answer: {error}", REMEDY) from None
 
 
+def _check_there(uri: str) -> None:
+    path = sqlite_path(uri)
+    if path is not None and not path.exists():
+        raise UserError(
+            f"there is no MLflow store {public(uri)}",
+            "name the one that has the encoder: --tracking-uri, or MLFLOW_TRACKING_URI; the default is mlflow.db of "
+            "the folder in which the command is given",
+        )
+
+
 def _check(uri: str) -> None:
     scheme = uri.partition(":")[0].lower() if ":" in uri else ""
     path = sqlite_path(uri)
@@ -154,13 +164,16 @@ def _check(uri: str) -> None:
         )
 
 
-def open_client(uri: str) -> MlflowClient:
+def open_client(uri: str, *, make: bool = True) -> MlflowClient:
     """A client of the tracking store `uri` and of the registry that belongs to it (`address.registry_uri`).
 
+    make: a database file that is not there is made; who only looks makes none.
     Raises UserError naming the URI when it cannot be opened.
     """
     registry = registry_uri(uri)
     for address in dict.fromkeys((uri, registry)):
+        if not make:
+            _check_there(address)
         _check(address)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -32,6 +32,7 @@ RUN: dict[str, tuple[str, Callable[[RunState], float | None]]] = {
     "eta_seconds": ("to the last step at the present pace", lambda s: s.eta_seconds),
     "loss": ("loss of the last step", lambda s: s.loss),
     "records_per_second": ("records of all ranks, pauses included", lambda s: s.records_per_second),
+    "mfu_ratio": ("FLOPs of the model per second over the peak of all devices", lambda s: s.mfu),
     "effective_negatives": ("mean sum of the weights of the negatives of a record", lambda s: s.effective_negatives),
     "effective_rank": ("RankMe of the ECG embeddings of the batch", lambda s: s.effective_rank),
     "effective_rank_floor": ("effective rank below which the run ends itself", lambda s: s.collapse_below),

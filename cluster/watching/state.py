@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from cardialign.cluster.watching.cause import Cause, cause_of
+from cardialign.cluster.watching.utilisation import utilisation
 from cardialign.data_shards.files import read_json
 from cardialign.pretrain.run.figures import RankFigures, read_figures
-from cardialign.pretrain.run.files import ATTEMPTS, CONFIG, DEATHS, FAILURE, LOCK, METRICS, RESULT, STOP
+from cardialign.pretrain.run.files import ATTEMPTS, COMPUTE, CONFIG, DEATHS, FAILURE, LOCK, METRICS, RESULT, STOP
 
 Word = Literal["empty", "starting", "running", "stalled", "interrupted", "stopped", "finished", "failed"]
 OVER: tuple[Word, ...] = ("finished", "failed", "stopped", "interrupted")
@@ -69,6 +70,7 @@ class RunState:
     failure          "type", "problem", "remedy" and "rank" of what ended the run.
     collapse_below   effective rank below which the run ends itself.
     cause            why it is slow; ranks: the figures behind it.
+    mfu              share of the peak of its devices, where that is known (`utilisation`).
     """
 
     name: str
@@ -92,21 +94,26 @@ class RunState:
     collapse_below: float | None = None
     cause: Cause | None = None
     ranks: tuple[RankFigures, ...] = ()
+    mfu: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def run_state(run_dir: Path, now: float | None = None) -> RunState:
-    """The state of the run in `run_dir` at `now` (Unix time; default: this moment). Raises nothing for odd contents."""
+def run_state(run_dir: Path, now: float | None = None, steps: int | None = None) -> RunState:
+    """The state of the run in `run_dir` at `now` (Unix time; default: this moment). Raises nothing for odd contents.
+
+    steps: that the run has in all, where the caller knows it.
+    """
     run_dir, now = Path(run_dir), time.time() if now is None else now
     config, result = read_json(run_dir / CONFIG), read_json(run_dir / RESULT)
     lines, failure = list(spool_end(run_dir / METRICS)), read_json(run_dir / FAILURE)
     ranks = tuple(read_figures(run_dir))
     starts = _starts(run_dir)
     step = int(lines[-1]["step"]) if lines else 0
-    steps = _steps(config, result, ranks)
+    steps = steps or _steps(config, result, ranks)
     pace = _pace(ranks, lines, config)
+    rate = _rate(ranks, lines, pace)
     written = _age(run_dir / METRICS, now) if lines else None
     moved = written if lines else _age(run_dir / CONFIG, now)
     moves = moved is not None and moved <= _patience(ranks)
@@ -119,7 +126,7 @@ def run_state(run_dir: Path, now: float | None = None) -> RunState:
         steps=steps,
         eta_seconds=None if pace is None or steps is None or over else max(0, steps - step) * pace,
         loss=_last(lines, "loss"),
-        records_per_second=_rate(ranks, lines, pace),
+        records_per_second=rate,
         data_wait=_data_wait(ranks),
         slowest_rank=_slowest(ranks),
         slowest_shard=max(ranks, key=lambda rank: rank.shard_seconds).shard or None if ranks else None,
@@ -134,6 +141,7 @@ def run_state(run_dir: Path, now: float | None = None) -> RunState:
         collapse_below=_collapse_below(config),
         cause=cause_of(ranks),
         ranks=ranks,
+        mfu=utilisation(read_json(run_dir / COMPUTE), ranks, rate),
     )
 
 

@@ -33,6 +33,8 @@ def facts(state: RunState) -> dict[str, str]:
         found["loss"] = f"{state.loss:.4f}"
     if state.records_per_second is not None:
         found["records/s"] = f"{state.records_per_second:.4g}"
+    if state.mfu is not None:
+        found["MFU"] = f"{100 * state.mfu:.3g} %"
     if state.cause is not None:
         found["slow because"] = state.cause.line
         found["time"] = ", ".join(f"{word} {100 * share:.0f} %" for word, share in state.cause.shares.items())

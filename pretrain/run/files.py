@@ -15,6 +15,7 @@ initialised.json       what a run took from the weights that it started from, te
 export/                the finished encoder
 result.json            figures of the finished (or stopped) run
 memory.json            the most memory that a step held, rank by rank, as the newest start measured it
+compute.json           FLOPs of a record and the peak of a device, where that is known: for MFU
 tracking.json          MLflow store, run id and cursors
 attempts.jsonl         one line per start of the worker group
 deaths.jsonl           one line per worker group that died: when, and of what
@@ -37,7 +38,7 @@ METRICS, SYSTEM, EVALUATIONS = "metrics.jsonl", "system.jsonl", "evaluations.jso
 BEST, BEST_NOTE = "best", "best.json"
 CHECKPOINTS, QUARANTINE, EXPORT = "checkpoints", "quarantine.jsonl", "export"
 RESULT, TRACKING, ATTEMPTS, WORKERS = "result.json", "tracking.json", "attempts.jsonl", "workers"
-MEMORY, DEATHS = "memory.json", "deaths.jsonl"
+MEMORY, COMPUTE, DEATHS = "memory.json", "compute.json", "deaths.jsonl"
 ATTEMPT, LOGS, RAY, FIGURES = "attempt.json", "logs", "ray", "figures"
 START, START_NOTE, INITIALISED = "start", "start.json", "initialised.json"
 FAILURE, LOCK, STOP = "failure.json", "driver.lock", "STOP"

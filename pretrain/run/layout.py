@@ -32,6 +32,7 @@ FILES = (
     files.QUARANTINE,
     files.RESULT,
     files.MEMORY,
+    files.COMPUTE,
     files.TRACKING,
     files.ATTEMPTS,
     files.ATTEMPT,

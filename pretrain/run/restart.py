@@ -12,6 +12,7 @@ from cardialign.pretrain.run.files import (
     BEST,
     BEST_NOTE,
     CHECKPOINTS,
+    COMPUTE,
     CONFIG,
     DEATHS,
     EARLIER,
@@ -29,7 +30,7 @@ from cardialign.pretrain.run.files import (
 )
 
 MOVED = (
-    RESULT, MEMORY, TRACKING, ATTEMPTS, DEATHS, METRICS, SYSTEM, EVALUATIONS, FIGURES, QUARANTINE, INITIALISED,
+    RESULT, MEMORY, COMPUTE, TRACKING, ATTEMPTS, DEATHS, METRICS, SYSTEM, EVALUATIONS, FIGURES, QUARANTINE, INITIALISED,
     BEST_NOTE, BEST, EXPORT, CONFIG, CHECKPOINTS,
 )  # fmt: skip
 """What belongs to one run; its checkpoints last, so that a start that is cut short still finds them."""

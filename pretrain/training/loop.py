@@ -269,6 +269,8 @@ class _Run:
     def _open_trace(self) -> None:
         try:
             self.trace = TraceWriter(self.run_dir, self.start)
+            if self.start < self.last:  # of an earlier start, maybe on other ranks; a run that is done keeps its own
+                (self.run_dir / MEMORY).unlink(missing_ok=True)
         except OSError as error:
             raise write_error(self.run_dir, error) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,6 +46,15 @@ def test_what_must_be_said_is_asked_for(cardialign: Call) -> None:
     epochs = cardialign("plan", *TINY, "--kind", "CPU")
     assert epochs.code == 1 or epochs.code == 2
     assert "--records" in epochs.json["remedy"]
+
+
+def test_what_would_be_passed_over_is_refused(cardialign: Call, shards: Path) -> None:
+    told = cardialign("plan", *LIGHT, "--records", 1000, "--folds", "1-8", "--split", "train", "--kind", "CPU")
+    assert told.code == 2 and "--folds and --split would choose nothing" in told.json["problem"]
+    told = cardialign("plan", *LIGHT, "--shards", shards, "--sampling-rate", 250, "--kind", "CPU")
+    assert told.code == 2 and "--sampling-rate would say nothing" in told.json["problem"]
+    told = cardialign("plan", *TINY, "--records", 1000, "--kind", "CPU", "--price", "1e400")
+    assert told.code == 2 and "--price 1e400 is not a number of 0 or more" in told.json["problem"]
 
 
 def test_shards_are_counted_and_money_adds_up(cardialign: Call, shards: Path, tmp_path: Path) -> None:
@@ -90,12 +100,15 @@ from cardialign.cluster.main import main
 words = "plan --recipe cardialign-xl --records 770000 --nodes 4 --gpus-per-node 8 --kind H200 --json"
 code = main(words.split())
 heavy = sorted({"ray", "mlflow", "deepspeed"} & set(sys.modules))
-print(json.dumps([code, heavy, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps([code, heavy, used.ru_maxrss, used.ru_utime + used.ru_stime]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
     *_, plan, last = done.stdout.strip().splitlines()
-    exit_code, heavy, kib = json.loads(last)
+    exit_code, heavy, kib, seconds = json.loads(last)
     assert exit_code == 0 and heavy == [] and kib < 1.5 * 2**20  # no model of 900 MiB was made
+    if os.getloadavg()[0] <= (os.cpu_count() or 1):  # beside other work every CPU second does less
+        assert seconds < 5
     values = json.loads(plan)
     assert values["parameters"]["frozen"] > 60e6  # MedCPT's embeddings and its first 6 layers, by its published sizes
     assert any("published sizes" in said for said in values["assumptions"])

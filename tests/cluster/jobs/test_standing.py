@@ -46,7 +46,7 @@ def test_a_job_is_found_by_name_id_or_folder_and_told_from_its_log_alone(
     assert (told["job"], told["state"], told["run"]["step"], told["run"]["seen"]) == (job, "running", 40, "log")
     shown = cardialign("status", word, "--address", board.address, plain=True).out
     assert "40 of 100" in shown and "2 h 10 min" in shown and "step 30, 12 s old" in shown
-    assert "1, the last as its workers were lost" in shown
+    assert "1, the last: its workers were lost" in shown
 
 
 def test_why_it_is_slow_is_told_and_watching_says_a_line_for_each_change_until_the_end(
@@ -103,13 +103,15 @@ def test_a_run_directory_that_is_here_is_read_itself(
     run_dir = tmp_path / "run"
     (run_dir / "checkpoints" / "step-00000050").mkdir(parents=True)
     (run_dir / "checkpoints" / "step-00000050" / "manifest.json").write_text("{}")
-    os.utime(run_dir / "checkpoints" / "step-00000050" / "manifest.json", (time.time() - 90, time.time() - 90))
+    os.utime(run_dir / "checkpoints" / "step-00000050", (time.time() - 90, time.time() - 90))
     (run_dir / "config.resolved.json").write_text('{"training": {"steps": 100, "global_batch": 16}}')
     rows = [{"step": 55, "loss": 2.0, "records_per_second": 32.0}, {"step": 60, "loss": 1.5}]
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 61, "lo')
     for name in ("20261126-030000-1", "20261126-030500-2", "20261126-040000-1"):
         (run_dir / "logs" / name).mkdir(parents=True)
         (run_dir / "logs" / name / "rank-0.log").write_text(f"of {name}\n")
+    (run_dir / "attempts.jsonl").write_text("".join(f'{{"attempt": 1, "time": {at}}}\n' for at in (100, 200, 300)))
+    (run_dir / "deaths.jsonl").write_text('{"time": 190.0, "cause": "rank 1 on node-b was killed"}\n')
     board.jobs[job]["metadata"]["run_dir"] = str(run_dir)
     board.logs[job] += line(step=40, waits_for="the next step")
     assert cardialign("status", "one", "--address", board.address).json["state"] == "running", "it is at step 60 by now"
@@ -119,7 +121,7 @@ def test_a_run_directory_that_is_here_is_read_itself(
         assert run["eta_seconds"] == (100 - 60) * 16 / 32.0
         assert run["last_checkpoint_step"] == 50 and 89 < run["checkpoint_age_seconds"] < 200
         causes = [restart["cause"] for restart in run["restarts"]]
-        assert causes == ["its workers were lost", "the command was given again"]
+        assert causes == ["rank 1 on node-b was killed", "the command was given again, or nothing was left behind"]
     newest = "of 20261126-040000-1\n"
     for words in ([run_dir], ["one", "--address", board.address]):
         assert cardialign("logs", *words, "--rank", "0", plain=True).out == newest

@@ -168,8 +168,10 @@ def test_a_wheel_that_the_nodes_have_or_install_is_named_only(
     cardialign: Command, board: Dashboard, spec: str, runtime: dict[str, Any]
 ) -> None:
     told = result_of(submit(cardialign, board, "--wheel", spec))
-    given = {key: value for key, value in board.jobs[told["job"]]["runtime_env"].items() if key != "env_vars"}
+    job = board.jobs[told["job"]]
+    given = {key: value for key, value in job["runtime_env"].items() if key != "env_vars"}
     assert given == runtime and told["files"] == 0 and not board.packages
+    assert "CARDIALIGN_COMMIT" not in job["runtime_env"]["env_vars"], "the commit of this checkout is not theirs"
 
 
 def test_a_wheel_that_was_built_again_is_sent_again(cardialign: Command, board: Dashboard, tmp_path: Path) -> None:

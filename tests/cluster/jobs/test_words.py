@@ -37,6 +37,14 @@ def test_secrets_and_places_of_this_machine_stay_and_are_named() -> None:
     assert stays == {**dict.fromkeys(SECRETS, "a secret"), **dict.fromkeys(PLACES, "a place on this machine")}
 
 
+def test_what_opens_stores_here_and_does_not_travel_is_named() -> None:
+    needed = {"AWS_SECRET_ACCESS_KEY": "x", "MLFLOW_TRACKING_PASSWORD": "y", "AWS_REGION": "eu-1"}
+    goes, stays = travelling({**needed, "GOOGLE_APPLICATION_CREDENTIALS": "/home/me/key.json", "EDITOR": "vi"})
+    assert goes == {} and set(stays) == {*needed, "GOOGLE_APPLICATION_CREDENTIALS"}
+    assert stays["MLFLOW_TRACKING_PASSWORD"] == "a secret" and "CARDIALIGN_PASS_ENV" in stays["AWS_REGION"]
+    assert travelling({"AWS_REGION": "eu-1", "CARDIALIGN_PASS_ENV": "AWS_*"}) == ({"AWS_REGION": "eu-1"}, {})
+
+
 def test_a_store_beside_the_run_is_the_last_choice_of_a_job(tmp_path: Path) -> None:
     odd = f'{tmp_path}/it\'s "$HOME" `id` }}/run'
     inner = Inner("pretrain", (), ("pretrain", "--run-dir", odd), run_dir=odd, tracks=True)

@@ -115,6 +115,7 @@ def test_a_worse_candidate_is_refused_with_the_paired_figure(name: str, store: s
     mine, theirs = by_pairs(0.6), by_pairs(1.5)
     assert f"{mine:.3f}, production ({name}/1) {theirs:.3f}, paired difference {mine - theirs:+.4f}" in told
     assert promote(f"{name}/{WORSE}", "production", store, replace(WANTED, margin=0.4))["version"] == WORSE
+    assert history(open_client(store).get_registered_model(name).tags, "production")[-1]["margin"] == 0.4
 
 
 @pytest.mark.parametrize("version", [EQUAL, BETTER], ids=["equal", "better"])
@@ -138,6 +139,20 @@ def test_scores_of_other_records_are_no_comparison(name: str, store: str, score:
 def test_a_figure_of_its_own_training_records_is_no_evidence(name: str, store: str, score: Callable[..., None]) -> None:
     score(UNSCORED, scored_records(3.0), trained_on="found")
     assert "scored on records that it was trained on" in refused(f"{name}/{UNSCORED}", store)
+    assert "scored on records that it was trained on" in refused(f"{name}/{UNSCORED}", store, Demands())
+
+
+def test_what_was_tried_beside_good_evidence_is_told_and_keeps_nobody_out(
+    name: str, store: str, score: Callable[..., None]
+) -> None:
+    score(BETTER, scored_records(3.0, records="t" * 64), trained_on="found")
+    score(BETTER, scored_records(3.0, records="u" * 64), trained_on="found", name="zero-shot:curious")
+    score(1, scored_records(1.5), name="zero-shot:older")
+    moved = promote(f"{name}/{BETTER}", "production", store, WANTED)
+    assert moved["version"] == BETTER and len(moved["compared"]) == 1
+    assert [f"{told} of {name}/{BETTER} was scored on records that it was trained on" in " ".join(moved["remarks"])
+            for told in (NAME, "zero-shot:curious")] == [True, True]  # fmt: skip
+    assert any(f"was also measured by zero-shot:older; {name}/{BETTER} was not" in each for each in moved["remarks"])
 
 
 def test_a_change_of_the_signal_contract_is_told_to_consumers_first(
@@ -185,8 +200,9 @@ def changed(path: Path) -> Iterator[None]:
 
 def test_damaged_files_are_let_through_by_no_force_and_no_rollback(name: str, store: str) -> None:
     (weights,) = artifacts(store, name, BETTER).rglob("model.safetensors")
-    with changed(weights), pytest.raises(UserError, match=r"model\.safetensors: content changed"):
+    with changed(weights), pytest.raises(UserError, match=r"model\.safetensors: content changed") as told:
         promote(f"{name}/{BETTER}", "production", store, replace(WANTED, force="now"))
+    assert told.value.problem.startswith(f"{name}/{BETTER} is not as it was written"), "no folder of ours is named"
     assert int(open_client(store).get_registered_model(name).aliases["production"]) == 1
     promote(f"{name}/{BETTER}", "production", store, WANTED)
     (config,) = artifacts(store, name, 1).rglob("config.json")
@@ -271,9 +287,13 @@ def test_policies_add_up_and_the_smallest_margin_counts(tmp_path: Path) -> None:
         "zero-shot:virtual-findings-v2",
     ]
     assert policy.margin == 0.01 and Policy.of([], None, None, {}).margin == 0
-    for text in ("require: all", "margin: -1", "margin: .nan", "[1]", "other: 1", "require: [1]"):
+    for text, wrong in (
+        ("require: all", "require is 'all', no list of words"), ("margin: -1", "margin is '-1'"),
+        ("margin: .nan", "margin is 'nan'"), ("[1]", "no keys"), ("requires: [a]", "unknown key 'requires'"),
+        ("require: [1]", "no list of words"),
+    ):  # fmt: skip
         file.write_text(text)
-        with pytest.raises(UserError, match="policy"):
+        with pytest.raises(UserError, match=wrong):
             Policy.of([], None, file, {})
     with pytest.raises(UserError, match="cannot be read"):
         Policy.of([], None, tmp_path / "none.yaml", {})

@@ -123,6 +123,15 @@ def test_unknown_name_alias_and_version_list_what_exists(store: tuple[str, Path]
         promote("tiny/9", "production", store[0])
 
 
+@pytest.mark.parametrize("words", ["list", "show a", "promote a/1", "rollback a", "pull a out"])
+def test_who_only_looks_makes_no_store(tmp_path: Path, cardialign: Callable[..., Any], words: str) -> None:
+    store = tmp_path / "mistyped.db"
+    told = cardialign("registry", *words.split(), "--tracking-uri", f"sqlite:///{store}")
+    assert told.code == 1 and "there is no MLflow store" in told.json["problem"]
+    assert store.name in told.json["problem"]
+    assert "MLFLOW_TRACKING_URI" in told.json["remedy"] and not store.exists()
+
+
 def test_aliases_move_and_figures_follow_the_version(
     store: tuple[str, Path], exported: Path, tmp_path: Path, cardialign: Callable[..., Any]
 ) -> None:

@@ -17,7 +17,7 @@ from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.__main__ import main
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.export.from_run import export_run
-from cardialign.pretrain.run.files import CONFIG, EARLIER, METRICS
+from cardialign.pretrain.run.files import CONFIG, EARLIER, MEMORY, METRICS
 from cardialign.pretrain.run.observer import NullObserver
 from cardialign.pretrain.run.trace import read_trace
 from cardialign.pretrain.training.checkpoints import load
@@ -85,7 +85,9 @@ def continued(rank: int, world: int, shards: Path, root: Path) -> dict[str, Any]
     train(longer, copied(root, "extended"), NullObserver(), resume="extend")
     train(longer, copied(root, "halves"), Stop(3), resume="extend")
     train(longer, root / "halves", NullObserver())
-    train(config, copied(root, "whole"), NullObserver())
+    whole, seen = copied(root, "whole"), [(root / "base" / MEMORY).exists()]
+    train(config, whole, NullObserver(), on_step=lambda step: seen.append((whole / MEMORY).exists()))
+    found["memory"] = [*seen, (whole / MEMORY).exists()]
     strange = copied(root, "strange")
     engine = committed_path(strange, 4) / "engine"
     for name in (
@@ -175,6 +177,11 @@ def test_a_full_disk_is_a_sentence_and_the_same_command_goes_on_afterwards_with_
     assert "cannot be written: File too large" in configuration and "free space" in configuration
     assert found["kept"] == ["step-00000003", "step-00000004"] and found["config"], "what was there stays as it was"
     assert [line["loss"] for line in read_trace(root / "full")] == [line["loss"] for line in read_trace(root / "whole")]
+
+
+def test_the_memory_of_an_earlier_start_is_not_taken_for_that_of_the_steps_that_follow(runs):
+    before, *during, after = runs[1]["memory"]
+    assert (before, during, after) == (True, [False, False], True)
 
 
 def test_starting_over_by_the_plain_door_begins_at_step_0_and_keeps_the_old_run(runs):
