@@ -41,7 +41,8 @@ def check(
                 f"{where}, variant {cell.variant.name}: method {config.method.name} reads no reports",
                 "a study scores words, too: choose a method with reports, or probe encoders by `evaluate grid`",
             )
-        same = made.setdefault(f"{cell.fold} {cell.seed} {digest_of(config.resolved())}", cell.variant.name)
+        trained = {**config.resolved(), "name": ""}  # a name trains nothing
+        same = made.setdefault(f"{cell.fold} {cell.seed} {digest_of(trained)}", cell.variant.name)
         if same != cell.variant.name:
             raise UsageError(
                 f"{where}: variants {same} and {cell.variant.name} train the same with this recipe",

@@ -41,7 +41,7 @@ from cardialign.cluster.studies.check import check, configs_of
 from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant, load_design, study_names
 from cardialign.cluster.studies.floors import floor_cells, run_floors
 from cardialign.cluster.studies.table import lines_of, study_table
-from cardialign.cluster.studies.work import Work
+from cardialign.cluster.studies.work import Work, check_folder
 from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.record import EcgRecord, SignalSpec
@@ -114,6 +114,15 @@ def test_the_fold_kept_out_is_in_no_training_and_the_one_before_it_chooses() -> 
         ("{name: a, recipe: b, reference: c, variants: {}}", "variants is empty"),
         ("{name: a, recipe: b, reference: c, variants: {../x: {words: w, set: {}}}}", "variant '../x'"),
         ("{name: a, recipe: b, reference: c, variants: {d: {words: w, set: {}}}}", "none of its variants"),
+        ("{name: a, recipe: b, reference: c, variants: {c: {words: w, sett: {}}}}", "unknown key sett"),
+        ("{name: a, recipe: b, reference: c, variants: {c: {words: w}}}", "has no `set`; .* write set: {}"),
+        ("{name: a, recipe: b, reference: c, variants: {c: {words: 5, set: {}}}}", "needs a text for `words`"),
+        ("{name: a, recipe: b, reference: c, variants: {c: {words: w, set: [a]}}}", "needs a mapping for `set`"),
+        ("{name: a, recipe: b, reference: c, variants: {c: w}}", "is no mapping of `words` and `set`"),
+        (
+            "{name: a, recipe: b, reference: c, variants: {c: {words: w, set: {}}, C: {words: w, set: {e.f: 1}}}}",
+            "variants c and C would share their folders",
+        ),
         ("{name: a, recipe: 1, reference: c, variants: {c: {words: w, set: {}}}}", "are words"),
     ],
 )
@@ -316,6 +325,8 @@ def test_what_cannot_be_scored_is_said_before_anything_is_trained(four_folds: Sh
         checked(dataclasses.replace(planted, folds=(1, 2, 3, 9)), four_folds, one, test=9)
     with pytest.raises(UsageError, match="variants a and b train the same"):
         checked(planted, four_folds, (*one, Variant("b", "", {"optimizer.lr": 1e-3})))
+    with pytest.raises(UsageError, match="variants a and b train the same"):
+        checked(planted, four_folds, (*one, Variant("b", "", {"name": "another-name"})))
     rare = PROMPTS.replace("  UP:", "  RARER:").replace("  DOWN:", "  RAREST:").replace("  FAST:", "  GONE:")
     Path(planted.prompts).write_text(rare + '  NEVER: {name: N, prompts: ["Never"]}\n')
     with pytest.raises(UsageError, match="no code of prompt set planted-v1 occurs"):
@@ -445,6 +456,14 @@ def test_processes_on_one_folder_share_the_cells_and_the_last_one_has_the_whole_
     alone = cardialign(*[word for word in words[:-6] if word != "--json"][:-1], tmp_path / "alone", *words[-6:])
     free = [[{**row, "cpu_seconds": 0} for row in each["rows"]] for each in (table, alone.json)]
     assert free[0] == free[1], "who makes a cell changes no figure"
+
+
+def test_a_folder_of_something_else_is_not_strewn_with_cells(four_folds: ShardSet, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds something, and no study"):
+        check_folder(four_folds.path)
+    (tmp_path / "cells").mkdir()
+    for folder in (tmp_path, tmp_path / "cells", tmp_path / "absent"):
+        check_folder(folder)
 
 
 def test_a_cell_that_another_process_holds_is_left_to_it(
