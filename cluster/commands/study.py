@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.studies.cells import Setting, cells_of
     from cardialign.cluster.studies.check import check, configs_of
     from cardialign.cluster.studies.design import Design, load_design
-    from cardialign.cluster.studies.work import Work
+    from cardialign.cluster.studies.work import TABLE, Work, check_folder
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.prompts import load_prompts
 
@@ -80,8 +80,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     setting = Setting(shard_set.path, args.prompts, prompts.label_set, args.folds, tuple(args.overrides))
     cells = cells_of(design, args.test_folds, args.seeds)
     configs = configs_of(design, cells, setting)
+    check_folder(args.out)
+    check_place(args.out / TABLE)
     known = check(design, cells, configs, setting, shard_set)
-    check_place(args.out / "table.json")
     with _terminated_as_interrupted():
         return _run(args, Work(design, cells, setting, shard_set, args.out, configs), known)
 
@@ -153,6 +154,7 @@ def _tabled(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict
     """
     from cardialign.cluster.studies.floors import floors_there
     from cardialign.cluster.studies.table import compared, lines_of, study_table
+    from cardialign.cluster.studies.work import TABLE
     from cardialign.data_shards.files import commit_file, write_json
 
     outcomes, elsewhere = work.there(), len(work.held())
@@ -173,7 +175,7 @@ def _tabled(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict
     told = ", ".join(f"{count} of fold {fold}" for fold, count in known.items() if count)
     lines += [f"- patients with records in other folds, too: {told}; no figures of new patients"] if told else []
     result = {**table, **about, "shards": work.shard_set.fingerprint}
-    write_json(args.out / "table.json", result, indent=1)
+    write_json(args.out / TABLE, result, indent=1)
     commit_file(args.out / "table.md", lambda path: path.write_text("\n".join(lines) + "\n", encoding="utf-8"))
     return {**result, "_table": lines}
 

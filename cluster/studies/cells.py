@@ -247,10 +247,18 @@ def keep(found: Outcome, folder: Path) -> Outcome:
 def made_of(config: RunConfig, setting: Setting, shard_set: ShardSet) -> str:
     """Digest of all that a cell follows from; where the shard set lies does not matter."""
     from cardialign.pretrain.evaluation.prompts import load_prompts, prompt_set_names
+    from cardialign.pretrain.training.initialise import open_start
 
     values = config.resolved()
     values["data"] = {**values["data"], "shards": shard_set.fingerprint}
-    facts = {"config": values, "prompts": setting.prompts, "labels": setting.label_set, "folds": setting.folds}
+    facts: dict[str, Any] = {
+        "config": values,
+        "prompts": setting.prompts,
+        "labels": setting.label_set,
+        "folds": setting.folds,
+    }
+    if config.init_from is not None:  # which may be trained further, or anew
+        facts["start"] = open_start(Path(config.init_from)).origin.get("digest")
     if setting.prompts not in prompt_set_names():  # a file of the user's, which may be edited
         facts["prompts"] = load_prompts(setting.prompts).digest
     return digest_of(facts)

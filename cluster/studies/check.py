@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,8 +27,9 @@ def check(
 ) -> dict[int, int]:
     """configs: as `configs_of` makes them. Returns how many patients of each fold kept out are in the others, too.
 
-    Raises UsageError for a method without words and two variants that train the same;
-    DataError for a fold without labelled records; UserError where no class of a fold can be learnt or ranked.
+    Raises UsageError for a method without words, two variants that train the same, and a start that has seen what it is
+    tested on; DataError for a fold without labelled records; UserError where no class of a fold can be learnt or
+    ranked, or a start cannot be read.
     """
     from cardialign.pretrain.methods.base import method_class
 
@@ -39,13 +41,39 @@ def check(
                 f"{where}, variant {cell.variant.name}: method {config.method.name} reads no reports",
                 "a study scores words, too: choose a method with reports, or probe encoders by `evaluate grid`",
             )
-        same = made.setdefault(f"{cell.fold} {cell.seed} {digest_of(config.resolved())}", cell.variant.name)
+        trained = {**config.resolved(), "name": ""}  # a name trains nothing
+        same = made.setdefault(f"{cell.fold} {cell.seed} {digest_of(trained)}", cell.variant.name)
         if same != cell.variant.name:
             raise UsageError(
                 f"{where}: variants {same} and {cell.variant.name} train the same with this recipe",
                 "leave one of them out with --only, or mend what it sets",
             )
+    _check_starts(design, cells, configs, setting, shard_set)
     return {fold: _check_fold(fold, setting, shard_set) for fold in sorted({cell.fold for cell in cells})}
+
+
+def _check_starts(
+    design: Design, cells: Sequence[Cell], configs: Mapping[str, RunConfig], setting: Setting, shard_set: ShardSet
+) -> None:
+    """Weights that a variant starts from must not have seen the fold that it is tested on."""
+    from cardialign.pretrain.evaluation.ledger import FOUND
+    from cardialign.pretrain.evaluation.overlap import overlap_of
+    from cardialign.pretrain.export.from_run import seen_by_start
+    from cardialign.pretrain.training.initialise import open_start
+
+    starts = {cell.name: configs[cell.name].init_from for cell in cells}
+    seen = {each: seen_by_start(open_start(Path(each)).origin) for each in set(starts.values()) if each is not None}
+    for cell in cells:
+        start = starts[cell.name]
+        if start is None:
+            continue
+        found = overlap_of(seen[start], shard_set, words_of(setting, shard_set, cell.fold).rows)
+        if found.status == FOUND:
+            raise UsageError(
+                f"study {design.name}, variant {cell.variant.name}: init_from {start} has seen what fold {cell.fold} "
+                f"is tested on: {found.note}",
+                "start from weights that were trained without these patients, or keep out other --test-folds",
+            )
 
 
 def _check_fold(fold: int, setting: Setting, shard_set: ShardSet) -> int:

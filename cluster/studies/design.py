@@ -96,7 +96,10 @@ def load_design(study: str | Path) -> Design:
 
 def _judged(values: Any, where: str) -> Design:
     def refuse(problem: str) -> UsageError:
-        return UsageError(f"study {where}: {problem}", f"a study has {', '.join(KEYS)}; see `study ablations`")
+        return UsageError(
+            f"study {where}: {problem}",
+            f"a study has {', '.join(KEYS)}, a variant NAME: {{words: what it is, set: {{encoder.beat: false}}}}",
+        )
 
     if not isinstance(values, dict):
         raise refuse("it is not a mapping of these keys")
@@ -108,10 +111,12 @@ def _judged(values: Any, where: str) -> Design:
         raise refuse("name, recipe and reference are words")
     if not isinstance(values["variants"], dict) or not values["variants"]:
         raise refuse("variants is empty")
-    variants = []
+    variants: list[Variant] = []
     for name, each in values["variants"].items():
         if problem := _wrong(name, each):
             raise refuse(f"variant {name!r:.40} {problem}")
+        if alike := [other.name for other in variants if other.name.lower() == name.lower()]:
+            raise refuse(f"variants {alike[0]} and {name} would share their folders where capitals do not count")
         variants.append(Variant(name, " ".join(each["words"].split()), each["set"]))
     if values["reference"] not in values["variants"]:
         raise refuse(f"its reference {values['reference']!r:.40} is none of its variants")
@@ -120,12 +125,21 @@ def _judged(values: Any, where: str) -> Design:
 
 def _wrong(name: Any, each: Any) -> str:
     """What is wrong with a variant, "" for nothing. Its name becomes that of folders."""
-    right = isinstance(each, dict) and set(each) == {"words", "set"} and isinstance(each["set"], dict)
     plain = isinstance(name, str) and name.replace("-", "").replace("_", "").isalnum() and len(name) <= LONGEST_NAME
-    if not plain or not right or not isinstance(each["words"], str):
-        return f"needs a plain name of at most {LONGEST_NAME} characters, `words` and a mapping `set`"
+    if not plain:
+        return f"needs a plain name: at most {LONGEST_NAME} letters, digits, - and _"
     if name in FLOORS:
         return "is called like a floor, which every study has"
+    if not isinstance(each, dict):
+        return "is no mapping of `words` and `set`"
+    if unknown := [str(key)[:40] for key in each if key not in ("words", "set")]:
+        return f"has an unknown key {', '.join(unknown)}; it has `words` and `set`"
+    if missing := [key for key in ("words", "set") if key not in each]:
+        return f"has no `{missing[0]}`" + ("; where it is the recipe itself, write set: {}" if "set" in missing else "")
+    if not isinstance(each["words"], str):
+        return "needs a text for `words`; put it in quotes"
+    if not isinstance(each["set"], dict):
+        return "needs a mapping for `set`, dotted keys of the recipe to values"
     try:
         json.dumps(each["set"])
     except (TypeError, ValueError):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from cardialign.cluster.studies.cells import Outcome, Setting, finished, made_of, run_cell
 from cardialign.cluster.studies.design import Cell, Design
 from cardialign.cluster.studies.ray_cells import StudyJob, on_ray
+from cardialign.data_shards.errors import UsageError
 from cardialign.pretrain.run.files import LOCK
 from cardialign.pretrain.run.lock import HeldError, locked_run
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from cardialign.pretrain.config import RunConfig
 
 log = logging.getLogger(__name__)
+CELLS, FLOOR_CELLS, TABLE = "cells", "floors", "table.json"
 WAIT_SECONDS, LOOK_SECONDS = 900.0, 0.2
 
 
@@ -52,7 +54,7 @@ class Work:
 
     @property
     def floors(self) -> Path:
-        return self.out / "floors"
+        return self.out / FLOOR_CELLS
 
     def look(self, cell: Cell) -> Outcome | None:
         """A cell that is finished by now. Raises as `finished`."""
@@ -114,7 +116,14 @@ class Work:
             yield given[done]
 
     def _folder(self, cell: Cell) -> Path:
-        return self.out / "cells" / cell.name
+        return self.out / CELLS / cell.name
+
+
+def check_folder(out: Path) -> None:
+    """Raises UsageError for a folder that holds something, and no study: it would be strewn with cells."""
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if there and not there & {CELLS, FLOOR_CELLS, TABLE, LOCK}:
+        raise UsageError(f"--out {out} holds something, and no study", "name a new folder, or that of a study")
 
 
 def _is_held(folder: Path) -> bool:

@@ -29,6 +29,7 @@ from cardialign.pretrain.evaluation.ledger import (
 )
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 from cardialign.pretrain.export.trained_on import (
+    TrainedOn,
     TrainedSet,
     is_salted,
     patient_digests,
@@ -64,7 +65,11 @@ class Overlap:
 
 def find_overlap(encoder: UsableEncoder, shard_set: ShardSet, rows: np.ndarray) -> Overlap:
     """What the encoder has seen of these rows. Only the index is read."""
-    known = encoder.seen()
+    return overlap_of(encoder.seen(), shard_set, rows)
+
+
+def overlap_of(known: TrainedOn, shard_set: ShardSet, rows: np.ndarray) -> Overlap:
+    """The same of whatever was trained on `known`."""
     patients, recordings = patient_digests(shard_set, rows), recording_digests(shard_set, rows)
     same_patient, same_recording = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
     doubts = list(known.unknown)

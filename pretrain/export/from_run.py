@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,18 +161,24 @@ def _records(state: TrainerState, checkpoint: Path, later: tuple[Path, ...] = ()
         return TrainedOn(unknown=(f"it started from a run in {run_dir} that is no longer there",))
     seen = _selected(state, run_dir)
     origin = _origin(run_dir)
-    if origin is None:
-        return seen
+    return seen if origin is None else seen + seen_by_start(origin, (*later, run_dir))
+
+
+def seen_by_start(origin: Mapping[str, Any], later: tuple[Path, ...] = ()) -> TrainedOn:
+    """What the weights have seen that a run starts from; origin: as `training.initialise.Start` says it.
+
+    later: the runs that started from them, one after the other.
+    """
     name = origin.get("export") or origin.get("checkpoint")
     name = name if isinstance(name, str) else "weights that are not named"
     try:
         if "export" in origin:
             before = TrainedOn.read(read_export(Path(name)))
         else:
-            before = _records(TrainerState.read(Path(name)), Path(name), (*later, run_dir))
+            before = _records(TrainerState.read(Path(name)), Path(name), later)
     except (OSError, ValueError, KeyError, TypeError, UserError):
         before = None
-    return seen + (before or TrainedOn(unknown=(f"it started from {name}, whose records are not known",)))
+    return before or TrainedOn(unknown=(f"it started from {name}, whose records are not known",))
 
 
 def _selected(state: TrainerState, run_dir: Path) -> TrainedOn:

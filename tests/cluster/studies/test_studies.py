@@ -7,20 +7,25 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from sklearn.metrics import roc_auc_score
 
 from cardialign.cluster.studies.cells import (
     CELL,
     MEASURES,
+    RUN,
     SCORES,
     SPENT,
     Outcome,
@@ -36,15 +41,19 @@ from cardialign.cluster.studies.check import check, configs_of
 from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant, load_design, study_names
 from cardialign.cluster.studies.floors import floor_cells, run_floors
 from cardialign.cluster.studies.table import lines_of, study_table
-from cardialign.cluster.studies.work import Work
+from cardialign.cluster.studies.work import Work, check_folder
 from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.record import EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources.base import Entry
 from cardialign.pretrain.benchmarks.counts import count_encoder
+from cardialign.pretrain.config import load_config
 from cardialign.pretrain.evaluation.zero_shot import evaluate_zero_shot
 from cardialign.pretrain.export.loaded import untrained_encoder
+from cardialign.pretrain.export.trained_on import TrainedOn, chosen, trained_set
+from cardialign.pretrain.export.write import export_encoder
+from cardialign.pretrain.methods.base import create_method
 from cardialign.pretrain.run.lock import HeldError, locked_run
 from tests.cluster.conftest import Answer
 from tests.support.planted_source import PROMPTS, RECORDS_PER_PATIENT, PlantedSource
@@ -105,6 +114,15 @@ def test_the_fold_kept_out_is_in_no_training_and_the_one_before_it_chooses() -> 
         ("{name: a, recipe: b, reference: c, variants: {}}", "variants is empty"),
         ("{name: a, recipe: b, reference: c, variants: {../x: {words: w, set: {}}}}", "variant '../x'"),
         ("{name: a, recipe: b, reference: c, variants: {d: {words: w, set: {}}}}", "none of its variants"),
+        ("{name: a, recipe: b, reference: c, variants: {c: {words: w, sett: {}}}}", "unknown key sett"),
+        ("{name: a, recipe: b, reference: c, variants: {c: {words: w}}}", "has no `set`; .* write set: {}"),
+        ("{name: a, recipe: b, reference: c, variants: {c: {words: 5, set: {}}}}", "needs a text for `words`"),
+        ("{name: a, recipe: b, reference: c, variants: {c: {words: w, set: [a]}}}", "needs a mapping for `set`"),
+        ("{name: a, recipe: b, reference: c, variants: {c: w}}", "is no mapping of `words` and `set`"),
+        (
+            "{name: a, recipe: b, reference: c, variants: {c: {words: w, set: {}}, C: {words: w, set: {e.f: 1}}}}",
+            "variants c and C would share their folders",
+        ),
         ("{name: a, recipe: 1, reference: c, variants: {c: {words: w, set: {}}}}", "are words"),
     ],
 )
@@ -307,10 +325,46 @@ def test_what_cannot_be_scored_is_said_before_anything_is_trained(four_folds: Sh
         checked(dataclasses.replace(planted, folds=(1, 2, 3, 9)), four_folds, one, test=9)
     with pytest.raises(UsageError, match="variants a and b train the same"):
         checked(planted, four_folds, (*one, Variant("b", "", {"optimizer.lr": 1e-3})))
+    with pytest.raises(UsageError, match="variants a and b train the same"):
+        checked(planted, four_folds, (*one, Variant("b", "", {"name": "another-name"})))
     rare = PROMPTS.replace("  UP:", "  RARER:").replace("  DOWN:", "  RAREST:").replace("  FAST:", "  GONE:")
     Path(planted.prompts).write_text(rare + '  NEVER: {name: N, prompts: ["Never"]}\n')
     with pytest.raises(UsageError, match="no code of prompt set planted-v1 occurs"):
         checked(planted, four_folds, one)
+
+
+def export_that_saw(shards: ShardSet, folds: tuple[int, ...], out: Path, seed: int = 0) -> Path:
+    config = load_config("cardialign-tiny", [f"data.shards={shards.path}"])
+    torch.manual_seed(seed)
+    weights = create_method(config, shards.spec).state_dict()
+    seen = TrainedOn((trained_set(shards, shards.select(folds=folds).rows, chosen(folds, None)),))
+    return export_encoder(config, weights, out, training={"steps": 1}, spec=shards.spec, program=False, trained_on=seen)
+
+
+def test_a_start_that_has_seen_the_fold_kept_out_is_refused_before_anything_is_trained(
+    four_folds: ShardSet, planted: Setting, tmp_path: Path
+) -> None:
+    plain, clean = Variant("plain", "", {}), export_that_saw(four_folds, (1, 2, 3), tmp_path / "clean")
+    saw = export_that_saw(four_folds, (3, 4), tmp_path / "saw")
+    from_clean, from_saw = (Variant("started", "", {"init_from": str(each)}) for each in (clean, saw))
+    assert checked(planted, four_folds, (plain, from_clean)) == {4: 0}
+    with pytest.raises(
+        UsageError, match=r"variant started: init_from .*saw has seen what fold 4 is tested on: 35 of 35"
+    ):
+        checked(planted, four_folds, (plain, from_saw))
+    with pytest.raises(UserError, match="no run directory, no checkpoint and no exported encoder"):
+        checked(planted, four_folds, (plain, Variant("lost", "", {"init_from": str(tmp_path / "absent")})))
+
+
+def test_a_start_that_was_trained_anew_makes_other_cells(
+    four_folds: ShardSet, planted: Setting, tmp_path: Path
+) -> None:
+    cell = Cell(Variant("a", "", {"init_from": str(export_that_saw(four_folds, (1,), tmp_path / "start"))}), 4, 0)
+    config = config_of(Design("mine", "cardialign-tiny", "a", (cell.variant,)), cell, planted)
+    before = made_of(config, planted, four_folds)
+    shutil.rmtree(tmp_path / "start")
+    export_that_saw(four_folds, (1,), tmp_path / "start", seed=1)
+    assert made_of(config, planted, four_folds) != before
 
 
 def test_an_edited_file_of_prompts_makes_other_cells(four_folds: ShardSet, planted: Setting) -> None:
@@ -404,6 +458,14 @@ def test_processes_on_one_folder_share_the_cells_and_the_last_one_has_the_whole_
     assert free[0] == free[1], "who makes a cell changes no figure"
 
 
+def test_a_folder_of_something_else_is_not_strewn_with_cells(four_folds: ShardSet, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds something, and no study"):
+        check_folder(four_folds.path)
+    (tmp_path / "cells").mkdir()
+    for folder in (tmp_path, tmp_path / "cells", tmp_path / "absent"):
+        check_folder(folder)
+
+
 def test_a_cell_that_another_process_holds_is_left_to_it(
     four_folds: ShardSet, planted: Setting, tmp_path: Path
 ) -> None:
@@ -418,6 +480,39 @@ def test_a_cell_that_another_process_holds_is_left_to_it(
         with pytest.raises(HeldError, match=r"a-fold4-seed0 is in use by process"):
             run_cell(cells[0], work.configs[cells[0].name], planted, tmp_path / "cells" / cells[0].name, four_folds)
     assert work.held() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_study_that_is_ended_leaves_a_checkpoint_and_the_same_command_goes_on_from_it(
+    four_folds: ShardSet, planted: Setting, tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "{name: mine, recipe: cardialign-tiny, reference: a, variants: {a: {words: w, set: {}}}}"
+    )
+    words = ["study", tmp_path / "mine.yaml", "--shards", four_folds.path, "--out", tmp_path / "out", "--no-floors"]
+    words += ["--prompts", planted.prompts, "--folds", "1-4", "--test-folds", "4", "--seeds", 1, "--bootstrap", 20]
+    words += ["--set", "training.steps=150", "--set", "training.epochs=null", "--set", "training.global_batch=16"]
+    command = [sys.executable, "-m", "cardialign", *map(str, words)]
+    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    cell = tmp_path / "out" / "cells" / "a-fold4-seed0"
+    deadline = time.monotonic() + 240
+    while not (cell / RUN / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    started.send_signal(number)
+    told = started.communicate()[1]
+    assert started.returncode == (130 if number == signal.SIGTERM else -number), told
+    while True:  # the training has the cell until it has come to its checkpoint
+        with contextlib.suppress(HeldError), locked_run(cell):
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not (cell / CELL).exists() and list((cell / RUN).rglob("step-*")), "a checkpoint, and no figures"
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    trained = json.loads((cell / "training.log").read_text().strip().splitlines()[-1])
+    assert trained["resumed_from"] > 0 and trained["steps"] == 150
 
 
 @pytest.mark.ray

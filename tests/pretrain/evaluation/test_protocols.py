@@ -123,7 +123,7 @@ def test_the_clean_protocol_takes_published_folds_and_labelled_records_only(shar
 def test_what_is_missing_is_named_with_what_is_expected(shards: ShardSet, tmp_path: Path) -> None:
     with pytest.raises(
         UsageError,
-        match=r"unknown evaluation protocol 'merl'(.|\n)*benchmark-v1, clean-v1, clean-v2, fgclep-ens-v1, fgclep-v1, ",
+        match=r"unknown evaluation protocol 'merl'(.|\n)*benchmark-v1, clean-v1, clean-v2, development-v1, fgclep-",
     ):
         open_task("merl:ptb-xl-super", shards)
     with pytest.raises(UsageError, match=r"has no task 'super'(.|\n)*clean-v1:ptb-xl-super"):
@@ -189,7 +189,8 @@ def test_two_records_of_one_name_are_refused(shards: ShardSet, tmp_path: Path) -
 
 
 def test_every_protocol_states_data_labels_split_preprocessing_and_prompts() -> None:
-    assert protocol_names() == ["benchmark-v1", "clean-v1", "clean-v2", "fgclep-ens-v1", "fgclep-v1", "merl-v1"]
+    known = ["benchmark-v1", "clean-v1", "clean-v2", "development-v1", "fgclep-ens-v1", "fgclep-v1", "merl-v1"]
+    assert protocol_names() == known
     import yaml
 
     digests = set()
@@ -205,7 +206,17 @@ def test_every_protocol_states_data_labels_split_preprocessing_and_prompts() -> 
             else:
                 assert task.words.label_set == task.values["label_set"]
                 assert task.values["split"]["by"] in ("folds", "patient-hash")
-    assert len(digests) == 5 * 6 + 6
+    assert len(digests) == 6 * 6 + 6
+
+
+def test_the_protocol_of_decisions_leaves_the_published_test_fold_closed() -> None:
+    published = load_task("clean-v2:ptb-xl-super").values["split"]
+    for name in tasks_of("development-v1"):
+        own, last = (load_task(f"{protocol}:{name}").values for protocol in ("development-v1", "clean-v2"))
+        assert {key: own[key] for key in own if key != "split"} == {key: last[key] for key in last if key != "split"}
+        if own["split"]["by"] == "folds":
+            parts = [set(own["split"][part]) for part in ("train", "val", "test")]
+            assert not set.union(*parts) & set(published["test"]) and sum(map(len, parts)) == len(set.union(*parts))
 
 
 def test_the_published_label_files_open_and_say_how_many_records_are_here(real_data: Path, tmp_path: Path) -> None:
