@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -80,18 +79,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     known = check(design, cells, setting, shard_set)
     check_place(args.out / "table.json")
     remedy = "wait for it, stop it with Ctrl-C (it ends at a checkpoint), or give another --out"
-    with locked_run(args.out, remedy), _terminated_as_interrupted():
+    with locked_run(args.out, remedy):
         return _run(args, design, cells, setting, shard_set, known)
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM, as of a scheduler, ends a study like Ctrl-C: the training under it reaches a checkpoint and ends too."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _run(
