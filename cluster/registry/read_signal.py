@@ -176,7 +176,7 @@ _WORDS = {
     "surplus": "the signal file holds more than its header announces",
     "coarse": "stored in steps of more than 2 uV",
     "flat": "one value throughout: masked, it holds no signal",
-    "offset": "its median lies more than 2 mV from 0",
+    "offset": "its median lies far from 0, which changes the embedding",
 }
 """Quality flags of which a reader of one embedding must know."""
 
