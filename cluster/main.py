@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cardialign.cluster.cli.causes import cause_of
+from cardialign.cluster.cli.interrupts import Interrupts
 from cardialign.cluster.cli.lines import aligned, json_line
 from cardialign.cluster.cli.options import place
 from cardialign.cluster.cli.streams import leave_stdout, open_streams, say, tell
 from cardialign.cluster.commands import COMMANDS, GROUPS, NESTED, module_of
 from cardialign.cluster.environment.handed_on import adopt_submitted
-from cardialign.data_shards.errors import DONE, FAILED, INTERRUPTED, UsageError, UserError
+from cardialign.data_shards.errors import DONE, FAILED, UsageError, UserError
 from cardialign.data_shards.rights import closed_to_others
 
 
@@ -106,7 +107,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
             where = groups[first]
         leaf = where.add_parser(
             second or first,
-            help=told.replace("%", "%%"),  # argparse formats it
+            help=told.replace("%", "%%"),  # argparse fills in what stands behind a percent sign
             description=told[0].upper() + told[1:] + ".",
             formatter_class=_Help,
         )
@@ -171,11 +172,11 @@ def main(argv: list[str] | None = None) -> int:
 
     Never raises for what a user can cause. What it writes is closed to other users.
     """
-    with closed_to_others():
-        return _main(sys.argv[1:] if argv is None else list(argv))
+    with closed_to_others(), Interrupts().listening() as interrupts:
+        return _main(sys.argv[1:] if argv is None else list(argv), interrupts)
 
 
-def _main(words: list[str]) -> int:
+def _main(words: list[str], interrupts: Interrupts) -> int:
     words, behind = _behind(words)
     as_json = "--json" in words
     debug = "--debug" in words or os.environ.get("CARDIALIGN_DEBUG", "") not in ("", "0")
@@ -197,26 +198,30 @@ def _main(words: list[str]) -> int:
         command = args.command
         result = module_of(args.command).run(args)
         return _tell_result(args.command, result, time.monotonic() - started, as_json)
-    except UserError as error:
-        if debug:
-            tell(traceback.format_exc())
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        return _ended(error, command, interrupts, as_json, debug)
+
+
+def _ended(error: BaseException, command: str | None, interrupts: Interrupts, as_json: bool, debug: bool) -> int:
+    """Tell what ended the command, and its exit code. What comes after a signal comes from the signal."""
+    if debug and not isinstance(error, KeyboardInterrupt | SystemExit | BrokenPipeError):
+        tell(traceback.format_exc())
+    if interrupts.signal is not None or isinstance(error, KeyboardInterrupt):
+        problem, code = interrupts.told
+        return _tell_error(command, problem, "", code, as_json)
+    if isinstance(error, UserError):
         return _tell_error(command, error.problem, error.remedy, error.exit_code, as_json)
-    except KeyboardInterrupt:
-        return _tell_error(command, "interrupted", "", INTERRUPTED, as_json)
-    except BrokenPipeError:  # the reader (`| head`) has gone; nothing is left to tell it
+    if isinstance(error, BrokenPipeError):  # the reader (`| head`) has gone; nothing is left to tell it
         leave_stdout()
         return FAILED
-    except SystemExit as stop:  # --help and --version
+    if isinstance(error, SystemExit):  # --help and --version
         try:
             sys.stdout.flush()
         except OSError:
             leave_stdout()
-        return int(stop.code or 0)
-    except Exception as error:
-        if debug:
-            tell(traceback.format_exc())
-        problem, remedy = cause_of(error) or (
-            f"{type(error).__name__}: {error}",
-            "this is a defect of ours; run again with --debug for the traceback",
-        )
-        return _tell_error(command, problem, remedy, FAILED, as_json)
+        return int(error.code or 0)
+    problem, remedy = cause_of(error) or (
+        f"{type(error).__name__}: {error}",
+        "this is a defect of ours; run again with --debug for the traceback",
+    )
+    return _tell_error(command, problem, remedy, FAILED, as_json)

@@ -21,6 +21,8 @@ STOPPED = 75
 """EX_TEMPFAIL: stopped at a committed checkpoint; the same command continues."""
 INTERRUPTED = 130
 """128 + SIGINT: Ctrl-C."""
+TERMINATED = 143
+"""128 + SIGTERM: a scheduler, `kill`."""
 
 
 class UserError(ValueError):

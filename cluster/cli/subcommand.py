@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from cardialign.cluster.environment.versions import source_root
-from cardialign.data_shards.errors import INTERRUPTED, UserError
+from cardialign.data_shards.errors import INTERRUPTED, TERMINATED, UserError
 
 
 def run_command(words: list[str]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def run_command(words: list[str]) -> dict[str, Any]:
             "problem": f"it ended with code {process.returncode} and no result",
             "remedy": "run the command by hand with --debug",
         }
-    if process.returncode == INTERRUPTED:
+    if process.returncode in (INTERRUPTED, TERMINATED):
         raise KeyboardInterrupt
     if process.returncode != 0:
         problem = result.get("problem", f"exit code {process.returncode}")

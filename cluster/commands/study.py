@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.options import amount, folds, place, place_to_write, whole_number
@@ -83,18 +81,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_folder(args.out)
     check_place(args.out / TABLE)
     known = check(design, cells, configs, setting, shard_set)
-    with _terminated_as_interrupted():
-        return _run(args, Work(design, cells, setting, shard_set, args.out, configs), known)
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM, as of a scheduler, ends a study like Ctrl-C: the training under it reaches a checkpoint and ends too."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return _run(args, Work(design, cells, setting, shard_set, args.out, configs), known)
 
 
 def _run(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict[str, Any]:

@@ -180,7 +180,7 @@ def _start(cpus: int, environment: Mapping[str, str | None], scratch: Path) -> N
 
     clusters = ray_constants.ENABLE_RAY_CLUSTER
     try:
-        with _environment(environment), _sessions_of_their_own():
+        with _environment(environment), _sessions_of_their_own(), _signals_left_alone():
             ray_constants.ENABLE_RAY_CLUSTER = False  # read from the environment when Ray was imported: maybe before us
             ray.init(
                 address="local",
@@ -195,6 +195,20 @@ def _start(cpus: int, environment: Mapping[str, str | None], scratch: Path) -> N
         raise _no_local_ray(_in_short(error)) from error
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
+
+
+@contextlib.contextmanager
+def _signals_left_alone() -> Iterator[None]:
+    """Ray takes no SIGTERM of this process in here: it would exit with words of its own, and what was begun (a run in
+    MLflow) would look alive for ever. Whoever runs the command decides what the signal means."""
+    from ray._private import utils
+
+    plain = utils.set_sigterm_handler
+    try:
+        utils.set_sigterm_handler = lambda handler: None
+        yield
+    finally:
+        utils.set_sigterm_handler = plain
 
 
 @contextlib.contextmanager
@@ -290,6 +304,7 @@ def _join(address: str) -> None:
         with contextlib.ExitStack() as stack:
             if JOB_CONFIG not in os.environ:
                 runtime["py_modules"] = [str(stack.enter_context(package_folder()))]
+            stack.enter_context(_signals_left_alone())
             ray.init(address=address, runtime_env=runtime, **QUIET)
     except SystemExit:
         raise _no_cluster(address, "it does not answer as a Ray cluster does") from None

@@ -123,13 +123,17 @@ def _from_npy(path: Path, names: tuple[str, ...], sampling_rate: float | None, u
         ) from None
     if units == "uV" and values.dtype.kind in "iuf":
         values = values.astype(np.float64) / 1000
-    return Signal(values, names, sampling_rate, str(path))
+    flat: tuple[str, ...] = ()
+    if values.dtype.kind in "iuf" and values.ndim == 2 and len(values) == len(names) and values.size:
+        flat = tuple(name for name, lead in zip(names, values, strict=True) if (lead == lead[0]).all())
+    return Signal(values, names, sampling_rate, str(path), remarks=_remarks({"flat": flat}))
 
 
 def _from_wfdb(path: Path) -> tuple[Signal, tuple[str, ...]]:
-    """Leads by their standard names, other channels left out; a lead without any value counts as not recorded. And the
-    names as the header has them."""
+    """Leads by their standard names, other channels left out; a lead without any value counts as not recorded, one that
+    is flat throughout is masked, as in shards. And the names as the header has them."""
     from cardialign.data_shards.reading.wfdb.reader import read_wfdb, standard_leads
+    from cardialign.data_shards.signal import quality
 
     record = path.with_suffix("") if path.suffix in (".hea", ".dat") else path
     try:
@@ -150,13 +154,20 @@ def _from_wfdb(path: Path) -> tuple[Signal, tuple[str, ...]]:
         )
     kept = [row for row, lead in enumerate(STANDARD_LEADS) if twelve.lead_mask[row] and lead not in empty]
     millivolts = twelve.counts[kept].astype("float32") / twelve.gain[kept, None]
-    remarks = _remarks({flag: leads for flag, leads in twelve.flags.items() if flag != "non-finite"})
+    flags = quality.assess(twelve.counts, twelve.gain, twelve.lead_mask, signal.sampling_rate)
+    flat = tuple(lead for lead in flags.get("flat", ()) if lead not in empty)
+    told = {flag: leads for flag, leads in twelve.flags.items() if flag != "non-finite"}
+    remarks = _remarks({**told, **({"offset": flags["offset"]} if "offset" in flags else {}), "flat": flat})
     if empty:
         remarks += (f"no value in lead {', '.join(empty)}: not recorded",)
     if twelve.other_channels:
         remarks += (f"channels that are no lead were left out: {', '.join(twelve.other_channels)}",)
     names = tuple(STANDARD_LEADS[row] for row in kept)
-    return Signal(millivolts, names, float(signal.sampling_rate), str(record), remarks=remarks), signal.lead_names
+    lead_mask = quality.usable(twelve.lead_mask, {"flat": flat})[kept]
+    if kept and not lead_mask.any():
+        raise UserError(f"{record}: all {len(kept)} recorded leads are flat: no ECG", "leave it out")
+    rate = float(signal.sampling_rate)
+    return Signal(millivolts, names, rate, str(record), lead_mask, remarks=remarks), signal.lead_names
 
 
 _WORDS = {
@@ -164,7 +175,8 @@ _WORDS = {
     "checksum": "not the numbers that the header's checksum or first value is of",
     "surplus": "the signal file holds more than its header announces",
     "coarse": "stored in steps of more than 2 uV",
-    "offset": "its median lies more than 2 mV from 0",
+    "flat": "one value throughout: masked, it holds no signal",
+    "offset": "its median lies far from 0, which changes the embedding",
 }
 """Quality flags of which a reader of one embedding must know."""
 

@@ -124,6 +124,8 @@ class SignalForm(TypedDict, total=False):
     derive_limb_leads    compute absent III, aVR, aVL, aVF from I and II (exact, Einthoven and Goldberger)
     resample             convert another sampling rate (polyphase) instead of refusing it
     crop                 keep the beginning of longer signals instead of refusing them
+
+    A lead of one value throughout is masked, as a build of shards does; a record of such leads alone is refused.
     """
 
     leads: Sequence[str]
@@ -159,8 +161,9 @@ def conform_signal(
     Raises UserError naming what differs and the argument that allows the conversion.
     """
     given = _Form(**form)
-    signal = _array(signal)
+    as_given, signal = signal, _array(signal)
     columns = _columns(given.leads, *signal.shape[1:])
+    _as_it_says(as_given, given.leads)
     millivolts = _millivolts(signal, given.units)
     valid = _valid_samples(given.valid_samples, len(millivolts), millivolts.shape[-1])
     out, mask = _twelve_leads(millivolts, columns, given)
@@ -212,6 +215,29 @@ def _array(signal: np.ndarray) -> np.ndarray:
             f"signal has shape {signal.shape}", "give an array (B, leads, samples), or (leads, samples) for one record"
         )
     return signal
+
+
+def _as_it_says(signal: Any, leads: Sequence[str]) -> None:
+    """Raises UserError for what an array of another kind says and `np.asarray` forgets: that samples are masked out, or
+    which lead a row or a column of a table is."""
+    if isinstance(signal, np.ma.MaskedArray) and np.ma.getmaskarray(signal).any():
+        raise UserError(
+            f"signal is a masked array, {int(np.ma.getmaskarray(signal).sum())} of its samples are masked out",
+            "fill the gaps, or hide the lead with lead_mask",
+        )
+    known = [lead.casefold() for lead in STANDARD_LEADS]
+    asked = [str(lead).strip().casefold() for lead in leads]
+    for axis in ("index", "columns"):
+        named = getattr(signal, axis, None)  # of a pandas table
+        if named is None or callable(named):
+            continue
+        names = [str(name).strip().casefold() for name in named]
+        if sum(name in known for name in names) > len(names) // 2 and names != asked:
+            raise UserError(
+                f"signal is a table whose {axis} are {', '.join(map(str, named))[:120]}, `leads` are "
+                f"{', '.join(map(str, leads))}",
+                "give its numbers, one row per lead, and leads=[...] as the table names them",
+            )
 
 
 def _columns(leads: Sequence[str], given: int, samples: int) -> list[int]:
@@ -266,6 +292,7 @@ def _derive_limb_leads(out: np.ndarray, mask: np.ndarray) -> None:
 
 
 def _check_values(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> None:
+    """Raises UserError for what is no ECG in mV. Sets to 0 what is no signal, and takes flat leads out of `mask`."""
     inside = np.arange(signal.shape[-1]) < valid[:, None]
     if not mask.any(axis=1).all():
         raise UserError(f"record {int(np.argmin(mask.any(axis=1)))} has no recorded lead", "leave it out")
@@ -295,6 +322,18 @@ def _check_values(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> No
             f"record {record}: no lead spans more than {1000 * most[record]:.2g} uV, which no heart does",
             "if these are volts multiply by 1000; if they were scaled to one give mV",
         )
+    flat = mask & np.stack([np.ptp(record[:, :n], axis=-1) == 0 for record, n in zip(signal, valid, strict=True)])
+    if (flat | ~mask).all(axis=1).any():
+        record = int(np.argmax((flat | ~mask).all(axis=1)))
+        raise UserError(
+            f"record {record}: all {int(mask[record].sum())} recorded leads are flat: no ECG", "leave it out"
+        )
+    if flat.any():
+        log.warning(
+            "flat_leads=%d remark=a lead of one value throughout is masked, as in shards: it holds no signal",
+            int(flat.sum()),
+        )
+    mask &= ~flat
     middle = np.stack([np.median(record[:, :n], axis=-1) for record, n in zip(signal, valid, strict=True)])
     far = mask & (np.abs(middle) > OFFSET_MILLIVOLTS)
     if far.any():
@@ -303,13 +342,6 @@ def _check_values(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> No
             "offset changes the embedding; subtract the ADC zero or the baseline, or filter it out",
             int(far.sum()),
             OFFSET_MILLIVOLTS,
-        )
-    flat = mask & (spread == 0)
-    if flat.any():
-        log.warning(
-            "flat_leads=%d remark=a lead of constant value is read as recorded; "
-            "hide it with lead_mask when it is missing",
-            int(flat.sum()),
         )
 
 

@@ -75,3 +75,18 @@ def test_a_file_of_another_kind_is_called_that(tmp_path: Path, suffix: str) -> N
     (tmp_path / f"a{suffix}").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"neither a WFDB record nor a \.npy file"):
         read_signal(tmp_path / f"a{suffix}")
+
+
+def test_flat_leads_are_masked_as_in_shards_and_said_beside_the_embedding(tmp_path: Path) -> None:
+    counts = ecg_counts()
+    counts[5], counts[8, ::2], counts[8, 1::2] = 40, 7, 8  # one value; one count apart
+    signal = read_signal(write_record(tmp_path / "r", counts))
+    assert signal.lead_mask is not None and (~signal.lead_mask).nonzero()[0].tolist() == [5, 8]
+    assert signal.remarks == ("one value throughout: masked, it holds no signal (lead aVF, V3)",)
+    counts[:] = counts[:, :1]
+    with pytest.raises(UserError, match="all 12 recorded leads are flat"):
+        read_signal(write_record(tmp_path / "silent", counts))
+    array = ecg_counts() / 200
+    array[0] = 0.0
+    np.save(tmp_path / "a.npy", array)
+    assert read_signal(tmp_path / "a.npy", sampling_rate=500).remarks[0].endswith("(lead I)")

@@ -502,7 +502,7 @@ def test_a_study_that_is_ended_leaves_a_checkpoint_and_the_same_command_goes_on_
         time.sleep(0.1)
     started.send_signal(number)
     told = started.communicate()[1]
-    assert started.returncode == (130 if number == signal.SIGTERM else -number), told
+    assert started.returncode == (128 + number if number == signal.SIGTERM else -number), told  # as a shell has it
     while True:  # the training has the cell until it has come to its checkpoint
         with contextlib.suppress(HeldError), locked_run(cell):
             break

@@ -89,16 +89,21 @@ def test_the_wrong_gain_of_a_single_lead_is_found_but_a_quiet_lead_is_none():
 def test_a_converter_s_zero_that_was_not_subtracted_is_remarked_and_left_alone():
     counts = ecg_counts(5000)
     counts[3] += 2048  # the middle of 12 bits
-    counts[7] -= (1.5 * GAIN[7]).astype(np.int16)  # what a slow electrode may do
+    counts[7] -= (0.65 * GAIN[7]).astype(np.int16)  # the farthest of 1,543 real records without an offset: 0.645 mV
+    counts[9] += (0.75 * GAIN[9]).astype(np.int16)
     before = counts.copy()
-    assert quality.assess(counts, GAIN, ALL) == {"offset": ("aVR",)}
+    assert quality.assess(counts, GAIN, ALL) == {"offset": ("aVR", "V4")}
     np.testing.assert_array_equal(counts, before)
-    assert quality.assess(counts, GAIN, ALL & (np.arange(12) != 3)) == {"missing-lead": ("aVR",)}
+    assert quality.assess(counts, GAIN, ALL & (np.arange(12) != 3)) == {"missing-lead": ("aVR",), "offset": ("V4",)}
 
 
 @pytest.mark.parametrize("samples", [0, 1, 2, 5, 100])
 def test_records_shorter_than_any_window_are_assessed(samples):
-    assert set(quality.assess(ecg_counts(samples), GAIN, ALL)) <= {"flat", "gain-suspect"}
+    assert set(quality.assess(ecg_counts(samples), GAIN, ALL)) <= {
+        "flat",
+        "gain-suspect",
+        "offset",
+    }  # five samples of a QRS
 
 
 def test_flag_bits_are_a_contract():

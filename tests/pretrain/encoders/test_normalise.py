@@ -40,6 +40,16 @@ def test_it_equals_its_definition_and_leaves_zero_where_nothing_was_recorded(met
         assert out[i, ~mask[i]].abs().sum() == 0 and out[i, :, int(valid[i]) :].abs().sum() == 0
 
 
+@pytest.mark.parametrize("method", NORMALISATIONS)
+def test_an_offset_is_taken_off_each_lead_by_lead_std_and_from_all_leads_alike_by_all_but_none(method: str) -> None:
+    signal, mask, valid = record()
+    plain = normalise(signal, mask, valid, method)
+    shared = normalise(signal + 0.5, mask, valid, method)
+    own = normalise(signal + torch.linspace(-0.5, 0.5, 12)[None, :, None], mask, valid, method)
+    assert torch.allclose(plain, shared, atol=1e-5) == (method != "none")
+    assert torch.allclose(plain, own, atol=1e-5) == (method == "lead-std")
+
+
 def test_flat_leads_and_empty_records_stay_finite() -> None:
     for method in NORMALISATIONS:
         out = normalise(

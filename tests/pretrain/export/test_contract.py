@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas
 import pytest
 
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.sources.arrays import Arrays
 from cardialign.pretrain.export.contract import SignalContract, conform_signal
 
 CONTRACT = SignalContract.of(SignalSpec(500, 2), "none", 8, 0.0)
@@ -131,7 +135,7 @@ def test_microvolts_are_converted_when_named_and_caught_when_not():
 
 def test_an_offset_that_changes_the_embedding_is_told_and_a_transposed_array_is_called_that(caplog):
     signal = ecg()
-    conform_signal(CONTRACT, signal + 1.5, sampling_rate=500)
+    conform_signal(CONTRACT, signal + 0.6, sampling_rate=500)
     assert "offset" not in caplog.text
     signal[0, 4] -= 2048 / 200  # the middle of 12 bits at 200 counts per mV
     out = conform_signal(CONTRACT, signal, sampling_rate=500)
@@ -168,11 +172,51 @@ def test_a_figure_of_another_kind_in_a_contract_is_a_sentence(key: str, value: o
         SignalContract.from_dict(values)
 
 
-def test_volts_taken_for_millivolts_are_refused_and_silence_is_not():
+def test_volts_taken_for_millivolts_are_refused_and_a_low_voltage_is_not():
     with pytest.raises(UserError, match=r"record 1: no lead spans more than .* uV.*(.|\n)*volts multiply by 1000"):
         conform_signal(CONTRACT, np.stack([ecg()[0], ecg()[0] / 1000]), sampling_rate=500)
     conform_signal(CONTRACT, ecg() / 30, sampling_rate=500)  # the lowest voltages that are still an ECG's
-    conform_signal(CONTRACT, np.zeros((1, 12, 1000), dtype=np.float32), sampling_rate=500)
+
+
+def test_flat_leads_are_masked_as_a_build_masks_them_and_a_record_of_them_alone_is_refused(tmp_path, caplog):
+    """The same record by way of a shard and by way of an array is the same input of the encoder."""
+    signal = ecg()[0]
+    signal[4], signal[7] = 0.0, 1.25
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "a.npy", signal)
+    build_shards(Arrays(tmp_path / "in", sampling_rate=500), tmp_path / "set", SetPlan(CONTRACT.spec), workers=1)
+    stored = ShardSet.open(tmp_path / "set").read_record(0)
+    out = conform_signal(CONTRACT, np.stack([signal, ecg()[0]]), sampling_rate=500)
+    assert out.lead_mask[0].tolist() == stored.lead_mask.tolist() and (~out.lead_mask[0]).nonzero()[0].tolist() == [
+        4,
+        7,
+    ]
+    assert out.lead_mask[1].all() and not out.signal[0, [4, 7]].any() and "flat_leads=2 " in caplog.text
+    for silent in (np.zeros((1, 12, 1000)), np.full((12, 400), 1.0)):  # the second is padded by the contract
+        with pytest.raises(UserError, match="record 0: all 12 recorded leads are flat"):
+            conform_signal(CONTRACT, silent, sampling_rate=500)
+    two = np.stack([ecg()[0], np.where(np.arange(12)[:, None] < 2, 0.0, ecg()[0])])
+    with pytest.raises(UserError, match="record 1: all 2 recorded leads are flat"):
+        conform_signal(CONTRACT, two, sampling_rate=500, lead_mask=np.stack([np.ones(12), np.arange(12) < 2]) > 0)
+
+
+def test_what_an_array_of_another_kind_says_of_itself_is_not_forgotten():
+    """`np.asarray` drops a mask, and the names of a table's rows."""
+    signal = ecg()[0]
+    masked = np.ma.masked_where(signal > 0.5, signal)
+    with pytest.raises(UserError, match=rf"masked array, {int((signal > 0.5).sum())} of its samples"):
+        conform_signal(CONTRACT, masked, sampling_rate=500)
+    whole = conform_signal(CONTRACT, np.ma.masked_array(signal), sampling_rate=500)
+    assert np.array_equal(whole.signal[0], signal), "nothing is masked out"
+
+    turned = list(reversed(STANDARD_LEADS))
+    table = pandas.DataFrame(signal[::-1], index=turned)
+    with pytest.raises(UserError, match="a table whose index are V6, V5"):
+        conform_signal(CONTRACT, table, sampling_rate=500)
+    for rows in (table.reindex(list(STANDARD_LEADS)), pandas.DataFrame(signal)):
+        assert np.array_equal(conform_signal(CONTRACT, rows, sampling_rate=500).signal[0], signal)
+    named = conform_signal(CONTRACT, table, sampling_rate=500, leads=turned)
+    assert np.array_equal(named.signal[0], signal)
 
 
 @pytest.mark.parametrize("rate", [None, "500", [500], 0, -1, float("nan")])
