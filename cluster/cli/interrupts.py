@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 SAME_SIGNAL_SECONDS = 0.2
 """`timeout` signals its process, and then the process's group: that is one wish, not two."""
@@ -59,7 +60,7 @@ class Interrupts:
 
         Only the main thread can say so; elsewhere nothing changes.
         """
-        plain = {
+        plain: dict[int, Any] = {
             signal.SIGINT: signal.default_int_handler,
             signal.SIGTERM: signal.SIG_DFL,
             signal.SIGHUP: signal.SIG_DFL,
