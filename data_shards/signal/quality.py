@@ -40,11 +40,11 @@ coarse        values so far from 0 that 16 bits hold them in steps of more than 
 offset        the median of the lead lies more than 0.7 mV from 0: its ADC zero or baseline was not subtracted, or the
               recorder kept the voltage of the electrodes (DC)
 
-An encoder that reads mV as recorded (normalisation none) reads an offset, too, far below what the flag can tell from
-a lead whose median is its own. On 30 real records of PTB-XL and an encoder trained on others of them, the least cosine
-between the embeddings with and without it: 0.993 with 0.02 mV on V2 alone, 0.84 with 0.1 mV, 0.43 with 0.5 mV; 0.98
-with 0.005 mV on all leads, 0.06 with 0.1 mV. Of the normalisations lead-std takes it off each lead, minmax and zscore
-take off what all leads share.
+An encoder that reads mV as recorded (normalisation none) reads an offset, too, below what the flag can tell from a lead
+whose median is its own. On 102 real records of PTB-XL fold 9 and `cardialign-ptb-xl` trained on folds 1 to 8: 0.1 mV on
+all leads leaves a median cosine between the embeddings of 0.958 (least 0.878) and a zero-shot AUROC of 0.869 as it was;
+0.5 mV 0.668 (0.179) and 0.849; 0.5 mV of random sign on each lead 0.731 (0.286) and 0.819. Of the
+normalisations lead-std takes it off each lead, minmax and zscore take off what all leads share.
 """
 
 DROPOUT_SECONDS = 0.4
