@@ -138,11 +138,11 @@ def _evaluations(
     candidate: ModelVersion, mine: Sequence[Evidence], incumbent: _Incumbent | None, policy: Policy, verdict: Verdict
 ) -> None:
     """An evaluation counts by its best: what else was tried under its name, or under one that nobody asks for, is
-    told and keeps nobody out."""
+    told and keeps nobody out. What production was measured by is asked for where the candidate tried it."""
     wanted = [each.name for each in policy.required]
     commands = {each.name: each for each in policy.required}
     useless: list[tuple[str, Missing]] = []
-    counted = False
+    counted: set[str] = set()
     for name in dict.fromkeys([*wanted, *(each.name for each in mine)]):
         requirement = commands.get(name) or Requirement.of_name(name)
         of_name = [each for each in mine if each.name == name]
@@ -160,17 +160,20 @@ def _evaluations(
             if each.facts["trained_on"] != "none"
         ]
         if usable:
-            counted = True
-            wanted = [each for each in wanted if each != name]
+            counted.add(name)
         if usable and incumbent is not None:
             _against(usable, incumbent, requirement, policy.margin, verdict)
+    of_production = set() if incumbent is None else {each.name for each in incumbent.evidence}
+    asked = ({*wanted} | of_production) - counted
     for name, why in useless:
-        if name in wanted or not counted:
+        if name in asked or not counted:
             verdict.missing.append(why)
         else:
             verdict.remarks.append(f"does not count: {why.what}")
-    if incumbent is not None:
-        _not_shown(candidate, mine, incumbent, verdict)
+    verdict.remarks += [  # nothing asks for it, but who promotes shall know
+        f"production was also measured by {ascii_escapes(name)}; {title(candidate)} was not"
+        for name in sorted(of_production - {each.name for each in mine})
+    ]
     if not policy.required and not mine:
         what = f"no evaluation of {title(candidate)}, and nothing says which this model needs"
         verdict.missing.append(
@@ -178,16 +181,6 @@ def _evaluations(
                 what, Requirement.parse("PROTOCOL:TASK").command(title(candidate)) + ", and --require PROTOCOL:TASK"
             )
         )
-
-
-def _not_shown(candidate: ModelVersion, mine: Sequence[Evidence], incumbent: _Incumbent, verdict: Verdict) -> None:
-    """What production was measured by and the candidate was not: nothing asks for it, but who promotes shall know."""
-    only = {each.name for each in incumbent.evidence} - {each.name for each in mine}
-    verdict.remarks += [
-        f"production, {title(incumbent.version)}, was also measured by {ascii_escapes(name)}; "
-        f"{title(candidate)} was not"
-        for name in sorted(only)
-    ]
 
 
 def _no_evidence(each: Evidence, candidate: ModelVersion, requirement: Requirement) -> Missing | None:

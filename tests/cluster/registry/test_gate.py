@@ -153,6 +153,9 @@ def test_what_was_tried_beside_good_evidence_is_told_and_keeps_nobody_out(
     assert [f"{told} of {name}/{BETTER} was scored on records that it was trained on" in " ".join(moved["remarks"])
             for told in (NAME, "zero-shot:curious")] == [True, True]  # fmt: skip
     assert any(f"was also measured by zero-shot:older; {name}/{BETTER} was not" in each for each in moved["remarks"])
+    promote(f"{name}/1", "production", store, replace(WANTED, force="back"))
+    score(BETTER, scored_records(3.0, records="v" * 64), trained_on="found", name="zero-shot:older")
+    assert "zero-shot:older" in refused(f"{name}/{BETTER}", store), "production shows it on records it has not seen"
 
 
 def test_a_change_of_the_signal_contract_is_told_to_consumers_first(
