@@ -185,7 +185,8 @@ def _made(
         _train(config, folder, lock)
     finally:  # a training that is stopped and goes on has cost both parts
         spent = earlier + _children_seconds() - before
-        write_json(folder / SPENT, {"cpu_seconds": spent})
+        with contextlib.suppress(OSError):  # a full disk: what ended the training is what is to be told
+            write_json(folder / SPENT, {"cpu_seconds": spent})
     exported = folder / RUN / "export"
     export_run(folder / RUN, exported, overwrite=True, program=False)
     encoder = load_encoder(exported, scoring_device())
