@@ -207,6 +207,23 @@ def test_a_training_that_was_stopped_costs_both_its_parts(
         assert json.loads((tmp_path / SPENT).read_text())["cpu_seconds"] >= least
 
 
+def test_a_training_that_fails_is_told_in_its_own_words_and_with_its_own_remedy(
+    four_folds: ShardSet, planted: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = Cell(Variant("a", "", {}), 4, 0)
+    config = config_of(Design("mine", "cardialign-tiny", "a", (cell.variant,)), cell, planted)
+    start = subprocess.Popen
+    for said, told in (
+        (str(UserError("the disk is full", "free space")), r"failed with code 1: the disk is full\n.*free space; see"),
+        ("Killed", r"failed with code 1: Killed\n.*remedy: see"),
+        ("", r"failed with code 1: it said nothing\n.*remedy: see"),
+    ):
+        dying = ["-c", f"import sys; sys.stderr.write({said!r}); sys.exit(1)"]
+        monkeypatch.setattr(subprocess, "Popen", lambda words, d=dying, **how: start([words[0], *d], **how))
+        with pytest.raises(UserError, match=told):
+            run_cell(cell, config, planted, tmp_path / str(len(said)), four_folds)
+
+
 def paired(outcomes: list[Outcome]) -> tuple[float, ...]:
     row = study_table(MINE, outcomes, resamples=40)["rows"][1]["probe"]
     return tuple(row[key] for key in ("low", "high", "reference_ahead", "ahead_low", "ahead_high"))
