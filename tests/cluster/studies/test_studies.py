@@ -500,7 +500,7 @@ def test_a_cell_that_another_process_holds_is_left_to_it(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_study_that_is_ended_leaves_a_checkpoint_and_the_same_command_goes_on_from_it(
     four_folds: ShardSet, planted: Setting, tmp_path: Path, number: signal.Signals
@@ -510,7 +510,7 @@ def test_a_study_that_is_ended_leaves_a_checkpoint_and_the_same_command_goes_on_
     )
     words = ["study", tmp_path / "mine.yaml", "--shards", four_folds.path, "--out", tmp_path / "out", "--no-floors"]
     words += ["--prompts", planted.prompts, "--folds", "1-4", "--test-folds", "4", "--seeds", 1, "--bootstrap", 20]
-    words += ["--set", "training.steps=150", "--set", "training.epochs=null", "--set", "training.global_batch=16"]
+    words += ["--set", "training.steps=30", "--set", "training.epochs=null", "--set", "training.global_batch=16"]
     command = [sys.executable, "-m", "cardialign", *map(str, words)]
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     cell = tmp_path / "out" / "cells" / "a-fold4-seed0"
@@ -529,7 +529,7 @@ def test_a_study_that_is_ended_leaves_a_checkpoint_and_the_same_command_goes_on_
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     trained = json.loads((cell / "training.log").read_text().strip().splitlines()[-1])
-    assert trained["resumed_from"] > 0 and trained["steps"] == 150
+    assert trained["resumed_from"] > 0 and trained["steps"] == 30
 
 
 @pytest.mark.ray
