@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 CELL, SCORES, RUN, RECIPE, OUTPUT = "cell.json", "scores.npz", "run", "recipe.yaml", "training.log"
+REMEDY = "remedy:"
 SPENT = "spent.json"
 """CPU-seconds of a training that is not finished."""
 MEASURES = ("zero_shot", "probe")
@@ -185,7 +186,8 @@ def _made(
         _train(config, folder, lock)
     finally:  # a training that is stopped and goes on has cost both parts
         spent = earlier + _children_seconds() - before
-        write_json(folder / SPENT, {"cpu_seconds": spent})
+        with contextlib.suppress(OSError):  # a full disk: what ended the training is what is to be told
+            write_json(folder / SPENT, {"cpu_seconds": spent})
     exported = folder / RUN / "export"
     export_run(folder / RUN, exported, overwrite=True, program=False)
     encoder = load_encoder(exported, scoring_device())
@@ -290,11 +292,19 @@ def _train(config: RunConfig, folder: Path, lock: int) -> None:
     if code == STOPPED:
         raise KeyboardInterrupt
     if code != 0:
-        lines = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        problem, remedy = _last_words((folder / OUTPUT).read_text(encoding="utf-8", errors="replace"))
         raise UserError(
-            f"training of {folder.name} failed with code {code}: {lines[-1] if lines else 'it said nothing'}",
-            f"see {folder / OUTPUT}; the same command goes on from there",
+            f"training of {folder.name} failed with code {code}: {problem}",
+            f"{remedy}see {folder / OUTPUT}; the same command goes on from there",
         )
+
+
+def _last_words(output: str) -> tuple[str, str]:
+    """What a training said last, and the remedy that it named; "" where it named none."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["it said nothing"]
+    if len(lines) > 1 and lines[-1].startswith(REMEDY):
+        return lines[-2], f"{lines[-1].removeprefix(REMEDY).strip()}; "
+    return lines[-1], ""
 
 
 def _end_with_parent() -> None:

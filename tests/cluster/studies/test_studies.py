@@ -207,6 +207,23 @@ def test_a_training_that_was_stopped_costs_both_its_parts(
         assert json.loads((tmp_path / SPENT).read_text())["cpu_seconds"] >= least
 
 
+def test_a_training_that_fails_is_told_in_its_own_words_and_with_its_own_remedy(
+    four_folds: ShardSet, planted: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = Cell(Variant("a", "", {}), 4, 0)
+    config = config_of(Design("mine", "cardialign-tiny", "a", (cell.variant,)), cell, planted)
+    start = subprocess.Popen
+    for said, told in (
+        (str(UserError("the disk is full", "free space")), r"failed with code 1: the disk is full\n.*free space; see"),
+        ("Killed", r"failed with code 1: Killed\n.*remedy: see"),
+        ("", r"failed with code 1: it said nothing\n.*remedy: see"),
+    ):
+        dying = ["-c", f"import sys; sys.stderr.write({said!r}); sys.exit(1)"]
+        monkeypatch.setattr(subprocess, "Popen", lambda words, d=dying, **how: start([words[0], *d], **how))
+        with pytest.raises(UserError, match=told):
+            run_cell(cell, config, planted, tmp_path / str(len(said)), four_folds)
+
+
 def paired(outcomes: list[Outcome]) -> tuple[float, ...]:
     row = study_table(MINE, outcomes, resamples=40)["rows"][1]["probe"]
     return tuple(row[key] for key in ("low", "high", "reference_ahead", "ahead_low", "ahead_high"))
@@ -483,7 +500,7 @@ def test_a_cell_that_another_process_holds_is_left_to_it(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_study_that_is_ended_leaves_a_checkpoint_and_the_same_command_goes_on_from_it(
     four_folds: ShardSet, planted: Setting, tmp_path: Path, number: signal.Signals
@@ -493,7 +510,7 @@ def test_a_study_that_is_ended_leaves_a_checkpoint_and_the_same_command_goes_on_
     )
     words = ["study", tmp_path / "mine.yaml", "--shards", four_folds.path, "--out", tmp_path / "out", "--no-floors"]
     words += ["--prompts", planted.prompts, "--folds", "1-4", "--test-folds", "4", "--seeds", 1, "--bootstrap", 20]
-    words += ["--set", "training.steps=150", "--set", "training.epochs=null", "--set", "training.global_batch=16"]
+    words += ["--set", "training.steps=30", "--set", "training.epochs=null", "--set", "training.global_batch=16"]
     command = [sys.executable, "-m", "cardialign", *map(str, words)]
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     cell = tmp_path / "out" / "cells" / "a-fold4-seed0"
@@ -512,7 +529,7 @@ def test_a_study_that_is_ended_leaves_a_checkpoint_and_the_same_command_goes_on_
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     trained = json.loads((cell / "training.log").read_text().strip().splitlines()[-1])
-    assert trained["resumed_from"] > 0 and trained["steps"] == 150
+    assert trained["resumed_from"] > 0 and trained["steps"] == 30
 
 
 @pytest.mark.ray
