@@ -108,6 +108,7 @@ def watched(banked_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     run_dir = folder / "run"
     words = [sys.executable, "-m", "cardialign", "pretrain", "--recipe", "cardialign-demo", "--workers", "2"]
     words += ["--shards", banked_shards, "--run-dir", run_dir, "--metrics-port", str(port), "--device", "cpu"]
+    words += ["--peak-tflops", str(PEAK_TFLOPS)]
     own = [*SMALL, f"training.steps={STEPS}", f"training.checkpoint_every={EVERY}", "collapse.enabled=true"]
     words += ["--tracking-uri", f"sqlite:///{folder}/mlflow.db"] + [part for one in own for part in ("--set", one)]
     with prometheus(folder, f"127.0.0.1:{port}") as server:
@@ -212,6 +213,14 @@ def test_a_killed_worker_is_a_restart_and_a_mark_at_every_zoom(
         found = watched.lines(marks, first=phase, more=120, step=60)
         assert found, f"the restart falls between two of the questions that begin at {phase} s"
         assert all(watched.kill < when < watched.end + 120 for points in found.values() for when, _ in points)
+
+
+def test_the_share_of_the_peak_follows_the_pace(drawn: dict[str, Lines]) -> None:
+    share, rate = only(drawn["Share of the peak (MFU), where that is known"]), only(drawn["Records per second"])
+    per_record = [share[when] / rate[when] for when in share if rate.get(when, 0) > 0]
+    assert per_record and max(per_record) == pytest.approx(min(per_record), rel=1e-6)
+    flop = per_record[0] * len(RANKS) * PEAK_TFLOPS * 1e12
+    assert 1e6 < flop < 1e9, "a small encoder: some MFLOP a record and pass"
 
 
 def test_the_shares_of_the_time_are_the_whole(drawn: dict[str, Lines]) -> None:
