@@ -36,6 +36,8 @@ from tests.support.tiny_set import SMALL
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.deployment, pytest.mark.timeout(1200)]
 GRAFANA = ROOT / "deploy" / "grafana"
 STEPS, BATCH, EVERY, RANKS = 200, 16, 20, ("0", "1")
+PEAK_TFLOPS = 0.08
+"""Of one core with AVX2, as `plan` has it."""
 Lines = dict[str, list[tuple[float, float]]]
 """Legend -> (time, value) of each point, in order."""
 
