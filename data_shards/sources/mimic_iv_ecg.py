@@ -133,7 +133,8 @@ class MimicIvEcg(RecordFolder):
                     joins["labels"].add(study, outside is not None)
                 if linked is not None and linked[i] is not None:
                     meta["note"] = linked[i]
-                if doubt := _contradiction(path, people[i], told[i]) or strangers.get(i, ""):
+                other = self._other_owner(people[i], study, f"mimic-{study}", path) if "labels" in joins else ""
+                if doubt := _contradiction(path, people[i], told[i]) or strangers.get(i, "") or other:
                     meta["doubt"] = doubt
                 yield Entry(f"mimic-{key_word(study)}", path, meta)
             self._check_cells(times, people)
