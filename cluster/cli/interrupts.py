@@ -11,8 +11,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 SAME_SIGNAL_SECONDS = 0.2
 """`timeout` signals its process, and then the process's group: that is one wish, not two."""
@@ -59,12 +60,12 @@ class Interrupts:
 
         Only the main thread can say so; elsewhere nothing changes.
         """
-        plain = {
+        plain: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int] = {
             signal.SIGINT: signal.default_int_handler,
             signal.SIGTERM: signal.SIG_DFL,
             signal.SIGHUP: signal.SIG_DFL,
         }
-        ours = []
+        ours: list[signal.Signals] = []
         if threading.current_thread() is threading.main_thread():
             ours = [number for number, handler in plain.items() if signal.getsignal(number) == handler]
         try:

@@ -206,8 +206,7 @@ def _start(cpus: int, environment: Mapping[str, str | None], scratch: Path) -> N
 def _signals_left_alone() -> Iterator[None]:
     """Ray takes no SIGTERM of this process in here: it would exit with words of its own, and what was begun (a run in
     MLflow) would look alive for ever. Whoever runs the command decides what the signal means."""
-    from ray._private import utils
-
+    utils: Any = importlib.import_module("ray._private.utils")
     plain = utils.set_sigterm_handler
     try:
         utils.set_sigterm_handler = lambda handler: None
