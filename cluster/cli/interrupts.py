@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -60,12 +60,12 @@ class Interrupts:
 
         Only the main thread can say so; elsewhere nothing changes.
         """
-        plain: dict[int, Any] = {
+        plain: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int] = {
             signal.SIGINT: signal.default_int_handler,
             signal.SIGTERM: signal.SIG_DFL,
             signal.SIGHUP: signal.SIG_DFL,
         }
-        ours = []
+        ours: list[signal.Signals] = []
         if threading.current_thread() is threading.main_thread():
             ours = [number for number, handler in plain.items() if signal.getsignal(number) == handler]
         try:

@@ -8,6 +8,7 @@ import functools
 import importlib
 import logging
 import os
+import resource
 import secrets
 import shutil
 import socket
@@ -36,6 +37,9 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 SCRATCH, PREFIX, OWNER = Path("/tmp"), "ray-", "owner.lock"
 """Where a local Ray keeps its sockets and logs; socket paths below must stay under 108 bytes."""
 LEAST_FREE = 2**26
+OPEN_FILES, OPEN_FILES_OF_WORKER = 96, 8
+"""Of one process: counted on local clusters of one and two workers, Ray's control service and its raylet hold 45 to 55
+each, its driver and workers fewer; the rest is for what comes and goes while they start."""
 REACH_SECONDS = 10.0
 CLIENT = "ray://"
 MODE, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"
@@ -60,6 +64,7 @@ def ray_session(workers: int, address: str | None, keep_logs: Path | None = None
             _join(address)
             yield
         return
+    check_open_files(workers + beside)
     for name, value in LOCAL_RAY.items():
         os.environ.setdefault(name, value)
     with _scratch() as scratch, _authentication(_own_token(scratch.parent)), _leaving():
@@ -201,8 +206,7 @@ def _start(cpus: int, environment: Mapping[str, str | None], scratch: Path) -> N
 def _signals_left_alone() -> Iterator[None]:
     """Ray takes no SIGTERM of this process in here: it would exit with words of its own, and what was begun (a run in
     MLflow) would look alive for ever. Whoever runs the command decides what the signal means."""
-    from ray._private import utils
-
+    utils: Any = importlib.import_module("ray._private.utils")
     plain = utils.set_sigterm_handler
     try:
         utils.set_sigterm_handler = lambda handler: None
@@ -247,6 +251,20 @@ def ended_processes() -> list[str]:
     except OSError:  # a machine that is out of ports or descriptors says nothing of Ray
         pass
     return sorted(ended)
+
+
+def check_open_files(workers: int) -> None:
+    """Raise UserError when this process may never open the files that a local Ray with `workers` wants.
+
+    Ray raises the soft limit to the hard one by itself; its services have that of the process that starts them.
+    """
+    wanted, hard = OPEN_FILES + OPEN_FILES_OF_WORKER * workers, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise UserError(
+            f"a local Ray with {workers} workers wants {wanted} open files, the limit here is {hard}",
+            "raise it (`ulimit -n 65536`; a service: LimitNOFILE=65536; a container: --ulimit nofile=65536), or join a "
+            "cluster with --address",
+        )
 
 
 def _no_local_ray(problem: str) -> UserError:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from cardialign.data_shards.errors import DataError, StorageError
 from cardialign.data_shards.files import UNREADABLE_ARRAY, sha256_of, sha256_once, temporary_path
-from cardialign.data_shards.shard_set.storage import check_is_there, patiently
+from cardialign.data_shards.shard_set.storage import TOO_MANY, check_is_there, patiently, way_out
 
 T = TypeVar("T")
 
@@ -157,7 +157,17 @@ class IndexFile:
             return self._columns[name]
 
     def _mapped_column(self, name: str, dtype: np.dtype, fill: Callable[[np.ndarray], None]) -> np.ndarray:
-        folder = _own_folder(self._digest)
+        try:
+            return self._kept_column(_own_folder(self._digest), name, dtype, fill)
+        except OSError as error:
+            raise StorageError(
+                f"cannot lay down column {name} of {self.path} in the temporary folder: {error}",
+                way_out(error)
+                if error.errno in TOO_MANY
+                else "free space there, or set TMPDIR to a folder on another disk",
+            ) from error
+
+    def _kept_column(self, folder: Path, name: str, dtype: np.dtype, fill: Callable[[np.ndarray], None]) -> np.ndarray:
         for path in sorted(folder.glob(f"{name}-*.npy")):
             with suppress(*UNREADABLE_ARRAY):  # damaged, or replaced a moment ago: it is laid down again
                 if _own_name(name, path) != path.name:
@@ -175,11 +185,6 @@ class IndexFile:
             pa.default_memory_pool().release_unused()
             path = folder / _own_name(name, temporary)
             os.replace(temporary, path)
-        except OSError as error:
-            raise StorageError(
-                f"cannot lay down column {name} of {self.path} in {folder}: {error}",
-                "free space there, or set TMPDIR to a folder on another disk",
-            ) from error
         finally:
             temporary.unlink(missing_ok=True)
         return np.load(path, mmap_mode="r")
@@ -204,8 +209,11 @@ class IndexFile:
         try:
             with patiently(opened, str(self.path)) as file:
                 yield file
+        except OSError as error:
+            if error.errno in TOO_MANY:  # nothing is wrong with the file
+                raise StorageError(f"{self.path} cannot be read: {error}", way_out(error)) from error
+            raise DataError(f"{self.path} cannot be read: {error}", _AGAIN) from error
         except (
-            OSError,
             pa.ArrowException,
             IndexError,
             KeyError,

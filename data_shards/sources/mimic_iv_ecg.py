@@ -89,8 +89,7 @@ class MimicIvEcg(RecordFolder):
         batches = (
             each for each in stream_table(listing, ("subject_id", "study_id", "ecg_time", "path")) if each.num_rows
         )
-        first = next(batches, None)  # what is wrong with the list is said before the other tables are read
-        if first is None:
+        if (first := next(batches, None)) is None:  # the list is judged before the other tables are read
             raise DataError(f"{listing} is empty: it lists no record", f"give the folder that holds {self.layout}")
         reports = self._read_reports()
         patients = (
@@ -133,7 +132,8 @@ class MimicIvEcg(RecordFolder):
                     joins["labels"].add(study, outside is not None)
                 if linked is not None and linked[i] is not None:
                     meta["note"] = linked[i]
-                if doubt := _contradiction(path, people[i], told[i]) or strangers.get(i, ""):
+                doubt = _contradiction(path, people[i], told[i]) or strangers.get(i, "")
+                if doubt := doubt or self._other_owner(people[i], study, f"mimic-{study}", path):
                     meta["doubt"] = doubt
                 yield Entry(f"mimic-{key_word(study)}", path, meta)
             self._check_cells(times, people)

@@ -5,13 +5,17 @@ Also its text bank, and how many steps they make.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
 import time
+from collections.abc import Sequence
 
+import numpy as np
 import torch.distributed as dist
 
+from cardialign.data_shards.checks.repeats import find_repeats
 from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.order.contract import Order
 from cardialign.data_shards.order.global_order import GlobalOrder
@@ -74,8 +78,29 @@ def open_data(config: RunConfig) -> tuple[ShardSet | JoinedSets, Selection, Orde
         _order_in_mixture(config, part, each, slot)
         for part, each, slot in zip(data.parts, opened.sets, slots, strict=True)
     ]
+    _tell_repeats(opened, orders)
     order = MixtureOrder(orders, opened.offsets, config.seed)
     return opened, Selection(order.rows, order.fingerprint), order
+
+
+def _tell_repeats(opened: JoinedSets, orders: Sequence[Order]) -> None:
+    """Raises DataError when two parts of a mixture are copies of one set with records in common: a batch would hold a
+    recording twice, each as a negative of the other. What other sets have in common is told."""
+    for (one, its), (other, theirs) in itertools.combinations(zip(opened.sets, orders, strict=True), 2):
+        shared = np.intersect1d(its.rows, theirs.rows).size if one.fingerprint == other.fingerprint else 0
+        if shared and one.path != other.path:
+            raise DataError(
+                f"{one.path} and {other.path} of the mixture are copies of one shard set: {shared} of the selected "
+                "records are in both",
+                "name the set once and add up the weights, or give its parts folds of their own",
+            )
+    found = find_repeats(opened.sets, [each.rows for each in orders])
+    if found.records:
+        log.warning(
+            "mixture repeats=%d remark=records whose very recording is there again, a batch may hold both first=%s",
+            found.records,
+            " = ".join(found.examples[0]),
+        )
 
 
 def open_bank(config: RunConfig) -> TextBank:

@@ -5,8 +5,10 @@ DeepSpeed is imported inside functions: it reads `DS_ACCELERATOR` once, at impor
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import resource
 import socket
 import warnings
 from collections.abc import Mapping, Sequence
@@ -73,8 +75,24 @@ def start_workers(timeout_seconds: float = 1800.0) -> Workers:
     """Join the process group named by RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT (torchrun and Ray set them);
     alone when they are absent.
 
-    gloo on CPU, nccl on CUDA. A process group that exists already (Ray Train makes one) is used as it is.
+    gloo on CPU, nccl on CUDA. A process group that exists already (Ray Train makes one) is used as it is. Raises
+    UserError where the limit of open files leaves the group no sockets.
     """
+    try:
+        return _joined(timeout_seconds)
+    except (OSError, RuntimeError) as error:  # gloo, its store and what DeepSpeed imports each say it in their own way
+        if os.strerror(errno.EMFILE).lower() not in str(error).lower():
+            raise
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        raise UserError(
+            f"the workers of the run cannot meet: this process may open {soft} files (hard limit {hard}), and all are "
+            "open",
+            "raise the limit of open files (`ulimit -n 65536`; on a cluster in the service or container), then run the "
+            "same command again",
+        ) from error
+
+
+def _joined(timeout_seconds: float) -> Workers:
     cuda = torch.cuda.is_available()
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

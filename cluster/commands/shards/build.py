@@ -188,4 +188,23 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             progress=two_stages(listing, building),
             executor=executor,
         )
-    return asdict(built)
+    return asdict(built) | _repeats(built.path)
+
+
+def _repeats(path: Path) -> dict[str, Any]:
+    """Recordings that the set holds more than once, told and counted; nothing where there are none."""
+    from cardialign.data_shards.checks.repeats import find_repeats
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+
+    found = find_repeats([ShardSet.open(path)])
+    if not found.records:
+        return {}
+    log.warning(
+        "recordings that are there again records=%d under several patients=%d in several folds=%d: what is learnt from "
+        "one is no secret in the other, keep one of each: %s",
+        found.records,
+        found.patients,
+        found.folds,
+        "; ".join(" = ".join(keys) for keys in found.examples),
+    )
+    return {"repeats": {"records": found.records, "patients": found.patients, "folds": found.folds}}

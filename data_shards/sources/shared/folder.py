@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.errors import DataError, RecordRejected, UsageError, UserError
 from cardialign.data_shards.reading.tables import file_facts
 from cardialign.data_shards.reading.walk import LeaveOut, NotSeen, find_files
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import KEY_PATTERN, Entry
 from cardialign.data_shards.sources.shared.cells import in_capitals_alone
 from cardialign.data_shards.sources.shared.demographics import not_understood, person, says_something
-from cardialign.data_shards.sources.shared.ids import is_rounded, plain_id
-from cardialign.data_shards.sources.shared.labels import Labels, label_set_names, read_labels
+from cardialign.data_shards.sources.shared.ids import is_rounded, other_person, plain_id
+from cardialign.data_shards.sources.shared.labels import Labels, LabelTable, label_set_names, read_labels
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, STOP_BELOW, Match, judge
 from cardialign.data_shards.sources.shared.patients import SHORTEST_SALT, Folds, fold_of, patient_hash
 
@@ -108,11 +108,11 @@ class RecordFolder:
         self._others: Counter[str] = Counter()
         self._given_tables: set[Path] = set()
         self._label_table = None if labels is None else self._table_option("labels", labels)
-        self._outside: dict[str, Labels] | None = None
+        self._outside: LabelTable | None = None
         if self._label_table is not None:
-            self._outside, rows = self._read_labels(self._label_table)
-            self._facts["labels"] = file_facts(self._label_table, rows)
-            self._add_label_sets(label_set_names(self._outside.values()))
+            self._outside = self._read_labels(self._label_table)
+            self._facts["labels"] = file_facts(self._label_table, self._outside.rows)
+            self._add_label_sets(label_set_names(self._outside.labels.values()))
 
     def __getstate__(self) -> dict[str, Any]:
         """For worker processes, which only read: a label table of the whole set does not travel to each, but is read
@@ -129,17 +129,21 @@ class RecordFolder:
                 "write one name in every row, or quite another one for a set of its own",
             )
 
-    def _read_labels(self, table: Path) -> tuple[dict[str, Labels], int]:
-        """Labels by plain id; rows of one record under several spellings are put together."""
-        written, rows = read_labels(table, self.label_id)
+    def _read_labels(self, table: Path) -> LabelTable:
+        """Labels and owners by plain id; rows of one record under several spellings are put together."""
+        written = read_labels(table, self.label_id)
         found: dict[str, Labels] = {}
-        for name, labels in written.items():
+        owners: dict[str, frozenset[str]] = {}
+        for name, people in written.owners.items():
+            word = self._label_word(name)
+            owners[word] = owners.get(word, frozenset()) | people
+        for name, labels in written.labels.items():
             word = self._label_word(name)
             if word in found:
                 both = {each: (*found[word].get(each, ()), *labels.get(each, ())) for each in (*found[word], *labels)}
                 labels = {each: tuple(dict.fromkeys(codes)) for each, codes in both.items()}
             found[word] = labels
-        return found, rows
+        return LabelTable(found, written.rows, owners)
 
     def _label_word(self, name: str) -> str:
         """A record as a table of labels names it, in the form in which it is looked up."""
@@ -148,8 +152,11 @@ class RecordFolder:
 
     def _outside_labels(self) -> dict[str, Labels]:
         """Name of a record in the table of outside labels -> its labels; {} without a table."""
+        return self._outside_table().labels
+
+    def _outside_table(self) -> LabelTable:
         if self._outside is None:
-            self._outside = {} if self._label_table is None else self._read_labels(self._label_table)[0]
+            self._outside = LabelTable({}, 0, {}) if self._label_table is None else self._read_labels(self._label_table)
         return self._outside
 
     @classmethod
@@ -190,6 +197,8 @@ class RecordFolder:
                 if outside is not None:
                     meta["labels"] = {**meta.get("labels", {}), **outside}
                 match.add(word, outside is not None)
+                if doubt := self._other_owner(told, word, key, path):
+                    meta["doubt"] = doubt
             yield Entry(key, path, meta)
             listed += 1
         self._finish(listed)
@@ -200,6 +209,8 @@ class RecordFolder:
         return list(self._unseen)
 
     def read(self, entry: Entry) -> EcgRecord:
+        if "doubt" in entry.meta:
+            raise RecordRejected("bad-metadata", f"{entry.path}: {entry.meta['doubt']}")
         names = ("statements", "labels", "patient", "fold", "age_years", "sex", "acquired", "extra")
         return self._read(entry, {name: entry.meta[name] for name in names if name in entry.meta})
 
@@ -322,10 +333,24 @@ class RecordFolder:
         return self._join("labels", self._label_table, len(labels), partial=True, row_names=names)
 
     def _labels_of(self, labels: Mapping[str, Labels], word: str, key: str, path: str) -> Labels | None:
-        for name in (plain_id(word), key, self._label_word(path), self._label_word(PurePosixPath(path).name)):
-            if name and name in labels:
-                return labels[name]
-        return None
+        name = self._named_in(labels, word, key, path)
+        return None if name is None else labels[name]
+
+    def _named_in(self, labels: Mapping[str, Labels], word: str, key: str, path: str) -> str | None:
+        """The record's name in the table of labels."""
+        names = (plain_id(word), key, self._label_word(path), self._label_word(PurePosixPath(path).name))
+        return next((name for name in names if name and name in labels), None)
+
+    def _other_owner(self, patient: str, word: str, key: str, path: str) -> str:
+        """What the table of labels says of the record's patient, where the set says otherwise: sorted by one column
+        alone, it would give every record the labels of another. "" where they agree, or one of them says nothing."""
+        table, own = self._outside_table(), plain_id(patient)
+        name = self._named_in(table.labels, word, key, path) if table.owners and own else None
+        people = {plain_id(each) for each in table.owners.get(name or "", ())} - {""}
+        others = sorted(each for each in people if other_person(each, own))
+        if not others:
+            return ""
+        return f"the set gives the record to patient {own}, the table of labels to {' and '.join(others[:EXAMPLES])}"
 
     def _stem(self, path: str) -> str:
         name = path.rpartition("/")[2]

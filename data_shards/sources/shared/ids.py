@@ -15,6 +15,7 @@ _BLANK = " \t\r\n\v\f\u00a0\u2007\u202f\u200b\u2060\ufeff"
 _QUOTES = "'\"`\u2018\u2019\u201c\u201d"
 _FLOAT = re.compile(r"\+?([0-9]+)(?:\.0*)?")
 _EXPONENT = re.compile(r"\+?([0-9])(?:\.([0-9]*))?[eE]\+?([0-9]{1,3})")
+_LETTERED = re.compile(r"^[A-Za-z]{1,3}[-_ ]?(?=[0-9]+$)")
 _UUID = re.compile(r"\{?([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})\}?")
 
 
@@ -53,6 +54,12 @@ def differ(one: str, other: str) -> bool:
     """Whether two ids are numbers, and not the same one, however many zeros they begin with."""
     numbers = one.isascii() and other.isascii() and one.isdigit() and other.isdigit()
     return numbers and one.lstrip("0") != other.lstrip("0")
+
+
+def other_person(one: str, other: str) -> bool:
+    """Whether two plain ids name two persons: `p10` and `10` may be one, and so may `010` and `10`."""
+    numbers = [_LETTERED.sub("", each).lstrip("0") for each in (one, other)]
+    return one != other and not (numbers[0] == numbers[1] and numbers[0].isdigit())
 
 
 def is_rounded(text: str) -> bool:

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,11 +21,21 @@ log = logging.getLogger(__name__)
 
 Labels = dict[str, tuple[str, ...]]
 """Label set -> codes of one record."""
+PERSONS = ("subject_id", "subject", "patient_id", "patient", "patientid")
+"""Columns of a label table that name whose record it is, in any letter case."""
 
 
-def read_labels(path: Path, id_column: str) -> tuple[dict[str, Labels], int]:
-    """A label CSV (columns `id_column`, label_set, label; one row per label) -> id -> label set -> codes, and the
-    number of rows.
+class LabelTable(NamedTuple):
+    """labels: id -> label set -> codes. rows: of the table. owners: id -> the patients that its rows name, as written;
+    only of ids whose rows name one."""
+
+    labels: dict[str, Labels]
+    rows: int
+    owners: dict[str, frozenset[str]]
+
+
+def read_labels(path: Path, id_column: str) -> LabelTable:
+    """A label CSV: columns `id_column`, label_set, label; one row per label, and perhaps whose record it is (PERSONS).
 
     An empty label says "labelled in this set, with none of its codes". Equal labellings share one object. Labels that
     look like several, or like one label in two cases, are told.
@@ -34,8 +45,9 @@ def read_labels(path: Path, id_column: str) -> tuple[dict[str, Labels], int]:
     """
     named = (id_column, "label_set", "label")
     further = [name for name in columns_of(path) if name not in named and name.casefold() not in _NO_VALUES]
-    table = read_table(path, named, categorical=further)
-    _refuse_values(path, table, further)
+    person = next((name for name in further if name.strip().casefold() in PERSONS), "")
+    table = read_table(path, (*named, person) if person else named, categorical=[n for n in further if n != person])
+    _refuse_values(path, table, [name for name in further if name != person])
     collected: dict[str, dict[str, list[str]]] = {}
     words: dict[str, LabelWords] = {}
     several: Counter[str] = Counter()
@@ -68,7 +80,16 @@ def read_labels(path: Path, id_column: str) -> tuple[dict[str, Labels], int]:
     for record, sets in collected.items():
         labels = tuple((name, tuple(codes)) for name, codes in sorted(sets.items()))
         result[record] = shared.setdefault(labels, dict(labels))
-    return result, table.num_rows
+    return LabelTable(result, table.num_rows, _owners(table, id_column, person) if person else {})
+
+
+def _owners(table: pa.Table, id_column: str, person: str) -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {}
+    for record, owner in zip(strings(table, id_column), strings(table, person), strict=True):
+        if owner.strip():
+            found.setdefault(record.strip(), set()).add(owner.strip())
+    shared: dict[frozenset[str], frozenset[str]] = {}
+    return {record: shared.setdefault(frozenset(each), frozenset(each)) for record, each in found.items()}
 
 
 _NO_VALUES = {"sex", "gender", "fold", "strat_fold", "age"}

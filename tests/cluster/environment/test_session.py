@@ -6,6 +6,8 @@ import fcntl
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -67,6 +69,26 @@ def test_logs_of_a_local_ray_outlive_its_failure(tmp_path: Path) -> None:
     (tmp_path / "run" / "logs").mkdir(parents=True)
     session._keep(tmp_path / "r", tmp_path / "run" / "logs" / "ray")
     assert (tmp_path / "run" / "logs" / "ray" / "raylet.err").read_text() == "no space left"
+
+
+def test_a_limit_of_open_files_that_no_local_ray_fits_into_is_judged_before_it_starts() -> None:
+    program = (
+        "import resource\n"
+        "from cardialign.cluster.environment.session import check_open_files\n"
+        "from cardialign.data_shards.errors import UserError\n"
+        "for hard, workers in ((1024, 64), (1024, 120), (256, 2), (127, 4), (64, 1)):\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 64), hard))\n"
+        "    try: print(hard, workers, check_open_files(workers))\n"
+        "    except UserError as error: print(error.problem, '/', error.remedy)\n"
+    )
+    words = [sys.executable, "-c", program]
+    said = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+    assert [said[0], said[2]] == ["1024 64 None", "256 2 None"]
+    for line, workers, hard in ((said[1], 120, 1024), (said[3], 4, 127), (said[4], 1, 64)):
+        assert line.startswith(
+            f"a local Ray with {workers} workers wants {96 + 8 * workers} open files, the limit here"
+        )
+        assert f"limit here is {hard} / raise it (`ulimit -n 65536`" in line
 
 
 @pytest.mark.ray

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.errors import DataError, StorageError
 from cardialign.data_shards.files import sha256_of
+from cardialign.data_shards.shard_set import storage
 from cardialign.data_shards.shard_set.index import IndexFile
 from cardialign.data_shards.shard_set.layout import INDEX
 from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -97,3 +101,39 @@ def test_an_index_with_zeros_over_its_first_pages_is_an_error_with_its_remedy(se
     assert "shards verify" in caught.value.remedy
     with pytest.raises(DataError, match=r"index.parquet cannot be read"):  # nor does a digest that fits make it a table
         IndexFile(set_copy / INDEX, sha256_of(set_copy / INDEX)).key(0)
+
+
+@contextmanager
+def _files_left(spare: int) -> Iterator[None]:
+    """All but `spare` of the files that this process may have open are open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(spare):
+            os.close(held.pop())
+        yield
+    finally:
+        for each in held:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2, 3])
+@pytest.mark.parametrize("mapped_from", [0, 10**9])
+def test_a_used_up_limit_of_open_files_is_said_and_nothing_is_to_be_copied_or_built_again(
+    small_set: ShardSet, scratch: Path, mapped_from: int, spare: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "PAUSES", ())
+    index = IndexFile(small_set.path / INDEX, small_set.manifest["tables"][INDEX], mapped_from)
+    told = []
+    with _files_left(spare):
+        for read in (lambda: index.column("fold", np.int16), index.patients, index.table):
+            try:
+                read()
+            except StorageError as error:
+                told.append(error.remedy)
+    assert all(each.startswith("raise the limit of open files") for each in told) and (told or spare)

@@ -372,3 +372,21 @@ def test_signals_that_differ_from_their_headers_checksums_are_told_at_the_end_of
     signal.write_bytes(np.fromfile(signal, "<i2").astype(">i2").tobytes())
     build_shards(open_source("wfdb", folder), tmp_path / "swapped", SetPlan(), workers=1)
     assert "checksum records=1 of=2: not the numbers" in caplog.text
+
+
+def test_labels_of_another_patient_reject_the_record_and_those_of_its_own_are_read(
+    folder: Path, table: Path, tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels.csv"
+    both = ["wfdb-one", "wfdb-two"]
+    for people, rejected in ((("7", "008"), []), (("7", "9"), both[1:]), (("", ""), []), (("8", "7"), both)):
+        rows = [f"{name},{person},x,AF\n" for name, person in zip(("one", "two"), people, strict=True)]
+        labels.write_text("record,Patient_ID,label_set,label\n" + "".join(rows))
+        source = open_source("wfdb", folder, table=table, path_column="file", labels=labels, **COLUMNS)
+        refused = []
+        for entry in source.entries():
+            try:
+                assert source.read(entry).labels["x"] == ("AF",)
+            except RecordRejected as error:
+                refused.append((entry.key, error.reason, "the table of labels to" in error.detail))
+        assert refused == [(key, "bad-metadata", True) for key in rejected]

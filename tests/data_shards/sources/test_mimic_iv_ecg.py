@@ -166,6 +166,21 @@ def test_a_row_whose_path_is_that_of_another_subject_or_study_is_rejected_and_ne
             source.read(entry)
 
 
+def test_labels_that_their_table_gives_to_another_subject_are_no_labels_of_the_record(root, tmp_path):
+    """A column of subjects beside the studies is a witness: sorted by one column, each study has another's labels."""
+    for people, doubtful in ((list(STUDIES.values()), 0), (sorted(STUDIES.values(), reverse=True), 4)):
+        rows = [(f"p{p}", s, "mine", "AF") for s, p in zip(STUDIES, people, strict=True)]
+        write_csv(tmp_path / "labels.csv", ("subject_id", "study_id", "label_set", "label"), rows)
+        source, rejected = open_source("mimic-iv-ecg", root, labels=tmp_path / "labels.csv"), []
+        for entry in source.entries():
+            try:
+                assert source.read(entry).labels == {"mine": ("AF",)}
+            except RecordRejected as error:
+                rejected.append(str(error))
+        assert len(rejected) == doubtful
+        assert all("gives the record to patient 1" in each and "the table of labels to" in each for each in rejected)
+
+
 def test_a_report_that_its_table_gives_to_another_subject_is_rejected_with_both_named(root):
     rows = list(csv.reader((root / "machine_measurements.csv").open()))
     studies = [row[1] for row in rows[1:]]  # one column sorted, the others left

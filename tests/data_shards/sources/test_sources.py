@@ -64,7 +64,7 @@ def test_folds_by_hash_are_1_to_10_and_about_even():
 def test_labels_are_grouped_by_record_and_set(tmp_path):
     text = 'study_id,label_set,label\n2,finding,AF\n1,icd,"I48"\n2,finding,LBBB\n2,finding,AF\n3,finding,\n'
     (tmp_path / "l.csv.gz").write_bytes(gzip.compress(text.encode()))
-    labels, rows = read_labels(tmp_path / "l.csv.gz", "study_id")
+    labels, rows, _ = read_labels(tmp_path / "l.csv.gz", "study_id")
     assert rows == 5
     assert labels == {"2": {"finding": ("AF", "LBBB")}, "1": {"icd": ("I48",)}, "3": {"finding": ()}}
 

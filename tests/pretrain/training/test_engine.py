@@ -1,5 +1,8 @@
 """Batch bookkeeping and parameter groups, without processes."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -60,3 +63,28 @@ def test_bf16_keeps_master_weights_and_no_hidden_schedule():
     assert settings["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
     assert settings["zero_optimization"]["stage"] == 2 and settings["gradient_clipping"] == 1.0
     assert settings["gradient_accumulation_steps"] == 4 and "scheduler" not in settings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spare", [0, 6])
+def test_workers_that_cannot_meet_for_the_limit_of_open_files_say_so(spare: int) -> None:
+    program = (
+        "import os, resource, sys, deepspeed\n"
+        "from contextlib import suppress\n"
+        "from cardialign.data_shards.errors import UserError\n"
+        "from cardialign.pretrain.training.engine import start_workers\n"
+        "deepspeed.ops.__compatible_ops__ if sys.argv[1] != '0' else None\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        "held = []\n"
+        "with suppress(OSError):\n"
+        "    while True: held.append(os.open(os.devnull, os.O_RDONLY))\n"
+        "for _ in range(int(sys.argv[1])): os.close(held.pop())\n"
+        "try: start_workers(5.0)\n"
+        "except UserError as error: told = error.remedy\n"
+        "for each in held: os.close(each)\n"
+        "print('TOLD', told, flush=True)\n"
+        "os._exit(0)\n"
+    )
+    words = [sys.executable, "-c", program, str(spare)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
+    assert "TOLD raise the limit of open files" in done.stdout, done.stderr[-2000:]
