@@ -77,7 +77,7 @@ def test_the_lines_for_plain_hosts(settings: dict[str, str], tmp_path: Path) -> 
 def test_the_lines_for_slurm(settings: dict[str, str], tmp_path: Path) -> None:
     with slurm({**settings, "NODES": "1"}) as cluster:
         lines = f"cd {shlex.quote(str(ROOT))}\n{block_with('sbatch', page=PAGE)}"
-        lines = lines.replace("sbatch ", f"sbatch --output={shlex.quote(str(tmp_path))}/job.log ")
+        lines = re.sub(r"^sbatch ", f"sbatch --output={shlex.quote(str(tmp_path))}/job.log ", lines, flags=re.MULTILINE)
         answer = cluster.run("bash", "-euo", "pipefail", "-c", lines)
         number = re.findall(r"Submitted batch job (\d+)", answer)[0]
         deadline = time.monotonic() + 900
