@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from cardialign.pretrain.config import load_config
-from tests.support.hosts import hosts
+from tests.support.hosts import Host, hosts
 from tests.support.kubernetes import pods
 from tests.support.readme import ROOT, block_with, blocks, run
 from tests.support.slurm import slurm
@@ -38,10 +38,22 @@ def test_each_way_has_ten_lines_at_most_and_its_test() -> None:
     assert all(len(block_with(word, page=PAGE).splitlines()) <= 10 for word in ways)
 
 
+def give(host: Host, lines: str) -> None:
+    """A line of the page; Ray gives its node 30 s to start, which a busy machine does not always keep."""
+    for tries_left in (5, 4, 3, 2, 1, 0):
+        try:
+            host.run("bash", "-euo", "pipefail", "-c", lines, seconds=900)
+            return
+        except AssertionError as error:
+            if not tries_left or "timed out during startup" not in str(error):
+                raise
+            host.run("ray", "stop", "--force")
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.deployment
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_the_lines_for_plain_hosts(settings: dict[str, str], tmp_path: Path) -> None:
     block = block_with("ray start", page=PAGE)
     commands = re.sub(r"\\\n", " ", block).splitlines()
@@ -50,7 +62,7 @@ def test_the_lines_for_plain_hosts(settings: dict[str, str], tmp_path: Path) -> 
         for line in commands:
             places = [second] if "on every other" in line else [first, second] if "on every host" in line else [first]
             for host in places:
-                host.run("bash", "-euo", "pipefail", "-c", "\n".join([*everywhere, line]), seconds=900)
+                give(host, "\n".join([*everywhere, line]))
         left = first.run("ps", "-eo", "args") + second.run("ps", "-eo", "args")
         assert "raylet" not in left, "ray stop ended both"
     logs = list((tmp_path / "runs" / "plain" / "logs").glob("*/rank-*.log"))
@@ -61,11 +73,11 @@ def test_the_lines_for_plain_hosts(settings: dict[str, str], tmp_path: Path) -> 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.deployment
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_the_lines_for_slurm(settings: dict[str, str], tmp_path: Path) -> None:
     with slurm({**settings, "NODES": "1"}) as cluster:
         lines = f"cd {shlex.quote(str(ROOT))}\n{block_with('sbatch', page=PAGE)}"
-        lines = lines.replace("sbatch ", f"sbatch --output={shlex.quote(str(tmp_path))}/job.log ")
+        lines = re.sub(r"^sbatch ", f"sbatch --output={shlex.quote(str(tmp_path))}/job.log ", lines, flags=re.MULTILINE)
         answer = cluster.run("bash", "-euo", "pipefail", "-c", lines)
         number = re.findall(r"Submitted batch job (\d+)", answer)[0]
         deadline = time.monotonic() + 900
