@@ -43,8 +43,10 @@ def find_repeats(sets: Sequence[ShardSet], rows: Sequence[np.ndarray] | None = N
     starts = np.flatnonzero(np.diff(names[order], prepend=names[order[:1]] + 1))
     records = patients = folds = 0
     examples: list[tuple[str, ...]] = []
-    groups = [group for group in np.split(order, starts[1:]) if len(group) > 1]
-    for group in groups[:LOOKED_AT]:
+    ends = np.append(starts, len(order))[1:]
+    several = ends - starts > 1
+    for start, end in list(zip(starts[several], ends[several], strict=True))[:LOOKED_AT]:
+        group = order[start:end]
         held = [(sets[owner[at]], int(every[at])) for at in group]
         payloads = [each.read_payload(row) for each, row in held]
         copies = [place for place, payload in zip(held, payloads, strict=True) if payload == payloads[0]]
