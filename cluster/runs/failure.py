@@ -22,6 +22,7 @@ KINDS = {
     "StorageError": "cardialign.data_shards.errors",
     "NoTextBankError": "cardialign.data_shards.text.bank",
     "OtherBankVersionError": "cardialign.data_shards.shard_set.bank_description",
+    "HeldError": "cardialign.pretrain.run.lock",
     "RunDirectoryError": "cardialign.pretrain.run.layout",
     "CheckpointError": "cardialign.pretrain.training.checkpoints.files",
     "NewerCheckpointError": "cardialign.pretrain.training.checkpoints.files",

@@ -148,7 +148,7 @@ def test_an_encoder_that_fails_when_it_embeds_is_named(tmp_path: Path, monkeypat
     config = parse_config({"encoder": {"name": "odd", "width": 8, "embedding_dim": 8}})
     encoder = untrained_encoder(config, SPEC, with_reports=False)
     with pytest.raises(UsageError, match=rf"encoder 'odd' is a plug-in of {package} and cannot embed: KeyError"):
-        encoder.embed(np.zeros((12, 250), dtype=np.float32), sampling_rate=100)
+        encoder.embed(np.random.default_rng(0).normal(0, 0.3, (12, 250)).astype(np.float32), sampling_rate=100)
 
 
 def test_a_method_of_reports_on_a_set_without_any_says_which_methods_need_none(tmp_path: Path) -> None:

@@ -196,6 +196,7 @@ def test_an_encoder_is_chosen_by_validation_records(
     assert missing.code == 1 and "nothing" in missing.json["problem"]
 
 
+@pytest.mark.slow
 def test_training_from_scratch_and_from_an_encoder(cardialign: Call, exported: Path, shards: Path) -> None:
     words = ("evaluate", "fine-tune", "--shards", shards, *FOLDS, "--bootstrap", 0, "--set", "epochs=1")
     scratch = cardialign(*words, "--preset", "supervised-resnet1d", "--seeds", 2)

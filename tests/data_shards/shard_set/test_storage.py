@@ -122,6 +122,7 @@ assert shards.read_payload(0)
 """
 
 
+@pytest.mark.slow
 def test_a_limit_that_somebody_else_has_used_up_stops_the_run_in_words(set_copy: Path) -> None:
     """In a process of its own: whatever else ran before has files open."""
     words = [sys.executable, "-c", USED_UP, str(set_copy)]

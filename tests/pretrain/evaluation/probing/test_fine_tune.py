@@ -108,6 +108,7 @@ def test_labels_of_test_records_decide_nothing() -> None:
     np.testing.assert_array_equal(first.scores, second.scores)
 
 
+@pytest.mark.slow
 def test_it_stops_when_validation_gets_no_better_and_keeps_the_best_epoch() -> None:
     signal, truth = records()
     noise = np.random.default_rng(5).random(truth.shape) < 0.5
