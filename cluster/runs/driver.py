@@ -129,7 +129,7 @@ def _trainer(
     log.info(
         "placement workers=%d accelerator=%s backend=%s", workers, "gpu" if gpu else "cpu", "nccl" if gpu else "gloo"
     )
-    (run_dir / RAY).mkdir(exist_ok=True)  # with our rights: Ray's own processes write in it as their umask says
+    (run_dir / RAY).mkdir(parents=True, exist_ok=True)  # with our rights: Ray itself writes in it as its umask says
     return TorchTrainer(
         train_worker,
         train_loop_config={
