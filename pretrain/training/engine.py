@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import resource
 import socket
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
 UNDECAYED_WORDS = ("bias", "norm", "ln_", "log_scale", "logit_scale", "missing")
+MEETING_FILES = 12
+"""Files that a process must be able to open to meet others: one alone opens 13 to 16."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +81,35 @@ def start_workers(timeout_seconds: float = 1800.0) -> Workers:
     gloo on CPU, nccl on CUDA. A process group that exists already (Ray Train makes one) is used as it is. Raises
     UserError where the limit of open files leaves the group no sockets.
     """
+    if _free_files() < MEETING_FILES:  # with two or six left its store ends the process, or says nothing of files
+        raise _no_files()
     try:
         return _joined(timeout_seconds)
     except (OSError, RuntimeError) as error:  # gloo, its store and what DeepSpeed imports each say it in their own way
         if os.strerror(errno.EMFILE).lower() not in str(error).lower():
             raise
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        raise UserError(
-            f"the workers of the run cannot meet: this process may open {soft} files (hard limit {hard}), and all are "
-            "open",
-            "raise the limit of open files (`ulimit -n 65536`; on a cluster in the service or container), then run the "
-            "same command again",
-        ) from error
+        raise _no_files() from error
+
+
+def _free_files() -> float:
+    """How many files this process may still open."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    try:
+        return math.inf if soft == resource.RLIM_INFINITY else soft - len(os.listdir("/proc/self/fd"))
+    except FileNotFoundError:  # not on Linux
+        return math.inf
+    except OSError:
+        return 0
+
+
+def _no_files() -> UserError:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return UserError(
+        f"the workers of the run cannot meet: this process may open {soft} files (hard limit {hard}), and all but a "
+        "few are open",
+        "raise the limit of open files (`ulimit -n 65536`; on a cluster in the service or container), then run the "
+        "same command again",
+    )
 
 
 def _joined(timeout_seconds: float) -> Workers:

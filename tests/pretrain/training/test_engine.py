@@ -66,7 +66,7 @@ def test_bf16_keeps_master_weights_and_no_hidden_schedule():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spare", [0, 6])
+@pytest.mark.parametrize("spare", [0, 6, 12])
 def test_workers_that_cannot_meet_for_the_limit_of_open_files_say_so(spare: int) -> None:
     program = (
         "import os, resource, sys, deepspeed\n"
