@@ -113,7 +113,7 @@ def test_a_head_that_dies_and_comes_again_costs_a_submitted_run_nothing_but_time
         ended = ada.until(name, lambda told: told["state"] not in ("queued", "running", "waiting"))
         assert ended["state"] == "finished" and ended["run"]["step"] == STEPS, ended
         (restart,) = ended["run"]["restarts"]
-            assert restart["cause"].startswith("the command was given again")
+        assert restart["cause"].startswith("the command was given again")
         assert SECRET not in json.dumps(ada("list", "--all"))
         logs = _files(Path("/tmp"), "ray-*/session_*/logs/**/*")
         assert logs and not [path for path in logs if SECRET.encode() in path.read_bytes()], "Ray logs no secret"
