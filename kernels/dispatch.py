@@ -29,7 +29,10 @@ Backend = Literal["auto", "torch", "triton"]
 
 
 MEASURED: dict[tuple[int, int], dict[Operation, int]] = {(9, 0): {"contrastive": 1 << 22, "patch-embed": 1 << 20}}
-"""Compute capability -> operation -> scale (as `triton_by_default` has it) from which the kernels were faster."""
+"""Compute capability -> operation -> scale (as `triton_by_default` has it) from which the kernels were faster.
+
+Losses: 2,048 x 2,048 while other work ran beside, 8,192 x 8,192 alone. Patches: from one record of width 256 on.
+"""
 
 
 def triton_by_default(

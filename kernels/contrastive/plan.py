@@ -29,7 +29,7 @@ from cardialign.kernels.dispatch import Backend, triton_by_default
 TORCH = Blocks(block_sums, block_gradients, target_sums, subtract_target_gradients, block_terms)
 
 TRITON_FROM_LOGITS = 1 << 20
-"""Below, a launch costs more than the tiles (counted, not yet measured on a GPU)."""
+"""Below, a launch costs more than the tiles (counted; 2^22 is the least that a GPU was asked about)."""
 
 
 @dataclass(frozen=True)
