@@ -21,6 +21,7 @@ from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
 from cardialign.pretrain.encoders.blocks.channel_norm import MaskedGroupNorm, channel_norm
 from cardialign.pretrain.encoders.blocks.normalise import normalise
 from cardialign.pretrain.encoders.blocks.pooling import token_pooling
+from cardialign.pretrain.encoders.blocks.query_pool import QueryPool
 from cardialign.pretrain.encoders.blocks.temporal import TemporalEncoder, head_problems
 from cardialign.pretrain.encoders.vit1d import Patches, record_patches
 
@@ -43,7 +44,8 @@ class ConvTransformerConfig(EncoderConfig):
     position_kernel, position_groups: tokens and groups of the convolution that says where a token stands.
     feature_grad_mult: what the gradient of the convolutions is multiplied by; published: 0.1. 0 leaves them as they
     are.
-    pooling: `cls` puts a learned token before the others, whose state is the feature vector.
+    pooling: `cls` puts a learned token before the others, whose state is the feature vector. `queries`: as many learned
+    queries of query_width look over the tokens, each for itself (`EncoderOutput.views`); the features are their mean.
     attention: as of `vit1d`.
     """
 
@@ -61,7 +63,10 @@ class ConvTransformerConfig(EncoderConfig):
     mlp_ratio: MlpRatio = 4.0
     dropout: DropRate = 0.0
     drop_path: DropRate = 0.0
-    pooling: Literal["mean", "attention", "cls"] = "mean"
+    pooling: Literal["mean", "attention", "cls", "queries"] = "mean"
+    queries: Annotated[int, Field(ge=1, le=1024)] = 12
+    query_width: Width = 256
+    query_heads: Depth = 8
     attention: Literal["dense", "packed"] = "dense"
 
     @model_validator(mode="after")
@@ -74,6 +79,10 @@ class ConvTransformerConfig(EncoderConfig):
         if self.width % self.position_groups:
             problems.append(
                 f"position_groups {self.position_groups} do not divide width {self.width}; choose a divisor of it"
+            )
+        if self.pooling == "queries" and self.query_width % self.query_heads:
+            problems.append(
+                f"query_heads {self.query_heads} do not divide query_width {self.query_width}; choose others"
             )
         refuse(problems)
         return self
@@ -190,7 +199,8 @@ class ConvTransformer(EcgEncoder):
                 f"has {spec.samples}",
                 f"set it to {max(1, spec.samples.bit_length() - 1)} or less",
             )
-        self.feature_width = self.token_width = width
+        self.token_width = width
+        self.feature_width = config.query_width if config.pooling == "queries" else width
         self.gradient = config.feature_grad_mult
         self.convolutions = HalvingConvolutions(config)
         self.to_tokens = ToTokens(channels, width)
@@ -199,8 +209,12 @@ class ConvTransformer(EcgEncoder):
         self.temporal = TemporalEncoder(
             width, depth, heads, config.mlp_ratio, config.dropout, config.drop_path, config.attention
         )
-        self.pool = None if config.pooling == "cls" else token_pooling(config.pooling, width, heads)
-        self.projection = nn.Linear(width, config.embedding_dim)
+        self.pool: nn.Module | None = None
+        if config.pooling == "queries":
+            self.pool = QueryPool(width, config.queries, config.query_width, config.query_heads)
+        elif self.first is None:
+            self.pool = token_pooling(config.pooling, width, heads)
+        self.projection = nn.Linear(self.feature_width, config.embedding_dim)
 
     def patch_values(self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None) -> Tensor:
         """The normalised samples that each token stands for, float32 (B, N, 12 K), lead after lead, 0 wherever nothing
@@ -245,12 +259,13 @@ class ConvTransformer(EcgEncoder):
         grid = given.new_zeros(len(given), self.samples // K, given.shape[2]).scatter(1, places, given)
         return self.positions(grid).gather(1, places)
 
-    def pool_tokens(self, encoded: Tensor, token_mask: Tensor) -> Tensor:
-        """What `encode_patches` made, and which of its N patches count, bool (B, N) -> features (B, D); 0 for a record
-        of which none counts."""
-        if self.pool is not None:
-            return self.pool(encoded, token_mask)
-        return torch.where(token_mask.any(dim=1, keepdim=True), encoded[:, 0], 0.0)
+    def pool_tokens(self, encoded: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What `encode_patches` made, and which of its N patches count, bool (B, N) -> features (B, F), 0 for a record
+        of which none counts; and what each query saw (B, Q, F), None for another pooling."""
+        if self.pool is None:
+            return torch.where(token_mask.any(dim=1, keepdim=True), encoded[:, 0], 0.0), None
+        pooled: Tensor = self.pool(encoded, token_mask)
+        return (pooled, None) if pooled.ndim == 2 else (pooled.mean(dim=1), pooled)
 
     def forward(
         self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None, return_tokens: bool = False
@@ -261,7 +276,8 @@ class ConvTransformer(EcgEncoder):
         tokens = encoded if self.first is None else encoded[:, 1:]
         present = lead_mask.any(dim=1, keepdim=True).expand(tokens.shape[:2])
         token_mask = present if patches.mask is None else present & patches.mask
-        features = self.pool_tokens(encoded, token_mask)
+        features, seen = self.pool_tokens(encoded, token_mask)
         embedding = F.normalize(self.projection(features).float(), dim=-1)
-        output = EncoderOutput(embedding, features, valid_samples=valid_samples)
+        views = None if seen is None else F.normalize(self.projection(seen).float(), dim=-1)
+        output = EncoderOutput(embedding, features, valid_samples=valid_samples, views=views)
         return output._replace(tokens=tokens, token_mask=token_mask) if return_tokens else output

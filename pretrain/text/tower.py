@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config import TextConfig
-from cardialign.pretrain.text.encoder import TextEncoder, pool
+from cardialign.pretrain.text.encoder import TextEncoder, pool, read_tokens
 
 
 def transformer_layers(model: nn.Module) -> nn.ModuleList:
@@ -90,8 +90,8 @@ class TextTower(nn.Module):
                     module.eval()
         return self
 
-    def pooled(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
-        """Token ids (n, N), mask bool (n, N) -> unit vectors (n, d) of the trained transformer.
+    def states(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        """Token ids (n, N), mask bool (n, N) -> what the trained transformer makes of each token, (n, N, d).
 
         Raises UserError in frozen mode.
         """
@@ -100,8 +100,11 @@ class TextTower(nn.Module):
                 "text.trainable=frozen keeps no language model in training",
                 "give text_embedding from the text bank, not token_ids",
             )
-        hidden = self.transformer(input_ids=token_ids.long(), attention_mask=token_mask.long()).last_hidden_state
-        return pool(hidden, token_mask, self.pooling)
+        return read_tokens(self.transformer, token_ids, token_mask, self.pooling)
+
+    def pooled(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        """The same -> unit vectors (n, d)."""
+        return pool(self.states(token_ids, token_mask), token_mask, self.pooling)
 
     def forward(
         self, text_embedding: Tensor | None = None, token_ids: Tensor | None = None, token_mask: Tensor | None = None
