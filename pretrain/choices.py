@@ -48,6 +48,7 @@ ENCODERS = Table(
     "encoder",
     {
         "cardialign": "cardialign.pretrain.encoders.cardialign:CardiAlignEncoder",
+        "conv_transformer": "cardialign.pretrain.encoders.conv_transformer:ConvTransformer",
         "resnet1d": "cardialign.pretrain.encoders.resnet1d:ResNet1d",
         "s4": "cardialign.pretrain.encoders.s4:S4Encoder",
         "vit1d": "cardialign.pretrain.encoders.vit1d:Vit1d",

@@ -72,6 +72,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "cardialign": {"size": "tiny", "width": 16, "depth": 1, "heads": 2, "embedding_dim": 8,
                    "patches": [{"kernel_ms": 100, "stride_ms": 100}]},
     "vit1d": {"width": 16, "depth": 1, "heads": 2, "embedding_dim": 8, "patches": "lead"},
+    "conv_transformer": {"width": 16, "depth": 1, "heads": 2, "channels": 8, "embedding_dim": 8},
     "resnet1d": {"width": 8, "heads": 2, "embedding_dim": 8},
     "s4": {"width": 8, "depth": 1, "heads": 2, "embedding_dim": 8},
 }  # fmt: skip
