@@ -44,6 +44,12 @@ class MethodConfig(Strict):
         """Whether the text bank must hold the vector of each single statement; a run then makes them beforehand."""
         return False
 
+    @property
+    def distant_reports(self) -> int:
+        """Of how many most distant reports of each the text bank must hold the table, which a run then makes
+        beforehand; 0: of none."""
+        return 0
+
 
 class TextConfig(Strict):
     """The report encoder: `minilm` (ships with a package, no network), a Hugging Face id, or a local folder.

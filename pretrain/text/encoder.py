@@ -321,6 +321,22 @@ class TextEncoder:
         return [[opening, *row, special.cls_token_id] for row in words]
 
     @torch.inference_mode()
+    def token_states(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Texts -> what the transformer makes of each token, float32 (n, N, d), and bool (n, N): which are there.
+
+        N is the length of the longest. Both are on `device`.
+        """
+        ids, lengths = self.tokenize(texts)
+        longest = int(lengths.max(initial=1))
+        tokens = torch.from_numpy(ids[:, :longest]).long().to(self.device)
+        mask = (torch.arange(longest)[None, :] < torch.from_numpy(lengths)[:, None]).to(self.device)
+        parts = [
+            read_tokens(self.transformer, tokens[rows], mask[rows], self.pooling).float()
+            for rows in torch.arange(len(tokens)).split(EMBED_BATCH)
+        ]
+        return torch.cat(parts) if parts else torch.zeros(0, longest, self.dim), mask
+
+    @torch.inference_mode()
     def embed(self, texts: list[str]) -> np.ndarray:
         """Texts -> float32 (n, d), pooled and L2-normalised.
 

@@ -26,7 +26,7 @@ from cardialign.pretrain.training.checkpoints.state import TrainerState
 
 log = logging.getLogger(__name__)
 
-EXPORTED = {"model": "ecg.", "text_head": "text.head.", "text_encoder": "text.transformer."}
+EXPORTED = {"model": "ecg.", "text_head": "text.head.", "text_encoder": "text.transformer.", "scorings": ""}
 """Weight files of an exported encoder -> the method's names for what is in them."""
 
 
