@@ -36,6 +36,7 @@ METHODS = Table(
     "method",
     {
         "cardialign": "cardialign.pretrain.methods.cardialign:CardiAlign",
+        "melp": "cardialign.pretrain.methods.melp:Melp",
         "merl": "cardialign.pretrain.methods.merl:Merl",
         "siglip": "cardialign.pretrain.methods.siglip:SigLip",
         "simclr": "cardialign.pretrain.methods.simclr:SimClr",
