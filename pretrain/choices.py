@@ -36,6 +36,7 @@ METHODS = Table(
     "method",
     {
         "cardialign": "cardialign.pretrain.methods.cardialign:CardiAlign",
+        "d_beta": "cardialign.pretrain.methods.d_beta.method:DBeta",
         "siglip": "cardialign.pretrain.methods.siglip:SigLip",
         "simclr": "cardialign.pretrain.methods.simclr:SimClr",
         "st_mem": "cardialign.pretrain.methods.st_mem:StMem",

@@ -44,6 +44,8 @@ class ConvTransformerConfig(EncoderConfig):
     feature_grad_mult: what the gradient of the convolutions is multiplied by; published: 0.1. 0 leaves them as they
     are.
     pooling: `cls` puts a learned token before the others, whose state is the feature vector.
+    pooler: the embedding is the unit vector of W f (`linear`) or of tanh(W f) (`tanh`, as D-BETA compares them); f are
+    the features.
     attention: as of `vit1d`.
     """
 
@@ -62,6 +64,7 @@ class ConvTransformerConfig(EncoderConfig):
     dropout: DropRate = 0.0
     drop_path: DropRate = 0.0
     pooling: Literal["mean", "attention", "cls"] = "mean"
+    pooler: Literal["linear", "tanh"] = "linear"
     attention: Literal["dense", "packed"] = "dense"
 
     @model_validator(mode="after")
@@ -200,7 +203,7 @@ class ConvTransformer(EcgEncoder):
             width, depth, heads, config.mlp_ratio, config.dropout, config.drop_path, config.attention
         )
         self.pool = None if config.pooling == "cls" else token_pooling(config.pooling, width, heads)
-        self.projection = nn.Linear(width, config.embedding_dim)
+        self.projection, self.pooler = nn.Linear(width, config.embedding_dim), config.pooler
 
     def patch_values(self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None) -> Tensor:
         """The normalised samples that each token stands for, float32 (B, N, 12 K), lead after lead, 0 wherever nothing
@@ -252,6 +255,11 @@ class ConvTransformer(EcgEncoder):
             return self.pool(encoded, token_mask)
         return torch.where(token_mask.any(dim=1, keepdim=True), encoded[:, 0], 0.0)
 
+    def project(self, features: Tensor) -> Tensor:
+        """Features (B, D) -> float32 (B, embedding_dim), whose unit vectors are the embedding."""
+        projected = self.projection(features).float()
+        return torch.tanh(projected) if self.pooler == "tanh" else projected
+
     def forward(
         self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None, return_tokens: bool = False
     ) -> EncoderOutput:
@@ -262,6 +270,6 @@ class ConvTransformer(EcgEncoder):
         present = lead_mask.any(dim=1, keepdim=True).expand(tokens.shape[:2])
         token_mask = present if patches.mask is None else present & patches.mask
         features = self.pool_tokens(encoded, token_mask)
-        embedding = F.normalize(self.projection(features).float(), dim=-1)
+        embedding = F.normalize(self.project(features), dim=-1)
         output = EncoderOutput(embedding, features, valid_samples=valid_samples)
         return output._replace(tokens=tokens, token_mask=token_mask) if return_tokens else output

@@ -32,3 +32,40 @@ def write_small_bert(folder: Path) -> Path:
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
     return folder
+
+
+def write_small_t5(folder: Path, sentinels: int = 2) -> Path:
+    """A two-layer T5 with random weights, 16 wide, and a tokenizer of words that has sentinels and no mask token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+    words = [
+        "sinus",
+        "rhythm",
+        "normal",
+        "ecg",
+        "atrial",
+        "fibrillation",
+        "left",
+        "right",
+        "bundle",
+        "branch",
+        "block",
+        ",",
+    ]
+    special = ["<pad>", "</s>", "<unk>", *(f"<extra_id_{n}>" for n in range(sentinels))]
+    known = {word: number for number, word in enumerate([*special, *words])}
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=len(known), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=special[3:],
+    ).save_pretrained(folder)
+    return folder
