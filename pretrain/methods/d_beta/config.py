@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,8 @@ class DBetaConfig(MethodConfig):
     target          of a hidden token: its samples in mV as the encoder normalises them (`plain`), after z-scores of
                     each lead over the record (`lead`) or of each token over all its samples (`token`, ours).
     """
+
+    trains_reports: ClassVar[bool] = True
 
     name: str = "d_beta"
     hidden_tokens: Hidden = 0.75

@@ -29,7 +29,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from cardialign.pretrain.encoders.conv_transformer import ConvTransformer
 from torch import Tensor
 
 from cardialign.data_shards.errors import DataError, UsageError
@@ -38,6 +37,7 @@ from cardialign.data_shards.stream.batch import Batch
 from cardialign.kernels.contrastive import Execution, ets
 from cardialign.pretrain.config import MethodConfig, RunConfig
 from cardialign.pretrain.encoders.base import EcgEncoder
+from cardialign.pretrain.encoders.conv_transformer import ConvTransformer
 from cardialign.pretrain.methods.base import Method, ReportBank, StepLoss, Tensors
 from cardialign.pretrain.methods.d_beta.config import DBetaConfig
 from cardialign.pretrain.methods.d_beta.fusion import Fusion
@@ -64,8 +64,8 @@ class Words(NamedTuple):
 class DBeta(Method):
     """`method.name: d_beta`.
 
-    Raises UsageError for a report encoder that stays frozen, an encoder without tokens to hide or with another pooler,
-    and a share of hidden tokens that leaves none; UserError for a report encoder that has no token to hide words with.
+    Raises UsageError for an encoder without tokens to hide or with another pooler, and a share of hidden tokens that
+    leaves none; UserError for a report encoder that has no token to hide words with.
     Legend: b records, N tokens of an ECG, M of them shown, K samples of a token, n words of a report, h hidden ones.
     """
 
@@ -225,11 +225,6 @@ class DBeta(Method):
 
 
 def _check(config: RunConfig, ecg: EcgEncoder) -> None:
-    if config.text.trainable == "frozen":
-        raise UsageError(
-            "method d_beta trains the report encoder, text.trainable is frozen",
-            "set text.trainable to full, as published, or to partial with text.train_layers",
-        )
     if not isinstance(ecg, ConvTransformer):
         raise UsageError(
             f"method d_beta hides tokens of convolutions, encoder {config.encoder.name} has none",

@@ -280,7 +280,6 @@ def test_a_t5_hides_words_behind_its_first_sentinel(tmp_path: Path, bert: Path) 
 def test_what_cannot_be_trained_is_refused_with_the_remedy(bert: Path, tmp_path: Path) -> None:
     maskless = write_small_t5(tmp_path / "maskless", sentinels=0)
     cases: list[tuple[Path, dict[str, Any], type[UserError], str, str]] = [
-        (bert, {"text": {"trainable": "frozen"}}, UsageError, "text.trainable is frozen", "text.trainable to full"),
         (bert, {"encoder": {"pooler": "linear"}}, UsageError, "encoder.pooler is linear", "encoder.pooler to tanh"),
         (bert, {"method": {"hidden_tokens": 0.99}}, UsageError, "leaves none of the 25 tokens", "lower it"),
         (maskless, {}, UserError, "no mask token", "set method.mask_token"),
@@ -290,6 +289,8 @@ def test_what_cannot_be_trained_is_refused_with_the_remedy(bert: Path, tmp_path:
         with pytest.raises(kind, match=problem) as raised:
             make(folder, **changes)
         assert remedy in raised.value.remedy
+    with pytest.raises(UsageError, match=r"text\.trainable is frozen; set it to full, or to partial"):
+        config_of(bert, text={"trainable": "frozen"})
     assert make(maskless, method={"mask_token": "ecg"}).words.mask == 6
     with pytest.raises(UsageError, match="encoder vit1d has none"):
         create_method(
