@@ -36,6 +36,7 @@ METHODS = Table(
     "method",
     {
         "cardialign": "cardialign.pretrain.methods.cardialign:CardiAlign",
+        "d_beta": "cardialign.pretrain.methods.d_beta.method:DBeta",
         "melp": "cardialign.pretrain.methods.melp:Melp",
         "merl": "cardialign.pretrain.methods.merl:Merl",
         "siglip": "cardialign.pretrain.methods.siglip:SigLip",

@@ -33,9 +33,11 @@ class MethodConfig(Strict):
 
     harmless: keys (without `method.`) that may differ between a checkpoint and the run that continues it: they change
     speed, not what a step computes.
+    trains_reports: its losses are made for a report encoder that learns too; `text.trainable: frozen` is refused.
     """
 
     harmless: ClassVar[tuple[str, ...]] = ()
+    trains_reports: ClassVar[bool] = False
 
     name: str
 

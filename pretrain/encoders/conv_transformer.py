@@ -46,6 +46,8 @@ class ConvTransformerConfig(EncoderConfig):
     are.
     pooling: `cls` puts a learned token before the others, whose state is the feature vector. `queries`: as many learned
     queries of query_width look over the tokens, each for itself (`EncoderOutput.views`); the features are their mean.
+    pooler: the embedding is the unit vector of W f (`linear`) or of tanh(W f) (`tanh`, as D-BETA compares them); f are
+    the features.
     attention: as of `vit1d`.
     """
 
@@ -67,6 +69,7 @@ class ConvTransformerConfig(EncoderConfig):
     queries: Annotated[int, Field(ge=1, le=1024)] = 12
     query_width: Width = 256
     query_heads: Depth = 8
+    pooler: Literal["linear", "tanh"] = "linear"
     attention: Literal["dense", "packed"] = "dense"
 
     @model_validator(mode="after")
@@ -214,7 +217,7 @@ class ConvTransformer(EcgEncoder):
             self.pool = QueryPool(width, config.queries, config.query_width, config.query_heads)
         elif self.first is None:
             self.pool = token_pooling(config.pooling, width, heads)
-        self.projection = nn.Linear(self.feature_width, config.embedding_dim)
+        self.projection, self.pooler = nn.Linear(self.feature_width, config.embedding_dim), config.pooler
 
     def patch_values(self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None) -> Tensor:
         """The normalised samples that each token stands for, float32 (B, N, 12 K), lead after lead, 0 wherever nothing
@@ -259,13 +262,23 @@ class ConvTransformer(EcgEncoder):
         grid = given.new_zeros(len(given), self.samples // K, given.shape[2]).scatter(1, places, given)
         return self.positions(grid).gather(1, places)
 
-    def pool_tokens(self, encoded: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What `encode_patches` made, and which of its N patches count, bool (B, N) -> features (B, F), 0 for a record
-        of which none counts; and what each query saw (B, Q, F), None for another pooling."""
+    def pool_tokens(self, encoded: Tensor, token_mask: Tensor) -> Tensor:
+        """What `encode_patches` made, and which of its N patches count, bool (B, N) -> features (B, F); 0 for a record
+        of which none counts."""
+        return self._pooled(encoded, token_mask)[0]
+
+    def _pooled(self, encoded: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features, and what each query saw (B, Q, F); None for another pooling."""
         if self.pool is None:
             return torch.where(token_mask.any(dim=1, keepdim=True), encoded[:, 0], 0.0), None
         pooled: Tensor = self.pool(encoded, token_mask)
         return (pooled, None) if pooled.ndim == 2 else (pooled.mean(dim=1), pooled)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Features (B, F), or (B, Q, F) -> float32 (B, embedding_dim), or (B, Q, embedding_dim); their unit vectors are
+        the embedding, or the views."""
+        projected = self.projection(features).float()
+        return torch.tanh(projected) if self.pooler == "tanh" else projected
 
     def forward(
         self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None, return_tokens: bool = False
@@ -276,8 +289,8 @@ class ConvTransformer(EcgEncoder):
         tokens = encoded if self.first is None else encoded[:, 1:]
         present = lead_mask.any(dim=1, keepdim=True).expand(tokens.shape[:2])
         token_mask = present if patches.mask is None else present & patches.mask
-        features, seen = self.pool_tokens(encoded, token_mask)
-        embedding = F.normalize(self.projection(features).float(), dim=-1)
-        views = None if seen is None else F.normalize(self.projection(seen).float(), dim=-1)
+        features, seen = self._pooled(encoded, token_mask)
+        embedding = F.normalize(self.project(features), dim=-1)
+        views = None if seen is None else F.normalize(self.project(seen), dim=-1)
         output = EncoderOutput(embedding, features, valid_samples=valid_samples, views=views)
         return output._replace(tokens=tokens, token_mask=token_mask) if return_tokens else output

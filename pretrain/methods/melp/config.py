@@ -26,6 +26,7 @@ class MelpConfig(MethodConfig):
     """
 
     harmless: ClassVar[tuple[str, ...]] = ("chunk",)
+    trains_reports: ClassVar[bool] = True
 
     name: str = "melp"
     rhythm_weight: Weight = 1.0

@@ -59,8 +59,8 @@ class Melp(TwoTowers):
 
     Inputs besides both towers': following int64 (b, N), which of the words asked for each token is asked to foretell
     (-100: none), sentence int64 (b, N), which sentence a word is of (-1: none), and report_key int64 (b,).
-    Raises UsageError for a frozen report encoder, for one that is not read from left to right, and for an ECG encoder
-    without views. Legend: b records, N tokens, S sentences of the longest report, Q views, E embedding_dim.
+    Raises UsageError for a report encoder that is not read from left to right, and for an ECG encoder without views.
+    Legend: b records, N tokens, S sentences of the longest report, Q views, E embedding_dim.
     """
 
     Config: ClassVar[type[MethodConfig]] = MelpConfig
@@ -183,11 +183,6 @@ def _levels(config: RunConfig, ecg: EcgEncoder) -> Levels:
 
 def _check(config: RunConfig) -> None:
     """Raises UsageError for what MELP cannot read."""
-    if config.text.trainable == "frozen":
-        raise UsageError(
-            "method melp teaches the report encoder to foretell words, text.trainable is frozen",
-            "set text.trainable to partial or full",
-        )
     if config.text.pooling != "last":
         raise UsageError(
             f"method melp reads reports from left to right, text.pooling is {config.text.pooling or 'not set'}: every "

@@ -278,7 +278,6 @@ def test_sentence_cosines_look_where_the_sentence_points() -> None:
 @pytest.mark.parametrize(
     ("encoder", "text", "problem", "remedy"),
     [
-        ({}, {"trainable": "frozen"}, "text.trainable is frozen", "set text.trainable to partial or full"),
         ({}, {"pooling": "cls"}, "text.pooling is cls", "set text.pooling to last"),
         ({"pooling": "mean"}, {}, "makes none as it is set", "encoder.pooling to queries"),
     ],
@@ -290,6 +289,8 @@ def test_what_it_cannot_read_is_refused_with_the_way_out(
     with pytest.raises(UsageError, match=problem) as caught:
         create_method(config, SPEC)
     assert remedy in caught.value.remedy
+    with pytest.raises(UsageError, match=r"method melp trains the report encoder, and text.trainable is frozen"):
+        small_config(encoder=ENCODER, text={**bert.model_dump(), "trainable": "frozen"}, method=METHOD)
 
 
 @pytest.mark.parametrize("recipe", ["melp", "melp-published"])
