@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor
 
-from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.order.contract import local_slice
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.text.bank import build_text_bank
 from cardialign.pretrain.config import TextConfig, load_config
+from cardialign.pretrain.export.loaded import load_encoder
+from cardialign.pretrain.export.write import export_encoder
 from cardialign.pretrain.methods.base import create_method
 from cardialign.pretrain.methods.melp import Melp
 from cardialign.pretrain.methods.melp.beats import Scales, beat_loss, sentence_cosines
@@ -26,6 +30,7 @@ from cardialign.pretrain.methods.melp.sentences import Borders, borders_of, next
 from cardialign.pretrain.methods.melp.words import word_log_likelihoods
 from cardialign.pretrain.methods.parts.draws import Draws
 from cardialign.pretrain.text.encoder import TextEncoder
+from cardialign.pretrain.training.initialise import initialise, open_start
 from tests.support.processes import run_ranks
 from tests.support.small_bert import write_small_bert
 from tests.support.small_encoder import SPEC, small_config
@@ -293,6 +298,74 @@ def test_what_it_cannot_read_is_refused_with_the_way_out(
         small_config(encoder=ENCODER, text={**bert.model_dump(), "trainable": "frozen"}, method=METHOD)
 
 
+def test_it_starts_from_a_signal_only_run_whose_encoder_pools_otherwise(bert: TextConfig, tmp_path: Path) -> None:
+    """What the convolutions and the transformer have learnt is taken; the views, and their projection, start fresh."""
+    own = {"encoder": ENCODER, "text": bert.model_dump(), "method": METHOD}
+    before = small_config(encoder={**ENCODER, "pooling": "mean"}, method={"name": "simclr"})
+    source = export_encoder(
+        before, create_method(before, SPEC).state_dict(), tmp_path / "encoder", training={}, spec=SPEC, program=False
+    )
+    method, start = make(bert), open_start(source)
+    with pytest.raises(UserError, match=r"encoder\.pooling is 'queries', the source was trained with 'mean'") as caught:
+        initialise(method, small_config(**own, init_from=str(source)), start)
+    assert "init_fresh: [ecg.pool., ecg.projection.]" in caught.value.remedy
+    with pytest.raises(UserError, match=r"ecg\.pool\.queries .*not in the source"):
+        initialise(method, small_config(**own, init_from=str(source), init_fresh=["ecg.projection."]), start)
+    fresh = ["ecg.pool.", "ecg.projection."]
+    result = initialise(method, small_config(**own, init_from=str(source), init_fresh=fresh), start)
+    assert {name for name in result.fresh if name.startswith("ecg.")} == {
+        name for name in method.state_dict() if name.startswith(tuple(fresh))
+    }
+    weights = load_file(source / "model.safetensors")
+    assert torch.equal(method.state_dict()["ecg.temporal.norm.weight"], weights["temporal.norm.weight"])
+    assert torch.equal(method.state_dict()["ecg.to_tokens.linear.weight"], weights["to_tokens.linear.weight"])
+    other = {**own, "encoder": {**ENCODER, "convolutions": 3}}
+    with pytest.raises(UserError, match=r"encoder\.convolutions is 3, the source was trained with 4"):
+        initialise(method, small_config(**other, init_from=str(source), init_fresh=fresh), start)
+
+
+TEXTS = ["Sinus rhythm", "Atrial fibrillation. Left bundle branch block", "Normal ECG"]
+
+
+def test_the_levels_leave_with_the_encoder_and_are_the_sum_of_three_figures(bert: TextConfig, tmp_path: Path) -> None:
+    method = make(bert, words="occurring")
+    bank = Bank(bert)
+    method.inputs(batch(), bank, Draws(0, 1, slice(0, 4)))
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    config = small_config(encoder=ENCODER, text=bert.model_dump(), method={**METHOD, "words": "occurring"})
+    export_encoder(config, method.state_dict(), tmp_path / "encoder", training={}, spec=SPEC, program=False)
+    encoder = load_encoder(tmp_path / "encoder")
+    assert encoder.scorings == ("cosine", "levels")
+    signal = batch().signal[:2]
+    found = encoder.class_scores(signal, TEXTS, sampling_rate=100, scoring="levels")
+    said = {int(x) for row, n in zip(bank.ids, bank.lengths, strict=True) for x in row[1 : n - 1]}
+    asked, ids = torch.tensor(sorted(said)), TextEncoder(bert).tokenize(TEXTS)
+    with torch.no_grad():
+        ecg = method.ecg(torch.from_numpy(signal), torch.ones(2, 12, dtype=torch.bool), None, True)
+        captions = method.levels.captioner.captions(ecg.tokens, ecg.token_mask)
+        for j, (row, length) in enumerate(zip(*ids, strict=True)):
+            words = torch.from_numpy(row[None, :length]).long()
+            states = method.text.states(words, torch.ones_like(words, dtype=torch.bool))
+            vectors = method.text.head(F.normalize(states[:, -1], dim=-1))[0]
+            ends = [0, *[n for n in range(1, length - 1) if row[n] == 1012 or n == length - 2]]
+            sentences = [states[0, a + 1 : b + 1].mean(dim=0) for a, b in pairwise(ends)]
+            for i in range(2):
+                score = float(ecg.embedding[i] @ vectors)
+                for mean in sentences:
+                    word = method.text.head(F.normalize(mean, dim=0)[None])[0]
+                    weights = torch.softmax(4 * ecg.views[i] @ word, dim=0)
+                    score += float(F.cosine_similarity(weights @ ecg.views[i], word, dim=0)) / len(sentences)
+                logs = method.levels.captioner(captions[i : i + 1], states, asked)[0].log_softmax(dim=-1)
+                known = [n for n in range(length - 2) if int(row[n + 1]) in said]
+                likely = [float(logs[n, int((asked == int(row[n + 1])).nonzero())]) for n in known]
+                score += math.exp(sum(likely) / len(likely)) if likely else 0.0
+                assert found[i, j] == pytest.approx(score, abs=1e-5), (i, j)
+    untrained = encoder.untrained(3)
+    assert untrained.class_scores(signal, TEXTS, sampling_rate=100, scoring="levels").shape == (2, 3)
+
+
 @pytest.mark.parametrize("recipe", ["melp", "melp-published"])
 def test_the_recipes_are_the_publication_where_they_say_so(recipe: str) -> None:
     config = load_config(recipe)
@@ -312,5 +385,5 @@ def test_a_step_is_the_same_on_every_topology(tmp_path: Path, bert: TextConfig) 
     build_text_bank(ShardSet.open(shards), TextEncoder(bert))
     values = config_for(shards).resolved()
     run_topologies({**values, "encoder": ENCODER, "text": bert.model_dump(), "method": METHOD}, tmp_path)
-    figures = ["loss", "rhythm_loss", "caption_loss", "beat_loss", "word_accuracy", "grad_norm"]
+    figures = ["loss", "rhythm_loss", "caption_loss", "beat_loss", "grad_norm"]
     check_topologies(tmp_path, figures, rtol=2e-4)
