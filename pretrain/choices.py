@@ -36,6 +36,9 @@ METHODS = Table(
     "method",
     {
         "cardialign": "cardialign.pretrain.methods.cardialign:CardiAlign",
+        "d_beta": "cardialign.pretrain.methods.d_beta.method:DBeta",
+        "melp": "cardialign.pretrain.methods.melp:Melp",
+        "merl": "cardialign.pretrain.methods.merl:Merl",
         "siglip": "cardialign.pretrain.methods.siglip:SigLip",
         "simclr": "cardialign.pretrain.methods.simclr:SimClr",
         "st_mem": "cardialign.pretrain.methods.st_mem:StMem",
@@ -48,6 +51,7 @@ ENCODERS = Table(
     "encoder",
     {
         "cardialign": "cardialign.pretrain.encoders.cardialign:CardiAlignEncoder",
+        "conv_transformer": "cardialign.pretrain.encoders.conv_transformer:ConvTransformer",
         "resnet1d": "cardialign.pretrain.encoders.resnet1d:ResNet1d",
         "s4": "cardialign.pretrain.encoders.s4:S4Encoder",
         "vit1d": "cardialign.pretrain.encoders.vit1d:Vit1d",

@@ -91,10 +91,12 @@ def _bank(shards: Path, config: RunConfig) -> dict[str, Any]:
     from cardialign.data_shards.locations import url_of
 
     text = config.text
-    bank = find_text_bank(shards, text, config.method.statement_vectors)
+    distant = config.method.distant_reports
+    bank = find_text_bank(shards, text, config.method.statement_vectors, distant)
     if bank is None:
         words = ["--encoder", text.encoder, "--max-tokens", str(text.max_tokens), "--style", text.style]
         words += [] if text.pooling is None else ["--pooling", text.pooling]
+        words += ["--distant", str(distant)] if distant else []
         bank = run_command(["text-bank", "build", url_of(shards) or str(shards), *words])
     return bank
 

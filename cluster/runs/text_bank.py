@@ -22,14 +22,17 @@ def _facts(bank: TextBank, config: TextConfig, fingerprint: str, made: bool) -> 
     }
 
 
-def find_text_bank(shards: Path, config: TextConfig, statements: bool = False) -> dict[str, Any] | None:
+def find_text_bank(
+    shards: Path, config: TextConfig, statements: bool = False, distant: int = 0
+) -> dict[str, Any] | None:
     """Path, reports and dimensions of the bank for this encoder and style, None when it has not been built.
 
-    statements: None too for a bank of an earlier release, which has no vectors of its statements.
+    statements: None too for a bank of an earlier release, which has no vectors of its statements; distant: and for one
+    without the table of so many most distant reports.
 
     Raises UserError: no such encoder; DataError: a bank that is not as it was built.
     """
-    from cardialign.data_shards.text.bank import STATEMENT_VECTORS, NoTextBankError, TextBank
+    from cardialign.data_shards.text.bank import STATEMENT_VECTORS, NoTextBankError, TextBank, distant_name
     from cardialign.pretrain.text.encoder import TextEncoder
 
     fingerprint = TextEncoder(config).fingerprint
@@ -37,7 +40,8 @@ def find_text_bank(shards: Path, config: TextConfig, statements: bool = False) -
         bank = TextBank.open(shards, fingerprint, config.style)
     except NoTextBankError:  # absent, or of another state of the shard set
         return None
-    if statements and STATEMENT_VECTORS not in bank.description.get("derived", {}):
+    wanted = [STATEMENT_VECTORS] * statements + ([distant_name(distant)] if distant else [])
+    if any(name not in bank.description.get("derived", {}) for name in wanted):
         return None
     return _facts(bank, config, fingerprint, made=False)
 

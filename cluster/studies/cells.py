@@ -348,8 +348,10 @@ def measured(
     shard_set: ShardSet,
 ) -> Outcome:
     """features (n, F) of the task's records; beside: the encoder that has words, and its embeddings (n, e) of them."""
+    from cardialign.pretrain.evaluation.features import EmbedOptions
     from cardialign.pretrain.evaluation.probing.linear_probe import probe
-    from cardialign.pretrain.evaluation.zero_shot import class_words, cosines
+    from cardialign.pretrain.evaluation.zero_shot import class_scores, class_words, cosines
+    from cardialign.pretrain.methods.parts.scoring import COSINE
 
     fitted = probe(features, task.truth, task.parts, decided=task.decided)
     test = task.parts.test
@@ -359,8 +361,11 @@ def measured(
     if beside is not None:
         encoder, embedding = beside
         words = words_of(setting, shard_set, cell.fold)
-        own = np.asarray(embedding)[np.searchsorted(task.rows, words.rows)]
-        scores["zero_shot"] = cosines(own, class_words(encoder, words.prompts), len(own))
+        if encoder.scorings[0] == COSINE:
+            own = np.asarray(embedding)[np.searchsorted(task.rows, words.rows)]
+            scores["zero_shot"] = cosines(own, class_words(encoder, words.prompts), len(own))
+        else:
+            scores["zero_shot"] = class_scores([encoder], shard_set, words, EmbedOptions())[0]
         truth["zero_shot"] = words.truth
         patients["zero_shot"], codes["zero_shot"] = np.asarray(words.patients).astype(str), list(words.prompts.codes)
         decided["zero_shot"] = words.decided

@@ -52,6 +52,11 @@ _STATEMENTS = "statements.json"
 STATEMENT_VECTORS = "statement_vectors.npy"
 
 
+def distant_name(k: int) -> str:
+    """The file that holds the k most distant reports of each (`cardialign.data_shards.text.distant`)."""
+    return f"distant-{k}.npy"
+
+
 class NoTextBankError(DataError):
     """There is no text bank as it was asked for; nothing that is there is damaged."""
 
@@ -192,6 +197,21 @@ class TextBank:
                 f"delete it and {_BUILD_REMEDY}",
             )
         return unit(vectors.astype(np.float32))
+
+    def distant(self, k: int) -> np.ndarray:
+        """int32 (R, min(k, R - 1)), memory-mapped: the reports that say the most different things, the most distant
+        first.
+
+        Raises DataError when the table has not been made, is not as it was made, or does not fit the bank.
+        """
+        remedy = f"run `cardialign text-bank build --distant {k}` for these shards and this text encoder"
+        table = open_derived(self.path, self.description, distant_name(k), remedy)
+        if table.shape != (len(self), min(k, len(self) - 1)) or table.dtype != np.int32:
+            path = self.path / distant_name(k)
+            raise DataError(
+                f"{path} holds {table.dtype} {table.shape} for {len(self)} reports", f"delete it and {remedy}"
+            )
+        return table
 
     def embedding(self, report_ids: np.ndarray) -> np.ndarray:
         """float32 (b, d) unit vectors, as the encoder gave them (to fp16 precision)."""

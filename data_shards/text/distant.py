@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cardialign.data_shards.errors import DataError, UsageError, disk_error
+from cardialign.data_shards.errors import UsageError, disk_error
 from cardialign.data_shards.files import temporary_path
-from cardialign.data_shards.text.bank_files import commit_derived, open_derived
-
-if TYPE_CHECKING:
-    from cardialign.data_shards.text.bank import TextBank
+from cardialign.data_shards.text.bank import TextBank, distant_name
+from cardialign.data_shards.text.bank_files import commit_derived
 
 log = logging.getLogger(__name__)
 
@@ -99,24 +95,6 @@ def _merge(
     return values, ids
 
 
-def distant_path(bank: TextBank, k: int) -> Path:
-    return bank.path / f"distant-{k}.npy"
-
-
-def open_distant(bank: TextBank, k: int = NEIGHBOURS) -> np.ndarray:
-    """The table of a bank, int32 (R, min(k, R - 1)), memory-mapped.
-
-    Compared with the size and digest that bank.json lists since it was made. Raises DataError when it has not been
-    made, is not as it was made, or does not fit the bank.
-    """
-    path = distant_path(bank, k)
-    remedy = f"run `cardialign text-bank build --distant {k}` for these shards and this text encoder"
-    table = open_derived(bank.path, bank.description, path.name, remedy)
-    if table.shape != (len(bank), min(k, len(bank) - 1)) or table.dtype != np.int32:
-        raise DataError(f"{path} holds {table.dtype} {table.shape} for {len(bank)} reports", f"delete it and {remedy}")
-    return table
-
-
 def build_distant(bank: TextBank, k: int = NEIGHBOURS, progress: Progress | None = None) -> np.ndarray:
     """Make the table from centred embeddings and commit it by rename beside the bank's arrays; one that is there is
     opened.
@@ -124,9 +102,9 @@ def build_distant(bank: TextBank, k: int = NEIGHBOURS, progress: Progress | None
     Raises DataError when the disk is full (the vectors stand in a mapped file meanwhile, so that memory does not grow
     with R).
     """
-    path = distant_path(bank, k)
+    path = bank.path / distant_name(k)
     if path.exists():
-        return open_distant(bank, k)
+        return bank.distant(k)
     scratch = temporary_path(path).with_suffix(".vectors")
     try:
         vectors = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.float32, shape=(len(bank), bank.dim))
@@ -139,4 +117,4 @@ def build_distant(bank: TextBank, k: int = NEIGHBOURS, progress: Progress | None
     finally:
         scratch.unlink(missing_ok=True)
     log.info("distant_reports path=%s reports=%d k=%d", path, *table.shape)
-    return open_distant(bank, k)
+    return bank.distant(k)

@@ -130,6 +130,13 @@ class JoinedBank(TextBank):
             vectors[numbers] = bank.statement_vectors()
         return vectors
 
+    def distant(self, k: int) -> np.ndarray:
+        """As of a single bank, within the set that a report is of; as many as the smallest set has."""
+        tables = [bank.distant(k) for bank in self._banks]
+        starts, fewest = np.cumsum([0, *map(len, tables)]), min(table.shape[1] for table in tables)
+        parts = [table[:, :fewest] + np.int32(start) for table, start in zip(tables, starts[:-1], strict=True)]
+        return np.concatenate(parts)
+
     @cached_property
     def axes(self) -> np.ndarray:  # type: ignore[override]
         """float32 (d, d): principal axes of the centred embeddings of the distinct reports, strongest first."""

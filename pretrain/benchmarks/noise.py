@@ -60,5 +60,10 @@ class NoiseBank:
         rows = self.generator.standard_normal((STATEMENTS, self.text.dim)).astype(np.float32)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
+    def distant(self, k: int) -> np.ndarray:
+        """The k reports behind each, in a circle."""
+        reports = len(self.embeddings)
+        return (np.arange(reports)[:, None] + 1 + np.arange(min(k, reports - 1))).astype(np.int32) % reports
+
     def report_keys(self, report_ids: np.ndarray) -> np.ndarray:
         return report_ids.astype(np.int64)

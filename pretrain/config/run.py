@@ -45,6 +45,17 @@ class RunConfig(Strict):
     evaluation: EvaluationConfig | None = None
 
     @model_validator(mode="after")
+    def _report_encoder_learns(self) -> RunConfig:
+        if self.method.trains_reports and self.text.trainable == "frozen":
+            refuse(
+                [
+                    f"method {self.method.name} trains the report encoder, and text.trainable is frozen; set it to "
+                    "full, or to partial with text.train_layers"
+                ]
+            )
+        return self
+
+    @model_validator(mode="after")
     def _every_set_has_a_slot(self) -> RunConfig:
         if self.data.mixture:
             try:

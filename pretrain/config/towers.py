@@ -33,9 +33,11 @@ class MethodConfig(Strict):
 
     harmless: keys (without `method.`) that may differ between a checkpoint and the run that continues it: they change
     speed, not what a step computes.
+    trains_reports: its losses are made for a report encoder that learns too; `text.trainable: frozen` is refused.
     """
 
     harmless: ClassVar[tuple[str, ...]] = ()
+    trains_reports: ClassVar[bool] = False
 
     name: str
 
@@ -44,17 +46,24 @@ class MethodConfig(Strict):
         """Whether the text bank must hold the vector of each single statement; a run then makes them beforehand."""
         return False
 
+    @property
+    def distant_reports(self) -> int:
+        """Of how many most distant reports of each the text bank must hold the table, which a run then makes
+        beforehand; 0: of none."""
+        return 0
+
 
 class TextConfig(Strict):
     """The report encoder: `minilm` (ships with a package, no network), a Hugging Face id, or a local folder.
 
     `load_config` makes a relative folder absolute.
     pooling: how the tokens of a text become one vector: the first token or the mean over all. null = as the model's
-    files say (`1_Pooling/config.json`), which they must.
+    files say (`1_Pooling/config.json`), which they must. `last`: the text is read from left to right, and a closing
+    token, which sees all of it, stands for it; for methods that make the encoder foretell the next word.
     """
 
     encoder: PlaceOrId = "minilm"
-    pooling: Literal["cls", "mean"] | None = None
+    pooling: Literal["cls", "mean", "last"] | None = None
     trainable: Literal["frozen", "partial", "full"] = "frozen"
     train_layers: Depth = 6
     max_tokens: Annotated[int, Field(ge=8, le=512)] = 128

@@ -81,6 +81,12 @@ class Patches(NamedTuple):
         return Patches(self.tokens[rows, kept], mask, seconds)
 
 
+def record_patches(signal: Tensor, samples: int) -> Tensor:
+    """(B, 12, T) -> patches of that many samples (B, N, 12 samples), lead after lead; what fills none is left out."""
+    cut = signal[..., : signal.shape[-1] // samples * samples].unflatten(-1, (-1, samples))
+    return cut.transpose(1, 2).flatten(2)
+
+
 class PatchProjection(nn.Module):
     """One linear map of every patch, and what says which lead it is of or which leads it lacks.
 
@@ -163,8 +169,9 @@ class Vit1d(EcgEncoder):
         """
         signal = normalise(signal, lead_mask, valid_samples, self.normalisation)
         K = self.patch_samples
-        cut = signal[..., : signal.shape[-1] // K * K].unflatten(-1, (-1, K))  # (B, 12, n, K)
-        return cut.flatten(1, 2) if self.per_lead else cut.transpose(1, 2).flatten(2)
+        if not self.per_lead:
+            return record_patches(signal, K)
+        return signal[..., : signal.shape[-1] // K * K].unflatten(-1, (-1, K)).flatten(1, 2)
 
     def embed_patches(self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None) -> Patches:
         """Inputs of `forward` -> tokens before the transformer, which of them were recorded, and their times."""

@@ -95,7 +95,7 @@ def embed_set(
     found = [_kept(folders, each, rows, options) for each in facts]
     missing = [k for k, each in enumerate(found) if each is None]
     if missing:
-        fresh = _embed([readers[k] for k in missing], shard_set, rows, options, progress)
+        fresh = read_set([readers[k] for k in missing], shard_set, rows, options, progress)
         for k, embedded in zip(missing, fresh, strict=True):
             _keep(folders, facts[k], embedded)
             found[k] = embedded
@@ -119,14 +119,14 @@ def _samples_shown(shard_set: ShardSet, options: EmbedOptions) -> int:
     return min(spec.samples, round(options.first_seconds * spec.sampling_rate))
 
 
-def _embed(
+def read_set(
     readers: Sequence[Reader],
     shard_set: ShardSet,
     rows: np.ndarray,
     options: EmbedOptions,
     progress: Progress | None,
 ) -> list[EmbeddedSet]:
-    """Each record is read once for all encoders."""
+    """The given rows through each reader, and nothing of it is kept. Each record is read once for all readers."""
     shown = _samples_shown(shard_set, options)
     parts: list[list[tuple[np.ndarray, np.ndarray | None]]] = [[] for _ in readers]
     done = 0

@@ -27,7 +27,7 @@ from cardialign.pretrain.evaluation.protocols import ProtocolTask, load_task, op
 from cardialign.pretrain.evaluation.result import plain
 from cardialign.pretrain.evaluation.scoring import ClassTable, Estimate, score_classes, usable_classes
 from cardialign.pretrain.evaluation.task import EvaluationTask, decided_records
-from cardialign.pretrain.evaluation.zero_shot import cosine_scores
+from cardialign.pretrain.evaluation.zero_shot import class_scores
 from cardialign.pretrain.export.usable import UsableEncoder
 
 log = logging.getLogger(__name__)
@@ -273,7 +273,7 @@ def _evaluated(
     parts = {part: _part(shard_set, chosen, part, options.mode) for part in chosen["records"].pools}
     test = parts[chosen["records"].scored]
     if options.mode == ZERO_SHOT:
-        scores = cosine_scores([encoder], shard_set, test, EmbedOptions(batch_size=options.batch_size))[0]
+        scores = class_scores([encoder], shard_set, test, EmbedOptions(batch_size=options.batch_size))[0]
     else:
         scores = _probed(encoder, shard_set, parts, options)
     usable, _ = usable_classes(test.truth, test.decided)

@@ -1,7 +1,8 @@
 """Zero-shot evaluation: how well does the cosine between ECG and words for a finding rank the records that have it?
 
-No label is used to fit anything: scores are raw cosines (no softmax: findings combine), each class is ranked on its
-own. Records without a label in the prompt set's label set are left out, never counted as negatives.
+No label is used to fit anything: scores are raw cosines, or what the encoder scores by instead (`scorings`); no
+softmax over classes, for findings combine; each class is ranked on its own. Records without a label in the prompt set's
+label set are left out, never counted as negatives.
 Legend: n records, C classes, e embedding_dim.
 """
 
@@ -11,6 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -20,7 +22,7 @@ from cardialign.data_shards.checks.label_coverage import label_coverage
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.given_numbers import fold_numbers, whole_number
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.pretrain.evaluation.features import EmbedOptions, Progress, embed_set
+from cardialign.pretrain.evaluation.features import EmbedOptions, Progress, embed_set, read_set, reader_of
 from cardialign.pretrain.evaluation.intervals import LEVEL
 from cardialign.pretrain.evaluation.overlap import find_overlap, refuse_overlap
 from cardialign.pretrain.evaluation.prompts import PromptSet
@@ -30,6 +32,7 @@ from cardialign.pretrain.evaluation.scoring import ClassTable, score_classes, us
 from cardialign.pretrain.evaluation.task import EvaluationTask, labelled_task
 from cardialign.pretrain.evaluation.windows import mean_over_windows
 from cardialign.pretrain.export.usable import UsableEncoder
+from cardialign.pretrain.methods.parts.scoring import COSINE
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +48,7 @@ class ZeroShotOptions(TypedDict, total=False):
     batch_size    records that are embedded together, default 64; threads: that decode them, default 2
     progress      called with (done, total) in records
     allow_trained score records that the encoder was trained on, too; the result says so
+    scoring       how a text is scored beside an ECG, one of the encoder's `scorings`; default: its own
     """
 
     prompts: str | Path | None
@@ -58,6 +62,7 @@ class ZeroShotOptions(TypedDict, total=False):
     threads: int
     progress: Progress | None
     allow_trained: bool
+    scoring: str | None
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class _Options:
     threads: int = 2
     progress: Progress | None = None
     allow_trained: bool = False
+    scoring: str | None = None
 
     def __post_init__(self) -> None:
         fold_numbers(self.folds)
@@ -131,7 +137,7 @@ def _evaluate(
         for encoder, overlap in zip(encoders, overlaps, strict=True):
             refuse_overlap(overlap, encoder, shard_set)
     how = EmbedOptions(batch_size=options.batch_size, threads=options.threads)
-    scores = cosine_scores(encoders, shard_set, task, how, options.progress)
+    scores = class_scores(encoders, shard_set, task, how, options.progress, options.scoring)
     usable, reasons = usable_classes(task.truth, task.decided)
     if not usable.size:
         raise UserError(
@@ -203,25 +209,61 @@ def class_words(encoder: UsableEncoder, prompts: PromptSet) -> ClassWords:
     return ClassWords(vectors, np.cumsum([0, *counts[:-1]]))
 
 
-def cosine_scores(
+def class_scores(
     encoders: Sequence[UsableEncoder],
     shard_set: ShardSet,
     task: EvaluationTask,
     options: EmbedOptions,
     progress: Progress | None = None,
+    scoring: str | None = None,
 ) -> list[np.ndarray]:
-    """Cosines, float32 (n, C) per encoder, in the order of `task.rows`; the task says how signals are shown, and of
-    several prompts whether their mean or the nearest counts.
+    """Scores, float32 (n, C) per encoder, in the order of `task.rows`: cosines or logits, the larger the better.
 
-    Raises UserError where an encoder has no text side or does not fit, DataError when a record is damaged.
+    The task says how signals are shown, and of several prompts whether their mean or the best counts; scoring: one of
+    the encoders' `scorings`, None: each by its own.
+    Raises UsageError for a way that an encoder does not have, UserError where one has no text side or does not fit,
+    DataError when a record is damaged.
     """
-    texts = [class_words(encoder, task.prompts) for encoder in encoders]
     window = None if task.crop is None else task.crop.seconds
     how = replace(
         options, first_seconds=task.first_seconds, window=window, normalisation=task.normalisation, with_features=False
     )
-    embedded = embed_set(encoders, shard_set, task.rows, how, progress)
-    return [cosines(each.embedding, text, how.batch_size) for each, text in zip(embedded, texts, strict=True)]
+    ways = [scoring or encoder.scorings[0] for encoder in encoders]
+    plain = [k for k, way in enumerate(ways) if way == COSINE]
+    texts = [class_words(encoders[k], task.prompts) for k in plain]
+    out: dict[int, np.ndarray] = {}
+    others = [k for k in range(len(encoders)) if k not in plain]
+    if others:
+        distinct = list(dict.fromkeys(text for c in task.prompts.classes for text in (*c.prompts, *c.against)))
+        readers = [
+            reader_of(partial(encoders[k].text_reader, texts=distinct, scoring=ways[k]), shard_set) for k in others
+        ]
+        read = read_set(readers, shard_set, task.rows, how, progress)
+        out |= {k: combined(each.embedding, task.prompts, distinct) for k, each in zip(others, read, strict=True)}
+    if plain:
+        embedded = embed_set([encoders[k] for k in plain], shard_set, task.rows, how, progress)
+        for k, each, words in zip(plain, embedded, texts, strict=True):
+            out[k] = cosines(each.embedding, words, how.batch_size)
+    return [out[k] for k in range(len(encoders))]
+
+
+def combined(scores: np.ndarray, prompts: PromptSet, texts: Sequence[str]) -> np.ndarray:
+    """Scores of texts (n, P), or (n, W, P) of records in pieces, -> of classes, float32 (n, C).
+
+    The mean of a class's prompts, less that of those against it, or their largest, as its prompt set says. Of pieces
+    the mean.
+    """
+    if scores.ndim == 3:
+        pieces = [combined(scores[:, w], prompts, texts) for w in range(scores.shape[1])]
+        return mean_over_windows(np.stack(pieces, axis=1))
+    at = {text: k for k, text in enumerate(texts)}
+    out = np.empty((len(scores), len(prompts.classes)), dtype=np.float32)
+    for column, each in enumerate(prompts.classes):
+        own = scores[:, [at[text] for text in each.prompts]]
+        out[:, column] = own.max(axis=1) if prompts.combine == "max" else own.mean(axis=1)
+        if each.against and prompts.combine == "mean":
+            out[:, column] -= scores[:, [at[text] for text in each.against]].mean(axis=1)
+    return out
 
 
 def cosines(ecg: np.ndarray, words: ClassWords, batch_size: int) -> np.ndarray:
@@ -249,7 +291,7 @@ def _result(
     options: _Options,
     started: float,
 ) -> ZeroShotResult:
-    prompts = task.prompts
+    prompts, way = task.prompts, options.scoring or encoder.scorings[0]
     result = ZeroShotResult(
         n=len(task.rows),
         patients=len(np.unique(task.patients)),
@@ -270,6 +312,7 @@ def _result(
             "label_set": prompts.label_set,
             "combine": prompts.combine,
             "digest": prompts.digest,
+            **({} if way == COSINE else {"scoring": way}),
         },
         bootstrap={
             "resamples": options.bootstrap,

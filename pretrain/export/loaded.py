@@ -7,42 +7,37 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Unpack
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.splits import SplitRule
 from cardialign.pretrain.choices import ENCODERS
-from cardialign.pretrain.config import EncoderConfig, TextConfig
-from cardialign.pretrain.config.named import encoder_section, stored_text
+from cardialign.pretrain.config import EncoderConfig
+from cardialign.pretrain.config.named import encoder_section
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput, create_encoder
 from cardialign.pretrain.encoders.blocks.normalise import NORMALISATIONS
+from cardialign.pretrain.export.building import ReportSide, check_plausible, load_reports, load_scorings, module_of
 from cardialign.pretrain.export.contract import SignalContract, SignalForm, conform_signal
 from cardialign.pretrain.export.trained_on import TrainedOn, TrainedSet, chosen, run_word
 from cardialign.pretrain.export.usable import Reader, UsableEncoder, tensors_digest
+from cardialign.pretrain.methods.parts.scoring import COSINE, Scoring
 from cardialign.pretrain.run.integrity import (
     CONTRACT,
     MODEL,
     PROVENANCE,
-    REPORT_ENCODER,
-    REPORT_HEAD,
     SETTINGS,
-    VerifiedExport,
     read_export,
 )
 from cardialign.pretrain.text.encoder import TextEncoder
-from cardialign.pretrain.text.tower import TextHead
 
 if TYPE_CHECKING:
     from cardialign.pretrain.config import RunConfig
@@ -50,21 +45,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EMBED_BATCH = 64
-DRAWING = {nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_, Tensor.normal_, Tensor.uniform_, Tensor.erfinv_}
-"""What fills a parameter with random numbers; `erfinv_` is the slow step of a truncated normal."""
-
-
-Built = TypeVar("Built", bound=nn.Module)
-
-
-class ReportSide(NamedTuple):
-    """What turns a report into a vector beside those of the ECGs: the report encoder, and the head trained on it.
-
-    text_encoder is looked for when it is called, not before: ECGs do not need it.
-    """
-
-    text_encoder: Callable[[], TextEncoder]
-    head: TextHead
 
 
 class LoadedEncoder(UsableEncoder):
@@ -85,13 +65,16 @@ class LoadedEncoder(UsableEncoder):
         provenance: dict[str, Any],
         digest: str,
         device: torch.device | str = "cpu",
+        scorings: Mapping[str, Callable[[], Scoring]] = MappingProxyType({}),
     ) -> None:
+        """scorings: makes each way to score texts but the cosine; provenance says which is its own."""
         self._config, self.contract, self.provenance, self.digest = config, contract, provenance, digest
         self.trained_on: TrainedOn | None = None
         self.device = torch.device(device)
         self.ecg = ecg.to(self.device).eval().requires_grad_(False)
         self.head = None if reports is None else reports.head.to(self.device).eval().requires_grad_(False)
         self._text_encoder = None if reports is None else reports.text_encoder
+        self._scorings, self._made = scorings, dict[str, Scoring]()
 
     @cached_property
     def config(self) -> RunConfig:
@@ -155,13 +138,16 @@ class LoadedEncoder(UsableEncoder):
         form: leads, units, lead_mask, valid_samples, allow_missing_leads, derive_limb_leads, resample, crop, as in
         `cardialign.pretrain.export.contract.SignalForm`; what differs from the contract is refused with the remedy.
         """
+        return self._read(self.encode, signal, sampling_rate, form)
+
+    def _read(self, reader: Reader, signal: np.ndarray, sampling_rate: float, form: SignalForm) -> np.ndarray:
         fit = conform_signal(self.contract, signal, sampling_rate=sampling_rate, **form)
         if not fit.lead_mask.all() and self.contract.lead_dropout == 0:
             log.warning(
                 "masked_leads=%d remark=this encoder was trained without lead dropout", int((~fit.lead_mask).sum())
             )
         rows = [slice(start, start + EMBED_BATCH) for start in range(0, len(fit.signal), EMBED_BATCH)]
-        parts = [self.encode(fit.signal[r], fit.lead_mask[r], fit.valid_samples[r]).embedding for r in rows]
+        parts = [reader(fit.signal[r], fit.lead_mask[r], fit.valid_samples[r]).embedding for r in rows]
         return torch.cat(parts).float().cpu().numpy()
 
     @torch.inference_mode()
@@ -184,6 +170,44 @@ class LoadedEncoder(UsableEncoder):
     def token_reader(self, spec: SignalSpec) -> Reader:
         self._check_fit(spec)
         return partial(self.encode, return_tokens=True)
+
+    @property
+    def scorings(self) -> tuple[str, ...]:
+        given = self.provenance.get("scorings")
+        ways = given if isinstance(given, list) else [COSINE]
+        return tuple(way for way in ways if way == COSINE or way in self._scorings) or (COSINE,)
+
+    @torch.inference_mode()
+    def text_reader(self, spec: SignalSpec, texts: list[str], scoring: str) -> Reader:
+        """Raises UsageError for a way that it does not have, UserError as `reader` and `embed_text`."""
+        if scoring == COSINE or scoring not in self._scorings:
+            return super().text_reader(spec, texts, scoring)
+        self._check_fit(spec)
+        if scoring not in self._made:
+            self._made[scoring] = self._scorings[scoring]().to(self.device).eval().requires_grad_(False)
+        way = self._made[scoring]
+        words = {name: tensor.to(self.device) for name, tensor in way.words(list(texts), self).items()}
+
+        @torch.inference_mode()
+        def scored(signal: np.ndarray, lead_mask: np.ndarray, valid_samples: np.ndarray) -> EncoderOutput:
+            output = self.encode(signal, lead_mask, valid_samples, return_tokens=way.reads_tokens)
+            return output._replace(embedding=way(output, words).float())
+
+        return scored
+
+    def class_scores(
+        self,
+        signal: np.ndarray,
+        texts: list[str],
+        *,
+        sampling_rate: float,
+        scoring: str | None = None,
+        **form: Unpack[SignalForm],
+    ) -> np.ndarray:
+        way = scoring or self.scorings[0]
+        if way == COSINE:
+            return super().class_scores(signal, texts, sampling_rate=sampling_rate, scoring=way, **form)
+        return self._read(self.text_reader(self.contract.spec, texts, way), signal, sampling_rate, form)
 
     @property
     def report_style(self) -> str:
@@ -244,19 +268,35 @@ def untrained_encoder(
     with_reports: bool = True,
 ) -> LoadedEncoder:
     """Encoder and report head with fresh weights from `seed`; torch's global generator is left as it was."""
-    reports = None
+    from cardialign.pretrain.methods.base import method_class
+
+    reports, method = None, method_class(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ecg = create_encoder(config.encoder, spec, config.data.normalisation)
         if with_reports:
             text = TextEncoder(config.text, device=device)
-            reports = ReportSide(lambda: text, TextHead(text.dim, config.encoder.embedding_dim))
+            reports = ReportSide(lambda: text, method.head(text.dim, config.encoder.embedding_dim))
+
+    def fresh(way: str) -> Scoring:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return method.scoring(way, config, ecg)
+
+    ways = [way for way in method.scorings if with_reports]
     contract = SignalContract.of(
         spec, config.data.normalisation, config.encoder.embedding_dim, config.training.lead_dropout
     )
-    provenance, digest = {"untrained_seed": seed}, f"untrained-seed-{seed}"
+    provenance: dict[str, Any] = {"untrained_seed": seed, **({"scorings": ways} if len(ways) > 1 else {})}
     untrained = LoadedEncoder(
-        lambda: config, contract, ecg, reports, provenance=provenance, digest=digest, device=device
+        lambda: config,
+        contract,
+        ecg,
+        reports,
+        provenance=provenance,
+        digest=f"untrained-seed-{seed}",
+        device=device,
+        scorings={way: partial(fresh, way) for way in ways if way != COSINE},
     )
     untrained.trained_on = TrainedOn()
     return untrained
@@ -296,13 +336,13 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> Loaded
     section = encoder_section(values, origin)
     if not isinstance(section, EncoderConfig):
         raise parts.wrong(SETTINGS, "encoder: not a section")
-    _check_plausible(parts, section.model_dump())
+    check_plausible(parts, section.model_dump())
     if section.embedding_dim != contract.embedding_dim:
         raise parts.wrong(CONTRACT, f"embedding_dim {contract.embedding_dim}, {SETTINGS} says {section.embedding_dim}")
-    ecg = _module(
+    ecg = module_of(
         parts, MODEL, parts.tensors(MODEL), lambda: create_encoder(section, contract.spec, contract.normalisation)
     )
-    reports = _load_reports(parts, values, contract.embedding_dim, device)
+    reports = load_reports(parts, values, contract.embedding_dim, device)
     provenance = parts.json(PROVENANCE)
     log.info("encoder=%s digest=%s rate=%g leads=12", path, parts.digest[:12], contract.sampling_rate)
 
@@ -311,90 +351,15 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> Loaded
 
         return parse_config(values, origin)
 
-    loaded = LoadedEncoder(config, contract, ecg, reports, provenance=provenance, digest=parts.digest, device=device)
+    loaded = LoadedEncoder(
+        config,
+        contract,
+        ecg,
+        reports,
+        provenance=provenance,
+        digest=parts.digest,
+        device=device,
+        scorings=load_scorings(parts, config, ecg),
+    )
     loaded.trained_on = TrainedOn.read(parts)
     return loaded
-
-
-def _load_reports(
-    parts: VerifiedExport, values: dict[str, Any], embedding_dim: int, device: torch.device | str
-) -> ReportSide | None:
-    if REPORT_HEAD not in parts.content:
-        return None
-    try:
-        config = TextConfig.model_validate(stored_text(values.get("text", {})))
-    except ValueError as error:
-        raise parts.wrong(SETTINGS, f"text: {error}") from None
-    weights = parts.tensors(REPORT_HEAD)
-    width = weights["norm.weight"].numel() if "norm.weight" in weights else 0
-    head = _module(parts, REPORT_HEAD, weights, lambda: TextHead(width, embedding_dim))
-    state = parts.tensors(REPORT_ENCODER) if REPORT_ENCODER in parts.content else None
-    return ReportSide(lambda: TextEncoder(config, state, device), head)
-
-
-def _check_plausible(parts: VerifiedExport, claimed: Any) -> None:
-    """Raises UserError when a number in the section of the encoder is larger than the encoder as a whole."""
-    most = max(10**6, len(parts.content[MODEL]))
-    waiting = [claimed]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, int | float) and not abs(value) <= most:
-            raise parts.wrong(SETTINGS, f"encoder: {value:g} is more than {MODEL} can hold")
-        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
-
-
-def _module(parts: VerifiedExport, name: str, weights: dict[str, Tensor], make: Callable[[], Built]) -> Built:
-    """What `make` builds, with the `weights` of file `name`; building ends where it asks for more than these."""
-    try:
-        with at_most(len(weights), sum(tensor.numel() for tensor in weights.values())), _WithoutDrawing():
-            made = make()
-    except UserError:
-        raise
-    except Exception as error:  # of torch, Python or a plug-in: whatever a wrong figure leads to
-        raise parts.wrong(SETTINGS, f"what it describes is not in {name}: {error}") from None
-    asked = {key: tuple(tensor.shape) for key, tensor in made.state_dict().items()}
-    found = {key: tuple(tensor.shape) for key, tensor in weights.items()}
-    differing = sorted(key for key in asked.keys() | found.keys() if asked.get(key) != found.get(key))
-    if differing:
-        key = differing[0]
-        raise parts.wrong(
-            SETTINGS,
-            f"what it describes is not in {name}: {len(differing)} tensors differ (first: {key} has shape "
-            f"{found.get(key, 'none')}, the configuration asks for {asked.get(key, 'none')})",
-        )
-    made.load_state_dict(weights)
-    return made
-
-
-class _WithoutDrawing(TorchFunctionMode):
-    """In this block, no random numbers are drawn into a parameter: all of them are about to be replaced."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        given = args[0] if args else (kwargs or {}).get("tensor")
-        if isinstance(given, nn.Parameter) and func in DRAWING:  # a buffer may be drawn on purpose, from its own seed
-            return given
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def at_most(tensors: int, numbers: int) -> Iterator[None]:
-    """In this block, modules may register this many parameters with as many numbers; twice as many end it at once.
-
-    A layer is asked before its weights are drawn, so what a configuration claims beyond the weights takes no memory.
-    """
-    thread, seen = threading.get_ident(), [0, 0]
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if threading.get_ident() != thread or parameter is None:
-            return
-        seen[0], seen[1] = seen[0] + 1, seen[1] + parameter.numel()
-        if seen[0] > 2 * tensors or seen[1] > 2 * numbers:
-            raise ValueError(f"it asks for more than the {tensors} tensors and {numbers} weights that are there")
-
-    handle = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        handle.remove()

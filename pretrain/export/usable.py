@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
 from cardialign.pretrain.export.contract import SignalForm
 from cardialign.pretrain.export.trained_on import TrainedOn
+from cardialign.pretrain.methods.parts.scoring import COSINE
 
 Reader = Callable[[np.ndarray, np.ndarray, np.ndarray], EncoderOutput]
 """signal float32 (B, 12, T) in mV, lead_mask bool (B, 12), valid_samples int (B,) -> embedding (B, e), features (B, F).
@@ -62,6 +63,40 @@ class UsableEncoder(ABC):
     @abstractmethod
     def embed_text(self, texts: list[str]) -> np.ndarray:
         """Report texts -> float32 (n, e), unit rows beside those of `embed`. Raises UserError without a text side."""
+
+    @property
+    def scorings(self) -> tuple[str, ...]:
+        """Ways in which it scores a text beside an ECG, its own one first."""
+        return (COSINE,)
+
+    def text_reader(self, spec: SignalSpec, texts: list[str], scoring: str) -> Reader:
+        """As `reader`, with the scores of P texts, float32 (B, P), in the place of the embedding.
+
+        Never for the cosine, which needs no more than `reader` and `embed_text`. Raises UsageError for a way that it
+        does not have.
+        """
+        raise UsageError(
+            f"encoder {self.digest[:24]} does not score texts by {scoring!r:.40}",
+            f"leave the choice out, or take one of {', '.join(self.scorings)}",
+        )
+
+    def class_scores(
+        self,
+        signal: np.ndarray,
+        texts: list[str],
+        *,
+        sampling_rate: float,
+        scoring: str | None = None,
+        **form: Unpack[SignalForm],
+    ) -> np.ndarray:
+        """A user's array as of `embed`, and P texts -> float32 (B, P): cosines or logits, the larger the better, each
+        text for itself. scoring: one of `scorings`; None: its own.
+
+        Raises UsageError for a way that it does not have, UserError as `embed` and `embed_text`.
+        """
+        if scoring not in (None, COSINE):
+            self.text_reader(SignalSpec(sampling_rate, 1), texts, str(scoring))
+        return self.embed(signal, sampling_rate=sampling_rate, **form) @ self.embed_text(texts).T
 
     @abstractmethod
     def untrained(self, seed: int = 0) -> UsableEncoder:

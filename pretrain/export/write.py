@@ -3,6 +3,7 @@
 model.safetensors          ECG encoder
 text_head.safetensors      report head; only of an encoder that was trained with reports
 text_encoder.safetensors   report encoder; only when it was trained
+scorings.safetensors       other ways to score texts than the cosine; only of a method that has some
 encoder.pt2                program for plain torch
 trained_on.safetensors     digests of the patients and recordings that it was trained on, where its shards were there
 config.json                resolved run configuration (without paths)
@@ -127,7 +128,13 @@ def _encoder(config: RunConfig, spec: SignalSpec, weights: Mapping[str, Tensor])
 
 
 def _write_weights(folder: Path, parts: Exported) -> None:
-    files = {"model": parts.encoder, "text_head": parts.report_head, "text_encoder": parts.report_encoder}
+    scorings = {f"{way}.{key}": tensor for way, own in parts.scorings.items() for key, tensor in own.items()}
+    files = {
+        "model": parts.encoder,
+        "text_head": parts.report_head,
+        "text_encoder": parts.report_encoder,
+        "scorings": scorings,
+    }
     for name, tensors in files.items():
         if tensors:
             own = {key: tensor.clone() for key, tensor in tensors.items()}  # safetensors refuses shared memory
@@ -155,6 +162,7 @@ def _provenance(
             "ecg_encoder": sum(tensor.numel() for tensor in parts.encoder.values()),
             "text_head": sum(tensor.numel() for tensor in parts.report_head.values()),
         },
+        **({"scorings": list(method_class(config).scorings)} if parts.scorings else {}),
         "temperature": None if scale is None else float(torch.exp(-scale.float()).item()),
         "text_encoder": TextEncoder(config.text, parts.report_encoder or None).describe()
         if parts.report_head

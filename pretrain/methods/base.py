@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -26,9 +27,11 @@ from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.pretrain.choices import ENCODERS, METHODS
 from cardialign.pretrain.config import MethodConfig, RunConfig
-from cardialign.pretrain.encoders.base import create_encoder
+from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
 from cardialign.pretrain.encoders.blocks.channel_norm import MicroBatchNorm
 from cardialign.pretrain.methods.parts.draws import Draws
+from cardialign.pretrain.methods.parts.scoring import COSINE, Scoring
+from cardialign.pretrain.text.tower import TanhHead, TextHead
 
 Tensors = dict[str, Tensor]
 Weights = Callable[[str], Tensors]
@@ -66,6 +69,10 @@ class ReportBank(Protocol):
         """float32 (statements, d) unit rows: the frozen report encoder's vector of each statement alone."""
         ...
 
+    def distant(self, k: int) -> np.ndarray:
+        """int32 (reports, k or all others): the reports that say the most different things."""
+        ...
+
     def report_keys(self, report_ids: np.ndarray) -> np.ndarray:
         """int64 (b,), never negative, equal exactly for equal reports."""
         ...
@@ -96,12 +103,13 @@ class StepLoss(NamedTuple):
 
 class Exported(NamedTuple):
     """State dicts of what leaves a finished run:
-    the ECG encoder, the report head and the trained report encoder where there is one.
+    the ECG encoder, the report head and the trained report encoder where there is one, and those of `Method.scorings`.
     """
 
     encoder: Mapping[str, Tensor]
     report_head: Mapping[str, Tensor]
     report_encoder: Mapping[str, Tensor]
+    scorings: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({})
 
 
 class Method(nn.Module):
@@ -117,6 +125,11 @@ class Method(nn.Module):
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     reports: ClassVar[bool] = True
     """False: no text bank is opened, and records without a report stay."""
+    head: ClassVar[type[TextHead] | type[TanhHead]] = TextHead
+    """What makes the unit vector of a report, the child `text.head` of a method that reads them."""
+    scorings: ClassVar[tuple[str, ...]] = (COSINE,)
+    """How its encoder may score a text beside an ECG, the first unless another is asked for. Each but `cosine` is a
+    `Scoring`, the child of that name, which leaves with the encoder."""
 
     def __init__(self, config: RunConfig, spec: SignalSpec) -> None:
         super().__init__()
@@ -178,7 +191,13 @@ class Method(nn.Module):
         """State dict of the method -> what a consumer gets:
         the encoder itself, unless a method says that its teacher leaves.
         """
-        return Exported(part(state, "ecg."), part(state, "text.head."), part(state, "text.transformer."))
+        scorings = {way: part(state, f"{way}.") for way in cls.scorings if way != COSINE}
+        return Exported(part(state, "ecg."), part(state, "text.head."), part(state, "text.transformer."), scorings)
+
+    @classmethod
+    def scoring(cls, name: str, config: RunConfig, ecg: EcgEncoder) -> Scoring:
+        """One of `scorings` but the cosine, with fresh weights; ecg: whose outputs it reads."""
+        raise NotImplementedError
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> Tensors:

@@ -5,12 +5,15 @@ Legend: n texts, N tokens, d width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config import TextConfig
-from cardialign.pretrain.text.encoder import TextEncoder, pool
+from cardialign.pretrain.text.encoder import TextEncoder, pool, read_tokens
 
 
 def transformer_layers(model: nn.Module) -> nn.ModuleList:
@@ -63,6 +66,34 @@ class TextHead(nn.Module):
         return F.normalize((self.linear(x) + self.contract(F.gelu(self.expand(x)))).float(), dim=-1)
 
 
+class TanhHead(nn.Module):
+    """Pooled report embedding (n, d) -> tanh(linear(LayerNorm(x))), a pooler as BERT and D-BETA have one.
+
+    `features` are these numbers, float32 (n, embedding_dim) within -1..1; `forward` has them L2-normalised. The
+    LayerNorm forgets the length of x: the unit vectors of the text bank give what a run saw.
+    """
+
+    def __init__(self, dim: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.linear = nn.Linear(dim, embedding_dim)
+
+    def features(self, pooled: Tensor) -> Tensor:
+        return torch.tanh(self.linear(self.norm(pooled.to(self.norm.weight.dtype))).float())
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return F.normalize(self.features(pooled), dim=-1)
+
+
+HEADS: tuple[type[TextHead] | type[TanhHead], ...] = (TextHead, TanhHead)
+
+
+def head_of(weights: Mapping[str, Tensor]) -> type[TextHead] | type[TanhHead]:
+    """The class whose weights have these names; where none has, that of the main recipe."""
+    made = {kind: set(kind(1, 1).state_dict()) for kind in HEADS}
+    return next((kind for kind, names in made.items() if names == set(weights)), TextHead)
+
+
 class TextTower(nn.Module):
     """The text side in training, by `text.trainable`.
 
@@ -70,7 +101,9 @@ class TextTower(nn.Module):
     `partial` and `full`: the transformer is here and reads token ids.
     """
 
-    def __init__(self, config: TextConfig, embedding_dim: int) -> None:
+    def __init__(
+        self, config: TextConfig, embedding_dim: int, head: type[TextHead] | type[TanhHead] = TextHead
+    ) -> None:
         super().__init__()
         encoder = TextEncoder(config)
         self.pooling, self.mode = encoder.pooling, config.trainable
@@ -78,7 +111,7 @@ class TextTower(nn.Module):
         if config.trainable != "frozen":
             self.transformer = encoder.load_transformer()
             set_trainable(self.transformer, config.trainable, config.train_layers)
-        self.head = TextHead(encoder.dim, embedding_dim)
+        self.head = head(encoder.dim, embedding_dim)
 
     def train(self, mode: bool = True) -> TextTower:
         """A partly frozen transformer keeps its frozen layers' dropout off, as its authors' features had."""
@@ -90,8 +123,8 @@ class TextTower(nn.Module):
                     module.eval()
         return self
 
-    def pooled(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
-        """Token ids (n, N), mask bool (n, N) -> unit vectors (n, d) of the trained transformer.
+    def states(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        """Token ids (n, N), mask bool (n, N) -> what the trained transformer makes of each token, (n, N, d).
 
         Raises UserError in frozen mode.
         """
@@ -100,8 +133,11 @@ class TextTower(nn.Module):
                 "text.trainable=frozen keeps no language model in training",
                 "give text_embedding from the text bank, not token_ids",
             )
-        hidden = self.transformer(input_ids=token_ids.long(), attention_mask=token_mask.long()).last_hidden_state
-        return pool(hidden, token_mask, self.pooling)
+        return read_tokens(self.transformer, token_ids, token_mask, self.pooling)
+
+    def pooled(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        """The same -> unit vectors (n, d)."""
+        return pool(self.states(token_ids, token_mask), token_mask, self.pooling)
 
     def forward(
         self, text_embedding: Tensor | None = None, token_ids: Tensor | None = None, token_mask: Tensor | None = None

@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the bootstrap and of the untrained baseline (default 0)",
     )
     parser.add_argument("--batch-size", type=whole_number(1), default=64, metavar="N", help="default 64")
+    parser.add_argument(
+        "--scoring",
+        metavar="WAY",
+        help="how a text is scored: cosine, or another way of the encoder; default its own",
+    )
     parser.add_argument("--baseline", action="store_true", help="also score the same encoder with fresh weights")
     parser.add_argument(
         "--allow-trained",
@@ -84,7 +89,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         check_place(args.out)
     shard_set = ShardSet.open(args.shards)
     settings: dict[str, Any] = {"bootstrap": args.bootstrap, "seed": args.seed, "batch_size": args.batch_size}
-    settings["allow_trained"] = args.allow_trained
+    settings |= {"allow_trained": args.allow_trained, "scoring": args.scoring}
     if args.protocol is None:
         if args.label_files is not None:
             raise UsageError("--label-files belongs to a protocol", "add --protocol NAME:TASK or leave it out")

@@ -10,7 +10,7 @@ import pytest
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.text.bank import TextBank, build_text_bank
-from cardialign.data_shards.text.distant import build_distant, distant_path, most_distant, open_distant
+from cardialign.data_shards.text.distant import build_distant, most_distant
 from cardialign.data_shards.text.similarity import unit
 from tests.support.hashing_encoder import HashingEncoder
 
@@ -60,7 +60,7 @@ def test_a_small_set_gives_every_other_report() -> None:
 def test_the_table_is_made_once_and_must_fit_its_bank(set_copy: Path) -> None:
     bank = build_text_bank(ShardSet.open(set_copy), HashingEncoder())
     with pytest.raises(DataError, match=r"no distant-3\.npy") as caught:
-        open_distant(bank, 3)
+        bank.distant(3)
     assert "--distant 3" in caught.value.remedy
     seen: list[tuple[int, int]] = []
     table = build_distant(bank, 3, lambda *now: seen.append(now))
@@ -68,14 +68,15 @@ def test_the_table_is_made_once_and_must_fit_its_bank(set_copy: Path) -> None:
     assert seen == [(6, 6)] and isinstance(table, np.memmap)
     assert not [file.name for file in bank.path.iterdir() if file.name.startswith(".")]
     build_distant(bank, 3, lambda *now: pytest.fail("made twice"))
-    np.testing.assert_array_equal(open_distant(TextBank(bank.path), 3), table)
-    np.save(distant_path(bank, 3), np.zeros((5, 3), dtype=np.int32))
+    np.testing.assert_array_equal(TextBank(bank.path).distant(3), table)
+    np.save(bank.path / "distant-3.npy", np.zeros((5, 3), dtype=np.int32))
     with pytest.raises(DataError, match=r"distant-3\.npy has \d+ bytes, bank\.json says \d+: truncated") as caught:
-        open_distant(bank, 3)
-    assert caught.value.remedy.startswith(f"delete {distant_path(bank, 3)} and run")
-    np.save(distant_path(bank, 3), table[::-1])
+        bank.distant(3)
+    assert caught.value.remedy.startswith(f"delete {bank.path / 'distant-3.npy'} and run")
+    np.save(bank.path / "distant-3.npy", table[::-1])
     with pytest.raises(DataError, match=r"distant-3\.npy is not the one the bank was built with"):
-        open_distant(bank, 3)
-    np.save(distant_path(bank, 4), np.zeros((5, 4), dtype=np.int32))  # as an earlier release left it: not in bank.json
+        bank.distant(3)
+    # as an earlier release left it: not in bank.json
+    np.save(bank.path / "distant-4.npy", np.zeros((5, 4), dtype=np.int32))
     with pytest.raises(DataError, match=r"holds int32 \(5, 4\) for 6 reports"):
-        open_distant(bank, 4)
+        bank.distant(4)

@@ -7,6 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from cardialign.pretrain.choices import ENCODERS, METHODS
 from cardialign.pretrain.config import RunConfig, Strict, parse_config
 from cardialign.pretrain.methods.base import create_method
 from cardialign.pretrain.methods.parts.draws import Draws
+from tests.support.small_bert import write_small_bert
 from tests.support.small_encoder import SPEC
 
 
@@ -72,17 +74,41 @@ SMALL: dict[str, dict[str, Any]] = {
     "cardialign": {"size": "tiny", "width": 16, "depth": 1, "heads": 2, "embedding_dim": 8,
                    "patches": [{"kernel_ms": 100, "stride_ms": 100}]},
     "vit1d": {"width": 16, "depth": 1, "heads": 2, "embedding_dim": 8, "patches": "lead"},
+    "conv_transformer": {"width": 16, "depth": 1, "heads": 2, "channels": 8, "embedding_dim": 8},
     "resnet1d": {"width": 8, "heads": 2, "embedding_dim": 8},
     "s4": {"width": 8, "depth": 1, "heads": 2, "embedding_dim": 8},
 }  # fmt: skip
 TRAINING = {"steps": 2, "global_batch": 8, "precision": "fp32"}
 
 
+LEARNS = {"encoder": "minilm", "trainable": "partial", "train_layers": 1, "max_tokens": 8}
+"""Of a method whose report encoder trains."""
+NARROW = {"width": 8, "depth": 1, "heads": 2}
+NEEDS: dict[str, dict[str, Any]] = {
+    "st_mem": {"encoder": {"name": "vit1d"}, "method": {f"decoder_{key}": n for key, n in NARROW.items()}},
+    "melp": {
+        "encoder": {"name": "conv_transformer", "pooling": "queries", "query_width": 16, "queries": 2},
+        "method": {**NARROW, "captions": 2, "words": "occurring"},
+        "text": {**LEARNS, "pooling": "last"},
+    },
+    "d_beta": {
+        "encoder": {"name": "conv_transformer", "pooling": "cls", "pooler": "tanh"},
+        "method": {**NARROW, **{f"decoder_{key}": n for key, n in NARROW.items()}, "decoder_from": 1, "distant": 2},
+        "text": LEARNS,
+    },
+}
+"""What a method wants of the sections beside its own, and what keeps its own small."""
+
+
 def _base(encoder: str = "cardialign", method: str = "siglip") -> dict[str, Any]:
-    section: dict[str, Any] = {"name": method}
-    if method == "st_mem":
-        section |= {"decoder_width": 8, "decoder_depth": 1, "decoder_heads": 2}
-    return {"encoder": {"name": encoder, **SMALL[encoder]}, "method": section, "training": TRAINING}
+    needs = NEEDS.get(method, {})
+    about = {"name": encoder, **needs.get("encoder", {})}
+    made = {
+        "encoder": {**SMALL[about["name"]], **about},
+        "method": {"name": method, **needs.get("method", {})},
+        "training": TRAINING,
+    }
+    return {**made, "text": needs["text"]} if "text" in needs else made
 
 
 def _numbers() -> Iterator[Number]:
@@ -98,7 +124,7 @@ def _numbers() -> Iterator[Number]:
         base = _base(name, "st_mem" if name == "vit1d" else "siglip")
         yield from (Number(base, *leaf) for leaf in _leaves(ENCODERS.find(name).Config, (), ("encoder",)))
     for name in METHODS.own:
-        base = _base("vit1d" if name == "st_mem" else "cardialign", name)
+        base = _base(method=name)
         yield from (Number(base, *leaf) for leaf in _leaves(METHODS.find(name).Config, (), ("method",)))
 
 
@@ -141,7 +167,14 @@ def test_every_number_has_two_ends_and_what_lies_outside_is_refused_by_its_name(
             parse_config(number.set(number.kind(value)))
 
 
-def _loss_after_one_step(config: RunConfig) -> float:
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_bert(tmp_path_factory.mktemp("encoders") / "bert")
+
+
+def _loss_after_one_step(config: RunConfig, bert: Path) -> float:
+    if config.method.trains_reports:
+        config = config.model_copy(update={"text": config.text.model_copy(update={"encoder": str(bert)})})
     torch.manual_seed(0)
     method = create_method(config, SPEC).train()
     draws = Draws(0, 0, slice(0, 8))
@@ -161,9 +194,9 @@ TRIED = [number for number in NUMBERS if number.kind is float and number.path[0]
 
 
 @pytest.mark.parametrize("number", TRIED, ids=_name)
-def test_the_ends_of_a_number_train_or_are_refused(number: Number) -> None:
+def test_the_ends_of_a_number_train_or_are_refused(number: Number, bert: Path) -> None:
     """What the text of a section takes must serve: the loss of the second step is finite."""
     assert number.low is not None and number.high is not None
     for value in (number.low, np.nextafter(number.low, math.inf), number.high, np.nextafter(number.high, -math.inf)):
         with contextlib.suppress(UsageError):
-            assert math.isfinite(_loss_after_one_step(parse_config(number.set(float(value))))), value
+            assert math.isfinite(_loss_after_one_step(parse_config(number.set(float(value))), bert)), value

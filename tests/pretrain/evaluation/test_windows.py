@@ -13,7 +13,7 @@ from cardialign.pretrain.evaluation.features import EmbedOptions, embed_set
 from cardialign.pretrain.evaluation.probing.linear_probe import Parts, neighbours, probe
 from cardialign.pretrain.evaluation.task import EvaluationTask, labelled_task
 from cardialign.pretrain.evaluation.windows import Crop, mean_over_windows, starts
-from cardialign.pretrain.evaluation.zero_shot import cosine_scores
+from cardialign.pretrain.evaluation.zero_shot import class_scores
 from cardialign.pretrain.export.loaded import LoadedEncoder, untrained_encoder
 from tests.support.small_encoder import SPEC, small_config
 
@@ -52,7 +52,7 @@ def test_a_piece_is_embedded_as_if_it_were_a_record(encoder: LoadedEncoder, shar
 def test_cosines_of_pieces_are_averaged(encoder: LoadedEncoder, shards: ShardSet, prompts) -> None:
     task = labelled_task(shards, prompts)
     cut = EvaluationTask(task.prompts, ROWS, task.truth[:9], task.patients[:9], {}, crop=Crop(0.8, "features"))
-    (found,) = cosine_scores([encoder], shards, cut, EmbedOptions())
+    (found,) = class_scores([encoder], shards, cut, EmbedOptions())
     (embedded,) = embed_set([encoder], shards, ROWS, EmbedOptions(window=0.8))
     words = [list(each.prompts) for each in task.prompts.classes]
     means = np.stack([encoder.embed_text(texts).mean(axis=0) for texts in words])

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.encoders.base import create_encoder
-from cardialign.pretrain.export import loaded
-from cardialign.pretrain.export.loaded import at_most, load_encoder
+from cardialign.pretrain.export.building import WithoutDrawing, at_most
+from cardialign.pretrain.export.loaded import load_encoder
 from cardialign.pretrain.export.write import export_encoder
 from cardialign.pretrain.run.archive import pickled_parts
 from cardialign.pretrain.run.integrity import verify_export, write_digests
@@ -302,7 +302,7 @@ class _Seeded(torch.nn.Module):
 
 
 def test_a_buffer_that_is_drawn_from_its_own_seed_is_drawn() -> None:
-    with loaded._WithoutDrawing():
+    with WithoutDrawing():
         found = _Seeded()
     assert torch.equal(found.get_buffer("directions"), _Seeded().get_buffer("directions"))
 
