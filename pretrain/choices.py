@@ -37,6 +37,7 @@ METHODS = Table(
     {
         "cardialign": "cardialign.pretrain.methods.cardialign:CardiAlign",
         "siglip": "cardialign.pretrain.methods.siglip:SigLip",
+        "fg_clep": "cardialign.pretrain.methods.fg_clep:FgClep",
         "simclr": "cardialign.pretrain.methods.simclr:SimClr",
         "st_mem": "cardialign.pretrain.methods.st_mem:StMem",
     },
