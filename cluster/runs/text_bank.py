@@ -22,9 +22,12 @@ def _facts(bank: TextBank, config: TextConfig, fingerprint: str, made: bool) -> 
     }
 
 
-def find_text_bank(shards: Path, config: TextConfig, statements: bool = False) -> dict[str, Any] | None:
+def find_text_bank(
+    shards: Path, config: TextConfig, statements: bool = False, reports: Path | None = None
+) -> dict[str, Any] | None:
     """Path, reports and dimensions of the bank for this encoder and style, None when it has not been built.
 
+    reports: the bank of these, which lie beside the set, and not of its own.
     statements: None too for a bank of an earlier release, which has no vectors of its statements.
 
     Raises UserError: no such encoder; DataError: a bank that is not as it was built.
@@ -34,7 +37,7 @@ def find_text_bank(shards: Path, config: TextConfig, statements: bool = False) -
 
     fingerprint = TextEncoder(config).fingerprint
     try:
-        bank = TextBank.open(shards, fingerprint, config.style)
+        bank = TextBank.open(shards, fingerprint, config.style, reports=reports)
     except NoTextBankError:  # absent, or of another state of the shard set
         return None
     if statements and STATEMENT_VECTORS not in bank.description.get("derived", {}):
@@ -42,7 +45,9 @@ def find_text_bank(shards: Path, config: TextConfig, statements: bool = False) -
     return _facts(bank, config, fingerprint, made=False)
 
 
-def ensure_text_bank(shards: Path, config: TextConfig, progress: Callable[..., None] | None = None) -> dict[str, Any]:
+def ensure_text_bank(
+    shards: Path, config: TextConfig, progress: Callable[..., None] | None = None, reports: Path | None = None
+) -> dict[str, Any]:
     """The same, building what is not there.
 
     Raises UserError (no such encoder) or DataError (no report, disk full).
@@ -51,8 +56,8 @@ def ensure_text_bank(shards: Path, config: TextConfig, progress: Callable[..., N
     from cardialign.data_shards.text.bank import build_text_bank
     from cardialign.pretrain.text.encoder import TextEncoder
 
-    shard_set = ShardSet.open(shards)
-    found = find_text_bank(shards, config, statements=True)
+    shard_set = ShardSet.open(shards, reports=reports)
+    found = find_text_bank(shards, config, statements=True, reports=reports)
     if found is not None:
         return found
     encoder: Any = TextEncoder(config)

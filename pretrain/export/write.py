@@ -140,7 +140,7 @@ def _portable(config: RunConfig) -> dict[str, Any]:
     Provenance keeps the fingerprint of the data.
     """
     values = config.resolved()
-    values["data"] |= {"shards": None, "mixture": []}
+    values["data"] |= {"shards": None, "reports": None, "mixture": []}
     return values
 
 
