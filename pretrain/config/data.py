@@ -43,7 +43,6 @@ class DataConfig(Strict):
 
     shards: Place | None = None
     mixture: tuple[MixturePart, ...] = ()
-    reports: Place | None = None
     folds: tuple[Fold, ...] | None = None
     normalisation: Literal["none", "minmax", "zscore", "lead-std"] = "none"
     patient_disjoint: bool = True
@@ -55,6 +54,7 @@ class DataConfig(Strict):
     prefetch: Threads = 4
     max_bad_fraction: Fraction = 0.001
     slow_read_seconds: Annotated[float, Field(gt=0, le=1e6)] = 30.0
+    reports: Place | None = None
 
     @model_validator(mode="after")
     def _fractions_are_a_split(self) -> DataConfig:

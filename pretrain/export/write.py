@@ -148,7 +148,7 @@ def _provenance(
     config: RunConfig, state: Mapping[str, Tensor], parts: Exported, training: Mapping[str, Any]
 ) -> dict[str, Any]:
     packages = ("torch", "deepspeed", "transformers", "safetensors", "numpy")
-    scale = state.get("logit_scale.log_scale")
+    scale, bias = state.get("logit_scale.log_scale"), state.get("logit_bias")
     return {
         "training": dict(training),
         "parameters": {
@@ -156,6 +156,7 @@ def _provenance(
             "text_head": sum(tensor.numel() for tensor in parts.report_head.values()),
         },
         "temperature": None if scale is None else float(torch.exp(-scale.float()).item()),
+        **({} if bias is None else {"bias": float(bias.float().item())}),
         "text_encoder": TextEncoder(config.text, parts.report_encoder or None).describe()
         if parts.report_head
         else None,

@@ -9,15 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.build.overlay import write_overlay
 from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.joined import JoinedSets
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.text.bank import NoTextBankError, TextBank, build_text_bank
 from cardialign.data_shards.text.joined_bank import JoinedBank
-from tests.support.tiny_shards import RECORDS, HashingEncoder, make_shards
+from tests.support.tiny_shards import RATE, RECORDS, SECONDS, HashingEncoder, TinySource
 
 SILENT = 4
+
+
+def make_shards(folder: Path, silent: int = SILENT) -> Path:
+    plan = SetPlan(SignalSpec(RATE, SECONDS), records_per_shard=20)
+    return build_shards(TinySource(silent), folder, plan, workers=1).path
 
 
 def small_encoder() -> HashingEncoder:
@@ -28,7 +35,7 @@ def small_encoder() -> HashingEncoder:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_shards(tmp_path_factory.mktemp("overlay") / "shards", silent=SILENT)
+    return make_shards(tmp_path_factory.mktemp("overlay") / "shards")
 
 
 def said(shard_set: ShardSet) -> list[tuple[str, ...]]:
@@ -79,9 +86,10 @@ def test_the_bank_of_other_reports_lies_beside_them_and_is_never_taken_for_the_s
     plain, other = ShardSet.open(shards), ShardSet.open(shards, reports=overlay)
     built = build_text_bank(other, encoder)
     assert built.path.parent.parent == overlay and len(built) == other.report_count
-    own = TextBank.open(shards, encoder.fingerprint)
+    own = build_text_bank(plain, encoder)
     opened = TextBank.open(shards, encoder.fingerprint, reports=overlay)
-    assert opened.digest == built.digest != own.digest and len(own) == plain.report_count
+    assert opened.digest == built.digest != own.digest and own.path.parent.parent == shards
+    assert TextBank.open(shards, encoder.fingerprint).digest == own.digest
     texts = other.reports.column("text").to_pylist()
     for row in (6, 7):
         wanted = encoder.embed([texts[int(other.report[row])]])[0]
@@ -118,7 +126,7 @@ def test_in_a_mixture_each_set_keeps_its_own_reports(shards: Path, overlay: Path
 def test_what_is_not_as_it_was_written_or_for_another_set_is_refused(
     shards: Path, overlay: Path, tmp_path: Path
 ) -> None:
-    other_set = make_shards(tmp_path / "other", silent=SILENT + 1)
+    other_set = make_shards(tmp_path / "other", SILENT + 1)
     with pytest.raises(DataError, match="were made for another shard set"):
         ShardSet.open(other_set, reports=overlay)
     with pytest.raises(DataError, match=r"holds no reports beside a set \(no overlay.json\)"):
