@@ -23,11 +23,11 @@ from cardialign.cluster.completion.endpoint import Endpoint
 from cardialign.cluster.completion.guard import LeakGuard
 from cardialign.cluster.completion.prompt import PROMPT_VERSION
 from cardialign.cluster.completion.proposals import Pairs, Proposals, pairs_of, propose, strangers
+from cardialign.cluster.completion.scoring import pair_probabilities, scale_and_bias
 from cardialign.cluster.completion.tables import acceptance, feature_rows, sheet_rows, write_table
 from cardialign.data_shards.build.overlay import check_new, write_overlay
 from cardialign.data_shards.report_text import join_statements
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.pretrain.evaluation.pairs import pair_probabilities, scale_and_bias
 from cardialign.pretrain.evaluation.prompts import load_prompts
 from cardialign.pretrain.export.usable import UsableEncoder
 
@@ -99,25 +99,11 @@ def complete_reports(
     scored = pair_probabilities(encoder, shard_set, found.features, *both, tell("records scored"))
     probability, strange = np.split(scored, [len(pairs.rows)])
     keep = probability > how.threshold
-    step = {
-        "kind": "completion",
-        "prompt_version": PROMPT_VERSION,
-        "model": endpoint.model,
-        "encoder": encoder.digest,
-        "threshold": how.threshold,
-        "guard": list(how.guard),
-        "folds": None if how.folds is None else list(how.folds),
-        "kept": int(keep.sum()),
-    }
+    step = {**_step(how, endpoint.model, encoder.digest), "kept": int(keep.sum())}
     overlay = write_overlay(shard_set, out, _completed(shard_set, pairs, keep, found.features), step)
     rows = feature_rows(found, pairs, probability, keep)
-    tables = {
-        "features": write_table(out.with_name(f"{out.name}.features.csv"), rows),
-        "sheet": write_table(
-            out.with_name(f"{out.name}.sheet.csv"),
-            sheet_rows(shard_set, found, pairs, probability, keep, how.sheet, how.seed),
-        ),
-    }
+    sheet = sheet_rows(shard_set, found, pairs, probability, keep, how.sheet, how.seed)
+    tables = {"features": rows, "sheet": sheet}
     figures = _figures(reports, found, asked, pairs, keep)
     cost = how.budget.price(*tokens) if any(how.budget.prices) else None
     return {
@@ -131,7 +117,20 @@ def complete_reports(
         "distinct_reports": {"before": shard_set.report_count, "after": overlay.reports},
         "acceptance": acceptance(probability, strange, how.threshold),
         "most_proposed": rows[:20],
-        "tables": tables,
+        "tables": {name: write_table(out.with_name(f"{out.name}.{name}.csv"), told) for name, told in tables.items()},
+    }
+
+
+def _step(how: Completion, model: str, encoder: str) -> dict[str, Any]:
+    """What the reports say of how they were made."""
+    return {
+        "kind": "completion",
+        "prompt_version": PROMPT_VERSION,
+        "model": model,
+        "encoder": encoder,
+        "threshold": how.threshold,
+        "guard": list(how.guard),
+        "folds": None if how.folds is None else list(how.folds),
     }
 
 

@@ -58,7 +58,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="prompt sets whose class names no feature may hold (default: all shipped ones; nothing behind it: none)",
     )
     add_folds(parser, "complete only the records of these folds")
-    limits = parser.add_argument_group("limits")
+    _add_limits(parser.add_argument_group("limits"))
+    kept = parser.add_argument_group("answers")
+    kept.add_argument(
+        "--answers", type=place_to_write, metavar="FOLDER", help="where they are kept (default: SHARDS.answers)"
+    )
+    kept.add_argument(
+        "--answered-only", action="store_true", help="ask nothing; complete the reports that are answered"
+    )
+    parser.add_argument(
+        "--sheet",
+        type=whole_number(2, 10**6),
+        default=200,
+        metavar="N",
+        help="lines for a human to judge (default 200)",
+    )
+    add_tracking_uri(parser)
+
+
+def _add_limits(limits: argparse._ArgumentGroup) -> None:
     limits.add_argument("--budget-tokens", type=whole_number(1), metavar="N", help="stop before so many tokens")
     limits.add_argument(
         "--budget-cost", type=above_zero, metavar="X", help="stop before it costs so much (see --prices)"
@@ -82,21 +100,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument(
         "--answer-tokens", type=whole_number(16, 65536), default=512, metavar="N", help="of one answer (default 512)"
     )
-    kept = parser.add_argument_group("answers")
-    kept.add_argument(
-        "--answers", type=place_to_write, metavar="FOLDER", help="where they are kept (default: SHARDS.answers)"
-    )
-    kept.add_argument(
-        "--answered-only", action="store_true", help="ask nothing; complete the reports that are answered"
-    )
-    parser.add_argument(
-        "--sheet",
-        type=whole_number(2, 10**6),
-        default=200,
-        metavar="N",
-        help="lines for a human to judge (default 200)",
-    )
-    add_tracking_uri(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

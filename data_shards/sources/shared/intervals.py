@@ -1,8 +1,8 @@
 """What a device measured of a beat, in the words of a report: intervals in ms, axes in degrees.
 
     PR = qrs_onset - p_onset,   QRS = qrs_end - qrs_onset,   QT = t_end - qrs_onset
-Numbers alone, no judgement: "prolonged" would be a diagnosis. What was not measured (29999 in MIMIC-IV-ECG) or cannot be
-so in a living heart is not said.
+Numbers alone, no judgement: "prolonged" would be a diagnosis. What was not measured (29999 in MIMIC-IV-ECG) or cannot
+be so in a living heart is not said.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ AXES = ("P axis", "QRS axis", "T axis")
 
 
 def interval_statements(values: Sequence[float]) -> tuple[str, ...]:
-    """rr_interval, p_onset, p_end, qrs_onset, qrs_end, t_end in ms, p_axis, qrs_axis, t_axis in degrees, NaN for what is
-    not known -> statements such as "PR interval 164 ms", in this order: RR, PR, QRS, QT, axes of P, QRS and T."""
+    """rr_interval, p_onset, p_end, qrs_onset, qrs_end, t_end in ms, p_axis, qrs_axis, t_axis in degrees, NaN for what
+    is not known -> statements such as "PR interval 164 ms", in this order: RR, PR, QRS, QT, axes of P, QRS and T."""
     rr, p_onset, _, qrs_onset, qrs_end, t_end, *axes = map(float, values)
     p_onset, qrs_onset, qrs_end, t_end = (
         each if 0 <= each <= LATEST else math.nan for each in (p_onset, qrs_onset, qrs_end, t_end)

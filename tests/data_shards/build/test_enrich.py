@@ -1,4 +1,4 @@
-"""Measured intervals in words: arithmetic by hand, what cannot be is not said, and the physiology of virtual patients."""
+"""Measured intervals in words: arithmetic by hand, what cannot be is not said, the physiology of virtual patients."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ NO = math.nan
     [
         (
             (820, 40, 140, 204, 296, 596, 45, -30, 61),
-            ["RR interval 820 ms", "PR interval 164 ms", "QRS duration 92 ms", "QT interval 392 ms"]
-            + ["P axis 45 degrees", "QRS axis -30 degrees", "T axis 61 degrees"],
+            ["RR interval 820 ms", "PR interval 164 ms", "QRS duration 92 ms", "QT interval 392 ms",
+             "P axis 45 degrees", "QRS axis -30 degrees", "T axis 61 degrees"],
         ),
         (  # atrial fibrillation: no P wave
             (560, 29999, 29999, 200, 290, 560, 29999, 10, 30),
-            ["RR interval 560 ms", "QRS duration 90 ms", "QT interval 360 ms", "QRS axis 10 degrees"]
-            + ["T axis 30 degrees"],
+            ["RR interval 560 ms", "QRS duration 90 ms", "QT interval 360 ms", "QRS axis 10 degrees",
+             "T axis 30 degrees"],
         ),
         ((29999, 29999, 29999, 29999, 29999, 29999, 29999, 29999, 29999), []),
         ((NO,) * 9, []),
@@ -85,7 +85,7 @@ def test_every_report_keeps_its_words_and_gains_the_numbers_of_its_own_row(
         assert int(added["QRS duration"]) == int(measured["qrs_end"]) - int(measured["qrs_onset"])
         assert ("PR interval" in added) == (measured["p_onset"] != "29999")
     assert figures["distinct_reports"] == {"before": plain.report_count, "after": other.report_count}
-    assert other.report_count > 1.3 * plain.report_count
+    assert plain.report_count < other.report_count == len({s for s in statements(other) if s})
     (step,) = other.overlay.made  # type: ignore[union-attr]
     assert step["kind"] == "intervals"
 
@@ -114,7 +114,7 @@ def test_another_source_another_table_and_none_are_refused(cohort: Path, shards:
         enrich_reports(ShardSet.open(shards), tmp_path / "nowhere", tmp_path / "out")
     lines = (cohort / "machine_measurements.csv").read_text().splitlines()
     (tmp_path / "other.csv").write_text("\n".join([lines[0], *(re.sub(r"^(\d+),\d", r"\1,9", x) for x in lines[1:])]))
-    with pytest.raises(DataError, match=r"it has a row for 0 of the \d+ records with a report"):
+    with pytest.raises(DataError, match=r"has a row for 0 of the \d+ records with a report"):
         enrich_reports(ShardSet.open(shards), tmp_path / "other.csv", tmp_path / "out")
     (tmp_path / "bare.csv").write_text("subject_id,study_id,report_0\n1,2,x\n")
     with pytest.raises(DataError, match="rr_interval"):
