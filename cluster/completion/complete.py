@@ -3,8 +3,9 @@
 Each distinct report is asked for once; each feature of an answer that the leak guard lets through is scored against the
 own ECG of every record with that report, and kept where p = sigmoid(t cos + b) > threshold. So records with equal
 reports come to differ, and what the model made up is dropped where the ECG does not show it.
-Source: FG-CLEP (arXiv 2505.11939v1), threshold 0.95. Ours: the guard, the budget, and how many features of strangers
-pass the same threshold.
+Source: FG-CLEP (arXiv 2505.11939v1), threshold 0.95. Ours: the guard, the budget, and strangers: each feature is also
+scored beside ECGs for which it was not proposed. They say what share passes a threshold by chance, and can set it, one
+for each feature (`strangers`): p of a short training is small everywhere, its order is not.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from cardialign.cluster.completion.asking import NO_LIMIT, Asked, Budget, ask_al
 from cardialign.cluster.completion.endpoint import Endpoint
 from cardialign.cluster.completion.guard import LeakGuard
 from cardialign.cluster.completion.prompt import PROMPT_VERSION
-from cardialign.cluster.completion.proposals import Pairs, Proposals, pairs_of, propose, strangers
+from cardialign.cluster.completion.proposals import (
+    Pairs,
+    Proposals,
+    own_thresholds,
+    pairs_of,
+    propose,
+    strangers,
+)
 from cardialign.cluster.completion.scoring import pair_probabilities, scale_and_bias
 from cardialign.cluster.completion.tables import acceptance, feature_rows, sheet_rows, write_table
 from cardialign.data_shards.build.overlay import check_new, write_overlay
@@ -34,17 +42,18 @@ from cardialign.pretrain.export.usable import UsableEncoder
 log = logging.getLogger(__name__)
 
 _RECORDS = 1 << 14
-_STRANGERS = 20_000
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Completion:
-    """How reports are completed. guard: prompt sets whose class names no feature may hold. answered_only: nothing is
+    """How reports are completed. strangers: not by one threshold, but by one for each feature, which at most this share
+    of strangers exceed. guard: prompt sets whose class names no feature may hold. answered_only: nothing is
     asked, what is answered already completes. folds: only the records of these. sheet: lines for a human to judge."""
 
     threshold: float = 0.95
+    strangers: float | None = None
     guard: tuple[str, ...] = ()
     concurrency: int = 8
     budget: Budget = NO_LIMIT
@@ -94,11 +103,14 @@ def complete_reports(
         found = propose(reports.numbers, reports.statements, reports.texts, store, guard)
         tokens = store.spent
     pairs = pairs_of(found, reports.rows, reports.report)
-    others = strangers(pairs, reports.rows, reports.report, found, _STRANGERS, how.seed)
+    others = strangers(reports.rows, reports.report, found, how.seed)
     both = [np.concatenate(each) for each in ((pairs.rows, others.rows), (pairs.feature, others.feature))]
     scored = pair_probabilities(encoder, shard_set, found.features, *both, tell("records scored"))
     probability, strange = np.split(scored, [len(pairs.rows)])
-    keep = probability > how.threshold
+    least = np.full(len(found.features), how.threshold)
+    if how.strangers is not None:
+        least = own_thresholds(strange, others.feature, len(found.features), how.strangers)
+    keep = probability > least[pairs.feature]
     step = {**_step(how, endpoint.model, encoder.digest), "kept": int(keep.sum())}
     overlay = write_overlay(shard_set, out, _completed(shard_set, pairs, keep, found.features), step)
     rows = feature_rows(found, pairs, probability, keep)
@@ -110,7 +122,8 @@ def complete_reports(
         "path": str(out),
         "digest": overlay.digest,
         "model": endpoint.model,
-        "threshold": how.threshold,
+        "threshold": how.threshold if how.strangers is None else None,
+        "strangers": how.strangers,
         **figures,
         "tokens": {"prompts": tokens[0], "answers": tokens[1]},
         "cost": cost,
@@ -128,7 +141,8 @@ def _step(how: Completion, model: str, encoder: str) -> dict[str, Any]:
         "prompt_version": PROMPT_VERSION,
         "model": model,
         "encoder": encoder,
-        "threshold": how.threshold,
+        "threshold": how.threshold if how.strangers is None else None,
+        "strangers": how.strangers,
         "guard": list(how.guard),
         "folds": None if how.folds is None else list(how.folds),
     }
@@ -176,6 +190,6 @@ def _figures(reports: Reports, found: Proposals, asked: Asked, pairs: Pairs, kee
             "refused": asked.refused,
             "unanswered": found.unanswered,
         },
-        "features": {"distinct": len(found.features), "dropped_by_guard": dict(sorted(reasons.items()))},
+        "proposed": {"features": len(found.features), "dropped_by_guard": dict(sorted(reasons.items()))},
         "pairs": {"scored": len(pairs.rows), "kept": int(keep.sum())},
     }

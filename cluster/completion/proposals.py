@@ -15,6 +15,9 @@ from cardialign.cluster.completion.answers import AnswerStore
 from cardialign.cluster.completion.guard import LeakGuard
 from cardialign.cluster.completion.prompt import features_of
 
+EACH, FEWEST = 200, 50
+"""Strangers that are drawn for a feature, and the least that can say what it is worth."""
+
 
 @dataclass
 class Proposals:
@@ -88,13 +91,28 @@ def pairs_of(proposals: Proposals, rows: np.ndarray, report: np.ndarray) -> Pair
     return Pairs(np.repeat(rows, sizes), np.array(flat, dtype=np.int64)[np.repeat(starts[report], sizes) + within])
 
 
-def strangers(pairs: Pairs, rows: np.ndarray, report: np.ndarray, proposals: Proposals, most: int, seed: int) -> Pairs:
-    """The features of up to `most` pairs, each beside a record for which it was not proposed: how many of these the
-    threshold lets through is how little it asks."""
+def strangers(rows: np.ndarray, report: np.ndarray, proposals: Proposals, seed: int) -> Pairs:
+    """Every feature beside up to EACH records for which it was not proposed, drawn with replacement: how many of these
+    a threshold lets through is how little it asks. Sorted by feature."""
     rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.permutation(len(pairs.rows))[:most])
-    feature, place = pairs.feature[chosen], rng.integers(0, len(rows), chosen.size)
-    width = max(1, len(proposals.features))
+    width = len(proposals.features)
+    feature = np.repeat(np.arange(width), EACH)
+    place = rng.integers(0, len(rows), feature.size)
     proposed = np.array([r * width + f for r, each in proposals.of_report.items() for f in each], dtype=np.int64)
     strange = ~np.isin(report[place].astype(np.int64) * width + feature, proposed)
     return Pairs(rows[place[strange]], feature[strange])
+
+
+def own_thresholds(strange: np.ndarray, of: np.ndarray, features: int, share: float) -> np.ndarray:
+    """float64 (F,): of each feature the probability that at most `share` of its strangers exceed; 1 where there are
+    fewer than FEWEST of them.
+
+    strange (S,): probabilities of strangers; of (S,): their features, ascending.
+    """
+    found = np.ones(features)
+    edges = np.searchsorted(of, np.arange(features + 1))
+    for k in range(features):
+        values = np.sort(strange[edges[k] : edges[k + 1]])
+        if values.size >= FEWEST:
+            found[k] = values[values.size - 1 - int(share * values.size)]
+    return found

@@ -17,8 +17,8 @@ MODEL = "cardialign-rules"
 RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"atrial fibrillation", ("P waves absent", "Irregular RR intervals")),
     (r"atrial flutter", ("Sawtooth waves in inferior leads",)),
-    (r"sinus tachycardia|rapid sinus", ("Short RR intervals",)),
-    (r"sinus bradycardia", ("Long RR intervals",)),
+    (r"sinus tachycardia|rapid sinus", ("Rapid ventricular rate",)),
+    (r"sinus bradycardia", ("Slow ventricular rate",)),
     (r"ventricular premature|premature ventricular|ventricular extrasystol|\bpvc", ("Premature wide QRS complexes",)),
     (r"atrial premature|premature atrial|supraventricular extrasys|\bpac\b", ("Premature narrow QRS complexes",)),
     (r"(1st|first) degree a-?v block|prolonged pr", ("PR interval above 200 ms",)),

@@ -28,7 +28,11 @@ from cardialign.pretrain.methods.parts.two_towers import TwoTowers, retrieval_to
 
 
 class SigLipConfig(MethodConfig):
-    """match_duplicates: exactly equal reports count as one another's own (y = 1); off = the published loss."""
+    """match_duplicates: exactly equal reports count as one another's own (y = 1); off = the published loss.
+
+    scale_rate: learning rate of scale and bias over that of all else; 1 = published. Adam moves each by no more than
+    the learning rate a step, so a run of hundreds of steps cannot bring a bias of -10 to where its probabilities are.
+    """
 
     harmless: ClassVar[tuple[str, ...]] = ("chunk",)
 
@@ -38,6 +42,7 @@ class SigLipConfig(MethodConfig):
     temperature_max: Temperature = 1.0
     bias: Annotated[float, Field(ge=-1000, le=1000)] = -10.0
     match_duplicates: bool = False
+    scale_rate: Annotated[float, Field(ge=0, le=1e4)] = 1.0
     chunk: Positive = 1024
     scheme: Literal["auto", "gather", "ring"] = "auto"
 
@@ -72,6 +77,10 @@ class SigLip(TwoTowers):
         assert bank is not None
         keys = torch.from_numpy(np.array(bank.report_keys(batch.report), dtype=np.int64))
         return {**super().inputs(batch, bank, draws), "report_key": keys}
+
+    def learning_rates(self, step: int) -> Mapping[str, float]:
+        rate = self.config.scale_rate
+        return {} if rate == 1 else {"logit_scale.": rate, "logit_bias": rate}
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensors:
         """Features ecg and text (b, embedding_dim), log_scale and bias (1,)."""

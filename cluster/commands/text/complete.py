@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=share, default=0.95, metavar="P", help="least probability of what is kept (default 0.95)"
     )
     parser.add_argument(
+        "--strangers",
+        type=share,
+        metavar="SHARE",
+        help="instead: a threshold for each feature, which this share of ECGs exceed that it was not proposed for",
+    )
+    parser.add_argument(
         "--guard",
         nargs="*",
         metavar="PROMPTS",
@@ -125,6 +131,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     shard_set = ShardSet.open(args.shards, reports=args.reports)
     how = Completion(
         threshold=args.threshold,
+        strangers=args.strangers,
         guard=tuple(prompt_set_names() if args.guard is None else args.guard),
         concurrency=args.concurrency,
         budget=Budget(args.budget_tokens, args.budget_cost, tuple(args.prices or (0.0, 0.0))),
