@@ -59,7 +59,7 @@ def _check(description: dict[str, Any]) -> None:
     wrong += [name for name in _NUMBERS if not is_count(description[name], (1 << 31) - 1)]
     if not is_sha256(description["shards"]):
         wrong.append("shards")
-    if not is_sha256(description.get("overlay", description["shards"])):
+    if "overlay" in description and not is_sha256(description["overlay"]):
         wrong.append("overlay")
     if wrong:
         raise ValueError("; ".join(f"{name!r} is {shortened(description[name])}" for name in wrong))
