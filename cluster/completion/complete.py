@@ -104,8 +104,8 @@ def complete_reports(
         tokens = store.spent
     pairs = pairs_of(found, reports.rows, reports.report)
     others = strangers(reports.rows, reports.report, found, how.seed)
-    both = [np.concatenate(each) for each in ((pairs.rows, others.rows), (pairs.feature, others.feature))]
-    scored = pair_probabilities(encoder, shard_set, found.features, *both, tell("records scored"))
+    both = np.concatenate([pairs.rows, others.rows]), np.concatenate([pairs.feature, others.feature])
+    scored = pair_probabilities(encoder, shard_set, found.features, both[0], both[1], tell("records scored"))
     probability, strange = np.split(scored, [len(pairs.rows)])
     least = np.full(len(found.features), how.threshold)
     if how.strangers is not None:

@@ -162,8 +162,9 @@ class Endpoint:
         if not isinstance(said, str):
             said = ""  # a model that only thought, or called a tool
         usage = values.get("usage")
-        used = usage if isinstance(usage, dict) else {}
-        prompt, answer = used.get("prompt_tokens"), used.get("completion_tokens")
+        used: dict[str, Any] = usage if isinstance(usage, dict) else {}
+        prompt: Any = used.get("prompt_tokens")
+        answer: Any = used.get("completion_tokens")
         if is_count(prompt) and is_count(answer):
             return ChatAnswer(said, prompt, answer, True)
         return ChatAnswer(said, estimated_tokens(messages), -(-len(said) // _PER_TOKEN), False)

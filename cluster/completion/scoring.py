@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,15 +25,19 @@ _TEXTS = 4096
 
 def scale_and_bias(encoder: UsableEncoder) -> tuple[float, float]:
     """t and b. Raises UserError for an encoder whose cosines are no probabilities."""
-    provenance = encoder.provenance if isinstance(encoder, LoadedEncoder) else {}
-    temperature, bias = provenance.get("temperature"), provenance.get("bias")
-    if not all(isinstance(x, int | float) and math.isfinite(x) for x in (temperature, bias)) or not temperature > 0:
+    provenance: dict[str, Any] = encoder.provenance if isinstance(encoder, LoadedEncoder) else {}
+    temperature, bias = (_finite(provenance.get(name)) for name in ("temperature", "bias"))
+    if temperature is None or bias is None or temperature <= 0:
         raise UserError(
             f"encoder {encoder.digest[:24]} was not trained with a sigmoid loss, or its export does not say scale and "
             "bias: its cosines are no probabilities",
             "train with method fg_clep or siglip; export a run of an earlier release again: `cardialign export`",
         )
-    return 1.0 / float(temperature), float(bias)
+    return 1.0 / temperature, bias
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def pair_probabilities(

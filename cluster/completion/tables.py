@@ -37,7 +37,7 @@ def feature_rows(found: Proposals, pairs: Pairs, probability: np.ndarray, keep: 
     kept = np.bincount(pairs.feature[keep], minlength=size)
     summed = np.bincount(pairs.feature, weights=probability, minlength=size)
     reports = np.bincount([f for each in found.of_report.values() for f in each] or [0], minlength=size)
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         feature.casefold(): {
             "feature": feature,
             "reports": int(reports[k]),
@@ -50,7 +50,7 @@ def feature_rows(found: Proposals, pairs: Pairs, probability: np.ndarray, keep: 
         for k, feature in enumerate(found.features)
     }
     for (feature, why), count in found.dropped.items():
-        blank = {"feature": feature, "reports": 0, "records": 0, "kept": 0, "acceptance": None}
+        blank: dict[str, Any] = {"feature": feature, "reports": 0, "records": 0, "kept": 0, "acceptance": None}
         blank |= {"mean_probability": None, **dict.fromkeys((SAID, DIAGNOSIS, CLASS_NAME), 0)}
         rows.setdefault(feature.casefold(), blank)[why] += count
     return sorted(rows.values(), key=lambda row: (-row["records"], -row["reports"], row["feature"]))

@@ -88,8 +88,9 @@ class DataConfig(Strict):
         """The shard sets to read, one or several, with the folds and the split that apply to each;
         empty when none is named.
         """
-        alone = self.shards is not None
-        named = (MixturePart(shards=self.shards, reports=self.reports),) if alone else self.mixture
+        named = self.mixture
+        if self.shards is not None:
+            named = (MixturePart(shards=self.shards, reports=self.reports),)
         inherited = ("folds", "split")
         return tuple(
             part.model_copy(update={name: getattr(self, name) for name in inherited if getattr(part, name) is None})

@@ -34,7 +34,7 @@ SHOWN_BY = {
     "ST elevation in II, III and aVF": {"ISTE"},
 }
 """Feature -> the findings of the cohort that show it. What is not listed here none of them shows."""
-EPOCHS = {"training.epochs": 12}
+SMALLER = {"encoder.patches": [{"kernel_ms": 200, "stride_ms": 200}, {"kernel_ms": 400, "stride_ms": 400}]}
 
 
 def said(shard_set: ShardSet) -> list[tuple[str, ...]]:
@@ -53,7 +53,8 @@ def test_the_ecgs_keep_what_is_so_and_drop_what_was_made_up(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    coarse = learn("fg-clep", learning_data, tmp_path / "coarse", EPOCHS)
+    coarse = learn("fg-clep", learning_data, tmp_path / "coarse", {**SMALLER, "training.epochs": 10})
+    assert coarse.zero_shot.difference.low > 0.2, "it learns"
     plain = ShardSet.open(learning_data.shards)
     with StubServer("127.0.0.1", 0, made_up=0.6) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -90,9 +91,9 @@ def test_the_ecgs_keep_what_is_so_and_drop_what_was_made_up(
     assert precision > unfiltered + 0.15 and recall > 0.4
 
     build_text_bank(other, TextEncoder(TextConfig()))
-    start = {"init_from": str(coarse.run_dir), "data.reports": str(out)}
-    second = learn("fg-clep-stage-2", learning_data, tmp_path / "second", {**start, "training.epochs": 3})
+    start = {**SMALLER, "init_from": str(coarse.run_dir), "data.reports": str(out)}
+    second = learn("fg-clep-stage-2", learning_data, tmp_path / "second", {**start, "training.epochs": 2})
     first_auroc, second_auroc = coarse.zero_shot.result.macro, second.zero_shot.result.macro
     with capsys.disabled():
         print(f"zero-shot on unseen patients: stage 1 {first_auroc:.3f}, stage 2 {second_auroc:.3f}")
-    assert second_auroc > first_auroc - 0.03
+    assert second_auroc > first_auroc - 0.05
