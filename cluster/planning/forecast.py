@@ -24,9 +24,10 @@ BERT_BASE = {
 PUBLISHED = {
     "ncbi/MedCPT-Query-Encoder": BERT_BASE,
     "ncbi/MedCPT-Article-Encoder": BERT_BASE,
+    "emilyalsentzer/Bio_ClinicalBERT": {**BERT_BASE, "vocab_size": 28996},
 }
 """Report encoders whose published config.json is counted where they are not on this machine (Jin et al. 2023: both
-start from PubMedBERT-base)."""
+start from PubMedBERT-base; Alsentzer et al. 2019: BERT base, cased)."""
 RING_ABOVE = 1 << 30
 GIB = float(2**30)
 
