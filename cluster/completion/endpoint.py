@@ -80,18 +80,24 @@ class Endpoint:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        parts = urllib.parse.urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urllib.parse.urlsplit(self.url)
+            usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
+        except ValueError:  # a bracket without its other half, a port that is no number
+            usable = False
+        if not usable or not self.url.isprintable():
             raise UsageError(
                 f"--endpoint {self.url[:80]!r} is no address of a server",
                 "write for example http://127.0.0.1:8000/v1",
             )
         if parts.username or parts.password:
             raise UsageError("--endpoint holds a user or a password", f"give the key in the environment: {KEY}")
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise UsageError("the key of the endpoint holds characters that no header can", f"see what {KEY} holds")
         path = parts.path.rstrip("/")
         path += "" if path.endswith("/chat/completions") else "/chat/completions"
         self._address = urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
-        self.host = parts.hostname
+        self.host = str(parts.hostname)
         if self.key and parts.scheme == "http" and self.host not in LOCAL:
             log.warning("endpoint=%s remark=the key goes there unencrypted; use https", self.host)
         direct = [urllib.request.ProxyHandler({})] if self.host in LOCAL else []

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from cardialign.cluster.completion.endpoint import Endpoint
+from cardialign.cluster.completion.prompt import messages
 from cardialign.cluster.completion.stub import MODEL, StubServer, features_for
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.config import load_config
@@ -217,3 +219,20 @@ def test_the_stand_in_says_what_it_is(tmp_path: Path) -> None:
         with pytest.raises(urllib.error.HTTPError, match="400"):
             urllib.request.urlopen(f"{server.address}/chat/completions", b"nonsense", timeout=5)
         server.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_the_stand_in_serves_until_it_is_asked_to_end() -> None:
+    import subprocess
+    import sys
+
+    words = [sys.executable, "-m", "cardialign", "text", "stub", "--port", "0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("rules, no language model: --endpoint http://127.0.0.1:")
+        answer = Endpoint(line.split()[5], MODEL).ask(messages("Atrial fibrillation."))
+        assert json.loads(answer.content) == ["P waves absent", "Irregular RR intervals"]
+        process.terminate()
+        assert process.wait(20) == 0

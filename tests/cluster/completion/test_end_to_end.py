@@ -48,6 +48,7 @@ def is_right(feature: str, findings: set[str]) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.processes
+@pytest.mark.timeout(900)
 def test_the_ecgs_keep_what_is_so_and_drop_what_was_made_up(
     learning_data: LearningData,  # noqa: F811
     tmp_path: Path,

@@ -42,7 +42,7 @@ TROUBLE = {
     "500": Reply(code=500, body=b"overloaded"),
     "503": Reply(code=503, body=b""),
     "429": Reply(code=429, headers={"Retry-After": "0"}, body=b""),
-    "late": Reply(late=0.6),
+    "late": Reply(late=0.4),
     "cut": Reply('["Tall T"]', cut=True),
     "html": Reply(body=b"<html>gateway</html>"),
     "no choices": Reply(body=b'{"choices": []}'),
@@ -53,18 +53,18 @@ TROUBLE = {
 @pytest.mark.parametrize("name", TROUBLE)
 def test_what_passes_by_itself_is_tried_again(name: str) -> None:
     with chat_server(lambda report, before: TROUBLE[name] if before < 2 else GOOD) as chat:
-        assert endpoint(chat.address, timeout=0.3).ask(messages("a")).content == '["Tall T"]'
+        assert endpoint(chat.address, timeout=0.15).ask(messages("a")).content == '["Tall T"]'
         assert chat.asked["a"] == 3
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("500", "HTTP 500 .'overloaded'.*after 4 attempts"), ("late", "no answer within 0.3 s"), ("html", "no chat")],
+    [("500", "HTTP 500 .'overloaded'.*after 4 attempts"), ("late", "no answer within 0.15 s"), ("html", "no chat")],
 )
 def test_what_does_not_pass_ends_with_what_was_seen_and_a_remedy(name: str, said: str) -> None:
     with chat_server(lambda report, before: TROUBLE[name]) as chat:
         with pytest.raises(UserError, match=said) as caught:
-            endpoint(chat.address, timeout=0.3).ask(messages("a"))
+            endpoint(chat.address, timeout=0.15).ask(messages("a"))
         assert chat.asked["a"] == 4 and "answers so far are kept" in caught.value.remedy
 
 
@@ -119,8 +119,18 @@ def test_nobody_listens() -> None:
         ("file:///etc/passwd", "no address of a server"),
         ("http://", "no address of a server"),
         ("http://user:word@host/v1", "a user or a password"),
+        ("http://[::1/v1", "no address of a server"),
+        ("http://host:port/v1", "no address of a server"),
+        ("http://host/v1\r\nX: y", "no address of a server"),
     ],
 )
 def test_an_address_that_is_none_is_refused(url: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         Endpoint(url, "m")
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "clé"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(UsageError, match="the key of the endpoint") as caught:
+        Endpoint("http://127.0.0.1:1/v1", "m", key)
+    assert key not in str(caught.value)
