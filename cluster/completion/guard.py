@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 SAID, DIAGNOSIS, CLASS_NAME = "said already", "diagnosis word", "class name"
 
@@ -58,21 +59,26 @@ _WHOLE = {"lae", "rae"}
 _OTHER = re.compile(r"[^a-z0-9']+")
 
 
-def words(text: str) -> list[str]:
+@lru_cache(maxsize=1 << 16)  # 180,000 reports are made of some thousand statements, and share most features
+def words(text: str) -> tuple[str, ...]:
     """Lower case, without punctuation; "pre-excitation" is one word."""
-    return _OTHER.sub(" ", text.casefold().replace("pre-ex", "preex")).split()
+    return tuple(_OTHER.sub(" ", text.casefold().replace("pre-ex", "preex")).split())
 
 
-def diagnosis_words(text: str) -> set[str]:
+@lru_cache(maxsize=1 << 16)
+def diagnosis_words(text: str) -> frozenset[str]:
     """The stems of the diagnosis words in a text."""
     found = words(text)
-    return {stem for stem in STEMS if any(word == stem if stem in _WHOLE else word.startswith(stem) for word in found)}
+    return frozenset(
+        stem for stem in STEMS if any(word == stem if stem in _WHOLE else word.startswith(stem) for word in found)
+    )
 
 
 class LeakGuard:
     """names: those of downstream classes."""
 
     def __init__(self, names: Iterable[str]) -> None:
+        self._named: dict[str, bool] = {}
         self._names = sorted({f" {' '.join(found)} " for name in names if (found := words(name))})
 
     def why_dropped(self, feature: str, statements: Sequence[str]) -> str | None:
@@ -80,7 +86,10 @@ class LeakGuard:
         own = words(feature)
         if any(own == words(statement) for statement in statements):
             return SAID
-        if diagnosis_words(feature) & diagnosis_words(" ".join(statements)):
+        named = diagnosis_words(feature)
+        if named and any(named & diagnosis_words(statement) for statement in statements):
             return DIAGNOSIS
-        padded = f" {' '.join(own)} "
-        return CLASS_NAME if any(name in padded for name in self._names) else None
+        if feature not in self._named:
+            padded = f" {' '.join(own)} "
+            self._named[feature] = any(name in padded for name in self._names)
+        return CLASS_NAME if self._named[feature] else None
