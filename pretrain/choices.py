@@ -40,6 +40,7 @@ METHODS = Table(
         "melp": "cardialign.pretrain.methods.melp:Melp",
         "merl": "cardialign.pretrain.methods.merl:Merl",
         "siglip": "cardialign.pretrain.methods.siglip:SigLip",
+        "fg_clep": "cardialign.pretrain.methods.fg_clep:FgClep",
         "simclr": "cardialign.pretrain.methods.simclr:SimClr",
         "st_mem": "cardialign.pretrain.methods.st_mem:StMem",
     },

@@ -21,6 +21,9 @@ COMMANDS: dict[str, str] = {
     "shards stats": "labels, statements, patients, lengths and quality of a set, with histograms",
     "text-bank build": "tokens and embeddings of every distinct report, beside the shards",
     "text-bank stats": "how alike reports are within batches; thresholds for the loss",
+    "text complete": "what reports leave out: named by a language model, kept where the ECG agrees",
+    "text enrich": "intervals and axes that the device measured, put into words behind each report",
+    "text stub": "a rule-based stand-in for a language model on this machine, for work without one",
     "recipes": "the shipped recipes, their parameters and FLOPs",
     "plan": "what a recipe needs on machines: memory, time, cost; predicted, without a GPU",
     "pretrain": "train a recipe on a shard set with Ray and DeepSpeed; resumes by itself",
@@ -55,6 +58,7 @@ COMMANDS: dict[str, str] = {
 GROUPS: dict[str, str] = {
     "shards": "build, verify and look into shard sets",
     "text-bank": "the distinct reports of a shard set, embedded once",
+    "text": "other reports beside a shard set: completed or enriched",
     "evaluate": "downstream evaluation of an encoder",
     "registry": "the MLflow model registry",
     "checkpoints": "the checkpoints of a run",

@@ -25,9 +25,11 @@ PUBLISHED = {
     "ncbi/MedCPT-Query-Encoder": BERT_BASE,
     "ncbi/MedCPT-Article-Encoder": BERT_BASE,
     "fuyingw/heart_bert": BERT_BASE,
+    "emilyalsentzer/Bio_ClinicalBERT": {**BERT_BASE, "vocab_size": 28996},
 }
 """Report encoders whose published config.json is counted where they are not on this machine (Jin et al. 2023: MedCPT
-starts from PubMedBERT-base; Wang et al. 2025: heart_bert starts from MedCPT)."""
+starts from PubMedBERT-base; Wang et al. 2025: heart_bert starts from MedCPT; Alsentzer et al. 2019: BERT base,
+cased)."""
 RING_ABOVE = 1 << 30
 GIB = float(2**30)
 

@@ -186,7 +186,7 @@ def data_of(config: RunConfig, records: int | None, spec: SignalSpec) -> Data:
         sets = getattr(shard_set, "sets", [shard_set])
         held = sum(int(shard["bytes"]) for each in sets for shard in each.manifest["shards"])
         names = ", ".join(str(part.shards) for part in config.data.parts)
-        reports = sum(int(each.manifest["counts"]["reports"]) for each in sets)
+        reports = sum(each.report_count for each in sets)
         per_record = held / max(1, len(shard_set))
         return Data(shard_set.spec, len(selection.rows), per_record, f"counted in {names}", reports)
     per_record = 12 * spec.samples * BYTES_OF_A_SAMPLE

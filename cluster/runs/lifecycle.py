@@ -24,7 +24,7 @@ from cardialign.pretrain.run.lock import locked_run
 if TYPE_CHECKING:
     from cardialign.cluster.runs.driver import PretrainResult
     from cardialign.data_shards.record import SignalSpec
-    from cardialign.pretrain.config import RunConfig
+    from cardialign.pretrain.config import MixturePart, RunConfig
     from cardialign.pretrain.training.checkpoints.judge import Resume, Verdict
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def prepare(config: RunConfig) -> dict[str, Any]:
 
         asked_of(config)
     reports = method_class(config).reports
-    banks = [_bank(part.shards, config) for part in config.data.parts] if reports else []
+    banks = [_bank(part, config) for part in config.data.parts] if reports else []
     return {
         "records": len(selection.rows),
         "steps": total_steps(config, len(selection.rows)),
@@ -81,7 +81,7 @@ def _try_out(config: RunConfig, spec: SignalSpec) -> None:
             create_method(config, spec)
 
 
-def _bank(shards: Path, config: RunConfig) -> dict[str, Any]:
+def _bank(part: MixturePart, config: RunConfig) -> dict[str, Any]:
     """The text bank of a shard set, with what the method reads of it: opened or made.
 
     It is made in a process of its own: the report encoder is gone from memory before the workers start.
@@ -90,13 +90,14 @@ def _bank(shards: Path, config: RunConfig) -> dict[str, Any]:
     from cardialign.cluster.runs.text_bank import find_text_bank
     from cardialign.data_shards.locations import url_of
 
-    text = config.text
+    text, shards = config.text, part.shards
     distant = config.method.distant_reports
-    bank = find_text_bank(shards, text, config.method.statement_vectors, distant)
+    bank = find_text_bank(shards, text, config.method.statement_vectors, distant, part.reports)
     if bank is None:
         words = ["--encoder", text.encoder, "--max-tokens", str(text.max_tokens), "--style", text.style]
         words += [] if text.pooling is None else ["--pooling", text.pooling]
         words += ["--distant", str(distant)] if distant else []
+        words += [] if part.reports is None else ["--reports", str(part.reports)]
         bank = run_command(["text-bank", "build", url_of(shards) or str(shards), *words])
     return bank
 

@@ -23,12 +23,13 @@ def _facts(bank: TextBank, config: TextConfig, fingerprint: str, made: bool) -> 
 
 
 def find_text_bank(
-    shards: Path, config: TextConfig, statements: bool = False, distant: int = 0
+    shards: Path, config: TextConfig, statements: bool = False, distant: int = 0, reports: Path | None = None
 ) -> dict[str, Any] | None:
     """Path, reports and dimensions of the bank for this encoder and style, None when it has not been built.
 
     statements: None too for a bank of an earlier release, which has no vectors of its statements; distant: and for one
-    without the table of so many most distant reports.
+    without the table of so many most distant reports; reports: the bank of these, which lie beside the set, and not of
+    its own.
 
     Raises UserError: no such encoder; DataError: a bank that is not as it was built.
     """
@@ -37,7 +38,7 @@ def find_text_bank(
 
     fingerprint = TextEncoder(config).fingerprint
     try:
-        bank = TextBank.open(shards, fingerprint, config.style)
+        bank = TextBank.open(shards, fingerprint, config.style, reports=reports)
     except NoTextBankError:  # absent, or of another state of the shard set
         return None
     wanted = [STATEMENT_VECTORS] * statements + ([distant_name(distant)] if distant else [])
@@ -46,7 +47,9 @@ def find_text_bank(
     return _facts(bank, config, fingerprint, made=False)
 
 
-def ensure_text_bank(shards: Path, config: TextConfig, progress: Callable[..., None] | None = None) -> dict[str, Any]:
+def ensure_text_bank(
+    shards: Path, config: TextConfig, progress: Callable[..., None] | None = None, reports: Path | None = None
+) -> dict[str, Any]:
     """The same, building what is not there.
 
     Raises UserError (no such encoder) or DataError (no report, disk full).
@@ -55,8 +58,8 @@ def ensure_text_bank(shards: Path, config: TextConfig, progress: Callable[..., N
     from cardialign.data_shards.text.bank import build_text_bank
     from cardialign.pretrain.text.encoder import TextEncoder
 
-    shard_set = ShardSet.open(shards)
-    found = find_text_bank(shards, config, statements=True)
+    shard_set = ShardSet.open(shards, reports=reports)
+    found = find_text_bank(shards, config, statements=True, reports=reports)
     if found is not None:
         return found
     encoder: Any = TextEncoder(config)

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from cardialign.data_shards.build.index_rows import index_batch, write_index
 from cardialign.data_shards.build.report_table import ReportTable
-from cardialign.data_shards.build.shard_task import UNDECLARED, printable, read_sidecar, sidecar_path
+from cardialign.data_shards.build.shard_task import UNDECLARED, read_sidecar, safe_cell, sidecar_path
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.files import commit_file, sha256_of, sync, temporary_path, write_json
 from cardialign.data_shards.reading.walk import NotSeen
@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 MOST_FAILED = 0.5
 """Share of the records on which a reader may fail in ways that it does not declare; with more it is the reader, or the
 storage, that is at fault, and no set comes of it."""
-_FORMULA = ("=", "+", "-", "@", "\t")
 
 
 def commit_set(out: Path, slices: int, source: Source, spec: SignalSpec, codec: dict[str, Any]) -> dict[str, Any]:
@@ -194,8 +193,7 @@ class _Found:
 
 def _safe_cells(reject: dict[str, str]) -> dict[str, str]:
     """Cells that neither a terminal nor a spreadsheet takes for a command: names come from other people's folders."""
-    shown = {name: printable(text) for name, text in reject.items()}
-    return {name: f"'{text}" if text.startswith(_FORMULA) else text for name, text in shown.items()}
+    return {name: safe_cell(text) for name, text in reject.items()}
 
 
 def _digest(patient: str) -> int:

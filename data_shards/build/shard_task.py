@@ -160,6 +160,15 @@ def _text_of(error: Exception) -> str:
         return "no message"
 
 
+_FORMULA = ("=", "+", "-", "@", "\t")
+
+
+def safe_cell(text: str) -> str:
+    """A cell of a table that neither a terminal nor a spreadsheet takes for a command."""
+    shown = printable(text)
+    return f"'{shown}" if shown.startswith(_FORMULA) else shown
+
+
 def printable(text: str, keep: str = "") -> str:
     """Text for tables and terminals: no control characters, nothing that UTF-8 cannot hold, no end."""
     if text.isprintable() and len(text) <= LONGEST_DETAIL:

@@ -59,6 +59,8 @@ def _check(description: dict[str, Any]) -> None:
     wrong += [name for name in _NUMBERS if not is_count(description[name], (1 << 31) - 1)]
     if not is_sha256(description["shards"]):
         wrong.append("shards")
+    if "overlay" in description and not is_sha256(description["overlay"]):
+        wrong.append("overlay")
     if wrong:
         raise ValueError("; ".join(f"{name!r} is {shortened(description[name])}" for name in wrong))
     for part in ("files", "derived"):
@@ -84,5 +86,7 @@ def listed_files(description: Mapping[str, Any]) -> dict[str, FileFacts]:
 
 def bank_digest(description: Mapping[str, Any]) -> str:
     """sha256 over the content of a bank, as a judged description lists it: a run is bound to the one it trained on."""
-    content = sorted((name, facts["sha256"]) for name, facts in description["files"].items())
+    content: list[Any] = sorted((name, facts["sha256"]) for name, facts in description["files"].items())
+    if "overlay" in description:  # who has which of the reports stands outside of the bank
+        content = [description["overlay"], content]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

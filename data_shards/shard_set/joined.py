@@ -30,7 +30,7 @@ class JoinedSets:
             )
         self.sets, self.spec = tuple(sets), specs.pop()
         self.offsets = tuple(np.concatenate([[0], np.cumsum([len(each) for each in sets])[:-1]]).tolist())
-        self._first_report = np.cumsum([0, *(each.manifest["counts"]["reports"] for each in sets)])[:-1]
+        self._first_report = np.cumsum([0, *(each.report_count for each in sets)])[:-1]
         self._first_shard = np.concatenate([[0], np.cumsum([len(each.shard_names) for each in sets])[:-1]])
         self.shard_names = tuple(f"{each.path.name}/{name}" for each in sets for name in each.shard_names)
 

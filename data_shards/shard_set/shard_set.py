@@ -19,6 +19,7 @@ from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.shard_set.cache import ShardCache
 from cardialign.data_shards.shard_set.index import IndexFile, check_table
 from cardialign.data_shards.shard_set.layout import (
+    BANKS,
     INDEX,
     MANIFEST,
     REPORTS,
@@ -27,6 +28,7 @@ from cardialign.data_shards.shard_set.layout import (
     read_parquet,
     spec_of,
 )
+from cardialign.data_shards.shard_set.overlay import ReportsOverlay
 from cardialign.data_shards.shard_set.payloads import ShardFiles
 from cardialign.data_shards.shard_set.remote import RemoteShards, open_remote
 from cardialign.data_shards.shard_set.selection import Criteria, Labels, Selection, select
@@ -38,7 +40,7 @@ _LOOKS = 8
 
 
 class ShardSet:
-    """Open with `ShardSet.open(folder or URL)`.
+    """Open with `ShardSet.open(folder or URL)`. overlay: the reports beside the set that are read in place of its own.
 
     Rows are positions in the index, 0..len-1; every array below is aligned to them.
 
@@ -49,9 +51,14 @@ class ShardSet:
     """
 
     def __init__(
-        self, path: Path, manifest: dict[str, Any], index: IndexFile, remote: RemoteShards | None = None
+        self,
+        path: Path,
+        manifest: dict[str, Any],
+        index: IndexFile,
+        remote: RemoteShards | None = None,
+        overlay: ReportsOverlay | None = None,
     ) -> None:
-        self.path, self.manifest, self._index = path, manifest, index
+        self.path, self.manifest, self._index, self.overlay = path, manifest, index, overlay
         self.spec = spec_of(manifest)
         self.fingerprint: str = manifest["fingerprint"]
         self.shard_names: tuple[str, ...] = tuple(shard["name"] for shard in manifest["shards"])
@@ -59,9 +66,9 @@ class ShardSet:
         self.files = ShardFiles(path, self.shard_names, sizes, remote)
 
     @classmethod
-    def open(cls, path: Path | str, cache: ShardCache | None = None) -> ShardSet:
+    def open(cls, path: Path | str, cache: ShardCache | None = None, *, reports: Path | str | None = None) -> ShardSet:
         """A folder, or a URL whose shards are fetched into `cache` (default: CARDIALIGN_CACHE) as they are read; `path`
-        is then the cache's folder.
+        is then the cache's folder. reports: a folder of other reports for its records (`shard_set.overlay`).
 
         The index is compared with its digest now, the report table when it is first read, both once per process; a
         shard's size when it is opened, a record's checksum whenever it is read. Raises DataError for a set that is
@@ -82,7 +89,8 @@ class ShardSet:
                 f"{path / INDEX} has {index.records} rows, the manifest says {records} records",
                 "the index is stale; run `cardialign shards verify` and build the set again",
             )
-        return cls(path, manifest, index, remote)
+        overlay = None if reports is None else ReportsOverlay(reports, manifest["fingerprint"], records)
+        return cls(path, manifest, index, remote, overlay)
 
     def __len__(self) -> int:
         return self._index.records
@@ -133,7 +141,32 @@ class ShardSet:
 
     @cached_property
     def report(self) -> np.ndarray:
-        return self._within(self._column("report", np.int32), "report", -1, self.manifest["counts"]["reports"])
+        own = self._within(self._column("report", np.int32), "report", -1, self.manifest["counts"]["reports"])
+        if self.overlay is None:
+            return own
+        other = self.overlay.report
+        if differing := int(((own < 0) != (other < 0)).sum()):
+            raise DataError(
+                f"the reports in {self.overlay.folder} say something of other records than {self.path} does "
+                f"({differing} of {len(self)})",
+                "make them again for this set",
+            )
+        return other
+
+    @property
+    def report_count(self) -> int:
+        """How many distinct reports there are."""
+        return int(self.manifest["counts"]["reports"]) if self.overlay is None else self.overlay.reports
+
+    @property
+    def overlay_digest(self) -> str | None:
+        """Of the content of the reports that are read in place of the set's own; None where these are read."""
+        return None if self.overlay is None else self.overlay.digest
+
+    @property
+    def banks(self) -> Path:
+        """The folder of the text banks of its reports."""
+        return self.path / BANKS if self.overlay is None else self.overlay.banks
 
     @cached_property
     def age_years(self) -> np.ndarray:
@@ -159,6 +192,8 @@ class ShardSet:
 
     def report_columns(self, names: list[str] | None = None) -> pa.Table:
         """Some columns of the table of distinct reports. Raises DataError when it is not the one of this set."""
+        if self.overlay is not None:
+            return self.overlay.columns(names)
         check_table(self.path / REPORTS, self.manifest["tables"][REPORTS])
         return read_parquet(self.path / REPORTS, columns=names)
 

@@ -223,3 +223,32 @@ class NoteTable(OfStudies):
         for at, name, place in zip(found.tolist(), names, self._places[rows[found]].tolist(), strict=True):
             result[at] = name, place if place >= 0 else None
         return result
+
+
+MEASURED = ("rr_interval", "p_onset", "p_end", "qrs_onset", "qrs_end", "t_end", "p_axis", "qrs_axis", "t_axis")
+"""Columns of machine_measurements.csv: the RR interval and places in the averaged beat in ms, axes in degrees."""
+
+
+class Measured(OfStudies):
+    """machine_measurements.csv: what the device measured of each study, 44 bytes per row. A study that stands in two
+    rows has the measurements of the first."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        ids, values = [], [np.empty((0, len(MEASURED)), dtype=np.float32)]
+        for batch in stream_table(path, ("study_id", *MEASURED), optional=("subject_id",)):
+            ids.append(id_numbers(batch.column("study_id"), "s"))
+            self._see_subjects(batch)
+            columns = [_numbers(strings(batch, name)).astype(np.float32) for name in MEASURED]
+            values.append(np.stack(columns, axis=1))
+        self._values = np.concatenate(values)
+        self._rows = IdRows(ids)
+        self.rows = len(self._rows)
+
+    def of(self, studies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float32 (n, 9), NaN for what is no number, and bool (n,): whether the table has a row for the study."""
+        rows = self._rows.find(studies)
+        known = rows >= 0
+        found = np.full((studies.size, len(MEASURED)), np.nan, dtype=np.float32)
+        found[known] = self._values[rows[known]]
+        return found, known

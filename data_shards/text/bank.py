@@ -4,7 +4,8 @@ memory-mapped.
 <shards>/text_bank/<key>/: embeddings.npy, mean.npy, token_ids.npy, lengths.npy, statement_indptr.npy,
 statement_ids.npy, axes.npy, statements.json, bank.json; derived from them statement_vectors.npy, and distant-64.npy
 where it was asked for (`cardialign.data_shards.text.distant`). The key follows from the encoder, the report cleaning,
-the shard set and the style of joining statements, so a bank is never stale: another encoder is another folder. Rows are
+the shard set and the style of joining statements, so a bank is never stale: another encoder is another folder. Of a set
+that is read with other reports (`shard_set.overlay`) the bank lies beside these, and they are part of its key. Rows are
 those of `reports.parquet`. An unfinished build leaves `.<key>.building/`, and the next one goes on from there.
 """
 
@@ -30,6 +31,7 @@ from cardialign.data_shards.shard_set.bank_description import (
     listed_files,
 )
 from cardialign.data_shards.shard_set.layout import BANK_FILE, BANKS, REPORTS, read_manifest
+from cardialign.data_shards.shard_set.overlay import ReportsOverlay
 from cardialign.data_shards.shard_set.remote import local_folder
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.shard_set.storage import TOO_MANY, way_out
@@ -128,39 +130,45 @@ class TextBank:
         style: str | None = None,
         *,
         digests: bool = True,
+        reports: Path | str | None = None,
     ) -> TextBank:
-        """The bank of this encoder (or the only one there). digests: as of the class.
+        """The bank of this encoder (or the only one there). digests: as of the class. reports: the bank of these, which
+        lie beside the set, and not of its own.
 
         Raises NoTextBankError when there is none, DataError when there are several and the choice is open, or when the
         one is not as it was built.
         """
         shards = local_folder(shard_set_path)
         manifest = read_manifest(shards)
-        wanted, reports = manifest["fingerprint"], manifest["counts"]["reports"]
+        wanted, counts = manifest["fingerprint"], manifest["counts"]
+        overlay = None if reports is None else ReportsOverlay(reports, wanted, counts["records"])
+        place, number = (shards / BANKS, counts["reports"]) if overlay is None else (overlay.banks, overlay.reports)
         found: list[Path] = []
-        for file in sorted((shards / BANKS).glob(f"[!.]*/{BANK_FILE}")):
+        for file in sorted(place.glob(f"[!.]*/{BANK_FILE}")):
             try:
                 bank = read_description(file.parent)
             except OtherBankVersionError:
                 continue
             if bank["shards"] != wanted or bank["cleaning_version"] != CLEANING_VERSION:
                 continue
+            if bank.get("overlay") != (None if overlay is None else overlay.digest):
+                continue
             if encoder_fingerprint in (None, bank["encoder_fingerprint"]) and style in (None, bank["style"]):
                 found.append(file.parent)
         if not found:
             encoder = f" of encoder {encoder_fingerprint}" if encoder_fingerprint else ""
             raise NoTextBankError(
-                f"{shards} has no text bank{encoder}" + (f" with style {style}" if style else ""), _BUILD_REMEDY
+                f"{place.parent} has no text bank{encoder}" + (f" with style {style}" if style else ""), _BUILD_REMEDY
             )
         if len(found) > 1:
             raise DataError(
-                f"{shards} has {len(found)} text banks: {', '.join(path.name for path in found)}",
+                f"{place.parent} has {len(found)} text banks: {', '.join(path.name for path in found)}",
                 "say which encoder and style are meant",
             )
         opened = cls(found[0], digests=digests)
-        if len(opened) != reports:
+        if len(opened) != number:
             raise DataError(
-                f"text bank {opened.path} holds {len(opened)} reports, the shard set has {reports}",
+                f"text bank {opened.path} holds {len(opened)} reports, the shard set has {number}",
                 f"delete the folder and {_BUILD_REMEDY}",
             )
         return opened
@@ -272,8 +280,8 @@ def build_text_bank(
     block: int = BLOCK,
     progress: Callable[[int, int], None] | None = None,
 ) -> TextBank:
-    """Compute and commit the bank of a shard set (in `out`/<key>, by default <shards>/text_bank/<key>); a bank that is
-    there is opened, not rebuilt.
+    """Compute and commit the bank of a shard set (in `out`/<key>, by default <shards>/text_bank/<key>, or beside the
+    other reports that it is read with); a bank that is there is opened, not rebuilt.
 
     A build that was killed is continued by the next one, at most `block` reports are embedded twice, and the result is
     the same to the bit. progress(reports done, reports). Raises DataError when the set has no report, when the
@@ -287,8 +295,8 @@ def build_text_bank(
             f"the report table {shard_set.path / REPORTS} is empty: no record of this set has a report",
             "build shards from a source with reports",
         )
-    description = _description(encoder, style, shard_set.fingerprint, len(statements))
-    path = Path(out or shard_set.path / BANKS) / bank_key(description)
+    description = _description(encoder, style, shard_set, len(statements))
+    path = Path(out or shard_set.banks) / bank_key(description)
     if (path / BANK_FILE).exists():
         log.info("text_bank path=%s reused reports=%d", path, len(statements))
         return add_statement_vectors(TextBank(path), encoder)
@@ -333,7 +341,7 @@ def add_statement_vectors(bank: TextBank, encoder: TextEncoderLike) -> TextBank:
     return bank
 
 
-def _description(encoder: TextEncoderLike, style: str, shards: str, reports: int) -> dict[str, Any]:
+def _description(encoder: TextEncoderLike, style: str, shard_set: ShardSet, reports: int) -> dict[str, Any]:
     """`bank.json` as far as it is known before a report is embedded."""
     return {
         "version": BANK_VERSION,
@@ -343,14 +351,17 @@ def _description(encoder: TextEncoderLike, style: str, shards: str, reports: int
         "dim": int(encoder.dim),
         "style": style,
         "cleaning_version": CLEANING_VERSION,
-        "shards": shards,
+        "shards": shard_set.fingerprint,
         "reports": reports,
+        **({} if shard_set.overlay_digest is None else {"overlay": shard_set.overlay_digest}),
     }
 
 
 def bank_key(description: dict[str, Any]) -> str:
-    """Short fingerprint of what a bank depends on: encoder, token limit, cleaning, shard set, style, format."""
-    parts = ("version", "encoder_fingerprint", "max_tokens", "style", "cleaning_version", "shards")
+    """Short fingerprint of what a bank depends on: encoder, token limit, cleaning, shard set, other reports than the
+    set's own, style, format."""
+    parts = ["version", "encoder_fingerprint", "max_tokens", "style", "cleaning_version", "shards"]
+    parts += ["overlay"] if "overlay" in description else []
     return hashlib.sha256(json.dumps([description[part] for part in parts]).encode()).hexdigest()[:16]
 
 

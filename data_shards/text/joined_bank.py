@@ -68,7 +68,8 @@ class JoinedBank(TextBank):
                 )
         tables = [each.report_columns(["key", "count"]) for each in sets.sets]
         for each, bank, table in zip(sets.sets, banks, tables, strict=True):
-            if bank.description["shards"] != each.fingerprint or table.num_rows != len(bank):
+            bound = bank.description["shards"], bank.description.get("overlay")
+            if bound != (each.fingerprint, each.overlay_digest) or table.num_rows != len(bank):
                 raise DataError(
                     f"text bank {bank.path} does not belong to shard set {each.path}",
                     "run `cardialign text-bank build` anew",

@@ -126,15 +126,23 @@ def ets(ecg: Tensor, text: Tensor, aligned: Tensor | None = None, execution: Exe
 
 
 def false_negative_mitigation(
-    ecg: Tensor, text: Tensor, similarity: Similarity, execution: Execution = DEFAULT
+    ecg: Tensor, text: Tensor, similarity: Similarity | None, execution: Execution = DEFAULT
 ) -> Tensor:
     """Pulls the cosine of a pair to the similarity of its reports (0-dim); S_ii = 1, ecg, text L2-normalised.
 
         L = 1/B sum_ij |ecg_i.text_j - S_ij|
 
     S is a constant, also where `similarity` holds the trained text embeddings themselves: differentiated, the term
-    falls when all reports move together. S = 1 where duplicate keys are equal. Source: FG-CLEP, L_fnm.
+    falls when all reports move together. S = 1 where duplicate keys are equal. similarity None: S_ij = text_i.text_j,
+    differentiated all the same. Source: FG-CLEP, L_fnm.
     """
+    if similarity is None:
+        # |e_i.t_j - t_i.t_j| = |(e_i - t_i).t_j|: a target of 0 for every pair; what t_i.t_i adds to the gradient runs
+        # along t_i, where a unit vector has none
+        nothing = torch.zeros(len(ecg), device=ecg.device)
+        return _pointwise(
+            PairLoss("absolute", nothing, Similarity(), NO_TARGETS, power=1), ecg - text, text, None, None, execution
+        )
     own = torch.ones(len(ecg), device=ecg.device)
     pairs = PairLoss("absolute", own, similarity, SoftTargets("identity"), power=1)
     return _pointwise(pairs, ecg, text, None, None, execution)

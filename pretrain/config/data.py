@@ -18,9 +18,11 @@ class MixturePart(Strict):
     """One shard set of a mixture.
 
     Its share of every global batch is its weight over the sum of weights; folds and split: null = those of `data`.
+    reports: as in `data`.
     """
 
     shards: Place
+    reports: Place | None = None
     weight: Annotated[float, Field(gt=0, le=1e9)] = 1.0
     folds: tuple[Fold, ...] | None = None
     split: Literal["train", "val", "test"] | None = None
@@ -31,6 +33,8 @@ class DataConfig(Strict):
 
     shards: one shard set, a folder or a URL; or mixture: several with weights. One of the two, never both.
     `load_config` takes a relative folder, in either place, from where the command runs.
+    reports: a folder of other reports for the records of `shards`, completed or enriched (`cardialign text complete`,
+    `text enrich`); null: the set's own. In a mixture each part names its own.
     window: shuffle within windows of this many shards, for object storage; null = over the whole set.
     max_bad_fraction: share of the selected records that may turn out unreadable and be replaced (at least one record);
     0 stops at the first.
@@ -50,6 +54,7 @@ class DataConfig(Strict):
     prefetch: Threads = 4
     max_bad_fraction: Fraction = 0.001
     slow_read_seconds: Annotated[float, Field(gt=0, le=1e6)] = 30.0
+    reports: Place | None = None
 
     @model_validator(mode="after")
     def _fractions_are_a_split(self) -> DataConfig:
@@ -67,6 +72,8 @@ class DataConfig(Strict):
         problems = []
         if self.shards is not None and self.mixture:
             problems.append("shards and mixture are both set; keep one of them (the other to null or [])")
+        if self.reports is not None and self.mixture:
+            problems.append("reports belongs to shards; in a mixture give each part its own")
         seen = [(str(part.shards), part.folds, part.split) for part in self.mixture]
         for shards, folds, split in sorted({entry for entry in seen if seen.count(entry) > 1}, key=str):
             problems.append(
@@ -81,7 +88,9 @@ class DataConfig(Strict):
         """The shard sets to read, one or several, with the folds and the split that apply to each;
         empty when none is named.
         """
-        named = (MixturePart(shards=self.shards),) if self.shards is not None else self.mixture
+        named = self.mixture
+        if self.shards is not None:
+            named = (MixturePart(shards=self.shards, reports=self.reports),)
         inherited = ("folds", "split")
         return tuple(
             part.model_copy(update={name: getattr(self, name) for name in inherited if getattr(part, name) is None})

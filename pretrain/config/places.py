@@ -16,8 +16,8 @@ SHIPPED_ENCODER = "minilm"
 
 
 def place_paths(values: dict[str, Any]) -> None:
-    """Relative folders of `init_from`, `data.shards`, `data.mixture`, `evaluation.shards` and `text.encoder`, and files
-    of prompts in `evaluation.zero_shot` -> absolute ones, in place.
+    """Relative folders of `init_from`, `data.shards`, `data.reports`, `data.mixture`, `evaluation.shards` and
+    `text.encoder`, and files of prompts in `evaluation.zero_shot` -> absolute ones, in place.
 
     Empty ones stay, and are refused with the other mistakes: they would mean the folder where the command runs.
     Raises UsageError for what can be no path.
@@ -33,6 +33,8 @@ def place_paths(values: dict[str, Any]) -> None:
     for part in [data, beside, *(mixture if isinstance(mixture, list) else [])]:
         if isinstance(part, dict) and isinstance(part.get("shards"), str) and part["shards"].strip():
             part["shards"] = url_of(part["shards"]) or _absolute(part["shards"])
+        if isinstance(part, dict) and isinstance(part.get("reports"), str) and part["reports"].strip():
+            part["reports"] = url_of(part["reports"]) or _absolute(part["reports"])
     if isinstance(beside, dict) and isinstance(beside.get("zero_shot"), list):
         beside["zero_shot"] = [_prompt_file(name) for name in beside["zero_shot"]]
 

@@ -71,6 +71,7 @@ def export_run(
         "shards_fingerprint": shards_fingerprint,
         "world_size": state.world_size,
         **({} if state.plan is None else {"plan": [list(stretch) for stretch in state.plan]}),
+        **_other_reports(config),
         **_start(run_dir),
     }
     seen = _records(state, found.path)
@@ -106,6 +107,23 @@ def _beside(run_dir: Path) -> tuple[dict[str, Any] | None, str]:
         log.warning("run=%s exported=configuration-of-the-checkpoint ignored=%s", run_dir, error.problem)
         return None, error.problem
     return None if told is None else json.loads(json.dumps(told.resolved())), ""
+
+
+def _other_reports(config: RunConfig) -> dict[str, Any]:
+    """What was done to the reports that the run read, when they were not those of its sets; "unknown" where they are
+    gone."""
+    told = []
+    for part in config.data.parts:
+        if part.reports is None:
+            continue
+        try:
+            overlay = ShardSet.open(part.shards, reports=part.reports).overlay
+            assert overlay is not None
+            told.append({"digest": overlay.digest, "made": overlay.made})
+        except UserError as error:
+            log.warning("reports=%s remark=what was done to them is not known: %s", part.reports, error.problem)
+            told.append({"digest": "unknown"})
+    return {"reports": told} if told else {}
 
 
 def _checkpoint(run_dir: Path, step: int) -> Finding:
@@ -215,11 +233,14 @@ def _per_set(opened: ShardSet | JoinedSets, rows: np.ndarray) -> list[tuple[Shar
 
 
 def _where_its_shards_are(state: TrainerState, beside: dict[str, Any] | None, run_dir: Path) -> RunConfig:
-    """The checkpoint's configuration, with the places of the shards that the run's own file says now."""
+    """The checkpoint's configuration, with the places of the shards that the run's own file says now, and without other
+    reports than theirs: these select no record."""
     data = (beside or {}).get("data")
     places = {key: data[key] for key in ("shards", "mixture") if key in data} if isinstance(data, dict) else {}
     own = parse_config(state.config, f"configuration of a checkpoint in {run_dir}").resolved()
-    return parse_config({**own, "data": {**own["data"], **places}}, str(run_dir / CONFIG))
+    moved = {**own["data"], **places, "reports": None}
+    moved["mixture"] = [{**part, "reports": None} for part in moved["mixture"]]
+    return parse_config({**own, "data": moved}, str(run_dir / CONFIG))
 
 
 def _trained_on(

@@ -147,7 +147,7 @@ def _portable(config: RunConfig) -> dict[str, Any]:
     Provenance keeps the fingerprint of the data.
     """
     values = config.resolved()
-    values["data"] |= {"shards": None, "mixture": []}
+    values["data"] |= {"shards": None, "reports": None, "mixture": []}
     return values
 
 
@@ -155,7 +155,7 @@ def _provenance(
     config: RunConfig, state: Mapping[str, Tensor], parts: Exported, training: Mapping[str, Any]
 ) -> dict[str, Any]:
     packages = ("torch", "deepspeed", "transformers", "safetensors", "numpy")
-    scale = state.get("logit_scale.log_scale")
+    scale, bias = state.get("logit_scale.log_scale"), state.get("logit_bias")
     return {
         "training": dict(training),
         "parameters": {
@@ -164,6 +164,7 @@ def _provenance(
         },
         **({"scorings": list(method_class(config).scorings)} if parts.scorings else {}),
         "temperature": None if scale is None else float(torch.exp(-scale.float()).item()),
+        **({} if bias is None else {"bias": float(bias.float().item())}),
         "text_encoder": TextEncoder(config.text, parts.report_encoder or None).describe()
         if parts.report_head
         else None,

@@ -27,7 +27,11 @@ from cardialign.pretrain.methods.parts.two_towers import TwoTowers, report_keys,
 
 
 class SigLipConfig(MethodConfig):
-    """match_duplicates: exactly equal reports count as one another's own (y = 1); off = the published loss."""
+    """match_duplicates: exactly equal reports count as one another's own (y = 1); off = the published loss.
+
+    scale_rate: learning rate of scale and bias over that of all else; 1 = published. Adam moves each by no more than
+    the learning rate a step, so a run of hundreds of steps cannot bring a bias of -10 to where its probabilities are.
+    """
 
     harmless: ClassVar[tuple[str, ...]] = ("chunk",)
 
@@ -37,6 +41,7 @@ class SigLipConfig(MethodConfig):
     temperature_max: Temperature = 1.0
     bias: Annotated[float, Field(ge=-1000, le=1000)] = -10.0
     match_duplicates: bool = False
+    scale_rate: Annotated[float, Field(ge=0, le=1e4)] = 1.0
     chunk: Positive = 1024
     scheme: Literal["auto", "gather", "ring"] = "auto"
 
@@ -70,6 +75,10 @@ class SigLip(TwoTowers):
     def inputs(self, batch: Batch, bank: ReportBank | None, draws: Draws) -> Tensors:
         assert bank is not None
         return {**super().inputs(batch, bank, draws), "report_key": report_keys(bank, batch.report)}
+
+    def learning_rates(self, step: int) -> Mapping[str, float]:
+        rate = self.config.scale_rate
+        return {} if rate == 1 else {"logit_scale.": rate, "logit_bias": rate}
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensors:
         """Features ecg and text (b, embedding_dim), log_scale and bias (1,)."""

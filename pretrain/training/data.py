@@ -59,8 +59,8 @@ def open_sets(data: DataConfig) -> ShardSet | JoinedSets:
             "name a shard set: --set data.shards=FOLDER, or list several under data.mixture",
         )
     if data.shards is not None:
-        return ShardSet.open(data.shards)
-    return JoinedSets([ShardSet.open(part.shards) for part in data.parts])
+        return ShardSet.open(data.shards, reports=data.reports)
+    return JoinedSets([ShardSet.open(part.shards, reports=part.reports) for part in data.parts])
 
 
 def open_data(config: RunConfig) -> tuple[ShardSet | JoinedSets, Selection, Order]:
@@ -70,6 +70,12 @@ def open_data(config: RunConfig) -> tuple[ShardSet | JoinedSets, Selection, Orde
     DataError with the remedy.
     """
     data, opened = config.data, open_sets(config.data)
+    other = next((part.reports for part in data.parts if part.reports is not None), None)
+    if other is not None and not method_class(config).reports:
+        raise UsageError(
+            f"data.reports is {other}, and method {config.method.name} reads no reports",
+            "leave data.reports out, or choose a method with reports",
+        )
     if isinstance(opened, ShardSet):
         selection = _select(config, opened, data.parts[0])
         return opened, selection, _order(config, opened, selection, config.training.global_batch)
@@ -179,9 +185,10 @@ def _order_in_mixture(config: RunConfig, part: MixturePart, shard_set: ShardSet,
 
 def _bank(config: RunConfig, part: MixturePart, fingerprint: str) -> TextBank:
     try:
-        return TextBank.open(part.shards, fingerprint, config.text.style, digests=False)
+        return TextBank.open(part.shards, fingerprint, config.text.style, digests=False, reports=part.reports)
     except NoTextBankError as error:
         raise UserError(
             f"no text bank of {part.shards} for report encoder {config.text.encoder}: {error.problem}",
-            f"build it once: cardialign text-bank build {part.shards} --encoder {config.text.encoder}",
+            f"build it once: cardialign text-bank build {part.shards} --encoder {config.text.encoder}"
+            + ("" if part.reports is None else f" --reports {part.reports}"),
         ) from None

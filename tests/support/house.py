@@ -288,7 +288,12 @@ def names_for_tests_alone(root: Path) -> list[str]:
     return found
 
 
-CALLED_BY_LIBRARIES = {"forward", "backward", "error", "emit", "run", "add_arguments", "summary", "after_exception"}
+CALLED_BY_LIBRARIES = {"forward", "backward", "error", "emit", "run", "add_arguments", "summary", "after_exception"} | {
+    "do_GET",
+    "do_POST",
+    "log_message",
+    "redirect_request",
+}
 TO_BE_COPIED = {"data_shards/sources/template.py"}
 
 UNVERIFIED = re.compile(

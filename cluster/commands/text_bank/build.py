@@ -25,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="also the table of the K (default 64) most distant reports of each",
     )
+    parser.add_argument(
+        "--reports",
+        type=place,
+        metavar="FOLDER",
+        help="of the reports that `text complete` or `text enrich` put there",
+    )
     parser.add_argument("--style", default="sentences", help="how statements are joined: sentences (default) or merl")
 
 
@@ -45,7 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "text-bank build",
     )
     with Progress("text-bank build") as progress:
-        bank = ensure_text_bank(args.shards, config.text, progress)
+        bank = ensure_text_bank(args.shards, config.text, progress, args.reports)
     if args.distant is None:
         return bank
     from cardialign.data_shards.text.bank import TextBank

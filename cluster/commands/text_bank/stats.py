@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="batches of each size to look at (default 8)",
     )
     parser.add_argument("--seed", type=whole_number(-(2**63), 2**63 - 1), default=0, help="of the order (default 0)")
+    parser.add_argument(
+        "--reports",
+        type=place,
+        metavar="FOLDER",
+        help="of the reports that `text complete` or `text enrich` put there",
+    )
     add_folds(parser, "only records of these folds")
 
 
@@ -42,8 +48,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.text.bank import TextBank
     from cardialign.data_shards.text.statistics import MIMIC_RAW_MEAN, similarity_statistics
 
-    shard_set = ShardSet.open(args.shards)
-    bank = TextBank.open(args.shards, _fingerprint(args), args.style)
+    shard_set = ShardSet.open(args.shards, reports=args.reports)
+    bank = TextBank.open(args.shards, _fingerprint(args), args.style, reports=args.reports)
     selection = shard_set.select(folds=args.folds, require_report=True)
     found = similarity_statistics(
         shard_set,

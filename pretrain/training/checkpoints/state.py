@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 HARMLESS = (
     "name",
     "data.shards",  # the content is held to its fingerprint, wherever the folder lies
+    "data.reports",  # and that of other reports to the digest of their text bank
     "data.threads",
     "data.prefetch",
     "data.max_bad_fraction",
@@ -42,7 +43,7 @@ HARMLESS = (
 )
 DURATION = ("training.steps", "training.epochs")
 """Judged by what it does to the learning rate (`checkpoints.duration`)."""
-_MIXTURE_SHARDS = re.compile(r"data\.mixture\.\d+\.shards")  # as data.shards
+_MIXTURE_PLACES = re.compile(r"data\.mixture\.\d+\.(shards|reports)")  # as data.shards and data.reports
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def check_continues(
     harmful = {
         key: pair
         for key, pair in changed.items()
-        if not (key.startswith(harmless) or key in DURATION or _MIXTURE_SHARDS.fullmatch(key))
+        if not (key.startswith(harmless) or key in DURATION or _MIXTURE_PLACES.fullmatch(key))
     }
     for key, (old, new) in changed.items():
         if key not in harmful and key not in DURATION:

@@ -65,6 +65,13 @@ def test_it_starts_where_the_publication_starts() -> None:
     assert method.logit_bias.requires_grad and method.logit_scale.log_scale.requires_grad
 
 
+def test_scale_and_bias_may_learn_faster_and_do_not_unless_asked() -> None:
+    assert make().learning_rates(0) == {}
+    rates = make(scale_rate=20).learning_rates(7)
+    moved = {name for name, _ in make().named_parameters() if name.startswith(tuple(rates))}
+    assert set(rates.values()) == {20} and moved == {"logit_scale.log_scale", "logit_bias"}
+
+
 def test_chance_is_the_best_constant_logit() -> None:
     """Found by trying every constant: sum over a row of 1 positive and B - 1 negatives."""
     for B in (2, 13, 256):
