@@ -37,6 +37,8 @@ METHODS = Table(
     {
         "cardialign": "cardialign.pretrain.methods.cardialign:CardiAlign",
         "d_beta": "cardialign.pretrain.methods.d_beta.method:DBeta",
+        "melp": "cardialign.pretrain.methods.melp:Melp",
+        "merl": "cardialign.pretrain.methods.merl:Merl",
         "siglip": "cardialign.pretrain.methods.siglip:SigLip",
         "simclr": "cardialign.pretrain.methods.simclr:SimClr",
         "st_mem": "cardialign.pretrain.methods.st_mem:StMem",

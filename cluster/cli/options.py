@@ -144,7 +144,9 @@ def add_split(parser: argparse._ActionsContainer, help: str) -> None:
 
 def add_pooling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--pooling", choices=("cls", "mean"), help="of the report encoder, where its files do not say it (text.pooling)"
+        "--pooling",
+        choices=("cls", "mean", "last"),
+        help="of the report encoder, where its files do not say it (text.pooling)",
     )
 
 

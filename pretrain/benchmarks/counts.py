@@ -17,9 +17,7 @@ from cardialign.pretrain.config import EncoderConfig, RunConfig, TextConfig
 from cardialign.pretrain.config.places import SHIPPED_ENCODER, place_encoder
 from cardialign.pretrain.encoders.base import create_encoder
 from cardialign.pretrain.methods.base import Method, create_method, method_class
-from cardialign.pretrain.text.encoder import TextEncoder, transformer_class
 from cardialign.pretrain.text.folder import encoder_folder
-from cardialign.pretrain.text.tower import TextTower, set_trainable
 
 FLOP_RULE = "one multiply-add is 2 FLOP; matrix products, convolutions and attention only"
 
@@ -88,14 +86,8 @@ def text_on_this_machine(config: RunConfig) -> tuple[TextConfig | None, str | No
 
 def sized_method(config: RunConfig, spec: SignalSpec) -> Method:
     """The method of a run without storage (`meta`), its trained report encoder in it. `config.text` names a folder."""
-    frozen = config.text.model_copy(update={"trainable": "frozen"})
     with torch.device("meta"):
-        method = create_method(config.model_copy(update={"text": frozen}), spec)
-    tower = getattr(method, "text", None)
-    if isinstance(tower, TextTower) and config.text.trainable != "frozen":
-        tower.transformer, tower.mode = _report_encoder(config.text), config.text.trainable
-        setattr(method, "text_config", config.text)  # noqa: B010  (of methods with two towers alone)
-    return method
+        return create_method(config, spec)
 
 
 def _folder_on_this_machine(encoder: str) -> Path | None:
@@ -109,16 +101,3 @@ def _folder_on_this_machine(encoder: str) -> Path | None:
     except ValueError:  # no name of a model at all
         return None
     return Path(found).parent if isinstance(found, str) else None
-
-
-def _report_encoder(config: TextConfig) -> nn.Module:
-    """The transformer of a trained text tower, without storage."""
-    from transformers import AutoConfig, AutoModel
-
-    folder = TextEncoder(config).folder
-    described = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    kind = transformer_class(described.model_type)
-    with torch.device("meta"):
-        model = kind.from_config(described, trust_remote_code=False) if kind is AutoModel else kind(described)
-    set_trainable(model, config.trainable, config.train_layers)
-    return model

@@ -58,11 +58,12 @@ class TextConfig(Strict):
 
     `load_config` makes a relative folder absolute.
     pooling: how the tokens of a text become one vector: the first token or the mean over all. null = as the model's
-    files say (`1_Pooling/config.json`), which they must.
+    files say (`1_Pooling/config.json`), which they must. `last`: the text is read from left to right, and a closing
+    token, which sees all of it, stands for it; for methods that make the encoder foretell the next word.
     """
 
     encoder: PlaceOrId = "minilm"
-    pooling: Literal["cls", "mean"] | None = None
+    pooling: Literal["cls", "mean", "last"] | None = None
     trainable: Literal["frozen", "partial", "full"] = "frozen"
     train_layers: Depth = 6
     max_tokens: Annotated[int, Field(ge=8, le=512)] = 128

@@ -14,7 +14,7 @@ from cardialign.pretrain.config import EncoderConfig
 class EncoderOutput(NamedTuple):
     """What an encoder says of B records.
 
-    Legend: E embedding_dim, F feature_width, N tokens, D token_width, G lead groups.
+    Legend: E embedding_dim, F feature_width, N tokens, D token_width, G lead groups, Q queries.
 
     embedding      float32 (B, E), L2-normalised.
     features       (B, F), pooled but not projected: what a linear probe reads.
@@ -24,6 +24,8 @@ class EncoderOutput(NamedTuple):
     valid_samples  int (B,) as they came in; None when no record is padded.
     group_weights  float32 (B, G), 0 for a missing group, else summing to 1; None for an encoder that weighs no lead
                    groups.
+    views          float32 (B, Q, E), L2-normalised: what each learned query sees for itself, in the space of the
+                   embedding, which is that of their mean; None for an encoder that pools otherwise.
     """
 
     embedding: Tensor
@@ -32,6 +34,7 @@ class EncoderOutput(NamedTuple):
     token_mask: Tensor | None = None
     valid_samples: Tensor | None = None
     group_weights: Tensor | None = None
+    views: Tensor | None = None
 
 
 class EcgEncoder(nn.Module):

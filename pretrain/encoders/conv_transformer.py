@@ -21,6 +21,7 @@ from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
 from cardialign.pretrain.encoders.blocks.channel_norm import MaskedGroupNorm, channel_norm
 from cardialign.pretrain.encoders.blocks.normalise import normalise
 from cardialign.pretrain.encoders.blocks.pooling import token_pooling
+from cardialign.pretrain.encoders.blocks.query_pool import QueryPool
 from cardialign.pretrain.encoders.blocks.temporal import TemporalEncoder, head_problems
 from cardialign.pretrain.encoders.vit1d import Patches, record_patches
 
@@ -43,7 +44,8 @@ class ConvTransformerConfig(EncoderConfig):
     position_kernel, position_groups: tokens and groups of the convolution that says where a token stands.
     feature_grad_mult: what the gradient of the convolutions is multiplied by; published: 0.1. 0 leaves them as they
     are.
-    pooling: `cls` puts a learned token before the others, whose state is the feature vector.
+    pooling: `cls` puts a learned token before the others, whose state is the feature vector. `queries`: as many learned
+    queries of query_width look over the tokens, each for itself (`EncoderOutput.views`); the features are their mean.
     pooler: the embedding is the unit vector of W f (`linear`) or of tanh(W f) (`tanh`, as D-BETA compares them); f are
     the features.
     attention: as of `vit1d`.
@@ -63,7 +65,10 @@ class ConvTransformerConfig(EncoderConfig):
     mlp_ratio: MlpRatio = 4.0
     dropout: DropRate = 0.0
     drop_path: DropRate = 0.0
-    pooling: Literal["mean", "attention", "cls"] = "mean"
+    pooling: Literal["mean", "attention", "cls", "queries"] = "mean"
+    queries: Annotated[int, Field(ge=1, le=1024)] = 12
+    query_width: Width = 256
+    query_heads: Depth = 8
     pooler: Literal["linear", "tanh"] = "linear"
     attention: Literal["dense", "packed"] = "dense"
 
@@ -77,6 +82,10 @@ class ConvTransformerConfig(EncoderConfig):
         if self.width % self.position_groups:
             problems.append(
                 f"position_groups {self.position_groups} do not divide width {self.width}; choose a divisor of it"
+            )
+        if self.pooling == "queries" and self.query_width % self.query_heads:
+            problems.append(
+                f"query_heads {self.query_heads} do not divide query_width {self.query_width}; choose others"
             )
         refuse(problems)
         return self
@@ -193,7 +202,8 @@ class ConvTransformer(EcgEncoder):
                 f"has {spec.samples}",
                 f"set it to {max(1, spec.samples.bit_length() - 1)} or less",
             )
-        self.feature_width = self.token_width = width
+        self.token_width = width
+        self.feature_width = config.query_width if config.pooling == "queries" else width
         self.gradient = config.feature_grad_mult
         self.convolutions = HalvingConvolutions(config)
         self.to_tokens = ToTokens(channels, width)
@@ -202,8 +212,12 @@ class ConvTransformer(EcgEncoder):
         self.temporal = TemporalEncoder(
             width, depth, heads, config.mlp_ratio, config.dropout, config.drop_path, config.attention
         )
-        self.pool = None if config.pooling == "cls" else token_pooling(config.pooling, width, heads)
-        self.projection, self.pooler = nn.Linear(width, config.embedding_dim), config.pooler
+        self.pool: nn.Module | None = None
+        if config.pooling == "queries":
+            self.pool = QueryPool(width, config.queries, config.query_width, config.query_heads)
+        elif self.first is None:
+            self.pool = token_pooling(config.pooling, width, heads)
+        self.projection, self.pooler = nn.Linear(self.feature_width, config.embedding_dim), config.pooler
 
     def patch_values(self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None) -> Tensor:
         """The normalised samples that each token stands for, float32 (B, N, 12 K), lead after lead, 0 wherever nothing
@@ -249,14 +263,20 @@ class ConvTransformer(EcgEncoder):
         return self.positions(grid).gather(1, places)
 
     def pool_tokens(self, encoded: Tensor, token_mask: Tensor) -> Tensor:
-        """What `encode_patches` made, and which of its N patches count, bool (B, N) -> features (B, D); 0 for a record
+        """What `encode_patches` made, and which of its N patches count, bool (B, N) -> features (B, F); 0 for a record
         of which none counts."""
-        if self.pool is not None:
-            return self.pool(encoded, token_mask)
-        return torch.where(token_mask.any(dim=1, keepdim=True), encoded[:, 0], 0.0)
+        return self._pooled(encoded, token_mask)[0]
+
+    def _pooled(self, encoded: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features, and what each query saw (B, Q, F); None for another pooling."""
+        if self.pool is None:
+            return torch.where(token_mask.any(dim=1, keepdim=True), encoded[:, 0], 0.0), None
+        pooled: Tensor = self.pool(encoded, token_mask)
+        return (pooled, None) if pooled.ndim == 2 else (pooled.mean(dim=1), pooled)
 
     def project(self, features: Tensor) -> Tensor:
-        """Features (B, D) -> float32 (B, embedding_dim), whose unit vectors are the embedding."""
+        """Features (B, F), or (B, Q, F) -> float32 (B, embedding_dim), or (B, Q, embedding_dim); their unit vectors are
+        the embedding, or the views."""
         projected = self.projection(features).float()
         return torch.tanh(projected) if self.pooler == "tanh" else projected
 
@@ -269,7 +289,8 @@ class ConvTransformer(EcgEncoder):
         tokens = encoded if self.first is None else encoded[:, 1:]
         present = lead_mask.any(dim=1, keepdim=True).expand(tokens.shape[:2])
         token_mask = present if patches.mask is None else present & patches.mask
-        features = self.pool_tokens(encoded, token_mask)
+        features, seen = self._pooled(encoded, token_mask)
         embedding = F.normalize(self.project(features), dim=-1)
-        output = EncoderOutput(embedding, features, valid_samples=valid_samples)
+        views = None if seen is None else F.normalize(self.project(seen), dim=-1)
+        output = EncoderOutput(embedding, features, valid_samples=valid_samples, views=views)
         return output._replace(tokens=tokens, token_mask=token_mask) if return_tokens else output

@@ -40,7 +40,7 @@ from cardialign.pretrain.methods.parts.statements import (
     asked_statements,
     statements_made,
 )
-from cardialign.pretrain.methods.parts.two_towers import TwoTowers, retrieval_top1
+from cardialign.pretrain.methods.parts.two_towers import TwoTowers, report_keys, retrieval_top1
 from cardialign.pretrain.methods.parts.views import ViewConfig, draw_view
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class CardiAlign(TwoTowers):
         The bank refuses a record without a report (id -1).
         """
         self._learn_bank(bank)
-        inputs = {"report_key": torch.from_numpy(np.array(bank.report_keys(reports), dtype=np.int64))}
+        inputs = {"report_key": report_keys(bank, reports)}
         if self.kind == "cosine":
             inputs["similarity"] = torch.from_numpy(self._embedding_features(bank, reports))
         elif self.kind == "jaccard":

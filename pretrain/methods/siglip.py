@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from pydantic import Field, model_validator
@@ -24,7 +23,7 @@ from cardialign.pretrain.config import MethodConfig, Positive, RunConfig, Temper
 from cardialign.pretrain.methods.base import Chance, ReportBank, StepLoss, Tensors
 from cardialign.pretrain.methods.parts.draws import Draws
 from cardialign.pretrain.methods.parts.logit_scale import LogitScale
-from cardialign.pretrain.methods.parts.two_towers import TwoTowers, retrieval_top1
+from cardialign.pretrain.methods.parts.two_towers import TwoTowers, report_keys, retrieval_top1
 
 
 class SigLipConfig(MethodConfig):
@@ -70,8 +69,7 @@ class SigLip(TwoTowers):
 
     def inputs(self, batch: Batch, bank: ReportBank | None, draws: Draws) -> Tensors:
         assert bank is not None
-        keys = torch.from_numpy(np.array(bank.report_keys(batch.report), dtype=np.int64))
-        return {**super().inputs(batch, bank, draws), "report_key": keys}
+        return {**super().inputs(batch, bank, draws), "report_key": report_keys(bank, batch.report)}
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensors:
         """Features ecg and text (b, embedding_dim), log_scale and bias (1,)."""

@@ -113,7 +113,7 @@ def _whole(folder: Path) -> Path:
 
 
 def choose_pooling(found: Declared, encoder: str, setting: str | None) -> str:
-    """cls or mean: the setting `text.pooling`, what the files say, the model card of a known id, or what a T5 is for.
+    """cls, mean or last: the setting `text.pooling`, what the files say, the model card of a known id, or what a T5 is for.
 
     A setting that differs from the files is named in the log. Raises UserError where nothing says it.
     """
@@ -121,7 +121,7 @@ def choose_pooling(found: Declared, encoder: str, setting: str | None) -> str:
     if known is None and found.config.get("model_type") in T5_ENCODERS:
         known = "mean"
     if setting is not None:
-        if known not in (None, setting):
+        if setting != "last" and known not in (None, setting):  # no file says `last`: a method reads otherwise
             log.warning("text_encoder=%s remark=text.pooling=%s is taken, the model says %s", encoder, setting, known)
         return setting
     if known is None:

@@ -31,10 +31,25 @@ WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 EMBED_BATCH = 64
 
 
+def read_tokens(model: nn.Module, token_ids: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """Token ids (n, N), mask bool (n, N) -> hidden states (n, N, d). With pooling `last` no token sees what follows it.
+
+    The result does not depend on which family of encoders it is: the mask says who sees whom.
+    """
+    seen = mask.long()
+    if pooling == "last":
+        seen = mask[:, None, None, :] & torch.ones(mask.shape[1], mask.shape[1], device=mask.device).tril().bool()
+    hidden: Tensor = model(input_ids=token_ids.long(), attention_mask=seen).last_hidden_state
+    return hidden
+
+
 def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
     """Hidden states (n, N, d), mask bool (n, N) -> float32 (n, d), L2-normalised."""
     if pooling == "cls":
         pooled = hidden[:, 0].float()
+    elif pooling == "last":
+        closing = (mask.sum(1) - 1).clamp_min(0)[:, None, None].expand(-1, 1, hidden.shape[2])
+        pooled = hidden.gather(1, closing)[:, 0].float()
     else:
         weight = mask[..., None].float()
         pooled = (hidden.float() * weight).sum(1) / weight.sum(1).clamp_min(1.0)
@@ -89,7 +104,7 @@ class TextEncoder:
 
     @cached_property
     def pooling(self) -> str:
-        """cls or mean."""
+        """cls, mean, or last."""
         return choose_pooling(self.declared, self.encoder_id, self._setting)
 
     @property
@@ -159,7 +174,12 @@ class TextEncoder:
         return made
 
     def load_transformer(self) -> nn.Module:
-        """A fresh copy of the encoder (encoder half only for T5), float32, in evaluation mode, tried on one text."""
+        """A fresh copy of the encoder (encoder half only for T5), float32, in evaluation mode, tried on one text.
+
+        Under `torch.device("meta")` it has the shapes of the published one and no weights: config.json is enough.
+        """
+        if torch.get_default_device().type == "meta":
+            return self._without_weights()
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
@@ -189,6 +209,17 @@ class TextEncoder:
         )
         return model
 
+    def _without_weights(self) -> nn.Module:
+        from transformers import AutoConfig, AutoModel
+
+        with self._readable("config.json"):
+            described = AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+            kind = transformer_class(described.model_type)
+            made: nn.Module = (
+                kind.from_config(described, trust_remote_code=False) if kind is AutoModel else kind(described)
+            )
+        return made.eval()
+
     @torch.no_grad()
     def _try(self, model: nn.Module) -> None:
         """Two texts of the longest length that differ in their second token: what cannot be used shows here, early."""
@@ -196,7 +227,7 @@ class TextEncoder:
         tokens = torch.full((2, self.max_tokens), words[0])
         tokens[1, 1] = words[1]
         with self._readable("weights", f"cannot embed a text of {self.max_tokens} tokens"):
-            hidden = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
+            hidden = read_tokens(model, tokens, torch.ones_like(tokens, dtype=torch.bool), self.pooling)
         problem = None
         if hidden.shape != (2, self.max_tokens, self.dim):
             problem = (
@@ -204,6 +235,9 @@ class TextEncoder:
             )
         elif not torch.isfinite(hidden).all():
             problem = "gives numbers that are not finite: its weights are damaged"
+        elif self.pooling == "last":
+            if not torch.allclose(hidden[0, 0], hidden[1, 0], atol=1e-5) or torch.equal(hidden[0, -1], hidden[1, -1]):
+                problem = "cannot be read from left to right (text.pooling: last): a token sees what follows it"
         elif torch.equal(hidden[0, 0], hidden[1, 0]):
             problem = "is a decoder: a token does not see what follows, so the first one knows nothing of the text"
         if problem is not None:
@@ -249,7 +283,7 @@ class TextEncoder:
             return ids, lengths
         cased = [text.lower() for text in texts] if self.declared.lower_case else texts
         with self._readable("tokenizer", "its tokenizer fails"):
-            rows = self.tokenizer(cased, truncation=True, max_length=self.max_tokens)["input_ids"]
+            rows = self._cut(cased)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = row
             lengths[i] = len(row)
@@ -266,6 +300,26 @@ class TextEncoder:
             )
         return ids, lengths
 
+    def _cut(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text, special ones included, at most max_tokens.
+
+        Read from left to right the opening token says nothing of the text, and what stands for it comes last: the
+        token that opens other texts closes these, and one that closes them opens these, where there is no other.
+        """
+        if self.pooling != "last":
+            cut: list[list[int]] = self.tokenizer(texts, truncation=True, max_length=self.max_tokens)["input_ids"]
+            return cut
+        special = self.tokenizer
+        opening = special.sep_token_id if special.bos_token_id is None else special.bos_token_id
+        if opening is None or special.cls_token_id is None or opening == special.cls_token_id:
+            raise UserError(
+                f"text encoder {self.encoder_id}: its tokenizer has no two tokens of which one opens a text and the "
+                "other stands for it, as text.pooling: last wants them",
+                "use an encoder of the BERT family, or set text.pooling to cls or mean",
+            )
+        words = special(texts, truncation=True, max_length=self.max_tokens - 2, add_special_tokens=False)["input_ids"]
+        return [[opening, *row, special.cls_token_id] for row in words]
+
     @torch.inference_mode()
     def token_states(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Texts -> what the transformer makes of each token, float32 (n, N, d), and bool (n, N): which are there.
@@ -277,7 +331,7 @@ class TextEncoder:
         tokens = torch.from_numpy(ids[:, :longest]).long().to(self.device)
         mask = (torch.arange(longest)[None, :] < torch.from_numpy(lengths)[:, None]).to(self.device)
         parts = [
-            self.transformer(input_ids=tokens[rows], attention_mask=mask[rows].long()).last_hidden_state.float()
+            read_tokens(self.transformer, tokens[rows], mask[rows], self.pooling).float()
             for rows in torch.arange(len(tokens)).split(EMBED_BATCH)
         ]
         return torch.cat(parts) if parts else torch.zeros(0, longest, self.dim), mask
@@ -296,6 +350,7 @@ class TextEncoder:
             longest = int(lengths[rows].max())
             tokens = torch.from_numpy(ids[rows, :longest]).long().to(self.device)
             mask = torch.arange(longest)[None, :] < torch.from_numpy(lengths[rows])[:, None]
-            hidden = self.transformer(input_ids=tokens, attention_mask=mask.long().to(self.device)).last_hidden_state
-            out[rows] = pool(hidden, mask.to(self.device), self.pooling).cpu().numpy()
+            mask = mask.to(self.device)
+            hidden = read_tokens(self.transformer, tokens, mask, self.pooling)
+            out[rows] = pool(hidden, mask, self.pooling).cpu().numpy()
         return out

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config import TextConfig
-from cardialign.pretrain.text.encoder import TextEncoder, pool
+from cardialign.pretrain.text.encoder import TextEncoder, pool, read_tokens
 
 
 def transformer_layers(model: nn.Module) -> nn.ModuleList:
@@ -133,10 +133,7 @@ class TextTower(nn.Module):
                 "text.trainable=frozen keeps no language model in training",
                 "give text_embedding from the text bank, not token_ids",
             )
-        hidden: Tensor = self.transformer(
-            input_ids=token_ids.long(), attention_mask=token_mask.long()
-        ).last_hidden_state
-        return hidden
+        return read_tokens(self.transformer, token_ids, token_mask, self.pooling)
 
     def pooled(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         """The same -> unit vectors (n, d)."""

@@ -156,16 +156,23 @@ def initialise(method: Method, config: RunConfig, start: Start) -> Initialised:
 
 MAY_DIFFER = {"dropout", "drop_path", "attention"}
 """Keys of an encoder that change no weight and not what it means."""
+OF_PROJECTION = {"embedding_dim", "pooler", "pooling"}
+"""Keys that say what the last layer makes of which features: another one is learnt where it starts fresh."""
+OF_QUERIES = {"queries", "query_width", "query_heads"}
+"""Keys of the pooling by learned queries."""
 
 
 def _check_kind(ecg: EcgEncoder, config: RunConfig, start: Start) -> None:
     """Weights of equal shapes may still mean something else: other lead groups, patches, signals."""
     here, there = (section.model_dump(mode="json") for section in (config.encoder, start.encoder))
-    if any("ecg.projection.".startswith(prefix) for prefix in config.init_fresh):
-        there["embedding_dim"] = here.get("embedding_dim")
+    may_differ = set(MAY_DIFFER)
+    if _starts_fresh("ecg.projection.", config):
+        may_differ |= OF_PROJECTION
+    if _starts_fresh("ecg.pool.", config) or here.get("pooling") != "queries":
+        may_differ |= OF_QUERIES
     differ = [
         f"encoder.{key} is {here.get(key)!r}, the source was trained with {there.get(key)!r}"
-        for key in sorted({*here, *there} - MAY_DIFFER)
+        for key in sorted({*here, *there} - may_differ)
         if here.get(key) != there.get(key)
     ]
     if config.data.normalisation != start.normalisation:
@@ -176,8 +183,13 @@ def _check_kind(ecg: EcgEncoder, config: RunConfig, start: Start) -> None:
         shown = "\n".join(f"  - {line}" for line in differ)
         raise UserError(
             f"init_from: the encoder of {config.init_from} is another one:\n{shown}",
-            "use the encoder section, the normalisation and the sampling rate of the run that trained it",
+            "use the encoder section, the normalisation and the sampling rate of the run that trained it; where it "
+            "only pools otherwise: init_fresh: [ecg.pool., ecg.projection.]",
         )
+
+
+def _starts_fresh(part: str, config: RunConfig) -> bool:
+    return any(part.startswith(prefix) for prefix in config.init_fresh)
 
 
 def _fits(weights: Mapping[str, Tensor], name: str, tensor: Tensor) -> bool:

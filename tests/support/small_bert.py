@@ -13,7 +13,7 @@ from cardialign.pretrain.config import TextConfig
 from cardialign.pretrain.text.encoder import TextEncoder
 
 
-def write_small_bert(folder: Path) -> Path:
+def write_small_bert(folder: Path, dropout: float = 0.1) -> Path:
     """A two-layer BERT with random weights, 16 wide, the tokenizer of MiniLM, and its pooling."""
     from transformers import BertConfig, BertModel
 
@@ -26,6 +26,8 @@ def write_small_bert(folder: Path) -> Path:
             num_hidden_layers=2,
             num_attention_heads=2,
             intermediate_size=32,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
         )
     ).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cardialign.pretrain.encoders.base import EncoderOutput
 from cardialign.pretrain.text.encoder import TextEncoder
+from cardialign.pretrain.text.tower import TanhHead, TextHead
 
 COSINE = "cosine"
 """Of the unit vectors of an ECG and of a text: every method has it, and nothing leaves with the encoder for it."""
@@ -18,6 +19,7 @@ class ReportReader(Protocol):
     """What an encoder has for texts; a `LoadedEncoder` is one."""
 
     text_encoder: TextEncoder
+    head: TextHead | TanhHead | None
 
     def embed_text(self, texts: list[str]) -> np.ndarray:
         """float32 (P, e) unit rows."""

@@ -54,6 +54,11 @@ def report_inputs(bank: ReportBank, reports: np.ndarray, config: TextConfig) -> 
     }
 
 
+def report_keys(bank: ReportBank, reports: np.ndarray) -> Tensor:
+    """Reports (b,) -> int64 (b,), equal exactly for equal reports."""
+    return torch.from_numpy(np.array(bank.report_keys(reports), dtype=np.int64))
+
+
 class TwoTowers(Method):
     """ECG encoder and text tower. Features: ecg and text float32 (b, embedding_dim), unit vectors."""
 

@@ -79,11 +79,34 @@ SMALL: dict[str, dict[str, Any]] = {
 TRAINING = {"steps": 2, "global_batch": 8, "precision": "fp32"}
 
 
+LEARNS = {"encoder": "minilm", "trainable": "partial", "train_layers": 1, "max_tokens": 8}
+"""Of a method whose report encoder trains."""
+NARROW = {"width": 8, "depth": 1, "heads": 2}
+NEEDS: dict[str, dict[str, Any]] = {
+    "st_mem": {"encoder": {"name": "vit1d"}, "method": {f"decoder_{key}": n for key, n in NARROW.items()}},
+    "melp": {
+        "encoder": {"name": "conv_transformer", "pooling": "queries", "query_width": 16, "queries": 2},
+        "method": {**NARROW, "captions": 2, "words": "occurring"},
+        "text": {**LEARNS, "pooling": "last"},
+    },
+    "d_beta": {
+        "encoder": {"name": "conv_transformer", "pooling": "cls", "pooler": "tanh"},
+        "method": {**NARROW, **{f"decoder_{key}": n for key, n in NARROW.items()}, "decoder_from": 1, "distant": 2},
+        "text": LEARNS,
+    },
+}
+"""What a method wants of the sections beside its own, and what keeps its own small."""
+
+
 def _base(encoder: str = "cardialign", method: str = "siglip") -> dict[str, Any]:
-    section: dict[str, Any] = {"name": method}
-    if method == "st_mem":
-        section |= {"decoder_width": 8, "decoder_depth": 1, "decoder_heads": 2}
-    return {"encoder": {"name": encoder, **SMALL[encoder]}, "method": section, "training": TRAINING}
+    needs = NEEDS.get(method, {})
+    about = {"name": encoder, **needs.get("encoder", {})}
+    made = {
+        "encoder": {**SMALL[about["name"]], **about},
+        "method": {"name": method, **needs.get("method", {})},
+        "training": TRAINING,
+    }
+    return {**made, "text": needs["text"]} if "text" in needs else made
 
 
 def _numbers() -> Iterator[Number]:
@@ -99,7 +122,7 @@ def _numbers() -> Iterator[Number]:
         base = _base(name, "st_mem" if name == "vit1d" else "siglip")
         yield from (Number(base, *leaf) for leaf in _leaves(ENCODERS.find(name).Config, (), ("encoder",)))
     for name in METHODS.own:
-        base = _base("vit1d" if name == "st_mem" else "cardialign", name)
+        base = _base(method=name)
         yield from (Number(base, *leaf) for leaf in _leaves(METHODS.find(name).Config, (), ("method",)))
 
 

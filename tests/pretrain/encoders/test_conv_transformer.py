@@ -15,6 +15,7 @@ from cardialign.pretrain.benchmarks.counts import count_encoder
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.encoders.base import create_encoder
 from cardialign.pretrain.encoders.blocks.channel_norm import MaskedGroupNorm
+from cardialign.pretrain.encoders.blocks.query_pool import QueryPool
 from cardialign.pretrain.encoders.conv_transformer import ConvTransformer
 
 B, T, N, D = 3, 200, 12, 16
@@ -163,3 +164,29 @@ def test_what_does_not_fit_is_refused_with_the_way_out() -> None:
     assert "7 or less" in caught.value.remedy
     with pytest.raises(UsageError, match="position_groups 3 do not divide width 16"):
         make(position_groups=3)
+
+
+@torch.no_grad()
+def test_each_query_sees_for_itself_and_the_embedding_is_that_of_their_mean() -> None:
+    encoder, (signal, leads) = make(pooling="queries", queries=3, query_width=12, query_heads=2), batch()
+    leads[2] = False
+    out = encoder(signal, leads, return_tokens=True)
+    assert out.views is not None and out.views.shape == (B, 3, 8) and encoder.feature_width == 12
+    pool, tokens = encoder.pool, out.tokens
+    assert isinstance(pool, QueryPool) and tokens is not None
+    seen = torch.zeros(3, 12, dtype=torch.float64)
+    keys, values = pool.key_value(pool.token_norm(tokens[1])).split(12, dim=-1)
+    queries = pool.query(pool.query_norm(pool.queries))
+    for q in range(3):
+        for head in range(2):
+            part = slice(6 * head, 6 * head + 6)
+            weights = [math.exp(float(queries[q, part] @ keys[n, part]) / math.sqrt(6)) for n in range(N)]
+            for n in range(N):
+                seen[q, part] += weights[n] / sum(weights) * values[n, part]
+    seen = pool.norm(pool.out(seen))
+    torch.testing.assert_close(out.features[1], seen.mean(dim=0), rtol=0, atol=1e-9)
+    views = encoder.projection(seen)
+    torch.testing.assert_close(out.views[1].double(), views / views.norm(dim=1, keepdim=True), rtol=0, atol=1e-6)
+    assert out.features[2].abs().max() == 0 and torch.isfinite(out.views).all()
+    with pytest.raises(UsageError, match="query_heads 5 do not divide query_width 12"):
+        make(pooling="queries", query_width=12, query_heads=5)

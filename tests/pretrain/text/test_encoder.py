@@ -15,8 +15,9 @@ import torch
 
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config import TextConfig
-from cardialign.pretrain.text.encoder import TextEncoder, pool
+from cardialign.pretrain.text.encoder import TextEncoder, pool, read_tokens
 from cardialign.pretrain.text.folder import encoder_folder
+from tests.support.small_bert import write_small_bert
 
 
 def test_minilm_knows_that_two_ways_to_say_sinus_rhythm_are_alike(minilm: TextEncoder) -> None:
@@ -127,3 +128,39 @@ def test_incomplete_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8}))
     with pytest.raises(UserError, match="no weights"):
         _ = TextEncoder(TextConfig(encoder=str(tmp_path), pooling="mean")).fingerprint
+
+
+def test_read_from_left_to_right_the_closing_token_stands_for_the_text(small_folder: Path) -> None:
+    encoder = TextEncoder(TextConfig(encoder=str(small_folder), pooling="last", max_tokens=12))
+    words, special = encoder.tokenizer("sinus rhythm")["input_ids"][1:-1], encoder.tokenizer
+    ids, lengths = encoder.tokenize(["sinus rhythm", "", "atrial fibrillation, " * 9])
+    assert ids[0, : lengths[0]].tolist() == [special.sep_token_id, *words, special.cls_token_id]
+    assert lengths.tolist() == [len(words) + 2, 2, 12] and ids[2, 11] == special.cls_token_id, "cut, it is still closed"
+    tokens, mask = torch.from_numpy(ids).long(), torch.arange(12) < torch.from_numpy(lengths)[:, None]
+    with torch.no_grad():
+        states = read_tokens(encoder.transformer, tokens, mask, "last")
+        for n in range(int(lengths[0])):  # alone, each beginning gives the state of its last token
+            whole = encoder.transformer(
+                input_ids=tokens[:1, : n + 1], attention_mask=torch.ones(1, 1, n + 1, n + 1).tril().bool()
+            ).last_hidden_state[0, n]
+            torch.testing.assert_close(states[0, n], whole, rtol=0, atol=1e-5)
+        other = tokens.clone()
+        other[0, 2] = 2500
+        changed = (read_tokens(encoder.transformer, other, mask, "last")[0] - states[0]).abs().amax(dim=1) > 1e-6
+    assert changed[: lengths[0]].tolist() == [n >= 2 for n in range(int(lengths[0]))]
+    closing = states[torch.arange(3), torch.from_numpy(lengths).long() - 1]
+    np.testing.assert_allclose(
+        encoder.embed(["sinus rhythm", "", "atrial fibrillation, " * 9]),
+        torch.nn.functional.normalize(closing, dim=1).numpy(),
+        atol=1e-5,
+    )
+    assert encoder.fingerprint != TextEncoder(TextConfig(encoder=str(small_folder), max_tokens=12)).fingerprint
+
+
+def test_an_encoder_without_a_token_for_the_whole_is_not_read_from_left_to_right(tmp_path: Path) -> None:
+    folder = write_small_bert(tmp_path / "bert")
+    encoder = TextEncoder(TextConfig(encoder=str(folder), pooling="last"))
+    encoder.tokenizer.cls_token = None
+    with pytest.raises(UserError, match="has no two tokens of which one opens") as caught:
+        encoder.tokenize(["sinus rhythm"])
+    assert "text.pooling to cls or mean" in caught.value.remedy
