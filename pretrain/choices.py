@@ -36,6 +36,7 @@ METHODS = Table(
     "method",
     {
         "cardialign": "cardialign.pretrain.methods.cardialign:CardiAlign",
+        "scar": "cardialign.pretrain.methods.scar.method:Scar",
         "siglip": "cardialign.pretrain.methods.siglip:SigLip",
         "simclr": "cardialign.pretrain.methods.simclr:SimClr",
         "st_mem": "cardialign.pretrain.methods.st_mem:StMem",
