@@ -107,8 +107,8 @@ class SelfAttention(nn.Module):
             cu_seqlens, longest, _, plan = sequences.packed
             mixed = packed_attention(q, k, v, cu_seqlens, longest, plan=plan)
         else:
-            turned = (x.transpose(1, 2) for x in (q, k, v))
-            mixed = attention(*turned, sequences.key_mask).transpose(1, 2)
+            q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+            mixed = attention(q, k, v, sequences.key_mask).transpose(1, 2)
         return self.out(mixed[..., :width].flatten(-2))
 
 

@@ -68,10 +68,10 @@ def _mean(states: Tensor, there: Tensor, axis: int) -> Tensor:
 
 
 class Removal(NamedTuple):
-    """removed bool (b, N), exactly `count` int64 (b,) of each record; relaxed float32 (b, N), the soft decision."""
+    """removed bool (b, N), exactly `taken` int64 (b,) of each record; relaxed float32 (b, N), the soft decision."""
 
     removed: Tensor
-    count: Tensor
+    taken: Tensor
     relaxed: Tensor
 
 
@@ -102,7 +102,7 @@ def logistic_noise(draws: Draws, patches: int) -> Tensor:
 
 
 def random_scores(draws: Draws, patches: int) -> Tensor:
-    """float32 (b, N) that remove at random, by turns of chance: cells, whole leads, whole times, and all three mixed."""
+    """float32 (b, N) that remove at random: cells, whole leads, whole times, or all three mixed, a quarter each."""
     kind = draws.integers("random kind", 0, 4)
     lead, time = draws.normal("random lead", LEADS, 1), draws.normal("random time", 1, patches)
     weights = np.array([[0.0, 0.0], [WHOLE, 0.0], [0.0, WHOLE], [1.0, 1.0]])[kind]

@@ -146,7 +146,7 @@ class Scar(TwoTowers):
         }
         if self.config.masker is not None:
             own = ~inputs["by_chance"]
-            features["budget"] = _counted(losses.budget(removal.relaxed, recorded, removal.count), own)
+            features["budget"] = _counted(losses.budget(removal.relaxed, recorded, removal.taken), own)
             features["smoothness"] = _counted(losses.roughness(removal.relaxed, recorded, LEADS), own)
         if self.config.align == "sigmoid":
             features["bias"] = self.logit_bias.float()

@@ -1,4 +1,4 @@
-"""Keys that count more or less, against the sum written out, dense and packed; and a weight of 1 that changes nothing."""
+"""Keys that count more or less, against the sum written out, dense and packed; a weight of 1 changes nothing."""
 
 from __future__ import annotations
 

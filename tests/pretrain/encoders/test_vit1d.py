@@ -173,6 +173,6 @@ def test_a_stretch_that_is_missing_has_no_say_and_is_not_flat(attention: str) ->
     torch.testing.assert_close(encoder(noisy, leads, missing=missing).embedding, found)
     torch.testing.assert_close(encoder(signal, without).embedding[1], found[1])
     assert (encoder(flat, leads).embedding[0] - found[0]).abs().max() > 1e-4
-    with pytest.raises(ValueError, match="set encoder.patches to lead"):
+    with pytest.raises(ValueError, match=r"set encoder\.patches to lead"):
         whole = create_encoder(parse_config({"encoder": {**section, "patches": "record"}}).encoder, SPEC)
         whole(torch.randn(1, 12, 200), leads[:1], missing=missing[:1])

@@ -125,7 +125,7 @@ def test_what_is_removed_is_told_by_lead() -> None:
 
 @pytest.mark.parametrize("changed", [{"patches": "record"}, {"pooling": "mean"}])
 def test_an_encoder_whose_patches_cannot_be_removed_and_weighed_is_refused(changed: dict) -> None:
-    with pytest.raises(UsageError, match="encoder.patches to lead and encoder.pooling to selector"):
+    with pytest.raises(UsageError, match=r"encoder\.patches to lead and encoder\.pooling to selector"):
         make(encoder={**ENCODER, **changed})
 
 
