@@ -35,6 +35,7 @@ COMMANDS: dict[str, str] = {
     "evaluate grid": "linear probes of all tasks of a protocol at 1, 10, 100 %, beside floors; resumes by itself",
     "evaluate fine-tune": "AUROC of an encoder trained further, or from scratch, on labels",
     "evaluate select": "the best checkpoint or encoder, by validation records alone",
+    "evaluate cmrs": "what is left of an encoder when leads or time are missing: at random, or where it hurts most",
     "evaluate explain-gap": "what each setting in which two protocols differ is worth in macro AUROC",
     "export": "newest verified checkpoint of a run -> safetensors encoder",
     "embed": "embed one ECG with an exported or registered encoder",

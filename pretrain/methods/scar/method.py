@@ -181,6 +181,16 @@ class Scar(TwoTowers):
             against = against * inputs["turn"][:, None]  # at the encoder's steps the masker is left alone
         return removal, 1.0 + against
 
+    def removal_logits(self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None) -> Tensor:
+        """How gladly the masker removes each patch, without noise and unread: float32 (b, 12, n); the lowest of all
+        where nothing was recorded.
+        """
+        patches = self.ecg.embed_patches(signal, lead_mask, valid_samples)
+        assert patches.mask is not None
+        logits = self.masker(patches.tokens, patches.seconds, patches.mask)
+        lowest = torch.finfo(logits.dtype).min
+        return logits.masked_fill(~patches.mask, lowest).unflatten(1, (LEADS, -1))
+
     def _removed(self, removal: Removal, recorded: Tensor, by_chance: Tensor) -> Tensor:
         """(removed, recorded) tokens of each lead, and of the record: float32 (b, 13, 2)."""
         chosen = recorded if self.config.masker is None else recorded & ~by_chance[:, None]
