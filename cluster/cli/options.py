@@ -105,7 +105,13 @@ def place_to_write(text: str) -> Path:
         text.encode()
     except UnicodeEncodeError:
         raise ArgumentTypeError(f"{ascii(text)[:80]} is no UTF-8 text; give it another name") from None
-    return place(text)
+    path = place(text)
+    with contextlib.suppress(OSError, ValueError):  # what is wrong with such a path is told when it is written
+        if path.is_symlink() and not path.exists():
+            raise ArgumentTypeError(
+                f"{text} is a link to {path.readlink()}, which is not there; make it, or name another"
+            )
+    return path
 
 
 def file_to_write(text: str) -> Path:

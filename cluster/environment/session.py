@@ -33,6 +33,8 @@ JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set in a driver that a cluster runs as a job: its packages and variables are those of all its workers."""
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """With clusters switched off Ray gives its node the address 127.0.0.1, and then listens there alone."""
+log = logging.getLogger(__name__)
+
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 SCRATCH, PREFIX, OWNER = Path("/tmp"), "ray-", "owner.lock"
 """Where a local Ray keeps its sockets and logs; socket paths below must stay under 108 bytes."""
@@ -179,7 +181,27 @@ def _local_environment(workers: int) -> dict[str, str | None]:
 
 
 def _start(cpus: int, environment: Mapping[str, str | None], scratch: Path) -> None:
-    """A local Ray whose every process inherits `environment`: cheaper than a `runtime_env`, which starts an agent."""
+    """A local Ray whose every process inherits `environment`: cheaper than a `runtime_env`, which starts an agent.
+
+    Ray gives its parts 30 s each to come up, which a busy machine may need: it is started a second time then.
+    """
+    import ray
+
+    try:
+        try:
+            _start_once(cpus, environment, scratch)
+        except Exception as error:
+            told = _no_local_ray(_in_short(error))
+            if isinstance(error, OSError) or told.remedy != _ASK_DOCTOR:
+                raise  # a second time finds the same disk
+            log.warning("%s; starting it once more", told.problem)
+            ray.shutdown()
+            _start_once(cpus, environment, scratch)
+    except (Exception, SystemExit) as error:  # whatever it is, it comes from this machine
+        raise _no_local_ray(_in_short(error)) from error
+
+
+def _start_once(cpus: int, environment: Mapping[str, str | None], scratch: Path) -> None:
     import ray
     from ray._private import ray_constants
 
@@ -196,8 +218,6 @@ def _start(cpus: int, environment: Mapping[str, str | None], scratch: Path) -> N
                 _system_config={"prestart_worker_first_driver": False},
                 **QUIET,
             )
-    except (Exception, SystemExit) as error:  # whatever it is, it comes from this machine
-        raise _no_local_ray(_in_short(error)) from error
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
 
@@ -267,6 +287,9 @@ def check_open_files(workers: int) -> None:
         )
 
 
+_ASK_DOCTOR = "see `cardialign doctor` for memory, /dev/shm, /tmp and open files; or join a cluster with --address"
+
+
 def _no_local_ray(problem: str) -> UserError:
     """Why Ray does not start here: a full /tmp or /dev/shm, where they are, and Ray's own first line otherwise."""
     full = [str(place) for place in (SCRATCH, Path("/dev/shm")) if _free(place) < LEAST_FREE]
@@ -275,10 +298,7 @@ def _no_local_ray(problem: str) -> UserError:
             f"a local Ray could not be started: no space is left in {' and '.join(full)} ({problem})",
             "free space there (containers: --shm-size=1g), or join a cluster with --address",
         )
-    return UserError(
-        f"a local Ray could not be started: {problem}",
-        "see `cardialign doctor` for memory, /dev/shm, /tmp and open files; or join a cluster with --address",
-    )
+    return UserError(f"a local Ray could not be started: {problem}", _ASK_DOCTOR)
 
 
 def _free(place: Path) -> int:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 GONE = {"name", "data"}
 """Sections in which a plan and its run may differ: what a run is called, and where its shards lie."""
 
+MEMORY_ROW = "memory of the fullest rank"
+
 
 def finished_run(run_dir: Path) -> dict[str, Any]:
     """config, steps, total_steps, world_size, device and its name, and what was measured, of a finished run.
@@ -86,7 +88,7 @@ def beside(plan: dict[str, Any], run: dict[str, Any]) -> list[dict[str, Any]]:
     memory = plan["memory_per_rank"][plan["zero_stage"]]["total_bytes"]
     rows = [
         ("optimizer steps", "", plan["duration"]["steps"], run["steps"]),
-        ("memory of the fullest rank", "MiB", memory / 2**20, _mib(max(run["memory"], default=None))),
+        (MEMORY_ROW, "MiB", memory / 2**20, _mib(max(run["memory"], default=None))),
         ("records per second", "", plan["step"]["records_per_second"], run["records_per_second"]),
         ("checkpoint", "MiB", plan["checkpoint_bytes"] / 2**20, _mib(run["checkpoint_bytes"])),
         ("sent by a rank per step", "MiB", _sent(plan), 0.0 if run["world_size"] == 1 else None),

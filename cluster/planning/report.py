@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cardialign.cluster.planning.against import MEMORY_ROW
 from cardialign.cluster.planning.question import listed
 from cardialign.data_shards.benchmarks.table import number
 
@@ -11,6 +12,9 @@ PARTS = (
     "weights", "gathered_weights", "master_weights", "optimizer", "gradients", "reduce_buckets", "activations",
     "features", "loss_tiles", "inputs", "read_ahead", "kernel_caches",
 )  # fmt: skip
+
+LOW = 0.85
+"""Predicted memory by measured, under which something else was measured, too."""
 
 
 def lines(plan: dict[str, Any]) -> list[str]:
@@ -107,4 +111,10 @@ def _beside(plan: dict[str, Any]) -> list[str]:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
     meaning = [f"memory measured: {plan['measured_as']}"] if plan["measured_as"] else []
+    memory = next(row["ratio"] for row in plan["beside"] if row["what"] == MEMORY_ROW)
+    if memory is not None and memory < LOW and plan["machine"] == "CPU":
+        meaning.append(
+            "a small run on a CPU keeps freed blocks: run it with MALLOC_MMAP_THRESHOLD_=65536 in its environment to "
+            "measure what it holds"
+        )
     return [f"against {plan['against']}", *shown_rows, *meaning]

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.probing.report import ProbeResult
     from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
+    from cardialign.pretrain.evaluation.probing.tuned import TunedResult
     from cardialign.pretrain.evaluation.result import ZeroShotResult
     from cardialign.pretrain.evaluation.scored import ScoredRecords
 
@@ -84,21 +85,41 @@ def of_probe(
     result: ProbeResult, task: ProbeTask, shard_set: ShardSet, share: float, how: Mapping[str, Any]
 ) -> Evaluation:
     """how: `subset`, how a share of the training records is chosen, and `encoder`, the digest of what was probed."""
-    from cardialign.pretrain.evaluation.scored import records_digest
-
-    scored = replace(result.scored[share], rows=task.rows[task.parts.test])
-    protocol = task.about.get("protocol")
+    scored = result.scored[share]
     measure = {
         "kind": "linear-probe",
         "share": share,
+        **_learnt(task, shard_set),
+        "subset": None if share == 1 else [how["subset"], int(scored.scores.shape[0])],
+    }
+    name = f"linear-probe:{shorten(task.name)}@{100 * share:g}"
+    return _evaluation(name, measure, scored, task, shard_set, str(how["encoder"]))
+
+
+def of_tuned(result: TunedResult, task: ProbeTask, shard_set: ShardSet) -> Evaluation:
+    """Of an encoder that was trained on labels: what its weights are worth as a start, with these options."""
+    options = digest_of(result.options)
+    measure = {"kind": "fine-tune", **_learnt(task, shard_set), "options": options, "seeds": len(result.seeds)}
+    return _evaluation(f"fine-tune:{shorten(task.name)}", measure, result.scored, task, shard_set, result.start)
+
+
+def _learnt(task: ProbeTask, shard_set: ShardSet) -> dict[str, Any]:
+    from cardialign.pretrain.evaluation.scored import records_digest
+
+    protocol = task.about.get("protocol")
+    return {
         "label_set": task.about.get("label_set"),
         "protocol": protocol["test"]["digest"] if protocol else None,
         "learnt_from": records_digest(shard_set, task.rows[task.parts.train]),
         "chosen_by": records_digest(shard_set, task.rows[task.parts.validation]),
-        "subset": None if share == 1 else [how["subset"], int(scored.scores.shape[0])],
     }
-    name = f"linear-probe:{shorten(task.name)}@{100 * share:g}"
-    return Evaluation(name, measure, scored.nameless(shard_set), str(how["encoder"]), shard_set.fingerprint)
+
+
+def _evaluation(
+    name: str, measure: Mapping[str, Any], scored: ScoredRecords, task: ProbeTask, shard_set: ShardSet, encoder: str
+) -> Evaluation:
+    scored = replace(scored, rows=task.rows[task.parts.test])
+    return Evaluation(name, measure, scored.nameless(shard_set), encoder, shard_set.fingerprint)
 
 
 def log_evaluation(

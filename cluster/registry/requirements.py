@@ -18,9 +18,10 @@ from cardialign.cluster.tracking.names import shorten, shown
 from cardialign.data_shards.errors import UsageError, UserError
 
 REQUIRE_TAG, MARGIN_TAG = "gate.require", "gate.margin"
-KINDS = ("zero-shot", "linear-probe")
+KINDS = ("zero-shot", "linear-probe", "fine-tune")
+PROBE = KINDS[1]
 _POLICY = "write require: [clean-v2:ptb-xl-super] and, where wanted, margin: 0.01"
-_FORM = "write [zero-shot:|linear-probe:]PROTOCOL:TASK[@PERCENT], for example clean-v2:ptb-xl-super"
+_FORM = "write [zero-shot:|linear-probe:|fine-tune:]PROTOCOL:TASK[@PERCENT], for example clean-v2:ptb-xl-super"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Requirement:
             kind, rest = KINDS[0], text.strip()
         match = re.fullmatch(r"(?P<what>[^@]+?)(?:@(?P<share>[0-9.]{1,8}))?", rest)
         share = _number(match["share"]) if match and match["share"] else 100.0
-        wrong_share = match is not None and match["share"] is not None and kind == KINDS[0]
+        wrong_share = match is not None and match["share"] is not None and kind != PROBE
         if match is None or not rest.isprintable() or share is None or not 0 < share <= 100 or wrong_share:
             raise UsageError(f"{shown(text)} names no evaluation", _FORM)
         return cls(kind, match["what"], share)
@@ -57,13 +58,13 @@ class Requirement:
     @property
     def name(self) -> str:
         """As `evidence.Evaluation` writes it."""
-        share = f"@{self.share:g}" if self.kind == "linear-probe" else ""
+        share = f"@{self.share:g}" if self.kind == PROBE else ""
         return f"{self.kind}:{shorten(self.what)}{share}"
 
     def command(self, encoder: str) -> str:
         """The command that brings it for `NAME/VERSION`."""
         by = "--protocol" if ":" in self.what else "--prompts" if self.kind == "zero-shot" else "--labels"
-        share = f" --shares {self.share:g}" if self.kind == "linear-probe" and self.share != 100 else ""
+        share = f" --shares {self.share:g}" if self.kind == PROBE and self.share != 100 else ""
         return (
             f"cardialign evaluate {self.kind} --encoder {_quoted(f'models:/{encoder}')} --shards SHARDS "
             f"{by} {_quoted(self.what)}{share} --track"

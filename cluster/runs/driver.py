@@ -26,6 +26,7 @@ from cardialign.cluster.environment.threads import threads_asked
 from cardialign.cluster.evaluations.beside import Beside
 from cardialign.cluster.runs.diagnosis import AGAIN, told
 from cardialign.cluster.runs.failure import StoppedError, clear_requests, read_failure, request_stop
+from cardialign.cluster.runs.fit import Fit
 from cardialign.cluster.runs.placement import Placement, check_local, on_gpus, scaling, threads_of_worker, wanted
 from cardialign.cluster.runs.reporting import StateLines
 from cardialign.cluster.runs.waiting import SILENT_SECONDS, Watch
@@ -153,23 +154,8 @@ def _trainer(
     )  # fmt: skip
 
 
-class _Fit(threading.Thread):
-    """`trainer.fit()` off the main thread; `error` holds what it raised."""
-
-    def __init__(self, trainer: Any) -> None:
-        super().__init__(name="ray-train-fit", daemon=True)
-        self.trainer = trainer
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self.trainer.fit()
-        except BaseException as error:  # handed to the main thread
-            self.error = error
-
-
 def _watch(
-    fit: _Fit, watch: Watch, asked: _Asked, on_step: OnStep | None, also: Sequence[Callable[[], object]] = ()
+    fit: Fit, watch: Watch, asked: _Asked, on_step: OnStep | None, also: Sequence[Callable[[], object]] = ()
 ) -> None:
     """Until `fit` ends: hand new metric lines to `on_step`, and look whether the run goes on. also: called each time.
 
@@ -306,10 +292,11 @@ def train_on_ray(
             fence.take_start(run_dir, mark)
             needed = wanted(workers, bool(trainer.scaling_config.use_gpu), placement)
             watch = Watch(run_dir, needed, workers, 60 * placement.wait_minutes, ray_resources)
-            fit = _Fit(trainer)
+            fit = Fit(trainer)
             fit.start()
             lines = StateLines(run_dir, steps)
             with contextlib.ExitStack() as at_end:
+                at_end.callback(fit.give_up)
                 at_end.callback(lines.tell)
                 at_end.callback(beside.close)
                 also = (lambda: lines.look(asked.stop, watch.waits_for), lambda: beside.look(watch.complete))

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from cardialign.data_shards.errors import DataError, StorageError
 from cardialign.data_shards.files import UNREADABLE_ARRAY, sha256_of, sha256_once, temporary_path
-from cardialign.data_shards.shard_set.storage import TOO_MANY, check_is_there, patiently, way_out
+from cardialign.data_shards.shard_set.storage import TOO_MANY, check_is_there, patiently, too_many, way_out
 
 T = TypeVar("T")
 
@@ -162,9 +162,7 @@ class IndexFile:
         except OSError as error:
             raise StorageError(
                 f"cannot lay down column {name} of {self.path} in the temporary folder: {error}",
-                way_out(error)
-                if error.errno in TOO_MANY
-                else "free space there, or set TMPDIR to a folder on another disk",
+                way_out(error) if too_many(error) else "free space there, or set TMPDIR to a folder on another disk",
             ) from error
 
     def _kept_column(self, folder: Path, name: str, dtype: np.dtype, fill: Callable[[np.ndarray], None]) -> np.ndarray:

@@ -186,10 +186,22 @@ def check_is_there(folder: Path) -> None:
         raise OSError(errno.ENODEV, "the folder of the set is not there", str(folder))
 
 
+def too_many(error: OSError) -> bool:
+    """Whether the limit of open files is used up, also where a library puts that into words of its own (`tempfile`: no
+    usable temporary directory)."""
+    if error.errno in TOO_MANY:
+        return True
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as found:
+        return found.errno in TOO_MANY
+    return False
+
+
 def way_out(error: OSError) -> str:
     """What to do about a file that cannot be read, by what the operating system said of it."""
     again = "then run the same command again: nothing was counted as damaged"
-    if error.errno in TOO_MANY:
+    if too_many(error):
         return f"raise the limit of open files (`ulimit -n`; on a cluster in the service or container), {again}"
     if error.errno in _FULL:
         return f"free space there, or set CARDIALIGN_CACHE to a folder on another disk, {again}"

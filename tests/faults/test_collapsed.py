@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -28,5 +29,6 @@ def test_collapse_ends_the_run_with_its_own_message_and_without_another_try(
     config = load_config("cardialign-demo", [*SMALL, f"data.shards={banked_shards}", *collapse])
     with pytest.raises(CollapseError) as raised:
         train_on_ray(config, tmp_path / "run", workers=2)
+    assert not [each for each in threading.enumerate() if each.name == "ray-train-fit"], "it would outlive its Ray"
     assert "effective rank" in raised.value.problem and "warm-up" in raised.value.remedy
     assert len((tmp_path / "run" / ATTEMPTS).read_text().splitlines()) == 1

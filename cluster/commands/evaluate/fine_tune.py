@@ -66,9 +66,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.out is not None:
         write_result(args.out, result)
     if args.track:
-        from cardialign.cluster.registry.evidence import log_evaluation
+        from cardialign.cluster.registry.evidence import log_evaluation, of_tuned
 
-        log_evaluation(args.encoder, args.tracking_uri, f"fine-tune-{args.preset}/{task.name}", result)
+        scored = of_tuned(found, task, shard_set)
+        log_evaluation(args.encoder, args.tracking_uri, f"fine-tune-{args.preset}/{task.name}", result, scored)
     return {**result, "_table": found.table()}
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from argparse import ArgumentTypeError
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, place, place_to_write
 from cardialign.cluster.cli.result_file import check_place, write_result, write_rows
@@ -17,6 +18,10 @@ from cardialign.cluster.commands.evaluate.linear_probe import (
     probe_plan,
 )
 from cardialign.data_shards.errors import UsageError
+
+if TYPE_CHECKING:
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+    from cardialign.pretrain.evaluation.grid.result import GridResult
 
 RESULT, ROWS = "grid.json", "grid.csv"
 
@@ -86,13 +91,25 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     write_result(args.out / RESULT, result)
     write_rows(args.out / ROWS, found.flat())
     if args.track:
-        from cardialign.cluster.registry.evidence import log_evaluation
-
-        for name, task in found.tasks.items():
-            for figure in task.tracked():
-                prefix = f"grid/{args.protocol}/{name}/{100 * figure['share']:g}"
-                log_evaluation(args.encoder, args.tracking_uri, prefix, figure)
+        _track(args, encoder.digest, found, sets)
     return {**result, "out": str(args.out), "_table": found.table()}
+
+
+def _track(args: argparse.Namespace, digest: str, found: GridResult, sets: Mapping[str, ShardSet]) -> None:
+    """Figures and, where their cells hold them, scores of every task and share, beside the version."""
+    from cardialign.cluster.registry.evidence import log_evaluation, of_probe
+
+    opened = {each.task.name: each for each in found.opened}
+    how = {"encoder": digest, "subset": args.subset}
+    for name, result in found.tasks.items():
+        task, shard_set = opened[name].found, sets[opened[name].set_name]
+        for figure in result.tracked():
+            share = figure["share"]
+            scored = None
+            if task is not None and share in result.scored:
+                scored = of_probe(result, task, shard_set, share, how)
+            prefix = f"grid/{args.protocol}/{name}/{100 * share:g}"
+            log_evaluation(args.encoder, args.tracking_uri, prefix, figure, scored)
 
 
 def summary(result: dict[str, Any]) -> list[str]:

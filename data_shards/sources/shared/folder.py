@@ -24,7 +24,7 @@ from cardialign.data_shards.sources.shared.demographics import not_understood, p
 from cardialign.data_shards.sources.shared.ids import is_rounded, other_person, plain_id
 from cardialign.data_shards.sources.shared.labels import Labels, LabelTable, label_set_names, read_labels
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, STOP_BELOW, Match, judge
-from cardialign.data_shards.sources.shared.patients import SHORTEST_SALT, Folds, fold_of, patient_hash
+from cardialign.data_shards.sources.shared.patients import ALONE, SHORTEST_SALT, Folds, Spellings, fold_of, patient_hash
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class RecordFolder:
         """
         self._start()
         listed = 0
-        folds = Folds(self.name)
+        folds, spellings = Folds(self.name), Spellings(self.name)
         labels = self._outside_labels()
         match = self._label_match() if labels else None
         for path, name, given in self._listing():
@@ -187,6 +187,8 @@ class RecordFolder:
             told = str(meta.get("patient") or "")
             patient = self._patient_id(self._patient_or(word, told) if "patient" in meta else "", key) or word
             meta["patient"] = patient_hash(patient, self._salt)
+            if patient != word and not patient.startswith(ALONE):
+                spellings.add(patient)
             if "fold" in meta:
                 folds.add(meta["patient"], meta["fold"], patient)
             else:
@@ -203,6 +205,7 @@ class RecordFolder:
             listed += 1
         self._finish(listed)
         folds.tell(listed)
+        spellings.tell()
 
     def not_seen(self) -> list[NotSeen]:
         """What the walk could not look at; known after `entries`."""

@@ -23,6 +23,7 @@ from cardialign.data_shards.sources.shared.folder import RecordFolder, fold_numb
 from cardialign.data_shards.sources.shared.ids import plain_id
 from cardialign.data_shards.sources.shared.join import TextRows, stretches
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, STOP_BELOW
+from cardialign.data_shards.sources.shared.patients import ALONE
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +241,7 @@ class MappedFolder(RecordFolder):
         if "patient_column" in row:
             # who is not named is a patient of his own, whatever numbers patients have
             record = row.get("key_column") or row.get("path_column")
-            meta["patient"] = self._patient_or(f"record {record}", row["patient_column"])
+            meta["patient"] = self._patient_or(f"{ALONE}{record}", row["patient_column"])
         if "age_column" in row:
             meta["age_years"] = self._age(row["age_column"])
         if "sex_column" in row:

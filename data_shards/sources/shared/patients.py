@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 
 from cardialign.data_shards.sources.shared.matches import EXAMPLES
 
 log = logging.getLogger(__name__)
 
+_LEADING_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
+
 SHORTEST_SALT = 16
 """Characters under which a salt can be tried out, and is warned of."""
+
+ALONE = "record "
+"""What stands before the name of a record whose patient a table does not name: a patient of its own."""
 
 
 def patient_hash(patient: str, salt: str = "") -> str:
@@ -63,3 +69,32 @@ class Folds:
                 len(self._split),
                 shown,
             )
+
+
+class Spellings:
+    """Which patients differ in capitals, blanks or leading zeros alone: `p1` and `P1`, `007` and `7`. They are two
+    persons here, and one person under two names is in two folds."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._first: dict[str, str] = {}
+        self._alike: dict[str, list[str]] = {}
+
+    def add(self, patient: str) -> None:
+        word = _LEADING_ZEROS.sub("", "".join(patient.casefold().split()))
+        first = self._first.setdefault(word, patient)
+        if first != patient and patient not in (found := self._alike.setdefault(word, [first])):
+            found.append(patient)
+
+    def tell(self) -> None:
+        if not self._alike:
+            return
+        some = list(self._alike.values())[:EXAMPLES]
+        log.warning(
+            "patients spelled alike source=%s names=%d: ids that differ in capitals, blanks or leading zeros alone are "
+            "taken for different persons; if they are one, write one id, or what is learnt from one is no secret in "
+            "the other: %s",
+            self._source,
+            len(self._alike),
+            "; ".join(" and ".join(repr(name[:60]) for name in names[:4]) for names in some),
+        )

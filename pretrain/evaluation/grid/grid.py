@@ -100,7 +100,7 @@ def run_grid(
     with locked_run(out, "wait for it, stop it, or name another folder for --out"):
         done = _done(encoder, plan, groups, folder, work)
     facts = {**plan.facts(encoder), "shares": list(plan.probe.options.shares)}
-    return GridResult.of(facts, opened, done)
+    return GridResult.of(facts, opened, done, folder.scored)
 
 
 def _done(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cardialign.pretrain.evaluation.grid.plan import OpenTask
 from cardialign.pretrain.evaluation.ledger import told
 from cardialign.pretrain.evaluation.probing.report import ProbeResult, Row, joined
+from cardialign.pretrain.evaluation.scored import ScoredRecords
+
+Scored = Callable[[str, float, Mapping[str, Any]], ScoredRecords | None]
+"""Task, share and finished cell -> its scores, where they are kept (`GridFolder.scored`)."""
 
 COLUMNS = (
     "task", "share", "system", "read_by", "macro", "sd", "low", "high", "less_encoder", "less_low", "less_high",
@@ -19,15 +23,20 @@ COLUMNS = (
 @dataclass(frozen=True)
 class GridResult:
     """facts: what the grid is of; tasks: task -> its figures at the shares that have some; missing: task, share (None:
-    all of them) and why."""
+    all of them) and why; opened: the tasks as they were asked for."""
 
     facts: dict[str, Any]
     tasks: dict[str, ProbeResult]
     missing: list[dict[str, Any]]
+    opened: Sequence[OpenTask] = ()
 
     @classmethod
     def of(
-        cls, facts: dict[str, Any], opened: Sequence[OpenTask], cells: Mapping[tuple[str, float], Mapping[str, Any]]
+        cls,
+        facts: dict[str, Any],
+        opened: Sequence[OpenTask],
+        cells: Mapping[tuple[str, float], Mapping[str, Any]],
+        scored: Scored,
     ) -> GridResult:
         """From finished cells as `GridFolder` keeps them."""
         tasks, missing = {}, []
@@ -40,10 +49,10 @@ class GridResult:
             missing += [
                 {"task": name, "share": share, "reason": cell["missing"]} for share, cell in found if "missing" in cell
             ]
-            results = [ProbeResult.from_dict(cell["result"]) for _, cell in found if "result" in cell]
+            results = [_result(cell, share, scored(name, share, cell)) for share, cell in found if "result" in cell]
             if results:
                 tasks[name] = joined(results)
-        return cls(facts, tasks, missing)
+        return cls(facts, tasks, missing, opened)
 
     def to_dict(self) -> dict[str, Any]:
         tasks = {name: result.to_dict() for name, result in self.tasks.items()}
@@ -133,3 +142,8 @@ def _flat(name: str, task: ProbeResult, row: Row) -> dict[str, Any]:
         "ledger": "; ".join(told(mine)),
         "test_opened": task.task["test_opened"]["times"],
     }
+
+
+def _result(cell: Mapping[str, Any], share: float, scored: ScoredRecords | None) -> ProbeResult:
+    result = ProbeResult.from_dict(cell["result"])
+    return result if scored is None else replace(result, scored={share: scored})

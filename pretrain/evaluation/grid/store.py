@@ -2,6 +2,7 @@
 
 OUT/plan.json                what the grid is of, and when its test records were opened
 OUT/cells/TASK@SHARE.json    the figures of a finished cell, what decided them, and their sha256
+OUT/cells/TASK@SHARE.safetensors  what the encoder's probe made of every test record, for evidence beside a version
 OUT/work/                    features and labels for the cells (`probing/cells.py`), kept on purpose: a later call with
                              more shares or seeds reads no record again; may be deleted at any time
 OUT/grid.json, grid.csv      all figures
@@ -17,9 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import load, save
+
 from cardialign.data_shards.errors import UsageError
-from cardialign.data_shards.files import read_json, write_json
+from cardialign.data_shards.files import commit_file, read_json, write_json
 from cardialign.pretrain.evaluation.probing.report import ProbeResult
+from cardialign.pretrain.evaluation.scored import ScoredRecords
 
 log = logging.getLogger(__name__)
 
@@ -88,13 +93,45 @@ class GridFolder:
 
     def keep(self, task: str, share: float, facts: Mapping[str, Any], outcome: ProbeResult | str) -> dict[str, Any]:
         """Write a cell: figures, or why there are none."""
-        values = {"missing": outcome} if isinstance(outcome, str) else {"result": outcome.to_dict()}
+        values: dict[str, Any] = {"missing": outcome}
+        if isinstance(outcome, ProbeResult):
+            values = {"result": outcome.to_dict()}
+            if share in outcome.scored:
+                values["scores"] = _keep_scores(self._scores(task, share), outcome.scored[share])
         content: dict[str, Any] = json.loads(json.dumps({"facts": facts, **values}))
         write_json(self._cell(task, share), {"sha256": _digest(content), "content": content}, indent=1)
         return content
 
+    def scored(self, task: str, share: float, content: Mapping[str, Any]) -> ScoredRecords | None:
+        """The scores of a finished cell; None where an earlier release kept none, or they are not as they were
+        written: its figures stand all the same."""
+        path = self._scores(task, share)
+        try:
+            raw = path.read_bytes()
+        except OSError:
+            raw = b""
+        if content.get("scores") is None or hashlib.sha256(raw).hexdigest() != content["scores"]["sha256"]:
+            return None
+        arrays = load(raw)
+        names = tuple((str(code), str(name)) for code, name in content["scores"]["names"])
+        return ScoredRecords(arrays["scores"], arrays["truth"], arrays["patients"], names, arrays.get("decided"))
+
+    def _scores(self, task: str, share: float) -> Path:
+        return self._cell(task, share).with_suffix(".safetensors")
+
     def _cell(self, task: str, share: float) -> Path:
         return self.path / "cells" / f"{task}@{100 * share:g}.json"
+
+
+def _keep_scores(path: Path, scored: ScoredRecords) -> dict[str, Any]:
+    """Write the scores, patients as numbers; returns what finds them again."""
+    _, patients = np.unique(scored.patients, return_inverse=True)
+    arrays = {"scores": scored.scores, "truth": scored.truth, "patients": patients.astype(np.int64)}
+    if scored.decided is not None:
+        arrays["decided"] = scored.decided
+    raw = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    commit_file(path, lambda temporary: temporary.write_bytes(raw))
+    return {"sha256": hashlib.sha256(raw).hexdigest(), "names": [list(each) for each in scored.names]}
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from cardialign.pretrain.evaluation.probing.linear_probe import Parts, ProbeFit,
 from cardialign.pretrain.evaluation.probing.report import left_open_notes, left_out_notes
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 from cardialign.pretrain.evaluation.result import plain
+from cardialign.pretrain.evaluation.scored import ScoredRecords
 from cardialign.pretrain.evaluation.scoring import class_auroc, decided_at, score_classes, usable_classes
 from cardialign.pretrain.export.usable import UsableEncoder
 
@@ -38,7 +39,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class TunedResult:
-    """macro: mean over seeds, spread: their standard deviation; low..high: of the first seed, over patients."""
+    """macro: mean over seeds, spread: their standard deviation; low..high: of the first seed, over patients.
+
+    scored: what each seed made of every test record; no part of the JSON."""
 
     task: dict[str, Any]
     start: str
@@ -51,9 +54,11 @@ class TunedResult:
     classes: list[dict[str, Any]]
     left_out: list[dict[str, str]]
     unseen: list[str]
+    scored: ScoredRecords = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        return plain({**asdict(self), "ledger": self.task.get("ledger", []), "trained_on": self.task.get("trained_on")})
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "scored"}
+        return plain({**values, "ledger": self.task.get("ledger", []), "trained_on": self.task.get("trained_on")})
 
     def table(self) -> str:
         spread = "" if self.spread is None else f" +- {self.spread:.3f} over {len(self.seeds)} seeds"
@@ -193,7 +198,15 @@ def _result(
         [asdict(each) for each in table.classes],
         [{"code": task.names[c][0], "reason": why} for c, why in reasons.items()],
         [task.names[c][0] for c in found[0].unseen if c not in reasons],
+        _scored(task, found, usable),
     )
+
+
+def _scored(task: ProbeTask, found: Sequence[FineTuned], usable: np.ndarray) -> ScoredRecords:
+    test = task.parts.test
+    scores = np.stack([each.scores[:, usable] for each in found])
+    names, decided = tuple(task.names[c] for c in usable), decided_at(task.decided, test, usable)
+    return ScoredRecords(scores, task.truth[test][:, usable], task.patients[test], names, decided)
 
 
 def _check_start(

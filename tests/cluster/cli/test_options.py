@@ -153,3 +153,11 @@ def test_a_new_folder_has_a_name_in_utf8(words: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="is no UTF-8 text"):
         given(words, "caf\udce9")
     assert parsed("shards verify", "caf\udce9").shards == Path("caf\udce9"), "what is there may be read"
+
+
+def test_a_link_to_nothing_is_no_place_for_a_new_folder(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "unplugged")
+    with pytest.raises(UsageError, match=r"link is a link to .*unplugged, which is not there"):
+        given(("export", "run", "--out"), str(tmp_path / "link"))
+    (tmp_path / "unplugged").mkdir()
+    assert parsed("export", "run", "--out", str(tmp_path / "link")).out == tmp_path / "link"

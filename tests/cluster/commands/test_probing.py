@@ -165,12 +165,37 @@ def test_tracked_figures_carry_their_ledger_as_a_tag_of_the_version(
     said = row["ledger"]["linear-probe/finding/100"]
     assert "ledger encoder x finding test, pretraining: unknown" in said
     assert "the labelled training records: shared patients 0 of 30" in said
-    (kept,), damaged = read_evidence(open_client(uri), probed_version(uri), verify_export(exported), tmp_path, uri)
-    assert damaged == [] and kept.name == "linear-probe:finding@100" and kept.facts["low"] is None
+    found, damaged = read_evidence(open_client(uri), probed_version(uri), verify_export(exported), tmp_path, uri)
+    assert damaged == [] and {each.name for each in found} == {"linear-probe:finding@100", "fine-tune:finding"}
+    kept, start = sorted(found, key=lambda each: each.name, reverse=True)
+    auroc = class_auroc(start.scored.scores[0], start.scored.truth).mean()
+    assert auroc == pytest.approx(tuned.json["macro"], abs=1e-12) == start.facts["macro"]
+    assert kept.facts["low"] is None
     auroc = class_auroc(kept.scored.scores[0], kept.scored.truth).mean()
     assert auroc == pytest.approx(probed["macro"], abs=1e-12), "its scores give its figure again"
     content = b"".join(path.read_bytes() for path in tmp_path.rglob("evidence/*/*"))
     assert b'"finding"' in content and not re.search(rb"planted-|patient-|deflections", content), "and name nobody"
+
+
+def test_a_tracked_grid_is_the_evidence_that_its_probes_alone_would_be(
+    cardialign: Call, exported: Path, tmp_path: Path, uri: str
+) -> None:
+    register(exported, "probed", uri)
+    made = build_shards(PtbXl(tmp_path, 120), tmp_path / "shards", SetPlan(SPEC), workers=1).path
+    tracked = ("--encoder", "models:/probed@candidate", "--tracking-uri", uri, "--track", "--bootstrap", 0)
+    shares = ("--shares", "50,100", "--seeds", 2, "--floors", "none")
+    grid = cardialign("evaluate", "grid", *tracked, *shares, "--sets", f"ptb-xl={made}", "--out", tmp_path / "grid")
+    assert grid.code == 0, grid.err
+    there = evidence_tags_of(uri)
+    assert len(there) == 2
+    task = ("--protocol", "clean-v2:ptb-xl-super", "--shards", made)
+    alone = cardialign("evaluate", "linear-probe", *tracked, *shares, *task)
+    assert alone.code == 0, alone.err
+    assert evidence_tags_of(uri) == there, "the same scores, to the bit, of the same records and the same measure"
+
+
+def evidence_tags_of(uri: str) -> dict[str, str]:
+    return {key: value for key, value in probed_version(uri).tags.items() if key.startswith("evidence.")}
 
 
 def probed_version(uri: str) -> ModelVersion:

@@ -41,6 +41,33 @@ def test_a_place_without_space_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert "no space is left in" in error.problem and "/dev/shm" in error.problem and "--shm-size" in error.remedy
 
 
+@pytest.mark.parametrize(
+    ("failures", "starts"),
+    [
+        ([RuntimeError("The node with node name abc did not start within 30 s")], 2),
+        ([RuntimeError("GCS did not start"), RuntimeError("GCS did not start")], 2),
+        ([OSError(28, "No space left on device")], 1),
+    ],
+)
+def test_a_local_ray_that_a_busy_machine_was_too_slow_for_is_started_once_more(
+    failures: list[Exception], starts: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    left, asked = list(failures), []
+
+    def start(*words: object) -> None:
+        asked.append(words)
+        if left:
+            raise left.pop(0)
+
+    monkeypatch.setattr(session, "_start_once", start)
+    if len(failures) < starts:
+        session._start(1, {}, tmp_path)
+    else:
+        with pytest.raises(UserError, match="a local Ray could not be started"):
+            session._start(1, {}, tmp_path)
+    assert len(asked) == starts
+
+
 def test_what_a_killed_driver_left_is_removed_and_what_a_living_one_uses_stays(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

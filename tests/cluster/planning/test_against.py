@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from cardialign.cluster.planning import report
+from cardialign.cluster.planning.against import MEMORY_ROW
 from cardialign.pretrain.config import load_config
 from cardialign.pretrain.run.files import MEMORY
 from cardialign.pretrain.run.observer import NullObserver
@@ -141,3 +143,10 @@ def test_memory_within_15_percent_and_steps_exactly(
     assert rows["optimizer steps"]["predicted"] == rows["optimizer steps"]["measured"]
     assert rows["memory of the fullest rank"]["ratio"] == pytest.approx(1, abs=0.15)
     assert rows["checkpoint"]["ratio"] == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize(("machine", "ratio", "told"), [("CPU", 0.7, True), ("CPU", 0.9, False), ("H100", 0.7, False)])
+def test_memory_that_a_c_library_keeps_is_told_beside_a_small_run(machine: str, ratio: float, told: bool) -> None:
+    row = {"what": MEMORY_ROW, "unit": "MiB", "predicted": ratio * 100, "measured": 100.0, "ratio": ratio}
+    plan = {"against": "run", "beside": [row], "measured_as": "anonymous memory", "machine": machine}
+    assert any("MALLOC_MMAP_THRESHOLD_=65536" in line for line in report._beside(plan)) == told

@@ -15,13 +15,13 @@ import pytest
 from cardialign.cluster.runs.driver import (
     SAME_SIGNAL_SECONDS,
     _Asked,
-    _Fit,
     _lost_cluster,
     _newest_logs,
     _starts,
     _watch,
 )
 from cardialign.cluster.runs.failure import StoppedError
+from cardialign.cluster.runs.fit import Fit
 from cardialign.cluster.runs.waiting import Watch
 from cardialign.data_shards.errors import STOPPED, UserError
 from cardialign.pretrain.run import fence
@@ -39,9 +39,9 @@ class NeverEnds:
 
 
 @pytest.fixture
-def hanging() -> Iterator[_Fit]:
+def hanging() -> Iterator[Fit]:
     trainer: Any = NeverEnds()
-    fit = _Fit(trainer)
+    fit = Fit(trainer)
     fit.start()
     yield fit
     trainer.end.set()
@@ -61,7 +61,7 @@ def send_soon(*signals: int) -> None:
     threading.Thread(target=send).start()
 
 
-def test_sigterm_ends_a_run_that_waits_for_resources(tmp_path: Path, hanging: _Fit) -> None:
+def test_sigterm_ends_a_run_that_waits_for_resources(tmp_path: Path, hanging: Fit) -> None:
     asked, started = _Asked(tmp_path), time.monotonic()
     with pytest.raises(StoppedError) as raised, asked.listening():
         send_soon(signal.SIGTERM)
@@ -72,7 +72,7 @@ def test_sigterm_ends_a_run_that_waits_for_resources(tmp_path: Path, hanging: _F
     assert (tmp_path / STOP).exists()
 
 
-def test_a_second_sigterm_ends_a_run_at_once_whatever_it_does(tmp_path: Path, hanging: _Fit) -> None:
+def test_a_second_sigterm_ends_a_run_at_once_whatever_it_does(tmp_path: Path, hanging: Fit) -> None:
     asked, started = _Asked(tmp_path), time.monotonic()
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(StoppedError, match="second SIGTERM"), asked.listening():
@@ -94,7 +94,7 @@ def test_a_signal_that_comes_twice_in_a_moment_is_one(tmp_path: Path) -> None:
     signal.signal(signal.SIGTERM, before)
 
 
-def test_ctrl_c_ends_a_run_that_hangs(tmp_path: Path, hanging: _Fit) -> None:
+def test_ctrl_c_ends_a_run_that_hangs(tmp_path: Path, hanging: Fit) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -110,7 +110,7 @@ def test_a_stop_that_cannot_be_written_down_holds_all_the_same(tmp_path: Path) -
     assert asked.stop
 
 
-def test_a_driver_whose_run_was_taken_over_ends(tmp_path: Path, hanging: _Fit) -> None:
+def test_a_driver_whose_run_was_taken_over_ends(tmp_path: Path, hanging: Fit) -> None:
     mine = fence.take_start(tmp_path)
     fence.take_start(tmp_path)  # as another driver would
     fence._held[tmp_path] = mine

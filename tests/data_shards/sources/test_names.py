@@ -182,6 +182,22 @@ def test_patients_of_one_fold_each_are_nothing_to_tell_of(tmp_path: Path, caplog
     assert len({meta["patient"] for meta in told}) == 3, "who is not named is a patient of his own"
 
 
+def test_patients_who_differ_in_capitals_or_leading_zeros_alone_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = folded(tmp_path, "0,p1,1\n1,P1,2\n2,007,1\n3,7,2\n")
+    assert len({meta["patient"] for meta in told}) == 4, "an id is what its table says"
+    assert "patients spelled alike source=arrays names=2" in caplog.text
+    assert "'p1' and 'P1'; '007' and '7'" in caplog.text
+
+
+def test_ids_of_records_without_a_patient_and_other_numbers_are_nothing_alike(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folded(tmp_path, "0,,1\n1,,2\n2,70,1\n3,p7,2\n")
+    assert "spelled alike" not in caplog.text
+
+
 @pytest.mark.parametrize("fold", ["train", "-1", "1.5", "\u00b2", "40000", "9" * 4301, ""])
 def test_a_fold_that_is_none_is_named(tmp_path: Path, fold: str) -> None:
     with pytest.raises(DataError, match=r"t\.csv: the fold .* is no number from 0 to 32767"):
