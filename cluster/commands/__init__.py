@@ -37,6 +37,7 @@ COMMANDS: dict[str, str] = {
     "evaluate select": "the best checkpoint or encoder, by validation records alone",
     "evaluate cmrs": "what is left of an encoder when leads or time are missing: at random, or where it hurts most",
     "evaluate explain-gap": "what each setting in which two protocols differ is worth in macro AUROC",
+    "evaluate masker": "what the masker of a SCAR-R run removes of each class, in figures and pictures",
     "export": "newest verified checkpoint of a run -> safetensors encoder",
     "embed": "embed one ECG with an exported or registered encoder",
     "registry list": "registered encoders, versions and aliases",

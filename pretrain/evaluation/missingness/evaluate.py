@@ -247,7 +247,7 @@ def _of_leads(mask: str, scores: np.ndarray) -> MaskedScores:
 
 
 def evidence_of(task: EvaluationTask) -> np.ndarray:
-    """bool (C, 12): the leads of each class's primary evidence; none where they are not known, or it cannot be ranked."""
+    """bool (C, 12): the leads of each class's primary evidence; none where they are not known or no AUROC is."""
     found = np.stack([lead_units(evidence_leads(code)) for code in task.prompts.codes])
     ranked = np.zeros(len(found), dtype=bool)
     ranked[usable_classes(task.truth, task.decided)[0]] = True

@@ -18,6 +18,7 @@ class MaskerConfig(Strict):
 
     turns: `alternate`, one step the encoder and one the masker; `reversal`, both at every step, the masker against the
     gradient.
+    begins: the step from which it plays; until then all records are masked at random.
     learning_rate: factor of the optimizer's. reads_report: share of records whose report the masker sees, too.
     relaxation: temperature of the relaxed decision, from the first to the last value within `relaxation_steps` steps.
     budget, smoothness: weights of the two terms that hold it.
@@ -27,6 +28,7 @@ class MaskerConfig(Strict):
     depth: Depth = 2
     heads: Depth = 4
     turns: Literal["alternate", "reversal"] = "alternate"
+    begins: Annotated[int, Field(ge=0, le=10**9)] = 0
     learning_rate: Annotated[float, Field(gt=0, le=1000)] = 1.0
     reads_report: Fraction = 0.0
     relaxation: tuple[Temperature, Temperature] = (1.0, 0.3)

@@ -14,6 +14,7 @@ and a selector to weigh it. Everything beyond the abstract (factors, budgets, we
 Removed patches are left out of attention; they are not zeros. The hard decision is straight-through: a patch that is
 kept counts 1, and the gradient of that weight, as a key's bias log(weight + 1e-6), as a factor of its value, and
 likewise in the selector, is the masker's, reversed. What is removed has no gradient but by the budget.
+Until step `begins` everything is masked at random: what disturbs an encoder that knows nothing is not what it reads by.
 With `turns: alternate` one step teaches the encoder and the next the masker (`learning_rates`); the loss that is told
 is the same at both. With `reversal` both learn at every step, and the masker works against L_cons and L_sel, too.
 Legend: b records, n patches per lead, N = 12 n, D token width, E embedding_dim.
@@ -49,6 +50,8 @@ from cardialign.pretrain.methods.scar.masker import Masker, Removal, exact, logi
 from cardialign.pretrain.methods.siglip import one_logit_for_all
 
 LEADS = len(STANDARD_LEADS)
+LOWEST = -1e9
+"""Below every logit."""
 PLAYERS = ("ecg.", "text.", "logit_")
 """Beginnings of the names of all parameters that are not the masker's."""
 
@@ -99,7 +102,8 @@ class Scar(TwoTowers):
         assert bank is not None
         method, masker = self.config, self.config.masker
         low, high = method.removed
-        by_chance = draws.uniform("by chance") < (1.0 if masker is None else method.random_share)
+        alone = masker is None or draws.step < masker.begins
+        by_chance = draws.uniform("by chance") < (1.0 if alone else method.random_share)
         inputs = {
             **super().inputs(batch, bank, draws),
             "report_key": torch.from_numpy(np.array(bank.report_keys(batch.report), dtype=np.int64)),
@@ -112,7 +116,7 @@ class Scar(TwoTowers):
             inputs["similarity"] = torch.from_numpy(features)
         if masker is not None:
             first, last = masker.relaxation
-            cooling = first * (last / first) ** min(1.0, draws.step / masker.relaxation_steps)
+            cooling = first * (last / first) ** min(1.0, max(0, draws.step - masker.begins) / masker.relaxation_steps)
             rows = len(batch.rows)
             inputs |= {
                 "noise": logistic_noise(draws, self.patches),
@@ -120,7 +124,7 @@ class Scar(TwoTowers):
                 "reads": torch.from_numpy(draws.uniform("reads") < masker.reads_report),
             }
             if masker.turns == "alternate":
-                inputs["turn"] = torch.full((rows,), draws.step % 2 == 1)
+                inputs["turn"] = torch.full((rows,), self._is_maskers(draws.step))
         return inputs
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensors:
@@ -188,8 +192,7 @@ class Scar(TwoTowers):
         patches = self.ecg.embed_patches(signal, lead_mask, valid_samples)
         assert patches.mask is not None
         logits = self.masker(patches.tokens, patches.seconds, patches.mask)
-        lowest = torch.finfo(logits.dtype).min
-        return logits.masked_fill(~patches.mask, lowest).unflatten(1, (LEADS, -1))
+        return logits.masked_fill(~patches.mask, LOWEST).unflatten(1, (LEADS, -1))
 
     def _removed(self, removal: Removal, recorded: Tensor, by_chance: Tensor) -> Tensor:
         """(removed, recorded) tokens of each lead, and of the record: float32 (b, 13, 2)."""
@@ -274,9 +277,14 @@ class Scar(TwoTowers):
         if masker is None:
             return {}
         if masker.turns == "reversal":
-            return {"masker.": masker.learning_rate}
-        own = step % 2 == 1
+            return {"masker.": masker.learning_rate if step >= masker.begins else 0.0}
+        own = self._is_maskers(step)
         return {"masker.": masker.learning_rate if own else 0.0, **dict.fromkeys(PLAYERS, 0.0 if own else 1.0)}
+
+    def _is_maskers(self, step: int) -> bool:
+        """Whether a step is the masker's, where the players take turns."""
+        masker = self.config.masker
+        return masker is not None and step >= masker.begins and step % 2 == 1
 
 
 def _counted(values: Tensor, rows: Tensor | None = None) -> Tensor:

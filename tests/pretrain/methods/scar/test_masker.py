@@ -101,6 +101,16 @@ def test_the_players_take_turns_by_their_learning_rates() -> None:
     assert reversal.learning_rates(0) == {"masker.": 1.0} and none.learning_rates(7) == {}
 
 
+def test_until_it_begins_chance_plays_alone_and_the_masker_rests() -> None:
+    for turns in ("alternate", "reversal"):
+        method = make({**MASKER, "turns": turns, "begins": 5})
+        early, late = inputs_of(method, 4), inputs_of(method, 5)
+        assert early["by_chance"].all() and not late["by_chance"].all()
+        assert method.learning_rates(3)["masker."] == 0 and method.learning_rates(5)["masker."] == 1
+        assert method.learning_rates(3).get("ecg.", 1.0) == 1, "its steps are the encoder's until then"
+        assert early["cooling"][0] == late["cooling"][0] == 1.0 > inputs_of(method, 9)["cooling"][0]
+
+
 def test_without_a_masker_everything_is_masked_by_chance() -> None:
     method = make(None)
     inputs = inputs_of(method)
