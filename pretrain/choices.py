@@ -39,6 +39,7 @@ METHODS = Table(
         "d_beta": "cardialign.pretrain.methods.d_beta.method:DBeta",
         "melp": "cardialign.pretrain.methods.melp:Melp",
         "merl": "cardialign.pretrain.methods.merl:Merl",
+        "scar": "cardialign.pretrain.methods.scar.method:Scar",
         "siglip": "cardialign.pretrain.methods.siglip:SigLip",
         "fg_clep": "cardialign.pretrain.methods.fg_clep:FgClep",
         "simclr": "cardialign.pretrain.methods.simclr:SimClr",

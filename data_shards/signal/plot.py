@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from cardialign.data_shards.errors import UsageError, disk_error
 from cardialign.data_shards.given_numbers import positive_number
@@ -35,6 +36,7 @@ _ROW_REACH = (10.0, 45.0)  # mm above and below a row's base line: at least, at 
 _NAME = 4.5  # mm over a row's peaks for the lead names
 _TEXT_COLUMNS = ((5.0, 42), (84.0, 62), (196.0, 40))  # mm from the left, characters
 _PAPER, _FINE, _BOLD, _INK, _GREY = "#fff8f6", "#f7d4cd", "#eba69b", "#1a1a1a", "#9a9a9a"
+_MARK = (0.16, 0.42, 0.72, 0.28)
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,15 @@ class _Strip:
     seconds: float
 
 
-def draw_ecg(record: EcgRecord, path: str | Path | None = None, *, dpi: int = 130) -> Path | Figure:
+def draw_ecg(
+    record: EcgRecord, path: str | Path | None = None, *, dpi: int = 130, marked: np.ndarray | None = None
+) -> Path | Figure:
     """Draw the first 10 s of `record`; write a PNG to `path` and return the path, or return the Figure when `path` is
     None.
 
     Each lead is drawn about its own median. Masked leads are grey and say why; the head holds patient, report
-    statements, labels and quality flags. dpi: up to 1200, which is finer than printers are.
+    statements, labels and quality flags. dpi: up to 1200, which is finer than printers are. marked bool (12, T): what
+    stands on a coloured ground.
 
     Raises UsageError for another dpi, DataError when `path` cannot be written.
     """
@@ -82,6 +87,8 @@ def draw_ecg(record: EcgRecord, path: str | Path | None = None, *, dpi: int = 13
         base -= up
         _draw_calibration(axes, base)
         for strip in row:
+            if marked is not None:
+                _mark_strip(axes, record, marked, strip, base - down, base + up)
             _draw_strip(axes, record, millivolts, strip, base)
             _write_lead_name(axes, record, strip, base + up - 2.4)
         for strip in row[1:]:
@@ -159,6 +166,17 @@ def _draw_strip(axes: Axes, record: EcgRecord, millivolts: np.ndarray, strip: _S
     else:
         x = left + np.arange(piece.size) / record.sampling_rate * MM_PER_SECOND
         axes.plot(x, base + piece * MM_PER_MILLIVOLT, color=color, linewidth=0.9, solid_joinstyle="round", zorder=3)
+
+
+def _mark_strip(axes: Axes, record: EcgRecord, marked: np.ndarray, strip: _Strip, bottom: float, top: float) -> None:
+    """The ground of each marked stretch of a strip."""
+    piece = _piece(record, marked, strip).astype(np.int8)
+    edges = np.diff(piece, prepend=0, append=0)
+    mm = MM_PER_SECOND / record.sampling_rate
+    for first, last in zip(np.flatnonzero(edges > 0), np.flatnonzero(edges < 0), strict=True):
+        left = _LEFT + strip.left + first * mm
+        box = Rectangle((left, bottom + 0.5), (last - first) * mm, top - bottom - 1, facecolor=_MARK, edgecolor="none")
+        axes.add_patch(box).set_zorder(2)
 
 
 def _write_lead_name(axes: Axes, record: EcgRecord, strip: _Strip, y: float) -> None:

@@ -3,6 +3,7 @@
 from cardialign.kernels.attention.dense import attention, attention_pool
 from cardialign.kernels.attention.packed import BucketPlan, Packed, pack, packed_attention, plan_buckets, unpack
 from cardialign.kernels.attention.rotary import Rotation, rotation, turn_heads
+from cardialign.kernels.attention.weighted import weigh_keys
 
 __all__ = [
     "BucketPlan",
@@ -16,4 +17,5 @@ __all__ = [
     "rotation",
     "turn_heads",
     "unpack",
+    "weigh_keys",
 ]

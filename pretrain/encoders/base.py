@@ -56,6 +56,8 @@ class EcgEncoder(nn.Module):
     """Names of the lead groups, in the order of `EncoderOutput.group_weights`; empty for an encoder without."""
     block_list: str = "blocks"
     """Dotted name of the list of its repeated layers, as it stands in the names of its weights."""
+    removes_tokens: bool = False
+    """True where `forward` takes `missing`, too, bool (B, 12, T): stretches of a lead that are left out, not flat."""
     feature_width: int
     token_width: int
 

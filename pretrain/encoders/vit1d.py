@@ -47,7 +47,7 @@ class Vit1dConfig(EncoderConfig):
     drop_path: DropRate = 0.0
     patches: Literal["record", "lead"] = "record"
     patch_ms: Milliseconds | None = None
-    pooling: Literal["mean", "attention"] = "mean"
+    pooling: Literal["mean", "attention", "selector"] = "mean"
     attention: Literal["dense", "packed"] = "dense"
 
     @model_validator(mode="after")
@@ -138,7 +138,7 @@ class Vit1d(EcgEncoder):
         super().__init__(spec, normalisation)
         assert config.width is not None and config.depth is not None and config.heads is not None
         assert config.patch_ms is not None
-        self.per_lead = config.patches == "lead"
+        self.per_lead = self.removes_tokens = config.patches == "lead"
         self.patch_samples = round(config.patch_ms * spec.sampling_rate / 1000.0)
         if not 1 <= self.patch_samples <= spec.samples:
             what = "shorter than one sample" if self.patch_samples < 1 else "longer than the record"
@@ -184,18 +184,36 @@ class Vit1d(EcgEncoder):
         of_lead = lead_mask[:, :, None] if recorded is None else lead_mask[:, :, None] & recorded[:, None]
         return Patches(tokens, of_lead.expand(-1, -1, count).flatten(1), seconds.repeat(LEADS))
 
-    def encode_patches(self, patches: Patches) -> Tensor:
+    def _whole(self, missing: Tensor) -> Tensor:
+        """Missing samples bool (B, 12, T) -> which `lead` patches have none of them, bool (B, N)."""
+        if not self.per_lead:
+            raise ValueError("patches of whole records cannot be left out of one lead; set encoder.patches to lead")
+        K = self.patch_samples
+        return ~missing[..., : missing.shape[-1] // K * K].unflatten(-1, (-1, K)).any(dim=-1).flatten(1)
+
+    def encode_patches(self, patches: Patches, key_weight: Tensor | None = None) -> Tensor:
         """All patches, or those that were kept -> (B, N, D) after the transformer.
 
         Nobody attends to a token whose mask is False, and what comes out at its place means nothing.
+        key_weight (B, N): how much each is attended to; None: all alike (`TemporalEncoder`).
         """
-        return self.temporal(patches.tokens, patches.seconds, patches.mask)
+        return self.temporal(patches.tokens, patches.seconds, patches.mask, key_weight)
 
     def forward(
-        self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None, return_tokens: bool = False
+        self,
+        signal: Tensor,
+        lead_mask: Tensor,
+        valid_samples: Tensor | None = None,
+        return_tokens: bool = False,
+        missing: Tensor | None = None,
     ) -> EncoderOutput:
-        """As every encoder; N = T / K tokens, times 12 for `lead` patches, lead after lead."""
+        """As every encoder; N = T / K tokens, times 12 for `lead` patches, lead after lead.
+
+        missing bool (B, 12, T), for `lead` patches alone: a patch that holds such a sample is left out.
+        """
         patches = self.embed_patches(signal, lead_mask, valid_samples)
+        if missing is not None:
+            patches = patches._replace(mask=self._whole(missing) & (True if patches.mask is None else patches.mask))
         tokens = self.encode_patches(patches)
         present = lead_mask.any(dim=1, keepdim=True).expand(tokens.shape[:2])
         token_mask = present if patches.mask is None else present & patches.mask

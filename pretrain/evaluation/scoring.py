@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t as student
 
-from cardialign.pretrain.evaluation.intervals import Sample, difference_interval, mean_interval
+from cardialign.pretrain.evaluation.intervals import LEVEL, Sample, difference_interval, mean_interval
 
 CHUNK_ELEMENTS = 4_000_000
 """Resamples are handled in chunks of about this many weights (32 MB of float64), whatever the number of records."""
@@ -125,6 +126,31 @@ class Estimate:
     value: float
     low: float
     high: float
+
+
+def mean_over_records(values: np.ndarray, patients: np.ndarray, *, resamples: int, seed: int) -> Estimate:
+    """Mean of values (n,) of records, resampled by patient; the spread is widened for the few patients there are.
+
+    The interval is undefined (NaN) for fewer than `MIN_PATIENTS` or fewer than two resamples, everything without a
+    record.
+    """
+    if not len(values):
+        return Estimate(math.nan, math.nan, math.nan)
+    mean, k = float(np.mean(values)), len(np.unique(patients))
+    if k < MIN_PATIENTS or resamples < 2:
+        return Estimate(mean, math.nan, math.nan)
+    drawn = np.concatenate([w @ values / w.sum(axis=1) for w in patient_resamples(patients, resamples, seed)])
+    half = t_half_width(drawn, k)
+    return Estimate(mean, mean - half, mean + half)
+
+
+def t_half_width(drawn: np.ndarray, patients: int) -> float:
+    """Half a 95 % interval of a figure that was resampled (R,) by so many patients: Student's t on their spread.
+
+    Exponential weights show (k - 1) / (k + 1) of the variance that k patients have.
+    """
+    spread = float(np.std(drawn, ddof=1)) * math.sqrt((patients + 1) / (patients - 1))
+    return float(student.ppf((1 + LEVEL) / 2, patients - 1)) * spread
 
 
 def _rows_of(decided: np.ndarray | None, column: int) -> np.ndarray | slice:

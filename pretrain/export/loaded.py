@@ -72,6 +72,7 @@ class LoadedEncoder(UsableEncoder):
         self.trained_on: TrainedOn | None = None
         self.device = torch.device(device)
         self.ecg = ecg.to(self.device).eval().requires_grad_(False)
+        self.leaves_out = self.ecg.removes_tokens
         self.head = None if reports is None else reports.head.to(self.device).eval().requires_grad_(False)
         self._text_encoder = None if reports is None else reports.text_encoder
         self._scorings, self._made = scorings, dict[str, Scoring]()
@@ -82,8 +83,7 @@ class LoadedEncoder(UsableEncoder):
         return self._config()
 
     @property
-    def group_names(self) -> tuple[str, ...]:
-        """Names of the lead groups, in the order of `EncoderOutput.group_weights`."""
+    def group_names(self) -> tuple[str, ...]:  # of `EncoderOutput.group_weights`
         return self.ecg.group_names
 
     @cached_property
@@ -120,17 +120,19 @@ class LoadedEncoder(UsableEncoder):
         lead_mask: np.ndarray | Tensor,
         valid_samples: np.ndarray | Tensor | None = None,
         return_tokens: bool = False,
+        missing: np.ndarray | None = None,
     ) -> EncoderOutput:
         """A batch that already fulfils the contract: signal (B, 12, T) mV, lead_mask bool (B, 12), valid_samples (B,).
 
-        Tensors stay on `device`. return_tokens: the tokens too, not the pooled features alone.
+        Tensors stay on `device`. return_tokens: the tokens too, not the pooled features alone. missing: as `GapReader`.
         """
         signal, lead_mask = torch.as_tensor(signal), torch.as_tensor(lead_mask)
         valid = None
         if valid_samples is not None and int(torch.as_tensor(valid_samples).min()) < self.contract.samples:
             valid = torch.as_tensor(valid_samples).to(self.device)
         with ENCODERS.watched(self.ecg.word, "cannot embed"):
-            return self.ecg(signal.to(self.device), lead_mask.to(self.device), valid, return_tokens)
+            gaps = {} if missing is None else {"missing": torch.as_tensor(missing).to(self.device)}
+            return self.ecg(signal.to(self.device), lead_mask.to(self.device), valid, return_tokens, **gaps)
 
     def embed(self, signal: np.ndarray, *, sampling_rate: float, **form: Unpack[SignalForm]) -> np.ndarray:
         """ECG array (B, L, T) or (L, T) in mV -> float32 (B, embedding_dim), unit rows.
@@ -252,10 +254,7 @@ class LoadedEncoder(UsableEncoder):
         return run_word(self.config.model_dump(mode="json"), self.provenance.get("training")) or self.digest
 
     def untrained(self, seed: int = 0) -> LoadedEncoder:
-        """The same configuration with fresh weights of encoder and head: what pretraining has to beat.
-
-        The published text encoder stays.
-        """
+        """The same configuration with fresh weights of encoder and head, and the published text encoder."""
         return untrained_encoder(self.config, self.contract.spec, seed, self.device, with_reports=self.head is not None)
 
 

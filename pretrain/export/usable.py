@@ -28,18 +28,22 @@ Reader = Callable[[np.ndarray, np.ndarray, np.ndarray], EncoderOutput]
 
 T may be shorter than a record of the set: a piece of it.
 """
+GapReader = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], EncoderOutput]
+"""The same with missing bool (B, 12, T), the samples of single leads that are not to be seen."""
 
 
 class UsableEncoder(ABC):
     """digest: what names it in results. device: where its numbers are computed.
 
     untrainable: why it has no counterpart with fresh weights; "" when `untrained` gives one.
+    leaves_out: whether what its `reader` gives takes `missing`, too, as `GapReader` does.
     report_style: how statements become the text of a report for `embed_text` (`data_shards.report_text`).
     """
 
     digest: str
     device: torch.device
     untrainable: str = ""
+    leaves_out: bool = False
 
     @property
     def report_style(self) -> str:
@@ -55,6 +59,23 @@ class UsableEncoder(ABC):
             f"encoder {self.digest[:24]} has no tokens, only features of whole records",
             "leave --attention out: the linear probe reads its features",
         )
+
+    def gap_reader(self, spec: SignalSpec) -> GapReader:
+        """What embeds records with gaps. A lead of which nothing is left is a missing lead, for every encoder.
+
+        Another gap is a flat line of 0 mV, as of an electrode that fell off: an encoder knows missing leads and a
+        missing end, nothing between. One that `leaves_out` patches of single leads does so with each that is missing in
+        part. Raises UserError as `reader`.
+        """
+        read: Callable[..., EncoderOutput] = self.reader(spec)
+
+        def with_gaps(
+            signal: np.ndarray, lead_mask: np.ndarray, valid: np.ndarray, missing: np.ndarray
+        ) -> EncoderOutput:
+            gaps = {"missing": missing} if self.leaves_out else {}
+            return read(*without(signal, lead_mask, valid, missing), valid, **gaps)
+
+        return with_gaps
 
     @abstractmethod
     def embed(self, signal: np.ndarray, *, sampling_rate: float, **form: Unpack[SignalForm]) -> np.ndarray:
@@ -124,6 +145,15 @@ class UsableEncoder(ABC):
     def training_run(self) -> str:
         """The same word for all encoders of one training run, whatever their step; of one without a run its digest."""
         return self.digest
+
+
+def without(
+    signal: np.ndarray, lead_mask: np.ndarray, valid: np.ndarray, missing: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Signal with 0 mV where it is missing, and lead mask without the leads of which no recorded sample is left."""
+    recorded = np.arange(signal.shape[-1]) < np.asarray(valid)[:, None, None]
+    left = (recorded & ~missing).any(axis=-1) | ~recorded.any(axis=-1)
+    return np.where(missing, np.float32(0), signal), lead_mask & left
 
 
 def tensors_digest(tensors: Mapping[str, Tensor], first: bytes = b"") -> str:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cardialign.kernels.attention import attention_pool
+from cardialign.kernels.attention.weighted import LEAST
 
 
 class AttentionPool(nn.Module):
@@ -50,8 +51,51 @@ class MaxPool(nn.Module):
         return torch.where(mask.any(dim=1, keepdim=True), highest, 0.0)
 
 
+class SelectorPool(nn.Module):
+    """Every token says for itself how much it counts: sum_k w_k h_k with w = softmax over the valid tokens of u(h_k).
+
+    u is a layer of the tokens' width, GELU, and one number. A sequence without valid tokens gives 0.
+    Source: the adaptive selector of SCAR; its form is ours.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, width)
+        self.score = nn.Linear(width, 1, bias=False)  # a constant added to all scores changes no softmax
+
+    def log_weights(self, tokens: Tensor, mask: Tensor | None, key_weight: Tensor | None = None) -> Tensor:
+        """log w float32 or better (B, N), -inf for a token that is not valid; of a sequence without any, over all.
+
+        key_weight (B, N): how much a token counts beforehand, as in attention (`weigh_keys`).
+        """
+        scores = self.score(F.gelu(self.hidden(tokens))).squeeze(-1)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        if key_weight is not None:
+            scores = scores + torch.log(key_weight + LEAST)
+        if mask is not None:
+            scores = scores.masked_fill(~(mask | ~mask.any(dim=1, keepdim=True)), -torch.inf)
+        return torch.log_softmax(scores, dim=1)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None, key_weight: Tensor | None = None) -> Tensor:
+        return self.pooled(tokens, mask, self.log_weights(tokens, mask, key_weight), key_weight)
+
+    def pooled(
+        self, tokens: Tensor, mask: Tensor | None, log_weights: Tensor, key_weight: Tensor | None = None
+    ) -> Tensor:
+        """(B, D) of weights that are known already."""
+        weight = log_weights.exp()
+        if mask is not None:
+            weight = weight * mask.any(dim=1, keepdim=True)
+            tokens = torch.where(mask[..., None], tokens, 0.0)  # what stands at the others means nothing
+        if key_weight is not None:
+            weight = weight * key_weight
+        return torch.einsum("bn,bnd->bd", weight.to(tokens.dtype), tokens)
+
+
 def token_pooling(name: str, width: int, heads: int) -> nn.Module:
-    """`mean` or `attention`, where `encoder.pooling` is of one list of tokens: tokens, mask -> (B, D)."""
+    """`mean`, `attention` or `selector`, where `encoder.pooling` is of one list of tokens: tokens, mask -> (B, D)."""
+    if name == "selector":
+        return SelectorPool(width)
     return MeanPool() if name == "mean" else AttentionPool(width, heads)
 
 

@@ -23,6 +23,7 @@ from cardialign.kernels.attention import (
     rotation,
     turn_heads,
     unpack,
+    weigh_keys,
 )
 
 
@@ -54,11 +55,14 @@ class PackedSequences(NamedTuple):
 class Sequences(NamedTuple):
     """What every block needs to know of the tokens' places:
     the rotary table, and a key mask bool (B, N) or the packed sequences, or neither.
+
+    key_weight: how much each token counts as a key, (B, N) or (M,); None: all alike.
     """
 
     table: Rotation
     key_mask: Tensor | None = None
     packed: PackedSequences | None = None
+    key_weight: Tensor | None = None
 
     def per_token(self, per_sequence: Tensor) -> Tensor:
         """(B,) -> what multiplies tokens."""
@@ -96,11 +100,16 @@ class SelfAttention(nn.Module):
         q, k, v = turn_heads(
             self.qkv(tokens).unflatten(-1, (3, self.heads, -1)), sequences.table
         )  # (B, N, H, Dh) or (M, H, Dh)
+        width = q.shape[-1]
+        if sequences.key_weight is not None:
+            q, k, v = weigh_keys(q, k, v, sequences.key_weight)
         if sequences.packed is not None:
             cu_seqlens, longest, _, plan = sequences.packed
-            return self.out(packed_attention(q, k, v, cu_seqlens, longest, plan=plan).flatten(1))
-        mixed = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), sequences.key_mask)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+            mixed = packed_attention(q, k, v, cu_seqlens, longest, plan=plan)
+        else:
+            q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+            mixed = attention(q, k, v, sequences.key_mask).transpose(1, 2)
+        return self.out(mixed[..., :width].flatten(-2))
 
 
 class Block(nn.Module):
@@ -137,6 +146,7 @@ class TemporalEncoder(nn.Module):
     computes such tokens, lets nobody attend to them, and what stands at their places afterwards means nothing; `packed`
     leaves them out and puts zeros there. All other tokens are equal. `packed` waits for the device once per call, and
     dropout (not drop path) draws other numbers.
+    key_weight (B, N): how much a token counts as a key, in every block (`weigh_keys`); None: all alike.
     """
 
     def __init__(
@@ -155,24 +165,29 @@ class TemporalEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout, rate) for rate in rates)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, tokens: Tensor, seconds: Tensor, key_mask: Tensor | None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, seconds: Tensor, key_mask: Tensor | None, key_weight: Tensor | None = None
+    ) -> Tensor:
         if key_mask is not None and self.packs and not torch.compiler.is_compiling():  # a traced graph has one shape
-            return self._packed(tokens, seconds, key_mask)
+            return self._packed(tokens, seconds, key_mask, key_weight)
         heads = (
             self.heads if seconds.ndim == 1 else 1
         )  # a table of all heads per sequence would be as large as the tokens
-        return self._blocks(tokens, Sequences(rotation(seconds, heads, self.head_width, tokens.dtype), key_mask))
+        table = rotation(seconds, heads, self.head_width, tokens.dtype)
+        return self._blocks(tokens, Sequences(table, key_mask, key_weight=key_weight))
 
     def _blocks(self, tokens: Tensor, sequences: Sequences) -> Tensor:
         for block in self.blocks:
             tokens = block(tokens, sequences)
         return self.norm(tokens)
 
-    def _packed(self, tokens: Tensor, seconds: Tensor, key_mask: Tensor) -> Tensor:
+    def _packed(self, tokens: Tensor, seconds: Tensor, key_mask: Tensor, key_weight: Tensor | None) -> Tensor:
         B, N, _ = tokens.shape
         kept, cu_seqlens, longest, indices = pack(tokens, key_mask)
         plan = plan_buckets(cu_seqlens) if tokens.device.type == "cpu" else None
         places = seconds[indices % N] if seconds.ndim == 1 else seconds.flatten()[indices]
         table = rotation(places, 1, self.head_width, tokens.dtype)
-        sequences = Sequences(table, packed=PackedSequences(cu_seqlens, longest, indices // N, plan))
+        weight = None if key_weight is None else key_weight.flatten()[indices]
+        packed = PackedSequences(cu_seqlens, longest, indices // N, plan)
+        sequences = Sequences(table, packed=packed, key_weight=weight)
         return unpack(self._blocks(kept, sequences), indices, B, N)

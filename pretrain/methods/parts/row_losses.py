@@ -18,4 +18,5 @@ def mean_over_batch(pairs: Tensor, group: dist.ProcessGroup | None = None) -> Te
     if dist.is_initialized():
         dist.all_reduce(total, group=group)
     summed = total[0] + local[0] - local[0].detach()
-    return (summed / total[1].clamp_min(torch.finfo(torch.float32).tiny)).to(pairs.dtype)
+    # By 1 where nothing counts: its gradient, times a count of 0, stays a number.
+    return (summed / torch.where(total[1] > 0, total[1], 1.0)).to(pairs.dtype)

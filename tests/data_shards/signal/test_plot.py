@@ -117,3 +117,13 @@ def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path, where: str
 def test_a_resolution_that_is_none_is_named(dpi):
     with pytest.raises(UsageError, match="dpi is"):
         draw_ecg(record_of(), dpi=dpi)
+
+
+def test_what_is_marked_stands_on_a_coloured_ground_at_its_place() -> None:
+    """Lead II from 1 s to 2 s: on paper 25 to 50 mm from its start, in its own strip and on the rhythm strip."""
+    marked = np.zeros((12, 5000), dtype=bool)
+    marked[1, 500:1000] = True
+    plain, figure = draw_ecg(record_of()), draw_ecg(record_of(), marked=marked)
+    boxes = [[each for each in f.axes[0].patches if each.get_width() < 30] for f in (plain, figure)]
+    assert [len(each) for each in boxes] == [0, 2]
+    assert [(box.get_x(), box.get_width()) for box in boxes[1]] == [pytest.approx((15 + 25, 25))] * 2

@@ -61,6 +61,7 @@ CASES: dict[str, dict[str, Any]] = {
     "s4-attention": {"name": "s4", "width": 16, "depth": 1, "pooling": "attention", "heads": 2, "token_ms": 20},
     "vit1d-record": {"name": "vit1d", "width": 16, "depth": 2, "heads": 2},
     "vit1d-lead": {"name": "vit1d", "width": 16, "depth": 2, "heads": 2, "patches": "lead", "pooling": "attention"},
+    "vit1d-selector": {"name": "vit1d", "width": 16, "depth": 1, "heads": 2, "patches": "lead", "pooling": "selector"},
     "vit1d-packed": {"name": "vit1d", "width": 16, "depth": 1, "heads": 2, "patches": "lead", "attention": "packed"},
 }
 SEE_EACH_OTHER = {"resnet1d-micro-batch"}

@@ -155,3 +155,24 @@ def test_a_width_that_heads_do_not_divide_is_refused() -> None:
         make(heads=5)
     with pytest.raises(UsageError, match="width / heads = 3 is odd"):
         make(width=12, heads=4)
+
+
+@pytest.mark.parametrize("attention", ["dense", "packed"])
+@torch.no_grad()
+def test_a_stretch_that_is_missing_has_no_say_and_is_not_flat(attention: str) -> None:
+    """Of `lead` patches: whatever stands there, NaN included, changes nothing; a whole lead is a missing lead."""
+    torch.manual_seed(0)
+    section = {"name": "vit1d", "width": 16, "depth": 1, "heads": 2, "patches": "lead", "patch_ms": 200}
+    config = parse_config({"encoder": {**section, "pooling": "selector", "attention": attention}}).encoder
+    encoder, signal = create_encoder(config, SignalSpec(100.0, 2.0)).eval(), torch.randn(2, 12, 200)
+    leads, missing = torch.ones(2, 12, dtype=torch.bool), torch.zeros(2, 12, 200, dtype=torch.bool)
+    missing[0, 3, 45:50], missing[1, 7] = True, True
+    noisy, flat, without = signal.clone(), signal.clone(), leads.clone()
+    noisy[0, 3, 40:60], noisy[1, 7], flat[0, 3, 40:60], without[1, 7] = 7.0, 5.0, 0.0, False
+    found = encoder(signal, leads, missing=missing).embedding
+    torch.testing.assert_close(encoder(noisy, leads, missing=missing).embedding, found)
+    torch.testing.assert_close(encoder(signal, without).embedding[1], found[1])
+    assert (encoder(flat, leads).embedding[0] - found[0]).abs().max() > 1e-4
+    with pytest.raises(ValueError, match=r"set encoder\.patches to lead"):
+        whole = create_encoder(parse_config({"encoder": {**section, "patches": "record"}}).encoder, SPEC)
+        whole(torch.randn(1, 12, 200), leads[:1], missing=missing[:1])

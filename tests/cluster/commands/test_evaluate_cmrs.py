@@ -1,0 +1,63 @@
+"""`evaluate cmrs` on a tiny set: figures, table and file agree, and what cannot be evaluated is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROMPTS = "virtual-findings-v2"
+
+
+@pytest.fixture
+def call(cardialign: Callable[..., Any], exported: Path, shards: Path) -> Callable[..., Any]:
+    given = (
+        "--encoder",
+        exported,
+        "--shards",
+        shards,
+        "--prompts",
+        PROMPTS,
+        "--records",
+        3,
+        "--draws",
+        1,
+        "--bootstrap",
+        20,
+    )
+    return lambda *words, **how: cardialign("evaluate", "cmrs", *given, "--missing", "leads", *words, **how)
+
+
+@pytest.mark.slow  # the figures themselves: tests/pretrain/evaluation/missingness
+def test_figures_table_and_file_agree_and_an_encoder_is_not_better_than_itself(
+    call: Callable[..., Any], exported: Path, tmp_path: Path
+) -> None:
+    answer = call("--beside", exported, "--share", 0.25, "--out", tmp_path / "cmrs.json")
+    assert answer.code == 0, answer.err
+    told = json.loads((tmp_path / "cmrs.json").read_text())
+    assert told["records"] == 3 and told["conditions"] == answer.json["conditions"]
+    masks = [(each["kind"], each["mask"], each["budget"]) for each in told["conditions"][:2]]
+    assert masks == [("leads", "random", 3), ("leads", "adversarial", 3)]
+    random, worst = (each["cmrs"]["value"] for each in told["conditions"][:2])
+    if told["coverage"]:
+        assert 0 <= worst <= random <= 1
+        assert told["gaps"]["leads"]["cmrs"]["value"] == pytest.approx(random - worst)
+        assert {each["cmrs"]["value"] for each in told["beside"]["paired"]} <= {0.0, None}
+    assert "gaps are flat lines" in call("--share", 0.25, plain=True).out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--share", "1"), "--share is 1"),
+        (("--missing", "beats"), "nothing is missing by 'beats'"),
+        (("--prompts", "no-such-set"), "no prompt set 'no-such-set'"),
+        (("--masker", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said(call: Callable[..., Any], words: tuple[str, ...], message: str) -> None:
+    answer = call(*words)
+    assert answer.code in (1, 2) and message in answer.json["problem"] and answer.json["remedy"]
