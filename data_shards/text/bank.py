@@ -320,7 +320,13 @@ def build_text_bank(
         raise disk_error(error, path) from error
     shutil.rmtree(building, ignore_errors=True)
     log.info("text_bank path=%s built reports=%d", path, len(statements))
-    return add_statement_vectors(TextBank(path), encoder)
+    bank = TextBank(path)
+    if cut := int((bank.lengths >= bank.max_tokens).sum()):
+        log.warning(
+            "text_bank path=%s reports=%d of=%d remark=they fill all %d tokens, what they say behind that is not read; "
+            "raise text.max_tokens", path, cut, len(bank), bank.max_tokens,
+        )  # fmt: skip
+    return add_statement_vectors(bank, encoder)
 
 
 def add_statement_vectors(bank: TextBank, encoder: TextEncoderLike) -> TextBank:

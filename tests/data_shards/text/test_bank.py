@@ -90,6 +90,15 @@ def test_a_bank_is_built_once_per_encoder_and_style(bank: TextBank, set_copy: Pa
     )
 
 
+def test_reports_longer_than_the_tokens_are_told(set_copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    build_text_bank(ShardSet.open(set_copy), HashingEncoder("long", max_tokens=400))
+    assert "fill all" not in caplog.text
+    short = build_text_bank(ShardSet.open(set_copy), HashingEncoder("short", max_tokens=3))
+    texts = ShardSet.open(set_copy).reports.column("text").to_pylist()
+    cut = sum(len(text.split()) >= 3 for text in texts)
+    assert f"reports={cut} of={len(short)} remark=they fill all 3 tokens" in caplog.text
+
+
 def test_the_bank_of_another_shard_set_is_not_taken(bank: TextBank, set_copy: Path, tmp_path: Path) -> None:
     assert TextBank.open(set_copy).path == bank.path
     build_shards(SmallSource(20, seed=4), tmp_path / "other", SetPlan(SignalSpec(500, 1)), workers=1)
