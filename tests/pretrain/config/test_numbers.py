@@ -197,6 +197,8 @@ TRIED = [number for number in NUMBERS if number.kind is float and number.path[0]
 def test_the_ends_of_a_number_train_or_are_refused(number: Number, bert: Path) -> None:
     """What the text of a section takes must serve: the loss of the second step is finite."""
     assert number.low is not None and number.high is not None
-    for value in (number.low, np.nextafter(number.low, math.inf), number.high, np.nextafter(number.high, -math.inf)):
+    values = [number.low, np.nextafter(number.low, math.inf), number.high, np.nextafter(number.high, -math.inf)]
+    trains_reports = number.base["method"]["name"] in ("melp", "d_beta")  # loading a report encoder takes most of it
+    for value in values[::2] if trains_reports else values:
         with contextlib.suppress(UsageError):
             assert math.isfinite(_loss_after_one_step(parse_config(number.set(float(value))), bert)), value
