@@ -24,9 +24,10 @@ BERT_BASE = {
 PUBLISHED = {
     "ncbi/MedCPT-Query-Encoder": BERT_BASE,
     "ncbi/MedCPT-Article-Encoder": BERT_BASE,
+    "fuyingw/heart_bert": BERT_BASE,
 }
-"""Report encoders whose published config.json is counted where they are not on this machine (Jin et al. 2023: both
-start from PubMedBERT-base)."""
+"""Report encoders whose published config.json is counted where they are not on this machine (Jin et al. 2023: MedCPT
+starts from PubMedBERT-base; Wang et al. 2025: heart_bert starts from MedCPT)."""
 RING_ABOVE = 1 << 30
 GIB = float(2**30)
 

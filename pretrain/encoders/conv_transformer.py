@@ -116,7 +116,7 @@ class HalvingConvolutions(nn.Module):
         self.norm = MaskedGroupNorm(C, C) if published else channel_norm(config.norm, C)
 
     def forward(self, signal: Tensor, valid_samples: Tensor | None) -> Tensor:
-        x = signal.to(self.convolutions[0].weight.dtype)
+        x = signal.to(self.norm.weight.dtype)
         for i, convolution in enumerate(self.convolutions):
             x = convolution(x)
             if i == 0:

@@ -13,8 +13,8 @@ from cardialign.pretrain.config import TextConfig
 from cardialign.pretrain.text.encoder import TextEncoder
 
 
-def write_small_bert(folder: Path, dropout: float = 0.1) -> Path:
-    """A two-layer BERT with random weights, 16 wide, the tokenizer of MiniLM, and its pooling."""
+def write_small_bert(folder: Path, dropout: float = 0.1, width: int = 16) -> Path:
+    """A two-layer BERT with random weights, the tokenizer of MiniLM, and its pooling."""
     from transformers import BertConfig, BertModel
 
     minilm = TextEncoder(TextConfig())
@@ -22,10 +22,10 @@ def write_small_bert(folder: Path, dropout: float = 0.1) -> Path:
     BertModel(
         BertConfig(
             vocab_size=minilm.model_config["vocab_size"],
-            hidden_size=16,
+            hidden_size=width,
             num_hidden_layers=2,
             num_attention_heads=2,
-            intermediate_size=32,
+            intermediate_size=2 * width,
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
         )

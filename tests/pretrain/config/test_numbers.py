@@ -7,6 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from cardialign.pretrain.choices import ENCODERS, METHODS
 from cardialign.pretrain.config import RunConfig, Strict, parse_config
 from cardialign.pretrain.methods.base import create_method
 from cardialign.pretrain.methods.parts.draws import Draws
+from tests.support.small_bert import write_small_bert
 from tests.support.small_encoder import SPEC
 
 
@@ -165,7 +167,14 @@ def test_every_number_has_two_ends_and_what_lies_outside_is_refused_by_its_name(
             parse_config(number.set(number.kind(value)))
 
 
-def _loss_after_one_step(config: RunConfig) -> float:
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_bert(tmp_path_factory.mktemp("encoders") / "bert")
+
+
+def _loss_after_one_step(config: RunConfig, bert: Path) -> float:
+    if config.method.trains_reports:
+        config = config.model_copy(update={"text": config.text.model_copy(update={"encoder": str(bert)})})
     torch.manual_seed(0)
     method = create_method(config, SPEC).train()
     draws = Draws(0, 0, slice(0, 8))
@@ -185,9 +194,9 @@ TRIED = [number for number in NUMBERS if number.kind is float and number.path[0]
 
 
 @pytest.mark.parametrize("number", TRIED, ids=_name)
-def test_the_ends_of_a_number_train_or_are_refused(number: Number) -> None:
+def test_the_ends_of_a_number_train_or_are_refused(number: Number, bert: Path) -> None:
     """What the text of a section takes must serve: the loss of the second step is finite."""
     assert number.low is not None and number.high is not None
     for value in (number.low, np.nextafter(number.low, math.inf), number.high, np.nextafter(number.high, -math.inf)):
         with contextlib.suppress(UsageError):
-            assert math.isfinite(_loss_after_one_step(parse_config(number.set(float(value))))), value
+            assert math.isfinite(_loss_after_one_step(parse_config(number.set(float(value))), bert)), value

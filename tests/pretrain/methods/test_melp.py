@@ -30,12 +30,16 @@ from cardialign.pretrain.methods.melp.sentences import Borders, borders_of, next
 from cardialign.pretrain.methods.melp.words import word_log_likelihoods
 from cardialign.pretrain.methods.parts.draws import Draws
 from cardialign.pretrain.text.encoder import TextEncoder
+from cardialign.pretrain.training.checkpoints.load import load_weights
 from cardialign.pretrain.training.initialise import initialise, open_start
+from tests.support.learning import LearningData, learn, learning_data
 from tests.support.processes import run_ranks
 from tests.support.small_bert import write_small_bert
 from tests.support.small_encoder import SPEC, small_config
 from tests.support.tiny_shards import config_for, make_shards
 from tests.support.topology import check_topologies, run_topologies
+
+__all__ = ["learning_data"]
 
 ENCODER = {
     "name": "conv_transformer",
@@ -387,3 +391,38 @@ def test_a_step_is_the_same_on_every_topology(tmp_path: Path, bert: TextConfig) 
     run_topologies({**values, "encoder": ENCODER, "text": bert.model_dump(), "method": METHOD}, tmp_path)
     figures = ["loss", "rhythm_loss", "caption_loss", "beat_loss", "grad_norm"]
     check_topologies(tmp_path, figures, rtol=2e-4)
+
+
+def unseen_batch(shards: ShardSet, count: int) -> Batch:
+    rows = np.flatnonzero(shards.report >= 0)[:count]
+    signal = np.stack([shards.read_record(int(row)).millivolts() for row in rows])
+    mask, valid = np.ones((count, 12), bool), np.full(count, signal.shape[2], np.int32)
+    blank = np.zeros(count, np.float32), np.zeros(count, np.int8)
+    return Batch(1, rows, signal, mask, valid, shards.report[rows], *blank, rows)
+
+
+@pytest.mark.slow
+def test_it_learns_what_the_reports_say_and_foretells_their_words_from_the_ecg(
+    learning_data: LearningData, tmp_path: Path
+) -> None:
+    folder = write_small_bert(tmp_path / "bert", dropout=0.0, width=64)
+    text = {"encoder": str(folder), "pooling": "last", "trainable": "full", "max_tokens": 40}
+    build_text_bank(ShardSet.open(learning_data.shards), TextEncoder(TextConfig.model_validate(text)))
+    small = {"width": 96, "depth": 1, "heads": 3, "channels": 32, "convolutions": 4}  # of 160 ms at 100 Hz
+    sections = {"text": text, "encoder": small, "method": {"width": 64, "depth": 1}}
+    changes: dict[str, Any] = {f"{name}.{key}": value for name, own in sections.items() for key, value in own.items()}
+    changes |= {"training.epochs": 13, "training.lead_dropout": 0.1, "optimizer.lr": 3e-3}
+    learnt = learn("melp", learning_data, tmp_path / "run", changes)
+    assert learnt.zero_shot.difference.low > 0.2
+    method = create_method(learnt.encoder.config, learnt.encoder.contract.spec).eval()
+    method.load_state_dict(load_weights(max((tmp_path / "run" / "checkpoints").glob("step-*"))))
+    bank = build_text_bank(learnt.unseen, TextEncoder(learnt.encoder.config.text), tmp_path / "bank")
+    inputs = method.inputs(unseen_batch(learnt.unseen, 96), bank, Draws(0, 0, slice(0, 96)))
+    with torch.no_grad():
+        own = method.loss(method(inputs), inputs, None).metrics
+        inputs["signal"] = inputs["signal"].roll(1, dims=0)
+        other = method.loss(method(inputs), inputs, None).metrics
+    asked = inputs["following"][inputs["following"] >= 0]
+    unigram = float(torch.bincount(asked).max() / len(asked))
+    assert own["word_accuracy"] > 2 * unigram
+    assert own["caption_loss"] < 0.95 * other["caption_loss"], "another record's ECG says less about the words"
