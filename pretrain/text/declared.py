@@ -113,8 +113,7 @@ def _whole(folder: Path) -> Path:
 
 
 def choose_pooling(found: Declared, encoder: str, setting: str | None) -> str:
-    """cls, mean or last: the setting `text.pooling`, what the files say, the model card of a known id, or what a T5 is
-    for.
+    """cls, mean or last: the setting `text.pooling`, what the files say, a known id's model card, or what a T5 is for.
 
     A setting that differs from the files is named in the log. Raises UserError where nothing says it.
     """
