@@ -61,6 +61,7 @@ def kept_by(learnt: Learnt) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.processes
+@pytest.mark.timeout(600)
 def test_it_learns_what_reports_say_and_its_masker_what_to_take_away(
     learning_data: LearningData,
     tmp_path: Path,
@@ -70,8 +71,8 @@ def test_it_learns_what_reports_say_and_its_masker_what_to_take_away(
         "encoder.patch_ms": 1000,
         "encoder.width": 48,
         "training.epochs": None,
-        "training.steps": 50,
-        "training.global_batch": 96,
+        "training.steps": 60,
+        "training.global_batch": 64,
         "method.masker.begins": 15,
         "method.masker.relaxation_steps": 20,
     }
