@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ FEATURES_VERSION = 1
 """To be raised when the same weights come to give other numbers."""
 
 Progress = Callable[[int, int], None]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ def embed_set(
     return [each for each in found if each is not None]
 
 
-def reader_of(make: Callable[[SignalSpec], Reader], shard_set: ShardSet) -> Reader:
-    """What `UsableEncoder.reader` or `token_reader` makes for a set; its UserError names the set, too."""
+def reader_of(make: Callable[[SignalSpec], Made], shard_set: ShardSet) -> Made:
+    """What `UsableEncoder.reader`, `token_reader` or `gap_reader` makes for a set; its UserError names the set, too."""
     try:
         return make(shard_set.spec)
     except UserError as error:

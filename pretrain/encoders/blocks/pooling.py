@@ -77,18 +77,14 @@ class SelectorPool(nn.Module):
         return torch.log_softmax(scores, dim=1)
 
     def forward(self, tokens: Tensor, mask: Tensor | None, key_weight: Tensor | None = None) -> Tensor:
-        return self.pooled(tokens, mask, self.log_weights(tokens, mask, key_weight), key_weight)
+        return self.pooled(tokens, mask, self.log_weights(tokens, mask, key_weight))
 
-    def pooled(
-        self, tokens: Tensor, mask: Tensor | None, log_weights: Tensor, key_weight: Tensor | None = None
-    ) -> Tensor:
+    def pooled(self, tokens: Tensor, mask: Tensor | None, log_weights: Tensor) -> Tensor:
         """(B, D) of weights that are known already."""
         weight = log_weights.exp()
         if mask is not None:
             weight = weight * mask.any(dim=1, keepdim=True)
             tokens = torch.where(mask[..., None], tokens, 0.0)  # what stands at the others means nothing
-        if key_weight is not None:
-            weight = weight * key_weight
         return torch.einsum("bn,bnd->bd", weight.to(tokens.dtype), tokens)
 
 

@@ -16,7 +16,7 @@ from cardialign.data_shards.cohort.evidence import evidence_leads
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.stream import iterate_rows
-from cardialign.pretrain.evaluation.features import Progress
+from cardialign.pretrain.evaluation.features import Progress, reader_of
 from cardialign.pretrain.evaluation.missingness.cmrs import separation
 from cardialign.pretrain.evaluation.missingness.masks import (
     KINDS,
@@ -122,8 +122,8 @@ def score_missing(
     do not fit it, UsageError for a kind that is not there, DataError when a record is damaged.
     """
     started = time.monotonic()
+    read = reader_of(encoder.gap_reader, shard_set)
     words = class_words(encoder, task.prompts)
-    read = encoder.gap_reader(shard_set.spec)
     units = [units_of(kind, shard_set.spec) for kind in options.kinds]
 
     def score(signal: np.ndarray, lead_mask: np.ndarray, valid: int, missing: np.ndarray) -> np.ndarray:

@@ -98,7 +98,8 @@ def what_is_removed(
     """The masker's choice for every record of the task. Raises DataError when a record is damaged."""
     leads, evidence = units_of("leads", shard_set.spec), evidence_of(task)
     whole = [leads.mask(one) for one in np.eye(LEADS, dtype=bool)]
-    gone, found, chance, examples = [], [], [], {}
+    gone, found, chance = [], [], []
+    examples: dict[str, tuple[int, np.ndarray]] = {}
     done = 0
     for batch in iterate_rows(shard_set, task.rows, 32):
         for k in range(len(batch.rows)):

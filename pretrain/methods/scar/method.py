@@ -11,9 +11,11 @@ and a selector to weigh it. Everything beyond the abstract (factors, budgets, we
     encoder, selector:  min L_full + L_mask + .5 L_cons + .1 L_sel
     masker:             max L_mask - 1.0 (mean m~ - rho)^2 - .05 mean |m~_{l,t+1} - m~_{l,t}|
 
-Removed patches are left out of attention; they are not zeros. The hard decision is straight-through: a patch that is
-kept counts 1, and the gradient of that weight, as a key's bias log(weight + 1e-6), as a factor of its value, and
-likewise in the selector, is the masker's, reversed. What is removed has no gradient but by the budget.
+Removed patches are left out of attention; they are not zeros. At steps that teach the masker they stay, as keys of
+weight 0 (`weigh_keys`, and so in the selector), which is the same but for 1e-6. The hard decision is straight-through:
+the gradient at the weights, 1 of what is kept and 0 of what is removed, is the masker's, reversed.
+Ours: values are not scaled by the weight as well. What is removed would then have no gradient, and what is kept has
+none to speak of: an encoder that weighs its keys well gains nothing from more of one that is there.
 Until step `begins` everything is masked at random: what disturbs an encoder that knows nothing is not what it reads by.
 With `turns: alternate` one step teaches the encoder and the next the masker (`learning_rates`); the loss that is told
 is the same at both. With `reversal` both learn at every step, and the masker works against L_cons and L_sel, too.
@@ -72,7 +74,7 @@ class Scar(TwoTowers):
     by_chance    bool (b,), records that are masked at random, by random_scores float32 (b, N).
     noise        float32 (b, N), logistic; cooling float32 (b,), the temperature of the soft decisions; reads bool (b,),
                  whose report the masker sees. None of the three without a masker.
-    turn         bool (b,), only when the players alternate: True at the masker's steps.
+    plays        bool (b,), only at steps that teach the masker.
     Raises UsageError for another encoder than vit1d with lead-wise patches and a selector.
     """
 
@@ -123,8 +125,8 @@ class Scar(TwoTowers):
                 "cooling": torch.full((rows,), cooling),
                 "reads": torch.from_numpy(draws.uniform("reads") < masker.reads_report),
             }
-            if masker.turns == "alternate":
-                inputs["turn"] = torch.full((rows,), self._is_maskers(draws.step))
+            if draws.step >= masker.begins and (masker.turns == "reversal" or self._is_maskers(draws.step)):
+                inputs["plays"] = torch.ones(rows, dtype=torch.bool)
         return inputs
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensors:
@@ -138,7 +140,7 @@ class Scar(TwoTowers):
         recorded = patches.mask
         whole = self._view(patches, text)
         removal, keep = self._removal(patches, text, inputs)
-        masked = self._view(patches._replace(mask=recorded & ~removal.removed), text, keep)
+        masked = self._view(patches, text, removal.removed, keep)
         features = {
             "ecg": whole.embedding,
             "masked": masked.embedding,
@@ -156,13 +158,15 @@ class Scar(TwoTowers):
             features["bias"] = self.logit_bias.float()
         return features
 
-    def _view(self, patches: Patches, text: Tensor, keep: Tensor | None = None) -> _View:
-        """keep (b, N): how much each visible patch counts; None: all alike."""
-        pool, visible = self.ecg.pool, patches.mask
-        assert isinstance(pool, SelectorPool) and visible is not None
-        tokens = self.ecg.encode_patches(patches, keep)
-        log_weights = pool.log_weights(tokens, visible, keep)
-        projected = self.ecg.projection(pool.pooled(tokens, visible, log_weights, keep))
+    def _view(self, patches: Patches, text: Tensor, removed: Tensor | None = None, keep: Tensor | None = None) -> _View:
+        """What is left where `removed` bool (b, N) is taken away, or counts keep (b, N), which is 0 there."""
+        pool, recorded = self.ecg.pool, patches.mask
+        assert isinstance(pool, SelectorPool) and recorded is not None
+        visible = recorded if removed is None else recorded & ~removed
+        there = visible if keep is None else recorded
+        tokens = self.ecg.encode_patches(patches._replace(mask=there), keep)
+        log_weights = pool.log_weights(tokens, there, keep)
+        projected = self.ecg.projection(pool.pooled(tokens, there, log_weights))
         embedding = F.normalize(exact(projected), dim=-1)
         with torch.no_grad():
             words = self.ecg.projection(tokens)
@@ -170,7 +174,7 @@ class Scar(TwoTowers):
         return _View(embedding, losses.selection(log_weights, words, text, visible, temperature))
 
     def _removal(self, patches: Patches, text: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Removal, Tensor | None]:
-        """What is removed, and how much the rest counts: 1, with the masker's gradient where it may have one."""
+        """What is removed; and where the masker learns how much each patch counts: 1, or 0, with its gradient."""
         recorded, share, by_chance = patches.mask, inputs["share"], inputs["by_chance"]
         assert recorded is not None
         if self.config.masker is None:
@@ -179,11 +183,10 @@ class Scar(TwoTowers):
         logits = self.masker(patches.tokens, patches.seconds, recorded, shown)
         scores = torch.where(by_chance[:, None], inputs["random_scores"], logits + inputs["noise"])
         removal = remove(scores, recorded, share, inputs["cooling"])
+        if "plays" not in inputs:
+            return removal, None
         # Descent on the loss would have the masker raise the weight 1 - m~ of what helps: the sign is turned.
-        against = removal.relaxed - removal.relaxed.detach()
-        if "turn" in inputs:
-            against = against * inputs["turn"][:, None]  # at the encoder's steps the masker is left alone
-        return removal, 1.0 + against
+        return removal, (~removal.removed).to(logits.dtype) + (removal.relaxed - removal.relaxed.detach())
 
     def removal_logits(self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None) -> Tensor:
         """How gladly the masker removes each patch, without noise and unread: float32 (b, 12, n); the lowest of all
@@ -221,25 +224,14 @@ class Scar(TwoTowers):
         if method.masker is not None:
             weights |= {"budget": method.masker.budget, "smoothness": method.masker.smoothness}
         loss = sum((weight * terms[name] for name, weight in weights.items()), torch.zeros((), device=whole.device))
-        if "turn" in inputs:
-            loss = loss.detach() + self._of_the_turn(terms, weights, inputs["turn"])
+        if method.masker is not None and method.masker.turns == "alternate":
+            loss = loss.detach() + _of_the_turn(terms, weights, "plays" in inputs)
         metrics = {name: term.detach() for name, term in terms.items()}
         metrics |= {"loss": loss.detach(), "temperature": torch.exp(-features["log_scale"].detach()).squeeze()}
         metrics |= _shares(features["removed"], group)
         if len(ecg := features["ecg"].detach()):
             metrics["retrieval_top1"] = retrieval_top1(ecg, features["text"].detach(), inputs["report_key"])
         return StepLoss(loss, metrics, self._chance(chance, loss, terms))
-
-    def _of_the_turn(self, terms: Mapping[str, Tensor], weights: Mapping[str, float], turn: Tensor) -> Tensor:
-        """0, with the gradient of this step: at the masker's, no term but L_mask and its own bounds reaches it, and at
-        the encoder's, these bounds do not.
-        """
-        own = turn[0].float()
-        counts = {"consistency": 1 - own, "selection": 1 - own, "budget": own, "smoothness": own}
-        total = torch.zeros((), device=turn.device)
-        for name, weight in weights.items():
-            total = total + weight * counts.get(name, 1.0) * (terms[name] - terms[name].detach())
-        return total
 
     def _align(
         self,
@@ -285,6 +277,15 @@ class Scar(TwoTowers):
         """Whether a step is the masker's, where the players take turns."""
         masker = self.config.masker
         return masker is not None and step >= masker.begins and step % 2 == 1
+
+
+def _of_the_turn(terms: Mapping[str, Tensor], weights: Mapping[str, float], maskers: bool) -> Tensor:
+    """0, with the gradient of this step: at the masker's, no term but L_mask and its own bounds reaches it, and at the
+    encoder's, these bounds do not.
+    """
+    resting = ("consistency", "selection") if maskers else ("budget", "smoothness")
+    moving = [weight * (terms[name] - terms[name].detach()) for name, weight in weights.items() if name not in resting]
+    return torch.stack(moving).sum()
 
 
 def _counted(values: Tensor, rows: Tensor | None = None) -> Tensor:

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from cardialign.data_shards.build.build import SetPlan, build_shards
+from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.sources import open_source
+
 PROMPTS = "virtual-findings-v2"
 
 
@@ -47,6 +51,14 @@ def test_figures_table_and_file_agree_and_an_encoder_is_not_better_than_itself(
         assert told["gaps"]["leads"]["cmrs"]["value"] == pytest.approx(random - worst)
         assert {each["cmrs"]["value"] for each in told["beside"]["paired"]} <= {0.0, None}
     assert "gaps are flat lines" in call("--share", 0.25, plain=True).out
+
+
+def test_a_set_that_the_encoder_cannot_read_is_named(call: Callable[..., Any], cohort: Path, tmp_path: Path) -> None:
+    """Records longer than those that the encoder was made for."""
+    source = open_source("mimic-iv-ecg", cohort, labels=str(cohort / "truth.csv"))
+    build_shards(source, tmp_path / "longer", SetPlan(SignalSpec(100, 4)), workers=1)
+    answer = call("--shards", tmp_path / "longer", "--allow-trained")
+    assert answer.code == 1 and "longer: it holds 4 s at 100 Hz" in answer.json["problem"]
 
 
 @pytest.mark.parametrize(

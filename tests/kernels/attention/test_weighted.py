@@ -33,7 +33,7 @@ def by_hand(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, mask: Tensor) -> Te
                     torch.exp((q[b, i, h] * k[b, j, h]).sum() / math.sqrt(D)) * (weight[b, j] + 1e-6) for j in there
                 ]
                 total = sum(raised)
-                row = sum(r / total * weight[b, j] * v[b, j, h] for r, j in zip(raised, there, strict=True))
+                row = sum(r / total * v[b, j, h] for r, j in zip(raised, there, strict=True))
                 out = out.index_put((torch.tensor(b), torch.tensor(i), torch.tensor(h)), row)
     return out
 

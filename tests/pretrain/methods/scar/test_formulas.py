@@ -186,8 +186,13 @@ def test_a_turn_teaches_one_player_and_tells_the_same_loss(step: int, silent: se
     other, _, _ = both.loss(x, doubled(inputs_of(both, step)))
     assert loss.item() == pytest.approx(other.item(), rel=1e-9) and chance is not None
     for name in WEIGHTS:
-        mine, whole = (torch.autograd.grad(each, x[name], retain_graph=True)[0] for each in (loss, other))
-        torch.testing.assert_close(mine, torch.zeros_like(whole) if name in silent else whole)
+        mine, whole = (
+            torch.autograd.grad(each, x[name], retain_graph=True, allow_unused=True)[0] for each in (loss, other)
+        )
+        if name in silent:
+            assert mine is None
+        else:
+            torch.testing.assert_close(mine, whole)
     for name in ("masked", "ecg", "text"):
         mine, whole = (torch.autograd.grad(each, x[name], retain_graph=True)[0] for each in (loss, other))
         torch.testing.assert_close(mine, whole)
@@ -203,7 +208,7 @@ def test_a_model_that_sees_nothing_stands_at_chance() -> None:
 
 
 def test_the_masker_learns_by_the_weight_of_what_is_kept_against_the_loss() -> None:
-    """dL/ds of a kept patch is minus that of the straight-through weight, which differences of L_mask give."""
+    """dL/ds is minus that of the straight-through weight, kept or removed, which differences of L_mask give."""
     method = make().double()
     inputs = doubled(inputs_of(method))
     logits: list[Tensor] = []
@@ -219,31 +224,34 @@ def test_the_masker_learns_by_the_weight_of_what_is_kept_against_the_loss() -> N
         patches = method.ecg.embed_patches(inputs["signal"], inputs["lead_mask"], inputs["valid_samples"])
         text = features["text"].detach()
         removal, _ = method._removal(patches, text, inputs)
-        visible = patches.mask & ~removal.removed
-        own = torch.nonzero(visible & ~inputs["by_chance"][:, None])
-        for row, place in own[:: max(1, len(own) // 5)].tolist():
+        own = torch.nonzero(patches.mask & ~inputs["by_chance"][:, None])
+        for row, place in own[:: max(1, len(own) // 12)].tolist():
             shifted = []
-            for step in (-1e-5, 1e-5):
-                keep = torch.ones_like(removal.relaxed)
-                keep[row, place] += step
-                view = method._view(patches._replace(mask=visible), text, keep)
+            for step in (0.0, 1e-4):
+                keep = (~removal.removed).double()
+                keep[row, place] += step if keep[row, place] == 0 else -step
+                view = method._view(patches, text, removal.removed, keep)
                 shifted.append(method._align(view.embedding, features, inputs, None)[0].item())
-            slope = (shifted[1] - shifted[0]) / 2e-5
+            slope = (shifted[1] - shifted[0]) / (1e-4 if removal.removed[row, place] else -1e-4)
             soft = removal.relaxed[row, place].item()
             expected = slope * soft * (1 - soft) / inputs["cooling"][row].item()
-            assert gradient[row, place].item() == pytest.approx(expected, rel=1e-3, abs=1e-9)
-    assert gradient[removal.removed].abs().max() == 0, "what is removed is not seen"
+            assert gradient[row, place].item() == pytest.approx(expected, rel=2e-3, abs=1e-8)
+    of_removed = gradient[removal.removed & ~inputs["by_chance"][:, None]]
+    assert (of_removed.abs() > 0).all(), "what is removed is known, too"
     assert gradient[inputs["by_chance"]].abs().max() == 0, "chance is no choice of the masker's"
 
 
-def test_kept_patches_count_as_if_nobody_had_weighed_them() -> None:
-    """Straight-through: the weights are 1, so the view is that of plain attention without the removed patches."""
+def test_keys_of_weight_0_are_as_good_as_none() -> None:
+    """The view at a step that teaches the masker is that of plain attention without the removed patches."""
     method = make().double()
     inputs = doubled(inputs_of(method))
     with torch.no_grad():
         features = method(inputs)
+        others = method({name: x for name, x in inputs.items() if name != "plays"})
         patches = method.ecg.embed_patches(inputs["signal"], inputs["lead_mask"], inputs["valid_samples"])
-        removal, keep = method._removal(patches, features["text"], inputs)
-        plain = method._view(patches._replace(mask=patches.mask & ~removal.removed), features["text"])
-    assert keep is not None and (keep == 1).all()
-    torch.testing.assert_close(features["masked"], plain.embedding, rtol=0, atol=1e-5)
+        removal, _ = method._removal(patches, features["text"], inputs)
+        left = patches._replace(mask=patches.mask & ~removal.removed)
+        alone = method._view(left, features["text"])
+    torch.testing.assert_close(others["masked"], alone.embedding)
+    torch.testing.assert_close(features["masked"], alone.embedding, rtol=0, atol=2e-4)
+    torch.testing.assert_close(features["selection"], others["selection"], rtol=0, atol=2e-3)
