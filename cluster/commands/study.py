@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.options import amount, folds, place, place_to_write, whole_number
 from cardialign.cluster.cli.result_file import check_place
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from cardialign.cluster.studies.work import Work
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", help="ablations (A1-A5), parts, or a YAML file of your own")
+    parser.add_argument("study", help="ablations (A1-A5), parts, sizes, methods, or a YAML file of your own")
     parser.add_argument(
         "--shards", type=place, required=True, help="folder of the shard set; its folds part the patients"
     )
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the cells; a study found there goes on. The same command in several processes at once shares "
         "the cells: each takes one that nobody has",
     )
-    parser.add_argument("--recipe", help="another recipe or YAML file than the study's own")
+    parser.add_argument("--recipe", help="another recipe or YAML file than that of the study")
     parser.add_argument("--prompts", default="ptb-xl-super-v2", help="zero-shot words and labels (ptb-xl-super-v2)")
     parser.add_argument("--folds", type=folds, default=tuple(range(1, 10)), metavar="1-9", help="folds used (1-9)")
     parser.add_argument("--test-folds", type=folds, default=(7, 8, 9), metavar="7-9", help="kept out in turn (7-9)")
@@ -63,14 +64,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.studies.cells import Setting, cells_of
     from cardialign.cluster.studies.check import check, configs_of
-    from cardialign.cluster.studies.design import Design, load_design
+    from cardialign.cluster.studies.design import load_design
     from cardialign.cluster.studies.work import TABLE, Work, check_folder
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.prompts import load_prompts
 
     design = load_design(args.study)
     if args.recipe is not None:
-        design = Design(design.name, args.recipe, design.reference, design.variants)
+        design = replace(design, recipe=args.recipe)
+        if all(variant.recipe is not None for variant in design.variants):
+            raise UsageError(
+                f"--recipe {args.recipe} would change nothing: every variant of study {design.name} has its own",
+                "leave --recipe out, or write a study of your own",
+            )
     if args.only:
         design = design.only([word.strip() for word in args.only.split(",") if word.strip()])
     shard_set = ShardSet.open(args.shards)

@@ -113,12 +113,17 @@ def config_of(design: Design, cell: Cell, setting: Setting) -> RunConfig:
         f"seed={cell.seed}",
     ]
     given, where = [*own, *setting.overrides], f"study {design.name}, variant {cell.variant.name}"
+    recipe = design.recipe_of(cell.variant)
     try:
-        config = load_config(design.recipe, [*given, *cell.variant.overrides])
+        steps = [] if design.records is None else ["training.epochs=null", "training.steps=1"]
+        config = load_config(recipe, [*own, *steps, *setting.overrides, *cell.variant.overrides])
+        if design.records is not None:
+            steps = _steps(design.records, config.training.global_batch)
+            config = load_config(recipe, [*own, *steps, *setting.overrides, *cell.variant.overrides])
     except UsageError as error:
-        load_config(design.recipe, given)  # where the recipe or --set is at fault, that is what is said
+        load_config(recipe, given)  # where the recipe or --set is at fault, that is what is said
         raise UsageError(f"{where}: {error.problem}", error.remedy) from None
-    decided = load_config(design.recipe, own)
+    decided = load_config(recipe, own)
     for key in STUDY_DECIDES:
         now, meant = (attrgetter(key)(each) for each in (config, decided))
         if now != meant:
@@ -127,6 +132,16 @@ def config_of(design: Design, cell: Cell, setting: Setting) -> RunConfig:
                 f"leave {key} out of --set and of the variant; --shards, --folds, --test-folds and --seeds say it",
             )
     return config
+
+
+def _steps(records: int, global_batch: int) -> list[str]:
+    """Overrides that make a run see so many records. Raises UsageError where these are no whole number of batches."""
+    if records % global_batch:
+        raise UsageError(
+            f"training.global_batch {global_batch} does not divide the {records} records that the study shows to each",
+            "choose a batch that does, or other `records` in the study",
+        )
+    return ["training.epochs=null", f"training.steps={records // global_batch}"]
 
 
 def finished(cell: Cell, folder: Path, wanted: str, measures: Sequence[str] = MEASURES) -> Outcome | None:
@@ -176,6 +191,7 @@ def run_cell(cell: Cell, config: RunConfig, setting: Setting, folder: Path, shar
 def _made(
     cell: Cell, config: RunConfig, setting: Setting, folder: Path, shard_set: ShardSet, made_from: str, lock: int
 ) -> Outcome:
+    from cardialign.pretrain.benchmarks.counts import count_recipe
     from cardialign.pretrain.evaluation.overlap import find_overlap, refuse_overlap
     from cardialign.pretrain.export.from_run import export_run
     from cardialign.pretrain.export.loaded import load_encoder
@@ -195,14 +211,16 @@ def _made(
         refuse_overlap(
             find_overlap(encoder, shard_set, words_of(setting, shard_set, cell.fold).rows), encoder, shard_set
         )
-    found = scored(cell, encoder, setting, shard_set)
+    found, size = scored(cell, encoder, setting, shard_set), count_recipe(config, shard_set.spec)
     facts = {
         "variant": cell.variant.name,
         "fold": cell.fold,
         "seed": cell.seed,
         "made_from": made_from,
         "encoder": encoder.digest,
-        "parameters": sum(parameter.numel() for parameter in encoder.ecg.parameters()),
+        "parameters": size.encoder_parameters,
+        "trained_parameters": size.trained_parameters,
+        "gflop": round(size.forward_flop / 1e9, 4),
         "cpu_seconds": round(spent, 1),
         "seconds": round(time.monotonic() - started, 1),
         "device": str(encoder.device.type),

@@ -27,7 +27,8 @@ def check(
 ) -> dict[int, int]:
     """configs: as `configs_of` makes them. Returns how many patients of each fold kept out are in the others, too.
 
-    Raises UsageError for a method without words, two variants that train the same, and a start that has seen what it is
+    Raises UsageError for a method without words, two variants that train the same or see different numbers of records
+    where the study says one, and a start that has seen what it is
     tested on; DataError for a fold without labelled records; UserError where no class of a fold can be learnt or
     ranked, or a start cannot be read.
     """
@@ -48,8 +49,25 @@ def check(
                 f"{where}: variants {same} and {cell.variant.name} train the same with this recipe",
                 "leave one of them out with --only, or mend what it sets",
             )
+    _check_records(design, cells, configs)
     _check_starts(design, cells, configs, setting, shard_set)
     return {fold: _check_fold(fold, setting, shard_set) for fold in sorted({cell.fold for cell in cells})}
+
+
+def _check_records(design: Design, cells: Sequence[Cell], configs: Mapping[str, RunConfig]) -> None:
+    """Where a study says how many records all variants see, no override may give one of them more."""
+    if design.records is None:
+        return
+    seen: dict[int, str] = {}
+    for cell in cells:
+        training = configs[cell.name].training
+        seen.setdefault((training.steps or 0) * training.global_batch, cell.variant.name)
+    if len(seen) > 1:
+        told = ", ".join(f"{name} {records}" for records, name in seen.items())
+        raise UsageError(
+            f"study {design.name} shows as many records to every variant, and here they see different numbers: {told}",
+            "set training.global_batch with training.steps, or leave both to the study",
+        )
 
 
 def _check_starts(

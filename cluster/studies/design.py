@@ -1,11 +1,12 @@
-"""What a study compares: one recipe in several variants, each a few keys away from it, over folds and seeds."""
+"""What a study compares: one recipe in several variants, each a few keys away from it, or several recipes; over folds
+and seeds."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 from cardialign.data_shards.errors import UsageError
 
 LONGEST_NAME = 60
-KEYS = ("name", "recipe", "reference", "variants")
+KEYS, MAY = ("name", "recipe", "reference", "variants"), ("records",)
+VARIANT_KEYS, VARIANT_MAY = ("words", "set"), ("recipe",)
 FLOORS = {
     "untrained": "the reference with fresh weights",
     "random-kernels": "random convolution kernels + logistic regression",
@@ -24,11 +26,13 @@ FLOORS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """name, what it is in words, and the keys (dotted) in which it differs from the recipe of its study."""
+    """name, what it is in words, and the keys (dotted) in which it differs from its recipe: that of the study, or one
+    of its own."""
 
     name: str
     words: str
     changes: dict[str, Any]
+    recipe: str | None = None
 
     @property
     def overrides(self) -> list[str]:
@@ -38,12 +42,19 @@ class Variant:
 
 @dataclass(frozen=True)
 class Design:
-    """A study: the recipe, the variant that the others are compared with, and all of them."""
+    """A study: the recipe, the variant that the others are compared with, and all of them.
+
+    records: how many records every variant sees in training, whatever its batch; None: as its recipe says.
+    """
 
     name: str
     recipe: str
     reference: str
     variants: tuple[Variant, ...]
+    records: int | None = None
+
+    def recipe_of(self, variant: Variant) -> str:
+        return variant.recipe or self.recipe
 
     def only(self, names: Sequence[str]) -> Design:
         """The study of these variants and the reference. Raises UsageError for a name that it does not have."""
@@ -52,7 +63,7 @@ class Design:
             if name not in known:
                 raise UsageError(f"study {self.name} has no variant {name!r}", f"its variants are {', '.join(known)}")
         kept = tuple(variant for variant in self.variants if variant.name in {*names, self.reference})
-        return Design(self.name, self.recipe, self.reference, kept)
+        return replace(self, variants=kept)
 
 
 @dataclass(frozen=True)
@@ -98,17 +109,21 @@ def _judged(values: Any, where: str) -> Design:
     def refuse(problem: str) -> UsageError:
         return UsageError(
             f"study {where}: {problem}",
-            f"a study has {', '.join(KEYS)}, a variant NAME: {{words: what it is, set: {{encoder.beat: false}}}}",
+            f"a study has {', '.join(KEYS)}, and records where all variants see as many; a variant is "
+            "NAME: {words: what it is, set: {encoder.beat: false}}, and recipe where it has one of its own",
         )
 
     if not isinstance(values, dict):
         raise refuse("it is not a mapping of these keys")
-    if unknown := [str(key)[:40] for key in values if key not in KEYS]:
+    if unknown := [str(key)[:40] for key in values if key not in KEYS + MAY]:
         raise refuse(f"unknown key {', '.join(unknown)}")
     if missing := [key for key in KEYS if key not in values]:
         raise refuse(f"it has no {', '.join(missing)}")
     if not all(isinstance(values[key], str) for key in KEYS[:3]):
         raise refuse("name, recipe and reference are words")
+    records = values.get("records")
+    if records is not None and (isinstance(records, bool) or not isinstance(records, int) or records < 1):
+        raise refuse(f"records is {records!r:.40}, and no whole number above 0")
     if not isinstance(values["variants"], dict) or not values["variants"]:
         raise refuse("variants is empty")
     variants: list[Variant] = []
@@ -117,10 +132,10 @@ def _judged(values: Any, where: str) -> Design:
             raise refuse(f"variant {name!r:.40} {problem}")
         if alike := [other.name for other in variants if other.name.lower() == name.lower()]:
             raise refuse(f"variants {alike[0]} and {name} would share their folders where capitals do not count")
-        variants.append(Variant(name, " ".join(each["words"].split()), each["set"]))
+        variants.append(Variant(name, " ".join(each["words"].split()), each["set"], each.get("recipe")))
     if values["reference"] not in values["variants"]:
         raise refuse(f"its reference {values['reference']!r:.40} is none of its variants")
-    return Design(values["name"], values["recipe"], values["reference"], tuple(variants))
+    return Design(values["name"], values["recipe"], values["reference"], tuple(variants), records)
 
 
 def _wrong(name: Any, each: Any) -> str:
@@ -132,12 +147,14 @@ def _wrong(name: Any, each: Any) -> str:
         return "is called like a floor, which every study has"
     if not isinstance(each, dict):
         return "is no mapping of `words` and `set`"
-    if unknown := [str(key)[:40] for key in each if key not in ("words", "set")]:
-        return f"has an unknown key {', '.join(unknown)}; it has `words` and `set`"
-    if missing := [key for key in ("words", "set") if key not in each]:
+    if unknown := [str(key)[:40] for key in each if key not in VARIANT_KEYS + VARIANT_MAY]:
+        return f"has an unknown key {', '.join(unknown)}; it has `words` and `set`, and may have `recipe`"
+    if missing := [key for key in VARIANT_KEYS if key not in each]:
         return f"has no `{missing[0]}`" + ("; where it is the recipe itself, write set: {}" if "set" in missing else "")
     if not isinstance(each["words"], str):
         return "needs a text for `words`; put it in quotes"
+    if not isinstance(each.get("recipe", ""), str):
+        return "needs a word for `recipe`: the name of one, or a YAML file"
     if not isinstance(each["set"], dict):
         return "needs a mapping for `set`, dotted keys of the recipe to values"
     try:

@@ -108,6 +108,7 @@ def _reference(design: Design, cell: Cell) -> Cell:
 
 def _made(design: Design, todo: list[Cell], setting: Setting, shard_set: ShardSet) -> Iterable[Outcome]:
     """The cells of one seed: each record is read once for all floors and folds."""
+    from cardialign.pretrain.benchmarks.counts import count_encoder
     from cardialign.pretrain.evaluation.features import EmbedOptions, embed_set
     from cardialign.pretrain.evaluation.probing.systems import of_task, read_systems
     from cardialign.pretrain.evaluation.probing.tasks import Records
@@ -138,6 +139,7 @@ def _made(design: Design, todo: list[Cell], setting: Setting, shard_set: ShardSe
             "seed": cell.seed,
             "made_from": _wanted(design, cell, setting, shard_set)[0],
             "parameters": sum(each.numel() for each in encoder.ecg.parameters()) if of_encoder else 0,
+            "gflop": round(count_encoder(config.encoder, shard_set.spec)[1] / 1e9, 4) if of_encoder else None,
             "cpu_seconds": round(spent, 1),
         }
         yield replace(outcome, facts=facts)

@@ -53,6 +53,7 @@ def study_table(
     return {
         "study": design.name,
         "recipe": design.recipe,
+        **({} if design.records is None else {"records": design.records}),
         "reference": design.reference,
         "folds": sorted({each.cell.fold for each in shared}),
         "seeds": sorted({each.cell.seed for each in shared}),
@@ -72,7 +73,10 @@ def _row(own: Sequence[Outcome]) -> dict[str, Any]:
         "floor": bool(own[0].facts.get("floor")),
         "words": variant.words,
         "changes": variant.changes,
+        "recipe": variant.recipe,
         "parameters": own[0].facts["parameters"],
+        "trained_parameters": own[0].facts.get("trained_parameters"),
+        "gflop": own[0].facts.get("gflop"),
         "cpu_seconds": round(float(np.mean([each.facts["cpu_seconds"] for each in own])), 1),
         "cells": len(own),
     }
@@ -186,18 +190,24 @@ def lines_of(table: dict[str, Any]) -> list[str]:
         "probe (95 %)",
         "reference ahead",
         "M par.",
+        "M trained",
+        "GFLOP",
         "CPU s",
         "cells",
     ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in table["rows"]:
         figures = [text for measure in MEASURES for text in _told(row.get(measure))]
-        size = f"{row['parameters'] / 1e6:.2f}" if row["parameters"] else "-"
+        size = [f"{row[key] / 1e6:.2f}" if row[key] else "-" for key in ("parameters", "trained_parameters")]
+        size.append(f"{row['gflop']:.2f}" if row["gflop"] else "-")
         name = f"*{row['variant']}*" if row["floor"] else row["variant"]
-        cells = [name, row["words"], *figures, size, f"{row['cpu_seconds']:.0f}", str(row["cells"])]
+        cells = [name, row["words"], *figures, *size, f"{row['cpu_seconds']:.0f}", str(row["cells"])]
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     folds, seeds = (", ".join(map(str, table[key])) for key in ("folds", "seeds"))
-    about = f"Reference: {table['reference']}. Folds kept out in turn: {folds}; seeds: {seeds}. Floors in italics."
+    about = (
+        f"Reference: {table['reference']}. Folds kept out in turn: {folds}; seeds: {seeds}. Floors in italics. "
+        "M par. and GFLOP (forward, one record) are of the ECG encoder, M trained of all that trains."
+    )
     return [*lines, "", f"{about} {table['intervals']}", "", *_standing(table)]
 
 

@@ -161,13 +161,15 @@ class DBeta(Method):
         pooled, tokens = self.ecg.pool_tokens(encoded, seen), encoded[:, -seen.shape[1] :]
         words, word_mask = self.text.states(inputs["token_ids"], inputs["token_mask"]), inputs["token_mask"]
         ecg_stream = torch.cat([pooled[:, None].to(tokens.dtype), tokens], dim=1)
+        head = self.text.head
+        assert isinstance(head, TanhHead)
         fused = self.fused.fuse(ecg_stream, F.pad(seen, (1, 0), value=True), words, word_mask)
         etm = F.cross_entropy(fused.aligned.float(), inputs["aligned"].long(), reduction="none")
         right = (fused.aligned.argmax(dim=1) == inputs["aligned"]).float()
         one = torch.ones_like(etm)
         return {
             "ecg": self.ecg.project(pooled),
-            "text": self.text.head.features(pool(words, word_mask, self.text.pooling)),
+            "text": head.features(pool(words, word_mask, self.text.pooling)),
             "mlm": self._word_errors(fused.text, inputs),
             "mem": self._token_errors(fused.early_ecg[:, 1:], everything.seconds, inputs),
             "etm": torch.stack([etm, one], dim=1),

@@ -18,8 +18,10 @@ COSINE = "cosine"
 class ReportReader(Protocol):
     """What an encoder has for texts; a `LoadedEncoder` is one."""
 
-    text_encoder: TextEncoder
     head: TextHead | TanhHead | None
+
+    @property
+    def text_encoder(self) -> TextEncoder: ...
 
     def embed_text(self, texts: list[str]) -> np.ndarray:
         """float32 (P, e) unit rows."""
