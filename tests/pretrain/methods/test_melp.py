@@ -402,6 +402,7 @@ def unseen_batch(shards: ShardSet, count: int) -> Batch:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_it_learns_what_the_reports_say_and_foretells_their_words_from_the_ecg(
     learning_data: LearningData, tmp_path: Path
 ) -> None:

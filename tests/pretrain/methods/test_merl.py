@@ -139,6 +139,7 @@ def test_a_step_is_the_same_on_every_topology(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_it_learns_what_the_reports_say(learning_data: LearningData, tmp_path: Path) -> None:
     changes = {"encoder.width": 8, "training.epochs": 14, "training.global_batch": 32, "training.micro_batch": None}
     learnt = learn("merl", learning_data, tmp_path / "run", changes, deadline=600)
