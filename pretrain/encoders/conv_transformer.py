@@ -168,7 +168,7 @@ class FirstToken(nn.Module):
         self.token = nn.Parameter(torch.rand(1, width))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        first = self.token.to(tokens.dtype).expand(len(tokens), 1, -1)
+        first = self.token.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
         return torch.cat([first, tokens], dim=1)
 
 

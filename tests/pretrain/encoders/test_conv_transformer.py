@@ -69,7 +69,7 @@ class Without(MaskedGroupNorm):
 @torch.no_grad()
 def test_a_token_is_made_of_its_own_samples_and_patch_values_are_they() -> None:
     encoder, (signal, leads) = make(), batch()
-    encoder.convolutions.norm = Without(1, 8)
+    encoder.convolutions.norm = Without(1, 8).double()
     before = encoder.embed_patches(signal, leads).tokens
     moved = signal.clone()
     moved[1, 3, 5 * 16 + 15] += 1.0

@@ -376,10 +376,10 @@ def test_the_recipes_are_the_publication_where_they_say_so(recipe: str) -> None:
     method = config.method.model_dump()
     assert [method[f"{level}_weight"] for level in ("rhythm", "caption", "beat")] == [1.0, 2.0, 0.2]
     assert [method[f"{part}_scale"] for part in ("beat", "sentence", "match")] == [4.0, 5.0, 10.0]
-    assert (config.training.lead_dropout, config.data.normalisation) == (0.5, "minmax")
     if recipe == "melp-published":
         assert (method["captions"], method["width"], method["depth"], method["heads"]) == (128, 768, 6, 8)
         assert (config.optimizer.lr, config.optimizer.weight_decay, config.training.global_batch) == (2e-4, 0.2, 256)
+        assert (config.training.lead_dropout, config.data.normalisation) == (0.5, "minmax")
 
 
 @pytest.mark.slow
@@ -402,17 +402,18 @@ def unseen_batch(shards: ShardSet, count: int) -> Batch:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_it_learns_what_the_reports_say_and_foretells_their_words_from_the_ecg(
     learning_data: LearningData, tmp_path: Path
 ) -> None:
     folder = write_small_bert(tmp_path / "bert", dropout=0.0, width=64)
     text = {"encoder": str(folder), "pooling": "last", "trainable": "full", "max_tokens": 40}
     build_text_bank(ShardSet.open(learning_data.shards), TextEncoder(TextConfig.model_validate(text)))
-    small = {"width": 96, "depth": 1, "heads": 3, "channels": 32, "convolutions": 4}  # of 160 ms at 100 Hz
+    small = {"width": 64, "depth": 1, "heads": 2, "channels": 32, "convolutions": 4}  # of 160 ms at 100 Hz
     sections = {"text": text, "encoder": small, "method": {"width": 64, "depth": 1}}
     changes: dict[str, Any] = {f"{name}.{key}": value for name, own in sections.items() for key, value in own.items()}
-    changes |= {"training.epochs": 13, "training.lead_dropout": 0.1, "optimizer.lr": 3e-3}
-    learnt = learn("melp", learning_data, tmp_path / "run", changes)
+    changes |= {"training.epochs": 18, "training.checkpoint_every": 1000}
+    learnt = learn("melp", learning_data, tmp_path / "run", changes, deadline=600)
     assert learnt.zero_shot.difference.low > 0.2
     method = create_method(learnt.encoder.config, learnt.encoder.contract.spec).eval()
     method.load_state_dict(load_weights(max((tmp_path / "run" / "checkpoints").glob("step-*"))))
