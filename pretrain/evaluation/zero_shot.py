@@ -229,6 +229,9 @@ def class_scores(
         options, first_seconds=task.first_seconds, window=window, normalisation=task.normalisation, with_features=False
     )
     ways = [scoring or encoder.scorings[0] for encoder in encoders]
+    for encoder, way in zip(encoders, ways, strict=True):
+        if way != COSINE and way not in encoder.scorings:
+            raise encoder.unknown_scoring(way)
     plain = [k for k, way in enumerate(ways) if way == COSINE]
     texts = [class_words(encoders[k], task.prompts) for k in plain]
     out: dict[int, np.ndarray] = {}

@@ -96,7 +96,11 @@ class UsableEncoder(ABC):
         Never for the cosine, which needs no more than `reader` and `embed_text`. Raises UsageError for a way that it
         does not have.
         """
-        raise UsageError(
+        raise self.unknown_scoring(scoring)
+
+    def unknown_scoring(self, scoring: str) -> UsageError:
+        """The error for a way that it does not have."""
+        return UsageError(
             f"encoder {self.digest[:24]} does not score texts by {scoring!r:.40}",
             f"leave the choice out, or take one of {', '.join(self.scorings)}",
         )
