@@ -141,6 +141,6 @@ def test_a_step_is_the_same_on_every_topology(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_it_learns_what_the_reports_say(learning_data: LearningData, tmp_path: Path) -> None:
-    changes = {"encoder.width": 8, "training.epochs": 14, "training.global_batch": 32, "training.micro_batch": None}
+    changes = {"encoder.width": 8, "training.epochs": 8, "training.global_batch": 32, "training.micro_batch": None}
     learnt = learn("merl", learning_data, tmp_path / "run", changes, deadline=600)
     assert learnt.zero_shot.difference.low > 0.2
