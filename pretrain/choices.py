@@ -37,11 +37,11 @@ METHODS = Table(
     {
         "cardialign": "cardialign.pretrain.methods.cardialign:CardiAlign",
         "d_beta": "cardialign.pretrain.methods.d_beta.method:DBeta",
+        "fg_clep": "cardialign.pretrain.methods.fg_clep:FgClep",
         "melp": "cardialign.pretrain.methods.melp:Melp",
         "merl": "cardialign.pretrain.methods.merl:Merl",
         "scar": "cardialign.pretrain.methods.scar.method:Scar",
         "siglip": "cardialign.pretrain.methods.siglip:SigLip",
-        "fg_clep": "cardialign.pretrain.methods.fg_clep:FgClep",
         "simclr": "cardialign.pretrain.methods.simclr:SimClr",
         "st_mem": "cardialign.pretrain.methods.st_mem:StMem",
     },

@@ -265,7 +265,16 @@ def test_the_same_seed_gives_the_same_weights(case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["cardialign", "conv_transformer", "conv_transformer-cls", "resnet1d", "s4", "vit1d-lead"]
+    "case",
+    [
+        "cardialign",
+        "conv_transformer",
+        "conv_transformer-cls",
+        "conv_transformer-queries",
+        "resnet1d",
+        "s4",
+        "vit1d-lead",
+    ],
 )  # tracing takes most of this file's time
 def test_it_can_be_exported_with_a_dynamic_batch(case: str) -> None:
     encoder, (signal, lead_mask, valid) = make(case, dtype=torch.float32), batch()
