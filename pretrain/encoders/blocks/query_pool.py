@@ -28,7 +28,7 @@ class QueryPool(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         query = self.query(self.query_norm(self.queries)).unflatten(-1, (self.heads, -1)).transpose(0, 1)
-        query = query.expand(len(tokens), -1, -1, -1)  # (B, H, Q, W / H)
+        query = query.expand(tokens.shape[0], -1, -1, -1)  # (B, H, Q, W / H)
         key, value = self.key_value(self.token_norm(tokens)).unflatten(-1, (2, self.heads, -1)).unbind(dim=2)
         seen = attention(query.to(key.dtype), key.transpose(1, 2), value.transpose(1, 2), mask)
         pooled = self.norm(self.out(seen.transpose(1, 2).flatten(2)))
