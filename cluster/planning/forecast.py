@@ -21,15 +21,21 @@ BERT_BASE = {
     "model_type": "bert", "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
     "intermediate_size": 3072, "vocab_size": 30522, "max_position_embeddings": 512, "type_vocab_size": 2,
 }  # fmt: skip
+T5_BASE = {  # with gated units, as of T5 1.1
+    "model_type": "t5", "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_decoder_layers": 12,
+    "num_heads": 12, "vocab_size": 32128, "feed_forward_proj": "gated-gelu", "relative_attention_num_buckets": 32,
+    "tie_word_embeddings": False,
+}  # fmt: skip
 PUBLISHED = {
     "ncbi/MedCPT-Query-Encoder": BERT_BASE,
     "ncbi/MedCPT-Article-Encoder": BERT_BASE,
     "fuyingw/heart_bert": BERT_BASE,
     "emilyalsentzer/Bio_ClinicalBERT": {**BERT_BASE, "vocab_size": 28996},
+    "google/flan-t5-base": T5_BASE,
 }
 """Report encoders whose published config.json is counted where they are not on this machine (Jin et al. 2023: MedCPT
 starts from PubMedBERT-base; Wang et al. 2025: heart_bert starts from MedCPT; Alsentzer et al. 2019: BERT base,
-cased)."""
+cased; Chung et al. 2022: Flan-T5 starts from T5 1.1 base, of which the encoder is counted)."""
 RING_ABOVE = 1 << 30
 GIB = float(2**30)
 
@@ -140,7 +146,8 @@ def _with_text(config: RunConfig, stack: ExitStack) -> tuple[RunConfig, list[str
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cardialign-plan-")))
     (folder / "config.json").write_text(json.dumps(known))
     text = config.text.model_copy(update={"encoder": str(folder), "pooling": config.text.pooling or "cls"})
-    said = f"report encoder {config.text.encoder} is not on this machine: counted by its published sizes (BERT base)"
+    size = "T5 base" if known is T5_BASE else "BERT base"
+    said = f"report encoder {config.text.encoder} is not on this machine: counted by its published sizes ({size})"
     return config.model_copy(update={"text": text}), [said]
 
 

@@ -259,7 +259,7 @@ class ConvTransformer(EcgEncoder):
             return self.positions(given)
         K = self.patch_samples
         places = (seconds * (self.sampling_rate / K) - 0.5).round().long()[..., None].expand_as(given)
-        grid = given.new_zeros(len(given), self.samples // K, given.shape[2]).scatter(1, places, given)
+        grid = given.new_zeros(given.shape[0], self.samples // K, given.shape[2]).scatter(1, places, given)
         return self.positions(grid).gather(1, places)
 
     def pool_tokens(self, encoded: Tensor, token_mask: Tensor) -> Tensor:

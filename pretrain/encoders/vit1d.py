@@ -75,7 +75,7 @@ class Patches(NamedTuple):
 
     def keep(self, kept: Tensor) -> Patches:
         """Only the tokens at places kept, int64 (B, M), each with its own mask and time: seconds come out as (B, M)."""
-        rows = torch.arange(len(kept), device=kept.device)[:, None]
+        rows = torch.arange(kept.shape[0], device=kept.device)[:, None]
         mask = None if self.mask is None else self.mask[rows, kept]
         seconds = self.seconds[kept] if self.seconds.ndim == 1 else self.seconds[rows, kept]
         return Patches(self.tokens[rows, kept], mask, seconds)

@@ -112,3 +112,14 @@ print(json.dumps([code, heavy, used.ru_maxrss, used.ru_utime + used.ru_stime]))
     values = json.loads(plan)
     assert values["parameters"]["frozen"] > 60e6  # MedCPT's embeddings and its first 6 layers, by its published sizes
     assert any("published sizes" in said for said in values["assumptions"])
+
+
+@pytest.mark.slow
+def test_a_published_recipe_on_t5_is_planned_where_t5_is_not(cardialign: Call) -> None:
+    """At the published scale `plan` is all that is said of D-BETA: it must not stop at a download."""
+    answer = cardialign("plan", "--recipe", "d-beta-published", "--records", 1000, "--kind", "H100", "--price", 2)
+    assert answer.code == 0, answer.err
+    assert answer.json["duration"]["cost"] > 0
+    # the encoder of T5 1.1 base, 109,628,544, and a projection of 768 x 768
+    assert answer.json["parameters"]["text"] == pytest.approx(109_628_544 + 768 * 768, rel=1e-4)
+    assert any("published sizes (T5 base)" in said for said in answer.json["assumptions"])

@@ -264,18 +264,19 @@ def test_the_same_seed_gives_the_same_weights(case: str) -> None:
     assert any(not torch.equal(tensor, other[name]) for name, tensor in first.items())
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        "cardialign",
-        "conv_transformer",
-        "conv_transformer-cls",
-        "conv_transformer-queries",
-        "resnet1d",
-        "s4",
-        "vit1d-lead",
-    ],
+TRACED = (
+    "cardialign",
+    "conv_transformer",
+    "conv_transformer-queries",
+    "resnet1d",
+    "s4",
+    "vit1d-lead",
 )  # tracing takes most of this file's time
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(name, marks=() if name in TRACED else pytest.mark.slow) for name in sorted(CASES)]
+)
 def test_it_can_be_exported_with_a_dynamic_batch(case: str) -> None:
     encoder, (signal, lead_mask, valid) = make(case, dtype=torch.float32), batch()
     size = torch.export.Dim("batch", min=1, max=1024)
