@@ -51,6 +51,7 @@ def learn(rank: int, world: int, shards: Path, root: Path, wanted: dict[str, dic
         train(config, root / name, NullObserver())
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_it_learns_without_reports_alike_on_one_worker_and_two_and_exports_an_encoder(tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "shards", silent=60)

@@ -150,6 +150,7 @@ def learn(rank: int, world: int, shards: Path, root: Path, wanted: dict[str, dic
         train(parse_config({**base, **changed}), root / name, NullObserver())
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_it_learns_to_fill_in_alike_on_one_worker_and_two_and_exports_an_encoder(tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "shards")
