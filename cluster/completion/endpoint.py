@@ -29,6 +29,8 @@ KEY = "CARDIALIGN_LLM_KEY"
 """Environment variable of the key, when the endpoint wants one."""
 _LARGEST_ANSWER = 4 << 20
 _LONGEST_WAIT = 600.0
+_LONG_WAIT = 5.0
+"""Seconds; who is to wait longer is told."""
 _AGAIN = (408, 409, 425, 429)
 _PER_TOKEN = 4
 """Characters of English text per token, roughly: where a server counts none."""
@@ -78,6 +80,8 @@ class Endpoint:
     retries: int = 6
     first_wait: float = 0.5
     stop: threading.Event = field(default_factory=threading.Event)
+    _telling: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _told_until: float = field(default=0.0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         try:
@@ -119,9 +123,18 @@ class Endpoint:
                 wait = again.after
                 if wait is None:
                     wait = min(30.0, self.first_wait * 2**attempt) * random.uniform(0.5, 1.0)
-                log.info("endpoint=%s attempt=%d wait=%.1f reason=%s", self.host, attempt + 1, wait, again.why)
+                self._tell(attempt + 1, wait, again.why)
                 self.stop.wait(wait)
         raise AssertionError("the last attempt returns or raises")
+
+    def _tell(self, attempt: int, wait: float, why: str) -> None:
+        """A long wait is told once, not by every question that is under way."""
+        said = "endpoint=%s attempt=%d wait=%.1f reason=%s"
+        with self._telling:
+            loud = wait > _LONG_WAIT and time.monotonic() >= self._told_until
+            if loud:
+                self._told_until = time.monotonic() + wait
+        log.log(logging.WARNING if loud else logging.INFO, said, self.host, attempt, wait, why)
 
     def _once(self, messages: list[dict[str, str]]) -> ChatAnswer:
         asked = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": self.answer_tokens}

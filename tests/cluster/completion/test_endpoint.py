@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -102,6 +104,30 @@ def test_a_request_that_is_refused_concerns_its_report_alone() -> None:
         with pytest.raises(ReportRefused, match="context too long"):
             endpoint(chat.address).ask(messages("a"))
         assert chat.asked["a"] == 1
+
+
+def test_a_long_wait_is_told_once_and_ends_when_the_work_is_stopped(caplog: pytest.LogCaptureFixture) -> None:
+    """Ten minutes that a server asks for look like a hang to whoever is told nothing."""
+    with chat_server(lambda report, before: Reply(code=429, headers={"Retry-After": "600"}, body=b"")) as chat:
+        asked = endpoint(chat.address, retries=1)
+        several = [threading.Thread(target=_patiently, args=(asked,)) for _ in range(3)]
+        for thread in several:
+            thread.start()
+        until = time.monotonic() + 5
+        while sum(chat.asked.values()) < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        asked.stop.set()
+        for thread in several:
+            thread.join(5)
+        assert not any(thread.is_alive() for thread in several)
+    told = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert len(told) == 1 and "wait=600" in told[0] and "HTTP 429" in told[0]
+
+
+def _patiently(asked: Endpoint) -> None:
+    with contextlib.suppress(UserError):
+        asked.ask(messages("a"))
 
 
 def test_nobody_listens() -> None:
