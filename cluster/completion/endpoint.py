@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from cardialign.cluster.cli.address import HIDDEN, without_secrets
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.files import is_count, parse_json
 
@@ -91,7 +92,7 @@ class Endpoint:
             usable = False
         if not usable or not self.url.isprintable():
             raise UsageError(
-                f"--endpoint {self.url[:80]!r} is no address of a server",
+                f"--endpoint {without_secrets(self.url, self.url)[:80]!r} is no address of a server",
                 "write for example http://127.0.0.1:8000/v1",
             )
         if parts.username or parts.password:
@@ -101,6 +102,8 @@ class Endpoint:
         path = parts.path.rstrip("/")
         path += "" if path.endswith("/chat/completions") else "/chat/completions"
         self._address = urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+        self._shown = urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+        self._secrets = [self.key, parts.query, *(value for _, value in urllib.parse.parse_qsl(parts.query))]
         self.host = str(parts.hostname)
         if self.key and parts.scheme == "http" and self.host not in LOCAL:
             log.warning("endpoint=%s remark=the key goes there unencrypted; use https", self.host)
@@ -116,14 +119,14 @@ class Endpoint:
             except _Again as again:
                 if attempt == self.retries or self.stop.is_set():
                     raise UserError(
-                        f"endpoint {self._address}: {again.why}, after {attempt + 1} attempts",
+                        f"endpoint {self._shown}: {self._without_secrets(again.why)}, after {attempt + 1} attempts",
                         "see that the server runs, knows the model and is not overloaded (--timeout, --retries, "
                         "--concurrency); then run the same command again: answers so far are kept",
                     ) from None
                 wait = again.after
                 if wait is None:
                     wait = min(30.0, self.first_wait * 2**attempt) * random.uniform(0.5, 1.0)
-                self._tell(attempt + 1, wait, again.why)
+                self._tell(attempt + 1, wait, self._without_secrets(again.why))
                 self.stop.wait(wait)
         raise AssertionError("the last attempt returns or raises")
 
@@ -160,7 +163,7 @@ class Endpoint:
         if error.code in _AGAIN or error.code >= 500:
             return _Again(said, _retry_after(error.headers.get("Retry-After")))
         if error.code in (400, 413, 422):
-            return ReportRefused(said)
+            return ReportRefused(self._without_secrets(said))
         remedy = "see the server's log; answers so far are kept"
         if error.code in (401, 403):
             remedy = f"put the key of this endpoint into the environment variable {KEY} (or name yours with --key-env)"
@@ -168,7 +171,13 @@ class Endpoint:
             remedy = f"give the address that ends in /v1, and a model that it serves (asked for: {self.model})"
         elif 300 <= error.code < 400:
             remedy = f"give the address that it points to: {str(error.headers.get('Location'))[:120]}"
-        return UserError(f"endpoint {self._address} answers {said}", remedy)
+        return UserError(f"endpoint {self._shown} answers {self._without_secrets(said)}", self._without_secrets(remedy))
+
+    def _without_secrets(self, text: str) -> str:
+        """What a server says may repeat the key, or what the address holds behind its question mark."""
+        for secret in sorted({each for each in self._secrets if len(each) > 2}, key=len, reverse=True):
+            text = text.replace(secret, HIDDEN)
+        return text
 
     @staticmethod
     def _answer(content: bytes, messages: list[dict[str, str]]) -> ChatAnswer:

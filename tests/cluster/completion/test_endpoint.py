@@ -160,3 +160,21 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str) -> Non
     with pytest.raises(UsageError, match="the key of the endpoint") as caught:
         Endpoint("http://127.0.0.1:1/v1", "m", key)
     assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 302, 429, 400])
+def test_no_message_holds_the_key_or_what_the_address_hides(code: int) -> None:
+    """Servers repeat what they refuse; some take the key in the address (`?key=`)."""
+    said = Reply(code=code, headers={"Location": "https://else/?key=HUSH99"}, body=b"bad key sk-HUSH77, key=HUSH99")
+    with chat_server(lambda report, before: said) as chat:
+        asked = endpoint(f"{chat.address}?key=HUSH99", key="sk-HUSH77", retries=0)
+        with pytest.raises((UserError, ReportRefused)) as caught:
+            asked.ask(messages("a"))
+    shown = f"{caught.value} {getattr(caught.value, 'remedy', '')}"
+    assert f"HTTP {code}" in shown and "HUSH" not in shown
+
+
+def test_an_address_that_is_none_is_shown_without_its_password() -> None:
+    with pytest.raises(UsageError, match="no address of a server") as caught:
+        Endpoint("http://bob:HUSH99@[bad/v1?api_key=HUSH77", "m")
+    assert "HUSH" not in str(caught.value)
