@@ -137,7 +137,7 @@ class _Work:
             self.progress(self.known + self.asked + self.refused, self.total)
         if self.asked >= PROSE_LIMIT and not self.lists:
             raise DataError(
-                f"{self.endpoint.model}: the first {self.asked} answers are no JSON lists",
+                f"{self.endpoint.model}: the first {self.asked} answers are no JSON lists of strings",
                 "choose a model that follows instructions, or one whose answer has room beside its thoughts "
                 "(--answer-tokens); what it answered is kept and not asked again",
             )

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from cardialign.cluster.cli.address import HIDDEN, without_secrets
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.files import is_count, parse_json
 
@@ -29,6 +30,8 @@ KEY = "CARDIALIGN_LLM_KEY"
 """Environment variable of the key, when the endpoint wants one."""
 _LARGEST_ANSWER = 4 << 20
 _LONGEST_WAIT = 600.0
+_LONG_WAIT = 5.0
+"""Seconds; who is to wait longer is told."""
 _AGAIN = (408, 409, 425, 429)
 _PER_TOKEN = 4
 """Characters of English text per token, roughly: where a server counts none."""
@@ -78,6 +81,8 @@ class Endpoint:
     retries: int = 6
     first_wait: float = 0.5
     stop: threading.Event = field(default_factory=threading.Event)
+    _telling: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _told_until: float = field(default=0.0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         try:
@@ -87,7 +92,7 @@ class Endpoint:
             usable = False
         if not usable or not self.url.isprintable():
             raise UsageError(
-                f"--endpoint {self.url[:80]!r} is no address of a server",
+                f"--endpoint {without_secrets(self.url, self.url)[:80]!r} is no address of a server",
                 "write for example http://127.0.0.1:8000/v1",
             )
         if parts.username or parts.password:
@@ -97,6 +102,8 @@ class Endpoint:
         path = parts.path.rstrip("/")
         path += "" if path.endswith("/chat/completions") else "/chat/completions"
         self._address = urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+        self._shown = urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+        self._secrets = [self.key, parts.query, *(value for _, value in urllib.parse.parse_qsl(parts.query))]
         self.host = str(parts.hostname)
         if self.key and parts.scheme == "http" and self.host not in LOCAL:
             log.warning("endpoint=%s remark=the key goes there unencrypted; use https", self.host)
@@ -112,16 +119,25 @@ class Endpoint:
             except _Again as again:
                 if attempt == self.retries or self.stop.is_set():
                     raise UserError(
-                        f"endpoint {self._address}: {again.why}, after {attempt + 1} attempts",
+                        f"endpoint {self._shown}: {self._without_secrets(again.why)}, after {attempt + 1} attempts",
                         "see that the server runs, knows the model and is not overloaded (--timeout, --retries, "
                         "--concurrency); then run the same command again: answers so far are kept",
                     ) from None
                 wait = again.after
                 if wait is None:
                     wait = min(30.0, self.first_wait * 2**attempt) * random.uniform(0.5, 1.0)
-                log.info("endpoint=%s attempt=%d wait=%.1f reason=%s", self.host, attempt + 1, wait, again.why)
+                self._tell(attempt + 1, wait, self._without_secrets(again.why))
                 self.stop.wait(wait)
         raise AssertionError("the last attempt returns or raises")
+
+    def _tell(self, attempt: int, wait: float, why: str) -> None:
+        """A long wait is told once, not by every question that is under way."""
+        said = "endpoint=%s attempt=%d wait=%.1f reason=%s"
+        with self._telling:
+            loud = wait > _LONG_WAIT and time.monotonic() >= self._told_until
+            if loud:
+                self._told_until = time.monotonic() + wait
+        log.log(logging.WARNING if loud else logging.INFO, said, self.host, attempt, wait, why)
 
     def _once(self, messages: list[dict[str, str]]) -> ChatAnswer:
         asked = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": self.answer_tokens}
@@ -147,7 +163,7 @@ class Endpoint:
         if error.code in _AGAIN or error.code >= 500:
             return _Again(said, _retry_after(error.headers.get("Retry-After")))
         if error.code in (400, 413, 422):
-            return ReportRefused(said)
+            return ReportRefused(self._without_secrets(said))
         remedy = "see the server's log; answers so far are kept"
         if error.code in (401, 403):
             remedy = f"put the key of this endpoint into the environment variable {KEY} (or name yours with --key-env)"
@@ -155,7 +171,13 @@ class Endpoint:
             remedy = f"give the address that ends in /v1, and a model that it serves (asked for: {self.model})"
         elif 300 <= error.code < 400:
             remedy = f"give the address that it points to: {str(error.headers.get('Location'))[:120]}"
-        return UserError(f"endpoint {self._address} answers {said}", remedy)
+        return UserError(f"endpoint {self._shown} answers {self._without_secrets(said)}", self._without_secrets(remedy))
+
+    def _without_secrets(self, text: str) -> str:
+        """What a server says may repeat the key, or what the address holds behind its question mark."""
+        for secret in sorted({each for each in self._secrets if len(each) > 2}, key=len, reverse=True):
+            text = text.replace(secret, HIDDEN)
+        return text
 
     @staticmethod
     def _answer(content: bytes, messages: list[dict[str, str]]) -> ChatAnswer:

@@ -77,6 +77,8 @@ class Removed:
             cells = "".join(f"{100 * share:5.0f}%" for share in each.removed)
             found = "" if each.found is None else f"{each.found.value:.2f} of {', '.join(each.evidence)}"
             lines.append(f"{each.code:8}{each.records:8}  {cells}  {found}")
+        if not self.records:
+            return [*lines, "primary evidence found: n/a, no record here has a class whose leads of evidence are known"]
         b = self.beyond
         lines.append(
             f"primary evidence found: {self.found.value:.3f}, by chance {self.chance:.3f}, beyond chance "

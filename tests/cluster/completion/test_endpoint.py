@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -104,6 +106,30 @@ def test_a_request_that_is_refused_concerns_its_report_alone() -> None:
         assert chat.asked["a"] == 1
 
 
+def test_a_long_wait_is_told_once_and_ends_when_the_work_is_stopped(caplog: pytest.LogCaptureFixture) -> None:
+    """Ten minutes that a server asks for look like a hang to whoever is told nothing."""
+    with chat_server(lambda report, before: Reply(code=429, headers={"Retry-After": "600"}, body=b"")) as chat:
+        asked = endpoint(chat.address, retries=1)
+        several = [threading.Thread(target=_patiently, args=(asked,)) for _ in range(3)]
+        for thread in several:
+            thread.start()
+        until = time.monotonic() + 5
+        while sum(chat.asked.values()) < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        asked.stop.set()
+        for thread in several:
+            thread.join(5)
+        assert not any(thread.is_alive() for thread in several)
+    told = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert len(told) == 1 and "wait=600" in told[0] and "HTTP 429" in told[0]
+
+
+def _patiently(asked: Endpoint) -> None:
+    with contextlib.suppress(UserError):
+        asked.ask(messages("a"))
+
+
 def test_nobody_listens() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -134,3 +160,21 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str) -> Non
     with pytest.raises(UsageError, match="the key of the endpoint") as caught:
         Endpoint("http://127.0.0.1:1/v1", "m", key)
     assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 302, 429, 400])
+def test_no_message_holds_the_key_or_what_the_address_hides(code: int) -> None:
+    """Servers repeat what they refuse; some take the key in the address (`?key=`)."""
+    said = Reply(code=code, headers={"Location": "https://else/?key=HUSH99"}, body=b"bad key sk-HUSH77, key=HUSH99")
+    with chat_server(lambda report, before: said) as chat:
+        asked = endpoint(f"{chat.address}?key=HUSH99", key="sk-HUSH77", retries=0)
+        with pytest.raises((UserError, ReportRefused)) as caught:
+            asked.ask(messages("a"))
+    shown = f"{caught.value} {getattr(caught.value, 'remedy', '')}"
+    assert f"HTTP {code}" in shown and "HUSH" not in shown
+
+
+def test_an_address_that_is_none_is_shown_without_its_password() -> None:
+    with pytest.raises(UsageError, match="no address of a server") as caught:
+        Endpoint("http://bob:HUSH99@[bad/v1?api_key=HUSH77", "m")
+    assert "HUSH" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,14 @@ def test_evidence_that_is_removed_is_found_and_chance_is_known(shards: ShardSet,
 def test_a_masker_that_spares_the_evidence_finds_less_than_chance(shards: ShardSet, task: EvaluationTask) -> None:
     found = what_is_removed(shards, task, liking("I", "aVR", "aVL", "V5", "V6"), 0.25, resamples=50, seed=0)
     assert found.found.value < found.chance and found.beyond.high < 0
+
+
+def test_records_without_evidence_are_said_and_give_no_number(shards: ShardSet, task: EvaluationTask) -> None:
+    afib = np.flatnonzero(task.truth[:, CODES.index("AFIB")])
+    alone = EvaluationTask(task.prompts, task.rows[afib], task.truth[afib], task.patients[afib], {})
+    found = what_is_removed(shards, alone, liking("I"), 0.25, resamples=50, seed=0)
+    assert "n/a, no record here" in found.table()[-1] and "nan" not in "\n".join(found.table())
+    assert "NaN" not in json.dumps(found.to_dict())
 
 
 def test_a_folder_without_a_masker_is_said(shards: ShardSet, tmp_path: Path) -> None:
