@@ -1,4 +1,7 @@
-"""The other methods, as the README runs them, and what is asked of their encoders."""
+"""Other methods, as the README runs them, and what is asked of their encoders.
+
+Two of its five recipes: each has its learning test, and all encoders are traced in `tests/pretrain/export`.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,12 @@ done
 """
 
 
-def test_every_method_trains_and_scores_and_what_is_missing_is_asked(tmp_path: Path, shell: dict[str, str]) -> None:
+def test_methods_train_and_score_and_what_is_missing_is_asked(tmp_path: Path, shell: dict[str, str]) -> None:
     run(SETS, tmp_path, shell)
-    printed = run(block_with("for recipe in"), tmp_path, shell)
-    for name in ("merl", "melp", "d-beta", "fg-clep", "scar"):
-        assert (tmp_path / "work" / name / "export" / "model.safetensors").is_file()
-    assert printed.count("macro") >= 5 and "coverage" in printed
+    block = block_with("for recipe in")
+    assert "merl melp d-beta fg-clep scar" in block
+    printed = run(block.replace("merl melp d-beta fg-clep scar", "merl scar"), tmp_path, shell)
+    for name in ("merl", "scar"):
+        assert (tmp_path / "work" / name / "export" / "encoder.pt2").is_file()
+    assert printed.count("macro") >= 2 and "coverage" in printed
     assert list((tmp_path / "work" / "removed").glob("*.png"))

@@ -267,16 +267,15 @@ def test_the_same_seed_gives_the_same_weights(case: str) -> None:
 TRACED = (
     "cardialign",
     "conv_transformer",
+    "conv_transformer-cls",
     "conv_transformer-queries",
     "resnet1d",
     "s4",
     "vit1d-lead",
-)  # tracing takes most of this file's time
+)  # tracing takes most of this file's time; recipes are traced whole in tests/pretrain/export
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(name, marks=() if name in TRACED else pytest.mark.slow) for name in sorted(CASES)]
-)
+@pytest.mark.parametrize("case", TRACED)
 def test_it_can_be_exported_with_a_dynamic_batch(case: str) -> None:
     encoder, (signal, lead_mask, valid) = make(case, dtype=torch.float32), batch()
     size = torch.export.Dim("batch", min=1, max=1024)
