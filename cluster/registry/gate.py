@@ -148,6 +148,8 @@ def _evaluations(
         of_name = [each for each in mine if each.name == name]
         if not of_name:
             what = f"no evaluation {ascii_escapes(name)} of {title(candidate)}"
+            if wrong := requirement.unknown():
+                what += f", and none can be made here: {ascii_escapes(wrong)}"
             verdict.missing.append(Missing(what, requirement.command(title(candidate))))
         usable = []
         for each in of_name:

@@ -61,6 +61,19 @@ class Requirement:
         share = f"@{self.share:g}" if self.kind == PROBE else ""
         return f"{self.kind}:{shorten(self.what)}{share}"
 
+    def unknown(self) -> str:
+        """What is wrong with a protocol and task that nobody has here; "" for one that is known, and for prompts."""
+        from cardialign.pretrain.evaluation.protocols import load_task
+
+        protocol, colon, task = self.what.partition(":")
+        if not colon:
+            return ""
+        try:
+            load_task(f"{protocol}:{task.partition(':')[0]}")  # what follows is a part of its records
+        except UserError as error:
+            return f"{error.problem}; {error.remedy}"
+        return ""
+
     def command(self, encoder: str) -> str:
         """The command that brings it for `NAME/VERSION`."""
         by = "--protocol" if ":" in self.what else "--prompts" if self.kind == "zero-shot" else "--labels"

@@ -302,6 +302,22 @@ def test_policies_add_up_and_the_smallest_margin_counts(tmp_path: Path) -> None:
         Policy.of([], None, tmp_path / "none.yaml", {})
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("clean-v2:ptb-xl-super", ""),
+        ("clean-v2:ptb-xl-super:val", ""),
+        ("linear-probe:clean-v2:csn@10", ""),
+        ("virtual-findings-v2", ""),
+        ("clean-v2:ptbxl-super", "protocol clean-v2 has no task 'ptbxl-super'; choose one of clean-v2:ptb-xl-super"),
+        ("fine-tune:klean:csn", "klean"),
+    ],
+)
+def test_a_requirement_that_nothing_here_can_fulfil_says_so(text: str, told: str) -> None:
+    said = Requirement.parse(text).unknown()
+    assert told in said and bool(told) == bool(said)
+
+
 @pytest.mark.parametrize("text", ["", "a@b@c", "clean-v2:x@10", "linear-probe:x@0", "linear-probe:x@101", "a\nb"])
 def test_words_that_name_no_evaluation_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="names no evaluation"):
