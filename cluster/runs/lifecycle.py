@@ -71,11 +71,15 @@ def _try_out(config: RunConfig, spec: SignalSpec) -> None:
     """Method, encoder and start of a run, before any worker is started: raises UserError as the workers would."""
     import torch
 
+    from cardialign.pretrain.encoders.base import create_encoder
     from cardialign.pretrain.methods.base import create_method, method_class
-    from cardialign.pretrain.training.initialise import open_start
+    from cardialign.pretrain.training.initialise import check_start, open_start
 
     if config.init_from is not None:
-        open_start(Path(config.init_from))
+        start = open_start(Path(config.init_from))
+        with torch.device("meta"):
+            encoder = create_encoder(config.encoder, spec, config.data.normalisation)
+        check_start(encoder, config, start)
     if config.text.trainable == "frozen" or not method_class(config).reports:  # else it would load a language model
         with torch.device("meta"):
             create_method(config, spec)

@@ -132,9 +132,8 @@ def initialise(method: Method, config: RunConfig, start: Start) -> Initialised:
             f"init_fresh: no tensor of the method begins with {', '.join(unknown)}",
             f"prefixes there are: {', '.join(sorted({name.split('.')[0] + '.' for name in own}))}",
         )
-    _check_kind(method.ecg, config, start)
+    check_start(method.ecg, config, start)
     wanted = {name: tensor for name, tensor in own.items() if not (fresh and name.startswith(tuple(fresh)))}
-    _check_encoder(wanted, weights, source)
     loaded = {name: weights[name] for name, tensor in wanted.items() if _fits(weights, name, tensor)}
     method.load_state_dict(loaded, strict=False)
     result = Initialised(
@@ -152,6 +151,14 @@ def initialise(method: Method, config: RunConfig, start: Start) -> Initialised:
         list(result.skipped) or "none",
     )
     return result
+
+
+def check_start(ecg: EcgEncoder, config: RunConfig, start: Start) -> None:
+    """Raises UserError where the encoder of a start is another one than `ecg`, whose weights may be on no device."""
+    _check_kind(ecg, config, start)
+    own = {f"ecg.{name}": tensor for name, tensor in ecg.state_dict().items()}
+    wanted = {name: tensor for name, tensor in own.items() if not _starts_fresh(name, config)}
+    _check_encoder(wanted, start.weights, str(config.init_from))
 
 
 MAY_DIFFER = {"dropout", "drop_path", "attention"}

@@ -18,6 +18,8 @@ from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.text.bank import build_text_bank
 from cardialign.pretrain.config import RunConfig, load_config
+from cardialign.pretrain.export.write import export_encoder
+from cardialign.pretrain.methods.base import create_method
 from cardialign.pretrain.run.files import CONFIG, EARLIER, RESULT, START, START_NOTE, STOP, TRACKING
 from cardialign.pretrain.run.integrity import write_digests
 from cardialign.pretrain.training.checkpoints.files import committed_path
@@ -36,6 +38,18 @@ def test_a_start_that_is_none_is_named_before_ray(shards: Path, tmp_path: Path) 
         prepare(config_of(shards, f"init_from={tmp_path}"))
     with pytest.raises(UserError, match=r"init_from: .* is no run directory"):
         prepare(config_of(shards, f"init_from={shards}"))
+
+
+def test_a_start_from_another_encoder_is_named_before_ray(shards: Path, tmp_path: Path) -> None:
+    spec = ShardSet.open(shards).spec
+    config = config_of(shards, "encoder.width=24")
+    weights = create_method(config, spec).state_dict()
+    export_encoder(config, weights, tmp_path / "narrow", training={}, spec=spec, program=False)
+    with pytest.raises(
+        UserError, match=r"(?s)init_from: the encoder of .*narrow is another one:.*encoder\.width is 32"
+    ):
+        prepare(config_of(shards, "encoder.width=32", f"init_from={tmp_path / 'narrow'}"))
+    assert prepare(config_of(shards, "encoder.width=24", f"init_from={tmp_path / 'narrow'}"))["records"] > 0
 
 
 def test_a_method_that_cannot_use_the_encoder_is_named_before_ray(shards: Path) -> None:
