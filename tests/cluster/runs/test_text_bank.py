@@ -33,7 +33,7 @@ def test_a_run_makes_the_table_of_distant_reports_that_its_method_reads(
     assert find_text_bank(shards, config.text) is not None, "the bank is there, and the table is not"
     assert find_text_bank(shards, config.text, distant=3) is None
     for _ in range(2):
-        assert lifecycle._bank(shards, config)["path"] == str(TextBank.open(shards).path)
+        assert lifecycle._bank(config.data.parts[0], config)["path"] == str(TextBank.open(shards).path)
     assert len(commands) == 1, "what is there is not made again"
     bank = TextBank.open(shards)
     assert bank.distant(3).shape == (len(bank), 3)

@@ -119,6 +119,7 @@ def learn(rank: int, world: int, shards: Path, run_dir: Path, micro: int | None,
     train(parse_config({**base, "method": method}), run_dir, NullObserver())
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_two_workers_and_small_micro_batches_lose_as_one_worker_does(tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "shards")

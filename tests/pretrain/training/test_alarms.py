@@ -73,6 +73,7 @@ def rank_of_the_parts(rank: int, world: int) -> float:
     return effective_rank(rows[:4] if rank == 0 else rows[4:])
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_effective_rank_is_that_of_the_global_batch():
     torch.manual_seed(1)

@@ -35,6 +35,7 @@ SMALL = {
     "resnet1d": {"width": 4, "heads": 2},
     "vit1d": {"width": 16, "depth": 2, "heads": 2},
     "cardialign": {"size": "tiny", "width": 16, "depth": 2, "heads": 2},
+    "conv_transformer": {"width": 16, "depth": 2, "heads": 2, "channels": 8},
 }
 
 
@@ -123,7 +124,7 @@ def test_layers_are_told_by_their_names_for_every_encoder(name: str) -> None:
     layers = layers_of(encoder)
     assert set(layers.values()) == set(range(blocks + 2))
     for parameter, layer in layers.items():
-        if parameter.startswith(("stem", "missing", "patch_embedding", "projection_in")):
+        if parameter.startswith(("stem", "missing", "patch_embedding", "projection_in", "convolutions", "to_tokens")):
             assert layer == 0, parameter
         if parameter.startswith(("projection.", "pool", "feature_norm", "group_attention")):
             assert layer == blocks + 1, parameter
