@@ -118,18 +118,26 @@ def test_a_limit_of_open_files_that_no_local_ray_fits_into_is_judged_before_it_s
         assert f"limit here is {hard} / raise it (`ulimit -n 65536`" in line
 
 
+def listening() -> set[tuple[str, str, int]]:
+    """Program, address and port of every socket of this process and those below it that other machines reach."""
+    import psutil
+
+    return {
+        (process.name(), each.laddr.ip, each.laddr.port)
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
+        for each in process.net_connections(kind="inet")
+        if each.status == psutil.CONN_LISTEN and each.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+    }
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_local_ray_listens_on_the_loopback_address_only() -> None:
     import psutil
 
+    before = listening()  # of what other tests have left in this process
     with session.ray_session(1, None):
-        wide = [
-            (process.name(), each.laddr.ip, each.laddr.port)
-            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
-            for each in process.net_connections(kind="inet")
-            if each.status == psutil.CONN_LISTEN and each.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")
-        ]
+        wide = listening() - before
         assert len(psutil.Process().children(recursive=True)) > 2
     assert wide == []
 
@@ -155,6 +163,7 @@ def test_a_local_ray_hears_no_signal_of_our_group_and_its_end_is_seen() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.deployment
 def test_one_process_joins_a_cluster_of_another_authentication_between_two_local_rays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

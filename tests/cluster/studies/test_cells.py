@@ -228,6 +228,7 @@ def test_a_study_from_the_command_line_goes_on_where_it_stopped(
 
 
 @pytest.mark.slow
+@pytest.mark.deployment
 @pytest.mark.timeout(900)
 def test_processes_on_one_folder_share_the_cells_and_the_last_one_has_the_whole_table(
     cardialign: Call, four_folds: ShardSet, planted: Setting, tmp_path: Path
@@ -280,7 +281,7 @@ def test_a_cell_that_another_process_holds_is_left_to_it(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.deployment), signal.SIGKILL])
 def test_a_study_that_is_ended_leaves_a_checkpoint_and_the_same_command_goes_on_from_it(
     four_folds: ShardSet, planted: Setting, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -294,8 +295,9 @@ def test_a_study_that_is_ended_leaves_a_checkpoint_and_the_same_command_goes_on_
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     cell = tmp_path / "out" / "cells" / "a-fold4-seed0"
     deadline = time.monotonic() + 240
-    while not (cell / RUN / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    trace = cell / RUN / "metrics.jsonl"
+    while not (trace.exists() and trace.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)  # until a step was taken
     started.send_signal(number)
     told = started.communicate()[1]
     assert started.returncode == (128 + number if number == signal.SIGTERM else -number), told  # as a shell has it
