@@ -1,7 +1,7 @@
 """Other methods, as the README runs them, and what is asked of their encoders.
 
-One of its five recipes: each has its learning test, and all encoders are traced in `tests/pretrain/export`. Few records:
-what is missing is looked for record by record.
+One of its five recipes: each has its learning test, and all encoders are traced in `tests/pretrain/export`. Few
+records: what is missing is looked for record by record.
 """
 
 from __future__ import annotations
