@@ -139,7 +139,7 @@ def test_a_local_ray_listens_on_the_loopback_address_only() -> None:
     with session.ray_session(1, None):
         wide = listening() - before
         assert len(psutil.Process().children(recursive=True)) > 2
-    assert wide == []
+    assert wide == set()
 
 
 @pytest.mark.ray
