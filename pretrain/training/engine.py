@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import resource
-import socket
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -76,10 +75,10 @@ def plan_batches(global_batch: int, world_size: int, micro_batch: int | None) ->
 
 def start_workers(timeout_seconds: float = 1800.0) -> Workers:
     """Join the process group named by RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT (torchrun and Ray set them);
-    alone when they are absent.
+    alone, without a port, where WORLD_SIZE is 1 or absent.
 
     gloo on CPU, nccl on CUDA. A process group that exists already (Ray Train makes one) is used as it is. Raises
-    UserError where the limit of open files leaves the group no sockets.
+    UserError where the limit of open files leaves the group no sockets, and where the environment names half of these.
     """
     if _free_files() < MEETING_FILES:  # with two or six left its store ends the process, or says nothing of files
         raise _no_files()
@@ -123,27 +122,30 @@ def _joined(timeout_seconds: float) -> Workers:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # DeepSpeed 0.19 calls collectives by names that torch 2.13 renames; one line per call would drown everything else.
     warnings.filterwarnings("ignore", message=".*torch.distributed.*is deprecated", category=FutureWarning)
-    if not dist.is_initialized():
-        defaults = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": ""}
-        for name, value in defaults.items():
-            os.environ.setdefault(name, value or _free_port())
+    backend, timeout = "nccl" if cuda else "gloo", timedelta(seconds=timeout_seconds)
     os.environ.setdefault("LOCAL_RANK", "0" if not dist.is_initialized() else str(dist.get_rank()))
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    deepspeed.init_distributed(
-        dist_backend="nccl" if cuda else "gloo",
-        auto_mpi_discovery=False,
-        verbose=False,
-        timeout=timedelta(seconds=timeout_seconds),
-    )
+    if not dist.is_initialized() and _is_alone():
+        # No port: one found free may be taken by the time it is used, and one left in the environment would be in use
+        # for every process that is started from here.
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
     return Workers(dist.get_rank(), dist.get_world_size(), device)
 
 
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+def _is_alone() -> bool:
+    """Whether nobody is to be met. Raises UserError where others are and the environment does not say where."""
+    if (os.environ.get("WORLD_SIZE") or "1") == "1":
+        return True
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+        raise UserError(
+            f"the environment names {os.environ['WORLD_SIZE']} workers (WORLD_SIZE) but not {', '.join(missing)}: they "
+            "cannot meet",
+            "start the workers by torchrun, which sets all of these, or unset WORLD_SIZE to train alone",
+        )
+    return False
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, parts: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -1,10 +1,12 @@
 """Batch bookkeeping and parameter groups, without processes."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -14,7 +16,7 @@ from cardialign.data_shards.order.contract import local_slice
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.methods.base import create_method
-from cardialign.pretrain.training.engine import deepspeed_config, parameter_groups, plan_batches
+from cardialign.pretrain.training.engine import deepspeed_config, parameter_groups, plan_batches, start_workers
 
 
 @given(world=st.integers(1, 9), extra=st.integers(0, 60), micro=st.none() | st.integers(1, 40))
@@ -88,3 +90,29 @@ def test_workers_that_cannot_meet_for_the_limit_of_open_files_say_so(spare: int)
     words = [sys.executable, "-c", program, str(spare)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
     assert "TOLD raise the limit of open files" in done.stdout, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_what_a_lone_run_leaves_in_the_environment_does_not_stop_one_started_from_it() -> None:
+    program = (
+        "import os, subprocess, sys\n"
+        "import torch.distributed as dist\n"
+        "from cardialign.pretrain.training.engine import start_workers\n"
+        "workers = start_workers(5.0)\n"
+        "assert (workers.rank, workers.world_size, dist.get_backend()) == (0, 1, 'gloo')\n"
+        "if sys.argv[1] == '2': sys.exit(subprocess.call([*sys.orig_argv[:-1], '1']))\n"
+    )
+    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    words = [sys.executable, "-c", program, "2"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False, env=kept)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_an_environment_that_names_half_a_meeting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "is_initialized", lambda: False)  # other tests of this process may have met
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=r"names 2 workers .* but not MASTER_ADDR, MASTER_PORT"):
+        start_workers(5.0)
