@@ -62,9 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cardialign.cluster.studies.cells import Setting, cells_of
+    from cardialign.cluster.studies.cells import Setting
     from cardialign.cluster.studies.check import check, configs_of
-    from cardialign.cluster.studies.design import load_design
+    from cardialign.cluster.studies.design import cells_of, load_design
     from cardialign.cluster.studies.work import TABLE, Work, check_folder
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.prompts import load_prompts
@@ -133,7 +133,7 @@ def _make_floors(work: Work) -> None:
     from cardialign.cluster.studies.floors import run_floors
     from cardialign.cluster.studies.table import compared
 
-    all_of_them = len(work.there()) + len(work.held()) == len(work.cells)
+    all_of_them = len(work.there()) + len(work.held()) + len(work.not_learnt()) == len(work.cells)
     cells = work.cells if all_of_them else [each.cell for each in compared(work.design, work.there())]
     with Progress("study floors") as progress:
         places = [(cell.seed, cell.fold) for cell in cells]
@@ -151,13 +151,18 @@ def _tabled(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict
     from cardialign.data_shards.files import commit_file, write_json
 
     outcomes, elsewhere = work.there(), len(work.held())
-    about = {"cells": len(outcomes), "of": len(work.cells), "elsewhere": elsewhere, "test_patients_in_training": known}
+    failed = {name: error.problem for name, error in work.not_learnt().items()}
+    about = {
+        "cells": len(outcomes), "of": len(work.cells), "elsewhere": elsewhere, "not_learnt": failed,
+        "test_patients_in_training": known,
+    }  # fmt: skip
+    of_these = [f"- {name} collapsed and is in no figure: {problem}" for name, problem in failed.items()]
     try:
         places = [(each.cell.seed, each.cell.fold) for each in compared(work.design, outcomes)]
     except UserError as error:
-        if not elsewhere:
+        if not elsewhere and not failed:
             raise
-        return {**about, "rows": [], "_table": [error.problem]}
+        return {**about, "rows": [], "_table": [error.problem, *of_these]}
     floors = []
     if not args.no_floors:
         floors = floors_there(work.design, places, work.setting, work.floors, work.shard_set)
@@ -165,6 +170,7 @@ def _tabled(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict
     lines = lines_of(table)
     if not floors and not args.no_floors:
         lines.append("- floors: not all of them are there yet; the last process adds them")
+    lines += of_these
     told = ", ".join(f"{count} of fold {fold}" for fold, count in known.items() if count)
     lines += [f"- patients with records in other folds, too: {told}; no figures of new patients"] if told else []
     result = {**table, **about, "shards": work.shard_set.fingerprint}
@@ -174,7 +180,8 @@ def _tabled(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    missing, elsewhere = result["of"] - result["cells"], result["elsewhere"]
+    elsewhere = result["elsewhere"]
+    missing = result["of"] - result["cells"] - len(result["not_learnt"])
     note = [f"{missing} of {result['of']} cells are still to be made: the same command goes on"] if missing else []
     if elsewhere:
         note = [

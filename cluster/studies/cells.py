@@ -27,7 +27,8 @@ import numpy as np
 
 from cardialign.cluster.environment.versions import source_root
 from cardialign.cluster.studies.design import Cell, Design, digest_of
-from cardialign.data_shards.errors import STOPPED, UsageError, UserError
+from cardialign.cluster.studies.not_learnt import NotLearnt, refuse_not_learnt, write_not_learnt
+from cardialign.data_shards.errors import NOT_LEARNING, STOPPED, UsageError, UserError
 from cardialign.data_shards.files import commit_file, read_json, sha256_of, write_json
 from cardialign.pretrain.run.lock import locked_run
 
@@ -181,10 +182,12 @@ def _of_another_study(folder: Path, what: str) -> UserError:
 def run_cell(cell: Cell, config: RunConfig, setting: Setting, folder: Path, shard_set: ShardSet) -> Outcome:
     """Train, export, score, and keep the scores in `folder`, which is held meanwhile.
 
-    Raises as the training does, KeyboardInterrupt when that was stopped, HeldError when another process makes it.
+    Raises as the training does, NotLearnt where that collapses or did so before, KeyboardInterrupt when it was stopped,
+    HeldError when another process makes it.
     """
     made_from = made_of(config, setting, shard_set)
     with locked_run(folder, "wait for the process that makes this cell, or stop it") as lock:
+        refuse_not_learnt(folder, made_from)
         return finished(cell, folder, made_from) or _made(cell, config, setting, folder, shard_set, made_from, lock)
 
 
@@ -200,6 +203,9 @@ def _made(
     earlier = float((read_json(folder / SPENT) or {}).get("cpu_seconds", 0.0))
     try:
         _train(config, folder, lock)
+    except NotLearnt as error:
+        write_not_learnt(folder, made_from, error)
+        raise
     finally:  # a training that is stopped and goes on has cost both parts
         spent = earlier + _children_seconds() - before
         with contextlib.suppress(OSError):  # a full disk: what ended the training is what is to be told
@@ -311,6 +317,8 @@ def _train(config: RunConfig, folder: Path, lock: int) -> None:
         raise KeyboardInterrupt
     if code != 0:
         problem, remedy = _last_words((folder / OUTPUT).read_text(encoding="utf-8", errors="replace"))
+        if code == NOT_LEARNING:
+            raise NotLearnt(problem, remedy)
         raise UserError(
             f"training of {folder.name} failed with code {code}: {problem}",
             f"{remedy}see {folder / OUTPUT}; the same command goes on from there",
@@ -389,8 +397,3 @@ def measured(
         decided["zero_shot"] = words.decided
     known = {measure: each for measure, each in decided.items() if each is not None}
     return Outcome(cell, {}, scores, truth, patients, codes, known)
-
-
-def cells_of(design: Design, test_folds: Sequence[int], seeds: int) -> list[Cell]:
-    """All cells, seed by seed: what a budget ends early is whole up to some seed."""
-    return [Cell(variant, fold, seed) for seed in range(seeds) for fold in test_folds for variant in design.variants]

@@ -167,3 +167,8 @@ def _wrong(name: Any, each: Any) -> str:
 def digest_of(values: Any) -> str:
     """sha256 of anything that JSON holds: a cell that is there counts only while what it was made from is the same."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def cells_of(design: Design, test_folds: Sequence[int], seeds: int) -> list[Cell]:
+    """All cells, seed by seed: what a budget ends early is whole up to some seed."""
+    return [Cell(variant, fold, seed) for seed in range(seeds) for fold in test_folds for variant in design.variants]

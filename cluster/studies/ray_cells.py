@@ -13,6 +13,7 @@ from cardialign.cluster.environment.handed_on import adopt
 from cardialign.cluster.evaluations.tasks import RayTasks, sign_of_life
 from cardialign.cluster.studies.cells import Setting, run_cell
 from cardialign.cluster.studies.design import Cell
+from cardialign.cluster.studies.not_learnt import NotLearnt
 from cardialign.pretrain.run.lock import HeldError
 
 
@@ -27,13 +28,14 @@ class StudyJob:
 
 
 def work_on_cell(job: StudyJob, environment: dict[str, str]) -> None:
-    """What a Ray task does; the scores lie in the folder of the cell afterwards, unless another process holds it."""
+    """What a Ray task does; the scores lie in the folder of the cell afterwards, unless another process holds it or
+    it collapses."""
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.config import parse_config
 
     adopt(environment)
     job.folder.mkdir(parents=True, exist_ok=True)
-    with sign_of_life(_sign(job)), contextlib.suppress(HeldError):
+    with sign_of_life(_sign(job)), contextlib.suppress(HeldError, NotLearnt):
         run_cell(job.cell, parse_config(job.config), job.setting, job.folder, ShardSet.open(job.setting.shards))
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from cardialign.cluster.studies.cells import Outcome, Setting, finished, made_of, run_cell
 from cardialign.cluster.studies.design import Cell, Design
+from cardialign.cluster.studies.not_learnt import NotLearnt, not_learnt
 from cardialign.cluster.studies.ray_cells import StudyJob, on_ray
 from cardialign.data_shards.errors import UsageError
 from cardialign.pretrain.run.files import LOCK
@@ -59,13 +60,21 @@ class Work:
     def look(self, cell: Cell) -> Outcome | None:
         """A cell that is finished by now. Raises as `finished`."""
         if cell.name not in self._found:
-            if cell.name not in self._wanted:
-                self._wanted[cell.name] = made_of(self.configs[cell.name], self.setting, self.shard_set)
-            found = finished(cell, self._folder(cell), self._wanted[cell.name])
+            found = finished(cell, self._folder(cell), self._made_from(cell))
             if found is None:
                 return None
             self._found[cell.name] = found
         return self._found[cell.name]
+
+    def not_learnt(self) -> dict[str, NotLearnt]:
+        """The cells that collapsed, by name: what the alarm said."""
+        found = {cell.name: not_learnt(self._folder(cell), self._made_from(cell)) for cell in self.cells}
+        return {name: error for name, error in found.items() if error is not None}
+
+    def _made_from(self, cell: Cell) -> str:
+        if cell.name not in self._wanted:
+            self._wanted[cell.name] = made_of(self.configs[cell.name], self.setting, self.shard_set)
+        return self._wanted[cell.name]
 
     def there(self) -> list[Outcome]:
         """All that are finished by now, whoever made them."""
@@ -78,7 +87,7 @@ class Work:
     def make(self, core_seconds: float | None = None, ray: OnRay | None = None) -> Iterator[Outcome]:
         """Every cell that is free, as it ends; none is begun once those made here have cost `core_seconds`.
 
-        Raises as `run_cell` and `on_ray`.
+        One that collapses is left, here and later. Raises as `run_cell` and `on_ray`.
         """
         spent = 0.0
 
@@ -86,7 +95,7 @@ class Work:
             for cell in self.cells:
                 if core_seconds is not None and spent >= core_seconds:
                     return
-                if self.look(cell) is None:
+                if self.look(cell) is None and not_learnt(self._folder(cell), self._made_from(cell)) is None:
                     yield cell
 
         more = True
@@ -100,7 +109,7 @@ class Work:
 
     def _here(self, cells: Iterator[Cell]) -> Iterator[Cell]:
         for cell in cells:
-            with contextlib.suppress(HeldError):
+            with contextlib.suppress(HeldError, NotLearnt):
                 run_cell(cell, self.configs[cell.name], self.setting, self._folder(cell), self.shard_set)
                 yield cell
 

@@ -14,7 +14,7 @@ import math
 import torch
 import torch.distributed as dist
 
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import NOT_LEARNING, UserError
 from cardialign.pretrain.config import CollapseConfig
 from cardialign.pretrain.methods.base import Chance
 
@@ -31,6 +31,8 @@ NOT_FINITE_REMEDY = (
 
 class CollapseError(UserError):
     """The run was stopped because the model no longer learns, or its loss is not a number."""
+
+    exit_code = NOT_LEARNING
 
 
 def effective_rank(features: torch.Tensor) -> float:

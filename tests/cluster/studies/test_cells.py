@@ -27,14 +27,13 @@ from cardialign.cluster.studies.cells import (
     SCORES,
     SPENT,
     Setting,
-    cells_of,
     config_of,
     finished,
     made_of,
     run_cell,
 )
 from cardialign.cluster.studies.check import check, configs_of
-from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant
+from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant, cells_of
 from cardialign.cluster.studies.floors import run_floors
 from cardialign.cluster.studies.work import Work, check_folder
 from cardialign.data_shards.build.build import SetPlan, build_shards
@@ -253,6 +252,29 @@ def test_processes_on_one_folder_share_the_cells_and_the_last_one_has_the_whole_
     alone = cardialign(*[word for word in words[:-6] if word != "--json"][:-1], tmp_path / "alone", *words[-6:])
     free = [[{**row, "cpu_seconds": 0} for row in each["rows"]] for each in (table, alone.json)]
     assert free[0] == free[1], "who makes a cell changes no figure"
+
+
+@pytest.mark.slow
+@pytest.mark.deployment
+@pytest.mark.timeout(600)
+def test_a_training_that_collapses_is_named_and_the_others_go_on(
+    cardialign: Call, four_folds: ShardSet, planted: Setting, tmp_path: Path
+) -> None:
+    """A loss that may not stay above chance for one step, and an effective rank that no batch has: it ends at once."""
+    flat = {"collapse.enabled": True, "collapse.min_rank": 1000, "collapse.patience_steps": 1, "training.log_every": 1}
+    study = {"name": "mine", "recipe": "cardialign-tiny", "reference": "a", "variants": {}}
+    study["variants"] = {"b": {"words": "flat", "set": flat}, "a": {"words": "as it is", "set": {}}}
+    (tmp_path / "mine.yaml").write_text(json.dumps(study))
+    words = ["study", tmp_path / "mine.yaml", "--shards", four_folds.path, "--out", tmp_path / "out", "--no-floors"]
+    words += ["--prompts", planted.prompts, "--folds", "1-4", "--test-folds", "4", "--seeds", 1, "--bootstrap", 20]
+    words += ["--set", "training.steps=4", "--set", "training.epochs=null", "--set", "training.global_batch=16"]
+    first = cardialign(*words)
+    assert first.code == 0, first.err
+    assert first.json["cells"] == 1 and "step 2" in first.json["not_learnt"]["b-fold4-seed0"]
+    log = tmp_path / "out" / "cells" / "b-fold4-seed0" / "training.log"
+    said = log.read_text()
+    again = cardialign(*words)
+    assert again.json["not_learnt"] == first.json["not_learnt"] and log.read_text() == said, "it would collapse again"
 
 
 def test_a_folder_of_something_else_is_not_strewn_with_cells(four_folds: ShardSet, tmp_path: Path) -> None:

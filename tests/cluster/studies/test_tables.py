@@ -16,13 +16,12 @@ from cardialign.cluster.studies.cells import (
     MEASURES,
     Outcome,
     Setting,
-    cells_of,
     config_of,
     finished,
     keep,
 )
 from cardialign.cluster.studies.check import check
-from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant, load_design, study_names
+from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant, cells_of, load_design, study_names
 from cardialign.cluster.studies.floors import floor_cells
 from cardialign.cluster.studies.table import lines_of, study_table
 from cardialign.data_shards.errors import UsageError, UserError
