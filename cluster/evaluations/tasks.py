@@ -36,6 +36,7 @@ class RayTasks(Generic[Job, Result]):
     name: of a job, for messages; sign: the file that is touched while it runs (`sign_of_life`). what: all of them, for
     messages. address: None starts a local Ray of `workers` processes (0 = one per usable core); otherwise the cluster
     to join ("auto", "host:port"), on which at most so many jobs run at a time (0 = as many as it has cores for).
+    gpu_each: a GPU for each job where there are any, and no more jobs at a time than GPUs.
     """
 
     work: Callable[[Job, dict[str, str]], Result]
@@ -44,6 +45,7 @@ class RayTasks(Generic[Job, Result]):
     what: str
     address: str | None
     workers: int = 0
+    gpu_each: bool = False
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Result]]:
         """(place, result) of each as it ends, in any order. `jobs` is asked for the next one when there is room for it.
@@ -58,10 +60,13 @@ class RayTasks(Generic[Job, Result]):
         import ray
 
         with ray_session(self.workers or usable_cpus(), self.address):
-            cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
-            at_a_time = min(self.workers, cores) if self.workers else cores
+            has = ray.cluster_resources()
+            gpus = int(has.get("GPU", 0)) if self.gpu_each else 0
+            room = gpus or max(1, int(has.get("CPU", 1)))
+            at_a_time = min(self.workers, room) if self.workers else room
+            wanted = {"CPU": 1.0} | ({"GPU": 1.0} if gpus else {})
             log.info("ray_tasks of=%s address=%s at_a_time=%d", self.what, self.address or "local", at_a_time)
-            task = ray.remote(num_cpus=1, max_retries=TRIES)(self.work)
+            task = ray.remote(num_cpus=1, num_gpus=min(1, gpus), max_retries=TRIES)(self.work)
             environment = ray.put(handed_on(os.environ))
             pending: dict[Any, tuple[int, Job]] = {task.remote(first[1], environment): first}
             finished = 0
@@ -76,7 +81,7 @@ class RayTasks(Generic[Job, Result]):
                     if (item := next(queue, None)) is not None:
                         pending[task.remote(item[1], environment)] = item
                 finished += len(done)
-                state = partial(resources_state, {"CPU": 1.0}, ray_resources)
+                state = partial(resources_state, wanted, ray_resources)
                 standstill.look((finished, [_touched(self.sign(job)) for _, job in pending.values()]), state)
 
     def _result(self, ray: Any, reference: Any, job: Job) -> Result:

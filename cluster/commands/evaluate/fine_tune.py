@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, file_to_write, whole_number
 from cardialign.cluster.cli.result_file import check_place, write_result
 from cardialign.cluster.commands.evaluate.linear_probe import (
+    add_ray,
     add_task,
     add_track,
     check_track,
@@ -15,6 +20,12 @@ from cardialign.cluster.commands.evaluate.linear_probe import (
     opens_test,
 )
 from cardialign.data_shards.errors import UsageError
+
+if TYPE_CHECKING:
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+    from cardialign.pretrain.evaluation.probing.fine_tune import FineTuneOptions
+    from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
+    from cardialign.pretrain.evaluation.probing.tuned import TrainSeeds
 
 SHIPPED = ("full", "partial", "supervised-s4", "supervised-resnet1d")
 
@@ -28,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_task(parser)
     parser.add_argument("--seeds", type=whole_number(1, 1000), default=1, metavar="N", help="runs (default 1)")
     parser.add_argument("--bootstrap", type=whole_number(0), default=1000, metavar="N", help="resamples (default 1000)")
+    add_ray(parser, "seeds")
     parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
     add_track(parser)
     add_tracking_uri(parser)
@@ -38,7 +50,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.registry.open_encoder import open_encoder
     from cardialign.pretrain.evaluation.overlap import note_ledger
     from cardialign.pretrain.evaluation.probing.fine_tune import PRESETS, parse_options
-    from cardialign.pretrain.evaluation.probing.tuned import tune
+    from cardialign.pretrain.evaluation.probing.tuned import Runs, tune
 
     start, _ = PRESETS[args.preset]
     options = parse_options(args.preset, args.set)
@@ -52,16 +64,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         check_place(args.out)
     shard_set, task = open_probe_task(args)
     with Progress("fine-tune") as progress:
-        what, score = f"fine-tune {args.preset}", (options, args.seeds, args.bootstrap, progress)
+        what, runs = f"fine-tune {args.preset}", Runs(args.seeds, args.bootstrap)
         if start is not None:
             note_ledger(task, shard_set, {args.preset: None}, allow_trained=True)
             opening = opens_test(args, task, shard_set, f"from random weights: {args.preset}", what)
-            found = tune(start, shard_set, task, *score, opening)
+            with _on_ray(args, start, "", options, (shard_set, task)) as elsewhere:
+                found = tune(start, shard_set, task, options, replace(runs, elsewhere=elsewhere), progress, opening)
         else:
-            with open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code) as encoder:
+            with (
+                open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code) as encoder,
+                _on_ray(args, args.encoder, encoder.digest, options, (shard_set, task)) as elsewhere,
+            ):
                 note_ledger(task, shard_set, {"fine-tuned encoder": encoder}, allow_trained=args.allow_trained)
                 opening = opens_test(args, task, shard_set, encoder.training_run(), what)
-                found = tune(encoder, shard_set, task, *score, opening)
+                found = tune(encoder, shard_set, task, options, replace(runs, elsewhere=elsewhere), progress, opening)
     result = {**found.to_dict(), "shards": shard_set.fingerprint}
     if args.out is not None:
         write_result(args.out, result)
@@ -71,6 +87,34 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         scored = of_tuned(found, task, shard_set)
         log_evaluation(args.encoder, args.tracking_uri, f"fine-tune-{args.preset}/{task.name}", result, scored)
     return {**result, "_table": found.table()}
+
+
+@contextlib.contextmanager
+def _on_ray(
+    args: argparse.Namespace,
+    start: str | dict[str, object],
+    digest: str,
+    options: FineTuneOptions,
+    what: tuple[ShardSet, ProbeTask],
+) -> Iterator[TrainSeeds | None]:
+    """Where --address or --workers say that seeds train; None for this process."""
+    if args.address is None and args.workers is None:
+        yield None
+        return
+    from cardialign.cluster.evaluations.ray_seeds import RaySeeds, SeedJob
+    from cardialign.cluster.registry.open_encoder import REGISTRY
+    from cardialign.pretrain.evaluation.features import scratch_beside
+    from cardialign.pretrain.evaluation.probing.cells import place_of
+
+    shard_set, task = what
+    if isinstance(start, str) and not start.startswith((REGISTRY, "outside:")):
+        start = str(Path(start).expanduser().absolute())  # as every node sees it
+    with scratch_beside(shard_set) as folder:
+        own = SeedJob(
+            start, digest, place_of(shard_set), shard_set.fingerprint, task, options, folder / "seed",
+            args.tracking_uri, args.trust_remote_code,
+        )  # fmt: skip
+        yield RaySeeds(own, None if args.address in (None, "local") else args.address, args.workers or 0)
 
 
 def summary(result: dict[str, Any]) -> list[str]:

@@ -102,6 +102,11 @@ def add_probe(parser: argparse.ArgumentParser, default_shares: tuple[float, ...]
     )
     parser.add_argument("--bootstrap", type=whole_number(0), default=1000, metavar="N", help="resamples (default 1000)")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of the floors (default 0)")
+    add_ray(parser, "shares")
+
+
+def add_ray(parser: argparse.ArgumentParser, what: str) -> None:
+    """The options that say where pieces of work (`what`) are done."""
     parser.add_argument(
         "--address",
         metavar="auto|HOST:PORT|local",
@@ -111,7 +116,7 @@ def add_probe(parser: argparse.ArgumentParser, default_shares: tuple[float, ...]
         "--workers",
         type=whole_number(0, 100_000),
         metavar="N",
-        help="fit so many shares at a time, as Ray tasks (default: one after the other, here)",
+        help=f"fit so many {what} at a time, as Ray tasks (default: one after the other, here)",
     )
 
 

@@ -35,6 +35,17 @@ from cardialign.pretrain.evaluation.scoring import class_auroc, decided_at, scor
 from cardialign.pretrain.export.usable import UsableEncoder
 
 Progress = Callable[[int, int], None]
+TrainSeeds = Callable[[Sequence[int]], Iterator[tuple[int, FineTuned]]]
+"""Seeds -> (place, what was learnt) of each, in any order."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """How many seeds, resamples of the first one's interval, and what trains the seeds in the place of this process."""
+
+    seeds: int = 1
+    bootstrap: int = 1000
+    elsewhere: TrainSeeds | None = None
 
 
 @dataclass(frozen=True)
@@ -90,8 +101,7 @@ def tune(
     shard_set: ShardSet,
     task: ProbeTask,
     options: FineTuneOptions,
-    seeds: int = 1,
-    bootstrap: int = 1000,
+    runs: Runs = Runs(),
     progress: Progress | None = None,
     about_to_score: Callable[[], None] | None = None,
 ) -> TunedResult:
@@ -110,23 +120,37 @@ def tune(
     if about_to_score is not None:
         about_to_score()
 
-    read = _reader(shard_set, task, options)
-    found: list[FineTuned] = []
-    for seed in range(options.seed, options.seed + seeds):
-        encoder = random_start(start, shard_set, seed) if isinstance(start, dict) else start.trainable(shard_set.spec)
-        device = "cpu" if isinstance(start, dict) else start.device
-        own = options.model_copy(update={"seed": seed})
-        try:
-            found.append(fine_tune(encoder, read, task.truth, task.parts, own, device, task.decided))
-        except UserError:
-            raise
-        except ValueError as error:
-            raise _told(error, task) from None
+    def here(wanted: Sequence[int]) -> Iterator[tuple[int, FineTuned]]:
+        for place, seed in enumerate(wanted):
+            yield place, tuned_by(start, shard_set, task, options.model_copy(update={"seed": seed}))
+
+    found: dict[int, FineTuned] = {}
+    for place, each in (runs.elsewhere or here)(range(options.seed, options.seed + runs.seeds)):
+        found[place] = each
         if progress is not None:
-            progress(len(found), seeds)
+            progress(len(found), runs.seeds)
     about = {**task.about, "name": task.name}
     start_words = f"from random weights: {start['name']}" if isinstance(start, dict) else start.digest
-    return _result(replace(task, about=about), start_words, options, found, bootstrap)
+    return _result(replace(task, about=about), start_words, options, [found[k] for k in sorted(found)], runs.bootstrap)
+
+
+def tuned_by(
+    start: UsableEncoder | dict[str, object], shard_set: ShardSet, task: ProbeTask, options: FineTuneOptions
+) -> FineTuned:
+    """One seed, that of the options. Raises UserError as `tune`."""
+    options = _cropped(options, task)
+    device: torch.device | str = "cuda" if torch.cuda.is_available() else "cpu"
+    if isinstance(start, dict):
+        encoder = random_start(start, shard_set, options.seed)
+    else:
+        encoder = start.trainable(shard_set.spec)
+    try:
+        read = _reader(shard_set, task, options)
+        return fine_tune(encoder, read, task.truth, task.parts, options, device, task.decided)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise _told(error, task) from None
 
 
 def from_scratch(preset: str, shard_set: ShardSet, task: ProbeTask) -> Callable[..., ProbeFit]:

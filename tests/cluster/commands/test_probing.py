@@ -141,6 +141,10 @@ def test_probe_and_grid_on_ray_are_those_of_this_process_to_the_bit(
     probe = (*probe, "--seeds", 2, "--bootstrap", 20, "--attention")
     here, there = cardialign(*probe), cardialign(*probe, "--workers", 2)
     assert there.code == 0 and there.json["rows"] == here.json["rows"], there.err
+    tuned = ("evaluate", "fine-tune", "--encoder", exported, "--shards", shards, *FOLDS, "--seeds", 2)
+    tuned = (*tuned, "--set", "epochs=1", "--bootstrap", 20)
+    here, there = cardialign(*tuned), cardialign(*tuned, "--workers", 2)
+    assert there.code == 0 and there.json["seeds"] == here.json["seeds"], there.err
     made = build_shards(PtbXl(tmp_path, 120), tmp_path / "shards", SetPlan(SPEC), workers=1).path
     grid = ("evaluate", "grid", "--encoder", exported, "--sets", f"ptb-xl={made}", "--shares", "50,100", "--seeds", 2)
     grid = (*grid, "--bootstrap", 20, "--floors", "hand-features")

@@ -29,7 +29,7 @@ from cardialign.pretrain.evaluation.probing.one_thread import one_thread
 from cardialign.pretrain.evaluation.probing.report import ProbeOptions
 from cardialign.pretrain.evaluation.probing.systems import of_task, read_systems
 from cardialign.pretrain.evaluation.probing.tasks import Records, task_of_protocol
-from cardialign.pretrain.evaluation.probing.tuned import tune
+from cardialign.pretrain.evaluation.probing.tuned import Runs, tune
 from cardialign.pretrain.export.loaded import LoadedEncoder, untrained_encoder
 from cardialign.pretrain.export.trained_on import TrainedOn, chosen, trained_set
 from tests.support.planted_source import PlantedSource
@@ -301,7 +301,7 @@ def test_a_network_from_scratch_stands_beside_the_floors_and_is_the_one_that_fin
         assert ledger == {"every system"} or "supervised-resnet1d" in ledger
         task = task_of_protocol(f"clean-v2:{name}", shards)
         with one_thread():
-            alone = tune(TINY_NET[0], shards, task, TINY_NET[1], bootstrap=0)
+            alone = tune(TINY_NET[0], shards, task, TINY_NET[1], Runs(bootstrap=0))
         assert rows[1.0].macro == pytest.approx(alone.macro, abs=1e-9)
     with pytest.raises(UsageError, match="holds a grid of another supervised"):
         run_grid(encoder, plan_of(shards, options=plain), tmp_path / "grid")

@@ -27,7 +27,7 @@ from cardialign.pretrain.evaluation.probing.report import ProbeOptions, ProbeRes
 from cardialign.pretrain.evaluation.probing.systems import System
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask, task_of_folds, task_of_protocol
 from cardialign.pretrain.evaluation.probing.tokens import Tokens
-from cardialign.pretrain.evaluation.probing.tuned import tune
+from cardialign.pretrain.evaluation.probing.tuned import Runs, tune
 from cardialign.pretrain.evaluation.protocols import load_task
 from tests.pretrain.evaluation.probing.test_fine_tune import PARTS as TUNED_PARTS
 from tests.pretrain.evaluation.probing.test_fine_tune import Reader, make, records
@@ -291,7 +291,7 @@ def test_fine_tuning_is_scored_over_decided_records_and_says_how_many_are_not(cs
     task = folds(csn)
     assert task.decided is not None
     found, turned = (
-        tune(start, csn, dataclasses.replace(task, truth=truth), FineTuneOptions(epochs=1), bootstrap=20)
+        tune(start, csn, dataclasses.replace(task, truth=truth), FineTuneOptions(epochs=1), Runs(bootstrap=20))
         for truth in (task.truth, task.truth ^ ~task.decided)
     )
     assert found.classes == turned.classes and found.macro == turned.macro
