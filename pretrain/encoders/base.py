@@ -58,6 +58,8 @@ class EcgEncoder(nn.Module):
     """Dotted name of the list of its repeated layers, as it stands in the names of its weights."""
     removes_tokens: bool = False
     """True where `forward` takes `missing`, too, bool (B, 12, T): stretches of a lead that are left out, not flat."""
+    reads_age: bool = False
+    """True where `forward` takes `age`, too, float (B,) in years, NaN or no `age` at all where it is not known."""
     feature_width: int
     token_width: int
 
