@@ -106,9 +106,13 @@ class Classifier(nn.Module):
         self.encoder, self.dropout = encoder, nn.Dropout(dropout)
         self.head = nn.Linear(encoder.feature_width, classes)
 
-    def forward(self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor) -> Tensor:
+    def forward(
+        self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor, age_years: Tensor | None = None
+    ) -> Tensor:
+        """age_years float (B,), NaN where it is not known: for an encoder that reads it, others never see it."""
         padded = bool(valid_samples.min() < signal.shape[-1])
-        features = self.encoder(signal, lead_mask, valid_samples if padded else None).features
+        age = {"age": age_years} if self.encoder.reads_age and age_years is not None else {}
+        features = self.encoder(signal, lead_mask, valid_samples if padded else None, **age).features
         return self.head(self.dropout(features.float()))
 
 
@@ -255,8 +259,8 @@ def _epoch(
         signal, valid = torch.from_numpy(batch.signal), torch.from_numpy(batch.valid_samples.astype(np.int64))
         if options.crop_seconds is not None:
             signal, valid = random_crop(signal, valid, _samples(model, options.crop_seconds), draw)
-        leads = torch.from_numpy(batch.lead_mask)
-        logits = model(signal.to(device), leads.to(device), valid.to(device))
+        leads, age = torch.from_numpy(batch.lead_mask), torch.from_numpy(batch.age_years)
+        logits = model(signal.to(device), leads.to(device), valid.to(device), age.to(device))
         loss = labels.loss(logits, rows)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -294,6 +298,7 @@ def score(
         signal = torch.from_numpy(batch.signal).to(device)
         leads = torch.from_numpy(batch.lead_mask).to(device)
         valid = torch.from_numpy(batch.valid_samples.astype(np.int64)).to(device)
+        age = torch.from_numpy(batch.age_years).to(device)
         T = signal.shape[-1]
         length = T if crop_seconds is None else min(T, _samples(model, crop_seconds))
         total = torch.zeros(len(signal), model.head.out_features, device=device)
@@ -301,7 +306,7 @@ def score(
         for start in starts(T, length):
             inside = (valid - start).clamp(0, length)
             used = ((inside > 0) | (start == 0))[:, None].float()
-            piece = model(signal[..., start : start + length], leads, inside)
+            piece = model(signal[..., start : start + length], leads, inside, age)
             if average == "probabilities" and crop_seconds is not None:
                 piece = piece.sigmoid()
             total, counted = total + used * piece, counted + used
