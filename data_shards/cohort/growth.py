@@ -18,6 +18,7 @@ _HEALTHY = 1.85
 """Standard deviations that a healthy child keeps within, beside what beats and noise add."""
 _FRONTAL = (0, 0.08, 0.17, 1, 4, 7, 12, 18), (0.55, 0.68, 0.62, 0.60, 0.75, 1.05, 1.3, 1.3)
 """Years -> what the frontal part of the dipole is of that between adult and newborn: from R in V6 by the norms."""
+_ANGLES = np.radians(np.arange(0, 360, 0.5))
 _V1, _V6 = 2, 7  # rows of the independent leads
 
 
@@ -57,6 +58,18 @@ def v1_waves(shape: Morphology, lead_field: np.ndarray) -> tuple[float, float]:
     return float(lead.max()), float(-lead.min())
 
 
+def _turn(shape: Morphology, lead_field: np.ndarray, degrees: float) -> None:
+    """Turn the QRS loop in the frontal plane to this axis, by trying all angles: stepwise turning
+    (`morphology.turn_to_axis`) does not arrive where a dipole that points forwards leaves I and aVF little."""
+    x, y, z = shape.qrs[:, 1] @ shape.qrs[:, 2:]
+    cos, sin = np.cos(_ANGLES), np.sin(_ANGLES)
+    one, two = lead_field[:2] @ np.stack([cos * x - sin * y, sin * x + cos * y, np.full_like(cos, z)])
+    found = np.degrees(np.arctan2((two - one / 2) * 2 / np.sqrt(3), one))
+    best = int(np.argmin(np.abs((found - degrees + 180) % 360 - 180)))
+    x, y = shape.qrs[:, 2].copy(), shape.qrs[:, 3].copy()
+    shape.qrs[:, 2], shape.qrs[:, 3] = cos[best] * x - sin[best] * y, sin[best] * x + cos[best] * y
+
+
 def set_depolarisation(
     shape: Morphology, lead_field: np.ndarray, age: float, axis: float, v1: tuple[float, float]
 ) -> None:
@@ -70,7 +83,7 @@ def set_depolarisation(
         right = (low + high) / 2
         shape.qrs = shapes.between_adult_and_newborn(right)
         shape.qrs[:, 2:4] *= frontal
-        shapes.turn_to_axis(shape, lead_field, axis)
+        _turn(shape, lead_field, axis)
         r, s = v1_waves(shape, lead_field)
         low, high = (right, high) if r * s_v1 < s * r_v1 else (low, right)
     r, s = v1_waves(shape, lead_field)

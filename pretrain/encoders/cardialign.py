@@ -5,6 +5,7 @@ The forward pass is one page.
 
 from __future__ import annotations
 
+import copy
 from typing import ClassVar, Literal
 
 import torch
@@ -151,6 +152,13 @@ class CardiAlignEncoder(EcgEncoder):
         for g, leads in enumerate(groups):
             membership[g, leads] = True
         self.register_buffer("membership", membership, persistent=False)
+
+    def gated(self) -> CardiAlignEncoder:
+        made = copy.deepcopy(self)
+        if not made.reads_age:
+            made.reads_age, made.age_gate = True, made._gate(made.token_width)
+            made.to(made.projection.weight.device)
+        return made
 
     def _gate(self, width: int) -> AgeGate:
         for temporal in self.temporal:

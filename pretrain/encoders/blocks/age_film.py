@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 BIRTH_DAYS, OLDEST_YEARS, DAYS_A_YEAR = 3.0, 100.0, 365.25
 HIDDEN = 32
-_STEEP = 8.0
-"""Slope of the first layer: neighbouring hidden units overlap, and bend within a tenth of the scale."""
+_STEEP = 6.0
+"""Slope of the first layer: neighbouring hidden units overlap, and bend within a few tenths of the scale."""
 
 
 class Ages(NamedTuple):
@@ -45,7 +45,7 @@ def scaled_age(years: Tensor) -> Ages:
 class AgeFilm(nn.Module):
     """gamma(age) * features + beta(age) for features (B, ..., D), with the age of each row of the first axis.
 
-    Hidden units bend at evenly spaced ages, the second layer starts at 0: nothing is drawn from a random generator, so
+    gelu(w * age + b) / sqrt(H) is the hidden layer. Its units bend at evenly spaced ages, the second layer starts at 0: nothing is drawn from a random generator, so
     an encoder with the gate has the same fresh weights as one without.
     """
 
@@ -70,7 +70,7 @@ class AgeFilm(nn.Module):
         The age keeps its float32: in bfloat16 the weeks of an infant would be one.
         """
         at = torch.addcmul(self.hidden_bias.float(), ages.scaled[:, None], self.hidden_weight.float()[None])
-        found = F.linear(F.gelu(at).to(self.weight.dtype), self.weight, self.bias)
+        found = F.linear((F.gelu(at) / self.hidden**0.5).to(self.weight.dtype), self.weight, self.bias)
         found = torch.where(ages.known[:, None], found, 0.0)
         change, shift = found.chunk(2, dim=-1)
         return change, shift

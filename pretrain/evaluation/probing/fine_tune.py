@@ -25,6 +25,7 @@ from cardialign.pretrain.config import Fraction, Strict
 from cardialign.pretrain.config.load import set_dotted
 from cardialign.pretrain.config.sentences import sentences
 from cardialign.pretrain.encoders.base import EcgEncoder
+from cardialign.pretrain.encoders.blocks.age_film import AgeFilm, scaled_age
 from cardialign.pretrain.evaluation.probing.linear_probe import Learnable, Parts, unseen_classes
 from cardialign.pretrain.evaluation.scoring import decided_at
 from cardialign.pretrain.evaluation.windows import starts
@@ -45,6 +46,8 @@ class FineTuneOptions(Strict):
     crop_seconds       train on random pieces of this length, score the mean over pieces side by side; null = whole.
     crop_average       of the pieces' log odds ("features": the head is linear) or of their probabilities.
     dropout            in front of the head.
+    age_gate           where the age of the patient has a say, from no say at first: "encoder", behind every block of an
+                       encoder that has room for gates; "head", on the log odds alone; "none", or as the encoder has it.
     """
 
     lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
@@ -58,6 +61,7 @@ class FineTuneOptions(Strict):
     crop_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
     crop_average: Literal["features", "probabilities"] = "features"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    age_gate: Literal["none", "head", "encoder"] = "none"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
@@ -99,12 +103,13 @@ class FineTuned:
 
 
 class Classifier(nn.Module):
-    """An encoder's features, dropout, one linear map: (B, C) log odds."""
+    """An encoder's features, dropout, one linear map: (B, C) log odds, which an age gate of their own may modulate."""
 
-    def __init__(self, encoder: EcgEncoder, classes: int, dropout: float) -> None:
+    def __init__(self, encoder: EcgEncoder, classes: int, dropout: float, age_gate: bool = False) -> None:
         super().__init__()
         self.encoder, self.dropout = encoder, nn.Dropout(dropout)
         self.head = nn.Linear(encoder.feature_width, classes)
+        self.age_gate = AgeFilm(classes) if age_gate else None
 
     def forward(
         self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor, age_years: Tensor | None = None
@@ -113,7 +118,16 @@ class Classifier(nn.Module):
         padded = bool(valid_samples.min() < signal.shape[-1])
         age = {"age": age_years} if self.encoder.reads_age and age_years is not None else {}
         features = self.encoder(signal, lead_mask, valid_samples if padded else None, **age).features
-        return self.head(self.dropout(features.float()))
+        odds = self.head(self.dropout(features.float()))
+        if self.age_gate is None or age_years is None:
+            return odds
+        return self.age_gate(odds, scaled_age(age_years))
+
+
+def classifier(encoder: EcgEncoder, classes: int, options: FineTuneOptions) -> Classifier:
+    """A copy of the encoder, gated where the options say so, and a new head. Raises UserError as `EcgEncoder.gated`."""
+    own = encoder.gated() if options.age_gate == "encoder" else copy.deepcopy(encoder)
+    return Classifier(own, classes, options.dropout, options.age_gate == "head")
 
 
 def _blocks_of(encoder: nn.Module) -> dict[str, int]:
@@ -186,7 +200,7 @@ def fine_tune(
     draw = np.random.default_rng([options.seed, 1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        model = Classifier(copy.deepcopy(encoder), truth.shape[1], options.dropout).to(device)
+        model = classifier(encoder, truth.shape[1], options).to(device)
         optimizer = torch.optim.AdamW(parameter_groups(model, options))  # type: ignore[arg-type]
         steps = -(-len(parts.train) // options.batch_size) * options.epochs
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate(steps, options.warmup))

@@ -116,7 +116,7 @@ def test_film_is_its_formula() -> None:
     a = age.scaled.item()
 
     def gelu(x: float) -> float:
-        return x * 0.5 * (1 + math.erf(x / math.sqrt(2)))
+        return x * 0.5 * (1 + math.erf(x / math.sqrt(2))) / math.sqrt(2)  # two hidden units
 
     h = gelu(2 * a + 0.5), gelu(-a + 0.25)
     wanted = (1 + 0.3 * h[0] - 0.7 * h[1] + 0.05) * 1.7 + 1.1 * h[0] + 0.2 * h[1] - 0.4
