@@ -45,8 +45,8 @@ def scaled_age(years: Tensor) -> Ages:
 class AgeFilm(nn.Module):
     """gamma(age) * features + beta(age) for features (B, ..., D), with the age of each row of the first axis.
 
-    gelu(w * age + b) / sqrt(H) is the hidden layer. Its units bend at evenly spaced ages, the second layer starts at 0: nothing is drawn from a random generator, so
-    an encoder with the gate has the same fresh weights as one without.
+    The hidden layer is gelu(w * age + b) / sqrt(H). Its units bend at evenly spaced ages, the second layer starts at 0:
+    nothing is drawn from a random generator, so an encoder with the gate has the same fresh weights as one without.
     """
 
     def __init__(self, width: int, hidden: int = HIDDEN) -> None:

@@ -30,7 +30,9 @@ def _over_present(scores: Tensor, present: Tensor) -> Tensor:
 class GroupAttention(nn.Module):
     """Features (B, G, C), present bool (B, G), ages or None -> weights (B, G), of the `scores` of each block."""
 
-    age_gate: AgeFilm | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self.age_gate: AgeFilm | None = None
 
     def gate(self, groups: int) -> None:
         self.age_gate = AgeFilm(groups)

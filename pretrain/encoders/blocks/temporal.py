@@ -151,8 +151,6 @@ class TemporalEncoder(nn.Module):
     ages: of the B sequences, which the gate behind every block reads once `gate` was called; None: none is known.
     """
 
-    gates: nn.ModuleList | None = None
-
     def __init__(
         self,
         width: int,
@@ -168,6 +166,7 @@ class TemporalEncoder(nn.Module):
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout, rate) for rate in rates)
         self.norm = nn.LayerNorm(width)
+        self.gates: nn.ModuleList | None = None  # a class attribute would hide what `gate` puts there
 
     def gate(self) -> None:
         """Put an age gate behind every block."""

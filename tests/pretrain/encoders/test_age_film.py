@@ -85,11 +85,40 @@ def test_what_was_learnt_depends_on_the_age_and_on_that_of_its_own_record_alone(
     assert before.group_weights[1, 2] == 0, "a missing lead group stays without a say"
 
 
+@pytest.mark.parametrize("readout", ["weighted", "beside"])
+def test_every_gate_has_a_say_of_its_own(readout: str) -> None:
+    """With all others at rest: three scales of two blocks, and those of scales, beat, rhythm and lead groups."""
+    names = [
+        name for name, _ in make(True).named_modules() if name and isinstance(make(True).get_submodule(name), AgeFilm)
+    ]
+    assert len(names) == 3 * 2 + 4
+    given = inputs()
+    with torch.no_grad():
+        plain = make(True, readout=readout)(*given, age=AGES)
+        for name in names:
+            gated = make(True, readout=readout)
+            for parameter in gated.get_submodule(name).parameters():
+                torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(2))
+            assert (gated(*given, age=AGES).embedding - plain.embedding).abs().amax(dim=1).min() > 1e-5, name
+
+
 @torch.no_grad()
 def test_packed_and_dense_gates_agree() -> None:
     dense, packed = learnt(make(True)), learnt(make(True, attention="packed"))
     one, other = dense(*inputs(), age=AGES), packed(*inputs(), age=AGES)
     torch.testing.assert_close(one.features, other.features, rtol=0, atol=1e-5)
+
+
+def test_a_gate_can_be_put_in_later() -> None:
+    plain = make(False)
+    gated = plain.gated()
+    given = inputs()
+    assert gated.reads_age and not plain.reads_age and plain.age_gate is None
+    assert set(gated.state_dict()) == set(make(True).state_dict())
+    with torch.no_grad():
+        assert equal(plain(*given), gated(*given, age=AGES))
+        learnt(gated)
+        assert not equal(plain(*given), gated(*given, age=AGES)) and learnt(make(True)).gated().reads_age
 
 
 def test_the_scale_of_ages_by_hand() -> None:
