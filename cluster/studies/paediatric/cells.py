@@ -53,9 +53,10 @@ class Study:
         return split_by_age(self.children, self.label_set)
 
     def cells(self) -> list[tuple[Arm, int]]:
-        """Seed by seed: what a budget ends early is whole up to some seed. What the study is for comes first."""
-        first = sorted(ARMS, key=lambda arm: arm.name not in (PLAIN, REFERENCE))
-        return [(arm, seed) for seed in range(self.seeds) for arm in first]
+        """What the study is for comes first, with all seeds; then the other arms, seed by seed."""
+        first = [arm for arm in ARMS if arm.name in (PLAIN, REFERENCE)]
+        rest = [arm for arm in ARMS if arm not in first]
+        return [(arm, seed) for part in (first, rest) for seed in range(self.seeds) for arm in part]
 
     def look(self, arm: Arm, seed: int) -> Outcome | None:
         """A cell that is finished. Raises UserError for one that was made from something else."""
@@ -86,10 +87,11 @@ class Study:
         if arm.recipe is not None:
             sizes = self.sizes
             facts |= {"adults": self.adults.fingerprint, "epochs": sizes.adult_epochs, "set": sizes.overrides}
+            facts |= {"start": seed % sizes.encoders}
         return made_of(arm, seed, self.sizes, facts)
 
     def _encoder(self, recipe: str, seed: int) -> Path:
-        return self.out / ENCODERS / f"{recipe}-seed{seed}"
+        return self.out / ENCODERS / f"{recipe}-seed{seed % self.sizes.encoders}"
 
     def _pretrain(self, recipe: str, seed: int) -> float:
         """Seconds that it cost; 0 where the encoder is there."""
@@ -100,7 +102,7 @@ class Study:
         folder = self._encoder(recipe, seed)
         own = [
             f"data.shards={json.dumps(str(self.adults.path.absolute()))}",
-            f"seed={seed}",
+            f"seed={seed % self.sizes.encoders}",
             f"training.epochs={self.sizes.adult_epochs}",
         ]
         config = load_config(recipe, [*own, *self.sizes.overrides])

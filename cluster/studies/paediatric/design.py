@@ -63,14 +63,18 @@ ARMS = (
 @dataclass(frozen=True)
 class Sizes:
     """How much of everything: records of virtual adults and children, passes over the adults, options of fine-tuning
-    that all arms share."""
+    that all arms share.
+
+    encoders: how many are pretrained of each recipe; seed k of the fine-tuning starts from the one of seed k modulo it.
+    """
 
     adults: int = 2000
-    children: int = 2400
-    adult_epochs: int = 6
+    children: int = 1200
+    adult_epochs: int = 3
     tuning: tuple[tuple[str, Any], ...] = (
-        ("lr", 1e-3), ("weight_decay", 0.05), ("epochs", 12), ("patience", 4), ("batch_size", 64),
+        ("lr", 1e-3), ("weight_decay", 0.05), ("epochs", 8), ("patience", 4), ("batch_size", 32),
     )  # fmt: skip
+    encoders: int = 1
     sampling_rate: int = 100
     seconds: int = 5
     overrides: tuple[str, ...] = ()

@@ -43,7 +43,7 @@ def virtual_adults(folder: Path, sizes: Sizes) -> Path:
 
     people = max(8, round(sizes.adults * 0.45))
     cohort = Cohort(people, sizes.adults, "mimic-iv-ecg", ADULT_SEED, sizes.sampling_rate)
-    return _made(folder / "adults", cohort, "mimic-iv-ecg", sizes.seconds)
+    return _made(folder / f"adults-{sizes.adults}", cohort, "mimic-iv-ecg", sizes.seconds)
 
 
 def virtual_children(folder: Path, sizes: Sizes) -> Path:
@@ -52,7 +52,7 @@ def virtual_children(folder: Path, sizes: Sizes) -> Path:
 
     n = sizes.children
     return _made(
-        folder / "children",
+        folder / f"children-{n}",
         Cohort(n, n, "lifespan", CHILD_SEED, sizes.sampling_rate, FINDINGS),
         "zzu-pecg",
         sizes.seconds,

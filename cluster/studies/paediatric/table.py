@@ -19,9 +19,13 @@ WORDS = {"held_out": "ages kept out", "seen": "ages learnt from"}
 
 
 def study_table(outcomes: Sequence[Outcome], resamples: int) -> dict[str, Any]:
-    """Of the seeds that every arm has. Raises UserError when there is none."""
-    seeds = _whole(outcomes)
-    own = {arm.name: [one for one in outcomes if _is(one, arm.name) and one.cell.seed in seeds] for arm in ARMS}
+    """Of the seeds that B3 and B4 have, and of the arms that have all these. Raises UserError where there is none."""
+    there = {(one.cell.variant.name, one.cell.seed) for one in outcomes}
+    seeds = sorted({seed for _, seed in there if {(PLAIN, seed), (REFERENCE, seed)} <= there})
+    if not seeds:
+        raise UserError(f"no seed has {PLAIN} and {REFERENCE} yet", "let it go on: the same command continues")
+    arms = [arm for arm in ARMS if all((arm.name, seed) in there for seed in seeds)]
+    own = {arm.name: [one for one in outcomes if _is(one, arm.name) and one.cell.seed in seeds] for arm in arms}
     rows: dict[str, dict[str, Any]] = {
         arm.name: {
             "arm": arm.name,
@@ -31,7 +35,7 @@ def study_table(outcomes: Sequence[Outcome], resamples: int) -> dict[str, Any]:
             "choices": [one.facts["choice"] for one in own[arm.name]],
             "tried": [one.facts["tried"] for one in own[arm.name]],
         }
-        for arm in ARMS
+        for arm in arms
     }
     for measure in MEASURES:
         samples = samples_of(own, measure, resamples)
@@ -54,14 +58,6 @@ def study_table(outcomes: Sequence[Outcome], resamples: int) -> dict[str, Any]:
 
 def _is(outcome: Outcome, arm: str) -> bool:
     return bool(outcome.cell.variant.name == arm)
-
-
-def _whole(outcomes: Sequence[Outcome]) -> list[int]:
-    there = {(one.cell.variant.name, one.cell.seed) for one in outcomes}
-    seeds = sorted({seed for _, seed in there if all((arm.name, seed) in there for arm in ARMS)})
-    if not seeds:
-        raise UserError("no seed has all arms of the study yet", "let it go on: the same command continues")
-    return seeds
 
 
 def _classes(own: Sequence[Outcome], measure: str) -> list[str]:
