@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how many patients; each has one or several records",
     )
     parser.add_argument("--records", type=whole_number(1, 10**8), metavar="N", help="stop at so many records")
-    parser.add_argument("--layout", default="mimic-iv-ecg", help="mimic-iv-ecg (default), ptb-xl or paediatric")
+    parser.add_argument(
+        "--layout", default="mimic-iv-ecg", help="mimic-iv-ecg (default), ptb-xl, paediatric or lifespan"
+    )
     parser.add_argument(
         "--seed",
         type=whole_number(0, 2**63 - 1),

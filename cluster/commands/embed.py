@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sampling-rate", type=amount, metavar="HZ", help="of a .npy file; a WFDB record says so itself"
     )
     parser.add_argument("--units", choices=UNITS, help="of a .npy file (default mV); others say so themselves")
+    parser.add_argument(
+        "--age",
+        type=float,
+        metavar="YEARS",
+        help="of the patient, for an encoder that reads it; a shard says so itself",
+    )
     parser.add_argument("--resample", action="store_true", help="allow another sampling rate than the encoder's")
     parser.add_argument("--crop", action="store_true", help="allow longer records: the first seconds are used")
     parser.add_argument("--allow-missing-leads", action="store_true", help="mask leads that are not there")
@@ -59,7 +65,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         units=args.units,
     )
     with open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code) as encoder:
-        result = _embedded(encoder, signal, {name: getattr(args, name) for name in ALLOWANCES})
+        age = args.age if args.age is not None or not encoder.reads_age else signal.age
+        result = _embedded(encoder, signal, {name: getattr(args, name) for name in ALLOWANCES} | {"age": age})
     if args.out is not None:
         import numpy as np
 
@@ -78,6 +85,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 _OPTIONS = {
     'units="uV"': "--units uV",
     "leads=[...]": "--leads",
+    "leave age out": "leave --age out",
     "hide the lead with lead_mask": "take the lead out of the file, and name the others with --leads and "
     "--allow-missing-leads",
 }
@@ -106,6 +114,7 @@ def _embedded(encoder: UsableEncoder, signal: Signal, allowed: dict[str, Any]) -
         "ecg": signal.origin,
         "leads": list(signal.leads),
         "sampling_rate": signal.sampling_rate,
+        **({} if allowed["age"] is None else {"age": allowed["age"]}),
         **({"remarks": list(signal.remarks)} if signal.remarks else {}),
         "encoder": encoder.digest,
         "dimensions": len(embedding),

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", help="ablations (A1-A5), parts, sizes, methods, or a YAML file of your own")
     parser.add_argument(
-        "--shards", type=place, required=True, help="folder of the shard set; its folds part the patients"
+        "study", help="ablations (A1-A5), parts, sizes, methods, a YAML file of your own, or paediatric (B1-B4)"
     )
+    parser.add_argument("--shards", type=place, help="folder of the shard set; its folds part the patients")
     parser.add_argument(
         "--out",
         type=place_to_write,
@@ -59,9 +59,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="of every variant alike"
     )
+    _add_paediatric(parser)
+
+
+def _add_paediatric(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("study paediatric", "encoders of adults, fine-tuned on children with their age")
+    group.add_argument("--adults", type=place, metavar="SHARDS", help="to pretrain on (default: virtual adults)")
+    group.add_argument(
+        "--children", type=place, metavar="SHARDS", help="with ages (default: virtual, birth to 90 years)"
+    )
+    group.add_argument("--labels", metavar="SET", help="label set of the children (default finding)")
+    group.add_argument("--tiny", action="store_true", help="seconds instead of an hour, to see that everything runs")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    if args.study == "paediatric":
+        from cardialign.cluster.studies.paediatric.command import run as run_paediatric
+
+        return run_paediatric(args)
+    if args.shards is None:
+        raise UsageError("--shards is missing", "name the folder of the shard set")
     from cardialign.cluster.studies.cells import Setting
     from cardialign.cluster.studies.check import check, configs_of
     from cardialign.cluster.studies.design import cells_of, load_design

@@ -20,7 +20,7 @@ class Signal:
     """One ECG as given: mV (L, T), the names of its L leads, Hz, where it came from.
 
     lead_mask (L,); None: every lead counts. valid_samples: how many of the T are signal; None: all. remarks: what a
-    reader of the result must know of the recording.
+    reader of the result must know of the recording. age: of the patient in years, where the recording says it.
     """
 
     millivolts: np.ndarray
@@ -30,6 +30,7 @@ class Signal:
     lead_mask: np.ndarray | None = None
     valid_samples: int | None = None
     remarks: tuple[str, ...] = ()
+    age: float | None = None
 
 
 def read_signal(
@@ -106,6 +107,7 @@ def _from_shards(shards: Path, key: str) -> Signal:
         record.lead_mask,
         record.valid_samples,
         _remarks(record.quality),
+        record.age_years,
     )
 
 

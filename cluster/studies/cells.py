@@ -202,7 +202,7 @@ def _made(
     started, before = time.monotonic(), _children_seconds()
     earlier = float((read_json(folder / SPENT) or {}).get("cpu_seconds", 0.0))
     try:
-        _train(config, folder, lock)
+        train(config, folder, lock)
     except NotLearnt as error:
         write_not_learnt(folder, made_from, error)
         raise
@@ -290,7 +290,7 @@ def made_of(config: RunConfig, setting: Setting, shard_set: ShardSet) -> str:
     return digest_of(facts)
 
 
-def _train(config: RunConfig, folder: Path, lock: int) -> None:
+def train(config: RunConfig, folder: Path, lock: int) -> None:
     """In a process of its own, which has the lock as well: a cell is not free while its training still ends."""
     recipe = json.dumps(config.resolved(), indent=1)  # JSON is YAML
     if (folder / RUN).exists() and (folder / RECIPE).is_file() and (folder / RECIPE).read_text("utf-8") != recipe:

@@ -40,11 +40,11 @@ def study_table(
     rows = {name: _row(mine) for name, mine in own.items()}
     for measure in MEASURES:
         having = {name: mine for name, mine in own.items() if measure in mine[0].scores}
-        samples = _samples(having, measure, resamples)
+        samples = samples_of(having, measure, resamples)
         for name, sample in samples.items():
             low, high = mean_interval(sample)
-            cells = _by_cell(own[name], measure)
-            found = {"auroc": _figure(sample), "low": low, "high": high, "seed_sd": _spread(cells), "by_cell": cells}
+            cells = by_cell(own[name], measure)
+            found = {"auroc": _figure(sample), "low": low, "high": high, "seed_sd": spread_of(cells), "by_cell": cells}
             if name != design.reference:
                 ahead = _figure(samples[design.reference]) - _figure(sample)
                 found["reference_ahead"] = ahead
@@ -102,7 +102,7 @@ def compared(design: Design, outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [each for each in outcomes if (each.cell.seed, each.cell.fold) in whole and each.cell.seed in full]
 
 
-def _samples(own: dict[str, list[Outcome]], measure: str, resamples: int) -> dict[str, Sample]:
+def samples_of(own: dict[str, list[Outcome]], measure: str, resamples: int) -> dict[str, Sample]:
     """Per row one sample over the classes of all folds, its seeds averaged."""
     every = [each for mine in own.values() for each in mine]
     everybody = np.unique(np.concatenate([each.patients[measure] for each in every]))
@@ -156,7 +156,7 @@ def _joined(parts: Sequence[Sample]) -> Sample:
     )
 
 
-def _by_cell(own: Iterable[Outcome], measure: str) -> list[dict[str, Any]]:
+def by_cell(own: Iterable[Outcome], measure: str) -> list[dict[str, Any]]:
     """Macro AUROC of every fold and seed; None where no class can be ranked. `classes`: how many it is the mean of."""
     out = []
     for each in own:
@@ -168,7 +168,7 @@ def _by_cell(own: Iterable[Outcome], measure: str) -> list[dict[str, Any]]:
     return out
 
 
-def _spread(cells: Sequence[dict[str, Any]]) -> float | None:
+def spread_of(cells: Sequence[dict[str, Any]]) -> float | None:
     """Standard deviation of the seeds' figures, each over all classes of all folds; None of one seed."""
     seeds = sorted({each["seed"] for each in cells})
     if len(seeds) < 2:

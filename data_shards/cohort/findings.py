@@ -8,8 +8,9 @@ Adding a finding is adding one entry to `_TABLE` (and, where no existing change 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -312,7 +313,12 @@ FINDINGS: dict[str, Finding] = _closed(_TABLE)
 """Code -> finding, in the order of the table."""
 
 
-def compatible(code: str, present: tuple[str, ...] | list[str], age: float) -> bool:
-    """Whether `code` can join the findings already present in a person of this age in years."""
+def compatible(
+    code: str, present: tuple[str, ...] | list[str], age: float, youngest: Mapping[str, float] = MappingProxyType({})
+) -> bool:
+    """Whether `code` can join the findings already present in a person of this age in years.
+
+    youngest: finding -> years from which it occurs, where these are others than the table's.
+    """
     one = FINDINGS[code]
-    return age >= one.youngest and code not in present and not one.excludes.intersection(present)
+    return age >= youngest.get(code, one.youngest) and code not in present and not one.excludes.intersection(present)

@@ -22,7 +22,7 @@ from pathlib import Path
 from cardialign.data_shards.cohort.findings import FINDINGS
 from cardialign.data_shards.cohort.layouts.base import Layout, Rows, write_table
 from cardialign.data_shards.cohort.layouts.mimic_iv_ecg import MimicIvEcg
-from cardialign.data_shards.cohort.layouts.paediatric import Paediatric
+from cardialign.data_shards.cohort.layouts.paediatric import Lifespan, Paediatric
 from cardialign.data_shards.cohort.layouts.ptb_xl import PtbXl
 from cardialign.data_shards.cohort.patients import PREVALENCES, Patient, plan_cohort
 from cardialign.data_shards.cohort.synthesis import record_visit
@@ -31,7 +31,12 @@ from cardialign.data_shards.errors import DataError, UsageError, UserError
 
 GENERATOR_VERSION = 1
 """Raised whenever the same seed gives other bytes."""
-LAYOUTS: dict[str, type[Layout]] = {"mimic-iv-ecg": MimicIvEcg, "ptb-xl": PtbXl, "paediatric": Paediatric}
+LAYOUTS: dict[str, type[Layout]] = {
+    "mimic-iv-ecg": MimicIvEcg,
+    "ptb-xl": PtbXl,
+    "paediatric": Paediatric,
+    "lifespan": Lifespan,
+}
 
 _UNFINISHED = "COHORT-UNFINISHED"
 _PATIENTS_PER_TASK = 16

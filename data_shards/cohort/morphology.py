@@ -143,11 +143,16 @@ def normal_rate(age: float) -> tuple[float, float]:
     )
 
 
+def between_adult_and_newborn(right: float) -> np.ndarray:
+    """QRS waves (4, 5) as `Morphology.qrs`: 0 an adult's, 1 those of a newborn with its dominant right ventricle."""
+    return (1 - right) * _ADULT_QRS + right * _NEWBORN_QRS
+
+
 def normal_beat(age: float, male: bool, lead_field: np.ndarray, rng: np.random.Generator) -> Morphology:
     """A healthy person's beat: right-sided and fast in the newborn, T inversion in V1-V3 through childhood, the axis
     turning left with age."""
     right = _by_age(age, (0, 0.08, 0.25, 1, 3, 6, 12), (1.0, 0.9, 0.55, 0.32, 0.18, 0.08, 0.0))
-    qrs = (1 - right) * _ADULT_QRS + right * _NEWBORN_QRS
+    qrs = between_adult_and_newborn(right)
     qrs[:, 2:] *= 1 + 0.10 * rng.standard_normal((4, 3))
     qrs[:, 0] += 0.008 * rng.standard_normal(4)
     size = _by_age(age, (0, 1, 6, 16, 30, 60, 90), (0.95, 1.05, 1.15, 1.15, 1.0, 0.92, 0.85)) * np.exp(

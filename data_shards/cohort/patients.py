@@ -8,14 +8,19 @@ prevalence draws them as often as they occur in practice.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import numpy as np
 
 from cardialign.data_shards.cohort.findings import FINDINGS, NORMAL, compatible
+from cardialign.data_shards.cohort.for_age import YOUNGEST
+from cardialign.data_shards.cohort.norms import BANDS
 
 PREVALENCES = ("balanced", "clinical")
+LIFESPAN = "lifespan"
+"""The layout whose people are judged by their age."""
 _CHRONIC_SHARE, _HEALTHY_NORMAL, _CHRONIC_PASSING, _SECOND = (
     0.60,
     0.34,
@@ -40,7 +45,10 @@ class Visit:
 
 @dataclass(frozen=True)
 class Patient:
-    """One virtual person; `index` selects the random stream of everything drawn about them."""
+    """One virtual person; `index` selects the random stream of everything drawn about them.
+
+    by_age: while a child, heart and findings follow the published norms of the age (`growth`, `for_age`).
+    """
 
     index: int
     subject_id: int
@@ -49,6 +57,7 @@ class Patient:
     first: datetime
     visits: tuple[Visit, ...]
     chronic: tuple[str, ...] = ()
+    by_age: bool = False
 
 
 @dataclass
@@ -60,6 +69,7 @@ class _Deck:
     rng: np.random.Generator
     balanced: bool
     cards: list[str] = field(default_factory=list)
+    youngest: Mapping[str, float] = field(default_factory=dict)
 
     def deal(self, present: list[str], age: float) -> str | None:
         if not self.weights:
@@ -68,13 +78,13 @@ class _Deck:
             return self._draw(present, age)
         for _ in range(2):
             for place, code in enumerate(self.cards):
-                if compatible(code, present, age):
+                if compatible(code, present, age, self.youngest):
                     return self.cards.pop(place)
             self.cards += [list(self.weights)[i] for i in self.rng.permutation(len(self.weights))]
         return None
 
     def _draw(self, present: list[str], age: float) -> str | None:
-        fitting = [c for c in self.weights if compatible(c, present, age)]
+        fitting = [c for c in self.weights if compatible(c, present, age, self.youngest)]
         if not fitting:
             return None
         weight = np.array([self.weights[c] for c in fitting])
@@ -83,7 +93,10 @@ class _Deck:
 
 def draw_age(layout: str, rng: np.random.Generator) -> float:
     """Age in years: adults in MIMIC-IV, nearly all ages in PTB-XL, newborn (in days) to 15 years in the paediatric
-    layout."""
+    layout; birth to 90 years, every age group of the norms alike, in the lifespan layout."""
+    if layout == LIFESPAN:
+        groups = (*BANDS, (16.0, 30.0), (30.0, 90.0))
+        return float(rng.uniform(*groups[int(rng.integers(len(groups)))]))
     if layout == "paediatric":
         if rng.random() < 0.18:
             return float(rng.integers(0, 28)) / 365.25
@@ -100,8 +113,11 @@ def plan_cohort(
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xC0407]))
     counts = _visit_counts(patients, records, rng)
     ages = [draw_age(layout, rng) for _ in range(patients)]
-    chronic = _deal_chronic(counts, ages, prevalence, codes, rng)
-    passing = _Deck(_weights(codes, chronic=False), rng, prevalence == "balanced")
+    youngest = YOUNGEST if layout == LIFESPAN else {}
+    chronic = _deal_chronic(
+        counts, ages, _Deck(_weights(codes, True), rng, prevalence == "balanced", [], youngest), codes
+    )
+    passing = _Deck(_weights(codes, False), rng, prevalence == "balanced", [], youngest)
     offset, step = int(rng.integers(1, _PRIME)), int(rng.integers(1000, _PRIME - 1000))
     plan, number = [], 0
     for index in range(patients):
@@ -122,9 +138,8 @@ def plan_cohort(
                 days=int(rng.integers(0, longest)) if rng.random() < 0.6 else 0, minutes=int(rng.integers(20, 1400))
             )
         subject = 10_000_000 + (7 * offset + 3 + index * (_PRIME - step)) % _PRIME
-        plan.append(
-            Patient(index, subject, bool(rng.random() < 0.52), ages[index], first, tuple(visits), tuple(chronic[index]))
-        )
+        male, own = bool(rng.random() < 0.52), tuple(chronic[index])
+        plan.append(Patient(index, subject, male, ages[index], first, tuple(visits), own, layout == LIFESPAN))
     return plan
 
 
@@ -141,20 +156,17 @@ def _weights(codes: tuple[str, ...], chronic: bool) -> dict[str, float]:
     return {c: FINDINGS[c].clinical for c in codes if c != NORMAL and FINDINGS[c].chronic == chronic}
 
 
-def _deal_chronic(
-    counts: np.ndarray, ages: list[float], prevalence: str, codes: tuple[str, ...], rng: np.random.Generator
-) -> list[list[str]]:
+def _deal_chronic(counts: np.ndarray, ages: list[float], deck: _Deck, codes: tuple[str, ...]) -> list[list[str]]:
     """Chronic findings of each patient.
 
     Patients with many records are dealt to first: rounds of the deck then carry about equal record counts.
     """
     out: list[list[str]] = [[] for _ in counts]
-    weights = _weights(codes, chronic=True)
+    weights, rng = deck.weights, deck.rng
     if not weights:
         return out
-    deck = _Deck(weights, rng, prevalence == "balanced")
     order = np.argsort(-(counts + rng.random(len(counts))), kind="stable")
-    share = _CHRONIC_SHARE if prevalence == "balanced" else min(sum(weights.values()), 0.9)
+    share = _CHRONIC_SHARE if deck.balanced else min(sum(weights.values()), 0.9)
     if NORMAL not in codes and not _weights(codes, chronic=False):
         share = 1.0  # nothing else could make these people ill
     healthy = _spread(len(order), 1 - share, rng)

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from cardialign.data_shards.cohort import growth, rhythm
 from cardialign.data_shards.cohort import morphology as shapes
-from cardialign.data_shards.cohort import rhythm
 from cardialign.data_shards.cohort.dipole import torso
 from cardialign.data_shards.cohort.findings import FINDINGS
+from cardialign.data_shards.cohort.for_age import CHANGES
 from cardialign.data_shards.cohort.noise import Fault, digitise, draw_fault, electrode_noise
+from cardialign.data_shards.cohort.norms import ADULT, limits
 from cardialign.data_shards.cohort.patients import Patient, Visit
 from cardialign.data_shards.cohort.reports import Report, write_report
 from cardialign.data_shards.cohort.waveform_changes import Draft, wide_beat
@@ -58,10 +60,16 @@ def draft_visit(patient: Patient, visit: Visit, seed: int, seconds: float) -> Dr
     """
     body = _stream(seed, 1, patient.index)
     lead_field = torso(body)
-    beat = shapes.normal_beat(visit.age, patient.male, lead_field, body)
-    rate = shapes.usual_rate(visit.age, body)
+    child = patient.by_age and visit.age < ADULT
+    if child:
+        rate = growth.usual_rate(visit.age, float(body.standard_normal()))
+        beat = growth.normal_beat(visit.age, patient.male, lead_field, body)
+        low, _, high = limits("rate", visit.age)
+    else:
+        beat = shapes.normal_beat(visit.age, patient.male, lead_field, body)
+        rate = shapes.usual_rate(visit.age, body)
+        low, high = shapes.normal_rate(visit.age)
     today = _stream(seed, 2, patient.index, visit.number)
-    low, high = shapes.normal_rate(visit.age)
     plan = rhythm.RhythmPlan(
         rate=float(np.clip(rate * np.exp(0.07 * today.standard_normal()), low + 2, high - 3)),
         sinus_arrhythmia=float(today.uniform(0.005, 0.03 if visit.age > 40 else 0.07)),
@@ -72,7 +80,8 @@ def draft_visit(patient: Patient, visit: Visit, seed: int, seconds: float) -> Dr
     table = list(FINDINGS)
     for code in sorted(visit.findings, key=lambda c: (FINDINGS[c].stage, table.index(c))):
         occasion = 0 if code in patient.chronic else visit.number
-        FINDINGS[code].change(draft, _stream(seed, 3, patient.index, table.index(code), occasion))
+        change = CHANGES.get(code, FINDINGS[code].change) if child else FINDINGS[code].change
+        change(draft, _stream(seed, 3, patient.index, table.index(code), occasion))
     # P must fit before the QRS, and no cycle may be shorter than its QT.
     draft.beat.p_ms = min(draft.beat.p_ms, draft.beat.pr_ms - 12)
     return draft

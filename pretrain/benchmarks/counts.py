@@ -57,7 +57,7 @@ def count_encoder(config: EncoderConfig, spec: SignalSpec) -> tuple[int, int]:
         signal = torch.zeros(1, len(STANDARD_LEADS), spec.samples)
         lead_mask = torch.ones(1, len(STANDARD_LEADS), dtype=torch.bool)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            encoder(signal, lead_mask)
+            encoder(signal, lead_mask, **({"age": torch.zeros(1)} if encoder.reads_age else {}))
     return _parameters(encoder), int(counter.get_total_flops())
 
 

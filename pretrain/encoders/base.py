@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.choices import ENCODERS
 from cardialign.pretrain.config import EncoderConfig
@@ -58,12 +59,24 @@ class EcgEncoder(nn.Module):
     """Dotted name of the list of its repeated layers, as it stands in the names of its weights."""
     removes_tokens: bool = False
     """True where `forward` takes `missing`, too, bool (B, 12, T): stretches of a lead that are left out, not flat."""
+    reads_age: bool = False
+    """True where `forward` takes `age`, too, float (B,) in years, NaN or no `age` at all where it is not known."""
     feature_width: int
     token_width: int
 
     def __init__(self, spec: SignalSpec, normalisation: str) -> None:
         super().__init__()
         self.sampling_rate, self.samples, self.normalisation = spec.sampling_rate, spec.samples, normalisation
+
+    def gated(self) -> EcgEncoder:
+        """A copy that `reads_age`, with fresh gates: until they learn, it gives what this one gives.
+
+        Raises UserError for an encoder that has no place for them.
+        """
+        raise UserError(
+            f"encoder {self.word or type(self).__name__} has no place for an age gate",
+            "take an encoder of encoder.name cardialign, or let the head read the age: age_gate=head",
+        )
 
     def forward(
         self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None, return_tokens: bool = False

@@ -5,6 +5,7 @@ The forward pass is one page.
 
 from __future__ import annotations
 
+import copy
 from typing import ClassVar, Literal
 
 import torch
@@ -16,6 +17,7 @@ from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.kernels.patch_embed import token_seconds, token_valid
 from cardialign.pretrain.config import Depth, DropRate, EncoderConfig, MlpRatio, Width, refuse
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
+from cardialign.pretrain.encoders.blocks.age_film import AgeFilm, Ages, scaled_age
 from cardialign.pretrain.encoders.blocks.beats import (
     BeatView,
     RhythmView,
@@ -49,6 +51,8 @@ class CardiAlignEncoderConfig(EncoderConfig):
     beat, rhythm: further views, of the averaged beat of each lead group and of the RR intervals (`blocks.beats`).
     attention: `packed` leaves out the tokens of padded samples and of missing lead groups instead of masking them: same
     result, less work where much is missing.
+    age_gate: the age of the patient modulates what every transformer block gives, the further views, and the weights of
+    scales and lead groups (`blocks.age_film`). Where the age is not known the encoder is the one without the gate.
     """
 
     name: str = "cardialign"
@@ -71,6 +75,7 @@ class CardiAlignEncoderConfig(EncoderConfig):
     rhythm: bool = False
     group_attention: Literal["se", "eca"] = "se"
     attention: Literal["dense", "packed"] = "dense"
+    age_gate: bool = False
 
     @model_validator(mode="after")
     def _fill_size_and_check(self) -> CardiAlignEncoderConfig:
@@ -140,25 +145,47 @@ class CardiAlignEncoder(EcgEncoder):
         self.group_attention = group_attention(config.group_attention, len(groups), features)
         self.feature_width, self.token_width = len(groups) * features + config.rhythm * config.width, config.width
         self.projection = nn.Linear(self.feature_width, config.embedding_dim)
+        self.reads_age = config.age_gate
+        self.age_gate = self._gate(config.width) if config.age_gate else None
 
         membership = torch.zeros(len(groups), len(STANDARD_LEADS), dtype=torch.bool)
         for g, leads in enumerate(groups):
             membership[g, leads] = True
         self.register_buffer("membership", membership, persistent=False)
 
+    def gated(self) -> CardiAlignEncoder:
+        made = copy.deepcopy(self)
+        if not made.reads_age:
+            made.reads_age, made.age_gate = True, made._gate(made.token_width)
+            made.to(made.projection.weight.device)
+        return made
+
+    def _gate(self, width: int) -> AgeGate:
+        for temporal in self.temporal:
+            temporal.gate()
+        self.group_attention.gate(len(self.group_names))
+        return AgeGate(width, len(self.scales), self.beat_view is not None, self.rhythm_view is not None)
+
     def forward(
-        self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None, return_tokens: bool = False
+        self,
+        signal: Tensor,
+        lead_mask: Tensor,
+        valid_samples: Tensor | None = None,
+        return_tokens: bool = False,
+        age: Tensor | None = None,
     ) -> EncoderOutput:
         """As every encoder; the tokens of a scale stand together, those of a lead group within it:
-        N = sum over scales of G * N_s.
+        N = sum over scales of G * N_s. age float (B,) in years, NaN = not known, for an encoder with `age_gate`.
         """
         B, G = signal.shape[0], len(self.group_names)
+        ages = None if age is None or self.age_gate is None else scaled_age(age)
         present = (lead_mask[:, None, :] & self.membership).any(dim=-1)  # (B, G)
         # A missing group has weight 0 below: packed sequences leave its tokens out. A traced graph may not depend on
         # what is missing.
         skip_absent = self.packs and not torch.compiler.is_compiling() and not bool(present.all())
 
-        beat, rhythm = self._measured(signal, lead_mask, valid_samples)
+        beat, rhythm = self._measured(signal, lead_mask, valid_samples, ages)
+        of_groups = None if ages is None else ages.repeat(G)
         signal = normalise(signal, lead_mask, valid_samples, self.normalisation)
         scale_tokens = self.patch_embedding(signal, lead_mask)  # S x (B, G, N_s, D)
 
@@ -174,15 +201,17 @@ class CardiAlignEncoder(EcgEncoder):
                 there = present.flatten()[:, None].expand(B * G, N)
                 mask = there if mask is None else mask & there
             encoded.append(
-                temporal(tokens.flatten(0, 1), seconds, mask)
+                temporal(tokens.flatten(0, 1), seconds, mask, ages=of_groups)
             )  # the groups share the encoder: (B * G, N_s, D)
             masks.append(mask)
 
         pooled = self.pooling(encoded, masks).unflatten(0, (B, G))  # (B, G, S * D)
         if beat is not None:
             pooled = torch.cat([pooled, beat.to(pooled.dtype)], dim=-1)
+        if self.age_gate is not None and ages is not None:
+            pooled = self.age_gate(pooled, ages)
         views = self.feature_norm(pooled)
-        weights = self.group_attention(views, present)  # (B, G)
+        weights = self.group_attention(views, present, ages)  # (B, G)
         weighted = _joined(views * weights[..., None].to(views.dtype), present, rhythm)
         embedding = F.normalize(self.projection(weighted).float(), dim=-1)
         features = _joined(pooled, present, rhythm) if self.beside else weighted
@@ -195,7 +224,7 @@ class CardiAlignEncoder(EcgEncoder):
         )
 
     def _measured(
-        self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None
+        self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None, ages: Ages | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """Views of the averaged beat (B, G, D) and of the rhythm (B, D), each None where the recipe has none."""
         if self.beat_view is None and self.rhythm_view is None:
@@ -204,6 +233,9 @@ class CardiAlignEncoder(EcgEncoder):
         beats = find_beats(record)
         beat = None if self.beat_view is None else self.beat_view(*averaged_beat(record, beats))
         rhythm = None if self.rhythm_view is None else self.rhythm_view(rhythm_statistics(beats, record.rate))
+        if self.age_gate is not None and ages is not None:
+            beat = beat if beat is None else self.age_gate.beat(beat, ages)
+            rhythm = rhythm if rhythm is None else self.age_gate.rhythm(rhythm, ages)
         return beat, rhythm
 
     def _seen(self, tokens: Tensor, mask: Tensor | None, present: Tensor) -> Tensor:
@@ -211,6 +243,25 @@ class CardiAlignEncoder(EcgEncoder):
         B, G = present.shape
         there = present[:, :, None].expand(B, G, tokens.shape[1])
         return (there if mask is None else there & mask.unflatten(0, (B, G))).flatten(1)
+
+
+class AgeGate(nn.Module):
+    """What the age changes beside the blocks: the views of the averaged beat and of the rhythm, each where there is
+    one, and the weight of each view in its lead group, 1 at first: of the S scales, and of the beat behind them.
+
+    Called with the views (B, G, V * D) of V scales and beat -> the same shape, weighed.
+    """
+
+    def __init__(self, width: int, scales: int, beat: bool, rhythm: bool) -> None:
+        super().__init__()
+        self.width = width
+        self.weights = AgeFilm(scales + beat)
+        self.beat = AgeFilm(width) if beat else nn.Identity()
+        self.rhythm = AgeFilm(width) if rhythm else nn.Identity()
+
+    def forward(self, views: Tensor, ages: Ages) -> Tensor:
+        weights = self.weights(views.new_ones(views.shape[0], self.weights.width), ages)
+        return views * weights.repeat_interleave(self.width, dim=1)[:, None]
 
 
 def _joined(views: Tensor, present: Tensor, rhythm: Tensor | None) -> Tensor:

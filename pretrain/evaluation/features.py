@@ -34,6 +34,7 @@ from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.stream import iterate_rows
 from cardialign.pretrain.encoders.blocks.normalise import normalise
 from cardialign.pretrain.evaluation.windows import is_used, starts
+from cardialign.pretrain.export.ages import aged
 from cardialign.pretrain.export.usable import Reader, UsableEncoder
 from cardialign.pretrain.run.integrity import DIGESTS, file_digests
 
@@ -139,7 +140,7 @@ def read_set(
             mv, leads, recorded = map(torch.from_numpy, (signal, batch.lead_mask, valid.astype(np.int64)))
             signal = normalise(mv, leads, recorded, options.normalisation).numpy()
         for reader, own in zip(readers, parts, strict=True):
-            own.append(_read_batch(reader, signal, batch.lead_mask, valid, shard_set, options))
+            own.append(_read_batch(aged(reader, batch.age_years), signal, batch.lead_mask, valid, shard_set, options))
         done += len(batch.rows)
         if progress is not None:
             progress(done, len(rows))

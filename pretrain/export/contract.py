@@ -19,15 +19,14 @@ from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.signal.quality import OFFSET_MILLIVOLTS
 from cardialign.data_shards.signal.resample import is_same_rate, resampled
+from cardialign.pretrain.export.ages import MEANING, YEARS, checked_ages
 
 log = logging.getLogger(__name__)
 
 CONTRACT_VERSION = 1
 PER_MILLIVOLT = {"mv": 1.0, "uv": 1000.0, "µv": 1000.0, "μv": 1000.0}
-HIGHEST = 1e6
-"""Of Hz and of seconds."""
-LONGEST = 50_000_000
-"""Samples of a record: more than a day at 500 Hz."""
+HIGHEST, LONGEST = 1e6, 50_000_000
+"""Of Hz and of seconds; samples of a record: more than a day at 500 Hz."""
 IMPLAUSIBLE_MV = 100.0
 """Peak to peak. Surface ECGs stay under 20 mV even with wander; 1 mV given as 1000 uV is far above."""
 IMPLAUSIBLY_FLAT_MV = 0.02
@@ -47,7 +46,8 @@ MEANINGS = {
 class SignalContract:
     """What the encoder was trained on, and the size of what comes out.
 
-    sampling_rate in Hz, seconds, samples = T, leads in order, units, and the normalisation inside the encoder.
+    sampling_rate in Hz, seconds, samples = T, leads in order, units, the normalisation inside the encoder, and the
+    unit of the age, "" (and no key in the file) where the encoder reads none.
     """
 
     sampling_rate: float
@@ -58,17 +58,23 @@ class SignalContract:
     lead_dropout: float = 0.0
     leads: tuple[str, ...] = STANDARD_LEADS
     units: str = "mV"
+    age: str = ""
 
     @classmethod
-    def of(cls, spec: SignalSpec, normalisation: str, embedding_dim: int, lead_dropout: float) -> SignalContract:
-        return cls(spec.sampling_rate, spec.seconds, spec.samples, normalisation, embedding_dim, lead_dropout)
+    def of(
+        cls, spec: SignalSpec, normalisation: str, embedding_dim: int, lead_dropout: float, reads_age: bool = False
+    ) -> SignalContract:
+        figures = normalisation, embedding_dim, lead_dropout
+        return cls(spec.sampling_rate, spec.seconds, spec.samples, *figures, age=YEARS if reads_age else "")
 
     @property
     def spec(self) -> SignalSpec:
         return SignalSpec(self.sampling_rate, self.seconds)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"version": CONTRACT_VERSION, **asdict(self), "leads": list(self.leads), "meaning": MEANINGS}
+        values = asdict(self) if self.age else {k: v for k, v in asdict(self).items() if k != "age"}
+        meaning = MEANINGS | ({"age": MEANING} if self.age else {})
+        return {"version": CONTRACT_VERSION, **values, "leads": list(self.leads), "meaning": meaning}
 
     @classmethod
     def from_dict(cls, values: Any) -> SignalContract:
@@ -100,8 +106,8 @@ class SignalContract:
             return f"{self.samples:g} samples at {rate:g} Hz for {seconds:g} s"
         if not 0 < self.embedding_dim == int(self.embedding_dim) or not 0 <= self.lead_dropout <= 1:
             return f"embedding_dim {self.embedding_dim:g}, lead_dropout {self.lead_dropout:g}"
-        if self.units != "mV" or not isinstance(self.normalisation, str):
-            return f"units {self.units!r:.40}, normalisation {self.normalisation!r:.40}"
+        if self.units != "mV" or not isinstance(self.normalisation, str) or self.age not in ("", YEARS):
+            return f"units {self.units!r:.40}, normalisation {self.normalisation!r:.40}, age {self.age!r:.40}"
         return ""
 
 
@@ -111,6 +117,7 @@ class ContractSignal(NamedTuple):
     signal: np.ndarray
     lead_mask: np.ndarray
     valid_samples: np.ndarray
+    age: np.ndarray | None = None
 
 
 class SignalForm(TypedDict, total=False):
@@ -124,6 +131,7 @@ class SignalForm(TypedDict, total=False):
     derive_limb_leads    compute absent III, aVR, aVL, aVF from I and II (exact, Einthoven and Goldberger)
     resample             convert another sampling rate (polyphase) instead of refusing it
     crop                 keep the beginning of longer signals instead of refusing them
+    age                  years (B,), or one number, for an encoder that reads it; None = not known (also of one record)
 
     A lead of one value throughout is masked, as a build of shards does; a record of such leads alone is refused.
     """
@@ -136,6 +144,7 @@ class SignalForm(TypedDict, total=False):
     derive_limb_leads: bool
     resample: bool
     crop: bool
+    age: Any
 
 
 @dataclass(frozen=True)
@@ -150,6 +159,7 @@ class _Form:
     derive_limb_leads: bool = False
     resample: bool = False
     crop: bool = False
+    age: Any = None
 
 
 def conform_signal(
@@ -168,8 +178,9 @@ def conform_signal(
     valid = _valid_samples(given.valid_samples, len(millivolts), millivolts.shape[-1])
     out, mask = _twelve_leads(millivolts, columns, given)
     _check_values(out, mask, valid)
+    age = checked_ages(given.age, len(out), contract.age)
     out, valid = at_rate(out, valid, contract, sampling_rate, given.resample)
-    return at_length(out, mask, valid, contract, given.crop)
+    return at_length(out, mask, valid, contract, given.crop)._replace(age=age)
 
 
 def _valid_samples(given: np.ndarray | None, B: int, T: int) -> np.ndarray:

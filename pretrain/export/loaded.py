@@ -25,6 +25,7 @@ from cardialign.pretrain.config import EncoderConfig
 from cardialign.pretrain.config.named import encoder_section
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput, create_encoder
 from cardialign.pretrain.encoders.blocks.normalise import NORMALISATIONS
+from cardialign.pretrain.export.ages import YEARS, AgeReader, checked_ages
 from cardialign.pretrain.export.building import ReportSide, check_plausible, load_reports, load_scorings, module_of
 from cardialign.pretrain.export.contract import SignalContract, SignalForm, conform_signal
 from cardialign.pretrain.export.trained_on import TrainedOn, TrainedSet, chosen, run_word
@@ -72,7 +73,7 @@ class LoadedEncoder(UsableEncoder):
         self.trained_on: TrainedOn | None = None
         self.device = torch.device(device)
         self.ecg = ecg.to(self.device).eval().requires_grad_(False)
-        self.leaves_out = self.ecg.removes_tokens
+        self.leaves_out, self.reads_age = self.ecg.removes_tokens, self.ecg.reads_age
         self.head = None if reports is None else reports.head.to(self.device).eval().requires_grad_(False)
         self._text_encoder = None if reports is None else reports.text_encoder
         self._scorings, self._made = scorings, dict[str, Scoring]()
@@ -113,7 +114,6 @@ class LoadedEncoder(UsableEncoder):
             "for texts and zero-shot evaluation use an encoder that was trained with reports",
         )
 
-    @torch.inference_mode()
     def encode(
         self,
         signal: np.ndarray | Tensor,
@@ -121,26 +121,50 @@ class LoadedEncoder(UsableEncoder):
         valid_samples: np.ndarray | Tensor | None = None,
         return_tokens: bool = False,
         missing: np.ndarray | None = None,
+        age: Any = None,
     ) -> EncoderOutput:
         """A batch that already fulfils the contract: signal (B, 12, T) mV, lead_mask bool (B, 12), valid_samples (B,).
 
         Tensors stay on `device`. return_tokens: the tokens too, not the pooled features alone. missing: as `GapReader`.
+        age: in years, (B,) or one number, for an encoder that `reads_age`; without it the age gate changes nothing.
+        Raises UserError for what is no age in years, and for one that the encoder does not read.
         """
+        known = checked_ages(age, len(signal), self.contract.age)
+        return self._encode(signal, lead_mask, valid_samples, return_tokens, missing, known)
+
+    @torch.inference_mode()
+    def _encode(
+        self,
+        signal: np.ndarray | Tensor,
+        lead_mask: np.ndarray | Tensor,
+        valid_samples: np.ndarray | Tensor | None = None,
+        return_tokens: bool = False,
+        missing: np.ndarray | None = None,
+        age: np.ndarray | None = None,
+    ) -> EncoderOutput:
+        """As `encode`; NaN in `age` says that one is not known."""
         signal, lead_mask = torch.as_tensor(signal), torch.as_tensor(lead_mask)
         valid = None
         if valid_samples is not None and int(torch.as_tensor(valid_samples).min()) < self.contract.samples:
             valid = torch.as_tensor(valid_samples).to(self.device)
         with ENCODERS.watched(self.ecg.word, "cannot embed"):
-            gaps = {} if missing is None else {"missing": torch.as_tensor(missing).to(self.device)}
-            return self.ecg(signal.to(self.device), lead_mask.to(self.device), valid, return_tokens, **gaps)
+            more = {} if missing is None else {"missing": torch.as_tensor(missing).to(self.device)}
+            if age is not None:
+                more["age"] = torch.as_tensor(age).to(self.device)
+            elif self.reads_age:
+                log.info("age=unknown remark=the age gate of this encoder changes nothing; give age=YEARS")
+            return self.ecg(signal.to(self.device), lead_mask.to(self.device), valid, return_tokens, **more)
 
     def embed(self, signal: np.ndarray, *, sampling_rate: float, **form: Unpack[SignalForm]) -> np.ndarray:
         """ECG array (B, L, T) or (L, T) in mV -> float32 (B, embedding_dim), unit rows.
 
-        form: leads, units, lead_mask, valid_samples, allow_missing_leads, derive_limb_leads, resample, crop, as in
+        form: leads, units, lead_mask, valid_samples, allow_missing_leads, derive_limb_leads, resample, crop, age, as in
         `cardialign.pretrain.export.contract.SignalForm`; what differs from the contract is refused with the remedy.
         """
-        return self._read(self.encode, signal, sampling_rate, form)
+        return self._read(self._reader(), signal, sampling_rate, form)
+
+    def _reader(self) -> Reader:
+        return AgeReader(self._encode) if self.reads_age else self._encode
 
     def _read(self, reader: Reader, signal: np.ndarray, sampling_rate: float, form: SignalForm) -> np.ndarray:
         fit = conform_signal(self.contract, signal, sampling_rate=sampling_rate, **form)
@@ -149,7 +173,11 @@ class LoadedEncoder(UsableEncoder):
                 "masked_leads=%d remark=this encoder was trained without lead dropout", int((~fit.lead_mask).sum())
             )
         rows = [slice(start, start + EMBED_BATCH) for start in range(0, len(fit.signal), EMBED_BATCH)]
-        parts = [reader(fit.signal[r], fit.lead_mask[r], fit.valid_samples[r]).embedding for r in rows]
+        ages = [{} if fit.age is None else {"age": fit.age[r]} for r in rows]
+        parts = [
+            reader(fit.signal[r], fit.lead_mask[r], fit.valid_samples[r], **age).embedding
+            for r, age in zip(rows, ages, strict=True)
+        ]
         return torch.cat(parts).float().cpu().numpy()
 
     @torch.inference_mode()
@@ -167,11 +195,12 @@ class LoadedEncoder(UsableEncoder):
     def reader(self, spec: SignalSpec) -> Reader:
         """Raises UserError for records of another rate or length than it was trained on."""
         self._check_fit(spec)
-        return self.encode
+        return self._reader()
 
     def token_reader(self, spec: SignalSpec) -> Reader:
         self._check_fit(spec)
-        return partial(self.encode, return_tokens=True)
+        reader = partial(self._encode, return_tokens=True)
+        return AgeReader(reader) if self.reads_age else reader
 
     @property
     def scorings(self) -> tuple[str, ...]:
@@ -191,11 +220,13 @@ class LoadedEncoder(UsableEncoder):
         words = {name: tensor.to(self.device) for name, tensor in way.words(list(texts), self).items()}
 
         @torch.inference_mode()
-        def scored(signal: np.ndarray, lead_mask: np.ndarray, valid_samples: np.ndarray) -> EncoderOutput:
-            output = self.encode(signal, lead_mask, valid_samples, return_tokens=way.reads_tokens)
+        def scored(
+            signal: np.ndarray, lead_mask: np.ndarray, valid_samples: np.ndarray, age: np.ndarray | None = None
+        ) -> EncoderOutput:
+            output = self._encode(signal, lead_mask, valid_samples, return_tokens=way.reads_tokens, age=age)
             return output._replace(embedding=way(output, words).float())
 
-        return scored
+        return AgeReader(scored) if self.reads_age else scored
 
     def class_scores(
         self,
@@ -284,7 +315,7 @@ def untrained_encoder(
 
     ways = [way for way in method.scorings if with_reports]
     contract = SignalContract.of(
-        spec, config.data.normalisation, config.encoder.embedding_dim, config.training.lead_dropout
+        spec, config.data.normalisation, config.encoder.embedding_dim, config.training.lead_dropout, ecg.reads_age
     )
     provenance: dict[str, Any] = {"untrained_seed": seed, **({"scorings": ways} if len(ways) > 1 else {})}
     untrained = LoadedEncoder(
@@ -341,6 +372,8 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> Loaded
     ecg = module_of(
         parts, MODEL, parts.tensors(MODEL), lambda: create_encoder(section, contract.spec, contract.normalisation)
     )
+    if ecg.reads_age is not (contract.age == YEARS):
+        raise parts.wrong(CONTRACT, f"age {contract.age!r}, {SETTINGS} says that the encoder reads it: {ecg.reads_age}")
     reports = load_reports(parts, values, contract.embedding_dim, device)
     provenance = parts.json(PROVENANCE)
     log.info("encoder=%s digest=%s rate=%g leads=12", path, parts.digest[:12], contract.sampling_rate)

@@ -19,16 +19,18 @@ from torch import Tensor
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
+from cardialign.pretrain.export.ages import AgeReader
 from cardialign.pretrain.export.contract import SignalForm
 from cardialign.pretrain.export.trained_on import TrainedOn
 from cardialign.pretrain.methods.parts.scoring import COSINE
 
-Reader = Callable[[np.ndarray, np.ndarray, np.ndarray], EncoderOutput]
+Reader = Callable[..., EncoderOutput]
 """signal float32 (B, 12, T) in mV, lead_mask bool (B, 12), valid_samples int (B,) -> embedding (B, e), features (B, F).
 
+Of an encoder that `reads_age` it is an `ages.AgeReader`: `ages.aged` gives it the ages of a batch.
 T may be shorter than a record of the set: a piece of it.
 """
-GapReader = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], EncoderOutput]
+GapReader = Callable[..., EncoderOutput]
 """The same with missing bool (B, 12, T), the samples of single leads that are not to be seen."""
 
 
@@ -37,6 +39,7 @@ class UsableEncoder(ABC):
 
     untrainable: why it has no counterpart with fresh weights; "" when `untrained` gives one.
     leaves_out: whether what its `reader` gives takes `missing`, too, as `GapReader` does.
+    reads_age: whether what its `reader` gives takes `age`, too, float (B,) in years, NaN where it is not known.
     report_style: how statements become the text of a report for `embed_text` (`data_shards.report_text`).
     """
 
@@ -44,6 +47,7 @@ class UsableEncoder(ABC):
     device: torch.device
     untrainable: str = ""
     leaves_out: bool = False
+    reads_age: bool = False
 
     @property
     def report_style(self) -> str:
@@ -70,12 +74,12 @@ class UsableEncoder(ABC):
         read: Callable[..., EncoderOutput] = self.reader(spec)
 
         def with_gaps(
-            signal: np.ndarray, lead_mask: np.ndarray, valid: np.ndarray, missing: np.ndarray
+            signal: np.ndarray, lead_mask: np.ndarray, valid: np.ndarray, missing: np.ndarray, **age: np.ndarray
         ) -> EncoderOutput:
             gaps = {"missing": missing} if self.leaves_out else {}
-            return read(*without(signal, lead_mask, valid, missing), valid, **gaps)
+            return read(*without(signal, lead_mask, valid, missing), valid, **gaps, **age)
 
-        return with_gaps
+        return AgeReader(with_gaps) if self.reads_age else with_gaps
 
     @abstractmethod
     def embed(self, signal: np.ndarray, *, sampling_rate: float, **form: Unpack[SignalForm]) -> np.ndarray:

@@ -76,7 +76,11 @@ def export_encoder(
         with commit_folder(out) as temporary:
             _write_weights(temporary, parts)
             contract = SignalContract.of(
-                spec, config.data.normalisation, config.encoder.embedding_dim, config.training.lead_dropout
+                spec,
+                config.data.normalisation,
+                config.encoder.embedding_dim,
+                config.training.lead_dropout,
+                encoder.reads_age,
             )
             _write_json(temporary / "config.json", _portable(config))
             _write_json(temporary / "signal_contract.json", contract.to_dict())

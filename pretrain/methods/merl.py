@@ -29,7 +29,7 @@ from cardialign.kernels.contrastive import Execution, infonce
 from cardialign.pretrain.config import DropRate, MethodConfig, Positive, RunConfig, Temperature
 from cardialign.pretrain.methods.base import Chance, ReportBank, StepLoss, Tensors
 from cardialign.pretrain.methods.parts.draws import Draws
-from cardialign.pretrain.methods.parts.two_towers import TwoTowers, report_keys, retrieval_top1
+from cardialign.pretrain.methods.parts.two_towers import TwoTowers, age_of, report_keys, retrieval_top1
 
 VIEWS = ("first", "second")
 
@@ -75,7 +75,7 @@ class Merl(TwoTowers):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensors:
         """Features ecg, text, first and second float32 (b, embedding_dim), unit vectors."""
-        ecg = self.ecg(inputs["signal"], inputs["lead_mask"], inputs.get("valid_samples"))
+        ecg = self.ecg(inputs["signal"], inputs["lead_mask"], inputs.get("valid_samples"), **age_of(inputs))
         text = self.text(inputs.get("text_embedding"), inputs.get("token_ids"), inputs.get("token_mask"))
         scale = 1.0 / (1.0 - self.config.view_dropout)
         views = {

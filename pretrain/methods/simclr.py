@@ -25,6 +25,7 @@ from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarit
 from cardialign.pretrain.config import MethodConfig, Positive, RunConfig, Temperature, Width
 from cardialign.pretrain.methods.base import Chance, Method, ReportBank, StepLoss, Tensors
 from cardialign.pretrain.methods.parts.draws import Draws
+from cardialign.pretrain.methods.parts.two_towers import age_of
 from cardialign.pretrain.methods.parts.views import ViewConfig, draw_view
 
 
@@ -70,14 +71,16 @@ class SimClr(Method):
         ]
         stacked = [torch.stack([torch.from_numpy(part) for part in parts], dim=1) for parts in zip(*views, strict=True)]
         names = ("signal", "lead_mask", "valid_samples")
-        return {**dict(zip(names, stacked, strict=True)), "row": torch.from_numpy(batch.rows)}
+        age = {"age": torch.from_numpy(batch.age_years)} if self.ecg.reads_age else {}
+        return {**dict(zip(names, stacked, strict=True)), **age, "row": torch.from_numpy(batch.rows)}
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensors:
         """Features: ecg (b, embedding_dim), the embedding of the first view;
         projected float32 (b, 2, projection_dim), unit vectors.
         """
         signal, lead_mask, valid = (inputs[name].flatten(0, 1) for name in ("signal", "lead_mask", "valid_samples"))
-        embedding = self.ecg(signal, lead_mask, valid).embedding
+        age = {name: each.repeat_interleave(2) for name, each in age_of(inputs).items()}
+        embedding = self.ecg(signal, lead_mask, valid, **age).embedding
         projected = F.normalize(self.projector(embedding.to(self.projector[0].weight.dtype)).float(), dim=-1)
         return {"ecg": embedding.unflatten(0, (-1, 2))[:, 0], "projected": projected.unflatten(0, (-1, 2))}
 

@@ -91,16 +91,21 @@ class Measured:
         return 60 / np.diff([q for q in self.beats.qrs if 0 < q < 10])
 
 
-def person(age: float, index: int, findings: tuple[str, ...], male: bool | None = None) -> tuple[Patient, Visit]:
+def person(
+    age: float, index: int, findings: tuple[str, ...], male: bool | None = None, by_age: bool = False
+) -> tuple[Patient, Visit]:
     visit = Visit(1, 40_000_001, age, datetime(2150, 1, 1, 12), findings)
-    return Patient(index, 10_000_001, index % 2 == 0 if male is None else male, age, visit.time, (visit,)), visit
+    sex = index % 2 == 0 if male is None else male
+    return Patient(index, 10_000_001, sex, age, visit.time, (visit,), (), by_age), visit
 
 
-def measured(findings: tuple[str, ...] | str, seed: int, age: float | None = None) -> Measured:
+def measured(
+    findings: tuple[str, ...] | str, seed: int, age: float | None = None, *, by_age: bool = False, seconds: float = 10.0
+) -> Measured:
     """One noise-free recording of a person with these findings; adults of 32 to 85 unless told otherwise."""
     codes = (findings,) if isinstance(findings, str) else findings
     years = 32 + (seed * 37) % 53 if age is None else age
-    patient, visit = person(years, seed, codes)
-    heart = beat_heart(draft_visit(patient, visit, seed, 10.0), RATE, np.random.default_rng(seed))
+    patient, visit = person(years, seed, codes, by_age=by_age)
+    heart = beat_heart(draft_visit(patient, visit, seed, seconds), RATE, np.random.default_rng(seed))
     values = np.concatenate([limb_values(heart.leads), heart.leads[2:]])
     return Measured(dict(zip(LEADS, values, strict=True)), heart.beats, heart)

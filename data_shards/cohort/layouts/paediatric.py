@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from cardialign.data_shards.cohort.layouts.base import Rows
-from cardialign.data_shards.cohort.patients import Patient, Visit
+from cardialign.data_shards.cohort.patients import LIFESPAN, Patient, Visit
 from cardialign.data_shards.cohort.synthesis import Recording
 from cardialign.data_shards.record import STANDARD_LEADS
 
@@ -62,3 +62,12 @@ class Paediatric:
 
     def write_extras(self, root: Path) -> None:
         """Nothing beyond the table."""
+
+
+class Lifespan(Paediatric):
+    """The same files of people from birth to 90 years, whose hearts and findings follow the norms of their age."""
+
+    name = LIFESPAN
+
+    def seconds(self, patient: Patient, visit: Visit, seed: int) -> float:
+        return 10.0

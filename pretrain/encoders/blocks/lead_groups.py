@@ -7,6 +7,8 @@ recorded lead, the others sum to 1 (a record without leads gets all 0). An absen
 weights of the others. Classic squeezing (the mean of a channel) says nothing here, because each group's feature vector
 has just been layer-normalised to mean 0; the squeeze is therefore a learned projection. Legend: B batch, G lead groups,
 C features of a group.
+
+`gate` puts an age gate on the scores of the groups, before they are weighed against each other.
 """
 
 from __future__ import annotations
@@ -17,13 +19,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cardialign.pretrain.encoders.blocks.age_film import AgeFilm, Ages
+
 
 def _over_present(scores: Tensor, present: Tensor) -> Tensor:
     gate = torch.where(present, torch.sigmoid(scores.float()), 0.0)
     return gate / gate.sum(dim=-1, keepdim=True).clamp_min(1e-6)
 
 
-class SqueezeExcitation(nn.Module):
+class GroupAttention(nn.Module):
+    """Features (B, G, C), present bool (B, G), ages or None -> weights (B, G), of the `scores` of each block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.age_gate: AgeFilm | None = None
+
+    def gate(self, groups: int) -> None:
+        self.age_gate = AgeFilm(groups)
+
+    def forward(self, features: Tensor, present: Tensor, ages: Ages | None = None) -> Tensor:
+        scores = self.scores(features, present)
+        if self.age_gate is not None and ages is not None:
+            scores = self.age_gate(scores, ages)
+        return _over_present(scores, present)
+
+    def scores(self, features: Tensor, present: Tensor) -> Tensor:
+        """(B, G), before the sigmoid."""
+        raise NotImplementedError
+
+
+class SqueezeExcitation(GroupAttention):
     """Squeeze-and-excitation over groups (Hu et al. 2018):
     squeeze each group, two fully connected layers over all groups, sigmoid.
     """
@@ -35,12 +60,12 @@ class SqueezeExcitation(nn.Module):
         self.reduce = nn.Linear(groups * squeeze, hidden)
         self.excite = nn.Linear(hidden, groups)
 
-    def forward(self, features: Tensor, present: Tensor) -> Tensor:
+    def scores(self, features: Tensor, present: Tensor) -> Tensor:
         squeezed = torch.where(present[..., None], self.squeeze(features), 0.0)
-        return _over_present(self.excite(F.gelu(self.reduce(squeezed.flatten(1)))), present)
+        return self.excite(F.gelu(self.reduce(squeezed.flatten(1))))
 
 
-class EfficientChannelAttention(nn.Module):
+class EfficientChannelAttention(GroupAttention):
     """ECA over groups (Wang et al. 2020): a convolution across neighbouring groups, no bottleneck;
     kernel size from log2(G), odd, at least 3.
     """
@@ -51,11 +76,11 @@ class EfficientChannelAttention(nn.Module):
         self.squeeze = nn.Linear(channels, 1)
         self.across = nn.Conv1d(1, 1, kernel, padding=kernel // 2)
 
-    def forward(self, features: Tensor, present: Tensor) -> Tensor:
+    def scores(self, features: Tensor, present: Tensor) -> Tensor:
         squeezed = torch.where(present[..., None], self.squeeze(features), 0.0)
-        return _over_present(self.across(squeezed.transpose(1, 2)).squeeze(1), present)
+        return self.across(squeezed.transpose(1, 2)).squeeze(1)
 
 
-def group_attention(name: str, groups: int, channels: int) -> nn.Module:
+def group_attention(name: str, groups: int, channels: int) -> GroupAttention:
     """`se` or `eca` (config `encoder.group_attention`)."""
     return {"se": SqueezeExcitation, "eca": EfficientChannelAttention}[name](groups, channels)

@@ -25,6 +25,7 @@ from cardialign.kernels.attention import (
     unpack,
     weigh_keys,
 )
+from cardialign.pretrain.encoders.blocks.age_film import AgeFilm, Ages
 
 
 def head_problems(width: int, heads: int, mlp_ratio: float = 1.0) -> list[str]:
@@ -147,6 +148,7 @@ class TemporalEncoder(nn.Module):
     leaves them out and puts zeros there. All other tokens are equal. `packed` waits for the device once per call, and
     dropout (not drop path) draws other numbers.
     key_weight (B, N): how much a token counts as a key, in every block (`weigh_keys`); None: all alike.
+    ages: of the B sequences, which the gate behind every block reads once `gate` was called; None: none is known.
     """
 
     def __init__(
@@ -164,24 +166,38 @@ class TemporalEncoder(nn.Module):
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout, rate) for rate in rates)
         self.norm = nn.LayerNorm(width)
+        self.gates: nn.ModuleList | None = None  # a class attribute would hide what `gate` puts there
+
+    def gate(self) -> None:
+        """Put an age gate behind every block."""
+        self.gates = nn.ModuleList(AgeFilm(self.heads * self.head_width) for _ in self.blocks)
 
     def forward(
-        self, tokens: Tensor, seconds: Tensor, key_mask: Tensor | None, key_weight: Tensor | None = None
+        self,
+        tokens: Tensor,
+        seconds: Tensor,
+        key_mask: Tensor | None,
+        key_weight: Tensor | None = None,
+        ages: Ages | None = None,
     ) -> Tensor:
         if key_mask is not None and self.packs and not torch.compiler.is_compiling():  # a traced graph has one shape
-            return self._packed(tokens, seconds, key_mask, key_weight)
+            return self._packed(tokens, seconds, key_mask, key_weight, ages)
         heads = (
             self.heads if seconds.ndim == 1 else 1
         )  # a table of all heads per sequence would be as large as the tokens
         table = rotation(seconds, heads, self.head_width, tokens.dtype)
-        return self._blocks(tokens, Sequences(table, key_mask, key_weight=key_weight))
+        return self._blocks(tokens, Sequences(table, key_mask, key_weight=key_weight), ages)
 
-    def _blocks(self, tokens: Tensor, sequences: Sequences) -> Tensor:
-        for block in self.blocks:
+    def _blocks(self, tokens: Tensor, sequences: Sequences, ages: Ages | None) -> Tensor:
+        for at, block in enumerate(self.blocks):
             tokens = block(tokens, sequences)
+            if self.gates is not None and ages is not None:
+                tokens = self.gates[at](tokens, ages)
         return self.norm(tokens)
 
-    def _packed(self, tokens: Tensor, seconds: Tensor, key_mask: Tensor, key_weight: Tensor | None) -> Tensor:
+    def _packed(
+        self, tokens: Tensor, seconds: Tensor, key_mask: Tensor, key_weight: Tensor | None, ages: Ages | None
+    ) -> Tensor:
         B, N, _ = tokens.shape
         kept, cu_seqlens, longest, indices = pack(tokens, key_mask)
         plan = plan_buckets(cu_seqlens) if tokens.device.type == "cpu" else None
@@ -190,4 +206,6 @@ class TemporalEncoder(nn.Module):
         weight = None if key_weight is None else key_weight.flatten()[indices]
         packed = PackedSequences(cu_seqlens, longest, indices // N, plan)
         sequences = Sequences(table, packed=packed, key_weight=weight)
-        return unpack(self._blocks(kept, sequences), indices, B, N)
+        if ages is not None:
+            ages = Ages(ages.scaled[packed.sequence], ages.known[packed.sequence])
+        return unpack(self._blocks(kept, sequences, ages), indices, B, N)

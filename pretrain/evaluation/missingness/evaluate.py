@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from cardialign.pretrain.evaluation.missingness.search import worst_units
 from cardialign.pretrain.evaluation.scoring import usable_classes
 from cardialign.pretrain.evaluation.task import EvaluationTask
 from cardialign.pretrain.evaluation.zero_shot import class_words, cosines
+from cardialign.pretrain.export.ages import aged
 from cardialign.pretrain.export.usable import UsableEncoder
 
 log = logging.getLogger(__name__)
@@ -126,13 +128,17 @@ def score_missing(
     words = class_words(encoder, task.prompts)
     units = [units_of(kind, shard_set.spec) for kind in options.kinds]
 
-    def score(signal: np.ndarray, lead_mask: np.ndarray, valid: int, missing: np.ndarray) -> np.ndarray:
+    def score(
+        signal: np.ndarray, lead_mask: np.ndarray, valid: int, missing: np.ndarray, age: float = np.nan
+    ) -> np.ndarray:
         """One record (12, T) under R masks (R, 12, T) -> cosines (R, C)."""
         found = []
         for at in range(0, len(missing), options.batch_size):
             part = missing[at : at + options.batch_size]
             many = np.repeat(signal[None], len(part), axis=0), np.repeat(lead_mask[None], len(part), axis=0)
-            output = read(*many, np.full(len(part), valid, dtype=np.int64), part)
+            output = aged(read, np.full(len(part), age, dtype=np.float32))(
+                *many, np.full(len(part), valid, dtype=np.int64), part
+            )
             found.append(cosines(output.embedding.float().cpu().numpy(), words, options.batch_size))
         return np.concatenate(found)
 
@@ -141,8 +147,9 @@ def score_missing(
     blank = score(zero, np.ones(LEADS, dtype=bool), shard_set.spec.samples, everything)[0]
     leads, evidence = units_of("leads", shard_set.spec), evidence_of(task)
     parts: list[_Record] = []
-    for signal, lead_mask, valid in _records(shard_set, task.rows, options):
-        one = _Masking(task, len(parts), options, signal, lead_mask, valid, score, leads, evidence)
+    for signal, lead_mask, valid, age in _records(shard_set, task.rows, options):
+        of_age = partial(score, age=age)
+        one = _Masking(task, len(parts), options, signal, lead_mask, valid, of_age, leads, evidence)
         parts.append(one.run(units, ranking))
         if progress is not None:
             progress(len(parts), len(task.rows))
@@ -155,10 +162,10 @@ def score_missing(
 
 def _records(
     shard_set: ShardSet, rows: np.ndarray, options: MissingnessOptions
-) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray, int, float]]:
     for batch in iterate_rows(shard_set, rows, options.batch_size, options.threads):
         for k in range(len(batch.rows)):
-            yield batch.signal[k], batch.lead_mask[k], int(batch.valid_samples[k])
+            yield batch.signal[k], batch.lead_mask[k], int(batch.valid_samples[k]), float(batch.age_years[k])
 
 
 def _stacked(parts: Sequence[MaskedScores]) -> MaskedScores:

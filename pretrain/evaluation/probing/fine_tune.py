@@ -25,6 +25,7 @@ from cardialign.pretrain.config import Fraction, Strict
 from cardialign.pretrain.config.load import set_dotted
 from cardialign.pretrain.config.sentences import sentences
 from cardialign.pretrain.encoders.base import EcgEncoder
+from cardialign.pretrain.encoders.blocks.age_film import AgeFilm, scaled_age
 from cardialign.pretrain.evaluation.probing.linear_probe import Learnable, Parts, unseen_classes
 from cardialign.pretrain.evaluation.scoring import decided_at
 from cardialign.pretrain.evaluation.windows import starts
@@ -45,6 +46,8 @@ class FineTuneOptions(Strict):
     crop_seconds       train on random pieces of this length, score the mean over pieces side by side; null = whole.
     crop_average       of the pieces' log odds ("features": the head is linear) or of their probabilities.
     dropout            in front of the head.
+    age_gate           where the age of the patient has a say, from no say at first: "encoder", behind every block of an
+                       encoder that has room for gates; "head", on the log odds alone; "none", or as the encoder has it.
     """
 
     lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
@@ -58,6 +61,7 @@ class FineTuneOptions(Strict):
     crop_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
     crop_average: Literal["features", "probabilities"] = "features"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    age_gate: Literal["none", "head", "encoder"] = "none"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
@@ -99,17 +103,31 @@ class FineTuned:
 
 
 class Classifier(nn.Module):
-    """An encoder's features, dropout, one linear map: (B, C) log odds."""
+    """An encoder's features, dropout, one linear map: (B, C) log odds, which an age gate of their own may modulate."""
 
-    def __init__(self, encoder: EcgEncoder, classes: int, dropout: float) -> None:
+    def __init__(self, encoder: EcgEncoder, classes: int, dropout: float, age_gate: bool = False) -> None:
         super().__init__()
         self.encoder, self.dropout = encoder, nn.Dropout(dropout)
         self.head = nn.Linear(encoder.feature_width, classes)
+        self.age_gate = AgeFilm(classes) if age_gate else None
 
-    def forward(self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor) -> Tensor:
+    def forward(
+        self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor, age_years: Tensor | None = None
+    ) -> Tensor:
+        """age_years float (B,), NaN where it is not known: for an encoder that reads it, others never see it."""
         padded = bool(valid_samples.min() < signal.shape[-1])
-        features = self.encoder(signal, lead_mask, valid_samples if padded else None).features
-        return self.head(self.dropout(features.float()))
+        age = {"age": age_years} if self.encoder.reads_age and age_years is not None else {}
+        features = self.encoder(signal, lead_mask, valid_samples if padded else None, **age).features
+        odds = self.head(self.dropout(features.float()))
+        if self.age_gate is None or age_years is None:
+            return odds
+        return self.age_gate(odds, scaled_age(age_years))
+
+
+def classifier(encoder: EcgEncoder, classes: int, options: FineTuneOptions) -> Classifier:
+    """A copy of the encoder, gated where the options say so, and a new head. Raises UserError as `EcgEncoder.gated`."""
+    own = encoder.gated() if options.age_gate == "encoder" else copy.deepcopy(encoder)
+    return Classifier(own, classes, options.dropout, options.age_gate == "head")
 
 
 def _blocks_of(encoder: nn.Module) -> dict[str, int]:
@@ -182,7 +200,7 @@ def fine_tune(
     draw = np.random.default_rng([options.seed, 1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        model = Classifier(copy.deepcopy(encoder), truth.shape[1], options.dropout).to(device)
+        model = classifier(encoder, truth.shape[1], options).to(device)
         optimizer = torch.optim.AdamW(parameter_groups(model, options))  # type: ignore[arg-type]
         steps = -(-len(parts.train) // options.batch_size) * options.epochs
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate(steps, options.warmup))
@@ -255,8 +273,8 @@ def _epoch(
         signal, valid = torch.from_numpy(batch.signal), torch.from_numpy(batch.valid_samples.astype(np.int64))
         if options.crop_seconds is not None:
             signal, valid = random_crop(signal, valid, _samples(model, options.crop_seconds), draw)
-        leads = torch.from_numpy(batch.lead_mask)
-        logits = model(signal.to(device), leads.to(device), valid.to(device))
+        leads, age = torch.from_numpy(batch.lead_mask), torch.from_numpy(batch.age_years)
+        logits = model(signal.to(device), leads.to(device), valid.to(device), age.to(device))
         loss = labels.loss(logits, rows)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -294,6 +312,7 @@ def score(
         signal = torch.from_numpy(batch.signal).to(device)
         leads = torch.from_numpy(batch.lead_mask).to(device)
         valid = torch.from_numpy(batch.valid_samples.astype(np.int64)).to(device)
+        age = torch.from_numpy(batch.age_years).to(device)
         T = signal.shape[-1]
         length = T if crop_seconds is None else min(T, _samples(model, crop_seconds))
         total = torch.zeros(len(signal), model.head.out_features, device=device)
@@ -301,7 +320,7 @@ def score(
         for start in starts(T, length):
             inside = (valid - start).clamp(0, length)
             used = ((inside > 0) | (start == 0))[:, None].float()
-            piece = model(signal[..., start : start + length], leads, inside)
+            piece = model(signal[..., start : start + length], leads, inside, age)
             if average == "probabilities" and crop_seconds is not None:
                 piece = piece.sigmoid()
             total, counted = total + used * piece, counted + used

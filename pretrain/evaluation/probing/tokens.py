@@ -15,6 +15,7 @@ from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.stream.stream import iterate_rows
 from cardialign.pretrain.evaluation.features import EmbedOptions, reader_of
 from cardialign.pretrain.evaluation.probing.tasks import Records
+from cardialign.pretrain.export.ages import aged
 from cardialign.pretrain.export.usable import UsableEncoder
 
 VALUES, MASK = "values.npy", "mask.npy"
@@ -58,7 +59,7 @@ def read_tokens(encoder: UsableEncoder, chosen: Records, folder: Path, options: 
     for batch in iterate_rows(chosen.shard_set, chosen.rows, options.batch_size, options.threads):
         batch.signal[..., shown:] = 0.0
         valid = np.minimum(batch.valid_samples, shown)
-        output = reader(batch.signal, batch.lead_mask, valid)
+        output = aged(reader, batch.age_years)(batch.signal, batch.lead_mask, valid)
         if output.tokens is None or output.token_mask is None:
             raise UserError(
                 f"encoder {encoder.digest[:24]} has no tokens, only features of whole records",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -19,10 +18,10 @@ from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
 from cardialign.pretrain.evaluation.ledger import opening_line, told
 from cardialign.pretrain.evaluation.probing.fine_tune import (
     PRESETS,
-    Classifier,
     FineTuned,
     FineTuneOptions,
     Reader,
+    classifier,
     fine_tune,
     parameter_groups,
 )
@@ -238,8 +237,7 @@ def _check_start(
 ) -> None:
     """Raises UserError where the encoder does not fit or cannot learn as it is asked to."""
     if not isinstance(start, dict):
-        made = Classifier(copy.deepcopy(start.trainable(shard_set.spec)), task.truth.shape[1], options.dropout)
-        parameter_groups(made, options)
+        parameter_groups(classifier(start.trainable(shard_set.spec), task.truth.shape[1], options), options)
 
 
 def _told(error: ValueError, task: ProbeTask) -> UserError:

@@ -46,7 +46,7 @@ from cardialign.pretrain.methods.parts.draws import Draws
 from cardialign.pretrain.methods.parts.logit_scale import LogitScale
 from cardialign.pretrain.methods.parts.row_losses import mean_over_batch
 from cardialign.pretrain.methods.parts.scoring import COSINE, Scoring
-from cardialign.pretrain.methods.parts.two_towers import TwoTowers, report_keys, retrieval_top1
+from cardialign.pretrain.methods.parts.two_towers import TwoTowers, age_of, report_keys, retrieval_top1
 from cardialign.pretrain.text.encoder import TextEncoder, pool
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,8 @@ class Melp(TwoTowers):
         """Features ecg and text float32 (b, E), views (b, Q, E) and sentences (b, S, E), unit vectors; caption (b, 2),
         sum and number of the words' losses; hits (b, 2), words foretold and their number; log_scale (1,).
         """
-        ecg = self.ecg(inputs["signal"], inputs["lead_mask"], inputs.get("valid_samples"), return_tokens=True)
+        signals = inputs["signal"], inputs["lead_mask"], inputs.get("valid_samples")
+        ecg = self.ecg(*signals, return_tokens=True, **age_of(inputs))
         assert ecg.views is not None
         states = self.text.states(inputs["token_ids"], inputs["token_mask"])
         text = self.text.head(pool(states, inputs["token_mask"], self.text.pooling))

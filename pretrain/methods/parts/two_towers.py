@@ -33,11 +33,17 @@ def signal_inputs(signal: Tensor, lead_mask: Tensor, valid_samples: Tensor) -> T
     return inputs
 
 
-def batch_signals(batch: Batch) -> Tensors:
-    """`signal_inputs` of a stream batch."""
-    return signal_inputs(
+def batch_signals(batch: Batch, reads_age: bool = False) -> Tensors:
+    """`signal_inputs` of a stream batch, and age float32 (b,) in years where the encoder reads it."""
+    signals = signal_inputs(
         torch.from_numpy(batch.signal), torch.from_numpy(batch.lead_mask), torch.from_numpy(batch.valid_samples)
     )
+    return {**signals, "age": torch.from_numpy(batch.age_years)} if reads_age else signals
+
+
+def age_of(inputs: Mapping[str, Tensor]) -> Tensors:
+    """What an encoder that reads the age takes beside its signals; nothing for one that does not."""
+    return {"age": inputs["age"]} if "age" in inputs else {}
 
 
 def report_inputs(bank: ReportBank, reports: np.ndarray, config: TextConfig) -> Tensors:
@@ -69,13 +75,14 @@ class TwoTowers(Method):
 
     def inputs(self, batch: Batch, bank: ReportBank | None, draws: Draws) -> Tensors:
         """signal (b, 12, T) mV, lead_mask bool (b, 12), valid_samples int (b,) unless no record is padded,
+        age (b,) in years where the encoder reads it,
         and the report: text_embedding (b, d) from the bank, or token_ids and token_mask (b, N) where the tower trains.
         """
         assert bank is not None
-        return {**batch_signals(batch), **report_inputs(bank, batch.report, self.text_config)}
+        return {**batch_signals(batch, self.ecg.reads_age), **report_inputs(bank, batch.report, self.text_config)}
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensors:
-        ecg = self.ecg(inputs["signal"], inputs["lead_mask"], inputs.get("valid_samples"))
+        ecg = self.ecg(inputs["signal"], inputs["lead_mask"], inputs.get("valid_samples"), **age_of(inputs))
         text = self.text(inputs.get("text_embedding"), inputs.get("token_ids"), inputs.get("token_mask"))
         return {"ecg": ecg.embedding, "text": text}
 

@@ -1,0 +1,69 @@
+"""What `cardialign study paediatric` does: the records, the cells that are still to be made, and the table of all."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from cardialign.data_shards.errors import UsageError
+
+_OF_OTHERS = {
+    "shards": None, "recipe": None, "only": "", "workers": None, "address": None, "no_floors": False, "overrides": [],
+}  # fmt: skip
+"""Options of other studies that this one has no use for, and what they are where they are not given."""
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cardialign.cluster.cli.progress import Progress
+    from cardialign.cluster.cli.result_file import check_place
+    from cardialign.cluster.studies.paediatric.cells import CELLS, ENCODERS, TABLE, Study
+    from cardialign.cluster.studies.paediatric.design import TINY, Sizes
+    from cardialign.cluster.studies.paediatric.records import VIRTUAL_LABELS, virtual_adults, virtual_children
+    from cardialign.cluster.studies.paediatric.table import lines_of, study_table
+    from cardialign.cluster.studies.work import one_at_a_time
+    from cardialign.data_shards.files import commit_file, write_json
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+
+    if idle := [name for name, usual in _OF_OTHERS.items() if getattr(args, name) != usual]:
+        words = ", ".join("--set" if name == "overrides" else "--" + name.replace("_", "-") for name in idle)
+        raise UsageError(f"study paediatric has no use for {words}", "give --adults and --children, or neither")
+    there = {path.name for path in args.out.iterdir()} if args.out.is_dir() else set()
+    if there and not there & {CELLS, ENCODERS, TABLE, "data"}:
+        raise UsageError(f"--out {args.out} holds something, and no study", "name a new folder, or that of a study")
+    check_place(args.out / TABLE)
+    sizes = TINY if args.tiny else Sizes()
+    with one_at_a_time(args.out):
+        adults = ShardSet.open(args.adults or virtual_adults(args.out / "data", sizes))
+        children = ShardSet.open(args.children or virtual_children(args.out / "data", sizes))
+    _check_spec(adults, children)
+    study = Study(adults, children, args.labels or VIRTUAL_LABELS, args.seeds, sizes, args.out)
+    study.split()
+    with Progress("study cells") as progress:
+        done = len(study.there())
+        progress(done, len(study.cells()))
+        for _ in study.make(None if args.budget_hours is None else args.budget_hours * 3600):
+            done += 1
+            progress(done, len(study.cells()))
+    outcomes = study.there()
+    table = study_table(outcomes, args.bootstrap)
+    lines = lines_of(table)
+    result = {
+        **table,
+        "records": study.split().task.about,
+        "adults": adults.fingerprint,
+        "children": children.fingerprint,
+        "cells": len(outcomes),
+        "of": len(study.cells()),
+        "elsewhere": 0,
+    }
+    write_json(args.out / TABLE, result, indent=1)
+    commit_file(args.out / "table.md", lambda path: path.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+    return {**result, "_table": lines}
+
+
+def _check_spec(adults: Any, children: Any) -> None:
+    if adults.spec != children.spec:
+        of = [f"{each.spec.seconds:g} s at {each.spec.sampling_rate:g} Hz" for each in (adults, children)]
+        raise UsageError(
+            f"the adults are {of[0]}, the children {of[1]}", "build both with the same --sampling-rate and --seconds"
+        )

@@ -1,0 +1,106 @@
+"""`study paediatric`: what an encoder that was pretrained on adults is worth on children, and what its age gate adds.
+
+B1 and B2 are baselines, B3 the main recipe, each fine-tuned as it is; B4 is the encoder of B3 with an age gate behind
+every block. Beside them, B3 whose head reads the age: what the age is worth where only the log odds see it. Whoever has
+a choice of how to be fine-tuned takes what the validation records say, over the same number of choices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cardialign.cluster.studies.design import digest_of
+from cardialign.data_shards.cohort.norms import BAND_WORDS, BANDS
+
+NAME = "paediatric"
+REFERENCE, PLAIN = "B4", "B3"
+HELD_OUT = (3, 5, 7, 9)
+"""Age groups (of `norms.BANDS`) that nobody is fine-tuned or chosen on: 7-30 days, 3-6 months, 1-3 and 5-8 years."""
+FINDINGS = ("NORM", "SBRAD", "STACH", "1AVB", "PVC", "RBBB", "LAFB", "WPW", "LVH", "RVH", "RAE", "LQT")
+"""Of the virtual children: what a paediatric ECG is read for; all but three have limits that follow the age."""
+VERSION = 1
+"""To be raised when the same cell comes to give other numbers."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """recipe: what is pretrained on adults, None where the start are random weights of section `encoder`.
+
+    choices: name -> what of the fine-tuning differs; the one with the best validation figure is scored.
+    """
+
+    name: str
+    words: str
+    recipe: str | None
+    choices: dict[str, dict[str, Any]]
+    encoder: dict[str, Any] | None = None
+
+
+_ALL, _BEHIND = {"layer_decay": 0.75}, {"train_blocks": 0}
+
+
+def _choices(**more: Any) -> dict[str, dict[str, Any]]:
+    """Everything with falling rates, or what is behind the blocks alone."""
+    return {"all": _ALL | more, "behind": _BEHIND | more}
+
+
+ARMS = (
+    Arm("B1", "MERL's ResNet-18, pretrained on adults", "merl", _choices()),
+    Arm(
+        "B2",
+        "ResNet-18 from random weights",
+        None,
+        {"slow": {"layer_decay": 1.0}, "fast": {"layer_decay": 1.0, "lr": 3e-3}},
+        {"name": "resnet1d", "depth": 18, "width": 16, "norm": "group", "pooling": "attention", "heads": 4},
+    ),
+    Arm("B3", "main recipe, pretrained on adults", "cardialign-demo", _choices()),
+    Arm("B3-age", "B3, its log odds modulated by the age", "cardialign-demo", _choices(age_gate="head")),
+    Arm("B4", "B3 with an age gate behind every block", "cardialign-demo", _choices(age_gate="encoder")),
+)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything: records of virtual adults and children, passes over the adults, options of fine-tuning
+    that all arms share.
+
+    encoders: how many are pretrained of each recipe; seed k of the fine-tuning starts from the one of seed k modulo it.
+    """
+
+    adults: int = 2000
+    children: int = 1200
+    adult_epochs: int = 3
+    tuning: tuple[tuple[str, Any], ...] = (
+        ("lr", 1e-3), ("weight_decay", 0.05), ("epochs", 8), ("patience", 4), ("batch_size", 32),
+    )  # fmt: skip
+    encoders: int = 1
+    sampling_rate: int = 100
+    seconds: int = 5
+    overrides: tuple[str, ...] = ()
+
+
+TINY = Sizes(
+    adults=40,
+    children=120,
+    adult_epochs=1,
+    seconds=2,
+    tuning=(("lr", 1e-3), ("epochs", 1), ("patience", 1)),
+    overrides=("training.global_batch=16", "training.checkpoint_every=1000", "collapse.enabled=false"),
+)
+"""To see that everything runs; its figures say nothing."""
+
+
+def held_out_words() -> list[str]:
+    return [BAND_WORDS[band] for band in HELD_OUT]
+
+
+def band_of(age_years: float) -> int:
+    """Place of an age in BANDS, their number for everybody who is older."""
+    return next((place for place, (low, high) in enumerate(BANDS) if low <= age_years < high), len(BANDS))
+
+
+def made_of(arm: Arm, seed: int, sizes: Sizes, facts: dict[str, Any]) -> str:
+    """Digest of all that a cell follows from; facts: fingerprints of records and digest of the start."""
+    how = {"choices": arm.choices, "encoder": arm.encoder, "recipe": arm.recipe, "tuning": sizes.tuning}
+    return digest_of({"version": VERSION, "arm": arm.name, "seed": seed, **how, **facts})

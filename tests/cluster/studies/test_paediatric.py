@@ -1,0 +1,130 @@
+"""The paediatric study: ages kept out stay out, the table is arithmetic, and the command goes on where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from cardialign.cluster.studies.cells import CELL, Outcome
+from cardialign.cluster.studies.design import Cell, Variant
+from cardialign.cluster.studies.paediatric.command import run
+from cardialign.cluster.studies.paediatric.design import ARMS, HELD_OUT, TINY, band_of
+from cardialign.cluster.studies.paediatric.records import split_by_age, virtual_children
+from cardialign.cluster.studies.paediatric.table import lines_of, study_table
+from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from tests.cluster.conftest import Answer
+
+Call = Callable[..., Answer]
+DAY = 1 / 365.25
+
+
+@pytest.fixture(scope="module")
+def children(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    folder = tmp_path_factory.mktemp("children")
+    return ShardSet.open(virtual_children(folder, dataclasses.replace(TINY, children=90, seconds=1)))
+
+
+def test_nobody_of_an_age_kept_out_is_learnt_from_or_chosen_on(children: ShardSet) -> None:
+    split = split_by_age(children, "finding")
+    task, parts = split.task, split.task.parts
+    ages = children.age_years[task.rows]
+
+    def away(years: float) -> bool:
+        """7-30 days, 3-6 months, 1-3 and 5-8 years."""
+        spans = ((7 * DAY, 30 * DAY), (91 * DAY, 183 * DAY), (1, 3), (5, 8))
+        return any(low <= years < high for low, high in spans)
+
+    for part in (parts.train, parts.validation, parts.test[~split.held_out]):
+        assert part.size and not any(away(years) for years in ages[part].tolist())
+    assert all(away(years) for years in ages[parts.test[split.held_out]].tolist())
+    people = [set(task.patients[part].tolist()) for part in (parts.train, parts.validation, parts.test)]
+    assert not people[0] & people[1] and not people[0] & people[2] and not people[1] & people[2]
+    assert sum(map(len, (parts.train, parts.validation, parts.test))) == len(task.rows) == 90
+    assert len(HELD_OUT) == 4 and [band_of(years) for years in (0.5 * DAY, 2.0, 40.0)] == [0, 7, 12]
+
+
+def outcome(arm: str, seed: int, quality: float) -> Outcome:
+    draw = np.random.default_rng(5)
+    truth = draw.random((80, 2)) < 0.4
+    noise = np.random.default_rng([seed, len(arm)]).normal(size=(80, 2))
+    scores, patients = quality * truth + noise, np.arange(80).astype(str)
+    facts = {"parameters": 10, "cpu_seconds": 1.0, "choice": "all", "tried": {}}
+    return Outcome(
+        Cell(Variant(arm, "", {}), 0, seed),
+        facts,
+        {"held_out": scores[:50], "seen": scores[50:]},
+        {"held_out": truth[:50], "seen": truth[50:]},
+        {"held_out": patients[:50], "seen": patients[50:]},
+        {"held_out": ["A", "B"], "seen": ["A", "B"]},
+    )
+
+
+def test_the_table_is_the_mean_over_classes_and_seeds_and_pairs_every_arm_with_b4() -> None:
+    names = [arm.name for arm in ARMS]
+    cells = [outcome(name, seed, 2.0 if name == "B4" else 0.7) for name in names for seed in (0, 1)]
+    cells = [each for each in cells if (each.cell.variant.name, each.cell.seed) != ("B2", 1)]
+    table = study_table(cells, 200)
+    rows = {row["arm"]: row for row in table["rows"]}
+    assert list(rows) == [name for name in names if name != "B2"], "an arm that lacks a seed waits"
+
+    def by_hand(arm: str, measure: str) -> float:
+        own = [each for each in cells if each.cell.variant.name == arm]
+        areas = [roc_auc_score(each.truth[measure][:, c], each.scores[measure][:, c]) for each in own for c in range(2)]
+        return float(np.mean(areas))
+
+    for measure in ("held_out", "seen"):
+        assert rows["B4"][measure]["auroc"] == pytest.approx(by_hand("B4", measure), abs=1e-9)
+        ahead, low, high = rows["B3"][measure]["ahead"]
+        assert ahead == pytest.approx(by_hand("B4", measure) - by_hand("B3", measure), abs=1e-9)
+        assert 0 < low < ahead < high
+    lines = lines_of(table)
+    assert any("interval above 0" in line for line in lines) and lines[2].startswith("| B1 ")
+    with pytest.raises(UserError, match="no seed has B3 and B4"):
+        study_table([each for each in cells if each.cell.variant.name != "B4"], 10)
+
+
+def test_options_of_other_studies_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    usual = {"shards": None, "recipe": None, "only": "", "workers": None, "address": None, "no_floors": False}
+    args = argparse.Namespace(**usual, overrides=["seed=3"], out=tmp_path / "out")
+    with pytest.raises(UsageError, match="has no use for --set"):
+        run(args)
+    args.overrides, args.recipe = [], "merl"
+    with pytest.raises(UsageError, match="has no use for --recipe"):
+        run(args)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").touch()
+    args.recipe = None
+    with pytest.raises(UsageError, match="holds something, and no study"):
+        run(args)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine.txt"]
+
+
+def test_another_study_asks_for_its_shards(cardialign: Call, tmp_path: Path) -> None:
+    answer = cardialign("study", "parts", "--out", tmp_path / "out")
+    assert answer.code == 2 and "--shards" in answer.err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_command_goes_from_nothing_to_its_table_and_on_where_it_stopped(cardialign: Call, tmp_path: Path) -> None:
+    words = ["study", "paediatric", "--tiny", "--out", tmp_path / "out", "--bootstrap", 20]
+    first = cardialign(*words, "--seeds", 1, "--budget-hours", 0.0001)
+    assert first.code != 0 and "no seed has B3 and B4" in first.err
+    kept = tmp_path / "out" / "cells" / "B3-fold0-seed0" / CELL
+    made = kept.stat().st_mtime_ns
+    whole = cardialign(*words, "--seeds", 1)
+    assert whole.code == 0, whole.err
+    assert [row["arm"] for row in whole.json["rows"]] == [arm.name for arm in ARMS]
+    assert kept.stat().st_mtime_ns == made, "a finished cell is not made again"
+    tried = json.loads(kept.read_text())["tried"]
+    assert set(tried) == {"all", "behind"} and all(each["validation"] > 0 for each in tried.values())
+    assert not list((tmp_path / "out").rglob("run")), "what remains of a pretraining is its export"
+    assert "| B4 |" in (tmp_path / "out" / "table.md").read_text()
