@@ -58,17 +58,29 @@ class SignalContract:
     lead_dropout: float = 0.0
     leads: tuple[str, ...] = STANDARD_LEADS
     units: str = "mV"
+    lead_masking: float = 0.0
 
     @classmethod
-    def of(cls, spec: SignalSpec, normalisation: str, embedding_dim: int, lead_dropout: float) -> SignalContract:
-        return cls(spec.sampling_rate, spec.seconds, spec.samples, normalisation, embedding_dim, lead_dropout)
+    def of(
+        cls, spec: SignalSpec, normalisation: str, embedding_dim: int, lead_dropout: float, lead_masking: float = 0.0
+    ) -> SignalContract:
+        shape = spec.sampling_rate, spec.seconds, spec.samples
+        return cls(*shape, normalisation, embedding_dim, lead_dropout, lead_masking=lead_masking)
+
+    @property
+    def hides_leads(self) -> bool:
+        """Whether it met records with missing leads in training, whatever its records had."""
+        return self.lead_dropout > 0 or self.lead_masking > 0
 
     @property
     def spec(self) -> SignalSpec:
         return SignalSpec(self.sampling_rate, self.seconds)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"version": CONTRACT_VERSION, **asdict(self), "leads": list(self.leads), "meaning": MEANINGS}
+        values = {"version": CONTRACT_VERSION, **asdict(self), "leads": list(self.leads), "meaning": MEANINGS}
+        if not self.lead_masking:  # as contracts were before there was such a thing
+            del values["lead_masking"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Any) -> SignalContract:
@@ -98,8 +110,9 @@ class SignalContract:
             return f"{rate:g} Hz for {seconds:g} s"
         if self.samples != self.spec.samples or not 0 < self.samples <= LONGEST:
             return f"{self.samples:g} samples at {rate:g} Hz for {seconds:g} s"
-        if not 0 < self.embedding_dim == int(self.embedding_dim) or not 0 <= self.lead_dropout <= 1:
-            return f"embedding_dim {self.embedding_dim:g}, lead_dropout {self.lead_dropout:g}"
+        hidden = self.lead_dropout, self.lead_masking
+        if not 0 < self.embedding_dim == int(self.embedding_dim) or not all(0 <= share <= 1 for share in hidden):
+            return f"embedding_dim {self.embedding_dim:g}, lead_dropout and lead_masking {hidden}"
         if self.units != "mV" or not isinstance(self.normalisation, str):
             return f"units {self.units!r:.40}, normalisation {self.normalisation!r:.40}"
         return ""

@@ -27,6 +27,7 @@ from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput, create_
 from cardialign.pretrain.encoders.blocks.normalise import NORMALISATIONS
 from cardialign.pretrain.export.building import ReportSide, check_plausible, load_reports, load_scorings, module_of
 from cardialign.pretrain.export.contract import SignalContract, SignalForm, conform_signal
+from cardialign.pretrain.export.missing_card import MissingnessCard
 from cardialign.pretrain.export.trained_on import TrainedOn, TrainedSet, chosen, run_word
 from cardialign.pretrain.export.usable import Reader, UsableEncoder, tensors_digest
 from cardialign.pretrain.methods.parts.scoring import COSINE, Scoring
@@ -52,7 +53,8 @@ class LoadedEncoder(UsableEncoder):
 
     Attributes: `config` (read when it is first asked for), `contract`, `provenance`, `digest` (of the export, or a word
     for a model that was never exported), `device`, `ecg`, `head` (None when it was trained without reports),
-    `trained_on` (the records it has seen; None when nobody wrote them down).
+    `trained_on` (the records it has seen; None when nobody wrote them down), `card` (what it is worth without some
+    leads; None when nobody measured it).
     """
 
     def __init__(
@@ -70,6 +72,8 @@ class LoadedEncoder(UsableEncoder):
         """scorings: makes each way to score texts but the cosine; provenance says which is its own."""
         self._config, self.contract, self.provenance, self.digest = config, contract, provenance, digest
         self.trained_on: TrainedOn | None = None
+        self.card: MissingnessCard | None = None
+        self._bare_digest, self._told = digest, set[bytes]()
         self.device = torch.device(device)
         self.ecg = ecg.to(self.device).eval().requires_grad_(False)
         self.leaves_out = self.ecg.removes_tokens
@@ -144,13 +148,31 @@ class LoadedEncoder(UsableEncoder):
 
     def _read(self, reader: Reader, signal: np.ndarray, sampling_rate: float, form: SignalForm) -> np.ndarray:
         fit = conform_signal(self.contract, signal, sampling_rate=sampling_rate, **form)
-        if not fit.lead_mask.all() and self.contract.lead_dropout == 0:
-            log.warning(
-                "masked_leads=%d remark=this encoder was trained without lead dropout", int((~fit.lead_mask).sum())
-            )
+        self._tell_of_missing(fit.lead_mask)
         rows = [slice(start, start + EMBED_BATCH) for start in range(0, len(fit.signal), EMBED_BATCH)]
         parts = [reader(fit.signal[r], fit.lead_mask[r], fit.valid_samples[r]).embedding for r in rows]
         return torch.cat(parts).float().cpu().numpy()
+
+    def expect(self, lead_mask: np.ndarray) -> list[str]:
+        """What its card says of records with these leads, bool (B, 12): one line for each kind of record with leads
+        missing. Nothing without a card."""
+        if self.card is None:
+            return []
+        return [told for leads in np.unique(lead_mask, axis=0) if (told := self.card.expect(leads))]
+
+    def _tell_of_missing(self, lead_mask: np.ndarray) -> None:
+        """Once for the same leads: what to expect, or that it never met a missing lead."""
+        kinds = [leads for leads in np.unique(lead_mask, axis=0) if not leads.all()]
+        fresh = [leads for leads in kinds if leads.tobytes() not in self._told]
+        self._told.update(leads.tobytes() for leads in fresh)
+        for told in self.expect(np.array(fresh)) if fresh else ():
+            log.warning("missing_leads %s", told)
+        if kinds and self.card is None and not self.contract.hides_leads:
+            log.warning("masked_leads=%d remark=this encoder was trained without lead dropout", int((~lead_mask).sum()))
+
+    @property
+    def bare_digest(self) -> str:
+        return self._bare_digest
 
     @torch.inference_mode()
     def embed_text(self, texts: list[str]) -> np.ndarray:
@@ -283,9 +305,8 @@ def untrained_encoder(
             return method.scoring(way, config, ecg)
 
     ways = [way for way in method.scorings if with_reports]
-    contract = SignalContract.of(
-        spec, config.data.normalisation, config.encoder.embedding_dim, config.training.lead_dropout
-    )
+    hidden = config.training.lead_dropout, config.training.masked_share
+    contract = SignalContract.of(spec, config.data.normalisation, config.encoder.embedding_dim, *hidden)
     provenance: dict[str, Any] = {"untrained_seed": seed, **({"scorings": ways} if len(ways) > 1 else {})}
     untrained = LoadedEncoder(
         lambda: config,
@@ -360,5 +381,6 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> Loaded
         device=device,
         scorings=load_scorings(parts, config, ecg),
     )
-    loaded.trained_on = TrainedOn.read(parts)
+    loaded.trained_on, loaded.card = TrainedOn.read(parts), MissingnessCard.read(parts)
+    loaded._bare_digest = parts.bare_digest
     return loaded

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cardialign.data_shards.errors import UsageError, UserError
-from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
 from cardialign.pretrain.export.contract import SignalForm
 from cardialign.pretrain.export.trained_on import TrainedOn
@@ -37,17 +37,25 @@ class UsableEncoder(ABC):
 
     untrainable: why it has no counterpart with fresh weights; "" when `untrained` gives one.
     leaves_out: whether what its `reader` gives takes `missing`, too, as `GapReader` does.
+    leads_read: the leads that it looks at; needs_all_leads: whether it refuses records without one of them.
     report_style: how statements become the text of a report for `embed_text` (`data_shards.report_text`).
     """
 
     digest: str
     device: torch.device
+    leads_read: tuple[str, ...] = STANDARD_LEADS
+    needs_all_leads: bool = False
     untrainable: str = ""
     leaves_out: bool = False
 
     @property
     def report_style(self) -> str:
         return "sentences"
+
+    @property
+    def bare_digest(self) -> str:
+        """What names it on a missingness card: its digest, but for a card that it carries already."""
+        return self.digest
 
     @abstractmethod
     def reader(self, spec: SignalSpec) -> Reader:

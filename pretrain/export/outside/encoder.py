@@ -69,7 +69,8 @@ class OutsideEncoder(UsableEncoder):
     def __init__(self, model: OutsideModel, contract: OutsideContract, device: torch.device) -> None:
         self.model = model.to(device).eval().requires_grad_(False)
         self.contract, self.device = contract, device
-        self.untrainable = model.untrainable
+        self.untrainable, self.leads_read = model.untrainable, contract.leads
+        self.needs_all_leads = contract.missing_leads == "refuse"
         self.digest = hashlib.sha256(f"{model.identity} {contract.digest}".encode()).hexdigest()
         try_out(self.model, contract, device)
         names = [name for name, _ in model.named_parameters()]
