@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cardialign.cluster.environment.versions import source_root
+from cardialign.cluster.studies import missing
 from cardialign.cluster.studies.design import Cell, Design, digest_of
 from cardialign.data_shards.errors import STOPPED, UsageError, UserError
 from cardialign.data_shards.files import commit_file, read_json, sha256_of, write_json
@@ -53,13 +54,14 @@ STUDY_DECIDES = ("data.shards", "data.mixture", "data.folds", "data.split", "see
 @dataclass(frozen=True)
 class Setting:
     """What all cells share: the shard set, the prompts (and their label set), the folds that exist, further overrides
-    of the recipe."""
+    of the recipe; missingness: scored with leads and time missing, too."""
 
     shards: Path
     prompts: str
     label_set: str
     folds: tuple[int, ...]
     overrides: tuple[str, ...] = ()
+    missingness: bool = False
 
     def training(self, test: int) -> list[int]:
         """The folds that the encoder is pretrained on, and the probe learns from: all but the one kept out.
@@ -158,6 +160,7 @@ def finished(cell: Cell, folder: Path, wanted: str, measures: Sequence[str] = ME
         if sha256_of(folder / SCORES) != facts.get("scores"):
             raise ValueError("it is not the one that the cell was scored with")
         with np.load(folder / SCORES, allow_pickle=False) as kept:
+            measures = [*measures, *(each for each in missing.MEASURES if f"scores_{each}" in kept.files)]
             arrays = {
                 part: {measure: kept[f"{part}_{measure}"] for measure in measures}
                 for part in ("scores", "truth", "patients", "codes")
@@ -208,9 +211,8 @@ def _made(
     export_run(folder / RUN, exported, overwrite=True, program=False)
     encoder = load_encoder(exported, scoring_device())
     if config.init_from is not None:  # its start may have seen the fold kept out
-        refuse_overlap(
-            find_overlap(encoder, shard_set, words_of(setting, shard_set, cell.fold).rows), encoder, shard_set
-        )
+        words = words_of(setting, shard_set, cell.fold)
+        refuse_overlap(find_overlap(encoder, shard_set, words.rows), encoder, shard_set)
     found, size = scored(cell, encoder, setting, shard_set), count_recipe(config, shard_set.spec)
     facts = {
         "variant": cell.variant.name,
@@ -271,12 +273,10 @@ def made_of(config: RunConfig, setting: Setting, shard_set: ShardSet) -> str:
 
     values = config.resolved()
     values["data"] = {**values["data"], "shards": shard_set.fingerprint}
-    facts: dict[str, Any] = {
-        "config": values,
-        "prompts": setting.prompts,
-        "labels": setting.label_set,
-        "folds": setting.folds,
-    }
+    facts: dict[str, Any] = {"config": values, "prompts": setting.prompts, "labels": setting.label_set}
+    facts["folds"] = setting.folds
+    if setting.missingness:
+        facts["missingness"] = missing.VERSION
     if config.init_from is not None:  # which may be trained further, or anew
         facts["start"] = open_start(Path(config.init_from)).origin.get("digest")
     if setting.prompts not in prompt_set_names():  # a file of the user's, which may be edited
@@ -338,7 +338,10 @@ def scored(cell: Cell, encoder: LoadedEncoder, setting: Setting, shard_set: Shar
     task = task_of(setting, shard_set, cell.fold)
     embedded = embed_set([encoder], shard_set, task.rows, EmbedOptions(with_features=True))[0]
     assert embedded.features is not None
-    return measured(cell, task, np.asarray(embedded.features), (encoder, embedded.embedding), setting, shard_set)
+    found = measured(cell, task, np.asarray(embedded.features), (encoder, embedded.embedding), setting, shard_set)
+    if setting.missingness:
+        missing.add_missing(found, encoder, shard_set, words_of(setting, shard_set, cell.fold))
+    return found
 
 
 def task_of(setting: Setting, shard_set: ShardSet, fold: int) -> ProbeTask:
