@@ -35,7 +35,7 @@ def cell(grid: dict[int, np.ndarray], presets: list[np.ndarray], patients: str =
         scores={RANDOM: scores, PRESETS: np.stack(presets)},
         truth=dict.fromkeys(both, TRUTH),
         patients=dict.fromkeys(both, who),
-        codes=dict.fromkeys(both, ["C"]),
+        codes={key: ["C"] for key in both},
         decided={},
     )
 
