@@ -33,11 +33,20 @@ RECORDS, DRAWS, VERSION = 500, 3, 1
 class Scored(Protocol):
     """What of a cell the tables are made of (`cells.Outcome`)."""
 
-    scores: dict[str, np.ndarray]
-    truth: dict[str, np.ndarray]
-    patients: dict[str, np.ndarray]
-    codes: dict[str, list[str]]
-    decided: dict[str, np.ndarray]
+    @property
+    def scores(self) -> dict[str, np.ndarray]: ...
+
+    @property
+    def truth(self) -> dict[str, np.ndarray]: ...
+
+    @property
+    def patients(self) -> dict[str, np.ndarray]: ...
+
+    @property
+    def codes(self) -> dict[str, list[str]]: ...
+
+    @property
+    def decided(self) -> dict[str, np.ndarray]: ...
 
 
 Rows = dict[str, dict[int, list[Any]]]

@@ -68,11 +68,6 @@ class SignalContract:
         return cls(*shape, normalisation, embedding_dim, lead_dropout, lead_masking=lead_masking)
 
     @property
-    def hides_leads(self) -> bool:
-        """Whether it met records with missing leads in training, whatever its records had."""
-        return self.lead_dropout > 0 or self.lead_masking > 0
-
-    @property
     def spec(self) -> SignalSpec:
         return SignalSpec(self.sampling_rate, self.seconds)
 

@@ -167,7 +167,7 @@ class LoadedEncoder(UsableEncoder):
         self._told.update(leads.tobytes() for leads in fresh)
         for told in self.expect(np.array(fresh)) if fresh else ():
             log.warning("missing_leads %s", told)
-        if kinds and self.card is None and not self.contract.hides_leads:
+        if kinds and self.card is None and self.contract.lead_dropout == self.contract.lead_masking == 0:
             log.warning("masked_leads=%d remark=this encoder was trained without lead dropout", int((~lead_mask).sum()))
 
     @property
