@@ -39,6 +39,8 @@ COMMANDS: dict[str, str] = {
     "evaluate fine-tune": "AUROC of an encoder trained further, or from scratch, on labels",
     "evaluate select": "the best checkpoint or encoder, by validation records alone",
     "evaluate cmrs": "what is left of an encoder when leads or time are missing: at random, or where it hurts most",
+    "evaluate missingness": "AUROC when leads and time are missing: a surface, presets such as lead I alone, a picture",
+    "evaluate card": "put a measured missingness surface into the export: who loads it is told what to expect",
     "evaluate explain-gap": "what each setting in which two protocols differ is worth in macro AUROC",
     "evaluate masker": "what the masker of a SCAR-R run removes of each class, in figures and pictures",
     "export": "newest verified checkpoint of a run -> safetensors encoder",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,14 @@ from cardialign.cluster.cli.result_file import check_place
 from cardialign.data_shards.errors import UsageError, UserError
 
 if TYPE_CHECKING:
+    from cardialign.cluster.studies.cells import Outcome
     from cardialign.cluster.studies.work import Work
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "study", help="ablations (A1-A5), parts, sizes, methods, a YAML file of your own, or paediatric (B1-B4)"
+        "study",
+        help="ablations (A1-A5), parts, sizes, methods, missingness, paediatric (B1-B4), or a YAML file of your own",
     )
     parser.add_argument("--shards", type=place, help="folder of the shard set; its folds part the patients")
     parser.add_argument(
@@ -98,7 +101,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         design = design.only([word.strip() for word in args.only.split(",") if word.strip()])
     shard_set = ShardSet.open(args.shards)
     prompts = load_prompts(args.prompts)
-    setting = Setting(shard_set.path, args.prompts, prompts.label_set, args.folds, tuple(args.overrides))
+    setting = Setting(
+        shard_set.path, args.prompts, prompts.label_set, args.folds, tuple(args.overrides), design.missingness
+    )
     cells = cells_of(design, args.test_folds, args.seeds)
     configs = configs_of(design, cells, setting)
     check_folder(args.out)
@@ -163,6 +168,7 @@ def _tabled(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict
     Raises UserError when no fold and seed has all variants yet, and no other process is at work on them.
     """
     from cardialign.cluster.studies.floors import floors_there
+    from cardialign.cluster.studies.missing import missing_lines
     from cardialign.cluster.studies.table import compared, lines_of, study_table
     from cardialign.cluster.studies.work import TABLE
     from cardialign.data_shards.files import commit_file, write_json
@@ -185,6 +191,9 @@ def _tabled(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict
         floors = floors_there(work.design, places, work.setting, work.floors, work.shard_set)
     table = study_table(work.design, outcomes, args.bootstrap, floors)
     lines = lines_of(table)
+    if work.design.missingness:
+        table["missingness"] = _missing(work, outcomes, args.bootstrap)
+        lines += ["", *missing_lines(table["missingness"]), ""]
     if not floors and not args.no_floors:
         lines.append("- floors: not all of them are there yet; the last process adds them")
     lines += of_these
@@ -194,6 +203,18 @@ def _tabled(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict
     write_json(args.out / TABLE, result, indent=1)
     commit_file(args.out / "table.md", lambda path: path.write_text("\n".join(lines) + "\n", encoding="utf-8"))
     return {**result, "_table": lines}
+
+
+def _missing(work: Work, outcomes: Sequence[Outcome], resamples: int) -> dict[str, Any]:
+    """The surfaces of the cells that the table compares."""
+    from cardialign.cluster.studies.missing import missing_table
+    from cardialign.cluster.studies.table import compared
+
+    rows: dict[str, dict[int, list[Outcome]]] = {}
+    for each in compared(work.design, outcomes):
+        rows.setdefault(each.cell.variant.name, {}).setdefault(each.cell.fold, []).append(each)
+    names = [variant.name for variant in work.design.variants]
+    return missing_table(names, work.design.reference, rows, resamples)
 
 
 def summary(result: dict[str, Any]) -> list[str]:

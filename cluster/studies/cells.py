@@ -7,15 +7,9 @@ killed goes on from its checkpoint. What remains of a cell are its scores and it
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import logging
-import os
-import resource
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -25,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cardialign.cluster.environment.versions import source_root
+from cardialign.cluster.studies import missing
 from cardialign.cluster.studies.design import Cell, Design, digest_of
 from cardialign.cluster.studies.not_learnt import NotLearnt, refuse_not_learnt, write_not_learnt
-from cardialign.data_shards.errors import NOT_LEARNING, STOPPED, UsageError, UserError
+from cardialign.cluster.studies.training import RUN, children_seconds, of_another_study, train
+from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.files import commit_file, read_json, sha256_of, write_json
 from cardialign.pretrain.run.lock import locked_run
 
@@ -40,10 +35,8 @@ if TYPE_CHECKING:
     from cardialign.pretrain.export.loaded import LoadedEncoder
 
 log = logging.getLogger(__name__)
-_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
-CELL, SCORES, RUN, RECIPE, OUTPUT = "cell.json", "scores.npz", "run", "recipe.yaml", "training.log"
-REMEDY = "remedy:"
+CELL, SCORES = "cell.json", "scores.npz"
 SPENT = "spent.json"
 """CPU-seconds of a training that is not finished."""
 MEASURES = ("zero_shot", "probe")
@@ -54,13 +47,14 @@ STUDY_DECIDES = ("data.shards", "data.mixture", "data.folds", "data.split", "see
 @dataclass(frozen=True)
 class Setting:
     """What all cells share: the shard set, the prompts (and their label set), the folds that exist, further overrides
-    of the recipe."""
+    of the recipe; missingness: scored with leads and time missing, too."""
 
     shards: Path
     prompts: str
     label_set: str
     folds: tuple[int, ...]
     overrides: tuple[str, ...] = ()
+    missingness: bool = False
 
     def training(self, test: int) -> list[int]:
         """The folds that the encoder is pretrained on, and the probe learns from: all but the one kept out.
@@ -154,11 +148,12 @@ def finished(cell: Cell, folder: Path, wanted: str, measures: Sequence[str] = ME
     if facts is None:
         return None
     if not isinstance(facts, dict) or facts.get("made_from") != wanted:
-        raise _of_another_study(folder, "a cell")
+        raise of_another_study(folder, "a cell")
     try:
         if sha256_of(folder / SCORES) != facts.get("scores"):
             raise ValueError("it is not the one that the cell was scored with")
         with np.load(folder / SCORES, allow_pickle=False) as kept:
+            measures = [*measures, *(each for each in missing.MEASURES if f"scores_{each}" in kept.files)]
             arrays = {
                 part: {measure: kept[f"{part}_{measure}"] for measure in measures}
                 for part in ("scores", "truth", "patients", "codes")
@@ -170,13 +165,6 @@ def finished(cell: Cell, folder: Path, wanted: str, measures: Sequence[str] = ME
         ) from None
     codes = {measure: [str(code) for code in arrays["codes"][measure]] for measure in measures}
     return Outcome(cell, facts, arrays["scores"], arrays["truth"], arrays["patients"], codes, decided)
-
-
-def _of_another_study(folder: Path, what: str) -> UserError:
-    return UserError(
-        f"{folder} holds {what} of another study: recipe, records, prompts or overrides differ",
-        "give another --out, or move that folder away",
-    )
 
 
 def run_cell(cell: Cell, config: RunConfig, setting: Setting, folder: Path, shard_set: ShardSet) -> Outcome:
@@ -199,7 +187,7 @@ def _made(
     from cardialign.pretrain.export.from_run import export_run
     from cardialign.pretrain.export.loaded import load_encoder
 
-    started, before = time.monotonic(), _children_seconds()
+    started, before = time.monotonic(), children_seconds()
     earlier = float((read_json(folder / SPENT) or {}).get("cpu_seconds", 0.0))
     try:
         train(config, folder, lock)
@@ -207,16 +195,15 @@ def _made(
         write_not_learnt(folder, made_from, error)
         raise
     finally:  # a training that is stopped and goes on has cost both parts
-        spent = earlier + _children_seconds() - before
+        spent = earlier + children_seconds() - before
         with contextlib.suppress(OSError):  # a full disk: what ended the training is what is to be told
             write_json(folder / SPENT, {"cpu_seconds": spent})
     exported = folder / RUN / "export"
     export_run(folder / RUN, exported, overwrite=True, program=False)
     encoder = load_encoder(exported, scoring_device())
     if config.init_from is not None:  # its start may have seen the fold kept out
-        refuse_overlap(
-            find_overlap(encoder, shard_set, words_of(setting, shard_set, cell.fold).rows), encoder, shard_set
-        )
+        words = words_of(setting, shard_set, cell.fold)
+        refuse_overlap(find_overlap(encoder, shard_set, words.rows), encoder, shard_set)
     found, size = scored(cell, encoder, setting, shard_set), count_recipe(config, shard_set.spec)
     facts = {
         "variant": cell.variant.name,
@@ -242,11 +229,6 @@ def scoring_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _children_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def keep(found: Outcome, folder: Path) -> Outcome:
@@ -277,66 +259,15 @@ def made_of(config: RunConfig, setting: Setting, shard_set: ShardSet) -> str:
 
     values = config.resolved()
     values["data"] = {**values["data"], "shards": shard_set.fingerprint}
-    facts: dict[str, Any] = {
-        "config": values,
-        "prompts": setting.prompts,
-        "labels": setting.label_set,
-        "folds": setting.folds,
-    }
+    facts: dict[str, Any] = {"config": values, "prompts": setting.prompts, "labels": setting.label_set}
+    facts["folds"] = setting.folds
+    if setting.missingness:
+        facts["missingness"] = missing.VERSION
     if config.init_from is not None:  # which may be trained further, or anew
         facts["start"] = open_start(Path(config.init_from)).origin.get("digest")
     if setting.prompts not in prompt_set_names():  # a file of the user's, which may be edited
         facts["prompts"] = load_prompts(setting.prompts).digest
     return digest_of(facts)
-
-
-def train(config: RunConfig, folder: Path, lock: int) -> None:
-    """In a process of its own, which has the lock as well: a cell is not free while its training still ends."""
-    recipe = json.dumps(config.resolved(), indent=1)  # JSON is YAML
-    if (folder / RUN).exists() and (folder / RECIPE).is_file() and (folder / RECIPE).read_text("utf-8") != recipe:
-        raise _of_another_study(folder, "an unfinished training")
-    (folder / RECIPE).write_text(recipe, encoding="utf-8")
-    words = ["--recipe", str(folder / RECIPE), "--run-dir", str(folder / RUN)]
-    path = os.pathsep.join(filter(None, [str(source_root()), os.environ.get("PYTHONPATH", "")]))
-    with (folder / OUTPUT).open("a", encoding="utf-8") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cardialign.pretrain", *words],
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "PYTHONPATH": path},
-            preexec_fn=_end_with_parent,
-            pass_fds=[lock],
-        )
-        try:
-            code = process.wait()
-        except BaseException:  # Ctrl-C: let it reach a checkpoint
-            process.terminate()
-            process.wait()
-            raise
-    if code == STOPPED:
-        raise KeyboardInterrupt
-    if code != 0:
-        problem, remedy = _last_words((folder / OUTPUT).read_text(encoding="utf-8", errors="replace"))
-        if code == NOT_LEARNING:
-            raise NotLearnt(problem, remedy)
-        raise UserError(
-            f"training of {folder.name} failed with code {code}: {problem}",
-            f"{remedy}see {folder / OUTPUT}; the same command goes on from there",
-        )
-
-
-def _last_words(output: str) -> tuple[str, str]:
-    """What a training said last, and the remedy that it named; "" where it named none."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["it said nothing"]
-    if len(lines) > 1 and lines[-1].startswith(REMEDY):
-        return lines[-2], f"{lines[-1].removeprefix(REMEDY).strip()}; "
-    return lines[-1], ""
-
-
-def _end_with_parent() -> None:
-    """In the training, before it begins: SIGTERM, which it takes as "to a checkpoint", when whoever started it dies."""
-    with contextlib.suppress(OSError, AttributeError):  # not on Linux
-        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def scored(cell: Cell, encoder: LoadedEncoder, setting: Setting, shard_set: ShardSet) -> Outcome:
@@ -346,7 +277,10 @@ def scored(cell: Cell, encoder: LoadedEncoder, setting: Setting, shard_set: Shar
     task = task_of(setting, shard_set, cell.fold)
     embedded = embed_set([encoder], shard_set, task.rows, EmbedOptions(with_features=True))[0]
     assert embedded.features is not None
-    return measured(cell, task, np.asarray(embedded.features), (encoder, embedded.embedding), setting, shard_set)
+    found = measured(cell, task, np.asarray(embedded.features), (encoder, embedded.embedding), setting, shard_set)
+    if setting.missingness:
+        missing.add_missing(found, encoder, shard_set, words_of(setting, shard_set, cell.fold))
+    return found
 
 
 def task_of(setting: Setting, shard_set: ShardSet, fold: int) -> ProbeTask:

@@ -14,7 +14,7 @@ from typing import Any
 from cardialign.data_shards.errors import UsageError
 
 LONGEST_NAME = 60
-KEYS, MAY = ("name", "recipe", "reference", "variants"), ("records",)
+KEYS, MAY = ("name", "recipe", "reference", "variants"), ("records", "missingness")
 VARIANT_KEYS, VARIANT_MAY = ("words", "set"), ("recipe",)
 FLOORS = {
     "untrained": "the reference with fresh weights",
@@ -45,6 +45,7 @@ class Design:
     """A study: the recipe, the variant that the others are compared with, and all of them.
 
     records: how many records every variant sees in training, whatever its batch; None: as its recipe says.
+    missingness: also scored with leads and time missing (`studies.missing`).
     """
 
     name: str
@@ -52,6 +53,7 @@ class Design:
     reference: str
     variants: tuple[Variant, ...]
     records: int | None = None
+    missingness: bool = False
 
     def recipe_of(self, variant: Variant) -> str:
         return variant.recipe or self.recipe
@@ -109,7 +111,7 @@ def _judged(values: Any, where: str) -> Design:
     def refuse(problem: str) -> UsageError:
         return UsageError(
             f"study {where}: {problem}",
-            f"a study has {', '.join(KEYS)}, and records where all variants see as many; a variant is "
+            f"a study has {', '.join(KEYS)}, records where all variants see as many, and missingness; a variant is "
             "NAME: {words: what it is, set: {encoder.beat: false}}, and recipe where it has one of its own",
         )
 
@@ -124,6 +126,8 @@ def _judged(values: Any, where: str) -> Design:
     records = values.get("records")
     if records is not None and (isinstance(records, bool) or not isinstance(records, int) or records < 1):
         raise refuse(f"records is {records!r:.40}, and no whole number above 0")
+    if not isinstance(values.get("missingness", False), bool):
+        raise refuse("missingness is true or false")
     if not isinstance(values["variants"], dict) or not values["variants"]:
         raise refuse("variants is empty")
     variants: list[Variant] = []
@@ -135,7 +139,8 @@ def _judged(values: Any, where: str) -> Design:
         variants.append(Variant(name, " ".join(each["words"].split()), each["set"], each.get("recipe")))
     if values["reference"] not in values["variants"]:
         raise refuse(f"its reference {values['reference']!r:.40} is none of its variants")
-    return Design(values["name"], values["recipe"], values["reference"], tuple(variants), records)
+    asked = values.get("missingness", False)
+    return Design(values["name"], values["recipe"], values["reference"], tuple(variants), records, asked)
 
 
 def _wrong(name: Any, each: Any) -> str:

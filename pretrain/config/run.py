@@ -65,9 +65,11 @@ class RunConfig(Strict):
         return self
 
     def resolved(self) -> dict[str, Any]:
-        """Plain JSON-able dict with every default filled in. An evaluation that nobody asked for is not in it: it
-        decides nothing of the run."""
+        """Plain JSON-able dict with every default filled in. What nobody asked for and what decides nothing of the run
+        is not in it: an evaluation, and lead masking."""
         values = self.model_dump(mode="json")
         if self.evaluation is None:
             del values["evaluation"]
+        if self.training.lead_masking is None:
+            del values["training"]["lead_masking"]
         return values

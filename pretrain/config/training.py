@@ -46,6 +46,16 @@ class ScheduleConfig(Strict):
     min_lr_ratio: Fraction = 0.01
 
 
+class LeadMaskingConfig(Strict):
+    """Random lead masking: of this share of the records, 0 to `most` leads are hidden, each number equally likely.
+
+    One recorded lead always stays. `lead_dropout` hides each lead by itself: of twelve leads hardly ever nine.
+    """
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    most: Annotated[int, Field(ge=1, le=11)] = 11
+
+
 class TrainingConfig(Strict):
     """Global batch and duration decide the result;
     micro-batch, ZeRO stage and world size only decide speed and memory.
@@ -58,9 +68,15 @@ class TrainingConfig(Strict):
     precision: Literal["fp32", "bf16"] = "bf16"
     zero_stage: Literal[0, 1, 2, 3] = 2
     lead_dropout: Fraction = 0.0
+    lead_masking: LeadMaskingConfig | None = None
     log_every: Positive = 10
     checkpoint_every: Positive = 200
     keep_checkpoints: Annotated[int, Field(ge=2, le=MOST)] = 3
+
+    @property
+    def masked_share(self) -> float:
+        """The share of the records that lead masking takes leads from."""
+        return 0.0 if self.lead_masking is None else self.lead_masking.share
 
     @model_validator(mode="after")
     def _one_duration(self) -> TrainingConfig:

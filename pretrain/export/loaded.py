@@ -27,9 +27,11 @@ from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput, create_
 from cardialign.pretrain.encoders.blocks.normalise import NORMALISATIONS
 from cardialign.pretrain.export.ages import YEARS, AgeReader, checked_ages
 from cardialign.pretrain.export.building import ReportSide, check_plausible, load_reports, load_scorings, module_of
-from cardialign.pretrain.export.contract import SignalContract, SignalForm, conform_signal
+from cardialign.pretrain.export.contract import SignalContract
+from cardialign.pretrain.export.given_signal import SignalForm, conform_signal
+from cardialign.pretrain.export.missing_card import MissingLeads, MissingnessCard
 from cardialign.pretrain.export.trained_on import TrainedOn, TrainedSet, chosen, run_word
-from cardialign.pretrain.export.usable import Reader, UsableEncoder, tensors_digest
+from cardialign.pretrain.export.usable import Reader, UsableEncoder, tensors_digest, usable_device
 from cardialign.pretrain.methods.parts.scoring import COSINE, Scoring
 from cardialign.pretrain.run.integrity import (
     CONTRACT,
@@ -53,7 +55,8 @@ class LoadedEncoder(UsableEncoder):
 
     Attributes: `config` (read when it is first asked for), `contract`, `provenance`, `digest` (of the export, or a word
     for a model that was never exported), `device`, `ecg`, `head` (None when it was trained without reports),
-    `trained_on` (the records it has seen; None when nobody wrote them down).
+    `trained_on` (the records it has seen; None when nobody wrote them down), `card` (what it is worth without some
+    leads; None when nobody measured it).
     """
 
     def __init__(
@@ -71,6 +74,9 @@ class LoadedEncoder(UsableEncoder):
         """scorings: makes each way to score texts but the cosine; provenance says which is its own."""
         self._config, self.contract, self.provenance, self.digest = config, contract, provenance, digest
         self.trained_on: TrainedOn | None = None
+        self.card: MissingnessCard | None = None
+        self._bare_digest = digest
+        self._missing = MissingLeads(self.contract.lead_dropout > 0 or self.contract.lead_masking > 0)
         self.device = torch.device(device)
         self.ecg = ecg.to(self.device).eval().requires_grad_(False)
         self.leaves_out, self.reads_age = self.ecg.removes_tokens, self.ecg.reads_age
@@ -159,7 +165,7 @@ class LoadedEncoder(UsableEncoder):
         """ECG array (B, L, T) or (L, T) in mV -> float32 (B, embedding_dim), unit rows.
 
         form: leads, units, lead_mask, valid_samples, allow_missing_leads, derive_limb_leads, resample, crop, age, as in
-        `cardialign.pretrain.export.contract.SignalForm`; what differs from the contract is refused with the remedy.
+        `cardialign.pretrain.export.given_signal.SignalForm`; what differs from the contract is refused with the remedy.
         """
         return self._read(self._reader(), signal, sampling_rate, form)
 
@@ -168,10 +174,7 @@ class LoadedEncoder(UsableEncoder):
 
     def _read(self, reader: Reader, signal: np.ndarray, sampling_rate: float, form: SignalForm) -> np.ndarray:
         fit = conform_signal(self.contract, signal, sampling_rate=sampling_rate, **form)
-        if not fit.lead_mask.all() and self.contract.lead_dropout == 0:
-            log.warning(
-                "masked_leads=%d remark=this encoder was trained without lead dropout", int((~fit.lead_mask).sum())
-            )
+        self._missing.tell(fit.lead_mask, self.card)
         rows = [slice(start, start + EMBED_BATCH) for start in range(0, len(fit.signal), EMBED_BATCH)]
         ages = [{} if fit.age is None else {"age": fit.age[r]} for r in rows]
         parts = [
@@ -179,6 +182,10 @@ class LoadedEncoder(UsableEncoder):
             for r, age in zip(rows, ages, strict=True)
         ]
         return torch.cat(parts).float().cpu().numpy()
+
+    @property
+    def bare_digest(self) -> str:
+        return self._bare_digest
 
     @torch.inference_mode()
     def embed_text(self, texts: list[str]) -> np.ndarray:
@@ -314,9 +321,7 @@ def untrained_encoder(
             return method.scoring(way, config, ecg)
 
     ways = [way for way in method.scorings if with_reports]
-    contract = SignalContract.of(
-        spec, config.data.normalisation, config.encoder.embedding_dim, config.training.lead_dropout, ecg.reads_age
-    )
+    contract = SignalContract.of_run(spec, config, ecg.reads_age)
     provenance: dict[str, Any] = {"untrained_seed": seed, **({"scorings": ways} if len(ways) > 1 else {})}
     untrained = LoadedEncoder(
         lambda: config,
@@ -330,19 +335,6 @@ def untrained_encoder(
     )
     untrained.trained_on = TrainedOn()
     return untrained
-
-
-def usable_device(device: torch.device | str) -> torch.device:
-    """The device, when numbers can be put on it and read back. Raises UserError."""
-    try:
-        found = torch.device(device)
-        torch.zeros(1, device=found).item()
-    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
-        raise UserError(
-            f"device {str(device)!r:.60} cannot be used here ({str(error).splitlines()[0]:.120})",
-            "give cpu, or cuda on a machine whose GPU PyTorch sees (`cardialign doctor` says whether it does)",
-        ) from None
-    return found
 
 
 def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> LoadedEncoder:
@@ -393,5 +385,6 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> Loaded
         device=device,
         scorings=load_scorings(parts, config, ecg),
     )
-    loaded.trained_on = TrainedOn.read(parts)
+    loaded.trained_on, loaded.card = TrainedOn.read(parts), MissingnessCard.read(parts)
+    loaded._bare_digest = parts.bare_digest
     return loaded

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from cardialign.data_shards.errors import UsageError
-from cardialign.pretrain.export.loaded import load_encoder, usable_device
+from cardialign.pretrain.export.loaded import load_encoder
 from cardialign.pretrain.export.outside.encoder import is_outside, open_outside
-from cardialign.pretrain.export.usable import UsableEncoder
+from cardialign.pretrain.export.usable import UsableEncoder, usable_device
 
 
 def open_encoder(

@@ -17,10 +17,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cardialign.data_shards.errors import UsageError, UserError
-from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
 from cardialign.pretrain.export.ages import AgeReader
-from cardialign.pretrain.export.contract import SignalForm
+from cardialign.pretrain.export.given_signal import SignalForm
 from cardialign.pretrain.export.trained_on import TrainedOn
 from cardialign.pretrain.methods.parts.scoring import COSINE
 
@@ -40,11 +40,14 @@ class UsableEncoder(ABC):
     untrainable: why it has no counterpart with fresh weights; "" when `untrained` gives one.
     leaves_out: whether what its `reader` gives takes `missing`, too, as `GapReader` does.
     reads_age: whether what its `reader` gives takes `age`, too, float (B,) in years, NaN where it is not known.
+    leads_read: the leads that it looks at; needs_all_leads: whether it refuses records without one of them.
     report_style: how statements become the text of a report for `embed_text` (`data_shards.report_text`).
     """
 
     digest: str
     device: torch.device
+    leads_read: tuple[str, ...] = STANDARD_LEADS
+    needs_all_leads: bool = False
     untrainable: str = ""
     leaves_out: bool = False
     reads_age: bool = False
@@ -52,6 +55,11 @@ class UsableEncoder(ABC):
     @property
     def report_style(self) -> str:
         return "sentences"
+
+    @property
+    def bare_digest(self) -> str:
+        """What names it on a missingness card: its digest, but for a card that it carries already."""
+        return self.digest
 
     @abstractmethod
     def reader(self, spec: SignalSpec) -> Reader:
@@ -168,3 +176,16 @@ def tensors_digest(tensors: Mapping[str, Tensor], first: bytes = b"") -> str:
     """sha256 over `first` and named tensors, to the last bit."""
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     return hashlib.sha256(first + content).hexdigest()
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """The device, when numbers can be put on it and read back. Raises UserError."""
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).item()
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        raise UserError(
+            f"device {str(device)!r:.60} cannot be used here ({str(error).splitlines()[0]:.120})",
+            "give cpu, or cuda on a machine whose GPU PyTorch sees (`cardialign doctor` says whether it does)",
+        ) from None
+    return found

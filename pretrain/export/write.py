@@ -9,6 +9,7 @@ trained_on.safetensors     digests of the patients and recordings that it was tr
 config.json                resolved run configuration (without paths)
 signal_contract.json       leads, units, rate, length, normalisation, masks
 provenance.json            steps, data fingerprint, what it was trained on, versions, text encoder
+missingness.json           what it is worth without some leads; only where it was measured (`missing_card`)
 digests.json               sha256 of all files above
 """
 
@@ -75,13 +76,7 @@ def export_encoder(
     try:
         with commit_folder(out) as temporary:
             _write_weights(temporary, parts)
-            contract = SignalContract.of(
-                spec,
-                config.data.normalisation,
-                config.encoder.embedding_dim,
-                config.training.lead_dropout,
-                encoder.reads_age,
-            )
+            contract = SignalContract.of_run(spec, config, encoder.reads_age)
             _write_json(temporary / "config.json", _portable(config))
             _write_json(temporary / "signal_contract.json", contract.to_dict())
             provenance = _provenance(config, state, parts, training)

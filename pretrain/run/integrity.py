@@ -38,8 +38,9 @@ DIGESTS = "digests.json"
 MODEL, REPORT_HEAD, REPORT_ENCODER = "model.safetensors", "text_head.safetensors", "text_encoder.safetensors"
 PROGRAM, SETTINGS, CONTRACT, PROVENANCE = "encoder.pt2", "config.json", "signal_contract.json", "provenance.json"
 TRAINED_ON, SCORINGS = "trained_on.safetensors", "scorings.safetensors"
+MISSINGNESS = "missingness.json"
 NEEDED = (MODEL, SETTINGS, CONTRACT, PROVENANCE)
-EXPORT_FILES = (*NEEDED, REPORT_HEAD, REPORT_ENCODER, SCORINGS, PROGRAM, TRAINED_ON, DIGESTS)
+EXPORT_FILES = (*NEEDED, REPORT_HEAD, REPORT_ENCODER, SCORINGS, PROGRAM, TRAINED_ON, MISSINGNESS, DIGESTS)
 """Everything that an export may hold. What is not named here is never called verified, whoever lists it."""
 LITTER = re.compile(r"\.DS_Store|\._.*|\.nfs[0-9a-fA-F]*|Thumbs\.db|desktop\.ini|\.directory")
 """Names of files that file managers and NFS leave in every folder: nobody reads them, nobody misses them."""
@@ -53,12 +54,15 @@ SETTLED_SECONDS = 60.0
 class VerifiedExport:
     """An export as it was checked; whoever loads what is in here, and not the files again, loads what was checked.
 
-    digest: sha256 of its digest list. content: name -> bytes that were hashed, of every file but the program. What
-    cannot be read raises UserError that names the file.
+    digest: sha256 of its digest list; bare_digest: of that list without a missingness card, which names the encoder by
+    it. content: name -> bytes that were hashed, of every file but the program. What cannot be read raises UserError
+    that names the file.
     """
 
-    def __init__(self, folder: Path, digest: str, content: dict[str, bytes]) -> None:
-        self.folder, self.digest, self.content = folder, digest, content
+    def __init__(self, folder: Path, listed: dict[str, str], content: dict[str, bytes]) -> None:
+        self.folder, self.content = folder, content
+        self.digest = _digest_of_list(listed)
+        self.bare_digest = _digest_of_list({name: each for name, each in listed.items() if name != MISSINGNESS})
 
     def wrong(self, name: str, why: str) -> UserError:
         return UserError(f"{self.folder / name}: {why}", "fetch the encoder again, or export it anew")
@@ -84,9 +88,12 @@ class VerifiedExport:
             raise self.wrong(name, f"no safetensors that can be read ({error})") from None
 
 
-def write_digests(folder: Path) -> None:
-    """List every file below `folder` in its `digests.json`: the last file of an export to be written."""
-    created = datetime.now(UTC).isoformat(timespec="seconds")
+def write_digests(folder: Path, created: str | None = None) -> None:
+    """List every file below `folder` in its `digests.json`: the last file of an export to be written.
+
+    created: when the encoder was made; None: now.
+    """
+    created = created or datetime.now(UTC).isoformat(timespec="seconds")
     values = {"version": EXPORT_VERSION, "created": created, "files": file_digests(folder)}
     write_json(folder / DIGESTS, values, indent=2)
 
@@ -124,7 +131,7 @@ def read_parts(folder: Path, names: Sequence[str]) -> VerifiedExport:
     ]
     if wrong:
         raise _not_as_written(folder, wrong, "fetch it again")
-    return VerifiedExport(folder, _digest_of_list(listed), content)
+    return VerifiedExport(folder, listed, content)
 
 
 def _digest_of_list(listed: dict[str, str]) -> str:
@@ -161,7 +168,7 @@ def _verified(folder: Path, *, keep: bool) -> VerifiedExport:
         added = len(wrong) == len(unlisted)
         again = "move what is no part of it to another folder, or fetch it again" if added else "fetch it again"
         raise _not_as_written(folder, wrong, again)
-    return VerifiedExport(folder, _digest_of_list(listed), content)
+    return VerifiedExport(folder, listed, content)
 
 
 def _listed(folder: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""From a stream batch to what the method reads: lead dropout, the method's own inputs, one copy to the device."""
+"""From a stream batch to what the method reads: hidden leads, the method's own inputs, one copy to the device."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from cardialign.data_shards.order.contract import local_slice
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.text.bank import TextBank
 from cardialign.pretrain.config import RunConfig
+from cardialign.pretrain.config.training import LeadMaskingConfig
 from cardialign.pretrain.methods.base import Method, Tensors
 from cardialign.pretrain.methods.parts.draws import Draws
 from cardialign.pretrain.training.engine import Workers
@@ -33,6 +34,21 @@ def dropped_leads(
     return kept
 
 
+def masked_leads(lead_mask: np.ndarray, masking: LeadMaskingConfig | None, draws: Draws) -> np.ndarray:
+    """Lead mask bool (b, 12) with 0 to `most` of the present leads hidden of a share of the records, at random.
+
+    A record keeps at least one of those it had. (seed, step, row of the global batch) decides it, no topology does.
+    """
+    if masking is None:
+        return lead_mask
+    leads = lead_mask.shape[1]
+    drawn = draws.uniform("lead masking", leads + 2)
+    count = np.where(drawn[:, 0] < masking.share, np.floor(drawn[:, 1] * (masking.most + 1)), 0)
+    count = np.minimum(count, lead_mask.sum(axis=1) - 1)
+    order = np.where(lead_mask, drawn[:, 2:], 1.0).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
+    return lead_mask & (order >= count[:, None])
+
+
 def step_inputs(
     batch: Batch, reports: np.ndarray, bank: TextBank | None, method: Method, config: RunConfig, workers: Workers
 ) -> Tensors:
@@ -43,6 +59,7 @@ def step_inputs(
     rows = local_slice(training.global_batch, workers.rank, workers.world_size)
     shown = dropped_leads(batch.lead_mask, training.lead_dropout, config.seed, batch.step, rows, training.global_batch)
     draws = Draws(config.seed, batch.step, rows)
+    shown = masked_leads(shown, training.lead_masking, draws)
     batch = dataclasses.replace(batch, lead_mask=shown, global_report=reports[batch.global_rows].astype(np.int64))
     inputs = method.inputs(batch, bank, draws)
     return {name: tensor.to(workers.device, non_blocking=True) for name, tensor in inputs.items()}

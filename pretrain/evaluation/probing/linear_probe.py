@@ -102,6 +102,34 @@ def learnable(
     return Learnable.of(truth, parts, decided, parts.train[subset(known[parts.train], share, style, seed)])
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """The regression that the validation records chose, for the classes that are learnt; validation: by what figure."""
+
+    known: Learnable
+    classifier: LogisticClassifier
+    validation: float
+
+
+def fitted(
+    features: np.ndarray,
+    truth: np.ndarray,
+    parts: Parts,
+    share: float = 1.0,
+    style: str = "random",
+    seed: int = 0,
+    decided: np.ndarray | None = None,
+) -> Fitted:
+    """What `probe` fits; the test records are not looked at. Raises ValueError as `probe`."""
+    known = learnable(truth, parts, decided, share, style, seed)
+    rows = known.rows
+    pieces, of = _separate(features[rows])
+    path = fit_path(pieces, known.truth[rows][of], STRENGTHS, decided_at(decided_at(known.decided, rows), of))
+    candidates = [_record_scores(found, features[parts.validation]) for found in path]
+    best, value = known.choose(candidates, parts.validation)
+    return Fitted(known, path[best], value)
+
+
 def probe(
     features: np.ndarray,
     truth: np.ndarray,
@@ -116,16 +144,12 @@ def probe(
     decided bool (n, C), None = all: a class is learnt from these records, and chosen by them.
     Raises ValueError when no class can be learnt, or none is left to choose by.
     """
-    known = learnable(truth, parts, decided, share, style, seed)
-    rows, learnt = known.rows, known.learnt
-    pieces, of = _separate(features[rows])
-    path = fit_path(pieces, known.truth[rows][of], STRENGTHS, decided_at(decided_at(known.decided, rows), of))
-    candidates = [_record_scores(found, features[parts.validation]) for found in path]
-    best, value = known.choose(candidates, parts.validation)
+    found = fitted(features, truth, parts, share, style, seed, decided)
+    learnt = found.known.learnt
     scores = np.zeros((len(parts.test), truth.shape[1]))
-    scores[:, learnt] = _record_scores(path[best], features[parts.test])
-    unseen = unseen_classes(learnt, truth.shape[1])
-    return ProbeFit(share, style, seed, len(rows), path[best].strength, value, scores, unseen)
+    scores[:, learnt] = _record_scores(found.classifier, features[parts.test])
+    unseen, records = unseen_classes(learnt, truth.shape[1]), len(found.known.rows)
+    return ProbeFit(share, style, seed, records, found.classifier.strength, found.validation, scores, unseen)
 
 
 def neighbours(

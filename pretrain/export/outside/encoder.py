@@ -20,7 +20,7 @@ from torch import Tensor
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
-from cardialign.pretrain.export.contract import ContractSignal, SignalForm, at_length, conform_signal
+from cardialign.pretrain.export.given_signal import ContractSignal, SignalForm, at_length, conform_signal
 from cardialign.pretrain.export.outside.contract import Filter, OutsideContract, contract_beside, read_contract
 from cardialign.pretrain.export.outside.hugging_face import CONFIG, open_hugging_face
 from cardialign.pretrain.export.outside.model import OutsideModel, check_features, features_of, try_out
@@ -69,7 +69,8 @@ class OutsideEncoder(UsableEncoder):
     def __init__(self, model: OutsideModel, contract: OutsideContract, device: torch.device) -> None:
         self.model = model.to(device).eval().requires_grad_(False)
         self.contract, self.device = contract, device
-        self.untrainable = model.untrainable
+        self.untrainable, self.leads_read = model.untrainable, contract.leads
+        self.needs_all_leads = contract.missing_leads == "refuse"
         self.digest = hashlib.sha256(f"{model.identity} {contract.digest}".encode()).hexdigest()
         try_out(self.model, contract, device)
         names = [name for name, _ in model.named_parameters()]

@@ -11,7 +11,7 @@ import torch
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.pretrain.encoders.blocks.normalise import normalise
-from cardialign.pretrain.export.contract import ContractSignal, at_length, at_rate
+from cardialign.pretrain.export.given_signal import ContractSignal, at_length, at_rate
 from cardialign.pretrain.export.outside.contract import Filter, OutsideContract
 
 MICROVOLTS = 1000.0

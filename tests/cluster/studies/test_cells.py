@@ -23,7 +23,6 @@ from sklearn.metrics import roc_auc_score
 from cardialign.cluster.studies.cells import (
     CELL,
     MEASURES,
-    RUN,
     SCORES,
     SPENT,
     Setting,
@@ -35,6 +34,7 @@ from cardialign.cluster.studies.cells import (
 from cardialign.cluster.studies.check import check, configs_of
 from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant, cells_of
 from cardialign.cluster.studies.floors import run_floors
+from cardialign.cluster.studies.training import RUN
 from cardialign.cluster.studies.work import Work, check_folder
 from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import DataError, UsageError, UserError
@@ -351,6 +351,31 @@ def test_cells_as_ray_tasks_have_the_figures_of_cells_one_after_the_other(
     figures = [[{**row, "cpu_seconds": 0} for row in each.json["rows"]] for each in (there, here)]
     assert figures[0] == figures[1] and there.json["cells"] == 2
     assert not list((tmp_path / "ray").rglob(".alive"))
+
+
+@pytest.mark.slow
+def test_a_study_of_missingness_prints_every_surface_and_goes_on_where_it_was(
+    cardialign: Call, four_folds: ShardSet, planted: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    words = ["study", "missingness", "--shards", four_folds.path, "--prompts", planted.prompts, "--folds", "1-4"]
+    words += ["--test-folds", "4", "--seeds", 1, "--only", "dropout", "--bootstrap", 20, "--no-floors"]
+    words += ["--set", "training.steps=2", "--set", "training.epochs=null", "--set", "training.global_batch=16"]
+    first = cardialign(*words, "--out", tmp_path / "out")
+    assert first.code == 0, first.err
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").rglob("*.*")}
+    again = cardialign(*words, "--out", tmp_path / "out", plain=True)
+    assert again.code == 0 and made == {path: path.stat().st_mtime_ns for path in made}, "nothing is made twice"
+    rows = first.json["missingness"]["rows"]
+    assert [each["variant"] for each in rows] == ["dropout"]
+    for row, usual in zip(rows, first.json["rows"], strict=True):
+        whole = row["cells"][0]
+        assert (whole["leads"], whole["time"], whole["lost"]["value"]) == (0, 0, 0)
+        assert whole["auroc"]["value"] == pytest.approx(usual["zero_shot"]["auroc"], abs=1e-6)
+        assert len(row["cells"]) == 24 and len(row["presets"]) == 4
+        for each in (*row["cells"], *row["presets"]):
+            assert each["lost"]["value"] == pytest.approx(whole["auroc"]["value"] - each["auroc"]["value"])
+    assert "| dropout: leads missing | time missing 0 % |" in again.out and "only I, II, V2" in again.out
 
 
 def test_a_training_of_another_study_that_was_stopped_is_left_as_it_is(

@@ -36,7 +36,7 @@ PLACES = Setting(Path("/absent"), "ptb-xl-super-v2", "super", (1, 2, 3, 4))
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in values.items():
-        nested = isinstance(value, dict) and key not in ("lead_groups",)
+        nested = isinstance(value, dict) and key not in ("lead_groups", "lead_masking")
         out |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return out
 

@@ -11,7 +11,8 @@ from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources.arrays import Arrays
-from cardialign.pretrain.export.contract import SignalContract, conform_signal
+from cardialign.pretrain.export.contract import SignalContract
+from cardialign.pretrain.export.given_signal import conform_signal
 
 CONTRACT = SignalContract.of(SignalSpec(500, 2), "none", 8, 0.0)
 RNG = np.random.default_rng(0)
