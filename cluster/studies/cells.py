@@ -43,8 +43,7 @@ _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 CELL, SCORES, RUN, RECIPE, OUTPUT = "cell.json", "scores.npz", "run", "recipe.yaml", "training.log"
 REMEDY = "remedy:"
-SPENT = "spent.json"
-"""CPU-seconds of a training that is not finished."""
+SPENT = "spent.json"  # CPU-seconds of a training that is not finished
 MEASURES = ("zero_shot", "probe")
 STUDY_DECIDES = ("data.shards", "data.mixture", "data.folds", "data.split", "seed")
 """Keys of a recipe that no variant and no override changes."""
@@ -152,8 +151,13 @@ def finished(cell: Cell, folder: Path, wanted: str, measures: Sequence[str] = ME
     facts = read_json(folder / CELL)
     if facts is None:
         return None
-    if not isinstance(facts, dict) or facts.get("made_from") != wanted:
+    if facts.get("made_from") != wanted:
         raise _of_another_study(folder, "a cell")
+    return read_scores(cell, folder, facts, measures)
+
+
+def read_scores(cell: Cell, folder: Path, facts: dict[str, Any], measures: Sequence[str] = MEASURES) -> Outcome:
+    """The scores in a cell's folder, bound to its facts. Raises UserError when they are not as they were written."""
     try:
         if sha256_of(folder / SCORES) != facts.get("scores"):
             raise ValueError("it is not the one that the cell was scored with")
