@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,8 +65,28 @@ def methods_of(sources: Sequence[Source]) -> list[Method]:
                 floor_of.setdefault(own, source)
                 _put(floors.setdefault(own, {}), figure, own, any_of_them=True)
     members = [Member(name, source, held.get(name, {})) for name, source in order.items()]
-    floor_methods = [Method(name, (Member(name, floor_of[name], of),), floor=True) for name, of in floors.items()]
+    floor_methods = [
+        Method(name, (Member(name, floor_of[first], floors[first]),), floor=True)
+        for name, first in _once(floors).items()
+    ]
     return [*_by_seed(members), *floor_methods]
+
+
+def _once(floors: Mapping[str, dict[Column, list[Figure]]]) -> dict[str, str]:
+    """Floors that are the same in all figures (encoders of one architecture, untrained) as one: name -> the first."""
+    alike: dict[tuple[tuple[Column, float], ...], list[str]] = {}
+    for name, of in floors.items():
+        figures = sorted(
+            ((column, each.value) for column, held in of.items() for each in held),
+            key=lambda pair: (pair[0].place, pair[1]),
+        )
+        alike.setdefault(tuple(figures), []).append(name)
+    out = {}
+    for names in alike.values():
+        first, *others = names
+        short = [name.removeprefix("untrained, ") for name in others]
+        out[", ".join([first, *short[:2], *(["..."] if len(short) > 2 else [])])] = first
+    return out
 
 
 def _put(of: dict[Column, list[Figure]], figure: Figure, name: str, any_of_them: bool = False) -> None:

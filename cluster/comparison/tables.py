@@ -131,9 +131,8 @@ def _published_row(row: PublishedRow, columns: Sequence[Column]) -> Row | None:
 
 def pairs_table(found: Comparison, reference: str) -> Table:
     """Paired differences: of few methods every pair, of many each one less the reference."""
-    names = [method.name for method in found.methods]
     own = [method.name for method in found.methods if not method.floor]
-    shown = [each for each in found.differences if _shown(each, reference, names)]
+    shown = [each for each in found.differences if _shown(each, reference, own)]
     columns = sorted({each.column for each in shown}, key=lambda column: column.place)
     kinds = list(dict.fromkeys((column.kind, column.share) for column in columns))
     tasks = sorted({column.task for column in columns}, key=_order)
@@ -154,8 +153,9 @@ def pairs_table(found: Comparison, reference: str) -> Table:
     return Table("Paired differences", heads, tuple(blocks), (note,) if note else ())
 
 
-def _shown(each: Difference, reference: str, names: Sequence[str]) -> bool:
-    return len(names) <= MOST_PAIRS or reference in (each.mine, each.theirs)
+def _shown(each: Difference, reference: str, own: Sequence[str]) -> bool:
+    """A floor is shown beside the reference alone."""
+    return reference in (each.mine, each.theirs) or (len(own) <= MOST_PAIRS and {each.mine, each.theirs} <= set(own))
 
 
 def _difference(each: Difference | None) -> Cell:

@@ -12,14 +12,14 @@ from typing import Any
 
 from cardialign.cluster.comparison.compare import Comparison
 from cardialign.cluster.comparison.costs import NOTES, CostRow, Setting
-from cardialign.cluster.comparison.figure import Column
+from cardialign.cluster.comparison.figure import PROBE, Column
 from cardialign.cluster.comparison.methods import Member
 from cardialign.cluster.comparison.published import SAID, published
 from cardialign.cluster.comparison.tables import Table, marked_lines
 from cardialign.cluster.pages.page import number, write_page
 from cardialign.cluster.pages.plots import MOST, curves_chart, scatter_chart
 
-NOT_MEASURED = "not measured"
+NOT_MEASURED, NOT_KNOWN = "not measured", "not known"
 INTERVALS = (
     "AUROC x 100, mean over classes. Small: 95 % interval by patient. ±: standard deviation over seeds. Bold: the best "
     "of the figures that are comparable. A mean stands where every task has a comparable figure."
@@ -48,7 +48,13 @@ class Material:
 def write_compare_page(path: Path, material: Material) -> Path:
     """Write the page to `path` (replaced in one step) and return it."""
     found = material.found
-    shown = [row for table in material.quality for _, rows in table.blocks for row in rows if row.kind == "published"]
+    shown = {
+        (table.title.lower(), row.name)
+        for table in material.quality
+        for _, rows in table.blocks
+        for row in rows
+        if row.kind == "published"
+    }
     return write_page(
         path,
         "compare.html",
@@ -58,7 +64,7 @@ def write_compare_page(path: Path, material: Material) -> Path:
         quality=material.quality,
         intervals=INTERVALS,
         marks=marked_lines(found),
-        published=_published({row.name for row in shown}, found.kinds) if shown else None,
+        published=_published(shown) if shown else None,
         pairs=material.pairs,
         paired=PAIRED,
         unpaired=found.unpaired,
@@ -93,18 +99,18 @@ def _tiles(material: Material) -> list[dict[str, Any]]:
     return [{"figure": figure, "lines": lines, "main": k == 0} for k, (figure, *lines) in enumerate(tiles)]
 
 
-def _published(names: set[str], kinds: Sequence[str]) -> dict[str, Any]:
+def _published(shown: set[tuple[str, str]]) -> dict[str, Any]:
     """Protocols and sources of the rows shown, and the reruns that contradict some."""
-    facts = published()
+    facts, probed = published(), {method for kind, method in shown if kind == PROBE}
     by: dict[tuple[str, str], list[str]] = {}
     for row in facts.rows:
-        if row.method in names and row.kind in kinds:
+        if (row.kind, row.method) in shown:
             by.setdefault((row.protocol, row.source), []).append(row.method)
     return {
         "said": SAID,
         "version": facts.version,
         "sources": [(", ".join(methods), *key) for key, methods in by.items()],
-        "reruns": [each for each in facts.reruns if each["method"] in names],
+        "reruns": [each for each in facts.reruns if each["method"] in probed],
     }
 
 
@@ -130,7 +136,7 @@ def _cells(row: CostRow) -> list[str]:
     device = "" if cost.kind is None else f"{cost.devices or '?'} x {cost.kind}"
     unpriced = "not given" if cost.hours is not None else NOT_MEASURED
     return [
-        device or NOT_MEASURED,
+        device or NOT_KNOWN,
         _told(cost.hours),
         _told(cost.records),
         _told(cost.records_per_second),

@@ -82,7 +82,10 @@ def _labelled(marks: list[dict[str, object]]) -> list[dict[str, object]]:
 
 
 def _decades(low: float, high: float, x: Scale) -> Ticks:
-    """1, 2 and 5 times powers of ten within the logarithms low..high; powers alone where these are many."""
+    """Round amounts within the logarithms low..high: 1, 2, 5 times powers of ten, powers alone of many."""
+    if high - low < 1:
+        amounts = [amount for amount in nice_ticks(10**low, 10**high, 5) if amount > 0]
+        return placed(amounts, lambda amount: x(math.log10(amount)))
     powers = range(math.floor(low), math.ceil(high) + 1)
     steps = (1, 2, 5) if high - low < 3 else (1,)
     ticks = [(math.log10(m) + p, m * 10.0**p) for p in powers for m in steps]
