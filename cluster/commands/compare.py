@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from cardialign.cluster.comparison.compare import Comparison
     from cardialign.cluster.comparison.methods import Method
+    from cardialign.cluster.comparison.sources import Source
     from cardialign.cluster.pages.compare_page import Material
 
 PAGE, LATEX, FIGURES, DIFFERENCES, COSTS = (
@@ -81,12 +82,17 @@ def _reference(asked: str | None, methods: Sequence[Method]) -> str:
 def _without(methods: Sequence[Method]) -> list[str]:
     """Runs and encoders that no figure is of."""
     return [
-        f"{member.name} has no evaluation here: `cardialign evaluate ... --encoder {member.source.path} --out FILE`, "
-        "then name FILE, too"
+        f"{member.name} has no evaluation here: {_way_to_one(member.source)}"
         for method in methods
         for member in method.members
         if not member.figures
     ]
+
+
+def _way_to_one(source: Source) -> str:
+    place = source.path / "export" if source.what.startswith("run") else source.path
+    first = "" if source.digests else f"`cardialign export {source.path}`, then "
+    return f"{first}`cardialign evaluate ... --encoder {place} --out FILE`, and name FILE, too"
 
 
 def _written(

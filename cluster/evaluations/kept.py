@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cardialign.cluster.cli.result_file import is_file_to_be, named_out, write_result
+from cardialign.cluster.cli.result_file import is_file_to_be, write_result
 from cardialign.cluster.tracking.names import shorten
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.files import commit_file, is_plain_name, is_sha256, read_bytes
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from cardialign.pretrain.evaluation.result import ZeroShotComparison, ZeroShotResult
     from cardialign.pretrain.evaluation.scored import ScoredRecords
 
+log = logging.getLogger(__name__)
 SUFFIX, VERSION = ".scores.safetensors", 1
 AGAIN = "evaluate again with --out, or compare without paired differences"
 
@@ -155,7 +157,8 @@ def scored_of(arrays: Mapping[str, Any], names: tuple[tuple[str, str], ...], rec
 def write_with_scores(out: Path, result: Mapping[str, Any], of: Iterable[Evaluation]) -> None:
     """The result as JSON, and beside it the scores of its figures; these alone where `out` is a pipe or a device.
 
-    The scores are there before the result that names them. Raises UserError when one cannot be written.
+    The scores are there before the result that names them; where they cannot be written, the result stands alone.
+    Raises UserError when that cannot be written.
     """
     from safetensors.numpy import save
 
@@ -165,8 +168,12 @@ def write_with_scores(out: Path, result: Mapping[str, Any], of: Iterable[Evaluat
     kept = list(of)
     raw = save({f"{k}.{name}": a for k, each in enumerate(kept) for name, a in arrays_of(each.scored).items()})
     place = out.with_name(f"{out.stem}{SUFFIX}")
-    with named_out(out):
+    try:
         commit_file(place, lambda temporary: temporary.write_bytes(raw))
+    except OSError as error:  # a name too long, say: the figures are not lost with their scores
+        log.warning("scores=%s action=leave-out reason=%s", place, error)
+        write_result(out, dict(result))
+        return
     told = [
         {
             "name": each.name,

@@ -120,8 +120,8 @@ def _costs(material: Material) -> dict[str, Any] | None:
         return None
     price = f"price, {material.currency}" if material.currency else "price"
     heads = [
-        "on", "hours", "records trained", "records/s", "M parameters", "M trained", "GFLOP a record", price, "kWh",
-        "hours", price, "kWh", "AUROC",
+        "AUROC", "on", "hours", "records trained", "records/s", "M param.", "M trained", "GFLOP a record", price, "kWh",
+        "hours", price, "kWh",
     ]  # fmt: skip
     return {
         "heads": heads,
@@ -136,6 +136,7 @@ def _cells(row: CostRow) -> list[str]:
     device = "" if cost.kind is None else f"{cost.devices or '?'} x {cost.kind}"
     unpriced = "not given" if cost.hours is not None else NOT_MEASURED
     return [
+        "–" if row.quality is None else f"{row.quality:.2f}",
         device or NOT_KNOWN,
         _told(cost.hours),
         _told(cost.records),
@@ -148,7 +149,6 @@ def _cells(row: CostRow) -> list[str]:
         _told(cost.per_million(cost.hours)),
         unpriced if row.price is None else _told(cost.per_million(row.price)),
         _told(cost.per_million(cost.kwh)),
-        "" if row.quality is None else f"{row.quality:.2f}",
     ]
 
 
