@@ -6,6 +6,7 @@ the devices: without start-up, evaluations and steps that were lost.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -133,7 +134,8 @@ def _sizes(run_dir: Path, config: Mapping[str, Any] | None) -> tuple[int | None,
     try:
         parsed = parse_config(dict(config), f"configuration of {run_dir}")
         spec = _spec(run_dir, parsed)
-        return (None, None, None) if spec is None else _counted(parsed.model_dump_json(), *spec)
+        sizing = parsed.model_dump(mode="json", exclude={"name", "seed", "optimizer", "schedule"})
+        return (None, None, None) if spec is None else _counted(json.dumps(sizing), *spec)
     except (UserError, ValueError, OSError) as error:
         log.warning("run=%s sizes=unknown reason=%s", run_dir, error)
         return None, None, None
@@ -154,13 +156,11 @@ def _spec(run_dir: Path, config: RunConfig) -> tuple[float, float] | None:
 
 
 @cache
-def _counted(config: str, rate: float, seconds: float) -> tuple[int | None, int | None, float | None]:
-    """Runs that differ in their seed are counted once."""
-    import json
-
+def _counted(sizing: str, rate: float, seconds: float) -> tuple[int | None, int | None, float | None]:
+    """Runs that differ in what changes no size are counted once."""
     from cardialign.data_shards.record import SignalSpec
     from cardialign.pretrain.benchmarks.counts import count_recipe
     from cardialign.pretrain.config import parse_config
 
-    counts = count_recipe(parse_config({**json.loads(config), "seed": 0}, "recipe"), SignalSpec(rate, seconds))
+    counts = count_recipe(parse_config(json.loads(sizing), "recipe"), SignalSpec(rate, seconds))
     return counts.encoder_parameters, counts.trained_parameters, counts.forward_flop / 1e9

@@ -110,7 +110,7 @@ def _read(path: Path, passed: list[str], deep: bool) -> list[Source]:
     if path.is_file():
         values = read_values(path)
         if kind_of(values) == "study":
-            return _study(path.parent, values)
+            return _study(path.parent, values, path)
         return [_result(path, values)]
     if not path.is_dir():
         raise UserError(f"{path} does not exist", REMEDY)
@@ -121,7 +121,7 @@ def _read(path: Path, passed: list[str], deep: bool) -> list[Source]:
     if (path / GRID).is_file():
         return [_result(path / GRID, read_values(path / GRID), path)]
     if (path / TABLE).is_file():
-        return _study(path, read_values(path / TABLE))
+        return _study(path, read_values(path / TABLE), path / TABLE)
     return _loose(path, passed) + (_folders(path, passed) if deep else [])
 
 
@@ -186,10 +186,10 @@ def _result(path: Path, values: dict[str, Any], folder: Path | None = None) -> S
     return Source(_name(folder or path), path, f"result ({kind})", figures=tuple(figures_of(path, values)))
 
 
-def _study(path: Path, values: dict[str, Any]) -> list[Source]:
+def _study(path: Path, values: dict[str, Any], table: Path) -> list[Source]:
     try:
         return [
-            Source(f"{each.study}/{each.variant}", path / TABLE, "study variant", each.changes, cost=each.cost,
+            Source(f"{each.study}/{each.variant}", table, "study variant", each.changes, cost=each.cost,
                    figures=tuple(("", "", figure) for figure in each.figures), remarks=each.remarks)
             for each in variants_of(path, values)
         ]  # fmt: skip
@@ -198,7 +198,7 @@ def _study(path: Path, values: dict[str, Any]) -> list[Source]:
             raise
         said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)[:160]
         raise DataError(
-            f"{path / TABLE} is not as a study writes it: {printable(said)}", "run the study's command again"
+            f"{table} is not as a study writes it: {printable(said)}", "run the study's command again"
         ) from None
 
 

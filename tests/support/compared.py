@@ -27,7 +27,7 @@ def zero_shot_file(
     keep: bool = True, **changes: Any,
 ) -> ScoredRecords:  # fmt: skip
     """A zero-shot result of 200 records of 100 patients and two classes, and its scores beside it."""
-    scored = scored or scored_records(signal, seed)
+    scored = scored or scored_records(signal, seed, records="c" * 64)
     (table,) = score_classes(
         [scored.scores], scored.truth, scored.patients, list(scored.names), resamples=50, seed=0, decided=scored.decided
     )
@@ -97,7 +97,7 @@ def exported(run: Path, letter: str, monkeypatch: Any) -> str:
     return digest(letter)
 
 
-def patient_bootstrap(a: list[ScoredRecords], b: list[ScoredRecords], resamples: int = 600) -> tuple[float, float]:
+def patient_bootstrap(a: list[ScoredRecords], b: list[ScoredRecords], resamples: int = 400) -> tuple[float, float]:
     """Percentile interval of the difference of mean AUROC (over seeds and classes), by drawing patients with
     replacement: counting pairs, and none of our code."""
     patients = a[0].patients

@@ -14,6 +14,7 @@ from cardialign.data_shards.shard_set.shard_set import ShardSet
 Call = Callable[..., Any]
 
 
+@pytest.mark.slow
 def test_evaluations_keep_what_pairs_them_and_nothing_that_names_a_record(
     cardialign: Call, exported: Path, shards: Path, tmp_path: Path
 ) -> None:
