@@ -33,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "stop": "end a job at a checkpoint; asked twice, at once",
     "list": "your jobs on a cluster",
     "study": "variants of a recipe over folds and seeds, and a table with paired intervals",
+    "compare": "runs, encoders and evaluations side by side: a page, LaTeX and CSV, with paired intervals and cost",
     "evaluate zero-shot": "AUROC of a prompt set, with bootstrap intervals",
     "evaluate linear-probe": "AUROC of a linear map on frozen features, beside honest floors",
     "evaluate grid": "linear probes of all tasks of a protocol at 1, 10, 100 %, beside floors; resumes by itself",

@@ -199,7 +199,7 @@ def _tabled(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict
     lines += of_these
     told = ", ".join(f"{count} of fold {fold}" for fold, count in known.items() if count)
     lines += [f"- patients with records in other folds, too: {told}; no figures of new patients"] if told else []
-    result = {**table, **about, "shards": work.shard_set.fingerprint}
+    result = {**table, **about, "shards": work.shard_set.fingerprint, "prompts": work.setting.prompts}
     write_json(args.out / TABLE, result, indent=1)
     commit_file(args.out / "table.md", lambda path: path.write_text("\n".join(lines) + "\n", encoding="utf-8"))
     return {**result, "_table": lines}

@@ -75,12 +75,12 @@ def _scientific(value: float) -> str:
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Scale:
+def scale_of(low: float, high: float, start: float, end: float) -> Scale:
     span = (high - low) or 1.0
     return lambda value: start + (value - low) / span * (end - start)
 
 
-def _placed(ticks: Sequence[float], scale: Scale) -> Ticks:
+def placed(ticks: Sequence[float], scale: Scale) -> Ticks:
     return [(scale(tick), label) for tick, label in zip(ticks, tick_labels(ticks), strict=True)]
 
 
@@ -119,10 +119,10 @@ def line_chart(
     margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
     low, high = (low if from_zero and low >= 0 else low - margin), high + margin
     first, last = extent or (xs[0], xs[-1])
-    x = _scale(first, last, Frame.left, Frame.right)
-    y = _scale(low, high, Frame.bottom, Frame.top)
-    across = _placed([tick for tick in nice_ticks(first, last, 6) if tick == int(tick)], x)
-    frame = Frame(title, unit, across, _placed(nice_ticks(low, high, 5), y), "step")
+    x = scale_of(first, last, Frame.left, Frame.right)
+    y = scale_of(low, high, Frame.bottom, Frame.top)
+    across = placed([tick for tick in nice_ticks(first, last, 6) if tick == int(tick)], x)
+    frame = Frame(title, unit, across, placed(nice_ticks(low, high, 5), y), "step")
 
     def path(heights: Sequence[float]) -> list[tuple[float, float]]:
         return [(x(step), y(height)) for step, height in zip(xs, heights, strict=True)]
@@ -139,13 +139,13 @@ def histogram(edges: Sequence[float], counts: Sequence[int], *, title: str, unit
     """
     if not counts:
         return ""
-    x = _scale(edges[0], edges[-1], Frame.left, Frame.right)
+    x = scale_of(edges[0], edges[-1], Frame.left, Frame.right)
     y, up = _counting(max(counts))
     bars = [
         _column(x(low), x(high), y, count, f"{low:g} to {high:g}: {count:,}")
         for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
     ]
-    across = _placed(nice_ticks(edges[0], edges[-1], 7), x)
+    across = placed(nice_ticks(edges[0], edges[-1], 7), x)
     return draw("columns", frame=Frame(title, unit, across, up, axis), bars=bars)
 
 
@@ -153,7 +153,7 @@ def column_chart(counts: Mapping[str, int], *, title: str, unit: str = "", axis:
     """One column per name, in the order given; for few, short names. "" without any."""
     if not counts:
         return ""
-    x = _scale(0, len(counts), Frame.left, Frame.right)
+    x = scale_of(0, len(counts), Frame.left, Frame.right)
     y, up = _counting(max(counts.values()))
     every = -(-len(counts) * max(map(len, counts)) // 52)  # labels stay apart: about 52 characters fit under the axis
     half = min(0.4 * (x(1) - x(0)), 26.0)
@@ -168,8 +168,8 @@ def column_chart(counts: Mapping[str, int], *, title: str, unit: str = "", axis:
 
 def _counting(highest: int) -> tuple[Scale, Ticks]:
     """The scale upwards of a chart of counts, and its ticks: whole numbers only."""
-    y = _scale(0.0, max(highest, 1) * 1.06, Frame.bottom, Frame.top)
-    return y, _placed([tick for tick in nice_ticks(0, max(highest, 1), 5) if tick == int(tick)], y)
+    y = scale_of(0.0, max(highest, 1) * 1.06, Frame.bottom, Frame.top)
+    return y, placed([tick for tick in nice_ticks(0, max(highest, 1), 5) if tick == int(tick)], y)
 
 
 def _column(left: float, right: float, y: Scale, count: int, told: str) -> dict[str, Any]:
@@ -229,10 +229,10 @@ class IntervalScale:
         finite = [v for v in values if math.isfinite(v)]
         self.low = max(0.0, min(0.4, math.floor(min(finite, default=0.4) * 10 - 1e-9) / 10))
         self.ticks = nice_ticks(self.low, 1.0, 5)
-        self.x = _scale(self.low, 1.0, INTERVAL_PAD, INTERVAL_WIDTH - INTERVAL_PAD)
+        self.x = scale_of(self.low, 1.0, INTERVAL_PAD, INTERVAL_WIDTH - INTERVAL_PAD)
 
     def header(self) -> str:
-        ticks = _placed(self.ticks, self.x)
+        ticks = placed(self.ticks, self.x)
         return draw("interval_header", width=INTERVAL_WIDTH, height=INTERVAL_HEIGHT, ticks=ticks)
 
     def row(self, trained: Estimate, untrained: Estimate | None) -> str:

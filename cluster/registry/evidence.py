@@ -13,13 +13,14 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cardialign.cluster.cli.address import absolute_uri
+from cardialign.cluster.evaluations.kept import Evaluation, arrays_of, scored_of
 from cardialign.cluster.registry.card import refresh_card
 from cardialign.cluster.registry.lookup import (
     DIGEST_TAG,
@@ -40,86 +41,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-    from cardialign.data_shards.shard_set.shard_set import ShardSet
-    from cardialign.pretrain.evaluation.probing.report import ProbeResult
-    from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
-    from cardialign.pretrain.evaluation.probing.tuned import TunedResult
-    from cardialign.pretrain.evaluation.result import ZeroShotResult
     from cardialign.pretrain.evaluation.scored import ScoredRecords
 
 FOLDER, FACTS, SCORES = "evidence", "evidence.json", "scores.safetensors"
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores as they are kept.
-
-    name: `KIND:WHAT`, as a requirement of the gate writes it (`requirements`). measure: what decides what a score
-    means; figures of another measure are not compared. encoder: digest of what was scored; shards: fingerprint.
-    """
-
-    name: str
-    measure: Mapping[str, Any]
-    scored: ScoredRecords
-    encoder: str
-    shards: str
-
-
-def of_zero_shot(result: ZeroShotResult, shard_set: ShardSet) -> Evaluation:
-    assert result.scored is not None
-    protocol = result.protocol
-    what = result.prompts["name"]
-    if protocol:
-        what = f"{protocol['protocol']}:{protocol['task']}" + (
-            "" if protocol["split"] == "test" else f":{protocol['split']}"
-        )
-    digests = {"protocol": protocol["digest"] if protocol else None, "prompts": result.prompts["digest"]}
-    measure = {"kind": "zero-shot", "label_set": result.prompts["label_set"], **digests}
-    return Evaluation(
-        f"zero-shot:{shorten(what)}", measure, result.scored.nameless(shard_set), result.encoder, shard_set.fingerprint
-    )
-
-
-def of_probe(
-    result: ProbeResult, task: ProbeTask, shard_set: ShardSet, share: float, how: Mapping[str, Any]
-) -> Evaluation:
-    """how: `subset`, how a share of the training records is chosen, and `encoder`, the digest of what was probed."""
-    scored = result.scored[share]
-    measure = {
-        "kind": "linear-probe",
-        "share": share,
-        **_learnt(task, shard_set),
-        "subset": None if share == 1 else [how["subset"], int(scored.scores.shape[0])],
-    }
-    name = f"linear-probe:{shorten(task.name)}@{100 * share:g}"
-    return _evaluation(name, measure, scored, task, shard_set, str(how["encoder"]))
-
-
-def of_tuned(result: TunedResult, task: ProbeTask, shard_set: ShardSet) -> Evaluation:
-    """Of an encoder that was trained on labels: what its weights are worth as a start, with these options."""
-    options = digest_of(result.options)
-    measure = {"kind": "fine-tune", **_learnt(task, shard_set), "options": options, "seeds": len(result.seeds)}
-    return _evaluation(f"fine-tune:{shorten(task.name)}", measure, result.scored, task, shard_set, result.start)
-
-
-def _learnt(task: ProbeTask, shard_set: ShardSet) -> dict[str, Any]:
-    from cardialign.pretrain.evaluation.scored import records_digest
-
-    protocol = task.about.get("protocol")
-    return {
-        "label_set": task.about.get("label_set"),
-        "protocol": protocol["test"]["digest"] if protocol else None,
-        "learnt_from": records_digest(shard_set, task.rows[task.parts.train]),
-        "chosen_by": records_digest(shard_set, task.rows[task.parts.validation]),
-    }
-
-
-def _evaluation(
-    name: str, measure: Mapping[str, Any], scored: ScoredRecords, task: ProbeTask, shard_set: ShardSet, encoder: str
-) -> Evaluation:
-    scored = replace(scored, rows=task.rows[task.parts.test])
-    return Evaluation(name, measure, scored.nameless(shard_set), encoder, shard_set.fingerprint)
 
 
 def log_evaluation(
@@ -202,10 +127,7 @@ def _log_scores(client: MlflowClient, version: ModelVersion, result: Mapping[str
 def _write_scores(path: Path, scored: ScoredRecords) -> None:
     from safetensors.numpy import save_file
 
-    arrays = {"scores": scored.scores, "truth": scored.truth, "patients": scored.patients.astype(np.int64)}
-    if scored.decided is not None:
-        arrays["decided"] = scored.decided
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    save_file(arrays_of(scored), path)
 
 
 @dataclass(frozen=True)
@@ -255,7 +177,7 @@ def _read(folder: Path, digest: str, encoder: str) -> Evidence:
             raise DataError("it is of another encoder, or another release wrote it", "")
         arrays = load(content)
         names = tuple((str(code), str(name)) for code, name in facts["classes"])
-        scored = _scored(arrays, names, str(facts["records"]))
+        scored = scored_of(arrays, names, str(facts["records"]))
         if not isinstance(facts["name"], str) or not isinstance(facts["measure"], dict):
             raise ValueError("it does not say of what")
         return Evidence(digest, {**facts, "n": len(scored.truth), "trained_on": str(facts["trained_on"])}, scored)
@@ -263,17 +185,3 @@ def _read(folder: Path, digest: str, encoder: str) -> Evidence:
         if isinstance(error, UserError):
             raise
         raise DataError(f"its files cannot be read ({ascii_escapes(str(error))[:200]})", "") from None
-
-
-def _scored(arrays: Mapping[str, Any], names: tuple[tuple[str, str], ...], records: str) -> ScoredRecords:
-    from cardialign.pretrain.evaluation.scored import ScoredRecords
-
-    scores, truth, patients = (arrays[name] for name in ("scores", "truth", "patients"))
-    decided = arrays.get("decided")
-    shape = (len(patients), len(names))
-    fits = scores.ndim == 3 and scores.shape[1:] == truth.shape == shape and truth.dtype == bool
-    if not fits or (decided is not None and (decided.shape != shape or decided.dtype != bool)):
-        raise ValueError("its arrays have other shapes than its classes")
-    if patients.dtype != np.int64 or scores.dtype.kind != "f" or not np.isfinite(scores).all():
-        raise ValueError("its scores are no numbers")
-    return ScoredRecords(scores, truth, patients, names, decided, None, records)

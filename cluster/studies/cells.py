@@ -149,6 +149,11 @@ def finished(cell: Cell, folder: Path, wanted: str, measures: Sequence[str] = ME
         return None
     if not isinstance(facts, dict) or facts.get("made_from") != wanted:
         raise of_another_study(folder, "a cell")
+    return read_scores(cell, folder, facts, measures)
+
+
+def read_scores(cell: Cell, folder: Path, facts: dict[str, Any], measures: Sequence[str] = MEASURES) -> Outcome:
+    """The scores in a cell's folder, bound to its facts. Raises UserError when they are not as they were written."""
     try:
         if sha256_of(folder / SCORES) != facts.get("scores"):
             raise ValueError("it is not the one that the cell was scored with")

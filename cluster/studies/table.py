@@ -17,7 +17,8 @@ from cardialign.cluster.studies.cells import MEASURES, Outcome
 from cardialign.cluster.studies.design import FLOORS, Design
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.evaluation.intervals import Sample, difference_interval, mean_interval
-from cardialign.pretrain.evaluation.scoring import class_auroc, decided_at, score_classes, usable_classes
+from cardialign.pretrain.evaluation.scored import ScoredRecords, joint_samples
+from cardialign.pretrain.evaluation.scoring import class_auroc, decided_at, usable_classes
 
 MEASURE_WORDS = {"zero_shot": "zero-shot", "probe": "probe"}
 HOW = (
@@ -105,32 +106,26 @@ def compared(design: Design, outcomes: Sequence[Outcome]) -> list[Outcome]:
 def samples_of(own: dict[str, list[Outcome]], measure: str, resamples: int) -> dict[str, Sample]:
     """Per row one sample over the classes of all folds, its seeds averaged."""
     every = [each for mine in own.values() for each in mine]
-    everybody = np.unique(np.concatenate([each.patients[measure] for each in every]))
-    pieces: dict[str, list[Sample]] = {name: [] for name in own}
-    for fold in sorted({each.cell.fold for each in every}):
-        here = {name: [each for each in mine if each.cell.fold == fold] for name, mine in own.items()}
-        first = _alike([each for mine in here.values() for each in mine], measure)
-        truth, decided = first.truth[measure], first.decided.get(measure)
-        usable, _ = usable_classes(truth, decided)
-        if not usable.size:
-            continue
-        scores = [np.stack([each.scores[measure][:, usable] for each in mine]) for mine in here.values()]
-        codes = [(first.codes[measure][c], "") for c in usable]
-        tables = score_classes(
-            scores,
-            truth[:, usable],
-            first.patients[measure],
-            codes,
-            resamples=resamples,
-            seed=0,
-            among=everybody,  # who has records in two folds weighs the same in both
-            decided=decided_at(decided, columns=usable),
-        )
-        for name, table in zip(here, tables, strict=True):
-            pieces[name].append(table.sample)
-    if not all(pieces.values()):
-        raise UserError("no class has positives and negatives in a fold kept out", "use larger folds")
-    return {name: _joined(parts) for name, parts in pieces.items()}
+    folds = sorted({each.cell.fold for each in every})
+    for fold in folds:
+        _alike([each for each in every if each.cell.fold == fold], measure)
+    systems = [
+        [scored_of([each for each in mine if each.cell.fold == fold], measure) for fold in folds]
+        for mine in own.values()
+    ]
+    try:
+        samples = joint_samples(systems, resamples)
+    except ValueError:
+        raise UserError("no class has positives and negatives in a fold kept out", "use larger folds") from None
+    return dict(zip(own, samples, strict=True))
+
+
+def scored_of(cells: Sequence[Outcome], measure: str) -> ScoredRecords:
+    """What the seeds of one variant made of the records of one fold."""
+    first = cells[0]
+    scores = np.stack([each.scores[measure] for each in cells])
+    names = tuple((code, "") for code in first.codes[measure])
+    return ScoredRecords(scores, first.truth[measure], first.patients[measure], names, first.decided.get(measure))
 
 
 def _alike(here: Sequence[Outcome], measure: str) -> Outcome:
@@ -145,15 +140,6 @@ def _alike(here: Sequence[Outcome], measure: str) -> Outcome:
                     "delete the older one of the two: the same command makes it anew",
                 )
     return first
-
-
-def _joined(parts: Sequence[Sample]) -> Sample:
-    return Sample(
-        np.concatenate([piece.point for piece in parts]),
-        np.concatenate([piece.resampled for piece in parts], axis=1),
-        np.concatenate([piece.having for piece in parts]),
-        np.concatenate([piece.lacking for piece in parts]),
-    )
 
 
 def by_cell(own: Iterable[Outcome], measure: str) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ Shapes: C classes, R resamples. Counts are of patients.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,16 @@ class Sample:
         """(C,) AUROCs a little towards their mean: where the model can say something of one that is 0 or 1."""
         pulled = (self.fewest * self.point + self.point.mean().clip(0.02, 0.98)) / (self.fewest + 1)
         return pulled.clip(1e-3, 1 - 1e-3)
+
+
+def together(parts: Sequence[Sample]) -> Sample:
+    """Samples of several parts over the same resamples as one over all their classes."""
+    return Sample(
+        np.concatenate([part.point for part in parts]),
+        np.concatenate([part.resampled for part in parts], axis=1),
+        np.concatenate([part.having for part in parts]),
+        np.concatenate([part.lacking for part in parts]),
+    )
 
 
 def mean_interval(sample: Sample) -> tuple[float, float]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.pretrain.evaluation.scoring import Estimate, score_classes, usable_classes
+from cardialign.pretrain.evaluation.intervals import Sample, together
+from cardialign.pretrain.evaluation.scoring import Estimate, decided_at, score_classes, usable_classes
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,49 @@ def _digest_of(digests: Sequence[bytes]) -> str:
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
+def joint_samples(systems: Sequence[Sequence[ScoredRecords]], resamples: int = 1000, seed: int = 0) -> list[Sample]:
+    """One sample per system over the classes of all its parts, every system on the same resamples of patients.
+
+    Parts are records that were scored apart (folds kept out in turn), the same ones in the same order for each system;
+    who has records in two of them weighs the same in both, so patients are named alike in all parts. A part without a
+    class that can be ranked is left out. The seeds of a system are averaged within each resample.
+    Raises ValueError where records, labels or patients are not the same, or no class can be scored.
+    """
+    everybody = np.unique(np.concatenate([part.patients for part in systems[0]]))
+    pieces: list[list[Sample]] = [[] for _ in systems]
+    for parts in zip(*systems, strict=True):
+        first = parts[0]
+        for each in parts[1:]:
+            check_alike(first, each)
+        columns, _ = usable_classes(first.truth, first.decided)
+        if not columns.size:
+            continue
+        tables = score_classes(
+            [each.scores[:, :, columns] for each in parts],
+            first.truth[:, columns],
+            first.patients,
+            [first.names[c] for c in columns],
+            resamples=resamples,
+            seed=seed,
+            among=everybody,
+            decided=decided_at(first.decided, columns=columns),
+        )
+        for mine, table in zip(pieces, tables, strict=True):
+            mine.append(table.sample)
+    if not pieces[0]:
+        raise ValueError("no class has both positives and negatives")
+    return [together(mine) for mine in pieces]
+
+
+def check_alike(mine: ScoredRecords, theirs: ScoredRecords) -> None:
+    """Raises ValueError where the records, their truth or their patients are not the same."""
+    same = mine.records == theirs.records and mine.names == theirs.names
+    if not same or not np.array_equal(mine.truth, theirs.truth) or not np.array_equal(mine.patients, theirs.patients):
+        raise ValueError("not the same records with the same labels and patients")
+    if not np.array_equal(_all_decided(mine), _all_decided(theirs)):
+        raise ValueError("other labels are left open")
+
+
 @dataclass(frozen=True)
 class PairedFigure:
     """Macro AUROC of both, and their difference with its 95 % interval by patient; NaN where there is none."""
@@ -81,11 +125,7 @@ def paired(mine: ScoredRecords, theirs: ScoredRecords, resamples: int = 1000, se
 
     Raises ValueError where the records, their truth or their patients are not the same, or no class can be scored.
     """
-    same = mine.records == theirs.records and mine.names == theirs.names
-    if not same or not np.array_equal(mine.truth, theirs.truth) or not np.array_equal(mine.patients, theirs.patients):
-        raise ValueError("not the same records with the same labels and patients")
-    if not np.array_equal(_all_decided(mine), _all_decided(theirs)):
-        raise ValueError("other labels are left open")
+    check_alike(mine, theirs)
     columns, _ = usable_classes(mine.truth, mine.decided)
     if not columns.size:
         raise ValueError("no class has both positives and negatives")

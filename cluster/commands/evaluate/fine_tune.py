@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, file_to_write, whole_number
-from cardialign.cluster.cli.result_file import check_place, write_result
+from cardialign.cluster.cli.result_file import check_place
 from cardialign.cluster.commands.evaluate.linear_probe import (
     add_ray,
     add_task,
@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.cli.progress import Progress
+    from cardialign.cluster.evaluations.kept import of_tuned, write_with_scores
     from cardialign.cluster.registry.open_encoder import open_encoder
     from cardialign.pretrain.evaluation.overlap import note_ledger
     from cardialign.pretrain.evaluation.probing.fine_tune import PRESETS, parse_options
@@ -79,12 +80,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 opening = opens_test(args, task, shard_set, encoder.training_run(), what)
                 found = tune(encoder, shard_set, task, options, replace(runs, elsewhere=elsewhere), progress, opening)
     result = {**found.to_dict(), "shards": shard_set.fingerprint}
+    scored = of_tuned(found, task, shard_set)
     if args.out is not None:
-        write_result(args.out, result)
+        write_with_scores(args.out, result, [scored])
     if args.track:
-        from cardialign.cluster.registry.evidence import log_evaluation, of_tuned
+        from cardialign.cluster.registry.evidence import log_evaluation
 
-        scored = of_tuned(found, task, shard_set)
         log_evaluation(args.encoder, args.tracking_uri, f"fine-tune-{args.preset}/{task.name}", result, scored)
     return {**result, "_table": found.table()}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, place, place_to_write
-from cardialign.cluster.cli.result_file import check_place, write_result, write_rows
+from cardialign.cluster.cli.result_file import check_place, write_rows
 from cardialign.cluster.commands.evaluate.linear_probe import (
     add_probe,
     add_track,
@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.cli.progress import Progress
+    from cardialign.cluster.evaluations.kept import of_grid, write_with_scores
     from cardialign.cluster.registry.open_encoder import open_encoder
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.grid.grid import GridWork, run_grid
@@ -88,7 +89,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         work = GridWork(executor_of(args), features, cells)
         found = run_grid(encoder, plan, args.out, work, allow_trained=args.allow_trained)
     result = found.to_dict()
-    write_result(args.out / RESULT, result)
+    how = {"encoder": result["encoder"], "subset": args.subset}
+    write_with_scores(args.out / RESULT, result, of_grid(found, sets, how))
     write_rows(args.out / ROWS, found.flat())
     if args.track:
         _track(args, encoder.digest, found, sets)
@@ -97,7 +99,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _track(args: argparse.Namespace, digest: str, found: GridResult, sets: Mapping[str, ShardSet]) -> None:
     """Figures and, where their cells hold them, scores of every task and share, beside the version."""
-    from cardialign.cluster.registry.evidence import log_evaluation, of_probe
+    from cardialign.cluster.evaluations.kept import of_probe
+    from cardialign.cluster.registry.evidence import log_evaluation
 
     opened = {each.task.name: each for each in found.opened}
     how = {"encoder": digest, "subset": args.subset}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, file_to_write, folds, place, whole_number
-from cardialign.cluster.cli.result_file import check_place, write_result
+from cardialign.cluster.cli.result_file import check_place
 from cardialign.data_shards.errors import UsageError
 
 if TYPE_CHECKING:
@@ -206,6 +206,7 @@ def opens_test(
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.cli.progress import Progress
+    from cardialign.cluster.evaluations.kept import of_probe, of_shares, write_with_scores
     from cardialign.cluster.registry.open_encoder import open_encoder
     from cardialign.pretrain.evaluation.overlap import note_ledger
     from cardialign.pretrain.evaluation.probing.cells import probe_task
@@ -223,15 +224,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         opening = opens_test(args, task, shard_set, encoder.training_run(), "linear-probe")
         found = probe_task(encoder, shard_set, task, plan, executor_of(args), progress, opening)
         result = {**found.to_dict(), "encoder": encoder.digest, "shards": shard_set.fingerprint}
+    how = {"encoder": result["encoder"], "subset": args.subset}
     if args.out is not None:
-        write_result(args.out, result)
+        write_with_scores(args.out, result, of_shares(found, task, shard_set, how))
     if args.track:
-        from cardialign.cluster.registry.evidence import log_evaluation, of_probe
+        from cardialign.cluster.registry.evidence import log_evaluation
 
         for figure in found.tracked():
             share = figure["share"]
             name = f"linear-probe/{found.task['name']}/{100 * share:g}"
-            scored = of_probe(found, task, shard_set, share, {"encoder": result["encoder"], "subset": args.subset})
+            scored = of_probe(found, task, shard_set, share, how)
             log_evaluation(args.encoder, args.tracking_uri, name, figure, scored)
     return {**result, "_table": found.table()}
 

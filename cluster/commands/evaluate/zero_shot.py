@@ -14,7 +14,7 @@ from cardialign.cluster.cli.options import (
     place,
     whole_number,
 )
-from cardialign.cluster.cli.result_file import check_place, write_result
+from cardialign.cluster.cli.result_file import check_place
 from cardialign.data_shards.errors import UsageError
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.cli.progress import Progress
+    from cardialign.cluster.evaluations.kept import of_comparison, of_zero_shot, write_with_scores
     from cardialign.cluster.registry.open_encoder import open_encoder
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.protocols import open_task
@@ -111,9 +112,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             outcome = outcome.opened(_opening(args, encoder, shard_set, settings.get("task")))
     result = outcome.to_dict()
     if args.out is not None:
-        write_result(args.out, result)
+        write_with_scores(args.out, result, of_comparison(outcome, shard_set))
     if args.track:
-        from cardialign.cluster.registry.evidence import log_evaluation, of_zero_shot
+        from cardialign.cluster.registry.evidence import log_evaluation
 
         chosen = result["protocol"]
         name = f"{chosen['protocol']}/{chosen['task']}/{chosen['split']}" if chosen else result["prompts"]["name"]

@@ -47,6 +47,11 @@ def test_what_an_encoder_was_trained_on_is_scored_only_when_asked_for(
     assert allowed.code == 0 and "TRAINED ON WHAT IT IS SCORED ON" in allowed.out
     result = json.loads((tmp_path / "a.json").read_text())
     assert result["trained_on"]["status"] == "found" and result["trained_on"]["records"] == result["n"]
+    assert (tmp_path / "a.scores.safetensors").stat().st_mode & 0o007 == 0, "no other user reads its scores"
+    beside = cardialign("compare", trained, tmp_path / "a.json", "--out", tmp_path / "o", "--bootstrap", 5)
+    assert beside.code == 0 and beside.json["figures"][0]["task"] == "virtual-findings-v2", beside.json
+    (told,) = beside.json["not_comparable"]
+    assert "trained on what it is scored on" in told
 
 
 def test_an_export_that_says_nothing_is_scored_and_called_unknown(

@@ -1,0 +1,62 @@
+"""Tables in LaTeX with booktabs: every word of others is escaped, so that it is printed and never run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cardialign.cluster.cli.lines import printable
+from cardialign.cluster.comparison.tables import Cell, Row, Table
+
+ESCAPES = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "^": r"\textasciicircum{}",
+    "_": r"\_", "~": r"\textasciitilde{}", "%": r"\%", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "'": r"\textquotesingle{}", "±": r"$\pm$", "−": r"$-$",
+    "–": "--", "…": r"\ldots{}", "[": "{[}", "]": "{]}",
+}  # fmt: skip
+HEAD = (
+    "% Written by cardialign compare. Needs \\usepackage{booktabs}, and with pdfLaTeX \\usepackage[T1]{fontenc} and\n"
+    "% \\usepackage{textcomp}. A dagger marks published figures: other records, splits and prompts than the others.\n"
+)
+
+
+def latex_of(tables: Sequence[Table], notes: Sequence[str]) -> str:
+    """One `table` each, and what is said under them."""
+    return HEAD + "\n".join(_table(each, notes if k == 0 else ()) for k, each in enumerate(tables))
+
+
+def escaped(text: str) -> str:
+    """Text of others as LaTeX prints it; nothing in it is a command, and a line of it stays one."""
+    return "".join(ESCAPES.get(each, each) for each in printable(text))
+
+
+def _table(table: Table, notes: Sequence[str]) -> str:
+    lines = [
+        r"\begin{table}",
+        r"\centering\small",
+        rf"\caption{{{escaped(table.title)}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(table.heads)}}}",
+        r"\toprule",
+        " & ".join(["", *map(escaped, table.heads)]) + r" \\",
+    ]
+    for heading, rows in table.blocks:
+        lines.append(r"\midrule")
+        if heading:
+            lines.append(rf"\multicolumn{{{len(table.heads) + 1}}}{{l}}{{\emph{{{escaped(heading)}}}}} \\")
+        lines += [_row(row) for row in rows]
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [rf"\par\footnotesize {escaped(note)}" for note in [*table.notes, *notes]]
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def _row(row: Row) -> str:
+    name = escaped(row.name) + (r"\textsuperscript{\textdagger}" if row.kind == "published" else "")
+    return " & ".join([rf"\textit{{{name}}}" if row.kind == "floor" else name, *map(_cell, row.cells)]) + r" \\"
+
+
+def _cell(cell: Cell) -> str:
+    text = escaped(cell.text)
+    if cell.best:
+        text = rf"\textbf{{{text}}}"
+    if cell.below:
+        text += rf" {{\scriptsize ({escaped(cell.below)})}}"
+    return text + (rf"\textsuperscript{{{escaped(cell.mark)}}}" if cell.mark else "")
