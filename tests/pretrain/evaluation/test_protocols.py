@@ -123,7 +123,7 @@ def test_the_clean_protocol_takes_published_folds_and_labelled_records_only(shar
 def test_what_is_missing_is_named_with_what_is_expected(shards: ShardSet, tmp_path: Path) -> None:
     with pytest.raises(
         UsageError,
-        match=r"unknown evaluation protocol 'merl'(.|\n)*benchmark-v1, challenge-v1, clean-v1, clean-v2, development-v1",
+        match=r"unknown evaluation protocol .merl.(.|\n)*benchmark-v1, challenge-v1, clean-v1, clean-v2, dev",
     ):
         open_task("merl:ptb-xl-super", shards)
     with pytest.raises(UsageError, match=r"has no task 'super'(.|\n)*clean-v1:ptb-xl-super"):
