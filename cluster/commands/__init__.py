@@ -45,6 +45,7 @@ COMMANDS: dict[str, str] = {
     "evaluate masker": "what the masker of a SCAR-R run removes of each class, in figures and pictures",
     "export": "newest verified checkpoint of a run -> safetensors encoder",
     "map": "records as an encoder sees them, on a plane: by class, by age, beside another encoder",
+    "search": "the records and reports nearest to a record, or the records nearest to a text",
     "embed": "embed one ECG with an exported or registered encoder",
     "registry list": "registered encoders, versions and aliases",
     "registry show": "the card of a registered encoder: what it is, its data, figures, contract, limits",

@@ -49,6 +49,11 @@ class UsableEncoder(ABC):
     def report_style(self) -> str:
         return "sentences"
 
+    @property
+    def group_leads(self) -> Mapping[str, tuple[str, ...]]:
+        """Lead group -> its leads, in the order of `EncoderOutput.group_weights`; empty where no groups are weighed."""
+        return {}
+
     @abstractmethod
     def reader(self, spec: SignalSpec) -> Reader:
         """What embeds records of a shard set of this rate and length. Raises UserError where these do not fit."""
