@@ -87,7 +87,6 @@ def draw_ecg(
         for row in LAYOUT
     ]
     rows.append([_Strip(RHYTHM_LEAD, 0.0, 0.0, SECONDS)])
-    weights = weights or {}
     millivolts = _centred(record)
     reaches = [_reach(record, millivolts, row) for row in rows]
     height = sum(up + down for up, down in reaches)
@@ -104,13 +103,9 @@ def draw_ecg(
         base -= up
         _draw_calibration(axes, base)
         for strip in row:
-            if marked is not None:
-                _mark_strip(axes, record, marked, strip, base - down, base + up)
-            weight = weights.get(strip.lead) if strip.seconds < SECONDS else None
-            if weight is not None:
-                _weigh_strip(axes, weight, strip, base - down, base + up)
+            _draw_ground(axes, record, strip, (base - down, base + up), marked, weights)
             _draw_strip(axes, record, millivolts, strip, base)
-            _write_lead_name(axes, record, strip, base + up - 2.4, weight)
+            _write_lead_name(axes, record, strip, base + up - 2.4, _weight_of(strip, weights))
         for strip in row[1:]:
             axes.plot([_LEFT + strip.left] * 2, [base - 2, base + 2], color=_INK, linewidth=0.8)
         base -= down
@@ -197,6 +192,29 @@ def _mark_strip(axes: Axes, record: EcgRecord, marked: np.ndarray, strip: _Strip
         left = _LEFT + strip.left + first * mm
         box = Rectangle((left, bottom + 0.5), (last - first) * mm, top - bottom - 1, facecolor=_MARK, edgecolor="none")
         axes.add_patch(box).set_zorder(2)
+
+
+Weights = Mapping[str, LeadWeight] | None
+
+
+def _weight_of(strip: _Strip, weights: Weights) -> LeadWeight | None:
+    """None on the rhythm strip, whose lead has its weight further up."""
+    return weights.get(strip.lead) if weights and strip.seconds < SECONDS else None
+
+
+def _draw_ground(
+    axes: Axes,
+    record: EcgRecord,
+    strip: _Strip,
+    ends: tuple[float, float],
+    marked: np.ndarray | None,
+    weights: Weights,
+) -> None:
+    """What stands behind a strip, between these ends in mm."""
+    if marked is not None:
+        _mark_strip(axes, record, marked, strip, *ends)
+    if (weight := _weight_of(strip, weights)) is not None:
+        _weigh_strip(axes, weight, strip, *ends)
 
 
 def _weigh_strip(axes: Axes, weight: LeadWeight, strip: _Strip, bottom: float, top: float) -> None:
