@@ -157,7 +157,7 @@ def _evaluate(
     names = tuple((each.code, each.name) for each in task.prompts.classes)
     results = []
     for encoder, table, overlap, values in zip(encoders, tables, overlaps, scores, strict=True):
-        result = _result(encoder, table, shard_set, task, reasons, options, started)
+        result = _result(encoder, table, shard_set, task, task.why(reasons), options, started)
         kept = ScoredRecords(values[None], task.truth, task.patients, names, task.decided, task.rows)
         result = replace(result, trained_on=overlap.to_dict(), label_set=asdict(coverage), scored=kept)
         results.append((result, table))
