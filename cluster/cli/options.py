@@ -15,6 +15,7 @@ from cardialign.cluster.cli.address import TRACKING_URI, default_uri
 from cardialign.data_shards.errors import UsageError
 
 DEVICES = ("auto", "cpu", "gpu")
+PROMPT_WORDS = ("prompts", "names", "names-in-leads")
 SPREADS = ("default", "pack", "strict")
 WAIT_MINUTES = 30.0
 """A collective of torch gives up after as long."""
@@ -145,6 +146,16 @@ def add_folds(parser: argparse._ActionsContainer, help: str) -> None:
 def add_split(parser: argparse._ActionsContainer, help: str) -> None:
     parser.add_argument(
         "--split", choices=("train", "val", "test"), help=f"{help} (by patient hash, stable when data is added)"
+    )
+
+
+def add_prompt_words(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--words",
+        choices=PROMPT_WORDS,
+        default=PROMPT_WORDS[0],
+        help="what stands for a class: its prompts (default), its name alone, or its name and its name in each of the "
+        'twelve leads ("in lead V1"), of which the one that fits best counts',
     )
 
 

@@ -27,10 +27,9 @@ def _trace(run_dir: Path) -> list[dict[str, Any]]:
 
 def _pictures(out: Path) -> list[Picture]:
     """The first unseen records with different reports, through the pulled encoder."""
-    import numpy as np
-
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.data_shards.signal.plot import draw_ecg
+    from cardialign.pretrain.evaluation.atlas.weights import lead_weights
     from cardialign.pretrain.export.loaded import load_encoder
 
     encoder = load_encoder(out / "encoder")
@@ -43,12 +42,10 @@ def _pictures(out: Path) -> list[Picture]:
             if record.statements in seen or not record.statements:
                 continue
             seen.add(record.statements)
-            output = encoder.encode(record.millivolts()[None], record.lead_mask[None], np.array([record.valid_samples]))
-            weights = {}
-            if output.group_weights is not None:
-                weights = dict(zip(encoder.group_names, output.group_weights[0].tolist(), strict=True))
+            found = lead_weights(encoder, record, shard_set.spec) if encoder.group_leads else {}
+            weights = {each.group: each.weight for each in found.values()}
             png = Path(scratch) / "ecg.png"
-            draw_ecg(record, png)
+            draw_ecg(record, png, weights=found)
             pictures.append(Picture(record.key, png.read_bytes(), ". ".join(record.statements), weights))
             if len(pictures) == PICTURES:
                 break

@@ -7,6 +7,7 @@ Everything is laid out in millimetres of paper, so a print at 100 % can be measu
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,7 @@ _NAME = 4.5  # mm over a row's peaks for the lead names
 _TEXT_COLUMNS = ((5.0, 42), (84.0, 62), (196.0, 40))  # mm from the left, characters
 _PAPER, _FINE, _BOLD, _INK, _GREY = "#fff8f6", "#f7d4cd", "#eba69b", "#1a1a1a", "#9a9a9a"
 _MARK = (0.16, 0.42, 0.72, 0.28)
+_DARKEST = 0.75  # of the ground of a group that is all that counts
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,29 @@ class _Strip:
     seconds: float
 
 
+@dataclass(frozen=True)
+class LeadWeight:
+    """What a lead counts for: the name of its group, and the weight 0..1 of that group."""
+
+    group: str
+    weight: float
+
+
 def draw_ecg(
-    record: EcgRecord, path: str | Path | None = None, *, dpi: int = 130, marked: np.ndarray | None = None
+    record: EcgRecord,
+    path: str | Path | None = None,
+    *,
+    dpi: int = 130,
+    marked: np.ndarray | None = None,
+    weights: Mapping[str, LeadWeight] | None = None,
 ) -> Path | Figure:
     """Draw the first 10 s of `record`; write a PNG to `path` and return the path, or return the Figure when `path` is
     None.
 
     Each lead is drawn about its own median. Masked leads are grey and say why; the head holds patient, report
     statements, labels and quality flags. dpi: up to 1200, which is finer than printers are. marked bool (12, T): what
-    stands on a coloured ground.
+    stands on a coloured ground. weights: of leads by name; the ground of each of the twelve is the darker the more its
+    group weighs, and its name says how much.
 
     Raises UsageError for another dpi, DataError when `path` cannot be written.
     """
@@ -87,15 +103,14 @@ def draw_ecg(
         base -= up
         _draw_calibration(axes, base)
         for strip in row:
-            if marked is not None:
-                _mark_strip(axes, record, marked, strip, base - down, base + up)
+            _draw_ground(axes, record, strip, (base - down, base + up), marked, weights)
             _draw_strip(axes, record, millivolts, strip, base)
-            _write_lead_name(axes, record, strip, base + up - 2.4)
+            _write_lead_name(axes, record, strip, base + up - 2.4, _weight_of(strip, weights))
         for strip in row[1:]:
             axes.plot([_LEFT + strip.left] * 2, [base - 2, base + 2], color=_INK, linewidth=0.8)
         base -= down
     _write_head(figure, head, total)
-    _write_foot(figure, record, total)
+    _write_foot(figure, record, total, bool(weights))
     if path is None:
         return figure
     try:
@@ -179,9 +194,42 @@ def _mark_strip(axes: Axes, record: EcgRecord, marked: np.ndarray, strip: _Strip
         axes.add_patch(box).set_zorder(2)
 
 
-def _write_lead_name(axes: Axes, record: EcgRecord, strip: _Strip, y: float) -> None:
+Weights = Mapping[str, LeadWeight] | None
+
+
+def _weight_of(strip: _Strip, weights: Weights) -> LeadWeight | None:
+    """None on the rhythm strip, whose lead has its weight further up."""
+    return weights.get(strip.lead) if weights and strip.seconds < SECONDS else None
+
+
+def _draw_ground(
+    axes: Axes,
+    record: EcgRecord,
+    strip: _Strip,
+    ends: tuple[float, float],
+    marked: np.ndarray | None,
+    weights: Weights,
+) -> None:
+    """What stands behind a strip, between these ends in mm."""
+    if marked is not None:
+        _mark_strip(axes, record, marked, strip, *ends)
+    if (weight := _weight_of(strip, weights)) is not None:
+        _weigh_strip(axes, weight, strip, *ends)
+
+
+def _weigh_strip(axes: Axes, weight: LeadWeight, strip: _Strip, bottom: float, top: float) -> None:
+    """The ground of a whole strip, as dark as its group weighs."""
+    ground = (*_MARK[:3], float(np.clip(_DARKEST * weight.weight, 0, _DARKEST)))
+    left, width = _LEFT + strip.left, strip.seconds * MM_PER_SECOND
+    box = Rectangle((left + 0.3, bottom + 0.5), width - 0.6, top - bottom - 1, facecolor=ground, edgecolor="none")
+    axes.add_patch(box).set_zorder(1.5)
+
+
+def _write_lead_name(axes: Axes, record: EcgRecord, strip: _Strip, y: float, weight: LeadWeight | None) -> None:
     masked = not record.lead_mask[STANDARD_LEADS.index(strip.lead)]
     name = f"{strip.lead}  ({_why_masked(record, strip.lead)})" if masked else strip.lead
+    if weight is not None:
+        name += f"   {weight.group} {weight.weight:.2f}"
     color = _GREY if masked else _INK
     axes.text(
         _LEFT + strip.left + 1.2,
@@ -256,12 +304,14 @@ def _write_head(figure: Figure, blocks: list[list[tuple[str, bool]]], total: flo
             )
 
 
-def _write_foot(figure: Figure, record: EcgRecord, total: float) -> None:
+def _write_foot(figure: Figure, record: EcgRecord, total: float, weighed: bool) -> None:
     rate = record.extra.get("original_sampling_rate", record.sampling_rate)
     words = [f"{MM_PER_SECOND:g} mm/s", f"{MM_PER_MILLIVOLT:g} mm/mV", f"{record.sampling_rate:g} Hz"]
     if rate != record.sampling_rate:
         words.append(f"recorded at {rate:g} Hz")
     words.append(f"{record.valid_samples / record.sampling_rate:.4g} s of signal")
+    if weighed:
+        words.append("ground: weight of the lead group in the embedding; where an encoder looked, not why")
     figure.text(
         _LEFT / _WIDTH, _FOOT / 2 / total, "      ".join(words), fontsize=8, color=_INK, va="center", parse_math=False
     )

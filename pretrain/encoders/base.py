@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -55,6 +57,8 @@ class EcgEncoder(nn.Module):
     """`encoder.name` that it was made for."""
     group_names: tuple[str, ...] = ()
     """Names of the lead groups, in the order of `EncoderOutput.group_weights`; empty for an encoder without."""
+    group_leads: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    """Lead group -> the names of its leads, in the same order."""
     block_list: str = "blocks"
     """Dotted name of the list of its repeated layers, as it stands in the names of its weights."""
     removes_tokens: bool = False

@@ -119,7 +119,7 @@ class CardiAlignEncoder(EcgEncoder):
         super().__init__(spec, normalisation)
         assert config.width is not None and config.depth is not None and config.heads is not None
         self.packs = config.attention == "packed"
-        self.group_names = tuple(config.lead_groups)
+        self.group_names, self.group_leads = tuple(config.lead_groups), dict(config.lead_groups)
         self.scales = [samples_of(scale, spec.sampling_rate, spec.samples) for scale in config.patches]
         groups = [[STANDARD_LEADS.index(lead) for lead in leads] for leads in config.lead_groups.values()]
         features = (len(self.scales) + config.beat) * config.width

@@ -13,10 +13,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.reading.tables import read_table, strings
+from cardialign.data_shards.reading.tables import columns_of, read_table, strings
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.prompts import PromptClass, PromptSet
 
+NO_LABELS = ("sex", "gender", "validation", "validated_by_human", "strat_fold", "fold", "pacemaker")
+"""Columns of 0 and 1 in published files that are about a record or a patient."""
 _VALUES = {"0": False, "0.0": False, "1": True, "1.0": True}
 
 
@@ -43,6 +45,20 @@ def read_label_file(path: Path, id_column: str, classes: Sequence[str]) -> tuple
                 )
             truth[i, k] = _VALUES[text]
     return names, truth, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def other_labels(path: Path, classes: Sequence[str]) -> dict[str, int]:
+    """Columns that hold 0 and 1 in every row and are none of `classes`, with how many rows have a 1: labels of
+    classes that nobody asked for, or a class whose name is written in another way."""
+    known = {name.casefold() for name in (*classes, *NO_LABELS)}
+    names = [name for name in columns_of(path) if name.casefold() not in known]
+    table = read_table(path, (), optional=names)
+    found = {}
+    for name in names:
+        values = strings(table, name) if name in table.column_names else []
+        if values and set(values) <= set(_VALUES) and (count := sum(_VALUES[text] for text in values)):
+            found[name] = count
+    return found
 
 
 def record_name(text: str) -> str:

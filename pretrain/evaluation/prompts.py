@@ -94,6 +94,11 @@ class PromptSet:
         )
 
 
+def said(prompts: PromptSet, words: str) -> PromptSet:
+    """The set as it is ("prompts"), by its class names ("names"), or by these also in each lead ("names-in-leads")."""
+    return prompts if words == "prompts" else prompts.class_names(in_leads=words == "names-in-leads")
+
+
 def _no_file(thing: Any) -> str | None:
     if not isinstance(thing, str | Path):
         return f"it is of type {type(thing).__name__}, not the path of a YAML file"

@@ -18,7 +18,7 @@ from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.shard_set.splits import SPLITS, SplitRule
 from cardialign.pretrain.config.yaml_text import read_yaml
-from cardialign.pretrain.evaluation.label_files import read_label_file, read_prompt_file, rows_by_name
+from cardialign.pretrain.evaluation.label_files import other_labels, read_label_file, read_prompt_file, rows_by_name
 from cardialign.pretrain.evaluation.prompts import PromptSet, load_prompts
 from cardialign.pretrain.evaluation.task import EvaluationTask, labelled_task
 from cardialign.pretrain.evaluation.windows import Crop
@@ -195,10 +195,15 @@ def _from_label_files(task: ProtocolTask, shard_set: ShardSet, split: str, folde
             len(names),
             int(present.sum()),
         )
+    unknown = other_labels(folder / labels[split], labels["classes"])
+    if unknown:
+        listed = ", ".join(f"{code} ({count})" for code, count in unknown.items())
+        note += f"; labels there that are no class of the protocol: {listed}"
     order = rows[present].argsort()
     chosen = rows[present][order]
     facts = {
         "note": note,
+        "unknown_labels": unknown,
         "published": len(names),
         "present": int(present.sum()),
         "missing": len(absent),

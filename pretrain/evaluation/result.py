@@ -144,6 +144,13 @@ def _table(result: ZeroShotResult, baseline: ZeroShotResult | None) -> str:
     if 0 < frequent.classes < len(result.classes):
         name = f"macro, {_classes(frequent.classes)} with n >= {frequent.min_positives}"
         macros.append(["", name, "", _figure(frequent.value), _interval(frequent)])
+    reasons = dict.fromkeys(e["reason"] for e in result.excluded)
+    notes = [
+        f"left out, {reason}: {', '.join(e['code'] for e in result.excluded if e['reason'] == reason)}"
+        for reason in reasons
+    ]
+    if not frequent.classes:
+        notes.insert(0, f"no class has {frequent.min_positives} positives: the macro is a mean over rare ones alone")
     if baseline:
         beside = [baseline.macro, baseline.macro_frequent.value]
         macros = [[*row, _figure(value)] for row, value in zip(macros, beside, strict=False)]
@@ -154,11 +161,6 @@ def _table(result: ZeroShotResult, baseline: ZeroShotResult | None) -> str:
         return "  ".join(cells).rstrip()
 
     rule = "  ".join("-" * w for w in widths)
-    reasons = dict.fromkeys(e["reason"] for e in result.excluded)
-    notes = [
-        f"left out, {reason}: {', '.join(e['code'] for e in result.excluded if e['reason'] == reason)}"
-        for reason in reasons
-    ]
     notes += _label_notes(result)
     if result.protocol:
         notes.append(f"protocol {result.protocol['protocol']}:{result.protocol['task']}: {result.protocol['note']}")

@@ -33,6 +33,7 @@ class EvaluationTask:
     protocol       where all this comes from when a published protocol chose it
                    (`cardialign.pretrain.evaluation.protocols`), None otherwise
     listed         the rows in the order of the published label file, where there is one: published subsets count in it
+    absent         codes of the prompts that no record of the shard set has, whatever its fold: mistyped, or not there
     """
 
     prompts: PromptSet
@@ -48,6 +49,14 @@ class EvaluationTask:
     crop: Crop | None = None
     normalisation: str = "none"
     listed: np.ndarray | None = None
+    absent: tuple[str, ...] = ()
+
+    def why(self, reasons: dict[int, str]) -> dict[int, str]:
+        """Why classes cannot be scored, by their places: `scoring.usable_classes` says it of the records, and of a code
+        that the whole label set lacks there is more to say."""
+        lacking = f"no record of the shard set has such a code of {self.prompts.label_set}"
+        codes = self.prompts.codes
+        return {c: lacking if codes[c] in self.absent else reason for c, reason in reasons.items()}
 
 
 def labelled_task(
@@ -87,7 +96,9 @@ def labelled_task(
     counts = matrix.sum(axis=0)
     unprompted = {} if classes else {c: int(counts[column[c]]) for c in known if c not in words.codes}
     decided = decided_records(shard_set, rows, words.label_set, words.codes)
-    return EvaluationTask(words, rows, truth, shard_set.patients[rows], unprompted, chosen, rule, decided=decided)
+    absent = tuple(code for code in words.codes if code not in column)
+    patients = shard_set.patients[rows]
+    return EvaluationTask(words, rows, truth, patients, unprompted, chosen, rule, decided=decided, absent=absent)
 
 
 def decided_records(shard_set: ShardSet, rows: np.ndarray, label_set: str, codes: Sequence[str]) -> np.ndarray | None:

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 class ZeroShotOptions(TypedDict, total=False):
     """What to evaluate on, and how.
 
-    prompts       name of a shipped prompt set or a YAML file
+    prompts       name of a shipped prompt set, a YAML file, or a set that is at hand
     classes       only these codes of it
     folds, split  only these records; default: all
     task          instead of all these, what a protocol chose (`cardialign.pretrain.evaluation.protocols.open_task`)
@@ -51,7 +51,7 @@ class ZeroShotOptions(TypedDict, total=False):
     scoring       how a text is scored beside an ECG, one of the encoder's `scorings`; default: its own
     """
 
-    prompts: str | Path | None
+    prompts: str | Path | PromptSet | None
     folds: Sequence[int] | None
     classes: Sequence[str] | None
     split: str | None
@@ -69,7 +69,7 @@ class ZeroShotOptions(TypedDict, total=False):
 class _Options:
     """`ZeroShotOptions` with their defaults."""
 
-    prompts: str | Path | None = None
+    prompts: str | Path | PromptSet | None = None
     folds: Sequence[int] | None = None
     classes: Sequence[str] | None = None
     split: str | None = None
@@ -86,7 +86,7 @@ class _Options:
         fold_numbers(self.folds)
         for name, least in (("bootstrap", 1), ("seed", 0), ("batch_size", 1), ("threads", 1)):
             whole_number(name, getattr(self, name), least)
-        if not isinstance(self.prompts, str | Path | None):
+        if not isinstance(self.prompts, str | Path | PromptSet | None):
             raise UsageError(f"prompts is {self.prompts!r:.60}", "give the name of a prompt set, or a YAML file")
         if isinstance(self.classes, str):
             raise UsageError(f"classes is {self.classes!r:.60}", f"give a list of codes: [{self.classes!r:.60}]")
@@ -157,7 +157,7 @@ def _evaluate(
     names = tuple((each.code, each.name) for each in task.prompts.classes)
     results = []
     for encoder, table, overlap, values in zip(encoders, tables, overlaps, scores, strict=True):
-        result = _result(encoder, table, shard_set, task, reasons, options, started)
+        result = _result(encoder, table, shard_set, task, task.why(reasons), options, started)
         kept = ScoredRecords(values[None], task.truth, task.patients, names, task.decided, task.rows)
         result = replace(result, trained_on=overlap.to_dict(), label_set=asdict(coverage), scored=kept)
         results.append((result, table))

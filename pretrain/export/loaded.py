@@ -90,8 +90,8 @@ class LoadedEncoder(UsableEncoder):
         return self._config()
 
     @property
-    def group_names(self) -> tuple[str, ...]:  # of `EncoderOutput.group_weights`
-        return self.ecg.group_names
+    def group_leads(self) -> Mapping[str, tuple[str, ...]]:
+        return self.ecg.group_leads
 
     @cached_property
     def text_encoder(self) -> TextEncoder:

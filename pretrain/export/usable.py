@@ -61,6 +61,11 @@ class UsableEncoder(ABC):
         """What names it on a missingness card: its digest, but for a card that it carries already."""
         return self.digest
 
+    @property
+    def group_leads(self) -> Mapping[str, tuple[str, ...]]:
+        """Lead group -> its leads, in the order of `EncoderOutput.group_weights`; empty where no groups are weighed."""
+        return {}
+
     @abstractmethod
     def reader(self, spec: SignalSpec) -> Reader:
         """What embeds records of a shard set of this rate and length. Raises UserError where these do not fit."""

@@ -6,8 +6,10 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.options import (
+    PROMPT_WORDS,
     add_encoder,
     add_folds,
+    add_prompt_words,
     add_split,
     add_tracking_uri,
     file_to_write,
@@ -19,6 +21,7 @@ from cardialign.data_shards.errors import UsageError
 
 if TYPE_CHECKING:
     from cardialign.data_shards.shard_set.shard_set import ShardSet
+    from cardialign.pretrain.evaluation.prompts import PromptSet
     from cardialign.pretrain.evaluation.task import EvaluationTask
     from cardialign.pretrain.export.usable import UsableEncoder
 
@@ -31,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--protocol", metavar="NAME:TASK", help="records, labels and prompts of a protocol, e.g. clean-v1:ptb-xl-super"
     )
+    add_prompt_words(parser)
     parser.add_argument(
         "--label-files",
         type=place,
@@ -94,8 +98,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.protocol is None:
         if args.label_files is not None:
             raise UsageError("--label-files belongs to a protocol", "add --protocol NAME:TASK or leave it out")
-        settings |= {"prompts": args.prompts, "folds": args.folds, "split": args.split}
+        settings |= {"prompts": _prompts(args), "folds": args.folds, "split": args.split}
     else:
+        if args.words != PROMPT_WORDS[0]:
+            raise UsageError(
+                "--words with --protocol: the protocol says which words", "leave --words out, or choose --prompts"
+            )
         if args.folds is not None:
             raise UsageError(
                 "--folds with --protocol: the protocol says which records", "leave --folds out, or choose --split"
@@ -123,6 +131,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {**result, "_table": outcome.table()}
 
 
+def _prompts(args: argparse.Namespace) -> PromptSet:
+    from cardialign.pretrain.evaluation.prompts import load_prompts, said
+
+    return said(load_prompts(args.prompts), args.words)
+
+
 def _opening(
     args: argparse.Namespace, encoder: UsableEncoder, shard_set: ShardSet, task: EvaluationTask | None
 ) -> dict[str, Any]:
@@ -130,7 +144,7 @@ def _opening(
     from cardialign.pretrain.evaluation.openings import ScoredPart, open_test
     from cardialign.pretrain.evaluation.task import labelled_task
 
-    found = task or labelled_task(shard_set, args.prompts, args.folds, split=args.split)
+    found = task or labelled_task(shard_set, _prompts(args), args.folds, split=args.split)
     part = ScoredPart(args.protocol or found.prompts.label_set, shard_set, found.rows)
     return open_test(part, encoder.training_run(), "evaluate zero-shot", args.encoder)
 

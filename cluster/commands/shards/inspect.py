@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cardialign.cluster.cli.options import file_to_write, place, whole_number
+from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, file_to_write, place, whole_number
 from cardialign.data_shards.errors import UsageError
 
 
@@ -15,6 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--key", help="record to draw")
     which.add_argument("--row", type=whole_number(0), help="record to draw, by row of the index")
     parser.add_argument("--out", type=file_to_write, help="picture to write (.png); needs --key or --row")
+    add_encoder(parser, none="with --out: draw how much each lead group weighs in its embedding of the record")
+    add_tracking_uri(parser)
 
 
 def _figures(shard_set: Any) -> dict[str, Any]:
@@ -35,6 +37,8 @@ def _figures(shard_set: Any) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.shard_set.shard_set import ShardSet
 
+    if args.encoder is not None and args.out is None:
+        raise UsageError("--encoder draws its weights on a picture, and none is asked for", "add --out FILE.png")
     shard_set = ShardSet.open(args.shards)
     if args.key is None and args.row is None:
         if args.out is not None:
@@ -58,6 +62,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.out is not None:
         from cardialign.data_shards.signal.plot import draw_ecg
 
+        weights = None if args.encoder is None else _weights(args, record, shard_set)
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        facts["picture"] = str(draw_ecg(record, args.out))
+        facts["picture"] = str(draw_ecg(record, args.out, weights=weights))
+        if weights is not None:
+            facts["lead_group_weights"] = {each.group: round(each.weight, 6) for each in weights.values()}
     return facts
+
+
+def _weights(args: argparse.Namespace, record: Any, shard_set: Any) -> Any:
+    from cardialign.cluster.registry.open_encoder import open_encoder
+    from cardialign.pretrain.evaluation.atlas.weights import lead_weights
+
+    with open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code) as encoder:
+        return lead_weights(encoder, record, shard_set.spec)

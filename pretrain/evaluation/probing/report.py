@@ -142,17 +142,10 @@ class ProbeResult:
             never = {code for row in self.rows if row.share == share for fit in row.fits for code in fit["unseen"]}
             if named := [code for code in codes if code in never]:
                 notes.append(f"at {100 * share:g} % not learnt with every seed, 0.5 then: {', '.join(named)}")
-        if few := self.task["few"]:
-            counts = ", ".join(f"{code} ({count})" for code, count in few.items())
-            notes.append(f"fewer than {FREQUENT} positives among the test records: {counts}")
-        if unjudged := self.task["not_judged"]:
-            notes.append(f"nothing was chosen by them, for want of validation records: {', '.join(unjudged)}")
+        notes += few_notes(self.task)
         if "no_untrained_floor" in self.task:
             notes.append(f"no untrained encoder beside it: {self.task['no_untrained_floor']}")
-        if shared := self.task["test_patients_in_training"]:
-            notes.append(f"{shared} patients of the test records are in training too: no figure of new patients")
-        if shared := self.task.get("validation_patients_in_training", 0):
-            notes.append(f"{shared} patients of the validation records are in training too: penalties are too weak")
+        notes += shared_notes(self.task, "penalties are too weak")
         notes += [f"no figure at {100 * each['share']:g} %: {each['reason']}" for each in self.task.get("missing", [])]
         notes += told(self.task.get("ledger", []))
         if opening := self.task.get("test_opened"):
@@ -164,6 +157,36 @@ def left_out_notes(left_out: Sequence[Mapping[str, str]]) -> list[str]:
     """A line for each reason, with the classes that it keeps out of the mean."""
     reasons = dict.fromkeys(each["reason"] for each in left_out)
     return [f"left out, {why}: {', '.join(e['code'] for e in left_out if e['reason'] == why)}" for why in reasons]
+
+
+def class_facts(task: ProbeTask, usable: np.ndarray) -> dict[str, Any]:
+    """Of the classes that are scored (places): `few`, with too few positives among the test records for a mean to lean
+    on, and `not_judged`, by which nothing was chosen."""
+    judged, _ = usable_classes(task.truth[task.parts.validation], task.decided_in(task.parts.validation))
+    positives = task.positives_in(task.parts.test)
+    few = {task.names[c][0]: int(positives[c]) for c in usable if positives[c] < FREQUENT}
+    return {"few": few, "not_judged": [task.names[c][0] for c in usable if c not in judged]}
+
+
+def few_notes(task: Mapping[str, Any]) -> list[str]:
+    """Lines on what `class_facts` found."""
+    notes = []
+    if few := task.get("few"):
+        counts = ", ".join(f"{code} ({count})" for code, count in few.items())
+        notes.append(f"fewer than {FREQUENT} positives among the test records: {counts}")
+    if unjudged := task.get("not_judged"):
+        notes.append(f"nothing was chosen by them, for want of validation records: {', '.join(unjudged)}")
+    return notes
+
+
+def shared_notes(task: Mapping[str, Any], so: str) -> list[str]:
+    """Lines on patients on both sides. so: what follows where it is the validation records'."""
+    notes = []
+    if shared := task.get("test_patients_in_training", 0):
+        notes.append(f"{shared} patients of the test records are in training too: no figure of new patients")
+    if shared := task.get("validation_patients_in_training", 0):
+        notes.append(f"{shared} patients of the validation records are in training too: {so}")
+    return notes
 
 
 def left_open_notes(task: Mapping[str, Any]) -> list[str]:
@@ -219,10 +242,7 @@ def probe_table(
     records = ", ".join(f"{count} {part}" for part, count in task.about["records"].items())
     facts = {**task.about, "name": task.name, "classes": len(usable), "records": records}
     facts["scored"] = [list(task.names[c]) for c in usable]
-    judged, _ = usable_classes(task.truth[task.parts.validation], task.decided_in(task.parts.validation))
-    facts["not_judged"] = [task.names[c][0] for c in usable if c not in judged]
-    positives = task.positives_in(task.parts.test)
-    facts["few"] = {task.names[c][0]: int(positives[c]) for c in usable if positives[c] < FREQUENT}
+    facts |= class_facts(task, usable)
     facts["systems"] = {each.name: {"features": each.features.shape[-1], "weights": each.digest} for each in systems}
     return ProbeResult(facts, rows, left_out, scored)
 

@@ -25,6 +25,8 @@ from cardialign.pretrain.evaluation.windows import Crop
 log = logging.getLogger(__name__)
 
 PARTS = ("train", "val", "test")
+NAMED = 5
+"""Records that a message names."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def task_of_folds(
     about: dict[str, Any] = {"label_set": label_set, "folds": {part: sorted(folds) for part, folds in given.items()}}
     names, patients = [(code, code) for code in codes], shard_set.patients[rows]
     decided = decided_records(shard_set, rows, label_set, codes)
-    return _told(ProbeTask(label_set, names, rows, matrix, patients, parts, about=about, decided=decided))
+    task = ProbeTask(label_set, names, rows, matrix, patients, parts, about=about, decided=decided)
+    return _told(task, shard_set)
 
 
 def task_of_protocol(
@@ -123,7 +126,8 @@ def task_of_protocol(
     about = {"protocol": {part: task.protocol for part, task in opened.items()}}
     patients = shard_set.patients[rows]
     name = load_task(spec).spec
-    return _told(ProbeTask(name, names, rows, truth, patients, parts, first.first_seconds, about, first.crop, decided))
+    task = ProbeTask(name, names, rows, truth, patients, parts, first.first_seconds, about, first.crop, decided)
+    return _told(task, shard_set)
 
 
 def joint_labels(rows: np.ndarray, tasks: Sequence[EvaluationTask]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -151,11 +155,9 @@ def _together(shard_set: ShardSet, pieces: dict[str, np.ndarray]) -> tuple[np.nd
     return rows, Parts(*(np.searchsorted(rows, np.sort(pieces.get(part, none))) for part in PARTS))
 
 
-def _told(task: ProbeTask) -> ProbeTask:
+def _told(task: ProbeTask, shard_set: ShardSet) -> ProbeTask:
     """Records that leave a class open, and patients of the training records among the others: a figure of theirs is no
     figure of new patients."""
-    known = set(task.patients[task.parts.train].tolist())
-    chosen_by = set(task.patients[task.parts.validation].tolist())
     if task.decided is not None:
         counts = (~task.decided).sum(axis=0)
         left_open = {code: int(count) for (code, _), count in zip(task.names, counts, strict=True) if count}
@@ -166,6 +168,11 @@ def _told(task: ProbeTask) -> ProbeTask:
         "val": len(task.parts.validation),
         "test": len(task.parts.test),
     }
-    task.about["test_patients_in_training"] = len(known & set(task.patients[task.parts.test].tolist()))
-    task.about["validation_patients_in_training"] = len(known & chosen_by)
+    for part, places in (("test", task.parts.test), ("validation", task.parts.validation)):
+        shared = places[np.isin(task.patients[places], task.patients[task.parts.train])]
+        task.about[f"{part}_patients_in_training"] = len(np.unique(task.patients[shared]))
+        if shared.size:  # who they are is for the screen alone: a result names no record
+            keys = ", ".join(shard_set.key(int(row)) for row in task.rows[shared][:NAMED])
+            more = f" and {shared.size - NAMED} more" if shared.size > NAMED else ""
+            log.warning("probe task=%s %s records of patients in training: %s%s", task.name, part, keys, more)
     return task

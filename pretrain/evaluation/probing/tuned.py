@@ -15,6 +15,7 @@ from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.stream.stream import iterate_rows
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
+from cardialign.pretrain.evaluation.features import reader_of
 from cardialign.pretrain.evaluation.ledger import opening_line, told
 from cardialign.pretrain.evaluation.probing.fine_tune import (
     PRESETS,
@@ -26,7 +27,13 @@ from cardialign.pretrain.evaluation.probing.fine_tune import (
     parameter_groups,
 )
 from cardialign.pretrain.evaluation.probing.linear_probe import Parts, ProbeFit, learnable
-from cardialign.pretrain.evaluation.probing.report import left_open_notes, left_out_notes
+from cardialign.pretrain.evaluation.probing.report import (
+    class_facts,
+    few_notes,
+    left_open_notes,
+    left_out_notes,
+    shared_notes,
+)
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 from cardialign.pretrain.evaluation.result import plain
 from cardialign.pretrain.evaluation.scored import ScoredRecords
@@ -81,6 +88,7 @@ class TunedResult:
         lines += left_out_notes(self.left_out) + left_open_notes(self.task)
         if self.unseen:
             lines.append(f"without positives or negatives in training, counted as 0.5: {', '.join(self.unseen)}")
+        lines += few_notes(self.task) + shared_notes(self.task, "its epoch was chosen too late")
         lines += told(self.task.get("ledger", []))
         if opening := self.task.get("test_opened"):
             lines.append(opening_line(opening))
@@ -210,7 +218,7 @@ def _result(
     ]
     records = ", ".join(f"{count} {part}" for part, count in task.about["records"].items())
     return TunedResult(
-        {**task.about, "records": records},
+        {**task.about, "records": records, **class_facts(task, usable)},
         start,
         options.model_dump(mode="json"),
         float(np.mean(macros)),
@@ -237,7 +245,8 @@ def _check_start(
 ) -> None:
     """Raises UserError where the encoder does not fit or cannot learn as it is asked to."""
     if not isinstance(start, dict):
-        parameter_groups(classifier(start.trainable(shard_set.spec), task.truth.shape[1], options), options)
+        made = reader_of(start.trainable, shard_set)
+        parameter_groups(classifier(made, task.truth.shape[1], options), options)
 
 
 def _told(error: ValueError, task: ProbeTask) -> UserError:

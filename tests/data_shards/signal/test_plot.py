@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
-from cardialign.data_shards.signal.plot import draw_ecg
+from cardialign.data_shards.signal.plot import LeadWeight, draw_ecg
 from tests.support.wfdb_files import ecg_counts
 
 
@@ -127,3 +127,22 @@ def test_what_is_marked_stands_on_a_coloured_ground_at_its_place() -> None:
     boxes = [[each for each in f.axes[0].patches if each.get_width() < 30] for f in (plain, figure)]
     assert [len(each) for each in boxes] == [0, 2]
     assert [(box.get_x(), box.get_width()) for box in boxes[1]] == [pytest.approx((15 + 25, 25))] * 2
+
+
+def test_the_weight_of_a_lead_group_is_the_ground_of_its_leads_and_stands_beside_their_names():
+    weights = {"V1": LeadWeight("septal", 0.75), "V2": LeadWeight("septal", 0.75), "II": LeadWeight("inferior", 0.25)}
+    plain, figure = draw_ecg(record_of()), draw_ecg(record_of(), weights=weights)
+    assert {"V1   septal 0.75", "V2   septal 0.75", "II   inferior 0.25", "aVR"} <= set(texts(figure))
+    assert texts(figure).count("II") == 1, "the rhythm strip repeats a lead, and is not weighed twice"
+    assert len(figure.axes[0].patches) - len(plain.axes[0].patches) == 3
+    grounds = sorted(patch.get_facecolor()[3] for patch in figure.axes[0].patches[-3:])
+    assert grounds[2] == pytest.approx(3 * grounds[0]) and grounds[1] == grounds[2]
+    assert any("not why" in text for text in texts(figure)) and not any("not why" in text for text in texts(plain))
+
+
+def test_the_name_and_weight_of_a_masked_lead_keep_out_of_its_neighbour():
+    record = record_of(quality={"missing-lead": ("V1",)}, lead_mask=np.array([lead != "V1" for lead in STANDARD_LEADS]))
+    figure = draw_ecg(record, weights={"V1": LeadWeight("septal", 0.0)})
+    renderer = figure.canvas.get_renderer()
+    box = {text.get_text(): text.get_window_extent(renderer) for text in figure.axes[0].texts}
+    assert box["V1  (not recorded)   septal 0.00"].x1 < box["V4"].x0

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.sources.vocabularies import snomed
 from cardialign.pretrain.config import TextConfig
 from cardialign.pretrain.evaluation.prompts import PROMPTS, load_prompts
 from cardialign.pretrain.text.encoder import TextEncoder
@@ -58,6 +59,41 @@ def test_the_ptb_xl_sets_name_exactly_the_codes_of_the_published_table(real_data
     assert set(load_prompts("ptb-xl-sub-v1").codes) == {r["diagnostic_subclass"] for r in rows} - {""}
     assert set(load_prompts("ptb-xl-form-v1").codes) == {r[""] for r in rows if r["form"]}
     assert set(load_prompts("ptb-xl-rhythm-v1").codes) == {r[""] for r in rows if r["rhythm"]}
+
+
+def classes_of_vocabularies() -> dict[str, set[str]]:
+    """Label set -> every class that a reader of this release can give."""
+    return {name: {each for names in table.values() for each in names} for name, table in snomed.LABEL_SETS.items()}
+
+
+@pytest.mark.parametrize(
+    ("label_set", "classes"), [("challenge", 26), ("chapman", 55), ("cpsc2018", 9)], ids=["scored", "csn", "cpsc2018"]
+)
+def test_every_class_that_a_reader_gives_has_words_and_no_words_stand_for_an_unknown_class(label_set, classes):
+    sets = [load_prompts(name) for name in OURS]
+    about = [each for each in sets if each.label_set == label_set]
+    assert about, f"no prompt set answers to {label_set}"
+    for prompts in about:
+        assert set(prompts.codes) == classes_of_vocabularies()[label_set] and len(prompts.codes) == classes
+
+
+SCORED_NAMES = {
+    "AF": "atrial fibrillation", "AFL": "atrial flutter", "BBB": "bundle branch block", "Brady": "bradycardia",
+    "IAVB": "first degree av block", "IRBBB": "incomplete right bundle branch block", "LAD": "left axis deviation",
+    "LAnFB": "left anterior fascicular block", "LBBB": "left bundle branch block", "LPR": "prolonged pr interval",
+    "LQRSV": "low qrs voltages", "LQT": "prolonged qt interval", "NSR": "sinus rhythm", "SA": "sinus arrhythmia",
+    "NSIVCB": "nonspecific intraventricular conduction", "PAC": "premature atrial", "PR": "pac", "QAb": "q waves",
+    "PRWP": "poor r wave progression", "PVC": "premature ventricular", "RAD": "right axis deviation",
+    "RBBB": "right bundle branch block", "SB": "sinus bradycardia", "STach": "sinus tachycardia",
+    "TAb": "t wave abnormality", "TInv": "t wave inversion",
+}  # fmt: skip
+"""The published list of scored diagnoses (Reyna et al. 2021, table of the mapping), by abbreviation."""
+
+
+def test_the_first_words_of_a_scored_class_are_those_of_the_published_list():
+    for entry in load_prompts("challenge-v1").classes:
+        assert SCORED_NAMES[entry.code] in entry.prompts[0].casefold(), (entry.code, entry.prompts[0])
+        assert len(entry.prompts) >= 2
 
 
 def test_an_unknown_set_names_the_known_ones():
@@ -206,8 +242,9 @@ def worth(name: str) -> dict[str, tuple[float, float, float]]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(each, marks=pytest.mark.slow if each.startswith("csn") else ()) for each in NEWEST]
-)  # its 55 classes take as long as all others together
+    "name",
+    [pytest.param(each, marks=pytest.mark.slow if each.startswith(("csn", "challenge")) else ()) for each in NEWEST],
+)  # their 55 and 26 classes take as long as all others together
 def test_the_form_of_a_report_alone_is_worth_less_than_the_finding(name):
     for code, (finding, form, share) in worth(name).items():
         assert form < finding and share >= 0.75, (code, finding, form, share)

@@ -91,7 +91,9 @@ def test_the_figures_are_those_of_the_plain_definition_on_labelled_records_only(
 def test_a_class_without_positives_is_left_out_and_said_so(shards, prompts, untrained):
     result = evaluate_zero_shot(untrained, shards, prompts=prompts, bootstrap=10)
     assert [c.code for c in result.classes] == ["UP", "DOWN", "FAST"]
-    assert result.excluded == [{"code": "RARE", "name": "Rare thing", "reason": "no positives among 103 records"}]
+    assert result.excluded == [
+        {"code": "RARE", "name": "Rare thing", "reason": "no record of the shard set has such a code of finding"}
+    ]
 
 
 def test_a_class_of_a_few_patients_has_a_figure_but_no_interval(shards, prompts, untrained, tmp_path):
@@ -154,7 +156,7 @@ def test_the_result_is_json_with_everything_to_make_it_again_and_a_readable_tabl
         "Upright",
         f"{comparison.result.macro:.3f}",
         f"{comparison.baseline.macro:.3f}",
-        f"left out, no positives among {comparison.result.n} records: RARE",
+        "left out, no record of the shard set has such a code of finding: RARE",
         "paired",
     ):
         assert words in table
