@@ -8,55 +8,51 @@ on one thread.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from cardialign.cluster.environment.handed_on import adopt
 from cardialign.cluster.evaluations.tasks import RayTasks, sign_of_life
-from cardialign.cluster.registry.open_encoder import open_encoder
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.probing.fine_tune import FineTuned, FineTuneOptions
 from cardialign.pretrain.evaluation.probing.one_thread import one_thread
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 from cardialign.pretrain.evaluation.probing.tuned import tuned_by
+from cardialign.pretrain.export.usable import UsableEncoder
 
 
 @dataclass(frozen=True)
 class SeedJob:
-    """start: the name of an encoder, or a section `encoder:` for random weights; digest: of that encoder, fingerprint:
-    of the set at `shards`, as the driver saw them; sign: a file that every node can touch."""
+    """start: opens the encoder, or a section `encoder:` for random weights; digest: of that encoder, fingerprint: of
+    the set at `shards`, as the driver saw them; sign: a file that every node can touch."""
 
-    start: str | dict[str, object]
+    start: Callable[[], contextlib.AbstractContextManager[UsableEncoder]] | dict[str, object]
     digest: str
     shards: str
     fingerprint: str
     task: ProbeTask
     options: FineTuneOptions
     sign: Path
-    tracking_uri: str = ""
-    trust_remote_code: bool = False
 
 
 def work_on_seed(job: SeedJob, environment: dict[str, str]) -> FineTuned:
     """What a Ray task does.
 
-    Raises as `open_encoder` and `tuned_by`; DataError when encoder or shards are others here than on the driver.
+    Raises as the opening and as `tuned_by`; DataError when encoder or shards are others here than on the driver.
     """
     adopt(environment)
     shard_set = ShardSet.open(job.shards)
     if shard_set.fingerprint != job.fingerprint:
         raise _others(f"the shards at {job.shards}")
-    given = isinstance(job.start, str)
-    opened: Any = contextlib.nullcontext(job.start)
-    if isinstance(job.start, str):
-        opened = open_encoder(job.start, job.tracking_uri, job.trust_remote_code)
-    with sign_of_life(job.sign), one_thread(), opened as start:
-        if given and start.digest != job.digest:
-            raise _others(f"the encoder {job.start}")
-        return tuned_by(start, shard_set, job.task, job.options)
+    with sign_of_life(job.sign), one_thread():
+        if isinstance(job.start, dict):
+            return tuned_by(job.start, shard_set, job.task, job.options)
+        with job.start() as encoder:
+            if encoder.digest != job.digest:
+                raise _others("the files of the encoder")
+            return tuned_by(encoder, shard_set, job.task, job.options)
 
 
 def _others(what: str) -> DataError:

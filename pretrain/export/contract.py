@@ -53,9 +53,8 @@ class SignalContract:
         lead_masking: float = 0.0,
         reads_age: bool = False,
     ) -> SignalContract:
-        figures = normalisation, embedding_dim, lead_dropout
-        hidden = {"lead_masking": lead_masking, "age": YEARS if reads_age else ""}
-        return cls(spec.sampling_rate, spec.seconds, spec.samples, *figures, **hidden)
+        figures, age = (normalisation, embedding_dim, lead_dropout), YEARS if reads_age else ""
+        return cls(spec.sampling_rate, spec.seconds, spec.samples, *figures, age=age, lead_masking=lead_masking)
 
     @classmethod
     def of_run(cls, spec: SignalSpec, config: RunConfig, reads_age: bool) -> SignalContract:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,17 +104,19 @@ def _on_ray(
         yield None
         return
     from cardialign.cluster.evaluations.ray_seeds import RaySeeds, SeedJob
-    from cardialign.cluster.registry.open_encoder import REGISTRY
+    from cardialign.cluster.registry.open_encoder import REGISTRY, open_encoder
     from cardialign.pretrain.evaluation.features import scratch_beside
     from cardialign.pretrain.evaluation.probing.cells import place_of
 
     shard_set, task = what
-    if isinstance(start, str) and not start.startswith((REGISTRY, "outside:")):
-        start = str(Path(start).expanduser().absolute())  # as every node sees it
+    opened: Any = start
+    if isinstance(start, str):
+        # a folder as every node sees it
+        name = start if start.startswith((REGISTRY, "outside:")) else str(Path(start).expanduser().absolute())
+        opened = partial(open_encoder, name, args.tracking_uri, args.trust_remote_code)
     with scratch_beside(shard_set) as folder:
         own = SeedJob(
-            start, digest, place_of(shard_set), shard_set.fingerprint, task, options, folder / "seed",
-            args.tracking_uri, args.trust_remote_code,
+            opened, digest, place_of(shard_set), shard_set.fingerprint, task, options, folder / "seed"
         )  # fmt: skip
         yield RaySeeds(own, None if args.address in (None, "local") else args.address, args.workers or 0)
 
