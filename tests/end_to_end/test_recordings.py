@@ -9,7 +9,7 @@ import pytest
 from cardialign.data_shards.cohort.generate import Cohort, make_cohort
 from tests.support.readme import block_with, run
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(700)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.deployment, pytest.mark.timeout(700)]
 
 
 def test_the_path_on_recordings_in_the_layout_of_ptb_xl(tmp_path: Path, shell: dict[str, str]) -> None:

@@ -104,6 +104,7 @@ def test_a_run_waits_for_a_node_with_a_message_and_its_workers_get_what_they_nee
         assert SECRET.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.deployment
 def test_a_host_that_sees_another_folder_is_found_before_the_first_step(
     banked_shards: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:

@@ -335,6 +335,7 @@ def test_a_study_that_is_ended_leaves_a_checkpoint_and_the_same_command_goes_on_
     assert trained["resumed_from"] > 0 and trained["steps"] == 30
 
 
+@pytest.mark.deployment
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)
