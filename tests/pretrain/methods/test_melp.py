@@ -412,7 +412,7 @@ def test_it_learns_what_the_reports_say_and_foretells_their_words_from_the_ecg(
     small = {"width": 64, "depth": 1, "heads": 2, "channels": 32, "convolutions": 4}  # of 160 ms at 100 Hz
     sections = {"text": text, "encoder": small, "method": {"width": 64, "depth": 1}}
     changes: dict[str, Any] = {f"{name}.{key}": value for name, own in sections.items() for key, value in own.items()}
-    changes |= {"training.epochs": 18, "training.checkpoint_every": 1000}
+    changes |= {"training.epochs": 18, "training.checkpoint_every": 1000, "optimizer.lr": 3e-3}  # both towers are new
     learnt = learn("melp", learning_data, tmp_path / "run", changes, deadline=600)
     assert learnt.zero_shot.difference.low > 0.2
     method = create_method(learnt.encoder.config, learnt.encoder.contract.spec).eval()
