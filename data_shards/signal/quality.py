@@ -44,7 +44,7 @@ An encoder that reads mV as recorded (normalisation none) reads an offset, too, 
 whose median is its own. On 102 real records of PTB-XL fold 9 and `cardialign-ptb-xl` trained on folds 1 to 8: 0.1 mV on
 all leads leaves a median cosine between the embeddings of 0.958 (least 0.878) and a zero-shot AUROC of 0.869 as it was;
 0.5 mV 0.668 (0.179) and 0.849; 0.5 mV of random sign on each lead 0.731 (0.286) and 0.819. Of the
-normalisations lead-std takes it off each lead, minmax and zscore take off what all leads share.
+normalisations centred and lead-std take it off each lead, minmax and zscore take off what all leads share.
 """
 
 DROPOUT_SECONDS = 0.4

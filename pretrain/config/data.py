@@ -44,7 +44,7 @@ class DataConfig(Strict):
     shards: Place | None = None
     mixture: tuple[MixturePart, ...] = ()
     folds: tuple[Fold, ...] | None = None
-    normalisation: Literal["none", "minmax", "zscore", "lead-std"] = "none"
+    normalisation: Literal["none", "centred", "minmax", "zscore", "lead-std"] = "none"
     patient_disjoint: bool = True
     split: Literal["train", "val", "test"] | None = None
     split_fractions: tuple[Fraction, Fraction, Fraction] = FRACTIONS

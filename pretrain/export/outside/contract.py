@@ -28,7 +28,7 @@ shorter: zeros            # a shorter signal: zeros (filled up at its end) or re
 leads: [I, II, III, aVR, aVL, aVF, V1, V2, V3, V4, V5, V6]   # in the model's own order
 missing_leads: zeros      # a lead that was not recorded: zeros or refuse
 units: mV                 # mV, uV, or normalised
-normalisation: none       # none, minmax (record to 0..1), zscore (record), lead-std (each lead); applied here
+normalisation: none       # none, centred (each lead), minmax (record to 0..1), zscore (record), lead-std (each lead)
 filter: none              # or {high_pass: 0.67, low_pass: 40, order: 3}, Butterworth without delay; applied here
 layout: leads-time        # leads-time (B, L, T), time-leads (B, T, L) or leads-concatenated (B, L*T)
 dtype: float32            # float32, float16 or float64
@@ -73,7 +73,7 @@ class OutsideContract(Strict):
     leads: tuple[str, ...]
     missing_leads: Literal["zeros", "refuse"]
     units: Literal["mV", "uV", "normalised"]
-    normalisation: Literal["none", "minmax", "zscore", "lead-std"]
+    normalisation: Literal["none", "centred", "minmax", "zscore", "lead-std"]
     filter: Filter | Literal["none"]
     layout: Literal["leads-time", "time-leads", "leads-concatenated"]
     dtype: Literal["float32", "float16", "float64"]

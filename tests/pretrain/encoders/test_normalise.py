@@ -32,6 +32,7 @@ def test_it_equals_its_definition_and_leaves_zero_where_nothing_was_recorded(met
         x = recorded(signal, mask, valid, i)
         expected = {
             "none": x,
+            "centred": x - x.mean(1, keepdims=True),
             "minmax": (x - x.min()) / (x.max() - x.min()),
             "zscore": (x - x.mean()) / x.std(),
             "lead-std": (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True),
@@ -41,13 +42,13 @@ def test_it_equals_its_definition_and_leaves_zero_where_nothing_was_recorded(met
 
 
 @pytest.mark.parametrize("method", NORMALISATIONS)
-def test_an_offset_is_taken_off_each_lead_by_lead_std_and_from_all_leads_alike_by_all_but_none(method: str) -> None:
+def test_an_offset_of_each_lead_is_taken_off_by_two_and_one_of_all_leads_by_all_but_none(method: str) -> None:
     signal, mask, valid = record()
     plain = normalise(signal, mask, valid, method)
     shared = normalise(signal + 0.5, mask, valid, method)
     own = normalise(signal + torch.linspace(-0.5, 0.5, 12)[None, :, None], mask, valid, method)
     assert torch.allclose(plain, shared, atol=1e-5) == (method != "none")
-    assert torch.allclose(plain, own, atol=1e-5) == (method == "lead-std")
+    assert torch.allclose(plain, own, atol=1e-5) == (method in ("centred", "lead-std"))
 
 
 def test_flat_leads_and_empty_records_stay_finite() -> None:
@@ -61,5 +62,5 @@ def test_flat_leads_and_empty_records_stay_finite() -> None:
 
 
 def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(ValueError, match="known: none, minmax, zscore, lead-std"):
+    with pytest.raises(ValueError, match="known: none, centred, minmax, zscore, lead-std"):
         normalise(torch.zeros(1, 12, 4), torch.ones(1, 12, dtype=torch.bool), None, "max")

@@ -62,12 +62,13 @@ def test_layouts_are_those_of_numpy(layout: str) -> None:
     assert found.dtype == np.float32 and model_input(contract(dtype="float64"), *given(50, 1)).dtype == np.float64
 
 
-@pytest.mark.parametrize("method", ["minmax", "zscore", "lead-std"])
+@pytest.mark.parametrize("method", ["centred", "minmax", "zscore", "lead-std"])
 def test_normalisations_are_those_of_numpy_over_the_leads_that_are_read(method: str) -> None:
     chosen = contract(units="normalised", normalisation=method, layout="leads-time", leads=["aVF", "V6", "III"])
     found = model_input(chosen, *given(50, 1))
     x = sines(50, 1, ["aVF", "V6", "III"])
     by_hand = {
+        "centred": x - x.mean(axis=2, keepdims=True),
         "minmax": (x - x.min()) / (x.max() - x.min()),
         "zscore": (x - x.mean()) / x.std(),
         "lead-std": (x - x.mean(axis=2, keepdims=True)) / x.std(axis=2, keepdims=True),
