@@ -182,7 +182,8 @@ def _parts(split: Split) -> dict[str, np.ndarray]:
 def _told(found: FineTuned, split: Split) -> dict[str, Any]:
     from cardialign.pretrain.evaluation.scoring import class_auroc, decided_at, usable_classes
 
-    task, out = split.task, {"validation": max(found.history), "best_epoch": found.best_epoch}
+    task = split.task
+    out: dict[str, Any] = {"validation": max(found.history), "best_epoch": found.best_epoch}
     for measure, part in _parts(split).items():
         rows = task.parts.test[part]
         usable, _ = usable_classes(task.truth[rows], task.decided_in(rows))
