@@ -162,6 +162,7 @@ class CardiAlignEncoder(EcgEncoder):
 
     def _gate(self, width: int) -> AgeGate:
         for temporal in self.temporal:
+            assert isinstance(temporal, TemporalEncoder)
             temporal.gate()
         self.group_attention.gate(len(self.group_names))
         return AgeGate(width, len(self.scales), self.beat_view is not None, self.rhythm_view is not None)

@@ -82,7 +82,7 @@ class LoadedEncoder(UsableEncoder):
         self.leaves_out, self.reads_age = self.ecg.removes_tokens, self.ecg.reads_age
         self.head = None if reports is None else reports.head.to(self.device).eval().requires_grad_(False)
         self._text_encoder = None if reports is None else reports.text_encoder
-        self._scorings, self._made = scorings, dict[str, Scoring]()
+        self._scorings, self._made, self._told_of_age = scorings, dict[str, Scoring](), False
 
     @cached_property
     def config(self) -> RunConfig:
@@ -157,8 +157,9 @@ class LoadedEncoder(UsableEncoder):
             more = {} if missing is None else {"missing": torch.as_tensor(missing).to(self.device)}
             if age is not None:
                 more["age"] = torch.as_tensor(age).to(self.device)
-            elif self.reads_age:
-                log.info("age=unknown remark=the age gate of this encoder changes nothing; give age=YEARS")
+            elif self.reads_age and not self._told_of_age:
+                self._told_of_age = True  # once: whoever has no ages has many records
+                log.warning("age=unknown remark=the age gate of this encoder changes nothing; give age=YEARS")
             return self.ecg(signal.to(self.device), lead_mask.to(self.device), valid, return_tokens, **more)
 
     def embed(self, signal: np.ndarray, *, sampling_rate: float, **form: Unpack[SignalForm]) -> np.ndarray:

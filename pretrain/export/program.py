@@ -40,8 +40,12 @@ class EmbeddingProgram(nn.Module):
         return self.encoder(signal, lead_mask, valid_samples).embedding
 
 
-class AgedProgram(EmbeddingProgram):
+class AgedProgram(nn.Module):
     """The same of an encoder that reads the age: four tensors in."""
+
+    def __init__(self, encoder: EcgEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
 
     def forward(self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor, age: Tensor) -> Tensor:
         return self.encoder(signal, lead_mask, valid_samples, age=age).embedding
@@ -57,7 +61,7 @@ def save_program(encoder: EcgEncoder, path: Path) -> None:
         **({"age": torch.tensor([0.1, 40.0])} if encoder.reads_age else {}),
     }
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
-    module = (AgedProgram if encoder.reads_age else EmbeddingProgram)(encoder).eval()
+    module = AgedProgram(encoder).eval() if encoder.reads_age else EmbeddingProgram(encoder).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(

@@ -19,7 +19,7 @@ import numpy as np
 
 from cardialign.cluster.studies.cells import Outcome, finished, keep, scoring_device
 from cardialign.cluster.studies.design import Cell, Variant, digest_of
-from cardialign.cluster.studies.paediatric.design import ARMS, PLAIN, REFERENCE, Arm, Sizes, made_of
+from cardialign.cluster.studies.paediatric.design import ARMS, PLAIN, REFERENCE, SAME_AGE, Arm, Sizes, made_of
 from cardialign.cluster.studies.paediatric.records import Split, split_by_age
 from cardialign.cluster.studies.training import train
 from cardialign.data_shards.errors import UserError
@@ -54,10 +54,10 @@ class Study:
         return split_by_age(self.children, self.label_set)
 
     def cells(self) -> list[tuple[Arm, int]]:
-        """What the study is for comes first, with all seeds; then the other arms, seed by seed."""
+        """What the study is for comes first; then one arm after the other: what a budget ends early has whole arms."""
         first = [arm for arm in ARMS if arm.name in (PLAIN, REFERENCE)]
-        rest = [arm for arm in ARMS if arm not in first]
-        return [(arm, seed) for part in (first, rest) for seed in range(self.seeds) for arm in part]
+        parts = [first, *([arm] for arm in ARMS if arm not in first)]
+        return [(arm, seed) for part in parts for seed in range(self.seeds) for arm in part]
 
     def look(self, arm: Arm, seed: int) -> Outcome | None:
         """A cell that is finished. Raises UserError for one that was made from something else."""
@@ -144,7 +144,7 @@ class Study:
             began, start, found = time.process_time(), self._start(arm, seed), {}
             for name, changes in arm.choices.items():
                 options = FineTuneOptions.model_validate({**dict(self.sizes.tuning), **changes, "seed": seed})
-                read = _reader(self, split, options)
+                read = _reader(self, arm, split, options)
                 found[name] = fine_tune(start, read, task.truth, task.parts, options, scoring_device(), task.decided)
                 log.info("paediatric cell=%s choice=%s validation=%.4f", cell.name, name, max(found[name].history))
             best = max(found, key=lambda name: max(found[name].history))
@@ -169,10 +169,16 @@ def _cell(arm: Arm, seed: int) -> Cell:
     return Cell(Variant(arm.name, arm.words, {}), 0, seed)
 
 
-def _reader(study: Study, split: Split, options: FineTuneOptions) -> Callable[[np.ndarray], Iterator[Batch]]:
+def _reader(study: Study, arm: Arm, split: Split, options: FineTuneOptions) -> Callable[[np.ndarray], Iterator[Batch]]:
     from cardialign.data_shards.stream.stream import iterate_rows
 
-    return lambda places: iterate_rows(study.children, split.task.rows[places], options.batch_size)
+    def read(places: np.ndarray) -> Iterator[Batch]:
+        for batch in iterate_rows(study.children, split.task.rows[places], options.batch_size):
+            if arm.blind:
+                batch.age_years = np.full_like(batch.age_years, SAME_AGE)
+            yield batch
+
+    return read
 
 
 def _parts(split: Split) -> dict[str, np.ndarray]:
@@ -183,7 +189,8 @@ def _parts(split: Split) -> dict[str, np.ndarray]:
 def _told(found: FineTuned, split: Split) -> dict[str, Any]:
     from cardialign.pretrain.evaluation.scoring import class_auroc, decided_at, usable_classes
 
-    task, out = split.task, {"validation": max(found.history), "best_epoch": found.best_epoch}
+    task = split.task
+    out: dict[str, Any] = {"validation": max(found.history), "best_epoch": found.best_epoch}
     for measure, part in _parts(split).items():
         rows = task.parts.test[part]
         usable, _ = usable_classes(task.truth[rows], task.decided_in(rows))

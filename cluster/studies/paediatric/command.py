@@ -7,7 +7,7 @@ from typing import Any
 
 from cardialign.data_shards.errors import UsageError
 
-_OF_OTHERS = {
+_OF_OTHERS: dict[str, Any] = {
     "shards": None, "recipe": None, "only": "", "workers": None, "address": None, "no_floors": False, "overrides": [],
 }  # fmt: skip
 """Options of other studies that this one has no use for, and what they are where they are not given."""

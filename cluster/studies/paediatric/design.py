@@ -1,8 +1,9 @@
 """`study paediatric`: what an encoder that was pretrained on adults is worth on children, and what its age gate adds.
 
 B1 and B2 are baselines, B3 the main recipe, each fine-tuned as it is; B4 is the encoder of B3 with an age gate behind
-every block. Beside them, B3 whose head reads the age: what the age is worth where only the log odds see it. Whoever has
-a choice of how to be fine-tuned takes what the validation records say, over the same number of choices.
+every block. Beside them stand two that tell where its worth comes from: B3 whose log odds alone are modulated by the
+age, and B4 that reads the same age for everybody, which has the weights of the gate and knows no age. Whoever has a
+choice of how to be fine-tuned takes what the validation records say, over the same number of choices.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ VERSION = 1
 class Arm:
     """recipe: what is pretrained on adults, None where the start are random weights of section `encoder`.
 
-    choices: name -> what of the fine-tuning differs; the one with the best validation figure is scored.
+    choices: name -> what of the fine-tuning differs; the one with the best validation figure is scored. blind: it is
+    told the same age of everybody.
     """
 
     name: str
@@ -35,6 +37,11 @@ class Arm:
     recipe: str | None
     choices: dict[str, dict[str, Any]]
     encoder: dict[str, Any] | None = None
+    blind: bool = False
+
+
+SAME_AGE = 1.0
+"""Years that a blind arm is told of everybody."""
 
 
 _ALL, _BEHIND = {"layer_decay": 0.75}, {"train_blocks": 0}
@@ -45,6 +52,7 @@ def _choices(**more: Any) -> dict[str, dict[str, Any]]:
     return {"all": _ALL | more, "behind": _BEHIND | more}
 
 
+_GATED = _choices(age_gate="encoder")
 ARMS = (
     Arm("B1", "MERL's ResNet-18, pretrained on adults", "merl", _choices()),
     Arm(
@@ -55,8 +63,9 @@ ARMS = (
         {"name": "resnet1d", "depth": 18, "width": 16, "norm": "group", "pooling": "attention", "heads": 4},
     ),
     Arm("B3", "main recipe, pretrained on adults", "cardialign-demo", _choices()),
+    Arm("B4-blind", "B4 that is told the same age of everybody", "cardialign-demo", _GATED, blind=True),
     Arm("B3-age", "B3, its log odds modulated by the age", "cardialign-demo", _choices(age_gate="head")),
-    Arm("B4", "B3 with an age gate behind every block", "cardialign-demo", _choices(age_gate="encoder")),
+    Arm("B4", "B3 with an age gate behind every block", "cardialign-demo", _GATED),
 )
 
 
@@ -103,4 +112,5 @@ def band_of(age_years: float) -> int:
 def made_of(arm: Arm, seed: int, sizes: Sizes, facts: dict[str, Any]) -> str:
     """Digest of all that a cell follows from; facts: fingerprints of records and digest of the start."""
     how = {"choices": arm.choices, "encoder": arm.encoder, "recipe": arm.recipe, "tuning": sizes.tuning}
+    how |= {"blind": SAME_AGE} if arm.blind else {}
     return digest_of({"version": VERSION, "arm": arm.name, "seed": seed, **how, **facts})

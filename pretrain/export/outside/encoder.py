@@ -111,7 +111,8 @@ class OutsideEncoder(UsableEncoder):
         parts = []
         for start in range(0, len(fit.signal), EMBED_BATCH):
             rows = slice(start, start + EMBED_BATCH)
-            values = laid_out(self.contract, ContractSignal(*(each[rows] for each in fit)))
+            own = ContractSignal(fit.signal[rows], fit.lead_mask[rows], fit.valid_samples[rows])
+            values = laid_out(self.contract, own)
             given = torch.from_numpy(values).to(self.device)
             with torch.inference_mode():
                 features = features_of(self.model, self.contract, given)
