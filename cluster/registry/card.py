@@ -29,6 +29,7 @@ from cardialign.cluster.tracking import mlflow_store
 from cardialign.cluster.tracking.names import ascii_escapes
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import write_json
+from cardialign.pretrain.export.missing_card import MissingnessCard
 from cardialign.pretrain.run.integrity import CONTRACT, PROVENANCE, SETTINGS, VerifiedExport
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def make_card(client: MlflowClient, version: ModelVersion, parts: VerifiedExport
         "data": _data(provenance),
         "evaluations": [each for each in evaluations if not each["name"].startswith("missingness:")],
         "missingness": [each for each in evaluations if each["name"].startswith("missingness:")],
+        "missing_leads": _missing_leads(parts),
         "contract": {key: contract.get(key) for key in CONTRACT_KEYS},
         "intended_use": list(INTENDED),
         "limits": list(LIMITS),
@@ -121,6 +123,12 @@ def _data(provenance: Mapping[str, Any]) -> dict[str, Any]:
     ]
     unknown = [str(why) for why in seen.get("unknown") or []]
     return {"sets": told, "unknown": unknown or ([] if sets else ["the export does not say what it was trained on"])}
+
+
+def _missing_leads(parts: VerifiedExport) -> dict[str, Any] | None:
+    """What its export says is lost with leads missing; None where it carries no missingness card."""
+    card = MissingnessCard.read(parts)
+    return None if card is None else {"on": card.on, "points": card.points()}
 
 
 def _object(values: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -219,6 +227,7 @@ def markdown(card: Mapping[str, Any]) -> list[str]:
         *_list("intended use", card["intended_use"]),
         *_list("limits", card["limits"]),
         *_figures(card["missingness"], "missing leads and samples"),
+        *_lost(card["missing_leads"]),
         *_cost(card["cost"]),
         *_table(
             "origin",
@@ -295,6 +304,11 @@ def _figures(evaluations: list[Mapping[str, Any]], title: str) -> Iterator[str]:
         cells = (each["name"], figure, interval, each["n"], each["patients"], each["trained_on"])
         yield f"| {' | '.join(map(said, cells))} |"
     yield ""
+
+
+def _lost(missing: Mapping[str, Any] | None) -> Iterator[str]:
+    if missing is not None:
+        yield from _table(f"points of macro AUROC lost with leads missing, {said(missing['on'])}", missing["points"])
 
 
 def _cost(cost: Mapping[str, float] | None) -> Iterator[str]:

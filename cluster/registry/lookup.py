@@ -15,11 +15,9 @@ from cardialign.cluster.tracking import mlflow_store
 from cardialign.cluster.tracking.names import ascii_escapes, shown
 from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.pretrain.run.integrity import (
-    CONTRACT,
     DIGESTS,
-    PROVENANCE,
-    SETTINGS,
     VerifiedExport,
+    described_by,
     read_parts,
     verify_export,
 )
@@ -179,14 +177,15 @@ def as_registered(version: ModelVersion, digest: str) -> None:
 
 
 def fetch_description(client: MlflowClient, version: ModelVersion, scratch: Path, uri: str) -> VerifiedExport:
-    """What an encoder says of itself (configuration, signal contract, provenance), checked, without its weights.
+    """What an encoder says of itself (`described_by`), checked, without its weights.
 
     Raises UserError.
     """
     source = client.get_model_version_download_uri(version.name, version.version)
     scratch.mkdir(parents=True, exist_ok=True)
-    names = (SETTINGS, CONTRACT, PROVENANCE)
-    for name in (DIGESTS, *names):
+    fetch(f"{source}/{DIGESTS}", scratch, uri, title(version))
+    names = described_by(scratch)
+    for name in names:
         fetch(f"{source}/{name}", scratch, uri, title(version))
     parts = read_parts(scratch, names)
     as_registered(version, parts.digest)

@@ -34,9 +34,7 @@ from cardialign.cluster.tracking import mlflow_store
 from cardialign.cluster.tracking.names import LONGEST_NAME, ascii_escapes, check_alias, check_model, safe_key
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.pretrain.run.integrity import (
-    CONTRACT,
-    PROVENANCE,
-    SETTINGS,
+    described_by,
     folder_beside,
     read_parts,
     refuse_to_replace,
@@ -97,7 +95,7 @@ def register(
             source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}/{digest}"
             _make_model(client, name)
             version = client.create_model_version(name, source=source, run_id=run_id, tags=tags)
-        write_card(client, version, read_parts(export_dir, (SETTINGS, CONTRACT, PROVENANCE)))
+        write_card(client, version, read_parts(export_dir, described_by(export_dir)))
         if alias:
             client.set_registered_model_alias(name, alias, version.version)
         return int(version.version)

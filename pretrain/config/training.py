@@ -52,7 +52,7 @@ class LeadMaskingConfig(Strict):
     One recorded lead always stays. `lead_dropout` hides each lead by itself: of twelve leads hardly ever nine.
     """
 
-    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    share: Annotated[float, Field(gt=0, le=1)] = 0.2
     most: Annotated[int, Field(ge=1, le=11)] = 11
 
 

@@ -71,6 +71,13 @@ class MissingnessCard:
         lost = said(self.numbers[nearest])
         return f"{told}{measured}: expect {lost} points of macro AUROC on {self.on}, leads drawn at random"
 
+    def points(self) -> dict[str, str]:
+        """All that was measured without time missing, in words: which leads are there, or how many are missing."""
+        told = {f"only {', '.join(leads)}": said(lost) for leads, lost in self.presets.items()}
+        return told | {
+            f"{number} leads missing": said(self.numbers[number]) for number in sorted(self.numbers) if number
+        }
+
     @classmethod
     def read(cls, parts: VerifiedExport) -> MissingnessCard | None:
         """Of an export as it was checked; None where it carries none.

@@ -134,6 +134,12 @@ def read_parts(folder: Path, names: Sequence[str]) -> VerifiedExport:
     return VerifiedExport(folder, listed, content)
 
 
+def described_by(folder: Path) -> tuple[str, ...]:
+    """The files in which an encoder says what it is: configuration, signal contract, provenance, and its missingness
+    card where its digest list has one. Raises UserError for a list that no export has."""
+    return (SETTINGS, CONTRACT, PROVENANCE, *(name for name in (MISSINGNESS,) if name in _listed(folder)))
+
+
 def _digest_of_list(listed: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()
 

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.files import read_json
-    from cardialign.pretrain.export.missing_card import MissingnessCard, add_card, said
+    from cardialign.pretrain.export.missing_card import MissingnessCard, add_card
 
     result = read_json(args.result)
     card = result.get("card") if isinstance(result, dict) else None
@@ -30,9 +30,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         )
     digest = add_card(args.encoder, card)
     found = MissingnessCard.of(card)
-    told = {", ".join(leads): said(lost) for leads, lost in found.presets.items()}
-    told |= {f"{number} leads missing": said(lost) for number, lost in found.numbers.items() if number}
-    return {"encoder": str(args.encoder), "digest": digest, "measured_on": found.on, "points_lost": told}
+    return {"encoder": str(args.encoder), "digest": digest, "measured_on": found.on, "points_lost": found.points()}
 
 
 def summary(result: dict[str, Any]) -> list[str]:

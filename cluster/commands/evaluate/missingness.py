@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "bootstrap": {**drawing, "unit": "patient"},
     }  # fmt: skip
     result["card"] = result_card(result, own[0][1]["card_of"]) if not args.seeds else None
-    lines = [*found.lines(), *asked.lines(), *(f"{each['encoder'][:24]}: {each['note']}" for _, each in own)]
+    lines = [*found.lines(), *asked.lines(), *(line for _, facts in own for line in _notes(facts))]
     if args.beside:
         other = [_scored(args, name, shard_set, asked, plan) for name in args.beside]
         beside = surface_result([scores for scores, _ in other], asked.ranked, plan, asked.measure, **drawing)
@@ -232,6 +232,7 @@ def _scored(
     """Scores of one encoder, and what is said of it."""
     from cardialign.cluster.cli.progress import Progress
     from cardialign.cluster.registry.open_encoder import open_encoder
+    from cardialign.pretrain.evaluation.ledger import of_pretraining
     from cardialign.pretrain.evaluation.missingness.surface.measure import check_leads, score_surface
     from cardialign.pretrain.evaluation.openings import ScoredPart, open_test
     from cardialign.pretrain.evaluation.overlap import find_overlap, refuse_overlap
@@ -252,9 +253,18 @@ def _scored(
             "card_of": encoder.bare_digest,
             "trained_on": overlap.to_dict(),
             "note": overlap_note(overlap.to_dict()),
+            "ledger": [of_pretraining("encoder", asked.ranked.name, overlap.to_dict()).to_dict()],
             "test_opened": opened,
         }
         return score_surface(scorer, shard_set, asked.ranked, plan, progress), facts
+
+
+def _notes(facts: dict[str, Any]) -> list[str]:
+    """What is told of an encoder beside its figures."""
+    from cardialign.pretrain.evaluation.ledger import opening_line, told
+
+    opened = [opening_line(facts["test_opened"])] if facts["test_opened"] else []
+    return [f"{facts['encoder'][:24]}: {facts['note']}", *told(facts["ledger"]), *opened]
 
 
 def summary(result: dict[str, Any]) -> list[str]:

@@ -14,6 +14,8 @@ import pytest
 from cardialign.cluster.registry.card import BEGIN, END, markdown, read_card, said
 from cardialign.cluster.registry.registry import register
 from cardialign.cluster.tracking.mlflow_store import experiment_id, open_client
+from cardialign.pretrain.export.missing_card import add_card, sealed
+from cardialign.pretrain.run.integrity import verify_export
 from tests.support.registered import COMMIT, NAME, evaluated, export_of, registered
 from tests.support.scored_records import scored_records
 
@@ -108,6 +110,22 @@ def test_a_long_card_fits_a_description_and_says_where_the_rest_is(store: tuple[
     described = client.get_model_version("long", "1").description
     assert len(described) <= 5000 and "the rest is in card.md" in described and described.endswith(END)
     assert len("\n".join(markdown(read_card("long/1", uri)))) > 6000
+
+
+def test_a_missingness_card_of_the_export_stands_in_the_card_of_its_version(
+    store: tuple[str, Path], exported: Path, tmp_path: Path, cardialign: Callable[..., Any]
+) -> None:
+    lost = {"value": 0.021, "low": 0.0141, "high": 0.029}
+    measured = {"measure": "zero-shot", "on": "p", "records": 9, "surfaces": [{"cells": []}]}
+    export = Path(shutil.copytree(exported, tmp_path / "measured"))
+    add_card(
+        export, sealed({**measured, "presets": [{"leads": ["I", "II", "V2"], "lost": lost}]}, verify_export(export))
+    )
+    register(export, "measured", store[0])
+    shown = cardialign("registry", "show", "measured/1", "--tracking-uri", store[0], plain=True)
+    assert "## points of macro AUROC lost with leads missing, p (9 records, zero-shot)" in shown.out
+    assert "| only I, II, V2 | -2.1 (1.4 to 2.9) |" in shown.out
+    assert read_card("carded/1", store[0])["missing_leads"] is None
 
 
 def test_what_is_no_encoder_of_ours_has_no_card(store: tuple[str, Path], cardialign: Callable[..., Any]) -> None:

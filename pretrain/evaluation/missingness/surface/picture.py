@@ -7,6 +7,7 @@ cell holds its numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from cardialign.pretrain.evaluation.missingness.surface.result import EVIDENCE, 
 FORMATS = (".png", ".svg", ".pdf")
 _COLOURS, _INK, _GREY = "Blues", "#1a1a1a", "#8a8a8a"
 _CELL, _MARGIN, _LINE = 0.92, 1.0, 0.34  # inches
+_DARK = 0.18
+"""Below this luminance white stands out more than black."""
 _LEAST = 0.05
 """The scale reaches at least to so much AUROC lost: noise is not to look like a loss."""
 
@@ -97,8 +100,7 @@ def _draw(axes: Axes, surface: Surface, scale: Normalize) -> None:
     for row, number in enumerate(surface.leads):
         for column, share in enumerate(surface.time):
             cell = surface.cells[number, share]
-            red, green, blue, _ = image.cmap(scale(max(cell.lost.value, 0.0)))
-            ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else _INK
+            ink = "white" if _luminance(image.cmap(scale(max(cell.lost.value, 0.0)))) < _DARK else _INK
             axes.text(column, row, _written(cell), ha="center", va="center", fontsize=8.5, color=ink, linespacing=1.15)
     axes.set_xticks(range(len(surface.time)), [f"{100 * share:g} %" for share in surface.time], fontsize=8)
     axes.set_yticks(range(len(surface.leads)), [str(number) for number in surface.leads], fontsize=8)
@@ -113,6 +115,12 @@ def _draw(axes: Axes, surface: Surface, scale: Normalize) -> None:
     axes.set_title(title, fontsize=9, color=_INK)
     for side in axes.spines.values():
         side.set_visible(False)
+
+
+def _luminance(colour: Sequence[float]) -> float:
+    """Relative luminance of a colour, as WCAG 2 has it."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def _written(cell: Cell) -> str:

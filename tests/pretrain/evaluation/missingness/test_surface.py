@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import image
+from torch import Tensor, nn
 
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.record import STANDARD_LEADS
@@ -16,6 +17,7 @@ from cardialign.pretrain.evaluation.missingness.surface.hidden import among, dra
 from cardialign.pretrain.evaluation.missingness.surface.measure import (
     SurfacePlan,
     check_evidence,
+    check_leads,
     having_leads,
     score_surface,
 )
@@ -23,6 +25,8 @@ from cardialign.pretrain.evaluation.missingness.surface.picture import draw_surf
 from cardialign.pretrain.evaluation.missingness.surface.presets import presets_of
 from cardialign.pretrain.evaluation.missingness.surface.result import ALIKE, EVIDENCE, paired, surface_result
 from cardialign.pretrain.evaluation.missingness.surface.scorers import Ranked
+from cardialign.pretrain.export.opening import open_encoder
+from tests.support.outside_models import write_torchscript
 
 V2 = STANDARD_LEADS.index("V2")
 CODES = ("RBBB", "OIMI", "AFIB")
@@ -180,3 +184,27 @@ def test_records_without_a_lead_of_a_preset_are_left_out_and_evidence_must_be_kn
     check_evidence(ranked)
     with pytest.raises(UserError, match="in which leads its primary evidence stands: AFIB"):
         check_evidence(Ranked("v2", ("AFIB",), ranked.rows, ranked.truth[:, :1], ranked.patients))
+
+
+class OfTwoLeads(nn.Module):
+    """(B, 50, 2) -> (B, 6): three samples of each lead."""
+
+    def forward(self, signal: Tensor) -> Tensor:
+        return signal[:, 10:40:10].flatten(1) / 1000
+
+
+def test_an_encoder_that_lacks_leads_is_refused_where_nothing_would_be_left_of_a_record(tmp_path: Path) -> None:
+    limb, grid = SurfacePlan((0,), (0.0, 0.5), presets_of(("lead-i", "limb"))), SurfacePlan((0, 3), (0.0,), ())
+    ours, chest = open_encoder(write_torchscript(tmp_path / "ours.pt")), ["V2", "V1"]
+    for plan in (limb, grid):
+        check_leads(ours, plan)
+    theirs = open_encoder(write_torchscript(tmp_path / "chest.pt", OfTwoLeads(), leads=chest))
+    with pytest.raises(UserError, match=r"reads V2, V1: none of these is in preset lead-i"):
+        check_leads(theirs, limb)
+    with pytest.raises(UserError, match=r"reads 2 of 12 leads \(V2, V1\): with leads missing at random"):
+        check_leads(theirs, grid)
+    check_leads(theirs, SurfacePlan((0,), (0.0, 0.5), presets_of(("leads-i-ii-v2",))))
+    whole = open_encoder(write_torchscript(tmp_path / "whole.pt", missing_leads="refuse"))
+    with pytest.raises(UserError, match="refuses records with missing leads: its contract says missing_leads: refuse"):
+        check_leads(whole, limb)
+    check_leads(whole, SurfacePlan((0,), (0.0, 0.5), ()))
