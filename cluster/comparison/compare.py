@@ -98,7 +98,11 @@ class Comparison:
     def remarks(self) -> list[str]:
         """What the evaluations themselves say of their figures, once each."""
         out: dict[str, list[str]] = {}
+        runs = {method.name: len(method.members) for method in self.methods}
         for (method, column), of in self.entries.items():
+            if not of[0].marked and len(of[0].figures) < runs[method]:
+                few = f"{method}: {len(of[0].figures)} of its {runs[method]} runs have a comparable figure"
+                out.setdefault(few, []).append(str(column))
             for figure in [figure for each in of for figure in each.figures]:
                 seen = [figure.seen_words] if figure.seen_words and figure.seen != FOUND else []
                 for words in [*figure.remarks, *seen]:

@@ -74,7 +74,9 @@ def read_sources(given: Sequence[tuple[str | None, Path]]) -> tuple[list[Source]
         if not here:
             raise UserError(f"{path} holds nothing that can be compared", REMEDY)
         if name is not None:
-            here = [_renamed(each, name if len(here) == 1 else f"{name}/{each.name}") for each in here]
+            encoders = {digest for each in here for digest, _, _ in each.figures} | {d for e in here for d in e.digests}
+            alone = len(here) == 1 or (len(encoders) == 1 and encoders != {""})
+            here = [_renamed(each, name if alone and k == 0 else f"{name}/{each.name}") for k, each in enumerate(here)]
         found += here
     return _apart(found), passed
 

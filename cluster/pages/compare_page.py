@@ -184,7 +184,7 @@ def _charts(members: Sequence[Member]) -> list[str]:
     charts = []
     for loss, own in by_loss.items():
         charts += _together(own, "loss", f"Loss, {loss}", "", smooth=True)
-    charts += _together(runs, "records_per_second", "Throughput", "records/s", from_zero=True)
+    charts += _together(runs, "records_per_second", "Throughput", "records/s", smooth=True, from_zero=True)
     return charts
 
 

@@ -30,6 +30,7 @@ from tests.support.scored_records import scored_records
 
 Call = Callable[..., Any]
 EVERY = np.arange(200)
+QUICK = ("--bootstrap", 20)
 
 
 def cells(page: str) -> str:
@@ -108,7 +109,7 @@ def test_what_is_not_comparable_is_named_and_never_averaged_or_paired(
         changes = {**changes, "protocol": both}
     zero_shot_file(tmp_path / "odd.json", 1.0, encoder="f" * 64, seed=7, **changes)
     answer = cardialign(
-        "compare", *(tmp_path / f"{n}.json" for n in ("fine0", "odd", "fine1")), "--out", tmp_path / "o"
+        "compare", *(tmp_path / f"{n}.json" for n in ("fine0", "odd", "fine1")), "--out", tmp_path / "o", *QUICK
     )
     assert answer.code == 0, answer.json
     (told,) = answer.json["not_comparable"]
@@ -204,7 +205,7 @@ def test_scores_that_were_changed_or_went_away_are_said_and_the_figures_stand(ca
 
 
 def test_places_that_cannot_be_compared_are_refused_by_name(cardialign: Call, tmp_path: Path) -> None:
-    out = ("--out", tmp_path / "o")
+    out = ("--out", tmp_path / "o", *QUICK)
     zero_shot_file(tmp_path / "a/z.json", 1.2, encoder="a" * 64)
     zero_shot_file(tmp_path / "b/z.json", 1.0, encoder="b" * 64, seed=3)
     zero_shot_file(tmp_path / "c/z.json", 0.9, encoder="a" * 64, seed=5)
