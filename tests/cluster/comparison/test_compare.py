@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import statistics
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,28 +149,30 @@ def test_cost_is_the_arithmetic_of_the_trace_and_what_nobody_measured_is_said(
 
 
 def test_words_of_others_are_printed_and_never_run(cardialign: Call, tmp_path: Path) -> None:
-    names = ["<script>alert(1)</script>", r"\input{/etc/passwd}", "=cmd|' /C calc'!A0", "plain_100%&#$^~"]
+    names = ["<script>alert(1)", r"\input{x}", "=cmd|' !A0", "plain_100%&#$^~"]
     for k, name in enumerate(names):
-        classes = {"code": "MI", "name": "</td><img src=x>", "positives": 9, "auroc": 0.9, "low": None, "high": None}
+        classes = [{"code": "MI", "name": "</td><img src=x>", "positives": 9, "auroc": 0.9, "low": None, "high": None}]
+        prompts = {"name": f"{name}{k}", "label_set": name, "digest": "d"}
         zero_shot_file(
-            tmp_path / f"{k}.json", 1.2, encoder=f"{k}" * 64, seed=k, keep=False, classes=[classes], shards=name,
-            prompts={"name": f"{name}{k}", "label_set": name, "digest": "d"},
+            tmp_path / f"{name}.json", 1.2, encoder=str(k) * 64, seed=k, keep=False, classes=classes, shards=name,
+            prompts=prompts,
         )  # fmt: skip
-    (tmp_path / names[2].replace("/", "")).mkdir()
     run = run_folder(tmp_path / "runs" / r"<b>\input{x}", name="<script>")
-    given = [f"{name.replace('/', '')}={tmp_path}/{k}.json" for k, name in enumerate(names)]
-    answer = cardialign(
-        "compare", *given[::-1][:0], *(tmp_path / f"{k}.json" for k in range(4)), run, "--out", tmp_path / "o"
-    )
+    answer = cardialign("compare", *(tmp_path / f"{name}.json" for name in names), run, "--out", tmp_path / "o")
     assert answer.code == 0, answer.json
     page, tex = (tmp_path / "o/compare.html").read_text(), (tmp_path / "o/tables.tex").read_text()
     assert "<script" not in page and "<img" not in page and "&lt;script&gt;" in page
+    for svg in page.split("<svg")[1:]:
+        ElementTree.fromstring("<svg" + svg.split("</svg>")[0] + "</svg>")
+    for tabular in re.findall(r"\\begin\{tabular\}\{(lr*)\}(.*?)\\end", tex, re.DOTALL):
+        lines = [line for line in tabular[1].splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+        assert lines and {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(tabular[0]) - 1}
     commands = set(re.findall(r"\\[a-zA-Z]+", tex))
     assert not commands & {r"\input", r"\write"} and r"\textbackslash{}input\{" in tex
     with (tmp_path / "o/figures.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert all(not value.startswith(("=", "@", "+")) for row in rows for value in row.values())
-    assert any(row["task"].startswith("'=cmd") for row in rows)
+    assert any(row["task"].startswith("'=cmd") and row["method"].startswith("'=cmd") for row in rows)
 
 
 @pytest.mark.parametrize(
