@@ -80,9 +80,6 @@ class Comparison:
     def kinds(self) -> list[str]:
         return [kind for kind in KINDS if any(column.kind == kind for column in self.columns)]
 
-    def of_kind(self, kind: str, share: float | None) -> list[Column]:
-        return [column for column in self.columns if (column.kind, column.share) == (kind, share)]
-
     def shares(self, kind: str) -> list[float | None]:
         return list(dict.fromkeys(column.share for column in self.columns if column.kind == kind))
 
