@@ -226,6 +226,8 @@ def test_places_that_cannot_be_compared_are_refused_by_name(cardialign: Call, tm
     ):
         answer = cardialign("compare", *places, *out)
         assert answer.code == code and said in answer.json["problem"], (places, answer.json)
+    apart = cardialign("compare", f"first={a}", f"second={c}", *out)
+    assert apart.json["methods"] == ["first", "second"] and len(apart.json["differences"]) == 1, "the remedy works"
     assert cardialign("compare", a, b, *out).json["methods"] == ["a/z", "b/z"], "of one name: the folder says which"
     one = cardialign("compare", a, *out)
     assert one.code == 0 and one.json["differences"] == [] and (tmp_path / "o/compare.html").exists()
