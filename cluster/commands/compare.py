@@ -113,8 +113,7 @@ def _written(
     quality = [quality_table(found, kind, not args.no_published) for kind in found.kinds]
     pairs, column = pairs_table(found, reference), quality_column(found)
     costs = cost_rows(found, prices, column)
-    command = f"cardialign compare {shlex.join(args.places)} --out {shlex.quote(str(args.out))}"
-    material = Material(found, quality, pairs, costs, column, _settings(found), notes, args.currency, command)
+    material = Material(found, quality, pairs, costs, column, _settings(found), notes, args.currency, _command(args))
     marks = [f"{mark}: {why}" for mark, why, _ in marked_lines(found)]
     rows = {FIGURES: figure_rows(found), DIFFERENCES: difference_rows(found)}
     rows[COSTS] = cost_table_rows(costs, args.currency)
@@ -139,6 +138,16 @@ def _written(
         "page": str(args.out / PAGE),
         "_lines": _lines(material),
     }
+
+
+def _command(args: argparse.Namespace) -> str:
+    """That makes the page again."""
+    words = ["cardialign", "compare", *args.places]
+    words += [word for price in args.price for word in ("--price", price)]
+    for name, value in (("currency", args.currency), ("reference", args.reference)):
+        words += [f"--{name}", value] if value else []
+    words += ["--no-published"] if args.no_published else []
+    return shlex.join([*words, "--bootstrap", str(args.bootstrap), "--out", str(args.out)])
 
 
 def _settings(found: Comparison) -> list[tuple[str, Any]]:

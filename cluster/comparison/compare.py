@@ -80,9 +80,6 @@ class Comparison:
     def kinds(self) -> list[str]:
         return [kind for kind in KINDS if any(column.kind == kind for column in self.columns)]
 
-    def of_kind(self, kind: str, share: float | None) -> list[Column]:
-        return [column for column in self.columns if (column.kind, column.share) == (kind, share)]
-
     def shares(self, kind: str) -> list[float | None]:
         return list(dict.fromkeys(column.share for column in self.columns if column.kind == kind))
 
@@ -98,7 +95,11 @@ class Comparison:
     def remarks(self) -> list[str]:
         """What the evaluations themselves say of their figures, once each."""
         out: dict[str, list[str]] = {}
+        runs = {method.name: len(method.members) for method in self.methods}
         for (method, column), of in self.entries.items():
+            if not of[0].marked and len(of[0].figures) < runs[method]:
+                few = f"{method}: {len(of[0].figures)} of its {runs[method]} runs have a comparable figure"
+                out.setdefault(few, []).append(str(column))
             for figure in [figure for each in of for figure in each.figures]:
                 seen = [figure.seen_words] if figure.seen_words and figure.seen != FOUND else []
                 for words in [*figure.remarks, *seen]:

@@ -36,7 +36,6 @@ GROUND = {
     "learnt_from": "learnt from other records",
     "chosen_by": "chosen by other records",
     "subset": "other shares of the training records",
-    "options": "other options of training",
 }
 """What must be the same of two figures that are compared -> what is said where it is not."""
 FOLLOWS = {"records": {"shards", "split", "folds"}, "learnt_from": {"shards", "folds"}}

@@ -42,21 +42,24 @@ def _table(table: Table, notes: Sequence[str]) -> str:
         lines.append(r"\midrule")
         if heading:
             lines.append(rf"\multicolumn{{{len(table.heads) + 1}}}{{l}}{{\emph{{{escaped(heading)}}}}} \\")
-        lines += [_row(row) for row in rows]
+        lines += [line for row in rows for line in _rows(row)]
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [rf"\par\footnotesize {escaped(note)}" for note in [*table.notes, *notes]]
     return "\n".join([*lines, r"\end{table}", ""])
 
 
-def _row(row: Row) -> str:
+def _rows(row: Row) -> list[str]:
+    """A line of figures, and where they have intervals a line of these: beside each other they would be too wide."""
     name = escaped(row.name) + (r"\textsuperscript{\textdagger}" if row.kind == "published" else "")
-    return " & ".join([rf"\textit{{{name}}}" if row.kind == "floor" else name, *map(_cell, row.cells)]) + r" \\"
+    figures = " & ".join([rf"\textit{{{name}}}" if row.kind == "floor" else name, *map(_cell, row.cells)])
+    if not any(cell.below for cell in row.cells):
+        return [figures + r" \\"]
+    below = [rf"{{\scriptsize {escaped(cell.below)}}}" if cell.below else "" for cell in row.cells]
+    return [figures + r" \\*[-2pt]", " & ".join(["", *below]) + r" \\"]
 
 
 def _cell(cell: Cell) -> str:
     text = escaped(cell.text)
     if cell.best:
         text = rf"\textbf{{{text}}}"
-    if cell.below:
-        text += rf" {{\scriptsize ({escaped(cell.below)})}}"
     return text + (rf"\textsuperscript{{{escaped(cell.mark)}}}" if cell.mark else "")

@@ -52,7 +52,7 @@ def methods_of(sources: Sequence[Source]) -> list[Method]:
     orphans: dict[str, str] = {}
     for source in sources:
         for digest, system, figure in source.figures:
-            home = owner.get(digest)
+            home = source if source.apart else owner.get(digest)
             if home is None and digest:  # results of one encoder that was not given are one method
                 name = orphans.setdefault(digest, source.name)
             else:

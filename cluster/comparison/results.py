@@ -279,7 +279,7 @@ def _fine_tune(path: Path, values: Mapping[str, Any]) -> Found:
     task, seeds, start = values["task"], values["seeds"], words(values["start"])
     name, ground, remarks = _task_ground(task, words(values["shards"]) if "shards" in values else None)
     ground["classes"] = _classes(values["classes"])
-    ground["options"] = words(", ".join(f"{key} {value}" for key, value in values["options"].items() if key != "seed"))
+    remarks.append(words("trained on labels with " + ", ".join(f"{k} {v}" for k, v in values["options"].items())))
     scratch = start.startswith("from random weights")
     seen, said = _seen(values.get("trained_on"), values.get("ledger"), ("fine-tuned encoder", "every system"))
     if scratch:

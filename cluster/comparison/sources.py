@@ -4,7 +4,7 @@ folders of these."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class Source:
     """A trained thing, or a result whose encoder was not given.
 
     digests: of its encoders, by which results belong to it. figures: (digest, system, figure), as `results.Found`.
-    own: it is a run or an encoder, to which results belong; else its figures are a system of their own.
+    apart: a result that was given a name of its own stays a method of its own, whoever's encoder it is of.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Source:
     cost: Cost | None = None
     figures: tuple[tuple[str, str, Figure], ...] = ()
     remarks: tuple[str, ...] = ()
+    apart: bool = False
 
 
 def named(text: str) -> tuple[str | None, Path]:
@@ -74,13 +75,16 @@ def read_sources(given: Sequence[tuple[str | None, Path]]) -> tuple[list[Source]
         if not here:
             raise UserError(f"{path} holds nothing that can be compared", REMEDY)
         if name is not None:
-            here = [_renamed(each, name if len(here) == 1 else f"{name}/{each.name}") for each in here]
+            encoders = {digest for each in here for digest, _, _ in each.figures} | {d for e in here for d in e.digests}
+            alone = len(here) == 1 or (len(encoders) == 1 and encoders != {""})
+            here = [_renamed(each, name if alone and k == 0 else f"{name}/{each.name}") for k, each in enumerate(here)]
+            here = [replace(each, apart=len(here) == 1 and bool(each.figures)) for each in here]
         found += here
     return _apart(found), passed
 
 
 def _renamed(source: Source, name: str) -> Source:
-    return Source(**{**source.__dict__, "name": name})
+    return replace(source, name=name)
 
 
 def _apart(found: Sequence[Source]) -> list[Source]:

@@ -75,7 +75,9 @@ def _figure(folder: Path, table: Mapping[str, Any], row: Mapping[str, Any], meas
     return Figure(
         Column(KIND_OF[measure], task, None if measure == "zero_shot" else 1.0),
         share_of(found["auroc"]),
-        *(None if each is None else share_of(each) for each in (sd, low, high)),
+        None if sd is None else share_of(sd),
+        None if low is None else share_of(low),
+        None if high is None else share_of(high),
         len(seeds),
         sum(len(part.truth) for part in parts) or None,
         len(set(np.concatenate([part.patients for part in parts]).tolist())) if parts else None,

@@ -137,7 +137,8 @@ def pairs_table(found: Comparison, reference: str) -> Table:
     kinds = list(dict.fromkeys((column.kind, column.share) for column in columns))
     tasks = sorted({column.task for column in columns}, key=_order)
     by = {(each.mine, each.theirs, each.column): each for each in shown}
-    pairs = list(dict.fromkeys((each.mine, each.theirs) for each in shown))
+    place = {method.name: k for k, method in enumerate(found.methods)}
+    pairs = sorted({(each.mine, each.theirs) for each in shown}, key=lambda pair: (place[pair[1]], place[pair[0]]))
     blocks = []
     for kind, share in kinds:
         rows = []

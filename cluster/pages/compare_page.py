@@ -115,40 +115,40 @@ def _published(shown: set[tuple[str, str]]) -> dict[str, Any]:
 
 
 def _costs(material: Material) -> dict[str, Any] | None:
+    """Columns of the whole run, then of a million ECGs; prices where some were given."""
     rows = material.costs
     if not rows:
         return None
+    priced = any(row.price is not None for row in rows)
     price = f"price, {material.currency}" if material.currency else "price"
-    heads = [
-        "AUROC", "on", "hours", "records trained", "records/s", "M param.", "M trained", "GFLOP a record", price, "kWh",
-        "hours", price, "kWh",
-    ]  # fmt: skip
+    hours = ["hours", *([price] if priced else []), "kWh"]
+    run = ["on", "records trained", "records/s", "M param.", "M trained", "GFLOP a record", *hours]
     return {
-        "heads": heads,
-        "rows": [(row.name, _cells(row)) for row in rows],
-        "notes": [*NOTES, *([] if any(row.price is not None for row in rows) else ["No --price was given."])],
+        "run": run,
+        "million": hours,
+        "rows": [(row.name, _cells(row, priced)) for row in rows],
+        "notes": [*NOTES, *([] if priced else ["No --price was given."])],
         "quality": "" if material.column is None else str(material.column),
     }
 
 
-def _cells(row: CostRow) -> list[str]:
+def _cells(row: CostRow, priced: bool) -> list[str]:
     cost = row.cost
     device = "" if cost.kind is None else f"{cost.devices or '?'} x {cost.kind}"
-    unpriced = "not given" if cost.hours is not None else NOT_MEASURED
+
+    def spent(hours: float | None, price: float | None, kwh: float | None) -> list[str]:
+        return [_told(hours), *([_told(price)] if priced else []), _told(kwh)]
+
     return [
         "–" if row.quality is None else f"{row.quality:.2f}",
         device or NOT_KNOWN,
-        _told(cost.hours),
         _told(cost.records),
         _told(cost.records_per_second),
         _told(None if cost.parameters is None else cost.parameters / 1e6),
         _told(None if cost.trained_parameters is None else cost.trained_parameters / 1e6),
         _told(cost.gflop),
-        unpriced if row.price is None else number(row.price),
-        _told(cost.kwh),
-        _told(cost.per_million(cost.hours)),
-        unpriced if row.price is None else _told(cost.per_million(row.price)),
-        _told(cost.per_million(cost.kwh)),
+        *spent(cost.hours, row.price, cost.kwh),
+        *spent(cost.per_million(cost.hours), cost.per_million(row.price), cost.per_million(cost.kwh)),
     ]
 
 
@@ -184,7 +184,7 @@ def _charts(members: Sequence[Member]) -> list[str]:
     charts = []
     for loss, own in by_loss.items():
         charts += _together(own, "loss", f"Loss, {loss}", "", smooth=True)
-    charts += _together(runs, "records_per_second", "Throughput", "records/s", from_zero=True)
+    charts += _together(runs, "records_per_second", "Throughput", "records/s", smooth=True, from_zero=True)
     return charts
 
 

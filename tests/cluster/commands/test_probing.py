@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.entities.model_registry import ModelVersion
+from safetensors.numpy import load_file
 
 from cardialign.cluster.commands.evaluate.fine_tune import SHIPPED
 from cardialign.cluster.commands.evaluate.linear_probe import SHIPPED_FLOORS, SUPERVISED
@@ -128,6 +129,16 @@ def test_the_grid_writes_figures_for_programs_tables_and_people_and_goes_on(
         found = whole[row["system"], row["read_by"], float(row["share"])]
         assert float(row["macro"]) == found["macro"] and f"{found['macro']:.3f}" in answer.out
         assert row["ledger"].startswith("ledger ") and row["test_opened"] == "1"
+    beside = cardialign("compare", tmp_path / "grid", "--out", tmp_path / "o", "--bootstrap", 5).json
+    ours = {row["share"]: row["macro_auroc"] for row in beside["figures"] if row["method"] == beside["methods"][0]
+            and row["kind"] == "linear probe"}  # fmt: skip
+    assert ours == {
+        share: pytest.approx(whole["encoder", "linear probe", share]["macro"], abs=1e-6) for share in (0.5, 1)
+    }
+    scores = load_file(tmp_path / "grid/grid.scores.safetensors")
+    told = {each["name"]: k for k, each in enumerate(result["scores"]["of"])}
+    again = class_auroc(scores[f"{told['linear-probe:clean-v2:ptb-xl-super@100']}.scores"][0], scores["1.truth"]).mean()
+    assert again == pytest.approx(ours[1.0], abs=1e-6), "the scores beside it give its figure again"
     before = (tmp_path / "grid/grid.json").read_text()
     assert cardialign(*words).code == 0 and (tmp_path / "grid/grid.json").read_text() == before
 
@@ -226,13 +237,20 @@ def test_an_encoder_is_chosen_by_validation_records(
 
 
 @pytest.mark.slow
-def test_training_from_scratch_and_from_an_encoder(cardialign: Call, exported: Path, shards: Path) -> None:
+def test_training_from_scratch_and_from_an_encoder(
+    cardialign: Call, exported: Path, shards: Path, tmp_path: Path
+) -> None:
     words = ("evaluate", "fine-tune", "--shards", shards, *FOLDS, "--bootstrap", 0, "--set", "epochs=1")
-    scratch = cardialign(*words, "--preset", "supervised-resnet1d", "--seeds", 2)
+    out = ("--out", tmp_path / "scratch.json")
+    scratch = cardialign(*words, "--preset", "supervised-resnet1d", "--seeds", 2, *out)
     assert scratch.code == 0, scratch.err
     assert len(scratch.json["seeds"]) == 2 and scratch.json["start"] == "from random weights: resnet1d"
-    partial = cardialign(*words, "--encoder", exported, "--preset", "partial")
+    partial = cardialign(*words, "--encoder", exported, "--preset", "partial", "--out", tmp_path / "partial.json")
     assert partial.code == 0, partial.err
+    places = (tmp_path / "partial.json", tmp_path / "scratch.json")
+    (found,) = cardialign("compare", *places, "--out", tmp_path / "o", "--bootstrap", 5).json["differences"]
+    ahead = {found["mine"]: found["difference"], found["theirs"]: -found["difference"]}
+    assert ahead["partial"] == pytest.approx(partial.json["macro"] - scratch.json["macro"], abs=1e-9)
     assert partial.json["options"]["train_blocks"] == 1 and partial.json["options"]["epochs"] == 1
 
 
