@@ -222,7 +222,7 @@ def _by_age(axes: Axes, atlas: Atlas, chart: Chart) -> None:
     if norm is not None:
         order = np.random.default_rng(0).permutation(np.flatnonzero(known))  # no age lies over the others
         axes.scatter(
-            *chart.places[order].T, c=AGES(norm(ages[order])), s=size**2, linewidths=0, alpha=0.85, zorder=2,
+            chart.places[order, 0], chart.places[order, 1], c=AGES(norm(ages[order])), s=size**2, linewidths=0, alpha=0.85, zorder=2,
             rasterized=True,
         )  # fmt: skip
 
