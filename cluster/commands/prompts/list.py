@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.pretrain.evaluation.prompts import load_prompts, prompt_set_names
 
-    sets = []
+    sets: list[dict[str, Any]] = []
     for name in prompt_set_names():
         try:
             found = load_prompts(name)

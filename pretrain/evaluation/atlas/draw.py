@@ -32,7 +32,7 @@ AGES: Colormap = LinearSegmentedColormap.from_list("ages", ["#2a66c4", "#6a8fb8"
 CHILD = 15.0
 """With patients this young, the years of childhood have more of the scale."""
 PANEL_INCHES, PANEL_DPI, SHEET_DPI = 3.6, 150, 200
-_SHEET_WIDTH, _LEGEND_WIDTH, _MARGIN = 4.6, 3.1, 0.35
+_SHEET_WIDTH, _LEGEND_WIDTH, _MARGIN = 4.6, 3.5, 0.35
 
 
 def class_panel(atlas: Atlas, chart: Chart) -> bytes:
@@ -141,7 +141,8 @@ def _handles(atlas: Atlas) -> list[Line2D]:
     out = []
     for entry in class_legend(atlas):
         words = entry["words"] if len(entry["words"]) <= 34 else f"{entry['words'][:33]}…"
-        out.append(Line2D([], [], label=f"{words}  ({entry['records']:,})", **_style(entry["place"]), linestyle=""))
+        label, size = f"{words}  ({entry['records']:,})", 3.5 if entry["place"] == OTHER else 6.0
+        out.append(Line2D([], [], label=label, linestyle="", markersize=size, **_style(entry["place"])))
     return out
 
 
@@ -151,7 +152,7 @@ def _style(place: int) -> dict[str, Any]:
         return {"marker": MARKS[place], "color": PALETTE[place], "markeredgewidth": 0}
     if place == SEVERAL:
         return {"marker": "o", "color": "none", "markeredgecolor": GREY, "markeredgewidth": 1.1}
-    return {"marker": "." if place == OTHER else "x", "color": GREY, "markeredgewidth": 0 if place == OTHER else 0.7}
+    return {"marker": "o" if place == OTHER else "x", "color": GREY, "markeredgewidth": 0 if place == OTHER else 0.7}
 
 
 def _panel(chart: Chart, draw: Callable[[Axes], None]) -> bytes:
@@ -191,8 +192,8 @@ def _dots(axes: Axes, at: np.ndarray, size: float, style: dict[str, Any], order:
 def _by_class(axes: Axes, atlas: Atlas, chart: Chart) -> None:
     """Rare classes lie over frequent ones."""
     size = _size(atlas)
-    for value in (UNLABELLED, OTHER):
-        _dots(axes, chart.places[atlas.colour == value], size * 0.8, _style(value), 1, 0.5)
+    for value, smaller in ((UNLABELLED, 0.8), (OTHER, 0.6)):
+        _dots(axes, chart.places[atlas.colour == value], size * smaller, _style(value), 1, 0.5)
     _dots(axes, chart.places[atlas.colour == SEVERAL], size, _style(SEVERAL), 2)
     counts = [int((atlas.colour == place).sum()) for place in range(len(atlas.shown))]
     for order, place in enumerate(sorted(range(len(counts)), key=lambda each: -counts[each])):
@@ -221,10 +222,9 @@ def _by_age(axes: Axes, atlas: Atlas, chart: Chart) -> None:
     _dots(axes, chart.places[~known], size * 0.8, _style(UNLABELLED), 1, 0.5)
     if norm is not None:
         order = np.random.default_rng(0).permutation(np.flatnonzero(known))  # no age lies over the others
-        axes.scatter(
-            *chart.places[order].T, c=AGES(norm(ages[order])), s=size**2, linewidths=0, alpha=0.85, zorder=2,
-            rasterized=True,
-        )  # fmt: skip
+        x, y = chart.places[order].T
+        colour = AGES(norm(ages[order]))
+        axes.scatter(x, y, c=colour, s=size**2, linewidths=0, alpha=0.85, zorder=2, rasterized=True)
 
 
 def _age_legend(figure: Figure, atlas: Atlas, left: float, width: float, height: float) -> None:

@@ -77,6 +77,21 @@ def test_every_class_that_a_reader_gives_has_words_and_no_words_stand_for_an_unk
         assert set(prompts.codes) == classes_of_vocabularies()[label_set] and len(prompts.codes) == classes
 
 
+@pytest.mark.parametrize("name", [each for each in OURS if "described" in each])
+def test_a_described_class_has_several_descriptions_and_is_one_of_the_plain_set(name):
+    """By leads, waves and intervals: at least one description of a class names one."""
+    prompts, stem = load_prompts(name), name.partition("-described")[0]
+    plain = load_prompts(max(each for each in OURS if each.startswith(f"{stem}-v")))
+    assert prompts.codes == plain.codes and prompts.label_set == plain.label_set
+    for entry in prompts.classes:
+        assert len(entry.prompts) >= 2, entry.code
+        seen = re.search(
+            r"\b(P|Q|R|S|T|U|QRS|PR|QT|QTc|RR|ST|V[1-6]|aV[RLF]|I+|beats?|lead|axis|per minute)\b|wave",
+            " ".join(entry.prompts),
+        )
+        assert seen or entry.against, (entry.code, entry.prompts)
+
+
 SCORED_NAMES = {
     "AF": "atrial fibrillation", "AFL": "atrial flutter", "BBB": "bundle branch block", "Brady": "bradycardia",
     "IAVB": "first degree av block", "IRBBB": "incomplete right bundle branch block", "LAD": "left axis deviation",
@@ -241,10 +256,14 @@ def worth(name: str) -> dict[str, tuple[float, float, float]]:
     return found
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(each, marks=pytest.mark.slow if each.startswith(("csn", "challenge")) else ()) for each in NEWEST],
-)  # their 55 and 26 classes take as long as all others together
+LARGE = [
+    pytest.param(each, marks=pytest.mark.slow if each.startswith(("csn", "challenge")) or "described" in each else ())
+    for each in NEWEST
+]
+"""With 55 and 26 classes, or long sentences, they take as long as all others together."""
+
+
+@pytest.mark.parametrize("name", LARGE)
 def test_the_form_of_a_report_alone_is_worth_less_than_the_finding(name):
     for code, (finding, form, share) in worth(name).items():
         assert form < finding and share >= 0.75, (code, finding, form, share)
@@ -257,7 +276,7 @@ def test_the_first_words_for_a_normal_ecg_followed_the_form(name):
     assert form > 2 * finding and share == 0
 
 
-@pytest.mark.parametrize("name", NEWEST)
+@pytest.mark.parametrize("name", LARGE)
 def test_no_two_findings_have_words_that_are_nearly_the_same(name):
     """0.98 of the centred cosine: what "QRS axis shifted to the right" and "... to the left" were."""
     assert closest(name)[0] < 0.98, closest(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -112,8 +113,6 @@ def test_the_colours_differ_for_every_eye(eye: list[list[float]]) -> None:
 
 def test_childhood_has_more_of_the_scale_where_there_are_children(atlas: Atlas) -> None:
     ages = np.linspace(0, 80, 60)
-    import dataclasses
-
     young = dataclasses.replace(atlas, about=dataclasses.replace(atlas.about, ages=ages))
     places = {words: at for at, words in age_ticks(young)}
     assert places["0"] == 0 and places["10"] == pytest.approx(np.sqrt(10 / 80)) and CHILD > 10
@@ -121,3 +120,13 @@ def test_childhood_has_more_of_the_scale_where_there_are_children(atlas: Atlas) 
     assert {words: at for at, words in age_ticks(grown)} == pytest.approx({"40": 0.0, "60": 0.5, "80": 1.0})
     none = dataclasses.replace(atlas, about=dataclasses.replace(atlas.about, ages=np.full(60, np.nan)))
     assert age_ticks(none) == [] and any("no age is known" in text.get_text() for text in sheet(none).texts)
+
+
+def test_a_long_name_is_cut_before_it_leaves_the_sheet_and_none_is_taken_for_mathematics(atlas: Atlas) -> None:
+    names = tuple(
+        (f"CODE{c}", "$x_$ Wide QRS complex of a very long name indeed") for c in range(len(atlas.about.names))
+    )
+    drawn = sheet(dataclasses.replace(atlas, about=dataclasses.replace(atlas.about, names=names)))
+    (legend,) = drawn.legends
+    box = legend.get_window_extent(drawn.canvas.get_renderer())
+    assert box.x1 < drawn.bbox.x1 and any("$x_$" in text.get_text() for text in legend.get_texts())
