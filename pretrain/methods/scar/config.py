@@ -10,6 +10,8 @@ from cardialign.pretrain.config import Depth, Fraction, MethodConfig, Positive, 
 from cardialign.pretrain.encoders.blocks.temporal import head_problems
 
 Weight = Annotated[float, Field(ge=0, le=1000)]
+Removed = Annotated[float, Field(ge=0, le=0.95)]
+"""Share of what was recorded: half a second of ten seconds at least is left."""
 Cosine = Annotated[float, Field(ge=-10, le=10)]
 
 
@@ -77,7 +79,7 @@ class ScarConfig(MethodConfig):
     temperature_min: Temperature = 0.01
     temperature_max: Temperature = 1.0
     bias: Annotated[float, Field(ge=-1000, le=1000)] = -10.0
-    removed: tuple[Fraction, Fraction] = (0.1, 0.6)
+    removed: tuple[Removed, Removed] = (0.1, 0.6)
     random_share: Fraction = 0.5
     masked: Weight = 1.0
     consistency: Weight = 0.5
@@ -98,6 +100,8 @@ class ScarConfig(MethodConfig):
             )
         if self.removed[0] > self.removed[1]:
             problems.append(f"removed begins at {self.removed[0]:g} and ends at {self.removed[1]:g}; swap them")
+        if self.masker is not None and self.removed[1] == 0:
+            problems.append("removed ends at 0, the masker would have nothing to do; raise it, or set masker to null")
         if self.masker is not None and self.random_share == 1.0:
             problems.append("random_share 1 leaves the masker no record; lower it, or set masker to null")
         refuse(problems)

@@ -1,4 +1,4 @@
-"""`evaluate masker` on a run of a few steps: figures, table, pictures and file agree, and what cannot be said is said."""
+"""`evaluate masker` on a run of a few steps: figures, table, pictures and file agree; what cannot be said is said."""
 
 from __future__ import annotations
 

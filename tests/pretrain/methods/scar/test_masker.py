@@ -162,6 +162,8 @@ def test_an_encoder_whose_patches_cannot_be_removed_and_weighed_is_refused(chang
     ("method", "message"),
     [
         ({"removed": [0.6, 0.1]}, "removed begins at 0.6 and ends at 0.1; swap them"),
+        ({"removed": [0.99, 1.0]}, r"method\.removed\.1: input should be less than or equal to 0.95"),
+        ({"removed": [0.0, 0.0]}, "removed ends at 0, the masker would have nothing to do"),
         ({"random_share": 1.0}, "random_share 1 leaves the masker no record"),
         ({"masker": {"width": 9, "heads": 2}}, "not a multiple of heads"),
         ({"masker": {"turns": "reversal"}}, "set aim to loss or turns to alternate"),
