@@ -92,7 +92,8 @@ class MissingnessResult:
         head = ["missing", "chosen", "budget", "CMRS", "95 % interval", "AUROC", "lost", "95 % interval"]
         rows = [["nothing", "", "", "1.000", "", _number(self.whole.value), "", ""]]
         for c in self.conditions:
-            budget = f"{c.budget} of {c.units}" if c.budget else "as they are"
+            budget = "as they are" if "evidence" in c.mask else "of each record's own"
+            budget = f"{c.budget} of {c.units}" if c.budget else budget
             figures = [_number(c.cmrs.value), _interval(c.cmrs)]
             figures += [_number(c.auroc.value), _number(c.loss.value, sign=True), _interval(c.loss, sign=True)]
             rows.append([c.kind, c.mask, budget, *figures])
