@@ -70,6 +70,17 @@ def amount(text: str) -> float:
     return number
 
 
+def part(text: str) -> float:
+    """The `type=` of an option that is a share of something: a number between 0 and 1, neither nothing nor all."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < 1:  # refuses nan too
+        raise ArgumentTypeError(f"{_short(text)} is not a share between 0 and 1; write for example 0.5 for a half")
+    return number
+
+
 def number_of_cpus(text: str) -> float:
     """The `type=` of an option in CPUs: 0 or more, whole or not."""
     try:

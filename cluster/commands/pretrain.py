@@ -134,6 +134,7 @@ def overrides(args: argparse.Namespace) -> list[str]:
 
     Giving steps takes epochs out of the recipe, and the other way round.
     """
+    _one_duration(args)
     lines = []
     if args.shards is not None:
         lines += [f"data.shards={json.dumps(str(args.shards))}", "data.mixture=[]"]
@@ -151,6 +152,20 @@ def overrides(args: argparse.Namespace) -> list[str]:
         f"{key}={getattr(args, option)}" for option, key in SHORTHANDS.items() if getattr(args, option) is not None
     ]
     return [*lines, *args.overrides]
+
+
+def _one_duration(args: argparse.Namespace) -> None:
+    """Raises UsageError where both a number of steps and one of epochs were typed, naming the options."""
+    said: dict[str, str] = {}
+    for key in ("steps", "epochs"):
+        for assignment in args.overrides:
+            name, _, value = assignment.partition("=")
+            if name.strip() == f"training.{key}":
+                said[key] = "" if value.strip() in ("null", "~", "") else f"--set training.{key}={value.strip()}"
+        if getattr(args, key) is not None:
+            said.setdefault(key, f"--{key} {getattr(args, key)}")
+    if said.get("steps") and said.get("epochs"):
+        raise UsageError(f"{said['steps']} and {said['epochs']} both say how long to train", "give one of the two")
 
 
 def _mixture_part(text: str) -> dict[str, Any]:

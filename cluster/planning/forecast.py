@@ -145,7 +145,9 @@ def _with_text(config: RunConfig, stack: ExitStack) -> tuple[RunConfig, list[str
         )
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cardialign-plan-")))
     (folder / "config.json").write_text(json.dumps(known))
-    text = config.text.model_copy(update={"encoder": str(folder), "pooling": config.text.pooling or "cls"})
+    # What costs the same is set as this kind is meant: the folder, which is gone soon, shall not be told of in the log.
+    pooling = "last" if config.text.pooling == "last" else "mean" if known is T5_BASE else "cls"
+    text = config.text.model_copy(update={"encoder": str(folder), "pooling": pooling})
     size = "T5 base" if known is T5_BASE else "BERT base"
     said = f"report encoder {config.text.encoder} is not on this machine: counted by its published sizes ({size})"
     return config.model_copy(update={"text": text}), [said]

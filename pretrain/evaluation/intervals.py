@@ -100,16 +100,26 @@ def difference_interval(a: Sample, b: Sample) -> tuple[float, float]:
 
     (nan, nan) with fewer than two resamples, or where no class has two patients.
     """
-    known = a.fewest >= 2
-    if len(a.resampled) < 2 or not known.any():
+    low, high = change_interval([(a, 1.0), (b, -1.0)])
+    return max(low, -1.0), min(high, 1.0)
+
+
+def change_interval(parts: Sequence[tuple[Sample, float]]) -> tuple[float, float]:
+    """Limits for a signed sum of mean AUROCs over the same classes, records and resamples; nan as for a difference.
+
+    Each class counts by its own patients.
+    """
+    first = parts[0][0]
+    known = first.fewest >= 2
+    if len(first.resampled) < 2 or not known.any():
         return float("nan"), float("nan")
-    model = (_model(a) + _model(b)) / 2
-    paired = (a.deviations - b.deviations)[:, known].sum(axis=1)
+    model = sum((_model(each) for each, _ in parts), np.zeros(len(first.point))) / len(parts)
+    paired = np.sum([sign * each.deviations for each, sign in parts], axis=0)[:, known].sum(axis=1)
     variance = float(np.var(paired, ddof=1)) * model.sum() / model[known].sum()
-    freedom = max(_freedom(model[known], a.fewest[known]), 1.0)
+    freedom = max(_freedom(model[known], first.fewest[known]), 1.0)
     half = float(student.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(variance)) / len(model)
-    difference = float(a.point.mean() - b.point.mean())
-    return max(difference - half, -1.0), min(difference + half, 1.0)
+    value = float(sum(sign * each.point.mean() for each, sign in parts))
+    return value - half, value + half
 
 
 def unlike_difference_interval(a: Sample, b: Sample) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,8 @@ class Initialised:
 class Start:
     """Verified weights by the method's names, and what they were trained as.
 
-    encoder and normalisation as the run's configuration says them, sampling_rate in Hz (None: an old checkpoint that
-    does not say); origin: what is written down about where they come from.
+    encoder, normalisation and text as the run's configuration says them, sampling_rate in Hz (None: an old checkpoint
+    that does not say); origin: what is written down about where they come from.
     """
 
     weights: dict[str, Tensor]
@@ -57,6 +57,7 @@ class Start:
     normalisation: str
     sampling_rate: float | None
     origin: dict[str, Any]
+    text: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_start(source: Path) -> Start:
@@ -98,7 +99,7 @@ def _exported(source: Path) -> Start:
     normalisation, rate = contract.get("normalisation"), contract.get("sampling_rate")
     if not isinstance(normalisation, str) or not isinstance(rate, int | float):
         raise export.wrong(CONTRACT, "it does not say normalisation and sampling_rate")
-    return Start(weights, encoder, normalisation, rate, origin)
+    return Start(weights, encoder, normalisation, rate, origin, _text_of(values))
 
 
 def _checkpoint(path: Path) -> Start:
@@ -113,7 +114,12 @@ def _checkpoint(path: Path) -> Start:
             f"checkpoint {path}: the configuration in its {files.STATE} does not say data.normalisation",
             "name another checkpoint, or an exported encoder",
         )
-    return Start(weights, encoder, normalisation, rate, origin)
+    return Start(weights, encoder, normalisation, rate, origin, _text_of(state.config))
+
+
+def _text_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    text = values.get("text")
+    return text if isinstance(text, dict) else {}
 
 
 def initialise(method: Method, config: RunConfig, start: Start) -> Initialised:
@@ -135,6 +141,7 @@ def initialise(method: Method, config: RunConfig, start: Start) -> Initialised:
     check_start(method.ecg, config, start)
     wanted = {name: tensor for name, tensor in own.items() if not (fresh and name.startswith(tuple(fresh)))}
     loaded = {name: weights[name] for name, tensor in wanted.items() if _fits(weights, name, tensor)}
+    _check_reports(loaded, config, start)
     method.load_state_dict(loaded, strict=False)
     result = Initialised(
         source,
@@ -150,6 +157,14 @@ def initialise(method: Method, config: RunConfig, start: Start) -> Initialised:
         list(result.fresh) or "none",
         list(result.skipped) or "none",
     )
+    anew = [name for name in result.fresh if name.startswith(LEARNT_ALONG) and not _starts_fresh(name, config)]
+    if "export" in start.origin and anew and any(name.startswith("text.") for name in result.loaded):
+        log.warning(
+            "init_from=%s an exported encoder has no %s: they begin anew; to go on from those that were learnt, start "
+            "from the run directory or one of its checkpoints",
+            source,
+            ", ".join(anew),
+        )
     return result
 
 
@@ -159,6 +174,33 @@ def check_start(ecg: EcgEncoder, config: RunConfig, start: Start) -> None:
     own = {f"ecg.{name}": tensor for name, tensor in ecg.state_dict().items()}
     wanted = {name: tensor for name, tensor in own.items() if not _starts_fresh(name, config)}
     _check_encoder(wanted, start.weights, str(config.init_from))
+
+
+LEARNT_ALONG = ("logit_scale", "logit_bias")
+"""What towers are trained with and no exported encoder holds."""
+OF_REPORTS = ("encoder", "pooling", "style")
+"""Keys of `text` that say what the weights of the text tower read."""
+
+
+def _check_reports(loaded: Mapping[str, Tensor], config: RunConfig, start: Start) -> None:
+    """Raises UserError where weights of the text tower were made for another report encoder: shapes may be equal."""
+    here, there = config.text.model_dump(mode="json"), start.text
+    differ = [
+        f"text.{key} is {here.get(key)!r}, the source was trained with {there[key]!r}"
+        for key in OF_REPORTS
+        if key in there and _last_name(here.get(key)) != _last_name(there[key])
+    ]
+    if differ and any(name.startswith("text.") for name in loaded):
+        shown = "\n".join(f"  - {line}" for line in differ)
+        raise UserError(
+            f"init_from: the report encoder of {config.init_from} is another one:\n{shown}",
+            "use the text section of the run that trained it, or take its ECG encoder alone: init_fresh: [text.]",
+        )
+
+
+def _last_name(value: Any) -> Any:
+    """The same model may lie in another folder, or be named by its id."""
+    return value.rstrip("/").rpartition("/")[2].lower() if isinstance(value, str) else value
 
 
 MAY_DIFFER = {"dropout", "drop_path", "attention"}

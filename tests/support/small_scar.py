@@ -15,7 +15,7 @@ from tests.support.small_encoder import SPEC, small_config
 
 ENCODER = {"name": "vit1d", "width": 16, "depth": 1, "heads": 2, "patches": "lead", "patch_ms": 200}
 ENCODER |= {"pooling": "selector", "attention": "packed", "embedding_dim": 8}
-MASKER = {"width": 8, "depth": 1, "heads": 2, "turns": "reversal"}
+MASKER = {"width": 8, "depth": 1, "heads": 2, "turns": "reversal", "aim": "loss"}
 B, PATCHES = 6, 10
 REPORTS = np.array([0, 1, 2, 1, 4, 5])
 

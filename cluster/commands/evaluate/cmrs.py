@@ -12,11 +12,11 @@ from cardialign.cluster.cli.options import (
     add_split,
     add_tracking_uri,
     file_to_write,
+    part,
     place,
     whole_number,
 )
 from cardialign.cluster.cli.result_file import check_place, write_result
-from cardialign.data_shards.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--missing", nargs="+", metavar="KIND", help="what is missing: leads, time, cells (default all three)"
     )
     parser.add_argument(
-        "--share", type=float, default=0.5, help="of the record that is missing, between 0 and 1 (default 0.5)"
+        "--share", type=part, default=0.5, help="of the record that is missing, between 0 and 1 (default 0.5)"
     )
     parser.add_argument(
         "--records", type=whole_number(1), default=500, metavar="N", help="at most so many, drawn (default 500)"
@@ -63,8 +63,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.pretrain.evaluation.missingness.trained_masker import open_masker
     from cardialign.pretrain.evaluation.task import labelled_task
 
-    if not 0 < args.share < 1:
-        raise UsageError(f"--share is {args.share:g}", "give a share between 0 and 1, for example 0.5")
     if args.out is not None:
         check_place(args.out)
     shard_set = ShardSet.open(args.shards)

@@ -6,16 +6,23 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_folds, add_split, file_to_write, place, place_to_write, whole_number
+from cardialign.cluster.cli.options import (
+    add_folds,
+    add_split,
+    file_to_write,
+    part,
+    place,
+    place_to_write,
+    whole_number,
+)
 from cardialign.cluster.cli.result_file import check_place, write_result
-from cardialign.data_shards.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a run of method scar")
     parser.add_argument("--shards", type=place, required=True, help="folder or URL of the shard set")
     parser.add_argument("--prompts", required=True, help="prompt set whose classes are told apart")
-    parser.add_argument("--share", type=float, default=0.3, help="of each record that is removed (default 0.3)")
+    parser.add_argument("--share", type=part, default=0.3, help="of each record that is removed (default 0.3)")
     parser.add_argument(
         "--records", type=whole_number(1), default=500, metavar="N", help="at most so many, drawn (default 500)"
     )
@@ -37,8 +44,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.pretrain.evaluation.missingness.trained_masker import open_masker
     from cardialign.pretrain.evaluation.task import labelled_task
 
-    if not 0 < args.share < 1:
-        raise UsageError(f"--share is {args.share:g}", "give a share between 0 and 1, for example 0.3")
     if args.out is not None:
         check_place(args.out)
     shard_set = ShardSet.open(args.shards)

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -25,7 +25,9 @@ from cardialign.pretrain.evaluation.missingness.masks import (
     Units,
     highest,
     lead_units,
+    mean_by_unit,
     random_units,
+    recorded_samples,
     units_of,
 )
 from cardialign.pretrain.evaluation.missingness.search import worst_units
@@ -62,7 +64,8 @@ class MissingnessOptions:
 class MaskedScores:
     """Cosines of one encoder under one kind of mask.
 
-    mask: `random`, `adversarial` or `masker`, of units of `kind`; `evidence` and `random as evidence` are of leads.
+    mask: `random`, `adversarial` or `masker`, of the units of `kind` that a record has; `evidence` and
+    `random as evidence` are of leads.
     scores float32 (D, n, C), NaN where a class or record has no such mask; budget of units: 0 where it differs.
     """
 
@@ -170,7 +173,9 @@ def _records(
 
 def _stacked(parts: Sequence[MaskedScores]) -> MaskedScores:
     """Of single records, scores (D, C), those of all, (D, n, C)."""
-    return replace(parts[0], scores=np.stack([part.scores for part in parts], axis=1))
+    units, budgets = max(part.units for part in parts), {part.budget for part in parts}
+    one = budgets.pop() if len(budgets) == 1 and all(part.units == units for part in parts) else 0
+    return replace(parts[0], units=units, budget=one, scores=np.stack([part.scores for part in parts], axis=1))
 
 
 @dataclass(frozen=True)
@@ -194,6 +199,10 @@ class _Masking:
     leads: Units
     evidence: np.ndarray
 
+    @cached_property
+    def there(self) -> np.ndarray:
+        return recorded_samples(self.lead_mask, self.valid, self.signal.shape[1])
+
     def scores(self, missing: np.ndarray) -> np.ndarray:
         return self.score(self.signal, self.lead_mask, self.valid, missing)
 
@@ -212,14 +221,13 @@ class _Masking:
         whole = self.scores(np.zeros((1, *self.signal.shape), dtype=bool))[0]
         gladly = None if ranking is None else ranking(self.signal, self.lead_mask, self.valid)
         found = []
-        for units in kinds:
+        for units in (each.recorded(self.there) for each in kinds):
             budget, size = units.budget(self.options.share), len(units)
             worst = worst_units(units, budget, self.delta, self.options.rounds)
             found.append(MaskedScores(units.kind, "random", size, budget, self.random(units, budget)))
             chosen = {"adversarial": worst}
             if gladly is not None:
-                each = np.array([gladly[units.mask(one)].mean() for one in np.eye(size, dtype=bool)])
-                chosen["masker"] = highest(each, budget)
+                chosen["masker"] = highest(mean_by_unit(gladly, units, self.there), budget)
             found += [
                 MaskedScores(units.kind, name, size, budget, self.scores(units.mask(which[None])))
                 for name, which in chosen.items()
@@ -231,10 +239,10 @@ class _Masking:
         C, D = self.task.truth.shape[1], self.options.draws
         own, chance = np.full((1, C), np.nan, dtype=np.float32), np.full((D, C), np.nan, dtype=np.float32)
         places = self.evidence[self.task.truth[self.place]]
-        gone = places.any(axis=0)
-        if places.any(axis=1).all() and 0 < gone.sum() < LEADS:
+        leads, gone = self.leads.recorded(self.there), places.any(axis=0) & self.there.any(axis=1)
+        if places.any(axis=1).all() and 0 < gone.sum() < len(leads):
             own = self.scores(self.leads.mask(gone[None]))
-            chance = self.random(self.leads, int(gone.sum()))
+            chance = self.random(leads, int(gone.sum()))
         return [_of_leads("evidence", own), _of_leads("random as evidence", chance)]
 
     def _evidence_of_classes(self) -> list[MaskedScores]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,6 +45,13 @@ class Units:
             part = out[..., where, self.start[unit] : self.stop[unit]]
             part |= chosen[..., unit, None, None] if self.lead[unit] < 0 else chosen[..., unit, None]
         return out
+
+    def recorded(self, there: np.ndarray) -> Units:
+        """Those that hold a recorded sample, there bool (12, T): nothing else can be taken away. All of a blank one."""
+        kept = np.array([there[self.mask(one)].any() for one in np.eye(len(self), dtype=bool)])
+        if not kept.any() or kept.all():
+            return self
+        return replace(self, lead=self.lead[kept], start=self.start[kept], stop=self.stop[kept])
 
     def budget(self, share: float) -> int:
         """Units that a share of the record is: rounded, at least one and at most all but one."""
@@ -84,3 +91,14 @@ def highest(scores: np.ndarray, budget: int) -> np.ndarray:
 def lead_units(leads: Sequence[str]) -> np.ndarray:
     """bool (12,): the units `leads` of these names."""
     return np.isin(np.array(STANDARD_LEADS), leads)
+
+
+def recorded_samples(lead_mask: np.ndarray, valid: int, samples: int) -> np.ndarray:
+    """bool (12, T) of a record: what was recorded. lead_mask (12,), valid samples from its start."""
+    return np.asarray(lead_mask)[:, None] & (np.arange(samples) < valid)
+
+
+def mean_by_unit(values: np.ndarray, units: Units, there: np.ndarray) -> np.ndarray:
+    """(U,): the mean of values (12, T) over what was recorded of each unit, there bool (12, T); -inf: nothing was."""
+    parts = [units.mask(one) & there for one in np.eye(len(units), dtype=bool)]
+    return np.array([values[part].mean(dtype=np.float64) if part.any() else -np.inf for part in parts])

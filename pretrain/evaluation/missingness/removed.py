@@ -1,7 +1,8 @@
 """What a trained masker removes of the records of each class, and whether it is where the primary evidence stands.
 
 Of a record with k leads of evidence the masker is asked for k leads, those that it removes most gladly. Found is the
-share of these that hold evidence. A masker that chooses by chance finds k / 12. Legend: n records, T samples.
+share of these that hold evidence. A masker that chooses by chance finds k / 12, of a record with all leads: one that
+was not recorded is neither evidence nor to be chosen. Legend: n records, T samples.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.stream import iterate_rows
 from cardialign.pretrain.evaluation.features import Progress
 from cardialign.pretrain.evaluation.missingness.evaluate import Ranking, evidence_of
-from cardialign.pretrain.evaluation.missingness.masks import LEADS, highest, units_of
+from cardialign.pretrain.evaluation.missingness.masks import (
+    highest,
+    mean_by_unit,
+    recorded_samples,
+    units_of,
+)
 from cardialign.pretrain.evaluation.result import plain
 from cardialign.pretrain.evaluation.scoring import Estimate, mean_over_records
 from cardialign.pretrain.evaluation.task import EvaluationTask
@@ -25,7 +31,7 @@ from cardialign.pretrain.evaluation.task import EvaluationTask
 
 @dataclass(frozen=True)
 class RemovedOfClass:
-    """removed float (12,): the share of each lead that is removed, mean over the records of the class.
+    """removed float (12,): the share of what each lead recorded that is removed, mean over the records of the class.
 
     found, beyond: None where the class has no leads of evidence; beyond: found less what chance finds, paired.
     """
@@ -99,7 +105,6 @@ def what_is_removed(
 ) -> Removed:
     """The masker's choice for every record of the task. Raises DataError when a record is damaged."""
     leads, evidence = units_of("leads", shard_set.spec), evidence_of(task)
-    whole = [leads.mask(one) for one in np.eye(LEADS, dtype=bool)]
     gone, found, chance = [], [], []
     examples: dict[str, tuple[int, np.ndarray]] = {}
     done = 0
@@ -107,13 +112,15 @@ def what_is_removed(
         for k in range(len(batch.rows)):
             has = task.truth[done]
             gladly = ranking(batch.signal[k], batch.lead_mask[k], int(batch.valid_samples[k]))
-            chosen = _samples(gladly, share)
-            gone.append(chosen.mean(axis=1))
-            own = evidence[has].any(axis=0) & (evidence[has].any(axis=1).all() if has.any() else False)
+            there = recorded_samples(batch.lead_mask[k], int(batch.valid_samples[k]), gladly.shape[1])
+            chosen = _samples(gladly, there, share)
+            gone.append(chosen.sum(axis=1) / np.maximum(there.sum(axis=1), 1))
+            own = evidence[has].any(axis=0) & bool(evidence[has].any(axis=1).all() if has.any() else False)
+            own &= there.any(axis=1)
             count = int(own.sum())
-            most = highest(np.array([gladly[one].mean() for one in whole]), count)
+            most = highest(mean_by_unit(gladly, leads, there), count)
             found.append((most & own).sum() / count if count else np.nan)
-            chance.append(count / LEADS if count else np.nan)
+            chance.append(count / there.any(axis=1).sum() if count else np.nan)
             if has.sum() == 1:
                 examples.setdefault(task.prompts.codes[int(np.argmax(has))], (int(task.rows[done]), chosen))
             done += 1
@@ -131,9 +138,11 @@ def what_is_removed(
     return Removed(share, int(known.sum()), classes, mean(hits, known), at_chance, beyond, examples)
 
 
-def _samples(gladly: np.ndarray, share: float) -> np.ndarray:
-    """bool (12, T): the share of a record's samples that is removed most gladly; equal ones go together."""
-    return np.asarray(gladly >= np.quantile(gladly, 1 - share))
+def _samples(gladly: np.ndarray, there: np.ndarray, share: float) -> np.ndarray:
+    """bool (12, T): the share of a record's recorded samples that is removed most gladly; equal ones go together."""
+    if not there.any():
+        return np.zeros_like(there)
+    return np.asarray(there & (gladly >= np.quantile(gladly[there], 1 - share)))
 
 
 def _classes(

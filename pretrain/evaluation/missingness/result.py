@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from cardialign.data_shards.errors import UserError
-from cardialign.pretrain.evaluation.intervals import Sample
+from cardialign.pretrain.evaluation.intervals import Sample, change_interval
 from cardialign.pretrain.evaluation.missingness.cmrs import covered, preserved, separation
 from cardialign.pretrain.evaluation.missingness.evaluate import MaskedScores, Scored
 from cardialign.pretrain.evaluation.result import plain
 from cardialign.pretrain.evaluation.scoring import (
+    MIN_PATIENTS,
     Estimate,
     mean_over_records,
     score_classes,
-    t_half_width,
     usable_classes,
 )
 
@@ -77,16 +77,23 @@ class MissingnessResult:
                 "conditions": [asdict(each) for each in self.conditions],
                 "gaps": {kind: {k: asdict(v) for k, v in each.items()} for kind, each in self.gaps.items()},
                 "evidence_classes": self.evidence_classes,
+                "patients_of_the_rarest_class": self.fewest(),
                 "seconds": self.seconds,
             }
         )
         return told
 
+    def fewest(self) -> int | None:
+        """Patients of the rarest class that an AUROC here is made of."""
+        counts = [int(each.whole.fewest.min()) for each in self.figures if each.whole.point.size]
+        return min(counts, default=None)
+
     def table(self) -> str:
         head = ["missing", "chosen", "budget", "CMRS", "95 % interval", "AUROC", "lost", "95 % interval"]
         rows = [["nothing", "", "", "1.000", "", _number(self.whole.value), "", ""]]
         for c in self.conditions:
-            budget = f"{c.budget} of {c.units}" if c.budget else "as they are"
+            budget = "as they are" if "evidence" in c.mask else "of each record's own"
+            budget = f"{c.budget} of {c.units}" if c.budget else budget
             figures = [_number(c.cmrs.value), _interval(c.cmrs)]
             figures += [_number(c.auroc.value), _number(c.loss.value, sign=True), _interval(c.loss, sign=True)]
             rows.append([c.kind, c.mask, budget, *figures])
@@ -98,6 +105,12 @@ class MissingnessResult:
         lines.append(f"coverage {self.covered:.3f}: whole records whose own classes stand out from a blank record's")
         if self.evidence_classes:
             lines.append(f"evidence, AUROC and loss: of {', '.join(self.evidence_classes)} alone")
+        few = self.fewest()
+        if few is not None and few < MIN_PATIENTS:
+            lines.append(
+                f"intervals of AUROC are wide: the rarest class is had, or lacked, by {few} of the patients scored; "
+                "score more records"
+            )
         title = f"missingness: {self.records} records of {self.patients} patients"
         return "\n".join([title, *lines])
 
@@ -231,16 +244,11 @@ class _How:
 
 
 def _change(samples: Sequence[tuple[Sample, float]]) -> Estimate:
-    """A signed sum of macro AUROCs over the same classes and resamples, by Student's t of the rarest one's patients."""
-    first = samples[0][0]
-    if not first.point.size:
+    """A signed sum of macro AUROCs over the same classes and resamples."""
+    if not samples[0][0].point.size:
         return Estimate(math.nan, math.nan, math.nan)
     value = float(sum(sign * each.point.mean() for each, sign in samples))
-    fewest = int(first.fewest.min())
-    if len(first.resampled) < 2 or fewest < 2:
-        return Estimate(value, math.nan, math.nan)
-    half = t_half_width(np.sum([sign * each.resampled.mean(axis=1) for each, sign in samples], axis=0), fewest)
-    return Estimate(value, value - half, value + half)
+    return Estimate(value, *change_interval(samples))
 
 
 def compare(mine: MissingnessResult, theirs: MissingnessResult, *, resamples: int, seed: int) -> list[dict[str, Any]]:

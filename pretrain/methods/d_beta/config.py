@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from cardialign.pretrain.config import Depth, DropRate, Fraction, MethodConfig, MlpRatio, Width, refuse
+from cardialign.pretrain.config import Depth, DropRate, MethodConfig, MlpRatio, Width, refuse
 
 Hidden = Annotated[float, Field(ge=1e-6, lt=1)]
 
@@ -18,7 +18,7 @@ class DBetaConfig(MethodConfig):
     hidden_words    chance of each word of a report (special tokens apart) to be replaced by the mask token.
     mask_token      the token that stands for a hidden word; null: that of the tokenizer, or `<extra_id_0>` of a T5.
     replaced        chance of a record to get another report: one of the `distant` that say the most different things
-                    (N3S, nearest-neighbour negative sampling).
+                    (N3S, nearest-neighbour negative sampling). Some keep their own: that is what is told apart.
     width, depth, heads, mlp_ratio, dropout: of the co-attention layers of each modality.
     decoder_*       of the network that reconstructs hidden tokens; it reads the states before co-attention layer
                     `decoder_from` (counted from 0; `depth`: those behind the last).
@@ -30,10 +30,10 @@ class DBetaConfig(MethodConfig):
 
     name: str = "d_beta"
     hidden_tokens: Hidden = 0.75
-    hidden_words: Fraction = 0.25
+    hidden_words: Annotated[float, Field(ge=0, le=0.95)] = 0.25
     mask_token: str | None = None
-    replaced: Fraction = 0.5
-    distant: Annotated[int, Field(ge=1, le=100_000)] = 64
+    replaced: Annotated[float, Field(ge=0, le=0.95)] = 0.5
+    distant: Annotated[int, Field(ge=1, le=4096)] = 64
     width: Width = 768
     depth: Depth = 6
     heads: Depth = 12

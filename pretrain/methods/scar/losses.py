@@ -31,6 +31,14 @@ def selection(log_weights: Tensor, words: Tensor, text: Tensor, visible: Tensor,
     return (torch.where(visible, log_q.exp(), 0.0) * apart).sum(dim=1)
 
 
+def margin(ecg: Tensor, text: Tensor, mean_text: Tensor) -> Tensor:
+    """cos(z, t) less its mean over the batch's reports: z.(t - mean t), of unit rows (b, E); reports get no gradient.
+
+    Linear in every record's embedding: none counts more because its report is easily confused.
+    """
+    return (ecg * (text - mean_text).detach()).sum(dim=-1)
+
+
 def budget(relaxed: Tensor, recorded: Tensor, count: Tensor) -> Tensor:
     """(mean of the soft decisions - share removed)^2 over the recorded tokens; 0 where none is. relaxed (b, N)."""
     there = recorded.sum(dim=1).clamp_min(1)

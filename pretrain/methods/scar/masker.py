@@ -29,9 +29,11 @@ WHOLE = 10.0
 class Masker(nn.Module):
     """Tokens -> how gladly each is removed: the sum of a lead's, a time's and a cell's own number.
 
-        s_lt = a_l + b_t + c_lt
+        s_lt = a_l + b_t + c_lt,   then shifted and scaled to mean 0 and standard deviation `spread` over the record
 
-    A small transformer reads the encoder's patches, which get no gradient from it. a_l is read from the mean of its
+    Only the order of a record's logits decides what goes. Without a fixed spread they grow until noise changes nothing
+    and the soft decisions have no gradient left: what was learnt first, of an encoder that knew little, then stays.
+    A small transformer reads the encoder's tokens, which get no gradient from it. a_l is read from the mean of its
     states over the recorded patches of lead l, b_t from the mean over leads, c_lt from the state itself.
     """
 
@@ -40,12 +42,13 @@ class Masker(nn.Module):
         self.to_tokens = nn.Linear(token_width, config.width)
         self.report = nn.Linear(embedding_dim, config.width, bias=False) if config.reads_report else None
         self.mixer = TemporalEncoder(config.width, config.depth, config.heads, 2.0, 0.0, 0.0)
-        self.lead, self.time = (nn.Linear(config.width, 1, bias=False) for _ in range(2))  # one constant is enough
-        self.cell = nn.Linear(config.width, 1)
+        self.lead, self.time = (nn.Linear(config.width, 1, bias=False) for _ in range(2))
+        self.cell = nn.Linear(config.width, 1, bias=False)
+        self.spread = config.spread
 
     def forward(self, tokens: Tensor, seconds: Tensor, recorded: Tensor, report: Tensor | None = None) -> Tensor:
-        """tokens (b, N, D) before the encoder's transformer, their seconds (N,), recorded bool (b, N), report (b, E) or
-        zeros -> logits float32 (b, N); those of tokens that were not recorded mean nothing.
+        """tokens (b, N, D) of the encoder, their seconds (N,), recorded bool (b, N), report (b, E) or zeros -> logits
+        float32 (b, N); those of tokens that were not recorded mean nothing.
         """
         states = self.to_tokens(tokens.detach())
         if self.report is not None and report is not None:
@@ -53,7 +56,8 @@ class Masker(nn.Module):
         states = self.mixer(states, seconds, recorded).unflatten(1, (LEADS, -1))  # (b, 12, n, width)
         there = recorded.unflatten(1, (LEADS, -1))[..., None]
         of_lead, of_time = self.lead(_mean(states, there, 2)), self.time(_mean(states, there, 1))
-        return (exact(of_lead) + exact(of_time) + exact(self.cell(states))).flatten(1)
+        logits = (exact(of_lead) + exact(of_time) + exact(self.cell(states))).flatten(1)
+        return self.spread * _standardised(logits, recorded)
 
 
 def exact(values: Tensor) -> Tensor:
@@ -65,6 +69,14 @@ def _mean(states: Tensor, there: Tensor, axis: int) -> Tensor:
     """The mean of what is there along one axis, which stays; 0 where nothing is."""
     total = torch.where(there, exact(states), 0.0).sum(dim=axis, keepdim=True)
     return (total / there.sum(dim=axis, keepdim=True).clamp_min(1)).to(states.dtype)
+
+
+def _standardised(logits: Tensor, recorded: Tensor) -> Tensor:
+    """(b, N) -> mean 0 and standard deviation 1 over what was recorded of each row."""
+    count = recorded.sum(dim=1, keepdim=True).clamp_min(1)
+    apart = logits - torch.where(recorded, logits, 0.0).sum(dim=1, keepdim=True) / count
+    variance = torch.where(recorded, apart, 0.0).square().sum(dim=1, keepdim=True) / count
+    return apart * torch.rsqrt(variance + FEWEST**2)
 
 
 class Removal(NamedTuple):

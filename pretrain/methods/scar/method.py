@@ -9,7 +9,8 @@ and a selector to weigh it. Everything beyond the abstract (factors, budgets, we
     L_full = align(z_full, t)    L_mask = align(z_mask, t)    L_cons = 1 - cos(z_mask, sg(z_full))
     L_sel  = KL(q || w),         q_k = softmax of cos(P h_k, t) / tau_q, no gradient; of both passes, averaged
     encoder, selector:  min L_full + L_mask + .5 L_cons + .1 L_sel
-    masker:             max L_mask - 1.0 (mean m~ - rho)^2 - .05 mean |m~_{l,t+1} - m~_{l,t}|
+    masker:             max L_aim - 1.0 (mean m~ - rho)^2 - .05 mean |m~_{l,t+1} - m~_{l,t}|
+    L_aim  = mean_i z_mask,i.(mean_j t_j - t_i) / tau  (`aim: margin`, ours), or L_mask (`loss`)
 
 Removed patches are left out of attention; they are not zeros. At steps that teach the masker they stay, as keys of
 weight 0 (`weigh_keys`, and so in the selector), which is the same but for 1e-6. The hard decision is straight-through:
@@ -17,6 +18,8 @@ the gradient at the weights, 1 of what is kept and 0 of what is removed, is the 
 Ours: values are not scaled by the weight as well. What is removed would then have no gradient, and what is kept has
 none to speak of: an encoder that weighs its keys well gains nothing from more of one that is there.
 Until step `begins` everything is masked at random: what disturbs an encoder that knows nothing is not what it reads by.
+Ours: the margin. L_mask counts most where reports are confused anyhow, and is raised most by making an ECG look like
+another: on virtual patients a masker of `loss` never found the primary evidence, one of `margin` does.
 With `turns: alternate` one step teaches the encoder and the next the masker (`learning_rates`); the loss that is told
 is the same at both. With `reversal` both learn at every step, and the masker works against L_cons and L_sel, too.
 Legend: b records, n patches per lead, N = 12 n, D token width, E embedding_dim.
@@ -59,10 +62,12 @@ PLAYERS = ("ecg.", "text.", "logit_")
 
 
 class _View(NamedTuple):
-    """What one pass makes of what it saw: embedding float32 (b, E) unit rows, and the selection loss (b,)."""
+    """What one pass makes of what it saw: embedding float32 (b, E) unit rows, the selection loss (b,), tokens (b, N, D)
+    after the encoder's transformer."""
 
     embedding: Tensor
     selection: Tensor
+    tokens: Tensor
 
 
 class Scar(TwoTowers):
@@ -139,7 +144,7 @@ class Scar(TwoTowers):
         assert patches.mask is not None
         recorded = patches.mask
         whole = self._view(patches, text)
-        removal, keep = self._removal(patches, text, inputs)
+        removal, keep = self._removal(patches, whole.tokens, text, inputs)
         masked = self._view(patches, text, removal.removed, keep)
         features = {
             "ecg": whole.embedding,
@@ -171,16 +176,21 @@ class Scar(TwoTowers):
         with torch.no_grad():
             words = self.ecg.projection(tokens)
         temperature = self.config.target_temperature
-        return _View(embedding, losses.selection(log_weights, words, text, visible, temperature))
+        return _View(embedding, losses.selection(log_weights, words, text, visible, temperature), tokens)
 
-    def _removal(self, patches: Patches, text: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Removal, Tensor | None]:
-        """What is removed; and where the masker learns how much each patch counts: 1, or 0, with its gradient."""
+    def _removal(
+        self, patches: Patches, encoded: Tensor, text: Tensor, inputs: Mapping[str, Tensor]
+    ) -> tuple[Removal, Tensor | None]:
+        """What is removed; and where the masker learns how much each patch counts: 1, or 0, with its gradient.
+
+        encoded (b, N, D): the whole record's tokens after the transformer.
+        """
         recorded, share, by_chance = patches.mask, inputs["share"], inputs["by_chance"]
         assert recorded is not None
         if self.config.masker is None:
             return remove(inputs["random_scores"], recorded, share, torch.ones_like(share)), None
         shown = torch.where(inputs["reads"][:, None], text, 0.0)
-        logits = self.masker(patches.tokens, patches.seconds, recorded, shown)
+        logits = self.masker(self._seen(patches, encoded), patches.seconds, recorded, shown)
         scores = torch.where(by_chance[:, None], inputs["random_scores"], logits + inputs["noise"])
         removal = remove(scores, recorded, share, inputs["cooling"])
         if "plays" not in inputs:
@@ -188,13 +198,19 @@ class Scar(TwoTowers):
         # Descent on the loss would have the masker raise the weight 1 - m~ of what helps: the sign is turned.
         return removal, (~removal.removed).to(logits.dtype) + (removal.relaxed - removal.relaxed.detach())
 
+    def _seen(self, patches: Patches, encoded: Tensor) -> Tensor:
+        """What the masker reads, (b, N, D); the encoder gets no gradient from it."""
+        assert self.config.masker is not None
+        return encoded if self.config.masker.sees == "encoded" else patches.tokens
+
     def removal_logits(self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None) -> Tensor:
         """How gladly the masker removes each patch, without noise and unread: float32 (b, 12, n); the lowest of all
         where nothing was recorded.
         """
         patches = self.ecg.embed_patches(signal, lead_mask, valid_samples)
         assert patches.mask is not None
-        logits = self.masker(patches.tokens, patches.seconds, patches.mask)
+        seen = self._seen(patches, self.ecg.encode_patches(patches))
+        logits = self.masker(seen, patches.seconds, patches.mask)
         return logits.masked_fill(~patches.mask, LOWEST).unflatten(1, (LEADS, -1))
 
     def _removed(self, removal: Removal, recorded: Tensor, by_chance: Tensor) -> Tensor:
@@ -207,13 +223,15 @@ class Scar(TwoTowers):
         self, features: Mapping[str, Tensor], inputs: Mapping[str, Tensor], group: dist.ProcessGroup | None = None
     ) -> StepLoss:
         """Metrics: loss; full_loss, masked_loss, consistency, selection, budget, smoothness, its terms without their
-        weights; temperature; retrieval_top1 (of this rank's records); removed, the share of recorded tokens that was
-        removed, and removed_I to removed_V6 of each lead.
+        weights; margin, what a masker of that aim lowers; temperature; retrieval_top1 (of this rank's records);
+        removed, the share of recorded tokens that was removed, and removed_I to removed_V6 of each lead.
         """
         method = self.config
         whole, chance = self._align(features["ecg"], features, inputs, group)
         masked, _ = self._align(features["masked"], features, inputs, group)
         terms = {"full_loss": whole, "masked_loss": masked}
+        if method.masker is not None and method.masker.aim == "margin":
+            terms["margin"] = self._margin(features, group)
         terms |= {
             name: mean_over_batch(features[name], group)
             for name in ("consistency", "selection", "budget", "smoothness")
@@ -224,6 +242,8 @@ class Scar(TwoTowers):
         if method.masker is not None:
             weights |= {"budget": method.masker.budget, "smoothness": method.masker.smoothness}
         loss = sum((weight * terms[name] for name, weight in weights.items()), torch.zeros((), device=whole.device))
+        if "margin" in terms:  # what the masker lowers, by the gradient that `_removal` turns: no part of the loss told
+            weights["margin"] = -float(features["log_scale"].detach().exp())
         if method.masker is not None and method.masker.turns == "alternate":
             loss = loss.detach() + _of_the_turn(terms, weights, "plays" in inputs)
         metrics = {name: term.detach() for name, term in terms.items()}
@@ -232,6 +252,15 @@ class Scar(TwoTowers):
         if len(ecg := features["ecg"].detach()):
             metrics["retrieval_top1"] = retrieval_top1(ecg, features["text"].detach(), inputs["report_key"])
         return StepLoss(loss, metrics, self._chance(chance, loss, terms))
+
+    def _margin(self, features: Mapping[str, Tensor], group: dist.ProcessGroup | None) -> Tensor:
+        """How much nearer records of which parts are removed are to their own report than to the mean of all: ()."""
+        text = exact(features["text"].detach())
+        total = F.pad(text, (0, 1), value=1.0).double().sum(dim=0)
+        if dist.is_initialized():
+            dist.all_reduce(total, group=group)
+        each = losses.margin(features["masked"], text, (total[:-1] / total[-1]).to(text.dtype))
+        return mean_over_batch(_counted(each), group)
 
     def _align(
         self,
@@ -280,11 +309,12 @@ class Scar(TwoTowers):
 
 
 def _of_the_turn(terms: Mapping[str, Tensor], weights: Mapping[str, float], maskers: bool) -> Tensor:
-    """0, with the gradient of this step: at the masker's, no term but L_mask and its own bounds reaches it, and at the
-    encoder's, these bounds do not.
+    """0, with the gradient of this step: at the masker's, that of what it aims at and of its own bounds, and at the
+    encoder's, that of all others. L_full, which no masker can move, has it at both: optimizers remember gradients.
     """
-    resting = ("consistency", "selection") if maskers else ("budget", "smoothness")
-    moving = [weight * (terms[name] - terms[name].detach()) for name, weight in weights.items() if name not in resting]
+    own = {"full_loss", "margin" if "margin" in terms else "masked_loss", "budget", "smoothness"}
+    others = weights.keys() - {"margin", "budget", "smoothness"}
+    moving = [weights[name] * (terms[name] - terms[name].detach()) for name in sorted(own if maskers else others)]
     return torch.stack(moving).sum()
 
 

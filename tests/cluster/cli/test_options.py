@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 
 from cardialign.cluster.cli.options import HIGHEST_FOLD, folds
+from cardialign.cluster.commands.pretrain import overrides
 from cardialign.cluster.main import build_parser
 from cardialign.data_shards.errors import UsageError
 
 BUILD = ("shards build", "mimic-iv-ecg", "--root", "r", "--out", "o")
 SCORE = ("evaluate zero-shot", "--encoder", "e", "--shards", "s", "--prompts", "p")
+MISSING = ("evaluate cmrs", "--encoder", "e", "--shards", "s", "--prompts", "p")
+MASKER = ("evaluate masker", "r", "--shards", "s", "--prompts", "p")
+TRAIN = ("pretrain", "--recipe", "scar", "--run-dir", "r")
 EMBED = ("embed", "ecg.npy", "--encoder", "e")
 
 
@@ -61,6 +65,38 @@ def test_amounts_are_finite_and_above_zero(words: tuple[str, ...], option: str, 
     with pytest.raises(UsageError, match=f"argument {option}: '{value}' is not a number above 0 and up to 1,000,000"):
         parsed(*words, f"{option}={value}")
     assert getattr(parsed(*words, option, "12.5"), option[2:].replace("-", "_")) == 12.5
+
+
+@pytest.mark.parametrize("value", ["0", "1", "nan", "half"])
+@pytest.mark.parametrize("words", [MISSING, MASKER])
+def test_shares_are_neither_nothing_nor_all(words: tuple[str, ...], value: str) -> None:
+    with pytest.raises(UsageError, match=f"argument --share: '{value}' is not a share between 0 and 1"):
+        parsed(*words, f"--share={value}")
+    assert parsed(*words, "--share", "0.25").share == 0.25
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--steps", "5", "--epochs", "2"), "--steps 5 and --epochs 2 both"),
+        (("--steps", "5", "--set", "training.epochs=3"), "--steps 5 and --set training.epochs=3 both"),
+        (("--epochs", "2", "--set", "training.steps=30"), "--set training.steps=30 and --epochs 2 both"),
+        (
+            ("--set", "training.steps=30", "--set", "training.epochs=3"),
+            "--set training.steps=30 and --set training.epochs=3",
+        ),
+    ],
+)
+def test_two_lengths_of_a_training_are_named_as_they_were_typed(words: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        overrides(parsed(*TRAIN, *words))
+    assert sentence in caught.value.problem and caught.value.remedy == "give one of the two"
+
+
+def test_one_length_replaces_the_recipe_s() -> None:
+    assert overrides(parsed(*TRAIN, "--steps", "5")) == ["training.epochs=null", "training.steps=5"]
+    said = overrides(parsed(*TRAIN, "--steps", "5", "--set", "training.epochs=null"))
+    assert said == ["training.epochs=null", "training.steps=5", "training.epochs=null"]
 
 
 @pytest.mark.parametrize(

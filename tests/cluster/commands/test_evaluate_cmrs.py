@@ -64,7 +64,6 @@ def test_a_set_that_the_encoder_cannot_read_is_named(call: Callable[..., Any], c
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--share", "1"), "--share is 1"),
         (("--missing", "beats"), "nothing is missing by 'beats'"),
         (("--prompts", "no-such-set"), "no prompt set 'no-such-set'"),
         (("--masker", "nowhere"), "nowhere"),

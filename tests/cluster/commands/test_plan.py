@@ -115,7 +115,9 @@ print(json.dumps([code, heavy, used.ru_maxrss, used.ru_utime + used.ru_stime]))
 
 
 @pytest.mark.slow
-def test_a_published_recipe_on_t5_is_planned_where_t5_is_not(cardialign: Call) -> None:
+def test_a_published_recipe_on_t5_is_planned_where_t5_is_not(
+    cardialign: Call, caplog: pytest.LogCaptureFixture
+) -> None:
     """At the published scale `plan` is all that is said of D-BETA: it must not stop at a download."""
     answer = cardialign("plan", "--recipe", "d-beta-published", "--records", 1000, "--kind", "H100", "--price", 2)
     assert answer.code == 0, answer.err
@@ -123,3 +125,4 @@ def test_a_published_recipe_on_t5_is_planned_where_t5_is_not(cardialign: Call) -
     # the encoder of T5 1.1 base, 109,628,544, and a projection of 768 x 768
     assert answer.json["parameters"]["text"] == pytest.approx(109_628_544 + 768 * 768, rel=1e-4)
     assert any("published sizes (T5 base)" in said for said in answer.json["assumptions"])
+    assert not [each for each in caplog.records if "cardialign-plan-" in each.getMessage()], "a folder of a moment"

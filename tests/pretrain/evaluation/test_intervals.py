@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from cardialign.pretrain.evaluation.intervals import binormal_variance
+from cardialign.pretrain.evaluation.intervals import Sample, binormal_variance, change_interval, difference_interval
 from cardialign.pretrain.evaluation.scoring import ClassTable, auroc, score_classes
 
 RARE = ([3] * 16, [0.85] * 16)
@@ -159,3 +159,23 @@ def test_the_variance_of_the_model_is_that_of_drawn_sets():
 def test_without_resamples_there_are_figures_and_no_intervals():
     macro = scored(draw(0, [8, 9], [0.8, 0.8]), resamples=0)[0].macro
     assert 0 < macro.value < 1 and np.isnan(macro.low) and np.isnan(macro.high)
+
+
+def test_a_change_is_as_sure_as_its_classes_together() -> None:
+    """(a - b) - (c - d) of independent classes: half = t sqrt(sum of 4 variances, corrected for k patients) / C."""
+    generator = np.random.default_rng(5)
+    sd, k, C, R = 0.02, 100, 4, 4000
+    counts = np.full(C, k)
+
+    def sample(having: np.ndarray) -> Sample:
+        return Sample(np.full(C, 0.8), 0.8 + sd * generator.normal(size=(R, C)), having, np.full(C, 500))
+
+    common = [(sample(counts), sign) for sign in (1.0, -1.0, -1.0, 1.0)]
+    low, high = change_interval(common)
+    expected = 1.97 * np.sqrt(4 * C * sd**2 * (k + 1) / (k - 1)) / C
+    assert high == pytest.approx(expected, rel=0.05) and low == pytest.approx(-high)
+    assert change_interval(common[:2]) == pytest.approx(difference_interval(common[0][0], common[1][0]), abs=1e-12)
+    rare = [(Sample(each.point, each.resampled, np.array([5, k, k, k]), each.lacking), sign) for each, sign in common]
+    assert change_interval(rare)[1] > 1.5 * high, "five patients say less of their own spread"
+    one = [(Sample(each.point[:1], each.resampled[:, :1], np.array([1]), each.lacking[:1]), s) for each, s in rare]
+    assert np.isnan(change_interval(one)).all(), "one patient has no spread"

@@ -298,6 +298,9 @@ def test_what_cannot_be_trained_is_refused_with_the_remedy(bert: Path, tmp_path:
         with pytest.raises(kind, match=problem) as raised:
             make(folder, **changes)
         assert remedy in raised.value.remedy
+    for key, value in (("distant", 100_000), ("replaced", 1.0), ("hidden_words", 1.0)):
+        with pytest.raises(UsageError, match=rf"method\.{key}: input should be less than or equal to"):
+            config_of(bert, method={key: value})
     with pytest.raises(UsageError, match=r"text\.trainable is frozen; set it to full, or to partial"):
         config_of(bert, text={"trainable": "frozen"})
     assert make(maskless, method={"mask_token": "ecg"}).words.mask == 6

@@ -52,6 +52,28 @@ def test_an_exported_encoder_gives_encoder_and_head_and_says_what_stays_fresh(ex
     assert torch.equal(state["logit_scale.log_scale"], before)
 
 
+def test_what_no_export_holds_is_said_with_the_way_to_keep_it(exported: Path, caplog: pytest.LogCaptureFixture) -> None:
+    method = {"name": "fg_clep"}
+    begin(fresh(method=method), exported, method=method)
+    said = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert len(said) == 1 and "has no logit_bias, logit_scale" in said[0] and "start from the run directory" in said[0]
+    caplog.clear()
+    begin(fresh(method=method), exported, method=method, init_fresh=["logit_"])
+    begin(fresh(method={"name": "simclr"}), exported, method={"name": "simclr"})
+    assert not [each for each in caplog.records if each.levelname == "WARNING"], "asked for, or without words"
+
+
+def test_words_of_another_report_encoder_are_refused(exported: Path) -> None:
+    """Equal shapes, other meaning. The ECG encoder alone may be taken; a method without words takes nothing else."""
+    other = {"style": "merl"}
+    with pytest.raises(UserError, match=r"text\.style is 'merl', the source was trained with 'sentences'") as caught:
+        begin(fresh(text=other), exported, text=other)
+    assert "init_fresh: [text.]" in caught.value.remedy
+    result = begin(fresh(text=other), exported, text=other, init_fresh=["text."])
+    assert all(name.startswith("ecg.") for name in result.loaded)
+    assert begin(fresh(method={"name": "simclr"}, text=other), exported, method={"name": "simclr"}, text=other).loaded
+
+
 def test_another_method_takes_the_encoder_and_leaves_the_rest(exported: Path) -> None:
     method = fresh(method={"name": "simclr"})
     result = begin(method, exported, method={"name": "simclr"})

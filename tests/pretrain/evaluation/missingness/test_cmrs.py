@@ -118,6 +118,10 @@ def test_what_is_left_gaps_and_comparison_are_read_off_an_encoder_that_keeps_a_k
     assert found.evidence_classes == ["RBBB", "ISTE"]
     lines = found.table().splitlines()
     assert any("adversarial" in line and "6 of 12" in line and "0.400" in line for line in lines)
+    few = found.to_dict()["patients_of_the_rarest_class"]
+    task = found.figures[0].whole
+    assert few == min(task.having.min(), task.lacking.min())
+    assert any(f"by {few} of the patients" in line for line in lines) == (few < 5)
     worse = result_of([scored(0.5)], resamples=30, seed=0)
     compared = {each["mask"]: each for each in compare(found, worse, resamples=30, seed=0)}
     assert compared["random"]["cmrs"]["value"] == pytest.approx(0.3, abs=1e-5)

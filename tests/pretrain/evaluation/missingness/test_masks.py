@@ -8,7 +8,14 @@ import torch
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
-from cardialign.pretrain.evaluation.missingness.masks import KINDS, lead_units, random_units, units_of
+from cardialign.pretrain.evaluation.missingness.masks import (
+    KINDS,
+    lead_units,
+    mean_by_unit,
+    random_units,
+    recorded_samples,
+    units_of,
+)
 from cardialign.pretrain.evaluation.missingness.search import worst_units
 from cardialign.pretrain.export.loaded import untrained_encoder
 from tests.support.small_encoder import SPEC as SMALL
@@ -94,3 +101,22 @@ def test_an_encoder_with_patches_of_leads_leaves_gaps_out_and_others_see_a_flat_
         assert torch.equal(gone, read(other, leads, valid, missing).embedding)
         apart = (gone - encoder.reader(SMALL)(flat, leads, valid).embedding).abs().max()
         assert (apart > 1e-4) if leaves_out else (apart == 0)
+
+
+def test_of_a_record_in_part_only_what_was_recorded_is_missed() -> None:
+    """Four leads, 3.2 of 7.3 s: units elsewhere hold nothing, and a unit is judged by what it holds."""
+    lead_mask = np.arange(12) < 4
+    there = recorded_samples(lead_mask, 160, SPEC.samples)
+    assert there.sum() == 4 * 160 and not there[4:].any() and not there[:, 160:].any()
+    sizes = {kind: len(units_of(kind, SPEC).recorded(there)) for kind in KINDS}
+    assert sizes == {"leads": 4, "time": 7, "cells": 8}, "of cells of 2 s the second is there in part"
+    whole = np.ones_like(there)
+    for kind in KINDS:
+        units = units_of(kind, SPEC)
+        assert units.recorded(whole) is units, "every figure of whole records stays as it was"
+        assert units.recorded(~whole) is units
+        chosen = random_units(units.recorded(there), units.recorded(there).budget(0.5), 0, 1)
+        assert (units.recorded(there).mask(chosen) & there).any()
+    gladly = np.where(there, np.arange(12.0)[:, None], -1e9).astype(np.float32)
+    means = mean_by_unit(gladly, units_of("leads", SPEC), there)
+    assert np.array_equal(means[:4], [0, 1, 2, 3]) and np.isneginf(means[4:]).all()

@@ -102,6 +102,19 @@ def test_roughness_is_the_mean_step_between_neighbours_in_time_of_one_lead() -> 
     agree(losses.roughness(torch.sigmoid(x["scores"]), x["recorded"], LEADS), expected, x["scores"])
 
 
+def test_the_margin_is_the_cosine_to_the_own_report_less_its_mean_over_all() -> None:
+    x = given()
+    mean = x["b"].detach().mean(dim=0)
+    expected = [
+        sum(x["a"][i, e] * x["b"][i, e].item() for e in range(E))
+        - sum(x["a"][i, e] * x["b"][j, e].item() for j in range(4) for e in range(E)) / 4
+        for i in range(4)
+    ]
+    found = losses.margin(x["a"], x["b"], mean)
+    assert torch.autograd.grad(found.sum(), x["b"], allow_unused=True, retain_graph=True)[0] is None
+    agree(found, expected, x["a"])
+
+
 def infonce(ecg: Tensor, text: Tensor, scale: Tensor, alpha: Callable[[int, int], float]) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for left, right in ((ecg, text), (text, ecg)):
@@ -198,6 +211,23 @@ def test_a_turn_teaches_one_player_and_tells_the_same_loss(step: int, silent: se
         torch.testing.assert_close(mine, whole)
 
 
+def test_a_masker_of_margins_lowers_each_record_s_by_the_temperature_and_the_encoder_never_sees_it() -> None:
+    """dL/dz_mask at the masker's turn is -(t_i - mean t) / (tau B): descent by a turned gradient lowers the margin."""
+    method = make({**MASKER, "turns": "alternate", "aim": "margin"})
+    x = features_of("infonce", B)
+    told = {}
+    for step in (0, 1):
+        loss, told, _ = method.loss(x, doubled(inputs_of(method, step)))
+        gradient = torch.autograd.grad(loss, x["masked"])[0]
+        text, tau = x["text"].detach(), math.exp(-x["log_scale"].item())
+        by_hand = -torch.stack([t - sum(text) / B for t in text]) / (tau * B)
+        assert torch.allclose(gradient, by_hand) == (step == 1), "one player's at a time"
+    by_loops = sum((x["masked"][i] * (x["text"][i] - x["text"].mean(dim=0))).sum().item() for i in range(B)) / B
+    assert (
+        told["margin"].item() == pytest.approx(by_loops) and "margin" not in make().loss(x, inputs_of(make())).metrics
+    )
+
+
 def test_a_model_that_sees_nothing_stands_at_chance() -> None:
     """All vectors equal: ln B in both passes, with the five others' reports of which one is a duplicate's own."""
     method, x = make(), features_of("infonce", B)
@@ -223,7 +253,8 @@ def test_the_masker_learns_by_the_weight_of_what_is_kept_against_the_loss() -> N
     with torch.no_grad():
         patches = method.ecg.embed_patches(inputs["signal"], inputs["lead_mask"], inputs["valid_samples"])
         text = features["text"].detach()
-        removal, _ = method._removal(patches, text, inputs)
+        whole = method._view(patches, text)
+        removal, _ = method._removal(patches, whole.tokens, text, inputs)
         own = torch.nonzero(patches.mask & ~inputs["by_chance"][:, None])
         for row, place in own[:: max(1, len(own) // 12)].tolist():
             shifted = []
@@ -249,7 +280,8 @@ def test_keys_of_weight_0_are_as_good_as_none() -> None:
         features = method(inputs)
         others = method({name: x for name, x in inputs.items() if name != "plays"})
         patches = method.ecg.embed_patches(inputs["signal"], inputs["lead_mask"], inputs["valid_samples"])
-        removal, _ = method._removal(patches, features["text"], inputs)
+        whole = method._view(patches, features["text"])
+        removal, _ = method._removal(patches, whole.tokens, features["text"], inputs)
         left = patches._replace(mask=patches.mask & ~removal.removed)
         alone = method._view(left, features["text"])
     torch.testing.assert_close(others["masked"], alone.embedding)

@@ -91,6 +91,24 @@ def test_gradient_reaches_every_parameter_of_the_masker_and_none_of_its_reading(
     assert [n for n in others if method.get_parameter(n).grad.abs().max() > 0] == [], "it reads, and teaches nothing"
 
 
+def test_logits_differ_in_order_alone_however_far_they_grow() -> None:
+    """Mean 0 and the spread that is set over what was recorded of each record; and a gradient at any size of them."""
+    method = make({**MASKER, "spread": 2.0}, random_share=0.0).double()
+    inputs = doubled(inputs_of(method))
+    patches = method.ecg.embed_patches(inputs["signal"], inputs["lead_mask"], inputs["valid_samples"])
+    logits = method.masker(patches.tokens, patches.seconds, patches.mask)
+    with torch.no_grad():
+        for part in (method.masker.lead, method.masker.time, method.masker.cell):
+            part.weight *= 1000
+    grown = method.masker(patches.tokens, patches.seconds, patches.mask)
+    for each, there in zip(grown.detach(), patches.mask, strict=True):
+        assert each[there].mean().item() == pytest.approx(0, abs=1e-9)
+        assert each[there].std(correction=0).item() == pytest.approx(2.0, rel=1e-3)
+    assert torch.equal(logits[0].argsort(), grown[0].argsort())
+    method.loss(doubled(method(inputs)), inputs).loss.backward()
+    assert method.masker.to_tokens.weight.grad.abs().max() > 1e-6
+
+
 def test_the_players_take_turns_by_their_learning_rates() -> None:
     alternate, reversal, none = make({**MASKER, "turns": "alternate", "learning_rate": 3.0}), make(), make(None)
     even, odd = alternate.learning_rates(4), alternate.learning_rates(5)
@@ -126,7 +144,8 @@ def test_what_is_removed_is_told_by_lead() -> None:
     inputs = inputs_of(method)
     features = method(inputs)
     patches = method.ecg.embed_patches(inputs["signal"], inputs["lead_mask"], inputs["valid_samples"])
-    removal, _ = method._removal(patches, features["text"], inputs)
+    encoded = method.ecg.encode_patches(patches)
+    removal, _ = method._removal(patches, encoded, features["text"], inputs)
     metrics = method.loss(features, inputs).metrics
     gone, there = (x.unflatten(1, (LEADS, -1))[:, 6] for x in (removal.removed, patches.mask))
     assert metrics["removed_V1"].item() == pytest.approx(gone.sum().item() / there.sum().item())
@@ -143,8 +162,11 @@ def test_an_encoder_whose_patches_cannot_be_removed_and_weighed_is_refused(chang
     ("method", "message"),
     [
         ({"removed": [0.6, 0.1]}, "removed begins at 0.6 and ends at 0.1; swap them"),
+        ({"removed": [0.99, 1.0]}, r"method\.removed\.1: input should be less than or equal to 0.95"),
+        ({"removed": [0.0, 0.0]}, "removed ends at 0, the masker would have nothing to do"),
         ({"random_share": 1.0}, "random_share 1 leaves the masker no record"),
         ({"masker": {"width": 9, "heads": 2}}, "not a multiple of heads"),
+        ({"masker": {"turns": "reversal"}}, "set aim to loss or turns to alternate"),
         ({"low": 0.8, "high": 0.3}, "low 0.8 is not below high 0.3"),
     ],
 )
