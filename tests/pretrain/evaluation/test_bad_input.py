@@ -18,7 +18,7 @@ from cardialign.pretrain.evaluation.label_files import other_labels
 from cardialign.pretrain.evaluation.probing.fine_tune import FineTuneOptions
 from cardialign.pretrain.evaluation.probing.systems import check_systems
 from cardialign.pretrain.evaluation.probing.tasks import Records, task_of_folds
-from cardialign.pretrain.evaluation.probing.tuned import tune
+from cardialign.pretrain.evaluation.probing.tuned import Runs, tune
 from cardialign.pretrain.evaluation.zero_shot import evaluate_zero_shot
 from cardialign.pretrain.export.loaded import LoadedEncoder, untrained_encoder
 from tests.support.planted_source import PROMPTS, ThreeFolds
@@ -85,7 +85,7 @@ def test_fine_tuning_says_what_a_probe_says(folds, encoder) -> None:
     task = task_of_folds(folds, "finding", [1], [2], [3])
     fast = [code for code, _ in task.names].index("FAST")
     task.truth[task.parts.validation, fast] = False
-    told = tune(encoder, folds, task, FineTuneOptions(epochs=1), bootstrap=5).table()
+    told = tune(encoder, folds, task, FineTuneOptions(epochs=1), Runs(bootstrap=5)).table()
     assert "1 patients of the test records are in training too: no figure of new patients" in told
     assert "nothing was chosen by them, for want of validation records: FAST" in told
     assert "fewer than 10 positives among the test records" in told

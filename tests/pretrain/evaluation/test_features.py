@@ -42,13 +42,13 @@ def beside(tmp_path) -> Path:
 @pytest.fixture
 def calls(monkeypatch) -> list[int]:
     """Records of every batch that an encoder was called with."""
-    encode, seen = LoadedEncoder.encode, []
+    encode, seen = LoadedEncoder._encode, []
 
     def counted(self, signal, *rest):
         seen.append(len(signal))
         return encode(self, signal, *rest)
 
-    monkeypatch.setattr(LoadedEncoder, "encode", counted)
+    monkeypatch.setattr(LoadedEncoder, "_encode", counted)
     return seen
 
 

@@ -186,8 +186,8 @@ def test_what_was_written_with_the_export_is_read_back(mine: ShardSet, tmp_path:
     written.write(tmp_path)
     content = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     told = {**content, PROVENANCE: json.dumps({"trained_on": written.to_dict()}).encode()}
-    read = TrainedOn.read(VerifiedExport(tmp_path, "", told))
+    read = TrainedOn.read(VerifiedExport(tmp_path, {}, told))
     assert read is not None and read.sets[0].facts == written.sets[0].facts
     for name in ("patients", "recordings"):
         np.testing.assert_array_equal(getattr(read.sets[0], name), getattr(written.sets[0], name))
-    assert TrainedOn.read(VerifiedExport(tmp_path, "", {**content, PROVENANCE: b"{}"})) is None
+    assert TrainedOn.read(VerifiedExport(tmp_path, {}, {**content, PROVENANCE: b"{}"})) is None

@@ -112,6 +112,6 @@ def test_an_encoder_without_tokens_and_a_disk_that_is_too_small_are_told(
     def without(self: LoadedEncoder, *given: object, **named: object) -> EncoderOutput:
         return EncoderOutput(torch.zeros(10, 8), torch.zeros(10, 8))
 
-    monkeypatch.setattr(LoadedEncoder, "encode", without)
+    monkeypatch.setattr(LoadedEncoder, "_encode", without)
     with pytest.raises(UserError, match="has no tokens"):
         read_tokens(encoder, chosen, tmp_path / "none")
