@@ -46,7 +46,7 @@ def _table(table: Table, notes: Sequence[str]) -> str:
     lines = [
         r"\begin{table}",
         r"\centering\small",
-        rf"\caption{{{escaped(table.title)}}}",
+        rf"\caption{{{escaped(table.title)}}}\vspace{{4pt}}",
         NO_WIDER,
         rf"\begin{{tabular}}{{l{'r' * len(table.heads)}}}",
         r"\toprule",
