@@ -70,8 +70,8 @@ def cost_of_run(run_dir: Path, config: Mapping[str, Any] | None, trace: Sequence
     devices = ranks[0].world_size if ranks else len(listed) if isinstance(listed, list) else None
     device = ranks[0].device if ranks else memory.get("name") or memory.get("device")
     if devices is None:
-        devices, device = _from_checkpoint(run_dir), device
-    kind = None if device is None else CPU if str(device).startswith("cpu") else _gpu(str(device))
+        devices = _from_checkpoint(run_dir)
+    kind = None if not isinstance(device, str) else CPU if device.startswith("cpu") else _gpu(device)
     batch = _global_batch(config)
     seconds = _seconds(trace, batch)
     records = len(trace) * batch if batch and trace else None

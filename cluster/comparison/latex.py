@@ -10,18 +10,31 @@ from cardialign.cluster.comparison.tables import Cell, Row, Table
 ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "^": r"\textasciicircum{}",
     "_": r"\_", "~": r"\textasciitilde{}", "%": r"\%", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "'": r"\textquotesingle{}", "±": r"$\pm$", "−": r"$-$",
-    "–": "--", "…": r"\ldots{}", "[": "{[}", "]": "{]}",
+    '"': r"\textquotedblright{}", "`": r"\textasciigrave{}", "'": r"\textquotesingle{}", "±": r"$\pm$", "−": r"$-$",
+    "–": "--", "…": r"\ldots{}", "[": "{[}", "]": "{]}", "*": "{*}",
 }  # fmt: skip
+MOST_ROWS = 30
+NO_WIDER = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"
 HEAD = (
-    "% Written by cardialign compare. Needs \\usepackage{booktabs}, and with pdfLaTeX \\usepackage[T1]{fontenc} and\n"
-    "% \\usepackage{textcomp}. A dagger marks published figures: other records, splits and prompts than the others.\n"
+    "% Written by cardialign compare. Needs \\usepackage{booktabs}, {graphicx} and {textcomp}.\n"
+    "% A dagger marks published figures: other records, splits and prompts than the others.\n"
 )
 
 
 def latex_of(tables: Sequence[Table], notes: Sequence[str]) -> str:
     """One `table` each, and what is said under them."""
-    return HEAD + "\n".join(_table(each, notes if k == 0 else ()) for k, each in enumerate(tables))
+    pieces = [piece for table in tables for piece in _pieces(table)]
+    return HEAD + "\n".join(_table(each, notes if k == 0 else ()) for k, each in enumerate(pieces))
+
+
+def _pieces(table: Table) -> list[Table]:
+    """A table that is longer than a page, block by block."""
+    if sum(len(rows) for _, rows in table.blocks) <= MOST_ROWS:
+        return [table]
+    return [
+        Table(f"{table.title}, {heading}" if heading else table.title, table.heads, (("", rows),), table.notes)
+        for heading, rows in table.blocks
+    ]
 
 
 def escaped(text: str) -> str:
@@ -33,7 +46,8 @@ def _table(table: Table, notes: Sequence[str]) -> str:
     lines = [
         r"\begin{table}",
         r"\centering\small",
-        rf"\caption{{{escaped(table.title)}}}",
+        rf"\caption{{{escaped(table.title)}}}\vspace{{4pt}}",
+        NO_WIDER,
         rf"\begin{{tabular}}{{l{'r' * len(table.heads)}}}",
         r"\toprule",
         " & ".join(["", *map(escaped, table.heads)]) + r" \\",
@@ -43,7 +57,7 @@ def _table(table: Table, notes: Sequence[str]) -> str:
         if heading:
             lines.append(rf"\multicolumn{{{len(table.heads) + 1}}}{{l}}{{\emph{{{escaped(heading)}}}}} \\")
         lines += [line for row in rows for line in _rows(row)]
-    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [r"\bottomrule", r"\end{tabular}}"]
     lines += [rf"\par\footnotesize {escaped(note)}" for note in [*table.notes, *notes]]
     return "\n".join([*lines, r"\end{table}", ""])
 

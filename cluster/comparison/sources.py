@@ -3,6 +3,7 @@ folders of these."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from cardialign.cluster.comparison.study import variants_of
 from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.files import read_json
 from cardialign.pretrain.run.files import BEST, CONFIG, EXPORT, METRICS, RESULT
-from cardialign.pretrain.run.integrity import CONTRACT, DIGESTS, PROVENANCE, verify_export
+from cardialign.pretrain.run.integrity import CONTRACT, DIGESTS, PROVENANCE, SETTINGS, verify_export
 from cardialign.pretrain.run.trace import read_trace
 
 GRID, TABLE = "grid.json", "table.json"
@@ -152,8 +153,18 @@ def _loose(path: Path, passed: list[str]) -> list[Source]:
     return found
 
 
+def _config(path: Path) -> dict[str, Any] | None:
+    """A configuration that others may have written; None for one that cannot be read, or written down again."""
+    config = read_json(path)
+    try:
+        json.dumps(config)
+    except RecursionError:
+        return None
+    return config
+
+
 def _run(path: Path) -> Source:
-    config, remarks = read_json(path / CONFIG), []
+    config, remarks = _config(path / CONFIG), []
     if config is None:
         remarks.append(f"its configuration ({CONFIG}) cannot be read")
     trace = read_trace(path)
@@ -181,7 +192,7 @@ def _export(path: Path) -> Source:
     cost = Cost(parameters=count if isinstance(count, int) else None)
     told = contract.get("sampling_rate")
     remarks = (f"reads {told:g} Hz",) if isinstance(told, int | float) else ()
-    config = read_json(path / "config.json")
+    config = _config(path / SETTINGS)
     return Source(_name(path), path, "exported encoder", config, [], (digest,), cost, remarks=remarks)
 
 

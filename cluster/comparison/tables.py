@@ -165,7 +165,12 @@ def _difference(each: Difference | None) -> Cell:
     known = not math.isnan(each.low)
     clear = known and (each.low > 0 or each.high < 0)
     below = f"{100 * each.low:+.2f} to {100 * each.high:+.2f}" if known else ""
-    return Cell(f"{100 * each.value:+.2f}", below, best=clear)
+    return Cell(_signed(f"{100 * each.value:+.2f}"), _signed(below), best=clear)
+
+
+def _signed(text: str) -> str:
+    """With a minus, which is no hyphen."""
+    return text.replace("-", "−")
 
 
 def points(value: float) -> str:

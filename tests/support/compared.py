@@ -29,7 +29,7 @@ def zero_shot_file(
     """A zero-shot result of 200 records of 100 patients and two classes, and its scores beside it."""
     scored = scored or scored_records(signal, seed, records="c" * 64)
     (table,) = score_classes(
-        [scored.scores], scored.truth, scored.patients, list(scored.names), resamples=50, seed=0, decided=scored.decided
+        [scored.scores], scored.truth, scored.patients, list(scored.names), resamples=10, seed=0, decided=scored.decided
     )
     values: dict[str, Any] = {
         "n": len(scored.truth),
