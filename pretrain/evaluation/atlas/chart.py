@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.atlas.layout import places, turned_onto, usual_perplexity
 from cardialign.pretrain.evaluation.atlas.surroundings import Labelled, Surroundings, mean_of, surroundings
@@ -151,6 +151,7 @@ def make_atlas(
     Raises UsageError for an unknown label set or class (listing the known ones), UserError where the records do not fit
     an encoder's signal contract or make no map, DataError when a record is damaged.
     """
+    _check_fit(encoders, shard_set)
     sample = draw_sample(rows, options.records, options.seed)
     label_set = _label_set(shard_set, options.label_set)
     about, left_open = _labelled(shard_set, sample.rows, label_set)
@@ -167,6 +168,15 @@ def make_atlas(
     colour = colours(about.truth, about.labelled, shown)
     fingerprint = shard_set.fingerprint
     return Atlas(sample, label_set, about, shown, colour, tuple(charts), perplexity, fingerprint, left_open)
+
+
+def _check_fit(encoders: Sequence[tuple[str, UsableEncoder]], shard_set: ShardSet) -> None:
+    """Raises UserError that says which of the encoders was trained on another kind of records."""
+    for name, encoder in encoders:
+        try:
+            encoder.reader(shard_set.spec)
+        except UserError as error:
+            raise UserError(f"{shard_set.path} is not for {name}: {error.problem}", error.remedy) from None
 
 
 def draw_sample(rows: np.ndarray, records: int, seed: int) -> Sample:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from cardialign.data_shards.record import STANDARD_LEADS
 from tests.cluster.conftest import Answer
 
@@ -45,9 +47,14 @@ def test_an_escape_sequence_in_a_set_is_refused_and_an_unknown_set_answered(card
     assert answer.code == 2 and "challenge-v1" in answer.json["remedy"]
 
 
+@pytest.mark.slow
 def test_zero_shot_takes_the_words_and_says_which(cardialign: Call, exported: Path, shards: Path) -> None:
     base = ("evaluate", "zero-shot", "--encoder", exported, "--shards", shards, "--bootstrap", 5)
     answer = cardialign(*base, "--prompts", "virtual-findings-v2", "--words", "names")
     assert answer.code == 0 and answer.json["prompts"]["name"] == "virtual-findings-v2, class names"
+
+
+def test_a_protocol_chooses_its_own_words(cardialign: Call, shards: Path, tmp_path: Path) -> None:
+    base = ("evaluate", "zero-shot", "--encoder", tmp_path, "--shards", shards)
     refused = cardialign(*base, "--protocol", "clean-v2:ptb-xl-super", "--words", "names")
     assert refused.code == 2 and "--words with --protocol" in refused.json["problem"]

@@ -106,6 +106,19 @@ def test_published_labels_are_joined_by_id_and_what_is_absent_is_counted(shards:
     assert shards.key(open_task("merl-v1:ptb-xl-super", shards, split="val", label_files=folder).rows[0]) == "ptbxl-3"
 
 
+def test_labels_of_a_published_file_that_are_no_class_of_the_protocol_are_named(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    folder = write_published(tmp_path, ["7", "8"])
+    file = folder / "ptbxl/super_class/ptbxl_super_class_test.csv"
+    head, *rows = file.read_text().splitlines()
+    file.write_text("\n".join([f"{head},BRUGADA", *(f"{row},{k}" for k, row in enumerate(rows))]) + "\n")
+    task = open_task("merl-v1:ptb-xl-super", shards, label_files=folder)
+    assert task.protocol is not None and task.protocol["unknown_labels"] == {"BRUGADA": 1}
+    assert "labels there that are no class of the protocol: BRUGADA (1)" in task.protocol["note"]
+    assert task.truth.shape[1] == len(SUPER)
+
+
 def test_the_clean_protocol_takes_published_folds_and_labelled_records_only(shards: ShardSet) -> None:
     parts = {split: open_task("clean-v1:ptb-xl-super", shards, split=split) for split in ("train", "val", "test")}
     assert {name: sorted(set(shards.fold[task.rows].tolist())) for name, task in parts.items()} == {

@@ -72,7 +72,7 @@ def test_what_cannot_be_coloured_is_told_with_what_can(planted: ShardSet, encode
         make_atlas([("one", encoder)], planted, rows, MapOptions("super"))
     with pytest.raises(UsageError, match=r"label set finding has no class UPP(.|\n)*DOWN"):
         make_atlas([("one", encoder)], planted, rows, MapOptions(classes=["UPP", "UP"]))
-    with pytest.raises(UserError, match="trained on 1 s at 100 Hz"):
+    with pytest.raises(UserError, match="is not for other: it holds 2 s at 100 Hz, the encoder was trained on 1 s"):
         other = untrained_encoder(small_config(), type(SPEC)(100, 1), seed=0)
         make_atlas([("one", encoder), ("other", other)], planted, rows, MapOptions())
 

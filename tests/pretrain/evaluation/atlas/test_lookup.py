@@ -66,6 +66,16 @@ def test_what_is_asked_wrongly_is_answered(planted, encoder) -> None:
         near_record(encoder, asked, "nobody")
 
 
+def test_an_encoder_without_a_text_side_finds_records_and_refuses_texts(planted, encoder, embedded) -> None:
+    config, contract = encoder.config, encoder.contract
+    silent = LoadedEncoder(lambda: config, contract, encoder.ecg, None, provenance={}, digest="silent")
+    asked = Asked(planted, np.arange(len(planted)), 3)
+    records, reports = near_record(silent, asked, planted.key(0), reports=False)
+    assert len(records) == 3 and reports == []
+    with pytest.raises(UserError, match="trained without reports"):
+        records_of_text(silent, asked, "Atrial fibrillation")
+
+
 def test_the_weights_of_lead_groups_reach_every_lead_and_sum_to_one(planted, encoder) -> None:
     record = planted.read_record(3)
     found = lead_weights(encoder, record, planted.spec)
