@@ -108,6 +108,6 @@ def band_of(age_years: float) -> int:
 
 def made_of(arm: Arm, seed: int, sizes: Sizes, facts: dict[str, Any]) -> str:
     """Digest of all that a cell follows from; facts: fingerprints of records and digest of the start."""
-    how = {"choices": arm.choices, "encoder": arm.encoder, "recipe": arm.recipe, "tuning": sizes.tuning}
+    how: dict[str, Any] = {"choices": arm.choices, "encoder": arm.encoder, "recipe": arm.recipe, "tuning": sizes.tuning}
     how |= {"blind": SAME_AGE} if arm.blind else {}
     return digest_of({"version": VERSION, "arm": arm.name, "seed": seed, **how, **facts})
