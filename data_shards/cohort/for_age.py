@@ -75,7 +75,9 @@ def _left_ventricular_hypertrophy(draft: Draft, rng: np.random.Generator) -> Non
     goal = limits("r_v6", age).high * float(rng.uniform(1.04, 1.25))
     deep = limits("s_v1", age).at(float(rng.uniform(0.8, 2.2)))
     axis = limits("axis", age).at(float(rng.uniform(-1.9, -0.6)))
-    growth.set_depolarisation(beat, draft.lead_field, age, axis, (min(limits("r_v1", age).middle, 0.6 * deep), deep))
+    growth.set_depolarisation(
+        beat, draft.lead_field, age, axis, (min(limits("r_v1", age).middle, 0.6 * deep), deep), rng
+    )
     for _ in range(6):
         tallest = float(shapes.qrs_leads(beat, draft.lead_field)[_V6].max())
         beat.qrs[:, 2] *= np.clip(goal / max(tallest, 0.05), 0.6, 1.6)
@@ -89,7 +91,7 @@ def _right_ventricular_hypertrophy(draft: Draft, rng: np.random.Generator) -> No
     beat, age = draft.beat, draft.age
     tall = limits("r_v1", age).high * float(rng.uniform(1.02, 1.22))
     axis = min(limits("axis", age).high + float(rng.uniform(2, 14)), 205)
-    growth.set_depolarisation(beat, draft.lead_field, age, axis, (tall, tall / float(rng.uniform(2.5, 7))))
+    growth.set_depolarisation(beat, draft.lead_field, age, axis, (tall, tall / float(rng.uniform(2.5, 7))), rng)
     if _WEEK < age < _T_UPRIGHT and rng.random() < 0.3:
         beat.t = np.array([0.12, 0.2, -0.22]) * float(rng.uniform(0.8, 1.2))
 
