@@ -39,7 +39,7 @@ def normal_beat(age: float, male: bool, lead_field: np.ndarray, rng: np.random.G
         setattr(shape, name, limits(measure, age).at(deviations))
     r_v1 = max(limits("r_v1", age).at(apart[3]), 0.08)
     ratio = limits("r_v1", age).middle / max(limits("s_v1", age).middle, 0.05) * float(np.exp(0.4 * apart[4]))
-    set_depolarisation(shape, lead_field, age, limits("axis", age).at(apart[5]), (r_v1, r_v1 / ratio))
+    set_depolarisation(shape, lead_field, age, limits("axis", age).at(apart[5]), (r_v1, r_v1 / ratio), rng)
     tallest = limits("r_v6", age).at(_HEALTHY) / max(float(shapes.qrs_leads(shape, lead_field)[_V6].max()), 0.01)
     deepest = limits("s_v1", age).at(_HEALTHY) / max(-float(shapes.qrs_leads(shape, lead_field)[_V1].min()), 0.01)
     shape.qrs[:, 2:] *= min(1.0, tallest, deepest)
@@ -71,18 +71,27 @@ def _turn(shape: Morphology, lead_field: np.ndarray, degrees: float) -> None:
 
 
 def set_depolarisation(
-    shape: Morphology, lead_field: np.ndarray, age: float, axis: float, v1: tuple[float, float]
+    shape: Morphology,
+    lead_field: np.ndarray,
+    age: float,
+    axis: float,
+    v1: tuple[float, float],
+    rng: np.random.Generator,
 ) -> None:
     """A QRS between that of an adult and of a newborn (and beyond), with this axis in degrees, and R and S of V1 in mV.
 
-    How far to go is found by halving: the share of the right ventricle raises R against S.
+    How far to go is found by halving: the share of the right ventricle raises R against S. The loop is the person's
+    own: no two children of an age have the same.
     """
-    (r_v1, s_v1), frontal = v1, float(np.interp(age, *_FRONTAL))
+    (r_v1, s_v1), frontal = v1, float(np.interp(age, *_FRONTAL) * np.exp(0.2 * rng.standard_normal()))
+    own, later = 1 + 0.15 * rng.standard_normal((4, 3)), 0.01 * rng.standard_normal(4)
     low, high = -0.6, 1.8
     for _ in range(14):
         right = (low + high) / 2
         shape.qrs = shapes.between_adult_and_newborn(right)
+        shape.qrs[:, 2:] *= own
         shape.qrs[:, 2:4] *= frontal
+        shape.qrs[:, 0] += later
         _turn(shape, lead_field, axis)
         r, s = v1_waves(shape, lead_field)
         low, high = (right, high) if r * s_v1 < s * r_v1 else (low, right)

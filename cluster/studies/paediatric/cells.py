@@ -54,9 +54,10 @@ class Study:
         return split_by_age(self.children, self.label_set)
 
     def cells(self) -> list[tuple[Arm, int]]:
-        """What the study is for comes first; then one arm after the other: what a budget ends early has whole arms."""
+        """What the study is for comes first, then one arm after the other: what a budget ends early has whole arms."""
         first = [arm for arm in ARMS if arm.name in (PLAIN, REFERENCE)]
-        parts = [first, *([arm] for arm in ARMS if arm not in first)]
+        rest = sorted((arm for arm in ARMS if arm not in first), key=lambda arm: not arm.blind)
+        parts = [first, *([arm] for arm in rest)]
         return [(arm, seed) for part in parts for seed in range(self.seeds) for arm in part]
 
     def look(self, arm: Arm, seed: int) -> Outcome | None:
