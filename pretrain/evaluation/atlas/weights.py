@@ -10,6 +10,7 @@ import numpy as np
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import EcgRecord, SignalSpec
 from cardialign.data_shards.signal.plot import LeadWeight
+from cardialign.pretrain.export.ages import aged
 from cardialign.pretrain.export.usable import UsableEncoder
 
 
@@ -23,7 +24,9 @@ def lead_weights(encoder: UsableEncoder, record: EcgRecord, spec: SignalSpec) ->
             f"encoder {encoder.digest[:24]} weighs no lead groups: there is nothing to draw",
             "leave --encoder out, or take an encoder of the kind `cardialign`",
         )
-    read = encoder.reader(spec)
+    read = aged(
+        encoder.reader(spec), np.array([np.nan if record.age_years is None else record.age_years], dtype=np.float32)
+    )
     output = read(record.millivolts()[None], record.lead_mask[None], np.array([record.valid_samples]))
     assert output.group_weights is not None, "an encoder with lead groups gives their weights"
     weights = output.group_weights[0].float().cpu().tolist()
