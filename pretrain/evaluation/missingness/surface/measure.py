@@ -168,6 +168,7 @@ class _Batch:
     signal: np.ndarray
     lead_mask: np.ndarray
     valid: np.ndarray
+    ages: np.ndarray
 
     @classmethod
     def of(cls, batch: Batch, shard_set: ShardSet, ranked: Ranked) -> _Batch:
@@ -175,11 +176,11 @@ class _Batch:
         if ranked.first_seconds is not None:
             valid = np.minimum(valid, max(1, round(ranked.first_seconds * shard_set.spec.sampling_rate)))
         signal = np.where(np.arange(T) < valid[:, None, None], batch.signal, np.float32(0))
-        return cls(batch.rows, signal, batch.lead_mask, valid)
+        return cls(batch.rows, signal, batch.lead_mask, valid, batch.age_years)
 
     def score(self, scorer: Scorer, lead_mask: np.ndarray, share: float, place: np.ndarray) -> np.ndarray:
         signal, valid = time_left(self.signal, self.valid, share, place)
-        return scorer(shown(signal, lead_mask), lead_mask, valid)
+        return scorer(self.ages, shown(signal, lead_mask), lead_mask, valid)
 
 
 def _score_batch(

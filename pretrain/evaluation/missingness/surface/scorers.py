@@ -20,11 +20,12 @@ from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 from cardialign.pretrain.evaluation.scoring import decided_at, usable_classes
 from cardialign.pretrain.evaluation.task import EvaluationTask
 from cardialign.pretrain.evaluation.zero_shot import class_words, combined, cosines
+from cardialign.pretrain.export.ages import aged
 from cardialign.pretrain.export.usable import UsableEncoder
 from cardialign.pretrain.methods.parts.scoring import COSINE
 
-Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""signal float32 (B, 12, T) in mV, lead_mask bool (B, 12), valid_samples int (B,) -> scores (B, C)."""
+Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""ages float32 (B,) in years, NaN = not known, signal float32 (B, 12, T) in mV, lead_mask bool (B, 12), valid_samples int (B,) -> scores (B, C)."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,10 @@ def scorer_of_words(
     if way != COSINE:
         texts = list(dict.fromkeys(text for c in prompts.classes for text in (*c.prompts, *c.against)))
         read = reader_of(partial(encoder.text_reader, texts=texts, scoring=way), shard_set)
-        return lambda *given: combined(read(*given).embedding.float().cpu().numpy(), prompts, texts)
+        return lambda ages, *given: combined(aged(read, ages)(*given).embedding.float().cpu().numpy(), prompts, texts)
     embed = reader_of(encoder.reader, shard_set)
     words = class_words(encoder, prompts)
-    return lambda *given: cosines(embed(*given).embedding.float().cpu().numpy(), words, len(given[0]))
+    return lambda ages, *given: cosines(aged(embed, ages)(*given).embedding.float().cpu().numpy(), words, len(given[0]))
 
 
 def scorer_of_probe(
@@ -139,8 +140,8 @@ def scorer_of_probe(
     learnt = [names[c] for c in found.known.learnt]
     read = reader_of(encoder.reader, shard_set)
 
-    def score(*given: np.ndarray) -> np.ndarray:
-        odds = found.classifier.scores(read(*given).features.float().cpu().numpy())
+    def score(ages: np.ndarray, *given: np.ndarray) -> np.ndarray:
+        odds = found.classifier.scores(aged(read, ages)(*given).features.float().cpu().numpy())
         none = np.zeros(len(odds))
         return np.stack([odds[:, learnt.index(code)] if code in learnt else none for code in codes], axis=1)
 
