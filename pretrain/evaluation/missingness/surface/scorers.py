@@ -25,8 +25,8 @@ from cardialign.pretrain.export.usable import UsableEncoder
 from cardialign.pretrain.methods.parts.scoring import COSINE
 
 Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""ages float32 (B,) in years, NaN = not known, signal float32 (B, 12, T) in mV, lead_mask bool (B, 12), valid_samples int
-(B,) -> scores (B, C)."""
+"""ages float32 (B,) in years, NaN = not known, signal float32 (B, 12, T) in mV, lead_mask bool (B, 12), valid_samples
+int (B,) -> scores (B, C)."""
 
 
 @dataclass(frozen=True)
