@@ -6,6 +6,7 @@ The forward pass is one page.
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -232,11 +233,14 @@ class CardiAlignEncoder(EcgEncoder):
             return None, None
         record = coarse(signal, recorded_samples(signal, lead_mask, valid_samples), self.sampling_rate)
         beats = find_beats(record)
-        beat = None if self.beat_view is None else self.beat_view(*averaged_beat(record, beats))
-        rhythm = None if self.rhythm_view is None else self.rhythm_view(rhythm_statistics(beats, record.rate))
+        of_beat = of_rhythm = None
         if self.age_gate is not None and ages is not None:
-            beat = beat if beat is None else self.age_gate.beat(beat, ages)
-            rhythm = rhythm if rhythm is None else self.age_gate.rhythm(rhythm, ages)
+            of_beat, of_rhythm = partial(self.age_gate.beat, ages=ages), partial(self.age_gate.rhythm, ages=ages)
+        beat, rhythm = None, None
+        if self.beat_view is not None:
+            beat = self.beat_view(*averaged_beat(record, beats), of_beat)
+        if self.rhythm_view is not None:
+            rhythm = self.rhythm_view(rhythm_statistics(beats, record.rate), of_rhythm)
         return beat, rhythm
 
     def _seen(self, tokens: Tensor, mask: Tensor | None, present: Tensor) -> Tensor:
@@ -247,8 +251,9 @@ class CardiAlignEncoder(EcgEncoder):
 
 
 class AgeGate(nn.Module):
-    """What the age changes beside the blocks: the views of the averaged beat and of the rhythm, each where there is
-    one, and the weight of each view in its lead group, 1 at first: of the S scales, and of the beat behind them.
+    """What the age changes beside the blocks: the hidden units of the views of the averaged beat and of the rhythm
+    before they bend (a normal rate has two limits, both of the age), each where there is one; and the weight of each
+    view in its lead group, 1 at first: of the S scales, and of the beat behind them.
 
     Called with the views (B, G, V * D) of V scales and beat -> the same shape, weighed.
     """
@@ -258,7 +263,7 @@ class AgeGate(nn.Module):
         self.width = width
         self.weights = AgeFilm(scales + beat)
         self.beat = AgeFilm(width) if beat else nn.Identity()
-        self.rhythm = AgeFilm(width) if rhythm else nn.Identity()
+        self.rhythm = AgeFilm(4 * width) if rhythm else nn.Identity()
 
     def forward(self, views: Tensor, ages: Ages) -> Tensor:
         weights = self.weights(views.new_ones(views.shape[0], self.weights.width), ages)

@@ -51,7 +51,7 @@ def _choices(**more: Any) -> dict[str, dict[str, Any]]:
 
 _GATED = _choices(age_gate="encoder")
 ARMS = (
-    Arm("B1", "MERL's ResNet-18, pretrained on adults", "merl", _choices()),
+    Arm("B1", "MERL's ResNet-18, pretrained on adults", "merl", {**_choices(), "all": {"lr": 3e-3}}),
     Arm(
         "B2",
         "ResNet-18 from random weights",

@@ -9,6 +9,7 @@ Legend: B batch, L leads, T samples, t samples at about 100 Hz, W samples of a b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -187,12 +188,15 @@ class BeatView(nn.Module):
         self.second = nn.ModuleList(nn.Linear(width, width) for _ in groups)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, mean: Tensor, spread: Tensor) -> Tensor:
+    def forward(self, mean: Tensor, spread: Tensor, modulate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """modulate: what is done to the hidden units (B, D) of a group before they bend."""
         views = []
         dtype = next(self.parameters()).dtype
         for leads, first, second in zip(self.groups, self.first, self.second, strict=True):
             rows = torch.cat([mean[:, leads], spread[:, leads]], dim=1).flatten(1) * BEAT_SCALE
-            views.append(second(self.dropout(F.gelu(first(rows.to(dtype))))))
+            hidden = first(rows.to(dtype))
+            hidden = hidden if modulate is None else modulate(hidden)
+            views.append(second(self.dropout(F.gelu(hidden))))
         return torch.stack(views, dim=1)
 
 
@@ -203,6 +207,8 @@ class RhythmView(nn.Module):
         super().__init__()
         self.first, self.second = nn.Linear(STATISTICS, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, statistics: Tensor) -> Tensor:
-        found: Tensor = self.second(F.gelu(self.first(statistics.to(self.first.weight.dtype))))
+    def forward(self, statistics: Tensor, modulate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """modulate: what is done to the hidden units (B, 4 D) before they bend."""
+        hidden = self.first(statistics.to(self.first.weight.dtype))
+        found: Tensor = self.second(F.gelu(hidden if modulate is None else modulate(hidden)))
         return found

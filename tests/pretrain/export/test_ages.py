@@ -134,9 +134,9 @@ def test_the_gate_is_counted() -> None:
     groups."""
     counted = [count_encoder(small_config(encoder={**ENCODER, "age_gate": on}).encoder, SPEC) for on in (False, True)]
     (plain, before), (gate, flop) = counted
-    channels = 16 + 16 + 1 + 4
+    channels = 16 + 4 * 16 + 1 + 4
     assert gate - plain == 4 * 64 + channels * (2 * 32 + 2)
-    runs = 4 * 16 + 16 + 1 + 4  # that behind a block once per lead group
+    runs = 4 * 16 + 4 * 16 + 1 + 4  # that behind a block once per lead group
     assert flop - before == 2 * 2 * 32 * runs, "a product per hidden unit and channel, for gamma and for beta"
 
 
