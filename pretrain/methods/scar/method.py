@@ -22,7 +22,7 @@ Ours: the margin. L_mask counts most where reports are confused anyhow, and is r
 another: on virtual patients a masker of `loss` with logits that could grow found less of the primary evidence than
 chance, against an encoder that stood still, too; one of `margin` with a fixed spread finds most of it.
 What is missing tells of the report, too, once a masker has learnt: an encoder reads that. Random masks of whole leads
-(`random_share`) keep absence from being a proof.
+(`random_share`) make absence less of a proof, and do not undo it.
 With `turns: alternate` one step teaches the encoder and the next the masker (`learning_rates`); the loss that is told
 is the same at both. With `reversal` both learn at every step, and the masker works against L_cons and L_sel, too.
 Legend: b records, n patches per lead, N = 12 n, D token width, E embedding_dim.
