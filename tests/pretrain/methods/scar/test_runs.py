@@ -31,9 +31,13 @@ def test_losses_do_not_know_the_topology(tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "shards")
     values = config_for(shards, lead_dropout=0.2).resolved()
     values |= {"encoder": {**ENCODER, "patch_ms": 250}}
-    values |= {"method": {"name": "scar", "align": "diagsim", "masker": {**MASKER, "turns": "alternate", "aim": "margin"}}}
+    values |= {
+        "method": {"name": "scar", "align": "diagsim", "masker": {**MASKER, "turns": "alternate", "aim": "margin"}}
+    }
     run_topologies(values, tmp_path / "runs")
-    check_topologies(tmp_path / "runs", ["loss", "full_loss", "masked_loss", "margin", "selection", "budget", "removed"])
+    check_topologies(
+        tmp_path / "runs", ["loss", "full_loss", "masked_loss", "margin", "selection", "budget", "removed"]
+    )
 
 
 def kept_by(learnt: Learnt) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
