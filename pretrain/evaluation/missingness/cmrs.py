@@ -8,6 +8,9 @@ With s the cosine of record and class, Y the classes that the record has, and a 
 over the records whose whole says more than nothing: Delta_i(x) > Delta_0 + 0.01. Their share is the coverage. 1: all is
 preserved; 0: no more is left than of no record at all. A reconstruction: the publication's own equation (SCAR, Liu et
 al. 2026) is not public to us. Legend: n records, C classes.
+
+Masks made for each record can betray what they hide: an encoder that was trained with such masks may read a finding
+from the leads that are missing. AUROC with the same leads missing of every record cannot be had that way.
 """
 
 from __future__ import annotations

@@ -18,11 +18,10 @@ the gradient at the weights, 1 of what is kept and 0 of what is removed, is the 
 Ours: values are not scaled by the weight as well. What is removed would then have no gradient, and what is kept has
 none to speak of: an encoder that weighs its keys well gains nothing from more of one that is there.
 Until step `begins` everything is masked at random: what disturbs an encoder that knows nothing is not what it reads by.
-Ours: the margin. L_mask counts most where reports are confused anyhow, and is raised most by making an ECG look like
-another: on virtual patients a masker of `loss` with logits that could grow found less of the primary evidence than
-chance, against an encoder that stood still, too; one of `margin` with a fixed spread finds most of it.
+Ours: the margin. L_mask counts most where reports are confused anyhow; both aims find the primary evidence of virtual
+patients, once logits have a fixed spread (`masker`). With logits that could grow it was found less than by chance.
 What is missing tells of the report, too, once a masker has learnt: an encoder reads that. Random masks of whole leads
-(`random_share`) keep absence from being a proof.
+(`random_share`) make absence less of a proof, and do not undo it.
 With `turns: alternate` one step teaches the encoder and the next the masker (`learning_rates`); the loss that is told
 is the same at both. With `reversal` both learn at every step, and the masker works against L_cons and L_sel, too.
 Legend: b records, n patches per lead, N = 12 n, D token width, E embedding_dim.
