@@ -33,7 +33,7 @@ CODES = ("RBBB", "OIMI", "AFIB")
 """Evidence in V1 and V2; in II, III and aVF; in no lead of its own."""
 
 
-def reads_v2(signal: np.ndarray, lead_mask: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def reads_v2(ages: np.ndarray, signal: np.ndarray, lead_mask: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """The same score for every class: the root mean square of V2, 0 where it is missing."""
     power = np.square(signal[:, V2].astype(np.float64)).sum(axis=1) / valid
     return np.repeat(np.where(lead_mask[:, V2], np.sqrt(power), 0.0)[:, None], len(CODES), axis=1)
