@@ -64,7 +64,7 @@ def test_an_encoder_of_v2_is_at_chance_without_v2_and_unchanged_with_it(shards: 
     assert found.presets[0].lost.value == found.presets[0].lost.low == found.presets[0].lost.high == 0
     assert found.presets[1].lost.value == 0.5
     # at random: as the masks say, by counting pairs
-    whole = reads_v2(*everything(shards))[:, 0]
+    whole = reads_v2(np.empty(0), *everything(shards))[:, 0]
     truth = ranked.truth[:, 0]
     random, alike, evidence = found.surfaces
     for number in (2, 3, 11):
