@@ -52,10 +52,9 @@ class AgeFilm(nn.Module):
     def __init__(self, width: int, hidden: int = HIDDEN) -> None:
         super().__init__()
         self.width, self.hidden = width, hidden
-        slope = torch.full((hidden,), _STEEP)
-        slope[1::2] = -_STEEP
-        self.hidden_weight = nn.Parameter(slope)
-        self.hidden_bias = nn.Parameter(-slope.detach() * torch.linspace(0, 1, hidden))
+        slopes = [_STEEP * (-1) ** unit for unit in range(hidden)]
+        self.hidden_weight = nn.Parameter(torch.tensor(slopes))
+        self.hidden_bias = nn.Parameter(torch.tensor([-slope * k / (hidden - 1) for k, slope in enumerate(slopes)]))
         self.weight = nn.Parameter(torch.zeros(2 * width, hidden))
         self.bias = nn.Parameter(torch.zeros(2 * width))
 
