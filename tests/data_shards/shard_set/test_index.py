@@ -129,6 +129,7 @@ def test_a_used_up_limit_of_open_files_is_said_and_nothing_is_to_be_copied_or_bu
     small_set: ShardSet, scratch: Path, mapped_from: int, spare: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "PAUSES", ())
+    monkeypatch.setattr(storage.OPEN_FILES, "_most", storage.OPEN_FILES._most)  # as it was, for the tests that follow
     monkeypatch.setattr(tempfile, "tempdir", None)  # it is looked for again: which needs a file
     index = IndexFile(small_set.path / INDEX, small_set.manifest["tables"][INDEX], mapped_from)
     told = []
