@@ -18,7 +18,7 @@ from typing import Any
 DONE = 0
 FAILED = 1
 NOT_LEARNING = 3
-"""A run that the collapse alarm ended: the same command would end alike."""
+"""A run that the collapse alarm ended: its settings are to be looked at before it is tried again."""
 STOPPED = 75
 """EX_TEMPFAIL: stopped at a committed checkpoint; the same command continues."""
 INTERRUPTED = 130

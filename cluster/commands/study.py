@@ -170,7 +170,7 @@ def _tabled(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict
     from cardialign.cluster.studies.floors import floors_there
     from cardialign.cluster.studies.missing import missing_lines
     from cardialign.cluster.studies.table import compared, lines_of, study_table
-    from cardialign.cluster.studies.work import TABLE
+    from cardialign.cluster.studies.work import CELLS, TABLE
     from cardialign.data_shards.files import commit_file, write_json
 
     outcomes, elsewhere = work.there(), len(work.held())
@@ -179,7 +179,10 @@ def _tabled(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict
         "cells": len(outcomes), "of": len(work.cells), "elsewhere": elsewhere, "not_learnt": failed,
         "test_patients_in_training": known,
     }  # fmt: skip
-    of_these = [f"- {name} collapsed and is in no figure: {problem}" for name, problem in failed.items()]
+    of_these = [
+        f"- {name} collapsed and is in no figure (without {CELLS}/{name} it is tried anew): {problem}"
+        for name, problem in failed.items()
+    ]
     try:
         places = [(each.cell.seed, each.cell.fold) for each in compared(work.design, outcomes)]
     except UserError as error:

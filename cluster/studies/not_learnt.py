@@ -1,5 +1,5 @@
-"""A cell whose training collapsed: an outcome that the table names. The same seed would collapse again, so it is kept
-and not tried anew.
+"""A cell whose training the collapse alarm ended: an outcome that the table names. It is kept, and not tried until it
+succeeds: a seed that got several chances would make its variant look better than it is.
 """
 
 from __future__ import annotations

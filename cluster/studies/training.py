@@ -35,6 +35,7 @@ def train(config: RunConfig, folder: Path, lock: int) -> None:
     words = ["--recipe", str(folder / RECIPE), "--run-dir", str(folder / RUN)]
     path = os.pathsep.join(filter(None, [str(source_root()), os.environ.get("PYTHONPATH", "")]))
     with (folder / OUTPUT).open("a", encoding="utf-8") as output:
+        earlier = output.tell()  # bytes of tries before this one
         process = subprocess.Popen(
             [sys.executable, "-m", "cardialign.pretrain", *words],
             stdout=output,
@@ -52,7 +53,7 @@ def train(config: RunConfig, folder: Path, lock: int) -> None:
     if code == STOPPED:
         raise KeyboardInterrupt
     if code != 0:
-        problem, remedy = _last_words((folder / OUTPUT).read_text(encoding="utf-8", errors="replace"))
+        problem, remedy = _last_words((folder / OUTPUT).read_bytes()[earlier:].decode("utf-8", errors="replace"))
         if code == NOT_LEARNING:
             raise NotLearnt(problem, remedy)
         raise UserError(
@@ -64,8 +65,9 @@ def train(config: RunConfig, folder: Path, lock: int) -> None:
 def _last_words(output: str) -> tuple[str, str]:
     """What a training said last, and the remedy that it named; "" where it named none."""
     lines = [line.strip() for line in output.splitlines() if line.strip()] or ["it said nothing"]
-    if len(lines) > 1 and lines[-1].startswith(REMEDY):
-        return lines[-2], f"{lines[-1].removeprefix(REMEDY).strip()}; "
+    for at in range(len(lines) - 1, 0, -1):  # libraries may have warned after it
+        if lines[at].startswith(REMEDY):
+            return lines[at - 1], f"{lines[at].removeprefix(REMEDY).strip()}; "
     return lines[-1], ""
 
 

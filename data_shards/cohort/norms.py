@@ -3,6 +3,8 @@
 Davignon, Rautaharju, Boisselle et al., Pediatr Cardiol 1:123, 1979/80: 2,141 children of twelve age groups from birth;
 rate, frontal QRS axis, PR in II, R and S in V1, R in V6. Rijnbeek, Witsenburg, Schrama et al., Eur Heart J 22:702,
 2001: 1,912 children of nine groups from 11 days; QRS duration over all leads and QTc (Bazett), boys and girls together.
+Ranges of Davignon's were compared with a public table; his middle values and all of Rijnbeek's are from memory, to be
+compared with the papers before they are used for anything but virtual patients.
 From 18 years on the limits are those of adults, as the other cohorts have them: Rijnbeek et al., J Electrocardiol
 47:914, 2014 (rate, PR, axis turning left with age), Surawicz et al., Circulation 119:e235, 2009 (QRS, axis).
 """

@@ -20,7 +20,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from cardialign.cluster.studies import missing
+from cardialign.cluster.studies import missing, training
 from cardialign.cluster.studies.cells import (
     CELL,
     MEASURES,
@@ -256,6 +256,12 @@ def test_processes_on_one_folder_share_the_cells_and_the_last_one_has_the_whole_
     assert free[0] == free[1], "who makes a cell changes no figure"
 
 
+def test_what_a_training_said_last_is_found_before_what_libraries_warn_of_at_its_end() -> None:
+    said = "INFO step=9\nstep 10: every record looks the same\n  remedy: lower optimizer.lr\n[W1] nccl warns\n"
+    assert training._last_words(said) == ("step 10: every record looks the same", "lower optimizer.lr; ")
+    assert training._last_words("INFO step=9\nKilled\n") == ("Killed", "")
+
+
 @pytest.mark.slow
 @pytest.mark.deployment
 @pytest.mark.timeout(600)
@@ -276,7 +282,7 @@ def test_a_training_that_collapses_is_named_and_the_others_go_on(
     log = tmp_path / "out" / "cells" / "b-fold4-seed0" / "training.log"
     said = log.read_text()
     again = cardialign(*words)
-    assert again.json["not_learnt"] == first.json["not_learnt"] and log.read_text() == said, "it would collapse again"
+    assert again.json["not_learnt"] == first.json["not_learnt"] and log.read_text() == said, "it gets one chance"
 
 
 def test_a_folder_of_something_else_is_not_strewn_with_cells(four_folds: ShardSet, tmp_path: Path) -> None:
