@@ -26,7 +26,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     if idle := [name for name, usual in _OF_OTHERS.items() if getattr(args, name) != usual]:
         words = ", ".join("--set" if name == "overrides" else "--" + name.replace("_", "-") for name in idle)
-        raise UsageError(f"study paediatric has no use for {words}", "give --adults and --children, or neither")
+        way_out = "; --adults and --children name its records" if "shards" in idle else ""
+        raise UsageError(f"study paediatric has no use for {words}", f"leave {words} out{way_out}")
     there = {path.name for path in args.out.iterdir()} if args.out.is_dir() else set()
     if there and not there & {CELLS, ENCODERS, TABLE, "data"}:
         raise UsageError(f"--out {args.out} holds something, and no study", "name a new folder, or that of a study")

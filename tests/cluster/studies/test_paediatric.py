@@ -97,8 +97,9 @@ def test_options_of_other_studies_are_refused_before_anything_is_made(tmp_path: 
     with pytest.raises(UsageError, match="has no use for --set"):
         run(args)
     args.overrides, args.recipe = [], "merl"
-    with pytest.raises(UsageError, match="has no use for --recipe"):
+    with pytest.raises(UsageError, match="has no use for --recipe") as refused:
         run(args)
+    assert refused.value.remedy == "leave --recipe out"
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").touch()
     args.recipe = None
