@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cardialign.cluster.studies import missing
-from cardialign.cluster.studies.design import Cell, Design, digest_of
+from cardialign.cluster.studies.design import Cell, Design
 from cardialign.cluster.studies.not_learnt import NotLearnt, refuse_not_learnt, write_not_learnt
+from cardialign.cluster.studies.origin import CONFIG, Origin, plain
 from cardialign.cluster.studies.training import RUN, children_seconds, of_another_study, train
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.files import commit_file, read_json, sha256_of, write_json
@@ -139,15 +140,15 @@ def _steps(records: int, global_batch: int) -> list[str]:
     return ["training.epochs=null", f"training.steps={records // global_batch}"]
 
 
-def finished(cell: Cell, folder: Path, wanted: str, measures: Sequence[str] = MEASURES) -> Outcome | None:
-    """A cell that was made from what `wanted` is the digest of; None when it is not there.
+def finished(cell: Cell, folder: Path, wanted: Origin, measures: Sequence[str] = MEASURES) -> Outcome | None:
+    """A cell that was made from `wanted`; None when it is not there.
 
     Raises UserError for one that was made from something else: nothing is replaced.
     """
     facts = read_json(folder / CELL)
     if facts is None:
         return None
-    if not isinstance(facts, dict) or facts.get("made_from") != wanted:
+    if not isinstance(facts, dict) or not wanted.is_of(folder, facts.get("made_from")):
         raise of_another_study(folder, "a cell")
     return read_scores(cell, folder, facts, measures)
 
@@ -178,14 +179,14 @@ def run_cell(cell: Cell, config: RunConfig, setting: Setting, folder: Path, shar
     Raises as the training does, NotLearnt where that collapses or did so before, KeyboardInterrupt when it was stopped,
     HeldError when another process makes it.
     """
-    made_from = made_of(config, setting, shard_set)
+    origin = origin_of(config, setting, shard_set)
     with locked_run(folder, "wait for the process that makes this cell, or stop it") as lock:
-        refuse_not_learnt(folder, made_from)
-        return finished(cell, folder, made_from) or _made(cell, config, setting, folder, shard_set, made_from, lock)
+        refuse_not_learnt(folder, origin)
+        return finished(cell, folder, origin) or _made(cell, config, setting, folder, shard_set, origin, lock)
 
 
 def _made(
-    cell: Cell, config: RunConfig, setting: Setting, folder: Path, shard_set: ShardSet, made_from: str, lock: int
+    cell: Cell, config: RunConfig, setting: Setting, folder: Path, shard_set: ShardSet, origin: Origin, lock: int
 ) -> Outcome:
     from cardialign.pretrain.benchmarks.counts import count_recipe
     from cardialign.pretrain.evaluation.overlap import find_overlap, refuse_overlap
@@ -195,9 +196,9 @@ def _made(
     started, before = time.monotonic(), children_seconds()
     earlier = float((read_json(folder / SPENT) or {}).get("cpu_seconds", 0.0))
     try:
-        train(config, folder, lock)
+        train(config, folder, lock, origin.says)
     except NotLearnt as error:
-        write_not_learnt(folder, made_from, error)
+        write_not_learnt(folder, origin.digest, error)
         raise
     finally:  # a training that is stopped and goes on has cost both parts
         spent = earlier + children_seconds() - before
@@ -214,7 +215,7 @@ def _made(
         "variant": cell.variant.name,
         "fold": cell.fold,
         "seed": cell.seed,
-        "made_from": made_from,
+        "made_from": origin.digest,
         "encoder": encoder.digest,
         "parameters": size.encoder_parameters,
         "trained_parameters": size.trained_parameters,
@@ -257,14 +258,14 @@ def keep(found: Outcome, folder: Path) -> Outcome:
     return replace(found, facts=facts)
 
 
-def made_of(config: RunConfig, setting: Setting, shard_set: ShardSet) -> str:
-    """Digest of all that a cell follows from; where the shard set lies does not matter."""
+def origin_of(config: RunConfig, setting: Setting, shard_set: ShardSet) -> Origin:
+    """All that a cell follows from; where the shard set lies does not matter."""
     from cardialign.pretrain.evaluation.prompts import load_prompts, prompt_set_names
     from cardialign.pretrain.training.initialise import open_start
 
-    values = config.resolved()
+    values = plain(config)
     values["data"] = {**values["data"], "shards": shard_set.fingerprint}
-    facts: dict[str, Any] = {"config": values, "prompts": setting.prompts, "labels": setting.label_set}
+    facts: dict[str, Any] = {CONFIG: values, "prompts": setting.prompts, "labels": setting.label_set}
     facts["folds"] = setting.folds
     if setting.missingness:
         facts["missingness"] = missing.VERSION
@@ -272,7 +273,7 @@ def made_of(config: RunConfig, setting: Setting, shard_set: ShardSet) -> str:
         facts["start"] = open_start(Path(config.init_from)).origin.get("digest")
     if setting.prompts not in prompt_set_names():  # a file of the user's, which may be edited
         facts["prompts"] = load_prompts(setting.prompts).digest
-    return digest_of(facts)
+    return Origin(facts)
 
 
 def scored(cell: Cell, encoder: LoadedEncoder, setting: Setting, shard_set: ShardSet) -> Outcome:

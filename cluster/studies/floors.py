@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,12 +23,14 @@ from cardialign.cluster.studies.cells import (
     config_of,
     finished,
     keep,
-    made_of,
     measured,
+    origin_of,
     scoring_device,
 )
 from cardialign.cluster.studies.cells import task_of as task_of_fold
-from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant, digest_of
+from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant
+from cardialign.cluster.studies.origin import RECIPE, Origin, plain
+from cardialign.data_shards.files import write_json
 from cardialign.pretrain.run.lock import HeldError, locked_run
 
 if TYPE_CHECKING:
@@ -74,6 +76,10 @@ def run_floors(
         with contextlib.suppress(HeldError), locked_run(folder / f"seed{seed}"):
             todo = missing(seed)
             for outcome in _made(design, todo, setting, shard_set) if todo else ():
+                if outcome.cell.variant.name == _OF_ENCODER:
+                    config = config_of(design, _reference(design, outcome.cell), setting)
+                    (folder / outcome.cell.name).mkdir(parents=True, exist_ok=True)
+                    write_json(folder / outcome.cell.name / RECIPE, plain(config), indent=1)
                 found[outcome.cell.name] = keep(outcome, folder / outcome.cell.name)
                 if progress is not None:
                     progress(sum(each is not None for each in found.values()), len(cells))
@@ -90,15 +96,15 @@ def floors_there(
     return there if len(there) == len(cells) else []
 
 
-def _wanted(design: Design, cell: Cell, setting: Setting, shard_set: ShardSet) -> tuple[str, tuple[str, ...]]:
-    """Digest of all that a floor's cell follows from, and its measures."""
-    facts = {"floor": cell.variant.name, "version": _VERSION, "shards": shard_set.fingerprint}
+def _wanted(design: Design, cell: Cell, setting: Setting, shard_set: ShardSet) -> tuple[Origin, tuple[str, ...]]:
+    """All that a floor's cell follows from, and its measures."""
+    facts: dict[str, Any] = {"floor": cell.variant.name, "version": _VERSION, "shards": shard_set.fingerprint}
     if cell.variant.name == _OF_ENCODER:
         config = config_of(design, _reference(design, cell), setting)
-        return digest_of({**facts, "reference": made_of(config, setting, shard_set)}), MEASURES
+        return Origin({**facts, **origin_of(config, setting, shard_set).facts}), MEASURES
     by = {} if cell.variant.name == _BY_HAND else {"seed": cell.seed}
     told = {**facts, **by, "labels": setting.label_set, "folds": setting.folds, "test": cell.fold}
-    return digest_of(told), ("probe",)
+    return Origin(told), ("probe",)
 
 
 def _reference(design: Design, cell: Cell) -> Cell:
@@ -137,7 +143,7 @@ def _made(design: Design, todo: list[Cell], setting: Setting, shard_set: ShardSe
             "floor": True,
             "fold": cell.fold,
             "seed": cell.seed,
-            "made_from": _wanted(design, cell, setting, shard_set)[0],
+            "made_from": _wanted(design, cell, setting, shard_set)[0].digest,
             "parameters": sum(each.numel() for each in encoder.ecg.parameters()) if of_encoder else 0,
             "gflop": round(count_encoder(config.encoder, shard_set.spec)[1] / 1e9, 4) if of_encoder else None,
             "cpu_seconds": round(spent, 1),

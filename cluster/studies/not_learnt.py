@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cardialign.cluster.studies.origin import Origin
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import read_json, write_json
 
@@ -23,15 +24,15 @@ def write_not_learnt(folder: Path, made_from: str, error: NotLearnt) -> None:
     )
 
 
-def not_learnt(folder: Path, made_from: str) -> NotLearnt | None:
+def not_learnt(folder: Path, origin: Origin) -> NotLearnt | None:
     """What ended the cell in `folder` when it was last made from the same; None where nothing did."""
     kept = read_json(folder / NOT_LEARNT)
-    if not isinstance(kept, dict) or kept.get("made_from") != made_from:
+    if not isinstance(kept, dict) or not origin.is_of(folder, kept.get("made_from")):
         return None
     return NotLearnt(str(kept.get("problem", ""))[:500], str(kept.get("remedy", ""))[:500])
 
 
-def refuse_not_learnt(folder: Path, made_from: str) -> None:
+def refuse_not_learnt(folder: Path, origin: Origin) -> None:
     """Raises NotLearnt for a cell that collapsed before."""
-    if (error := not_learnt(folder, made_from)) is not None:
+    if (error := not_learnt(folder, origin)) is not None:
         raise error

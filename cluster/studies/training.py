@@ -10,11 +10,13 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.environment.versions import source_root
 from cardialign.cluster.studies.not_learnt import NotLearnt
+from cardialign.cluster.studies.origin import RECIPE, plain
 from cardialign.data_shards.errors import NOT_LEARNING, STOPPED, UserError
 
 if TYPE_CHECKING:
@@ -22,15 +24,20 @@ if TYPE_CHECKING:
 
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
-RUN, RECIPE, OUTPUT = "run", "recipe.yaml", "training.log"
+RUN, OUTPUT = "run", "training.log"
 REMEDY = "remedy:"
 
 
-def train(config: RunConfig, folder: Path, lock: int) -> None:
-    """In a process of its own, which has the lock as well: a cell is not free while its training still ends."""
-    recipe = json.dumps(config.resolved(), indent=1)  # JSON is YAML
-    if (folder / RUN).exists() and (folder / RECIPE).is_file() and (folder / RECIPE).read_text("utf-8") != recipe:
-        raise of_another_study(folder, "an unfinished training")
+def train(config: RunConfig, folder: Path, lock: int, says: Callable[[Any], bool] | None = None) -> None:
+    """In a process of its own, which has the lock as well: a cell is not free while its training still ends.
+
+    says: whether the recipe of an unfinished training is this one; without it they must be equal.
+    """
+    recipe = json.dumps(plain(config), indent=1)  # JSON is YAML
+    if (folder / RUN).exists() and (folder / RECIPE).is_file():
+        before = (folder / RECIPE).read_text("utf-8")
+        if before != recipe and not (says is not None and _says(says, before)):
+            raise of_another_study(folder, "an unfinished training")
     (folder / RECIPE).write_text(recipe, encoding="utf-8")
     words = ["--recipe", str(folder / RECIPE), "--run-dir", str(folder / RUN)]
     path = os.pathsep.join(filter(None, [str(source_root()), os.environ.get("PYTHONPATH", "")]))
@@ -60,6 +67,12 @@ def train(config: RunConfig, folder: Path, lock: int) -> None:
             f"training of {folder.name} failed with code {code}: {problem}",
             f"{remedy}see {folder / OUTPUT}; the same command goes on from there",
         )
+
+
+def _says(says: Callable[[Any], bool], recipe: str) -> bool:
+    with contextlib.suppress(ValueError, UserError, LookupError, TypeError):
+        return says(json.loads(recipe))
+    return False
 
 
 def _last_words(output: str) -> tuple[str, str]:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cardialign.cluster.studies.cells import Outcome, Setting, finished, made_of, run_cell
+from cardialign.cluster.studies.cells import Outcome, Setting, finished, origin_of, run_cell
 from cardialign.cluster.studies.design import Cell, Design
 from cardialign.cluster.studies.not_learnt import NotLearnt, not_learnt
+from cardialign.cluster.studies.origin import Origin
 from cardialign.cluster.studies.ray_cells import StudyJob, on_ray
 from cardialign.data_shards.errors import UsageError
 from cardialign.pretrain.run.files import LOCK
@@ -50,7 +51,7 @@ class Work:
     shard_set: ShardSet
     out: Path
     configs: Mapping[str, RunConfig]
-    _wanted: dict[str, str] = field(default_factory=dict)
+    _wanted: dict[str, Origin] = field(default_factory=dict)
     _found: dict[str, Outcome] = field(default_factory=dict)
 
     @property
@@ -60,7 +61,7 @@ class Work:
     def look(self, cell: Cell) -> Outcome | None:
         """A cell that is finished by now. Raises as `finished`."""
         if cell.name not in self._found:
-            found = finished(cell, self._folder(cell), self._made_from(cell))
+            found = finished(cell, self._folder(cell), self._origin(cell))
             if found is None:
                 return None
             self._found[cell.name] = found
@@ -68,12 +69,12 @@ class Work:
 
     def not_learnt(self) -> dict[str, NotLearnt]:
         """The cells that collapsed, by name: what the alarm said."""
-        found = {cell.name: not_learnt(self._folder(cell), self._made_from(cell)) for cell in self.cells}
+        found = {cell.name: not_learnt(self._folder(cell), self._origin(cell)) for cell in self.cells}
         return {name: error for name, error in found.items() if error is not None}
 
-    def _made_from(self, cell: Cell) -> str:
+    def _origin(self, cell: Cell) -> Origin:
         if cell.name not in self._wanted:
-            self._wanted[cell.name] = made_of(self.configs[cell.name], self.setting, self.shard_set)
+            self._wanted[cell.name] = origin_of(self.configs[cell.name], self.setting, self.shard_set)
         return self._wanted[cell.name]
 
     def there(self) -> list[Outcome]:
@@ -95,7 +96,7 @@ class Work:
             for cell in self.cells:
                 if core_seconds is not None and spent >= core_seconds:
                     return
-                if self.look(cell) is None and not_learnt(self._folder(cell), self._made_from(cell)) is None:
+                if self.look(cell) is None and not_learnt(self._folder(cell), self._origin(cell)) is None:
                     yield cell
 
         more = True

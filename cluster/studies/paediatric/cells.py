@@ -19,6 +19,7 @@ import numpy as np
 
 from cardialign.cluster.studies.cells import Outcome, finished, keep, scoring_device
 from cardialign.cluster.studies.design import Cell, Variant, digest_of
+from cardialign.cluster.studies.origin import Origin
 from cardialign.cluster.studies.paediatric.design import ARMS, PLAIN, REFERENCE, SAME_AGE, Arm, Sizes, made_of
 from cardialign.cluster.studies.paediatric.records import Split, split_by_age
 from cardialign.cluster.studies.training import train
@@ -83,7 +84,7 @@ class Study:
                     yield self._tuned(arm, seed, split)
                     spent += time.process_time() - began
 
-    def _made_of(self, arm: Arm, seed: int) -> str:
+    def _made_of(self, arm: Arm, seed: int) -> Origin:
         """Of its own records, and of the adults where it was pretrained."""
         facts: dict[str, Any] = {"children": self.children.fingerprint, "labels": self.label_set}
         if arm.recipe is not None:
@@ -152,7 +153,7 @@ class Study:
             facts = {
                 "arm": arm.name,
                 "seed": seed,
-                "made_from": self._made_of(arm, seed),
+                "made_from": self._made_of(arm, seed).digest,
                 "choice": best,
                 "tried": {name: _told(each, split) for name, each in found.items()},
                 "parameters": sum(each.numel() for each in _gated(start, arm, best).parameters()),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cardialign.cluster.studies.design import digest_of
+from cardialign.cluster.studies.origin import Origin
 from cardialign.data_shards.cohort.norms import BAND_WORDS, BANDS
 
 NAME = "paediatric"
@@ -106,8 +106,8 @@ def band_of(age_years: float) -> int:
     return next((place for place, (low, high) in enumerate(BANDS) if low <= age_years < high), len(BANDS))
 
 
-def made_of(arm: Arm, seed: int, sizes: Sizes, facts: dict[str, Any]) -> str:
-    """Digest of all that a cell follows from; facts: fingerprints of records and digest of the start."""
+def made_of(arm: Arm, seed: int, sizes: Sizes, facts: dict[str, Any]) -> Origin:
+    """All that a cell follows from; facts: fingerprints of records and digest of the start."""
     how: dict[str, Any] = {"choices": arm.choices, "encoder": arm.encoder, "recipe": arm.recipe, "tuning": sizes.tuning}
     how |= {"blind": SAME_AGE} if arm.blind else {}
-    return digest_of({"version": VERSION, "arm": arm.name, "seed": seed, **how, **facts})
+    return Origin({"version": VERSION, "arm": arm.name, "seed": seed, **how, **facts})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import json
@@ -29,12 +30,13 @@ from cardialign.cluster.studies.cells import (
     Setting,
     config_of,
     finished,
-    made_of,
+    origin_of,
     run_cell,
 )
 from cardialign.cluster.studies.check import check, configs_of
-from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant, cells_of
+from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant, cells_of, digest_of
 from cardialign.cluster.studies.floors import run_floors
+from cardialign.cluster.studies.origin import CONFIG, RECIPE, Origin
 from cardialign.cluster.studies.training import RUN
 from cardialign.cluster.studies.work import Work, check_folder
 from cardialign.data_shards.build.build import SetPlan, build_shards
@@ -158,18 +160,50 @@ def test_a_start_that_was_trained_anew_makes_other_cells(
 ) -> None:
     cell = Cell(Variant("a", "", {"init_from": str(export_that_saw(four_folds, (1,), tmp_path / "start"))}), 4, 0)
     config = config_of(Design("mine", "cardialign-tiny", "a", (cell.variant,)), cell, planted)
-    before = made_of(config, planted, four_folds)
+    before = origin_of(config, planted, four_folds)
     shutil.rmtree(tmp_path / "start")
     export_that_saw(four_folds, (1,), tmp_path / "start", seed=1)
-    assert made_of(config, planted, four_folds) != before
+    assert origin_of(config, planted, four_folds) != before
 
 
 def test_an_edited_file_of_prompts_makes_other_cells(four_folds: ShardSet, planted: Setting) -> None:
     cell = Cell(Variant("a", "", {}), 4, 0)
     config = config_of(Design("mine", "cardialign-tiny", "a", (cell.variant,)), cell, planted)
-    before = made_of(config, planted, four_folds)
+    before = origin_of(config, planted, four_folds)
     Path(planted.prompts).write_text(PROMPTS.replace("Upright deflections", "Upwards"))
-    assert made_of(config, planted, four_folds) != before
+    assert origin_of(config, planted, four_folds) != before
+
+
+def test_a_cell_of_a_recipe_that_gained_a_key_at_its_default_stays_good(
+    four_folds: ShardSet, planted: Setting, tmp_path: Path
+) -> None:
+    cell = Cell(Variant("a", "", {}), 4, 0)
+    origin = origin_of(
+        config_of(Design("mine", "cardialign-tiny", "a", (cell.variant,)), cell, planted), planted, four_folds
+    )
+
+    def earlier(**changes: object) -> str:
+        """A cell as a release wrote it that had no `slow_read_seconds`; the digest of what it was made from."""
+        written = copy.deepcopy(origin.facts[CONFIG])
+        del written["data"]["slow_read_seconds"]
+        written["training"] |= changes
+        digest = digest_of({**origin.facts, CONFIG: written})
+        elsewhere = {**written, "data": {**written["data"], "shards": "/somewhere/else"}}
+        (tmp_path / RECIPE).write_text(json.dumps(elsewhere))
+        return digest
+
+    digest = earlier()
+    assert digest != origin.digest and origin.is_of(tmp_path, digest)
+    assert not origin.is_of(tmp_path, digest[::-1]), "a recipe that its digest does not prove"
+    assert not origin.is_of(tmp_path, earlier(lead_dropout=0.5)), "another recipe"
+    assert not dataclasses.replace(origin, facts={**origin.facts, "folds": [1]}).is_of(tmp_path, earlier())
+    earlier()
+    written = json.loads((tmp_path / RECIPE).read_text())
+    (tmp_path / RECIPE).write_text(json.dumps({**written, "seed": 7}))
+    assert not origin.is_of(tmp_path, digest), "a recipe that was changed afterwards"
+    for broken in ("", "[]", "{", '{"data": 3}'):
+        (tmp_path / RECIPE).write_text(broken)
+        assert not origin.is_of(tmp_path, digest)
 
 
 @pytest.mark.slow
@@ -405,10 +439,11 @@ def test_scores_that_are_not_those_of_their_cell_are_refused(tmp_path: Path) -> 
     arrays = {f"{part}_{each}": np.zeros(2) for part in ("scores", "truth", "patients", "codes") for each in MEASURES}
     np.savez(tmp_path / SCORES, **arrays)
     digest = hashlib.sha256((tmp_path / SCORES).read_bytes()).hexdigest()
-    (tmp_path / CELL).write_text(json.dumps({"made_from": "this", "scores": digest}))
-    assert finished(cell, tmp_path, "this") is not None and finished(cell, tmp_path / "absent", "this") is None
+    this, that = Origin({"made": "this"}), Origin({"made": "that"})
+    (tmp_path / CELL).write_text(json.dumps({"made_from": this.digest, "scores": digest}))
+    assert finished(cell, tmp_path, this) is not None and finished(cell, tmp_path / "absent", this) is None
     with pytest.raises(UserError, match="a cell of another study"):
-        finished(cell, tmp_path, "that")
+        finished(cell, tmp_path, that)
     np.savez(tmp_path / SCORES, **{**arrays, "scores_probe": np.ones(2)})
     with pytest.raises(UserError, match="not the one that the cell was scored with"):
-        finished(cell, tmp_path, "this")
+        finished(cell, tmp_path, this)

@@ -1,0 +1,65 @@
+"""What a cell follows from: configuration, records, prompts; and whether a cell that is there follows from the same.
+
+A recipe that gained a key since, at a default that changes nothing, is the same recipe: its cells stay good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cardialign.cluster.studies.design import digest_of
+from cardialign.data_shards.errors import UserError
+
+if TYPE_CHECKING:
+    from cardialign.pretrain.config import RunConfig
+
+RECIPE = "recipe.yaml"
+"""Beside a cell: the configuration that was trained, each key of it, in JSON (which is YAML)."""
+CONFIG = "config"
+
+
+def plain(config: RunConfig) -> dict[str, Any]:
+    """A configuration with every key of it, as JSON gives it back."""
+    values: dict[str, Any] = json.loads(json.dumps(config.resolved()))
+    return values
+
+
+@dataclass(frozen=True)
+class Origin:
+    """All that a cell follows from, as plain values; under `config`, where there is one, a configuration in which the
+    fingerprint of the shard set stands for the folder where it lies."""
+
+    facts: dict[str, Any]
+
+    @cached_property
+    def digest(self) -> str:
+        return digest_of(self.facts)
+
+    def is_of(self, folder: Path, digest: object) -> bool:
+        """Whether what lies in `folder`, made from what `digest` is of, follows from this.
+
+        It does where the digests are equal. It does too where the recipe beside it is proven by that digest and says
+        the same as this configuration once the keys that it does not name have their defaults.
+        """
+        if digest == self.digest:
+            return True
+        if CONFIG not in self.facts:
+            return False
+        with contextlib.suppress(OSError, ValueError, UserError, LookupError, TypeError):
+            written = json.loads((folder / RECIPE).read_text("utf-8"))
+            return digest_of({**self.facts, CONFIG: self._placed(written)}) == digest and self.says(written)
+        return False
+
+    def says(self, written: Any) -> bool:
+        """Whether a configuration that was written down is this one. Raises UserError for none of today."""
+        from cardialign.pretrain.config import parse_config
+
+        return self._placed(plain(parse_config(written))) == self.facts[CONFIG]
+
+    def _placed(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {**values, "data": {**values["data"], "shards": self.facts[CONFIG]["data"]["shards"]}}
