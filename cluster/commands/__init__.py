@@ -58,6 +58,7 @@ COMMANDS: dict[str, str] = {
     "checkpoints list": "committed checkpoints of a run",
     "checkpoints verify": "check every file of a run's checkpoints against its digest",
     "tracking sync": "replay a run's metrics from its spool to MLflow",
+    "bench checkpoint": "for how long a checkpoint holds up the steps, in the step and behind them",
     "bench compile": "registers, spills and tensor-core use of every Triton kernel; needs no GPU",
     "bench data": "records per second from shards to float batches",
     "bench probe": "seconds of a linear probe on one core, features given",
