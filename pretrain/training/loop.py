@@ -329,7 +329,7 @@ class _Run:
             yield batch
 
     def _save(self, step: int, clock: StepClock) -> None:
-        self.memory.look()
+        self.memory.look(self.checkpoints.host_bytes)
         config = json.loads(json.dumps(self.config.resolved()))
         state = TrainerState(
             step, self.digest, config, self.selection.fingerprint, self.workers.world_size, ORDER_VERSION, self.loss,

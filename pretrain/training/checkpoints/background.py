@@ -227,6 +227,11 @@ class Checkpoints:
         self.saved = state.step
 
     @property
+    def host_bytes(self) -> int:
+        """What the copies of this rank hold."""
+        return self._buffers.bytes
+
+    @property
     def committed(self) -> int:
         """Step of the newest checkpoint that this rank knows to be committed: rank 0 before the others."""
         if self._writing is not None and self._writing.committed:

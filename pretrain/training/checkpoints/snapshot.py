@@ -40,6 +40,10 @@ class HostBuffers:
         self._held: list[Tensor] = []
         self._lent = 0
 
+    @property
+    def bytes(self) -> int:
+        return sum(held.shape[0] for held in self._held)
+
     def begin(self) -> None:
         """What was lent out is free again."""
         self._lent = 0

@@ -74,7 +74,7 @@ def both_ways(rank: int, world: int, root: Path, wanted: list[tuple[int, str]]) 
             step()  # the weights move on while the files are written
             behind.finish()
             equal.append(content(files.committed_path(root / name / "behind", at)) == content(here))
-        held = sum(buffer.shape[0] for buffer in behind._buffers._held)
+        held = behind.host_bytes
         own = [f for f in files.files_below(here) if f.endswith(f"rank_{rank}_mp_rank_00_optim_states.pt") or rank == 0]
         found[name] = (all(equal), len(files.files_below(here)), held - sum((here / f).stat().st_size for f in own))
     return found
