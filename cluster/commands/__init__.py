@@ -56,6 +56,7 @@ COMMANDS: dict[str, str] = {
     "registry rollback": "point an alias at what it pointed at before",
     "registry pull": "download an encoder and check its digests",
     "checkpoints list": "committed checkpoints of a run",
+    "checkpoints prune": "delete old checkpoints of a run; one that is sound always stays",
     "checkpoints verify": "check every file of a run's checkpoints against its digest",
     "tracking sync": "replay a run's metrics from its spool to MLflow",
     "bench checkpoint": "for how long a checkpoint holds up the steps, in the step and behind them",

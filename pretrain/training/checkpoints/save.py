@@ -19,6 +19,7 @@ from cardialign.pretrain.run.files import METRICS
 from cardialign.pretrain.run.layout import free_bytes, remedy_of
 from cardialign.pretrain.training.checkpoints import files
 from cardialign.pretrain.training.checkpoints.files import ENGINE, WEIGHTS, CheckpointError, rng_file
+from cardialign.pretrain.training.checkpoints.retention import prune
 from cardialign.pretrain.training.checkpoints.snapshot import random_state, replaced_writer
 from cardialign.pretrain.training.checkpoints.state import TrainerState
 from cardialign.pretrain.training.collectives import first_problem, on_rank_zero
@@ -101,8 +102,8 @@ def commit_and_prune(run_dir: Path, state: TrainerState, entries: dict[str, dict
     path = files.commit(run_dir, state.step, entries, summary)
     log.info("checkpoint=%s action=commit step=%d", path, state.step)
     try:
-        files.prune(run_dir, keep)
-    except OSError as error:  # it is committed: older ones may wait for the next prune
+        prune(run_dir, keep, written=path)
+    except (OSError, CheckpointError) as error:  # it is committed: older ones may wait for the next prune
         log.warning("checkpoint=%s action=keep-older error=%s", path, error)
     return path
 
