@@ -89,6 +89,7 @@ def make_plan(question: Question) -> dict[str, Any]:
         "exchanged_bytes_per_step": sent,
         "text_bank_bytes": bank,
         "checkpoint_bytes": checkpoint_bytes(counted, stage),
+        "checkpoint_writing": config.training.checkpoint_writing,
         "step": step,
         "data_needed": {
             "records_per_second": step["needed_records_per_second"],

@@ -68,13 +68,15 @@ def _exchange(plan: dict[str, Any]) -> list[str]:
     parts = ", ".join(f"{name} {number(size / 2**20)}" for name, size in sent.items())
     size, needed = plan["text_bank_bytes"], plan["data_needed"]
     bank = [f"text bank    {number(size / 2**20)} MiB, mapped once on each host"] if size else []
+    behind = plan["checkpoint_writing"] == "background"
+    copy = ", and as much host memory, ranks together, for the copy that is written behind the steps" if behind else ""
     have = needed["available_records_per_second"]
     against = f"{number(have)} records/s: {needed['available']}" if have is not None else needed["available"]
     return [
         f"exchange     {number(sum(sent.values()) / 2**20)} MiB sent by a rank per step "
         f"({parts}; {plan['exchange_scheme']})",
         *bank,
-        f"checkpoint   {number(plan['checkpoint_bytes'] / 2**20)} MiB on disk",
+        f"checkpoint   {number(plan['checkpoint_bytes'] / 2**20)} MiB on disk{copy}",
         f"data needed  {number(needed['records_per_second'])} records/s, {number(needed['mb_per_second'])} MB/s",
         f"data there   {against}",
     ]

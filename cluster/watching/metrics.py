@@ -42,6 +42,10 @@ RUN: dict[str, tuple[str, Callable[[RunState], float | None]]] = {
         "for which the last checkpoint held up the steps",
         lambda s: s.checkpoint.pause_seconds,
     ),
+    "checkpoint_commit_seconds": (
+        "from the step of the last checkpoint until it was committed behind the steps",
+        lambda s: s.checkpoint.commit_seconds,
+    ),
     "checkpoint_interval_seconds": ("between planned checkpoints at this pace", lambda s: s.checkpoint.every_seconds),
 }
 """Gauge -> (what it is, its value)."""

@@ -38,13 +38,15 @@ UNKNOWN = "the command was given again, or nothing was left behind"
 class CheckpointState:
     """The newest committed checkpoint. age_seconds: since it was committed, or since the start (step 0).
 
-    pause_seconds: what the last one took; every_seconds: how far apart they are planned, at the present pace.
+    pause_seconds: for which the last one held up the steps; commit_seconds: until it was committed behind them, None
+    where the step waits for it; every_seconds: how far apart they are planned, at the present pace.
     """
 
     step: int = 0
     age_seconds: float | None = None
     pause_seconds: float | None = None
     every_seconds: float | None = None
+    commit_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -304,10 +306,10 @@ def _checkpoint(
             age = _age(newest[1], now)
             created = None if age is None else now - age
     pause = next((rank.pause for rank in ranks if rank.pause > 0), None)
+    commit = max((rank.commit for rank in ranks if rank.rank == 0), default=0.0) or None
     every = _number(_section(config, "training").get("checkpoint_every"))
-    return CheckpointState(
-        step, None if created is None else max(0.0, now - created), pause, every * pace if every and pace else None
-    )
+    age = None if created is None else max(0.0, now - created)
+    return CheckpointState(step, age, pause, every * pace if every and pace else None, commit)
 
 
 def _collapse_below(config: dict[str, Any] | None) -> float | None:

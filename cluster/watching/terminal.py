@@ -164,4 +164,5 @@ def _checkpoint(state: RunState) -> str:
     last = state.checkpoint
     age = "" if last.age_seconds is None else f", {clock(last.age_seconds)} ago"
     pause = "" if last.pause_seconds is None else f", a pause of {last.pause_seconds:.3g} s"
+    pause += "" if last.commit_seconds is None else f", committed after {last.commit_seconds:.3g} s"
     return f"step {last.step}{age}{pause}" if last.step else f"none so far{age.replace(' ago', '')}"

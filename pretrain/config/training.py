@@ -59,6 +59,9 @@ class LeadMaskingConfig(Strict):
 class TrainingConfig(Strict):
     """Global batch and duration decide the result;
     micro-batch, ZeRO stage and world size only decide speed and memory.
+
+    checkpoint_writing: "background", a checkpoint is copied to host memory (one copy of what the rank writes) and
+    written behind the steps that follow; "step", the step waits until it is committed.
     """
 
     global_batch: Annotated[int, Field(ge=2, le=10**7)] = 256
@@ -72,6 +75,7 @@ class TrainingConfig(Strict):
     log_every: Positive = 10
     checkpoint_every: Positive = 200
     keep_checkpoints: Annotated[int, Field(ge=2, le=MOST)] = 3
+    checkpoint_writing: Literal["background", "step"] = "background"
 
     @property
     def masked_share(self) -> float:

@@ -40,6 +40,8 @@ class RankFigures:
     shard, shard_seconds, shard_reads   the shard that took longest to read from.
     pause, pause_interval   the last pause for a checkpoint, and from the end of the one before it (or the start) to its
                        end; 0 before the first.
+    commit             from the step of the last checkpoint until it was committed (on other ranks than 0: until their
+                       files were written), where it was written behind the steps; else 0.
     totals             since the start of the process: steps, seconds, data, read, decode, exchange (agree included),
                        own, checkpoint.
     """
@@ -69,6 +71,7 @@ class RankFigures:
     shard_reads: int = 0
     pause: float = 0.0
     pause_interval: float = 0.0
+    commit: float = 0.0
     totals: dict[str, float] = field(default_factory=dict)
 
 

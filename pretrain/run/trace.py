@@ -67,7 +67,7 @@ class TraceWriter:
     """Appends lines; opened for a resumed run, it first drops (by rename) what lies beyond the step it resumes from.
 
     Lines that cannot be read are named, and the file that held them is kept as `metrics.jsonl.unreadable`. A line that
-    the disk does not take is kept in memory and written with the next one: `settle` says whether all are there.
+    the disk does not take is kept in memory and written with the next one: `flush` says whether all are there.
     Raises OSError when the file cannot be opened.
     """
 
@@ -98,14 +98,10 @@ class TraceWriter:
         if problem is not None:
             log.warning("trace=%s action=wait step=%d error=%s", self.path, step, problem)
 
-    def settle(self) -> str | None:
-        """Bring every line so far to the disk; what kept one from it, None when all are there."""
+    def flush(self) -> str | None:
+        """Hand every line so far to the system; what it did not take, None when it has all. Who commits a checkpoint
+        flushes the file to the disk first."""
         problem = self._flush()
-        if problem is None:
-            try:
-                os.fsync(self._descriptor)
-            except OSError as error:
-                problem = error
         return None if problem is None else f"{METRICS}: {problem}"
 
     def _flush(self) -> OSError | None:

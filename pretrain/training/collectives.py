@@ -5,7 +5,7 @@ What one rank learns, every rank learns, so that none is left waiting in a colle
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -63,11 +63,11 @@ def fail_together(error: UserError | None) -> None:
             raise found
 
 
-def highest(value: int, device: torch.device) -> int:
-    """The largest of the ranks' small numbers, on every rank: one number is exchanged."""
-    tensor = torch.tensor([value], dtype=torch.int32, device=device)
+def highest(values: Sequence[int], device: torch.device) -> list[int]:
+    """The largest of the ranks' numbers, place by place, on every rank: one small tensor is exchanged."""
+    tensor = torch.tensor(values, dtype=torch.int64, device=device)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return int(tensor.item())
+    return [int(value) for value in tensor.tolist()]
 
 
 def first_error(error: UserError | None) -> UserError:

@@ -11,7 +11,7 @@ import math
 import os
 import resource
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -274,17 +274,23 @@ def part_weights(engine: Any, prefix: str) -> dict[str, torch.Tensor]:
     return state
 
 
-def full_weights(engine: Any) -> dict[str, torch.Tensor]:
-    """The whole model's state on the CPU, on every rank, whatever the ZeRO stage (a collective under ZeRO-3)."""
+def full_weights(engine: Any, copy: Callable[[torch.Tensor], torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+    """The whole model's state on the CPU, on every rank, whatever the ZeRO stage (a collective under ZeRO-3).
+
+    copy: makes the copies that are returned, of tensors on the device; default: fresh ones on the CPU.
+    """
+    copy = copy or _on_cpu
     if engine.zero_optimization_stage() < 3:
-        return {name: tensor.detach().cpu().clone() for name, tensor in engine.module.state_dict().items()}
+        return {name: copy(tensor) for name, tensor in engine.module.state_dict().items()}
     import deepspeed
 
     persistent = engine.module.state_dict().keys()
-    state = {
-        name: buffer.detach().cpu().clone() for name, buffer in engine.module.named_buffers() if name in persistent
-    }
+    state = {name: copy(buffer) for name, buffer in engine.module.named_buffers() if name in persistent}
     for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
-            state[name] = parameter.detach().cpu().clone()
+            state[name] = copy(parameter)
     return state
+
+
+def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu().clone()

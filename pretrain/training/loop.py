@@ -36,10 +36,10 @@ from cardialign.pretrain.run.observer import Observer
 from cardialign.pretrain.run.trace import TraceWriter
 from cardialign.pretrain.training.alarms import CollapseAlarm, effective_rank
 from cardialign.pretrain.training.batch import step_inputs
+from cardialign.pretrain.training.checkpoints.background import Checkpoints
 from cardialign.pretrain.training.checkpoints.files import committed_path
 from cardialign.pretrain.training.checkpoints.judge import Facts, Resume
 from cardialign.pretrain.training.checkpoints.load import find_resume_point, load_checkpoint, seed_random
-from cardialign.pretrain.training.checkpoints.save import save_checkpoint
 from cardialign.pretrain.training.checkpoints.state import TrainerState
 from cardialign.pretrain.training.collectives import first_error, highest, on_rank_zero
 from cardialign.pretrain.training.data import open_bank, open_data, total_steps
@@ -160,6 +160,8 @@ class _Run:
             self.start, self.digest, self.loss, self.checkpoint = state.step, state.digest, state.loss, point.path
             self.schedule = point.plan
         on_rank_zero(self._open_trace)
+        self.told = -1 if self.checkpoint is None else self.start
+        self.checkpoints = Checkpoints(self.engine, self.run_dir, workers, config.training, self.told)
         fraction = config.data.max_bad_fraction
         if fraction > 0:
             self.quarantine = Quarantine(
@@ -177,8 +179,8 @@ class _Run:
         alarm = CollapseAlarm(config.collapse, warmup_steps(config.schedule, self.schedule[0][1]))
         clock = StepClock(config.training.global_batch, self.workers)
         self.memory.begin()
-        with self._stream() as stream, self.trace or nullcontext(), clock:
-            for batch in clock.waits_for(self._agreed(stream)):
+        with self._stream() as stream, self.trace or nullcontext(), clock, self.checkpoints:
+            for batch in clock.waits_for(self._agreed(stream, clock)):
                 done, self.digest = batch.step + 1, stream.digest
                 with watched(config, f"step {done}"):
                     features, values = self._step(batch, alarm)
@@ -193,8 +195,11 @@ class _Run:
                 clock.tell(self.run_dir, done, self.last)
                 if on_step is not None:
                     on_step(done)
-            if self.checkpoint != committed_path(self.run_dir, done):
+            if self.checkpoints.saved != done:
                 self._save(done, clock)
+            with clock.checkpointing(goes_on=True):
+                self.checkpoints.finish()
+                self._settled()
             clock.tell(self.run_dir, done, self.last, now=True)
         held = self.memory.of_all_ranks(done, self.last)
         if held is not None:
@@ -287,10 +292,11 @@ class _Run:
             read_ahead=ReadAhead(data.threads, data.prefetch, data.slow_read_seconds),
         )
 
-    def _agreed(self, stream: ShardStream) -> Iterator[Batch]:
+    def _agreed(self, stream: ShardStream, clock: StepClock) -> Iterator[Batch]:
         """Batches until a rank is asked to stop.
 
-        All ranks leave, or fail, before the same step; none waits for one that is gone.
+        All ranks leave, or fail, before the same step; none waits for one that is gone. Here they hear of a checkpoint
+        that was committed behind the steps, or could not be written.
         """
         batches = iter(stream)
         while True:
@@ -301,11 +307,17 @@ class _Run:
                 batch = next(batches, None)
             except UserError as error:
                 problem = error
+            problem = problem or self.checkpoints.problem()
             bad = batch is not None and self.quarantine is not None and self.quarantine.touches(batch)
             wish = FAILED if problem else STOP if self.observer.should_stop() else SUBSTITUTE if bad else GO
-            verdict = highest(wish, self.workers.device)
+            verdict, committed = highest((wish, self.checkpoints.committed), self.workers.device)
             if verdict == FAILED:
                 raise first_error(problem)
+            if committed > self.told:
+                with clock.checkpointing(goes_on=True):
+                    self.checkpoints.settle(committed)
+                    self._settled()
+                clock.commit = self.checkpoints.commit_seconds
             if batch is None:
                 return
             if verdict == STOP:
@@ -317,7 +329,7 @@ class _Run:
             yield batch
 
     def _save(self, step: int, clock: StepClock) -> None:
-        self.memory.look()
+        self.memory.look(self.checkpoints.host_bytes)
         config = json.loads(json.dumps(self.config.resolved()))
         state = TrainerState(
             step, self.digest, config, self.selection.fingerprint, self.workers.world_size, ORDER_VERSION, self.loss,
@@ -326,9 +338,15 @@ class _Run:
             plan=self.schedule if len(self.schedule) > 1 else None,
         )  # fmt: skip
         with clock.checkpointing():
-            self.checkpoint = save_checkpoint(
-                self.engine, self.run_dir, state, self.workers, keep=self.config.training.keep_checkpoints,
-                problem=None if self.trace is None else self.trace.settle(),  # no checkpoint without the trace up to it
-            )  # fmt: skip
-            self.observer.checkpoint(step, self.checkpoint)
+            self.checkpoints.finish()  # the one before
+            self._settled()
+            self.checkpoints.save(state, None if self.trace is None else self.trace.flush())
+            self._settled()
         self.memory.begin()
+
+    def _settled(self) -> None:
+        """All ranks know of the newest checkpoint that was committed; each is told once."""
+        step = self.checkpoints.settled
+        if step > self.told:
+            self.told, self.checkpoint = step, committed_path(self.run_dir, step)
+            self.observer.checkpoint(step, self.checkpoint)

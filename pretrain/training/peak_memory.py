@@ -3,7 +3,8 @@
 On CUDA it is what PyTorch's allocator had given out (`max_memory_allocated`). On a CPU it is the anonymous memory of
 the process without what it had when its engine was made, of which only the engine's own tensors count: libraries and
 mapped files do not. Blocks that the C library keeps after they were freed do: `MALLOC_MMAP_THRESHOLD_=65536` has it
-give them back. Writing a checkpoint is left out where the system lets the mark be set back.
+give them back. Writing a checkpoint is left out where the system lets the mark be set back, and so is the copy of it
+that is written behind the steps.
 """
 
 from __future__ import annotations
@@ -62,13 +63,14 @@ class PeakMemory:
         except OSError:
             self.steps_alone = False
 
-    def look(self) -> None:
-        """Take the mark into account as it stands."""
+    def look(self, copy: int = 0) -> None:
+        """Take the mark into account as it stands. copy: bytes on the host that hold a checkpoint for who writes it
+        behind the steps: they are no part of a step, and a plan names them apart."""
         found = None
         if self.device.type == "cuda":
             found = torch.cuda.max_memory_allocated(self.device)
         elif (held := _status()) is not None:
-            found = held["VmHWM"] - held["RssFile"] - held["RssShmem"] - self.baseline
+            found = held["VmHWM"] - held["RssFile"] - held["RssShmem"] - self.baseline - copy
         if found is not None:
             self.highest = max(found, self.highest or 0)
 

@@ -91,7 +91,7 @@ class StepClock:
     def __post_init__(self) -> None:
         self.since = self.paused_at = self.started
         self.exchange = ExchangeClock(self.workers.device)
-        self.pause = self.pause_interval = 0.0
+        self.pause = self.pause_interval = self.commit = 0.0
         self.spent = dict.fromkeys(TOTALS, 0.0)
         self._events: list[tuple[Any, Any]] = []
         self._step: _Step | None = None
@@ -134,19 +134,24 @@ class StepClock:
             self.waits[kind] += batch.wait[kind]
 
     @contextlib.contextmanager
-    def checkpointing(self) -> Iterator[None]:
-        """In here the run pauses for a checkpoint."""
+    def checkpointing(self, *, goes_on: bool = False) -> Iterator[None]:
+        """In here the run pauses for a checkpoint. goes_on: for the same as the pause before, as to hear of its commit.
+
+        What is written behind the steps is no pause: `commit` is the time until it was committed.
+        """
         began = time.perf_counter()
         if self._step is not None:
             self._step.exchange.add(self.exchange.take())
         yield
         ended = time.perf_counter()
         self.exchange.take()
-        self.pause, self.pause_interval, self.paused_at = ended - began, ended - self.paused_at, ended
+        more, interval = ended - began, ended - self.paused_at
+        self.pause, self.paused_at = more + self.pause * goes_on, ended
+        self.pause_interval = interval + self.pause_interval * goes_on
         if self._step is not None:
-            self._step.checkpoint += self.pause
+            self._step.checkpoint += more
         else:
-            self.spent["checkpoint"] += self.pause
+            self.spent["checkpoint"] += more
 
     def report(self) -> dict[str, float]:
         """Figures since the last report; those of steps (p50, p99, share of time in collectives) of the last 128."""
@@ -171,6 +176,8 @@ class StepClock:
             figures["exchange_share"] = waited / max(total, 1e-9)
         if self.pause:
             figures["checkpoint_pause_seconds"] = self.pause
+        if self.commit:
+            figures["checkpoint_commit_seconds"] = self.commit
         self.since, self.steps, self.waits, self.slowest = now, 0, _zeros(), (0.0, "")
         return figures
 
@@ -234,7 +241,7 @@ class StepClock:
             window_steps=len(self._window), window_seconds=sum(times.seconds for times in self._window),
             **sums, p50=p50, p99=p99,
             shard=slowest, shard_seconds=shards.get(slowest, (0.0, 0))[0], shard_reads=shards.get(slowest, (0.0, 0))[1],
-            pause=self.pause, pause_interval=self.pause_interval, totals=dict(self.spent),
+            pause=self.pause, pause_interval=self.pause_interval, commit=self.commit, totals=dict(self.spent),
         )  # fmt: skip
 
 

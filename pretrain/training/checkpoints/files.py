@@ -285,29 +285,3 @@ def sweep(run_dir: Path) -> None:
             continue
         log.info("checkpoint=%s action=sweep reason=never-committed", path)
         shutil.rmtree(path, ignore_errors=True)
-
-
-def prune(run_dir: Path, keep: int) -> list[Path]:
-    """Delete all but the `keep` newest committed checkpoints; returns what was deleted.
-
-    A half-deleted one never looks committed. What this release cannot read is no checkpoint of its own: it stays.
-    """
-    fence.check(run_dir)
-    own = [path for _, path in committed(run_dir) if _is_ours(path)]
-    removed = []
-    for path in own[:-keep] if keep > 0 else []:
-        fence.check(run_dir)
-        doomed = path.with_name(f"{TEMPORARY}prune-{path.name}")
-        path.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
-        removed.append(path)
-        log.info("checkpoint=%s action=prune keep=%d", path, keep)
-    return removed
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        read_manifest(path)
-    except (CheckpointError, OSError):
-        return False
-    return not path.is_symlink()

@@ -1,4 +1,7 @@
-"""Writing a checkpoint from all ranks: it is committed on all of them or on none."""
+"""Writing a checkpoint from all ranks, while the step waits: it is committed on all of them or on none.
+
+The plain way, and the reference of `background`.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from cardialign.data_shards.files import usual_rights
+from cardialign.data_shards.files import sync, usual_rights
 from cardialign.pretrain.run import fence
+from cardialign.pretrain.run.files import METRICS
 from cardialign.pretrain.run.layout import free_bytes, remedy_of
 from cardialign.pretrain.training.checkpoints import files
 from cardialign.pretrain.training.checkpoints.files import ENGINE, WEIGHTS, CheckpointError, rng_file
+from cardialign.pretrain.training.checkpoints.retention import prune
+from cardialign.pretrain.training.checkpoints.snapshot import random_state, replaced_writer
 from cardialign.pretrain.training.checkpoints.state import TrainerState
 from cardialign.pretrain.training.collectives import first_problem, on_rank_zero
 from cardialign.pretrain.training.engine import Workers, full_weights
@@ -52,67 +58,65 @@ def save_checkpoint(
     stay.
     """
     folder = files.temporary_path(run_dir, state.step)
-    _raise_together(problem, run_dir, folder)
-    on_rank_zero(lambda: _open(run_dir, folder))
+    raise_together(problem, run_dir, folder)
+    on_rank_zero(lambda: open_folder(run_dir, folder))
     problem = _save_engine(engine, folder)
     weights = full_weights(engine)
     try:
         if problem is None:
-            _save_rng(folder, workers)
+            torch.save(random_state(workers), rng_file(folder, workers.rank))
             if workers.rank == 0:
                 save_file({name: tensor.contiguous() for name, tensor in weights.items()}, str(folder / WEIGHTS))
                 usual_rights(folder / WEIGHTS)
                 state.write(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
         problem = str(error)
-    _raise_together(problem, run_dir, folder)
+    raise_together(problem, run_dir, folder)
     entries: dict[str, dict[str, Any]] = {}
     try:
         entries = files.seal(folder, files.files_below(folder)[workers.rank :: workers.world_size])
     except OSError as error:
         problem = str(error)
-    _raise_together(problem, run_dir, folder)
+    raise_together(problem, run_dir, folder)
     shares: list[Any] = [None] * workers.world_size
     torch.distributed.all_gather_object(shares, entries)
 
-    def finish() -> Path:
-        summary = {
-            "world_size": state.world_size,
-            "digest": state.digest,
-            "zero_stage": state.config["training"]["zero_stage"],
-        }
-        path = files.commit(
-            run_dir, state.step, {name: entry for share in shares for name, entry in share.items()}, summary
-        )
-        log.info("checkpoint=%s action=commit step=%d", path, state.step)
-        try:
-            files.prune(run_dir, keep)
-        except OSError as error:  # it is committed: older ones may wait for the next prune
-            log.warning("checkpoint=%s action=keep-older error=%s", path, error)
-        return path
-
+    together = {name: entry for share in shares for name, entry in share.items()}
     try:
-        return on_rank_zero(finish)
+        return on_rank_zero(lambda: commit_and_prune(run_dir, state, together, keep))
     except OSError as error:
         if workers.rank == 0:
             files.remove(folder)
-        raise _write_error(str(error), run_dir) from None
+        raise not_written(str(error), run_dir) from None
+
+
+def commit_and_prune(run_dir: Path, state: TrainerState, entries: dict[str, dict[str, Any]], keep: int) -> Path:
+    """The last act of a checkpoint whose files are all there, by one process. Raises OSError where it fails."""
+    summary = {
+        "world_size": state.world_size,
+        "digest": state.digest,
+        "zero_stage": state.config["training"]["zero_stage"],
+    }
+    if (run_dir / METRICS).exists():
+        sync(run_dir / METRICS)  # no checkpoint without the trace up to it
+    path = files.commit(run_dir, state.step, entries, summary)
+    log.info("checkpoint=%s action=commit step=%d", path, state.step)
+    try:
+        prune(run_dir, keep, written=path)
+    except (OSError, CheckpointError) as error:  # it is committed: older ones may wait for the next prune
+        log.warning("checkpoint=%s action=keep-older error=%s", path, error)
+    return path
 
 
 def _save_engine(engine: Any, folder: Path) -> str | None:
     """DeepSpeed's files; returns what went wrong on this rank."""
     failures = _WriteFailures(engine.checkpoint_engine)
-    engine.checkpoint_engine = failures
-    # Otherwise DeepSpeed copies a recovery script, useless here, whose copy can fail on one rank alone.
-    engine._copy_recovery_script = lambda save_path: None
-    try:
+    with replaced_writer(engine, failures):
         engine.save_checkpoint(str(folder), tag=ENGINE, save_latest=False)
-    finally:
-        engine.checkpoint_engine = failures.writer
     return failures.problem
 
 
-def _open(run_dir: Path, folder: Path) -> None:
+def open_folder(run_dir: Path, folder: Path) -> None:
     fence.check(run_dir)
     try:
         if folder.is_symlink() or folder.is_file():
@@ -121,26 +125,19 @@ def _open(run_dir: Path, folder: Path) -> None:
         (folder / ENGINE).mkdir(parents=True)
         (folder / "rng").mkdir()
     except OSError as error:
-        raise _write_error(str(error), folder.parent) from None
+        raise not_written(str(error), folder.parent) from None
 
 
-def _write_error(problem: str, where: Path) -> CheckpointError:
+def not_written(problem: str, where: Path) -> CheckpointError:
     return CheckpointError(
         f"checkpoint not written under {where}: {problem} ({free_bytes(where):,} bytes free)", remedy_of(problem)
     )
 
 
-def _raise_together(problem: str | None, run_dir: Path, folder: Path) -> None:
+def raise_together(problem: str | None, run_dir: Path, folder: Path) -> None:
     anywhere = first_problem(problem)
     if anywhere is None:
         return
     if torch.distributed.get_rank() == 0:
         files.remove(folder)
-    raise _write_error(anywhere, run_dir)
-
-
-def _save_rng(folder: Path, workers: Workers) -> None:
-    state = {"cpu": torch.get_rng_state()}
-    if workers.device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(workers.device)
-    torch.save(state, rng_file(folder, workers.rank))
+    raise not_written(anywhere, run_dir)

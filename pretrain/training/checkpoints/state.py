@@ -38,6 +38,7 @@ HARMLESS = (
     "training.log_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
+    "training.checkpoint_writing",
     "collapse.",
     "evaluation",  # looks on
 )

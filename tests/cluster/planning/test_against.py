@@ -64,6 +64,7 @@ def test_a_run_is_planned_as_it_went(cardialign: Call, finished: Path) -> None:
     assert answer.json["machine"] == "CPU" and answer.json["world_size"] == 1
     shown = cardialign("plan", "--against", finished, plain=True).out
     assert "predicted, not measured: simclr-tiny" in shown and "anonymous memory" in shown
+    assert "and as much host memory, ranks together" in shown
 
 
 def test_memory_is_written_rank_by_rank(finished: Path) -> None:

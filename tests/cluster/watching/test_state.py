@@ -31,7 +31,7 @@ RANK = RankFigures(
     rank=0, world_size=2, host="node-a", group="s.1", time=NOW - 3, step=400, steps=1000, global_batch=64,
     window_steps=100, window_seconds=40.0, data=2.0, agree=2.0, exchange=6.0, own=30.0, p50=0.4, p99=0.6,
     read=5.0, decode=8.0, reads=3200, shard="shard-000003.tar", shard_seconds=3.0, shard_reads=900,
-    pause=10.0, pause_interval=100.0, totals={"steps": 400.0},
+    pause=10.0, pause_interval=100.0, commit=25.0, totals={"steps": 400.0},
 )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def test_a_running_run_tells_step_pace_and_end(run: Run) -> None:
     assert state.loss == pytest.approx(2.6) and (state.effective_rank, state.effective_negatives) == (17.5, 60.25)
     # 0.4 s a step, a tenth of the time is pauses: 600 steps take 600 * 0.4 / 0.9 s, 64 records each
     assert state.eta_seconds == pytest.approx(266.67, abs=0.01) and state.records_per_second == pytest.approx(144.0)
-    assert state.checkpoint.pause_seconds == 10.0
+    assert (state.checkpoint.pause_seconds, state.checkpoint.commit_seconds) == (10.0, 25.0)
     assert state.checkpoint.every_seconds == pytest.approx(200 * 0.4 / 0.9)
     assert state.data_wait["queue"] == pytest.approx(0.02) and state.data_wait["decode"] == pytest.approx(0.08)
     assert state.slowest_rank == {"rank": 1, "host": "node-b"} and state.slowest_shard == "shard-000003.tar"

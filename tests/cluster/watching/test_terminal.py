@@ -14,7 +14,7 @@ CAUSE = Cause("data", "data: half of it", {"data": 0.5, "exchange": 0, "straggle
 RUNNING = RunState(
     "tiny", "running", 250, 1000, eta_seconds=4000.0, loss=1.23456, records_per_second=321.4,
     data_wait={"queue": 0.2, "read": 0.25, "decode": 0.01, "share": 0.5}, slowest_rank={"rank": 1, "host": "node-b"},
-    slowest_shard="shard-000003.tar", checkpoint=CheckpointState(200, 95.0, 1.5, 400.0),
+    slowest_shard="shard-000003.tar", checkpoint=CheckpointState(200, 95.0, 1.5, 400.0, 12.0),
     restarts=(Restart(1.0, "rank 1: killed"),), last_step_age_seconds=2.0, moves=True, cause=CAUSE,
 )  # fmt: skip
 
@@ -47,7 +47,8 @@ def test_everything_that_is_known_has_a_line() -> None:
     text = "\n".join(lines(RUNNING))
     for figure in (
         "tiny", "250 of 1000 (25 %)", "1h06m", "1.2346", "321.4", "data: half of it", "compute 50 %", "queue 200 ms",
-        "1 on node-b", "shard-000003.tar", "step 200, 1m35s ago, a pause of 1.5 s", "rank 1: killed",
+        "1 on node-b", "shard-000003.tar", "step 200, 1m35s ago, a pause of 1.5 s, committed after 12 s",
+        "rank 1: killed",
     ):  # fmt: skip
         assert figure in text, figure
     assert lines(RunState("x", "empty"))[1:] == [

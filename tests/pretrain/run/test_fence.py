@@ -23,6 +23,7 @@ from pathlib import Path
 from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.trace import TraceWriter
 from cardialign.pretrain.training.checkpoints import files
+from cardialign.pretrain.training.checkpoints.retention import prune
 
 run_dir, name, first, last = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 fence.take_start(run_dir)
@@ -34,7 +35,7 @@ with TraceWriter(run_dir, 0) as trace:
         folder.mkdir(parents=True)
         (folder / "engine.pt").write_text(name * 50)
         files.commit(run_dir, step, files.seal(folder, files.files_below(folder)), {"by": name})
-        files.prune(run_dir, 3)
+        prune(run_dir, 3)
         time.sleep(0.01)
 """
 """A group at work with the product's own writers: it takes the run over, then trace, checkpoint and prune per step."""
@@ -105,6 +106,7 @@ def test_every_writer_of_a_run_asks_who_holds_it(tmp_path: Path) -> None:
     from cardialign.cluster.runs.failure import write_failure
     from cardialign.pretrain.run.trace import TraceWriter
     from cardialign.pretrain.training.checkpoints import files
+    from cardialign.pretrain.training.checkpoints.retention import prune
 
     fence.take_start(tmp_path)
     trace = TraceWriter(tmp_path, 0)
@@ -119,7 +121,7 @@ def test_every_writer_of_a_run_asks_who_holds_it(tmp_path: Path) -> None:
         "new trace": lambda: TraceWriter(tmp_path, 0),
         "commit": lambda: files.commit(tmp_path, 1, entries, {}),
         "sweep": lambda: files.sweep(tmp_path),
-        "prune": lambda: (files.committed_path(tmp_path, 8).mkdir(), files.prune(tmp_path, 1)),
+        "prune": lambda: (files.committed_path(tmp_path, 8).mkdir(), prune(tmp_path, 1)),
         "quarantine": lambda: files.quarantine(tmp_path / "checkpoints" / "step-00000007", "damaged"),
     }
     for name, write in writers.items():

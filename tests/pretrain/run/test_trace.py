@@ -90,10 +90,10 @@ def write_on_a_full_disk(folder: Path) -> dict[str, Any]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (60, limits[1]))
     trace.write(2, {"loss": 2.0})
     trace.write(3, {"loss": 3.0})
-    full, problem = (folder / "metrics.jsonl").read_bytes(), trace.settle()
+    full, problem = (folder / "metrics.jsonl").read_bytes(), trace.flush()
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     trace.write(4, {"loss": 4.0})
-    return {"full": full, "problem": problem, "settled": trace.settle()}
+    return {"full": full, "problem": problem, "settled": trace.flush()}
 
 
 def test_a_full_disk_leaves_no_half_line_and_what_waits_is_written_when_there_is_room(tmp_path):

@@ -12,6 +12,7 @@ from cardialign.pretrain.training.checkpoints import condition, files
 from cardialign.pretrain.training.checkpoints.condition import examine, newest_sound, verify
 from cardialign.pretrain.training.checkpoints.files import MANIFEST, CheckpointError
 from cardialign.pretrain.training.checkpoints.load import load_weights
+from cardialign.pretrain.training.checkpoints.retention import fates, prune
 from tests.support.checkpoints import flip, nothing_changes, write_checkpoint
 
 
@@ -176,7 +177,7 @@ def test_a_checkpoint_of_a_later_release_is_left_alone_and_named(tmp_path):
     with nothing_changes(tmp_path), pytest.raises(CheckpointError, match=r"later release.*step-00000006") as caught:
         newest_sound(tmp_path)
     assert "go on from step 3" in caught.value.remedy
-    files.prune(tmp_path, 1)
+    prune(tmp_path, 1)
     assert old.exists() and new.exists(), "only what this release can read is pruned"
 
 
@@ -239,6 +240,47 @@ def test_what_stands_in_the_place_of_a_checkpoint_is_kept_when_that_is_committed
 def test_prune_keeps_the_newest(tmp_path):
     for step in (2, 10, 9, 100):
         write_checkpoint(tmp_path, step)
-    removed = files.prune(tmp_path, 2)
+    removed = prune(tmp_path, 2)
     assert [path.name for path in removed] == ["step-00000002", "step-00000009"]
     assert [info.step for info in files.list_checkpoints(tmp_path)] == [10, 100]
+
+
+def stays(run_dir, keep, **more) -> dict[int, str]:
+    return {each.step: each.why for each in fates(run_dir, keep, **more) if each.stays}
+
+
+def test_prune_never_deletes_the_only_one_that_is_sound(tmp_path):
+    paths = {step: write_checkpoint(tmp_path, step) for step in (3, 6, 9, 12)}
+    for step in (9, 12):
+        flip(paths[step] / "engine/model.pt")
+    with nothing_changes(tmp_path):
+        assert stays(tmp_path, 2) == {6: "only sound", 9: "newest", 12: "newest"}
+        assert stays(tmp_path, 3) == {6: "newest", 9: "newest", 12: "newest"}, "a sound one is among them"
+    assert prune(tmp_path, 2) == [paths[3]] and newest_sound(tmp_path)[0].step == 6
+    flip(paths[6] / "engine/model.pt")
+    assert stays(tmp_path, 2) == {9: "newest", 12: "newest"}
+
+
+def test_the_checkpoint_that_is_best_so_far_stays_until_another_is_best(tmp_path):
+    for step in (3, 6, 9, 12):
+        write_checkpoint(tmp_path, step)
+    mark = json.loads((files.committed_path(tmp_path, 6) / MANIFEST).read_text())["self"]
+    (tmp_path / "best.json").write_text(json.dumps({"step": 6, "checkpoint": mark, "criterion": "a", "value": 0.5}))
+    newest = files.committed_path(tmp_path, 12)
+    assert stays(tmp_path, 2, written=newest) == {6: "best", 9: "newest", 12: "newest"}
+    assert [path.name for path in prune(tmp_path, 2, written=newest)] == ["step-00000003"]
+    for note in ({"step": 6, "checkpoint": "of an earlier run"}, {"step": 9, "checkpoint": mark}, [], {"step": None}):
+        (tmp_path / "best.json").write_text(json.dumps(note))
+        assert stays(tmp_path, 1, written=newest) == {12: "newest"}
+
+
+def test_a_checkpoint_that_cannot_be_judged_now_keeps_all_of_them(tmp_path, monkeypatch):
+    for step in (3, 6, 9):
+        write_checkpoint(tmp_path, step)
+
+    def fails(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(condition, "difference", fails)
+    with nothing_changes(tmp_path), pytest.raises(CheckpointError, match="cannot be read now"):
+        prune(tmp_path, 1)
