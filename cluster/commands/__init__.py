@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     "logs": "what the driver of a job prints, or one of its workers",
     "stop": "end a job at a checkpoint; asked twice, at once",
     "list": "your jobs on a cluster",
+    "drill": "faults against a tiny run, here or on your cluster: is each promise of not losing a run kept",
     "study": "variants of a recipe over folds and seeds, and a table with paired intervals",
     "compare": "runs, encoders and evaluations side by side: a page, LaTeX and CSV, with paired intervals and cost",
     "evaluate zero-shot": "AUROC of a prompt set, with bootstrap intervals",
