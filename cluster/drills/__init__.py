@@ -20,6 +20,10 @@ DRILLS: dict[str, str] = {
     "driver-killed": "driver.killed",
     "two-drivers": "driver.two",
     "stop-file": "driver.stop_file",
+    "checkpoint-killed": "checkpoints.killed_writing",
+    "checkpoint-flipped": "checkpoints.flipped",
+    "checkpoint-cut": "checkpoints.cut",
+    "checkpoint-none": "checkpoints.none_sound",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -46,7 +47,8 @@ class Ground:
 
     def __init__(self, folder: Path, address: str | None = None, seed: int = 0) -> None:
         self.folder, self.address, self.seed = folder.expanduser().absolute(), address, seed
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.runs = self.folder / f"runs-{time.strftime('%Y%m%d-%H%M%S')}"
+        self.runs.mkdir(parents=True)
         self.random = random.Random(seed)
         self._known: dict[str, list[dict[str, Any]]] = {}
         self._runs = 0
@@ -78,9 +80,7 @@ class Ground:
     def run_dir(self, name: str) -> Path:
         """A run directory that nobody has used; its plan of faults belongs beside it (`plan_of`)."""
         self._runs += 1
-        path = self.folder / "runs" / f"{self._runs:04d}-{name}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        return self.runs / f"{self._runs:04d}-{name}"
 
     def loop(self, run_dir: Path, *assignments: str, world: int = 1, plan: Path | None = None) -> Ended:
         """The loop alone, until it ends."""
@@ -121,7 +121,7 @@ class Ground:
 
     def clear(self) -> None:
         """Take away what the runs left; called when a promise was kept."""
-        shutil.rmtree(self.folder / "runs", ignore_errors=True)
+        shutil.rmtree(self.runs, ignore_errors=True)
 
 
 def plan_of(run_dir: Path) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -140,6 +141,9 @@ def _rank(values: dict[str, Any], run_dir: str, folder: str, variables: dict[str
         from cardialign.pretrain.training.loop import train
 
         torch.set_num_threads(1)
+        said_to = os.open(f"{run_dir}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(said_to, 2)
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         _limit(limits)
         if world > 1:
             torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=world)

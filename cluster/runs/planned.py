@@ -90,7 +90,7 @@ class _Planned:
     def after_step(self, done: int) -> None:
         time.sleep(max(0.0, self.pace - (time.monotonic() - self.begun)))
         with (self.folder / f"stepped-{self.rank}.jsonl").open("a") as file:
-            file.write(json.dumps({"time": time.time(), "step": done}) + "\n")
+            file.write(json.dumps({"time": time.time(), "step": done, "touched": self.touched}) + "\n")
         for number in sorted(self.waiting):
             fault = self.faults[number]
             if done < fault.step:
