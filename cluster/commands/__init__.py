@@ -58,6 +58,7 @@ COMMANDS: dict[str, str] = {
     "registry pull": "download an encoder and check its digests",
     "checkpoints list": "committed checkpoints of a run",
     "checkpoints verify": "check every file of a run's checkpoints against its digest",
+    "checkpoints audit": "make a part of a run again from a checkpoint: equal bit for bit, or the first difference",
     "tracking sync": "replay a run's metrics from its spool to MLflow",
     "bench compile": "registers, spills and tensor-core use of every Triton kernel; needs no GPU",
     "bench data": "records per second from shards to float batches",

@@ -140,6 +140,6 @@ def make_shards(folder: Path, records_per_shard: int = 8, patients: int = EPOCH_
         return folder / "shards"
     shutil.rmtree(folder, ignore_errors=True)
     cohort = make_cohort(folder / "cohort", Cohort(patients=patients, seed=3, sampling_rate=100)).path
-    source = open_source("mimic-iv-ecg", cohort, labels=str(cohort / "truth.csv"))
+    source = open_source("mimic-iv-ecg", cohort, labels=str(cohort / "truth.csv"), salt="patients who never lived")
     plan = SetPlan(SignalSpec(sampling_rate=100.0, seconds=2.5), records_per_shard=records_per_shard)
     return build_shards(source, folder / "shards", plan, workers=1).path

@@ -58,24 +58,31 @@ class Ended:
 class Loop:
     """One start of `config` in `run_dir`, on `world` processes of this machine.
 
-    plan: folder with the faults planned for it (`cluster.runs.planned`). limits: further variables of its processes.
+    plan: folder with the faults planned for it (`cluster.runs.planned`). limits: of its processes (`_limit`). until: so
+    many steps are done, then it is asked to stop. threads: of torch, on each rank.
     """
 
     def __init__(
         self, config: RunConfig, run_dir: Path, *, world: int = 1, plan: Path | None = None,
         limits: Mapping[str, int] | None = None,
+        until: int | None = None, threads: int = 1,
     ) -> None:  # fmt: skip
         self.folder = Path(tempfile.mkdtemp(prefix="drill-"))
         self.started = time.monotonic()
         variables = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
         variables |= {FOLDER: "" if plan is None else str(plan)}
+        told = {**(limits or {}), "threads": threads} | ({} if until is None else {"until": until})
         self.processes = []
         for rank in range(world):
             own = {**variables, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            arguments = (config.resolved(), str(run_dir), str(self.folder), own, dict(limits or {}))
+            arguments = (config.resolved(), str(run_dir), str(self.folder), own, told)
             process = _context().Process(target=_rank, args=arguments)
             process.start()
             self.processes.append(process)
+
+    @property
+    def ended(self) -> bool:
+        return all(each.exitcode is not None for each in self.processes)
 
     def signal(self, number: int, rank: int = 0) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -116,17 +123,19 @@ def _context() -> Any:
 
 
 class _Asked(NullObserver):
-    """SIGTERM asks for a stop at the next step, as under torchrun."""
+    """SIGTERM asks for a stop at the next step, as under torchrun; so does the number of steps that are to be done."""
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, until: int | None = None) -> None:
+        self.asked, self.left = False, until
         signal.signal(signal.SIGTERM, self._ask)
 
     def _ask(self, number: int, frame: object) -> None:
         self.asked = True
 
     def should_stop(self) -> bool:
-        return self.asked
+        if self.left is not None:
+            self.left -= 1
+        return self.asked or (self.left is not None and self.left < 0)
 
 
 def _rank(values: dict[str, Any], run_dir: str, folder: str, variables: dict[str, str], limits: dict[str, int]) -> None:
@@ -140,7 +149,7 @@ def _rank(values: dict[str, Any], run_dir: str, folder: str, variables: dict[str
         from cardialign.pretrain.config import parse_config
         from cardialign.pretrain.training.loop import train
 
-        torch.set_num_threads(1)
+        torch.set_num_threads(limits["threads"])
         said_to = os.open(f"{run_dir}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(said_to, 2)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -148,7 +157,7 @@ def _rank(values: dict[str, Any], run_dir: str, folder: str, variables: dict[str
         if world > 1:
             torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=world)
         with locked_run(Path(run_dir)) if rank == 0 else contextlib.nullcontext():
-            result = train(parse_config(values), Path(run_dir), _Asked(), on_step=planned(rank))
+            result = train(parse_config(values), Path(run_dir), _Asked(limits.get("until")), on_step=planned(rank))
         code = STOPPED if result.stopped else 0
     except UserError as error:
         code, said = error.exit_code, str(error)

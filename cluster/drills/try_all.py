@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 HEAD = ("fault", "detected after", "steps lost", "back after", "trace equal", "verdict")
 
 
-def try_one(name: str, ground: Ground) -> Outcome:
+def try_one(name: str, run: Callable[[Ground], Outcome], ground: Ground) -> Outcome:
     """One drill. Whatever goes wrong in it breaks its promise: the outcome says what."""
     started = time.monotonic()
     outcome = Outcome()
     try:
-        outcome = drill_of(name).run(ground)
+        outcome = run(ground)
     except SkippedError as error:
         outcome.verdict, outcome.note = "skipped", str(error)
     except BrokenError as error:
@@ -42,9 +42,22 @@ def try_all(names: Sequence[str], ground: Ground, say: Callable[[str], None]) ->
     rows = []
     for name in [each for each in DRILLS if each in names]:
         drill = drill_of(name)
-        outcome = try_one(name, ground)
+        outcome = try_one(name, drill.run, ground)
         say(f"{outcome.verdict:<8} {name}  {outcome.seconds:.0f} s  {outcome.note}")
         rows.append({"name": name, "fault": drill.fault, "promise": drill.promise, **asdict(outcome)})
+    return _told(rows, ground)
+
+
+def try_soak(ground: Ground, faults: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Random faults against one run, as one row."""
+    from cardialign.cluster.drills.soak import soak
+
+    outcome = try_one("soak", lambda where: soak(where, faults, say), ground)
+    promise = "However often it is hit, the run ends with the undisturbed one's trace and digest."
+    return _told([{"name": "soak", "fault": f"{faults} random faults", "promise": promise, **asdict(outcome)}], ground)
+
+
+def _told(rows: list[dict[str, Any]], ground: Ground) -> dict[str, Any]:
     broken = sum(row["verdict"] == "broken" for row in rows)
     if not broken:
         ground.clear()
