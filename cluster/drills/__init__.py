@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 DRILLS: dict[str, str] = {
     "worker-killed": "workers.killed",
     "worker-stopped": "workers.stopped",
+    "given-up": "workers.given_up",
     "sigterm": "driver.sigterm",
     "sigterm-twice": "driver.sigterm_twice",
     "ctrl-c": "driver.ctrl_c",
@@ -24,6 +25,9 @@ DRILLS: dict[str, str] = {
     "checkpoint-flipped": "checkpoints.flipped",
     "checkpoint-cut": "checkpoints.cut",
     "checkpoint-none": "checkpoints.none_sound",
+    "shard-flipped": "shards.flipped",
+    "shard-cut": "shards.cut",
+    "shard-deleted": "shards.deleted",
 }
 
 

@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.drills.drill import BrokenError
+from cardialign.cluster.drills.drill import BrokenError, SkippedError
 from cardialign.cluster.environment.versions import source_root
 from cardialign.cluster.runs.planned import FOLDER, stepped
 
 PATIENCE = 600.0
 """Seconds in which a run of seconds has ended even on a machine that has other things to do."""
+NO_RAY = "a local Ray could not be started"
 
 
 class Pretrain:
@@ -64,6 +65,7 @@ class Pretrain:
         deadline = time.monotonic() + seconds
         while not holds():
             if self.process.poll() is not None:
+                self._check_ray()
                 raise BrokenError(f"the command ended with {self.process.returncode} before {what}: {self._last()}")
             if time.monotonic() > deadline:
                 self.end()
@@ -95,6 +97,7 @@ class Pretrain:
         """The answer of the command once it has ended with `code`. Raises BrokenError otherwise."""
         found = self.wait()
         if found != code:
+            self._check_ray()
             raise BrokenError(f"the command ended with {found} instead of {code}: {self._last()}")
         return self.answer
 
@@ -105,6 +108,12 @@ class Pretrain:
                 self.process.send_signal(number)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.process.wait(timeout=10)
+
+    def _check_ray(self) -> None:
+        """Raises SkippedError where no Ray came up: a busy machine says nothing of the promise."""
+        problem = str(self.answer.get("problem", ""))
+        if problem.startswith(NO_RAY):
+            raise SkippedError(f"not tried: {problem}")
 
     def _last(self) -> str:
         problem = self.answer.get("problem")

@@ -65,13 +65,14 @@ class Loop:
     def __init__(
         self, config: RunConfig, run_dir: Path, *, world: int = 1, plan: Path | None = None,
         limits: Mapping[str, int] | None = None,
-        until: int | None = None, threads: int = 1,
+        until: int | None = None, threads: int = 1, locked: bool = True,
     ) -> None:  # fmt: skip
         self.folder = Path(tempfile.mkdtemp(prefix="drill-"))
         self.started = time.monotonic()
         variables = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
         variables |= {FOLDER: "" if plan is None else str(plan)}
         told = {**(limits or {}), "threads": threads} | ({} if until is None else {"until": until})
+        told["locked"] = int(locked)
         self.processes = []
         for rank in range(world):
             own = {**variables, "RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -156,7 +157,7 @@ def _rank(values: dict[str, Any], run_dir: str, folder: str, variables: dict[str
         _limit(limits)
         if world > 1:
             torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=world)
-        with locked_run(Path(run_dir)) if rank == 0 else contextlib.nullcontext():
+        with locked_run(Path(run_dir)) if rank == 0 and limits["locked"] else contextlib.nullcontext():
             result = train(parse_config(values), Path(run_dir), _Asked(limits.get("until")), on_step=planned(rank))
         code = STOPPED if result.stopped else 0
     except UserError as error:
