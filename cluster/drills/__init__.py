@@ -28,6 +28,11 @@ DRILLS: dict[str, str] = {
     "shard-flipped": "shards.flipped",
     "shard-cut": "shards.cut",
     "shard-deleted": "shards.deleted",
+    "disk-full": "storage.full",
+    "disk-read-only": "storage.read_only",
+    "mlflow-refuses": "tracking.refuses",
+    "mlflow-hangs": "tracking.hangs",
+    "mlflow-fails": "tracking.fails",
 }
 
 

@@ -81,6 +81,12 @@ class Loop:
             process.start()
             self.processes.append(process)
 
+    def __enter__(self) -> Loop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     @property
     def ended(self) -> bool:
         return all(each.exitcode is not None for each in self.processes)
@@ -151,8 +157,8 @@ def _rank(values: dict[str, Any], run_dir: str, folder: str, variables: dict[str
         from cardialign.pretrain.training.loop import train
 
         torch.set_num_threads(limits["threads"])
-        said_to = os.open(f"{run_dir}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(said_to, 2)
+        log = Path(variables[FOLDER] or folder) / f"rank-{rank}.log"  # beside the faults, not on a disk that is spoilt
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         _limit(limits)
         if world > 1:

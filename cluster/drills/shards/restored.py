@@ -33,15 +33,15 @@ def damaged_and_restored(ground: Ground, name: str, damage: Callable[[Path], Non
     plan = plan_of(run_dir)
     write_plan(plan, pace=PACE)
     config = ground.config(f"data.shards={shards}", STRICT)
-    loop = Loop(config, run_dir, plan=plan)
-    step = ground.step()
-    while not any(done >= step for _, done in stepped(plan)):
-        if loop.ended:
-            raise BrokenError(f"the run ended before the fault: {loop.wait()}")
-        time.sleep(0.01)
-    at = time.time()
-    damage(shard)
-    ended = loop.wait()
+    with Loop(config, run_dir, plan=plan) as loop:
+        step = ground.step()
+        while not any(done >= step for _, done in stepped(plan)):
+            if loop.ended:
+                raise BrokenError(f"the run ended before the fault: {loop.wait()}")
+            time.sleep(0.01)
+        at = time.time()
+        damage(shard)
+        ended = loop.wait()
     if noticed or not ended.done:
         _told(ended, shard)
         outcome.detected = ended.at - at
@@ -53,8 +53,9 @@ def damaged_and_restored(ground: Ground, name: str, damage: Callable[[Path], Non
     last = Loop(config, run_dir, plan=plan).wait()
     require(last.done, f"with the shard back the run did not go on: {last.said}")
     judge_trace(outcome, run_dir, ground.undisturbed())
-    judge_way_back(outcome, plan, at)
-    outcome.back = None if not outcome.lost and ended.done else outcome.back
+    judge_way_back(outcome, plan, ended.at)
+    if ended.done:
+        outcome.lost, outcome.back = 0, None
     outcome.note = f"{shard.name}: " + (ended.said.splitlines()[0] if ended.said else "the run had it open and went on")
     return outcome
 
