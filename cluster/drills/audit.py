@@ -65,7 +65,7 @@ def audit(run_dir: Path, scratch: Path, start: int | None = None, steps: int | N
             remedy or "bring back what it was trained on, at the place where its configuration has it",
         )
     made = [line for line in read_trace(copy) if line["step"] > part.state.step]
-    difference = first_difference(made, part.recorded) or _weights_differ(run_dir, copy, part.to)
+    difference = first_difference(made, part.recorded, "recorded") or _weights_differ(run_dir, copy, part.to)
     return {
         "run_dir": str(run_dir),
         "from_step": part.state.step,

@@ -21,7 +21,7 @@ def figures(line: Line) -> dict[str, Any]:
     return {name: value for name, value in line.items() if not any(word in name for word in OF_THE_CLOCK)}
 
 
-def first_difference(found: Sequence[Line], expected: Sequence[Line]) -> str | None:
+def first_difference(found: Sequence[Line], expected: Sequence[Line], of: str = "undisturbed") -> str | None:
     """The first step, figure and both values in which two traces differ; None when they are equal bit for bit."""
     steps = [int(line["step"]) for line in found]
     wanted = [int(line["step"]) for line in expected]
@@ -32,7 +32,7 @@ def first_difference(found: Sequence[Line], expected: Sequence[Line]) -> str | N
         for name in sorted(mine.keys() | theirs.keys(), key=lambda each: (each != "digest", each != "loss", each)):
             a, b = mine.get(name), theirs.get(name)
             if a != b and not (_nan(a) and _nan(b)):
-                return f"step {line['step']}, {name}: {a!r}, undisturbed {b!r}"
+                return f"step {line['step']}, {name}: {a!r}, {of} {b!r}"
     if steps != wanted:
         odd = sorted(set(steps) ^ set(wanted))
         return f"{len(steps)} steps instead of {len(wanted)}; the first that only one has is {odd[0] if odd else '?'}"
