@@ -9,7 +9,7 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder
 PYTEST := $(BIN)/python -m pytest -q $(TWO)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types unit test-slow test-deploy test-wheel bench constraints clean
+.PHONY: help install demo test lint types unit test-slow test-deploy test-wheel drills bench constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -52,6 +52,9 @@ test-deploy: $(INSTALLED) ## a Slurm, an MLflow on PostgreSQL and S3, a Promethe
 
 test-wheel: $(INSTALLED) ## the tests again, against the wheel, in an environment and a folder of its own
 	$(BIN)/python -m tests.packaging.elsewhere -q $(TWO) -m "not slow"
+
+drills: $(INSTALLED) ## faults against a tiny run on this machine: a table of what is detected, lost and kept; half an hour
+	$(BIN)/cardialign drill
 
 bench: $(INSTALLED) ## figures of the data floor and of the kernels, as ratios measured in one run
 	$(BIN)/cardialign bench data

@@ -12,6 +12,7 @@ from typing import Any
 from cardialign.cluster.environment.threads import threads_of_each
 from cardialign.cluster.runs.failure import write_failure
 from cardialign.cluster.runs.observer import RayObserver
+from cardialign.cluster.runs.planned import planned
 from cardialign.cluster.tracking.spool import append_line
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import write_json
@@ -51,7 +52,11 @@ def train_worker(settings: dict[str, Any]) -> None:
         append_line(run_dir / ATTEMPTS, {"time": time.time(), "world_size": context.get_world_size()})
     try:
         result = train(
-            parse_config(settings["config"]), run_dir, RayObserver(run_dir), resume=settings.get("resume", "same")
+            parse_config(settings["config"]),
+            run_dir,
+            RayObserver(run_dir),
+            on_step=planned(rank),
+            resume=settings.get("resume", "same"),
         )
     except UserError as error:
         write_failure(run_dir, error, rank)

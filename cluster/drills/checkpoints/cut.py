@@ -1,0 +1,25 @@
+"""The end of a file of the newest checkpoint is missing: a copy that broke off, a power cut."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cardialign.cluster.drills.checkpoints.damage import each_kind_damaged
+from cardialign.cluster.drills.drill import Drill, Outcome
+from cardialign.cluster.drills.ground import Ground
+
+
+def run(ground: Ground) -> Outcome:
+    def cut(path: Path) -> None:
+        os.truncate(path, ground.random.randrange(path.stat().st_size))
+
+    return each_kind_damaged(ground, "cut", cut)
+
+
+DRILL = Drill(
+    fault="truncation of each kind of file of a checkpoint",
+    promise="The cut checkpoint is noticed before anything is read from it and put aside with the reason; the run goes "
+    "on from the one before, bit for bit.",
+    run=run,
+)

@@ -1,0 +1,151 @@
+"""Drills are the tests of faults: the same files as `cardialign drill`, a quick look at what they judge by first."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cardialign.cluster.commands.drill import summary
+from cardialign.cluster.drills import DRILLS, drill_of
+from cardialign.cluster.drills.checkpoints import killed_writing
+from cardialign.cluster.drills.drill import BrokenError, Drill, Outcome, SkippedError
+from cardialign.cluster.drills.ground import Ground
+from cardialign.cluster.drills.soak import random_faults, soak, steps_for
+from cardialign.cluster.drills.traces import first_difference
+from cardialign.cluster.drills.try_all import HEAD, try_all
+from cardialign.cluster.main import main
+from cardialign.cluster.runs.planned import FOLDER, Fault, mark_of, planned, stepped, write_plan
+from cardialign.data_shards.errors import DONE, FAILED
+
+IN_CI = ("given-up", "checkpoint-cut", "checkpoint-none", "shard-flipped")
+"""Drills of seconds, on the loop alone; the others are tried where machines are started anyway."""
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    return Ground(tmp_path_factory.mktemp("drills"))
+
+
+def test_every_drill_is_in_the_table_and_says_what_it_promises() -> None:
+    for name in DRILLS:
+        drill = drill_of(name)
+        assert drill.promise.endswith(".") and len(drill.promise.split()) > 6 and "|" not in drill.fault, name
+    assert {each.split(".")[0] for each in DRILLS.values()} >= {"workers", "driver", "checkpoints", "shards", "storage"}
+
+
+def lines(*losses: float) -> list[dict[str, Any]]:
+    return [{"step": step, "loss": loss, "digest": f"d{step}"} for step, loss in enumerate(losses, start=1)]
+
+
+def test_the_first_difference_of_two_traces_is_named_with_both_values() -> None:
+    assert first_difference(lines(1.0, 0.5), lines(1.0, 0.5)) is None
+    assert first_difference(lines(float("nan")), lines(float("nan"))) is None
+    assert first_difference(lines(1.0, 0.5), lines(1.0, 0.25)) == "step 2, loss: 0.5, undisturbed 0.25"
+    assert "step 1, loss: 0.30000000000000004" in (first_difference(lines(0.1 + 0.2), lines(0.3)) or "")
+    other = [*lines(1.0), {"step": 2, "loss": 0.5, "digest": "x"}]
+    assert "step 2, digest: 'x'" in (first_difference(other, lines(1.0, 0.5)) or "")
+    assert "1 steps instead of 2" in (first_difference(lines(1.0), lines(1.0, 0.5)) or "")
+    timed = [{**line, "records_per_second": 3.0} for line in lines(1.0)]
+    assert first_difference(timed, lines(1.0)) is None, "the clock is no part of a run"
+
+
+def test_a_broken_promise_ends_with_1_and_says_what_was_promised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(_: Ground) -> Outcome:
+        raise BrokenError("the trace differs: step 7, loss: 1.0, undisturbed 2.0")
+
+    def skips(_: Ground) -> Outcome:
+        raise SkippedError("a disk of its own needs root")
+
+    runs = {"worker-killed": lambda _: Outcome(1.25, 3, 8.5, True), "sigterm": breaks, "disk-full": skips}
+    promise = "It holds."
+    monkeypatch.setattr(
+        "cardialign.cluster.drills.try_all.drill_of", lambda name: Drill(f"fault {name}", promise, runs[name])
+    )
+    said: list[str] = []
+    result = try_all(list(runs), Ground(tmp_path), said.append)
+    assert (result["kept"], result["broken"], result["skipped"], result["exit_code"]) == (1, 1, 1, FAILED)
+    told = summary(result)
+    assert told[0].split("|")[1].strip() == HEAD[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in told[2:5]]
+    assert cells[0] == ["fault worker-killed", "1.2 s", "3", "8.5 s", "yes", "kept"]
+    assert [row[-1] for row in cells] == ["kept", "broken", "skipped"]
+    assert any("step 7, loss" in line for line in told) and any(promise in line for line in told) and len(said) == 3
+    assert try_all(["worker-killed"], Ground(tmp_path / "b"), said.append)["exit_code"] == DONE
+
+
+def test_the_same_seed_sets_the_same_faults_of_every_kind() -> None:
+    faults = random_faults(400, 3)
+    assert faults == random_faults(400, 3) and faults[:50] == random_faults(50, 3) and faults != random_faults(400, 4)
+    assert {each.kind for each in faults} == {"kill", "stop", "flip", "outage"}
+    assert any(each.write for each in faults) and all(each.ahead >= 1 for each in faults)
+    assert steps_for(2000) >= 2000
+
+
+def test_a_planned_fault_happens_once_in_its_rank_alone_and_costs_nothing_when_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert planned(0, {}) is None and planned(0, {FOLDER: ""}) is None
+    sent: list[int] = []
+    monkeypatch.setattr("cardialign.cluster.runs.planned.os.kill", lambda pid, number: sent.append(number))
+    write_plan(tmp_path, (Fault("kill", step=3, rank=1),))
+    for rank, kills in ((0, 0), (1, 1), (1, 1)):  # a second start of rank 1 finds the mark
+        after_step = planned(rank, {FOLDER: str(tmp_path)})
+        assert after_step is not None
+        for step in (2, 3, 4):
+            after_step(step)
+        assert sent.count(9) == kills
+    assert mark_of(tmp_path, 0).exists() and [step for _, step in stepped(tmp_path, 0)] == [2, 3, 4]
+
+
+def test_drills_are_listed_and_an_unknown_one_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["drill", "--list", "--json"]) == DONE
+    assert [each["name"] for each in json.loads(capsys.readouterr().out)["drills"]] == list(DRILLS)
+    assert main(["drill", "worker-kiled"]) == 2
+    assert "worker-kiled" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", IN_CI)
+def test_a_promise_is_kept(ground: Ground, name: str) -> None:
+    outcome = drill_of(name).run(ground)
+    assert outcome.verdict == "kept" and not outcome.leftovers and outcome.equal is not False
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+@pytest.mark.timeout(900)
+def test_the_write_points_of_a_checkpoint_are_hit_and_the_last_is_among_them(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(killed_writing, "MOST", 3)
+    outcome = killed_writing.DRILL.run(ground)
+    points, _, of = outcome.note.partition(" of ")
+    assert points == "3" and int(of.split()[0]) > 20 and outcome.equal
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+@pytest.mark.timeout(1800)
+def test_a_run_under_random_faults_ends_as_the_undisturbed_one(ground: Ground) -> None:
+    outcome = soak(ground, 10, logging.info)
+    assert outcome.equal and "10 faults" in outcome.note
+
+
+@pytest.mark.slow
+@pytest.mark.deployment
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("name", [name for name in DRILLS if name not in IN_CI])
+def test_a_promise_is_kept_where_machines_are_started(ground: Ground, name: str) -> None:
+    try:
+        outcome = drill_of(name).run(ground)
+    except SkippedError as error:
+        pytest.skip(str(error))
+    assert outcome.verdict == "kept" and not outcome.leftovers and outcome.equal is not False
