@@ -64,7 +64,7 @@ def test_a_second_block_of_the_same_shapes_is_counted_as_the_first() -> None:
     assert (live.live, live.moved) == (6 * 40, 40 + 5 * 80)  # a view is no block; each product reads one and makes one
     counted = [_blocks(depth) for depth in (1, 2, 3)]
     assert counted[2].flop - counted[1].flop == counted[1].flop - counted[0].flop > 0
-    assert counted[2].live - counted[1].live == counted[1].live - counted[0].live == 4 * (4 * 12 * 16)  # four blocks of float32
+    assert counted[2].live - counted[1].live == counted[1].live - counted[0].live == 4 * (4 * 12 * 16)
 
 
 def _blocks(depth: int) -> LiveStorages:
