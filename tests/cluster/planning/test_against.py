@@ -101,6 +101,7 @@ def test_a_run_that_is_not_finished_or_of_another_recipe_is_refused(
     assert unfinished.code != 0 and "step 1 of 2" in unfinished.json["problem"]
     nothing = cardialign("plan", "--against", tmp_path / "nowhere")
     assert nothing.code != 0 and "nowhere" in nothing.json["problem"]
+    assert "kind of machine" not in nothing.json["problem"], "the run would have said it"
 
 
 @pytest.fixture(scope="module")
