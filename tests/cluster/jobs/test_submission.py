@@ -110,6 +110,16 @@ def test_a_command_that_names_no_place_of_this_machine_is_taken(cardialign: Comm
     assert answer.code == 0, answer.err
 
 
+@pytest.mark.parametrize(
+    ("words", "problem"), [(("--name", " "), "is empty"), (("--name", "a", "--wheel", "/no/x.whl"), "/no/x.whl cannot")]
+)
+def test_what_is_wrong_on_every_cluster_is_told_without_one(
+    cardialign: Command, words: tuple[str, ...], problem: str
+) -> None:
+    answer = cardialign("submit", "--address", "http://127.0.0.1:1", "--json", *words, "--", "doctor", plain=True)
+    assert answer.code == 2 and problem in result_of(answer)["problem"]
+
+
 def test_a_command_that_stands_before_the_dashes_is_told_to_stand_behind_them(cardialign: Command) -> None:
     answer = cardialign("submit", "--name", "a", "pretrain", "--recipe", "cardialign-tiny")
     assert answer.code == 2 and "behind --: cardialign submit ... -- pretrain" in answer.json["remedy"]
