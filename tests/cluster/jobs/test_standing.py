@@ -205,3 +205,6 @@ def test_a_folder_without_a_run_is_told_as_that_where_no_cluster_is_named(
         answer = cardialign("status", word)
         assert answer.code == 2 and f"{word} holds no run that this machine sees" in answer.json["problem"]
     assert "no cluster is named" in cardialign("status", "nightly").json["problem"]
+    stop, logs = cardialign("stop", tmp_path), cardialign("logs", tmp_path)
+    assert stop.code == logs.code == 2 and f"touch {tmp_path}/STOP" in stop.json["remedy"]
+    assert "--rank 0" in logs.json["remedy"]
