@@ -32,7 +32,7 @@ def add_job(parser: argparse.ArgumentParser) -> None:
 
 
 def cluster_of(args: argparse.Namespace) -> JobsClient:
-    """The cluster of the options. Raises as `connect`; where none is named for a run directory, with what else serves."""
+    """The cluster of the options. Raises as `connect`; of a run directory without one, saying what else serves."""
     word = str(getattr(args, "job", ""))
     if os.sep in word and args.address is None and not os.environ.get("RAY_ADDRESS"):
         raise UsageError(
