@@ -162,6 +162,13 @@ def _behind(words: list[str]) -> tuple[list[str], list[str]]:
     return words[:at], words[at + 1 :]
 
 
+def _instead_of(command: str, unknown: list[str]) -> str:
+    """What to do about words that a command does not know."""
+    if command in NESTED and _typed_command(unknown) is not None:
+        return f"write the command that the cluster shall run behind --: cardialign {command} ... -- {unknown[0]} ..."
+    return f"see `cardialign {command} --help`"
+
+
 def _parser_of(words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser of the command that `words` begin with. Raises UsageError for one that is not known."""
     return build_parser(_typed_command(list(words)))
@@ -190,9 +197,7 @@ def _main(words: list[str], interrupts: Interrupts) -> int:
         adopt_submitted()
         args, unknown = build_parser(command).parse_known_args(words)
         if unknown:
-            raise UsageError(
-                f"{args.command}: unknown option {' '.join(unknown)}", f"see `cardialign {args.command} --help`"
-            )
+            raise UsageError(f"{args.command}: unknown option {' '.join(unknown)}", _instead_of(args.command, unknown))
         args.json, args.debug = as_json, debug
         args.behind, args.parser_of = behind, _parser_of
         command = args.command

@@ -12,14 +12,14 @@ from cardialign.data_shards.errors import DONE, FAILED
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--run-dir", type=place, default=Path("."), help="where runs will be stored (its free space is checked)"
+        "--run-dir", type=place, help="where runs will be stored; its free space is checked (default: this folder)"
     )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.environment.doctor import examine
 
-    checks = examine(args.run_dir)
+    checks = examine(args.run_dir or Path("."))
     missing = [check.name for check in checks if check.state == "missing"]
     return {
         "checks": [check.__dict__ for check in checks],

@@ -117,6 +117,8 @@ def _asked(args: argparse.Namespace, finished: dict[str, Any] | None, problems: 
         )
     )
     price = problems.number("--price", args.price, 0)
+    if args.currency and args.price is None:
+        problems.add("--currency would say nothing: no --price is given", "give --price AMOUNT, or leave it out")
     mfu = problems.number("--mfu", args.mfu, 0.001, 1)
     config = _config(args, finished, problems)
     machine, more = _machine(args, finished, problems)
@@ -175,6 +177,8 @@ def _machine(
     if kind is None and finished is not None:
         name = str(finished["name"] or "").upper()
         kind = next((known for known in MACHINES if known in name), None)
+    if kind is None and args.against is not None and finished is None:
+        return None, {}  # that run would have said it, and what is wrong with it is told
     if kind is None:
         problems.add("no kind of machine is named", f"give --kind, one of {', '.join(MACHINES)}, or a YAML file")
         return None, {}

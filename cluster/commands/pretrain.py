@@ -56,7 +56,7 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
         help="serve http://HOST:PORT/metrics while the command runs; 0: a free port (default: none)",
     )  # fmt: skip
     metrics.add_argument(
-        "--metrics-host", default=LOCAL, metavar="HOST",
+        "--metrics-host", metavar="HOST",
         help=f"who may ask: {LOCAL}, this machine alone (default); 0.0.0.0, everyone who reaches it. "
         "It tells figures and the run's name, and asks for no password",
     )  # fmt: skip

@@ -80,8 +80,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from cardialign.cluster.studies.paediatric.command import run as run_paediatric
 
         return run_paediatric(args)
-    if args.shards is None:
-        raise UsageError("--shards is missing", "name the folder of the shard set")
     from cardialign.cluster.studies.cells import Setting
     from cardialign.cluster.studies.check import check, configs_of
     from cardialign.cluster.studies.design import cells_of, load_design
@@ -90,6 +88,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.pretrain.evaluation.prompts import load_prompts
 
     design = load_design(args.study)
+    if args.shards is None:
+        raise UsageError("--shards is missing", "name the folder of the shard set")
     if args.recipe is not None:
         design = replace(design, recipe=args.recipe)
         if all(variant.recipe is not None for variant in design.variants):

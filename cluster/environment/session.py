@@ -21,7 +21,7 @@ from cardialign.cluster.environment.package import package_folder
 from cardialign.cluster.environment.threads import threads_asked, threads_of_each
 from cardialign.cluster.environment.versions import source_root
 from cardialign.data_shards.cpus import usable_cpus
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import UsageError, UserError
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Nothing large goes through Ray's object store: shards are read from files."""
@@ -320,6 +320,14 @@ def _keep(scratch: Path, target: Path) -> None:
 def reach(address: str) -> None:
     """Raise UserError when nothing listens at `address`: Ray would try for minutes and end the process."""
     meant = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    if "://" in meant and not meant.startswith(CLIENT):
+        scheme, _, rest = meant.partition("?")[0].partition("://")
+        shown = f"{scheme}://{rest.rpartition('@')[2]}"  # without a user, a password or a token
+        raise UsageError(
+            f"{'--address' if meant == address else 'RAY_ADDRESS'} {shown!r} is no address that a driver joins",
+            "give auto, HOST:6379 or ray://HOST:10001; a dashboard (http://HOST:8265) takes commands by "
+            "`cardialign submit --address http://HOST:8265 --name NAME -- COMMAND ...`",
+        )
     host, colon, port = meant.removeprefix(CLIENT).rpartition(":")
     if not colon or not port.isdecimal():
         return

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from cardialign.cluster.cli.options import place
 from cardialign.cluster.jobs.client import JobsClient, connect
+from cardialign.data_shards.errors import UsageError
+
+WITHOUT_A_JOB = {
+    "logs": "--rank 0 shows what a worker wrote into its run directory",
+    "stop": "a run that nobody submitted ends at a checkpoint by SIGTERM to its command, or by: touch {}/STOP",
+}
+"""What serves for a run on plain hosts."""
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
@@ -24,4 +32,11 @@ def add_job(parser: argparse.ArgumentParser) -> None:
 
 
 def cluster_of(args: argparse.Namespace) -> JobsClient:
+    """The cluster of the options. Raises as `connect`; of a run directory without one, saying what else serves."""
+    word = str(getattr(args, "job", ""))
+    if os.sep in word and args.address is None and not os.environ.get("RAY_ADDRESS"):
+        raise UsageError(
+            f"no cluster is named that would know the job of {word}",
+            f"give --address http://HOST:8265, or set RAY_ADDRESS to it; {WITHOUT_A_JOB[args.command].format(word)}",
+        )
     return connect(args.address, args.ca)

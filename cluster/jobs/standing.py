@@ -14,6 +14,7 @@ from cardialign.cluster.cli.streams import say
 from cardialign.cluster.jobs.client import JobsClient, connect
 from cardialign.cluster.jobs.job import Job, absolute_local, cause, find_job, list_jobs, log_tail, same_folder
 from cardialign.cluster.runs.reporting import last_state, read_state
+from cardialign.data_shards.errors import UsageError
 from cardialign.pretrain.run.files import ATTEMPT, CONFIG
 
 WATCHED = ("name", "state", "step", "loss", "records/s", "time left", "slow because", "checkpoint", "restarts")
@@ -29,6 +30,11 @@ def standing(word: str, address: str | None, ca: Path | None = None) -> dict[str
     folder = _run_here(word)
     if folder is not None and address is None and not os.environ.get("RAY_ADDRESS"):
         return {"job": None, "run_dir": str(folder), "run": {**read_state(folder), "seen": "here"}}
+    if address is None and not os.environ.get("RAY_ADDRESS") and os.sep in word:
+        raise UsageError(
+            f"{word} holds no run that this machine sees, and no cluster is named that could be asked for it",
+            "name the --run-dir of a run, or give --address http://HOST:8265 (or RAY_ADDRESS)",
+        )
     client = connect(address, ca)
     jobs = list_jobs(client)
     if folder is not None and not any(job.run_dir and same_folder(job.run_dir, str(folder)) for job in jobs):

@@ -57,6 +57,13 @@ class Driver:
     memory: int = 0
 
 
+def judge_driver(name: str, driver: Driver) -> None:
+    """Raises UsageError for a name, or a wheel, that no cluster would take."""
+    check_name(name)
+    if driver.wheel is not None and driver.wheel.endswith(".whl") and "://" not in driver.wheel:
+        _wheel(Path(driver.wheel).expanduser())
+
+
 def submit(
     client: JobsClient, name: str, inner: Inner, driver: Driver, environment: Mapping[str, str]
 ) -> dict[str, Any]:

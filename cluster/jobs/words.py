@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,11 @@ def judge(words: Sequence[str], reader: Reader, environment: Mapping[str, str], 
         raise UsageError("submit: no command is given", "write it after --, for example: -- pretrain --recipe ...")
     if words[0] in NOT_INSIDE:
         raise UsageError(f"`{words[0]}` cannot be submitted", "run it here: it speaks with the cluster itself")
+    if re.match(r"(cardialign|python[0-9.]*|uv|poetry)$", Path(words[0]).name):
+        raise UsageError(
+            f"submit: the command begins with {words[0]}",
+            "begin with the command's own word, as behind `cardialign` in a shell: -- pretrain --recipe ...",
+        )
     check_no_secret(words, environment)
     args, unknown = reader.parse(words)
     if unknown:
@@ -139,17 +145,29 @@ def _check_places(words: Sequence[str], args: argparse.Namespace, files: Mapping
     if home:
         raise UsageError(f"{home[0]} means the home folder of this machine", "give a place on the cluster's storage")
     problems = []
+    own = words[len(str(args.command).split()) :]
+    typed = {Path(part) for word in own for part in (word, word.partition("=")[2]) if part}
     for name, values in sorted(vars(args).items()):
-        for value in values if isinstance(values, list | tuple) else [values]:
+        for value in _each(values):
             path = _place(name, value)
             if path is not None and path.absolute() not in files and (why := _not_there(path, here=here)):
-                problems.append(f"--{name.replace('_', '-')} {path} {why}")
+                usual = "" if path.is_absolute() or name == "mixture" or path in typed else ", which nobody gave,"
+                problems.append(f"--{name.replace('_', '-')} {path}{usual} {why}")
     if problems:
         raise UsageError(
             "the driver runs on the cluster, and would not find what is named:\n"
             + "\n".join(f"  - {problem}" for problem in problems),
             "give absolute paths on storage that every node mounts, or URLs (s3://...)",
         )
+
+
+def _each(values: Any) -> Iterator[Any]:
+    """The values of an option: one, or those of a list, of pairs too (`--sets NAME=SHARDS`)."""
+    if isinstance(values, list | tuple):
+        for value in values:
+            yield from _each(value)
+    else:
+        yield values
 
 
 def _place(name: str, value: Any) -> Path | None:

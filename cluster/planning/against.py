@@ -32,10 +32,13 @@ def finished_run(run_dir: Path) -> dict[str, Any]:
     if config is None:
         raise UserError(f"--against {run_dir} holds no run ({CONFIG})", "name the --run-dir of a finished run")
     memory, result, trace = read_json(run_dir / MEMORY), read_json(run_dir / RESULT), read_trace(run_dir)
+    if memory is not None and not _of_this_form(memory):
+        memory = None  # another release wrote it
     done = max((int(line["step"]) for line in trace), default=0)
-    facts = memory or result
-    if facts is None or not done == int(facts["steps"]) == int(facts["total_steps"]):  # or it was extended since
-        planned = "" if facts is None or done > facts["total_steps"] else f" of {facts['total_steps']}"
+    facts = memory or result or {}
+    of = facts.get("total_steps")
+    if of is None or not done == facts.get("steps") == of:  # or it was extended since
+        planned = "" if of is None or done > of else f" of {of}"
         raise UserError(
             f"--against {run_dir} is not finished: its trace ends at step {done}{planned}",
             "let it end (the same command continues it), then compare",
@@ -56,6 +59,16 @@ def finished_run(run_dir: Path) -> dict[str, Any]:
         "records_per_second": statistics.median(rates) if rates else None,
         "checkpoint_bytes": newest.bytes if newest else None,
     }
+
+
+def _of_this_form(memory: dict[str, Any]) -> bool:
+    ranks = memory.get("ranks")
+    return (
+        all(isinstance(memory.get(key), int) for key in ("steps", "total_steps"))
+        and all(isinstance(memory.get(key), str) for key in ("device", "name", "meaning"))
+        and isinstance(ranks, list)
+        and all(isinstance(rank, dict) and isinstance(rank.get("peak_bytes"), int | float) for rank in ranks)
+    )
 
 
 def check_same_recipe(config: RunConfig, run: dict[str, Any], run_dir: Path) -> None:

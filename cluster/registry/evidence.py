@@ -31,7 +31,7 @@ from cardialign.cluster.registry.lookup import (
     resolve,
     title,
 )
-from cardialign.cluster.registry.versioned import EVIDENCE_TAG, TRAINED_ON, evidence_tags
+from cardialign.cluster.registry.versioned import EVIDENCE_TAG, SEEN, TRAINED_ON, evidence_tags
 from cardialign.cluster.tracking import mlflow_store
 from cardialign.cluster.tracking.names import ascii_escapes, safe, shorten
 from cardialign.data_shards.errors import DataError, UserError
@@ -74,8 +74,10 @@ def log_evaluation(
             if value is not None and version.run_id:
                 client.log_metric(version.run_id, shorten(f"{prefix}/{key}"), float(value))
         if result["macro"] is not None:
-            tag = f"metric.{shorten(f'{prefix}/macro')}"
-            client.set_model_version_tag(version.name, version.version, tag, f"{result['macro']:.6g}")
+            key, trained_on = shorten(f"{prefix}/macro"), result.get("trained_on") or {}
+            client.set_model_version_tag(version.name, version.version, f"metric.{key}", f"{result['macro']:.6g}")
+            seen = str(trained_on.get("status", "unknown"))
+            client.set_model_version_tag(version.name, version.version, f"{SEEN}{key}", seen)
         if result.get("ledger"):
             key = f"{TRAINED_ON}{shorten(prefix)}"
             said = ascii_escapes("; ".join(str(line["line"]) for line in result["ledger"]))[:LONGEST_TAG]

@@ -79,6 +79,7 @@ def promote(reference: str, alias: str, tracking_uri: str, demands: Demands | No
         raise UsageError(
             f"{ascii_escapes(reference)} does not say which version", "write NAME@candidate or NAME/VERSION"
         )
+    Policy.of(demands.require, demands.margin, demands.policy, {})  # words that mean nothing need no store to be told
     uri = absolute_uri(tracking_uri)
     client = mlflow_store.open_client(uri, make=False)
     with mlflow_store.speaking(uri, f"does not promote {ascii_escapes(reference)}"):

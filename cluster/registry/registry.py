@@ -29,7 +29,7 @@ from cardialign.cluster.registry.lookup import (
 )
 from cardialign.cluster.registry.sbom import log_sbom
 from cardialign.cluster.registry.signing import TrustedKey, verify_signature
-from cardialign.cluster.registry.versioned import TRAINED_ON, finite
+from cardialign.cluster.registry.versioned import SEEN, TRAINED_ON, finite
 from cardialign.cluster.tracking import mlflow_store
 from cardialign.cluster.tracking.names import LONGEST_NAME, ascii_escapes, check_alias, check_model, safe_key
 from cardialign.data_shards.errors import UsageError, UserError
@@ -134,8 +134,8 @@ def _make_model(client: MlflowClient, name: str) -> None:
 
 
 def list_models(tracking_uri: str) -> list[dict[str, Any]]:
-    """Every registered version, newest first per name: name, version, aliases, run_id, metrics, ledger (of each
-    evaluation: what was trained on before), created (ms)."""
+    """Every registered version, newest first per name: name, version, aliases, run_id, metrics, seen (of a figure:
+    whether its records were trained on), ledger (of each evaluation: which of them were), created (ms)."""
     uri = absolute_uri(tracking_uri)
     client = mlflow_store.open_client(uri, make=False)
     with mlflow_store.speaking(uri, "does not list its encoders"):
@@ -157,6 +157,7 @@ def _row(version: ModelVersion, aliases: Mapping[str, str]) -> dict[str, Any]:
         "aliases": sorted(alias for alias, target in aliases.items() if str(target) == str(version.version)),
         "run_id": version.run_id,
         "metrics": {key: number for key, v in metrics.items() if (number := finite(v)) is not None},
+        "seen": {key.removeprefix(SEEN): v for key, v in version.tags.items() if key.startswith(SEEN)},
         "ledger": {key.removeprefix(TRAINED_ON): v for key, v in version.tags.items() if key.startswith(TRAINED_ON)},
         "created": version.creation_timestamp,
     }

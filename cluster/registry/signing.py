@@ -46,13 +46,13 @@ def _check_installed() -> None:
         )
 
 
-def _pem(path: Path, what: str) -> bytes:
+def _pem(path: Path, what: str, remedy: str) -> bytes:
     try:
         content = path.expanduser().read_bytes()
     except OSError as error:
-        raise UserError(f"{what} {path} cannot be read: {error.strerror or error}", f"make one: {_MAKE}") from None
+        raise UserError(f"{what} {path} cannot be read: {error.strerror or error}", remedy) from None
     if b"-----BEGIN " not in content:
-        raise UserError(f"{what} {path} is no PEM file", f"make one: {_MAKE}")
+        raise UserError(f"{what} {path} is no PEM file", remedy)
     return content
 
 
@@ -71,7 +71,7 @@ class SigningKey:
         from cryptography.hazmat.primitives.asymmetric import ec
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-        content = _pem(path, "private key")
+        content = _pem(path, "private key", f"make one: {_MAKE}")
         if b"PRIVATE KEY-----" not in content:
             raise UserError(f"{path} holds no private key", f"give the private key to --sign; make one: {_MAKE}")
         try:
@@ -120,7 +120,7 @@ def _check_certificate(path: Path, public: Any, key: Path) -> None:
     from cryptography import x509
 
     try:
-        first = x509.load_pem_x509_certificates(_pem(path, "certificate"))[0]
+        first = x509.load_pem_x509_certificates(_pem(path, "certificate", "give a PEM file, the key's own first"))[0]
     except ValueError as error:
         raise UserError(f"certificate {path} cannot be read: {error}", "give a PEM file, the key's own first") from None
     if _fingerprint(first.public_key()) != _fingerprint(public):
@@ -157,7 +157,7 @@ class TrustedKey:
         from cryptography.hazmat.primitives.asymmetric import ec
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-        content = _pem(path, "public key")
+        content = _pem(path, "public key", "give the public key, or the certificate, of the one who signs (PEM)")
         if b"PRIVATE KEY-----" in content:
             raise UserError(
                 f"{path} holds a private key: it stays with the one who signs",

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 TRAINED_ON = "trained_on."
 """Of the tags that say, for each evaluation, which of its records were trained on before."""
+SEEN = "seen."
+"""Of the tags that say, for each figure `metric.KEY`, whether its records were trained on: none, found or unknown."""
 EVIDENCE_TAG = "evidence."
 """Of the tags that say where the scores of an evaluation lie."""
 SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,11 +64,20 @@ def placement_of(args: argparse.Namespace) -> Placement:
         wait_minutes=args.wait_minutes,
         max_failures=args.max_failures,
         gpu_kind=None if args.gpu_kind is None else _kind(args.gpu_kind),
-        labels=dict(_label(text) for text in args.label),
-        resources=dict(_resource(text) for text in args.resource),
+        labels=_once("--label", map(_label, args.label)),
+        resources=_once("--resource", map(_resource, args.resource)),
         cpus_per_worker=args.cpus_per_worker,
         spread=args.spread,
     )
+
+
+def _once(option: str, given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """By name. Raises UsageError for one that has two values: one of them would be passed over."""
+    found: dict[str, Any] = {}
+    for name, value in given:
+        if found.setdefault(name, value) != value:
+            raise UsageError(f"{option} {name} is given as {found[name]} and as {value}", "give it once")
+    return found
 
 
 def _kind(text: str) -> str:

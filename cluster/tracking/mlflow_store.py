@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 EXPERIMENT = "cardialign"
 """The experiment of who names none, neither with an option nor with MLFLOW_EXPERIMENT_NAME."""
 REMEDY = (
-    "give another --tracking-uri, or train with --tracking-optional and replay later with "
+    "see that it runs, or give another --tracking-uri; a training needs none: --tracking-optional, and later "
     "`cardialign tracking sync RUN_DIR`"
 )
+"""Whoever meets it may train, or look at the registry."""
 SIGN_IN = (
     "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, or write them into the "
     "address: https://USER:PASSWORD@HOST"
@@ -105,7 +106,17 @@ def _check_server(uri: str) -> None:
             "MLFLOW_TRACKING_INSECURE_TLS=true trusts whoever answers; a server without TLS has an http:// address",
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"MLflow server {public(uri)} does not answer: {reason(error, uri)}", REMEDY) from None
+        raise UserError(f"MLflow server {public(uri)} does not answer: {_of_the_system(error, uri)}", REMEDY) from None
+
+
+def _of_the_system(error: BaseException, uri: str) -> str:
+    """What the system said below the libraries ("Connection refused"), else the first line of the error."""
+    below: BaseException | None = error
+    while below is not None:
+        if isinstance(below, OSError) and below.strerror:
+            return below.strerror
+        below = below.__cause__ or below.__context__
+    return reason(error, uri)
 
 
 def _patience() -> float:

@@ -118,15 +118,19 @@ class RunCollector:
 
 
 @contextlib.contextmanager
-def exported(run_dir: Path, name: str, port: int | None, host: str = LOCAL) -> Iterator[str | None]:
+def exported(run_dir: Path, name: str, port: int | None, host: str | None = None) -> Iterator[str | None]:
     """While open, answer `GET http://host:port/metrics` with the run in `run_dir`; the address is handed out.
 
-    port None: nothing is opened; 0: a free one. The server has threads of its own and never touches training. Raises
-    UserError when the port cannot be opened, UsageError for a host without a name.
+    port None: nothing is opened; 0: a free one. host None: this machine alone. The server has threads of its own and
+    never touches training. Raises UserError when the port cannot be opened, UsageError for a host without a name, or
+    without a port.
     """
     if port is None:
+        if host is not None:
+            raise UsageError(f"--metrics-host {host} serves nothing without a port", "add --metrics-port 9464")
         yield None
         return
+    host = LOCAL if host is None else host
     if not host.strip():  # an empty one would mean every network that this machine is in
         raise UsageError("--metrics-host is empty", "name who may ask; is the variable set that it was made of?")
     from prometheus_client import CollectorRegistry, start_http_server

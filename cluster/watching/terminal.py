@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 2.0
 PLAIN_SECONDS = 10.0
 """How often a piped view says something when only the step has changed."""
+NARROW = 40
+"""Columns under which the values have no room beside their labels: words were broken letter by letter."""
 COLOURS = {
     "running": "green", "finished": "green", "starting": "cyan", "stopped": "yellow", "interrupted": "yellow",
     "stalled": "red", "failed": "red",
@@ -75,8 +77,9 @@ def one_line(state: RunState) -> str:
     return "  ".join(words)
 
 
-def draw(state: RunState) -> RenderableType:
-    """The same for `rich`: a panel with a bar. Text of the run is shown as it is and never read as markup."""
+def draw(state: RunState, width: int = 80) -> RenderableType:
+    """The same for `rich`: a panel with a bar, or on a terminal narrower than `NARROW` columns a line for each fact.
+    Text of the run is shown as it is and never read as markup."""
     from rich.console import Group
     from rich.padding import Padding
     from rich.panel import Panel
@@ -84,18 +87,21 @@ def draw(state: RunState) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
+    colour = COLOURS.get(state.state, "white")
+    name = Text(printable(state.name), overflow="fold")
+    styles = {"state": colour, "slow because": "bold", "failed with": "red"}
+    rows = [(label, Text(value, styles.get(label, ""))) for label, value in facts(state).items()]
+    bar = ProgressBar(total=state.steps, completed=min(state.step, state.steps)) if state.steps else None
+    if width < NARROW:
+        shown = [Text.assemble((f"{label}: ", "dim"), value, overflow="fold") for label, value in rows]
+        return Group(name, *([Padding(bar, 0)] if bar else []), *shown)
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    colour = COLOURS.get(state.state, "white")
-    for label, value in facts(state).items():
-        style = {"state": colour, "slow because": "bold", "failed with": "red"}.get(label, "")
-        table.add_row(Text(label), Text(value, style=style))
-    parts: list[Any] = [table]
-    if state.steps:
-        bar = ProgressBar(total=state.steps, completed=min(state.step, state.steps))
-        parts.insert(0, Padding(bar, (0, 0, 1, 0)))
-    return Panel(Group(*parts), title=Text(printable(state.name)), border_style=colour)
+    for label, value in rows:
+        table.add_row(Text(label), value)
+    parts: list[Any] = [Padding(bar, (0, 0, 1, 0)), table] if bar else [table]
+    return Panel(Group(*parts), title=name, border_style=colour)
 
 
 def watch(
@@ -117,12 +123,12 @@ def watch(
     from rich.console import Console
     from rich.live import Live
 
-    state = look()
-    with Live(draw(state), console=Console(file=stream), refresh_per_second=4) as live:
+    state, console = look(), Console(file=stream)
+    with Live(draw(state, console.width), console=console, refresh_per_second=4) as live:
         while state.state not in OVER:
             sleep(LOOK_SECONDS)
             state = look()
-            live.update(draw(state))
+            live.update(draw(state, console.width))
     return state
 
 

@@ -90,7 +90,9 @@ def count_footprint(config: RunConfig, spec: SignalSpec, device: str, micro_batc
             features = method(shown)
         forward, moved, saved = live.flop, live.moved, live.live
         sum((each.float() * torch.zeros_like(each, dtype=torch.float32)).sum() for each in features.values()).backward()
-        backward = live.flop - forward
+        backward, moved_back = live.flop - forward, live.moved - moved
+        highest, joint = live.highest, live.with_gradients
+        tokens = _tokens(method, spec)
     rows = min(local_rows, getattr(config.method, "chunk", TILE))
     known = [name for name in ("similarity", "report_key") if name in dict(inputs)]
     width = features["text"].shape[1] if "text" in features else 0
@@ -101,15 +103,15 @@ def count_footprint(config: RunConfig, spec: SignalSpec, device: str, micro_batc
         forward_flop=round(forward / micro_batch),
         backward_flop=round(backward / micro_batch),
         forward_moved=round(moved / micro_batch),
-        backward_moved=round((live.moved - moved) / micro_batch),
-        tokens=_tokens(method, spec),
+        backward_moved=round(moved_back / micro_batch),
+        tokens=tokens,
         input_bytes=sum(_row_bytes(each) for _, each in inputs),
         feature_bytes=sum(4 * each[0].numel() for each in features.values() if each.ndim > 1),
         exchanged_bytes=4 * width + sum(_row_bytes(dict(inputs)[name]) for name in known),
         gradient_width=width,
         saved_bytes=saved,
-        activation_bytes=live.highest,
-        joint_bytes=live.with_gradients,
+        activation_bytes=highest,
+        joint_bytes=joint,
         loss_bytes=_loss_bytes(method, config, spec, features, rows),
         loss_rows=rows,
     )
@@ -128,7 +130,7 @@ def _row_bytes(tensor: Tensor) -> int:
 
 def _tokens(method: Method, spec: SignalSpec) -> int:
     """Tokens of one whole record in the ECG encoder."""
-    with torch.device("meta"), torch.no_grad():
+    with torch.no_grad():
         leads = torch.ones(1, len(STANDARD_LEADS), dtype=torch.bool)
         output = method.ecg(torch.zeros(1, len(STANDARD_LEADS), spec.samples), leads, return_tokens=True)
     return 0 if output.tokens is None else int(output.tokens.shape[1])

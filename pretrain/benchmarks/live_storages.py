@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class LiveStorages(TorchDispatchMode):
         super().__init__()
         self.live = self.highest = self.gradients = self.with_gradients = self.flop = self.moved = 0
         self._known: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self._shapes: dict[Any, Any] = {}
         for tensor in given:
             self._known[tensor.untyped_storage()] = 0
 
@@ -48,13 +49,33 @@ class LiveStorages(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        made = func(*args, **kwargs)
+        made = self._made(func, args, kwargs)
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
             self.flop += formula(*args, **kwargs, out_val=made)
         new = sum(self._add(tensor) for tensor in _tensors(made))
         if new:
             self.moved += new + sum(tensor.numel() * tensor.element_size() for tensor in _tensors(args))
+        return made
+
+    def _made(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What an operator makes. On `meta` its shapes follow from those of its operands alone, which PyTorch finds in
+        Python, slowly: a second block of an encoder takes them from the first."""
+        if func._schema.is_mutable or any(each.alias_info is not None for each in func._schema.returns):
+            return func(*args, **kwargs)
+        key = (func, _described(args), _described(tuple(kwargs.items())))
+        try:
+            known = self._shapes.get(key)
+        except TypeError:  # an operand that is no key
+            return func(*args, **kwargs)
+        if known is not None:
+            return _again(known)
+        made = func(*args, **kwargs)
+        tensors, given = list(_tensors(made)), [*_tensors(args), *_tensors(tuple(kwargs.values()))]
+        blocks = {each.untyped_storage() for each in tensors}
+        own = len(blocks) == len(tensors) and not blocks & {each.untyped_storage() for each in given}
+        if tensors and own and all(each.is_meta for each in [*tensors, *given]):
+            self._shapes[key] = _described(made)
         return made
 
     def take_off(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -83,6 +104,37 @@ class LiveStorages(TorchDispatchMode):
 
     def _let_go(self, size: int) -> None:
         self.live -= size
+
+
+class _Shape(NamedTuple):
+    """What another tensor without storage is made from."""
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+class _Value(NamedTuple):
+    """Any other operand: 2, 2.0 and True are the same key, and make different types."""
+
+    kind: type
+    value: Any
+
+
+def _described(values: Any) -> Any:
+    """Operands or results with a shape in the place of each tensor, and tuples in that of lists."""
+    if isinstance(values, Tensor):
+        return _Shape(tuple(values.shape), values.stride(), values.dtype, values.device)
+    if isinstance(values, list | tuple):
+        return tuple(_described(value) for value in values)
+    return _Value(type(values), values)
+
+
+def _again(described: Any) -> Any:
+    if isinstance(described, _Shape):
+        return torch.empty_strided(described.size, described.stride, dtype=described.dtype, device=described.device)
+    return described.value if isinstance(described, _Value) else tuple(_again(each) for each in described)
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

@@ -155,8 +155,7 @@ def add_track(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--track",
         action="store_true",
-        help="also log figures to the registered encoder's MLflow run and version (of linear-probe the scores too, as "
-        "evidence for its gate)",
+        help="also log figures and scores to the registered encoder's MLflow run and version, as evidence for its gate",
     )
 
 

@@ -31,15 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cardialign.cluster.jobs.submission import Driver, submit
+    from cardialign.cluster.jobs.submission import Driver, judge_driver, submit
     from cardialign.cluster.jobs.words import Reader, judge, on_this_machine
 
     words = list(args.behind)
     reader = Reader(lambda words: args.parser_of(words).parse_known_args(list(words)), _config_of)
+    driver = Driver(args.wheel, args.cpus, args.memory)
+    judge_driver(args.name, driver)
     judge(words, reader, os.environ, here=True)  # what is wrong everywhere needs no cluster to be found
     client = cluster_of(args)
     inner = judge(words, reader, os.environ, here=on_this_machine(client.session))
-    driver = Driver(args.wheel, args.cpus, args.memory)
     return submit(client, args.name, inner, driver, os.environ)
 
 

@@ -8,6 +8,11 @@ from typing import Any
 from cardialign.cluster.cli.options import add_tracking_uri
 from cardialign.cluster.tracking.names import ascii_escapes
 
+MARKS = {
+    "found": " (SCORED ON RECORDS THAT IT WAS TRAINED ON)",
+    "unknown": " (whether it was trained on these records is not known)",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_tracking_uri(parser)
@@ -27,7 +32,12 @@ def summary(result: dict[str, Any]) -> list[str]:
     return [
         ascii_escapes(
             f"{ascii_escapes(row['name']):<{width}}  {row['version']:>3}  {', '.join(row['aliases']) or '-':<16}  "
-            + "  ".join(f"{key} {value:.4g}" for key, value in row["metrics"].items())
+            + "  ".join(f"{key} {value:.4g}{_mark(row, key)}" for key, value in row["metrics"].items())
         )
         for row in rows
     ]
+
+
+def _mark(row: dict[str, Any], key: str) -> str:
+    """What must be known beside a figure: it does not tell by itself that its records were trained on."""
+    return MARKS.get(row["seen"].get(key, ""), "")

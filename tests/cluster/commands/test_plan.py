@@ -53,6 +53,8 @@ def test_what_would_be_passed_over_is_refused(cardialign: Call, shards: Path) ->
     assert told.code == 2 and "--folds and --split would choose nothing" in told.json["problem"]
     told = cardialign("plan", *LIGHT, "--shards", shards, "--sampling-rate", 250, "--kind", "CPU")
     assert told.code == 2 and "--sampling-rate would say nothing" in told.json["problem"]
+    told = cardialign("plan", *TINY, "--records", 1000, "--kind", "CPU", "--currency", "EUR")
+    assert told.code == 2 and "--currency would say nothing" in told.json["problem"]
     told = cardialign("plan", *TINY, "--records", 1000, "--kind", "CPU", "--price", "1e400")
     assert told.code == 2 and "--price 1e400 is not a number of 0 or more" in told.json["problem"]
 

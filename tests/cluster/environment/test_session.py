@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cardialign.cluster.environment import session
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import UsageError, UserError
 from tests.support.ray_cluster import ray_head
 
 
@@ -29,6 +29,18 @@ def test_an_address_where_nothing_listens_is_told_at_once() -> None:
         assert f"no Ray cluster at '{address}'" in raised.value.problem and "--address" in raised.value.remedy
         assert "reached" in raised.value.problem
     assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "https://kube.example/ray", "redis://127.0.0.1:6379"])
+def test_the_address_of_a_dashboard_is_told_from_one_that_a_driver_joins(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match=f"--address '{address}' is no address that a driver joins") as raised:
+        session.reach(address)
+    assert "cardialign submit" in raised.value.remedy and "HOST:6379" in raised.value.remedy
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UsageError, match="RAY_ADDRESS"):
+        session.reach("auto")
 
 
 def test_a_place_without_space_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

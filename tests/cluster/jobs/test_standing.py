@@ -195,3 +195,16 @@ def test_a_job_that_the_cluster_has_forgotten_is_submitted_again(cardialign: Com
     answer = cardialign("status", "one", "--address", board.address)
     assert answer.code == 1 and "knows no job 'one'" in answer.json["problem"]
     assert "goes on from its newest checkpoint" in answer.json["remedy"]
+
+
+def test_a_folder_without_a_run_is_told_as_that_where_no_cluster_is_named(
+    cardialign: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for word in (tmp_path, tmp_path / "typo"):
+        answer = cardialign("status", word)
+        assert answer.code == 2 and f"{word} holds no run that this machine sees" in answer.json["problem"]
+    assert "no cluster is named" in cardialign("status", "nightly").json["problem"]
+    stop, logs = cardialign("stop", tmp_path), cardialign("logs", tmp_path)
+    assert stop.code == logs.code == 2 and f"touch {tmp_path}/STOP" in stop.json["remedy"]
+    assert "--rank 0" in logs.json["remedy"]

@@ -80,6 +80,13 @@ def test_what_travels_is_the_package_and_nothing_beside_it(
         ([*RUN[1:-1], "~/a"], "~/a means the home folder of this machine"),
         ([*RUN[1:4], "--shards", "set", *RUN[-2:]], "--shards set is relative"),
         ([*RUN[1:4], "--mixture", "set=1", *RUN[-2:]], "--mixture set is relative"),
+        (["cardialign", *RUN[1:]], "begins with cardialign"),
+        (["/usr/bin/python3.11", "-m", "cardialign", *RUN[1:]], "begins with /usr/bin/python3.11"),
+        (["demo"], "--out demo, which nobody gave, is relative"),
+        (
+            ["evaluate", "grid", "--encoder", "models:/a@b", "--sets", "csn=work/csn", "--out", "/s/g"],
+            "--sets work/csn is relative",
+        ),
         ([*RUN[1:], "--stepps", "3"], "unknown option --stepps"),
         ([*RUN[1:], "--lr", "fast"], "optimizer.lr"),
         ([*RUN[1:], "--gpu-kind", "H100", "--device", "cpu"], "exclude each other"),
@@ -96,6 +103,26 @@ def test_words_are_judged_before_anything_is_sent(
     assert answer.code == 2 and problem in result_of(answer)["problem"]
     assert "hunter2" not in answer.out + answer.err
     assert not board.asked
+
+
+def test_a_command_that_names_no_place_of_this_machine_is_taken(cardialign: Command, board: Dashboard) -> None:
+    answer = submit(cardialign, board, inner=["--", "doctor"])
+    assert answer.code == 0, answer.err
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"), [(("--name", " "), "is empty"), (("--name", "a", "--wheel", "/no/x.whl"), "/no/x.whl cannot")]
+)
+def test_what_is_wrong_on_every_cluster_is_told_without_one(
+    cardialign: Command, words: tuple[str, ...], problem: str
+) -> None:
+    answer = cardialign("submit", "--address", "http://127.0.0.1:1", "--json", *words, "--", "doctor", plain=True)
+    assert answer.code == 2 and problem in result_of(answer)["problem"]
+
+
+def test_a_command_that_stands_before_the_dashes_is_told_to_stand_behind_them(cardialign: Command) -> None:
+    answer = cardialign("submit", "--name", "a", "pretrain", "--recipe", "cardialign-tiny")
+    assert answer.code == 2 and "behind --: cardialign submit ... -- pretrain" in answer.json["remedy"]
 
 
 @pytest.mark.parametrize("place", ["/tmp/runs/a", "/dev/shm/a", "HOME/runs/a"])

@@ -65,6 +65,7 @@ def test_a_run_is_planned_as_it_went(cardialign: Call, finished: Path) -> None:
     shown = cardialign("plan", "--against", finished, plain=True).out
     assert "predicted, not measured: simclr-tiny" in shown and "anonymous memory" in shown
     assert "and as much host memory, ranks together" in shown
+    assert "MALLOC_MMAP_THRESHOLD_=65536" in shown, "what comes on top where a run was not asked to give back"
 
 
 def test_memory_is_written_rank_by_rank(finished: Path) -> None:
@@ -102,6 +103,18 @@ def test_a_run_that_is_not_finished_or_of_another_recipe_is_refused(
     assert unfinished.code != 0 and "step 1 of 2" in unfinished.json["problem"]
     nothing = cardialign("plan", "--against", tmp_path / "nowhere")
     assert nothing.code != 0 and "nowhere" in nothing.json["problem"]
+    assert "kind of machine" not in nothing.json["problem"], "the run would have said it"
+
+
+def test_a_memory_file_of_another_form_is_no_defect(cardialign: Call, finished: Path, tmp_path: Path) -> None:
+    """A run without Ray has no other file that says how many steps it has; one with Ray has."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / MEMORY).write_text(json.dumps({"ranks": [{"peak": 1}]}))
+    assert "is not finished" in cardialign("plan", "--against", run).json["problem"]
+    (run / "result.json").write_text(json.dumps({"steps": 2, "total_steps": 2}))
+    row = rows_of(cardialign("plan", "--against", run, "--kind", "CPU"))[MEMORY_ROW]
+    assert row["measured"] is None and row["predicted"] > 0
 
 
 @pytest.fixture(scope="module")

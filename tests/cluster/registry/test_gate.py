@@ -318,6 +318,13 @@ def test_a_requirement_that_nothing_here_can_fulfil_says_so(text: str, told: str
     assert told in said and bool(told) == bool(said)
 
 
+def test_words_of_the_command_are_judged_without_a_store(cardialign: Callable[..., Any], tmp_path: Path) -> None:
+    words = ("registry", "promote", "a@candidate", "--tracking-uri", f"sqlite:///{tmp_path / 'none.db'}")
+    told = cardialign(*words, "--require", "a@b@c")
+    assert told.code == 2 and "names no evaluation" in told.json["problem"]
+    assert "no.yaml cannot be read" in cardialign(*words, "--policy", tmp_path / "no.yaml").json["problem"]
+
+
 @pytest.mark.parametrize("text", ["", "a@b@c", "clean-v2:x@10", "linear-probe:x@0", "linear-probe:x@101", "a\nb"])
 def test_words_that_name_no_evaluation_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="names no evaluation"):

@@ -149,6 +149,13 @@ def test_aliases_move_and_figures_follow_the_version(
         "trained_on": {"status": "found", "records": 12, "note": "12 of 40 records are of patients it was trained on"},
     }
     log_evaluation("models:/second@staging", store[0], "zero-shot/trial", result)
+    clean = {**result, "ledger": [], "trained_on": {**result["trained_on"], "status": "none", "records": 0}}
+    log_evaluation("models:/second/1", store[0], "zero-shot/clean", clean)
+    log_evaluation("models:/second/1", store[0], "zero-shot/odd", {**clean, "trained_on": None})
+    plain = cardialign("registry", "list", "--tracking-uri", store[0], plain=True).out
+    assert "zero-shot/trial/macro 0.9 (SCORED ON RECORDS THAT IT WAS TRAINED ON)" in plain
+    assert "zero-shot/clean/macro 0.9  " in plain, "beside a figure of new patients nothing is said"
+    assert "zero-shot/odd/macro 0.9 (whether it was trained on these records is not known)" in plain
     rows = {
         row["version"]: row
         for row in cardialign("registry", "list", "--tracking-uri", store[0]).json["encoders"]
@@ -156,6 +163,7 @@ def test_aliases_move_and_figures_follow_the_version(
     }
     assert rows[2]["aliases"] == ["candidate", "staging"] and rows[1]["aliases"] == []
     assert rows[2]["metrics"] == {"zero-shot/trial/macro": 0.9}
+    assert rows[2]["seen"] == {"zero-shot/trial/macro": "found"}
     line = result["ledger"][0]["line"]
     assert rows[2]["ledger"] == {"zero-shot/trial": line} and rows[1]["ledger"] == {}
     client = open_client(store[0])

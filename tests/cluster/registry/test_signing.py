@@ -212,8 +212,9 @@ def test_keys_that_sign_nothing_are_told_from_those_that_do(
         with pytest.raises(UserError, match=why):
             SigningKey.open(path)
     for path in (keys / "ann.pem", public_pem(rsa.generate_private_key(65537, 2048), tmp_path / "r.pem"), tmp_path):
-        with pytest.raises(UserError, match=r"private key|curves|directory"):
+        with pytest.raises(UserError, match=r"private key|curves|directory") as raised:
             TrustedKey.open(path)
+        assert "make one" not in raised.value.remedy, "who verifies makes no key"
     monkeypatch.setenv(PASSWORD, "s3cret")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "a").write_text("a")

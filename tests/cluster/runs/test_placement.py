@@ -67,6 +67,14 @@ def placed(*words: str) -> Placement:
     return placement_of(parser.parse_args(list(words)))
 
 
+def test_a_word_that_would_pass_over_another_is_refused() -> None:
+    assert placed("--label", "zone=a", "--label", "zone=a", "--label", "rack=1").labels == {"zone": "a", "rack": "1"}
+    with pytest.raises(UsageError, match="--label zone is given as a and as b"):
+        placed("--label", "zone=a", "--label", "zone=b")
+    with pytest.raises(UsageError, match="--resource disk is given as 1"):
+        placed("--resource", "disk=1", "--resource", "disk=2")
+
+
 def test_words_become_what_ray_train_is_asked() -> None:
     placement = placed(
         "--gpu-kind", "nvidia h100", "--label", "zone=eu-1", "--resource", "fast_disk=0.5", "--cpus-per-worker", "8",

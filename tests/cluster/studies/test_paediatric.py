@@ -109,6 +109,8 @@ def test_options_of_other_studies_are_refused_before_anything_is_made(tmp_path: 
 
 
 def test_another_study_asks_for_its_shards(cardialign: Call, tmp_path: Path) -> None:
+    unknown = cardialign("study", "partz", "--out", tmp_path / "out")
+    assert unknown.code == 2 and "partz" in unknown.json["problem"], "its name is looked at before its records"
     answer = cardialign("study", "parts", "--out", tmp_path / "out")
     assert answer.code == 2 and "--shards" in answer.err
 

@@ -111,3 +111,5 @@ def test_a_run_that_cannot_serve_its_metrics_says_so_before_it_changes_anything(
     assert cardialign(*words, "--metrics-port", 70_000).code == 2
     unset = cardialign(*words, "--metrics-port", 0, "--metrics-host", "")
     assert unset.code == 2 and "--metrics-host is empty" in unset.json["problem"], "it is not opened to everyone"
+    alone = cardialign(*words, "--metrics-host", "0.0.0.0")
+    assert alone.code == 2 and "--metrics-host 0.0.0.0 serves nothing without a port" in alone.json["problem"]

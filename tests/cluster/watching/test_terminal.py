@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from cardialign.cluster.watching.cause import Cause
 from cardialign.cluster.watching.state import CheckpointState, Restart, RunState
@@ -69,6 +72,16 @@ def test_a_terminal_gets_one_view_that_is_renewed_until_the_run_ends() -> None:
     failed = replace(RUNNING, state="failed", failure={"problem": "the disk is full", "remedy": "free space"})
     text = seen(Terminal(), RUNNING, failed)
     assert "\x1b[" in text and "250 of 1000" in text and "the disk is full" in text and "free space" in text
+
+
+@pytest.mark.parametrize("width", [20, 28, 39, 40, 80])
+def test_words_stay_whole_on_a_terminal_of_any_width(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    screen = seen(Terminal(), replace(RUNNING, state="finished"))
+    told = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|[│╭╮╰╯]", " ", screen)
+    for word in ("finished", "straggler", "checkpoint", "compute", "1.2346", "321.4", "killed", "1m35s", "node-b"):
+        assert word in told, word
+    assert max(len(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line).strip()) for line in screen.splitlines()) <= width
 
 
 def test_text_of_a_run_neither_moves_the_cursor_nor_becomes_markup() -> None:

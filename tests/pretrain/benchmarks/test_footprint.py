@@ -53,6 +53,33 @@ def test_autocast_and_attention_of_a_device_on_tensors_without_storage() -> None
     assert live.highest < 4 * 2 * 3 * 1000 * 1000 / 4  # no matrix of scores, of which there are two in the plain form
 
 
+def test_a_second_block_of_the_same_shapes_is_counted_as_the_first() -> None:
+    """Shapes are remembered by all that decides them: 2 and 2.0 make different types of whole numbers."""
+    live = LiveStorages([])
+    with live:
+        whole = torch.zeros(10, dtype=torch.int32, device="meta")
+        made = [whole * 2, whole * 2.0, whole * 2, whole * 2.0, whole.view(2, 5) * 2, whole.unsqueeze(0)]
+    assert [each.dtype for each in made[:4]] == [torch.int32, torch.float32, torch.int32, torch.float32]
+    assert [tuple(each.shape) for each in made] == [(10,)] * 4 + [(2, 5), (1, 10)]
+    assert (live.live, live.moved) == (6 * 40, 40 + 5 * 80)  # a view is no block; each product reads one and makes one
+    counted = [_blocks(depth) for depth in (1, 2, 3)]
+    assert counted[2].flop - counted[1].flop == counted[1].flop - counted[0].flop > 0
+    assert counted[2].live - counted[1].live == counted[1].live - counted[0].live == 4 * (4 * 12 * 16)
+
+
+def _blocks(depth: int) -> LiveStorages:
+    """Of so many equal layers on 3 rows of 4 tokens: product, norm, gelu and a sum, all kept."""
+    weight, live, kept = torch.zeros(16, 16, device="meta"), LiveStorages([]), []
+    with live:
+        x = torch.zeros(12, 16, device="meta")
+        for _ in range(depth):
+            kept += [x @ weight, F.layer_norm(x, (16,), weight[0], weight[0])[:]]
+            kept += [F.gelu(kept[-1]), x]
+            x = x + kept[-2]
+        live.kept = kept  # type: ignore[attr-defined]
+    return live
+
+
 def test_what_a_forward_pass_keeps_is_what_pytorch_saves() -> None:
     config = small_config(method={"name": "siglip"})
     counted = count_footprint(config, SPEC, "cpu", ROWS, ROWS)
