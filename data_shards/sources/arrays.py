@@ -93,7 +93,13 @@ class Arrays(MappedFolder):
         }
 
     def _files(self) -> Iterator[str]:
-        return (path for path in self._find(SUFFIXES) if (self.root / path).resolve() not in self._given_tables)
+        for path in self._find(SUFFIXES):
+            if not self._is_table(path):
+                yield path
+        self._unseen[:] = [each for each in self._unseen if not self._is_table(each.path)]
+
+    def _is_table(self, path: str) -> bool:
+        return (self.root / path).resolve() in self._given_tables
 
     def _names_of(self, path: str) -> list[str]:
         name = path.rpartition("/")[2]
