@@ -82,6 +82,7 @@ def write_listing(
     hold, when nothing is kept, and when the disk is full.
     """
     hashes = array("q")
+    others: set[int] = set()
     kept = 0
     shown = time.monotonic()
     with _SliceWriter(path, source.name, entries_per_slice) as writer:
@@ -97,15 +98,19 @@ def write_listing(
                 shown = time.monotonic()
                 progress(len(hashes))
             elsewhere = folds is not None and isinstance(fold := entry.meta.get("fold"), int) and fold not in folds
-            if not elsewhere and (limit is None or kept < limit):
+            if elsewhere:
+                others.add(entry.meta["fold"])
+            elif limit is None or kept < limit:
                 writer.add(entry)
                 kept += 1
         listing = writer.end()
     _check_distinct(source, hashes)
     if not kept:
+        there = sorted(others)
         raise DataError(
             f"{source.name}: no record to read under {source.root}"
-            + (f" in folds {list(folds)}" if folds is not None else "")
+            + (f" in folds {list(folds)}" if folds is not None else ""),
+            f"its {len(hashes)} records are in the folds {', '.join(map(str, there[:20]))}" if there else "",
         )
     log.info("listing source=%s records=%d kept=%d bytes=%d", source.name, len(hashes), kept, path.stat().st_size)
     return listing

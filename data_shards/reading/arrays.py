@@ -21,7 +21,8 @@ from numpy.lib import format as npy
 
 from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.files import UNREADABLE_ARRAY
-from cardialign.data_shards.reading.csv_signal import is_number, rates_of_time, read_csv_signal, same_leads
+from cardialign.data_shards.reading.clocks import rates_of_time, rows_out_of_order
+from cardialign.data_shards.reading.csv_signal import is_number, read_csv_signal, same_leads
 from cardialign.data_shards.reading.units import millivolts_of
 from cardialign.data_shards.reading.wfdb.leads import row_of
 
@@ -47,14 +48,25 @@ LEADS = (
     *("sig_name", "sig_names", "signal_names"),
 )
 UNITS = ("unit", "units", "signal_unit", "signal_units", "physical_unit", "physical_units", "phys_unit")
+GAINS = ("gain", "adc_gain", "counts_per_mv", "gains", "adc_gains", "counts_per_millivolt")
+BASELINES = ("baseline", "adc_zero")
+_NO_HEART_RATE = 250
+"""From here on a number called `rate` is one of samples, not of beats."""
 _PER_SECOND = {"": 1.0, "s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e3, "us": 1e6}
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
+def _letters(name: str) -> str:
+    return "".join(each for each in name.casefold() if each.isalnum())
+
+
+_FACTS = frozenset(map(_letters, (*RATES, *PERIODS, *LEADS, *UNITS, *GAINS, *BASELINES)))
+
+
 @dataclass(frozen=True)
 class ArrayFile:
-    """values: the signal as stored, 2-D; columns: the names in a CSV's first line, () without; others: the small
-    further arrays of an .npz."""
+    """values: the signal as stored, 2-D; columns: the names of a CSV's columns, () without; others: the small further
+    arrays of an .npz, or what a CSV says in its comments."""
 
     values: np.ndarray
     columns: tuple[str, ...] = ()
@@ -96,6 +108,8 @@ class ArrayFile:
                     "bad-format", f"{where}: {name} says {array.min():g} to {array.max():g}, expected one for all"
                 )
         told = {name: value for name in names if (value := self.scalar(name)) is not None}
+        if names is RATES and (rate := self.scalar("rate")) is not None and rate >= _NO_HEART_RATE:
+            told["rate"] = rate
         if given is not None:
             told[giver] = given
         if len(set(told.values())) > 1:
@@ -113,6 +127,10 @@ class ArrayFile:
             name: each for name, each in self.others.items() if each.shape == (samples,) and each.dtype.kind in "iuf"
         }
         return list(found), np.stack(list(found.values()), axis=1) if found else np.empty((0, 0))
+
+    def disorder(self) -> str:
+        """Where the times or numbers of its samples are out of order or leave some out, in words; "" where not."""
+        return rows_out_of_order(*self.times())
 
     def rates(self) -> list[float]:
         """Hz that the times of its samples, or the time between two of them, may mean; [] when it says neither."""
@@ -178,8 +196,8 @@ def read_array(path: Path, member: str = "") -> ArrayFile:
         if not stat.S_ISREG(mode):  # a pipe would hold up whoever opens it
             raise RecordRejected("bad-format", f"{path}: not a file")
         if path.suffix == ".csv":
-            values, names = read_csv_signal(path)
-            return ArrayFile(_checked(values, path), names)
+            text = read_csv_signal(path)
+            return ArrayFile(_checked(text.values, path), text.columns, text.facts)
         with path.open("rb") as file:
             if file.read(4) == b"PK\x03\x04":
                 return _read_npz(path, member)
@@ -187,6 +205,10 @@ def read_array(path: Path, member: str = "") -> ArrayFile:
             shape, _, dtype = _header(file)
             held = path.stat().st_size - file.tell()
             _judge(shape, dtype, held, str(path))
+            if held > _bytes(shape, dtype):
+                raise RecordRejected(
+                    "bad-format", f"{path}: {held - _bytes(shape, dtype)} bytes follow its array: a second one?"
+                )
             file.seek(0)
             return ArrayFile(_checked(npy.read_array(file, allow_pickle=False), path))
     except FileNotFoundError:
@@ -238,16 +260,30 @@ def _read_npz(path: Path, member: str) -> ArrayFile:
             raise RecordRejected("bad-format", f"{path}: {chosen!r} is no array of numbers")
         _judge(head[0], head[1], held[chosen].file_size, f"{path}: {chosen!r}")
         values = _array_of(archive, held[chosen])
-        small = {
-            name: head
-            for name, head in heads.items()
-            if head is not None and name != chosen and _bytes(*head) <= LARGEST_FACT and head[1].kind in "iufUS"
-        }
         others: dict[str, np.ndarray] = {}
-        for name in small:
-            with suppress(*UNREADABLE_ARRAY):  # an array that nobody asked for may be damaged
-                others[name] = _array_of(archive, held[name])
+        for name, head in heads.items():
+            if head is not None and name != chosen and _bytes(*head) <= LARGEST_FACT and head[1].kind in "iufUS":
+                with suppress(*UNREADABLE_ARRAY):  # an array that nobody asked for may be damaged
+                    others[name] = _array_of(archive, held[name])
+        unread = {name: head for name, head in heads.items() if name != chosen and name not in others}
+    _refuse_unread_facts(unread, values.shape, path)
     return ArrayFile(_checked(values, path), others=others)
+
+
+def _refuse_unread_facts(
+    unread: Mapping[str, tuple[tuple[int, ...], np.dtype] | None], signal: tuple[int, ...], path: Path
+) -> None:
+    """Raises RecordRejected where an array that was not read says by its name, or as one object for each lead, what the
+    signal is: passed over, the signal would be taken for something else."""
+    for name, head in unread.items():
+        objects = head is not None and head[1].hasobject
+        if _letters(name) in _FACTS or (objects and head is not None and head[0] in {(size,) for size in signal}):
+            why = "holds objects, which may be code" if objects else "cannot be read"
+            raise RecordRejected(
+                "bad-format",
+                f"{path}: {name!r} says something about the signal and {why}; save it as plain words or numbers "
+                f"({name}=numpy.array({name}, dtype=str)), or leave it out",
+            )
 
 
 def _head_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype] | None:
@@ -294,10 +330,6 @@ def _checked(array: np.ndarray, path: Path) -> np.ndarray:
             "bad-format", f"{path}: an array of {array.dtype} {array.shape}, expected numbers (leads, samples)"
         )
     return array
-
-
-def _letters(name: str) -> str:
-    return "".join(each for each in name.casefold() if each.isalnum())
 
 
 def _text(value: object) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cardialign.data_shards.errors import RecordRejected
+from cardialign.data_shards.reading.csv_notes import Notes, facts_in, names_in, notes_of, with_units
 from cardialign.data_shards.reading.wfdb.leads import may_be_lead, name_and_unit, plain_name
 
 LARGEST = 1 << 30
@@ -25,9 +26,13 @@ _MARKS = (";", "\t", "|", ",")
 _SAID = re.compile(r'"?sep=([;,|\t])"?')
 """The first line by which a table tells Excel what separates its fields."""
 _BLANKS = r"\s+"
+_MINUTES = re.compile(r"^(\d+:\d\d[.,]\d+)$")
+"""Minutes and seconds with a fraction."""
+_NO_TEXT = {b"\x1f\x8b": "a gzip file", b"PK\x03\x04": "a ZIP archive or Excel workbook", b"\x93NUM": "a .npy array"}
+_NO_VALUE = ["-", *(f"{sign}1.#{word}" for sign in ("", "-") for word in ("QNAN", "SNAN", "IND", "INF", "NAN"))]
+_NO_VALUE += ["nan(ind)", "-nan(ind)", "#DIV/0!", "#NUM!", "#VALUE!", "#REF!", "#NULL!", "#NAME?"]
+"""What rdsamp, C on Windows and spreadsheets write where there is no number, beside the words that pandas knows."""
 _WORDS = {";": "';'", "\t": "a tab", "|": "'|'", ",": "','", _BLANKS: "blanks"}
-_TIME = re.compile(r"(?:time|t|zeit|elapsed(?: time)?|sec|secs|seconds|ms|msec|milliseconds|us)(?:$|[\s_(\[/,].*)")
-_PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6}
 
 
 @dataclass(frozen=True)
@@ -37,18 +42,25 @@ class _Dialect:
     quoted: bool
 
 
-def read_csv_signal(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The numbers of a CSV as (rows, columns), and the names in its first line, () without.
+@dataclass(frozen=True)
+class TextSignal:
+    """values: (rows, columns); columns: their names, () without; facts: what lines that begin with # say, by name."""
 
-    Commas, semicolons, tabs, bars or blanks between numbers; decimal commas where a comma separates nothing; lines that
-    begin with # left out; UTF-8, or UTF-16 with its mark. Raises FileNotFoundError, and RecordRejected("bad-format")
-    for what is no table of numbers or may be read in two ways.
+    values: np.ndarray
+    columns: tuple[str, ...]
+    facts: dict[str, np.ndarray]
+
+
+def read_csv_signal(path: Path) -> TextSignal:
+    """The numbers of a CSV, the names in its first line, and what its comments say.
+
+    Commas, semicolons, tabs, bars or blanks between numbers; decimal commas where a comma separates nothing; a second
+    row of units; lines that begin with # are no rows, and may hold the names (numpy.savetxt) or facts; UTF-8, or UTF-16
+    with its mark. Raises FileNotFoundError, RecordRejected("truncated-signal") where the last row is shorter than the
+    first, and RecordRejected("bad-format") for what is no table of numbers or may be read in two ways.
     """
-    size = path.stat().st_size
-    if size > LARGEST:
-        raise RecordRejected("bad-format", f"{path}: {size} bytes, a signal as text has at most {LARGEST}")
-    with path.open("rb") as file:
-        encoding = "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    encoding = _encoding(path)
+    notes = notes_of(path, encoding)
     with path.open(encoding=encoding, errors="replace") as stream:
         told = _told(stream)
         top = _sample(told)
@@ -56,25 +68,48 @@ def read_csv_signal(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
         top = top[1:] if said else top
         if not top:
             raise RecordRejected("bad-format", f"{path}: an empty file, expected one row per sample")
-        number, head = top[0]
         separator = said[1] if said else _separator([line for _, line in top])
-        quoted = '"' in head or any('"' in line for _, line in top[1:3])
-        names = _fields(head, separator, quoted)
+        quoted = any('"' in line for _, line in top[:3])
+        names = _fields(top[0][1], separator, quoted)
         counted = _counted(names)
         named = counted or not all(is_number(word) or is_number(word.replace(",", ".")) for word in names)
-        lines = itertools.chain((line for _, line in top[named:]), (line for _, line in told))
+        units = with_units(names, _fields(top[1][1], separator, quoted)) if named and len(top) > 2 else None
+        rows = top[named + (units is not None) :]
+        lines = itertools.chain((line for _, line in rows), (line for _, line in told))
         dialect = _Dialect(separator, _decimal(lines, separator, quoted, path), quoted)
     if named and not counted and len(names) > MOST_NAMES:
         raise RecordRejected("bad-format", f"{path}: a first line of {len(names)} names, expected one per lead")
+    if rows and (held := len(_fields(notes.last, separator, quoted))) < len(_fields(rows[0][1], separator, quoted)):
+        raise RecordRejected("truncated-signal", f"{path}: its last row has {held} values, its first {len(names)}")
+    skip = rows[0][0] if rows else top[-1][0] + 1
+    given = [] if counted else (units or names) if named else _names_of_notes(notes, names, separator, quoted)
+    facts = facts_in([text for line, text in zip(notes.lines, notes.texts, strict=False) if line < skip])
     columns: tuple[str, ...] = ()
     try:
         if len(names) > MOST_NAMES:
-            rows = _wide(path, number + named, dialect, encoding)
+            values = _wide(path, skip, dialect, encoding)
         else:
-            rows, columns = _tall(path, number + named, [] if counted else names * named, dialect, encoding)
-        return rows[:, 1:] if counted and not names[0] else rows, columns
-    except (pd.errors.ParserError, OverflowError, csv.Error) as error:
+            after = [line for line in notes.lines if line >= skip]
+            values, columns = _tall(path, [*range(skip), *after] if after else skip, given, dialect, encoding)
+        return TextSignal(values[:, 1:] if counted and not names[0] else values, columns, facts)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, OverflowError, csv.Error) as error:
         raise RecordRejected("bad-format", f"{path}: {type(error).__name__}: {str(error)[:300]}") from None
+
+
+def _encoding(path: Path) -> str:
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise RecordRejected("bad-format", f"{path}: {size} bytes, a signal as text has at most {LARGEST}")
+    with path.open("rb") as file:
+        start = file.read(4)
+    kind = next((kind for mark, kind in _NO_TEXT.items() if start.startswith(mark)), None)
+    if kind is not None:
+        raise RecordRejected("bad-format", f"{path} is {kind}, no table of text")
+    return "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def _names_of_notes(notes: Notes, first: Sequence[str], separator: str, quoted: bool) -> list[str]:
+    return names_in(notes.texts, len(first), lambda text: _fields(text, separator, quoted))
 
 
 def _counted(names: Sequence[str]) -> bool:
@@ -95,29 +130,6 @@ def is_number(word: str) -> bool:
 def same_leads(one: Sequence[str], other: Sequence[str]) -> bool:
     """Whether two lists name the same leads in the same order, however they spell them."""
     return list(map(plain_name, one)) == list(map(plain_name, other))
-
-
-def rates_of_time(names: Sequence[str], values: np.ndarray) -> list[float]:
-    """Hz that the column of times of a table, (rows, columns) with these names, may mean; [] when it has none.
-
-    Where the name does not say the unit, seconds, milliseconds and microseconds are possible.
-    """
-    for place, name in enumerate(names):
-        word = name.strip().casefold()
-        if not _TIME.fullmatch(word) or len(values) < 3:
-            continue
-        steps = np.diff(values[:, place].astype(np.float64))
-        if not np.isfinite(steps).all() or steps.min() < 0 or steps.max() == 0:
-            continue
-        step = float(steps.mean())
-        if step == 1.0:  # the number of the sample
-            continue
-        unit = re.search(r"(?<![a-z])(ms|msec|milliseconds|us|µs|s|sec|secs|seconds)(?![a-z])", word)
-        if unit is None:
-            return [per_second / step for per_second in _PER_SECOND.values()]
-        short = "ms" if unit[1].startswith("m") else "us" if unit[1] in ("us", "µs") else "s"
-        return [_PER_SECOND[short] / step]
-    return []
 
 
 def _told(stream: Iterator[str]) -> Iterator[tuple[int, str]]:
@@ -160,7 +172,7 @@ def _fields(line: str, separator: str, quoted: bool) -> list[str]:
             raise ValueError(f"fields in quotes: {error}") from None
     else:
         words = line.split(separator)
-    return [word.strip(' "') for word in words]
+    return [word.strip(" '\"") for word in words]
 
 
 def _decimal(lines: Iterator[str], separator: str, quoted: bool, path: Path) -> str:
@@ -198,16 +210,16 @@ def _decimal(lines: Iterator[str], separator: str, quoted: bool, path: Path) -> 
 
 
 def _tall(
-    path: Path, skip: int, names: list[str], dialect: _Dialect, encoding: str
+    path: Path, skip: int | list[int], names: list[str], dialect: _Dialect, encoding: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """One row per sample, from line number `skip` on."""
+    """One row per sample, from line number `skip` on, or all lines but these."""
     frame = pd.read_csv(
         path,
         header=None,
         skiprows=skip,
         sep=dialect.separator,
         decimal=dialect.decimal,
-        comment="#",
+        na_values=_NO_VALUE,
         encoding=encoding,
         encoding_errors="replace",
         skipinitialspace=dialect.quoted,
@@ -270,8 +282,10 @@ def _without_words(frame: pd.DataFrame, names: list[str]) -> tuple[pd.DataFrame,
 
 
 def _seconds(column: pd.Series) -> pd.Series | None:
-    """`00:00:00.002`, `0 days 00:00:00.002`, `2020-01-01 00:00:00.002` -> seconds from the first; None for other words,
-    and for clocks that stand still for most of the samples."""
+    """`00:00:00.002`, `0:00.002`, `0 days 00:00:00.002`, `2020-01-01 00:00:00.002` -> seconds from the first; None for
+    other words, and for clocks that stand still for most of the samples."""
+    column = column.astype(str).str.strip(" '\"")
+    column = column.str.replace(_MINUTES, r"00:\1", regex=True)
     for times in (
         pd.to_timedelta(column, errors="coerce").to_numpy(),
         pd.to_datetime(column, errors="coerce", format="ISO8601", utc=True).to_numpy(dtype="datetime64[ns]"),

@@ -13,6 +13,7 @@ import pyarrow.csv as pa_csv
 
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.files import sha256_of
+from cardialign.data_shards.reading.open_quotes import judge_quotes
 
 MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "#n/a", "nat", "none", "null"})
 """What tools write for an empty field (pandas with `na_rep` or `astype(str)`, R, SQL dumps, spreadsheets); in lower
@@ -48,9 +49,11 @@ def read_table(
     them named).
     """
     with _csv_errors(path):
-        return pa_csv.read_csv(
+        table = pa_csv.read_csv(
             path, parse_options=_PARSE, convert_options=_conversion(path, required, categorical, optional)
         )
+    judge_quotes(path, table)
+    return table
 
 
 def stream_table(
@@ -60,7 +63,9 @@ def stream_table(
     with _csv_errors(path):
         conversion = _conversion(path, required, categorical, optional)
         with pa_csv.open_csv(path, parse_options=_PARSE, convert_options=conversion) as reader:
-            yield from reader
+            for batch in reader:
+                judge_quotes(path, batch)
+                yield batch
 
 
 def rows_of(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[dict[str, str]]:

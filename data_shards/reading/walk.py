@@ -12,6 +12,9 @@ import pyarrow.compute as pc
 
 PACKED_FROM = 1 << 16
 """Names of one folder that are sorted as Python strings; more are kept as bytes, at their length and 12 bytes each."""
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".z", ".zip", ".7z")
+_OTHER_FORMS = (".edf", ".bdf", ".gdf", ".dcm", ".scp", ".aecg", ".h5", ".hdf5")
+"""Suffixes of files that hold recordings whatever the set; tables and texts may lie in any folder."""
 LeaveOut = Callable[[str, Iterable[str]], Collection[str]]
 
 
@@ -19,8 +22,8 @@ LeaveOut = Callable[[str, Iterable[str]], Collection[str]]
 class NotSeen:
     """Something below a root that the walk could not look at.
 
-    path: relative to the root. reason: unreadable-folder, broken-link, link-loop, not-a-file or other-case. detail: in
-    words.
+    path: relative to the root. reason: unreadable-folder, broken-link, link-loop, not-a-file, other-case, packed or
+    other-form. detail: in words.
     """
 
     path: str
@@ -38,7 +41,8 @@ def find_files(
     memory are the names of the folders on the way to where the walk is, and one path per link to a folder.
 
     not_seen: gets what may hold records and could not be looked at: folders that cannot be listed, links that lead
-    nowhere or back up, pipes and devices with a wanted name, suffixes in other letters (`.HEA`).
+    nowhere or back up, pipes and devices with a wanted name, suffixes in other letters (`.HEA`), wanted files that are
+    packed (`.csv.gz`), and recordings of another form (`.edf`).
     """
     walk = _Walk(root, tuple(suffixes), leave_out, [] if not_seen is None else not_seen)
     yield from walk.below("", os.path.realpath(root))
@@ -49,6 +53,7 @@ class _Walk:
         self, root: Path, suffixes: tuple[str, ...], leave_out: LeaveOut | None, not_seen: list[NotSeen]
     ) -> None:
         self._root, self._suffixes, self._leave_out, self._not_seen = root, suffixes, leave_out, not_seen
+        self._packed = tuple(suffix + packed for suffix in suffixes for packed in _PACKED)
         self._real_root = os.path.realpath(root).rstrip("/")
         self._ways = {self._real_root or "/": ""}
         """Real folder -> where the walk came to it: the root, and each folder that a link was followed to."""
@@ -131,6 +136,10 @@ class _Walk:
                 self._miss(folder + name, "broken-link", f"a link to {os.readlink(each.path)!r}, which is not there")
             elif name.lower().endswith(self._suffixes):
                 self._miss(folder + name, "other-case", f"not read: its suffix is not {_either(self._suffixes)}")
+            elif name.lower().endswith(self._packed):
+                self._miss(folder + name, "packed", "not read: unpack it")
+            elif name.lower().endswith(_OTHER_FORMS):
+                self._miss(folder + name, "other-form", "not read: a recording of another form than the set's")
         except OSError as error:
             self._miss(folder + name, "broken-link", f"cannot be looked at: {_words(error)}")
         return ""

@@ -11,19 +11,17 @@ from typing import Any
 import numpy as np
 
 from cardialign.data_shards.errors import RecordRejected, UsageError
-from cardialign.data_shards.reading.arrays import RATES, SUFFIXES, ArrayFile, leads_first, read_array
+from cardialign.data_shards.reading.arrays import BASELINES, GAINS, RATES, SUFFIXES, ArrayFile, leads_first, read_array
 from cardialign.data_shards.reading.csv_signal import same_leads
 from cardialign.data_shards.reading.units import is_counts, millivolts_of
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
-from cardialign.data_shards.reading.wfdb.leads import name_and_unit, row_of
+from cardialign.data_shards.reading.wfdb.leads import name_and_unit, row_of, rows_of
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.shared.folder import number
 from cardialign.data_shards.sources.shared.mapped_folder import MappedFolder
 from cardialign.data_shards.sources.shared.record import assemble
 
-_GAINS = ("gain", "adc_gain", "counts_per_mv", "gains", "adc_gains", "counts_per_millivolt")
-_BASELINES = ("baseline", "adc_zero")
 _SCALES = (
     *("scale", "scale_factor", "scaling_factor", "conversion_factor", "multiplier", "lsb", "resolution"),
     *("amplitude_resolution", "mv_per_count", "uv_per_count", "nv_per_count", "mv_per_lsb", "uv_per_lsb", "nv_per_lsb"),
@@ -95,7 +93,13 @@ class Arrays(MappedFolder):
         }
 
     def _files(self) -> Iterator[str]:
-        return (path for path in self._find(SUFFIXES) if (self.root / path).resolve() not in self._given_tables)
+        for path in self._find(SUFFIXES):
+            if not self._is_table(path):
+                yield path
+        self._unseen[:] = [each for each in self._unseen if not self._is_table(each.path)]
+
+    def _is_table(self, path: str) -> bool:
+        return (self.root / path).resolve() in self._given_tables
 
     def _names_of(self, path: str) -> list[str]:
         name = path.rpartition("/")[2]
@@ -111,6 +115,8 @@ class Arrays(MappedFolder):
     def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
         path = self.root / entry.path
         array = read_array(path, self._member)
+        if disorder := array.disorder():
+            raise RecordRejected("bad-format", f"{path}: {disorder}")
         rate = array.agreed(self._rate, RATES, "the option sampling_rate", str(path))
         if rate is None and len(of_times := array.rates()) == 1:
             whole = float(round(of_times[0]))
@@ -128,6 +134,8 @@ class Arrays(MappedFolder):
         if array.columns:
             array = replace(array, columns=names)
         values, leads = leads_first(array, names or self._leads, self._orientation, str(path))
+        if array.columns:  # what is no lead is left out, and may hold anything: times since 1970 are no voltages
+            values = np.where(np.array(rows_of(leads)[0])[:, np.newaxis] < 0, 0, values)
         signal = signal_from_millivolts(values * scale, leads, rate, str(path), gain)
         return assemble(signal, str(path), entry.key, source=self.name, **fields)
 
@@ -155,7 +163,7 @@ class Arrays(MappedFolder):
         if self._counts or any(map(is_counts, units)):
             return self._scale_of_counts(array, gains, scale, len({is_counts(told) for told in units}) > 1, path)
         if self._unit_given is None and array.whole:
-            zero = next((name for name in _BASELINES if any(array.numbers(name))), None)
+            zero = next((name for name in BASELINES if any(array.numbers(name))), None)
             zero = zero or next((name for name in _SCALES if set(array.numbers(name)) - {0, 1}), None)
             if gains is not None or zero is not None:
                 told = f"a {zero}" if gains is None else f"a gain of {gains.flat[0]:g}"
@@ -194,7 +202,7 @@ class Arrays(MappedFolder):
     def _gains_of(self, array: ArrayFile, path: Path) -> np.ndarray | None:
         """The gains that a file has, one or one for each lead; None without."""
         found: dict[str, np.ndarray] = {}
-        for name in _GAINS:
+        for name in GAINS:
             numbers = array.numbers(name)
             one = array.scalar(name)
             if not numbers and one is not None:  # written as text
@@ -211,7 +219,7 @@ class Arrays(MappedFolder):
         self, array: ArrayFile, gains: np.ndarray | None, unit: float | np.ndarray, mixed: bool, path: Path
     ) -> tuple[float | np.ndarray, float | np.ndarray]:
         """unit: mV of the unit that the gains of the file are per."""
-        for name in _BASELINES:
+        for name in BASELINES:
             if any(array.numbers(name)):
                 raise RecordRejected(
                     "bad-format", f"{path}: its {name} is not 0; save the signal without it, or in mV (unit mV)"
@@ -219,7 +227,7 @@ class Arrays(MappedFolder):
         if mixed:
             raise RecordRejected("bad-format", f"{path} holds counts in some leads only: save all leads in one unit")
         if self._counts_per_mv is not None:
-            array.agreed(self._counts_per_mv, _GAINS, "the option gain", str(path))
+            array.agreed(self._counts_per_mv, GAINS, "the option gain", str(path))
             return self._millivolts, self._gain
         if gains is None:
             raise RecordRejected(

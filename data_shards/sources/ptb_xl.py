@@ -144,6 +144,9 @@ class PtbXl(RecordFolder):
     def _described(self) -> dict[str, Any]:
         return {"sampling_rate": self._sampling_rate, "report": self._report}
 
+    def _gives_folds(self) -> bool:
+        return True
+
     def _meta(self, row: dict[str, str], statements: ScpStatements, record: str) -> dict[str, Any]:
         annotations = {name: text for name in _ANNOTATIONS if (text := row.get(name, "").strip(" ,"))}
         meta: dict[str, Any] = {

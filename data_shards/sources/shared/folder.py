@@ -24,7 +24,7 @@ from cardialign.data_shards.sources.shared.demographics import not_understood, p
 from cardialign.data_shards.sources.shared.ids import is_rounded, other_person, plain_id
 from cardialign.data_shards.sources.shared.labels import Labels, LabelTable, label_set_names, read_labels
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, STOP_BELOW, Match, judge
-from cardialign.data_shards.sources.shared.patients import ALONE, SHORTEST_SALT, Folds, Spellings, fold_of, patient_hash
+from cardialign.data_shards.sources.shared.patients import ALONE, SHORTEST_SALT, People, fold_of, patient_hash
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class RecordFolder:
         """
         self._start()
         listed = 0
-        folds, spellings = Folds(self.name), Spellings(self.name)
+        people = People(self.name)
         labels = self._outside_labels()
         match = self._label_match() if labels else None
         for path, name, given in self._listing():
@@ -187,13 +187,9 @@ class RecordFolder:
             told = str(meta.get("patient") or "")
             patient = self._patient_id(self._patient_or(word, told) if "patient" in meta else "", key) or word
             meta["patient"] = patient_hash(patient, self._salt)
-            if patient != word and not patient.startswith(ALONE):
-                spellings.add(patient)
-            if "fold" in meta:
-                folds.add(meta["patient"], meta["fold"], patient)
-            else:
-                folds.without += 1
-                meta["fold"] = fold_of(meta["patient"])
+            named = patient != word and not patient.startswith(ALONE)
+            people.add(meta["patient"], patient, named, meta.get("fold"))
+            meta.setdefault("fold", fold_of(meta["patient"]))
             if match is not None:
                 outside = self._labels_of(labels, word, key, path)
                 if outside is not None:
@@ -204,8 +200,7 @@ class RecordFolder:
             yield Entry(key, path, meta)
             listed += 1
         self._finish(listed)
-        folds.tell(listed)
-        spellings.tell()
+        people.tell(listed, self._gives_folds())
 
     def not_seen(self) -> list[NotSeen]:
         """What the walk could not look at; known after `entries`."""
@@ -231,6 +226,10 @@ class RecordFolder:
 
     def _described(self) -> dict[str, Any]:
         return {}
+
+    def _gives_folds(self) -> bool:
+        """Whether a table of the set has a column of folds."""
+        return False
 
     def _find(self, suffixes: tuple[str, ...], leave_out: LeaveOut | None = None) -> Iterator[str]:
         """The files below the root; what cannot be looked at is kept for `not_seen`."""

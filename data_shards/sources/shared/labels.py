@@ -4,6 +4,7 @@ apart."""
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 Labels = dict[str, tuple[str, ...]]
 """Label set -> codes of one record."""
+_SEVERAL = re.compile(r"\||^\[.*\]$|^\{.*\}$|[^\s,;\d][,;](?=[^\s,;\d])|;|\n")
+"""Marks between labels; a comma before a blank or in a number is one of a sentence (`infarction, old`)."""
 PERSONS = ("subject_id", "subject", "patient_id", "patient", "patientid")
 """Columns of a label table that name whose record it is, in any letter case."""
 
@@ -66,7 +69,7 @@ def read_labels(path: Path, id_column: str) -> LabelTable:
             words[label_set] = LabelWords()
         if label:
             words[label_set].see((label,))
-            several[label] += "|" in label or label[:1] + label[-1:] in ("[]", "{}")
+            several[label] += _SEVERAL.search(label) is not None
         codes = collected.setdefault(record, {}).setdefault(label_set, [])
         if label and label not in codes:
             codes.append(label)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections import Counter
 
 from cardialign.data_shards.sources.shared.matches import EXAMPLES
 
@@ -14,6 +15,26 @@ _LEADING_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 
 SHORTEST_SALT = 16
 """Characters under which a salt can be tried out, and is warned of."""
+
+NOBODY = frozenset(
+    {
+        "anonymous",
+        "anonymized",
+        "anonymised",
+        "anonym",
+        "anon",
+        "unknown",
+        "unk",
+        "patient",
+        "test",
+        "dummy",
+        "xxx",
+        "-1",
+    }
+)
+"""Names that devices and exports give where they name nobody, in small letters."""
+_CROWD, _CROWD_SHARE = 20, 0.05
+"""Records of one patient, and their share of a set, that are told."""
 
 ALONE = "record "
 """What stands before the name of a record whose patient a table does not name: a patient of its own."""
@@ -35,6 +56,30 @@ def fold_of(hashed_patient: str) -> int:
     return 1 + int(hashed_patient, 16) % 10
 
 
+class People:
+    """What is doubtful about the patients of a set as a whole, told at the end of a walk: folds, spellings, and names
+    that stand for nobody."""
+
+    def __init__(self, source: str) -> None:
+        self._folds, self._spellings, self._crowds = Folds(source), Spellings(source), Crowds(source)
+
+    def add(self, hashed: str, patient: str, named: bool, fold: int | None) -> None:
+        """named: whether the set names the patient, who may then have several records."""
+        if named:
+            self._spellings.add(patient)
+            self._crowds.add(hashed, patient)
+        if fold is None:
+            self._folds.without += 1
+        else:
+            self._folds.add(hashed, fold, patient)
+
+    def tell(self, listed: int, gives_folds: bool) -> None:
+        """gives_folds: whether a table has a column of folds, be it blank."""
+        self._folds.tell(listed, gives_folds)
+        self._spellings.tell()
+        self._crowds.tell(listed)
+
+
 class Folds:
     """Which patients a table puts into several folds: training on one of them and testing on another leaks. And how
     many records of a table that has folds are in none of them."""
@@ -50,8 +95,8 @@ class Folds:
         if first != fold:
             self._split.setdefault(patient, {first}).add(fold)
 
-    def tell(self, listed: int) -> None:
-        if self.without and self._first:
+    def tell(self, listed: int, gives_folds: bool) -> None:
+        if self.without and (self._first or gives_folds):
             log.warning(
                 "folds not given source=%s: the table gives no fold to %d of %d records; theirs follows from the hash "
                 "of the patient, so that the folds of this set are no longer the published ones",
@@ -98,3 +143,36 @@ class Spellings:
             len(self._alike),
             "; ".join(" and ".join(repr(name[:60]) for name in names[:4]) for names in some),
         )
+
+
+class Crowds:
+    """Which patients have so many records that their name may stand for nobody (`ANONYMOUS`, `0`): all strangers of an
+    export would be one person, in one fold, and one another's false positives in training."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._records: Counter[int] = Counter()
+        self._names: dict[int, str] = {}
+
+    def add(self, hashed: str, patient: str) -> None:
+        who = int(hashed, 16)
+        self._records[who] += 1
+        if self._records[who] == _CROWD or (self._records[who] > 1 and patient.casefold() in NOBODY):
+            self._names[who] = patient
+
+    def tell(self, listed: int) -> None:
+        crowds = [
+            (self._records[who], name)
+            for who, name in self._names.items()
+            if name.casefold() in NOBODY or self._records[who] >= _CROWD_SHARE * listed
+        ]
+        if crowds and (len(self._records) > 1 or any(name.casefold() in NOBODY for _, name in crowds)):
+            crowds.sort(key=lambda each: -each[0])
+            log.warning(
+                "patients with many records source=%s patients=%d of %d records: %s; where a name stands for nobody "
+                "(an anonymised export), leave its cells empty, and each record counts as a patient of its own",
+                self._source,
+                len(crowds),
+                listed,
+                ", ".join(f"{name[:60]!r} x {times}" for times, name in crowds[:EXAMPLES]),
+            )

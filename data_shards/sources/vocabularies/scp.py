@@ -28,10 +28,13 @@ _WORDING = {  # descriptions that do not read as a statement, by the text they c
 
 
 def parse_scp_codes(text: str) -> dict[str, float]:
-    """`{'NORM': 100.0, 'SR': 0.0}` -> codes with likelihood in percent. Raises ValueError for anything else."""
+    """`{'NORM': 100.0, 'SR': 0.0}` -> codes with likelihood in percent. Raises ValueError for anything else, also for
+    what is no percentage: -1 may say that a code does not hold."""
     try:
-        codes = ast.literal_eval(text)
-        return {str(code): float(likelihood) for code, likelihood in codes.items()}
+        codes = {str(code).strip(): float(likelihood) for code, likelihood in ast.literal_eval(text).items()}
+        if all(0 <= likelihood <= 100 for likelihood in codes.values()):
+            return codes
+        raise ValueError
     except (ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError):
         raise ValueError(f"scp_codes {text[:120]!r} is no dictionary of codes and likelihoods") from None
 

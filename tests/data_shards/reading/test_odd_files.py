@@ -360,7 +360,7 @@ def test_a_csv_in_latin_1_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (LEADS + "\n" + ",".join(["mV"] * 12) + "\n" + csv_rows(), "row 1 of column I holds 'mV', expected a number"),
+        (LEADS + "\n" + ",".join(["Pa"] * 12) + "\n" + csv_rows(), "row 1 of column I holds 'Pa', expected a number"),
         (LEADS + "\n" + csv_rows() + "\n" + "0," * 11 + "lost", "row 1001 of column V6 holds 'lost'"),
         (
             LEADS + "\n" + "\n".join(f"{k},{row}" for k, row in enumerate(csv_rows().split("\n"))),
@@ -372,7 +372,7 @@ def test_a_csv_in_latin_1_is_read(tmp_path: Path) -> None:
         (LEADS + "\n", "bad-format"),
     ],
     ids=[
-        "row-of-units",
+        "row-of-no-voltages",
         "word-at-the-end",
         "number-column-without-a-name",
         "name-without-a-column",

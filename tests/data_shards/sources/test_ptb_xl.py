@@ -184,6 +184,17 @@ def test_records_to_which_the_table_gives_no_fold_or_no_patient_are_counted(root
         assert "the table names no patient for 2 of 5 records" in caplog.text
 
 
+def test_a_column_of_folds_that_is_blank_throughout_is_told(root, caplog):
+    with (root / "ptbxl_database.csv").open(newline="") as stream:
+        header, *rows = csv.reader(stream)
+    for row in rows:
+        row[header.index("strat_fold")] = ""
+    with (root / "ptbxl_database.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    list(open_source("ptb-xl", root).entries())
+    assert "the table gives no fold to 5 of 5 records; theirs follows from the hash" in caplog.text
+
+
 def test_outside_labels_join_the_published_ones(root, tmp_path):
     (tmp_path / "truth.csv").write_text("ecg_id,label_set,label\n1,finding,normal\n")
     entries = meta(root, labels=tmp_path / "truth.csv")
