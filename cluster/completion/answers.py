@@ -81,7 +81,7 @@ class AnswerStore:
                 key, answer = values.pop("key"), ChatAnswer(**values)
                 if not (isinstance(answer.content, str) and isinstance(key, str) and isinstance(answer.counted, bool)):
                     raise ValueError
-                if not (is_count(answer.prompt_tokens) and is_count(answer.answer_tokens)):
+                if not all(map(is_count, (answer.prompt_tokens, answer.answer_tokens, answer.cut_at))):
                     raise ValueError
             except (ValueError, TypeError, KeyError, AttributeError):
                 damaged += 1
@@ -93,6 +93,12 @@ class AnswerStore:
 
     def get(self, report: str) -> ChatAnswer | None:
         return self._answers.get(answer_key(self.model, report))
+
+    def settles(self, report: str, answer_tokens: int) -> bool:
+        """Whether there is an answer, and more room for it could not make another: none that was cut off at fewer
+        tokens."""
+        answer = self.get(report)
+        return answer is not None and not 0 < answer.cut_at < answer_tokens
 
     def add(self, report: str, answer: ChatAnswer) -> None:
         """On the disk when this returns. Raises DataError when it is full."""

@@ -62,12 +62,13 @@ def ask_all(
     concurrency: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Asked:
-    """Ask for every report that the store has no answer to. Answers are in the store when this returns, or raises.
+    """Ask for every report that the store has no answer to, or one that was cut off at fewer tokens than are allowed
+    now. Answers are in the store when this returns, or raises.
 
     A question is only sent where the budget holds even if all that are under way take the longest answer. Raises
     UserError: the budget is reached, or the endpoint cannot be used; DataError for a model that answers in prose.
     """
-    waiting = [report for report in reports if store.get(report) is None]
+    waiting = [report for report in reports if not store.settles(report, endpoint.answer_tokens)]
     work = _Work(endpoint, store, budget, len(reports), len(reports) - len(waiting), progress)
     with ThreadPoolExecutor(concurrency, thread_name_prefix="ask") as pool:
         try:
@@ -102,7 +103,8 @@ class _Work:
         self.under_way: dict[Future[bool | None], str] = {}
         self.spent = store.spent
         self.asked = self.refused = self.lists = 0
-        self.first_refusal = ""
+        self.first_refusal = self.first_prose = ""
+        self.cut = 0
 
     def ask(self, report: str) -> bool | None:
         """Runs in a thread. Whether the answer is a list; None where the request was not taken."""
@@ -112,7 +114,11 @@ class _Work:
             self.first_refusal = self.first_refusal or str(refusal)
             return None
         self.store.add(report, answer)
-        return features_of(answer.content) is not None
+        listed = features_of(answer.content) is not None
+        if not listed:
+            self.cut += answer.cut_at > 0
+            self.first_prose = self.first_prose or answer.content
+        return listed
 
     def affords(self, report: str) -> bool:
         """Whether the budget holds when all questions under way, and this one, get the longest answer."""
@@ -136,16 +142,22 @@ class _Work:
         if self.progress is not None:
             self.progress(self.known + self.asked + self.refused, self.total)
         if self.asked >= PROSE_LIMIT and not self.lists:
-            raise DataError(
-                f"{self.endpoint.model}: the first {self.asked} answers are no JSON lists of strings",
-                "choose a model that follows instructions, or one whose answer has room beside its thoughts "
-                "(--answer-tokens); what it answered is kept and not asked again",
-            )
+            self.stop_for_prose()
         if self.refused >= PROSE_LIMIT and not self.asked:
             raise UserError(
                 f"the endpoint refuses every request ({self.refused} so far): {self.first_refusal}",
                 "see that it serves the model and takes chat completions with temperature and max_tokens",
             )
+
+    def stop_for_prose(self) -> None:
+        shown = f"one of them begins {self.first_prose[:60]!r}" if self.first_prose else "they are empty"
+        remedy = "choose a model that follows instructions; what it answered is kept and not asked again"
+        if self.cut:
+            shown += f", and {self.cut} were cut off at {self.endpoint.answer_tokens} tokens"
+            remedy = "give them more room, for thoughts, too: raise --answer-tokens; these are then asked again"
+        raise DataError(
+            f"{self.endpoint.model}: the first {self.asked} answers are no JSON lists of strings; {shown}", remedy
+        )
 
     def stop_for_budget(self) -> None:
         prompt, answer = self.spent

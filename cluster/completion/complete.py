@@ -113,6 +113,12 @@ def complete_reports(
     keep = probability > least[pairs.feature]
     step = {**_step(how, endpoint.model, encoder.digest), "kept": int(keep.sum())}
     overlay = write_overlay(shard_set, out, _completed(shard_set, pairs, keep, found.features), step)
+    if pairs.rows.size and not keep.any():
+        log.warning(
+            "reports=%s remark=no feature passed its threshold: they say what they said before; choose a lower "
+            "--threshold, or --strangers 0.1 for one of each feature (nothing is asked again)",
+            out,
+        )
     rows = feature_rows(found, pairs, probability, keep)
     sheet = sheet_rows(shard_set, found, pairs, probability, keep, how.sheet, how.seed)
     tables = {"features": rows, "sheet": sheet}

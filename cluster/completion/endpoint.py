@@ -10,11 +10,13 @@ import http.client
 import json
 import logging
 import random
+import re
 import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -43,18 +45,34 @@ class ReportRefused(Exception):  # noqa: N818  (an outcome for one report, count
 
 @dataclass(frozen=True)
 class ChatAnswer:
-    """What the model said, and what it cost in tokens; counted: by the endpoint, else estimated by length."""
+    """What the model said, and what it cost in tokens; counted: by the endpoint, else estimated by length. cut_at: the
+    most tokens that it might take, where the endpoint cut it off there; 0: it ended by itself."""
 
     content: str
     prompt_tokens: int
     answer_tokens: int
     counted: bool
+    cut_at: int = 0
+
+
+_KEPT = "then run the same command again: answers so far are kept"
+_BUSY = (
+    "see that the server runs, knows the model and is not overloaded (--timeout, --retries, --concurrency); " + _KEPT
+)
+_ELSEWHERE = (
+    "see that --endpoint is the address of the chat form (it ends in /v1 nearly everywhere) and that no page or "
+    f"gateway answers in its place; {_KEPT}"
+)
 
 
 class _Again(Exception):  # noqa: N818  (asks for another attempt)
-    def __init__(self, why: str, after: float | None = None) -> None:
-        self.why, self.after = why, after
+    def __init__(self, why: str, after: float | None = None, remedy: str = _BUSY) -> None:
+        self.why, self.after, self.remedy = why, after, remedy
         super().__init__(why)
+
+
+class _Plainer(Exception):  # noqa: N818  (asks for another attempt, at once and in another form)
+    """The endpoint named a parameter that it does not take; `Endpoint.plainer` knows it now."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -81,6 +99,8 @@ class Endpoint:
     retries: int = 6
     first_wait: float = 0.5
     stop: threading.Event = field(default_factory=threading.Event)
+    plainer: set[str] = field(default_factory=set, init=False)
+    """Parameters that the endpoint turned out not to take: `max_tokens` (a newer name stands for it), `temperature`."""
     _telling: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _told_until: float = field(default=0.0, init=False, repr=False)
 
@@ -120,8 +140,7 @@ class Endpoint:
                 if attempt == self.retries or self.stop.is_set():
                     raise UserError(
                         f"endpoint {self._shown}: {self._without_secrets(again.why)}, after {attempt + 1} attempts",
-                        "see that the server runs, knows the model and is not overloaded (--timeout, --retries, "
-                        "--concurrency); then run the same command again: answers so far are kept",
+                        again.remedy,
                     ) from None
                 wait = again.after
                 if wait is None:
@@ -140,28 +159,40 @@ class Endpoint:
         log.log(logging.WARNING if loud else logging.INFO, said, self.host, attempt, wait, why)
 
     def _once(self, messages: list[dict[str, str]]) -> ChatAnswer:
-        asked = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": self.answer_tokens}
+        most = "max_completion_tokens" if "max_tokens" in self.plainer else "max_tokens"
+        asked = {"model": self.model, "messages": messages, most: self.answer_tokens}
+        if "temperature" not in self.plainer:
+            asked["temperature"] = 0
+        try:
+            return self._answer(self._sent(asked), messages)
+        except _Plainer:  # each of the two parameters is complained of once
+            return self._once(messages)
+
+    def _sent(self, asked: dict[str, Any]) -> bytes:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         request = urllib.request.Request(self._address, json.dumps(asked).encode(), headers)
         try:
             with self._opener.open(request, timeout=self.timeout) as answer:
-                content = _read(answer, time.monotonic() + self.timeout)
+                return _unpacked(_read(answer, time.monotonic() + self.timeout), answer.headers)
         except urllib.error.HTTPError as error:
-            raise self._judged(error) from None
+            raise self._judged(error, asked) from None
         except (TimeoutError, urllib.error.URLError, http.client.HTTPException, OSError) as error:
             reason = getattr(error, "reason", error)
             late = isinstance(error, TimeoutError) or isinstance(reason, TimeoutError)
             raise _Again(f"no answer within {self.timeout:g} s" if late else f"it does not answer ({reason})") from None
-        return self._answer(content, messages)
 
-    def _judged(self, error: urllib.error.HTTPError) -> Exception:
+    def _judged(self, error: urllib.error.HTTPError, asked: dict[str, Any]) -> Exception:
         with error:
             told = " ".join(error.read(400).decode("utf-8", "replace").split())[:200]
         said = f"HTTP {error.code}" + (f" ({told!r})" if told else "")
         if error.code in _AGAIN or error.code >= 500:
             return _Again(said, _retry_after(error.headers.get("Retry-After")))
+        if error.code in (400, 422) and (named := _not_taken(told, asked)):
+            self.plainer.add(named)
+            log.warning("endpoint=%s remark=it does not take %s, asked without it", self.host, named)
+            return _Plainer(named)
         if error.code in (400, 413, 422):
             return ReportRefused(self._without_secrets(said))
         remedy = "see the server's log; answers so far are kept"
@@ -179,23 +210,27 @@ class Endpoint:
             text = text.replace(secret, HIDDEN)
         return text
 
-    @staticmethod
-    def _answer(content: bytes, messages: list[dict[str, str]]) -> ChatAnswer:
+    def _answer(self, content: bytes, messages: list[dict[str, str]]) -> ChatAnswer:
         try:
             values = parse_json(content)
-            said = values["choices"][0]["message"]["content"]
+            choice = values["choices"][0]
+            said = choice["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError):
             shown = content[:60].decode("utf-8", "replace")
-            raise _Again(f"what it sends is no chat completion ({shown!r})") from None
+            raise _Again(f"what it sends is no chat completion ({shown!r})", remedy=_ELSEWHERE) from None
+        if isinstance(said, list):  # in parts, as some gateways give it
+            texts = [part.get("text") for part in said if isinstance(part, dict)]
+            said = "".join(text for text in texts if isinstance(text, str))
         if not isinstance(said, str):
             said = ""  # a model that only thought, or called a tool
+        cut_at = self.answer_tokens if choice.get("finish_reason") == "length" else 0
         usage = values.get("usage")
         used: dict[str, Any] = usage if isinstance(usage, dict) else {}
         prompt: Any = used.get("prompt_tokens")
         answer: Any = used.get("completion_tokens")
         if is_count(prompt) and is_count(answer):
-            return ChatAnswer(said, prompt, answer, True)
-        return ChatAnswer(said, estimated_tokens(messages), -(-len(said) // _PER_TOKEN), False)
+            return ChatAnswer(said, prompt, answer, True, cut_at)
+        return ChatAnswer(said, estimated_tokens(messages), -(-len(said) // _PER_TOKEN), False, cut_at)
 
 
 def estimated_tokens(messages: list[dict[str, str]]) -> int:
@@ -213,6 +248,32 @@ def _read(answer: Any, until: float) -> bytes:
         if time.monotonic() > until:
             raise TimeoutError
     return b"".join(parts)
+
+
+def _unpacked(body: bytes, headers: http.client.HTTPMessage) -> bytes:
+    """The body, unpacked where a gateway packed it unasked. Raises _Again for one that is too large, or broken."""
+    if headers.get("Content-Encoding", "").strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        return body
+    unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib, by its first bytes
+    try:
+        content = unpack.decompress(body, _LARGEST_ANSWER + 1)
+    except zlib.error as error:
+        raise _Again(f"what it sends cannot be unpacked ({error})") from None
+    if len(content) > _LARGEST_ANSWER:
+        raise _Again(f"its answer has more than {_LARGEST_ANSWER >> 20} MiB")
+    return content
+
+
+def _not_taken(told: str, asked: dict[str, Any]) -> str:
+    """The parameter of `asked` that the endpoint says it does not take, and that can be said otherwise; "" for none.
+    Services do so for models that reason: https://platform.openai.com/docs/guides/reasoning."""
+    if "max_tokens" in asked and "max_completion_tokens" in told:
+        return "max_tokens"
+    return (
+        "temperature"
+        if "temperature" in asked and re.search(r"temperature.*support|support.*temperature", told)
+        else ""
+    )
 
 
 def _retry_after(text: str | None) -> float | None:

@@ -123,6 +123,21 @@ def test_a_model_that_writes_prose_is_stopped_early_and_its_answers_are_kept(tmp
         assert ask(chat, tmp_path / "mixed") == Asked(30, 0)
 
 
+def test_answers_without_room_are_shown_and_asked_again_with_more_of_it(tmp_path: Path) -> None:
+    def reply(report: str, before: int) -> Reply:
+        most = chat.bodies[-1]["max_tokens"]
+        said, end = ('["Tall T"]', "stop") if most > 512 else ('<think>The report "Q"', "length")
+        body = {"choices": [{"message": {"content": said}, "finish_reason": end}]}
+        return Reply(body=json.dumps(body).encode())
+
+    with chat_server(reply) as chat:
+        with pytest.raises(DataError, match=r"one of them begins '<think>.*10 were cut off at 512 tokens") as caught:
+            ask(chat, tmp_path, concurrency=1)
+        assert "--answer-tokens" in caught.value.remedy and sum(chat.asked.values()) == 10
+        assert ask(chat, tmp_path, answer_tokens=600) == Asked(30, 0)
+        assert ask(chat, tmp_path, answer_tokens=700) == Asked(0, 0)
+
+
 def test_one_refused_report_is_counted_and_all_refused_are_an_error(tmp_path: Path) -> None:
     refusal = Reply(code=400, body=b"too long")
     with chat_server(lambda report, before: refusal if report.endswith(" 7") else GOOD) as chat:

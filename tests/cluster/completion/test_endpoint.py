@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import json
 import socket
 import threading
 import time
+import zlib
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -68,6 +71,61 @@ def test_what_does_not_pass_ends_with_what_was_seen_and_a_remedy(name: str, said
         with pytest.raises(UserError, match=said) as caught:
             endpoint(chat.address, timeout=0.15).ask(messages("a"))
         assert chat.asked["a"] == 4 and "answers so far are kept" in caught.value.remedy
+
+
+CHAT = json.dumps({"choices": [{"message": {"content": '["Tall T"]'}, "finish_reason": "stop"}]}).encode()
+PARTS = [{"type": "text", "text": '["Tall'}, {"type": "image"}, {"type": "text", "text": ' T"]'}]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(body=gzip.compress(CHAT), headers={"Content-Encoding": "gzip"}),
+        Reply(body=zlib.compress(CHAT), headers={"Content-Encoding": "Deflate"}),
+        Reply(body=json.dumps({"choices": [{"message": {"content": PARTS}}]}).encode()),
+    ],
+)
+def test_what_a_gateway_packs_or_gives_in_parts_is_read(reply: Reply) -> None:
+    with chat_server(lambda report, before: reply) as chat:
+        assert endpoint(chat.address).ask(messages("a")).content == '["Tall T"]'
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (Reply(body=b"\x1f\x8bbroken", headers={"Content-Encoding": "gzip"}), "cannot be unpacked"),
+        (Reply(body=gzip.compress(b" " * (5 << 20)), headers={"Content-Encoding": "gzip"}), "more than 4 MiB"),
+        (Reply(content="x" * (5 << 20)), "more than 4 MiB"),
+    ],
+)
+def test_a_body_that_is_broken_or_too_large_is_said_to_be(reply: Reply, said: str) -> None:
+    with chat_server(lambda report, before: reply) as chat, pytest.raises(UserError, match=said):
+        endpoint(chat.address, retries=0).ask(messages("a"))
+
+
+@pytest.mark.parametrize("body", [b"<html>hello</html>", b'data: {"choices": []}\n\n', b'{"error": "not loaded"}'])
+def test_who_answers_in_place_of_the_chat_form_is_not_told_to_be_slow(body: bytes) -> None:
+    with chat_server(lambda report, before: Reply(body=body)) as chat, pytest.raises(UserError) as caught:
+        endpoint(chat.address, retries=0).ask(messages("a"))
+    assert "--endpoint" in caught.value.remedy and "overloaded" not in caught.value.remedy
+
+
+def test_a_parameter_that_the_endpoint_does_not_take_is_left_out_from_then_on() -> None:
+    """As services do for models that reason: one complaint at a time, both forms are theirs."""
+    told = {
+        "max_tokens": "Unsupported parameter: 'max_tokens' is not supported with this model. "
+        "Use 'max_completion_tokens' instead.",
+        "temperature": "Unsupported value: 'temperature' does not support 0 with this model.",
+    }
+
+    def reply(report: str, before: int) -> Reply:
+        complaint = next((said for name, said in told.items() if name in chat.bodies[-1]), None)
+        return GOOD if complaint is None else Reply(code=400, body=complaint.encode())
+
+    with chat_server(reply) as chat:
+        asked = endpoint(chat.address, retries=0)
+        assert [asked.ask(messages(report)).content for report in "ab"] == ['["Tall T"]'] * 2
+    assert chat.asked == {"a": 3, "b": 1} and chat.bodies[-1]["max_completion_tokens"] == 512
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
