@@ -74,7 +74,11 @@ def figures_of(path: Path, values: Mapping[str, Any]) -> Found:
     readers = {"zero-shot": _zero_shot, "fine-tune": _fine_tune, "grid": _grid, "probe": _probe}
     kind = kind_of(values)
     if kind not in readers:
-        raise DataError(f"{path} holds no result of an evaluation", "give what `cardialign evaluate ... --out` wrote")
+        raise DataError(
+            f"{path} holds no result of an evaluation that is compared here",
+            "give what `cardialign evaluate zero-shot`, `linear-probe`, `fine-tune` or `grid` wrote to --out; "
+            "`missingness` and `cmrs` compare by a --beside of their own",
+        )
     try:
         kept, why = scores_beside(path, values), ""
     except DataError as error:
