@@ -21,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--records", type=whole_number(1, 10**8), metavar="N", help="stop at so many records")
     parser.add_argument(
-        "--layout", default="mimic-iv-ecg", help="mimic-iv-ecg (default), ptb-xl, paediatric or lifespan"
+        "--layout",
+        default="mimic-iv-ecg",
+        help="mimic-iv-ecg (default), ptb-xl, paediatric or lifespan (people from birth to 90 years by the norms of "
+        "their age); `shards build` reads the first two by their names, the others as zzu-pecg",
     )
     parser.add_argument(
         "--seed",

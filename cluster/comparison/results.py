@@ -18,7 +18,6 @@ from cardialign.cluster.comparison.figure import (
     FOUND,
     KINDS,
     NONE,
-    PROBE,
     ZERO_SHOT,
     Column,
     Figure,
@@ -35,7 +34,7 @@ LARGEST = 64 << 20
 LONGEST = 200
 SYSTEM = "encoder"
 FLOOR_WORDS = {"untrained": "untrained", "random-kernels": "random kernels", "hand-features": "hand features"}
-KEPT = {ZERO_SHOT: "zero-shot", PROBE: "linear-probe", FINE_TUNE: "fine-tune"}
+KEPT = {kind: kind.replace(" ", "-") for kind in KINDS} | {FINE_TUNE: "fine-tune"}
 """Kind of evaluation -> how the measure of kept scores names it."""
 Found = list[tuple[str, str, Figure]]
 """Digest of the encoder ("": none is named), the system beside it that the figure is of ("": the encoder's own)."""
@@ -74,14 +73,18 @@ def figures_of(path: Path, values: Mapping[str, Any]) -> Found:
     readers = {"zero-shot": _zero_shot, "fine-tune": _fine_tune, "grid": _grid, "probe": _probe}
     kind = kind_of(values)
     if kind not in readers:
-        raise DataError(f"{path} holds no result of an evaluation", "give what `cardialign evaluate ... --out` wrote")
+        raise DataError(
+            f"{path} holds no result of an evaluation that is compared here",
+            "give what `cardialign evaluate zero-shot`, `linear-probe`, `fine-tune` or `grid` wrote to --out; "
+            "`missingness` and `cmrs` compare by a --beside of their own",
+        )
     try:
         kept, why = scores_beside(path, values), ""
     except DataError as error:
         kept, why = [], error.problem
     try:
         found: Found = readers[kind](path, values)
-        return [(digest, system, _with_scores(figure, kept, why)) for digest, system, figure in found]
+        return [(digest, system, _with_scores(figure, system, kept, why)) for digest, system, figure in found]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)[:160]
         raise DataError(
@@ -304,12 +307,12 @@ def _fine_tune(path: Path, values: Mapping[str, Any]) -> Found:
     return [("" if scratch else start, start if scratch else "", figure)]
 
 
-def _with_scores(figure: Figure, kept: Sequence[Evaluation], why: str) -> Figure:
+def _with_scores(figure: Figure, system: str, kept: Sequence[Evaluation], why: str) -> Figure:
     """The figure with its scores, and what they say of its ground; without them with the reason."""
     if why:
         return replace(figure, unpaired=why)
     for each in kept:
-        if not figure.encoder or each.encoder != figure.encoder or not _is_of(each, figure.column):
+        if not (_is_whose(each, figure, system) and _is_of(each, figure.column)):
             continue
         measure, ground = each.measure, {**figure.ground, **ground_of(each.scored)}
         for key in ("learnt_from", "chosen_by"):
@@ -328,6 +331,14 @@ def ground_of(scored: ScoredRecords) -> dict[str, str]:
     if scored.decided is not None:
         content.update(np.packbits(scored.decided).tobytes())
     return {"records": scored.records, "truth": content.hexdigest()}
+
+
+def _is_whose(kept: Evaluation, figure: Figure, system: str) -> bool:
+    """Whether these are the scores of the system: what is beside a probed encoder is named, an encoder has a digest."""
+    other = kept.measure.get("system")
+    if other is not None:
+        return bool(system) and system == FLOOR_WORDS.get(str(other), other)
+    return bool(figure.encoder) and kept.encoder == figure.encoder
 
 
 def _is_of(kept: Evaluation, column: Column) -> bool:

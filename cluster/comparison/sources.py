@@ -17,7 +17,7 @@ from cardialign.cluster.comparison.study import variants_of
 from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.files import read_json
 from cardialign.pretrain.run.files import BEST, CONFIG, EXPORT, METRICS, RESULT
-from cardialign.pretrain.run.integrity import CONTRACT, DIGESTS, PROVENANCE, SETTINGS, verify_export
+from cardialign.pretrain.run.integrity import CONTRACT, DIGESTS, PROVENANCE, SETTINGS, verified_digests
 from cardialign.pretrain.run.trace import read_trace
 
 GRID, TABLE = "grid.json", "table.json"
@@ -168,11 +168,11 @@ def _run(path: Path) -> Source:
     if config is None:
         remarks.append(f"its configuration ({CONFIG}) cannot be read")
     trace = read_trace(path)
-    digests = []
+    digests: list[str] = []
     for folder in (EXPORT, BEST):
         if (path / folder / DIGESTS).is_file():
             try:
-                digests.append(verify_export(path / folder))
+                digests += verified_digests(path / folder)
             except UserError as error:
                 remarks.append(error.problem)
     result = read_json(path / RESULT) or {}
@@ -185,7 +185,7 @@ def _run(path: Path) -> Source:
 
 def _export(path: Path) -> Source:
     """An encoder alone. Raises UserError when it is not as it was written."""
-    digest = verify_export(path)
+    digests = verified_digests(path)
     provenance, contract = read_json(path / PROVENANCE) or {}, read_json(path / CONTRACT) or {}
     parameters = provenance.get("parameters")
     count = parameters.get("ecg_encoder") if isinstance(parameters, dict) else None
@@ -193,7 +193,7 @@ def _export(path: Path) -> Source:
     told = contract.get("sampling_rate")
     remarks = (f"reads {told:g} Hz",) if isinstance(told, int | float) else ()
     config = _config(path / SETTINGS)
-    return Source(_name(path), path, "exported encoder", config, [], (digest,), cost, remarks=remarks)
+    return Source(_name(path), path, "exported encoder", config, [], digests, cost, remarks=remarks)
 
 
 def _result(path: Path, values: dict[str, Any], folder: Path | None = None) -> Source:

@@ -25,7 +25,7 @@ from cardialign.data_shards.files import commit_file, is_sha256, read_bytes
 if TYPE_CHECKING:
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.grid.result import GridResult
-    from cardialign.pretrain.evaluation.probing.report import ProbeResult
+    from cardialign.pretrain.evaluation.probing.report import Key, ProbeResult
     from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
     from cardialign.pretrain.evaluation.probing.tuned import TunedResult
     from cardialign.pretrain.evaluation.result import ZeroShotComparison, ZeroShotResult
@@ -69,15 +69,33 @@ def of_zero_shot(result: ZeroShotResult, shard_set: ShardSet) -> Evaluation:
 def of_probe(
     result: ProbeResult, task: ProbeTask, shard_set: ShardSet, share: float, how: Mapping[str, Any]
 ) -> Evaluation:
-    """how: `subset`, how a share of the training records is chosen, and `encoder`, the digest of what was probed."""
-    scored = result.scored[share]
-    measure = {
-        "kind": "linear-probe",
+    """Of the encoder's own linear probe.
+
+    how: `subset`, how a share of the training records is chosen, and `encoder`, the digest of what was probed.
+    """
+    from cardialign.pretrain.evaluation.probing.report import OF_ENCODER
+
+    return _of_reader(result, OF_ENCODER, task, shard_set, share, how)
+
+
+def _of_reader(
+    result: ProbeResult, key: Key, task: ProbeTask, shard_set: ShardSet, share: float, how: Mapping[str, Any]
+) -> Evaluation:
+    """Of one system, read in one way; what is none of the encoder's own says so in its measure."""
+    from cardialign.pretrain.evaluation.probing.report import OF_ENCODER
+
+    (system, reader), scored = key, result.scored[share][key]
+    kind = reader.replace(" ", "-")
+    measure: dict[str, Any] = {
+        "kind": kind,
         "share": share,
         **_learnt(task, shard_set),
         "subset": None if share == 1 else [how["subset"], int(scored.scores.shape[0])],
     }
-    name = f"linear-probe:{shorten(task.name)}@{100 * share:g}"
+    whose = ""
+    if system != OF_ENCODER[0]:
+        measure["system"], whose = system, f" of {system}"
+    name = f"{kind}{whose}:{shorten(task.name)}@{100 * share:g}"
     return _evaluation(name, measure, scored, task, shard_set, str(how["encoder"]))
 
 
@@ -116,12 +134,14 @@ def of_comparison(result: ZeroShotResult | ZeroShotComparison, shard_set: ShardS
 
 
 def of_shares(result: ProbeResult, task: ProbeTask, shard_set: ShardSet, how: Mapping[str, Any]) -> list[Evaluation]:
-    """Of the encoder's linear probe at every share whose scores are there; how: as of `of_probe`."""
-    return [of_probe(result, task, shard_set, share, how) for share in result.scored]
+    """Of every system and reader at every share whose scores are there; how: as of `of_probe`."""
+    return [
+        _of_reader(result, key, task, shard_set, share, how) for share, found in result.scored.items() for key in found
+    ]
 
 
 def of_grid(found: GridResult, sets: Mapping[str, ShardSet], how: Mapping[str, Any]) -> list[Evaluation]:
-    """Of the encoder's linear probe in every cell whose scores are there; how: as of `of_probe`."""
+    """Of every system and reader in every cell whose scores are there; how: as of `of_probe`."""
     opened = {each.task.name: each for each in found.opened}
     out: list[Evaluation] = []
     for name, result in found.tasks.items():

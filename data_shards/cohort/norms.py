@@ -2,9 +2,10 @@
 
 Davignon, Rautaharju, Boisselle et al., Pediatr Cardiol 1:123, 1979/80: 2,141 children of twelve age groups from birth;
 rate, frontal QRS axis, PR in II, R and S in V1, R in V6. Rijnbeek, Witsenburg, Schrama et al., Eur Heart J 22:702,
-2001: 1,912 children of nine groups from 11 days; QRS duration over all leads and QTc (Bazett), boys and girls together.
-Ranges of Davignon's were compared with a public table; his middle values and all of Rijnbeek's are from memory, to be
-compared with the papers before they are used for anything but virtual patients.
+2001: 1,912 children of nine groups from 11 days; QRS duration over all leads and QTc (Bazett), the mean of the figure
+for boys and that for girls. Rijnbeek's were compared with a transcript of his table of boys and girls, the ranges of
+Davignon's with a public table. Davignon's middle values are from memory: Rijnbeek's, of other children, lie within 12
+beats per minute, 15 degrees and 6 ms (PR) of them in every group; for anything but virtual patients take the paper's.
 From 18 years on the limits are those of adults, as the other cohorts have them: Rijnbeek et al., J Electrocardiol
 47:914, 2014 (rate, PR, axis turning left with age), Surawicz et al., Circulation 119:e235, 2009 (QRS, axis).
 """
@@ -64,14 +65,14 @@ _R_V6 = (
     (1.10, 1.20, 1.20, 1.60, 2.20, 2.25, 2.30, 2.25, 2.50, 2.60, 2.50, 2.30, 2.20),
 )
 _QRS = (
-    (50, 50, 53, 52, 53, 56, 61, 65, 72, 76),
-    (67, 64, 66, 69, 71, 75, 80, 84, 89, 92),
-    (85, 80, 85, 86, 88, 92, 98, 103, 109, 112),
+    (52, 50, 52, 52, 54, 58, 61, 66.5, 75, 76),
+    (67, 63.5, 65, 66.5, 69.5, 73, 78.5, 83.5, 89, 92),
+    (82, 77, 81.5, 83, 86.5, 90, 96.5, 101, 108.5, 112),
 )
 _QTC = (
-    (378, 391, 388, 381, 382, 379, 372, 373, 363, 370),
-    (414, 418, 421, 411, 412, 412, 410, 410, 408, 402),
-    (448, 458, 453, 449, 455, 448, 443, 440, 449, 450),
+    (378.5, 388.5, 388.5, 380, 382, 382.5, 373, 369, 366, 370),
+    (416.5, 421.5, 420, 412.5, 414.5, 413.5, 410, 410.5, 410.5, 402),
+    (455, 456, 450.5, 447.5, 451, 445, 446, 443.5, 453, 450),
 )
 _TABLES = {
     "rate": (_DAVIGNON, _RATE),

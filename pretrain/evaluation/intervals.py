@@ -68,8 +68,11 @@ def together(parts: Sequence[Sample]) -> Sample:
 
 
 def mean_interval(sample: Sample) -> tuple[float, float]:
-    """Limits for the mean AUROC of the classes of `sample`; (nan, nan) with fewer than two resamples."""
-    if len(sample.resampled) < 2:
+    """Limits for the mean AUROC of the classes of `sample`.
+
+    (nan, nan) with fewer than two resamples, and of one patient alone: nothing says how patients differ.
+    """
+    if len(sample.resampled) < 2 or np.maximum(sample.having, sample.lacking).max() < 2:
         return float("nan"), float("nan")
     classes, mean = len(sample.point), float(sample.point.mean())
     ratio, freedom = _moderated(sample)

@@ -112,6 +112,12 @@ def verify_export(folder: Path) -> str:
     return _verified(Path(folder), keep=False).digest
 
 
+def verified_digests(folder: Path) -> tuple[str, ...]:
+    """As `verify_export`, each digest that results know the encoder by: as it is, and before it had its card."""
+    found = _verified(Path(folder), keep=False)
+    return tuple(dict.fromkeys((found.digest, found.bare_digest)))
+
+
 def read_export(folder: Path) -> VerifiedExport:
     """As `verify_export`, and the content that was checked."""
     return _verified(Path(folder), keep=True)

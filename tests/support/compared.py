@@ -90,8 +90,8 @@ def exported(run: Path, letter: str, monkeypatch: Any) -> str:
     (run / "export" / "digests.json").write_text("{}")
     (run / "export" / "signal_contract.json").write_text(json.dumps({"sampling_rate": 100.0, "seconds": 2.0}))
     monkeypatch.setattr(
-        "cardialign.cluster.comparison.sources.verify_export",
-        lambda folder: digest(json.loads((folder / "letter").read_text())),
+        "cardialign.cluster.comparison.sources.verified_digests",
+        lambda folder: (digest(json.loads((folder / "letter").read_text())),),
     )
     (run / "export" / "letter").write_text(json.dumps(letter))
     return digest(letter)

@@ -14,6 +14,10 @@ from cardialign.data_shards.cohort.synthesis import Recording
 
 Rows = dict[str, list[dict[str, Any]]]
 """Table file name -> rows, as one patient or a whole cohort contributes them."""
+_MOST = 10**7
+"""Patients of a cohort at most."""
+_SEEDS = 9 * 10**8
+"""Seeds whose patients are told apart: tables of PTB-XL write an id as a decimal, which holds 2**53."""
 
 
 class Layout(Protocol):
@@ -36,6 +40,11 @@ class Layout(Protocol):
     def patient_rows(self, patient: Patient) -> Rows: ...
 
     def write_extras(self, root: Path) -> None: ...
+
+
+def patient_number(patient: Patient, seed: int) -> int:
+    """From 1 on; cohorts of two seeds have nobody in common, as one may be trained on and the other scored."""
+    return patient.index + 1 + _MOST * (seed % _SEEDS)
 
 
 def wfdb_header(

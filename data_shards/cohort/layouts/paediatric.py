@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from cardialign.data_shards.cohort.layouts.base import Rows
+from cardialign.data_shards.cohort.layouts.base import Rows, patient_number
 from cardialign.data_shards.cohort.patients import LIFESPAN, Patient, Visit
 from cardialign.data_shards.cohort.synthesis import Recording
 from cardialign.data_shards.record import STANDARD_LEADS
@@ -48,7 +48,7 @@ class Paediatric:
         signal = recording.counts.astype(np.float32) / np.float32(self.gain)
         np.savez(folder / f"{name}.npz", signal=signal)
         row = {
-            "record_id": name, "patient_id": f"P{patient.index + 1:05d}", "path": f"signals/{name}.npz",
+            "record_id": name, "patient_id": f"P{patient_number(patient, seed):05d}", "path": f"signals/{name}.npz",
             "fs": recording.sampling_rate,
             "n": signal.shape[1], "leads": " ".join(STANDARD_LEADS), "age_years": f"{visit.age:.4f}",
             "age_days": round(visit.age * 365.25),

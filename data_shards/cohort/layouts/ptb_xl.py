@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cardialign.data_shards.cohort.findings import FINDINGS
-from cardialign.data_shards.cohort.layouts.base import Rows, wfdb_header, write_table, write_wfdb
+from cardialign.data_shards.cohort.layouts.base import Rows, patient_number, wfdb_header, write_table, write_wfdb
 from cardialign.data_shards.cohort.patients import Patient, Visit
 from cardialign.data_shards.cohort.synthesis import Recording
 from cardialign.data_shards.record import STANDARD_LEADS
@@ -100,7 +100,7 @@ class PtbXl:
         report = ". ".join(s.strip("- .") for s in recording.report.statements).lower()
         return {
             "ecg_id": visit.number,
-            "patient_id": f"{patient.index + 1}.0",
+            "patient_id": f"{patient_number(patient, seed)}.0",
             "age": "300.0" if visit.age > 89 else f"{int(visit.age)}.0",
             "sex": 0 if patient.male else 1,
             "height": f"{tall + patient.index % 13 - 6}.0" if patient.index % 3 == 0 and visit.age > 18 else "",

@@ -8,10 +8,10 @@ from typing import Any
 
 from cardialign.pretrain.evaluation.grid.plan import OpenTask
 from cardialign.pretrain.evaluation.ledger import told
-from cardialign.pretrain.evaluation.probing.report import ProbeResult, Row, joined
+from cardialign.pretrain.evaluation.probing.report import Key, ProbeResult, Row, joined
 from cardialign.pretrain.evaluation.scored import ScoredRecords
 
-Scored = Callable[[str, float, Mapping[str, Any]], ScoredRecords | None]
+Scored = Callable[[str, float, Mapping[str, Any]], dict[Key, ScoredRecords]]
 """Task, share and finished cell -> its scores, where they are kept (`GridFolder.scored`)."""
 
 COLUMNS = (
@@ -144,6 +144,6 @@ def _flat(name: str, task: ProbeResult, row: Row) -> dict[str, Any]:
     }
 
 
-def _result(cell: Mapping[str, Any], share: float, scored: ScoredRecords | None) -> ProbeResult:
+def _result(cell: Mapping[str, Any], share: float, scored: dict[Key, ScoredRecords]) -> ProbeResult:
     result = ProbeResult.from_dict(cell["result"])
-    return result if scored is None else replace(result, scored={share: scored})
+    return replace(result, scored={share: scored}) if scored else result

@@ -23,7 +23,7 @@ from safetensors.numpy import load, save
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.files import commit_file, read_json, write_json
-from cardialign.pretrain.evaluation.probing.report import ProbeResult
+from cardialign.pretrain.evaluation.probing.report import OF_ENCODER, Key, ProbeResult
 from cardialign.pretrain.evaluation.scored import ScoredRecords
 
 log = logging.getLogger(__name__)
@@ -102,19 +102,24 @@ class GridFolder:
         write_json(self._cell(task, share), {"sha256": _digest(content), "content": content}, indent=1)
         return content
 
-    def scored(self, task: str, share: float, content: Mapping[str, Any]) -> ScoredRecords | None:
-        """The scores of a finished cell; None where an earlier release kept none, or they are not as they were
-        written: its figures stand all the same."""
+    def scored(self, task: str, share: float, content: Mapping[str, Any]) -> dict[Key, ScoredRecords]:
+        """The scores of a finished cell; of fewer systems where an earlier release kept fewer, of none where they are
+        not as they were written: its figures stand all the same."""
         path = self._scores(task, share)
         try:
             raw = path.read_bytes()
         except OSError:
             raw = b""
         if content.get("scores") is None or hashlib.sha256(raw).hexdigest() != content["scores"]["sha256"]:
-            return None
+            return {}
         arrays = load(raw)
         names = tuple((str(code), str(name)) for code, name in content["scores"]["names"])
-        return ScoredRecords(arrays["scores"], arrays["truth"], arrays["patients"], names, arrays.get("decided"))
+        same = (arrays["truth"], arrays["patients"], names, arrays.get("decided"))
+        told = content["scores"].get("systems", [])
+        others = {
+            (system, reader): ScoredRecords(arrays[f"scores.{k}"], *same) for k, (system, reader) in enumerate(told)
+        }
+        return {OF_ENCODER: ScoredRecords(arrays["scores"], *same), **others}
 
     def _scores(self, task: str, share: float) -> Path:
         return self._cell(task, share).with_suffix(".safetensors")
@@ -123,15 +128,20 @@ class GridFolder:
         return self.path / "cells" / f"{task}@{100 * share:g}.json"
 
 
-def _keep_scores(path: Path, scored: ScoredRecords) -> dict[str, Any]:
-    """Write the scores, patients as numbers; returns what finds them again."""
+def _keep_scores(path: Path, found: Mapping[Key, ScoredRecords]) -> dict[str, Any]:
+    """Write the scores, of what stands beside the encoder's linear probe as well, patients as numbers; returns what
+    finds them again."""
+    scored = found[OF_ENCODER]
+    others = {key: each for key, each in found.items() if key != OF_ENCODER}
     _, patients = np.unique(scored.patients, return_inverse=True)
     arrays = {"scores": scored.scores, "truth": scored.truth, "patients": patients.astype(np.int64)}
+    arrays |= {f"scores.{k}": each.scores for k, each in enumerate(others.values())}
     if scored.decided is not None:
         arrays["decided"] = scored.decided
     raw = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     commit_file(path, lambda temporary: temporary.write_bytes(raw))
-    return {"sha256": hashlib.sha256(raw).hexdigest(), "names": [list(each) for each in scored.names]}
+    names, systems = ([list(each) for each in of] for of in (scored.names, others))
+    return {"sha256": hashlib.sha256(raw).hexdigest(), "names": names, "systems": systems}
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -34,7 +34,10 @@ from cardialign.pretrain.evaluation.scoring import (
 log = logging.getLogger(__name__)
 
 Reader = Callable[..., ProbeFit]
+Key = tuple[str, str]
+"""System and reader."""
 PROBED, FROM_SCRATCH = "linear probe", "training from scratch"
+OF_ENCODER: Key = ("encoder", PROBED)
 
 
 def readers_of(system: System, with_neighbours: bool) -> dict[str, Reader]:
@@ -86,13 +89,13 @@ class Row:
 class ProbeResult:
     """`to_dict` is everything, `table` what a reader of a terminal wants.
 
-    scored: by share, what the encoder's linear probe made of every test record; no part of the JSON.
+    scored: by share, what each system, as (system, reader), made of every test record; no part of the JSON.
     """
 
     task: dict[str, Any]
     rows: list[Row]
     left_out: list[dict[str, str]]
-    scored: dict[float, ScoredRecords] = field(default_factory=dict, repr=False, compare=False)
+    scored: dict[float, dict[Key, ScoredRecords]] = field(default_factory=dict, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         return plain({"task": self.task, "rows": [asdict(row) for row in self.rows], "left_out": self.left_out})
@@ -117,7 +120,7 @@ class ProbeResult:
                 "trained_on": self.task.get("trained_on"),
             }
             for row in self.rows
-            if (row.system, row.reader) == ("encoder", PROBED)
+            if (row.system, row.reader) == OF_ENCODER
         ]
 
     def table(self) -> str:
@@ -254,10 +257,10 @@ def _rows_at(
     options: ProbeOptions,
     usable: np.ndarray,
     trained: Mapping[str, Reader],
-) -> tuple[list[Row], ScoredRecords]:
+) -> tuple[list[Row], dict[Key, ScoredRecords]]:
     truth, decided = task.truth[task.parts.test][:, usable], decided_at(task.decided, task.parts.test, usable)
     seeds = 1 if share == 1 or options.style == "published-42" else options.seeds
-    fits: dict[tuple[str, str], list[ProbeFit]] = {}
+    fits: dict[Key, list[ProbeFit]] = {}
     for system in systems:
         for reader, read in readers_of(system, options.neighbours).items():
             fits[system.name, reader] = [
@@ -278,9 +281,9 @@ def _rows_at(
         macros = [float(class_auroc(each.scores[:, usable], truth, decided).mean()) for each in of]
         log.info("probe system=%s reader=%s share=%g macro=%.4f", system_name, reader, share, np.mean(macros))
         rows.append(_row(Row(system_name, reader, share, 0.0, None, []), of, macros, table, less, task))
-    of_encoder = scores[list(fits).index((systems[0].name, PROBED))]
     told = tuple((code, word) for code, word in names)
-    return rows, ScoredRecords(of_encoder, truth, patients, told, decided)
+    kept = {key: ScoredRecords(of, truth, patients, told, decided) for key, of in zip(fits, scores, strict=True)}
+    return rows, kept
 
 
 def _fit(read: Reader, system: str, task: ProbeTask, share: float, style: str, seed: int) -> ProbeFit:

@@ -135,6 +135,11 @@ def test_the_grid_writes_figures_for_programs_tables_and_people_and_goes_on(
     assert ours == {
         share: pytest.approx(whole["encoder", "linear probe", share]["macro"], abs=1e-6) for share in (0.5, 1)
     }
+    found = {(each["kind"], each["share"]): each for each in beside["differences"]}
+    assert len(found) == len(beside["differences"]) == 2 * 2, "floors and neighbours are paired, too"
+    for (kind, share), each in found.items():
+        ahead = whole["hand-features", kind, share]["macro"] - whole["encoder", kind, share]["macro"]
+        assert each["mine"] == "hand features" and each["difference"] == pytest.approx(ahead, abs=1e-9)
     scores = load_file(tmp_path / "grid/grid.scores.safetensors")
     told = {each["name"]: k for k, each in enumerate(result["scores"]["of"])}
     again = class_auroc(scores[f"{told['linear-probe:clean-v2:ptb-xl-super@100']}.scores"][0], scores["1.truth"]).mean()

@@ -19,6 +19,9 @@ from cardialign.cluster.comparison.published import published
 from cardialign.cluster.studies.cells import keep
 from cardialign.cluster.studies.design import Design, Variant
 from cardialign.cluster.studies.table import study_table
+from cardialign.pretrain.export.missing_card import add_card, sealed
+from cardialign.pretrain.export.write import export_encoder
+from cardialign.pretrain.run.integrity import verify_export
 from tests.cluster.studies.test_tables import outcome
 from tests.support.compared import (
     exported,
@@ -28,10 +31,12 @@ from tests.support.compared import (
     zero_shot_file,
 )
 from tests.support.scored_records import scored_records
+from tests.support.small_encoder import SPEC, small_model
 
 Call = Callable[..., Any]
 EVERY = np.arange(200)
 QUICK = ("--bootstrap", 20)
+LATER = {"name": "ptb-xl-sub-v2", "label_set": "sub", "digest": "8" * 64}
 
 
 def cells(page: str) -> str:
@@ -82,6 +87,22 @@ def test_runs_that_differ_in_their_seed_are_one_method_with_mean_and_sd(
     assert f"{100 * ours['macro_auroc']:.2f} ± {100 * ours['sd']:.2f}" in (tmp_path / "out/compare.html").read_text()
     with (tmp_path / "out/costs.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 3, "each run has its own cost"
+
+
+def test_an_encoder_that_got_a_missingness_card_keeps_what_was_measured_before(
+    cardialign: Call, tmp_path: Path
+) -> None:
+    run, (config, model) = run_folder(tmp_path / "mine"), small_model()
+    export_encoder(config, model.state_dict(), run / "export", training={"steps": 0}, spec=SPEC, program=False)
+    before = verify_export(run / "export")
+    zero_shot_file(tmp_path / "zs.json", 1.2, encoder=before)
+    nothing = {"value": 0.0, "low": 0.0, "high": 0.0}
+    cell = {"leads": 0, "time": 0.0, "auroc": nothing, "lost": nothing}
+    measured = {"measure": "zero-shot", "on": "x", "records": 9, "auroc": nothing, "presets": []}
+    after = add_card(run / "export", sealed({**measured, "surfaces": [{"chosen": "random", "cells": [cell]}]}, before))
+    zero_shot_file(tmp_path / "later.json", 1.2, encoder=after, prompts=LATER)
+    answer = cardialign("compare", run, tmp_path / "zs.json", tmp_path / "later.json", "--out", tmp_path / "o", *QUICK)
+    assert before != after and answer.code == 0 and answer.json["methods"] == ["mine"], answer.json
 
 
 @pytest.mark.parametrize(
@@ -183,6 +204,7 @@ def test_words_of_others_are_printed_and_never_run(cardialign: Call, tmp_path: P
         (b"\xff\xfe", "is no JSON that can be read"),
         (b"[]", "holds no result of an evaluation"),
         (b'{"a": 1}', "holds no result of an evaluation"),
+        (b'{"measure": "zero-shot", "surfaces": [], "presets": []}', "result of an evaluation that is compared here"),
         (b'{"prompts": {}, "classes": [], "bootstrap": {}, "macro": 0.5}', "it lacks 'encoder'"),
         (b'{"prompts": 1, "classes": 2, "bootstrap": 3, "macro": NaN, "encoder": "e"}', "is not as an evaluation"),
         (b'{"task": {}, "rows": [], "left_out": []}', "is not as an evaluation"),

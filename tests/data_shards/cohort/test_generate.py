@@ -188,6 +188,24 @@ def test_same_seed_same_bytes_whatever_the_worker_count(tmp_path: Path):
     assert alone.findings == together.findings
 
 
+@pytest.mark.parametrize(
+    ("layout", "file", "column"),
+    [
+        ("mimic-iv-ecg", "record_list.csv", "subject_id"),
+        ("ptb-xl", "ptbxl_database.csv", "patient_id"),
+        ("paediatric", "records.csv", "patient_id"),
+        ("lifespan", "records.csv", "patient_id"),
+    ],
+)
+def test_cohorts_of_two_seeds_have_no_patient_in_common(tmp_path: Path, layout: str, file: str, column: str):
+    people = [
+        {row[column] for row in table(make_cohort(tmp_path / str(seed), plan).path / file)}
+        for seed in (0, 1)
+        for plan in [Cohort(patients=3, records=3, seed=seed, layout=layout)]
+    ]
+    assert len(people[0]) == len(people[1]) == 3 and not people[0] & people[1]
+
+
 def test_findings_can_be_restricted_and_the_summary_says_so(tmp_path: Path):
     seen: list[tuple[int, int]] = []
     made = make_cohort(

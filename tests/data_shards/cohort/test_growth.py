@@ -24,6 +24,17 @@ PUBLISHED = {  # years: rate, axis, PR ms, QRS ms, R V1, S V1, R V6 in mm; middl
     6.5: ((65, 140), (0, 140), (90, 170), (60, 98), (0.5, 14), (0.3, 24), (4, 26), 100, 65),
     10.0: ((60, 130), (-15, 116), (87, 171), (62, 103), (0, 14), (0.3, 25), (4, 25), 91, 61),
 }
+RIJNBEEK = {  # his table, boys and girls: rate, axis and PR in II (medians); QRS and QTc: median, 2nd, 98th percentile
+    0.5 * MONTH: ((160, 155), (97, 110), (99, 101), (67, 50, 85), (67, 54, 79), (413, 378, 448), (420, 379, 462)),
+    2 * MONTH: ((152, 154), (87, 80), (98, 99), (64, 52, 77), (63, 48, 77), (419, 396, 458), (424, 381, 454)),
+    4.5 * MONTH: ((134, 139), (66, 70), (106, 106), (66, 54, 85), (64, 50, 78), (422, 391, 453), (418, 386, 448)),
+    9 * MONTH: ((128, 134), (68, 67), (114, 109), (69, 52, 86), (64, 52, 80), (411, 379, 449), (414, 381, 446)),
+    2.0: ((119, 128), (64, 69), (118, 113), (71, 54, 88), (68, 54, 85), (412, 383, 455), (417, 381, 447)),
+    4.0: ((98, 101), (70, 69), (121, 123), (75, 58, 92), (71, 58, 88), (412, 377, 448), (415, 388, 442)),
+    6.5: ((88, 89), (70, 74), (129, 124), (80, 63, 98), (77, 59, 95), (411, 371, 443), (409, 375, 449)),
+    10.0: ((78, 80), (70, 66), (134, 129), (85, 67, 103), (82, 66, 99), (411, 373, 440), (410, 365, 447)),
+    14.0: ((73, 76), (65, 66), (139, 135), (91, 78, 111), (87, 72, 106), (407, 362, 449), (414, 370, 457)),
+}
 SLACK = 0.12
 """Of every width: beats breathe, a torso leans, and a threshold finds less than the whole of a QRS."""
 
@@ -129,3 +140,12 @@ def test_limits_are_in_order_at_every_age_and_ages_go_from_the_first_day_to_90_y
     assert ages.min() < DAY and ages.max() > 80 and 0.05 < np.mean(ages < DAY) < 0.1
     newborn = [visit.findings for patient in plan if patient.age < DAY for visit in patient.visits]
     assert ("RVH",) in newborn and ("LVH",) in newborn
+
+
+def test_intervals_are_those_of_rijnbeek_and_the_middle_of_davignon_is_near_his() -> None:
+    for age, (rate, turned, pr, *of_boys_and_girls) in RIJNBEEK.items():
+        for measure, boys, girls in zip(("qrs", "qtc"), of_boys_and_girls[::2], of_boys_and_girls[1::2], strict=True):
+            middle, low, high = ((a + b) / 2 for a, b in zip(boys, girls, strict=True))
+            assert limits(measure, age) == pytest.approx((low, middle, high), abs=0.6)  # ms; ages of groups are rounded
+        for measure, of_his, apart in (("rate", rate, 12), ("axis", turned, 15), ("pr", pr, 6)):
+            assert abs(limits(measure, age).middle - sum(of_his) / 2) <= apart + 0.5

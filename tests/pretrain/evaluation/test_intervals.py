@@ -81,6 +81,12 @@ def test_the_figure_lies_in_its_interval_where_every_class_has_one_positive():
         assert 0 <= macro.low < macro.value < macro.high <= 1
 
 
+def test_of_one_patient_there_is_no_interval_however_many_records_and_classes():
+    drawn = draw(4, [3, 4], [0.8, 0.9])
+    alone = scored(Drawn(drawn.scores, drawn.truth, np.zeros(len(drawn.truth), dtype=np.int64)))[0]
+    assert 0 < alone.macro.value <= 1 and np.isnan(alone.macro.low) and np.isnan(alone.macro.high)
+
+
 def test_a_small_sample_without_a_fault_is_no_certainty():
     truth = (np.arange(60) < 6)[:, None]
     drawn = Drawn(truth.astype(float), truth, np.arange(60))
