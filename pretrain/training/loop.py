@@ -204,7 +204,7 @@ class _Run:
                 self._save(done, clock)
             with clock.checkpointing(goes_on=True):
                 self.checkpoints.finish()
-                self._settled()
+                self._settled(clock)
             clock.tell(self.run_dir, done, self.last, now=True)
         held = self.memory.of_all_ranks(done, self.last)
         if held is not None:
@@ -331,8 +331,7 @@ class _Run:
             if committed > self.told:
                 with clock.checkpointing(goes_on=True):
                     self.checkpoints.settle(committed)
-                    self._settled()
-                clock.commit = self.checkpoints.commit_seconds
+                    self._settled(clock)
             if batch is None:
                 return
             if verdict == STOP:
@@ -354,14 +353,15 @@ class _Run:
         )  # fmt: skip
         with clock.checkpointing():
             self.checkpoints.finish()  # the one before
-            self._settled()
+            self._settled(clock)
             self.checkpoints.save(state, None if self.trace is None else self.trace.flush())
-            self._settled()
+            self._settled(clock)
         self.memory.begin()
 
-    def _settled(self) -> None:
+    def _settled(self, clock: StepClock) -> None:
         """All ranks know of the newest checkpoint that was committed; each is told once."""
         step = self.checkpoints.settled
         if step > self.told:
             self.told, self.checkpoint = step, committed_path(self.run_dir, step)
+            clock.commit = self.checkpoints.commit_seconds
             self.observer.checkpoint(step, self.checkpoint)

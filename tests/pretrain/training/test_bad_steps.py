@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -198,6 +200,11 @@ def test_a_bad_step_of_two_workers_is_made_again_by_one_and_the_record_and_modul
         assert good["first"] is None and good["reason"] is None
         assert good["loss"] == pytest.approx(read_trace(run_dir)[step - 2]["loss"], rel=1e-4)
     assert f"has made {step - 1} steps, not 1000000" in found["late"]
+    words = [sys.executable, "-m", "cardialign", "replay", str(run_dir), str(step)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "first not finite: forward: " in done.stdout and "2 workers; the same records" in done.stdout
+    assert done.stdout.partition("the oddest first:\n")[2].split()[0] == "tiny-007"
     assert sorted(str(p) for p in run_dir.rglob("*")) == before, "the run is read, not written"
 
 
