@@ -62,6 +62,8 @@ class TrainingConfig(Strict):
 
     checkpoint_writing: "background", a checkpoint is copied to host memory (one copy of what the rank writes) and
     written behind the steps that follow; "step", the step waits until it is committed.
+    bad_steps: of so many steps whose loss or gradient is not finite, or whose gradient norm is above gradient_limit,
+    the update is left out; the next one ends the run.
     """
 
     global_batch: Annotated[int, Field(ge=2, le=10**7)] = 256
@@ -76,6 +78,8 @@ class TrainingConfig(Strict):
     checkpoint_every: Positive = 200
     keep_checkpoints: Annotated[int, Field(ge=2, le=MOST)] = 3
     checkpoint_writing: Literal["background", "step"] = "background"
+    bad_steps: Annotated[int, Field(ge=0, le=MOST)] = 0
+    gradient_limit: Annotated[float, Field(gt=0, le=1e30)] | None = None
 
     @property
     def masked_share(self) -> float:

@@ -9,6 +9,7 @@ best/                  the encoder that is best by the criterion of `evaluation:
 best.json              which checkpoint that is, and by which figure
 checkpoints/           committed checkpoints (`cardialign.pretrain.training.checkpoints.files`)
 quarantine.jsonl       records that could not be read, and from which step on they count as unreadable
+bad_steps/STEP.json    a step whose numbers went bad: its records, rank by rank, and whether its update was left out
 start/                 the registered encoder that a run starts from (`init_from: models:/...`)
 start.json             name, version and digest of that encoder in the registry
 initialised.json       what a run took from the weights that it started from, tensor by tensor
@@ -35,7 +36,7 @@ from __future__ import annotations
 
 CONFIG = "config.resolved.json"
 METRICS, SYSTEM, EVALUATIONS = "metrics.jsonl", "system.jsonl", "evaluations.jsonl"
-BEST, BEST_NOTE = "best", "best.json"
+BEST, BEST_NOTE, BAD_STEPS = "best", "best.json", "bad_steps"
 CHECKPOINTS, QUARANTINE, EXPORT = "checkpoints", "quarantine.jsonl", "export"
 RESULT, TRACKING, ATTEMPTS, WORKERS = "result.json", "tracking.json", "attempts.jsonl", "workers"
 MEMORY, COMPUTE, DEATHS = "memory.json", "compute.json", "deaths.jsonl"

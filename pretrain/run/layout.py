@@ -22,6 +22,7 @@ FOLDERS = (
     files.RAY,
     files.EARLIER,
     files.BEST,
+    files.BAD_STEPS,
 )
 FILES = (
     files.CONFIG,

@@ -9,6 +9,7 @@ from pathlib import Path
 from cardialign.data_shards.files import sync, write_json
 from cardialign.pretrain.run.files import (
     ATTEMPTS,
+    BAD_STEPS,
     BEST,
     BEST_NOTE,
     CHECKPOINTS,
@@ -31,7 +32,7 @@ from cardialign.pretrain.run.files import (
 
 MOVED = (
     RESULT, MEMORY, COMPUTE, TRACKING, ATTEMPTS, DEATHS, METRICS, SYSTEM, EVALUATIONS, FIGURES, QUARANTINE, INITIALISED,
-    BEST_NOTE, BEST, EXPORT, CONFIG, CHECKPOINTS,
+    BAD_STEPS, BEST_NOTE, BEST, EXPORT, CONFIG, CHECKPOINTS,
 )  # fmt: skip
 """What belongs to one run; its checkpoints last, so that a start that is cut short still finds them."""
 

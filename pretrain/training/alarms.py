@@ -61,13 +61,8 @@ class CollapseAlarm:
         self.lowest = math.inf
         self.low_since: int | None = None
 
-    def check_loss(self, step: int, loss: float, chance: Chance | None, digest: str) -> None:
-        """After step `step` (1-based), before its update is applied. Raises CollapseError."""
-        if not math.isfinite(loss):
-            raise CollapseError(
-                f"step {step}: the loss is {loss} (sample ids digest {digest})",
-                NOT_FINITE_REMEDY,
-            )
+    def check_loss(self, step: int, loss: float, chance: Chance | None) -> None:
+        """A finite loss of step `step` (1-based), before its update is applied. Raises CollapseError."""
         if chance is None or not self.config.enabled or step <= self.warmup:
             return
         margin = self.config.loss_margin
@@ -82,13 +77,6 @@ class CollapseAlarm:
                 f"{chance.formula} = {chance.loss:.4f} by more than {self.config.loss_margin:g}: "
                 "every record looks the same to the model",
                 REMEDY,
-            )
-
-    def check_gradient(self, step: int, norm: float, digest: str) -> None:
-        """Raises CollapseError when the gradient is not finite, before the spoilt weights can reach a checkpoint."""
-        if not math.isfinite(norm):
-            raise CollapseError(
-                f"step {step}: the gradient norm is {norm} (sample ids digest {digest})", NOT_FINITE_REMEDY
             )
 
     def check_rank(self, step: int, rank: float | None) -> None:

@@ -11,7 +11,8 @@ import math
 import os
 import resource
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -241,18 +242,64 @@ def set_learning_rate(engine: Any, lr: float, factors: Mapping[str, float] | Non
         group["lr"] = lr * (factors or {}).get(part, 1.0)
 
 
-def optimizer_step(engine: Any) -> float:
-    """Clip and update; returns the norm of the global gradient before clipping."""
-    norm = None
+def optimizer_step(engine: Any, limit: float = math.inf) -> float:
+    """Clip and update; returns the norm of the global gradient before clipping.
+
+    The gradient is thrown away and nothing is updated when that norm is not finite or above `limit`, on all ranks.
+    """
     if engine.zero_optimization_stage() == 0:
         # Without ZeRO, DeepSpeed clips by torch's rule and does not keep the norm; the gradients are averaged and whole
         # here.
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-    engine.step()
-    if norm is None:
-        norm = engine.get_global_grad_norm()
-    return float("nan") if norm is None else float(norm)
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if math.isfinite(norm) and norm <= limit:
+            engine.step()
+            return norm
+        engine.module.zero_grad(set_to_none=True)
+        engine.clip_fp32_gradients = lambda: None  # it cannot clip nothing; the optimizer updates nothing
+        try:
+            engine.step()
+        finally:
+            del engine.clip_fp32_gradients
+        return norm
+    with _refused_above(engine.optimizer, limit) as seen:
+        engine.step()
+    found = seen[0] if seen else engine.get_global_grad_norm()
+    return float("nan") if found is None else float(found)
+
+
+@contextmanager
+def _refused_above(optimizer: Any, limit: float) -> Iterator[list[float]]:
+    """Norms above `limit` are told to DeepSpeed's ZeRO as not finite: it then throws the gradient away, as it does with
+    an overflow. Gives the list that the true one is put into."""
+    seen: list[float] = []
+    if limit == math.inf:
+        yield seen
+        return
+    from deepspeed.runtime.utils import combine_grad_norm_groups
+
+    name = "scaled_global_norm" if hasattr(optimizer, "scaled_global_norm") else "_get_norm_groups"
+    real = getattr(optimizer, name)
+
+    def refused(*words: Any, **more: Any) -> Any:
+        found = real(*words, **more)
+        norm = float(combine_grad_norm_groups(found) if isinstance(found, list) else found)
+        if norm <= limit:
+            return found
+        seen.append(norm)
+        infinite = torch.tensor(math.inf, device=_device_of(found))
+        return [infinite] if isinstance(found, list) else infinite
+
+    setattr(optimizer, name, refused)
+    try:
+        yield seen
+    finally:
+        delattr(optimizer, name)
+
+
+def _device_of(found: Any) -> torch.device:
+    first = found[0] if isinstance(found, list) else found
+    return first.device if torch.is_tensor(first) else torch.device("cpu")
 
 
 def part_weights(engine: Any, prefix: str) -> dict[str, torch.Tensor]:

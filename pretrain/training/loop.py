@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,6 @@ from cardialign.pretrain.training.data import open_bank, open_data, total_steps
 from cardialign.pretrain.training.engine import (
     Workers,
     make_engine,
-    optimizer_step,
     part_weights,
     plan_batches,
     set_learning_rate,
@@ -54,6 +53,8 @@ from cardialign.pretrain.training.engine import (
 )
 from cardialign.pretrain.training.gradient_cache import accumulate_gradients
 from cardialign.pretrain.training.initialise import initialise, open_start
+from cardialign.pretrain.training.numbers.bad_steps import BadSteps, share_of
+from cardialign.pretrain.training.numbers.non_finite import Inspection
 from cardialign.pretrain.training.peak_memory import PeakMemory
 from cardialign.pretrain.training.quarantine import Quarantine
 from cardialign.pretrain.training.schedule import as_planned, learning_rate, warmup_steps
@@ -94,6 +95,7 @@ def train(
     bank: TextBank | None = None,
     on_step: Callable[[int], None] | None = None,
     resume: Resume = "same",
+    inspect: int | None = None,
 ) -> TrainResult:
     """Train to the last step, from the newest verified checkpoint in `run_dir` or from the start; called on every rank.
 
@@ -102,6 +104,7 @@ def train(
     on_step  called on every rank after each finished step (1-based).
     resume   what becomes of a run that is there: "same", it goes on as planned; "extend", it goes on to the number of
              steps of `config` (`training.schedule`); "start-over", it is moved to `earlier/N`.
+    inspect  a step (1-based) that is written down as bad ones are, with the first module whose output is not finite.
     Raises UserError (CollapseError, CheckpointError, DataError): the last committed checkpoint stays in `run_dir`. A
     start that is refused has changed nothing.
     """
@@ -110,7 +113,7 @@ def train(
     shard_set, selection, order = open_data(config)
     if bank is None and method_class(config).reports:
         bank = open_bank(config)
-    run = _Run(config, run_dir, observer, workers, shard_set, selection, order, bank, resume)
+    run = _Run(config, run_dir, observer, workers, shard_set, selection, order, bank, resume, Inspection(inspect))
     run.set_up()
     return run.steps(on_step)
 
@@ -128,6 +131,7 @@ class _Run:
     order: Order
     bank: TextBank | None
     resume: Resume = "same"
+    inspection: Inspection = field(default_factory=Inspection)
     start: int = 0
     digest: str = EMPTY_DIGEST
     loss: float | None = None
@@ -160,6 +164,7 @@ class _Run:
             self.start, self.digest, self.loss, self.checkpoint = state.step, state.digest, state.loss, point.path
             self.schedule = point.plan
         on_rank_zero(self._open_trace)
+        self.bad = BadSteps(self.run_dir, config.training, workers, self.start)
         self.told = -1 if self.checkpoint is None else self.start
         self.checkpoints = Checkpoints(self.engine, self.run_dir, workers, config.training, self.told)
         fraction = config.data.max_bad_fraction
@@ -199,7 +204,7 @@ class _Run:
                 self._save(done, clock)
             with clock.checkpointing(goes_on=True):
                 self.checkpoints.finish()
-                self._settled()
+                self._settled(clock)
             clock.tell(self.run_dir, done, self.last, now=True)
         held = self.memory.of_all_ranks(done, self.last)
         if held is not None:
@@ -224,16 +229,26 @@ class _Run:
         config, method, step = self.config, self.method, batch.step
         inputs = step_inputs(batch, self.shard_set.report, self.bank, method, config, self.workers)
         loss = partial(method.loss, inputs=inputs, group=None)
-        value, features = accumulate_gradients(self.engine, inputs, loss, self.plan, method.counts(inputs))
-        self.loss = float(value.loss)
-        alarm.check_loss(step + 1, self.loss, value.chance, self.digest)
+        self.bad.begin(self.engine)
+        with self.inspection.of(step + 1, method, inputs) as first:
+            value, features = accumulate_gradients(self.engine, inputs, loss, self.plan, method.counts(inputs))
+        seen = float(value.loss)
+        finite = self.bad.finite_everywhere(seen)
+        if finite:
+            self.loss = seen
+            alarm.check_loss(step + 1, seen, value.chance)
         lr = learning_rate(step, self.schedule, config.optimizer.lr, config.schedule)
         set_learning_rate(self.engine, lr, method.learning_rates(step))
-        norm = optimizer_step(self.engine)
-        alarm.check_gradient(step + 1, norm, self.digest)
-        method.after_update(step, partial(part_weights, self.engine))
-        figures = {name: float(figure) for name, figure in value.metrics.items()}
-        return features, {**figures, "loss": self.loss, "lr": lr, "grad_norm": norm}
+        norm, kind = self.bad.update(self.engine, finite)
+        if kind is not None or first is not None:
+            told = {"digest": self.digest, "loss": seen, "gradient_norm": norm, "first": first and first.found}
+            self.bad.settle(kind, told, share_of(self.workers.rank, batch, self.shard_set, features, seen), step + 1)
+        if kind is None:
+            method.after_update(step, partial(part_weights, self.engine))
+        figures = {name: float(figure) for name, figure in value.metrics.items()} | {"loss": seen, "lr": lr}
+        figures |= {"grad_norm": norm} | ({} if kind is None else {"skipped": 1.0})
+        whole = {name: figure for name, figure in figures.items() if math.isfinite(figure)}
+        return features if kind is None else {}, whole
 
     def _observed(self, done: int, features: Tensors, clock: StepClock, stream: ShardStream) -> dict[str, float]:
         """What is looked at every few steps only.
@@ -316,8 +331,7 @@ class _Run:
             if committed > self.told:
                 with clock.checkpointing(goes_on=True):
                     self.checkpoints.settle(committed)
-                    self._settled()
-                clock.commit = self.checkpoints.commit_seconds
+                    self._settled(clock)
             if batch is None:
                 return
             if verdict == STOP:
@@ -339,14 +353,15 @@ class _Run:
         )  # fmt: skip
         with clock.checkpointing():
             self.checkpoints.finish()  # the one before
-            self._settled()
+            self._settled(clock)
             self.checkpoints.save(state, None if self.trace is None else self.trace.flush())
-            self._settled()
+            self._settled(clock)
         self.memory.begin()
 
-    def _settled(self) -> None:
+    def _settled(self, clock: StepClock) -> None:
         """All ranks know of the newest checkpoint that was committed; each is told once."""
         step = self.checkpoints.settled
         if step > self.told:
             self.told, self.checkpoint = step, committed_path(self.run_dir, step)
+            clock.commit = self.checkpoints.commit_seconds
             self.observer.checkpoint(step, self.checkpoint)

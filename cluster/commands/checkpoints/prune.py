@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
          "why": each.why}
         for each in found
     ]  # fmt: skip
-    freed = sum(row["bytes"] for row in rows if not row["stays"])
+    freed = sum(size.get(each.path, 0) for each in found if not each.stays)
     return {"run_dir": str(args.run_dir), "keep": keep, "dry_run": args.dry_run, "freed_bytes": freed,
             "checkpoints": rows}  # fmt: skip
 

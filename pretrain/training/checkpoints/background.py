@@ -117,7 +117,7 @@ class Writing(threading.Thread):
     def _all_receipts(self) -> dict[str, Any]:
         """Name -> digest and size of the files of all ranks. Raises CheckpointError of a rank that could not write, or
         that has stood still for longer than `patience`."""
-        missing, entries = set(range(self.world_size)), {}
+        missing, entries = set(range(self.world_size)), dict[str, Any]()
         last, moved = None, time.monotonic()
         while True:
             for rank in sorted(missing):

@@ -1,6 +1,7 @@
 """Checkpoints on disk: committed or not there at all.
 
 checkpoints/.tmp-HOLDER-step-00000120/   being written (HOLDER: which worker group); the next start sweeps it away
+    receipts/rank-00000.json       which files a rank has written, where it is written behind the steps (`background`)
 checkpoints/step-00000120/         committed: every file fsynced and listed with its sha256, then the folder renamed
     manifest.json                  that list
     engine/                        DeepSpeed's files: weights, optimizer state, one shard per rank under ZeRO

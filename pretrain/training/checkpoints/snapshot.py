@@ -15,6 +15,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,10 @@ def write_archive(records: Records, path: Path) -> None:
             archive.write_record(name, data, size)
 
 
+def _write_archive(records: Records, name: str, folder: Path) -> None:
+    write_archive(records, folder / name)
+
+
 @dataclass
 class Share:
     """What one rank writes: archives by their names in the checkpoint; on rank 0 the whole weights and the state."""
@@ -111,7 +116,7 @@ class Share:
     def writers(self) -> dict[str, Callable[[Path], object]]:
         """Name -> what writes the file of that name into the folder that it is given. Nothing is read from the run."""
         found: dict[str, Callable[[Path], object]] = {
-            name: lambda folder, name=name: write_archive(self.archives[name], folder / name) for name in self.archives
+            name: partial(_write_archive, records, name) for name, records in self.archives.items()
         }
         if self.weights is not None:
             found[WEIGHTS] = self._write_weights

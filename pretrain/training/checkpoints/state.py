@@ -39,6 +39,8 @@ HARMLESS = (
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "training.checkpoint_writing",
+    "training.bad_steps",  # of a step that went well they change nothing
+    "training.gradient_limit",
     "collapse.",
     "evaluation",  # looks on
 )

@@ -126,3 +126,18 @@ def test_on_a_gpu_kernels_before_a_collective_are_the_ranks_own_time() -> None:
     ((early, waited, kernel),) = run_ranks(1, on_device, init=False)
     assert not early, "nothing has waited for the device"
     assert kernel > 0.02 and 0 < waited < kernel / 4
+
+
+def test_what_is_heard_of_a_checkpoint_later_belongs_to_its_pause_and_the_commit_is_told_apart():
+    clock = StepClock(8, Workers(0, 1, torch.device("cpu")))
+    with clock.checkpointing():
+        time.sleep(0.02)
+    first = clock.pause
+    time.sleep(0.1)
+    with clock.checkpointing(goes_on=True):
+        time.sleep(0.02)
+    assert first + 0.02 <= clock.pause <= clock.pause_interval - 0.1
+    told = clock.report()
+    assert told["checkpoint_pause_seconds"] == clock.pause and "checkpoint_commit_seconds" not in told
+    clock.commit = 7.0
+    assert clock.report()["checkpoint_commit_seconds"] == 7.0
