@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.drills.drill import BrokenError, SkippedError
+from cardialign.cluster.drills.outcome import BrokenError, SkippedError
 from cardialign.cluster.environment.versions import source_root
-from cardialign.cluster.runs.planned import FOLDER, stepped
+from cardialign.cluster.runs.planned import FOLDER, PLAN, plan_of, stepped, write_plan
 
 PATIENCE = 600.0
 """Seconds in which a run of seconds has ended even on a machine that has other things to do."""
@@ -26,13 +26,9 @@ class Pretrain:
     """One start of the command. What it says is kept beside the run directory."""
 
     def __init__(self, recipe: Path, run_dir: Path, tracking: Path, words: Sequence[str], workers: int) -> None:
-        from cardialign.cluster.drills.ground import plan_of
-
         self.run_dir, self.plan = run_dir, plan_of(run_dir)
         tracking.mkdir(exist_ok=True)
-        if not (self.plan / "plan.json").exists():
-            from cardialign.cluster.runs.planned import write_plan
-
+        if not (self.plan / PLAN).exists():
             write_plan(self.plan)
         own = ["pretrain", "--recipe", str(recipe), "--run-dir", str(run_dir), "--workers", str(workers)]
         if "--tracking-uri" not in words:

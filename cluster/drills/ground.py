@@ -124,11 +124,6 @@ class Ground:
         shutil.rmtree(self.runs, ignore_errors=True)
 
 
-def plan_of(run_dir: Path) -> Path:
-    """Where the plan of faults of a run lies."""
-    return run_dir.with_name(f"{run_dir.name}.plan")
-
-
 def make_shards(folder: Path, records_per_shard: int = 8, patients: int = EPOCH_RECORDS) -> Path:
     """A shard set of virtual patients: 12 leads, 2.5 s at 100 Hz, several shards in an epoch."""
     from cardialign.data_shards.build.build import SetPlan, build_shards

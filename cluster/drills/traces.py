@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.drills.drill import BrokenError, Outcome
+from cardialign.cluster.drills.outcome import BrokenError, Outcome
 from cardialign.cluster.runs.planned import stepped
 from cardialign.pretrain.run.trace import read_trace
 

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from cardialign.cluster.drills import DRILLS, drill_of
-from cardialign.cluster.drills.drill import BrokenError, Outcome, SkippedError
 from cardialign.cluster.drills.ground import Ground
+from cardialign.cluster.drills.outcome import BrokenError, Outcome, SkippedError
 from cardialign.cluster.environment.versions import versions
 from cardialign.data_shards.errors import DONE, FAILED, UserError
 

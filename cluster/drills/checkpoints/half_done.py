@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cardialign.cluster.drills.drill import BrokenError, Outcome
-from cardialign.cluster.drills.ground import EVERY, Ground, plan_of
+from cardialign.cluster.drills.ground import EVERY, Ground
+from cardialign.cluster.drills.outcome import BrokenError, Outcome
 from cardialign.cluster.drills.traces import judge_trace
-from cardialign.cluster.runs.planned import Fault, stepped, write_plan
+from cardialign.cluster.runs.planned import Fault, plan_of, stepped, write_plan
 
 AT = 4 * EVERY
 """Its newest checkpoint; two earlier ones are there, and the next one prunes."""

@@ -6,10 +6,11 @@ from __future__ import annotations
 import json
 
 from cardialign.cluster.drills.checkpoints.half_done import AT, copy_of, goes_on
-from cardialign.cluster.drills.drill import BrokenError, Drill, Outcome
-from cardialign.cluster.drills.ground import EVERY, Ground, plan_of
+from cardialign.cluster.drills.drill import Drill
+from cardialign.cluster.drills.ground import EVERY, Ground
 from cardialign.cluster.drills.measures import require
-from cardialign.cluster.runs.planned import Fault, mark_of, stepped, write_plan
+from cardialign.cluster.drills.outcome import BrokenError, Outcome
+from cardialign.cluster.runs.planned import Fault, mark_of, plan_of, stepped, write_plan
 from cardialign.pretrain.training.checkpoints.condition import examine
 from cardialign.pretrain.training.checkpoints.files import TEMPORARY, checkpoints_folder, committed
 

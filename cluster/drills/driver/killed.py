@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import time
 
-from cardialign.cluster.drills.drill import Drill, Outcome
-from cardialign.cluster.drills.ground import EVERY, PACE, Ground, plan_of
+from cardialign.cluster.drills.drill import Drill
+from cardialign.cluster.drills.ground import EVERY, PACE, Ground
 from cardialign.cluster.drills.measures import judge_run, stopped_once
-from cardialign.cluster.runs.planned import write_plan
+from cardialign.cluster.drills.outcome import Outcome
+from cardialign.cluster.runs.planned import plan_of, write_plan
 
 
 def run(ground: Ground) -> Outcome:

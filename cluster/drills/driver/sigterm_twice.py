@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import time
 
-from cardialign.cluster.drills.drill import Drill, Outcome
-from cardialign.cluster.drills.ground import EVERY, PACE, Ground, plan_of
+from cardialign.cluster.drills.drill import Drill
+from cardialign.cluster.drills.ground import EVERY, PACE, Ground
 from cardialign.cluster.drills.measures import ended_with, judge_run, set_at
-from cardialign.cluster.runs.planned import Fault, write_plan
+from cardialign.cluster.drills.outcome import Outcome
+from cardialign.cluster.runs.planned import Fault, plan_of, write_plan
 from cardialign.data_shards.errors import STOPPED
 
 

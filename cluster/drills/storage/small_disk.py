@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cardialign.cluster.drills.drill import BrokenError, Outcome, SkippedError
-from cardialign.cluster.drills.ground import EVERY, PACE, Ground, plan_of
+from cardialign.cluster.drills.ground import EVERY, PACE, Ground
 from cardialign.cluster.drills.loop import Loop
 from cardialign.cluster.drills.measures import require
+from cardialign.cluster.drills.outcome import BrokenError, Outcome, SkippedError
 from cardialign.cluster.drills.traces import judge_trace, judge_way_back
-from cardialign.cluster.runs.planned import stepped, write_plan
+from cardialign.cluster.runs.planned import plan_of, stepped, write_plan
 from cardialign.pretrain.training.checkpoints.condition import examine
 from cardialign.pretrain.training.checkpoints.files import TEMPORARY, checkpoints_folder, committed
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from cardialign.cluster.drills.drill import Drill, Outcome
-from cardialign.cluster.drills.ground import EVERY, PACE, Ground, plan_of
+from cardialign.cluster.drills.drill import Drill
+from cardialign.cluster.drills.ground import EVERY, PACE, Ground
 from cardialign.cluster.drills.measures import deaths, judge_run, require, set_at
-from cardialign.cluster.runs.planned import write_plan
+from cardialign.cluster.drills.outcome import Outcome
+from cardialign.cluster.runs.planned import plan_of, write_plan
 
 
 def run(ground: Ground) -> Outcome:
