@@ -51,6 +51,7 @@ class Ground:
         self.runs.mkdir(parents=True)
         self.random = random.Random(seed)
         self._known: dict[str, list[dict[str, Any]]] = {}
+        self._commands: list[Pretrain] = []
         self._runs = 0
 
     def step(self) -> int:
@@ -93,7 +94,14 @@ class Ground:
         from cardialign.cluster.drills.command import Pretrain
 
         more = [] if self.address is None else ["--address", self.address]
-        return Pretrain(self.recipe, run_dir, self.folder / "tracking", [*more, *words], workers)
+        command = Pretrain(self.recipe, run_dir, self.folder / "tracking", [*more, *words], workers)
+        self._commands.append(command)
+        return command
+
+    def close(self) -> None:
+        """End the commands that a drill which failed, or was interrupted, has left running."""
+        while self._commands:
+            self._commands.pop().end()
 
     def undisturbed(self, world: int = 1) -> list[dict[str, Any]]:
         """The trace of the loop alone that nothing hits."""

@@ -8,14 +8,6 @@ from typing import Literal
 Verdict = Literal["kept", "broken", "skipped"]
 
 
-class BrokenError(Exception):
-    """The promise of a drill does not hold; says what was found instead."""
-
-
-class SkippedError(Exception):
-    """A drill cannot be tried here; says why."""
-
-
 @dataclass
 class Outcome:
     """What became of one drill; times in seconds after the fault was set.
@@ -34,3 +26,15 @@ class Outcome:
     verdict: Verdict = "kept"
     note: str = ""
     seconds: float = 0.0
+
+
+class BrokenError(Exception):
+    """The promise of a drill does not hold; says what was found instead. outcome: what was measured by then."""
+
+    def __init__(self, found: str, outcome: Outcome | None = None) -> None:
+        super().__init__(found)
+        self.outcome = outcome
+
+
+class SkippedError(Exception):
+    """A drill cannot be tried here; says why."""

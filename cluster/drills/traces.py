@@ -48,7 +48,7 @@ def judge_trace(outcome: Outcome, run_dir: Path, expected: Sequence[Line]) -> Ou
     difference = first_difference(read_trace(run_dir), expected)
     outcome.equal, outcome.difference = difference is None, difference or ""
     if difference is not None:
-        raise BrokenError(f"the trace differs: {difference}")
+        raise BrokenError(f"the trace differs: {difference}", outcome)
     return outcome
 
 
