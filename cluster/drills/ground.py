@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from cardialign.pretrain.config import RunConfig
 
 STEPS, EVERY, EPOCH_RECORDS = 60, 5, 30
+MOST_LOST = 2 * EVERY
+"""Steps that may be done again: since the last checkpoint, and since the one before while that is on its way to the
+disk."""
 PACE = 0.05
 """Seconds of a step that is to be hit: 60 of them are three seconds."""
 RECIPE: dict[str, Any] = {

@@ -6,7 +6,7 @@ import signal
 import time
 
 from cardialign.cluster.drills.drill import Drill
-from cardialign.cluster.drills.ground import EVERY, PACE, Ground
+from cardialign.cluster.drills.ground import MOST_LOST, PACE, Ground
 from cardialign.cluster.drills.measures import judge_run, stopped_once
 from cardialign.cluster.drills.outcome import Outcome
 from cardialign.cluster.runs.planned import plan_of, write_plan
@@ -21,7 +21,7 @@ def run(ground: Ground) -> Outcome:
     again = ground.pretrain(run_dir)  # at once: workers of the first may still live, and write
     again.finished()
     outcome.detected = again.started - at
-    judge_run(outcome, run_dir, expected, at, EVERY + 5, command.started)
+    judge_run(outcome, run_dir, expected, at, MOST_LOST, command.started)
     outcome.note = f"started again {again.started - at:.1f} s later, {time.time() - at:.0f} s to its end"
     return outcome
 
