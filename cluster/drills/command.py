@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class Pretrain:
         )
         self.out = run_dir.with_name(f"{run_dir.name}.{time.time_ns()}.out")
         self.started = time.time()
-        with self.out.open("w") as out, self.out.with_suffix(".err").open("w") as said:
+        with self.out.open("w") as out, self.out.with_suffix(".err").open("w") as said, _hears_ctrl_c():
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cardialign", *own, *words, "--json"],
                 env=environment, stdout=out, stderr=said, start_new_session=True,
@@ -114,3 +115,17 @@ class Pretrain:
     def _last(self) -> str:
         problem = self.answer.get("problem")
         return str(problem) if problem else " ".join(self.said.strip().splitlines()[-3:])[:600]
+
+
+@contextlib.contextmanager
+def _hears_ctrl_c() -> Iterator[None]:
+    """A process that is started in here hears SIGINT, though this one, in the background of a shell, does not."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
