@@ -8,14 +8,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.drills.drill import BrokenError, SkippedError
+from cardialign.cluster.drills.outcome import BrokenError, SkippedError
 from cardialign.cluster.environment.versions import source_root
-from cardialign.cluster.runs.planned import FOLDER, stepped
+from cardialign.cluster.runs.planned import FOLDER, PLAN, plan_of, stepped, write_plan
 
 PATIENCE = 600.0
 """Seconds in which a run of seconds has ended even on a machine that has other things to do."""
@@ -26,13 +27,9 @@ class Pretrain:
     """One start of the command. What it says is kept beside the run directory."""
 
     def __init__(self, recipe: Path, run_dir: Path, tracking: Path, words: Sequence[str], workers: int) -> None:
-        from cardialign.cluster.drills.ground import plan_of
-
         self.run_dir, self.plan = run_dir, plan_of(run_dir)
         tracking.mkdir(exist_ok=True)
-        if not (self.plan / "plan.json").exists():
-            from cardialign.cluster.runs.planned import write_plan
-
+        if not (self.plan / PLAN).exists():
             write_plan(self.plan)
         own = ["pretrain", "--recipe", str(recipe), "--run-dir", str(run_dir), "--workers", str(workers)]
         if "--tracking-uri" not in words:
@@ -43,7 +40,7 @@ class Pretrain:
         )
         self.out = run_dir.with_name(f"{run_dir.name}.{time.time_ns()}.out")
         self.started = time.time()
-        with self.out.open("w") as out, self.out.with_suffix(".err").open("w") as said:
+        with self.out.open("w") as out, self.out.with_suffix(".err").open("w") as said, _hears_ctrl_c():
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cardialign", *own, *words, "--json"],
                 env=environment, stdout=out, stderr=said, start_new_session=True,
@@ -118,3 +115,17 @@ class Pretrain:
     def _last(self) -> str:
         problem = self.answer.get("problem")
         return str(problem) if problem else " ".join(self.said.strip().splitlines()[-3:])[:600]
+
+
+@contextlib.contextmanager
+def _hears_ctrl_c() -> Iterator[None]:
+    """A process that is started in here hears SIGINT, though this one, in the background of a shell, does not."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

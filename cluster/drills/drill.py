@@ -1,43 +1,12 @@
-"""What a drill is, and what it finds out."""
+"""What a drill is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
 
-if TYPE_CHECKING:
-    from cardialign.cluster.drills.ground import Ground
-
-Verdict = Literal["kept", "broken", "skipped"]
-
-
-class BrokenError(Exception):
-    """The promise of a drill does not hold; says what was found instead."""
-
-
-class SkippedError(Exception):
-    """A drill cannot be tried here; says why."""
-
-
-@dataclass
-class Outcome:
-    """What became of one drill; times in seconds after the fault was set.
-
-    detected: until the product said, or showed, that something is wrong. lost: steps that were done twice. back: until
-    the first step that had not been done before the fault. equal: trace and digest are those of the undisturbed run.
-    leftovers: what of ours was still there at the end. note: what else is worth a line.
-    """
-
-    detected: float | None = None
-    lost: int | None = None
-    back: float | None = None
-    equal: bool | None = None
-    difference: str = ""
-    leftovers: list[str] = field(default_factory=list)
-    verdict: Verdict = "kept"
-    note: str = ""
-    seconds: float = 0.0
+from cardialign.cluster.drills.ground import Ground
+from cardialign.cluster.drills.outcome import Outcome
 
 
 @dataclass(frozen=True)

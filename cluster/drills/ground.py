@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from cardialign.pretrain.config import RunConfig
 
 STEPS, EVERY, EPOCH_RECORDS = 60, 5, 30
+MOST_LOST = 2 * EVERY
+"""Steps that may be done again: since the last checkpoint, and since the one before while that is on its way to the
+disk."""
 PACE = 0.05
 """Seconds of a step that is to be hit: 60 of them are three seconds."""
 RECIPE: dict[str, Any] = {
@@ -51,6 +54,7 @@ class Ground:
         self.runs.mkdir(parents=True)
         self.random = random.Random(seed)
         self._known: dict[str, list[dict[str, Any]]] = {}
+        self._commands: list[Pretrain] = []
         self._runs = 0
 
     def step(self) -> int:
@@ -93,7 +97,14 @@ class Ground:
         from cardialign.cluster.drills.command import Pretrain
 
         more = [] if self.address is None else ["--address", self.address]
-        return Pretrain(self.recipe, run_dir, self.folder / "tracking", [*more, *words], workers)
+        command = Pretrain(self.recipe, run_dir, self.folder / "tracking", [*more, *words], workers)
+        self._commands.append(command)
+        return command
+
+    def close(self) -> None:
+        """End the commands that a drill which failed, or was interrupted, has left running."""
+        while self._commands:
+            self._commands.pop().end()
 
     def undisturbed(self, world: int = 1) -> list[dict[str, Any]]:
         """The trace of the loop alone that nothing hits."""
@@ -122,11 +133,6 @@ class Ground:
     def clear(self) -> None:
         """Take away what the runs left; called when a promise was kept."""
         shutil.rmtree(self.runs, ignore_errors=True)
-
-
-def plan_of(run_dir: Path) -> Path:
-    """Where the plan of faults of a run lies."""
-    return run_dir.with_name(f"{run_dir.name}.plan")
 
 
 def make_shards(folder: Path, records_per_shard: int = 8, patients: int = EPOCH_RECORDS) -> Path:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.drills.command import Pretrain
-from cardialign.cluster.drills.drill import BrokenError, Outcome
-from cardialign.cluster.drills.ground import plan_of
 from cardialign.cluster.drills.leftovers import leftovers
+from cardialign.cluster.drills.outcome import BrokenError, Outcome
 from cardialign.cluster.drills.traces import judge_trace, judge_way_back
-from cardialign.cluster.runs.planned import mark_of
+from cardialign.cluster.runs.planned import mark_of, plan_of
 from cardialign.pretrain.run.files import DEATHS
 
 

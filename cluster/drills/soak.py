@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from cardialign.cluster.drills.drill import BrokenError, Outcome
-from cardialign.cluster.drills.ground import EVERY, Ground, plan_of
+from cardialign.cluster.drills.ground import EVERY, Ground
 from cardialign.cluster.drills.loop import Ended, Loop
+from cardialign.cluster.drills.outcome import BrokenError, Outcome
 from cardialign.cluster.drills.traces import judge_trace
-from cardialign.cluster.runs.planned import Fault, stepped, write_plan
+from cardialign.cluster.runs.planned import Fault, plan_of, stepped, write_plan
 from cardialign.pretrain.training.checkpoints.condition import examine
 from cardialign.pretrain.training.checkpoints.files import committed
 

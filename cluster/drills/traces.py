@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.drills.drill import BrokenError, Outcome
+from cardialign.cluster.drills.outcome import BrokenError, Outcome
 from cardialign.cluster.runs.planned import stepped
 from cardialign.pretrain.run.trace import read_trace
 
@@ -48,7 +48,7 @@ def judge_trace(outcome: Outcome, run_dir: Path, expected: Sequence[Line]) -> Ou
     difference = first_difference(read_trace(run_dir), expected)
     outcome.equal, outcome.difference = difference is None, difference or ""
     if difference is not None:
-        raise BrokenError(f"the trace differs: {difference}")
+        raise BrokenError(f"the trace differs: {difference}", outcome)
     return outcome
 
 

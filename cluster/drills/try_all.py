@@ -10,8 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from cardialign.cluster.drills import DRILLS, drill_of
-from cardialign.cluster.drills.drill import BrokenError, Outcome, SkippedError
 from cardialign.cluster.drills.ground import Ground
+from cardialign.cluster.drills.outcome import BrokenError, Outcome, SkippedError
 from cardialign.cluster.environment.versions import versions
 from cardialign.data_shards.errors import DONE, FAILED, UserError
 
@@ -29,9 +29,12 @@ def try_one(name: str, run: Callable[[Ground], Outcome], ground: Ground) -> Outc
     except SkippedError as error:
         outcome.verdict, outcome.note = "skipped", str(error)
     except BrokenError as error:
+        outcome = error.outcome or outcome
         outcome.verdict, outcome.note = "broken", str(error)
     except UserError as error:
         outcome.verdict, outcome.note = "broken", f"{error.problem} {error.remedy}".strip()
+    finally:
+        ground.close()
     outcome.seconds = time.monotonic() - started
     log.info("drill=%s verdict=%s seconds=%.1f note=%s", name, outcome.verdict, outcome.seconds, outcome.note)
     return outcome

@@ -50,6 +50,11 @@ def write_plan(folder: Path, faults: tuple[Fault, ...] = (), pace: float = 0.0) 
     (folder / PLAN).write_text(json.dumps({"pace": pace, "faults": [asdict(each) for each in faults]}))
 
 
+def plan_of(run_dir: Path) -> Path:
+    """Where the plan of faults of a run lies."""
+    return run_dir.with_name(f"{run_dir.name}.plan")
+
+
 def mark_of(folder: Path, number: int) -> Path:
     """Lies there, with the time, once fault `number` of a plan has been set."""
     return folder / f"fault-{number}.json"

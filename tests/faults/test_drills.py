@@ -12,8 +12,9 @@ import pytest
 from cardialign.cluster.commands.drill import summary
 from cardialign.cluster.drills import DRILLS, drill_of
 from cardialign.cluster.drills.checkpoints import killed_writing
-from cardialign.cluster.drills.drill import BrokenError, Drill, Outcome, SkippedError
+from cardialign.cluster.drills.drill import Drill
 from cardialign.cluster.drills.ground import Ground
+from cardialign.cluster.drills.outcome import BrokenError, Outcome, SkippedError
 from cardialign.cluster.drills.soak import random_faults, soak, steps_for
 from cardialign.cluster.drills.traces import first_difference
 from cardialign.cluster.drills.try_all import HEAD, try_all

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cardialign.cluster.drills.checkpoints.half_done import AT, copy_of, goes_on, kinds_of_files
-from cardialign.cluster.drills.drill import Outcome
 from cardialign.cluster.drills.ground import EVERY, Ground
 from cardialign.cluster.drills.measures import require
+from cardialign.cluster.drills.outcome import Outcome
 from cardialign.pretrain.training.checkpoints.files import NOTE, QUARANTINE, checkpoints_folder, committed_path
 
 

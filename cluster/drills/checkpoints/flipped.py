@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from cardialign.cluster.drills.checkpoints.damage import each_kind_damaged
-from cardialign.cluster.drills.drill import Drill, Outcome
+from cardialign.cluster.drills.drill import Drill
 from cardialign.cluster.drills.ground import Ground
+from cardialign.cluster.drills.outcome import Outcome
 
 
 def run(ground: Ground) -> Outcome:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from cardialign.cluster.drills.drill import BrokenError, Outcome
-from cardialign.cluster.drills.ground import EVERY, Ground, plan_of
+from cardialign.cluster.drills.ground import EVERY, PACE, Ground
+from cardialign.cluster.drills.loop import Loop
+from cardialign.cluster.drills.outcome import BrokenError, Outcome
 from cardialign.cluster.drills.traces import judge_trace
-from cardialign.cluster.runs.planned import Fault, stepped, write_plan
+from cardialign.cluster.runs.planned import Fault, plan_of, stepped, write_plan
+from cardialign.pretrain.training.checkpoints.files import ENGINE, MANIFEST, STATE, WEIGHTS, committed, committed_path
 
 AT = 4 * EVERY
 """Its newest checkpoint; two earlier ones are there, and the next one prunes."""
@@ -19,14 +21,25 @@ UNTIL = AT + 2 * EVERY + 1
 
 
 def half_done(ground: Ground) -> Path:
-    """A run directory whose loop was killed after step `AT`; made once."""
+    """A run directory whose loop was killed once the checkpoint of step `AT` was committed; made once."""
     path = ground.runs / "half-done"
     if not path.is_dir():
-        write_plan(plan_of(path), (Fault("kill", AT),))
-        ended = ground.loop(path, plan=plan_of(path))
-        if ended.codes != (-9,):
-            raise BrokenError(f"the run to be damaged ended with {ended.codes}: {ended.said}")
+        plan = plan_of(path)
+        write_plan(plan, pace=2 * PACE)
+        with Loop(ground.config(), path, plan=plan) as loop:
+            while not committed_path(path, AT).is_dir() and not loop.ended:
+                time.sleep(0.01)
+            loop.signal(signal.SIGKILL)
+            ended = loop.wait()
+        newest = max((step for step, _ in committed(path)), default=0)
+        if ended.codes != (-9,) or newest != AT:
+            raise BrokenError(f"the run to be damaged ended with {ended.codes} behind step {newest}: {ended.said}")
     return path
+
+
+def done_before(ground: Ground) -> int:
+    """The last step that was done before the run was killed."""
+    return max(step for _, step in stepped(plan_of(half_done(ground))))
 
 
 def copy_of(ground: Ground, name: str) -> Path:
@@ -35,15 +48,14 @@ def copy_of(ground: Ground, name: str) -> Path:
     return run_dir
 
 
-def goes_on(ground: Ground, run_dir: Path, outcome: Outcome, faults: Sequence[Fault] = (), done: int = AT) -> int:
+def goes_on(ground: Ground, run_dir: Path, outcome: Outcome, done: int | None = None) -> int:
     """Start the run again until step `UNTIL`; the step at which it began.
 
-    done: what was done before. Notes the worst of all tries: steps done twice, seconds to the first new one. Raises
-    BrokenError unless the trace is the undisturbed one's so far.
+    done: the last step that was done before, if not that of the half-done run. Notes the worst of all tries: steps done
+    twice, seconds to the first new one. Raises BrokenError unless the trace is the undisturbed one's so far.
     """
-    at = time.time()
-    plan = plan_of(run_dir)
-    write_plan(plan, (*faults, Fault("kill", UNTIL)))
+    done, at, plan = done or done_before(ground), time.time(), plan_of(run_dir)
+    write_plan(plan, (Fault("kill", UNTIL),))
     ended = ground.loop(run_dir, plan=plan)
     if ended.codes != (-9,):
         raise BrokenError(f"the run did not go on ({ended.codes}): {ended.said}")
@@ -56,14 +68,7 @@ def goes_on(ground: Ground, run_dir: Path, outcome: Outcome, faults: Sequence[Fa
 
 def kinds_of_files(checkpoint: Path) -> list[Path]:
     """One file of each kind that a checkpoint holds."""
-    kinds = (
-        "manifest.json",
-        "trainer_state.json",
-        "model.safetensors",
-        "rng/*",
-        "engine/*model_states*",
-        "engine/*optim*",
-    )
+    kinds = (MANIFEST, STATE, WEIGHTS, "rng/*", f"{ENGINE}/*model_states*", f"{ENGINE}/*optim*")
     found = [sorted(checkpoint.glob(kind)) for kind in kinds]
     others = [path for path in sorted(checkpoint.rglob("*")) if path.is_file()]
     missing = [kind for kind, paths in zip(kinds, found, strict=True) if not paths]

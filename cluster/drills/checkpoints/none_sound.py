@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from cardialign.cluster.drills.checkpoints.half_done import copy_of
-from cardialign.cluster.drills.drill import Drill, Outcome
+from cardialign.cluster.drills.drill import Drill
 from cardialign.cluster.drills.ground import Ground
 from cardialign.cluster.drills.measures import require
+from cardialign.cluster.drills.outcome import Outcome
 from cardialign.pretrain.run.files import LOCK
 from cardialign.pretrain.training.checkpoints.files import MANIFEST, committed
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 
-from cardialign.cluster.drills.drill import Drill, Outcome
-from cardialign.cluster.drills.ground import EVERY, PACE, Ground, plan_of
+from cardialign.cluster.drills.drill import Drill
+from cardialign.cluster.drills.ground import MOST_LOST, PACE, Ground
 from cardialign.cluster.drills.measures import judge_run, stopped_once
-from cardialign.cluster.runs.planned import write_plan
+from cardialign.cluster.drills.outcome import Outcome
+from cardialign.cluster.runs.planned import plan_of, write_plan
 from cardialign.data_shards.errors import INTERRUPTED
 
 
@@ -19,7 +20,7 @@ def run(ground: Ground) -> Outcome:
     at, outcome.detected = stopped_once(command, ground.step(), signal.SIGINT, INTERRUPTED, seconds=60)
     again = ground.pretrain(run_dir)
     again.finished()
-    return judge_run(outcome, run_dir, expected, at, EVERY, command.started)
+    return judge_run(outcome, run_dir, expected, at, MOST_LOST, command.started)
 
 
 DRILL = Drill(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import time
 
-from cardialign.cluster.drills.drill import Drill, Outcome
-from cardialign.cluster.drills.ground import EVERY, PACE, Ground, plan_of
+from cardialign.cluster.drills.drill import Drill
+from cardialign.cluster.drills.ground import MOST_LOST, PACE, Ground
 from cardialign.cluster.drills.measures import judge_run, stopped_once
-from cardialign.cluster.runs.planned import write_plan
+from cardialign.cluster.drills.outcome import Outcome
+from cardialign.cluster.runs.planned import plan_of, write_plan
 
 
 def run(ground: Ground) -> Outcome:
@@ -19,8 +20,7 @@ def run(ground: Ground) -> Outcome:
     at, _ = stopped_once(command, ground.step(), signal.SIGKILL, -signal.SIGKILL)
     again = ground.pretrain(run_dir)  # at once: workers of the first may still live, and write
     again.finished()
-    outcome.detected = again.started - at
-    judge_run(outcome, run_dir, expected, at, EVERY + 5, command.started)
+    judge_run(outcome, run_dir, expected, at, MOST_LOST, command.started)
     outcome.note = f"started again {again.started - at:.1f} s later, {time.time() - at:.0f} s to its end"
     return outcome
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from cardialign.cluster.drills.drill import Drill, Outcome
-from cardialign.cluster.drills.ground import PACE, Ground, plan_of
+from cardialign.cluster.drills.drill import Drill
+from cardialign.cluster.drills.ground import PACE, Ground
 from cardialign.cluster.drills.measures import judge_run, require, stopped_once
-from cardialign.cluster.runs.planned import write_plan
+from cardialign.cluster.drills.outcome import Outcome
+from cardialign.cluster.runs.planned import plan_of, write_plan
 from cardialign.data_shards.errors import STOPPED
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import time
 
-from cardialign.cluster.drills.drill import Drill, Outcome
-from cardialign.cluster.drills.ground import EVERY, PACE, Ground, plan_of
+from cardialign.cluster.drills.drill import Drill
+from cardialign.cluster.drills.ground import MOST_LOST, PACE, Ground
 from cardialign.cluster.drills.measures import ended_with, judge_run, set_at
-from cardialign.cluster.runs.planned import Fault, write_plan
+from cardialign.cluster.drills.outcome import Outcome
+from cardialign.cluster.runs.planned import Fault, plan_of, write_plan
 from cardialign.data_shards.errors import STOPPED
 
 
@@ -26,7 +27,7 @@ def run(ground: Ground) -> Outcome:
     outcome.detected = ended_with(command, STOPPED, second, seconds=40)
     again = ground.pretrain(run_dir)
     again.finished()
-    return judge_run(outcome, run_dir, expected, at, EVERY, command.started)
+    return judge_run(outcome, run_dir, expected, at, MOST_LOST, command.started)
 
 
 DRILL = Drill(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cardialign.cluster.drills.drill import Drill, Outcome
+from cardialign.cluster.drills.drill import Drill
 from cardialign.cluster.drills.ground import Ground
+from cardialign.cluster.drills.outcome import Outcome
 from cardialign.cluster.drills.shards.restored import damaged_and_restored
 
 EVERY_BYTES = 997

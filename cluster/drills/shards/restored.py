@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cardialign.cluster.drills.drill import BrokenError, Outcome
-from cardialign.cluster.drills.ground import PACE, Ground, plan_of
+from cardialign.cluster.drills.ground import PACE, Ground
 from cardialign.cluster.drills.loop import Ended, Loop
 from cardialign.cluster.drills.measures import require
+from cardialign.cluster.drills.outcome import BrokenError, Outcome
 from cardialign.cluster.drills.traces import judge_trace, judge_way_back
-from cardialign.cluster.runs.planned import stepped, write_plan
+from cardialign.cluster.runs.planned import plan_of, stepped, write_plan
 
 STRICT = "data.max_bad_fraction=0"
 """No record may be replaced: then the run is to stop rather than to be another one."""

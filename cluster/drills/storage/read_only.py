@@ -8,13 +8,14 @@ from __future__ import annotations
 import shutil
 
 from cardialign.cluster.drills.checkpoints.half_done import AT, half_done
-from cardialign.cluster.drills.drill import Drill, Outcome
-from cardialign.cluster.drills.ground import Ground, plan_of
+from cardialign.cluster.drills.drill import Drill
+from cardialign.cluster.drills.ground import Ground
 from cardialign.cluster.drills.loop import Loop
 from cardialign.cluster.drills.measures import require
+from cardialign.cluster.drills.outcome import Outcome
 from cardialign.cluster.drills.storage.small_disk import mount, small_disk
 from cardialign.cluster.drills.traces import judge_trace
-from cardialign.cluster.runs.planned import write_plan
+from cardialign.cluster.runs.planned import plan_of, write_plan
 from cardialign.pretrain.run.trace import read_trace
 
 

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cardialign.cluster.drills.drill import BrokenError, Outcome, SkippedError
-from cardialign.cluster.drills.ground import EVERY, PACE, Ground, plan_of
+from cardialign.cluster.drills.ground import MOST_LOST, PACE, Ground
 from cardialign.cluster.drills.loop import Loop
 from cardialign.cluster.drills.measures import require
+from cardialign.cluster.drills.outcome import BrokenError, Outcome, SkippedError
 from cardialign.cluster.drills.traces import judge_trace, judge_way_back
-from cardialign.cluster.runs.planned import stepped, write_plan
+from cardialign.cluster.runs.planned import plan_of, stepped, write_plan
 from cardialign.pretrain.training.checkpoints.condition import examine
 from cardialign.pretrain.training.checkpoints.files import TEMPORARY, checkpoints_folder, committed
 
@@ -80,7 +80,7 @@ def spoilt_and_mended(
         left = list(checkpoints_folder(run_dir).glob(f"{TEMPORARY}*"))
         require(not left, f"left behind: {left}")
         judge_way_back(outcome, plan, mended)
-        require((outcome.lost or 0) <= EVERY, f"{outcome.lost} steps were done again")
+        require((outcome.lost or 0) <= MOST_LOST, f"{outcome.lost} steps were done again")
     problem = ended.said.splitlines()[0].replace(str(ground.folder), "...")
     outcome.note = f"back after the disk was mended; {problem[:160]}"
     return outcome

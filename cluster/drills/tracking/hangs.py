@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cardialign.cluster.drills.drill import Drill, Outcome
+from cardialign.cluster.drills.drill import Drill
 from cardialign.cluster.drills.ground import Ground
+from cardialign.cluster.drills.outcome import Outcome
 from cardialign.cluster.drills.tracking.outage import outage
 
 

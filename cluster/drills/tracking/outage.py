@@ -18,12 +18,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
-from cardialign.cluster.drills.drill import BrokenError, Outcome, SkippedError
-from cardialign.cluster.drills.ground import PACE, Ground, plan_of
+from cardialign.cluster.drills.ground import PACE, Ground
 from cardialign.cluster.drills.loop import Loop
 from cardialign.cluster.drills.measures import require
+from cardialign.cluster.drills.outcome import BrokenError, Outcome, SkippedError
 from cardialign.cluster.drills.traces import judge_trace
-from cardialign.cluster.runs.planned import stepped, write_plan
+from cardialign.cluster.runs.planned import plan_of, stepped, write_plan
 from cardialign.pretrain.run.trace import read_trace
 
 Mode = Literal["pass", "refuse", "hang", "500"]

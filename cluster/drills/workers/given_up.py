@@ -6,12 +6,13 @@ import signal
 import time
 from collections.abc import Callable
 
-from cardialign.cluster.drills.drill import BrokenError, Drill, Outcome
-from cardialign.cluster.drills.ground import PACE, Ground, plan_of
+from cardialign.cluster.drills.drill import Drill
+from cardialign.cluster.drills.ground import PACE, Ground
 from cardialign.cluster.drills.loop import Loop
 from cardialign.cluster.drills.measures import require
+from cardialign.cluster.drills.outcome import BrokenError, Outcome
 from cardialign.cluster.drills.traces import judge_trace
-from cardialign.cluster.runs.planned import write_plan
+from cardialign.cluster.runs.planned import plan_of, write_plan
 from cardialign.data_shards.files import read_json
 from cardialign.pretrain.run.files import ATTEMPT
 from cardialign.pretrain.training.checkpoints.condition import examine

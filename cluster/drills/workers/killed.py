@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from cardialign.cluster.drills.drill import Drill, Outcome
-from cardialign.cluster.drills.ground import EVERY, PACE, Ground, plan_of
+from cardialign.cluster.drills.drill import Drill
+from cardialign.cluster.drills.ground import MOST_LOST, PACE, Ground
 from cardialign.cluster.drills.measures import deaths, judge_run, require, set_at
-from cardialign.cluster.runs.planned import write_plan
+from cardialign.cluster.drills.outcome import Outcome
+from cardialign.cluster.runs.planned import plan_of, write_plan
 
 
 def run(ground: Ground) -> Outcome:
@@ -19,7 +20,7 @@ def run(ground: Ground) -> Outcome:
     require(len(died) == 1 and answer["restarts"] == 1, f"{len(died)} groups died, the command says {answer}")
     require("rank 1" in died[0][1], f"the cause that is told names no rank 1: {died[0][1]}")
     outcome.detected = died[0][0] - at
-    return judge_run(outcome, run_dir, expected, at, EVERY, command.started)
+    return judge_run(outcome, run_dir, expected, at, MOST_LOST, command.started)
 
 
 DRILL = Drill(

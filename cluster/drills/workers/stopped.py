@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
-from cardialign.cluster.drills.drill import Drill, Outcome
-from cardialign.cluster.drills.ground import PACE, Ground, plan_of
+from cardialign.cluster.drills.drill import Drill
+from cardialign.cluster.drills.ground import PACE, Ground
 from cardialign.cluster.drills.measures import deaths, judge_run, require, set_at
-from cardialign.cluster.runs.planned import write_plan
+from cardialign.cluster.drills.outcome import Outcome
+from cardialign.cluster.runs.planned import plan_of, stepped, write_plan
 
 SECONDS = 5.0
 
@@ -21,8 +23,10 @@ def run(ground: Ground) -> Outcome:
     at = set_at(plan_of(run_dir))
     require(answer["restarts"] == 0, f"the run was restarted: {deaths(run_dir)}")
     judge_run(outcome, run_dir, expected, at, 0, command.started)
-    require((outcome.back or 0.0) >= SECONDS / 2, "the run went on while one of its ranks stood still")
-    outcome.note = f"of these {SECONDS:.0f} s it stood still"
+    times = [when for when, _ in stepped(plan_of(run_dir)) if when > at - 1.0]
+    outcome.back = max((b - a for a, b in itertools.pairwise(times)), default=0.0)
+    require(outcome.back > SECONDS / 2, "the run went on while one of its ranks stood still")
+    outcome.note = f"{SECONDS:.0f} s of that it was stopped"
     return outcome
 
 
