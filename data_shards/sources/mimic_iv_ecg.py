@@ -141,6 +141,8 @@ class MimicIvEcg(RecordFolder):
             without += statements.count(None)
         self._facts["records"] = file_facts(listing, rows)
         log.info("reports source=%s records=%d without=%d phrases=%d", self.name, rows, without, len(reports.phrases))
+        if patients is not None:
+            patients.tell()
         self._finish(rows)
 
     def _check_cells(self, times: list[str], people: list[str]) -> None:
