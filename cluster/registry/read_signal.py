@@ -117,7 +117,12 @@ def _from_npy(path: Path, names: tuple[str, ...], sampling_rate: float | None, u
     if sampling_rate is None:
         raise UserError(f"{path} does not say its sampling rate", "give --sampling-rate")
     try:
-        values = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            values = np.load(file, allow_pickle=False)
+            if not isinstance(values, np.ndarray) or values.dtype.kind not in "biufc":
+                raise ValueError("it holds no single array of numbers")
+            if file.read(1):
+                raise ValueError("bytes follow its array, a second one perhaps")
     except UNREADABLE_ARRAY as error:
         raise UserError(
             f"{path} cannot be read as a .npy array: {error}",

@@ -141,7 +141,12 @@ class MimicIvEcg(RecordFolder):
             without += statements.count(None)
         self._facts["records"] = file_facts(listing, rows)
         log.info("reports source=%s records=%d without=%d phrases=%d", self.name, rows, without, len(reports.phrases))
-        self._finish(rows)
+        self._finish(rows, patients)
+
+    def _finish(self, listed: int, patients: PatientTable | None = None) -> None:
+        if patients is not None:
+            patients.tell()
+        super()._finish(listed)
 
     def _check_cells(self, times: list[str], people: list[str]) -> None:
         self._nameless += people.count("")

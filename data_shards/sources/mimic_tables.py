@@ -124,6 +124,7 @@ class PatientTable:
     def __init__(self, path: Path) -> None:
         ids, ages, years, sexes = [], [np.empty(0)], [np.empty(0)], [np.empty(0, dtype=np.int8)]
         unclear: Counter[str] = Counter()
+        self._impossible: Counter[str] = Counter()
         for batch in stream_table(path, ("subject_id", "gender", "anchor_age", "anchor_year")):
             ids.append(id_numbers(batch.column("subject_id"), "p"))
             told = strings(batch, "anchor_age"), strings(batch, "gender")
@@ -159,14 +160,30 @@ class PatientTable:
         age, year, sex = (
             np.where(known, column[rows] if column.size else 0, blank) for column, blank in self._columns()
         )
-        ages = np.maximum(age + (_numbers([time[:4] for time in times]) - year), 0.0).tolist()
-        told = [(each if each <= OLDEST else None, _SEXES[code]) for each, code in zip(ages, sex.tolist(), strict=True)]
-        return told, known.tolist()
+        ages = age + (_numbers([time[:4] for time in times]) - year)
+        possible = (ages >= -_WHOLE_YEARS) & (ages <= OLDEST)
+        for at in np.flatnonzero(np.isfinite(ages) & ~possible).tolist():
+            self._impossible[f"{ages[at]:g} years in {times[at][:4]}"] += 1
+        kept = [max(each, 0.0) if fits else None for each, fits in zip(ages.tolist(), possible.tolist(), strict=True)]
+        return [(each, _SEXES[code]) for each, code in zip(kept, sex.tolist(), strict=True)], known.tolist()
+
+    def tell(self) -> None:
+        """Warn of ages that nobody has, which are left out: anchor years of another release, or of another table."""
+        if self._impossible:
+            shown = ", ".join(f"{word} x {times}" for word, times in self._impossible.most_common(EXAMPLES))
+            log.warning(
+                "ages that nobody has records=%d, left out: %s; are anchor_age and anchor_year those of this release?",
+                self._impossible.total(),
+                shown,
+            )
+        self._impossible.clear()
 
     def _columns(self) -> list[tuple[np.ndarray, float | int]]:
         return [(self._age, np.nan), (self._year, np.nan), (self._sex, 0)]
 
 
+_WHOLE_YEARS = 1.0
+"""By so much may an age in whole years miss: a newborn's ECG of the December before."""
 _SEXES = (None, "female", "male")
 
 

@@ -90,3 +90,23 @@ def test_flat_leads_are_masked_as_in_shards_and_said_beside_the_embedding(tmp_pa
     array[0] = 0.0
     np.save(tmp_path / "a.npy", array)
     assert read_signal(tmp_path / "a.npy", sampling_rate=500).remarks[0].endswith("(lead I)")
+
+
+def test_a_file_of_two_arrays_is_refused_and_not_read_as_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    with path.open("wb") as file:
+        np.save(file, np.ones((12, 5000), dtype=np.float32))
+        np.save(file, np.zeros((12, 5000), dtype=np.float32))
+    with pytest.raises(UserError, match="bytes follow its array"):
+        read_signal(path, sampling_rate=500)
+
+
+@pytest.mark.parametrize("kind", ["archive", "named columns", "words"])
+def test_what_is_no_array_of_numbers_under_the_name_of_one_is_refused_in_words(tmp_path: Path, kind: str) -> None:
+    with (tmp_path / "a.npy").open("wb") as file:
+        if kind == "archive":
+            np.savez(file, signal=np.ones((12, 50)))
+        else:
+            np.save(file, np.zeros(12, dtype=[("I", "f4")]) if kind == "named columns" else np.array(["I"] * 12))
+    with pytest.raises(UserError, match="no single array of numbers"):
+        read_signal(tmp_path / "a.npy", sampling_rate=500)

@@ -142,6 +142,20 @@ def test_an_age_of_a_table_that_nobody_has_is_unknown(tmp_path: Path, age: str) 
     assert (first.meta["age"], first.meta["sex"]) == (None, "female")
 
 
+@pytest.mark.parametrize(
+    ("age", "anchor", "is_told"), [(52, 2999, True), (52, 1900, True), (0, 2182, True), (0, 2181, False)]
+)
+def test_an_age_that_the_years_make_impossible_is_unknown_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, age: int, anchor: int, is_told: bool
+) -> None:
+    """ECG of 2180: 52 years in 2999 would be -767 years, which is no newborn."""
+    root = mimic(tmp_path / "src")
+    (root / "patients.csv").write_text(f"subject_id,gender,anchor_age,anchor_year\n10000032,F,{age},{anchor}\n")
+    first, *_ = open_source("mimic-iv-ecg", root, min_matched=0).entries()
+    assert first.meta["age"] == (None if is_told else 0.0)
+    assert (f"left out: {age + 2180 - anchor} years in 2180 x" in caplog.text) is is_told
+
+
 def test_rows_of_one_id_that_say_different_things_are_named_in_every_table(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
