@@ -170,6 +170,47 @@ def add_prompt_words(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_other_encoders(parser: argparse._ActionsContainer) -> None:
+    """The same recipe again, and what it is compared with."""
+    parser.add_argument("--seeds", nargs="+", default=[], metavar="ENCODER", help="the same recipe of other seeds")
+    parser.add_argument(
+        "--beside", nargs="+", default=[], metavar="ENCODER", help="another encoder, of one seed or several: paired"
+    )
+
+
+def add_drawn_records(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--records", type=whole_number(1), default=500, metavar="N", help="at most so many, drawn (default 500)"
+    )
+
+
+def add_label_files(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--label-files", type=place, metavar="DIR", help="folder of a protocol's published label files")
+
+
+def add_bootstrap(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--bootstrap", type=whole_number(0), default=1000, metavar="N",
+        help="resamples by patient for the 95 %% intervals (default 1000)",
+    )  # fmt: skip
+
+
+def add_draw_seed(parser: argparse._ActionsContainer, of: str = "of all draws") -> None:
+    parser.add_argument("--seed", type=whole_number(0, 2**64 - 1), default=0, help=f"{of} (default 0)")
+
+
+def add_batch_size(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--batch-size", type=whole_number(1), default=64, metavar="N", help="default 64")
+
+
+def add_allow_trained(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--allow-trained",
+        action="store_true",
+        help="score patients and recordings that the encoder was trained on, too, and say so with the figures",
+    )
+
+
 def add_pooling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pooling",

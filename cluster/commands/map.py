@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.options import (
+    add_batch_size,
     add_encoder,
     add_folds,
     add_split,
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--perplexity", type=amount, metavar="P", help="about how many neighbours count for a record (default 30)"
     )
-    parser.add_argument("--batch-size", type=whole_number(1), default=64, metavar="N", help="default 64")
+    add_batch_size(parser)
     parser.add_argument(
         "--out", type=file_to_write, action="append", required=True, metavar="FILE",
         help="write a page (.html) or a picture (.svg, .png, .pdf) there; repeatable",

@@ -8,6 +8,7 @@ from typing import Any
 
 from cardialign.cluster.cli.lines import printable
 from cardialign.cluster.cli.options import (
+    add_batch_size,
     add_encoder,
     add_folds,
     add_split,
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=whole_number(1, 1000), default=10, metavar="K", help="answers (default 10)")
     add_folds(parser, "look only among these folds")
     add_split(parser, "look only in this part")
-    parser.add_argument("--batch-size", type=whole_number(1), default=64, metavar="N", help="default 64")
+    add_batch_size(parser)
     parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
     add_tracking_uri(parser)
 

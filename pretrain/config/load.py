@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from cardialign.pretrain.config.fields import Strict
 from cardialign.pretrain.config.named import MAIN, RENAMED, name_of, stored_text, upgrade
 from cardialign.pretrain.config.places import place_paths
 from cardialign.pretrain.config.run import RunConfig
-from cardialign.pretrain.config.sentences import sentences, told
+from cardialign.pretrain.config.sentences import sentences_of, told
 from cardialign.pretrain.config.yaml_text import read_yaml
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -49,16 +49,31 @@ def _short(text: str, most: int = 160) -> str:
     return repr(text) if len(text) <= most else f"{text[:most]!r}... ({len(text)} characters)"
 
 
-def _parse(values: dict[str, Any], origin: str, remedies: list[str], of_sections: Mapping[str, str]) -> RunConfig:
+def _parse(
+    values: dict[str, Any],
+    origin: str,
+    remedies: list[str],
+    of_sections: Mapping[str, str],
+    overrides: Sequence[str] = (),
+) -> RunConfig:
     """Dict in today's words -> RunConfig.
 
     remedies open the remedy of a refusal; of_sections are more of them, each said when its section has a mistake.
+    overrides: what was set beside the origin; a mistake of theirs is told as theirs.
     """
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         chosen = {table.kind: _class(table, values) for table in CHOICES}
-        lines = sentences(error, RunConfig, chosen)
+        lines: list[str] = []
+        theirs = 0
+        for one in error.errors():
+            by = _override_of(tuple(map(str, one["loc"])), overrides)
+            theirs += by is not None
+            said = "" if by is None else f" (said by --set {_short(by)})"
+            lines += [line + said for line in sentences_of(one, RunConfig, chosen)]
+        if theirs == len(error.errors()):
+            origin = f"what is set beside {origin}"
         wrong = {one["loc"][0] for one in error.errors() if one["loc"]}
         remedies = [*remedies, *(remedy for section, remedy in of_sections.items() if section in wrong)]
         count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}"
@@ -66,6 +81,16 @@ def _parse(values: dict[str, Any], origin: str, remedies: list[str], of_sections
             f"{origin} has {count}:\n" + "\n".join(f"  - {line}" for line in lines),
             "; ".join([*remedies, "correct the keys above and run again"]),
         ) from None
+
+
+def _override_of(location: tuple[str, ...], overrides: Sequence[str]) -> str | None:
+    """The last assignment that wrote this key, or what it is in or holds; None where none did."""
+    for assignment in reversed(overrides if location else ()):
+        first, *others = assignment.partition("=")[0].strip().split(".")
+        key = (RENAMED.get(first, first), *others)
+        if all(a == b for a, b in zip(key, location, strict=False)):
+            return assignment
+    return None
 
 
 def _class(table: Table, values: dict[str, Any]) -> type[Strict]:
@@ -130,7 +155,7 @@ def load_config(recipe: str | Path, overrides: str | tuple[str, ...] | list[str]
     values = upgrade(values, str(path))  # an override may have brought the old name of a method
     place_paths(values)
     words = [*written, *(assignment.strip().partition("=")[0].partition(".")[0] for assignment in overrides)]
-    return _parse(values, str(path), _old_words(words), _whole_sections(before, values))
+    return _parse(values, str(path), _old_words(words), _whole_sections(before, values), overrides)
 
 
 def _assignments(overrides: Any) -> list[str]:

@@ -40,7 +40,7 @@ def sentences(error: ValidationError, model: type[BaseModel], chosen: Mapping[st
 
     model is what was validated; chosen gives the class of each section that decides by its `name` which keys it has.
     """
-    return [line for one in error.errors() for line in _sentences(one, model, chosen)]
+    return [line for one in error.errors() for line in sentences_of(one, model, chosen)]
 
 
 def told(value: Any) -> str:
@@ -70,7 +70,7 @@ def _nearest(word: str, known: list[str]) -> str:
     return f"did you mean `{near[0]}`?" if near else ""
 
 
-def _sentences(error: Any, model: type[BaseModel], chosen: Mapping[str, type[BaseModel]]) -> list[str]:
+def sentences_of(error: Any, model: type[BaseModel], chosen: Mapping[str, type[BaseModel]]) -> list[str]:
     """One pydantic error -> lines "dotted.key: what is wrong (value); what to do"."""
     location = tuple(error["loc"])
     key = ".".join(str(part) for part in location) or "(recipe)"

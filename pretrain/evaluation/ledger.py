@@ -86,3 +86,11 @@ def opening_line(opening: Mapping[str, Any]) -> str:
         f"TEST RECORDS OF {task} OPENED {times} TIMES for this run, first {first['time']} by {first['what']}: "
         "what was chosen by them since is no estimate of anything new"
     )
+
+
+def twice_notes(recordings: int) -> list[str]:
+    """A line on scored recordings that stand under several patients, where there are any."""
+    if not recordings:
+        return []
+    stand = "1 recording stands" if recordings == 1 else f"{recordings} recordings stand"
+    return [f"{stand} under several patients: the intervals take these for different people and are too narrow"]

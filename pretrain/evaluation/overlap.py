@@ -47,7 +47,8 @@ class Overlap:
     """status: none, found or unknown; records: of those to score, how many are of a patient or are a recording that
     the encoder was trained on; patients: how many of them; recordings: the very same ones; note: in words.
 
-    of_records, of_patients: how many are to be scored in all. doubt: why there may be more than was found.
+    of_records, of_patients: how many are to be scored in all. doubt: why there may be more than was found. twice:
+    recordings to score that stand under several patients.
     """
 
     status: str
@@ -58,6 +59,7 @@ class Overlap:
     of_records: int = 0
     of_patients: int = 0
     doubt: str = ""
+    twice: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -98,7 +100,15 @@ def overlap_of(known: TrainedOn, shard_set: ShardSet, rows: np.ndarray) -> Overl
     distinct = len(np.unique(shard_set.patients[rows][concerned]))
     everybody = len(np.unique(shard_set.patients[rows]))
     recorded = int(same_recording.sum())
-    return Overlap(status, count, distinct, recorded, note, len(rows), everybody, "; ".join(doubts))
+    twice = under_several_patients(shard_set, rows)
+    return Overlap(status, count, distinct, recorded, note, len(rows), everybody, "; ".join(doubts), twice)
+
+
+def under_several_patients(shard_set: ShardSet, rows: np.ndarray) -> int:
+    """Recordings of these rows that stand under more than one patient; only the index is read."""
+    pairs = np.stack([recording_digests(shard_set, rows), shard_set.patients[rows].astype(np.int64)], axis=1)
+    of_a_recording = np.unique(np.unique(pairs[pairs[:, 0] != 0], axis=0)[:, 0], return_counts=True)[1]
+    return int((of_a_recording > 1).sum())
 
 
 def refuse_overlap(overlap: Overlap, encoder: UsableEncoder, shard_set: ShardSet) -> None:
@@ -181,6 +191,7 @@ def note_ledger(
         lines.append(of_pretraining(figure, scored, overlap.to_dict()))
     lines.append(_of_labelled(scored, shard_set, task.rows[task.parts.train], rows))
     task.about["ledger"] = [line.to_dict() for line in lines]
+    task.about["test_recordings_twice"] = under_several_patients(shard_set, rows)
 
 
 def _never_trained(figure: str, scored: str, shard_set: ShardSet, rows: np.ndarray) -> LedgerLine:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from cardialign.pretrain.evaluation.ledger import of_pretraining, opening_line, told
+from cardialign.pretrain.evaluation.ledger import of_pretraining, opening_line, told, twice_notes
 from cardialign.pretrain.evaluation.scored import ScoredRecords
 from cardialign.pretrain.evaluation.scoring import ClassResult, Estimate, MacroResult
 
@@ -176,10 +176,11 @@ def _table(result: ZeroShotResult, baseline: ZeroShotResult | None) -> str:
 
 def overlap_note(trained_on: Mapping[str, Any]) -> str:
     """One sentence beside every figure: whether the encoder has seen what it was scored on."""
+    twice = "".join(f"; {note}" for note in twice_notes(trained_on.get("twice", 0)))
     if trained_on["status"] == "found":
-        return f"TRAINED ON WHAT IT IS SCORED ON: {trained_on['note']}"
+        return f"TRAINED ON WHAT IT IS SCORED ON: {trained_on['note']}{twice}"
     known = "trained on" if trained_on["status"] == "none" else "trained on: unknown whether on some of these"
-    return f"{known}: {trained_on['note']}"
+    return f"{known}: {trained_on['note']}{twice}"
 
 
 def _label_notes(result: ZeroShotResult) -> list[str]:

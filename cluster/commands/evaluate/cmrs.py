@@ -7,8 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.options import (
+    add_allow_trained,
+    add_batch_size,
+    add_bootstrap,
+    add_draw_seed,
+    add_drawn_records,
     add_encoder,
     add_folds,
+    add_other_encoders,
     add_split,
     add_tracking_uri,
     file_to_write,
@@ -21,10 +27,7 @@ from cardialign.cluster.cli.result_file import check_place, write_result
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_encoder(parser)
-    parser.add_argument("--seeds", nargs="+", default=[], metavar="ENCODER", help="the same recipe of other seeds")
-    parser.add_argument(
-        "--beside", nargs="+", default=[], metavar="ENCODER", help="another encoder, of one seed or several: paired"
-    )
+    add_other_encoders(parser)
     parser.add_argument("--shards", type=place, required=True, help="folder or URL of the shard set")
     parser.add_argument("--prompts", required=True, help="name of a shipped prompt set or a YAML file")
     parser.add_argument(
@@ -33,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--share", type=part, default=0.5, help="of the record that is missing, between 0 and 1 (default 0.5)"
     )
-    parser.add_argument(
-        "--records", type=whole_number(1), default=500, metavar="N", help="at most so many, drawn (default 500)"
-    )
+    add_drawn_records(parser)
     parser.add_argument("--draws", type=whole_number(1), default=3, metavar="N", help="random masks each (default 3)")
     parser.add_argument(
         "--rounds", type=whole_number(1), default=1, metavar="N", help="of the search for the worst mask (default 1)"
@@ -43,14 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--masker", type=Path, metavar="RUN_DIR", help="also masks by the masker of this scar run")
     add_folds(parser, "score only these folds")
     add_split(parser, "score only this part")
-    parser.add_argument("--bootstrap", type=whole_number(0), default=1000, metavar="N", help="resamples (default 1000)")
-    parser.add_argument("--seed", type=whole_number(0, 2**64 - 1), default=0, help="of all draws (default 0)")
-    parser.add_argument("--batch-size", type=whole_number(1), default=64, metavar="N", help="default 64")
-    parser.add_argument(
-        "--allow-trained",
-        action="store_true",
-        help="score patients and recordings that the encoder was trained on, too, and say so with the figures",
-    )
+    add_bootstrap(parser)
+    add_draw_seed(parser)
+    add_batch_size(parser)
+    add_allow_trained(parser)
     parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
     add_tracking_uri(parser)
 

@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, file_to_write, whole_number
+from cardialign.cluster.cli.options import (
+    add_allow_trained,
+    add_bootstrap,
+    add_encoder,
+    add_label_files,
+    add_tracking_uri,
+    file_to_write,
+    whole_number,
+)
 from cardialign.cluster.cli.result_file import check_place, write_result
 
 MODES = ("zero-shot", "linear-probe")
@@ -20,14 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", help="only this task of both, e.g. ptb-xl-super (default: all of this data set)")
     parser.add_argument("--mode", choices=MODES, default=MODES[0], help="what is evaluated (default zero-shot)")
     parser.add_argument("--split", choices=("test", "val"), default="test", help="the part to score (default test)")
-    parser.add_argument("--label-files", type=Path, metavar="DIR", help="folder of a protocol's published label files")
-    parser.add_argument("--bootstrap", type=whole_number(0), default=1000, metavar="N", help="resamples (default 1000)")
+    add_label_files(parser)
+    add_bootstrap(parser)
     parser.add_argument("--seed", type=whole_number(0, 2**64 - 1), default=0, help="of the bootstrap (default 0)")
-    parser.add_argument(
-        "--allow-trained",
-        action="store_true",
-        help="score patients and recordings that the encoder was trained on, too, and say so with the figures",
-    )
+    add_allow_trained(parser)
     parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
     add_tracking_uri(parser)
 

@@ -10,7 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, file_to_write, whole_number
+from cardialign.cluster.cli.options import (
+    add_bootstrap,
+    add_encoder,
+    add_tracking_uri,
+    file_to_write,
+    whole_number,
+)
 from cardialign.cluster.cli.result_file import check_place
 from cardialign.cluster.commands.evaluate.linear_probe import (
     add_ray,
@@ -39,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_task(parser)
     parser.add_argument("--seeds", type=whole_number(1, 1000), default=1, metavar="N", help="runs (default 1)")
-    parser.add_argument("--bootstrap", type=whole_number(0), default=1000, metavar="N", help="resamples (default 1000)")
+    add_bootstrap(parser)
     add_ray(parser, "seeds")
     parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
     add_track(parser)

@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, place, place_to_write
+from cardialign.cluster.cli.options import (
+    add_allow_trained,
+    add_encoder,
+    add_label_files,
+    add_tracking_uri,
+    place,
+    place_to_write,
+)
 from cardialign.cluster.cli.result_file import check_place, write_rows
 from cardialign.cluster.commands.evaluate.linear_probe import (
     add_probe,
@@ -47,13 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol", default="clean-v2", metavar="NAME", help="whose tasks are probed (default clean-v2)"
     )
-    parser.add_argument("--label-files", type=place, metavar="DIR", help="folder of a protocol's published label files")
+    add_label_files(parser)
     add_probe(parser, (0.01, 0.1, 1.0))
-    parser.add_argument(
-        "--allow-trained",
-        action="store_true",
-        help="score patients and recordings that the encoder was pretrained on, too, and say so with the figures",
-    )
+    add_allow_trained(parser)
     parser.add_argument(
         "--out",
         type=place_to_write,

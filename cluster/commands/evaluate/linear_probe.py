@@ -8,7 +8,17 @@ from argparse import ArgumentTypeError
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, file_to_write, folds, place, whole_number
+from cardialign.cluster.cli.options import (
+    add_allow_trained,
+    add_bootstrap,
+    add_encoder,
+    add_label_files,
+    add_tracking_uri,
+    file_to_write,
+    folds,
+    place,
+    whole_number,
+)
 from cardialign.cluster.cli.result_file import check_place
 from cardialign.data_shards.errors import UsageError
 
@@ -59,12 +69,8 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--protocol", metavar="NAME:TASK", help="labels and parts of a protocol: clean-v1:ptb-xl-super")
     for part, help in (("train", "learn from"), ("validation", "choose the penalty on"), ("test", "score, once,")):
         parser.add_argument(f"--{part}-folds", type=folds, metavar="1-8", help=f"with --labels: {help} these folds")
-    parser.add_argument(
-        "--allow-trained",
-        action="store_true",
-        help="score patients and recordings that the encoder was pretrained on, too, and say so with the figures",
-    )
-    parser.add_argument("--label-files", type=place, metavar="DIR", help="folder of a protocol's published label files")
+    add_allow_trained(parser)
+    add_label_files(parser)
 
 
 def add_probe(parser: argparse.ArgumentParser, default_shares: tuple[float, ...]) -> None:
@@ -100,7 +106,7 @@ def add_probe(parser: argparse.ArgumentParser, default_shares: tuple[float, ...]
     parser.add_argument(
         "--attention", action="store_true", help="also read the tokens by a learnt query (attention-pooled probe)"
     )
-    parser.add_argument("--bootstrap", type=whole_number(0), default=1000, metavar="N", help="resamples (default 1000)")
+    add_bootstrap(parser)
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of the floors (default 0)")
     add_ray(parser, "shares")
 

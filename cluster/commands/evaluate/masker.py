@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.options import (
+    add_bootstrap,
+    add_draw_seed,
+    add_drawn_records,
     add_folds,
     add_split,
     file_to_write,
     part,
     place,
     place_to_write,
-    whole_number,
 )
 from cardialign.cluster.cli.result_file import check_place, write_result
 
@@ -23,14 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shards", type=place, required=True, help="folder or URL of the shard set")
     parser.add_argument("--prompts", required=True, help="prompt set whose classes are told apart")
     parser.add_argument("--share", type=part, default=0.3, help="of each record that is removed (default 0.3)")
-    parser.add_argument(
-        "--records", type=whole_number(1), default=500, metavar="N", help="at most so many, drawn (default 500)"
-    )
+    add_drawn_records(parser)
     parser.add_argument("--pictures", type=place_to_write, metavar="DIR", help="a 12-lead picture of each class there")
     add_folds(parser, "only these folds")
     add_split(parser, "only this part")
-    parser.add_argument("--bootstrap", type=whole_number(0), default=1000, metavar="N", help="resamples (default 1000)")
-    parser.add_argument("--seed", type=whole_number(0, 2**64 - 1), default=0, help="of all draws (default 0)")
+    add_bootstrap(parser)
+    add_draw_seed(parser)
     parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
 
 

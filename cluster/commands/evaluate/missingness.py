@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.options import (
+    add_allow_trained,
+    add_batch_size,
+    add_bootstrap,
+    add_draw_seed,
+    add_drawn_records,
     add_encoder,
     add_folds,
+    add_label_files,
+    add_other_encoders,
     add_split,
     add_tracking_uri,
     file_to_write,
@@ -50,10 +57,7 @@ def percent(text: str) -> tuple[float, ...]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_encoder(parser)
-    parser.add_argument("--seeds", nargs="+", default=[], metavar="ENCODER", help="the same recipe of other seeds")
-    parser.add_argument(
-        "--beside", nargs="+", default=[], metavar="ENCODER", help="another encoder, of one seed or several: paired"
-    )
+    add_other_encoders(parser)
     parser.add_argument("--shards", type=place, required=True, help="folder or URL of the shard set")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompts", help="zero-shot: name of a shipped prompt set or a YAML file")
@@ -66,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for part, help in (("train", "learn from"), ("validation", "choose the penalty on"), ("test", "score")):
         parser.add_argument(f"--{part}-folds", type=folds, metavar="1-8", help=f"with --labels: {help} these folds")
-    parser.add_argument("--label-files", type=place, metavar="DIR", help="folder of a protocol's published label files")
+    add_label_files(parser)
     add_folds(parser, "with --prompts: score only these folds")
     add_split(parser, "score only this part; with --protocol: the protocol's part, default test; else")
     parser.add_argument(
@@ -85,19 +89,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the grid also with the leads of each class's primary evidence gone first",
     )
-    parser.add_argument(
-        "--records", type=whole_number(1), default=500, metavar="N", help="at most so many, drawn (default 500)"
-    )
+    add_drawn_records(parser)
     parser.add_argument("--draws", type=whole_number(1, 1000), default=3, metavar="N", help="masks a cell (default 3)")
     parser.add_argument("--scoring", metavar="WAY", help="how a text is scored (default the encoder's own way)")
-    parser.add_argument("--bootstrap", type=whole_number(0), default=1000, metavar="N", help="resamples (default 1000)")
-    parser.add_argument("--seed", type=whole_number(0, 2**64 - 1), default=0, help="of all draws (default 0)")
-    parser.add_argument("--batch-size", type=whole_number(1), default=64, metavar="N", help="default 64")
-    parser.add_argument(
-        "--allow-trained",
-        action="store_true",
-        help="score patients and recordings that the encoder was trained on, too, and say so with the figures",
-    )
+    add_bootstrap(parser)
+    add_draw_seed(parser)
+    add_batch_size(parser)
+    add_allow_trained(parser)
     parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
     parser.add_argument(
         "--picture", type=file_to_write, metavar="FILE", help="draw the surface there: .png, .svg, .pdf"

@@ -10,7 +10,14 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, file_to_write, folds, place
+from cardialign.cluster.cli.options import (
+    add_encoder,
+    add_label_files,
+    add_tracking_uri,
+    file_to_write,
+    folds,
+    place,
+)
 from cardialign.cluster.cli.result_file import check_place, write_result
 from cardialign.data_shards.errors import UsageError, UserError
 
@@ -45,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--labels", metavar="LABEL_SET", help="for probe: with --train-folds and --validation-folds")
     parser.add_argument("--train-folds", type=folds, metavar="1-8", help="for probe: learn from these folds")
-    parser.add_argument("--label-files", type=place, metavar="DIR", help="folder of a protocol's published label files")
+    add_label_files(parser)
     parser.add_argument(
         "--allow-trained", action="store_true", help="judge by records that a candidate was pretrained on, too"
     )

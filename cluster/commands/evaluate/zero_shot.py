@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.options import (
     PROMPT_WORDS,
+    add_allow_trained,
+    add_batch_size,
+    add_bootstrap,
+    add_draw_seed,
     add_encoder,
     add_folds,
+    add_label_files,
     add_prompt_words,
     add_split,
     add_tracking_uri,
     file_to_write,
     place,
-    whole_number,
 )
 from cardialign.cluster.cli.result_file import check_place
 from cardialign.data_shards.errors import UsageError
@@ -35,39 +39,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--protocol", metavar="NAME:TASK", help="records, labels and prompts of a protocol, e.g. clean-v1:ptb-xl-super"
     )
     add_prompt_words(parser)
-    parser.add_argument(
-        "--label-files",
-        type=place,
-        metavar="DIR",
-        help="folder of a protocol's published label files, where it needs them",
-    )
+    add_label_files(parser)
     add_folds(parser, "score only these folds")
     add_split(parser, "score only this part; with --protocol: the protocol's part, default test; else")
-    parser.add_argument(
-        "--bootstrap",
-        type=whole_number(0),
-        default=1000,
-        metavar="N",
-        help="resamples by patient for the 95 %% intervals (default 1000)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=whole_number(0, 2**64 - 1),
-        default=0,
-        help="of the bootstrap and of the untrained baseline (default 0)",
-    )
-    parser.add_argument("--batch-size", type=whole_number(1), default=64, metavar="N", help="default 64")
+    add_bootstrap(parser)
+    add_draw_seed(parser, "of the bootstrap and of the untrained baseline")
+    add_batch_size(parser)
     parser.add_argument(
         "--scoring",
         metavar="WAY",
         help="how a text is scored: cosine, or another way of the encoder; default its own",
     )
     parser.add_argument("--baseline", action="store_true", help="also score the same encoder with fresh weights")
-    parser.add_argument(
-        "--allow-trained",
-        action="store_true",
-        help="score patients and recordings that the encoder was trained on, too, and say so with the figures",
-    )
+    add_allow_trained(parser)
     parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
     parser.add_argument(
         "--track",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cardialign.data_shards.errors import UserError
-from cardialign.pretrain.evaluation.ledger import opening_line, told
+from cardialign.pretrain.evaluation.ledger import opening_line, told, twice_notes
 from cardialign.pretrain.evaluation.probing.attention import attention_probe
 from cardialign.pretrain.evaluation.probing.linear_probe import ProbeFit, neighbours, probe
 from cardialign.pretrain.evaluation.probing.systems import System
@@ -189,7 +189,7 @@ def shared_notes(task: Mapping[str, Any], so: str) -> list[str]:
         notes.append(f"{shared} patients of the test records are in training too: no figure of new patients")
     if shared := task.get("validation_patients_in_training", 0):
         notes.append(f"{shared} patients of the validation records are in training too: {so}")
-    return notes
+    return notes + twice_notes(task.get("test_recordings_twice", 0))
 
 
 def left_open_notes(task: Mapping[str, Any]) -> list[str]:

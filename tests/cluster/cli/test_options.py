@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,37 @@ EMBED = ("embed", "ecg.npy", "--encoder", "e")
 
 def parsed(command: str, *words: object) -> argparse.Namespace:
     return build_parser(command).parse_args([*command.split(), *map(str, words)])
+
+
+@pytest.mark.parametrize(
+    ("option", "commands"),
+    [
+        ("--batch-size", ("zero-shot", "cmrs", "missingness")),
+        ("--allow-trained", ("zero-shot", "cmrs", "missingness", "linear-probe", "grid", "explain-gap")),
+        ("--bootstrap", ("zero-shot", "cmrs", "missingness", "linear-probe", "fine-tune", "masker", "explain-gap")),
+        ("--label-files", ("zero-shot", "missingness", "linear-probe", "grid", "select", "explain-gap")),
+        ("--records", ("cmrs", "missingness", "masker")),
+        ("--seeds", ("cmrs", "missingness")),
+        ("--beside", ("cmrs", "missingness")),
+    ],
+)
+def test_an_option_of_evaluations_is_the_same_in_every_one(option: str, commands: tuple[str, ...]) -> None:
+    told = set()
+    for command in commands:
+        page = re.sub(r"\s+", " ", options_of(build_parser(f"evaluate {command}")))
+        told.add(re.sub(r" --[a-z].*", "", page.partition(f" {option} ")[2]))
+    assert len(told) == 1 and "" not in told
+
+
+def options_of(parser: argparse.ArgumentParser) -> str:
+    """The help of the one command that got its options; the others say theirs in a line."""
+    places = [parser]
+    for _ in ("evaluate", "its commands"):
+        inner = [action for each in places for action in each._actions]
+        places = [
+            p for action in inner if isinstance(action, argparse._SubParsersAction) for p in action.choices.values()
+        ]
+    return max((each.format_help() for each in places), key=len).partition("options:")[2]
 
 
 def test_folds_are_numbers_and_ranges() -> None:

@@ -32,6 +32,30 @@ def test_three_mistakes_are_reported_at_once_each_with_its_remedy() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("encoder.agegate=true", "encoder.agegate: unknown key; did you mean `age_gate`?"),
+        ("enocder.age_gate=true", "enocder: unknown key; did you mean `encoder`?"),
+        ("model.agegate=true", "encoder.agegate: unknown key"),  # an old word of the section
+        ("training.lead_masking={share: 2}", "training.lead_masking.share: input should be less"),
+    ],
+)
+def test_a_mistake_of_a_set_is_told_as_its_own_and_not_as_the_files(tmp_path: Path, override: str, key: str) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("training: {global_batch: 8, epochs: 1}\n")
+    with pytest.raises(UsageError) as caught:
+        load_config(recipe, ["optimizer.lr=0.1", override])
+    head, line = caught.value.problem.splitlines()
+    assert head == f"what is set beside {recipe} has 1 mistake:"
+    assert line.startswith(f"  - {key}") and line.endswith(f"(said by --set {override!r})")
+    recipe.write_text("training: {global_bach: 8, epochs: 1}\n")
+    with pytest.raises(UsageError) as caught:
+        load_config(recipe, [override])
+    head, *both = caught.value.problem.splitlines()
+    assert head == f"{recipe} has 2 mistakes:" and sorted("said by --set" in each for each in both) == [False, True]
+
+
 def test_several_mistakes_of_one_section_are_all_named() -> None:
     groups = {"limb": ["I", "II"], "odd": ["I", "V9"], "none": []}
     lines = complaint({"encoder": {"width": 65, "lead_groups": groups}, "method": {"low": 0.9, "temperature": 3}})

@@ -49,6 +49,14 @@ def built(folder: Path, salt: str, name: str = "planted", first: int = 0) -> Sha
     return ShardSet.open(target)
 
 
+class Copied(Salted):
+    """Its last record is the very recording of its first, under another patient."""
+
+    def read(self, entry):
+        record, entries = super().read(entry), self.entries()
+        return record if entry != entries[-1] else dataclasses.replace(record, counts=super().read(entries[0]).counts)
+
+
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return built(tmp_path_factory.mktemp("mine"), "a")
@@ -191,3 +199,15 @@ def test_what_was_written_with_the_export_is_read_back(mine: ShardSet, tmp_path:
     for name in ("patients", "recordings"):
         np.testing.assert_array_equal(getattr(read.sets[0], name), getattr(written.sets[0], name))
     assert TrainedOn.read(VerifiedExport(tmp_path, {}, {**content, PROVENANCE: b"{}"})) is None
+
+
+def test_a_recording_under_two_patients_is_told_beside_the_figures(
+    tmp_path: Path, mine: ShardSet, prompts: Path
+) -> None:
+    made = build_shards(Copied(tmp_path, "b"), tmp_path / "copied", SetPlan(SPEC, records_per_shard=50), workers=1)
+    copied, encoder = ShardSet.open(made.path), untrained_encoder(small_config(), SPEC)
+    every = np.arange(len(copied))
+    assert find_overlap(encoder, copied, every).twice == 1 and find_overlap(encoder, mine, every).twice == 0
+    assert find_overlap(encoder, copied, every[:-1]).twice == 0, "the other copy is not scored"
+    told = evaluate_zero_shot(encoder, copied, prompts=prompts, bootstrap=2).table()
+    assert "1 recording stands under several patients: the intervals take these for different people" in told
