@@ -196,10 +196,11 @@ def _duration(question: Question, step: dict[str, Any]) -> dict[str, Any]:
 
 KEPT_BY_MALLOC = (
     "what the C library keeps of freed blocks is not counted: runs of 60 MiB to 1.4 GiB on a CPU held 1.26 to 2.0 "
-    "times their tensors; MALLOC_MMAP_THRESHOLD_=65536 in the environment of a run has it give them back (then 0.99 "
-    "to 1.05 times)"
+    "times what is predicted; MALLOC_MMAP_THRESHOLD_=65536 in the environment of a run has it give them back (then "
+    "1.01 to 1.05 times)"
 )
-"""Measured: memory.json beside the plan of 7 finished runs without, and of 6 with that variable."""
+"""Measured: memory.json beside the plan of the same two runs without and with that variable (1.26 and 1.27; 1.01 and
+1.05), and of five older ones, taken to be without (1.41 to 2.0)."""
 
 
 def _assumptions(question: Question) -> list[str]:
