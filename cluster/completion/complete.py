@@ -34,6 +34,7 @@ from cardialign.cluster.completion.proposals import (
 from cardialign.cluster.completion.scoring import pair_probabilities, scale_and_bias
 from cardialign.cluster.completion.tables import acceptance, feature_rows, sheet_rows, write_table
 from cardialign.data_shards.build.overlay import check_new, write_overlay
+from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.report_text import join_statements
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.prompts import load_prompts
@@ -102,6 +103,8 @@ def complete_reports(
             asked = ask_all(reports.texts, endpoint, store, how.budget, how.concurrency, tell("reports asked"))
         found = propose(reports.numbers, reports.statements, reports.texts, store, guard)
         tokens = store.spent
+    if not found.lists:
+        raise _no_answer(found, endpoint.model, store.path)
     pairs = pairs_of(found, reports.rows, reports.report)
     others = strangers(reports.rows, reports.report, found, how.seed)
     both = np.concatenate([pairs.rows, others.rows]), np.concatenate([pairs.feature, others.feature])
@@ -138,6 +141,16 @@ def complete_reports(
         "most_proposed": rows[:20],
         "tables": {name: write_table(out.with_name(f"{out.name}.{name}.csv"), told) for name, told in tables.items()},
     }
+
+
+def _no_answer(found: Proposals, model: str, path: Path) -> UserError:
+    """Reports to which nothing can be added are not written as if they were completed."""
+    said = f"{found.unanswered} have no answer, {found.prose} one that is no JSON list of strings"
+    return UserError(
+        f"no report can be completed by {model}: {said} ({path})",
+        "name the --model and --answers that were asked before, or leave --answered-only out; a model whose answers "
+        "are no lists must be another one",
+    )
 
 
 def _step(how: Completion, model: str, encoder: str) -> dict[str, Any]:
