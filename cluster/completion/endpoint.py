@@ -162,7 +162,7 @@ class Endpoint:
 
     def _once(self, messages: list[dict[str, str]]) -> ChatAnswer:
         most = "max_completion_tokens" if "max_tokens" in self.plainer else "max_tokens"
-        asked = {"model": self.model, "messages": messages, most: self.answer_tokens}
+        asked: dict[str, Any] = {"model": self.model, "messages": messages, most: self.answer_tokens}
         if "temperature" not in self.plainer:
             asked["temperature"] = 0
         try:
