@@ -34,6 +34,7 @@ from cardialign.cluster.completion.proposals import (
 from cardialign.cluster.completion.scoring import pair_probabilities, scale_and_bias
 from cardialign.cluster.completion.tables import acceptance, feature_rows, sheet_rows, write_table
 from cardialign.data_shards.build.overlay import check_new, write_overlay
+from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.report_text import join_statements
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.prompts import load_prompts
@@ -96,12 +97,7 @@ def complete_reports(
     encoder.reader(shard_set.spec)
     guard = LeakGuard(each.name for name in how.guard for each in load_prompts(name).classes)
     reports = _reports(shard_set, how)
-    with AnswerStore.opened(answers, endpoint.model) as store:
-        asked = Asked(0, 0)
-        if not how.answered_only:
-            asked = ask_all(reports.texts, endpoint, store, how.budget, how.concurrency, tell("reports asked"))
-        found = propose(reports.numbers, reports.statements, reports.texts, store, guard)
-        tokens = store.spent
+    found, asked, tokens = _answered(reports, endpoint, answers, how, guard, tell("reports asked"))
     pairs = pairs_of(found, reports.rows, reports.report)
     others = strangers(reports.rows, reports.report, found, how.seed)
     both = np.concatenate([pairs.rows, others.rows]), np.concatenate([pairs.feature, others.feature])
@@ -113,12 +109,7 @@ def complete_reports(
     keep = probability > least[pairs.feature]
     step = {**_step(how, endpoint.model, encoder.digest), "kept": int(keep.sum())}
     overlay = write_overlay(shard_set, out, _completed(shard_set, pairs, keep, found.features), step)
-    if pairs.rows.size and not keep.any():
-        log.warning(
-            "reports=%s remark=no feature passed its threshold: they say what they said before; choose a lower "
-            "--threshold, or --strangers 0.1 for one of each feature (nothing is asked again)",
-            out,
-        )
+    _tell_nothing_kept(out, pairs, keep)
     rows = feature_rows(found, pairs, probability, keep)
     sheet = sheet_rows(shard_set, found, pairs, probability, keep, how.sheet, how.seed)
     tables = {"features": rows, "sheet": sheet}
@@ -138,6 +129,38 @@ def complete_reports(
         "most_proposed": rows[:20],
         "tables": {name: write_table(out.with_name(f"{out.name}.{name}.csv"), told) for name, told in tables.items()},
     }
+
+
+def _answered(
+    reports: Reports, endpoint: Endpoint, answers: Path, how: Completion, guard: LeakGuard, progress: Progress
+) -> tuple[Proposals, Asked, tuple[int, int]]:
+    """What the answers propose, what was asked for that now, and the tokens of all of them.
+
+    Raises what `ask_all` does, and UserError where no answer is a list: reports to which nothing can be added are not
+    written as if they were completed.
+    """
+    with AnswerStore.opened(answers, endpoint.model) as store:
+        asked = Asked(0, 0)
+        if not how.answered_only:
+            asked = ask_all(reports.texts, endpoint, store, how.budget, how.concurrency, progress)
+        found = propose(reports.numbers, reports.statements, reports.texts, store, guard)
+        if not found.lists:
+            said = f"{found.unanswered} have no answer, {found.prose} one that is no JSON list of strings"
+            raise UserError(
+                f"no report can be completed by {endpoint.model}: {said} ({store.path})",
+                "name the --model and --answers that were asked before, or leave --answered-only out; a model whose "
+                "answers are no lists must be another one",
+            )
+        return found, asked, store.spent
+
+
+def _tell_nothing_kept(out: Path, pairs: Pairs, keep: np.ndarray) -> None:
+    if pairs.rows.size and not keep.any():
+        log.warning(
+            "reports=%s remark=no feature passed its threshold: they say what they said before; choose a lower "
+            "--threshold, or --strangers 0.1 for one of each feature (nothing is asked again)",
+            out,
+        )
 
 
 def _step(how: Completion, model: str, encoder: str) -> dict[str, Any]:

@@ -117,6 +117,8 @@ class Endpoint:
             )
         if parts.username or parts.password:
             raise UsageError("--endpoint holds a user or a password", f"give the key in the environment: {KEY}")
+        if not self.model.strip():
+            raise UsageError("--model names no model", "name one that the endpoint serves (its /v1/models lists them)")
         if not (self.key.isascii() and self.key.isprintable()):
             raise UsageError("the key of the endpoint holds characters that no header can", f"see what {KEY} holds")
         path = parts.path.rstrip("/")
@@ -160,7 +162,7 @@ class Endpoint:
 
     def _once(self, messages: list[dict[str, str]]) -> ChatAnswer:
         most = "max_completion_tokens" if "max_tokens" in self.plainer else "max_tokens"
-        asked = {"model": self.model, "messages": messages, most: self.answer_tokens}
+        asked: dict[str, Any] = {"model": self.model, "messages": messages, most: self.answer_tokens}
         if "temperature" not in self.plainer:
             asked["temperature"] = 0
         try:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import facts_below, names_below, read_json, sha256_of, write_json
 from cardialign.pretrain.run.archive import pickled_parts
+from cardialign.pretrain.run.files import EXPORT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -191,7 +192,9 @@ def _listed(folder: Path) -> dict[str, str]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(
             f"{folder} is not an exported encoder: {DIGESTS} is missing or unreadable",
-            "give the folder that `export` wrote",
+            f"give {folder / EXPORT}"
+            if (folder / EXPORT / DIGESTS).is_file()
+            else "give the folder that `export` wrote",
         ) from None
     if version not in READABLE:
         raise UserError(

@@ -205,6 +205,11 @@ def test_an_endpoint_in_prose_and_one_that_is_down_leave_no_reports_and_say_what
     with chat_server(lambda report, before: Reply("[]")) as chat:
         spent = cardialign(*words(shards, tmp_path / "out", coarse, chat.address, "--budget-tokens", 2000))
         assert spent.code == 1 and "budget of 2000 tokens" in spent.json["problem"]
+    nobody = cardialign(*words(shards, tmp_path / "out", coarse, "http://127.0.0.1:9/v1", "--answered-only"))
+    assert nobody.code == 1 and "no report can be completed" in nobody.json["problem"]
+    assert "--model" in nobody.json["remedy"]
+    nameless = cardialign(*words(shards, tmp_path / "out", coarse, "http://127.0.0.1:9/v1", "--model", ""))
+    assert nameless.code == 2 and "names no model" in nameless.json["problem"]
     assert not (tmp_path / "out").exists()
 
 

@@ -59,6 +59,14 @@ def test_a_list_that_is_none_makes_no_encoder(encoder, text):
         verify_export(encoder)
 
 
+def test_whoever_names_the_run_is_told_where_its_encoder_is(encoder, tmp_path):
+    run = tmp_path / "a-run"
+    shutil.copytree(encoder, run / "export")
+    with pytest.raises(UserError, match="is not an exported encoder") as caught:
+        verify_export(run)
+    assert caught.value.remedy == f"give {run / 'export'}"
+
+
 def test_a_file_or_a_link_to_nothing_in_its_place_is_left_alone(tmp_path):
     (tmp_path / "file").write_text("")
     os.symlink("/nowhere", tmp_path / "link")
