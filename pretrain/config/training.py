@@ -79,7 +79,7 @@ class TrainingConfig(Strict):
     keep_checkpoints: Annotated[int, Field(ge=2, le=MOST)] = 3
     checkpoint_writing: Literal["background", "step"] = "background"
     bad_steps: Annotated[int, Field(ge=0, le=MOST)] = 0
-    gradient_limit: Annotated[float, Field(gt=0, le=1e30)] | None = None
+    gradient_limit: Annotated[float, Field(gt=0, le=1e12)] | None = None
 
     @property
     def masked_share(self) -> float:
