@@ -31,6 +31,7 @@ SINCE = (
     "method.view=null",
 )
 SINCE_IN = {
+    "cardialign-demo": ("training.lead_dropout=0",),
     "cardialign-small": ("text.trainable=partial", "text.train_layers=6"),
     "cardialign-ptb-xl": ("training.lead_dropout=0.1",),
 }

@@ -23,6 +23,7 @@ from cardialign.cluster.studies.cells import (
 from cardialign.cluster.studies.check import check
 from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant, cells_of, load_design, study_names
 from cardialign.cluster.studies.floors import floor_cells
+from cardialign.cluster.studies.origin import Origin
 from cardialign.cluster.studies.table import lines_of, study_table
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.record import SignalSpec
@@ -305,8 +306,13 @@ def test_a_record_that_leaves_a_class_open_is_not_scored_for_it(tmp_path: Path) 
             dict.fromkeys(MEASURES, truth), dict.fromkeys(MEASURES, patients), {key: ["x", "y"] for key in MEASURES},
             {"zero_shot": decided},
         )  # fmt: skip
-        cells.append(keep(dataclasses.replace(found, facts={**found.facts, "made_from": name}), tmp_path / name))
-        again = finished(found.cell, tmp_path / name, name)
+        cells.append(
+            keep(
+                dataclasses.replace(found, facts={**found.facts, "made_from": Origin({"n": name}).digest}),
+                tmp_path / name,
+            )
+        )
+        again = finished(found.cell, tmp_path / name, Origin({"n": name}))
         assert (
             again is not None and np.array_equal(again.decided["zero_shot"], decided) and "probe" not in again.decided
         )

@@ -201,6 +201,10 @@ def test_without_an_error_budget_a_damaged_record_stops_all_ranks_naming_record_
 def train_and_die(rank: int, world: int, shards: Path, run_dir: Path, die_at: int | None) -> TrainResult:
     def on_step(step: int) -> None:
         if rank == 1 and step == die_at:
+            until = time.monotonic() + 30  # what it saved before is committed behind the steps
+            while not list_checkpoints(run_dir) or list_checkpoints(run_dir)[-1].step < step - step % 2:
+                assert time.monotonic() < until
+                time.sleep(0.02)
             os.kill(os.getpid(), signal.SIGKILL)
 
     config = with_dropout(shards)
