@@ -103,12 +103,12 @@ def difference_interval(a: Sample, b: Sample) -> tuple[float, float]:
 
     (nan, nan) with fewer than two resamples, or where no class has two patients.
     """
-    low, high = change_interval([(a, 1.0), (b, -1.0)])
-    return max(low, -1.0), min(high, 1.0)
+    return change_interval([(a, 1.0), (b, -1.0)])
 
 
 def change_interval(parts: Sequence[tuple[Sample, float]]) -> tuple[float, float]:
-    """Limits for a signed sum of mean AUROCs over the same classes, records and resamples; nan as for a difference.
+    """Limits for a signed sum of mean AUROCs over the same classes, records and resamples, within what such a sum can be;
+    nan as for a difference.
 
     Each class counts by its own patients.
     """
@@ -122,7 +122,9 @@ def change_interval(parts: Sequence[tuple[Sample, float]]) -> tuple[float, float
     freedom = max(_freedom(model[known], first.fewest[known]), 1.0)
     half = float(student.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(variance)) / len(model)
     value = float(sum(sign * each.point.mean() for each, sign in parts))
-    return value - half, value + half
+    signs = [sign for _, sign in parts]
+    low, high = sum(min(sign, 0.0) for sign in signs), sum(max(sign, 0.0) for sign in signs)
+    return max(low, value - half), min(high, value + half)
 
 
 def unlike_difference_interval(a: Sample, b: Sample) -> tuple[float, float]:

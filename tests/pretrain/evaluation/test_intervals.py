@@ -185,3 +185,6 @@ def test_a_change_is_as_sure_as_its_classes_together() -> None:
     assert change_interval(rare)[1] > 1.5 * high, "five patients say less of their own spread"
     one = [(Sample(each.point[:1], each.resampled[:, :1], np.array([1]), each.lacking[:1]), s) for each, s in rare]
     assert np.isnan(change_interval(one)).all(), "one patient has no spread"
+    wide = [(Sample(each.point[:1], generator.random((R, 1)), np.array([3]), each.lacking[:1]), s) for each, s in rare]
+    assert change_interval(wide) == (-2.0, 2.0), "four areas can differ by no more"
+    assert change_interval(wide[:2]) == (-1.0, 1.0)
