@@ -107,8 +107,9 @@ def difference_interval(a: Sample, b: Sample) -> tuple[float, float]:
 
 
 def change_interval(parts: Sequence[tuple[Sample, float]]) -> tuple[float, float]:
-    """Limits for a signed sum of mean AUROCs over the same classes, records and resamples, within what such a sum can be;
-    nan as for a difference.
+    """Limits for a signed sum of mean AUROCs over the same classes, records and resamples; nan as for a difference.
+
+    They lie within what such a sum can be.
 
     Each class counts by its own patients.
     """
