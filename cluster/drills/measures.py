@@ -37,13 +37,14 @@ def deaths(run_dir: Path) -> list[tuple[float, str]]:
 
 def judge_run(
     outcome: Outcome, run_dir: Path, expected: Sequence[dict[str, Any]], fault_at: float, most_lost: int,
-    since: float, rank: int = 0,
+    since: float, again_at: float | None = None,
 ) -> Outcome:  # fmt: skip
     """The whole of a run that has ended: steps done twice, the way back, the trace, what is left.
 
-    Raises BrokenError when it lost more than `most_lost` steps, is another run, or left something behind.
+    since: when its first command was started; again_at: when the second was, where one was needed. Raises BrokenError
+    when it lost more than `most_lost` steps, is another run, or left something behind.
     """
-    judge_way_back(outcome, plan_of(run_dir), fault_at, rank)
+    judge_way_back(outcome, plan_of(run_dir), fault_at, again_at=again_at)
     judge_trace(outcome, run_dir, expected)
     require((outcome.lost or 0) <= most_lost, f"{outcome.lost} steps were done again; at most {most_lost} are promised")
     outcome.leftovers = leftovers(run_dir, plan_of(run_dir), since)

@@ -52,10 +52,16 @@ def judge_trace(outcome: Outcome, run_dir: Path, expected: Sequence[Line]) -> Ou
     return outcome
 
 
-def judge_way_back(outcome: Outcome, folder: Path, fault_at: float, rank: int = 0) -> Outcome:
-    """Notes how many steps were done twice since `fault_at`, and when the first new one was done."""
-    before = max((step for at, step in stepped(folder, rank) if at <= fault_at), default=0)
-    after = [(at, step) for at, step in stepped(folder, rank) if at > fault_at]
+def judge_way_back(
+    outcome: Outcome, folder: Path, fault_at: float, rank: int = 0, again_at: float | None = None
+) -> Outcome:
+    """Notes how many steps were done twice, and when after `fault_at` the first new one was done.
+
+    again_at: when the run was started again, where that was not by itself: what the old start did until then was done.
+    """
+    cut = again_at or fault_at
+    before = max((step for at, step in stepped(folder, rank) if at <= cut), default=0)
+    after = [(at, step) for at, step in stepped(folder, rank) if at > cut]
     outcome.lost = sum(step <= before for _, step in after)
     new = [at for at, step in after if step > before]
     outcome.back = new[0] - fault_at if new else None

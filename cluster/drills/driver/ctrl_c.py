@@ -20,7 +20,7 @@ def run(ground: Ground) -> Outcome:
     at, outcome.detected = stopped_once(command, ground.step(), signal.SIGINT, INTERRUPTED, seconds=60)
     again = ground.pretrain(run_dir)
     again.finished()
-    return judge_run(outcome, run_dir, expected, at, MOST_LOST, command.started)
+    return judge_run(outcome, run_dir, expected, at, MOST_LOST, command.started, again.started)
 
 
 DRILL = Drill(

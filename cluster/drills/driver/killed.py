@@ -20,7 +20,7 @@ def run(ground: Ground) -> Outcome:
     at, _ = stopped_once(command, ground.step(), signal.SIGKILL, -signal.SIGKILL)
     again = ground.pretrain(run_dir)  # at once: workers of the first may still live, and write
     again.finished()
-    judge_run(outcome, run_dir, expected, at, MOST_LOST, command.started)
+    judge_run(outcome, run_dir, expected, at, MOST_LOST, command.started, again.started)
     outcome.note = f"started again {again.started - at:.1f} s later, {time.time() - at:.0f} s to its end"
     return outcome
 

@@ -24,7 +24,7 @@ def run(ground: Ground) -> Outcome:
     require(Path(answer["checkpoint"]).name == f"step-{answer['steps']:08d}", f"no checkpoint of its step: {answer}")
     again = ground.pretrain(run_dir)
     again.finished()
-    return judge_run(outcome, run_dir, expected, at, 0, command.started)
+    return judge_run(outcome, run_dir, expected, at, 0, command.started, again.started)
 
 
 DRILL = Drill(

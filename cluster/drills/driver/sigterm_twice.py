@@ -27,7 +27,7 @@ def run(ground: Ground) -> Outcome:
     outcome.detected = ended_with(command, STOPPED, second, seconds=40)
     again = ground.pretrain(run_dir)
     again.finished()
-    return judge_run(outcome, run_dir, expected, at, MOST_LOST, command.started)
+    return judge_run(outcome, run_dir, expected, at, MOST_LOST, command.started, again.started)
 
 
 DRILL = Drill(

@@ -22,8 +22,9 @@ def run(ground: Ground) -> Outcome:
     (run_dir / STOP).touch()
     at = time.time()
     outcome.detected = ended_with(command, STOPPED, at)
-    ground.pretrain(run_dir).finished()
-    return judge_run(outcome, run_dir, expected, at, 0, command.started)
+    again = ground.pretrain(run_dir)
+    again.finished()
+    return judge_run(outcome, run_dir, expected, at, 0, command.started, again.started)
 
 
 DRILL = Drill(

@@ -9,7 +9,7 @@ from cardialign.cluster.drills.storage.small_disk import fill, spoilt_and_mended
 
 
 def run(ground: Ground) -> Outcome:
-    return spoilt_and_mended(ground, "full", fill, lambda disk: (disk / "filler").unlink(), "(0 bytes free)")
+    return spoilt_and_mended(ground, "full", fill, lambda disk: (disk / "filler").unlink(), "0 bytes free")
 
 
 DRILL = Drill(
