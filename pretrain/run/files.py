@@ -8,6 +8,7 @@ evaluations.jsonl      one line per checkpoint that was looked at beside the tra
 best/                  the encoder that is best by the criterion of `evaluation:`
 best.json              which checkpoint that is, and by which figure
 checkpoints/           committed checkpoints (`cardialign.pretrain.training.checkpoints.files`)
+committed.json         the first checkpoint that was committed: a run without any that has it has lost them
 quarantine.jsonl       records that could not be read, and from which step on they count as unreadable
 bad_steps/STEP.json    a step whose numbers went bad: its records, rank by rank, and whether its update was left out
 start/                 the registered encoder that a run starts from (`init_from: models:/...`)
@@ -37,7 +38,7 @@ from __future__ import annotations
 CONFIG = "config.resolved.json"
 METRICS, SYSTEM, EVALUATIONS = "metrics.jsonl", "system.jsonl", "evaluations.jsonl"
 BEST, BEST_NOTE, BAD_STEPS = "best", "best.json", "bad_steps"
-CHECKPOINTS, QUARANTINE, EXPORT = "checkpoints", "quarantine.jsonl", "export"
+CHECKPOINTS, FIRST_COMMIT, QUARANTINE, EXPORT = "checkpoints", "committed.json", "quarantine.jsonl", "export"
 RESULT, TRACKING, ATTEMPTS, WORKERS = "result.json", "tracking.json", "attempts.jsonl", "workers"
 MEMORY, COMPUTE, DEATHS = "memory.json", "compute.json", "deaths.jsonl"
 ATTEMPT, LOGS, RAY, FIGURES = "attempt.json", "logs", "ray", "figures"

@@ -30,6 +30,7 @@ FILES = (
     files.SYSTEM,
     files.EVALUATIONS,
     files.BEST_NOTE,
+    files.FIRST_COMMIT,
     files.QUARANTINE,
     files.RESULT,
     files.MEMORY,

@@ -20,6 +20,7 @@ from cardialign.pretrain.run.files import (
     EVALUATIONS,
     EXPORT,
     FIGURES,
+    FIRST_COMMIT,
     INITIALISED,
     MEMORY,
     METRICS,
@@ -32,7 +33,7 @@ from cardialign.pretrain.run.files import (
 
 MOVED = (
     RESULT, MEMORY, COMPUTE, TRACKING, ATTEMPTS, DEATHS, METRICS, SYSTEM, EVALUATIONS, FIGURES, QUARANTINE, INITIALISED,
-    BAD_STEPS, BEST_NOTE, BEST, EXPORT, CONFIG, CHECKPOINTS,
+    BAD_STEPS, BEST_NOTE, BEST, EXPORT, CONFIG, FIRST_COMMIT, CHECKPOINTS,
 )  # fmt: skip
 """What belongs to one run; its checkpoints last, so that a start that is cut short still finds them."""
 

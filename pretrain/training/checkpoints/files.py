@@ -30,9 +30,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import FileFacts, facts_of, names_below, sync
+from cardialign.data_shards.files import FileFacts, facts_of, names_below, sync, write_json
 from cardialign.pretrain.run import fence
-from cardialign.pretrain.run.files import CHECKPOINTS
+from cardialign.pretrain.run.files import CHECKPOINTS, FIRST_COMMIT
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,17 @@ def commit(run_dir: Path, step: int, entries: Mapping[str, Mapping[str, Any]], s
         quarantine(final, "replaced by a checkpoint of the same step")
     temporary.rename(final)
     sync(final.parent)
+    _note_first(run_dir, step)
     return final
+
+
+def _note_first(run_dir: Path, step: int) -> None:
+    """Beside the checkpoints, where who loses them all does not lose it: that there were some."""
+    try:
+        if not (run_dir / FIRST_COMMIT).exists():
+            write_json(run_dir / FIRST_COMMIT, {"step": step})
+    except OSError as error:  # it is committed all the same; the next one notes it
+        log.warning("checkpoint=%s action=no-note error=%s", committed_path(run_dir, step), error)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Literal
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.order.global_order import ORDER_VERSION
 from cardialign.pretrain.config import RunConfig
-from cardialign.pretrain.run.files import CONFIG, STARTED_OVER
+from cardialign.pretrain.run.files import CONFIG, FIRST_COMMIT, STARTED_OVER
 from cardialign.pretrain.run.layout import check_layout
 from cardialign.pretrain.run.trace import read_trace
 from cardialign.pretrain.training.checkpoints import files
@@ -136,7 +136,7 @@ def _quarantined(run_dir: Path) -> list[tuple[Path, str]]:
 
 
 def _steps_without_checkpoint(run_dir: Path, config: RunConfig) -> int:
-    """Steps in the trace beyond the first checkpoint that must have been committed; 0 when none had to be."""
+    """Steps in the trace of a run that had a checkpoint, or must have had one; 0 when it need not."""
     trace = read_trace(run_dir)
     last = int(trace[-1]["step"]) if trace else 0
     if not last:
@@ -150,5 +150,9 @@ def _steps_without_checkpoint(run_dir: Path, config: RunConfig) -> int:
             f"nothing was changed: put {run_dir / CONFIG} back as it was; --start-over moves the run aside and begins "
             "at step 0",
         ) from None
-    every = (told or config).training.checkpoint_every
-    return last if last > every else 0
+    if (run_dir / FIRST_COMMIT).exists():
+        return last
+    training = (told or config).training
+    # Behind the steps the first one may still be on its way when the second is due, which waits for it.
+    due = training.checkpoint_every * (2 if training.checkpoint_writing == "background" else 1)
+    return last if last > due else 0

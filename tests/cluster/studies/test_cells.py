@@ -231,7 +231,7 @@ def test_floors_are_those_of_the_product_are_kept_and_belong_to_their_records(
     assert areas["untrained", 0, "probe"] != areas["untrained", 1, "probe"]
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "floors").rglob("*.*")}
     again = run_floors(design, [(0, 4), (1, 4)], planted, tmp_path / "floors", four_folds)
-    assert [each.facts for each in again] == [each.facts for each in found] and len(times) == 10
+    assert [each.facts for each in again] == [each.facts for each in found] and len(times) == 12
     assert times == {path: path.stat().st_mtime_ns for path in times}, "a finished floor is not made again"
     with pytest.raises(UserError, match="holds a cell of another study"):
         run_floors(design, [(0, 4)], dataclasses.replace(planted, folds=(1, 2, 4)), tmp_path / "floors", four_folds)

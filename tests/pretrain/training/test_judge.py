@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,6 +108,33 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_again(tmp_path):
         update={"training": CONFIGURATION.training.model_copy(update={"checkpoint_every": 5})}
     )
     assert verdict(tmp_path, config=often) == Verdict(((0, 100),)), "what counts is what the run was told that wrote it"
+
+
+@pytest.mark.parametrize(("writing", "most"), [("background", 40), ("step", 20)])
+def test_a_run_that_died_while_its_first_checkpoint_was_on_its_way_begins_again(tmp_path, writing, most):
+    """Behind the steps it is written while they go on, and the second waits for it; in the step nothing goes on."""
+    config = CONFIGURATION.model_copy(
+        update={"training": CONFIGURATION.training.model_copy(update={"checkpoint_writing": writing})}
+    )
+    run_with(tmp_path)
+    (tmp_path / CONFIG).write_text(json.dumps(config.resolved()))
+    with TraceWriter(tmp_path, 0) as trace:
+        for step in range(1, most + 1):
+            trace.write(step, {"loss": 1.0})
+        assert verdict(tmp_path, config=config) == Verdict(((0, 100),))
+        trace.write(most + 1, {"loss": 1.0})
+        with pytest.raises(CheckpointError, match=f"the loss trace has {most + 1} steps"):
+            verdict(tmp_path, config=config)
+
+
+def test_a_run_whose_only_checkpoint_is_lost_does_not_begin_again_however_young(tmp_path):
+    all_gone(run_with(tmp_path, 20))
+    with pytest.raises(CheckpointError, match="the loss trace has 20 steps"):
+        verdict(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(CheckpointError, match="the loss trace has 20 steps"):
+        verdict(tmp_path)
+    assert verdict(tmp_path, "start-over").start_over
 
 
 def test_another_configuration_is_refused_before_a_damaged_checkpoint_is_moved(tmp_path):
