@@ -115,6 +115,8 @@ def _refuse_to_forget(run_dir: Path, config: RunConfig, passed: list[Finding]) -
         there.append(
             f"the loss trace has {lost} steps, and no checkpoint of them is under {checkpoints_folder(run_dir)}"
         )
+    if not lost and not there and (run_dir / FIRST_COMMIT).exists():
+        there.append(f"{FIRST_COMMIT} says that one was committed, and none is under {checkpoints_folder(run_dir)}")
     if there:
         raise CheckpointError(
             f"the run in {run_dir} has been trained, and no checkpoint of it can be continued:\n"

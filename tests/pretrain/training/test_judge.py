@@ -134,6 +134,9 @@ def test_a_run_whose_only_checkpoint_is_lost_does_not_begin_again_however_young(
     shutil.rmtree(tmp_path / "checkpoints")
     with pytest.raises(CheckpointError, match="the loss trace has 20 steps"):
         verdict(tmp_path)
+    (tmp_path / METRICS).unlink()
+    with nothing_changes(tmp_path), pytest.raises(CheckpointError, match="says that one was committed"):
+        verdict(tmp_path)
     assert verdict(tmp_path, "start-over").start_over
 
 
