@@ -16,7 +16,14 @@ from cardialign.cluster.runs.planned import plan_of, write_plan
 from cardialign.data_shards.files import read_json
 from cardialign.pretrain.run.files import ATTEMPT
 from cardialign.pretrain.training.checkpoints.condition import examine
-from cardialign.pretrain.training.checkpoints.files import QUARANTINE, TEMPORARY, checkpoints_folder, committed
+from cardialign.pretrain.training.checkpoints.files import (
+    NOTE,
+    QUARANTINE,
+    REPLACED,
+    TEMPORARY,
+    checkpoints_folder,
+    committed,
+)
 
 
 def run(ground: Ground) -> Outcome:
@@ -59,7 +66,9 @@ def _beside(ground: Ground, paused: bool, outcome: Outcome) -> None:
     bad = [found.said() for _, path in committed(run_dir) if (found := examine(path)).condition != "verified"]
     bad += [str(path) for path in checkpoints_folder(run_dir).glob(f"{TEMPORARY}*")]
     require(not bad, f"the old group has left or damaged: {bad}")
-    require(not (checkpoints_folder(run_dir) / QUARANTINE).exists(), "a checkpoint was put into quarantine")
+    aside = {path.parent.name: path.read_text() for path in checkpoints_folder(run_dir).glob(f"{QUARANTINE}/*/{NOTE}")}
+    # One that the old group had begun to rename when it was fenced out is whole: the successor's takes its place.
+    require(not {*aside.values()} - {f"{REPLACED}\n"}, f"checkpoints were put into quarantine: {aside}")
     judge_trace(outcome, run_dir, ground.undisturbed())
 
 

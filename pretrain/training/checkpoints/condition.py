@@ -141,16 +141,30 @@ REMEDIES: dict[Condition, str] = {
 def newest_sound(run_dir: Path, *, quick: bool = False) -> tuple[Finding | None, list[Finding]]:
     """The newest checkpoint that is as it was written, and what was passed over on the way to it, newest first.
 
-    None when no checkpoint is: then all of them were passed over. Raises CheckpointError when one that may hold later
+    None when no checkpoint is: then all of them were passed over. A run that lives may commit and prune meanwhile: what
+    it has taken away was not damaged, and is looked for again. Raises CheckpointError when one that may hold later
     steps cannot be judged now, or was written by a later release: an earlier one would silently undo its steps.
     """
-    passed: list[Finding] = []
+    every = listed_now(run_dir)
+    while True:
+        found, passed = _newest_sound(run_dir, every, quick)
+        before, every = every, listed_now(run_dir)
+        if not passed or every == before:
+            return found, passed
+
+
+def listed_now(run_dir: Path) -> list[tuple[int, Path]]:
+    """`files.committed`, asked patiently. Raises CheckpointError when the storage does not answer."""
     try:
-        every = patiently(lambda: files.committed(run_dir))
+        return patiently(lambda: files.committed(run_dir))
     except OSError as error:
         raise CheckpointError(
             f"the checkpoints under {run_dir} cannot be listed: {error}", REMEDIES["unreadable"]
         ) from None
+
+
+def _newest_sound(run_dir: Path, every: list[tuple[int, Path]], quick: bool) -> tuple[Finding | None, list[Finding]]:
+    passed: list[Finding] = []
     for _, path in reversed(every):
         found = examine(path, quick=quick)
         if found.condition == "unreadable":

@@ -42,6 +42,7 @@ READABLE = (1, 2)
 MANIFEST = "manifest.json"
 ENGINE, STATE, WEIGHTS = "engine", "trainer_state.json", "model.safetensors"
 QUARANTINE, NOTE = "quarantine", "quarantine.txt"
+REPLACED = "replaced by a checkpoint of the same step"
 PREFIX = "step-"
 COMMITTED = re.compile(PREFIX + "([0-9]+)")
 TEMPORARY = ".tmp-"
@@ -119,7 +120,7 @@ def commit(run_dir: Path, step: int, entries: Mapping[str, Mapping[str, Any]], s
         sync(folder)
     fence.check(run_dir)
     if os.path.lexists(final):
-        quarantine(final, "replaced by a checkpoint of the same step")
+        quarantine(final, REPLACED)
     temporary.rename(final)
     sync(final.parent)
     _note_first(run_dir, step)

@@ -22,7 +22,7 @@ from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.layout import write_error
 from cardialign.pretrain.run.restart import move_aside
 from cardialign.pretrain.training.checkpoints import files
-from cardialign.pretrain.training.checkpoints.condition import verify
+from cardialign.pretrain.training.checkpoints.condition import listed_now, verify
 from cardialign.pretrain.training.checkpoints.convert import convert_world_size, separate_groups
 from cardialign.pretrain.training.checkpoints.files import ENGINE, WEIGHTS, CheckpointError, rng_file
 from cardialign.pretrain.training.checkpoints.judge import Facts, Resume, Verdict, judge
@@ -62,19 +62,31 @@ def find_resume_point(
     way is moved aside. Raises UserError when the start is refused or the run directory cannot be written.
     """
 
-    def find() -> tuple[ResumePoint | None, fence.Mark]:
-        verdict = judge(run_dir, config, facts, resume)
-        if verdict.found is not None and verdict.state is not None:
-            check_bank(verdict.state, facts.bank_digest, verdict.found.path)
-        try:
-            mark = fence.of_this_process(run_dir)  # from here on the run is this start's
-            return _prepared(verdict, run_dir, config, workers), mark
-        except OSError as error:
-            raise write_error(run_dir, error) from None
-
-    point, mark = on_rank_zero(find)
+    point, mark = on_rank_zero(partial(take_over, run_dir, config, facts, workers, resume))
     all_or_none(partial(fence.hold, run_dir, mark))
     return point
+
+
+def take_over(
+    run_dir: Path, config: RunConfig, facts: Facts, workers: Workers, resume: Resume = "same"
+) -> tuple[ResumePoint | None, fence.Mark]:
+    """`find_resume_point` for one process, and the mark under which the run is this start's from here on."""
+    seen = listed_now(run_dir)
+    verdict = _judged(run_dir, config, facts, resume)
+    try:
+        mark = fence.of_this_process(run_dir)
+        if listed_now(run_dir) != seen:  # whoever held it until now has committed another one
+            verdict = _judged(run_dir, config, facts, resume)
+        return _prepared(verdict, run_dir, config, workers), mark
+    except OSError as error:
+        raise write_error(run_dir, error) from None
+
+
+def _judged(run_dir: Path, config: RunConfig, facts: Facts, resume: Resume) -> Verdict:
+    verdict = judge(run_dir, config, facts, resume)
+    if verdict.found is not None and verdict.state is not None:
+        check_bank(verdict.state, facts.bank_digest, verdict.found.path)
+    return verdict
 
 
 def _prepared(verdict: Verdict, run_dir: Path, config: RunConfig, workers: Workers) -> ResumePoint | None:

@@ -8,16 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config import RunConfig
+from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import CONFIG, EARLIER, METRICS, RESULT, START, STARTED_OVER
 from cardialign.pretrain.run.layout import RunDirectoryError, writing
 from cardialign.pretrain.run.restart import move_aside
 from cardialign.pretrain.run.trace import TraceWriter
-from cardialign.pretrain.training.checkpoints import files
+from cardialign.pretrain.training.checkpoints import condition, files
+from cardialign.pretrain.training.checkpoints.condition import Finding, examine, newest_sound
 from cardialign.pretrain.training.checkpoints.files import CheckpointError
 from cardialign.pretrain.training.checkpoints.judge import Facts, Resume, Verdict, judge
+from cardialign.pretrain.training.checkpoints.load import take_over
+from cardialign.pretrain.training.checkpoints.retention import prune
+from cardialign.pretrain.training.engine import Workers
 from tests.support.checkpoints import SELECTION, flip, nothing_changes, snapshot, write_checkpoint
 
 CONFIGURATION = RunConfig(training={"steps": 100, "checkpoint_every": 20, "global_batch": 8})
@@ -261,3 +267,44 @@ def test_the_same_command_repeated_goes_on_with_the_run_that_it_began(tmp_path):
     files.remove(files.committed_path(tmp_path, 100))
     assert verdict(tmp_path, "start-over", other).start_over, "and so does another run"
     assert (tmp_path / STARTED_OVER).is_file()
+
+
+def goes_on(run_dir: Path) -> None:
+    """What a run that lives does beside whoever looks: it commits another checkpoint and takes an older one away."""
+    newest = max((step for step, _ in files.committed(run_dir)), default=0)
+    with TraceWriter(run_dir, newest) as trace:
+        for step in range(newest + 1, newest + 21):
+            trace.write(step, {"loss": 1.0})
+    write_checkpoint(run_dir, newest + 20, CONFIGURATION)
+    prune(run_dir, 1, written=files.committed_path(run_dir, newest + 20))
+
+
+def test_a_checkpoint_that_a_living_run_takes_away_while_it_is_looked_at_is_not_a_damaged_one(tmp_path, monkeypatch):
+    run_with(tmp_path, 20)
+    looked_at = []
+
+    def examined(path: Path, *, quick: bool = False) -> Finding:
+        looked_at.append(path.name)
+        if len(looked_at) <= 2:
+            goes_on(tmp_path)
+        return examine(path, quick=quick)
+
+    monkeypatch.setattr(condition, "examine", examined)
+    found, passed = newest_sound(tmp_path)
+    assert found is not None and found.step == 60 and passed == []
+    assert looked_at == ["step-00000020", "step-00000040", "step-00000060"]
+
+
+def test_a_start_goes_on_from_what_its_predecessor_committed_before_it_was_fenced_out(tmp_path, monkeypatch):
+    run_with(tmp_path, 20)
+    take = fence.of_this_process
+
+    def taken_late(run_dir: Path) -> fence.Mark:
+        goes_on(tmp_path)
+        return take(run_dir)
+
+    monkeypatch.setattr(fence, "of_this_process", taken_late)
+    point, mark = take_over(tmp_path, CONFIGURATION, FACTS, Workers(0, 1, torch.device("cpu")))
+    assert point is not None and point.state.step == 40 and point.path == files.committed_path(tmp_path, 40)
+    assert fence.held(tmp_path) == mark
+    assert not (tmp_path / "checkpoints" / files.QUARANTINE).exists()
