@@ -1,4 +1,9 @@
-"""One process at a time drives a run directory: two would write over each other's configuration and checkpoints."""
+"""One process at a time drives a run directory: two would write over each other's configuration and checkpoints.
+
+A lock of the file system, which dies with its process. Some file systems have none, and some keep it to one host
+without a word (SMB, FUSE, Lustre without `flock`): the holder's note in the lock file beats, too, and whoever finds the
+note of another host looks for a while whether it still does. No clock of one host is held against another's.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +13,25 @@ import json
 import logging
 import os
 import platform
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.pretrain.run.files import LOCK
 from cardialign.pretrain.run.layout import write_error
 
 log = logging.getLogger(__name__)
+
+
+BEAT_SECONDS = 2.0
+WATCH_SECONDS = 15.0
+"""A holder whose note has not changed for so long is gone: some beats, and what a network file system may be late."""
+LOOK_SECONDS = 0.25
+NOTE_BYTES = 512
+"""Notes have one length, so that a beat is one write over the last one."""
 
 
 class HeldError(UsageError):
@@ -31,28 +46,75 @@ def locked_run(run_dir: Path, remedy: str = WAY_OUT) -> Iterator[int]:
     """Hold `run_dir`, which is made when it is not there, for this process; gives the descriptor of the lock.
 
     The lock dies with its process, and with the last child that was handed the descriptor: what a killed run leaves
-    blocks nobody. A folder that was made here and is still
-    empty goes again. A filesystem without locks is logged and used without.
+    blocks nobody, and another host for `WATCH_SECONDS`. A folder that was made here and is still empty goes again.
     Raises HeldError naming the process and host of the run that holds it, with `remedy`; RunDirectoryError when the
     folder cannot be written.
     """
     made = not run_dir.exists()
     path = run_dir / LOCK
     try:
-        descriptor = _locked(path, remedy)
+        lease = _Lease(path, _locked(path, remedy), remedy)
     except OSError as error:
         raise write_error(run_dir, error) from None
     try:
-        yield descriptor
+        yield lease.descriptor
     finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+        if lease.end():
+            path.unlink(missing_ok=True)
+        os.close(lease.descriptor)
         if made:
             with contextlib.suppress(OSError):
                 run_dir.rmdir()
 
 
-def _locked(path: Path, remedy: str) -> int:
+class _Lease(threading.Thread):
+    """The note of this process in a lock file that it holds, and its beat.
+
+    Raises HeldError when another process has written its own at the same time, where no lock keeps the two apart.
+    """
+
+    def __init__(self, path: Path, locked: tuple[int, bool], remedy: str) -> None:
+        super().__init__(name=f"lease-{path.parent.name}", daemon=True)
+        self.path, (self.descriptor, sure) = path, locked
+        self.note = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        self.note |= {"boot": _boot(), "beat": 0}
+        self.over = threading.Event()
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without a note
+            os.ftruncate(self.descriptor, 0)
+            self._write()
+        if not sure and self._taken(wait=2 * LOOK_SECONDS):
+            holder = _said(_note(path))
+            os.close(self.descriptor)
+            raise HeldError(f"run directory {path.parent} is in use by {holder}", remedy)
+        self.start()
+
+    def _write(self) -> None:
+        os.pwrite(self.descriptor, json.dumps(self.note).encode().ljust(NOTE_BYTES), 0)
+        os.fsync(self.descriptor)  # a network file system shows other hosts what has been flushed
+
+    def _taken(self, wait: float = 0.0) -> bool:
+        time.sleep(wait)
+        there = _note(self.path)
+        return there is not None and (there.get("pid"), there.get("boot")) != (self.note["pid"], self.note["boot"])
+
+    def run(self) -> None:
+        while not self.over.wait(BEAT_SECONDS):
+            if self._taken():  # this process slept for so long that it was believed dead: the fence ends its run
+                log.warning("action=lost-lease path=%s holder=%s", self.path, _said(_note(self.path)))
+                return
+            self.note["beat"] += 1
+            with contextlib.suppress(OSError):
+                self._write()
+
+    def end(self) -> bool:
+        """Stop beating; whether the file is still this process's to remove."""
+        self.over.set()
+        self.join()
+        return not self._taken()
+
+
+def _locked(path: Path, remedy: str) -> tuple[int, bool]:
+    """Descriptor of the lock file at `path`, which nobody else holds, and whether the file system says so itself."""
     for last in (False,) * 50 + (True,):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -61,22 +123,49 @@ def _locked(path: Path, remedy: str) -> int:
             if last:
                 raise
             continue
+        locks = True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _holder(descriptor)
+            holder = _said(_note(path))
             os.close(descriptor)
             raise HeldError(f"run directory {path.parent} is in use by {holder}", remedy) from None
         except OSError as error:
-            log.warning("action=no-lock path=%s error=%s remark=nothing keeps a second run out", path, error)
+            log.warning("action=no-lock path=%s error=%s remark=the note in it has to do", path, error)
+            locks = False
+        note = _note(path)
+        elsewhere = note is not None and (not locks or note.get("boot") != _boot())
+        if elsewhere and _beats_on(path, note or {}):
+            os.close(descriptor)
+            raise HeldError(f"run directory {path.parent} is in use by {_said(note)}", remedy)
         if _is(path, descriptor):
             break
         os.close(descriptor)  # its holder removed it between our two calls
-    note = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    with contextlib.suppress(OSError):  # a full disk: the lock holds without a note
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(note).encode(), 0)
-    return descriptor
+    return descriptor, locks and not elsewhere
+
+
+def _beats_on(path: Path, note: dict[str, Any]) -> bool:
+    """Whether the holder of another host, or of a file system without locks, still changes its note."""
+    if "beat" not in note:
+        return False
+    log.warning("action=watch-lease path=%s holder=%s seconds=%g", path, _said(note), WATCH_SECONDS)
+    deadline = time.monotonic() + WATCH_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+        now = _note(path)
+        if now is None:  # it has ended meanwhile
+            return False
+        if now != note:
+            return True
+    return False
+
+
+def _boot() -> str:
+    """Names this start of this machine's kernel: processes with the same one share the locks of a file system."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return platform.node()
 
 
 def _is(path: Path, descriptor: int) -> bool:
@@ -86,9 +175,16 @@ def _is(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _holder(descriptor: int) -> str:
+def _note(path: Path) -> dict[str, Any] | None:
+    """What the holder of a lock file has written there; None when there is none."""
     try:
-        note = json.loads(os.pread(descriptor, 4096, 0))
-        return f"process {note['pid']} on {note['host']} since {note['since']}"
-    except (ValueError, KeyError):  # it has the lock and is about to write its note
+        values = json.loads(path.read_bytes()[:4096])
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _said(note: dict[str, Any] | None) -> str:
+    if note is None or not {"pid", "host", "since"} <= note.keys():  # it is about to write its note
         return "another process"
+    return f"process {note['pid']} on {note['host']} since {note['since']}"
