@@ -76,8 +76,8 @@ class _Lease(threading.Thread):
     def __init__(self, path: Path, locked: tuple[int, bool], remedy: str) -> None:
         super().__init__(name=f"lease-{path.parent.name}", daemon=True)
         self.path, (self.descriptor, sure) = path, locked
-        self.note = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        self.note |= {"boot": _boot(), "beat": 0}
+        self.note: dict[str, Any] = {"pid": os.getpid(), "host": platform.node(), "boot": _boot(), "beat": 0}
+        self.note["since"] = time.strftime("%Y-%m-%d %H:%M:%S")
         self.over = threading.Event()
         with contextlib.suppress(OSError):  # a full disk: the lock holds without a note
             os.ftruncate(self.descriptor, 0)
