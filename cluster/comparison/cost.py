@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.lines import printable
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import read_json
+from cardialign.data_shards.files import parse_json, read_json
 from cardialign.pretrain.run.figures import read_figures
 from cardialign.pretrain.run.files import COMPUTE, EXPORT, MEMORY
 from cardialign.pretrain.run.integrity import CONTRACT
@@ -162,5 +162,5 @@ def _counted(sizing: str, rate: float, seconds: float) -> tuple[int | None, int 
     from cardialign.pretrain.benchmarks.counts import count_recipe
     from cardialign.pretrain.config import parse_config
 
-    counts = count_recipe(parse_config(json.loads(sizing), "recipe"), SignalSpec(rate, seconds))
+    counts = count_recipe(parse_config(parse_json(sizing), "recipe"), SignalSpec(rate, seconds))
     return counts.encoder_parameters, counts.trained_parameters, counts.forward_flop / 1e9

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.files import parse_json
 from cardialign.pretrain.run.files import LOCK
 from cardialign.pretrain.run.layout import write_error
 
@@ -88,7 +89,7 @@ def _is(path: Path, descriptor: int) -> bool:
 
 def _holder(descriptor: int) -> str:
     try:
-        note = json.loads(os.pread(descriptor, 4096, 0))
+        note = parse_json(os.pread(descriptor, 4096, 0))
         return f"process {note['pid']} on {note['host']} since {note['since']}"
     except (ValueError, KeyError):  # it has the lock and is about to write its note
         return "another process"

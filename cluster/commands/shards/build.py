@@ -133,6 +133,7 @@ def two_stages(listing: Progress, building: Progress) -> Callable[[int, int, int
 def _salt(source: str, given: dict[str, str], file: Path | None) -> str | None:
     """The salt that is no word of the command: of the file, or the environment; None where neither is meant. Raises
     UsageError for a file without one line, and where two are given."""
+    from cardialign.data_shards.files import read_text
     from cardialign.data_shards.sources import SOURCES, source_class
 
     if file is None:
@@ -145,7 +146,7 @@ def _salt(source: str, given: dict[str, str], file: Path | None) -> str | None:
     if "salt" in given:
         raise UsageError("--salt and --salt-file are both given", "keep --salt-file")
     try:
-        lines = file.read_text(encoding="utf-8").strip().splitlines()
+        lines = read_text(file).strip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--salt-file {file} cannot be read: {error}", "name a text file in UTF-8") from None
     if len(lines) != 1:
