@@ -8,7 +8,7 @@ import os
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -48,8 +48,9 @@ def load_array(path: Path, *, mapped: bool = False) -> np.ndarray:
             if not mapped:
                 file.seek(0)
                 return npy.read_array(file, allow_pickle=False)
-            order = "F" if fortran else "C"
-            return np.memmap(file, dtype=dtype, mode="r", offset=file.tell(), shape=shape, order=order)
+            given: Any = file  # numpy asks for less than its stubs say
+            order: Literal["F", "C"] = "F" if fortran else "C"
+            return np.memmap(given, dtype=dtype, mode="r", offset=file.tell(), shape=shape, order=order)
         except UNREADABLE_ARRAY as error:
             raise ValueError(_said(error)) from None
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.address import public
 from cardialign.data_shards.errors import UsageError, UserError
-from cardialign.data_shards.files import parse_json, read_text
+from cardialign.data_shards.files import parse_json
+from cardialign.data_shards.shown import public
 
 SECONDS = 60.0
 """How long an answer may take; an upload has ten times as long."""
@@ -241,7 +241,7 @@ def _token() -> str:
         return token
     path = _token_path()
     try:
-        return read_text(path).strip()
+        return path.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         if TOKEN_PATH not in os.environ:
             return ""

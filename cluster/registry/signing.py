@@ -23,7 +23,7 @@ from cardialign.cluster.registry.card import SBOM_TAG, SIGNED_TAG, version_key
 from cardialign.cluster.registry.lookup import fetch_of_run, title
 from cardialign.cluster.tracking.names import ascii_escapes
 from cardialign.data_shards.errors import DataError, UserError
-from cardialign.data_shards.files import LARGEST_TEXT, names_below, parse_json, read_bytes, sha256_of
+from cardialign.data_shards.files import names_below, parse_json, read_bytes, sha256_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,7 +48,7 @@ def _check_installed() -> None:
 
 def _pem(path: Path, what: str, remedy: str) -> bytes:
     try:
-        content = read_bytes(path.expanduser(), LARGEST_TEXT)
+        content = path.expanduser().read_bytes()
     except OSError as error:
         raise UserError(f"{what} {path} cannot be read: {error.strerror or error}", remedy) from None
     if b"-----BEGIN " not in content:
@@ -136,7 +136,7 @@ def _split(path: Path, folder: Path) -> list[Path]:
     from cryptography.hazmat.primitives.serialization import Encoding
 
     files = []
-    for number, each in enumerate(x509.load_pem_x509_certificates(read_bytes(path.expanduser(), LARGEST_TEXT))):
+    for number, each in enumerate(x509.load_pem_x509_certificates(path.expanduser().read_bytes())):
         files.append(folder / f"certificate-{number}.pem")
         files[-1].write_bytes(each.public_bytes(Encoding.PEM))
     return files

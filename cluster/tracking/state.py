@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.address import public
 from cardialign.cluster.tracking.names import safe, shorten
 from cardialign.cluster.tracking.spool import Cursor
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import parse_json, read_bytes, write_json
+from cardialign.data_shards.shown import public
 from cardialign.pretrain.run.files import METRICS, SYSTEM, TRACKING
 from cardialign.pretrain.run.layout import write_error
 

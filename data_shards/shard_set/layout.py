@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +184,8 @@ def _check_shards(shards: list[Any]) -> None:
         names.add(name)
         _part(shard, "sha256", is_sha256, "a sha256 in 64 hexadecimal digits")
         _part(shard, "bytes", is_count, "a size")
-        most = shard["bytes"] // LEAST_BYTES
-        _part(shard, "records", lambda value, most=most: is_count(value, most), f"as many records as {name} can hold")
+        fits = partial(is_count, most=shard["bytes"] // LEAST_BYTES)
+        _part(shard, "records", fits, f"as many records as {name} can hold")
 
 
 def spec_of(manifest: Mapping[str, Any]) -> SignalSpec:

@@ -39,13 +39,13 @@ class _Loader(yaml.SafeLoader):
                 f"lists or sections stand too deep in one another, more than {DEEPEST}", self.peek_event()
             )
         again = self.peek_event() if self.check_event(yaml.AliasEvent) else None
-        node = super().compose_node(parent, index)
+        node: Any = super().compose_node(parent, index)
         self._depth -= 1
         if id(node) not in self._sizes:
             if again is not None:
                 raise self._wrong("an alias refers to what it is part of", again)
             if not node.value or isinstance(node.value, str):
-                parts, own = [], len(node.value)
+                parts, own = (), len(node.value)
             else:
                 pairs = isinstance(node, yaml.MappingNode)
                 parts, own = [each for pair in node.value for each in pair] if pairs else node.value, 0

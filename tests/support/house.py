@@ -35,6 +35,7 @@ ROOMS: dict[str, list[set[str]]] = {
             "given_numbers",
             "plugins",
             "array_files",
+            "shown",
         },
         {"signal", "reading", "cohort"},
         {"shard_set"},
@@ -304,6 +305,7 @@ CALLED_BY_LIBRARIES = {"forward", "backward", "error", "emit", "run", "add_argum
     "do_POST",
     "log_message",
     "redirect_request",
+    "seekable",
 }
 TO_BE_COPIED = {"data_shards/sources/template.py"}
 
