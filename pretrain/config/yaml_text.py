@@ -44,11 +44,10 @@ class _Loader(yaml.SafeLoader):
         if id(node) not in self._sizes:
             if again is not None:
                 raise self._wrong("an alias refers to what it is part of", again)
-            if not node.value or isinstance(node.value, str):
-                parts, own = (), len(node.value)
-            else:
-                pairs = isinstance(node, yaml.MappingNode)
-                parts, own = [each for pair in node.value for each in pair] if pairs else node.value, 0
+            own = len(node.value) if isinstance(node.value, str) else 0
+            parts: list[Any] = [] if isinstance(node.value, str) else node.value
+            if isinstance(node, yaml.MappingNode):
+                parts = [each for pair in node.value for each in pair]
             sizes = [self._sizes[id(each)] for each in parts]
             self._sizes[id(node)] = (1 + sum(size[0] for size in sizes), own + sum(size[1] for size in sizes))
             if self._sizes[id(node)][0] > MOST_VALUES or self._sizes[id(node)][1] > MOST_CHARACTERS:

@@ -261,10 +261,8 @@ class RecordFolder:
 
     def _start(self) -> None:
         """Forget what an earlier walk found."""
-        self._joins.clear()
-        self._unseen.clear()
-        self._unclear.clear()
-        self._others.clear()
+        for found in (self._joins, self._unseen, self._unclear, self._others):
+            found.clear()
         self._nameless = 0
 
     def _finish(self, listed: int) -> None:

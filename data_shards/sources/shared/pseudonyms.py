@@ -37,11 +37,7 @@ class Pseudonyms:
                 f"give --salt-file with {SHORTEST_SALT} characters or more",
             )
         self._source, self.hides_names, self._dates, self._salt = source, names, dates, salt
-        self.name, self.root = source.name, Path(source.root)
-
-    @property
-    def label_sets(self) -> tuple[str, ...]:
-        return self._source.label_sets
+        self.name, self.root, self.label_sets = source.name, Path(source.root), source.label_sets
 
     @classmethod
     def options(cls) -> dict[str, str]:
@@ -49,6 +45,7 @@ class Pseudonyms:
 
     def entries(self) -> Iterator[Entry]:
         for entry in self._source.entries():
+            self.label_sets = self._source.label_sets  # a walk may find some
             yield replace(entry, key=self._key(entry.key)) if self.hides_names else entry
 
     def read(self, entry: Entry) -> EcgRecord:
