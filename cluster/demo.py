@@ -6,7 +6,6 @@ before, its outputs still verify, and no earlier stage had to run again.
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 from cardialign.cluster.cli.streams import tell
 from cardialign.cluster.cli.subcommand import run_command
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import read_json, write_json
+from cardialign.data_shards.files import parse_json, read_bytes, read_json, write_json
 from cardialign.pretrain.run.files import EXPORT
 
 RECORD = "demo.json"
@@ -235,7 +234,7 @@ def run_demo(
     from cardialign.cluster.pages.demo_page import write_demo_page
 
     results = {name: entry["result"] for name, entry in demo.stages.items()}
-    zero_shot = json.loads((out / "zero_shot.json").read_text())
+    zero_shot = parse_json(read_bytes(out / "zero_shot.json"))
     typed = [shlex.join(["cardialign", *stage.words]) for stage in stages]
     page = write_demo_page(out, zero_shot, mlflow_command(uri), typed)
     say(f"      {time.monotonic() - page_started:.1f} s")

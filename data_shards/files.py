@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -25,6 +26,13 @@ from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal
+
+DEEPEST = 64
+"""Lists and objects in one another that a JSON or YAML text may have."""
+LARGEST_JSON = 1 << 28
+"""Bytes of a JSON file that is read whole."""
+LARGEST_TEXT = 1 << 24
+"""Bytes of a text that is read whole: a recipe, a set of prompts, a key, a list."""
 
 UNREADABLE_ARRAY = (
     OSError,
@@ -126,21 +134,78 @@ def commit_folder(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value in a JSON text that others may have written. Raises ValueError for whatever is no JSON: bytes that are
-    no UTF-8, and a text that is nested too deeply to be read."""
+    """The value in a JSON text that others may have written: the one parser of JSON.
+
+    Raises ValueError in words for whatever is no JSON, and beyond the limits: bytes that are no UTF-8, more than
+    DEEPEST lists and objects in one another, a key that stands twice, a whole number of more than 64 bits, and one with
+    a fraction or exponent that no float holds.
+    """
     try:
-        return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+        told = text if isinstance(text, str) else text.decode("utf-8")
+        decoder = _CAREFUL if _LONG_NUMBER.search(told) else _PLAIN
+        value = decoder.decode(told)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError(_TOO_DEEP) from None
+    if told.count("[") + told.count("{") > DEEPEST and not is_shallow(value):
+        raise ValueError(_TOO_DEEP)
+    return value
+
+
+def is_shallow(value: Any, deepest: int = DEEPEST) -> bool:
+    """Whether lists and mappings stand at most so deep in one another: deeper ones end the recursion of whoever walks
+    through them."""
+    layer = [value]
+    for _ in range(deepest + 1):
+        layer = [each for each in layer if isinstance(each, dict | list)]
+        layer = [each for one in layer for each in (one.values() if isinstance(one, dict) else one)]
+        if not layer:
+            return True
+    return False
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {shortened(twice)} stands twice in one object")
+    return found
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 20 or not -(1 << 63) <= int(digits) < 1 << 64:
+        raise ValueError(f"the number {digits[:24]}... has more than 64 bits")
+    return int(digits)
+
+
+def _fraction(digits: str) -> float:
+    found = float(digits)
+    if math.isinf(found):
+        raise ValueError(f"no float holds the number {digits[:24]}")
+    return found
+
+
+_PLAIN = json.JSONDecoder(object_pairs_hook=_object)
+_CAREFUL = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole, parse_float=_fraction)
+_LONG_NUMBER = re.compile(r"[0-9]{19}|[eE][+]?[0-9]{3}")
+_TOO_DEEP = f"it is nested too deeply, more than {DEEPEST} lists and objects in one another"
+
+
+def read_json_object(path: Path, most: int = LARGEST_JSON) -> dict[str, Any]:
+    """The object in a JSON file. Raises OSError, also for what is no regular file or has more than `most` bytes;
+    ValueError in words for anything but a JSON object within the limits of `parse_json`."""
+    values = parse_json(read_bytes(path, most))
+    if not isinstance(values, dict):
+        raise ValueError(f"it holds {shortened(values)}, not a JSON object")
+    return values
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in `path`, None when the file is absent or not (yet) a JSON object."""
     try:
-        values = parse_json(read_bytes(path))
+        return read_json_object(path)
     except (OSError, ValueError):
         return None
-    return values if isinstance(values, dict) else None
 
 
 def write_json(path: Path, values: Any, **style: Any) -> None:
@@ -164,10 +229,19 @@ def _opened(path: Path) -> BufferedReader:
     return os.fdopen(open_regular(path), "rb")
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a regular file. Raises OSError; see `open_regular`."""
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """The content of a regular file. Raises OSError, see `open_regular`, also for more than `most` bytes."""
     with _opened(path) as file:
-        return file.read()
+        content = file.read() if most is None else file.read(most + 1)
+    if most is not None and len(content) > most:
+        raise OSError(errno.EFBIG, f"more than {most} bytes, which are too many", str(path))
+    return content
+
+
+def read_text(path: Path, most: int = LARGEST_TEXT) -> str:
+    """The UTF-8 text of a regular file, with or without a byte order mark. Raises OSError, see `open_regular`, also for
+    more than `most` bytes, and UnicodeDecodeError."""
+    return read_bytes(path, most).decode("utf-8-sig")
 
 
 def sha256_of(path: Path) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.shown import has_secret, without_secrets
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/{1,3})(.*)", re.DOTALL)
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[:/]")
@@ -22,9 +23,10 @@ def url_of(location: Path | str) -> str | None:
     """The URL that `location` is, None for a folder. A URL that went through `Path` (which folds "//") is restored.
 
     Raises DataError for what names no place: `pipe:`, which would run a shell command, protocols that look into other
-    files, and chains of several; UserError for a protocol that fsspec does not know.
+    files, and chains of several; UserError for a protocol that fsspec does not know; UsageError for an address with a
+    password or a signature in it: a recipe, a run directory and the tracking store keep addresses.
     """
-    text, shown = str(location), without_password(str(location))
+    text, shown = str(location), without_secrets(str(location))
     if re.match(r"\s*pipe:", text, re.IGNORECASE):
         raise DataError(f"{shown!r} runs a shell command instead of naming a place", _REMEDY)
     if "::" in _IPV6_HOST.sub("//host", text, count=1) and _PROTOCOL.match(text) and not Path(text).exists():
@@ -34,6 +36,8 @@ def url_of(location: Path | str) -> str | None:
         return None
     protocol, _, rest = match.groups()
     protocol = protocol.lower()
+    if has_secret(text):
+        raise UsageError(f"{shown!r} holds a password or a signature, which {_SEEN}", _IN_ENVIRONMENT)
     if protocol in INDIRECT:
         raise DataError(f"{shown!r} is no place of its own: {protocol}:// looks into something else", _REMEDY)
     if protocol not in _protocols():
@@ -44,12 +48,12 @@ def url_of(location: Path | str) -> str | None:
     return f"{protocol}://{'/' if protocol in ('file', 'local') else ''}{rest.lstrip('/')}".rstrip("/")
 
 
-def without_password(text: str) -> str:
-    """A text in which URLs may stand, as it can be shown and logged."""
-    return re.sub(r"(:/{1,3}[^/@\s:]*):[^/@\s]*@", r"\1:***@", text)
-
-
 _REMEDY = "give a folder or a URL such as s3://bucket/set"
+_SEEN = "a recipe, a run directory and a list of processes would keep and show"
+_IN_ENVIRONMENT = (
+    "give the address alone, and the rest in the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (s3), "
+    'FSSPEC_FTP_USERNAME and FSSPEC_FTP_PASSWORD (ftp), FSSPEC_HTTP=\'{"headers": {"Authorization": "..."}}\' (http)'
+)
 
 
 def _protocols() -> frozenset[str]:

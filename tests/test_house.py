@@ -184,6 +184,23 @@ def test_whatever_unpickles_is_seen(tree: Callable) -> None:
     assert {int(line.split(":")[1].split()[0]) for line in house.unpickled(root)} == {1, 2, 3, 4, 5}
 
 
+def test_every_kind_of_file_comes_in_by_one_door() -> None:
+    assert house.side_doors(ROOT) == []
+
+
+def test_a_side_door_is_seen(tree: Callable) -> None:
+    lines = [
+        "json.loads(text)",
+        "yaml.safe_load(text)",
+        "np.load(path)",
+        "torch.load(path, weights_only=True)",
+        "from safetensors.torch import load, save",
+    ]
+    root = tree({f"pretrain/{letter}.py": line for letter, line in zip("abcde", lines, strict=True)})
+    assert [each[:13] for each in house.side_doors(root)] == [f"pretrain/{letter}.py:"[:13] for letter in "abcde"]
+    assert house.side_doors(tree({f"pretrain/{letter}.py": "json.loads(json.dumps(x))" for letter in "abcde"})) == []
+
+
 def test_modules_functions_and_parameter_lists_stay_small() -> None:
     assert house.sizes(ROOT) == []
     lines = [len(p.read_text().splitlines()) for p in house.modules(ROOT).values() if p.name != "__init__.py"]

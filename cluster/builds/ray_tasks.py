@@ -13,7 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from cardialign.data_shards.build.shard_task import ShardOutcome, ShardTask, bui
 from cardialign.data_shards.cpus import usable_cpus
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.shard_set.layout import WORK_FOLDER
+from cardialign.data_shards.shown import public
 from cardialign.data_shards.sources.base import Source
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class RayTasks:
     ("auto", "host:port").
     """
 
-    address: str | None
+    address: str | None = field(repr=False)
     workers: int = 0
 
     def run(self, source: Source, tasks: Sequence[ShardTask], count: Count) -> Iterator[ShardOutcome]:
@@ -63,7 +64,7 @@ class RayTasks:
             workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
             if self.workers:
                 workers = min(workers, self.workers)
-            log.info("ray_build address=%s workers=%d tasks=%d", self.address or "local", workers, len(tasks))
+            log.info("ray_build address=%s workers=%d tasks=%d", public(self.address or "local"), workers, len(tasks))
             build = ray.remote(num_cpus=1, max_retries=3)(_work)
             shared, environment = ray.put(source), ray.put(handed_on(os.environ))
             queue = iter(tasks)

@@ -1,23 +1,19 @@
 """Addresses of MLflow stores: which one is meant, what of it may be seen, and nothing of a password in any message.
 
-What is shown, kept in a file, or compared is `public(uri)`: without user, password, and secrets among its parameters.
-Only MLflow itself gets the whole.
+What is shown, kept in a file, or compared is `public(uri)` (`cardialign.data_shards.shown`): without user, password,
+and secrets among its parameters. Only MLflow itself gets the whole.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import urllib.parse
 from pathlib import Path
 
 TRACKING_URI = "sqlite:///mlflow.db"
 """The MLflow store of who names none, neither with an option nor with MLFLOW_TRACKING_URI."""
 SQLITE = "sqlite:///"
 _SQLITE = re.compile(r"(?i:sqlite)(?P<driver>\+\w+)?://(?:/(?P<name>[^?]*))?(?:\?(?P<parameters>.*))?", re.DOTALL)
-SECRET_NAME = re.compile(r"pass|pwd|token|secret|credential|auth|key|odbc_connect", re.IGNORECASE)
-SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-HIDDEN = "***"
 
 
 def default_uri() -> str:
@@ -57,47 +53,3 @@ def in_memory(uri: str) -> bool:
         return False
     name = found["name"] or ":memory:"
     return name in (":memory:", "file::memory:") or "mode=memory" in (found["parameters"] or "").split("&")
-
-
-def public(uri: str) -> str:
-    """The address without user, password and secret parameters: what may be shown and stored."""
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        return uri
-    rest, _, parameters = rest.partition("?")
-    if scheme.partition("+")[0] not in ("sqlite", "file"):
-        before, at, behind = parameters.rpartition("@")
-        if at and "=" not in before:  # a password with an unescaped question mark
-            return public(f"{scheme}://{behind}")
-        rest = rest.rpartition("@")[2]  # an unescaped password may hold any character, / included
-    kept = [part for part in parameters.split("&") if part and not SECRET_NAME.search(part.partition("=")[0])]
-    return f"{scheme}://{rest}" + (f"?{'&'.join(kept)}" if kept else "")
-
-
-def without_secrets(text: str, uri: str = "") -> str:
-    """`text`, of whatever library, without the secrets of `uri` and of MLflow's environment variables."""
-    text = text.replace(uri, public(uri)) if uri else text
-    for secret in sorted(_secrets(uri), key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
-    return re.sub(r"(?<=://)[^\s/'\"<>]*@", "", text)
-
-
-def has_secrets(uri: str) -> bool:
-    return bool(_secrets(uri))
-
-
-def _secrets(uri: str) -> set[str]:
-    """Passwords and tokens that may turn up in a message, as they were written and as they are sent."""
-    found = {os.environ.get(name, "") for name in SECRETS}
-    _, _, rest = uri.partition("://")
-    if not uri.startswith(("sqlite:", "file:")) and "@" in rest:
-        user, colon, password = rest.rpartition("@")[0].partition(":")
-        found.add(password if colon else user)
-    for part in rest.partition("?")[2].split("&"):
-        name, _, value = part.partition("=")
-        if SECRET_NAME.search(name):
-            found.add(value)
-    found |= {urllib.parse.unquote(secret) for secret in found} | {
-        piece for secret in found for piece in re.split(r"[/?#@]", secret) if len(piece) > 3
-    }  # a parser that stumbles over an unescaped character quotes the piece before it
-    return {secret for secret in found if len(secret) > 2}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,23 +19,6 @@ def aligned(result: Mapping[str, Any]) -> list[str]:
     }
     width = max((len(key) for key in shown), default=0)
     return [f"{key:<{width}}  {value}" for key, value in shown.items()]
-
-
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
-"""Control characters (a tab is none that harms), what turns the direction of writing or cannot be seen, and bytes of a
-name that are no UTF-8."""
-
-
-def printable(text: str, *, lines: bool = False) -> str:
-    """Text of data, safe on a terminal: what would move the cursor, hide or forge text is written as `\\x1b`.
-
-    lines: the text may have several lines, which stay.
-    """
-    if lines:
-        return "\n".join(map(printable, text.split("\n")))
-    return _UNSAFE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def json_line(payload: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from cardialign.cluster.cli.lines import printable
+from cardialign.data_shards.shown import shown
 
 PLAIN_SECONDS = 10.0
 BAR_SECONDS = 0.1
@@ -81,7 +81,7 @@ class Progress:
         return f"{self.label}{drawn} {counted}{'  ' + figures if figures else ''}  {clock(now - self.started)}{eta}"
 
     def _write(self, text: str) -> None:
-        text = printable(text)
+        text = shown(text)
         if self.bar:
             self.stream.write(f"\r\x1b[2K{text}")
             self.open_line = True

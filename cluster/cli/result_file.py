@@ -12,8 +12,7 @@ from typing import Any
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import commit_file, temporary_path, write_json
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+from cardialign.data_shards.shown import cell
 
 
 def write_result(out: Path, result: dict[str, Any]) -> None:
@@ -28,18 +27,17 @@ def write_result(out: Path, result: dict[str, Any]) -> None:
 def write_rows(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows of the same columns as CSV; None is an empty cell. Raises UserError when it cannot be written.
 
-    Text that a spreadsheet would take for a formula gets an apostrophe before it (OWASP, CSV injection).
+    Text that a spreadsheet would take for a formula gets an apostrophe before it (OWASP, CSV injection), and no control
+    character stays as it is.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _no_formula(value) for key, value in row.items()} for row in rows)
+    writer.writerows(
+        {key: cell(value) if isinstance(value, str) else value for key, value in row.items()} for row in rows
+    )
     with named_out(out):
         commit_file(out, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
-
-
-def _no_formula(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 @contextmanager

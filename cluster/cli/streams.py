@@ -10,17 +10,17 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from cardialign.cluster.cli.lines import printable
+from cardialign.data_shards.shown import shown
 
 
 class _SafeLines(logging.Formatter):
     """A decision is one line, whatever names from the data stand in it; a traceback below it keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is the library's
-        return printable(super().formatMessage(record))
+        return shown(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
-        return printable(super().formatException(ei), lines=True)
+        return shown(super().formatException(ei), lines=True)
 
 
 def open_streams(level: int) -> None:
@@ -42,14 +42,14 @@ def open_streams(level: int) -> None:
 
 def say(lines: Iterable[str]) -> None:
     """Results, a line each, to stdout."""
-    sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
+    sys.stdout.write("".join(f"{shown(line)}\n" for line in lines))
     sys.stdout.flush()
 
 
 def tell(text: str) -> None:
     """Lines of our own about what went wrong, with names from the data in them, to stderr."""
     with contextlib.suppress(OSError):
-        sys.stderr.write(printable(text, lines=True))
+        sys.stderr.write(shown(text, lines=True))
         sys.stderr.flush()
 
 

@@ -5,7 +5,6 @@ Its JSON object comes back, its progress goes to our stderr, its memory goes wit
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 
 from cardialign.cluster.environment.versions import source_root
 from cardialign.data_shards.errors import INTERRUPTED, TERMINATED, UserError
+from cardialign.data_shards.files import parse_json
 
 
 def run_command(words: list[str]) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def run_command(words: list[str]) -> dict[str, Any]:
         process.wait(timeout=60)
         raise
     try:
-        result = dict(json.loads(printed.strip().splitlines()[-1]))
+        result = dict(parse_json(printed.strip().splitlines()[-1]))
     except (IndexError, ValueError):
         result = {
             "problem": f"it ended with code {process.returncode} and no result",

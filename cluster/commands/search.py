@@ -6,7 +6,6 @@ import argparse
 import textwrap
 from typing import Any
 
-from cardialign.cluster.cli.lines import printable
 from cardialign.cluster.cli.options import (
     add_batch_size,
     add_encoder,
@@ -19,6 +18,7 @@ from cardialign.cluster.cli.options import (
 )
 from cardialign.cluster.cli.result_file import check_place, write_result
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.shown import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,5 +88,5 @@ def summary(result: dict[str, Any]) -> list[str]:
 
 def _answer(cosine: float, head: str, text: str) -> list[str]:
     """Two or three lines of an answer; what moves a cursor in a text of the data is shown, not done."""
-    wrapped = textwrap.wrap(printable(text), 96, max_lines=3, placeholder=" ...")
+    wrapped = textwrap.wrap(shown(text), 96, max_lines=3, placeholder=" ...")
     return [f"  {cosine:+.3f}  {head}", *(f"          {line}" for line in wrapped)]

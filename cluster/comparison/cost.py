@@ -15,9 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.cli.lines import printable
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import read_json
+from cardialign.data_shards.files import parse_json, read_json
+from cardialign.data_shards.shown import shown
 from cardialign.pretrain.run.figures import read_figures
 from cardialign.pretrain.run.files import COMPUTE, EXPORT, MEMORY
 from cardialign.pretrain.run.integrity import CONTRACT
@@ -94,7 +94,7 @@ def _gpu(name: str) -> str:
     """The kind as prices name it where it is known, else what the driver calls it."""
     from cardialign.pretrain.benchmarks.machines import MACHINES
 
-    return next((kind for kind, each in MACHINES.items() if each.cuda and kind in name.upper()), printable(name)[:60])
+    return next((kind for kind, each in MACHINES.items() if each.cuda and kind in name.upper()), shown(name)[:60])
 
 
 def _from_checkpoint(run_dir: Path) -> int | None:
@@ -162,5 +162,5 @@ def _counted(sizing: str, rate: float, seconds: float) -> tuple[int | None, int 
     from cardialign.pretrain.benchmarks.counts import count_recipe
     from cardialign.pretrain.config import parse_config
 
-    counts = count_recipe(parse_config(json.loads(sizing), "recipe"), SignalSpec(rate, seconds))
+    counts = count_recipe(parse_config(parse_json(sizing), "recipe"), SignalSpec(rate, seconds))
     return counts.encoder_parameters, counts.trained_parameters, counts.forward_flop / 1e9

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cardialign.cluster.cli.lines import printable
 from cardialign.cluster.comparison.compare import Comparison
 from cardialign.cluster.comparison.cost import Cost
 from cardialign.cluster.comparison.figure import Column
 from cardialign.cluster.comparison.methods import Member
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.shown import shown
 
 LONGEST_VALUE, DEEPEST = 160, 20
 NOTES = (
@@ -47,7 +47,7 @@ def prices_of(texts: Sequence[str]) -> dict[str, float]:
             value = -1.0
         if not 0 <= value < float("inf") or (equals and not kind.strip()):
             raise UsageError(
-                f"--price {printable(text)[:60]} is no price of a device and hour",
+                f"--price {shown(text)[:60]} is no price of a device and hour",
                 "write 2.5, or H100=2.5 and CPU=0.04",
             )
         prices[_kind(kind.strip())] = value
@@ -144,10 +144,10 @@ def settings_that_differ(configs: Mapping[str, Mapping[str, Any]], absent: str =
 def _flat(values: Mapping[str, Any], prefix: str = "", depth: int = 0) -> list[tuple[str, str]]:
     out: list[tuple[str, str]] = []
     for key, value in values.items():
-        word = printable(f"{prefix}{key}")
+        word = shown(f"{prefix}{key}")
         if isinstance(value, dict) and value:
             out += _flat(value, f"{word}.", depth + 1) if depth < DEEPEST else [(word, "nested too deeply")]
         else:
-            text = printable(value if isinstance(value, str) else json.dumps(value, default=str))
+            text = shown(value if isinstance(value, str) else json.dumps(value, default=str))
             out.append((word, text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"))
     return out

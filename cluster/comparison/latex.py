@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cardialign.cluster.cli.lines import printable
 from cardialign.cluster.comparison.tables import Cell, Row, Table
+from cardialign.data_shards.shown import shown
 
 ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "^": r"\textasciicircum{}",
@@ -39,7 +39,7 @@ def _pieces(table: Table) -> list[Table]:
 
 def escaped(text: str) -> str:
     """Text of others as LaTeX prints it; nothing in it is a command, and a line of it stays one."""
-    return "".join(ESCAPES.get(each, each) for each in printable(text))
+    return "".join(ESCAPES.get(each, each) for each in shown(text))
 
 
 def _table(table: Table, notes: Sequence[str]) -> str:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cardialign.cluster.cli.lines import printable
 from cardialign.cluster.comparison.figure import (
     FINE_TUNE,
     FOUND,
@@ -26,6 +25,7 @@ from cardialign.cluster.comparison.figure import (
 from cardialign.cluster.evaluations.kept import Evaluation, scores_beside
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.files import parse_json, read_bytes, shortened
+from cardialign.data_shards.shown import shown
 
 if TYPE_CHECKING:
     from cardialign.pretrain.evaluation.scored import ScoredRecords
@@ -88,7 +88,7 @@ def figures_of(path: Path, values: Mapping[str, Any]) -> Found:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)[:160]
         raise DataError(
-            f"{path} is not as an evaluation writes it: {printable(said)}", "evaluate again with --out, or leave it out"
+            f"{path} is not as an evaluation writes it: {shown(said)}", "evaluate again with --out, or leave it out"
         ) from None
 
 
@@ -96,7 +96,7 @@ def words(value: Any) -> str:
     """A name out of a file."""
     if not isinstance(value, str):
         raise ValueError(f"{shortened(value)} is no name")
-    return printable(value)[:LONGEST]
+    return shown(value)[:LONGEST]
 
 
 def share_of(value: Any) -> float:

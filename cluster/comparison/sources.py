@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.lines import printable
 from cardialign.cluster.comparison.cost import Cost, cost_of_run
 from cardialign.cluster.comparison.figure import Figure
 from cardialign.cluster.comparison.results import figures_of, kind_of, read_values
 from cardialign.cluster.comparison.study import variants_of
 from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.files import read_json
+from cardialign.data_shards.shown import shown
 from cardialign.pretrain.run.files import BEST, CONFIG, EXPORT, METRICS, RESULT
 from cardialign.pretrain.run.integrity import CONTRACT, DIGESTS, PROVENANCE, SETTINGS, verified_digests
 from cardialign.pretrain.run.trace import read_trace
@@ -52,7 +52,7 @@ def named(text: str) -> tuple[str | None, Path]:
     if not equals or path.exists():
         return None, path
     if not name.strip() or not rest.strip() or "/" in name:
-        raise UsageError(f"{printable(text)[:80]} is no place, and no NAME=PLACE", "write for example ours=runs/a")
+        raise UsageError(f"{shown(text)[:80]} is no place, and no NAME=PLACE", "write for example ours=runs/a")
     return name.strip()[:LONGEST_NAME], Path(rest).expanduser()
 
 
@@ -107,7 +107,7 @@ def _apart(found: Sequence[Source]) -> list[Source]:
 
 
 def _above(path: Path, level: int) -> list[str]:
-    return [printable(part) for part in path.resolve().parent.parts[-level:] if part != "/"]
+    return [shown(part) for part in path.resolve().parent.parts[-level:] if part != "/"]
 
 
 def _read(path: Path, passed: list[str], deep: bool) -> list[Source]:
@@ -213,7 +213,7 @@ def _study(path: Path, values: dict[str, Any], table: Path) -> list[Source]:
             raise
         said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)[:160]
         raise DataError(
-            f"{table} is not as a study writes it: {printable(said)}", "run the study's command again"
+            f"{table} is not as a study writes it: {shown(said)}", "run the study's command again"
         ) from None
 
 
@@ -223,4 +223,4 @@ def _name(path: Path) -> str:
     name = resolved.stem if resolved.is_file() else resolved.name
     if name in (EXPORT, BEST, "encoder", "run", "grid"):
         name = f"{resolved.parent.name}/{name}"
-    return printable(name)[-LONGEST_NAME:] or "unnamed"
+    return shown(name)[-LONGEST_NAME:] or "unnamed"

@@ -21,7 +21,7 @@ from pathlib import Path
 from cardialign.cluster.completion.endpoint import ChatAnswer
 from cardialign.cluster.completion.prompt import PROMPT_VERSION
 from cardialign.data_shards.errors import DataError, UserError, disk_error
-from cardialign.data_shards.files import is_count, parse_json
+from cardialign.data_shards.files import is_count, parse_json, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class AnswerStore:
 
     def _load(self) -> int:
         try:
-            content = self.path.read_bytes()
+            content = read_bytes(self.path)
         except OSError as error:
             raise DataError(f"{self.path} cannot be read: {error}", "check the file and its disk") from error
         damaged = 0

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from cardialign.cluster.cli.address import HIDDEN, without_secrets
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.files import is_count, parse_json
+from cardialign.data_shards.shown import HIDDEN, without_secrets
 
 log = logging.getLogger(__name__)
 

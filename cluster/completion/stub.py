@@ -12,6 +12,8 @@ import json
 import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from cardialign.data_shards.files import parse_json
+
 MODEL = "cardialign-rules"
 
 RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -101,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
         assert isinstance(self.server, StubServer)
         try:
             length = int(self.headers.get("Content-Length", ""))
-            asked = json.loads(self.rfile.read(min(length, 1 << 20)))
+            asked = parse_json(self.rfile.read(min(length, 1 << 20)))
             text = asked["messages"][-1]["content"]
             report = str(text).partition("Report: ")[2] or str(text)
         except (ValueError, KeyError, IndexError, TypeError, RecursionError):

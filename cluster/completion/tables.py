@@ -11,8 +11,8 @@ import numpy as np
 from cardialign.cluster.cli.result_file import write_rows
 from cardialign.cluster.completion.guard import CLASS_NAME, DIAGNOSIS, SAID
 from cardialign.cluster.completion.proposals import Pairs, Proposals
-from cardialign.data_shards.build.shard_task import safe_cell
 from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.shown import cell
 
 SWEEP = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
@@ -91,5 +91,5 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> str | None:
     """As CSV whose cells are safe in a spreadsheet; None where there is no row. Raises UserError."""
     if not rows:
         return None
-    write_rows(path, [{k: safe_cell(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows])
+    write_rows(path, [{k: cell(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows])
     return str(path)

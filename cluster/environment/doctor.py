@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import resource
@@ -21,6 +20,7 @@ from urllib.request import url2pathname
 
 from cardialign.cluster.environment.versions import source_root, version
 from cardialign.data_shards.cpus import usable_cpus
+from cardialign.data_shards.files import parse_json
 
 State = Literal["ok", "warn", "missing"]
 GIB = 2**30
@@ -105,7 +105,7 @@ def _places() -> list[Path]:
     """
     roots = [source_root(), *map(Path, sys.path)]
     for distribution in importlib.metadata.distributions(name="cardialign"):
-        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+        origin = parse_json(distribution.read_text("direct_url.json") or "{}")
         if origin.get("dir_info", {}).get("editable"):
             roots.append(Path(url2pathname(urlsplit(origin["url"]).path)))
     packages = [root / "cardialign" for root in roots]

@@ -10,10 +10,10 @@ counts, without secrets and without what names a place on the submitting machine
 from __future__ import annotations
 
 import fnmatch
-import json
 import os
 from collections.abc import Mapping, MutableMapping
 
+from cardialign.data_shards.files import parse_json
 from cardialign.data_shards.rights import close_own_log, close_to_others
 
 HANDED_ON = (
@@ -58,7 +58,7 @@ def adopt_submitted(environment: MutableMapping[str, str] | None = None) -> list
     if SUBMITTED not in target:
         return []
     close_own_log()
-    values = json.loads(target.pop(SUBMITTED))
+    values = parse_json(target.pop(SUBMITTED))
     return adopt({str(name): str(value) for name, value in values.items()}, target)
 
 

@@ -22,6 +22,7 @@ from cardialign.cluster.environment.threads import threads_asked, threads_of_eac
 from cardialign.cluster.environment.versions import source_root
 from cardialign.data_shards.cpus import usable_cpus
 from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.shown import public
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Nothing large goes through Ray's object store: shards are read from files."""
@@ -321,10 +322,8 @@ def reach(address: str) -> None:
     """Raise UserError when nothing listens at `address`: Ray would try for minutes and end the process."""
     meant = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
     if "://" in meant and not meant.startswith(CLIENT):
-        scheme, _, rest = meant.partition("?")[0].partition("://")
-        shown = f"{scheme}://{rest.rpartition('@')[2]}"  # without a user, a password or a token
         raise UsageError(
-            f"{'--address' if meant == address else 'RAY_ADDRESS'} {shown!r} is no address that a driver joins",
+            f"{'--address' if meant == address else 'RAY_ADDRESS'} {public(meant)!r} is no address that a driver joins",
             "give auto, HOST:6379 or ray://HOST:10001; a dashboard (http://HOST:8265) takes commands by "
             "`cardialign submit --address http://HOST:8265 --name NAME -- COMMAND ...`",
         )
@@ -335,7 +334,7 @@ def reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
     except (OSError, OverflowError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise _no_cluster(address, f"{host}:{port} cannot be reached: {why}") from None
+        raise _no_cluster(address, f"{host.rpartition('@')[2]}:{port} cannot be reached: {why}") from None
 
 
 def _join(address: str) -> None:
@@ -358,7 +357,7 @@ def _join(address: str) -> None:
         text = " ".join(str(error).split())
         if "Version mismatch" in text:
             raise UserError(
-                f"the Ray cluster at {address!r} runs other versions than this machine: {text[:600]}",
+                f"the Ray cluster at {public(address)!r} runs other versions than this machine: {text[:600]}",
                 "let driver and nodes have the same Ray and Python: install the same set on both",
             ) from None
         raise _no_cluster(address, _in_short(error)) from None
@@ -366,7 +365,7 @@ def _join(address: str) -> None:
 
 def _no_cluster(address: str, why: str) -> UserError:
     return UserError(
-        f"no Ray cluster at {address!r}: {why}",
+        f"no Ray cluster at {public(address)!r}: {why}",
         "check --address; a cluster started with `ray start` wants RAY_AUTH_MODE=token and its token here too; "
         "without --address a local Ray is started",
     )

@@ -21,6 +21,7 @@ from cardialign.cluster.cli.result_file import is_file_to_be, write_result
 from cardialign.cluster.tracking.names import shorten
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.files import commit_file, is_sha256, read_bytes
+from cardialign.pretrain.run.tensors import load_numbers
 
 if TYPE_CHECKING:
     from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -211,9 +212,6 @@ def write_with_scores(out: Path, result: Mapping[str, Any], of: Iterable[Evaluat
 
 def scores_beside(out: Path, result: Mapping[str, Any]) -> Sequence[Evaluation]:
     """The scores that a result names, its digest compared. Raises DataError where there are none, or other ones."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     told = result.get("scores")
     if told is None:
         raise DataError(f"{out} keeps no scores", AGAIN)
@@ -226,13 +224,13 @@ def scores_beside(out: Path, result: Mapping[str, Any]) -> Sequence[Evaluation]:
         if hashlib.sha256(raw).hexdigest() != told["sha256"]:
             raise ValueError("they are not as they were written (sha256 differs)")
         arrays: dict[int, dict[str, np.ndarray]] = {}
-        for key, array in load(raw).items():
+        for key, array in load_numbers(raw).items():
             place, _, name = key.partition(".")
             arrays.setdefault(int(place), {})[name] = array
         return [_evaluation_of(each, arrays[k]) for k, each in enumerate(told["of"])]
     except OSError as error:
         raise DataError(f"{out}: its scores are not beside it: {error.strerror or error}", AGAIN) from None
-    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{out}: its scores cannot be used: {str(error)[:200]}", AGAIN) from None
 
 

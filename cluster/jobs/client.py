@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.address import public
 from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.files import parse_json
+from cardialign.data_shards.shown import public
 
 SECONDS = 60.0
 """How long an answer may take; an upload has ten times as long."""
@@ -118,7 +119,7 @@ class JobsClient:
 
     def _json(self, content: bytes) -> Any:
         try:
-            return json.loads(content)
+            return parse_json(content)
         except (ValueError, RecursionError):
             raise UserError(
                 f"{public(self.address)} does not answer as the dashboard of a Ray cluster does", NO_DASHBOARD
@@ -225,7 +226,7 @@ def _headers() -> dict[str, str]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     if given:
         try:
-            more = json.loads(given)
+            more = parse_json(given)
             assert isinstance(more, dict) and all(isinstance(value, str) for value in more.values())
         except (ValueError, AssertionError):
             raise UsageError(f"{HEADERS} is no JSON object of texts", 'write {"NAME": "VALUE"}') from None

@@ -9,11 +9,11 @@ import secrets
 import shlex
 import time
 
-from cardialign.cluster.cli.address import public
 from cardialign.cluster.jobs.client import JobsClient, Unanswered
 from cardialign.cluster.jobs.job import HELPER, Job, failed, give, log_tail
 from cardialign.cluster.runs.reporting import JOB
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.shown import public
 from cardialign.pretrain.run.files import LOGS
 
 SECONDS, POLL_SECONDS = 90.0, 0.5

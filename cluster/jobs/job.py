@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.address import public
 from cardialign.cluster.jobs.client import JobsClient, Unanswered
 from cardialign.cluster.runs.reporting import last_state
 from cardialign.data_shards.errors import STOPPED, UsageError, UserError
+from cardialign.data_shards.shown import public
 
 MARK, FORM = "cardialign", "1"
 """The metadata that tells our jobs from others."""

@@ -8,13 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.address import public
-from cardialign.cluster.cli.lines import printable
 from cardialign.cluster.cli.streams import say
 from cardialign.cluster.jobs.client import JobsClient, connect
 from cardialign.cluster.jobs.job import Job, absolute_local, cause, find_job, list_jobs, log_tail, same_folder
 from cardialign.cluster.runs.reporting import last_state, read_state
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.shown import public, shown
 from cardialign.pretrain.run.files import ATTEMPT, CONFIG
 
 WATCHED = ("name", "state", "step", "loss", "records/s", "time left", "slow because", "checkpoint", "restarts")
@@ -128,8 +127,8 @@ def watch(word: str, address: str | None, ca: Path | None = None) -> dict[str, A
         return standing(word, address, ca)
     said = ""
     while True:
-        shown = {label: value for label, value in told(found).items() if label in WATCHED and value is not None}
-        line = "  ".join(f"{label} {printable(str(value))}" for label, value in shown.items())
+        seen = {label: value for label, value in told(found).items() if label in WATCHED and value is not None}
+        line = "  ".join(f"{label} {shown(str(value))}" for label, value in seen.items())
         if line != said:
             say([line])
             said = line

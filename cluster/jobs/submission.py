@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.address import public
 from cardialign.cluster.environment.handed_on import SUBMITTED
 from cardialign.cluster.environment.package import archive, package_files
 from cardialign.cluster.environment.versions import COMMIT, git_commit, version
@@ -33,6 +32,7 @@ from cardialign.cluster.jobs.travel import travelling
 from cardialign.cluster.jobs.words import Inner
 from cardialign.cluster.runs.reporting import JOB
 from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.shown import public
 
 STOP_SECONDS = 900
 """How long Ray waits after a stop before it kills a driver: long enough for a checkpoint."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from cardialign.cluster.cli.address import SECRET_NAME, public
 from cardialign.cluster.environment.handed_on import ALLOW, handed_on
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.shown import SECRET_NAME, public
 
 STORES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
 """What a submitted driver gets beside the allow-list: where it tracks."""

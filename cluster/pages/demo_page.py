@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.pages.run_page import Picture, write_run_page
 from cardialign.cluster.watching.state import run_state
-from cardialign.data_shards.files import read_json
+from cardialign.data_shards.files import parse_json, read_bytes, read_json
 from cardialign.pretrain.run.files import CONFIG, RESULT
 
 PICTURES = 3
@@ -58,7 +57,7 @@ def _data(out: Path) -> list[dict[str, Any]]:
     rows = []
     for name, shards, cohort in (("training", "shards", "cohort"), ("unseen", "unseen-shards", "unseen-cohort")):
         counts = ShardSet.open(out / shards).manifest["counts"]
-        findings = json.loads((out / cohort / "cohort.json").read_text()).get("records_per_finding", {})
+        findings = parse_json(read_bytes(out / cohort / "cohort.json")).get("records_per_finding", {})
         rows.append(
             {
                 "name": name,

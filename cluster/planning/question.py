@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.files import parse_json, read_text
 
 if TYPE_CHECKING:
     from cardialign.data_shards.record import SignalSpec
@@ -118,7 +118,12 @@ def machine_of(kind: str) -> tuple[Machine, dict[str, Any]]:
             f"--kind {kind} is no machine that is known here and no file",
             f"take one of {', '.join(MACHINES)}, or a YAML file with {', '.join(NEEDED)}",
         )
-    values = read_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    try:
+        text = read_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise UsageError(f"machine {path} cannot be read: {why}", "give a YAML file in UTF-8") from None
+    values = read_yaml(text, str(path))
     wrong = _wrong_keys(values)
     if wrong:
         raise UsageError(f"machine {path}: {'; '.join(wrong)}", f"keys there are: {', '.join(MACHINE_KEYS)}")
@@ -164,8 +169,8 @@ def data_rate_of(text: str | None, threads: int) -> tuple[float | None, str]:
     if value > 0 and math.isfinite(value):
         return value, f"given: {value:g} records/s of each rank"
     try:
-        lines = Path(text).read_text(encoding="utf-8").strip().splitlines()
-        rate = float(json.loads(lines[-1])["stream_records_per_s_per_core"])
+        lines = read_text(Path(text)).strip().splitlines()
+        rate = float(parse_json(lines[-1])["stream_records_per_s_per_core"])
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         raise UsageError(
             f"--data-rate {text} is no number above 0 and no result of `bench data`",

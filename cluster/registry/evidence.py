@@ -35,7 +35,8 @@ from cardialign.cluster.registry.versioned import EVIDENCE_TAG, SEEN, TRAINED_ON
 from cardialign.cluster.tracking import mlflow_store
 from cardialign.cluster.tracking.names import ascii_escapes, safe, shorten
 from cardialign.data_shards.errors import DataError, UserError
-from cardialign.data_shards.files import sha256_of
+from cardialign.data_shards.files import parse_json, read_bytes, sha256_of
+from cardialign.pretrain.run.tensors import load_numbers
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -167,23 +168,20 @@ def read_evidence(
 
 
 def _read(folder: Path, digest: str, encoder: str) -> Evidence:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     try:
-        text, content = (folder / FACTS).read_bytes(), (folder / SCORES).read_bytes()
-        facts = json.loads(text)
+        text, content = read_bytes(folder / FACTS), read_bytes(folder / SCORES)
+        facts = parse_json(text)
         if hashlib.sha256(text).hexdigest() != digest or hashlib.sha256(content).hexdigest() != facts["scores"]:
             raise DataError("its files are not as they were written (sha256 differs)", "")
         if facts["version"] != VERSION or facts["encoder"] != encoder:
             raise DataError("it is of another encoder, or another release wrote it", "")
-        arrays = load(content)
+        arrays = load_numbers(content)
         names = tuple((str(code), str(name)) for code, name in facts["classes"])
         scored = scored_of(arrays, names, str(facts["records"]))
         if not isinstance(facts["name"], str) or not isinstance(facts["measure"], dict):
             raise ValueError("it does not say of what")
         return Evidence(digest, {**facts, "n": len(scored.truth), "trained_on": str(facts["trained_on"])}, scored)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise DataError(f"its files cannot be read ({ascii_escapes(str(error))[:200]})", "") from None

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.cli.address import public
 from cardialign.cluster.tracking import mlflow_store
 from cardialign.cluster.tracking.names import ascii_escapes, shown
 from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.shown import public
 from cardialign.pretrain.run.integrity import (
     DIGESTS,
     VerifiedExport,

@@ -114,15 +114,14 @@ def _from_shards(shards: Path, key: str) -> Signal:
 def _from_npy(path: Path, names: tuple[str, ...], sampling_rate: float | None, units: str | None) -> Signal:
     import numpy as np
 
+    from cardialign.data_shards.array_files import load_array
+
     if sampling_rate is None:
         raise UserError(f"{path} does not say its sampling rate", "give --sampling-rate")
     try:
-        with path.open("rb") as file:
-            values = np.load(file, allow_pickle=False)
-            if not isinstance(values, np.ndarray) or values.dtype.kind not in "biufc":
-                raise ValueError("it holds no single array of numbers")
-            if file.read(1):
-                raise ValueError("bytes follow its array, a second one perhaps")
+        values = load_array(path)
+        if values.dtype.kind not in "biufc":
+            raise ValueError("it holds no single array of numbers")
     except UNREADABLE_ARRAY as error:
         raise UserError(
             f"{path} cannot be read as a .npy array: {error}",

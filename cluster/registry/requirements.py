@@ -16,6 +16,7 @@ from typing import Any
 
 from cardialign.cluster.tracking.names import shorten, shown
 from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.files import read_text
 
 REQUIRE_TAG, MARGIN_TAG = "gate.require", "gate.margin"
 KINDS = ("zero-shot", "linear-probe", "fine-tune")
@@ -120,7 +121,7 @@ def _read(file: Path) -> dict[str, Any]:
     from cardialign.pretrain.config.yaml_text import read_yaml
 
     try:
-        values = read_yaml(file.expanduser().read_text(encoding="utf-8"), str(file))
+        values = read_yaml(read_text(file.expanduser()), str(file))
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise

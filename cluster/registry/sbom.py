@@ -18,6 +18,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cardialign.data_shards.files import parse_json
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -45,7 +47,7 @@ def make_sbom(digest: str) -> bytes | None:
     listed = _environment()
     if listed is None:
         return None
-    bill = json.loads(listed)
+    bill = parse_json(listed)
     bill["metadata"]["component"] = {
         "type": "machine-learning-model",
         "bom-ref": "encoder",
@@ -72,7 +74,7 @@ def _environment() -> str | None:
             timeout=PATIENCE_SECONDS,
             check=True,
         )
-        bill: dict[str, Any] = json.loads(made.stdout)
+        bill: dict[str, Any] = parse_json(made.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         log.warning("sbom=none reason=%s", error)
         return None

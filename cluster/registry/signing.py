@@ -23,7 +23,7 @@ from cardialign.cluster.registry.card import SBOM_TAG, SIGNED_TAG, version_key
 from cardialign.cluster.registry.lookup import fetch_of_run, title
 from cardialign.cluster.tracking.names import ascii_escapes
 from cardialign.data_shards.errors import DataError, UserError
-from cardialign.data_shards.files import names_below, sha256_of
+from cardialign.data_shards.files import names_below, parse_json, read_bytes, sha256_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -251,7 +251,7 @@ def verify_signature(
             _check(trusted, folder, made / SIGNATURE, listed, wanted)
         finally:
             (folder / STATEMENT).unlink()
-    statement: dict[str, Any] = json.loads(text)
+    statement: dict[str, Any] = parse_json(text)
     if (statement.get("model"), str(statement.get("model_version"))) != (version.name, str(version.version)):
         other = ascii_escapes(f"{statement.get('model')}/{statement.get('model_version')}"[:300])
         raise UserError(f"the signature of {wanted} is that of {other}", again)
@@ -284,8 +284,8 @@ def _same(path: Path, digest: str | None) -> bool:
 def _listed(signature: Path) -> dict[str, str]:
     """Name -> sha256 of what a bundle says that it signs; who says so is not checked here. Raises DataError."""
     try:
-        bundle = json.loads(signature.read_bytes())
-        payload = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
+        bundle = parse_json(read_bytes(signature))
+        payload = parse_json(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
         return {str(each["name"]): str(each["digest"]) for each in payload["predicate"]["resources"]}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"it is no signature ({ascii_escapes(str(error))[:100]})", "") from None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import TYPE_CHECKING, Any
+
+from cardialign.data_shards.files import parse_json
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -35,7 +36,7 @@ def evidence_tags(version: ModelVersion) -> list[dict[str, Any]]:
 def json_object(text: str) -> dict[str, Any] | None:
     """A tag as the JSON object that we wrote there; None for what somebody else wrote."""
     try:
-        values = json.loads(text)
+        values = parse_json(text)
     except (ValueError, RecursionError, TypeError):
         return None
     return values if isinstance(values, dict) else None

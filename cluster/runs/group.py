@@ -24,12 +24,12 @@ from ray.train.torch.config import TorchConfig, _TorchBackend
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 
 import cardialign
-from cardialign.cluster.cli.lines import printable
 from cardialign.cluster.environment.handed_on import adopt
 from cardialign.cluster.runs.diagnosis import what_happened
 from cardialign.cluster.tracking.spool import append_line
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import write_json
+from cardialign.data_shards.shown import shown
 from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import DEATHS, LOGS, WORKERS
 
@@ -115,7 +115,7 @@ class Deaths(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         with contextlib.suppress(OSError):
-            cause = printable(what_happened(worker_exceptions))[:LONGEST_CAUSE]
+            cause = shown(what_happened(worker_exceptions))[:LONGEST_CAUSE]
             append_line(self.run_dir / DEATHS, {"time": time.time(), "cause": cause})
 
 

@@ -24,6 +24,7 @@ from cardialign.cluster.studies.design import Cell, Design
 from cardialign.cluster.studies.not_learnt import NotLearnt, refuse_not_learnt, write_not_learnt
 from cardialign.cluster.studies.origin import CONFIG, Origin, plain
 from cardialign.cluster.studies.training import RUN, children_seconds, of_another_study, train
+from cardialign.data_shards.array_files import load_arrays
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.files import commit_file, read_json, sha256_of, write_json
 from cardialign.pretrain.run.lock import locked_run
@@ -158,13 +159,13 @@ def read_scores(cell: Cell, folder: Path, facts: dict[str, Any], measures: Seque
     try:
         if sha256_of(folder / SCORES) != facts.get("scores"):
             raise ValueError("it is not the one that the cell was scored with")
-        with np.load(folder / SCORES, allow_pickle=False) as kept:
-            measures = [*measures, *(each for each in missing.MEASURES if f"scores_{each}" in kept.files)]
-            arrays = {
-                part: {measure: kept[f"{part}_{measure}"] for measure in measures}
-                for part in ("scores", "truth", "patients", "codes")
-            }
-            decided = {each: kept[f"decided_{each}"] for each in measures if f"decided_{each}" in kept.files}
+        kept = load_arrays(folder / SCORES)
+        measures = [*measures, *(each for each in missing.MEASURES if f"scores_{each}" in kept)]
+        arrays = {
+            part: {measure: kept[f"{part}_{measure}"] for measure in measures}
+            for part in ("scores", "truth", "patients", "codes")
+        }
+        decided = {each: kept[f"decided_{each}"] for each in measures if f"decided_{each}" in kept}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{folder / SCORES} cannot be read: {error}", "delete the folder: the cell is made anew"

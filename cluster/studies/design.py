@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.files import read_text
 
 LONGEST_NAME = 60
 KEYS, MAY = ("name", "recipe", "reference", "variants"), ("records", "missingness")
@@ -99,7 +100,7 @@ def load_design(study: str | Path) -> Design:
         )
     else:
         try:
-            text, where = Path(study).read_text(encoding="utf-8"), str(study)
+            text, where = read_text(Path(study)), str(study)
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
                 f"study {study} cannot be read: {error}", f"give a YAML file, or one of {', '.join(shipped)}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.studies.design import digest_of
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import parse_json, read_bytes
 
 if TYPE_CHECKING:
     from cardialign.pretrain.config import RunConfig
@@ -51,7 +52,7 @@ class Origin:
         if CONFIG not in self.facts:
             return False
         with contextlib.suppress(OSError, ValueError, UserError, LookupError, TypeError):
-            written = json.loads((folder / RECIPE).read_text("utf-8"))
+            written = parse_json(read_bytes(folder / RECIPE))
             return digest_of({**self.facts, CONFIG: self._placed(written)}) == digest and self.says(written)
         return False
 

@@ -18,6 +18,7 @@ from cardialign.cluster.environment.versions import source_root
 from cardialign.cluster.studies.not_learnt import NotLearnt
 from cardialign.cluster.studies.origin import RECIPE, plain
 from cardialign.data_shards.errors import NOT_LEARNING, STOPPED, UserError
+from cardialign.data_shards.files import parse_json, read_text
 
 if TYPE_CHECKING:
     from cardialign.pretrain.config import RunConfig
@@ -35,7 +36,7 @@ def train(config: RunConfig, folder: Path, lock: int, says: Callable[[Any], bool
     """
     recipe = json.dumps(plain(config), indent=1)  # JSON is YAML
     if (folder / RUN).exists() and (folder / RECIPE).is_file():
-        before = (folder / RECIPE).read_text("utf-8")
+        before = read_text(folder / RECIPE)
         if before != recipe and not (says is not None and _says(says, before)):
             raise of_another_study(folder, "an unfinished training")
     (folder / RECIPE).write_text(recipe, encoding="utf-8")
@@ -71,7 +72,7 @@ def train(config: RunConfig, folder: Path, lock: int, says: Callable[[Any], bool
 
 def _says(says: Callable[[Any], bool], recipe: str) -> bool:
     with contextlib.suppress(ValueError, UserError, LookupError, TypeError):
-        return says(json.loads(recipe))
+        return says(parse_json(recipe))
     return False
 
 

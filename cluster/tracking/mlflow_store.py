@@ -16,17 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cardialign.cluster.cli.address import (
-    SQLITE,
-    has_secrets,
-    in_memory,
-    public,
-    registry_uri,
-    sqlite_path,
-    without_secrets,
-)
+from cardialign.cluster.cli.address import SQLITE, in_memory, registry_uri, sqlite_path
 from cardialign.cluster.tracking.names import ascii_escapes, check_experiment, safe
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.shown import public, secrets_of, without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -211,7 +204,7 @@ def speaking(uri: str, what: str = "does not do what it was asked") -> Iterator[
         raise
     except Exception as error:  # MLflow, SQLAlchemy and driver errors share no base
         shown = UserError(f"MLflow store {public(uri)} {what}: {reason(error, uri)}", _remedy(str(error)))
-        if has_secrets(uri):  # a traceback would show what is hidden here
+        if secrets_of(uri):  # a traceback would show what is hidden here
             raise shown from None
         raise shown from error
 

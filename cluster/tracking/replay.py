@@ -15,12 +15,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.cli.address import absolute_uri, default_uri, public
+from cardialign.cluster.cli.address import absolute_uri, default_uri
 from cardialign.cluster.tracking import mlflow_store
 from cardialign.cluster.tracking.names import LONGEST_NAME, safe_key
 from cardialign.cluster.tracking.spool import Cursor, Line, SpoolReader
 from cardialign.cluster.tracking.state import TrackingState
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.shown import public
 from cardialign.pretrain.run.files import CONFIG, EVALUATIONS, METRICS, SYSTEM, TRACKING
 from cardialign.pretrain.run.layout import RunDirectoryError
 from cardialign.pretrain.run.lock import locked_run

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cardialign.data_shards.files import parse_json
+
 log = logging.getLogger(__name__)
 
 
@@ -102,7 +104,7 @@ class SpoolReader:
 
     def _parse(self, raw: bytes, end: int) -> dict[str, Any]:
         try:
-            values = json.loads(raw)
+            values = parse_json(raw)
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict) or not isinstance(values.get("step", -1), int):

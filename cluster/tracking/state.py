@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.address import public
 from cardialign.cluster.tracking.names import safe, shorten
 from cardialign.cluster.tracking.spool import Cursor
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import write_json
+from cardialign.data_shards.files import parse_json, read_bytes, write_json
+from cardialign.data_shards.shown import public
 from cardialign.pretrain.run.files import METRICS, SYSTEM, TRACKING
 from cardialign.pretrain.run.layout import write_error
 
@@ -43,7 +43,7 @@ class TrackingState:
         """The state of the run in `run_dir`; None when it has none. Raises UserError for a damaged one."""
         path = run_dir / TRACKING
         try:
-            values = json.loads(path.read_bytes())
+            values = parse_json(read_bytes(path))
             values["cursors"] = {name: Cursor(**cursor) for name, cursor in values["cursors"].items()}
             state = cls(**values)
             state.tracking_uri = public(state.tracking_uri)  # an older release stored it as it was given

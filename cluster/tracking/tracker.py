@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.address import absolute_uri, public
+from cardialign.cluster.cli.address import absolute_uri
 from cardialign.cluster.tracking import mlflow_store
 from cardialign.cluster.tracking.names import check_experiment
 from cardialign.cluster.tracking.replay import Replay, own
@@ -18,6 +18,7 @@ from cardialign.cluster.tracking.spool import append_line
 from cardialign.cluster.tracking.state import TrackingState, flatten
 from cardialign.cluster.tracking.system_metrics import sample
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.shown import public
 from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import METRICS, SYSTEM, TRACKING
 from cardialign.pretrain.run.layout import RunDirectoryError, write_error

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cardialign.cluster.cli.lines import printable
 from cardialign.cluster.cli.options import LOCAL
 from cardialign.cluster.watching.cause import WORDS
 from cardialign.cluster.watching.state import RunState, run_state
 from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.shown import shown
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -79,7 +79,7 @@ class RunCollector:
     """What a scrape of one run finds: its state at that moment."""
 
     def __init__(self, run_dir: Path, name: str) -> None:
-        self.run_dir, self.name = run_dir, printable(name)[:LONGEST_LABEL]
+        self.run_dir, self.name = run_dir, shown(name)[:LONGEST_LABEL]
 
     def describe(self) -> list[Metric]:
         """Nothing is read from the run when the collector is registered."""

@@ -6,7 +6,6 @@ form is left out.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -19,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from cardialign.cluster.watching.cause import Cause, cause_of
 from cardialign.cluster.watching.utilisation import utilisation
-from cardialign.data_shards.files import read_json
+from cardialign.data_shards.files import parse_json, read_json
 from cardialign.pretrain.run.figures import RankFigures, read_figures
 from cardialign.pretrain.run.files import ATTEMPTS, COMPUTE, CONFIG, DEATHS, FAILURE, LOCK, METRICS, RESULT, STOP
 
@@ -165,7 +164,7 @@ def _last_lines(path: Path) -> Iterator[dict[str, Any]]:
     whole = content.split(b"\n")
     for raw in whole[1:] if size > TAIL_BYTES else whole:
         try:
-            values = json.loads(raw)
+            values = parse_json(raw)
         except (ValueError, RecursionError):
             continue
         if isinstance(values, dict):

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cardialign.cluster.cli.lines import printable
 from cardialign.cluster.cli.progress import clock
 from cardialign.cluster.watching.state import OVER, RunState, run_state
+from cardialign.data_shards.shown import shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,22 +58,22 @@ def facts(state: RunState) -> dict[str, str]:
     if state.failure is not None:
         found["failed with"] = str(state.failure.get("problem") or "an error that was not written down")
         found["remedy"] = str(state.failure.get("remedy") or "")
-    return {label: printable(value) for label, value in found.items() if value}
+    return {label: shown(value) for label, value in found.items() if value}
 
 
 def lines(state: RunState) -> list[str]:
     """The same as `label  value` lines under the name of the run."""
-    shown = facts(state)
-    width = max(map(len, shown))
-    return [printable(state.name), *(f"{label:<{width}}  {value}" for label, value in shown.items())]
+    told = facts(state)
+    width = max(map(len, told))
+    return [shown(state.name), *(f"{label:<{width}}  {value}" for label, value in told.items())]
 
 
 def one_line(state: RunState) -> str:
     """The run in one line, as a log keeps it."""
-    shown = facts(state)
-    words = [printable(state.name), shown["state"], f"step {shown['step']}"]
-    words += [f"{label} {shown[label]}" for label in ("ETA", "loss", "records/s", "checkpoint") if label in shown]
-    words += [shown[label] for label in ("slow because", "failed with") if label in shown]
+    told = facts(state)
+    words = [shown(state.name), told["state"], f"step {told['step']}"]
+    words += [f"{label} {told[label]}" for label in ("ETA", "loss", "records/s", "checkpoint") if label in told]
+    words += [told[label] for label in ("slow because", "failed with") if label in told]
     return "  ".join(words)
 
 
@@ -88,13 +88,13 @@ def draw(state: RunState, width: int = 80) -> RenderableType:
     from rich.text import Text
 
     colour = COLOURS.get(state.state, "white")
-    name = Text(printable(state.name), overflow="fold")
+    name = Text(shown(state.name), overflow="fold")
     styles = {"state": colour, "slow because": "bold", "failed with": "red"}
     rows = [(label, Text(value, styles.get(label, ""))) for label, value in facts(state).items()]
     bar = ProgressBar(total=state.steps, completed=min(state.step, state.steps)) if state.steps else None
     if width < NARROW:
-        shown = [Text.assemble((f"{label}: ", "dim"), value, overflow="fold") for label, value in rows]
-        return Group(name, *([Padding(bar, 0)] if bar else []), *shown)
+        lines = [Text.assemble((f"{label}: ", "dim"), value, overflow="fold") for label, value in rows]
+        return Group(name, *([Padding(bar, 0)] if bar else []), *lines)
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from cardialign.data_shards.build.index_rows import index_batch, write_index
 from cardialign.data_shards.build.report_table import ReportTable
-from cardialign.data_shards.build.shard_task import UNDECLARED, read_sidecar, safe_cell, sidecar_path
+from cardialign.data_shards.build.shard_task import UNDECLARED, read_sidecar, sidecar_path
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.files import commit_file, sha256_of, sync, temporary_path, write_json
 from cardialign.data_shards.reading.walk import NotSeen
@@ -34,6 +34,7 @@ from cardialign.data_shards.shard_set.layout import (
     content_fingerprint,
     read_manifest,
 )
+from cardialign.data_shards.shown import cell
 from cardialign.data_shards.signal.quality import FLAGS
 from cardialign.data_shards.sources.base import Source, Walked
 from cardialign.data_shards.sources.shared.matches import EXAMPLES
@@ -193,7 +194,7 @@ class _Found:
 
 def _safe_cells(reject: dict[str, str]) -> dict[str, str]:
     """Cells that neither a terminal nor a spreadsheet takes for a command: names come from other people's folders."""
-    return {name: safe_cell(text) for name, text in reject.items()}
+    return {name: cell(text) for name, text in reject.items()}
 
 
 def _digest(patient: str) -> int:

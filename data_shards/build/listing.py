@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from cardialign.data_shards.errors import DataError, UserError, disk_error
+from cardialign.data_shards.files import parse_json
 from cardialign.data_shards.sources.base import KEY_PATTERN, Entry, Source
 
 log = logging.getLogger(__name__)
@@ -223,7 +224,7 @@ def encode_entries(entries: list[Entry], source: str = "") -> bytes:
 def decode_entries(text: bytes) -> list[Entry]:
     return [
         Entry(key, path, {name: _restored(value) for name, value in meta.items()})
-        for key, path, meta in json.loads(text)
+        for key, path, meta in parse_json(text)
     ]
 
 

@@ -68,7 +68,7 @@ def build_one_shard(source: Source, task: ShardTask, on_entry: Callable[[bool], 
     """
     path = task.out / shard_name(task.number)
     entries = read_slice(task.out / WORK_FOLDER / LISTING, task.slice)
-    facts = _Facts(source.name)
+    facts = _Facts(source.name, getattr(source, "hides_names", False))
     done = 0
     writer: ShardWriter | None = None
     try:
@@ -102,13 +102,14 @@ class _Facts:
     have it."""
 
     source: str
+    hides_names: bool = False
     rows: list[dict[str, Any]] = field(default_factory=list)
     rejects: list[dict[str, str]] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     channels: dict[str, int] = field(default_factory=dict)
 
     def turn_away(self, entry: Entry, reason: str, detail: str) -> None:
-        told = {"key": entry.key, "path": entry.path, "reason": reason, "detail": detail}
+        told = {"key": entry.key, "path": "" if self.hides_names else entry.path, "reason": reason, "detail": detail}
         self.rejects.append({name: printable(text) for name, text in told.items()})
 
     def added(self, record: EcgRecord, row: dict[str, Any]) -> None:
@@ -158,15 +159,6 @@ def _text_of(error: Exception) -> str:
         return str(error)[:LONGEST_DETAIL]
     except Exception:  # a message of thousands of digits cannot be written, either
         return "no message"
-
-
-_FORMULA = ("=", "+", "-", "@", "\t")
-
-
-def safe_cell(text: str) -> str:
-    """A cell of a table that neither a terminal nor a spreadsheet takes for a command."""
-    shown = printable(text)
-    return f"'{shown}" if shown.startswith(_FORMULA) else shown
 
 
 def printable(text: str, keep: str = "") -> str:

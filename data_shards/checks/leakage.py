@@ -126,6 +126,11 @@ def _patients_comparable(a: ShardSet, b: ShardSet) -> tuple[bool, str]:
         return False, f"patients were not compared: {name_a} and {name_b} number their patients each in its own way"
     if salted_a != salted_b:
         return False, f"patients were not compared: the ids of one {name_a} set are salted, those of the other are not"
+    checks = [each.manifest["source"].get("options", {}).get("salt_check") for each in (a, b)]
+    if salted_a and all(checks):
+        if checks[0] != checks[1]:
+            return False, "patients were not compared: the ids of the two sets are hashed with different salts"
+        return True, f"patient ids of both are hashes of the {name_a} ids with one salt"
     if salted_a:
         return (
             True,

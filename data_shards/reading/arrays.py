@@ -6,7 +6,6 @@ What an array claims is judged before memory is taken for it, and of an .npz onl
 
 from __future__ import annotations
 
-import math
 import stat
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -14,11 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
 
+from cardialign.data_shards.array_files import array_header, bytes_claimed
 from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.files import UNREADABLE_ARRAY
 from cardialign.data_shards.reading.clocks import rates_of_time, rows_out_of_order
@@ -53,7 +52,6 @@ BASELINES = ("baseline", "adc_zero")
 _NO_HEART_RATE = 250
 """From here on a number called `rate` is one of samples, not of beats."""
 _PER_SECOND = {"": 1.0, "s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e3, "us": 1e6}
-_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def _letters(name: str) -> str:
@@ -202,12 +200,12 @@ def read_array(path: Path, member: str = "") -> ArrayFile:
             if file.read(4) == b"PK\x03\x04":
                 return _read_npz(path, member)
             file.seek(0)
-            shape, _, dtype = _header(file)
+            shape, _, dtype = array_header(file)
             held = path.stat().st_size - file.tell()
             _judge(shape, dtype, held, str(path))
-            if held > _bytes(shape, dtype):
+            if held > bytes_claimed(shape, dtype):
                 raise RecordRejected(
-                    "bad-format", f"{path}: {held - _bytes(shape, dtype)} bytes follow its array: a second one?"
+                    "bad-format", f"{path}: {held - bytes_claimed(shape, dtype)} bytes follow its array: a second one?"
                 )
             file.seek(0)
             return ArrayFile(_checked(npy.read_array(file, allow_pickle=False), path))
@@ -262,7 +260,7 @@ def _read_npz(path: Path, member: str) -> ArrayFile:
         values = _array_of(archive, held[chosen])
         others: dict[str, np.ndarray] = {}
         for name, head in heads.items():
-            if head is not None and name != chosen and _bytes(*head) <= LARGEST_FACT and head[1].kind in "iufUS":
+            if head is not None and name != chosen and bytes_claimed(*head) <= LARGEST_FACT and head[1].kind in "iufUS":
                 with suppress(*UNREADABLE_ARRAY):  # an array that nobody asked for may be damaged
                     others[name] = _array_of(archive, held[name])
         unread = {name: head for name, head in heads.items() if name != chosen and name not in others}
@@ -290,7 +288,7 @@ def _head_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int
     """Shape and type of one array of an archive, None for what is none."""
     try:
         with archive.open(info) as file:
-            shape, _, dtype = _header(file)
+            shape, _, dtype = array_header(file)
             return shape, dtype
     except UNREADABLE_ARRAY:
         return None
@@ -301,23 +299,11 @@ def _array_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         return npy.read_array(file, allow_pickle=False)
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = npy.read_magic(file)
-    read = _HEADERS.get(version)
-    if read is None:
-        raise ValueError(f"an array of format {version}, expected 1.0 or 2.0")
-    return read(file)
-
-
-def _bytes(shape: Sequence[int], dtype: np.dtype) -> int:
-    return math.prod(shape) * dtype.itemsize  # whole numbers of Python do not overflow
-
-
 def _judge(shape: Sequence[int], dtype: np.dtype, held: int, where: str) -> None:
     """Raises RecordRejected for an array that is too large, or larger than what is there."""
     if dtype.hasobject:
         raise RecordRejected("bad-format", f"{where}: an array of objects, which may hold code")
-    size = _bytes(shape, dtype)
+    size = bytes_claimed(shape, dtype)
     if size > LARGEST or size > held or min(shape, default=0) < 0:
         limit = f"a signal has at most {LARGEST} bytes" if size > LARGEST else f"there are {held} bytes"
         sides = tuple(shape) if max(map(abs, shape)) < 1 << 62 else "of an impossible shape"

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 import os
 import stat
+import zlib
 from pathlib import Path
+from typing import BinaryIO
+
+from cardialign.data_shards.files import open_regular
+
+MOST_UNPACKED = 100
+"""Times its size that a gzip file may unpack to, where that is more than `LEAST_LIMIT` bytes; tables of numbers, names
+and reports unpack to 3 to 30 times."""
+LEAST_LIMIT = 1 << 26
 
 
 def plain_bytes(path: str | Path, most: int) -> tuple[bytes, int]:
@@ -20,3 +31,38 @@ def plain_bytes(path: str | Path, most: int) -> tuple[bytes, int]:
         while len(parts) < most and (part := stream.read(most - len(parts))):
             parts += part
         return bytes(parts), found.st_size
+
+
+class Unpacked:
+    """The content of a .gz file for whoever reads a file, up to a limit. Raises OSError beyond it, and for damage."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.closed, self._read = path, False, 0
+        self._packed: BinaryIO = os.fdopen(open_regular(path), "rb")
+        self._most = max(LEAST_LIMIT, MOST_UNPACKED * os.fstat(self._packed.fileno()).st_size)
+        self._file = gzip.GzipFile(fileobj=self._packed)
+
+    def read(self, size: int = -1) -> bytes:
+        """At most so many bytes; the file is never read in one piece."""
+        wanted = 1 << 20 if size < 0 else size
+        try:
+            part = self._file.read(wanted)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise OSError(errno.EINVAL, f"no gzip file that can be unpacked: {error}", str(self.path)) from None
+        self._read += len(part)
+        if self._read > self._most:
+            raise OSError(errno.EFBIG, f"it unpacks to more than {self._most} bytes", str(self.path))
+        return part
+
+    def close(self) -> None:
+        self.closed = True
+        self._packed.close()
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False

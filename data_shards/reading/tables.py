@@ -14,6 +14,7 @@ import pyarrow.csv as pa_csv
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.files import sha256_of
 from cardialign.data_shards.reading.open_quotes import judge_quotes
+from cardialign.data_shards.reading.plain_files import Unpacked
 
 MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "#n/a", "nat", "none", "null"})
 """What tools write for an empty field (pandas with `na_rep` or `astype(str)`, R, SQL dumps, spreadsheets); in lower
@@ -50,7 +51,7 @@ def read_table(
     """
     with _csv_errors(path):
         table = pa_csv.read_csv(
-            path, parse_options=_PARSE, convert_options=_conversion(path, required, categorical, optional)
+            _source(path), parse_options=_PARSE, convert_options=_conversion(path, required, categorical, optional)
         )
     judge_quotes(path, table)
     return table
@@ -62,10 +63,14 @@ def stream_table(
     """The same a stretch of rows at a time, for tables that should not be in memory as a whole."""
     with _csv_errors(path):
         conversion = _conversion(path, required, categorical, optional)
-        with pa_csv.open_csv(path, parse_options=_PARSE, convert_options=conversion) as reader:
+        with pa_csv.open_csv(_source(path), parse_options=_PARSE, convert_options=conversion) as reader:
             for batch in reader:
                 judge_quotes(path, batch)
                 yield batch
+
+
+def _source(path: Path) -> Any:
+    return Unpacked(path) if path.suffix == ".gz" else path
 
 
 def rows_of(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[dict[str, str]]:
@@ -78,7 +83,7 @@ def rows_of(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -
 
 def columns_of(path: Path) -> list[str]:
     """The names in the first line of such a table, those that stand there once. Raises as `read_table` does."""
-    with _csv_errors(path), pa_csv.open_csv(path, parse_options=_PARSE) as reader:
+    with _csv_errors(path), pa_csv.open_csv(_source(path), parse_options=_PARSE) as reader:
         present = reader.schema.names
     return [name for name in present if name and present.count(name) == 1]
 
@@ -90,7 +95,7 @@ _NULLS = sorted({form for word in MISSING for form in (word, word.upper(), word.
 def _conversion(
     path: Path, required: Sequence[str], categorical: Sequence[str], optional: Sequence[str]
 ) -> pa_csv.ConvertOptions:
-    with pa_csv.open_csv(path, parse_options=_PARSE) as reader:
+    with pa_csv.open_csv(_source(path), parse_options=_PARSE) as reader:
         present = reader.schema.names
     absent = [name for name in (*required, *categorical) if name not in present]
     if absent:

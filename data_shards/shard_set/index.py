@@ -21,8 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cardialign.data_shards.array_files import load_array
 from cardialign.data_shards.errors import DataError, StorageError
 from cardialign.data_shards.files import UNREADABLE_ARRAY, sha256_of, sha256_once, temporary_path
+from cardialign.data_shards.shard_set.layout import check_unfolded
 from cardialign.data_shards.shard_set.storage import TOO_MANY, check_is_there, patiently, too_many, way_out
 
 T = TypeVar("T")
@@ -66,6 +68,10 @@ class IndexFile:
         check_table(path, digest)
         self.path, self._digest = path, digest
         with self._reading() as file:
+            try:
+                check_unfolded(file.metadata)
+            except ValueError as error:
+                raise DataError(f"{path} is no index: {error}", _AGAIN) from None
             self.records = int(file.metadata.num_rows)
             groups = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
         self._group_starts = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
@@ -170,7 +176,7 @@ class IndexFile:
             with suppress(*UNREADABLE_ARRAY):  # damaged, or replaced a moment ago: it is laid down again
                 if _own_name(name, path) != path.name:
                     continue
-                kept = np.load(path, mmap_mode="r", allow_pickle=False)
+                kept = load_array(path, mapped=True)
                 if kept.shape == (self.records,) and kept.dtype == dtype:
                     return kept
         temporary = temporary_path(folder / f"{name}.npy")
@@ -185,7 +191,7 @@ class IndexFile:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        return np.load(path, mmap_mode="r")
+        return load_array(path, mapped=True)
 
     def _whole(self, name: str, rows: int) -> None:
         if rows != self.records:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cardialign.data_shards.errors import DataError, StorageError
-from cardialign.data_shards.files import is_count, is_plain_name, is_sha256, parse_json, read_bytes, shortened
+from cardialign.data_shards.files import (
+    is_count,
+    is_plain_name,
+    is_sha256,
+    open_regular,
+    parse_json,
+    read_bytes,
+    shortened,
+)
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.signal.codec import MAX_SAMPLES
 
@@ -34,6 +44,10 @@ WORK_FOLDER = ".build"
 """What an unfinished build keeps in the folder of its set."""
 _REMEDY = "copy the shard set there again, or build it again"
 _MOST_ROWS = (1 << 31) - 1
+LEAST_BYTES = 1024
+"""Of a record in a shard: the headers of its two members alone."""
+_LARGEST_ROW, _LARGEST_TABLE = 1 << 14, 1 << 28
+"""Bytes of a row of a table as it lies in memory, where the whole has more than the second."""
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -151,7 +165,10 @@ def _check_form(manifest: dict[str, Any]) -> None:
     tables = _part(manifest, "tables", _is(dict), "an object")
     for name in dict.fromkeys((INDEX, REPORTS, *tables)):
         _part(tables, name, is_sha256, "a sha256 in 64 hexadecimal digits")
-    _check_shards(_part(manifest, "shards", _is(list), "a list"))
+    shards = _part(manifest, "shards", _is(list), "a list")
+    _check_shards(shards)
+    if (listed := sum(shard["records"] for shard in shards)) != counts["records"]:
+        raise ValueError(f"its shards have {listed} records, 'counts' says {counts['records']}")
     _part(manifest, "source", _is(dict), "an object")
     _part(manifest, "fingerprint", is_sha256, "a sha256 in 64 hexadecimal digits")
 
@@ -167,7 +184,8 @@ def _check_shards(shards: list[Any]) -> None:
         names.add(name)
         _part(shard, "sha256", is_sha256, "a sha256 in 64 hexadecimal digits")
         _part(shard, "bytes", is_count, "a size")
-        _part(shard, "records", lambda value: is_count(value, _MOST_ROWS), "a count")
+        fits = partial(is_count, most=shard["bytes"] // LEAST_BYTES)
+        _part(shard, "records", fits, f"as many records as {name} can hold")
 
 
 def spec_of(manifest: Mapping[str, Any]) -> SignalSpec:
@@ -191,11 +209,21 @@ def content_fingerprint(spec: SignalSpec, codec: Mapping[str, Any], shards: Sequ
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def check_unfolded(table: pq.FileMetaData) -> None:
+    """Raise ValueError for a table whose rows would take more memory than rows of ours do: some kilobytes of it may
+    unfold to any size."""
+    size = sum(table.row_group(number).total_byte_size for number in range(table.num_row_groups))
+    if size > max(_LARGEST_TABLE, table.num_rows * _LARGEST_ROW):
+        raise ValueError(f"its {table.num_rows} rows take {size} bytes, more than {_LARGEST_ROW} a row")
+
+
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     """A whole table of a set, or some of its columns. Raises DataError when it is missing or damaged."""
     try:
+        os.close(open_regular(path))
+        check_unfolded(pq.read_metadata(path))
         return pq.read_table(path, columns=columns, memory_map=True, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(
             f"{path} cannot be read: {error}", "run `cardialign shards verify` and build the shard set again"
         ) from error

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from cardialign.data_shards.array_files import load_array
 from cardialign.data_shards.errors import DataError, StorageError, UsageError
 from cardialign.data_shards.files import (
     UNREADABLE_ARRAY,
@@ -95,7 +96,7 @@ class ReportsOverlay:
         """int32 (records,), memory-mapped. Raises DataError for one that points out of the table."""
         file = self.folder / ROW_REPORTS
         try:
-            numbers: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+            numbers: np.ndarray = load_array(file, mapped=True)
         except UNREADABLE_ARRAY as error:
             raise DataError(f"{file} cannot be read: {error}", _REMEDY) from error
         if numbers.dtype != np.int32 or numbers.shape != (self._records,):

@@ -22,12 +22,13 @@ from typing import Any
 
 from cardialign.data_shards.errors import DataError, StorageError
 from cardialign.data_shards.files import commit_file, commit_folder, sha256_of, sha256_once
-from cardialign.data_shards.locations import url_of, without_password
+from cardialign.data_shards.locations import url_of
 from cardialign.data_shards.shard_set.bank_description import OtherBankVersionError, judge_bank, listed_files
 from cardialign.data_shards.shard_set.cache import ShardCache, locked
 from cardialign.data_shards.shard_set.layout import BANK_FILE, BANKS, INDEX, MANIFEST, REPORTS, judge_manifest
 from cardialign.data_shards.shard_set.storage import patiently
 from cardialign.data_shards.shard_set.transfers import RemoteFiles
+from cardialign.data_shards.shown import without_secrets
 
 log = logging.getLogger(__name__)
 GIVEN_UP_SECONDS = 60.0
@@ -155,7 +156,7 @@ class RemoteShards:
                         name,
                         size,
                         time.monotonic() - started,
-                        without_password(self.url),
+                        without_secrets(self.url),
                     )
         except FileNotFoundError as error:  # the folder went again; another try makes it
             raise OSError(errno.ESTALE, "the folder of the cache went away", str(self.folder)) from error

@@ -14,9 +14,9 @@ from typing import Any
 
 from cardialign.data_shards.errors import DataError, StorageError, UserError
 from cardialign.data_shards.files import commit_file, sha256_of
-from cardialign.data_shards.locations import without_password
 from cardialign.data_shards.shard_set.layout import MANIFEST
 from cardialign.data_shards.shard_set.redirects import guarded_client
+from cardialign.data_shards.shown import without_secrets
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 4
@@ -45,7 +45,7 @@ class RemoteFiles:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = without_password(url)  # for messages only
+        self.url = without_secrets(url)  # for messages only
         self.system, self.root = _file_system(url)
 
     def read(self, name: str) -> bytes:
@@ -154,13 +154,13 @@ def _rights(url: str) -> str:
 
 
 def _short(error: BaseException) -> str:
-    return without_password(next(iter(str(error).splitlines()), "")) or type(error).__name__
+    return without_secrets(next(iter(str(error).splitlines()), "")) or type(error).__name__
 
 
 def _file_system(url: str) -> tuple[Any, str]:
     from fsspec.registry import get_filesystem_class, known_implementations
 
-    protocol, shown = url.partition("://")[0], without_password(url)
+    protocol, shown = url.partition("://")[0], without_secrets(url)
     try:
         # not by `url_to_fs`, which would follow a chain of places
         kind = get_filesystem_class(protocol)

@@ -8,7 +8,6 @@ as `7.5 yr`, `16 mo`, or years as a float), which is also the layout of a virtua
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.files import parse_json
 from cardialign.data_shards.reading.arrays import RATES, read_array
 from cardialign.data_shards.reading.tables import file_facts, find_table, read_table, strings
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
@@ -230,7 +230,7 @@ def _report_items(text: str) -> list[str]:
     """Statements of a report: a JSON list of strings, or texts with "|" between them."""
     if text.lstrip().startswith("["):
         try:
-            return [item.strip() for item in json.loads(text) if isinstance(item, str)]
+            return [item.strip() for item in parse_json(text) if isinstance(item, str)]
         except (ValueError, RecursionError):
             pass
     return [item.strip() for item in text.split("|")]

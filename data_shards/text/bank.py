@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from cardialign.data_shards.array_files import load_array
 from cardialign.data_shards.errors import DataError, UsageError, disk_error
 from cardialign.data_shards.files import UNREADABLE_ARRAY, commit_folder, parse_json, read_bytes
 from cardialign.data_shards.report_text import CLEANING_VERSION, STYLES, join_statements
@@ -96,7 +97,7 @@ class TextBank:
             )
         check_files(path, self._files(), quick=not digests)
         try:
-            arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
+            arrays = {name: load_array(path / f"{name}.npy", mapped=True) for name in _ARRAYS}
         except UNREADABLE_ARRAY as error:
             raise DataError(f"text bank {path} cannot be read: {error}", _remedy(error)) from error
         self.embeddings: np.ndarray = arrays["embeddings"]
@@ -375,8 +376,8 @@ class _Centred:
     """The centred embeddings of a bank that is not finished yet."""
 
     def __init__(self, folder: Path) -> None:
-        self.embeddings: np.ndarray = np.load(folder / "embeddings.npy", mmap_mode="r", allow_pickle=False)
-        self.mean: np.ndarray = np.load(folder / "mean.npy", allow_pickle=False)
+        self.embeddings: np.ndarray = load_array(folder / "embeddings.npy", mapped=True)
+        self.mean: np.ndarray = load_array(folder / "mean.npy")
 
     def centred(self, report_ids: np.ndarray) -> np.ndarray:
         return unit(self.embeddings[report_ids].astype(np.float32) - self.mean)

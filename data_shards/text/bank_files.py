@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cardialign.data_shards.array_files import load_array
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.files import (
     UNREADABLE_ARRAY,
@@ -60,7 +61,7 @@ def open_derived(folder: Path, description: Mapping[str, Any], name: str, remedy
     elif path.exists():
         log.warning("derived path=%s has no digest in %s: made by an earlier release", path, BANK_FILE)
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return load_array(path, mapped=True)
     except FileNotFoundError:
         raise DataError(f"text bank {folder} has no {name}", remedy) from None
     except UNREADABLE_ARRAY as error:

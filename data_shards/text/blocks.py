@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from cardialign.data_shards.array_files import load_arrays
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.files import UNREADABLE_ARRAY, commit_file
 from cardialign.data_shards.text.similarity import unit
@@ -162,8 +163,7 @@ def _read(path: Path, encoder: TextEncoderLike, reports: int) -> Block | None:
     """The block, None when it is missing, damaged (every array carries a crc32) or of another shape: it is then made
     again."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            block = Block(arrays["embeddings"], arrays["token_ids"], arrays["lengths"], arrays["total"])
+        block = Block(**load_arrays(path, (each.name for each in fields(Block))))
     except UNREADABLE_ARRAY as error:
         log.warning("text_bank block=%s unusable reason=%s", path.name, error)
         return None

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.files import read_text
 from cardialign.data_shards.plugins import Table
 from cardialign.pretrain.choices import ENCODERS, METHODS
 from cardialign.pretrain.config.fields import Strict
@@ -138,7 +139,7 @@ def load_config(recipe: str | Path, overrides: str | tuple[str, ...] | list[str]
     path = _recipe_file(recipe)
     overrides = _assignments(overrides)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text (byte {error.start})", "save the file as UTF-8") from None
     except OSError as error:

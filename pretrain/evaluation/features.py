@@ -27,7 +27,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from cardialign.data_shards.array_files import load_array
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import parse_json, read_bytes
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.cache import ShardCache
 from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -264,10 +266,10 @@ def _kept(
 
 def _read(path: Path, facts: dict[str, Any], rows: np.ndarray) -> EmbeddedSet:
     """Raises ValueError when anything is not as it was written, OSError, KeyError or TypeError for a damaged list."""
-    listed = json.loads((path / DIGESTS).read_text(encoding="utf-8"))
+    listed = parse_json(read_bytes(path / DIGESTS))
     if listed["facts"] != facts or listed["files"] != file_digests(path):
         raise ValueError("its files are not those that were written")
-    arrays = {name: np.load(path / name, mmap_mode="r", allow_pickle=False) for name in listed["files"]}
+    arrays = {name: load_array(path / name, mapped=True) for name in listed["files"]}
     embedded = EmbeddedSet(arrays["rows.npy"], arrays["embedding.npy"], arrays.get("features.npy"))
     if not np.array_equal(embedded.rows, rows):
         raise ValueError("it holds other rows")

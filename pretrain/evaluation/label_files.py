@@ -5,14 +5,13 @@ A label file has one row per record and one 0/1 column per class; a prompt file 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.files import parse_json, read_bytes, sha256_of
 from cardialign.data_shards.reading.tables import columns_of, read_table, strings
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.prompts import PromptClass, PromptSet
@@ -44,7 +43,7 @@ def read_label_file(path: Path, id_column: str, classes: Sequence[str]) -> tuple
                     f"{path}, line {i + 2}: {column} is {text!r}, not 0 or 1", "give the label file as it was published"
                 )
             truth[i, k] = _VALUES[text]
-    return names, truth, hashlib.sha256(path.read_bytes()).hexdigest()
+    return names, truth, sha256_of(path)
 
 
 def other_labels(path: Path, classes: Sequence[str]) -> dict[str, int]:
@@ -96,7 +95,7 @@ def read_prompt_file(path: Path, classes: Sequence[str], name: str) -> PromptSet
     Raises DataError when it is none or lacks a class.
     """
     try:
-        texts = json.loads(path.read_text(encoding="utf-8"))
+        texts = parse_json(read_bytes(path))
         missing = [code for code in classes if not str(texts.get(code) or "").strip()]
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(

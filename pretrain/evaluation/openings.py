@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from cardialign.data_shards.files import LARGEST_JSON, parse_json, read_text
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.features import places_beside
 
@@ -70,13 +71,13 @@ def _append(folder: Path, line: str) -> bool:
 
 def _read(folder: Path, key: str, run: str) -> list[dict[str, Any]]:
     try:
-        lines = (folder / FILE).read_text(encoding="utf-8").splitlines()
+        lines = read_text(folder / FILE, LARGEST_JSON).splitlines()
     except (OSError, ValueError):
         return []
     found = []
     for line in lines:
         try:
-            values = json.loads(line)
+            values = parse_json(line)
         except ValueError:  # a line that a full disk cut off
             continue
         if isinstance(values, dict) and (values.get("part"), values.get("run")) == (key, run):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.files import read_text
 from cardialign.data_shards.plugins import Table
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.pretrain.config.yaml_text import read_yaml
@@ -125,7 +126,7 @@ def load_prompts(prompts: str | Path) -> PromptSet:
         path = PROMPTS / f"{prompts}.yaml"
         if not path.is_file():
             path = Path(PROMPT_SETS.find(str(prompts)) if str(prompts) in PROMPT_SETS else prompts)
-        text = path.read_text(encoding="utf-8") if path.is_file() else None
+        text = read_text(path) if path.is_file() else None
     except OSError as error:
         raise UsageError(f"prompt set {prompts}: {error.strerror}", "give a YAML file that can be read") from None
     except UnicodeDecodeError as error:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import write_json
+from cardialign.data_shards.files import parse_json, read_bytes, write_json
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.pretrain.run.integrity import (
     DIGESTS,
@@ -174,7 +174,7 @@ def add_card(folder: Path, values: Any) -> str:
     problem = wrong_card(values, parts.bare_digest)
     if problem:
         raise UserError(f"{folder}: {problem}", "measure this encoder: `cardialign evaluate missingness`")
-    created = json.loads((folder / DIGESTS).read_text(encoding="utf-8")).get("created")
+    created = parse_json(read_bytes(folder / DIGESTS)).get("created")
     try:
         with folder_beside(folder) as beside:
             fresh = beside / "new"

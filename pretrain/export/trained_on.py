@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save_file
+from safetensors.numpy import save_file
 
 from cardialign.pretrain.run.integrity import PROVENANCE, TRAINED_ON, VerifiedExport
+from cardialign.pretrain.run.tensors import load_numbers
 
 if TYPE_CHECKING:
     from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -72,13 +72,13 @@ class TrainedOn:
         if facts is None:
             return None
         try:
-            arrays = load(parts.content[TRAINED_ON]) if TRAINED_ON in parts.content else {}
+            arrays = load_numbers(parts.content[TRAINED_ON]) if TRAINED_ON in parts.content else {}
             sets = tuple(
                 _judged(TrainedSet(dict(each), arrays.get(f"{k}.patients"), arrays.get(f"{k}.recordings")))
                 for k, each in enumerate(facts["sets"])
             )
             return cls(sets, tuple(map(str, facts["unknown"])))
-        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise parts.wrong(TRAINED_ON, f"does not fit {PROVENANCE} ({error})") from None
 
 

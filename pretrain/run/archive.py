@@ -6,11 +6,12 @@ pickled. A program of ours has none of them; it is JSON and raw bytes.
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from pathlib import Path
 from typing import Any
+
+from cardialign.data_shards.files import parse_json
 
 RAW = re.compile(r"/data/(weights/weight|constants/tensor)_\d+$")
 PLAIN = re.compile(r"/(models/\w+\.json|data/(weights|constants)/\w+\.json|archive_format|archive_version|byteorder)$")
@@ -50,7 +51,7 @@ def _is_plain(content: bytes) -> bool:
     if b"\\u" not in content and content.count(DECLARED) == len(NOT_PICKLED.findall(content)):
         return True  # every such key is spelt out, and false: a large graph takes 0.1 s to parse
     try:
-        return not _declares_a_pickle(json.loads(content))
+        return not _declares_a_pickle(parse_json(content))
     except (ValueError, RecursionError):
         return False
 

@@ -23,9 +23,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import facts_below, names_below, read_json, sha256_of, write_json
+from cardialign.data_shards.files import (
+    facts_below,
+    names_below,
+    parse_json,
+    read_bytes,
+    read_json,
+    sha256_of,
+    write_json,
+)
 from cardialign.pretrain.run.archive import pickled_parts
 from cardialign.pretrain.run.files import EXPORT
+from cardialign.pretrain.run.tensors import load_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +80,7 @@ class VerifiedExport:
     def json(self, name: str) -> dict[str, Any]:
         """The JSON object in a file."""
         try:
-            values = json.loads(self.content[name])
+            values = parse_json(self.content[name])
         except (ValueError, RecursionError) as error:
             raise self.wrong(name, f"no JSON that can be read ({error})") from None
         if not isinstance(values, dict):
@@ -80,13 +89,10 @@ class VerifiedExport:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of a file; its bytes are let go: an encoder need not lie in memory three times."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
         try:
-            return load(self.content.pop(name))
-        except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
-            raise self.wrong(name, f"no safetensors that can be read ({error})") from None
+            return load_tensors(self.content.pop(name))
+        except ValueError as error:
+            raise self.wrong(name, str(error)) from None
 
 
 def write_digests(folder: Path, created: str | None = None) -> None:
@@ -130,7 +136,7 @@ def read_parts(folder: Path, names: Sequence[str]) -> VerifiedExport:
     Raises UserError that names each file that is not as it was written.
     """
     listed = _listed(folder)
-    content = {name: path.read_bytes() for name in names if (path := folder / name).is_file()}
+    content = {name: read_bytes(path) for name in names if (path := folder / name).is_file()}
     wrong = [
         f"{name}: {'content changed (sha256 differs)' if name in content else 'missing'}"
         for name in names
@@ -165,7 +171,7 @@ def _verified(folder: Path, *, keep: bool) -> VerifiedExport:
                 wrong.append(f"{name}: missing")
                 continue
             if keep and name != PROGRAM:
-                content[name] = path.read_bytes()
+                content[name] = read_bytes(path)
             found = hashlib.sha256(content[name]).hexdigest() if name in content else sha256_of(path)
             if found != sha256:
                 wrong.append(f"{name}: content changed (sha256 differs)")
@@ -187,7 +193,7 @@ def _verified(folder: Path, *, keep: bool) -> VerifiedExport:
 def _listed(folder: Path) -> dict[str, str]:
     """Name -> sha256 as the digest list says. Raises UserError for a list that no export has."""
     try:
-        values = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+        values = parse_json(read_bytes(folder / DIGESTS))
         version, files = values["version"], dict(values["files"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.files import read_json
 from cardialign.pretrain.run.files import LOCK
 from cardialign.pretrain.run.layout import write_error
 
@@ -83,7 +84,7 @@ class _Lease(threading.Thread):
             os.ftruncate(self.descriptor, 0)
             self._write()
         if not sure and self._taken(wait=2 * LOOK_SECONDS):
-            holder = _said(_note(path))
+            holder = _said(read_json(path))
             os.close(self.descriptor)
             raise HeldError(f"run directory {path.parent} is in use by {holder}", remedy)
         self.start()
@@ -94,13 +95,13 @@ class _Lease(threading.Thread):
 
     def _taken(self, wait: float = 0.0) -> bool:
         time.sleep(wait)
-        there = _note(self.path)
+        there = read_json(self.path)
         return there is not None and (there.get("pid"), there.get("boot")) != (self.note["pid"], self.note["boot"])
 
     def run(self) -> None:
         while not self.over.wait(BEAT_SECONDS):
             if self._taken():  # this process slept for so long that it was believed dead: the fence ends its run
-                log.warning("action=lost-lease path=%s holder=%s", self.path, _said(_note(self.path)))
+                log.warning("action=lost-lease path=%s holder=%s", self.path, _said(read_json(self.path)))
                 return
             self.note["beat"] += 1
             with contextlib.suppress(OSError):
@@ -127,13 +128,13 @@ def _locked(path: Path, remedy: str) -> tuple[int, bool]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _said(_note(path))
+            holder = _said(read_json(path))
             os.close(descriptor)
             raise HeldError(f"run directory {path.parent} is in use by {holder}", remedy) from None
         except OSError as error:
             log.warning("action=no-lock path=%s error=%s remark=the note in it has to do", path, error)
             locks = False
-        note = _note(path)
+        note = read_json(path)
         elsewhere = note is not None and (not locks or note.get("boot") != _boot())
         if elsewhere and _beats_on(path, note or {}):
             os.close(descriptor)
@@ -152,7 +153,7 @@ def _beats_on(path: Path, note: dict[str, Any]) -> bool:
     deadline = time.monotonic() + WATCH_SECONDS
     while time.monotonic() < deadline:
         time.sleep(LOOK_SECONDS)
-        now = _note(path)
+        now = read_json(path)
         if now is None:  # it has ended meanwhile
             return False
         if now != note:
@@ -173,15 +174,6 @@ def _is(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def _note(path: Path) -> dict[str, Any] | None:
-    """What the holder of a lock file has written there; None when there is none."""
-    try:
-        values = json.loads(path.read_bytes()[:4096])
-    except (OSError, ValueError):
-        return None
-    return values if isinstance(values, dict) else None
 
 
 def _said(note: dict[str, Any] | None) -> str:

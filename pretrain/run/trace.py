@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cardialign.data_shards.files import commit_file
+from cardialign.data_shards.files import commit_file, parse_json, read_bytes
 from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import METRICS
 
@@ -31,7 +31,7 @@ def read_trace(path: Path) -> list[dict[str, Any]]:
     path = Path(path)
     if path.is_dir():
         path = path / METRICS
-    return _parse(path.read_bytes())[0] if path.is_file() else []
+    return _parse(read_bytes(path))[0] if path.is_file() else []
 
 
 def _parse(content: bytes) -> tuple[list[dict[str, Any]], int]:
@@ -48,7 +48,7 @@ def _parse(content: bytes) -> tuple[list[dict[str, Any]], int]:
         if not raw:
             continue
         try:
-            line = json.loads(raw.decode("utf-8"))
+            line = parse_json(raw.decode("utf-8"))
             step = line["step"]
         except (ValueError, TypeError, KeyError, RecursionError):
             step = None
@@ -74,7 +74,7 @@ class TraceWriter:
     def __init__(self, run_dir: Path, resumed_step: int) -> None:
         self.path = run_dir / METRICS
         fence.check(run_dir)
-        content = self.path.read_bytes() if self.path.is_file() else b""
+        content = read_bytes(self.path) if self.path.is_file() else b""
         found, unreadable = _parse(content)
         kept = [line for line in found if line["step"] <= resumed_step]
         if unreadable:

@@ -6,12 +6,12 @@ transformers (`config.json`, `tokenizer_config.json`). Nothing in them is run, a
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import parse_json, read_bytes
 from cardialign.pretrain.text.folder import INNER
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ def _object(path: Path, encoder: str, absent: dict[str, Any] | None = None) -> d
 
 def _json(path: Path, encoder: str) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_bytes(path))
     except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(path, encoder, f"{type(error).__name__}: {error}") from None
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cardialign.cluster.cli.address import SECRET_NAME
 from cardialign.data_shards.files import write_json
+from cardialign.data_shards.shown import SECRET_NAME
 from cardialign.pretrain.run.files import LOCK, STOP, WORKERS
 from cardialign.pretrain.run.lock import locked_run
 from tests.support.kubernetes import objects, pods

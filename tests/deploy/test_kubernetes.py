@@ -12,8 +12,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from cardialign.cluster.cli.address import SECRET_NAME
 from cardialign.cluster.runs.driver import STOP_CHECKPOINT_SECONDS
+from cardialign.data_shards.shown import SECRET_NAME
 from tests.support.kubernetes import judge, objects, pods
 from tests.support.readme import ROOT
 

@@ -24,7 +24,19 @@ FOREIGN = {
 """Floor -> packages that it must not know."""
 ROOMS: dict[str, list[set[str]]] = {
     "data_shards": [
-        {"record", "report_text", "locations", "errors", "files", "rights", "cpus", "given_numbers", "plugins"},
+        {
+            "record",
+            "report_text",
+            "locations",
+            "errors",
+            "files",
+            "rights",
+            "cpus",
+            "given_numbers",
+            "plugins",
+            "array_files",
+            "shown",
+        },
         {"signal", "reading", "cohort"},
         {"shard_set"},
         {"order"},
@@ -293,6 +305,7 @@ CALLED_BY_LIBRARIES = {"forward", "backward", "error", "emit", "run", "add_argum
     "do_POST",
     "log_message",
     "redirect_request",
+    "seekable",
 }
 TO_BE_COPIED = {"data_shards/sources/template.py"}
 
@@ -311,4 +324,28 @@ def unpickled(root: Path) -> list[str]:
             f"{path.relative_to(root)}:{text[: match.start()].count(chr(10)) + 1} {match.group(0)}"
             for match in UNVERIFIED.finditer(text)
         ]
+    return found
+
+
+DOORS = {
+    r"\bjson\.loads?\((?!json\.dumps)|\bJSONDecoder\(": ("data_shards/files.py",),
+    r"\byaml\.\w*[lL]oad\w*\(|\bSafeLoader\b": ("pretrain/config/yaml_text.py",),
+    r"\b(?:np|numpy)\.(?:load|fromfile|loadtxt|genfromtxt)\(": ("data_shards/array_files.py",),
+    r"\btorch\.load\(|\bsafe_open\(|safetensors\.(?:torch|numpy) import (?:.*\b)?load": ("pretrain/run/tensors.py",),
+    r"\bElementTree\b|\bminidom\b|\bplistlib\b|\bmarshal\.load|\bshelve\b|\bread_pickle\b": (),
+}
+"""What parses a file of others -> the one module that may."""
+OUTSIDE_THE_DOORS = ("kernels/", "data_shards/benchmarks/", "pretrain/benchmarks/", "cluster/runs/", "cluster/drills/")
+"""Kernels know no other floor; benchmarks and drills read what they wrote a moment ago."""
+
+
+def side_doors(root: Path) -> list[str]:
+    """Places that parse a file of others without the limits of the one door for its kind."""
+    found = []
+    for path in modules(root).values():
+        name = path.relative_to(root).as_posix()
+        text = path.read_text()
+        for pattern, doors in DOORS.items():
+            if name not in doors and not name.startswith(OUTSIDE_THE_DOORS):
+                found += [f"{name}: {match[0]}" for match in re.finditer(pattern, text)]
     return found

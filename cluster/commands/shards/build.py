@@ -28,7 +28,7 @@ from cardialign.cluster.cli.progress import Progress
 from cardialign.data_shards.errors import UsageError
 
 FLAG_OF = {"sampling_rate": "record-rate"}
-LATER = ("option", "json", "debug", "salt-file")
+LATER = ("option", "json", "debug", "salt-file", "same-salt-as", "hash-keys", "no-dates")
 """Flags of ours that the parser gets after those of the readers."""
 SALT = "CARDIALIGN_SALT"
 """Variable with the salt of patient ids; an option is seen by everybody who lists the processes of the machine."""
@@ -77,6 +77,20 @@ def _add_reader_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help=f"file whose one line is the salt (else the variable {SALT}): --salt is seen in the list of processes",
+    )
+    group.add_argument(
+        "--same-salt-as",
+        type=place,
+        metavar="SHARDS",
+        help="a set whose patients get the same ids here: another salt, a mistyped one perhaps, is refused",
+    )
+    group.add_argument(
+        "--hash-keys",
+        action="store_true",
+        help="names of records and files are hashed with the salt, for archives whose names identify patients",
+    )
+    group.add_argument(
+        "--no-dates", action="store_true", help="leave out when a record was made, for archives whose dates identify"
     )
     group.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="the same, by the reader's own word"
@@ -153,6 +167,19 @@ def _salt(source: str, given: dict[str, str], file: Path | None) -> str | None:
     return lines[0].strip()
 
 
+def _check_salt(salt: str, like: Path) -> None:
+    """Raises UsageError where the salt is not the one that the set `like` was built with."""
+    from cardialign.data_shards.shard_set.layout import read_manifest
+    from cardialign.data_shards.sources.shared.patients import salt_check
+
+    options = read_manifest(like)["source"].get("options", {})
+    if options.get("salted") and "salt_check" not in options:
+        raise UsageError(f"{like} says nothing of its salt: an earlier release built it", "leave --same-salt-as out")
+    if salt_check(salt) != options.get("salt_check", ""):
+        was = "with another salt" if options.get("salted") else "without a salt"
+        raise UsageError(f"the patient ids of {like} are hashed {was}", "look for a slip of the pen in the salt")
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.build.build import SetPlan, build_shards
     from cardialign.data_shards.record import SignalSpec
@@ -166,12 +193,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     given |= key_values(args.option)
     if salt := _salt(args.source, given, args.salt_file):
         given["salt"] = salt
+    if args.same_salt_as is not None:
+        _check_salt(given.get("salt", ""), args.same_salt_as)
     executor = None
     if args.address is not None:
         from cardialign.cluster.builds.ray_tasks import RayTasks
 
         executor = RayTasks(None if args.address == "local" else args.address, args.workers)
     source = open_source(args.source, args.root if executor is None else args.root.absolute(), **given)
+    if args.hash_keys or args.no_dates:
+        from cardialign.data_shards.sources.shared.pseudonyms import Pseudonyms
+
+        source = Pseudonyms(source, names=args.hash_keys, dates=args.no_dates, salt=given.get("salt", ""))
     with Progress("shards build: listing records") as listing, Progress("shards build") as building:
         built = build_shards(
             source,

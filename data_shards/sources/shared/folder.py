@@ -24,7 +24,14 @@ from cardialign.data_shards.sources.shared.demographics import not_understood, p
 from cardialign.data_shards.sources.shared.ids import is_rounded, other_person, plain_id
 from cardialign.data_shards.sources.shared.labels import Labels, LabelTable, label_set_names, read_labels
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, STOP_BELOW, Match, judge
-from cardialign.data_shards.sources.shared.patients import ALONE, SHORTEST_SALT, People, fold_of, patient_hash
+from cardialign.data_shards.sources.shared.patients import (
+    ALONE,
+    SHORTEST_SALT,
+    People,
+    about_salt,
+    fold_of,
+    patient_hash,
+)
 
 log = logging.getLogger(__name__)
 
@@ -213,8 +220,8 @@ class RecordFolder:
         return self._read(entry, {name: entry.meta[name] for name in names if name in entry.meta})
 
     def describe(self) -> dict[str, Any]:
-        options = {"salted": bool(self._salt), **self._described()}
         joins = {role: match.facts() for role, match in self._joins.items()}
+        options = about_salt(self._salt) | self._described()
         told = {"name": self.name, "options": options, "folds": "patient-hash", "tables": dict(self._facts)}
         return told | ({"joins": joins} if joins else {})
 
@@ -254,10 +261,8 @@ class RecordFolder:
 
     def _start(self) -> None:
         """Forget what an earlier walk found."""
-        self._joins.clear()
-        self._unseen.clear()
-        self._unclear.clear()
-        self._others.clear()
+        for found in (self._joins, self._unseen, self._unclear, self._others):
+            found.clear()
         self._nameless = 0
 
     def _finish(self, listed: int) -> None:

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from cardialign.data_shards.errors import UsageError
-from cardialign.data_shards.files import commit_file, read_json, write_json
+from cardialign.data_shards.files import commit_file, read_bytes, read_json, write_json
 from cardialign.pretrain.evaluation.probing.report import OF_ENCODER, Key, ProbeResult
 from cardialign.pretrain.evaluation.scored import ScoredRecords
+from cardialign.pretrain.run.tensors import load_numbers
 
 log = logging.getLogger(__name__)
 
@@ -107,12 +108,12 @@ class GridFolder:
         not as they were written: its figures stand all the same."""
         path = self._scores(task, share)
         try:
-            raw = path.read_bytes()
+            raw = read_bytes(path)
         except OSError:
             raw = b""
         if content.get("scores") is None or hashlib.sha256(raw).hexdigest() != content["scores"]["sha256"]:
             return {}
-        arrays = load(raw)
+        arrays = load_numbers(raw)
         names = tuple((str(code), str(name)) for code, name in content["scores"]["names"])
         same = (arrays["truth"], arrays["patients"], names, arrays.get("decided"))
         told = content["scores"].get("systems", [])

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cardialign.data_shards.array_files import load_array
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.files import FileFacts, differences, facts_below, read_json, write_json
 from cardialign.data_shards.locations import url_of
@@ -214,7 +215,7 @@ class _Stored:
     @classmethod
     def open(cls, folder: Path) -> _Stored:
         values = _opened(folder, TASK)
-        found = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}
+        found = {name: load_array(folder / f"{name}.npy") for name in _ARRAYS}
         parts = Parts(found["train"], found["validation"], found["test"])
         names = [(code, words) for code, words in values["names"]]
         task = ProbeTask(
@@ -237,7 +238,7 @@ def _open_systems(folder: Path) -> list[System]:
     return [
         System(
             each["name"],
-            np.load(folder / f"{each['name']}.npy", mmap_mode="r", allow_pickle=False),
+            load_array(folder / f"{each['name']}.npy", mapped=True),
             each["weights"],
             Tokens.open(_tokens_folder(folder, each["name"])) if each["tokens"] else None,
         )

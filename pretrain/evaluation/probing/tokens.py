@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cardialign.data_shards.array_files import load_array
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.stream.stream import iterate_rows
 from cardialign.pretrain.evaluation.features import EmbedOptions, reader_of
@@ -41,9 +42,7 @@ class Tokens:
 
     @classmethod
     def open(cls, folder: Path) -> Tokens:
-        return cls(
-            np.load(folder / VALUES, mmap_mode="r", allow_pickle=False), np.load(folder / MASK, allow_pickle=False)
-        )
+        return cls(load_array(folder / VALUES, mapped=True), load_array(folder / MASK))
 
 
 def read_tokens(encoder: UsableEncoder, chosen: Records, folder: Path, options: EmbedOptions | None = None) -> Tokens:

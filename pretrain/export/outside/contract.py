@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.files import read_text
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.pretrain.config.fields import Positive, Strict
 from cardialign.pretrain.config.sentences import sentences
@@ -154,7 +155,7 @@ def read_contract(path: Path, about: str) -> OutsideContract:
     Raises UserError when it is not there, with one to fill in; UsageError naming every mistake in it at once.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise UserError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from pathlib import Path
 from typing import Unpack
 
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import parse_json, read_bytes
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
 from cardialign.pretrain.export.given_signal import ContractSignal, SignalForm, at_length, conform_signal
@@ -167,7 +167,7 @@ def _is_hugging_face(folder: Path) -> bool:
     if contract_beside(folder).is_file():
         return True
     try:
-        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        values = parse_json(read_bytes(folder / CONFIG))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(values, dict) and bool({"architectures", "model_type", "auto_map"} & values.keys())

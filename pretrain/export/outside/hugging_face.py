@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import sha256_of
+from cardialign.data_shards.files import parse_json, read_bytes, sha256_of
 from cardialign.pretrain.export.outside.contract import OutsideContract
 from cardialign.pretrain.export.outside.model import OutsideModel
 
@@ -75,7 +75,7 @@ class HuggingFaceModel(OutsideModel):
 def open_hugging_face(folder: Path, contract: OutsideContract, trust_remote_code: bool) -> HuggingFaceModel:
     """Raises UserError for a folder of pickles, for code of its own that was not asked for, and for missing weights."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = parse_json(read_bytes(folder / CONFIG))
         files = sorted(folder.glob(WEIGHTS))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder / CONFIG} cannot be read: {error}", "fetch the folder again") from None

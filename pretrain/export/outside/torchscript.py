@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import sha256_of
+from cardialign.data_shards.files import read_bytes, sha256_of
 from cardialign.pretrain.export.outside.contract import OutsideContract
 from cardialign.pretrain.export.outside.model import OutsideModel
 
@@ -45,7 +45,7 @@ def open_torchscript(path: Path, contract: OutsideContract, device: torch.device
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TorchScript is old, and the files of it are many
-            module = torch.jit.load(io.BytesIO(path.read_bytes()), map_location=device)
+            module = torch.jit.load(io.BytesIO(read_bytes(path)), map_location=device)
     except (RuntimeError, OSError, ValueError) as error:
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{path} cannot be read as TorchScript: {first[0]:.200}", "export the model again") from None

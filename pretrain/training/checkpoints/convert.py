@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from cardialign.pretrain.run import fence
+from cardialign.pretrain.run.tensors import load_state, open_tensors
 from cardialign.pretrain.training.checkpoints import files
 from cardialign.pretrain.training.checkpoints.files import ENGINE, WEIGHTS, CheckpointError
 from cardialign.pretrain.training.checkpoints.state import TrainerState
@@ -64,7 +63,7 @@ def _differs(engine: Path, weights: Path) -> str | None:
     """
     if not (engine / "zero").is_dir():
         return "the copy is empty"
-    with safe_open(weights, framework="pt") as stored:
+    with open_tensors(weights) as stored:
         names = set(stored.keys())
         folders = sorted(path for path in (engine / "zero").iterdir() if path.is_dir())
         for folder in folders:
@@ -83,8 +82,8 @@ def _differs(engine: Path, weights: Path) -> str | None:
 
 def _tensor(path: Path) -> torch.Tensor | None:
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        held = load_state(path)
+    except (OSError, ValueError):
         return None
     held = held.get("param") if isinstance(held, dict) else held
     return held if torch.is_tensor(held) else None

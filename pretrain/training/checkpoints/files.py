@@ -30,7 +30,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import FileFacts, facts_of, names_below, sync, write_json
+from cardialign.data_shards.files import (
+    LARGEST_JSON,
+    FileFacts,
+    facts_of,
+    names_below,
+    parse_json,
+    read_bytes,
+    sync,
+    write_json,
+)
 from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import CHECKPOINTS, FIRST_COMMIT
 
@@ -143,11 +152,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
     OSError when the storage does not answer.
     """
     try:
-        raw = (path / MANIFEST).read_bytes()
+        raw = read_bytes(path / MANIFEST, LARGEST_JSON)
     except ABSENT as error:
         raise _unreadable(path, str(error.strerror)) from None
     try:
-        manifest = json.loads(raw.decode("utf-8"))
+        manifest = parse_json(raw.decode("utf-8"))
         version, files, own = manifest["version"], manifest["files"], manifest.pop("self")
     except RecursionError:
         raise _unreadable(path, "nested too deeply") from None

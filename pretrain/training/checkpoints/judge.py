@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import LARGEST_TEXT, read_bytes
 from cardialign.data_shards.order.global_order import ORDER_VERSION
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.run.files import CONFIG, FIRST_COMMIT, STARTED_OVER
@@ -132,7 +133,7 @@ def _quarantined(run_dir: Path) -> list[tuple[Path, str]]:
     for path in sorted(folder.glob(f"{files.PREFIX}*")) if folder.is_dir() else []:
         if path.is_dir():
             note = path / NOTE
-            text = note.read_text(encoding="utf-8", errors="replace").strip() if note.is_file() else ""
+            text = read_bytes(note, LARGEST_TEXT).decode("utf-8", "replace").strip() if note.is_file() else ""
             found.append((path, text[:200] or "without a note"))
     return found
 

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load
 
-from cardialign.data_shards.files import FileFacts, differences, facts_below
+from cardialign.data_shards.files import FileFacts, differences, facts_below, read_bytes
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.layout import write_error
 from cardialign.pretrain.run.restart import move_aside
+from cardialign.pretrain.run.tensors import load_state, load_tensors, open_tensors
 from cardialign.pretrain.training.checkpoints import files
 from cardialign.pretrain.training.checkpoints.condition import listed_now, verify
 from cardialign.pretrain.training.checkpoints.convert import convert_world_size, separate_groups
@@ -153,7 +152,7 @@ def _load_random(point: ResumePoint, workers: Workers) -> None:
     if point.state.world_size != workers.world_size:
         seed_random(point.state.config["seed"], workers.rank, point.state.step)
         return
-    state = torch.load(rng_file(point.path, workers.rank), weights_only=True)
+    state = load_state(rng_file(point.path, workers.rank))
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and workers.device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], workers.device)
@@ -165,7 +164,7 @@ def _load_buffers(engine: Any, weights: Path) -> None:
     They come from the checkpoint's verified weights.
     """
     buffers = dict(engine.module.named_buffers())
-    with safe_open(weights, framework="pt") as stored, torch.no_grad():
+    with open_tensors(weights) as stored, torch.no_grad():
         for name in engine.module.state_dict().keys() & buffers.keys():
             buffers[name].copy_(stored.get_tensor(name))
 
@@ -180,12 +179,12 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     listed = files.listed_files(files.read_manifest(path))
     if WEIGHTS not in listed:
         raise CheckpointError(f"checkpoint {path}: {files.MANIFEST} lists no {WEIGHTS}", "use another checkpoint")
-    content = (path / WEIGHTS).read_bytes()
+    content = read_bytes(path / WEIGHTS)
     if hashlib.sha256(content).hexdigest() != listed[WEIGHTS].sha256:
         raise CheckpointError(f"checkpoint {path}: {WEIGHTS} changed while it was read", "use another checkpoint")
     try:
-        return load(content)
-    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
+        return load_tensors(content)
+    except ValueError as error:
         raise CheckpointError(
             f"checkpoint {path}: {WEIGHTS} cannot be read ({error})", "use another checkpoint"
         ) from None

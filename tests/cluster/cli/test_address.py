@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cardialign.cluster.cli.address import TRACKING_URI, absolute_uri, public, registry_uri, without_secrets
+from cardialign.cluster.cli.address import TRACKING_URI, absolute_uri, registry_uri
 from cardialign.cluster.main import build_parser
+from cardialign.data_shards.shown import public, without_secrets
 
 
 @pytest.mark.parametrize(

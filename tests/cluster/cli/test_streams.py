@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from cardialign.cluster import main as cli
-from cardialign.cluster.cli.lines import json_line, printable
+from cardialign.cluster.cli.lines import json_line
 from cardialign.cluster.cli.progress import Progress
 from cardialign.cluster.commands import module_of
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.shown import shown
 
 EVIL = "\x1b]0;owned\x07\x1b[2Jname\r\x9b31m\u202egnp\u2066\udcff\x7f"
 """Sets the title, clears the screen, goes to the start of the line, colours, turns the writing, is no UTF-8."""
@@ -35,13 +36,13 @@ def controls(text: str) -> set[str]:
 
 
 def test_letters_of_every_language_stay_and_what_moves_the_cursor_is_written_out() -> None:
-    assert printable(HARMLESS) == HARMLESS
-    shown = printable(EVIL)
-    assert not controls(shown) and "name" in shown
+    assert shown(HARMLESS) == HARMLESS
+    safe = shown(EVIL)
+    assert not controls(safe) and "name" in safe
     for word in (r"\x1b]0;owned\x07", r"\x1b[2J", r"\r", r"\x9b31m", r"\u202e", r"\udcff", r"\x7f"):
-        assert word in shown
-    assert printable("a\nERROR root forged") == r"a\nERROR root forged", "one name is one line"
-    assert printable("one\ntwo\x1b", lines=True) == "one\ntwo\\x1b"
+        assert word in safe
+    assert shown("a\nERROR root forged") == r"a\nERROR root forged", "one name is one line"
+    assert shown("one\ntwo\x1b", lines=True) == "one\ntwo\\x1b"
 
 
 @pytest.mark.parametrize("plain", [True, False])
@@ -83,7 +84,7 @@ def test_the_log_and_the_progress_show_no_escape_of_the_data() -> None:
 
 
 def test_json_of_a_delete_character_is_json() -> None:
-    assert json.loads(printable(json_line({"a": "\x7f\x1b"}))) == {"a": "\x7f\x1b"}
+    assert json.loads(shown(json_line({"a": "\x7f\x1b"}))) == {"a": "\x7f\x1b"}
 
 
 def command(*words: str, redirect: str = "", **environment: str) -> subprocess.CompletedProcess[str]:

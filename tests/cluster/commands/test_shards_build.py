@@ -97,3 +97,18 @@ def test_a_salt_comes_from_a_file_or_the_environment_and_never_only_from_what_li
     ):
         answer = cardialign("shards", "build", "wfdb", "--root", tmp_path / "records", "--out", tmp_path / "e", *words)
         assert answer.code == 2 and says in answer.json["problem"]
+
+
+def test_a_mistyped_salt_is_known_by_a_set_that_exists(cardialign: Callable[..., Any], tmp_path: Path) -> None:
+    write_record(tmp_path / "records" / "one", ecg_counts())
+    words = ("shards", "build", "wfdb", "--root", tmp_path / "records", "--workers", 1, "--salt")
+    first, plain = tmp_path / "a", tmp_path / "plain"
+    assert cardialign(*words, "0123456789abcdef", "--out", first).code == 0
+    assert cardialign(*words[:-1], "--out", plain).code == 0
+    assert cardialign(*words, "0123456789abcdef", "--out", tmp_path / "b", "--same-salt-as", first).code == 0
+    for salt, like, says in (("0123456789abcdeg", first, "with another salt"), ("0123456789abcdef", plain, "without")):
+        answer = cardialign(*words, salt, "--out", tmp_path / "c", "--same-salt-as", like)
+        assert answer.code == 2 and says in answer.json["problem"] and not (tmp_path / "c").exists()
+    answer = cardialign(*words, "0123456789abcdef", "--out", tmp_path / "d", "--hash-keys", "--no-dates")
+    record = ShardSet.open(tmp_path / "d").read_record(0)
+    assert answer.code == 0 and "one" not in record.key and record.acquired is None

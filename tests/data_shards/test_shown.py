@@ -1,0 +1,69 @@
+"""What may be seen of outside text: nothing that a terminal, a spreadsheet or a page obeys, and no secret."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.locations import url_of
+from cardialign.data_shards.shown import cell, has_secret, public, shown, without_secrets
+
+SECRET = "Pl4nted-S3cret"
+ADDRESSES = [
+    f"http://bob:{SECRET}@host/set",
+    f"https://host/set?X-Amz-Signature={SECRET}&X-Amz-Date=20260101",
+    f"https://account.blob.core.windows.net/c/set?sv=2022&sig={SECRET}",
+    f"https://host/set?X-Goog-Signature={SECRET}",
+    f"ftp://me:{SECRET}@host/set",
+    f"s3://AKIA:{SECRET}@bucket/set",
+    f"http://host/set?access_token={SECRET}",
+    f"postgresql://host/db?password={SECRET}",
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_is_shown_without_its_secret_wherever_it_stands(address: str) -> None:
+    assert has_secret(address)
+    for text in (address, f"cannot read {address}: no such file", f"('{address}', 403)", f"<{address}>"):
+        assert SECRET not in shown(text) and SECRET not in without_secrets(text)
+    assert SECRET not in public(address) and public(address).startswith(address.partition(":")[0])
+
+
+@pytest.mark.parametrize(
+    "plain", ["https://host/a?b=c&page=2", "s3://bucket/set", "a@b.de wrote: 3:/4", "C:/x", "see http://host/x."]
+)
+def test_what_holds_no_secret_stays_as_it_is(plain: str) -> None:
+    assert shown(plain) == plain and not has_secret(plain)
+
+
+@pytest.mark.parametrize("address", [each for each in ADDRESSES if not each.startswith("postgresql")])
+def test_no_address_of_shards_may_hold_a_secret_for_recipes_runs_and_stores_keep_addresses(address: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        url_of(address)
+    assert SECRET not in str(caught.value) and "in the environment" in caught.value.remedy
+
+
+def test_secrets_of_the_environment_are_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "CARDIALIGN_SALT", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MY_API_KEY"):
+        monkeypatch.setenv(name, f"{SECRET}-{name}")
+        assert shown(f"it said {SECRET}-{name}") == "it said ***"
+    monkeypatch.setenv("SSH_AUTH_SOCK", "/tmp/agent")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert shown("/tmp/agent disabled") == "/tmp/agent disabled"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-cmd|x", "@SUM(1)", "\tx", "=cmd\x1b[2J", "\u202e=1"])
+def test_a_cell_is_no_formula_and_moves_no_cursor(text: str) -> None:
+    told = cell(text)
+    assert told[0] not in "=+-@\t\u202e" and "\x1b" not in told
+    row = io.StringIO()
+    csv.writer(row).writerow([told])
+    assert next(csv.reader(io.StringIO(row.getvalue()))) == [told]
+
+
+@pytest.mark.parametrize("number", ["-1.5", "+3", "-1e-9", "-inf", "0"])
+def test_numbers_stay_numbers(number: str) -> None:
+    assert cell(number) == number
