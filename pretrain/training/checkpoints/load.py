@@ -26,6 +26,7 @@ from cardialign.pretrain.training.checkpoints.condition import verify
 from cardialign.pretrain.training.checkpoints.convert import convert_world_size, separate_groups
 from cardialign.pretrain.training.checkpoints.files import ENGINE, WEIGHTS, CheckpointError, rng_file
 from cardialign.pretrain.training.checkpoints.judge import Facts, Resume, Verdict, judge
+from cardialign.pretrain.training.checkpoints.pickles import check_pickles
 from cardialign.pretrain.training.checkpoints.state import TrainerState, check_bank
 from cardialign.pretrain.training.collectives import all_or_none, first_problem, on_rank_zero
 from cardialign.pretrain.training.engine import Workers
@@ -66,6 +67,7 @@ def find_resume_point(
         verdict = judge(run_dir, config, facts, resume)
         if verdict.found is not None and verdict.state is not None:
             check_bank(verdict.state, facts.bank_digest, verdict.found.path)
+            check_pickles(verdict.found.path, verdict.found.names)
         try:
             mark = fence.of_this_process(run_dir)  # from here on the run is this start's
             return _prepared(verdict, run_dir, config, workers), mark
