@@ -1,6 +1,7 @@
 """The pickles of a checkpoint, judged before DeepSpeed reads them: what they would import, and nothing of it imported.
 
-DeepSpeed has torch import and call whatever a pickle names. Ours name tensors, numbers and a few classes of DeepSpeed's; one that names anything else was not written by a run.
+DeepSpeed has torch import and call whatever a pickle names. Ours name tensors, numbers and a few classes of
+DeepSpeed's; one that names anything else was not written by a run.
 """
 
 from __future__ import annotations

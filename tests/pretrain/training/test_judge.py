@@ -287,7 +287,7 @@ PLACES += [f"checkpoints/step-00000020/{name}" for name in ("engine/model.pt", "
 def test_a_run_that_others_may_write_is_not_gone_on_from_and_says_why_in_one_sentence(tmp_path, place, monkeypatch):
     run_with(tmp_path / "run", 20)
     writable(tmp_path / "run" / place)
-    with nothing_changes(tmp_path), pytest.raises(UserError, match="every user may write.* run code") as caught:
+    with nothing_changes(tmp_path), pytest.raises(UserError, match=r"every user may write.* run code") as caught:
         verdict(tmp_path / "run")
     assert "\n" not in caught.value.problem and "--trust-run-dir" in caught.value.remedy
     monkeypatch.setenv("CARDIALIGN_TRUST_RUN_DIR", "1")
