@@ -81,10 +81,16 @@ def names_of(client: MlflowClient) -> list[str]:
     return [model.name for model in pages(client.search_registered_models)]
 
 
+def number_of(version: ModelVersion) -> int:
+    """The number of a version; 0 where a server gives none, so that it hides no other version."""
+    text = str(version.version)
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
+
+
 def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
     """All versions of `name`, newest first."""
     found = [version for version in pages(client.search_model_versions) if version.name == name]
-    return sorted(found, key=lambda version: -int(version.version))
+    return sorted(found, key=lambda version: -number_of(version))
 
 
 def what_exists(client: MlflowClient, name: str) -> str:
@@ -96,7 +102,7 @@ def what_exists(client: MlflowClient, name: str) -> str:
             if names
             else "the registry is empty; `cardialign pretrain --register NAME` fills it"
         )
-    versions = sorted(int(version.version) for version in versions_of(client, name))
+    versions = sorted(number_of(version) for version in versions_of(client, name))
     aliases = client.get_registered_model(name).aliases
     return f"{name} has versions {', '.join(map(str, versions)) or 'none'} and aliases " + (
         ", ".join(f"{ascii_escapes(alias)} -> {version}" for alias, version in aliases.items()) or "none"

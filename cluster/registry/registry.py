@@ -21,6 +21,7 @@ from cardialign.cluster.registry.lookup import (
     Reference,
     is_gated,
     names_of,
+    number_of,
     pages,
     resolve,
     title,
@@ -144,17 +145,27 @@ def list_models(tracking_uri: str) -> list[dict[str, Any]]:
         for version in pages(client.search_model_versions):
             versions.setdefault(version.name, []).append(version)
         return [
-            _row(version, client.get_registered_model(name).aliases)
+            _row(version, aliases)
             for name in names_of(client)
-            for version in sorted(versions.get(name, []), key=lambda version: -int(version.version))
+            for aliases in [_aliases(client, name)]
+            for version in sorted(versions.get(name, []), key=lambda version: -number_of(version))
         ]
+
+
+def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
+    """The aliases of a model; none, and a word in the log, where the store does not give this one out."""
+    try:
+        return dict(client.get_registered_model(name).aliases)
+    except Exception as error:  # of MLflow, or of what a server sent: no reason to hide the other models
+        log.warning("model=%s aliases=unknown reason=%s", ascii_escapes(name), ascii_escapes(str(error))[:200])
+        return {}
 
 
 def _row(version: ModelVersion, aliases: Mapping[str, str]) -> dict[str, Any]:
     metrics = {key.removeprefix("metric."): v for key, v in version.tags.items() if key.startswith("metric.")}
     return {
         "name": version.name,
-        "version": int(version.version),
+        "version": number_of(version),
         "aliases": sorted(alias for alias, target in aliases.items() if str(target) == str(version.version)),
         "run_id": version.run_id,
         "metrics": {key: number for key, v in metrics.items() if (number := finite(v)) is not None},

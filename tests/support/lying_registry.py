@@ -23,6 +23,7 @@ class LyingRegistry:
     def reset(self, files: dict[str, bytes], tags: dict[str, str]) -> None:
         self.files, self.tags, self.name = dict(files), dict(tags), "enc"
         self.sizes: dict[str, int] = {}
+        self.versions: list[dict[str, Any]] = []
         self.sent: list[str] = []
         self.source = self.artifact_uri = "mlflow-artifacts:/enc"
 
@@ -87,7 +88,7 @@ class LyingRegistry:
             "experiments/search": {"experiments": []},
             "runs/get": {"run": {"info": {**info, "artifact_uri": self.artifact_uri}, "data": {}}},
             "get-download-uri": {"artifact_uri": self.source},
-            "model-versions/search": {"model_versions": [version]},
+            "model-versions/search": {"model_versions": self.versions or [version]},
             "model-versions/get": {"model_version": version},
             "registered-models/alias": {"model_version": version},
             "registered-models/search": {"registered_models": [model]},

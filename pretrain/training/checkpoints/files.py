@@ -30,7 +30,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import FileFacts, facts_of, names_below, sync, write_json
+from cardialign.data_shards.files import (
+    FileFacts,
+    facts_of,
+    is_count,
+    is_sha256,
+    names_below,
+    read_bytes,
+    sync,
+    write_json,
+)
 from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import CHECKPOINTS, FIRST_COMMIT
 
@@ -142,7 +151,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     OSError when the storage does not answer.
     """
     try:
-        raw = (path / MANIFEST).read_bytes()
+        raw = read_bytes(path / MANIFEST)
     except ABSENT as error:
         raise _unreadable(path, str(error.strerror)) from None
     try:
@@ -174,11 +183,12 @@ def _unreadable(path: Path, why: str) -> CheckpointError:
 def _well_formed(files: object) -> bool:
     """A manifest is data: the names in it stay below the checkpoint."""
     return isinstance(files, dict) and all(
-        not PurePosixPath(name).is_absolute()
+        name.isprintable()
+        and not PurePosixPath(name).is_absolute()
         and ".." not in PurePosixPath(name).parts
         and isinstance(entry, dict)
-        and isinstance(entry.get("sha256"), str)
-        and isinstance(entry.get("bytes"), int)
+        and is_sha256(entry.get("sha256"))
+        and is_count(entry.get("bytes"), 1 << 62)
         for name, entry in files.items()
     )
 

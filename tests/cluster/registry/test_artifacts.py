@@ -193,3 +193,12 @@ def test_nothing_is_written_to_a_place_that_the_server_chose(
     with pytest.raises(UserError, match="are said to lie at"):
         register(exported, "enc", served.uri, "r" * 32)
     assert not (tmp_path / "victim").exists()
+
+
+def test_one_version_that_is_none_hides_no_other(served: LyingRegistry) -> None:
+    from cardialign.cluster.registry.registry import list_models
+
+    good = served.version()
+    odd = [{**good, "version": word} for word in ("x", "-1", "9" * 5000, "1.5")]
+    served.versions = [*odd, good, {**good, "tags": [{"key": "metric.a", "value": "nan"}] * 2}]
+    assert [row["version"] for row in list_models(served.uri)].count(1) == 2

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from cardialign.cluster.main import main
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.run.files import CONFIG
@@ -276,3 +277,37 @@ def test_what_a_run_writes_is_let_through(tmp_path: Path) -> None:
     }
     saved(tmp_path / "engine/model.pt", engine)
     check_pickles(tmp_path, ["engine/model.pt", "manifest.json"])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda m: m.update(summary={"step": [], "bytes": {}, "created": 5, "path": None}),
+        lambda m: m.update(created={"x": 1}),
+        lambda m: m["files"].update({"a": {"sha256": "f" * 64, "bytes": 10**400}}),
+        lambda m: m["files"].update({"a": {"sha256": "f" * 64, "bytes": -1}}),
+        lambda m: m["files"].update({"a": {"sha256": "../../x", "bytes": 1}}),
+        lambda m: m["files"].update({"a\x1b[2J": {"sha256": "f" * 64, "bytes": 1}}),
+    ],
+)
+def test_one_sealed_manifest_that_no_run_wrote_hides_no_other_checkpoint(
+    sound: Path, tmp_path: Path, spoil: Callable[[dict[str, Any]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(sound, tmp_path / "run")
+    write_checkpoint(run, 40, CONFIGURATION)
+    path = files.committed_path(run, 40) / files.MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest.pop("self")
+    spoil(manifest)
+    path.write_text(json.dumps({**manifest, "self": files._manifest_digest(manifest)}))
+    assert main(["checkpoints", "list", str(run)]) == 0
+    told = capsys.readouterr().out
+    assert "step       20" in told and "step       40" in told and "\x1b" not in told
+
+
+def test_a_pipe_in_the_place_of_a_manifest_holds_nobody_up(sound: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(sound, tmp_path / "run")
+    path = files.committed_path(run, 20) / files.MANIFEST
+    path.unlink()
+    os.mkfifo(path)
+    assert [each.step for each in files.list_checkpoints(run)] == [20]
