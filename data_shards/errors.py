@@ -62,7 +62,7 @@ class RecordRejected(Exception):  # noqa: N818  (an outcome of reading, counted 
     `reason` is a short stable slug that builds count by, `detail` names the file and what was found.
 
     Slugs: missing-file, unreadable-header, truncated-signal, unknown-leads, bad-gain, no-signal, bad-format,
-    bad-labels, bad-metadata. The build adds reader-failed, for what a reader does not declare.
+    bad-labels, bad-metadata, outside-root. The build adds reader-failed, for what a reader does not declare.
     """
 
     def __init__(self, reason: str, detail: str) -> None:

@@ -159,7 +159,8 @@ def read_evidence(
     for told in evidence_tags(version) if version.run_id else []:
         name, digest = ascii_escapes(str(told.get("name"))[:200]), told["digest"]
         try:
-            folder = fetch_of_run(client, str(version.run_id), f"{FOLDER}/{digest}", scratch / digest, uri)
+            place = f"{FOLDER}/{digest}"
+            folder = fetch_of_run(client, str(version.run_id), place, (FACTS, SCORES), scratch / digest, uri)
             found.append(_read(folder, digest, encoder))
         except (UserError, OSError) as error:
             why = error.problem if isinstance(error, UserError) else str(error)

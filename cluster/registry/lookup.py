@@ -1,16 +1,16 @@
-"""Names, versions and files of the model registry: found, and fetched with their digests compared."""
+"""Names and versions of the model registry: found, and their digests compared."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.tracking import mlflow_store
+from cardialign.cluster.registry.artifacts import fetch_files
 from cardialign.cluster.tracking.names import ascii_escapes, shown
 from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.shown import public
@@ -81,10 +81,16 @@ def names_of(client: MlflowClient) -> list[str]:
     return [model.name for model in pages(client.search_registered_models)]
 
 
+def number_of(version: ModelVersion) -> int:
+    """The number of a version; 0 where a server gives none, so that it hides no other version."""
+    text = str(version.version)
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
+
+
 def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
     """All versions of `name`, newest first."""
     found = [version for version in pages(client.search_model_versions) if version.name == name]
-    return sorted(found, key=lambda version: -int(version.version))
+    return sorted(found, key=lambda version: -number_of(version))
 
 
 def what_exists(client: MlflowClient, name: str) -> str:
@@ -96,7 +102,7 @@ def what_exists(client: MlflowClient, name: str) -> str:
             if names
             else "the registry is empty; `cardialign pretrain --register NAME` fills it"
         )
-    versions = sorted(int(version.version) for version in versions_of(client, name))
+    versions = sorted(number_of(version) for version in versions_of(client, name))
     aliases = client.get_registered_model(name).aliases
     return f"{name} has versions {', '.join(map(str, versions)) or 'none'} and aliases " + (
         ", ".join(f"{ascii_escapes(alias)} -> {version}" for alias, version in aliases.items()) or "none"
@@ -135,30 +141,18 @@ def title(version: ModelVersion) -> str:
     return ascii_escapes(f"{version.name}/{version.version}")
 
 
-def fetch(source: str, scratch: Path, uri: str, wanted: str) -> Path:
-    """What lies at an artifact address, in the folder `scratch`. Raises DataError."""
-    from mlflow.artifacts import download_artifacts
-
-    try:
-        return Path(download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=uri))
-    except Exception as error:  # every artifact store has errors of its own
-        raise DataError(
-            f"{wanted}: its artifacts cannot be fetched from {ascii_escapes(public(source))}: "
-            f"{mlflow_store.reason(error, uri)}",
-            "check the artifact store, or register again",
-        ) from None
-
-
-def fetch_of_run(client: MlflowClient, run_id: str, path: str, scratch: Path, uri: str) -> Path:
-    """The folder or file `path` among the artifacts of a run. Raises DataError."""
+def fetch_of_run(client: MlflowClient, run_id: str, path: str, names: Sequence[str], scratch: Path, uri: str) -> Path:
+    """These files of the folder `path` among the artifacts of a run, in `scratch`. Raises DataError."""
     source = f"{client.get_run(run_id).info.artifact_uri}/{path}"
-    scratch.mkdir(parents=True, exist_ok=True)
-    return fetch(source, scratch, uri, f"MLflow run {run_id}")
+    return fetch_files(source, names, scratch, uri, f"MLflow run {run_id}")
 
 
-def verified(version: ModelVersion, folder: Path) -> str:
-    """Digest of a version whose files were fetched to `folder`. Raises DataError where they are not as they were
-    written, or not those that were registered: it is the store that holds them so."""
+def verified(version: ModelVersion, folder: Path, expected: str | None = None) -> str:
+    """Digest of a version whose files were fetched to `folder`. expected: the digest that the user knows it by.
+
+    Raises DataError where they are not as they were written, or not those that were registered: it is the store that
+    holds them so.
+    """
     try:
         digest = verify_export(folder)
     except UserError as error:
@@ -166,13 +160,25 @@ def verified(version: ModelVersion, folder: Path) -> str:
         raise DataError(
             problem, "the artifact store holds it so: put back what was registered, or register it again from its run"
         ) from None
-    as_registered(version, digest)
+    as_registered(version, digest, expected)
     return digest
 
 
-def as_registered(version: ModelVersion, digest: str) -> None:
-    """Raises DataError where the digest of its files is not the one that was registered."""
-    if version.tags.get(DIGEST_TAG, digest) != digest:
+def as_registered(version: ModelVersion, digest: str, expected: str | None = None) -> None:
+    """Raises DataError where the digest of its files is not the one that was registered, or not the expected one, and
+    where nothing says which one it should be: then whoever can write the files decides what they are."""
+    told = version.tags.get(DIGEST_TAG)
+    if expected is not None and digest != expected:
+        raise DataError(
+            f"{title(version)} has the digest {digest}, expected was {expected}",
+            "ask where the other digest comes from",
+        )
+    if told is None and expected is None:
+        raise DataError(
+            f"{title(version)} has no tag `{DIGEST_TAG}`: nothing says which encoder was registered",
+            f"if {digest} is the digest that you know: `registry pull --expect-digest {digest}`; or register it again",
+        )
+    if told not in (None, digest):
         raise DataError(f"{title(version)}: not the encoder that was registered", "register it again from its run")
 
 
@@ -182,11 +188,9 @@ def fetch_description(client: MlflowClient, version: ModelVersion, scratch: Path
     Raises UserError.
     """
     source = client.get_model_version_download_uri(version.name, version.version)
-    scratch.mkdir(parents=True, exist_ok=True)
-    fetch(f"{source}/{DIGESTS}", scratch, uri, title(version))
+    fetch_files(source, (DIGESTS,), scratch, uri, title(version))
     names = described_by(scratch)
-    for name in names:
-        fetch(f"{source}/{name}", scratch, uri, title(version))
+    fetch_files(source, names, scratch, uri, title(version))
     parts = read_parts(scratch, names)
     as_registered(version, parts.digest)
     return parts

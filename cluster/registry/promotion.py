@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.address import absolute_uri
+from cardialign.cluster.registry.artifacts import fetch_encoder
 from cardialign.cluster.registry.card import refresh_card
 from cardialign.cluster.registry.gate import Registry, Verdict, examine
 from cardialign.cluster.registry.lookup import (
     LONGEST_TAG,
     PRODUCTION,
     Reference,
-    fetch,
     find,
     is_gated,
     resolve,
@@ -96,7 +96,7 @@ def _judge(registry: Registry, version: ModelVersion, alias: str, demands: Deman
     """Fetch and verify the encoder, hold it against what is asked for, and sign it. Raises UserError."""
     client, uri, scratch = registry.client, registry.uri, registry.scratch
     source = client.get_model_version_download_uri(version.name, version.version)
-    folder = fetch(source, scratch / "encoder", uri, title(version))
+    folder = fetch_encoder(source, scratch / "encoder", uri, title(version))
     digest = verified(version, folder)
     model = client.get_registered_model(version.name)
     present = find(client, Reference(version.name, alias=alias)) if gated else None
@@ -186,7 +186,7 @@ def rollback(reference: str, tracking_uri: str) -> dict[str, Any]:
         assert found is not None
         with tempfile.TemporaryDirectory(prefix="rollback-") as scratch:
             source = client.get_model_version_download_uri(name, found.version)
-            verified(found, fetch(source, Path(scratch), uri, title(found)))
+            verified(found, fetch_encoder(source, Path(scratch) / "encoder", uri, title(found)))
         event = {"from": before, "to": int(found.version), "by": _who(), "time": _now(), "rollback": True}
         client.set_registered_model_alias(name, alias, found.version)
         client.set_registered_model_tag(name, _history_key(alias, _now()), _tag(event))

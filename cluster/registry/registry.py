@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.address import absolute_uri
+from cardialign.cluster.registry.artifacts import LARGEST, check_place, fetch_encoder
 from cardialign.cluster.registry.card import SBOM_TAG, write_card
 from cardialign.cluster.registry.lookup import (
     ARTIFACT,
     DIGEST_TAG,
     Reference,
-    fetch,
     is_gated,
     names_of,
+    number_of,
     pages,
     resolve,
     title,
@@ -79,6 +80,7 @@ def register(
         known = _registered(client, name, digest, run_id)
         if run_id is None:
             run_id = str(known.run_id) if known is not None else _run_of_its_own(client, uri, name)
+        check_place(str(client.get_run(run_id).info.artifact_uri), uri, f"MLflow run {run_id}")
         client.log_artifacts(run_id, str(export_dir), f"{ARTIFACT}/{digest}")
         tags = {
             DIGEST_TAG: digest,
@@ -143,17 +145,27 @@ def list_models(tracking_uri: str) -> list[dict[str, Any]]:
         for version in pages(client.search_model_versions):
             versions.setdefault(version.name, []).append(version)
         return [
-            _row(version, client.get_registered_model(name).aliases)
+            _row(version, aliases)
             for name in names_of(client)
-            for version in sorted(versions.get(name, []), key=lambda version: -int(version.version))
+            for aliases in [_aliases(client, name)]
+            for version in sorted(versions.get(name, []), key=lambda version: -number_of(version))
         ]
+
+
+def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
+    """The aliases of a model; none, and a word in the log, where the store does not give this one out."""
+    try:
+        return dict(client.get_registered_model(name).aliases)
+    except Exception as error:  # of MLflow, or of what a server sent: no reason to hide the other models
+        log.warning("model=%s aliases=unknown reason=%s", ascii_escapes(name), ascii_escapes(str(error))[:200])
+        return {}
 
 
 def _row(version: ModelVersion, aliases: Mapping[str, str]) -> dict[str, Any]:
     metrics = {key.removeprefix("metric."): v for key, v in version.tags.items() if key.startswith("metric.")}
     return {
         "name": version.name,
-        "version": int(version.version),
+        "version": number_of(version),
         "aliases": sorted(alias for alias, target in aliases.items() if str(target) == str(version.version)),
         "run_id": version.run_id,
         "metrics": {key: number for key, v in metrics.items() if (number := finite(v)) is not None},
@@ -164,11 +176,19 @@ def _row(version: ModelVersion, aliases: Mapping[str, str]) -> dict[str, Any]:
 
 
 def pull(
-    reference: str, out: Path, tracking_uri: str, *, overwrite: bool = False, trusted: TrustedKey | None = None
+    reference: str,
+    out: Path,
+    tracking_uri: str,
+    *,
+    overwrite: bool = False,
+    trusted: TrustedKey | None = None,
+    expected: str | None = None,
+    most: int = LARGEST,
 ) -> dict[str, Any]:
     """Download a registered encoder to `out`, verified before it gets that name.
 
-    trusted: it must also be signed, by this key or under this certificate.
+    trusted: it must also be signed, by this key or under this certificate. expected: the digest that it must have; a
+    version without a tag of its digest is pulled by that alone. most: bytes of its files.
 
     Returns name, version, files, bytes, path, digest, and of a signed one the statement. Raises UserError for an
     unknown reference, an existing folder, a file that does not match its digest, or what is not signed so.
@@ -182,8 +202,8 @@ def pull(
     signed = {}
     try:
         with folder_beside(out) as scratch:
-            folder = fetch(source, scratch / ARTIFACT, uri, title(version))
-            digest = verified(version, folder)
+            folder = fetch_encoder(source, scratch / ARTIFACT, uri, title(version), most)
+            digest = verified(version, folder, expected)
             if trusted is not None:
                 with mlflow_store.speaking(uri, f"does not hand out the signature of {title(version)}"):
                     signed = {"signed": verify_signature(client, version, folder, trusted, uri)}

@@ -240,7 +240,9 @@ def verify_signature(
         raise UserError(f"{wanted} is not signed", again)
     with tempfile.TemporaryDirectory(prefix="signature-") as scratch:
         try:
-            made = fetch_of_run(client, version.run_id, _place(version, digest), Path(scratch), uri)
+            made = fetch_of_run(
+                client, version.run_id, _place(version, digest), (STATEMENT, SIGNATURE), Path(scratch), uri
+            )
             text = (made / STATEMENT).read_bytes()
             listed = _listed(made / SIGNATURE)
         except (OSError, DataError) as error:

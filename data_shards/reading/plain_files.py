@@ -1,4 +1,7 @@
-"""Bytes of plain files. What is none (a pipe, a device) is refused, where reading would wait, or go on, for ever."""
+"""Bytes of plain files. What is none (a pipe, a device) is refused, where reading would wait, or go on, for ever.
+
+A name that data gives is followed within its folder: a link in an archive is no reason to read what its maker may not.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,45 @@ import gzip
 import os
 import stat
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.files import open_regular
 
 MOST_UNPACKED = 100
 """Times its size that a gzip file may unpack to, where that is more than `LEAST_LIMIT` bytes; tables of numbers, names
 and reports unpack to 3 to 30 times."""
 LEAST_LIMIT = 1 << 26
+FOLLOW = "CARDIALIGN_FOLLOW_LINKS"
+"""Environment variable: 1 says that links of a data set which lead out of their folders were made by who reads it."""
+_ANNEX = "/.git/annex/objects/"
+"""Where git-annex and DataLad keep the files of a data set, within it, behind links."""
+
+
+def check_held(folder: str | Path, path: str | Path) -> None:
+    """Raise RecordRejected("outside-root") where `path`, a name below `folder`, is a link that leads out of it."""
+    simple = os.path.dirname(path) == os.fspath(folder)
+    if (simple and not os.path.islink(path)) or os.environ.get(FOLLOW, "") not in ("", "0"):
+        return
+    home, real = os.path.realpath(folder), os.path.realpath(path)
+    kept, annexed, _ = real.partition(_ANNEX)
+    if not f"{real}/".startswith(f"{home.rstrip('/')}/") and not (annexed and f"{home}/".startswith(f"{kept}/")):
+        raise RecordRejected(
+            "outside-root",
+            f"{path}: a link to {real[:200]!r}, out of its folder; nothing is read there but with {FOLLOW}=1",
+        )
+
+
+def check_entry(root: Path, path: str, suffixes: tuple[str, ...] = ("", ".hea")) -> None:
+    """Raise RecordRejected("outside-root") where the record that a table or a walk calls `path` is none below `root`:
+    its path leads out of it, or its file is a link out of its folder."""
+    parts = PurePosixPath(path.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts:
+        raise RecordRejected("outside-root", f"{path[:200]!r} does not lie under the root {root}")
+    for suffix in suffixes:
+        file = root / f"{path}{suffix}"
+        check_held(file.parent, file)
 
 
 def plain_bytes(path: str | Path, most: int) -> tuple[bytes, int]:

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from cardialign.data_shards.errors import DataError, RecordRejected
+from cardialign.data_shards.reading.plain_files import check_entry
 from cardialign.data_shards.reading.tables import check_layout, file_facts, find_table, stream_table, strings
 from cardialign.data_shards.reading.wfdb.reader import read_wfdb
 from cardialign.data_shards.record import EcgRecord
@@ -173,6 +174,7 @@ class MimicIvEcg(RecordFolder):
         meta = entry.meta
         if "doubt" in meta:
             raise RecordRejected("bad-metadata", f"{entry.path}: {meta['doubt']}")
+        check_entry(self.root, entry.path)
         path = self.root / entry.path
         signal = read_wfdb(path)
         for comment in signal.comments:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -14,12 +15,15 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import read_json
 from cardialign.pretrain.config import TextConfig
 from cardialign.pretrain.config.named import stored_text
 from cardialign.pretrain.encoders.base import EcgEncoder
 from cardialign.pretrain.methods.parts.scoring import Scoring
+from cardialign.pretrain.run.files import CONFIG
 from cardialign.pretrain.run.integrity import (
     MODEL,
+    PROVENANCE,
     REPORT_ENCODER,
     REPORT_HEAD,
     SCORINGS,
@@ -27,6 +31,7 @@ from cardialign.pretrain.run.integrity import (
     VerifiedExport,
 )
 from cardialign.pretrain.text.encoder import TextEncoder
+from cardialign.pretrain.text.folder import COMMIT
 from cardialign.pretrain.text.tower import TanhHead, TextHead, head_of
 
 if TYPE_CHECKING:
@@ -52,6 +57,7 @@ class ReportSide(NamedTuple):
 def load_reports(
     parts: VerifiedExport, values: dict[str, Any], embedding_dim: int, device: torch.device | str
 ) -> ReportSide | None:
+    """The report encoder is looked for when a text comes: of a hub's id, the commit that the export names."""
     if REPORT_HEAD not in parts.content:
         return None
     try:
@@ -63,7 +69,25 @@ def load_reports(
     kind = head_of(weights)
     head = module_of(parts, REPORT_HEAD, weights, lambda: kind(width, embedding_dim))
     state = parts.tensors(REPORT_ENCODER) if REPORT_ENCODER in parts.content else None
-    return ReportSide(lambda: TextEncoder(config, state, device), head)
+    told = parts.json(PROVENANCE).get("text_encoder")
+    revision = told.get("revision") if isinstance(told, dict) else None
+    commit = revision if isinstance(revision, str) and COMMIT.fullmatch(revision) else None
+    return ReportSide(lambda: TextEncoder(config, state, device, commit), head)
+
+
+def where_its_run_has_it(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The configuration of an export, whose report encoder, if it still lies in its run, is where the run found it.
+
+    It says but the name of that folder; the fingerprint says whether it is the one.
+    """
+    text = values.get("text")
+    word = text.get("encoder") if isinstance(text, dict) else None
+    if not isinstance(text, dict) or not isinstance(word, str) or not word.startswith("./"):
+        return values
+    beside = (read_json(folder.absolute().parent / CONFIG) or {}).get("text")
+    place = beside.get("encoder") if isinstance(beside, dict) else None
+    same = isinstance(place, str) and Path(place).is_absolute() and Path(place).name == Path(word).name
+    return {**values, "text": {**text, "encoder": place}} if same else values
 
 
 def load_scorings(

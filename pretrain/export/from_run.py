@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.config import RunConfig, parse_config
 from cardialign.pretrain.export.trained_on import TrainedOn, TrainedSet, chosen, trained_set
 from cardialign.pretrain.export.write import export_encoder
-from cardialign.pretrain.run.files import CONFIG, EXPORT, INITIALISED, START_NOTE
+from cardialign.pretrain.run.files import CHECKPOINTS, CONFIG, EXPORT, INITIALISED, START_NOTE
 from cardialign.pretrain.run.integrity import (
     folder_beside,
     read_export,
@@ -156,7 +156,17 @@ def _differing(state: TrainerState, beside: dict[str, Any] | None, run_dir: Path
 def _start(run_dir: Path) -> dict[str, Any]:
     """Where the weights that the run started from come from, when it did not start from random ones."""
     origin = _origin(run_dir)
-    return {} if origin is None else {"init_from": {**origin, **(read_json(run_dir / START_NOTE) or {})}}
+    if origin is None:
+        return {}
+    named = {key: _last_names(value) if key in ("export", "checkpoint") else value for key, value in origin.items()}
+    return {"init_from": {**named, **(read_json(run_dir / START_NOTE) or {})}}
+
+
+def _last_names(place: Any) -> str:
+    """What a folder is called, and a checkpoint with its run: where they lie is nobody's business but the machine's."""
+    path = PurePath(str(place))
+    run = path.parent.parent.name
+    return f"{run}/{path.name}" if run and path.parent.name == CHECKPOINTS else path.name
 
 
 def _origin(run_dir: Path) -> dict[str, Any] | None:

@@ -26,7 +26,14 @@ from cardialign.pretrain.config.named import encoder_section
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput, create_encoder
 from cardialign.pretrain.encoders.blocks.normalise import NORMALISATIONS
 from cardialign.pretrain.export.ages import YEARS, AgeReader, checked_ages
-from cardialign.pretrain.export.building import ReportSide, check_plausible, load_reports, load_scorings, module_of
+from cardialign.pretrain.export.building import (
+    ReportSide,
+    check_plausible,
+    load_reports,
+    load_scorings,
+    module_of,
+    where_its_run_has_it,
+)
 from cardialign.pretrain.export.contract import SignalContract
 from cardialign.pretrain.export.given_signal import SignalForm, conform_signal
 from cardialign.pretrain.export.missing_card import MissingLeads, MissingnessCard
@@ -352,7 +359,7 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> Loaded
         )
     path = Path(path)
     parts = read_export(path)
-    values, origin = parts.json(SETTINGS), str(path / SETTINGS)
+    values, origin = where_its_run_has_it(parts.json(SETTINGS), path), str(path / SETTINGS)
     contract = SignalContract.from_dict(parts.json(CONTRACT))
     if contract.normalisation not in NORMALISATIONS:
         raise parts.wrong(CONTRACT, f"unknown normalisation {contract.normalisation!r:.40}")

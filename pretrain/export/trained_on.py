@@ -149,6 +149,11 @@ def _digest(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8, person=b"trained on").digest(), "little", signed=True)
 
 
+def _wherever(place: Any) -> Any:
+    """A folder by its name alone: an export does not say where it lay, and whoever reads one has it elsewhere."""
+    return f"./{Path(place).name}" if isinstance(place, str) and Path(place).is_absolute() else place
+
+
 def run_word(config: dict[str, Any], training: Any) -> str:
     """A word for a training run, the same for each of its steps: its configuration and the records it selected.
 
@@ -157,5 +162,9 @@ def run_word(config: dict[str, Any], training: Any) -> str:
     if not isinstance(training, dict) or not training.get("shards_fingerprint"):
         return ""
     values = {**config, "training": {**config.get("training", {}), "steps": None, "epochs": None}}
+    if isinstance(text := values.get("text"), dict):
+        values["text"] = {**text, "encoder": _wherever(text.get("encoder"))}
+    if "init_from" in values:
+        values["init_from"] = _wherever(values["init_from"])
     content = [values, training["shards_fingerprint"], training.get("selection_fingerprint")]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]

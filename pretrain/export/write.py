@@ -141,13 +141,25 @@ def _write_weights(folder: Path, parts: Exported) -> None:
 
 
 def _portable(config: RunConfig) -> dict[str, Any]:
-    """The resolved configuration without what only made sense on the machine that trained.
+    """The resolved configuration without what only made sense on the machine that trained: it names no place there.
 
-    Provenance keeps the fingerprint of the data.
+    Provenance keeps the fingerprint of the data, and of a report encoder from a folder, which is called ./NAME.
     """
     values = config.resolved()
     values["data"] |= {"shards": None, "reports": None, "mixture": []}
+    values.pop("evaluation", None)
+    start, encoder = values["init_from"], values["text"]["encoder"]
+    if start is not None and Path(start).is_absolute():
+        values["init_from"] = f"./{Path(start).name}"
+    if Path(encoder).is_absolute():
+        values["text"]["encoder"] = f"./{Path(encoder).name}"
     return values
+
+
+def _report_encoder(config: RunConfig, parts: Exported) -> dict[str, Any]:
+    """As a text bank describes it, and which commit of the hub it is, where it comes from there."""
+    encoder = TextEncoder(config.text, parts.report_encoder or None)
+    return encoder.describe() | ({"revision": encoder.revision} if encoder.revision else {})
 
 
 def _provenance(
@@ -164,9 +176,7 @@ def _provenance(
         **({"scorings": list(method_class(config).scorings)} if parts.scorings else {}),
         "temperature": None if scale is None else float(torch.exp(-scale.float()).item()),
         **({} if bias is None else {"bias": float(bias.float().item())}),
-        "text_encoder": TextEncoder(config.text, parts.report_encoder or None).describe()
-        if parts.report_head
-        else None,
+        "text_encoder": _report_encoder(config, parts) if parts.report_head else None,
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages},

@@ -147,6 +147,11 @@ def read_parts(folder: Path, names: Sequence[str]) -> VerifiedExport:
     return VerifiedExport(folder, listed, content)
 
 
+def listed_names(folder: Path) -> tuple[str, ...]:
+    """The files that the digest list of an export names. Raises UserError for a list that no export has."""
+    return tuple(_listed(folder))
+
+
 def described_by(folder: Path) -> tuple[str, ...]:
     """The files in which an encoder says what it is: configuration, signal contract, provenance, and its missingness
     card where its digest list has one. Raises UserError for a list that no export has."""
@@ -175,7 +180,7 @@ def _verified(folder: Path, *, keep: bool) -> VerifiedExport:
             found = hashlib.sha256(content[name]).hexdigest() if name in content else sha256_of(path)
             if found != sha256:
                 wrong.append(f"{name}: content changed (sha256 differs)")
-        unlisted = [name for name in names_below(folder, (DIGESTS,)) if name not in listed and not _litter(name)]
+        unlisted = [name for name in names_below(folder, (DIGESTS,)) if name not in listed and not is_litter(name)]
         wrong += [f"{name}: not part of the export" for name in unlisted]
         if not wrong and PROGRAM in listed:
             wrong += _wrong_in_program(folder / PROGRAM)
@@ -226,7 +231,8 @@ def _wrong_in_program(path: Path) -> list[str]:
         return [f"{path.name}: {error}"]
 
 
-def _litter(name: str) -> bool:
+def is_litter(name: str) -> bool:
+    """Whether a file is one that nobody reads and nobody misses."""
     return LITTER.fullmatch(name.rpartition("/")[2]) is not None
 
 
@@ -244,7 +250,7 @@ def refuse_to_replace(out: Path, overwrite: bool) -> None:
         raise UserError(f"{out} holds something that is no encoder; it is left alone", "give another folder")
     if not overwrite:
         raise UserError(f"{out} exists already", "give another folder, or --overwrite")
-    own = {path for path in out.iterdir() if path.is_file() and (path.name in EXPORT_FILES or _litter(path.name))}
+    own = {path for path in out.iterdir() if path.is_file() and (path.name in EXPORT_FILES or is_litter(path.name))}
     others = sorted(
         path.relative_to(out).as_posix() for path in out.rglob("*") if path not in own and not path.is_dir()
     ) or sorted(f"{path.name}/" for path in out.iterdir() if path.is_dir())

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config import TextConfig
 from cardialign.pretrain.text.declared import T5_ENCODERS, Declared, check_length, choose_pooling, declared
-from cardialign.pretrain.text.folder import TOKENIZER_FILES, encoder_folder
+from cardialign.pretrain.text.folder import TOKENIZER_FILES, encoder_folder, revision_of
 
 log = logging.getLogger(__name__)
 
@@ -82,18 +82,28 @@ class TextEncoder:
     """
 
     def __init__(
-        self, config: TextConfig, state: Mapping[str, Tensor] | None = None, device: str | torch.device = "cpu"
+        self,
+        config: TextConfig,
+        state: Mapping[str, Tensor] | None = None,
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
     ) -> None:
-        """`state`: weights of a trained `TextTower.transformer`, its state dict, in place of the published ones."""
+        """`state`: weights of a trained `TextTower.transformer`, its state dict, in place of the published ones.
+        revision: the commit on the hub that is wanted; None: the newest."""
         self.encoder_id, self.max_tokens = config.encoder, config.max_tokens
         self._setting = config.pooling
         self.device = torch.device(device)
-        self._state = state
+        self._state, self._wanted = state, revision
 
     @cached_property
     def folder(self) -> Path:
         """Where its files lie; looked for when it is first asked for."""
-        return encoder_folder(self.encoder_id)
+        return encoder_folder(self.encoder_id, self._wanted) if self._wanted else encoder_folder(self.encoder_id)
+
+    @property
+    def revision(self) -> str | None:
+        """The commit on the hub that its files are; None where they come from elsewhere."""
+        return None if Path(self.encoder_id).is_absolute() else revision_of(self.folder)
 
     @cached_property
     def declared(self) -> Declared:

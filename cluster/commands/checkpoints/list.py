@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from cardialign.cluster.cli.options import existing_folder, place
+from cardialign.cluster.tracking.names import ascii_escapes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +18,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     existing_folder(args.run_dir, "run directory", "give the --run-dir of `cardialign pretrain`")
     found = list_checkpoints(args.run_dir)
-    rows = [{"step": c.step, "path": str(c.path), "bytes": c.bytes, "created": c.created, **c.summary} for c in found]
+    rows = [
+        {
+            **_told(c.summary),
+            "step": c.step,
+            "path": str(c.path),
+            "bytes": c.bytes,
+            "created": ascii_escapes(c.created)[:40],
+        }
+        for c in found
+    ]
     return {"run_dir": str(args.run_dir), "checkpoints": rows}
+
+
+def _told(summary: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest, which anybody may have sealed, says beside its files: its plain values."""
+    return {key: value for key, value in summary.items() if value is None or isinstance(value, str | int | float)}
 
 
 def summary(result: dict[str, Any]) -> list[str]:

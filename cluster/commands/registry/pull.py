@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cardialign.cluster.cli.options import add_tracking_uri, place, place_to_write
+from cardialign.cluster.cli.options import add_tracking_uri, amount, place, place_to_write
+from cardialign.data_shards.files import is_sha256
+
+
+def digest(text: str) -> str:
+    """A sha256 in 64 hexadecimal digits."""
+    if not is_sha256(text.lower()):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no sha256; write its 64 hexadecimal digits")
+    return text.lower()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="only what is signed with this public key, or under a certificate in this file (PEM); extra sign",
     )
+    parser.add_argument(
+        "--expect-digest",
+        type=digest,
+        metavar="SHA256",
+        help="only the encoder with this digest; a version whose registry tells none is pulled by it alone",
+    )
+    parser.add_argument(
+        "--max-gb",
+        type=amount,
+        default=8.0,
+        metavar="N",
+        help="not more than this, whatever the registry sends (default 8)",
+    )
     add_tracking_uri(parser)
 
 
@@ -28,4 +49,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.registry.signing import TrustedKey
 
     trusted = None if args.verify is None else TrustedKey.open(args.verify)
-    return pull(args.encoder, args.out, args.tracking_uri, overwrite=args.overwrite, trusted=trusted)
+    return pull(
+        args.encoder,
+        args.out,
+        args.tracking_uri,
+        overwrite=args.overwrite,
+        trusted=trusted,
+        expected=args.expect_digest,
+        most=int(args.max_gb * 1e9),
+    )

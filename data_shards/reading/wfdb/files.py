@@ -6,7 +6,7 @@ import os
 from pathlib import Path, PurePosixPath
 
 from cardialign.data_shards.errors import RecordRejected
-from cardialign.data_shards.reading.plain_files import plain_bytes
+from cardialign.data_shards.reading.plain_files import check_held, plain_bytes
 
 LARGEST_HEADER = 1 << 24
 LARGEST_FILE = 1 << 32
@@ -43,16 +43,19 @@ def beside(folder: Path, name: str, suffix: str = "") -> str:
     """Path of a file that a header names: it lies in the header's folder or below, for a header is no reason to read
     any other file. A folder in the name is left out when the file lies beside the header (data sets are moved).
 
-    Raises RecordRejected: unreadable-header, and missing-file, which names the folder.
+    Raises RecordRejected: unreadable-header, missing-file, which names the folder, and outside-root, for a link.
     """
     parts = PurePosixPath(name.replace("\\", "/")).parts if "\\" in name or "/" in name else (name,)
     if not name.strip(".") or "\0" in name or any(part in ("/", "..") or part.endswith(":") for part in parts):
         raise RecordRejected("unreadable-header", f"{folder}: {name[:200]!r} is not a file name in the header's folder")
     if len(parts) == 1:
-        return os.path.join(folder, name + suffix)
+        place = os.path.join(folder, name + suffix)
+        check_held(folder, place)
+        return place
     places = [os.path.join(folder, *parts) + suffix, os.path.join(folder, parts[-1]) + suffix]
     for place in places:
         if os.path.lexists(place):
+            check_held(folder, place)
             return place
     raise RecordRejected(
         "missing-file",

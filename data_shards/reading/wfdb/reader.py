@@ -57,7 +57,7 @@ def read_wfdb(path: str | Path) -> WfdbSignal:
     """Read the record at `path` (no suffix).
 
     Raises RecordRejected, and nothing else for whatever the files hold: missing-file, unreadable-header,
-    truncated-signal, bad-gain, no-signal, bad-format.
+    truncated-signal, bad-gain, no-signal, bad-format, outside-root.
     """
     try:
         return _read(Path(path))

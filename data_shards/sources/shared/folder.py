@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cardialign.data_shards.errors import DataError, RecordRejected, UsageError, UserError
+from cardialign.data_shards.reading.plain_files import check_entry
 from cardialign.data_shards.reading.tables import file_facts
 from cardialign.data_shards.reading.walk import LeaveOut, NotSeen, find_files
 from cardialign.data_shards.record import EcgRecord
@@ -216,6 +217,7 @@ class RecordFolder:
     def read(self, entry: Entry) -> EcgRecord:
         if "doubt" in entry.meta:
             raise RecordRejected("bad-metadata", f"{entry.path}: {entry.meta['doubt']}")
+        check_entry(self.root, entry.path)
         names = ("statements", "labels", "patient", "fold", "age_years", "sex", "acquired", "extra")
         return self._read(entry, {name: entry.meta[name] for name in names if name in entry.meta})
 

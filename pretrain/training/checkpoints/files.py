@@ -34,6 +34,8 @@ from cardialign.data_shards.files import (
     LARGEST_JSON,
     FileFacts,
     facts_of,
+    is_count,
+    is_sha256,
     names_below,
     parse_json,
     read_bytes,
@@ -184,11 +186,12 @@ def _unreadable(path: Path, why: str) -> CheckpointError:
 def _well_formed(files: object) -> bool:
     """A manifest is data: the names in it stay below the checkpoint."""
     return isinstance(files, dict) and all(
-        not PurePosixPath(name).is_absolute()
+        name.isprintable()
+        and not PurePosixPath(name).is_absolute()
         and ".." not in PurePosixPath(name).parts
         and isinstance(entry, dict)
-        and isinstance(entry.get("sha256"), str)
-        and isinstance(entry.get("bytes"), int)
+        and is_sha256(entry.get("sha256"))
+        and is_count(entry.get("bytes"), 1 << 62)
         for name, entry in files.items()
     )
 

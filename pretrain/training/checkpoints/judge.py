@@ -15,11 +15,13 @@ from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import LARGEST_TEXT, read_bytes
 from cardialign.data_shards.order.global_order import ORDER_VERSION
 from cardialign.pretrain.config import RunConfig
+from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import CONFIG, FIRST_COMMIT, STARTED_OVER
 from cardialign.pretrain.run.layout import check_layout
 from cardialign.pretrain.run.trace import read_trace
+from cardialign.pretrain.run.trust import check_trusted
 from cardialign.pretrain.training.checkpoints import files
-from cardialign.pretrain.training.checkpoints.condition import Finding, newest_sound
+from cardialign.pretrain.training.checkpoints.condition import REMEDIES, Finding, newest_sound
 from cardialign.pretrain.training.checkpoints.duration import continued_plan
 from cardialign.pretrain.training.checkpoints.files import NOTE, CheckpointError, checkpoints_folder
 from cardialign.pretrain.training.checkpoints.state import TrainerState, check_continues, stored_config
@@ -101,10 +103,25 @@ def _continued(run_dir: Path, config: RunConfig, facts: Facts, asked: int, resum
     if found is None:
         _refuse_to_forget(run_dir, config, passed)
         return Verdict(as_planned(asked))
+    refuse_what_others_wrote(run_dir, found)
     state = TrainerState.read(found.path)
     check_continues(state, config, facts.selection_fingerprint, facts.order_version, found.path, level)
     plan = continued_plan(state, config, asked, facts.records, resume == "extend", found.path, level)
     return Verdict(plan, found, state, tuple(each for each in passed if each.condition == "damaged"))
+
+
+def refuse_what_others_wrote(run_dir: Path, found: Finding) -> None:
+    """Raises UserError where others may write the run (`run.trust`). A worker group does not ask: its driver has, and a
+    group that follows another goes on from what that has just written."""
+    mark = fence.held(run_dir)
+    if mark is not None and mark.group:
+        return
+    try:
+        below = {found.path.parent, found.path, *(found.path / name for name in (files.MANIFEST, *found.names))}
+        below |= {parent for path in tuple(below) for parent in path.parents if found.path in parent.parents}
+        check_trusted(run_dir, sorted(below))
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {found.path} cannot be read now: {error}", REMEDIES["unreadable"]) from None
 
 
 def _refuse_to_forget(run_dir: Path, config: RunConfig, passed: list[Finding]) -> None:

@@ -25,6 +25,7 @@ from cardialign.pretrain.training.checkpoints.condition import listed_now, verif
 from cardialign.pretrain.training.checkpoints.convert import convert_world_size, separate_groups
 from cardialign.pretrain.training.checkpoints.files import ENGINE, WEIGHTS, CheckpointError, rng_file
 from cardialign.pretrain.training.checkpoints.judge import Facts, Resume, Verdict, judge
+from cardialign.pretrain.training.checkpoints.pickles import check_pickles
 from cardialign.pretrain.training.checkpoints.state import TrainerState, check_bank
 from cardialign.pretrain.training.collectives import all_or_none, first_problem, on_rank_zero
 from cardialign.pretrain.training.engine import Workers
@@ -85,6 +86,7 @@ def _judged(run_dir: Path, config: RunConfig, facts: Facts, resume: Resume) -> V
     verdict = judge(run_dir, config, facts, resume)
     if verdict.found is not None and verdict.state is not None:
         check_bank(verdict.state, facts.bank_digest, verdict.found.path)
+        check_pickles(verdict.found.path, verdict.found.names)
     return verdict
 
 

@@ -267,8 +267,12 @@ def test_a_version_of_before_content_had_folders_stays_pullable(exported: Path, 
     client.create_model_version("enc", source=f"{client.get_run(run).info.artifact_uri}/encoder", run_id=run)
     assert register(another(exported, tmp_path / "longer"), "enc", uri, run) == 2
     assert register(exported, "enc", uri, run) == 3, "version 1 lies where nothing protects it"
-    for version in (1, 3):
-        assert pull(f"enc/{version}", tmp_path / f"v{version}", uri)["digest"] == verify_export(exported)
+    digest = verify_export(exported)
+    with pytest.raises(UserError, match="no tag `digest`") as raised:
+        pull("enc/1", tmp_path / "v1", uri)
+    assert f"--expect-digest {digest}" in raised.value.remedy and not (tmp_path / "v1").exists()
+    assert pull("enc/1", tmp_path / "v1", uri, expected=digest)["digest"] == digest
+    assert pull("enc/3", tmp_path / "v3", uri)["digest"] == digest
 
 
 def test_the_same_encoder_is_one_version_and_registering_it_again_mends_its_files(

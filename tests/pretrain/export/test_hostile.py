@@ -24,6 +24,7 @@ from cardialign.pretrain.export.loaded import load_encoder
 from cardialign.pretrain.export.write import export_encoder
 from cardialign.pretrain.run.archive import pickled_parts
 from cardialign.pretrain.run.integrity import verify_export, write_digests
+from cardialign.pretrain.text.folder import encoder_folder
 from cardialign.pretrain.training.initialise import open_start
 from tests.support.small_encoder import SPEC, small_config, small_model
 
@@ -313,3 +314,59 @@ def test_building_ends_where_it_asks_for_more_than_is_there() -> None:
     with pytest.raises(ValueError, match="more than the 2 tensors and 12 weights"), at_most(2, 12):
         torch.nn.Linear(3, 30)
     torch.nn.Linear(300, 300)  # the limit is gone with the block
+
+
+def test_an_export_names_no_place_of_the_machine_that_trained_it(tmp_path: Path) -> None:
+    private = shutil.copytree(encoder_folder("minilm"), tmp_path / "alice" / "MedCPT")
+    config, model = small_model()
+    config = config.model_copy(
+        update={
+            "text": config.text.model_copy(update={"encoder": str(private)}),
+            "init_from": str(tmp_path / "alice" / "run"),
+            "data": config.data.model_copy(update={"shards": str(tmp_path / "alice" / "shards")}),
+        }
+    )
+    run = tmp_path / "run"
+    run.mkdir()
+    out = export_encoder(config, model.state_dict(), run / "export", training={}, spec=SPEC, program=False)
+    said = b"".join(path.read_bytes() for path in out.iterdir() if path.suffix == ".json")
+    assert b"alice" not in said and str(tmp_path).encode() not in said and b'"./MedCPT"' in said
+
+
+def test_the_report_encoder_of_an_export_is_found_in_its_run_or_where_its_reader_says_and_by_no_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = shutil.copytree(encoder_folder("minilm"), tmp_path / "alice" / "MedCPT")
+    config, model = small_model()
+    config = config.model_copy(update={"text": config.text.model_copy(update={"encoder": str(private)})})
+    run = tmp_path / "run"
+    run.mkdir()
+    out = export_encoder(config, model.state_dict(), run / "export", training={}, spec=SPEC, program=False)
+    (run / "config.resolved.json").write_text(json.dumps(config.resolved()))
+    assert load_encoder(out).text_encoder.folder == private
+    away = shutil.copytree(out, tmp_path / "bob" / "encoder")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
+    with pytest.raises(UserError, match=r"MedCPT.*does not exist") as caught:
+        assert load_encoder(away).text_encoder
+    assert "CARDIALIGN_TEXT_ENCODERS" in caught.value.remedy
+    monkeypatch.setenv("CARDIALIGN_TEXT_ENCODERS", f"/none:{private.parent}")
+    assert load_encoder(away).text_encoder.folder == private
+    assert load_encoder(away).training_run() == load_encoder(out).training_run()
+
+
+@pytest.mark.parametrize(("revision", "wanted"), [("a" * 40, "a" * 40), ("main", None), (5, None), (None, None)])
+def test_a_text_encoder_of_the_hub_is_the_commit_that_the_export_names(
+    copy: Path, revision: object, wanted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def download(model_id: str, *, revision: str | None = None, allow_patterns: list[str]) -> str:
+        asked.append((model_id, revision))
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    described = json.loads((copy / "provenance.json").read_text())["text_encoder"]
+    edited(copy, "provenance.json", text_encoder={**described, "revision": revision})
+    with pytest.raises(UserError, match="could be fetched"):
+        load_encoder(edited(copy, "config.json", text__encoder="some/bert")).embed_text(["Normal ECG"])
+    assert asked == [("some/bert", wanted)]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import shutil
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from cardialign.cluster.main import main
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.run.files import CONFIG
@@ -16,6 +23,7 @@ from cardialign.pretrain.run.trace import TraceWriter
 from cardialign.pretrain.training.checkpoints import files
 from cardialign.pretrain.training.checkpoints.files import STATE, CheckpointError
 from cardialign.pretrain.training.checkpoints.judge import Facts, Verdict, judge
+from cardialign.pretrain.training.checkpoints.pickles import check_pickles
 from tests.support.checkpoints import SELECTION, nothing_changes, resealed, write_checkpoint
 
 CONFIGURATION = RunConfig(training={"steps": 100, "checkpoint_every": 20, "global_batch": 8})
@@ -192,3 +200,114 @@ def test_where_checkpoints_are_gone_a_configuration_that_says_nothing_is_no_leav
         with nothing_changes(run_dir), pytest.raises(CheckpointError) as caught:
             verdict(run_dir, longer)
         assert CONFIG in caught.value.problem and "--start-over" in caught.value.remedy, content[:80]
+
+
+class Run:
+    """What a pickle calls when it is read."""
+
+    def __init__(self, *what: Any) -> None:
+        self.what = what
+
+    def __reduce__(self) -> Any:
+        return self.what
+
+
+def saved(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(value, path)
+
+
+def plain(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def in_an_archive(path: Path, content: bytes, name: str = "data.pkl") -> None:
+    saved(path, {"x": 1})
+    with zipfile.ZipFile(path) as archive:
+        members = {each.rpartition("/")[2]: archive.read(each) for each in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, held in {**members, name: content}.items():
+            archive.writestr(f"model/{member}", held)
+
+
+CODE: dict[str, Callable[[Path], None]] = {
+    "a shell": lambda p: saved(p, {"module": {}, "x": Run(os.system, ("true",))}),
+    "eval": lambda p: saved(p, [Run(eval, ("1",))]),
+    "a deep one": lambda p: saved(p, {"a": [{"b": (Run(os.mkdir, ("/x",)), 1)}]}),
+    "an attribute": lambda p: saved(p, Run(getattr, ({}, "keys"))),
+    "a class of the library": lambda p: saved(p, Run(type(Path()), ("/",))),
+    "torch.load itself": lambda p: saved(p, Run(torch.load, ("/x",))),
+    "protocol 4": lambda p: in_an_archive(p, pickle.dumps(Run(os.system, ("true",)), protocol=4)),
+    "protocol 0": lambda p: in_an_archive(p, b"(S'true'\nios\nsystem\n."),
+    "a registered extension": lambda p: in_an_archive(p, b"\x80\x02\x82\x01."),
+    "what is no pickle": lambda p: in_an_archive(p, b"\xff\xff"),
+    "a plain pickle": lambda p: plain(p, pickle.dumps(Run(os.system, ("true",)))),
+    "the older format": lambda p: torch.save({"x": 1}, p, _use_new_zipfile_serialization=False),
+    "a program": lambda p: in_an_archive(p, b"", "constants.pkl"),
+    "an empty file": lambda p: plain(p, b""),
+}
+
+
+@pytest.mark.parametrize("kind", CODE)
+@pytest.mark.parametrize("name", ["engine/zero_pp_rank_0_mp_rank_00_optim_states.pt", "rng/rank-00000.pt"])
+def test_a_sealed_checkpoint_that_would_import_anything_is_refused_before_it_is_read(
+    tmp_path: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    CODE[kind](tmp_path / name)
+    for door in ("torch.load", "os.system", "pickle.Unpickler"):
+        monkeypatch.setattr(door, None)
+    with pytest.raises(CheckpointError, match=name) as caught:
+        check_pickles(tmp_path, [name])
+    assert caught.value.remedy and len(caught.value.problem) < 400
+
+
+def test_what_a_run_writes_is_let_through(tmp_path: Path) -> None:
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    engine = {
+        "module": {"w": torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))},
+        "shapes": [OrderedDict(w=torch.Size([2]))],
+        "loss_scaler": LossScaler(1.0),
+        "stage": ZeroStageEnum(2),
+        "slices": [OrderedDict(w=fragment_address(numel=2, start=0))],
+        "averages": {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(2)}},
+    }
+    saved(tmp_path / "engine/model.pt", engine)
+    check_pickles(tmp_path, ["engine/model.pt", "manifest.json"])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda m: m.update(summary={"step": [], "bytes": {}, "created": 5, "path": None}),
+        lambda m: m.update(created={"x": 1}),
+        lambda m: m["files"].update({"a": {"sha256": "f" * 64, "bytes": 10**400}}),
+        lambda m: m["files"].update({"a": {"sha256": "f" * 64, "bytes": -1}}),
+        lambda m: m["files"].update({"a": {"sha256": "../../x", "bytes": 1}}),
+        lambda m: m["files"].update({"a\x1b[2J": {"sha256": "f" * 64, "bytes": 1}}),
+    ],
+)
+def test_one_sealed_manifest_that_no_run_wrote_hides_no_other_checkpoint(
+    sound: Path, tmp_path: Path, spoil: Callable[[dict[str, Any]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(sound, tmp_path / "run")
+    write_checkpoint(run, 40, CONFIGURATION)
+    path = files.committed_path(run, 40) / files.MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest.pop("self")
+    spoil(manifest)
+    path.write_text(json.dumps({**manifest, "self": files._manifest_digest(manifest)}))
+    assert main(["checkpoints", "list", str(run)]) == 0
+    told = capsys.readouterr().out
+    assert "step       20" in told and "step       40" in told and "\x1b" not in told
+
+
+def test_a_pipe_in_the_place_of_a_manifest_holds_nobody_up(sound: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(sound, tmp_path / "run")
+    path = files.committed_path(run, 20) / files.MANIFEST
+    path.unlink()
+    os.mkfifo(path)
+    assert [each.step for each in files.list_checkpoints(run)] == [20]

@@ -1,6 +1,7 @@
 """A start is judged before anything is changed: "none that serves" is not "none", and a refusal changes nothing."""
 
 import errno
+import grp
 import json
 import os
 import shutil
@@ -308,3 +309,57 @@ def test_a_start_goes_on_from_what_its_predecessor_committed_before_it_was_fence
     assert point is not None and point.state.step == 40 and point.path == files.committed_path(tmp_path, 40)
     assert fence.held(tmp_path) == mark
     assert not (tmp_path / "checkpoints" / files.QUARANTINE).exists()
+
+
+def writable(path: Path) -> None:
+    path.chmod(path.stat().st_mode | 0o002)
+
+
+def of_somebody_else(path: Path) -> None:
+    os.chown(path, 4321, -1)
+
+
+def of_a_team(path: Path) -> None:
+    """A group that is not the private one of this user."""
+    os.chown(path, -1, next(each.gr_gid for each in grp.getgrall() if each.gr_name == "games"))
+    path.chmod(path.stat().st_mode | 0o020)
+
+
+PLACES = ["", "checkpoints", "checkpoints/step-00000020", "checkpoints/step-00000020/engine"]
+PLACES += [f"checkpoints/step-00000020/{name}" for name in ("engine/model.pt", "manifest.json", "trainer_state.json")]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_that_others_may_write_is_not_gone_on_from_and_says_why_in_one_sentence(tmp_path, place, monkeypatch):
+    run_with(tmp_path / "run", 20)
+    writable(tmp_path / "run" / place)
+    with nothing_changes(tmp_path), pytest.raises(UserError, match=r"every user may write.* run code") as caught:
+        verdict(tmp_path / "run")
+    assert "\n" not in caught.value.problem and "--trust-run-dir" in caught.value.remedy
+    monkeypatch.setenv("CARDIALIGN_TRUST_RUN_DIR", "1")
+    assert verdict(tmp_path / "run").state is not None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(
+    ("give", "said"), [(of_somebody_else, "its owner is 4321"), (of_a_team, "the group games may write")]
+)
+def test_a_checkpoint_of_somebody_else_or_of_a_team_is_not_gone_on_from(tmp_path, give, said):
+    run_with(tmp_path, 20)
+    give(files.committed_path(tmp_path, 20) / "engine/model.pt")
+    with pytest.raises(UserError, match=said):
+        verdict(tmp_path)
+
+
+def test_a_worker_group_goes_on_from_what_its_run_has_just_written_without_asking_again(tmp_path, monkeypatch):
+    run_with(tmp_path, 20)
+    writable(tmp_path)
+    monkeypatch.setattr("cardialign.pretrain.run.fence._held", {tmp_path: fence.Mark("start", 2)})
+    assert verdict(tmp_path).state is not None
+
+
+def test_who_starts_over_or_begins_asks_nobody_who_may_write(tmp_path):
+    writable(tmp_path)
+    assert verdict(tmp_path).found is None
+    run_with(tmp_path, 20)
+    assert verdict(tmp_path, "start-over").start_over
