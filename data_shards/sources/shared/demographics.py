@@ -8,6 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from cardialign.data_shards.reading.wfdb.files import header_bytes
 from cardialign.data_shards.reading.wfdb.header import header_lines, header_text
 
@@ -15,6 +19,8 @@ AGE_UNITS = ("years", "months", "weeks", "days")
 OLDEST = 130.0
 OVER_89 = 300.0
 """PTB-XL's age for everyone over 89; stored as 90.0 years."""
+NO_TIME = -(1 << 63)
+"""Stands where a table does not say when."""
 _AGE = re.compile(r"(\d+(?:[.,]\d*)?|[.,]\d+)\s*-?([a-z/]*)\.?(?:\s+(?:old|of age))?\+?")
 _OVER_89 = re.compile(r"(?:>\s*=?|≥|over|above)\s*(?:89|90)\s*(?:y|yrs?|years?)?")
 _YEARS_PER = {
@@ -93,6 +99,21 @@ def iso_time(text: str) -> str | None:
             return None
         return made.isoformat() if found[4] else made.date().isoformat()
     return word.replace(" ", "T")
+
+
+def seconds_of(texts: pa.Array) -> np.ndarray:
+    """int64: the times of a column in seconds since 1970, as `iso_time` reads them; NO_TIME for none."""
+    try:  # nearly always, and a hundred times as fast
+        times = pc.cast(texts, pa.timestamp("s"))
+    except pa.ArrowInvalid:
+        told = [iso_time(text) if text else None for text in texts.to_pylist()]
+        times = pa.array([None if each is None else _second(each) for each in told], pa.timestamp("s"))
+    numbers: np.ndarray = times.cast(pa.int64()).fill_null(NO_TIME).to_numpy(zero_copy_only=False)
+    return numbers
+
+
+def _second(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=None, microsecond=0)
 
 
 def says_something(text: str) -> bool:
