@@ -20,7 +20,7 @@ from cardialign.data_shards.reading.walk import LeaveOut, NotSeen, find_files
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import KEY_PATTERN, Entry
 from cardialign.data_shards.sources.shared.cells import in_capitals_alone
-from cardialign.data_shards.sources.shared.demographics import not_understood, person, says_something
+from cardialign.data_shards.sources.shared.demographics import SAME_AGE, not_understood, person, says_something
 from cardialign.data_shards.sources.shared.ids import is_rounded, other_person, plain_id
 from cardialign.data_shards.sources.shared.labels import Labels, LabelTable, label_set_names, read_labels
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, STOP_BELOW, Match, judge
@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 LAST_FOLD = (1 << 15) - 1
 _MOST_UNCLEAR = 10_000
-_SAME_AGE = 1.5
-"""Years by which two ways to count an age may differ."""
 LONGEST_NAME = 64
 """Characters of a record's name that its key repeats; that of a DICOM UID at most."""
 RECORD_SUFFIXES = (".hea", ".dat", ".mat", ".npy", ".npz", ".csv")
@@ -307,7 +305,7 @@ class RecordFolder:
         """Count where a table and a record's own header are of two persons: a table that was sorted by one column gives
         every record the row of another."""
         age, other = header.get("age_years"), table.get("age_years")
-        if age is not None and other is not None and abs(age - other) > _SAME_AGE:
+        if age is not None and other is not None and abs(age - other) > SAME_AGE:
             self._others["age"] += 1
         sexes = {each["sex"] for each in (header, table) if each.get("sex") is not None}
         self._others["sex"] += len(sexes) > 1
