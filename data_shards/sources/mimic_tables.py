@@ -282,6 +282,11 @@ class Measured(OfStudies):
         self._values = np.concatenate(values)
         self._rows = IdRows(ids)
         self.rows = len(self._rows)
+        rows, firsts = self._rows.pairs()
+        same = ((one := self._values[rows]) == (other := self._values[firsts])) | (np.isnan(one) & np.isnan(other))
+        differing = np.unique(firsts[~same.all(axis=1)]).tolist()
+        studies = [str(number) for number in self._rows.ids_of(differing[:EXAMPLES])]
+        contradictions("mimic-iv-ecg", path, "measurements", studies, len(differing))
 
     def of(self, studies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """float32 (n, 9), NaN for what is no number, and bool (n,): whether the table has a row for the study."""

@@ -127,8 +127,8 @@ def says_something(text: str) -> bool:
 
 def header_comments(header: Path) -> dict[str, str]:
     """The `# Name: value` lines of a WFDB header: name in lower case -> value, the first of each name, but every one of
-    `dx` (some houses write a line per diagnosis), and `65 or 34` where lines give two ages or sexes; {} when the file cannot be read (the record will be rejected with the
-    reason when its turn comes).
+    `dx` (some houses write a line per diagnosis), and `65 or 34` where lines give two ages or sexes; {} when the file
+    cannot be read (the record will be rejected with the reason when its turn comes).
 
     `age` and `sex` are found wherever in a line a house puts them (`<age>: 65 <sex>: F <diagnoses> ...`,
     `Age=65; Sex=M`), each without what follows it.

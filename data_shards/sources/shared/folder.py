@@ -22,7 +22,13 @@ from cardialign.data_shards.sources.base import KEY_PATTERN, Entry
 from cardialign.data_shards.sources.shared.cells import in_capitals_alone
 from cardialign.data_shards.sources.shared.demographics import SAME_AGE, not_understood, person, says_something
 from cardialign.data_shards.sources.shared.ids import is_rounded, other_person, plain_id
-from cardialign.data_shards.sources.shared.labels import Labels, LabelTable, label_set_names, read_labels
+from cardialign.data_shards.sources.shared.labels import (
+    Labels,
+    LabelTable,
+    TwoLabellings,
+    label_set_names,
+    read_labels,
+)
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, STOP_BELOW, Match, judge
 from cardialign.data_shards.sources.shared.patients import ALONE, SHORTEST_SALT, People, fold_of, patient_hash
 
@@ -177,7 +183,7 @@ class RecordFolder:
         listed = 0
         people = People(self.name)
         labels = self._outside_labels()
-        match = self._label_match() if labels else None
+        match, both = self._label_match() if labels else None, TwoLabellings(labels.values())
         for path, name, given in self._listing():
             word = name if name is not None else self._stem(path)
             key = f"{self.prefix}-{key_word(word)}"
@@ -190,8 +196,8 @@ class RecordFolder:
             meta.setdefault("fold", fold_of(meta["patient"]))
             if match is not None:
                 outside = self._labels_of(labels, word, key, path)
-                if outside is not None:
-                    meta["labels"] = {**meta.get("labels", {}), **outside}
+                if found := both.add(meta.get("labels", {}), outside):
+                    meta["labels"] = found
                 match.add(word, outside is not None)
                 if doubt := self._other_owner(told, word, key, path):
                     meta["doubt"] = doubt
@@ -199,6 +205,7 @@ class RecordFolder:
             listed += 1
         self._finish(listed)
         people.tell(listed, self._gives_folds())
+        both.tell(self.name)
 
     def not_seen(self) -> list[NotSeen]:
         """What the walk could not look at; known after `entries`."""

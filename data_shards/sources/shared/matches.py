@@ -104,8 +104,8 @@ def judge_agreement(source: str, found: Agreement, stop_below: float) -> None:
     if found.agreeing < stop_below * found.records:
         raise DataError(
             f"{source}: {said}",
-            f"take both tables as they were published, or build with --min-matched 0 if it is {found.what} alone that "
-            "is not right",
+            f"take {found.other} as it was published; a build goes on with --min-matched 0, if {found.what} alone is "
+            "not right",
         )
     log.warning("join source=%s of=%s; is each row of %s that of its record?", source, said, found.other)
 

@@ -77,7 +77,9 @@ def test_a_flag_that_the_reader_does_not_take_is_refused_in_the_word_that_was_ty
 ) -> None:
     answer = build(cardialign, "mimic-iv-ecg", tmp_path, tmp_path / "out")
     assert answer.code == 2 and answer.json["problem"] == "source 'mimic-iv-ecg' has no option --record-rate"
-    assert "--patients" in answer.json["remedy"] and "the rate of the shards is --sampling-rate" in answer.json["remedy"]
+    assert (
+        "--patients" in answer.json["remedy"] and "the rate of the shards is --sampling-rate" in answer.json["remedy"]
+    )
     assert "sampling_rate" not in answer.json["remedy"]
 
 

@@ -93,7 +93,10 @@ def test_words_for_age_and_sex_that_are_not_understood_are_counted(
         write_record(tmp_path / name, ecg_counts(100), comments=[comment])
     write_record(tmp_path / "e", ecg_counts(100), comments=["Age: 65", "Age: 34"])
     list(open_source("wfdb", tmp_path).entries())
-    assert "age, sex or time not understood source=wfdb number=4: 'sex: 1' x 2, 'age: elderly' x 1, 'age: 65 or 34' x 1" in caplog.text
+    assert (
+        "age, sex or time not understood source=wfdb number=4: 'sex: 1' x 2, 'age: elderly' x 1, 'age: 65 or 34' x 1"
+        in caplog.text
+    )
 
 
 def test_a_pipe_in_the_place_of_a_header_says_nothing_and_holds_up_nobody(tmp_path: Path) -> None:
