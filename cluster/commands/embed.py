@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--age",
         type=float,
         metavar="YEARS",
-        help="of the patient, for an encoder that reads it; a shard says so itself",
+        help="of the patient, for an encoder that reads it; a shard, or a WFDB header, may say so itself",
     )
     parser.add_argument("--resample", action="store_true", help="allow another sampling rate than the encoder's")
     parser.add_argument("--crop", action="store_true", help="allow longer records: the first seconds are used")
@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         leads=args.leads,
         sampling_rate=args.sampling_rate,
         units=args.units,
+        age=args.age,
     )
     with open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code) as encoder:
         age = args.age if args.age is not None or not encoder.reads_age else signal.age

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,23 +41,24 @@ def read_signal(
     leads: str | None = None,
     sampling_rate: float | None = None,
     units: str | None = None,
+    age: float | None = None,
 ) -> Signal:
     """A record of a shard set (`shards`, `key`), a .npy file in mV (or `units` uV), or a WFDB record.
 
-    leads, sampling_rate and units are those of a .npy file, which says none of them. Raises UserError naming the file
-    and what is wrong, also where a record says otherwise than they.
+    leads, sampling_rate, units and age are those of a .npy file, which says none of them. Raises UserError naming the
+    file and what is wrong, also where a record says otherwise than they.
     """
     given = tuple(name.strip() for name in leads.split(",")) if leads else ()
     if key is not None:
         assert shards is not None
         signal = _from_shards(shards, key)
         _agree(signal, STANDARD_LEADS, given, sampling_rate, units)
-        return signal
+        return _of_age(signal, age)
     assert path is not None
     if not path.name:
         raise UserError(f"{path} is no ECG", "give a WFDB record or a .npy file")
     if path.suffix == ".npy":
-        return _from_npy(path, given or STANDARD_LEADS, sampling_rate, units)
+        return _of_age(_from_npy(path, given or STANDARD_LEADS, sampling_rate, units), age)
     if path.suffix in _OTHER_FILES and path.is_file() and not path.with_name(f"{path.name}.hea").exists():
         raise UserError(
             f"{path} is neither a WFDB record nor a .npy file",
@@ -65,7 +66,7 @@ def read_signal(
         )
     signal, named = _from_wfdb(path)
     _agree(signal, named, given, sampling_rate, units)
-    return signal
+    return _of_age(signal, age)
 
 
 _OTHER_FILES = (".npz", ".csv", ".txt", ".xml", ".edf", ".h5", ".hdf5", ".parquet", ".dcm")
@@ -92,6 +93,20 @@ def _agree(
             f"{signal.origin} has the leads {', '.join(named)}, --leads says {', '.join(leads)}",
             "leave out --leads; where the record is wrong, correct its header",
         )
+
+
+def _of_age(signal: Signal, age: float | None) -> Signal:
+    """The signal of a patient of this age, where one is given. Raises UserError where the record says another."""
+    from cardialign.data_shards.sources.shared.demographics import SAME_AGE
+
+    if age is None:
+        return signal
+    if signal.age is not None and not abs(signal.age - age) <= SAME_AGE:
+        raise UserError(
+            f"{signal.origin} says an age of {signal.age:g} years, --age says {age:g}",
+            "leave out --age; where the record is wrong, correct it",
+        )
+    return replace(signal, age=age)
 
 
 def _from_shards(shards: Path, key: str) -> Signal:
@@ -140,6 +155,7 @@ def _from_wfdb(path: Path) -> tuple[Signal, tuple[str, ...]]:
     is flat throughout is masked, as in shards. And the names as the header has them."""
     from cardialign.data_shards.reading.wfdb.reader import read_wfdb, standard_leads
     from cardialign.data_shards.signal import quality
+    from cardialign.data_shards.sources.shared.demographics import header_comments, person
 
     record = path.with_suffix("") if path.suffix in (".hea", ".dat") else path
     try:
@@ -173,7 +189,8 @@ def _from_wfdb(path: Path) -> tuple[Signal, tuple[str, ...]]:
     if kept and not lead_mask.any():
         raise UserError(f"{record}: all {len(kept)} recorded leads are flat: no ECG", "leave it out")
     rate = float(signal.sampling_rate)
-    return Signal(millivolts, names, rate, str(record), lead_mask, remarks=remarks), signal.lead_names
+    age = person(header_comments(record.with_name(f"{record.name}.hea")))["age_years"]
+    return Signal(millivolts, names, rate, str(record), lead_mask, remarks=remarks, age=age), signal.lead_names
 
 
 _WORDS = {

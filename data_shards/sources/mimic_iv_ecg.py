@@ -27,11 +27,11 @@ from cardialign.data_shards.reading.wfdb.reader import read_wfdb
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.mimic_tables import NoteTable, OfStudies, PatientTable, ReportColumns
-from cardialign.data_shards.sources.shared.demographics import iso_time
+from cardialign.data_shards.sources.shared.demographics import NO_TIME, iso_time, seconds_of
 from cardialign.data_shards.sources.shared.folder import RecordFolder, key_word
 from cardialign.data_shards.sources.shared.ids import differ, plain_id
 from cardialign.data_shards.sources.shared.join import NO_ID, id_numbers
-from cardialign.data_shards.sources.shared.matches import STOP_BELOW, Match
+from cardialign.data_shards.sources.shared.matches import EXAMPLES, STOP_BELOW, Agreement, Match, judge_agreement
 from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
 from cardialign.data_shards.sources.shared.record import assemble, record_path
 
@@ -41,6 +41,8 @@ _RECORD_LIST = "record_list.csv"
 _MEASUREMENTS = "machine_measurements.csv"
 _PATIENTS = "patients.csv"
 _SUBJECT = re.compile(r"<?subject_id>?\s*[:=]\s*0*([0-9]+)", re.IGNORECASE)
+_DAY = 86_400
+"""Seconds."""
 _LONGEST_GROUP = 4
 """Digits of `p1000`, the folder of all subjects whose numbers begin so."""
 
@@ -97,7 +99,7 @@ class MimicIvEcg(RecordFolder):
             None if self._patients is None else self._noted("patients", self._patients, PatientTable(self._patients))
         )
         notes = None if self._notes is None else self._noted("notes", self._notes, NoteTable(self._notes))
-        joins = self._counted(reports, patients, notes)
+        joins, clock = self._counted(reports, patients, notes), Agreement("ecg_time", _RECORD_LIST, _MEASUREMENTS)
         hashed = lru_cache(maxsize=1 << 14)(
             lambda subject: patient_hash(self._patient_id(subject, "a record"), self._salt)
         )  # a patient's records stand together
@@ -108,6 +110,8 @@ class MimicIvEcg(RecordFolder):
             times, paths = strings(batch, "ecg_time"), strings(batch, "path")
             numbers, subjects = (id_numbers(pa.array(each, pa.string())) for each in (told, people))
             strangers = _strangers({_MEASUREMENTS: reports, "the table of notes": notes}, numbers, subjects)
+            own = np.isin(np.arange(len(told)), list(strangers), invert=True)
+            _compare_times(clock, told, seconds_of(batch.column("ecg_time")), reports.times(numbers), own)
             statements = reports.statements(numbers)
             joins["reports"].add_all(told, [each is not None for each in statements])
             persons, known = (None, []) if patients is None else patients.ages_and_sexes(subjects, times)
@@ -142,6 +146,7 @@ class MimicIvEcg(RecordFolder):
             without += statements.count(None)
         self._facts["records"] = file_facts(listing, rows)
         log.info("reports source=%s records=%d without=%d phrases=%d", self.name, rows, without, len(reports.phrases))
+        judge_agreement(self.name, clock, self._min_matched)
         self._finish(rows, patients)
 
     def _finish(self, listed: int, patients: PatientTable | None = None) -> None:
@@ -231,6 +236,22 @@ def _strangers(tables: dict[str, OfStudies | None], studies: np.ndarray, subject
                 at, f"{_RECORD_LIST} gives study {studies[at]} to subject {subjects[at]}, {name} to {owners[at]}"
             )
     return found
+
+
+def _compare_times(
+    clock: Agreement, names: list[str], listed: np.ndarray, measured: np.ndarray, own: np.ndarray
+) -> None:
+    """Times of these records in both tables, counted where both say one; a table may have lost the seconds, or
+    all of the hour. own: whose row in the other table is not that of a stranger, which is known already."""
+    both = own & (listed != NO_TIME) & (measured != NO_TIME)
+    one, other = (np.where(both, each, 0) for each in (listed, measured))
+    of_day = (one % _DAY == 0) | (other % _DAY == 0)
+    same = (np.abs(one - other) < 60) | (of_day & (one // _DAY == other // _DAY))
+    clock.records += int(both.sum())
+    clock.agreeing += int((both & same).sum())
+    for at in np.flatnonzero(both & ~same)[: EXAMPLES - len(clock.examples)].tolist():
+        said = (str(np.datetime64(int(each[at]), "s")).replace("T", " ") for each in (listed, measured))
+        clock.examples.append(f"study {names[at]} {' and '.join(said)}")
 
 
 def _contradiction(path: str, subject: str, study: str) -> str:

@@ -13,7 +13,14 @@ import pyarrow as pa
 
 from cardialign.data_shards.reading.tables import stream_table, strings
 from cardialign.data_shards.report_text import clean_statements
-from cardialign.data_shards.sources.shared.demographics import OLDEST, age_in_years, says_something, sex_in_words
+from cardialign.data_shards.sources.shared.demographics import (
+    NO_TIME,
+    OLDEST,
+    age_in_years,
+    says_something,
+    seconds_of,
+    sex_in_words,
+)
 from cardialign.data_shards.sources.shared.ids import plain_id
 from cardialign.data_shards.sources.shared.join import NO_ID, IdRows, id_numbers
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, contradictions
@@ -24,12 +31,13 @@ REPORT_COLUMNS = tuple(f"report_{k}" for k in range(18))
 
 
 class OfStudies:
-    """A table with a row for each study, and with the subject that its rows name."""
+    """A table with a row for each study, with the subject that its rows name, and with the time of the ECG."""
 
     _rows: IdRows
 
     def __init__(self) -> None:
         self._subjects: list[np.ndarray] = []
+        self._times: list[np.ndarray] = []
 
     def _see_subjects(self, batch: pa.RecordBatch) -> None:
         named = "subject_id" in batch.schema.names
@@ -43,12 +51,24 @@ class OfStudies:
         self._subjects = [owners[1:]]
         return owners[self._rows.find(studies) + 1]
 
+    def _see_times(self, batch: pa.RecordBatch) -> None:
+        named = "ecg_time" in batch.schema.names
+        self._times.append(
+            seconds_of(batch.column("ecg_time")) if named else np.full(batch.num_rows, NO_TIME, dtype=np.int64)
+        )
+
+    def times(self, studies: np.ndarray) -> np.ndarray:
+        """int64 as `demographics.seconds_of`: when the row of each study says that its ECG was taken."""
+        times = np.concatenate([np.full(1, NO_TIME, dtype=np.int64), *self._times])
+        self._times = [times[1:]]
+        return times[self._rows.find(studies) + 1]
+
 
 class ReportColumns(OfStudies):
     """machine_measurements.csv: the report of each study. A study that stands in two rows has the report of the first.
 
     The phrases are few (3,773 in the whole set): each is cleaned once and kept as text, and a report is the numbers of
-    its phrases. In memory per row: 28 bytes, and 2 per statement (4 when there are more than 32,768 phrases).
+    its phrases. In memory per row: 36 bytes, and 2 per statement (4 when there are more than 32,768 phrases).
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,9 +76,10 @@ class ReportColumns(OfStudies):
         self.phrases: list[str] = []
         position: dict[str, int] = {}
         ids, lengths, numbers = [], [np.zeros(1, dtype=np.int8)], [np.empty(0, dtype=np.int16)]
-        for batch in stream_table(path, ("study_id",), categorical=REPORT_COLUMNS, optional=("subject_id",)):
+        for batch in stream_table(path, ("study_id",), categorical=REPORT_COLUMNS, optional=("subject_id", "ecg_time")):
             ids.append(id_numbers(batch.column("study_id"), "s"))
             self._see_subjects(batch)
+            self._see_times(batch)
             codes = _phrase_codes(batch, position)
             lengths.append((codes >= 0).sum(axis=1, dtype=np.int8))
             numbers.append(codes[codes >= 0].astype(np.int16 if len(position) < 1 << 15 else np.int32))
@@ -261,6 +282,11 @@ class Measured(OfStudies):
         self._values = np.concatenate(values)
         self._rows = IdRows(ids)
         self.rows = len(self._rows)
+        rows, firsts = self._rows.pairs()
+        same = ((one := self._values[rows]) == (other := self._values[firsts])) | (np.isnan(one) & np.isnan(other))
+        differing = np.unique(firsts[~same.all(axis=1)]).tolist()
+        studies = [str(number) for number in self._rows.ids_of(differing[:EXAMPLES])]
+        contradictions("mimic-iv-ecg", path, "measurements", studies, len(differing))
 
     def of(self, studies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """float32 (n, 9), NaN for what is no number, and bool (n,): whether the table has a row for the study."""

@@ -71,7 +71,9 @@ class PtbXl(RecordFolder):
         min_matched: float | str = STOP_BELOW,
     ) -> None:
         if str(sampling_rate) not in ("100", "500"):
-            raise UsageError(f"{self.name}: sampling_rate is {sampling_rate!r}", "choose 100 or 500 (Hz)")
+            raise UsageError(
+                f"{self.name}: sampling_rate is {sampling_rate!r}", "choose 100 or 500 (Hz; --record-rate of a command)"
+            )
         if report not in _REPORTS:
             raise UsageError(f"{self.name}: report is {report!r}", f"choose one of {', '.join(_REPORTS)}")
         super().__init__(root, salt=salt, labels=labels, min_matched=min_matched)

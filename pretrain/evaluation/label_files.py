@@ -14,6 +14,7 @@ from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.files import parse_json, read_bytes, sha256_of
 from cardialign.data_shards.reading.tables import columns_of, read_table, strings
 from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.sources.shared.ids import plain_id
 from cardialign.pretrain.evaluation.prompts import PromptClass, PromptSet
 
 NO_LABELS = ("sex", "gender", "validation", "validated_by_human", "strat_fold", "fold", "pacemaker")
@@ -62,10 +63,10 @@ def other_labels(path: Path, classes: Sequence[str]) -> dict[str, int]:
 
 def record_name(text: str) -> str:
     """`9`, `9.0`, `A2600`, `/chapman/WFDBRecords/18/186/JS18048.mat` -> the name that a record's key ends with."""
-    name = PurePosixPath(text.strip().replace("\\", "/")).name
-    for suffix in (".mat", ".hea", ".dat", ".0"):
+    name = PurePosixPath(plain_id(text).replace("\\", "/")).name
+    for suffix in (".mat", ".hea", ".dat"):
         name = name.removesuffix(suffix)
-    return name
+    return plain_id(name)
 
 
 def rows_by_name(shard_set: ShardSet, names: Sequence[str]) -> np.ndarray:

@@ -168,7 +168,28 @@ def _mistakes(values: Any) -> list[str]:
         out.append(f"combine: max takes no `against`, which {', '.join(pairs)} has; write combine: mean")
     for code, entry in (classes if isinstance(classes, dict) else {}).items():
         out += [f"classes.{str(code)[:60]}: {reason}" for reason in _class_mistakes(code, entry)]
-    return out
+    return out or _alike(classes)
+
+
+def _alike(classes: dict[str, dict[str, Any]]) -> list[str]:
+    """Classes that nobody can tell apart: asked with the same words they have one score, whatever they are; and those
+    whose score is 0 because it is taken off itself."""
+    out: list[str] = []
+    for what in ("name", "prompts"):
+        first: dict[Any, str] = {}
+        for code, each in classes.items():
+            said = (
+                _words([each["name"]]) if what == "name" else (_words(each["prompts"]), _words(each.get("against", ())))
+            )
+            other = first.setdefault(said, code)
+            if other != code:
+                out.append(f"classes.{code[:60]}: has the {what} of {other[:60]}; a class needs {what} of its own")
+    own = [code for code, each in classes.items() if _words(each["prompts"]) & _words(each.get("against", ()))]
+    return out + [f"classes.{code[:60]}: a prompt stands in `against`, too" for code in own]
+
+
+def _words(prompts: Sequence[str]) -> frozenset[str]:
+    return frozenset(" ".join(each.casefold().split()) for each in prompts)
 
 
 def _having_against(classes: Any) -> list[str]:

@@ -72,11 +72,14 @@ def open_start(source: Path) -> Start:
         return _checkpoint(source)
     if files.checkpoints_folder(source).is_dir():
         sound, passed = newest_sound(source)
+        said = "".join(f"; {one.said()}" for one in passed)
         if sound is None:
             raise UserError(
-                f"init_from: run {source} has no verified checkpoint" + "".join(f"; {one.said()}" for one in passed),
+                f"init_from: run {source} has no verified checkpoint{said}",
                 "train it to its first checkpoint, or name another start",
             )
+        if passed:
+            log.warning("init_from=%s starts from %s, not from its newest checkpoint%s", source, sound.path.name, said)
         return _checkpoint(sound.path)
     raise UserError(
         f"init_from: {source} is no run directory, no checkpoint and no exported encoder",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,23 @@ def _check_salt(salt: str, like: Path) -> None:
         raise UsageError(f"the patient ids of {like} are hashed {was}", "look for a slip of the pen in the salt")
 
 
+def _check_flags(source: str, given: Iterable[str]) -> None:
+    """Raises UsageError for a flag that the reader does not take, in the words of the command line."""
+    from cardialign.data_shards.sources import SOURCES, source_class
+
+    reader = source_class(source)
+    with SOURCES.blamed(source, "cannot be asked for its options"):
+        known = dict(reader.options())
+    for option in given:
+        if option not in known:
+            flags = ", ".join(f"--{FLAG_OF.get(each, each).replace('_', '-')}" for each in known)
+            raise UsageError(
+                f"source {source!r} has no option --{FLAG_OF.get(option, option).replace('_', '-')}",
+                f"its options are {flags}"
+                + ("; the rate of the shards is --sampling-rate" if option == "sampling_rate" else ""),
+            )
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.build.build import SetPlan, build_shards
     from cardialign.data_shards.record import SignalSpec
@@ -190,6 +207,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for name, value in vars(args).items()
         if name.startswith("reader_") and value is not None
     }
+    _check_flags(args.source, given)
     given |= key_values(args.option)
     if salt := _salt(args.source, given, args.salt_file):
         given["salt"] = salt

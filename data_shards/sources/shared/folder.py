@@ -21,9 +21,15 @@ from cardialign.data_shards.reading.walk import LeaveOut, NotSeen, find_files
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import KEY_PATTERN, Entry
 from cardialign.data_shards.sources.shared.cells import in_capitals_alone
-from cardialign.data_shards.sources.shared.demographics import not_understood, person, says_something
+from cardialign.data_shards.sources.shared.demographics import SAME_AGE, not_understood, person, says_something
 from cardialign.data_shards.sources.shared.ids import is_rounded, other_person, plain_id
-from cardialign.data_shards.sources.shared.labels import Labels, LabelTable, label_set_names, read_labels
+from cardialign.data_shards.sources.shared.labels import (
+    Labels,
+    LabelTable,
+    TwoLabellings,
+    label_set_names,
+    read_labels,
+)
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, STOP_BELOW, Match, judge
 from cardialign.data_shards.sources.shared.patients import (
     ALONE,
@@ -38,8 +44,6 @@ log = logging.getLogger(__name__)
 
 LAST_FOLD = (1 << 15) - 1
 _MOST_UNCLEAR = 10_000
-_SAME_AGE = 1.5
-"""Years by which two ways to count an age may differ."""
 LONGEST_NAME = 64
 """Characters of a record's name that its key repeats; that of a DICOM UID at most."""
 RECORD_SUFFIXES = (".hea", ".dat", ".mat", ".npy", ".npz", ".csv")
@@ -187,7 +191,7 @@ class RecordFolder:
         listed = 0
         people = People(self.name)
         labels = self._outside_labels()
-        match = self._label_match() if labels else None
+        match, both = self._label_match() if labels else None, TwoLabellings(labels.values())
         for path, name, given in self._listing():
             word = name if name is not None else self._stem(path)
             key = f"{self.prefix}-{key_word(word)}"
@@ -200,8 +204,8 @@ class RecordFolder:
             meta.setdefault("fold", fold_of(meta["patient"]))
             if match is not None:
                 outside = self._labels_of(labels, word, key, path)
-                if outside is not None:
-                    meta["labels"] = {**meta.get("labels", {}), **outside}
+                if found := both.add(meta.get("labels", {}), outside):
+                    meta["labels"] = found
                 match.add(word, outside is not None)
                 if doubt := self._other_owner(told, word, key, path):
                     meta["doubt"] = doubt
@@ -209,6 +213,7 @@ class RecordFolder:
             listed += 1
         self._finish(listed)
         people.tell(listed, self._gives_folds())
+        both.tell(self.name)
 
     def not_seen(self) -> list[NotSeen]:
         """What the walk could not look at; known after `entries`."""
@@ -314,7 +319,7 @@ class RecordFolder:
         """Count where a table and a record's own header are of two persons: a table that was sorted by one column gives
         every record the row of another."""
         age, other = header.get("age_years"), table.get("age_years")
-        if age is not None and other is not None and abs(age - other) > _SAME_AGE:
+        if age is not None and other is not None and abs(age - other) > SAME_AGE:
             self._others["age"] += 1
         sexes = {each["sex"] for each in (header, table) if each.get("sex") is not None}
         self._others["sex"] += len(sexes) > 1

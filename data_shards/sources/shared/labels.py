@@ -122,5 +122,41 @@ def _is_nothing(cell: str) -> bool:
         return False
 
 
+class TwoLabellings:
+    """Label sets that the data set has itself, and a table of outside labels, too. The table counts where it names the
+    record; the others keep what the set says, and one label set is of two makers."""
+
+    def __init__(self, outside: Iterable[Labels]) -> None:
+        self._names = set(label_set_names(outside))
+        self._both: Counter[str] = Counter()
+        self._differ: Counter[str] = Counter()
+        self._kept: Counter[str] = Counter()
+
+    def add(self, own: Labels, outside: Labels | None) -> Labels:
+        """The labels of one record, of both."""
+        for name in self._names.intersection(own):
+            if outside is None or name not in outside:
+                self._kept[name] += 1
+                continue
+            self._both[name] += 1
+            self._differ[name] += set(own[name]) != set(outside[name])
+        return own if outside is None else {**own, **outside}
+
+    def tell(self, source: str) -> None:
+        for name in sorted(
+            name for name in self._names if self._differ[name] or (self._both[name] and self._kept[name])
+        ):
+            log.warning(
+                "labels source=%s: the set has the label set %r itself; those of the table count for %d records, %d of "
+                "which it labels otherwise, and %d keep those of the set; if they are not its corrected labels, "
+                "give the table's a name of their own",
+                source,
+                name,
+                self._both[name],
+                self._differ[name],
+                self._kept[name],
+            )
+
+
 def label_set_names(labels: Iterable[Labels]) -> tuple[str, ...]:
     return tuple(sorted({name for sets in labels for name in sets}))

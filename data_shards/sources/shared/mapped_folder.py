@@ -118,7 +118,7 @@ class MappedFolder(RecordFolder):
         raise NotImplementedError
 
     def _from_file(self, path: str) -> dict[str, Any]:
-        """What a record's own file says about it; the table overrules it."""
+        """What a record's own file says about it; the table overrules it where it says something."""
         return {}
 
     def _listing(self) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
@@ -141,7 +141,7 @@ class MappedFolder(RecordFolder):
     def _of_both(self, path: str, row: Mapping[str, str] | None) -> dict[str, Any]:
         told, meta = self._from_file(path), {} if row is None else self._meta(row)
         self._compare(told, meta)
-        return told | meta
+        return told | {name: value for name, value in meta.items() if value is not None or name not in told}
 
     def _joined(self, rows: Iterable[dict[str, str]]) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
         """Files found in the folder, each with the row of its name."""

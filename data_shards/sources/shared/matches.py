@@ -77,6 +77,39 @@ def judge(source: str, match: Match, stop_below: float) -> None:
     log.log(level, "join source=%s of=%s: %s%s", source, match.role, said, f"; {names}" if match.without else "")
 
 
+@dataclass
+class Agreement:
+    """Whether a table says the same of its records as another one, counted along the walk.
+
+    what: the thing that both say (`ecg_time`); table, other: what says it; examples: what they say of a few records.
+    """
+
+    what: str
+    table: str
+    other: str
+    records: int = 0
+    agreeing: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+def judge_agreement(source: str, found: Agreement, stop_below: float) -> None:
+    """Warn where two tables do not say the same of a record. Raises DataError where fewer than the share `stop_below`
+    agree: a table whose rows came out of order gives every record what is another's."""
+    if found.agreeing == found.records:
+        return
+    said = (
+        f"{found.what}: {found.table} and {found.other} disagree on {found.records - found.agreeing} of the "
+        f"{found.records} records that both give one; {'; '.join(found.examples)}"
+    )
+    if found.agreeing < stop_below * found.records:
+        raise DataError(
+            f"{source}: {said}",
+            f"take {found.other} as it was published; a build goes on with --min-matched 0, if {found.what} alone is "
+            "not right",
+        )
+    log.warning("join source=%s of=%s; is each row of %s that of its record?", source, said, found.other)
+
+
 def contradictions(source: str, table: Path | str, role: str, ids: Sequence[str], number: int) -> None:
     """Warn of ids that stand in several rows which do not say the same."""
     if number:

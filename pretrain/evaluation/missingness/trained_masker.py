@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,22 @@ from cardialign.pretrain.training.checkpoints.condition import newest_sound
 from cardialign.pretrain.training.checkpoints.load import load_weights
 from cardialign.pretrain.training.checkpoints.state import TrainerState
 
+log = logging.getLogger(__name__)
+
 
 def open_masker(run_dir: Path, spec: SignalSpec) -> Ranking:
     """What the masker of the newest sound checkpoint of a run says of a record's samples.
 
     Raises UserError when the folder holds no such run or checkpoint, the run has no masker, or it reads other records.
     """
-    found, _ = newest_sound(run_dir)
+    found, passed = newest_sound(run_dir)
+    said = "".join(f"; {one.said()}" for one in passed)
     if found is None:
-        raise UserError(f"{run_dir} has no verified checkpoint", "give the --run-dir of a finished run of method scar")
+        raise UserError(
+            f"{run_dir} has no verified checkpoint{said}", "give the --run-dir of a finished run of method scar"
+        )
+    if passed:
+        log.warning("masker=%s is that of %s, not of its newest checkpoint%s", run_dir, found.path.name, said)
     state = TrainerState.read(found.path)
     config = parse_config(state.config, f"configuration of {found.path}")
     if state.spec is not None and state.spec != spec:

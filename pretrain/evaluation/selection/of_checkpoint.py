@@ -109,16 +109,23 @@ def _shards_of(config: RunConfig, wanted: EvaluationConfig) -> Path:
 
 def _refuse_what_trains(config: RunConfig, shard_set: ShardSet, rows: np.ndarray) -> None:
     opened, selection, _ = open_data(config)
-    if not isinstance(opened, ShardSet) or opened.fingerprint != shard_set.fingerprint:
-        return  # other sets: each exported checkpoint says what it was trained on, and is refused then
-    both = np.intersect1d(rows, selection.rows)
-    known = np.isin(shard_set.patients[rows], np.unique(shard_set.patients[selection.rows]))
+    parts = [(opened, 0)] if isinstance(opened, ShardSet) else zip(opened.sets, opened.offsets, strict=True)
+    # of other sets each exported checkpoint says what it was trained on, and is refused then
+    same = [(each, first) for each, first in parts if each.fingerprint == shard_set.fingerprint]
+    trained = np.concatenate([np.empty(0, dtype=np.int64), *(_rows_in(selection.rows, *each) for each in same)])
+    both = np.intersect1d(rows, trained)
+    known = np.isin(shard_set.patients[rows], np.unique(shard_set.patients[trained]))
     if both.size or known.any():
         raise UsageError(
             f"evaluation: {both.size} of the {len(rows)} validation records are trained on, and {int(known.sum())} are "
             "of patients who are",
             "leave their folds out of data.folds (--folds), or name other records in evaluation.folds",
         )
+
+
+def _rows_in(rows: np.ndarray, part: ShardSet, first: int) -> np.ndarray:
+    """Of rows of joined sets those of one set, as it numbers them."""
+    return rows[(rows >= first) & (rows < first + len(part))] - first
 
 
 def _words(shard_set: ShardSet, wanted: EvaluationConfig, name: str) -> EvaluationTask:

@@ -72,6 +72,17 @@ def test_options_that_are_called_like_ours_are_reached_by_option_alone(
         assert f"source=taker option={word} action=no flag of its own" in caplog.text
 
 
+def test_a_flag_that_the_reader_does_not_take_is_refused_in_the_word_that_was_typed(
+    cardialign: Callable, tmp_path: Path
+) -> None:
+    answer = build(cardialign, "mimic-iv-ecg", tmp_path, tmp_path / "out")
+    assert answer.code == 2 and answer.json["problem"] == "source 'mimic-iv-ecg' has no option --record-rate"
+    assert (
+        "--patients" in answer.json["remedy"] and "the rate of the shards is --sampling-rate" in answer.json["remedy"]
+    )
+    assert "sampling_rate" not in answer.json["remedy"]
+
+
 def test_a_salt_comes_from_a_file_or_the_environment_and_never_only_from_what_lists_of_processes_show(
     cardialign: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

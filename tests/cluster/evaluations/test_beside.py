@@ -146,6 +146,15 @@ def test_what_cannot_be_asked_is_said_before_the_training(shards: Path, evaluati
         prepare(config_of(shards, evaluation.replace("SHARDS", str(shards))))
 
 
+def test_records_that_a_part_of_a_mixture_trains_on_judge_nothing(shards: Path) -> None:
+    parts = f"data.mixture=[{{shards: {shards}, folds: [1], weight: 1}}, {{shards: {shards}, folds: [3], weight: 1}}]"
+    more = ("data.shards=null", "data.folds=null", parts)
+    evaluation = f"{{shards: {shards}, folds: [FOLD], criterion: rankme}}"
+    with pytest.raises(UserError, match="40 of the 40 validation records are trained on"):
+        prepare(config_of(shards, evaluation.replace("FOLD", "3"), *more))
+    prepare(config_of(shards, evaluation.replace("FOLD", "2"), *more))
+
+
 def test_every_mistake_of_the_section_is_named_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         load_config("simclr-tiny", ["evaluation={probe: [finding], split: val, criterion: accuracy}"])

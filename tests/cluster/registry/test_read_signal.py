@@ -50,6 +50,14 @@ def test_a_whole_record_has_no_remark(tmp_path: Path) -> None:
     assert signal.remarks == () and signal.leads == STANDARD_LEADS
 
 
+def test_an_age_that_a_header_says_is_read_and_no_other_is_taken(tmp_path: Path) -> None:
+    record = write_record(tmp_path / "r", ecg_counts(), comments=["Age: 34", "Sex: F"])
+    assert read_signal(record).age == 34.0 and read_signal(record, age=34.6).age == 34.6
+    with pytest.raises(UserError, match="says an age of 34 years, --age says 70"):
+        read_signal(record, age=70)
+    assert read_signal(write_record(tmp_path / "silent", ecg_counts()), age=70).age == 70
+
+
 def test_what_a_record_says_otherwise_than_the_options_is_refused_with_both(tmp_path: Path) -> None:
     record = write_record(tmp_path / "r", ecg_counts())
     named = ",".join(read_signal(record).leads)

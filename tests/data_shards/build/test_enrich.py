@@ -120,3 +120,47 @@ def test_another_source_another_table_and_none_are_refused(cohort: Path, shards:
     with pytest.raises(DataError, match="rr_interval"):
         enrich_reports(ShardSet.open(shards), tmp_path / "bare.csv", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_table_with_half_of_the_rows_or_two_of_one_study_is_told(
+    cohort: Path, shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    head, *rows = (cohort / "machine_measurements.csv").read_text().splitlines()
+    place = head.split(",").index("rr_interval")
+    words = rows[0].split(",")
+    words[place] = "1"
+    (tmp_path / "half.csv").write_text("\n".join([head, *rows[: len(rows) // 2], ",".join(words)]))
+    figures = enrich_reports(ShardSet.open(shards), tmp_path / "half.csv", tmp_path / "out")
+    told = [each for each in caplog.records if "has a row for" in each.getMessage()]
+    assert [each.levelname for each in told] == ["WARNING"] and figures["matched"] == len(rows) // 2
+    assert "1 ids stand in several rows of half.csv that say different things" in caplog.text
+
+
+def test_measurements_of_another_subject_are_nobodys_and_a_table_sorted_by_one_column_is_refused(
+    cohort: Path, shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The set knows hashes of patients alone: yet two records of one patient are never of two subjects."""
+    with (cohort / "machine_measurements.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    plain = ShardSet.open(shards)
+    twice = next(s for s in {r["subject_id"] for r in rows} if sum(r["subject_id"] == s for r in rows) == 2)
+    moved = next(row for row in rows if row["subject_id"] == twice)
+
+    def write(name: str, subjects: list[str]) -> Path:
+        with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows({**row, "subject_id": subject} for row, subject in zip(rows, subjects, strict=True))
+        return tmp_path / name
+
+    table = write("moved.csv", ["99999999" if row is moved else row["subject_id"] for row in rows])
+    enrich_reports(plain, table, tmp_path / "out")
+    said, before = statements(ShardSet.open(shards, reports=tmp_path / "out")), statements(plain)
+    own = {plain.key(row) for row in range(len(plain)) if said[row] == before[row]} - {
+        plain.key(row) for row in range(len(plain)) if not before[row]
+    }
+    assert own == {f"mimic-{row['study_id']}" for row in rows if row["subject_id"] == twice}
+    assert "the shards and moved.csv disagree on 2 of the" in caplog.text
+    everybody = write("one.csv", [rows[0]["subject_id"]] * len(rows))
+    with pytest.raises(DataError, match=r"subject_id: the shards and one.csv disagree on (\d+) of the \1 records"):
+        enrich_reports(plain, everybody, tmp_path / "refused")

@@ -38,6 +38,11 @@ from tests.support.wfdb_files import ecg_counts, write_record
         ("# Sex: 1", None, None),
         ("# History: mother's age: 70", None, None),
         ("# Average: 33\n# Message: F", None, None),
+        ("# Age: 65\n# Sex: F\n# Age: 34\n# Gender: female", None, "female"),
+        ("# Age: 65\n# Age: 34\n# Age: 65", None, None),
+        ("#<age>: 65 <sex>: F\n# Sex: M", 65.0, None),
+        ("# Age: NaN\n# Age: 65\n# Sex: 1\n# Sex: M", 65.0, "male"),
+        ("# Age: 65\n# Patient age: 65.4 years", 65.0, None),
         ("# Reason: caf\x85 au lait\x1c noted\n# Age: 12", 12.0, None),
     ],
 )
@@ -86,8 +91,12 @@ def test_words_for_age_and_sex_that_are_not_understood_are_counted(
 ) -> None:
     for name, comment in (("a", "Sex: 1"), ("b", "Sex: 1"), ("c", "Age: elderly"), ("d", "Age: NaN")):
         write_record(tmp_path / name, ecg_counts(100), comments=[comment])
+    write_record(tmp_path / "e", ecg_counts(100), comments=["Age: 65", "Age: 34"])
     list(open_source("wfdb", tmp_path).entries())
-    assert "age, sex or time not understood source=wfdb number=3: 'sex: 1' x 2, 'age: elderly' x 1" in caplog.text
+    assert (
+        "age, sex or time not understood source=wfdb number=4: 'sex: 1' x 2, 'age: elderly' x 1, 'age: 65 or 34' x 1"
+        in caplog.text
+    )
 
 
 def test_a_pipe_in_the_place_of_a_header_says_nothing_and_holds_up_nobody(tmp_path: Path) -> None:

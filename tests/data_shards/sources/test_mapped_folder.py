@@ -55,6 +55,31 @@ def test_a_wfdb_folder_needs_no_table(folder: Path) -> None:
     assert records[0].fold == fold_of(patient_hash("one")) and records[0].statements == ()
 
 
+def test_an_empty_cell_takes_nothing_from_what_the_header_says(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,age,sex\none,,\ntwo,,F\n")
+    options = {"key_column": "id", "age_column": "age", "sex_column": "sex"}
+    source = open_source("wfdb", folder, table=tmp_path / "t.csv", **options)
+    records = [source.read(entry) for entry in source.entries()]
+    assert [(each.age_years, each.sex) for each in records] == [(40.0, "male"), (41.0, "female")]
+
+
+def test_outside_labels_in_a_label_set_that_the_table_has_are_told_where_they_differ(
+    folder: Path, table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for labels, told in (("AF", "table count for 1 records, 1 of which it labels otherwise, and 0 keep"), ("NORM", "")):
+        rows = "one,mine,SR\n" * (labels == "NORM")
+        (tmp_path / "labels.csv").write_text(f"record,label_set,label\none,mine,{labels}\n{rows}")
+        named = TABLE.replace("r1,a/one.hea", "one,a/one.hea").replace("r2,b/two", "two,b/two")
+        table.write_text(named)
+        caplog.clear()
+        options = {"key_column": "id", "path_column": "file", **COLUMNS}
+        source = open_source("wfdb", folder, table=table, labels=tmp_path / "labels.csv", **options)
+        first = source.read(next(iter(source.entries())))
+        list(source.entries())
+        assert first.labels["mine"] == (("AF",) if labels == "AF" else ("NORM", "SR"))
+        assert ("the set has the label set 'mine' itself" in caplog.text) == bool(told) and told in caplog.text
+
+
 @pytest.mark.parametrize(("where", "names"), [("key_column", ("one", "two")), ("path_column", ("a/one", "b/two"))])
 def test_rows_of_other_persons_than_their_headers_are_counted(
     folder: Path, tmp_path: Path, where: str, names: tuple[str, str], caplog: pytest.LogCaptureFixture

@@ -30,6 +30,7 @@ MEASUREMENTS = (
     "rr_interval",
 )
 STUDIES = {40689238: 10000032, 44458630: 10000032, 49036311: 10000117, 45090959: 10000117}
+TIMES = {study: f"218{k}-07-23 08:44:00" for k, study in enumerate(STUDIES)}
 
 
 def write_csv(path: Path, header, rows) -> None:
@@ -44,7 +45,7 @@ def report_row(study: int, reports: dict[int, str]) -> list:
         STUDIES.get(study, 0),
         study,
         1,
-        "2180-07-23 08:44:00",
+        TIMES.get(study, ""),
         *(reports.get(k, "") for k in range(18)),
         "0.005-150 Hz",
         659,
@@ -59,7 +60,7 @@ def root(tmp_path) -> Path:
     for k, (study, subject) in enumerate(STUDIES.items()):
         path = f"files/p{str(subject)[:4]}/p{subject}/s{study}/{study}"
         write_record(folder / path, ecg_counts(5000, seed=k), leads=MIMIC_LEADS, comments=[f"<subject_id>: {subject}"])
-        rows.append((subject, study, study, f"218{k}-07-23 08:44:00", path))
+        rows.append((subject, study, study, TIMES[study], path))
     write_csv(folder / "record_list.csv", LIST, rows)
     measurements = [
         report_row(49036311, {0: "Sinus rhythm.", 2: '*** "ACUTE" MI, INFERIOR ***', 17: "Abnormal EKG"}),
@@ -209,7 +210,7 @@ def test_a_note_that_its_table_gives_to_another_subject_is_rejected(root, tmp_pa
 
 
 def test_a_header_of_another_subject_is_rejected(root):
-    moved = [(s, k, k, "2180-07-23", f"files/{k}") for k, s in STUDIES.items()]
+    moved = [(s, k, k, TIMES[k], f"files/{k}") for k, s in STUDIES.items()]
     for study in STUDIES:
         write_record(root / f"files/{study}", ecg_counts(5000), leads=MIMIC_LEADS, comments=["<subject_id>: 10000032"])
     write_csv(root / "record_list.csv", LIST, moved)
@@ -251,6 +252,39 @@ def test_the_description_names_tables_by_digest_and_holds_no_path_and_no_salt(ro
     text = json.dumps(source.describe())
     assert "record_list.csv" in text and "sha256" in text
     assert "secret-salt" not in text and str(root) not in text
+
+
+def with_times(root: Path, times: list[str]) -> None:
+    """machine_measurements.csv with these times: of studies 49036311, 99999999, 44458630 and 40689238."""
+    header, *rows = csv.reader((root / "machine_measurements.csv").open())
+    rows = [[*row[:3], time, *row[4:]] for row, time in zip(rows, times, strict=True)]
+    write_csv(root / "machine_measurements.csv", header, rows)
+
+
+def test_a_report_of_another_time_than_its_ecg_is_counted_and_told_with_both_times(root, caplog):
+    with_times(root, ["2182-07-23 08:44:00", "", "2199-01-01 00:00:00", "2180-07-23T08:44"])
+    entries_by_study(root)
+    (told,) = [each.getMessage() for each in caplog.records if "disagree" in each.getMessage()]
+    assert "record_list.csv and machine_measurements.csv disagree on 1 of the 3 records that both give one" in told
+    assert "study 44458630 2181-07-23 08:44:00 and 2199-01-01 00:00:00" in told
+
+
+def test_a_table_of_reports_whose_times_are_all_those_of_other_ecgs_ends_the_build_unless_told_otherwise(root, caplog):
+    with_times(root, ["2180-07-23 08:44:00", "2181-07-23 08:44:00", "2182-07-23 08:44:00", "2183-07-23 08:44:00"])
+    with pytest.raises(DataError, match=r"(?s)ecg_time: .* disagree on 3 of the 3 records.*--min-matched 0"):
+        entries_by_study(root)
+    assert len(entries_by_study(root, min_matched=0)) == 4 and "disagree on 3 of the 3" in caplog.text
+
+
+@pytest.mark.parametrize("times", [
+    ["2182-07-23 08:44:31", "never", "2181/7/23 8:44", "2180-07-23T08:44:00"],
+    ["23/07/2182 8:44", "", "", ""],
+    ["2182-07-23", "", "2181-07-23 00:00:00", "2180-07-23"],
+])  # fmt: skip
+def test_times_that_a_spreadsheet_cut_or_rewrote_are_no_other_times(root, caplog, times):
+    with_times(root, times)
+    entries_by_study(root)
+    assert "disagree" not in caplog.text
 
 
 def test_two_measurement_rows_of_a_study_keep_the_first(root, caplog):

@@ -135,6 +135,28 @@ def test_all_mistakes_of_a_file_are_told_at_once(tmp_path):
         assert part in message
 
 
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        (
+            "A: {name: Ay, prompts: [Flutter, fib]}, B: {name: Be, prompts: [FIB, ' flutter']}",
+            "B: has the prompts of A",
+        ),
+        ("A: {name: Ay, prompts: [a]}, B: {name: AY, prompts: [b]}", "B: has the name of A"),
+        ("A: {name: Ay, prompts: [Normal ECG], against: [normal  ECG, x]}", "A: a prompt stands in `against`, too"),
+    ],
+)
+def test_classes_that_no_word_tells_apart_are_refused(tmp_path, classes, told):
+    """Asked with the same words, two classes have one score, and the score of a prompt less itself is 0."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"name: mine\nversion: 1\nlabel_set: finding\nstyle: own\nclasses: {{{classes}}}\n")
+    with pytest.raises(UsageError, match=told):
+        load_prompts(path)
+    text = path.read_text().replace("[FIB, ' flutter']", "[fib]").replace("name: AY", "name: Be")
+    path.write_text(text.replace("normal  ECG, ", "").replace("{A:", "{C: {name: Ce, prompts: [fib, c]}, A:"))
+    assert "C" in load_prompts(path).codes
+
+
 def test_the_digest_changes_with_any_word_and_not_with_the_file_name(tmp_path):
     text = "name: mine\nversion: 1\nlabel_set: finding\nstyle: own\nclasses:\n  A: {name: Ay, prompts: [alpha]}\n"
     for name, content in {"a": text, "b": text, "c": text.replace("alpha", "beta")}.items():

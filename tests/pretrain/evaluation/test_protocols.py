@@ -187,8 +187,9 @@ def test_a_prompt_file_without_a_class_is_refused(shards: ShardSet, tmp_path: Pa
 
 
 def test_names_come_in_the_forms_that_are_published() -> None:
-    forms = ("9", "9.0", "A2600", "/chapman/WFDBRecords/18/186/JS18048.mat")
-    assert [record_name(form) for form in forms] == ["9", "9", "A2600", "JS18048"]
+    forms = ("9", "9.0", "9.00", " 9 ", "A2600", "/chapman/WFDBRecords/18/186/JS18048.mat", "4.0689238e+07", "x/9.dat")
+    names = [record_name(form) for form in forms]
+    assert names == ["9", "9", "9", "9", "A2600", "JS18048", "40689238", "9"]
 
 
 def test_two_records_of_one_name_are_refused(shards: ShardSet, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,13 @@ from safetensors.torch import load_file, save_file
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import parse_config
+from cardialign.pretrain.evaluation.missingness.trained_masker import open_masker
 from cardialign.pretrain.export.write import export_encoder
 from cardialign.pretrain.methods.base import Method, create_method
 from cardialign.pretrain.run.observer import NullObserver
 from cardialign.pretrain.training.initialise import Initialised, initialise, open_start
 from cardialign.pretrain.training.loop import train
+from tests.support.checkpoints import flip, write_checkpoint
 from tests.support.processes import run_ranks
 from tests.support.small_encoder import SPEC, small_config, small_model
 from tests.support.tiny_shards import config_for, make_shards
@@ -135,6 +138,18 @@ def test_what_is_no_start_or_was_changed_is_refused(exported: Path, tmp_path: Pa
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match="has no verified checkpoint"):
         open_start(tmp_path / "run")
+
+
+@pytest.mark.parametrize("opened", [open_start, lambda run_dir: open_masker(run_dir, SPEC)])
+def test_a_start_from_an_earlier_checkpoint_than_the_newest_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, opened: Callable
+) -> None:
+    write_checkpoint(tmp_path, 1)
+    flip(write_checkpoint(tmp_path, 2) / "engine" / "model.pt")
+    with pytest.raises(UserError):  # it holds no weights
+        opened(tmp_path)
+    (told,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert "step-00000001, not" in told and "step-00000002: damaged (engine/model.pt" in told
 
 
 def stages(rank: int, world: int, shards: Path, root: Path) -> None:
