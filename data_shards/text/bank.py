@@ -285,7 +285,8 @@ def build_text_bank(
 
     A build that was killed is continued by the next one, at most `block` reports are embedded twice, and the result is
     the same to the bit. progress(reports done, reports). Raises DataError when the set has no report, when the
-    encoder's output is not what it promises or it cannot tell any report from another, or when the disk is full; UsageError for an unknown style.
+    encoder's output is not what it promises or it cannot tell any report from another, or when the disk is full;
+    UsageError for an unknown style.
     """
     if style not in STYLES:
         raise UsageError(f"unknown report style {style!r}", f"choose one of {', '.join(STYLES)}")

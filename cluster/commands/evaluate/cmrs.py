@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         units_of(kind, shard_set.spec)
     task = drawn_records(labelled_task(shard_set, args.prompts, args.folds, split=args.split), args.records, args.seed)
     options = MissingnessOptions(kinds, args.share, args.records, args.draws, args.rounds, args.seed, args.batch_size)
-    ranking = None if args.masker is None else open_masker(args.masker, shard_set.spec)
+    masker = None if args.masker is None else open_masker(args.masker, shard_set.spec)
+    ranking = None if masker is None else masker.ranking
     drawing = {"resamples": args.bootstrap, "seed": args.seed}
     own = [_scored(args, name, shard_set, task, options, ranking) for name in (args.encoder, *args.seeds)]
     found = result_of([each for each, _ in own], **drawing)
@@ -80,11 +81,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         },
         "prompts": {"name": task.prompts.name, "version": task.prompts.version, "digest": task.prompts.digest},
         "encoders": [facts for _, facts in own],
+        "masker": None if masker is None else masker.learnt,
         "shards": shard_set.fingerprint,
         "bootstrap": {**drawing, "unit": "patient"},
     }  # fmt: skip
     table = found.table().splitlines()
     table += [f"{facts['encoder'][:24]}: {facts['note']}; {facts['gaps']}" for _, facts in own]
+    table += [] if masker is None else [masker.learnt]
     if args.beside:
         other = [_scored(args, name, shard_set, task, options, ranking) for name in args.beside]
         beside = result_of([each for each, _ in other], **drawing)
