@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cardialign.cluster.evaluations.several import refuse_repeats
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.missingness.evaluate import MissingnessOptions, drawn_records
     from cardialign.pretrain.evaluation.missingness.masks import KINDS, units_of
@@ -62,6 +63,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.out is not None:
         check_place(args.out)
+    refuse_repeats("--seeds", [args.encoder, *args.seeds])
+    refuse_repeats("--beside", args.beside)
     shard_set = ShardSet.open(args.shards)
     kinds = tuple(dict.fromkeys(args.missing or KINDS))
     for kind in kinds:
