@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _run(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict[str, Any]:
     """known: patients of each fold kept out who are in others, too."""
     from cardialign.cluster.cli.progress import Progress
-    from cardialign.cluster.studies.work import OnRay, now_and_then, one_at_a_time
+    from cardialign.cluster.studies.work import now_and_then, on_ray_of, one_at_a_time
     from cardialign.pretrain.run.lock import locked_run
 
     with one_at_a_time(args.out):
@@ -126,13 +126,10 @@ def _run(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict[st
         with contextlib.suppress(UserError), locked_run(args.out):
             _tabled(args, work, known)
 
-    ray = None
-    if args.address is not None or args.workers is not None:
-        ray = OnRay(None if args.address == "local" else args.address, args.workers or 0)
     filled = now_and_then(fill)
     with Progress("study cells") as progress:
         progress(len(work.there()), len(work.cells))
-        for _ in work.make(None if args.budget_hours is None else args.budget_hours * 3600, ray):
+        for _ in work.make(None if args.budget_hours is None else args.budget_hours * 3600, on_ray_of(args)):
             progress(len(work.there()), len(work.cells))
             filled()
     if not args.no_floors:

@@ -7,6 +7,7 @@ is finished by then: the one of the process that ends last is whole.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import time
@@ -39,6 +40,13 @@ class OnRay:
 
     address: str | None
     workers: int
+
+
+def on_ray_of(args: argparse.Namespace) -> OnRay | None:
+    """What --address and --workers ask for; None: one cell after the other, here."""
+    if args.address is None and args.workers is None:
+        return None
+    return OnRay(None if args.address == "local" else args.address, args.workers or 0)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ from cardialign.data_shards.text.bank_files import (
     read_description,
     write_description,
 )
-from cardialign.data_shards.text.blocks import BLOCK, TextEncoderLike, assemble, make_blocks
+from cardialign.data_shards.text.blocks import BLOCK, TextEncoderLike, assemble, check_told_apart, make_blocks
 from cardialign.data_shards.text.similarity import jaccard, low_rank, low_rank_space, unit
 
 log = logging.getLogger(__name__)
@@ -286,7 +286,8 @@ def build_text_bank(
 
     A build that was killed is continued by the next one, at most `block` reports are embedded twice, and the result is
     the same to the bit. progress(reports done, reports). Raises DataError when the set has no report, when the
-    encoder's output is not what it promises, or when the disk is full; UsageError for an unknown style.
+    encoder's output is not what it promises or it cannot tell any report from another, or when the disk is full;
+    UsageError for an unknown style.
     """
     if style not in STYLES:
         raise UsageError(f"unknown report style {style!r}", f"choose one of {', '.join(STYLES)}")
@@ -309,6 +310,7 @@ def build_text_bank(
         make_blocks(building, encoder, texts, counts, batch_size=batch_size, block=block, progress=progress)
         with commit_folder(path) as folder:
             assemble(building, folder, encoder, counts, block)
+            check_told_apart(folder, encoder)
             _write_statements(folder, statements)
             axes, errors = low_rank_space(_Centred(folder))
             np.save(folder / "axes.npy", axes)
@@ -321,13 +323,7 @@ def build_text_bank(
         raise disk_error(error, path) from error
     shutil.rmtree(building, ignore_errors=True)
     log.info("text_bank path=%s built reports=%d", path, len(statements))
-    bank = TextBank(path)
-    if cut := int((bank.lengths >= bank.max_tokens).sum()):
-        log.warning(
-            "text_bank path=%s reports=%d of=%d remark=they fill all %d tokens, what they say behind that is not read; "
-            "raise text.max_tokens", path, cut, len(bank), bank.max_tokens,
-        )  # fmt: skip
-    return add_statement_vectors(bank, encoder)
+    return add_statement_vectors(TextBank(path), encoder)
 
 
 def add_statement_vectors(bank: TextBank, encoder: TextEncoderLike) -> TextBank:

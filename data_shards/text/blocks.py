@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 BLOCK = 4096
 """Reports per block: a minute of a small encoder on a core is the most that a kill can cost."""
 
+ALIKE = 0.1
+"""Share of the reports that may be the same to the encoder before it is told."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -118,6 +121,33 @@ def assemble(folder: Path, out: Path, encoder: TextEncoderLike, counts: np.ndarr
     token_ids.flush()
     np.save(out / "lengths.npy", lengths)
     np.save(out / "mean.npy", (total / counts.sum()).astype(np.float32))
+
+
+def check_told_apart(folder: Path, encoder: TextEncoderLike) -> None:
+    """What the encoder cannot read of reports is told; raises DataError where it reads all of several as the same.
+
+    folder: with the arrays that `assemble` made.
+    """
+    ids = np.load(folder / "token_ids.npy", mmap_mode="r", allow_pickle=False)
+    lengths = np.load(folder / "lengths.npy", allow_pickle=False)
+    cut = int((lengths >= encoder.max_tokens).sum())
+    if cut:
+        log.warning(
+            "text_bank reports=%d of=%d remark=they fill all %d tokens, what they say behind that is not read; "
+            "raise text.max_tokens", cut, len(ids), encoder.max_tokens,
+        )  # fmt: skip
+    different = len({hash(row.tobytes()) for row in ids})
+    if different == 1 < len(ids):
+        why = f"they begin with the same {encoder.max_tokens} tokens" if cut else "it does not know their words"
+        raise DataError(
+            f"all {len(ids)} distinct reports are the same to the text encoder: {why}",
+            "raise text.max_tokens" if cut else "choose a text encoder of the language and letters of the reports",
+        )
+    if (len(ids) - different) > ALIKE * len(ids):
+        log.warning(
+            "text_bank reports=%d of=%d remark=to the text encoder each of them is the same as another: it does not "
+            "know their words, or they differ behind the last token", len(ids) - different, len(ids),
+        )  # fmt: skip
 
 
 def block_path(folder: Path, start: int, stop: int) -> Path:

@@ -1,8 +1,8 @@
 """What an encoder is worth without some of the twelve leads, as it was measured: a card that its export may carry.
 
-missingness.json   which encoder (digest of its export without the card), on which records by what, the surface, and
-                   `digest`, the sha256 of all the rest. It is one of the files in `digests.json`, and so is signed with
-                   them.
+missingness.json   which encoder (digest of its export without the card), on which records by what, the surface,
+                   `earlier`, the digests of the export under cards that this one replaced, and `digest`, the sha256 of
+                   all the rest. It is one of the files in `digests.json`, and so is signed with them.
 
 `evaluate missingness` makes it. A figure of AUROC that is lost is (value, low, high), above 0 where leads are missed.
 """
@@ -26,6 +26,7 @@ from cardialign.data_shards.files import parse_json, read_bytes, write_json
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.pretrain.run.integrity import (
     DIGESTS,
+    EARLIER,
     MISSINGNESS,
     VerifiedExport,
     folder_beside,
@@ -164,8 +165,10 @@ def wrong_card(values: Any, encoder: str) -> str:
 def add_card(folder: Path, values: Any) -> str:
     """Put a card into an exported encoder, in the place of one that is there; returns the digest of the export then.
 
-    The folder is replaced as a whole: at no moment it does not verify. Raises UserError for a card of another encoder
-    or one that was edited, for a folder that is no export, and where nothing can be written.
+    What was evaluated under the card that goes is of the same weights: the new one names the digest of that time, and
+    `compare` knows those results. The folder is replaced as a whole: at no moment it does not verify. Raises UserError
+    for a card of another encoder or one that was edited, for a folder that is no export, and where nothing can be
+    written.
     """
     folder = Path(folder)
     if folder.is_symlink():
@@ -179,7 +182,7 @@ def add_card(folder: Path, values: Any) -> str:
         with folder_beside(folder) as beside:
             fresh = beside / "new"
             shutil.copytree(folder, fresh)
-            write_json(fresh / MISSINGNESS, values, indent=1)
+            write_json(fresh / MISSINGNESS, _replacing(values, parts), indent=1)
             write_digests(fresh, created if isinstance(created, str) else None)
             replace_export(fresh, folder, beside)
     except OSError as error:
@@ -188,3 +191,15 @@ def add_card(folder: Path, values: Any) -> str:
             "copy the encoder to a folder that can, or free space",
         ) from None
     return read_export(folder).digest
+
+
+def _replacing(values: Mapping[str, Any], parts: VerifiedExport) -> dict[str, Any]:
+    """The card, with the digests that the export had under the cards before it; the same card again replaces none."""
+    if MISSINGNESS not in parts.content:
+        return dict(values)
+    before = parts.json(MISSINGNESS)
+    figures = {key: value for key, value in values.items() if key not in ("digest", EARLIER)}
+    if figures == {key: value for key, value in before.items() if key not in ("digest", EARLIER)}:
+        return before
+    card = {**figures, EARLIER: [*parts.earlier_digests(), parts.digest]}
+    return {**card, "digest": _seal(card)}

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import (
     facts_below,
+    is_sha256,
     names_below,
     parse_json,
     read_bytes,
@@ -48,7 +49,8 @@ DIGESTS = "digests.json"
 MODEL, REPORT_HEAD, REPORT_ENCODER = "model.safetensors", "text_head.safetensors", "text_encoder.safetensors"
 PROGRAM, SETTINGS, CONTRACT, PROVENANCE = "encoder.pt2", "config.json", "signal_contract.json", "provenance.json"
 TRAINED_ON, SCORINGS = "trained_on.safetensors", "scorings.safetensors"
-MISSINGNESS = "missingness.json"
+MISSINGNESS, EARLIER = "missingness.json", "earlier"
+"""A missingness card, and in it the digests of the export under the cards before it."""
 NEEDED = (MODEL, SETTINGS, CONTRACT, PROVENANCE)
 EXPORT_FILES = (*NEEDED, REPORT_HEAD, REPORT_ENCODER, SCORINGS, PROGRAM, TRAINED_ON, MISSINGNESS, DIGESTS)
 """Everything that an export may hold. What is not named here is never called verified, whoever lists it."""
@@ -73,6 +75,15 @@ class VerifiedExport:
         self.folder, self.content = folder, content
         self.digest = _digest_of_list(listed)
         self.bare_digest = _digest_of_list({name: each for name, each in listed.items() if name != MISSINGNESS})
+
+    def earlier_digests(self) -> list[str]:
+        """What the card says of those before it; of a card that cannot be read nothing."""
+        try:
+            told = json.loads(self.content.get(MISSINGNESS, b"{}"))[EARLIER]
+        except (ValueError, RecursionError, KeyError, TypeError):
+            return []
+        listed = told if isinstance(told, list) else []
+        return [each for each in listed if is_sha256(each)]
 
     def wrong(self, name: str, why: str) -> UserError:
         return UserError(f"{self.folder / name}: {why}", "fetch the encoder again, or export it anew")
@@ -120,9 +131,10 @@ def verify_export(folder: Path) -> str:
 
 
 def verified_digests(folder: Path) -> tuple[str, ...]:
-    """As `verify_export`, each digest that results know the encoder by: as it is, and before it had its card."""
+    """As `verify_export`, each digest that results know the encoder by: as it is, before it had a card, and under the
+    cards that its card replaced."""
     found = _verified(Path(folder), keep=False)
-    return tuple(dict.fromkeys((found.digest, found.bare_digest)))
+    return tuple(dict.fromkeys((found.digest, found.bare_digest, *found.earlier_digests())))
 
 
 def read_export(folder: Path) -> VerifiedExport:
@@ -175,7 +187,7 @@ def _verified(folder: Path, *, keep: bool) -> VerifiedExport:
             if not path.is_file():
                 wrong.append(f"{name}: missing")
                 continue
-            if keep and name != PROGRAM:
+            if name == MISSINGNESS or (keep and name != PROGRAM):
                 content[name] = read_bytes(path)
             found = hashlib.sha256(content[name]).hexdigest() if name in content else sha256_of(path)
             if found != sha256:

@@ -9,6 +9,7 @@ import itertools
 import logging
 import math
 import os
+import shlex
 import time
 from collections.abc import Sequence
 
@@ -189,6 +190,17 @@ def _bank(config: RunConfig, part: MixturePart, fingerprint: str) -> TextBank:
     except NoTextBankError as error:
         raise UserError(
             f"no text bank of {part.shards} for report encoder {config.text.encoder}: {error.problem}",
-            f"build it once: cardialign text-bank build {part.shards} --encoder {config.text.encoder}"
-            + ("" if part.reports is None else f" --reports {part.reports}"),
+            f"build it once: cardialign text-bank build {shlex.join(_words_of_bank(config, part))}",
         ) from None
+
+
+def _words_of_bank(config: RunConfig, part: MixturePart) -> list[str]:
+    """What `text-bank build` must be told to make the bank that a run looks for."""
+    text, usual = config.text, type(config.text)()
+    words = [str(part.shards), "--encoder", text.encoder]
+    for key in ("pooling", "max_tokens", "style"):
+        if (value := getattr(text, key)) != getattr(usual, key):
+            words += [f"--{key.replace('_', '-')}", str(value)]
+    if config.method.distant_reports:
+        words += ["--distant", str(config.method.distant_reports)]
+    return words + ([] if part.reports is None else ["--reports", str(part.reports)])

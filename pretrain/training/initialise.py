@@ -222,9 +222,11 @@ def _check_kind(ecg: EcgEncoder, config: RunConfig, start: Start) -> None:
         may_differ |= OF_PROJECTION
     if _starts_fresh("ecg.pool.", config) or here.get("pooling") != "queries":
         may_differ |= OF_QUERIES
+    same_kind = here["name"] == there["name"]  # else all keys differ
+    compared = {*here, *there} - may_differ if same_kind else {"name"}
     differ = [
         f"encoder.{key} is {here.get(key)!r}, the source was trained with {there.get(key)!r}"
-        for key in sorted({*here, *there} - may_differ)
+        for key in sorted(compared)
         if here.get(key) != there.get(key)
     ]
     if config.data.normalisation != start.normalisation:
@@ -235,8 +237,8 @@ def _check_kind(ecg: EcgEncoder, config: RunConfig, start: Start) -> None:
         shown = "\n".join(f"  - {line}" for line in differ)
         raise UserError(
             f"init_from: the encoder of {config.init_from} is another one:\n{shown}",
-            "use the encoder section, the normalisation and the sampling rate of the run that trained it; where it "
-            "only pools otherwise: init_fresh: [ecg.pool., ecg.projection.]",
+            "use the encoder section, the normalisation and the sampling rate of the run that trained it"
+            + ("; where it only pools otherwise: init_fresh: [ecg.pool., ecg.projection.]" if same_kind else ""),
         )
 
 

@@ -57,7 +57,7 @@ from cardialign.pretrain.training.numbers.bad_steps import BadSteps, share_of
 from cardialign.pretrain.training.numbers.non_finite import Inspection
 from cardialign.pretrain.training.peak_memory import PeakMemory
 from cardialign.pretrain.training.quarantine import Quarantine
-from cardialign.pretrain.training.schedule import as_planned, learning_rate, warmup_steps
+from cardialign.pretrain.training.schedule import as_planned, idle_parts, learning_rate, warmup_steps
 from cardialign.pretrain.training.step_clock import StepClock
 
 log = logging.getLogger(__name__)
@@ -172,6 +172,11 @@ class _Run:
             self.quarantine = Quarantine(
                 self.run_dir, self.order, self.selection.fingerprint, len(self.selection.rows), fraction, self.shard_set
             )
+        for idle in idle_parts(method.learning_rates, self.last):
+            log.warning(
+                "run=%s steps=%d part=%s remark=it learns in none of these steps, its learning rate is 0 in all",
+                config.name, self.last, idle,
+            )  # fmt: skip
         log.info(
             "run=%s step=%d of=%d records=%d global_batch=%d world_size=%d "
             "micro_batches=%d zero_stage=%d precision=%s device=%s",

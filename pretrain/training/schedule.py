@@ -11,17 +11,26 @@ A finished cosine run that is extended therefore goes on at its lowest rate.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cardialign.pretrain.config import ScheduleConfig
 
 Plan = tuple[tuple[int, int], ...]
 """(first step, total steps of the run as planned from there on), in order; the first begins at step 0."""
 
+ENDING = 16
+"""Steps at the end of a run, among which every part that takes turns has its own."""
+
 
 def as_planned(total_steps: int) -> Plan:
     """The plan of a run whose duration was never changed."""
     return ((0, total_steps),)
+
+
+def idle_parts(rates: Callable[[int], Mapping[str, float]], total_steps: int) -> list[str]:
+    """The parts of a method (`Method.learning_rates`) that begin to learn behind the last step of the run."""
+    ending = [rates(step) for step in range(max(0, total_steps - ENDING), total_steps)]
+    return [part.rstrip("._") for part in rates(0) if not any(each[part] for each in ending)]
 
 
 def warmup_steps(config: ScheduleConfig, total_steps: int) -> int:

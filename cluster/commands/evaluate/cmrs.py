@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cardialign.cluster.evaluations.several import refuse_repeats
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.missingness.evaluate import MissingnessOptions, drawn_records
     from cardialign.pretrain.evaluation.missingness.masks import KINDS, units_of
@@ -62,13 +63,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.out is not None:
         check_place(args.out)
+    refuse_repeats("--seeds", [args.encoder, *args.seeds])
+    refuse_repeats("--beside", args.beside)
     shard_set = ShardSet.open(args.shards)
     kinds = tuple(dict.fromkeys(args.missing or KINDS))
     for kind in kinds:
         units_of(kind, shard_set.spec)
     task = drawn_records(labelled_task(shard_set, args.prompts, args.folds, split=args.split), args.records, args.seed)
     options = MissingnessOptions(kinds, args.share, args.records, args.draws, args.rounds, args.seed, args.batch_size)
-    ranking = None if args.masker is None else open_masker(args.masker, shard_set.spec)
+    masker = None if args.masker is None else open_masker(args.masker, shard_set.spec)
+    ranking = None if masker is None else masker.ranking
     drawing = {"resamples": args.bootstrap, "seed": args.seed}
     own = [_scored(args, name, shard_set, task, options, ranking) for name in (args.encoder, *args.seeds)]
     found = result_of([each for each, _ in own], **drawing)
@@ -80,11 +84,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         },
         "prompts": {"name": task.prompts.name, "version": task.prompts.version, "digest": task.prompts.digest},
         "encoders": [facts for _, facts in own],
+        "masker": None if masker is None else masker.learnt,
         "shards": shard_set.fingerprint,
         "bootstrap": {**drawing, "unit": "patient"},
     }  # fmt: skip
     table = found.table().splitlines()
     table += [f"{facts['encoder'][:24]}: {facts['note']}; {facts['gaps']}" for _, facts in own]
+    table += [] if masker is None else [masker.learnt]
     if args.beside:
         other = [_scored(args, name, shard_set, task, options, ranking) for name in args.beside]
         beside = result_of([each for each, _ in other], **drawing)

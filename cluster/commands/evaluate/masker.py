@@ -49,10 +49,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     shard_set = ShardSet.open(args.shards)
     task = labelled_task(shard_set, args.prompts, args.folds, split=args.split)
     task = drawn_records(task, args.records, args.seed)
-    ranking = open_masker(args.run_dir, shard_set.spec)
+    masker = open_masker(args.run_dir, shard_set.spec)
     drawing = {"resamples": args.bootstrap, "seed": args.seed}
     with Progress("masker") as progress:
-        found = what_is_removed(shard_set, task, ranking, args.share, **drawing, progress=progress)
+        found = what_is_removed(shard_set, task, masker.ranking, args.share, **drawing, progress=progress)
     pictures = []
     if args.pictures is not None:
         try:
@@ -63,10 +63,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             path = args.pictures / f"{code}.png"
             draw_ecg(shard_set.read_record(row), path, marked=removed)
             pictures.append(str(path))
-    result = {**found.to_dict(), "pictures": pictures, "shards": shard_set.fingerprint, "bootstrap": drawing}
+    result = {**found.to_dict(), "masker": masker.learnt, "pictures": pictures, "bootstrap": drawing}
+    result["shards"] = shard_set.fingerprint
     if args.out is not None:
         write_result(args.out, result)
-    return {**result, "_table": "\n".join([*found.table(), *pictures])}
+    return {**result, "_table": "\n".join([*found.table(), masker.learnt, *pictures])}
 
 
 def summary(result: dict[str, Any]) -> list[str]:

@@ -107,6 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cardialign.cluster.evaluations.several import refuse_repeats
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.missingness.surface.asked import result_card
     from cardialign.pretrain.evaluation.missingness.surface.measure import check_evidence
@@ -115,6 +116,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     plan = _plan(args)
     _check(args)
+    refuse_repeats("--seeds", [args.encoder, *args.seeds])
+    refuse_repeats("--beside", args.beside)
     shard_set = ShardSet.open(args.shards)
     asked = _asked(args, shard_set, plan)
     if plan.evidence:

@@ -28,8 +28,10 @@ from cardialign.data_shards.files import read_json, write_json
 from cardialign.pretrain.run.lock import HeldError, locked_run
 
 if TYPE_CHECKING:
+    from cardialign.cluster.studies.work import OnRay
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.data_shards.stream.batch import Batch
+    from cardialign.pretrain.config import RunConfig
     from cardialign.pretrain.encoders.base import EcgEncoder
     from cardialign.pretrain.evaluation.probing.fine_tune import FineTuned, FineTuneOptions
 
@@ -63,7 +65,7 @@ class Study:
 
     def look(self, arm: Arm, seed: int) -> Outcome | None:
         """A cell that is finished. Raises UserError for one that was made from something else."""
-        cell = _cell(arm, seed)
+        cell = cell_of(arm, seed)
         if not (self.out / CELLS / cell.name).exists():
             return None
         return finished(cell, self.out / CELLS / cell.name, self._made_of(arm, seed), MEASURES)
@@ -71,18 +73,49 @@ class Study:
     def there(self) -> list[Outcome]:
         return [found for arm, seed in self.cells() if (found := self.look(arm, seed)) is not None]
 
-    def make(self, core_seconds: float | None = None) -> Iterator[Outcome]:
-        """Every cell that nobody else holds, as it ends; none is begun once those made here cost `core_seconds`."""
-        split, spent = self.split(), 0.0
+    def make(self, core_seconds: float | None = None, ray: OnRay | None = None) -> Iterator[Outcome]:
+        """Every cell that nobody else holds, as it ends; none is begun once those made here cost `core_seconds`.
+
+        On a Ray all encoders come first, each as a task, then the cells. Raises as `RayTasks.run`.
+        """
+        if ray is not None:
+            yield from self._on_ray(core_seconds, ray)
+            return
+        spent = 0.0
         for arm, seed in self.cells():
             if core_seconds is not None and spent >= core_seconds:
                 return
             with contextlib.suppress(HeldError):
                 if self.look(arm, seed) is None:
                     began = time.process_time()
-                    spent += 0.0 if arm.recipe is None else self._pretrain(arm.recipe, seed)
-                    yield self._tuned(arm, seed, split)
+                    spent += self.pretrain(arm, seed)
+                    yield self.tune(arm, seed)
                     spent += time.process_time() - began
+
+    def _on_ray(self, core_seconds: float | None, ray: OnRay) -> Iterator[Outcome]:
+        from cardialign.cluster.runs.lifecycle import prepare
+        from cardialign.cluster.studies.paediatric.ray_cells import on_ray
+
+        spent = 0.0
+
+        def lacking(ready: bool) -> Iterator[tuple[Arm, int]]:
+            """Cells that are to be made, whose encoder is there, or is not."""
+            for arm, seed in self.cells():
+                if core_seconds is not None and spent >= core_seconds:
+                    return
+                if self.look(arm, seed) is None and self._is_pretrained(arm, seed) == ready:
+                    yield arm, seed
+
+        starts = {self._encoder(arm.recipe, seed): (arm, seed) for arm, seed in lacking(False) if arm.recipe}
+        for arm, seed in starts.values():
+            prepare(self._config(str(arm.recipe), seed)[0])  # one text bank for all
+        for _, seconds in on_ray(self, starts.values(), ray, pretrains=True):
+            spent += seconds
+        for (arm, seed), _ in on_ray(self, lacking(True), ray):
+            found = self.look(arm, seed)
+            if found is not None:
+                spent += found.facts["cpu_seconds"]
+                yield found
 
     def _made_of(self, arm: Arm, seed: int) -> Origin:
         """Of its own records, and of the adults where it was pretrained."""
@@ -96,13 +129,10 @@ class Study:
     def _encoder(self, recipe: str, seed: int) -> Path:
         return self.out / ENCODERS / f"{recipe}-seed{seed % self.sizes.encoders}"
 
-    def _pretrain(self, recipe: str, seed: int) -> float:
-        """Seconds that it cost; 0 where the encoder is there."""
-        from cardialign.cluster.runs.lifecycle import prepare
+    def _config(self, recipe: str, seed: int) -> tuple[RunConfig, str]:
+        """What an encoder is trained as, and the digest of what it is made from."""
         from cardialign.pretrain.config import load_config
-        from cardialign.pretrain.export.from_run import export_run
 
-        folder = self._encoder(recipe, seed)
         own = [
             f"data.shards={json.dumps(str(self.adults.path.absolute()))}",
             f"seed={seed % self.sizes.encoders}",
@@ -110,17 +140,35 @@ class Study:
         ]
         config = load_config(recipe, [*own, *self.sizes.overrides])
         values = config.resolved()
-        made_from = digest_of({**values, "data": {**values["data"], "shards": self.adults.fingerprint}})
-        with locked_run(folder, "wait for the process that trains this encoder, or stop it") as lock:
+        return config, digest_of({**values, "data": {**values["data"], "shards": self.adults.fingerprint}})
+
+    def _is_pretrained(self, arm: Arm, seed: int) -> bool:
+        """Whether what an arm starts from is there. Raises UserError for an encoder of another study."""
+        if arm.recipe is None:
+            return True
+        folder, kept = self._encoder(arm.recipe, seed), None
+        if folder.is_dir():
             kept = read_json(folder / _MADE)
-            if kept is not None and kept != {"made_from": made_from}:
-                raise UserError(
-                    f"{folder} holds an encoder of another study: recipe, records or epochs differ",
-                    "give another --out, or move that folder away",
-                )
-            write_json(folder / _MADE, {"made_from": made_from})
-            if (folder / _EXPORT).is_dir():
+        if kept is not None and kept != {"made_from": self._config(arm.recipe, seed)[1]}:
+            raise UserError(
+                f"{folder} holds an encoder of another study: recipe, records or epochs differ",
+                "give another --out, or move that folder away",
+            )
+        return (folder / _EXPORT).is_dir()
+
+    def pretrain(self, arm: Arm, seed: int) -> float:
+        """Make what an arm starts from; the seconds that it cost, 0 where it is there."""
+        from cardialign.cluster.runs.lifecycle import prepare
+        from cardialign.pretrain.export.from_run import export_run
+
+        if arm.recipe is None:
+            return 0.0
+        folder = self._encoder(arm.recipe, seed)
+        config, made_from = self._config(arm.recipe, seed)
+        with locked_run(folder, "wait for the process that trains this encoder, or stop it") as lock:
+            if self._is_pretrained(arm, seed):
                 return 0.0
+            write_json(folder / _MADE, {"made_from": made_from})
             started = time.monotonic()
             prepare(config)
             train(config, folder, lock)
@@ -136,11 +184,12 @@ class Study:
             return random_start({**(arm.encoder or {})}, self.children, seed)
         return load_encoder(self._encoder(arm.recipe, seed) / _EXPORT).trainable(self.children.spec)
 
-    def _tuned(self, arm: Arm, seed: int, split: Split) -> Outcome:
-        """The choice with the best validation figure; what the others came to is kept beside it."""
+    def tune(self, arm: Arm, seed: int) -> Outcome:
+        """Make a cell: the choice with the best validation figure; what the others came to is kept beside it."""
         from cardialign.pretrain.evaluation.probing.fine_tune import FineTuneOptions, fine_tune
 
-        cell, task = _cell(arm, seed), split.task
+        split = self.split()
+        cell, task = cell_of(arm, seed), split.task
         folder = self.out / CELLS / cell.name
         with locked_run(folder, "wait for the process that makes this cell, or stop it"):
             began, start, found = time.process_time(), self._start(arm, seed), {}
@@ -167,7 +216,7 @@ def _gated(start: EcgEncoder, arm: Arm, choice: str) -> EcgEncoder:
     return start.gated() if arm.choices[choice].get("age_gate") == "encoder" else start
 
 
-def _cell(arm: Arm, seed: int) -> Cell:
+def cell_of(arm: Arm, seed: int) -> Cell:
     return Cell(Variant(arm.name, arm.words, {}), 0, seed)
 
 

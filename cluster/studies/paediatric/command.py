@@ -8,7 +8,7 @@ from typing import Any
 from cardialign.data_shards.errors import UsageError
 
 _OF_OTHERS: dict[str, Any] = {
-    "shards": None, "recipe": None, "only": "", "workers": None, "address": None, "no_floors": False, "overrides": [],
+    "shards": None, "recipe": None, "only": "", "no_floors": False, "overrides": [],
 }  # fmt: skip
 """Options of other studies that this one has no use for, and what they are where they are not given."""
 
@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.studies.paediatric.design import TINY, Sizes
     from cardialign.cluster.studies.paediatric.records import VIRTUAL_LABELS, virtual_adults, virtual_children
     from cardialign.cluster.studies.paediatric.table import lines_of, study_table
-    from cardialign.cluster.studies.work import one_at_a_time
+    from cardialign.cluster.studies.work import on_ray_of, one_at_a_time
     from cardialign.data_shards.files import commit_file, write_json
     from cardialign.data_shards.shard_set.shard_set import ShardSet
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with Progress("study cells") as progress:
         done = len(study.there())
         progress(done, len(study.cells()))
-        for _ in study.make(None if args.budget_hours is None else args.budget_hours * 3600):
+        for _ in study.make(None if args.budget_hours is None else args.budget_hours * 3600, on_ray_of(args)):
             done += 1
             progress(done, len(study.cells()))
     outcomes = study.there()

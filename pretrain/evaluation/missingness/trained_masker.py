@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +22,14 @@ from cardialign.pretrain.training.checkpoints.state import TrainerState
 log = logging.getLogger(__name__)
 
 
-def open_masker(run_dir: Path, spec: SignalSpec) -> Ranking:
+class TrainedMasker(NamedTuple):
+    """The masker's order of removal, and in words how much of the training it has learnt in."""
+
+    ranking: Ranking
+    learnt: str
+
+
+def open_masker(run_dir: Path, spec: SignalSpec) -> TrainedMasker:
     """What the masker of the newest sound checkpoint of a run says of a record's samples.
 
     Raises UserError when the folder holds no such run or checkpoint, the run has no masker, or it reads other records.
@@ -61,4 +69,15 @@ def open_masker(run_dir: Path, spec: SignalSpec) -> Ranking:
         samples = np.repeat(logits, length, axis=1)
         return np.pad(samples, ((0, 0), (0, signal.shape[-1] - samples.shape[1])), mode="edge")
 
-    return ranking
+    return TrainedMasker(ranking, _learnt(scar, state.step))
+
+
+def _learnt(scar: Scar, steps: int) -> str:
+    assert scar.config.masker is not None
+    begins, learnt = scar.config.masker.begins, scar.masker_steps(steps)
+    if learnt:
+        return f"the masker learnt in {learnt:,} of {steps:,} steps, from step {begins:,} on"
+    return (
+        f"the masker has not learnt anything: it begins at step {begins:,} and the checkpoint is of step {steps:,}; "
+        "what it removes says nothing of the method (train longer, or lower method.masker.begins)"
+    )

@@ -304,6 +304,13 @@ class Scar(TwoTowers):
         own = self._is_maskers(step)
         return {"masker.": masker.learning_rate if own else 0.0, **dict.fromkeys(PLAYERS, 0.0 if own else 1.0)}
 
+    def masker_steps(self, steps: int) -> int:
+        """In how many of the first `steps` steps of a run the masker learns."""
+        masker = self.config.masker
+        if masker is None or steps <= masker.begins:
+            return 0
+        return steps - masker.begins if masker.turns == "reversal" else steps // 2 - masker.begins // 2
+
     def _is_maskers(self, step: int) -> bool:
         """Whether a step is the masker's, where the players take turns."""
         masker = self.config.masker

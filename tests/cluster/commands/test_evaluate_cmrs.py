@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,16 @@ def test_figures_table_and_file_agree_and_an_encoder_is_not_better_than_itself(
         assert told["gaps"]["leads"]["cmrs"]["value"] == pytest.approx(random - worst)
         assert {each["cmrs"]["value"] for each in told["beside"]["paired"]} <= {0.0, None}
     assert "gaps are flat lines" in call("--share", 0.25, plain=True).out
+
+
+def test_one_encoder_twice_is_no_two_seeds(call: Callable[..., Any], exported: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    for words, option in (
+        (("--seeds", copy), f"--seeds: {exported} and {copy} are one encoder"),
+        (("--beside", "models:/a@b", copy, "models:/a@b"), "--beside: models:/a@b and models:/a@b are one encoder"),
+    ):
+        answer = call(*words)
+        assert answer.code == 2 and option in answer.json["problem"], answer.json
 
 
 def test_a_set_that_the_encoder_cannot_read_is_named(call: Callable[..., Any], cohort: Path, tmp_path: Path) -> None:

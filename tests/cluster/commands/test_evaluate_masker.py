@@ -51,6 +51,8 @@ def test_figures_pictures_and_file_agree(cardialign: Callable[..., Any], shards:
     assert sorted(map(Path, told["pictures"])) == pictures and pictures
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
+    assert told["masker"] == "the masker learnt in 1 of 2 steps, from step 0 on"
+
     few = cardialign(*given, "--records", 3, plain=True)
     assert few.code == 0 and "share of each lead that the masker removes, of 0.3 of the record" in few.out
 

@@ -6,6 +6,7 @@ They print what the floors below found, with what to do next.
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,13 @@ from typing import Any
 import pytest
 import yaml
 
+from cardialign.cluster.main import build_parser
+from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.text.bank import build_text_bank
-from cardialign.pretrain.config import parse_config
+from cardialign.pretrain.config import load_config, parse_config
 from cardialign.pretrain.text.folder import encoder_folder
+from cardialign.pretrain.training.data import open_bank
 from tests.support.hashing_encoder import HashingEncoder
 
 Call = Callable[..., Any]
@@ -79,3 +83,18 @@ def test_a_folder_that_does_not_say_how_it_pools_is_told_so(
     assert bank["encoder"]["pooling"] == "cls"
     answer = cardialign("text-bank", "stats", copy, "--encoder", folder, "--pooling", "cls", "--global-batch", "8")
     assert answer.code == 0 and answer.json["bank"] == made.json["path"]
+
+
+@pytest.mark.parametrize("recipe", ["cardialign-tiny", "melp", "d-beta"])
+def test_a_run_without_its_bank_names_the_command_that_makes_that_bank(
+    recipe: str, shards: Path, tmp_path: Path
+) -> None:
+    bare = shutil.copytree(shards, tmp_path / "two words", ignore=shutil.ignore_patterns("text_bank"))
+    config = load_config(recipe, [f"data.shards={json.dumps(str(bare))}"])
+    with pytest.raises(UserError, match="no text bank of") as missing:
+        open_bank(config)
+    words = shlex.split(missing.value.remedy.partition("cardialign ")[2])
+    args = build_parser("text-bank build").parse_args(words)
+    asked, text = (args.encoder, args.pooling, args.max_tokens, args.style), config.text
+    assert asked == (text.encoder, text.pooling, text.max_tokens, text.style) and args.shards == bare
+    assert (args.distant or 0) == config.method.distant_reports

@@ -99,10 +99,14 @@ def test_an_encoder_that_got_a_missingness_card_keeps_what_was_measured_before(
     nothing = {"value": 0.0, "low": 0.0, "high": 0.0}
     cell = {"leads": 0, "time": 0.0, "auroc": nothing, "lost": nothing}
     measured = {"measure": "zero-shot", "on": "x", "records": 9, "auroc": nothing, "presets": []}
-    after = add_card(run / "export", sealed({**measured, "surfaces": [{"chosen": "random", "cells": [cell]}]}, before))
+    measured["surfaces"] = [{"chosen": "random", "cells": [cell]}]
+    after = add_card(run / "export", sealed(measured, before))
+    assert add_card(run / "export", sealed(measured, before)) == after, "the same card again replaces none"
     zero_shot_file(tmp_path / "later.json", 1.2, encoder=after, prompts=LATER)
+    once_more = [add_card(run / "export", sealed({**measured, "on": on}, before)) for on in ("y", "z")]
+    assert len({before, after, *once_more}) == 4
     answer = cardialign("compare", run, tmp_path / "zs.json", tmp_path / "later.json", "--out", tmp_path / "o", *QUICK)
-    assert before != after and answer.code == 0 and answer.json["methods"] == ["mine"], answer.json
+    assert answer.code == 0 and answer.json["methods"] == ["mine"], answer.json
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,39 @@ def test_reports_longer_than_the_tokens_are_told(set_copy: Path, caplog: pytest.
     assert f"reports={cut} of={len(short)} remark=they fill all 3 tokens" in caplog.text
 
 
+class BlindEncoder(HashingEncoder):
+    """Knows few words: what it does not know is one token, as foreign letters are to a word-piece tokenizer."""
+
+    known: tuple[str, ...] = ()
+
+    def _word_ids(self, text: str) -> list[int]:
+        return [5 + self.known.index(word) if word in self.known else 1 for word in text.lower().split()]
+
+    def tokenize(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        ids, lengths = super().tokenize(texts)
+        return np.minimum(ids, 5 + len(self.known)) * (np.arange(self.max_tokens) < 1), np.minimum(lengths, 1)
+
+
+def test_reports_that_the_encoder_cannot_tell_apart_are_no_bank(
+    set_copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shards, encoder = ShardSet.open(set_copy), BlindEncoder("blind")
+    reports = len(shards.reports)
+    with pytest.raises(DataError, match=f"all {reports} distinct reports are the same") as refused:
+        build_text_bank(shards, encoder)
+    assert "language and letters" in refused.value.remedy and not list(set_copy.glob("text_bank/[!.]*"))
+    with pytest.raises(DataError, match="begin with the same 1 tokens") as cut:
+        build_text_bank(shards, BlindEncoder("cut", max_tokens=1))
+    assert cut.value.remedy == "raise text.max_tokens"
+    first_words = [text.lower().split()[0] for text in shards.reports.column("text").to_pylist()]
+    encoder.known = tuple(sorted(set(first_words))[:2])
+    alike = reports - len({word if word in encoder.known else "" for word in first_words})
+    caplog.clear()
+    encoder.fingerprint = "one-eyed"
+    build_text_bank(shards, encoder)
+    assert f"reports={alike} of={reports} remark=to the text encoder each of them is the same" in caplog.text
+
+
 def test_the_bank_of_another_shard_set_is_not_taken(bank: TextBank, set_copy: Path, tmp_path: Path) -> None:
     assert TextBank.open(set_copy).path == bank.path
     build_shards(SmallSource(20, seed=4), tmp_path / "other", SetPlan(SignalSpec(500, 1)), workers=1)

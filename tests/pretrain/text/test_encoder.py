@@ -41,6 +41,16 @@ def test_tokens_are_padded_truncated_and_counted(minilm: TextEncoder) -> None:
     assert (ids[0, lengths[0] :] == minilm.tokenizer.pad_token_id).all()
 
 
+def test_a_text_in_letters_that_it_does_not_know_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    encoder = TextEncoder(TextConfig())
+    for known in ("Sinus rhythm", "Sinusrhythmus, Linksschenkelblock", "", "QTc 512 ms 🫀"):
+        encoder.tokenize([known])
+    assert "does not know" not in caplog.text
+    for _ in range(2):
+        encoder.tokenize(["Normal ECG", "ሀለሐመ ሠረሰሸ", "ቀበተኀ"])
+    assert caplog.text.count("half of it or more it does not know") == 1 and "ሀለሐመ ሠረሰሸ" in caplog.text
+
+
 def test_fingerprint_is_stable_and_changes_with_everything_that_changes_the_vectors(
     small_folder: Path, tmp_path: Path
 ) -> None:

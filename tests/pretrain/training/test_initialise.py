@@ -94,6 +94,15 @@ def test_an_encoder_of_another_kind_is_refused_key_by_key(exported: Path) -> Non
     assert "ecg.projection.weight" in result.skipped
 
 
+def test_of_another_encoder_altogether_its_name_is_said_and_no_key(exported: Path) -> None:
+    other = {"name": "resnet1d", "depth": 18, "width": 4, "embedding_dim": 8}
+    with pytest.raises(
+        UserError, match=r"encoder\.name is 'resnet1d', the source was trained with 'cardialign'"
+    ) as said:
+        begin(fresh(encoder=other), exported, encoder=other)
+    assert "None" not in said.value.problem and "init_fresh" not in said.value.remedy
+
+
 def test_equal_shapes_do_not_make_equal_encoders(exported: Path) -> None:
     """Lead I and V1 exchanged: every weight would fit, and look at the wrong lead."""
     groups = small_config().encoder.model_dump()["lead_groups"]

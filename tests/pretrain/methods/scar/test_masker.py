@@ -11,6 +11,7 @@ from cardialign.data_shards.order.contract import local_slice
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.methods.parts.draws import Draws
 from cardialign.pretrain.methods.scar.masker import LEADS, logistic_noise, random_scores, remove
+from cardialign.pretrain.training.schedule import idle_parts
 from tests.support.small_scar import ENCODER, MASKER, B, batch, doubled, inputs_of, make
 
 
@@ -126,6 +127,10 @@ def test_until_it_begins_chance_plays_alone_and_the_masker_rests() -> None:
         assert early["by_chance"].all() and not late["by_chance"].all()
         assert method.learning_rates(3)["masker."] == 0 and method.learning_rates(5)["masker."] == 1
         assert method.learning_rates(3).get("ecg.", 1.0) == 1, "its steps are the encoder's until then"
+        own = [step for step in range(20) if method.learning_rates(step)["masker."]]
+        for steps in range(20):
+            assert method.masker_steps(steps) == sum(step < steps for step in own)
+        assert idle_parts(method.learning_rates, 5) == ["masker"] and idle_parts(method.learning_rates, 20) == []
         assert early["cooling"][0] == late["cooling"][0] == 1.0 > inputs_of(method, 9)["cooling"][0]
 
 

@@ -1,0 +1,71 @@
+"""The paediatric study on a Ray: each encoder, and each cell, as a task of one core. Shards and the folder of the study
+lie where every node sees them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cardialign.cluster.environment.handed_on import adopt
+from cardialign.cluster.evaluations.tasks import RayTasks, sign_of_life
+from cardialign.cluster.studies.paediatric.cells import CELLS, Study, cell_of
+from cardialign.cluster.studies.paediatric.design import Arm, Sizes
+from cardialign.cluster.studies.work import OnRay
+from cardialign.pretrain.run.lock import HeldError
+
+
+@dataclass(frozen=True)
+class PaediatricJob:
+    """A cell, or what its arm starts from, of the study of these records in this folder."""
+
+    arm: Arm
+    seed: int
+    pretrains: bool
+    adults: Path
+    children: Path
+    label_set: str
+    sizes: Sizes
+    out: Path
+
+    @property
+    def name(self) -> str:
+        return f"encoder of {self.arm.recipe}" if self.pretrains else cell_of(self.arm, self.seed).name
+
+    @property
+    def sign(self) -> Path:
+        """Touched while it runs."""
+        return self.out / CELLS / cell_of(self.arm, self.seed).name / ".alive"
+
+
+def work_on_job(job: PaediatricJob, environment: dict[str, str]) -> float:
+    """What a Ray task does; the seconds that a pretraining cost. What another process holds is left to it."""
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+
+    adopt(environment)
+    adults, children = ShardSet.open(job.adults), ShardSet.open(job.children)
+    study = Study(adults, children, job.label_set, job.seed + 1, job.sizes, job.out)
+    job.sign.parent.mkdir(parents=True, exist_ok=True)
+    with sign_of_life(job.sign), contextlib.suppress(HeldError):
+        if job.pretrains:
+            return study.pretrain(job.arm, job.seed)
+        study.tune(job.arm, job.seed)
+    return 0.0
+
+
+def on_ray(
+    study: Study, cells: Iterable[tuple[Arm, int]], ray: OnRay, pretrains: bool = False
+) -> Iterator[tuple[tuple[Arm, int], float]]:
+    """Each as it ends, with what `work_on_job` said of it. Raises as `RayTasks.run`."""
+    given: list[tuple[Arm, int]] = []
+
+    def jobs() -> Iterator[PaediatricJob]:
+        for arm, seed in cells:
+            given.append((arm, seed))
+            places = (study.adults.path.absolute(), study.children.path.absolute())
+            yield PaediatricJob(arm, seed, pretrains, *places, study.label_set, study.sizes, study.out.absolute())
+
+    tasks = RayTasks(work_on_job, lambda job: job.name, lambda job: job.sign, "the study", ray.address, ray.workers)
+    for place, seconds in tasks.run(jobs()):
+        yield given[place], seconds
