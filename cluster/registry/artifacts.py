@@ -17,10 +17,11 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cardialign.cluster.cli.address import public, registry_uri, sqlite_path
+from cardialign.cluster.cli.address import registry_uri, sqlite_path
 from cardialign.cluster.tracking import mlflow_store
 from cardialign.cluster.tracking.names import ascii_escapes
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.shown import public
 from cardialign.pretrain.run.integrity import DIGESTS, EXPORT_FILES, is_litter, listed_names
 
 LARGEST = 8 << 30

@@ -79,7 +79,7 @@ class VerifiedExport:
     def earlier_digests(self) -> list[str]:
         """What the card says of those before it; of a card that cannot be read nothing."""
         try:
-            told = json.loads(self.content.get(MISSINGNESS, b"{}"))[EARLIER]
+            told = parse_json(self.content.get(MISSINGNESS, b"{}"))[EARLIER]
         except (ValueError, RecursionError, KeyError, TypeError):
             return []
         listed = told if isinstance(told, list) else []

@@ -5,19 +5,23 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from cardialign.cluster.studies.cells import CELL, Outcome
+from cardialign.cluster.evaluations.tasks import RayTasks
+from cardialign.cluster.studies.cells import CELL, Outcome, keep
 from cardialign.cluster.studies.design import Cell, Variant
+from cardialign.cluster.studies.paediatric.cells import Study
 from cardialign.cluster.studies.paediatric.command import run
-from cardialign.cluster.studies.paediatric.design import ARMS, HELD_OUT, TINY, band_of
+from cardialign.cluster.studies.paediatric.design import ARMS, HELD_OUT, TINY, Arm, band_of
+from cardialign.cluster.studies.paediatric.ray_cells import PaediatricJob
 from cardialign.cluster.studies.paediatric.records import split_by_age, virtual_children
 from cardialign.cluster.studies.paediatric.table import lines_of, study_table
+from cardialign.cluster.studies.work import OnRay
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from tests.cluster.conftest import Answer
@@ -106,6 +110,60 @@ def test_options_of_other_studies_are_refused_before_anything_is_made(tmp_path: 
     with pytest.raises(UsageError, match="holds something, and no study"):
         run(args)
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine.txt"]
+
+
+def test_on_a_ray_encoders_come_once_and_first_and_a_budget_ends_it(
+    children: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks one after the other, in place of a Ray; what they train in place of networks."""
+    done: list[tuple[str, str]] = []
+
+    def pretrain(study: Study, arm: Arm, seed: int) -> float:
+        assert arm.recipe is not None
+        folder = study._encoder(arm.recipe, seed)
+        (folder / "export").mkdir(parents=True)
+        done.append(("encoder", arm.recipe))
+        return 40.0
+
+    def tune(study: Study, arm: Arm, seed: int) -> Outcome:
+        done.append((arm.name, str(seed)))
+        made = outcome(arm.name, seed, 1.0)
+        made.facts["made_from"] = study._made_of(arm, seed).digest
+        return keep(made, study.out / "cells" / made.cell.name)
+
+    def run(tasks: RayTasks, jobs: Iterable[PaediatricJob]) -> Iterator[tuple[int, float]]:
+        for place, job in enumerate(jobs):
+            yield place, tasks.work(job, {})
+            assert not job.sign.exists()
+
+    monkeypatch.setattr(Study, "pretrain", pretrain)
+    monkeypatch.setattr(Study, "tune", tune)
+    monkeypatch.setattr(RayTasks, "run", run)
+    monkeypatch.setattr("cardialign.cluster.runs.lifecycle.prepare", lambda config: None)
+    study = Study(children, children, "finding", 2, TINY, tmp_path)
+    some = list(study.make(42.5, OnRay(None, 2)))  # both encoders have cost 80
+    assert not some and done == [("encoder", "cardialign-demo"), ("encoder", "merl")]
+    some = list(study.make(2.5, OnRay(None, 2)))  # of cells that cost 1 each
+    assert [(each.cell.variant.name, each.cell.seed) for each in some] == [("B3", 0), ("B4", 0), ("B3", 1)]
+    assert len(list(study.make(None, OnRay(None, 2)))) == 2 * len(ARMS) - 3
+    assert len(done) == len(set(done)) == 2 + 2 * len(ARMS), "nothing is made twice"
+    assert list(study.make(None, OnRay(None, 2))) == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_cells_as_ray_tasks_have_the_figures_of_cells_one_after_the_other(
+    cardialign: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    words = ["study", "paediatric", "--tiny", "--seeds", 1, "--bootstrap", 20]
+    there = cardialign(*words, "--out", tmp_path / "ray", "--workers", 2)
+    assert there.code == 0, there.err
+    here = cardialign(*words, "--out", tmp_path / "here")
+    figures = [[{**row, "cpu_seconds": 0} for row in each.json["rows"]] for each in (there, here)]
+    assert figures[0] == figures[1] and there.json["cells"] == len(ARMS)
+    assert not list((tmp_path / "ray").rglob(".alive"))
 
 
 def test_another_study_asks_for_its_shards(cardialign: Call, tmp_path: Path) -> None:
