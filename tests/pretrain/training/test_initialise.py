@@ -96,14 +96,8 @@ def test_an_encoder_of_another_kind_is_refused_key_by_key(exported: Path) -> Non
 
 def test_of_another_encoder_altogether_its_name_is_said_and_no_key(exported: Path) -> None:
     other = {"name": "resnet1d", "depth": 18, "width": 4, "embedding_dim": 8}
-<<<<<<< HEAD
-    with pytest.raises(
-        UserError, match=r"encoder\.name is 'resnet1d', the source was trained with 'cardialign'"
-    ) as said:
-=======
     said_name = r"encoder\.name is 'resnet1d', the source was trained with 'cardialign'"
     with pytest.raises(UserError, match=said_name) as said:
->>>>>>> methods
         begin(fresh(encoder=other), exported, encoder=other)
     assert "None" not in said.value.problem and "init_fresh" not in said.value.remedy
 
