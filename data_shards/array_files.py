@@ -42,6 +42,9 @@ def load_array(path: Path, *, mapped: bool = False) -> np.ndarray:
     """
     with os.fdopen(open_regular(Path(path)), "rb") as file:
         try:
+            if file.read(4) == b"PK\x03\x04":
+                raise ValueError("an archive (.npz), it holds no single array of numbers")
+            file.seek(0)
             shape, fortran, dtype = array_header(file)
             held = os.fstat(file.fileno()).st_size - file.tell()
             _check_claim(shape, dtype, held, held)
@@ -50,7 +53,9 @@ def load_array(path: Path, *, mapped: bool = False) -> np.ndarray:
                 return npy.read_array(file, allow_pickle=False)
             given: Any = file  # numpy asks for less than its stubs say
             order: Literal["F", "C"] = "F" if fortran else "C"
-            return np.memmap(given, dtype=dtype, mode="r", offset=file.tell(), shape=shape, order=order)
+            array = np.memmap(given, dtype=dtype, mode="r", offset=file.tell(), shape=shape, order=order)
+            array.filename = str(path)
+            return array
         except UNREADABLE_ARRAY as error:
             raise ValueError(_said(error)) from None
 

@@ -155,12 +155,12 @@ def is_shallow(value: Any, deepest: int = DEEPEST) -> bool:
     """Whether lists and mappings stand at most so deep in one another: deeper ones end the recursion of whoever walks
     through them."""
     layer = [value]
-    for _ in range(deepest + 1):
+    for _ in range(deepest):
         layer = [each for each in layer if isinstance(each, dict | list)]
         layer = [each for one in layer for each in (one.values() if isinstance(one, dict) else one)]
         if not layer:
             return True
-    return False
+    return not any(isinstance(each, dict | list) for each in layer)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

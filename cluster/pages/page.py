@@ -1,7 +1,7 @@
 """What every HTML page of ours has, and how a template becomes one file.
 
 A page has an inline style sheet, light and dark, and a width that prints on A4. It loads nothing and runs no script.
-Templates escape every value that they are given.
+Templates escape every value that they are given; none keeps a control character or a secret.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cardialign.data_shards.files import commit_file
+from cardialign.data_shards.shown import shown
 
 FOLDER = Path(__file__).parent
 
@@ -43,6 +44,11 @@ def number(value: Any) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def _visible(value: Any) -> Any:
+    """Text as a page may show it; markup of our own is no `str` of this kind."""
+    return shown(value, lines=True) if type(value) is str else value
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -51,6 +57,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_visible,
     )
     environment.filters["number"] = number
     return environment

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cardialign.data_shards.files import parse_json
+from cardialign.data_shards.files import open_regular, parse_json
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class SpoolReader:
         """
         lines: list[Line] = []
         try:
-            file = open(self.path, "rb")  # noqa: SIM115 - closed by the with below; only opening may fail
+            file = os.fdopen(open_regular(self.path), "rb")  # closed by the with below; only opening may fail
         except OSError:
             return lines
         with file:

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from cardialign.cluster.watching.cause import Cause, cause_of
 from cardialign.cluster.watching.utilisation import utilisation
-from cardialign.data_shards.files import parse_json, read_json
+from cardialign.data_shards.files import open_regular, parse_json, read_json
 from cardialign.pretrain.run.figures import RankFigures, read_figures
 from cardialign.pretrain.run.files import ATTEMPTS, COMPUTE, CONFIG, DEATHS, FAILURE, LOCK, METRICS, RESULT, STOP
 
@@ -155,7 +155,7 @@ def spool_end(path: Path) -> Iterator[dict[str, Any]]:
 
 def _last_lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - TAIL_BYTES))
             content = file.read()

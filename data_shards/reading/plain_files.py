@@ -17,9 +17,9 @@ from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.files import open_regular
 
 MOST_UNPACKED = 100
-"""Times its size that a gzip file may unpack to, where that is more than `LEAST_LIMIT` bytes; tables of numbers, names
+"""Times what was read of a gzip file that it may have unpacked to, beyond `LEAST_LIMIT` bytes; tables of numbers, names
 and reports unpack to 3 to 30 times."""
-LEAST_LIMIT = 1 << 26
+LEAST_LIMIT = 1 << 25
 FOLLOW = "CARDIALIGN_FOLLOW_LINKS"
 """Environment variable: 1 says that links of a data set which lead out of their folders were made by who reads it."""
 _ANNEX = "/.git/annex/objects/"
@@ -72,7 +72,6 @@ class Unpacked:
     def __init__(self, path: Path) -> None:
         self.path, self.closed, self._read = path, False, 0
         self._packed: BinaryIO = os.fdopen(open_regular(path), "rb")
-        self._most = max(LEAST_LIMIT, MOST_UNPACKED * os.fstat(self._packed.fileno()).st_size)
         self._file = gzip.GzipFile(fileobj=self._packed)
 
     def read(self, size: int = -1) -> bytes:
@@ -83,8 +82,10 @@ class Unpacked:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise OSError(errno.EINVAL, f"no gzip file that can be unpacked: {error}", str(self.path)) from None
         self._read += len(part)
-        if self._read > self._most:
-            raise OSError(errno.EFBIG, f"it unpacks to more than {self._most} bytes", str(self.path))
+        if self._read > max(LEAST_LIMIT, MOST_UNPACKED * self._packed.tell()):
+            raise OSError(
+                errno.EFBIG, f"it unpacks to more than {LEAST_LIMIT} bytes and {MOST_UNPACKED} times", str(self.path)
+            )
         return part
 
     def close(self) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cardialign.data_shards.array_files import load_array, load_arrays
 from cardialign.data_shards.errors import disk_error
 from cardialign.data_shards.files import (
     Difference,
@@ -19,7 +21,11 @@ from cardialign.data_shards.files import (
     difference,
     differences,
     facts_below,
+    is_shallow,
+    parse_json,
+    read_bytes,
     read_json,
+    read_json_object,
     temporary_path,
     write_json,
 )
@@ -117,3 +123,73 @@ def test_a_disk_that_fills_under_an_array_is_called_full(tmp_path: Path) -> None
         np.zeros(1 << 17, dtype=np.uint8).tofile(file)
     assert "disk full while writing" in str(disk_error(caught.value, tmp_path / "a.npy"))
     assert "disk full" not in str(disk_error(PermissionError(13, "Permission denied"), tmp_path / "a.npy"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[" * 65 + "]" * 65, "nested too deeply, more than 64"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a": 1, "b": {"c": 2, "c": 3}}', "the key 'c' stands twice"),
+        ("18446744073709551616", "more than 64 bits"),
+        ('{"a": -9223372036854775809}', "more than 64 bits"),
+        ("9" * 5000, "more than 64 bits"),
+        ("[1e999]", "no float holds the number 1e999"),
+        (b'"\xff"', "utf-8"),
+        ("", "Expecting value"),
+        ("{} {}", "Extra data"),
+    ],
+)
+def test_json_beyond_its_limits_is_refused_in_words(text: str | bytes, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        parse_json(text)
+
+
+def test_json_within_its_limits_is_what_it_says() -> None:
+    assert parse_json("[" * 64 + "]" * 64) is not None
+    assert parse_json('{"a": [18446744073709551615, -9223372036854775808, 1.5e300, "01234567890123456789"]}') == {
+        "a": [2**64 - 1, -(2**63), 1.5e300, "01234567890123456789"]
+    }
+    assert parse_json('"' + "[" * 1000 + '"') == "[" * 1000, "brackets in a text are none"
+    assert is_shallow({"a": [{}]}, 3) and not is_shallow({"a": [{}]}, 2)
+
+
+def test_what_is_no_regular_file_or_too_large_is_refused_at_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.json"
+    os.mkfifo(pipe)
+    for read in (read_bytes, read_json_object, load_array, lambda path: load_arrays(path)):
+        with pytest.raises(OSError, match="no regular file"):
+            read(pipe)
+        with pytest.raises(OSError, match="no regular file"):
+            read(tmp_path)
+    assert read_json(pipe) is None
+    (tmp_path / "a.json").write_text('{"a": 1}')
+    assert read_json_object(tmp_path / "a.json", 8) == {"a": 1}
+    with pytest.raises(OSError, match="more than 7 bytes"):
+        read_json_object(tmp_path / "a.json", 7)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content[:-1],
+        lambda content: content + b"\0",
+        lambda content: content.replace(b"(3, 4)", b"(3, 9)"),
+        lambda content: content.replace(b"(3, 4)", b"(-3,-4)"),
+        lambda content: content.replace(b"'<f8'", b"'|O8'"),
+        lambda content: content[:40],
+        lambda content: b"x" + content,
+    ],
+)
+@pytest.mark.parametrize("mapped", [True, False])
+def test_an_array_is_exactly_what_its_header_claims_or_refused(
+    tmp_path: Path, change: Callable[[bytes], bytes], mapped: bool
+) -> None:
+    whole = np.arange(12.0).reshape(3, 4)
+    np.save(tmp_path / "a.npy", whole)
+    np.savez_compressed(tmp_path / "a.npz", whole=whole, other=np.zeros(1 << 20))
+    np.testing.assert_array_equal(load_array(tmp_path / "a.npy", mapped=mapped), whole)
+    assert list(load_arrays(tmp_path / "a.npz", ["whole"])) == ["whole"]
+    (tmp_path / "a.npy").write_bytes(change((tmp_path / "a.npy").read_bytes()))
+    with pytest.raises(ValueError, match=r"array|claims"):
+        load_array(tmp_path / "a.npy", mapped=mapped)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import UsageError, UserError
-from cardialign.data_shards.files import parse_json, read_bytes
+from cardialign.data_shards.files import is_shallow, parse_json, read_bytes
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import RunConfig, TextConfig, parse_config
 from cardialign.pretrain.config.named import upgrade
@@ -19,7 +19,7 @@ from cardialign.pretrain.config.places import place_encoder
 from cardialign.pretrain.run.files import CONFIG
 from cardialign.pretrain.text.encoder import TextEncoder
 from cardialign.pretrain.training.checkpoints.files import COMMITTED, STATE, CheckpointError
-from cardialign.pretrain.training.checkpoints.state_values import is_shallow, state_mistakes
+from cardialign.pretrain.training.checkpoints.state_values import DEEPEST, state_mistakes
 from cardialign.pretrain.training.schedule import Plan
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def stored_config(run_dir: Path) -> RunConfig | None:
         return None
     except (OSError, ValueError) as error:
         raise _no_configuration(path, f"cannot be read: {error}") from None
-    if not isinstance(values, dict) or not is_shallow(values):
+    if not isinstance(values, dict) or not is_shallow(values, DEEPEST):
         raise _no_configuration(path, "holds no configuration")
     try:
         return parse_config(values, str(path))

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from cardialign.data_shards.files import is_shallow
+
 DEEPEST = 50
 """No configuration is nested so deeply; deeper ones end the recursion of whoever walks through them."""
 
@@ -69,16 +71,7 @@ def _follows(plan: list[list[int]], step: int) -> bool:
 
 
 def _configuration(value: Any) -> bool:
-    return isinstance(value, dict) and is_shallow(value)
-
-
-def is_shallow(values: dict[str, Any]) -> bool:
-    """Whether a configuration that anybody can have written is nested at most as deeply as one is."""
-    layer: list[Any] = [values]
-    for _ in range(DEEPEST):
-        inner = [each for one in layer for each in (one.values() if isinstance(one, dict) else one)]
-        layer = [each for each in inner if isinstance(each, dict | list)]
-    return not layer
+    return isinstance(value, dict) and is_shallow(value, DEEPEST)
 
 
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {

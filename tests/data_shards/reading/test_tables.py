@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +65,20 @@ def test_columns_that_are_almost_there_are_named(tmp_path, content, says):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(DataError, match=says):
         list(rows_of(tmp_path / "t.csv", ("id", "age")))
+
+
+def test_a_packed_table_that_unpacks_to_far_more_than_tables_do_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cardialign.data_shards.reading.plain_files.LEAST_LIMIT", 1 << 16)
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(b"a,b\n" + b"1,1\n" * 1_000_000))
+    for read in (lambda: read_table(path, ("a",)), lambda: list(rows_of(path, ("a",)))):
+        with pytest.raises(DataError, match="unpacks to more than"):
+            read()
+    rows = b"".join(b"%d,%d\n" % (k * k % 9973, k) for k in range(50_000))
+    path.write_bytes(gzip.compress(b"a,b\n" + rows))
+    assert len(list(rows_of(path, ("a",)))) == 50_000, "a table of numbers is far from it"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match="no gzip file that can be unpacked"):
+        read_table(path, ("a",))

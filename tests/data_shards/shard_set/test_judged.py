@@ -240,7 +240,7 @@ def test_a_password_in_a_url_is_shown_nowhere(tmp_path: Path, caplog: pytest.Log
                 f"tar://{secret}host/set"):  # fmt: skip
         with pytest.raises(UserError) as caught:
             ShardSet.open(url, cache)
-        assert "s3cret" not in str(caught.value) + caplog.text and "somebody:***@" in caught.value.problem
+        assert "s3cret" not in str(caught.value) + caplog.text and "somebody" not in caught.value.problem
 
 
 def test_a_bank_behind_a_url_is_fetched_by_its_own_list_and_compared_with_it(

@@ -82,7 +82,7 @@ WRONG = {
     "order_version": ["1", None, 1.5, []],
     "digest": [1, None, "", [], "\ud800", "x" * 10_000],
     "selection_fingerprint": [1, None, [], {}, True],
-    "config": [None, [], "x", 1, json.loads(deep(300))],
+    "config": [None, [], "x", 1, json.loads(deep(60))],
     "loss": ["x", float("nan"), float("inf"), True, []],
     "spec": [[], "x", {}, {"rate": 1}, *({"sampling_rate": rate, "seconds": 10} for rate in (-1, "x", float("nan")))],
     "shards_fingerprint": [1, []],
