@@ -23,6 +23,22 @@ from cardialign.pretrain.run.files import EXPORT
 
 RECORD = "demo.json"
 NAME = "cardialign-demo"
+MADE = (
+    RECORD,
+    "cohort",
+    "unseen-cohort",
+    "shards",
+    "unseen-shards",
+    "run",
+    "mlflow.db",
+    "mlartifacts",
+    "zero_shot.json",
+    "encoder",
+    "embedding.npy",
+    "report.html",
+    ".",
+)
+"""How the names of what a demo makes in its folder begin; what is hidden are temporary names of ours."""
 PROMPTS = "virtual-findings-v2"
 Say = Callable[[str], None]
 
@@ -76,10 +92,12 @@ def _open(out: Path, settings: DemoSettings, overwrite: bool, say: Say) -> Demo:
     Raises UserError when the folder is something else, or a demo with other settings (unless `overwrite`).
     """
     record = read_json(out / RECORD)
+    if record is not None and not (isinstance(record.get("settings"), dict) and isinstance(record.get("stages"), dict)):
+        record = None
     if out.exists() and any(out.iterdir()) and record is None:
         raise UserError(f"{out} is not empty and holds no demo", "give another --out")
     if record is not None and overwrite:
-        shutil.rmtree(out)
+        _empty(out)
         record = None
     if record is not None and record["settings"] != asdict(settings):
         before = record["settings"]
@@ -94,6 +112,21 @@ def _open(out: Path, settings: DemoSettings, overwrite: bool, say: Say) -> Demo:
     out.mkdir(parents=True, exist_ok=True)
     demo.save()
     return demo
+
+
+def _empty(out: Path) -> None:
+    """Remove a demo. Raises UserError where something else lies beside it, which is somebody's."""
+    others = sorted(path.name for path in out.iterdir() if not path.name.startswith(MADE))
+    if others:
+        raise UserError(
+            f"{out} holds more than a demo ({ascii(others[:5])[1:-1]}); it is left alone",
+            "move the other files away, or give another --out",
+        )
+    for path in sorted(out.iterdir(), key=lambda path: path.name == RECORD):  # the record goes last
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _run_stage(demo: Demo, stage: Stage, number: int, of: int, forced: bool) -> bool:

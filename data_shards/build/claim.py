@@ -5,18 +5,29 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import DataError, disk_error
-from cardialign.data_shards.files import read_json, write_json
-from cardialign.data_shards.shard_set.layout import BANKS, INDEX, MANIFEST, REJECTS, REPORTS, SHARDS, WORK_FOLDER
+from cardialign.data_shards.files import is_plain_name, read_json, write_json
+from cardialign.data_shards.shard_set.layout import (
+    BANK_FILE,
+    BANKS,
+    INDEX,
+    MANIFEST,
+    REJECTS,
+    REPORTS,
+    SHARDS,
+    WORK_FOLDER,
+)
 
 PLAN = "plan.json"
 """In the work folder: what an unfinished build was started with."""
 _LOCK = "lock"
+_NAME = re.compile(r"shard-\d{6,}\.tar")
 
 
 @contextlib.contextmanager
@@ -35,7 +46,7 @@ def claim(out: Path, overwrite: bool) -> Iterator[None]:
         )
     work = out / WORK_FOLDER
     made = [folder for folder in (work, out) if not folder.exists()]
-    if out not in made and work in made and not (out / MANIFEST).exists() and any(out.iterdir()):
+    if out not in made and not _holds_a_set(out) and any(path != work for path in out.iterdir()):
         raise DataError(
             f"{out} is not empty and holds no shard set; it will not be written to", "choose an empty or new folder"
         )
@@ -62,6 +73,17 @@ def claim(out: Path, overwrite: bool) -> Iterator[None]:
                 if out in made and not rest:
                     out.rmdir()
             raise
+
+
+def _holds_a_set(out: Path) -> bool:
+    """Whether a folder is that of a set of ours, finished or not: a file of one name alone, which others have too, is
+    no sign of it."""
+    if (out / WORK_FOLDER / _LOCK).is_file():
+        return True
+    values = read_json(out / MANIFEST)
+    if values is None:  # none, or a damaged one of a set whose files are there
+        return (out / MANIFEST).is_file() and any(_NAME.fullmatch(path.name) for path in out.glob(SHARDS))
+    return "schema_version" in values and "fingerprint" in values
 
 
 def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> None:
@@ -94,7 +116,7 @@ def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> None:
 
 
 def _empty(out: Path) -> None:
-    """Remove a shard set, finished or not, and nothing else.
+    """Remove a shard set, finished or not, and nothing else that somebody keeps in its folder.
 
     The manifest goes first, so that what is left is never taken for a whole set, and the plan last, so that no other
     build ever takes over sidecars or shards that are left.
@@ -102,6 +124,24 @@ def _empty(out: Path) -> None:
     (out / MANIFEST).unlink(missing_ok=True)
     for pattern in (f"{WORK_FOLDER}/shard-*.json", SHARDS, INDEX, REPORTS, REJECTS):
         for file in out.glob(pattern):
-            file.unlink()
-    shutil.rmtree(out / BANKS, ignore_errors=True)
+            if pattern != SHARDS or _NAME.fullmatch(file.name):
+                file.unlink()
+    for description in (out / BANKS).glob(f"*/{BANK_FILE}"):
+        _remove_bank(description)
+    with contextlib.suppress(OSError):
+        (out / BANKS).rmdir()
     (out / WORK_FOLDER / PLAN).unlink(missing_ok=True)
+
+
+def _remove_bank(description: Path) -> None:
+    """Remove the files that a bank lists; what lies beside them stays, and is no bank any more."""
+    if not description.is_file():
+        return
+    values = read_json(description) or {}
+    parts = [part for part in (values.get("files"), values.get("derived")) if isinstance(part, dict)]
+    description.unlink()
+    for name in filter(is_plain_name, (name for part in parts for name in part)):
+        with contextlib.suppress(IsADirectoryError, FileNotFoundError):
+            (description.parent / name).unlink()
+    with contextlib.suppress(OSError):
+        description.parent.rmdir()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import logging
 import os
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.data_shards.errors import DataError, StorageError
-from cardialign.data_shards.files import commit_file, commit_folder, sha256_of, sha256_once
+from cardialign.data_shards.files import commit_file, commit_folder, is_plain_name, sha256_of, sha256_once
 from cardialign.data_shards.locations import url_of
 from cardialign.data_shards.shard_set.bank_description import OtherBankVersionError, judge_bank, listed_files
 from cardialign.data_shards.shard_set.cache import ShardCache, locked
@@ -80,7 +81,7 @@ def _fetch_tables(files: RemoteFiles, folder: Path, text: bytes, tables: dict[st
 def _fetch_banks(files: RemoteFiles, folder: Path) -> None:
     """Text banks beside the shards, each as one step, so that a half fetched bank is never opened."""
     for name in files.list(BANKS):
-        if name.startswith(".") or (folder / BANKS / name).exists():
+        if not is_plain_name(name) or (folder / BANKS / name).exists():
             continue
         if BANK_FILE not in files.list(f"{BANKS}/{name}"):
             continue
@@ -92,7 +93,7 @@ def _fetch_banks(files: RemoteFiles, folder: Path) -> None:
             log.info("skipped text_bank=%s reason=%s", name, error.problem)
             continue
         for leftover in (folder / BANKS).glob(
-            f".{name}.*.tmp"
+            f".{glob.escape(name)}.*.tmp"
         ):  # of a process that was killed: the caller holds the lock
             shutil.rmtree(leftover, ignore_errors=True)
         with commit_folder(folder / BANKS / name, durable=False) as temporary:

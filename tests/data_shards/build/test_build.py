@@ -380,3 +380,26 @@ def test_an_index_written_piece_by_piece_holds_every_row_in_order(
 def test_a_record_of_more_samples_than_a_shard_holds_or_of_none_is_refused_before_it_takes_memory(spec) -> None:
     with pytest.raises(UsageError, match="samples, a record has 1 to 16,777,216"):
         SetPlan(SignalSpec(*spec))
+
+
+def test_overwrite_removes_what_a_set_lists_and_nothing_that_lies_beside_it(tmp_path: Path) -> None:
+    build(tmp_path, 20)
+    kept = ["thesis.tex", "shard-of-glass.tar", "text_bank/notes.txt", "text_bank/old/bank.json/why.txt"]
+    for name in kept:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("years of work")
+    build(tmp_path, 20, overwrite=True)
+    assert [(tmp_path / name).read_text() for name in kept] == ["years of work"] * len(kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("manifest.json", '{"manifest_version": 3}'), ("manifest.json", "oops"), (".build/debug.yaml", "swift")],
+)
+def test_a_project_that_has_a_file_of_one_of_our_names_is_no_set(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(content)
+    (tmp_path / "index.parquet").write_text("years of work")
+    with pytest.raises(DataError, match="holds no shard set"):
+        build(tmp_path, overwrite=True)
+    assert (tmp_path / "index.parquet").read_text() == "years of work" and (tmp_path / name).read_text() == content

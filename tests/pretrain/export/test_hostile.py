@@ -346,6 +346,8 @@ def test_the_report_encoder_of_an_export_is_found_in_its_run_or_where_its_reader
     assert load_encoder(out).text_encoder.folder == private
     away = shutil.copytree(out, tmp_path / "bob" / "encoder")
     monkeypatch.setattr("huggingface_hub.snapshot_download", None)
+    assert load_encoder(away).text_encoder.folder == private, "who has just exported it looks at it, too"
+    monkeypatch.setattr("cardialign.pretrain.text.folder._SEEN", {})
     with pytest.raises(UserError, match=r"MedCPT.*does not exist") as caught:
         assert load_encoder(away).text_encoder
     assert "CARDIALIGN_TEXT_ENCODERS" in caught.value.remedy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ TEXTS = ["Sinus rhythm", "Atrial fibrillation. Left bundle branch block", "Norma
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DBeta, Path]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DBeta, Path]]:
     folder = tmp_path_factory.mktemp("scorings")
     config = config_of(write_small_bert(folder / "bert"))
     torch.manual_seed(5)
@@ -34,7 +35,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DBeta, Path]:
         for parameter in method.text.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     export_encoder(config, method.state_dict(), folder / "encoder", training={}, spec=SPEC, program=False)
-    return method, folder / "encoder"
+    with pytest.MonkeyPatch.context() as patch:  # an export does not say where its report encoder lay
+        patch.setenv("CARDIALIGN_TEXT_ENCODERS", str(folder))
+        yield method, folder / "encoder"
 
 
 @pytest.fixture(scope="module")
