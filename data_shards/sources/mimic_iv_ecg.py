@@ -31,7 +31,7 @@ from cardialign.data_shards.sources.shared.folder import RecordFolder, key_word
 from cardialign.data_shards.sources.shared.ids import differ, plain_id
 from cardialign.data_shards.sources.shared.join import NO_ID, id_numbers
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, STOP_BELOW, Agreement, Match, judge_agreement
-from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
+from cardialign.data_shards.sources.shared.patients import SpellingsOfNumbers, fold_of, patient_hash
 from cardialign.data_shards.sources.shared.record import assemble, record_path
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,7 @@ class MimicIvEcg(RecordFolder):
         check_layout(self.root, self.name, (_RECORD_LIST, _MEASUREMENTS), self.layout)
         self._patients = self._table_option("patients", patients) if patients else find_table(self.root, _PATIENTS)
         self._notes = self._table_option("waveform_note_links", waveform_note_links) if waveform_note_links else None
+        self._spellings = SpellingsOfNumbers(self.name)
 
     @classmethod
     def options(cls) -> dict[str, str]:
@@ -87,6 +88,7 @@ class MimicIvEcg(RecordFolder):
     def entries(self) -> Iterator[Entry]:
         """One entry per row of record_list.csv, in its order. Raises as `RecordFolder.entries` does."""
         self._start()
+        self._spellings = SpellingsOfNumbers(self.name)
         listing = self._table(_RECORD_LIST)
         batches = (
             each for each in stream_table(listing, ("subject_id", "study_id", "ecg_time", "path")) if each.num_rows
@@ -140,7 +142,7 @@ class MimicIvEcg(RecordFolder):
                 if doubt := doubt or self._other_owner(people[i], study, f"mimic-{study}", path):
                     meta["doubt"] = doubt
                 yield Entry(f"mimic-{key_word(study)}", path, meta)
-            self._check_cells(times, people)
+            self._check_cells(times, people, subjects)
             rows += batch.num_rows
             without += statements.count(None)
         self._facts["records"] = file_facts(listing, rows)
@@ -151,9 +153,12 @@ class MimicIvEcg(RecordFolder):
     def _finish(self, listed: int, patients: PatientTable | None = None) -> None:
         if patients is not None:
             patients.tell()
+        self._spellings.tell()
+        self._spellings = SpellingsOfNumbers(self.name)  # it does not travel to workers
         super()._finish(listed)
 
-    def _check_cells(self, times: list[str], people: list[str]) -> None:
+    def _check_cells(self, times: list[str], people: list[str], subjects: np.ndarray) -> None:
+        self._spellings.add_all(people, subjects)
         self._nameless += people.count("")
         for text in times:
             if text and iso_time(text) is None:
