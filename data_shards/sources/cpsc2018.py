@@ -25,7 +25,13 @@ from cardialign.data_shards.sources.shared.demographics import age_in_years, sex
 from cardialign.data_shards.sources.shared.folder import number
 from cardialign.data_shards.sources.shared.ids import plain_id
 from cardialign.data_shards.sources.shared.labels import Labels
-from cardialign.data_shards.sources.shared.matches import STOP_BELOW, contradictions
+from cardialign.data_shards.sources.shared.matches import (
+    EXAMPLES,
+    STOP_BELOW,
+    Agreement,
+    contradictions,
+    judge_agreement,
+)
 from cardialign.data_shards.sources.shared.record import assemble
 from cardialign.data_shards.sources.vocabularies import snomed
 
@@ -76,7 +82,6 @@ class Cpsc2018(Challenge):
         }
 
     def _listing(self) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
-        yield from super()._listing()
         if self._reference is None:
             tables = list(self._find(("REFERENCE.csv",)))
             if len(tables) > 1:
@@ -85,6 +90,13 @@ class Cpsc2018(Challenge):
                 )
             self._reference = self.root / tables[0] if tables else None
         reference = self._reference_codes()
+        both = Agreement("labels", "the headers", "" if self._reference is None else self._reference.name)
+        for path, key, meta in super()._listing():
+            word = plain_id(path.rpartition("/")[2])
+            if word in reference:
+                self._compare_classes(both, word, meta["labels"], self._known_labels(reference[word]))
+            yield path, key, meta
+        judge_agreement(self.name, both, self._min_matched)
         match = None if self._reference is None else self._join("reference", self._reference, len(reference))
         for path in self._find((".mat",)):
             name = path.removesuffix(".mat")
@@ -95,6 +107,16 @@ class Cpsc2018(Challenge):
                     match.add(word, word in reference)
                 meta = {"statements": snomed.statements(codes), "labels": self._known_labels(codes)}
                 yield path, None, meta
+
+    def _compare_classes(self, both: Agreement, record: str, header: Labels, table: Labels) -> None:
+        """Count whether both forms of one record give it the same classes; one of them may give none."""
+        one, other = (each.get(self.name) for each in (header, table))
+        if one is None or other is None:
+            return
+        both.records += 1
+        both.agreeing += set(one) == set(other)
+        if set(one) != set(other) and len(both.examples) < EXAMPLES:
+            both.examples.append(f"{record} {'|'.join(one) or 'none'} and {'|'.join(other) or 'none'}")
 
     def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
         if not entry.path.endswith(".mat"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -32,7 +32,7 @@ from cardialign.data_shards.sources.shared.folder import RecordFolder, key_word
 from cardialign.data_shards.sources.shared.ids import differ, plain_id
 from cardialign.data_shards.sources.shared.join import NO_ID, id_numbers
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, STOP_BELOW, Agreement, Match, judge_agreement
-from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
+from cardialign.data_shards.sources.shared.patients import SpellingsOfNumbers, fold_of, patient_hash
 from cardialign.data_shards.sources.shared.record import assemble, record_path
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ class MimicIvEcg(RecordFolder):
         check_layout(self.root, self.name, (_RECORD_LIST, _MEASUREMENTS), self.layout)
         self._patients = self._table_option("patients", patients) if patients else find_table(self.root, _PATIENTS)
         self._notes = self._table_option("waveform_note_links", waveform_note_links) if waveform_note_links else None
+        self._spellings = SpellingsOfNumbers(self.name)
 
     @classmethod
     def options(cls) -> dict[str, str]:
@@ -88,12 +89,10 @@ class MimicIvEcg(RecordFolder):
     def entries(self) -> Iterator[Entry]:
         """One entry per row of record_list.csv, in its order. Raises as `RecordFolder.entries` does."""
         self._start()
+        self._spellings = SpellingsOfNumbers(self.name)
         listing = self._table(_RECORD_LIST)
-        batches = (
-            each for each in stream_table(listing, ("subject_id", "study_id", "ecg_time", "path")) if each.num_rows
-        )
-        if (first := next(batches, None)) is None:  # the list is judged before the other tables are read
-            raise DataError(f"{listing} is empty: it lists no record", f"give the folder that holds {self.layout}")
+        batches = self._listed(listing)
+        first = next(batches)  # the list is judged before the other tables are read
         reports = self._read_reports()
         patients = (
             None if self._patients is None else self._noted("patients", self._patients, PatientTable(self._patients))
@@ -110,8 +109,7 @@ class MimicIvEcg(RecordFolder):
             times, paths = strings(batch, "ecg_time"), strings(batch, "path")
             numbers, subjects = (id_numbers(pa.array(each, pa.string())) for each in (told, people))
             strangers = _strangers({_MEASUREMENTS: reports, "the table of notes": notes}, numbers, subjects)
-            own = np.isin(np.arange(len(told)), list(strangers), invert=True)
-            _compare_times(clock, told, seconds_of(batch.column("ecg_time")), reports.times(numbers), own)
+            _compare_times(clock, told, seconds_of(batch.column("ecg_time")), reports.times(numbers), strangers)
             statements = reports.statements(numbers)
             joins["reports"].add_all(told, [each is not None for each in statements])
             persons, known = (None, []) if patients is None else patients.ages_and_sexes(subjects, times)
@@ -141,7 +139,7 @@ class MimicIvEcg(RecordFolder):
                 if doubt := doubt or self._other_owner(people[i], study, f"mimic-{study}", path):
                     meta["doubt"] = doubt
                 yield Entry(f"mimic-{key_word(study)}", path, meta)
-            self._check_cells(times, people)
+            self._check_cells(times, people, subjects)
             rows += batch.num_rows
             without += statements.count(None)
         self._facts["records"] = file_facts(listing, rows)
@@ -149,12 +147,25 @@ class MimicIvEcg(RecordFolder):
         judge_agreement(self.name, clock, self._min_matched)
         self._finish(rows, patients)
 
+    def _listed(self, listing: Path) -> Iterator[pa.RecordBatch]:
+        """Stretches of record_list.csv. Raises DataError where it lists no record."""
+        empty = True
+        for each in stream_table(listing, ("subject_id", "study_id", "ecg_time", "path")):
+            if each.num_rows:
+                empty = False
+                yield each
+        if empty:
+            raise DataError(f"{listing} is empty: it lists no record", f"give the folder that holds {self.layout}")
+
     def _finish(self, listed: int, patients: PatientTable | None = None) -> None:
         if patients is not None:
             patients.tell()
+        self._spellings.tell()
+        self._spellings = SpellingsOfNumbers(self.name)  # it does not travel to workers
         super()._finish(listed)
 
-    def _check_cells(self, times: list[str], people: list[str]) -> None:
+    def _check_cells(self, times: list[str], people: list[str], subjects: np.ndarray) -> None:
+        self._spellings.add_all(people, subjects)
         self._nameless += people.count("")
         for text in times:
             if text and iso_time(text) is None:
@@ -239,10 +250,11 @@ def _strangers(tables: dict[str, OfStudies | None], studies: np.ndarray, subject
 
 
 def _compare_times(
-    clock: Agreement, names: list[str], listed: np.ndarray, measured: np.ndarray, own: np.ndarray
+    clock: Agreement, names: list[str], listed: np.ndarray, measured: np.ndarray, strangers: Collection[int]
 ) -> None:
     """Times of these records in both tables, counted where both say one; a table may have lost the seconds, or
-    all of the hour. own: whose row in the other table is not that of a stranger, which is known already."""
+    all of the hour. strangers: whose row in the other table is not theirs, which is known already."""
+    own = np.isin(np.arange(len(names)), list(strangers), invert=True)
     both = own & (listed != NO_TIME) & (measured != NO_TIME)
     one, other = (np.where(both, each, 0) for each in (listed, measured))
     of_day = (one % _DAY == 0) | (other % _DAY == 0)

@@ -168,7 +168,7 @@ def _mistakes(values: Any) -> list[str]:
         out.append(f"combine: max takes no `against`, which {', '.join(pairs)} has; write combine: mean")
     for code, entry in (classes if isinstance(classes, dict) else {}).items():
         out += [f"classes.{str(code)[:60]}: {reason}" for reason in _class_mistakes(code, entry)]
-    return out or _alike(values["classes"])
+    return out or _alike(classes or {})
 
 
 def _alike(classes: dict[str, dict[str, Any]]) -> list[str]:

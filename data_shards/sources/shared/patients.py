@@ -6,8 +6,11 @@ import hashlib
 import logging
 import re
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from cardialign.data_shards.sources.shared.matches import EXAMPLES
 
@@ -165,6 +168,35 @@ class Spellings:
             len(self._alike),
             "; ".join(" and ".join(repr(name[:60]) for name in names[:4]) for names in some),
         )
+
+
+class SpellingsOfNumbers(Spellings):
+    """The same for hundreds of thousands of patients who are numbers nearly all: these are kept as numbers, 8 bytes
+    each and stretch of rows."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(source)
+        self._numbers: list[np.ndarray] = []
+        self._odd: dict[str, None] = {}
+
+    def add_all(self, patients: Sequence[str], numbers: np.ndarray) -> None:
+        """numbers: of `join.id_numbers`, which are the patients themselves from 0 up."""
+        self._numbers.append(np.unique(numbers[numbers >= 0]))
+        self._odd |= {patients[at]: None for at in np.flatnonzero(numbers < 0).tolist() if patients[at]}
+
+    def tell(self) -> None:
+        """Those that are no plain numbers, and the plain numbers that they may be."""
+        for patient in self._odd:
+            self.add(patient)
+            word = _LEADING_ZEROS.sub("", "".join(patient.split()))
+            if (
+                word.isascii()
+                and word.isdigit()
+                and len(word) < 19
+                and any(int(word) in each for each in self._numbers)
+            ):
+                self.add(word)
+        super().tell()
 
 
 class Crowds:

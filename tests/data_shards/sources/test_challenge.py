@@ -331,6 +331,29 @@ def test_a_reference_of_floats_and_suffixes_fits_and_rows_that_contradict_each_o
     assert source.describe()["joins"]["reference"]["matched"] == 2
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_headers_and_a_reference_that_disagree_on_a_record_are_told_and_refused_where_none_agrees(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, given: bool
+) -> None:
+    """REFERENCE.csv numbers the classes from 1: 5 is RBBB, 2 AF, 8 ST depression."""
+    for name, dx in {"A0001": "59118001", "A0002": "164889003", "A0003": "999000999"}.items():
+        challenge_record(tmp_path / "set" / name, f"#Dx: {dx}")
+    table = tmp_path / ("given.csv" if given else "set/REFERENCE.csv")
+    options = {"reference": table} if given else {}
+    for numbers, told in ((("5", "2"), ""), (("5", "8"), "disagree on 1 of the 2 records"), (("2", "8"), "refused")):
+        rows = "".join(f"A000{k},{number},\n" for k, number in enumerate((*numbers, "1"), start=1))
+        table.write_text(f"Recording,First_label,Second_label\n{rows}")
+        caplog.clear()
+        if told == "refused":
+            with pytest.raises(
+                DataError, match=r"disagree on 2 of the 2 records .* A0001 RBBB and AF; A0002 AF and STD"
+            ):
+                list(open_source("cpsc2018", tmp_path / "set", **options).entries())
+            continue
+        assert len(list(open_source("cpsc2018", tmp_path / "set", **options).entries())) == 3
+        assert ("disagree" in caplog.text) == bool(told) and told in caplog.text
+
+
 def test_a_line_per_diagnosis_is_every_diagnosis(tmp_path: Path) -> None:
     challenge_record(tmp_path / "E1", "#Dx: 426783006\n# dx: 39732003\n#Dx: \n#Dx: 426783006")
     source = open_source("challenge", tmp_path)

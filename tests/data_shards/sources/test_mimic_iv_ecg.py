@@ -223,6 +223,16 @@ def test_a_header_of_another_subject_is_rejected(root):
                 source.read(entry)
 
 
+@pytest.mark.parametrize(("one", "other"), [("0017", "17"), ("Q7", "q7"), ("Q7", "Q007")])
+def test_subjects_whose_ids_differ_in_capitals_or_leading_zeros_alone_are_told(root, caplog, one, other):
+    for subjects in ((one, other), ("Q7", "q8")):
+        caplog.clear()
+        moved = [(subject, k, k, "", f"files/{k}") for k, subject in enumerate(subjects, start=1)]
+        write_csv(root / "record_list.csv", LIST, moved)
+        list(open_source("mimic-iv-ecg", root, min_matched=0).entries())
+        assert ("patients spelled alike source=mimic-iv-ecg names=1" in caplog.text) == (subjects == (one, other))
+
+
 def test_a_signal_file_that_is_missing_cut_or_all_zeros_rejects_its_record_only(root):
     source = open_source("mimic-iv-ecg", root)
     entries = list(source.entries())
