@@ -169,6 +169,7 @@ def test_cells_as_ray_tasks_have_the_figures_of_cells_one_after_the_other(
 def test_another_study_asks_for_its_shards(cardialign: Call, tmp_path: Path) -> None:
     unknown = cardialign("study", "partz", "--out", tmp_path / "out")
     assert unknown.code == 2 and "partz" in unknown.json["problem"], "its name is looked at before its records"
+    assert "missingness" in unknown.json["remedy"] and "paediatric" in unknown.json["remedy"]
     answer = cardialign("study", "parts", "--out", tmp_path / "out")
     assert answer.code == 2 and "--shards" in answer.err
 
