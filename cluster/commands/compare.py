@@ -81,12 +81,16 @@ def _reference(asked: str | None, methods: Sequence[Method]) -> str:
 
 def _without(methods: Sequence[Method]) -> list[str]:
     """Runs and encoders that no figure is of."""
-    return [
-        f"{member.name} has no evaluation here: {_way_to_one(member.source)}"
-        for method in methods
-        for member in method.members
-        if not member.figures
-    ]
+    members = [member for method in methods for member in method.members]
+    owner = {digest: each.name for each in reversed(members) if each.figures for digest in each.source.digests}
+    notes = []
+    for each in members:
+        same = next((owner[digest] for digest in each.source.digests if digest in owner), None)
+        if not each.figures and same is not None:
+            notes.append(f"{each.name} is the same encoder as {same}, which its evaluations stand under")
+        elif not each.figures:
+            notes.append(f"{each.name} has no evaluation here: {_way_to_one(each.source)}")
+    return notes
 
 
 def _way_to_one(source: Source) -> str:

@@ -15,6 +15,8 @@ from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.files import read_text
 
 LONGEST_NAME = 60
+PAEDIATRIC = "paediatric"
+"""The study that is no YAML file (`studies.paediatric`)."""
 KEYS, MAY = ("name", "recipe", "reference", "variants"), ("records", "missingness")
 VARIANT_KEYS, VARIANT_MAY = ("words", "set"), ("recipe",)
 FLOORS = {
@@ -102,9 +104,10 @@ def load_design(study: str | Path) -> Design:
         try:
             text, where = read_text(Path(study)), str(study)
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"study {study} cannot be read: {error}", f"give a YAML file, or one of {', '.join(shipped)}"
-            ) from None
+            known = f"give a YAML file, or one of {', '.join([*shipped, PAEDIATRIC])}"
+            if isinstance(error, FileNotFoundError):
+                raise UsageError(f"there is no study {study}, and no file of that name", known) from None
+            raise UsageError(f"study {study} cannot be read: {error}", known) from None
     return _judged(read_yaml(text, where), where)
 
 

@@ -28,7 +28,6 @@ from cardialign.data_shards.files import read_json, write_json
 from cardialign.pretrain.run.lock import HeldError, locked_run
 
 if TYPE_CHECKING:
-    from cardialign.cluster.studies.work import OnRay
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.data_shards.stream.batch import Batch
     from cardialign.pretrain.config import RunConfig
@@ -73,14 +72,8 @@ class Study:
     def there(self) -> list[Outcome]:
         return [found for arm, seed in self.cells() if (found := self.look(arm, seed)) is not None]
 
-    def make(self, core_seconds: float | None = None, ray: OnRay | None = None) -> Iterator[Outcome]:
-        """Every cell that nobody else holds, as it ends; none is begun once those made here cost `core_seconds`.
-
-        On a Ray all encoders come first, each as a task, then the cells. Raises as `RayTasks.run`.
-        """
-        if ray is not None:
-            yield from self._on_ray(core_seconds, ray)
-            return
+    def make(self, core_seconds: float | None = None) -> Iterator[Outcome]:
+        """Every cell that nobody else holds, as it ends; none is begun once those made here cost `core_seconds`."""
         spent = 0.0
         for arm, seed in self.cells():
             if core_seconds is not None and spent >= core_seconds:
@@ -92,31 +85,6 @@ class Study:
                     yield self.tune(arm, seed)
                     spent += time.process_time() - began
 
-    def _on_ray(self, core_seconds: float | None, ray: OnRay) -> Iterator[Outcome]:
-        from cardialign.cluster.runs.lifecycle import prepare
-        from cardialign.cluster.studies.paediatric.ray_cells import on_ray
-
-        spent = 0.0
-
-        def lacking(ready: bool) -> Iterator[tuple[Arm, int]]:
-            """Cells that are to be made, whose encoder is there, or is not."""
-            for arm, seed in self.cells():
-                if core_seconds is not None and spent >= core_seconds:
-                    return
-                if self.look(arm, seed) is None and self._is_pretrained(arm, seed) == ready:
-                    yield arm, seed
-
-        starts = {self._encoder(arm.recipe, seed): (arm, seed) for arm, seed in lacking(False) if arm.recipe}
-        for arm, seed in starts.values():
-            prepare(self._config(str(arm.recipe), seed)[0])  # one text bank for all
-        for _, seconds in on_ray(self, starts.values(), ray, pretrains=True):
-            spent += seconds
-        for (arm, seed), _ in on_ray(self, lacking(True), ray):
-            found = self.look(arm, seed)
-            if found is not None:
-                spent += found.facts["cpu_seconds"]
-                yield found
-
     def _made_of(self, arm: Arm, seed: int) -> Origin:
         """Of its own records, and of the adults where it was pretrained."""
         facts: dict[str, Any] = {"children": self.children.fingerprint, "labels": self.label_set}
@@ -126,10 +94,10 @@ class Study:
             facts |= {"start": seed % sizes.encoders}
         return made_of(arm, seed, self.sizes, facts)
 
-    def _encoder(self, recipe: str, seed: int) -> Path:
+    def encoder(self, recipe: str, seed: int) -> Path:
         return self.out / ENCODERS / f"{recipe}-seed{seed % self.sizes.encoders}"
 
-    def _config(self, recipe: str, seed: int) -> tuple[RunConfig, str]:
+    def config(self, recipe: str, seed: int) -> tuple[RunConfig, str]:
         """What an encoder is trained as, and the digest of what it is made from."""
         from cardialign.pretrain.config import load_config
 
@@ -142,14 +110,14 @@ class Study:
         values = config.resolved()
         return config, digest_of({**values, "data": {**values["data"], "shards": self.adults.fingerprint}})
 
-    def _is_pretrained(self, arm: Arm, seed: int) -> bool:
+    def is_pretrained(self, arm: Arm, seed: int) -> bool:
         """Whether what an arm starts from is there. Raises UserError for an encoder of another study."""
         if arm.recipe is None:
             return True
-        folder, kept = self._encoder(arm.recipe, seed), None
+        folder, kept = self.encoder(arm.recipe, seed), None
         if folder.is_dir():
             kept = read_json(folder / _MADE)
-        if kept is not None and kept != {"made_from": self._config(arm.recipe, seed)[1]}:
+        if kept is not None and kept != {"made_from": self.config(arm.recipe, seed)[1]}:
             raise UserError(
                 f"{folder} holds an encoder of another study: recipe, records or epochs differ",
                 "give another --out, or move that folder away",
@@ -163,10 +131,10 @@ class Study:
 
         if arm.recipe is None:
             return 0.0
-        folder = self._encoder(arm.recipe, seed)
-        config, made_from = self._config(arm.recipe, seed)
+        folder = self.encoder(arm.recipe, seed)
+        config, made_from = self.config(arm.recipe, seed)
         with locked_run(folder, "wait for the process that trains this encoder, or stop it") as lock:
-            if self._is_pretrained(arm, seed):
+            if self.is_pretrained(arm, seed):
                 return 0.0
             write_json(folder / _MADE, {"made_from": made_from})
             started = time.monotonic()
@@ -182,7 +150,7 @@ class Study:
 
         if arm.recipe is None:
             return random_start({**(arm.encoder or {})}, self.children, seed)
-        return load_encoder(self._encoder(arm.recipe, seed) / _EXPORT).trainable(self.children.spec)
+        return load_encoder(self.encoder(arm.recipe, seed) / _EXPORT).trainable(self.children.spec)
 
     def tune(self, arm: Arm, seed: int) -> Outcome:
         """Make a cell: the choice with the best validation figure; what the others came to is kept beside it."""

@@ -18,6 +18,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.cli.result_file import check_place
     from cardialign.cluster.studies.paediatric.cells import CELLS, ENCODERS, TABLE, Study
     from cardialign.cluster.studies.paediatric.design import TINY, Sizes
+    from cardialign.cluster.studies.paediatric.ray_cells import make_on_ray
     from cardialign.cluster.studies.paediatric.records import VIRTUAL_LABELS, virtual_adults, virtual_children
     from cardialign.cluster.studies.paediatric.table import lines_of, study_table
     from cardialign.cluster.studies.work import on_ray_of, one_at_a_time
@@ -42,7 +43,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with Progress("study cells") as progress:
         done = len(study.there())
         progress(done, len(study.cells()))
-        for _ in study.make(None if args.budget_hours is None else args.budget_hours * 3600, on_ray_of(args)):
+        budget, ray = None if args.budget_hours is None else args.budget_hours * 3600, on_ray_of(args)
+        for _ in study.make(budget) if ray is None else make_on_ray(study, budget, ray):
             done += 1
             progress(done, len(study.cells()))
     outcomes = study.there()

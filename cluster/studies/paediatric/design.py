@@ -14,7 +14,6 @@ from typing import Any
 from cardialign.cluster.studies.origin import Origin
 from cardialign.data_shards.cohort.norms import BAND_WORDS, BANDS
 
-NAME = "paediatric"
 REFERENCE, PLAIN = "B4", "B3"
 HELD_OUT = (3, 5, 7, 9)
 """Age groups (of `norms.BANDS`) that nobody is fine-tuned or chosen on: 7-30 days, 3-6 months, 1-3 and 5-8 years."""

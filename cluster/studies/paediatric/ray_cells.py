@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cardialign.cluster.environment.handed_on import adopt
 from cardialign.cluster.evaluations.tasks import RayTasks, sign_of_life
+from cardialign.cluster.studies.cells import Outcome
 from cardialign.cluster.studies.paediatric.cells import CELLS, Study, cell_of
 from cardialign.cluster.studies.paediatric.design import Arm, Sizes
 from cardialign.cluster.studies.work import OnRay
@@ -54,7 +55,33 @@ def work_on_job(job: PaediatricJob, environment: dict[str, str]) -> float:
     return 0.0
 
 
-def on_ray(
+def make_on_ray(study: Study, core_seconds: float | None, ray: OnRay) -> Iterator[Outcome]:
+    """As `Study.make`: first all encoders, each as a task, then the cells. Raises as `RayTasks.run`."""
+    from cardialign.cluster.runs.lifecycle import prepare
+
+    spent = 0.0
+
+    def lacking(ready: bool) -> Iterator[tuple[Arm, int]]:
+        """Cells that are to be made, whose encoder is there, or is not."""
+        for arm, seed in study.cells():
+            if core_seconds is not None and spent >= core_seconds:
+                return
+            if study.look(arm, seed) is None and study.is_pretrained(arm, seed) == ready:
+                yield arm, seed
+
+    starts = {study.encoder(arm.recipe, seed): (arm, seed) for arm, seed in lacking(False) if arm.recipe}
+    for arm, seed in starts.values():
+        prepare(study.config(str(arm.recipe), seed)[0])  # one text bank for all
+    for _, seconds in _on_ray(study, starts.values(), ray, pretrains=True):
+        spent += seconds
+    for (arm, seed), _ in _on_ray(study, lacking(True), ray):
+        found = study.look(arm, seed)
+        if found is not None:
+            spent += found.facts["cpu_seconds"]
+            yield found
+
+
+def _on_ray(
     study: Study, cells: Iterable[tuple[Arm, int]], ray: OnRay, pretrains: bool = False
 ) -> Iterator[tuple[tuple[Arm, int], float]]:
     """Each as it ends, with what `work_on_job` said of it. Raises as `RayTasks.run`."""

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import re
+import shutil
 import statistics
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -107,6 +108,15 @@ def test_an_encoder_that_got_a_missingness_card_keeps_what_was_measured_before(
     assert len({before, after, *once_more}) == 4
     answer = cardialign("compare", run, tmp_path / "zs.json", tmp_path / "later.json", "--out", tmp_path / "o", *QUICK)
     assert answer.code == 0 and answer.json["methods"] == ["mine"], answer.json
+
+
+def test_a_copy_of_an_encoder_that_has_figures_is_said_to_be_one(cardialign: Call, tmp_path: Path) -> None:
+    config, model = small_model()
+    one = export_encoder(config, model.state_dict(), tmp_path / "one", training={"steps": 0}, spec=SPEC, program=False)
+    copy = shutil.copytree(one, tmp_path / "copy")
+    zero_shot_file(tmp_path / "zs.json", 1.2, encoder=verify_export(one))
+    answer = cardialign("compare", one, copy, tmp_path / "zs.json", "--out", tmp_path / "o", *QUICK)
+    assert answer.json["notes"] == ["copy is the same encoder as one, which its evaluations stand under"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from cardialign.cluster.studies.design import Cell, Variant
 from cardialign.cluster.studies.paediatric.cells import Study
 from cardialign.cluster.studies.paediatric.command import run
 from cardialign.cluster.studies.paediatric.design import ARMS, HELD_OUT, TINY, Arm, band_of
-from cardialign.cluster.studies.paediatric.ray_cells import PaediatricJob
+from cardialign.cluster.studies.paediatric.ray_cells import PaediatricJob, make_on_ray
 from cardialign.cluster.studies.paediatric.records import split_by_age, virtual_children
 from cardialign.cluster.studies.paediatric.table import lines_of, study_table
 from cardialign.cluster.studies.work import OnRay
@@ -120,7 +120,7 @@ def test_on_a_ray_encoders_come_once_and_first_and_a_budget_ends_it(
 
     def pretrain(study: Study, arm: Arm, seed: int) -> float:
         assert arm.recipe is not None
-        folder = study._encoder(arm.recipe, seed)
+        folder = study.encoder(arm.recipe, seed)
         (folder / "export").mkdir(parents=True)
         done.append(("encoder", arm.recipe))
         return 40.0
@@ -141,13 +141,13 @@ def test_on_a_ray_encoders_come_once_and_first_and_a_budget_ends_it(
     monkeypatch.setattr(RayTasks, "run", run)
     monkeypatch.setattr("cardialign.cluster.runs.lifecycle.prepare", lambda config: None)
     study = Study(children, children, "finding", 2, TINY, tmp_path)
-    some = list(study.make(42.5, OnRay(None, 2)))  # both encoders have cost 80
+    some = list(make_on_ray(study, 42.5, OnRay(None, 2)))  # both encoders have cost 80
     assert not some and done == [("encoder", "cardialign-demo"), ("encoder", "merl")]
-    some = list(study.make(2.5, OnRay(None, 2)))  # of cells that cost 1 each
+    some = list(make_on_ray(study, 2.5, OnRay(None, 2)))  # of cells that cost 1 each
     assert [(each.cell.variant.name, each.cell.seed) for each in some] == [("B3", 0), ("B4", 0), ("B3", 1)]
-    assert len(list(study.make(None, OnRay(None, 2)))) == 2 * len(ARMS) - 3
+    assert len(list(make_on_ray(study, None, OnRay(None, 2)))) == 2 * len(ARMS) - 3
     assert len(done) == len(set(done)) == 2 + 2 * len(ARMS), "nothing is made twice"
-    assert list(study.make(None, OnRay(None, 2))) == []
+    assert list(make_on_ray(study, None, OnRay(None, 2))) == []
 
 
 @pytest.mark.ray
@@ -169,6 +169,7 @@ def test_cells_as_ray_tasks_have_the_figures_of_cells_one_after_the_other(
 def test_another_study_asks_for_its_shards(cardialign: Call, tmp_path: Path) -> None:
     unknown = cardialign("study", "partz", "--out", tmp_path / "out")
     assert unknown.code == 2 and "partz" in unknown.json["problem"], "its name is looked at before its records"
+    assert "missingness" in unknown.json["remedy"] and "paediatric" in unknown.json["remedy"]
     answer = cardialign("study", "parts", "--out", tmp_path / "out")
     assert answer.code == 2 and "--shards" in answer.err
 
