@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cardialign.data_shards.array_files import load_array
 from cardialign.data_shards.benchmarks.material import Material, Measurement
 from cardialign.data_shards.benchmarks.process import PeakMemory, measured_by
 from cardialign.data_shards.benchmarks.table import Row
@@ -51,7 +52,7 @@ def measure_distant(material: Material) -> Measurement:
 def time_and_memory(path: Path) -> dict[str, float]:
     """Core-minutes of the whole table and MB at the peak, from row tiles of the vectors float32 (R, d) in the file,
     which stay memory-mapped."""
-    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    vectors = load_array(path, mapped=True)
     reports = len(vectors)
     k, tile = min(NEIGHBOURS, reports - 1), min(ROW_TILE, reports)
     tops = [int(top) for top in np.linspace(0, reports - tile, TILES)]

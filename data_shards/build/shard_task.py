@@ -18,6 +18,7 @@ from cardialign.data_shards.record import EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.layout import WORK_FOLDER, shard_name
 from cardialign.data_shards.signal.conform import conform
 from cardialign.data_shards.sources.base import Entry, Source
+from cardialign.data_shards.sources.shared.ids import LAST_FOLD
 
 UNDECLARED = "reader-failed"
 """Reason of a record on which its reader failed in a way that it does not declare: a bad file, or a fault of the
@@ -25,8 +26,6 @@ reader."""
 LONGEST_DETAIL = 2000
 MOST_CHANNELS = 1000
 """Names of channels that one slice keeps."""
-LAST_FOLD = (1 << 15) - 1
-"""What the index holds."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.shared.demographics import age_in_years, iso_time, sex_in_words
-from cardialign.data_shards.sources.shared.folder import RecordFolder, fold_number
-from cardialign.data_shards.sources.shared.ids import differ, plain_id
+from cardialign.data_shards.sources.shared.folder import RecordFolder
+from cardialign.data_shards.sources.shared.ids import differ, fold_number, plain_id
 from cardialign.data_shards.sources.shared.matches import STOP_BELOW
 from cardialign.data_shards.sources.shared.record import read_ecg, record_path
 from cardialign.data_shards.sources.vocabularies.scp import ScpStatements, parse_scp_codes

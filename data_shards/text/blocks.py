@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cardialign.data_shards.array_files import load_arrays
+from cardialign.data_shards.array_files import load_array, load_arrays
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.files import UNREADABLE_ARRAY, commit_file
 from cardialign.data_shards.text.similarity import unit
@@ -128,8 +128,8 @@ def check_told_apart(folder: Path, encoder: TextEncoderLike) -> None:
 
     folder: with the arrays that `assemble` made.
     """
-    ids = np.load(folder / "token_ids.npy", mmap_mode="r", allow_pickle=False)
-    lengths = np.load(folder / "lengths.npy", allow_pickle=False)
+    ids = load_array(folder / "token_ids.npy", mapped=True)
+    lengths = load_array(folder / "lengths.npy")
     cut = int((lengths >= encoder.max_tokens).sum())
     if cut:
         log.warning(

@@ -42,7 +42,6 @@ from cardialign.data_shards.sources.shared.patients import (
 
 log = logging.getLogger(__name__)
 
-LAST_FOLD = (1 << 15) - 1
 _MOST_UNCLEAR = 10_000
 LONGEST_NAME = 64
 """Characters of a record's name that its key repeats; that of a DICOM UID at most."""
@@ -378,16 +377,6 @@ class RecordFolder:
             )
         self._given_tables.add(Path(path).resolve())
         return Path(path)
-
-
-def fold_number(text: str, where: str) -> int:
-    """A fold of a table: `3`, `3.0`. Raises DataError."""
-    word = plain_id(text)
-    if not (word.isascii() and word.isdigit() and len(word) < 10 and int(word) <= LAST_FOLD):
-        raise DataError(
-            f"{where}: the fold {text[:60]!r} is no number from 0 to {LAST_FOLD}", "give folds as whole numbers"
-        )
-    return int(word)
 
 
 def key_word(name: str) -> str:

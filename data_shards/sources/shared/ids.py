@@ -9,7 +9,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.reading.tables import MISSING
+
+LAST_FOLD = (1 << 15) - 1
+"""What the index holds."""
 
 _BLANK = " \t\r\n\v\f\u00a0\u2007\u202f\u200b\u2060\ufeff"
 _QUOTES = "'\"`\u2018\u2019\u201c\u201d"
@@ -67,3 +71,13 @@ def is_rounded(text: str) -> bool:
     afterwards."""
     found = _EXPONENT.fullmatch(text.strip(_BLANK).strip(_QUOTES))
     return found is not None and ("." in text or "+" in text) and len(found[2] or "") < int(found[3])
+
+
+def fold_number(text: str, where: str) -> int:
+    """A fold of a table: `3`, `3.0`. Raises DataError."""
+    word = plain_id(text)
+    if not (word.isascii() and word.isdigit() and len(word) < 10 and int(word) <= LAST_FOLD):
+        raise DataError(
+            f"{where}: the fold {text[:60]!r} is no number from 0 to {LAST_FOLD}", "give folds as whole numbers"
+        )
+    return int(word)

@@ -19,8 +19,8 @@ from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import KEY_PATTERN
 from cardialign.data_shards.sources.shared.cells import LabelWords, Marks, labels_of
 from cardialign.data_shards.sources.shared.demographics import AGE_UNITS, age_in_years, iso_time, sex_in_words
-from cardialign.data_shards.sources.shared.folder import RecordFolder, fold_number
-from cardialign.data_shards.sources.shared.ids import plain_id
+from cardialign.data_shards.sources.shared.folder import RecordFolder
+from cardialign.data_shards.sources.shared.ids import fold_number, plain_id
 from cardialign.data_shards.sources.shared.join import TextRows, stretches
 from cardialign.data_shards.sources.shared.matches import EXAMPLES, STOP_BELOW
 from cardialign.data_shards.sources.shared.patients import ALONE
