@@ -7,8 +7,9 @@ who holds it, the workers' notes, the loss trace, and the checkpoint that is bei
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,11 +137,17 @@ class Watch:
     def _moving(self) -> Any:
         """What changes while the run goes on."""
         found: list[Any] = [(rank, seen.note.get("group")) for rank, seen in sorted(self.ranks.items())]
-        writing = (path for path in (self.run_dir / CHECKPOINTS).glob(".tmp-*/**/*"))
-        for path in (self.run_dir / METRICS, self.run_dir / CHECKPOINTS, *writing):
+        folder = self.run_dir / CHECKPOINTS
+        for path in (self.run_dir / METRICS, folder, *(each for top in folder.glob(".tmp-*") for each in _below(top))):
             try:
                 status = path.stat()
             except OSError:
                 continue
             found.append((path.name, status.st_size, status.st_ino, status.st_mtime_ns))
         return found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Everything in a folder that others write in, and remove from, meanwhile: a conversion has folders of its own."""
+    for path, folders, files in os.walk(folder):  # which passes over what is gone; a glob of pathlib raises
+        yield from (Path(path, name) for name in (*folders, *files))

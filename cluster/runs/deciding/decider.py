@@ -45,7 +45,11 @@ class Decider:
         before = self.workers or self.rules.sizes.most
         cause = self._cause
         if size != before:
-            told = f"room for {room} of up to {self.rules.sizes.most} workers"
+            told = (
+                f"room for {room} of up to {self.rules.sizes.most} workers"
+                if room >= size
+                else f"{size} are waited for"
+            )
             cause = f"{cause}; {told}" if cause else told
         decision = self._decision("resize" if size != before else "retry", cause, size, step) if cause else None
         self.workers, self._cause, self._planned = size, "", False

@@ -97,4 +97,4 @@ class KeptTrainer(TorchTrainer):
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         parts["scaling_policy"] = KeptSize(self.scaling_config, self.settings)
         parts["failure_policy"] = KeptRetries(self.run_config.failure_config, self.settings)
-        return super()._initialize_and_run_controller(**parts)
+        return super()._initialize_and_run_controller(**parts)  # type: ignore[misc] # of Ray Train v2, which runs

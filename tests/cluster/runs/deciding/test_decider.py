@@ -110,6 +110,11 @@ def test_neither_a_fixed_number_nor_the_largest_grows() -> None:
         assert not run.decider.may_grow(100)
 
 
+def test_a_room_that_is_still_taken_is_not_told_as_the_reason() -> None:
+    assert Run(1, 2).dies(0, lost=True, committed=10).cause == "killed; 1 are waited for"
+    assert Run(1, 2).dies(1, lost=True, committed=10).cause == "killed; room for 1 of up to 2 workers"
+
+
 def test_waiting_on_for_the_fewest_is_no_new_decision() -> None:
     run = Run(2, 2)
     assert run.decider.next_size(0) == (2, None) and run.decider.next_size(1) == (2, None)
