@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.cli.address import TRACKING_URI, default_uri
+from cardialign.cluster.environment.sizes import Sizes, sizes
 from cardialign.data_shards.errors import UsageError
 
 DEVICES = ("auto", "cpu", "gpu")
@@ -19,6 +20,9 @@ PROMPT_WORDS = ("prompts", "names", "names-in-leads")
 SPREADS = ("default", "pack", "strict")
 WAIT_MINUTES = 30.0
 """A collective of torch gives up after as long."""
+GROW_MINUTES = 2.0
+"""How long a worker group lives at least before it is ended for a larger one: a node that comes and goes must not
+restart the run each time."""
 LOCAL = "127.0.0.1"
 """Where a server of ours listens unless it is told otherwise."""
 HIGHEST_FOLD = 10_000
@@ -256,6 +260,13 @@ def add_workers(parser: argparse.ArgumentParser, default: int, help: str) -> Non
     )
 
 
+def add_sizes(parser: argparse.ArgumentParser, default: int, help: str) -> None:
+    parser.add_argument(
+        "--workers", type=sizes, default=Sizes(default, default), metavar="N|MIN-MAX",
+        help=f"{help} (default {default})",
+    )  # fmt: skip
+
+
 def add_placement(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
@@ -270,6 +281,14 @@ def add_placement(parser: argparse.ArgumentParser) -> None:
         metavar="MINUTES",
         help="how long the run may stand still, for resources, a node or a rank, before it ends "
         f"(default {WAIT_MINUTES:g})",
+    )
+    parser.add_argument(
+        "--grow-minutes",
+        type=amount,
+        default=GROW_MINUTES,
+        metavar="MINUTES",
+        help="with MIN-MAX: how long a group of workers lives at least before it stops, at a checkpoint, for a larger "
+        f"one (default {GROW_MINUTES:g})",
     )
     where = parser.add_argument_group("nodes")
     where.add_argument("--gpu-kind", metavar="H100", help="only GPUs of this kind (H100, H200, A100, L40S, ...)")

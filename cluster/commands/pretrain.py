@@ -12,9 +12,9 @@ from cardialign.cluster.cli.options import (
     LOCAL,
     add_folds,
     add_placement,
+    add_sizes,
     add_split,
     add_tracking_uri,
-    add_workers,
     amount,
     place,
     place_to_write,
@@ -88,7 +88,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_folds(parser, "train on these folds (YAML: data.folds)")
     add_split(parser, "train on this part; YAML: data.split")
-    add_workers(parser, 2, "Ray workers; changes speed, not the result")
+    add_sizes(
+        parser,
+        2,
+        "Ray workers; changes speed, not the result. MIN-MAX: as many as there is room for, fewer when a node is lost, "
+        "more when one comes",
+    )
     parser.add_argument(
         "--address",
         metavar="ADDRESS",
@@ -115,6 +120,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="any dotted key, repeatable; SECTION={key: value} leaves its other keys, with a name in it none",
     )
+    _add_tracking(parser)
+
+
+def _add_tracking(parser: argparse.ArgumentParser) -> None:
     tracking = parser.add_argument_group(
         "tracking",
         "MLflow's environment variables count (MLFLOW_TRACKING_USERNAME, _PASSWORD, _TOKEN, MLFLOW_REGISTRY_URI, "

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 DRILLS: dict[str, str] = {
     "worker-killed": "workers.killed",
     "worker-stopped": "workers.stopped",
+    "resized": "workers.resized",
+    "node-lost": "workers.node_lost",
     "given-up": "workers.given_up",
     "sigterm": "driver.sigterm",
     "sigterm-twice": "driver.sigterm_twice",

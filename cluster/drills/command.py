@@ -26,7 +26,7 @@ NO_RAY = "a local Ray could not be started"
 class Pretrain:
     """One start of the command. What it says is kept beside the run directory."""
 
-    def __init__(self, recipe: Path, run_dir: Path, tracking: Path, words: Sequence[str], workers: int) -> None:
+    def __init__(self, recipe: Path, run_dir: Path, tracking: Path, words: Sequence[str], workers: int | str) -> None:
         self.run_dir, self.plan = run_dir, plan_of(run_dir)
         tracking.mkdir(exist_ok=True)
         if not (self.plan / PLAN).exists():
@@ -75,6 +75,10 @@ class Pretrain:
         return self.until(
             lambda: any(at > self.started and done >= step for at, done in stepped(self.plan)), f"step {step}"
         )
+
+    def until_step_again(self, at: float) -> float:
+        """Wait until the run has finished any step since `at`."""
+        return self.until(lambda: any(when > at for when, _ in stepped(self.plan)), "a step after it")
 
     def signal(self, number: int) -> float:
         """Send the command a signal; when."""

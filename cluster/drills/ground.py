@@ -92,7 +92,7 @@ class Ground:
 
         return Loop(self.config(*assignments), run_dir, world=world, plan=plan).wait()
 
-    def pretrain(self, run_dir: Path, *words: str, workers: int = 1) -> Pretrain:
+    def pretrain(self, run_dir: Path, *words: str, workers: int | str = 1) -> Pretrain:
         """The command `cardialign pretrain`, started."""
         from cardialign.cluster.drills.command import Pretrain
 

@@ -12,6 +12,7 @@ from cardialign.cluster.cli.streams import say
 from cardialign.cluster.jobs.client import JobsClient, connect
 from cardialign.cluster.jobs.job import Job, absolute_local, cause, find_job, list_jobs, log_tail, same_folder
 from cardialign.cluster.runs.reporting import last_state, read_state
+from cardialign.cluster.watching.decisions import decision_of
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.shown import public, shown
 from cardialign.pretrain.run.files import ATTEMPT, CONFIG
@@ -107,6 +108,10 @@ def told(result: dict[str, Any]) -> dict[str, Any]:
         shown["checkpoint"] = f"step {run['last_checkpoint_step']}, {duration(run['checkpoint_age_seconds'])} old"
     restarts = run.get("restarts") or []
     shown["restarts"] = f"{len(restarts)}" + (f", the last: {restarts[-1].get('cause')}" if restarts else "")
+    for number, told in enumerate(run.get("decisions") or [], start=1):
+        if isinstance(told, dict) and (decision := decision_of(told)) is not None:
+            at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(decision.time))
+            shown[f"decision {number}"] = printable(f"{at}  {decision.told()}")
     if run.get("seen") == "log":
         shown["as of"] = f"{duration(run.get('age_seconds'))} ago, from the job's log"
     return shown

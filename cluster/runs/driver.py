@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 from cardialign.cluster.environment.handed_on import handed_on
 from cardialign.cluster.environment.nodes import cluster_nodes
 from cardialign.cluster.environment.session import ended_processes, ray_session
+from cardialign.cluster.environment.sizes import Sizes, sizes_of
 from cardialign.cluster.environment.standstill import ray_resources
 from cardialign.cluster.environment.threads import threads_asked
 from cardialign.cluster.evaluations.beside import Beside
+from cardialign.cluster.runs.deciding.lines import DecisionLines
 from cardialign.cluster.runs.diagnosis import AGAIN, told
 from cardialign.cluster.runs.failure import StoppedError, clear_requests, read_failure, request_stop
 from cardialign.cluster.runs.fit import Fit
@@ -110,29 +112,33 @@ class _Asked:
 
 
 def _trainer(
-    config: RunConfig, run_dir: Path, workers: int, placement: Placement | None = None,
+    config: RunConfig, run_dir: Path, workers: int | Sizes, placement: Placement | None = None,
     *, local: bool = False, start: str = "", resume: Resume = "same",
 ) -> Any:  # fmt: skip
     import ray
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
-    from ray.train.torch import TorchTrainer
 
+    from cardialign.cluster.runs.deciding.decider import Rules
+    from cardialign.cluster.runs.deciding.keeper import KeeperSettings
+    from cardialign.cluster.runs.deciding.policies import KeptTrainer
     from cardialign.cluster.runs.group import Deaths, GroupConfig
     from cardialign.cluster.runs.worker import train_worker
 
-    placement = placement or Placement()
+    placement, sizes = placement or Placement(), sizes_of(workers)
     device = "gpu" if placement.gpu_kind else placement.device
-    gpu = on_gpus(ray.cluster_resources(), workers, device, local=local)
-    asked = wanted(workers, gpu, placement)
+    gpu = on_gpus(ray.cluster_resources(), sizes.least, device, local=local)
+    asked = wanted(sizes.most, gpu, placement)
     if local:
-        check_local(asked, cluster_nodes())
+        check_local(wanted(sizes.least, gpu, placement), cluster_nodes())
+    rules = Rules(sizes, placement.max_failures, 60 * placement.grow_minutes)
     log.info(
-        "placement workers=%d accelerator=%s backend=%s", workers, "gpu" if gpu else "cpu", "nccl" if gpu else "gloo"
+        "placement workers=%s accelerator=%s backend=%s", sizes, "gpu" if gpu else "cpu", "nccl" if gpu else "gloo"
     )
     (run_dir / RAY).mkdir(parents=True, exist_ok=True)  # with our rights: Ray itself writes in it as its umask says
-    return TorchTrainer(
+    return KeptTrainer(
         train_worker,
+        settings=KeeperSettings(str(run_dir), start, asked, rules),
         train_loop_config={
             "config": config.resolved(), "run_dir": str(run_dir), "resume": resume,
             "threads_asked": threads_of_worker(placement, threads_asked()),
@@ -258,7 +264,7 @@ def train_on_ray(
     config: RunConfig,
     run_dir: Path,
     *,
-    workers: int = 2,
+    workers: int | Sizes = 2,
     address: str | None = None,
     on_step: OnStep | None = None,
     resume: Resume = "same",
@@ -267,42 +273,51 @@ def train_on_ray(
 ) -> PretrainResult:
     """Train `config` in `run_dir` (on storage that every worker sees) with `workers` Ray workers.
 
-    It resumes what is there. The caller holds `run_dir` (`cardialign.pretrain.run.lock`). on_step gets each line of
-    `metrics.jsonl` as it is written. steps: of the whole run, for what a job says of itself. Raises UserError: a
-    worker's own (collapse, data, checkpoint), fewer GPUs than workers, a wait beyond `placement.wait_minutes`, a host
-    that does not see `run_dir`, or more dead worker groups than `placement.max_failures`; StoppedError when it ends
-    without the checkpoint that was asked for.
+    `Sizes`: with as many as the cluster has room for, fewer when a node is lost, more when one comes. It resumes what
+    is there. The caller holds `run_dir` (`cardialign.pretrain.run.lock`). on_step gets each line of `metrics.jsonl` as
+    it is written. steps: of the whole run, for what a job says of itself. Raises UserError: a worker's own (collapse,
+    data, checkpoint), fewer GPUs than workers, a wait beyond `placement.wait_minutes`, a host that does not see
+    `run_dir`, or more dead worker groups than `placement.max_failures`; StoppedError when it ends without the
+    checkpoint that was asked for.
     """
     from cardialign.pretrain.training.checkpoints.judge import judge_start
 
     run_dir = run_dir.expanduser().absolute()
     judged = judge_start(config, run_dir, resume, quick=True)  # the workers compare every digest
-    placement, asked = placement or Placement(), _Asked(run_dir)
+    placement, asked, sizes = placement or Placement(), _Asked(run_dir), sizes_of(workers)
     started, starts = time.monotonic(), _starts(run_dir)
     mark = fence.new_mark()
     with _lost_cluster(run_dir):
         # Ray takes SIGTERM for itself when it starts: ours comes after it
         beside = Beside(config, run_dir, mark)
-        with ray_session(workers, address, run_dir / LOGS / f"ray-{mark.label}", beside.cpus), asked.listening():
+        with ray_session(sizes.most, address, run_dir / LOGS / f"ray-{mark.label}", beside.cpus), asked.listening():
             goes_on: Resume = "extend" if resume == "extend" else "same"
             trainer = _trainer(
-                config, run_dir, workers, placement, local=address is None, start=mark.start, resume=goes_on
+                config, run_dir, sizes, placement, local=address is None, start=mark.start, resume=goes_on
             )
             _claim(config, run_dir, judged)  # only now: a start that is refused changes nothing
             fence.take_start(run_dir, mark)
-            needed = wanted(workers, bool(trainer.scaling_config.use_gpu), placement)
-            watch = Watch(run_dir, needed, workers, 60 * placement.wait_minutes, ray_resources)
+            decided = DecisionLines(run_dir, sizes)
+            needed = wanted(sizes.least, bool(trainer.scaling_config.use_gpu), placement)
+            watch = Watch(run_dir, needed, sizes.most, 60 * placement.wait_minutes, ray_resources)
             fit = Fit(trainer)
             fit.start()
             lines = StateLines(run_dir, steps)
-            with contextlib.ExitStack() as at_end:
+            with contextlib.ExitStack() as at_end, decided.ending():
+                at_end.callback(decided.close)
                 at_end.callback(fit.give_up)
                 at_end.callback(lines.tell)
                 at_end.callback(beside.close)
-                also = (lambda: lines.look(asked.stop, watch.waits_for), lambda: beside.look(watch.complete))
+                also = (
+                    lambda: lines.look(asked.stop, watch.waits_for), lambda: beside.look(watch.complete), decided.look
+                )  # fmt: skip
                 _watch(fit, watch, asked, on_step, also)
                 beside.finish(stopped=asked.stop)
-    return _result(run_dir, workers, time.monotonic() - started, max(0, _starts(run_dir) - starts - 1))
+    restarts = max(0, _starts(run_dir) - starts - 1 - decided.planned)
+    result = _result(run_dir, decided.workers, time.monotonic() - started, restarts)
+    if result.stopped:
+        decided.stopped()
+    return result
 
 
 def _result(run_dir: Path, workers: int, seconds: float, restarts: int) -> PretrainResult:

@@ -25,6 +25,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 
 import cardialign
 from cardialign.cluster.environment.handed_on import adopt
+from cardialign.cluster.runs.deciding import keeper
 from cardialign.cluster.runs.diagnosis import what_happened
 from cardialign.cluster.tracking.spool import append_line
 from cardialign.data_shards.errors import UserError
@@ -98,6 +99,7 @@ class GroupBackend(_TorchBackend):
         for problem in problems:
             if problem is not None:
                 raise problem
+        keeper.entered(backend_config.start, [worker.metadata.node_id for worker in worker_group.get_workers()])
         try:
             super().on_start(worker_group, backend_config)
         except RayTaskError as error:

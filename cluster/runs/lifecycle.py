@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.address import default_uri
 from cardialign.cluster.cli.progress import Progress
+from cardialign.cluster.environment.sizes import Sizes, sizes_of
 from cardialign.cluster.environment.versions import git_commit, versions
 from cardialign.cluster.runs.failure import StoppedError
 from cardialign.cluster.runs.placement import Placement
@@ -111,7 +112,7 @@ def run(
     run_dir: Path | str,
     tracking: Tracking | None = None,
     *,
-    workers: int = 2,
+    workers: int | Sizes = 2,
     address: str | None = None,
     register_as: str | None = None,
     resume: Resume = "same",
@@ -128,8 +129,7 @@ def run(
     from cardialign.cluster.runs.driver import train_on_ray
     from cardialign.pretrain.run.restart import move_aside
 
-    if workers < 1:
-        raise UsageError(f"--workers {workers} is less than 1", "one worker is the least")
+    _check_sizes(config, sizes_of(workers))
     if register_as is not None:
         check_model(register_as)
     run_dir, tracking = Path(run_dir).expanduser().absolute(), tracking or Tracking()
@@ -166,6 +166,16 @@ def run(
             return {**result, "next": "run the same command again to continue"}
         best = config.evaluation is not None and config.evaluation.hand_over == "best"
         return {**result, **_hand_over(run_dir, outcome.final_loss, tracker, register_as, best)}
+
+
+def _check_sizes(config: RunConfig, sizes: Sizes) -> None:
+    """Raises UsageError for a number of workers that the run cannot have, naming those that it can."""
+    from cardialign.cluster.planning.question import legal_world
+
+    if sizes.least < 1:
+        raise UsageError(f"--workers {sizes} is less than 1", "one worker is the least")
+    for workers in (sizes.least, sizes.most):
+        legal_world(config, workers)
 
 
 def _judged(config: RunConfig, run_dir: Path, resume: Resume) -> Verdict:
@@ -205,8 +215,8 @@ def _with_local_start(config: RunConfig, run_dir: Path, tracking_uri: str) -> Ru
     return named
 
 
-def _parameters(config: RunConfig, workers: int, data: dict[str, Any], placement: Placement) -> dict[str, Any]:
-    own = {"workers": workers, "cpus_per_worker": placement.cpus_per_worker or 1}
+def _parameters(config: RunConfig, workers: int | Sizes, data: dict[str, Any], placement: Placement) -> dict[str, Any]:
+    own = {"workers": sizes_of(workers).shown, "cpus_per_worker": placement.cpus_per_worker or 1}
     return {**config.resolved(), **own, "records": data["records"], "steps": data["steps"]}
 
 

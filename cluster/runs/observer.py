@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from cardialign.pretrain.run.files import STOP
+from cardialign.pretrain.run.files import RESIZE, STOP
 
 LOOK_SECONDS = 0.2
 """A request is looked for at most this often: the run directory may be on a network file system."""
@@ -18,7 +18,7 @@ class RayObserver:
     """One per rank. Metrics are already in the loop's spool, which the driver tails: nothing waits for a network."""
 
     def __init__(self, run_dir: Path) -> None:
-        self.stop_file = run_dir / STOP
+        self.requests = (run_dir / STOP, run_dir / RESIZE)
         self._looked = float("-inf")
         self._stop = False
 
@@ -35,5 +35,5 @@ class RayObserver:
         now = time.monotonic()
         if not self._stop and now - self._looked >= LOOK_SECONDS:
             self._looked = now
-            self._stop = self.stop_file.exists()
+            self._stop = any(request.exists() for request in self.requests)
         return self._stop

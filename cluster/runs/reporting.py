@@ -25,6 +25,7 @@ JOB = "CARDIALIGN_JOB"
 """Environment variable of a driver that is a job of a cluster: the job's id."""
 SECONDS, MOST_SECONDS, SHARE = 10.0, 60.0, 1 / 500
 """A line comes at most every 10 s; in a long run after a share of its time, at most 60 s: its log stays small."""
+DECISIONS_TOLD = 5
 ENDS = ("stopped", "finished", "failed")
 """States of a run that are phases, too."""
 _LINE = re.compile(rf"^{WORD} {VERSION} (\{{.*\}})\s*$", re.MULTILINE)
@@ -36,8 +37,9 @@ def read_state(run_dir: Path, steps: int | None = None) -> dict[str, Any]:
 
     step, steps (`steps` where the caller knows them), loss, records_per_second, eta_seconds, mfu, last_checkpoint_step,
     checkpoint_age_seconds, data_wait, slowest_rank, slowest_shard, effective_negatives, effective_rank; restarts:
-    "time" and "cause" of each; phase: "running", "stopping", "stopped" (at a checkpoint), "finished" or "failed";
-    problem: why it failed; cause: why it is slow, as a word and a line with the shares of the time.
+    "time" and "cause" of each; decisions: the last few of `decisions.jsonl`; phase: "running", "stopping", "stopped"
+    (at a checkpoint), "finished" or "failed"; problem: why it failed; cause: why it is slow, as a word and a line with
+    the shares of the time.
     """
     seen = run_state(run_dir, steps=steps)
     cause, last = seen.cause, seen.checkpoint
@@ -50,6 +52,7 @@ def read_state(run_dir: Path, steps: int | None = None) -> dict[str, Any]:
         "last_checkpoint_step": last.step or None,
         "checkpoint_age_seconds": last.age_seconds if last.step else None,
         "restarts": [asdict(restart) for restart in seen.restarts],
+        "decisions": [each.to_dict() for each in seen.decisions[-DECISIONS_TOLD:]],
         "problem": None if seen.failure is None else seen.failure["problem"],
         "cause": None if cause is None else {"word": cause.word, "line": cause.line, "shares": cause.shares},
     }

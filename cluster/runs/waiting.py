@@ -7,8 +7,9 @@ who holds it, the workers' notes, the loss trace, and the checkpoint that is bei
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ class Rank:
 class Watch:
     """Looked at by the driver again and again: `look` tells what is waited for, and ends a wait beyond its limit.
 
-    wanted: resources of all workers. resources: () -> (free, whole cluster). tell: gets each message.
+    wanted: resources of all workers, of the fewest with which the run starts. workers: of the largest group that it may
+    have; once one has entered, what its notes say. resources: () -> (free, whole cluster). tell: gets each message.
     """
 
     run_dir: Path
@@ -70,7 +72,13 @@ class Watch:
     @property
     def complete(self) -> bool:
         """Every worker has entered the run: the training has all that it asked for."""
-        return self.entered == self.workers
+        return self.entered == self.size
+
+    @property
+    def size(self) -> int:
+        """Workers of the present group."""
+        told = (seen.note.get("world_size") for seen in self.ranks.values())
+        return next((size for size in told if isinstance(size, int) and 0 < size <= self.workers), self.workers)
 
     @property
     def writing_checkpoint(self) -> bool:
@@ -93,14 +101,14 @@ class Watch:
         if silent:
             named = ", ".join(self._named(rank) for rank in silent)
             return f"{named}: no sign of life", f"look at that host, then {again}"
-        missing = sorted(set(range(self.workers)) - self.ranks.keys())
+        missing = sorted(set(range(self.size)) - self.ranks.keys())
         if missing:
             return (
-                f"rank {', '.join(map(str, missing))} to enter the run, {len(self.ranks)} of {self.workers} are in it",
+                f"rank {', '.join(map(str, missing))} to enter the run, {len(self.ranks)} of {self.size} are in it",
                 f"look at the nodes (`ray status`), then {again}",
             )
         logs = self.run_dir / str(self.ranks[0].note.get("log", ""))
-        return f"the next step; all {self.workers} ranks live", f"see {logs.parent}, then {again}"
+        return f"the next step; all {self.size} ranks live", f"see {logs.parent}, then {again}"
 
     def _named(self, rank: int) -> str:
         seen = self.ranks[rank]
@@ -118,7 +126,7 @@ class Watch:
                 self.ranks.pop(rank, None)
                 continue
             known = self.ranks.get(rank)
-            if known is not None and known.beat == beat:
+            if known is not None and known.beat == beat and known.note.get("group") == label:
                 continue
             note = read_json(path)
             if note is None or note.get("group") != label:
@@ -129,11 +137,17 @@ class Watch:
     def _moving(self) -> Any:
         """What changes while the run goes on."""
         found: list[Any] = [(rank, seen.note.get("group")) for rank, seen in sorted(self.ranks.items())]
-        writing = (path for path in (self.run_dir / CHECKPOINTS).glob(".tmp-*/**/*"))
-        for path in (self.run_dir / METRICS, self.run_dir / CHECKPOINTS, *writing):
+        folder = self.run_dir / CHECKPOINTS
+        for path in (self.run_dir / METRICS, folder, *(each for top in folder.glob(".tmp-*") for each in _below(top))):
             try:
                 status = path.stat()
             except OSError:
                 continue
             found.append((path.name, status.st_size, status.st_ino, status.st_mtime_ns))
         return found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Everything in a folder that others write in, and remove from, meanwhile: a conversion has folders of its own."""
+    for path, folders, files in os.walk(folder):  # which passes over what is gone; a glob of pathlib raises
+        yield from (Path(path, name) for name in (*folders, *files))

@@ -15,11 +15,13 @@ from cardialign.cluster.runs.observer import RayObserver
 from cardialign.cluster.runs.planned import planned
 from cardialign.cluster.tracking.spool import append_line
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import write_json
+from cardialign.data_shards.files import read_json, write_json
 from cardialign.pretrain.run import fence
-from cardialign.pretrain.run.files import ATTEMPTS, FAILURE, RESULT
+from cardialign.pretrain.run.files import ATTEMPTS, FAILURE, RESIZE, RESULT, STOP
 
 log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 0.2
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -61,6 +63,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     except UserError as error:
         write_failure(run_dir, error, rank)
         raise
+    if result.stopped:
+        _await_successor(run_dir, rank, result.steps)
     if rank == 0:
         assert is_dataclass(result) and not isinstance(result, type)
         fence.check(run_dir)
@@ -69,3 +73,18 @@ def train_worker(settings: dict[str, Any]) -> None:
             {key: str(value) if isinstance(value, Path) else value for key, value in asdict(result).items()},
             indent=1,
         )
+
+
+def _await_successor(run_dir: Path, rank: int, step: int) -> None:
+    """Stopped at a committed checkpoint so that a larger group may go on: say so, and wait to be ended.
+
+    To return would be the end of the run. A stop that is asked for meanwhile is one.
+    """
+    request = run_dir / RESIZE
+    while request.exists() and not (run_dir / STOP).exists():
+        fence.check(run_dir)
+        asked = read_json(request) if rank == 0 else None
+        if asked is not None and "step" not in asked:
+            log.info("action=await-successor step=%d", step)
+            write_json(request, {**asked, "step": step}, indent=1)
+        time.sleep(WAIT_SECONDS)

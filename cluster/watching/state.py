@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from cardialign.cluster.watching.cause import Cause, cause_of
+from cardialign.cluster.watching.decisions import Decision, read_decisions
 from cardialign.cluster.watching.utilisation import utilisation
 from cardialign.data_shards.files import open_regular, parse_json, read_json
 from cardialign.pretrain.run.figures import RankFigures, read_figures
@@ -69,6 +70,7 @@ class RunState:
     slowest_rank     with the most work of its own: "rank" and "host". slowest_shard: whose reads take longest.
     last_step_age_seconds, moves   how old the last step is, and whether that is no reason to worry.
     failure          "type", "problem", "remedy" and "rank" of what ended the run.
+    decisions        to go on after a death, with how many workers, or to end; oldest first.
     collapse_below   effective rank below which the run ends itself.
     cause            why it is slow; ranks: the figures behind it.
     mfu              share of the peak of its devices, where that is known (`utilisation`).
@@ -86,6 +88,7 @@ class RunState:
     slowest_shard: str | None = None
     checkpoint: CheckpointState = CheckpointState()
     restarts: tuple[Restart, ...] = ()
+    decisions: tuple[Decision, ...] = ()
     effective_negatives: float | None = None
     effective_rank: float | None = None
     last_step_age_seconds: float | None = None
@@ -110,7 +113,7 @@ def run_state(run_dir: Path, now: float | None = None, steps: int | None = None)
     config, result = read_json(run_dir / CONFIG), read_json(run_dir / RESULT)
     lines, failure = list(spool_end(run_dir / METRICS)), read_json(run_dir / FAILURE)
     ranks = tuple(read_figures(run_dir))
-    starts = _starts(run_dir)
+    starts, decisions = _starts(run_dir), tuple(read_decisions(run_dir))
     step = int(lines[-1]["step"]) if lines else 0
     steps = steps or _steps(config, result, ranks)
     pace = _pace(ranks, lines, config)
@@ -132,7 +135,8 @@ def run_state(run_dir: Path, now: float | None = None, steps: int | None = None)
         slowest_rank=_slowest(ranks),
         slowest_shard=max(ranks, key=lambda rank: rank.shard_seconds).shard or None if ranks else None,
         checkpoint=_checkpoint(run_dir, config, ranks, starts, pace, now),
-        restarts=_restarts(run_dir, starts),
+        restarts=_restarts(run_dir, starts, decisions),
+        decisions=decisions,
         effective_negatives=_last(lines, "effective_negatives"),
         effective_rank=_last(lines, "effective_rank"),
         last_step_age_seconds=written,
@@ -274,8 +278,9 @@ def _starts(run_dir: Path) -> list[float | None]:
     return [_number(values.get("time")) for values in _last_lines(run_dir / ATTEMPTS)]
 
 
-def _restarts(run_dir: Path, starts: list[float | None]) -> tuple[Restart, ...]:
+def _restarts(run_dir: Path, starts: list[float | None], decisions: tuple[Decision, ...]) -> tuple[Restart, ...]:
     deaths = [(_number(values.get("time")), str(values.get("cause", ""))) for values in _last_lines(run_dir / DEATHS)]
+    deaths += [(each.time, each.cause) for each in decisions if each.kind != "stop"]  # they say more, and of growth too
     found = []
     for before, began in pairwise(starts):
         between = [

@@ -55,6 +55,8 @@ def facts(state: RunState) -> dict[str, str]:
     found["restarts"] = str(len(state.restarts))
     if state.restarts:
         found["last restart"] = state.restarts[-1].cause
+    if state.decisions:
+        found["decided"] = state.decisions[-1].told()
     if state.failure is not None:
         found["failed with"] = str(state.failure.get("problem") or "an error that was not written down")
         found["remedy"] = str(state.failure.get("remedy") or "")

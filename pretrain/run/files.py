@@ -21,6 +21,7 @@ compute.json           FLOPs of a record and the peak of a device, where that is
 tracking.json          MLflow store, run id and cursors
 attempts.jsonl         one line per start of the worker group
 deaths.jsonl           one line per worker group that died: when, and of what
+decisions.jsonl        one line per decision about the run: to go on, with how many workers, or to end, and why
 attempt.json           which start and worker group holds the run now (`cardialign.pretrain.run.fence`)
 logs/START/rank-K.log  what each worker of a group wrote to stdout and stderr; logs/START/ray: Ray's own, when it failed
 workers/rank-K.json    process and host of each worker
@@ -29,6 +30,7 @@ ray/                   what Ray Train notes of a start; nothing reads it again
 failure.json           an error that repeating cannot cure, from whichever rank met it first
 driver.lock            held by the driver while it lives: its process and host (`cardialign.pretrain.run.lock`)
 STOP                   somebody asked for a stop at a committed checkpoint
+RESIZE                 the worker group shall stop at one for a larger group; then the step where it has
 earlier/N/             a run that `--start-over` moved aside
 started-over.json      when that was: a command that is repeated then goes on instead of starting over again
 """
@@ -40,8 +42,8 @@ METRICS, SYSTEM, EVALUATIONS = "metrics.jsonl", "system.jsonl", "evaluations.jso
 BEST, BEST_NOTE, BAD_STEPS = "best", "best.json", "bad_steps"
 CHECKPOINTS, FIRST_COMMIT, QUARANTINE, EXPORT = "checkpoints", "committed.json", "quarantine.jsonl", "export"
 RESULT, TRACKING, ATTEMPTS, WORKERS = "result.json", "tracking.json", "attempts.jsonl", "workers"
-MEMORY, COMPUTE, DEATHS = "memory.json", "compute.json", "deaths.jsonl"
+MEMORY, COMPUTE, DEATHS, DECISIONS = "memory.json", "compute.json", "deaths.jsonl", "decisions.jsonl"
 ATTEMPT, LOGS, RAY, FIGURES = "attempt.json", "logs", "ray", "figures"
 START, START_NOTE, INITIALISED = "start", "start.json", "initialised.json"
-FAILURE, LOCK, STOP = "failure.json", "driver.lock", "STOP"
+FAILURE, LOCK, STOP, RESIZE = "failure.json", "driver.lock", "STOP", "RESIZE"
 EARLIER, STARTED_OVER = "earlier", "started-over.json"

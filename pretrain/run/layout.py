@@ -38,13 +38,15 @@ FILES = (
     files.TRACKING,
     files.ATTEMPTS,
     files.ATTEMPT,
+    files.DECISIONS,
     files.STARTED_OVER,
     files.STOP,
+    files.RESIZE,
     files.INITIALISED,
     files.START_NOTE,
     files.FAILURE,
 )
-APPENDED = (files.QUARANTINE, files.SYSTEM, files.EVALUATIONS, files.ATTEMPTS)
+APPENDED = (files.QUARANTINE, files.SYSTEM, files.EVALUATIONS, files.ATTEMPTS, files.DECISIONS)
 """Files that are appended to where they lie; the others are replaced by a rename."""
 
 OTHERS = {"index.parquet": "a shard set", "digests.json": "an exported encoder", "bank.json": "a text bank"}

@@ -16,6 +16,7 @@ from cardialign.pretrain.run.files import (
     COMPUTE,
     CONFIG,
     DEATHS,
+    DECISIONS,
     EARLIER,
     EVALUATIONS,
     EXPORT,
@@ -32,8 +33,8 @@ from cardialign.pretrain.run.files import (
 )
 
 MOVED = (
-    RESULT, MEMORY, COMPUTE, TRACKING, ATTEMPTS, DEATHS, METRICS, SYSTEM, EVALUATIONS, FIGURES, QUARANTINE, INITIALISED,
-    BAD_STEPS, BEST_NOTE, BEST, EXPORT, CONFIG, FIRST_COMMIT, CHECKPOINTS,
+    RESULT, MEMORY, COMPUTE, TRACKING, ATTEMPTS, DEATHS, DECISIONS, METRICS, SYSTEM, EVALUATIONS, FIGURES, QUARANTINE,
+    INITIALISED, BAD_STEPS, BEST_NOTE, BEST, EXPORT, CONFIG, FIRST_COMMIT, CHECKPOINTS,
 )  # fmt: skip
 """What belongs to one run; its checkpoints last, so that a start that is cut short still finds them."""
 

@@ -16,13 +16,14 @@ from cardialign.cluster.drills.drill import Drill
 from cardialign.cluster.drills.ground import Ground
 from cardialign.cluster.drills.outcome import BrokenError, Outcome, SkippedError
 from cardialign.cluster.drills.soak import random_faults, soak, steps_for
-from cardialign.cluster.drills.traces import first_difference
+from cardialign.cluster.drills.traces import first_difference, judge_rounded_trace
 from cardialign.cluster.drills.try_all import HEAD, try_all
 from cardialign.cluster.main import main
 from cardialign.cluster.runs.planned import FOLDER, Fault, mark_of, planned, stepped, write_plan
 from cardialign.data_shards.errors import DONE, FAILED
+from cardialign.pretrain.run.files import METRICS
 
-IN_CI = ("given-up", "checkpoint-cut", "checkpoint-none", "shard-flipped")
+IN_CI = ("given-up", "resized", "checkpoint-cut", "checkpoint-none", "shard-flipped")
 """Drills of seconds, on the loop alone; the others are tried where machines are started anyway."""
 
 
@@ -52,6 +53,22 @@ def test_the_first_difference_of_two_traces_is_named_with_both_values() -> None:
     assert "1 steps instead of 2" in (first_difference(lines(1.0), lines(1.0, 0.5)) or "")
     timed = [{**line, "records_per_second": 3.0} for line in lines(1.0)]
     assert first_difference(timed, lines(1.0)) is None, "the clock is no part of a run"
+
+
+def test_between_numbers_of_workers_records_are_equal_and_losses_to_rounding(tmp_path: Path) -> None:
+    def judged(*found: dict[str, Any]) -> Outcome:
+        (tmp_path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in found))
+        return judge_rounded_trace(Outcome(), tmp_path, lines(1.0, 0.5))
+
+    assert judged(*lines(1.0 + 4e-7, 0.5)).equal is True
+    with pytest.raises(BrokenError, match=r"step 2, loss: 0\.500002"):
+        judged(*lines(1.0, 0.500002))
+    with pytest.raises(BrokenError, match="step 2, loss: nan"):
+        judged(*lines(1.0, float("nan")))
+    with pytest.raises(BrokenError, match="step 2, digest: 'x'"):
+        judged(*lines(1.0), {"step": 2, "loss": 0.5, "digest": "x"})
+    with pytest.raises(BrokenError, match="1 steps instead of 2"):
+        judged(*lines(1.0))
 
 
 def test_a_broken_promise_ends_with_1_and_says_what_was_promised(

@@ -301,6 +301,11 @@ def names_for_tests_alone(root: Path) -> list[str]:
 
 
 CALLED_BY_LIBRARIES = {"forward", "backward", "error", "emit", "run", "add_arguments", "summary", "after_exception"} | {
+    "make_decision",
+    "make_decision_for_non_running_worker_group",
+    "make_decision_for_running_worker_group",
+    "after_controller_start",
+    "on_controller_start_worker_group",
     "do_GET",
     "do_POST",
     "log_message",

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cardialign.cluster.environment.sizes import Sizes
 from cardialign.cluster.registry.registry import register
 from cardialign.cluster.runs.driver import train_on_ray
 from cardialign.cluster.runs.lifecycle import Tracking, _with_local_start, prepare, run
@@ -190,3 +191,15 @@ def test_both_words_for_a_run_that_is_there_reach_the_judge_from_the_command_lin
     assert cardialign(*words, "--start-over").json["problem"] == "no cluster today"
     assert committed_path(run_dir / EARLIER / "1", 60).is_dir() and not committed_path(run_dir, 60).exists()
     assert cardialign(*words, "--extend", "--start-over", plain=True).code == 2
+
+
+@pytest.mark.parametrize("workers", [17, Sizes(1, 17), Sizes(17, 40)])
+def test_more_workers_than_rows_are_refused_with_the_numbers_that_are_legal(
+    shards: Path, tmp_path: Path, workers: int | Sizes
+) -> None:
+    with pytest.raises(UsageError, match=r"global_batch 16 is smaller than the (17|40) workers") as refused:
+        run(config_of(shards), tmp_path / "run", workers=workers)
+    assert "legal are 1 to 16, with equal rows for all: 1, 2, 4, 8, 16" in refused.value.remedy
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageError, match="less than 1"):
+        run(config_of(shards), tmp_path / "run", workers=0)

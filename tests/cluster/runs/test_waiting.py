@@ -108,6 +108,33 @@ def test_a_run_that_goes_on_says_nothing_and_a_long_checkpoint_counts_as_going_o
     assert run.told == []
 
 
+def test_a_folder_that_goes_while_it_is_looked_at_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, plain = Run(tmp_path, {}, {"CPU": 2.0}), os.scandir
+    run.enter(0, 1)
+    gone = tmp_path / CHECKPOINTS / ".tmp-x-universal-step-00000020" / "engine" / "tmp"
+    gone.mkdir(parents=True)
+
+    def scandir(path: str | Path) -> object:
+        if str(path) == str(gone):
+            raise FileNotFoundError(2, "No such file or directory", str(gone))
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    run.pass_by(3, alive=(0, 1))
+    assert run.told == []
+
+
+def test_a_rank_of_a_larger_group_that_is_gone_is_waited_for_no_more(tmp_path: Path) -> None:
+    run = Run(tmp_path, {}, {"CPU": 2.0})
+    run.enter(0, 1)
+    run.pass_by(2, alive=(0, 1))
+    run.enter(0, group=2)
+    note = tmp_path / WORKERS / "rank-0.json"
+    note.write_text(json.dumps({**json.loads(note.read_text()), "world_size": 1}))
+    run.pass_by(40, alive=(0,))
+    assert run.watch.silent() == [] and run.watch.complete and run.watch.size == 1
+
+
 def test_notes_of_a_group_that_is_gone_do_not_count(tmp_path: Path) -> None:
     run = Run(tmp_path, {}, {"CPU": 2.0})
     run.enter(0, 1, group=1)

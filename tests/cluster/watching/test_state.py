@@ -10,13 +10,18 @@ from typing import Any
 
 import pytest
 
+from cardialign.cluster.jobs.standing import told as standing_told
+from cardialign.cluster.runs.reporting import read_state
+from cardialign.cluster.watching.decisions import Decision
 from cardialign.cluster.watching.state import RunState, run_state
+from cardialign.cluster.watching.terminal import facts
 from cardialign.pretrain.run.figures import RankFigures, read_figures, write_figures
 from cardialign.pretrain.run.files import (
     ATTEMPTS,
     CHECKPOINTS,
     CONFIG,
     DEATHS,
+    DECISIONS,
     FAILURE,
     FIGURES,
     LOCK,
@@ -151,10 +156,23 @@ def test_each_restart_has_the_cause_that_was_noted_before_it(run: Run) -> None:
     assert second.time == NOW - 300 and "given again" in second.cause
 
 
+def test_a_decision_says_more_of_a_restart_than_a_death_and_is_shown(run: Run) -> None:
+    run.spool(ATTEMPTS, *({"time": NOW - age, "world_size": 2} for age in (900, 600, 300)))
+    run.spool(DEATHS, {"time": NOW - 610, "cause": "rank 1: its process was killed"})
+    shrunk = Decision("resize", "node b is gone; rank 1: its process was killed", 2, 1, 1, 0, 3, 22, time=NOW - 605)
+    grown = Decision("resize", "room for 2", 1, 2, 2, 0, 3, 60, planned=True, time=NOW - 310)
+    run.spool(DECISIONS, shrunk.to_dict(), grown.to_dict())
+    state = run.state()
+    assert [restart.cause for restart in state.restarts] == [shrunk.cause, grown.cause]
+    assert state.decisions == (shrunk, grown) and facts(state)["decided"] == grown.told()
+    told = standing_told({"job": None, "run_dir": "", "run": read_state(run.folder)})
+    assert told["decision 1"].endswith(shrunk.told()) and told["decision 2"].endswith(grown.told())
+
+
 @pytest.mark.parametrize("torn", ["", "{", "null", "[1]", "\0\0\0", "[" * 100_000])
 def test_torn_files_and_files_of_others_are_left_out(run: Run, torn: str) -> None:
     run.trace(398, 399, tail='{"step": "x"}\n{"step": true}\n' + torn)
-    for name in (RESULT, FAILURE, ATTEMPTS, DEATHS, CONFIG):
+    for name in (RESULT, FAILURE, ATTEMPTS, DEATHS, DECISIONS, CONFIG):
         (run.folder / name).write_text(torn)
     (run.folder / FIGURES).mkdir()
     (run.folder / FIGURES / "rank-0.json").write_text(torn)

@@ -1,0 +1,105 @@
+"""A Ray of two nodes with one CPU each on this machine, of which the second can be lost and come back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cardialign.cluster.drills.outcome import SkippedError
+from cardialign.cluster.environment.session import MODE, TOKEN_PATH
+
+UP_SECONDS = 300.0
+PATIENT = {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300", "RAY_worker_register_timeout_seconds": "300"}
+"""A busy machine starts Ray's many processes slowly."""
+UP = "Ray runtime started"
+
+
+class TwoNodes:
+    """address: of the head."""
+
+    def __init__(self, folder: Path, scratch: Path) -> None:
+        self.folder, self.scratch = folder, scratch
+        self.processes: list[subprocess.Popen[bytes]] = []
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.address = f"127.0.0.1:{port}"
+
+    def head_starts(self) -> None:
+        port = self.address.rpartition(":")[2]
+        self._start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.scratch}")
+
+    def node_starts(self) -> None:
+        """The second node joins, for the first time or again."""
+        self._start(f"--address={self.address}")
+
+    def node_is_lost(self) -> float:
+        """All processes of the second node end at once, as with its power; when."""
+        at = time.time()
+        end_all(self.processes.pop())
+        return at
+
+    def close(self) -> None:
+        for process in reversed(self.processes):
+            end_all(process)
+
+    def _start(self, *words: str) -> None:
+        log = self.folder / f"ray-{len(self.processes)}.{time.time_ns()}.log"
+        start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--node-ip-address=127.0.0.1", *words]
+        start += ["--num-cpus=1", "--object-store-memory=134217728", "--disable-usage-stats", "--block"]
+        with log.open("w") as stream:
+            process = subprocess.Popen(start, env={**PATIENT, **os.environ}, stdout=stream, stderr=stream)
+        self.processes.append(process)
+        deadline = time.monotonic() + UP_SECONDS
+        while UP not in log.read_text(errors="replace"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                said = " ".join(log.read_text(errors="replace").split()[-40:])
+                raise SkippedError(f"no Ray of two nodes came up: {said}")
+            time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def two_nodes(folder: Path) -> Iterator[TwoNodes]:
+    """Both nodes, and the token that this process and what it starts show them. Raises SkippedError where no Ray comes
+    up."""
+    scratch = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # socket paths stay short
+    token = scratch / "auth_token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    ours = {MODE: "token", TOKEN_PATH: str(token)}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    nodes = TwoNodes(folder, scratch / "r")
+    try:
+        nodes.head_starts()
+        nodes.node_starts()
+        yield nodes
+    finally:
+        nodes.close()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def end_all(process: subprocess.Popen[bytes]) -> None:
+    """A process and all below it, at once."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        first = psutil.Process(process.pid)
+        for each in [first, *first.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                each.kill()
+    process.wait(timeout=30)

@@ -1,0 +1,202 @@
+"""Keeps the size of a run's worker group, in Ray Train's controller: looks at the cluster, asks the decider, and writes
+what was decided into the run directory."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cardialign.cluster.cli.lines import printable
+from cardialign.cluster.environment.nodes import Asked, Node, cluster_nodes
+from cardialign.cluster.runs.deciding.decider import Decider, Rules
+from cardialign.cluster.runs.deciding.places import LOST_SECONDS, NODE_ID, Door, Doors, room
+from cardialign.cluster.runs.diagnosis import AGAIN
+from cardialign.cluster.tracking.spool import append_line
+from cardialign.cluster.watching.decisions import Decision
+from cardialign.cluster.watching.state import spool_end
+from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import read_json, write_json
+from cardialign.pretrain.run.files import DECISIONS, FAILURE, METRICS, RESIZE, STOP
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 2.0
+"""How often the cluster is looked at."""
+FREED_SECONDS = 5.0
+"""How long the places of a group that has ended may take to be free again."""
+LONGEST_CAUSE = 400
+
+
+@dataclass(frozen=True)
+class KeeperSettings:
+    """start: the driver's mark of its start. asked: what the workers ask for; its number says nothing here."""
+
+    run_dir: str
+    start: str
+    asked: Asked
+    rules: Rules
+
+
+_keepers: dict[str, Keeper] = {}
+
+
+def keeper_of(settings: KeeperSettings) -> Keeper:
+    """The one keeper of a start in this process: Ray hands the controller's parts over one by one."""
+    if settings.start not in _keepers:
+        _keepers[settings.start] = Keeper(settings)
+    return _keepers[settings.start]
+
+
+def entered(start: str, nodes: list[str]) -> None:
+    """The ranks of a new worker group have entered the run, on these nodes."""
+    if start in _keepers:
+        _keepers[start].entered(nodes)
+
+
+class Keeper:
+    """What the controller's policies ask."""
+
+    def __init__(self, settings: KeeperSettings) -> None:
+        self.run_dir, self.asked = Path(settings.run_dir), settings.asked
+        self.elastic = settings.rules.sizes.elastic
+        self.decider, self.doors = Decider(settings.rules), Doors()
+        self.ours: Counter[str] = Counter()
+        self.gone: frozenset[str] = frozenset()
+        self._names: dict[str, str] = {}
+        self._alive: frozenset[str] = frozenset()
+        self._taken: set[str] = set()
+        self._looked = float("-inf")
+
+    def next_size(self) -> int:
+        """How many workers the next group has; called while there is none."""
+        self.ours.clear()
+        there = self._room_of_ended()
+        (self.run_dir / RESIZE).unlink(missing_ok=True)
+        size, decision = self.decider.next_size(there, self._step())
+        self._note(decision)
+        return size
+
+    def entered(self, nodes: list[str]) -> None:
+        self.ours = Counter(nodes)
+        self.decider.started()
+        self._look()
+
+    def died(self, cause: str, *, taken: Collection[str] | None = None) -> bool:
+        """The group died; True when the run ends with it. taken: nodes that the cluster takes back, as far as they are
+        known; they count as gone, though they may answer for a while."""
+        self._taken |= set(taken or ())
+        if (self.run_dir / FAILURE).exists():
+            return True  # an error that a restart cannot cure: the driver raises and notes it
+        self._look()
+        lost = self._lost(0.0)
+        decision = self.decider.died(
+            self._with_lost(cause, lost),
+            node_lost=taken is not None or bool(lost),
+            committed=self._committed(),
+            step=self._step(),
+        )
+        self._note(decision)
+        return decision is not None
+
+    def running_size(self) -> int | None:
+        """While a group trains: how many workers shall take its place now; None, as nearly always, when it goes on."""
+        if time.monotonic() - self._looked < LOOK_SECONDS or (self.run_dir / STOP).exists():
+            return None
+        there = self._look()
+        lost = self._lost(LOST_SECONDS)
+        if lost:
+            cause = self._with_lost("", lost)
+            if self.decider.died(cause, node_lost=True, committed=self._committed()) is not None:
+                raise UserError(f"training failed: {cause}, and {self.decider.failures} worker groups have died", AGAIN)
+            return self._instead(room(self.asked, there, self.ours, self.gone | lost))
+        if not self.elastic:
+            return None
+        found = room(self.asked, there, self.ours, self.gone)
+        asked = read_json(self.run_dir / RESIZE)
+        if asked is not None and isinstance(asked.get("step"), int):
+            self.decider.stopped_to_grow()
+            return self._instead(found)
+        if asked is None and self.decider.may_grow(found):
+            write_json(self.run_dir / RESIZE, {"workers": self.decider.rules.sizes.for_room(found)}, indent=1)
+        return None
+
+    def _instead(self, found: int) -> int:
+        (self.run_dir / RESIZE).unlink(missing_ok=True)
+        size, decision = self.decider.next_size(found, self._step())
+        self._note(decision)
+        return size
+
+    def stop(self, cause: str) -> None:
+        """The run ends of something that is tried no second time."""
+        self._note(self.decider.stop(printable(cause)[:LONGEST_CAUSE], self._step()))
+
+    def _look(self) -> list[Node]:
+        """The nodes as they are now."""
+        self._looked = time.monotonic()
+        nodes = cluster_nodes()
+        self._names |= {node.labels.get(NODE_ID, ""): node.name for node in nodes}
+        doors = _doors()
+        self.doors.look(doors)
+        self.gone = (self.doors.silent() | self._taken) & frozenset(doors)
+        self._alive = frozenset(doors)
+        return nodes
+
+    def _lost(self, seconds: float) -> frozenset[str]:
+        """Nodes of our own that are gone, for Ray or for so long for us."""
+        return frozenset(node for node in self.ours if node not in self._alive or node in self.doors.silent(seconds))
+
+    def _room_of_ended(self) -> int:
+        """Workers that find a place once what the last group held is free again."""
+        deadline = time.monotonic() + FREED_SECONDS
+        most = self.decider.rules.sizes.most
+        while True:
+            nodes = self._look()
+            found = room(self.asked, nodes, without=self.gone)
+            whole = room(self.asked, nodes, without=self.gone, free=False)
+            if not self.elastic or found >= min(most, whole) or time.monotonic() > deadline:
+                return found
+            time.sleep(0.25)
+
+    def _with_lost(self, cause: str, lost: frozenset[str]) -> str:
+        told = [f"node {self._names.get(node, node)} is gone" for node in sorted(lost)]
+        return printable("; ".join([*told, *([cause] if cause else [])]))[:LONGEST_CAUSE]
+
+    def _step(self) -> int:
+        return max((int(line["step"]) for line in spool_end(self.run_dir / METRICS)), default=0)
+
+    def _committed(self) -> int:
+        from cardialign.pretrain.training.checkpoints.files import committed
+
+        return max((step for step, _ in committed(self.run_dir)), default=0)
+
+    def _note(self, decision: Decision | None) -> None:
+        note(self.run_dir, decision)
+
+
+def note(run_dir: Path, decision: Decision | None) -> None:
+    """Write a decision down for `status`, and for the driver, which tells it. A full disk keeps nobody from it."""
+    if decision is None:
+        return
+    log.info("decision %s", decision.told())
+    try:
+        append_line(run_dir / DECISIONS, decision.to_dict())
+    except OSError as error:
+        log.warning("decision=not-written problem=%s", os.strerror(error.errno or 0))
+
+
+def _doors() -> Mapping[str, Door]:
+    """Where the raylet of each living node listens."""
+    import ray
+
+    found: dict[str, Door] = {}
+    for node in ray.nodes():
+        values: dict[str, Any] = node
+        if values.get("Alive"):
+            found[str(values["NodeID"])] = (str(values["NodeManagerAddress"]), int(values["NodeManagerPort"]))
+    return found
