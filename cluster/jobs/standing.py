@@ -81,40 +81,40 @@ def _run_here(word: str) -> Path | None:
 def told(result: dict[str, Any]) -> dict[str, Any]:
     """For a terminal: label -> words."""
     run = result.get("run") or {}
-    shown: dict[str, Any] = {}
+    table: dict[str, Any] = {}
     if result["job"]:
-        shown |= {"job": result["job"], "name": result["name"], "user": result["user"]}
-        shown["state"] = result["state"] + (f": {result['why']}" if result["why"] else "")
-        shown["command"] = result["words"]
-    shown["run directory"] = result["run_dir"]
+        table |= {"job": result["job"], "name": result["name"], "user": result["user"]}
+        table["state"] = result["state"] + (f": {result['why']}" if result["why"] else "")
+        table["command"] = result["words"]
+    table["run directory"] = result["run_dir"]
     if not run:
-        return shown
+        return table
     if not result["job"]:
-        shown["state"] = run["phase"] + (f": {run['problem']}" if run.get("problem") else "")
+        table["state"] = run["phase"] + (f": {run['problem']}" if run.get("problem") else "")
     if run.get("step") is not None:
-        shown["step"] = f"{run['step']} of {run['steps']}" if run.get("steps") else run["step"]
-    shown["loss"] = run.get("loss")
-    shown["records/s"] = run.get("records_per_second")
+        table["step"] = f"{run['step']} of {run['steps']}" if run.get("steps") else run["step"]
+    table["loss"] = run.get("loss")
+    table["records/s"] = run.get("records_per_second")
     if isinstance(run.get("mfu"), int | float):
-        shown["MFU"] = f"{100 * run['mfu']:.3g} %"
+        table["MFU"] = f"{100 * run['mfu']:.3g} %"
     if run.get("phase") == "running":
-        shown["time left"] = duration(run.get("eta_seconds"))
+        table["time left"] = duration(run.get("eta_seconds"))
     if isinstance(run.get("cause"), dict):
-        shown["slow because"] = run["cause"].get("line")
+        table["slow because"] = run["cause"].get("line")
     if isinstance(run.get("slowest_rank"), dict):
-        shown["slowest rank"] = f"{run['slowest_rank'].get('rank')} on {run['slowest_rank'].get('host')}"
-    shown["slowest shard"] = run.get("slowest_shard")
+        table["slowest rank"] = f"{run['slowest_rank'].get('rank')} on {run['slowest_rank'].get('host')}"
+    table["slowest shard"] = run.get("slowest_shard")
     if run.get("last_checkpoint_step") is not None:
-        shown["checkpoint"] = f"step {run['last_checkpoint_step']}, {duration(run['checkpoint_age_seconds'])} old"
+        table["checkpoint"] = f"step {run['last_checkpoint_step']}, {duration(run['checkpoint_age_seconds'])} old"
     restarts = run.get("restarts") or []
-    shown["restarts"] = f"{len(restarts)}" + (f", the last: {restarts[-1].get('cause')}" if restarts else "")
+    table["restarts"] = f"{len(restarts)}" + (f", the last: {restarts[-1].get('cause')}" if restarts else "")
     for number, told in enumerate(run.get("decisions") or [], start=1):
         if isinstance(told, dict) and (decision := decision_of(told)) is not None:
             at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(decision.time))
-            shown[f"decision {number}"] = printable(f"{at}  {decision.told()}")
+            table[f"decision {number}"] = shown(f"{at}  {decision.told()}")
     if run.get("seen") == "log":
-        shown["as of"] = f"{duration(run.get('age_seconds'))} ago, from the job's log"
-    return shown
+        table["as of"] = f"{duration(run.get('age_seconds'))} ago, from the job's log"
+    return table
 
 
 def watch(word: str, address: str | None, ca: Path | None = None) -> dict[str, Any]:

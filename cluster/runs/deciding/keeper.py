@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.cli.lines import printable
 from cardialign.cluster.environment.nodes import Asked, Node, cluster_nodes
 from cardialign.cluster.runs.deciding.decider import Decider, Rules
 from cardialign.cluster.runs.deciding.places import LOST_SECONDS, NODE_ID, Door, Doors, room
@@ -22,6 +21,7 @@ from cardialign.cluster.watching.decisions import Decision
 from cardialign.cluster.watching.state import spool_end
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import read_json, write_json
+from cardialign.data_shards.shown import shown
 from cardialign.pretrain.run.files import DECISIONS, FAILURE, METRICS, RESIZE, STOP
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class Keeper:
 
     def stop(self, cause: str) -> None:
         """The run ends of something that is tried no second time."""
-        self._note(self.decider.stop(printable(cause)[:LONGEST_CAUSE], self._step()))
+        self._note(self.decider.stop(shown(cause)[:LONGEST_CAUSE], self._step()))
 
     def _look(self) -> list[Node]:
         """The nodes as they are now."""
@@ -165,7 +165,7 @@ class Keeper:
 
     def _with_lost(self, cause: str, lost: frozenset[str]) -> str:
         told = [f"node {self._names.get(node, node)} is gone" for node in sorted(lost)]
-        return printable("; ".join([*told, *([cause] if cause else [])]))[:LONGEST_CAUSE]
+        return shown("; ".join([*told, *([cause] if cause else [])]))[:LONGEST_CAUSE]
 
     def _step(self) -> int:
         return max((int(line["step"]) for line in spool_end(self.run_dir / METRICS)), default=0)

@@ -7,11 +7,11 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from cardialign.cluster.cli.lines import printable
 from cardialign.cluster.environment.sizes import Sizes
 from cardialign.cluster.runs.deciding.keeper import LONGEST_CAUSE, note
 from cardialign.cluster.watching.decisions import Decision, read_decisions
 from cardialign.cluster.watching.state import spool_end
+from cardialign.data_shards.shown import shown
 from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import DECISIONS, METRICS, RESIZE, STOP
 
@@ -77,7 +77,7 @@ class DecisionLines:
             return
         last = made[-1] if made else Decision("retry", "", self.sizes.most, self.sizes.most, 0)
         step = max((int(line["step"]) for line in spool_end(self.run_dir / METRICS)), default=0)
-        cause = printable(cause)[:LONGEST_CAUSE]
+        cause = shown(cause)[:LONGEST_CAUSE]
         note(self.run_dir, Decision("stop", cause, self.workers, 0, last.attempt + 1, last.failures, last.of, step))
         self._size, self._told = self._bytes(), self._told + 1
 
