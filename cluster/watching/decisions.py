@@ -3,7 +3,6 @@ of the run directory, one line each."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from cardialign.data_shards.files import parse_json
 from cardialign.pretrain.run.files import DECISIONS
 
 Kind = Literal["retry", "resize", "stop"]
@@ -74,7 +74,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         return
     for raw in content.split(b"\n"):
         try:
-            values = json.loads(raw)
+            values = parse_json(raw)
         except (ValueError, RecursionError):
             continue
         if isinstance(values, dict):
