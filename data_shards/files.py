@@ -133,16 +133,17 @@ def commit_folder(path: Path, *, durable: bool = True) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, long_numbers: bool = False) -> Any:
     """The value in a JSON text that others may have written: the one parser of JSON.
 
-    Raises ValueError in words for whatever is no JSON, and beyond the limits: bytes that are no UTF-8, more than
+    long_numbers: whole numbers may have up to 40 digits (tokenizers write 10^30 for "no limit"). Raises ValueError in
+    words for whatever is no JSON, and beyond the limits: bytes that are no UTF-8, more than
     DEEPEST lists and objects in one another, a key that stands twice, a whole number of more than 64 bits, and one with
     a fraction or exponent that no float holds.
     """
     try:
         told = text if isinstance(text, str) else text.decode("utf-8")
-        decoder = _CAREFUL if _LONG_NUMBER.search(told) else _PLAIN
+        decoder = (_LENIENT if long_numbers else _CAREFUL) if _LONG_NUMBER.search(told) else _PLAIN
         value = decoder.decode(told)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
@@ -178,6 +179,10 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
+def _long(digits: str) -> int:
+    return int(digits) if len(digits) <= 40 else _whole(digits)
+
+
 def _fraction(digits: str) -> float:
     found = float(digits)
     if math.isinf(found):
@@ -187,6 +192,7 @@ def _fraction(digits: str) -> float:
 
 _PLAIN = json.JSONDecoder(object_pairs_hook=_object)
 _CAREFUL = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole, parse_float=_fraction)
+_LENIENT = json.JSONDecoder(object_pairs_hook=_object, parse_int=_long, parse_float=_fraction)
 _LONG_NUMBER = re.compile(r"[0-9]{19}|[eE][+]?[0-9]{3}")
 _TOO_DEEP = f"it is nested too deeply, more than {DEEPEST} lists and objects in one another"
 

@@ -160,7 +160,7 @@ def _object(path: Path, encoder: str, absent: dict[str, Any] | None = None) -> d
 
 def _json(path: Path, encoder: str) -> Any:
     try:
-        return parse_json(read_bytes(path))
+        return parse_json(read_bytes(path), long_numbers=True)
     except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(path, encoder, f"{type(error).__name__}: {error}") from None
 

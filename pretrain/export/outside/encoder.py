@@ -167,7 +167,7 @@ def _is_hugging_face(folder: Path) -> bool:
     if contract_beside(folder).is_file():
         return True
     try:
-        values = parse_json(read_bytes(folder / CONFIG))
+        values = parse_json(read_bytes(folder / CONFIG), long_numbers=True)
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(values, dict) and bool({"architectures", "model_type", "auto_map"} & values.keys())

@@ -75,7 +75,7 @@ class HuggingFaceModel(OutsideModel):
 def open_hugging_face(folder: Path, contract: OutsideContract, trust_remote_code: bool) -> HuggingFaceModel:
     """Raises UserError for a folder of pickles, for code of its own that was not asked for, and for missing weights."""
     try:
-        config = parse_json(read_bytes(folder / CONFIG))
+        config = parse_json(read_bytes(folder / CONFIG), long_numbers=True)
         files = sorted(folder.glob(WEIGHTS))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder / CONFIG} cannot be read: {error}", "fetch the folder again") from None

@@ -292,7 +292,7 @@ def test_policies_add_up_and_the_smallest_margin_counts(tmp_path: Path) -> None:
     assert policy.margin == 0.01 and Policy.of([], None, None, {}).margin == 0
     for text, wrong in (
         ("require: all", "require is 'all', no list of words"), ("margin: -1", "margin is '-1'"),
-        ("margin: .nan", "margin is 'nan'"), ("[1]", "no keys"), ("requires: [a]", "unknown key 'requires'"),
+        ("margin: .nan", "'.nan' cannot be read"), ("[1]", "no keys"), ("requires: [a]", "unknown key 'requires'"),
         ("require: [1]", "no list of words"),
     ):  # fmt: skip
         file.write_text(text)

@@ -175,7 +175,7 @@ def test_the_digest_changes_with_any_word_and_not_with_the_file_name(tmp_path):
             "a0: &a0 [x, x, x]\n"
             + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9))
             + "style: *a8\n",
-            "style: must be a non-empty str",
+            "more than 100000 values",
         ),
         ("name: x\nversion: true\nlabel_set: y\nstyle: z\nclasses: {A: {name: a, prompts: [b]}}\n", "version: must be"),
         ('classes: {"A\\e[2J": {name: a, prompts: [b]}}\n', "cannot be printed"),

@@ -137,17 +137,17 @@ def test_a_storage_that_does_not_answer_is_asked_again_and_then_named_never_take
     write_checkpoint(tmp_path, 3)
     path = write_checkpoint(tmp_path, 6)
     asked = []
-    read = Path.read_bytes
+    opened = os.open
 
-    def failing(self: Path) -> bytes:
-        if self == path / MANIFEST:
-            asked.append(self)
-            raise OSError(code, os.strerror(code), str(self))
-        return read(self)
+    def failing(file: str | Path, *words: int) -> int:
+        if file == path / MANIFEST:
+            asked.append(file)
+            raise OSError(code, os.strerror(code), str(file))
+        return opened(file, *words)
 
     monkeypatch.setattr(condition, "WAITS", [0.0, 0.0])
     with nothing_changes(tmp_path), monkeypatch.context() as patched:
-        patched.setattr(Path, "read_bytes", failing)
+        patched.setattr(os, "open", failing)
         assert examine(path).condition == "unreadable"
         with pytest.raises(CheckpointError, match=os.strerror(code)) as caught:
             newest_sound(tmp_path)
