@@ -21,7 +21,14 @@ from cardialign.data_shards.benchmarks.process import measured_by, peak_memory
 from cardialign.data_shards.benchmarks.table import Row
 from cardialign.data_shards.build.index_rows import write_index
 from cardialign.data_shards.files import sha256_of
-from cardialign.data_shards.shard_set.layout import INDEX, MANIFEST, REPORTS
+from cardialign.data_shards.shard_set.layout import (
+    INDEX,
+    LEAST_BYTES,
+    MANIFEST,
+    REPORTS,
+    content_fingerprint,
+    shard_name,
+)
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 
 STEPS = 12
@@ -53,25 +60,38 @@ def measure_start(material: Material) -> Measurement:
 
 
 def repeated_set(shards: ShardSet, folder: Path, records: int) -> Path:
-    """A set of `records` records whose rows point into the shards of `shards`, again and again."""
+    """A set of `records` records whose rows point into the shards of `shards`, again and again; a shard stands there
+    under as many names as it takes that none has more records than its bytes can hold."""
     folder.mkdir()
-    index = shards.index.take(pa.array(np.arange(records) % len(shards)))
+    there = len(shards.shard_names)
+    turns, rows = np.divmod(np.arange(records), len(shards))
+    hold = np.array([shard["bytes"] // LEAST_BYTES for shard in shards.manifest["shards"]])
+    fit = np.min(hold // np.maximum(np.bincount(shards.shard, minlength=there), 1))  # turns under one name
+    numbers = shards.shard[rows] + there * (turns // max(int(fit), 1))
+    index = shards.index.take(pa.array(rows))
     columns = {
-        "key": [f"large-{i:08d}" for i in range(records)],
-        "patient": [f"p{i // RECORDS_PER_PATIENT}" for i in range(records)],
+        "key": pa.array([f"large-{i:08d}" for i in range(records)]),
+        "patient": pa.array([f"p{i // RECORDS_PER_PATIENT}" for i in range(records)]),
+        "shard": pa.array(numbers.astype(np.int32)),
     }
     for name, values in columns.items():
-        index = index.set_column(index.schema.get_field_index(name), name, pa.array(values, pa.string()))
+        index = index.set_column(index.schema.get_field_index(name), name, values)
     write_index(index.to_batches(), folder / INDEX)
     (folder / REPORTS).symlink_to(shards.path / REPORTS)
-    for number, name in enumerate(shards.shard_names):
+    for number in range(there):
         shards.read_payload(int(np.argmax(shards.shard == number)))  # a remote shard is fetched now
-        (folder / name).symlink_to((shards.path / name).absolute())
-    counts, tables = (
-        {**shards.manifest["counts"], "records": records},
-        {**shards.manifest["tables"], INDEX: sha256_of(folder / INDEX)},
-    )
-    manifest = {**shards.manifest, "counts": counts, "tables": tables}
+    named = []
+    for number, count in enumerate(np.bincount(numbers, minlength=there).tolist()):
+        shard = shards.manifest["shards"][number % there]
+        named.append({**shard, "name": shard_name(number), "records": count})
+        (folder / shard_name(number)).symlink_to((shards.path / shard["name"]).absolute())
+    manifest = {
+        **shards.manifest,
+        "counts": {**shards.manifest["counts"], "records": records, "patients": -(-records // RECORDS_PER_PATIENT)},
+        "tables": {**shards.manifest["tables"], INDEX: sha256_of(folder / INDEX)},
+        "shards": named,
+        "fingerprint": content_fingerprint(shards.spec, shards.manifest["codec"], named),
+    }
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     return folder
 

@@ -31,6 +31,7 @@ from cardialign.data_shards.record import EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.layout import (
     INDEX,
     INDEX_SCHEMA,
+    LEAST_BYTES,
     MANIFEST,
     content_fingerprint,
     shard_name,
@@ -71,7 +72,7 @@ class _OneRecord:
 
 def make_large_set(folder: Path, records: int) -> Path:
     """A set whose index has `records` rows, all of which name the one record that is really there; about three records
-    per patient."""
+    per patient. Every shard is that record's, with a hole behind it that as many records would fill."""
     build_shards(_OneRecord(), folder, SetPlan(SignalSpec(500, 1)), workers=1)
     (row,) = pq.read_table(folder / INDEX).to_pylist()
 
@@ -89,12 +90,21 @@ def make_large_set(folder: Path, records: int) -> Path:
 
     write_index(batches(), folder / INDEX)
     manifest = json.loads((folder / MANIFEST).read_text())
-    shards = -(-records // RECORDS_PER_SHARD)
-    manifest["counts"]["records"], manifest["tables"][INDEX] = records, sha256_of(folder / INDEX)
+    manifest["counts"] |= {"records": records, "patients": -(-records // 3)}
+    manifest["tables"][INDEX] = sha256_of(folder / INDEX)
     (shard,) = manifest["shards"]
-    manifest["shards"] = [{**shard, "name": shard_name(number)} for number in range(shards)]
-    for number in range(1, shards):
-        (folder / shard_name(number)).symlink_to(shard["name"])
+    file = folder / shard["name"]
+    size = shard["bytes"] + RECORDS_PER_SHARD * LEAST_BYTES
+    with file.open("r+b") as opened:
+        opened.truncate(size)
+    shard |= {"bytes": size, "sha256": sha256_of(file)}
+    starts = range(0, records, RECORDS_PER_SHARD)
+    manifest["shards"] = [
+        {**shard, "name": shard_name(number), "records": min(RECORDS_PER_SHARD, records - start)}
+        for number, start in enumerate(starts)
+    ]
+    for number in range(1, len(starts)):
+        (folder / shard_name(number)).symlink_to(file.name)
     manifest["fingerprint"] = content_fingerprint(spec_of(manifest), manifest["codec"], manifest["shards"])
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from cardialign.data_shards.errors import DataError, UserError, disk_error
-from cardialign.data_shards.files import parse_json
+from cardialign.data_shards.files import DEEPEST, parse_own_json
 from cardialign.data_shards.sources.base import KEY_PATTERN, Entry, Source
 
 log = logging.getLogger(__name__)
@@ -204,7 +204,7 @@ def encode_entries(entries: list[Entry], source: str = "") -> bytes:
     are to the last bit.
 
     Raises DataError for a fact that is no str, int, float, bool or None, nor a tuple, list or dict (with names as keys)
-    of these.
+    of these, or that is nested too deeply; it names the record.
     """
     plain = []
     for entry in entries:
@@ -212,7 +212,7 @@ def encode_entries(entries: list[Entry], source: str = "") -> bytes:
             _check_names(entry.meta)
             meta = {name: value if type(value) in _SCALARS else _plain(value) for name, value in entry.meta.items()}
             plain.append([entry.key, entry.path, meta])
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise DataError(
                 f"{source}: what the listing says about record {entry.key} cannot be kept: {error}",
                 "let `entries` give text, numbers, None, and tuples, lists or dicts of them",
@@ -224,21 +224,24 @@ def encode_entries(entries: list[Entry], source: str = "") -> bytes:
 def decode_entries(text: bytes) -> list[Entry]:
     return [
         Entry(key, path, {name: _restored(value) for name, value in meta.items()})
-        for key, path, meta in parse_json(text)
+        for key, path, meta in parse_own_json(text)
     ]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 1) -> Any:
+    """Raises TypeError for what JSON cannot hold, ValueError for what stands too deep in others of its kind."""
     if value is None or isinstance(value, str | int | float):
         return value
+    if depth > DEEPEST:
+        raise ValueError(f"more than {DEEPEST} lists, tuples and dicts in one another")
     if isinstance(value, tuple):  # JSON writes a tuple as an array by itself
-        return value if _SCALARS.issuperset(map(type, value)) else [_plain(each) for each in value]
+        return value if _SCALARS.issuperset(map(type, value)) else [_plain(each, depth + 1) for each in value]
     if isinstance(value, dict):
         _check_names(value)
-        made = {name: _plain(each) for name, each in value.items()}
+        made = {name: _plain(each, depth + 1) for name, each in value.items()}
         return {_DICT: made} if len(made) == 1 and (_LIST in made or _DICT in made) else made
     if isinstance(value, list):
-        return {_LIST: [_plain(each) for each in value]}
+        return {_LIST: [_plain(each, depth + 1) for each in value]}
     raise TypeError(f"a {type(value).__name__}: {value!r}")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cardialign.data_shards.benchmarks.order import RECORDS_PER_SHARD, make_large_set, measure_order
+from cardialign.data_shards.checks.verify import verify
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 
@@ -16,7 +17,8 @@ from cardialign.data_shards.shard_set.shard_set import ShardSet
 def test_the_made_up_index_is_a_set_of_that_many_records_and_a_third_as_many_patients(tmp_path: Path) -> None:
     shards = ShardSet.open(make_large_set(tmp_path / "set", 10_000))
     assert len(shards) == 10_000 and len(shards.shard_names) == -(-10_000 // RECORDS_PER_SHARD)
-    assert np.unique(shards.patients).size == -(-10_000 // 3)
+    assert np.unique(shards.patients).size == -(-10_000 // 3) == shards.manifest["counts"]["patients"]
+    assert verify(shards.path, quick=True).problems == []
     assert shards.key(9_999) == "record-00009999" and int(shards.shard[9_999]) == 9_999 // RECORDS_PER_SHARD
 
 

@@ -12,6 +12,7 @@ from cardialign.data_shards.benchmarks.codec import at_resolution, measure_codec
 from cardialign.data_shards.benchmarks.figures import measure_data
 from cardialign.data_shards.benchmarks.material import Sizes
 from cardialign.data_shards.benchmarks.opening import repeated_set
+from cardialign.data_shards.checks.verify import verify
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 
@@ -70,6 +71,7 @@ def test_a_large_index_points_into_real_shards_under_keys_and_patients_of_its_ow
         and np.bincount(large.patients).tolist() == [5] * 200
     )
     assert large.read_payload(999) == small_set.read_payload(999 % len(small_set))
+    assert len(large.shard_names) > len(small_set.shard_names) and verify(large.path, quick=True).problems == []
 
 
 def test_at_another_resolution_a_record_is_the_same_signal_and_keeps_the_limb_lead_law(small_set: ShardSet) -> None:

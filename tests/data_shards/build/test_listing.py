@@ -64,6 +64,22 @@ def test_a_fact_that_cannot_be_kept_is_refused_with_its_record(fact: object) -> 
         encode_entries([Entry("r-6", "x", {}), Entry("r-7", "y", {"fact": fact})], "mine")
 
 
+def nested(kind: type, deep: int) -> Any:
+    fact: Any = 7
+    for _ in range(deep):
+        fact = {"a": fact} if kind is dict else kind([fact])
+    return fact
+
+
+@pytest.mark.parametrize("kind", [list, tuple, dict])
+def test_facts_in_one_another_come_back_to_a_depth_and_are_refused_with_their_record_beyond(kind: type) -> None:
+    listed = [Entry("r-6", "x", {"fact": nested(kind, 64), "id": 10**40, "name": "f\udcff"})]
+    assert decode_entries(encode_entries(listed)) == listed
+    for deep in (65, 100_000):
+        with pytest.raises(DataError, match=r"mine: .* record r-7 cannot be kept: more than 64 lists"):
+            encode_entries([*listed, Entry("r-7", "y", {"fact": nested(kind, deep)})], "mine")
+
+
 def test_slices_hold_what_is_kept_in_order_and_their_cut_does_not_change_the_digest(tmp_path: Path) -> None:
     source = SmallSource(23)
     whole = source.entries()

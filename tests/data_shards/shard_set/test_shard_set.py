@@ -13,6 +13,7 @@ import pytest
 import webdataset
 
 from cardialign.data_shards.errors import DataError, UsageError
+from cardialign.data_shards.shard_set.layout import content_fingerprint, spec_of
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.signal.codec import decode_counts
 from tests.support.small_source import SmallSource
@@ -122,6 +123,14 @@ def test_a_set_that_is_not_whole_does_not_open(set_copy: Path, tmp_path: Path) -
         ShardSet.open(set_copy)
     manifest["counts"]["records"] += 1
     (set_copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="is damaged: its shards have 88 records, 'counts' says 89"):
+        ShardSet.open(set_copy)
+    manifest["shards"][0]["records"] += 1
+    (set_copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="was changed by hand: its fingerprint does not follow from its shards"):
+        ShardSet.open(set_copy)
+    manifest["fingerprint"] = content_fingerprint(spec_of(manifest), manifest["codec"], manifest["shards"])
+    (set_copy / "manifest.json").write_text(json.dumps(manifest))  # of another set than the index is
     with pytest.raises(DataError, match="88 rows, the manifest says 89 records"):
         ShardSet.open(set_copy)
     (set_copy / "index.parquet").write_bytes(b"PAR1 no")
