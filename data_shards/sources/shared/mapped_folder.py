@@ -18,7 +18,13 @@ from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.data_shards.report_text import clean_statements
 from cardialign.data_shards.sources.base import KEY_PATTERN
 from cardialign.data_shards.sources.shared.cells import LabelWords, Marks, labels_of
-from cardialign.data_shards.sources.shared.demographics import AGE_UNITS, age_in_years, iso_time, sex_in_words
+from cardialign.data_shards.sources.shared.demographics import (
+    AGE_UNITS,
+    age_in_years,
+    iso_time,
+    says_something,
+    sex_in_words,
+)
 from cardialign.data_shards.sources.shared.folder import RecordFolder
 from cardialign.data_shards.sources.shared.ids import fold_number, plain_id
 from cardialign.data_shards.sources.shared.join import TextRows, stretches
@@ -139,9 +145,11 @@ class MappedFolder(RecordFolder):
         yield from self._joined(rows)
 
     def _of_both(self, path: str, row: Mapping[str, str] | None) -> dict[str, Any]:
+        """What the file says, overruled by its row where that says something. A word of the row that is not understood
+        leaves open what it contradicts: then neither counts."""
         told, meta = self._from_file(path), {} if row is None else self._meta(row)
         self._compare(told, meta)
-        return told | {name: value for name, value in meta.items() if value is not None or name not in told}
+        return told | meta
 
     def _joined(self, rows: Iterable[dict[str, str]]) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
         """Files found in the folder, each with the row of its name."""
@@ -242,11 +250,11 @@ class MappedFolder(RecordFolder):
             # who is not named is a patient of his own, whatever numbers patients have
             record = row.get("key_column") or row.get("path_column")
             meta["patient"] = self._patient_or(f"{ALONE}{record}", row["patient_column"])
-        if "age_column" in row:
+        if says_something(row.get("age_column", "")):
             meta["age_years"] = self._age(row["age_column"])
-        if "sex_column" in row:
+        if self._says_sex(row.get("sex_column", "")):
             meta["sex"] = self._sex(row["sex_column"])
-        if row.get("time_column"):
+        if says_something(row.get("time_column", "")):
             meta["acquired"] = iso_time(row["time_column"])
         if "fold_column" in row:
             meta["fold"] = fold_number(row["fold_column"], str(self._table))
@@ -274,6 +282,9 @@ class MappedFolder(RecordFolder):
 
     def _sex(self, text: str) -> str | None:
         return self._sexes.get(plain_id(text)) if self._sexes else sex_in_words(text)
+
+    def _says_sex(self, text: str) -> bool:
+        return says_something(text) or self._sex(text) is not None
 
     def _sex_values(self) -> dict[str, str]:
         result: dict[str, str] = {}

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -213,14 +215,36 @@ def test_a_listing_that_fails_leaves_the_finished_set_that_it_should_replace(tmp
     assert digests(tmp_path / "s") == before
 
 
-def test_what_an_interrupted_overwrite_left_behind_is_never_taken_over(tmp_path: Path) -> None:
-    """Killed after the manifest went and before the shards did: a smaller set must not keep the larger one's shards."""
+@pytest.mark.parametrize("again", [True, False], ids=["the same command", "without overwrite"])
+def test_what_an_interrupted_overwrite_left_behind_is_never_taken_over(tmp_path: Path, again: bool) -> None:
+    """Killed after the manifest went and before the shards did: a smaller set must not keep the larger one's shards,
+    and what is not ours stays."""
     build(tmp_path / "whole", 30)
-    build(tmp_path / "s", 60)
-    (tmp_path / "s/manifest.json").unlink()
-    (tmp_path / "s/.build").mkdir()
-    build(tmp_path / "s", 30)
-    assert digests(tmp_path / "s") == digests(tmp_path / "whole")
+    out = tmp_path / "s"
+    build(out, 60)
+    (out / "thesis.tex").write_text("years of work")
+    die_removing_shards(out, 30)
+    assert not (out / "manifest.json").exists() and len(list(out.glob("shard-*.tar"))) == 4
+    build(out, 30, overwrite=again)
+    left = digests(out)
+    assert left.pop("thesis.tex") and left == digests(tmp_path / "whole")
+
+
+def die_removing_shards(out: Path, records: int) -> None:
+    """A build in a forked process that replaces the set, killed when it is about to remove the first shard."""
+    child = os.fork()
+    if child == 0:
+
+        def watch(event: str, arguments: tuple) -> None:
+            if event == "os.remove" and re.fullmatch(rf"{re.escape(str(out))}/shard-\d+\.tar", str(arguments[0])):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            sys.addaudithook(watch)
+            build(out, records, overwrite=True)
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
 
 
 def test_a_task_carries_a_place_and_no_entries(tmp_path: Path) -> None:

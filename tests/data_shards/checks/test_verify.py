@@ -157,12 +157,14 @@ def test_a_folder_without_a_manifest_cannot_be_verified(tmp_path: Path) -> None:
 
 
 class _WordCount:
-    """A text encoder that counts words."""
+    """A text encoder that counts words: a text is one token, the number of them."""
 
     fingerprint, max_tokens, dim = "words-v1", 3, 2
 
     def tokenize(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        return np.zeros((len(texts), 3), dtype=np.int32), np.full(len(texts), 3)
+        ids = np.zeros((len(texts), 3), dtype=np.int32)
+        ids[:, 0] = [len(text.split()) for text in texts]
+        return ids, np.ones(len(texts), dtype=np.int64)
 
     def embed(self, texts: list[str]) -> np.ndarray:
         return np.array([[1.0, len(text.split())] for text in texts], dtype=np.float32)

@@ -63,6 +63,24 @@ def test_an_empty_cell_takes_nothing_from_what_the_header_says(folder: Path, tmp
     assert [(each.age_years, each.sex) for each in records] == [(40.0, "male"), (41.0, "female")]
 
 
+@pytest.mark.parametrize(
+    ("cells", "person", "told"),
+    [(",n/a", (40.0, "male"), ""), ("44,1", (44.0, None), "unknown sex source=wfdb values={'1': 1}"),
+     ("old,M", (None, "male"), "unknown age source=wfdb rows=1 of=1, left out: 'old' x 1")],
+)  # fmt: skip
+@pytest.mark.parametrize("where", ["key_column", "path_column"])
+def test_a_cell_that_says_what_nobody_understands_leaves_open_what_the_header_says(
+    folder: Path, tmp_path: Path, cells: str, person: tuple, told: str, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether 1 is a man, as the header of `one` says, or a woman of whom it is not the header, nobody can tell."""
+    (tmp_path / "t.csv").write_text(f"id,age,sex\n{'a/' * (where == 'path_column')}one,{cells}\n")
+    options = {where: "id", "age_column": "age", "sex_column": "sex", "min_matched": 0}
+    source = open_source("wfdb", folder, table=tmp_path / "t.csv", **options)
+    record = source.read(next(entry for entry in source.entries() if entry.path == "a/one"))
+    list(source.entries())
+    assert (record.age_years, record.sex) == person and told in caplog.text
+
+
 def test_outside_labels_in_a_label_set_that_the_table_has_are_told_where_they_differ(
     folder: Path, table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,16 +207,22 @@ def test_a_bank_with_a_cut_array_or_an_incomplete_description_says_what_to_do(ba
         TextBank(bank.path)
 
 
+@pytest.mark.parametrize("digests", [True, False])
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
 def test_a_bank_met_by_the_limit_of_open_files_is_not_to_be_deleted(
-    bank: TextBank, monkeypatch: pytest.MonkeyPatch, code: int
+    bank: TextBank, monkeypatch: pytest.MonkeyPatch, code: int, digests: bool
 ) -> None:
-    def used_up(*words: object, **more: object) -> None:
-        raise OSError(code, os.strerror(code))
+    really_open = os.open
 
-    with monkeypatch.context() as patched, pytest.raises(DataError) as caught:
-        patched.setattr(np, "load", used_up)
-        TextBank(bank.path)
+    def used_up(path: Any, *flags: Any, **more: Any) -> int:
+        if str(path).endswith(".npy"):
+            raise OSError(code, os.strerror(code))
+        return really_open(path, *flags, **more)
+
+    with monkeypatch.context() as patched, pytest.raises(DataError, match=os.strerror(code)) as caught:
+        patched.setattr("cardialign.data_shards.shard_set.storage.PAUSES", (0.0,))
+        patched.setattr(os, "open", used_up)
+        TextBank(bank.path, digests=digests)
     assert "ulimit -n" in caught.value.remedy and "delete" not in caught.value.remedy
 
 
