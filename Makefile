@@ -43,8 +43,8 @@ types: $(INSTALLED) ## mypy over the four packages
 unit: $(INSTALLED) ## the tests in their quick forms, two at a time (those that start a Ray cluster: pytest -m ray)
 	$(PYTEST) -m "not slow"
 
-test-slow: $(INSTALLED) ## the long forms: faults and a cluster on real Ray, every kernel variant, every point of failure, 20 times the examples
-	$(PYTEST) -m "slow or hypothesis" --examples 20 --timeout 900
+test-slow: $(INSTALLED) ## the long forms: faults and a cluster on real Ray, every kernel variant, every point of failure, 10 times the examples
+	$(PYTEST) -m "slow or hypothesis" --examples 10 --timeout 900
 
 test-deploy: $(INSTALLED) ## a Slurm, an MLflow on PostgreSQL and S3, a Prometheus, hosts, submitted runs for real: minutes each
 	# one at a time: each starts machines of its own, and Ray gives a node 30 s to come up

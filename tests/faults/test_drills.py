@@ -23,7 +23,7 @@ from cardialign.cluster.runs.planned import FOLDER, Fault, mark_of, planned, ste
 from cardialign.data_shards.errors import DONE, FAILED
 from cardialign.pretrain.run.files import METRICS
 
-IN_CI = ("given-up", "resized", "checkpoint-cut", "checkpoint-none", "shard-flipped")
+IN_CI = ("given-up", "checkpoint-cut", "checkpoint-none", "shard-flipped")
 """Drills of seconds, on the loop alone; the others are tried where machines are started anyway."""
 
 

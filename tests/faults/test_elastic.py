@@ -29,7 +29,7 @@ from tests.support.processes import run_ranks
 from tests.support.ray_cluster import PATIENT, ray_head, ray_node
 from tests.support.tiny_set import SMALL
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.deployment, pytest.mark.timeout(2400)]
 
 SHRINKS_WITHIN = 45.0
 STEPS = 80
