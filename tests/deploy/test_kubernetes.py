@@ -133,7 +133,7 @@ def test_the_job_asks_for_what_its_cluster_has() -> None:
     asked = build_parser("pretrain").parse_args(shlex.split(job["spec"]["entrypoint"])[2:])
     group = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-    assert asked.workers == group["replicas"] * int(limits["nvidia.com/gpu"]) and asked.device == "gpu"
+    assert asked.workers.most == group["replicas"] * int(limits["nvidia.com/gpu"]) and asked.device == "gpu"
     assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
     head = job["spec"]["rayClusterSpec"]["headGroupSpec"]
     assert head["rayStartParams"]["num-cpus"] == "0", "no worker beside the driver"
