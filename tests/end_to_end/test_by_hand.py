@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.readme import block_with, blocks, run
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(700)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.deployment, pytest.mark.timeout(700)]
 
 
 def test_the_path_by_hand_and_from_python(tmp_path: Path, shell: dict[str, str]) -> None:

@@ -150,6 +150,7 @@ def test_the_grid_writes_figures_for_programs_tables_and_people_and_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.deployment
 def test_probe_and_grid_on_ray_are_those_of_this_process_to_the_bit(
     cardialign: Call, exported: Path, shards: Path, tmp_path: Path
 ) -> None:
