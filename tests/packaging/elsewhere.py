@@ -23,7 +23,12 @@ FLOORS = ("cluster", "pretrain", "data_shards", "kernels")
 WITHOUT_SOURCES = ("tests/test_house.py", "tests/test_links.py", "tests/packaging")
 """Tests of the checkout itself: its layout, what its pages name, and this package."""
 SAME_ANYWHERE = tuple(f"tests/kernels/{room}" for room in ("attention", "contrastive", "patch_embed", "triton_support"))
-SAME_ANYWHERE += ("tests/pretrain/encoders", "tests/pretrain/methods")
+SAME_ANYWHERE += (
+    "tests/pretrain/encoders",
+    "tests/pretrain/methods",
+    "tests/pretrain/training",
+    "tests/data_shards/signal",
+)
 """Minutes of arithmetic by modules that are the same file in either form; trainings here run through them."""
 _NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
