@@ -20,7 +20,7 @@ import time
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BufferedReader
@@ -210,6 +210,17 @@ def read_json_object(path: Path, most: int = LARGEST_JSON) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"it holds {shortened(values)}, not a JSON object")
     return values
+
+
+def json_lines(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The objects among lines of a file that others may write to while it is read; what is none is passed over."""
+    for raw in lines:
+        try:
+            values = parse_json(raw)
+        except ValueError:
+            continue
+        if isinstance(values, dict):
+            yield values
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from cardialign.data_shards.files import parse_json
+from cardialign.data_shards.files import json_lines, read_bytes
 from cardialign.pretrain.run.files import DECISIONS
 
 Kind = Literal["retry", "resize", "stop"]
@@ -64,18 +63,9 @@ def decision_of(values: dict[str, Any]) -> Decision | None:
 
 def read_decisions(run_dir: Path, after: int = 0) -> list[Decision]:
     """The decisions about a run, oldest first; `after` leaves out as many lines."""
-    return [found for values in list(_lines(run_dir / DECISIONS))[after:] if (found := decision_of(values))]
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        content = path.read_bytes()
+        content = read_bytes(run_dir / DECISIONS)
     except OSError:
-        return
-    for raw in content.split(b"\n"):
-        try:
-            values = parse_json(raw)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(values, dict):
-            yield values
+        return []
+    told = list(json_lines(content.split(b"\n")))
+    return [found for values in told[after:] if (found := decision_of(values))]

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 from cardialign.cluster.watching.cause import Cause, cause_of
 from cardialign.cluster.watching.decisions import Decision, read_decisions
 from cardialign.cluster.watching.utilisation import utilisation
-from cardialign.data_shards.files import open_regular, parse_json, read_json
+from cardialign.data_shards.files import json_lines, open_regular, read_json
 from cardialign.pretrain.run.figures import RankFigures, read_figures
 from cardialign.pretrain.run.files import ATTEMPTS, COMPUTE, CONFIG, DEATHS, FAILURE, LOCK, METRICS, RESULT, STOP
 
@@ -166,13 +166,7 @@ def _last_lines(path: Path) -> Iterator[dict[str, Any]]:
     except OSError:
         return
     whole = content.split(b"\n")
-    for raw in whole[1:] if size > TAIL_BYTES else whole:
-        try:
-            values = parse_json(raw)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(values, dict):
-            yield values
+    yield from json_lines(whole[1:] if size > TAIL_BYTES else whole)
 
 
 def _number(value: Any) -> float | None:

@@ -302,7 +302,7 @@ class TextEncoder:
             raise UserError(
                 f"text encoder {self.encoder_id}: the text {empty!r:.60} has no token", "give a text with words in it"
             )
-        self._tell_unknown(texts, rows)
+        self._tell_unknown(rows)
         known = self.model_config.get("vocab_size")
         if isinstance(known, int) and ids.max() >= known:
             raise UserError(
@@ -311,20 +311,21 @@ class TextEncoder:
             )
         return ids, lengths
 
-    def _tell_unknown(self, texts: list[str], rows: list[list[int]]) -> None:
+    def _tell_unknown(self, rows: list[list[int]]) -> None:
         """Once: a text of which half or more is nothing but unknown to the tokenizer, foreign letters for example."""
         unknown, special = self.tokenizer.unk_token_id, set(self.tokenizer.all_special_ids)
         if unknown is None or self._told_unknown:
             return
-        for text, row in zip(texts, rows, strict=True):
+        told = 0
+        for row in rows:
             words = [token for token in row if token == unknown or token not in special]
-            if 2 * words.count(unknown) >= max(1, len(words)):
-                self._told_unknown = True
-                log.warning(
-                    "text_encoder=%s text=%r remark=half of it or more it does not know; others may be like it, this "
-                    "is told once", self.encoder_id, text[:80],
-                )  # fmt: skip
-                return
+            told += 2 * words.count(unknown) >= max(1, len(words))
+        if told:  # what they say is a patient's
+            self._told_unknown = True
+            log.warning(
+                "text_encoder=%s texts=%d of=%d remark=half of each or more it does not know; others may be like them, "
+                "this is told once", self.encoder_id, told, len(rows),
+            )  # fmt: skip
 
     def _cut(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text, special ones included, at most max_tokens.
