@@ -16,7 +16,7 @@ from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.reading.tables import file_facts, find_table, rows_of
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
-from cardialign.data_shards.sources.shared.demographics import age_in_years, header_comments
+from cardialign.data_shards.sources.shared.demographics import age_in_years, header_comments, says_something
 from cardialign.data_shards.sources.shared.folder import RecordFolder
 from cardialign.data_shards.sources.shared.join import TextRows, stretches
 from cardialign.data_shards.sources.shared.matches import STOP_BELOW, contradictions
@@ -88,8 +88,9 @@ class Code15(RecordFolder):
         meta: dict[str, Any] = {
             # patients and exams share one range of numbers
             "patient": self._patient_or(f"exam {exam}", row["patient_id"]) if row else f"exam {exam}",
-            "age_years": told["age_years"] if age is None else age,
-            "sex": _sex(row) or told["sex"],
+            # a cell that is not understood leaves open what the header says
+            "age_years": age if row and says_something(row["age"]) else told["age_years"],
+            "sex": _sex(row) if row and says_something(row["is_male"]) else told["sex"],
             "labels": _chagas(comments.get("chagas label", "")),
             "extra": {"collection": comments["source"]} if comments.get("source") else {},
         }

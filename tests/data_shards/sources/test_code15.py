@@ -68,6 +68,17 @@ def test_exams_give_patients_classes_and_statements(folder: Path, caplog: pytest
     assert source.describe()["tables"]["exams"]["rows"] == 2
 
 
+def test_a_cell_that_is_not_understood_leaves_open_what_the_header_says_and_an_empty_one_does_not(folder: Path) -> None:
+    rows = (
+        "1000104,old,2,60,False,False,False,False,False,False,7,,,False,x.hdf5\n"
+        "1000200,,,40,False,False,False,False,False,False,8,,,False,x.hdf5\n"
+    )
+    (folder / "exams.csv").write_text(EXAMS + rows)
+    doubtful, silent, _ = open_source("code15", folder).entries()
+    assert (doubtful.meta["age_years"], doubtful.meta["sex"]) == (None, None)
+    assert (silent.meta["age_years"], silent.meta["sex"]) == (41.0, "male")
+
+
 def test_a_table_sorted_by_one_column_contradicts_ages_and_sexes_of_the_headers(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
