@@ -137,8 +137,15 @@ def _asked(args: argparse.Namespace, finished: dict[str, Any] | None, problems: 
     share, said = _mfu(machine.cuda, mfu, more.get("mfu"))
     return Question(
         config, data, machine, nodes, devices, share, said, more.get("records_per_second"), data_rate, data_said, price,
-        args.currency,
+        args.currency, _bf16_kernels(finished),
     )  # fmt: skip
+
+
+def _bf16_kernels(finished: dict[str, Any] | None) -> bool:
+    from cardialign.pretrain.training.peak_memory import has_bf16_kernels
+
+    told = None if finished is None else finished["bf16_kernels"]
+    return told if isinstance(told, bool) else has_bf16_kernels()
 
 
 def _ranks(finished: dict[str, Any] | None) -> str:

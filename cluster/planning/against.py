@@ -23,6 +23,8 @@ MEMORY_ROW = "memory of the fullest rank"
 def finished_run(run_dir: Path) -> dict[str, Any]:
     """config, steps, total_steps, world_size, device and its name, and what was measured, of a finished run.
 
+    bf16_kernels is None of a run on a GPU, and of an older release.
+
     Raises UserError for a folder that holds no run, and a run that is not finished.
     """
     from cardialign.pretrain.config import parse_config
@@ -56,6 +58,7 @@ def finished_run(run_dir: Path) -> dict[str, Any]:
         "name": memory["name"] if memory else None,
         "memory": [int(rank["peak_bytes"]) for rank in ranks],
         "memory_meaning": memory["meaning"] if memory else None,
+        "bf16_kernels": memory.get("bf16_kernels") if memory else None,
         "records_per_second": statistics.median(rates) if rates else None,
         "checkpoint_bytes": newest.bytes if newest else None,
     }

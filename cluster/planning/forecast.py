@@ -127,6 +127,7 @@ def _counted(question: Question) -> tuple[Footprint, Setting, int | None, list[s
         signal_bytes=12 * spec.samples * 4,
         cuda=question.machine.cuda,
         bf16=config.training.precision == "bf16",
+        bf16_kernels=question.bf16_kernels,
     )
     return counted, setting, bank, assumed
 
@@ -219,6 +220,9 @@ def _assumptions(question: Question) -> list[str]:
         *([] if machine.cuda else [KEPT_BY_MALLOC]),
         "the text bank is mapped, not loaded; checkpoints, start-up, restarts and evaluation take no time",
     ]  # fmt: skip
+    if not machine.cuda and question.config.training.precision == "bf16":
+        have = "have" if question.bf16_kernels else "have no"
+        said.append(f"processors {have} bf16 kernels of oneDNN, as those of the run or else of this machine")
     if machine.cuda and question.config.training.zero_stage:
         said.append("DeepSpeed's reduce_bucket_size stays at its default of 5e8 elements, allocated whole")
     if question.price is not None:

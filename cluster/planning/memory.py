@@ -19,13 +19,18 @@ BUCKET_ELEMENTS = 500_000_000
 """DeepSpeed's `reduce_bucket_size`, which our configuration leaves as it is: allocated whole for any model."""
 FLOAT = 4
 BF16_CACHES_ON_A_CPU = 80 << 20
-"""Code and packed weights that oneDNN keeps for its bf16 kernels: what runs of cardialign-tiny had beside tensors."""
+"""Code and packed weights that oneDNN keeps for its bf16 kernels: what runs of cardialign-tiny had beside tensors.
+
+Processors without AVX-512 (or what replaces it) have no such kernels: PyTorch's own, which keep nothing, run there."""
 OUTSIDE_GIB = 1.5
 """Of a GPU: CUDA's context, kernels and NCCL's buffers, which no allocator of PyTorch counts."""
 
 
 class Setting(NamedTuple):
-    """What decides the memory of a rank beside the recipe: ranks, rows of this one and of a micro-batch, read ahead."""
+    """What decides the memory of a rank beside the recipe: ranks, rows of this one and of a micro-batch, read ahead.
+
+    bf16_kernels: whether oneDNN has such kernels on the processors.
+    """
 
     world: int
     local_rows: int
@@ -35,6 +40,7 @@ class Setting(NamedTuple):
     signal_bytes: int
     cuda: bool
     bf16: bool
+    bf16_kernels: bool
 
 
 def rank_memory(counted: Footprint, stage: int, setting: Setting) -> dict[str, Any]:
@@ -85,7 +91,7 @@ def _of_a_step(counted: Footprint, setting: Setting) -> dict[str, int]:
     return {
         "inputs": setting.local_rows * counted.input_bytes,
         "read_ahead": 0 if setting.cuda else ahead,
-        "kernel_caches": BF16_CACHES_ON_A_CPU if setting.bf16 and not setting.cuda else 0,
+        "kernel_caches": BF16_CACHES_ON_A_CPU if setting.bf16 and setting.bf16_kernels and not setting.cuda else 0,
         "features": 2 * setting.local_rows * counted.feature_bytes,
         "loss_tiles": tiles,
     }

@@ -84,7 +84,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Question:
-    """A checked question. records_per_second: of one device, measured by the user. price: of a device for an hour."""
+    """A checked question. records_per_second: of one device, measured by the user. price: of a device for an hour.
+
+    bf16_kernels: whether oneDNN has kernels of bf16 on the processors, where a CPU trains.
+    """
 
     config: RunConfig
     data: Data
@@ -98,6 +101,7 @@ class Question:
     data_said: str
     price: float | None
     currency: str
+    bf16_kernels: bool
 
     @property
     def world(self) -> int:

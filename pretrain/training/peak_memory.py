@@ -87,8 +87,15 @@ class PeakMemory:
         if len(ranks) < len(everywhere):
             return None
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
-        about = {"device": self.device.type, "name": name, "meaning": MEANING[self.device.type]}
+        about: dict[str, Any] = {"device": self.device.type, "name": name, "meaning": MEANING[self.device.type]}
+        if self.device.type == "cpu":
+            about["bf16_kernels"] = has_bf16_kernels()
         return {"steps": step, "total_steps": last, **about, "ranks": ranks}
+
+
+def has_bf16_kernels() -> bool:
+    """Whether oneDNN, which PyTorch computes with on a CPU, has kernels of bf16 on the processor of this process."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _tensors(engine: Any) -> Iterator[torch.Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -179,13 +180,15 @@ class Writing(threading.Thread):
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """What changes while files are written."""
+    """What changes while files are written; of a folder that is renamed or taken away meanwhile what is still there."""
     found = {}
-    for path in folder.rglob("*"):
-        try:
-            found[str(path)] = path.stat().st_size
-        except OSError:
-            continue
+    for place, _, names in os.walk(folder):  # unlike a glob, it takes a folder that is gone for an empty one
+        for name in names:
+            path = os.path.join(place, name)
+            try:
+                found[path] = os.stat(path).st_size
+            except OSError:
+                continue
     return found
 
 

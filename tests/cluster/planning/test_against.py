@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,8 @@ def test_memory_is_written_rank_by_rank(finished: Path) -> None:
         2 * trained, rel=0.01
     )  # ZeRO 2: the weights, and one rank's share: all
     assert rank["peak_bytes"] > rank["engine_bytes"] + 2 * trained  # averages of Adam, and a step
+    if platform.machine() == "x86_64":  # oneDNN: bf16 from AVX-512 (BW) on
+        assert held["bf16_kernels"] == ("avx512bw" in Path("/proc/cpuinfo").read_text().split())
 
 
 def _sizes(run_dir: Path) -> list[int]:

@@ -303,6 +303,14 @@ def in_the_loop(rank: int, world: int, shards: Path, root: Path) -> dict[str, An
     return found
 
 
+def test_a_folder_that_is_renamed_under_a_look_is_none_and_no_error(tmp_path: Path) -> None:
+    """Rank 0 commits while the others, whose run has failed, look whether it still writes."""
+    (tmp_path / "receipts").mkdir()
+    (tmp_path / "model").write_bytes(b"12345")
+    assert list(background._sizes(tmp_path).values()) == [5]
+    assert background._sizes(tmp_path / "committed meanwhile") == {}
+
+
 @pytest.mark.processes
 @pytest.mark.slow
 def test_in_the_loop_none_overlaps_a_failure_waits_for_the_commit_and_a_full_disk_is_said_on_all_ranks(
