@@ -40,6 +40,7 @@ def test_every_stage_is_a_command_that_a_user_can_type(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_finished_stages_are_skipped_only_while_their_outputs_verify(tmp_path: Path, cohort: Path) -> None:
     said: list[str] = []
     demo = opened(tmp_path / "demo", said)

@@ -160,5 +160,6 @@ def _last_record() -> list[bool]:
     return [torch.equal(a, b) for a, b in zip(far, near, strict=True)] + [min(signal.numel(), grad.numel()) > 1 << 31]
 
 
+@pytest.mark.slow
 def test_patches_of_a_record_far_from_the_start() -> None:
     assert all(interpreted(_last_record))

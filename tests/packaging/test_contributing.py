@@ -47,6 +47,7 @@ def test_every_recipe_writes_files_and_a_row() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_was_written_passes_its_tests_and_those_of_its_room(followed: Run) -> None:
     printed = followed(
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0",
@@ -59,6 +60,7 @@ def test_what_was_written_passes_its_tests_and_those_of_its_room(followed: Run) 
     assert int(printed.rsplit(" passed", 1)[0].split()[-1]) >= 20, "a case per promise of an encoder, and the others"
 
 
+@pytest.mark.slow
 def test_what_was_written_keeps_the_rules_of_the_house(followed: Run) -> None:
     followed(sys.executable, "-m", "ruff", "check", "cluster", "pretrain", "data_shards", "tests")
     followed(sys.executable, "-m", "ruff", "format", "--check", "cluster", "pretrain", "data_shards", "tests")

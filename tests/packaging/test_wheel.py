@@ -82,6 +82,7 @@ def test_the_source_distribution_is_the_package_with_its_build_files(sdist: Path
     assert not [name for name in names if name.startswith("tests")], "a part of the tests tests nothing"
 
 
+@pytest.mark.slow
 def test_the_source_distribution_builds_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Path) -> None:
     again = build_wheel(sdist, tmp_path / "wheel")
     assert again.name == wheel.name and package_files(again) == package_files(wheel)

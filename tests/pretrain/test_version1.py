@@ -92,6 +92,7 @@ def test_a_checkpoint_continues_as_the_run_that_wrote_it_did(stored: Path, tmp_p
     assert after == pytest.approx(before, rel=1e-5), "processors of another kind round otherwise: no bits are compared"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_exports_the_weights_that_the_old_release_exported(stored: Path, tmp_path: Path) -> None:
     shutil.copytree(stored / "run", tmp_path / "run")
     values = json.loads((tmp_path / "run" / "config.resolved.json").read_text())

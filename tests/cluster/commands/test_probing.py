@@ -170,6 +170,7 @@ def test_probe_and_grid_on_ray_are_those_of_this_process_to_the_bit(
     assert there.json["tasks"]["ptb-xl-super"]["rows"] == here.json["tasks"]["ptb-xl-super"]["rows"]
 
 
+@pytest.mark.slow
 def test_tracked_figures_carry_their_ledger_as_a_tag_of_the_version(
     cardialign: Call, exported: Path, shards: Path, tmp_path: Path, uri: str
 ) -> None:

@@ -70,6 +70,7 @@ def lines(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / EVALUATIONS).read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_every_checkpoint_gets_the_figures_of_its_encoder_once_and_the_best_is_kept(
     shards: Path, run_dir: Path, tmp_path: Path
 ) -> None:

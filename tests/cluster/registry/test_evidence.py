@@ -55,6 +55,7 @@ def version_text(uri: str) -> str:
     return str(open_client(uri).get_model_version("tiny", "1").description)
 
 
+@pytest.mark.slow
 def test_scores_are_not_logged_to_the_encoder_that_an_alias_has_moved_to(
     exported: Path, tmp_path: Path, uri: str
 ) -> None:

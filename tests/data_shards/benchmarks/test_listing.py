@@ -8,6 +8,8 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from cardialign.data_shards.benchmarks.listing import (
     WithoutSignals,
     build_without_signals,
@@ -30,6 +32,7 @@ def test_the_made_up_archive_is_listed_joined_and_committed_by_the_real_build(tm
     assert sum(count for count in shards.reports.column("count").to_pylist()) == 2370
 
 
+@pytest.mark.slow
 def test_figures_of_a_listing_come_from_a_process_of_its_own() -> None:
     figures = measure_listing(1000)
     assert (
@@ -52,6 +55,7 @@ class Large(SmallSource):
             )
 
 
+@pytest.mark.slow
 def test_memory_of_a_build_grows_by_less_than_a_tenth_of_its_entries(tmp_path: Path) -> None:
     def peak(records: int) -> int:
         tracemalloc.start()

@@ -22,6 +22,7 @@ def test_the_made_up_index_is_a_set_of_that_many_records_and_a_third_as_many_pat
     assert shards.key(9_999) == "record-00009999" and int(shards.shard[9_999]) == 9_999 // RECORDS_PER_SHARD
 
 
+@pytest.mark.slow
 def test_figures_of_a_start_come_from_processes_of_their_own(tmp_path: Path) -> None:
     figures = measure_order(make_large_set(tmp_path / "set", 20_000), window=2)
     assert figures["records"] == 20_000

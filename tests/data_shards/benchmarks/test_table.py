@@ -22,6 +22,7 @@ CHEAP = (measure_codec, measure_build)
 SMALL = Sizes(batch=8, index_records=3000, reports=1500, distant_reports=3000)
 
 
+@pytest.mark.slow
 def test_every_figure_is_there_and_follows_from_the_records(small_set: ShardSet) -> None:
     figures = measure_data(small_set, records=24, rounds=1, sizes=SMALL)
     assert figures["records"] == 24 and figures["samples"] == 500
@@ -82,6 +83,7 @@ def test_at_another_resolution_a_record_is_the_same_signal_and_keeps_the_limb_le
     assert at_resolution(record, 200.0) is record
 
 
+@pytest.mark.slow
 def test_a_folder_of_wfdb_records_is_measured_as_well(real_data: Path) -> None:
     figures = measure_data(
         real_data / "ptb-xl" / "records500",

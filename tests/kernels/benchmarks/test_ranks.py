@@ -14,6 +14,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_both_schemes_are_measured_by_real_ranks() -> None:
     (case,) = cases(CPU, quick=True)
     gather, ring = measure(case, CPU)

@@ -53,6 +53,7 @@ def through_triton(rank: int, world: int) -> dict[tuple[str, str], dict[str, tor
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_triton_tiles_serve_every_scheme() -> None:
     ranks = run_ranks(len(SIZES), through_triton, environment={"TRITON_INTERPRET": "1"}, fresh=True)
     batch = Batch.random(sum(SIZES)).to(torch.float32).to(torch.float64)

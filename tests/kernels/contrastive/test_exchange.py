@@ -17,6 +17,7 @@ from cardialign.kernels.contrastive.exchange import Gather, Ring, choose_exchang
 from cardialign.kernels.contrastive.reference import reference_infonce
 from tests.support.kernels.loss_family import FAMILY, Batch, poison_uninitialised_memory, relative
 from tests.support.processes import RankError, run_ranks
+from tests.support.soak import long_form
 
 pytestmark = pytest.mark.processes
 CHUNK = 7
@@ -59,7 +60,7 @@ def run_cases(rank: int, world: int) -> list[dict[str, torch.Tensor]]:
     return [run_case(rank, case) for case in cases(world)]
 
 
-@pytest.mark.parametrize("world", SPLITS)
+@pytest.mark.parametrize("world", [world if world < 3 else long_form(world) for world in SPLITS])
 def test_every_rank_gets_the_loss_and_gradients_of_the_global_batch(world: int) -> None:
     ranks = run_ranks(world, run_cases)
     for number, case in enumerate(cases(world)):

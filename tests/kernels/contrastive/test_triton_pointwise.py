@@ -19,6 +19,7 @@ from cardialign.kernels.contrastive.triton.backend import TRITON
 from tests.kernels.contrastive.test_losses import Case
 from tests.kernels.contrastive.test_triton_softmax import FLOOR, joint_error
 from tests.support.kernels.interpreter import Run, here, limit_launches
+from tests.support.soak import long_form
 
 RAMP = SoftTargets("ramp", low=-0.1, high=0.7, weight=0.8)
 SIGMOID = SoftTargets("sigmoid", threshold=0.3, weight=0.6, match_duplicates=False)
@@ -156,22 +157,22 @@ def _measure(setting: Setting) -> dict[str, tuple[float, float]]:
 
 
 SETTINGS = [
-    Setting("logistic", (90,), 24, torch.float32),
-    Setting("logistic", (50, 1, 27), 40, torch.float32, SIGMOID, "jaccard", tau=0.02, programs=4),
+    long_form(Setting("logistic", (90,), 24, torch.float32)),
+    long_form(Setting("logistic", (50, 1, 27), 40, torch.float32, SIGMOID, "jaccard", tau=0.02, programs=4)),
     Setting("logistic", (70,), 300, torch.float32, HARD, "none", tau=0.005),
     Setting("logistic", (1,), 8, torch.float32),
     Setting("logistic", (90,), 37, torch.bfloat16, RAMP, "jaccard", programs=4),
-    Setting("logistic", (30, 5, 45), 264, torch.bfloat16, tau=0.02),
-    Setting("logistic", (80,), 64, torch.float16, SIGMOID),
+    long_form(Setting("logistic", (30, 5, 45), 264, torch.bfloat16, tau=0.02)),
+    long_form(Setting("logistic", (80,), 64, torch.float16, SIGMOID)),
     Setting("logistic", (70,), 270, torch.float16, IDENTITY, tau=1.0),
     Setting("absolute", (70,), 33, torch.float32, IDENTITY, "jaccard", tau=1.0),
-    Setting("absolute", (40, 30), 260, torch.float32, IDENTITY, tau=1.0),
+    long_form(Setting("absolute", (40, 30), 260, torch.float32, IDENTITY, tau=1.0)),
     Setting("absolute", (90,), 64, torch.bfloat16, IDENTITY, tau=1.0, programs=4),
     Setting("soft", (50, 13, 27), 24, torch.float32),
     Setting("soft", (70,), 260, torch.float32, SIGMOID, "jaccard", tau=0.005),
     Setting("soft", (2,), 24, torch.float32, SoftTargets("none"), "none"),
     Setting("soft", (90,), 64, torch.bfloat16, SIGMOID, programs=4),
-    Setting("soft", (30, 5, 45), 264, torch.bfloat16, RAMP, "jaccard", tau=0.02),
+    long_form(Setting("soft", (30, 5, 45), 264, torch.bfloat16, RAMP, "jaccard", tau=0.02)),
     Setting("soft", (80,), 40, torch.float16, IDENTITY),
 ]
 

@@ -19,6 +19,7 @@ from cardialign.kernels.contrastive.torch_softmax import block_gradients, block_
 from cardialign.kernels.contrastive.triton.backend import available, supports, triton_block_gradients, triton_block_sums
 from tests.kernels.contrastive.test_losses import Case
 from tests.support.kernels.interpreter import Run, interpreted, limit_launches
+from tests.support.soak import long_form
 
 RAMP = NegativeWeights("ramp", low=0.2, high=0.8)
 EXPONENTIAL = NegativeWeights("exponential", 0.1, 0.7, gamma=3.0)
@@ -126,17 +127,17 @@ def joint_error(values: list[torch.Tensor], truth: list[torch.Tensor]) -> float:
 
 SETTINGS = [
     Setting((150,), 24, torch.float32),
-    Setting((150,), 24, torch.float32, EXPONENTIAL, tau=0.005, programs=4),
+    long_form(Setting((150,), 24, torch.float32, EXPONENTIAL, tau=0.005, programs=4)),
     Setting((70,), 33, torch.float32, PLAIN, "none", tau=1.0),
     Setting((70,), 33, torch.float32, RAMP, "none"),
-    Setting((67,), 300, torch.float32, tau=0.01, programs=8),
-    Setting((50, 13, 77), 40, torch.float32),
+    long_form(Setting((67,), 300, torch.float32, tau=0.01, programs=8)),
+    long_form(Setting((50, 13, 77), 40, torch.float32)),
     Setting((140,), 64, torch.bfloat16),
-    Setting((140,), 64, torch.bfloat16, EXPONENTIAL, tau=0.01, programs=4),
+    long_form(Setting((140,), 64, torch.bfloat16, EXPONENTIAL, tau=0.01, programs=4)),
     Setting((140,), 37, torch.bfloat16, PLAIN, "none", tau=0.005),
-    Setting((60, 5, 75), 264, torch.bfloat16, tau=0.02),
-    Setting((140,), 64, torch.float16, EXPONENTIAL),
-    Setting((130,), 270, torch.float16, RAMP, tau=1.0),
+    long_form(Setting((60, 5, 75), 264, torch.bfloat16, tau=0.02)),
+    long_form(Setting((140,), 64, torch.float16, EXPONENTIAL)),
+    long_form(Setting((130,), 270, torch.float16, RAMP, tau=1.0)),
     Setting((1, 2, 3), 17, torch.float32),
     Setting((50, 13, 27), 24, torch.float32, EXPONENTIAL, "jaccard"),
     Setting((70,), 264, torch.float32, RAMP, "jaccard"),

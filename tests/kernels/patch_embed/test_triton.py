@@ -14,6 +14,7 @@ import torch
 from cardialign.kernels.patch_embed import PatchScaleParams, multi_scale_patch_embed, patch_embed_reference
 from cardialign.kernels.patch_embed.embed import fused_here
 from tests.support.kernels.interpreter import interpreted
+from tests.support.soak import long_form
 
 CUDA_FLOOR = 2e-6
 """float32 on the GPU: three tf32 products instead of one of float32."""
@@ -141,9 +142,13 @@ SETTINGS = {
     "raw counts, patches with gaps, float16": Setting(torch.float16, 192, ((7, 10),), 120, counts=True),
     "raw counts, bfloat16, one token": Setting(torch.bfloat16, 256, ((40, 1), (9, 40)), 40, counts=True),
 }
+QUICK = ("width above one chunk", "twelve leads and one, bfloat16", "raw counts, patches with gaps, float16")
+"""Interpreted in `make test`; all of them on a GPU and in `make test-slow`."""
 
 
-@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS.keys())
+@pytest.mark.parametrize(
+    "setting", [QUICK.get(name, long_form(one)) for name, one in SETTINGS.items()], ids=SETTINGS.keys()
+)
 def test_fused_tokens_and_gradients_are_those_of_the_convolution(setting: Setting) -> None:
     _compare(setting, FLOOR[setting.dtype], *interpreted(_all_backends, setting))
 

@@ -107,6 +107,7 @@ def test_a_variant_that_forgets_an_argument_is_an_error() -> None:
         compile_variant(small("bf16", types={"A": "*bf16", "B": "*bf16"}))
 
 
+@pytest.mark.slow
 def test_kernels_imported_for_the_interpreter_cannot_be_compiled() -> None:
     assert "TRITON_INTERPRET" in interpreted(_compile_under_the_interpreter)
 

@@ -27,6 +27,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_a_step_of_the_demo_recipe_is_measured() -> None:
     small, large = (
         measure_step("cardialign-demo", CPU, batch=batch, spec=SPEC, rounds=1, profile=batch == 2) for batch in (2, 4)

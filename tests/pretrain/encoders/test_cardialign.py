@@ -200,6 +200,7 @@ def test_patches_that_do_not_fit_the_record_are_refused(patch: tuple[int, int], 
         make(patches=[{"kernel_ms": patch[0], "stride_ms": patch[1]}])
 
 
+@pytest.mark.slow
 def test_the_encoder_can_be_exported_as_a_program() -> None:
     encoder = make("zscore").float()
     signal, mask, valid = batch()

@@ -17,7 +17,7 @@ from cardialign.pretrain.training.loop import train
 from tests.support.processes import run_ranks
 from tests.support.tiny_shards import config_for, make_shards
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 RESNET = {"name": "resnet1d", "width": 4, "heads": 2, "embedding_dim": 16}
 VIT = {"name": "vit1d", "width": 16, "depth": 1, "heads": 2, "patches": "lead", "embedding_dim": 16}

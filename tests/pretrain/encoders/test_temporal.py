@@ -115,6 +115,7 @@ def test_a_short_run_has_the_same_losses() -> None:
     assert losses["dense"][-1] < losses["dense"][0] - 0.05
 
 
+@pytest.mark.slow
 def test_a_traced_encoder_does_not_depend_on_what_was_missing() -> None:
     program = EmbeddingProgram(encoder("packed", torch.float32, depth=1)).eval()
     inputs = batch()

@@ -142,6 +142,7 @@ def test_the_difference_of_a_class_of_few_patients_has_no_interval_of_its_own():
     assert np.isfinite([macro.low, of_classes[0].low]).all() and np.isnan([of_classes[1].low, of_classes[1].high]).all()
 
 
+@pytest.mark.slow
 def test_the_difference_holds_the_truth_about_as_often_as_it_says():
     held = 0
     for seed in range(40):

@@ -163,6 +163,7 @@ def test_plain_torch_runs_the_program_without_our_code_for_any_batch(exported, t
         np.testing.assert_allclose(np.load(folder / "out.npy"), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_other_ways_to_pool_weigh_and_normalise_can_be_traced_too(tmp_path):
     config = small_config(
         encoder={**small_config().encoder.model_dump(), "pooling": "resample", "group_attention": "eca"}
@@ -340,6 +341,7 @@ def test_an_encoder_whose_method_is_not_here_still_embeds(copy):
         encoder.config  # noqa: B018
 
 
+@pytest.mark.slow
 def test_equal_weights_make_equal_exports_whenever_they_are_written(trained, exported, tmp_path):
     config, model = trained
     again = export(config, model, tmp_path / "again", training={"steps": 7, "data_fingerprint": "ab12"}, program=True)
@@ -362,6 +364,7 @@ def export_on_a_full_disk(folder):
     return said
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_whichever_file_it_meets_and_leaves_nothing(trained, tmp_path):
     with ProcessPoolExecutor(1, get_context("spawn")) as other:
         said = other.submit(export_on_a_full_disk, tmp_path).result(120)

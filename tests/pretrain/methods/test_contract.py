@@ -67,6 +67,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 @pytest.mark.processes
 @pytest.mark.parametrize("name", ["one-cut", "two-1", "two-2", "two-3"])
 @pytest.mark.parametrize("figure", ["loss", "reconstruction", "matching", "adversary", "grad_norm"])
+@pytest.mark.slow
 def test_every_loss_alone_and_added_up_is_that_of_the_global_batch(runs: Any, name: str, figure: str) -> None:
     root, _ = runs
     reference = trace(root / "one", figure)
@@ -76,6 +77,7 @@ def test_every_loss_alone_and_added_up_is_that_of_the_global_batch(runs: Any, na
 
 @pytest.mark.processes
 @pytest.mark.parametrize("name", ["one-cut", "two-1", "two-2", "two-3"])
+@pytest.mark.slow
 def test_teacher_queue_and_codebook_are_the_same_on_every_topology(runs: Any, name: str) -> None:
     _, results = runs
     reference, found = state(results["one"]), state(results[name])
@@ -85,6 +87,7 @@ def test_teacher_queue_and_codebook_are_the_same_on_every_topology(runs: Any, na
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_a_stopped_run_with_a_teacher_continues_bit_for_bit_under_zero_3(runs: Any) -> None:
     root, results = runs
     assert results["stopped"].resumed_from == 2
@@ -95,6 +98,7 @@ def test_a_stopped_run_with_a_teacher_continues_bit_for_bit_under_zero_3(runs: A
 
 @pytest.mark.processes
 @pytest.mark.parametrize("name", ["moved", "moved-3"])
+@pytest.mark.slow
 def test_teachers_queues_and_codebooks_move_to_another_world_size(runs: Any, name: str) -> None:
     root, results = runs
     assert results[name].resumed_from == 2 and results[name].steps == STEPS
@@ -107,12 +111,14 @@ def test_teachers_queues_and_codebooks_move_to_another_world_size(runs: Any, nam
 
 @pytest.mark.processes
 @pytest.mark.parametrize("name", ["rows-cut", "rows-twice", "rows-two"])
+@pytest.mark.slow
 def test_a_loss_per_row_is_normalised_by_the_count_of_the_global_batch(runs: Any, name: str) -> None:
     root, _ = runs
     np.testing.assert_allclose(trace(root / name), trace(root / "rows"), rtol=3e-5)
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_where_counts_are_known_every_record_is_encoded_once(runs: Any) -> None:
     root, _ = runs
     assert trace(root / "rows-cut", "encoded")[-1] == 13 * STEPS

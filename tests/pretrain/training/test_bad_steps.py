@@ -150,6 +150,7 @@ def check(found: dict[str, Any], root: Path, wanted: Wanted, world: int) -> None
     assert note(root / "spike", 1)["gradient_norm"] == pytest.approx(found["norm"])
 
 
+@pytest.mark.slow
 def test_one_worker_leaves_a_bad_step_out_or_stops_before_it(tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "shards")
     (found,) = run_ranks(1, spoilt_runs, shards, tmp_path, ALONE, init=False, deadline=100)

@@ -78,6 +78,7 @@ def test_dropout_draws_the_same_masks_in_both_passes(alone):
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_both_schemes_over_ranks_compose_with_micro_batches_and_replayed_dropout():
     for results in run_ranks(2, schemes_with_dropout, init=False, deadline=100):
         for scheme, (cached, whole) in results.items():

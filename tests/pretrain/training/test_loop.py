@@ -256,6 +256,7 @@ def test_a_window_in_the_recipe_bounds_the_shards_of_a_batch(shards):
     assert sorted(np.concatenate([order.batch(step) for step in range(60)])) == sorted(np.repeat(selection.rows, 13))
 
 
+@pytest.mark.slow
 def test_torchrun_entry_stops_at_a_checkpoint_on_sigterm(shards, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps(config_for(shards, steps=100_000, checkpoint_every=100_000).resolved()))
@@ -285,6 +286,7 @@ def test_torchrun_entry_stops_at_a_checkpoint_on_sigterm(shards, tmp_path):
     assert result["stopped"] and Path(result["checkpoint"]).is_dir() and result["steps"] >= 2
 
 
+@pytest.mark.slow
 def test_torchrun_entry_says_what_is_wrong_in_a_recipe(tmp_path):
     words = [
         sys.executable,

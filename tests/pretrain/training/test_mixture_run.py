@@ -92,6 +92,7 @@ def traced(root: Path, name: str, key: str) -> list[Any]:
     return [line[key] for line in read_trace(root / name)]
 
 
+@pytest.mark.slow
 def test_one_and_two_workers_train_on_the_same_samples(runs) -> None:
     root, _ = runs
     assert len(traced(root, "one", "digest")) == STEPS and traced(root, "one", "digest") == traced(
@@ -100,6 +101,7 @@ def test_one_and_two_workers_train_on_the_same_samples(runs) -> None:
     np.testing.assert_allclose(traced(root, "two", "loss"), traced(root, "one", "loss"), rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues_as_if_it_had_not_been(runs) -> None:
     root, (_, stopped, rest) = runs
     assert stopped.stopped and (rest.resumed_from, rest.steps, rest.stopped) == (2, STEPS, False)
@@ -107,6 +109,7 @@ def test_a_stopped_run_continues_as_if_it_had_not_been(runs) -> None:
         assert traced(root, "stopped", key) == traced(root, "two", key)
 
 
+@pytest.mark.slow
 def test_an_encoder_of_a_mixture_is_exported_with_the_fingerprint_of_its_data(runs, sets, tmp_path) -> None:
     prepared = prepare(mixture_of(sets, steps=None, epochs=2))
     assert (prepared["records"], prepared["steps"]) == (90, 14)  # ceil(2 * 90 / 13)

@@ -104,6 +104,7 @@ def runs(tmp_path_factory):
     return root, run_ranks(2, two_workers, root, init=True, deadline=120)
 
 
+@pytest.mark.slow
 def test_a_lost_shard_of_one_rank_stops_all_with_one_sentence_and_poisons_nothing(runs):
     root, ((first, _), (second, _)) = runs
     assert first[0] == second[0] and f"shard shard-000001.tar of {root / 'shards-1'} is missing" in first[0]

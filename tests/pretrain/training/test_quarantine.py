@@ -86,6 +86,7 @@ def lines(root: Path, name: str) -> list[dict]:
     return [json.loads(line) for line in (root / name / QUARANTINE).read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_both_ranks_go_on_with_the_same_records_and_the_quarantine_names_the_damaged_one(runs):
     root, shards, ranks = runs
     _, _, order = open_data(config_of(shards))

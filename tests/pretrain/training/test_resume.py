@@ -83,6 +83,7 @@ def resumed(halves):
     return run_ranks(2, second_half, root, init=False, deadline=120)
 
 
+@pytest.mark.slow
 def test_resume_at_the_same_world_size_is_bitwise_equal(halves, resumed):
     _, first = halves
     for rank in range(2):
@@ -93,12 +94,14 @@ def test_resume_at_the_same_world_size_is_bitwise_equal(halves, resumed):
             assert np.array_equal(rest["weights"], whole["weights"]), f"ZeRO {stage}"
 
 
+@pytest.mark.slow
 def test_a_full_disk_on_one_rank_stops_all_with_the_free_bytes_and_keeps_the_last_checkpoint(resumed):
     for _, message, steps in resumed:
         assert "rank 1" in message and "bytes free" in message and "run again" in message
         assert 6 in steps and 9 not in steps
 
 
+@pytest.mark.slow
 def test_resume_at_another_world_size_continues_the_same_run(halves):
     root, first = halves
     ((whole, rests),) = run_ranks(1, elsewhere, root, init=False, deadline=120)
@@ -111,6 +114,7 @@ def test_resume_at_another_world_size_continues_the_same_run(halves):
         np.testing.assert_allclose(rest["weights"], whole[0]["weights"], atol=2e-6, err_msg=f"ZeRO {stage}")
 
 
+@pytest.mark.slow
 def test_every_file_of_a_real_checkpoint_is_covered(halves, resumed):
     root, _ = halves
     path = checkpoint.committed_path(root / "damaged", 3)
@@ -128,6 +132,7 @@ def test_every_file_of_a_real_checkpoint_is_covered(halves, resumed):
     verify(path)
 
 
+@pytest.mark.slow
 def test_weights_are_readable_without_a_pickle(halves):
     root, first = halves
     weights = load_weights(checkpoint.committed_path(root / "whole3", 6))
@@ -186,6 +191,7 @@ def test_a_checkpoint_from_before_a_key_existed_continues_at_the_keys_default_on
         check_continues(state, RunConfig(data=mixture), "selection", 1, Path("x"))
 
 
+@pytest.mark.slow
 def test_a_failed_conversion_names_both_world_sizes(tmp_path):
     (tmp_path / "checkpoints" / "step-00000005" / ENGINE).mkdir(parents=True)
     path = checkpoint.committed_path(tmp_path, 5)

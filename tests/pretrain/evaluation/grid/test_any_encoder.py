@@ -58,6 +58,7 @@ def test_pieces_of_a_protocol_reach_the_cells_of_somebody_elses_encoder(
     assert abs(row.macro - alone) > 0.01, "the second piece has its say"
 
 
+@pytest.mark.slow
 def test_floors_that_an_encoder_cannot_have_are_left_out_and_said(
     outside: UsableEncoder, shards: ShardSet, tmp_path: Path
 ) -> None:

@@ -151,6 +151,7 @@ def test_a_cell_is_what_the_probe_alone_gives(whole: GridResult, encoder: Loaded
     assert row.macro == pytest.approx(np.mean(expected)) and row.spread == pytest.approx(np.std(expected, ddof=1))
 
 
+@pytest.mark.slow
 def test_a_killed_grid_goes_on_where_it_was_and_ends_with_the_same_figures(
     whole: GridResult, encoder: LoadedEncoder, shards: ShardSet, tmp_path: Path
 ) -> None:
@@ -169,6 +170,7 @@ def test_a_killed_grid_goes_on_where_it_was_and_ends_with_the_same_figures(
     )
 
 
+@pytest.mark.slow
 def test_a_damaged_cell_and_damaged_features_are_made_again(
     whole: GridResult, encoder: LoadedEncoder, shards: ShardSet, tmp_path: Path
 ) -> None:
