@@ -14,6 +14,7 @@ from typing import Any
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.files import read_text
+from cardialign.data_shards.plugins import did_you_mean
 from cardialign.data_shards.shown import shown
 from cardialign.pretrain.config.named import MAIN, upgrade
 from cardialign.pretrain.config.sentences import told
@@ -45,7 +46,8 @@ def recipe_file(recipe: str | Path) -> Path:
             return shipped
         if path.is_file():
             return path
-    raise UsageError(f"no recipe {short(str(recipe))}", f"use a YAML file or one of: {', '.join(recipe_names())}")
+    near = did_you_mean(str(recipe), recipe_names())
+    raise UsageError(f"no recipe {short(str(recipe))}{near}", f"use a YAML file or one of: {', '.join(recipe_names())}")
 
 
 def written_values(path: Path) -> tuple[dict[str, Any], list[str], list[Path]]:
@@ -108,7 +110,7 @@ def _base(path: Path, base: Any) -> Path:
         raise UsageError(f"{path}: extends {short(base)} leads out of the folder of the recipe", remedy)
     found = path.parent / base
     try:
-        reason = None if found.is_file() else ", and there is no such recipe"
+        reason = None if found.is_file() else f", and there is no such recipe{did_you_mean(base, recipe_names())}"
         if reason is None and path.parent.resolve() not in found.resolve().parents:
             reason = ", a link out of the folder of the recipe"
     except (OSError, ValueError) as error:  # no name of a file at all: too long, or with a NUL
