@@ -6,6 +6,7 @@ Nothing heavy is imported here: `cardialign --help` reads the table in `cardiali
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import os
 import sys
@@ -23,7 +24,9 @@ from cardialign.cluster.cli.streams import leave_stdout, open_streams, say, tell
 from cardialign.cluster.commands import COMMANDS, GROUPS, NESTED, module_of
 from cardialign.cluster.environment.handed_on import adopt_submitted
 from cardialign.data_shards.errors import DONE, FAILED, UsageError, UserError
+from cardialign.data_shards.plugins import did_you_mean
 from cardialign.data_shards.rights import closed_to_others
+from cardialign.data_shards.shown import shown
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,10 +35,36 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.register("type", Path, place)  # what `type=Path` means for every option of every command
+        self._given: list[str] = []
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._given = list(args or ())
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         words = self.prog.removeprefix("cardialign").strip()
-        raise UsageError(f"{words}: {message}" if words else message, f"see `{self.prog} --help`")
+        unknown = self.unknown_options(self._given) if "are required" in message else ""
+        more = f"; unknown here: {unknown}" if unknown else ""
+        raise UsageError(f"{words}: {message}{more}" if words else f"{message}{more}", f"see `{self.prog} --help`")
+
+    def unknown_options(self, given: Sequence[str]) -> str:
+        """The options among `given` that this command has not, each with the nearest of those that it has."""
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        typed = dict.fromkeys(word.partition("=")[0] for word in given if word.startswith("--") and word != "--")
+        wrong = [word for word in typed if not any(option.startswith(word) for option in known)]
+        return " ".join(shown(word) + did_you_mean(word, known) for word in wrong)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Whether an argument is one of its choices; else the nearest of them, or of the two-word commands."""
+        if action.choices is None or value in action.choices:
+            return
+        known = list(map(str, action.choices))
+        near = did_you_mean(str(value), known)
+        if not near and action.metavar == "COMMAND":
+            within = {name.partition(" ")[2]: name for name in COMMANDS if " " in name}
+            found = difflib.get_close_matches(str(value).casefold(), within, n=1)
+            near = f" (did you mean {within[found[0]]!r}?)" if found else ""
+        raise argparse.ArgumentError(action, f"{shown(str(value))!r} is none of {', '.join(known)}{near}")
 
 
 class _Help(argparse.HelpFormatter):
@@ -162,6 +191,14 @@ def _behind(words: list[str]) -> tuple[list[str], list[str]]:
     return words[:at], words[at + 1 :]
 
 
+def _near_options(command: str, unknown: list[str]) -> str:
+    """The nearest option of a command to the first that it does not know; empty when none is near."""
+    leaf = _Parser()
+    module_of(command).add_arguments(leaf)
+    known = [option for option in leaf._option_string_actions if option.startswith("--")]
+    return did_you_mean(unknown[0].partition("=")[0], known) if unknown[0].startswith("--") else ""
+
+
 def _instead_of(command: str, unknown: list[str]) -> str:
     """What to do about words that a command does not know."""
     if command in NESTED and _typed_command(unknown) is not None:
@@ -197,7 +234,10 @@ def _main(words: list[str], interrupts: Interrupts) -> int:
         adopt_submitted()
         args, unknown = build_parser(command).parse_known_args(words)
         if unknown:
-            raise UsageError(f"{args.command}: unknown option {' '.join(unknown)}", _instead_of(args.command, unknown))
+            told = shown(" ".join(unknown))
+            near = _near_options(args.command, unknown)
+            kind = "option" if unknown[0].startswith("-") else "word"
+            raise UsageError(f"{args.command}: unknown {kind} {told}{near}", _instead_of(args.command, unknown))
         args.json, args.debug = as_json, debug
         args.behind, args.parser_of = behind, _parser_of
         command = args.command

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
         Width,
         refuse,
     )
-    from cardialign.pretrain.config.load import load_config, parse_config, recipe_names
+    from cardialign.pretrain.config.inherit import recipe_names
+    from cardialign.pretrain.config.load import load_config, parse_config
     from cardialign.pretrain.config.run import RunConfig
     from cardialign.pretrain.config.towers import EncoderConfig, MethodConfig, TextConfig
     from cardialign.pretrain.config.training import CollapseConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
@@ -44,7 +45,8 @@ ROOMS = {
         "Width",
         "refuse",
     ),
-    "load": ("load_config", "parse_config", "recipe_names"),
+    "inherit": ("recipe_names",),
+    "load": ("load_config", "parse_config"),
     "run": ("RunConfig",),
     "towers": ("EncoderConfig", "MethodConfig", "TextConfig"),
     "training": ("CollapseConfig", "OptimizerConfig", "ScheduleConfig", "TrainingConfig"),

@@ -10,17 +10,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from cardialign.data_shards.errors import UsageError
-from cardialign.data_shards.files import read_text
 from cardialign.data_shards.plugins import Table
 from cardialign.pretrain.choices import ENCODERS, METHODS
 from cardialign.pretrain.config.fields import Strict
+from cardialign.pretrain.config.inherit import recipe_file, short, written_values
 from cardialign.pretrain.config.named import MAIN, RENAMED, name_of, stored_text, upgrade
 from cardialign.pretrain.config.places import place_paths
 from cardialign.pretrain.config.run import RunConfig
 from cardialign.pretrain.config.sentences import sentences_of, told
 from cardialign.pretrain.config.yaml_text import read_yaml
-
-RECIPES = Path(__file__).parents[1] / "recipes"
 
 CHOICES = (ENCODERS, METHODS)
 """The tables of the sections that decide by their `name` which keys they have; the kind is the section's word."""
@@ -32,7 +30,7 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> RunCo
     Raises UsageError naming every mistake at once: dotted key, reason, value, remedy.
     """
     if not isinstance(values, dict):
-        raise UsageError(f"{origin} is {_short(told(values))}, not a mapping", "give a dict of sections")
+        raise UsageError(f"{origin} is {short(told(values))}, not a mapping", "give a dict of sections")
     values, words = upgrade(values, origin), _old_words(values)
     if "text" in values:
         values["text"] = stored_text(values["text"])
@@ -43,11 +41,6 @@ def _old_words(sections: Iterable[str]) -> list[str]:
     """What to say of each word of version 1 among the names of sections."""
     given = set(sections)
     return [f"{old} is called {new} now" for old, new in RENAMED.items() if old in given]
-
-
-def _short(text: str, most: int = 160) -> str:
-    """Quoted, for a message; a very long one is cut and counted."""
-    return repr(text) if len(text) <= most else f"{text[:most]!r}... ({len(text)} characters)"
 
 
 def _parse(
@@ -71,7 +64,7 @@ def _parse(
         for one in error.errors():
             by = _override_of(tuple(map(str, one["loc"])), overrides)
             theirs += by is not None
-            said = "" if by is None else f" (said by --set {_short(by)})"
+            said = "" if by is None else f" (said by --set {short(by)})"
             lines += [line + said for line in sentences_of(one, RunConfig, chosen)]
         if theirs == len(error.errors()):
             origin = f"what is set beside {origin}"
@@ -110,16 +103,16 @@ def set_dotted(values: dict[str, Any], assignment: str) -> None:
     """
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"--set {_short(assignment)} is not KEY=VALUE", "write for example --set optimizer.lr=1e-3")
+        raise UsageError(f"--set {short(assignment)} is not KEY=VALUE", "write for example --set optimizer.lr=1e-3")
     first, *others = key.strip().split(".")
     *parents, last = [RENAMED.get(first, first), *others]
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise UsageError(
-                f"--set {_short(assignment)}: {parent} is not a section", "give the dotted key of a single value"
+                f"--set {short(assignment)}: {parent} is not a section", "give the dotted key of a single value"
             )
-    value = read_yaml(text, f"--set {_short(assignment)}")
+    value = read_yaml(text, f"--set {short(assignment)}")
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
         with contextlib.suppress(ValueError):
             value = float(value)
@@ -130,33 +123,19 @@ def set_dotted(values: dict[str, Any], assignment: str) -> None:
         values[last] = value
 
 
-def recipe_names() -> list[str]:
-    return sorted(p.stem for p in RECIPES.glob("*.yaml"))
-
-
 def load_config(recipe: str | Path, overrides: str | tuple[str, ...] | list[str] = ()) -> RunConfig:
     """Recipe name (see `recipe_names`) or YAML path, then `a.b=value` overrides in order, or one. Raises UsageError."""
-    path = _recipe_file(recipe)
+    path = recipe_file(recipe)
     overrides = _assignments(overrides)
-    try:
-        text = read_text(path)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text (byte {error.start})", "save the file as UTF-8") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", "check the file's rights and its disk") from None
-    written = read_yaml(text, str(path))
-    if written is None:  # empty, or comments alone: every default
-        written = {}
-    if not isinstance(written, dict):
-        raise UsageError(f"{path} does not hold a mapping", "write `section:` blocks with `key: value` lines")
-    values = upgrade(written, str(path))  # before the overrides, which may use old words or new ones
+    values, written, files = written_values(path)  # before the overrides, which may use old words or new ones
+    origin = str(path) if len(files) == 1 else f"{path} (which extends {', '.join(each.stem for each in files[1:])})"
     before = {table.kind: name_of(values.get(table.kind, MAIN)) for table in CHOICES}
     for assignment in overrides:
         set_dotted(values, assignment)
-    values = upgrade(values, str(path))  # an override may have brought the old name of a method
+    values = upgrade(values, origin)  # an override may have brought the old name of a method
     place_paths(values)
     words = [*written, *(assignment.strip().partition("=")[0].partition(".")[0] for assignment in overrides)]
-    return _parse(values, str(path), _old_words(words), _whole_sections(before, values), overrides)
+    return _parse(values, origin, _old_words(words), _whole_sections(before, values), overrides)
 
 
 def _assignments(overrides: Any) -> list[str]:
@@ -164,22 +143,9 @@ def _assignments(overrides: Any) -> list[str]:
     given = [overrides] if isinstance(overrides, str) else overrides
     if not isinstance(given, list | tuple) or not all(isinstance(each, str) for each in given):
         raise UsageError(
-            f"the overrides of a recipe are {_short(told(overrides))}", 'give a list such as ["optimizer.lr=1e-3"]'
+            f"the overrides of a recipe are {short(told(overrides))}", 'give a list such as ["optimizer.lr=1e-3"]'
         )
     return list(given)
-
-
-def _recipe_file(recipe: str | Path) -> Path:
-    """The file of a shipped recipe's name, or the path as it is. Raises UsageError when there is no such file."""
-    if not isinstance(recipe, str | Path):
-        raise UsageError(f"{_short(told(recipe))} is no recipe", "give the name of a recipe, or a YAML file")
-    path = Path(recipe)
-    with contextlib.suppress(OSError, ValueError):  # no name of a file at all: too long, or with a NUL
-        if not path.suffix and (RECIPES / f"{recipe}.yaml").is_file():
-            return RECIPES / f"{recipe}.yaml"
-        if path.is_file():
-            return path
-    raise UsageError(f"no recipe {_short(str(recipe))}", f"use a YAML file or one of: {', '.join(recipe_names())}")
 
 
 def _whole_sections(before: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, str]:

@@ -31,6 +31,30 @@ REMEDIES = {
     "path_type": "write a folder or a URL, in quotes if it looks like a number",
     "invalid_key": "write the key as text, in quotes if it looks like a number",
 }
+OTHER_WORDS = {
+    "optimizer.lr": "lr learning_rate base_lr max_lr peak_lr",
+    "optimizer.weight_decay": "wd l2",
+    "optimizer.grad_clip": "clip clip_grad max_norm max_grad_norm gradient_clip gradient_clip_val",
+    "schedule.warmup_fraction": "warmup warmup_steps warmup_ratio warmup_epochs num_warmup_steps",
+    "training.global_batch": "batch bs batch_size train_batch_size total_batch_size",
+    "training.micro_batch": "per_device_train_batch_size train_micro_batch_size_per_gpu micro_batch_size",
+    "training.epochs": "num_epochs n_epochs max_epochs num_train_epochs",
+    "training.steps": "num_steps max_steps total_steps iterations max_iters",
+    "training.precision": "bf16 fp16 fp32 amp dtype mixed_precision",
+    "training.zero_stage": "zero stage zero_optimization",
+    "training.checkpoint_every": "save_every save_steps checkpoint_interval",
+    "training.log_every": "logging_steps log_interval",
+    "data.shards": "dataset data_dir data_path train_shards",
+    "data.threads": "workers num_workers dataloader_num_workers",
+    "text.encoder": "text_encoder text_model language_model tokenizer",
+    "method.temperature": "tau temp",
+    "encoder.depth": "layers num_layers n_layers num_hidden_layers",
+    "encoder.width": "dim hidden_dim hidden_size d_model embed_dim",
+    "encoder.heads": "num_heads n_heads nhead num_attention_heads",
+    "encoder.name": "backbone arch architecture",
+    "seed": "random_seed random_state",
+}
+"""Key of a recipe -> what other tools call it."""
 REASONS = {"model_type": "input should be a mapping", "path_type": "input should be a path"}
 """Kinds of mistakes that the library words with names of classes."""
 
@@ -65,6 +89,18 @@ def _known_keys(location: tuple[Any, ...], model: Any, chosen: Mapping[str, type
     return list(getattr(model, "model_fields", {}))
 
 
+def _elsewhere(location: tuple[Any, ...], model: Any, chosen: Mapping[str, type[BaseModel]]) -> str:
+    """What to say of a key that is none here: its word in our recipes, or the section that has a key of that name."""
+    word = str(location[-1]).lower()
+    found = [key for key, words in OTHER_WORDS.items() if word in words.split()]
+    for section in getattr(model, "model_fields", {}) if word != "name" else ():
+        if word in _known_keys((section, word), model, chosen) and f"{section}.{word}" not in found:
+            found.append(f"{section}.{word}")
+    here = [key for key in found if key.split(".")[:-1] == [str(part) for part in location[:-1]]]
+    known = [key for key in here or found if key.split(".")[-1] in _known_keys(tuple(key.split(".")), model, chosen)]
+    return f"did you mean {' or '.join(f'`{key}`' for key in known)}?" if known else ""
+
+
 def _nearest(word: str, known: list[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1)
     return f"did you mean `{near[0]}`?" if near else ""
@@ -77,7 +113,8 @@ def sentences_of(error: Any, model: type[BaseModel], chosen: Mapping[str, type[B
     kind, value = error["type"], error.get("input")
     if kind == "extra_forbidden":
         known = _known_keys(location, model, chosen)
-        return [f"{key}: unknown key; {_nearest(str(location[-1]), known) or 'known keys here: ' + ', '.join(known)}"]
+        near = _elsewhere(location, model, chosen) or _nearest(str(location[-1]), known)
+        return [f"{key}: unknown key; {near or 'known keys here: ' + ', '.join(known)}"]
     if kind == "literal_error":
         words = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
         near = _nearest(value if isinstance(value, str) else told(value), words)

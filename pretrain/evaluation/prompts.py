@@ -16,7 +16,7 @@ from typing import Any
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.files import read_text
-from cardialign.data_shards.plugins import Table
+from cardialign.data_shards.plugins import Table, did_you_mean
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.pretrain.config.yaml_text import read_yaml
 
@@ -132,9 +132,9 @@ def load_prompts(prompts: str | Path) -> PromptSet:
     except UnicodeDecodeError as error:
         raise UsageError(f"prompt set {prompts} is no UTF-8 text: {error}", "save it as UTF-8") from None
     if text is None:
-        raise UsageError(
-            f"no prompt set {str(prompts)!r}", f"use a YAML file or one of: {', '.join(prompt_set_names())}"
-        )
+        names = prompt_set_names()
+        near = did_you_mean(str(prompts), names)
+        raise UsageError(f"no prompt set {str(prompts)!r}{near}", f"use a YAML file or one of: {', '.join(names)}")
     values = read_yaml(text, f"prompt set {path}")
     mistakes = _mistakes(values)
     if mistakes:

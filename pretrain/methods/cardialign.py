@@ -1,6 +1,6 @@
-"""The main recipe.
+"""CardiAlign, the main recipe: an ECG finds its report; what other reports say nearly alike counts less, or not at all.
 
-DiagSim-weighted InfoNCE: negatives whose reports say nearly the same thing count less, or not at all.
+DiagSim-weighted InfoNCE.
 
 For ECG i (and symmetrically for report i), with S_ij the similarity of reports i and j:
     L_i = -log  e^{s_ii} / ( e^{s_ii} + sum_{j != i} alpha(S_ij) e^{s_ij} ),   s_ij = <ecg_i, text_j> / temperature

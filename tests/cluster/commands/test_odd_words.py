@@ -126,8 +126,8 @@ COUNTED = (
     "cohort out --patients 2 --sampling-rate X",
     "demo --patients X",
     "demo --unseen-patients X",
-    "recipes cardialign-tiny --seconds X",
-    "recipes cardialign-tiny --sampling-rate X",
+    "recipes list cardialign-tiny --seconds X",
+    "recipes list cardialign-tiny --sampling-rate X",
     "text-bank build set --max-tokens X",
     "text-bank build set --distant X",
     "text-bank stats set --global-batch X",
@@ -150,3 +150,27 @@ def test_a_demo_judges_its_recipe_before_it_makes_anything(cardialign: Callable[
     for words in (["--recipe", "cardialign-demoo"], ["--set", "optimizer.lr=.nan"]):
         answer = cardialign("demo", "--out", tmp_path / "demo", *words)
         assert answer.code == 2 and not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["recipies", "list"], "did you mean 'recipes'?"),
+        (["zeroshot"], "did you mean 'evaluate zero-shot'?"),
+        (["evaluate", "zeroshot"], "did you mean 'zero-shot'?"),
+        (["registry", "prmote", "x"], "did you mean 'promote'?"),
+        (["plan", "--recipe", "cardialign-tiny", "--nods", "3"], "unknown option --nods 3 (did you mean '--nodes'?)"),
+        (["pretrain", "--recipe", "x", "--rundir", "y"], "unknown here: --rundir (did you mean '--run-dir'?)"),
+        (["recipes", "show", "simclr-tiny", "more"], "unknown word more"),
+        (["recipes", "show", "simclr-tny"], "no recipe 'simclr-tny' (did you mean 'simclr-tiny'?)"),
+        (["prompts", "show", "ptb-xl-supr-v2"], "did you mean 'ptb-xl-super-v2'?"),
+    ],
+)
+def test_a_mistyped_word_is_answered_with_the_nearest_one(cardialign: Any, words: list[str], told: str) -> None:
+    answer = cardialign(*words)
+    assert answer.code == 2 and told in answer.json["problem"]
+
+
+def test_what_is_far_from_every_word_is_guessed_at_by_nobody(cardialign: Any) -> None:
+    assert "did you mean" not in cardialign("frobnicate").json["problem"]
+    assert "\x1b" not in cardialign("\x1b[31mred").json["problem"]

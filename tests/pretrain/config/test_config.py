@@ -11,6 +11,7 @@ import pytest
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.locations import url_of
 from cardialign.pretrain.config import RunConfig, Strict, load_config, parse_config, recipe_names
+from cardialign.pretrain.config.sentences import OTHER_WORDS
 
 
 def complaint(values: dict[str, Any]) -> list[str]:
@@ -30,6 +31,35 @@ def test_three_mistakes_are_reported_at_once_each_with_its_remedy() -> None:
         "optimizer.lr: input should be greater than 0 (got -1); give a larger number",
         "training.global_bach: unknown key; did you mean `global_batch`?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [
+        ("optimizer.learning_rate", "optimizer.lr"),
+        ("learning_rate", "optimizer.lr"),
+        ("training.lr", "optimizer.lr"),
+        ("training.batch_size", "training.global_batch"),
+        ("epochs", "training.epochs"),
+        ("precision", "training.precision"),
+        ("method.tau", "method.temperature"),
+        ("encoder.num_layers", "encoder.depth"),
+    ],
+)
+def test_a_word_of_other_tools_is_answered_with_ours(word: str, key: str) -> None:
+    with pytest.raises(UsageError, match=f"{word}: unknown key; did you mean `{key}`"):
+        load_config("cardialign-tiny", [f"{word}=1"])
+
+
+def test_the_words_of_other_tools_lead_to_keys_that_are_there() -> None:
+    values = load_config("cardialign-tiny").resolved()
+    for key in OTHER_WORDS:
+        found = values
+        for part in key.split("."):
+            assert part in found, key
+            found = found[part]
+    words = " ".join(OTHER_WORDS.values()).split()
+    assert len(words) == len(set(words)), "one meaning each"
 
 
 @pytest.mark.parametrize(

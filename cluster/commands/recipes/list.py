@@ -1,4 +1,4 @@
-"""`cardialign recipes`: the recipes there are, and how large each one is."""
+"""`cardialign recipes list`: the recipes there are, and how large each one is."""
 
 from __future__ import annotations
 
