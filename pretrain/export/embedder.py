@@ -14,6 +14,8 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.record import STANDARD_LEADS
 
+CONVERSIONS = ("resample", "crop", "derive_limb_leads", "allow_missing_leads")
+
 
 class EcgEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """ECGs (n, L, T) -> embeddings float32 (n, e), unit rows, by an encoder that is not trained further.
@@ -22,8 +24,8 @@ class EcgEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     sampling_rate        Hz of the ECGs that are given
     leads                names of their second axis; None: the standard twelve in their usual order
     units                "mV" or "uV"
-    allow_missing_leads, derive_limb_leads, resample, crop
-                         conversions that are allowed, as in `LoadedEncoder.embed`; what differs is refused without them
+    allow                words of conversions that are allowed, as in `LoadedEncoder.embed`: "resample", "crop",
+                         "derive_limb_leads", "allow_missing_leads"; what differs is refused without them
     device               where it computes
 
     `fit` opens the encoder and learns nothing. Attributes then: `digest_` of the encoder, `n_features_out_`.
@@ -40,20 +42,14 @@ class EcgEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         sampling_rate: float | None = None,
         leads: Any = None,
         units: str = "mV",
-        allow_missing_leads: bool = False,
-        derive_limb_leads: bool = False,
-        resample: bool = False,
-        crop: bool = False,
+        allow: tuple[str, ...] = (),
         device: str = "cpu",
     ) -> None:
         self.encoder = encoder
         self.sampling_rate = sampling_rate
         self.leads = leads
         self.units = units
-        self.allow_missing_leads = allow_missing_leads
-        self.derive_limb_leads = derive_limb_leads
-        self.resample = resample
-        self.crop = crop
+        self.allow = allow
         self.device = device
 
     def fit(self, X: Any, y: Any = None) -> EcgEmbedder:
@@ -75,10 +71,7 @@ class EcgEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             sampling_rate=float(self.sampling_rate),  # type: ignore[arg-type]
             leads=STANDARD_LEADS if self.leads is None else self.leads,
             units=self.units,
-            allow_missing_leads=self.allow_missing_leads,
-            derive_limb_leads=self.derive_limb_leads,
-            resample=self.resample,
-            crop=self.crop,
+            **dict.fromkeys(self.allow, True),
         )
         return found
 
@@ -89,6 +82,10 @@ class EcgEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         if isinstance(self.sampling_rate, bool) or not isinstance(self.sampling_rate, int | float):
             raise UsageError(
                 f"EcgEmbedder: sampling_rate is {self.sampling_rate!r}", "give the rate of your ECGs in Hz: 500"
+            )
+        if isinstance(self.allow, str) or not set(self.allow) <= set(CONVERSIONS):
+            raise UsageError(
+                f"EcgEmbedder: allow is {self.allow!r}", f"give a tuple of some of {', '.join(map(repr, CONVERSIONS))}"
             )
         asked = str(self.encoder), str(self.device)
         if asked[0].startswith("models:/"):

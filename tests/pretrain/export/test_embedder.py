@@ -53,6 +53,8 @@ def test_it_gives_what_embed_gives_whatever_form_is_allowed(folder: Path) -> Non
     order = list(reversed(STANDARD_LEADS))
     turned = EcgEmbedder(folder, sampling_rate=100, leads=order, units="uV").transform(ecgs()[:, ::-1] * 1000)
     np.testing.assert_allclose(turned, expected, atol=1e-5)
+    longer = np.concatenate([ecgs(), ecgs(seed=1)], axis=-1)
+    assert np.array_equal(EcgEmbedder(folder, sampling_rate=100, allow=("crop",)).transform(longer), expected)
 
 
 def test_it_stands_in_a_pipeline_a_search_and_a_data_frame(folder: Path) -> None:
@@ -99,6 +101,8 @@ def test_what_does_not_fit_is_refused_as_embed_refuses_it(folder: Path, tmp_path
         (EcgEmbedder(folder), ecgs(), "sampling_rate is None"),
         (EcgEmbedder(folder, sampling_rate="100"), ecgs(), "sampling_rate is '100'"),
         (EcgEmbedder(sampling_rate=100), ecgs(), "no encoder is named"),
+        (EcgEmbedder(folder, sampling_rate=100, allow="crop"), ecgs(), "allow is 'crop'"),
+        (EcgEmbedder(folder, sampling_rate=100, allow=("trim",)), ecgs(), "allow is"),
         (EcgEmbedder("models:/a@b", sampling_rate=100), ecgs(), "address of a registry"),
         (EcgEmbedder(tmp_path / "nothing", sampling_rate=100), ecgs(), "nothing"),
         (EcgEmbedder(folder, sampling_rate=100), ecgs()[0], "X is 12 x 200, not ECGs x leads x samples"),
