@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "text stub": "a rule-based stand-in for a language model on this machine, for work without one",
     "prompts list": "the prompt sets of zero-shot evaluation, with the label set that each answers to",
     "prompts show": "the words of a prompt set, class by class",
+    "prompts vectors": "the vectors of a set's classes as a file: zero-shot scores without a text encoder",
     "recipes list": "the shipped recipes, their parameters and FLOPs",
     "recipes show": "every setting of a recipe, with what it extends and what it leaves as it is",
     "recipes diff": "the settings in which recipes differ",

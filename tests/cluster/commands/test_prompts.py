@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors import safe_open
 
 from cardialign.data_shards.record import STANDARD_LEADS
+from cardialign.pretrain.export.loaded import load_encoder
 from tests.cluster.conftest import Answer
 
 Call = Callable[..., Answer]
@@ -58,3 +62,43 @@ def test_a_protocol_chooses_its_own_words(cardialign: Call, shards: Path, tmp_pa
     base = ("evaluate", "zero-shot", "--encoder", tmp_path, "--shards", shards)
     refused = cardialign(*base, "--protocol", "clean-v2:ptb-xl-super", "--words", "names")
     assert refused.code == 2 and "--words with --protocol" in refused.json["problem"]
+
+
+@pytest.mark.parametrize("words", ["prompts", "names-in-leads"])
+def test_vectors_of_classes_score_records_without_our_code(
+    cardialign: Call, exported: Path, tmp_path: Path, words: str
+) -> None:
+    """numpy and safetensors alone give what the encoder itself gives a class."""
+    out = tmp_path / "classes.safetensors"
+    answer = cardialign(
+        "prompts", "vectors", "virtual-findings-v2", "--encoder", exported, "--words", words, "--out", out
+    )
+    assert answer.code == 0, answer.err
+    with safe_open(out, framework="numpy") as file:
+        vectors, first, facts = file.get_tensor("vectors"), file.get_tensor("first"), file.metadata()
+    codes = json.loads(facts["codes"])
+    assert len(first) == len(codes) == answer.json["classes"] and facts["encoder"] == answer.json["encoder"]
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    encoder = load_encoder(exported)
+    shape = (4, 12, encoder.contract.samples)
+    signal = np.random.default_rng(0).normal(0, 0.3, shape).astype(np.float32)
+    embedding = encoder.embed(signal, sampling_rate=encoder.contract.sampling_rate)
+    scores = np.maximum.reduceat(embedding @ vectors.T, first, axis=1)
+    shown = cardialign("prompts", "show", "virtual-findings-v2", "--words", words).json
+    for column, each in enumerate(shown["classes"]):
+        own = encoder.embed_text(each["prompts"])
+        if words == "prompts":
+            mean = own.mean(0) - (encoder.embed_text(each["against"]).mean(0) if each["against"] else 0)
+            expected = embedding @ (mean / np.linalg.norm(mean))
+        else:
+            expected = (embedding @ own.T).max(axis=1)
+        assert each["code"] == codes[column]
+        np.testing.assert_allclose(scores[:, column], expected, atol=1e-5)
+
+
+def test_vectors_are_refused_where_none_can_stand(cardialign: Call, exported: Path, tmp_path: Path) -> None:
+    given = ["prompts", "vectors", "virtual-findings-v2", "--encoder", exported, "--out"]
+    assert ".safetensors" in cardialign(*given, tmp_path / "x.npy").json["problem"]
+    (tmp_path / "file").write_text("no folder")
+    assert "cannot be written" in cardialign(*given, tmp_path / "file" / "x.safetensors").json["problem"]
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
