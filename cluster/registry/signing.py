@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FOLDER, STATEMENT, SIGNATURE = "signatures", "statement.json", "encoder.sig"
 VERSION = 1
-PASSWORD = "CARDIALIGN_SIGNING_PASSWORD"
+PASSWORD = "CARDIALIGN_SIGNING_PASSWORD"  # noqa: S105 - the name of a variable
 """Environment variable with the password of an encrypted private key."""
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _MAKE = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem; openssl ec -in key.pem -pubout -out key.pub.pem"
