@@ -27,6 +27,8 @@ from cardialign.data_shards.shown import public
 
 SECONDS = 60.0
 """How long an answer may take; an upload has ten times as long."""
+LARGEST_ANSWER = 1 << 28
+"""Bytes of one answer: the log of a job is the longest."""
 OLDEST = (2, 60)
 """Of Ray on the cluster: what this package is made for."""
 TOKEN, TOKEN_PATH, HEADERS = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_JOB_HEADERS"
@@ -101,8 +103,7 @@ class JobsClient:
         )
         try:
             with self._opener.open(request, timeout=seconds) as answer:
-                body: bytes = answer.read()
-                return body
+                body: bytes = answer.read(LARGEST_ANSWER + 1)
         except urllib.error.HTTPError as error:
             if error.code in REDIRECTS:
                 there = public(urllib.parse.urljoin(self.address + path, error.headers.get("Location", "")))
@@ -118,6 +119,12 @@ class JobsClient:
             raise UserError(f"{public(self.address)} does not speak HTTP", NO_DASHBOARD) from None
         except (OSError, ValueError) as error:
             raise self._unreachable(error) from None
+        if len(body) > LARGEST_ANSWER:
+            raise UserError(
+                f"{public(self.address)} answers with more than {LARGEST_ANSWER >> 20} MiB, which is too much",
+                f"no dashboard of Ray says so much; {NO_DASHBOARD}",
+            )
+        return body
 
     def _json(self, content: bytes) -> Any:
         try:

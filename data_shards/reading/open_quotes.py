@@ -3,8 +3,9 @@ separators and line ends that follow for text, until the next mark."""
 
 from __future__ import annotations
 
-import gzip
+import contextlib
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.files import open_regular
+from cardialign.data_shards.reading.plain_files import Unpacked
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +70,9 @@ def _shape(word: str) -> str:
 
 def _ends_with(path: Path, words: str) -> bool:
     """Whether a file ends with these words, line ends and a closing quotation mark not counted for them."""
-    end = b""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        if path.suffix != ".gz":
+    end, packed = b"", path.suffix == ".gz"
+    with contextlib.closing(Unpacked(path) if packed else os.fdopen(open_regular(path), "rb")) as file:
+        if not packed:
             file.seek(max(0, path.stat().st_size - _CHUNK))
         while chunk := file.read(_CHUNK):
             end = (end + chunk)[-_CHUNK:]
