@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+from io import BufferedReader
 from pathlib import Path
 
 import pyarrow as pa
@@ -70,10 +71,17 @@ def _shape(word: str) -> str:
 
 def _ends_with(path: Path, words: str) -> bool:
     """Whether a file ends with these words, line ends and a closing quotation mark not counted for them."""
-    end, packed = b"", path.suffix == ".gz"
-    with contextlib.closing(Unpacked(path) if packed else os.fdopen(open_regular(path), "rb")) as file:
-        if not packed:
-            file.seek(max(0, path.stat().st_size - _CHUNK))
+    end = b""
+    with contextlib.closing(_to_its_end(path)) as file:
         while chunk := file.read(_CHUNK):
             end = (end + chunk)[-_CHUNK:]
     return end.decode("utf-8", "replace").rstrip("\r\n").endswith(words)
+
+
+def _to_its_end(path: Path) -> Unpacked | BufferedReader:
+    """The last bytes of a file; of a packed one all of them, within the limit of packed tables."""
+    if path.suffix == ".gz":
+        return Unpacked(path)
+    file = os.fdopen(open_regular(path), "rb")
+    file.seek(max(0, path.stat().st_size - _CHUNK))
+    return file

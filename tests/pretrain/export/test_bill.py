@@ -26,16 +26,21 @@ def test_it_names_what_made_the_encoder_and_nothing_else() -> None:
     assert told["metadata"]["component"]["hashes"] == [{"alg": "SHA-256", "content": "a" * 64}]
 
 
-def test_it_fits_the_schema_and_is_the_same_every_time() -> None:
-    from cyclonedx.schema import SchemaVersion
-    from cyclonedx.validation.json import JsonStrictValidator
-
+def test_it_is_the_same_every_time() -> None:
     made = bill.bill_of_materials("a" * 64)
     bill._packages.cache_clear()
     assert bill.bill_of_materials("a" * 64) == made != bill.bill_of_materials("b" * 64)
+
+
+def test_it_fits_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    monkeypatch.setattr(bill, "_packages", lambda: (("numpy", "2.4.6"), ("torch", "2.13.0+cpu")))
+    made = bill.bill_of_materials("a" * 64).decode()
     validator = JsonStrictValidator(SchemaVersion.V1_6)
-    assert not list(validator.validate_str(made.decode(), all_errors=True) or [])
-    assert list(validator.validate_str(made.decode().replace('"library"', '"lib"'), all_errors=True) or [])
+    assert not list(validator.validate_str(made, all_errors=True) or [])
+    assert list(validator.validate_str(made.replace('"library"', '"lib"'), all_errors=True) or [])
 
 
 def test_it_lies_in_the_export_and_is_verified_and_an_export_from_before_it_is_read(
