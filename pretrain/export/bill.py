@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import re
 import uuid
+from importlib.metadata import PackageMetadata
 from typing import Any
 
 SPEC = "1.6"
@@ -54,27 +55,27 @@ def bill_of_materials(sha256: str) -> bytes:
 @functools.cache
 def _packages() -> tuple[tuple[str, str], ...]:
     """(name, version) of every package below ours, sorted. It does not change while a process lives."""
-    found: dict[str, str] = {}
+    found: dict[str, PackageMetadata] = {}
     seen: set[tuple[str, str]] = set()
     wanted = {(name, "") for name in (WHOLE, *ROOTS)}
     while wanted := wanted - seen:
         name, extra = wanted.pop()
         seen.add((name, extra))
-        try:
-            package = importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        found[name] = package.version
-        wanted |= _asked_for(package, extra)
-    return tuple(sorted(found.items()))
+        if name not in found:
+            try:
+                found[name] = importlib.metadata.metadata(name)  # parsed anew whenever it is asked for
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        wanted |= _asked_for(found[name], extra)
+    return tuple(sorted((name, str(package["Version"])) for name, package in found.items()))
 
 
-def _asked_for(package: importlib.metadata.Distribution, extra: str) -> set[tuple[str, str]]:
+def _asked_for(package: PackageMetadata, extra: str) -> set[tuple[str, str]]:
     """(name, extra) of what a package asks for on this machine under one of its extras; "" is the package itself."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     found: set[tuple[str, str]] = set()
-    for text in package.requires or ():
+    for text in package.get_all("Requires-Dist") or ():
         try:
             asked = Requirement(text)
         except InvalidRequirement:

@@ -32,6 +32,7 @@ def test_it_is_the_same_every_time() -> None:
     assert bill.bill_of_materials("a" * 64) == made != bill.bill_of_materials("b" * 64)
 
 
+@pytest.mark.slow  # CycloneDX reads its schema for seconds
 def test_it_fits_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
