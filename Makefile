@@ -1,5 +1,6 @@
 # Everything runs in .venv, which is made once from pyproject.toml and constraints.txt; a second `make` installs nothing.
-# `make install LOCKED=1` makes it from locks/ instead: nothing is installed that has not one of the hashes there.
+# `make install LOCKED=1` makes it from locks/ instead: nothing is installed that has not one of the hashes there. torch is
+# then the index's build (on Linux the CUDA build); LOCKED=cpu takes a CPU wheel of find-links, the one that was locked.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,6 +22,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 ifdef LOCKED
 	$(PIP) $(BY_HASH) --only-binary :all: -r locks/wheels.lock
+	$(PIP) $(BY_HASH) --only-binary :all: -r locks/$(if $(filter cpu,$(LOCKED)),cpu,torch).lock
 	# a CUDA build of torch needs its libraries, a CPU build none
 	! grep -qiE '^Requires-Dist: *cuda' $(VENV)/lib/python*/site-packages/torch-*.dist-info/METADATA || $(PIP) $(BY_HASH) --only-binary :all: -r locks/cuda.lock
 	$(PIP) $(BY_HASH) --no-build-isolation -r locks/built.lock

@@ -2,8 +2,9 @@
 
 uv (in an environment of its own, beside nothing else) asks the index that it is set up for; every file of a version is
 listed, so one lock serves all systems and Pythons for which a wheel exists. It is checked that there is one for every
-Python that we name, on Linux x86_64. A wheel that was installed from a folder of this machine (torch for CPUs) has its
-own hash added.
+Python that we name, on Linux x86_64. torch is apart: with hashes pip takes what an index has, however new the wheel of
+a folder is, unless the hash of that wheel is the only one. So its CPU build, which is in no index, has a lock of its
+own with the hash of the wheel that is installed here.
 
     python -m tests.packaging.lock UV
 """
@@ -23,7 +24,9 @@ PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORM = "x86_64-manylinux_2_28"
 WITHOUT_WHEEL = ("deepspeed",)
 LOCKS = {
-    "wheels": "What `make` installs: wheels alone, so nothing of a package runs while it is installed.",
+    "torch": "torch as an index has it: on Linux a CUDA build, which cuda.lock completes.",
+    "cpu": "torch for CPUs, from a folder that pip looks through (find-links): the wheel with which this was written.",
+    "wheels": "What `make` installs beside torch: wheels alone, so nothing of a package runs while it is installed.",
     "built": "What comes as source: built in this environment, after wheels.lock and without isolation.",
     "stores": "What the extras s3 and gs add.",
     "cuda": "What torch's CUDA build asks for on Linux; its CPU build needs none of it.",
@@ -36,8 +39,9 @@ def pinned(text: str) -> dict[str, list[str]]:
     parts = re.split(r"^# Not installed.*\n", text, flags=re.MULTILINE)
     lines = [[line for line in part.splitlines() if line and not line.startswith("#")] for part in parts]
     built = [line for line in lines[0] if line.partition("==")[0] in WITHOUT_WHEEL]
-    wheels = [line for line in lines[0] if line not in built]
-    return {"wheels": wheels, "built": built, "stores": lines[1], "cuda": lines[2]}
+    torch = [line for line in lines[0] if line.startswith("torch==")]
+    wheels = [line for line in lines[0] if line not in (*built, *torch)]
+    return {"torch": torch, "cpu": torch, "wheels": wheels, "built": built, "stores": lines[1], "cuda": lines[2]}
 
 
 def locked(text: str) -> dict[str, list[str]]:
@@ -87,9 +91,12 @@ def written(title: str, entries: dict[str, list[str]]) -> str:
 
 def main(uv: str) -> None:
     for name, lines in pinned((ROOT / "constraints.txt").read_text()).items():
-        entries = [compiled(uv, lines, python) for python in PYTHONS][-1]
-        for line in lines if name == "wheels" else ():
-            entries[line] += from_a_folder(line)
+        if name == "cpu":
+            entries = {line: from_a_folder(line) for line in lines}
+            if not all(entries.values()):
+                continue  # no CPU build is installed here: what is written stays
+        else:
+            entries = [compiled(uv, lines, python) for python in PYTHONS][-1]
         (ROOT / "locks" / f"{name}.lock").write_text(written(LOCKS[name], entries))
 
 

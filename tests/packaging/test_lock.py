@@ -26,7 +26,9 @@ def test_every_line_of_a_lock_has_a_hash_and_no_place(name: str) -> None:
 
 
 def test_the_constraints_pin_one_version_of_each_and_what_builds_too() -> None:
-    lines = [line for some in pinned((ROOT / "constraints.txt").read_text()).values() for line in some]
+    parts = pinned((ROOT / "constraints.txt").read_text())
+    assert parts["cpu"] == parts["torch"], "one version, two builds"
+    lines = [line for name, some in parts.items() if name != "cpu" for line in some]
     names = [re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in lines]
     assert len(set(names)) == len(names) and {"setuptools", "wheel", "ninja", "torch"} <= set(names)
 
@@ -38,3 +40,4 @@ def test_make_installs_from_the_locks_by_hash_alone() -> None:
     assert re.search(r"^BY_HASH := .*--no-deps --require-hashes", makefile, re.MULTILINE)
     assert installs and all("$(BY_HASH)" in line or "--no-deps --no-build-isolation -e ." in line for line in installs)
     assert set(re.findall(r"locks/(\w+)\.lock", recipe)) == {"wheels", "built", "cuda"}
+    assert "locks/$(if $(filter cpu,$(LOCKED)),cpu,torch).lock" in recipe
