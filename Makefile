@@ -1,15 +1,18 @@
 # Everything runs in .venv, which is made once from pyproject.toml and constraints.txt; a second `make` installs nothing.
+# `make install LOCKED=1` makes it from locks/ instead: nothing is installed that has not one of the hashes there. torch is
+# then the index's build (on Linux the CUDA build); LOCKED=cpu takes a CPU wheel of find-links, the one that was locked.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
+BY_HASH := install -q --no-deps --require-hashes
 # A module's fixtures are made once: its tests stay together. Modules start in the order of tests/conftest.py, long ones first.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 PYTEST := $(BIN)/python -m pytest -q $(TWO)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types unit test-slow test-deploy test-wheel drills bench constraints clean
+.PHONY: help install demo test lint types unit test-slow test-deploy test-wheel drills bench constraints lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -17,15 +20,24 @@ help: ## list the targets
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+ifdef LOCKED
+	$(PIP) $(BY_HASH) --only-binary :all: -r locks/wheels.lock
+	$(PIP) $(BY_HASH) --only-binary :all: -r locks/$(if $(filter cpu,$(LOCKED)),cpu,torch).lock
+	# a CUDA build of torch needs its libraries, a CPU build none
+	! grep -qiE '^Requires-Dist: *cuda' $(VENV)/lib/python*/site-packages/torch-*.dist-info/METADATA || $(PIP) $(BY_HASH) --only-binary :all: -r locks/cuda.lock
+	$(PIP) $(BY_HASH) --no-build-isolation -r locks/built.lock
+	$(BIN)/python -m pip -q install --no-deps --no-build-isolation -e .
+else
 	$(PIP) install -q --upgrade "pip>=24"
 	$(PIP) install -q -c constraints.txt "setuptools>=77,<82" wheel ninja py-cpuinfo packaging numpy torch
 	# deepspeed imports torch while it is built, so it is built in this environment and after torch
 	$(PIP) install -q -c constraints.txt --no-build-isolation "deepspeed>=0.19.8,<0.20"
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e ".[dev]"
+endif
 	$(PIP) check
 	@touch $(INSTALLED)
 
-install: $(INSTALLED) ## make .venv and install everything into it
+install: $(INSTALLED) ## make .venv and install everything into it (LOCKED=1: by hash, from locks/)
 
 demo: $(INSTALLED) ## the whole path on virtual patients: shards, pretraining on 2 Ray workers, zero-shot evaluation, registry, report
 	$(BIN)/cardialign demo --out demo --overwrite
@@ -62,9 +74,13 @@ bench: $(INSTALLED) ## figures of the data floor and of the kernels, as ratios m
 
 constraints: $(INSTALLED) ## write the exact set that is installed to constraints.txt
 	@head -2 constraints.txt > constraints.new
-	@$(PIP) freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' >> constraints.new
+	@$(PIP) freeze --all --exclude pip --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' >> constraints.new
 	@sed -n '/^# Not installed/,$$p' constraints.txt >> constraints.new
 	@mv constraints.new constraints.txt
+
+lock: $(INSTALLED) ## write the hashes of everything in constraints.txt to locks/, with uv in an environment of its own
+	@test -x $(VENV)/uv/bin/uv || { $(PYTHON) -m venv $(VENV)/uv && $(VENV)/uv/bin/python -m pip -q install uv; }
+	$(BIN)/python -m tests.packaging.lock $(VENV)/uv/bin/uv
 
 clean: ## remove the environment and what the demo made
 	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

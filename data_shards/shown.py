@@ -1,7 +1,7 @@
 """What of outside text, and of addresses, may be seen: on a terminal, in a cell of a table, in a message, log or file.
 
-`shown` is for every text that comes from data or a library, `cell` for a cell of a CSV, `public` for one address,
-`without_secrets` for a text in which addresses and secrets may stand.
+`shown` is for every text that comes from data or a library, `quoted` for a word of it in a sentence, `cell` for a cell
+of a CSV, `public` for one address, `without_secrets` for a text in which addresses and secrets may stand.
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ def shown(text: str, *, lines: bool = False) -> str:
         return "\n".join(map(shown, text.split("\n")))
     plain = _UNSAFE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
     return without_secrets(plain)
+
+
+def quoted(text: str) -> str:
+    """A word of data in a sentence: `shown` between quotation marks, and no longer than needed."""
+    return without_secrets(repr(text if len(text) <= 60 else f"{text[:60]}..."))
 
 
 def cell(text: str) -> str:

@@ -16,7 +16,7 @@ from cardialign.cluster.drills.loop import Loop
 from cardialign.cluster.drills.traces import first_difference
 from cardialign.cluster.environment.threads import threads_asked, threads_of_each
 from cardialign.data_shards.errors import DONE, FAILED, UsageError, UserError
-from cardialign.data_shards.files import read_json
+from cardialign.data_shards.files import parse_json, read_json
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.run.files import ATTEMPTS, METRICS, QUARANTINE, WORKERS
 from cardialign.pretrain.run.trace import read_trace
@@ -127,7 +127,7 @@ def other_topologies(run_dir: Path, world: int) -> str | None:
     """What the run says of other numbers of workers or hosts than those it is made again on; None when nothing."""
     said = []
     with contextlib.suppress(OSError, ValueError, KeyError):
-        starts = [json.loads(line)["world_size"] for line in (run_dir / ATTEMPTS).read_text().splitlines()]
+        starts = [parse_json(line)["world_size"] for line in (run_dir / ATTEMPTS).read_text().splitlines()]
         others = sorted({int(each) for each in starts} - {world})
         said += [f"it has also run on {each} workers: there losses agree to rounding only" for each in others]
     hosts = [str((read_json(path) or {}).get("host")) for path in sorted((run_dir / WORKERS).glob("rank-*.json"))]

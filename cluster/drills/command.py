@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 from cardialign.cluster.drills.outcome import BrokenError, SkippedError
 from cardialign.cluster.environment.versions import source_root
 from cardialign.cluster.runs.planned import FOLDER, PLAN, plan_of, stepped, write_plan
+from cardialign.data_shards.files import parse_json
 
 PATIENCE = 600.0
 """Seconds in which a run of seconds has ended even on a machine that has other things to do."""
@@ -41,7 +41,7 @@ class Pretrain:
         self.out = run_dir.with_name(f"{run_dir.name}.{time.time_ns()}.out")
         self.started = time.time()
         with self.out.open("w") as out, self.out.with_suffix(".err").open("w") as said, _hears_ctrl_c():
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: S603 - our own program, words of a drill
                 [sys.executable, "-m", "cardialign", *own, *words, "--json"],
                 env=environment, stdout=out, stderr=said, start_new_session=True,
             )  # fmt: skip
@@ -54,7 +54,7 @@ class Pretrain:
     def answer(self) -> dict[str, Any]:
         """The JSON object that the command ended with; {} when there is none."""
         with contextlib.suppress(IndexError, ValueError):
-            return dict(json.loads(self.out.read_text().strip().splitlines()[-1]))
+            return dict(parse_json(self.out.read_text().strip().splitlines()[-1]))
         return {}
 
     def until(self, holds: Callable[[], bool], what: str, seconds: float = PATIENCE) -> float:

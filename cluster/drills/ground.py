@@ -52,7 +52,7 @@ class Ground:
         self.folder, self.address, self.seed = folder.expanduser().absolute(), address, seed
         self.runs = self.folder / f"runs-{time.strftime('%Y%m%d-%H%M%S')}"
         self.runs.mkdir(parents=True)
-        self.random = random.Random(seed)
+        self.random = random.Random(seed)  # noqa: S311 - a drill can be repeated
         self._known: dict[str, list[dict[str, Any]]] = {}
         self._commands: list[Pretrain] = []
         self._runs = 0

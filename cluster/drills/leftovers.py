@@ -11,7 +11,7 @@ from cardialign.cluster.runs.planned import FOLDER
 from cardialign.pretrain.run.files import LOCK
 from cardialign.pretrain.training.checkpoints.files import TEMPORARY, checkpoints_folder
 
-SHARED, OURS = Path("/dev/shm"), ("torch_", "psm_", "plasma", "sem.")
+SHARED, OURS = Path("/dev/shm"), ("torch_", "psm_", "plasma", "sem.")  # noqa: S108 - only looked at
 GRACE_SECONDS = 20.0
 """A Ray that has lost its driver needs some seconds to end by itself."""
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.runs.planned import FOLDER, planned
 from cardialign.data_shards.errors import FAILED, STOPPED, UserError
+from cardialign.data_shards.files import read_json_object
 from cardialign.pretrain.run.lock import locked_run
 from cardialign.pretrain.run.observer import NullObserver
 
@@ -107,7 +108,7 @@ class Loop:
             at = time.time()
         finally:
             self.close()
-        told = [json.loads(path.read_text()) for path in sorted(self.folder.glob("rank-*.json"))]
+        told = [read_json_object(path) for path in sorted(self.folder.glob("rank-*.json"))]
         first = min(told, key=lambda each: float(each["time"]), default={"said": ""})
         codes = tuple(int(each.exitcode or 0) for each in self.processes)
         for path in self.folder.iterdir():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +13,14 @@ from cardialign.cluster.drills.leftovers import leftovers
 from cardialign.cluster.drills.outcome import BrokenError, Outcome
 from cardialign.cluster.drills.traces import judge_trace, judge_way_back
 from cardialign.cluster.runs.planned import mark_of, plan_of
+from cardialign.data_shards.files import parse_json, read_json_object
 from cardialign.pretrain.run.files import DEATHS
 
 
 def set_at(plan: Path, number: int = 0) -> float:
     """When fault `number` of a plan was set. Raises BrokenError when it never was: then nothing was tried."""
     try:
-        return float(json.loads(mark_of(plan, number).read_text())["time"])
+        return float(read_json_object(mark_of(plan, number))["time"])
     except (OSError, ValueError):
         raise BrokenError("the fault was never set: the run ended before it") from None
 
@@ -30,7 +30,7 @@ def deaths(run_dir: Path) -> list[tuple[float, str]]:
     found = []
     with contextlib.suppress(OSError):
         for line in (run_dir / DEATHS).read_text().splitlines():
-            values = json.loads(line)
+            values = parse_json(line)
             found.append((float(values["time"]), str(values["cause"])))
     return found
 

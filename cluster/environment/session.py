@@ -37,7 +37,7 @@ LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 log = logging.getLogger(__name__)
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-SCRATCH, PREFIX, OWNER = Path("/tmp"), "ray-", "owner.lock"
+SCRATCH, PREFIX, OWNER = Path("/tmp"), "ray-", "owner.lock"  # noqa: S108 - a folder is made in it by mkdtemp
 """Where a local Ray keeps its sockets and logs; socket paths below must stay under 108 bytes."""
 LEAST_FREE = 2**26
 OPEN_FILES, OPEN_FILES_OF_WORKER = 96, 8
@@ -293,7 +293,7 @@ _ASK_DOCTOR = "see `cardialign doctor` for memory, /dev/shm, /tmp and open files
 
 def _no_local_ray(problem: str) -> UserError:
     """Why Ray does not start here: a full /tmp or /dev/shm, where they are, and Ray's own first line otherwise."""
-    full = [str(place) for place in (SCRATCH, Path("/dev/shm")) if _free(place) < LEAST_FREE]
+    full = [str(place) for place in (SCRATCH, Path("/dev/shm")) if _free(place) < LEAST_FREE]  # noqa: S108 - measured
     if full:
         return UserError(
             f"a local Ray could not be started: no space is left in {' and '.join(full)} ({problem})",

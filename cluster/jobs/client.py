@@ -27,6 +27,8 @@ from cardialign.data_shards.shown import public
 
 SECONDS = 60.0
 """How long an answer may take; an upload has ten times as long."""
+LARGEST_ANSWER = 1 << 28
+"""Bytes of one answer: the log of a job is the longest."""
 OLDEST = (2, 60)
 """Of Ray on the cluster: what this package is made for."""
 TOKEN, TOKEN_PATH, HEADERS = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_JOB_HEADERS"
@@ -96,11 +98,12 @@ class JobsClient:
     def _ask(self, method: str, path: str, content: bytes | None = None, seconds: float = SECONDS) -> bytes:
         kind = "application/zip" if method == "PUT" else "application/json"
         headers = {**self.headers, **({"Content-Type": kind} if content is not None else {})}
-        request = urllib.request.Request(self.address + path, data=content, headers=headers, method=method)
+        request = urllib.request.Request(  # noqa: S310 - the opener has handlers of http and https alone
+            self.address + path, data=content, headers=headers, method=method
+        )
         try:
             with self._opener.open(request, timeout=seconds) as answer:
-                body: bytes = answer.read()
-                return body
+                body: bytes = answer.read(LARGEST_ANSWER + 1)
         except urllib.error.HTTPError as error:
             if error.code in REDIRECTS:
                 there = public(urllib.parse.urljoin(self.address + path, error.headers.get("Location", "")))
@@ -116,6 +119,12 @@ class JobsClient:
             raise UserError(f"{public(self.address)} does not speak HTTP", NO_DASHBOARD) from None
         except (OSError, ValueError) as error:
             raise self._unreachable(error) from None
+        if len(body) > LARGEST_ANSWER:
+            raise UserError(
+                f"{public(self.address)} answers with more than {LARGEST_ANSWER >> 20} MiB, which is too much",
+                f"no dashboard of Ray says so much; {NO_DASHBOARD}",
+            )
+        return body
 
     def _json(self, content: bytes) -> Any:
         try:
@@ -227,8 +236,9 @@ def _headers() -> dict[str, str]:
     if given:
         try:
             more = parse_json(given)
-            assert isinstance(more, dict) and all(isinstance(value, str) for value in more.values())
-        except (ValueError, AssertionError):
+            if not isinstance(more, dict) or not all(isinstance(value, str) for value in more.values()):
+                raise ValueError(HEADERS)
+        except ValueError:
             raise UsageError(f"{HEADERS} is no JSON object of texts", 'write {"NAME": "VALUE"}') from None
         if any(name.lower() == "authorization" for name in more):
             headers = {}

@@ -25,6 +25,7 @@ YAML = (".yaml", ".yml")
 LARGEST_FILE = 2**20
 NETWORKED = ("nfs", "lustre", "gpfs", "ceph", "glusterfs", "beegfs", "fuse.", "smb", "cifs", "9p", "wekafs", "panfs")
 FILES = '"$CARDIALIGN_FILES"/'
+THIS_MACHINE = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm")))  # noqa: S108 - a path below them is named, not used
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def _not_there(path: Path, *, here: bool) -> str:
         return "is relative: the driver has another working folder"
     if here:
         return ""
-    for folder in (Path.home(), Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"), Path("/dev/shm")):
+    for folder in (Path.home(), Path(tempfile.gettempdir()), *THIS_MACHINE):
         if folder != Path("/") and path.is_relative_to(folder) and not _networked(path):
             return f"lies in {folder}, which is this machine's alone"
     return ""
@@ -233,7 +234,7 @@ def on_this_machine(session: str) -> bool:
     """
     if not session or os.sep in session:
         return False
-    roots = [Path("/tmp"), Path(tempfile.gettempdir()), Path(os.environ.get("RAY_TMPDIR") or "/tmp")]
+    roots = [THIS_MACHINE[0], Path(tempfile.gettempdir()), Path(os.environ.get("RAY_TMPDIR") or THIS_MACHINE[0])]
     return any(any(root.glob(f"ray*/{session}")) for root in roots)
 
 

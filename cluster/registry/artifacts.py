@@ -11,86 +11,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import resource
-import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cardialign.cluster.cli.address import registry_uri, sqlite_path
 from cardialign.cluster.tracking import mlflow_store
-from cardialign.cluster.tracking.names import ascii_escapes
+from cardialign.cluster.tracking.places import check_place
 from cardialign.data_shards.errors import DataError
-from cardialign.data_shards.shown import public
+from cardialign.data_shards.shown import public, shown
 from cardialign.pretrain.run.integrity import DIGESTS, EXPORT_FILES, is_litter, listed_names
 
 LARGEST = 8 << 30
 """Bytes that one encoder, or what lies beside it, may have; a base encoder has a twentieth of that."""
-FOLDERS = "CARDIALIGN_ARTIFACTS"
-"""Environment variable: folders of this machine, separated by colons, below which a server may say that artifacts lie
-(a mount that it shares with its users)."""
-_SERVER = ("mlflow-artifacts", "http", "https")
-_BUCKETS = ("s3", "gs")
-_AZURE = ("abfs", "abfss", "wasb", "wasbs")
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-_ACCOUNT = re.compile(
-    r"[A-Za-z0-9$._-]+@[a-z0-9]+\.(blob|dfs)\.core\.(windows\.net|chinacloudapi\.cn|usgovcloudapi\.net)"
-)
 _PUT_BACK = "the artifact store holds it so: put back what was registered, or register it again from its run"
-_PORTS = {"http": 80, "https": 443}
-
-
-def check_place(source: str, uri: str, wanted: str) -> None:
-    """Raise DataError for a place that the registry at `uri` may not send us to."""
-    why = _refused(source, {uri, registry_uri(uri)})
-    if why:
-        raise DataError(
-            f"{wanted}: its artifacts are said to lie at {ascii_escapes(public(source))[:300]}, {why}",
-            "ask who runs the registry; of a folder that it shares with its users: "
-            f"{FOLDERS}=FOLDER says that artifacts may lie there",
-        )
-
-
-def _refused(source: str, stores: set[str]) -> str:
-    """Why not, as the end of a sentence; "" for a place that may be asked."""
-    try:
-        place = urllib.parse.urlsplit(source)
-        port = place.port
-    except ValueError:
-        return "which is no address"
-    if "\\" in source or any(not each.isprintable() for each in source) or place.query or place.fragment:
-        return "which is no address of artifacts"
-    scheme = place.scheme.lower()
-    if scheme in ("", "file"):
-        return _refused_here(urllib.parse.unquote(place.path) if scheme else source, place.netloc, stores)
-    if scheme in _SERVER:
-        if place.username is not None or place.password is not None:
-            return "which holds a name or a password"
-        if scheme == "mlflow-artifacts" and not place.netloc:
-            return ""
-        for store in map(urllib.parse.urlsplit, stores):
-            usual = _PORTS.get(store.scheme.lower())
-            same = place.hostname == store.hostname and (port or usual) == (store.port or usual)
-            if same and scheme in ("mlflow-artifacts", store.scheme.lower()):
-                return ""
-        return "which is another server than the registry: it would be sent what this one asks to sign in with"
-    if scheme in _BUCKETS:
-        return "" if _BUCKET.fullmatch(place.netloc) else "which is no bucket"
-    if scheme in _AZURE:
-        return "" if _ACCOUNT.fullmatch(place.netloc) else "which is no account of Azure's stores"
-    return f"and nothing is fetched from {scheme}://"
-
-
-def _refused_here(path: str, host: str, stores: set[str]) -> str:
-    if host not in ("", "localhost"):
-        return "which is another machine's file"
-    if all(sqlite_path(store) is not None for store in stores):
-        return ""
-    real = os.path.realpath(path)
-    allowed = [os.path.realpath(each) for each in os.environ.get(FOLDERS, "").split(":") if each]
-    if any(real == each or real.startswith(f"{each.rstrip('/')}/") for each in allowed):
-        return ""
-    return "a folder of this machine, which a server has no say over"
 
 
 def fetch_files(source: str, names: Sequence[str], folder: Path, uri: str, wanted: str, most: int = LARGEST) -> Path:
@@ -121,9 +54,9 @@ def fetch_encoder(source: str, folder: Path, uri: str, wanted: str, most: int = 
     there = _names_and_sizes(source, uri, wanted)
     strange = sorted(name for name in there if name not in EXPORT_FILES and not is_litter(name))
     if strange:
-        shown = ", ".join(ascii_escapes(name)[:80] for name in strange[:5])
+        told = ", ".join(shown(name)[:80] for name in strange[:5])
         raise DataError(
-            f"{wanted}: no encoder holds {shown}, which lies among its files; nothing was fetched",
+            f"{wanted}: no encoder holds {told}, which lies among its files; nothing was fetched",
             _PUT_BACK,
         )
     if sum(size for name, size in there.items() if name in EXPORT_FILES) > most:
@@ -163,14 +96,14 @@ def _reported(source: str, uri: str, wanted: str, most: int = LARGEST) -> Iterat
 
 def _not_fetched(source: str, wanted: str, why: str) -> DataError:
     return DataError(
-        f"{wanted}: its artifacts cannot be fetched from {ascii_escapes(public(source))[:300]}: {why}",
+        f"{wanted}: its artifacts cannot be fetched from {shown(public(source))[:300]}: {why}",
         "check the artifact store, or register again",
     )
 
 
 def _too_large(source: str, wanted: str, most: int) -> DataError:
     return DataError(
-        f"{wanted}: what lies at {ascii_escapes(public(source))[:300]} is larger than {most / 1e9:.3g} GB",
+        f"{wanted}: what lies at {shown(public(source))[:300]} is larger than {most / 1e9:.3g} GB",
         "no encoder of ours is so large; `registry pull --max-gb N` fetches it all the same",
     )
 

@@ -26,9 +26,10 @@ from cardialign.cluster.registry.lookup import (
 from cardialign.cluster.registry.origin import Origin
 from cardialign.cluster.registry.versioned import evidence_tags, finite
 from cardialign.cluster.tracking import mlflow_store
-from cardialign.cluster.tracking.names import ascii_escapes
+from cardialign.cluster.tracking.places import send_folder
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import write_json
+from cardialign.data_shards.shown import shown
 from cardialign.pretrain.export.missing_card import MissingnessCard
 from cardialign.pretrain.run.integrity import CONTRACT, PROVENANCE, SETTINGS, VerifiedExport
 
@@ -169,7 +170,7 @@ def write_card(client: MlflowClient, version: ModelVersion, parts: VerifiedExpor
         with tempfile.TemporaryDirectory(prefix="card-") as scratch:
             Path(scratch, TEXT).write_text(text, encoding="utf-8")
             write_json(Path(scratch) / DATA, card, indent=1)
-            client.log_artifacts(version.run_id, scratch, f"{FOLDER}/{version_key(version)}")
+            send_folder(client, version.run_id, scratch, f"{FOLDER}/{version_key(version)}")
     described = _beside(version.description or "", text)
     client.update_model_version(version.name, version.version, description=described)
 
@@ -188,7 +189,7 @@ def read_card(reference: str, tracking_uri: str) -> dict[str, Any]:
     """The card of a registered encoder as the registry says it now. Raises UserError."""
     uri = absolute_uri(tracking_uri)
     client = mlflow_store.open_client(uri, make=False)
-    with mlflow_store.speaking(uri, f"does not show {ascii_escapes(reference)}"):
+    with mlflow_store.speaking(uri, f"does not show {shown(reference)}"):
         version = resolve(client, Reference.parse(reference), uri)
         with tempfile.TemporaryDirectory(prefix="card-") as scratch:
             return make_card(client, version, fetch_description(client, version, Path(scratch), uri))
@@ -248,7 +249,7 @@ def said(value: Any) -> str:
     if value is None or value in ("", [], {}):
         return "not recorded"
     text = value if isinstance(value, str) else _plain(value)
-    return re.sub(r"([\\`*_\[\]<>|#!~&])", r"\\\1", ascii_escapes(text[:400]))
+    return re.sub(r"([\\`*_\[\]<>|#!~&])", r"\\\1", shown(text[:400]))
 
 
 def _plain(value: Any) -> str:

@@ -33,9 +33,11 @@ from cardialign.cluster.registry.lookup import (
 )
 from cardialign.cluster.registry.versioned import EVIDENCE_TAG, SEEN, TRAINED_ON, evidence_tags
 from cardialign.cluster.tracking import mlflow_store
-from cardialign.cluster.tracking.names import ascii_escapes, safe, shorten
+from cardialign.cluster.tracking.names import safe, shorten
+from cardialign.cluster.tracking.places import send_folder
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.files import parse_json, read_bytes, sha256_of
+from cardialign.data_shards.shown import shown
 from cardialign.pretrain.run.tensors import load_numbers
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def log_evaluation(
     if result.get("trained_on"):
         figures["trained_on_records"] = result["trained_on"]["records"]
     figures |= {f"auroc/{safe(entry['code'])}": entry["auroc"] for entry in result["classes"]}
-    with mlflow_store.speaking(uri, f"does not take the figures of {ascii_escapes(reference)}"):
+    with mlflow_store.speaking(uri, f"does not take the figures of {shown(reference)}"):
         version = resolve(client, Reference.parse(reference), uri)
         if evaluation is not None:
             _log_scores(client, version, result, evaluation)
@@ -81,7 +83,7 @@ def log_evaluation(
             client.set_model_version_tag(version.name, version.version, f"{SEEN}{key}", seen)
         if result.get("ledger"):
             key = f"{TRAINED_ON}{shorten(prefix)}"
-            said = ascii_escapes("; ".join(str(line["line"]) for line in result["ledger"]))[:LONGEST_TAG]
+            said = shown("; ".join(str(line["line"]) for line in result["ledger"]))[:LONGEST_TAG]
             client.set_model_version_tag(version.name, version.version, key, said)
             if version.run_id:
                 client.set_tag(version.run_id, key, said)
@@ -120,7 +122,7 @@ def _log_scores(client: MlflowClient, version: ModelVersion, result: Mapping[str
         text = json.dumps(facts, indent=1, sort_keys=True)
         (folder / FACTS).write_text(text, encoding="utf-8")
         digest = hashlib.sha256(text.encode()).hexdigest()
-        client.log_artifacts(version.run_id, str(folder), f"{FOLDER}/{digest}")
+        send_folder(client, str(version.run_id), folder, f"{FOLDER}/{digest}")
     kept = ("name", "macro", "low", "high", "n", "patients", "trained_on")
     key = EVIDENCE_TAG + digest_of([evaluation.name, facts["measure"], scored.records])[:24]
     value = json.dumps({"digest": digest, **{name: facts[name] for name in kept}})
@@ -157,7 +159,7 @@ def read_evidence(
     """What is beside a version whose files have the digest `encoder`, and of what cannot be used a sentence each."""
     found, damaged = [], []
     for told in evidence_tags(version) if version.run_id else []:
-        name, digest = ascii_escapes(str(told.get("name"))[:200]), told["digest"]
+        name, digest = shown(str(told.get("name"))[:200]), told["digest"]
         try:
             place = f"{FOLDER}/{digest}"
             folder = fetch_of_run(client, str(version.run_id), place, (FACTS, SCORES), scratch / digest, uri)
@@ -185,4 +187,4 @@ def _read(folder: Path, digest: str, encoder: str) -> Evidence:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise DataError(f"its files cannot be read ({ascii_escapes(str(error))[:200]})", "") from None
+        raise DataError(f"its files cannot be read ({shown(str(error))[:200]})", "") from None

@@ -18,8 +18,8 @@ from cardialign.cluster.registry.evidence import Evidence, read_evidence
 from cardialign.cluster.registry.lookup import digest_of, fetch_description, title
 from cardialign.cluster.registry.origin import Origin
 from cardialign.cluster.registry.requirements import Policy, Requirement
-from cardialign.cluster.tracking.names import ascii_escapes
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.shown import shown
 from cardialign.pretrain.run.integrity import CONTRACT, PROVENANCE, SETTINGS, VerifiedExport, read_parts
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _contract(parts: VerifiedExport, incumbent: _Incumbent) -> list[Missing]:
         return [Missing(what, "if that is right, --acknowledge-contract")]
     before, after = incumbent.parts.json(CONTRACT), parts.json(CONTRACT)
     changed = [
-        ascii_escapes(f"{key.replace('_', ' ')} {_shown(before.get(key))} -> {_shown(after.get(key))}")
+        shown(f"{key.replace('_', ' ')} {_shown(before.get(key))} -> {_shown(after.get(key))}")
         for key in CONTRACT_KEYS
         if before.get(key) != after.get(key)
     ]
@@ -147,9 +147,9 @@ def _evaluations(
         requirement = commands.get(name) or Requirement.of_name(name)
         of_name = [each for each in mine if each.name == name]
         if not of_name:
-            what = f"no evaluation {ascii_escapes(name)} of {title(candidate)}"
+            what = f"no evaluation {shown(name)} of {title(candidate)}"
             if wrong := requirement.unknown():
-                what += f", and none can be made here: {ascii_escapes(wrong)}"
+                what += f", and none can be made here: {shown(wrong)}"
             verdict.missing.append(Missing(what, requirement.command(title(candidate))))
         usable = []
         for each in of_name:
@@ -157,7 +157,7 @@ def _evaluations(
             useless += [] if why is None else [(name, why)]
             usable += [each] if why is None else []
         verdict.remarks += [
-            f"{ascii_escapes(name)}: whether {title(candidate)} was trained on some of these is not known"
+            f"{shown(name)}: whether {title(candidate)} was trained on some of these is not known"
             for each in usable
             if each.facts["trained_on"] != "none"
         ]
@@ -173,7 +173,7 @@ def _evaluations(
         else:
             verdict.remarks.append(f"does not count: {why.what}")
     verdict.remarks += [  # nothing asks for it, but who promotes shall know
-        f"production was also measured by {ascii_escapes(name)}; {title(candidate)} was not"
+        f"production was also measured by {shown(name)}; {title(candidate)} was not"
         for name in sorted(of_production - {each.name for each in mine})
     ]
     if not policy.required and not mine:
@@ -187,7 +187,7 @@ def _evaluations(
 
 def _no_evidence(each: Evidence, candidate: ModelVersion, requirement: Requirement) -> Missing | None:
     """Why an evaluation shows nothing; None where it counts."""
-    name, again = ascii_escapes(each.name), requirement.command(title(candidate))
+    name, again = shown(each.name), requirement.command(title(candidate))
     if each.facts["trained_on"] == "found":
         what = f"{name} of {title(candidate)} was scored on records that it was trained on"
         return Missing(what, f"score others: {again}")
@@ -207,7 +207,7 @@ def _against(
     """Every set of records that both were scored on; there must be one."""
     theirs = {each.measured: each for each in incumbent.evidence}
     pairs = [(each, theirs[each.measured]) for each in mine if each.measured in theirs]
-    name, production = ascii_escapes(mine[0].name), title(incumbent.version)
+    name, production = shown(mine[0].name), title(incumbent.version)
     if not pairs:
         others = [each for each in incumbent.evidence if each.name == mine[0].name]
         what = (

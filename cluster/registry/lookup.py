@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.registry.artifacts import fetch_files
-from cardialign.cluster.tracking.names import ascii_escapes, shown
 from cardialign.data_shards.errors import DataError, UsageError, UserError
-from cardialign.data_shards.shown import public
+from cardialign.data_shards.shown import public, quoted, shown
 from cardialign.pretrain.run.integrity import (
     DIGESTS,
     VerifiedExport,
@@ -54,7 +53,7 @@ class Reference:
         match = re.fullmatch(r"(?:models:/)?(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>[0-9]{1,9}))?", text)
         if match is None:
             raise UsageError(
-                f"{shown(text)} names no registered encoder",
+                f"{quoted(text)} names no registered encoder",
                 "write NAME, NAME@ALIAS or NAME/VERSION, for example cardialign@candidate",
             )
         return cls(match["name"], match["alias"], match["version"])
@@ -98,14 +97,14 @@ def what_exists(client: MlflowClient, name: str) -> str:
     names = names_of(client)
     if name not in names:
         return (
-            f"registered encoders: {', '.join(map(ascii_escapes, names))}"
+            f"registered encoders: {', '.join(map(shown, names))}"
             if names
             else "the registry is empty; `cardialign pretrain --register NAME` fills it"
         )
     versions = sorted(number_of(version) for version in versions_of(client, name))
     aliases = client.get_registered_model(name).aliases
     return f"{name} has versions {', '.join(map(str, versions)) or 'none'} and aliases " + (
-        ", ".join(f"{ascii_escapes(alias)} -> {version}" for alias, version in aliases.items()) or "none"
+        ", ".join(f"{shown(alias)} -> {version}" for alias, version in aliases.items()) or "none"
     )
 
 
@@ -113,9 +112,7 @@ def resolve(client: MlflowClient, reference: Reference, uri: str) -> ModelVersio
     """The model version behind a reference. Raises UserError listing what exists."""
     found = find(client, reference)
     if found is None:
-        raise UserError(
-            f"{public(uri)} has no encoder {ascii_escapes(str(reference))}", what_exists(client, reference.name)
-        )
+        raise UserError(f"{public(uri)} has no encoder {shown(str(reference))}", what_exists(client, reference.name))
     return found
 
 
@@ -138,7 +135,7 @@ def find(client: MlflowClient, reference: Reference) -> ModelVersion | None:
 
 def title(version: ModelVersion) -> str:
     """`NAME/VERSION`, for a terminal."""
-    return ascii_escapes(f"{version.name}/{version.version}")
+    return shown(f"{version.name}/{version.version}")
 
 
 def fetch_of_run(client: MlflowClient, run_id: str, path: str, names: Sequence[str], scratch: Path, uri: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cardialign.cluster.environment.versions import CHANGED
 from cardialign.cluster.registry.lookup import digest_of
-from cardialign.cluster.tracking.names import ascii_escapes
+from cardialign.data_shards.shown import shown
 from cardialign.pretrain.run.integrity import PROVENANCE, SETTINGS, VerifiedExport
 
 COMMITS = ("git.commit", "mlflow.source.git.commit")
@@ -68,7 +68,7 @@ class Origin:
             if not getattr(self, name)
         ]
         if self.commit.endswith(CHANGED):
-            commit = ascii_escapes(self.commit.removesuffix(CHANGED))
+            commit = shown(self.commit.removesuffix(CHANGED))
             what = f"the code that ran was changed since commit {commit}: what it was is not known"
             found.append((what, _COMMIT_FIRST))
         return found

@@ -36,8 +36,9 @@ from cardialign.cluster.registry.requirements import Policy
 from cardialign.cluster.registry.signing import SigningKey, sign_version, statement_of
 from cardialign.cluster.registry.versioned import json_object
 from cardialign.cluster.tracking import mlflow_store
-from cardialign.cluster.tracking.names import ascii_escapes, check_alias
+from cardialign.cluster.tracking.names import check_alias
 from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.shown import shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -76,13 +77,11 @@ def promote(reference: str, alias: str, tracking_uri: str, demands: Demands | No
     demands = demands or Demands()
     asked = Reference.parse(reference)
     if asked.alias is None and asked.version is None:
-        raise UsageError(
-            f"{ascii_escapes(reference)} does not say which version", "write NAME@candidate or NAME/VERSION"
-        )
+        raise UsageError(f"{shown(reference)} does not say which version", "write NAME@candidate or NAME/VERSION")
     Policy.of(demands.require, demands.margin, demands.policy, {})  # words that mean nothing need no store to be told
     uri = absolute_uri(tracking_uri)
     client = mlflow_store.open_client(uri, make=False)
-    with mlflow_store.speaking(uri, f"does not promote {ascii_escapes(reference)}"):
+    with mlflow_store.speaking(uri, f"does not promote {shown(reference)}"):
         version = resolve(client, asked, uri)
         gated = is_gated(alias) or bool(demands.require or demands.policy)
         verdict = None
@@ -126,7 +125,7 @@ def _move(
     before = _pointed_at(client, name, alias)
     if verdict is not None and before != verdict.present:
         raise UserError(
-            f"{alias} of {ascii_escapes(name)} was moved to {f'version {before}' if before else 'nothing'} meanwhile, "
+            f"{alias} of {shown(name)} was moved to {f'version {before}' if before else 'nothing'} meanwhile, "
             "by somebody else",
             "promote again: the encoder is then held against that one",
         )
@@ -164,11 +163,11 @@ def rollback(reference: str, tracking_uri: str) -> dict[str, Any]:
     """
     asked = Reference.parse(reference)
     if asked.version is not None:
-        raise UsageError(f"{ascii_escapes(reference)} is a version, not an alias", "write NAME or NAME@ALIAS")
+        raise UsageError(f"{shown(reference)} is a version, not an alias", "write NAME or NAME@ALIAS")
     name, alias = asked.name, asked.alias or PRODUCTION
     uri = absolute_uri(tracking_uri)
     client = mlflow_store.open_client(uri, make=False)
-    with mlflow_store.speaking(uri, f"does not roll back {ascii_escapes(name)}"):
+    with mlflow_store.speaking(uri, f"does not roll back {shown(name)}"):
         resolve(client, Reference(name), uri)
         before = _pointed_at(client, name, alias)
         trail = _trail(client.get_registered_model(name).tags, alias)
@@ -179,7 +178,7 @@ def rollback(reference: str, tracking_uri: str) -> dict[str, Any]:
         if not earlier:
             gone = f"; deleted since: version {', '.join(map(str, passed))}" if passed else ""
             raise UserError(
-                f"{alias} of {ascii_escapes(name)} points at {f'version {before}' if before else 'nothing'}, and no "
+                f"{alias} of {shown(name)} points at {f'version {before}' if before else 'nothing'}, and no "
                 f"earlier version is recorded{gone}",
                 "promote the version that you want: `cardialign registry promote NAME/VERSION --to ALIAS`",
             )
@@ -230,7 +229,7 @@ def _pointed_at(client: MlflowClient, name: str, alias: str) -> int | None:
 def _who() -> str:
     """Who promotes: the user of this machine; a container may have none."""
     with contextlib.suppress(OSError, KeyError):
-        return ascii_escapes(getpass.getuser())[:100]
+        return shown(getpass.getuser())[:100]
     return "unknown"
 
 

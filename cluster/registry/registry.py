@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.address import absolute_uri
-from cardialign.cluster.registry.artifacts import LARGEST, check_place, fetch_encoder
+from cardialign.cluster.registry.artifacts import LARGEST, fetch_encoder
 from cardialign.cluster.registry.card import SBOM_TAG, write_card
 from cardialign.cluster.registry.lookup import (
     ARTIFACT,
@@ -32,8 +32,10 @@ from cardialign.cluster.registry.sbom import log_sbom
 from cardialign.cluster.registry.signing import TrustedKey, verify_signature
 from cardialign.cluster.registry.versioned import SEEN, TRAINED_ON, finite
 from cardialign.cluster.tracking import mlflow_store
-from cardialign.cluster.tracking.names import LONGEST_NAME, ascii_escapes, check_alias, check_model, safe_key
+from cardialign.cluster.tracking.names import LONGEST_NAME, check_alias, check_model, safe_key
+from cardialign.cluster.tracking.places import send_folder
 from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.shown import shown
 from cardialign.pretrain.run.integrity import (
     described_by,
     folder_beside,
@@ -80,8 +82,7 @@ def register(
         known = _registered(client, name, digest, run_id)
         if run_id is None:
             run_id = str(known.run_id) if known is not None else _run_of_its_own(client, uri, name)
-        check_place(str(client.get_run(run_id).info.artifact_uri), uri, f"MLflow run {run_id}")
-        client.log_artifacts(run_id, str(export_dir), f"{ARTIFACT}/{digest}")
+        send_folder(client, run_id, export_dir, f"{ARTIFACT}/{digest}")
         tags = {
             DIGEST_TAG: digest,
             **{f"metric.{safe_key(key)}": f"{value:.6g}" for key, value in (metrics or {}).items()},
@@ -157,7 +158,7 @@ def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
     try:
         return dict(client.get_registered_model(name).aliases)
     except Exception as error:  # of MLflow, or of what a server sent: no reason to hide the other models
-        log.warning("model=%s aliases=unknown reason=%s", ascii_escapes(name), ascii_escapes(str(error))[:200])
+        log.warning("model=%s aliases=unknown reason=%s", shown(name), shown(str(error))[:200])
         return {}
 
 
@@ -196,7 +197,7 @@ def pull(
     refuse_to_replace(out, overwrite)
     uri = absolute_uri(tracking_uri)
     client = mlflow_store.open_client(uri, make=False)
-    with mlflow_store.speaking(uri, f"does not hand out {ascii_escapes(reference)}"):
+    with mlflow_store.speaking(uri, f"does not hand out {shown(reference)}"):
         version = resolve(client, Reference.parse(reference), uri)
         source = client.get_model_version_download_uri(version.name, version.version)
     signed = {}

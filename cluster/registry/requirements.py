@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.tracking.names import shorten, shown
+from cardialign.cluster.tracking.names import shorten
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.files import read_text
+from cardialign.data_shards.shown import quoted
 
 REQUIRE_TAG, MARGIN_TAG = "gate.require", "gate.margin"
 KINDS = ("zero-shot", "linear-probe", "fine-tune")
@@ -44,7 +45,7 @@ class Requirement:
         share = _number(match["share"]) if match and match["share"] else 100.0
         wrong_share = match is not None and match["share"] is not None and kind != PROBE
         if match is None or not rest.isprintable() or share is None or not 0 < share <= 100 or wrong_share:
-            raise UsageError(f"{shown(text)} names no evaluation", _FORM)
+            raise UsageError(f"{quoted(text)} names no evaluation", _FORM)
         return cls(kind, match["what"], share)
 
     @classmethod
@@ -112,7 +113,7 @@ class Policy:
         if tags.get(MARGIN_TAG, "").strip():
             found = _number(tags[MARGIN_TAG])
             if found is None:
-                raise UserError(f"the tag {MARGIN_TAG} is {shown(tags[MARGIN_TAG])}, no margin", "write 0, or 0.01")
+                raise UserError(f"the tag {MARGIN_TAG} is {quoted(tags[MARGIN_TAG])}, no margin", "write 0, or 0.01")
             margins.append(found)
         return cls(tuple(dict.fromkeys(map(Requirement.parse, words))), min(margins, default=0.0))
 
@@ -128,14 +129,14 @@ def _read(file: Path) -> dict[str, Any]:
         raise UserError(f"policy {file} cannot be read: {error}", _POLICY) from None
     if not isinstance(values, dict):
         raise UserError(f"policy {file} holds no keys", _POLICY)
-    unknown = [shown(str(key)) for key in values if key not in ("require", "margin")]
+    unknown = [quoted(str(key)) for key in values if key not in ("require", "margin")]
     require, margin = values.get("require", []), values.get("margin", 0.0)
     wrong = [f"it has the unknown key {key}" for key in unknown]
     if not isinstance(require, list) or not all(isinstance(word, str) for word in require):
-        wrong.append(f"require is {shown(str(require))}, no list of words")
+        wrong.append(f"require is {quoted(str(require))}, no list of words")
     fits = isinstance(margin, int | float) and not isinstance(margin, bool) and math.isfinite(margin) and margin >= 0
     if not fits:
-        wrong.append(f"margin is {shown(str(margin))}, no number of 0 or more")
+        wrong.append(f"margin is {quoted(str(margin))}, no number of 0 or more")
     if wrong:
         raise UserError(f"policy {file}: {'; '.join(wrong)}", _POLICY)
     return dict(values)

@@ -18,6 +18,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cardialign.cluster.tracking.places import send_folder
 from cardialign.data_shards.files import parse_json
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def log_sbom(client: MlflowClient, run_id: str, digest: str) -> str:
     with tempfile.TemporaryDirectory(prefix="sbom-") as scratch:
         path = Path(scratch) / FILE
         path.write_bytes(bill)
-        client.log_artifacts(run_id, scratch, f"{FOLDER}/{digest}")
+        send_folder(client, run_id, scratch, f"{FOLDER}/{digest}")
     return hashlib.sha256(bill).hexdigest()
 
 
@@ -67,7 +68,7 @@ def _environment() -> str | None:
         return None
     words = ["environment", "--no-validate", "--output-reproducible", "--of", "JSON", "--sv", SPEC, "-o", "-"]
     try:
-        made = subprocess.run(
+        made = subprocess.run(  # noqa: S603 - a module of this environment, words of ours
             [sys.executable, "-P", "-m", "cyclonedx_py", *words],
             capture_output=True,
             text=True,

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.registry.card import SBOM_TAG, SIGNED_TAG, version_key
 from cardialign.cluster.registry.lookup import fetch_of_run, title
-from cardialign.cluster.tracking.names import ascii_escapes
+from cardialign.cluster.tracking.places import send_folder
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.files import names_below, parse_json, read_bytes, sha256_of
+from cardialign.data_shards.shown import shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 FOLDER, STATEMENT, SIGNATURE = "signatures", "statement.json", "encoder.sig"
 VERSION = 1
-PASSWORD = "CARDIALIGN_SIGNING_PASSWORD"
+PASSWORD = "CARDIALIGN_SIGNING_PASSWORD"  # noqa: S105 - the name of a variable
 """Environment variable with the password of an encrypted private key."""
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _MAKE = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem; openssl ec -in key.pem -pubout -out key.pub.pem"
@@ -78,7 +79,7 @@ class SigningKey:
             key = load_pem_private_key(content, _password())
         except (ValueError, TypeError) as error:
             raise UserError(
-                f"private key {path} cannot be opened: {ascii_escapes(str(error))[:200]}",
+                f"private key {path} cannot be opened: {shown(str(error))[:200]}",
                 f"an encrypted key needs its password in {PASSWORD}; without a password leave that unset",
             ) from None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in CURVES:
@@ -169,7 +170,7 @@ class TrustedKey:
                 return cls(path.expanduser(), certificates=True)
             key = load_pem_public_key(content)
         except ValueError as error:
-            raise UserError(f"{path} cannot be read: {ascii_escapes(str(error))[:200]}", "give a PEM file") from None
+            raise UserError(f"{path} cannot be read: {shown(str(error))[:200]}", "give a PEM file") from None
         if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
             raise UserError(
                 f"public key {path} is not on one of the curves {', '.join(CURVES)}", "give the key of the signer"
@@ -217,7 +218,7 @@ def sign_version(
         finally:
             (folder / STATEMENT).unlink()
         signature.rename(made / SIGNATURE)
-        client.log_artifacts(str(version.run_id), str(made), _place(version, str(statement["encoder"])))
+        send_folder(client, str(version.run_id), made, _place(version, str(statement["encoder"])))
     client.set_model_version_tag(version.name, version.version, SIGNED_TAG, key.fingerprint)
 
 
@@ -255,7 +256,7 @@ def verify_signature(
             (folder / STATEMENT).unlink()
     statement: dict[str, Any] = parse_json(text)
     if (statement.get("model"), str(statement.get("model_version"))) != (version.name, str(version.version)):
-        other = ascii_escapes(f"{statement.get('model')}/{statement.get('model_version')}"[:300])
+        other = shown(f"{statement.get('model')}/{statement.get('model_version')}"[:300])
         raise UserError(f"the signature of {wanted} is that of {other}", again)
     return statement
 
@@ -267,12 +268,12 @@ def _check(trusted: TrustedKey, folder: Path, signature: Path, listed: Mapping[s
         wrong = sorted(name for name in {*listed, *names_below(folder)} if not _same(folder / name, listed.get(name)))
         if isinstance(error, ValueError) and "Signature mismatch" in str(error) and wrong:
             raise UserError(
-                f"{wanted} is not what was signed: {', '.join(map(ascii_escapes, wrong))}",
+                f"{wanted} is not what was signed: {', '.join(map(shown, wrong))}",
                 "do not use it; ask who signed, and who can write to the artifact store",
             ) from None
         by = "under a certificate in" if trusted.certificates else "with the key of"
         raise UserError(
-            f"{wanted} is not signed {by} {trusted.path}: {ascii_escapes(str(error) or type(error).__name__)[:200]}",
+            f"{wanted} is not signed {by} {trusted.path}: {shown(str(error) or type(error).__name__)[:200]}",
             "give the public key of the one who signed, or have it signed by the one you trust",
         ) from None
     if unsigned := sorted(set(names_below(folder)) - set(listed)):
@@ -290,4 +291,4 @@ def _listed(signature: Path) -> dict[str, str]:
         payload = parse_json(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
         return {str(each["name"]): str(each["digest"]) for each in payload["predicate"]["resources"]}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"it is no signature ({ascii_escapes(str(error))[:100]})", "") from None
+        raise DataError(f"it is no signature ({shown(str(error))[:100]})", "") from None

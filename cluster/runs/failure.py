@@ -12,6 +12,7 @@ from typing import Any
 
 from cardialign.data_shards.errors import STOPPED, UserError
 from cardialign.data_shards.files import read_json, write_json
+from cardialign.data_shards.shown import shown
 from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import FAILURE, RESIZE, RESULT, STOP, WORKERS
 
@@ -43,7 +44,7 @@ class StoppedError(UserError):
 
 
 def write_failure(run_dir: Path, error: UserError, rank: int) -> None:
-    """Record `error` so that the driver can raise the same one; the first rank to write wins.
+    """Record `error`, without secrets, so that the driver can raise the same one; the first rank to write wins.
 
     A group that has been given up writes nothing: its failure is not that of its successor.
     """
@@ -51,8 +52,8 @@ def write_failure(run_dir: Path, error: UserError, rank: int) -> None:
         return
     values = {
         "type": type(error).__name__,
-        "problem": error.problem,
-        "remedy": error.remedy,
+        "problem": shown(error.problem, lines=True),
+        "remedy": shown(error.remedy, lines=True),
         "rank": rank,
     }
     own = run_dir / f".{FAILURE}.rank-{rank}"
@@ -78,17 +79,12 @@ def read_failure(run_dir: Path) -> UserError | None:
 
 def error_of(values: dict[str, Any]) -> UserError:
     """What `write_failure` wrote, as an error."""
-    problem, remedy = (_plain(values.get(key, "")) for key in ("problem", "remedy"))
+    problem, remedy = (shown(str(values.get(key, ""))[:LONGEST], lines=True) for key in ("problem", "remedy"))
     name = str(values.get("type", "")).rpartition(":")[2]
     if name not in KINDS:
         return UserError(problem or "a worker failed without saying why", remedy)
     kind: type[UserError] = getattr(importlib.import_module(KINDS[name]), name)
     return kind(problem, remedy)
-
-
-def _plain(text: object) -> str:
-    """Text without what a terminal would obey."""
-    return "".join(c for c in str(text)[:LONGEST] if c.isprintable() or c == "\n")
 
 
 def request_stop(run_dir: Path, reason: str) -> None:

@@ -20,12 +20,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cardialign.data_shards.files import parse_json, read_json_object
 from cardialign.pretrain.run.files import CHECKPOINTS
 
 FOLDER = "CARDIALIGN_DRILL"
 PLAN = "plan.json"
 WRITES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink")
 """What Python tells its audit hooks of files. What C++ or Rust open by themselves lies between two of these."""
+
+WAKE = "import os, signal, sys, time; time.sleep(float(sys.argv[1])); os.kill(int(sys.argv[2]), signal.SIGCONT)"
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def stepped(folder: Path, rank: int = 0) -> list[tuple[float, int]]:
     found = []
     for line in lines:
         with contextlib.suppress(ValueError, KeyError):  # a line that is being written
-            values = json.loads(line)
+            values = parse_json(line)
             found.append((float(values["time"]), int(values["step"])))
     return found
 
@@ -82,7 +85,7 @@ def planned(rank: int, environment: Mapping[str, str] = os.environ) -> Callable[
 class _Planned:
     def __init__(self, folder: Path, rank: int) -> None:
         self.folder, self.rank = folder, rank
-        values = json.loads((folder / PLAN).read_text())
+        values = read_json_object(folder / PLAN)
         self.pace = float(values["pace"])
         faults = [Fault(**each) for each in values["faults"]]
         self.faults = {number: each for number, each in enumerate(faults) if each.rank == rank}
@@ -132,5 +135,6 @@ class _Planned:
         if fault.kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if fault.seconds > 0:  # a process that is stopped cannot wake itself
-            subprocess.Popen(["sh", "-c", f"sleep {fault.seconds}; kill -CONT {os.getpid()}"], start_new_session=True)
+            words = [sys.executable, "-S", "-c", WAKE, str(fault.seconds), str(os.getpid())]
+            subprocess.Popen(words, start_new_session=True)  # noqa: S603 - a program of ours and two numbers
         os.kill(os.getpid(), signal.SIGSTOP)

@@ -6,7 +6,6 @@ Whoever sees only the log of a driver (the job of a cluster, behind its dashboar
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -19,6 +18,7 @@ from typing import Any
 from cardialign.cluster.cli.lines import json_line
 from cardialign.cluster.cli.streams import say
 from cardialign.cluster.watching.state import run_state
+from cardialign.data_shards.files import parse_json
 
 WORD, VERSION = "cardialign-state", 1
 JOB = "CARDIALIGN_JOB"
@@ -91,10 +91,11 @@ def last_state(log: str) -> dict[str, Any] | None:
     """What the last state line of a log says, None without one."""
     for text in reversed(_LINE.findall(log)):
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError):
+            values = parse_json(text)
+        except ValueError:
             continue
-        return dict(values)
+        if isinstance(values, dict):
+            return values
     return None
 
 

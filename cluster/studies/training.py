@@ -44,7 +44,7 @@ def train(config: RunConfig, folder: Path, lock: int, says: Callable[[Any], bool
     path = os.pathsep.join(filter(None, [str(source_root()), os.environ.get("PYTHONPATH", "")]))
     with (folder / OUTPUT).open("a", encoding="utf-8") as output:
         earlier = output.tell()  # bytes of tries before this one
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - our own program, words of a study's recipe
             [sys.executable, "-m", "cardialign.pretrain", *words],
             stdout=output,
             stderr=output,

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cardialign.cluster.cli.address import SQLITE, in_memory, registry_uri, sqlite_path
-from cardialign.cluster.tracking.names import ascii_escapes, check_experiment, safe
+from cardialign.cluster.tracking.names import check_experiment, safe
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.shown import public, secrets_of, without_secrets
+from cardialign.data_shards.shown import public, secrets_of, shown, without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -203,16 +203,16 @@ def speaking(uri: str, what: str = "does not do what it was asked") -> Iterator[
     except UserError:
         raise
     except Exception as error:  # MLflow, SQLAlchemy and driver errors share no base
-        shown = UserError(f"MLflow store {public(uri)} {what}: {reason(error, uri)}", _remedy(str(error)))
+        told = UserError(f"MLflow store {public(uri)} {what}: {reason(error, uri)}", _remedy(str(error)))
         if secrets_of(uri):  # a traceback would show what is hidden here
-            raise shown from None
-        raise shown from error
+            raise told from None
+        raise told from error
 
 
 def reason(error: BaseException, uri: str) -> str:
     """The first line of an error, fit to be shown."""
     first = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return ascii_escapes(without_secrets(first, uri))[:400]
+    return shown(without_secrets(first, uri))[:400]
 
 
 def _remedy(message: str) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import re
 
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.shown import quoted
 
 LONGEST_NAME = 250
 """Characters of a registered model, an experiment or a run: what every database behind MLflow keeps."""
@@ -23,7 +24,7 @@ def check_model(name: str) -> None:
     """Raises UsageError for a name under which MLflow would not register, list or find an encoder again."""
     if not name.strip() or name != name.strip() or re.search(r"[/:@]", name) or not _plain(name):
         raise UsageError(
-            f"{shown(name)} cannot be the name of a registered encoder",
+            f"{quoted(name)} cannot be the name of a registered encoder",
             f"write up to {LONGEST_NAME} printable characters without /, : and @, like my-encoder",
         )
 
@@ -32,7 +33,7 @@ def check_alias(alias: str) -> None:
     """Raises UsageError for an alias that MLflow does not take or keeps for itself."""
     if not re.fullmatch(r"[\w\-]+", alias) or len(alias) > LONGEST_ALIAS:
         raise UsageError(
-            f"{shown(alias)} cannot be an alias", "write letters, digits, _ and -, like production or eu-2"
+            f"{quoted(alias)} cannot be an alias", "write letters, digits, _ and -, like production or eu-2"
         )
     if alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias):
         raise UsageError(
@@ -45,7 +46,7 @@ def check_experiment(name: str) -> None:
     """Raises UsageError for a name that no experiment of MLflow can have."""
     if not name.strip() or name != name.strip() or not _plain(name):
         raise UsageError(
-            f"{shown(name)} cannot be the name of an MLflow experiment",
+            f"{quoted(name)} cannot be the name of an MLflow experiment",
             f"write up to {LONGEST_NAME} printable characters, not blank at either end",
         )
 
@@ -69,16 +70,6 @@ def shorten(written: str) -> str:
 def safe_key(text: str) -> str:
     """A key whose parts are divided by `/`, each of them `safe`; a plain one stays as it is."""
     return shorten("/".join(safe(part) for part in text.split("/")))
-
-
-def shown(text: str) -> str:
-    """`text` for a message or a terminal: quoted, no longer than needed, and without characters that act on either."""
-    return ascii_escapes(repr(text if len(text) <= 60 else f"{text[:60]}..."))
-
-
-def ascii_escapes(text: str) -> str:
-    """`text` with every character that is not printable written as its escape: a server's words reach a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _plain(name: str) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cardialign.cluster.cli.address import absolute_uri, default_uri
 from cardialign.cluster.tracking import mlflow_store
 from cardialign.cluster.tracking.names import LONGEST_NAME, safe_key
+from cardialign.cluster.tracking.places import check_place, check_run
 from cardialign.cluster.tracking.spool import Cursor, Line, SpoolReader
 from cardialign.cluster.tracking.state import TrackingState
 from cardialign.data_shards.errors import UserError
@@ -67,6 +68,7 @@ class Replay:
                 log.info("tracking_run=created run_id=%s uri=%s", state.run_id, state.tracking_uri)
             run = self._run()
             try:
+                check_place(str(run.info.artifact_uri), self.uri, f"MLflow run {state.run_id}")
                 self._describe(run)
             except Exception:
                 if made:  # nobody trains under it
@@ -168,6 +170,7 @@ class Replay:
         from mlflow.entities import Metric
 
         state = self.state
+        check_run(self.client, state.run_id)
         self._send_configuration()
         at = int(1000 * state.finished_at)
         figures = [Metric(key, float(value), at, 0) for key, value in state.final.items() if math.isfinite(value)]

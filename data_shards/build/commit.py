@@ -116,7 +116,10 @@ class _Found:
         writer.writeheader()
         for number in range(slices):
             facts = read_sidecar(out, number)
-            assert facts is not None, f"slice {number} is unfinished"
+            if facts is None:
+                raise DataError(
+                    f"{sidecar_path(out, number)}, made a moment ago, cannot be read", "run the same build again"
+                )
             writer.writerows(map(_safe_cells, facts["rejects"]))
             for kind, traceback in facts.get("failures", {}).items():
                 self._failures.setdefault(kind, traceback)

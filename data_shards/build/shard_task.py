@@ -16,6 +16,7 @@ from cardialign.data_shards.errors import DataError, RecordRejected, disk_error
 from cardialign.data_shards.files import read_json, write_json
 from cardialign.data_shards.record import EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.layout import WORK_FOLDER, shard_name
+from cardialign.data_shards.shown import shown
 from cardialign.data_shards.signal.conform import conform
 from cardialign.data_shards.sources.base import Entry, Source
 from cardialign.data_shards.sources.shared.ids import LAST_FOLD
@@ -109,12 +110,12 @@ class _Facts:
 
     def turn_away(self, entry: Entry, reason: str, detail: str) -> None:
         told = {"key": entry.key, "path": "" if self.hides_names else entry.path, "reason": reason, "detail": detail}
-        self.rejects.append({name: printable(text) for name, text in told.items()})
+        self.rejects.append({name: _told(text) for name, text in told.items()})
 
     def added(self, record: EcgRecord, row: dict[str, Any]) -> None:
         self.rows.append(row)
         others = () if record.lead_mask.all() else record.extra.get("other_channels", ())
-        for name in {printable(str(name)) for name in others}:
+        for name in {_told(str(name)) for name in others}:
             if name in self.channels or len(self.channels) < MOST_CHANNELS:
                 self.channels[name] = self.channels.get(name, 0) + 1
 
@@ -125,7 +126,7 @@ class _Facts:
         kind = f"{name} in {last.name} ({Path(last.filename).name}:{last.lineno})"
         if kind not in self.failures:
             told = "".join(traceback.format_exception(error))[-10 * LONGEST_DETAIL :]
-            self.failures[kind] = printable(told, keep="\n")
+            self.failures[kind] = shown(told, lines=True)
 
 
 def _add(source: Source, entry: Entry, task: ShardTask, writer: ShardWriter, facts: _Facts) -> None:
@@ -160,15 +161,9 @@ def _text_of(error: Exception) -> str:
         return "no message"
 
 
-def printable(text: str, keep: str = "") -> str:
-    """Text for tables and terminals: no control characters, nothing that UTF-8 cannot hold, no end."""
-    if text.isprintable() and len(text) <= LONGEST_DETAIL:
-        return text
-    limit = LONGEST_DETAIL if not keep else len(text)
-    shown = text if len(text) <= limit else f"{text[:limit]} ..."
-    return "".join(
-        each if each.isprintable() or each in keep else each.encode("unicode_escape").decode("ascii") for each in shown
-    )
+def _told(text: str) -> str:
+    """Text for tables and terminals, of a length that both bear."""
+    return shown(text if len(text) <= LONGEST_DETAIL else f"{text[:LONGEST_DETAIL]} ...")
 
 
 def read_sidecar(out: Path, number: int) -> dict[str, Any] | None:

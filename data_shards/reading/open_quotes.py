@@ -3,15 +3,19 @@ separators and line ends that follow for text, until the next mark."""
 
 from __future__ import annotations
 
-import gzip
+import contextlib
 import logging
+import os
 import re
+from io import BufferedReader
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.files import open_regular
+from cardialign.data_shards.reading.plain_files import Unpacked
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +72,16 @@ def _shape(word: str) -> str:
 def _ends_with(path: Path, words: str) -> bool:
     """Whether a file ends with these words, line ends and a closing quotation mark not counted for them."""
     end = b""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        if path.suffix != ".gz":
-            file.seek(max(0, path.stat().st_size - _CHUNK))
+    with contextlib.closing(_to_its_end(path)) as file:
         while chunk := file.read(_CHUNK):
             end = (end + chunk)[-_CHUNK:]
     return end.decode("utf-8", "replace").rstrip("\r\n").endswith(words)
+
+
+def _to_its_end(path: Path) -> Unpacked | BufferedReader:
+    """The last bytes of a file; of a packed one all of them, within the limit of packed tables."""
+    if path.suffix == ".gz":
+        return Unpacked(path)
+    file = os.fdopen(open_regular(path), "rb")
+    file.seek(max(0, path.stat().st_size - _CHUNK))
+    return file

@@ -53,7 +53,7 @@ def read_table(
         table = pa_csv.read_csv(
             _source(path), parse_options=_PARSE, convert_options=_conversion(path, required, categorical, optional)
         )
-    judge_quotes(path, table)
+        judge_quotes(path, table)
     return table
 
 

@@ -176,7 +176,8 @@ def _tool(name: str, *arguments: str) -> str:
     found = str(bundled) if bundled.exists() else shutil.which(name)
     if found is None:
         raise ValueError(f"{name} is neither in triton's wheel nor on the PATH; install the CUDA binary tools")
-    return subprocess.run([found, *arguments], capture_output=True, text=True, check=True).stdout
+    done = subprocess.run([found, *arguments], capture_output=True, text=True, check=True)  # noqa: S603 - CUDA's own tools
+    return done.stdout
 
 
 def table(results: Iterable[Compiled]) -> list[str]:

@@ -70,4 +70,5 @@ def save_program(encoder: EcgEncoder, path: Path) -> None:
         program.example_inputs = None
         torch.export.save(program, path)
     found = pickled_parts(path)
-    assert not found, f"torch wrote pickled parts into {path.name}: {found}"
+    if found:
+        raise RuntimeError(f"torch wrote pickled parts into {path.name}: {found}")

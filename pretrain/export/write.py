@@ -9,6 +9,7 @@ trained_on.safetensors     digests of the patients and recordings that it was tr
 config.json                resolved run configuration (without paths)
 signal_contract.json       leads, units, rate, length, normalisation, masks
 provenance.json            steps, data fingerprint, what it was trained on, versions, text encoder
+sbom.cdx.json              the packages it was made with, as a CycloneDX bill of materials (`bill`)
 missingness.json           what it is worth without some leads; only where it was measured (`missing_card`)
 digests.json               sha256 of all files above
 """
@@ -29,15 +30,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import commit_folder
+from cardialign.data_shards.files import commit_folder, sha256_of
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
+from cardialign.pretrain.export.bill import bill_of_materials
 from cardialign.pretrain.export.contract import SignalContract
 from cardialign.pretrain.export.program import save_program
 from cardialign.pretrain.export.trained_on import TrainedOn
 from cardialign.pretrain.methods.base import Exported, method_class
-from cardialign.pretrain.run.integrity import write_digests
+from cardialign.pretrain.run.integrity import BILL, MODEL, write_digests
 from cardialign.pretrain.run.layout import check_text
 from cardialign.pretrain.text.encoder import TextEncoder
 
@@ -84,6 +86,7 @@ def export_encoder(
                 provenance["trained_on"] = trained_on.to_dict()
                 trained_on.write(temporary)
             _write_json(temporary / "provenance.json", provenance)
+            (temporary / BILL).write_bytes(bill_of_materials(sha256_of(temporary / MODEL)))
             if program:
                 _write_program(encoder, temporary / "encoder.pt2")
             write_digests(temporary)

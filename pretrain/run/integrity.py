@@ -49,10 +49,12 @@ DIGESTS = "digests.json"
 MODEL, REPORT_HEAD, REPORT_ENCODER = "model.safetensors", "text_head.safetensors", "text_encoder.safetensors"
 PROGRAM, SETTINGS, CONTRACT, PROVENANCE = "encoder.pt2", "config.json", "signal_contract.json", "provenance.json"
 TRAINED_ON, SCORINGS = "trained_on.safetensors", "scorings.safetensors"
+BILL = "sbom.cdx.json"
+"""The packages that an encoder was made with; exports from before there was one lack it."""
 MISSINGNESS, EARLIER = "missingness.json", "earlier"
 """A missingness card, and in it the digests of the export under the cards before it."""
 NEEDED = (MODEL, SETTINGS, CONTRACT, PROVENANCE)
-EXPORT_FILES = (*NEEDED, REPORT_HEAD, REPORT_ENCODER, SCORINGS, PROGRAM, TRAINED_ON, MISSINGNESS, DIGESTS)
+EXPORT_FILES = (*NEEDED, REPORT_HEAD, REPORT_ENCODER, SCORINGS, PROGRAM, TRAINED_ON, BILL, MISSINGNESS, DIGESTS)
 """Everything that an export may hold. What is not named here is never called verified, whoever lists it."""
 LITTER = re.compile(r"\.DS_Store|\._.*|\.nfs[0-9a-fA-F]*|Thumbs\.db|desktop\.ini|\.directory")
 """Names of files that file managers and NFS leave in every folder: nobody reads them, nobody misses them."""

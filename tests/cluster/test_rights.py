@@ -1,4 +1,4 @@
-"""What is written is closed to other users, whatever the umask; the group has what the umask gives it."""
+"""What is written is its owner's alone; a team that says so shares through its group, and nobody with other users."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ def open_to_others(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.lstat().st_mode & 0o007]
 
 
-@pytest.mark.parametrize(("umask", "group"), [(0o022, 0o050), (0o077, 0), (0o002, 0o070)])
+@pytest.mark.parametrize(
+    ("umask", "share", "group"),
+    [(0o022, "", 0), (0o002, "", 0), (0o077, "group", 0), (0o022, "group", 0o050), (0o027, "", 0o050)],
+)
 def test_a_command_writes_nothing_that_others_may_read(
-    cardialign: Callable[..., Any], tmp_path: Path, umask: int, group: int
+    cardialign: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int, share: str, group: int
 ) -> None:
+    monkeypatch.setenv("CARDIALIGN_SHARE", share)
     before = os.umask(umask)
     try:
         assert cardialign("cohort", tmp_path / "cohort", "--patients", "2", "--sampling-rate", "100").code == 0
@@ -50,12 +54,12 @@ def test_the_log_of_a_submitted_driver_and_the_files_of_a_worker_are_closed(tmp_
         "from cardialign.cluster.environment.handed_on import adopt, adopt_submitted; import os, pathlib, sys\n"
         f"adopt_submitted(); pathlib.Path({str(file)!r}).touch(); print(os.environ['NCCL_DEBUG'])"
     )
-    environment = {**os.environ, "CARDIALIGN_SUBMITTED_ENV": '{"NCCL_DEBUG": "INFO"}'}
+    environment = {**os.environ, "CARDIALIGN_SUBMITTED_ENV": '{"NCCL_DEBUG": "INFO"}', "CARDIALIGN_SHARE": ""}
     with log.open("w") as stream:
         log.chmod(0o644)
         subprocess.run([sys.executable, "-c", program], env=environment, stdout=stream, check=True)
-    assert log.read_text() == "INFO\n" and log.stat().st_mode & 0o777 == 0o640
-    assert file.stat().st_mode & 0o007 == 0
+    assert log.read_text() == "INFO\n" and log.stat().st_mode & 0o777 == 0o600
+    assert file.stat().st_mode & 0o077 == 0
 
 
 def test_a_submitted_driver_keeps_what_its_node_has_set() -> None:

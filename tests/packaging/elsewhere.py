@@ -53,7 +53,7 @@ def copied_sources(folder: Path) -> Path:
     folder.mkdir(parents=True)
     for path in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "constraints.txt", ".containerignore"):
         shutil.copy(ROOT / path, folder)
-    for package in ("cardialign", *FLOORS, "deploy"):
+    for package in ("cardialign", *FLOORS, "deploy", "locks"):
         shutil.copytree(ROOT / package, folder / package, symlinks=True, ignore=_NOT_COPIED)
     return folder
 
@@ -92,7 +92,7 @@ def copy_tests(folder: Path) -> None:
     """Tests, their configuration, what they deploy and the pages they read; no module of the package."""
     for path in ("pyproject.toml", "Makefile", "constraints.txt", ".containerignore"):
         shutil.copy(ROOT / path, folder)
-    for name in ("tests", "deploy"):
+    for name in ("tests", "deploy", "locks"):
         shutil.copytree(ROOT / name, folder / name, ignore=_NOT_COPIED)
     for page in [*ROOT.glob("*.md"), *(path for package in FLOORS for path in (ROOT / package).rglob("*.md"))]:
         (folder / page.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)

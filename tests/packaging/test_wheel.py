@@ -79,6 +79,7 @@ def test_the_source_distribution_is_the_package_with_its_build_files(sdist: Path
     assert checked_out().keys() <= names
     deployed = {path.relative_to(ROOT).as_posix() for path in (ROOT / "deploy").rglob("*") if path.is_file()}
     assert {"pyproject.toml", "README.md", "LICENSE", "constraints.txt", ".containerignore"} | deployed <= names
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "locks").iterdir()} <= names
     assert not [name for name in names if name.startswith("tests")], "a part of the tests tests nothing"
 
 

@@ -340,8 +340,8 @@ DOORS = {
     r"\bElementTree\b|\bminidom\b|\bplistlib\b|\bmarshal\.load|\bshelve\b|\bread_pickle\b": (),
 }
 """What parses a file of others -> the one module that may."""
-OUTSIDE_THE_DOORS = ("kernels/", "data_shards/benchmarks/", "pretrain/benchmarks/", "cluster/runs/", "cluster/drills/")
-"""Kernels know no other floor; benchmarks and drills read what they wrote a moment ago."""
+OUTSIDE_THE_DOORS = ("kernels/", "data_shards/benchmarks/", "pretrain/benchmarks/")
+"""Kernels know no other floor; benchmarks read what they wrote a moment ago."""
 
 
 def side_doors(root: Path) -> list[str]:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from cardialign.cluster.cli.options import existing_folder, place
-from cardialign.cluster.tracking.names import ascii_escapes
+from cardialign.data_shards.shown import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "step": c.step,
             "path": str(c.path),
             "bytes": c.bytes,
-            "created": ascii_escapes(c.created)[:40],
+            "created": shown(c.created)[:40],
         }
         for c in found
     ]

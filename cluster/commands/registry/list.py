@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from cardialign.cluster.cli.options import add_tracking_uri
-from cardialign.cluster.tracking.names import ascii_escapes
+from cardialign.data_shards.shown import shown
 
 MARKS = {
     "found": " (SCORED ON RECORDS THAT IT WAS TRAINED ON)",
@@ -28,10 +28,10 @@ def summary(result: dict[str, Any]) -> list[str]:
     rows = result["encoders"]
     if not rows:
         return ["no encoder is registered"]
-    width = max(len(ascii_escapes(row["name"])) for row in rows)
+    width = max(len(shown(row["name"])) for row in rows)
     return [
-        ascii_escapes(
-            f"{ascii_escapes(row['name']):<{width}}  {row['version']:>3}  {', '.join(row['aliases']) or '-':<16}  "
+        shown(
+            f"{shown(row['name']):<{width}}  {row['version']:>3}  {', '.join(row['aliases']) or '-':<16}  "
             + "  ".join(f"{key} {value:.4g}{_mark(row, key)}" for key, value in row["metrics"].items())
         )
         for row in rows

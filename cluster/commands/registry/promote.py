@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    from cardialign.cluster.tracking.names import ascii_escapes
+    from cardialign.data_shards.shown import shown
 
     before = "nothing" if result["before"] is None else f"version {result['before']}"
     lines = [f"{result['alias']} of {result['name']}: {before} -> version {result['version']}"]
@@ -88,4 +88,4 @@ def summary(result: dict[str, Any]) -> list[str]:
     lines += [f"note: {each}" for each in result["remarks"]]
     lines += [f"FORCED, missing: {each}" for each in result["forced"]]
     lines += [f"signed with the key whose public half has sha256 {result['signed']}"] if result["signed"] else []
-    return [ascii_escapes(line) for line in lines]
+    return [shown(line) for line in lines]

@@ -20,9 +20,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    from cardialign.cluster.tracking.names import ascii_escapes
+    from cardialign.data_shards.shown import shown
 
     before = "nothing" if result["before"] is None else f"version {result['before']}"
     lines = [f"{result['alias']} of {result['name']}: {before} -> version {result['version']}"]
     lines += [f"passed over, deleted since: version {number}" for number in result["passed_over"]]
-    return [ascii_escapes(line) for line in lines]
+    return [shown(line) for line in lines]

@@ -3,14 +3,13 @@ other."""
 
 from __future__ import annotations
 
-import json
-
 from cardialign.cluster.drills.checkpoints.half_done import AT, copy_of, goes_on
 from cardialign.cluster.drills.drill import Drill
 from cardialign.cluster.drills.ground import EVERY, Ground
 from cardialign.cluster.drills.measures import require
 from cardialign.cluster.drills.outcome import BrokenError, Outcome
 from cardialign.cluster.runs.planned import Fault, mark_of, plan_of, stepped, write_plan
+from cardialign.data_shards.files import parse_json
 from cardialign.pretrain.training.checkpoints.condition import examine
 from cardialign.pretrain.training.checkpoints.files import TEMPORARY, checkpoints_folder, committed
 
@@ -33,7 +32,7 @@ def write_points(ground: Ground) -> int:
     plan = plan_of(run_dir)
     write_plan(plan, (Fault("kill", SAVED - 1, write=10**9), Fault("kill", SAVED + EVERY - 1)))
     ground.loop(run_dir, plan=plan)
-    lines = [json.loads(line) for line in (plan / "stepped-0.jsonl").read_text().splitlines()]
+    lines = [parse_json(line) for line in (plan / "stepped-0.jsonl").read_text().splitlines()]
     touched = max((int(line["touched"]) for line in lines if line["step"] < SAVED + EVERY), default=0)
     if touched < 10:
         raise BrokenError(f"only {touched} touches of files were seen while a checkpoint was written: nothing is tried")

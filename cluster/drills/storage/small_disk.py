@@ -33,11 +33,18 @@ def small_disk(folder: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
+        subprocess.run([_program("umount"), "--lazy", str(folder)], check=False, capture_output=True)  # noqa: S603 - ours
 
 
 def mount(*words: str) -> None:
-    subprocess.run(["mount", *words], check=True, capture_output=True, text=True)
+    subprocess.run([_program("mount"), *words], check=True, capture_output=True, text=True)  # noqa: S603 - words of a drill
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise FileNotFoundError(f"this machine has no `{name}`")
+    return found
 
 
 def _why(error: OSError | subprocess.CalledProcessError) -> str:

@@ -140,3 +140,9 @@ def test_a_certificate_of_ones_own_is_trusted_by_name_only(tmp_path: Path, answe
     assert "has no Jobs API (it answers 404)" in problem_of(address, certificate), "the certificate is accepted"
     assert "is no file" in problem_of(address, tmp_path / "nothing.pem")
     assert "does not speak TLS" in problem_of(answers_once(200, {}).replace("http:", "https:"))
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(board: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cardialign.cluster.jobs.client.LARGEST_ANSWER", 1000)
+    board.page = '{"a": "' + "x" * 2000 + '"}'
+    assert "which is too much" in problem_of(board.address)

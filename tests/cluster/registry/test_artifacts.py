@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cardialign.cluster.registry.artifacts import check_place
 from cardialign.cluster.registry.registry import pull, register
+from cardialign.cluster.tracking.places import check_place
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.pretrain.run.integrity import verify_export, write_digests
 from tests.support.lying_registry import LyingRegistry
@@ -202,3 +202,17 @@ def test_one_version_that_is_none_hides_no_other(served: LyingRegistry) -> None:
     odd = [{**good, "version": word} for word in ("x", "-1", "9" * 5000, "1.5")]
     served.versions = [*odd, good, {**good, "tags": [{"key": "metric.a", "value": "nan"}] * 2}]
     assert [row["version"] for row in list_models(served.uri)].count(1) == 2
+
+
+def test_a_training_sends_nothing_to_a_place_that_the_server_chose(served: LyingRegistry, tmp_path: Path) -> None:
+    from cardialign.cluster.tracking.mlflow_store import open_client
+    from cardialign.cluster.tracking.replay import Replay
+    from cardialign.cluster.tracking.state import TrackingState
+
+    state = TrackingState(served.uri, "experiment", "run", run_id="r" * 32, parameters={"seed": "1"})
+    served.artifact_uri = f"file://{tmp_path}/victim"
+    replay = Replay(tmp_path, state, open_client(served.uri))
+    for send in (replay.open_run, replay.close_run):
+        with pytest.raises(UserError, match="are said to lie at"):
+            send()
+    assert not (tmp_path / "victim").exists()

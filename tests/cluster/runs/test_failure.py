@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+import pytest
+
 from cardialign.cluster.runs.failure import KINDS, clear_requests, read_failure, request_stop, write_failure
 from cardialign.cluster.runs.observer import RayObserver
 from cardialign.data_shards.errors import DataError, UserError
@@ -47,7 +49,7 @@ def test_a_failure_file_is_data_and_runs_nothing(tmp_path: Path) -> None:
 def test_what_a_failure_file_says_cannot_steer_a_terminal_or_fill_it(tmp_path: Path) -> None:
     write_json(tmp_path / FAILURE, {"type": "DataError", "problem": "\x1b[2Jgone\nnext line", "remedy": "x" * 10**6})
     error = read_failure(tmp_path)
-    assert error is not None and error.problem == "[2Jgone\nnext line" and len(error.remedy) < 10**5
+    assert error is not None and error.problem == "\\x1b[2Jgone\nnext line" and len(error.remedy) < 10**5
     write_json(tmp_path / FAILURE, {})
     assert type(read_failure(tmp_path)) is UserError
 
@@ -73,3 +75,12 @@ def test_a_stop_request_reaches_the_loop_and_a_new_start_forgets_it(tmp_path: Pa
     clear_requests(tmp_path)
     assert not (tmp_path / STOP).exists() and not (tmp_path / RESULT).exists()
     assert RayObserver(tmp_path).should_stop() is False
+
+
+def test_a_failure_says_no_secret_and_obeys_no_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "pl4nted-key")
+    told = "no pl4nted-key\nfor https://me:pl4nted@host/set?sig=pl4nted2 \x1b[2J"
+    write_failure(tmp_path, DataError(told, "ask pl4nted-key"), rank=0)
+    assert "pl4nted" not in (tmp_path / FAILURE).read_text()
+    error = read_failure(tmp_path)
+    assert error is not None and error.problem.startswith("no ***\nfor https://") and error.problem.endswith("\\x1b[2J")

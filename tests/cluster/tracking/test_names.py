@@ -6,9 +6,10 @@ import itertools
 
 import pytest
 
-from cardialign.cluster.tracking.names import ascii_escapes, check_alias, check_experiment, safe, safe_key
+from cardialign.cluster.tracking.names import check_alias, check_experiment, safe, safe_key
 from cardialign.cluster.tracking.state import flatten
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.shown import shown
 
 PLAIN = ["loss", "grad_norm", "system/cpu_percent", "group_weights/inferior", "1AVB", "a b", "a-b.c", "Vorhofflimmern"]
 
@@ -70,4 +71,4 @@ def test_names_of_lead_groups_become_parameters_that_mlflow_takes() -> None:
 
 
 def test_words_of_a_server_cannot_act_on_a_terminal() -> None:
-    assert ascii_escapes("a\x1b]0;owned\x07\u202eé") == "a\\x1b]0;owned\\x07\\u202eé"
+    assert shown("a\x1b]0;owned\x07\u202eé") == "a\\x1b]0;owned\\x07\\u202eé"

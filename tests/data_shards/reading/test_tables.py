@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from cardialign.data_shards.errors import DataError, UserError
+from cardialign.data_shards.reading.open_quotes import judge_quotes
 from cardialign.data_shards.reading.tables import read_table, rows_of
 
 
@@ -82,3 +84,12 @@ def test_a_packed_table_that_unpacks_to_far_more_than_tables_do_is_refused_befor
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match="no gzip file that can be unpacked"):
         read_table(path, ("a",))
+
+
+def test_a_packed_table_that_grew_is_not_unpacked_without_end_to_see_how_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cardialign.data_shards.reading.plain_files.LEAST_LIMIT", 1 << 16)
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"1,1\n" * 1_000_000))
+    with pytest.raises(OSError, match="unpacks to more than"):
+        judge_quotes(tmp_path / "t.csv.gz", pa.table({"a": ["one\ntwo"]}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pickle
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from cardialign.cluster.main import main
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import FAILED, UserError
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.run.files import CONFIG
 from cardialign.pretrain.run.trace import TraceWriter
@@ -311,3 +312,18 @@ def test_a_pipe_in_the_place_of_a_manifest_holds_nobody_up(sound: Path, tmp_path
     path.unlink()
     os.mkfifo(path)
     assert [each.step for each in files.list_checkpoints(run)] == [20]
+
+
+def test_verify_says_what_a_start_would_refuse_of_a_checkpoint_whose_files_are_as_they_were_sealed(
+    tmp_path: Path,
+) -> None:
+    from cardialign.cluster.commands.checkpoints.verify import run
+
+    for step, content in ((1, {"x": 1}), (2, Run(os.system, ("true",)))):
+        folder = files.temporary_path(tmp_path, step)
+        saved(folder / "engine" / "model.pt", content)
+        (folder / files.STATE).write_text("{}")
+        files.commit(tmp_path, step, files.seal(folder, files.files_below(folder)), {})
+    told = run(argparse.Namespace(run_dir=tmp_path))
+    assert [row["condition"] for row in told["checkpoints"]] == ["verified", "foreign"]
+    assert "would import" in told["checkpoints"][1]["problems"][0] and told["exit_code"] == FAILED
