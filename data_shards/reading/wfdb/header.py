@@ -36,6 +36,7 @@ _GAIN = re.compile(r"([^(/]*)(?:\(([^)]*)\))?(?:/(.*))?")
 _COUNT = re.compile(r"([0-9]+)(?:\.0*)?")
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _MARK = re.compile(r"[\W_]")
+_SUFFIX = re.compile("_(?:hea|dat|mat|edf)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +181,10 @@ def parse_header(text: str, name: str = "") -> WfdbHeader:
 
 def _check_name(word: str, file: str) -> None:
     """Raises ValueError when the record line names another record than the file: somebody renamed or copied one of the
-    two, and whose recording it is cannot be told. WFDB's own library refuses it; a folder, capitals, and how blanks and
-    marks are spelt make no other record."""
+    two, and whose recording it is cannot be told. WFDB's own library refuses it; a folder, a suffix (`E00001.mat` in the
+    Challenges), capitals and marks make no other record."""
     named, called = (_MARK.sub("_", unicodedata.normalize("NFC", each).casefold()) for each in (_last(word), file))
-    if file and named.removesuffix("_hea") != called:
+    if file and called not in (named, _SUFFIX.sub("", named)):
         raise ValueError(
             f"the record line is that of {word[:80]!r}, the file that of {file[:80]!r}: rename the one that is wrong"
         )

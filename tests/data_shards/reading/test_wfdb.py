@@ -218,7 +218,7 @@ def test_a_segment_whose_header_is_of_another_record_is_refused(tmp_path):
         read_wfdb(tmp_path / "m")
 
 
-@pytest.mark.parametrize("named", ["1-2.b", "1_2_B", "records/1_2_b", "C:\\ecg\\1_2_b.hea"])
+@pytest.mark.parametrize("named", ["1-2.b", "1_2_B", "records/1_2_b", "1.2.b.mat", "C:\\ecg\\1_2_b.hea"])
 def test_folders_capitals_and_marks_in_a_record_line_make_no_other_record(tmp_path, named):
     counts = ecg_counts(600)
     write_record(tmp_path / "1.2.b", counts, record_line=f"{named} 12 500 600")
