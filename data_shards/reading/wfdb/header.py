@@ -181,8 +181,8 @@ def parse_header(text: str, name: str = "") -> WfdbHeader:
 
 def _check_name(word: str, file: str) -> None:
     """Raises ValueError when the record line names another record than the file: somebody renamed or copied one of the
-    two, and whose recording it is cannot be told. WFDB's own library refuses it; a folder, a suffix (`E00001.mat` in the
-    Challenges), capitals and marks make no other record."""
+    two, and whose recording it is cannot be told. WFDB's own library refuses it; a folder, a suffix (`E00001.mat` in
+    the Challenges), capitals and marks make no other record."""
     named, called = (_MARK.sub("_", unicodedata.normalize("NFC", each).casefold()) for each in (_last(word), file))
     if file and called not in (named, _SUFFIX.sub("", named)):
         raise ValueError(
