@@ -26,7 +26,7 @@ from cardialign.data_shards.build.commit import commit_set
 from cardialign.data_shards.build.executors import BuildExecutor, InThisProcess, Processes
 from cardialign.data_shards.build.index_rows import metadata_of
 from cardialign.data_shards.build.listing import LISTING, Listing, Slice, write_listing
-from cardialign.data_shards.build.shard_task import ShardTask, read_sidecar
+from cardialign.data_shards.build.shard_task import ShardTask, changed_since, read_sidecar
 from cardialign.data_shards.build.shard_writer import metadata_bytes
 from cardialign.data_shards.cpus import usable_cpus
 from cardialign.data_shards.errors import DataError, UsageError, disk_error
@@ -121,7 +121,8 @@ def build_shards(
     """Build a shard set in the folder `out`.
 
     workers: processes, 0 = one per usable core, 1 = in this process; executor: where the tasks run instead. An
-    interrupted build of the same plan goes on where it stopped. Raises UsageError for settings out of range; DataError
+    interrupted build of the same plan goes on where it stopped; a shard whose recordings have changed since is made
+    anew. Raises UsageError for settings out of range; DataError
     when `out` holds a finished set (unless `overwrite`), an unfinished build of another plan, or something else; when
     the disk is full; when no record is usable.
     """
@@ -190,6 +191,9 @@ def _run(
     remaining = []
     for task in tasks:
         facts = read_sidecar(task.out, task.number)
+        if facts is not None and (changed := changed_since(source, task)):
+            log.warning("made anew shard=%d: %s was changed after the shard was written", task.number, changed)
+            facts = None
         if facts is None:
             remaining.append(task)
         else:

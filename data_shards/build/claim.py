@@ -27,6 +27,8 @@ from cardialign.data_shards.shard_set.layout import (
 PLAN = "plan.json"
 """In the work folder: what an unfinished build was started with."""
 _LOCK = "lock"
+_EMPTYING = "emptying"
+"""In the work folder while a set is removed: what is left of it is ours, though neither manifest nor plan says so."""
 _NAME = re.compile(r"shard-\d{6,}\.tar")
 
 
@@ -78,8 +80,8 @@ def claim(out: Path, overwrite: bool) -> Iterator[None]:
 def _holds_a_set(out: Path) -> bool:
     """Whether a folder is that of a set of ours, finished or not: a file of one name alone, which others have too, is
     no sign of it."""
-    if (out / WORK_FOLDER / _LOCK).is_file():
-        return True
+    if any((out / WORK_FOLDER / name).is_file() for name in (PLAN, _EMPTYING)):
+        return True  # a lock alone is of a build that was killed while it listed, and had made nothing yet
     values = read_json(out / MANIFEST)
     if values is None:  # none, or a damaged one of a set whose files are there
         return (out / MANIFEST).is_file() and any(_NAME.fullmatch(path.name) for path in out.glob(SHARDS))
@@ -95,9 +97,12 @@ def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> None:
     """
     plan_file = out / WORK_FOLDER / PLAN
     if overwrite or not plan_file.exists():
-        _empty(out)
         try:
+            own = _own_shards(out)
+            write_json(out / WORK_FOLDER / _EMPTYING, {"shards": own})
+            _empty(out, own)
             write_json(plan_file, plan, sort_keys=True)
+            (out / WORK_FOLDER / _EMPTYING).unlink(missing_ok=True)
         except OSError as error:
             raise disk_error(error, plan_file) from error
         return
@@ -115,17 +120,39 @@ def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> None:
         )
 
 
-def _empty(out: Path) -> None:
+def _own_shards(out: Path) -> list[str]:
+    """The shards in a folder that builds of ours made: those that its manifest lists, or that the plan of an unfinished
+    build, or a removal that was cut off, is about; all that are called so where one of these is damaged."""
+    found = sorted(path.name for path in out.glob(SHARDS) if _NAME.fullmatch(path.name))
+    own: set[str] = set()
+    for place, names in (
+        (out / MANIFEST, lambda values: [shard["name"] for shard in values["shards"]]),
+        (out / WORK_FOLDER / PLAN, _planned),
+        (out / WORK_FOLDER / _EMPTYING, lambda values: values["shards"]),
+    ):
+        try:
+            own.update(map(str, names(read_json(place) or {})) if place.exists() else ())
+        except (KeyError, TypeError, ValueError):
+            return found
+    return [name for name in found if name in own]
+
+
+def _planned(plan: dict[str, Any]) -> list[str]:
+    shards = -(-int(plan["entries"]["number"]) // max(1, int(plan["records_per_shard"])))
+    return [f"shard-{number:06d}.tar" for number in range(shards)]
+
+
+def _empty(out: Path, shards: list[str]) -> None:
     """Remove a shard set, finished or not, and nothing else that somebody keeps in its folder.
 
     The manifest goes first, so that what is left is never taken for a whole set, and the plan last, so that no other
     build ever takes over sidecars or shards that are left.
     """
     (out / MANIFEST).unlink(missing_ok=True)
-    for pattern in (f"{WORK_FOLDER}/shard-*.json", SHARDS, INDEX, REPORTS, REJECTS):
-        for file in out.glob(pattern):
-            if pattern != SHARDS or _NAME.fullmatch(file.name):
-                file.unlink()
+    for file in (*out.glob(f"{WORK_FOLDER}/shard-*.json"), *(out / name for name in shards)):
+        file.unlink()
+    for name in (INDEX, REPORTS, REJECTS):
+        (out / name).unlink(missing_ok=True)
     for description in (out / BANKS).glob(f"*/{BANK_FILE}"):
         _remove_bank(description)
     with contextlib.suppress(OSError):

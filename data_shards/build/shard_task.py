@@ -3,8 +3,10 @@ about it."""
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -164,6 +166,25 @@ def _text_of(error: Exception) -> str:
 def _told(text: str) -> str:
     """Text for tables and terminals, of a length that both bear."""
     return shown(text if len(text) <= LONGEST_DETAIL else f"{text[:LONGEST_DETAIL]} ...")
+
+
+_RECORD_SUFFIXES = ("", ".hea", ".dat", ".mat")
+
+
+def changed_since(source: Source, task: ShardTask) -> str:
+    """The first recording of a finished shard whose files, as they are named after it, are newer than the shard: who
+    corrects one and builds again wants that one. "" where none is; sources without a root say nothing."""
+    root = getattr(source, "root", None)
+    if root is None:
+        return ""
+    written = sidecar_path(task.out, task.number).stat().st_mtime
+    for entry in read_slice(task.out / WORK_FOLDER / LISTING, task.slice):
+        for suffix in _RECORD_SUFFIXES:
+            with suppress(OSError, ValueError):
+                facts = os.stat(f"{root}/{entry.path}{suffix}")
+                if max(facts.st_mtime, facts.st_ctime) > written:
+                    return f"{entry.path}{suffix}"
+    return ""
 
 
 def read_sidecar(out: Path, number: int) -> dict[str, Any] | None:

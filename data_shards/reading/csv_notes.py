@@ -20,10 +20,19 @@ _HZ = re.compile(r"([0-9.eE+]+)\s*(?:hz|hertz|sps|samples?\s*(?:/|per)\s*s(?:ec(
 _OF_SAMPLES = re.compile(r"sampl|^fs\b|^(?:data ?)?rate$", re.IGNORECASE)
 _OF_LEADS = re.compile(r"leads?|lead ?(?:names?|order)|channels?|channel ?names?|columns?|signals?", re.IGNORECASE)
 
+_CELL = re.compile(r"\s*#(?:#*(?=\s*[;,|\t])|(?:[^\s;,|#]{1,12}[!?]|N/?[A-Z])(?=\s*[;,|\t]|\s+\S))")
+"""What a spreadsheet writes into a cell without a number, in the languages that it speaks (`#N/A`, `#NV`, `#DIV/0!`,
+`#WERT!`), and where a column is too narrow (`###`)."""
+
+
+def is_note(line: str) -> bool:
+    """Whether a line is no row: it begins with #, and not with a cell of a spreadsheet."""
+    return line.lstrip().startswith("#") and _CELL.match(line) is None
+
 
 @dataclass(frozen=True)
 class Notes:
-    """lines: the numbers of the lines that begin with #; texts: what the first of them say; last: the last line that
+    """lines: the numbers of the lines that are notes; texts: what the first of them say; last: the last line that
     is none."""
 
     lines: tuple[int, ...]
@@ -37,7 +46,7 @@ def notes_of(path: Path, encoding: str) -> Notes:
     last = ""
     with path.open(encoding=encoding, errors="replace") as stream:
         for number, line in enumerate(stream):
-            if line.lstrip().startswith("#"):
+            if is_note(line):
                 lines.append(number)
                 if len(texts) < _MOST:
                     texts.append(line.strip().lstrip("#").strip())

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cardialign.data_shards.errors import RecordRejected
-from cardialign.data_shards.reading.csv_notes import Notes, facts_in, names_in, notes_of, with_units
+from cardialign.data_shards.reading.csv_notes import Notes, facts_in, is_note, names_in, notes_of, with_units
 from cardialign.data_shards.reading.wfdb.leads import may_be_lead, name_and_unit, plain_name
 
 LARGEST = 1 << 30
@@ -55,9 +55,10 @@ def read_csv_signal(path: Path) -> TextSignal:
     """The numbers of a CSV, the names in its first line, and what its comments say.
 
     Commas, semicolons, tabs, bars or blanks between numbers; decimal commas where a comma separates nothing; a second
-    row of units; lines that begin with # are no rows, and may hold the names (numpy.savetxt) or facts; UTF-8, or UTF-16
-    with its mark. Raises FileNotFoundError, RecordRejected("truncated-signal") where the last row is shorter than the
-    first, and RecordRejected("bad-format") for what is no table of numbers or may be read in two ways.
+    row of units; lines that begin with # are no rows (but for cells such as `#N/A`), and may hold the names
+    (numpy.savetxt) or facts; UTF-8, or UTF-16 with its mark. Raises FileNotFoundError,
+    RecordRejected("truncated-signal") where the last row is shorter than the first, and RecordRejected("bad-format")
+    for what is no table of numbers or may be read in two ways.
     """
     encoding = _encoding(path)
     notes = notes_of(path, encoding)
@@ -135,7 +136,7 @@ def same_leads(one: Sequence[str], other: Sequence[str]) -> bool:
 def _told(stream: Iterator[str]) -> Iterator[tuple[int, str]]:
     """Number and text of the lines that say something."""
     for number, line in enumerate(stream):
-        if line.strip() and not line.lstrip().startswith("#"):
+        if line.strip() and not is_note(line):
             yield number, line.strip("\r\n")
 
 

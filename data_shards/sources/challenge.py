@@ -41,7 +41,7 @@ class Challenge(RecordFolder):
         blank = 0
         for header in self._find((".hea",)):
             comments = header_comments(self.root / header)
-            codes = snomed.parse_dx(comments.get("dx", ""))
+            codes = snomed.parse_dx(comments.get("dx", "")) or self._codes_elsewhere(header.removesuffix(".hea"))
             unknown += snomed.unknown(codes)
             blank += not codes
             yield header.removesuffix(".hea"), None, self._meta(comments, codes)
@@ -53,6 +53,10 @@ class Challenge(RecordFolder):
 
     def _read(self, entry: Entry, fields: dict[str, Any]) -> EcgRecord:
         return read_ecg(self.root / entry.path, entry.key, source=self.name, **fields)
+
+    def _codes_elsewhere(self, path: str) -> Sequence[str]:
+        """The codes of a record whose header gives none."""
+        return ()
 
     def _meta(self, comments: Mapping[str, str], codes: Sequence[str]) -> dict[str, Any]:
         return {

@@ -47,8 +47,9 @@ class Cpsc2018(Challenge):
 
     Label sets: `cpsc2018` (Normal, AF, I-AVB, LBBB, RBBB, PAC, PVC, STD, STE), `snomed`, `challenge`.
 
-    Headers give abbreviations or SNOMED CT codes; both end as classes and codes. Records without a label (an original
-    form without its REFERENCE.csv) are not labelled and have no statement.
+    Headers give abbreviations or SNOMED CT codes; both end as classes and codes. Where a header gives none,
+    REFERENCE.csv counts. Records without a label (an original form without its REFERENCE.csv) are not labelled and have
+    no statement.
     """
 
     name = "cpsc2018"
@@ -70,6 +71,7 @@ class Cpsc2018(Challenge):
         super().__init__(root, salt=salt, labels=labels, min_matched=min_matched)
         self._gain = number("gain", gain, self.name)
         self._reference = self._table_option("reference", reference) if reference else None
+        self._codes: dict[str, tuple[str, ...]] = {}
 
     @classmethod
     def options(cls) -> dict[str, str]:
@@ -89,15 +91,15 @@ class Cpsc2018(Challenge):
                     f"{self.name}: several REFERENCE.csv: {', '.join(tables)}", "name one with the option reference"
                 )
             self._reference = self.root / tables[0] if tables else None
-        reference = self._reference_codes()
+        self._codes = reference = self._reference_codes()
+        match = None if self._reference is None else self._join("reference", self._reference, len(reference))
         both = Agreement("labels", "the headers", "" if self._reference is None else self._reference.name)
         for path, key, meta in super()._listing():
             word = plain_id(path.rpartition("/")[2])
-            if word in reference:
+            if word in reference:  # which a header without a diagnosis has its labels from
                 self._compare_classes(both, word, meta["labels"], self._known_labels(reference[word]))
             yield path, key, meta
         judge_agreement(self.name, both, self._min_matched)
-        match = None if self._reference is None else self._join("reference", self._reference, len(reference))
         for path in self._find((".mat",)):
             name = path.removesuffix(".mat")
             if not (self.root / f"{name}.hea").is_file():
@@ -107,6 +109,13 @@ class Cpsc2018(Challenge):
                     match.add(word, word in reference)
                 meta = {"statements": snomed.statements(codes), "labels": self._known_labels(codes)}
                 yield path, None, meta
+
+    def _codes_elsewhere(self, path: str) -> Sequence[str]:
+        word = plain_id(path.rpartition("/")[2])
+        codes = self._codes.get(word, ())
+        if codes:
+            self._joins["reference"].add(word, True)
+        return codes
 
     def _compare_classes(self, both: Agreement, record: str, header: Labels, table: Labels) -> None:
         """Count whether both forms of one record give it the same classes; one of them may give none."""

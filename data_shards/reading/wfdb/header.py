@@ -8,6 +8,7 @@ layout, sample counts.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,6 +35,8 @@ _FORMAT = re.compile(r"([0-9]+)(?:x([0-9]+))?(?::([0-9]+))?(?:\+([0-9]+))?")
 _GAIN = re.compile(r"([^(/]*)(?:\(([^)]*)\))?(?:/(.*))?")
 _COUNT = re.compile(r"([0-9]+)(?:\.0*)?")
 _WHOLE = re.compile(r"[+-]?[0-9]+")
+_MARK = re.compile(r"[\W_]")
+_SUFFIX = re.compile("_(?:hea|dat|mat|edf)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ def header_lines(text: str) -> list[str]:
 
 
 def parse_header(text: str, name: str = "") -> WfdbHeader:
-    """Parse the text of a header. name: of its file, without suffix.
+    """Parse the text of a header. name: of its file, without suffix, which its record line must name.
 
     Raises ValueError that says which line and what was expected.
     """
@@ -145,7 +148,9 @@ def parse_header(text: str, name: str = "") -> WfdbHeader:
     if not lines:
         raise ValueError("the header is empty, expected a record line '<name> <signals> <Hz> <samples>'")
     signal_count, frame_rate, samples = _record_line(lines[0])
-    segments = _segments(lines[0].split()[0], lines[1:], signal_count, name)
+    word = lines[0].split()[0]
+    segments = _segments(word, lines[1:], signal_count, name)
+    _check_name(word.rpartition("/")[0] if segments else word, name)
     if segments:
         return WfdbHeader(signal_count, frame_rate, samples, (), (), tuple(comments), segments)
     if len(lines) - 1 < signal_count:
@@ -172,6 +177,21 @@ def parse_header(text: str, name: str = "") -> WfdbHeader:
         initials,
         told,
     )
+
+
+def _check_name(word: str, file: str) -> None:
+    """Raises ValueError when the record line names another record than the file: somebody renamed or copied one of the
+    two, and whose recording it is cannot be told. WFDB's own library refuses it; a folder, a suffix (`E00001.mat` in
+    the Challenges), capitals and marks make no other record."""
+    named, called = (_MARK.sub("_", unicodedata.normalize("NFC", each).casefold()) for each in (_last(word), file))
+    if file and called not in (named, _SUFFIX.sub("", named)):
+        raise ValueError(
+            f"the record line is that of {word[:80]!r}, the file that of {file[:80]!r}: rename the one that is wrong"
+        )
+
+
+def _last(word: str) -> str:
+    return re.split(r"[/\\]", word)[-1]
 
 
 def _check_no_signal(words: Sequence[str], fields: Sequence[Sequence[str]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable
 
@@ -90,12 +91,14 @@ def in_capitals_alone(names: Iterable[str]) -> list[list[str]]:
     return [each for each in spellings.values() if len(each) > 1]
 
 
+_BETWEEN_WORDS = re.compile(r"\||[^\s,;\d][,;](?=[^\s,;\d])")
+"""Marks between labels, and none of a sentence (`infarction, old`)."""
 _OTHER_MARKS = {"label": (";", ",", "|", "\t", "\n", "/", "+", "&"), "report": ("|", ";", "\t", "\n")}
 
 
 class Marks:
-    """What stands between the labels, and between the statements, of a table where the option's separator never does:
-    `A;B` would be one label."""
+    """What stands between the labels, and between the statements, of a table where the option's separator never does,
+    and between the labels of some cells where it does in others: `A;B` would be one label."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -104,6 +107,7 @@ class Marks:
         self._seen: Counter[tuple[str, str]] = Counter()
         self._example: dict[tuple[str, str], str] = {}
         self._separator: dict[str, str] = {}
+        self._mixed: Counter[str] = Counter()
 
     def see(self, what: str, cell: str, separator: str) -> None:
         if not cell:
@@ -111,6 +115,9 @@ class Marks:
         self._separator[what] = separator
         self._cells[what] += 1
         self._fit[what] += bool(separator) and separator in cell
+        several = what == "label" and separator not in cell and _BETWEEN_WORDS.search(cell)
+        if several and len(self._mixed) < _MOST_LABELS:
+            self._mixed[cell[:60]] += 1
         if self._fit[what]:
             return
         # a report without a separator is one statement, in which only a bar is no punctuation
@@ -120,6 +127,17 @@ class Marks:
                 self._example.setdefault((what, mark), cell[:60])
 
     def tell(self) -> None:
+        if self._fit["label"] and self._mixed:
+            shown = ", ".join(f"{cell!r} x {times}" for cell, times in self._mixed.most_common(EXAMPLES))
+            log.warning(
+                "separator source=%s of=labels: %r parts the labels of %d cells; %d others without it look like "
+                "several labels and count as one: %s",
+                self._source,
+                self._separator["label"],
+                self._fit["label"],
+                self._mixed.total(),
+                shown,
+            )
         for what, cells in self._cells.items():
             here = [(times, mark) for (of, mark), times in self._seen.items() if of == what]
             if self._fit[what] or not here:

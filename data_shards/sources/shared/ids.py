@@ -18,7 +18,10 @@ LAST_FOLD = (1 << 15) - 1
 _BLANK = " \t\r\n\v\f\u00a0\u2007\u202f\u200b\u2060\ufeff"
 _QUOTES = "'\"`\u2018\u2019\u201c\u201d"
 _FLOAT = re.compile(r"\+?([0-9]+)(?:\.0*)?")
-_EXPONENT = re.compile(r"\+?([0-9])(?:\.([0-9]*))?[eE]\+?([0-9]{1,3})")
+_EXPONENT = re.compile(r"\+?([0-9])(?:\.([0-9]*)[eE]\+?|[eE]\+)([0-9]{1,3})")
+"""As tools write a number: with a point or a sign. `4e0` is what a study calls somebody."""
+_SPREADSHEET = re.compile(r"\+?[0-9]\.[0-9]{2}E[+-][0-9]{2,3}")
+"""As a spreadsheet shows a number of twelve digits, and what it took for one: an id `1E2` leaves it as `1.00E+02`."""
 _LETTERED = re.compile(r"^[A-Za-z]{1,3}[-_ ]?(?=[0-9]+$)")
 _UUID = re.compile(r"\{?([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})\}?")
 
@@ -30,8 +33,9 @@ def plain_id(text: str, letter: str = "") -> str:
     without braces; other text is composed (NFC). letter: one that the data set puts before its numbers, as `s` in
     MIMIC's `s40689238`.
 
-    Leading zeros stay: `007` may be another record than `7`. A number that lost digits (`4.07E+07`) stays as it is, so
-    that it equals no id: see `is_rounded`.
+    Leading zeros stay: `007` may be another record than `7`. A number that lost digits (`4.07E+07`), or that a
+    spreadsheet made of an id (`1.00E+02`), stays as it is, so that it equals no id: see `is_rounded`. So does `4e0`,
+    which no tool writes for a number.
     """
     if text.isdigit() and text.isascii():
         return text
@@ -44,7 +48,7 @@ def plain_id(text: str, letter: str = "") -> str:
         word = word[1:]
     if found := _FLOAT.fullmatch(word):
         return found[1]
-    if found := _EXPONENT.fullmatch(word):
+    if (found := _EXPONENT.fullmatch(word)) and not _SPREADSHEET.fullmatch(word):
         digits, exponent = found[2] or "", int(found[3])
         if len(digits) >= exponent and not digits[exponent:].strip("0"):
             return found[1] + digits[:exponent]
@@ -67,10 +71,13 @@ def other_person(one: str, other: str) -> bool:
 
 
 def is_rounded(text: str) -> bool:
-    """Whether `text` is a whole number whose last digits a spreadsheet took (`4.07E+07`): many ids look like that
-    afterwards."""
-    found = _EXPONENT.fullmatch(text.strip(_BLANK).strip(_QUOTES))
-    return found is not None and ("." in text or "+" in text) and len(found[2] or "") < int(found[3])
+    """Whether `text` is a number whose last digits a spreadsheet took (`4.07E+07`), or one that it made of an id of
+    digits and an E: many ids look like that afterwards."""
+    word = text.strip(_BLANK).strip(_QUOTES)
+    if _SPREADSHEET.fullmatch(word):
+        return True
+    found = _EXPONENT.fullmatch(word)
+    return found is not None and len(found[2] or "") < int(found[3])
 
 
 def fold_number(text: str, where: str) -> int:

@@ -54,6 +54,7 @@ def read_labels(path: Path, id_column: str) -> LabelTable:
     collected: dict[str, dict[str, list[str]]] = {}
     words: dict[str, LabelWords] = {}
     several: Counter[str] = Counter()
+    nothing: set[tuple[str, str]] = set()
     columns = (strings(table, name) for name in named)
     for record, label_set, label in zip(*(map(str.strip, column) for column in columns), strict=True):
         if not record and not label_set and not label:
@@ -71,19 +72,33 @@ def read_labels(path: Path, id_column: str) -> LabelTable:
             words[label_set].see((label,))
             several[label] += _SEVERAL.search(label) is not None
         codes = collected.setdefault(record, {}).setdefault(label_set, [])
-        if label and label not in codes:
+        if not label:
+            nothing.add((record, label_set))
+        elif label not in codes:
             codes.append(label)
     for label_set, seen in words.items():
         seen.tell(path.name, label_set)
     if several.total():
         shown = ", ".join(f"{label[:60]!r} x {times}" for label, times in several.most_common(EXAMPLES) if times)
         log.warning("labels source=%s look like several in one row, write a row for each: %s", path.name, shown)
+    _tell_both(path, sorted(record for record, label_set in nothing if collected[record][label_set]))
     shared: dict[tuple[tuple[str, tuple[str, ...]], ...], Labels] = {}
     result: dict[str, Labels] = {}
     for record, sets in collected.items():
         labels = tuple((name, tuple(codes)) for name, codes in sorted(sets.items()))
         result[record] = shared.setdefault(labels, dict(labels))
     return LabelTable(result, table.num_rows, _owners(table, id_column, person) if person else {})
+
+
+def _tell_both(path: Path, records: list[str]) -> None:
+    if records:
+        log.warning(
+            "labels source=%s: %d records have a row with an empty label, which says none of them, and rows with "
+            "labels, which count: %s",
+            path.name,
+            len(records),
+            ", ".join(repr(name[:60]) for name in records[:EXAMPLES]),
+        )
 
 
 def _owners(table: pa.Table, id_column: str, person: str) -> dict[str, frozenset[str]]:

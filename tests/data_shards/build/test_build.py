@@ -384,7 +384,13 @@ def test_a_record_of_more_samples_than_a_shard_holds_or_of_none_is_refused_befor
 
 def test_overwrite_removes_what_a_set_lists_and_nothing_that_lies_beside_it(tmp_path: Path) -> None:
     build(tmp_path, 20)
-    kept = ["thesis.tex", "shard-of-glass.tar", "text_bank/notes.txt", "text_bank/old/bank.json/why.txt"]
+    kept = [
+        "thesis.tex",
+        "shard-of-glass.tar",
+        "shard-000099.tar",
+        "text_bank/notes.txt",
+        "text_bank/old/bank.json/why.txt",
+    ]
     for name in kept:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("years of work")

@@ -6,12 +6,15 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cardialign.data_shards.build.build import BuildSummary, SetPlan, build_shards
+from cardialign.data_shards.build.shard_task import read_sidecar
 from cardialign.data_shards.errors import DataError, RecordRejected
 from cardialign.data_shards.record import EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -186,3 +189,60 @@ def test_names_in_the_list_of_rejects_are_no_formulas_and_no_commands(tmp_path: 
     )
     paths = {each["path"] for each in rejects(tmp_path / "set")}
     assert paths == {"'=HYPERLINK(0).npy", "'+cmd.npy", "'@SUM.npy", r"e\x1b[2J.npy"}
+
+
+def test_a_build_that_was_killed_while_it_listed_owns_nothing_that_others_put_there(tmp_path: Path) -> None:
+    """All that it leaves is its lock and an unfinished listing."""
+    source = open_source("arrays", folder(tmp_path / "src"), sampling_rate=500)
+    out, plan = tmp_path / "set", SetPlan(SignalSpec(500, 2))
+    for name in ("lock", ".listing.tmp"):
+        (out / ".build").mkdir(parents=True, exist_ok=True)
+        (out / ".build" / name).write_bytes(b"")
+    (out / "shard-000000.tar").write_bytes(b"somebody's")
+    for overwrite in (False, True):
+        with pytest.raises(DataError, match="not empty and holds no shard set"):
+            build_shards(source, out, plan, workers=1, overwrite=overwrite)
+        assert (out / "shard-000000.tar").read_bytes() == b"somebody's"
+    (out / "shard-000000.tar").unlink()
+    assert build_shards(source, out, plan, workers=1).records == 2
+
+
+def test_a_set_whose_removal_was_cut_off_is_still_ours(tmp_path: Path) -> None:
+    source = open_source("arrays", folder(tmp_path / "src"), sampling_rate=500)
+    out, plan = tmp_path / "set", SetPlan(SignalSpec(500, 2))
+    build_shards(source, out, plan, workers=1)
+    (out / "manifest.json").unlink()
+    (out / ".build").mkdir()
+    (out / ".build" / "emptying").touch()
+    assert build_shards(source, out, plan, workers=1).records == 2
+    assert not (out / ".build").exists()
+
+
+def test_a_recording_that_is_corrected_before_its_build_goes_on_is_the_corrected_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first shard is finished, the second is not; then the file of the first one's second record is replaced."""
+    root, out, plan = tmp_path / "src", tmp_path / "set", SetPlan(SignalSpec(500, 2), records_per_shard=2)
+    root.mkdir()
+    for name in "abcd":
+        np.save(root / f"{name}.npy", ecg_counts(1000, gain=1000) / 1000)
+    source, seen = open_source("arrays", root, sampling_rate=500), []
+    read = source.read
+    source.read = lambda entry: seen.append(entry) or (read(entry) if len(seen) < 5 else sys.exit(1))
+    with pytest.raises(SystemExit):
+        build_shards(source, out, plan, workers=1)
+    assert read_sidecar(out, 0) is not None and read_sidecar(out, 1) is None
+    unchanged = build_shards_again(out, tmp_path / "copy", root, plan)
+    assert unchanged.resumed_shards == 1
+    np.save(root / "b.npy", 2 * ecg_counts(1000, gain=1000) / 1000)
+    os.utime(root / "b.npy", (2e9, 2e9))
+    summary = build_shards(open_source("arrays", root, sampling_rate=500), out, plan, workers=1)
+    assert (summary.records, summary.resumed_shards) == (4, 0)
+    peaks = [np.abs(ShardSet.open(out).read_record(row).millivolts()).max() for row in range(4)]
+    np.testing.assert_allclose(peaks, np.array([1, 2, 1, 1]) * peaks[0], rtol=1e-3)
+    assert "made anew shard=0: b.npy was changed after the shard was written" in caplog.text
+
+
+def build_shards_again(unfinished: Path, copy: Path, root: Path, plan: SetPlan) -> BuildSummary:
+    shutil.copytree(unfinished, copy)
+    return build_shards(open_source("arrays", root, sampling_rate=500), copy, plan, workers=1)

@@ -110,6 +110,24 @@ def test_comments_between_rows_are_no_rows(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_array(tmp_path / "a.csv").values.T, MILLIVOLTS, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("word", "known"),
+    [("#N/A", True), ("#DIV/0!", True), ("#NAME?", True), ("#NV", False), ("#WERT!", False), ("###", False)],
+)
+def test_a_row_that_begins_with_a_cell_of_a_spreadsheet_is_a_row(tmp_path: Path, word: str, known: bool) -> None:
+    """Left out as a comment, it would move every later sample. A word that is known is no value, others are refused."""
+    table = FRAME.astype(object)
+    table.iloc[20, 0] = word
+    written(tmp_path, "# exported ### by hand\n" + table.to_csv(index=False))
+    if not known:
+        with pytest.raises(RecordRejected, match=f"row 21 of column I holds '{word}'"):
+            read_array(tmp_path / "a.csv")
+        return
+    expected = MILLIVOLTS.copy()
+    expected[0, 20] = np.nan
+    np.testing.assert_allclose(read_array(tmp_path / "a.csv").values.T, expected, atol=1e-9)
+
+
 @pytest.mark.parametrize("cut", [20, 40])
 def test_a_table_that_ends_within_a_row_is_cut_off(tmp_path: Path, cut: int) -> None:
     written(tmp_path, body()[:-cut])

@@ -50,6 +50,8 @@ def segment(folder: Path) -> None:
 
 
 def segment_header(folder: Path) -> None:
+    header = folder.parent / "private/secret.hea"
+    header.write_text(header.read_text().replace("secret 12", "seg 12", 1))
     linked(folder, "seg.hea", "../private/secret.hea")
     linked(folder, "secret.dat", "../private/secret.dat")
     (folder / "r.hea").write_text("r/1 12 500 1000\nseg 1000\n")

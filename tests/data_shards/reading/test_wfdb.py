@@ -201,6 +201,30 @@ def rejected(path: Path) -> RecordRejected:
     return caught.value
 
 
+@pytest.mark.parametrize("named", ["b", "a2", "records/b", "a/1"])
+def test_a_record_line_that_names_another_record_is_refused_as_wfdb_does(tmp_path, named):
+    """WFDB's C library: "record name in record a header is incorrect"."""
+    counts = ecg_counts(600)
+    write_record(tmp_path / "a", counts, record_line=f"{named} 12 500 600")
+    with pytest.raises(RecordRejected, match=r"unreadable-header.*the record line is that of .*the file that of 'a'"):
+        read_wfdb(tmp_path / "a")
+
+
+def test_a_segment_whose_header_is_of_another_record_is_refused(tmp_path):
+    for part, named in (("s1", "s1"), ("s2", "s9")):
+        write_record(tmp_path / part, ecg_counts(600), record_line=f"{named} 12 500 600")
+    (tmp_path / "m.hea").write_text("m/2 12 500 1200\ns1 600\ns2 600\n")
+    with pytest.raises(RecordRejected, match="the record line is that of 's9', the file that of 's2'"):
+        read_wfdb(tmp_path / "m")
+
+
+@pytest.mark.parametrize("named", ["1-2.b", "1_2_B", "records/1_2_b", "1.2.b.mat", "C:\\ecg\\1_2_b.hea"])
+def test_folders_capitals_and_marks_in_a_record_line_make_no_other_record(tmp_path, named):
+    counts = ecg_counts(600)
+    write_record(tmp_path / "1.2.b", counts, record_line=f"{named} 12 500 600")
+    np.testing.assert_array_equal(read_wfdb(tmp_path / "1.2.b").counts, counts)
+
+
 def test_a_missing_file_is_named(tmp_path):
     assert rejected(tmp_path / "none").reason == "missing-file"
     path = write_record(tmp_path / "a", ecg_counts())

@@ -140,3 +140,11 @@ def test_label_sets_that_differ_in_capitals_alone_are_refused(
 def test_a_label_set_whose_name_would_become_part_of_its_codes_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="holds a colon, or what cannot be shown"):
         outside(tmp_path, f"r1,{name},AF\n")
+
+
+def test_a_record_labelled_with_nothing_and_with_something_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "l.csv").write_text("record,label_set,label\nr1,s,AF\nr1,s,\nr2,s,\nr3,s,MI\n")
+    assert read_labels(tmp_path / "l.csv", "record")[0] == {"r1": {"s": ("AF",)}, "r2": {"s": ()}, "r3": {"s": ("MI",)}}
+    assert "1 records have a row with an empty label" in caplog.text and "'r1'" in caplog.text

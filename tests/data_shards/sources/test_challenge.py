@@ -354,6 +354,23 @@ def test_headers_and_a_reference_that_disagree_on_a_record_are_told_and_refused_
         assert ("disagree" in caplog.text) == bool(told) and told in caplog.text
 
 
+def test_a_header_without_a_diagnosis_has_the_labels_of_the_reference(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """REFERENCE.csv numbers the classes from 1: 5 is RBBB, 8 ST depression, 2 AF."""
+    headers = {"A0001": "#Lead: 12", "A0002": "#Dx: Unknown", "A0003": "#Dx:", "A0004": "#Dx: 426783006"}
+    for name, comment in headers.items():
+        challenge_record(tmp_path / name, comment)
+    rows = "A0001,5,8\nA0002,2,\nA0004,1,\n"
+    (tmp_path / "REFERENCE.csv").write_text(f"Recording,First_label,Second_label\n{rows}")
+    source = open_source("cpsc2018", tmp_path)
+    first, second, third, fourth = (source.read(entry) for entry in source.entries())
+    assert first.labels["cpsc2018"] == ("RBBB", "STD")
+    assert first.statements == ("Right bundle branch block", "ST depression")
+    assert second.labels["cpsc2018"] == ("AF",) and fourth.labels["cpsc2018"] == ("Normal",)
+    assert third.labels == {} and "records without a diagnosis source=cpsc2018 records=1" in caplog.text
+
+
 def test_a_line_per_diagnosis_is_every_diagnosis(tmp_path: Path) -> None:
     challenge_record(tmp_path / "E1", "#Dx: 426783006\n# dx: 39732003\n#Dx: \n#Dx: 426783006")
     source = open_source("challenge", tmp_path)

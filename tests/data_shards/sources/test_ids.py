@@ -39,7 +39,8 @@ def test_what_tools_write_for_nothing_is_no_id(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["007", "1.2.840.113619.1", "1.5", "-7", "JS00001", "a.0b", "12e5", "0", "1e5", "x" * 5000]
+    "text",
+    ["007", "1.2.840.113619.1", "1.5", "-7", "JS00001", "a.0b", "12e5", "0", "1e5", "4e0", "4E0", "9e1", "x" * 5000],
 )
 def test_what_is_written_plainly_stays(text: str) -> None:
     assert plain_id(text) == text
@@ -68,6 +69,12 @@ def test_the_letter_of_a_data_set_is_no_part_of_the_number(text: str, letter: st
 def test_a_number_that_lost_its_last_digits_is_no_id_at_all(text: str) -> None:
     assert is_rounded(text) and plain_id(text) == text
     assert not is_rounded("4.0689238e7") and not is_rounded("12e5") and not is_rounded("40689238")
+
+
+@pytest.mark.parametrize("text", ["4.00E+00", "1.00E+02", "1.20E+01", "4.00E-02"])
+def test_what_a_spreadsheet_made_of_a_study_id_such_as_4e0_is_no_other_id(text: str) -> None:
+    assert is_rounded(text) and plain_id(text) == text
+    assert plain_id("4.000000000000000000e+00") == "4" and not is_rounded("4.000000000000000000e+00")  # numpy's 4
 
 
 @pytest.mark.parametrize("digits", [19, 4300, 5000])

@@ -374,6 +374,12 @@ def test_labels_that_another_mark_separates_are_told(
     assert "set label_separator" in caplog.text
 
 
+def test_cells_with_other_marks_than_the_rest_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mapped(tmp_path / "a", "it", ["AF|SR", "MI;AF", "NORM,AF", "infarction, old"], labels_column="it")
+    assert "'|' parts the labels of 1 cells; 2 others without it look like several labels" in caplog.text
+    assert "'MI;AF' x 1, 'NORM,AF' x 1" in caplog.text and "infarction" not in caplog.text
+
+
 def test_a_separator_that_fits_somewhere_and_plain_text_need_no_word(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
