@@ -16,7 +16,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ from cardialign.data_shards.signal.quality import MILLIVOLT_RANGE, OFFSET_MILLIV
 from cardialign.data_shards.sources.base import Source
 
 log = logging.getLogger(__name__)
+LOOKING = 16
+"""Shards of an interrupted build that are looked at side by side."""
 Progress = Callable[[int, int, int], None]
 """progress(entries done, entries in all, records rejected so far); while the source is listed: progress(entries listed,
 0, 0)"""
@@ -178,6 +182,15 @@ def _listed(
     return listing.slices, facts["codec"]
 
 
+def _finished(source: Source, task: ShardTask) -> dict[str, Any] | None:
+    """The facts about a shard that is there and as its recordings are now."""
+    facts = read_sidecar(task.out, task.number)
+    if facts is not None and (changed := changed_since(source, task)):
+        log.warning("made anew shard=%d: %s was changed after the shard was written", task.number, changed)
+        return None
+    return facts
+
+
 def _run(
     source: Source,
     tasks: Sequence[ShardTask],
@@ -189,15 +202,13 @@ def _run(
     entries = sum(task.slice.entries for task in tasks)
     counter = _ProgressCounter(progress, entries)
     remaining = []
-    for task in tasks:
-        facts = read_sidecar(task.out, task.number)
-        if facts is not None and (changed := changed_since(source, task)):
-            log.warning("made anew shard=%d: %s was changed after the shard was written", task.number, changed)
-            facts = None
-        if facts is None:
-            remaining.append(task)
-        else:
-            counter.add(task.slice.entries, len(facts["rejects"]))
+    with ThreadPoolExecutor(LOOKING) as pool:  # a network file system answers many at once as fast as one
+        found = pool.map(partial(_finished, source), tasks)
+        for task, facts in zip(tasks, found, strict=True):
+            if facts is None:
+                remaining.append(task)
+            else:
+                counter.add(task.slice.entries, len(facts["rejects"]))
     resumed = len(tasks) - len(remaining)
     if executor is None:
         workers = min(workers or usable_cpus(), max(1, len(remaining)))

@@ -169,6 +169,7 @@ def _told(text: str) -> str:
 
 
 _RECORD_SUFFIXES = ("", ".hea", ".dat", ".mat")
+"""Of a file that is named itself, or of a header and its signal."""
 
 
 def changed_since(source: Source, task: ShardTask) -> str:
@@ -179,11 +180,15 @@ def changed_since(source: Source, task: ShardTask) -> str:
         return ""
     written = sidecar_path(task.out, task.number).stat().st_mtime
     for entry in read_slice(task.out / WORK_FOLDER / LISTING, task.slice):
+        there = 0
         for suffix in _RECORD_SUFFIXES:
             with suppress(OSError, ValueError):
                 facts = os.stat(f"{root}/{entry.path}{suffix}")
                 if max(facts.st_mtime, facts.st_ctime) > written:
                     return f"{entry.path}{suffix}"
+                there += 1
+            if there == 2 or (there == 1 and not suffix):  # a header and its signal, or the one file of its name
+                break
     return ""
 
 
