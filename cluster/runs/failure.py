@@ -100,5 +100,5 @@ def clear_requests(run_dir: Path) -> None:
     """A new start of the run: what was asked of, or met by, the previous one no longer counts."""
     for name in (STOP, RESIZE, FAILURE, RESULT):
         (run_dir / name).unlink(missing_ok=True)
-    for note in (run_dir / WORKERS).glob("rank-*.json"):
+    for note in (run_dir / WORKERS).glob("*"):
         note.unlink(missing_ok=True)

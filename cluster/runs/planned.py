@@ -32,11 +32,12 @@ WRITES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "
 class Fault:
     """One fault of rank `rank`, once step `step` is done.
 
+    kind: "stand", the loop itself stands still for good while its process lives.
     after: seconds from there into the next step. write: instead at the so many-th time that the process touches a file
     of its checkpoints. seconds: how long a stopped process stays stopped; 0, for good.
     """
 
-    kind: Literal["kill", "stop"]
+    kind: Literal["kill", "stop", "stand"]
     step: int
     rank: int = 0
     after: float = 0.0
@@ -106,7 +107,7 @@ class _Planned:
             if fault.write is not None:
                 self.touched = 0
                 self.armed.add(number)
-            elif fault.after > 0:
+            elif fault.after > 0 and fault.kind != "stand":
                 threading.Timer(fault.after, self._set, (number,)).start()
             else:
                 self._set(number)
@@ -131,6 +132,8 @@ class _Planned:
             return
         if fault.kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if fault.kind == "stand":
+            threading.Event().wait()
         if fault.seconds > 0:  # a process that is stopped cannot wake itself
             subprocess.Popen(["sh", "-c", f"sleep {fault.seconds}; kill -CONT {os.getpid()}"], start_new_session=True)
         os.kill(os.getpid(), signal.SIGSTOP)
