@@ -13,7 +13,7 @@ from typing import Any
 from cardialign.data_shards.errors import STOPPED, UserError
 from cardialign.data_shards.files import read_json, write_json
 from cardialign.pretrain.run import fence
-from cardialign.pretrain.run.files import FAILURE, RESIZE, RESULT, STOP, WORKERS
+from cardialign.pretrain.run.files import FAILURE, NEXT_GROUP, RESIZE, RESULT, STOP, WORKERS
 
 KINDS = {
     "UserError": "cardialign.data_shards.errors",
@@ -100,5 +100,5 @@ def clear_requests(run_dir: Path) -> None:
     """A new start of the run: what was asked of, or met by, the previous one no longer counts."""
     for name in (STOP, RESIZE, FAILURE, RESULT):
         (run_dir / name).unlink(missing_ok=True)
-    for note in (run_dir / WORKERS).glob("*"):
+    for note in (*(run_dir / WORKERS).glob("rank-*"), run_dir / WORKERS / NEXT_GROUP):
         note.unlink(missing_ok=True)
