@@ -23,6 +23,8 @@ WAIT_MINUTES = 30.0
 GROW_MINUTES = 2.0
 """How long a worker group lives at least before it is ended for a larger one: a node that comes and goes must not
 restart the run each time."""
+HANG_MINUTES, LEAST_HANG, MOST_HANG = 10.0, 0.1, 10_000.0
+"""How long no rank may move before the group counts as hung: far longer than a step, a compilation, a checkpoint."""
 LOCAL = "127.0.0.1"
 """Where a server of ours listens unless it is told otherwise."""
 HIGHEST_FOLD = 10_000
@@ -289,6 +291,15 @@ def add_placement(parser: argparse.ArgumentParser) -> None:
         metavar="MINUTES",
         help="with MIN-MAX: how long a group of workers lives at least before it stops, at a checkpoint, for a larger "
         f"one (default {GROW_MINUTES:g})",
+    )
+    parser.add_argument(
+        "--hang-minutes",
+        type=amount,
+        default=HANG_MINUTES,
+        metavar="MINUTES",
+        help="how long no worker may move on (twice as long before the first step) until the group counts as hung: its "
+        "stacks are kept and the run goes on from the last checkpoint, which counts to --max-failures; a step of yours "
+        f"must be shorter (default {HANG_MINUTES:g})",
     )
     where = parser.add_argument_group("nodes")
     where.add_argument("--gpu-kind", metavar="H100", help="only GPUs of this kind (H100, H200, A100, L40S, ...)")

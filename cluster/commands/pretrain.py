@@ -195,6 +195,15 @@ def _mixture_part(text: str) -> dict[str, Any]:
     return {"shards": shards, "weight": number}
 
 
+def _hangs(minutes: float) -> str:
+    from cardialign.cluster.runs.deciding.hangs import START_TIMES
+
+    return (
+        f"workers that do not move for {minutes:g} min (before their first step {START_TIMES * minutes:g}) start again "
+        "from the last checkpoint (--hang-minutes)"
+    )
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.watching.metrics import exported
     from cardialign.cluster.watching.utilisation import counted
@@ -214,6 +223,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
         if metrics is not None:
             sys.stderr.write(f"metrics  {metrics}\n")
+        sys.stderr.write(f"hangs    {_hangs(args.hang_minutes)}\n")
         result = lifecycle.run(
             config,
             args.run_dir,

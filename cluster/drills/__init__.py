@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 DRILLS: dict[str, str] = {
     "worker-killed": "workers.killed",
     "worker-stopped": "workers.stopped",
+    "worker-hung": "workers.hung",
+    "worker-deadlocked": "workers.deadlocked",
     "resized": "workers.resized",
     "node-lost": "workers.node_lost",
     "given-up": "workers.given_up",

@@ -131,7 +131,7 @@ def _trainer(
     asked = wanted(sizes.most, gpu, placement)
     if local:
         check_local(wanted(sizes.least, gpu, placement), cluster_nodes())
-    rules = Rules(sizes, placement.max_failures, 60 * placement.grow_minutes)
+    rules = Rules(sizes, placement.max_failures, 60 * placement.grow_minutes, 60 * placement.hang_minutes)
     log.info(
         "placement workers=%s accelerator=%s backend=%s", sizes, "gpu" if gpu else "cpu", "nccl" if gpu else "gloo"
     )

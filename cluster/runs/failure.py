@@ -14,7 +14,7 @@ from cardialign.data_shards.errors import STOPPED, UserError
 from cardialign.data_shards.files import read_json, write_json
 from cardialign.data_shards.shown import shown
 from cardialign.pretrain.run import fence
-from cardialign.pretrain.run.files import FAILURE, RESIZE, RESULT, STOP, WORKERS
+from cardialign.pretrain.run.files import FAILURE, NEXT_GROUP, RESIZE, RESULT, STOP, WORKERS
 
 KINDS = {
     "UserError": "cardialign.data_shards.errors",
@@ -96,5 +96,5 @@ def clear_requests(run_dir: Path) -> None:
     """A new start of the run: what was asked of, or met by, the previous one no longer counts."""
     for name in (STOP, RESIZE, FAILURE, RESULT):
         (run_dir / name).unlink(missing_ok=True)
-    for note in (run_dir / WORKERS).glob("rank-*.json"):
+    for note in (*(run_dir / WORKERS).glob("rank-*"), run_dir / WORKERS / NEXT_GROUP):
         note.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 
 import cardialign
 from cardialign.cluster.environment.handed_on import adopt
-from cardialign.cluster.runs.deciding import keeper
+from cardialign.cluster.runs.deciding import keeper, stacks
 from cardialign.cluster.runs.diagnosis import what_happened
 from cardialign.cluster.tracking.spool import append_line
 from cardialign.data_shards.errors import UserError
@@ -33,6 +33,7 @@ from cardialign.data_shards.files import write_json
 from cardialign.data_shards.shown import shown
 from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import DEATHS, LOGS, WORKERS
+from cardialign.pretrain.run.moves import moves
 
 BEAT_SECONDS = 5.0
 PORT_TRIES = 3
@@ -134,7 +135,9 @@ def enter(member: Member, rank: int) -> UserError | None:
         os.write(2, told.encode())
         note = member.run_dir / WORKERS / f"rank-{rank}.json"
         note.parent.mkdir(exist_ok=True)
+        note.with_suffix(".moved").touch()
         write_json(note, _note(member, rank), indent=1)
+        stacks.offer(member.mark.label)
     except UserError as error:
         return error
     except OSError as error:
@@ -169,8 +172,13 @@ def _print_to(path: Path) -> None:
 
 
 def _beat(run_dir: Path, note: Path) -> None:
-    """Renew the note while this process runs: one that is stopped, or cut off, falls silent."""
+    """Renew the note while this process runs: one that is stopped, or cut off, falls silent. And say beside it whether
+    the loop has moved, which a thread that beats says not; a full disk takes both."""
+    before = moves()
     while not fence.fenced_out(run_dir):
         with contextlib.suppress(OSError):
             os.utime(note)
+            if (now := moves()) != before:
+                before = now
+                os.utime(note.with_suffix(".moved"))
         time.sleep(BEAT_SECONDS)

@@ -8,7 +8,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cardialign.cluster.cli.options import DEVICES, GROW_MINUTES, SPREADS, WAIT_MINUTES
+from cardialign.cluster.cli.options import (
+    DEVICES,
+    GROW_MINUTES,
+    HANG_MINUTES,
+    LEAST_HANG,
+    MOST_HANG,
+    SPREADS,
+    WAIT_MINUTES,
+)
 from cardialign.cluster.environment.nodes import Asked, Node, shortage
 from cardialign.data_shards.errors import UsageError, UserError
 
@@ -24,7 +32,8 @@ class Placement:
 
     device: `cpu`, `gpu`, or `auto`: GPUs where the cluster has any. wait_minutes: how long the run may stand still
     (for resources, for a node, for a rank) before it ends with a message. grow_minutes: how long a worker group lives
-    at least before it is ended for a larger one. max_failures: worker groups that may die.
+    at least before it is ended for a larger one. hang_minutes: how long none of its ranks may move before it is ended
+    for another. max_failures: worker groups that may die.
     gpu_kind: of the GPUs, in Ray's words (H100). labels: that a node must have. resources: of each worker beside CPUs
     and its GPU. cpus_per_worker: None for 1, of which the threads know nothing. spread: see STRATEGIES.
     """
@@ -32,6 +41,7 @@ class Placement:
     device: str = "auto"
     wait_minutes: float = WAIT_MINUTES
     grow_minutes: float = GROW_MINUTES
+    hang_minutes: float = HANG_MINUTES
     max_failures: int = 3
     gpu_kind: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -46,6 +56,11 @@ class Placement:
             raise UsageError(f"--wait-minutes {self.wait_minutes:g} is not above 0", "give minutes, for example 30")
         if not self.grow_minutes >= 0:
             raise UsageError(f"--grow-minutes {self.grow_minutes:g} is below 0", "give minutes, for example 2")
+        if not LEAST_HANG <= self.hang_minutes <= MOST_HANG:
+            raise UsageError(
+                f"--hang-minutes {self.hang_minutes:g} is not between {LEAST_HANG:g} and {MOST_HANG:g}",
+                "give minutes, for example 10",
+            )
         if self.gpu_kind is not None and self.device == "cpu":
             raise UsageError(f"--gpu-kind {self.gpu_kind} and --device cpu exclude each other", "leave out one of them")
         if self.spread not in SPREADS:
@@ -67,6 +82,7 @@ def placement_of(args: argparse.Namespace) -> Placement:
         device=args.device,
         wait_minutes=args.wait_minutes,
         grow_minutes=args.grow_minutes,
+        hang_minutes=args.hang_minutes,
         max_failures=args.max_failures,
         gpu_kind=None if args.gpu_kind is None else _kind(args.gpu_kind),
         labels=_once("--label", map(_label, args.label)),

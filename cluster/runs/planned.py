@@ -35,11 +35,12 @@ WAKE = "import os, signal, sys, time; time.sleep(float(sys.argv[1])); os.kill(in
 class Fault:
     """One fault of rank `rank`, once step `step` is done.
 
+    kind: "stand", the loop itself stands still for good while its process lives.
     after: seconds from there into the next step. write: instead at the so many-th time that the process touches a file
     of its checkpoints. seconds: how long a stopped process stays stopped; 0, for good.
     """
 
-    kind: Literal["kill", "stop"]
+    kind: Literal["kill", "stop", "stand"]
     step: int
     rank: int = 0
     after: float = 0.0
@@ -109,7 +110,7 @@ class _Planned:
             if fault.write is not None:
                 self.touched = 0
                 self.armed.add(number)
-            elif fault.after > 0:
+            elif fault.after > 0 and fault.kind != "stand":
                 threading.Timer(fault.after, self._set, (number,)).start()
             else:
                 self._set(number)
@@ -134,6 +135,8 @@ class _Planned:
             return
         if fault.kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if fault.kind == "stand":
+            threading.Event().wait()
         if fault.seconds > 0:  # a process that is stopped cannot wake itself
             words = [sys.executable, "-S", "-c", WAKE, str(fault.seconds), str(os.getpid())]
             subprocess.Popen(words, start_new_session=True)  # noqa: S603 - a program of ours and two numbers

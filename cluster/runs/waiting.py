@@ -7,17 +7,17 @@ who holds it, the workers' notes, the loss trace, and the checkpoint that is bei
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.environment.nodes import Asked
 from cardialign.cluster.environment.standstill import FIRST_SECONDS, Resources, Standstill, State, resources_state
+from cardialign.cluster.runs.deciding.hangs import signs
 from cardialign.data_shards.files import read_json
-from cardialign.pretrain.run.files import ATTEMPT, CHECKPOINTS, METRICS, WORKERS
+from cardialign.pretrain.run.files import ATTEMPT, CHECKPOINTS, NEXT_GROUP, WORKERS
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +95,10 @@ class Watch:
     def state(self) -> State:
         """(what is waited for, the way out)."""
         silent = self.silent()
-        if not self.ranks or len(silent) == len(self.ranks):
-            return resources_state(self.wanted, self.resources)
         again = "run the same command again: it goes on from the newest committed checkpoint"
+        if not self.ranks or len(silent) == len(self.ranks):
+            starts = self._starts()
+            return (starts, f"look at the nodes (`ray status`), then {again}") if starts else self._resources()
         if silent:
             named = ", ".join(self._named(rank) for rank in silent)
             return f"{named}: no sign of life", f"look at that host, then {again}"
@@ -109,6 +110,22 @@ class Watch:
             )
         logs = self.run_dir / str(self.ranks[0].note.get("log", ""))
         return f"the next step; all {self.size} ranks live", f"see {logs.parent}, then {again}"
+
+    def _resources(self) -> State:
+        return resources_state(self.wanted, self.resources)
+
+    def _starts(self) -> str | None:
+        """What of a start takes its time where nothing is missing for it; None where resources are, or a node."""
+        holder, asked = (read_json(self.run_dir / each) or {} for each in (ATTEMPT, f"{WORKERS}/{NEXT_GROUP}"))
+        if not holder or (asked and asked.get("start") != holder.get("start")):
+            return None
+        if not asked and holder.get("group") == 0:
+            return "the controller of the workers, whose process is starting and imports Ray Train and torch"
+        workers, places = asked.get("workers"), asked.get("room")
+        if asked.get("after") != holder.get("group") or not isinstance(workers, int) or not isinstance(places, int):
+            return None
+        started = f"{workers} workers, whose processes are starting and import torch; all have their places"
+        return started if places >= workers else None
 
     def _named(self, rank: int) -> str:
         seen = self.ranks[rank]
@@ -136,18 +153,4 @@ class Watch:
 
     def _moving(self) -> Any:
         """What changes while the run goes on."""
-        found: list[Any] = [(rank, seen.note.get("group")) for rank, seen in sorted(self.ranks.items())]
-        folder = self.run_dir / CHECKPOINTS
-        for path in (self.run_dir / METRICS, folder, *(each for top in folder.glob(".tmp-*") for each in _below(top))):
-            try:
-                status = path.stat()
-            except OSError:
-                continue
-            found.append((path.name, status.st_size, status.st_ino, status.st_mtime_ns))
-        return found
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """Everything in a folder that others write in, and remove from, meanwhile: a conversion has folders of its own."""
-    for path, folders, files in os.walk(folder):  # which passes over what is gone; a glob of pathlib raises
-        yield from (Path(path, name) for name in (*folders, *files))
+        return [*((rank, seen.note.get("group")) for rank, seen in sorted(self.ranks.items())), *signs(self.run_dir)]

@@ -24,7 +24,9 @@ deaths.jsonl           one line per worker group that died: when, and of what
 decisions.jsonl        one line per decision about the run: to go on, with how many workers, or to end, and why
 attempt.json           which start and worker group holds the run now (`cardialign.pretrain.run.fence`)
 logs/START/rank-K.log  what each worker of a group wrote to stdout and stderr; logs/START/ray: Ray's own, when it failed
-workers/rank-K.json    process and host of each worker
+logs/START/rank-K.stacks   where each rank of a group stood that hung
+workers/rank-K.json    process and host of each worker; rank-K.moved beside it is touched while its loop moves on
+workers/group.json     the worker group that is being started: how many workers, and for how many there was room
 figures/rank-K.json    where the time of each rank went, renewed every few seconds (`cardialign.pretrain.run.figures`)
 ray/                   what Ray Train notes of a start; nothing reads it again
 failure.json           an error that repeating cannot cure, from whichever rank met it first
@@ -46,4 +48,5 @@ MEMORY, COMPUTE, DEATHS, DECISIONS = "memory.json", "compute.json", "deaths.json
 ATTEMPT, LOGS, RAY, FIGURES = "attempt.json", "logs", "ray", "figures"
 START, START_NOTE, INITIALISED = "start", "start.json", "initialised.json"
 FAILURE, LOCK, STOP, RESIZE = "failure.json", "driver.lock", "STOP", "RESIZE"
+NEXT_GROUP = "group.json"
 EARLIER, STARTED_OVER = "earlier", "started-over.json"

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from cardialign.pretrain.methods.base import StepLoss
+from cardialign.pretrain.run.moves import moved
 from cardialign.pretrain.training.engine import BatchPlan
 
 Tensors = Mapping[str, torch.Tensor]
@@ -132,6 +133,7 @@ def accumulate_gradients(
             for rows in slices:
                 states.append(_RandomState(engine.device))
                 outputs.append(dict(engine(_rows(inputs, rows))))
+                moved()
         leaves = _leaves(outputs, slices)
         value, gradients = _gradients(loss, leaves)
         for k, state in enumerate(states):
@@ -169,3 +171,4 @@ def _backward(
     # DeepSpeed's division by the accumulation count is switched off: these are parts of one sum, not of a mean.
     surrogate = _surrogate(output, gradients, slices[k], dist.get_world_size(), first=k == 0)
     engine.backward(surrogate, scale_wrt_gas=False)
+    moved()

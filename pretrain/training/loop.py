@@ -32,6 +32,7 @@ from cardialign.pretrain.methods.base import Method, Tensors, create_method, met
 from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import CONFIG, INITIALISED, MEMORY
 from cardialign.pretrain.run.layout import write_error
+from cardialign.pretrain.run.moves import moved
 from cardialign.pretrain.run.observer import Observer
 from cardialign.pretrain.run.trace import TraceWriter
 from cardialign.pretrain.training.alarms import CollapseAlarm, effective_rank
@@ -142,12 +143,14 @@ class _Run:
 
     def set_up(self) -> None:
         config, workers = self.config, self.workers
+        moved()  # the shards are open
         self.schedule = as_planned(total_steps(config, len(self.selection.rows)))
         self.plan = plan_batches(config.training.global_batch, workers.world_size, config.training.micro_batch)
         torch.manual_seed(config.seed)
         method = create_method(config, self.shard_set.spec)
         facts = Facts(self.selection.fingerprint, len(self.selection.rows), bank_digest=self._bank_digest)
         point = find_resume_point(self.run_dir, config, facts, workers, self.resume)
+        moved()  # what is there is verified
         on_rank_zero(partial(self._write, CONFIG, config.resolved()))  # only now: it may go on here
         if point is None and config.init_from is not None:
             start = initialise(method, config, open_start(Path(config.init_from).expanduser()))
@@ -155,6 +158,7 @@ class _Run:
         parts = tuple(method.learning_rates(0))
         universal = point is not None and point.universal
         self.engine = make_engine(config, method, self.plan, workers.device, universal=universal, parts=parts)
+        moved()
         self.memory = PeakMemory(self.engine, workers.device)
         self.engine.train()
         seed_random(config.seed, workers.rank, 0)
@@ -163,6 +167,7 @@ class _Run:
             state = point.state
             self.start, self.digest, self.loss, self.checkpoint = state.step, state.digest, state.loss, point.path
             self.schedule = point.plan
+        moved()  # the weights are there
         on_rank_zero(self._open_trace)
         self.bad = BadSteps(self.run_dir, config.training, workers, self.start)
         self.told = -1 if self.checkpoint is None else self.start
@@ -321,6 +326,7 @@ class _Run:
         batches = iter(stream)
         while True:
             batch, problem = None, None
+            moved()
             try:
                 if self.workers.rank == 0:
                     fence.check(self.run_dir)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cardialign.cluster.cli.options import GROW_MINUTES
+from cardialign.cluster.cli.options import GROW_MINUTES, HANG_MINUTES
 from cardialign.cluster.environment.sizes import Sizes
 from cardialign.cluster.watching.decisions import Decision, Kind
 
@@ -19,11 +19,13 @@ SETTLED_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Rules:
-    """sizes: of the worker group. max_failures: groups that may die. grow_seconds: that a group lives at least."""
+    """sizes: of the worker group. max_failures: groups that may die. grow_seconds: that a group lives at least.
+    hang_seconds: that no rank of it may move."""
 
     sizes: Sizes
     max_failures: int = 3
     grow_seconds: float = 60 * GROW_MINUTES
+    hang_seconds: float = 60 * HANG_MINUTES
 
 
 class Decider:

@@ -3,6 +3,7 @@ what was decided into the run directory."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.environment.nodes import Asked, Node, cluster_nodes
+from cardialign.cluster.runs.deciding import stacks
 from cardialign.cluster.runs.deciding.decider import Decider, Rules
+from cardialign.cluster.runs.deciding.hangs import Hangs, signs
 from cardialign.cluster.runs.deciding.places import LOST_SECONDS, NODE_ID, Door, Doors, room
 from cardialign.cluster.runs.diagnosis import AGAIN
 from cardialign.cluster.tracking.spool import append_line
@@ -22,7 +25,7 @@ from cardialign.cluster.watching.state import spool_end
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import read_json, write_json
 from cardialign.data_shards.shown import shown
-from cardialign.pretrain.run.files import DECISIONS, FAILURE, METRICS, RESIZE, STOP
+from cardialign.pretrain.run.files import DEATHS, DECISIONS, FAILURE, METRICS, NEXT_GROUP, RESIZE, STOP, WORKERS
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +66,12 @@ class Keeper:
     """What the controller's policies ask."""
 
     def __init__(self, settings: KeeperSettings) -> None:
-        self.run_dir, self.asked = Path(settings.run_dir), settings.asked
+        self.run_dir, self.start, self.asked = Path(settings.run_dir), settings.start, settings.asked
         self.elastic = settings.rules.sizes.elastic
         self.decider, self.doors = Decider(settings.rules), Doors()
         self.ours: Counter[str] = Counter()
+        self.hangs = Hangs(settings.rules.hang_seconds, lambda: signs(self.run_dir))
+        self._ranks: list[str] = []
         self.gone: frozenset[str] = frozenset()
         self._names: dict[str, str] = {}
         self._alive: frozenset[str] = frozenset()
@@ -80,10 +85,15 @@ class Keeper:
         (self.run_dir / RESIZE).unlink(missing_ok=True)
         size, decision = self.decider.next_size(there, self._step())
         self._note(decision)
+        told = {"start": self.start, "after": self.decider.attempt, "workers": size, "room": there}
+        with contextlib.suppress(OSError):  # for the driver, which says what is waited for
+            (self.run_dir / WORKERS).mkdir(exist_ok=True)
+            write_json(self.run_dir / WORKERS / NEXT_GROUP, told, indent=1)
         return size
 
     def entered(self, nodes: list[str]) -> None:
-        self.ours = Counter(nodes)
+        self.ours, self._ranks = Counter(nodes), nodes
+        self.hangs.begin()
         self.decider.started()
         self._look()
 
@@ -115,6 +125,8 @@ class Keeper:
             if self.decider.died(cause, node_lost=True, committed=self._committed()) is not None:
                 raise UserError(f"training failed: {cause}, and {self.decider.failures} worker groups have died", AGAIN)
             return self._instead(room(self.asked, there, self.ours, self.gone | lost))
+        if self.hangs.look():
+            return self._after_hang(there)
         if not self.elastic:
             return None
         found = room(self.asked, there, self.ours, self.gone)
@@ -125,6 +137,19 @@ class Keeper:
         if asked is None and self.decider.may_grow(found):
             write_json(self.run_dir / RESIZE, {"workers": self.decider.rules.sizes.for_room(found)}, indent=1)
         return None
+
+    def _after_hang(self, there: list[Node]) -> int:
+        """The size of the group that takes the place of one whose ranks do not move, as after a death."""
+        still = f"nothing has moved for {self.hangs.still_seconds:.0f} s"
+        cause = shown(f"hang: {still}; {stacks.take(self.run_dir, self._ranks)}")[:LONGEST_CAUSE]
+        with contextlib.suppress(OSError):
+            append_line(self.run_dir / DEATHS, {"time": time.time(), "cause": cause})
+        if self.decider.died(cause, node_lost=False, committed=self._committed()) is not None:
+            raise UserError(
+                f"training failed: {cause}, and {self.decider.failures} worker groups have died",
+                f"see the stacks; if the step named there only takes long, give --hang-minutes more; then {AGAIN}",
+            )
+        return self._instead(room(self.asked, there, self.ours, self.gone))
 
     def _instead(self, found: int) -> int:
         (self.run_dir / RESIZE).unlink(missing_ok=True)

@@ -10,7 +10,10 @@ import os
 from typing import Any
 
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
+from ray.train.v2._internal.constants import (
+    WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
+    WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
+)
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.failure_handling.default import _is_preemption_failure
@@ -21,10 +24,12 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ScalingPolicy,
 )
 
+from cardialign.cluster.runs.deciding.hangs import START_TIMES
 from cardialign.cluster.runs.deciding.keeper import KeeperSettings, keeper_of
 from cardialign.cluster.runs.deciding.places import elsewhere
 from cardialign.cluster.runs.diagnosis import what_happened
 
+AFTER_HANG_SECONDS = 300.0
 START_SECONDS = "15"
 """How long a group waits for its places before the cluster is looked at again, where the environment says nothing."""
 
@@ -38,6 +43,7 @@ class KeptSize(ScalingPolicy):
 
     def after_controller_start(self, train_run_context: Any) -> None:
         os.environ.setdefault(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, START_SECONDS)
+        os.environ.setdefault(WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR, str(_health_seconds(self.settings)))
         super().after_controller_start(train_run_context)
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
@@ -60,6 +66,11 @@ class KeptSize(ScalingPolicy):
 
     def _of(self, size: int) -> ResizeDecision:
         return ResizeDecision(size, self.scaling_config._resources_per_worker_not_none)
+
+
+def _health_seconds(settings: KeeperSettings) -> float:
+    """How long Ray waits for an answer of a worker, by itself: longer than we do, who ask for its stacks first."""
+    return AFTER_HANG_SECONDS + START_TIMES * settings.rules.hang_seconds
 
 
 class KeptRetries(DefaultFailurePolicy):

@@ -23,6 +23,7 @@ from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import commit_file, difference, read_json
 from cardialign.pretrain.config import TrainingConfig
 from cardialign.pretrain.run import fence
+from cardialign.pretrain.run.moves import moved
 from cardialign.pretrain.training.checkpoints import files
 from cardialign.pretrain.training.checkpoints.save import (
     commit_and_prune,
@@ -91,7 +92,9 @@ class Writing(threading.Thread):
         for name, write in self.share.writers().items():
             self._go_on()
             write(self.folder)
+            moved()
             entries |= files.seal(self.folder, [name])
+            moved()
         return entries
 
     def _go_on(self) -> None:

@@ -58,6 +58,9 @@ def test_words_that_mean_nothing_are_refused(cardialign: Callable[..., Any], tmp
         Placement(device="tpu")
     with pytest.raises(UsageError, match="--wait-minutes 0 is not above 0"):
         Placement(wait_minutes=0)
+    for minutes in (0.01, 1e6, float("nan")):
+        with pytest.raises(UsageError, match="--hang-minutes"):
+            Placement(hang_minutes=minutes)
 
 
 def placed(*words: str) -> Placement:

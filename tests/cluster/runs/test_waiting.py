@@ -10,7 +10,7 @@ import pytest
 
 from cardialign.cluster.runs.waiting import Watch
 from cardialign.data_shards.errors import UserError
-from cardialign.pretrain.run.files import ATTEMPT, CHECKPOINTS, METRICS, WORKERS
+from cardialign.pretrain.run.files import ATTEMPT, CHECKPOINTS, METRICS, NEXT_GROUP, WORKERS
 
 
 class Clock:
@@ -63,6 +63,25 @@ def test_resources_that_are_taken_are_told_with_their_numbers(tmp_path: Path) ->
     with pytest.raises(UserError, match=r"stood still for 10 min, waiting for resources: 2 CPUs") as raised:
         run.pass_by(600)
     assert "fewer workers (--workers)" in raised.value.remedy
+
+
+def test_a_start_that_lacks_nothing_says_what_it_does_and_one_that_lacks_places_what_it_lacks(tmp_path: Path) -> None:
+    run = Run(tmp_path, {}, {"CPU": 2.0})  # no CPU is free: its own workers have them
+    (tmp_path / WORKERS).mkdir()
+
+    def told(after: int, held: int, room: int | None) -> str:
+        (tmp_path / ATTEMPT).write_text(json.dumps({"start": "abcdefgh12", "group": held}))
+        note = {"start": "abcdefgh12", "after": after, "workers": 2, "room": room}
+        (tmp_path / WORKERS / NEXT_GROUP).write_text(json.dumps({} if room is None else note))
+        return run.watch.state()[0]
+
+    assert told(0, 0, None).startswith("the controller of the workers")
+    assert told(0, 0, 2) == "2 workers, whose processes are starting and import torch; all have their places"
+    assert told(1, 1, 2).startswith("2 workers"), "the group after one that died"
+    assert told(0, 0, 1).startswith("resources: 2 CPUs wanted, 0 free of 2")
+    assert told(0, 1, 2).startswith("resources"), "that group has entered, and what it was told is past"
+    (tmp_path / WORKERS / NEXT_GROUP).write_text(json.dumps({"start": "another", "after": 1, "workers": 2, "room": 2}))
+    assert run.watch.state()[0].startswith("resources")
 
 
 def test_a_cluster_that_is_too_small_waits_for_a_node(tmp_path: Path) -> None:

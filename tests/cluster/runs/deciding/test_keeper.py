@@ -21,7 +21,7 @@ from cardialign.cluster.runs.deciding.places import LOST_SECONDS, NODE_ID, Door,
 from cardialign.cluster.runs.deciding.policies import KeptRetries
 from cardialign.cluster.watching.decisions import read_decisions
 from cardialign.data_shards.errors import UserError
-from cardialign.pretrain.run.files import DECISIONS, FAILURE, METRICS, RESIZE, STOP
+from cardialign.pretrain.run.files import DEATHS, DECISIONS, FAILURE, METRICS, RESIZE, STOP
 
 
 class Cluster:
@@ -190,3 +190,40 @@ def test_a_node_that_the_cluster_takes_back_is_no_failure_of_the_run(tmp_path: P
     assert run.told == [("resize", 2, 1)] and read_decisions(tmp_path)[0].failures == 0
     run.look(1000)
     assert run.look(1000) is None and not (tmp_path / RESIZE).exists()
+
+
+def test_a_group_that_does_not_move_is_ended_as_one_that_died_and_counts_as_one(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    where = "rank 1 (process 7 on host-b) is stopped; stacks in logs/x"
+    monkeypatch.setattr(module.stacks, "take", lambda _, nodes: asked.append(nodes) or where)
+    run = Run(tmp_path, cluster, Sizes(2, 2), max_failures=1)
+    run.keeper.hangs.now = cluster.clock
+    trace = tmp_path / METRICS
+
+    def hangs() -> int | None:
+        trace.write_text("")
+        assert run.begin() == 2 and run.look(2) is None
+        trace.write_text('{"step": 22}\n')
+        for _ in range(299):
+            assert run.look(2) is None
+        return next((size for _ in range(5) if (size := run.look(2)) is not None), None)
+
+    assert hangs() == 2 and asked == [["a", "b"]], "after the ten minutes of the default"
+    (decision,) = read_decisions(tmp_path)
+    assert (decision.kind, decision.failures, decision.of, decision.step) == ("retry", 1, 1, 22)
+    assert decision.cause.startswith("hang: nothing has moved for 60") and decision.cause.endswith(where)
+    died = [json.loads(line) for line in (tmp_path / DEATHS).read_text().splitlines()]
+    assert [each["cause"] for each in died] == [decision.cause], "`status` tells it as the reason of the restart"
+    with pytest.raises(UserError, match=r"hang: .*rank 1 .*, and 2 worker groups have died") as ended:
+        hangs()
+    assert "--hang-minutes" in ended.value.remedy
+
+
+def test_a_run_that_was_asked_to_stop_is_not_started_again_for_a_hang(tmp_path: Path, cluster: Cluster) -> None:
+    run = Run(tmp_path, cluster, Sizes(2, 2))
+    run.keeper.hangs.now = cluster.clock
+    run.begin()
+    (tmp_path / STOP).write_text("SIGTERM")
+    assert all(run.look(2) is None for _ in range(1000)) and run.told == []
