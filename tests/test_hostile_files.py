@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from cardialign.data_shards.errors import RecordRejected, UserError
-from tests.support.hostile_kinds import KINDS, Kind, write_run, write_signals, write_texts
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from tests.support.hostile_kinds import KINDS, Kind, write_proof, write_run, write_signals, write_texts
 from tests.support.mutations import mutated
 
 LONGEST_SECONDS = 5.0
@@ -25,8 +26,7 @@ EACH, EACH_SLOWLY = 1, 230
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    from cardialign.pretrain.export.write import export_encoder
-    from tests.support.small_encoder import SPEC, small_model
+    from tests.support.exposed import exposed
     from tests.support.tiny_shards import make_shards
 
     folder = tmp_path_factory.mktemp("examples")
@@ -34,8 +34,9 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         (folder / name).mkdir()
         write(folder / name)
     make_shards(folder / "set")
-    config, model = small_model()
-    export_encoder(config, model.state_dict(), folder / "export", training={}, spec=SPEC, program=False)
+    exposed(ShardSet.open(folder / "set"), folder / "export", list(range(40)))
+    (folder / "proof").mkdir()
+    write_proof(folder / "proof", folder / "export")
     return {path.name: path for path in folder.iterdir()}
 
 

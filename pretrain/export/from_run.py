@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -13,14 +14,18 @@ import numpy as np
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import read_json
+from cardialign.data_shards.order.global_order import ORDER_VERSION
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.joined import JoinedSets
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.config import RunConfig, parse_config
-from cardialign.pretrain.export.trained_on import TrainedOn, TrainedSet, chosen, trained_set
+from cardialign.pretrain.export.exposure.consumed import consumed_rows
+from cardialign.pretrain.export.exposure.salt import CertificateSalt, salt_of_run
+from cardialign.pretrain.export.trained_on import Records, TrainedOn, TrainedSet, chosen, trained_set
 from cardialign.pretrain.export.write import export_encoder
 from cardialign.pretrain.run.files import CHECKPOINTS, CONFIG, EXPORT, INITIALISED, START_NOTE
 from cardialign.pretrain.run.integrity import (
+    EXPOSURE,
     folder_beside,
     read_export,
     refuse_to_replace,
@@ -43,15 +48,18 @@ def export_run(
     overwrite: bool = False,
     step: int | None = None,
     program: bool = True,
+    salt: CertificateSalt | None = None,
 ) -> dict[str, Any]:
     """Export the encoder of the run in `run_dir` to `out` (default `run_dir/export`).
 
     The configuration is that of the checkpoint, which trained the weights. step: of this checkpoint, not of the newest;
-    program: with `encoder.pt2`, as `export_encoder`.
+    program: with `encoder.pt2`, as `export_encoder`. salt: of its exposure certificate; None: the run's own, which is
+    kept beside it and stands in no export.
 
-    Returns path, checkpoint, step, files, bytes, digest; passed_over: newer checkpoints that are not as they were
-    written, which stay where they are; differs: what `config.resolved.json` says otherwise, key -> [in the checkpoint,
-    in the file]. An encoder that is replaced (`overwrite`) stays until the new one is whole.
+    Returns path, checkpoint, step, files, bytes, digest; exposure: root of its certificate, None without; passed_over:
+    newer checkpoints that are not as they were written, which stay where they are; differs: what `config.resolved.json`
+    says otherwise, key -> [in the checkpoint, in the file]. An encoder that is replaced (`overwrite`) stays until the
+    new one is whole.
     Raises UserError when the run has no verified checkpoint, a newer one cannot be read now, or `out` exists.
     """
     run_dir = Path(run_dir)
@@ -75,11 +83,15 @@ def export_run(
         **_start(run_dir),
     }
     seen = _records(state, found.path)
+    if salt is None and (own := salt_of_run(run_dir)) is not None:
+        salt = CertificateSalt(own)
     weights = load_weights(found.path)
     try:
         with folder_beside(out) as folder:
             fresh = folder / "new"
-            export_encoder(config, weights, fresh, training=training, spec=spec, trained_on=seen, program=program)
+            export_encoder(
+                config, weights, fresh, training=training, spec=spec, program=program, trained_on=seen, salt=salt
+            )
             replace_export(fresh, out, folder)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error}", "choose another folder, or free space") from error
@@ -91,6 +103,7 @@ def export_run(
         "files": [p.name for p in files],
         "bytes": sum(p.stat().st_size for p in files),
         "digest": verify_export(out),
+        "exposure": (read_json(out / EXPOSURE) or {}).get("root"),
         "passed_over": [one.said() for one in passed],
         "differs": {CONFIG: [None, unread]} if unread else _differing(state, beside, run_dir),
     }
@@ -213,13 +226,18 @@ def _selected(state: TrainerState, run_dir: Path) -> TrainedOn:
     config = _where_its_shards_are(state, _beside(run_dir)[0], run_dir)
     parts = config.data.parts
     try:
-        opened, selection, _ = open_data(config)
+        opened, selection, order = open_data(config)
         if selection.fingerprint == state.selection_fingerprint:
-            held = zip(_per_set(opened, selection.rows), parts, strict=True)
+            read = consumed_rows(order, state.step, state.digest) if state.order_version == ORDER_VERSION else None
+            known = selection.rows if read is None else read
+            held = zip(_per_set(opened, selection.rows), _per_set(opened, known), parts, strict=True)
             return TrainedOn(
                 tuple(
-                    trained_set(each, rows, chosen(part.folds, config.data.split_rule(part)))
-                    for (each, rows), part in held
+                    replace(
+                        trained_set(each, rows, chosen(part.folds, config.data.split_rule(part))),
+                        records=Records(each, listed, read is not None),
+                    )
+                    for (each, rows), (_, listed), part in held
                 )
             )
     except (UserError, OSError) as error:

@@ -29,13 +29,24 @@ _SILENT = 64
 
 
 @dataclass(frozen=True)
+class Records:
+    """Rows of a shard set that is at hand. consumed: they are those that were trained on; False: at most those."""
+
+    shard_set: ShardSet
+    rows: np.ndarray
+    consumed: bool
+
+
+@dataclass(frozen=True)
 class TrainedSet:
     """The records of one shard set that a run selected. facts: as in provenance.json; patients and recordings: sorted
-    int64 digests, None where only the facts are known."""
+    int64 digests, None where only the facts are known. records: for the exposure certificate, where the set is at
+    hand; no file holds them."""
 
     facts: dict[str, Any]
     patients: np.ndarray | None = None
     recordings: np.ndarray | None = None
+    records: Records | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ encoder.pt2                program for plain torch
 trained_on.safetensors     digests of the patients and recordings that it was trained on, where its shards were there
 config.json                resolved run configuration (without paths)
 signal_contract.json       leads, units, rate, length, normalisation, masks
+exposure.json              facts and root of its exposure certificate, exposure.safetensors the lists (`exposure`)
 provenance.json            steps, data fingerprint, what it was trained on, versions, text encoder
 sbom.cdx.json              the packages it was made with, as a CycloneDX bill of materials (`bill`)
 missingness.json           what it is worth without some leads; only where it was measured (`missing_card`)
@@ -36,6 +37,8 @@ from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
 from cardialign.pretrain.export.bill import bill_of_materials
 from cardialign.pretrain.export.contract import SignalContract
+from cardialign.pretrain.export.exposure.certificate import write_certificate
+from cardialign.pretrain.export.exposure.salt import CertificateSalt
 from cardialign.pretrain.export.program import save_program
 from cardialign.pretrain.export.trained_on import TrainedOn
 from cardialign.pretrain.methods.base import Exported, method_class
@@ -55,6 +58,7 @@ def export_encoder(
     spec: SignalSpec,
     program: bool = True,
     trained_on: TrainedOn | None = None,
+    salt: CertificateSalt | None = None,
 ) -> Path:
     """Write the encoder to the new folder `out` (it appears whole or not at all) and return it.
 
@@ -63,6 +67,7 @@ def export_encoder(
     spec      of the signals that it was trained on.
     program   also trace `encoder.pt2` (seconds for tiny, about a minute for base).
     trained_on  the records it has seen, for evaluations; None when nobody knows.
+    salt  of the exposure certificate; None: without one.
     Raises UserError when `out` exists or cannot be written, and when the weights are not finite or do not fit the
     configuration.
     """
@@ -87,6 +92,8 @@ def export_encoder(
                 trained_on.write(temporary)
             _write_json(temporary / "provenance.json", provenance)
             (temporary / BILL).write_bytes(bill_of_materials(sha256_of(temporary / MODEL)))
+            if trained_on is not None and salt is not None:
+                write_certificate(temporary, trained_on, training, salt)
             if program:
                 _write_program(encoder, temporary / "encoder.pt2")
             write_digests(temporary)

@@ -15,6 +15,7 @@ start/                 the registered encoder that a run starts from (`init_from
 start.json             name, version and digest of that encoder in the registry
 initialised.json       what a run took from the weights that it started from, tensor by tensor
 export/                the finished encoder
+exposure.salt          the salt of the exposure certificates of this run's encoders: its owner's alone, never exported
 result.json            figures of the finished (or stopped) run
 memory.json            the most memory that a step held, rank by rank, as the newest start measured it
 compute.json           FLOPs of a record and the peak of a device, where that is known: for MFU
@@ -47,6 +48,7 @@ RESULT, TRACKING, ATTEMPTS, WORKERS = "result.json", "tracking.json", "attempts.
 MEMORY, COMPUTE, DEATHS, DECISIONS = "memory.json", "compute.json", "deaths.jsonl", "decisions.jsonl"
 ATTEMPT, LOGS, RAY, FIGURES = "attempt.json", "logs", "ray", "figures"
 START, START_NOTE, INITIALISED = "start", "start.json", "initialised.json"
+EXPOSURE_SALT = "exposure.salt"
 FAILURE, LOCK, STOP, RESIZE = "failure.json", "driver.lock", "STOP", "RESIZE"
 NEXT_GROUP = "group.json"
 EARLIER, STARTED_OVER = "earlier", "started-over.json"

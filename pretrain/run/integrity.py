@@ -53,8 +53,22 @@ BILL = "sbom.cdx.json"
 """The packages that an encoder was made with; exports from before there was one lack it."""
 MISSINGNESS, EARLIER = "missingness.json", "earlier"
 """A missingness card, and in it the digests of the export under the cards before it."""
+EXPOSURE, EXPOSURE_LISTS = "exposure.json", "exposure.safetensors"
+"""An exposure certificate, and its lists, which may be large and which only the certificate's reader needs."""
 NEEDED = (MODEL, SETTINGS, CONTRACT, PROVENANCE)
-EXPORT_FILES = (*NEEDED, REPORT_HEAD, REPORT_ENCODER, SCORINGS, PROGRAM, TRAINED_ON, BILL, MISSINGNESS, DIGESTS)
+EXPORT_FILES = (
+    *NEEDED,
+    REPORT_HEAD,
+    REPORT_ENCODER,
+    SCORINGS,
+    PROGRAM,
+    TRAINED_ON,
+    BILL,
+    MISSINGNESS,
+    EXPOSURE,
+    EXPOSURE_LISTS,
+    DIGESTS,
+)
 """Everything that an export may hold. What is not named here is never called verified, whoever lists it."""
 LITTER = re.compile(r"\.DS_Store|\._.*|\.nfs[0-9a-fA-F]*|Thumbs\.db|desktop\.ini|\.directory")
 """Names of files that file managers and NFS leave in every folder: nobody reads them, nobody misses them."""
@@ -68,13 +82,13 @@ SETTLED_SECONDS = 60.0
 class VerifiedExport:
     """An export as it was checked; whoever loads what is in here, and not the files again, loads what was checked.
 
-    digest: sha256 of its digest list; bare_digest: of that list without a missingness card, which names the encoder by
-    it. content: name -> bytes that were hashed, of every file but the program. What cannot be read raises UserError
-    that names the file.
+    listed: its digest list, name -> sha256; digest: sha256 of that; bare_digest: of that list without a missingness
+    card, which names the encoder by it. content: name -> bytes that were hashed, of every file but the program and the
+    lists of an exposure certificate. What cannot be read raises UserError that names the file.
     """
 
     def __init__(self, folder: Path, listed: dict[str, str], content: dict[str, bytes]) -> None:
-        self.folder, self.content = folder, content
+        self.folder, self.listed, self.content = folder, listed, content
         self.digest = _digest_of_list(listed)
         self.bare_digest = _digest_of_list({name: each for name, each in listed.items() if name != MISSINGNESS})
 
@@ -189,7 +203,7 @@ def _verified(folder: Path, *, keep: bool) -> VerifiedExport:
             if not path.is_file():
                 wrong.append(f"{name}: missing")
                 continue
-            if name == MISSINGNESS or (keep and name != PROGRAM):
+            if name == MISSINGNESS or (keep and name not in (PROGRAM, EXPOSURE_LISTS)):
                 content[name] = read_bytes(path)
             found = hashlib.sha256(content[name]).hexdigest() if name in content else sha256_of(path)
             if found != sha256:

@@ -44,6 +44,7 @@ FILES = (
     files.RESIZE,
     files.INITIALISED,
     files.START_NOTE,
+    files.EXPOSURE_SALT,
     files.FAILURE,
 )
 APPENDED = (files.QUARANTINE, files.SYSTEM, files.EVALUATIONS, files.ATTEMPTS, files.DECISIONS)

@@ -20,6 +20,7 @@ from cardialign.pretrain.run.files import (
     EARLIER,
     EVALUATIONS,
     EXPORT,
+    EXPOSURE_SALT,
     FIGURES,
     FIRST_COMMIT,
     INITIALISED,
@@ -34,7 +35,7 @@ from cardialign.pretrain.run.files import (
 
 MOVED = (
     RESULT, MEMORY, COMPUTE, TRACKING, ATTEMPTS, DEATHS, DECISIONS, METRICS, SYSTEM, EVALUATIONS, FIGURES, QUARANTINE,
-    INITIALISED, BAD_STEPS, BEST_NOTE, BEST, EXPORT, CONFIG, FIRST_COMMIT, CHECKPOINTS,
+    INITIALISED, BAD_STEPS, BEST_NOTE, BEST, EXPORT, EXPOSURE_SALT, CONFIG, FIRST_COMMIT, CHECKPOINTS,
 )  # fmt: skip
 """What belongs to one run; its checkpoints last, so that a start that is cut short still finds them."""
 

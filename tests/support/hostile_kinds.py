@@ -18,15 +18,18 @@ from scipy.io import savemat
 
 from cardialign.data_shards.build.commit import content_fingerprint
 from cardialign.data_shards.checks.verify import verify
+from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.reading.arrays import read_array
 from cardialign.data_shards.reading.tables import read_table, rows_of
 from cardialign.data_shards.reading.wfdb.reader import read_wfdb
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.shard_set.layout import read_manifest, spec_of
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources.cpsc2018 import _read_struct
 from cardialign.data_shards.sources.shared.labels import read_labels
 from cardialign.data_shards.text.bank import TextBank
 from cardialign.pretrain.run.integrity import write_digests
+from tests.support.exposed import SALT
 
 Result = Any
 Read = Callable[[Path], Result]
@@ -317,7 +320,6 @@ def run_of(folder: Path) -> Result:
 def write_run(folder: Path) -> None:
     from cardialign.cluster.runs.failure import write_failure
     from cardialign.cluster.tracking.state import TrackingState
-    from cardialign.data_shards.errors import UserError
     from tests.support.checkpoints import write_checkpoint
     from tests.support.small_encoder import small_config
 
@@ -365,6 +367,38 @@ def not_whole(content: bytes, result: Result) -> bool:
 
 
 MANIFEST, STATE = "checkpoints/step-*/manifest.json", "checkpoints/step-*/trainer_state.json"
+# ---- exposure certificates
+
+
+def certificate_of(folder: Path) -> Result:
+    from cardialign.pretrain.export.exposure.certificate import Certificate
+
+    found = Certificate.read(folder)
+    return found.root, digest(*found.lists.values())
+
+
+def proof_of(folder: Path) -> Result:
+    from cardialign.data_shards.files import read_json_object
+    from cardialign.pretrain.export.exposure.proof import check
+
+    try:
+        values = read_json_object(folder / "proof.json")
+    except (OSError, ValueError) as error:
+        raise UserError(f"no proof: {error}", "ask again") from None
+    return repr(check(values, (folder / "root").read_text(), Secret(SALT)))
+
+
+def write_proof(folder: Path, export: Path) -> None:
+    from cardialign.pretrain.export.exposure.certificate import Certificate
+    from cardialign.pretrain.export.exposure.hashes import RECORD, Group
+    from cardialign.pretrain.export.exposure.proof import prove
+
+    certificate = Certificate.read(export)
+    asked = [(Group(RECORD), name) for name in ("tiny-003", "tiny-059")]
+    (folder / "proof.json").write_text(json.dumps(prove(certificate, asked, Secret(SALT))))
+    (folder / "root").write_text(certificate.root)
+
+
 KINDS = (
     Kind("set: manifest", "set", "manifest.json", manifest_of, legal=same_json),
     Kind("set: manifest, sealed", "set", "manifest.json", manifest_of, reseal_set, legal=finite_set),
@@ -415,4 +449,10 @@ KINDS = (
         Kind(f"export: {name}, sealed", "export", name, encoder_of, reseal_export, embeds)
         for name in ("config.json", "signal_contract.json", "provenance.json", "model.safetensors")
     ),
+    *(
+        Kind(f"export: {name}{word}", "export", name, certificate_of, seal)
+        for name in ("exposure.json", "exposure.safetensors")
+        for word, seal in (("", None), (", sealed", reseal_export))
+    ),
+    Kind("exposure proof", "proof", "proof.json", proof_of),
 )  # fmt: skip

@@ -36,6 +36,8 @@ ROOMS: dict[str, list[set[str]]] = {
             "plugins",
             "array_files",
             "shown",
+            "secret",
+            "offline",
         },
         {"signal", "reading", "cohort"},
         {"shard_set"},

@@ -192,6 +192,37 @@ def test_an_old_checkpoint_asks_the_shards_and_says_what_to_do_when_they_are_gon
     assert str(run / CONFIG) in caught.value.remedy and not (run.parent / "gone").exists()
 
 
+def test_the_certificate_lists_the_records_of_the_steps_that_were_done_and_no_others(run, tmp_path):
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
+    from cardialign.pretrain.export.exposure.certificate import Certificate
+    from cardialign.pretrain.export.exposure.hashes import RECORD, Group
+    from cardialign.pretrain.export.exposure.salt import salt_of_run
+    from cardialign.pretrain.training.data import open_data
+
+    told = export_run(run)
+    shard_set, config = ShardSet.open(tmp_path / "shards"), config_for(tmp_path / "shards", steps=2)
+    order = open_data(config)[2]
+    read = set(np.concatenate([order.batch(0), order.batch(1)]).tolist())
+    assert 0 < len(read) < len(shard_set)
+    certificate, salt = Certificate.read(run / "export"), salt_of_run(run)
+    found = certificate.find([shard_set.key(row) for row in range(len(shard_set))], Group(RECORD), salt) >= 0
+    assert set(np.flatnonzero(found).tolist()) == read and certificate.facts["records_are"] == "consumed"
+    assert told["exposure"] == certificate.root
+    assert all(salt.reveal().encode() not in path.read_bytes() for path in (run / "export").iterdir())
+    again = export_run(run, tmp_path / "again")
+    assert again["exposure"] == certificate.root, "one run has one certificate"
+
+
+def test_a_run_whose_digest_is_not_that_of_its_order_lists_what_it_selected(run, tmp_path):
+    from cardialign.pretrain.export.exposure.certificate import Certificate
+
+    path = committed_path(run, 2)
+    resealed(path, json.dumps({**json.loads((path / STATE).read_text()), "digest": "12" * 16}).encode())
+    export_run(run)
+    facts = Certificate.read(run / "export").facts
+    assert facts["records_are"] == "selected" and facts["lists"]["record"]["rows"] == facts["sets"][0]["selected"]
+
+
 def test_an_export_says_which_records_it_has_seen_and_keeps_the_facts_when_the_shards_are_away(run, tmp_path):
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.overlap import FOUND, UNKNOWN, find_overlap

@@ -1,0 +1,68 @@
+"""A secret is a type: a salt, a key or a token as it goes through the program, and is nowhere shown.
+
+Where one comes in it becomes a `Secret`; where it is used, and there alone, it is revealed (a test lists these places).
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.files import read_text
+from cardialign.data_shards.shown import HIDDEN
+
+
+class Secret:
+    """Text that no message, log, table or pickle shows: `str`, `repr` and every format of it are `***`."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """What it is. For the place that computes with it or sends it, and for no other."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return HIDDEN
+
+    def __format__(self, form: str) -> str:
+        return HIDDEN
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._bytes(), other._bytes())
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not written down: hand it on in a file or the environment")
+
+    def _bytes(self) -> bytes:
+        return self._value.encode("utf-8", "surrogatepass")
+
+    @classmethod
+    def of_file(cls, path: Path, option: str) -> Secret:
+        """The one line of a text file. Raises UsageError, in which `option` names what asked for it."""
+        try:
+            lines = read_text(path).strip().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{option} {path} cannot be read: {error}", "name a text file in UTF-8") from None
+        if len(lines) != 1:
+            raise UsageError(f"{option} {path} has {len(lines)} lines", "write the secret into it, on one line")
+        return cls(lines[0].strip())
+
+    @classmethod
+    def of_environment(cls, name: str) -> Secret | None:
+        """The value of a variable; None where it is not set, or empty."""
+        value = os.environ.get(name, "").strip()
+        return cls(value) if value else None
