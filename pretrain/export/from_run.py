@@ -72,16 +72,7 @@ def export_run(
     state = TrainerState.read(found.path)
     config = parse_config(state.config, f"configuration of {found.path}")  # what trained it, whatever was asked since
     spec, shards_fingerprint = _trained_on(state, config, beside, run_dir, found.path)
-    training = {
-        "steps": state.step,
-        "digest": state.digest,
-        "selection_fingerprint": state.selection_fingerprint,
-        "shards_fingerprint": shards_fingerprint,
-        "world_size": state.world_size,
-        **({} if state.plan is None else {"plan": [list(stretch) for stretch in state.plan]}),
-        **_other_reports(config),
-        **_start(run_dir),
-    }
+    training = {**_facts(state, shards_fingerprint), **_other_reports(config), **_start(run_dir)}
     seen = _records(state, found.path)
     if salt is None and (own := salt_of_run(run_dir)) is not None:
         salt = CertificateSalt(own)
@@ -106,6 +97,18 @@ def export_run(
         "exposure": (read_json(out / EXPOSURE) or {}).get("root"),
         "passed_over": [one.said() for one in passed],
         "differs": {CONFIG: [None, unread]} if unread else _differing(state, beside, run_dir),
+    }
+
+
+def _facts(state: TrainerState, shards_fingerprint: str | None) -> dict[str, Any]:
+    """What provenance says of the training."""
+    return {
+        "steps": state.step,
+        "digest": state.digest,
+        "selection_fingerprint": state.selection_fingerprint,
+        "shards_fingerprint": shards_fingerprint,
+        "world_size": state.world_size,
+        **({} if state.plan is None else {"plan": [list(stretch) for stretch in state.plan]}),
     }
 
 

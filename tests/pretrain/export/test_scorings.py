@@ -123,6 +123,7 @@ def test_an_encoder_without_other_ways_is_exported_as_before(tmp_path: Path) -> 
         "digests.json",
         "model.safetensors",
         "provenance.json",
+        "sbom.cdx.json",
         "signal_contract.json",
         "text_head.safetensors",
     ]
