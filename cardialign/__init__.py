@@ -11,6 +11,7 @@ Every name is imported when it is first used.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from cardialign.pretrain.export.opening import open_encoder as load_encoder
 
     open_shards = ShardSet.open
+
+if os.environ.get("CARDIALIGN_OFFLINE", "") not in ("", "0"):  # in every process that is ours, workers too
+    import_module("cardialign.data_shards.offline").stay_offline()
 
 NAMES = {
     "SetPlan": "cardialign.data_shards.build.build:SetPlan",

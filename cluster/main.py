@@ -24,6 +24,7 @@ from cardialign.cluster.cli.streams import leave_stdout, open_streams, say, tell
 from cardialign.cluster.commands import COMMANDS, GROUPS, NESTED, module_of
 from cardialign.cluster.environment.handed_on import adopt_submitted
 from cardialign.data_shards.errors import DONE, FAILED, UsageError, UserError
+from cardialign.data_shards.offline import SWITCH, stay_offline
 from cardialign.data_shards.plugins import did_you_mean
 from cardialign.data_shards.rights import closed_to_others
 from cardialign.data_shards.shown import shown
@@ -97,6 +98,13 @@ def _common(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         default=argparse.SUPPRESS,
         help="log decisions, show tracebacks (or CARDIALIGN_DEBUG=1)",
+    )
+    group.add_argument(
+        "--offline",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="connect to nothing beyond this machine (or CARDIALIGN_OFFLINE=1); hosts of your own cluster: "
+        "CARDIALIGN_OFFLINE_HOSTS",
     )
 
 
@@ -232,6 +240,9 @@ def _main(words: list[str], interrupts: Interrupts) -> int:
             raise UsageError("an argument holds a NUL character", "leave it out: no path and no name has one")
         _check_working_folder()
         adopt_submitted()
+        if "--offline" in words:
+            os.environ[SWITCH] = "1"  # which workers and processes of ours inherit
+        stay_offline()
         args, unknown = build_parser(command).parse_known_args(words)
         if unknown:
             told = shown(" ".join(unknown))

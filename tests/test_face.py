@@ -27,7 +27,7 @@ def test_there_are_at_most_twelve_names_and_each_is_what_it_says() -> None:
 
 def test_type_checkers_see_the_same_names() -> None:
     tree = ast.parse(Path(cardialign.__file__).read_text())
-    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    block = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {
         alias.asname or alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }

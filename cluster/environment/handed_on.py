@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping, MutableMapping
 
 from cardialign.data_shards.files import parse_json
+from cardialign.data_shards.offline import stay_offline
 from cardialign.data_shards.rights import close_own_log, close_to_others
 
 HANDED_ON = (
@@ -78,6 +79,8 @@ def adopt(values: Mapping[str, str], environment: MutableMapping[str, str] | Non
         if not twins & present:
             target[name] = value
             taken.append(name)
+    if target is os.environ:
+        stay_offline()  # where the driver is
     return taken
 
 

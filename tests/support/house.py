@@ -37,6 +37,7 @@ ROOMS: dict[str, list[set[str]]] = {
             "array_files",
             "shown",
             "secret",
+            "offline",
         },
         {"signal", "reading", "cohort"},
         {"shard_set"},

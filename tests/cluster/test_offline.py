@@ -1,0 +1,93 @@
+"""Offline means that nothing connects beyond this machine, whatever a command, a file or a package asks for."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cardialign.data_shards import offline
+from cardialign.data_shards.errors import UsageError, UserError
+
+ELSEWHERE = "192.0.2.7"
+"""TEST-NET-1 (RFC 5737): nobody's address."""
+
+
+@pytest.fixture
+def switched_on(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in offline.OF_OTHERS:
+        monkeypatch.setenv(name, os.environ.get(name, "0"))
+    monkeypatch.setenv(offline.SWITCH, "1")
+    offline.stay_offline()
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    "connect",
+    [
+        lambda: socket.create_connection((ELSEWHERE, 80), timeout=1),
+        lambda: socket.create_connection(("example.org", 443), timeout=1),
+        lambda: socket.getaddrinfo("example.org", 443),
+        lambda: socket.gethostbyname("example.org"),
+        lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", (ELSEWHERE, 53)),
+        lambda: socket.socket().connect_ex((ELSEWHERE, 80)),
+        lambda: socket.socket(socket.AF_INET6).connect(("2001:db8::7", 80)),
+        lambda: socket.socket(socket.AF_INET6).connect((f"::ffff:{ELSEWHERE}", 80)),
+    ],
+)
+def test_no_socket_leaves_the_machine(switched_on: pytest.MonkeyPatch, connect: Any) -> None:
+    with pytest.raises(UserError, match="CARDIALIGN_OFFLINE forbids it"):
+        connect()
+
+
+def test_this_machine_and_what_was_allowed_are_reached(switched_on: pytest.MonkeyPatch) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        for host in ("127.0.0.1", "localhost", "::ffff:127.0.0.1"):
+            socket.create_connection((host, server.getsockname()[1]), timeout=5).close()
+    switched_on.setenv(offline.HOSTS, "192.0.2.0/24, Head.Cluster")
+    assert offline._is_here(ELSEWHERE) and offline._is_here("head.cluster") and not offline._is_here("198.51.100.1")
+    switched_on.setenv(offline.HOSTS, "10.0.0.0/99")
+    with pytest.raises(UsageError, match=r"10\.0\.0\.0/99 is no network"):
+        offline.stay_offline()
+
+
+def test_without_the_switch_nothing_is_forbidden(switched_on: pytest.MonkeyPatch) -> None:
+    switched_on.setenv(offline.SWITCH, "0")
+    with socket.socket() as tried:
+        tried.settimeout(0.05)
+        assert tried.connect_ex((ELSEWHERE, 80)) != 0
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["shards", "verify", f"http://{ELSEWHERE}/set"],
+        ["shards", "verify", "https://example.org/set"],
+        ["registry", "list", "--tracking-uri", f"http://{ELSEWHERE}:5000"],
+        ["text-bank", "build", "SET", "--encoder", "somebody/some-model"],
+        ["status", "name", "--address", f"http://{ELSEWHERE}:8265"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_a_command_says_what_it_may_not_connect_to_and_does_not(shards: Path, tmp_path: Path, words: list[str]) -> None:
+    """What is written by a hook before ours is what was asked for; nothing may have been answered."""
+    given = [str(shards) if word == "SET" else word for word in words]
+    environment = {**os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "cardialign", *given, "--offline", "--json"],
+        env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    answer = json.loads(done.stdout.strip().splitlines()[-1])
+    assert done.returncode != 0 and not answer["ok"] and "Traceback" not in done.stderr
+    assert "defect of ours" not in answer["remedy"], answer
+    said = answer["problem"] + answer["remedy"]
+    assert "CARDIALIGN_OFFLINE" in said or "offline" in said.lower() or "not on this machine" in said, said
