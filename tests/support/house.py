@@ -37,7 +37,6 @@ ROOMS: dict[str, list[set[str]]] = {
             "array_files",
             "shown",
             "secret",
-            "offline",
         },
         {"signal", "reading", "cohort"},
         {"shard_set"},
