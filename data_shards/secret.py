@@ -1,12 +1,12 @@
 """A secret is a type: a salt, a key or a token as it goes through the program, and is nowhere shown.
 
-Where one comes in it becomes a `Secret`; where it is used, and there alone, it is revealed (a test lists these places).
+The salts of exposure certificates, and of the patients that one is asked for, are. Where one is used, and there alone,
+it is revealed (a test lists these places).
 """
 
 from __future__ import annotations
 
 import hmac
-import os
 from pathlib import Path
 from typing import NoReturn
 
@@ -60,9 +60,3 @@ class Secret:
         if len(lines) != 1:
             raise UsageError(f"{option} {path} has {len(lines)} lines", "write the secret into it, on one line")
         return cls(lines[0].strip())
-
-    @classmethod
-    def of_environment(cls, name: str) -> Secret | None:
-        """The value of a variable; None where it is not set, or empty."""
-        value = os.environ.get(name, "").strip()
-        return cls(value) if value else None

@@ -184,6 +184,19 @@ def test_whatever_unpickles_is_seen(tree: Callable) -> None:
     assert {int(line.split(":")[1].split()[0]) for line in house.unpickled(root)} == {1, 2, 3, 4, 5}
 
 
+REVEALS = {
+    "cluster/commands/exposure/prove.py",
+    "pretrain/export/exposure/certificate.py",
+    "pretrain/export/exposure/hashes.py",
+    "pretrain/export/exposure/salt.py",
+}
+
+
+def test_a_secret_is_revealed_in_few_places() -> None:
+    files = [path for floor in house.FLOORS for path in (ROOT / floor).rglob("*.py")]
+    assert {path.relative_to(ROOT).as_posix() for path in files if ".reveal()" in path.read_text()} == REVEALS
+
+
 def test_every_kind_of_file_comes_in_by_one_door() -> None:
     assert house.side_doors(ROOT) == []
 

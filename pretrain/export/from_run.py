@@ -86,17 +86,20 @@ def export_run(
             replace_export(fresh, out, folder)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error}", "choose another folder, or free space") from error
+    differs = {CONFIG: [None, unread]} if unread else _differing(state, beside, run_dir)
+    told = {"checkpoint": str(found.path), "step": state.step, "passed_over": [one.said() for one in passed]}
+    return {**_of_folder(out), **told, "differs": differs}
+
+
+def _of_folder(out: Path) -> dict[str, Any]:
+    """What an export consists of, as it was written."""
     files = sorted(p for p in out.iterdir() if p.is_file())
     return {
         "path": str(out),
-        "checkpoint": str(found.path),
-        "step": state.step,
         "files": [p.name for p in files],
         "bytes": sum(p.stat().st_size for p in files),
         "digest": verify_export(out),
         "exposure": (read_json(out / EXPOSURE) or {}).get("root"),
-        "passed_over": [one.said() for one in passed],
-        "differs": {CONFIG: [None, unread]} if unread else _differing(state, beside, run_dir),
     }
 
 

@@ -117,7 +117,7 @@ class Certificate:
             wrong = [kind for kind in KINDS if not _fits(lists.get(kind), facts["lists"][kind]["rows"])]
             if wrong or len(lists) != len(KINDS):
                 raise ValueError("its lists are not those that its facts name")
-            return cls(told["root"], facts, lists)
+            return cls(told["root"], facts, {kind: lists[kind] for kind in KINDS})
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise parts.wrong(EXPOSURE, f"no exposure certificate that can be read ({error})") from None
 

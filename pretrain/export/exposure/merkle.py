@@ -20,7 +20,7 @@ class Tree:
     """Over uint8 (n, ROW)."""
 
     def __init__(self, rows: np.ndarray) -> None:
-        content = memoryview(np.ascontiguousarray(rows).tobytes()) if len(rows) else b""
+        content = rows.tobytes()
         step = BLOCK * (rows.shape[1] if len(rows) else 1)
         leaves = [_leaf(content[at : at + step]) for at in range(0, len(content), step)]
         self._levels = [leaves]

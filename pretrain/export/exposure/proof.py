@@ -42,8 +42,7 @@ class Shown:
 
 def prove(certificate: Certificate, asked: Iterable[tuple[Group, str]], salt: Secret) -> dict[str, Any]:
     """Raises UsageError for more than MOST_NAMES."""
-    names: list[dict[str, Any]] = []
-    blocks: dict[str, dict[str, Any]] = {}
+    names, blocks = list[dict[str, Any]](), dict[str, dict[str, Any]]()
     for group, name in asked:
         if len(names) == MOST_NAMES:
             raise UsageError(f"a proof is of at most {MOST_NAMES} names", "ask for fewer with --out")

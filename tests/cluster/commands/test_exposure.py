@@ -1,4 +1,4 @@
-"""`exposure prove`, `exposure check`: offline answers from an export, and proofs that hold against its root alone."""
+"""`exposure prove` and `check`: answers from an export alone, and proofs that hold against its root alone."""
 
 from __future__ import annotations
 
