@@ -73,7 +73,7 @@ def test_a_working_folder_that_was_deleted_is_a_sentence(
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    assert cli.main(["recipes"]) == 2
+    assert cli.main(["recipes", "list"]) == 2
     assert "working folder of this command cannot be found" in capsys.readouterr().err
 
 

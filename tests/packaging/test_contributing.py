@@ -71,7 +71,7 @@ def test_what_was_written_keeps_the_rules_of_the_house(followed: Run) -> None:
 
 
 def test_the_words_are_known_to_the_command_line(followed: Run) -> None:
-    counted = followed(sys.executable, "-m", "cardialign", "recipes", "clip-tiny")
+    counted = followed(sys.executable, "-m", "cardialign", "recipes", "list", "clip-tiny")
     assert "clip-tiny" in counted and "clip " in counted
     assert "clinic" in followed(sys.executable, "-m", "cardialign", "shards", "build", "--help")
     assert "keys" in followed(sys.executable, "-m", "cardialign", "shards", "--help")
