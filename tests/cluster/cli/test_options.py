@@ -86,8 +86,8 @@ def test_other_folds_are_refused_with_the_way_out(text: str, sentence: str) -> N
 @pytest.mark.parametrize(
     ("words", "option"),
     [
-        (("recipes", "list"), "--sampling-rate"),
-        (("recipes", "list"), "--seconds"),
+        (("recipes list",), "--sampling-rate"),
+        (("recipes list",), "--seconds"),
         (BUILD, "--sampling-rate"),
         (BUILD, "--seconds"),
         (EMBED, "--sampling-rate"),
@@ -166,7 +166,7 @@ def test_one_file_is_no_folder(words: tuple[str, ...], tmp_path: Path) -> None:
 
 def test_the_command_answers_in_one_sentence(cardialign: Callable[..., Any]) -> None:
     answer = cardialign("recipes", "list", "--seconds", "inf")
-    assert answer.code == 2 and answer.json["problem"].startswith("recipes: argument --seconds: 'inf' is not a number")
+    assert answer.code == 2 and answer.json["problem"].startswith("recipes list: argument --seconds: 'inf' is not a number")
 
 
 PLACES = [
