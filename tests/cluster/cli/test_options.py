@@ -166,7 +166,9 @@ def test_one_file_is_no_folder(words: tuple[str, ...], tmp_path: Path) -> None:
 
 def test_the_command_answers_in_one_sentence(cardialign: Callable[..., Any]) -> None:
     answer = cardialign("recipes", "list", "--seconds", "inf")
-    assert answer.code == 2 and answer.json["problem"].startswith("recipes list: argument --seconds: 'inf' is not a number")
+    assert answer.code == 2 and answer.json["problem"].startswith(
+        "recipes list: argument --seconds: 'inf' is not a number"
+    )
 
 
 PLACES = [

@@ -147,7 +147,7 @@ QUICK = ("width above one chunk", "twelve leads and one, bfloat16", "raw counts,
 
 
 @pytest.mark.parametrize(
-    "setting", [QUICK.get(name, long_form(one)) for name, one in SETTINGS.items()], ids=SETTINGS.keys()
+    "setting", [one if name in QUICK else long_form(one) for name, one in SETTINGS.items()], ids=SETTINGS.keys()
 )
 def test_fused_tokens_and_gradients_are_those_of_the_convolution(setting: Setting) -> None:
     _compare(setting, FLOOR[setting.dtype], *interpreted(_all_backends, setting))
