@@ -17,7 +17,7 @@ import stat
 import sys
 from collections.abc import Iterator
 
-OTHERS, ALL_BUT_OWNER = 0o007, 0o077
+OTHERS, GROUP, ALL_BUT_OWNER = 0o007, 0o070, 0o077
 SHARE = "CARDIALIGN_SHARE"
 """Environment variable: `group` says that the owner's group may read, or write, as the umask says."""
 
@@ -31,7 +31,8 @@ def close_to_others() -> int:
 
 def _closed(umask: int) -> int:
     """What is taken from the rights that a umask leaves."""
-    shares = umask & OTHERS == OTHERS or os.environ.get(SHARE, "").strip().lower() == "group"
+    chosen = umask & OTHERS == OTHERS and umask & GROUP != GROUP  # 077 shares with nobody
+    shares = chosen or os.environ.get(SHARE, "").strip().lower() == "group"
     return OTHERS if shares else ALL_BUT_OWNER
 
 

@@ -48,7 +48,10 @@ def test_what_somebody_has_opened_stays_open(cardialign: Callable[..., Any], tmp
     assert (tmp_path / "cohort").stat().st_mode & 0o777 == 0o755
 
 
-def test_the_log_of_a_submitted_driver_and_the_files_of_a_worker_are_closed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o600), (0o077, 0o600), (0o027, 0o640)])
+def test_the_log_of_a_submitted_driver_and_the_files_of_a_worker_are_closed(
+    tmp_path: Path, umask: int, mode: int
+) -> None:
     log, file = tmp_path / "job-driver.log", tmp_path / "made-by-the-worker"
     program = (
         "from cardialign.cluster.environment.handed_on import adopt, adopt_submitted; import os, pathlib, sys\n"
@@ -57,9 +60,9 @@ def test_the_log_of_a_submitted_driver_and_the_files_of_a_worker_are_closed(tmp_
     environment = {**os.environ, "CARDIALIGN_SUBMITTED_ENV": '{"NCCL_DEBUG": "INFO"}', "CARDIALIGN_SHARE": ""}
     with log.open("w") as stream:
         log.chmod(0o644)
-        subprocess.run([sys.executable, "-c", program], env=environment, stdout=stream, check=True)
-    assert log.read_text() == "INFO\n" and log.stat().st_mode & 0o777 == 0o600
-    assert file.stat().st_mode & 0o077 == 0
+        subprocess.run([sys.executable, "-c", program], env=environment, stdout=stream, check=True, umask=umask)
+    assert log.read_text() == "INFO\n" and log.stat().st_mode & 0o777 == mode
+    assert file.stat().st_mode & 0o777 == mode
 
 
 def test_a_submitted_driver_keeps_what_its_node_has_set() -> None:
