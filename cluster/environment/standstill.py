@@ -17,6 +17,8 @@ FIRST_SECONDS = 20.0
 """After how long work that stands still says so."""
 RETELL = 2.0
 """Each message comes after so many times the wait of the one before."""
+MISSING = ("a node: ", "nodes: ", "the Ray cluster, ")
+"""How the state begins in which a cluster has not what is wanted, whatever is free of it."""
 State = tuple[str, str]
 """(what is waited for, the way out)"""
 Resources = Callable[[], tuple[Mapping[str, float], Mapping[str, float]]]

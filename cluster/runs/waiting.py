@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.environment.nodes import Asked
-from cardialign.cluster.environment.standstill import FIRST_SECONDS, Resources, Standstill, State, resources_state
+from cardialign.cluster.environment.standstill import (
+    FIRST_SECONDS,
+    MISSING,
+    Resources,
+    Standstill,
+    State,
+    resources_state,
+)
 from cardialign.cluster.runs.deciding.hangs import signs
 from cardialign.data_shards.files import read_json
 from cardialign.pretrain.run.files import ATTEMPT, CHECKPOINTS, NEXT_GROUP, WORKERS
@@ -120,6 +127,8 @@ class Watch:
         if not holder or (asked and asked.get("start") != holder.get("start")):
             return None
         if not asked and holder.get("group") == 0:
+            if self._resources()[0].startswith(MISSING):
+                return None
             return "the controller of the workers, whose process is starting and imports Ray Train and torch"
         workers, places = asked.get("workers"), asked.get("room")
         if asked.get("after") != holder.get("group") or not isinstance(workers, int) or not isinstance(places, int):

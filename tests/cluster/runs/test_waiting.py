@@ -88,6 +88,8 @@ def test_a_cluster_that_is_too_small_waits_for_a_node(tmp_path: Path) -> None:
     run = Run(tmp_path, {"CPU": 1.0}, {"CPU": 1.0})
     run.pass_by(30)
     assert "waiting for a node: 2 CPUs wanted, 1 free of 1 in the cluster" in run.told[0]
+    (tmp_path / ATTEMPT).write_text(json.dumps({"start": "abcdefgh12", "group": 0}))
+    assert run.watch.state()[0].startswith("a node: 2 CPUs wanted"), "also before the controller has said anything"
 
 
 def test_a_rank_that_does_not_come_or_falls_silent_is_named(tmp_path: Path) -> None:
