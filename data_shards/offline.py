@@ -26,6 +26,7 @@ OF_OTHERS = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 _LOOKED_UP = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
 _SENT = ("socket.connect", "socket.sendto", "socket.sendmsg")
 _HERE = ("", "*", "localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
+_OF_THE_KERNEL = (socket.AF_UNIX, getattr(socket, "AF_NETLINK", None))
 _watching: list[bool] = []
 
 
@@ -50,8 +51,8 @@ def _judge(event: str, arguments: tuple[Any, ...]) -> None:
         host = arguments[0]
     elif event in _SENT:
         address = arguments[1]
-        if not isinstance(address, tuple) or not address:  # a socket in the file system, or one that is connected
-            return
+        if getattr(arguments[0], "family", None) in _OF_THE_KERNEL or not isinstance(address, tuple) or not address:
+            return  # a socket in the file system or of the kernel, or one that is connected already
         host = address[0]
     else:
         return

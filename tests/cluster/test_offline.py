@@ -66,6 +66,26 @@ def test_without_the_switch_nothing_is_forbidden(switched_on: pytest.MonkeyPatch
         assert tried.connect_ex((ELSEWHERE, 80)) != 0
 
 
+@pytest.mark.parametrize(
+    ("inherited", "begin"),
+    [
+        ({"CARDIALIGN_OFFLINE": "1"}, "import cardialign"),
+        ({}, "from cardialign.cluster.environment.handed_on import adopt; adopt({'CARDIALIGN_OFFLINE': '1'})"),
+    ],
+    ids=["a process that inherits the switch", "a worker that the driver hands it on to"],
+)
+def test_other_processes_of_ours_stay_offline_too(inherited: dict[str, str], begin: str) -> None:
+    code = f"{begin}\nimport socket\ntry:\n    socket.create_connection(('{ELSEWHERE}', 80), timeout=1)\n"
+    code += "except ValueError as error:\n    print(error)"
+    environment = {**os.environ, offline.SWITCH: "", **inherited}
+    if not inherited:
+        del environment[offline.SWITCH]
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "CARDIALIGN_OFFLINE forbids it" in done.stdout
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize(
     "words",
