@@ -9,7 +9,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.files import temporary_path
 from cardialign.data_shards.secret import Secret
 from cardialign.pretrain.run.files import EXPOSURE_SALT
@@ -40,7 +40,10 @@ def given_salt(path: Path) -> Secret:
 
 
 def salt_of_run(run_dir: Path) -> Secret | None:
-    """The one that lies beside the run, made now where there is none; None where none can be kept there."""
+    """The one that lies beside the run, made now where there is none; None where none can be kept there.
+
+    Raises UserError for a file of its name that holds none.
+    """
     path = run_dir / EXPOSURE_SALT
     if not os.path.lexists(path):
         temporary = temporary_path(path)
@@ -56,7 +59,15 @@ def salt_of_run(run_dir: Path) -> Secret | None:
             return None
         finally:
             temporary.unlink(missing_ok=True)
-    return given_salt(path)
+    try:
+        return given_salt(path)
+    except UsageError as error:
+        raise UserError(
+            f"the salt of the exposure certificates of run {run_dir} cannot be used: "
+            + error.problem.removeprefix("--salt-file "),
+            "put the file back as it was, give another salt with --salt-file, or remove the file: a new salt is made, "
+            "and certificates from before cannot be asked for names without the old one",
+        ) from None
 
 
 def salt_check(salt: Secret) -> str:

@@ -238,6 +238,15 @@ def test_the_salt_of_a_run_is_its_owners_alone_and_stays(tmp_path: Path) -> None
     assert (tmp_path / "exposure.salt").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("content", ["", "short\n", "two\nlines of a salt that is long enough\n"])
+def test_a_salt_beside_the_run_that_is_none_is_named_and_left_as_it_is(tmp_path: Path, content: str) -> None:
+    (tmp_path / "exposure.salt").write_text(content)
+    with pytest.raises(UserError, match="salt of the exposure certificates of run") as caught:
+        salt_of_run(tmp_path)
+    assert "--salt-file" not in caught.value.problem, "nobody typed that"
+    assert "remove the file" in caught.value.remedy and (tmp_path / "exposure.salt").read_text() == content
+
+
 def test_a_public_salt_lets_everybody_ask(tmp_path: Path, place: Path) -> None:
     opened = ShardSet.open(place / "set")
     config, model = small_model()
