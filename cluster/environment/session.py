@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import importlib
 import logging
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.environment.package import package_folder
+from cardialign.cluster.environment.starting import led_by_us, signals_left_alone
 from cardialign.cluster.environment.threads import threads_asked, threads_of_each
 from cardialign.cluster.environment.versions import source_root
 from cardialign.data_shards.cpus import usable_cpus
@@ -32,6 +32,8 @@ LOCAL_RAY = {
 }
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set in a driver that a cluster runs as a job: its packages and variables are those of all its workers."""
+NICENESS = "RAY_worker_niceness"
+"""15 if it is not set: beside any other work of this machine a training step took ten minutes, not seconds."""
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """With clusters switched off Ray gives its node the address 127.0.0.1, and then listens there alone."""
 log = logging.getLogger(__name__)
@@ -171,6 +173,7 @@ def _local_environment(workers: int) -> dict[str, str | None]:
         JOB_CONFIG: None,  # a local Ray inside a job knows nothing of the packages of that cluster
         "OMP_NUM_THREADS": str(threads_of_each(workers, threads_asked())),
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        NICENESS: os.environ.get(NICENESS, "0"),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(source_root()), os.environ.get("PYTHONPATH", "")])),
     }
@@ -184,7 +187,7 @@ def _local_environment(workers: int) -> dict[str, str | None]:
 def _start(cpus: int, environment: Mapping[str, str | None], scratch: Path) -> None:
     """A local Ray whose every process inherits `environment`: cheaper than a `runtime_env`, which starts an agent.
 
-    Ray gives its parts 30 s each to come up, which a busy machine may need: it is started a second time then.
+    Parts that Ray gives 30 s to come up may need more on a busy machine: it is started a second time then.
     """
     import ray
 
@@ -208,7 +211,7 @@ def _start_once(cpus: int, environment: Mapping[str, str | None], scratch: Path)
 
     clusters = ray_constants.ENABLE_RAY_CLUSTER
     try:
-        with _environment(environment), _sessions_of_their_own(), _signals_left_alone():
+        with _environment(environment), led_by_us():
             ray_constants.ENABLE_RAY_CLUSTER = False  # read from the environment when Ray was imported: maybe before us
             ray.init(
                 address="local",
@@ -221,35 +224,6 @@ def _start_once(cpus: int, environment: Mapping[str, str | None], scratch: Path)
             )
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
-
-
-@contextlib.contextmanager
-def _signals_left_alone() -> Iterator[None]:
-    """Ray takes no SIGTERM of this process in here: it would exit with words of its own, and what was begun (a run in
-    MLflow) would look alive for ever. Whoever runs the command decides what the signal means."""
-    utils: Any = importlib.import_module("ray._private.utils")
-    plain = utils.set_sigterm_handler
-    try:
-        utils.set_sigterm_handler = lambda handler: None
-        yield
-    finally:
-        utils.set_sigterm_handler = plain
-
-
-@contextlib.contextmanager
-def _sessions_of_their_own() -> Iterator[None]:
-    """Ray processes that start in here hear no signal that is sent to our process group.
-
-    `timeout`, batch systems and terminals signal the whole group. A Ray that dies of it cannot bring the run to a
-    checkpoint, and takes this process along a minute later.
-    """
-    services: Any = importlib.import_module("ray._private.services")
-    plain = services.ConsolePopen
-    try:
-        services.ConsolePopen = functools.partial(plain, start_new_session=True)
-        yield
-    finally:
-        services.ConsolePopen = plain
 
 
 def ended_processes() -> list[str]:
@@ -349,7 +323,7 @@ def _join(address: str) -> None:
         with contextlib.ExitStack() as stack:
             if JOB_CONFIG not in os.environ:
                 runtime["py_modules"] = [str(stack.enter_context(package_folder()))]
-            stack.enter_context(_signals_left_alone())
+            stack.enter_context(signals_left_alone())
             ray.init(address=address, runtime_env=runtime, **QUIET)
     except SystemExit:
         raise _no_cluster(address, "it does not answer as a Ray cluster does") from None

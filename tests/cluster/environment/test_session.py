@@ -142,15 +142,21 @@ def listening() -> set[tuple[str, str, int]]:
     }
 
 
+def niceness() -> int:
+    return os.nice(0)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_local_ray_listens_on_the_loopback_address_only() -> None:
+def test_a_local_ray_listens_on_the_loopback_address_only_and_works_at_our_priority() -> None:
     import psutil
+    import ray
 
     before = listening()  # of what other tests have left in this process
     with session.ray_session(1, None):
         wide = listening() - before
         assert len(psutil.Process().children(recursive=True)) > 2
+        assert ray.get(ray.remote(niceness).remote(), timeout=60) == os.nice(0), "other work does not starve ours"
     assert wide == set()
 
 
