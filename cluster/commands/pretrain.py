@@ -199,8 +199,8 @@ def _hangs(minutes: float) -> str:
     from cardialign.cluster.runs.deciding.hangs import START_TIMES
 
     return (
-        f"workers that do not move for {minutes:g} min (before their first step {START_TIMES * minutes:g}) start again "
-        "from the last checkpoint (--hang-minutes)"
+        f"workers that do not move for {minutes:g} min (before their first step {START_TIMES * minutes:g} min) start "
+        "again from the last checkpoint (--hang-minutes)"
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ import pyarrow.compute as pc
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.shard_set.index import IndexFile
 from cardialign.data_shards.shard_set.splits import SplitRule, in_split
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,9 @@ def select(index: IndexFile, labels: Labels, fingerprint: str, criteria: Criteri
     """
     keep = np.ones(index.records, dtype=bool)
     if criteria.folds is not None:
-        keep &= np.isin(index.column("fold", np.int16), criteria.folds)
+        there = index.column("fold", np.int16)
+        keep &= np.isin(there, criteria.folds)
+        _tell_absent(str(index.path.parent), tuple(np.setdiff1d(criteria.folds, there).tolist()))
     if criteria.require_report:
         keep &= index.column("report", np.int32) >= 0
     if criteria.label_set is not None:
@@ -113,6 +118,12 @@ def select(index: IndexFile, labels: Labels, fingerprint: str, criteria: Criteri
     digest = hashlib.sha256(json.dumps([fingerprint, *criteria.described()]).encode())
     digest.update(rows.astype("<i8", copy=False).data)  # no copy: ten million rows are 80 MB
     return Selection(rows, digest.hexdigest())
+
+
+@lru_cache(maxsize=256)  # a run selects in many places
+def _tell_absent(folder: str, folds: tuple[int, ...]) -> None:
+    if folds:
+        log.warning("shards=%s folds=%s remark=no record is in them", folder, ",".join(map(str, folds)))
 
 
 def _with_keys(index: IndexFile, keys: Sequence[str]) -> np.ndarray:

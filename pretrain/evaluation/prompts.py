@@ -148,7 +148,13 @@ def load_prompts(prompts: str | Path) -> PromptSet:
         for code, entry in values["classes"].items()
     )
     combine = values.get("combine", "mean")
-    return PromptSet(values["name"], values["version"], values["label_set"], values["style"], classes, combine)
+    found = PromptSet(values["name"], values["version"], values["label_set"], values["style"], classes, combine)
+    if found.name in PROMPT_SETS and path.parent != PROMPTS and found != load_prompts(found.name):
+        raise UsageError(
+            f"prompt set {path} has the name of another one, {found.name}, under which its figures would stand",
+            "give it a name of its own (key `name`)",
+        )
+    return found
 
 
 def _mistakes(values: Any) -> list[str]:
@@ -183,13 +189,19 @@ def _alike(classes: dict[str, dict[str, Any]]) -> list[str]:
             )
             other = first.setdefault(said, code)
             if other != code:
-                out.append(f"classes.{code[:60]}: has the {what} of {other[:60]}; a class needs {what} of its own")
+                needs = "a name" if what == "name" else "prompts"
+                out.append(f"classes.{code[:60]}: has the {what} of {other[:60]}; a class needs {needs} of its own")
     own = [code for code, each in classes.items() if _words(each["prompts"]) & _words(each.get("against", ()))]
     return out + [f"classes.{code[:60]}: a prompt stands in `against`, too" for code in own]
 
 
 def _words(prompts: Sequence[str]) -> frozenset[str]:
-    return frozenset(" ".join(each.casefold().split()) for each in prompts)
+    return frozenset(map(_said, prompts))
+
+
+def _said(text: str) -> str:
+    """The words alone: not their case, spaces, and the marks around them. A question mark says something."""
+    return " ".join(text.casefold().split()).strip(" .,;:!\"'")
 
 
 def _having_against(classes: Any) -> list[str]:
@@ -216,4 +228,4 @@ def _list_mistakes(key: str, prompts: Any) -> list[str]:
         return [f"{key} must be a non-empty list"]
     if any(not isinstance(p, str) or not p.strip() or not p.isprintable() for p in prompts):
         return [f"every one of {key} must be a non-empty text on one line"]
-    return ["a prompt is listed twice"] if len({p.casefold() for p in prompts}) != len(prompts) else []
+    return ["a prompt is listed twice"] if len(_words(prompts)) != len(prompts) else []

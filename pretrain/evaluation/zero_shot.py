@@ -30,6 +30,7 @@ from cardialign.pretrain.evaluation.result import ZeroShotComparison, ZeroShotRe
 from cardialign.pretrain.evaluation.scored import ScoredRecords
 from cardialign.pretrain.evaluation.scoring import ClassTable, score_classes, usable_classes
 from cardialign.pretrain.evaluation.task import EvaluationTask, labelled_task
+from cardialign.pretrain.evaluation.told_apart import check_told_apart
 from cardialign.pretrain.evaluation.windows import mean_over_windows
 from cardialign.pretrain.export.usable import UsableEncoder
 from cardialign.pretrain.methods.parts.scoring import COSINE
@@ -200,8 +201,12 @@ class ClassWords:
     first: np.ndarray | None = None
 
 
-def class_words(encoder: UsableEncoder, prompts: PromptSet) -> ClassWords:
-    """The words of each class as its prompt set combines them. Raises UserError as `class_embeddings`."""
+def class_words(encoder: UsableEncoder, prompts: PromptSet, tell: bool = True) -> ClassWords:
+    """The words of each class as its prompt set combines them.
+
+    Raises UserError as `class_embeddings` and `check_told_apart`.
+    """
+    check_told_apart(encoder, prompts, tell)
     if prompts.combine == "mean":
         return ClassWords(class_embeddings(encoder, prompts))
     vectors = encoder.embed_text([text for each in prompts.classes for text in each.prompts])
@@ -233,9 +238,11 @@ def class_scores(
         if way != COSINE and way not in encoder.scorings:
             raise encoder.unknown_scoring(way)
     plain = [k for k, way in enumerate(ways) if way == COSINE]
-    texts = [class_words(encoders[k], task.prompts) for k in plain]
+    texts = [class_words(encoders[k], task.prompts, tell=k == 0) for k in plain]
     out: dict[int, np.ndarray] = {}
     others = [k for k in range(len(encoders)) if k not in plain]
+    for k in others:
+        check_told_apart(encoders[k], task.prompts, tell=k == 0)
     if others:
         distinct = list(dict.fromkeys(text for c in task.prompts.classes for text in (*c.prompts, *c.against)))
         readers = [

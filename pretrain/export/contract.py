@@ -20,7 +20,8 @@ MEANINGS = {
     "valid_samples": "int64 (B,): samples from here on are zero padding and are not attended to",
     "missing_leads": "refused unless the caller says so (lead_mask, or allow_missing_leads=True by lead names)",
     "normalisation_applied_by": "encoder: give plain mV, unfiltered as recorded",
-    "embedding": "float32 (B, embedding_dim), unit length",
+    "embedding": "float32 (B, embedding_dim), unit length; encoder.pt2: NaN for a row that is no ECG in mV (NaN, no "
+    "recorded lead or sample, another unit by its size)",
 }
 
 

@@ -203,9 +203,11 @@ class LoadedEncoder(UsableEncoder):
         """
         if self.head is None:
             raise self._without_reports()
-        given = texts if isinstance(texts, str) else list(texts)
-        pooled = torch.from_numpy(self.text_encoder.embed(given)).to(self.device)
-        return self.head(pooled).float().cpu().numpy()
+        pooled = torch.from_numpy(self.text_encoder.embed(texts if isinstance(texts, str) else list(texts)))
+        return self.head(pooled.to(self.device)).float().cpu().numpy()
+
+    def tokens_of(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray] | None:
+        return None if self.head is None else self.text_encoder.tokenize(list(texts))
 
     def reader(self, spec: SignalSpec) -> Reader:
         """Raises UserError for records of another rate or length than it was trained on."""

@@ -102,6 +102,11 @@ class UsableEncoder(ABC):
     def embed_text(self, texts: list[str]) -> np.ndarray:
         """Report texts -> float32 (n, e), unit rows beside those of `embed`. Raises UserError without a text side."""
 
+    def tokens_of(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray] | None:
+        """What it reads of n texts: token ids int (n, N), and their lengths (n,), N where a text is cut; None where
+        that cannot be seen."""
+        return None
+
     @property
     def scorings(self) -> tuple[str, ...]:
         """Ways in which it scores a text beside an ECG, its own one first."""

@@ -13,6 +13,7 @@ import pytest
 import webdataset
 
 from cardialign.data_shards.errors import DataError, UsageError
+from cardialign.data_shards.shard_set import selection
 from cardialign.data_shards.shard_set.layout import content_fingerprint, spec_of
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.signal.codec import decode_counts
@@ -99,6 +100,13 @@ def test_a_selections_fingerprint_follows_set_criteria_and_rows(small_set: Shard
         small_set.select(require_report=True).fingerprint,
     }
     assert len(different) == 3
+
+
+def test_a_fold_that_no_record_has_is_told_once(small_set: ShardSet, caplog: pytest.LogCaptureFixture) -> None:
+    selection._tell_absent.cache_clear()
+    for _ in range(2):
+        assert len(small_set.select(folds=[0, 1, 2, 41]).rows) == len(small_set)
+    assert [each.message.split("folds=")[1] for each in caplog.records] == ["0,41 remark=no record is in them"]
 
 
 def test_an_empty_selection_says_what_is_there(small_set: ShardSet) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -318,6 +319,35 @@ def closest(name: str) -> tuple[float, str, str]:
 
 def test_the_first_words_of_two_axis_deviations_were_nearly_the_same():
     assert closest("csn-chapman-v1")[0] > 0.98
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        ("A: {name: Ay, prompts: [Normal ECG], against: ['normal  ECG.', x]}", "A: a prompt stands in `against`, too"),
+        ("A: {name: Ay, prompts: [AF, 'af. ']}", "A: a prompt is listed twice"),
+        ("A: {name: Ay, prompts: ['LVH?']}, B: {name: Be, prompts: ['LVH!']}", ""),
+    ],
+)
+def test_a_full_stop_is_no_other_finding_and_a_question_mark_may_be(tmp_path, classes, told):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"name: mine\nversion: 1\nlabel_set: finding\nstyle: own\nclasses: {{{classes}}}\n")
+    if not told:
+        assert load_prompts(path).codes == ("A", "B")
+        return
+    with pytest.raises(UsageError, match=told):
+        load_prompts(path)
+
+
+def test_a_file_cannot_give_its_figures_the_name_of_a_shipped_set(tmp_path):
+    [shipped] = [path for path in PROMPTS.iterdir() if path.stem == "ptb-xl-super-v1"]
+    copy = shutil.copy(shipped, tmp_path / "mine.yaml")
+    assert load_prompts(copy).digest == load_prompts("ptb-xl-super-v1").digest
+    copy.write_text(copy.read_text() + '  OTHER: {name: Other, prompts: ["Something else"]}\n')
+    with pytest.raises(UsageError, match=r"has the name of another one, ptb-xl-super-v1(.|\n)*a name of its own"):
+        load_prompts(copy)
+    copy.write_text(copy.read_text().replace("name: ptb-xl-super-v1", "name: mine"))
+    assert "OTHER" in load_prompts(copy).codes
 
 
 def test_what_stands_against_a_class_is_part_of_the_digest_and_checked(tmp_path):

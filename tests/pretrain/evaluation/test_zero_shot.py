@@ -21,9 +21,15 @@ from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.index import IndexFile
 from cardialign.data_shards.shard_set.layout import INDEX
 from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.pretrain.evaluation.prompts import load_prompts
 from cardialign.pretrain.evaluation.scoring import auroc
 from cardialign.pretrain.evaluation.task import labelled_task
-from cardialign.pretrain.evaluation.zero_shot import class_embeddings, compare_zero_shot, evaluate_zero_shot
+from cardialign.pretrain.evaluation.zero_shot import (
+    class_embeddings,
+    class_words,
+    compare_zero_shot,
+    evaluate_zero_shot,
+)
 from cardialign.pretrain.export.loaded import untrained_encoder
 from tests.support.small_encoder import SPEC, small_config
 
@@ -213,22 +219,41 @@ def test_progress_counts_every_record_once(shards, prompts, untrained):
 
 
 def test_prompt_ensembles_are_means_of_unit_vectors(prompts, untrained):
-    from cardialign.pretrain.evaluation.prompts import load_prompts
-
     embedded = class_embeddings(untrained, load_prompts(prompts))
     both = untrained.embed_text(["Tall upright deflections", "Upright deflections"]).mean(axis=0)
     np.testing.assert_allclose(embedded[0], both / np.linalg.norm(both), atol=1e-6)
 
 
 def test_what_both_sides_of_a_pair_share_falls_out(prompts, untrained):
-    from cardialign.pretrain.evaluation.prompts import load_prompts
-
     words = load_prompts(prompts)
     pair = dataclasses.replace(words.classes[1], against=("Very rapid rhythm",))
     found = class_embeddings(untrained, dataclasses.replace(words, classes=(pair, words.classes[2])))
     down, fast = untrained.embed_text(["Deep inverted deflections", "Very rapid rhythm"])
     np.testing.assert_allclose(found[0], (down - fast) / np.linalg.norm(down - fast), atol=1e-6)
     np.testing.assert_allclose(found[1], class_embeddings(untrained, words)[2], atol=1e-6)
+
+
+def test_classes_that_the_text_encoder_cannot_tell_apart_get_no_figures(prompts, untrained, caplog):
+    """What differs behind the last token that is read, or in words that it does not know, has one score, not two."""
+    words = load_prompts(prompts)
+    long = "sinus rhythm " * 400
+
+    def asked(first, second, against=(), combine="mean"):
+        pair = [dataclasses.replace(words.classes[k], prompts=(text,)) for k, text in enumerate((first, second))]
+        pair[1] = dataclasses.replace(pair[1], against=against)
+        return class_words(untrained, dataclasses.replace(words, classes=tuple(pair), combine=combine)).vectors
+
+    for combine in ("mean", "max"):
+        with pytest.raises(UserError, match="reads the same for the classes UP and DOWN"):
+            asked(long + "atrial fibrillation", long + "atrial flutter", combine=combine)
+    with pytest.raises(UserError, match="reads the same for the classes UP and DOWN"):
+        asked("\u5fc3\u623f", "\u98a4\u52a8")
+    with pytest.raises(UserError, match="of class DOWN the text encoder reads a prompt and a text of `against`"):
+        asked("Atrial fibrillation", long + "flutter", (long + "fibrillation",))
+    caplog.clear()
+    up, down = asked("Atrial fibrillation", long + "atrial flutter")
+    assert abs(up @ down) < 0.999
+    assert "texts=1 of=2 remark=they fill all" in caplog.text and "is not read" in caplog.text
 
 
 def test_of_prompts_combined_by_their_maximum_the_nearest_counts(shards, prompts, untrained, tmp_path):

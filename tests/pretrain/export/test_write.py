@@ -163,6 +163,29 @@ def test_plain_torch_runs_the_program_without_our_code_for_any_batch(exported, t
         np.testing.assert_allclose(np.load(folder / "out.npy"), expected, atol=1e-5)
 
 
+def test_the_program_answers_what_is_no_ecg_in_millivolts_with_nan_and_leaves_the_other_rows_alone(exported):
+    """An ECG of 0.3 mV is 300 uV and 0.0003 V; no heart gives 100 mV or 20 uV, which is where the library refuses."""
+    program = torch.export.load(exported / "encoder.pt2").module()
+    signal, mask, valid = torch.from_numpy(ecg(10)), torch.ones(10, 12, dtype=torch.bool), torch.full((10,), 200)
+    plain = program(signal, mask, valid)
+    torch.testing.assert_close(plain.norm(dim=1), torch.ones(10), atol=1e-5, rtol=0)
+    wrong, leads, samples = signal.clone(), mask.clone(), valid.clone()
+    wrong[1] *= 1000  # microvolts
+    wrong[2] /= 1000 * 100  # volts, of a small ECG
+    wrong[3, 5, 7], wrong[4, 0, 199] = torch.nan, torch.inf
+    wrong[5] = 1.0  # flat leads alone
+    leads[6], samples[7], samples[8] = False, 0, -3
+    found = program(wrong, leads, samples)
+    assert found.isnan().all(dim=1).tolist() == [k not in (0, 9) for k in range(10)]
+    assert torch.equal(found[[0, 9]], plain[[0, 9]])
+    hidden, mask[0, 3], valid[9] = signal.clone(), False, 150
+    expected = program(hidden, mask, valid)
+    hidden[0, 3], hidden[9, :, 150:] = torch.nan, 1e6  # what is masked, and what is behind the record
+    assert torch.equal(program(hidden, mask, valid), expected) and expected.isfinite().all()
+    hidden[0, 3], mask[0, 3] = 0.5, True  # a flat lead is masked, as the library does
+    torch.testing.assert_close(program(hidden, mask, valid), expected, atol=1e-6, rtol=0)
+
+
 @pytest.mark.slow
 def test_the_other_ways_to_pool_weigh_and_normalise_can_be_traced_too(tmp_path):
     config = small_config(

@@ -19,6 +19,7 @@ from cardialign.pretrain.evaluation.probing.linear_probe import fitted
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 from cardialign.pretrain.evaluation.scoring import decided_at, usable_classes
 from cardialign.pretrain.evaluation.task import EvaluationTask
+from cardialign.pretrain.evaluation.told_apart import check_told_apart
 from cardialign.pretrain.evaluation.zero_shot import class_words, combined, cosines
 from cardialign.pretrain.export.ages import aged
 from cardialign.pretrain.export.usable import UsableEncoder
@@ -102,6 +103,7 @@ def scorer_of_words(
     """
     way, prompts = scoring or encoder.scorings[0], task.prompts.only(codes)
     if way != COSINE:
+        check_told_apart(encoder, prompts)
         texts = list(dict.fromkeys(text for c in prompts.classes for text in (*c.prompts, *c.against)))
         read = reader_of(partial(encoder.text_reader, texts=texts, scoring=way), shard_set)
         return lambda ages, *given: combined(aged(read, ages)(*given).embedding.float().cpu().numpy(), prompts, texts)
