@@ -36,6 +36,7 @@ METHODS = Table(
     "method",
     {
         "cardialign": "cardialign.pretrain.methods.cardialign:CardiAlign",
+        "cpc": "cardialign.pretrain.methods.cpc:Cpc",
         "d_beta": "cardialign.pretrain.methods.d_beta.method:DBeta",
         "fg_clep": "cardialign.pretrain.methods.fg_clep:FgClep",
         "melp": "cardialign.pretrain.methods.melp:Melp",

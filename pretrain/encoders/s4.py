@@ -30,6 +30,7 @@ class S4Config(EncoderConfig):
     state: real size of a channel's state; even, because states come in conjugate pairs.
     token_ms: stretch of signal in one token, in milliseconds: 10 is one sample at 100 Hz, and five at 500 Hz.
     heads: of the attention pooling.
+    direction: `forward`: a token hears what came before it and itself, as a method that foretells what comes needs it.
     """
 
     name: str = "s4"
@@ -40,6 +41,7 @@ class S4Config(EncoderConfig):
     dropout: DropRate = 0.0
     pooling: Literal["mean", "attention"] = "mean"
     heads: Positive = 8
+    direction: Literal["both", "forward"] = "both"
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> S4Config:
@@ -50,6 +52,7 @@ class S4Config(EncoderConfig):
 
 class StateSpace(nn.Module):
     """A linear state-space model per channel, run forwards and backwards in time: (B, D, N) -> (B, D, N), float32.
+    `forward` alone: no output knows a later input.
 
     With the diagonal A = -exp(log_decay) + i frequency, a step d = exp(log_step) and zero-order hold,
 
@@ -60,7 +63,7 @@ class StateSpace(nn.Module):
     Parameterization and Initialization of Diagonal State Space Models").
     """
 
-    def __init__(self, width: int, state: int) -> None:
+    def __init__(self, width: int, state: int, directions: int = 2) -> None:
         super().__init__()
         pairs = state // 2
         self.width, self.pairs = width, pairs
@@ -69,11 +72,13 @@ class StateSpace(nn.Module):
         # Flat, so that no weight decay pulls at the dynamics.
         self.log_decay = nn.Parameter(torch.full((width * pairs,), math.log(0.5)))
         self.frequency = nn.Parameter((math.pi * torch.arange(pairs)).repeat(width))
-        self.readout = nn.Parameter(torch.randn(2, width, pairs, 2) * 0.5**0.5)  # directions; real and imaginary part
+        self.readout = nn.Parameter(
+            torch.randn(directions, width, pairs, 2) * 0.5**0.5
+        )  # directions; real and imaginary part
         self.skip = nn.Parameter(torch.randn(width))
 
     def impulse_response(self, length: int) -> Tensor:
-        """Both directions, (2, D, length): what an input of 1 at token 0 gives at tokens 0, 1, ..."""
+        """Each direction, (2 or 1, D, length): what an input of 1 at token 0 gives at tokens 0, 1, ..."""
         exact = torch.promote_types(self.readout.dtype, torch.float32)
         decay, frequency = (x.to(exact).view(self.width, self.pairs) for x in (self.log_decay, self.frequency))
         poles = torch.complex(-decay.exp(), frequency)
@@ -85,8 +90,10 @@ class StateSpace(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         length = x.shape[-1]
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        ahead, back = self.impulse_response(length).to(x.dtype)
-        response = F.pad(ahead, (0, length)) + F.pad(back.flip(-1), (length, 0))
+        ahead, *back = self.impulse_response(length).to(x.dtype)
+        response = F.pad(ahead, (0, length))
+        if back:
+            response = response + F.pad(back[0].flip(-1), (length, 0))
         spectrum = torch.fft.rfft(x, n=2 * length) * torch.fft.rfft(response, n=2 * length)
         return torch.fft.irfft(spectrum, n=2 * length)[..., :length] + self.skip.to(x.dtype)[:, None] * x
 
@@ -94,10 +101,10 @@ class StateSpace(nn.Module):
 class S4Block(nn.Module):
     """x + f(x), f: LayerNorm, state space, GELU, gated linear map. (B, N, D); mask bool (B, N, 1) or None."""
 
-    def __init__(self, width: int, state: int, dropout: float) -> None:
+    def __init__(self, width: int, state: int, dropout: float, directions: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.states = StateSpace(width, state)
+        self.states = StateSpace(width, state, directions)
         self.mix = nn.Linear(width, 2 * width)
         self.dropout = nn.Dropout(dropout)
 
@@ -138,31 +145,49 @@ class S4Encoder(EcgEncoder):
         assert self.stem.bias is not None
         nn.init.normal_(self.stem.bias, std=0.5)
         self.missing = nn.Parameter(torch.randn(len(STANDARD_LEADS), config.width) * 0.02)
-        self.blocks = nn.ModuleList(S4Block(config.width, config.state, config.dropout) for _ in range(config.depth))
+        self.causal = config.direction == "forward"
+        self.blocks = nn.ModuleList(
+            S4Block(config.width, config.state, config.dropout, 1 if self.causal else 2) for _ in range(config.depth)
+        )
         self.norm = nn.LayerNorm(config.width)
         self.pool = token_pooling(config.pooling, config.width, config.heads)
         self.feature_width = self.token_width = config.width
         self.projection = nn.Linear(config.width, config.embedding_dim)
 
-    def forward(
-        self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None, return_tokens: bool = False
-    ) -> EncoderOutput:
-        """As every encoder; N = ceil(T / samples of a token)."""
+    def embed_tokens(
+        self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Inputs of `forward` -> tokens (B, N, D), each of its own stretch of time alone (but for statistics of a
+        normalisation), and which begin before the last valid sample, bool (B, N); None: all."""
         signal = normalise(signal, lead_mask, valid_samples, self.normalisation)
         signal = F.pad(signal, (0, -signal.shape[-1] % self.stride)).to(self.missing.dtype)
         x = self.stem(signal).transpose(1, 2)  # (B, N, D)
         x = x + ((~lead_mask).to(self.missing.dtype) @ self.missing)[:, None].to(x.dtype)
-        mask = None
-        if valid_samples is not None:
-            starts = torch.arange(x.shape[1], device=x.device) * self.stride
-            mask = (starts < valid_samples[:, None])[..., None]  # (B, N, 1)
+        if valid_samples is None:
+            return x, None
+        return x, torch.arange(x.shape[1], device=x.device) * self.stride < valid_samples[:, None]
+
+    def encode_tokens(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What `embed_tokens` made -> (B, N, D) after the blocks."""
         for block in self.blocks:
-            x = block(x, mask)
-        tokens = self.norm(x)
+            x = block(x, None if mask is None else mask[..., None])
+        encoded: Tensor = self.norm(x)
+        return encoded
+
+    def embed_record(self, tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What `encode_tokens` made, and which of them count, bool (B, N) -> features (B, F) and embedding (B, E)."""
+        features = self.pool(tokens, token_mask)
+        return features, F.normalize(self.projection(features).float(), dim=-1)
+
+    def forward(
+        self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None, return_tokens: bool = False
+    ) -> EncoderOutput:
+        """As every encoder; N = ceil(T / samples of a token)."""
+        embedded, mask = self.embed_tokens(signal, lead_mask, valid_samples)
+        tokens = self.encode_tokens(embedded, mask)
         token_mask = lead_mask.any(dim=1, keepdim=True).expand(tokens.shape[:2])
         if mask is not None:
-            token_mask = token_mask & mask[..., 0]
-        features = self.pool(tokens, token_mask)
-        embedding = F.normalize(self.projection(features).float(), dim=-1)
+            token_mask = token_mask & mask
+        features, embedding = self.embed_record(tokens, token_mask)
         output = EncoderOutput(embedding, features, valid_samples=valid_samples)
         return output._replace(tokens=tokens, token_mask=token_mask) if return_tokens else output
