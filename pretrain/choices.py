@@ -35,14 +35,18 @@ def _inherits(base: str, config: str) -> Check:
 METHODS = Table(
     "method",
     {
+        "barlow_twins": "cardialign.pretrain.methods.barlow_twins:BarlowTwins",
+        "byol": "cardialign.pretrain.methods.byol:Byol",
         "cardialign": "cardialign.pretrain.methods.cardialign:CardiAlign",
         "d_beta": "cardialign.pretrain.methods.d_beta.method:DBeta",
         "fg_clep": "cardialign.pretrain.methods.fg_clep:FgClep",
         "melp": "cardialign.pretrain.methods.melp:Melp",
         "merl": "cardialign.pretrain.methods.merl:Merl",
+        "moco_v3": "cardialign.pretrain.methods.moco_v3:MocoV3",
         "scar": "cardialign.pretrain.methods.scar.method:Scar",
         "siglip": "cardialign.pretrain.methods.siglip:SigLip",
         "simclr": "cardialign.pretrain.methods.simclr:SimClr",
+        "simsiam": "cardialign.pretrain.methods.simsiam:SimSiam",
         "st_mem": "cardialign.pretrain.methods.st_mem:StMem",
     },
     check=_inherits("cardialign.pretrain.methods.base:Method", "cardialign.pretrain.config:MethodConfig"),

@@ -85,6 +85,10 @@ LEARNS = {"encoder": "minilm", "trainable": "partial", "train_layers": 1, "max_t
 """Of a method whose report encoder trains."""
 NARROW = {"width": 8, "depth": 1, "heads": 2}
 NEEDS: dict[str, dict[str, Any]] = {
+    "barlow_twins": {"method": {"projection_dim": 8}},
+    "byol": {"method": {"hidden_dim": 8, "projection_dim": 8}},
+    "moco_v3": {"method": {"hidden_dim": 8, "projection_dim": 8}},
+    "simsiam": {"method": {"projection_dim": 8, "predictor_dim": 4}},
     "st_mem": {"encoder": {"name": "vit1d"}, "method": {f"decoder_{key}": n for key, n in NARROW.items()}},
     "melp": {
         "encoder": {"name": "conv_transformer", "pooling": "queries", "query_width": 16, "queries": 2},
