@@ -229,6 +229,6 @@ def _assumptions(question: Question) -> list[str]:
         said.append(f"price: {question.price:g} {question.currency} for a device and hour, as given")
     if machine.watts is not None:
         said.append(f"energy: {machine.watts:g} W of each device all the time, hosts and cooling apart")
-    if question.config.encoder.depends_on_micro_batch:
+    if question.config.depends_on_micro_batch:
         said.append("this encoder takes statistics from micro-batches: another world size is another run")
     return said

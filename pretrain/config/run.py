@@ -64,6 +64,11 @@ class RunConfig(Strict):
                 refuse([f"data.mixture: {error.problem}; {error.remedy}"])
         return self
 
+    @property
+    def depends_on_micro_batch(self) -> bool:
+        """Whether a published BatchNorm, of the encoder or of the method, decides what records see each other."""
+        return self.encoder.depends_on_micro_batch or self.method.depends_on_micro_batch
+
     def resolved(self) -> dict[str, Any]:
         """Plain JSON-able dict with every default filled in. What nobody asked for and what decides nothing of the run
         is not in it: an evaluation, and lead masking."""

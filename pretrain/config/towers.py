@@ -42,6 +42,11 @@ class MethodConfig(Strict):
     name: str
 
     @property
+    def depends_on_micro_batch(self) -> bool:
+        """As that of an encoder, of the method's own layers."""
+        return False
+
+    @property
     def statement_vectors(self) -> bool:
         """Whether the text bank must hold the vector of each single statement; a run then makes them beforehand."""
         return False

@@ -6,6 +6,9 @@ For view z_i of a record and its other view z_j, over the 2B views of the global
     L_i = -log  e^{z_i.z_j / tau} / sum_{k != i} e^{z_i.z_k / tau},   averaged over all 2B views (NT-Xent)
 It is the weighted InfoNCE of [first; second] against [second; first], in which the view itself is an exact duplicate,
 and dropped. The representation is the encoder's embedding; the projector on top of it stays behind, as published.
+
+Published: two layers to 128 numbers, temperature 0.1. Ours: the views (those of the paper are of images), a projector
+of twice the embedding's width with GELU and without BatchNorm, AdamW in place of LARS.
 """
 
 from __future__ import annotations
@@ -20,16 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cardialign.data_shards.record import SignalSpec
-from cardialign.data_shards.stream.batch import Batch
 from cardialign.kernels.contrastive import Execution, NegativeWeights, Similarity, weighted_infonce
 from cardialign.pretrain.config import MethodConfig, Positive, RunConfig, Temperature, Width
-from cardialign.pretrain.methods.base import Chance, Method, ReportBank, StepLoss, Tensors
-from cardialign.pretrain.methods.parts.draws import Draws
-from cardialign.pretrain.methods.parts.two_towers import age_of
-from cardialign.pretrain.methods.parts.views import ViewConfig, draw_view
+from cardialign.pretrain.methods.base import Chance, StepLoss, Tensors
+from cardialign.pretrain.methods.parts.two_views import VIEWS, TwoViews, TwoViewsConfig
 
 
-class SimClrConfig(MethodConfig):
+class SimClrConfig(TwoViewsConfig):
     """temperature is fixed, as published; projection_dim is the width of the space of the loss."""
 
     harmless: ClassVar[tuple[str, ...]] = ("chunk",)
@@ -37,16 +37,14 @@ class SimClrConfig(MethodConfig):
     name: str = "simclr"
     temperature: Temperature = 0.1
     projection_dim: Width = 128
-    views: ViewConfig = ViewConfig()
     chunk: Positive = 1024
     scheme: Literal["auto", "gather", "ring"] = "auto"
 
 
-class SimClr(Method):
+class SimClr(TwoViews):
     """`method.name: simclr`."""
 
     Config: ClassVar[type[MethodConfig]] = SimClrConfig
-    reports: ClassVar[bool] = False
 
     log_scale: Tensor
 
@@ -61,28 +59,13 @@ class SimClr(Method):
         )
         self.register_buffer("log_scale", torch.tensor([-math.log(method.temperature)]), persistent=False)
 
-    def inputs(self, batch: Batch, bank: ReportBank | None, draws: Draws) -> Tensors:
-        """signal float32 (b, 2, 12, T) mV, lead_mask bool (b, 2, 12),
-        valid_samples int64 (b, 2), and row int64 (b,), which says who is who.
-        """
-        views = [
-            draw_view(batch, self.config.views, draws, purpose, self.ecg.sampling_rate)
-            for purpose in ("first", "second")
-        ]
-        stacked = [torch.stack([torch.from_numpy(part) for part in parts], dim=1) for parts in zip(*views, strict=True)]
-        names = ("signal", "lead_mask", "valid_samples")
-        age = {"age": torch.from_numpy(batch.age_years)} if self.ecg.reads_age else {}
-        return {**dict(zip(names, stacked, strict=True)), **age, "row": torch.from_numpy(batch.rows)}
-
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensors:
         """Features: ecg (b, embedding_dim), the embedding of the first view;
         projected float32 (b, 2, projection_dim), unit vectors.
         """
-        signal, lead_mask, valid = (inputs[name].flatten(0, 1) for name in ("signal", "lead_mask", "valid_samples"))
-        age = {name: each.repeat_interleave(2) for name, each in age_of(inputs).items()}
-        embedding = self.ecg(signal, lead_mask, valid, **age).embedding
-        projected = F.normalize(self.projector(embedding.to(self.projector[0].weight.dtype)).float(), dim=-1)
-        return {"ecg": embedding.unflatten(0, (-1, 2))[:, 0], "projected": projected.unflatten(0, (-1, 2))}
+        seen = [self.seen(inputs, view).embedding for view in VIEWS]
+        projected = [self.projector(each.to(self.projector[0].weight.dtype)).float() for each in seen]
+        return {"ecg": seen[0], "projected": F.normalize(torch.stack(projected, dim=1), dim=-1)}
 
     def loss(
         self, features: Mapping[str, Tensor], inputs: Mapping[str, Tensor], group: dist.ProcessGroup | None = None

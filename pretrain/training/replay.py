@@ -115,6 +115,6 @@ def _alone(config: RunConfig, world: int) -> RunConfig:
     """The configuration for one process: rows are encoded as many at a time as a rank did, and nothing is saved."""
     training = config.training
     changes: dict[str, Any] = {"checkpoint_every": NEVER, "log_every": NEVER, "checkpoint_writing": "step"}
-    if training.micro_batch is None and not config.encoder.depends_on_micro_batch:
+    if training.micro_batch is None and not config.depends_on_micro_batch:
         changes["micro_batch"] = -(-training.global_batch // world)
     return config.model_copy(update={"training": training.model_copy(update=changes), "evaluation": None})

@@ -50,3 +50,12 @@ def total(value: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(summed, group=group)
     return summed
+
+
+def summed(value: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Sum over the ranks, whose gradient reaches this rank's summand. A collective, forward alone.
+
+    The gradient is exact where every rank computes one and the same loss from sums alone, and each summand is of that
+    rank's rows: not of a mean that was summed before.
+    """
+    return value + (total(value, group) - value.detach())

@@ -179,7 +179,7 @@ def _no_configuration(path: Path, why: str) -> UserError:
 
 def harmless_keys(config: RunConfig) -> tuple[str, ...]:
     """Dotted keys, or beginnings of some, that may change: those of every run, and those of this run's method."""
-    everywhere = set(HARMLESS) - ({"training.micro_batch"} if config.encoder.depends_on_micro_batch else set())
+    everywhere = set(HARMLESS) - ({"training.micro_batch"} if config.depends_on_micro_batch else set())
     return (*everywhere, *(f"method.{key}" for key in config.method.harmless))
 
 

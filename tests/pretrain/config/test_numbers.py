@@ -86,6 +86,10 @@ LEARNS = {"encoder": "minilm", "trainable": "partial", "train_layers": 1, "max_t
 NARROW = {"width": 8, "depth": 1, "heads": 2}
 NEEDS: dict[str, dict[str, Any]] = {
     "cpc": {"encoder": {"name": "s4", "direction": "forward", "token_ms": 200}, "method": {"steps": 2, "negatives": 3}},
+    "barlow_twins": {"method": {"projection_dim": 8}},
+    "byol": {"method": {"hidden_dim": 8, "projection_dim": 8}},
+    "moco_v3": {"method": {"hidden_dim": 8, "projection_dim": 8}},
+    "simsiam": {"method": {"projection_dim": 8, "predictor_dim": 4}},
     "st_mem": {"encoder": {"name": "vit1d"}, "method": {f"decoder_{key}": n for key, n in NARROW.items()}},
     "melp": {
         "encoder": {"name": "conv_transformer", "pooling": "queries", "query_width": 16, "queries": 2},

@@ -6,13 +6,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.order.contract import local_slice
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.methods.parts.draws import Draws
-from cardialign.pretrain.methods.parts.views import ViewConfig, draw_view
+from cardialign.pretrain.methods.parts.views import ViewConfig, ViewsConfig, draw_view, view_draws, viewed, white_noise
 
 B, T, RATE = 24, 500, 100.0
 STILL = {"shortest": 1.0, "hidden_leads": 0.0, "scale": 1.0, "noise_mv": 0.0, "wander_mv": 0.0}
@@ -129,3 +130,74 @@ def test_a_rolled_view_goes_on_from_the_beginning_where_it_ends_and_loses_nothin
         starts.add(shift)
         assert not signal[row, :, valid[row] :].any()
     assert len(starts) > B // 2
+
+
+def on_device(purpose: str = "v", rows: slice = slice(0, B), **values: float) -> tuple[np.ndarray, ...]:
+    """The same as `view`, made of drawn numbers; 500 Hz, so that hum has a place."""
+    whole = batch()
+    part = dataclasses.replace(
+        whole, **{name: getattr(whole, name)[rows] for name in ("signal", "lead_mask", "valid_samples", "rows")}
+    )
+    config = ViewsConfig(**{**STILL, "scale": 1.0 + 1e-12, **values})
+    drawn = view_draws(part, config, Draws(1, 2, rows), purpose, 500.0)
+    return tuple(each.numpy() for each in viewed(torch.from_numpy(part.signal), drawn, purpose))
+
+
+def test_views_made_on_the_device_are_those_made_beside_it() -> None:
+    values = {"shortest": 0.5, "hidden_leads": 0.3, "scale": 1.3, "roll": True}
+    for here, there in zip(view(**values), on_device(**values), strict=True):
+        np.testing.assert_allclose(there, here, rtol=1e-6)
+
+
+def test_views_on_the_device_belong_to_the_row_and_to_their_purpose() -> None:
+    values = {"shortest": 0.5, "noise_mv": 0.1, "wander_mv": 0.1, "mains_mv": 0.1, "hidden_time": 0.5, "pieces": 5}
+    whole = on_device(**values)
+    for world in (2, 3, B):
+        parts = [on_device(rows=local_slice(B, rank, world), **values) for rank in range(world)]
+        assert all(np.array_equal(np.concatenate(p), w) for p, w in zip(zip(*parts, strict=True), whole, strict=True))
+    assert not np.array_equal(on_device("w", **values)[0], whole[0])
+
+
+def test_pieces_change_places_and_nothing_is_lost_or_said_twice() -> None:
+    signal, _, valid = on_device(pieces=4)
+    original, changed = batch(), 0
+    for row in range(B):
+        ours, theirs = signal[row, 0, : valid[row]], original.signal[row, 0, : valid[row]]
+        np.testing.assert_allclose(np.sort(ours), np.sort(theirs), rtol=1e-6)
+        seams = int((np.diff([np.abs(theirs - value).argmin() for value in ours]) != 1).sum())
+        assert seams <= 3
+        changed += seams > 0
+        assert not signal[row, :, valid[row] :].any()
+    assert changed > B // 3
+
+
+def test_a_resized_window_fills_the_record_and_keeps_its_ends() -> None:
+    signal, _, valid = on_device(shortest=0.4, resize=True)
+    original = batch()
+    assert np.array_equal(valid, original.valid_samples)
+    config = ViewsConfig(**{**STILL, "shortest": 0.4, "resize": True})
+    drawn = view_draws(original, config, Draws(1, 2, slice(0, B)), "v", 500.0)
+    for row in range(B):
+        first, window = int(drawn["v start"][row]), int(drawn["v window"][row])
+        asked = np.linspace(0, window - 1, valid[row])
+        by_hand = np.interp(asked, np.arange(window), original.signal[row, 3, first : first + window])
+        np.testing.assert_allclose(signal[row, 3, : valid[row]], by_hand, atol=1e-5)
+
+
+def test_hum_is_a_sine_of_the_mains_and_flat_time_is_flat_in_all_leads() -> None:
+    added = (on_device(mains_mv=0.3)[0] - batch().signal)[:, :, :300]
+    strongest = np.abs(np.fft.rfft(added[1:], axis=-1)).argmax(axis=-1) * 500 / 300
+    assert set(strongest.ravel().round().astype(int)) == {50, 60} and 0.2 < np.abs(added).max() <= 0.3001
+    signal, _, valid = on_device(hidden_time=0.5)
+    for row in range(B):
+        flat = ~signal[row, :, : valid[row]].any(axis=0)
+        assert flat.mean() <= 0.5 and (np.diff(np.nonzero(flat)[0]) == 1).all()
+    assert any((~signal[row, :, :311].any(axis=0)).mean() > 0.3 for row in range(B))
+
+
+def test_noise_on_the_device_is_white_normal_and_its_own_in_every_row_and_lead() -> None:
+    noise = white_noise(torch.arange(4, dtype=torch.int64), 12, 5000).numpy()
+    assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01 and abs((noise**4).mean() - 3) < 0.1
+    flat = noise.reshape(48, 5000)
+    apart = np.corrcoef(flat) - np.eye(48)
+    assert np.abs(apart).max() < 0.08 and abs(np.corrcoef(flat[:, 1:].ravel(), flat[:, :-1].ravel())[0, 1]) < 0.01
