@@ -333,7 +333,7 @@ def test_a_full_stop_is_no_other_finding_and_a_question_mark_may_be(tmp_path, cl
     path = tmp_path / "mine.yaml"
     path.write_text(f"name: mine\nversion: 1\nlabel_set: finding\nstyle: own\nclasses: {{{classes}}}\n")
     if not told:
-        assert load_prompts(path).codes == ("A", "B")
+        assert list(load_prompts(path).codes) == ["A", "B"]
         return
     with pytest.raises(UsageError, match=told):
         load_prompts(path)

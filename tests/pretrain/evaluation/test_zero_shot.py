@@ -247,7 +247,7 @@ def test_classes_that_the_text_encoder_cannot_tell_apart_get_no_figures(prompts,
         with pytest.raises(UserError, match="reads the same for the classes UP and DOWN"):
             asked(long + "atrial fibrillation", long + "atrial flutter", combine=combine)
     with pytest.raises(UserError, match="reads the same for the classes UP and DOWN"):
-        asked("\u5fc3\u623f", "\u98a4\u52a8")
+        asked("\U0001fac0", "\U0001fac1")
     with pytest.raises(UserError, match="of class DOWN the text encoder reads a prompt and a text of `against`"):
         asked("Atrial fibrillation", long + "flutter", (long + "fibrillation",))
     caplog.clear()

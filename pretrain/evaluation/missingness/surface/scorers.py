@@ -19,8 +19,7 @@ from cardialign.pretrain.evaluation.probing.linear_probe import fitted
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
 from cardialign.pretrain.evaluation.scoring import decided_at, usable_classes
 from cardialign.pretrain.evaluation.task import EvaluationTask
-from cardialign.pretrain.evaluation.told_apart import check_told_apart
-from cardialign.pretrain.evaluation.zero_shot import class_words, combined, cosines
+from cardialign.pretrain.evaluation.zero_shot import check_told_apart, class_words, combined, cosines
 from cardialign.pretrain.export.ages import aged
 from cardialign.pretrain.export.usable import UsableEncoder
 from cardialign.pretrain.methods.parts.scoring import COSINE
