@@ -14,6 +14,7 @@ import numpy as np
 
 from cardialign.data_shards.checks.label_coverage import open_classes
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.plugins import did_you_mean
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.shard_set.splits import SplitRule
 from cardialign.pretrain.evaluation.prompts import PromptSet, load_prompts
@@ -55,8 +56,9 @@ class EvaluationTask:
         """Why classes cannot be scored, by their places: `scoring.usable_classes` says it of the records, and of a code
         that the whole label set lacks there is more to say."""
         lacking = f"no record of the shard set has such a code of {self.prompts.label_set}"
+        near = {code: did_you_mean(code, list(self.unprompted)) for code in self.absent}
         codes = self.prompts.codes
-        return {c: lacking if codes[c] in self.absent else reason for c, reason in reasons.items()}
+        return {c: lacking + near[codes[c]] if codes[c] in near else reason for c, reason in reasons.items()}
 
 
 def labelled_task(

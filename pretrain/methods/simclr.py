@@ -64,7 +64,8 @@ class SimClr(TwoViews):
         projected float32 (b, 2, projection_dim), unit vectors.
         """
         seen = [self.seen(inputs, view).embedding for view in VIEWS]
-        projected = [self.projector(each.to(self.projector[0].weight.dtype)).float() for each in seen]
+        dtype = next(self.projector.parameters()).dtype
+        projected = [self.projector(each.to(dtype)).float() for each in seen]
         return {"ecg": seen[0], "projected": F.normalize(torch.stack(projected, dim=1), dim=-1)}
 
     def loss(

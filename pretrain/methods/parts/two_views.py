@@ -72,8 +72,9 @@ class Head(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, first width) -> float (b, last width), computed in the type of the weights."""
-        first: Tensor = self[0].weight
-        made: Tensor = super().forward(x.to(first.dtype))
+        first = self[0]
+        assert isinstance(first, nn.Linear)  # a teacher's has no parameters, but the same names
+        made: Tensor = super().forward(x.to(first.weight.dtype))
         return made
 
 

@@ -51,7 +51,7 @@ def test_a_mistyped_code_is_not_a_finding_that_happens_to_be_rare(folds, encoder
     file.write_text(PROMPTS.replace("  UP:", "  UPP:"))
     result = evaluate_zero_shot(encoder, folds, prompts=file, bootstrap=5)
     reasons = {each["code"]: each["reason"] for each in result.excluded}
-    assert reasons["UPP"] == "no record of the shard set has such a code of finding"
+    assert reasons["UPP"] == "no record of the shard set has such a code of finding (did you mean 'UP'?)"
     assert result.unprompted_records.keys() == {"UP"} and "UP (" in result.table()
     assert {each.code for each in result.classes} == {"DOWN", "FAST"}
 
