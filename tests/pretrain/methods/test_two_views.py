@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cardialign.data_shards.order.contract import local_slice
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import load_config, parse_config
 from cardialign.pretrain.export.from_run import export_run
@@ -153,11 +154,35 @@ def config_views(name: str) -> dict[str, Any]:
     return views
 
 
+def gradients_of_ranks(rank: int, world: int) -> dict[str, tuple[float, np.ndarray]]:
+    """Loss and gradient at this rank's share of five records, the first rank having two of them."""
+    torch.set_num_threads(1)
+    own = local_slice(5, rank, world)
+    found = {}
+    for name, key, width in (("barlow_twins", "projected", 6), ("moco_v3", "queries", 8)):
+        rows = pair(4, width, 5).detach()[own].requires_grad_()
+        keys = F.normalize(pair(5, width, 5), dim=-1).detach()[own]
+        loss = make(name).loss({key: rows, "keys": keys}, {}, None).loss
+        found[name] = (float(loss.detach()), torch.autograd.grad(loss, rows)[0].numpy())
+    return found
+
+
+@pytest.mark.processes
+def test_every_rank_has_the_loss_of_the_global_batch_and_its_own_part_of_the_gradient() -> None:
+    two, (one,) = run_ranks(2, gradients_of_ranks), run_ranks(1, gradients_of_ranks)
+    for name, (loss, gradient) in one.items():
+        assert [each[name][0] for each in two] == pytest.approx([loss, loss], rel=1e-9)
+        joined = np.concatenate([each[name][1] for each in two])
+        np.testing.assert_allclose(joined, gradient, rtol=1e-7, atol=1e-10, err_msg=name)
+
+
 @pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.parametrize("name", HEADS)
 def test_a_step_is_the_same_on_every_topology(name: str, tmp_path: Path) -> None:
     values = config_for(make_shards(tmp_path / "shards", silent=60)).resolved()
+    # Adam divides rounding by rounding where a gradient is nothing, and correlations of ten records make much of it.
+    values["optimizer"]["eps"] = 1e-3
     run_topologies({**values, "method": {"name": name, **HEADS[name]}}, tmp_path)
     check_topologies(tmp_path, ["loss", "grad_norm"], rtol=5e-4)
 
