@@ -18,17 +18,15 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import MethodConfig, Positive, RunConfig, Width
-from cardialign.pretrain.methods.base import StepLoss, Tensors, Weights
-from cardialign.pretrain.methods.parts.row_losses import mean_over_batch
+from cardialign.pretrain.methods.base import Tensors, Weights
 from cardialign.pretrain.methods.parts.teacher import follow, rising, teacher_of
-from cardialign.pretrain.methods.parts.two_views import VIEWS, Head, HeadsConfig, TwoViews
+from cardialign.pretrain.methods.parts.two_views import VIEWS, Foretelling, Head, HeadsConfig
 
 
 class ByolConfig(HeadsConfig):
@@ -43,7 +41,7 @@ class ByolConfig(HeadsConfig):
     momentum_steps: Positive | None = None
 
 
-class Byol(TwoViews):
+class Byol(Foretelling):
     """`method.name: byol`."""
 
     Config: ClassVar[type[MethodConfig]] = ByolConfig
@@ -59,7 +57,9 @@ class Byol(TwoViews):
         self.teacher, self.teacher_projector = teacher_of(self.ecg), teacher_of(self.projector)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensors:
-        """Features: ecg (b, embedding_dim) of the first view; foretold (b, 2), the loss of each record and 1."""
+        """Features: ecg (b, embedding_dim) of the first view; foretold (b, 2), the loss of each record, 0 to 8, and
+        1; it is 4 where student and teacher have nothing to do with each other.
+        """
         seen = [self.seen(inputs, view).embedding for view in VIEWS]
         told = [self.predictor(self.projector(each)).float() for each in seen]
         with torch.no_grad():
@@ -67,16 +67,6 @@ class Byol(TwoViews):
         cosines = [F.cosine_similarity(told[k], wanted[1 - k], dim=-1) for k in range(2)]
         loss = 4 - 2 * (cosines[0] + cosines[1])
         return {"ecg": seen[0], "foretold": torch.stack([loss, torch.ones_like(loss)], dim=1)}
-
-    def loss(
-        self, features: Mapping[str, Tensor], inputs: Mapping[str, Tensor], group: dist.ProcessGroup | None = None
-    ) -> StepLoss:
-        """Metrics: loss, between 0 and 8; 4 where student and teacher have nothing to do with each other."""
-        loss = mean_over_batch(features["foretold"], group)
-        return StepLoss(loss, {"loss": loss.detach()})
-
-    def counts(self, inputs: Mapping[str, Tensor]) -> Tensors:
-        return {"foretold": torch.ones(len(inputs["row"]), device=inputs["row"].device)}
 
     def after_update(self, step: int, weights: Weights) -> None:
         super().after_update(step, weights)

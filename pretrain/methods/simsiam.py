@@ -17,15 +17,13 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import MethodConfig, RunConfig, Width
-from cardialign.pretrain.methods.base import StepLoss, Tensors
-from cardialign.pretrain.methods.parts.row_losses import mean_over_batch
-from cardialign.pretrain.methods.parts.two_views import VIEWS, Head, HeadsConfig, TwoViews
+from cardialign.pretrain.methods.base import Tensors
+from cardialign.pretrain.methods.parts.two_views import VIEWS, Foretelling, Head, HeadsConfig
 
 
 class SimSiamConfig(HeadsConfig):
@@ -36,7 +34,7 @@ class SimSiamConfig(HeadsConfig):
     predictor_dim: Width = 512
 
 
-class SimSiam(TwoViews):
+class SimSiam(Foretelling):
     """`method.name: simsiam`."""
 
     Config: ClassVar[type[MethodConfig]] = SimSiamConfig
@@ -58,13 +56,3 @@ class SimSiam(TwoViews):
         ]
         loss = -(cosines[0] + cosines[1]) / 2
         return {"ecg": seen[0], "foretold": torch.stack([loss, torch.ones_like(loss)], dim=1)}
-
-    def loss(
-        self, features: Mapping[str, Tensor], inputs: Mapping[str, Tensor], group: dist.ProcessGroup | None = None
-    ) -> StepLoss:
-        """Metrics: loss."""
-        loss = mean_over_batch(features["foretold"], group)
-        return StepLoss(loss, {"loss": loss.detach()})
-
-    def counts(self, inputs: Mapping[str, Tensor]) -> Tensors:
-        return {"foretold": torch.ones(len(inputs["row"]), device=inputs["row"].device)}

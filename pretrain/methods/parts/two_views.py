@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,8 +19,9 @@ from cardialign.data_shards.stream.batch import Batch
 from cardialign.pretrain.config import MethodConfig, RunConfig
 from cardialign.pretrain.encoders.base import EncoderOutput
 from cardialign.pretrain.encoders.blocks.channel_norm import MicroBatchNorm
-from cardialign.pretrain.methods.base import Method, ReportBank, Tensors
+from cardialign.pretrain.methods.base import Method, ReportBank, StepLoss, Tensors
 from cardialign.pretrain.methods.parts.draws import Draws
+from cardialign.pretrain.methods.parts.row_losses import mean_over_batch
 from cardialign.pretrain.methods.parts.two_towers import age_of
 from cardialign.pretrain.methods.parts.views import ViewsConfig, view_draws, viewed
 
@@ -111,6 +113,20 @@ class TwoViews(Method):
             signal, leads, valid, **({"return_tokens": True} if tokens else {}), **age_of(inputs)
         )
         return found
+
+
+class Foretelling(TwoViews):
+    """Base of methods whose rows do not look at each other. `forward` gives foretold (b, 2), a record's loss and 1."""
+
+    def loss(
+        self, features: Mapping[str, Tensor], inputs: Mapping[str, Tensor], group: dist.ProcessGroup | None = None
+    ) -> StepLoss:
+        """Metrics: loss, the mean over the global batch."""
+        loss = mean_over_batch(features["foretold"], group)
+        return StepLoss(loss, {"loss": loss.detach()})
+
+    def counts(self, inputs: Mapping[str, Tensor]) -> Tensors:
+        return {"foretold": torch.ones(len(inputs["row"]), device=inputs["row"].device)}
 
 
 def similarity_of_views(first: Tensor, second: Tensor) -> Tensors:
