@@ -117,15 +117,21 @@ def prompt_set_names() -> list[str]:
     return sorted(PROMPT_SETS)
 
 
+def _place(prompts: str | Path) -> Path:
+    """The file of a set that is known by name, ours first; else what was given, as a path."""
+    ours = PROMPTS / f"{prompts}.yaml"
+    if ours.is_file():
+        return ours
+    return Path(PROMPT_SETS.find(str(prompts)) if str(prompts) in PROMPT_SETS else prompts)
+
+
 def load_prompts(prompts: str | Path) -> PromptSet:
     """Name of a set (see `prompt_set_names`) or path of a YAML file of the same form.
 
     Raises UsageError, all mistakes at once.
     """
     try:
-        path = PROMPTS / f"{prompts}.yaml"
-        if not path.is_file():
-            path = Path(PROMPT_SETS.find(str(prompts)) if str(prompts) in PROMPT_SETS else prompts)
+        path = _place(prompts)
         text = read_text(path) if path.is_file() else None
     except OSError as error:
         raise UsageError(f"prompt set {prompts}: {error.strerror}", "give a YAML file that can be read") from None
@@ -149,7 +155,7 @@ def load_prompts(prompts: str | Path) -> PromptSet:
     )
     combine = values.get("combine", "mean")
     found = PromptSet(values["name"], values["version"], values["label_set"], values["style"], classes, combine)
-    if found.name in PROMPT_SETS and path.parent != PROMPTS and found != load_prompts(found.name):
+    if found.name in PROMPT_SETS and not path.samefile(_place(found.name)) and found != load_prompts(found.name):
         raise UsageError(
             f"prompt set {path} has the name of another one, {found.name}, under which its figures would stand",
             "give it a name of its own (key `name`)",

@@ -123,4 +123,6 @@ def test_a_traced_encoder_does_not_depend_on_what_was_missing() -> None:
         traced = torch.export.export(program, tuple(inputs.values())).module()
         fewer = {**inputs, "lead_mask": torch.ones_like(inputs["lead_mask"])}
         for each in (inputs, fewer):
-            torch.testing.assert_close(traced(*each.values()), program(*each.values()), rtol=0, atol=1e-6)
+            given = traced(*each.values())
+            torch.testing.assert_close(given, program(*each.values()), rtol=0, atol=1e-6, equal_nan=True)
+            assert given.isnan().any(dim=1).tolist() == (~each["lead_mask"].any(dim=1)).tolist()

@@ -13,8 +13,9 @@ import pytest
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.sources.vocabularies import snomed
 from cardialign.pretrain.config import TextConfig
-from cardialign.pretrain.evaluation.prompts import PROMPTS, load_prompts
+from cardialign.pretrain.evaluation.prompts import PROMPT_SETS, PROMPTS, load_prompts
 from cardialign.pretrain.text.encoder import TextEncoder
+from tests.support.plug_ins import install, see
 
 OURS = sorted(path.stem for path in PROMPTS.glob("*.yaml"))
 
@@ -385,3 +386,16 @@ def test_how_prompts_are_combined_is_a_word_of_the_set_and_of_its_digest(tmp_pat
     path.write_text(names + "  A: {name: A, prompts: [a], against: [b]}\n")
     with pytest.raises(UsageError, match="combine: max takes no `against`, which A has"):
         load_prompts(path)
+
+
+def test_a_set_of_another_package_is_read_by_its_name_and_its_name_is_taken(tmp_path, monkeypatch):
+    head = "name: clinic-v1\nversion: 1\nlabel_set: finding\nstyle: own\n"
+    text = head + "classes: {A: {name: Ay, prompts: [Normal ECG]}}\n"
+    (tmp_path / "theirs.yaml").write_text(text)
+    code = f"PATH = {str(tmp_path / 'theirs.yaml')!r}\n"
+    install(tmp_path / "site", "clinic_prompts", code, {"clinic-v1": "clinic_prompts:PATH"}, "cardialign.prompts")
+    see(tmp_path / "site", PROMPT_SETS, monkeypatch)
+    assert load_prompts("clinic-v1").codes == load_prompts(tmp_path / "theirs.yaml").codes == ["A"]
+    (tmp_path / "mine.yaml").write_text(text.replace("Normal ECG", "Sinus rhythm"))
+    with pytest.raises(UsageError, match="has the name of another one, clinic-v1"):
+        load_prompts(tmp_path / "mine.yaml")
