@@ -1,7 +1,8 @@
 """A secret is a type: a salt, a key or a token as it goes through the program, and is nowhere shown.
 
-The salts of exposure certificates, and of the patients that one is asked for, are. Where one is used, and there alone,
-it is revealed (a test lists these places).
+Salts of patients, of names and of exposure certificates are, tokens and headers of a cluster, the key of a language
+model's server, the password of a signing key. Where one is used, and there alone, it is revealed (a test lists these
+places). An address that holds one is shown by `shown.public`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.files import read_text
 from cardialign.data_shards.shown import HIDDEN
 
+_OPENED = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
+"""Files that are open already: nothing is waited for that nobody writes, as a pipe's name would."""
+_LONGEST = 1 << 16
+"""Bytes that are read of such a file."""
+
 
 class Secret:
     """Text that no message, log, table or pickle shows: `str`, `repr` and every format of it are `***`."""
@@ -22,6 +28,10 @@ class Secret:
 
     def __init__(self, value: str) -> None:
         self._value = value
+
+    @classmethod
+    def of(cls, value: Secret | str) -> Secret:
+        return value if isinstance(value, Secret) else cls(value)
 
     def reveal(self) -> str:
         """What it is. For the place that computes with it or sends it, and for no other."""
@@ -52,11 +62,22 @@ class Secret:
 
     @classmethod
     def of_file(cls, path: Path, option: str) -> Secret:
-        """The one line of a text file. Raises UsageError, in which `option` names what asked for it."""
+        """The one line of a text file, or of what the caller's shell has opened (`<(...)`, /dev/stdin), so that a
+        secret need lie in no file. Raises UsageError, in which `option` names what asked for it."""
         try:
-            lines = read_text(path).strip().splitlines()
+            lines = _text(path).strip().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{option} {path} cannot be read: {error}", "name a text file in UTF-8") from None
         if len(lines) != 1:
             raise UsageError(f"{option} {path} has {len(lines)} lines", "write the secret into it, on one line")
         return cls(lines[0].strip())
+
+
+def _text(path: Path) -> str:
+    if not path.absolute().as_posix().startswith(_OPENED):
+        return read_text(path)
+    with open(path, "rb") as file:
+        content = file.read(_LONGEST + 1)
+    if len(content) > _LONGEST:
+        raise OSError(f"it has more than {_LONGEST} bytes")
+    return content.decode("utf-8-sig")

@@ -23,6 +23,7 @@ from typing import Any
 
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.files import is_count, parse_json
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.shown import HIDDEN, without_secrets
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ _LONGEST_WAIT = 600.0
 _LONG_WAIT = 5.0
 """Seconds; who is to wait longer is told."""
 _AGAIN = (408, 409, 425, 429)
+NO_KEY = Secret("")
 _PER_TOKEN = 4
 """Characters of English text per token, roughly: where a server counts none."""
 
@@ -93,7 +95,7 @@ class Endpoint:
 
     url: str
     model: str
-    key: str = ""
+    key: Secret = NO_KEY
     answer_tokens: int = 512
     timeout: float = 60.0
     retries: int = 6
@@ -119,13 +121,14 @@ class Endpoint:
             raise UsageError("--endpoint holds a user or a password", f"give the key in the environment: {KEY}")
         if not self.model.strip():
             raise UsageError("--model names no model", "name one that the endpoint serves (its /v1/models lists them)")
-        if not (self.key.isascii() and self.key.isprintable()):
+        if not (self.key.reveal().isascii() and self.key.reveal().isprintable()):
             raise UsageError("the key of the endpoint holds characters that no header can", f"see what {KEY} holds")
         path = parts.path.rstrip("/")
         path += "" if path.endswith("/chat/completions") else "/chat/completions"
         self._address = urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
         self._shown = urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, "", ""))
-        self._secrets = [self.key, parts.query, *(value for _, value in urllib.parse.parse_qsl(parts.query))]
+        told = (parts.query, *(value for _, value in urllib.parse.parse_qsl(parts.query)))
+        self._secrets = [self.key, *map(Secret, told)]
         self.host = str(parts.hostname)
         if self.key and parts.scheme == "http" and self.host not in LOCAL:
             log.warning("endpoint=%s remark=the key goes there unencrypted; use https", self.host)
@@ -173,7 +176,7 @@ class Endpoint:
     def _sent(self, asked: dict[str, Any]) -> bytes:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
+            headers["Authorization"] = f"Bearer {self.key.reveal()}"
         request = urllib.request.Request(self._address, json.dumps(asked).encode(), headers)  # noqa: S310 - http
         try:
             with self._opener.open(request, timeout=self.timeout) as answer:
@@ -209,7 +212,7 @@ class Endpoint:
     def _without_secrets(self, text: str) -> str:
         """What a server says may repeat the key, or what the address holds behind its question mark."""
         for secret in sorted({each for each in self._secrets if len(each) > 2}, key=len, reverse=True):
-            text = text.replace(secret, HIDDEN)
+            text = text.replace(secret.reveal(), HIDDEN)
         return text
 
     def _answer(self, content: bytes, messages: list[dict[str, str]]) -> ChatAnswer:

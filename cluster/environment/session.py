@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.environment.package import package_folder
-from cardialign.cluster.environment.starting import led_by_us, signals_left_alone
+from cardialign.cluster.environment.starting import START_SECONDS, led_by_us, signals_left_alone
 from cardialign.cluster.environment.threads import threads_asked, threads_of_each
 from cardialign.cluster.environment.versions import source_root
 from cardialign.data_shards.cpus import usable_cpus
@@ -29,6 +29,7 @@ OBJECT_STORE_BYTES = 128 * 2**20
 LOCAL_RAY = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains the one node of a local Ray: one process less
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the end of a worker, and its reports, are seen sooner
+    "RAY_gcs_server_port_wait_time_s": f"{START_SECONDS:.0f}",  # 30 without it
 }
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set in a driver that a cluster runs as a job: its packages and variables are those of all its workers."""

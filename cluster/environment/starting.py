@@ -1,24 +1,65 @@
-"""What Ray does when it starts its processes on this machine, and does not let be set: signals, sessions, patience."""
+"""What Ray does when it starts its processes on this machine, and does not let be set: signals, sessions, ports,
+patience."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import random
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cardialign.data_shards.shown import shown
 
 START_SECONDS = 180.0
 """In how long a local Ray has to come up whose processes live; a busy machine of two cores took a minute."""
 SERVICES = ("raylet", "gcs_server")
+AGENT_PORTS = {
+    "runtime_env_agent_port": "--runtime-env-agent-port",
+    "metrics_agent_port": "--dashboard-agent-grpc-port",
+    "dashboard_agent_listen_port": "--dashboard-agent-listen-port",
+    "metrics_export_port": "--metrics-export-port",
+}
+"""Where the agents of a node listen -> the option of `ray start`. A raylet that is told none waits until its agents,
+two Python programs, have chosen one, and ends after 15 s."""
+_PORTS = range(10240, 32768)
+"""Below those that Linux gives to whoever asks for any."""
+_PRINTED = ("--stderr_filepath=", "--stdout_filepath=")
+
+
+@dataclass
+class Started:
+    """A process of Ray's."""
+
+    process: subprocess.Popen[bytes]
+
+    def end_of_service(self) -> str:
+        """How a service without which there is no node has ended, with its last words; "" of all else."""
+        words = self.process.args if isinstance(self.process.args, list) else [self.process.args]
+        name = Path(str(words[0])).name
+        if name not in SERVICES or self.process.poll() is None:
+            return ""
+        logs = [Path(str(word).partition("=")[2]) for word in words if str(word).startswith(_PRINTED)]
+        last = next((line for path in logs for line in reversed(_lines(path))), "")
+        return f"{name} ended with code {self.process.returncode}" + (f": {shown(last)[:300]}" if last else "")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text("utf-8", "replace")[-4096:].splitlines() if line.strip()]
+    except OSError:
+        return []
 
 
 @contextlib.contextmanager
 def led_by_us() -> Iterator[None]:
     """A local Ray that is started in here hears no signal of ours, and may take its time while its services live."""
-    with signals_left_alone(), _sessions_of_their_own() as started, _patience(started):
+    with signals_left_alone(), _sessions_of_their_own() as started, _agents_at_ports_of_ours(), _patience(started):
         yield
 
 
@@ -36,7 +77,7 @@ def signals_left_alone() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _sessions_of_their_own() -> Iterator[list[subprocess.Popen[bytes]]]:
+def _sessions_of_their_own() -> Iterator[list[Started]]:
     """Ray processes that start in here hear no signal that is sent to our process group; yields them, as they start.
 
     `timeout`, batch systems and terminals signal the whole group. A Ray that dies of it cannot bring the run to a
@@ -44,11 +85,11 @@ def _sessions_of_their_own() -> Iterator[list[subprocess.Popen[bytes]]]:
     """
     services: Any = importlib.import_module("ray._private.services")
     plain = services.ConsolePopen
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[Started] = []
 
     def start(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
         process: subprocess.Popen[bytes] = plain(*words, **{**options, "start_new_session": True})
-        started.append(process)
+        started.append(Started(process))
         return process
 
     try:
@@ -58,9 +99,46 @@ def _sessions_of_their_own() -> Iterator[list[subprocess.Popen[bytes]]]:
         services.ConsolePopen = plain
 
 
+def free_ports(number: int) -> list[int]:
+    """Different ports of this machine at which nothing listens, drawn at random: two who draw at once get others."""
+    found: list[int] = []
+    for port in random.sample(_PORTS, len(_PORTS)):
+        if len(found) == number:
+            break
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            found.append(port)
+    return found
+
+
+def agent_options(*given: str) -> list[str]:
+    """Words for `ray start` that say where the agents listen; `given`: words that it has already."""
+    wanted = [option for option in AGENT_PORTS.values() if not any(word.startswith(option) for word in given)]
+    return [f"{option}={port}" for option, port in zip(wanted, free_ports(len(wanted)), strict=True)]
+
+
 @contextlib.contextmanager
-def _patience(started: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """The node that Ray starts in here has START_SECONDS to be known, not 30 s, while its services live."""
+def _agents_at_ports_of_ours() -> Iterator[None]:
+    """The node that starts in here waits for no agent."""
+    parameters: Any = importlib.import_module("ray._private.parameter").RayParams
+    plain = parameters.update_pre_selected_port
+
+    def choose(chosen: Any) -> None:
+        for name, port in zip(AGENT_PORTS, free_ports(len(AGENT_PORTS)), strict=True):
+            setattr(chosen, name, getattr(chosen, name) or port)
+        plain(chosen)
+
+    try:
+        parameters.update_pre_selected_port = choose
+        yield
+    finally:
+        parameters.update_pre_selected_port = plain
+
+
+@contextlib.contextmanager
+def _patience(started: list[Started]) -> Iterator[None]:
+    """The node that Ray starts in here has START_SECONDS to be known, not 30 s, while its services live; one that ends
+    is told at once."""
     services: Any = importlib.import_module("ray._private.services")
     plain, end = services.get_node, time.monotonic() + START_SECONDS
 
@@ -69,7 +147,9 @@ def _patience(started: list[subprocess.Popen[bytes]]) -> Iterator[None]:
             try:
                 return plain(*words, **options)
             except RuntimeError:
-                if time.monotonic() > end or any(_ended_service(process) for process in started):
+                if ended := next(filter(None, (each.end_of_service() for each in started)), ""):
+                    raise Exception(ended) from None  # a RuntimeError would have Ray ask for 30 s more
+                if time.monotonic() > end:
                     raise
                 time.sleep(0.1)
 
@@ -78,8 +158,3 @@ def _patience(started: list[subprocess.Popen[bytes]]) -> Iterator[None]:
         yield
     finally:
         services.get_node = plain
-
-
-def _ended_service(process: subprocess.Popen[bytes]) -> bool:
-    words = process.args if isinstance(process.args, list) else [process.args]
-    return Path(str(words[0])).name in SERVICES and process.poll() is not None

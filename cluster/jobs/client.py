@@ -23,6 +23,7 @@ from typing import Any
 
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.files import parse_json
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.shown import public
 
 SECONDS = 60.0
@@ -54,7 +55,7 @@ class JobsClient:
 
     address: str
     ca: Path | None = None
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, Secret] = field(default_factory=dict, repr=False)
     ray_version: str = ""
     session: str = ""
     """Name of the cluster's session: the folder of its logs on the head node."""
@@ -97,7 +98,8 @@ class JobsClient:
 
     def _ask(self, method: str, path: str, content: bytes | None = None, seconds: float = SECONDS) -> bytes:
         kind = "application/zip" if method == "PUT" else "application/json"
-        headers = {**self.headers, **({"Content-Type": kind} if content is not None else {})}
+        told = {name: value.reveal() for name, value in self.headers.items()}
+        headers = {**told, **({"Content-Type": kind} if content is not None else {})}
         request = urllib.request.Request(  # noqa: S310 - the opener has handlers of http and https alone
             self.address + path, data=content, headers=headers, method=method
         )
@@ -230,9 +232,9 @@ def _tls(ca: Path | None) -> ssl.SSLContext:
         raise UsageError(f"--ca {ca} holds no certificates: {error}", "give a file in PEM form") from None
 
 
-def _headers() -> dict[str, str]:
+def _headers() -> dict[str, Secret]:
     token, given = _token(), os.environ.get(HEADERS, "").strip()
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    headers = {"Authorization": Secret(f"Bearer {token.reveal()}")} if token else {}
     if given:
         try:
             more = parse_json(given)
@@ -242,19 +244,19 @@ def _headers() -> dict[str, str]:
             raise UsageError(f"{HEADERS} is no JSON object of texts", 'write {"NAME": "VALUE"}') from None
         if any(name.lower() == "authorization" for name in more):
             headers = {}
-        headers |= more
+        headers |= {name: Secret(value) for name, value in more.items()}
     return headers
 
 
-def _token() -> str:
+def _token() -> Secret:
     if token := os.environ.get(TOKEN, "").strip():
-        return token
+        return Secret(token)
     path = _token_path()
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return Secret(path.read_text(encoding="utf-8").strip())
     except (OSError, ValueError) as error:
         if TOKEN_PATH not in os.environ:
-            return ""
+            return Secret("")
         told = getattr(error, "strerror", None) or "it is no text"
         raise UsageError(f"{TOKEN_PATH} names {path}, which cannot be read: {told}", "give the token's file") from None
 

@@ -24,6 +24,7 @@ from cardialign.cluster.registry.lookup import fetch_of_run, title
 from cardialign.cluster.tracking.places import send_folder
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.files import names_below, parse_json, read_bytes, sha256_of
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.shown import shown
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class SigningKey:
         if b"PRIVATE KEY-----" not in content:
             raise UserError(f"{path} holds no private key", f"give the private key to --sign; make one: {_MAKE}")
         try:
-            key = load_pem_private_key(content, _password())
+            key = load_pem_private_key(content, _revealed(_password()))
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"private key {path} cannot be opened: {shown(str(error))[:200]}",
@@ -102,13 +103,18 @@ class SigningKey:
             leaf, *chain = _split(self.certificate, signature.parent)
             config.use_certificate_signer(private_key=self.path, signing_certificate=leaf, certificate_chain=chain)
         else:  # cryptography, which gets the password as it is, wants bytes
-            config.use_elliptic_key_signer(private_key=self.path, password=_password())  # type: ignore[arg-type]
+            password: Any = _revealed(_password())
+            config.use_elliptic_key_signer(private_key=self.path, password=password)
         config.sign(folder, signature)
 
 
-def _password() -> bytes | None:
+def _password() -> Secret | None:
     given = os.environ.get(PASSWORD, "")
-    return given.encode() if given else None
+    return Secret(given) if given else None
+
+
+def _revealed(password: Secret | None) -> bytes | None:
+    return None if password is None else password.reveal().encode()
 
 
 def _fingerprint(public: Any) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.reading.tables import file_facts, find_table, rows_of
 from cardialign.data_shards.record import EcgRecord
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.shared.demographics import age_in_years, header_comments, says_something
 from cardialign.data_shards.sources.shared.folder import RecordFolder
@@ -53,7 +54,7 @@ class Code15(RecordFolder):
         self,
         root: Path,
         *,
-        salt: str = "",
+        salt: Secret | str = "",
         labels: str | Path | None = None,
         min_matched: float | str = STOP_BELOW,
         exams: str | Path | None = None,

@@ -19,6 +19,7 @@ from cardialign.data_shards.reading.mat5 import read_mat5
 from cardialign.data_shards.reading.tables import file_facts, read_table, strings
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.challenge import Challenge
 from cardialign.data_shards.sources.shared.demographics import age_in_years, sex_in_words
@@ -62,7 +63,7 @@ class Cpsc2018(Challenge):
         self,
         root: Path,
         *,
-        salt: str = "",
+        salt: Secret | str = "",
         labels: str | Path | None = None,
         min_matched: float | str = STOP_BELOW,
         reference: str | Path | None = None,

@@ -25,6 +25,7 @@ from cardialign.data_shards.reading.plain_files import check_entry
 from cardialign.data_shards.reading.tables import check_layout, file_facts, find_table, stream_table, strings
 from cardialign.data_shards.reading.wfdb.reader import read_wfdb
 from cardialign.data_shards.record import EcgRecord
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.mimic_tables import NoteTable, OfStudies, PatientTable, ReportColumns
 from cardialign.data_shards.sources.shared.demographics import NO_TIME, iso_time, seconds_of
@@ -65,7 +66,7 @@ class MimicIvEcg(RecordFolder):
         self,
         root: Path,
         *,
-        salt: str = "",
+        salt: Secret | str = "",
         patients: str | Path | None = None,
         labels: str | Path | None = None,
         waveform_note_links: str | Path | None = None,

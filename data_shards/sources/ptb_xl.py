@@ -17,6 +17,7 @@ from cardialign.data_shards.errors import DataError, RecordRejected, UsageError
 from cardialign.data_shards.reading.tables import check_layout, file_facts, find_table, rows_of
 from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.report_text import clean_statements
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.shared.demographics import age_in_years, iso_time, sex_in_words
 from cardialign.data_shards.sources.shared.folder import RecordFolder
@@ -64,7 +65,7 @@ class PtbXl(RecordFolder):
         self,
         root: Path,
         *,
-        salt: str = "",
+        salt: Secret | str = "",
         sampling_rate: int | str = 500,
         report: str = "scp",
         labels: str | Path | None = None,

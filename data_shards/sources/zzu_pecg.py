@@ -24,6 +24,7 @@ from cardialign.data_shards.reading.tables import file_facts, find_table, read_t
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
 from cardialign.data_shards.report_text import clean_statements
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.shared.demographics import age_in_years, iso_time, sex_in_words
 from cardialign.data_shards.sources.shared.folder import RecordFolder, number
@@ -76,7 +77,7 @@ class ZzuPecg(RecordFolder):
         self,
         root: Path,
         *,
-        salt: str = "",
+        salt: Secret | str = "",
         labels: str | Path | None = None,
         min_matched: float | str = STOP_BELOW,
         table: str | Path | None = None,

@@ -136,7 +136,7 @@ def _hashed(args: argparse.Namespace, certificate: Certificate) -> tuple[Group, 
 
     file = args.patient_salt_file
     salt = Secret("") if file is None else Secret.of_file(file, "--patient-salt-file")
-    told = salt_check(salt.reveal())
+    told = salt_check(salt)
     groups = certificate.patient_groups(args.source)
     fitting = [group for group in groups if group.salt_check == told]
     if len(fitting) != 1:
@@ -146,7 +146,7 @@ def _hashed(args: argparse.Namespace, certificate: Certificate) -> tuple[Group, 
             f"{len(fitting)} of these fit {'no salt' if file is None else 'the salt'}",
             "name the one with --source, and give the salt that its shard set was built with: --patient-salt-file",
         )
-    return fitting[0], [patient_hash(name, salt.reveal()) for name in _lines(args.patients, "--patients")]
+    return fitting[0], [patient_hash(name, salt) for name in _lines(args.patients, "--patients")]
 
 
 def _lines(file: Path | None, option: str) -> list[str]:

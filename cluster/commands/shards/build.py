@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from cardialign.cluster.cli.options import (
 )
 from cardialign.cluster.cli.progress import Progress
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.secret import Secret
 
 FLAG_OF = {"sampling_rate": "record-rate"}
 LATER = ("option", "json", "debug", "salt-file", "same-salt-as", "hash-keys", "no-dates")
@@ -144,7 +145,7 @@ def two_stages(listing: Progress, building: Progress) -> Callable[[int, int, int
     return show
 
 
-def _salt(source: str, given: dict[str, str], file: Path | None) -> str | None:
+def _salt(source: str, given: Mapping[str, Any], file: Path | None) -> Secret | None:
     """The salt that is no word of the command: of the file, or the environment; None where neither is meant. Raises
     UsageError for a file without one line, and where two are given."""
     from cardialign.data_shards.sources import SOURCES, source_class
@@ -155,19 +156,13 @@ def _salt(source: str, given: dict[str, str], file: Path | None) -> str | None:
             return None
         reader = source_class(source)
         with SOURCES.blamed(source, "cannot be asked for its options"):
-            return told if "salt" in reader.options() else None
+            return Secret(told) if "salt" in reader.options() else None
     if "salt" in given:
         raise UsageError("--salt and --salt-file are both given", "keep --salt-file")
-    try:
-        lines = file.read_text(encoding="utf-8").strip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--salt-file {file} cannot be read: {error}", "name a text file in UTF-8") from None
-    if len(lines) != 1:
-        raise UsageError(f"--salt-file {file} has {len(lines)} lines", "write the salt into it, on one line")
-    return lines[0].strip()
+    return Secret.of_file(file, "--salt-file")
 
 
-def _check_salt(salt: str, like: Path) -> None:
+def _check_salt(salt: Secret, like: Path) -> None:
     """Raises UsageError where the salt is not the one that the set `like` was built with."""
     from cardialign.data_shards.shard_set.layout import read_manifest
     from cardialign.data_shards.sources.shared.patients import salt_check
@@ -202,7 +197,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.record import SignalSpec
     from cardialign.data_shards.sources import open_source
 
-    given = {
+    given: dict[str, Any] = {
         name.removeprefix("reader_"): value
         for name, value in vars(args).items()
         if name.startswith("reader_") and value is not None
@@ -211,8 +206,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     given |= key_values(args.option)
     if salt := _salt(args.source, given, args.salt_file):
         given["salt"] = salt
+    if "salt" in given:
+        given["salt"] = Secret.of(given["salt"])
+    salt = given.get("salt", Secret(""))
     if args.same_salt_as is not None:
-        _check_salt(given.get("salt", ""), args.same_salt_as)
+        _check_salt(salt, args.same_salt_as)
     executor = None
     if args.address is not None:
         from cardialign.cluster.builds.ray_tasks import RayTasks
@@ -222,7 +220,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.hash_keys or args.no_dates:
         from cardialign.data_shards.sources.shared.pseudonyms import Pseudonyms
 
-        source = Pseudonyms(source, names=args.hash_keys, dates=args.no_dates, salt=given.get("salt", ""))
+        source = Pseudonyms(source, names=args.hash_keys, dates=args.no_dates, salt=salt)
     with Progress("shards build: listing records") as listing, Progress("shards build") as building:
         built = build_shards(
             source,

@@ -12,6 +12,7 @@ from cardialign.cluster.cli.options import add_encoder, add_folds, add_tracking_
 from cardialign.cluster.cli.progress import Progress
 from cardialign.cluster.completion.endpoint import KEY
 from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.secret import Secret
 
 
 def share(text: str) -> float:
@@ -123,7 +124,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     endpoint = Endpoint(
         args.endpoint,
         args.model,
-        os.environ.get(args.key_env, ""),
+        Secret(os.environ.get(args.key_env, "")),
         args.answer_tokens,
         args.timeout,
         args.retries,

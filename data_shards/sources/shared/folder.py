@@ -19,6 +19,7 @@ from cardialign.data_shards.reading.plain_files import check_entry
 from cardialign.data_shards.reading.tables import file_facts
 from cardialign.data_shards.reading.walk import LeaveOut, NotSeen, find_files
 from cardialign.data_shards.record import EcgRecord
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.sources.base import KEY_PATTERN, Entry
 from cardialign.data_shards.sources.shared.cells import in_capitals_alone
 from cardialign.data_shards.sources.shared.demographics import SAME_AGE, not_understood, person, says_something
@@ -96,7 +97,7 @@ class RecordFolder:
         self,
         root: Path,
         *,
-        salt: str = "",
+        salt: Secret | str = "",
         labels: str | Path | None = None,
         min_matched: float | str = STOP_BELOW,
     ) -> None:
@@ -105,11 +106,11 @@ class RecordFolder:
             raise UserError(
                 f"{self.name}: the folder {str(root)!r} does not exist", f"give the folder that holds {self.layout}"
             )
-        if not isinstance(salt, str):
+        if not isinstance(salt, str | Secret):
             raise UsageError(
                 f"{self.name}: salt is {salt!r:.60} (a {type(salt).__name__})", "give a text that nobody can guess"
             )
-        self._salt = salt
+        self._salt = Secret.of(salt)
         self._min_matched = share("min_matched", min_matched, self.name)
         self._facts: dict[str, Any] = {}
         self._joins: dict[str, Match] = {}
@@ -127,8 +128,11 @@ class RecordFolder:
 
     def __getstate__(self) -> dict[str, Any]:
         """For worker processes, which only read: a label table of the whole set does not travel to each, but is read
-        again where it is wanted."""
-        return self.__dict__ | {"_outside": None}
+        again where it is wanted. The salt does: some compare a record's own patient with the table's."""
+        return self.__dict__ | {"_outside": None, "_salt": self._salt.reveal()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_salt": Secret(state["_salt"])}
 
     def _add_label_sets(self, names: Iterable[str]) -> None:
         """Raises DataError for two sets that would split their labels: `Super` beside PTB-XL's `super`."""

@@ -16,6 +16,7 @@ from cardialign.data_shards.reading.tables import file_facts, rows_of
 from cardialign.data_shards.reading.wfdb.leads import row_of
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.data_shards.report_text import clean_statements
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.sources.base import KEY_PATTERN
 from cardialign.data_shards.sources.shared.cells import LabelWords, Marks, labels_of
 from cardialign.data_shards.sources.shared.demographics import (
@@ -59,7 +60,7 @@ class MappedFolder(RecordFolder):
         self,
         root: Path,
         *,
-        salt: str = "",
+        salt: Secret | str = "",
         labels: str | Path | None = None,
         min_matched: float | str = STOP_BELOW,
         table: str | Path | None = None,

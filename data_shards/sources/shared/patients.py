@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.sources.shared.matches import EXAMPLES
 
 log = logging.getLogger(__name__)
@@ -47,19 +48,22 @@ ALONE = "record "
 """What stands before the name of a record whose patient a table does not name: a patient of its own."""
 
 
-def patient_hash(patient: str, salt: str = "") -> str:
+NO_SALT = Secret("")
+
+
+def patient_hash(patient: str, salt: Secret = NO_SALT) -> str:
     """16 hex digits of a patient id, keyed with `salt` (BLAKE2b). The salt is kept outside the shards.
 
     Names of files may hold bytes that are no UTF-8, which Python keeps as lone surrogates.
     """
-    key = salt.encode("utf-8", "surrogatepass")
+    key = salt.reveal().encode("utf-8", "surrogatepass")
     if len(key) > hashlib.blake2b.MAX_KEY_SIZE:
         key = hashlib.blake2b(key).digest()
     return hashlib.blake2b(patient.encode("utf-8", "surrogatepass"), key=key, digest_size=8).hexdigest()
 
 
 @lru_cache(maxsize=8)
-def salt_check(salt: str) -> str:
+def salt_check(salt: Secret) -> str:
     """8 hex digits by which a mistyped salt is told from the one of a set that exists, "" without a salt.
 
     Keyed with the salt (PBKDF2, `CHECK_ROUNDS` rounds): a salt that nobody can guess cannot be found from it, and one
@@ -67,11 +71,11 @@ def salt_check(salt: str) -> str:
     """
     if not salt:
         return ""
-    told = salt.encode("utf-8", "surrogatepass")
+    told = salt.reveal().encode("utf-8", "surrogatepass")
     return hashlib.pbkdf2_hmac("sha256", told, b"cardialign salt check", CHECK_ROUNDS, 4).hex()
 
 
-def about_salt(salt: str) -> dict[str, Any]:
+def about_salt(salt: Secret) -> dict[str, Any]:
     """What a manifest says of the salt: whether there is one, and its check value."""
     return {"salted": True, "salt_check": salt_check(salt)} if salt else {"salted": False}
 

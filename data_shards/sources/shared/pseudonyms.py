@@ -12,6 +12,7 @@ from typing import Any
 from cardialign.data_shards.errors import DataError, RecordRejected, UsageError
 from cardialign.data_shards.reading.walk import NotSeen
 from cardialign.data_shards.record import EcgRecord
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.sources.base import Entry, Source, Walked
 from cardialign.data_shards.sources.shared.patients import SHORTEST_SALT, patient_hash
 
@@ -29,7 +30,8 @@ class Pseudonyms:
     out.
     """
 
-    def __init__(self, source: Source, *, names: bool, dates: bool, salt: str = "") -> None:
+    def __init__(self, source: Source, *, names: bool, dates: bool, salt: Secret | str = "") -> None:
+        salt = Secret.of(salt)
         if names and len(salt) < SHORTEST_SALT:
             raise UsageError(
                 f"--hash-keys has {'no salt' if not salt else f'a salt of {len(salt)} characters'}: names of files can "
@@ -38,6 +40,12 @@ class Pseudonyms:
             )
         self._source, self.hides_names, self._dates, self._salt = source, names, dates, salt
         self.name, self.root, self.label_sets = source.name, Path(source.root), source.label_sets
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_salt": self._salt.reveal()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_salt": Secret(state["_salt"])}
 
     @classmethod
     def options(cls) -> dict[str, str]:

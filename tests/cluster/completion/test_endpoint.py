@@ -17,6 +17,7 @@ import pytest
 from cardialign.cluster.completion.endpoint import ChatAnswer, Endpoint, ReportRefused
 from cardialign.cluster.completion.prompt import messages
 from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.secret import Secret
 from tests.support.chat_server import Reply, chat_server
 
 GOOD = Reply('["Tall T"]')
@@ -28,7 +29,7 @@ def endpoint(address: str, **more: object) -> Endpoint:
 
 def test_a_good_answer_comes_back_with_its_tokens_and_the_key_goes_along() -> None:
     with chat_server(lambda report, before: GOOD) as chat:
-        answer = endpoint(chat.address, key="secret").ask(messages("Normal ECG."))
+        answer = endpoint(chat.address, key=Secret("secret")).ask(messages("Normal ECG."))
         assert answer == ChatAnswer('["Tall T"]', 100, 10, True)
         assert chat.keys == {"Bearer secret"} and chat.asked == {"Normal ECG.": 1}
         (body,) = chat.bodies
@@ -153,7 +154,7 @@ def test_the_server_says_when_it_wants_to_be_asked_again(form: str) -> None:
 def test_what_no_attempt_mends_ends_at_once(reply: Reply, error: type[UserError], said: str, remedy: str) -> None:
     with chat_server(lambda report, before: reply) as chat:
         with pytest.raises(error, match=said) as caught:
-            endpoint(chat.address, key="secret").ask(messages("a"))
+            endpoint(chat.address, key=Secret("secret")).ask(messages("a"))
         assert chat.asked["a"] == 1 and remedy in caught.value.remedy
 
 
@@ -216,7 +217,7 @@ def test_an_address_that_is_none_is_refused(url: str, said: str) -> None:
 @pytest.mark.parametrize("key", ["two\nlines", "clé"])
 def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str) -> None:
     with pytest.raises(UsageError, match="the key of the endpoint") as caught:
-        Endpoint("http://127.0.0.1:1/v1", "m", key)
+        Endpoint("http://127.0.0.1:1/v1", "m", Secret(key))
     assert key not in str(caught.value)
 
 
@@ -225,7 +226,7 @@ def test_no_message_holds_the_key_or_what_the_address_hides(code: int) -> None:
     """Servers repeat what they refuse; some take the key in the address (`?key=`)."""
     said = Reply(code=code, headers={"Location": "https://else/?key=HUSH99"}, body=b"bad key sk-HUSH77, key=HUSH99")
     with chat_server(lambda report, before: said) as chat:
-        asked = endpoint(f"{chat.address}?key=HUSH99", key="sk-HUSH77", retries=0)
+        asked = endpoint(f"{chat.address}?key=HUSH99", key=Secret("sk-HUSH77"), retries=0)
         with pytest.raises((UserError, ReportRefused)) as caught:
             asked.ask(messages("a"))
     shown = f"{caught.value} {getattr(caught.value, 'remedy', '')}"

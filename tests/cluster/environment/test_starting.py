@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ray._private import services as ray_services
+from ray.scripts.scripts import start as ray_start
 
 from cardialign.cluster.environment import starting
 
@@ -47,8 +49,10 @@ def test_a_node_whose_services_live_may_take_its_time_and_one_that_died_is_told_
 
     monkeypatch.setattr(services, "get_node", unknown_at_first(10**9))
     with starting.led_by_us():
-        assert services.ConsolePopen([str(program(tmp_path / "raylet", "exit 1"))]).wait(30) == 1
-        with pytest.raises(RuntimeError, match="not known"):
+        raylet = str(program(tmp_path / "raylet", "exit 3"))
+        (tmp_path / "raylet.out").write_text("one\nno place for it\n")
+        assert services.ConsolePopen([raylet, f"--stdout_filepath={tmp_path / 'raylet.out'}"]).wait(30) == 3
+        with pytest.raises(Exception, match=r"raylet ended with code 3: no place for it$"):
             services.get_node("127.0.0.1:1", "abc")
     living.kill()
     living.wait(30)
@@ -59,3 +63,31 @@ def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(services, "get_node", unknown_at_first(10**9))
     with starting.led_by_us(), pytest.raises(RuntimeError, match="not known"):
         services.get_node("127.0.0.1:1", "abc")
+
+
+def test_a_raylet_is_told_where_its_agents_listen_and_waits_for_none() -> None:
+    """It ends after 15 s without a port of theirs, and two Python programs take longer on a busy machine."""
+    from ray._private.parameter import RayParams
+
+    plain = RayParams.update_pre_selected_port
+    told = RayParams(
+        metrics_agent_port=0, runtime_env_agent_port=0, metrics_export_port=0, dashboard_agent_listen_port=7
+    )
+    with starting.led_by_us():
+        told.update_pre_selected_port()
+    ports = {told.metrics_agent_port, told.runtime_env_agent_port, told.metrics_export_port}
+    assert told.dashboard_agent_listen_port == 7, "what is chosen stays"
+    assert len(ports) == 3 and all(1024 < port < 32768 for port in ports) and ports <= told.reserved_ports
+    assert RayParams.update_pre_selected_port is plain
+
+
+def test_ports_are_free_and_the_options_of_ray_start_are_those_that_it_has() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(starting, "_PORTS", range(port, port + 1))
+            assert starting.free_ports(1) == []
+    words = starting.agent_options("--dashboard-agent-listen-port=1")
+    known = {option for each in ray_start.params for option in each.opts}
+    assert {word.partition("=")[0] for word in words} | {"--dashboard-agent-listen-port"} <= known and len(words) == 3

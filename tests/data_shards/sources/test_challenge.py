@@ -15,6 +15,7 @@ from scipy.io import savemat
 
 from cardialign.data_shards.build.build import build_shards
 from cardialign.data_shards.errors import DataError, RecordRejected, UserError
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.sources import open_source
 from cardialign.data_shards.sources.base import Source
 from cardialign.data_shards.sources.shared.patients import patient_hash
@@ -148,7 +149,7 @@ def test_a_code_has_its_chapman_acronym_and_those_of_the_findings_that_it_is_a_k
     assert flutter.key == "csn-JS00005"
     assert flutter.meta["labels"]["chapman"] == ("AF", "STDD", "STTC", "1AVB", "AVB")
     assert "chapman" not in atrial.meta["labels"] and atrial.meta["statements"] == ("Atrial rhythm",)
-    assert flutter.meta["patient"] == patient_hash("JS00005", "s")
+    assert flutter.meta["patient"] == patient_hash("JS00005", Secret("s"))
     assert "JS00005" not in json.dumps(source.describe())
 
 

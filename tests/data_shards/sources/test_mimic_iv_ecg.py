@@ -14,6 +14,7 @@ import pytest
 
 from cardialign.data_shards.errors import DataError, RecordRejected, UserError
 from cardialign.data_shards.record import STANDARD_LEADS
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.sources import open_source
 from cardialign.data_shards.sources.base import Source
 from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
@@ -101,7 +102,7 @@ def test_a_record_reads_in_standard_lead_order_with_everything_the_tables_say(ro
         np.testing.assert_array_equal(record.counts[row], stored[MIMIC_LEADS.index(lead)])
     assert record.key == "mimic-44458630"
     assert (record.sampling_rate, record.samples, record.acquired) == (500.0, 5000, "2181-07-23T08:44:00")
-    assert record.patient == patient_hash("10000032", "s")
+    assert record.patient == patient_hash("10000032", Secret("s"))
     assert record.fold == fold_of(record.patient)
     assert (record.age_years, record.sex, record.labels, record.quality) == (None, None, {}, {})
     np.testing.assert_array_equal(record.gain, 200)

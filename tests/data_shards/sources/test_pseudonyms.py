@@ -13,6 +13,7 @@ from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.checks.leakage import find_leakage
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.record import EcgRecord, SignalSpec
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.sources import open_source
 from cardialign.data_shards.sources.base import Entry
@@ -101,9 +102,12 @@ def test_names_are_not_hashed_with_a_salt_that_can_be_tried_out(archive: Path, s
 
 
 def test_a_check_value_tells_a_mistyped_salt_and_not_the_salt(archive: Path, tmp_path: Path) -> None:
-    assert about_salt("") == {"salted": False}
-    assert salt_check(SALT) == about_salt(SALT)["salt_check"] != salt_check(SALT + ".")
-    assert len(salt_check(SALT)) == 8, "too short to try out a salt by it alone, long enough for a slip of the pen"
+    assert about_salt(Secret("")) == {"salted": False}
+    told = salt_check(Secret(SALT))
+    assert told == about_salt(Secret(SALT))["salt_check"] != salt_check(Secret(SALT + "."))
+    assert len(salt_check(Secret(SALT))) == 8, (
+        "too short to try out a salt by it alone, long enough for a slip of the pen"
+    )
     first, same, other = (
         ShardSet.open(built(archive, tmp_path / name, salt))
         for name, salt in (("a", SALT), ("b", SALT), ("c", SALT + "."))

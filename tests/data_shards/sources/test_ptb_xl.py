@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from cardialign.data_shards.errors import DataError, RecordRejected, UsageError, UserError
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.sources import open_source
 from cardialign.data_shards.sources.shared.patients import patient_hash
 from cardialign.data_shards.sources.vocabularies.scp import parse_scp_codes
@@ -139,7 +140,7 @@ def test_both_sampling_rates(root, rate, samples):
     record = source.read(next(iter(source.entries())))
     np.testing.assert_array_equal(record.counts, ecg_counts(samples, seed=1, rate=samples / 10, gain=1000))
     assert (record.key, record.sampling_rate, record.fold) == ("ptbxl-1", samples / 10, 1)
-    assert record.patient == patient_hash("15700", "s")
+    assert record.patient == patient_hash("15700", Secret("s"))
     assert (record.age_years, record.sex, record.acquired) == (56.0, "female", "1984-11-09T09:17:34")
     assert record.extra == {"annotations": {"heart_axis": "LAD", "baseline_drift": "I-V1"}}
 

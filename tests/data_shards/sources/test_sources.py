@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cardialign.data_shards.errors import DataError, UsageError, UserError
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.sources import SOURCES, open_source, source_class
 from cardialign.data_shards.sources.shared.labels import read_labels
 from cardialign.data_shards.sources.shared.patients import fold_of, patient_hash
@@ -50,8 +51,8 @@ def test_naming_the_sources_imports_no_heavy_package():
 
 
 def test_patient_hashes_depend_on_the_salt_and_reveal_no_id():
-    assert patient_hash("10000032", "a") == patient_hash("10000032", "a")
-    assert len({patient_hash("10000032", salt) for salt in ("", "a", "b", "x" * 200, "x" * 201)}) == 5
+    assert patient_hash("10000032", Secret("a")) == patient_hash("10000032", Secret("a"))
+    assert len({patient_hash("10000032", Secret(salt)) for salt in ("", "a", "b", "x" * 200, "x" * 201)}) == 5
     assert patient_hash("10000032") == hashlib.blake2b(b"10000032", digest_size=8).hexdigest()
 
 

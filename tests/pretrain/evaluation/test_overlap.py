@@ -12,6 +12,7 @@ import pytest
 from cardialign.cluster.pages.run_page import _notes
 from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.shard_set.splits import SplitRule
 from cardialign.data_shards.sources import open_source
@@ -37,7 +38,7 @@ class Salted(PlantedSource):
 
     def read(self, entry):
         record = super().read(entry)
-        return dataclasses.replace(record, patient=patient_hash(record.patient, self.salt), source=self.name)
+        return dataclasses.replace(record, patient=patient_hash(record.patient, Secret(self.salt)), source=self.name)
 
     def describe(self) -> dict:
         return {"name": self.name, "options": {"salted": bool(self.salt)}}
