@@ -34,11 +34,11 @@ def follow(teacher: nn.Module, student: Mapping[str, Tensor], momentum: float) -
         own[name].lerp_(parameter.to(own[name]), 1.0 - momentum)
 
 
-def rising(momentum: float, step: int, steps: int | None) -> float:
-    """The momentum at a step (0-based): 1 - (1 - momentum) (cos(pi step / steps) + 1) / 2, and 1 from `steps` on.
+def rising(momentum: float, step: int, steps: int | None, last: float = 1.0) -> float:
+    """The momentum at a step (0-based): last - (last - momentum) (cos(pi step / steps) + 1) / 2.
 
-    None: it stays. Source: BYOL (Grill et al. 2020).
+    From `steps` on it is `last`. steps None: it stays. Source: BYOL (Grill et al. 2020).
     """
     if steps is None:
         return momentum
-    return 1.0 - (1.0 - momentum) * (math.cos(math.pi * min(1.0, step / steps)) + 1.0) / 2.0
+    return last - (last - momentum) * (math.cos(math.pi * min(1.0, step / steps)) + 1.0) / 2.0

@@ -88,6 +88,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "cpc": {"encoder": {"name": "s4", "direction": "forward", "token_ms": 200}, "method": {"steps": 2, "negatives": 3}},
     "barlow_twins": {"method": {"projection_dim": 8}},
     "byol": {"method": {"hidden_dim": 8, "projection_dim": 8}},
+    "jepa": {"encoder": {"name": "vit1d"}, "method": {f"predictor_{key}": n for key, n in NARROW.items()}},
     "moco_v3": {"method": {"hidden_dim": 8, "projection_dim": 8}},
     "simsiam": {"method": {"projection_dim": 8, "predictor_dim": 4}},
     "st_mem": {"encoder": {"name": "vit1d"}, "method": {f"decoder_{key}": n for key, n in NARROW.items()}},

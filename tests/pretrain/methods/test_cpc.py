@@ -15,6 +15,7 @@ from cardialign.data_shards.stream.batch import Batch
 from cardialign.pretrain.methods.base import create_method
 from cardialign.pretrain.methods.cpc import Cpc
 from cardialign.pretrain.methods.parts.draws import Draws
+from tests.pretrain.methods import test_jepa
 from tests.support.small_encoder import SPEC, small_config
 from tests.support.tiny_shards import config_for, make_shards
 from tests.support.topology import check_topologies, run_topologies, trace
@@ -110,11 +111,16 @@ def test_what_cannot_foretell_is_refused(encoder: dict[str, Any], method: dict[s
     assert message in f"{caught.value.problem} {caught.value.remedy}"
 
 
+RUNS = {"cpc": (FORWARD, METHOD), "jepa": (test_jepa.ENCODER, test_jepa.METHOD)}
+
+
 @pytest.mark.slow
 @pytest.mark.processes
-def test_every_topology_and_a_stop_give_the_same_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", RUNS)
+def test_every_topology_and_a_stop_give_the_same_run(name: str, tmp_path: Path) -> None:
     base = config_for(make_shards(tmp_path / "shards")).resolved()
-    values = {**base, "encoder": FORWARD, "method": METHOD, "data": {**base["data"], "normalisation": "none"}}
+    encoder, method = RUNS[name]
+    values = {**base, "encoder": encoder, "method": method, "data": {**base["data"], "normalisation": "none"}}
     run_topologies(values, tmp_path)
     check_topologies(tmp_path, ["loss", "grad_norm"], rtol=2e-4)
     assert trace(tmp_path / "whole")[-1] < trace(tmp_path / "whole")[0]
