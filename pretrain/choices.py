@@ -38,6 +38,7 @@ METHODS = Table(
         "barlow_twins": "cardialign.pretrain.methods.barlow_twins:BarlowTwins",
         "byol": "cardialign.pretrain.methods.byol:Byol",
         "cardialign": "cardialign.pretrain.methods.cardialign:CardiAlign",
+        "clocs": "cardialign.pretrain.methods.clocs:Clocs",
         "cpc": "cardialign.pretrain.methods.cpc:Cpc",
         "d_beta": "cardialign.pretrain.methods.d_beta.method:DBeta",
         "fg_clep": "cardialign.pretrain.methods.fg_clep:FgClep",

@@ -63,6 +63,13 @@ class JoinedSets:
         )
 
     @cached_property
+    def patients(self) -> np.ndarray:
+        """int64: one code per patient of each set; whoever is in two sets counts as two."""
+        counts = [int(each.patients.max(initial=-1)) + 1 for each in self.sets]
+        firsts = np.cumsum([0, *counts])[:-1]
+        return np.concatenate([each.patients + first for each, first in zip(self.sets, firsts, strict=True)])
+
+    @cached_property
     def age_years(self) -> np.ndarray:
         return self._joined("age_years")
 

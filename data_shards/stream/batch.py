@@ -23,6 +23,8 @@ class Batch:
 
     global_rows    int64 (B,), the rows of all ranks.
     global_report  int64 (B,), their reports, where the training loop has filled it in.
+    patient        int64 (b,), whose record each is, where the training loop has filled it in: a number per patient of
+                   the set or the mixture, and one of its own for a record without a known patient. No identifier.
     wait           seconds spent on this batch: read and decode in the background, queue = how long the consumer stood.
     slowest        (seconds, shard) of its slowest read.
     shards         shard -> (seconds, reads) of this batch.
@@ -43,3 +45,4 @@ class Batch:
     shards: dict[str, tuple[float, int]] = field(default_factory=dict)
     bad: list[BadSample] = field(default_factory=list)
     global_report: np.ndarray | None = None
+    patient: np.ndarray | None = None

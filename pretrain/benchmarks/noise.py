@@ -25,6 +25,7 @@ def noise_batch(config: RunConfig, spec: SignalSpec, records: int) -> Batch:
         age_years=np.full(records, np.nan, dtype=np.float32),
         sex=np.zeros(records, dtype=np.int8),
         global_rows=rows,
+        patient=rows,
     )
 
 

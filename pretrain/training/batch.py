@@ -7,6 +7,8 @@ import dataclasses
 import numpy as np
 
 from cardialign.data_shards.order.contract import local_slice
+from cardialign.data_shards.shard_set.joined import JoinedSets
+from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.text.bank import TextBank
 from cardialign.pretrain.config import RunConfig
@@ -50,16 +52,26 @@ def masked_leads(lead_mask: np.ndarray, masking: LeadMaskingConfig | None, draws
 
 
 def step_inputs(
-    batch: Batch, reports: np.ndarray, bank: TextBank | None, method: Method, config: RunConfig, workers: Workers
+    batch: Batch,
+    shard_set: ShardSet | JoinedSets,
+    bank: TextBank | None,
+    method: Method,
+    config: RunConfig,
+    workers: Workers,
 ) -> Tensors:
     """Stream batch of this rank -> the method's inputs, on the device.
-    reports (records,): the report of every record of the set.
+    shard_set: says the report and the patient of every record.
     """
     training = config.training
     rows = local_slice(training.global_batch, workers.rank, workers.world_size)
     shown = dropped_leads(batch.lead_mask, training.lead_dropout, config.seed, batch.step, rows, training.global_batch)
     draws = Draws(config.seed, batch.step, rows)
     shown = masked_leads(shown, training.lead_masking, draws)
-    batch = dataclasses.replace(batch, lead_mask=shown, global_report=reports[batch.global_rows].astype(np.int64))
+    batch = dataclasses.replace(
+        batch,
+        lead_mask=shown,
+        global_report=shard_set.report[batch.global_rows].astype(np.int64),
+        patient=shard_set.patients[batch.rows].astype(np.int64),
+    )
     inputs = method.inputs(batch, bank, draws)
     return {name: tensor.to(workers.device, non_blocking=True) for name, tensor in inputs.items()}

@@ -237,7 +237,7 @@ class _Run:
     def _step(self, batch: Batch, alarm: CollapseAlarm) -> tuple[Tensors, dict[str, float]]:
         """One optimizer step: the features of this rank's rows, and the figures of the step."""
         config, method, step = self.config, self.method, batch.step
-        inputs = step_inputs(batch, self.shard_set.report, self.bank, method, config, self.workers)
+        inputs = step_inputs(batch, self.shard_set, self.bank, method, config, self.workers)
         loss = partial(method.loss, inputs=inputs, group=None)
         self.bad.begin(self.engine)
         with self.inspection.of(step + 1, method, inputs) as first:

@@ -168,6 +168,13 @@ def test_a_substitute_comes_from_the_same_set(two_sets: list[ShardSet]) -> None:
             assert set_of(np.array(row), sizes) == set_of(rows[place], sizes) and row not in rows
 
 
+def test_patients_are_who_they_are_in_their_set_and_others_than_those_of_the_next(two_sets: list[ShardSet]) -> None:
+    codes = JoinedSets(two_sets).patients.tolist()
+    ids = [(number, name) for number, each in enumerate(two_sets) for name in each.index["patient"].to_pylist()]
+    assert len(codes) == sum(map(len, two_sets)) == len(ids)
+    assert len({*zip(codes, ids, strict=True)}) == len(set(ids)) == len(set(codes))
+
+
 def test_sets_of_different_specs_do_not_mix(two_sets: list[ShardSet], tmp_path: Path) -> None:
     build_shards(SmallSource(5), tmp_path / "longer", SetPlan(SignalSpec(500, 2)), workers=1)
     with pytest.raises(DataError, match="different signal specs"):

@@ -26,7 +26,7 @@ from tests.pretrain.methods.test_views import batch
 from tests.support.processes import run_ranks
 from tests.support.small_encoder import small_config
 from tests.support.tiny_shards import config_for, make_shards
-from tests.support.topology import check_topologies, run_topologies
+from tests.support.topology import check_topologies, run_topologies, trace
 
 B = 24
 HEADS: dict[str, dict[str, Any]] = {
@@ -36,6 +36,10 @@ HEADS: dict[str, dict[str, Any]] = {
     "simclr": {"projection_dim": 8},
     "simsiam": {"projection_dim": 16, "predictor_dim": 4},
 }
+TRAINED = {**HEADS, "clocs": {"pairs": "cmsmlc", "leads": ["II", "V2"]}}
+"""Clocs draws nothing, and its rows look at each other and at whose they are: those of a patient may meet."""
+LEARNS = {**TRAINED, "clocs": {"pairs": "cmsc"}}
+"""A patient's two records are no more alike than others here: where they meet often, nothing is left to tell apart."""
 
 
 def make(name: str, **more: Any) -> Method:
@@ -178,24 +182,27 @@ def test_every_rank_has_the_loss_of_the_global_batch_and_its_own_part_of_the_gra
 
 @pytest.mark.slow
 @pytest.mark.processes
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_step_is_the_same_on_every_topology(name: str, tmp_path: Path) -> None:
     values = config_for(make_shards(tmp_path / "shards", silent=60)).resolved()
     # Adam divides rounding by rounding where a gradient is nothing, and correlations of ten records make much of it.
     values["optimizer"]["eps"] = 1e-3
-    run_topologies({**values, "method": {"name": name, **HEADS[name]}}, tmp_path)
+    values["data"]["patient_disjoint"] = name != "clocs"
+    run_topologies({**values, "method": {"name": name, **TRAINED[name]}}, tmp_path)
     check_topologies(tmp_path, ["loss", "grad_norm"], rtol=5e-4)
+    if name == "clocs":
+        assert any(trace(tmp_path / "whole", "same_patient")), "no batch held two records of a patient"
 
 
 def learn(rank: int, world: int, shards: Path, root: Path, name: str) -> None:
     base = config_for(shards, steps=30, checkpoint_every=15, lead_dropout=0.0, log_every=1).resolved()
-    config = parse_config({**base, "method": {"name": name, **HEADS[name]}, "optimizer": {"lr": 5e-3}})
+    config = parse_config({**base, "method": {"name": name, **LEARNS[name]}, "optimizer": {"lr": 5e-3}})
     train(config, root / name, NullObserver())
 
 
 @pytest.mark.slow
 @pytest.mark.processes
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", LEARNS)
 def test_its_loss_falls_records_stay_apart_and_the_encoder_leaves_alone(name: str, tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "shards", silent=60)
     run_ranks(1, learn, shards, tmp_path, name, init=False, deadline=120)

@@ -95,16 +95,32 @@ def test_what_a_method_sees_is_masked_as_the_recipe_says():
     batch = Batch(3, rows, np.zeros((64, 12, 4), np.float32), np.ones((64, 12), bool), none, none, none, none, rows)
     method = SimpleNamespace(inputs=lambda given, bank, draws: {"leads": torch.from_numpy(given.lead_mask)})
     alone = SimpleNamespace(rank=0, world_size=1, device="cpu")
+    records = SimpleNamespace(report=rows, patients=rows)
 
     def seen(*settings: str) -> np.ndarray:
         config = load_config(
             "cardialign-demo",
             ["data.shards=/s", "training.global_batch=64", "seed=2", "training.lead_dropout=0", *settings],
         )
-        return step_inputs(batch, rows, None, method, config, alone)["leads"].numpy()
+        return step_inputs(batch, records, None, method, config, alone)["leads"].numpy()
 
     assert seen().all()
     whole = masked(slice(0, 64), step=3, share=1, most=11)
     assert np.array_equal(seen("training.lead_masking={share: 1.0, most: 11}"), whole)
     both = seen("training.lead_masking={share: 1.0, most: 11}", "training.lead_dropout=0.3")
     assert both.sum() < whole.sum() and both.any(axis=1).all()
+
+
+def test_every_row_says_whose_it_is_on_every_rank() -> None:
+    """Rows 40 to 51 of a set in which two records follow each other per patient: a method that hands it on."""
+    rows, patients = np.arange(40, 52), np.arange(100, dtype=np.int32) // 2
+    method = SimpleNamespace(inputs=lambda given, bank, draws: {"patient": torch.from_numpy(given.patient)})
+    records = SimpleNamespace(report=np.full(100, -1), patients=patients)
+    config = load_config("simclr-tiny", ["data.shards=/s", "training.global_batch=12"])
+    found = []
+    for rank in (0, 1):
+        own, none = rows[local_slice(12, rank, 2)], np.zeros(6)
+        batch = Batch(3, own, np.zeros((6, 12, 4), np.float32), np.ones((6, 12), bool), none, none, none, none, rows)
+        workers = SimpleNamespace(rank=rank, world_size=2, device="cpu")
+        found += step_inputs(batch, records, None, method, config, workers)["patient"].tolist()
+    assert found == [20, 20, 21, 21, 22, 22, 23, 23, 24, 24, 25, 25]
