@@ -16,7 +16,7 @@ COMMANDS: dict[str, str] = {
     "cohort": "make virtual patients in the file layout of a public data set",
     "shards build": "ECG files and reports -> a shard set",
     "shards verify": "check every shard against its index and digests",
-    "shards inspect": "figures of a shard set, or a 12-lead picture of one record",
+    "shards inspect": "figures of a shard set, or a 12-lead picture of one record, also beside its views",
     "shards leakage": "patients and recordings that two shard sets or selections share",
     "shards stats": "labels, statements, patients, lengths and quality of a set, with histograms",
     "text-bank build": "tokens and embeddings of every distinct report, beside the shards",

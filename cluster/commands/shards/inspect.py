@@ -1,4 +1,5 @@
-"""`cardialign shards inspect`: the figures of a shard set, or one of its records as a 12-lead picture."""
+"""`cardialign shards inspect`: the figures of a shard set, or one of its records as a 12-lead picture, alone or beside
+the views that a recipe makes of it."""
 
 from __future__ import annotations
 
@@ -15,6 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--key", help="record to draw")
     which.add_argument("--row", type=whole_number(0), help="record to draw, by row of the index")
     parser.add_argument("--out", type=file_to_write, help="picture to write (.png); needs --key or --row")
+    parser.add_argument(
+        "--views",
+        metavar="RECIPE",
+        help="with --out: draw the record beside the two views that the first two steps of this recipe make of it",
+    )
     add_encoder(parser, none="with --out: draw how much each lead group weighs in its embedding of the record")
     add_tracking_uri(parser)
 
@@ -37,8 +43,11 @@ def _figures(shard_set: Any) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.shard_set.shard_set import ShardSet
 
-    if args.encoder is not None and args.out is None:
-        raise UsageError("--encoder draws its weights on a picture, and none is asked for", "add --out FILE.png")
+    for option, draws in (("encoder", "its weights on"), ("views", "views in")):
+        if getattr(args, option) is not None and args.out is None:
+            raise UsageError(f"--{option} draws {draws} a picture, and none is asked for", "add --out FILE.png")
+    if args.encoder is not None and args.views is not None:
+        raise UsageError("--encoder and --views are two pictures", "ask for one of them, then for the other")
     shard_set = ShardSet.open(args.shards)
     if args.key is None and args.row is None:
         if args.out is not None:
@@ -59,6 +68,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "quality": {flag: list(leads) for flag, leads in record.quality.items()},
         "picture": None,
     }
+    if args.out is not None and args.views is not None:
+        return {**facts, **_views(args, record, shard_set)}
     if args.out is not None:
         from cardialign.data_shards.signal.plot import draw_ecg
 
@@ -76,3 +87,14 @@ def _weights(args: argparse.Namespace, record: Any, shard_set: Any) -> Any:
 
     with open_encoder(args.encoder, args.tracking_uri, args.trust_remote_code) as encoder:
         return lead_weights(encoder, record, shard_set.spec)
+
+
+def _views(args: argparse.Namespace, record: Any, shard_set: Any) -> dict[str, Any]:
+    from cardialign.data_shards.signal.side_by_side import draw_side_by_side
+    from cardialign.pretrain.config import load_config
+    from cardialign.pretrain.methods.parts.view_pictures import panels_of_views
+
+    rows = panels_of_views(load_config(args.views), record, shard_set.spec)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    drawn = {panel.title: list(panel.lines) for row in rows for panel in row[1:]}
+    return {"picture": str(draw_side_by_side(rows, args.out)), "views": drawn}

@@ -96,3 +96,30 @@ def test_a_picture_carries_the_weights_of_the_lead_groups(
     assert a.shape == b.shape and (np.abs(a - b).max(axis=2) > 0.02).mean() > 0.2
     refused = cardialign(*base, "--encoder", exported)
     assert refused.code == 2 and "--out" in refused.json["remedy"]
+
+
+def test_views_are_drawn_for_a_picture_of_a_recipe_that_has_some(
+    cardialign: Call, exported: Path, shards: Path, tmp_path: Path
+) -> None:
+    base = ("shards", "inspect", shards, "--row", 1, "--views", "cpc-tiny")
+    for more, problem, remedy in (
+        ((), "--views draws views in a picture, and none is asked for", "add --out FILE.png"),
+        (("--out", tmp_path / "a.png", "--encoder", exported), "two pictures", "one of them"),
+        (("--out", tmp_path / "a.png"), "recipe cpc-tiny: its method cpc makes no two views", "simclr"),
+    ):
+        refused = cardialign(*base, *more)
+        assert refused.code == 2 and problem in refused.json["problem"] and remedy in refused.json["remedy"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_record_stands_beside_its_views_with_what_was_drawn(cardialign: Call, shards: Path, tmp_path: Path) -> None:
+    base = ("shards", "inspect", shards, "--row", 1)
+    alone = cardialign(*base, "--out", tmp_path / "alone.png").json
+    answer = cardialign(*base, "--out", tmp_path / "new" / "views.png", "--views", "simclr-tiny").json
+    assert {**answer, "seconds": 0, "picture": 0, "views": 0} == {**alone, "seconds": 0, "picture": 0, "views": 0}
+    assert list(answer["views"]) == [f"Step {step}, {view} view" for step in (0, 1) for view in ("first", "second")]
+    for words in answer["views"].values():
+        assert words[0].startswith("scale ") and any(line.endswith("mV (standard deviation)") for line in words)
+    one, many = (image.imread(each["picture"]) for each in (alone, answer))
+    assert many.shape[1] > 2.2 * one.shape[1] and many.shape[0] > 1.4 * one.shape[0]
