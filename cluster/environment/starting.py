@@ -6,10 +6,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import random
+import re
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,13 @@ from cardialign.data_shards.shown import shown
 START_SECONDS = 180.0
 """In how long a local Ray has to come up whose processes live; a busy machine of two cores took a minute."""
 SERVICES = ("raylet", "gcs_server")
-AGENT_PORTS = {
-    "runtime_env_agent_port": "--runtime-env-agent-port",
-    "metrics_agent_port": "--dashboard-agent-grpc-port",
-    "dashboard_agent_listen_port": "--dashboard-agent-listen-port",
-    "metrics_export_port": "--metrics-export-port",
-}
-"""Where the agents of a node listen -> the option of `ray start`. A raylet that is told none waits until its agents,
-two Python programs, have chosen one, and ends after 15 s."""
+AGENT_PORTS = ("runtime_env_agent_port", "metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")
+"""Where the agents of a node listen. A raylet that is not told all four waits until its agents, two Python programs,
+have chosen them, and ends after 15 s."""
 _PORTS = range(10240, 32768)
 """Below those that Linux gives to whoever asks for any."""
+_FATAL = re.compile(r"^\[[0-9 ,.:-]+ [CF] ")
+"""A line before a trace of C++."""
 _PRINTED = ("--stderr_filepath=", "--stdout_filepath=")
 
 
@@ -45,7 +43,8 @@ class Started:
         if name not in SERVICES or self.process.poll() is None:
             return ""
         logs = [Path(str(word).partition("=")[2]) for word in words if str(word).startswith(_PRINTED)]
-        last = next((line for path in logs for line in reversed(_lines(path))), "")
+        lines = [line for path in logs for line in _lines(path)]
+        last = next(filter(_FATAL.search, lines), lines[-1] if lines else "")
         return f"{name} ended with code {self.process.returncode}" + (f": {shown(last)[:300]}" if last else "")
 
 
@@ -87,8 +86,8 @@ def _sessions_of_their_own() -> Iterator[list[Started]]:
     plain = services.ConsolePopen
     started: list[Started] = []
 
-    def start(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
-        process: subprocess.Popen[bytes] = plain(*words, **{**options, "start_new_session": True})
+    def start(words: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+        process: subprocess.Popen[bytes] = plain(_told(words), **{**options, "start_new_session": True})
         started.append(Started(process))
         return process
 
@@ -97,6 +96,14 @@ def _sessions_of_their_own() -> Iterator[list[Started]]:
         yield started
     finally:
         services.ConsolePopen = plain
+
+
+def _told(words: Sequence[str]) -> Sequence[str]:
+    """The command of a raylet with the one port of an agent that Ray tells the agent alone; another one as it is."""
+    port = re.search(r" --listen-port=([1-9][0-9]*)", " ".join(words))
+    if Path(words[0]).name != "raylet" or port is None:
+        return words
+    return [*words, f"--dashboard_agent_listen_port={port[1]}"]
 
 
 def free_ports(number: int) -> list[int]:
@@ -111,21 +118,15 @@ def free_ports(number: int) -> list[int]:
     return found
 
 
-def agent_options(*given: str) -> list[str]:
-    """Words for `ray start` that say where the agents listen; `given`: words that it has already."""
-    wanted = [option for option in AGENT_PORTS.values() if not any(word.startswith(option) for word in given)]
-    return [f"{option}={port}" for option, port in zip(wanted, free_ports(len(wanted)), strict=True)]
-
-
 @contextlib.contextmanager
 def _agents_at_ports_of_ours() -> Iterator[None]:
-    """The node that starts in here waits for no agent."""
+    """The node that starts in here waits for no agent (see `_told`)."""
     parameters: Any = importlib.import_module("ray._private.parameter").RayParams
     plain = parameters.update_pre_selected_port
 
     def choose(chosen: Any) -> None:
         for name, port in zip(AGENT_PORTS, free_ports(len(AGENT_PORTS)), strict=True):
-            setattr(chosen, name, getattr(chosen, name) or port)
+            setattr(chosen, name, port)
         plain(chosen)
 
     try:

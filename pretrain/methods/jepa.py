@@ -130,10 +130,8 @@ class Jepa(Method):
             count = length - _shown(low + (high - low) * shares[row], length)
             hidden[row, :length] = hide(length, count, self.block, draw[row])
         there = np.arange(self.patches) < recorded[:, None]
-        if self.ecg.per_lead:
-            asked, seen = ((x[:, None] & batch.lead_mask[:, :, None]) for x in (hidden, there & ~hidden))
-        else:
-            asked, seen = ((x & batch.lead_mask.any(axis=1)[:, None])[:, None] for x in (hidden, there & ~hidden))
+        leads = batch.lead_mask if self.ecg.per_lead else batch.lead_mask.any(axis=1, keepdims=True)
+        asked, seen = (x[:, None] & leads[:, :, None] for x in (hidden, there & ~hidden))
         most = _shown(high, self.patches)
         order = (~seen).argsort(axis=2, kind="stable")[:, :, :most]
         places = (order + np.arange(seen.shape[1])[:, None] * self.patches).reshape(len(seen), -1)

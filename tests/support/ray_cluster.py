@@ -13,8 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cardialign.cluster.environment.starting import agent_options
-
 PATIENT = {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300", "RAY_worker_register_timeout_seconds": "300"}
 """A busy machine starts Ray's many processes slowly."""
 QUIET = ["--object-store-memory=134217728", "--disable-usage-stats", "--block"]
@@ -43,6 +41,7 @@ def ray_with_dashboard(
     process, in a process group of its own: killing the group is the end of the whole node."""
     port = _free_port()
     words = ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
+    words += [f"--dashboard-agent-listen-port={_free_port()}"]  # another Ray of this machine may hold the usual one
     patient = {**PATIENT, **environment}
     with _head(folder / "ray-head.log", patient, [*words, f"--num-cpus={cpus}"], own_group=True) as (process, _):
         yield f"http://127.0.0.1:{port}", process
@@ -57,7 +56,7 @@ def _head(
     for tries_left in (5, 4, 3, 2, 1, 0):
         address = f"127.0.0.1:{_free_port()}"
         start = [str(python), "-m", "ray.scripts.scripts", "start", "--head", "--node-ip-address=127.0.0.1"]
-        start += [f"--port={address.partition(':')[2]}", *words, *agent_options(*words)]
+        start += [f"--port={address.partition(':')[2]}", *words]
         with (
             _scratch() as scratch,
             _child([*start, f"--temp-dir={scratch}", *QUIET], log, environment, start_new_session=own_group) as process,
@@ -67,7 +66,7 @@ def _head(
                 assert time.monotonic() < deadline, log.read_text()[-3000:]
                 time.sleep(0.2)
             if not up and tries_left and "timed out during startup" in log.read_text():
-                continue  # a raylet has 30 s, and no setting of Ray's changes that
+                continue  # a raylet has 15 s for its agents, itself 30 s, and no setting of Ray's changes that
             assert up and process.poll() is None, log.read_text()[-3000:]
             yield process, address
             return
@@ -92,7 +91,7 @@ def ray_node(
     """A further node of the cluster at `address`. under: words before its command, for example of `unshare`; more:
     further options of `ray start`."""
     words = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}"]
-    words += ["--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", *more, *QUIET, *agent_options(*more)]
+    words += ["--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", *more, *QUIET]
     with _child([*under, *words], folder / "ray-node.log", environment) as process:
         yield process
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from cardialign.cluster.drills.outcome import SkippedError
 from cardialign.cluster.environment.session import MODE, TOKEN_PATH
-from cardialign.cluster.environment.starting import agent_options
 
 UP_SECONDS = 300.0
 PATIENT = {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300", "RAY_worker_register_timeout_seconds": "300"}
@@ -57,7 +56,6 @@ class TwoNodes:
         log = self.folder / f"ray-{len(self.processes)}.{time.time_ns()}.log"
         start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--node-ip-address=127.0.0.1", *words]
         start += ["--num-cpus=1", "--object-store-memory=134217728", "--disable-usage-stats", "--block"]
-        start += agent_options()
         with log.open("w") as stream:
             process = subprocess.Popen(  # noqa: S603 - Ray of this environment, words of a drill
                 start, env={**PATIENT, **os.environ}, stdout=stream, stderr=stream

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ray._private import services as ray_services
-from ray.scripts.scripts import start as ray_start
+from ray._private.parameter import RayParams
 
 from cardialign.cluster.environment import starting
 
@@ -50,9 +50,10 @@ def test_a_node_whose_services_live_may_take_its_time_and_one_that_died_is_told_
     monkeypatch.setattr(services, "get_node", unknown_at_first(10**9))
     with starting.led_by_us():
         raylet = str(program(tmp_path / "raylet", "exit 3"))
-        (tmp_path / "raylet.out").write_text("one\nno place for it\n")
+        lines = ["[2026-11-27 10:12:38,923 C 3497 3497] (raylet) node.cc:3: no place for it", "*** trace ***", "main"]
+        (tmp_path / "raylet.out").write_text("\n".join(["one", *lines]))
         assert services.ConsolePopen([raylet, f"--stdout_filepath={tmp_path / 'raylet.out'}"]).wait(30) == 3
-        with pytest.raises(Exception, match=r"raylet ended with code 3: no place for it$"):
+        with pytest.raises(Exception, match=r"raylet ended with code 3: .*no place for it$"):
             services.get_node("127.0.0.1:1", "abc")
     living.kill()
     living.wait(30)
@@ -65,29 +66,34 @@ def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         services.get_node("127.0.0.1:1", "abc")
 
 
-def test_a_raylet_is_told_where_its_agents_listen_and_waits_for_none() -> None:
+def test_a_raylet_is_told_where_its_agents_listen_and_waits_for_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """It ends after 15 s without a port of theirs, and two Python programs take longer on a busy machine."""
-    from ray._private.parameter import RayParams
-
-    plain = RayParams.update_pre_selected_port
-    told = RayParams(
-        metrics_agent_port=0, runtime_env_agent_port=0, metrics_export_port=0, dashboard_agent_listen_port=7
-    )
+    commands: list[Any] = []
+    monkeypatch.setattr(services, "ConsolePopen", lambda words, **options: commands.append(words))
+    told = RayParams(metrics_agent_port=0, runtime_env_agent_port=0, metrics_export_port=0)
     with starting.led_by_us():
         told.update_pre_selected_port()
-    ports = {told.metrics_agent_port, told.runtime_env_agent_port, told.metrics_export_port}
-    assert told.dashboard_agent_listen_port == 7, "what is chosen stays"
-    assert len(ports) == 3 and all(1024 < port < 32768 for port in ports) and ports <= told.reserved_ports
-    assert RayParams.update_pre_selected_port is plain
+        agent = f"--dashboard_agent_command=agent.py --listen-port={told.dashboard_agent_listen_port} --x"
+        services.ConsolePopen(["/ray/raylet", agent])
+        services.ConsolePopen(["/ray/gcs_server", agent])
+    ports = {getattr(told, name) for name in starting.AGENT_PORTS}
+    assert len(ports) == 4 and all(1024 < port < 32768 for port in ports) and ports <= told.reserved_ports
+    assert commands == [
+        ["/ray/raylet", agent, f"--dashboard_agent_listen_port={told.dashboard_agent_listen_port}"],
+        ["/ray/gcs_server", agent],
+    ]
 
 
-def test_ports_are_free_and_the_options_of_ray_start_are_those_that_it_has() -> None:
+def test_the_raylet_of_this_ray_has_all_options_of_where_its_agents_listen() -> None:
+    program = Path(services.RAYLET_EXECUTABLE).read_bytes()
+    assert all(f"FLAGS_{name}".encode() in program for name in starting.AGENT_PORTS)
+
+
+def test_a_port_that_is_taken_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(starting, "_PORTS", range(port, port + 1))
-            assert starting.free_ports(1) == []
-    words = starting.agent_options("--dashboard-agent-listen-port=1")
-    known = {option for each in ray_start.params for option in each.opts}
-    assert {word.partition("=")[0] for word in words} | {"--dashboard-agent-listen-port"} <= known and len(words) == 3
+        monkeypatch.setattr(starting, "_PORTS", range(port, port + 1))
+        assert starting.free_ports(1) == []
