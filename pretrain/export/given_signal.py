@@ -302,7 +302,8 @@ def at_rate(
 def at_length(
     signal: np.ndarray, mask: np.ndarray, valid: np.ndarray, contract: SignalContract, crop: bool
 ) -> ContractSignal:
-    """The contract's length: shorter ones are padded. Raises UserError for a longer one unless `crop`."""
+    """The contract's length: shorter ones are padded, and told under a half of it. Raises UserError for a longer one
+    unless `crop`."""
     T = signal.shape[-1]
     if contract.samples < T:
         if not crop:
@@ -315,6 +316,15 @@ def at_length(
     elif contract.samples > T:
         signal = np.pad(signal, ((0, 0), (0, 0), (0, contract.samples - T)))
         log.info("padded=%d->%d samples remark=the padding is masked", T, contract.samples)
+    short = valid < contract.samples / 2
+    if short.any():
+        log.warning(
+            "short_records=%d remark=the shortest lasts %.3g of the %g s that the encoder reads: the rest is masked, "
+            "and an embedding of so little says little",
+            int(short.sum()),
+            valid.min() / contract.sampling_rate,
+            contract.seconds,
+        )
     signal = np.ascontiguousarray(signal, dtype=np.float32)
     signal[~mask] = 0.0
     return ContractSignal(signal, mask, valid)
