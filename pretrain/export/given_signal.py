@@ -17,6 +17,7 @@ import numpy as np
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import STANDARD_LEADS
+from cardialign.data_shards.signal.limb_leads import other_order
 from cardialign.data_shards.signal.quality import OFFSET_MILLIVOLTS
 from cardialign.data_shards.signal.resample import is_same_rate, resampled
 from cardialign.pretrain.export.ages import checked_ages
@@ -98,9 +99,25 @@ def conform_signal(
     valid = _valid_samples(given.valid_samples, len(millivolts), millivolts.shape[-1])
     out, mask = _twelve_leads(millivolts, columns, given)
     _check_values(out, mask, valid)
+    if "leads" not in form:
+        _tell_order(out, mask, valid)
     age = checked_ages(given.age, len(out), contract.age)
     out, valid = at_rate(out, valid, contract, sampling_rate, given.resample)
     return at_length(out, mask, valid, contract, given.crop)._replace(age=age)
+
+
+def _tell_order(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> None:
+    """Tell of records whose leads nobody named and whose limb leads stand in another order than the standard one."""
+    whole = np.flatnonzero(mask.all(axis=1))
+    found = [order for record in whole if (order := other_order(signal[record, :, : valid[record]]))]
+    if found:
+        log.warning(
+            "other_order=%d of=%d remark=nothing says the order of the leads, and the limb leads are not in the "
+            "standard one but as in %s; give leads",
+            len(found),
+            len(signal),
+            found[0],
+        )
 
 
 def _valid_samples(given: np.ndarray | None, B: int, T: int) -> np.ndarray:
