@@ -197,7 +197,7 @@ def add_label_files(parser: argparse._ActionsContainer) -> None:
 def add_bootstrap(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--bootstrap", type=whole_number(0), default=1000, metavar="N",
-        help="resamples by patient for the 95 %% intervals (default 1000)",
+        help="resamples by patient for the 95 %% intervals (default 1000; 0 or 1: no intervals)",
     )  # fmt: skip
 
 

@@ -58,7 +58,10 @@ def read_signal(
     if not path.name:
         raise UserError(f"{path} is no ECG", "give a WFDB record or a .npy file")
     if path.suffix == ".npy":
-        return _of_age(_from_npy(path, given or STANDARD_LEADS, sampling_rate, units), age)
+        signal = _from_npy(path, given or STANDARD_LEADS, sampling_rate, units)
+        if not given:
+            _check_order(signal)
+        return _of_age(signal, age)
     if path.suffix in _OTHER_FILES and path.is_file() and not path.with_name(f"{path.name}.hea").exists():
         raise UserError(
             f"{path} is neither a WFDB record nor a .npy file",
@@ -67,6 +70,20 @@ def read_signal(
     signal, named = _from_wfdb(path)
     _agree(signal, named, given, sampling_rate, units)
     return _of_age(signal, age)
+
+
+def _check_order(signal: Signal) -> None:
+    """Raises UserError for an array whose leads nobody named and whose limb leads stand in another order."""
+    from cardialign.data_shards.signal.limb_leads import other_order
+
+    values = signal.millivolts
+    order = other_order(values) if values.dtype.kind in "iuf" and values.ndim == 2 and values.size else ""
+    if order:
+        raise UserError(
+            f"{signal.origin}: nothing says the order of its leads, and its limb leads are not in the standard one but "
+            f"as in {order}",
+            "name the leads of its rows with --leads",
+        )
 
 
 _OTHER_FILES = (".npz", ".csv", ".txt", ".xml", ".edf", ".h5", ".hdf5", ".parquet", ".dcm")

@@ -106,6 +106,14 @@ def _conversion(
         raise DataError(
             f"{path} has the column {', '.join(twice)} more than once", "give every column a name of its own"
         )
+    others = {_letters(name): name for name in present if name not in {*required, *categorical, *optional}}
+    for name in optional:
+        if name not in present and _letters(name) and _letters(name) in others:
+            raise DataError(
+                f"{path} has the column {others[_letters(name)]!r}, and {name!r} is read where it is there: left out, "
+                "what it says would be lost",
+                f"name it exactly {name!r}, or take it out",
+            )
     types = {name: pa.dictionary(pa.int32(), pa.string()) if name in categorical else pa.string() for name in wanted}
     return pa_csv.ConvertOptions(
         column_types=types, include_columns=wanted, null_values=_NULLS, strings_can_be_null=True

@@ -17,6 +17,7 @@ from cardialign.data_shards.reading.units import is_counts, millivolts_of
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
 from cardialign.data_shards.reading.wfdb.leads import name_and_unit, row_of, rows_of
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
+from cardialign.data_shards.signal.limb_leads import other_order
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.shared.folder import number
 from cardialign.data_shards.sources.shared.mapped_folder import MappedFolder
@@ -136,6 +137,12 @@ class Arrays(MappedFolder):
         values, leads = leads_first(array, names or self._leads, self._orientation, str(path))
         if array.columns:  # what is no lead is left out, and may hold anything: times since 1970 are no voltages
             values = np.where(np.array(rows_of(leads)[0])[:, np.newaxis] < 0, 0, values)
+        if not names and not self._leads_given and (order := other_order(values * scale)):
+            raise RecordRejected(
+                "bad-format",
+                f"{path}: nothing says the order of its leads, and its limb leads are not in the standard one but as "
+                f"in {order}: set the option leads",
+            )
         signal = signal_from_millivolts(values * scale, leads, rate, str(path), gain)
         return assemble(signal, str(path), entry.key, source=self.name, **fields)
 

@@ -180,7 +180,9 @@ class ZzuPecg(RecordFolder):
 
 
 def _meta(row: Mapping[str, str]) -> dict[str, Any]:
-    labels = {name: items for name in ("aha", "chn", "icd10") if (items := _quoted_items(row[name]))}
+    listed = {"aha": aha_statements.parse_codes(row["aha"])}
+    listed |= {name: _quoted_items(row[name]) for name in ("chn", "icd10")}
+    labels = {name: items for name, items in listed.items() if items}
     group, codes = _group_and_codes(row["labels"])
     labels |= {name: items for name, items in (("group", group), ("aha", codes)) if items}
     if "aha" in labels:
@@ -216,7 +218,7 @@ def _rate(text: str) -> float | None:
 
 def _group_and_codes(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """`Sinus_Bradycardia|C22|C23` -> the disease group that leads, if one does, and the codes."""
-    items = tuple(dict.fromkeys(item.strip() for item in text.split("|") if item.strip()))
+    items = aha_statements.parse_codes(text.replace("|", ";"))
     leading = 1 if items and not aha_statements.is_code(items[0]) else 0
     return items[:leading], items[leading:]
 

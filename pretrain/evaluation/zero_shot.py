@@ -44,7 +44,7 @@ class ZeroShotOptions(TypedDict, total=False):
     classes       only these codes of it
     folds, split  only these records; default: all
     task          instead of all these, what a protocol chose (`cardialign.pretrain.evaluation.protocols.open_task`)
-    bootstrap     resamples, default 1000, drawn from `seed`, default 0
+    bootstrap     resamples, default 1000, drawn from `seed`, default 0; 0 or 1: figures without intervals
     batch_size    records that are embedded together, default 64; threads: that decode them, default 2
     progress      called with (done, total) in records
     allow_trained score records that the encoder was trained on, too; the result says so
@@ -84,7 +84,7 @@ class _Options:
 
     def __post_init__(self) -> None:
         fold_numbers(self.folds)
-        for name, least in (("bootstrap", 1), ("seed", 0), ("batch_size", 1), ("threads", 1)):
+        for name, least in (("bootstrap", 0), ("seed", 0), ("batch_size", 1), ("threads", 1)):
             whole_number(name, getattr(self, name), least)
         if not isinstance(self.prompts, str | Path | PromptSet | None):
             raise UsageError(f"prompts is {self.prompts!r:.60}", "give the name of a prompt set, or a YAML file")
@@ -185,12 +185,8 @@ def check_told_apart(encoder: UsableEncoder, prompts: PromptSet, tell: bool = Tr
     ids, lengths = read
     tokens = ids.shape[1]
     remedy = f"say what tells them apart within its first {tokens} tokens, in words that it knows (`prompts show`)"
-    cut = int((lengths >= tokens).sum())
-    if cut and tell:
-        log.warning(
-            "prompts=%s texts=%d of=%d remark=they fill all %d tokens that the text encoder reads, what they say "
-            "behind them is not read", prompts.name, cut, len(texts), tokens,
-        )  # fmt: skip
+    if tell:
+        tell_cut(f"prompts={prompts.name}", lengths, tokens)
     key = {text: row.tobytes() for text, row in zip(texts, ids, strict=True)}
     first: dict[tuple[frozenset[bytes], frozenset[bytes]], str] = {}
     for each in prompts.classes:
@@ -208,6 +204,16 @@ def check_told_apart(encoder: UsableEncoder, prompts: PromptSet, tell: bool = Tr
                 "`against` as the same",
                 remedy,
             )
+
+
+def tell_cut(what: str, lengths: np.ndarray, tokens: int) -> None:
+    """Say how many of the texts, of so many tokens each (n,), are longer than what the text encoder reads."""
+    cut = int((lengths >= tokens).sum())
+    if cut:
+        log.warning(
+            "%s texts=%d of=%d remark=they fill all %d tokens that the text encoder reads, what they say behind them "
+            "is not read", what, cut, len(lengths), tokens,
+        )  # fmt: skip
 
 
 def class_embeddings(encoder: UsableEncoder, prompts: PromptSet) -> np.ndarray:

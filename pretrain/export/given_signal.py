@@ -17,6 +17,7 @@ import numpy as np
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import STANDARD_LEADS
+from cardialign.data_shards.signal.limb_leads import other_order
 from cardialign.data_shards.signal.quality import OFFSET_MILLIVOLTS
 from cardialign.data_shards.signal.resample import is_same_rate, resampled
 from cardialign.pretrain.export.ages import checked_ages
@@ -98,9 +99,25 @@ def conform_signal(
     valid = _valid_samples(given.valid_samples, len(millivolts), millivolts.shape[-1])
     out, mask = _twelve_leads(millivolts, columns, given)
     _check_values(out, mask, valid)
+    if "leads" not in form:
+        _tell_order(out, mask, valid)
     age = checked_ages(given.age, len(out), contract.age)
     out, valid = at_rate(out, valid, contract, sampling_rate, given.resample)
     return at_length(out, mask, valid, contract, given.crop)._replace(age=age)
+
+
+def _tell_order(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> None:
+    """Tell of records whose leads nobody named and whose limb leads stand in another order than the standard one."""
+    whole = np.flatnonzero(mask.all(axis=1))
+    found = [order for record in whole if (order := other_order(signal[record, :, : valid[record]]))]
+    if found:
+        log.warning(
+            "other_order=%d of=%d remark=nothing says the order of the leads, and the limb leads are not in the "
+            "standard one but as in %s; give leads",
+            len(found),
+            len(signal),
+            found[0],
+        )
 
 
 def _valid_samples(given: np.ndarray | None, B: int, T: int) -> np.ndarray:
@@ -302,7 +319,8 @@ def at_rate(
 def at_length(
     signal: np.ndarray, mask: np.ndarray, valid: np.ndarray, contract: SignalContract, crop: bool
 ) -> ContractSignal:
-    """The contract's length: shorter ones are padded. Raises UserError for a longer one unless `crop`."""
+    """The contract's length: shorter ones are padded, and told under a half of it. Raises UserError for a longer one
+    unless `crop`."""
     T = signal.shape[-1]
     if contract.samples < T:
         if not crop:
@@ -315,6 +333,15 @@ def at_length(
     elif contract.samples > T:
         signal = np.pad(signal, ((0, 0), (0, 0), (0, contract.samples - T)))
         log.info("padded=%d->%d samples remark=the padding is masked", T, contract.samples)
+    short = valid < contract.samples / 2
+    if short.any():
+        log.warning(
+            "short_records=%d remark=the shortest lasts %.3g of the %g s that the encoder reads: the rest is masked, "
+            "and an embedding of so little says little",
+            int(short.sum()),
+            valid.min() / contract.sampling_rate,
+            contract.seconds,
+        )
     signal = np.ascontiguousarray(signal, dtype=np.float32)
     signal[~mask] = 0.0
     return ContractSignal(signal, mask, valid)

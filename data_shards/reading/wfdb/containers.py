@@ -60,14 +60,18 @@ def _is_text(head: bytes) -> bool:
     return len(head) >= 16 and not head.translate(None, _PRINTABLE) and len(set(head)) > 4 and b"\n" in head
 
 
-def matrix(data: bytes, size: int, file: str, header: WfdbHeader, leads: int, offset: int) -> np.ndarray | None:
+def matrix(
+    data: bytes, size: int, file: str, header: WfdbHeader, leads: int, offset: int
+) -> tuple[np.ndarray, bool] | None:
     """int16 (leads, samples) of a MATLAB file that holds its numbers elsewhere, or as other numbers, than the header
-    says; None where the header is right about the bytes, or the file is no such file.
+    says, and whether it holds more than these; None where the header is right about the bytes, or the file is no such
+    file.
 
     MATLAB 5 keeps `val` elsewhere than level 4 does, often compressed: somebody saved a Challenge file again.
 
     Raises RecordRejected: bad-format, truncated-signal.
     """
+    behind = b""
     if is_mat5(data):
         try:
             values = np.asarray(parse_mat5(data, "val"))
@@ -78,6 +82,7 @@ def matrix(data: bytes, size: int, file: str, header: WfdbHeader, leads: int, of
         if found is None or (found.dtype == "<i2" and found.offset == offset and found.shape[0] == leads):
             return None
         values = read_mat4(data, found)
+        behind = data[found.offset + values.nbytes :]
     whole = values.ndim == 2 and values.dtype.kind in "iuf" and bool((values == np.rint(values)).all())
     if not whole or len(values) != leads or values.max(initial=0) > 32767 or values.min(initial=0) < -32768:
         raise RecordRejected(
@@ -87,4 +92,6 @@ def matrix(data: bytes, size: int, file: str, header: WfdbHeader, leads: int, of
         )
     if header.samples is not None and values.shape[1] < header.samples:
         raise RecordRejected("truncated-signal", f"{file}: {values.shape[1]} samples, expected {header.samples}")
-    return np.ascontiguousarray(values[:, : header.samples], dtype="<i2")
+    more = header.samples is not None and bool(values[:, header.samples :].any())
+    more |= behind.strip(b"\0") != b"" and parse_mat4(behind, len(behind)) is None  # another variable is no signal
+    return np.ascontiguousarray(values[:, : header.samples], dtype="<i2"), more

@@ -17,7 +17,7 @@ from pathlib import Path
 from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.reading.units import millivolts_of
 from cardialign.data_shards.reading.wfdb.files import header_bytes
-from cardialign.data_shards.reading.wfdb.leads import may_be_lead
+from cardialign.data_shards.reading.wfdb.leads import may_be_lead, name_and_unit
 
 DEFAULT_GAIN = 200.0
 """Counts per unit where a header gives none (WFDB's own default)."""
@@ -256,8 +256,11 @@ def _signal_line(words: list[str]) -> SignalLine:
 def _signal(storage: str, gain_word: str, adc_zero: str, name: str) -> SignalLine:
     """Cached: within a data set these four words repeat from record to record, and parsing them is most of the work."""
     gain, baseline, units = _gain(gain_word)
+    lead, unit = name_and_unit(name)
+    if unit and millivolts_of(unit) != millivolts_of(units or "mV"):
+        raise ValueError(f"the lead {name[:40]!r} has the unit {unit} in its name, and {units or 'mV'} behind its gain")
     zero = _integer(adc_zero) if adc_zero else 0
-    return SignalLine(*_storage(storage), gain, zero if baseline is None else baseline, units, zero, name)
+    return SignalLine(*_storage(storage), gain, zero if baseline is None else baseline, units, zero, lead)
 
 
 def _storage(word: str) -> tuple[int, int, int, int]:

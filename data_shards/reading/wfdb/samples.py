@@ -75,12 +75,13 @@ def read_samples(header: WfdbHeader, header_file: Path, per_frame: int) -> Sampl
     surplus = False
     lines = header.signals
     for file in _files(header, header_file):
-        rows, left_over = _read(header, file)
+        rows, left_over, more = _read(header, file)
         of_record = [
             row if header.samples is None else row[: header.samples * lines[k].samples_per_frame]
             for k, row in zip(file.leads, rows, strict=True)
         ]
         here = differing(header, file.leads, of_record)
+        surplus |= more and (bool(here) or not header.checksums)
         if left_over:
             surplus |= unexplained_rest(header, file.leads, here, file.path, left_over)
         wrong += here
@@ -140,10 +141,10 @@ def _files(header: WfdbHeader, header_file: Path) -> list[_File]:
     return files
 
 
-def _read(header: WfdbHeader, file: _File) -> tuple[list[np.ndarray], tuple[int, int, int] | None]:
+def _read(header: WfdbHeader, file: _File) -> tuple[list[np.ndarray], tuple[int, int, int] | None, bool]:
     """The counts of each lead of a file, in whole frames and in the order of the file: those of the record, and those
     behind them that a skewed lead takes. And, when the file holds more for no reason known, its bytes, those that the
-    header announces, and those before the first sample."""
+    header announces, and those before the first sample; and whether a MATLAB matrix has more than the header says."""
     lines = [header.signals[k] for k in file.leads]
     compressed = file.format in formats.FLAC
     if header.samples is None or compressed:
@@ -152,12 +153,12 @@ def _read(header: WfdbHeader, file: _File) -> tuple[list[np.ndarray], tuple[int,
         needed = file.offset + formats.bytes_of(file.format, header.samples * file.frame)
     data, size = signal_bytes(file.path, needed)
     if compressed:
-        return _from_flac(header, file, data), None
-    values = matrix(data, size, file.path, header, len(lines), file.offset)
-    if values is not None:
+        return _from_flac(header, file, data), None, False
+    found = matrix(data, size, file.path, header, len(lines), file.offset)
+    if found is not None:
         if file.frame != len(lines):
             raise RecordRejected("bad-format", f"{file.path}: a MATLAB matrix has no frames of several samples")
-        return list(values), None
+        return list(found[0]), None, found[1]
     kind = other_kind(data, file.format, file.offset)
     if kind and not (header.checksums and size == needed):
         raise _foreign(file, kind)
@@ -178,8 +179,8 @@ def _read(header: WfdbHeader, file: _File) -> tuple[list[np.ndarray], tuple[int,
     held = file.offset + formats.bytes_of(file.format, frames * file.frame)
     frame = formats.bytes_of(file.format, file.frame)
     if needed is not None and holds_more(data, size, held, frame):
-        return rows, (size, needed, file.offset)
-    return rows, None
+        return rows, (size, needed, file.offset), False
+    return rows, None, False
 
 
 def _foreign(file: _File, kind: str) -> RecordRejected:

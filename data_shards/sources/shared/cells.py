@@ -8,8 +8,10 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 
 from cardialign.data_shards.errors import DataError
+from cardialign.data_shards.sources.shared.ids import is_rounded, plain_id
 from cardialign.data_shards.sources.shared.matches import EXAMPLES
 
 log = logging.getLogger(__name__)
@@ -17,7 +19,10 @@ log = logging.getLogger(__name__)
 _LONGEST_LIST = 10_000
 _MOST_LABELS = 10_000
 _NO = {"0", "0.0", "false", "no", "n"}
-_SWITCHES = _NO | {"1", "1.0", "true", "yes", "y"}
+_YES = {"1", "1.0", "true", "yes", "y"}
+_SWITCHES = _NO | _YES
+_SEVERAL_WORDS = re.compile(r"(?:\s*[/+&,;:]\s*|\s+(?:and\s+|with\s+)?)")
+"""What may stand between two labels, if both are labels themselves."""
 
 
 def labels_of(cell: str, separator: str | None, where: str) -> tuple[str, ...] | None:
@@ -32,8 +37,30 @@ def labels_of(cell: str, separator: str | None, where: str) -> tuple[str, ...] |
             return ()
     else:
         words = cell.split(separator or "|")
-    kept = (word.strip() for word in words)
+    kept = (plain_label(word, where) for word in words)
     return tuple(dict.fromkeys(word for word in kept if any(each.isalnum() for each in word))) or None
+
+
+@lru_cache(maxsize=4096)
+def plain_label(text: str, where: str) -> str:
+    """A label in one spelling, as ids have it: `426783006.0`, `4.26783006e+08`, `'426783006'` are the code 426783006.
+
+    Raises DataError that names `where` for a code whose last digits a spreadsheet took (`4.27E+08`): many codes would
+    become one label.
+    """
+    word = text.strip()
+    if is_rounded(word):
+        raise DataError(
+            f"{where}: the label {word[:40]!r} is a number whose last digits are lost: codes would become one",
+            "export the table again with codes as text or whole numbers",
+        )
+    return plain_id(word) or word
+
+
+def switched(cell: str) -> bool | None:
+    """What a cell says of yes and no: `1.0`, `True`; an empty one is no. None: something else."""
+    word = cell.strip().casefold()
+    return True if word in _YES else False if word in _NO or not word else None
 
 
 def _listed(cell: str, where: str) -> list[str]:
@@ -49,7 +76,8 @@ def _listed(cell: str, where: str) -> list[str]:
 
 
 class LabelWords:
-    """Labels that a column is made of, and whether it may mean something else: a switch, or one label in two cases."""
+    """Labels that a column is made of, and whether it may mean something else: a switch, one label in two cases, or
+    several in one."""
 
     def __init__(self) -> None:
         self._cells: Counter[str] = Counter()
@@ -74,6 +102,17 @@ class LabelWords:
                 ", ".join(f"{name!r} x {self._cells[name]}" for name in names) for names in twice[:EXAMPLES]
             )
             log.warning("labels source=%s column=%r differ in capitals alone: %s", source, column, shown)
+        several = [(label, times) for label, times in self._cells.most_common() if self._holds_others(label)]
+        if several:
+            shown = ", ".join(f"{label[:60]!r} x {times}" for label, times in several[:EXAMPLES])
+            log.warning(
+                "labels source=%s column=%r count as one label each, and are made of words that are labels themselves; "
+                "if a record has both, write each by itself: %s", source, column, shown,
+            )  # fmt: skip
+
+    def _holds_others(self, label: str) -> bool:
+        parts = _SEVERAL_WORDS.split(label)
+        return len(parts) > 1 and all(part in self._cells for part in parts)
 
 
 def says_no(cells: Iterable[str]) -> bool:

@@ -4,6 +4,7 @@ apart."""
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.reading.tables import columns_of, read_table, strings
-from cardialign.data_shards.sources.shared.cells import LabelWords, says_no
+from cardialign.data_shards.sources.shared.cells import LabelWords, plain_label, says_no
 from cardialign.data_shards.sources.shared.matches import EXAMPLES
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,8 @@ def read_labels(path: Path, id_column: str) -> LabelTable:
     An empty label says "labelled in this set, with none of its codes". Equal labellings share one object. Labels that
     look like several, or like one label in two cases, are told.
 
-    Raises DataError for a row without record or label set, for a label set whose name an index cannot hold, and
-    for a further column that says of some rows that they do not hold.
+    Raises DataError for a row without record or label set, for a label set whose name an index cannot hold, for a code
+    that lost digits, and for a further column that says of some rows that they do not hold.
     """
     named = (id_column, "label_set", "label")
     further = [name for name in columns_of(path) if name not in named and name.casefold() not in _NO_VALUES]
@@ -68,6 +69,7 @@ def read_labels(path: Path, id_column: str) -> LabelTable:
                     "name it with letters, digits, '-' and '_'",
                 )
             words[label_set] = LabelWords()
+        label = plain_label(label, str(path))
         if label:
             words[label_set].see((label,))
             several[label] += _SEVERAL.search(label) is not None
@@ -121,20 +123,28 @@ def _refuse_values(path: Path, table: pa.Table, further: Iterable[str]) -> None:
     for name in further:
         column = table.column(name)
         cells = [str(each) for each in pc.unique(column.cast(pa.string()).drop_null()).to_pylist()]
-        if says_no(cells) or (name.strip().casefold() in _VALUES and any(_is_nothing(cell) for cell in cells)):
+        numbers = [_number(cell) for cell in cells]
+        shares = all(0 <= each <= 1 for each in numbers) and any(0 < each < 1 for each in numbers)
+        valued = shares or name.strip().casefold() in _VALUES
+        if says_no(cells) or (valued and any(each <= 0 for each in numbers)):
             raise DataError(
                 f"{path}: the column {name!r} says of some rows that they do not hold (0), and every row counts as a "
                 "label that its record has",
                 f"keep the rows of what a record has and leave the column {name!r} out; where a record has none of "
                 "them, keep one row with an empty label",
             )
+        if valued and len(cells) > 1:
+            log.warning(
+                "labels source=%s: every row counts as a label that its record has, whatever the column %r says of it "
+                "(%g to %g)", path.name, name, min(numbers), max(numbers),
+            )  # fmt: skip
 
 
-def _is_nothing(cell: str) -> bool:
+def _number(cell: str) -> float:
     try:
-        return float(cell) <= 0
+        return float(cell)
     except ValueError:
-        return False
+        return math.nan
 
 
 class TwoLabellings:

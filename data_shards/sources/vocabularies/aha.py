@@ -136,6 +136,30 @@ AHA_STATEMENTS: dict[int, str] = {
 _CODE = re.compile(r"([A-Z]?(\d+))(?:\+.*)?")
 
 
+_WRITTEN = re.compile(r"([A-Za-z]?)[ _-]?([0-9]{1,3})(?:\.0)?((?:\s*\+\s*[A-Za-z]*\s*[0-9]+)*)")
+_MODIFIER = re.compile(r"\+\s*(?:modifier|mod|m)?\s*([0-9]+)", re.IGNORECASE)
+_BETWEEN = re.compile(r"\s*[,;|/&]\s*|\s+(?=[A-Za-z][0-9])")
+
+
+def parse_codes(text: str) -> tuple[str, ...]:
+    """`'C22';'D30+Modifier308'`, `['c22', "L145 + Modifier 362"]`, `C22,C23` -> codes as the table writes them (C22,
+    D30+Modifier308), each once, in their order; what is no code, a finding in words, stays as it is."""
+    found: list[str] = []
+    for item in (part.strip(" '\"") for part in text.strip("[]{} ").split(";")):
+        codes = [_as_written(part.strip(" '\"")) for part in _BETWEEN.split(item)]
+        several = all(codes) and len(codes) > 1
+        found += [code for code in codes if code] if several else [_as_written(item) or item]
+    return tuple(dict.fromkeys(item for item in found if item and item.casefold() != "null"))
+
+
+def _as_written(word: str) -> str:
+    """A code in the spelling of the table; "" for what is none."""
+    match = _WRITTEN.fullmatch(word)
+    if match is None:
+        return ""
+    return "".join([match[1].upper(), match[2], *(f"+Modifier{number}" for number in _MODIFIER.findall(match[3]))])
+
+
 def is_code(word: str) -> bool:
     """Whether `word` has the form of an AHA code: C22, L145+Modifier362."""
     return word[:1].isalpha() and _CODE.fullmatch(word) is not None

@@ -12,8 +12,12 @@ import pandas as pd
 
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.reading.tables import read_table
+from cardialign.data_shards.sources.shared.cells import switched
 
+_SWITCHES = ("diagnostic", "form", "rhythm")
 _COLUMNS = ("description", "diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass")
+_CODE_COLUMNS = ("", "code", "Unnamed: 0")
+"""Names of the first column, which has none: the last is how pandas writes it again."""
 _WORDING = {  # descriptions that do not read as a statement, by the text they contain
     "non-specific ischemic": "non-specific ischemic ST-T changes",
     "ischemic in": "ischemic ST-T changes in",
@@ -49,17 +53,24 @@ class ScpStatements:
 
     @classmethod
     def read(cls, path: Path) -> ScpStatements:
-        """Raises DataError when columns are missing or the table is empty."""
-        table = read_table(path, _COLUMNS, optional=("", "code"))
-        identifier = next((name for name in ("", "code") if name in table.column_names), None)
+        """Raises DataError when columns are missing, the table is empty, or a cell says neither yes nor no."""
+        table = read_table(path, _COLUMNS, optional=_CODE_COLUMNS)
+        identifier = next((name for name in _CODE_COLUMNS if name in table.column_names), None)
         if identifier is None or table.num_rows == 0:
             raise DataError(
                 f"{path} holds no statement codes in its first column", "give the table as PTB-XL publishes it"
             )
         frame = pd.DataFrame({name: table.column(name).fill_null("").to_pylist() for name in table.column_names})
+        for name in _SWITCHES:
+            odd = next((cell for cell in frame[name] if switched(cell) is None), None)
+            if odd is not None:
+                raise DataError(
+                    f"{path}: the column {name!r} holds {odd[:40]!r}, expected 1 or nothing",
+                    "give the table as PTB-XL publishes it",
+                )
         return cls(
             {
-                str(row[identifier]): {name: str(row[name]).strip() for name in _COLUMNS}
+                str(row[identifier]).strip(): {name: str(row[name]).strip() for name in _COLUMNS}
                 for row in frame.to_dict("records")
             }
         )
@@ -89,10 +100,7 @@ class ScpStatements:
 
 
 def _is_set(cell: str) -> bool:
-    try:
-        return float(cell or 0) == 1
-    except ValueError:
-        return False
+    return switched(cell) is True
 
 
 def _statement(code: str, description: str, likelihood: float) -> str:

@@ -15,6 +15,7 @@ from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.report_text import join_statements
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.features import EmbedOptions, Progress, embed_set
+from cardialign.pretrain.evaluation.zero_shot import tell_cut
 from cardialign.pretrain.export.usable import UsableEncoder
 
 LONGEST_TEXT = 10_000
@@ -52,7 +53,7 @@ class Asked:
 
 
 def records_of_text(encoder: UsableEncoder, asked: Asked, text: str, progress: Progress | None = None) -> list[Found]:
-    """The records nearest to a text, nearest first.
+    """The records nearest to a text, nearest first; a text longer than the encoder reads is told.
 
     Raises UsageError for a text without words, UserError when the encoder was trained without reports.
     """
@@ -60,6 +61,9 @@ def records_of_text(encoder: UsableEncoder, asked: Asked, text: str, progress: P
         raise UsageError("the text is empty", 'give a statement, for example --text "Atrial fibrillation"')
     if len(text) > LONGEST_TEXT:
         raise UsageError(f"the text has {len(text):,} characters", f"give at most {LONGEST_TEXT:,}")
+    read = encoder.tokens_of([text])
+    if read is not None:
+        tell_cut("text", read[1], read[0].shape[1])
     vector = encoder.embed_text([text])[0]
     return _records(asked, _embedded(encoder, asked, progress) @ vector, None)
 

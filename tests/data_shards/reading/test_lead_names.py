@@ -70,6 +70,18 @@ def test_an_inverted_lead_is_turned_back_unless_the_lead_itself_is_there(tmp_pat
     assert both.other_channels == ("-aVR",)
 
 
+@pytest.mark.parametrize("pattern", ["{} (uV)", "{} [\u00b5V]", "Lead {}_uV"])
+def test_a_unit_in_the_name_of_a_lead_must_be_that_of_its_gain(tmp_path: Path, pattern: str) -> None:
+    names = [pattern.format(lead) for lead in STANDARD_LEADS]
+    path = write_record(tmp_path / "r", COUNTS, leads=names, gains="1/uV")
+    read = standard_leads(read_wfdb(path), "r")
+    np.testing.assert_array_equal(read.counts / read.gain[:, None], MILLIVOLTS.astype(np.float32))
+    assert read.lead_mask.all() and read.other_channels == ()
+    for gains in ("1000/mV", "1000"):
+        with pytest.raises(RecordRejected, match="V in its name, and mV behind its gain"):
+            read_wfdb(write_record(tmp_path / "s", COUNTS, leads=names, gains=gains))
+
+
 def test_the_lowest_count_of_an_inverted_lead_is_not_cut(tmp_path: Path) -> None:
     stored = np.array([[-32768 + 1, 5, 7], [0, 1, 2]])
     path = write_record(tmp_path / "r", stored, leads=["-aVR", "I"], gains="1000(1)/mV")

@@ -69,6 +69,15 @@ def test_columns_that_are_almost_there_are_named(tmp_path, content, says):
         list(rows_of(tmp_path / "t.csv", ("id", "age")))
 
 
+@pytest.mark.parametrize("name", ["AHA_Code", "AHA_code ", "aha code"])
+def test_a_column_that_need_not_be_there_is_not_lost_for_its_spelling(tmp_path, name):
+    (tmp_path / "t.csv").write_text(f"id,{name}\n1,C22\n")
+    with pytest.raises(DataError, match=f"has the column '{name}', and 'AHA_code' is read"):
+        list(rows_of(tmp_path / "t.csv", ("id",), optional=("AHA_code",)))
+    (tmp_path / "t.csv").write_text(f"id,AHA_code,{name}\n1,C22,x\n")
+    assert list(rows_of(tmp_path / "t.csv", ("id",), optional=("AHA_code",))) == [{"id": "1", "AHA_code": "C22"}]
+
+
 def test_a_packed_table_that_unpacks_to_far_more_than_tables_do_is_refused_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -148,3 +148,45 @@ def test_a_record_labelled_with_nothing_and_with_something_is_told(
     (tmp_path / "l.csv").write_text("record,label_set,label\nr1,s,AF\nr1,s,\nr2,s,\nr3,s,MI\n")
     assert read_labels(tmp_path / "l.csv", "record")[0] == {"r1": {"s": ("AF",)}, "r2": {"s": ()}, "r3": {"s": ("MI",)}}
     assert "1 records have a row with an empty label" in caplog.text and "'r1'" in caplog.text
+
+
+@pytest.mark.parametrize("other", ["426783006.0", "4.26783006e+08", "'426783006'", " 426783006\u00a0"])
+def test_a_code_is_one_label_however_it_is_written(tmp_path: Path, other: str) -> None:
+    for number, found in enumerate(
+        (
+            outside(tmp_path / "outside", f"r1,s,426783006\nr2,s,{other}\n"),
+            [{"s": each} for each in labels(tmp_path / "own", ["426783006", other, "x"])],
+        )
+    ):
+        assert found[:2] == [{"s": ("426783006",)}] * 2, number
+
+
+def test_codes_whose_last_digits_a_spreadsheet_took_are_refused(tmp_path: Path) -> None:
+    """Sinus rhythm, sinus bradycardia and sinus arrhythmia (426783006, 426177001, 427393009) are all 4.3E+08 then."""
+    with pytest.raises(DataError, match=r"the label '4\.27E\+08' is a number whose last digits are lost"):
+        outside(tmp_path / "outside", "r1,s,4.27E+08\n")
+    with pytest.raises(DataError, match=r"row 2: the label '4\.27E\+08'"):
+        labels(tmp_path / "own", ["426783006", "4.27E+08", "427393009"])
+
+
+def test_labels_made_of_other_labels_are_told_and_words_with_blanks_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = "r1,s,AF/SR\nr2,s,AF\nr2,s,SR\nr3,s,AF and SR\nr3,s,AF of old\nr3,s,N/A or so\n"
+    assert outside(tmp_path, rows)[0] == {"s": ("AF/SR",)}
+    assert "labels themselves; if a record has both, write each by itself: 'AF/SR' x 1, 'AF and SR' x 1" in caplog.text
+    assert "of old" not in caplog.text and "or so" not in caplog.text
+
+
+def test_a_column_of_shares_beside_the_labels_is_refused_at_0_and_told_above(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = tmp_path / "l.csv"
+    table.write_text("record,label_set,label,p\nr1,s,AF,0.0\nr2,s,AF,0.97\n")
+    with pytest.raises(DataError, match="the column 'p' says of some rows that they do not hold"):
+        read_labels(table, "record")
+    table.write_text("record,label_set,label,p\nr1,s,AF,0.03\nr2,s,AF,0.97\n")
+    assert read_labels(table, "record").labels["r1"] == {"s": ("AF",)}
+    assert "whatever the column 'p' says of it (0.03 to 0.97)" in caplog.text
+    table.write_text("record,label_set,label,begins_s\nr1,s,AF,0.0\nr2,s,AF,3.5\n")
+    assert len(read_labels(table, "record").labels) == 2, "seconds are no shares"

@@ -235,6 +235,20 @@ def test_missing_columns_and_empty_tables_are_named(root):
         list(open_source("ptb-xl", root).entries())
 
 
+def test_a_statement_table_whose_switches_became_booleans_says_the_same_and_other_words_are_named(root):
+    told, table = meta(root), root / "scp_statements.csv"
+    frame = pd.read_csv(table, dtype=str, keep_default_na=False)
+    names = ["diagnostic", "form", "rhythm"]
+    frame[names] = (frame[names] == "1.0").astype(str)
+    frame.iloc[:, 0] += " "
+    frame.to_csv(table, index=False)
+    assert table.read_text().count("True") == 9
+    assert meta(root) == told
+    table.write_text(STATEMENTS.replace("normal ECG,1.0", "normal ECG,x"))
+    with pytest.raises(DataError, match="the column 'diagnostic' holds 'x', expected 1 or nothing"):
+        meta(root)
+
+
 def test_the_description_holds_no_path(root):
     source = open_source("ptb-xl", root, salt="secret-salt")
     list(source.entries())

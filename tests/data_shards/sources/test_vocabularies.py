@@ -129,6 +129,28 @@ def test_a_modifier_does_not_take_a_record_out_of_its_aha_statement() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "'C22';'D30+Modifier308'",
+        "c22;d30+modifier308",
+        "C22, D30+Modifier308",
+        "C22|D30 + Modifier308",
+        "['C22', 'D30+Modifier308']",
+        "C22/D30+Modifier 308",
+        "C22 D30+M308",
+        "C22.0;D 30+308;null;",
+    ],
+)
+def test_aha_codes_are_known_however_they_are_written(written: str) -> None:
+    assert aha.parse_codes(written) == ("C22", "D30+Modifier308")
+
+
+@pytest.mark.parametrize("finding", ["Left ventricular high voltage", "ST change, V1 to V3", "T wave in V1 V2", "RSR'"])
+def test_a_finding_in_words_stays_one_finding(finding: str) -> None:
+    assert aha.parse_codes(f"'C22';\"{finding}\"") == ("C22", finding.strip("'"))
+
+
 def test_the_aha_table_has_every_primary_statement() -> None:
     """Numbers of Mason et al. 2007, table 1."""
     blocks = [(1, 4), (10, 16), (20, 27), (30, 42), (50, 56), (60, 66), (70, 76), (80, 89), (100, 111), (120, 131)]

@@ -142,6 +142,17 @@ def test_the_same_call_gives_the_same_figures_whatever_the_batch_size(shards, pr
     assert evaluate_zero_shot(untrained, shards, prompts=prompts, bootstrap=20).classes == two.classes
 
 
+@pytest.mark.parametrize("few", [0, 1])
+def test_without_resamples_there_are_figures_and_no_intervals(shards, prompts, untrained, few):
+    told = compare_zero_shot(untrained, untrained.untrained(1), shards, prompts=prompts, bootstrap=few)
+    full = evaluate_zero_shot(untrained, shards, prompts=prompts, bootstrap=20)
+    assert [each.auroc for each in told.result.classes] == [each.auroc for each in full.classes]
+    assert all(np.isnan([each.low, each.high]).all() for each in told.result.classes)
+    values = json.loads(json.dumps(told.to_dict(), allow_nan=False))
+    assert values["macro"] == full.to_dict()["macro"] and values["low"] is None
+    assert "n/a" in told.table()
+
+
 def test_the_result_is_json_with_everything_to_make_it_again_and_a_readable_table(shards, prompts, untrained):
     comparison = compare_zero_shot(
         untrained, untrained.untrained(1), shards, prompts=prompts, folds=[1], bootstrap=20, seed=5

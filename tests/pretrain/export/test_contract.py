@@ -110,6 +110,16 @@ def test_shorter_is_padded_and_masked_longer_is_refused_unless_cropped():
     assert np.array_equal(conform_signal(CONTRACT, long, sampling_rate=500, crop=True).signal, long[:, :, :1000])
 
 
+def test_less_than_half_of_what_is_read_is_told_however_the_end_is_said(caplog):
+    conform_signal(CONTRACT, ecg(samples=500, batch=1), sampling_rate=500)
+    assert "short_records" not in caplog.text
+    conform_signal(CONTRACT, ecg(samples=60, batch=1), sampling_rate=500)
+    assert "short_records=1 remark=the shortest lasts 0.12 of the 2 s" in caplog.text
+    caplog.clear()
+    conform_signal(CONTRACT, ecg(batch=1), sampling_rate=500, valid_samples=np.array([60]))
+    assert "the shortest lasts 0.12 of the 2 s" in caplog.text
+
+
 def test_nan_names_record_and_lead_and_is_accepted_in_a_masked_lead():
     signal = ecg()
     signal[1, 7, 30] = np.nan

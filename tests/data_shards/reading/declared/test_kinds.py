@@ -35,6 +35,34 @@ def test_a_matlab_file_of_level_5_is_known_by_its_version_whatever_its_text(tmp_
     np.testing.assert_array_equal(read_wfdb(write(tmp_path, raw, "16+24", file="r.mat")).counts, COUNTS)
 
 
+@pytest.mark.parametrize("level", ["4", "5"])
+def test_a_matlab_matrix_that_is_longer_than_its_header_says_is_flagged_unless_checksums_explain_it(
+    tmp_path: Path, level: str
+) -> None:
+    every = tuple(range(len(COUNTS)))
+    sums = [(int(lead[0]), int(lead.sum().astype(np.int16))) for lead in COUNTS]
+    more = np.concatenate([COUNTS, COUNTS[:, :50]], axis=1).astype("f8")
+    for values, told, flags in (
+        (more, [], {"surplus": every}),
+        (more, sums, {}),
+        (np.pad(COUNTS, ((0, 0), (0, 50))).astype("f8"), [], {}),
+    ):
+        scipy.io.savemat(tmp_path / "a.mat", {"val": values, "Fs": 500.0}, format=level)
+        raw = (tmp_path / "a.mat").read_bytes()
+        read = read_wfdb(write(tmp_path, raw, "16+24", file="r.mat", checks=told))
+        np.testing.assert_array_equal(read.counts, COUNTS)
+        assert read.flags == flags, told
+
+
+def test_bytes_behind_a_matlab_matrix_are_flagged_and_another_variable_is_none(tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "a.mat", {"val": COUNTS.astype("f8"), "Fs": 500.0}, format="4")
+    raw = (tmp_path / "a.mat").read_bytes()
+    assert not read_wfdb(write(tmp_path, raw, "16+24", file="r.mat")).flags
+    scipy.io.savemat(tmp_path / "a.mat", {"val": COUNTS.astype("f8")}, format="4")
+    raw = (tmp_path / "a.mat").read_bytes() + bytes([7]) * 64
+    assert read_wfdb(write(tmp_path, raw, "16+24", file="r.mat")).flags == {"surplus": tuple(range(len(COUNTS)))}
+
+
 def test_matlab_values_of_one_count_too_many_are_refused_not_cut(tmp_path: Path) -> None:
     counts = COUNTS.copy()
     counts[0, 0] = 32768

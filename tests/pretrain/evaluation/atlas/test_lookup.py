@@ -66,6 +66,17 @@ def test_what_is_asked_wrongly_is_answered(planted, encoder) -> None:
         near_record(encoder, asked, "nobody")
 
 
+def test_a_text_longer_than_the_encoder_reads_is_told(planted, encoder, caplog) -> None:
+    """Behind the 60th statement stands what was asked about: the answers are those of the 59 before it."""
+    asked = Asked(planted, np.arange(len(planted)), 3)
+    records_of_text(encoder, asked, "Atrial fibrillation")
+    assert "is not read" not in caplog.text
+    before = "Sinus rhythm with words that say nothing. " * 60
+    found = [records_of_text(encoder, asked, before + end) for end in ("Atrial fibrillation", "Complete AV block")]
+    assert found[0] == found[1]
+    assert "text texts=1 of=1 remark=they fill all" in caplog.text and "behind them is not read" in caplog.text
+
+
 def test_an_encoder_without_a_text_side_finds_records_and_refuses_texts(planted, encoder, embedded) -> None:
     config, contract = encoder.config, encoder.contract
     silent = LoadedEncoder(lambda: config, contract, encoder.ecg, None, provenance={}, digest="silent")

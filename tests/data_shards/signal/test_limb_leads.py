@@ -1,0 +1,88 @@
+"""The order of an array's leads is not believed where its limb leads contradict it: Einthoven's law and Goldberger's
+equations, written out here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cardialign.cluster.registry.read_signal import read_signal
+from cardialign.data_shards.errors import RecordRejected, UserError
+from cardialign.data_shards.record import STANDARD_LEADS
+from cardialign.data_shards.signal.limb_leads import other_order
+from cardialign.data_shards.sources import open_source
+from cardialign.pretrain.export.contract import SignalContract
+from cardialign.pretrain.export.given_signal import conform_signal
+from tests.support.small_encoder import SPEC
+
+RNG = np.random.default_rng(5)
+SECONDS = np.arange(SPEC.samples) / SPEC.sampling_rate
+
+
+def twelve(noise: float = 0.002) -> np.ndarray:
+    """float64 (12, T) in mV: the voltages of the three limbs and six chest electrodes, and the leads made of them."""
+    right, left, foot, *chest = (
+        np.exp(-((((SECONDS * 1.2 + shift) % 1) - 0.5) ** 2) / 0.002) * size
+        for size, shift in zip((-0.4, 0.3, 0.7, 0.2, 0.5, 0.9, 1.2, 1.0, 0.6), np.linspace(0, 0.06, 9), strict=True)
+    )
+    centre = (right + left + foot) / 3
+    limbs = [left - right, foot - right, foot - left]
+    augmented = [right - (left + foot) / 2, left - (right + foot) / 2, foot - (right + left) / 2]
+    leads = np.stack([*limbs, *augmented, *(each - centre for each in chest)])
+    return leads + RNG.normal(0, noise, leads.shape)
+
+
+ORDERS = {
+    "as MIMIC-IV-ECG": [0, 1, 2, 3, 5, 4, *range(6, 12)],
+    "V1 to V6, then I": [*range(6, 12), *range(6)],
+    "V6 to V1": list(range(11, -1, -1)),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_array_without_names_in_another_order_is_refused_and_with_them_read(tmp_path: Path, order: str) -> None:
+    right, rows = twelve(), ORDERS[order]
+    names = ",".join(STANDARD_LEADS[row] for row in rows)
+    assert other_order(right) == "" and order in other_order(right[rows])
+    np.save(tmp_path / "a.npy", right[rows])
+    how = {"sampling_rate": str(SPEC.sampling_rate)}
+    source = open_source("arrays", tmp_path, **how)
+    with pytest.raises(RecordRejected, match=f"nothing says the order of its leads.*{order}.*set the option leads"):
+        source.read(next(iter(source.entries())))
+    named = open_source("arrays", tmp_path, leads=names, **how)
+    read = named.read(next(iter(named.entries())))
+    np.testing.assert_allclose(read.millivolts(), right, atol=1e-3)
+    with pytest.raises(UserError, match=f"nothing says the order of its leads.*{order}"):
+        read_signal(tmp_path / "a.npy", sampling_rate=SPEC.sampling_rate)
+    assert (
+        read_signal(tmp_path / "a.npy", sampling_rate=SPEC.sampling_rate, leads=names).leads[0] == names.split(",")[0]
+    )
+
+
+def test_cabrera_s_order_turns_avr_upside_down() -> None:
+    right = twelve()
+    cabrera = np.stack([right[4], right[0], -right[3], right[1], right[5], right[2], *right[6:]])
+    assert "Cabrera" in other_order(cabrera)
+
+
+def test_a_batch_of_which_some_stand_in_another_order_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    batch = np.stack([twelve(), twelve()[ORDERS["as MIMIC-IV-ECG"]]]).astype(np.float32)
+    contract = SignalContract.of(SPEC, "none", 8, 0.0)
+    conform_signal(contract, batch, sampling_rate=SPEC.sampling_rate, leads=STANDARD_LEADS)
+    conform_signal(contract, batch[:1], sampling_rate=SPEC.sampling_rate)
+    assert "other_order" not in caplog.text
+    conform_signal(contract, batch, sampling_rate=SPEC.sampling_rate)
+    assert "other_order=1 of=2" in caplog.text and "as MIMIC-IV-ECG" in caplog.text
+
+
+@pytest.mark.parametrize("values", ["noise", "flat lead", "gap", "noisy"])
+def test_what_fits_no_order_in_use_says_nothing(values: str) -> None:
+    array = {"noise": RNG.normal(0, 0.5, (12, 400)), "noisy": twelve(0.2)}.get(values, twelve())
+    if values == "flat lead":
+        array = array[ORDERS["as MIMIC-IV-ECG"]]
+        array[4] = 0
+    if values == "gap":
+        array[0, 3] = np.nan
+    assert other_order(array) == ""
