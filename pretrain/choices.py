@@ -51,6 +51,7 @@ METHODS = Table(
         "simclr": "cardialign.pretrain.methods.simclr:SimClr",
         "simsiam": "cardialign.pretrain.methods.simsiam:SimSiam",
         "st_mem": "cardialign.pretrain.methods.st_mem:StMem",
+        "ts_tcc": "cardialign.pretrain.methods.ts_tcc:TsTcc",
     },
     check=_inherits("cardialign.pretrain.methods.base:Method", "cardialign.pretrain.config:MethodConfig"),
 )

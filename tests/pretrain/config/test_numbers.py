@@ -91,6 +91,10 @@ NEEDS: dict[str, dict[str, Any]] = {
     "jepa": {"encoder": {"name": "vit1d"}, "method": {f"predictor_{key}": n for key, n in NARROW.items()}},
     "moco_v3": {"method": {"hidden_dim": 8, "projection_dim": 8}},
     "simsiam": {"method": {"projection_dim": 8, "predictor_dim": 4}},
+    "ts_tcc": {
+        "encoder": {"name": "resnet1d"},
+        "method": {**NARROW, "hidden": 8, "projection_dim": 4, "steps": 2, "strong": {"pieces": 2}},
+    },
     "st_mem": {"encoder": {"name": "vit1d"}, "method": {f"decoder_{key}": n for key, n in NARROW.items()}},
     "melp": {
         "encoder": {"name": "conv_transformer", "pooling": "queries", "query_width": 16, "queries": 2},
