@@ -67,6 +67,7 @@ features = embedder.fit_transform(millivolts)
 
 `golden.safetensors` has ten ECGs of virtual people: `signal` int16 (10, 12, T) in uV (-32768: no number), `lead_mask`,
 `valid_samples`{age_tensor} and `embedding`, what must come out, to 1e-5. The last row is NaN: it must be refused.
+`cardialign encoder check FOLDER` tries each way in that is here.
 """
 PROGRAM_DOOR = """
 With plain torch and nothing of ours (rows that are no ECG in mV come back as NaN):

@@ -27,7 +27,8 @@ from cardialign.pretrain.choices import ENCODERS
 from cardialign.pretrain.encoders.base import EcgEncoder
 from cardialign.pretrain.export.contract import SignalContract
 from cardialign.pretrain.export.program import program_of
-from cardialign.pretrain.run.integrity import GOLDEN
+from cardialign.pretrain.run.integrity import GOLDEN, VerifiedExport
+from cardialign.pretrain.run.tensors import load_numbers
 
 SEED = 2027
 """Its noise is small: what each record is called can be seen in it."""
@@ -140,6 +141,30 @@ def write_golden(encoder: EcgEncoder, contract: SignalContract, folder: Path) ->
         )
     what = {"records": "; ".join(each.what for each in PEOPLE)}  # one key: safetensors keeps no order of several
     (folder / GOLDEN).write_bytes(save({**stored, "embedding": embedding}, what))
+
+
+def read_golden(parts: VerifiedExport, contract: SignalContract) -> Golden:
+    """Of an export as it was checked. Raises UserError where it has none, and for others than fit its contract."""
+    if GOLDEN not in parts.content:
+        raise UserError(
+            f"{parts.folder} holds no {GOLDEN}: it was exported before exports had ECGs to be held against",
+            "export it again from its run: `cardialign export`",
+        )
+    try:
+        found = load_numbers(parts.content[GOLDEN])
+    except ValueError as error:
+        raise parts.wrong(GOLDEN, str(error)) from None
+    records, samples = len(PEOPLE), _stored_samples(contract)
+    wanted: dict[str, tuple[tuple[int, ...], type]] = {
+        "signal": ((records, len(STANDARD_LEADS), samples), np.int16),
+        "lead_mask": ((records, len(STANDARD_LEADS)), np.bool_),
+        "valid_samples": ((records,), np.int64),
+        "embedding": ((records, contract.embedding_dim), np.float32),
+        **({"age": ((records,), np.float32)} if contract.age else {}),
+    }
+    if {name: (each.shape, each.dtype.type) for name, each in found.items()} != wanted:
+        raise parts.wrong(GOLDEN, "not ten ECGs of the form of the signal contract")
+    return _golden_of(found, found["embedding"])
 
 
 def _golden_of(stored: dict[str, np.ndarray], embedding: np.ndarray) -> Golden:

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from scipy.signal import find_peaks
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.pretrain.export.contract import SignalContract
-from cardialign.pretrain.export.doors.golden import NO_NUMBER, golden_ecgs
+from cardialign.pretrain.export.doors.golden import NO_NUMBER, golden_ecgs, read_golden
 from cardialign.pretrain.export.loaded import load_encoder
 from cardialign.pretrain.export.write import export_encoder
 from cardialign.pretrain.methods.base import Method
-from cardialign.pretrain.run.integrity import CARD, DIGESTS, GOLDEN, verify_export, write_digests
+from cardialign.pretrain.run.integrity import CARD, DIGESTS, GOLDEN, read_export, verify_export, write_digests
 from tests.support.small_encoder import SPEC, small_config, small_model
 
 SINUS, AFIB, WIDE, FAST, LOW, CHILD, FEW, EARLY, FLAT, REFUSED = range(10)
@@ -109,7 +109,7 @@ def test_they_are_the_same_bytes_each_time_and_one_of_the_files_that_are_verifie
         verify_export(again)
 
 
-def test_an_export_from_before_there_were_any_is_read_as_before(exported: Path, tmp_path: Path) -> None:
+def test_an_export_from_before_there_were_any_is_read_and_told(exported: Path, tmp_path: Path) -> None:
     old = Path(shutil.copytree(exported, tmp_path / "old"))
     for name in (GOLDEN, CARD, DIGESTS):
         (old / name).unlink()
@@ -117,6 +117,19 @@ def test_an_export_from_before_there_were_any_is_read_as_before(exported: Path, 
     signal = np.random.default_rng(0).normal(0, 0.3, (1, 12, SPEC.samples))
     ours, theirs = (load_encoder(each).embed(signal, sampling_rate=100) for each in (old, exported))
     np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(UserError, match="exported before exports had ECGs"):
+        read_golden(read_export(old), load_encoder(old).contract)
+
+
+@pytest.mark.parametrize("part", ["signal", "embedding", "lead_mask"])
+def test_what_is_not_of_the_form_of_the_contract_is_refused(exported: Path, tmp_path: Path, part: str) -> None:
+    odd = Path(shutil.copytree(exported, tmp_path / "odd"))
+    stored = load_file(odd / GOLDEN)
+    save_file({**stored, part: stored[part][:, :-1].copy()}, odd / GOLDEN)
+    (odd / DIGESTS).unlink()
+    write_digests(odd)
+    with pytest.raises(UserError, match="not ten ECGs of the form"):
+        read_golden(read_export(odd), load_encoder(odd).contract)
 
 
 def test_an_encoder_that_gives_no_numbers_for_a_plain_ecg_is_not_exported(tmp_path: Path) -> None:
