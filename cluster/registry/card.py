@@ -6,9 +6,7 @@ its run, and is written anew with each evaluation. `registry show` makes it from
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,6 +29,17 @@ from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import write_json
 from cardialign.data_shards.shown import shown
 from cardialign.pretrain.export.missing_card import MissingnessCard
+from cardialign.pretrain.export.model_card import (
+    CONTRACT_KEYS,
+    INTENDED,
+    LIMITS,
+    bullets,
+    data_of,
+    said,
+    sets_table,
+    table,
+    what_it_is,
+)
 from cardialign.pretrain.run.integrity import CONTRACT, PROVENANCE, SETTINGS, VerifiedExport
 
 if TYPE_CHECKING:
@@ -44,25 +53,6 @@ FOLDER, TEXT, DATA = "cards", "card.md", "card.json"
 BEGIN, END = "<!-- card -->", "<!-- end of card -->"
 """Around the card in a description: what a person wrote beside it stays."""
 SBOM_TAG, SIGNED_TAG = "sbom", "signed"
-LICENCES = {
-    "ptb-xl": "CC BY 4.0",
-    "mimic-iv-ecg": "ODbL 1.0",
-    "csn": "CC BY 4.0",
-    "challenge": "CC BY 4.0",
-    "code15": "CC BY 4.0",
-}
-"""Of sources that we read, as their publishers give them."""
-INTENDED = (
-    "Research on representations of 12-lead ECGs: features for probes and fine-tuning, retrieval, zero-shot ranking.",
-    "Signals as the contract below has them; what differs is refused, not guessed.",
-)
-LIMITS = (
-    "Not a medical device. Not for diagnosis, triage or any decision on a patient.",
-    "Figures hold for the records that they were measured on: another hospital, device or population, another figure.",
-    "Scores rank records; they are no probabilities.",
-)
-CONTRACT_KEYS = ("leads", "sampling_rate", "units", "seconds", "samples", "normalisation", "embedding_dim")
-"""Of a signal contract, what a consumer's signal must fit and what comes out."""
 SPEED, DEVICE_FIGURE = "records_per_second", "data_device_wait_seconds"
 """Metrics of a training run; the second has only a run on CUDA."""
 
@@ -77,8 +67,8 @@ def make_card(client: MlflowClient, version: ModelVersion, parts: VerifiedExport
         "name": version.name,
         "version": int(version.version),
         "digest": version.tags.get(DIGEST_TAG, parts.digest),
-        "what": _what(parts.json(SETTINGS), provenance),
-        "data": _data(provenance),
+        "what": what_it_is(parts.json(SETTINGS), provenance),
+        "data": data_of(provenance),
         "evaluations": [each for each in evaluations if not each["name"].startswith("missingness:")],
         "missingness": [each for each in evaluations if each["name"].startswith("missingness:")],
         "missing_leads": _missing_leads(parts),
@@ -93,48 +83,10 @@ def make_card(client: MlflowClient, version: ModelVersion, parts: VerifiedExport
     }
 
 
-def _what(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
-    def name(section: str) -> Any:
-        values = config.get(section)
-        return values.get("name") if isinstance(values, dict) else None
-
-    training, parameters = _object(provenance, "training"), _object(provenance, "parameters")
-    text, start = _object(provenance, "text_encoder"), _object(training, "init_from")
-    return {
-        "recipe": config.get("name"),
-        "encoder": name("encoder"),
-        "method": name("method"),
-        "parameters": parameters.get("ecg_encoder"),
-        "steps": training.get("steps"),
-        "text_encoder": text.get("encoder"),
-        "started_from": {key: start[key] for key in ("asked", "name", "version", "digest") if key in start}
-        or ("weights of its own folder" if start else "random weights"),
-    }
-
-
-def _data(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    seen = _object(provenance, "trained_on")
-    sets = [each for each in seen.get("sets") or [] if isinstance(each, dict)]
-    told = [
-        {
-            **{key: each.get(key) for key in ("source", "fingerprint", "records", "patients", "folds", "split")},
-            "licence": LICENCES.get(str(each.get("source"))),
-        }
-        for each in sets
-    ]
-    unknown = [str(why) for why in seen.get("unknown") or []]
-    return {"sets": told, "unknown": unknown or ([] if sets else ["the export does not say what it was trained on"])}
-
-
 def _missing_leads(parts: VerifiedExport) -> dict[str, Any] | None:
     """What its export says is lost with leads missing; None where it carries no missingness card."""
     card = MissingnessCard.read(parts)
     return None if card is None else {"on": card.on, "points": card.points()}
-
-
-def _object(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-    found = values.get(key)
-    return found if isinstance(found, dict) else {}
 
 
 def _cost_of(client: MlflowClient, run: Run) -> dict[str, float] | None:
@@ -221,16 +173,16 @@ def markdown(card: Mapping[str, Any]) -> list[str]:
     return [
         f"# {said(card['name'])}, version {said(card['version'])}",
         "",
-        *_table("what it is", card["what"]),
-        *_sets(card["data"]),
+        *table("what it is", card["what"]),
+        *sets_table(card["data"]),
         *_figures(card["evaluations"], "evaluations, macro AUROC with 95 % interval"),
-        *_table("signal contract", card["contract"]),
-        *_list("intended use", card["intended_use"]),
-        *_list("limits", card["limits"]),
+        *table("signal contract", card["contract"]),
+        *bullets("intended use", card["intended_use"]),
+        *bullets("limits", card["limits"]),
         *_figures(card["missingness"], "missing leads and samples"),
         *_lost(card["missing_leads"]),
         *_cost(card["cost"]),
-        *_table(
+        *table(
             "origin",
             {
                 **{key: value for key, value in card["origin"].items() if key != "versions"},
@@ -242,54 +194,6 @@ def markdown(card: Mapping[str, Any]) -> list[str]:
             },
         ),
     ]
-
-
-def said(value: Any) -> str:
-    """A value for one cell or line of Markdown."""
-    if value is None or value in ("", [], {}):
-        return "not recorded"
-    text = value if isinstance(value, str) else _plain(value)
-    return re.sub(r"([\\`*_\[\]<>|#!~&])", r"\\\1", shown(text[:400]))
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list | tuple) and all(isinstance(each, str | int | float) for each in value):
-        return ", ".join(map(str, value))
-    return (
-        json.dumps(value, sort_keys=True, ensure_ascii=False) if isinstance(value, dict | list | tuple) else str(value)
-    )
-
-
-def _table(title: str, values: Mapping[str, Any]) -> Iterator[str]:
-    yield from (f"## {title}", "", "| | |", "|---|---|")
-    for key, value in values.items():
-        yield f"| {said(key.replace('_', ' '))} | {said(value)} |"
-    yield ""
-
-
-def _list(title: str, lines: list[str]) -> Iterator[str]:
-    yield from (f"## {title}", "", *(f"- {said(line)}" for line in lines), "")
-
-
-def _sets(data: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("## data", "")
-    if data["sets"]:
-        yield from (
-            "| source | records | patients | chosen | fingerprint | licence as published |",
-            "|---|---|---|---|---|---|",
-        )
-    for each in data["sets"]:
-        chosen = (
-            "all"
-            if each["folds"] is None and each["split"] is None
-            else {"folds": each["folds"], "split": each["split"]}
-        )
-        cells = (each["source"], each["records"], each["patients"], chosen, each["fingerprint"], each["licence"])
-        yield f"| {' | '.join(map(said, cells))} |"
-    yield from (f"- {said(why)}" for why in data["unknown"])
-    yield ""
 
 
 def _figures(evaluations: list[Mapping[str, Any]], title: str) -> Iterator[str]:
@@ -309,14 +213,14 @@ def _figures(evaluations: list[Mapping[str, Any]], title: str) -> Iterator[str]:
 
 def _lost(missing: Mapping[str, Any] | None) -> Iterator[str]:
     if missing is not None:
-        yield from _table(f"points of macro AUROC lost with leads missing, {said(missing['on'])}", missing["points"])
+        yield from table(f"points of macro AUROC lost with leads missing, {said(missing['on'])}", missing["points"])
 
 
 def _cost(cost: Mapping[str, float] | None) -> Iterator[str]:
     if cost is None:
         yield from ("## cost of training", "", "not measured", "")
         return
-    yield from _table(
+    yield from table(
         "cost of training",
         {
             "hours": f"{cost['hours']:.3g}",

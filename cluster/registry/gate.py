@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardialign.cluster.registry.card import CONTRACT_KEYS
 from cardialign.cluster.registry.evidence import Evidence, read_evidence
 from cardialign.cluster.registry.lookup import digest_of, fetch_description, title
 from cardialign.cluster.registry.origin import Origin
 from cardialign.cluster.registry.requirements import Policy, Requirement
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.shown import shown
+from cardialign.pretrain.export.model_card import CONTRACT_KEYS
 from cardialign.pretrain.run.integrity import CONTRACT, PROVENANCE, SETTINGS, VerifiedExport, read_parts
 
 if TYPE_CHECKING:

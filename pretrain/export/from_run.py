@@ -205,7 +205,7 @@ def _records(state: TrainerState, checkpoint: Path, later: tuple[Path, ...] = ()
     """
     run_dir = checkpoint.parent.parent
     if run_dir in later:
-        return TrainedOn(unknown=(f"it started from a run in {run_dir} that is no longer there",))
+        return TrainedOn(unknown=(f"it started from run {run_dir.name}, which is no longer there",))
     seen = _selected(state, run_dir)
     origin = _origin(run_dir)
     return seen if origin is None else seen + seen_by_start(origin, (*later, run_dir))
@@ -225,7 +225,7 @@ def seen_by_start(origin: Mapping[str, Any], later: tuple[Path, ...] = ()) -> Tr
             before = _records(TrainerState.read(Path(name)), Path(name), later)
     except (OSError, ValueError, KeyError, TypeError, UserError):
         before = None
-    return before or TrainedOn(unknown=(f"it started from {name}, whose records are not known",))
+    return before or TrainedOn(unknown=(f"it started from {_last_names(name)}, whose records are not known",))
 
 
 def _selected(state: TrainerState, run_dir: Path) -> TrainedOn:

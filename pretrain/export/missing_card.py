@@ -24,7 +24,9 @@ import numpy as np
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import parse_json, read_bytes, write_json
 from cardialign.data_shards.record import STANDARD_LEADS
+from cardialign.pretrain.export.model_card import with_missing
 from cardialign.pretrain.run.integrity import (
+    CARD,
     DIGESTS,
     EARLIER,
     MISSINGNESS,
@@ -183,6 +185,9 @@ def add_card(folder: Path, values: Any) -> str:
             fresh = beside / "new"
             shutil.copytree(folder, fresh)
             write_json(fresh / MISSINGNESS, _replacing(values, parts), indent=1)
+            if CARD in parts.content:
+                told = MissingnessCard.of(values)
+                (fresh / CARD).write_bytes(with_missing(parts.content[CARD], told.on, told.points()))
             write_digests(fresh, created if isinstance(created, str) else None)
             replace_export(fresh, folder, beside)
     except OSError as error:

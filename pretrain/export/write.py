@@ -4,13 +4,15 @@ model.safetensors          ECG encoder
 text_head.safetensors      report head; only of an encoder that was trained with reports
 text_encoder.safetensors   report encoder; only when it was trained
 scorings.safetensors       other ways to score texts than the cosine; only of a method that has some
-encoder.pt2                program for plain torch
+encoder.pt2                program for plain torch; refuses by NaN what is no ECG in mV
+golden.safetensors         ten ECGs and the embeddings that must come out (`doors.golden`)
 trained_on.safetensors     digests of the patients and recordings that it was trained on, where its shards were there
 config.json                resolved run configuration (without paths)
 signal_contract.json       leads, units, rate, length, normalisation, masks
 exposure.json              facts and root of its exposure certificate, exposure.safetensors the lists (`exposure`)
 provenance.json            steps, data fingerprint, what it was trained on, versions, text encoder
 sbom.cdx.json              the packages it was made with, as a CycloneDX bill of materials (`bill`)
+README.md                  the model card: first what nothing here can check, last how to load it (`model_card`)
 missingness.json           what it is worth without some leads; only where it was measured (`missing_card`)
 digests.json               sha256 of all files above
 """
@@ -37,12 +39,14 @@ from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
 from cardialign.pretrain.export.bill import bill_of_materials
 from cardialign.pretrain.export.contract import SignalContract
+from cardialign.pretrain.export.doors.golden import write_golden
 from cardialign.pretrain.export.exposure.certificate import write_certificate
 from cardialign.pretrain.export.exposure.salt import CertificateSalt
+from cardialign.pretrain.export.model_card import model_card
 from cardialign.pretrain.export.program import save_program
 from cardialign.pretrain.export.trained_on import TrainedOn
 from cardialign.pretrain.methods.base import Exported, method_class
-from cardialign.pretrain.run.integrity import BILL, MODEL, write_digests
+from cardialign.pretrain.run.integrity import BILL, CARD, MODEL, write_digests
 from cardialign.pretrain.run.layout import check_text
 from cardialign.pretrain.text.encoder import TextEncoder
 
@@ -84,7 +88,8 @@ def export_encoder(
         with commit_folder(out) as temporary:
             _write_weights(temporary, parts)
             contract = SignalContract.of_run(spec, config, encoder.reads_age)
-            _write_json(temporary / "config.json", _portable(config))
+            settings = _portable(config)
+            _write_json(temporary / "config.json", settings)
             _write_json(temporary / "signal_contract.json", contract.to_dict())
             provenance = _provenance(config, state, parts, training)
             if trained_on is not None:
@@ -94,8 +99,11 @@ def export_encoder(
             (temporary / BILL).write_bytes(bill_of_materials(sha256_of(temporary / MODEL)))
             if trained_on is not None and salt is not None:
                 write_certificate(temporary, trained_on, training, salt)
+            write_golden(encoder, contract, temporary)
             if program:
                 _write_program(encoder, temporary / "encoder.pt2")
+            card = model_card(settings, contract.to_dict(), provenance, program)
+            (temporary / CARD).write_text(card, encoding="utf-8")
             write_digests(temporary)
     except (OSError, SafetensorError, _DiskError) as error:
         raise UserError(f"export to {out} failed: {error}", "free space or choose a writable folder") from error
@@ -175,7 +183,7 @@ def _report_encoder(config: RunConfig, parts: Exported) -> dict[str, Any]:
 def _provenance(
     config: RunConfig, state: Mapping[str, Tensor], parts: Exported, training: Mapping[str, Any]
 ) -> dict[str, Any]:
-    packages = ("torch", "deepspeed", "transformers", "safetensors", "numpy")
+    packages = ("cardialign", "torch", "deepspeed", "transformers", "safetensors", "numpy")
     scale, bias = state.get("logit_scale.log_scale"), state.get("logit_bias")
     return {
         "training": dict(training),

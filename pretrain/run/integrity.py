@@ -53,6 +53,10 @@ BILL = "sbom.cdx.json"
 """The packages that an encoder was made with; exports from before there was one lack it."""
 MISSINGNESS, EARLIER = "missingness.json", "earlier"
 """A missingness card, and in it the digests of the export under the cards before it."""
+CARD, GOLDEN = "README.md", "golden.safetensors"
+"""The model card, and ten ECGs with the embeddings that must come out; exports from before they existed lack them."""
+MISSING_PART = b"<!-- missing leads -->"
+"""In a model card, where the part begins that comes with a missingness card."""
 EXPOSURE, EXPOSURE_LISTS = "exposure.json", "exposure.safetensors"
 """An exposure certificate, and its lists, which may be large and which only the certificate's reader needs."""
 NEEDED = (MODEL, SETTINGS, CONTRACT, PROVENANCE)
@@ -65,6 +69,8 @@ EXPORT_FILES = (
     TRAINED_ON,
     BILL,
     MISSINGNESS,
+    CARD,
+    GOLDEN,
     EXPOSURE,
     EXPOSURE_LISTS,
     DIGESTS,
@@ -82,15 +88,19 @@ SETTLED_SECONDS = 60.0
 class VerifiedExport:
     """An export as it was checked; whoever loads what is in here, and not the files again, loads what was checked.
 
-    listed: its digest list, name -> sha256; digest: sha256 of that; bare_digest: of that list without a missingness
-    card, which names the encoder by it. content: name -> bytes that were hashed, of every file but the program and the
-    lists of an exposure certificate. What cannot be read raises UserError that names the file.
+    listed: its digest list, name -> sha256; digest: sha256 of that; bare_digest: of that list as it was without a
+    missingness card, which names the encoder by it and has a part of its own at the end of the model card. content:
+    name -> bytes that were hashed, of every file but the program and the lists of an exposure certificate. What cannot
+    be read raises UserError that names the file.
     """
 
     def __init__(self, folder: Path, listed: dict[str, str], content: dict[str, bytes]) -> None:
         self.folder, self.listed, self.content = folder, listed, content
         self.digest = _digest_of_list(listed)
-        self.bare_digest = _digest_of_list({name: each for name, each in listed.items() if name != MISSINGNESS})
+        bare = {name: each for name, each in listed.items() if name != MISSINGNESS}
+        if MISSINGNESS in listed and CARD in content:
+            bare[CARD] = hashlib.sha256(content[CARD].partition(MISSING_PART)[0]).hexdigest()
+        self.bare_digest = _digest_of_list(bare)
 
     def earlier_digests(self) -> list[str]:
         """What the card says of those before it; of a card that cannot be read nothing."""
@@ -182,8 +192,11 @@ def listed_names(folder: Path) -> tuple[str, ...]:
 
 def described_by(folder: Path) -> tuple[str, ...]:
     """The files in which an encoder says what it is: configuration, signal contract, provenance, and its missingness
-    card where its digest list has one. Raises UserError for a list that no export has."""
-    return (SETTINGS, CONTRACT, PROVENANCE, *(name for name in (MISSINGNESS,) if name in _listed(folder)))
+    card where its digest list has one, with the model card that says the same. Raises UserError for a list that no
+    export has."""
+    listed = _listed(folder)
+    carded = (MISSINGNESS, CARD) if MISSINGNESS in listed else ()
+    return (SETTINGS, CONTRACT, PROVENANCE, *(name for name in carded if name in listed))
 
 
 def _digest_of_list(listed: dict[str, str]) -> str:
@@ -203,7 +216,7 @@ def _verified(folder: Path, *, keep: bool) -> VerifiedExport:
             if not path.is_file():
                 wrong.append(f"{name}: missing")
                 continue
-            if name == MISSINGNESS or (keep and name not in (PROGRAM, EXPOSURE_LISTS)):
+            if name in (MISSINGNESS, CARD) or (keep and name not in (PROGRAM, EXPOSURE_LISTS)):
                 content[name] = read_bytes(path)
             found = hashlib.sha256(content[name]).hexdigest() if name in content else sha256_of(path)
             if found != sha256:

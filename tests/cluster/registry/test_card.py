@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from cardialign.cluster.registry.card import BEGIN, END, markdown, read_card, said
+from cardialign.cluster.registry.card import BEGIN, END, markdown, read_card
 from cardialign.cluster.registry.registry import register
 from cardialign.cluster.tracking.mlflow_store import experiment_id, open_client
 from cardialign.pretrain.export.missing_card import add_card, sealed
+from cardialign.pretrain.export.model_card import said
 from cardialign.pretrain.run.integrity import verify_export
 from tests.support.registered import COMMIT, NAME, evaluated, export_of, registered
 from tests.support.scored_records import scored_records

@@ -57,6 +57,18 @@ def test_pulled_encoder_is_the_registered_one_and_loads(
     ], "no pickle"
 
 
+def test_an_export_from_before_there_were_model_cards_is_registered_and_pulled(
+    uri: str, exported: Path, tmp_path: Path
+) -> None:
+    old = Path(shutil.copytree(exported, tmp_path / "old"))
+    for name in ("README.md", "golden.safetensors", "digests.json"):
+        (old / name).unlink()
+    write_digests(old)
+    assert register(old, "old", uri) == 1
+    pulled = pull("old/1", tmp_path / "encoder", uri)
+    assert pulled["files"] == len(list(old.iterdir())) and verify_export(tmp_path / "encoder") == verify_export(old)
+
+
 def test_mlflow_alone_fetches_it_with_code_execution_forbidden(
     store: tuple[str, Path], exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

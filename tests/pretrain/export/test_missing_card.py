@@ -15,7 +15,7 @@ from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.export.loaded import load_encoder
 from cardialign.pretrain.export.missing_card import MissingnessCard, add_card, sealed, wrong_card
 from cardialign.pretrain.export.write import export_encoder
-from cardialign.pretrain.run.integrity import DIGESTS, MISSINGNESS, verify_export, write_digests
+from cardialign.pretrain.run.integrity import CARD, DIGESTS, GOLDEN, MISSINGNESS, verify_export, write_digests
 from tests.support.small_encoder import SPEC, small_model
 
 NONE = {"value": 0.0, "low": 0.0, "high": 0.0}
@@ -79,6 +79,25 @@ def test_a_card_changes_the_digest_and_no_number_and_names_the_encoder_without_i
     again = load_encoder(carded)
     assert again.card is not None and "another set" in again.card.on and again.bare_digest == before.digest
     assert not [each for each in carded.parent.iterdir() if each != carded], "nothing is left beside it"
+
+
+def test_the_model_card_says_it_too_once_and_is_else_as_it_was(plain: Path, carded: Path) -> None:
+    before, after = (each / CARD for each in (plain, carded))
+    assert after.read_bytes().startswith(before.read_bytes())
+    assert "| only I, II, V2 | -2.1 (1.4 to 2.9) |" in after.read_text()
+    add_card(carded, sealed(figures(on="another set"), verify_export(plain)))
+    assert "virtual-findings" not in after.read_text() and after.read_text().count("another set") == 1
+    assert load_encoder(carded).bare_digest == verify_export(plain)
+
+
+def test_an_export_from_before_there_were_model_cards_takes_a_missingness_card(plain: Path, tmp_path: Path) -> None:
+    old = Path(shutil.copytree(plain, tmp_path / "old"))
+    for name in (CARD, GOLDEN, DIGESTS):
+        (old / name).unlink()
+    write_digests(old)
+    before = load_encoder(old).digest
+    add_card(old, sealed(figures(), before))
+    assert load_encoder(old).bare_digest == before and not (old / CARD).exists()
 
 
 def test_it_is_said_once_for_the_same_leads(carded: Path, plain: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -119,8 +119,10 @@ def test_an_encoder_without_other_ways_is_exported_as_before(tmp_path: Path) -> 
     config, model = small_model()
     export_encoder(config, model.state_dict(), tmp_path / "encoder", training={}, spec=SPEC, program=False)
     assert sorted(path.name for path in (tmp_path / "encoder").iterdir()) == [
+        "README.md",
         "config.json",
         "digests.json",
+        "golden.safetensors",
         "model.safetensors",
         "provenance.json",
         "sbom.cdx.json",

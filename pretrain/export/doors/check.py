@@ -1,0 +1,170 @@
+"""The ways into an exported encoder, each held against the ten ECGs that lie in it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.record import STANDARD_LEADS
+from cardialign.data_shards.shown import shown
+from cardialign.pretrain.export.contract import SignalContract
+from cardialign.pretrain.export.doors.golden import REFUSED, Golden, read_golden
+from cardialign.pretrain.export.loaded import load_encoder
+from cardialign.pretrain.run.integrity import CONTRACT, PROGRAM, PROVENANCE, VerifiedExport, read_export
+
+TOLERANCE = 1e-5
+"""Of each number of an embedding, a unit vector."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """name; closed: why it cannot be opened here, "" when it was; wrong: what is not as it must be, "" when all is.
+
+    difference: the largest of any number to what was stored, of `records` records; None where nothing was compared.
+    """
+
+    name: str
+    closed: str = ""
+    wrong: str = ""
+    difference: float | None = None
+    records: int = 0
+
+
+class _Asked(NamedTuple):
+    """An export as it was checked, its contract and its ten ECGs."""
+
+    parts: VerifiedExport
+    contract: SignalContract
+    golden: Golden
+
+
+class _ClosedError(Exception):
+    """A door that cannot be opened on this machine, and why."""
+
+
+def check_doors(folder: Path) -> tuple[str, list[Door]]:
+    """The digest of an exported encoder, and each of its doors.
+
+    Raises UserError for a folder that is not as it was written, and for one that has no ECGs to be held against.
+    """
+    parts = read_export(folder)
+    contract = SignalContract.from_dict(parts.json(CONTRACT))
+    asked = _Asked(parts, contract, read_golden(parts, contract))
+    with _without_remarks():
+        return parts.digest, [_tried(name, embed, asked) for name, embed in DOORS.items()]
+
+
+def _tried(name: str, embed: Callable[[_Asked], np.ndarray], asked: _Asked) -> Door:
+    """embed: (10, e), with NaN in the rows that the door refuses; rows of infinity cannot be asked of it."""
+    try:
+        found = embed(asked)
+    except _ClosedError as why:
+        return Door(name, closed=str(why))
+    stored = asked.golden.embedding
+    if found.shape != stored.shape:
+        return Door(name, wrong=f"gives {found.shape[1:]} numbers for an ECG, not {stored.shape[1:]}")
+    asked_of = ~np.isposinf(found).all(axis=1)
+    sound = asked_of & (np.arange(len(stored)) != REFUSED)
+    wrong = [] if np.isnan(found[REFUSED]).all() else ["takes a record with a sample that is no number"]
+    if not np.isfinite(found[sound]).all():
+        return Door(name, wrong="; ".join([*wrong, "gives no numbers for an ECG, or refuses it"]))
+    difference = float(np.abs(found[sound] - stored[sound]).max())
+    if not difference <= TOLERANCE:
+        wrong.append(f"differs by {difference:.2g}, more than {TOLERANCE:g}")
+    return Door(name, wrong="; ".join(wrong), difference=difference, records=int(sound.sum()))
+
+
+def _library(asked: _Asked) -> np.ndarray:
+    encoder, golden = load_encoder(asked.parts.folder), asked.golden
+    ages = None if golden.age is None else [None if np.isnan(each) else float(each) for each in golden.age]
+
+    def embed(rows: slice) -> np.ndarray:
+        return encoder.embed(
+            golden.signal[rows],
+            sampling_rate=asked.contract.sampling_rate,
+            lead_mask=golden.lead_mask[rows],
+            valid_samples=golden.valid_samples[rows],
+            age=None if ages is None else ages[rows],
+        )
+
+    return np.concatenate([_or_refused(embed, slice(k, k + 1), asked) for k in range(len(golden.signal))])
+
+
+def _program(asked: _Asked) -> np.ndarray:
+    if PROGRAM not in asked.parts.listed:
+        raise _ClosedError(f"the folder has no {PROGRAM}: it was exported without")
+    written = asked.parts.json(PROVENANCE).get("versions")
+    by = written.get("torch") if isinstance(written, dict) else None
+    try:
+        program = torch.export.load(asked.parts.folder / PROGRAM).module()
+        with torch.inference_mode():
+            found: np.ndarray = program(*asked.golden.given(asked.contract.samples)).float().numpy()
+    except Exception as error:  # whatever torch says of a program that it cannot read or run
+        line = shown((str(error).strip().splitlines() or [""])[0])[:200]
+        if by != torch.__version__:
+            raise _ClosedError(
+                f"torch {torch.__version__} cannot run it, torch {shown(str(by))[:40]} wrote it: {line}"
+            ) from None
+        raise UserError(
+            f"{asked.parts.folder / PROGRAM} cannot be run: {type(error).__name__}: {line}", "export the encoder again"
+        ) from None
+    return found
+
+
+def _scikit_learn(asked: _Asked) -> np.ndarray:
+    if importlib.util.find_spec("sklearn") is None:
+        raise _ClosedError("scikit-learn is not installed")
+    from cardialign.pretrain.export.embedder import EcgEmbedder
+
+    golden = asked.golden
+    embedder = EcgEmbedder(asked.parts.folder, sampling_rate=float(asked.contract.sampling_rate))
+
+    def embed(rows: slice) -> np.ndarray:
+        recorded, valid = golden.lead_mask[rows.start], golden.valid_samples[rows.start]
+        leads = [lead for lead, there in zip(STANDARD_LEADS, recorded, strict=True) if there]
+        embedder.set_params(leads=leads, allow=() if recorded.all() else ("allow_missing_leads",))
+        return embedder.transform(golden.signal[rows, recorded, :valid])
+
+    found = []
+    for k in range(len(golden.signal)):
+        if golden.age is not None and not np.isnan(golden.age[k]):
+            found.append(np.full((1, asked.contract.embedding_dim), np.inf))  # it is given no age
+        else:
+            found.append(_or_refused(embed, slice(k, k + 1), asked))
+    return np.concatenate(found)
+
+
+DOORS: dict[str, Callable[[_Asked], np.ndarray]] = {
+    "library": _library,
+    "torch.export program": _program,
+    "scikit-learn": _scikit_learn,
+}
+
+
+def _or_refused(embed: Callable[[slice], np.ndarray], rows: slice, asked: _Asked) -> np.ndarray:
+    """One row; NaN where it is refused."""
+    try:
+        return embed(rows)
+    except UserError:
+        return np.full((1, asked.contract.embedding_dim), np.nan)
+
+
+@contextlib.contextmanager
+def _without_remarks() -> Iterator[None]:
+    """In this block the library does not remark on missing leads, a flat one and unknown ages: it is given them."""
+    logger = logging.getLogger("cardialign.pretrain.export")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
