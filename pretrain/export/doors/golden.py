@@ -130,8 +130,13 @@ def write_golden(encoder: EcgEncoder, contract: SignalContract, folder: Path) ->
     """
     stored = golden_ecgs(contract)
     given = _golden_of(stored, np.empty(0)).given(contract.samples)
-    with torch.inference_mode(), ENCODERS.watched(encoder.word, "cannot embed"):
-        embedding = program_of(encoder)(*given).float().numpy()
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)  # the order of sums, and so the digest of an export, follows from their number
+        with torch.inference_mode(), ENCODERS.watched(encoder.word, "cannot embed"):
+            embedding = program_of(encoder)(*given).float().numpy()
+    finally:
+        torch.set_num_threads(threads)
     broken = ~np.isfinite(embedding).all(axis=1)
     broken[REFUSED] = False
     if broken.any():

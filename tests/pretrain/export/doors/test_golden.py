@@ -99,8 +99,13 @@ def test_the_embeddings_are_those_of_the_trained_model(trained: Method, exported
 def test_they_are_the_same_bytes_each_time_and_one_of_the_files_that_are_verified(
     trained: Method, exported: Path, tmp_path: Path
 ) -> None:
-    again = tmp_path / "again"
-    export_encoder(small_config(), trained.state_dict(), again, training={}, spec=SPEC, program=False)
+    again, threads = tmp_path / "again", torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        export_encoder(small_config(), trained.state_dict(), again, training={}, spec=SPEC, program=False)
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
     assert verify_export(again) == verify_export(exported)
     content = (again / GOLDEN).read_bytes()
     assert len(content) < 50_000, "12 leads of 200 samples, ten times, two bytes each"
