@@ -130,8 +130,8 @@ class Jepa(Method):
             count = length - _shown(low + (high - low) * shares[row], length)
             hidden[row, :length] = hide(length, count, self.block, draw[row])
         there = np.arange(self.patches) < recorded[:, None]
-        leads = batch.lead_mask if self.ecg.per_lead else batch.lead_mask.any(axis=1, keepdims=True)
-        asked, seen = (x[:, None] & leads[:, :, None] for x in (hidden, there & ~hidden))
+        leads = batch.lead_mask if self.ecg.per_lead else np.asarray(batch.lead_mask.any(axis=1, keepdims=True))
+        asked, seen = hidden[:, None] & leads[:, :, None], (there & ~hidden)[:, None] & leads[:, :, None]
         most = _shown(high, self.patches)
         order = (~seen).argsort(axis=2, kind="stable")[:, :, :most]
         places = (order + np.arange(seen.shape[1])[:, None] * self.patches).reshape(len(seen), -1)
