@@ -23,8 +23,8 @@ _ORDERS: dict[str, tuple[str, ...]] = {
 _CONTRADICTS, _FITS = 0.5, 0.35
 """Misfit from which leads do not stand in the order that is said, and up to which they do in another one.
 
-Of 406 real records of PTB-XL (folds 1 to 9), CPSC2018, CSN, CODE-15% and ZZU-pECG none has more than 0.654, and with aVL
-and aVF exchanged none less than 0.696. What lies between is told from another order by how well that one fits.
+Of 406 real records of PTB-XL (folds 1 to 9), CPSC2018, CSN, CODE-15% and ZZU-pECG none has more than 0.654, and with
+aVL and aVF exchanged none less than 0.696. What lies between is told from another order by how well that one fits.
 """
 _LEAST_MV = 0.02
 
