@@ -22,7 +22,10 @@ _LONGEST = 1 << 16
 
 
 class Secret:
-    """Text that no message, log, table or pickle shows: `str`, `repr` and every format of it are `***`."""
+    """Text that no message, log or table shows: `str`, `repr` and every format of it are `***`, and it is not pickled.
+
+    A data set that is sent to the workers of a build carries its salt revealed (`Folder.__getstate__`).
+    """
 
     __slots__ = ("_value",)
 
