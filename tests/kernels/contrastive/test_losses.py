@@ -6,7 +6,6 @@ For every temperature, tile size and type.
 from __future__ import annotations
 
 import math
-import resource
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from cardialign.data_shards.benchmarks.process import peak_memory
 from cardialign.kernels.contrastive import ContrastiveOutput, Execution, NegativeWeights, Similarity, weighted_infonce
 from cardialign.kernels.contrastive.reference import reference_infonce
 from tests.support.kernels.interpreter import here
@@ -268,13 +268,13 @@ def peak_growth(rank: int, world: int, batch: int, tiled: bool) -> float:
     ecg.requires_grad_(), text.requires_grad_()
     log_scale = torch.tensor([3.0], requires_grad=True)
     similarity = Similarity("cosine", features)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     if tiled:
         loss = weighted_infonce(ecg, text, log_scale, similarity, RAMP, Execution(chunk=512)).loss
     else:
         loss, _ = reference_infonce(ecg, text, log_scale, similarity, RAMP)
     loss.backward()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (peak_memory() - before) / 2**20
 
 
 @pytest.mark.processes
