@@ -52,6 +52,7 @@ METHODS = Table(
         "simsiam": "cardialign.pretrain.methods.simsiam:SimSiam",
         "st_mem": "cardialign.pretrain.methods.st_mem:StMem",
         "ts_tcc": "cardialign.pretrain.methods.ts_tcc:TsTcc",
+        "wav2vec2_cmsc": "cardialign.pretrain.methods.wav2vec2_cmsc:Wav2Vec2Cmsc",
     },
     check=_inherits("cardialign.pretrain.methods.base:Method", "cardialign.pretrain.config:MethodConfig"),
 )

@@ -227,11 +227,18 @@ class ConvTransformer(EcgEncoder):
     def embed_patches(self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None) -> Patches:
         """Inputs of `forward` -> tokens before positions and transformer, which of them were recorded to their last
         sample, and their times."""
-        signal = normalise(signal, lead_mask, valid_samples, self.normalisation)
-        features = self.convolutions(signal, valid_samples)
-        if self.gradient != 1.0:
-            fixed = features.detach()
-            features = fixed + self.gradient * (features - fixed)  # the value itself, part of the gradient
+        return self.embed_convolved(self.convolved(signal, lead_mask, valid_samples), lead_mask, valid_samples)
+
+    def convolved(self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None) -> Tensor:
+        """Inputs of `forward` -> what the convolutions make of each token's samples, (B, C, N)."""
+        features = self.convolutions(normalise(signal, lead_mask, valid_samples, self.normalisation), valid_samples)
+        if self.gradient == 1.0:
+            return features
+        fixed = features.detach()
+        return fixed + self.gradient * (features - fixed)  # the value itself, part of the gradient
+
+    def embed_convolved(self, features: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None) -> Patches:
+        """What `convolved` made -> what `embed_patches` gives."""
         tokens = self.to_tokens(features, lead_mask)
         count, K = tokens.shape[1], self.patch_samples
         recorded = None if valid_samples is None else token_valid(valid_samples, count, K, K)

@@ -35,8 +35,7 @@ from cardialign.pretrain.config import MethodConfig, RunConfig, Temperature, ref
 from cardialign.pretrain.encoders.base import EncoderOutput
 from cardialign.pretrain.methods.base import Chance, Method, ReportBank, StepLoss, Tensors
 from cardialign.pretrain.methods.parts.draws import Draws
-from cardialign.pretrain.methods.parts.gathering import gathered
-from cardialign.pretrain.methods.parts.row_losses import mean_over_batch
+from cardialign.pretrain.methods.parts.related_views import related_views
 from cardialign.pretrain.methods.parts.two_towers import age_of, batch_signals
 
 Lead = Literal["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
@@ -120,28 +119,7 @@ class Clocs(Method):
         self, features: Mapping[str, Tensor], inputs: Mapping[str, Tensor], group: dist.ProcessGroup | None = None
     ) -> StepLoss:
         """Metrics: loss; same_record and same_patient, its two means (0 where there is nothing of the kind)."""
-        views, there, patient = features["views"], inputs["there"], inputs["patient"]
-        others, first = gathered(views, group)
-        present = gathered(there.long(), group)[0].bool()  # (B, V)
-        related = patient[:, None] == gathered(patient, group)[0]  # (b, B)
-        rows = torch.arange(len(present), device=views.device)
-        own = rows == rows[first : first + len(views), None]
-        kinds = {"same_record": own, "same_patient": related & ~own}
-        ln = present.sum(dim=0).clamp_min(1).log()  # (V,), what finding one costs who sees nothing
-        sums: dict[str, list[Tensor]] = {name: [] for name in kinds}
-        for a in range(len(self.parts)):
-            logits = torch.einsum("bd,kvd->bkv", views[:, a], others) / self.temperature  # (b, B, V)
-            logits = logits.masked_fill(~present, torch.finfo(logits.dtype).min)
-            errors = logits.logsumexp(dim=1, keepdim=True) - logits
-            wanted = present & there[:, a, None, None] & (torch.arange(len(self.parts), device=views.device) != a)
-            for name, pairs in kinds.items():
-                asked = wanted & pairs[..., None]
-                found = torch.where(asked, errors, 0.0).sum(dim=(1, 2))
-                counts = [asked.sum(dim=(1, 2)), (asked * ln).sum(dim=(1, 2))]
-                sums[name].append(torch.stack([found, *(count.to(found) for count in counts)], dim=1))
-        of_rows = {name: torch.stack(each).sum(dim=0) for name, each in sums.items()}
-        means = {name: mean_over_batch(each[:, :2], group) for name, each in of_rows.items()}
-        blind = [float(mean_over_batch(each[:, [2, 1]].detach(), group)) for each in of_rows.values()]
+        means, blind = related_views(features["views"], inputs["there"], inputs["patient"], self.temperature, group)
         loss = 2 * torch.stack(list(means.values())).sum()
         metrics = {"loss": loss.detach()} | {name: mean.detach() for name, mean in means.items()}
-        return StepLoss(loss, metrics, Chance(2 * sum(blind), "2 ln B for each kind of pair"))
+        return StepLoss(loss, metrics, Chance(2 * blind, "2 ln B for each kind of pair"))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.pretrain.config import Fraction, Strict, refuse
+from cardialign.pretrain.methods.parts.device_draws import KEYS, white_noise
 from cardialign.pretrain.methods.parts.draws import Draws
 
 Millivolts = Annotated[float, Field(ge=0, le=1000)]
@@ -114,7 +115,7 @@ def draw_view(
         signal += (deviation * draws.normal(f"{purpose} noise", leads, T)).astype(np.float32)
     if config.wander_mv or config.noise_mv:
         signal[~np.broadcast_to(inside[:, None, :], signal.shape)] = 0.0
-    return signal, _hidden(batch.lead_mask, config.hidden_leads, draws.uniform(f"{purpose} leads", leads)), length
+    return signal, hide_leads(batch.lead_mask, config.hidden_leads, draws.uniform(f"{purpose} leads", leads)), length
 
 
 def _window(batch: Batch, config: ViewConfig, draws: Draws, purpose: str) -> tuple[np.ndarray, np.ndarray]:
@@ -125,7 +126,7 @@ def _window(batch: Batch, config: ViewConfig, draws: Draws, purpose: str) -> tup
     return np.floor((valid - length + 1) * draws.uniform(f"{purpose} start")).astype(np.int64), length
 
 
-def _hidden(lead_mask: np.ndarray, chance: float, uniform: np.ndarray) -> np.ndarray:
+def hide_leads(lead_mask: np.ndarray, chance: float, uniform: np.ndarray) -> np.ndarray:
     """The lead mask with each recorded lead hidden by `chance`;
     the one with the largest draw stays where none would.
     """
@@ -149,7 +150,7 @@ def view_draws(
     start, window = _window(batch, config, draws, purpose)
     length = batch.valid_samples.astype(np.int64) if config.resize else window
     made: dict[str, np.ndarray] = {
-        "leads": _hidden(batch.lead_mask, config.hidden_leads, draws.uniform(f"{purpose} leads", leads)),
+        "leads": hide_leads(batch.lead_mask, config.hidden_leads, draws.uniform(f"{purpose} leads", leads)),
         "start": start,
         "length": length,
         "ahead": np.zeros_like(length),
@@ -167,7 +168,7 @@ def view_draws(
         made["hum"] = _hum(draws.uniform(f"{purpose} hum", leads + 2), config.mains_mv, sampling_rate)
     if config.noise_mv:
         made["noise"] = (config.noise_mv * draws.uniform(f"{purpose} noise level")).astype(np.float32)
-        made["key"] = draws.integers(f"{purpose} noise", 0, 2**52)
+        made["key"] = draws.integers(f"{purpose} noise", 0, KEYS)
     if config.hidden_time:
         share, place = draws.uniform(f"{purpose} flat", 2).T
         count = np.floor(length * config.hidden_time * share)
@@ -243,21 +244,3 @@ def _moved(signal: Tensor, given: Mapping[str, Tensor], time: Tensor) -> Tensor:
     low, high = ((start + below + more).clamp_max(last)[:, None].expand_as(signal) for more in (0, 1))
     first = signal.gather(2, low)
     return torch.where(share > 0, torch.lerp(first, signal.gather(2, high), share.expand_as(signal)), first)
-
-
-def white_noise(key: Tensor, leads: int, samples: int) -> Tensor:
-    """float32 (b, leads, samples), standard normal, decided by the keys int64 (b,) alone, on any device.
-
-    The bits are those of a counter, mixed as in SplitMix64 (Steele et al. 2014); Box and Muller make them normal.
-    """
-    count = torch.arange(leads * samples, device=key.device).unflatten(0, (leads, samples))
-    bits = _mixed(_mixed(key)[:, None, None] + count * -7046029254386353131)  # 0x9E3779B97F4A7C15
-    radius = (((bits >> 32) & 0xFFFFFFFF).double() + 0.5) * 2.0**-32
-    angle = ((bits & 0xFFFFFFFF).double() + 0.5) * 2.0**-32
-    return (torch.sqrt(-2.0 * torch.log(radius)) * torch.cos(2.0 * torch.pi * angle)).float()
-
-
-def _mixed(bits: Tensor) -> Tensor:
-    bits = (bits ^ ((bits >> 30) & (2**34 - 1))) * -4658895280553007687  # 0xBF58476D1CE4E5B9
-    bits = (bits ^ ((bits >> 27) & (2**37 - 1))) * -7723592293110705685  # 0x94D049BB133111EB
-    return bits ^ ((bits >> 31) & (2**33 - 1))

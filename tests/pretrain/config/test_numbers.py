@@ -95,6 +95,10 @@ NEEDS: dict[str, dict[str, Any]] = {
         "encoder": {"name": "resnet1d"},
         "method": {**NARROW, "hidden": 8, "projection_dim": 4, "steps": 2, "strong": {"pieces": 2}},
     },
+    "wav2vec2_cmsc": {
+        "encoder": {"name": "conv_transformer"},
+        "method": {"words": 3, "code_width": 4, "target_width": 4, "negatives": 2, "mask_span": 2},
+    },
     "st_mem": {"encoder": {"name": "vit1d"}, "method": {f"decoder_{key}": n for key, n in NARROW.items()}},
     "melp": {
         "encoder": {"name": "conv_transformer", "pooling": "queries", "query_width": 16, "queries": 2},

@@ -12,8 +12,9 @@ from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.order.contract import local_slice
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.pretrain.config import parse_config
+from cardialign.pretrain.methods.parts.device_draws import white_noise
 from cardialign.pretrain.methods.parts.draws import Draws
-from cardialign.pretrain.methods.parts.views import ViewConfig, ViewsConfig, draw_view, view_draws, viewed, white_noise
+from cardialign.pretrain.methods.parts.views import ViewConfig, ViewsConfig, draw_view, view_draws, viewed
 
 B, T, RATE = 24, 500, 100.0
 STILL = {"shortest": 1.0, "hidden_leads": 0.0, "scale": 1.0, "noise_mv": 0.0, "wander_mv": 0.0}
