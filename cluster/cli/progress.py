@@ -94,3 +94,19 @@ class Progress:
             self.stream.write("\n")
             self.stream.flush()
             self.open_line = False
+
+
+def two_stages(listing: Progress, building: Progress) -> Callable[[int, int, int], None]:
+    """What `build_shards` takes to tell its progress.
+
+    Records are listed while their number is not known; then they are built, with an ETA of their own.
+    """
+
+    def show(done: int, total: int, rejected: int) -> None:
+        if total == 0:
+            listing(done)
+        else:
+            listing.close()
+            building(done, total, rejected)
+
+    return show

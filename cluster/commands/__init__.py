@@ -14,6 +14,7 @@ COMMANDS: dict[str, str] = {
     "demo": "the whole path on virtual patients: cohort to registry, with an HTML report",
     "doctor": "what this machine has, what is missing, and how to get it",
     "cohort": "make virtual patients in the file layout of a public data set",
+    "shards plan": "what a build would make of a data set, from its first records, with a picture of three",
     "shards build": "ECG files and reports -> a shard set",
     "shards verify": "check every shard against its index and digests",
     "shards inspect": "figures of a shard set, or a 12-lead picture of one record, also beside its views",

@@ -47,12 +47,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {**figures, "page": page}
 
 
-def summary(result: dict[str, Any]) -> list[str]:
+def figures_of_records(result: dict[str, Any]) -> dict[str, Any]:
+    """The lines that say how long the records are, what they are called, and whose they are."""
     reports, ages = result["reports"], result["age_years"]
     shown: dict[str, Any] = {
-        name: result[name] for name in ("source", "records", "patients", "shards", "bytes", "rejected")
+        "sampling rate": {f"{rate} Hz": count for rate, count in result["original_sampling_rate"].items()}
     }
-    shown["sampling rate"] = {f"{rate} Hz": count for rate, count in result["original_sampling_rate"].items()}
     shown["valid seconds"] = {name: result["valid_seconds"][name] for name in ("least", "median", "padded_records")}
     shown["reports"] = {name: reports[name] for name in ("with", "without", "distinct", "distinct_statements")}
     shown["statements"] = dict(list(reports["statements"].items())[:5])
@@ -65,5 +65,12 @@ def summary(result: dict[str, Any]) -> list[str]:
         if labels["outdated"]:
             shown[f"outdated in {name}"] = {**labels["outdated"], "remedy": "build the set again"}
     shown["age"] = {name: ages[name] for name in ("known", "median", "p05", "p95") if name in ages}
-    shown |= {"sex": result["sex"], "quality": result["quality"], "page": result["page"]}
-    return aligned(shown)
+    return {**shown, "sex": result["sex"]}
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    shown: dict[str, Any] = {
+        name: result[name] for name in ("source", "records", "patients", "shards", "bytes", "rejected")
+    }
+    shown |= figures_of_records(result)
+    return aligned(shown | {"quality": result["quality"], "page": result["page"]})

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 
-from cardialign.cluster.cli.progress import Progress, clock
-from cardialign.cluster.commands.shards.build import two_stages
+from cardialign.cluster.cli.progress import Progress, clock, two_stages
 
 
 class Clock:
