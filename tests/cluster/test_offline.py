@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from cardialign.data_shards import offline
 from cardialign.data_shards.errors import UsageError, UserError
+from tests.cluster.conftest import Answer
 
 ELSEWHERE = "192.0.2.7"
 """TEST-NET-1 (RFC 5737): nobody's address."""
@@ -111,3 +113,22 @@ def test_a_command_says_what_it_may_not_connect_to_and_does_not(shards: Path, tm
     assert "defect of ours" not in answer["remedy"], answer
     said = answer["problem"] + answer["remedy"]
     assert "CARDIALIGN_OFFLINE" in said or "offline" in said.lower() or "not on this machine" in said, said
+
+
+@pytest.mark.parametrize("option", ["--offline", "--offl"])
+def test_the_option_counts_however_short_it_is_written(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cardialign: Callable[..., Answer]
+) -> None:
+    for name in offline.OF_OTHERS:
+        monkeypatch.setenv(name, os.environ.get(name, "0"))
+    monkeypatch.delenv(offline.SWITCH, raising=False)
+    monkeypatch.setattr(offline, "_watching", [True])  # no hook: it would stay for the tests behind
+    seen = []
+    monkeypatch.setattr(
+        "cardialign.cluster.commands.recipes.list.run", lambda args: seen.append(offline.is_offline()) or {}
+    )
+    try:
+        cardialign("recipes", "list", option)
+    finally:
+        os.environ.pop(offline.SWITCH, None)
+    assert seen == [True]
