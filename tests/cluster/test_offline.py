@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cardialign.cluster.tracking.mlflow_store import _check_database
 from cardialign.data_shards import offline
 from cardialign.data_shards.errors import UsageError, UserError
 from tests.cluster.conftest import Answer
@@ -132,3 +133,17 @@ def test_the_option_counts_however_short_it_is_written(
     finally:
         os.environ.pop(offline.SWITCH, None)
     assert seen == [True]
+
+
+@pytest.mark.parametrize(
+    "query", [f"host={ELSEWHERE}", f"hostaddr={ELSEWHERE}", f"host=localhost,{ELSEWHERE}:5433", "service=elsewhere"]
+)
+def test_no_parameter_of_a_database_leads_its_driver_off_the_machine(
+    switched_on: pytest.MonkeyPatch, query: str
+) -> None:
+    """libpq is written in C: Python's hooks do not see it connect."""
+    with pytest.raises(UserError, match=f"(?:{ELSEWHERE}|elsewhere) was to be connected to"):
+        _check_database(f"postgresql://localhost/mlflow?{query}")
+    switched_on.setenv("PGHOSTADDR", ELSEWHERE)
+    with pytest.raises(UserError, match=f"{ELSEWHERE} was to be connected to"):
+        _check_database("postgresql://localhost/mlflow?sslmode=require")
