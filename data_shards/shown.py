@@ -74,14 +74,20 @@ def public(address: str) -> str:
         if at and "=" not in before:  # a password with an unescaped question mark
             return public(f"{scheme}://{behind}")
         rest = rest.rpartition("@")[2]  # an unescaped password may hold any character, / included
-    kept = [part for part in re.split("[&#]", parameters) if part and not SECRET_NAME.search(part.partition("=")[0])]
+    kept = [part for part in _split(mark, parameters) if part and not SECRET_NAME.search(part.partition("=")[0])]
     return f"{scheme}://{rest}" + (f"{mark}{'&'.join(kept)}" if kept else "")
 
 
 def _parameters(rest: str) -> tuple[str, str, str]:
-    """What stands before the first question mark, or before a fragment that holds parameters; the mark; and these."""
-    found = re.search(r"\?|#(?=[^#]*=[^@]*$)", rest)
+    """What stands before the first question mark, or before a fragment or a part of the path that holds parameters; the
+    mark; and these."""
+    found = re.search(r"\?|[#;](?=[^#;]*=[^@]*$)", rest)
     return (rest, "", "") if found is None else (rest[: found.start()], found.group(), rest[found.end() :])
+
+
+def _split(mark: str, parameters: str) -> list[str]:
+    """Each with its value, in which semicolons may stand behind a question mark (odbc_connect=DRIVER=x;PWD=y)."""
+    return re.split("[&#;]" if mark == ";" else "[&#]", parameters)
 
 
 def has_secret(address: str) -> bool:
@@ -106,7 +112,8 @@ def without_secrets(text: str, address: str = "") -> str:
     if ":/" not in text:
         return text
     text = _ADDRESS.sub(lambda found: _hidden(found.group()), text)
-    return re.sub(r"(?<=://)[^\s/'\"<>]*@", "", text)
+    text = re.sub(r"(?<=://)[^\s/'\"<>]*@", "", text)
+    return re.sub(r"(\b[A-Za-z][A-Za-z0-9+.-]+:/)[^\s/'\"<>]+@", r"\1", text)  # folded by a `Path`
 
 
 def _hidden(address: str) -> str:
@@ -131,7 +138,7 @@ def secrets_of(address: str) -> set[str]:
     if not address.startswith(("sqlite:", "file:")) and "@" in rest:
         user, colon, password = rest.rpartition("@")[0].partition(":")
         found.add(password if colon else user)
-    for part in re.split("[&#]", _parameters(rest)[2]):
+    for part in _split(*_parameters(rest)[1:]):
         name, _, value = part.partition("=")
         if SECRET_NAME.search(name):
             found.add(value)
