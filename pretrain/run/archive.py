@@ -8,7 +8,6 @@ what a node names. So each of them is what `torch.export.save` writes of an enco
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from collections.abc import Callable
@@ -81,8 +80,7 @@ def _reads_as_harmless(text: str) -> bool:
     keys = list(_KEY.finditer(text))
     if len(keys) != sum(text.count(f'"{key}"') for key in _JUDGES):
         return False
-    decoder = json.JSONDecoder()
-    return all(_JUDGES[found[1]](decoder.raw_decode(text, found.end())[0]) for found in keys)
+    return all(_JUDGES[found[1]](parse_json(found[2])) for found in keys)
 
 
 def _is_harmless(values: Any) -> bool:
@@ -133,4 +131,8 @@ _JUDGES: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(_TREES, _is_tree),
 }
 """Key of an object, wherever it stands in the JSON of a program -> whether its value is harmless."""
-_KEY = re.compile(rf'"({"|".join(_JUDGES)})"\s*:\s*')
+_TEXT = r'"(?:[^"\\]|\\.)*"'
+_KEY = re.compile(
+    rf'"({"|".join(_JUDGES)})"\s*:\s*({_TEXT}|\[\s*(?:{_TEXT}(?:\s*,\s*{_TEXT})*)?\s*\]|\{{\s*\}}|true|false|null)'
+)
+"""Such a key with its value, where that is a text, a list of texts, nothing or a word."""
