@@ -249,6 +249,9 @@ def _main(words: list[str], interrupts: Interrupts) -> int:
             near = _near_options(args.command, unknown)
             kind = "option" if unknown[0].startswith("-") else "word"
             raise UsageError(f"{args.command}: unknown {kind} {told}{near}", _instead_of(args.command, unknown))
+        if getattr(args, "offline", False):  # written short, too: --offl
+            os.environ[SWITCH] = "1"
+            stay_offline()
         args.json, args.debug = as_json, debug
         args.behind, args.parser_of = behind, _parser_of
         command = args.command

@@ -36,7 +36,7 @@ def url_of(location: Path | str) -> str | None:
         return None
     protocol, _, rest = match.groups()
     protocol = protocol.lower()
-    if has_secret(text):
+    if has_secret(f"{protocol}://{rest}"):  # as it was before `Path` folded it
         raise UsageError(f"{shown!r} holds a password or a signature, which {_SEEN}", _IN_ENVIRONMENT)
     if protocol in INDIRECT:
         raise DataError(f"{shown!r} is no place of its own: {protocol}:// looks into something else", _REMEDY)

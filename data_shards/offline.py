@@ -3,7 +3,8 @@
 Python tells its audit hooks of every name that is looked up and every socket that connects, whichever package does it
 (PEP 578); the hook here refuses what is neither on this machine nor in `CARDIALIGN_OFFLINE_HOSTS`, the names, addresses
 and networks of one's own cluster. What is written in C and does not ask Python (Ray's and NCCL's own connections to the
-nodes that they were told to join) is not seen by it.
+nodes that they were told to join) is not seen by it; the hosts that a database's driver is given are asked about before
+(`refuse_elsewhere`).
 """
 
 from __future__ import annotations
@@ -56,9 +57,15 @@ def _judge(event: str, arguments: tuple[Any, ...]) -> None:
         host = address[0]
     else:
         return
-    if is_offline() and not _is_here(_text(host)):
+    refuse_elsewhere(_text(host))
+
+
+def refuse_elsewhere(host: str) -> None:
+    """For who hands a host to a library that connects without asking Python. Raises UserError where the switch is on
+    and the host is neither this machine nor allowed."""
+    if is_offline() and not _is_here(host):
         raise UserError(
-            f"{shown(_text(host)[:200])} was to be connected to, and {SWITCH} forbids it",
+            f"{shown(host[:200])} was to be connected to, and {SWITCH} forbids it",
             f"take the switch away, or name the host, or its network, in {HOSTS}",
         )
 

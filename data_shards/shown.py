@@ -23,6 +23,8 @@ SECRET_QUERY = re.compile(
 )
 """Of these, the names that alone make an address one with a secret."""
 _NO_SECRET = re.compile(r"(?:_PATH|_FILE|_DIR|_MODE|_SOCK|_ID|_URL|_URI|AUTHORITY|KEYBOARD\w*)$", re.IGNORECASE)
+_TOKEN_AS_USER = ("http", "https", "webdav", "webdavs", "dav", "davs")
+"""Protocols whose servers take a token in the place of a user's name: one that stands alone is no name."""
 _SHORTEST = 6
 _UNSAFE = re.compile(
     "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
@@ -66,24 +68,38 @@ def public(address: str) -> str:
     scheme, separator, rest = address.partition("://")
     if not separator:
         return address
-    rest, _, parameters = rest.partition("?")
+    rest, mark, parameters = _parameters(rest)
     if scheme.partition("+")[0] not in ("sqlite", "file"):
         before, at, behind = parameters.rpartition("@")
         if at and "=" not in before:  # a password with an unescaped question mark
             return public(f"{scheme}://{behind}")
         rest = rest.rpartition("@")[2]  # an unescaped password may hold any character, / included
-    kept = [part for part in parameters.split("&") if part and not SECRET_NAME.search(part.partition("=")[0])]
-    return f"{scheme}://{rest}" + (f"?{'&'.join(kept)}" if kept else "")
+    kept = [part for part in _split(mark, parameters) if part and not SECRET_NAME.search(part.partition("=")[0])]
+    return f"{scheme}://{rest}" + (f"{mark}{'&'.join(kept)}" if kept else "")
+
+
+def _parameters(rest: str) -> tuple[str, str, str]:
+    """What stands before the first question mark, or before a fragment or a part of the path that holds parameters; the
+    mark; and these."""
+    found = re.search(r"\?|[#;](?=[^#;]*=[^@]*$)", rest)
+    return (rest, "", "") if found is None else (rest[: found.start()], found.group(), rest[found.end() :])
+
+
+def _split(mark: str, parameters: str) -> list[str]:
+    """Each with its value, in which semicolons may stand behind a question mark (odbc_connect=DRIVER=x;PWD=y)."""
+    return re.split("[&#;]" if mark == ";" else "[&#]", parameters)
 
 
 def has_secret(address: str) -> bool:
     """Whether an address holds a password, a key or a signature."""
     scheme, _, rest = address.partition("://")
-    rest, _, parameters = rest.partition("?")
+    rest, _, parameters = _parameters(rest)
     user, at, _ = rest.partition("/")[0].rpartition("@")
     if at and ":" in user and scheme.partition("+")[0] not in ("sqlite", "file"):
         return True
-    return any(SECRET_QUERY.search(part.partition("=")[0]) for part in re.split("[&;]", parameters))
+    if at and scheme.lower() in _TOKEN_AS_USER:
+        return True
+    return any(SECRET_QUERY.search(part.partition("=")[0]) for part in re.split("[&;#]", parameters))
 
 
 def without_secrets(text: str, address: str = "") -> str:
@@ -96,21 +112,22 @@ def without_secrets(text: str, address: str = "") -> str:
     if ":/" not in text:
         return text
     text = _ADDRESS.sub(lambda found: _hidden(found.group()), text)
-    return re.sub(r"(?<=://)[^\s/'\"<>]*@", "", text)
+    text = re.sub(r"(?<=://)[^\s/'\"<>]*@", "", text)
+    return re.sub(r"(\b[A-Za-z][A-Za-z0-9+.-]+:/)[^\s/'\"<>]+@", r"\1", text)  # folded by a `Path`
 
 
 def _hidden(address: str) -> str:
     """As it stands in a sentence: the values of its secret parameters only."""
-    before, question, parameters = address.partition("?")
+    before, mark, parameters = _parameters(address)
     before = re.sub(r"(:/{1,3}[^/@\s:]*):[^/@\s]*@", rf"\1:{HIDDEN}@", before)
-    if not question:
+    if not mark:
         return before
-    parts = re.split("([&;])", parameters)
+    parts = re.split("([&;#])", parameters)
     told = [
         f"{part.partition('=')[0]}={HIDDEN}" if "=" in part and SECRET_NAME.search(part.partition("=")[0]) else part
         for part in parts
     ]
-    return f"{before}?{''.join(told)}"
+    return f"{before}{mark}{''.join(told)}"
 
 
 def secrets_of(address: str) -> set[str]:
@@ -121,7 +138,7 @@ def secrets_of(address: str) -> set[str]:
     if not address.startswith(("sqlite:", "file:")) and "@" in rest:
         user, colon, password = rest.rpartition("@")[0].partition(":")
         found.add(password if colon else user)
-    for part in rest.partition("?")[2].split("&"):
+    for part in _split(*_parameters(rest)[1:]):
         name, _, value = part.partition("=")
         if SECRET_NAME.search(name):
             found.add(value)

@@ -74,6 +74,7 @@ COMMANDS: dict[str, str] = {
     "bench checkpoint": "for how long a checkpoint holds up the steps, in the step and behind them",
     "bench compile": "registers, spills and tensor-core use of every Triton kernel; needs no GPU",
     "bench data": "records per second from shards to float batches",
+    "bench exposure": "seconds of a million questions to an exposure certificate",
     "bench probe": "seconds of a linear probe on one core, features given",
     "bench kernels": "speed and memory of losses, patches, attention and one step",
 }

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CELL, SCORES = "cell.json", "scores.npz"
+COSTS = ("cpu_seconds", "parameters")
+"""Numbers that every cell says."""
 SPENT = "spent.json"
 """CPU-seconds of a training that is not finished."""
 MEASURES = ("zero_shot", "probe")
@@ -154,8 +156,21 @@ def finished(cell: Cell, folder: Path, wanted: Origin, measures: Sequence[str] =
     return read_scores(cell, folder, facts, measures)
 
 
+def check_costs(found: Outcome, folder: Path) -> Outcome:
+    """The outcome, where it says what a table of the study says. Raises UserError."""
+    if absent := [key for key in COSTS if key not in found.facts]:
+        raise _without(folder, absent[0])
+    return found
+
+
+def _without(folder: Path, key: str) -> UserError:
+    return UserError(f"{folder / CELL} does not say its {key}", "delete the folder: the cell is made anew")
+
+
 def read_scores(cell: Cell, folder: Path, facts: dict[str, Any], measures: Sequence[str] = MEASURES) -> Outcome:
     """The scores in a cell's folder, bound to its facts. Raises UserError when they are not as they were written."""
+    if wrong := [key for key in COSTS if key in facts and _seconds(facts[key]) is None]:
+        raise _without(folder, wrong[0])
     try:
         if sha256_of(folder / SCORES) != facts.get("scores"):
             raise ValueError("it is not the one that the cell was scored with")
@@ -172,6 +187,12 @@ def read_scores(cell: Cell, folder: Path, facts: dict[str, Any], measures: Seque
         ) from None
     codes = {measure: [str(code) for code in arrays["codes"][measure]] for measure in measures}
     return Outcome(cell, facts, arrays["scores"], arrays["truth"], arrays["patients"], codes, decided)
+
+
+def _seconds(value: Any) -> float | None:
+    """A number from 0 on, out of a file that anybody may have written; None for anything else."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15
+    return float(value) if known else None
 
 
 def run_cell(cell: Cell, config: RunConfig, setting: Setting, folder: Path, shard_set: ShardSet) -> Outcome:
@@ -195,7 +216,7 @@ def _made(
     from cardialign.pretrain.export.loaded import load_encoder
 
     started, before = time.monotonic(), children_seconds()
-    earlier = float((read_json(folder / SPENT) or {}).get("cpu_seconds", 0.0))
+    earlier = _seconds((read_json(folder / SPENT) or {}).get("cpu_seconds")) or 0.0
     try:
         train(config, folder, lock, origin.says)
     except NotLearnt as error:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cardialign.cluster.studies.cells import Outcome, Setting, finished, origin_of, run_cell
+from cardialign.cluster.studies.cells import Outcome, Setting, check_costs, finished, origin_of, run_cell
 from cardialign.cluster.studies.design import Cell, Design
 from cardialign.cluster.studies.not_learnt import NotLearnt, not_learnt
 from cardialign.cluster.studies.origin import Origin
@@ -72,7 +72,7 @@ class Work:
             found = finished(cell, self._folder(cell), self._origin(cell))
             if found is None:
                 return None
-            self._found[cell.name] = found
+            self._found[cell.name] = check_costs(found, self._folder(cell))
         return self._found[cell.name]
 
     def not_learnt(self) -> dict[str, NotLearnt]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from cardialign.cluster.cli.address import SQLITE, in_memory, registry_uri, sqlite_path
 from cardialign.cluster.tracking.names import check_experiment, safe
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.offline import refuse_elsewhere
 from cardialign.data_shards.shown import public, secrets_of, shown, without_secrets
 
 if TYPE_CHECKING:
@@ -121,13 +122,25 @@ def _patience() -> float:
 
 
 def _check_database(uri: str) -> None:
-    """A database server that is not there would be asked again for minutes."""
+    """A database server that is not there would be asked again for minutes; and its driver, which is not written in
+    Python, does not ask whether it may connect."""
     parts = _check_address(uri)
+    for host in _hosts_beside(parts.query):
+        refuse_elsewhere(host)
     port = parts.port or PORTS[parts.scheme.lower().partition("+")[0]]
     try:
         socket.create_connection((parts.hostname or "", port), WAIT_SECONDS).close()
     except OSError as error:
         raise UserError(f"MLflow database {public(uri)} does not answer: {error}", REMEDY) from None
+
+
+def _hosts_beside(query: str) -> list[str]:
+    """The hosts that a driver takes from elsewhere than the place of the host: parameters, and libpq's environment."""
+    given = [value for key, value in urllib.parse.parse_qsl(query) if key.lower() in ("host", "hostaddr", "service")]
+    given += [os.environ.get(name, "") for name in ("PGHOSTADDR", "PGSERVICE")]
+    hosts = [host.strip() for value in given for host in value.split(",")]
+    named = [host if host.count(":") > 1 else host.partition(":")[0] for host in hosts]
+    return [host for host in named if host and not host.startswith(("/", "@"))]  # those are sockets of the file system
 
 
 def _check_there(uri: str) -> None:

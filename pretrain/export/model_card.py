@@ -46,8 +46,8 @@ CONTRACT_KEYS = ("leads", "sampling_rate", "units", "seconds", "samples", "norma
 DOORS = """\
 ## how to load it
 
-Nothing here is a pickle, and nothing runs but what you write. In Python with this library, which compares rate, leads
-and units and says what to do about the rest:
+Nothing here is a pickle. In Python with this library, which runs nothing of this folder, compares rate, leads and units
+and says what to do about the rest:
 
 ```python
 import cardialign
@@ -70,7 +70,8 @@ features = embedder.fit_transform(millivolts)
 `cardialign encoder check FOLDER` tries each way in that is here.
 """
 PROGRAM_DOOR = """
-With plain torch and nothing of ours (rows that are no ECG in mV come back as NaN):
+With plain torch and nothing of ours (rows that are no ECG in mV come back as NaN). torch runs what a program says:
+of a folder from somebody else run `cardialign encoder check FOLDER` first, which refuses one that is no plain program.
 
 ```python
 import torch

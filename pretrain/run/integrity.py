@@ -267,7 +267,10 @@ def _listed(folder: Path) -> dict[str, str]:
 
 def _wrong_in_program(path: Path) -> list[str]:
     try:
-        return [f"{path.name}: {part!r} may be a pickle, which runs code" for part in pickled_parts(path)]
+        return [
+            f"{path.name}: {part!r} may be a pickle, or hold expressions that torch runs as code"
+            for part in pickled_parts(path)
+        ]
     except ValueError as error:
         return [f"{path.name}: {error}"]
 

@@ -7,13 +7,16 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cardialign.cluster.tracking.mlflow_store import _check_database
 from cardialign.data_shards import offline
 from cardialign.data_shards.errors import UsageError, UserError
+from tests.cluster.conftest import Answer
 
 ELSEWHERE = "192.0.2.7"
 """TEST-NET-1 (RFC 5737): nobody's address."""
@@ -111,3 +114,36 @@ def test_a_command_says_what_it_may_not_connect_to_and_does_not(shards: Path, tm
     assert "defect of ours" not in answer["remedy"], answer
     said = answer["problem"] + answer["remedy"]
     assert "CARDIALIGN_OFFLINE" in said or "offline" in said.lower() or "not on this machine" in said, said
+
+
+@pytest.mark.parametrize("option", ["--offline", "--offl"])
+def test_the_option_counts_however_short_it_is_written(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cardialign: Callable[..., Answer]
+) -> None:
+    for name in offline.OF_OTHERS:
+        monkeypatch.setenv(name, os.environ.get(name, "0"))
+    monkeypatch.delenv(offline.SWITCH, raising=False)
+    monkeypatch.setattr(offline, "_watching", [True])  # no hook: it would stay for the tests behind
+    seen = []
+    monkeypatch.setattr(
+        "cardialign.cluster.commands.recipes.list.run", lambda args: seen.append(offline.is_offline()) or {}
+    )
+    try:
+        cardialign("recipes", "list", option)
+    finally:
+        os.environ.pop(offline.SWITCH, None)
+    assert seen == [True]
+
+
+@pytest.mark.parametrize(
+    "query", [f"host={ELSEWHERE}", f"hostaddr={ELSEWHERE}", f"host=localhost,{ELSEWHERE}:5433", "service=elsewhere"]
+)
+def test_no_parameter_of_a_database_leads_its_driver_off_the_machine(
+    switched_on: pytest.MonkeyPatch, query: str
+) -> None:
+    """libpq is written in C: Python's hooks do not see it connect."""
+    with pytest.raises(UserError, match=f"(?:{ELSEWHERE}|elsewhere) was to be connected to"):
+        _check_database(f"postgresql://localhost/mlflow?{query}")
+    switched_on.setenv("PGHOSTADDR", ELSEWHERE)
+    with pytest.raises(UserError, match=f"{ELSEWHERE} was to be connected to"):
+        _check_database("postgresql://localhost/mlflow?sslmode=require")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,12 @@ ADDRESSES = [
     f"ftp://me:{SECRET}@host/set",
     f"s3://AKIA:{SECRET}@bucket/set",
     f"http://host/set?access_token={SECRET}",
+    f"https://{SECRET}@host/set",
+    f"webdavs://{SECRET}@host/set",
+    f"https://host/set#access_token={SECRET}",
+    f"http://host/set;token={SECRET}",
+    f"https://host/set?page=2#token={SECRET}",
+    f"http://bob:p#w=x{SECRET}@host/set",
     f"postgresql://host/db?password={SECRET}",
 ]
 
@@ -33,17 +40,31 @@ def test_an_address_is_shown_without_its_secret_wherever_it_stands(address: str)
 
 
 @pytest.mark.parametrize(
-    "plain", ["https://host/a?b=c&page=2", "s3://bucket/set", "a@b.de wrote: 3:/4", "C:/x", "see http://host/x."]
+    "plain",
+    [
+        "https://host/a?b=c&page=2",
+        "https://host/a#part",
+        "s3://bucket/set",
+        "a@b.de wrote: 3:/4",
+        "C:/x",
+        "see http://host/x.",
+    ],
 )
 def test_what_holds_no_secret_stays_as_it_is(plain: str) -> None:
     assert shown(plain) == plain and not has_secret(plain)
 
 
+@pytest.mark.parametrize("address", ["sftp://me@host/set", "abfs://box@account.dfs.core.windows.net/set"])
+def test_a_user_or_a_container_is_no_secret_where_it_must_stand(address: str) -> None:
+    assert not has_secret(address) and url_of(address) == address
+
+
 @pytest.mark.parametrize("address", [each for each in ADDRESSES if not each.startswith("postgresql")])
 def test_no_address_of_shards_may_hold_a_secret_for_recipes_runs_and_stores_keep_addresses(address: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        url_of(address)
-    assert SECRET not in str(caught.value) and "in the environment" in caught.value.remedy
+    for given in (address, Path(address)):  # an option's `Path` folds the slashes
+        with pytest.raises(UsageError) as caught:
+            url_of(given)
+        assert SECRET not in str(caught.value) and "in the environment" in caught.value.remedy
 
 
 def test_secrets_of_the_environment_are_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,13 +21,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.errors import UserError
     from cardialign.pretrain.config.training import TrainingConfig
+    from cardialign.pretrain.run import files
     from cardialign.pretrain.run.layout import write_error
     from cardialign.pretrain.run.lock import locked_run
-    from cardialign.pretrain.training.checkpoints.files import list_checkpoints, remove
-    from cardialign.pretrain.training.checkpoints.retention import fates, prune, unfinished
+    from cardialign.pretrain.training.checkpoints.files import committed, list_checkpoints, remove
+    from cardialign.pretrain.training.checkpoints.retention import fates, not_ours, prune, unfinished
     from cardialign.pretrain.training.checkpoints.state import stored_config
 
     existing_folder(args.run_dir, "run directory", "give the --run-dir of `cardialign pretrain`")
+    if not any((args.run_dir / name).is_file() for name in (files.CONFIG, files.FIRST_COMMIT, files.METRICS)):
+        raise UserError(
+            f"{args.run_dir} is no run: it has neither {files.CONFIG} nor {files.FIRST_COMMIT} nor {files.METRICS}",
+            "nothing is deleted there; give the --run-dir of `cardialign pretrain`",
+        )
     keep = args.keep
     if keep is None:
         config = stored_config(args.run_dir)
@@ -39,6 +45,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with nullcontext() if args.dry_run else locked_run(args.run_dir, way_out):
         try:
             found = fates(args.run_dir, keep)
+            left = [
+                {"path": str(path), "why": why}
+                for step, path in committed(args.run_dir)
+                if (why := not_ours(step, path)) is not None
+            ]
             if not args.dry_run:
                 for path in unfinished(args.run_dir):
                     remove(path)
@@ -54,7 +65,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     ]  # fmt: skip
     freed = sum(size.get(each.path, 0) for each in found if not each.stays)
     return {"run_dir": str(args.run_dir), "keep": keep, "dry_run": args.dry_run, "freed_bytes": freed,
-            "checkpoints": rows}  # fmt: skip
+            "checkpoints": rows, "left_alone": left}  # fmt: skip
 
 
 def summary(result: dict[str, Any]) -> list[str]:
@@ -65,4 +76,5 @@ def summary(result: dict[str, Any]) -> list[str]:
         for row in result["checkpoints"]
     ]
     rows.append(f"{result['freed_bytes'] / 2**20:.1f} MiB {'would be freed' if result['dry_run'] else 'freed'}")
-    return rows if result["checkpoints"] else ["no committed checkpoint"]
+    rows = rows if result["checkpoints"] else ["no committed checkpoint"]
+    return rows + [f"left alone: {each['path']}: {each['why']}" for each in result["left_alone"]]

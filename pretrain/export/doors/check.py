@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
+import io
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,11 +16,13 @@ import numpy as np
 import torch
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.files import read_bytes
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.data_shards.shown import shown
 from cardialign.pretrain.export.contract import SignalContract
 from cardialign.pretrain.export.doors.golden import REFUSED, Golden, read_golden
 from cardialign.pretrain.export.loaded import load_encoder
+from cardialign.pretrain.run.archive import pickled_parts
 from cardialign.pretrain.run.integrity import CONTRACT, PROGRAM, PROVENANCE, VerifiedExport, read_export
 
 TOLERANCE = 1e-5
@@ -104,8 +108,11 @@ def _program(asked: _Asked) -> np.ndarray:
         raise _ClosedError(f"the folder has no {PROGRAM}: it was exported without")
     written = asked.parts.json(PROVENANCE).get("versions")
     by = written.get("torch") if isinstance(written, dict) else None
+    content = read_bytes(asked.parts.folder / PROGRAM)  # what is judged is what is loaded, whoever writes meanwhile
+    if hashlib.sha256(content).hexdigest() != asked.parts.listed[PROGRAM] or pickled_parts(io.BytesIO(content)):
+        raise asked.parts.wrong(PROGRAM, "content changed while it was looked at")
     try:
-        program = torch.export.load(asked.parts.folder / PROGRAM).module()
+        program = torch.export.load(io.BytesIO(content)).module()
         with torch.inference_mode():
             found: np.ndarray = program(*asked.golden.given(asked.contract.samples)).float().numpy()
     except Exception as error:  # whatever torch says of a program that it cannot read or run

@@ -44,6 +44,7 @@ from cardialign.data_shards.files import (
 )
 from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import CHECKPOINTS, FIRST_COMMIT
+from cardialign.pretrain.run.integrity import is_litter
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,11 @@ REPLACED = "replaced by a checkpoint of the same step"
 PREFIX = "step-"
 COMMITTED = re.compile(PREFIX + "([0-9]+)")
 TEMPORARY = ".tmp-"
+_UNFINISHED = re.compile(re.escape(TEMPORARY) + r"(?:prune-|read-|[^/]{1,8}\.[0-9]+-)?(?:universal-)?step-[0-9]+")
+_TOP = frozenset((ENGINE, "rng", "receipts", STATE, WEIGHTS, MANIFEST))
+"""What lies at the top of a checkpoint, finished or not."""
+_BEING_WRITTEN = re.compile(rf"\.(?:{'|'.join(map(re.escape, sorted(_TOP)))})\..+\.tmp")
+"""And what a process that ended while it wrote one of these has left of it (`data_shards.files.temporary_path`)."""
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 """Errors that say that a file is not there; any other OSError says that the storage does not answer."""
 
@@ -297,6 +303,16 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether a folder has the name and the content of one that a write or a prune left behind: whoever deletes it
+    deletes nothing of anybody else's."""
+    if not _UNFINISHED.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
+        return False
+    return all(
+        each.name in _TOP or is_litter(each.name) or _BEING_WRITTEN.fullmatch(each.name) for each in path.iterdir()
+    )
+
+
 def sweep(run_dir: Path) -> None:
     """Remove what an interrupted write or prune left behind: it was never committed.
 
@@ -304,7 +320,7 @@ def sweep(run_dir: Path) -> None:
     """
     for path in checkpoints_folder(run_dir).glob(f"{TEMPORARY}*"):
         fence.check(run_dir)
-        if path.is_symlink() or not path.is_dir():
+        if not is_unfinished(path):
             quarantine(path, "no folder of ours: it stood where a checkpoint is written")
             continue
         log.info("checkpoint=%s action=sweep reason=never-committed", path)

@@ -60,3 +60,20 @@ def test_words_that_make_no_sense_delete_nothing(cardialign: Call, run_dir: Path
             assert cardialign("checkpoints", "prune", run_dir, f"--keep={keep}").code == 2
     missing = cardialign("checkpoints", "prune", tmp_path / "nowhere")
     assert missing.code == 1 and "nowhere" in missing.json["problem"] and not (tmp_path / "nowhere").exists()
+
+
+def test_what_is_no_checkpoint_of_ours_is_named_and_left_alone(cardialign: Call, run_dir: Path) -> None:
+    folder = run_dir / "checkpoints"
+    (folder / "step-00000003" / "engine" / "thesis.tex").write_text("years of work")
+    (folder / ".tmp-prune-mine").mkdir()
+    done = cardialign("checkpoints", "prune", run_dir, "--keep", 1)
+    assert [(Path(each["path"]).name, each["why"]) for each in done.json["left_alone"]] == [
+        ("step-00000003", "it holds files that are no part of it (engine/thesis.tex)")
+    ]
+    told = cardialign("checkpoints", "prune", run_dir, "--keep", 1, plain=True).out
+    assert steps(run_dir) == [3, 15] and "left alone" in told and "thesis.tex" in told
+    assert (folder / ".tmp-prune-mine").is_dir()
+    (run_dir / "committed.json").unlink()
+    with nothing_changes(run_dir):
+        refused = cardialign("checkpoints", "prune", run_dir, "--keep", 1)
+    assert refused.code == 1 and "is no run" in refused.json["problem"]

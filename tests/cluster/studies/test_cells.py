@@ -27,7 +27,9 @@ from cardialign.cluster.studies.cells import (
     MEASURES,
     SCORES,
     SPENT,
+    Outcome,
     Setting,
+    check_costs,
     config_of,
     finished,
     origin_of,
@@ -447,3 +449,14 @@ def test_scores_that_are_not_those_of_their_cell_are_refused(tmp_path: Path) -> 
     np.savez(tmp_path / SCORES, **{**arrays, "scores_probe": np.ones(2)})
     with pytest.raises(UserError, match="not the one that the cell was scored with"):
         finished(cell, tmp_path, this)
+
+
+@pytest.mark.parametrize("value", ["x", None, [1], True, -1, 1e300])
+def test_a_cell_whose_costs_are_no_numbers_is_named(tmp_path: Path, value: object) -> None:
+    """Its folder may come from anybody: what it says is judged before it is added up."""
+    cell, this = Cell(Variant("a", "", {}), 1, 0), Origin({"made": "this"})
+    (tmp_path / CELL).write_text(json.dumps({"made_from": this.digest, "scores": "", "cpu_seconds": value}))
+    with pytest.raises(UserError, match="does not say its cpu_seconds"):
+        finished(cell, tmp_path, this)
+    with pytest.raises(UserError, match="does not say its parameters"):
+        check_costs(Outcome(cell, {"cpu_seconds": 1.0}, {}, {}, {}, {}, {}), tmp_path)

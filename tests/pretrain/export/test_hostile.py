@@ -242,6 +242,63 @@ PROGRAM = {
     "data/weights/weight_0": b"PK any bytes at all .",
     "data/sample_inputs/model.pt": b"",
 }
+GRAPH = {
+    "graph_module": {
+        "graph": {"nodes": [{"target": "torch.ops.aten.add.Tensor", "inputs": []}]},
+        "sizes": [{"as_expr": {"expr_str": "Mul(Integer(4), Symbol('s38', positive=True, integer=True))"}}],
+        "module_call_graph": [{"signature": {"in_spec": '[1, {"type": "builtins.dict", "context": "[\\"age\\"]", '
+                                                        '"children_spec": []}]'}}],
+        "treespec_namedtuple_fields": {},
+    },
+    "guards_code": ["L['signal'].size()[0] == L['lead_mask'].size()[0]"],
+}  # fmt: skip
+CODE = {
+    "a size that is Python": ("expr_str", "__import__('os').system('true') or Integer(4)"),
+    "a size that opens a file": ("expr_str", "open('x')"),
+    "a size that fills the memory": ("expr_str", "9**9**9**9"),
+    "a size with an attribute": ("expr_str", "Integer(4).__class__"),
+    "a size that is no text": ("expr_str", ["__import__('os')"]),
+    "a condition that is Python": ("guards_code", ["__import__('os').system('true') == 0"]),
+    "a condition with a call": ("guards_code", ["print(L['signal'])"]),
+    "conditions that are one text": ("guards_code", "L['signal'].size()[0] == 1"),
+    "a function of Python as an operator": ("target", "_operator.methodcaller"),
+    "a module of torch's as an operator": ("target", "torch.os.system"),
+    "an operator that opens a file": ("target", "torch.ops.aten.from_file.default"),
+    "an operator of another library": ("target", "torch.ops.export.access_subclass_inner_tensor.default"),
+    "a tree that imports a module": (
+        "in_spec",
+        '[1, {"type": "collections.defaultdict", "context": "{\\"default_factory_module\\": \\"antigravity\\"}", '
+        '"children_spec": []}]',
+    ),
+    "a tree that names a class": (
+        "in_spec",
+        '[1, {"type": "builtins.dict", "context": "[{\\"__enum__\\": true, \\"fqn\\": \\"antigravity:X\\"}]", '
+        '"children_spec": []}]',
+    ),
+    "named tuples": ("treespec_namedtuple_fields", {"os.stat_result": {"field_names": ["a"]}}),
+}
+
+
+def changed_at(values: object, key: str, to: object) -> object:
+    if isinstance(values, dict):
+        return {k: to if k == key else changed_at(v, key, to) for k, v in values.items()}
+    return [changed_at(each, key, to) for each in values] if isinstance(values, list) else values
+
+
+@pytest.mark.parametrize("kind", CODE)
+def test_a_program_that_torch_would_evaluate_as_code_is_refused(tmp_path: Path, kind: str) -> None:
+    """torch hands sizes to sympy and conditions to `exec`, imports what a tree names, and calls what a node names."""
+    key, value = CODE[kind]
+    hostile = json.dumps(changed_at(GRAPH, key, value))
+    spelt = hostile.replace(f'"{key}"', f'"\\u{ord(key[0]):04x}{key[1:]}"')
+    twice = json.dumps(GRAPH)[:-1] + ', "more": ' + hostile + "}"
+    for graph in (hostile, spelt, twice):
+        program = archive(tmp_path / "encoder.pt2", {**PROGRAM, "models/model.json": graph.encode()})
+        assert pickled_parts(program) == ["encoder/models/model.json"], graph
+    fine = archive(tmp_path / "encoder.pt2", {**PROGRAM, "models/model.json": json.dumps(GRAPH).encode()})
+    assert pickled_parts(fine) == []
+
+
 PICKLES = {
     "example inputs": {"data/sample_inputs/model.pt": pickled()},
     "example inputs of protocol 0": {"data/sample_inputs/model.pt": b"cposix\nsystem\n."},

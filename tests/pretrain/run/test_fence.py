@@ -33,7 +33,7 @@ with TraceWriter(run_dir, 0) as trace:
         trace.write(step, {"by": name})
         folder = files.temporary_path(run_dir, step)
         folder.mkdir(parents=True)
-        (folder / "engine.pt").write_text(name * 50)
+        (folder / "trainer_state.json").write_text(name * 50)
         files.commit(run_dir, step, files.seal(folder, files.files_below(folder)), {"by": name})
         prune(run_dir, 3)
         time.sleep(0.01)
@@ -97,7 +97,7 @@ def test_a_group_that_runs_beside_its_successor_ends_and_the_successor_does_not(
         new.kill()
     steps = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
     assert steps == [f"step-{step:08d}" for step in (50_018, 50_019, 50_020)]
-    assert (tmp_path / "checkpoints" / "step-00050020" / "engine.pt").read_text() == "new" * 50
+    assert (tmp_path / "checkpoints" / "step-00050020" / "trainer_state.json").read_text() == "new" * 50
     trace = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["by"] for line in trace] == ["new"] * 20
 

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,46 @@ def test_prune_keeps_the_newest(tmp_path):
     removed = prune(tmp_path, 2)
     assert [path.name for path in removed] == ["step-00000002", "step-00000009"]
     assert [info.step for info in files.list_checkpoints(tmp_path)] == [10, 100]
+
+
+def test_prune_deletes_no_folder_that_is_a_checkpoint_by_its_digests_alone(tmp_path):
+    for step in (3, 6, 9, 12, 15, 18):
+        write_checkpoint(tmp_path, step)
+    of = {step: files.committed_path(tmp_path, step) for step in (3, 6, 9, 12, 15)}
+    (of[3] / "engine" / "thesis.tex").write_text("years of work")
+    shutil.copytree(of[6], of[6].with_name("step-00000001"))
+    folder = files.checkpoints_folder(tmp_path)
+    foreign = folder / "step-00000002"
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("sealed by hand")
+    sealed = {"version": 2, "step": 2, "files": files.seal(foreign, ["notes.txt"])}
+    (foreign / MANIFEST).write_text(json.dumps({**sealed, "self": files._manifest_digest(sealed)}))
+    (of[9] / ".DS_Store").write_text("litter")
+    flip(of[12] / "engine/model.pt")
+    mine = folder / ".tmp-prune-step-00000006"
+    mine.mkdir()
+    (mine / "photo.png").write_text("mine")
+    assert prune(tmp_path, 1) == [of[step] for step in (6, 9, 12, 15)]
+    assert {path.name for path in folder.iterdir()} == {
+        "quarantine", "step-00000001", "step-00000002", "step-00000003", "step-00000018",
+    }  # fmt: skip
+    assert (of[3] / "engine" / "thesis.tex").exists()
+    assert (folder / "quarantine" / mine.name / "photo.png").exists()
+
+
+def test_a_sweep_keeps_what_only_has_the_name_of_an_unfinished_checkpoint(tmp_path):
+    write_checkpoint(tmp_path, 3)
+    folder = files.checkpoints_folder(tmp_path)
+    for name in (".tmp-mine", ".tmp-step-00000006", ".tmp-abc.1-step-00000006", ".tmp-prune-step-00000001"):
+        (folder / name / "engine").mkdir(parents=True)
+        (folder / name / "engine" / "model.pt").write_text("half")
+    (folder / ".tmp-step-00000006" / "photo.png").write_text("mine")
+    files.sweep(tmp_path)
+    assert {path.name for path in folder.iterdir()} == {"quarantine", "step-00000003"}
+    assert {path.name for path in (folder / "quarantine").iterdir() if path.is_dir()} == {
+        ".tmp-mine", ".tmp-step-00000006",
+    }  # fmt: skip
+    assert (folder / "quarantine" / ".tmp-step-00000006" / "photo.png").exists()
 
 
 def stays(run_dir, keep, **more) -> dict[int, str]:

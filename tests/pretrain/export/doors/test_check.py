@@ -150,3 +150,25 @@ def test_the_program_of_another_encoder_is_found(tmp_path: Path) -> None:
     found = doors(folders[0])
     assert "differs by" in found["torch.export program"].wrong and found["library"].wrong == ""
     assert np.isfinite(found["torch.export program"].difference)
+
+
+def test_a_program_that_is_changed_after_it_was_looked_at_is_not_run(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may write while this one checks: what was judged is what is run, or nothing is."""
+    mark, read = tmp_path / "ran", check.read_export
+    hostile = {"as_expr": {"expr_str": f"__import__('pathlib').Path({str(mark)!r}).touch()"}}
+    with zipfile.ZipFile(copy / PROGRAM, "w") as written:
+        written.writestr("encoder/byteorder", "little")
+
+    def and_then(folder: Path) -> Any:
+        parts = read(folder)
+        with zipfile.ZipFile(folder / PROGRAM, "w") as written:
+            written.writestr("encoder/models/model.json", json.dumps(hostile))
+        return parts
+
+    monkeypatch.setattr(check, "read_export", and_then)
+    monkeypatch.setattr(check, "DOORS", {"torch.export program": check._program})
+    with pytest.raises(UserError, match="changed while it was looked at"):
+        doors(copy)
+    assert not mark.exists()
