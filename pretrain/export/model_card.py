@@ -63,6 +63,14 @@ embedder = EcgEmbedder("FOLDER", sampling_rate={rate})
 features = embedder.fit_transform(millivolts)
 ```
 
+In transformers, by a folder or the name of a hub that has its files, without `trust_remote_code`:
+
+```python
+import cardialign.transformers
+from transformers import AutoModel
+embedding = AutoModel.from_pretrained("FOLDER")(millivolts, sampling_rate={rate}{age_named}).pooler_output
+```
+
 In MLflow, of a registered version; `mlflow models serve -m models:/NAME@ALIAS --env-manager local` serves the same:
 
 ```python

@@ -159,10 +159,36 @@ def _scikit_learn(asked: Asked) -> np.ndarray:
     return np.concatenate(found)
 
 
+def _transformers(asked: Asked) -> np.ndarray:
+    if importlib.util.find_spec("transformers") is None:
+        raise ClosedError("transformers is not installed")
+    from cardialign.pretrain.export.doors.hugging_face import CardialignModel
+
+    golden, model = asked.golden, CardialignModel.from_pretrained(asked.parts.folder)
+
+    def embed(k: int) -> np.ndarray:
+        rows, age = slice(k, k + 1), {}
+        if golden.age is not None and not np.isnan(golden.age[k]):
+            age = {"age": float(golden.age[k])}
+        with torch.inference_mode():
+            found = model(
+                torch.from_numpy(golden.signal[rows]),
+                sampling_rate=asked.contract.sampling_rate,
+                lead_mask=golden.lead_mask[rows],
+                valid_samples=golden.valid_samples[rows],
+                **age,
+            )
+        embedding: np.ndarray = found.pooler_output.numpy()
+        return embedding
+
+    return np.concatenate([asked.or_refused(embed, k) for k in range(len(golden.signal))])
+
+
 DOORS: dict[str, Way] = {
     "library": _library,
     "torch.export program": _program,
     "scikit-learn": _scikit_learn,
+    "transformers": _transformers,
 }
 
 

@@ -83,15 +83,15 @@ def test_the_ways_to_load_it_give_the_stored_embeddings(folder: Path, monkeypatc
     stored = load_file(folder / "golden.safetensors")
     wanted = stored["embedding"][:6]
     given = {"millivolts": stored["signal"][:6] / 1000.0}
-    library, program, sklearn, registry = blocks
+    library, program, sklearn, hub, registry = blocks
     served = ServedEncoder(load_encoder(folder))  # what MLflow makes of "models:/NAME@ALIAS"
     pyfunc = SimpleNamespace(load_model={"models:/NAME@ALIAS": served}.__getitem__)
     monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(pyfunc=pyfunc))
     assert all(len(block.splitlines()) == 3 for block in blocks)
-    for block, name in ((library, "embedding"), (sklearn, "features"), (registry, "embedding")):
+    for block, name in ((library, "embedding"), (sklearn, "features"), (hub, "embedding"), (registry, "embedding")):
         names: dict[str, Any] = dict(given)
         exec(block, names)
-        np.testing.assert_allclose(names[name], wanted, atol=1e-5)
+        np.testing.assert_allclose(torch.as_tensor(names[name]).detach(), wanted, atol=1e-5)
 
     class Opened:
         def module(self) -> Any:
