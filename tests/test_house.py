@@ -146,7 +146,11 @@ def loaded(statement: str) -> set[str]:
         ("import cardialign.pretrain.config", {"torch", "pyarrow", "scipy", "pandas", "triton"}),
         ("import cardialign", {"torch", "numpy", "pyarrow", "pydantic", "yaml", "ray", "mlflow"}),
         ("import cardialign.cluster.main", {"torch", "numpy", "pyarrow", "pydantic", "ray", "mlflow", "jinja2"}),
-        ("import cardialign.pretrain.export.loaded", {"yaml", "pyarrow", "scipy", "pandas", "transformers", "mlflow"}),
+        ("import cardialign.pretrain.export.opening", {"yaml", "pyarrow", "scipy", "pandas", "transformers", "mlflow"}),
+        (
+            "import cardialign.mlflow",
+            {"yaml", "pyarrow", "scipy", "pandas", "transformers", "mlflow", "ray", "deepspeed"},
+        ),
         ("import cardialign.pretrain.methods.cardialign", {"pyarrow", "scipy", "pandas", "transformers", "deepspeed"}),
     ],
 )

@@ -193,6 +193,8 @@ def _export(path: Path) -> Source:
     told = contract.get("sampling_rate")
     remarks = (f"reads {told:g} Hz",) if isinstance(told, int | float) else ()
     config = _config(path / SETTINGS)
+    if config is not None:
+        config.pop("model_type", None)  # for transformers, and no setting
     return Source(_name(path), path, "exported encoder", config, [], digests, cost, remarks=remarks)
 
 

@@ -47,6 +47,7 @@ class Origin:
     def of(cls, parts: VerifiedExport, run_tags: Mapping[str, str]) -> Origin:
         """Raises UserError where the export's own JSON cannot be read."""
         config, provenance = parts.json(SETTINGS), parts.json(PROVENANCE)
+        config.pop("model_type", None)  # for transformers: the recipe is the same without it
         training, versions = provenance.get("training"), provenance.get("versions")
         training = training if isinstance(training, dict) else {}
         versions = versions if isinstance(versions, dict) else {}

@@ -1,13 +1,15 @@
 """The model registry: an exported encoder as a version of a registered MLflow model.
 
-The folder (safetensors, JSON and digests) is logged as plain artifacts, without a pyfunc flavour: a consumer downloads
-it with MLflow alone, also with code execution forbidden, and loads safetensors. `pull` checks every file against
-`digests.json` before the folder appears under its final name.
+The folder (safetensors, JSON and digests) is logged as plain artifacts: a consumer downloads it with MLflow alone and
+loads safetensors. Beside it lies what `mlflow.pyfunc.load_model` asks for (`pyfunc/mlmodel.py`), which names a loader
+of ours and no code in the folder. `pull` leaves that where it is, and checks every file against `digests.json` before
+the folder appears under its final name.
 """
 
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,7 @@ from cardialign.cluster.registry.lookup import (
     verified,
     versions_of,
 )
+from cardialign.cluster.registry.pyfunc.mlmodel import write_mlmodel
 from cardialign.cluster.registry.sbom import log_sbom
 from cardialign.cluster.registry.signing import TrustedKey, verify_signature
 from cardialign.cluster.registry.versioned import SEEN, TRAINED_ON, finite
@@ -65,8 +68,8 @@ def register(
     """Log `export_dir` to its run (a new one without `run_id`) and make it the next version of `name`.
 
     `alias` then points to it. The files lie under their content (`encoders/DIGEST`), so no later version of the run
-    touches them; a card and a bill of materials lie beside them. The same encoder of the same run is not registered
-    twice: its files are sent again and its version is returned.
+    touches them; what MLflow loads them by lies among them, a card and a bill of materials beside them. The same
+    encoder of the same run is not registered twice: its files are sent again and its version is returned.
     Raises UserError when the folder does not match its digests, for a name or alias that MLflow does not take, for an
     alias behind the gate, and when the store does not do it.
     """
@@ -83,6 +86,7 @@ def register(
         if run_id is None:
             run_id = str(known.run_id) if known is not None else _run_of_its_own(client, uri, name)
         send_folder(client, run_id, export_dir, f"{ARTIFACT}/{digest}")
+        _let_mlflow_load(client, run_id, export_dir, digest)
         tags = {
             DIGEST_TAG: digest,
             **{f"metric.{safe_key(key)}": f"{value:.6g}" for key, value in (metrics or {}).items()},
@@ -102,6 +106,17 @@ def register(
         if alias:
             client.set_registered_model_alias(name, alias, version.version)
         return int(version.version)
+
+
+def _let_mlflow_load(client: MlflowClient, run_id: str, export_dir: Path, digest: str) -> None:
+    """What MLflow loads the encoder by, among its files. One that no library here could load has none, and is told."""
+    with tempfile.TemporaryDirectory(prefix="mlmodel-") as scratch:
+        try:
+            write_mlmodel(export_dir, Path(scratch), run_id=run_id)
+        except UserError as error:
+            log.warning("mlmodel=none encoder=%s reason=%s", digest[:12], shown(error.problem)[:200])
+            return
+        send_folder(client, run_id, scratch, f"{ARTIFACT}/{digest}")
 
 
 def _registered(client: MlflowClient, name: str, digest: str, run_id: str | None) -> ModelVersion | None:

@@ -23,6 +23,8 @@ RENAMED = {"model": "encoder", "objective": "method"}
 """Sections of version 1 and what they are called now."""
 RENAMED_METHODS = {"diagsim": "cardialign"}
 """`objective.name` of version 1 -> `method.name`."""
+MODEL_TYPE = "cardialign"
+"""`model_type` in the `config.json` of an export, by which transformers knows it; no key of a configuration."""
 TEXT_BEFORE_POOLING = {"encoder", "trainable", "train_layers", "max_tokens", "style"}
 """Keys of a stored section `text:` from before it said how to pool."""
 POOLING_AS_BEFORE = ("minilm", "ncbi/MedCPT-Query-Encoder", "ncbi/MedCPT-Article-Encoder")
@@ -62,7 +64,7 @@ def upgrade(values: dict[str, Any], origin: str = "configuration") -> dict[str, 
 
     Raises UsageError when a section stands there under its old and under its new name.
     """
-    upgraded = dict(values)
+    upgraded = {key: value for key, value in values.items() if (key, value) != ("model_type", MODEL_TYPE)}
     for old, new in RENAMED.items():
         if old not in upgraded:
             continue

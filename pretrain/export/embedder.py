@@ -13,8 +13,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.record import STANDARD_LEADS
-
-CONVERSIONS = ("resample", "crop", "derive_limb_leads", "allow_missing_leads")
+from cardialign.pretrain.export.given_signal import CONVERSIONS
 
 
 class EcgEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]

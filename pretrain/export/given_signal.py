@@ -31,6 +31,9 @@ IMPLAUSIBLE_MV = 100.0
 IMPLAUSIBLY_FLAT_MV = 0.02
 """A record whose largest lead spans less is no ECG in mV: the lowest voltages that are read as low reach 0.5 mV."""
 
+CONVERSIONS = ("resample", "crop", "derive_limb_leads", "allow_missing_leads")
+"""Arguments of `SignalForm` that allow a conversion; other ways in ask for one by its word."""
+
 
 class ContractSignal(NamedTuple):
     """As the encoder wants it: signal float32 (B, 12, T) in mV, lead_mask bool (B, 12), valid_samples int64 (B,)."""

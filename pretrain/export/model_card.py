@@ -63,6 +63,22 @@ embedder = EcgEmbedder("FOLDER", sampling_rate={rate})
 features = embedder.fit_transform(millivolts)
 ```
 
+In transformers, by a folder or the name of a hub that has its files, without `trust_remote_code`:
+
+```python
+import cardialign.transformers
+from transformers import AutoModel
+embedding = AutoModel.from_pretrained("FOLDER")(millivolts, sampling_rate={rate}{age_named}).pooler_output
+```
+
+In MLflow, of a registered version; `mlflow models serve -m models:/NAME@ALIAS --env-manager local` serves the same:
+
+```python
+import mlflow
+model = mlflow.pyfunc.load_model("models:/NAME@ALIAS")
+embedding = model.predict(millivolts.astype("float32"), params={{"sampling_rate": {rate}{age_param}}})
+```
+
 ## ten ECGs to hold it against
 
 `golden.safetensors` has ten ECGs of virtual people: `signal` int16 (10, 12, T) in uV (-32768: no number), `lead_mask`,
@@ -224,6 +240,7 @@ def _doors(contract: Mapping[str, Any], program: bool) -> str:
         rate=f"{contract['sampling_rate']:.17g}",
         program=PROGRAM_DOOR.format(age=", age" if aged else "") if program else "",
         age_named=", age=years" if aged else "",
+        age_param=', "age": list(years)' if aged else "",
         age_tensor=", `age` in years" if aged else "",
         ageless=", without an age" if aged else "",
     )

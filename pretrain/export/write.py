@@ -7,7 +7,7 @@ scorings.safetensors       other ways to score texts than the cosine; only of a 
 encoder.pt2                program for plain torch; refuses by NaN what is no ECG in mV
 golden.safetensors         ten ECGs and the embeddings that must come out (`doors.golden`)
 trained_on.safetensors     digests of the patients and recordings that it was trained on, where its shards were there
-config.json                resolved run configuration (without paths)
+config.json                resolved run configuration (without paths), and the type by which transformers knows it
 signal_contract.json       leads, units, rate, length, normalisation, masks
 exposure.json              facts and root of its exposure certificate, exposure.safetensors the lists (`exposure`)
 provenance.json            steps, data fingerprint, what it was trained on, versions, text encoder
@@ -36,6 +36,7 @@ from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import commit_folder, sha256_of
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import RunConfig
+from cardialign.pretrain.config.named import MODEL_TYPE
 from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
 from cardialign.pretrain.export.bill import bill_of_materials
 from cardialign.pretrain.export.contract import SignalContract
@@ -88,7 +89,7 @@ def export_encoder(
         with commit_folder(out) as temporary:
             _write_weights(temporary, parts)
             contract = SignalContract.of_run(spec, config, encoder.reads_age)
-            settings = _portable(config)
+            settings = {"model_type": MODEL_TYPE, **_portable(config)}
             _write_json(temporary / "config.json", settings)
             _write_json(temporary / "signal_contract.json", contract.to_dict())
             provenance = _provenance(config, state, parts, training)

@@ -76,6 +76,16 @@ EXPORT_FILES = (
     DIGESTS,
 )
 """Everything that an export may hold. What is not named here is never called verified, whoever lists it."""
+OF_MLFLOW = (
+    "MLmodel",
+    "requirements.txt",
+    "python_env.yaml",
+    "input_example.json",
+    "serving_input_example.json",
+    "registered_model_meta",
+)
+"""What lies beside a registered encoder for MLflow, which writes the last one when it loads. No export holds them; who
+fetches a version by MLflow alone has them in its folder."""
 LITTER = re.compile(r"\.DS_Store|\._.*|\.nfs[0-9a-fA-F]*|Thumbs\.db|desktop\.ini|\.directory")
 """Names of files that file managers and NFS leave in every folder: nobody reads them, nobody misses them."""
 
@@ -276,8 +286,8 @@ def _wrong_in_program(path: Path) -> list[str]:
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file is one that nobody reads and nobody misses."""
-    return LITTER.fullmatch(name.rpartition("/")[2]) is not None
+    """Whether a file is one that nobody here reads and nobody misses, by its name below the folder of an export."""
+    return name in OF_MLFLOW or LITTER.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def refuse_to_replace(out: Path, overwrite: bool) -> None:

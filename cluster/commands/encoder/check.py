@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import asdict
 
+    from cardialign.cluster.registry.pyfunc.door import MLFLOW, through_mlflow
     from cardialign.pretrain.export.doors.check import TOLERANCE, check_doors
 
     if str(args.folder).startswith("models:/"):
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             f"fetch it first: cardialign registry pull {args.folder} FOLDER",
         )
     existing_folder(args.folder, "exported encoder", "give the folder that `export` or `registry pull` wrote")
-    digest, doors = check_doors(args.folder)
+    digest, doors = check_doors(args.folder, {MLFLOW: through_mlflow})
     return {
         "encoder": digest,
         "tolerance": TOLERANCE,

@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -43,35 +43,51 @@ class Door:
     records: int = 0
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """An export as it was checked, its contract and its ten ECGs."""
 
     parts: VerifiedExport
     contract: SignalContract
     golden: Golden
 
+    def recorded(self, k: int) -> tuple[list[str], np.ndarray]:
+        """Of one of the ten, the leads that were recorded and their signal (1, L, valid samples)."""
+        there = self.golden.lead_mask[k]
+        leads = [lead for lead, is_there in zip(STANDARD_LEADS, there, strict=True) if is_there]
+        return leads, self.golden.signal[k : k + 1, there, : self.golden.valid_samples[k]]
 
-class _ClosedError(Exception):
+    def or_refused(self, embed: Callable[[int], np.ndarray], k: int) -> np.ndarray:
+        """One row (1, e); NaN where it is refused."""
+        try:
+            return embed(k)
+        except UserError:
+            return np.full((1, self.contract.embedding_dim), np.nan)
+
+
+class ClosedError(Exception):
     """A door that cannot be opened on this machine, and why."""
 
 
-def check_doors(folder: Path) -> tuple[str, list[Door]]:
-    """The digest of an exported encoder, and each of its doors.
+Way = Callable[[Asked], np.ndarray]
+"""(10, e) of the ten ECGs by one way in: NaN in the rows that it refuses, infinity where it cannot be asked."""
+
+
+def check_doors(folder: Path, more: Mapping[str, Way] | None = None) -> tuple[str, list[Door]]:
+    """The digest of an exported encoder, and each of its doors; more: those of floors above, by name.
 
     Raises UserError for a folder that is not as it was written, and for one that has no ECGs to be held against.
     """
     parts = read_export(folder)
     contract = SignalContract.from_dict(parts.json(CONTRACT))
-    asked = _Asked(parts, contract, read_golden(parts, contract))
+    asked = Asked(parts, contract, read_golden(parts, contract))
     with _without_remarks():
-        return parts.digest, [_tried(name, embed, asked) for name, embed in DOORS.items()]
+        return parts.digest, [_tried(name, embed, asked) for name, embed in {**DOORS, **(more or {})}.items()]
 
 
-def _tried(name: str, embed: Callable[[_Asked], np.ndarray], asked: _Asked) -> Door:
-    """embed: (10, e), with NaN in the rows that the door refuses; rows of infinity cannot be asked of it."""
+def _tried(name: str, embed: Way, asked: Asked) -> Door:
     try:
         found = embed(asked)
-    except _ClosedError as why:
+    except ClosedError as why:
         return Door(name, closed=str(why))
     stored = asked.golden.embedding
     if found.shape != stored.shape:
@@ -87,11 +103,12 @@ def _tried(name: str, embed: Callable[[_Asked], np.ndarray], asked: _Asked) -> D
     return Door(name, wrong="; ".join(wrong), difference=difference, records=int(sound.sum()))
 
 
-def _library(asked: _Asked) -> np.ndarray:
+def _library(asked: Asked) -> np.ndarray:
     encoder, golden = load_encoder(asked.parts.folder), asked.golden
     ages = None if golden.age is None else [None if np.isnan(each) else float(each) for each in golden.age]
 
-    def embed(rows: slice) -> np.ndarray:
+    def embed(k: int) -> np.ndarray:
+        rows = slice(k, k + 1)
         return encoder.embed(
             golden.signal[rows],
             sampling_rate=asked.contract.sampling_rate,
@@ -100,12 +117,12 @@ def _library(asked: _Asked) -> np.ndarray:
             age=None if ages is None else ages[rows],
         )
 
-    return np.concatenate([_or_refused(embed, slice(k, k + 1), asked) for k in range(len(golden.signal))])
+    return np.concatenate([asked.or_refused(embed, k) for k in range(len(golden.signal))])
 
 
-def _program(asked: _Asked) -> np.ndarray:
+def _program(asked: Asked) -> np.ndarray:
     if PROGRAM not in asked.parts.listed:
-        raise _ClosedError(f"the folder has no {PROGRAM}: it was exported without")
+        raise ClosedError(f"the folder has no {PROGRAM}: it was exported without")
     written = asked.parts.json(PROVENANCE).get("versions")
     by = written.get("torch") if isinstance(written, dict) else None
     content = read_bytes(asked.parts.folder / PROGRAM)  # what is judged is what is loaded, whoever writes meanwhile
@@ -118,7 +135,7 @@ def _program(asked: _Asked) -> np.ndarray:
     except Exception as error:  # whatever torch says of a program that it cannot read or run
         line = shown((str(error).strip().splitlines() or [""])[0])[:200]
         if by != torch.__version__:
-            raise _ClosedError(
+            raise ClosedError(
                 f"torch {torch.__version__} cannot run it, torch {shown(str(by))[:40]} wrote it: {line}"
             ) from None
         raise UserError(
@@ -127,42 +144,59 @@ def _program(asked: _Asked) -> np.ndarray:
     return found
 
 
-def _scikit_learn(asked: _Asked) -> np.ndarray:
+def _scikit_learn(asked: Asked) -> np.ndarray:
     if importlib.util.find_spec("sklearn") is None:
-        raise _ClosedError("scikit-learn is not installed")
+        raise ClosedError("scikit-learn is not installed")
     from cardialign.pretrain.export.embedder import EcgEmbedder
 
     golden = asked.golden
     embedder = EcgEmbedder(asked.parts.folder, sampling_rate=float(asked.contract.sampling_rate))
 
-    def embed(rows: slice) -> np.ndarray:
-        recorded, valid = golden.lead_mask[rows.start], golden.valid_samples[rows.start]
-        leads = [lead for lead, there in zip(STANDARD_LEADS, recorded, strict=True) if there]
-        embedder.set_params(leads=leads, allow=() if recorded.all() else ("allow_missing_leads",))
-        return embedder.transform(golden.signal[rows, recorded, :valid])
+    def embed(k: int) -> np.ndarray:
+        leads, signal = asked.recorded(k)
+        embedder.set_params(leads=leads, allow=() if leads == list(STANDARD_LEADS) else ("allow_missing_leads",))
+        return embedder.transform(signal)
 
     found = []
     for k in range(len(golden.signal)):
         if golden.age is not None and not np.isnan(golden.age[k]):
             found.append(np.full((1, asked.contract.embedding_dim), np.inf))  # it is given no age
         else:
-            found.append(_or_refused(embed, slice(k, k + 1), asked))
+            found.append(asked.or_refused(embed, k))
     return np.concatenate(found)
 
 
-DOORS: dict[str, Callable[[_Asked], np.ndarray]] = {
+def _transformers(asked: Asked) -> np.ndarray:
+    if importlib.util.find_spec("transformers") is None:
+        raise ClosedError("transformers is not installed")
+    from cardialign.pretrain.export.doors.hugging_face import CardialignModel
+
+    golden, model = asked.golden, CardialignModel.from_pretrained(asked.parts.folder)
+
+    def embed(k: int) -> np.ndarray:
+        rows, age = slice(k, k + 1), {}
+        if golden.age is not None and not np.isnan(golden.age[k]):
+            age = {"age": float(golden.age[k])}
+        with torch.inference_mode():
+            found = model(
+                torch.from_numpy(golden.signal[rows]),
+                sampling_rate=asked.contract.sampling_rate,
+                lead_mask=golden.lead_mask[rows],
+                valid_samples=golden.valid_samples[rows],
+                **age,
+            )
+        embedding: np.ndarray = found.pooler_output.numpy()
+        return embedding
+
+    return np.concatenate([asked.or_refused(embed, k) for k in range(len(golden.signal))])
+
+
+DOORS: dict[str, Way] = {
     "library": _library,
     "torch.export program": _program,
     "scikit-learn": _scikit_learn,
+    "transformers": _transformers,
 }
-
-
-def _or_refused(embed: Callable[[slice], np.ndarray], rows: slice, asked: _Asked) -> np.ndarray:
-    """One row; NaN where it is refused."""
-    try:
-        return embed(rows)
-    except UserError:
-        return np.full((1, asked.contract.embedding_dim), np.nan)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,6 @@ from cardialign.data_shards.files import read_text
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.pretrain.config.fields import Positive, Strict
 from cardialign.pretrain.config.sentences import sentences
-from cardialign.pretrain.config.yaml_text import read_yaml
 from cardialign.pretrain.export.contract import SignalContract
 
 SUFFIX = ".contract.yaml"
@@ -162,6 +161,8 @@ def read_contract(path: Path, about: str) -> OutsideContract:
             f"{about} has no signal contract that can be read: {path}: {reason}",
             f"write what it was trained on into {path.name}, nothing is guessed:\n{EXAMPLE}",
         ) from None
+    from cardialign.pretrain.config.yaml_text import read_yaml  # who opens an encoder of ours needs no yaml
+
     values: Any = read_yaml(text, f"signal contract {path}")
     if not isinstance(values, dict):
         raise UsageError(f"signal contract {path} holds no keys", f"write what it was trained on:\n{EXAMPLE}")

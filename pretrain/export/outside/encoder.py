@@ -19,6 +19,7 @@ from torch import Tensor
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import parse_json, read_bytes
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
+from cardialign.pretrain.config.named import MODEL_TYPE
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput
 from cardialign.pretrain.export.given_signal import ContractSignal, SignalForm, at_length, conform_signal
 from cardialign.pretrain.export.outside.contract import Filter, OutsideContract, contract_beside, read_contract
@@ -163,14 +164,16 @@ def is_outside(name: str | Path) -> bool:
 
 
 def _is_hugging_face(folder: Path) -> bool:
-    """An export of ours has a `config.json`, too, which names no architecture."""
+    """An export of ours has a `config.json`, too, which names no architecture but the type that is ours."""
     if contract_beside(folder).is_file():
         return True
     try:
         values = parse_json(read_bytes(folder / CONFIG), long_numbers=True)
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(values, dict) and bool({"architectures", "model_type", "auto_map"} & values.keys())
+    if not isinstance(values, dict) or values.get("model_type") == MODEL_TYPE:
+        return False
+    return bool({"architectures", "model_type", "auto_map"} & values.keys())
 
 
 def open_outside(name: str | Path, device: torch.device, trust_remote_code: bool = False) -> OutsideEncoder:

@@ -17,7 +17,8 @@ def test_a_sound_export_passes_and_one_with_another_weight_fails(
 ) -> None:
     sound = cardialign("encoder", "check", exported)
     assert sound.code == 0 and sound.json["ok"] and sound.json["tolerance"] == 1e-5
-    assert [each["name"] for each in sound.json["doors"]] == ["library", "torch.export program", "scikit-learn"]
+    names = [each["name"] for each in sound.json["doors"]]
+    assert names == ["library", "torch.export program", "scikit-learn", "transformers", "MLflow"]
     copy = Path(shutil.copytree(exported, tmp_path / "copy"))
     weights = load_file(copy / "model.safetensors")
     for tensor in weights.values():

@@ -120,7 +120,18 @@ def test_an_honest_server_hands_out_its_encoder(served: LyingRegistry, exported:
 
 
 @pytest.mark.parametrize(
-    "name", ["MLmodel", "evil.py", "pytorch_model.bin", "text/tokenizer.json", "digests.json.exe", "a\x1b[2Jb", "~"]
+    "name",
+    [
+        "code/MLmodel",
+        "MLproject",
+        "evil.py",
+        "python_model.pkl",
+        "pytorch_model.bin",
+        "text/tokenizer.json",
+        "digests.json.exe",
+        "a\x1b[2Jb",
+        "~",
+    ],
 )
 def test_a_file_that_no_encoder_has_is_named_and_nothing_is_fetched(
     served: LyingRegistry, tmp_path: Path, name: str
@@ -128,6 +139,14 @@ def test_a_file_that_no_encoder_has_is_named_and_nothing_is_fetched(
     served.files[name] = b"import os"
     problem = refused(served, tmp_path, "no encoder holds|Invalid path")
     assert served.sent == [] and "\x1b" not in problem
+
+
+def test_what_lies_there_for_mlflow_is_left_there(served: LyingRegistry, tmp_path: Path) -> None:
+    for name in ("MLmodel", "requirements.txt", "input_example.json", "registered_model_meta"):
+        served.files[name] = b"loader_module: evil"
+    pull("enc/1", tmp_path / "out", served.uri)
+    assert not {"MLmodel", "requirements.txt"} & {path.name for path in (tmp_path / "out").iterdir()}
+    assert not [each for each in served.sent if "MLmodel" in str(each)]
 
 
 @pytest.mark.parametrize("name", ["../../escaped.txt", "/tmp/escaped.txt", "..%2f..%2fescaped.txt", "a/../../x"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from cardialign.cluster.registry.pyfunc.served import ServedEncoder
+from cardialign.pretrain.export.loaded import load_encoder
 from cardialign.pretrain.export.model_card import model_card
 from cardialign.pretrain.export.trained_on import TrainedOn, TrainedSet
 from cardialign.pretrain.export.write import export_encoder
@@ -79,12 +83,15 @@ def test_the_ways_to_load_it_give_the_stored_embeddings(folder: Path, monkeypatc
     stored = load_file(folder / "golden.safetensors")
     wanted = stored["embedding"][:6]
     given = {"millivolts": stored["signal"][:6] / 1000.0}
-    library, program, sklearn = blocks
+    library, program, sklearn, hub, registry = blocks
+    served = ServedEncoder(load_encoder(folder))  # what MLflow makes of "models:/NAME@ALIAS"
+    pyfunc = SimpleNamespace(load_model={"models:/NAME@ALIAS": served}.__getitem__)
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(pyfunc=pyfunc))
     assert all(len(block.splitlines()) == 3 for block in blocks)
-    for block, name in ((library, "embedding"), (sklearn, "features")):
+    for block, name in ((library, "embedding"), (sklearn, "features"), (hub, "embedding"), (registry, "embedding")):
         names: dict[str, Any] = dict(given)
         exec(block, names)
-        np.testing.assert_allclose(names[name], wanted, atol=1e-5)
+        np.testing.assert_allclose(torch.as_tensor(names[name]).detach(), wanted, atol=1e-5)
 
     class Opened:
         def module(self) -> Any:

@@ -47,8 +47,8 @@ def doors(folder: Path) -> dict[str, Door]:
 
 def test_the_ways_that_are_there_agree_and_the_others_are_named(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = doors(copy)
-    assert [each.wrong for each in found.values()] == ["", "", ""]
-    for name in ("library", "scikit-learn"):
+    assert [each.wrong for each in found.values()] == ["", "", "", ""]
+    for name in ("library", "scikit-learn", "transformers"):
         assert found[name].records == 9 and found[name].difference is not None and found[name].difference < 1e-6
     assert "exported without" in found["torch.export program"].closed
     assert caplog.text == "", "what is remarked on in a user's ECGs is meant here"
@@ -59,7 +59,8 @@ def test_a_changed_weight_is_found(copy: Path) -> None:
     name = next(each for each, tensor in weights.items() if tensor.ndim == 2)
     weights[name][0] *= -1
     save_file(weights, copy / MODEL)
-    assert all("differs by" in doors(copy)[name].wrong for name in ("library", "scikit-learn"))
+    found = doors(copy)
+    assert all("differs by" in found[name].wrong for name in ("library", "scikit-learn", "transformers"))
 
 
 def test_another_normalisation_is_found(copy: Path) -> None:
@@ -136,6 +137,7 @@ def test_an_encoder_that_reads_the_age_is_asked_with_it_where_a_way_takes_one(tm
     out = export_encoder(config, model.state_dict(), tmp_path / "aged", training={}, spec=SPEC, program=False)
     found = doors(out)
     assert (found["library"].wrong, found["library"].records) == ("", 9)
+    assert (found["transformers"].wrong, found["transformers"].records) == ("", 9)
     assert (found["scikit-learn"].wrong, found["scikit-learn"].records) == ("", 5), "those of unknown age"
 
 
