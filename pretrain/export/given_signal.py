@@ -108,7 +108,7 @@ def conform_signal(
 def _tell_order(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray, named: bool) -> None:
     """Tell of records whose leads nobody named and whose limb leads stand in another order than the standard one, and
     of those whose limb leads contradict their names."""
-    whole = [] if named else np.flatnonzero(mask.all(axis=1))
+    whole = np.flatnonzero(mask.all(axis=1) & (not named))
     found = [order for record in whole if (order := other_order(signal[record, :, : valid[record]]))]
     if found:
         log.warning(

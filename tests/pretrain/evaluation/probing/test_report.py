@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -99,6 +100,22 @@ def test_patients_on_both_sides_are_told_under_the_table() -> None:
     made.about["test_patients_in_training"] = 4
     told = probe_table(made, systems[:1], ProbeOptions(bootstrap=0, neighbours=False)).table()
     assert "4 patients of the test records are in training too" in told
+
+
+def test_a_share_that_is_larger_than_it_is_called_is_told() -> None:
+    """Thirty findings that one training record each has: 1 % of 200 records are 2, a positive of every class are 30."""
+    made, systems = task()
+    rare = np.zeros((N, 30), dtype=bool)
+    rare[np.arange(30), np.arange(30)] = True
+    rare[200:], names = np.tile(np.eye(30, dtype=bool), (7, 1))[:200], [(f"R{k}", f"rare {k}") for k in range(30)]
+    made = replace(made, truth=np.concatenate([made.truth, rare], axis=1), names=[*made.names, *names])
+    options = ProbeOptions((0.01, 1.0), "stratified", seeds=1, bootstrap=0, neighbours=False)
+    told = probe_table(made, systems[:1], options).table()
+    (line,) = [line for line in told.splitlines() if "learnt from" in line]
+    count = int(line.split("learnt from ")[1].split(" of ")[0])
+    assert line.startswith("at 1 % ") and 30 <= count <= 33 and f"{count} of 200 records, up to" in line
+    options = ProbeOptions((0.1, 1.0), "random", seeds=1, bootstrap=0, neighbours=False)
+    assert "learnt from" not in probe_table(*task(), options).table()
 
 
 def test_a_class_without_test_positives_is_left_out_by_name() -> None:
