@@ -15,6 +15,8 @@ from cardialign.pretrain.evaluation.probing.linear_probe import Parts, probe
 from cardialign.pretrain.evaluation.probing.report import ProbeOptions, ProbeResult, probe_table
 from cardialign.pretrain.evaluation.probing.systems import System
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
+from cardialign.pretrain.evaluation.probing.tuned import TunedResult
+from cardialign.pretrain.evaluation.scored import ScoredRecords
 
 N, CLASSES = 400, 3
 PARTS = Parts(np.arange(0, 200), np.arange(200, 260), np.arange(260, N))
@@ -134,3 +136,15 @@ def test_nothing_to_score_or_to_choose_by_is_a_sentence() -> None:
     made.truth[PARTS.test] = False
     with pytest.raises(UserError, match="no class has both positives and negatives among 140 test records"):
         probe_table(made, systems, ProbeOptions(bootstrap=0))
+
+
+def test_classes_under_a_mean_over_seeds_say_that_they_are_of_the_first() -> None:
+    scored = ScoredRecords(np.zeros((1, 1, 1)), np.ones((1, 1), dtype=bool), np.zeros(1), (("AF", "AF"),))
+    one = {"macro": 0.8, "best_epoch": 1}
+    found = TunedResult(
+        {"name": "x", "records": "9 train"}, "start", {}, 0.7, 0.1, 0.6, 0.9, [one, {**one, "macro": 0.6}],
+        [{"code": "AF", "positives": 3, "auroc": 0.8}], [], [], scored,
+    )  # fmt: skip
+    lines = found.table().splitlines()
+    assert lines[lines.index("classes, of the first seed:") + 1].split() == ["AF", "3", "0.800"]
+    assert "of the first seed:" not in replace(found, seeds=[one]).table()
