@@ -23,8 +23,8 @@ SECRET_QUERY = re.compile(
 )
 """Of these, the names that alone make an address one with a secret."""
 _NO_SECRET = re.compile(
-    r"(?:_PATH|_FILE|_DIR|_MODE|_SOCK|_ID|_URL|_URI|AUTHORITY|KEY(?:BOARD|MAP)\w*|(?:^|_)AUTHORS?(?:_NAME|_EMAIL|_DATE)?|"
-    r"(?:^|_)TOKENI[SZ]ERS?(?:_NAME|_PARALLELISM)?)$",
+    r"(?:_PATH|_FILE|_DIR|_MODE|_SOCK|_ID|_URL|_URI|AUTHORITY|KEY(?:BOARD|MAP)\w*|"
+    r"(?:^|_)AUTHORS?(?:_NAME|_EMAIL|_DATE)?|(?:^|_)TOKENI[SZ]ERS?(?:_NAME|_PARALLELISM)?)$",
     re.IGNORECASE,
 )
 _KEY_OF_DATA = re.compile(
