@@ -22,7 +22,17 @@ SECRET_QUERY = re.compile(
     r"pass|pwd|token|secret|credential|signature|^sig$|access_?key|account_?key|api_?key|odbc_connect", re.IGNORECASE
 )
 """Of these, the names that alone make an address one with a secret."""
-_NO_SECRET = re.compile(r"(?:_PATH|_FILE|_DIR|_MODE|_SOCK|_ID|_URL|_URI|AUTHORITY|KEYBOARD\w*)$", re.IGNORECASE)
+_NO_SECRET = re.compile(
+    r"(?:_PATH|_FILE|_DIR|_MODE|_SOCK|_ID|_URL|_URI|AUTHORITY|KEY(?:BOARD|MAP)\w*|"
+    r"(?:^|_)AUTHORS?(?:_NAME|_EMAIL|_DATE)?|(?:^|_)TOKENI[SZ]ERS?(?:_NAME|_PARALLELISM)?)$",
+    re.IGNORECASE,
+)
+_KEY_OF_DATA = re.compile(
+    r"^(?:(?:record|patient|study|subject|row|primary|foreign|sort|group|join|index|label|cache|object)_?)?keys?$",
+    re.IGNORECASE,
+)
+"""Names of variables that may well hold the key of a record or of a table: hidden only where it looks drawn."""
+_DRAWN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])\S{20,}|[0-9a-fA-F]{32,}")
 _TOKEN_AS_USER = ("http", "https", "webdav", "webdavs", "dav", "davs")
 """Protocols whose servers take a token in the place of a user's name: one that stands alone is no name."""
 _SHORTEST = 6
@@ -155,6 +165,7 @@ def _of_environment() -> set[str]:
         if len(value) >= _SHORTEST
         and SECRET_NAME.search(name)
         and not _NO_SECRET.search(name)
+        and not (_KEY_OF_DATA.search(name) and not _DRAWN.fullmatch(value))
         and not value.startswith(("/", "~", "./"))
         and not value.isdigit()
     }

@@ -1,8 +1,8 @@
 """The scores behind a figure, kept beside its result: what two results are compared by, pair by pair of records.
 
-OUT.scores.safetensors beside OUT holds scores, truth and patients by number of every figure; the result says under
-`scores` which file that is, its sha256, and what each figure measures. Nothing in it names a record, a patient or a
-report: records are known by one digest over all of them (`pretrain.evaluation.scored`).
+OUT.scores.safetensors beside OUT (or OUT.json) holds scores, truth and patients by number of every figure; the result
+says under `scores` which file that is, its sha256, and what each figure measures. Nothing in it names a record, a
+patient or a report: records are known by one digest over all of them (`pretrain.evaluation.scored`).
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def write_with_scores(out: Path, result: Mapping[str, Any], of: Iterable[Evaluat
         return
     kept = list(of)
     raw = save({f"{k}.{name}": a for k, each in enumerate(kept) for name, a in arrays_of(each.scored).items()})
-    place = out.with_name(f"{out.stem}{SUFFIX}")
+    place = out.with_name(f"{out.name.removesuffix('.json')}{SUFFIX}")  # of zs-1.5 another one than of zs-1.0
     try:
         commit_file(place, lambda temporary: temporary.write_bytes(raw))
     except OSError as error:  # a name too long, say: the figures are not lost with their scores

@@ -247,6 +247,14 @@ def _log_built(out: Path, manifest: dict[str, Any]) -> None:
             records,
             OFFSET_MILLIVOLTS,
         )
+    slipped = counts["quality"].get("limb-leads", 0)
+    if slipped:
+        log.warning(
+            "limb-leads records=%d of=%d: their limb leads contradict Einthoven's law as they are named, and fit it "
+            "with two exchanged, or one upside down; they are kept as named, check the names of the leads in the files",
+            slipped,
+            records,
+        )
     differing = counts["quality"].get("checksum", 0)
     if differing:
         log.warning(

@@ -2,10 +2,14 @@
 (Einthoven's law, Goldberger's equations).
 
 A file without names of its leads is read in the order that somebody took for granted. MIMIC-IV-ECG writes aVF before
-aVL; others begin with the chest leads. Nothing else tells that the leads were exchanged.
+aVL; others begin with the chest leads. Names, too, are sometimes written over rows that stand otherwise. Nothing else
+tells that the leads were exchanged.
 """
 
 from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +31,54 @@ Of 406 real records of PTB-XL (folds 1 to 9), CPSC2018, CSN, CODE-15% and ZZU-pE
 aVL and aVF exchanged none less than 0.696. What lies between is told from another order by how well that one fits.
 """
 _LEAST_MV = 0.02
+LIMB_LEADS = STANDARD_LEADS[:6]
+_SAMPLES = 1000
+"""Samples of a record are enough to hold its leads against a law that holds at each of them."""
+
+
+class Exchanged(NamedTuple):
+    """leads: those that do not stand where their names say; how: what was found, for a sentence."""
+
+    leads: tuple[str, ...]
+    how: str
+
+
+def exchanged(limb: np.ndarray, gain: np.ndarray | float = 1.0) -> Exchanged | None:
+    """Which of six leads (6, T), named I, II, III, aVR, aVL, aVF, stand for one another, or upside down: where they
+    contradict the law as they are named, and fit it with two exchanged or one inverted. None where they fit as they
+    are, or in no such way. Electrodes that were exchanged at the patient obey the law and are not found.
+    Of 847 real records of PTB-XL, CPSC2018 and CSN (at 100 Hz) none is. Where every ninth was exchanged or inverted by
+    code, all were found, and named as it was, but III for aVF in 43 of 94 and II for aVF in 80: these are too alike.
+
+    gain (6, 1), or of all: counts per mV.
+    """
+    rows = limb[:, :: max(1, limb.shape[1] // _SAMPLES)] / np.asarray(gain, dtype=np.float64)
+    rows = rows - np.median(rows, axis=1, keepdims=True)
+    if not np.isfinite(rows).all() or (np.ptp(rows, axis=1) == 0).any() or _misfit(rows, LIMB_LEADS) < _CONTRADICTS:
+        return None
+    found = {each: _misfit(rows, order) for order, each in _SLIPS.items()}
+    best = min(found, key=found.__getitem__)
+    return best if found[best] <= _FITS else None
+
+
+def _slips() -> dict[tuple[str, ...], Exchanged]:
+    """Order in which the rows really stand -> what is wrong with their names."""
+    found: dict[tuple[str, ...], Exchanged] = {}
+    for a, b in itertools.combinations(LIMB_LEADS, 2):
+        order = tuple({a: b, b: a}.get(lead, lead) for lead in LIMB_LEADS)
+        found[order] = Exchanged((a, b), f"with {a} and {b} exchanged")
+    for lead in LIMB_LEADS:
+        order = tuple(f"-{each}" if each == lead else each for each in LIMB_LEADS)
+        found[order] = Exchanged((lead,), f"with {lead} upside down")
+    cabrera = ("aVL", "I", "-aVR", "II", "aVF", "III")
+    return found | {
+        cabrera: Exchanged(LIMB_LEADS, "in Cabrera's order"),
+        tuple(lead.removeprefix("-") for lead in cabrera): Exchanged(LIMB_LEADS, "in Cabrera's order, aVR as it is"),
+        LIMB_LEADS[::-1]: Exchanged(LIMB_LEADS, "in the reverse order"),
+    }
+
+
+_SLIPS = _slips()
 
 
 def other_order(millivolts: np.ndarray) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from cardialign.data_shards.record import STANDARD_LEADS
+from cardialign.data_shards.signal.limb_leads import LIMB_LEADS, exchanged
 
 FLAGS: tuple[str, ...] = (
     "non-finite",
@@ -23,6 +24,7 @@ FLAGS: tuple[str, ...] = (
     "surplus",
     "coarse",
     "offset",
+    "limb-leads",
 )
 """Position = bit in the index's `quality` column; append only.
 
@@ -39,6 +41,8 @@ surplus       the signal file holds more than its header announces and no checks
 coarse        values so far from 0 that 16 bits hold them in steps of more than 2 uV
 offset        the median of the lead lies more than 0.7 mV from 0: its ADC zero or baseline was not subtracted, or the
               recorder kept the voltage of the electrodes (DC)
+limb-leads    I, II, III, aVR, aVL and aVF contradict Einthoven's law as they are named, and fit it with two of them
+              exchanged, or one upside down: these (`limb_leads`)
 
 An encoder that reads mV as recorded (normalisation none) reads an offset, too, below what the flag can tell from a lead
 whose median is its own. On 102 real records of PTB-XL fold 9 and `cardialign-ptb-xl` trained on folds 1 to 8: 0.1 mV on
@@ -84,6 +88,9 @@ def assess(
         middle = np.median(counts[:, :: max(1, counts.shape[1] // _FOR_MIDDLE)], axis=1)
         far = np.abs(middle) > OFFSET_MILLIVOLTS * gain
         flags["offset"] = living & far & ~flags["gain-suspect"]
+        limb = len(LIMB_LEADS)
+        if living[:limb].all() and (slip := exchanged(counts[:limb], np.asarray(gain)[:limb, None])):
+            flags["limb-leads"] = np.isin(STANDARD_LEADS, slip.leads)
     return _named(flags)
 
 

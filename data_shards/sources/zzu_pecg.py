@@ -107,6 +107,7 @@ class ZzuPecg(RecordFolder):
     def _listing(self) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
         elsewhere = 0
         unknown: Counter[str] = Counter()
+        bare: Counter[str] = Counter()
         for row in self._rows():
             file = self._file_of(row["path"])
             if file is None:
@@ -120,6 +121,7 @@ class ZzuPecg(RecordFolder):
             )
             if "aha" in meta["labels"]:
                 unknown.update(code for code in meta["labels"]["aha"] if aha_statements.statement(code) is None)
+                bare.update(code for code in meta["labels"]["aha"] if code[:1].isdecimal())
             yield file, plain_id(row["record"]) or None, meta
         if elsewhere:
             log.warning(
@@ -127,6 +129,14 @@ class ZzuPecg(RecordFolder):
                 self.name,
                 elsewhere,
                 self._table.name,
+            )
+        if bare:
+            listed = " ".join(f"{code}={count}" for code, count in sorted(bare.items()))
+            log.warning(
+                "AHA codes without the letter of their category source=%s %s: 22 is a label of its own, beside C22; "
+                "write the letters in the table if they are one",
+                self.name,
+                listed,
             )
         if unknown:
             listed = " ".join(f"{code}={count}" for code, count in sorted(unknown.items()))

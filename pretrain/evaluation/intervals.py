@@ -4,7 +4,8 @@ The spread is that of resamples of whole patients, widened for the few there are
 own spread, so it is held against what the binormal model expects of such an AUROC, the more the fewer patients there
 are (as Smyth 2004 moderates variances of few arrays). The limits are the AUROCs that differ just so much from the
 figure, measured by *their* spread (score intervals, as Newcombe 2006, method 5): they never leave 0..1, are wider
-towards 0.5, and do not shrink to a point where a small sample happens to be ranked without a fault.
+towards 0.5, and do not shrink to a point where a small sample happens to be ranked without a fault. Few resamples say
+little, too: their number counts in the degrees of freedom (1,000 cost 2 % of 20 of them).
 Shapes: C classes, R resamples. Counts are of patients.
 """
 
@@ -120,7 +121,7 @@ def change_interval(parts: Sequence[tuple[Sample, float]]) -> tuple[float, float
     model = sum((_model(each) for each, _ in parts), np.zeros(len(first.point))) / len(parts)
     paired = np.sum([sign * each.deviations for each, sign in parts], axis=0)[:, known].sum(axis=1)
     variance = float(np.var(paired, ddof=1)) * model.sum() / model[known].sum()
-    freedom = max(_freedom(model[known], first.fewest[known]), 1.0)
+    freedom = max(drawn_freedom(_freedom(model[known], first.fewest[known]), len(first.resampled)), 1.0)
     half = float(student.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(variance)) / len(model)
     value = float(sum(sign * each.point.mean() for each, sign in parts))
     signs = [sign for _, sign in parts]
@@ -141,7 +142,7 @@ def unlike_difference_interval(a: Sample, b: Sample) -> tuple[float, float]:
             return float("nan"), float("nan")
         unseen = np.sqrt(model.sum() / model[known].sum())
         means.append(each.deviations[:, known].sum(axis=1) * unseen / len(model))
-        freedoms.append(_freedom(model[known], each.fewest[known]))
+        freedoms.append(drawn_freedom(_freedom(model[known], each.fewest[known]), len(each.resampled)))
     freedom = max(min(freedoms), 1.0)
     half = float(student.ppf((1 + LEVEL) / 2, freedom)) * float(np.std(means[0] - means[1], ddof=1))
     difference = float(a.point.mean() - b.point.mean())
@@ -168,12 +169,18 @@ def _freedom(model: np.ndarray, fewest: np.ndarray) -> float:
     return float(TAIL * model.sum() ** 2 / (model**2 / (fewest - 1)).sum())
 
 
+def drawn_freedom(freedom: float, resamples: int) -> float:
+    """What is left of the degrees of freedom of a variance where so many resamples were drawn to see it: the relative
+    variances of both, 2 / freedom and 2 / (resamples - 1), add up."""
+    return 1 / (1 / freedom + 1 / (resamples - 1))
+
+
 def _moderated(sample: Sample) -> tuple[float, float]:
     """How the spread compares with the model's, and the degrees of freedom of that."""
     model, known = _model(sample), sample.fewest >= 2
     if not known.any():
         return 1.0, np.inf
     observed = float(np.var(sample.deviations[:, known].sum(axis=1), ddof=1)) / float(model[known].sum())
-    freedom = _freedom(model[known], sample.fewest[known])
+    freedom = drawn_freedom(_freedom(model[known], sample.fewest[known]), len(sample.resampled))
     both = freedom + MODEL_FREEDOM
     return (freedom * observed + MODEL_FREEDOM) / both, both**2 / freedom

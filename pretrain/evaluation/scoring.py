@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student
 
-from cardialign.pretrain.evaluation.intervals import LEVEL, Sample, difference_interval, mean_interval
+from cardialign.pretrain.evaluation.intervals import LEVEL, Sample, difference_interval, drawn_freedom, mean_interval
 
 CHUNK_ELEMENTS = 4_000_000
 """Resamples are handled in chunks of about this many weights (32 MB of float64), whatever the number of records."""
@@ -150,7 +150,7 @@ def t_half_width(drawn: np.ndarray, patients: int) -> float:
     Exponential weights show (k - 1) / (k + 1) of the variance that k patients have.
     """
     spread = float(np.std(drawn, ddof=1)) * math.sqrt((patients + 1) / (patients - 1))
-    return float(student.ppf((1 + LEVEL) / 2, patients - 1)) * spread
+    return float(student.ppf((1 + LEVEL) / 2, drawn_freedom(patients - 1, len(drawn)))) * spread
 
 
 def _rows_of(decided: np.ndarray | None, column: int) -> np.ndarray | slice:

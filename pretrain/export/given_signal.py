@@ -17,7 +17,7 @@ import numpy as np
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.record import STANDARD_LEADS
-from cardialign.data_shards.signal.limb_leads import other_order
+from cardialign.data_shards.signal.limb_leads import LIMB_LEADS, exchanged, other_order
 from cardialign.data_shards.signal.quality import OFFSET_MILLIVOLTS
 from cardialign.data_shards.signal.resample import is_same_rate, resampled
 from cardialign.pretrain.export.ages import checked_ages
@@ -102,16 +102,16 @@ def conform_signal(
     valid = _valid_samples(given.valid_samples, len(millivolts), millivolts.shape[-1])
     out, mask = _twelve_leads(millivolts, columns, given)
     _check_values(out, mask, valid)
-    if "leads" not in form:
-        _tell_order(out, mask, valid)
+    _tell_order(out, mask, valid, named="leads" in form)
     age = checked_ages(given.age, len(out), contract.age)
     out, valid = at_rate(out, valid, contract, sampling_rate, given.resample)
     return at_length(out, mask, valid, contract, given.crop)._replace(age=age)
 
 
-def _tell_order(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> None:
-    """Tell of records whose leads nobody named and whose limb leads stand in another order than the standard one."""
-    whole = np.flatnonzero(mask.all(axis=1))
+def _tell_order(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray, named: bool) -> None:
+    """Tell of records whose leads nobody named and whose limb leads stand in another order than the standard one, and
+    of those whose limb leads contradict their names."""
+    whole = np.flatnonzero(mask.all(axis=1) & (not named))
     found = [order for record in whole if (order := other_order(signal[record, :, : valid[record]]))]
     if found:
         log.warning(
@@ -120,6 +120,18 @@ def _tell_order(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> None
             len(found),
             len(signal),
             found[0],
+        )
+        return
+    limb = len(LIMB_LEADS)
+    with_limbs = np.flatnonzero(mask[:, :limb].all(axis=1))
+    slips = [slip for record in with_limbs if (slip := exchanged(signal[record, :limb, : valid[record]]))]
+    if slips:
+        log.warning(
+            "limb_leads=%d of=%d remark=the limb leads contradict Einthoven's law as they are named, and fit it %s; "
+            "they are read as named: correct the names",
+            len(slips),
+            len(signal),
+            slips[0].how,
         )
 
 

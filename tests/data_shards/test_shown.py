@@ -76,6 +76,23 @@ def test_secrets_of_the_environment_are_shown_nowhere(monkeypatch: pytest.Monkey
     assert shown("/tmp/agent disabled") == "/tmp/agent disabled"
 
 
+def test_a_variable_called_key_hides_no_record_but_what_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = {
+        "KEY": "wfdb-00017_hr",
+        "RECORD_KEY": "ptb-xl-21837",
+        "PRIMARY_KEY": "study_id",
+        "TOKENIZER": "minilm",
+        "GIT_AUTHOR_NAME": "Willem Einthoven",
+        "KEYMAP": "de-latin1",
+    }
+    for name, value in plain.items():
+        monkeypatch.setenv(name, value)
+        assert shown(f"record {value}: bad") == f"record {value}: bad", name
+    for drawn in ("sk-aB3xY9qLm2Tz8Kp5Rw0V", "9f86d081884c7d659a2feaa0c55ad015"):
+        monkeypatch.setenv("KEY", drawn)
+        assert shown(f"it said {drawn}") == "it said ***"
+
+
 @pytest.mark.parametrize("text", ["=1+1", "+cmd", "-cmd|x", "@SUM(1)", "\tx", "=cmd\x1b[2J", "\u202e=1"])
 def test_a_cell_is_no_formula_and_moves_no_cursor(text: str) -> None:
     told = cell(text)

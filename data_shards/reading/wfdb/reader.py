@@ -7,6 +7,7 @@ a byte offset the .mat files of the PhysioNet Challenges) is one read and one tr
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -173,7 +174,8 @@ def standard_leads(signal: WfdbSignal, where: str) -> StandardLeads:
         raise RecordRejected(
             "unknown-leads",
             f"{where}: leads {', '.join(map(repr, signal.lead_names))}, expected names such as "
-            f"{', '.join(STANDARD_LEADS)}",
+            f"{', '.join(STANDARD_LEADS)}; where one is a standard lead under another name, correct the file, or build "
+            f"shards with --lead-names {shlex.quote(f'{signal.lead_names[0].strip()}=I')} (with the lead that it is)",
         )
     if len(set(known)) < len(known):
         twice = next(STANDARD_LEADS[row] for row in known if known.count(row) > 1)

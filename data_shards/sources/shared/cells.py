@@ -75,9 +75,18 @@ def _listed(cell: str, where: str) -> list[str]:
     )
 
 
+_DENIED = re.compile(
+    r"^(?:not?|without|absence of|absent|denies|negative for|rules? out|ruled out|r/o|excluded?|suspected|"
+    r"suspicion of|questionable|possible|probable)[\s:_]+\w|^[!~\u00ac]\s*\w|\w\s*\?$|"
+    r"[\w)]\s*[:=]?\s*\b(?:absent|excluded|ruled out|not present)$|[:=]\s*(?:no|neg|negative|false|0)$",
+    re.IGNORECASE,
+)
+"""Labels that deny a finding, or doubt it: `not AF`, `AF: no`, `!AF`, `AF?`."""
+
+
 class LabelWords:
-    """Labels that a column is made of, and whether it may mean something else: a switch, one label in two cases, or
-    several in one."""
+    """Labels that a column is made of, and whether it may mean something else: a switch, a finding that is denied, one
+    label in two cases, or several in one."""
 
     def __init__(self) -> None:
         self._cells: Counter[str] = Counter()
@@ -95,6 +104,16 @@ class LabelWords:
                 source,
                 column,
                 ", ".join(map(repr, self._cells)),
+            )
+        denied = [(label, times) for label, times in self._cells.most_common() if _DENIED.search(label)]
+        if denied:
+            shown = ", ".join(f"{label[:60]!r} x {times}" for label, times in denied[:EXAMPLES])
+            log.warning(
+                "labels source=%s column=%r say that a record has not, or perhaps, what they name, and count as labels "
+                "of their own: %s; leave out what a record has not",
+                source,
+                column,
+                shown,
             )
         twice = in_capitals_alone(self._cells)
         if twice:

@@ -145,6 +145,7 @@ class ProbeResult:
             never = {code for row in self.rows if row.share == share for fit in row.fits for code in fit["unseen"]}
             if named := [code for code in codes if code in never]:
                 notes.append(f"at {100 * share:g} % not learnt with every seed, 0.5 then: {', '.join(named)}")
+        notes += larger_notes(self.rows, self.task.get("training_records", 0))
         notes += few_notes(self.task)
         if "no_untrained_floor" in self.task:
             notes.append(f"no untrained encoder beside it: {self.task['no_untrained_floor']}")
@@ -169,6 +170,22 @@ def class_facts(task: ProbeTask, usable: np.ndarray) -> dict[str, Any]:
     positives = task.positives_in(task.parts.test)
     few = {task.names[c][0]: int(positives[c]) for c in usable if positives[c] < FREQUENT}
     return {"few": few, "not_judged": [task.names[c][0] for c in usable if c not in judged]}
+
+
+def larger_notes(rows: Sequence[Row], training: int) -> list[str]:
+    """Lines on shares that are larger than they are called, by a record or more: `stratified` keeps one positive of
+    every class, and one record is the least."""
+    notes = []
+    for share in sorted({row.share for row in rows}):
+        counts = [fit["records"] for row in rows if row.share == share for fit in row.fits]
+        if training and counts and max(counts) >= share * training + 1:
+            least, most = min(counts), max(counts)
+            told = f"{most}" if least == most else f"{least} to {most}"
+            notes.append(
+                f"at {100 * share:g} % learnt from {told} of {training} records, up to {100 * most / training:.2g} %: "
+                "a positive of every class, or one record, is the least"
+            )
+    return notes
 
 
 def few_notes(task: Mapping[str, Any]) -> list[str]:
@@ -244,6 +261,7 @@ def probe_table(
     left_out = [{"code": task.names[c][0], "reason": why} for c, why in reasons.items()]
     records = ", ".join(f"{count} {part}" for part, count in task.about["records"].items())
     facts = {**task.about, "name": task.name, "classes": len(usable), "records": records}
+    facts["training_records"] = len(task.parts.train)
     facts["scored"] = [list(task.names[c]) for c in usable]
     facts |= class_facts(task, usable)
     facts["systems"] = {each.name: {"features": each.features.shape[-1], "weights": each.digest} for each in systems}

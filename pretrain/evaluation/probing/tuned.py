@@ -84,6 +84,8 @@ class TunedResult:
             f"first seed {self.seeds[0]['macro']:.3f} ({self.low:.3f}-{self.high:.3f})",
             f"{self.task['records']}; best epoch {', '.join(str(each['best_epoch']) for each in self.seeds)}",
         ]
+        if len(self.seeds) > 1:
+            lines.append("classes, of the first seed:")
         lines += [f"  {each['code']:12s} {each['positives']:6d}  {each['auroc']:.3f}" for each in self.classes]
         lines += left_out_notes(self.left_out) + left_open_notes(self.task)
         if self.unseen:

@@ -41,6 +41,24 @@ def test_a_cell_that_only_looks_like_a_list_is_refused_with_its_row(tmp_path: Pa
     assert labels(tmp_path, ["AF", "[a; b]", "SR"], label_separator=";")[1] == ("[a", "b]"), "a separator that is given"
 
 
+@pytest.mark.parametrize(
+    "label", ["not AF", "no AF", "AF: no", "!AF", "AF?", "ruled out AF", "AF absent", "Possible AF"]
+)
+def test_a_label_that_denies_or_doubts_a_finding_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, label: str
+) -> None:
+    assert labels(tmp_path, ["AF", label, "SR"])[1] == (label,)
+    assert (
+        f"say that a record has not, or perhaps, what they name, and count as labels of their own: {label!r} x 1"
+        in (caplog.text)
+    )
+
+
+def test_names_of_findings_deny_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labels(tmp_path, ["normal ECG|nodal rhythm", "NORM|notched P|NST_", "non-specific ST change|1AVB|no"])
+    assert "count as labels of their own" not in caplog.text
+
+
 def test_marks_alone_say_nothing(tmp_path: Path) -> None:
     assert labels(tmp_path, ["-", "|", "AF|-"]) == [None, None, ("AF",)]
 

@@ -54,6 +54,23 @@ def test_the_published_form_days_quotes_and_nine_leads(tmp_path: Path, caplog: p
     assert second.quality["missing-lead"] == ("V2", "V4", "V6") and second.lead_mask.sum() == 9
 
 
+def test_aha_codes_without_their_letter_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Mason et al. 2007 write sinus bradycardia as 22 under the letter C: `22` and `C22` are one statement."""
+    rows = []
+    for number, code in ((1, "C22"), (2, "22"), (3, "22;D30")):
+        name = f"P00/P0000{number}/P0000{number}_E01"
+        write_record(tmp_path / "Child_ecg" / name, ecg_counts(500, gain=1000), gains="1000/mV")
+        rows.append((name, name[-10:], name[4:10], "572d", "'Male'", "", 500, 12, code, "", "", ""))
+    write_csv(tmp_path / "AttributesDictionary.csv", PUBLISHED, rows[:1])
+    list(open_source("zzu-pecg", tmp_path).entries())
+    assert "without the letter" not in caplog.text
+    write_csv(tmp_path / "AttributesDictionary.csv", PUBLISHED, rows)
+    list(open_source("zzu-pecg", tmp_path).entries())
+    assert (
+        "without the letter of their category source=zzu-pecg 22=2: 22 is a label of its own, beside C22" in caplog.text
+    )
+
+
 def test_npz_records_with_reports_in_json(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     signal = (ecg_counts(1205, gain=1000) / 1000).astype(np.float32)
     np.savez(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,8 @@ from cardialign.pretrain.evaluation.probing.linear_probe import Parts, probe
 from cardialign.pretrain.evaluation.probing.report import ProbeOptions, ProbeResult, probe_table
 from cardialign.pretrain.evaluation.probing.systems import System
 from cardialign.pretrain.evaluation.probing.tasks import ProbeTask
+from cardialign.pretrain.evaluation.probing.tuned import TunedResult
+from cardialign.pretrain.evaluation.scored import ScoredRecords
 
 N, CLASSES = 400, 3
 PARTS = Parts(np.arange(0, 200), np.arange(200, 260), np.arange(260, N))
@@ -101,6 +104,22 @@ def test_patients_on_both_sides_are_told_under_the_table() -> None:
     assert "4 patients of the test records are in training too" in told
 
 
+def test_a_share_that_is_larger_than_it_is_called_is_told() -> None:
+    """Thirty findings that one training record each has: 1 % of 200 records are 2, a positive of every class are 30."""
+    made, systems = task()
+    rare = np.zeros((N, 30), dtype=bool)
+    rare[np.arange(30), np.arange(30)] = True
+    rare[200:], names = np.tile(np.eye(30, dtype=bool), (7, 1))[:200], [(f"R{k}", f"rare {k}") for k in range(30)]
+    made = replace(made, truth=np.concatenate([made.truth, rare], axis=1), names=[*made.names, *names])
+    options = ProbeOptions((0.01, 1.0), "stratified", seeds=1, bootstrap=0, neighbours=False)
+    told = probe_table(made, systems[:1], options).table()
+    (line,) = [line for line in told.splitlines() if "learnt from" in line]
+    count = int(line.split("learnt from ")[1].split(" of ")[0])
+    assert line.startswith("at 1 % ") and 30 <= count <= 33 and f"{count} of 200 records, up to" in line
+    options = ProbeOptions((0.1, 1.0), "random", seeds=1, bootstrap=0, neighbours=False)
+    assert "learnt from" not in probe_table(*task(), options).table()
+
+
 def test_a_class_without_test_positives_is_left_out_by_name() -> None:
     made, systems = task()
     made.truth[PARTS.test, 1] = False
@@ -117,3 +136,15 @@ def test_nothing_to_score_or_to_choose_by_is_a_sentence() -> None:
     made.truth[PARTS.test] = False
     with pytest.raises(UserError, match="no class has both positives and negatives among 140 test records"):
         probe_table(made, systems, ProbeOptions(bootstrap=0))
+
+
+def test_classes_under_a_mean_over_seeds_say_that_they_are_of_the_first() -> None:
+    scored = ScoredRecords(np.zeros((1, 1, 1)), np.ones((1, 1), dtype=bool), np.zeros(1), (("AF", "AF"),))
+    one = {"macro": 0.8, "best_epoch": 1}
+    found = TunedResult(
+        {"name": "x", "records": "9 train"}, "start", {}, 0.7, 0.1, 0.6, 0.9, [one, {**one, "macro": 0.6}],
+        [{"code": "AF", "positives": 3, "auroc": 0.8}], [], [], scored,
+    )  # fmt: skip
+    lines = found.table().splitlines()
+    assert lines[lines.index("classes, of the first seed:") + 1].split() == ["AF", "3", "0.800"]
+    assert "of the first seed:" not in replace(found, seeds=[one]).table()
