@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from cardialign.cluster.environment.put_off import put_off
 from tests.support.soak import more_examples
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes, and ranks beside them, share the cores
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+put_off()  # as every command does
 
 
 LONG = (
