@@ -21,11 +21,17 @@ LONG = (
     "tests/end_to_end/test_demo.py",
     "tests/end_to_end/test_by_hand.py",
     "tests/end_to_end/",
+    "tests/cluster/commands/test_bench_checkpoint.py",
     "tests/faults/",
+    "tests/cluster/evaluations/test_beside.py",
+    "tests/cluster/studies/",
+    "tests/packaging/",
+    "tests/pretrain/methods/test_melp.py",
     "tests/pretrain/training/",
     "tests/kernels/triton_support/",
     "tests/cluster/",
     "tests/pretrain/",
+    "tests/test_house.py",
     "tests/kernels/",
 )
 """Where the long modules are, longest first. Two processes end together when the short ones come last."""
