@@ -11,6 +11,9 @@ BY_HASH := install -q --no-deps --require-hashes
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 PYTEST := $(BIN)/python -m pytest -q $(TWO)
 
+# Hundreds of processes import the same modules: an environment that forbids their compiled form costs each a second.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint types unit test-slow test-deploy test-wheel drills bench constraints lock clean
 

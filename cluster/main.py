@@ -23,6 +23,7 @@ from cardialign.cluster.cli.options import place
 from cardialign.cluster.cli.streams import leave_stdout, open_streams, say, tell
 from cardialign.cluster.commands import COMMANDS, GROUPS, NESTED, module_of
 from cardialign.cluster.environment.handed_on import adopt_submitted
+from cardialign.cluster.environment.put_off import put_off
 from cardialign.data_shards.errors import DONE, FAILED, UsageError, UserError
 from cardialign.data_shards.offline import SWITCH, stay_offline
 from cardialign.data_shards.plugins import did_you_mean
@@ -224,6 +225,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Never raises for what a user can cause. What it writes is closed to other users.
     """
+    put_off()
     with closed_to_others(), Interrupts().listening() as interrupts:
         return _main(sys.argv[1:] if argv is None else list(argv), interrupts)
 

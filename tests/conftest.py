@@ -7,23 +7,31 @@ from pathlib import Path
 
 import pytest
 
+from cardialign.cluster.environment.put_off import put_off
 from tests.support.soak import more_examples
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes, and ranks beside them, share the cores
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+put_off()  # as every command does
 
 
 LONG = (
     "tests/end_to_end/test_demo.py",
     "tests/end_to_end/test_by_hand.py",
     "tests/end_to_end/",
+    "tests/cluster/commands/test_bench_checkpoint.py",
     "tests/faults/",
+    "tests/cluster/evaluations/test_beside.py",
+    "tests/cluster/studies/",
+    "tests/packaging/",
+    "tests/pretrain/methods/test_melp.py",
     "tests/pretrain/training/",
     "tests/kernels/triton_support/",
     "tests/cluster/",
     "tests/pretrain/",
+    "tests/test_house.py",
     "tests/kernels/",
 )
 """Where the long modules are, longest first. Two processes end together when the short ones come last."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.environment.package import package_folder
+from cardialign.cluster.environment.put_off import STAND_INS
 from cardialign.cluster.environment.starting import START_SECONDS, led_by_us, signals_left_alone
 from cardialign.cluster.environment.threads import threads_asked, threads_of_each
 from cardialign.cluster.environment.versions import source_root
@@ -176,7 +177,9 @@ def _local_environment(workers: int) -> dict[str, str | None]:
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         NICENESS: os.environ.get(NICENESS, "0"),
         "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(source_root()), os.environ.get("PYTHONPATH", "")])),
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(STAND_INS), str(source_root()), os.environ.get("PYTHONPATH", "")])
+        ),
     }
     if "GLOO_SOCKET_IFNAME" not in os.environ and "lo" in (name for _, name in socket.if_nameindex()):
         variables["GLOO_SOCKET_IFNAME"] = "lo"

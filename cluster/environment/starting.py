@@ -58,7 +58,7 @@ def _lines(path: Path) -> list[str]:
 @contextlib.contextmanager
 def led_by_us() -> Iterator[None]:
     """A local Ray that is started in here hears no signal of ours, and may take its time while its services live."""
-    with signals_left_alone(), _sessions_of_their_own() as started, _agents_at_ports_of_ours(), _patience(started):
+    with signals_left_alone(), _sessions_of_their_own() as started, _as_it_is_needed(), _patience(started):
         yield
 
 
@@ -119,14 +119,16 @@ def free_ports(number: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def _agents_at_ports_of_ours() -> Iterator[None]:
-    """The node that starts in here waits for no agent (see `_told`)."""
+def _as_it_is_needed() -> Iterator[None]:
+    """The node that starts in here waits for no agent (see `_told`), and has no process that asks for more nodes and
+    none that sends what workers print to a driver, which prints none of it."""
     parameters: Any = importlib.import_module("ray._private.parameter").RayParams
     plain = parameters.update_pre_selected_port
 
     def choose(chosen: Any) -> None:
         for name, port in zip(AGENT_PORTS, free_ports(len(AGENT_PORTS)), strict=True):
             setattr(chosen, name, port)
+        chosen.no_monitor, chosen.include_log_monitor = True, False
         plain(chosen)
 
     try:

@@ -138,7 +138,7 @@ def _trainer(
     (run_dir / RAY).mkdir(parents=True, exist_ok=True)  # with our rights: Ray itself writes in it as its umask says
     return KeptTrainer(
         train_worker,
-        settings=KeeperSettings(str(run_dir), start, asked, rules),
+        settings=KeeperSettings(str(run_dir), start, asked, rules, local),
         train_loop_config={
             "config": config.resolved(), "run_dir": str(run_dir), "resume": resume,
             "threads_asked": threads_of_worker(placement, threads_asked()),

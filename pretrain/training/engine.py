@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import resource
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -112,11 +113,25 @@ def _no_files() -> UserError:
     )
 
 
+@contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Where the package `name` has not been imported so far, it is not there to whom imports it in here."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment] # what Python's import takes for "there is none"
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
 def _joined(timeout_seconds: float) -> Workers:
     cuda = torch.cuda.is_available()
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
+    with _without("mlflow"):  # for a tuner that we do not use, DeepSpeed would import all of it in every worker
+        import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # A shared-memory all-reduce for inference that DeepSpeed would compile for half a minute and training never calls.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 PACKAGE = "cardialign"
 FLOORS = {
@@ -78,16 +80,50 @@ def modules(root: Path) -> dict[str, Path]:
     return found
 
 
-def imports(path: Path) -> set[str]:
-    """Everything that a module imports: at the top, inside functions, under TYPE_CHECKING."""
+class Function(NamedTuple):
+    """lines: how many it has; parameters: how many it takes, self and cls aside."""
+
+    line: int
+    name: str
+    lines: int
+    parameters: int
+
+
+class Facts(NamedTuple):
+    """What the rules ask of a module. imports: at the top, inside functions, under TYPE_CHECKING; public: line and name
+    of public functions, methods and classes without a decorator."""
+
+    imports: frozenset[str]
+    relative: bool
+    functions: tuple[Function, ...]
+    public: tuple[tuple[int, str], ...]
+
+
+@functools.cache
+def facts(text: str) -> Facts:
+    """Of a module's text, which is parsed once for all rules."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    functions, public, relative = list[Function](), list[tuple[int, str]](), False
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0 and node.module, f"{path}: relative import"
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
+            relative |= node.level != 0 or not node.module
+            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            count = sum(argument.arg not in ("self", "cls") for argument in given)
+            length = (node.end_lineno or 0) - node.lineno + 1
+            functions.append(Function(node.lineno, node.name, length, count))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not (node.name.startswith("_") or node.decorator_list):
+            public.append((node.lineno, node.name))
+    return Facts(frozenset(names), relative, tuple(functions), tuple(public))
+
+
+def imports(path: Path) -> frozenset[str]:
+    found = facts(path.read_text())
+    assert not found.relative, f"{path}: relative import"
+    return found.imports
 
 
 def graph(root: Path) -> dict[str, set[str]]:
@@ -213,10 +249,6 @@ def forbidden(root: Path, importers: Sequence[str], imported: Sequence[str]) -> 
     return sorted(set(found))
 
 
-def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-
-
 def sizes(root: Path) -> list[str]:
     """Modules, functions and parameter lists beyond their limits; device code has no limit but the module's."""
     found = []
@@ -227,14 +259,11 @@ def sizes(root: Path) -> list[str]:
             found.append(f"{name} has {len(text.splitlines())} lines")
         if name.startswith(DEVICE_CODE):
             continue
-        for function in _functions(ast.parse(text)):
-            length = (function.end_lineno or 0) - function.lineno + 1
-            if length > LONGEST_FUNCTION:
-                found.append(f"{name}:{function.lineno} {function.name} has {length} lines")
-            given = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-            count = sum(argument.arg not in ("self", "cls") for argument in given)
-            if count > MOST_PARAMETERS:
-                found.append(f"{name}:{function.lineno} {function.name} has {count} parameters")
+        for function in facts(text).functions:
+            if function.lines > LONGEST_FUNCTION:
+                found.append(f"{name}:{function.line} {function.name} has {function.lines} lines")
+            if function.parameters > MOST_PARAMETERS:
+                found.append(f"{name}:{function.line} {function.name} has {function.parameters} parameters")
     return found
 
 
@@ -292,13 +321,11 @@ def names_for_tests_alone(root: Path) -> list[str]:
             uses.update(NAME.findall(path.read_text()))
     found = []
     for path in modules(root).values():
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
-                continue
-            if path.relative_to(root).as_posix() in TO_BE_COPIED or node.decorator_list:
-                continue
-            if uses[node.name] == 1 and node.name not in CALLED_BY_LIBRARIES:
-                found.append(f"{path.relative_to(root)}:{node.lineno} {node.name}")
+        if path.relative_to(root).as_posix() in TO_BE_COPIED:
+            continue
+        for line, name in facts(path.read_text()).public:
+            if uses[name] == 1 and name not in CALLED_BY_LIBRARIES:
+                found.append(f"{path.relative_to(root)}:{line} {name}")
     return found
 
 

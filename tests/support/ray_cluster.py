@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from cardialign.cluster.environment.put_off import STAND_INS
 
 PATIENT = {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300", "RAY_worker_register_timeout_seconds": "300"}
 """A busy machine starts Ray's many processes slowly."""
@@ -109,8 +112,9 @@ def _scratch() -> Iterator[str]:
 def _child(
     words: Sequence[str], log: Path, environment: dict[str, str], **more: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
+    modules = {"PYTHONPATH": os.pathsep.join(filter(None, [str(STAND_INS), environment.get("PYTHONPATH", "")]))}
     with log.open("w") as stream:
-        process = subprocess.Popen(words, env=environment, stdout=stream, stderr=stream, **more)
+        process = subprocess.Popen(words, env=environment | modules, stdout=stream, stderr=stream, **more)
     try:
         yield process
     finally:

@@ -38,12 +38,14 @@ LONGEST_CAUSE = 400
 
 @dataclass(frozen=True)
 class KeeperSettings:
-    """start: the driver's mark of its start. asked: what the workers ask for; its number says nothing here."""
+    """start: the driver's mark of its start. asked: what the workers ask for; its number says nothing here. local: on a
+    Ray that the driver started, which ends with it and never grows."""
 
     run_dir: str
     start: str
     asked: Asked
     rules: Rules
+    local: bool = False
 
 
 _keepers: dict[str, Keeper] = {}

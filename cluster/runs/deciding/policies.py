@@ -10,6 +10,8 @@ import os
 from typing import Any
 
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import (
     WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
     WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
@@ -44,7 +46,13 @@ class KeptSize(ScalingPolicy):
     def after_controller_start(self, train_run_context: Any) -> None:
         os.environ.setdefault(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, START_SECONDS)
         os.environ.setdefault(WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR, str(_health_seconds(self.settings)))
-        super().after_controller_start(train_run_context)
+        if not self.settings.local:
+            super().after_controller_start(train_run_context)
+
+    def _maybe_send_resource_request(self) -> None:
+        """A local Ray has no autoscaler to ask: the actor that asks it would be one more process."""
+        if not self.settings.local:
+            super()._maybe_send_resource_request()
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         self._maybe_send_resource_request()
@@ -108,4 +116,7 @@ class KeptTrainer(TorchTrainer):
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         parts["scaling_policy"] = KeptSize(self.scaling_config, self.settings)
         parts["failure_policy"] = KeptRetries(self.run_config.failure_config, self.settings)
+        unused = (DatasetsCallback, PlacementGroupCleanerCallback) if self.settings.local else (DatasetsCallback,)
+        # Each starts an actor: for data sets of Ray's, which we have none of, and for a cluster that outlives the run
+        parts["callbacks"] = [each for each in parts["callbacks"] if not isinstance(each, unused)]
         return super()._initialize_and_run_controller(**parts)  # type: ignore[misc] # of Ray Train v2, which runs

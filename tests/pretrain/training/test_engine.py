@@ -116,3 +116,16 @@ def test_an_environment_that_names_half_a_meeting_is_refused(monkeypatch: pytest
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match=r"names 2 workers .* but not MASTER_ADDR, MASTER_PORT"):
         start_workers(5.0)
+
+
+def test_deepspeed_is_imported_without_its_tuners_mlflow_which_can_be_imported_afterwards() -> None:
+    code = (
+        "import sys\n"
+        "from cardialign.pretrain.training.engine import start_workers\n"
+        "start_workers()\n"
+        "print('deepspeed' in sys.modules, 'mlflow' in sys.modules)\n"
+        "import mlflow.entities\n"
+        "print(mlflow.entities.Metric.__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180, check=True)
+    assert done.stdout.split() == ["True", "False", "Metric"]
