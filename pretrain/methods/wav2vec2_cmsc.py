@@ -114,8 +114,8 @@ class Wav2Vec2Cmsc(Method):
                 f"{config.encoder.name} has no such place",
                 "set encoder.name to conv_transformer",
             )
-        self.config, self.half = method, spec.samples // HALVES
-        self.tokens = self.half // self.ecg.patch_samples
+        self.config, self.half_samples = method, spec.samples // HALVES
+        self.tokens = self.half_samples // self.ecg.patch_samples
         if self.tokens < 2:
             raise UsageError(
                 f"half a record of {spec.samples} samples has {self.tokens} tokens of {self.ecg.patch_samples}",
@@ -164,10 +164,10 @@ class Wav2Vec2Cmsc(Method):
         """signal (B, 12, T // 2), lead mask (B, 12) and, where a record is padded, valid samples (B,)."""
         signal, leads, valid = inputs["signal"], inputs["leads"].flatten(0, 1), inputs.get("valid_samples")
         if valid is None:
-            whole = signal[..., : HALVES * self.half].unflatten(-1, (HALVES, self.half))
+            whole = signal[..., : HALVES * self.half_samples].unflatten(-1, (HALVES, self.half_samples))
             return whole.transpose(1, 2).flatten(0, 1), leads, None
         length = (valid // HALVES).clamp_min(1)
-        time = torch.arange(self.half, device=signal.device)
+        time = torch.arange(self.half_samples, device=signal.device)
         parts = [time + half * length[:, None] for half in range(HALVES)]
         cut = [signal.gather(2, part[:, None].expand(-1, signal.shape[1], -1)) for part in parts]
         return torch.stack(cut, dim=1).flatten(0, 1), leads, length.repeat_interleave(HALVES)
